@@ -1,0 +1,18 @@
+"""txbroker: one daemon, one port, one broker core, many wire dialects.
+
+::
+
+    socket -> web/ -> dialect session -> Peer (the only door) -> topics, calls, channels, keys, queues -> store
+                                                                       |
+    socket <- link <- dialect session <------- Broker.arrived(event) <- bus (local or redis)
+
+In through a :class:`~broker.peer.Peer` verb, out through ``Broker.arrived``;
+nothing else crosses.  What is published goes to the bus and is delivered only
+when it comes back from it, so that one node and ten behave alike.  The core
+knows no dialect and no transport; a dialect knows no other dialect.
+
+Read on in this order: ``messages``, ``interfaces``, ``peer``, ``topics``,
+``channels``, ``service``.
+"""
+
+__version__ = "0.1.0"

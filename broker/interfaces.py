@@ -1,0 +1,256 @@
+"""What the parts promise each other.
+
+A dialect implements :class:`IWebSocketDialect`, :class:`IHttpDialect` or both,
+and makes an :class:`ISession` for each connection.  The front door implements
+:class:`ILink`.  Stores and buses implement :class:`IStore` and :class:`IBus`;
+their contracts are stated here and checked by one suite for all of them
+(``tests/store_contract.py``, ``tests/bus_contract.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.internet.defer import Deferred
+from zope.interface import Attribute, Interface
+
+from broker.messages import Entry, Event, Frame, HttpRequest, Reply, Request, Response
+
+
+class ILink(Interface):
+    """The way out to one connected client.  Dialect to transport."""
+
+    handshake: HttpRequest = Attribute("The HttpRequest that opened the connection.")
+    paused: bool = Attribute("True while more than a little waits to be sent.")
+
+    def send(payload: bytes) -> None:
+        """Send *payload*, which must be UTF-8, as one text message.
+
+        After the close it does nothing.  When more than the send queue's limit
+        waits for a client that does not read, the link is closed with 1013.
+        """
+
+    def send_binary(payload: bytes) -> None:
+        """Send *payload* as one binary message."""
+
+    def send_frame(frame: Frame) -> None:
+        """Send a message that was built once for many receivers."""
+
+    def close(code: int = 1000, reason: str = "") -> None:
+        """Close in good order; *reason* is cut to what a close frame holds."""
+
+    def abort() -> None:
+        """Drop the connection without a close frame: the peer sees 1006."""
+
+
+class ISession(Interface):
+    """One client of a dialect.  Called by the transport and by the core.
+
+    A method that raises costs its own connection only: it is logged and the
+    link is closed with 1011.
+    """
+
+    def opened() -> None:
+        """The connection is open: from now on frames may be sent."""
+
+    def received(data: bytes, binary: bool) -> None:
+        """One whole message came; text is known to be UTF-8."""
+
+    def event(event: Event, pattern: str) -> None:
+        """An event came by the subscription to *pattern*.
+
+        *pattern* equals ``event.topic`` for a plain subscription.  Key changes
+        that ``Peer.watch`` asked for come here too, with pattern "".
+        """
+
+    def request(request: Request) -> None:
+        """Take a call or a streamed request; answer it by ``Peer.answer``.
+
+        Raising a ``BrokerError`` refuses it: the caller gets that error.
+        """
+
+    def reply(reply: Reply) -> None:
+        """An answer came to a ``Peer.call`` or a ``Peer.request``."""
+
+    def mail(mail: Any) -> bool:
+        """Take a queued message (``messages.Mail``); False: not now, keep it."""
+
+    def probe() -> Awaitable[bool]:
+        """Say whether the client is still alive, asking it if need be."""
+
+    def closed(code: int, reason: str) -> None:
+        """The connection has ended; the peer is closed right after this."""
+
+
+class IWebSocketDialect(Interface):
+    """A dialect whose clients come over WebSocket."""
+
+    name: str = Attribute("Short lower-case name; also the label in metrics.")
+    websocket_paths: Sequence[str] = Attribute(
+        "Paths it takes, longest match first; '/x/' also takes what is below it."
+    )
+    subprotocols: Sequence[str] = Attribute("WebSocket subprotocols it takes on any path.")
+
+    def session(peer: Any, link: ILink) -> Awaitable[Any]:
+        """Return the ISession for a client that asks to be connected.
+
+        Called before the upgrade is answered, with the request in
+        ``link.handshake``; it may wait, and must not send.
+
+        Raises:
+            Refused: answer with this HTTP status instead of the upgrade.
+            BrokerError: answer with the HTTP status of its code.
+        """
+
+
+class IHttpDialect(Interface):
+    """A dialect whose clients come over plain HTTP."""
+
+    name: str = Attribute("Short lower-case name; also the label in metrics.")
+    http_paths: Sequence[str] = Attribute(
+        "Paths it takes, longest match first; '/x/' also takes what is below it."
+    )
+
+    def answer(peer: Any, request: HttpRequest) -> Awaitable[Response]:
+        """Return the answer to *request*.
+
+        It is cancelled when the client goes away.  *peer* is closed after the
+        answer, unless the dialect has bound a session to it (``Peer.bind``):
+        then that session closes it.
+        """
+
+
+class IStore(IService):
+    """Where stored topics and keys live.
+
+    Logs and keys are separate: a log is named by any string without a limit on
+    its characters, a key by a *space* (a short fixed word) and any string.
+
+    Every method returns a Deferred.  It fails with ``Unavailable`` when the
+    store is away, and then nothing has changed.  Operations of one caller take
+    effect in the order in which they were called, whether or not it waited in
+    between; a read sees every write called before it.  When a write has
+    answered, it survives ``kill -9`` of the daemon and, with the durability
+    "fsync", a power cut.  Bodies and values come back byte for byte.
+    """
+
+    epoch: str = Attribute("Changes when the store was wiped; known once started.")
+    shared: bool = Attribute("Whether several nodes may use this store at once.")
+    announces: bool = Attribute("Whether append itself publishes the event on the bus.")
+    ready: str = Attribute("Why writes can not be taken now; '' when they can.")
+    description: str = Attribute("What it is and what it promises; without secrets.")
+
+    def append(log: str, event: Event) -> Deferred[Event]:
+        """Store *event* at the end of *log*; return it with ``id`` and ``epoch`` set.
+
+        Ids of a log rise by one, from 1, without a hole as any reader sees
+        them, and none is ever used twice, whatever has been trimmed.  An event
+        is visible with its id and its body at once, or not at all.
+        """
+
+    def read(log: str, after: int, limit: int) -> Deferred[list[Event]]:
+        """Return at most *limit* events with id > *after*, in rising order."""
+
+    def latest(log: str, limit: int) -> Deferred[list[Event]]:
+        """Return the last *limit* events, in rising order."""
+
+    def head(log: str) -> Deferred[int]:
+        """Return the last id given in *log*, trimmed or not; 0 for none."""
+
+    def trim(log: str, upto: int) -> Deferred[None]:
+        """Forget the events of *log* with id <= *upto*."""
+
+    def sweep(prefix: str, before: float, keep: int) -> Deferred[int]:
+        """Forget old events of every log whose name begins with *prefix*.
+
+        Those with a time before *before* (0: none for its age) and those beyond
+        the newest *keep* (0: none for their count) go, as do expired keys
+        of any space.  Returns how many events went.
+        """
+
+    def get(space: str, key: str) -> Deferred[Entry | None]:
+        """Return the entry of *key*, or None if it is missing or has expired."""
+
+    def set(
+        space: str, key: str, value: bytes, *, revision: int | None = None, expires: float = 0.0
+    ) -> Deferred[Entry]:
+        """Create or replace *key*.
+
+        With *revision*, only if the stored revision equals it (0: is missing).
+
+        Raises:
+            Conflict: *revision* was given and is not the stored one.
+        """
+
+    def delete(space: str, key: str, *, revision: int | None = None) -> Deferred[bool]:
+        """Remove *key*; say whether it was there.  *revision* as in set."""
+
+    def patch(space: str, key: str, value: bytes, merge: Callable[[bytes, bytes], bytes]) -> Deferred[Entry]:
+        """Replace the value by ``merge(stored, value)`` in one step.
+
+        A missing key is created with *value*.  *merge* is a pure function known
+        to every store (``broker.keys.merge``); a store may do the same work elsewhere.
+        """
+
+    def increment(space: str, key: str, amount: bytes) -> Deferred[Entry]:
+        """Add the decimal number *amount* to the stored one, in one step.
+
+        A missing key counts as 0.  Integers stay integers, exact to 2^53 and
+        beyond; otherwise the shortest decimal text of the double.
+
+        Raises:
+            Invalid: the stored value is no number, or the sum is not finite.
+        """
+
+    def range(space: str, first: str, last: str, limit: int) -> Deferred[list[tuple[str, Entry]]]:
+        """Return the entries with first <= key <= last, by the keys' UTF-8 bytes."""
+
+    def expired(space: str, limit: int) -> Deferred[list[str]]:
+        """Remove and return at most *limit* keys of *space* whose time has come.
+
+        Each expired key is returned by exactly one such call, over all nodes.
+        """
+
+    def logs(prefix: str, after: str, limit: int) -> Deferred[list[str]]:
+        """Return names of logs that begin with *prefix* and sort after *after*."""
+
+
+class IBus(IService):
+    """Carries events and service names between nodes; alone, within one.
+
+    ``deliver`` and ``delivered_request`` are set by the service before start.
+    """
+
+    node: str = Attribute("The name of this node, unique among those that share the bus.")
+    shared: bool = Attribute("Whether there may be other nodes.")
+    ready: str = Attribute("Why events can not be carried now; '' when they can.")
+    deliver: Callable[[Event], object] = Attribute("Called with each event that arrives.")
+
+    def publish(event: Event) -> Deferred[None] | None:
+        """Give *event* to every node that listens, this one included.
+
+        Events of one caller on one topic arrive in order.  Live events (id 0)
+        arrive at most once; stored ones at least once, in the order of their ids, for as
+        long as somebody listens.  On a local bus they have arrived when this returns.
+        """
+
+    def listen(topic: str) -> None:
+        """Begin to receive events of *topic*, a name or a pattern.  Counted."""
+
+    def forget(topic: str) -> None:
+        """Undo one ``listen``."""
+
+    def claim(name: str) -> Deferred[None]:
+        """Hold *name* for this node until ``release``; repeated claims are fine.
+
+        Raises:
+            Taken: another living node holds it.
+        """
+
+    def release(name: str) -> None:
+        """Give *name* back."""
+
+    def owner(name: str) -> Deferred[str]:
+        """Return the node that holds *name*, or "" when nobody does."""

@@ -1,0 +1,270 @@
+"""The values that travel through the broker.
+
+A body is opaque: the exact bytes of a JSON text, as the sender wrote them.
+The core never decodes one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+from broker.errors import BrokerError
+
+__all__ = [
+    "Entry",
+    "Event",
+    "Frame",
+    "HttpRequest",
+    "Identity",
+    "Mail",
+    "Position",
+    "Reply",
+    "Request",
+    "Response",
+    "text_frame",
+]
+
+
+@attrs.frozen
+class Identity:
+    """Who a peer is.
+
+    Attributes:
+        name: the client id its credential names; "" when it names nobody.
+        grants: what it may do (``access.Grants``), or None for everything.
+        authenticated: whether a credential was shown and found good.
+        details: what a dialect may tell the client of its own record.
+    """
+
+    name: str = ""
+    grants: Any = None
+    authenticated: bool = False
+    details: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class Position:
+    """A place in a stored topic: the store's epoch and the last id seen.
+
+    The epoch changes when a store was wiped, so that a cursor of the old log
+    is told from one of the new.
+    """
+
+    epoch: str
+    id: int
+
+
+# Not frozen: a frozen attrs class assigns through object.__setattr__, which
+# triples the price of what is made for every message.  Nobody assigns to them.
+@attrs.define(eq=False)
+class Event:
+    """Something that happened on a topic; stored and live events are one type.
+
+    Attributes:
+        topic: the one flat namespace of all dialects.
+        name: the kind of event (ganomede's ``type``).
+        body: JSON text, or None when there is none.
+        source: the client id of the publisher, or "".
+        time: seconds since the epoch.
+        id: 1, 2, 3 … within the topic when stored, 0 when live only.
+        epoch: the store's epoch when stored.
+        origin: session id of the publishing peer, for "no echo".
+        dialect: which dialect *original* is written in.
+        original: the publisher's own frame, for receivers of the same dialect
+            that pass it on verbatim; b"" when there is none.
+    """
+
+    topic: str
+    name: str
+    body: bytes | None
+    source: str = ""
+    time: float = 0.0
+    id: int = 0
+    epoch: str = ""
+    origin: str = ""
+    dialect: str = ""
+    original: bytes = b""
+    _rendered: dict[Any, Any] | None = attrs.field(default=None, init=False, repr=False)
+
+    def render(self, encode: Callable[..., Any], *words: str) -> Any:
+        """Return ``encode(self, *words)``, computed once for all receivers."""
+        key = (encode, *words)
+        rendered = self._rendered
+        if rendered is None:
+            rendered = self._rendered = {}
+        try:
+            return rendered[key]
+        except KeyError:
+            made = rendered[key] = encode(self, *words)
+            return made
+
+
+@attrs.define(eq=False)
+class Request:
+    """A call or a streamed request on its way to the one that answers.
+
+    Attributes:
+        id: made by the broker for this hop; give it to ``Peer.answer``.
+        procedure: the whole name that was called; "" for a streamed request.
+        service: the registered name that took it.
+        method: what follows the service in *procedure*, perhaps "".
+        body: a call's arguments as a JSON array; a streamed request's payload.
+        caller: client id of the caller.
+        recipient: the client or session id it was addressed to, or "".
+        timeout: seconds the caller will wait; 0 is without limit.
+        time: the caller's own clock in seconds, or the broker's.
+        streamed: whether any number of answers is expected.
+        dialect: which dialect *original* is written in.
+        original: the caller's own payload, for a callee of the same dialect.
+        attachments: binary parts that *original* refers to.
+    """
+
+    id: str
+    procedure: str
+    service: str
+    method: str
+    body: bytes
+    caller: str = ""
+    recipient: str = ""
+    timeout: float = 0.0
+    time: float = 0.0
+    streamed: bool = False
+    dialect: str = ""
+    original: bytes = b""
+    attachments: tuple[bytes, ...] = ()
+
+
+@attrs.define(eq=False)
+class Reply:
+    """The end of a call, or one answer of a streamed request.
+
+    Attributes:
+        ref: the caller's own id of the call, as it gave it.
+        body: the result as JSON text; meaningless when *error* is set.
+        error: why it failed, or None.
+        source: client id of the one that answered; "broker" for the broker.
+        time: the answerer's own clock in seconds, or 0.
+        streamed: whether this answers a streamed request.
+        attachments: binary parts that *body* refers to.
+    """
+
+    ref: str
+    body: bytes
+    error: BrokerError | None = None
+    source: str = ""
+    time: float = 0.0
+    streamed: bool = False
+    attachments: tuple[bytes, ...] = ()
+
+
+@attrs.define(eq=False)
+class Mail:
+    """A queued message: of a client's mailbox or of a work queue.
+
+    Attributes:
+        queue: ``"client:<id>"`` or ``"queue:<name>"``.
+        ref: the sender's own id of it, or "".
+        body: JSON text.
+        source: client id of the sender.
+        time: the sender's clock in seconds, or the broker's.
+    """
+
+    queue: str
+    ref: str
+    body: bytes
+    source: str = ""
+    time: float = 0.0
+
+
+@attrs.frozen
+class Entry:
+    """A stored key.
+
+    Attributes:
+        value: the bytes that were set.
+        revision: 1 when created, +1 at each change.
+        expires: seconds since the epoch when it goes by itself; 0: never.
+    """
+
+    value: bytes
+    revision: int
+    expires: float = 0.0
+
+
+@attrs.frozen
+class Frame:
+    """One message in both shapes: for a WebSocket and for other transports.
+
+    Attributes:
+        payload: what the message says.
+        wire: the finished server-to-client WebSocket frame.
+    """
+
+    payload: bytes
+    wire: bytes
+
+
+# Headers of unmasked text frames by payload length.  RFC 6455, 5.2: "The
+# length of the 'Payload data', in bytes: if 0-125, that is the payload length."
+TEXT_HEADERS = tuple(bytes((0x81, n)) for n in range(126))
+
+
+def wire_frame(payload: bytes, binary: bool = False) -> bytes:
+    """Return *payload* as one finished, unmasked WebSocket frame."""
+    size = len(payload)
+    opcode = b"\x82" if binary else b"\x81"
+    if size < 126:
+        return (opcode + bytes((size,)) if binary else TEXT_HEADERS[size]) + payload
+    if size < 65536:
+        return b"%b\x7e%b%b" % (opcode, size.to_bytes(2, "big"), payload)
+    return b"%b\x7f%b%b" % (opcode, size.to_bytes(8, "big"), payload)
+
+
+def text_frame(payload: bytes) -> Frame:
+    """Return *payload*, which must be UTF-8, as a text :class:`Frame`."""
+    return Frame(payload, wire_frame(payload))
+
+
+@attrs.define(eq=False)
+class HttpRequest:
+    """A request as it came: of an HTTP dialect, or the WebSocket handshake.
+
+    Attributes:
+        method: upper case.
+        path: as sent, still percent-encoded, without the query.
+        query: as sent, still encoded, without the question mark.
+        headers: by lower-case name; repeated ones joined by ", ".
+        body: the whole body, b"" without one.
+        address: the client's IP address or socket path.
+        secure: whether it came over TLS.
+        id: the ``X-Request-Id`` of the answer.
+    """
+
+    method: str
+    path: str
+    query: str
+    headers: dict[str, str]
+    body: bytes = b""
+    address: str = ""
+    secure: bool = False
+    id: str = ""
+
+
+@attrs.frozen
+class Response:
+    """An answer to an :class:`HttpRequest`.
+
+    ``Date``, ``Content-Length``, ``Connection`` and, unless
+    *plain* is set, ``X-Request-Id`` are added by the transport.
+    """
+
+    status: int = 200
+    body: bytes = b""
+    content_type: str = "application/json"
+    headers: tuple[tuple[str, str], ...] = ()
+    reason: str = ""
+    plain: bool = False
+    close: bool = False

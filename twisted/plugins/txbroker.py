@@ -1,0 +1,10 @@
+"""Makes ``twistd broker`` known to twistd."""
+
+from twisted.application.service import ServiceMaker
+
+broker = ServiceMaker(
+    "txbroker",
+    "broker.tap",
+    "One port, one broker, many wire dialects: WebSocket and HTTP long-poll.",
+    "broker",
+)
