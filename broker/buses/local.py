@@ -1,0 +1,52 @@
+"""The bus of a node that is alone: publishing is arriving."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, succeed
+from zope.interface import implementer
+
+from broker.interfaces import IBus
+from broker.messages import Event
+
+
+def _nobody(event: Event) -> None:
+    """Hear nothing, before the service has said who does."""
+
+
+@implementer(IBus)
+class LocalBus(Service):
+    """Hands each event straight to ``deliver``."""
+
+    shared = False
+    ready = ""
+
+    def __init__(self, node: str) -> None:
+        self.node = node
+        self.deliver: Callable[[Event], object] = _nobody
+        self._claimed: set[str] = set()
+
+    def publish(self, event: Event) -> None:
+        """Deliver *event* at once."""
+        self.deliver(event)
+
+    def listen(self, topic: str) -> None:
+        """Everything arrives anyway."""
+
+    def forget(self, topic: str) -> None:
+        """Everything arrives anyway."""
+
+    def claim(self, name: str) -> Deferred[None]:
+        """Hold *name*: there is nobody else."""
+        self._claimed.add(name)
+        return succeed(None)
+
+    def release(self, name: str) -> None:
+        """Give *name* back."""
+        self._claimed.discard(name)
+
+    def owner(self, name: str) -> Deferred[str]:
+        """Return this node if it holds *name*."""
+        return succeed(self.node if name in self._claimed else "")

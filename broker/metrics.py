@@ -1,0 +1,141 @@
+"""What the daemon counts, as plain integers, and how Prometheus reads them.
+
+The hot path only adds to integers; names and labels are made when somebody
+asks.  Labels hold nothing that a client chooses.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import attrs
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+PREFIX = "txbroker_"
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+ROWS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
+
+
+class Histogram:
+    """How often a value fell below each of a few bounds."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count *value*."""
+        self.total += value
+        for index, bound in enumerate(self.bounds):
+            if value <= bound:
+                self.counts[index] += 1
+                return
+        self.counts[-1] += 1
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Return the cumulative counts in the manner of Prometheus."""
+        total, rows = 0, []
+        for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
+            total += count
+            rows.append((bound, float(total)))
+        return rows
+
+
+@attrs.define(eq=False)
+class Metrics(Collector):
+    """All counters of one daemon; gauges are asked for when they are read."""
+
+    bytes_in: int = 0
+    bytes_out: int = 0
+    messages_out: int = 0
+    rate_limited: int = 0
+    answers_dropped: int = 0
+    store_errors: int = 0
+    connections: Counter[str] = attrs.field(factory=Counter)
+    opened_total: Counter[str] = attrs.field(factory=Counter)
+    closed_total: Counter[tuple[str, str]] = attrs.field(factory=Counter)
+    verbs: dict[str, Counter[str]] = attrs.field(factory=dict)
+    slow_consumers: Counter[str] = attrs.field(factory=Counter)
+    auth_failures: Counter[str] = attrs.field(factory=Counter)
+    commit_seconds: Histogram = attrs.field(factory=lambda: Histogram(SECONDS))
+    batch_rows: Histogram = attrs.field(factory=lambda: Histogram(ROWS))
+    gauges: dict[str, tuple[str, Callable[[], float]]] = attrs.field(factory=dict)
+
+    def verbs_of(self, dialect: str) -> Counter[str]:
+        """Return the counter of verbs by name for one dialect."""
+        return self.verbs.setdefault(dialect, Counter())
+
+    def opened(self, dialect: str) -> None:
+        """Count a connection that came."""
+        self.connections[dialect] += 1
+        self.opened_total[dialect] += 1
+
+    def closed(self, dialect: str, code: int) -> None:
+        """Count a connection that went, with its WebSocket close code."""
+        self.connections[dialect] -= 1
+        # Applications may close with any of 3000-4999: those are one label.
+        self.closed_total[dialect, str(code) if code < 3000 else f"{code // 1000}xxx"] += 1
+
+    def slow_consumer(self, policy: str) -> None:
+        """Count a client that did not read; *policy* is what was done."""
+        self.slow_consumers[policy] += 1
+
+    def committed(self, rows: int, seconds: float) -> None:
+        """Count one commit of the store."""
+        self.batch_rows.observe(rows)
+        self.commit_seconds.observe(seconds)
+
+    def gauge(self, name: str, help: str, read: Callable[[], float]) -> None:
+        """Name a value that is asked for when the metrics are read."""
+        self.gauges[name] = (help, read)
+
+    def registry(self) -> CollectorRegistry:
+        """Return a registry with these counters and those of the process."""
+        registry = CollectorRegistry()
+        registry.register(self)
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=registry)
+        return registry
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
+        """Yield everything, counters that are still 0 included."""
+        for name, help, value in (
+            ("bytes_in", "Bytes received from clients.", self.bytes_in),
+            ("bytes_out", "Bytes sent to clients.", self.bytes_out),
+            ("messages_out", "Messages sent to clients.", self.messages_out),
+            ("rate_limited", "Verbs refused for their rate.", self.rate_limited),
+            ("answers_dropped", "Late, double or forged answers.", self.answers_dropped),
+            ("store_errors", "Writes that the store refused.", self.store_errors),
+        ):
+            yield CounterMetricFamily(PREFIX + name, help, value)
+        yield self._labelled("connections_opened", "Connections that came.", ("dialect",), self.opened_total)
+        yield self._labelled("connections_closed", "Connections that went.", ("dialect", "code"), self.closed_total)
+        yield self._labelled("slow_consumers", "Clients that did not read.", ("policy",), self.slow_consumers)
+        yield self._labelled("auth_failures", "Credentials refused.", ("dialect",), self.auth_failures)
+        counts = {(dialect, verb): n for dialect, verbs in self.verbs.items() for verb, n in verbs.items()}
+        yield self._labelled("messages_in", "Verbs asked for by clients.", ("dialect", "verb"), counts)
+        connections = GaugeMetricFamily(PREFIX + "connections", "Connections now.", labels=("dialect",))
+        for dialect, number in self.connections.items():
+            connections.add_metric((dialect,), number)
+        yield connections
+        for name, (help, read) in self.gauges.items():
+            yield GaugeMetricFamily(PREFIX + name, help, read())
+        for name, help, histogram in (
+            ("store_commit_seconds", "Time of a commit.", self.commit_seconds),
+            ("store_batch_rows", "Writes in a commit.", self.batch_rows),
+        ):
+            yield HistogramMetricFamily(PREFIX + name, help, histogram.buckets(), histogram.total)
+
+    def _labelled(
+        self, name: str, help: str, labels: tuple[str, ...], counts: dict[str, int] | dict[tuple[str, str], int]
+    ) -> CounterMetricFamily:
+        family = CounterMetricFamily(PREFIX + name, help, labels=labels)
+        for key, count in counts.items():
+            family.add_metric((key,) if isinstance(key, str) else key, count)
+        return family

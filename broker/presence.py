@@ -1,0 +1,72 @@
+"""Who is connected, by session id and by client id."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Present(Protocol):
+    """What presence needs of a peer."""
+
+    id: str
+
+    @property
+    def client(self) -> str:
+        """Its client id."""
+
+
+class Presence:
+    """The sessions of each client, in the order in which they came.
+
+    Args:
+        changed: called with (``"online"`` or ``"offline"``, client id, session
+            id) when a session came or went under that client id.
+    """
+
+    def __init__(self, changed: Callable[[str, str, str], object]) -> None:
+        self._changed = changed
+        self._sessions: dict[str, Present] = {}
+        self._clients: dict[str, list[Present]] = {}
+        self._known_as: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(list(self._sessions.values()))
+
+    def enter(self, peer: Present) -> None:
+        """Add *peer*, or notice that its client id has changed."""
+        client = peer.client
+        before = self._known_as.get(peer.id)
+        if before == client:
+            return
+        if before is not None:
+            self._drop(peer, before)
+        self._sessions[peer.id] = peer
+        self._known_as[peer.id] = client
+        self._clients.setdefault(client, []).append(peer)
+        self._changed("online", client, peer.id)
+
+    def leave(self, peer: Present) -> None:
+        """Remove *peer*, which may be gone already."""
+        before = self._known_as.pop(peer.id, None)
+        if before is not None:
+            del self._sessions[peer.id]
+            self._drop(peer, before)
+
+    def sessions(self, recipient: str) -> list[Present]:
+        """Return the sessions of a client id, or the one of that session id, newest first."""
+        peers = self._clients.get(recipient)
+        if peers:
+            return peers[::-1]
+        peer = self._sessions.get(recipient)
+        return [] if peer is None else [peer]
+
+    def _drop(self, peer: Present, client: str) -> None:
+        peers = self._clients[client]
+        peers.remove(peer)
+        if not peers:
+            del self._clients[client]
+        self._changed("offline", client, peer.id)

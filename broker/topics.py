@@ -1,0 +1,132 @@
+"""Who listens to what: exact names, and patterns in a tree of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import attrs
+
+from broker.messages import Event
+from broker.patterns import is_pattern
+
+
+class Listener(Protocol):
+    """What topics need of a peer."""
+
+    id: str
+
+    def take(self, event: Event, pattern: str) -> None:
+        """Hand *event* to the client; never raises."""
+
+
+Echo = dict[Listener, bool]  # who listens, and whether to its own events too
+
+
+@attrs.define(eq=False)
+class Node:
+    """One token of the patterns' tree."""
+
+    children: dict[str, Node] = attrs.field(factory=dict)
+    pattern: str = ""
+    listeners: Echo = attrs.field(factory=dict)
+
+
+class Topics:
+    """Delivers an event to those who subscribed to its topic.
+
+    Args:
+        listen: called with a topic or pattern that has got its first listener.
+        forget: called with one that has lost its last.
+    """
+
+    def __init__(self, listen: Callable[[str], object], forget: Callable[[str], object]) -> None:
+        self._listen, self._forget = listen, forget
+        self._names: dict[str, Echo] = {}
+        self._root = Node()
+        self._patterns = 0
+
+    def __len__(self) -> int:
+        return len(self._names) + self._patterns
+
+    def subscribe(self, listener: Listener, topic: str, *, exact: bool = False, echo: bool = False) -> None:
+        """Let *listener* hear *topic*; with *exact*, wildcards are ordinary characters.
+
+        With *echo* it hears what it published itself, too.
+        """
+        listeners = self._names.setdefault(topic, {}) if exact or not is_pattern(topic) else self._plant(topic)
+        first = not listeners
+        listeners[listener] = echo
+        if first:
+            self._listen(topic)
+
+    def unsubscribe(self, listener: Listener, topic: str, *, exact: bool = False) -> None:
+        """Undo ``subscribe``; of nothing is nothing."""
+        if exact or not is_pattern(topic):
+            listeners = self._names.get(topic)
+            if listeners is not None and listeners.pop(listener, None) is not None and not listeners:
+                del self._names[topic]
+                self._forget(topic)
+        elif self._prune(self._root, topic.split("."), listener):
+            self._forget(topic)
+
+    def heard(self, topic: str) -> bool:
+        """Whether anybody listens to *topic*."""
+        return topic in self._names or any(node.listeners for node in self._matching(topic))
+
+    def deliver(self, event: Event) -> None:
+        """Hand *event* to every subscription that matches, once each."""
+        topic, origin = event.topic, event.origin
+        listeners = self._names.get(topic)
+        if listeners:
+            # A copy: somebody may come or go while the others are served.
+            for listener, echo in list(listeners.items()):
+                if echo or listener.id != origin:
+                    listener.take(event, topic)
+        if self._patterns:
+            for node in list(self._matching(topic)):
+                for listener, echo in list(node.listeners.items()):
+                    if echo or listener.id != origin:
+                        listener.take(event, node.pattern)
+
+    def _plant(self, pattern: str) -> Echo:
+        node = self._root
+        for token in pattern.split("."):
+            node = node.children.setdefault(token, Node())
+        if not node.pattern:
+            node.pattern = pattern
+            self._patterns += 1
+        return node.listeners
+
+    def _prune(self, node: Node, tokens: list[str], listener: Listener) -> bool:
+        """Remove *listener* below *node*; say whether the pattern is gone."""
+        if not tokens:
+            if node.listeners.pop(listener, None) is None or node.listeners:
+                return False
+            node.pattern = ""
+            self._patterns -= 1
+            return True
+        child = node.children.get(tokens[0])
+        if child is None or not self._prune(child, tokens[1:], listener):
+            return False
+        if not child.children and not child.pattern:
+            del node.children[tokens[0]]
+        return True
+
+    def _matching(self, topic: str) -> Iterator[Node]:
+        if not self._patterns:
+            return
+        nodes = [self._root]
+        for token in topic.split("."):
+            following = []
+            for node in nodes:
+                rest = node.children.get(">")
+                if rest is not None and rest.pattern:
+                    yield rest
+                for child in (node.children.get(token), node.children.get("*")):
+                    if child is not None:
+                        following.append(child)
+            if not following:
+                return
+            nodes = following
+        yield from (node for node in nodes if node.pattern)
