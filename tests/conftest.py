@@ -1,0 +1,109 @@
+"""What every test may ask for."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+
+from tests.daemon import Daemon
+from tests.node import Node
+from tests.redis_server import RedisServer
+
+StartDaemon = Callable[..., Awaitable[Daemon]]
+
+
+def _directory() -> Path:
+    # Not pytest's own: the path of a unix socket holds no more than 107 bytes.
+    return Path(tempfile.mkdtemp(prefix="txbroker-"))
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """An empty directory with a name short enough for unix sockets."""
+    directory = _directory()
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="module")
+def daemon_environ() -> dict[str, str]:
+    """Settings for ``daemon`` and ``shared_daemon``; a test module may override this fixture."""
+    return {}
+
+
+async def _started(daemons: list[Daemon], environ: dict[str, str]) -> Daemon:
+    daemon = Daemon(_directory(), **environ)
+    daemons.append(daemon)
+    return await daemon.start()
+
+
+async def _ended(daemons: list[Daemon]) -> None:
+    """Stop them, and fail when one of them had an error in its log that no test provoked."""
+    for daemon in daemons:
+        if daemon.running:
+            status = await daemon.stop()
+            assert status == 0, "\n".join(daemon.output)
+        shutil.rmtree(daemon.directory)
+    for daemon in daemons:
+        assert not daemon.troubles(), "\n".join(daemon.output)
+
+
+@pytest_twisted.async_yield_fixture
+async def daemon(daemon_environ: dict[str, str]) -> AsyncIterator[Daemon]:
+    """A running broker for one test."""
+    daemons: list[Daemon] = []
+    yield await _started(daemons, daemon_environ)
+    await _ended(daemons)
+
+
+@pytest_twisted.async_yield_fixture(scope="module")
+async def shared_daemon(daemon_environ: dict[str, str]) -> AsyncIterator[Daemon]:
+    """A running broker for all tests of a module: use names of your own in each."""
+    daemons: list[Daemon] = []
+    yield await _started(daemons, daemon_environ)
+    await _ended(daemons)
+
+
+@pytest_twisted.async_yield_fixture
+async def start_daemon() -> AsyncIterator[StartDaemon]:
+    """``await start_daemon(TXBROKER_…="…")`` as often as wanted."""
+    daemons: list[Daemon] = []
+
+    async def start(**environ: str) -> Daemon:
+        return await _started(daemons, environ)
+
+    yield start
+    await _ended(daemons)
+
+
+@pytest_twisted.async_yield_fixture
+async def node() -> AsyncIterator[Node]:
+    """Runs scripts of tests/interop."""
+    node = Node()
+    yield node
+    await node.end()
+
+
+@pytest_twisted.async_yield_fixture
+async def redis_server() -> AsyncIterator[RedisServer]:
+    """An empty redis-server of one test, which writes every command to its log at once."""
+    directory = _directory()
+    server = RedisServer(directory, "--appendonly", "yes", "--appendfsync", "always")
+    yield await server.start()
+    await server.kill()
+    shutil.rmtree(directory)
+
+
+@pytest_twisted.async_yield_fixture(scope="module")
+async def shared_redis_server() -> AsyncIterator[RedisServer]:
+    """A redis-server without files for all tests of a module: use a prefix of your own in each."""
+    directory = _directory()
+    server = RedisServer(directory)
+    yield await server.start()
+    await server.kill()
+    shutil.rmtree(directory)

