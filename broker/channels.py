@@ -1,0 +1,167 @@
+"""Stored topics: post, read, wait for more, remember how far a client is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+
+from broker.deadlines import Deadlines
+from broker.errors import Invalid, RateLimited
+from broker.interfaces import IBus, IStore
+from broker.messages import Event
+from broker.patterns import matches
+
+LOG = "event/"  # the logs of topics begin with it
+CURSOR = "cursor"  # the space of the clients' cursors
+
+
+def cursor_key(client: str, topic: str) -> str:
+    """Return one text for the pair, different for every other pair."""
+    return f"{len(client)}:{client}{topic}"
+
+
+@attrs.define(eq=False)
+class Waiter:
+    """One poll that waits; ``woken`` fires with an event, or None when it is ``over``."""
+
+    topic: str
+    woken: Deferred[Event | None] = attrs.field(factory=Deferred)
+    line: float = 0.0
+    over: bool = False
+
+
+class Channels:
+    """The log of every stored topic, and those who wait for its next event.
+
+    Args:
+        store: keeps the events and cursors.
+        bus: tells everybody of a new event.
+        clock: measures how long a poll waits.
+        durable: patterns of the topics whose live publications are stored.
+        waiting_limit: how many polls may wait at once in this process.
+    """
+
+    def __init__(
+        self, store: IStore, bus: IBus, clock: IReactorTime, durable: Iterable[str] = (), waiting_limit: int = 10000
+    ) -> None:
+        self._store, self._bus, self._clock = store, bus, clock
+        self._durable = tuple(durable)
+        self._limit = waiting_limit
+        self._waiters: dict[str, dict[Waiter, None]] = {}
+        self._deadlines: Deadlines[Waiter] = Deadlines(clock, self._wake_empty)
+        self._draining = False
+        self.waiting = 0
+
+    def is_durable(self, topic: str) -> bool:
+        """Whether live publications on *topic* are stored as well."""
+        return any(matches(pattern, topic) for pattern in self._durable)
+
+    def post(self, event: Event) -> Deferred[Event]:
+        """Store *event*, then tell everybody; the Deferred fires in between.
+
+        It fires when the event is safe.  The poster hears of it before any reader does.
+        """
+        answer: Deferred[Event] = Deferred()
+
+        def stored(event: Event) -> None:
+            answer.callback(event)
+            if not self._store.announces:
+                self._bus.publish(event)
+
+        self._store.append(LOG + event.topic, event).addCallbacks(stored, answer.errback)
+        return answer
+
+    def read(self, topic: str, after: int, limit: int) -> Deferred[list[Event]]:
+        """Return at most *limit* events newer than id *after*, oldest first."""
+        return self._store.read(LOG + topic, after, limit)
+
+    def latest(self, topic: str, limit: int) -> Deferred[list[Event]]:
+        """Return the last *limit* events, oldest first."""
+        return self._store.latest(LOG + topic, limit)
+
+    def head(self, topic: str) -> Deferred[int]:
+        """Return the id of the newest event there ever was; 0 for none."""
+        return self._store.head(LOG + topic)
+
+    async def poll(self, topic: str, after: int, limit: int, timeout: float) -> list[Event]:
+        """Return events of *topic* newer than id *after*, oldest first, at most *limit*.
+
+        If there are none, wait up to *timeout* seconds (0: answer at once) and
+        then return what has arrived, perhaps nothing.  Cancelling leaves no trace.
+
+        Raises:
+            RateLimited: too many polls are waiting already.
+        """
+        if timeout <= 0 or self._draining:
+            return await self.read(topic, after, limit)
+        # Register before reading: an event posted in between must wake us.
+        waiter = self._wait(topic, timeout)
+        try:
+            while not (events := await self.read(topic, after, limit)) and not waiter.over:
+                event = await waiter.woken
+                # The usual case needs no second look into the store.
+                if event is not None and event.id == after + 1:
+                    return [event]
+                waiter.woken = Deferred()
+            return events
+        finally:
+            self._leave(waiter)
+
+    def arrived(self, event: Event) -> None:
+        """Wake every poll that waits for *event*'s topic."""
+        waiters = self._waiters.get(event.topic)
+        if waiters is None:
+            return
+        for waiter in list(waiters):
+            if not waiter.woken.called:
+                waiter.woken.callback(event)
+
+    def drain(self) -> None:
+        """Let every waiting poll end with nothing, and none wait from now on."""
+        self._draining = True
+        for waiters in list(self._waiters.values()):
+            for waiter in list(waiters):
+                self._wake_empty(waiter)
+
+    def stop(self) -> None:
+        """Forget all deadlines."""
+        self._deadlines.stop()
+
+    async def cursor(self, client: str, topic: str) -> int:
+        """Return the id that *client* has acknowledged last; 0 for none."""
+        entry = await self._store.get(CURSOR, cursor_key(client, topic))
+        return 0 if entry is None else int(entry.value)
+
+    async def move_cursor(self, client: str, topic: str, id: int) -> None:
+        """Remember that *client* has all events up to *id*; it may go back."""
+        if id < 0:
+            raise Invalid("after")
+        await self._store.set(CURSOR, cursor_key(client, topic), b"%d" % id)
+
+    def _wait(self, topic: str, timeout: float) -> Waiter:
+        if self.waiting >= self._limit:
+            raise RateLimited("limit", "polls")
+        waiter = Waiter(topic)
+        self._waiters.setdefault(topic, {})[waiter] = None
+        if len(self._waiters[topic]) == 1:
+            self._bus.listen(topic)
+        waiter.line = self._deadlines.add(waiter, timeout)
+        self.waiting += 1
+        return waiter
+
+    def _leave(self, waiter: Waiter) -> None:
+        self._deadlines.drop(waiter, waiter.line)
+        waiters = self._waiters[waiter.topic]
+        del waiters[waiter]
+        self.waiting -= 1
+        if not waiters:
+            del self._waiters[waiter.topic]
+            self._bus.forget(waiter.topic)
+
+    def _wake_empty(self, waiter: Waiter) -> None:
+        waiter.over = True
+        if not waiter.woken.called:
+            waiter.woken.callback(None)

@@ -1,0 +1,128 @@
+"""Indices: channels derived from a channel by the value of one field.
+
+The rows of one value are a log of the ids of its events.  An index is brought
+up to date when it is read, from where it was left, so that a read costs what
+has been posted since the last one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+import attrs
+from twisted.internet.defer import DeferredLock
+
+from broker.channels import LOG
+from broker.errors import Conflict, NotFound
+from broker.interfaces import IStore
+from broker.messages import Event
+
+DEFINITION = "index"  # space: id -> channel and field
+POSITION = "index-at"  # space: id -> id of the last event that was looked at
+BATCH = 500  # events looked at in one go
+
+Extract = Callable[[Event, str], str | None]
+
+
+def rows_log(id: str, value: str) -> str:
+    """Return the name of the log of one value's rows."""
+    return f"index/{len(id)}:{id}{value}"
+
+
+@attrs.frozen
+class Rows:
+    """What an index has for one value: events, the newest first."""
+
+    id: str
+    field: str
+    value: str
+    events: list[Event]
+
+
+class Indices:
+    """Creates indices and reads them.
+
+    Args:
+        store: keeps definitions, positions and rows.
+        rows_limit: how many rows a read returns at most.
+    """
+
+    def __init__(self, store: IStore, rows_limit: int = 10000) -> None:
+        self._store = store
+        self._limit = rows_limit
+        self._locks: dict[str, DeferredLock] = {}
+
+    async def create(self, id: str, topic: str, field: str) -> bool:
+        """Define index *id*; False when there is one of that id, which stays as it is."""
+        definition = json.dumps({"channel": topic, "field": field}).encode()
+        try:
+            await self._store.set(DEFINITION, id, definition, revision=0)
+        except Conflict:
+            return False
+        return True
+
+    async def definition(self, id: str) -> tuple[str, str]:
+        """Return the topic and the field of index *id*.
+
+        Raises:
+            NotFound: there is no such index.
+        """
+        entry = await self._store.get(DEFINITION, id)
+        if entry is None:
+            raise NotFound("index", id)
+        definition = json.loads(entry.value)
+        return definition["channel"], definition["field"]
+
+    async def read(self, id: str, value: str, extract: Extract) -> Rows:
+        """Return the events of the index whose field is *value*.
+
+        *extract* returns the text at the field of an event, or None.
+
+        Raises:
+            NotFound: there is no such index.
+        """
+        topic, field = await self.definition(id)
+        lock = self._locks.setdefault(id, DeferredLock())
+        await lock.acquire()
+        try:
+            await self._advance(id, topic, field, extract)
+        finally:
+            lock.release()
+            if not lock.locked and not lock.waiting:
+                self._locks.pop(id, None)
+        refs = await self._store.latest(rows_log(id, value), self._limit)
+        # A crash between the rows and the position may have written one twice.
+        ids = sorted({int(ref.body or b"0") for ref in refs}, reverse=True)
+        return Rows(id, field, value, await self._events(topic, ids))
+
+    async def _advance(self, id: str, topic: str, field: str, extract: Extract) -> None:
+        entry = await self._store.get(POSITION, id)
+        position = 0 if entry is None else int(entry.value)
+        while events := await self._store.read(LOG + topic, position, BATCH):
+            writes = [
+                self._store.append(rows_log(id, value), Event(topic, "", b"%d" % event.id, time=event.time))
+                for event in events
+                if (value := extract(event, field))
+            ]
+            for write in writes:
+                await write
+            position = events[-1].id
+            await self._store.set(POSITION, id, b"%d" % position)
+
+    async def _events(self, topic: str, ids: list[int]) -> list[Event]:
+        found: list[Event] = []
+        for first, last in _runs(ids):
+            found += reversed(await self._store.read(LOG + topic, first - 1, last - first + 1))
+        # Retention may have taken some: a read then returns later ones instead.
+        wanted = set(ids)
+        return [event for event in found if event.id in wanted]
+
+
+def _runs(ids: list[int]) -> Iterator[tuple[int, int]]:
+    """Yield (lowest, highest) of each stretch of *ids*, which fall."""
+    start = 0
+    for index in range(1, len(ids) + 1):
+        if index == len(ids) or ids[index] != ids[index - 1] - 1:
+            yield ids[index - 1], ids[start]
+            start = index

@@ -1,0 +1,570 @@
+"""The only door into the broker: what a dialect may ask for, for one client.
+
+Every verb begins with ``_allow``, the one gate: permission, rate, metric.  A
+verb raises a ``BrokerError``, or returns something awaitable that fails with
+one; the dialect turns its code into its own words.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import attrs
+from twisted.internet.defer import Deferred, ensureDeferred, succeed
+from twisted.logger import Logger
+
+from broker.access import Bucket
+from broker.calls import Call
+from broker.errors import BrokerError, Denied, Gone, NotFound, RateLimited, Taken, Unauthenticated
+from broker.indices import Extract, Rows
+from broker.interfaces import ISession
+from broker.keys import TOPIC, Admits
+from broker.messages import Entry, Event, Identity, Mail, Reply, Request
+from broker.patterns import check_name, check_pattern
+
+if TYPE_CHECKING:
+    from broker.service import Broker
+
+log = Logger()
+
+RESERVED = "broker."  # names of the broker itself
+
+
+@attrs.define(eq=False)
+class Peer:
+    """One client, or one HTTP request of one, and all that it holds.
+
+    ``close`` undoes everything it did.
+
+    Attributes:
+        id: the session id; other clients may learn it, it is no credential.
+        dialect: the dialect it speaks.
+        address: where it comes from.
+        identity: who it is.
+        admitted: whether it may do anything yet.
+        session: its ``ISession``, once bound.
+    """
+
+    broker: Broker = attrs.field(repr=False)
+    dialect: str
+    address: str
+    identity: Identity
+    admitted: bool
+    _verbs: Counter[str] = attrs.field(repr=False)
+    _bucket: Bucket | None = None
+    id: str = attrs.field(factory=lambda: str(uuid4()))
+    named: str = ""
+    session: ISession | None = None
+    closed: bool = False
+    calling: dict[str, Call] = attrs.field(factory=dict, repr=False)
+    serving: dict[str, Call] = attrs.field(factory=dict, repr=False)
+    _topics: dict[tuple[str, bool], bool] | None = None
+    _hang_up: Callable[[int, str], object] | None = attrs.field(default=None, repr=False)
+    _tries: int = 0
+
+    # Who it is
+
+    @property
+    def client(self) -> str:
+        """Its client id: of the credential, else the name it took, else the session id."""
+        return self.identity.name or self.named or self.id
+
+    def bind(self, session: ISession, hang_up: Callable[[int, str], object] | None = None) -> None:
+        """Let events, requests, replies and mail go to *session*.
+
+        *hang_up* closes its connection; it is called with a close code and a
+        reason when the core must part with the client.
+        """
+        self.session, self._hang_up = session, hang_up
+
+    def appear(self) -> None:
+        """Be seen by others under the client id, and get the mail that waits for it."""
+        self.broker.presence.enter(self)
+        if self.identity.name or self.named:
+            self.broker.queues.drain(f"client:{self.client}")
+
+    def identify(self, credential: object) -> Identity:
+        """Become who shows *credential*.
+
+        Raises:
+            Unauthenticated: it is missing or wrong.
+            Denied: this session is somebody else already.
+            RateLimited: too many tries; the dialect may close.
+        """
+        self._verbs["identify"] += 1
+        if self._tries >= self.broker.settings.auth_tries:
+            raise RateLimited("limit", "tries")
+        try:
+            identity = self.broker.access.identify(credential)
+        except Unauthenticated:
+            self._tries += 1
+            self.broker.metrics.auth_failures[self.dialect] += 1
+            raise
+        if self.identity.authenticated and identity.name != self.identity.name:
+            raise Denied("identify", identity.name)
+        self.admit(identity)
+        return identity
+
+    def admit(self, identity: Identity) -> None:
+        """Become *identity*, which the dialect itself has verified."""
+        self.identity = identity
+        self.admitted = True
+        self._tries = 0
+        if identity.name:
+            self.broker.remember(identity.name)
+
+    @property
+    def tries_left(self) -> int:
+        """How many wrong credentials may still be shown."""
+        return max(0, self.broker.settings.auth_tries - self._tries)
+
+    def take_name(self, name: str) -> None:
+        """Take *name* as client id, where the credential names nobody; once.
+
+        Raises:
+            Denied: it has another name already, or *name* belongs to a credential.
+        """
+        self._allow("identify", name)
+        check_name(name, "name")
+        if name in (self.identity.name, self.named):
+            return
+        if self.identity.name or self.named or self.broker.access.knows(name):
+            raise Denied("identify", name)
+        self.named = name
+        self.broker.remember(name)
+
+    # Events
+
+    def subscribe(self, topic: str, *, exact: bool = False, echo: bool = False) -> None:
+        """Hear the events of *topic*, a name or a pattern, from now on.
+
+        With *exact*, wildcards in it are ordinary characters.  With *echo* it
+        hears its own publications too.
+        """
+        self._allow("subscribe", topic)
+        check_name(topic) if exact else check_pattern(topic)
+        topics = self._topics
+        if topics is None:
+            topics = self._topics = {}
+        if (topic, exact) not in topics and len(topics) >= self.broker.settings.max_subscriptions:
+            raise RateLimited("limit", "subscriptions")
+        topics[topic, exact] = echo
+        self.broker.topics.subscribe(self, topic, exact=exact, echo=echo)
+
+    def unsubscribe(self, topic: str, *, exact: bool = False) -> None:
+        """Hear *topic* no more; of nothing is nothing."""
+        if self._topics is not None and self._topics.pop((topic, exact), None) is not None:
+            self.broker.topics.unsubscribe(self, topic, exact=exact)
+
+    @property
+    def subscriptions(self) -> list[str]:
+        """What it has subscribed to, in that order."""
+        return [topic for topic, _ in self._topics or ()]
+
+    def publish(
+        self, topic: str, name: str, body: bytes | None, *, time: float = 0.0, original: bytes = b""
+    ) -> Deferred[Event]:
+        """Publish an event; on a durable topic it is stored first.
+
+        *original* is the client's own frame, for receivers of this dialect.
+        The Deferred fires when the event is on its way, and safe if stored.
+        """
+        self._allow("publish", topic)
+        self._own(topic)
+        event = self._event(topic, name, body, self.client, time)
+        event.original = original
+        broker = self.broker
+        if broker.channels.is_durable(topic):
+            return broker.channels.post(event)
+        sent = broker.bus.publish(event)
+        return succeed(event) if sent is None else sent.addCallback(lambda _: event)
+
+    def post(self, topic: str, name: str, body: bytes | None, *, source: str = "") -> Deferred[Event]:
+        """Publish an event and store it, whatever the topic.  Fires when it is safe."""
+        self._allow("publish", topic)
+        self._own(topic)
+        return self.broker.channels.post(self._event(topic, name, body, source or self.client, 0.0))
+
+    def _event(self, topic: str, name: str, body: bytes | None, source: str, time: float) -> Event:
+        now = time or self.broker.clock.seconds()
+        return Event(topic, name, body, source, now, origin=self.id, dialect=self.dialect)
+
+    # Stored topics
+
+    def read(self, topic: str, after: int, limit: int) -> Deferred[list[Event]]:
+        """Return stored events newer than id *after*, oldest first."""
+        self._allow("read", topic)
+        return self.broker.channels.read(check_name(topic), after, limit)
+
+    def latest(self, topic: str, limit: int) -> Deferred[list[Event]]:
+        """Return the last *limit* stored events, oldest first."""
+        self._allow("read", topic)
+        return self.broker.channels.latest(check_name(topic), limit)
+
+    async def poll(self, topic: str, after: int, limit: int, timeout: float) -> list[Event]:
+        """Return stored events, waiting for them if there are none; see ``Channels.poll``."""
+        self._allow("read", topic)
+        return await self.broker.channels.poll(check_name(topic), after, limit, timeout)
+
+    async def cursor(self, client: str, topic: str) -> int:
+        """Return the id that *client* has acknowledged last; 0 for none."""
+        self._allow("read", topic)
+        return await self.broker.channels.cursor(client, topic)
+
+    async def move_cursor(self, client: str, topic: str, id: int) -> None:
+        """Remember that *client* has all events up to *id*; it may go back."""
+        self._allow("read", topic)
+        await self.broker.channels.move_cursor(client, topic, id)
+
+    async def create_index(self, id: str, topic: str, field: str) -> bool:
+        """Define an index of *topic*; False when that id exists, unchanged."""
+        self._allow("read", topic)
+        return await self.broker.indices.create(id, check_name(topic), field)
+
+    async def read_index(self, id: str, value: str, extract: Extract) -> Rows:
+        """Return the events whose field is *value*, the newest first; see ``Indices.read``."""
+        topic, _ = await self.broker.indices.definition(id)
+        self._allow("read", topic)
+        return await self.broker.indices.read(id, value, extract)
+
+    # Calls
+
+    async def perform(
+        self, names: Iterable[str], *, shared: bool = False, whole: bool = False, takeover: bool = False
+    ) -> None:
+        """Take the calls of *names*, all of them or none.
+
+        Args:
+            names: procedures, or services when *whole*: a service has every
+                procedure that begins with its name and a dot.
+            shared: take them in turn with others that share them.
+            whole: see above.
+            takeover: ask a present holder for a sign of life, and replace it
+                when none comes in time.
+
+        Raises:
+            Taken: somebody else performs one of them.
+        """
+        names = list(names)
+        for name in names:
+            self._allow("register", name)
+            self._own(name)
+        registry = self.broker.calls.registry(whole)
+        if len(registry.names_of(self)) + len(names) > self.broker.settings.max_registrations:
+            raise RateLimited("limit", "registrations")
+        for name in names:
+            try:
+                registry.check(self, name, shared)
+            except Taken:
+                if not takeover or await self._lives(registry.place(name).next()):  # type: ignore[union-attr]
+                    raise
+        await self._claim(names, shared)
+        for name in names:
+            registry.add(self, name, shared)
+
+    async def _claim(self, names: list[str], shared: bool) -> None:
+        if not self.broker.bus.shared:
+            return
+        for name in names:
+            await self.broker.bus.claim(name)
+        if self.closed:
+            for name in names:
+                self.broker.bus.release(name)
+            raise Gone("lost", names[0])
+
+    async def _lives(self, holder: Peer) -> bool:
+        """Ask *holder* for a sign of life; hang up on it when there is none."""
+        alive: bool = await holder.probe(self.broker.settings.takeover_probe_seconds)
+        if not alive:
+            holder.hang_up(1001, "replaced")
+            holder.close()
+        return alive
+
+    def probe(self, timeout: float) -> Deferred[bool]:
+        """Fire with whether the client gives a sign of life within *timeout* seconds."""
+        if self.session is None:
+            return succeed(False)
+        asked: Deferred[bool] = Deferred.fromCoroutine(_await(self.session.probe()))
+        asked.addTimeout(timeout, self.broker.clock)
+        return asked.addErrback(lambda _: False)
+
+    def release(self, name: str, *, whole: bool = False) -> bool:
+        """Take calls of *name* no more; say whether it did."""
+        released = self.broker.calls.registry(whole).remove(self, name)
+        if released:
+            self.broker.bus.release(name)
+        return released
+
+    def performs(self, *, whole: bool = False) -> list[str]:
+        """Return the names it performs."""
+        return self.broker.calls.registry(whole).names_of(self)
+
+    def procedures(self) -> list[str]:
+        """Return every procedure and service this peer may call."""
+        self._verbs["procedures"] += 1
+        calls, grants = self.broker.calls, self.identity.grants
+        names = sorted({*calls.performers.names(), *calls.services.names()})
+        return [name for name in names if grants is None or grants.may("call", name)]
+
+    def call(self, ref: str, request: Request, *, quiet: bool = False) -> None:
+        """Call ``request.procedure``; its end comes to ``session.reply`` with *ref*.
+
+        ``request.recipient`` narrows it to one client or session; ``timeout``
+        bounds it, and with *quiet* the deadline ends it without a reply.
+
+        Raises:
+            NotFound: nobody performs it, or not the recipient.
+            Gone: the recipient is not connected.
+            RateLimited: too many calls are waiting.
+        """
+        self._allow("call", request.procedure)
+        calls = self.broker.calls
+        if request.recipient:
+            callee, service = calls.find_at(request.procedure, self._sessions(request.recipient))
+        else:
+            callee, service = calls.find(request.procedure)
+        request.service = service
+        request.method = request.procedure[len(service) + 1 :]
+        request.caller = self.client
+        request.dialect = self.dialect
+        calls.open(self, callee, ref, request, quiet=quiet)
+
+    def answer(
+        self,
+        id: str,
+        body: bytes,
+        error: BrokerError | None = None,
+        *,
+        time: float = 0.0,
+        attachments: tuple[bytes, ...] = (),
+    ) -> bool:
+        """Answer request *id*; say whether it was still awaited.
+
+        Needs no permission: that the request was sent here is the permission.
+        """
+        self._verbs["answer"] += 1
+        return self.broker.calls.answer(self, id, body, error, time, attachments)
+
+    def acknowledge(self, topic: str) -> None:
+        """Take streamed requests of *topic*, in turn with others; "*" takes any other."""
+        self._allow("acknowledge", topic)
+        if topic != "*":
+            check_name(topic)
+        if len(self.acknowledged) >= self.broker.settings.max_registrations:
+            raise RateLimited("limit", "registrations")
+        self.broker.calls.takers.add(self, topic, shared=True)
+
+    def unacknowledge(self, topic: str) -> None:
+        """Take streamed requests of *topic* no more."""
+        self.broker.calls.takers.remove(self, topic)
+
+    @property
+    def acknowledged(self) -> list[str]:
+        """The topics whose streamed requests it takes."""
+        return self.broker.calls.takers.names_of(self)
+
+    def request(self, ref: str, request: Request, topic: str = "") -> None:
+        """Send a streamed request; each answer comes to ``session.reply`` with *ref*.
+
+        It goes to ``request.recipient`` when there is one, else to a taker of
+        *topic*, else to one of "*".
+
+        Raises:
+            Gone: the recipient is not connected.
+            NotFound: nobody takes it.
+        """
+        self._allow("request", request.recipient or topic or "*")
+        takers = self.broker.calls.takers
+        if request.recipient:
+            target = self._sessions(request.recipient)[0]
+        else:
+            place = (takers.place(topic) if topic else None) or takers.place("*")
+            if place is None:
+                raise NotFound("request", topic or "*")
+            target = place.next()  # type: ignore[assignment]
+        request.streamed = True
+        request.caller = self.client
+        request.dialect = self.dialect
+        self.broker.calls.open(self, target, ref, request)
+
+    def _sessions(self, recipient: str) -> list[Peer]:
+        sessions = self.broker.presence.sessions(recipient)
+        if not sessions:
+            raise Gone("recipient", recipient)
+        return sessions  # type: ignore[return-value]
+
+    # Queues
+
+    def enqueue(self, ref: str, body: bytes, *, recipient: str = "", time: float = 0.0) -> Deferred[bool]:
+        """Send a message to a client's mailbox, or to the work queue ``queue:<name>``.
+
+        Without a recipient it goes to ``queue:default``.  Fires when it has been
+        handed over or stored, with True if an older one was dropped for it.
+
+        Raises:
+            Gone: the recipient is unknown and has no mailbox.
+        """
+        queue = recipient or "queue:default"
+        self._allow("send", queue)
+        check_name(queue, "recipient")
+        if not queue.startswith("queue:"):
+            return ensureDeferred(self._send(queue, ref, body, time))
+        return self.broker.queues.put(self._mail(queue, ref, body, time))
+
+    async def _send(self, client: str, ref: str, body: bytes, time: float) -> bool:
+        sessions = self.broker.presence.sessions(client)
+        if sessions and sessions[0].client != client:  # a session id: it has no mailbox
+            if not sessions[0].post_mail(self._mail(f"client:{client}", ref, body, time)):  # type: ignore[attr-defined]
+                raise Gone("recipient", client)
+            return False
+        if not sessions and not await self.broker.has_mailbox(client) and not self._names_explicitly(client):
+            raise Gone("recipient", client)
+        return await self.broker.queues.put(self._mail(f"client:{client}", ref, body, time))
+
+    def _names_explicitly(self, client: str) -> bool:
+        grants = self.identity.grants
+        return grants is not None and client in grants.names("send")
+
+    def _mail(self, queue: str, ref: str, body: bytes, time: float) -> Mail:
+        return Mail(queue, ref, body, self.client, time or self.broker.clock.seconds())
+
+    def consume(self, queue: str) -> None:
+        """Take messages of work queue *queue*, in turn with others."""
+        self._allow("consume", f"queue:{queue}")
+        check_name(queue, "queue")
+        if len(self.consumed) >= self.broker.settings.max_registrations:
+            raise RateLimited("limit", "registrations")
+        self.broker.queues.consumers.add(self, f"queue:{queue}", shared=True)
+        self.broker.queues.drain(f"queue:{queue}")
+
+    def stop_consuming(self, queue: str) -> None:
+        """Take messages of *queue* no more."""
+        if self.broker.queues.consumers.remove(self, f"queue:{queue}"):
+            self.broker.queues.left(f"queue:{queue}")
+
+    @property
+    def consumed(self) -> list[str]:
+        """The work queues it takes from."""
+        return [name.removeprefix("queue:") for name in self.broker.queues.consumers.names_of(self)]
+
+    # Keys
+
+    def get(self, key: str) -> Deferred[Entry | None]:
+        """Return the entry of *key*, or None."""
+        self._allow("read", TOPIC + key)
+        return self.broker.keys.get(key)
+
+    def range(self, first: str, last: str, limit: int) -> Deferred[list[tuple[str, Entry]]]:
+        """Return the entries with first <= key <= last; permission is of the bounds."""
+        self._allow("read", TOPIC + first)
+        return self.broker.keys.range(first, last, limit)
+
+    def set(self, key: str, value: bytes, *, revision: int | None = None, expires: float = 0.0) -> Deferred[Entry]:
+        """Create or replace *key*; *revision* and *expires* as in ``IStore.set``."""
+        self._allow("write", TOPIC + key)
+        return self.broker.keys.set(key, value, revision=revision, expires=expires, origin=self.id)
+
+    def patch(self, key: str, value: bytes) -> Deferred[Entry]:
+        """Merge *value* into *key* in one step; see ``keys.merge``."""
+        self._allow("write", TOPIC + key)
+        return self.broker.keys.patch(key, value, origin=self.id)
+
+    def increment(self, key: str, amount: bytes) -> Deferred[Entry]:
+        """Add the decimal number *amount* to *key* in one step."""
+        self._allow("write", TOPIC + key)
+        return self.broker.keys.increment(key, amount, origin=self.id)
+
+    def delete(self, key: str, *, revision: int | None = None) -> Deferred[bool]:
+        """Remove *key*; fires with whether it was there."""
+        self._allow("write", TOPIC + key)
+        return self.broker.keys.delete(key, revision=revision, origin=self.id)
+
+    def watch(self, admits: Admits) -> None:
+        """Hear the changes of every key that *admits* says yes to; once each."""
+        self._verbs["watch"] += 1
+        self.broker.keys.watch(self, admits)
+
+    def unwatch(self) -> None:
+        """Hear of keys no more."""
+        self.broker.keys.unwatch(self)
+
+    # What the core hands to the client
+
+    def take(self, event: Event, pattern: str) -> None:
+        """Hand *event* to the session."""
+        try:
+            self.session.event(event, pattern)  # type: ignore[union-attr]
+        except Exception:
+            self.fail("an event")
+
+    def serve(self, request: Request) -> None:
+        """Hand *request* to the session; a ``BrokerError`` of it refuses."""
+        try:
+            self.session.request(request)  # type: ignore[union-attr]
+        except BrokerError:
+            raise
+        except Exception:
+            self.fail("a request")
+
+    def hear(self, reply: Reply) -> None:
+        """Hand *reply* to the session."""
+        try:
+            self.session.reply(reply)  # type: ignore[union-attr]
+        except Exception:
+            self.fail("a reply")
+
+    def post_mail(self, mail: Mail) -> bool:
+        """Hand *mail* to the session, which may decline it."""
+        try:
+            return not self.closed and self.session is not None and self.session.mail(mail)
+        except Exception:
+            self.fail("mail")
+            return False
+
+    def fail(self, what: str) -> None:
+        """Part with the client for a bug of ours; the others go on."""
+        log.failure("{dialect} session {peer} failed at {what}", dialect=self.dialect, peer=self.id, what=what)
+        self.hang_up(1011, "internal error")
+
+    def hang_up(self, code: int, reason: str) -> None:
+        """Close the client's connection."""
+        if self._hang_up is not None:
+            self._hang_up(code, reason)
+
+    def close(self) -> None:
+        """Undo everything this peer did.  Again is nothing."""
+        if self.closed:
+            return
+        self.closed = True
+        broker = self.broker
+        for topic, exact in self._topics or ():
+            broker.topics.unsubscribe(self, topic, exact=exact)
+        self._topics = None
+        if self.session is not None:
+            broker.leave(self)
+
+    def _allow(self, verb: str, name: str) -> None:
+        self._verbs[verb] += 1
+        if self._bucket is not None and not self._bucket.take():
+            self.broker.metrics.rate_limited += 1
+            raise RateLimited("limit", "rate")
+        if not self.admitted:
+            raise Unauthenticated(verb)
+        grants = self.identity.grants
+        if grants is not None and verb != "identify" and not grants.may(verb, name):
+            raise Denied(verb, name)
+        if self.closed:
+            raise Gone("lost", name)
+
+    def _own(self, name: str) -> None:
+        """Refuse names of the broker itself and those that name nothing."""
+        check_name(name)
+        if name.startswith(RESERVED):
+            raise Denied("reserved", name)
+
+
+async def _await(awaitable):  # type: ignore[no-untyped-def]
+    return await awaitable

@@ -1,0 +1,228 @@
+"""The broker as one service: makes the parts, joins them, starts and stops them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Protocol
+
+from twisted.application.internet import TimerService
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from broker import __version__
+from broker.access import Access, Buckets
+from broker.calls import Calls
+from broker.channels import LOG, Channels
+from broker.indices import Indices
+from broker.interfaces import IBus, IStore
+from broker.keys import TOPIC, Keys
+from broker.messages import Event
+from broker.metrics import Metrics
+from broker.peer import Peer
+from broker.presence import Presence
+from broker.queues import Queues
+from broker.queues import LOG as MAIL
+from broker.topics import Topics
+
+log = Logger()
+
+SWEEP = 60.0  # seconds between two sweeps of what is too old
+EXPIRY = 1.0  # seconds between two looks at expired keys
+KNOWN = "client"  # space: the client ids that have been seen, which have a mailbox
+
+
+class Limits(Protocol):
+    """The settings that the core itself looks at; see ``settings.Settings``."""
+
+    auth: str
+    auth_tries: int
+    max_subscriptions: int
+    max_registrations: int
+    max_pending_calls: int
+    max_waiting_polls: int
+    max_mailbox: int
+    mailbox_seconds: float
+    request_idle_seconds: float
+    takeover_probe_seconds: float
+    durable_topics: tuple[str, ...]
+    retention_seconds: float
+    retention_count: int
+    rate: float
+    rate_burst: float
+
+
+class Broker(MultiService):
+    """All parts of the core; a dialect reaches them through :meth:`attach` only.
+
+    Args:
+        settings: the limits and times.
+        store: started before, stopped after the bus.
+        bus: carries what is published.
+        clock: gives the time.
+        access: knows the credentials; by default nobody is asked.
+    """
+
+    def __init__(
+        self, settings: Limits, store: IStore, bus: IBus, clock: IReactorTime, access: Access | None = None
+    ) -> None:
+        super().__init__()
+        self.settings, self.store, self.bus, self.clock = settings, store, bus, clock
+        self.access = access or Access()
+        self.metrics = Metrics()
+        self.started = clock.seconds()
+        self.draining = False
+        self.topics = Topics(bus.listen, bus.forget)
+        self.calls = Calls(clock, settings.max_pending_calls, settings.request_idle_seconds)
+        self.channels = Channels(store, bus, clock, settings.durable_topics, settings.max_waiting_polls)
+        self.indices = Indices(store)
+        self.keys = Keys(store, self._publish, clock)
+        self.presence = Presence(self._presence_changed)
+        self.queues = Queues(store, clock, self._takers_of, settings.max_mailbox, settings.mailbox_seconds)
+        self._buckets = Buckets(clock, settings.rate, settings.rate_burst)
+        self._remembered: set[str] = set()
+        bus.deliver = self.arrived
+        for part in (store, bus):
+            part.setServiceParent(self)
+        for delay, work in ((SWEEP, self._sweep), (EXPIRY, self._expire)):
+            timer = TimerService(delay, work)
+            timer.clock = clock
+            timer.setServiceParent(self)
+        self._name_gauges()
+
+    def attach(self, dialect: str, address: str) -> Peer:
+        """Return a new peer for a client of *dialect* at *address*."""
+        return Peer(
+            self,
+            dialect,
+            address,
+            self.access.anonymous,
+            self.access.mode != "required",
+            self.metrics.verbs_of(dialect),
+            self._buckets.of(address),
+        )
+
+    def arrived(self, event: Event) -> None:
+        """Deliver an event that the bus has brought.  The only way out."""
+        if event.id:
+            self.channels.arrived(event)
+        self.topics.deliver(event)
+        if event.topic.startswith(TOPIC):
+            self.keys.arrived(event)
+
+    def leave(self, peer: Peer) -> None:
+        """Undo what *peer* did, its subscriptions apart."""
+        if self.bus.shared:
+            for name in (*peer.performs(), *peer.performs(whole=True)):
+                self.bus.release(name)
+        self.calls.leave(peer)
+        self.keys.unwatch(peer)
+        queues = self.queues.consumers.leave(peer)
+        self.presence.leave(peer)
+        for queue in (*queues, f"client:{peer.client}"):
+            self.queues.left(queue)
+
+    def remember(self, client: str) -> None:
+        """Give *client* a mailbox from now on."""
+        if client in self._remembered:
+            return
+        if len(self._remembered) >= 10000:
+            self._remembered.clear()
+        self._remembered.add(client)
+        self.store.set(KNOWN, client, b"").addErrback(
+            lambda failure: log.warn("client not remembered: {reason}", reason=str(failure.value))
+        )
+
+    async def has_mailbox(self, client: str) -> bool:
+        """Whether *client* is an identity that is known, connected or not."""
+        if client in self._remembered or self.access.knows(client):
+            return True
+        return await self.store.get(KNOWN, client) is not None
+
+    def ready(self) -> list[str]:
+        """Return why the daemon can not do its work now; [] when it can."""
+        reasons = [reason for reason in (self.store.ready, self.bus.ready) if reason]
+        if self.draining:
+            reasons.append("draining")
+        if not self.running:
+            reasons.append("not started")
+        return reasons
+
+    def about(self) -> dict[str, Any]:
+        """Return what the daemon is; no secrets."""
+        return {
+            "name": "txbroker",
+            "version": __version__,
+            "node": self.bus.node,
+            "started": self.started,
+            "store": self.store.description,
+            "epoch": self.store.epoch,
+        }
+
+    def drain(self) -> None:
+        """Begin to stop: waiting polls end with nothing, and ``ready`` says no."""
+        self.draining = True
+        self.channels.drain()
+
+    def stopService(self) -> Deferred[None]:
+        """Stop the parts, the store last."""
+        self.drain()
+        self.calls.stop()
+        self.channels.stop()
+        return ensureDeferred(self._stop())
+
+    async def _stop(self) -> None:
+        await super().stopService()
+
+    def _publish(self, event: Event) -> None:
+        if self.channels.is_durable(event.topic):
+            self.channels.post(event).addErrback(self._lost, event.topic)
+        else:
+            self.bus.publish(event)
+
+    def _lost(self, failure: Any, topic: str) -> None:
+        log.error("an event on {topic} was not stored: {reason}", topic=topic, reason=str(failure.value))
+
+    def _presence_changed(self, change: str, client: str, session: str) -> None:
+        topic = f"broker.client.{change}"
+        if self.topics.heard(topic) or self.bus.shared:
+            body = json.dumps({"id": client, "session": session}).encode()
+            self.bus.publish(Event(topic, change, body, "broker", self.clock.seconds(), origin=session))
+
+    def _takers_of(self, queue: str) -> list[Any]:
+        kind, _, name = queue.partition(":")
+        if kind == "client":
+            return [peer for peer in self.presence.sessions(name) if peer.client == name]
+        place = self.queues.consumers.place(queue)
+        if place is None:
+            return []
+        first = place.next()
+        return [first, *(taker for taker in place.holders if taker is not first)]
+
+    def _sweep(self) -> Deferred[None]:
+        return ensureDeferred(self._swept()).addErrback(self._timer_failed, "retention")
+
+    async def _swept(self) -> None:
+        settings, now = self.settings, self.clock.seconds()
+        before = now - settings.retention_seconds if settings.retention_seconds else 0.0
+        if before or settings.retention_count:
+            await self.store.sweep(LOG, before, settings.retention_count)
+        await self.store.sweep(MAIL, now - settings.mailbox_seconds, 0)
+
+    def _expire(self) -> Deferred[Any]:
+        return ensureDeferred(self.keys.expire()).addErrback(self._timer_failed, "expiry")
+
+    def _timer_failed(self, failure: Any, what: str) -> None:
+        log.warn("{what} waits: {reason}", what=what, reason=str(failure.value))
+
+    def _name_gauges(self) -> None:
+        gauge = self.metrics.gauge
+        gauge("calls_pending", "Calls that wait for an answer.", lambda: self.calls.pending)
+        gauge("polls_waiting", "Long polls that wait.", lambda: self.channels.waiting)
+        gauge("topics", "Topics and patterns somebody listens to.", lambda: len(self.topics))
+        gauge("services", "Procedures and services that are performed.", self._services)
+        gauge("sessions", "Sessions that others can see.", lambda: len(self.presence))
+
+    def _services(self) -> float:
+        return len(self.calls.performers) + len(self.calls.services)
