@@ -18,6 +18,7 @@ from broker.messages import Identity
 from broker.patterns import check_pattern, covers, is_pattern, matches, overlaps
 
 VERBS = ("publish", "subscribe", "call", "register", "request", "acknowledge", "send", "consume", "read", "write")
+SHOWN = ("userId", "profileId", "role", "scopes")  # claims that a client may be told
 REMEMBERED = 1024  # decisions kept per set of grants
 
 
@@ -74,7 +75,9 @@ def read_permissions(path: Path) -> dict[str, Grants]:
         tables = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise Invalid("permissions", message=f"permissions file: {error}") from None
-    return {name: Grants({verb: _rule(name, verb, rule) for verb, rule in verbs.items()}) for name, verbs in tables.items()}
+    return {
+        name: Grants({verb: _rule(name, verb, rule) for verb, rule in verbs.items()}) for name, verbs in tables.items()
+    }
 
 
 def _rule(name: str, verb: str, rule: Any) -> Rule:
@@ -166,7 +169,7 @@ class Access:
             name = str(claims.get("sub", ""))[:128]
             roles = claims.get("roles", claims.get("role", ()))
             roles = (roles,) if isinstance(roles, str) else tuple(r for r in roles if isinstance(r, str))
-            details = {k: claims[k] for k in ("userId", "profileId", "role", "scopes") if k in claims}
+            details: dict[str, Any] = {k: claims[k] for k in SHOWN if k in claims}
             return Identity(name=name, authenticated=True, grants=self._grants_of(name, roles), details=details)
         raise Unauthenticated("token")
 

@@ -109,9 +109,7 @@ class IHttpDialect(Interface):
     """A dialect whose clients come over plain HTTP."""
 
     name: str = Attribute("Short lower-case name; also the label in metrics.")
-    http_paths: Sequence[str] = Attribute(
-        "Paths it takes, longest match first; '/x/' also takes what is below it."
-    )
+    http_paths: Sequence[str] = Attribute("Paths it takes, longest match first; '/x/' also takes what is below it.")
 
     def answer(peer: Any, request: HttpRequest) -> Awaitable[Response]:
         """Return the answer to *request*.

@@ -8,8 +8,8 @@ one; the dialect turns its code into its own words.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
 
 import attrs
@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred, ensureDeferred, succeed
 from twisted.logger import Logger
 
 from broker.access import Bucket
-from broker.calls import Call
+from broker.calls import Call, Party
 from broker.errors import BrokerError, Denied, Gone, NotFound, RateLimited, Taken, Unauthenticated
 from broker.indices import Extract, Rows
 from broker.interfaces import ISession
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from broker.service import Broker
 
 log = Logger()
+
+T = TypeVar("T")
 
 RESERVED = "broker."  # names of the broker itself
 
@@ -259,7 +261,8 @@ class Peer:
             try:
                 registry.check(self, name, shared)
             except Taken:
-                if not takeover or await self._lives(registry.place(name).next()):  # type: ignore[union-attr]
+                place = registry.place(name)
+                if not takeover or place is None or await self._lives(place.next()):
                     raise
         await self._claim(names, shared)
         for name in names:
@@ -275,8 +278,9 @@ class Peer:
                 self.broker.bus.release(name)
             raise Gone("lost", names[0])
 
-    async def _lives(self, holder: Peer) -> bool:
+    async def _lives(self, holder: Party) -> bool:
         """Ask *holder* for a sign of life; hang up on it when there is none."""
+        assert isinstance(holder, Peer)
         alive: bool = await holder.probe(self.broker.settings.takeover_probe_seconds)
         if not alive:
             holder.hang_up(1001, "replaced")
@@ -566,5 +570,5 @@ class Peer:
             raise Denied("reserved", name)
 
 
-async def _await(awaitable):  # type: ignore[no-untyped-def]
+async def _await(awaitable: Awaitable[T]) -> T:
     return await awaitable

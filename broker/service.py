@@ -22,8 +22,8 @@ from broker.messages import Event
 from broker.metrics import Metrics
 from broker.peer import Peer
 from broker.presence import Presence
-from broker.queues import Queues
 from broker.queues import LOG as MAIL
+from broker.queues import Queues
 from broker.topics import Topics
 
 log = Logger()
@@ -31,6 +31,13 @@ log = Logger()
 SWEEP = 60.0  # seconds between two sweeps of what is too old
 EXPIRY = 1.0  # seconds between two looks at expired keys
 KNOWN = "client"  # space: the client ids that have been seen, which have a mailbox
+
+
+class Retention(Protocol):
+    """How long stored events are kept: seconds and number; 0 is any."""
+
+    seconds: float
+    count: int
 
 
 class Limits(Protocol):
@@ -47,8 +54,7 @@ class Limits(Protocol):
     request_idle_seconds: float
     takeover_probe_seconds: float
     durable_topics: tuple[str, ...]
-    retention_seconds: float
-    retention_count: int
+    retention: Retention
     rate: float
     rate_burst: float
 
@@ -204,11 +210,10 @@ class Broker(MultiService):
         return ensureDeferred(self._swept()).addErrback(self._timer_failed, "retention")
 
     async def _swept(self) -> None:
-        settings, now = self.settings, self.clock.seconds()
-        before = now - settings.retention_seconds if settings.retention_seconds else 0.0
-        if before or settings.retention_count:
-            await self.store.sweep(LOG, before, settings.retention_count)
-        await self.store.sweep(MAIL, now - settings.mailbox_seconds, 0)
+        kept, now = self.settings.retention, self.clock.seconds()
+        if kept.seconds or kept.count:
+            await self.store.sweep(LOG, now - kept.seconds if kept.seconds else 0.0, kept.count)
+        await self.store.sweep(MAIL, now - self.settings.mailbox_seconds, 0)
 
     def _expire(self) -> Deferred[Any]:
         return ensureDeferred(self.keys.expire()).addErrback(self._timer_failed, "expiry")
