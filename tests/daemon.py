@@ -35,7 +35,7 @@ class Daemon:
             **clean_environ(directory),
             "STATE_DIRECTORY": str(directory),
             "TXBROKER_LISTEN": "tcp:0:interface=127.0.0.1",
-            "TXBROKER_ADMIN_LISTEN": "",
+            "TXBROKER_ADMIN_LISTEN": "none",
             "TXBROKER_LOG_FORMAT": "json",
             **environ,
         }

@@ -1,0 +1,245 @@
+"""One option of the daemon: how its text is read, and what people are told of it.
+
+Everything comes from the environment as text.  An empty text is the same as
+none at all; where "nothing" is a choice, the word is ``none``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import attrs
+
+from broker.errors import Invalid
+from broker.patterns import check_pattern
+
+T = TypeVar("T")
+
+UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+@attrs.frozen
+class Kind(Generic[T]):
+    """A kind of value.
+
+    Attributes:
+        word: what the documentation calls it.
+        parse: makes the value of a text; ``ValueError`` says what was expected.
+        write: makes the text of a value.
+    """
+
+    word: str
+    parse: Callable[[str], T]
+    write: Callable[[T], str]
+
+
+@attrs.frozen
+class Retention:
+    """How long stored events are kept.
+
+    Attributes:
+        seconds: the greatest age, 0 for any.
+        count: the greatest number in one channel, 0 for any.
+    """
+
+    seconds: float = 0.0
+    count: int = 0
+
+
+@attrs.frozen
+class Option:
+    """What is known of one option besides its name and its value."""
+
+    kind: Kind[Any]
+    help: str
+    secret: bool = False
+    default: str = ""
+
+
+def option(kind: Kind[T], default: Any, help: str, *, secret: bool = False, shown: str = "") -> Any:
+    """Return an attrs field for an option.
+
+    Args:
+        kind: the kind of its value.
+        default: a value, or a function of the settings made so far.
+        help: one or more sentences.
+        secret: never shown, and may also be given as a file, by ``NAME_FILE``.
+        shown: what the documentation says of a default that is a function.
+    """
+    computed = callable(default)
+    known = Option(kind, help, secret, shown if computed else kind.write(default))
+    return attrs.field(
+        default=attrs.Factory(default, takes_self=True) if computed else default,
+        repr=not secret,
+        metadata={"option": known},
+    )
+
+
+def options_of(settings: type) -> dict[str, Option]:
+    """Return the options of an attrs class by the names of their attributes."""
+    fields = attrs.fields(settings)
+    return {field.name: field.metadata["option"] for field in fields if "option" in field.metadata}
+
+
+class Reading:
+    """Values read from an environment, and everything that was wrong with it.
+
+    Args:
+        prefix: what all names in the environment begin with.
+        options: what there is to read, by attribute name.
+        environ: the environment.
+        aliases: texts of options under other names: attribute name to
+            (text, where it came from); an option's own name goes before.
+    """
+
+    def __init__(
+        self,
+        prefix: str,
+        options: Mapping[str, Option],
+        environ: Mapping[str, str],
+        aliases: Mapping[str, tuple[str, str]],
+    ) -> None:
+        self.values: dict[str, Any] = {}
+        self.sources: dict[str, str] = {}
+        self.errors: list[str] = []
+        self.known = {prefix + name.upper() for name in options}
+        for attribute, option in options.items():
+            name = prefix + attribute.upper()
+            if option.secret:
+                self.known.add(name + "_FILE")
+            try:
+                text, source = self._text(name, option, environ) or aliases.get(attribute, ("", ""))
+                if text:
+                    self.values[attribute] = self._parsed(option, text, source)
+                    self.sources[attribute] = source
+            except ValueError as error:
+                self.errors.append(str(error))
+
+    @staticmethod
+    def _text(name: str, option: Option, environ: Mapping[str, str]) -> tuple[str, str] | None:
+        text = environ.get(name, "").strip()
+        file = environ.get(name + "_FILE", "") if option.secret else ""
+        if text and file:
+            raise ValueError(f"{name} and {name}_FILE are both set; keep one of them")
+        if file:
+            try:
+                return Path(file).read_text("utf-8").strip(), f"{name}_FILE"
+            except (OSError, UnicodeDecodeError) as error:
+                raise ValueError(f"{name}_FILE: {error}") from None
+        return (text, name) if text else None
+
+    @staticmethod
+    def _parsed(option: Option, text: str, source: str) -> Any:
+        try:
+            return option.kind.parse(text)
+        except (ValueError, Invalid) as error:
+            # The text of a secret must not reach a log, not even a wrong one.
+            raise ValueError(f"{source}: {error}" + ("" if option.secret else f", not {text!r}")) from None
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not text.isascii():
+        raise ValueError("expected a whole number")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError("expected a number that is not negative")
+    return value
+
+
+def _flag(text: str) -> bool:
+    try:
+        return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+    except KeyError:
+        raise ValueError("expected true, false, 1 or 0") from None
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return () if text == "none" else tuple(text.replace(",", " ").split())
+
+
+def _endpoints(text: str) -> tuple[str, ...]:
+    return () if text == "none" else tuple(part.strip() for part in text.split(";") if part.strip())
+
+
+def _patterns(text: str) -> tuple[str, ...]:
+    words = _words(text)
+    for word in words:
+        try:
+            check_pattern(word)
+        except Invalid:
+            raise ValueError(f"{word!r} is no pattern") from None
+    return words
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs = [word.partition(":") for word in _words(text)]
+    if not all(name and key for name, _, key in pairs):
+        raise ValueError("expected name:key pairs")
+    found = {name: key for name, _, key in pairs}
+    if len(found) != len(pairs):
+        raise ValueError("expected each name once")
+    return found
+
+
+def _retention(text: str) -> Retention:
+    seconds, count = 0.0, 0
+    for word in () if text == "none" else text.split():
+        if word.isdecimal() and not count:
+            count = _count(word)
+        elif word[-1] in UNITS and not seconds:
+            seconds = _seconds(word[:-1]) * UNITS[word[-1]]
+        else:
+            raise ValueError("expected an age such as 7d, 12h, 30m or 90s, a count, both, or none")
+    return Retention(seconds, count)
+
+
+def _write_retention(value: Retention) -> str:
+    for unit, size in UNITS.items():
+        if value.seconds and value.seconds % size == 0:
+            return f"{value.seconds / size:.0f}{unit} {value.count or ''}".strip()
+    return str(value.count or "none")
+
+
+def _write_number(value: float) -> str:
+    return f"{value:g}" if value < 1e6 else f"{value:.0f}"
+
+
+def _write_words(words: Iterable[str]) -> str:
+    return " ".join(words) or "none"
+
+
+TEXT: Kind[str] = Kind("text", str, str)
+PATH: Kind[str] = Kind("path of a file", str, str)
+URL: Kind[str] = Kind("URL", str, str)
+FLAG: Kind[bool] = Kind("true or false", _flag, lambda value: str(value).lower())
+COUNT: Kind[int] = Kind("count", _count, str)
+BYTES: Kind[int] = Kind("bytes", _count, str)
+SECONDS: Kind[float] = Kind("seconds", _seconds, _write_number)
+PER_SECOND: Kind[float] = Kind("per second", _seconds, _write_number)
+WORDS: Kind[tuple[str, ...]] = Kind("words", _words, _write_words)
+PATTERNS: Kind[tuple[str, ...]] = Kind("patterns", _patterns, _write_words)
+ENDPOINTS: Kind[tuple[str, ...]] = Kind("endpoints", _endpoints, lambda value: ";".join(value) or "none")
+PAIRS: Kind[Mapping[str, str]] = Kind("name:key pairs", _pairs, lambda value: " ".join(value) or "none")
+RETENTION: Kind[Retention] = Kind("age and count", _retention, _write_retention)
+
+
+def choice(*words: str, **synonyms: str) -> Kind[str]:
+    """Return the kind of one of *words*; *synonyms* are read as the word they stand for."""
+
+    def parse(text: str) -> str:
+        word = synonyms.get(text.lower(), text.lower())
+        if word not in words:
+            raise ValueError(f"expected one of {', '.join(words)}")
+        return word
+
+    return Kind(" or ".join(words), parse, str)
