@@ -12,7 +12,6 @@ import re
 import secrets
 import socket
 from collections.abc import Mapping
-from pathlib import Path
 
 import attrs
 
@@ -123,9 +122,9 @@ class Settings:
 
     store: str = option(
         URL,
-        lambda _: "sqlite:txbroker.db",
-        "``sqlite:`` with the path of a file, ``redis://…`` or ``memory:``.",
-        shown="sqlite: with txbroker.db in $STATE_DIRECTORY, else in the working directory",
+        "sqlite:",
+        "``sqlite:`` and the path of a file, ``redis://…`` or ``memory:``. A path is looked for in "
+        "``$STATE_DIRECTORY``, else in the working directory; without one it is ``txbroker.db``.",
     )
     bus: str = option(
         URL,
@@ -211,10 +210,11 @@ class Settings:
         choice("auto", "text", "json"), "auto", "``auto`` is text on a terminal and JSON elsewhere."
     )
 
-    # Not options: how the others came about
+    # Not options: how the others came about, and where files are
 
     sources: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     warnings: tuple[str, ...] = attrs.field(default=(), repr=False)
+    state_directory: str = ""
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Settings:
@@ -226,8 +226,10 @@ class Settings:
         notes: list[str] = []
         reading = Reading(PREFIX, options_of(cls), environ, aliases(environ, notes))
         notes += _unknown(environ, reading.known)
-        settings = cls(**reading.values, sources=reading.sources, warnings=tuple(notes))
-        settings = settings._settled(environ)
+        directory = environ.get("STATE_DIRECTORY", "").partition(":")[0]  # systemd may name several
+        settings = cls(
+            **reading.values, sources=reading.sources, warnings=tuple(notes), state_directory=directory
+        )._settled()
         problems = reading.errors + settings.problems()
         if problems:
             raise SettingsError(problems)
@@ -275,15 +277,11 @@ class Settings:
             rows.append((PREFIX + attribute.upper(), text, self.sources.get(attribute, "default")))
         return rows
 
-    def _settled(self, environ: Mapping[str, str]) -> Settings:
-        """Complete what depends on where the daemon runs."""
-        listen, store = self.listen, self.store
-        if self.sources.get("listen") == "PORT" and not self.secured:
-            listen = tuple(f"{endpoint}:interface=127.0.0.1" for endpoint in listen)
-        if store == "sqlite:" or "store" not in self.sources:
-            directory = environ.get("STATE_DIRECTORY", "").partition(":")[0]
-            store = f"sqlite:{Path(directory) / 'txbroker.db'}"
-        return attrs.evolve(self, listen=listen, store=store)
+    def _settled(self) -> Settings:
+        """Let ``PORT`` alone mean loopback, as long as nobody is asked for a credential."""
+        if self.sources.get("listen") != "PORT" or self.secured:
+            return self
+        return attrs.evolve(self, listen=tuple(f"{endpoint}:interface=127.0.0.1" for endpoint in self.listen))
 
 
 def _own_name() -> str:

@@ -22,7 +22,7 @@ def test_empty_environment_gives_a_daemon_on_loopback_that_asks_nobody():
     assert settings.listen == ("tcp:8000:interface=127.0.0.1",)
     assert settings.protocols == PROTOCOLS
     assert (settings.auth, settings.secured) == ("none", False)
-    assert (settings.store, settings.bus) == ("sqlite:txbroker.db", "local:")
+    assert (settings.store, settings.bus) == ("sqlite:", "local:")
     assert settings.retention == Retention(seconds=604800.0, count=1000000)
     assert settings.warnings == ()
 
@@ -162,14 +162,8 @@ def test_port_of_a_kubernetes_service_is_ignored_with_a_note():
     assert "it is ignored" in settings.warnings[0]
 
 
-@pytest.mark.parametrize("store", ["", "sqlite:"])
-def test_sqlite_file_is_put_into_the_state_directory(store):
-    environ = {"STATE_DIRECTORY": "/var/lib/txbroker:/other", "TXBROKER_STORE": store}
-    assert Settings.from_environ(environ).store == "sqlite:/var/lib/txbroker/txbroker.db"
-
-
-def test_sqlite_path_that_was_given_stays():
-    assert Settings.from_environ({"STATE_DIRECTORY": "/v", "TXBROKER_STORE": "sqlite:x.db"}).store == "sqlite:x.db"
+def test_files_are_put_into_the_first_state_directory():
+    assert Settings.from_environ({"STATE_DIRECTORY": "/var/lib/txbroker:/other"}).state_directory == "/var/lib/txbroker"
 
 
 def test_listening_for_other_machines_without_a_credential_is_refused():

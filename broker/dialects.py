@@ -1,0 +1,102 @@
+"""Finds the dialects: plugins that speak with clients in their own words.
+
+A dialect is a module of the namespace package ``protocols``, to which anybody
+may add a file, or any ``package.module:attribute``.  A module's ``dialect`` (or
+that attribute) is called with the settings and returns a provider of
+:class:`~broker.interfaces.IWebSocketDialect`,
+:class:`~broker.interfaces.IHttpDialect` or both.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from typing import Any
+
+from zope.interface import Invalid
+from zope.interface.verify import verifyObject
+
+from broker.interfaces import IHttpDialect, IWebSocketDialect
+
+NAMESPACE = "protocols"
+
+
+class DialectError(Exception):
+    """A dialect can not be used; the message says which and why."""
+
+
+def found_dialects() -> list[str]:
+    """Return the names of the modules in the namespace package ``protocols``."""
+    namespace = import_module(NAMESPACE)
+    return sorted({module.name for module in pkgutil.iter_modules(namespace.__path__) if module.name[0] != "_"})
+
+
+def load_dialects(names: Iterable[str], settings: object) -> list[Any]:
+    """Return the dialects of *names*, made with *settings*, in that order.
+
+    Raises:
+        DialectError: one is missing, broken, or wants what another has.
+    """
+    dialects: list[Any] = []
+    taken: dict[tuple[str, str], str] = {}
+    for name in names:
+        dialect = _load(name, settings)
+        for claim in _claims(dialect):
+            if claim in taken:
+                raise DialectError(f"dialect {name}: {' '.join(claim)} is taken by dialect {taken[claim]}")
+            taken[claim] = name
+        dialects.append(dialect)
+    if not dialects:
+        raise DialectError(f"no dialect is named; there are {', '.join(found_dialects())}")
+    return dialects
+
+
+def _load(name: str, settings: object) -> Any:
+    make = _maker(name)
+    try:
+        dialect = make(settings)
+    except Exception as error:
+        raise DialectError(f"dialect {name}: could not be made: {_told(error)}") from error
+    provided = [which for which in (IWebSocketDialect, IHttpDialect) if which.providedBy(dialect)]
+    if not provided:
+        raise DialectError(f"dialect {name}: {dialect!r} provides neither IWebSocketDialect nor IHttpDialect")
+    for interface in provided:
+        try:
+            verifyObject(interface, dialect)
+        except Invalid as error:
+            raise DialectError(f"dialect {name}: {' '.join(str(error).split())}") from None
+    return dialect
+
+
+def _maker(name: str) -> Callable[[object], Any]:
+    path, _, attribute = name.partition(":")
+    module_name = path if attribute else f"{NAMESPACE}.{name}"
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
+            there_are = ", ".join(found_dialects()) or "none"
+            raise DialectError(f"dialect {name}: there is no module {module_name} (found: {there_are})") from None
+        raise DialectError(f"dialect {name}: could not be imported: {_told(error)}") from error
+    except Exception as error:
+        raise DialectError(f"dialect {name}: could not be imported: {_told(error)}") from error
+    make = getattr(module, attribute or "dialect", None)
+    if not callable(make):
+        raise DialectError(f"dialect {name}: {module_name} has no function {attribute or 'dialect'}")
+    return make  # type: ignore[no-any-return]  # what it returns is verified
+
+
+def _claims(dialect: Any) -> list[tuple[str, str]]:
+    """Return what no two dialects can have: a name, a path, a subprotocol."""
+    claims = [("the name", str(dialect.name))]
+    if IWebSocketDialect.providedBy(dialect):
+        claims += [("the WebSocket path", path) for path in dialect.websocket_paths]
+        claims += [("the subprotocol", word) for word in dialect.subprotocols]
+    if IHttpDialect.providedBy(dialect):
+        claims += [("the HTTP path", path) for path in dialect.http_paths]
+    return claims
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
