@@ -1,0 +1,80 @@
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.errors import Invalid
+from broker.patterns import check_name, check_pattern, covers, is_pattern, matches, overlaps
+
+tokens = st.sampled_from(["a", "b", "c"])
+names = st.lists(tokens, min_size=1, max_size=4).map(".".join)
+patterns = st.builds(
+    lambda head, tail: ".".join([*head, *tail]),
+    st.lists(st.sampled_from(["a", "b", "*"]), min_size=1, max_size=3),
+    st.sampled_from([[], [">"]]),
+)
+ALL_NAMES = [".".join(parts) for n in range(1, 6) for parts in product("abc", repeat=n)]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "expected"),
+    [
+        ("a", "a", True),
+        ("a", "a.b", False),
+        ("*", "a", True),
+        ("*", "a.b", False),
+        ("a.*", "a.b", True),
+        ("a.*", "a", False),
+        ("a.>", "a.b.c", True),
+        ("a.>", "a", False),
+        (">", "anything.at.all", True),
+        ("*.b", "a.b", True),
+        ("a*", "ab", False),
+        ("users/v1", "users/v1", True),
+    ],
+)
+def test_a_pattern_matches_token_by_token(pattern, name, expected):
+    assert matches(pattern, name) is expected
+
+
+@given(patterns, patterns)
+def test_covering_means_matching_whatever_the_other_matches(outer, inner):
+    expected = all(matches(outer, name) for name in ALL_NAMES if matches(inner, name))
+    assert covers(outer, inner) is expected
+
+
+@given(patterns, patterns)
+def test_overlapping_means_that_some_name_is_matched_by_both(one, other):
+    expected = any(matches(one, name) and matches(other, name) for name in ALL_NAMES)
+    assert overlaps(one, other) is expected
+
+
+@given(names)
+def test_a_plain_name_is_no_pattern_and_matches_itself_alone(name):
+    assert not is_pattern(name)
+    assert check_pattern(name) == name
+    assert [other for other in ALL_NAMES if matches(name, other)] == [name]
+
+
+@pytest.mark.parametrize("name", ["", "x" * 256, "a\nb", "a\x00", "\x7f", "\ud800", 5, None, ["a"]])
+def test_what_can_not_name_a_topic_is_refused(name):
+    with pytest.raises(Invalid):
+        check_name(name)
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "users/v1:add", "žluťoučký kůň", "__proto__", "😀", "a b", "a\xa0b"])
+def test_any_other_text_names_a_topic(name):
+    assert check_name(name) == name
+
+
+@pytest.mark.parametrize("pattern", ["a..*", ">.a", "*.", "a.>.b", ".>"])
+def test_a_pattern_with_an_empty_token_or_an_early_end_is_refused(pattern):
+    with pytest.raises(Invalid):
+        check_pattern(pattern)
+
+
+@pytest.mark.parametrize("name", ["a>", "*a", "a*b", "a..b"])
+def test_a_wildcard_inside_a_token_is_an_ordinary_character(name):
+    assert not is_pattern(name)
+    assert check_pattern(name) == name
