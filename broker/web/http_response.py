@@ -1,0 +1,110 @@
+"""Answers out: the writing half of the HTTP/1.1 channel, without I/O."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from email.utils import formatdate
+from functools import lru_cache
+from http import HTTPStatus
+
+from twisted.internet.interfaces import IReactorTime
+
+from broker.errors import Invalid, TooLarge
+from broker.messages import Response
+
+# What is told to the client; the channel really waits longer, so that a request
+# sent at the last moment does not meet a closing connection.
+ADVERTISED_KEEP_ALIVE = 5  # seconds
+# What the channel alone decides, and no dialect may add.
+OWN_HEADERS = frozenset(("connection", "content-length", "date", "keep-alive", "transfer-encoding", "x-request-id"))
+UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]+")
+REASONS = {status.value: status.phrase for status in HTTPStatus}
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Dates:
+    """The ``Date`` line, made once a second."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._seconds = clock.seconds
+        self._second = -1
+        self._line = b""
+
+    def line(self) -> bytes:
+        """Return the line for now."""
+        now = int(self._seconds())
+        if now != self._second:
+            self._second = now
+            self._line = f"Date: {formatdate(now, usegmt=True)}\r\n".encode("ascii")
+        return self._line
+
+
+def render(response: Response, request_id: str, *, head: bool, keep_alive: bool, date: bytes) -> bytes:
+    """Return *response* as it goes over the wire.
+
+    Args:
+        response: what to say.
+        request_id: goes into ``X-Request-Id`` unless the response is plain.
+        head: whether it answers a HEAD: then the length is told and the body kept back.
+        keep_alive: whether the connection stays open.
+        date: the line of :class:`Dates`.
+    """
+    status, body = response.status, response.body
+    start = _start(status, response.reason, response.content_type, keep_alive)
+    more = _lines(response.headers) if response.headers else b""
+    if not response.plain:
+        more = b"%bX-Request-Id: %b\r\n" % (more, request_id.encode("ascii"))
+    if status < 200 or status == 204 or status == 304:
+        # RFC 9110, 8.6: "A server MUST NOT send a Content-Length header field in any response with
+        # a status code of 1xx (Informational) or 204 (No Content)."
+        return b"%b%b%b\r\n" % (start, date, more)
+    return b"%b%b%bContent-Length: %d\r\n\r\n%b" % (start, date, more, len(body), b"" if head else body)
+
+
+@lru_cache(maxsize=512)
+def _start(status: int, reason: str, content_type: str, keep_alive: bool) -> bytes:
+    lines = [f"HTTP/1.1 {status} {_safe(reason or REASONS.get(status, 'Unknown'))}"]
+    if content_type and status >= 200 and status not in (204, 304):
+        lines.append(f"Content-Type: {_safe(content_type)}")
+    if keep_alive:
+        lines += ["Connection: keep-alive", f"Keep-Alive: timeout={ADVERTISED_KEEP_ALIVE}"]
+    else:
+        lines.append("Connection: close")
+    return ("\r\n".join(lines) + "\r\n").encode("latin-1", "replace")
+
+
+@lru_cache(maxsize=512)
+def _lines(headers: tuple[tuple[str, str], ...]) -> bytes:
+    """Return *headers* as lines, whatever a careless dialect has put into them."""
+    lines = [
+        f"{_safe(name)}: {_safe(value)}\r\n"
+        for name, value in headers
+        if name.strip().lower() not in OWN_HEADERS and not re.search(r"[\s:]", name)
+    ]
+    return "".join(lines).encode("latin-1", "replace")
+
+
+def _safe(text: str) -> str:
+    # RFC 9110, 5.5: "Field values containing CR, LF, or NUL characters are invalid and
+    # dangerous": a client's words in a header must not become lines of their own.
+    return UNSAFE.sub(" ", text)
+
+
+def gunzip(body: bytes, limit: int) -> bytes:
+    """Return a gzip-coded *body* unpacked.
+
+    Raises:
+        Invalid: it is no whole gzip stream, or something follows it.
+        TooLarge: it unpacks to more than *limit* bytes.
+    """
+    unpacker = zlib.decompressobj(31)
+    try:
+        unpacked = unpacker.decompress(body, limit + 1)
+    except zlib.error:
+        raise Invalid("gzip body") from None
+    if len(unpacked) > limit:
+        raise TooLarge("body")
+    if not unpacker.eof or unpacker.unused_data:
+        raise Invalid("gzip body")
+    return unpacked
