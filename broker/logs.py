@@ -1,0 +1,106 @@
+"""What the daemon says: one line for each event, as JSON or as text.
+
+Credentials never reach a line: neither those of the settings, nor what stands
+beside a word such as ``secret`` or ``token`` in a URL or a header.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
+from zope.interface import implementer
+
+LEVELS = {level.name: rank for rank, level in enumerate(LogLevel.iterconstants())}
+# What they tell at "info" is of interest to their own developers.
+CHATTY = ("twisted.", "autobahn.", "txaio", "txredisapi", "-", "log_legacy")
+# Keys of an event that twisted.logger or the old twisted.python.log put there.
+FOREIGN = {"format", "message", "time", "isError", "system", "failure", "why", "logLevel", "factory"}
+
+SECRET = re.compile(
+    r"""(?ix)
+    ( (?<![a-z]) (?:secret|token|api_?key|authorization|password) \\*["']? \s* [=:] \s* (?:b?\\*["'])?
+      (?:(?:bearer|basic)\s+)? )
+    [^\s"'&,;)}\]\\]+
+    """
+)
+
+
+class Redaction:
+    """Masks credentials in a text.
+
+    Args:
+        secrets: those known; short ones would mask ordinary words.
+    """
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        known = {form for secret in secrets if len(secret) >= 4 for form in (secret, json.dumps(secret)[1:-1])}
+        self._known = re.compile("|".join(map(re.escape, sorted(known, key=len, reverse=True)))) if known else None
+
+    def __call__(self, text: str) -> str:
+        """Return *text* with ``***`` in the place of each credential."""
+        if self._known is not None:
+            text = self._known.sub("***", text)
+        return SECRET.sub(r"\1***", text)
+
+
+@implementer(ILogObserver)
+class LogLines:
+    """Writes events as lines.
+
+    Args:
+        stream: where to.
+        level: the least important level that is written.
+        form: "json" or "text".
+        node: the name of this node, part of each JSON line.
+        redact: masks credentials.
+    """
+
+    def __init__(self, stream: TextIO, level: str, form: str, node: str, redact: Redaction) -> None:
+        self._stream = stream
+        self._least = LEVELS[level]
+        self._write = self._json if form == "json" else self._text
+        self._node = node
+        self._redact = redact
+
+    def __call__(self, event: LogEvent) -> None:
+        """Write *event*, if it is important enough."""
+        level = event.get("log_level", LogLevel.info).name
+        rank = LEVELS[level]
+        chatty = rank <= LEVELS["info"] and str(event.get("log_namespace", "-")).startswith(CHATTY)
+        if (LEVELS["debug"] if chatty else rank) < self._least:
+            return
+        when = datetime.fromtimestamp(event.get("log_time", 0.0), UTC)
+        self._stream.write(self._redact(self._write(when, level, event)) + "\n")
+        self._stream.flush()
+
+    def _json(self, when: datetime, level: str, event: LogEvent) -> str:
+        line: dict[str, Any] = {
+            "ts": when.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": level,
+            "msg": formatEvent(event),
+            "node": self._node,
+            **_fields(event),
+        }
+        if event.get("log_failure") is not None:
+            line["traceback"] = event["log_failure"].getTraceback()
+        return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+
+    def _text(self, when: datetime, level: str, event: LogEvent) -> str:
+        line = f"{when.astimezone():%H:%M:%S} {level:<5} {formatEvent(event)}"
+        if event.get("log_failure") is not None:
+            line += "\n" + event["log_failure"].getTraceback()
+        return line
+
+
+def _fields(event: LogEvent) -> Mapping[str, Any]:
+    """Return what the event's own code has put into it."""
+    return {
+        name: value
+        for name, value in event.items()
+        if isinstance(value, (str, int, float)) and not name.startswith("log_") and name not in FOREIGN
+    }

@@ -1,0 +1,93 @@
+"""Log lines say what happened and keep credentials to themselves."""
+
+import io
+import json
+
+import pytest
+from twisted.logger import Logger, LogPublisher
+from twisted.python import log as old_log
+from twisted.python.failure import Failure
+
+from broker.logs import LogLines, Redaction
+
+
+def lines(form: str = "json", level: str = "info", secrets: tuple[str, ...] = ()):
+    stream = io.StringIO()
+    observer = LogLines(stream, level, form, "n1", Redaction(secrets))
+    return stream, Logger(namespace="broker.some", observer=observer), observer
+
+
+def test_json_line_has_time_level_message_node_and_fields():
+    stream, log, _ = lines()
+    log.info("{dialect} client came", dialect="thinws", conn=7, thing=object())
+    line = json.loads(stream.getvalue())
+    assert line.pop("ts").endswith("Z")
+    assert line == {"level": "info", "msg": "thinws client came", "node": "n1", "dialect": "thinws", "conn": 7}
+
+
+def test_text_line_is_short():
+    stream, log, _ = lines("text")
+    log.warn("careful")
+    assert stream.getvalue()[8:] == " warn  careful\n"
+
+
+def test_line_below_the_level_is_left_out():
+    stream, log, _ = lines(level="warn")
+    log.info("one")
+    log.error("two")
+    assert [json.loads(line)["msg"] for line in stream.getvalue().splitlines()] == ["two"]
+
+
+def test_information_of_libraries_counts_as_debug():
+    stream, _, observer = lines()
+    library = Logger(namespace="twisted.internet.protocol.Factory", observer=observer)
+    library.info("Starting factory")
+    library.error("lost")
+    assert "Starting" not in stream.getvalue()
+    assert "lost" in stream.getvalue()
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_failure_is_written_with_its_traceback(form):
+    stream, log, _ = lines(form)
+    try:
+        raise KeyError("gone")
+    except KeyError:
+        log.failure("it broke", Failure())
+    assert "it broke" in stream.getvalue()
+    assert "Traceback (most recent call last)" in stream.getvalue()
+    assert form == "text" or stream.getvalue().count("\n") == 1
+
+
+def test_message_of_the_old_log_is_written_too():
+    stream, _, observer = lines(level="debug")
+    publisher = LogPublisher(observer)
+    old_log.LogPublisher(publisher, publisher).msg("hello from the past")
+    assert json.loads(stream.getvalue())["msg"] == "hello from the past"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("GET /x?channel=a&secret=abc&after=1", "GET /x?channel=a&secret=***&after=1"),
+        ("Authorization: Bearer abc.def-ghi", "Authorization: Bearer ***"),
+        ('{"apiKey": "abc"}', '{"apiKey": "***"}'),
+        ("{'token': 'abc', 'a': 1}", "{'token': '***', 'a': 1}"),
+        (r'"{\"token\": \"abc\"}"', r'"{\"token\": \"***\"}"'),
+        ("ws://h/ws?TOKEN=abc", "ws://h/ws?TOKEN=***"),
+        ("no token was shown", "no token was shown"),
+        ("a tokenizer: fine", "a tokenizer: fine"),
+        ("a hunter22 here", "a *** here"),
+    ],
+)
+def test_credential_is_masked(text, shown):
+    assert Redaction(["hunter22", "", "x"])(text) == shown
+
+
+def test_credential_in_a_traceback_is_masked():
+    stream, log, _ = lines(secrets=("hunter22",))
+    try:
+        raise ValueError("bad hunter22")
+    except ValueError:
+        log.failure("wrong", Failure())
+    assert "hunter22" not in stream.getvalue()
