@@ -30,7 +30,7 @@ AUTHORITY = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[
 ABSOLUTE = re.compile(r"[Hh][Tt][Tt][Pp][Ss]?://([^/?]+)([^?]*)(.*)", re.DOTALL)
 
 # Ids look like UUIDs of version 4: random per process, then counted.
-_ID_PREFIX = f"{random.getrandbits(32):08x}-{random.getrandbits(16):04x}-4{random.getrandbits(12):03x}-a{random.getrandbits(12):03x}-"
+_ID_PREFIX = "{:08x}-{:04x}-4{:03x}-a{:03x}-".format(*(random.getrandbits(bits) for bits in (32, 16, 12, 12)))
 _ids = count(random.getrandbits(40))
 
 
@@ -336,9 +336,30 @@ def _is_authority(host: str) -> bool:
 _NAMES = {
     spelling.encode("ascii"): name
     for name in (
-        "accept accept-encoding accept-language authorization cache-control connection content-encoding content-length "
-        "content-md5 content-type cookie expect host origin referer sec-websocket-extensions sec-websocket-key "
-        "sec-websocket-protocol sec-websocket-version transfer-encoding upgrade user-agent x-api-key x-forwarded-for"
-    ).split()
+        "accept",
+        "accept-encoding",
+        "accept-language",
+        "authorization",
+        "cache-control",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-md5",
+        "content-type",
+        "cookie",
+        "expect",
+        "host",
+        "origin",
+        "referer",
+        "sec-websocket-extensions",
+        "sec-websocket-key",
+        "sec-websocket-protocol",
+        "sec-websocket-version",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+        "x-api-key",
+        "x-forwarded-for",
+    )
     for spelling in (name, name.title())
 }

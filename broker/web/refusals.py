@@ -1,0 +1,96 @@
+"""How the front door says no: statuses, bodies, and a line in the log."""
+
+from __future__ import annotations
+
+import json
+import math
+from http import HTTPStatus
+from typing import Any
+
+import attrs
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from broker.errors import BrokerError, RateLimited, Refused
+from broker.messages import Response
+
+STATUSES = {
+    "UNAUTHENTICATED": 401,
+    "DENIED": 403,
+    "NOT_FOUND": 404,
+    "INVALID": 400,
+    "TOO_LARGE": 413,
+    "RATE_LIMITED": 429,
+    "UNAVAILABLE": 503,
+    "TAKEN": 409,
+    "CONFLICT": 409,
+    "TIMEOUT": 504,
+}
+CODES = {
+    400: "INVALID",
+    401: "UNAUTHENTICATED",
+    403: "DENIED",
+    404: "NOT_FOUND",
+    408: "TIMEOUT",
+    413: "TOO_LARGE",
+    429: "RATE_LIMITED",
+    431: "TOO_LARGE",
+    500: "INTERNAL",
+    503: "UNAVAILABLE",
+}
+RETRY_AFTER = 1  # seconds, where nothing better is known
+INTERVAL = 10.0  # seconds between two lines of the log about the same thing
+
+
+def json_refusal(
+    status: int,
+    message: str,
+    *,
+    code: str = "",
+    data: bytes | None = None,
+    headers: tuple[tuple[str, str], ...] = (),
+    retry_after: float = RETRY_AFTER,
+) -> Response:
+    """Return ``{"error":{"code","message","data"}}`` with *status*."""
+    if not code:
+        code = CODES.get(status) or HTTPStatus(status).name
+    if status in (429, 503):
+        headers = (*headers, ("Retry-After", str(max(1, math.ceil(retry_after)))))
+    body = b'{"error":{"code":%b,"message":%b,"data":%b}}' % (_quoted(code), _quoted(message), data or b"null")
+    return Response(status, body, headers=headers)
+
+
+def error_refusal(error: BrokerError) -> Response:
+    """Return how to say *error* over HTTP."""
+    if isinstance(error, Refused):
+        if error.body:
+            return Response(error.status, error.body, error.content_type)
+        return json_refusal(error.status, error.message)
+    status = STATUSES.get(error.code, 500)
+    retry_after = error.retry_after if isinstance(error, RateLimited) else RETRY_AFTER
+    return json_refusal(status, error.message, code=error.code, data=error.data, retry_after=retry_after)
+
+
+@attrs.define(eq=False)
+class Grumbler:
+    """Logs what is refused, but not a thousand times a second."""
+
+    _log: Logger
+    _clock: IReactorTime
+    _said: dict[str, tuple[float, int]] = attrs.field(factory=dict)
+
+    def say(self, what: str, text: str, **fields: Any) -> None:
+        """Log *text* unless *what* was logged a moment ago; then it is counted."""
+        now = self._clock.seconds()
+        last, unsaid = self._said.get(what, (-INTERVAL, 0))
+        if now - last < INTERVAL:
+            self._said[what] = (last, unsaid + 1)
+            return
+        self._said[what] = (now, 0)
+        if unsaid:
+            text += " ({unsaid} more like it in between)"
+        self._log.info(text, unsaid=unsaid, **fields)
+
+
+def _quoted(text: str) -> bytes:
+    return json.dumps(text).encode("ascii")

@@ -1,0 +1,397 @@
+"""The public port: finds the dialect for each request, and answers what is nobody's.
+
+In this order: WebSocket handshakes go to a dialect by path or subprotocol, other
+requests to a dialect by path, then ``/health``, ``/ready`` and ``/about`` are
+answered here, and the rest is not found.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+from typing import Protocol as Seam
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from broker.deadlines import Deadlines
+from broker.errors import BrokerError
+from broker.interfaces import ILink, ISession
+from broker.messages import HttpRequest, Response
+from broker.web.http import HttpChannel, Times
+from broker.web.http_parser import Limits
+from broker.web.http_response import Dates
+from broker.web.origins import Origins
+from broker.web.redact import redact
+from broker.web.refusals import Grumbler, error_refusal, json_refusal
+from broker.web.routes import Routes
+from broker.web.turned_away import TurnedAway
+from broker.web.websocket import WebSocketDoor
+
+log = Logger()
+
+HELD = 1000  # refused handshakes that are held at once; more are answered at once
+TURNED_AWAY = 100  # connections over the limit that are told so; more are dropped
+PAGES = {
+    "/health": "_health_page",
+    "/healthz": "_health_page",
+    "/ready": "_ready_page",
+    "/readyz": "_ready_page",
+    "/about": "_about_page",
+}
+
+
+class Peer(Seam):
+    """What the site needs of ``broker.peer.Peer``."""
+
+    session: Any
+
+    def bind(self, session: ISession, hang_up: Callable[[int, str], object] | None = None) -> None:
+        """Let *session* hear what is for this peer."""
+
+    def close(self) -> None:
+        """Undo everything it did."""
+
+
+class Counts(Seam):
+    """What the site counts; ``broker.metrics.Metrics`` has it."""
+
+    def opened(self, dialect: str) -> None:
+        """Count a connection that came."""
+
+    def closed(self, dialect: str, code: int) -> None:
+        """Count a connection that went."""
+
+
+@attrs.frozen
+class Admission:
+    """Who may connect.
+
+    Attributes:
+        connections: how many at once; 0: any number.
+        per_address: how many of them from one address; 0: any number.
+        origins: of the web pages that may open WebSockets; see ``Origins``.
+    """
+
+    connections: int = 10000
+    per_address: int = 0
+    origins: tuple[str, ...] = ()
+
+
+class Site(Factory):
+    """Makes the channels of the public port and answers their requests.
+
+    Args:
+        dialects: providers of IWebSocketDialect, IHttpDialect or both.
+        attach: makes the peer for a client of a dialect at an address.
+        clock: the reactor, or a ``task.Clock``.
+        door: takes WebSocket connections over.
+        counts: where connections are counted.
+        admission: who may connect.
+        limits: of a request.
+        times: that a client may take.
+        ready: returns why the daemon can not do its work now; [] when it can.
+        about: returns what the daemon is.
+
+    Raises:
+        ValueError: two dialects want the same path.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        dialects: Iterable[Any],
+        attach: Callable[[str, str], Peer],
+        clock: IReactorTime,
+        door: WebSocketDoor,
+        counts: Counts,
+        *,
+        admission: Admission | None = None,
+        limits: Limits | None = None,
+        times: Times | None = None,
+        ready: Callable[[], list[str]] = list,
+        about: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.times = times or Times()
+        self.dates = Dates(clock)
+        self.deadlines: Deadlines[HttpChannel] = Deadlines(clock, HttpChannel.expired)
+        self.routes = Routes(dialects)
+        self._attach = attach
+        self._clock = clock
+        self._door = door
+        self._counts = counts
+        self._admission = admission or Admission()
+        self._origins = Origins(self._admission.origins)
+        self._ready = ready
+        self._about = about
+        self._grumbler = Grumbler(log, clock)
+        self._channels: set[HttpChannel] = set()
+        self._addresses: Counter[str] = Counter()
+        self._connections = 0
+        self._turned_away = 0
+        self._held = 0
+        self._drained: Deferred[None] | None = None
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are, WebSockets included."""
+        return self._connections
+
+    # Connections.
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
+        """Return the channel for a new connection, or turn it away."""
+        address = str(getattr(addr, "host", None) or getattr(addr, "name", None) or "")
+        refusal = self._inadmissible(address)
+        if refusal is not None:
+            return self._turn_away(refusal)
+        self._connections += 1
+        self._addresses[address] += 1
+        self._counts.opened("http")
+        channel = HttpChannel(self, address)
+        self._channels.add(channel)
+        return channel
+
+    def gone(self, channel: HttpChannel) -> None:
+        """Forget *channel*, whose connection has ended."""
+        self._channels.discard(channel)
+        self._counts.closed("http", 1000)
+        self._release(channel.address)
+
+    def _inadmissible(self, address: str) -> Response | None:
+        admission = self._admission
+        if self._drained is not None:
+            return json_refusal(503, "The daemon is stopping.")
+        if admission.connections and self._connections >= admission.connections:
+            return self._crowded("TXBROKER_MAX_CONNECTIONS", address)
+        # Clients of a unix socket have no address to tell them apart by.
+        if admission.per_address and address and self._addresses[address] >= admission.per_address:
+            return self._crowded("TXBROKER_MAX_CONNECTIONS_PER_ADDRESS", address)
+        return None
+
+    def _crowded(self, setting: str, address: str) -> Response:
+        self._grumbler.say(
+            setting,
+            "connection from {address} turned away; {setting} allows no more",
+            address=address,
+            setting=setting,
+        )
+        return json_refusal(503, "Too many connections.")
+
+    def _turn_away(self, refusal: Response) -> Protocol | None:
+        if self._turned_away >= TURNED_AWAY:
+            return None
+        self._turned_away += 1
+        return TurnedAway(refusal, self._clock, self.dates, self._turned_away_gone)
+
+    def _turned_away_gone(self) -> None:
+        self._turned_away -= 1
+
+    def _release(self, address: str) -> None:
+        self._connections -= 1
+        self._addresses[address] -= 1
+        if not self._addresses[address]:
+            del self._addresses[address]
+        if self._drained is not None and not self._connections and not self._drained.called:
+            self._drained.callback(None)
+
+    # Requests.
+
+    async def answer(self, request: HttpRequest) -> Response:
+        """Return the answer of the dialect that takes *request*, or of the site itself."""
+        dialect = self.routes.http(request)
+        if dialect is None:
+            return self._page(request)
+        peer: Peer | None = None
+        try:
+            peer = self._attach(dialect.name, request.address)
+            response = await dialect.answer(peer, request)
+            if not isinstance(response, Response):
+                raise TypeError(f"no Response, but {type(response).__name__}")
+            return response
+        except CancelledError:
+            raise
+        except Exception as error:
+            return self._failed(dialect, request, error)
+        finally:
+            if peer is not None and peer.session is None:
+                peer.close()
+
+    def refusal(self, status: int, message: str, request: HttpRequest | None) -> Response:
+        """Return how the dialect of *request*, if it has a form for it, or the site says no."""
+        if status == 413:
+            self._grumbler.say("body", "a body was refused as too large; TXBROKER_MAX_MESSAGE_BYTES allows no more")
+        dialect: Any = self.routes.http(request) if request is not None else None
+        if hasattr(dialect, "refusal"):
+            try:
+                shaped = dialect.refusal(status, message, request)
+                if isinstance(shaped, Response):
+                    return shaped
+            except Exception:
+                log.failure("{dialect} failed to shape a refusal", dialect=dialect.name)
+        return json_refusal(status, message)
+
+    def _failed(self, dialect: Any, request: HttpRequest, error: Exception) -> Response:
+        if isinstance(error, BrokerError):
+            return error_refusal(error)
+        log.failure(
+            "{dialect} failed to answer {method} {url}",
+            dialect=dialect.name,
+            method=request.method,
+            url=redact(f"{request.path}?{request.query}"),
+            req_id=request.id,
+        )
+        return self.refusal(500, "Internal error.", request)
+
+    # Pages of its own.
+
+    def _page(self, request: HttpRequest) -> Response:
+        dialect, _ = self.routes.websocket(request)
+        if dialect is not None:
+            # RFC 9110, 15.5.22: "The server MUST send an Upgrade header field in a 426
+            # response to indicate the required protocol(s)".
+            return json_refusal(426, "This path takes WebSockets.", headers=(("Upgrade", "websocket"),))
+        name = PAGES.get(request.path)
+        if name is None:
+            return json_refusal(404, f"Nothing is at {request.path[:200]}.")
+        if request.method not in ("GET", "HEAD"):
+            return json_refusal(405, f"{request.method} is not allowed.", headers=(("Allow", "GET, HEAD"),))
+        page: Response = getattr(self, name)()
+        return page
+
+    def _health_page(self) -> Response:
+        return _json_page({"status": "ok"})
+
+    def _ready_page(self) -> Response:
+        reasons = list(self._ready())
+        if self._drained is not None and "draining" not in reasons:
+            reasons.append("draining")
+        if not reasons:
+            return _json_page({"ready": True})
+        data = json.dumps({"reasons": reasons}).encode("ascii")
+        return json_refusal(503, "Not ready: " + "; ".join(reasons) + ".", data=data)
+
+    def _about_page(self) -> Response:
+        return _json_page({**self._about(), "dialects": [dialect.name for dialect in self.routes.dialects]})
+
+    # WebSockets.
+
+    def upgrade(self, request: HttpRequest, channel: HttpChannel, rest: bytes) -> Response | None:
+        """Let the door take the connection of *channel* over, or return why not."""
+        dialect, subprotocol = self.routes.websocket(request)
+        if dialect is None:
+            return json_refusal(404, f"No WebSocket is at {request.path[:200]}.")
+        refusal = self._unwelcome(dialect, request)
+        if refusal is not None:
+            return refusal
+        try:
+            peer = self._attach(dialect.name, request.address)
+        except Exception as error:
+            return self._failed(dialect, request, error)
+        refusal = self._door.upgrade(
+            channel.transport,
+            request,
+            lambda link: self._open(dialect, peer, link),
+            refuse=lambda failure: self._explain(dialect, request, failure),
+            on_closed=lambda code, _: self._closed(dialect, peer, channel.address, code),
+            rest=rest,
+            subprotocol=subprotocol,
+            headers=(("X-Request-Id", request.id),),
+        )
+        if refusal is not None:
+            peer.close()
+            return refusal
+        self._channels.discard(channel)
+        self._counts.closed("http", 101)
+        self._counts.opened(dialect.name)
+        return None
+
+    def _unwelcome(self, dialect: Any, request: HttpRequest) -> Response | None:
+        if self._drained is not None:
+            return json_refusal(503, "The daemon is stopping.")
+        if getattr(dialect, "any_origin", False) or self._origins.admit(request):
+            return None
+        self._grumbler.say(
+            "origin",
+            "a page of {origin} was refused a WebSocket; TXBROKER_ALLOWED_ORIGINS does not name it",
+            origin=request.headers.get("origin", "")[:200],
+        )
+        return json_refusal(403, "Pages of this origin are not allowed.")
+
+    async def _open(self, dialect: Any, peer: Peer, link: ILink) -> Any:
+        try:
+            session = await dialect.session(peer, link)
+        except BrokerError:
+            await self._hold(getattr(dialect, "refusal_delay", 0.0))
+            raise
+        if peer.session is None:
+            peer.bind(session, link.close)
+        return session
+
+    async def _hold(self, delay: float) -> None:
+        """Wait before a refusal: some clients come back a millisecond after it."""
+        if delay <= 0 or self._held >= HELD:
+            return
+        self._held += 1
+        try:
+            await deferLater(self._clock, delay)
+        finally:
+            self._held -= 1
+
+    def _explain(self, dialect: Any, request: HttpRequest, failure: Failure) -> Response:
+        error = failure.value
+        if isinstance(error, BrokerError):
+            return error_refusal(error)
+        log.failure("{dialect} failed to open a session", failure, dialect=dialect.name, req_id=request.id)
+        return json_refusal(500, "Internal error.")
+
+    def _closed(self, dialect: Any, peer: Peer, address: str, code: int) -> None:
+        self._counts.closed(dialect.name, code)
+        self._release(address)
+        peer.close()
+
+    # The end.
+
+    def drain(self, seconds: float) -> Deferred[None]:
+        """Take no new connection and let go of those there are.
+
+        Idle ones are closed, requests under way are answered first, WebSockets
+        are closed with 1001.  The Deferred fires when nothing is left; what is
+        left after *seconds* is dropped.
+        """
+        if self._drained is not None:
+            return fail(RuntimeError("the site drains already"))
+        self._drained = Deferred()
+        for channel in list(self._channels):
+            channel.finish()
+        for link in list(self._door.links):
+            link.close(1001, "leaving")
+        if not self._connections:
+            self._drained.callback(None)
+            return succeed(None)
+        late = self._clock.callLater(seconds, self._abandon)
+        return self._drained.addBoth(self._settle, late)
+
+    def _abandon(self) -> None:
+        for channel in list(self._channels):
+            channel.abort()
+        for link in list(self._door.links):
+            link.abort()
+
+    def _settle(self, result: Any, late: Any) -> None:
+        if late.active():
+            late.cancel()
+        self.deadlines.stop()
+
+
+def _json_page(content: dict[str, Any]) -> Response:
+    return Response(200, json.dumps(content).encode("ascii"), headers=(("Cache-Control", "no-store"),))
