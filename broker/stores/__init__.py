@@ -1,0 +1,94 @@
+"""Where stored topics and keys live: ``memory:``, ``sqlite:`` and what may come.
+
+Each store implements :class:`broker.interfaces.IStore`; the contract is written
+there and checked by one suite for all of them (``tests/store_contract.py``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import cast
+
+from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
+
+from broker.errors import Invalid
+from broker.interfaces import IStore
+
+__all__ = ["open_store"]
+
+DATABASE = "txbroker.db"  # the file of a bare "sqlite:"
+
+
+def open_store(
+    url: str,
+    *,
+    clock: IReactorTime,
+    directory: str = "",
+    durability: str = "fsync",
+    reactor: IReactorFromThreads | None = None,
+    observe: Callable[[int, float], object] | None = None,
+    failed: Callable[[int], object] | None = None,
+) -> IStore:
+    """Return the store that *url* names; ``startService`` opens it.
+
+    Args:
+        url: ``memory:``, ``sqlite:`` (the file ``txbroker.db`` in *directory*),
+            ``sqlite:/path`` or ``sqlite:path`` below *directory*.
+        clock: tells the time of events and of expiry.
+        directory: where files are; "" is the working directory.
+        durability: ``fsync``: what was answered survives a power cut;
+            ``os``: it survives the end of the process only.
+        reactor: where the answers of a writer thread are delivered; *clock*
+            if it can do that, else the reactor in use.
+        observe: called with the operations and the seconds of each commit.
+        failed: called with the number of operations that a failure took.
+
+    Raises:
+        Invalid: there is no such store, or no such durability.
+    """
+    scheme, colon, rest = url.partition(":")
+    if durability not in ("fsync", "os"):
+        raise Invalid("durability", message='The durability must be "fsync" or "os".')
+    # Imported where it is chosen: a daemon pays for the store it uses only.
+    if scheme == "memory" and colon and not rest:
+        from broker.stores.memory import MemoryStore
+
+        return MemoryStore(clock)
+    if scheme == "sqlite" and colon:
+        from broker.stores.sqlite import SqliteStore
+
+        return SqliteStore(
+            database_path(rest, directory),
+            clock=clock,
+            reactor=reactor or _threads(clock),
+            durability=durability,
+            observe=observe,
+            failed=failed,
+        )
+    if scheme in ("redis", "rediss"):
+        raise Invalid("store", message="This version has no Redis store: use sqlite: or memory:.")
+    # The rest of the URL may hold a password, so that only its scheme is told.
+    raise Invalid("store", message=f"There is no store {scheme[:20]!r}: use sqlite:, sqlite:/path or memory:.")
+
+
+def database_path(rest: str, directory: str) -> str:
+    """Return the file that ``sqlite:<rest>`` names.
+
+    Raises:
+        Invalid: *rest* has a host, which a file has not.
+    """
+    if rest.startswith("//"):
+        if not rest.startswith("///"):
+            raise Invalid("store", message="A SQLite store has no host: write sqlite:/path or sqlite:path.")
+        rest = rest[2:]
+    # realpath: a file with two names has one lock.
+    return os.path.realpath(os.path.join(directory, rest or DATABASE))
+
+
+def _threads(clock: IReactorTime) -> IReactorFromThreads:
+    if IReactorFromThreads.providedBy(clock):
+        return cast(IReactorFromThreads, clock)
+    from twisted.internet import reactor
+
+    return cast(IReactorFromThreads, reactor)

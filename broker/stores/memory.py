@@ -1,0 +1,264 @@
+"""The store without a file: for tests, and for what may be lost."""
+
+from __future__ import annotations
+
+import heapq
+import secrets
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Iterator
+from typing import ParamSpec, TypeVar
+
+import attrs
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, execute, fail
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+from broker.errors import Unavailable
+from broker.interfaces import IStore
+from broker.messages import Entry, Event
+from broker.stores.entries import GRACE, alive, check_revision, increased, replaced
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@attrs.define(eq=False)
+class MemoryLog:
+    """The events of one log, as the arguments of ``Event`` up to its id.
+
+    Attributes:
+        trimmed: the last id that is gone; the first row has the next one.
+    """
+
+    rows: list[tuple[str, str, bytes | None, str, float, int]] = attrs.field(factory=list)
+    trimmed: int = 0
+
+    @property
+    def head(self) -> int:
+        """The last id that was given."""
+        return self.trimmed + len(self.rows)
+
+    def trim(self, upto: int) -> int:
+        """Forget all up to *upto*; return how many those are."""
+        count = max(0, min(upto, self.head) - self.trimmed)
+        del self.rows[:count]
+        self.trimmed += count
+        return count
+
+
+class MemorySpace:
+    """The keys of one space."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Entry] = {}
+        self._sorted: list[str] = []  # code points sort as their UTF-8 does
+        self._due: list[tuple[float, str]] = []  # a heap, also of times that were replaced
+
+    def put(self, key: str, entry: Entry) -> Entry:
+        """Keep *entry* under *key*."""
+        before = self.entries.get(key)
+        if before is None:
+            insort(self._sorted, key)
+        self.entries[key] = entry
+        if entry.expires > 0 and (before is None or before.expires != entry.expires):
+            heapq.heappush(self._due, (entry.expires, key))
+        return entry
+
+    def remove(self, key: str) -> None:
+        """Forget *key*, which is there."""
+        del self.entries[key]
+        del self._sorted[bisect_left(self._sorted, key)]
+
+    def between(self, first: str, last: str) -> Iterator[str]:
+        """Yield the keys from *first* to *last*."""
+        for index in range(bisect_left(self._sorted, first), bisect_right(self._sorted, last)):
+            yield self._sorted[index]
+
+    def expire(self, limit: int, now: float) -> list[str]:
+        """Remove and return at most *limit* keys whose time has come at *now*."""
+        keys: list[str] = []
+        while self._due and self._due[0][0] <= now and len(keys) < limit:
+            when, key = heapq.heappop(self._due)
+            entry = self.entries.get(key)
+            if entry is not None and entry.expires == when:
+                self.remove(key)
+                keys.append(key)
+        return keys
+
+
+@implementer(IStore)
+class MemoryStore(Service):
+    """A store that is empty at each start.
+
+    Args:
+        clock: tells the time of events and of expiry.
+    """
+
+    shared = False
+    announces = False
+    description = "memory; everything is lost at the end of the process"
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self.epoch = ""
+        self.ready = "The store is not running."
+        self._clock = clock
+        self._logs: dict[str, MemoryLog] = {}
+        self._spaces: dict[str, MemorySpace] = {}
+
+    def startService(self) -> None:
+        """Begin empty."""
+        super().startService()
+        self.epoch = secrets.token_hex(8)
+        self.ready = ""
+
+    def stopService(self) -> None:
+        """Forget everything."""
+        super().stopService()
+        self.ready = "The store is not running."
+        self._logs.clear()
+        self._spaces.clear()
+
+    def append(self, log: str, event: Event) -> Deferred[Event]:
+        """Store *event* at the end of *log*."""
+        return self._do(self._append, log, event)
+
+    def _append(self, log: str, event: Event) -> Event:
+        stored = self._logs.get(log)
+        if stored is None:
+            stored = self._logs[log] = MemoryLog()
+        row = (
+            event.topic,
+            event.name,
+            event.body,
+            event.source,
+            event.time or self._clock.seconds(),
+            stored.head + 1,
+        )
+        stored.rows.append(row)
+        return Event(*row, self.epoch, event.origin, event.dialect, event.original)
+
+    def read(self, log: str, after: int, limit: int) -> Deferred[list[Event]]:
+        """Return at most *limit* events with id > *after*."""
+        return self._do(self._read, log, after, limit)
+
+    def _read(self, log: str, after: int, limit: int) -> list[Event]:
+        stored = self._logs.get(log)
+        if stored is None:
+            return []
+        start = max(0, after - stored.trimmed)
+        return [Event(*row, self.epoch) for row in stored.rows[start : start + max(0, limit)]]
+
+    def latest(self, log: str, limit: int) -> Deferred[list[Event]]:
+        """Return the last *limit* events."""
+        return self._do(lambda: self._read(log, self._head(log) - limit, limit))
+
+    def head(self, log: str) -> Deferred[int]:
+        """Return the last id given in *log*."""
+        return self._do(self._head, log)
+
+    def _head(self, log: str) -> int:
+        stored = self._logs.get(log)
+        return 0 if stored is None else stored.head
+
+    def trim(self, log: str, upto: int) -> Deferred[None]:
+        """Forget the events of *log* with id <= *upto*."""
+        return self._do(self._trim, log, upto)
+
+    def _trim(self, log: str, upto: int) -> None:
+        if log in self._logs:
+            self._logs[log].trim(upto)
+
+    def sweep(self, prefix: str, before: float, keep: int) -> Deferred[int]:
+        """Forget old events."""
+        return self._do(self._sweep, prefix, before, keep)
+
+    def _sweep(self, prefix: str, before: float, keep: int) -> int:
+        gone = 0
+        for name, log in self._logs.items():
+            if name.startswith(prefix):
+                gone += log.trim(log.head - keep) if keep > 0 else 0
+                # Up to the first young one: taking an old one behind it would leave a hole.
+                young = (row[5] for row in log.rows if row[4] >= before)
+                gone += log.trim(next(young, log.head + 1) - 1)
+        for space in self._spaces.values():
+            space.expire(len(space.entries), self._clock.seconds() - GRACE)
+        return gone
+
+    def logs(self, prefix: str, after: str, limit: int) -> Deferred[list[str]]:
+        """Return names of logs that begin with *prefix*."""
+        return self._do(lambda: sorted(n for n in self._logs if n.startswith(prefix) and n > after)[: max(0, limit)])
+
+    def get(self, space: str, key: str) -> Deferred[Entry | None]:
+        """Return the entry of *key*."""
+        return self._do(self._get, space, key)
+
+    def _get(self, space: str, key: str) -> Entry | None:
+        return alive(self._space(space).entries.get(key), self._clock.seconds())
+
+    def _space(self, space: str) -> MemorySpace:
+        stored = self._spaces.get(space)
+        if stored is None:
+            stored = self._spaces[space] = MemorySpace()
+        return stored
+
+    def set(
+        self, space: str, key: str, value: bytes, *, revision: int | None = None, expires: float = 0.0
+    ) -> Deferred[Entry]:
+        """Create or replace *key*."""
+        return self._do(self._set, space, key, value, revision, expires)
+
+    def _set(self, space: str, key: str, value: bytes, revision: int | None, expires: float) -> Entry:
+        stored = self._get(space, key)
+        check_revision(stored, revision, key)
+        return self._space(space).put(key, replaced(stored, value, expires))
+
+    def delete(self, space: str, key: str, *, revision: int | None = None) -> Deferred[bool]:
+        """Remove *key*."""
+        return self._do(self._delete, space, key, revision)
+
+    def _delete(self, space: str, key: str, revision: int | None) -> bool:
+        stored = self._get(space, key)
+        check_revision(stored, revision, key)
+        if stored is None:
+            return False
+        self._space(space).remove(key)
+        return True
+
+    def patch(self, space: str, key: str, value: bytes, merge: Callable[[bytes, bytes], bytes]) -> Deferred[Entry]:
+        """Replace the value by ``merge(stored, value)``."""
+        return self._do(self._patch, space, key, value, merge)
+
+    def _patch(self, space: str, key: str, value: bytes, merge: Callable[[bytes, bytes], bytes]) -> Entry:
+        stored = self._get(space, key)
+        if stored is None:
+            return self._space(space).put(key, replaced(None, value, 0.0))
+        return self._space(space).put(key, replaced(stored, merge(stored.value, value), stored.expires))
+
+    def increment(self, space: str, key: str, amount: bytes) -> Deferred[Entry]:
+        """Add *amount* to the stored number."""
+        return self._do(lambda: self._space(space).put(key, increased(self._get(space, key), amount)))
+
+    def range(self, space: str, first: str, last: str, limit: int) -> Deferred[list[tuple[str, Entry]]]:
+        """Return the entries with first <= key <= last."""
+        return self._do(self._range, space, first, last, limit)
+
+    def _range(self, space: str, first: str, last: str, limit: int) -> list[tuple[str, Entry]]:
+        found: list[tuple[str, Entry]] = []
+        for key in self._space(space).between(first, last):
+            if len(found) >= limit:
+                break
+            entry = self._get(space, key)
+            if entry is not None:
+                found.append((key, entry))
+        return found
+
+    def expired(self, space: str, limit: int) -> Deferred[list[str]]:
+        """Remove and return keys whose time has come."""
+        return self._do(lambda: self._space(space).expire(limit, self._clock.seconds()))
+
+    def _do(self, act: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> Deferred[T]:
+        """Return the result of *act*, or what it raises, as a Deferred."""
+        if self.ready:
+            return fail(Unavailable("store", message=self.ready))
+        return execute(act, *arguments, **named)

@@ -1,0 +1,152 @@
+"""The file of the SQLite store: who may open it, and its schema version."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import sqlite3
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib import resources
+
+import attrs
+
+from broker.errors import Unavailable
+
+APPLICATION = 0x74786272  # "txbr": marks the file as one of ours
+WAL_BYTES = 64 * 1024 * 1024  # a write-ahead log that grew beyond is cut back
+SYNCHRONOUS = {"fsync": "FULL", "os": "NORMAL"}
+
+
+def steps() -> tuple[str, ...]:
+    """Return the scripts that lead from an empty file to the newest version.
+
+    The n-th leads from version n-1 to n.  A released one is never changed.
+    """
+    return (resources.files("broker.stores").joinpath("schema.sql").read_text("utf-8"),)
+
+
+@attrs.define(eq=False)
+class SqliteFile:
+    """An open file, held by this process alone.
+
+    Attributes:
+        writes: the connection of the writer thread.
+        reads: a second connection, which sees what was committed.
+        epoch: made when the file was.
+    """
+
+    writes: sqlite3.Connection
+    reads: sqlite3.Connection
+    epoch: str
+    _lock: int
+
+    def close(self) -> None:
+        """Give the file back; the last connection puts it in good order."""
+        self.reads.close()
+        self.writes.close()
+        os.close(self._lock)
+
+
+def open_file(path: str, durability: str, patience: float) -> SqliteFile:
+    """Open the store at *path*, making or upgrading it where that is needed.
+
+    Args:
+        path: the database file; another beside it is the lock.
+        durability: ``fsync`` or ``os``.
+        patience: seconds to wait for another program that writes to it.
+
+    Raises:
+        Unavailable: it can not be used; the message says why.
+    """
+    lock = _lock(path)
+    connections: list[sqlite3.Connection] = []
+    try:
+        _create(path)
+        writes = _connect(path, patience, connections)
+        upgrade(writes, path, steps())
+        writes.execute("PRAGMA journal_mode = WAL")
+        writes.execute(f"PRAGMA synchronous = {SYNCHRONOUS[durability]}")
+        writes.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
+        reads = _connect(path, 0.0, connections)
+        reads.execute("PRAGMA query_only = ON")
+        return SqliteFile(writes, reads, _epoch(writes), lock)
+    except (OSError, sqlite3.Error, Unavailable) as error:
+        for connection in connections:
+            connection.close()
+        os.close(lock)
+        if isinstance(error, Unavailable):
+            raise
+        raise _refusal(path, error) from error
+
+
+def _refusal(path: str, error: Exception | str) -> Unavailable:
+    reason = error.strerror if isinstance(error, OSError) else error
+    return Unavailable("store", message=f"The store {path} can not be opened: {reason}.")
+
+
+def _lock(path: str) -> int:
+    """Return the descriptor that holds the lock of *path*.
+
+    A file of its own: closing any descriptor of the database would give up the
+    locks that SQLite has on it.  The kernel gives it back when we are killed.
+    """
+    try:
+        descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise _refusal(path, error) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.read(descriptor, 20).decode("ascii", "replace").strip()
+        os.close(descriptor)
+        raise _refusal(path, f"process {holder} is using it") from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+    return descriptor
+
+
+def _create(path: str) -> None:
+    """Make the file, for its owner only; SQLite gives its side files the same mode."""
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+
+
+def _connect(path: str, patience: float, connections: list[sqlite3.Connection]) -> sqlite3.Connection:
+    # No isolation level: transactions begin and end where we say so.
+    connection = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
+    connections.append(connection)
+    return connection
+
+
+def upgrade(connection: sqlite3.Connection, path: str, scripts: Sequence[str]) -> None:
+    """Bring the file to the newest version, each step whole or not at all.
+
+    Raises:
+        Unavailable: it is newer than the newest, or another program's.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if application != APPLICATION and (version or application or tables):
+        raise _refusal(path, "it is a SQLite file of another program")
+    if version > len(scripts):
+        reason = f"it was written by a newer version (its schema is {version}, the newest known here is {len(scripts)})"
+        raise _refusal(path, reason)
+    for number, script in enumerate(scripts[version:], version + 1):
+        try:
+            connection.executescript(
+                f"BEGIN EXCLUSIVE; {script}; PRAGMA application_id = {APPLICATION}; "
+                f"PRAGMA user_version = {number}; COMMIT;"
+            )
+        except sqlite3.Error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+
+def _epoch(connection: sqlite3.Connection) -> str:
+    connection.execute("INSERT OR IGNORE INTO meta (name, value) VALUES ('epoch', ?)", (secrets.token_hex(8),))
+    (epoch,) = connection.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
+    return str(epoch)
