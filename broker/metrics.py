@@ -91,6 +91,10 @@ class Metrics(Collector):
         self.batch_rows.observe(rows)
         self.commit_seconds.observe(seconds)
 
+    def store_failed(self, operations: int) -> None:
+        """Count operations that the store has refused."""
+        self.store_errors += operations
+
     def gauge(self, name: str, help: str, read: Callable[[], float]) -> None:
         """Name a value that is asked for when the metrics are read."""
         self.gauges[name] = (help, read)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.application.internet import TimerService
 from twisted.application.service import MultiService
@@ -24,6 +24,7 @@ from broker.peer import Peer
 from broker.presence import Presence
 from broker.queues import LOG as MAIL
 from broker.queues import Queues
+from broker.settings import Settings
 from broker.topics import Topics
 
 log = Logger()
@@ -31,32 +32,6 @@ log = Logger()
 SWEEP = 60.0  # seconds between two sweeps of what is too old
 EXPIRY = 1.0  # seconds between two looks at expired keys
 KNOWN = "client"  # space: the client ids that have been seen, which have a mailbox
-
-
-class Retention(Protocol):
-    """How long stored events are kept: seconds and number; 0 is any."""
-
-    seconds: float
-    count: int
-
-
-class Limits(Protocol):
-    """The settings that the core itself looks at; see ``settings.Settings``."""
-
-    auth: str
-    auth_tries: int
-    max_subscriptions: int
-    max_registrations: int
-    max_pending_calls: int
-    max_waiting_polls: int
-    max_mailbox: int
-    mailbox_seconds: float
-    request_idle_seconds: float
-    takeover_probe_seconds: float
-    durable_topics: tuple[str, ...]
-    retention: Retention
-    rate: float
-    rate_burst: float
 
 
 class Broker(MultiService):
@@ -71,7 +46,7 @@ class Broker(MultiService):
     """
 
     def __init__(
-        self, settings: Limits, store: IStore, bus: IBus, clock: IReactorTime, access: Access | None = None
+        self, settings: Settings, store: IStore, bus: IBus, clock: IReactorTime, access: Access | None = None
     ) -> None:
         super().__init__()
         self.settings, self.store, self.bus, self.clock = settings, store, bus, clock
