@@ -1,0 +1,60 @@
+# `make run` starts a broker; `make test` checks everything.  Both make what they
+# need in .venv, once: they work on a fresh clone with Python 3.11 or later.
+
+PYTHON ?= python3
+JOBS ?= 2
+BIN := .venv/bin
+NPM := $(shell command -v npm || echo ../../$(BIN)/npm)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: run test lint types tests bench docs clean
+
+run: .venv/.run
+	@$(BIN)/twistd -n --pidfile= broker
+
+test: lint types tests
+
+lint: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/.test
+	$(BIN)/mypy
+
+# The report comes from all workers; see [tool.coverage] in pyproject.toml.
+tests: .venv/.test tests/interop/node_modules/.done
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q -n $(JOBS)
+	@$(BIN)/coverage combine -q
+	@$(BIN)/coverage report
+
+bench: .venv/.test
+	$(BIN)/python -m benchmarks
+
+docs: .venv/.docs
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+clean:
+	rm -rf .venv tests/interop/node_modules docs/_build build *.egg-info .coverage* .hypothesis
+	rm -rf .pytest_cache .mypy_cache .ruff_cache twisted/plugins/dropin.cache
+
+.venv/bin/pip:
+	$(PYTHON) -m venv .venv
+
+.venv/.run: setup.cfg pyproject.toml | .venv/bin/pip
+	$(BIN)/pip install -q -e .
+	@touch $@
+
+.venv/.test: setup.cfg pyproject.toml | .venv/bin/pip
+	$(BIN)/pip install -q -e ".[test,lint]"
+	@touch $@ .venv/.run
+
+.venv/.docs: setup.cfg pyproject.toml | .venv/bin/pip
+	$(BIN)/pip install -q -e ".[docs]"
+	@touch $@
+
+# --ignore-scripts: they would build native helpers that no test uses.
+tests/interop/node_modules/.done: tests/interop/package.json tests/interop/package-lock.json | .venv/.test
+	cd tests/interop && $(NPM) ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@

@@ -1,0 +1,62 @@
+"""The daemon as a process: signals, systemd, and how a failed start is told."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from twisted.internet.interfaces import IReactorFromThreads
+
+
+class StartError(Exception):
+    """The daemon can not start; the message says why, for the operator."""
+
+
+def explain_start_errors() -> None:
+    """Let an uncaught ``StartError`` end the process with its message alone, and status 1."""
+    others = sys.excepthook
+
+    def explain(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+        if issubclass(kind, StartError):
+            print(f"txbroker: {error}", file=sys.__stderr__)  # sys.stderr goes to the log by then
+        else:
+            others(kind, error, where)
+
+    sys.excepthook = explain
+
+
+def catch_signals(reactor: IReactorFromThreads, leave: Callable[[bool], object]) -> None:
+    """Call ``leave(True)`` on SIGINT, which is to be quick, and ``leave(False)`` on SIGTERM.
+
+    Twisted's own handlers would end the process by that signal; a daemon that
+    was stopped in good order has the status 0.
+    """
+
+    def caught(number: int, frame: Any) -> None:
+        reactor.callFromThread(leave, number == signal.SIGINT)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, caught)
+
+
+def tell_systemd(state: str) -> None:
+    """Send *state* (``READY=1``) to the service manager that started us, if one did."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        # An address that begins with "@" stands for one of Linux's abstract namespace.
+        sender.sendto(state.encode(), "\0" + address[1:] if address[0] == "@" else address)
+
+
+def settle_memory() -> None:
+    """Spare the garbage collector what was made at start, and look less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)

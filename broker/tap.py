@@ -1,0 +1,218 @@
+"""``twistd broker``: makes the parts and joins them.  The one module that knows everyone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NoReturn, TextIO, cast
+
+from twisted.application.service import IService
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import ILogObserver, Logger, LogLevel
+from twisted.python import usage
+from twisted.python.logfile import LogFile
+
+from broker import __version__
+from broker.access import Access, read_permissions
+from broker.admin import AdminPort
+from broker.buses import open_bus
+from broker.daemon import Daemon
+from broker.dialects import DialectError, found_dialects, load_dialects
+from broker.errors import BrokerError, Invalid
+from broker.greeting import greet
+from broker.logs import LogLines, Redaction
+from broker.process import catch_signals, explain_start_errors, settle_memory, tell_systemd
+from broker.service import Broker
+from broker.settings import Settings, SettingsError
+from broker.stores import open_store
+from broker.web.http_parser import Limits
+from broker.web.outbox import Outbox
+from broker.web.site import Admission, Site
+from broker.web.transport import listen
+from broker.web.websocket import WebSocketDoor, WebSocketOptions
+
+log = Logger()
+
+ENVELOPE = 65536  # bytes that a body may have around the message in it
+
+
+class Options(usage.Options):
+    """Nothing but help: every setting is an environment variable."""
+
+    synopsis = "[options]"
+
+    @property
+    def longdesc(self) -> str:
+        """Say how it is set up, and which dialects there are."""
+        return (
+            "Settings are environment variables that begin with TXBROKER_; docs/settings lists them. "
+            f"Dialects found: {', '.join(found_dialects())}. TXBROKER_PROTOCOLS says which of them are spoken."
+        )
+
+    def opt_version(self) -> NoReturn:
+        """Print the version and exit."""
+        print(f"txbroker {__version__}")
+        raise SystemExit(0)
+
+
+def makeService(options: usage.Options) -> IService:
+    """Return the daemon that the environment asks for; exit with status 2 when that can not be."""
+    from twisted.internet import reactor
+
+    explain_start_errors()
+    try:
+        settings = Settings.from_environ(os.environ)
+        daemon = make_daemon(reactor, settings, observer=_observer(options.parent or {}, settings, reactor))
+    except SettingsError as error:
+        _refuse(error.problems)
+    except (DialectError, BrokerError, ValueError) as error:
+        _refuse([str(error)])
+    reactor.callWhenRunning(catch_signals, reactor, lambda quick: _leave(reactor, daemon, quick))
+    return daemon
+
+
+def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None = None) -> Daemon:
+    """Return the daemon that *settings* ask for, not yet started.
+
+    Raises:
+        DialectError: a dialect can not be used.
+        BrokerError: there is no such store or bus, or a file says something wrong.
+        ValueError: two dialects want the same path.
+    """
+    dialects = load_dialects(settings.protocols, settings)
+    access = make_access(settings)
+    store = open_store(
+        settings.store,
+        clock=reactor,
+        directory=settings.state_directory,
+        durability=settings.durability,
+        observe=lambda rows, seconds: broker.metrics.committed(rows, seconds),
+        failed=lambda operations: broker.metrics.store_failed(operations),
+    )
+    broker = Broker(settings, store, open_bus(settings.bus, settings.node), reactor, access)
+    site = make_site(reactor, settings, broker, dialects)
+    outbox = Outbox(reactor)
+
+    def announce(ports: list[tuple[str, IListeningPort]]) -> None:
+        for warning in settings.warnings:
+            log.warn("{warning}", warning=warning)
+        greet(ports, dialects)
+        reactor.callWhenRunning(_running)
+
+    return Daemon(
+        broker,
+        site,
+        lambda endpoint: listen(reactor, endpoint, site, outbox),
+        settings.listen,
+        drain_seconds=settings.drain_seconds,
+        announce=announce,
+        others=[AdminPort(reactor, settings.admin_listen, broker.metrics.registry())],
+        observer=observer,
+    )
+
+
+def make_access(settings: Settings) -> Access:
+    """Return what knows the credentials of *settings*."""
+    jwt_keys = [(settings.jwt_secret, "HS256")] if settings.jwt_secret else []
+    if settings.jwt_public_key_file:
+        pem = Path(settings.jwt_public_key_file).read_text("ascii")
+        jwt_keys.append((pem, _algorithm(pem)))
+    return Access(
+        mode=settings.auth,
+        secrets=tuple(secret for secret in (settings.api_secret, settings.api_secret_previous) if secret),
+        keys=settings.api_keys,
+        jwt_keys=tuple(jwt_keys),
+        jwt_audience=settings.jwt_audience or None,
+        jwt_issuer=settings.jwt_issuer or None,
+        permissions=read_permissions(Path(settings.permissions_file)) if settings.permissions_file else {},
+    )
+
+
+def make_site(reactor: Any, settings: Settings, broker: Broker, dialects: Iterable[Any]) -> Site:
+    """Return the public port's factory."""
+    options = WebSocketOptions(
+        max_message_bytes=settings.max_message_bytes,
+        send_queue_bytes=settings.send_queue_bytes,
+        slow_grace=settings.slow_grace_seconds,
+        ping_interval=settings.ping_seconds,
+        pong_timeout=settings.pong_seconds,
+        fast_path=settings.fast_path,
+        compression=settings.compression,
+    )
+    return Site(
+        dialects,
+        broker.attach,
+        reactor,
+        WebSocketDoor(options, reactor, broker.metrics),
+        broker.metrics,
+        admission=Admission(settings.max_connections, settings.max_connections_per_address, settings.allowed_origins),
+        limits=Limits(body_bytes=settings.max_message_bytes + ENVELOPE),
+        ready=broker.ready,
+        about=lambda: {**broker.about(), "durability": settings.durability},
+    )
+
+
+def _algorithm(pem: str) -> str:
+    """Return how tokens are signed whose public key is *pem*."""
+    # Imported here: few need it, and it takes long.
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    key = load_pem_public_key(pem.encode("ascii"))
+    for kind, algorithm in (
+        (rsa.RSAPublicKey, "RS256"),
+        (ec.EllipticCurvePublicKey, "ES256"),
+        (ed25519.Ed25519PublicKey, "EdDSA"),
+    ):
+        if isinstance(key, kind):
+            return algorithm
+    raise Invalid("key", message="TXBROKER_JWT_PUBLIC_KEY_FILE: neither an RSA, an EC nor an Ed25519 key")
+
+
+def _observer(parent: Any, settings: Settings, reactor: Any) -> ILogObserver | None:
+    """Return what takes twistd's log, or None when its options name another."""
+    if parent.get("logger") or parent.get("syslog"):
+        return None
+    stream = _log_stream(parent, reactor)
+    form = settings.log_format
+    if form == "auto":
+        form = "text" if stream is sys.stdout and stream.isatty() else "json"
+    credentials = (settings.api_secret, settings.api_secret_previous, settings.jwt_secret, *settings.api_keys.values())
+    observer = LogLines(stream, settings.log_level, form, settings.node, Redaction(credentials))
+    if "fileLogObserverFactory" in parent:  # python -m twisted
+        parent["fileLogObserverFactory"] = lambda _: observer
+        parent["logLevel"] = LogLevel.debug
+    return observer
+
+
+def _log_stream(parent: Any, reactor: Any) -> TextIO:
+    """Return the file that twistd's options name."""
+    if "logFile" in parent:  # python -m twisted
+        return cast(TextIO, parent["logFile"])
+    name = parent.get("logfile") or ("-" if parent.get("nodaemon") else "twistd.log")
+    if name == "-":
+        return sys.stdout
+    file = LogFile.fromFullPath(name)
+    # What twistd does with a log of its own.
+    signal.signal(signal.SIGUSR1, lambda *_: reactor.callFromThread(file.rotate))
+    return cast(TextIO, file)
+
+
+def _leave(reactor: Any, daemon: Daemon, quick: bool) -> None:
+    if quick:
+        daemon.drain_seconds = 0.0
+    if daemon.running:
+        reactor.stop()
+
+
+def _running() -> None:
+    settle_memory()
+    tell_systemd("READY=1")
+
+
+def _refuse(problems: list[str]) -> NoReturn:
+    print("txbroker can not start:", *(f"  {problem}" for problem in problems), sep="\n", file=sys.stderr)
+    raise SystemExit(2)
