@@ -41,14 +41,15 @@ class Times:
     """How long a client may take, in seconds.
 
     Attributes:
-        head: from a request's first byte to the end of its header; also the
-            time a new connection may stay silent.
+        silent: before the first byte of a new connection.
+        head: from a request's first byte to the end of its header.
         body: from the end of the header to the end of the body.
         idle: between two requests; twice that may pass.
         stalled: for reading an answer that does not fit into the socket's buffer.
         linger: for reading a refusal while still sending.
     """
 
+    silent: float = 10.0
     head: float = 10.0
     body: float = 60.0
     idle: float = 30.0
@@ -59,6 +60,7 @@ class Times:
 class Waiting(Enum):
     """What a channel has its deadline for."""
 
+    SILENT = "silent"
     HEAD = "head"
     BODY = "body"
     IDLE = "idle"
@@ -129,8 +131,7 @@ class HttpChannel(Protocol):
         self._parser = RequestParser(self._site.limits, self.address, self.secure)
         self._write = writer_for(self.transport)
         self.transport.registerProducer(self, True)
-        # Not the idle time: a connection that never says anything is not worth it.
-        self._wait(Waiting.HEAD)
+        self._wait(Waiting.SILENT)
 
     def dataReceived(self, data: bytes) -> None:
         """Parse and answer what came; the transport sends the answers together."""
@@ -327,11 +328,11 @@ class HttpChannel(Protocol):
         self.transport.unregisterProducer()
         self._read(True)
         if lingering and not self.secure:
-            self.transport.loseWriteConnection()
             self._wait(Waiting.LINGER)
+            self.transport.loseWriteConnection()
         else:
-            self.transport.loseConnection()
             self._wait(Waiting.STALLED)
+            self.transport.loseConnection()
 
     def _leave(self) -> None:
         self._gone = True

@@ -14,6 +14,7 @@ from collections import deque
 from enum import Enum
 from functools import lru_cache
 from itertools import count
+from typing import Any
 
 import attrs
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -108,7 +109,7 @@ class RequestParser:
         self._limits = limits
         self._address = address
         self._secure = secure
-        self._parser = HttpRequestParser(self)
+        self._parser: Any = HttpRequestParser(self)
         self._spent = 0  # bytes since the stream last got anywhere
         self._moved = False
         self._refusal: tuple[int, str] | None = None
@@ -144,7 +145,7 @@ class RequestParser:
         """Read nothing more, and let go of the parser, which refers to this object."""
         self.phase = Phase.OVER
         self.arrived.clear()
-        del self._parser
+        self._parser = None
 
     def time_out(self) -> None:
         """Refuse the message that has begun for taking too long."""
