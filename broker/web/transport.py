@@ -21,7 +21,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from twisted import __version__ as twisted_version
 from twisted.internet import main, tcp
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
@@ -37,6 +36,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.web.outbox import Outbox
+from twisted import __version__ as twisted_version
 
 log = Logger()
 
@@ -168,9 +168,7 @@ class FrameReactor:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reactor, name)
 
-    def listenTCP(
-        self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = ""
-    ) -> IListeningPort:
+    def listenTCP(self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = "") -> IListeningPort:
         """Listen on a TCP port; this is what ``tcp:`` endpoints call."""
         backlog = max(backlog, self._backlog)
         if self._reason:
@@ -181,9 +179,7 @@ class FrameReactor:
         """Listen on a socket somebody else has opened; ``systemd:`` endpoints call this."""
         if self._reason or addressFamily not in (socket.AF_INET, socket.AF_INET6):
             return self._reactor.adoptStreamPort(fileDescriptor, addressFamily, factory)
-        return self._start(
-            FramePort._fromListeningDescriptor(self._reactor, fileDescriptor, addressFamily, factory)
-        )
+        return self._start(FramePort._fromListeningDescriptor(self._reactor, fileDescriptor, addressFamily, factory))
 
     def _start(self, port: FramePort) -> IListeningPort:
         port.outbox = self._outbox

@@ -1,7 +1,7 @@
 """The WebSocket door: takes a connection over once its upgrade request was read.
 
-``handshake`` checks the request and writes the answer, ``link`` is the open
-connection, ``heartbeat`` finds out who has gone silently.
+``handshake`` checks the request and writes the answer, ``opening`` waits for the
+session, ``link`` is the open connection, ``heartbeat`` finds out who has gone.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from twisted.python.failure import Failure
 
 from broker.interfaces import ILink, ISession
 from broker.messages import HttpRequest, Response
-from broker.web.handshake import objection
-from broker.web.heartbeat import Heartbeat
+from broker.web.compression import CompressedLink, agree
+from broker.web.handshake import acceptance, objection
+from broker.web.http_response import Dates
 from broker.web.link import WebSocketLink, link_class
+from broker.web.opening import Opening
 
 
 class Traffic(Protocol):
@@ -86,6 +88,14 @@ class WebSocketDoor:
         traffic: where bytes and messages are counted.
     """
 
+    def __init__(self, options: WebSocketOptions, clock: IReactorTime, traffic: Traffic | None = None) -> None:
+        self.links: set[WebSocketLink] = set()
+        self._options = options
+        self._dates = Dates(clock)
+        common = (options, clock, traffic or Tally(), self.links)
+        self._plain = link_class(WebSocketLink, *common)
+        self._compressed = link_class(CompressedLink, *common) if options.compression else None
+
     def upgrade(
         self,
         transport: Any,
@@ -132,5 +142,35 @@ class WebSocketDoor:
                 the upgrade was refused (codes begin at 1000), and the reason.
             rest: bytes read after the request.
             subprotocol: one of those the client offered, or "".
-            headers: more of the 101, such as ``X-Request-Id``.
+            headers: more of the 101; ``X-Request-Id`` is added.
         """
+        wrong = objection(request)
+        if wrong is not None:
+            return wrong
+        fields = list(headers)
+        if subprotocol:
+            fields.append(("Sec-WebSocket-Protocol", subprotocol))
+        if request.id:
+            fields.append(("X-Request-Id", request.id))
+        link = self._link(transport, request, on_closed, fields)
+        self.links.add(link)
+        link.opening = Opening(link, transport, acceptance(request, self._options.server, fields), refuse, self._dates)
+        link.opening.start(session_factory, rest)
+        return None
+
+    def _link(
+        self,
+        transport: Any,
+        request: HttpRequest,
+        on_closed: Callable[[int, str], object],
+        fields: list[tuple[str, str]],
+    ) -> WebSocketLink:
+        """Return a new link, and add to *fields* which extension it uses."""
+        offers = request.headers.get("sec-websocket-extensions", "")
+        agreed = agree(offers) if offers and self._compressed is not None else None
+        if agreed is None or self._compressed is None:
+            return self._plain(transport, request, on_closed)
+        link = self._compressed(transport, request, on_closed)
+        link._perMessageCompress, answer = agreed
+        fields.append(("Sec-WebSocket-Extensions", answer))
+        return link
