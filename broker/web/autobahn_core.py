@@ -60,8 +60,19 @@ class OwnValidator:
         return validator
 
 
-class AutobahnCore(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn is not fully typed
+class AutobahnCore(WebSocketServerProtocol):
     """What Autobahn's core wants to have around it."""
+
+    # Autobahn gives these narrower types, or none.
+    transport: Any
+    state: int
+    inside_message: bool
+    current_frame: Any
+    message_data: Any
+    closeHandshakeTimeoutCall: Any
+    localCloseCode: Any
+    remoteCloseCode: Any
+    _perMessageCompress: Any
 
     log = QuietLog()
     is_closed = Nobody()
@@ -98,7 +109,7 @@ class AutobahnCore(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn i
     def _onMessageFrameEnd(self) -> None:
         self.onMessageFrameEnd()
 
-    def _onMessageFrame(self, payload: list[bytes]) -> None:
+    def _onMessageFrame(self, payload: Any) -> None:
         self.onMessageFrame(payload)
 
     def _onMessageEnd(self) -> None:
@@ -111,9 +122,11 @@ class AutobahnCore(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn i
         """A sign of life, which has been noted."""
 
 
-class Specimen(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn is not fully typed
+class Specimen(WebSocketServerProtocol):
     """A connection that is only opened, to see what Autobahn makes of it."""
 
+    factory: Any
+    transport: Any
     log = QuietLog()
 
     def write(self, data: bytes) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from autobahn.websocket.compress import PerMessageDeflate, PerMessageDeflateOffer, PerMessageDeflateOfferAccept
+from autobahn.websocket.protocol import WebSocketProtocol
 
 from broker.messages import Frame
 from broker.web.autobahn_core import OPEN
@@ -15,12 +17,16 @@ NAME = "permessage-deflate"
 COMPRESSED = 4  # the extension bits of a frame: 7.2.1, "set the Per-Message Compressed bit"
 
 
+# Autobahn has this as a method, which uses nothing of its object.
+parse_extensions = partial(cast(Any, WebSocketProtocol)._parseExtensionsHeader, None)
+
+
 def agree(field: str) -> tuple[PerMessageDeflate, str] | None:
     """Return the compressor to use, and what to answer, for a ``Sec-WebSocket-Extensions`` field.
 
     None when nothing is offered that can be agreed to.
     """
-    for name, parameters in WebSocketLink._parseExtensionsHeader(WebSocketLink, field):
+    for name, parameters in parse_extensions(field):
         if name != NAME:
             continue
         try:

@@ -27,9 +27,7 @@ def objection(request: HttpRequest) -> Response | None:
     headers = request.headers
     if request.method != "GET":
         return _error(405, "A WebSocket is opened with GET.", ("Allow", "GET"))
-    if "websocket" not in _tokens(headers.get("upgrade", "")) or "upgrade" not in _tokens(
-        headers.get("connection", "")
-    ):
+    if not (_names(headers, "upgrade", "websocket") and _names(headers, "connection", "upgrade")):
         # RFC 9110, 15.5.22: "The server MUST send an Upgrade header field in a 426 response".
         return _error(426, "This is a WebSocket: the request must upgrade to it.", ("Upgrade", "websocket"))
     if not headers.get("host"):
