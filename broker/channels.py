@@ -16,6 +16,7 @@ from broker.patterns import matches
 
 LOG = "event/"  # the logs of topics begin with it
 CURSOR = "cursor"  # the space of the clients' cursors
+SPARE = 86400.0  # seconds that a cursor outlives the events it tells apart
 
 
 def cursor_key(client: str, topic: str) -> str:
@@ -42,14 +43,22 @@ class Channels:
         clock: measures how long a poll waits.
         durable: patterns of the topics whose live publications are stored.
         waiting_limit: how many polls may wait at once in this process.
+        kept_seconds: how long events are kept; 0: no limit of age.
     """
 
     def __init__(
-        self, store: IStore, bus: IBus, clock: IReactorTime, durable: Iterable[str] = (), waiting_limit: int = 10000
+        self,
+        store: IStore,
+        bus: IBus,
+        clock: IReactorTime,
+        durable: Iterable[str] = (),
+        waiting_limit: int = 10000,
+        kept_seconds: float = 0.0,
     ) -> None:
         self._store, self._bus, self._clock = store, bus, clock
         self._durable = tuple(durable)
         self._limit = waiting_limit
+        self._kept = kept_seconds
         self._waiters: dict[str, dict[Waiter, None]] = {}
         self._deadlines: Deadlines[Waiter] = Deadlines(clock, self._wake_empty)
         self._draining = False
@@ -139,7 +148,9 @@ class Channels:
         """Remember that *client* has all events up to *id*; it may go back."""
         if id < 0:
             raise Invalid("after")
-        await self._store.set(CURSOR, cursor_key(client, topic), b"%d" % id)
+        # What a cursor so old stands for is gone: without it, the client gets the same events.
+        expires = self._clock.seconds() + self._kept + SPARE if self._kept else 0.0
+        await self._store.set(CURSOR, cursor_key(client, topic), b"%d" % id, expires=expires)
 
     def _wait(self, topic: str, timeout: float) -> Waiter:
         if self.waiting >= self._limit:

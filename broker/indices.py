@@ -20,6 +20,7 @@ from broker.messages import Event
 
 DEFINITION = "index"  # space: id -> channel and field
 POSITION = "index-at"  # space: id -> id of the last event that was looked at
+ROWS = "index/"  # the logs of rows begin with it
 BATCH = 500  # events looked at in one go
 
 Extract = Callable[[Event, str], str | None]
@@ -27,7 +28,7 @@ Extract = Callable[[Event, str], str | None]
 
 def rows_log(id: str, value: str) -> str:
     """Return the name of the log of one value's rows."""
-    return f"index/{len(id)}:{id}{value}"
+    return f"{ROWS}{len(id)}:{id}{value}"
 
 
 @attrs.frozen

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 import attrs
 from twisted.internet.defer import Deferred, ensureDeferred, succeed
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from broker.access import Bucket
@@ -206,6 +207,11 @@ class Peer:
         self._allow("read", topic)
         return self.broker.channels.latest(check_name(topic), limit)
 
+    def head(self, topic: str) -> Deferred[int]:
+        """Return the id of the newest event there ever was; 0 for none."""
+        self._allow("read", topic)
+        return self.broker.channels.head(check_name(topic))
+
     async def poll(self, topic: str, after: int, limit: int, timeout: float) -> list[Event]:
         """Return stored events, waiting for them if there are none; see ``Channels.poll``."""
         self._allow("read", topic)
@@ -228,6 +234,8 @@ class Peer:
 
     async def read_index(self, id: str, value: str, extract: Extract) -> Rows:
         """Return the events whose field is *value*, the newest first; see ``Indices.read``."""
+        if not self.admitted:
+            raise Unauthenticated("read")
         topic, _ = await self.broker.indices.definition(id)
         self._allow("read", topic)
         return await self.broker.indices.read(id, value, extract)
@@ -494,6 +502,17 @@ class Peer:
     def unwatch(self) -> None:
         """Hear of keys no more."""
         self.broker.keys.unwatch(self)
+
+    # The daemon
+
+    def about(self) -> dict[str, Any]:
+        """Return what the daemon is; no secrets."""
+        self._verbs["about"] += 1
+        return self.broker.about()
+
+    def pause(self, seconds: float) -> Deferred[None]:
+        """Fire in *seconds*."""
+        return deferLater(self.broker.clock, seconds)
 
     # What the core hands to the client
 

@@ -15,7 +15,7 @@ from broker import __version__
 from broker.access import Access, Buckets
 from broker.calls import Calls
 from broker.channels import LOG, Channels
-from broker.indices import Indices
+from broker.indices import ROWS, Indices
 from broker.interfaces import IBus, IStore
 from broker.keys import TOPIC, Keys
 from broker.messages import Event
@@ -56,7 +56,9 @@ class Broker(MultiService):
         self.draining = False
         self.topics = Topics(bus.listen, bus.forget)
         self.calls = Calls(clock, settings.max_pending_calls, settings.request_idle_seconds)
-        self.channels = Channels(store, bus, clock, settings.durable_topics, settings.max_waiting_polls)
+        self.channels = Channels(
+            store, bus, clock, settings.durable_topics, settings.max_waiting_polls, settings.retention.seconds
+        )
         self.indices = Indices(store)
         self.keys = Keys(store, self._publish, clock)
         self.presence = Presence(self._presence_changed)
@@ -187,7 +189,8 @@ class Broker(MultiService):
     async def _swept(self) -> None:
         kept, now = self.settings.retention, self.clock.seconds()
         if kept.seconds or kept.count:
-            await self.store.sweep(LOG, now - kept.seconds if kept.seconds else 0.0, kept.count)
+            for logs in (LOG, ROWS):
+                await self.store.sweep(logs, now - kept.seconds if kept.seconds else 0.0, kept.count)
         await self.store.sweep(MAIL, now - self.settings.mailbox_seconds, 0)
 
     def _expire(self) -> Deferred[Any]:
