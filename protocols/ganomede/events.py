@@ -1,0 +1,198 @@
+"""Events: publish one, wait for more, look at the latest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+from twisted.internet.defer import CancelledError
+from twisted.logger import Logger
+
+from broker.errors import BrokerError
+from broker.messages import Event, HttpRequest, Response
+from protocols.ganomede.answers import NOTHING, Refusal, failed, failure, invalid, quote
+from protocols.ganomede.bodies import Bodies
+from protocols.ganomede.query import channel_of, name_of, read_query, whole_number
+
+if TYPE_CHECKING:
+    from broker.peer import Peer
+    from broker.settings import Settings
+
+log = Logger()
+
+LIMIT = 100  # events of one answer, where the request does not say
+MAX_LIMIT = 1000
+MAX_HELD = 1000  # error answers that are held back at once; more are sent at once
+MAX_NOTICED = 1000  # cursors beyond the end that are remembered as logged
+
+
+class Publication(msgspec.Struct, gc=False, rename={"source": "from"}):
+    """What the body of a POST says; "" is missing or wrong."""
+
+    clientId: str = ""
+    channel: str = ""
+    source: str = ""
+    type: str = ""
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    secret: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class Events:
+    """The handlers of ``/events`` and ``/latest``."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._timeout = settings.poll_timeout_seconds
+        self._error_delay = settings.error_delay_seconds
+        self._bodies = Bodies(Publication, settings.max_message_bytes)
+        self._held = 0
+        self._noticed: set[tuple[str, str]] = set()
+
+    async def post(self, peer: Peer, request: HttpRequest) -> Response:
+        """Store an event; answer it as it was stored."""
+        said = self._bodies.read(request)
+        admit(peer, said.secret, request)
+        name_of(said.clientId, "Invalid Client ID")
+        channel = channel_of(said.channel)
+        if not said.source:
+            raise invalid("Invalid from")
+        if not said.type:
+            raise invalid("Invalid type")
+        data = said.data
+        if data is msgspec.UNSET:
+            body = None
+        else:
+            body = bytes(data)
+            if body[:1] not in (b"{", b"["):
+                raise invalid("Invalid data")
+        event = await peer.post(channel, said.type, body, source=said.source)
+        return Response(200, event.render(encode))
+
+    async def poll(self, peer: Peer, request: HttpRequest) -> Response:
+        """Answer events the client does not have yet; wait for them if there are none.
+
+        The shipped client comes back at once after an error, thousands of times
+        a second, so that answers that say no are held back for a while.
+        """
+        try:
+            return await self._poll(peer, request)
+        except CancelledError:
+            raise
+        except Refusal as refusal:
+            response = refusal.response
+        except BrokerError as error:
+            response = failed(error, request)
+        except Exception:
+            log.failure("a poll failed", req_id=request.id)
+            response = failure(500, "Internal", "polling failed")
+        await self._hold(peer)
+        return response
+
+    async def _poll(self, peer: Peer, request: HttpRequest) -> Response:
+        query = read_query(request.query)
+        admit(peer, query.get("secret", msgspec.UNSET))
+        client = name_of(query.get("clientId"), "Invalid Client ID")
+        channel = channel_of(query.get("channel"))
+        limit = _limit(query)
+        said = query.get("after")
+        if said is None:
+            after = await peer.cursor(client, channel)
+        else:
+            number = whole_number(said)
+            after = number or 0
+            if number is not None:
+                # Before anything is answered: the client acknowledges by this.
+                await peer.move_cursor(client, channel, after)
+        events = await peer.poll(channel, after, limit, self._timeout)
+        if events:
+            return events[0].render(_alone) if len(events) == 1 else _listed(events)
+        if after:
+            await self._notice(peer, client, channel, after)
+        return NOTHING
+
+    async def latest(self, peer: Peer, request: HttpRequest) -> Response:
+        """Answer the last events of a channel, oldest first."""
+        query = read_query(request.query)
+        admit(peer, query.get("secret", msgspec.UNSET))
+        channel = channel_of(query.get("channel"))
+        return _listed(await peer.latest(channel, _limit(query)))
+
+    async def _hold(self, peer: Peer) -> None:
+        if self._error_delay <= 0 or self._held >= MAX_HELD:
+            return
+        self._held += 1
+        try:
+            await peer.pause(self._error_delay)
+        finally:
+            self._held -= 1
+
+    async def _notice(self, peer: Peer, client: str, channel: str, after: int) -> None:
+        """Log, once, that *client* has ids which *channel* has not reached: a store that was wiped."""
+        try:
+            newest = await peer.head(channel)
+        except BrokerError:
+            return  # it stands in the log already; the poll itself went well
+        if after <= newest or (client, channel) in self._noticed:
+            return
+        if len(self._noticed) >= MAX_NOTICED:
+            self._noticed.clear()
+        self._noticed.add((client, channel))
+        log.warn(
+            "client {client} has events of {channel} up to {after}, but the newest is {newest}: was the store wiped? "
+            "It gets nothing until it starts anew",
+            client=client,
+            channel=channel,
+            after=after,
+            newest=newest,
+        )
+
+
+def admit(peer: Peer, secret: str | msgspec.UnsetType, request: HttpRequest | None = None) -> None:
+    """Let *peer* be who shows *secret*, or else the secret in the query of *request*.
+
+    Where no credential is asked for, none need be shown.
+
+    Raises:
+        Unauthenticated: neither is good.
+    """
+    if secret is not msgspec.UNSET:
+        try:
+            peer.identify(secret)
+            return
+        except BrokerError:
+            if request is None or not request.query:
+                raise
+    other = read_query(request.query).get("secret") if request is not None and request.query else None
+    if other is not None:
+        peer.identify(other)
+    elif secret is not msgspec.UNSET or not peer.admitted:
+        peer.identify("")
+
+
+def encode(event: Event) -> bytes:
+    """Return *event* as JSON; its body goes through as it came."""
+    head = (event.id, round(event.time * 1000), quote(event.name), quote(event.source))
+    if event.body is None:
+        return b'{"id":%d,"timestamp":%d,"type":%b,"from":%b}' % head
+    return b'{"id":%d,"timestamp":%d,"type":%b,"from":%b,"data":%b}' % (*head, event.body)
+
+
+def listed(events: list[Event]) -> bytes:
+    """Return *events* as a JSON array."""
+    return b"[%b]" % b",".join([event.render(encode) for event in events])
+
+
+def _listed(events: list[Event]) -> Response:
+    return Response(200, listed(events)) if events else NOTHING
+
+
+def _alone(event: Event) -> Response:
+    """Return the answer that has *event* only; one for all who waited for it."""
+    return Response(200, b"[%b]" % event.render(encode))
+
+
+def _limit(query: Mapping[str, str]) -> int:
+    said = query.get("limit")
+    if said is None:
+        return LIMIT
+    return min(whole_number(said) or LIMIT, MAX_LIMIT)

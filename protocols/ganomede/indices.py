@@ -1,0 +1,110 @@
+"""Indices: the events of a channel by the text at some place in them."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from broker.messages import Event, HttpRequest, Response
+from protocols.ganomede.answers import Refusal, invalid, missing, quote
+from protocols.ganomede.bodies import Bodies
+from protocols.ganomede.events import admit, listed
+from protocols.ganomede.query import channel_of, name_of, read_query, unquote, whole_number
+
+if TYPE_CHECKING:
+    from broker.peer import Peer
+    from broker.settings import Settings
+
+MAX_FIELD = 1000  # characters
+MAX_VALUE = 10000  # characters; a longer one fits into no path that asks for it
+PART = re.compile(r"""\[(?:(["'])(?P<quoted>.*?)\1|(?P<bracketed>[^\]]*))\]|(?P<plain>[^.\[\]]+)""")
+CREATED, EXISTS = Response(200, b'"OK"'), Response(200, b"null")
+
+_decode = msgspec.json.Decoder().decode
+
+
+class Definition(msgspec.Struct, gc=False):
+    """What the body of a POST says; "" is missing or wrong."""
+
+    id: str = ""
+    channel: str = ""
+    field: str = ""
+    secret: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class Indices:
+    """The handlers of ``/indices``."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._bodies = Bodies(Definition, settings.max_message_bytes)
+
+    async def create(self, peer: Peer, request: HttpRequest) -> Response:
+        """Define an index; one that exists stays as it is."""
+        said = self._bodies.read(request)
+        admit(peer, said.secret, request)
+        id = name_of(said.id, "Invalid index ID")
+        channel = channel_of(said.channel)
+        if not 0 < len(said.field) <= MAX_FIELD:
+            raise invalid("Invalid field")
+        return CREATED if await peer.create_index(id, channel, said.field) else EXISTS
+
+    async def read(self, peer: Peer, request: HttpRequest) -> Response:
+        """Answer the events that have a value, the newest first."""
+        id, value = map(unquote, request.path.split("/")[-2:])
+        if id is None or value is None:
+            raise Refusal(missing(request))
+        admit(peer, read_query(request.query).get("secret", msgspec.UNSET))
+        if not id:
+            raise invalid("Invalid Index id")
+        if not value:
+            raise invalid("Invalid Index Value")
+        rows = await peer.read_index(id, value, text_at)
+        body = b'{"id":%b,"field":%b,"value":%b,"rows":%b}' % (
+            quote(rows.id),
+            quote(rows.field),
+            quote(rows.value),
+            listed(rows.events),
+        )
+        return Response(200, body)
+
+
+def text_at(event: Event, field: str) -> str | None:
+    """Return the text at *field* of *event*: ``type``, ``from`` or a path below ``data``.
+
+    None when there is none, or something else than text: that is not indexed.
+    """
+    first, *rest = path_of(field)
+    found: Any = None
+    if first == "data":
+        found = _below(event.body, rest)
+    elif not rest:
+        found = {"type": event.name, "from": event.source}.get(first)
+    return found if isinstance(found, str) and len(found) <= MAX_VALUE else None
+
+
+@lru_cache(maxsize=1024)
+def path_of(field: str) -> tuple[str, ...]:
+    """Return the steps of a path: ``data.deep.a[0].b`` has five."""
+    steps = [match["quoted"] or match["bracketed"] or match["plain"] or "" for match in PART.finditer(field)]
+    return tuple(steps) or ("",)
+
+
+def _below(body: bytes | None, path: list[str]) -> Any:
+    if body is None:
+        return None
+    try:
+        found = _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None  # of another dialect, with what this one would not have taken
+    for step in path:
+        if isinstance(found, dict):
+            found = found.get(step)
+        elif isinstance(found, list):
+            place = whole_number(step)
+            found = found[place] if place is not None and place < len(found) else None
+        else:
+            return None
+    return found
