@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+from typing import Any
 from urllib.parse import urlsplit
+
+from twisted.internet.address import UNIXAddress
+
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 
 def is_local(endpoint: str) -> bool:
@@ -33,3 +39,12 @@ def without_password(url: str) -> str:
         return split._replace(netloc=f"{split.username or ''}:***@{host}").geturl()
     except ValueError:
         return url.partition("://")[0] + "://***"
+
+
+def url_of(endpoint: str, address: Any) -> str:
+    """Return where clients on this machine find what *endpoint* listens on at *address*."""
+    if isinstance(address, UNIXAddress):
+        return f"unix:{os.fsdecode(address.name or b'')}"
+    host = EVERYWHERE.get(address.host, address.host)
+    scheme = "https" if endpoint.startswith(("ssl:", "tls:")) else "http"
+    return f"{scheme}://[{host}]:{address.port}" if ":" in host else f"{scheme}://{host}:{address.port}"

@@ -13,6 +13,8 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from broker.addresses import url_of
+
 log = Logger()
 
 
@@ -59,7 +61,7 @@ class AdminPort(Service):
             except ValueError:
                 self._failed(Failure(), endpoint)
             else:
-                listening.addCallbacks(self._listens, self._failed, errbackArgs=(endpoint,))
+                listening.addCallbacks(self._listens, self._failed, (endpoint,), errbackArgs=(endpoint,))
 
     def stopService(self) -> Deferred[Any]:
         """Listen no more."""
@@ -67,9 +69,9 @@ class AdminPort(Service):
         ports, self._ports = self._ports, []
         return gatherResults([maybeDeferred(port.stopListening) for port in ports])
 
-    def _listens(self, port: IListeningPort) -> None:
+    def _listens(self, port: IListeningPort, endpoint: str) -> None:
         self._ports.append(port)
-        log.info("metrics are served at {where}", where=str(port.getHost()))
+        log.info("metrics are at {metrics}/metrics", metrics=url_of(endpoint, port.getHost()))
 
     def _failed(self, failure: Failure, endpoint: str) -> None:
         log.warn("no metrics: TXBROKER_ADMIN_LISTEN={endpoint}: {reason}", endpoint=endpoint, reason=str(failure.value))

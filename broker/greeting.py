@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
 from broker import __version__
+from broker.addresses import url_of
 from broker.interfaces import IWebSocketDialect
 
 log = Logger()
 
-EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
-
 
 def greet(ports: Sequence[tuple[str, IListeningPort]], dialects: Iterable[Any]) -> None:
     """Log a line for each port, with its endpoint string, and one for each dialect."""
-    urls = [url_of(endpoint, port) for endpoint, port in ports]
+    urls = [url_of(endpoint, port.getHost()) for endpoint, port in ports]
     for url in urls:
         log.info("txbroker {version} is ready at {url}", version=__version__, url=url)
     first = next((url for url in urls if url.startswith("http")), "")
     for dialect in dialects if first else ():
         log.info("try {dialect}: {line}", dialect=dialect.name, line=example(dialect, first))
-
-
-def url_of(endpoint: str, port: IListeningPort) -> str:
-    """Return where clients on this machine find *port*."""
-    address: Any = port.getHost()
-    if isinstance(address, UNIXAddress):
-        return f"unix:{os.fsdecode(address.name or b'')}"
-    host = EVERYWHERE.get(address.host, address.host)
-    scheme = "https" if endpoint.startswith(("ssl:", "tls:")) else "http"
-    return f"{scheme}://[{host}]:{address.port}" if ":" in host else f"{scheme}://{host}:{address.port}"
 
 
 def example(dialect: Any, url: str) -> str:

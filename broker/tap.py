@@ -204,7 +204,8 @@ def _log_stream(parent: Any, reactor: Any) -> TextIO:
 def _leave(reactor: Any, daemon: Daemon, quick: bool) -> None:
     if quick:
         daemon.drain_seconds = 0.0
-    if daemon.running:
+    if reactor.running and daemon.running:
+        tell_systemd("STOPPING=1")
         reactor.stop()
 
 
