@@ -7,7 +7,7 @@ that may be answered many times, until it has been idle for too long.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import count
 from typing import Protocol
 from uuid import uuid4
@@ -87,24 +87,30 @@ class Calls:
         """Return who performs procedures, or, *whole*, services with all below them."""
         return self.services if whole else self.performers
 
-    def find(self, procedure: str) -> tuple[Party, str]:
+    def find(self, procedure: str, service: str = "") -> tuple[Party, str]:
         """Return who takes *procedure* now, and the registered name.
 
         "Lookup: the exact procedure, else the longest registered service that
         is a prefix followed by '.'."
 
+        For a caller that speaks to a *service*: "service T if registered, else
+        procedure T.E", and no service of another name.
+
         Raises:
             NotFound: nobody does.
         """
+        place = self.services.place(service) if service else None
+        if place is not None:
+            return place.next(), service
         place = self.performers.place(procedure)
         if place is not None:
             return place.next(), procedure
-        service = procedure
-        while service and len(self.services):
-            place = self.services.place(service)
+        if service:
+            raise NotFound("service", service)
+        for name in self._services_of(procedure):
+            place = self.services.place(name)
             if place is not None:
-                return place.next(), service
-            service = service.rpartition(".")[0]
+                return place.next(), name
         raise NotFound("method", procedure)
 
     def find_at(self, procedure: str, recipients: Iterable[Party]) -> tuple[Party, str]:
@@ -114,11 +120,28 @@ class Calls:
             NotFound: none of them does.
         """
         for party in recipients:
-            for registry, name in ((self.performers, procedure), (self.services, procedure.partition(".")[0])):
-                place = registry.place(name)
-                if place is not None and party in place.holders:
+            if self._has(self.performers, procedure, party):
+                return party, procedure
+            for name in self._services_of(procedure):
+                if self._has(self.services, name, party):
                     return party, name
         raise NotFound("method", procedure)
+
+    def held(self, name: str) -> bool:
+        """Whether anybody performs *name*, a procedure or a service."""
+        return name in self.performers or name in self.services
+
+    def _services_of(self, procedure: str) -> Iterator[str]:
+        """Yield the names of services that *procedure* could be of, the longest first."""
+        name = procedure if len(self.services) else ""
+        while name:
+            yield name
+            name = name.rpartition(".")[0]
+
+    @staticmethod
+    def _has(registry: Registry[Party], name: str, party: Party) -> bool:
+        place = registry.place(name)
+        return place is not None and party in place.holders
 
     def open(self, caller: Party, callee: Party, ref: str, request: Request, *, quiet: bool = False) -> None:
         """Send *request* to *callee* and keep the call.  Sets ``request.id``.

@@ -8,14 +8,15 @@ one; the dialect turns its code into its own words.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 import attrs
-from twisted.internet.defer import Deferred, ensureDeferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, succeed
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from broker.access import Bucket
 from broker.calls import Call, Party
@@ -25,6 +26,7 @@ from broker.interfaces import ISession
 from broker.keys import TOPIC, Admits
 from broker.messages import Entry, Event, Identity, Mail, Reply, Request
 from broker.patterns import check_name, check_pattern
+from broker.registry import Registry
 
 if TYPE_CHECKING:
     from broker.service import Broker
@@ -48,6 +50,7 @@ class Peer:
         address: where it comes from.
         identity: who it is.
         admitted: whether it may do anything yet.
+        member: whose memberships it has, or "".
         session: its ``ISession``, once bound.
     """
 
@@ -60,6 +63,7 @@ class Peer:
     _bucket: Bucket | None = None
     id: str = attrs.field(factory=lambda: str(uuid4()))
     named: str = ""
+    member: str = ""
     session: ISession | None = None
     closed: bool = False
     calling: dict[str, Call] = attrs.field(factory=dict, repr=False)
@@ -67,6 +71,7 @@ class Peer:
     _topics: dict[tuple[str, bool], bool] | None = None
     _hang_up: Callable[[int, str], object] | None = attrs.field(default=None, repr=False)
     _tries: int = 0
+    _paid: bool = False
 
     # Who it is
 
@@ -118,6 +123,45 @@ class Peer:
         self._tries = 0
         if identity.name:
             self.broker.remember(identity.name)
+            self._bucket = self.broker.buckets.of(f"name:{identity.name}")
+
+    async def mint(self, claims: Mapping[str, Any], seconds: float) -> str:
+        """Return a token that speaks for this peer's identity for *seconds*; see ``present``.
+
+        *claims* are JSON values; whoever has the token can read them.
+        """
+        self._allow("mint", self.identity.name)
+        return await self.broker.tokens.mint(self.broker.access.remember(self.identity), claims, seconds)
+
+    async def present(self, token: str) -> Mapping[str, Any]:
+        """Become the one whom *token* speaks for; return its claims.
+
+        When it expires or is revoked, the connection is closed with 4001 or 4003.
+
+        Raises:
+            Unauthenticated: it is not good, or no more.
+        """
+        self._verbs["identify"] += 1
+        try:
+            found = await self.broker.tokens.verify(token)
+            self.admit(self.broker.access.recall(found.bearer))
+        except Unauthenticated:
+            self.broker.metrics.auth_failures[self.dialect] += 1
+            raise
+        if self.closed:
+            raise Gone("lost")
+        self._bucket = self.broker.buckets.of(f"token:{found.id}")
+        self.broker.tokens.hold(self, found)
+        return found.claims
+
+    async def revoke(self, token: str) -> None:
+        """Let *token* be good no more, and close the connections that live by it.
+
+        Raises:
+            Unauthenticated: it is none of ours.
+        """
+        self._allow("mint", self.identity.name)
+        await self.broker.tokens.revoke(token)
 
     @property
     def tries_left(self) -> int:
@@ -147,7 +191,10 @@ class Peer:
         With *exact*, wildcards in it are ordinary characters.  With *echo* it
         hears its own publications too.
         """
-        self._allow("subscribe", topic)
+        self._subscribe(topic, exact=exact, echo=echo)
+
+    def _subscribe(self, topic: str, *, exact: bool, echo: bool, paced: bool = True) -> None:
+        self._allow("subscribe", topic, paced=paced)
         check_name(topic) if exact else check_pattern(topic)
         topics = self._topics
         if topics is None:
@@ -168,16 +215,24 @@ class Peer:
         return [topic for topic, _ in self._topics or ()]
 
     def publish(
-        self, topic: str, name: str, body: bytes | None, *, time: float = 0.0, original: bytes = b""
+        self,
+        topic: str,
+        name: str,
+        body: bytes | None,
+        *,
+        time: float = 0.0,
+        source: str | None = None,
+        original: bytes = b"",
     ) -> Deferred[Event]:
         """Publish an event; on a durable topic it is stored first.
 
-        *original* is the client's own frame, for receivers of this dialect.
+        *source* is whom it is said to be from, by default the client id, "" for
+        nobody.  *original* is the client's own frame, for receivers of this dialect.
         The Deferred fires when the event is on its way, and safe if stored.
         """
         self._allow("publish", topic)
         self._own(topic)
-        event = self._event(topic, name, body, self.client, time)
+        event = self._event(topic, name, body, self.client if source is None else source, time)
         event.original = original
         broker = self.broker
         if broker.channels.is_durable(topic):
@@ -194,6 +249,77 @@ class Peer:
     def _event(self, topic: str, name: str, body: bytes | None, source: str, time: float) -> Event:
         now = time or self.broker.clock.seconds()
         return Event(topic, name, body, source, now, origin=self.id, dialect=self.dialect)
+
+    # Memberships: subscriptions that are stored under a name and come back with it
+
+    async def become(self, member: str) -> list[str]:
+        """Have the memberships of *member* from now on; return their topics.
+
+        What was joined before is left, in this session only, if that was as
+        another member; if it was as nobody, those become memberships too.
+
+        Raises:
+            Unavailable: the store is away; then nothing has changed.
+        """
+        self._allow("join", member, granted=False)
+        memberships, member = self.broker.memberships, f"{self.dialect}:{member}"
+        topics = await memberships.enter(member, self)
+        if self.closed:
+            memberships.exit(member, self)
+            raise Gone("lost", member)
+        if self.member and self.member != member:
+            self.leave_all()
+            memberships.exit(self.member, self)
+        self.member, joined = member, self.subscriptions
+        for topic in topics:
+            self._rejoin(topic)
+        for topic in joined:
+            await memberships.join(member, topic)
+        return self.subscriptions
+
+    def _rejoin(self, topic: str) -> None:
+        try:
+            self._subscribe(topic, exact=True, echo=True, paced=False)
+        except (Denied, RateLimited) as error:
+            log.info("a membership of {peer} was left out: {code}", peer=self.id, code=error.code)
+
+    async def join(self, topic: str) -> None:
+        """Subscribe to the plain name *topic*, its own events included; store that if it is a member.
+
+        Raises:
+            RateLimited: it has joined too many.
+            Unavailable: the store is away; then nothing has changed.
+        """
+        joined = self.joined(topic)
+        self.subscribe(topic, exact=True, echo=True)
+        if not self.member:
+            return
+        try:
+            await self.broker.memberships.join(self.member, topic)
+        except BrokerError:
+            if not joined:
+                self.unsubscribe(topic, exact=True)
+            raise
+
+    async def leave(self, topic: str) -> None:
+        """Unsubscribe from *topic*, and every session of the member too, for good.
+
+        Raises:
+            Unavailable: the store is away; then nothing has changed.
+        """
+        self._allow("leave", topic, granted=False)
+        if self.member:
+            await self.broker.memberships.leave(self.member, topic)
+        self.unsubscribe(topic, exact=True)
+
+    def leave_all(self) -> None:
+        """Hear no topic any more, in this session; stored memberships stay."""
+        for topic, exact in list(self._topics or ()):
+            self.unsubscribe(topic, exact=exact)
+
+    def joined(self, topic: str) -> bool:
+        """Whether it is subscribed to the plain name *topic*."""
+        return self._topics is not None and (topic, True) in self._topics
 
     # Stored topics
 
@@ -266,25 +392,42 @@ class Peer:
         if len(registry.names_of(self)) + len(names) > self.broker.settings.max_registrations:
             raise RateLimited("limit", "registrations")
         for name in names:
-            try:
+            await self._vacate(registry, name, shared, takeover)
+        await self._claim(names)
+        try:
+            # Others may have come while we waited.
+            for name in names:
                 registry.check(self, name, shared)
+        except Taken:
+            self.broker.unclaim(names)
+            raise
+        for name in names:
+            registry.add(self, name, shared)
+
+    async def _vacate(self, registry: Registry[Party], name: str, shared: bool, takeover: bool) -> None:
+        """Return when this peer can have *name*, perhaps in the place of a silent holder."""
+        while True:
+            try:
+                return registry.check(self, name, shared)
             except Taken:
                 place = registry.place(name)
                 if not takeover or place is None or await self._lives(place.next()):
                     raise
-        await self._claim(names, shared)
-        for name in names:
-            registry.add(self, name, shared)
+            if self.closed:
+                raise Gone("lost", name)
 
-    async def _claim(self, names: list[str], shared: bool) -> None:
+    async def _claim(self, names: list[str]) -> None:
+        """Hold *names* among the nodes; all of them or none."""
         if not self.broker.bus.shared:
             return
-        for name in names:
-            await self.broker.bus.claim(name)
-        if self.closed:
+        try:
             for name in names:
-                self.broker.bus.release(name)
-            raise Gone("lost", names[0])
+                await self.broker.bus.claim(name)
+            if self.closed:
+                raise Gone("lost", names[0])
+        except BaseException:  # cancelled, too
+            self.broker.unclaim(names)
+            raise
 
     async def _lives(self, holder: Party) -> bool:
         """Ask *holder* for a sign of life; hang up on it when there is none."""
@@ -301,13 +444,13 @@ class Peer:
             return succeed(False)
         asked: Deferred[bool] = Deferred.fromCoroutine(_await(self.session.probe()))
         asked.addTimeout(timeout, self.broker.clock)
-        return asked.addErrback(lambda _: False)
+        return asked.addErrback(_silent)
 
     def release(self, name: str, *, whole: bool = False) -> bool:
         """Take calls of *name* no more; say whether it did."""
         released = self.broker.calls.registry(whole).remove(self, name)
         if released:
-            self.broker.bus.release(name)
+            self.broker.unclaim((name,))
         return released
 
     def performs(self, *, whole: bool = False) -> list[str]:
@@ -321,11 +464,12 @@ class Peer:
         names = sorted({*calls.performers.names(), *calls.services.names()})
         return [name for name in names if grants is None or grants.may("call", name)]
 
-    def call(self, ref: str, request: Request, *, quiet: bool = False) -> None:
+    def call(self, ref: str, request: Request, *, quiet: bool = False, service: str = "") -> None:
         """Call ``request.procedure``; its end comes to ``session.reply`` with *ref*.
 
         ``request.recipient`` narrows it to one client or session; ``timeout``
-        bounds it, and with *quiet* the deadline ends it without a reply.
+        bounds it, and with *quiet* the deadline ends it without a reply.  With
+        *service*, that one takes it before anybody who performs the procedure.
 
         Raises:
             NotFound: nobody performs it, or not the recipient.
@@ -337,7 +481,7 @@ class Peer:
         if request.recipient:
             callee, service = calls.find_at(request.procedure, self._sessions(request.recipient))
         else:
-            callee, service = calls.find(request.procedure)
+            callee, service = calls.find(request.procedure, service)
         request.service = service
         request.method = request.procedure[len(service) + 1 :]
         request.caller = self.client
@@ -469,10 +613,12 @@ class Peer:
         self._allow("read", TOPIC + key)
         return self.broker.keys.get(key)
 
-    def range(self, first: str, last: str, limit: int) -> Deferred[list[tuple[str, Entry]]]:
-        """Return the entries with first <= key <= last; permission is of the bounds."""
-        self._allow("read", TOPIC + first)
-        return self.broker.keys.range(first, last, limit)
+    async def range(
+        self, first: str, last: str, limit: int, *, admits: Admits | None = None, enough: int = 0
+    ) -> list[tuple[str, Entry]]:
+        """Return the entries with first <= key <= last that it may read; see ``Keys.range``."""
+        self._allow("read", TOPIC + first, granted=False)
+        return await self.broker.keys.range(first, last, limit, admits=self._may("read", admits), enough=enough)
 
     def set(self, key: str, value: bytes, *, revision: int | None = None, expires: float = 0.0) -> Deferred[Entry]:
         """Create or replace *key*; *revision* and *expires* as in ``IStore.set``."""
@@ -494,10 +640,14 @@ class Peer:
         self._allow("write", TOPIC + key)
         return self.broker.keys.delete(key, revision=revision, origin=self.id)
 
-    def watch(self, admits: Admits) -> None:
-        """Hear the changes of every key that *admits* says yes to; once each."""
-        self._verbs["watch"] += 1
-        self.broker.keys.watch(self, admits)
+    def watch(self, admits: Admits | None = None, names: Iterable[str] = ()) -> None:
+        """Hear the changes of the keys *names* and of all that *admits* says yes to; once each."""
+        self._allow("watch", TOPIC, granted=False)
+        if self.identity.grants is None:
+            self.broker.keys.watch(self, admits, names)
+        else:
+            may = self._may("subscribe", admits)
+            self.broker.keys.watch(self, may if admits else None, filter(self._may("subscribe"), names))
 
     def unwatch(self) -> None:
         """Hear of keys no more."""
@@ -513,6 +663,15 @@ class Peer:
     def pause(self, seconds: float) -> Deferred[None]:
         """Fire in *seconds*."""
         return deferLater(self.broker.clock, seconds)
+
+    def _may(self, verb: str, admits: Admits | None = None) -> Admits | None:
+        """Return which keys it may *verb*, of those that *admits* says yes to; None: all."""
+        grants = self.identity.grants
+        if grants is None:
+            return admits
+        if admits is None:
+            return lambda key: grants.may(verb, TOPIC + key)  # type: ignore[no-any-return]
+        return lambda key: admits(key) and grants.may(verb, TOPIC + key)  # type: ignore[no-any-return]
 
     # What the core hands to the client
 
@@ -562,22 +721,54 @@ class Peer:
         if self.closed:
             return
         self.closed = True
+        self.leave()
+
+    def leave(self) -> None:
+        """Undo everything this peer did; it stays who it is and may begin again."""
         broker = self.broker
         for topic, exact in self._topics or ():
             broker.topics.unsubscribe(self, topic, exact=exact)
         self._topics = None
+        broker.tokens.release(self)
+        if self.member:
+            broker.memberships.exit(self.member, self)
         if self.session is not None:
             broker.leave(self)
 
-    def _allow(self, verb: str, name: str) -> None:
-        self._verbs[verb] += 1
-        if self._bucket is not None and not self._bucket.take():
+    def pace(self) -> None:
+        """Count a frame against the rate before it is looked at; its one verb is then free.
+
+        Raises:
+            RateLimited: there were too many.
+        """
+        if self._bucket is not None:
+            self._pay()
+            self._paid = True
+
+    def _pay(self) -> None:
+        if self._paid:
+            self._paid = False
+        elif not self._bucket.take():  # type: ignore[union-attr]
             self.broker.metrics.rate_limited += 1
             raise RateLimited("limit", "rate")
+
+    def _allow(self, verb: str, name: str, *, paced: bool = True, granted: bool = True) -> None:
+        """Let the client *verb* with *name*, or raise: the one gate.
+
+        Args:
+            verb: what it wants to do.
+            name: with what.
+            paced: whether that counts against its rate.
+            granted: whether it needs a permission for *name*; otherwise the
+                caller looks after the permission for each name it comes across.
+        """
+        self._verbs[verb] += 1
+        if paced and self._bucket is not None:
+            self._pay()
         if not self.admitted:
             raise Unauthenticated(verb)
         grants = self.identity.grants
-        if grants is not None and verb != "identify" and not grants.may(verb, name):
+        if granted and grants is not None and verb != "identify" and not grants.may(verb, name):
             raise Denied(verb, name)
         if self.closed:
             raise Gone("lost", name)
@@ -587,6 +778,13 @@ class Peer:
         check_name(name)
         if name.startswith(RESERVED):
             raise Denied("reserved", name)
+
+
+def _silent(failure: Failure) -> bool:
+    # Cancelled is not silent: the one that asked has gone.
+    if failure.check(CancelledError):
+        failure.raiseException()
+    return False
 
 
 async def _await(awaitable: Awaitable[T]) -> T:

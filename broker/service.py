@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from twisted.application.internet import TimerService
@@ -18,6 +19,8 @@ from broker.channels import LOG, Channels
 from broker.indices import ROWS, Indices
 from broker.interfaces import IBus, IStore
 from broker.keys import TOPIC, Keys
+from broker.memberships import CONTROL as LEFT
+from broker.memberships import Memberships
 from broker.messages import Event
 from broker.metrics import Metrics
 from broker.peer import Peer
@@ -25,6 +28,8 @@ from broker.presence import Presence
 from broker.queues import LOG as MAIL
 from broker.queues import Queues
 from broker.settings import Settings
+from broker.tokens import CONTROL as REVOKED
+from broker.tokens import Tokens
 from broker.topics import Topics
 
 log = Logger()
@@ -60,12 +65,17 @@ class Broker(MultiService):
             store, bus, clock, settings.durable_topics, settings.max_waiting_polls, settings.retention.seconds
         )
         self.indices = Indices(store)
-        self.keys = Keys(store, self._publish, clock)
+        self.keys = Keys(store, self._publish, clock, settings.max_value_bytes)
+        self.memberships = Memberships(store, bus.publish, settings.max_subscriptions)
+        self.tokens = Tokens(store, bus.publish, clock)
         self.presence = Presence(self._presence_changed)
         self.queues = Queues(store, clock, self._takers_of, settings.max_mailbox, settings.mailbox_seconds)
-        self._buckets = Buckets(clock, settings.rate, settings.rate_burst)
+        self.buckets = Buckets(clock, settings.rate, settings.rate_burst)
         self._remembered: set[str] = set()
+        self._controls = {LEFT: self.memberships.left, REVOKED: self.tokens.revoked}
         bus.deliver = self.arrived
+        for topic in self._controls:
+            bus.listen(topic)
         for part in (store, bus):
             part.setServiceParent(self)
         for delay, work in ((SWEEP, self._sweep), (EXPIRY, self._expire)):
@@ -83,11 +93,15 @@ class Broker(MultiService):
             self.access.anonymous,
             self.access.mode != "required",
             self.metrics.verbs_of(dialect),
-            self._buckets.of(address),
+            self.buckets.of(address),
         )
 
     def arrived(self, event: Event) -> None:
         """Deliver an event that the bus has brought.  The only way out."""
+        control = self._controls.get(event.topic)
+        if control is not None:
+            control(event)
+            return
         if event.id:
             self.channels.arrived(event)
         self.topics.deliver(event)
@@ -96,15 +110,20 @@ class Broker(MultiService):
 
     def leave(self, peer: Peer) -> None:
         """Undo what *peer* did, its subscriptions apart."""
-        if self.bus.shared:
-            for name in (*peer.performs(), *peer.performs(whole=True)):
-                self.bus.release(name)
+        names = (*peer.performs(), *peer.performs(whole=True)) if self.bus.shared else ()
         self.calls.leave(peer)
+        self.unclaim(names)
         self.keys.unwatch(peer)
         queues = self.queues.consumers.leave(peer)
         self.presence.leave(peer)
         for queue in (*queues, f"client:{peer.client}"):
             self.queues.left(queue)
+
+    def unclaim(self, names: Iterable[str]) -> None:
+        """Give those of *names* back to the other nodes that nobody performs here any more."""
+        for name in names:
+            if not self.calls.held(name):
+                self.bus.release(name)
 
     def remember(self, client: str) -> None:
         """Give *client* a mailbox from now on."""
@@ -153,6 +172,7 @@ class Broker(MultiService):
         self.drain()
         self.calls.stop()
         self.channels.stop()
+        self.tokens.stop()
         return ensureDeferred(self._stop())
 
     async def _stop(self) -> None:
