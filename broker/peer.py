@@ -721,9 +721,9 @@ class Peer:
         if self.closed:
             return
         self.closed = True
-        self.leave()
+        self.undo()
 
-    def leave(self) -> None:
+    def undo(self) -> None:
         """Undo everything this peer did; it stays who it is and may begin again."""
         broker = self.broker
         for topic, exact in self._topics or ():
