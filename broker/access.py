@@ -17,7 +17,10 @@ from broker.errors import Invalid, Unauthenticated
 from broker.messages import Identity
 from broker.patterns import check_pattern, covers, is_pattern, matches, overlaps
 
-VERBS = ("publish", "subscribe", "call", "register", "request", "acknowledge", "send", "consume", "read", "write")
+VERBS = (
+    "publish", "subscribe", "call", "register", "request", "acknowledge",
+    "send", "consume", "read", "write", "mint",
+)  # fmt: skip
 SHOWN = ("userId", "profileId", "role", "scopes")  # claims that a client may be told
 REMEMBERED = 1024  # decisions kept per set of grants
 
@@ -152,6 +155,28 @@ class Access:
     def knows(self, name: str) -> bool:
         """Whether *name* is an identity of the configuration."""
         return name in self.keys or name in self.permissions
+
+    def remember(self, identity: Identity) -> dict[str, Any]:
+        """Return what ``recall`` needs to know of *identity*; no secrets."""
+        rules = next((name for name, grants in self.permissions.items() if grants is identity.grants), "")
+        return {
+            "name": identity.name,
+            "rules": rules,
+            "authenticated": identity.authenticated,
+            "key": identity.name in self.keys,
+        }
+
+    def recall(self, record: Mapping[str, Any]) -> Identity:
+        """Return the identity of *record*, with the rights that it has today.
+
+        Raises:
+            Unauthenticated: its key was taken away, or it had shown nothing and now must.
+        """
+        name, rules, authenticated = record["name"], record["rules"], record["authenticated"]
+        if (record["key"] and name not in self.keys) or (self.mode == "required" and not authenticated):
+            raise Unauthenticated("token")
+        grants = self.permissions.get(rules, Grants({})) if self.permissions else None
+        return Identity(name=name, authenticated=authenticated, grants=grants)
 
     def _from_jwt(self, token: bytes) -> Identity:
         for key, algorithm in self.jwt_keys:

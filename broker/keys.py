@@ -5,20 +5,25 @@ A change of key ``K`` is an event on topic ``kv/K``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Protocol, TypeVar
 
 import msgspec
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
 
+from broker.errors import Invalid, TooLarge
 from broker.interfaces import IStore
+from broker.jsontext import members, object_text
 from broker.messages import Entry, Event
 
 SPACE = "kv"
 TOPIC = "kv/"
+BATCH = 64  # entries looked at in one go, since each may be as large as a message
 
-_decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+T = TypeVar("T")
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -35,14 +40,29 @@ Admits = Callable[[str], bool]
 def merge(stored: bytes, patch: bytes) -> bytes:
     """Return *stored* changed by *patch*.
 
-    Two JSON objects are merged one level deep, old members first, each value
-    with its exact text; anything else is appended.
+    Two JSON objects are merged one level deep into compact JSON, old members
+    first, numbers and strings as they were written; anything else is appended.
     """
     try:
-        members, changes = _decode_object(stored), _decode_object(patch)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        merged = object_text({**members(stored), **members(patch)})
+    except Invalid:
         return stored + patch
-    return bytes(_encode({**members, **changes}))
+    try:
+        return msgspec.json.format(merged, indent=-1)
+    except msgspec.DecodeError:  # half a character, see ``jsontext``
+        return merged
+
+
+def bounded_merge(stored: bytes, patch: bytes, *, most: int) -> bytes:
+    """Return ``merge(stored, patch)``.
+
+    Raises:
+        TooLarge: it would have more than *most* bytes.
+    """
+    merged = merge(stored, patch)
+    if len(merged) > most:
+        raise TooLarge("value")
+    return merged
 
 
 class Keys:
@@ -52,30 +72,64 @@ class Keys:
         store: keeps the keys.
         publish: called with the event of each change.
         clock: gives the time of a change.
+        most: how many bytes a value may have.
     """
 
-    def __init__(self, store: IStore, publish: Callable[[Event], object], clock: IReactorTime) -> None:
-        self._store, self._publish, self._clock = store, publish, clock
-        self._watchers: dict[Watcher, Admits] = {}
+    def __init__(
+        self, store: IStore, publish: Callable[[Event], object], clock: IReactorTime, most: int = 1 << 20
+    ) -> None:
+        self._store, self._publish, self._clock, self._most = store, publish, clock, most
+        self._merge = partial(bounded_merge, most=most)
+        self._watchers: dict[str, dict[Watcher, None]] = {}
+        self._admitting: dict[Admits, dict[Watcher, None]] = {}
+        self._watched: dict[Watcher, tuple[tuple[str, ...], Admits | None]] = {}
 
     def get(self, key: str) -> Deferred[Entry | None]:
         """Return the entry of *key*, or None."""
         return self._store.get(SPACE, key)
 
-    def range(self, first: str, last: str, limit: int) -> Deferred[list[tuple[str, Entry]]]:
-        """Return at most *limit* entries with first <= key <= last, in the order of their UTF-8 bytes."""
-        return self._store.range(SPACE, first, last, limit)
+    async def range(
+        self, first: str, last: str, limit: int, *, admits: Admits | None = None, enough: int = 0
+    ) -> list[tuple[str, Entry]]:
+        """Return entries with first <= key <= last, in the order of their UTF-8 bytes.
+
+        Args:
+            first: the lower bound.
+            last: the upper bound.
+            limit: how many entries at most.
+            admits: says which keys count; None: all.
+            enough: bytes of keys and values after which no more are read, so
+                that the last entry may be beyond them; 0: any number.
+        """
+        found: list[tuple[str, Entry]] = []
+        size = 0
+        while len(found) < limit:
+            entries = await self._store.range(SPACE, first, last, BATCH)
+            for key, entry in entries:
+                if admits is None or admits(key):
+                    found.append((key, entry))
+                    size += len(key) + len(entry.value)
+                    if len(found) == limit or 0 < enough < size:
+                        return found
+            if len(entries) < BATCH:
+                break
+            first = entries[-1][0] + "\0"  # the next key there can be
+        return found
 
     def set(
         self, key: str, value: bytes, *, revision: int | None = None, expires: float = 0.0, origin: str = ""
     ) -> Deferred[Entry]:
         """Create or replace *key*; see ``IStore.set``."""
+        if len(value) > self._most:
+            return fail(TooLarge("value", key))
         changed = self._store.set(SPACE, key, value, revision=revision, expires=expires)
         return self._announced(changed, key, "set", origin)
 
     def patch(self, key: str, value: bytes, *, origin: str = "") -> Deferred[Entry]:
         """Merge *value* into *key* in one step; see :func:`merge`."""
-        return self._announced(self._store.patch(SPACE, key, value, merge), key, "set", origin)
+        if len(value) > self._most:
+            return fail(TooLarge("value", key))
+        return self._announced(self._store.patch(SPACE, key, value, self._merge), key, "set", origin)
 
     def increment(self, key: str, amount: bytes, *, origin: str = "") -> Deferred[Entry]:
         """Add *amount* in one step; see ``IStore.increment``."""
@@ -92,20 +146,38 @@ class Keys:
             self._publish(self._event(key, "expired", None, ""))
         return len(keys)
 
-    def watch(self, watcher: Watcher, admits: Admits) -> None:
-        """Let *watcher* hear the changes of every key that *admits* says yes to."""
-        self._watchers[watcher] = admits
+    def watch(self, watcher: Watcher, admits: Admits | None = None, names: Iterable[str] = ()) -> None:
+        """Let *watcher* hear the changes of the keys *names* and of all that *admits* says yes to.
+
+        It takes the place of what *watcher* watched before.  One *admits* is
+        asked once for all who share it.
+        """
+        self.unwatch(watcher)
+        names = tuple(names)
+        self._watched[watcher] = names, admits
+        for name in names:
+            self._watchers.setdefault(name, {})[watcher] = None
+        if admits is not None:
+            self._admitting.setdefault(admits, {})[watcher] = None
 
     def unwatch(self, watcher: Watcher) -> None:
-        """Undo ``watch``."""
-        self._watchers.pop(watcher, None)
+        """Undo ``watch``; of nothing is nothing."""
+        names, admits = self._watched.pop(watcher, ((), None))
+        for name in names:
+            _drop(self._watchers, name, watcher)
+        if admits is not None:
+            _drop(self._admitting, admits, watcher)
 
     def arrived(self, event: Event) -> None:
         """Hand the change of a key to those who watch it, once each."""
         key = event.topic[len(TOPIC) :]
-        for watcher, admits in list(self._watchers.items()):
+        by_name = self._watchers.get(key)
+        watchers = dict(by_name) if by_name else {}
+        for admits, admitted in self._admitting.items():
             if admits(key):
-                watcher.take(event, "")
+                watchers.update(admitted)
+        for watcher in watchers:
+            watcher.take(event, "")
 
     def _announced(self, changed: Deferred, key: str, name: str, origin: str) -> Deferred:  # type: ignore[type-arg]
         answer: Deferred = Deferred()  # type: ignore[type-arg]
@@ -125,3 +197,11 @@ class Keys:
         text = None if value is None else value.decode("utf-8", "replace")
         body = _encode({"key": key, "value": text, "timestamp": int(now * 1000)})
         return Event(TOPIC + key, name, body, time=now, origin=origin)
+
+
+def _drop(table: dict[T, dict[Watcher, None]], place: T, watcher: Watcher) -> None:
+    watchers = table.get(place)
+    if watchers is not None:
+        watchers.pop(watcher, None)
+        if not watchers:
+            del table[place]

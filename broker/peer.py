@@ -268,7 +268,7 @@ class Peer:
             memberships.exit(member, self)
             raise Gone("lost", member)
         if self.member and self.member != member:
-            self.leave_all()
+            self.part_all()
             memberships.exit(self.member, self)
         self.member, joined = member, self.subscriptions
         for topic in topics:
@@ -301,18 +301,18 @@ class Peer:
                 self.unsubscribe(topic, exact=True)
             raise
 
-    async def leave(self, topic: str) -> None:
+    async def part(self, topic: str) -> None:
         """Unsubscribe from *topic*, and every session of the member too, for good.
 
         Raises:
             Unavailable: the store is away; then nothing has changed.
         """
-        self._allow("leave", topic, granted=False)
+        self._allow("part", topic, granted=False)
         if self.member:
             await self.broker.memberships.leave(self.member, topic)
         self.unsubscribe(topic, exact=True)
 
-    def leave_all(self) -> None:
+    def part_all(self) -> None:
         """Hear no topic any more, in this session; stored memberships stay."""
         for topic, exact in list(self._topics or ()):
             self.unsubscribe(topic, exact=exact)
@@ -670,8 +670,8 @@ class Peer:
         if grants is None:
             return admits
         if admits is None:
-            return lambda key: grants.may(verb, TOPIC + key)  # type: ignore[no-any-return]
-        return lambda key: admits(key) and grants.may(verb, TOPIC + key)  # type: ignore[no-any-return]
+            return lambda key: grants.may(verb, TOPIC + key)
+        return lambda key: admits(key) and grants.may(verb, TOPIC + key)
 
     # What the core hands to the client
 
@@ -721,6 +721,7 @@ class Peer:
         if self.closed:
             return
         self.closed = True
+        self.broker.tokens.release(self)
         self.undo()
 
     def undo(self) -> None:
@@ -729,9 +730,9 @@ class Peer:
         for topic, exact in self._topics or ():
             broker.topics.unsubscribe(self, topic, exact=exact)
         self._topics = None
-        broker.tokens.release(self)
         if self.member:
             broker.memberships.exit(self.member, self)
+            self.member = ""
         if self.session is not None:
             broker.leave(self)
 

@@ -175,6 +175,7 @@ class Settings:
     # How much
 
     max_message_bytes: int = option(BYTES, 1 << 20, "The longest message or body that is taken.")
+    max_value_bytes: int = option(BYTES, 1 << 20, "The longest value of a key.")
     max_connections: int = option(COUNT, 10000, "How many clients may be connected; 0: any number.")
     max_connections_per_address: int = option(COUNT, 0, "How many of them from one IP address; 0: any number.")
     max_subscriptions: int = option(COUNT, 1000, "How many topics and patterns one client may listen to.")
