@@ -57,6 +57,7 @@ class Option:
     help: str
     secret: bool = False
     default: str = ""
+    computed: bool = False  # then the default is a phrase, not a value
 
 
 def option(kind: Kind[T], default: Any, help: str, *, secret: bool = False, shown: str = "") -> Any:
@@ -70,7 +71,7 @@ def option(kind: Kind[T], default: Any, help: str, *, secret: bool = False, show
         shown: what the documentation says of a default that is a function.
     """
     computed = callable(default)
-    known = Option(kind, help, secret, shown if computed else kind.write(default))
+    known = Option(kind, help, secret, shown if computed else kind.write(default), computed)
     return attrs.field(
         default=attrs.Factory(default, takes_self=True) if computed else default,
         repr=not secret,

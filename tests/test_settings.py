@@ -1,5 +1,6 @@
 """Settings: how the environment becomes one object, and what is said when it can not."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 from broker.addresses import is_local, without_password
 from broker.options import Retention, options_of
 from broker.settings import PROTOCOLS, Settings, SettingsError
+
+ROOT = Path(__file__).parent.parent
 
 
 def problems_of(**environ: str) -> list[str]:
@@ -266,3 +269,18 @@ def test_own_name_of_a_node_is_unlike_another():
 def test_settings_are_frozen():
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         Settings().rate = 1.0
+
+
+def test_example_file_and_documentation_name_every_option():
+    spec = importlib.util.spec_from_file_location("settings_page", ROOT / "docs" / "settings_page.py")
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    assert (ROOT / ".env.example").read_text() == page.env_example(), "run docs/settings_page.py env >.env.example"
+    for name in options_of(Settings):
+        assert f".. envvar:: TXBROKER_{name.upper()}\n" in page.table()
+
+
+def test_every_option_is_used_somewhere():
+    code = "".join(path.read_text() for folder in ("broker", "protocols") for path in (ROOT / folder).rglob("*.py"))
+    unused = [name for name in options_of(Settings) if not re.search(rf"settings\.{name}\b|self\.{name}\b", code)]
+    assert unused == []

@@ -1,0 +1,38 @@
+"""How the documentation is built."""
+
+import sys
+from pathlib import Path
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import settings_page
+
+import broker
+
+project = "txbroker"
+author = "the txbroker authors"
+release = version = broker.__version__
+html_theme = "alabaster"
+html_theme_options = {"description": "One daemon, one port, one broker core, many wire dialects.", "page_width": "64em"}
+html_show_copyright = False
+exclude_patterns = ["_build"]
+nitpicky = True
+
+
+class Settings(SphinxDirective):
+    """Puts the table of all settings here, made from the class itself."""
+
+    def run(self) -> list[nodes.Node]:
+        lines = StringList(settings_page.table().splitlines(), source="broker/settings.py")
+        section = nodes.section()
+        self.state.nested_parse(lines, self.content_offset, section, match_titles=True)
+        return section.children
+
+
+def setup(app: Sphinx) -> None:
+    app.add_directive("settings", Settings)
