@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, succeed
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -88,11 +89,15 @@ class Peer:
         """
         self.session, self._hang_up = session, hang_up
 
+    @property
+    def clock(self) -> IReactorTime:
+        """The broker's time."""
+        return self.broker.clock
+
     def appear(self) -> None:
         """Be seen by others under the client id, and get the mail that waits for it."""
         self.broker.presence.enter(self)
-        if self.identity.name or self.named:
-            self.broker.queues.drain(f"client:{self.client}")
+        self._empty_mailbox()
 
     def identify(self, credential: object) -> Identity:
         """Become who shows *credential*.
@@ -171,17 +176,28 @@ class Peer:
     def take_name(self, name: str) -> None:
         """Take *name* as client id, where the credential names nobody; once.
 
+        That needs a credential wherever clients may show one.
+
         Raises:
-            Denied: it has another name already, or *name* belongs to a credential.
+            Denied: it has another name already, or *name* belongs to a
+                credential, to the broker or to a session.
         """
         self._allow("identify", name)
         check_name(name, "name")
         if name in (self.identity.name, self.named):
             return
-        if self.identity.name or self.named or self.broker.access.knows(name):
+        access = self.broker.access
+        nobody = access.mode != "none" and not self.identity.authenticated
+        if nobody or self.identity.name or self.named or access.knows(name) or self._is_another(name):
             raise Denied("identify", name)
         self.named = name
         self.broker.remember(name)
+
+    def _is_another(self, name: str) -> bool:
+        """Whether *name* would let the client pass for the broker, a queue or somebody's session."""
+        if name == "broker" or name.startswith((RESERVED, "queue:")):
+            return True
+        return any(peer.id == name and peer is not self for peer in self.broker.presence.sessions(name))
 
     # Events
 
@@ -502,7 +518,14 @@ class Peer:
         Needs no permission: that the request was sent here is the permission.
         """
         self._verbs["answer"] += 1
-        return self.broker.calls.answer(self, id, body, error, time, attachments)
+        awaited = self.broker.calls.answer(self, id, body, error, time, attachments)
+        if not awaited:
+            self.broker.metrics.answers_dropped += 1
+        return awaited
+
+    def ignore(self) -> None:
+        """Count a message that asked for nothing."""
+        self._verbs["ignore"] += 1
 
     def acknowledge(self, topic: str) -> None:
         """Take streamed requests of *topic*, in turn with others; "*" takes any other."""
@@ -586,6 +609,16 @@ class Peer:
 
     def _mail(self, queue: str, ref: str, body: bytes, time: float) -> Mail:
         return Mail(queue, ref, body, self.client, time or self.broker.clock.seconds())
+
+    def collect(self) -> None:
+        """Get the mail that its session has declined before, or that nobody has taken."""
+        self._empty_mailbox()
+        for queue in self.consumed:
+            self.broker.queues.drain(f"queue:{queue}")
+
+    def _empty_mailbox(self) -> None:
+        if self.identity.name or self.named:
+            self.broker.queues.drain(f"client:{self.client}")
 
     def consume(self, queue: str) -> None:
         """Take messages of work queue *queue*, in turn with others."""
