@@ -192,7 +192,7 @@ class Calls:
             self._end(call)
         elif call.line:
             self._deadlines.drop(call, call.line)
-            self._deadlines.add(call, self._idle)
+            call.line = self._deadlines.add(call, self._idle)
         call.caller.hear(Reply(call.ref, body, error, callee.client, time, call.streamed, attachments))
         return True
 
