@@ -54,7 +54,7 @@ class Load:
             self.done.callback(None)
         else:
             # In a turn of its own, as a client's next request would come.
-            reactor.callLater(0, self.append)  # type: ignore[attr-defined]
+            reactor.callLater(0, self.append)
 
 
 async def measure(url: str, durability: str, flight: int, options: argparse.Namespace) -> None:

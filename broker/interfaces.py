@@ -123,15 +123,21 @@ class IHttpDialect(Interface):
 class IStore(IService):
     """Where stored topics and keys live.
 
-    Logs and keys are separate: a log is named by any string without a limit on
-    its characters, a key by a *space* (a short fixed word) and any string.
+    Logs and keys are separate: a log is named by any string but the empty one,
+    a key by a *space* (a short fixed word) and any string.
 
     Every method returns a Deferred.  It fails with ``Unavailable`` when the
-    store is away, and then nothing has changed.  Operations of one caller take
-    effect in the order in which they were called, whether or not it waited in
-    between; a read sees every write called before it.  When a write has
-    answered, it survives ``kill -9`` of the daemon and, with the durability
-    "fsync", a power cut.  Bodies and values come back byte for byte.
+    store is away, not started, stopped, or can not keep up, and then nothing has
+    changed.  Cancelling gives up the answer, not the operation.
+
+    Operations of one caller take effect in the order in which they were called,
+    whether or not it waited in between; a read sees every write called before
+    it.  When a write has answered, it survives ``kill -9`` of the daemon and, with
+    the durability "fsync", a power cut (but for the memory store, which forgets
+    at its stop).  Bodies and values come back byte for byte.
+
+    ``startService`` raises ``Unavailable``, saying why, when the store can not be
+    opened; ``stopService`` answers when all that was called before is done.
     """
 
     epoch: str = Attribute("Changes when the store was wiped; known once started.")
@@ -141,7 +147,10 @@ class IStore(IService):
     description: str = Attribute("What it is and what it promises; without secrets.")
 
     def append(log: str, event: Event) -> Deferred[Event]:
-        """Store *event* at the end of *log*; return it with ``id`` and ``epoch`` set.
+        """Store *event* at the end of *log*; return a copy with ``id`` and ``epoch`` set.
+
+        Topic, name, body (None and b"" are two things), source and time are
+        stored; an event whose time is 0 gets the store's.
 
         Ids of a log rise by one, from 1, without a hole as any reader sees
         them, and none is ever used twice, whatever has been trimmed.  An event
@@ -158,14 +167,17 @@ class IStore(IService):
         """Return the last id given in *log*, trimmed or not; 0 for none."""
 
     def trim(log: str, upto: int) -> Deferred[None]:
-        """Forget the events of *log* with id <= *upto*."""
+        """Forget the events of *log* with id <= *upto*, however large that is."""
 
     def sweep(prefix: str, before: float, keep: int) -> Deferred[int]:
         """Forget old events of every log whose name begins with *prefix*.
 
         Those with a time before *before* (0: none for its age) and those beyond
-        the newest *keep* (0: none for their count) go, as do expired keys
-        of any space.  Returns how many events went.
+        the newest *keep* (0: none for their count) go.  The oldest go first, and
+        an old one behind a young one stays: there is never a hole.  Keys of
+        any space that expired an hour ago go too; until then they are left to
+        ``expired``.  It may work in steps that others see.  Returns how many
+        events went.
         """
 
     def get(space: str, key: str) -> Deferred[Entry | None]:
@@ -177,42 +189,57 @@ class IStore(IService):
         """Create or replace *key*.
 
         With *revision*, only if the stored revision equals it (0: is missing).
+        A key that has expired is missing, for every method but ``expired``.
 
         Raises:
             Conflict: *revision* was given and is not the stored one.
         """
 
     def delete(space: str, key: str, *, revision: int | None = None) -> Deferred[bool]:
-        """Remove *key*; say whether it was there.  *revision* as in set."""
+        """Remove *key*; say whether it was there.  *revision* as in set.
+
+        If it is created again, its revision begins again at 1.
+        """
 
     def patch(space: str, key: str, value: bytes, merge: Callable[[bytes, bytes], bytes]) -> Deferred[Entry]:
         """Replace the value by ``merge(stored, value)`` in one step.
 
-        A missing key is created with *value*.  *merge* is a pure function known
-        to every store (``broker.keys.merge``); a store may do the same work elsewhere.
+        A missing key is created with *value*; a present one keeps its expiry.
+        *merge* is a pure function known to every store (``broker.keys.merge``); it may
+        be called in another thread, and more than once, and a store may do
+        the same work elsewhere.  If it raises, the caller gets that and nothing changes.
         """
 
     def increment(space: str, key: str, amount: bytes) -> Deferred[Entry]:
         """Add the decimal number *amount* to the stored one, in one step.
 
-        A missing key counts as 0.  Integers stay integers, exact to 2^53 and
-        beyond; otherwise the shortest decimal text of the double.
+        A missing key counts as 0; a present one keeps its expiry.  Integers stay
+        integers, exact to 2^53 and beyond; otherwise the shortest decimal text
+        of the double, without a fraction when it is whole.
 
         Raises:
-            Invalid: the stored value is no number, or the sum is not finite.
+            Invalid: one of the two is no number, or the sum is not finite.
         """
 
     def range(space: str, first: str, last: str, limit: int) -> Deferred[list[tuple[str, Entry]]]:
-        """Return the entries with first <= key <= last, by the keys' UTF-8 bytes."""
+        """Return the entries with first <= key <= last, by the keys' UTF-8 bytes.
+
+        At most *limit*, in rising order.
+        """
 
     def expired(space: str, limit: int) -> Deferred[list[str]]:
         """Remove and return at most *limit* keys of *space* whose time has come.
 
-        Each expired key is returned by exactly one such call, over all nodes.
+        Each is returned by exactly one such call, over all nodes, unless it was
+        set again or swept before.
         """
 
     def logs(prefix: str, after: str, limit: int) -> Deferred[list[str]]:
-        """Return names of logs that begin with *prefix* and sort after *after*."""
+        """Return names of logs that begin with *prefix* and sort after *after*.
+
+        At most *limit*, in rising order of their UTF-8 bytes; a log that was
+        trimmed empty is still one.
+        """
 
 
 class IBus(IService):

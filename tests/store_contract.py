@@ -1,0 +1,656 @@
+"""The contract of ``IStore``, sentence by sentence, for every store.
+
+A module of tests inherits :class:`StoreContract`, or :class:`DurableContract`
+for a store that keeps what it was given, and says in the fixture ``make`` how
+to make one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import CancelledError, Deferred, gatherResults, maybeDeferred
+from twisted.internet.task import Clock
+from zope.interface.verify import verifyObject
+
+from broker.errors import Conflict, Invalid, Unavailable
+from broker.interfaces import IStore
+from broker.messages import Entry, Event
+
+NOW = 1_700_000_000.0  # seconds since the epoch
+HOUR = 3600.0
+
+MakeStore = Callable[[], IStore]
+
+# A log may have any name but the empty one; everything else may be any string.
+NAMES = ["plain", "nul\x00inside", "ä", "\uffff", "😀", "half \ud83d", "users/v1:add", "%", "x" * 5000]
+TEXTS = [*NAMES, ""]
+
+
+def event(body: bytes | None = b"1", *, topic: str = "topic", time: float = NOW) -> Event:
+    return Event(topic, "kind", body, "me", time)
+
+
+def bodies(events: list[Event]) -> list[bytes | None]:
+    return [each.body for each in events]
+
+
+def ids(events: list[Event]) -> list[int]:
+    return [each.id for each in events]
+
+
+def facts(each: Event) -> tuple[object, ...]:
+    """What a store keeps of an event, and what it adds."""
+    return each.topic, each.name, each.body, each.source, each.time, each.id, each.epoch
+
+
+async def fill(store: IStore, log: str, count: int, *, time: float = NOW) -> None:
+    await gatherResults([store.append(log, event(b"%d" % number, time=time)) for number in range(1, count + 1)])
+
+
+def join(stored: bytes, value: bytes) -> bytes:
+    return stored + b"," + value
+
+
+class StoreContract:
+    """What holds for every store."""
+
+    @pytest.fixture
+    def clock(self) -> Clock:
+        clock = Clock()
+        clock.advance(NOW)
+        return clock
+
+    @pytest.fixture
+    def make(self, clock: Clock) -> MakeStore:
+        """Return a function that makes a store, not yet started, on the same data each time."""
+        raise AssertionError("the module of tests says how")
+
+    @pytest_twisted.async_yield_fixture
+    async def store(self, make: MakeStore) -> AsyncIterator[IStore]:
+        store = make()
+        store.startService()
+        yield store
+        await maybeDeferred(store.stopService)
+
+    # As a whole.
+
+    def test_it_provides_the_interface(self, store: IStore) -> None:
+        verifyObject(IStore, store)
+
+    def test_it_tells_its_epoch_and_that_it_is_ready(self, store: IStore) -> None:
+        assert store.epoch
+        assert store.ready == ""
+        assert store.description
+
+    @pytest_twisted.ensureDeferred
+    async def test_everything_is_unavailable_before_the_start_and_after_the_stop(self, make: MakeStore) -> None:
+        store = make()
+        await self.assert_unavailable(store)
+        store.startService()
+        await store.append("log", event())
+        await maybeDeferred(store.stopService)
+        await self.assert_unavailable(store)
+
+    async def assert_unavailable(self, store: IStore) -> None:
+        assert store.ready
+        calls: list[Callable[[], Deferred[Any]]] = [
+            lambda: store.append("log", event()),
+            lambda: store.read("log", 0, 1),
+            lambda: store.latest("log", 1),
+            lambda: store.head("log"),
+            lambda: store.trim("log", 1),
+            lambda: store.sweep("", NOW, 0),
+            lambda: store.logs("", "", 1),
+            lambda: store.get("space", "key"),
+            lambda: store.set("space", "key", b""),
+            lambda: store.delete("space", "key"),
+            lambda: store.patch("space", "key", b"", join),
+            lambda: store.increment("space", "key", b"1"),
+            lambda: store.range("space", "", "~", 1),
+            lambda: store.expired("space", 1),
+        ]
+        for call in calls:
+            with pytest.raises(Unavailable):
+                await call()
+
+    def test_stopping_one_that_never_started_is_fine(self, make: MakeStore) -> None:
+        assert maybeDeferred(make().stopService).called
+
+    @pytest_twisted.ensureDeferred
+    async def test_stopping_answers_when_all_that_was_called_is_done(self, make: MakeStore) -> None:
+        store = make()
+        store.startService()
+        answers = [store.append("log", event()) for _ in range(100)]
+        await maybeDeferred(store.stopService)
+        assert ids([await answer for answer in answers]) == list(range(1, 101))
+
+    @pytest_twisted.ensureDeferred
+    async def test_cancelling_gives_up_the_answer_not_the_operation(self, store: IStore) -> None:
+        answer = store.append("log", event(b"first"))
+        answer.cancel()
+        try:
+            await answer
+        except CancelledError:
+            pass
+        assert bodies(await store.read("log", 0, 9)) == [b"first"]
+
+    # Logs.
+
+    @pytest_twisted.ensureDeferred
+    async def test_append_returns_a_copy_with_id_and_epoch(self, store: IStore) -> None:
+        given = Event("topic", "kind", b"1", "me", NOW, origin="session", dialect="native", original=b"frame")
+        stored = await store.append("log", given)
+        assert facts(stored) == ("topic", "kind", b"1", "me", NOW, 1, store.epoch)
+        assert (stored.origin, stored.dialect, stored.original) == ("session", "native", b"frame")
+        assert (given.id, given.epoch) == (0, "")
+
+    @pytest_twisted.ensureDeferred
+    async def test_what_was_appended_is_read(self, store: IStore) -> None:
+        stored = await store.append("log", event(b'{"a":1}'))
+        (found,) = await store.read("log", 0, 9)
+        assert facts(found) == facts(stored)
+
+    @pytest_twisted.ensureDeferred
+    async def test_an_event_without_a_time_gets_that_of_the_store(self, store: IStore, clock: Clock) -> None:
+        clock.advance(1.5)
+        stored = await store.append("log", event(time=0.0))
+        (found,) = await store.read("log", 0, 9)
+        assert stored.time == found.time == NOW + 1.5
+
+    @pytest_twisted.ensureDeferred
+    @pytest.mark.parametrize("body", [None, b"", b"\x00\xff", b'"\\ud800"', b" 1 ", bytes(range(256)) * 4096])
+    async def test_bodies_come_back_byte_for_byte(self, store: IStore, body: bytes | None) -> None:
+        await store.append("log", event(body))
+        assert bodies(await store.read("log", 0, 1)) == [body]
+
+    @pytest_twisted.ensureDeferred
+    @pytest.mark.parametrize("name", NAMES)
+    async def test_a_log_may_have_any_name(self, store: IStore, name: str) -> None:
+        await store.append(name, event(b"1"))
+        await store.append(name + "'", event(b"other"))
+        assert bodies(await store.read(name, 0, 9)) == [b"1"]
+        assert bodies(await store.latest(name, 9)) == [b"1"]
+        assert await store.head(name) == 1
+        assert await store.logs("", "", 9) == sorted([name, name + "'"])
+
+    @pytest_twisted.ensureDeferred
+    @pytest.mark.parametrize("text", TEXTS)
+    async def test_topic_kind_and_source_may_be_any_string(self, store: IStore, text: str) -> None:
+        await store.append("log", Event(text, text, None, text, NOW))
+        (found,) = await store.read("log", 0, 9)
+        assert (found.topic, found.name, found.source) == (text, text, text)
+
+    @pytest_twisted.ensureDeferred
+    async def test_ids_of_each_log_rise_by_one_from_one(self, store: IStore) -> None:
+        answers = [store.append(log, event()) for log in ("a", "b", "a", "a", "b")]
+        assert ids(await gatherResults(answers)) == [1, 1, 2, 3, 2]
+
+    @pytest_twisted.ensureDeferred
+    async def test_concurrent_appends_keep_the_order_of_the_calls(self, store: IStore) -> None:
+        answers = [store.append(f"log {number % 7}", event(b"%d" % number)) for number in range(700)]
+        stored = await gatherResults(answers)
+        for log in range(7):
+            assert ids(stored[log::7]) == list(range(1, 101))
+            found = await store.read(f"log {log}", 0, 1000)
+            assert ids(found) == list(range(1, 101))
+            assert bodies(found) == [b"%d" % number for number in range(log, 700, 7)]
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_follower_sees_every_id_once_while_many_append(self, store: IStore) -> None:
+        seen: list[int] = []
+        answers: list[Deferred[Event]] = []
+        for _ in range(20):
+            answers += [store.append("log", event()) for _ in range(10)]
+            await answers[-10]
+            seen += ids(await store.read("log", len(seen), 7))
+        await gatherResults(answers)
+        seen += ids(await store.read("log", len(seen), 1000))
+        assert seen == list(range(1, 201))
+
+    @pytest_twisted.ensureDeferred
+    @pytest.mark.parametrize(
+        ("after", "limit", "expected"),
+        [
+            (0, 3, [1, 2, 3]),
+            (3, 3, [4, 5, 6]),
+            (8, 5, [9, 10]),
+            (10, 5, []),
+            (99, 5, []),
+            (-5, 2, [1, 2]),
+            (0, 0, []),
+            (0, -1, []),
+            (2**70, 5, []),
+            (8, 2**70, [9, 10]),
+        ],
+    )
+    async def test_read_returns_at_most_limit_after_the_id(
+        self, store: IStore, after: int, limit: int, expected: list[int]
+    ) -> None:
+        await fill(store, "log", 10)
+        assert ids(await store.read("log", after, limit)) == expected
+
+    @pytest_twisted.ensureDeferred
+    @pytest.mark.parametrize(
+        ("limit", "expected"), [(3, [3, 4, 5]), (5, [1, 2, 3, 4, 5]), (2**70, [1, 2, 3, 4, 5]), (0, []), (-1, [])]
+    )
+    async def test_latest_returns_the_last_in_rising_order(
+        self, store: IStore, limit: int, expected: list[int]
+    ) -> None:
+        await fill(store, "log", 5)
+        assert ids(await store.latest("log", limit)) == expected
+
+    @pytest_twisted.ensureDeferred
+    async def test_an_unknown_log_is_empty(self, store: IStore) -> None:
+        assert await store.read("log", 0, 9) == []
+        assert await store.latest("log", 9) == []
+        assert await store.head("log") == 0
+        await store.trim("log", 9)
+        assert await store.logs("", "", 9) == []
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_read_sees_every_write_called_before_it(self, store: IStore) -> None:
+        first = store.append("log", event())
+        reads = [store.read("log", 0, 9), store.latest("log", 9)]
+        head, logs = store.head("log"), store.logs("", "", 9)
+        second = store.append("log", event())
+        set_, get, range_ = store.set("s", "k", b"1"), store.get("s", "k"), store.range("s", "a", "z", 9)
+        again, changed = store.set("s", "k", b"2"), store.get("s", "k")
+        assert ids(await gatherResults([first, second])) == [1, 2]
+        assert [ids(found) for found in await gatherResults(reads)] == [[1], [1]]
+        assert (await head, await logs) == (1, ["log"])
+        assert await get == await set_ == Entry(b"1", 1)
+        assert await range_ == [("k", Entry(b"1", 1))]
+        assert await changed == await again == Entry(b"2", 2)
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_read_sees_a_trim_called_before_it(self, store: IStore) -> None:
+        await fill(store, "log", 5)
+        trimmed, found = store.trim("log", 3), store.read("log", 0, 9)
+        appended = store.append("log", event())
+        await trimmed
+        assert ids(await found) == [4, 5]
+        assert (await appended).id == 6
+
+    @pytest_twisted.ensureDeferred
+    async def test_trim_forgets_the_oldest_and_keeps_the_head(self, store: IStore) -> None:
+        await fill(store, "log", 10)
+        await store.trim("log", 4)
+        assert ids(await store.read("log", 0, 3)) == [5, 6, 7]
+        assert ids(await store.read("log", 6, 2)) == [7, 8]
+        assert ids(await store.latest("log", 99)) == [5, 6, 7, 8, 9, 10]
+        await store.trim("log", 2)
+        await store.trim("log", -1)
+        assert ids(await store.read("log", 0, 1)) == [5]
+        assert await store.head("log") == 10
+
+    @pytest_twisted.ensureDeferred
+    async def test_ids_go_on_after_everything_was_trimmed(self, store: IStore) -> None:
+        await fill(store, "log", 3)
+        await store.trim("log", 2**70)
+        assert await store.read("log", 0, 9) == []
+        assert await store.latest("log", 9) == []
+        assert await store.head("log") == 3
+        assert await store.logs("", "", 9) == ["log"]
+        assert (await store.append("log", event())).id == 4
+
+    @pytest_twisted.ensureDeferred
+    async def test_sweep_by_age_forgets_what_is_older(self, store: IStore) -> None:
+        for log, times in {"t/a": (1, 2, 3), "t/b": (3, 4), "u": (1, 1)}.items():
+            for time in times:
+                await store.append(log, event(time=NOW + time))
+        assert await store.sweep("t/", NOW + 3, 0) == 2
+        assert ids(await store.read("t/a", 0, 9)) == [3]
+        assert ids(await store.read("t/b", 0, 9)) == [1, 2]
+        assert ids(await store.read("u", 0, 9)) == [1, 2]
+
+    @pytest_twisted.ensureDeferred
+    async def test_sweep_by_count_keeps_the_newest(self, store: IStore) -> None:
+        await fill(store, "a", 5)
+        await fill(store, "b", 2)
+        assert await store.sweep("", 0, 3) == 2
+        assert await store.sweep("", 0, 3) == 0
+        assert ids(await store.read("a", 0, 9)) == [3, 4, 5]
+        assert ids(await store.read("b", 0, 9)) == [1, 2]
+
+    @pytest_twisted.ensureDeferred
+    async def test_sweep_by_both_takes_the_greater_part(self, store: IStore) -> None:
+        await fill(store, "a", 4, time=NOW - 10)
+        await fill(store, "a", 2)
+        await fill(store, "b", 1, time=NOW - 10)
+        await fill(store, "b", 5)
+        assert await store.sweep("", NOW - 5, 4) == 4 + 2
+        assert ids(await store.read("a", 0, 9)) == [5, 6]
+        assert ids(await store.read("b", 0, 9)) == [3, 4, 5, 6]
+
+    @pytest_twisted.ensureDeferred
+    async def test_sweep_of_nothing_forgets_nothing(self, store: IStore) -> None:
+        await fill(store, "log", 3)
+        assert await store.sweep("", 0, 0) == 0
+        assert await store.sweep("other", NOW + 1, 1) == 0
+        assert ids(await store.read("log", 0, 9)) == [1, 2, 3]
+
+    @pytest_twisted.ensureDeferred
+    async def test_sweep_leaves_no_hole_where_times_fall(self, store: IStore) -> None:
+        for time in (1, 5, 1):
+            await store.append("log", event(time=NOW + time))
+        assert await store.sweep("", NOW + 3, 0) == 1
+        assert ids(await store.read("log", 0, 9)) == [2, 3]
+
+    @pytest_twisted.ensureDeferred
+    async def test_sweep_of_everything_never_gives_an_id_twice(self, store: IStore) -> None:
+        await fill(store, "log", 3)
+        assert await store.sweep("", NOW + 1, 0) == 3
+        assert await store.head("log") == 3
+        assert (await store.append("log", event())).id == 4
+
+    @pytest_twisted.ensureDeferred
+    async def test_sweep_takes_keys_that_expired_an_hour_ago(self, store: IStore, clock: Clock) -> None:
+        await store.set("a", "old", b"", expires=NOW + 1)
+        await store.set("b", "young", b"", expires=NOW + HOUR)
+        await store.set("b", "old", b"", expires=NOW + 1)
+        clock.advance(1 + HOUR)
+        assert await store.sweep("", 0, 0) == 0
+        assert await store.expired("a", 9) == []
+        assert await store.expired("b", 9) == ["young"]
+
+    @pytest_twisted.ensureDeferred
+    async def test_logs_come_by_prefix_in_the_order_of_their_bytes(self, store: IStore) -> None:
+        names = ["a", "a/", "a/\x00", "a/1", "a/é", "a/\uffff", "a/😀", "b"]
+        await gatherResults([store.append(name, event()) for name in reversed(names)])
+        assert await store.logs("", "", 99) == names
+        assert await store.logs("a/", "", 99) == names[1:7]
+        assert await store.logs("a/", "a/1", 2) == ["a/é", "a/\uffff"]
+        assert await store.logs("a/", "b", 9) == []
+        assert await store.logs("c", "", 9) == []
+        assert await store.logs("", "", 0) == await store.logs("", "", -1) == []
+
+    # Keys.
+
+    @pytest_twisted.ensureDeferred
+    async def test_the_revision_begins_at_one_and_rises_at_each_change(self, store: IStore) -> None:
+        assert await store.get("s", "k") is None
+        assert await store.set("s", "k", b"1") == Entry(b"1", 1)
+        assert await store.set("s", "k", b"1") == Entry(b"1", 2)
+        assert await store.patch("s", "k", b"2", join) == Entry(b"1,2", 3)
+        assert await store.get("s", "k") == Entry(b"1,2", 3)
+        assert await store.set("s", "k", b"4") == Entry(b"4", 4)
+        assert await store.increment("s", "k", b"1") == Entry(b"5", 5)
+        assert await store.get("s", "k") == Entry(b"5", 5)
+
+    @pytest_twisted.ensureDeferred
+    @pytest.mark.parametrize("value", [b"", b"\x00\xff", b"text", bytes(range(256)) * 4096])
+    async def test_values_come_back_byte_for_byte(self, store: IStore, value: bytes) -> None:
+        await store.set("s", "k", value)
+        assert await store.get("s", "k") == Entry(value, 1)
+        assert await store.range("s", "", "~", 9) == [("k", Entry(value, 1))]
+
+    @pytest_twisted.ensureDeferred
+    @pytest.mark.parametrize("key", TEXTS)
+    async def test_a_key_may_be_any_string(self, store: IStore, key: str) -> None:
+        await store.set("s", key, b"1", expires=NOW - 1)
+        assert await store.expired("s", 9) == [key]
+        await store.set("s", key, b"1")
+        await store.set("s", key + "'", b"other")
+        assert await store.get("s", key) == Entry(b"1", 1)
+        assert await store.range("s", key, key, 9) == [(key, Entry(b"1", 1))]
+        assert await store.delete("s", key)
+
+    @pytest_twisted.ensureDeferred
+    async def test_spaces_and_logs_are_separate(self, store: IStore) -> None:
+        await store.set("a", "k", b"a")
+        await store.set("b", "k", b"b")
+        await store.append("k", event())
+        assert await store.get("a", "k") == Entry(b"a", 1)
+        assert await store.range("b", "", "~", 9) == [("k", Entry(b"b", 1))]
+        assert await store.delete("a", "k")
+        assert await store.get("b", "k") == Entry(b"b", 1)
+        assert await store.logs("", "", 9) == ["k"]
+
+    @pytest_twisted.ensureDeferred
+    async def test_set_with_a_revision_needs_that_revision(self, store: IStore) -> None:
+        with pytest.raises(Conflict):
+            await store.set("s", "k", b"1", revision=1)
+        assert await store.set("s", "k", b"1", revision=0) == Entry(b"1", 1)
+        for wrong in (0, 2, -1, 2**70):
+            with pytest.raises(Conflict):
+                await store.set("s", "k", b"2", revision=wrong)
+        assert await store.get("s", "k") == Entry(b"1", 1)
+        assert await store.set("s", "k", b"2", revision=1) == Entry(b"2", 2)
+
+    @pytest_twisted.ensureDeferred
+    async def test_of_many_that_set_with_one_revision_one_wins(self, store: IStore) -> None:
+        answers = [store.set("s", "k", b"%d" % number, revision=0) for number in range(5)]
+        assert await answers[0] == Entry(b"0", 1)
+        for answer in answers[1:]:
+            with pytest.raises(Conflict):
+                await answer
+        assert await store.get("s", "k") == Entry(b"0", 1)
+
+    @pytest_twisted.ensureDeferred
+    async def test_delete_says_whether_the_key_was_there(self, store: IStore) -> None:
+        assert await store.delete("s", "k") is False
+        await store.set("s", "k", b"1")
+        assert await store.delete("s", "k") is True
+        assert await store.delete("s", "k") is False
+        assert await store.get("s", "k") is None
+        assert await store.range("s", "", "~", 9) == []
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_key_created_again_begins_again_at_one(self, store: IStore) -> None:
+        await store.set("s", "k", b"1")
+        await store.set("s", "k", b"2")
+        await store.delete("s", "k")
+        assert await store.set("s", "k", b"3") == Entry(b"3", 1)
+
+    @pytest_twisted.ensureDeferred
+    async def test_delete_with_a_revision_needs_that_revision(self, store: IStore) -> None:
+        assert await store.delete("s", "k", revision=0) is False
+        with pytest.raises(Conflict):
+            await store.delete("s", "k", revision=1)
+        await store.set("s", "k", b"1")
+        for wrong in (0, 2):
+            with pytest.raises(Conflict):
+                await store.delete("s", "k", revision=wrong)
+        assert await store.get("s", "k") == Entry(b"1", 1)
+        assert await store.delete("s", "k", revision=1) is True
+
+    @pytest_twisted.ensureDeferred
+    async def test_patch_creates_a_missing_key(self, store: IStore) -> None:
+        assert await store.patch("s", "k", b"1", join) == Entry(b"1", 1)
+
+    @pytest_twisted.ensureDeferred
+    async def test_concurrent_patches_all_take_effect_in_order(self, store: IStore) -> None:
+        answers = [store.patch("s", "k", b"%d" % number, join) for number in range(50)]
+        await gatherResults(answers)
+        assert await store.get("s", "k") == Entry(b",".join(b"%d" % number for number in range(50)), 50)
+
+    @pytest_twisted.ensureDeferred
+    @pytest.mark.parametrize("error", [Invalid("value"), ZeroDivisionError()])
+    async def test_a_merge_that_raises_fails_its_caller_alone(self, store: IStore, error: Exception) -> None:
+        def refuse(stored: bytes, value: bytes) -> bytes:
+            raise error
+
+        await store.set("s", "k", b"1")
+        before, bad, after = (
+            store.append("log", event(b"before")),
+            store.patch("s", "k", b"2", refuse),
+            store.append("log", event(b"after")),
+        )
+        with pytest.raises(type(error)):
+            await bad
+        assert ids(await gatherResults([before, after])) == [1, 2]
+        assert await store.get("s", "k") == Entry(b"1", 1)
+
+    @pytest_twisted.ensureDeferred
+    @pytest.mark.parametrize(
+        ("stored", "amount", "expected"),
+        [
+            (None, b"1", b"1"),
+            (None, b"-0.5", b"-0.5"),
+            (b"10", b"5", b"15"),
+            (b"1", b"-3", b"-2"),
+            (b"9007199254740993", b"2", b"9007199254740995"),
+            (b"9" * 40, b"1", b"1" + b"0" * 40),
+            (b"0.1", b"0.2", b"0.30000000000000004"),
+            (b"1.5", b"1.5", b"3"),
+            (b"-0.5", b"0.5", b"0"),
+            (b"1e2", b"1", b"101"),
+        ],
+    )
+    async def test_increment_adds_decimal_numbers(
+        self, store: IStore, stored: bytes | None, amount: bytes, expected: bytes
+    ) -> None:
+        if stored is not None:
+            await store.set("s", "k", stored)
+        assert (await store.increment("s", "k", amount)).value == expected
+        found = await store.get("s", "k")
+        assert found is not None
+        assert found.value == expected
+
+    @pytest_twisted.ensureDeferred
+    @pytest.mark.parametrize(
+        ("stored", "amount"),
+        [
+            (b"text", b"1"),
+            (b"", b"1"),
+            (b"NaN", b"1"),
+            (b"true", b"1"),
+            (b"1", b"Infinity"),
+            (b"1", b"one"),
+            (b"1e308", b"1e308"),
+            (b"1", b"1e999"),
+        ],
+    )
+    async def test_increment_refuses_what_is_no_finite_number(
+        self, store: IStore, stored: bytes, amount: bytes
+    ) -> None:
+        await store.set("s", "k", stored)
+        with pytest.raises(Invalid):
+            await store.increment("s", "k", amount)
+        assert await store.get("s", "k") == Entry(stored, 1)
+
+    @pytest_twisted.ensureDeferred
+    async def test_concurrent_increments_all_count(self, store: IStore) -> None:
+        answers = await gatherResults([store.increment("s", "k", b"2") for _ in range(100)])
+        assert [entry.revision for entry in answers] == list(range(1, 101))
+        assert answers[-1] == Entry(b"200", 100)
+
+    @pytest_twisted.ensureDeferred
+    async def test_range_includes_both_bounds_in_the_order_of_the_bytes(self, store: IStore) -> None:
+        keys = ["a", "a\x00", "a1", "b", "z", "é", "\uffff", "😀"]
+        await gatherResults([store.set("s", key, key.encode()) for key in reversed(keys)])
+        everything = [(key, Entry(key.encode(), 1)) for key in keys]
+        assert await store.range("s", "", "\U0010ffff", 99) == everything
+        assert await store.range("s", "a\x00", "b", 99) == everything[1:4]
+        assert await store.range("s", "a", "😀", 3) == everything[:3]
+        assert await store.range("s", "é", "😀", 99) == everything[5:]
+        assert await store.range("s", "b", "a", 99) == []
+        assert await store.range("s", "a", "z", 0) == await store.range("s", "a", "z", -1) == []
+
+    # Expiry.
+
+    @pytest_twisted.ensureDeferred
+    async def test_an_expired_key_is_missing(self, store: IStore, clock: Clock) -> None:
+        assert await store.set("s", "k", b"1", expires=NOW + 10) == Entry(b"1", 1, NOW + 10)
+        await store.set("s", "other", b"2", expires=NOW + 20)
+        clock.advance(9)
+        assert await store.get("s", "k") == Entry(b"1", 1, NOW + 10)
+        clock.advance(1)
+        assert await store.get("s", "k") is None
+        assert await store.range("s", "", "~", 1) == [("other", Entry(b"2", 1, NOW + 20))]
+        assert await store.delete("s", "k") is False
+        with pytest.raises(Conflict):
+            await store.set("s", "k", b"1", revision=1)
+        assert await store.expired("s", 9) == ["k"]
+
+    @pytest_twisted.ensureDeferred
+    async def test_each_expired_key_is_returned_once(self, store: IStore, clock: Clock) -> None:
+        for number in range(5):
+            await store.set("s", f"k{number}", b"", expires=NOW + 1 + number)
+        await store.set("s", "stays", b"")
+        await store.set("t", "elsewhere", b"", expires=NOW + 1)
+        assert await store.expired("s", 9) == []
+        clock.advance(4)
+        first, second, third = await gatherResults(
+            [store.expired("s", 3), store.expired("s", 3), store.expired("s", 3)]
+        )
+        assert (sorted(first), second, third) == (["k0", "k1", "k2"], ["k3"], [])
+        assert await store.expired("s", 0) == await store.expired("s", -1) == []
+        assert [key for key, _ in await store.range("s", "", "~", 9)] == ["k4", "stays"]
+
+    @pytest_twisted.ensureDeferred
+    async def test_writing_an_expired_key_creates_it_again(self, store: IStore, clock: Clock) -> None:
+        for key in ("set", "patch", "increment"):
+            await store.set("s", key, b"5", expires=NOW + 1)
+            await store.set("s", key, b"6", expires=NOW + 1)
+        clock.advance(1)
+        assert await store.set("s", "set", b"1", revision=0) == Entry(b"1", 1)
+        assert await store.patch("s", "patch", b"1", join) == Entry(b"1", 1)
+        assert await store.increment("s", "increment", b"1") == Entry(b"1", 1)
+        assert await store.expired("s", 9) == []
+
+    @pytest_twisted.ensureDeferred
+    async def test_patch_and_increment_keep_the_expiry_and_set_replaces_it(self, store: IStore, clock: Clock) -> None:
+        await store.set("s", "k", b"1", expires=NOW + 10)
+        assert await store.increment("s", "k", b"1") == Entry(b"2", 2, NOW + 10)
+        assert await store.patch("s", "k", b"3", join) == Entry(b"2,3", 3, NOW + 10)
+        assert await store.set("s", "k", b"4", expires=NOW + 20) == Entry(b"4", 4, NOW + 20)
+        clock.advance(10)
+        assert await store.expired("s", 9) == []
+        assert await store.set("s", "k", b"5") == Entry(b"5", 5)
+        clock.advance(10)
+        assert await store.expired("s", 9) == []
+        assert await store.get("s", "k") == Entry(b"5", 5)
+
+
+class DurableContract(StoreContract):
+    """What holds for a store that keeps what it was given."""
+
+    async def reopen(self, store: IStore, make: MakeStore) -> IStore:
+        await maybeDeferred(store.stopService)
+        again = make()
+        again.startService()
+        return again
+
+    @pytest_twisted.ensureDeferred
+    async def test_everything_is_there_after_closing_and_opening(self, make: MakeStore, clock: Clock) -> None:
+        store = make()
+        store.startService()
+        given = [await store.append("log", event(body)) for body in (b"1", None, b"")]
+        await store.set("s", "k", b"1", expires=NOW + 5)
+        await store.set("s", "k", b"2", expires=NOW + 5)
+        again = await self.reopen(store, make)
+        assert again.epoch == store.epoch
+        assert [facts(each) for each in await again.read("log", 0, 9)] == [facts(each) for each in given]
+        assert await again.get("s", "k") == Entry(b"2", 2, NOW + 5)
+        assert (await again.append("log", event())).id == 4
+        clock.advance(5)
+        assert await again.expired("s", 9) == ["k"]
+        await maybeDeferred(again.stopService)
+
+    @pytest_twisted.ensureDeferred
+    async def test_no_id_is_given_twice_after_trimming_and_opening(self, make: MakeStore) -> None:
+        store = make()
+        store.startService()
+        await fill(store, "trimmed", 3)
+        await store.trim("trimmed", 3)
+        await fill(store, "swept", 3)
+        await store.sweep("swept", NOW + 1, 0)
+        again = await self.reopen(store, make)
+        assert await again.head("trimmed") == await again.head("swept") == 3
+        assert await again.read("trimmed", 0, 9) == await again.read("swept", 0, 9) == []
+        assert (await again.append("trimmed", event())).id == 4
+        assert (await again.append("swept", event())).id == 4
+        await maybeDeferred(again.stopService)
+
+    @pytest_twisted.ensureDeferred
+    async def test_one_store_can_be_stopped_and_started_again(self, make: MakeStore) -> None:
+        store = make()
+        for expected in (1, 2):
+            store.startService()
+            assert (await store.append("log", event())).id == expected
+            await maybeDeferred(store.stopService)
