@@ -16,14 +16,14 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from broker.errors import BrokerError
+from broker.errors import BrokerError, Conflict
 from broker.interfaces import IStore
 from broker.messages import Event, Mail
 from broker.registry import Registry
 
 log = Logger()
 
-_decode = msgspec.json.Decoder(str).decode
+_decode = msgspec.json.Decoder(tuple[str, float]).decode
 _encode = msgspec.json.Encoder().encode
 
 LOG = "mail/"
@@ -56,7 +56,8 @@ class Queues:
     Args:
         store: keeps what nobody takes.
         clock: gives the age of a message.
-        takers_of: returns who would take from a queue now, in the order to ask.
+        takers_of: returns who would take from a queue now, in the order to ask;
+            of a work queue, beginning with the one whose turn it is.
         limit: how many messages a queue keeps; the oldest are dropped.
         max_age: seconds after which a kept message is dropped.
     """
@@ -89,11 +90,17 @@ class Queues:
         # What waits goes first: order is kept.
         if backlog is not None and backlog.clear and self._offer(mail):
             return False
+        self._unclear(mail.queue)
         dropped = await self._keep(mail)
-        if backlog is not None:
-            backlog.clear = False
+        self._unclear(mail.queue)
         self.drain(mail.queue)
         return dropped
+
+    def _unclear(self, queue: str) -> None:
+        """Note that something is stored, or about to be."""
+        backlog = self._backlogs.get(queue)
+        if backlog is not None:
+            backlog.clear, backlog.again = False, True
 
     def drain(self, queue: str) -> None:
         """Begin to deliver what *queue* keeps, if somebody takes from it."""
@@ -134,7 +141,7 @@ class Queues:
 
         True: nothing is left; False: more may be; None: nobody takes it now.
         """
-        position, revision = await self._position(queue)
+        position, _ = await self._position(queue)
         kept = await self._store.read(LOG + queue, position, BATCH)
         oldest = self._clock.seconds() - self._max_age
         delivered = position
@@ -146,28 +153,36 @@ class Queues:
             delivered = event.id
         if delivered != position:
             # Marked after the hand-over: a crash in between delivers again, and loses nothing.
-            await self._store.set(POSITION, queue, b"%d" % delivered, revision=revision)
-            await self._store.trim(LOG + queue, delivered)
+            await self._advance(queue, delivered)
         if refused:
             return None
         return len(kept) < BATCH
 
     async def _keep(self, mail: Mail) -> bool:
-        stored = await self._store.append(LOG + mail.queue, _event(mail))
-        if stored.id <= self._limit:
-            return False
-        position, revision = await self._position(mail.queue)
-        if stored.id - position <= self._limit:
-            return False
-        await self._store.set(POSITION, mail.queue, b"%d" % (stored.id - self._limit), revision=revision)
-        await self._store.trim(LOG + mail.queue, stored.id - self._limit)
-        return True
+        stored = await self._store.append(LOG + mail.queue, _event(mail, self._clock.seconds()))
+        return stored.id > self._limit and await self._advance(mail.queue, stored.id - self._limit)
+
+    async def _advance(self, queue: str, upto: int) -> bool:
+        """Forget the messages up to *upto*; say whether any were left of them."""
+        while True:
+            position, revision = await self._position(queue)
+            if position >= upto:
+                return False
+            try:
+                await self._store.set(POSITION, queue, b"%d" % upto, revision=revision)
+            except Conflict:
+                continue  # somebody else has moved it meanwhile
+            await self._store.trim(LOG + queue, upto)
+            return True
 
     async def _position(self, queue: str) -> tuple[int, int]:
         entry = await self._store.get(POSITION, queue)
         return (0, 0) if entry is None else (int(entry.value), entry.revision)
 
     def _offer(self, mail: Mail) -> bool:
+        place = self.consumers.place(mail.queue)
+        if place is not None:
+            place.next()
         return any(taker.post_mail(mail) for taker in self._takers_of(mail.queue))
 
     def _drain_failed(self, failure: object, queue: str) -> None:
@@ -178,14 +193,16 @@ class Queues:
             log.error("queue {queue} stopped: {failure}", queue=queue, failure=failure)
 
 
-# In the log, the reference goes before the body, both as JSON, with a line's end in
-# between.  A body is not decoded: not every decoder takes all that JSON allows.
+# In the log, reference and time go before the body, as JSON, with a line's end in between.
+# A body is not decoded: not every decoder takes all that JSON allows.  The time of
+# the stored event is the broker's: a sender's clock must not make its message old.
 
 
-def _event(mail: Mail) -> Event:
-    return Event(mail.queue, "mail", _encode(mail.ref) + b"\n" + mail.body, source=mail.source, time=mail.time)
+def _event(mail: Mail, now: float) -> Event:
+    return Event(mail.queue, "mail", _encode((mail.ref, mail.time)) + b"\n" + mail.body, source=mail.source, time=now)
 
 
 def _mail(queue: str, event: Event) -> Mail:
-    ref, _, body = (event.body or b"").partition(b"\n")
-    return Mail(queue, _decode(ref), body, event.source, event.time)
+    head, _, body = (event.body or b"").partition(b"\n")
+    ref, time = _decode(head)
+    return Mail(queue, ref, body, event.source, time)
