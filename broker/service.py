@@ -200,8 +200,8 @@ class Broker(MultiService):
         place = self.queues.consumers.place(queue)
         if place is None:
             return []
-        first = place.next()
-        return [first, *(taker for taker in place.holders if taker is not first)]
+        turn = place.turn % len(place.holders)
+        return place.holders[turn:] + place.holders[:turn]
 
     def _sweep(self) -> Deferred[None]:
         return ensureDeferred(self._swept()).addErrback(self._timer_failed, "retention")
