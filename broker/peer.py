@@ -252,6 +252,8 @@ class Peer:
         event.original = original
         broker = self.broker
         if broker.channels.is_durable(topic):
+            # A client's clock must not decide how long its event is kept.
+            event.time = broker.clock.seconds()
             return broker.channels.post(event)
         sent = broker.bus.publish(event)
         return succeed(event) if sent is None else sent.addCallback(lambda _: event)
