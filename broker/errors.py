@@ -113,6 +113,7 @@ class CalleeFailed(BrokerError):
 
     def __init__(self, code: str, message: str, data: bytes | None = None) -> None:
         super().__init__("callee", message=message, data=data)
+        self.message = message  # perhaps empty
         self.code = code
 
 
