@@ -246,6 +246,11 @@ http {{
         )
         return [program("nginx"), "-c", str(config), "-p", str(self.directory)]
 
+    def start(self) -> None:
+        super().start()
+        while len(self.pids()) < 2:  # the master listens before its worker is there
+            time.sleep(0.01)
+
 
 def install_peers() -> None:
     """Install the npm packages of the peers, once."""
