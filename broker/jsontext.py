@@ -14,19 +14,23 @@ from msgspec import Raw
 from broker.errors import Invalid
 
 _decode = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_all = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 _blank = re.compile(r"[ \t\n\r]*").match
 
 
-def members(data: bytes) -> dict[str, Raw]:
+def members(data: bytes, *, numbers: bool = False) -> dict[str, Raw]:
     """Return the members of the JSON object *data*, in order, each with its exact text.
 
-    Of several members with one name the last counts.
+    Of several members with one name the last counts.  With *numbers*, each
+    number anywhere in it must be one that can be held.
 
     Raises:
         Invalid: it is not one JSON object, or nests too deep.
     """
     try:
+        if numbers:
+            _decode_all(data)
         return _decode(data)
     except msgspec.ValidationError:
         raise Invalid("object") from None

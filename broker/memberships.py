@@ -59,12 +59,15 @@ class Memberships:
     async def enter(self, member: str, session: Session) -> list[str]:
         """Count *session* among those of *member*; return what that has joined, sorted."""
         # Before reading: what is left meanwhile must reach this session too.
-        self._members.setdefault(member, Member()).sessions.add(session)
+        sessions = self._members.setdefault(member, Member()).sessions
+        known = session in sessions
+        sessions.add(session)
         first = _key(member, "")
         try:
             entries = await self._store.range(SPACE, first, first + "\U0010ffff" * MAX_NAME, self._most)
         except Exception:
-            self.exit(member, session)
+            if not known:
+                self.exit(member, session)
             raise
         topics = [key[len(first) :] for key, _ in entries]
         if member in self._members:  # else *session* has gone meanwhile

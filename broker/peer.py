@@ -282,18 +282,25 @@ class Peer:
         self._allow("join", member, granted=False)
         memberships, member = self.broker.memberships, f"{self.dialect}:{member}"
         topics = await memberships.enter(member, self)
-        if self.closed:
-            memberships.exit(member, self)
-            raise Gone("lost", member)
+        try:
+            for topic in [] if self.member else self._joined():
+                await memberships.join(member, topic)
+            if self.closed:
+                raise Gone("lost", "session")
+        except BrokerError:
+            if member != self.member:
+                memberships.exit(member, self)
+            raise
         if self.member and self.member != member:
             self.part_all()
             memberships.exit(self.member, self)
-        self.member, joined = member, self.subscriptions
+        self.member = member
         for topic in topics:
             self._rejoin(topic)
-        for topic in joined:
-            await memberships.join(member, topic)
-        return self.subscriptions
+        return self._joined()
+
+    def _joined(self) -> list[str]:
+        return [topic for topic, exact in self._topics or () if exact]
 
     def _rejoin(self, topic: str) -> None:
         try:
@@ -778,6 +785,7 @@ class Peer:
             RateLimited: there were too many.
         """
         if self._bucket is not None:
+            self._paid = False
             self._pay()
             self._paid = True
 

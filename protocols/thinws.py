@@ -1,0 +1,411 @@
+"""ThinWS: rooms over one WebSocket, for the clients of npm's ``thinws``.
+
+A room is a topic.  What a client subscribes to is stored under its
+``connectionID`` and joined again at its next ``connect``.  The shipped client
+comes back about a millisecond after any close, so that nothing is refused by
+closing: the client is told in an error frame.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+import attrs
+import msgspec
+from msgspec import Raw
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from broker.errors import BrokerError, Denied, Invalid, NotFound, RateLimited, Unauthenticated
+from broker.interfaces import ILink, ISession, IWebSocketDialect
+from broker.jsontext import members, object_text
+from broker.messages import Event, Frame, Mail, Reply, Request, text_frame
+from broker.patterns import check_name
+
+if TYPE_CHECKING:
+    from broker.peer import Peer
+
+log = Logger()
+
+NAME = "thinws"
+REFUSAL_DELAY = 3.0  # seconds that a refused handshake is held
+LONGEST_ID = 256  # characters of a connectionID
+BACKLOG = 1 << 20  # bytes of frames that may wait for the one before them
+HELD = 10_000  # room messages that may wait for an answer to go out first
+
+WORDS = {
+    "UNAUTHENTICATED": "Not authorized",
+    "DENIED": "Not authorized",
+    "TOO_LARGE": "Message too large",
+    "RATE_LIMITED": "Rate limit exceeded",
+}
+TOO_MANY = ("subscriptions", "memberships")
+EVENTS = ("connect", "disconnect", "subscribe", "unsubscribe", "message")
+
+Members = Mapping[str, Raw]
+Hook = Callable[..., object]
+Hooks = Mapping[str, list[Hook]]
+
+_encode = msgspec.json.Encoder().encode
+_decode_text = msgspec.json.Decoder(str).decode
+
+
+def dialect(settings: Any) -> ThinWs:
+    """Return the dialect; see ``broker.dialects``."""
+    return ThinWs(settings.thinws_open_rooms)
+
+
+@implementer(IWebSocketDialect)
+class ThinWs:
+    """The ThinWS dialect.
+
+    Args:
+        open_rooms: whether those outside a room may send to it, as to the original server.
+    """
+
+    name = NAME
+    websocket_paths = ("/thinws",)
+    subprotocols = ("thinws",)
+    refusal_delay = REFUSAL_DELAY
+
+    def __init__(self, open_rooms: bool = False) -> None:
+        self._open_rooms = open_rooms
+        self._hooks: dict[str, list[Hook]] = {name: [] for name in EVENTS}
+
+    def on(self, name: str, hook: Hook) -> None:
+        """Call *hook* at each server event *name*.
+
+        ``connect`` and ``disconnect`` give it the connection, a ``Session``;
+        ``subscribe`` and ``unsubscribe`` the connection and the room;
+        ``message`` the connection, the room and the received object.
+
+        Raises:
+            KeyError: there is no such event.
+        """
+        self._hooks[name].append(hook)
+
+    async def session(self, peer: Peer, link: ILink) -> Session:
+        """Take every client; one with a wrong token will be told when it says something."""
+        session = Session(peer, link, self._hooks, self._open_rooms)
+        query = parse_qs(link.handshake.query).get("token", [""])
+        token = link.handshake.headers.get("authorization") or query[-1]
+        if token:
+            session.show(token)
+        return session
+
+
+@implementer(ISession)
+@attrs.define(eq=False)
+class Session:
+    """One ThinWS client.
+
+    A frame is answered before the next one is looked at, and room messages
+    that arrive meanwhile go out behind the answer.
+
+    Attributes:
+        identity: its connectionID; "" before it has given one.
+    """
+
+    _peer: Peer
+    _link: ILink
+    _hooks: Hooks
+    _open_rooms: bool
+    identity: str = ""
+    _barred: bool = False
+    _connected: bool = False
+    _busy: bool = False
+    _pumping: bool = False
+    _backlog: deque[tuple[bytes, bool]] = attrs.field(factory=deque)
+    _backlog_bytes: int = 0
+    _held: list[Frame] = attrs.field(factory=list)
+
+    @property
+    def id(self) -> str:
+        """The session id: what a log may say of this client, whose connectionID is its only secret."""
+        return self._peer.id
+
+    def show(self, token: str) -> None:
+        """Become who *token* names; with a wrong one, nothing is allowed from now on."""
+        try:
+            self._peer.identify(token)
+            self._barred = False
+        except BrokerError:
+            self._barred = True
+
+    # What the transport calls
+
+    def opened(self) -> None:
+        """Wait for the client: it begins."""
+
+    def received(self, data: bytes, binary: bool) -> None:
+        """Take one frame, after those before it."""
+        if not self._busy and not self._backlog:
+            self._take(data, binary)
+            return
+        if self._backlog and self._backlog_bytes + len(data) > BACKLOG:
+            self._refuse({}, RateLimited("limit", "backlog"))
+            return
+        self._backlog.append((data, binary))
+        self._backlog_bytes += len(data)
+
+    def closed(self, code: int, reason: str) -> None:
+        """Let the hooks know, unless the client has said so itself."""
+        self._backlog.clear()
+        self._leave()
+
+    # What the core calls
+
+    def event(self, event: Event, pattern: str) -> None:
+        """Send a room message."""
+        frame = event.render(room_frame)
+        if not self._busy:
+            self._link.send_frame(frame)
+        elif len(self._held) < HELD:
+            self._held.append(frame)
+        else:
+            self._link.close(1013, "busy")
+
+    def request(self, request: Request) -> None:
+        """Refuse: ThinWS has no calls."""
+        raise NotFound("method", request.procedure)
+
+    def reply(self, reply: Reply) -> None:
+        """Never called: this dialect does not call."""
+
+    def mail(self, mail: Mail) -> bool:
+        """Decline: ThinWS has no mailboxes."""
+        return False
+
+    async def probe(self) -> bool:
+        """Say nothing of the client: it holds no name that could be taken over."""
+        return False
+
+    # Frames
+
+    def _take(self, data: bytes, binary: bool) -> None:
+        frame: Members = {}
+        try:
+            frame = _read(data, binary)
+            self._peer.pace()
+            kind = _text(frame.get("type"))
+            if kind == "ack":
+                return
+            handler = HANDLERS.get(kind)
+            if handler is None:
+                raise Invalid("type", message="Unknown message type" if kind else "Invalid message")
+            if kind != "connect":
+                self._authorize()
+            self._busy = True
+            doing = handler(self, frame)
+        except BrokerError as error:
+            self._refuse(frame, error)
+            self._next(None)
+            return
+        doing.addCallbacks(self._done, self._failed, (frame, kind), errbackArgs=(frame,))
+        doing.addErrback(self._broken)
+        doing.addBoth(self._next)
+
+    def _done(self, room: str, frame: Members, kind: str) -> None:
+        self._send(b'{"type":"ack"%b}' % _echo(frame))
+        if kind == "message" and self._hooks["message"]:
+            self._tell("message", room, json.loads(object_text(frame)))
+
+    def _failed(self, failure: Failure, frame: Members) -> None:
+        error = failure.value
+        if not isinstance(error, BrokerError):
+            log.failure("thinws session {conn} failed", failure, conn=self.id)
+            error = BrokerError()
+        self._refuse(frame, error)
+
+    def _broken(self, failure: Failure) -> None:
+        """Part with the client for a bug of ours."""
+        log.failure("thinws session {conn} failed", failure, conn=self.id)
+        self._link.close(1011, "internal error")
+
+    def _refuse(self, frame: Members, error: BrokerError) -> None:
+        """Send the error frame: the one reply to *frame*."""
+        text = WORDS.get(error.code, "Internal server error")
+        if isinstance(error, Invalid):
+            text = error.message
+        elif isinstance(error, Denied) and error.what == "room":
+            text = "Not a member of this room"
+        elif isinstance(error, RateLimited) and error.name in TOO_MANY:
+            text = "Too many rooms"
+        self._send(b'{"type":"error","message":%b%b}' % (_encode(text), _echo(frame)))
+
+    def _send(self, reply: bytes) -> None:
+        self._link.send(reply)
+
+    def _next(self, _: object) -> None:
+        """Send what was held for the answer, then go on with the frames that wait."""
+        self._busy = False
+        held, self._held = self._held, []
+        for frame in held:
+            self._link.send_frame(frame)
+        if self._pumping:
+            return
+        self._pumping = True
+        while self._backlog and not self._busy:
+            data, binary = self._backlog.popleft()
+            self._backlog_bytes -= len(data)
+            self._take(data, binary)
+        self._pumping = False
+
+    # What a client may ask for.  Each handler returns the room, "" where there is none.
+
+    def _connect(self, frame: Members) -> Deferred[str]:
+        identity = _connection_id(frame)
+        if not identity:
+            raise Invalid("connectionID", message="connectionID is required")
+        token = _text(frame.get("token"))
+        if token:
+            self.show(token)
+        self._authorize()
+        return Deferred.fromCoroutine(self._become(identity))
+
+    def _subscribe(self, frame: Members) -> Deferred[str]:
+        return Deferred.fromCoroutine(self._join(_room(frame), self._given(frame)))
+
+    def _unsubscribe(self, frame: Members) -> Deferred[str]:
+        return Deferred.fromCoroutine(self._part(_room(frame), self._given(frame)))
+
+    def _disconnect(self, frame: Members) -> Deferred[str]:
+        self._peer.part_all()
+        self._leave()
+        done: Deferred[str] = Deferred()
+        done.callback("")
+        return done
+
+    def _message(self, frame: Members) -> Deferred[str]:
+        room = _room(frame)
+        if not self._open_rooms and not self._peer.joined(room):
+            raise Denied("room", room)
+        body = frame.get("message", frame.get("payload"))
+        # The connectionID is the only credential: it goes to nobody.
+        forwarded = {name: text for name, text in frame.items() if name not in ("messageID", "connectionID")}
+        sent = self._peer.publish(
+            room, "message", None if body is None else bytes(body), source="", original=object_text(forwarded)
+        )
+        return sent.addCallback(lambda _: room)
+
+    def _authorize(self) -> None:
+        if self._barred or not self._peer.admitted:
+            raise Unauthenticated("token")
+
+    def _given(self, frame: Members) -> str:
+        """Return the connectionID by which *frame* connects on its way, or ""."""
+        given = _connection_id(frame)
+        if not given or given == self.identity:
+            return ""
+        if self.identity:
+            raise Invalid("connectionID", message="connectionID mismatch")
+        return given
+
+    async def _become(self, identity: str) -> str:
+        await self._peer.become(identity)
+        self._leave()
+        self.identity, self._connected = identity, True
+        self._tell("connect")
+        return ""
+
+    async def _join(self, room: str, identity: str) -> str:
+        if identity:
+            await self._become(identity)
+        await self._peer.join(room)
+        self._tell("subscribe", room)
+        return room
+
+    async def _part(self, room: str, identity: str) -> str:
+        if identity:
+            await self._become(identity)
+        await self._peer.part(room)
+        self._tell("unsubscribe", room)
+        return room
+
+    def _leave(self) -> None:
+        """Tell of the disconnect, once for each connect."""
+        if self._connected:
+            self._connected = False
+            self._tell("disconnect")
+
+    def _tell(self, name: str, *about: object) -> None:
+        if name != "message":
+            log.debug("thinws {conn} {change}", conn=self.id, change=name)
+        for hook in self._hooks[name]:
+            try:
+                hook(self, *about)
+            except Exception:
+                log.failure("a hook of the thinws event {change} failed", change=name)
+
+
+Handler = Callable[[Session, Members], Deferred[str]]
+HANDLERS: Mapping[str, Handler] = {
+    "connect": Session._connect,
+    "subscribe": Session._subscribe,
+    "unsubscribe": Session._unsubscribe,
+    "disconnect": Session._disconnect,
+    "message": Session._message,
+}
+
+
+def room_frame(event: Event) -> Frame:
+    """Return what the members of a room are sent: a ThinWS client's own message as it wrote it."""
+    if event.dialect == NAME and event.original:
+        return text_frame(event.original)
+    body = b"null" if event.body is None else event.body
+    return text_frame(b'{"type":"message","roomID":%b,"message":%b}' % (_encode(event.topic), body))
+
+
+def _read(data: bytes, binary: bool) -> Members:
+    try:
+        if binary:
+            raise Invalid("frame")
+        return members(data, numbers=True)
+    except Invalid:
+        raise Invalid("frame", message="Invalid message") from None
+
+
+def _echo(frame: Members) -> bytes:
+    """Return the messageID as the client wrote it, "echo unchanged"."""
+    return b',"messageID":%b' % frame["messageID"] if "messageID" in frame else b""
+
+
+def _room(frame: Members) -> str:
+    """Return the topic of the room: "string 1..256 chars, numbers/true accepted and turned into strings"."""
+    raw = frame.get("roomID")
+    try:
+        return check_name("true" if bytes(raw or b"") == b"true" else _text(raw) or _number(raw))
+    except Invalid:
+        raise Invalid("roomID", message="roomID is required") from None
+
+
+def _connection_id(frame: Members) -> str:
+    """Return the connectionID, "any non-empty string (≤ 256 chars); a number is turned into its decimal string"."""
+    raw = frame.get("connectionID")
+    text = _text(raw) or _number(raw)
+    return text if len(text) <= LONGEST_ID else ""
+
+
+def _text(raw: Raw | None) -> str:
+    """Return the string that *raw* is, or ""."""
+    try:
+        return _decode_text(raw or b"null")
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ""
+
+
+def _number(raw: Raw | None) -> str:
+    """Return the number that *raw* is, as JavaScript writes it, or ""."""
+    text = bytes(raw or b"")
+    if not text or text[0] not in b"-0123456789":
+        return ""
+    number = float(text) if set(text) & set(b".eE") else int(text)
+    if isinstance(number, float) and (not number.is_integer() or abs(number) >= 1e21):
+        return repr(number)
+    return str(int(number))
