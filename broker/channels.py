@@ -16,7 +16,7 @@ from broker.patterns import matches
 
 LOG = "event/"  # the logs of topics begin with it
 CURSOR = "cursor"  # the space of the clients' cursors
-SPARE = 86400.0  # seconds that a cursor outlives the events it tells apart
+DAY = 86400.0  # seconds
 
 
 def cursor_key(client: str, topic: str) -> str:
@@ -148,9 +148,16 @@ class Channels:
         """Remember that *client* has all events up to *id*; it may go back."""
         if id < 0:
             raise Invalid("after")
-        # What a cursor so old stands for is gone: without it, the client gets the same events.
-        expires = self._clock.seconds() + self._kept + SPARE if self._kept else 0.0
-        await self._store.set(CURSOR, cursor_key(client, topic), b"%d" % id, expires=expires)
+        await self._store.set(CURSOR, cursor_key(client, topic), b"%d" % id, expires=self._cursor_end())
+
+    def _cursor_end(self) -> float:
+        """Return when a cursor that moves now may go: no event that it acknowledges is left then.
+
+        Whole days: most moves leave the time as it is, which spares the store work.
+        """
+        if not self._kept:
+            return 0.0
+        return (self._clock.seconds() // DAY + 2) * DAY + self._kept
 
     def _wait(self, topic: str, timeout: float) -> Waiter:
         if self.waiting >= self._limit:

@@ -114,10 +114,10 @@ class Indices:
     async def _events(self, topic: str, ids: list[int]) -> list[Event]:
         found: list[Event] = []
         for first, last in _runs(ids):
-            found += reversed(await self._store.read(LOG + topic, first - 1, last - first + 1))
-        # Retention may have taken some: a read then returns later ones instead.
-        wanted = set(ids)
-        return [event for event in found if event.id in wanted]
+            events = await self._store.read(LOG + topic, first - 1, last - first + 1)
+            # Retention may have taken some: a read then returns later ones instead.
+            found += [event for event in reversed(events) if event.id <= last]
+        return found
 
 
 def _runs(ids: list[int]) -> Iterator[tuple[int, int]]:
