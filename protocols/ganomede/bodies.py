@@ -8,10 +8,12 @@ import zlib
 from base64 import b64encode
 from collections.abc import Mapping
 from hashlib import md5
-from typing import Any, Generic, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
 import msgspec
 
+from broker.errors import Invalid
+from broker.jsontext import members
 from broker.messages import HttpRequest
 from protocols.ganomede.answers import Refusal, failure, invalid
 from protocols.ganomede.query import NO_TEXT, read_query
@@ -22,7 +24,6 @@ JSON, FORM, MULTIPART = "application/json", "application/x-www-form-urlencoded",
 OTHER_JSON = re.compile(r"application/[a-z.]+\+json")
 
 _read_text = msgspec.json.Decoder(str).decode
-_read_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class Bodies(Generic[S]):
@@ -72,26 +73,28 @@ class Bodies(Generic[S]):
             if not body.isascii():
                 body.decode()  # the decoder does not look into ``data``
             return self._decode(body)
-        except msgspec.ValidationError:
+        except UnicodeDecodeError:
+            raise _malformed("the text is not UTF-8") from None
+        except (msgspec.DecodeError, RecursionError):
             return self._filled(_members(body))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise _malformed(body, error) from None
 
     def _filled(self, members: Mapping[str, str | msgspec.Raw]) -> S:
         values = {name: _value(name, members[key]) for key, name in self._fields.items() if key in members}
         return self._kind(**values)
 
 
-def _members(body: bytes) -> dict[str, Any]:
-    """Return the members of a body that has a field of a wrong type, or is no object."""
+def _members(body: bytes) -> Mapping[str, msgspec.Raw]:
+    """Return the members of a body with a field of a wrong type; none when it is no object.
+
+    Raises:
+        Refusal: it is not JSON.
+    """
     try:
-        return _read_members(body)
-    except msgspec.ValidationError:
-        pass
-    try:
-        msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise _malformed(body, error) from None
+        return members(body)
+    except Invalid:
+        complaint = _complaint(body.decode())
+    if complaint:
+        raise _malformed(complaint)
     return {}
 
 
@@ -102,7 +105,7 @@ def _value(name: str, given: str | msgspec.Raw) -> str | msgspec.Raw:
         return given
     try:
         return _read_text(given)
-    except msgspec.ValidationError:
+    except msgspec.DecodeError:
         return NO_TEXT
 
 
@@ -135,25 +138,21 @@ def _decoded(body: bytes, coding: str, limit: int) -> bytes:
     return unpacked
 
 
-def _malformed(body: bytes, error: Exception) -> Refusal:
-    return invalid(f"Invalid JSON: {_complaint(body, error)}", plain=True)
+def _malformed(complaint: str) -> Refusal:
+    return invalid(f"Invalid JSON: {complaint}", plain=True)
 
 
-def _complaint(body: bytes, error: Exception) -> str:
-    """Say what is wrong with *body* in the manner of the original's parser."""
-    if isinstance(error, UnicodeDecodeError):
-        return "the text is not UTF-8"
+def _complaint(text: str) -> str:
+    """Say in the manner of the original's parser why *text* is no JSON; "" when it is."""
     try:
-        text = body.decode()
-        json.loads(text)
-    except UnicodeDecodeError:
-        return "the text is not UTF-8"
+        _reader.decode(text)
     except json.JSONDecodeError as found:
         return _unexpected(text, found.pos)
     except RecursionError:
         return "nested too deeply"
-    # What Python takes and JSON does not: NaN, half of a surrogate pair.
-    return str(error).removeprefix("JSON is malformed: ")
+    except ValueError as error:
+        return f"Unexpected token {error} in JSON"
+    return ""
 
 
 def _unexpected(text: str, position: int) -> str:
@@ -163,3 +162,10 @@ def _unexpected(text: str, position: int) -> str:
     token = text[position]
     word = "string" if token == '"' else "number" if token in "-0123456789" else f"token {token}"
     return f"Unexpected {word} in JSON at position {position}"
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(name)  # NaN and Infinity, which Python takes
+
+
+_reader = json.JSONDecoder(parse_int=len, parse_constant=_no_constant)
