@@ -1,0 +1,87 @@
+"""Errors as this dialect writes them: one string, ``type|||message|||stack``."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from broker.errors import BrokerError, CalleeFailed
+
+FALLBACK = "ResilientError"  # the class clients make of what is of no class of theirs
+MAX_NAME = 128  # characters of a name inside a message
+
+# Type and message by the core's code.  "Use only registered types": of any other
+# the client makes an error whose type is the whole text.
+TABLE = {
+    "NOT_FOUND": ("SocketErrorConnectionUnsupported", "socket:connection:unsupported:{what}:{name}"),
+    "GONE": ("SocketErrorConnection", "socket:connection:{what}:{name}"),
+    "TIMEOUT": ("SocketErrorTimeout", "socket:timeout:{what}"),
+    "UNAUTHENTICATED": ("SocketErrorConnectionUnauthorized", "socket:connection:unauthorized:{what}"),
+    "DENIED": ("ForbiddenAuthorizationError", "auth:authorization:forbidden:{what}:{name}"),
+    "INVALID": ("SocketErrorMessageMalformed", "socket:message:malformed:{what}"),
+    "TAKEN": ("SocketErrorMessage", "socket:message:exists:{name}"),
+    "CONFLICT": ("SocketErrorMessage", "socket:message:conflict:{name}"),
+    "RATE_LIMITED": ("SocketErrorMessage", "socket:message:limit:{name}"),
+    "TOO_LARGE": ("SocketErrorMessage", "socket:message:limit:{what}"),
+}
+INTERNAL = ("SocketError", "socket:internal")
+
+_IDENTIFIER = re.compile(r"[A-Za-z_$][\w$]*").fullmatch
+_CODE = re.compile(r"[A-Z0-9]+(_[A-Z0-9]+)*").fullmatch
+_STACK = re.compile(r"\w*Error: ").match
+
+_decode_text = msgspec.json.Decoder(str).decode
+
+
+def marshal(error: BrokerError) -> str:
+    """Return *error* as it is written on the wire."""
+    if isinstance(error, CalleeFailed):
+        return _of_callee(error)
+    kind, message = TABLE.get(error.code, INTERNAL)
+    return f"{kind}|||{message.format(what=clean(error.what), name=clean(error.name))}|||"
+
+
+def refused(why: str) -> str:
+    """Return the failure of an authentication."""
+    return f"AuthManagerErrorAuthenFailed|||auth:manager:authen:{clean(why)}|||"
+
+
+def unsupported(stage: str) -> str:
+    """Return the failure of an authentication that asks for an unknown *stage*."""
+    return f"AuthManagerErrorUnsupported|||auth:manager:unsupported:{clean(stage)}|||"
+
+
+def clean(name: str) -> str:
+    """Return *name* as it may stand in a message."""
+    return name.replace("|||", "")[:MAX_NAME].rstrip("|")
+
+
+def normalise(payload: bytes) -> CalleeFailed:
+    """Return the error that a callee's payload means.
+
+    A handler that throws a plain error sends ``text|||Error: text …|||…``: the
+    first part is no type, and its stack is nobody's business.
+    """
+    try:
+        text = _decode_text(payload)
+    except msgspec.DecodeError:
+        return CalleeFailed(FALLBACK, "error")
+    kind, mark, rest = text.partition("|||")
+    if not mark:
+        return CalleeFailed(FALLBACK, text or "error")
+    message = rest.partition("|||")[0]
+    stack = _STACK(message)
+    if not _IDENTIFIER(kind) or (stack is not None and message.startswith(kind, stack.end())):
+        return CalleeFailed(FALLBACK, kind or "error")
+    return CalleeFailed(kind, message)
+
+
+def _of_callee(error: CalleeFailed) -> str:
+    message = error.message.replace("|||", "")
+    if error.code == FALLBACK:
+        return f"{FALLBACK}|||{message}|||"
+    # A class of our clients is written like one; the codes of other dialects are upper case.
+    if _IDENTIFIER(error.code) and not _CODE(error.code):
+        return f"{error.code}|||{message}|||"
+    return f"{FALLBACK}|||{clean(error.code)}: {message}|||"

@@ -1,0 +1,77 @@
+"""What keys a session watches, and the changes that must wait for a snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import attrs
+
+from broker.errors import RateLimited
+from broker.messages import Event, Frame
+from broker.patterns import is_pattern, matches
+
+if TYPE_CHECKING:
+    from broker.peer import Peer
+
+TOPIC = "kv/"  # what the topic of a key begins with
+MOST = 1000  # patterns of one session
+
+
+@attrs.define(eq=False)
+class Watches:
+    """The watched patterns of one session."""
+
+    _peer: Peer
+    _push: Callable[[Frame], object]
+    _patterns: dict[str, None] = attrs.field(factory=dict)
+    _waiting: dict[str, list[Frame]] = attrs.field(factory=dict)
+
+    @property
+    def patterns(self) -> list[str]:
+        """What is watched, in that order."""
+        return list(self._patterns)
+
+    def begin(self, pattern: str) -> None:
+        """Watch *pattern*; its changes are kept until ``go_on``.
+
+        Raises:
+            RateLimited: too much is watched.
+        """
+        if len(self._patterns) >= MOST:
+            raise RateLimited("limit", "watches")
+        self._waiting.setdefault(pattern, [])
+        self._patterns[pattern] = None
+        self._ask()
+
+    def go_on(self, pattern: str) -> None:
+        """Tell the changes that were kept, and the next ones at once."""
+        for frame in self._waiting.pop(pattern, ()):
+            self._push(frame)
+
+    def end(self, pattern: str) -> None:
+        """Watch *pattern* no more."""
+        self._waiting.pop(pattern, None)
+        if pattern in self._patterns:
+            del self._patterns[pattern]
+            self._ask()
+
+    def admitting(self, event: Event) -> Iterator[str]:
+        """Yield the patterns that the key of *event* matches."""
+        key = event.topic.removeprefix(TOPIC)
+        return (pattern for pattern in self.patterns if matches(pattern, key))
+
+    def tell(self, pattern: str, frame: Frame) -> None:
+        """Send the change that came by *pattern*, or keep it."""
+        if pattern in self._waiting:
+            self._waiting[pattern].append(frame)
+        else:
+            self._push(frame)
+
+    def _ask(self) -> None:
+        names = [pattern for pattern in self._patterns if not is_pattern(pattern)]
+        some = len(names) < len(self._patterns)
+        self._peer.watch(self._admits if some else None, names)
+
+    def _admits(self, key: str) -> bool:
+        return any(matches(pattern, key) for pattern in self._patterns)

@@ -1,0 +1,150 @@
+"""Frames as they stand on the wire: one JSON object each, ``{type, id?, payload, …}``.
+
+The payload is never decoded: the exact bytes that came are the bytes that go.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from broker.messages import Event, Frame, Mail, Request, text_frame
+
+ABSENT = msgspec.Raw(b"")
+MAX_TIME = 8.64e15  # milliseconds since 1970: the last moment a Date can hold
+
+
+class Envelope(msgspec.Struct, gc=False):
+    """A frame of a client.
+
+    Attributes:
+        type: what it is; a frame that does not say so is a queued message.
+        timeout: milliseconds, 0 for no limit; None when it does not say.
+        dt: the sender's clock in milliseconds since 1970; 0 when it does not say.
+        payload: JSON text, or empty when there is none.
+    """
+
+    type: str = "message"
+    id: str = ""
+    method: str = ""
+    event: str = ""
+    recipient: str = ""
+    stage: str | None = None
+    timeout: float | None = None
+    dt: float = 0.0
+    payload: msgspec.Raw = ABSENT
+
+    @property
+    def time(self) -> float:
+        """The sender's clock in seconds; 0.0 when it gave none that can be."""
+        return self.dt / 1000 if 0.0 < self.dt <= MAX_TIME else 0.0
+
+
+decode = msgspec.json.Decoder(Envelope).decode
+encode = msgspec.json.Encoder().encode
+
+PONG = b'{"type":"pong"}'
+BROKER = b'"broker"'
+
+
+def milliseconds(seconds: float) -> int:
+    """Return a time or a duration as the wire has it."""
+    return int(seconds * 1000 + 0.5)
+
+
+def call(request: Request, recipient: str, dt: int) -> bytes:
+    """Return a call on its way to *recipient*, who performs it."""
+    return b'{"type":"call","id":%b,"method":%b,"payload":%b,"timeout":%d,"sender":%b,"recipient":%b,"dt":%d}' % (
+        encode(request.id),
+        encode(request.procedure),
+        request.body,
+        milliseconds(request.timeout),
+        encode(request.caller),
+        encode(recipient),
+        dt,
+    )
+
+
+def request(request: Request, recipient: str, dt: int) -> bytes:
+    """Return a streamed request on its way to *recipient*, who takes it."""
+    return b'{"type":"request","id":%b,"payload":%b,"sender":%b,"recipient":%b,"dt":%d}' % (
+        encode(request.id),
+        request.body,
+        encode(request.caller),
+        encode(recipient),
+        dt,
+    )
+
+
+def result(ref: str, payload: bytes, sender: bytes, dt: int) -> bytes:
+    """Return the result of call *ref*; *sender* is JSON already."""
+    return b'{"type":"result","id":%b,"payload":%b,"sender":%b,"dt":%d}' % (encode(ref), payload, sender, dt)
+
+
+def error(ref: str, marshalled: str, sender: bytes, dt: int) -> bytes:
+    """Return the failure of call *ref*."""
+    return b'{"type":"error","id":%b,"payload":%b,"sender":%b,"dt":%d}' % (encode(ref), encode(marshalled), sender, dt)
+
+
+def response(ref: str, payload: bytes, sender: bytes, dt: int) -> bytes:
+    """Return one answer of request *ref*."""
+    return b'{"type":"response","id":%b,"payload":%b,"sender":%b,"dt":%d}' % (encode(ref), payload, sender, dt)
+
+
+def failed_request(marshalled: str) -> bytes:
+    """Return the payload that tells of a failed request: an ``error`` frame would crash the client."""
+    return encode({"error": marshalled})
+
+
+def auth(stage: str | None, payload: Any) -> bytes:
+    """Return the answer to an ``auth`` frame; stage None is the failure."""
+    return encode({"type": "auth", "stage": stage, "payload": payload})
+
+
+def notice(marshalled: str, about: Envelope) -> bytes:
+    """Return what tells of an error that has no other way back.
+
+    ``system`` frames reach only ``listen`` listeners and can not throw.
+    """
+    ref = {"type": about.type}
+    if about.event:
+        ref["event"] = about.event
+    if about.id:
+        ref["id"] = about.id
+    return encode({"type": "system", "event": "broker.error", "payload": {"error": marshalled, "ref": ref}})
+
+
+def mail(mail: Mail) -> bytes:
+    """Return a queued message; its sender's own id, if any, passes unchanged."""
+    ref = b',"id":' + encode(mail.ref) if mail.ref else b""
+    return b'{"type":"message","payload":%b%b,"sender":%b,"dt":%d}' % (
+        mail.body,
+        ref,
+        encode(mail.source),
+        milliseconds(mail.time),
+    )
+
+
+def event(event: Event, pattern: str, copy: str) -> Frame:
+    """Return *event* as it comes by the subscription to *pattern*.
+
+    ``observe`` takes exact names only: what came by a pattern is named by the
+    pattern, and ``topic`` has the real name.  All copies of one event have
+    the same id, *copy* unless it is stored, so that listeners can drop doubles.
+    """
+    topic = b"" if pattern == event.topic else b',"topic":' + encode(event.topic)
+    stored = b',"epoch":' + encode(event.epoch) if event.id else b""
+    return text_frame(
+        b'{"type":"event","event":%b%b,"id":%b,"payload":%b,"sender":%b,"dt":%d,"name":%b%b}'
+        % (
+            encode(pattern),
+            topic,
+            encode(event.id or copy),
+            b"{}" if event.body is None else event.body,
+            encode(event.source),
+            milliseconds(event.time),
+            encode(event.name),
+            stored,
+        )
+    )
