@@ -15,9 +15,9 @@ import pytest
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock
 
-from broker.errors import Unavailable
+from broker.errors import Conflict, Unavailable
 from broker.messages import Entry, Event
-from broker.stores import sqlite_commits, sqlite_file, sqlite_writes
+from broker.stores import open_store, sqlite_commits, sqlite_file, sqlite_writes
 from broker.stores.sqlite import SqliteStore
 from tests.store_pump import Pump
 
@@ -121,8 +121,6 @@ def test_a_second_store_on_the_file_is_refused(home: Home) -> None:
 
 
 def test_a_second_name_of_the_file_is_refused_too(home: Home) -> None:
-    from broker.stores import open_store
-
     home.store()
     (home.path.parent / "alias.db").symlink_to(home.path)
     alias = open_store("sqlite:alias.db", clock=home.clock, directory=str(home.path.parent), reactor=home.pump)
@@ -278,6 +276,30 @@ def test_reading_waits_for_writes_only_that_it_must_see(home: Home) -> None:
     found = home.result(gatherResults([*behind, *pending]))
     assert [each.id for each in found[0]] == [1]
     assert found[1:4] == [Entry(b"2", 1), [("k", Entry(b"1", 1)), ("other", Entry(b"2", 1))], ["a", "b"]]
+
+
+def test_reading_waits_for_a_commit_that_is_running(home: Home) -> None:
+    store = home.store()
+    late: list[Deferred[Any]] = []
+
+    def more(_: Event) -> None:
+        late.append(store.append("log", event()))
+
+    home.result(store.append("log", event()).addCallback(more))
+    read = store.read("log", 0, 9)
+    assert not read.called
+    assert [each.id for each in home.result(read)] == [1, 2]
+
+
+def test_a_refusal_costs_the_others_no_commit_of_their_own(home: Home) -> None:
+    store = home.store()
+    good: list[Deferred[Any]] = [store.append("log", event()), store.set("s", "k", b"1")]
+    conflict = store.set("s", "k", b"2", revision=7)
+    good.append(store.append("log", event()))
+    with pytest.raises(Conflict):
+        home.result(conflict)
+    home.result(gatherResults(good))
+    assert home.commits == [4]
 
 
 def test_reading_that_fails_at_once_is_tried_in_the_thread(home: Home) -> None:

@@ -38,7 +38,8 @@ class SqliteStore(Service):
         path: the file; made when it is missing.
         clock: tells the time of events and of expiry.
         reactor: where the writer thread's answers are delivered.
-        durability: ``fsync`` or ``os``.
+        durability: ``fsync``, or ``os``: then a power cut may take the last
+            events, and their ids are given again.
         observe: called with the operations and the seconds of each commit.
         failed: called with the number of operations that a failure took.
         patience: seconds for another program that holds the write lock.
