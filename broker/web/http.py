@@ -116,11 +116,12 @@ class HttpChannel(Protocol):
         self._reading = True
         self._blocked = False  # the client does not read what it asked for
         self._finishing = False
-        self._closing = False
+        self._ended = False  # nothing more is answered
         self._gone = False
         self._served = 0
         self._mark = 0
         self._waiting: Waiting | None = None
+        self._watched: Phase | None = None
         self._line = 0.0
 
     # What Twisted calls.
@@ -135,7 +136,7 @@ class HttpChannel(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Parse and answer what came; the transport sends the answers together."""
-        if self._closing:
+        if self._ended:
             return
         self._take(data)
         self._work()
@@ -157,6 +158,7 @@ class HttpChannel(Protocol):
     def resumeProducing(self) -> None:
         """The client has read everything: go on."""
         self._blocked = False
+        self._watched = None
         self._work()
 
     def stopProducing(self) -> None:
@@ -168,7 +170,7 @@ class HttpChannel(Protocol):
         """Close as soon as what was asked is answered."""
         self._finishing = True
         idle = self._busy is None and not self._parser.arrived and self._parser.phase is Phase.IDLE
-        if idle and not self._closing and not self._gone:
+        if idle and not self._ended:
             self._close(lingering=False)
 
     def abort(self) -> None:
@@ -211,28 +213,23 @@ class HttpChannel(Protocol):
         """Answer what has arrived, as far as the client takes it."""
         parser = self._parser
         arrived = parser.arrived
-        while True:
-            while arrived and self._ready():
+        while self._busy is None and not (self._blocked or self._ended):
+            if arrived:
                 self._handle(arrived.popleft())
-            if not self._held or not self._ready():
+            elif self._held:
+                held, self._held = self._held, b""
+                self._take(held)
+            else:
                 break
-            held, self._held = self._held, b""
-            self._take(held)
-        if self._closing or self._gone:
+        if self._ended:
             return
         if parser.expects and self._busy is None and not arrived:
             parser.expects = False
             self._write(CONTINUE)
-        self._throttle()
-        self._watch()
-
-    def _ready(self) -> bool:
-        return self._busy is None and not (self._blocked or self._closing or self._gone)
-
-    def _throttle(self) -> None:
-        """Read on, unless too much waits already."""
-        parser = self._parser
-        self._read(not self._held and len(parser.arrived) < PIPELINE and len(parser.rest) < AHEAD)
+        if arrived or not self._reading:
+            self._read(not self._held and len(arrived) < PIPELINE and len(parser.rest) < AHEAD)
+        if parser.phase is not self._watched:
+            self._watch()
 
     def _read(self, reading: bool) -> None:
         if reading is not self._reading:
@@ -257,7 +254,7 @@ class HttpChannel(Protocol):
         try:
             waiting = answer.send(None)
         except StopIteration as end:
-            self._answered(end.value, arrival)
+            self._respond(end.value, arrival)
         except Exception:
             self._broke(Failure(), arrival)
         else:
@@ -278,38 +275,31 @@ class HttpChannel(Protocol):
 
     def _answered(self, response: Response, arrival: Arrival) -> None:
         self._busy = None
-        if not self._gone:
-            self._respond(response, arrival)
+        self._respond(response, arrival)
 
     def _broke(self, failure: Failure, arrival: Arrival) -> None:
         self._busy = None
-        if self._gone and failure.check(CancelledError):
-            return
-        log.failure("answering a request failed", failure)
-        if not self._gone:
+        if not (self._gone and failure.check(CancelledError)):
+            log.failure("answering a request failed", failure)
             self._respond(self._site.refusal(500, "Internal error.", arrival.request), arrival)
 
     def _respond(self, response: Response, arrival: Arrival) -> None:
-        keep_alive = arrival.keep_alive and not response.close and not self._finishing
+        if self._gone:
+            return
+        request = arrival.request
+        id, head = (request.id, request.method == "HEAD") if request is not None else (request_id(), False)
+        date = self._site.dates.line()
         try:
-            wire = self._render(response, arrival.request, keep_alive)
+            keep_alive = arrival.keep_alive and not response.close and not self._finishing
+            wire = render(response, id, head, keep_alive, date)
         except Exception:
             log.failure("a response can not be sent: {response}", response=response)
-            response = self._site.refusal(500, "Internal error.", None)
-            wire = self._render(response, arrival.request, keep_alive)
+            response, keep_alive = self._site.refusal(500, "Internal error.", None), False
+            wire = render(response, id, head, keep_alive, date)
         self._served += 1
         self._write(wire)
         if not keep_alive:
             self._close(lingering=arrival.status != 0 or response.close)
-
-    def _render(self, response: Response, request: HttpRequest | None, keep_alive: bool) -> bytes:
-        return render(
-            response,
-            request.id if request is not None else request_id(),
-            head=request is not None and request.method == "HEAD",
-            keep_alive=keep_alive,
-            date=self._site.dates.line(),
-        )
 
     def _lose(self, failure: Failure) -> None:
         log.failure("an HTTP connection is given up", failure)
@@ -322,7 +312,7 @@ class HttpChannel(Protocol):
         significant risk that the client will not be able to read the last HTTP response":
         *lingering* closes the way out only, and drops what still comes for a while.
         """
-        self._closing = True
+        self._ended = True
         self._parser.close()
         self._held = b""
         self.transport.unregisterProducer()
@@ -335,7 +325,7 @@ class HttpChannel(Protocol):
             self.transport.loseConnection()
 
     def _leave(self) -> None:
-        self._gone = True
+        self._gone = self._ended = True
         self._parser.close()
         self._held = b""
         self._wait(None)
@@ -344,8 +334,9 @@ class HttpChannel(Protocol):
 
     def _watch(self) -> None:
         """Have the deadline that fits what is going on."""
-        waiting = Waiting.STALLED if self._blocked else _WAITING[self._parser.phase]
-        if waiting is not self._waiting and not self._closing and not self._gone:
+        self._watched = self._parser.phase
+        waiting = Waiting.STALLED if self._blocked else _WAITING[self._watched]
+        if waiting is not self._waiting and not self._ended:
             self._wait(waiting)
 
     def _wait(self, waiting: Waiting | None) -> None:

@@ -64,6 +64,10 @@ class Phase(Enum):
     OVER = "no further request will be read"
 
 
+# Looking a member up in its class costs more than what is done with it here.
+IDLE, HEAD, BODY, OVER = Phase.IDLE, Phase.HEAD, Phase.BODY, Phase.OVER
+
+
 @attrs.define(eq=False)
 class Arrival:
     """One thing to answer, in the order of the stream.
@@ -101,7 +105,7 @@ class RequestParser:
 
     def __init__(self, limits: Limits, address: str = "", secure: bool = False) -> None:
         self.arrived: deque[Arrival] = deque()
-        self.phase = Phase.IDLE
+        self.phase = IDLE
         self.begun = 0
         self.expects = False
         self.rest = b""
@@ -119,12 +123,14 @@ class RequestParser:
 
     def feed(self, data: bytes | memoryview) -> None:
         """Take the next bytes of the stream; what they complete is in ``arrived``."""
-        if self._upgrading:
-            self.rest += data
-            return
         todo: bytes | memoryview | None = data
-        while todo is not None and self.phase is not Phase.OVER:
-            todo = self._feed(todo)
+        while todo is not None:
+            if self.phase is not OVER:
+                todo = self._feed(todo)
+                continue
+            if self._upgrading:
+                self.rest += todo
+            return
 
     def _feed(self, data: bytes | memoryview) -> bytes | None:
         """Give *data* to llhttp; return what it is to be given next."""
@@ -138,12 +144,13 @@ class RequestParser:
                 raise
             self._fail(*(self._refusal or (400, f"Bad request: {error}.")))
         else:
-            self._count(len(data))
+            if not self._moved:
+                self._count(len(data))
         return None
 
     def close(self) -> None:
         """Read nothing more, and let go of the parser, which refers to this object."""
-        self.phase = Phase.OVER
+        self.phase = OVER
         self.arrived.clear()
         self._parser = None
 
@@ -154,8 +161,8 @@ class RequestParser:
         self._fail(408, "The request took too long to arrive.")
 
     def _fail(self, status: int, message: str) -> None:
-        if self.phase is not Phase.OVER:
-            self.phase = Phase.OVER
+        if self.phase is not OVER:
+            self.phase = OVER
             self.expects = False
             self.arrived.append(Arrival(self._request, status=status, message=message))
 
@@ -165,9 +172,6 @@ class RequestParser:
 
     def _count(self, size: int) -> None:
         """Bound what llhttp may gather without telling: long lines and trailers."""
-        if self._moved or self.phase is Phase.IDLE:
-            self._spent = 0
-            return
         self._spent += size
         if self._spent > self._limits.head_bytes:
             self._fail(431, f"The header is over {self._limits.head_bytes} bytes.")
@@ -176,13 +180,15 @@ class RequestParser:
 
     def on_message_begin(self) -> None:
         """Begin a message."""
-        self.phase = Phase.HEAD
+        self.phase = HEAD
         self.begun += 1
         self._moved = True
+        self._spent = 0
         self._target = b""
         self._headers: dict[str, str] = {}
         self._repeated = 0
         self._body = b""
+        self._size = 0
         self._pieces: list[bytes] | None = None
         self._request = None
 
@@ -192,7 +198,7 @@ class RequestParser:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header field; those of a trailer are ignored."""
-        if self.phase is not Phase.HEAD:
+        if self.phase is not HEAD:
             return
         key = _NAMES.get(name) or name.lower().decode("ascii")
         text = value.decode("latin-1").rstrip(" \t")
@@ -209,7 +215,7 @@ class RequestParser:
         headers, parser = self._headers, self._parser
         if len(headers) + self._repeated > self._limits.head_fields:
             self._refuse(431, f"More than {self._limits.head_fields} header fields.")
-        method = parser.get_method().decode("ascii")
+        method = _METHODS.get(parser.get_method()) or parser.get_method().decode("ascii")
         path, query = self._read_target(method)
         self._request = HttpRequest(method, path, query, headers, b"", self._address, self._secure, request_id())
         version = parser.get_http_version()
@@ -226,22 +232,22 @@ class RequestParser:
         self._check_framing(version)
         if parser.should_upgrade():
             self._check_upgrade(method, version)
-        self.phase = Phase.BODY
+        self.phase = BODY
 
     def on_body(self, piece: bytes) -> None:
         """Take a piece of the body."""
         self._moved = True
+        self._spent = 0
         self.expects = False
-        if not self._body:
-            self._body = piece
-            self._size = len(piece)
-        else:
-            if self._pieces is None:
-                self._pieces = [self._body]
-            self._pieces.append(piece)
-            self._size += len(piece)
+        self._size += len(piece)
         if self._size > self._limits.body_bytes:
             self._refuse(413, f"The body is over {self._limits.body_bytes} bytes.")
+        if not self._body:
+            self._body = piece
+        elif self._pieces is None:
+            self._pieces = [self._body, piece]
+        else:
+            self._pieces.append(piece)
 
     def on_message_complete(self) -> None:
         """Hand the whole request over, unless an upgrade follows."""
@@ -250,11 +256,11 @@ class RequestParser:
             return
         self.expects = False
         request.body = b"".join(self._pieces) if self._pieces is not None else self._body
-        self._pieces, self._body = None, b""
+        self._body = b""
         self._request = None
         self.arrived.append(Arrival(request, self._keep_alive))
         # "Close": whatever follows is not to be read as a request.
-        self.phase = Phase.IDLE if self._keep_alive else Phase.OVER
+        self.phase = IDLE if self._keep_alive else OVER
 
     # The head.
 
@@ -321,8 +327,8 @@ class RequestParser:
             self._parser = HttpRequestParser(self)
             self.begun -= 1
             return again + rest
-        if self.arrived and self.phase is Phase.IDLE:
-            self.phase = Phase.OVER
+        if self.arrived and self.phase is IDLE:
+            self.phase = OVER
             self._upgrading = self.arrived[-1].upgrade = True
             self.rest = rest
         return None
@@ -364,3 +370,4 @@ _NAMES = {
     )
     for spelling in (name, name.title())
 }
+_METHODS = {word.encode("ascii"): word for word in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")}

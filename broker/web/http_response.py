@@ -40,7 +40,7 @@ class Dates:
         return self._line
 
 
-def render(response: Response, request_id: str, *, head: bool, keep_alive: bool, date: bytes) -> bytes:
+def render(response: Response, request_id: str, head: bool, keep_alive: bool, date: bytes) -> bytes:
     """Return *response* as it goes over the wire.
 
     Args:

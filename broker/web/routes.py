@@ -20,13 +20,16 @@ class Paths(Generic[D]):
     "/x" is that path alone, "/x/" also everything below it, except that "/" is
     the root alone.  The longest one that fits takes the request.
 
+    Attributes:
+        exact: who takes a path as it stands.
+
     Args:
         what: the word for such a path in an error.
     """
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._exact: dict[str, D] = {}
+        self.exact: dict[str, D] = {}
         self._prefixes: list[tuple[str, D]] = []
 
     def add(self, path: str, taker: D) -> None:
@@ -37,16 +40,16 @@ class Paths(Generic[D]):
         """
         if not path.startswith("/") or SLASHES.search(path) or "?" in path:
             raise ValueError(f"{_name(taker)}: {path!r} is no {self._what} path")
-        if path in self._exact:
-            raise ValueError(f"{_name(self._exact[path])} and {_name(taker)} both take the {self._what} path {path}")
-        self._exact[path] = taker
+        if path in self.exact:
+            raise ValueError(f"{_name(self.exact[path])} and {_name(taker)} both take the {self._what} path {path}")
+        self.exact[path] = taker
         if path.endswith("/") and path != "/":
             self._prefixes.append((path, taker))
             self._prefixes.sort(key=lambda entry: -len(entry[0]))
 
     def find(self, path: str) -> D | None:
         """Return who takes *path*, or None."""
-        taker = self._exact.get(path)
+        taker = self.exact.get(path)
         if taker is None:
             for prefix, below in self._prefixes:
                 if path.startswith(prefix):
@@ -112,7 +115,7 @@ class Routes:
         return dialect, ""
 
     def _find(self, paths: Paths[Any], request: HttpRequest) -> Any:
-        dialect = paths.find(request.path)
+        dialect = paths.exact.get(request.path) or paths.find(request.path)
         if dialect is None and "//" in request.path:
             path = SLASHES.sub("/", request.path)
             dialect = paths.find(path)

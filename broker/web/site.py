@@ -7,14 +7,12 @@ answered here, and the rest is not found.
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 from typing import Protocol as Seam
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
@@ -22,13 +20,15 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.deadlines import Deadlines
-from broker.errors import BrokerError
+from broker.errors import BrokerError, Refused
 from broker.interfaces import ILink, ISession
 from broker.messages import HttpRequest, Response
+from broker.web.crowd import Admission, Crowd
 from broker.web.http import HttpChannel, Times
 from broker.web.http_parser import Limits
 from broker.web.http_response import Dates
 from broker.web.origins import Origins
+from broker.web.pages import Pages
 from broker.web.redact import redact
 from broker.web.refusals import Grumbler, error_refusal, json_refusal
 from broker.web.routes import Routes
@@ -39,13 +39,6 @@ log = Logger()
 
 HELD = 1000  # refused handshakes that are held at once; more are answered at once
 TURNED_AWAY = 100  # connections over the limit that are told so; more are dropped
-PAGES = {
-    "/health": "_health_page",
-    "/healthz": "_health_page",
-    "/ready": "_ready_page",
-    "/readyz": "_ready_page",
-    "/about": "_about_page",
-}
 
 
 class Peer(Seam):
@@ -68,21 +61,6 @@ class Counts(Seam):
 
     def closed(self, dialect: str, code: int) -> None:
         """Count a connection that went."""
-
-
-@attrs.frozen
-class Admission:
-    """Who may connect.
-
-    Attributes:
-        connections: how many at once; 0: any number.
-        per_address: how many of them from one address; 0: any number.
-        origins: of the web pages that may open WebSockets; see ``Origins``.
-    """
-
-    connections: int = 10000
-    per_address: int = 0
-    origins: tuple[str, ...] = ()
 
 
 class Site(Factory):
@@ -129,14 +107,14 @@ class Site(Factory):
         self._clock = clock
         self._door = door
         self._counts = counts
-        self._admission = admission or Admission()
-        self._origins = Origins(self._admission.origins)
+        admission = admission or Admission()
+        self._crowd = Crowd(admission, self._emptied)
+        self._origins = Origins(admission.origins)
         self._ready = ready
-        self._about = about
+        names = [dialect.name for dialect in self.routes.dialects]
+        self._pages = Pages(self._reasons, lambda: {**about(), "dialects": names})
         self._grumbler = Grumbler(log, clock)
         self._channels: set[HttpChannel] = set()
-        self._addresses: Counter[str] = Counter()
-        self._connections = 0
         self._turned_away = 0
         self._held = 0
         self._drained: Deferred[None] | None = None
@@ -144,18 +122,25 @@ class Site(Factory):
     @property
     def connections(self) -> int:
         """How many connections there are, WebSockets included."""
-        return self._connections
+        return len(self._crowd)
 
     # Connections.
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """Return the channel for a new connection, or turn it away."""
         address = str(getattr(addr, "host", None) or getattr(addr, "name", None) or "")
-        refusal = self._inadmissible(address)
-        if refusal is not None:
-            return self._turn_away(refusal)
-        self._connections += 1
-        self._addresses[address] += 1
+        if self._drained is not None:
+            return self._turn_away("The daemon is stopping.")
+        setting = self._crowd.objection(address)
+        if setting:
+            self._grumbler.say(
+                setting,
+                "connection from {address} turned away; {setting} allows no more",
+                address=address,
+                setting=setting,
+            )
+            return self._turn_away("Too many connections.")
+        self._crowd.enter(address)
         self._counts.opened("http")
         channel = HttpChannel(self, address)
         self._channels.add(channel)
@@ -165,44 +150,16 @@ class Site(Factory):
         """Forget *channel*, whose connection has ended."""
         self._channels.discard(channel)
         self._counts.closed("http", 1000)
-        self._release(channel.address)
+        self._crowd.leave(channel.address)
 
-    def _inadmissible(self, address: str) -> Response | None:
-        admission = self._admission
-        if self._drained is not None:
-            return json_refusal(503, "The daemon is stopping.")
-        if admission.connections and self._connections >= admission.connections:
-            return self._crowded("TXBROKER_MAX_CONNECTIONS", address)
-        # Clients of a unix socket have no address to tell them apart by.
-        if admission.per_address and address and self._addresses[address] >= admission.per_address:
-            return self._crowded("TXBROKER_MAX_CONNECTIONS_PER_ADDRESS", address)
-        return None
-
-    def _crowded(self, setting: str, address: str) -> Response:
-        self._grumbler.say(
-            setting,
-            "connection from {address} turned away; {setting} allows no more",
-            address=address,
-            setting=setting,
-        )
-        return json_refusal(503, "Too many connections.")
-
-    def _turn_away(self, refusal: Response) -> Protocol | None:
+    def _turn_away(self, why: str) -> Protocol | None:
         if self._turned_away >= TURNED_AWAY:
             return None
         self._turned_away += 1
-        return TurnedAway(refusal, self._clock, self.dates, self._turned_away_gone)
+        return TurnedAway(json_refusal(503, why), self._clock, self.dates, self._turned_away_gone)
 
     def _turned_away_gone(self) -> None:
         self._turned_away -= 1
-
-    def _release(self, address: str) -> None:
-        self._connections -= 1
-        self._addresses[address] -= 1
-        if not self._addresses[address]:
-            del self._addresses[address]
-        if self._drained is not None and not self._connections and not self._drained.called:
-            self._drained.callback(None)
 
     # Requests.
 
@@ -230,29 +187,34 @@ class Site(Factory):
         """Return how the dialect of *request*, if it has a form for it, or the site says no."""
         if status == 413:
             self._grumbler.say("body", "a body was refused as too large; TXBROKER_MAX_MESSAGE_BYTES allows no more")
-        dialect: Any = self.routes.http(request) if request is not None else None
-        if hasattr(dialect, "refusal"):
-            try:
-                shaped = dialect.refusal(status, message, request)
-                if isinstance(shaped, Response):
-                    return shaped
-            except Exception:
-                log.failure("{dialect} failed to shape a refusal", dialect=dialect.name)
-        return json_refusal(status, message)
+        dialect = self.routes.http(request) if request is not None else None
+        return self._shaped(dialect, status, message, request) or json_refusal(status, message)
+
+    def _shaped(self, dialect: Any, status: int, message: str, request: HttpRequest | None) -> Response | None:
+        """Return the refusal in the form of *dialect*, or None when it has no form of its own."""
+        if not hasattr(dialect, "refusal"):
+            return None
+        try:
+            shaped = dialect.refusal(status, message, request)
+        except Exception:
+            log.failure("{dialect} failed to shape a refusal", dialect=dialect.name)
+            return None
+        return shaped if isinstance(shaped, Response) else None
 
     def _failed(self, dialect: Any, request: HttpRequest, error: Exception) -> Response:
-        if isinstance(error, BrokerError):
-            return error_refusal(error)
-        log.failure(
-            "{dialect} failed to answer {method} {url}",
-            dialect=dialect.name,
-            method=request.method,
-            url=redact(f"{request.path}?{request.query}"),
-            req_id=request.id,
-        )
-        return self.refusal(500, "Internal error.", request)
-
-    # Pages of its own.
+        if not isinstance(error, BrokerError):
+            log.failure(
+                "{dialect} failed to answer {method} {url}",
+                dialect=dialect.name,
+                method=request.method,
+                url=redact(f"{request.path}?{request.query}"),
+                req_id=request.id,
+            )
+            return self.refusal(500, "Internal error.", request)
+        response = error_refusal(error)
+        shaped = None if isinstance(error, Refused) else self._shaped(dialect, response.status, error.message, request)
+        # What it has in its header, such as Retry-After, holds in any form.
+        return response if shaped is None else attrs.evolve(shaped, headers=(*shaped.headers, *response.headers))
 
     def _page(self, request: HttpRequest) -> Response:
         dialect, _ = self.routes.websocket(request)
@@ -260,28 +222,13 @@ class Site(Factory):
             # RFC 9110, 15.5.22: "The server MUST send an Upgrade header field in a 426
             # response to indicate the required protocol(s)".
             return json_refusal(426, "This path takes WebSockets.", headers=(("Upgrade", "websocket"),))
-        name = PAGES.get(request.path)
-        if name is None:
-            return json_refusal(404, f"Nothing is at {request.path[:200]}.")
-        if request.method not in ("GET", "HEAD"):
-            return json_refusal(405, f"{request.method} is not allowed.", headers=(("Allow", "GET, HEAD"),))
-        page: Response = getattr(self, name)()
-        return page
+        return self._pages.answer(request)
 
-    def _health_page(self) -> Response:
-        return _json_page({"status": "ok"})
-
-    def _ready_page(self) -> Response:
+    def _reasons(self) -> list[str]:
         reasons = list(self._ready())
         if self._drained is not None and "draining" not in reasons:
             reasons.append("draining")
-        if not reasons:
-            return _json_page({"ready": True})
-        data = json.dumps({"reasons": reasons}).encode("ascii")
-        return json_refusal(503, "Not ready: " + "; ".join(reasons) + ".", data=data)
-
-    def _about_page(self) -> Response:
-        return _json_page({**self._about(), "dialects": [dialect.name for dialect in self.routes.dialects]})
+        return reasons
 
     # WebSockets.
 
@@ -305,7 +252,6 @@ class Site(Factory):
             on_closed=lambda code, _: self._closed(dialect, peer, channel.address, code),
             rest=rest,
             subprotocol=subprotocol,
-            headers=(("X-Request-Id", request.id),),
         )
         if refusal is not None:
             peer.close()
@@ -330,7 +276,15 @@ class Site(Factory):
     async def _open(self, dialect: Any, peer: Peer, link: ILink) -> Any:
         try:
             session = await dialect.session(peer, link)
-        except BrokerError:
+        except BrokerError as error:
+            # Not its message: that may hold what the client gave for a credential.
+            self._grumbler.say(
+                f"{dialect.name} {error.code}",
+                "{dialect} refused a client at {address}: {code}",
+                dialect=dialect.name,
+                address=link.handshake.address,
+                code=error.code,
+            )
             await self._hold(getattr(dialect, "refusal_delay", 0.0))
             raise
         if peer.session is None:
@@ -356,7 +310,7 @@ class Site(Factory):
 
     def _closed(self, dialect: Any, peer: Peer, address: str, code: int) -> None:
         self._counts.closed(dialect.name, code)
-        self._release(address)
+        self._crowd.leave(address)
         peer.close()
 
     # The end.
@@ -375,11 +329,11 @@ class Site(Factory):
             channel.finish()
         for link in list(self._door.links):
             link.close(1001, "leaving")
-        if not self._connections:
-            self._drained.callback(None)
-            return succeed(None)
         late = self._clock.callLater(seconds, self._abandon)
-        return self._drained.addBoth(self._settle, late)
+        settled = self._drained.addBoth(self._settle, late)
+        if not self._crowd:
+            self._emptied()
+        return settled
 
     def _abandon(self) -> None:
         for channel in list(self._channels):
@@ -387,11 +341,11 @@ class Site(Factory):
         for link in list(self._door.links):
             link.abort()
 
+    def _emptied(self) -> None:
+        if self._drained is not None and not self._drained.called:
+            self._drained.callback(None)
+
     def _settle(self, result: Any, late: Any) -> None:
         if late.active():
             late.cancel()
         self.deadlines.stop()
-
-
-def _json_page(content: dict[str, Any]) -> Response:
-    return Response(200, json.dumps(content).encode("ascii"), headers=(("Cache-Control", "no-store"),))

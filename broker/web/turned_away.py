@@ -42,7 +42,7 @@ class TurnedAway(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Refuse, once."""
         refusal, date = self._refusal, self._dates.line()
-        self.transport.write(render(refusal, request_id(), head=False, keep_alive=False, date=date))
+        self.transport.write(render(refusal, request_id(), False, False, date))
         self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

@@ -1,0 +1,57 @@
+"""What the port itself answers: is the daemon alive, is it ready, what is it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from broker.messages import HttpRequest, Response
+from broker.web.refusals import json_refusal
+
+
+class Pages:
+    """``/health``, ``/ready`` and ``/about``; anything else is not found.
+
+    Args:
+        ready: returns why the daemon can not do its work now; [] when it can.
+        about: returns what the daemon is, without secrets.
+    """
+
+    def __init__(self, ready: Callable[[], list[str]], about: Callable[[], Mapping[str, Any]]) -> None:
+        self._ready = ready
+        self._about = about
+        self._pages: dict[str, Callable[[], Response]] = {
+            "/health": self._health_page,
+            "/healthz": self._health_page,
+            "/ready": self._ready_page,
+            "/readyz": self._ready_page,
+            "/about": self._about_page,
+        }
+
+    def answer(self, request: HttpRequest) -> Response:
+        """Return the page that *request* asks for, or why not."""
+        page = self._pages.get(request.path)
+        if page is None:
+            return json_refusal(404, f"Nothing is at {request.path[:200]}.")
+        if request.method not in ("GET", "HEAD"):
+            return json_refusal(405, f"{request.method} is not allowed.", headers=(("Allow", "GET, HEAD"),))
+        return page()
+
+    def _health_page(self) -> Response:
+        # That the loop turns is all it says: a store that is away is no reason for a restart.
+        return _page({"status": "ok"})
+
+    def _ready_page(self) -> Response:
+        reasons = self._ready()
+        if not reasons:
+            return _page({"ready": True})
+        data = json.dumps({"reasons": reasons}).encode("ascii")
+        return json_refusal(503, f"Not ready: {'; '.join(reasons)}.", data=data)
+
+    def _about_page(self) -> Response:
+        return _page(self._about())
+
+
+def _page(content: Mapping[str, Any]) -> Response:
+    return Response(200, json.dumps(content).encode("ascii"), headers=(("Cache-Control", "no-store"),))

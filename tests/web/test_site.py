@@ -1,0 +1,822 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import pytest
+from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from broker.errors import (
+    BrokerError,
+    CalleeFailed,
+    Conflict,
+    Denied,
+    Gone,
+    Invalid,
+    NotFound,
+    RateLimited,
+    Refused,
+    Taken,
+    Timeout,
+    TooLarge,
+    Unauthenticated,
+    Unavailable,
+)
+from broker.interfaces import IHttpDialect, IWebSocketDialect
+from broker.messages import HttpRequest, Response
+from broker.metrics import Metrics
+from broker.web.crowd import Admission
+from broker.web.http import Times
+from broker.web.http_parser import Limits
+from broker.web.origins import Origins
+from broker.web.redact import redact
+from broker.web.site import HELD, TURNED_AWAY, Site
+from tests.web.wire import Heard, Wire
+
+
+@attrs.define(eq=False)
+class Peer:
+    dialect: str
+    address: str
+    session: Any = None
+    hang_up: Any = None
+    closed: int = 0
+
+    def bind(self, session: Any, hang_up: Any = None) -> None:
+        self.session, self.hang_up = session, hang_up
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@implementer(IHttpDialect)
+class Pages:
+    """An HTTP dialect that does what the test says."""
+
+    name = "pages"
+    http_paths: tuple[str, ...] = ("/pages", "/pages/")
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, HttpRequest]] = []
+        self.error: Exception | None = None
+        self.wait: Deferred[Response] | None = None
+        self.session: Any = None
+
+    async def answer(self, peer: Any, request: HttpRequest) -> Response:
+        self.asked.append((peer, request))
+        if self.session is not None:
+            peer.bind(self.session)
+        if self.error is not None:
+            raise self.error
+        if self.wait is not None:
+            return await self.wait
+        return Response(body=request.path.encode())
+
+
+class Shaped(Pages):
+    """One with refusals of its own form."""
+
+    name = "shaped"
+    http_paths = ("/shaped",)
+    broken = False
+
+    def refusal(self, status: int, message: str, request: HttpRequest) -> Response:
+        if self.broken:
+            raise ZeroDivisionError
+        return Response(status, f"{request.path}: {message}".encode(), "text/plain", (("X-Form", "own"),))
+
+
+@implementer(IWebSocketDialect)
+class Sockets:
+    """A WebSocket dialect that does what the test says."""
+
+    name = "sockets"
+    websocket_paths: tuple[str, ...] = ("/", "/ws", "/rooms/")
+    subprotocols: tuple[str, ...] = ("chat.v2", "chat.v1")
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.session_made = object()
+
+    async def session(self, peer: Any, link: Any) -> Any:
+        if self.error is not None:
+            raise self.error
+        return self.session_made
+
+
+class Careless(Sockets):
+    name = "careless"
+    websocket_paths = ("/careless",)
+    subprotocols = ()
+    any_origin = True
+    refusal_delay = 3.0
+
+
+@attrs.define(eq=False)
+class Link:
+    door: Door
+    handshake: HttpRequest
+    subprotocol: str
+    rest: bytes
+    on_closed: Any
+    opening: Deferred[Any] | None = None
+    session: Any = None
+    answer: Response | None = None
+    closed: tuple[int, str] | None = None
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        self.closed = (code, reason)
+
+    def abort(self) -> None:
+        self.end(1006)
+
+    def end(self, code: int) -> None:
+        self.door.links.discard(self)
+        self.on_closed(code, "")
+
+
+class Door:
+    """Takes every connection over; what becomes of it is in its ``links``."""
+
+    def __init__(self) -> None:
+        self.links: set[Link] = set()
+        self.taken: list[Link] = []
+        self.objection: Response | None = None
+
+    def upgrade(
+        self,
+        transport: Any,
+        request: HttpRequest,
+        session_factory: Any,
+        *,
+        refuse: Any,
+        on_closed: Any,
+        rest: bytes,
+        subprotocol: str,
+    ) -> Response | None:
+        if self.objection is not None:
+            return self.objection
+        transport.unregisterProducer()
+        transport.server = Protocol()
+        link = Link(self, request, subprotocol, rest, on_closed)
+        self.links.add(link)
+        self.taken.append(link)
+        link.opening = Deferred.fromCoroutine(session_factory(link))
+
+        def refused(failure: Failure) -> None:
+            link.answer = refuse(failure)
+            link.end(link.answer.status)
+
+        link.opening.addCallbacks(lambda session: setattr(link, "session", session), refused)
+        return None
+
+
+@attrs.define(eq=False)
+class Port:
+    """A site with fake dialects, a fake door and a clock."""
+
+    clock: Clock = attrs.field(factory=Clock)
+    door: Door = attrs.field(factory=Door)
+    metrics: Metrics = attrs.field(factory=Metrics)
+    pages: Pages = attrs.field(factory=Pages)
+    shaped: Shaped = attrs.field(factory=Shaped)
+    sockets: Sockets = attrs.field(factory=Sockets)
+    careless: Careless = attrs.field(factory=Careless)
+    peers: list[Peer] = attrs.field(factory=list)
+    reasons: list[str] = attrs.field(factory=list)
+    wires: list[Wire] = attrs.field(factory=list)
+    unattachable: BrokerError | None = None
+    site: Site = attrs.field(init=False)
+
+    def open(self, **options: Any) -> Port:
+        dialects = (self.pages, self.shaped, self.sockets, self.careless)
+        self.site = Site(
+            dialects,
+            self.attach,
+            self.clock,
+            self.door,  # type: ignore[arg-type]
+            self.metrics,
+            ready=lambda: self.reasons,
+            about=lambda: {"name": "txbroker"},
+            **options,
+        )
+        return self
+
+    def attach(self, dialect: str, address: str) -> Peer:
+        if self.unattachable is not None:
+            raise self.unattachable
+        self.peers.append(Peer(dialect, address))
+        return self.peers[-1]
+
+    def connect(self, host: str = "10.0.0.1") -> Wire:
+        protocol = self.site.buildProtocol(IPv4Address("TCP", host, 1))
+        assert protocol is not None
+        wire = Wire(protocol)  # type: ignore[arg-type]
+        self.wires.append(wire)
+        return wire
+
+    def ask(self, path: str, *lines: str, method: str = "GET") -> Heard:
+        (heard,) = self.connect().say(request(path, *lines, method=method))
+        return heard
+
+    def upgrade(self, path: str, *lines: str) -> Heard | None:
+        heard = self.connect().say(handshake(path, *lines))
+        return heard[0] if heard else None
+
+
+def request(path: str, *lines: str, method: str = "GET") -> bytes:
+    return "\r\n".join((f"{method} {path} HTTP/1.1", "Host: h:80", *lines, "", "")).encode()
+
+
+def handshake(path: str, *lines: str) -> bytes:
+    return request(path, "Connection: Upgrade", "Upgrade: websocket", *lines)
+
+
+def error_of(heard: Heard) -> dict[str, Any]:
+    assert heard.headers["content-type"] == "application/json"
+    error: dict[str, Any] = json.loads(heard.body)["error"]
+    assert set(error) == {"code", "message", "data"}
+    return error
+
+
+@pytest.fixture
+def port() -> Iterator[Port]:
+    port = Port().open()
+    yield port
+    for wire in port.wires:
+        wire.lose()
+    for link in list(port.door.links):
+        link.end(1000)
+    assert port.site.connections == 0
+    assert all(peer.closed == (peer.session is None or peer.dialect in ("sockets", "careless")) for peer in port.peers)
+    assert sum(port.metrics.connections.values()) == 0
+    port.clock.advance(1.0)
+    assert port.clock.getDelayedCalls() == []
+
+
+@pytest.fixture
+def logged() -> Iterator[list[LogEvent]]:
+    events: list[LogEvent] = []
+    globalLogPublisher.addObserver(events.append)
+    yield events
+    globalLogPublisher.removeObserver(events.append)
+
+
+def lines_of(events: list[LogEvent]) -> list[str]:
+    return [formatEvent(event) for event in events]
+
+
+# Whom a request is for.
+
+
+def test_a_request_goes_to_the_dialect_of_its_path(port: Port) -> None:
+    assert port.ask("/pages?x=1").body == b"/pages"
+    ((peer, asked),) = port.pages.asked
+    assert (peer.dialect, peer.address, asked.query) == ("pages", "10.0.0.1", "x=1")
+
+
+def test_a_path_that_ends_in_a_slash_takes_what_is_below(port: Port) -> None:
+    assert port.ask("/pages/of/a/book").body == b"/pages/of/a/book"
+    assert port.ask("/pagesof").status == 404
+
+
+def test_the_longest_path_takes_the_request() -> None:
+    class Below(Pages):
+        name = "below"
+        http_paths = ("/pages/of/",)
+
+    port = Port()
+    port.shaped = below = Below()  # type: ignore[assignment]
+    port.open()
+    port.ask("/pages/of/a")
+    port.ask("/pages/off")
+    assert (len(below.asked), len(port.pages.asked)) == (1, 1)
+
+
+def test_doubled_slashes_count_as_one_where_the_path_is_unknown(port: Port) -> None:
+    assert port.ask("//pages").body == b"/pages"
+    assert port.ask("/pages//x").body == b"/pages//x"
+    assert port.ask("//nothing").status == 404
+    assert port.upgrade("//ws") is None
+    assert port.door.taken[0].handshake.path == "/ws"
+
+
+@pytest.mark.parametrize("path", ["/", "/ws", "/rooms/", "/rooms/a/b"])
+def test_a_handshake_goes_to_the_dialect_of_its_path(port: Port, path: str) -> None:
+    assert port.upgrade(path) is None
+    (link,) = port.door.taken
+    assert link.session is port.sockets.session_made
+    assert link.subprotocol == ""
+    assert port.peers[0].session is link.session
+    assert port.peers[0].hang_up == link.close
+
+
+def test_the_root_is_not_everything_below_it(port: Port) -> None:
+    heard = port.upgrade("/nowhere")
+    assert heard is not None
+    assert (heard.status, error_of(heard)["code"]) == (404, "NOT_FOUND")
+
+
+def test_a_handshake_goes_to_the_dialect_of_its_subprotocol(port: Port) -> None:
+    assert port.upgrade("/any", "Sec-WebSocket-Protocol: other, chat.v1, chat.v2") is None
+    assert port.door.taken[0].subprotocol == "chat.v1"
+
+
+def test_the_path_goes_before_the_subprotocol(port: Port) -> None:
+    port.upgrade("/careless", "Sec-WebSocket-Protocol: chat.v1")
+    assert port.door.taken[0].subprotocol == ""
+    assert port.peers[0].dialect == "careless"
+
+
+def test_a_subprotocol_is_agreed_to_on_a_known_path(port: Port) -> None:
+    port.upgrade("/ws", "Sec-WebSocket-Protocol: chat.v2")
+    assert port.door.taken[0].subprotocol == "chat.v2"
+
+
+def test_bytes_behind_a_handshake_reach_the_door(port: Port) -> None:
+    port.connect().say(handshake("/ws") + b"frames")
+    assert port.door.taken[0].rest == b"frames"
+
+
+def test_a_plain_request_for_a_websocket_is_told_to_upgrade(port: Port) -> None:
+    heard = port.ask("/ws")
+    assert (heard.status, heard.headers["upgrade"], error_of(heard)["code"]) == (426, "websocket", "UPGRADE_REQUIRED")
+
+
+def test_what_is_nobody_s_is_not_found(port: Port) -> None:
+    heard = port.ask("/nothing/here")
+    assert heard.status == 404
+    assert error_of(heard) == {"code": "NOT_FOUND", "message": "Nothing is at /nothing/here.", "data": None}
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "words"),
+    [
+        ("http_paths", ("/pages",), ("pages", "shaped", "/pages")),
+        ("http_paths", ("no slash",), ("shaped", "no slash")),
+        ("http_paths", ("//x",), ("shaped", "//x")),
+        ("name", "pages", ("pages",)),
+    ],
+)
+def test_dialects_that_do_not_fit_together_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, attribute: str, value: Any, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(Shaped, attribute, value)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - its words are checked
+        Port().open()
+    assert all(word in str(caught.value) for word in words)
+
+
+@pytest.mark.parametrize(("attribute", "value"), [("websocket_paths", ("/ws",)), ("subprotocols", ("chat.v1",))])
+def test_two_dialects_do_not_share_a_websocket(monkeypatch: pytest.MonkeyPatch, attribute: str, value: Any) -> None:
+    monkeypatch.setattr(Careless, attribute, value)
+    with pytest.raises(ValueError, match=f"sockets and careless both take the .*{value[0]}"):
+        Port().open()
+
+
+# Peers.
+
+
+def test_a_peer_lasts_as_long_as_its_request(port: Port) -> None:
+    port.ask("/pages")
+    assert port.peers[0].closed == 1
+
+
+def test_a_peer_with_a_session_outlives_its_request(port: Port) -> None:
+    port.pages.session = object()
+    port.ask("/pages")
+    assert port.peers[0].closed == 0
+
+
+def test_the_peer_of_a_client_that_went_away_is_closed(port: Port) -> None:
+    port.pages.wait = Deferred()
+    wire = port.connect()
+    wire.say(request("/pages"))
+    assert port.peers[0].closed == 0
+    wire.lose()
+    assert port.peers[0].closed == 1
+
+
+def test_a_peer_is_closed_when_its_websocket_is(port: Port) -> None:
+    port.upgrade("/ws")
+    assert (port.peers[0].closed, port.metrics.connections["sockets"]) == (0, 1)
+    port.door.taken[0].end(1000)
+    assert (port.peers[0].closed, port.metrics.connections["sockets"]) == (1, 0)
+    assert port.metrics.closed_total["sockets", "1000"] == 1
+
+
+def test_a_peer_that_can_not_be_made_is_an_error_of_its_code(port: Port) -> None:
+    port.unattachable = Unavailable("broker", message="draining")
+    assert port.ask("/pages").status == 503
+    heard = port.upgrade("/ws")
+    assert heard is not None
+    assert heard.status == 503
+
+
+def test_a_bad_handshake_is_answered_and_its_peer_closed(port: Port) -> None:
+    port.door.objection = Response(400, b"no key")
+    heard = port.upgrade("/ws")
+    assert heard is not None
+    assert (heard.status, heard.headers["connection"]) == (400, "close")
+    assert port.peers[0].closed == 1
+
+
+# Errors.
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (Unauthenticated(), 401),
+        (Denied("publish", "x"), 403),
+        (NotFound("key", "x"), 404),
+        (Invalid("channel"), 400),
+        (TooLarge("value"), 413),
+        (RateLimited("rate"), 429),
+        (Unavailable("store"), 503),
+        (Taken("service", "x"), 409),
+        (Conflict("key"), 409),
+        (Timeout("call"), 504),
+        (Gone("recipient"), 500),
+        (CalleeFailed("E_OWN", "own words", b'{"a":1}'), 500),
+    ],
+)
+def test_an_error_of_the_broker_has_a_status(port: Port, error: BrokerError, status: int) -> None:
+    port.pages.error = error
+    heard = port.ask("/pages")
+    assert heard.status == status
+    data = json.loads(error.data) if error.data else None
+    assert error_of(heard) == {"code": error.code, "message": error.message, "data": data}
+
+
+def test_some_errors_say_when_to_come_back(port: Port) -> None:
+    port.pages.error = RateLimited("rate", retry_after=2.5)
+    assert port.ask("/pages").headers["retry-after"] == "3"
+    port.pages.error = Unavailable("store")
+    assert port.ask("/pages").headers["retry-after"] == "1"
+
+
+def test_a_refusal_has_its_own_status_and_body(port: Port) -> None:
+    port.pages.error = Refused(418, "teapot", body=b"short and stout", content_type="text/html")
+    heard = port.ask("/pages")
+    assert (heard.status, heard.body, heard.headers["content-type"]) == (418, b"short and stout", "text/html")
+    port.pages.error = Refused(403, "no")
+    assert error_of(port.ask("/pages")) == {"code": "DENIED", "message": "no", "data": None}
+
+
+def test_an_unexpected_error_is_a_500_without_details(port: Port, logged: list[LogEvent]) -> None:
+    port.pages.error = ZeroDivisionError("deliberate")
+    heard = port.ask("/pages?secret=hunter2&x=1")
+    assert (heard.status, error_of(heard)["code"]) == (500, "INTERNAL")
+    assert b"deliberate" not in heard.body
+    assert lines_of(logged) == ["pages failed to answer GET /pages?secret=***&x=1"]
+    assert logged[0]["log_failure"].type is ZeroDivisionError
+
+
+def test_an_answer_that_is_none_is_a_500(port: Port, logged: list[LogEvent]) -> None:
+    port.pages.wait = Deferred()
+    wire = port.connect()
+    wire.say(request("/pages"))
+    port.pages.wait.callback(None)  # type: ignore[arg-type]
+    assert wire.heard()[0].status == 500
+    assert logged[0]["log_failure"].type is TypeError
+
+
+def test_a_cancelling_that_nobody_asked_for_is_a_500(port: Port, logged: list[LogEvent]) -> None:
+    port.pages.error = CancelledError()
+    assert port.ask("/pages").status == 500
+    assert logged[0]["log_failure"].type is CancelledError
+
+
+def test_a_dialect_may_have_a_form_for_refusals(port: Port) -> None:
+    port.site.limits = Limits(body_bytes=10)
+    heard = port.ask("/shaped", "Content-Length: 11", method="POST")
+    assert (heard.status, heard.body) == (413, b"/shaped: The body is over 10 bytes.")
+    heard = port.ask("/pages", "Content-Length: 11", method="POST")
+    assert (heard.status, error_of(heard)["code"]) == (413, "TOO_LARGE")
+
+
+def test_errors_take_the_form_of_the_dialect_too(port: Port) -> None:
+    port.shaped.error = Unavailable("store", message="away")
+    heard = port.ask("/shaped")
+    assert (heard.status, heard.body) == (503, b"/shaped: away")
+    assert (heard.headers["x-form"], heard.headers["retry-after"]) == ("own", "1")
+
+
+def test_a_form_that_fails_gives_way(port: Port, logged: list[LogEvent]) -> None:
+    port.shaped.broken = True
+    port.shaped.error = Invalid("x")
+    heard = port.ask("/shaped")
+    assert (heard.status, error_of(heard)["code"]) == (400, "INVALID")
+    assert lines_of(logged) == ["shaped failed to shape a refusal"]
+
+
+def test_a_request_that_was_not_understood_is_refused_in_the_common_form(port: Port) -> None:
+    (heard,) = port.connect().say(b"nonsense\r\n\r\n")
+    assert (heard.status, error_of(heard)["code"]) == (400, "INVALID")
+
+
+# Pages of its own.
+
+
+@pytest.mark.parametrize("path", ["/health", "/healthz"])
+def test_health_is_answered_while_the_loop_turns(port: Port, path: str, logged: list[LogEvent]) -> None:
+    port.reasons = ["the store is away"]
+    heard = port.ask(path)
+    assert (heard.status, heard.body) == (200, b'{"status": "ok"}')
+    assert logged == []
+
+
+@pytest.mark.parametrize("path", ["/ready", "/readyz"])
+def test_readiness_has_reasons(port: Port, path: str) -> None:
+    assert port.ask(path).status == 200
+    port.reasons = ["the store is away"]
+    heard = port.ask(path)
+    assert (heard.status, heard.headers["retry-after"]) == (503, "1")
+    assert error_of(heard)["data"] == {"reasons": ["the store is away"]}
+
+
+def test_about_names_the_dialects(port: Port) -> None:
+    heard = port.ask("/about")
+    assert json.loads(heard.body) == {"name": "txbroker", "dialects": ["pages", "shaped", "sockets", "careless"]}
+
+
+def test_a_dialect_may_take_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pages, "http_paths", ("/about",))
+    monkeypatch.setattr(Shaped, "http_paths", ())
+    assert Port().open().ask("/about").body == b"/about"
+
+
+def test_pages_are_only_read(port: Port) -> None:
+    heard = port.ask("/health", method="DELETE")
+    assert (heard.status, heard.headers["allow"]) == (405, "GET, HEAD")
+
+
+# Web pages of other origins.
+
+
+@pytest.mark.parametrize(
+    ("allowed", "origin", "admitted"),
+    [
+        ((), None, True),
+        ((), "http://h", True),
+        ((), "http://H:80", True),
+        ((), "http://h:8080", False),
+        ((), "http://evil", False),
+        ((), "http://h.evil", False),
+        ((), "null", False),
+        ((), "http://h:port", False),
+        (("https://app.example",), "https://app.example", True),
+        (("https://app.example",), "https://APP.example:443", True),
+        (("https://app.example",), "http://app.example", False),
+        (("https://app.example",), "http://h", False),
+        (("https://app.example",), None, True),
+        (("*",), "null", True),
+        (("null",), "null", True),
+    ],
+)
+def test_origins(allowed: tuple[str, ...], origin: str | None, admitted: bool) -> None:
+    headers = {"host": "h:80"} | ({"origin": origin} if origin is not None else {})
+    assert Origins(allowed).admit(HttpRequest("GET", "/", "", headers)) is admitted
+
+
+def test_behind_tls_the_port_follows_from_the_scheme() -> None:
+    origins = Origins()
+    assert origins.admit(HttpRequest("GET", "/", "", {"host": "app.example", "origin": "https://app.example"}))
+    assert not origins.admit(HttpRequest("GET", "/", "", {"host": "", "origin": "https://app.example"}))
+
+
+def test_a_page_of_another_origin_is_refused(port: Port, logged: list[LogEvent]) -> None:
+    for _ in range(3):
+        heard = port.upgrade("/ws", "Origin: http://evil")
+        assert heard is not None
+        assert (heard.status, error_of(heard)["code"]) == (403, "DENIED")
+    (line,) = lines_of(logged)
+    assert "http://evil" in line
+    assert "TXBROKER_ALLOWED_ORIGINS" in line
+
+
+def test_a_dialect_may_take_any_origin(port: Port) -> None:
+    assert port.upgrade("/careless", "Origin: http://evil") is None
+
+
+# Refused WebSockets.
+
+
+def test_a_refused_session_gets_the_status_of_its_error(port: Port) -> None:
+    port.sockets.error = Unauthenticated("token", message="bad token")
+    port.upgrade("/ws")
+    (link,) = port.door.taken
+    assert link.answer is not None
+    assert (link.answer.status, json.loads(link.answer.body)["error"]["code"]) == (401, "UNAUTHENTICATED")
+    assert port.peers[0].closed == 1
+
+
+def test_a_session_that_fails_is_a_500(port: Port, logged: list[LogEvent]) -> None:
+    port.sockets.error = ZeroDivisionError("deliberate")
+    port.upgrade("/ws")
+    answer = port.door.taken[0].answer
+    assert answer is not None
+    assert (answer.status, b"deliberate" in answer.body) == (500, False)
+    assert lines_of(logged) == ["sockets failed to open a session"]
+
+
+def test_a_refusal_can_be_held(port: Port) -> None:
+    port.careless.error = Refused(403)
+    port.upgrade("/careless")
+    (link,) = port.door.taken
+    port.clock.advance(2.9)
+    assert link.answer is None
+    port.clock.advance(0.2)
+    assert link.answer is not None
+    assert link.answer.status == 403
+
+
+def test_only_so_many_refusals_are_held(port: Port, logged: list[LogEvent]) -> None:
+    port.careless.error = Refused(403)
+    for _ in range(HELD + 5):
+        port.upgrade("/careless")
+    assert len([link for link in port.door.taken if link.answer is not None]) == 5
+    assert len(port.clock.getDelayedCalls()) <= HELD + 1
+    port.clock.advance(3.0)
+    assert all(link.answer is not None for link in port.door.taken)
+    assert lines_of(logged) == ["careless refused a client at 10.0.0.1: INTERNAL"]
+
+
+def test_a_held_refusal_ends_with_its_client(port: Port) -> None:
+    port.careless.error = Refused(403)
+    port.upgrade("/careless")
+    opening = port.door.taken[0].opening
+    assert opening is not None
+    opening.cancel()
+    assert port.door.taken[0].answer is not None
+
+
+# Too many.
+
+
+def test_connections_over_the_limit_are_turned_away(logged: list[LogEvent]) -> None:
+    port = Port().open(admission=Admission(connections=2))
+    wires = [port.connect(), port.connect()]
+    (heard,) = port.connect().say(request("/health"))
+    assert (heard.status, heard.headers["retry-after"], heard.headers["connection"]) == (503, "1", "close")
+    wires[0].lose()
+    assert port.connect().say(request("/health"))[0].status == 200
+    (line,) = lines_of(logged)
+    assert "TXBROKER_MAX_CONNECTIONS allows no more" in line
+
+
+def test_a_websocket_counts_as_a_connection() -> None:
+    port = Port().open(admission=Admission(connections=1))
+    port.upgrade("/ws")
+    assert port.ask("/health").status == 503
+    port.door.taken[0].end(1000)
+    assert port.ask("/health").status == 200
+
+
+def test_connections_of_one_address_are_limited(logged: list[LogEvent]) -> None:
+    port = Port().open(admission=Admission(per_address=1))
+    port.connect("10.0.0.1")
+    assert port.ask("/health").status == 503
+    assert port.connect("10.0.0.2").say(request("/health"))[0].status == 200
+    assert "TXBROKER_MAX_CONNECTIONS_PER_ADDRESS" in lines_of(logged)[0]
+
+
+def test_clients_of_a_unix_socket_have_no_address() -> None:
+    port = Port().open(admission=Admission(per_address=1))
+    for _ in range(3):
+        wire = Wire(port.site.buildProtocol(UNIXAddress(None)))  # type: ignore[arg-type]
+        assert wire.say(request("/health"))[0].status == 200
+
+
+def test_turning_away_is_bounded_too() -> None:
+    port = Port().open(admission=Admission(connections=1))
+    port.connect()
+    for _ in range(TURNED_AWAY):
+        port.connect()
+    assert port.site.buildProtocol(IPv4Address("TCP", "10.0.0.1", 1)) is None
+    port.clock.advance(2.0)
+    assert [wire.aborted for wire in port.wires] == [False] + [True] * TURNED_AWAY
+    port.connect()
+
+
+def test_refusals_are_logged_now_and_then(logged: list[LogEvent]) -> None:
+    port = Port().open(admission=Admission(connections=1), times=Times(silent=60.0))
+    port.connect()
+    for _ in range(5):
+        port.ask("/health")
+    port.clock.advance(10.0)
+    port.ask("/health")
+    first, second = lines_of(logged)
+    assert "more like it" not in first
+    assert second.endswith("(4 more like it in between)")
+
+
+# The end.
+
+
+def test_an_empty_site_is_drained_at_once(port: Port) -> None:
+    done: list[None] = []
+    port.site.drain(5.0).addCallback(done.append)
+    assert done == [None]
+
+
+def test_draining_lets_requests_finish_and_closes_the_rest(port: Port) -> None:
+    done: list[None] = []
+    port.pages.wait = Deferred()
+    idle, busy = port.connect(), port.connect()
+    idle.say(request("/health"))
+    busy.say(request("/pages"))
+    port.upgrade("/ws")
+    port.site.drain(5.0).addCallback(done.append)
+    assert (idle.lost, busy.lost) == (True, False)
+    assert port.door.taken[0].closed == (1001, "leaving")
+    port.pages.wait.callback(Response())
+    assert busy.heard()[0].headers["connection"] == "close"
+    assert done == []
+    port.door.taken[0].end(1001)
+    assert done == [None]
+
+
+def test_what_does_not_end_in_time_is_dropped(port: Port) -> None:
+    done: list[None] = []
+    port.pages.wait = Deferred()
+    wire = port.connect()
+    wire.say(request("/pages"))
+    port.upgrade("/ws")
+    port.site.drain(5.0).addCallback(done.append)
+    port.clock.advance(4.9)
+    assert done == []
+    port.clock.advance(0.2)
+    assert done == [None]
+    assert wire.aborted
+
+
+def test_a_draining_site_takes_nobody(port: Port) -> None:
+    port.pages.wait = Deferred()
+    busy = port.connect()
+    busy.say(request("/pages") + handshake("/ws"))
+    port.site.drain(5.0)
+    assert port.ask("/pages").status == 503
+    port.pages.wait.callback(Response())
+    assert port.door.taken == []
+
+
+def test_a_draining_site_is_not_ready(port: Port) -> None:
+    wire = port.connect()
+    wire.say(request("/ready")[:10])
+    port.site.drain(5.0)
+    (heard,) = wire.say(request("/ready")[10:])
+    assert (heard.status, error_of(heard)["data"]) == (503, {"reasons": ["draining"]})
+
+
+def test_a_handshake_that_comes_while_draining_is_refused(port: Port) -> None:
+    wire = port.connect()
+    wire.say(handshake("/ws")[:10])
+    port.site.drain(5.0)
+    assert wire.say(handshake("/ws")[10:])[0].status == 503
+    wire.lose()
+
+
+def test_a_site_drains_once(port: Port) -> None:
+    port.connect()
+    port.site.drain(5.0)
+    failures: list[Failure] = []
+    port.site.drain(5.0).addErrback(failures.append)
+    assert failures[0].type is RuntimeError
+
+
+# Secrets.
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("/events?secret=hunter2&channel=x", "/events?secret=***&channel=x"),
+        ("/ws?apiKey=hunter2", "/ws?apiKey=***"),
+        ("/ws?APIKEY=hunter2", "/ws?APIKEY=***"),
+        ("/ws?token=a.b-c_d", "/ws?token=***"),
+        ("/ws?authorization=Bearer+hunter2", "/ws?authorization=***"),
+        ("/ws?%73ecret=hunter2", "/ws?%73ecret=***"),
+        ("/ws?a=1&token=hunter2&token=hunter2", "/ws?a=1&token=***&token=***"),
+        ("/ws?token[]=hunter2;secret=hunter2", "/ws?token[]=***;secret=***"),
+        ("/ws?token=hunter2=hunter2", "/ws?token=***"),
+        ("/ws?+secret+=hunter2", "/ws?+secret+=***"),
+        ("secret=hunter2", "secret=***"),
+        ("redis://user:hunter2@host/0?password=hunter2", "redis://***@host/0?password=***"),
+        ("https://h/x#access_token=hunter2", "https://h/x#access_token=***"),
+        ("/plain", "/plain"),
+        ("/x?channel=users/v1&after=1", "/x?channel=users/v1&after=1"),
+        ("/x?monkey=1&secretary=2", "/x?monkey=1&secretary=2"),
+    ],
+)
+def test_secrets_are_not_shown(url: str, shown: str) -> None:
+    assert redact(url) == shown
