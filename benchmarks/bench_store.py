@@ -79,7 +79,7 @@ async def measure(url: str, durability: str, flight: int, options: argparse.Name
     print(
         f"{url:8} {durability:5} {flight:4} in flight {cpu / rows * 1e6:7.1f} us/append {rows / wall:8.0f}/s"
         f"  p50 {waits[rows // 2] * 1e3:6.2f} ms  p99 {waits[rows * 99 // 100] * 1e3:6.2f} ms"
-        f"  {rows / max(1, len(batches)):6.1f} a commit",
+        + (f"  {rows / len(batches):6.1f} a commit" if batches else ""),
         flush=True,
     )
 

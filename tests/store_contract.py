@@ -185,6 +185,13 @@ class StoreContract:
         assert (found.topic, found.name, found.source) == (text, text, text)
 
     @pytest_twisted.ensureDeferred
+    @pytest.mark.parametrize("log", ["a/b", "x:a/b", "a/b:x", "b", "other"])
+    async def test_the_topic_is_kept_whatever_the_log_is_called(self, store: IStore, log: str) -> None:
+        assert (await store.append(log, event(topic="a/b"))).topic == "a/b"
+        (found,) = await store.read(log, 0, 9)
+        assert found.topic == "a/b"
+
+    @pytest_twisted.ensureDeferred
     async def test_ids_of_each_log_rise_by_one_from_one(self, store: IStore) -> None:
         answers = [store.append(log, event()) for log in ("a", "b", "a", "a", "b")]
         assert ids(await gatherResults(answers)) == [1, 1, 2, 3, 2]

@@ -26,7 +26,7 @@ CREATE TABLE event (
     source BLOB NOT NULL,
     name BLOB NOT NULL,
     body BLOB,
-    topic BLOB  -- NULL: the name of the log
+    topic BLOB NOT NULL  -- an integer: the name of the log without so many characters
 );
 
 CREATE UNIQUE INDEX event_by_id ON event (log, id);

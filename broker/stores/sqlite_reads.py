@@ -73,10 +73,18 @@ class Reads:
         self.flush()
         return self._events(log, self._execute(_LATEST, (pack(log), _fit(limit))).fetchall()[::-1])
 
-    def _events(self, log: str, rows: list[tuple[int, bytes | None, bytes, bytes | None, bytes, float]]) -> list[Event]:
+    def _events(self, log: str, rows: list[tuple[int, bytes | int, bytes, bytes | None, bytes, float]]) -> list[Event]:
         epoch = self._epoch
         return [
-            Event(log if topic is None else unpack(topic), unpack(name), body, unpack(source), time, number, epoch)
+            Event(
+                unpack(topic) if isinstance(topic, bytes) else log[topic:],
+                unpack(name),
+                body,
+                unpack(source),
+                time,
+                number,
+                epoch,
+            )
             for number, topic, name, body, source, time in rows
         ]
 

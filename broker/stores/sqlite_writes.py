@@ -41,7 +41,7 @@ class Writes(Reads):
         super().__init__(connection, epoch)
         self._executemany = connection.executemany
         self._heads: dict[str, list[int]] = {}  # log -> [its number, its last id]
-        self._rows: list[tuple[int, int, float, bytes, bytes, bytes | None, bytes | None]] = []
+        self._rows: list[tuple[int, int, float, bytes, bytes, bytes | None, bytes | int]] = []
         self.to_purge = self._execute(_TO_PURGE).fetchone() is not None  # the rest of an earlier run
 
     def begin(self) -> None:
@@ -82,7 +82,7 @@ class Writes(Reads):
                 event.source.encode("utf-8", "surrogatepass"),
                 event.name.encode("utf-8", "surrogatepass"),
                 event.body,
-                None if topic == log else pack(topic),
+                len(log) - len(topic) if log.endswith(topic) else pack(topic),
             )
         )
         head[1] = number
