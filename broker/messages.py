@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
+import msgspec
 
 from broker.errors import BrokerError
 
@@ -102,8 +103,8 @@ class Event:
             return made
 
 
-@attrs.define(eq=False)
-class Request:
+# Made for every call: a Struct is made in a third of the time of an attrs class.
+class Request(msgspec.Struct, eq=False):
     """A call or a streamed request on its way to the one that answers.
 
     Attributes:
@@ -137,8 +138,7 @@ class Request:
     attachments: tuple[bytes, ...] = ()
 
 
-@attrs.define(eq=False)
-class Reply:
+class Reply(msgspec.Struct, eq=False):
     """The end of a call, or one answer of a streamed request.
 
     Attributes:
