@@ -12,7 +12,7 @@ from itertools import count
 from typing import Protocol
 from uuid import uuid4
 
-import attrs
+import msgspec
 from twisted.internet.interfaces import IReactorTime
 
 from broker.deadlines import Deadlines
@@ -41,8 +41,7 @@ class Party(Protocol):
         """Hand *reply* to the client; never raises."""
 
 
-@attrs.define(eq=False)
-class Call:
+class Call(msgspec.Struct, eq=False):
     """One call under way.  ``line`` is its place in the deadlines, or 0.0."""
 
     id: str
@@ -155,7 +154,7 @@ class Calls:
         """
         if len(caller.calling) >= self._limit:
             raise RateLimited("limit", "pending")
-        request.id = key = self._prefix + format(next(self._numbers), "x")
+        request.id = key = f"{self._prefix}{next(self._numbers)}"
         call = Call(key, ref, caller, callee, request.procedure, request.streamed, quiet)
         delay = self._idle if request.streamed else request.timeout
         if delay > 0:
