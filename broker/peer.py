@@ -7,7 +7,6 @@ one; the dialect turns its code into its own words.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
@@ -60,7 +59,7 @@ class Peer:
     address: str
     identity: Identity
     admitted: bool
-    _verbs: Counter[str] = attrs.field(repr=False)
+    _verbs: dict[str, int] = attrs.field(repr=False)
     _bucket: Bucket | None = None
     id: str = attrs.field(factory=lambda: str(uuid4()))
     named: str = ""
