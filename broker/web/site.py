@@ -310,8 +310,8 @@ class Site(Factory):
 
     def _closed(self, dialect: Any, peer: Peer, address: str, code: int) -> None:
         self._counts.closed(dialect.name, code)
-        self._crowd.leave(address)
         peer.close()
+        self._crowd.leave(address)
 
     # The end.
 
