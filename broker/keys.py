@@ -98,8 +98,9 @@ class Keys:
             last: the upper bound.
             limit: how many entries at most.
             admits: says which keys count; None: all.
-            enough: bytes of keys and values after which no more are read, so
-                that the last entry may be beyond them; 0: any number.
+            enough: bytes of keys and values with which no more are read; the last
+                entry may be beyond them, and two are returned however long
+                they are; 0: any number.
         """
         found: list[tuple[str, Entry]] = []
         size = 0
@@ -109,7 +110,7 @@ class Keys:
                 if admits is None or admits(key):
                     found.append((key, entry))
                     size += len(key) + len(entry.value)
-                    if len(found) == limit or 0 < enough < size:
+                    if len(found) == limit or (0 < enough < size and len(found) > 1):
                         return found
             if len(entries) < BATCH:
                 break

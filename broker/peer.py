@@ -682,7 +682,7 @@ class Peer:
 
     def watch(self, admits: Admits | None = None, names: Iterable[str] = ()) -> None:
         """Hear the changes of the keys *names* and of all that *admits* says yes to; once each."""
-        self._allow("watch", TOPIC, granted=False)
+        self._allow("watch", TOPIC, paced=False, granted=False)
         if self.identity.grants is None:
             self.broker.keys.watch(self, admits, names)
         else:

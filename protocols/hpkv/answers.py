@@ -1,0 +1,93 @@
+"""What goes back to a client: answers, errors and notifications, as bytes.
+
+The client takes an answer for its request when ``messageId`` is the same JSON
+number, and for a success when ``code`` is the number 200.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from broker.errors import BrokerError
+from broker.messages import Entry, Event, Frame, text_frame
+
+ANSWER_BYTES = 1 << 20  # of the records of one answer
+
+# For each code of the core: the code and the text of the dialect.
+WORDS = {
+    "NOT_FOUND": (404, "Record not found"),
+    "UNAUTHENTICATED": (403, "Access denied"),
+    "DENIED": (403, "Access denied"),
+    "TOO_LARGE": (400, "Value too large"),
+    "RATE_LIMITED": (429, "Rate limit exceeded"),
+}
+
+encode = msgspec.json.Encoder().encode
+
+
+def text_of(value: bytes) -> str:
+    """Return a stored value as text; keys that other dialects set may hold anything."""
+    return value.decode("utf-8", "replace")
+
+
+def tail(id: bytes) -> bytes:
+    """Return the end of an answer to the messageId *id*, b"" for none."""
+    return b',"messageId":%b}' % id if id else b"}"
+
+
+def error(failure: BrokerError, id: bytes) -> bytes:
+    """Return the answer to a request that failed."""
+    if failure.code == "INVALID":
+        code, text = 400, failure.message
+    else:
+        code, text = WORDS.get(failure.code, (500, "Internal server error"))
+    return b'{"code":%d,"error":%b%b' % (code, encode(text), tail(id))
+
+
+def value(key: str, entry: Entry, id: bytes) -> bytes:
+    """Return the answer to a GET: "string value back exactly as stored"."""
+    return b'{"code":200,"key":%b,"value":%b%b' % (encode(key), encode(text_of(entry.value)), tail(id))
+
+
+def written(entry: Entry, id: bytes) -> bytes:
+    """Return the answer to a SET or PATCH."""
+    done = b"inserted" if entry.revision == 1 else b"updated"
+    return b'{"code":200,"success":true,"message":"Record %b"%b' % (done, tail(id))
+
+
+def deleted(id: bytes) -> bytes:
+    """Return the answer to a DELETE."""
+    return b'{"code":200,"success":true,"message":"Record deleted"%b' % tail(id)
+
+
+def counted(key: str, entry: Entry, id: bytes) -> bytes:
+    """Return the answer to an ATOMIC; what is stored is a JSON number as it stands."""
+    return b'{"code":200,"success":true,"key":%b,"newValue":%b%b' % (encode(key), entry.value, tail(id))
+
+
+def records(entries: list[tuple[str, Entry]], limit: int, id: bytes) -> bytes:
+    """Return the answer to a RANGE: at most *limit* of *entries*, and no more than fit.
+
+    One is sent however long it is: a client asks for what is behind the last it got.
+    """
+    made: list[bytes] = []
+    size = 0
+    for key, entry in entries[:limit]:
+        record = b'{"key":%b,"value":%b}' % (encode(key), encode(text_of(entry.value)))
+        size += len(record)
+        if made and size > ANSWER_BYTES:
+            break
+        made.append(record)
+    truncated = b"true" if len(made) < len(entries) else b"false"
+    return b'{"code":200,"records":[%b],"count":%d,"truncated":%b%b' % (
+        b",".join(made),
+        len(made),
+        truncated,
+        tail(id),
+    )
+
+
+def notification(event: Event) -> Frame:
+    """Return what those who watch a key are sent; the body of its event has all the rest."""
+    assert event.body is not None
+    return text_frame(b'{"type":"notification",' + event.body[1:])

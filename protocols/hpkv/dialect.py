@@ -1,0 +1,98 @@
+"""Who may connect, and how."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+from zope.interface import implementer
+
+from broker.errors import Denied, RateLimited, Refused, Unauthenticated
+from broker.interfaces import IHttpDialect, ILink, IWebSocketDialect
+from broker.messages import HttpRequest, Response
+from protocols.hpkv.session import Session
+from protocols.hpkv.tokens import Desk, rights_of
+
+if TYPE_CHECKING:
+    from broker.peer import Peer
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def dialect(settings: Any) -> Hpkv:
+    """Return the dialect; see ``broker.dialects``."""
+    return Hpkv(settings.token_seconds, settings.allowed_origins, settings.secured)
+
+
+@implementer(IWebSocketDialect, IHttpDialect)
+class Hpkv:
+    """The HPKV dialect.
+
+    Pages of all origins may connect: what lets a client in is in its URL, not
+    a cookie that a browser adds by itself.  Only a broker without any credential asks
+    where a page is from, for else every page could use one on its visitor's machine.
+
+    Args:
+        token_seconds: how long a token is good.
+        origins: of the web pages that may connect; empty: see above.
+        secured: whether there is a credential to be shown.
+    """
+
+    name = "hpkv"
+    websocket_paths = ("/ws", "/hpkv/ws")
+    http_paths = ("/token/websocket", "/hpkv/token/websocket")
+    subprotocols = ()
+
+    def __init__(self, token_seconds: float, origins: tuple[str, ...], secured: bool) -> None:
+        self.any_origin = not origins
+        self._secured = secured
+        self._desk = Desk(token_seconds, origins)
+
+    async def session(self, peer: Peer, link: ILink) -> Session:
+        """Let in whoever shows an API key or a token: "Refuse during the handshake with HTTP 403"."""
+        request = link.handshake
+        if self.any_origin and not self._secured and not _is_near(request):
+            raise _forbidden("Pages of this origin are not allowed")
+        given = _parameters(request.query)
+        key = given.get("apiKey") or request.headers.get("x-api-key")
+        try:
+            if key:
+                peer.identify(key)
+                return Session(peer, link)
+            claims = await peer.present(given.get("token", ""))
+        except (Unauthenticated, Denied, RateLimited):
+            raise _forbidden("Invalid API key" if key else "Invalid token") from None
+        return Session(peer, link, rights_of(claims))
+
+    async def answer(self, peer: Peer, request: HttpRequest) -> Response:
+        """Return the answer to a request for a token."""
+        return await self._desk.answer(peer, request)
+
+    def refusal(self, status: int, message: str, request: HttpRequest | None) -> Response:
+        """Return how this dialect says what the transport has to refuse."""
+        return self._desk.error(request, status, message)
+
+
+def _forbidden(text: str) -> Refused:
+    body = msgspec.json.encode({"error": text})
+    return Refused(403, text, body=body, content_type="application/json")
+
+
+def _parameters(query: str) -> dict[str, str]:
+    """Return the parameters of *query*; the client does not encode them, so that "+" is a plus."""
+    pairs = (part.partition("=") for part in query.split("&"))
+    return {name: unquote(value) for name, _, value in pairs}
+
+
+def _is_near(request: HttpRequest) -> bool:
+    """Whether *request* is of no page, of one on this machine, or of one of the host it asks."""
+    origin = request.headers.get("origin")
+    if origin is None:
+        return True
+    try:
+        host = urlsplit(origin).hostname
+        own = urlsplit("//" + request.headers.get("host", "")).hostname
+    except ValueError:
+        return False
+    return host is not None and host in (*LOOPBACK, own)

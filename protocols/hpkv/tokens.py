@@ -1,0 +1,131 @@
+"""``POST /token/websocket``: how a browser gets in without the API key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from broker.errors import BrokerError, Invalid, RateLimited, TooLarge
+from broker.messages import HttpRequest, Response
+from protocols.hpkv.patterns import Rights, rights
+
+if TYPE_CHECKING:
+    from broker.peer import Peer
+
+MOST_BYTES = 4096  # of what a token says, since it travels in a URL
+PREFLIGHT_SECONDS = 86400
+
+STATUSES = {
+    "UNAUTHENTICATED": (401, "Invalid API key"),
+    "DENIED": (403, "This key may not make tokens"),
+    "RATE_LIMITED": (429, "Rate limit exceeded"),
+    "TOO_LARGE": (413, "Too many patterns"),
+}
+
+
+class Wanted(msgspec.Struct):
+    """The body of a request: what the token shall be for."""
+
+    subscribeKeys: list[str] | None = None
+    subscribePatterns: list[str] | None = None
+    accessPattern: str | None = None
+
+
+_decode = msgspec.json.Decoder(Wanted).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Desk:
+    """Answers the requests for tokens.
+
+    Args:
+        seconds: how long a token is good.
+        origins: of the web pages that may ask; empty or "*": all.
+    """
+
+    def __init__(self, seconds: float, origins: tuple[str, ...]) -> None:
+        self._seconds = seconds
+        self._origins = frozenset(origins)
+
+    async def answer(self, peer: Peer, request: HttpRequest) -> Response:
+        """Return the answer to *request*."""
+        if request.method == "OPTIONS":
+            return self._preflight(request)
+        if request.method != "POST":
+            return self.error(request, 405, "Method not allowed", ("Allow", "POST, OPTIONS"))
+        try:
+            token = await self._mint(peer, request)
+        except BrokerError as error:
+            return self._refused(request, error)
+        return Response(200, _encode({"token": token}), headers=(*self._cors(request), ("Cache-Control", "no-store")))
+
+    async def _mint(self, peer: Peer, request: HttpRequest) -> str:
+        peer.identify(request.headers.get("x-api-key"))
+        claims = read_claims(request.body)
+        rights_of(claims)
+        return await peer.mint(claims, self._seconds)
+
+    def error(self, request: HttpRequest | None, status: int, text: str, *headers: tuple[str, str]) -> Response:
+        """Return an answer that says what went wrong, ``{"error":"…"}``."""
+        cors = () if request is None else self._cors(request)
+        return Response(status, _encode({"error": text}), headers=(*cors, *headers))
+
+    def _refused(self, request: HttpRequest, error: BrokerError) -> Response:
+        if isinstance(error, Invalid):
+            return self.error(request, 400, error.message)
+        status, text = STATUSES.get(error.code, (500, "Internal server error"))
+        if isinstance(error, RateLimited):
+            return self.error(request, status, text, ("Retry-After", f"{error.retry_after:.0f}"))
+        return self.error(request, status, text)
+
+    def _preflight(self, request: HttpRequest) -> Response:
+        return Response(
+            204,
+            headers=(
+                *self._cors(request),
+                ("Access-Control-Allow-Methods", "POST"),
+                ("Access-Control-Allow-Headers", "content-type, x-api-key"),
+                ("Access-Control-Max-Age", str(PREFLIGHT_SECONDS)),
+            ),
+        )
+
+    def _cors(self, request: HttpRequest) -> tuple[tuple[str, str], ...]:
+        if not self._origins or "*" in self._origins:
+            return (("Access-Control-Allow-Origin", "*"),)
+        origin = request.headers.get("origin", "")
+        allowed = (("Access-Control-Allow-Origin", origin),) if origin in self._origins else ()
+        return (*allowed, ("Vary", "Origin"))
+
+
+def read_claims(body: bytes) -> dict[str, Any]:
+    """Return what a token has to say for the request *body*.
+
+    Raises:
+        Invalid: it is not what was asked for.
+        TooLarge: it asks for more than a URL holds.
+    """
+    try:
+        wanted = _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise Invalid("body", message="Invalid request") from None
+    claims = {
+        "keys": wanted.subscribeKeys or [],
+        "patterns": wanted.subscribePatterns or [],
+        "access": wanted.accessPattern or "",
+    }
+    if not all(claims["keys"]) or not all(claims["patterns"]):
+        raise Invalid("body", message="Invalid subscribe pattern")
+    if len(_encode(claims)) > MOST_BYTES:
+        raise TooLarge("token")
+    return claims
+
+
+def rights_of(claims: Mapping[str, Any]) -> Rights:
+    """Return the rights that a token with *claims* gives.
+
+    Raises:
+        Invalid: a pattern is not taken.
+    """
+    return rights(tuple(claims["keys"]), tuple(claims["patterns"]), claims["access"])
