@@ -26,6 +26,8 @@ OPEN: int = WebSocketServerProtocol.STATE_OPEN
 
 CLOSE_OPCODE = 8
 CONTROL_MOST = 125  # bytes: RFC 6455, 5.5: "All control frames MUST have a payload length of 125 bytes or less"
+# Frames of a failed connection in which the answer to our close frame is looked for.
+IGNORED_MOST = 100
 
 SPECIMEN_REQUEST = (
     b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -74,6 +76,7 @@ class AutobahnCore(WebSocketServerProtocol):
     remoteCloseCode: Any
     _perMessageCompress: Any
 
+    _ignored = 0  # frames since the connection has failed
     log = QuietLog()
     is_closed = Nobody()
     utf8validator: Any = OwnValidator()
@@ -81,6 +84,14 @@ class AutobahnCore(WebSocketServerProtocol):
     def __init__(self) -> None:
         # Autobahn's own would only make what autobahn_state() has put on the class.
         pass
+
+    def onFrameBegin(self) -> None:
+        """Begin a frame; after a failure look at no more than a few."""
+        if self.failedByMe:
+            self._ignored += 1
+            if self._ignored > IGNORED_MOST:
+                self.dropConnection(abort=True)
+        super().onFrameBegin()
 
     def onFrameData(self, payload: bytes) -> bool | None:
         """Work on a part of a frame; after a failure only on a close frame."""
