@@ -85,7 +85,7 @@ class FrameReader(AutobahnCore):
             first = data[position]
             size = data[position + 1]
             if first != TEXT and first != BINARY:
-                if (first == PONG or first == PING) and MASKED <= size < TWO_BYTES:
+                if first in (PING, PONG) and MASKED <= size < TWO_BYTES:
                     start = position + 6
                     stop = start + (size & 0x7F)
                     if stop > end:
