@@ -2,72 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from broker.addresses import url_of
+from broker.interfaces import IHttpDialect
+from broker.messages import HttpRequest, Response
 
 log = Logger()
 
 
-class AdminPort(Service):
-    """Serves the metrics.  When it can not listen, it says so and the daemon goes on.
+@implementer(IHttpDialect)
+class MetricsPage:
+    """Answers Prometheus, as if it were a dialect.
 
     Args:
-        reactor: the reactor.
-        endpoints: where to listen.
         registry: the metrics.
     """
 
-    def __init__(self, reactor: Any, endpoints: Iterable[str], registry: CollectorRegistry) -> None:
-        self._reactor = reactor
-        self._endpoints = tuple(endpoints)
+    name = "admin"
+    http_paths = ("/metrics",)
+
+    def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
+
+    async def answer(self, peer: object, request: HttpRequest) -> Response:
+        """Return the metrics in the text format."""
+        return Response(200, generate_latest(self._registry), CONTENT_TYPE_LATEST)
+
+
+class Site(Protocol):
+    """What the port needs of ``broker.web.site.Site``."""
+
+    def drain(self, seconds: float) -> Deferred[None]:
+        """Close all connections."""
+
+
+class AdminPort(Service):
+    """Serves *site* to operators.  When it can not listen, it says so and the daemon goes on.
+
+    Args:
+        site: answers.
+        listen: listens on one endpoint string with *site*.
+        endpoints: endpoint strings.
+    """
+
+    def __init__(self, site: Site, listen: Callable[[str], Deferred[IListeningPort]], endpoints: Iterable[str]) -> None:
+        self._site = site
+        self._listen = listen
+        self._endpoints = tuple(endpoints)
         self._ports: list[IListeningPort] = []
 
     def startService(self) -> None:
         """Listen."""
         super().startService()
-        if not self._endpoints:
-            return
-        # Imported here: a daemon without this port need not wait for it.
-        from twisted.web.resource import Resource
-        from twisted.web.server import Request, Site
-
-        registry = self._registry
-
-        class Metrics(Resource):
-            isLeaf = True
-
-            def render_GET(self, request: Request) -> bytes:
-                request.setHeader(b"Content-Type", CONTENT_TYPE_LATEST.encode())
-                return generate_latest(registry)
-
-        root = Resource()
-        root.putChild(b"metrics", Metrics())
-        site = Site(root)
-        site.noisy = False
         for endpoint in self._endpoints:
-            try:
-                listening = serverFromString(self._reactor, endpoint).listen(site)
-            except ValueError:
-                self._failed(Failure(), endpoint)
-            else:
-                listening.addCallbacks(self._listens, self._failed, (endpoint,), errbackArgs=(endpoint,))
+            listening = maybeDeferred(self._listen, endpoint)
+            listening.addCallbacks(self._listens, self._failed, (endpoint,), errbackArgs=(endpoint,))
 
     def stopService(self) -> Deferred[Any]:
         """Listen no more."""
         super().stopService()
         ports, self._ports = self._ports, []
-        return gatherResults([maybeDeferred(port.stopListening) for port in ports])
+        return gatherResults([self._site.drain(0.0), *(maybeDeferred(port.stopListening) for port in ports)])
 
     def _listens(self, port: IListeningPort, endpoint: str) -> None:
         self._ports.append(port)

@@ -17,7 +17,7 @@ from twisted.python.logfile import LogFile
 
 from broker import __version__
 from broker.access import Access, read_permissions
-from broker.admin import AdminPort
+from broker.admin import AdminPort, MetricsPage
 from broker.buses import open_bus
 from broker.daemon import Daemon
 from broker.dialects import DialectError, found_dialects, load_dialects
@@ -28,9 +28,10 @@ from broker.process import catch_signals, explain_start_errors, settle_memory, t
 from broker.service import Broker
 from broker.settings import Settings, SettingsError
 from broker.stores import open_store
+from broker.web.crowd import Admission
 from broker.web.http_parser import Limits
 from broker.web.outbox import Outbox
-from broker.web.site import Admission, Site
+from broker.web.site import Site
 from broker.web.transport import listen
 from broker.web.websocket import WebSocketDoor, WebSocketOptions
 
@@ -94,13 +95,15 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
     )
     broker = Broker(settings, store, open_bus(settings.bus, settings.node), reactor, access)
     site = make_site(reactor, settings, broker, dialects)
+    admin_site = make_site(reactor, settings, broker, [MetricsPage(broker.metrics.registry())])
     outbox = Outbox(reactor)
 
-    def announce(ports: list[tuple[str, IListeningPort]]) -> None:
+    def running(ports: list[tuple[str, IListeningPort]]) -> None:
         for warning in settings.warnings:
             log.warn("{warning}", warning=warning)
         greet(ports, dialects)
-        reactor.callWhenRunning(_running)
+        tell_systemd("READY=1")
+        settle_memory()
 
     return Daemon(
         broker,
@@ -108,8 +111,10 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
         lambda endpoint: listen(reactor, endpoint, site, outbox),
         settings.listen,
         drain_seconds=settings.drain_seconds,
-        announce=announce,
-        others=[AdminPort(reactor, settings.admin_listen, broker.metrics.registry())],
+        announce=lambda ports: reactor.callWhenRunning(running, ports),
+        others=[
+            AdminPort(admin_site, lambda endpoint: listen(reactor, endpoint, admin_site, outbox), settings.admin_listen)
+        ],
         observer=observer,
     )
 
@@ -118,7 +123,7 @@ def make_access(settings: Settings) -> Access:
     """Return what knows the credentials of *settings*."""
     jwt_keys = [(settings.jwt_secret, "HS256")] if settings.jwt_secret else []
     if settings.jwt_public_key_file:
-        pem = Path(settings.jwt_public_key_file).read_text("ascii")
+        pem = Path(settings.jwt_public_key_file).read_text("utf-8", "replace")
         jwt_keys.append((pem, _algorithm(pem)))
     return Access(
         mode=settings.auth,
@@ -161,7 +166,10 @@ def _algorithm(pem: str) -> str:
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    key = load_pem_public_key(pem.encode("ascii"))
+    try:
+        key = load_pem_public_key(pem.encode())
+    except ValueError:
+        key = None  # told like a key of a kind we do not know
     for kind, algorithm in (
         (rsa.RSAPublicKey, "RS256"),
         (ec.EllipticCurvePublicKey, "ES256"),
@@ -169,7 +177,7 @@ def _algorithm(pem: str) -> str:
     ):
         if isinstance(key, kind):
             return algorithm
-    raise Invalid("key", message="TXBROKER_JWT_PUBLIC_KEY_FILE: neither an RSA, an EC nor an Ed25519 key")
+    raise Invalid("key", message="TXBROKER_JWT_PUBLIC_KEY_FILE: it holds no RSA, EC or Ed25519 public key")
 
 
 def _observer(parent: Any, settings: Settings, reactor: Any) -> ILogObserver | None:
@@ -207,11 +215,6 @@ def _leave(reactor: Any, daemon: Daemon, quick: bool) -> None:
     if reactor.running and daemon.running:
         tell_systemd("STOPPING=1")
         reactor.stop()
-
-
-def _running() -> None:
-    settle_memory()
-    tell_systemd("READY=1")
 
 
 def _refuse(problems: list[str]) -> NoReturn:

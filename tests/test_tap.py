@@ -157,8 +157,8 @@ async def test_no_secret_reaches_a_log(start_daemon):
 @pytest_twisted.ensureDeferred
 async def test_metrics_are_served_on_the_admin_port_only(start_daemon):
     daemon = await start_daemon(**WAITER, TXBROKER_ADMIN_LISTEN="tcp:0:interface=127.0.0.1")
-    line = json.loads(await daemon.program.line(lambda line: "metrics are at" in line))
-    answer = await http_client.get(line["msg"].removeprefix("metrics are at "))
+    (line,) = (event["msg"] for event in daemon.events() if "metrics are at" in event["msg"])
+    answer = await http_client.get(line.removeprefix("metrics are at "))
     assert answer.status == 200
     assert "txbroker_bytes_in_total" in answer.text
     assert (await http_client.get(daemon.url + "/metrics")).status == 404
@@ -168,8 +168,7 @@ async def test_metrics_are_served_on_the_admin_port_only(start_daemon):
 async def test_taken_admin_port_is_warned_of_and_nothing_more(daemon, start_daemon):
     endpoint = f"tcp:{daemon.port}:interface=127.0.0.1"
     other = await start_daemon(**WAITER, TXBROKER_ADMIN_LISTEN=endpoint)
-    line = json.loads(await other.program.line(lambda line: "no metrics" in line))
-    assert line["level"] == "warn"
+    (line,) = (event for event in other.events() if event["level"] == "warn")
     assert line["msg"].startswith(f"no metrics: TXBROKER_ADMIN_LISTEN={endpoint}: Couldn't listen")
     assert (await http_client.get(other.url + "/health")).status == 200
 
