@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import msgspec
 
-from broker.errors import BrokerError
+from broker.errors import BrokerError, NotFound
 from broker.messages import Entry, Event, Frame, text_frame
+from protocols.hpkv.operation import Operation, record_limit
 
 ANSWER_BYTES = 1 << 20  # of the records of one answer
 
@@ -44,35 +45,44 @@ def error(failure: BrokerError, id: bytes) -> bytes:
     return b'{"code":%d,"error":%b%b' % (code, encode(text), tail(id))
 
 
-def value(key: str, entry: Entry, id: bytes) -> bytes:
+def value(entry: Entry | None, operation: Operation) -> bytes:
     """Return the answer to a GET: "string value back exactly as stored"."""
-    return b'{"code":200,"key":%b,"value":%b%b' % (encode(key), encode(text_of(entry.value)), tail(id))
+    if entry is None:
+        raise NotFound("key", operation.key)
+    text = encode(text_of(entry.value))
+    return b'{"code":200,"key":%b,"value":%b%b' % (encode(operation.key), text, tail(operation.id))
 
 
-def written(entry: Entry, id: bytes) -> bytes:
+def written(entry: Entry, operation: Operation) -> bytes:
     """Return the answer to a SET or PATCH."""
     done = b"inserted" if entry.revision == 1 else b"updated"
-    return b'{"code":200,"success":true,"message":"Record %b"%b' % (done, tail(id))
+    return b'{"code":200,"success":true,"message":"Record %b"%b' % (done, tail(operation.id))
 
 
-def deleted(id: bytes) -> bytes:
+def deleted(was_there: bool, operation: Operation) -> bytes:
     """Return the answer to a DELETE."""
-    return b'{"code":200,"success":true,"message":"Record deleted"%b' % tail(id)
+    if not was_there:
+        raise NotFound("key", operation.key)
+    return b'{"code":200,"success":true,"message":"Record deleted"%b' % tail(operation.id)
 
 
-def counted(key: str, entry: Entry, id: bytes) -> bytes:
+def counted(entry: Entry, operation: Operation) -> bytes:
     """Return the answer to an ATOMIC; what is stored is a JSON number as it stands."""
-    return b'{"code":200,"success":true,"key":%b,"newValue":%b%b' % (encode(key), entry.value, tail(id))
+    return b'{"code":200,"success":true,"key":%b,"newValue":%b%b' % (
+        encode(operation.key),
+        entry.value,
+        tail(operation.id),
+    )
 
 
-def records(entries: list[tuple[str, Entry]], limit: int, id: bytes) -> bytes:
-    """Return the answer to a RANGE: at most *limit* of *entries*, and no more than fit.
+def records(entries: list[tuple[str, Entry]], operation: Operation) -> bytes:
+    """Return the answer to a RANGE: as many of *entries* as were asked for and fit.
 
     One is sent however long it is: a client asks for what is behind the last it got.
     """
     made: list[bytes] = []
     size = 0
-    for key, entry in entries[:limit]:
+    for key, entry in entries[: record_limit(operation)]:
         record = b'{"key":%b,"value":%b}' % (encode(key), encode(text_of(entry.value)))
         size += len(record)
         if made and size > ANSWER_BYTES:
@@ -83,7 +93,7 @@ def records(entries: list[tuple[str, Entry]], limit: int, id: bytes) -> bytes:
         b",".join(made),
         len(made),
         truncated,
-        tail(id),
+        tail(operation.id),
     )
 
 

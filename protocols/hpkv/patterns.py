@@ -8,7 +8,8 @@ from functools import lru_cache
 import attrs
 
 from broker.errors import Invalid
-from protocols.hpkv.regex import Malformed, Refused, Regex
+from protocols.hpkv.regex import Regex
+from protocols.hpkv.syntax import Malformed, Refused
 
 LONGEST = 256  # characters of a pattern
 SEPARATORS = ":/-_#|"
