@@ -34,7 +34,7 @@ def overflows(payload: bytes) -> bool:
 
     Python would write such a number again as ``Infinity``, which ends every JavaScript client.
     """
-    if _EXPONENT(payload) or _CAPITAL_EXPONENT(payload):
+    if _EXPONENT(payload) or (payload.find(b"E") >= 0 and _CAPITAL_EXPONENT(payload)):
         return not _finite(payload)
     # Of 200 digits in a row, every hundredth byte has two beside each other.
     if len(payload) < 200 or not _DIGITS(payload[::100]) or not _LONG_NUMBER(payload):

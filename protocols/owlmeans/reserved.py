@@ -152,7 +152,7 @@ class Identify(Method):
     async def run(self, session: Session) -> Answer:
         """Answer as ``broker.whoami`` does."""
         take_name(session.peer, self.name)
-        session.peer.appear()
+        session.appear()
         return _who(session)
 
 

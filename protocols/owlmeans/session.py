@@ -22,7 +22,7 @@ from protocols.owlmeans.gate import Gate
 from protocols.owlmeans.marshalled import marshal, normalise
 from protocols.owlmeans.method import Answer, Method, Methods
 from protocols.owlmeans.watches import TOPIC, Watches
-from protocols.owlmeans.wire import ABSENT, BROKER, Envelope, encode, milliseconds
+from protocols.owlmeans.wire import ABSENT, BROKER, RESPONSE, RESULT, Envelope, decode, encode, milliseconds
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 log = Logger()
 
-RESERVED = "broker."  # what the names of the broker's own methods begin with
+SPECIAL = ("broker.", "@")  # what the broker's own methods begin with, and "@client/method"
 METHODS = Methods(*reserved.METHODS, *keys.METHODS)
 BURST = 1 << 18  # bytes of queued messages that go out before the client may have read some
 PAUSE = 0.05  # seconds until the next burst
@@ -64,6 +64,7 @@ class Session:
     authenticated: bool = False
     watches: Watches = attrs.field(init=False)
     _handlers: dict[str, Handler] = attrs.field(factory=dict)
+    _client: bytes = b'""'
     _gate: Gate | None = None
     _deadline: IDelayedCall | None = None
     _mailed: int = 0
@@ -90,11 +91,15 @@ class Session:
             self._read_odd(data, binary)
             return
         try:
-            envelope = wire.decode(data)
+            envelope = decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self._read_odd(data, binary)
             return
-        self._take(envelope, data)
+        handler = self._handlers.get(envelope.type)
+        if handler is None or self._gate is not None or envelope.payload is ABSENT:
+            self._take(envelope, data)
+        else:
+            handler(self, envelope)
 
     def closed(self, code: int, reason: str) -> None:
         """Leave no timer behind."""
@@ -109,23 +114,21 @@ class Session:
 
     def request(self, request: Request) -> None:
         """Send a call that this client performs, or a request it takes."""
-        dt = milliseconds(request.time or self.clock.seconds())
+        dt = int((request.time or self.clock.seconds()) * 1000 + 0.5)
         if request.streamed:
-            self.push(text_frame(wire.request(request, self.peer.client, dt)))
+            self.push(text_frame(wire.request(request, self._client, dt)))
         else:
-            self.link.send(wire.call(request, self.peer.client, dt))
+            self.link.send(wire.call(request, self._client, dt))
 
     def reply(self, reply: Reply) -> None:
         """Send the end of a call, or one answer of a request."""
-        dt = milliseconds(reply.time or self.clock.seconds())
-        sender = encode(reply.source)
-        if reply.error is None:
-            answer = wire.response if reply.streamed else wire.result
-            self.link.send(answer(reply.ref, reply.body, sender, dt))
-        elif reply.streamed:
-            self.link.send(wire.response(reply.ref, wire.failed_request(marshal(reply.error)), sender, dt))
+        dt = int((reply.time or self.clock.seconds()) * 1000 + 0.5)
+        sender, error = encode(reply.source), reply.error
+        if error is None:
+            form, body = RESPONSE if reply.streamed else RESULT, reply.body
         else:
-            self.link.send(wire.error(reply.ref, marshal(reply.error), sender, dt))
+            form, body = wire.failure(marshal(error), reply.streamed)
+        self.link.send(form % (encode(reply.ref), body, sender, dt))
 
     def event(self, event: Event, pattern: str) -> None:
         """Send *event* as it comes by one subscription, or by the watches of its key."""
@@ -172,6 +175,11 @@ class Session:
                 self.peer.subscribe(topic)
             except BrokerError as error:
                 self.notice(error, Envelope(type="handshake", event=topic))
+        self.appear()
+
+    def appear(self) -> None:
+        """Be seen by others under the client id that it has now."""
+        self._client = encode(self.peer.client)
         self.peer.appear()
 
     def ready(self) -> None:
@@ -195,11 +203,9 @@ class Session:
 
     def refuse(self, error: BrokerError, envelope: Envelope) -> None:
         """Tell the client that *envelope* was not done."""
-        ref = envelope.id
-        if envelope.type == "call" and ref:
-            self.link.send(wire.error(ref, marshal(error), BROKER, self._now()))
-        elif envelope.type == "request" and ref:
-            self.link.send(wire.response(ref, wire.failed_request(marshal(error)), BROKER, self._now()))
+        if envelope.id and envelope.type in ("call", "request"):
+            form, body = wire.failure(marshal(error), envelope.type == "request")
+            self._answer(form, envelope.id, body)
         else:
             self.notice(error, envelope)
 
@@ -248,11 +254,12 @@ class Session:
                 raise Invalid("id")
             if body[:1] != b"[" or careful.overflows(body):
                 raise Invalid("payload")
-            if method.startswith(RESERVED) and not recipient:
-                self._call_broker(ref, method, body)
-                return
-            if method[:1] == "@":
-                recipient, _, method = method[1:].partition("/")
+            if method.startswith(SPECIAL):
+                if method[0] == "@":
+                    recipient, _, method = method[1:].partition("/")
+                elif not recipient:
+                    self._call_broker(ref, method, body)
+                    return
             if not method:
                 raise Invalid("method")
             timeout = self._timeout(envelope.timeout)
@@ -331,7 +338,7 @@ class Session:
         done.addErrback(self._undone, Envelope(type="call", id=ref, method=method))
 
     def _performed(self, payload: Answer, ref: str, asked: Method) -> None:
-        self.link.send(wire.result(ref, encode(payload), BROKER, self._now()))
+        self._answer(RESULT, ref, encode(payload))
         asked.sent(self)
 
     def _undone(self, failure: Failure, envelope: Envelope) -> None:
@@ -341,10 +348,10 @@ class Session:
             error = BrokerError()
         self.refuse(error, envelope)
 
-    # Times
+    def _answer(self, form: bytes, ref: str, body: bytes) -> None:
+        self.link.send(form % (encode(ref), body, BROKER, milliseconds(self.clock.seconds())))
 
-    def _now(self) -> int:
-        return milliseconds(self.clock.seconds())
+    # Times
 
     def _timeout(self, asked: float | None) -> float:
         """Return how many seconds a call may take; 0.0 is without limit."""
@@ -352,7 +359,8 @@ class Session:
             return self.settings.call_timeout_seconds
         if asked < 0:
             raise Invalid("timeout")
-        return min(asked / 1000, self.settings.max_call_timeout_seconds)
+        longest = self.settings.max_call_timeout_seconds
+        return asked / 1000 if asked <= longest * 1000 else longest
 
     def _expel(self) -> None:
         self._deadline = None

@@ -38,7 +38,8 @@ class Envelope(msgspec.Struct, gc=False):
     @property
     def time(self) -> float:
         """The sender's clock in seconds; 0.0 when it gave none that can be."""
-        return self.dt / 1000 if 0.0 < self.dt <= MAX_TIME else 0.0
+        dt = self.dt
+        return dt / 1000 if 0.0 < dt <= MAX_TIME else 0.0
 
 
 decode = msgspec.json.Decoder(Envelope).decode
@@ -47,54 +48,47 @@ encode = msgspec.json.Encoder().encode
 PONG = b'{"type":"pong"}'
 BROKER = b'"broker"'
 
+# The id of the call or request, the payload, the sender, each as JSON, and the time.
+RESULT = b'{"type":"result","id":%b,"payload":%b,"sender":%b,"dt":%d}'
+RESPONSE = b'{"type":"response","id":%b,"payload":%b,"sender":%b,"dt":%d}'
+ERROR = b'{"type":"error","id":%b,"payload":%b,"sender":%b,"dt":%d}'
+
 
 def milliseconds(seconds: float) -> int:
     """Return a time or a duration as the wire has it."""
     return int(seconds * 1000 + 0.5)
 
 
-def call(request: Request, recipient: str, dt: int) -> bytes:
-    """Return a call on its way to *recipient*, who performs it."""
+def call(request: Request, recipient: bytes, dt: int) -> bytes:
+    """Return a call on its way to *recipient*, who performs it, as JSON."""
     return b'{"type":"call","id":%b,"method":%b,"payload":%b,"timeout":%d,"sender":%b,"recipient":%b,"dt":%d}' % (
         encode(request.id),
         encode(request.procedure),
         request.body,
-        milliseconds(request.timeout),
+        int(request.timeout * 1000 + 0.5),
         encode(request.caller),
-        encode(recipient),
+        recipient,
         dt,
     )
 
 
-def request(request: Request, recipient: str, dt: int) -> bytes:
-    """Return a streamed request on its way to *recipient*, who takes it."""
+def request(request: Request, recipient: bytes, dt: int) -> bytes:
+    """Return a streamed request on its way to *recipient*, who takes it, as JSON."""
     return b'{"type":"request","id":%b,"payload":%b,"sender":%b,"recipient":%b,"dt":%d}' % (
         encode(request.id),
         request.body,
         encode(request.caller),
-        encode(recipient),
+        recipient,
         dt,
     )
 
 
-def result(ref: str, payload: bytes, sender: bytes, dt: int) -> bytes:
-    """Return the result of call *ref*; *sender* is JSON already."""
-    return b'{"type":"result","id":%b,"payload":%b,"sender":%b,"dt":%d}' % (encode(ref), payload, sender, dt)
+def failure(marshalled: str, streamed: bool) -> tuple[bytes, bytes]:
+    """Return form and payload of what tells that a call, or a *streamed* request, has failed.
 
-
-def error(ref: str, marshalled: str, sender: bytes, dt: int) -> bytes:
-    """Return the failure of call *ref*."""
-    return b'{"type":"error","id":%b,"payload":%b,"sender":%b,"dt":%d}' % (encode(ref), encode(marshalled), sender, dt)
-
-
-def response(ref: str, payload: bytes, sender: bytes, dt: int) -> bytes:
-    """Return one answer of request *ref*."""
-    return b'{"type":"response","id":%b,"payload":%b,"sender":%b,"dt":%d}' % (encode(ref), payload, sender, dt)
-
-
-def failed_request(marshalled: str) -> bytes:
-    """Return the payload that tells of a failed request: an ``error`` frame would crash the client."""
-    return encode({"error": marshalled})
+    An ``error`` frame to a requester would crash it: it has no call of that id.
+    """
+    return (RESPONSE, encode({"error": marshalled})) if streamed else (ERROR, encode(marshalled))
 
 
 def auth(stage: str | None, payload: Any) -> bytes:
