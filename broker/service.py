@@ -105,7 +105,8 @@ class Broker(MultiService):
         if event.id:
             self.channels.arrived(event)
         self.topics.deliver(event)
-        if event.topic.startswith(TOPIC):
+        # Only the broker itself tells of keys: what a client publishes there is an event like any other.
+        if event.topic.startswith(TOPIC) and not event.dialect:
             self.keys.arrived(event)
 
     def leave(self, peer: Peer) -> None:
