@@ -10,12 +10,14 @@ from typing import Any
 import attrs
 import pytest
 import pytest_twisted
+import trustme
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import clientFromString, connectProtocol
+from twisted.internet.endpoints import clientFromString, connectProtocol, wrapClientTLS
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFromCertificates
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -35,6 +37,12 @@ from tests.ws_client import Refused as WasRefused
 from tests.ws_client import ws_connect
 
 PATIENCE = 10.0
+UPGRADE = (
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",  # the example of RFC 6455
+)
 
 
 class Peer:
@@ -76,8 +84,10 @@ class Dialect:
         self.waiting: list[Deferred[Response]] = []
         self.cancelled: Deferred[None] = Deferred()
         self.much = 0
+        self.secure: list[bool] = []
 
     async def answer(self, peer: Any, request: HttpRequest) -> Response:
+        self.secure.append(request.secure)
         if request.path == "/much":
             self.much += 1
             return Response(body=bytes(1 << 20), content_type="application/octet-stream")
@@ -176,8 +186,12 @@ async def served() -> AsyncIterator[Served]:
     assert all(peer.closed == 1 for peer in served.dialect.peers)
 
 
-def request(path: str, *lines: str, method: str = "GET", body: bytes = b"") -> bytes:
-    return "\r\n".join((f"{method} {path} HTTP/1.1", "Host: h", *lines, "", "")).encode() + body
+def request(path: str, *lines: str, method: str = "GET") -> bytes:
+    return "\r\n".join((f"{method} {path} HTTP/1.1", "Host: h", *lines, "", "")).encode()
+
+
+def post_of(size: int) -> bytes:
+    return request("/echo", f"Content-Length: {size}", method="POST")
 
 
 @pytest_twisted.ensureDeferred
@@ -205,10 +219,7 @@ async def test_a_refused_handshake_is_an_http_answer(served: Served) -> None:
 @pytest_twisted.ensureDeferred
 async def test_requests_before_a_handshake_are_answered_first(served: Served) -> None:
     client = await served.connect()
-    upgrade = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13")
-    key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
-    frame = b"\x81\x82\0\0\0\0hi"
-    client.transport.write(request("/echo?1") + request("/ws", *upgrade, key) + frame)
+    client.transport.write(request("/echo?1") + request("/ws", *UPGRADE) + b"\x81\x82\0\0\0\0hi")
     await client.until(lambda: client.data.endswith(b"\x81\x02hi"))
     first, second = client.data.split(b"HTTP/1.1 ")[1:]
     assert first.startswith(b"200 OK\r\n")
@@ -261,7 +272,7 @@ async def test_a_client_that_does_not_read_is_not_answered_without_end(served: S
 @pytest_twisted.ensureDeferred
 async def test_a_refused_upload_can_be_read_by_a_client_that_is_still_sending(served: Served) -> None:
     client = await served.connect()
-    client.transport.write(request("/echo", f"Content-Length: {1 << 30}", method="POST"))
+    client.transport.write(post_of(1 << 30))
     client.transport.write(bytes(4 << 20))
     (answer,) = await client.answers(1)
     assert (answer.status, answer.headers["connection"]) == (413, "close")
@@ -321,6 +332,29 @@ async def test_a_unix_socket_serves_the_same(short_path: Path) -> None:
     assert [answer.status for answer in await client.answers(4)] == [200, 200, 200, 400]
     await port.stopListening()
     await served.site.drain(1.0)
+
+
+@pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")  # Twisted does
+@pytest_twisted.ensureDeferred
+async def test_tls_serves_the_same(short_path: Path) -> None:
+    authority = trustme.CA()
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(short_path / "pem")
+    served, port = await serve(f"ssl:0:interface=127.0.0.1:privateKey={short_path}/pem:certKey={short_path}/pem")
+    trusted = trustRootFromCertificates([Certificate.loadPEM(authority.cert_pem.bytes())])
+    endpoint = wrapClientTLS(optionsForClientTLS("localhost", trusted), clientFromString(reactor, served.endpoint))
+    client = await connectProtocol(endpoint, Client())
+    client.transport.write(request("/echo?x") * 3 + post_of(1 << 30))
+    assert [answer.status for answer in await client.answers(4)] == [200, 200, 200, 413]
+    await client.until(lambda: client.lost)
+    assert served.dialect.secure == [True] * 3
+    client = await connectProtocol(endpoint, Client())
+    client.transport.write(request("/ws", *UPGRADE) + b"\x81\x82\0\0\0\0hi")
+    await client.until(lambda: client.data.endswith(b"\x81\x07welcome\x81\x02hi"))
+    client.transport.write(b"\x81\x82\0\0\0\0ho")
+    await client.until(lambda: client.data.endswith(b"\x81\x02ho"))
+    client.transport.abortConnection()
+    await port.stopListening()
+    await served.site.drain(0.0)
 
 
 @pytest_twisted.ensureDeferred
