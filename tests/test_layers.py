@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    "broker messages errors interfaces patterns registry deadlines options aliases addresses jsontext",
+    "broker messages errors interfaces patterns registry deadlines options aliases addresses jsontext sessions",
     "topics calls channels queues keys access presence memberships tokens metrics settings"
     " stores buses web protocols dialects logs process greeting admin",
     "indices",  # derived channels

@@ -1,0 +1,44 @@
+"""A session that does nothing, to begin a dialect's own with."""
+
+from __future__ import annotations
+
+from zope.interface import implementer
+
+from broker.errors import NotFound
+from broker.interfaces import ISession
+from broker.messages import Event, Mail, Reply, Request
+
+
+@implementer(ISession)
+class QuietSession:
+    """An ``ISession`` whose methods do the least that is right.
+
+    It hears no event, refuses every request, declines mail and is always alive.
+    """
+
+    def opened(self) -> None:
+        """Wait for the client to begin."""
+
+    def received(self, data: bytes, binary: bool) -> None:
+        """Take no notice."""
+
+    def event(self, event: Event, pattern: str) -> None:
+        """Take no notice."""
+
+    def request(self, request: Request) -> None:
+        """Refuse: this client performs nothing."""
+        raise NotFound("method", request.procedure)
+
+    def reply(self, reply: Reply) -> None:
+        """Take no notice."""
+
+    def mail(self, mail: Mail) -> bool:
+        """Leave it in its queue."""
+        return False
+
+    async def probe(self) -> bool:
+        """Say yes: the transport's own pings notice a dead link."""
+        return True
+
+    def closed(self, code: int, reason: str) -> None:
+        """Hold nothing that had to be given back."""

@@ -1,0 +1,71 @@
+"""The example of docs/writing-a-plugin.rst does what that page says of it."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+
+from broker.testing import connect, make_broker
+from tests.ws_client import ws_connect
+
+EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
+
+
+@pytest.fixture
+def lines():
+    spec = importlib.util.spec_from_file_location("lines", EXAMPLES / "lines.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.dialect(None)
+
+
+def test_the_example_is_shorter_than_sixty_lines():
+    assert len((EXAMPLES / "lines.py").read_text().splitlines()) < 60
+
+
+def test_what_one_publishes_the_other_hears(lines):
+    broker = make_broker()
+    ann, bob = connect(broker, lines), connect(broker, lines)
+    assert bob.say("SUB news.*") == [b"OK"]
+    assert ann.say('PUB news.today {"a": 1}') == [b"OK"]
+    assert bob.link.take() == [b'EVENT news.today {"a": 1}']
+
+
+@pytest.mark.parametrize("line", ["", "SUB", "PUB", "PUB news", "PUB news {", "FLY there", b"SUB \xff", b"PUB a \xff"])
+def test_a_line_that_makes_no_sense_is_refused(lines, line):
+    (answer,) = connect(make_broker(), lines).say(line)
+    assert answer.startswith(b"ERR INVALID ")
+
+
+def test_a_reserved_name_is_refused(lines):
+    assert connect(make_broker(), lines).say("PUB broker.x 1") == [b"ERR DENIED reserved broker.x"]
+
+
+def test_nothing_remains_of_a_client_that_left(lines):
+    broker = make_broker()
+    ann = connect(broker, lines)
+    ann.say("SUB news")
+    ann.leave()
+    assert len(broker.topics) == 0
+
+
+@pytest.mark.parametrize("name", ["lines:dialect", "protocols.lines:dialect", "lines"])
+@pytest_twisted.ensureDeferred
+async def test_the_daemon_speaks_it_beside_the_others(start_daemon, tmp_path, name):
+    # As a module of its own, or as a file that somebody adds to the namespace package.
+    folder = tmp_path if name == "lines:dialect" else tmp_path / "protocols"
+    folder.mkdir(exist_ok=True)
+    (folder / "lines.py").write_text((EXAMPLES / "lines.py").read_text())
+    path = f"{tmp_path}:{Path(__file__).parent.parent}"
+    daemon = await start_daemon(TXBROKER_PROTOCOLS=f"ganomede {name}", PYTHONPATH=path)
+    client = await ws_connect(daemon.ws("/lines"))
+    client.send("SUB news")
+    assert await client.receive() == "OK"
+    client.send("PUB news 1")
+    assert await client.receive() == "OK"
+    client.send("PUB news {")
+    assert await client.receive() == "ERR INVALID line"
+    await client.close()
