@@ -185,9 +185,6 @@ class Settings:
     send_queue_bytes: int = option(
         BYTES, 1 << 20, "How much may wait for a client that does not read, before it is closed with 1013."
     )
-    memory_limit_bytes: int = option(
-        BYTES, 0, "Above so much memory in send queues, the slowest clients are closed; 0: no limit."
-    )
     rate: float = option(PER_SECOND, 0.0, "How often one client may do anything; 0: without limit.")
     rate_burst: int = option(COUNT, 0, "How often at once, after a rest; 0: as often as in one second.")
 
