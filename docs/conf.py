@@ -21,7 +21,6 @@ html_theme = "alabaster"
 html_theme_options = {"description": "One daemon, one port, one broker core, many wire dialects.", "page_width": "64em"}
 html_show_copyright = False
 exclude_patterns = ["_build"]
-nitpicky = True
 
 
 class Settings(SphinxDirective):
