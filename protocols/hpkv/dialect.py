@@ -43,6 +43,7 @@ class Hpkv:
     websocket_paths = ("/ws", "/hpkv/ws")
     http_paths = ("/token/websocket", "/hpkv/token/websocket")
     subprotocols = ()
+    example = "{websocket} '{ws}/ws?apiKey=KEY'"
 
     def __init__(self, token_seconds: float, origins: tuple[str, ...], secured: bool) -> None:
         self.any_origin = not origins
