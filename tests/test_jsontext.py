@@ -48,7 +48,8 @@ def test_half_a_character_stays_the_escape_it_was():
         '{"a":Infinity}', '{"a":01}', '{"a":"\x01"}', "\ufeff{}", '{"a":"\\x"}', "{'a':1}",
         # The same behind half a character, which another scanner reads.
         '{"\\ud800"', '{"\\ud800"}', '{"\\ud800":1,}', '{"\\ud800":1}x', '{"\\ud800":1]', '{"\\ud800":NaN}',
-        '{"\\ud800":1e999}', '{"\\ud800":1,2:3}', '["\\ud800"]', '"\\ud800"', '{"\\ud800" 1}', '{"a":"\\ud800","b":' + "[" * 100_000 + "}",
+        '{"\\ud800":1e999}', '{"\\ud800":1,2:3}', '["\\ud800"]', '"\\ud800"', '{"\\ud800" 1}',
+        '{"a":"\\ud800","b":' + "[" * 100_000 + "}",
     ],
 )  # fmt: skip
 def test_what_is_no_object_is_invalid(text):

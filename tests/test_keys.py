@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 from broker.access import Access, Grants, Rule
 from broker.errors import Conflict, Denied, Invalid, TooLarge, Unauthenticated, Unavailable
 from broker.keys import BATCH, Keys, merge
+from broker.messages import Entry
 from broker.testing import make_broker, value_of
 
 
@@ -203,16 +204,17 @@ def test_the_body_of_a_change_tells_key_value_and_time(keys, clock):
     ]
 
 
-def test_the_writer_has_its_answer_before_it_is_told(broker):
-    class Told:
-        def event(self, event, pattern):
-            order.append("told")
+def test_the_writer_has_its_answer_before_anybody_is_told():
+    class Store:
+        answer = Deferred()
+
+        def set(self, *_, **__):
+            return self.answer
 
     order = []
-    ann = attach(broker)
-    ann.bind(Told())
-    ann.watch(lambda key: True)
-    ann.set("k", b"v").addCallback(lambda _: order.append("answered"))
+    keys = Keys(Store(), lambda event: order.append("told"), Clock())
+    keys.set("k", b"v").addCallback(lambda _: order.append("answered"))
+    Store.answer.callback(Entry(b"v", 1))
     assert order == ["answered", "told"]
 
 

@@ -19,7 +19,7 @@ from zope.interface import implementer
 
 from broker.errors import BrokerError, Denied, Invalid, NotFound, RateLimited
 from broker.interfaces import ILink, ISession
-from broker.messages import Event, Mail, Reply, Request
+from broker.messages import Event, Frame, Mail, Reply, Request
 from protocols.hpkv import answers
 from protocols.hpkv.operation import Operation, check_key, end_key, number_value, read, record_limit, text_value
 from protocols.hpkv.patterns import Rights
@@ -43,6 +43,8 @@ class Session:
     _rights: Rights | None = None
     _reading: bool = False
     _pumping: bool = False
+    _beginning: bool = False
+    _held: list[Frame] = attrs.field(factory=list)
     _backlog: deque[bytes] = attrs.field(factory=deque)
     _backlog_bytes: int = 0
 
@@ -76,7 +78,12 @@ class Session:
 
     def event(self, event: Event, pattern: str) -> None:
         """Tell of the change of a key."""
-        self._link.send_frame(event.render(answers.notification))
+        frame = event.render(answers.notification)
+        if self._beginning:
+            # A store that writes at once: "the writer's answer goes out before its own notification".
+            self._held.append(frame)
+        else:
+            self._link.send_frame(frame)
 
     def request(self, request: Request) -> None:
         """Refuse: HPKV has no calls."""
@@ -107,9 +114,15 @@ class Session:
             if begin is None:
                 raise Invalid("op", message="Invalid operation")
             check_key(operation.key)
+            self._beginning = True
             begin(self, operation)
         except BrokerError as error:
             self._fail(error, operation.id)
+        self._beginning = False
+        if self._held:
+            held, self._held = self._held, []
+            for frame in held:
+                self._link.send_frame(frame)
 
     def _answer(self, doing: Deferred[Any], operation: Operation, build: Callable[[Any, Operation], bytes]) -> None:
         """Send what *build* makes of the result of *doing*, once there is one."""
