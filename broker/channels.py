@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
 
 from broker.deadlines import Deadlines
@@ -17,11 +17,21 @@ from broker.patterns import matches
 LOG = "event/"  # the logs of topics begin with it
 CURSOR = "cursor"  # the space of the clients' cursors
 DAY = 86400.0  # seconds
+MOVES = 10000  # cursors whose last move is remembered
 
 
 def cursor_key(client: str, topic: str) -> str:
     """Return one text for the pair, different for every other pair."""
     return f"{len(client)}:{client}{topic}"
+
+
+@attrs.define
+class Move:
+    """The last move of a cursor."""
+
+    id: int
+    expires: float
+    stored: bool = attrs.field(default=False, eq=False)
 
 
 @attrs.define(eq=False)
@@ -61,6 +71,7 @@ class Channels:
         self._kept = kept_seconds
         self._waiters: dict[str, dict[Waiter, None]] = {}
         self._deadlines: Deadlines[Waiter] = Deadlines(clock, self._wake_empty)
+        self._moves: dict[str, Move] = {}
         self._draining = False
         self.waiting = 0
 
@@ -144,11 +155,26 @@ class Channels:
         entry = await self._store.get(CURSOR, cursor_key(client, topic))
         return 0 if entry is None else int(entry.value)
 
-    async def move_cursor(self, client: str, topic: str, id: int) -> None:
-        """Remember that *client* has all events up to *id*; it may go back."""
+    def move_cursor(self, client: str, topic: str, id: int) -> Deferred[None]:
+        """Remember that *client* has all events up to *id*; it may go back.
+
+        Where it stands already, which is what most polls say, costs no write.
+        """
         if id < 0:
-            raise Invalid("after")
-        await self._store.set(CURSOR, cursor_key(client, topic), b"%d" % id, expires=self._cursor_end())
+            return fail(Invalid("after"))
+        key, move = cursor_key(client, topic), Move(id, self._cursor_end())
+        last = self._moves.get(key)
+        if last == move and last.stored:
+            return succeed(None)
+        if len(self._moves) >= MOVES:
+            self._moves.clear()
+        if not self._store.shared:  # else another node may move it meanwhile
+            self._moves[key] = move
+
+        def stored(_: object) -> None:
+            move.stored = True
+
+        return self._store.set(CURSOR, key, b"%d" % id, expires=move.expires).addCallback(stored)
 
     def _cursor_end(self) -> float:
         """Return when a cursor that moves now may go: no event that it acknowledges is left then.

@@ -8,6 +8,7 @@ one; the dialect turns its code into its own words.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
@@ -38,6 +39,15 @@ T = TypeVar("T")
 RESERVED = "broker."  # names of the broker itself
 
 
+# Every request of an HTTP client makes a peer: the shape of a UUID without its price.
+_ID_PREFIX = str(uuid4())[:24]
+_ids = count(1)
+
+
+def _session_id() -> str:
+    return f"{_ID_PREFIX}{next(_ids):012x}"
+
+
 @attrs.define(eq=False)
 class Peer:
     """One client, or one HTTP request of one, and all that it holds.
@@ -61,7 +71,7 @@ class Peer:
     admitted: bool
     _verbs: dict[str, int] = attrs.field(repr=False)
     _bucket: Bucket | None = None
-    id: str = attrs.field(factory=lambda: str(uuid4()))
+    id: str = attrs.field(factory=_session_id)
     named: str = ""
     member: str = ""
     session: ISession | None = None
@@ -372,10 +382,10 @@ class Peer:
         self._allow("read", topic)
         return await self.broker.channels.cursor(client, topic)
 
-    async def move_cursor(self, client: str, topic: str, id: int) -> None:
+    def move_cursor(self, client: str, topic: str, id: int) -> Deferred[None]:
         """Remember that *client* has all events up to *id*; it may go back."""
         self._allow("read", topic)
-        await self.broker.channels.move_cursor(client, topic, id)
+        return self.broker.channels.move_cursor(client, topic, id)
 
     async def create_index(self, id: str, topic: str, field: str) -> bool:
         """Define an index of *topic*; False when that id exists, unchanged."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.task import Clock
 
+from broker import channels
 from broker.channels import DAY, Channels, cursor_key
 from broker.errors import Invalid, RateLimited, Unavailable
 from broker.messages import Event
@@ -211,7 +212,7 @@ def cursor(room, client="c", topic="t"):
 
 
 def move(room, id, client="c", topic="t"):
-    return value_of(Deferred.fromCoroutine(room.channels.move_cursor(client, topic, id)))
+    return value_of(room.channels.move_cursor(client, topic, id))
 
 
 def test_a_cursor_moves_in_both_directions(room):
@@ -245,6 +246,71 @@ def test_without_a_limit_of_age_a_cursor_stays(room):
     move(room, 7)
     room.clock.advance(10_000 * DAY)
     assert cursor(room) == 7
+
+
+def writes(room):
+    """Count what is set in the store from now on."""
+    counted = []
+    set_ = room.store.set
+    room.store.set = lambda *args, **options: counted.append(args[1:]) or set_(*args, **options)
+    return counted
+
+
+def test_a_cursor_that_stands_there_already_costs_no_write(room):
+    counted = writes(room)
+    for id in (7, 7, 8, 8, 7, 7):
+        move(room, id)
+    assert [value for _, value in counted] == [b"7", b"8", b"7"]
+    assert cursor(room) == 7
+
+
+def test_a_cursor_that_stands_there_is_renewed_before_it_goes():
+    room = Room(kept_seconds=3 * DAY)
+    for _ in range(20):
+        move(room, 7)
+        room.clock.advance(DAY / 2)
+    assert cursor(room) == 7
+
+
+def test_a_move_that_was_not_stored_is_made_again(room):
+    store = room.store.set
+    room.store.set = lambda *args, **options: fail(Unavailable("store"))
+    with pytest.raises(Unavailable):
+        move(room, 7)
+    room.store.set = store
+    move(room, 7)
+    assert cursor(room) == 7
+
+
+def test_the_last_of_several_moves_under_way_counts(room):
+    held = Deferred()
+    store = room.store.set
+
+    def slow(*args, **options):
+        done = Deferred()
+        held.addCallback(lambda _: store(*args, **options).addCallback(done.callback) and None)
+        return done
+
+    room.store.set = slow
+    moves = [room.channels.move_cursor("c", "t", id) for id in (5, 3, 5)]
+    held.callback(None)
+    assert all(made.called for made in moves)
+    assert cursor(room) == 5
+
+
+def test_another_node_may_move_a_shared_cursor(room):
+    room.store.shared = True
+    counted = writes(room)
+    move(room, 7)
+    move(room, 7)
+    assert len(counted) == 2
+
+
+def test_remembered_moves_are_limited(room, monkeypatch):
+    monkeypatch.setattr(channels, "MOVES", 2)
+    for id in range(5):
+        move(room, id, client=str(id))
+    assert len(room.channels._moves) <= 2
 
 
 # Retention, as the service applies it

@@ -35,6 +35,7 @@ class Ganomede:
 
     name = "ganomede"
     http_paths = (PREFIX + "/", "/latest", "/about")
+    example = "curl '{http}/events/v1/events?secret=any&clientId=me&channel=news'"
 
     def __init__(self, settings: Settings) -> None:
         events, indices = Events(settings), Indices(settings)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from broker.errors import BrokerError
 from broker.messages import Event, HttpRequest, Response
@@ -97,18 +98,29 @@ class Events:
         said = query.get("after")
         if said is None:
             after = await peer.cursor(client, channel)
+            events = await peer.poll(channel, after, limit, self._timeout)
+        elif (number := whole_number(said)) is None:
+            # Nobody has acknowledged anything by this.
+            after = 0
+            events = await peer.poll(channel, after, limit, self._timeout)
         else:
-            number = whole_number(said)
-            after = number or 0
-            if number is not None:
-                # Before anything is answered: the client acknowledges by this.
-                await peer.move_cursor(client, channel, after)
-        events = await peer.poll(channel, after, limit, self._timeout)
+            after = number
+            events = await self._acknowledge(peer, client, channel, after, limit)
         if events:
             return events[0].render(_alone) if len(events) == 1 else _listed(events)
         if after:
             await self._notice(peer, client, channel, after)
         return NOTHING
+
+    async def _acknowledge(self, peer: Peer, client: str, channel: str, after: int, limit: int) -> list[Event]:
+        """Poll while the cursor is written; before anything is answered, it must have been."""
+        lost: list[Failure] = []
+        moved = peer.move_cursor(client, channel, after).addErrback(lost.append)
+        events = await peer.poll(channel, after, limit, self._timeout)
+        await moved
+        if lost:
+            lost[0].raiseException()
+        return events
 
     async def latest(self, peer: Peer, request: HttpRequest) -> Response:
         """Answer the last events of a channel, oldest first."""

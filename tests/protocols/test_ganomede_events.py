@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.logger import LogLevel, globalLogPublisher
 
 from broker.access import Access
+from broker.errors import Unavailable
 from broker.testing import value_of
 from protocols.ganomede import events
 from tests.protocols.ganomede_api import EVENTS, SECRET, Api, error
@@ -283,6 +284,25 @@ def test_a_poll_that_fails_by_a_fault_of_ours_is_answered_and_logged(api, monkey
     assert (response.status, response.body) == (500, error("Internal", "polling failed"))
     (line,) = [line for line in logged if line.get("log_level") == LogLevel.critical]
     assert line["req_id"] == "an-id"
+
+
+def test_a_cursor_that_could_not_be_stored_fails_the_poll_that_moved_it(api, monkeypatch):
+    fill(api, 3)
+    monkeypatch.setattr(api.broker.store, "set", lambda *args, **options: fail(Unavailable("store")))
+    response = api.start("GET", api.target(clientId="c", channel="ch", after=1))
+    api.clock.advance(1)
+    assert value_of(response).status == 503
+    assert api.ids() == [1, 2, 3]
+
+
+def test_nothing_is_answered_before_the_cursor_is_stored(api, monkeypatch):
+    fill(api, 3)
+    stored = Deferred()
+    monkeypatch.setattr(api.broker.store, "set", lambda *args, **options: stored)
+    poll = api.poll(after=1)
+    assert not poll.called
+    stored.callback(None)
+    assert [event["id"] for event in json.loads(value_of(poll).body)] == [2, 3]
 
 
 # A wiped store
