@@ -24,7 +24,7 @@ def greet(ports: Sequence[tuple[str, IListeningPort]], dialects: Iterable[Any]) 
         log.info("txbroker {version} is ready at {url}", version=__version__, url=url)
     first = next((url for url in urls if url.startswith("http")), "")
     for dialect in dialects if first else ():
-        log.info("try {dialect}: {line}", dialect=dialect.name, line=example(dialect, first))
+        log.info("try {dialect}: {line}", dialect=dialect.name, line=example(dialect, first), log_own_words=True)
 
 
 def example(dialect: Any, url: str) -> str:

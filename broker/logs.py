@@ -43,9 +43,11 @@ class Redaction:
 
     def __call__(self, text: str) -> str:
         """Return *text* with ``***`` in the place of each credential."""
-        if self._known is not None:
-            text = self._known.sub("***", text)
-        return SECRET.sub(r"\1***", text)
+        return SECRET.sub(r"\1***", self.known(text))
+
+    def known(self, text: str) -> str:
+        """Return *text* with those credentials masked that are of the settings."""
+        return text if self._known is None else self._known.sub("***", text)
 
 
 @implementer(ILogObserver)
@@ -75,7 +77,9 @@ class LogLines:
         if (LEVELS["debug"] if chatty else rank) < self._least:
             return
         when = datetime.fromtimestamp(event.get("log_time", 0.0), UTC)
-        self._stream.write(self._redact(self._write(when, level, event)) + "\n")
+        # What we say of our own accord, such as how a secret is passed, holds nobody's.
+        redact = self._redact.known if event.get("log_own_words") else self._redact
+        self._stream.write(redact(self._write(when, level, event)) + "\n")
         self._stream.flush()
 
     def _json(self, when: datetime, level: str, event: LogEvent) -> str:

@@ -91,3 +91,9 @@ def test_credential_in_a_traceback_is_masked():
     except ValueError:
         log.failure("wrong", Failure())
     assert "hunter22" not in stream.getvalue()
+
+
+def test_our_own_words_may_show_where_a_secret_goes():
+    stream, log, _ = lines("text", secrets=("hunter22",))
+    log.info("curl '/x?secret=any&y=hunter22'", log_own_words=True)
+    assert stream.getvalue().endswith("curl '/x?secret=any&y=***'\n")

@@ -273,7 +273,7 @@ class MicroStream(Server):
         dropped: how many messages could be of no use to anybody.
     """
 
-    example = "socket.io-client, or GET {http}/socket.io/?EIO=4&transport=polling&serviceName=NAME"
+    example = "curl '{http}/socket.io/?EIO=4&transport=polling&serviceName=me'"
 
     def __init__(
         self,
