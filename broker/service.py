@@ -59,6 +59,7 @@ class Broker(MultiService):
         self.metrics = Metrics()
         self.started = clock.seconds()
         self.draining = False
+        self.facts: dict[str, Any] = {}  # more for ``about``
         self.topics = Topics(bus.listen, bus.forget)
         self.calls = Calls(clock, settings.max_pending_calls, settings.request_idle_seconds)
         self.channels = Channels(
@@ -161,6 +162,7 @@ class Broker(MultiService):
             "started": self.started,
             "store": self.store.description,
             "epoch": self.store.epoch,
+            **self.facts,
         }
 
     def drain(self) -> None:
