@@ -23,7 +23,8 @@ from zope.interface import implementer
 
 from broker.deadlines import Deadlines
 from broker.messages import HttpRequest, Response
-from broker.web.http_parser import Arrival, Limits, Phase, RequestParser, request_id
+from broker.web.http_head import request_id
+from broker.web.http_parser import Arrival, Limits, Phase, RequestParser
 from broker.web.http_response import CONTINUE, Dates, render
 from broker.web.transport import writer_for
 

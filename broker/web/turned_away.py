@@ -10,7 +10,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from broker.messages import Response
-from broker.web.http_parser import request_id
+from broker.web.http_head import request_id
 from broker.web.http_response import Dates, render
 
 PATIENCE = 2.0  # seconds in which the client may say something and hear the answer

@@ -46,6 +46,7 @@ REFUSED = {
     "hexadecimal length": (400, post(b"Content-Length: 0x5") + b"hello"),
     "empty length": (400, post(b"Content-Length:") + b"hello"),
     "length in two words": (400, post(b"Content-Length: 5 5") + b"hello"),
+    "length with endless zeros": (400, post(b"Content-Length: " + b"0" * 200 + b"5") + b"hello"),
     "length beyond 64 bits": (400, post(b"Content-Length: 18446744073709551621") + b"hello"),
     # Odd transfer codings.
     "two codings": (400, post(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked") + b"0\r\n\r\n"),

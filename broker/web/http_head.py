@@ -1,0 +1,162 @@
+"""What is wrong with the head of a request, where llhttp has found nothing."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from itertools import count
+
+# Fields whose repetition would let two readers of one request disagree about it.
+SINGLE = frozenset(
+    ("host", "content-length", "transfer-encoding", "content-type", "authorization", "origin", "sec-websocket-key")
+)
+# RFC 3986, 3.2: no user information, as "a sender MUST NOT generate the userinfo
+# subcomponent" (RFC 9110, 4.2.4).
+AUTHORITY = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
+ABSOLUTE = re.compile(r"[Hh][Tt][Tt][Pp][Ss]?://([^/?]+)([^?]*)(.*)", re.DOTALL)
+LENGTH_DIGITS = 19  # more would not be a length, but a way to keep us busy
+
+# Ids look like UUIDs of version 4: random per process, then counted.
+_ID_PREFIX = "{:08x}-{:04x}-4{:03x}-a{:03x}-".format(*(random.getrandbits(bits) for bits in (32, 16, 12, 12)))
+_ids = count(random.getrandbits(40))
+
+
+def request_id() -> str:
+    """Return a new ``X-Request-Id``: the shape of a UUID, cheap and never repeated."""
+    return _ID_PREFIX + format(next(_ids), "012x")
+
+
+class Objection(Exception):
+    """A request is refused with an HTTP status."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+def read_target(method: str, target: str, headers: dict[str, str]) -> tuple[str, str]:
+    """Return the path and the query of *target*.
+
+    Raises:
+        Objection: it is none that an origin server is asked for.
+    """
+    if method == "CONNECT":
+        raise Objection(501, "This is no proxy.")
+    if "#" in target:
+        raise Objection(400, "Bad request target.")
+    if target[0] != "/" and target != "*":
+        absolute = ABSOLUTE.fullmatch(target)
+        if absolute is None:
+            raise Objection(400, "Bad request target.")
+        # RFC 9112, 3.2.2: "When an origin server receives a request with an absolute-form
+        # of request-target, the origin server MUST ignore the received Host header field (if
+        # any) and instead use the host information of the request-target."
+        headers["host"] = absolute[1]
+        target = (absolute[2] or "/") + absolute[3]
+    path, _, query = target.partition("?")
+    return path, query
+
+
+def check_host(version: str, headers: Mapping[str, str]) -> None:
+    """Raise an Objection to an unknown *version*, or to what the ``Host`` says."""
+    host = headers.get("host")
+    if version == "1.1":
+        # RFC 9112, 3.2: "A server MUST respond with a 400 (Bad Request) status
+        # code to any HTTP/1.1 request message that lacks a Host header field."
+        if host is None:
+            raise Objection(400, "No Host header.")
+    elif version != "1.0":
+        raise Objection(505, "Only HTTP/1.0 and HTTP/1.1 are spoken here.")
+    if host and not _is_authority(host):
+        raise Objection(400, "Bad Host header.")
+
+
+def check_framing(version: str, headers: Mapping[str, str], body_bytes: int) -> bool:
+    """Return whether the client waits for "100 Continue" before it sends a body.
+
+    Raises:
+        Objection: the body is over *body_bytes*, or can not be read safely.
+    """
+    length = headers.get("content-length")
+    if length is not None:
+        if len(length) > LENGTH_DIGITS:
+            raise Objection(400, "Bad Content-Length header.")
+        if int(length) > body_bytes:
+            raise Objection(413, f"The body is over {body_bytes} bytes.")
+    elif "transfer-encoding" in headers:
+        # RFC 9112, 6.1: "A server that receives an HTTP/1.0 message containing a
+        # Transfer-Encoding header field MUST treat the message as if the framing is faulty".
+        if version == "1.0":
+            raise Objection(400, "Transfer-Encoding in HTTP/1.0.")
+        if headers["transfer-encoding"].lower() != "chunked":
+            raise Objection(501, "The only transfer coding taken is chunked.")
+    else:
+        return False
+    # RFC 9110, 10.1.1: "A server that receives a 100-continue expectation in an
+    # HTTP/1.0 request MUST ignore that expectation."
+    if "expect" not in headers or version == "1.0":
+        return False
+    if headers["expect"].lower() != "100-continue":
+        raise Objection(417, "The only expectation met is 100-continue.")
+    return True
+
+
+def is_handshake(method: str, version: str, headers: Mapping[str, str]) -> bool:
+    """Whether a request that asks for an upgrade asks for a WebSocket, as RFC 6455 wants it.
+
+    Anything else is an ordinary request.  RFC 9110, 7.8: "A server MAY ignore a received
+    Upgrade header field if it wishes to continue using the current protocol on that connection."
+    """
+    if method != "GET" or version != "1.1":
+        return False
+    if headers.get("content-length", "0").strip("0") or "transfer-encoding" in headers:
+        return False
+    return "websocket" in [word.strip() for word in headers["upgrade"].lower().split(",")]
+
+
+def without_upgrade(method: str, target: bytes, version: str, headers: Mapping[str, str]) -> bytes:
+    """Return the head of a request as it would be without its ``Upgrade``."""
+    lines = [f"{name}: {value}\r\n" for name, value in headers.items() if name != "upgrade"]
+    return f"{method} {target.decode('ascii')} HTTP/{version}\r\n{''.join(lines)}\r\n".encode("latin-1")
+
+
+@lru_cache(maxsize=256)
+def _is_authority(host: str) -> bool:
+    return AUTHORITY.fullmatch(host) is not None
+
+
+# The spellings met in practice, so that most names cost one look.
+NAMES = {
+    spelling.encode("ascii"): name
+    for name in (
+        "accept",
+        "accept-encoding",
+        "accept-language",
+        "authorization",
+        "cache-control",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-md5",
+        "content-type",
+        "cookie",
+        "expect",
+        "host",
+        "origin",
+        "referer",
+        "sec-websocket-extensions",
+        "sec-websocket-key",
+        "sec-websocket-protocol",
+        "sec-websocket-version",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+        "x-api-key",
+        "x-forwarded-for",
+    )
+    for spelling in (name, name.title())
+}
+METHODS = {word.encode("ascii"): word for word in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")}
