@@ -35,14 +35,14 @@ class Server(Protocol):
 
     def connectionMade(self) -> None:
         self.send = writer_for(self.transport)
-        self.factory.connections.append(self)  # type: ignore[union-attr]
+        self.factory.connections.append(self)
 
     def dataReceived(self, data: bytes) -> None:
-        self.factory.act(self, data)  # type: ignore[union-attr]
+        self.factory.act(self, data)
 
 
 class Servers(Factory):
-    protocol = Server  # type: ignore[assignment]
+    protocol = Server
     noisy = False
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ class Scene:
 
     async def close(self) -> None:
         for client in self.clients:
-            client.transport.abortConnection()  # type: ignore[union-attr]
+            client.transport.abortConnection()
             await client.ended
         for port in self.ports:
             await port.stopListening()
@@ -286,7 +286,7 @@ async def test_a_client_that_leaves_makes_others_hear_of_it(scene: Scene) -> Non
     other.transport.write(b"x")
     await other.until(1)
     leaving = scene.servers.connections[-1]
-    leaving.connectionLost = lambda reason: server.send(b"it left")  # type: ignore[method-assign]
+    leaving.connectionLost = lambda reason: server.send(b"it left")
     other.transport.abortConnection()
     assert await client.until(7) == b"it left"
 
@@ -295,7 +295,7 @@ async def test_a_client_that_leaves_makes_others_hear_of_it(scene: Scene) -> Non
 async def test_a_connection_that_was_reset_ends_in_a_flush(scene: Scene) -> None:
     client, server = await connected(scene)
     lost: Deferred[Any] = Deferred()
-    server.connectionLost = lambda reason: lost.callback(reason.value)  # type: ignore[method-assign]
+    server.connectionLost = lambda reason: lost.callback(reason.value)
     server.transport.stopReading()
     client.transport.abortConnection()
     await client.ended

@@ -74,7 +74,7 @@ def test_frames_sent_because_another_connection_was_lost_leave() -> None:
     machine = Machine()
     transport, _, peer = machine.connect()
     other, other_sock, _ = machine.connect()
-    peer.connectionLost = lambda reason: other.send_frame(b"gone")  # type: ignore[method-assign]
+    peer.connectionLost = lambda reason: other.send_frame(b"gone")
     transport.connectionLost(Failure(ConnectionDone()))
     machine.turn()
     assert other_sock.calls == [b"gone"]
@@ -233,7 +233,7 @@ def test_half_a_close_waits_for_the_frames_and_then_takes_no_more() -> None:
     transport, sock, peer = machine.connect(room=1)
     directlyProvides(peer, IHalfCloseableProtocol)
     ended: list[bytes] = []
-    peer.writeConnectionLost = lambda: ended.append(sock.sent)  # type: ignore[attr-defined]
+    peer.writeConnectionLost = lambda: ended.append(sock.sent)
     transport.send_frame(b"abc")
     transport.loseWriteConnection()
     machine.turn()
