@@ -21,11 +21,12 @@ class Deadlines(Generic[K]):
     """Calls ``expire(key)`` for each key whose time has come.
 
     Adding and dropping are two dictionary operations; nothing remains of a
-    key that was dropped.  A key is late by at most :data:`GRAIN` seconds.
+    key that was dropped.  A key is late by at most *grain* seconds.
     """
 
-    def __init__(self, clock: IReactorTime, expire: Callable[[K], object]) -> None:
+    def __init__(self, clock: IReactorTime, expire: Callable[[K], object], grain: float = GRAIN) -> None:
         self._clock = clock
+        self._grain = grain
         self._expire = expire
         self._lines: dict[float, dict[K, float]] = {}
         self._look: IDelayedCall | None = None
@@ -51,7 +52,7 @@ class Deadlines(Generic[K]):
                 line = self._lines[delay] = {}
         line[key] = self._clock.seconds() + delay
         if self._look is None:
-            self._look = self._clock.callLater(GRAIN, self._sweep)
+            self._look = self._clock.callLater(self._grain, self._sweep)
         return delay
 
     def drop(self, key: K, line: float) -> None:
@@ -85,4 +86,4 @@ class Deadlines(Generic[K]):
         for key in due:
             self._expire(key)
         if self._lines and self._look is None:
-            self._look = self._clock.callLater(GRAIN, self._sweep)
+            self._look = self._clock.callLater(self._grain, self._sweep)

@@ -183,7 +183,7 @@ class WebSocket(Protocol):
     def _answered(self, response: Response) -> None:
         if self.handshake.called:
             return
-        if self._ws.state is State.OPEN:
+        if self._ws.handshake_exc is None:  # it may be closed already
             self.handshake.callback(self)
         else:
             self.handshake.errback(Refused(response))

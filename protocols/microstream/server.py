@@ -13,7 +13,7 @@ import attrs
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from broker.deadlines import Deadlines
+from broker.deadlines import GRAIN, Deadlines
 from broker.errors import Refused
 from broker.interfaces import IHttpDialect, ILink, IWebSocketDialect
 from broker.messages import HttpRequest, Response
@@ -114,7 +114,9 @@ class Server:
         self.http_paths: Sequence[str] = (path,)
         self.clock = clock
         self.times = times or Times()
-        self.timers: Deadlines[Callable[[], object]] = Deadlines(clock, lambda act: act())
+        # Three pings a moment late must not add up to much.
+        grain = min(GRAIN, self.times.ping_interval / 50)
+        self.timers: Deadlines[Callable[[], object]] = Deadlines(clock, lambda act: act(), grain)
         self.sessions: dict[str, Session] = {}
         self._make = make
         self._bounds = bounds or Bounds()

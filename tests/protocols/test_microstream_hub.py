@@ -311,8 +311,8 @@ def test_guessing_tokens_ends_the_connection():
 def test_request_and_response_pass_as_they_were_written(hub):
     a, b = hub.connect("a"), hub.connect("b")
     payload = '{"id":"UWmX","more":[1e3, 1.0],"event":"echo","data":{"n":9007199254740993,"s":"\\ud800"}}'
-    a.say('42["request",{"targetService":"b","payload":%s}]' % payload)
-    assert b.link.take() == [('42["request",%s]' % payload).encode()]
+    a.say('42["request",{"targetService":"b","payload":' + payload + "}]")
+    assert b.link.take() == [b'42["request",%b]' % payload.encode()]
     b.say('42["response",{"response":{"got":1e3,"s":"\\udc00"},"id":"UWmX"}]')
     assert a.link.take() == [rb'42["response",{"id":"UWmX","response":{"got":1e3,"s":"\udc00"}}]']
 
@@ -321,15 +321,16 @@ def test_request_and_response_pass_as_they_were_written(hub):
 def test_any_response_is_forwarded(hub, response):
     a, b = hub.connect("a"), hub.connect("b")
     a.ask("b", "1")
-    b.say('42["response",{"id":"1","response":%s}]' % response)
-    assert a.link.take() == [('42["response",{"id":"1","response":%s}]' % response).encode()]
+    frame = '42["response",{"id":"1","response":' + response + "}]"
+    b.say(frame)
+    assert a.link.take() == [frame.encode()]
 
 
 @pytest.mark.parametrize("answer", ['{"id":"1","response":null}', '{"id":"1"}'])
 def test_a_missing_response_becomes_an_empty_object(hub, answer):
     a, b = hub.connect("a"), hub.connect("b")
     a.ask("b", "1")
-    b.say('42["response",%s]' % answer)
+    b.say('42["response",' + answer + "]")
     assert a.link.take() == [b'42["response",{"id":"1","response":{}}]']
 
 

@@ -232,9 +232,11 @@ def test_no_attachments_at_all_are_fine(connection):
     ],
 )
 def test_wrong_attachments_close(connection, messages):
+    *before, (data, binary) = messages
+    for each in before:
+        assert connection.receive(*each) is None
     with pytest.raises(Malformed):
-        for data, binary in messages:
-            connection.receive(data, binary)
+        connection.receive(data, binary)
 
 
 # Anything
