@@ -18,6 +18,7 @@ LOG = "event/"  # the logs of topics begin with it
 CURSOR = "cursor"  # the space of the clients' cursors
 DAY = 86400.0  # seconds
 MOVES = 10000  # cursors whose last move is remembered
+HEADS = 10000  # topics whose newest event is remembered, to wait for the next without a look into the store
 
 
 def cursor_key(client: str, topic: str) -> str:
@@ -72,6 +73,7 @@ class Channels:
         self._waiters: dict[str, dict[Waiter, None]] = {}
         self._deadlines: Deadlines[Waiter] = Deadlines(clock, self._wake_empty)
         self._moves: dict[str, Move] = {}
+        self._heads: dict[str, int] = {}
         self._draining = False
         self.waiting = 0
 
@@ -120,18 +122,27 @@ class Channels:
         # Register before reading: an event posted in between must wake us.
         waiter = self._wait(topic, timeout)
         try:
-            while not (events := await self.read(topic, after, limit)) and not waiter.over:
+            known = self._heads.get(topic)
+            events: list[Event] = []
+            if known is None or after < known:
+                events = await self.read(topic, after, limit)
+            while not events and not waiter.over:
                 event = await waiter.woken
                 # The usual case needs no second look into the store.
                 if event is not None and event.id == after + 1:
                     return [event]
                 waiter.woken = Deferred()
+                events = await self.read(topic, after, limit)
             return events
         finally:
             self._leave(waiter)
 
     def arrived(self, event: Event) -> None:
         """Wake every poll that waits for *event*'s topic."""
+        if not self._store.shared:  # else there may be a later one that was not heard of yet
+            if len(self._heads) >= HEADS:
+                self._heads.clear()
+            self._heads[event.topic] = max(event.id, self._heads.get(event.topic, 0))
         waiters = self._waiters.get(event.topic)
         if waiters is None:
             return

@@ -118,6 +118,32 @@ def test_what_arrives_without_a_wake_up_is_read_at_the_timeout(room):
     assert ids(poll) == [1]
 
 
+def test_at_the_known_end_of_a_topic_nothing_is_looked_up(room, monkeypatch):
+    room.post()
+    room.post()
+    monkeypatch.setattr(room.channels, "read", None)
+    poll = room.poll(after=2)
+    monkeypatch.undo()
+    assert ids(room.poll(after=1)) == [2]
+    room.post()
+    assert ids(poll) == [3]
+
+
+def test_on_a_shared_store_the_end_is_never_known(room):
+    room.store.shared = True
+    room.post()
+    value_of(room.channels.post(Event("t", "n", b"1")))  # by another node, and not heard of yet
+    assert ids(room.poll(after=1)) == [2]
+
+
+def test_remembered_ends_are_limited(room, monkeypatch):
+    monkeypatch.setattr(channels, "HEADS", 2)
+    for topic in "abcde":
+        room.post(topic)
+    assert len(room.channels._heads) <= 2
+    assert ids(room.poll("a")) == [1]
+
+
 def test_every_waiting_poll_is_woken(room):
     polls = [room.poll() for _ in range(200)]
     room.post()
