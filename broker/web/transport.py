@@ -90,6 +90,9 @@ class FrameTransport(tcp.Server):
         if not data:
             return main.CONNECTION_DONE
         outbox = self.server.outbox
+        if outbox.busy:  # whoever reads several connections in one go will flush
+            self.protocol.dataReceived(data)
+            return None
         outbox.busy = True
         try:
             self.protocol.dataReceived(data)
