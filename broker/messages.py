@@ -253,7 +253,7 @@ class HttpRequest:
     id: str = ""
 
 
-@attrs.frozen
+@attrs.define  # made for every request: see Event
 class Response:
     """An answer to an :class:`HttpRequest`.
 

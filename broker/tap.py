@@ -33,6 +33,7 @@ from broker.web.http_parser import Limits
 from broker.web.outbox import Outbox
 from broker.web.site import Site
 from broker.web.transport import listen
+from broker.web.turn import Turn
 from broker.web.websocket import WebSocketDoor, WebSocketOptions
 
 log = Logger()
@@ -94,9 +95,11 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
         failed=lambda operations: broker.metrics.store_failed(operations),
     )
     broker = Broker(settings, store, open_bus(settings.bus, settings.node), reactor, access)
+    broker.facts = {"durability": settings.durability, "dialects": [dialect.name for dialect in dialects]}
     site = make_site(reactor, settings, broker, dialects)
     admin_site = make_site(reactor, settings, broker, [MetricsPage(broker.metrics.registry())])
     outbox = Outbox(reactor)
+    Turn(reactor, outbox).install()
 
     def running(ports: list[tuple[str, IListeningPort]]) -> None:
         for warning in settings.warnings:
@@ -156,7 +159,7 @@ def make_site(reactor: Any, settings: Settings, broker: Broker, dialects: Iterab
         admission=Admission(settings.max_connections, settings.max_connections_per_address, settings.allowed_origins),
         limits=Limits(body_bytes=settings.max_message_bytes + ENVELOPE),
         ready=broker.ready,
-        about=lambda: {**broker.about(), "durability": settings.durability},
+        about=broker.about,
     )
 
 
