@@ -38,6 +38,8 @@ class Ganomede:
     example = "curl '{http}/events/v1/events?secret=any&clientId=me&channel=news'"
 
     def __init__(self, settings: Settings) -> None:
+        secret = "$TXBROKER_API_SECRET" if settings.auth == "required" else "any"
+        self.example = f'curl -d "clientId=me&channel=news&secret={secret}&from=me&type=hello" {{http}}{PREFIX}/events'
         events, indices = Events(settings), Indices(settings)
         self._paths: dict[str, dict[str, Handler]] = {
             f"{PREFIX}/events": {"GET": events.poll, "POST": events.post},

@@ -159,6 +159,18 @@ async def test_an_idle_poll_is_answered_at_its_timeout(start_daemon):
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_line_to_paste_works(start_daemon):
+    open_daemon = await start_daemon(TXBROKER_PROTOCOLS="ganomede")
+    line = json.loads(await open_daemon.program.line(lambda line: "try ganomede" in line))["line"]
+    found = re.fullmatch(r'curl -d "(.*)" (http.*)', line)
+    assert found
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert (await request("POST", found[2], body=found[1].encode(), headers=form)).json()["id"] == 1
+    closed_daemon = await start_daemon(TXBROKER_PROTOCOLS="ganomede", TXBROKER_API_SECRET=SECRET)
+    assert "&secret=$TXBROKER_API_SECRET&" in await closed_daemon.program.line(lambda line: "try ganomede" in line)
+
+
+@pytest_twisted.ensureDeferred
 async def test_no_secret_reaches_the_log(start_daemon):
     daemon = await start_daemon(
         TXBROKER_PROTOCOLS="ganomede", TXBROKER_API_SECRET=SECRET, TXBROKER_LOG_LEVEL="debug", POLL_TIMEOUT="50"
