@@ -149,10 +149,18 @@ class Session:
             self._take(data, binary)
             return
         if self._backlog and self._backlog_bytes + len(data) > BACKLOG:
-            self._refuse({}, RateLimited("limit", "backlog"))
+            self._overrun(data, binary)
             return
         self._backlog.append((data, binary))
         self._backlog_bytes += len(data)
+
+    def _overrun(self, data: bytes, binary: bool) -> None:
+        frame: Members = {}
+        try:
+            frame = _read(data, binary)
+        except Invalid:
+            pass
+        self._refuse(frame, RateLimited("limit", "backlog"))
 
     def closed(self, code: int, reason: str) -> None:
         """Let the hooks know, unless the client has said so itself."""

@@ -1,0 +1,256 @@
+"""The twelve groups of behaviour of ThinWS against a daemon in a process of its own."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+
+from tests.protocols.thinws_emulator import NetClient, compact
+from tests.ws_client import Refused, ws_connect
+
+
+@pytest.fixture
+def client(daemon_of):
+    """Make clients that are gone after the test: ``client("alice")``."""
+    clients: list[NetClient] = []
+
+    def make(name, path="/thinws", **options):
+        clients.append(NetClient(daemon_of().ws(path), name, **options))
+        return clients[-1]
+
+    yield make
+    for made in clients:
+        made.end()
+
+
+@pytest.fixture
+def daemon_of(shared_daemon):
+    return lambda: shared_daemon
+
+
+async def connected(client):
+    """Wait for the ack of the ``connect`` that the client sends by itself."""
+    text = await client.message()
+    assert json.loads(text)["type"] == "ack"
+    return client
+
+
+async def member(client, room):
+    await connected(client)
+    await client.ack(client.subscribe(room))
+    return client
+
+
+async def talk(sender, value, room, *receivers):
+    """Let *sender*, a member too, say *value*; it and the receivers hear it, ack first."""
+    id = sender.send(value, room)
+    said = compact({"type": "message", "message": value, "roomID": room})
+    await sender.expect('{"type":"ack","messageID":%d}' % id, said)
+    for receiver in receivers:
+        await receiver.expect(said)
+
+
+@pytest.mark.parametrize("id", [0, 2**53 - 1])
+@pytest_twisted.ensureDeferred
+async def test_1_connect_is_acked_with_its_number(client, id):
+    await client("alice", message_id=id).expect('{"type":"ack","messageID":%d}' % id)
+
+
+@pytest.mark.parametrize("value", ["text", {"x": 1, "y": [2]}, [], None, 1.5, 2**53, "žluťoučký 😀"])
+@pytest_twisted.ensureDeferred
+async def test_2_two_clients_talk(client, value):
+    alice, bob = await member(client("alice"), "talk"), await member(client("bob"), "talk")
+    await talk(alice, value, "talk", bob)
+    await talk(bob, value, "talk", alice)
+
+
+@pytest_twisted.ensureDeferred
+async def test_2_acks_come_before_echoes_in_a_long_row(client):
+    alice, bob = await member(client("alice"), "row"), await member(client("bob"), "row")
+    ids = [alice.send(number, "row") for number in range(300)]
+    for number, id in enumerate(ids):
+        said = '{"type":"message","message":%d,"roomID":"row"}' % number
+        await alice.expect('{"type":"ack","messageID":%d}' % id, said)
+        await bob.expect(said)
+
+
+@pytest_twisted.ensureDeferred
+async def test_3_once_each_to_every_socket(client):
+    one, two = await member(client("same id"), "once"), await connected(client("same id"))
+    await one.ack(one.subscribe("once"))
+    await talk(one, "x", "once", two)
+    await talk(one, "y", "once", two)
+
+
+@pytest_twisted.ensureDeferred
+async def test_4_rooms_come_back_after_a_cut(client):
+    alice, bob = await member(client("cut"), "r1"), await member(client("other"), "r1")
+    await alice.ack(alice.subscribe("r2"))
+    await bob.ack(bob.subscribe("r2"))
+    alice.drop()
+    await connected(alice)
+    await talk(bob, 1, "r1", alice)
+    await talk(bob, 2, "r2", alice)
+    assert alice.opens == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_5_unsubscribed_is_for_good(client):
+    alice, bob = await member(client("leaver"), "left"), await member(client("stayer"), "left")
+    await alice.ack(alice.unsubscribe("left"))
+    alice.drop()
+    await connected(alice)
+    id = alice.send("x", "left")
+    await alice.expect('{"type":"error","message":"Not a member of this room","messageID":%d}' % id)
+    await talk(bob, "y", "left")
+    await alice.ack(alice.unsubscribe("never seen"))
+    assert alice.waiting == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_6_disconnect_keeps_socket_and_stored_rooms(client):
+    alice, bob = await member(client("pauser"), "paused"), await member(client("keeper"), "paused")
+    await alice.ack(alice.disconnect())
+    await talk(bob, "unheard", "paused")
+    await alice.ack(alice.connect())
+    await talk(bob, "heard", "paused", alice)
+    assert alice.opens == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_7_a_client_after_the_readme(shared_daemon):
+    socket = await ws_connect(shared_daemon.ws("/thinws?x=1"))
+    socket.send('{"messageID":"s","type":"subscribe","connectionID":"my id","roomID":"readme"}')
+    socket.send('{"messageID":"m","type":"message","connectionID":"my id","roomID":"readme","payload":{"a":1}}')
+    assert await socket.receive() == '{"type":"ack","messageID":"s"}'
+    assert await socket.receive() == '{"type":"ack","messageID":"m"}'
+    assert await socket.receive() == '{"type":"message","roomID":"readme","payload":{"a":1}}'
+    await socket.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_7_by_its_subprotocol_any_path_will_do(shared_daemon):
+    socket = await ws_connect(shared_daemon.ws("/any/path?x=1"), subprotocols=["thinws"])
+    socket.send('{"type":"connect","connectionID":"1"}')
+    assert (await socket.receive(), socket.subprotocol) == ('{"type":"ack"}', "thinws")
+    await socket.close()
+
+
+@pytest.mark.parametrize("room", ["constructor", "__proto__", "*", "two words", "žluťoučký"])
+@pytest_twisted.ensureDeferred
+async def test_8_any_room_name(client, room):
+    alice = await member(client("namer"), room)
+    alice.drop()
+    await connected(alice)
+    await talk(alice, "x", room)
+
+
+@pytest_twisted.ensureDeferred
+async def test_10_garbage_costs_nobody_anything(shared_daemon, client):
+    bob = await member(client("bystander"), "calm")
+    socket = await ws_connect(shared_daemon.ws("/thinws"))
+    invalid = '{"type":"error","message":"Invalid message"}'
+    for garbage in (
+        "{",
+        "[]",
+        "null",
+        "5",
+        b"\x00\xff",
+        '{"type":' + "[" * 50_000,
+        '{"type":"connect","connectionID":1e999}',
+    ):
+        socket.send(garbage)
+        assert await socket.receive() == invalid
+    socket.send('{"type":"connect","connectionID":"1","x":"\\ud800"}')
+    assert await socket.receive() == '{"type":"ack"}'
+    socket.send('"' + "x" * (2 << 20) + '"')
+    assert (await socket.closed())[0] == 1009
+    await talk(bob, "still calm", "calm")
+
+
+@pytest_twisted.ensureDeferred
+async def test_12_a_connection_id_reaches_nobody(shared_daemon, client):
+    bob = await member(client("listener"), "private")
+    socket = await ws_connect(shared_daemon.ws("/thinws"))
+    socket.send('{"type":"subscribe","connectionID":"4711","roomID":"private"}')
+    socket.send('{"type":"message","connectionID":"4711","roomID":"private","connectionid":1}')
+    await bob.expect('{"type":"message","roomID":"private","connectionid":1}')
+    await socket.close()
+    assert not any("4711" in line for line in shared_daemon.output)
+
+
+# What needs a daemon of its own
+
+
+@pytest_twisted.ensureDeferred
+async def test_4_rooms_come_back_after_a_restart(start_daemon):
+    daemon = await start_daemon()
+    alice, bob = (NetClient(daemon.ws("/thinws"), name, timeout=0.05) for name in ("alice", "bob"))
+    await member(alice, "r1")
+    await alice.ack(alice.subscribe("r2"))
+    await member(bob, "r1")
+    await daemon.kill()
+    await daemon.restart()
+    await connected(alice)
+    await connected(bob)
+    await talk(bob, "after the restart", "r1", alice)
+    await alice.ack(alice.unsubscribe("r1"))
+    await daemon.restart()
+    await connected(alice)
+    await connected(bob)
+    await talk(alice, "only me", "r2")
+    id = alice.send("x", "r1")
+    await alice.expect('{"type":"error","message":"Not a member of this room","messageID":%d}' % id)
+    for client in (alice, bob):
+        client.end()
+
+
+@pytest_twisted.ensureDeferred
+async def test_5_open_rooms_are_a_setting(start_daemon):
+    daemon = await start_daemon(TXBROKER_THINWS_OPEN_ROOMS="true")
+    alice, eve = NetClient(daemon.ws("/thinws"), "alice"), NetClient(daemon.ws("/thinws"), "eve")
+    await member(alice, "open")
+    await connected(eve)
+    await eve.ack(eve.send("intruder", "open"))
+    await alice.expect('{"type":"message","message":"intruder","roomID":"open"}')
+    for client in (alice, eve):
+        client.end()
+
+
+@pytest_twisted.ensureDeferred
+async def test_11_who_is_refused_does_not_come_back_all_the_time(start_daemon):
+    daemon = await start_daemon(TXBROKER_API_SECRET="secret")
+    refused = NetClient(daemon.ws("/thinws"), "nobody")
+    let_in = NetClient(daemon.ws("/thinws?token=secret"), "somebody")
+    for _ in range(20):
+        text = await refused.message()
+        assert json.loads(text)["message"] == "Not authorized"
+        refused.connect()
+    await member(let_in, "r")
+    await deferLater(reactor, 0.3)
+    assert refused.attempts == 1
+    assert not any("token=secret" in line for line in daemon.output)
+    for client in (refused, let_in):
+        client.end()
+
+
+@pytest_twisted.ensureDeferred
+async def test_11_a_page_of_another_origin_is_kept_out(shared_daemon):
+    with pytest.raises(Refused) as caught:
+        await ws_connect(shared_daemon.ws("/thinws"), headers={"origin": "https://elsewhere.example"})
+    assert caught.value.status == 403
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_came_back_is_there_for_everybody_after_the_flood(client):
+    """A hundred clients whose connections are cut at once are all members again."""
+    clients = [await member(client(f"crowd {number}"), "crowd") for number in range(100)]
+    for one in clients:
+        one.drop()
+    for one in clients:
+        await connected(one)
+    await talk(clients[0], "all here", "crowd", *clients[1:])
