@@ -42,11 +42,16 @@ class Gate:
         if self._timer is not None:
             self._timer.reset(PATIENCE)
 
+    @property
+    def ripe(self) -> bool:
+        """Whether its time has come."""
+        return self.clock.seconds() >= self._begin + PATIENCE
+
     def wait(self) -> None:
         """Let it open by itself when its time has come; there is something to send."""
         if self._timer is None:
             delay = self._begin + PATIENCE - self.clock.seconds()
-            self._timer = self.clock.callLater(max(0.0, delay), self._ripe)
+            self._timer = self.clock.callLater(max(0.0, delay), self._open)
 
     def hold(self, frame: Frame) -> bool:
         """Keep *frame*; False when there are too many."""
@@ -65,6 +70,6 @@ class Gate:
         frames, self._frames = self._frames, []
         return frames
 
-    def _ripe(self) -> None:
+    def _open(self) -> None:
         self._timer = None
         self.opened()

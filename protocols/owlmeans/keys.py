@@ -146,7 +146,7 @@ class Watch(Method):
         """Answer with the present entries; the changes come after them."""
         pattern = check_pattern(self.pattern)
         first, last = _bounds(pattern)
-        session.watches.begin(pattern)
+        fresh = session.watches.begin(pattern)
         try:
             # Watching before reading: a change in between must not be missed.
             found = await session.peer.range(
@@ -155,7 +155,10 @@ class Watch(Method):
             if len(found) > MAX_ENTRIES or _size(found) > ENOUGH:
                 raise TooLarge("snapshot", pattern)
         except BaseException:  # cancelled, too
-            session.watches.end(pattern)
+            if fresh:
+                session.watches.end(pattern)
+            else:
+                session.watches.go_on(pattern)
             raise
         return {"watching": session.watches.patterns, "entries": [_entry(key, entry) for key, entry in found]}
 
@@ -177,6 +180,7 @@ class Unwatch(Method):
 
 
 def _checked(key: str) -> str:
+    check_name(key, "key")
     check_name(TOPIC + key, "key")
     return key
 

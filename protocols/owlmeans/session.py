@@ -133,15 +133,20 @@ class Session:
     def event(self, event: Event, pattern: str) -> None:
         """Send *event* as it comes by one subscription, or by the watches of its key."""
         if pattern:
-            self.push(event.render(_event_frame, pattern))
+            frame = event.render(_event_frame, pattern)
+            if self._gate is None:
+                self.link.send_frame(frame)
+            else:
+                self.push(frame)
             return
         for watch in self.watches.admitting(event):
             self.watches.tell(watch, event.render(_event_frame, TOPIC + watch))
 
     def mail(self, mail: Mail) -> bool:
         """Send a queued message, unless the client can not read it now."""
-        if self._gate is not None:
-            self._gate.wait()
+        gate = self._shut()
+        if gate is not None:
+            gate.wait()
             return False
         if self.link.paused or self._mailed > BURST:
             self._collect_later()
@@ -169,13 +174,17 @@ class Session:
             if name:
                 auth.take_name(self.peer, name)
         except BrokerError as error:
-            self.notice(error, Envelope(type="handshake", id=name))
+            self._regret(error, Envelope(type="handshake", id=name))
         for topic in topics:
             try:
                 self.peer.subscribe(topic)
             except BrokerError as error:
-                self.notice(error, Envelope(type="handshake", event=topic))
+                self._regret(error, Envelope(type="handshake", event=topic))
         self.appear()
+
+    def _regret(self, error: BrokerError, asked: Envelope) -> None:
+        """Tell that something in the URL was not done."""
+        self.push(text_frame(wire.notice(marshal(error), asked)))
 
     def appear(self) -> None:
         """Be seen by others under the client id that it has now."""
@@ -192,14 +201,21 @@ class Session:
 
     def push(self, frame: Frame) -> None:
         """Send what the client has not asked for just now."""
-        if self._gate is None:
+        gate = self._shut()
+        if gate is None:
             self.link.send_frame(frame)
-        elif not self._gate.hold(frame):
+        elif not gate.hold(frame):
             self.link.close(1013, "too much before the first frame")
+
+    def _shut(self) -> Gate | None:
+        """Return the gate while the client may not have its handlers in place."""
+        if self._gate is not None and self._gate.ripe:
+            self.ready()
+        return self._gate
 
     def notice(self, error: BrokerError, envelope: Envelope) -> None:
         """Tell of an error that has no other way back."""
-        self.push(text_frame(wire.notice(marshal(error), envelope)))
+        self.link.send(wire.notice(marshal(error), envelope))
 
     def refuse(self, error: BrokerError, envelope: Envelope) -> None:
         """Tell the client that *envelope* was not done."""
@@ -212,8 +228,7 @@ class Session:
     # The frames
 
     def _take(self, envelope: Envelope, data: bytes) -> None:
-        if self._gate is not None and envelope.type != "auth" and self.peer.admitted:
-            self.ready()
+        self._heard(envelope)
         handler = self._handlers.get(envelope.type)
         if handler is None:
             # "Unknown types are dropped, never relayed": a relayed system/close
@@ -224,6 +239,14 @@ class Session:
             # "If it has no payload, the whole object becomes the payload."
             envelope.payload = msgspec.Raw(data)
         handler(self, envelope)
+
+    def _heard(self, envelope: Envelope) -> None:
+        """Notice that the client speaks, and so has its handlers in place.
+
+        One that authenticates first may attach them when that is done.
+        """
+        if self._gate is not None and envelope.type != "auth" and self.peer.admitted:
+            self.ready()
 
     def _read_odd(self, data: bytes, binary: bool) -> None:
         """Take a frame that is none, or not quite one."""
@@ -242,6 +265,7 @@ class Session:
             envelope.stage = "" if wrong == "stage" else envelope.stage
             self._take(envelope, data)
         elif wrong and envelope.type in self._handlers:
+            self._heard(envelope)
             self.refuse(Invalid(wrong), envelope)
         else:
             self._take(envelope, data)

@@ -32,17 +32,20 @@ class Watches:
         """What is watched, in that order."""
         return list(self._patterns)
 
-    def begin(self, pattern: str) -> None:
-        """Watch *pattern*; its changes are kept until ``go_on``.
+    def begin(self, pattern: str) -> bool:
+        """Watch *pattern*; its changes are kept until ``go_on``.  Say whether it is a new one.
 
         Raises:
             RateLimited: too much is watched.
         """
-        if len(self._patterns) >= MOST:
+        fresh = pattern not in self._patterns
+        if fresh and len(self._patterns) >= MOST:
             raise RateLimited("limit", "watches")
         self._waiting.setdefault(pattern, [])
-        self._patterns[pattern] = None
-        self._ask()
+        if fresh:
+            self._patterns[pattern] = None
+            self._ask()
+        return fresh
 
     def go_on(self, pattern: str) -> None:
         """Tell the changes that were kept, and the next ones at once."""

@@ -1,0 +1,231 @@
+"""Keys by the broker's own methods: times to live, revisions, watches."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.defer import Deferred, fail
+
+from broker.errors import Unavailable
+from tests.protocols.owlmeans_emulator import Failed, Room
+
+
+@pytest.fixture
+def room():
+    return Room()
+
+
+def failure(room, member, method, *args):
+    with pytest.raises(Failed) as caught:
+        room.ask(member, method, *args)
+    return f"{caught.value.type}: {caught.value.message}"
+
+
+def test_key_is_set_and_read(room):
+    alice = room.join("alice")
+    assert room.ask(alice, "broker.get", "user:1") == {"key": "user:1", "value": None, "revision": 0}
+    assert room.ask(alice, "broker.set", "user:1", '{"a":1} ä') == {"key": "user:1", "revision": 1}
+    assert room.ask(alice, "broker.get", "user:1") == {"key": "user:1", "value": '{"a":1} ä', "revision": 1}
+    assert room.ask(alice, "broker.delete", "user:1") == {"key": "user:1", "deleted": True}
+    assert room.ask(alice, "broker.delete", "user:1") == {"key": "user:1", "deleted": False}
+
+
+def test_patch_merges_objects_and_appends_texts(room):
+    alice = room.join("alice")
+    room.ask(alice, "broker.set", "o", '{"a":1,"b":2}')
+    assert room.ask(alice, "broker.patch", "o", '{"b":3}') == {"key": "o", "value": '{"a":1,"b":3}', "revision": 2}
+    assert room.ask(alice, "broker.patch", "t", "x")["value"] == "x"
+    assert room.ask(alice, "broker.patch", "t", "y")["value"] == "xy"
+
+
+def test_increment_adds_exact_numbers(room):
+    alice = room.join("alice")
+    assert room.ask(alice, "broker.increment", "n") == {"key": "n", "value": "1", "revision": 1}
+    assert room.ask(alice, "broker.increment", "n", -5)["value"] == "-4"
+    assert room.ask(alice, "broker.increment", "n", 2**60)["value"] == str(2**60 - 4)
+    assert room.ask(alice, "broker.increment", "f", 0.5)["value"] == "0.5"
+    for amount in ("1", None, [], {}):
+        expected = "SocketErrorMessageMalformed: socket:message:malformed:amount"
+        assert failure(room, alice, "broker.increment", "n", amount) == expected
+    room.ask(alice, "broker.set", "text", "abc")
+    assert "SocketErrorMessageMalformed" in failure(room, alice, "broker.increment", "text", 1)
+
+
+def test_revision_lets_only_one_of_two_writers_win(room):
+    alice = room.join("alice")
+    assert room.ask(alice, "broker.set", "k", "first", {"revision": 0})["revision"] == 1
+    conflict = "SocketErrorMessage: socket:message:conflict:k"
+    assert failure(room, alice, "broker.set", "k", "again", {"revision": 0}) == conflict
+    assert room.ask(alice, "broker.set", "k", "second", {"revision": 1})["revision"] == 2
+    assert failure(room, alice, "broker.delete", "k", {"revision": 1}) == conflict
+    assert room.ask(alice, "broker.delete", "k", {"revision": 2})["deleted"] is True
+
+
+def test_key_goes_by_itself_with_an_event(room):
+    alice = room.join("alice")
+    room.ask(alice, "broker.set", "k", "v", {"ttl": 2})
+    assert room.ask(alice, "broker.get", "k")["expires"] == 1700000002000
+    room.ask(alice, "broker.watch", "k")
+    room.advance(4)
+    assert room.ask(alice, "broker.get", "k")["value"] is None
+    event = alice.client.of("event")[0]
+    assert (event["event"], event["name"], event["payload"]["value"]) == ("kv/k", "expired", None)
+
+
+def test_range_is_ordered_and_limited(room):
+    alice = room.join("alice")
+    for key in ("a", "b", "c", "é", "z"):
+        room.ask(alice, "broker.set", key, key)
+    whole = room.ask(alice, "broker.range", "", "\U0010ffff")
+    assert [entry["key"] for entry in whole["entries"]] == ["a", "b", "c", "z", "é"]
+    assert whole["more"] is False
+    part = room.ask(alice, "broker.range", "b", "z", {"limit": 2})
+    assert ([entry["key"] for entry in part["entries"]], part["more"]) == (["b", "c"], True)
+
+
+def test_range_ends_when_it_is_long_enough(room):
+    alice = room.join("alice")
+    for key in "abcd":
+        room.ask(alice, "broker.set", key, "x" * 300000)
+    part = room.ask(alice, "broker.range", "a", "z")
+    assert (len(part["entries"]), part["more"]) == (2, True)
+    assert failure(room, alice, "broker.watch", ">") == "SocketErrorMessage: socket:message:limit:snapshot"
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "what"),
+    [
+        ("get", [], "arguments"),
+        ("get", [5], "key"),
+        ("get", [""], "key"),
+        ("get", ["k" * 253], "key"),
+        ("set", ["k", 5], "value"),
+        ("set", ["k", "v", {"ttl": 0}], "ttl"),
+        ("set", ["k", "v", {"ttl": "1"}], "options"),
+        ("set", ["k", "v", {"revision": -1}], "revision"),
+        ("range", ["a", "b", {"limit": 0}], "limit"),
+        ("range", ["a", "b", {"limit": 1001}], "limit"),
+        ("watch", ["a.>.b"], "pattern"),
+    ],
+)
+def test_bad_arguments_are_named(room, method, arguments, what):
+    alice = room.join("alice")
+    expected = f"SocketErrorMessageMalformed: socket:message:malformed:{what}"
+    assert failure(room, alice, f"broker.{method}", *arguments) == expected
+
+
+# Watches
+
+
+def test_watch_begins_with_what_is_there(room):
+    alice, bob = room.join("alice"), room.join("bob")
+    for key in ("user.1", "user.2", "user.2.x", "other"):
+        room.ask(bob, "broker.set", key, key.upper())
+    alice.client.observe("kv/user.*")
+    answer = room.ask(alice, "broker.watch", "user.*")
+    assert answer == {
+        "watching": ["user.*"],
+        "entries": [
+            {"key": "user.1", "value": "USER.1", "revision": 1},
+            {"key": "user.2", "value": "USER.2", "revision": 1},
+        ],
+    }
+    room.ask(bob, "broker.set", "user.1", "new")
+    room.ask(bob, "broker.set", "other", "new")
+    room.ask(alice, "broker.delete", "user.2")
+    assert [(payload["key"], payload["value"]) for _, payload in alice.client.heard] == [
+        ("user.1", "new"),
+        ("user.2", None),
+    ]
+    event = alice.client.of("event")[0]
+    assert (event["event"], event["topic"], event["name"]) == ("kv/user.*", "kv/user.1", "set")
+
+
+def test_watch_of_one_key_names_it(room):
+    alice = room.join("alice")
+    assert room.ask(alice, "broker.watch", "k") == {"watching": ["k"], "entries": []}
+    room.ask(alice, "broker.set", "k", "v")
+    event = alice.client.of("event")[0]
+    assert event["event"] == "kv/k"
+    assert "topic" not in event
+
+
+def test_unwatched_keys_are_silent(room):
+    alice = room.join("alice")
+    for pattern in ("a", "b", "c.*"):
+        room.ask(alice, "broker.watch", pattern)
+    assert room.ask(alice, "broker.unwatch", "b") == {"watching": ["a", "c.*"]}
+    assert room.ask(alice, "broker.unwatch", "never") == {"watching": ["a", "c.*"]}
+    for key in ("a", "b", "c.d"):
+        room.ask(alice, "broker.set", key, "v")
+    assert [event["event"] for event in alice.client.of("event")] == ["kv/a", "kv/c.*"]
+
+
+def test_changes_during_the_snapshot_follow_it(room, monkeypatch):
+    alice, bob = room.join("alice"), room.join("bob")
+    room.ask(bob, "broker.set", "k", "old")
+    store, waiting = room.broker.store, Deferred()
+    read = store.range
+
+    def slow(*args):
+        found = read(*args)
+        return waiting.addCallback(lambda _: found)
+
+    monkeypatch.setattr(store, "range", slow)
+    pending = alice.client.call("broker.watch", "k")
+    room.pump()
+    room.ask(bob, "broker.set", "k", "new")
+    assert alice.client.frames == []
+    waiting.callback(None)
+    room.pump()
+    assert [entry["value"] for entry in pending.result()["entries"]] == ["old"]
+    assert [frame["type"] for frame in alice.client.frames] == ["result", "event"]
+    assert alice.client.of("event")[0]["payload"]["value"] == "new"
+
+
+def test_failed_watch_leaves_nothing_behind(room, monkeypatch):
+    alice = room.join("alice")
+    broken = Deferred()
+    monkeypatch.setattr(room.broker.store, "range", lambda *_: broken)
+    pending = alice.client.call("broker.watch", "k")
+    room.pump()
+    broken.errback(Unavailable("store"))
+    room.pump()
+    assert str(pending.error) == "SocketError: socket:internal"
+    assert room.ask(alice, "broker.unwatch", "k") == {"watching": []}
+    room.ask(alice, "broker.set", "k", "v")
+    assert alice.client.of("event") == []
+
+
+def test_too_many_watches_are_refused(room, monkeypatch):
+    monkeypatch.setattr("protocols.owlmeans.watches.MOST", 1)
+    alice = room.join("alice")
+    room.ask(alice, "broker.watch", "a")
+    room.ask(alice, "broker.watch", "a")
+    assert failure(room, alice, "broker.watch", "b") == "SocketErrorMessage: socket:message:limit:watches"
+
+
+def test_change_of_a_key_is_an_event_on_its_topic(room):
+    alice, bob = room.join("alice"), room.join("bob")
+    room.ask(alice, "broker.subscribe", "kv/k")
+    room.ask(bob, "broker.set", "k", "v")
+    event = alice.client.of("event")[0]
+    assert (event["event"], event["name"]) == ("kv/k", "set")
+    assert event["payload"] == {"key": "k", "value": "v", "timestamp": 1700000000000}
+
+
+def test_store_that_is_away_is_told(room):
+    alice = room.join("alice")
+    room.broker.store.stopService()
+    assert failure(room, alice, "broker.get", "k") == "SocketError: socket:internal"
+    alice.client.enqueue(1)
+    room.pump()
+    assert alice.client.notices == ["SocketError|||socket:internal|||"]
+
+
+def test_failed_second_snapshot_ends_no_watch(room, monkeypatch):
+    alice = room.join("alice")
+    room.ask(alice, "broker.watch", "k")
+    monkeypatch.setattr(room.broker.store, "range", lambda *_: fail(Unavailable("store")))
+    assert failure(room, alice, "broker.watch", "k") == "SocketError: socket:internal"
+    room.ask(alice, "broker.set", "k", "v")
+    assert len(alice.client.of("event")) == 1
