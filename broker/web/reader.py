@@ -58,17 +58,15 @@ class FrameReader(AutobahnCore):
         """Take what is usual at once and let Autobahn have the rest."""
         self.heard = True
         self.traffic.bytes_in += len(data)
-        if self.state == CLOSED:
-            return
         if self.data:
             data = self.data + data
             self.data = b""
-        if not self.fast_path or self.state != OPEN or self.current_frame is not None or self.inside_message:
+        if self.fast_path and self.state == OPEN and self.current_frame is None and not self.inside_message:
+            while self._take_frames(data) and self._take_odd_frames(True):
+                data, self.data = self.data, b""
+        elif self.state != CLOSED:
             self.data = data
             self._take_odd_frames(False)
-            return
-        while self._take_frames(data) and self._take_odd_frames(True):
-            data, self.data = self.data, b""
 
     def _take_frames(self, data: bytes) -> bool:
         """Deliver the complete data frames that *data* begins with and keep the rest.

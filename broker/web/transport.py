@@ -65,19 +65,41 @@ class FrameTransport(tcp.Server):
     def send_frame(self, data: bytes) -> None:
         """Send *data* with everything else of this turn; after the end, nothing."""
         self._tempDataBuffer.append(data)
-        self._tempDataLen += len(data)
+        self._tempDataLen = gathered = self._tempDataLen + len(data)
         if not self._gathering:
             self._gathering = True
             self.server.outbox.add(self)
-        if self._tempDataLen > BURST:
+        if gathered > BURST:
             # One handler may send more than the limit: it must see `paused` before it is done.
-            self._send_gathered()
+            self.flush_frames()
 
     def flush_frames(self) -> None:
         """Send what was gathered; called by the outbox."""
         self._gathering = False
-        if self._tempDataBuffer:
-            self._send_gathered()
+        gathered = self._tempDataBuffer
+        if not gathered:
+            return
+        if not self.connected or self._writeDisconnected or self._aborting:
+            gathered.clear()
+            self._tempDataLen = 0
+            return
+        if self.dataBuffer:
+            # The kernel was full before: doWrite goes on in order when it has room.
+            self._back_up(len(gathered[-1]))
+            return
+        data = gathered[0] if len(gathered) == 1 else b"".join(gathered)
+        try:
+            sent = self.socket.send(data)
+        except OSError:
+            # No room, or an error: doWrite will meet that again, and report it.
+            sent = 0
+        gathered.clear()
+        self._tempDataLen = 0
+        if sent < len(data):
+            self.dataBuffer = data
+            self.offset = sent
+            self.startWriting()
+            self._back_up(len(data))
 
     def doRead(self) -> Any:
         """Read once and send at once what the bytes have caused, on whichever connection."""
@@ -105,30 +127,6 @@ class FrameTransport(tcp.Server):
         """Let go of whoever wanted to know of an overflow."""
         self.overflowed = None
         super().connectionLost(reason)
-
-    def _send_gathered(self) -> None:
-        gathered = self._tempDataBuffer
-        if not self.connected or self._writeDisconnected or self._aborting:
-            gathered.clear()
-            self._tempDataLen = 0
-            return
-        if self.dataBuffer:
-            # The kernel was full before: doWrite goes on in order when it has room.
-            self._back_up(len(gathered[-1]))
-            return
-        data = gathered[0] if len(gathered) == 1 else b"".join(gathered)
-        try:
-            sent = self.socket.send(data)
-        except OSError:
-            # No room, or an error: doWrite will meet that again, and report it.
-            sent = 0
-        gathered.clear()
-        self._tempDataLen = 0
-        if sent < len(data):
-            self.dataBuffer = data
-            self.offset = sent
-            self.startWriting()
-            self._back_up(len(data))
 
     def _back_up(self, newest: int) -> None:
         """Tell those who should know that bytes wait, *newest* of them new."""
