@@ -44,9 +44,7 @@ class Suite(SocketSession):
     def take_event(self, emit):
         args = [bytes(arg) for arg in emit.args]
         if emit.name == "message":
-            self.emit(
-                b"[%b]" % b",".join([b'"message-back"', *args]), emit.attachments, namespace=emit.namespace
-            )
+            self.emit(b"[%b]" % b",".join([b'"message-back"', *args]), emit.attachments, namespace=emit.namespace)
         elif emit.name == "message-with-ack":
             self.acknowledge(emit, b"[%b]" % b",".join(args), emit.attachments)
 

@@ -480,9 +480,7 @@ async def test_a_moved_session_ends_with_its_websocket(calm):
 @pytest_twisted.ensureDeferred
 async def test_preflight(suite):
     url = f"{suite.http}/socket.io/?EIO=4&transport=polling"
-    answer = await request(
-        "OPTIONS", url, headers={"origin": suite.http, "access-control-request-headers": "x-custom"}
-    )
+    answer = await request("OPTIONS", url, headers={"origin": suite.http, "access-control-request-headers": "x-custom"})
     assert answer.status == 204
     assert answer.headers["access-control-allow-origin"] == "*"
     assert answer.headers["access-control-allow-methods"] == "GET, POST, OPTIONS"
