@@ -49,9 +49,6 @@ class Heartbeat:
         self._pause = max(interval - timeout, 1.0)
         self._deadlines: Deadlines[Pulse] = Deadlines(clock, self._due)
 
-    def __len__(self) -> int:
-        return len(self._deadlines)
-
     def add(self, pulse: Pulse) -> None:
         """Begin to watch *pulse*."""
         if self._interval > 0:

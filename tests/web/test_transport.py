@@ -39,6 +39,19 @@ def test_a_chunk_sends_on_every_connection_it_concerns() -> None:
     assert [other_sock.calls for _, other_sock, _ in others] == [[b"xx"]] * 3
 
 
+def test_a_chunk_among_others_leaves_the_flush_to_whoever_reads_them() -> None:
+    machine = Machine()
+    transport, sock, peer = machine.connect()
+    peer.act = transport.send_frame
+    sock.incoming = [b"x", b"y"]
+    machine.outbox.busy = True
+    transport.doRead()
+    transport.doRead()
+    assert sock.calls == []
+    machine.outbox.flush()
+    assert sock.calls == [b"xy"]
+
+
 def test_frames_from_outside_a_chunk_leave_on_the_next_turn() -> None:
     machine = Machine()
     transport, sock, _ = machine.connect()
