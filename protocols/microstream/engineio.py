@@ -178,6 +178,13 @@ class Engine:
             events += self._packet(data, binary)
         return events
 
+    def is_plain(self, data: bytes) -> bool:
+        """Whether the text frame *data* is a message and means nothing beyond that.
+
+        Then ``data[1:]`` is what ``receive_frame`` would return, and it need not be asked.
+        """
+        return not self.awaiting and data[:1] == b"4" and len(data) <= self._times.max_payload
+
     def receive_frame(self, data: bytes, binary: bool) -> list[Event]:
         """Take a WebSocket frame, once packets travel that way."""
         if len(data) > self._times.max_payload:

@@ -61,6 +61,9 @@ class SocketSession(Session):
 
     def emit(self, items: bytes, attachments: Sequence[bytes] = (), *, namespace: str = "/") -> None:
         """Send an event; *items* is the JSON array of its name and arguments."""
+        if self.link is not None and not attachments and namespace == "/":
+            self.link.send(b"42" + items)  # the short way, for nearly all: nothing is ever queued before a WebSocket
+            return
         self.send(event_packets(namespace, items, attachments=attachments))
 
     def acknowledge(self, emit: Emit, items: bytes, attachments: Sequence[bytes] = ()) -> None:

@@ -114,7 +114,10 @@ class Session:
     def received(self, data: bytes, binary: bool) -> None:
         """Take a frame."""
         try:
-            self._take(self.engine.receive_frame(data, binary))
+            if not binary and self.engine.is_plain(data):
+                self.message(data[1:], False)
+            else:
+                self._take(self.engine.receive_frame(data, binary))
         except Malformed as error:
             self.end(error.code, str(error))
 

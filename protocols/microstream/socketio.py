@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Raw
 
 from protocols.microstream.engineio import Malformed
-from protocols.microstream.exact import NotExact, decode
+from protocols.microstream.exact import ERRORS, NotExact, decode
 
 CONNECT, DISCONNECT, EVENT, ACK, CONNECT_ERROR, BINARY_EVENT, BINARY_ACK = range(7)
 RESERVED = frozenset(("connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"))
@@ -27,6 +27,7 @@ MAX_NAMESPACE = 255  # characters; it is told back to the client when it is unkn
 HEAD = re.compile(rb"([0-6])(?:(\d{1,4})-)?(?:(/[^,]*),?)?(\d{1,15})?")
 
 _items = msgspec.json.Decoder(list[Raw])
+_plain_event = msgspec.json.Decoder(tuple[str, Raw]).decode
 _object = msgspec.json.Decoder(dict[str, Raw])
 _name = msgspec.json.Decoder(str | int | float)
 _json_name = msgspec.json.Encoder().encode
@@ -155,9 +156,14 @@ class Connection:
             return self._attach(data)
         if self._head is not None:
             raise Malformed("text while attachments are due")
-        # Nearly all are events of the root namespace that ask for no acknowledgement.
         if data[:2] == b"2[" and "/" in self.joined:
-            return self._event("/", None, data[1:], ())
+            # The short way, for nearly all: an event of the root namespace with one argument.
+            try:
+                name, argument = _plain_event(data[1:])
+            except ERRORS:
+                return self._event("/", None, data[1:], ())
+            if name not in RESERVED:
+                return Emit("/", name, [argument])
         return self._packet(_head(data))
 
     def accept(self, namespace: str, sid: str) -> bytes:
