@@ -123,7 +123,7 @@ class Access:
         return Identity(grants=self._grants_of("anonymous", ()))
 
     def identify(self, credential: object) -> Identity:
-        """Return who shows *credential*; a leading scheme word is skipped.
+        """Return who shows *credential*, perhaps behind a scheme word.
 
         Where no credential is configured, any text will do and names nobody.
 
@@ -132,14 +132,15 @@ class Access:
         """
         if not isinstance(credential, str) or not credential:
             raise Unauthenticated("token")
-        token = credential.strip().rpartition(" ")[2].encode("utf-8", "surrogatepass")
+        whole = credential.encode("utf-8", "surrogatepass")
+        token = whole.strip().rpartition(b" ")[2]
         found = None
         # All are compared, in constant time each: how long a refusal takes says nothing.
         for secret in self.secrets:
-            if hmac.compare_digest(secret.encode(), token):
+            if _same(secret, token) or _same(secret, whole):
                 found = Identity(authenticated=True, grants=self._grants_of("secret", ()))
         for name, key in self.keys.items():
-            if hmac.compare_digest(key.encode(), token):
+            if _same(key, token) or _same(key, whole):
                 found = Identity(name=name, authenticated=True, grants=self._grants_of(name, ()))
         if found is not None:
             return found
@@ -203,6 +204,10 @@ class Access:
             if key in self.permissions:
                 return self.permissions[key]
         return None if not self.permissions else Grants({})
+
+
+def _same(secret: str, shown: bytes) -> bool:
+    return hmac.compare_digest(secret.encode(), shown)
 
 
 class Bucket:

@@ -24,6 +24,7 @@ log = Logger()
 
 LIMIT = 100  # events of one answer, where the request does not say
 MAX_LIMIT = 1000
+MAX_BYTES = 1 << 23  # of the data in one answer to a poll, unless a single event has more
 MAX_HELD = 1000  # error answers that are held back at once; more are sent at once
 MAX_NOTICED = 1000  # cursors beyond the end that are remembered as logged
 
@@ -107,7 +108,7 @@ class Events:
             after = number
             events = await self._acknowledge(peer, client, channel, after, limit)
         if events:
-            return events[0].render(_alone) if len(events) == 1 else _listed(events)
+            return events[0].render(_alone) if len(events) == 1 else _listed(_page(events))
         if after:
             await self._notice(peer, client, channel, after)
         return NOTHING
@@ -196,6 +197,16 @@ def listed(events: list[Event]) -> bytes:
 
 def _listed(events: list[Event]) -> Response:
     return Response(200, listed(events)) if events else NOTHING
+
+
+def _page(events: list[Event]) -> list[Event]:
+    """Return as many of *events* as make one answer; the client's next poll gets the others."""
+    size = 0
+    for count, event in enumerate(events):
+        size += len(event.body or b"")
+        if size > MAX_BYTES and count:
+            return events[:count]
+    return events
 
 
 def _alone(event: Event) -> Response:

@@ -141,6 +141,13 @@ def test_a_limit_is_at_most_a_thousand(api, monkeypatch):
     assert api.ids(limit=2**53 - 1) == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_an_answer_is_cut_where_it_grows_too_long(api, monkeypatch):
+    monkeypatch.setattr(events, "MAX_BYTES", 100)
+    for size in (40, 40, 40, 200, 10):
+        api.post(data=["x" * size])
+    assert [api.ids(after=after) for after in (0, 2, 3, 4)] == [[1, 2], [3], [4], [5]]
+
+
 # Long poll
 
 

@@ -192,6 +192,12 @@ def test_a_named_key_is_a_secret_with_permissions_of_its_own():
     assert (refused.status, refused.body) == (403, error("Forbidden", "read other"))
 
 
+def test_a_secret_may_have_blanks():
+    api = Api(Access(mode="required", secrets=(" two  words ",)))
+    assert api.ask("GET", "/latest?channel=ch&secret=+two++words+").status == 200
+    assert api.ask("GET", "/latest?channel=ch&secret=words").status == 401
+
+
 CHECKS = [
     (b'"clientId":"w1",', b"", "Invalid Client ID"),
     (b'"w1"', b'""', "Invalid Client ID"),
