@@ -1,26 +1,22 @@
-"""One connection: what each frame of the client does, and what it is sent."""
+"""One connection: what comes from the client, and what it is sent."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 import attrs
 import msgspec
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from broker.errors import BrokerError, CalleeFailed, Invalid, RateLimited, Unauthenticated
+from broker.errors import BrokerError, Invalid, Unauthenticated
 from broker.interfaces import ILink, ISession
 from broker.messages import Event, Frame, Mail, Reply, Request, text_frame
-from protocols.owlmeans import auth, careful, keys, reserved, wire
+from protocols.owlmeans import auth, careful, wire
+from protocols.owlmeans.frames import GUEST, HANDLERS, Handlers
 from protocols.owlmeans.gate import Gate
-from protocols.owlmeans.marshalled import marshal, normalise
-from protocols.owlmeans.method import Answer, Method, Methods
+from protocols.owlmeans.marshalled import marshal
 from protocols.owlmeans.watches import TOPIC, Watches
 from protocols.owlmeans.wire import ABSENT, BROKER, RESPONSE, RESULT, Envelope, decode, encode, milliseconds
 
@@ -32,11 +28,9 @@ if TYPE_CHECKING:
 
 log = Logger()
 
-SPECIAL = ("broker.", "@")  # what the broker's own methods begin with, and "@client/method"
-METHODS = Methods(*reserved.METHODS, *keys.METHODS)
+BRACE = ord("{")
 BURST = 1 << 18  # bytes of queued messages that go out before the client may have read some
 PAUSE = 0.05  # seconds until the next burst
-MALFORMED = ("SocketErrorMessageMalformed", "socket:message:malformed:payload")
 
 
 @implementer(ISession)
@@ -52,6 +46,7 @@ class Session:
         name: the client id asked for in the URL, until it is taken.
         topics: what to subscribe to as soon as the client is let in.
         authenticated: whether a credential was shown and found good.
+        longest: milliseconds that a call may take at most.
         watches: the keys it watches.
     """
 
@@ -62,15 +57,18 @@ class Session:
     name: str = ""
     topics: tuple[str, ...] = ()
     authenticated: bool = False
+    longest: float = attrs.field(init=False)
     watches: Watches = attrs.field(init=False)
-    _handlers: dict[str, Handler] = attrs.field(factory=dict)
+    _handlers: Handlers = GUEST
     _client: bytes = b'""'
     _gate: Gate | None = None
     _deadline: IDelayedCall | None = None
+    _gone: bool = False
     _mailed: int = 0
     _collecting: IDelayedCall | None = None
 
     def __attrs_post_init__(self) -> None:
+        self.longest = self.settings.max_call_timeout_seconds * 1000
         self.watches = Watches(self.peer, self.push)
 
     # Called by the transport
@@ -82,12 +80,12 @@ class Session:
         if self.peer.admitted:
             self.admit()
         else:
-            self._handlers = GUEST
             self._deadline = self.clock.callLater(self.settings.auth_deadline_seconds, self._expel)
 
     def received(self, data: bytes, binary: bool) -> None:
         """Do what a frame asks for; what is no frame is dropped and counted."""
-        if binary or data[:1] != b"{":
+        # The hot path, as ``request`` and ``reply`` are: no step that could be spared.
+        if binary or not data or data[0] != BRACE:
             self._read_odd(data, binary)
             return
         try:
@@ -103,8 +101,10 @@ class Session:
 
     def closed(self, code: int, reason: str) -> None:
         """Leave no timer behind."""
+        self._gone = True
         if self._gate is not None:
             self._gate.close()
+            self._gate = None
         self._lift_deadline()
         if self._collecting is not None:
             self._collecting.cancel()
@@ -133,17 +133,19 @@ class Session:
     def event(self, event: Event, pattern: str) -> None:
         """Send *event* as it comes by one subscription, or by the watches of its key."""
         if pattern:
-            frame = event.render(_event_frame, pattern)
+            frame = event.render(wire.event, pattern)
             if self._gate is None:
                 self.link.send_frame(frame)
             else:
                 self.push(frame)
             return
         for watch in self.watches.admitting(event):
-            self.watches.tell(watch, event.render(_event_frame, TOPIC + watch))
+            self.watches.tell(watch, event.render(wire.event, TOPIC + watch))
 
     def mail(self, mail: Mail) -> bool:
         """Send a queued message, unless the client can not read it now."""
+        if self._gone:
+            return False
         gate = self._shut()
         if gate is not None:
             gate.wait()
@@ -221,9 +223,13 @@ class Session:
         """Tell the client that *envelope* was not done."""
         if envelope.id and envelope.type in ("call", "request"):
             form, body = wire.failure(marshal(error), envelope.type == "request")
-            self._answer(form, envelope.id, body)
+            self.answer(form, envelope.id, body)
         else:
             self.notice(error, envelope)
+
+    def answer(self, form: bytes, ref: str, body: bytes) -> None:
+        """Answer *ref* in the broker's own name."""
+        self.link.send(form % (encode(ref), body, BROKER, milliseconds(self.clock.seconds())))
 
     # The frames
 
@@ -270,121 +276,7 @@ class Session:
         else:
             self._take(envelope, data)
 
-    def _call(self, envelope: Envelope) -> None:
-        ref, method, recipient = envelope.id, envelope.method, envelope.recipient
-        body = bytes(envelope.payload)
-        try:
-            if not ref:
-                raise Invalid("id")
-            if body[:1] != b"[" or careful.overflows(body):
-                raise Invalid("payload")
-            if method.startswith(SPECIAL):
-                if method[0] == "@":
-                    recipient, _, method = method[1:].partition("/")
-                elif not recipient:
-                    self._call_broker(ref, method, body)
-                    return
-            if not method:
-                raise Invalid("method")
-            timeout = self._timeout(envelope.timeout)
-            self.peer.call(
-                ref, Request("", method, "", "", body, recipient=recipient, timeout=timeout, time=envelope.time)
-            )
-        except BrokerError as error:
-            self.refuse(error, envelope)
-
-    def _result(self, envelope: Envelope) -> None:
-        body = bytes(envelope.payload) or b"null"
-        if not envelope.id:
-            self.notice(Invalid("id"), envelope)
-        elif careful.overflows(body):
-            # The caller must not wait for an answer that it can not get.
-            self.peer.answer(envelope.id, b"null", CalleeFailed(*MALFORMED), time=envelope.time)
-        else:
-            self.peer.answer(envelope.id, body, time=envelope.time)
-
-    def _error(self, envelope: Envelope) -> None:
-        if envelope.id:
-            self.peer.answer(envelope.id, b"null", normalise(bytes(envelope.payload)), time=envelope.time)
-        else:
-            self.notice(Invalid("id"), envelope)
-
-    def _request(self, envelope: Envelope) -> None:
-        body = bytes(envelope.payload) or b"null"
-        try:
-            if not envelope.id:
-                raise Invalid("id")
-            if careful.overflows(body):
-                raise Invalid("payload")
-            request = Request("", "", "", "", body, recipient=envelope.recipient, time=envelope.time)
-            self.peer.request(envelope.id, request, _action(body))
-        except BrokerError as error:
-            self.refuse(error, envelope)
-
-    def _event(self, envelope: Envelope) -> None:
-        name, body = envelope.event, bytes(envelope.payload)
-        try:
-            if careful.overflows(body):
-                raise Invalid("payload")
-            sent = self.peer.publish(name, name, body or None, time=envelope.time)
-        except BrokerError as error:
-            self.notice(error, envelope)
-        else:
-            sent.addErrback(self._undone, envelope)
-
-    def _message(self, envelope: Envelope) -> None:
-        body = bytes(envelope.payload)
-        try:
-            if careful.overflows(body):
-                raise Invalid("payload")
-            sent = self.peer.enqueue(envelope.id, body, recipient=envelope.recipient, time=envelope.time)
-        except BrokerError as error:
-            self.notice(error, envelope)
-        else:
-            sent.addCallbacks(self._enqueued, self._undone, callbackArgs=(envelope,), errbackArgs=(envelope,))
-
-    def _enqueued(self, dropped: bool, envelope: Envelope) -> None:
-        if dropped:
-            self.notice(RateLimited("limit", "mailbox"), envelope)
-
-    def _ping(self, envelope: Envelope) -> None:
-        self.link.send(wire.PONG)
-
-    def _unauthorized(self, envelope: Envelope) -> None:
-        self.refuse(Unauthenticated(envelope.type), envelope)
-
-    # What the broker itself performs
-
-    def _call_broker(self, ref: str, method: str, body: bytes) -> None:
-        asked = METHODS.read(method, body)
-        done = Deferred.fromCoroutine(asked.run(self))
-        done.addCallback(self._performed, ref, asked)
-        done.addErrback(self._undone, Envelope(type="call", id=ref, method=method))
-
-    def _performed(self, payload: Answer, ref: str, asked: Method) -> None:
-        self._answer(RESULT, ref, encode(payload))
-        asked.sent(self)
-
-    def _undone(self, failure: Failure, envelope: Envelope) -> None:
-        error = failure.value
-        if not isinstance(error, BrokerError):
-            log.failure("{type} failed", failure, type=envelope.type)
-            error = BrokerError()
-        self.refuse(error, envelope)
-
-    def _answer(self, form: bytes, ref: str, body: bytes) -> None:
-        self.link.send(form % (encode(ref), body, BROKER, milliseconds(self.clock.seconds())))
-
-    # Times
-
-    def _timeout(self, asked: float | None) -> float:
-        """Return how many seconds a call may take; 0.0 is without limit."""
-        if asked is None:
-            return self.settings.call_timeout_seconds
-        if asked < 0:
-            raise Invalid("timeout")
-        longest = self.settings.max_call_timeout_seconds
-        return asked / 1000 if asked <= longest * 1000 else longest
+    # Timers
 
     def _expel(self) -> None:
         self._deadline = None
@@ -403,48 +295,3 @@ class Session:
         self._collecting = None
         self._mailed = 0
         self.peer.collect()
-
-
-Handler = Callable[[Session, Envelope], None]
-
-HANDLERS: dict[str, Handler] = {
-    "call": Session._call,
-    "result": Session._result,
-    "error": Session._error,
-    "request": Session._request,
-    "response": Session._result,
-    "event": Session._event,
-    "message": Session._message,
-    "auth": auth.answer,
-    "ping": Session._ping,
-}
-
-# "Required mode, not yet authenticated: only auth and ping work."
-GUEST: dict[str, Handler] = {
-    **dict.fromkeys(HANDLERS, Session._unauthorized),
-    "auth": auth.answer,
-    "ping": Session._ping,
-}
-
-
-class _Action(msgspec.Struct):
-    action: str = ""
-
-
-_decode_action = msgspec.json.Decoder(_Action).decode
-
-
-def _action(payload: bytes) -> str:
-    """Return the topic of a request: "payload.action if it is a string"."""
-    try:
-        return _decode_action(payload).action
-    except (msgspec.DecodeError, RecursionError):
-        return ""
-
-
-def _event_frame(event: Event, pattern: str) -> Frame:
-    return wire.event(event, pattern, event.render(_copy))
-
-
-def _copy(event: Event) -> str:
-    return str(uuid4())

@@ -6,6 +6,7 @@ The payload is never decoded: the exact bytes that came are the bytes that go.
 from __future__ import annotations
 
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 
@@ -35,12 +36,6 @@ class Envelope(msgspec.Struct, gc=False):
     dt: float = 0.0
     payload: msgspec.Raw = ABSENT
 
-    @property
-    def time(self) -> float:
-        """The sender's clock in seconds; 0.0 when it gave none that can be."""
-        dt = self.dt
-        return dt / 1000 if 0.0 < dt <= MAX_TIME else 0.0
-
 
 decode = msgspec.json.Decoder(Envelope).decode
 encode = msgspec.json.Encoder().encode
@@ -52,6 +47,11 @@ BROKER = b'"broker"'
 RESULT = b'{"type":"result","id":%b,"payload":%b,"sender":%b,"dt":%d}'
 RESPONSE = b'{"type":"response","id":%b,"payload":%b,"sender":%b,"dt":%d}'
 ERROR = b'{"type":"error","id":%b,"payload":%b,"sender":%b,"dt":%d}'
+
+
+def seconds(dt: float) -> float:
+    """Return a sender's clock in seconds; 0.0 when it gave none that can be."""
+    return dt / 1000 if 0.0 < dt <= MAX_TIME else 0.0
 
 
 def milliseconds(seconds: float) -> int:
@@ -120,12 +120,12 @@ def mail(mail: Mail) -> bytes:
     )
 
 
-def event(event: Event, pattern: str, copy: str) -> Frame:
+def event(event: Event, pattern: str) -> Frame:
     """Return *event* as it comes by the subscription to *pattern*.
 
     ``observe`` takes exact names only: what came by a pattern is named by the
     pattern, and ``topic`` has the real name.  All copies of one event have
-    the same id, *copy* unless it is stored, so that listeners can drop doubles.
+    the same id, so that listeners can drop doubles.
     """
     topic = b"" if pattern == event.topic else b',"topic":' + encode(event.topic)
     stored = b',"epoch":' + encode(event.epoch) if event.id else b""
@@ -134,7 +134,7 @@ def event(event: Event, pattern: str, copy: str) -> Frame:
         % (
             encode(pattern),
             topic,
-            encode(event.id or copy),
+            encode(event.id or event.render(_new_id)),
             b"{}" if event.body is None else event.body,
             encode(event.source),
             milliseconds(event.time),
@@ -142,3 +142,7 @@ def event(event: Event, pattern: str, copy: str) -> Frame:
             stored,
         )
     )
+
+
+def _new_id(event: Event) -> str:
+    return str(uuid4())
