@@ -1,0 +1,262 @@
+"""Sessions in memory: how requests, WebSockets and time come together."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import Raw
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from broker.errors import NotFound
+from broker.messages import Event, HttpRequest, Mail, Reply, Request
+from broker.testing import FakeLink, make_broker, value_of
+from protocols.microstream.engineio import Times
+from protocols.microstream.exact import NotExact, decode
+from protocols.microstream.server import Server
+from protocols.microstream.sessions import Session
+
+
+class Echo(Session):
+    """Sends back what it gets; "bug" is one."""
+
+    def message(self, data, binary):
+        if data == b"bug":
+            raise RuntimeError("a bug")
+        self.send([(data, binary)])
+
+
+class Desk:
+    """A server of echoes, its clock and its clients."""
+
+    def __init__(self, **times):
+        self.clock = Clock()
+        self.broker = make_broker(self.clock)
+        self.server = Server(Echo, self.clock, times=Times(**times))
+
+    def request(self, method, query, body=b""):
+        """Return the Deferred of an answer."""
+        peer = self.broker.attach("microstream", "127.0.0.1")
+        request = HttpRequest(method, "/socket.io/", query, {}, body)
+        return Deferred.fromCoroutine(self.server.answer(peer, request))
+
+    def polling(self):
+        """Return the query of a new polling session, and the session."""
+        opened = json.loads(value_of(self.request("GET", "EIO=4&transport=polling")).body[1:])
+        return f"transport=polling&sid={opened['sid']}", self.server.sessions[opened["sid"]]
+
+    def websocket(self, query):
+        peer = self.broker.attach("microstream", "127.0.0.1")
+        link = FakeLink(HttpRequest("GET", "/socket.io/", query, {}))
+        session = value_of(Deferred.fromCoroutine(self.server.session(peer, link)))
+        session.opened()
+        return link, session
+
+    def stop(self):
+        """End everything; nothing may be left of it."""
+        self.server.stop()
+        assert self.server.sessions == {}
+        assert len(self.server.timers) == 0
+        self.broker.stopService()
+        assert self.clock.getDelayedCalls() == []
+
+
+@pytest.fixture
+def desk():
+    desk = Desk()
+    yield desk
+    desk.stop()
+
+
+def test_the_peer_of_a_polling_session_outlives_its_requests(desk):
+    query, session = desk.polling()
+    assert session.peer.session is session
+    value_of(desk.request("POST", query, b"4x"))
+    assert not session.peer.closed
+    value_of(desk.request("POST", query, b"1"))
+    assert session.peer.closed
+
+
+def test_a_cancelled_get_ends_the_session_and_leaves_nothing_behind(desk):
+    query, session = desk.polling()
+    waiting = desk.request("GET", query)
+    waiting.addErrback(lambda failure: None)
+    waiting.cancel()
+    assert session.over
+    assert session.peer.closed
+
+
+def test_stopping_answers_those_who_wait(desk):
+    query, _ = desk.polling()
+    waiting = desk.request("GET", query)
+    link, _ = desk.websocket("EIO=4&transport=websocket")
+    desk.server.stop()
+    assert value_of(waiting).body == b"1"
+    assert link.closed == (1001, "leaving")
+
+
+def test_ending_twice_is_ending_once(desk):
+    link, session = desk.websocket("EIO=4&transport=websocket")
+    session.end(1000, "first")
+    session.end(1011, "second")
+    session.closed(1000, "")
+    assert link.closed == (1000, "first")
+
+
+def test_a_bug_ends_a_polling_session(desk):
+    query, session = desk.polling()
+    with pytest.raises(RuntimeError):
+        value_of(desk.request("POST", query, b"4bug"))
+    assert session.over
+
+
+def test_a_message_that_ends_the_session_is_the_last(desk):
+    query, _ = desk.polling()
+    waiting = desk.request("GET", query)
+    value_of(desk.request("POST", query, b"4a\x1e1\x1e4b"))
+    assert value_of(waiting).body == b"4a\x1e6"
+
+
+def test_a_body_refused_by_the_front_door_ends_its_session(desk):
+    query, session = desk.polling()
+    request = HttpRequest("POST", "/socket.io/", query, {})
+    assert desk.server.refusal(408, "too slow", request).status == 408
+    assert not session.over
+    answer = desk.server.refusal(413, "too large", request)
+    assert (answer.status, answer.body) == (413, b'{"code":3,"message":"too large"}')
+    assert session.over
+    assert desk.server.refusal(413, "too large", request).status == 413
+
+
+def test_a_probe_is_answered_by_the_first_packet(desk):
+    link, session = desk.websocket("EIO=4&transport=websocket")
+    link.take()
+    first, second = session.probe(), session.probe()
+    assert link.take() == [b"2"]
+    assert not first.called
+    session.received(b"4x", False)
+    assert (value_of(first), value_of(second)) == (True, True)
+
+
+def test_a_probe_ends_with_its_session_or_its_asker(desk):
+    query, session = desk.polling()
+    asked, given_up = session.probe(), session.probe()
+    given_up.addErrback(lambda failure: None)
+    given_up.cancel()
+    assert value_of(desk.request("GET", query)).body == b"2"
+    session.end()
+    assert value_of(asked) is False
+    assert value_of(session.probe()) is False
+
+
+def test_a_ping_that_is_due_is_sent_whoever_notices_first(desk):
+    query, _ = desk.polling()
+    desk.clock.rightNow += 25.0  # and no timer has run yet
+    assert value_of(desk.request("GET", query)).body == b"2"
+    desk.clock.rightNow += 20.0
+    assert value_of(desk.request("GET", query)).status == 400
+
+
+def test_a_websocket_that_is_moving_is_dropped_in_time(desk):
+    query, session = desk.polling()
+    sid = query.rpartition("=")[2]
+    link, upgrade = desk.websocket(f"transport=websocket&sid={sid}")
+    desk.clock.advance(10.1)
+    assert link.closed == (1000, "")
+    upgrade.received(b"2probe", False)
+    upgrade.closed(1000, "")
+    assert link.sent == []
+    assert session.engine.polling
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_sessions_that_do_nothing_in_the_core_say_so(desk, moved):
+    query, session = desk.polling()
+    if moved:
+        session = desk.websocket(f"transport=websocket&sid={query.rpartition('=')[2]}")[1]
+        assert value_of(Deferred.fromCoroutine(session.probe())) is True
+    session.event(Event("t", "n", b"1"), "t")
+    session.reply(Reply("r", b"1"))
+    assert session.mail(Mail("q", "r", b"1")) is False
+    with pytest.raises(NotFound):
+        session.request(Request("1", "p", "p", "", b"[]"))
+
+
+BODIES = st.lists(
+    st.tuples(
+        st.sampled_from(["get", "post", "put", "socket", "time"]),
+        st.one_of(
+            st.sampled_from([b"1", b"2", b"3", b"4x", b"4a\x1e4b", b"5", b"2probe", b"bAQID", b"abc"]),
+            st.binary(max_size=20),
+        ),
+    ),
+    max_size=25,
+)
+
+
+@given(BODIES)
+def test_no_sequence_leaves_anything_behind(steps):
+    desk = Desk(ping_interval=3.0, ping_timeout=2.0, upgrade_timeout=1.0)
+    query, _ = desk.polling()
+    links = []
+    for step, data in steps:
+        if step == "time":
+            desk.clock.advance(0.7)
+        elif step == "socket" and (not links or links[-1][0].closed):
+            if query.rpartition("=")[2] in desk.server.sessions:
+                links.append(desk.websocket(f"transport=websocket&{query.replace('transport=polling&', '')}"))
+        elif step == "socket":
+            links[-1][1].received(data, False)
+        else:
+            desk.request(step.upper(), query, data)
+    desk.stop()
+    assert all(link.closed for link, _ in links)
+
+
+# Exact texts
+
+
+class Named(msgspec.Struct):
+    name: str
+    rest: Raw = Raw(b"")
+
+
+@pytest.mark.parametrize(
+    ("text", "rest"),
+    [
+        (rb'{"name":"a","rest":"\ud800"}', rb'"\ud800"'),
+        (rb'{"name":"a","rest":["\uDfFf\\ud800",{"\ud800":1}]}', rb'["\uDfFf\\ud800",{"\ud800":1}]'),
+        (rb'{"name":"\ud83d\ude00","rest":"\ude00\ud83d"}', rb'"\ude00\ud83d"'),
+        (rb'{"name":"a","rest":"\ud800 \ue900 \uE900 \uf900"}', rb'"\ud800 \ue900 \uE900 \uf900"'),
+    ],
+)
+def test_half_characters_pass_where_the_text_is_kept(text, rest):
+    assert bytes(decode(msgspec.json.Decoder(Named), text).rest) == rest
+
+
+def test_half_characters_pass_in_lists_and_maps():
+    decoded = decode(msgspec.json.Decoder(dict[str, list[Raw]]), rb'{"a":["\ud800",1]}')
+    assert [bytes(item) for item in decoded["a"]] == [rb'"\ud800"', b"1"]
+
+
+ALL_IN_USE = b" ".join(rb"\u%b000" % lead.encode() for lead in "123456789abcefABCEF")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        rb'{"name":"\ud800"}',
+        rb'{"name":"a","rest":"\ud800"',
+        rb'{"name":5,"rest":"\ud800"}',
+        rb'{"name":"a","rest":"\ud800 %b"}' % ALL_IN_USE,
+        b'{"name":"a","rest":' + b"[" * 5000 + b"]" * 5000 + b"}",
+        b"",
+    ],
+)
+def test_what_is_not_exact_is_refused(text):
+    with pytest.raises(NotExact):
+        decode(msgspec.json.Decoder(Named), text)
