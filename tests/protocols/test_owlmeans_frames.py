@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
+from twisted.internet.defer import fail
 
-from broker.testing import make_broker
-from protocols.owlmeans import careful, dialect
+from broker.testing import make_broker, value_of
+from protocols.owlmeans import careful, dialect, frames
 from protocols.owlmeans.marshalled import clean
 from tests.protocols.owlmeans_emulator import HOLD, Emulator, Failed, Room, Violation
 
@@ -269,6 +271,30 @@ def test_transcript_of_a_call_on_the_wire(room):
     )
     say('{"id":"%s","type":"result","payload":5,"dt":1}' % id.decode())
     assert alice.connected.link.take() == [b'{"type":"result","id":"u3","payload":5,"sender":"bob","dt":1}']
+
+
+def test_bug_in_a_method_of_the_broker_costs_that_call_only(room, monkeypatch):
+    alice = room.join("alice")
+    monkeypatch.setattr(room.broker.store, "get", lambda *_: fail(ZeroDivisionError("a bug")))
+    logged = []
+    monkeypatch.setattr(frames, "log", SimpleNamespace(failure=lambda *args, **_: logged.append(args)))
+    with pytest.raises(Failed, match="SocketError: socket:internal"):
+        room.ask(alice, "broker.get", "k")
+    assert len(logged) == 1
+    assert room.ask(alice, "broker.whoami")["id"] == "alice"
+
+
+def test_session_says_that_it_lives(room):
+    alice = room.join("alice")
+    assert value_of(alice.connected.peer.probe(1.0)) is True
+
+
+def test_mail_is_not_given_to_a_client_that_has_gone(room):
+    alice, bob = room.join("alice"), room.join("bob")
+    bob.connected.session.closed(1006, "")
+    alice.client.enqueue(1, recipient="bob")
+    room.pump()
+    assert bob.connected.link.sent == []
 
 
 # The emulator itself must be able to fail

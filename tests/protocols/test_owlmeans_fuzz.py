@@ -7,16 +7,11 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from protocols.owlmeans import keys, reserved
 from tests.protocols.owlmeans_emulator import HOLD, Room
 
 TYPES = ("call", "result", "error", "request", "response", "event", "message", "auth", "ping", "pong", "system")
-METHODS = ["m", "@bob/m", "@bob", "nope"] + [
-    f"broker.{name}"
-    for name in (
-        "register unregister subscribe unsubscribe acknowledge unacknowledge consume release identify whoami"
-        " methods get set patch increment delete range watch unwatch nope"
-    ).split()
-]
+METHODS = ("m", "@bob/m", "@bob", "nope", "broker.nope", *(method.called for method in reserved.METHODS + keys.METHODS))
 WORDS = (
     "",
     "a",

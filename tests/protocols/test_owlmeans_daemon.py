@@ -1,0 +1,183 @@
+"""The frames of the specification's transcript, against a daemon of its own process."""
+
+from __future__ import annotations
+
+import pytest
+import pytest_twisted
+
+from tests.conftest import StartDaemon
+from tests.daemon import Daemon
+from tests.protocols.owlmeans_emulator import HOLD, Failed, Remote
+from tests.ws_client import Refused, ws_connect
+
+
+def shows(frame: dict, **members) -> bool:
+    """Whether *frame* has *members*."""
+    return members.items() <= frame.items()
+
+
+async def join(daemon: Daemon, query: str = "", path: str = "/") -> Remote:
+    return await Remote.join(daemon.ws(f"{path}?{query}" if query else path))
+
+
+@pytest_twisted.ensureDeferred
+async def test_transcript_of_calls(shared_daemon: Daemon):
+    alice, bob = await join(shared_daemon, "client=alice"), await join(shared_daemon, "client=bob")
+    bob.client.perform("math.add", lambda a, b: a + b)
+    bob.client.perform("math.fail", lambda: (_ for _ in ()).throw(Exception("User not found")))
+    pending = bob.client.call("broker.register", ["math.add", "math.fail"], id="u2")
+    await bob.settled(pending)
+    assert shows(
+        bob.client.frames[-1],
+        type="result",
+        id="u2",
+        payload={"registered": ["math.add", "math.fail"]},
+        sender="broker",
+    )
+    pending = alice.client.call("math.add", 2, 3, id="u3")
+    alice.flush()
+    call = await bob.step()
+    assert shows(call, type="call", method="math.add", payload=[2, 3], timeout=60000, sender="alice", recipient="bob")
+    assert call["id"] != "u3"
+    assert await alice.settled(pending) == 5
+    assert shows(alice.client.frames[-1], type="result", id="u3", payload=5, sender="bob")
+
+    with pytest.raises(Failed):
+        await alice.ask("nope.method", 1, id="u9")
+    unsupported = "SocketErrorConnectionUnsupported|||socket:connection:unsupported:method:nope.method|||"
+    assert shows(alice.client.frames[-1], type="error", id="u9", payload=unsupported)
+
+    pending = alice.client.call("math.fail", id="u5")
+    alice.flush()
+    await bob.step()
+    with pytest.raises(Failed, match="User not found"):
+        await alice.settled(pending)
+    assert shows(
+        alice.client.frames[-1], type="error", id="u5", payload="ResilientError|||User not found|||", sender="bob"
+    )
+
+    await bob.offer("hang", lambda: HOLD)
+    pending = alice.client.call("hang", id="u28")
+    alice.flush()
+    await bob.step()
+    bob.socket.abort()
+    with pytest.raises(Failed):
+        await alice.settled(pending)
+    lost = "SocketErrorConnection|||socket:connection:lost:hang|||"
+    assert shows(alice.client.frames[-1], type="error", id="u28", payload=lost)
+    await alice.socket.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_transcript_of_events(shared_daemon: Daemon):
+    alice, bob = await join(shared_daemon), await join(shared_daemon, "client=bob")
+    alice.client.observe("order.created", "order.*")
+    await alice.ask("broker.subscribe", ["order.created", "order.*"])
+    bob.client.raw('{"event":"order.created","payload":{"id":1},"type":"event"}')
+    bob.flush()
+    exact, pattern = await alice.step(), await alice.step()
+    assert shows(exact, type="event", event="order.created", payload={"id": 1}, sender="bob")
+    assert shows(pattern, type="event", event="order.*", topic="order.created", payload={"id": 1}, sender="bob")
+    assert "topic" not in exact
+    assert exact["id"] == pattern["id"]
+    assert alice.client.heard == [("order.created", {"id": 1}), ("order.*", {"id": 1})]
+    for member in (alice, bob):
+        assert await member.socket.close() == (1000, "")
+
+
+@pytest_twisted.ensureDeferred
+async def test_transcript_of_a_request_and_of_a_message(shared_daemon: Daemon):
+    alice, bob = await join(shared_daemon, "client=ann"), await join(shared_daemon, "client=ben")
+    bob.client.acknowledge(lambda message: [bob.client.reply(message["id"], {"i": i}) for i in range(3)] != [])
+    await bob.ask("broker.acknowledge", "stream")
+    stream = alice.client.request({"action": "stream"})
+    alice.flush()
+    assert shows(await bob.step(), type="request", payload={"action": "stream"}, sender="ann")
+    await alice.until(lambda: len(stream) == 3)
+    assert stream == [{"i": 0}, {"i": 1}, {"i": 2}]
+    assert {frame["sender"] for frame in alice.client.of("response")} == {"ben"}
+
+    alice.client.enqueue({"job": 1}, "j1")
+    await alice.sync()
+    await bob.ask("broker.consume")
+    await bob.until(lambda: bob.client.queue != [])
+    assert shows(bob.client.queue[0], type="message", payload={"job": 1}, id="j1", sender="ann")
+    assert bob.client.consume() == ({"job": 1}, "j1", 0)
+    for member in (alice, bob):
+        await member.socket.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_transcript_of_a_failed_authentication(start_daemon: StartDaemon):
+    daemon = await start_daemon(TXBROKER_API_KEYS="bob:bobs-key", TXBROKER_AUTH_TRIES="2")
+    carol = await join(daemon)
+    pending = carol.client.auth("authenticate", {"token": "bad"})
+    with pytest.raises(Failed, match="AuthManagerErrorAuthenFailed"):
+        await carol.settled(pending)
+    payload = "AuthManagerErrorAuthenFailed|||auth:manager:authen:token|||"
+    assert carol.client.frames == [{"type": "auth", "stage": None, "payload": payload}]
+    assert carol.client.stage == "authenticate"
+    record = await carol.settled(carol.client.auth("authenticate", {"token": "bobs-key"}))
+    assert record["userId"] == "bob"
+    assert (await carol.ask("broker.whoami"))["id"] == "bob"
+    with pytest.raises(Refused) as caught:
+        await ws_connect(daemon.ws("/owlmeans?token=bad"))
+    assert (caught.value.status, caught.value.body) == (401, payload.encode())
+    dave = await join(daemon, "token=bobs-key", "/owlmeans")
+    assert (await dave.ask("broker.whoami"))["id"] == "bob"
+    erin = await join(daemon)
+    for _ in range(2):
+        with pytest.raises(Failed):
+            await erin.settled(erin.client.auth("authenticate", {"token": "bad"}))
+    assert await erin.socket.closed() == (1008, "AuthManagerErrorAuthenFailed|||auth:manager:authen:tries|||")
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("path", ["/", "/owlmeans", "/v1/ws"])
+async def test_dialect_is_found_by_its_paths(shared_daemon: Daemon, path: str):
+    member = await join(shared_daemon, path=path)
+    await member.sync()
+    await member.socket.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_dialect_is_found_by_its_subprotocol(shared_daemon: Daemon):
+    socket = await ws_connect(shared_daemon.ws("/ganomede-or-whatever"), subprotocols=["owlmeans"])
+    assert socket.subprotocol == "owlmeans"
+    socket.send('{"type":"ping"}')
+    assert await socket.receive() == '{"type":"pong"}'
+    await socket.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_mail_survives_a_kill_of_the_daemon(daemon: Daemon):
+    alice, bob = await join(daemon, "client=alice"), await join(daemon, "client=bob")
+    await bob.sync()
+    await bob.socket.close()
+    for number in range(5):
+        alice.client.enqueue(number, f"m{number}", recipient="bob")
+    # The answer to a later write of the same session says that the messages are safe.
+    await alice.ask("broker.set", "marker", "x")
+    await daemon.kill()
+    await daemon.restart()
+    bob = await join(daemon, "client=bob")
+    await bob.until(lambda: len(bob.client.queue) == 5)
+    assert [message["payload"] for message in bob.client.queue] == [0, 1, 2, 3, 4]
+    await bob.socket.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_too_long_a_frame_closes_its_own_connection_only(shared_daemon: Daemon):
+    alice, bob = await join(shared_daemon), await join(shared_daemon)
+    alice.socket.send('{"type":"event","event":"e","payload":"%s"}' % ("x" * (2 << 20)))
+    assert (await alice.socket.closed())[0] == 1009
+    await bob.sync()
+    await bob.socket.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_stopping_daemon_closes_with_1001(daemon: Daemon):
+    alice = await join(daemon)
+    await alice.sync()
+    assert await daemon.stop() == 0
+    assert (await alice.socket.closed())[0] == 1001
