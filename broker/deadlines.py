@@ -10,6 +10,9 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+log = Logger()
 
 K = TypeVar("K")
 
@@ -84,6 +87,9 @@ class Deadlines(Generic[K]):
                 del self._lines[delay]
             due += ripe
         for key in due:
-            self._expire(key)
+            try:
+                self._expire(key)
+            except Exception:
+                log.failure("a deadline could not be kept")
         if self._lines and self._look is None:
             self._look = self._clock.callLater(self._grain, self._sweep)

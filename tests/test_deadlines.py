@@ -1,5 +1,6 @@
 import pytest
 from twisted.internet.task import Clock
+from twisted.logger import globalLogPublisher
 
 from broker.deadlines import COARSE, GRAIN, Deadlines
 
@@ -55,6 +56,29 @@ def test_no_timer_runs_while_nothing_waits(clock, deadlines):
     assert len(clock.getDelayedCalls()) == 1
     pass_time(clock, 0.3)
     assert not clock.getDelayedCalls()
+
+
+def test_one_that_fails_does_not_hold_up_the_others(clock, due):
+    def expire(key):
+        if key == "bad":
+            raise ValueError(key)
+        due.append(key)
+
+    failures = []
+
+    def observe(event):
+        failures.append(event["log_failure"].value)
+
+    deadlines = Deadlines(clock, expire)
+    for key in ("a", "bad", "b"):
+        deadlines.add(key, 1.0)
+    globalLogPublisher.addObserver(observe)
+    try:
+        pass_time(clock, 1.2)
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    assert due == ["a", "b"]
+    assert [str(failure) for failure in failures] == ["bad"]
 
 
 def test_many_odd_delays_are_rounded_up_to_few_lines(clock, due, deadlines):

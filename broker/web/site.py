@@ -244,12 +244,13 @@ class Site(Factory):
             peer = self._attach(dialect.name, request.address)
         except Exception as error:
             return self._failed(dialect, request, error)
+        address = channel.address  # not the channel itself: it would live as long as the link
         refusal = self._door.upgrade(
             channel.transport,
             request,
             lambda link: self._open(dialect, peer, link),
             refuse=lambda failure: self._explain(dialect, request, failure),
-            on_closed=lambda code, _: self._closed(dialect, peer, channel.address, code),
+            on_closed=lambda code, _: self._closed(dialect, peer, address, code),
             rest=rest,
             subprotocol=subprotocol,
         )
