@@ -131,8 +131,11 @@ class Calls:
         return name in self.performers or name in self.services
 
     def _services_of(self, procedure: str) -> Iterator[str]:
-        """Yield the names of services that *procedure* could be of, the longest first."""
-        name = procedure if len(self.services) else ""
+        """Yield the names of services that *procedure* could be of, the longest first.
+
+        "S owns every procedure that begins with S.": the name alone is none.
+        """
+        name = procedure.rpartition(".")[0] if len(self.services) else ""
         while name:
             yield name
             name = name.rpartition(".")[0]

@@ -10,6 +10,8 @@ import attrs
 from broker.messages import Event
 from broker.patterns import is_pattern
 
+WILDCARDS = ("*", ">")
+
 
 class Listener(Protocol):
     """What topics need of a peer."""
@@ -123,7 +125,8 @@ class Topics:
                 rest = node.children.get(">")
                 if rest is not None and rest.pattern:
                     yield rest
-                for child in (node.children.get(token), node.children.get("*")):
+                # A name may have wildcard characters of its own: their nodes are looked at once.
+                for child in (None if token in WILDCARDS else node.children.get(token), node.children.get("*")):
                     if child is not None:
                         following.append(child)
             if not following:
