@@ -326,6 +326,10 @@ class Site(Factory):
         if self._drained is not None:
             return fail(RuntimeError("the site drains already"))
         self._drained = Deferred()
+        for dialect in self.routes.dialects:
+            # One that lets requests wait answers them now.
+            if hasattr(dialect, "drain"):
+                dialect.drain()
         for channel in list(self._channels):
             channel.finish()
         for link in list(self._door.links):

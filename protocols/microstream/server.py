@@ -121,6 +121,7 @@ class Server:
         self._make = make
         self._bounds = bounds or Bounds()
         self._addresses: Counter[str] = Counter()
+        self._draining = False
 
     @property
     def queue_bytes(self) -> int:
@@ -136,8 +137,9 @@ class Server:
         if not self._addresses[address]:
             del self._addresses[address]
 
-    def stop(self) -> None:
-        """End every session and every timer."""
+    def drain(self) -> None:
+        """End every session and every timer, and begin no other session."""
+        self._draining = True
         for session in list(self.sessions.values()):
             session.end(1001, "leaving")
         self.timers.stop()
@@ -216,6 +218,8 @@ class Server:
     ) -> Session:
         if _first(query, "EIO") != "4":
             raise Wrong(BAD_VERSION)
+        if self._draining:
+            raise Refused(503, "The daemon is stopping.")
         bounds, address = self._bounds, peer.address
         if (bounds.sessions and len(self.sessions) >= bounds.sessions) or (
             bounds.per_address and address and self._addresses[address] >= bounds.per_address

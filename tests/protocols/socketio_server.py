@@ -55,7 +55,7 @@ class SuiteServer:
 
     broker: Broker
     servers: list[Server]
-    door: WebSocketDoor
+    site: Site
     port: IListeningPort
 
     @classmethod
@@ -68,13 +68,13 @@ class SuiteServer:
         door = WebSocketDoor(WebSocketOptions(), reactor, broker.metrics)
         site = Site(servers, broker.attach, reactor, door, broker.metrics)
         port = await listen(reactor, "tcp:0:interface=127.0.0.1", site, Outbox(reactor))
-        return cls(broker, servers, door, port)
+        return cls(broker, servers, site, port)
 
     async def stop(self) -> None:
         """End it; nothing may be left of any session."""
         await self.port.stopListening()
         for server in self.servers:
-            server.stop()
+            server.drain()
             assert server.sessions == {}
             assert len(server.timers) == 0
         await self.broker.stopService()

@@ -58,7 +58,7 @@ class Hub:
 
     def stop(self):
         """End everything; nothing may be left of it."""
-        self.dialect.stop()
+        self.dialect.drain()
         assert self.dialect.sessions == {}
         assert len(self.broker.calls.services) == 0
         assert self.broker.calls.pending == 0

@@ -12,7 +12,7 @@ from msgspec import Raw
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from broker.errors import NotFound
+from broker.errors import NotFound, Refused
 from broker.messages import Event, HttpRequest, Mail, Reply, Request
 from broker.testing import FakeLink, make_broker, value_of
 from protocols.microstream.engineio import Times
@@ -58,7 +58,7 @@ class Desk:
 
     def stop(self):
         """End everything; nothing may be left of it."""
-        self.server.stop()
+        self.server.drain()
         assert self.server.sessions == {}
         assert len(self.server.timers) == 0
         self.broker.stopService()
@@ -90,13 +90,16 @@ def test_a_cancelled_get_ends_the_session_and_leaves_nothing_behind(desk):
     assert session.peer.closed
 
 
-def test_stopping_answers_those_who_wait(desk):
+def test_draining_answers_those_who_wait_and_takes_nobody(desk):
     query, _ = desk.polling()
     waiting = desk.request("GET", query)
     link, _ = desk.websocket("EIO=4&transport=websocket")
-    desk.server.stop()
+    desk.server.drain()
     assert value_of(waiting).body == b"1"
     assert link.closed == (1001, "leaving")
+    with pytest.raises(Refused) as caught:
+        value_of(desk.request("GET", "EIO=4&transport=polling"))
+    assert caught.value.status == 503
 
 
 def test_ending_twice_is_ending_once(desk):

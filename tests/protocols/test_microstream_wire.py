@@ -528,6 +528,15 @@ async def test_no_more_sessions_than_allowed(bounds):
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_stop_does_not_wait_for_those_who_poll(calm):
+    url = await open_polling(calm)
+    waiting = get(url)
+    await sleep(0.05)
+    await calm.site.drain(30.0)
+    assert (await waiting).text == "1"
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_slash_is_needed_behind_the_path(suite):
     assert (await get(f"{suite.http}/socket.io?EIO=4&transport=polling")).status == 404
 
