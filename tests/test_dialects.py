@@ -27,6 +27,12 @@ GOOD = """
     dialect = Dialect
 """
 
+HTTP = (
+    GOOD.replace("IWebSocketDialect", "IHttpDialect")
+    .replace("websocket_paths", "http_paths")
+    .replace("session(self, peer, link)", "answer(self, peer, request)")
+)
+
 
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch):
@@ -124,3 +130,11 @@ def test_one_dialect_named_twice_is_refused(plugin):
 
 def test_no_dialect_at_all_is_refused():
     assert refusal().startswith("no dialect is named")
+
+
+def test_dialect_of_plain_http_is_one_too(plugin):
+    plugin("protocols/parrot.py", HTTP, name="parrot", path="/bird")
+    plugin("protocols/raven.py", GOOD, name="raven", path="/bird")
+    assert len(load_dialects(["parrot", "raven"], None)) == 2  # one path may serve both kinds of requests
+    plugin("protocols/crow.py", HTTP, name="crow", path="/bird")
+    assert refusal("parrot", "crow") == "dialect crow: the HTTP path /bird is taken by dialect parrot"

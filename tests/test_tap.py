@@ -12,6 +12,7 @@ import pytest
 import pytest_twisted
 
 from broker import __version__
+from broker.settings import PROTOCOLS
 from tests import http_client
 from tests.daemon import TWISTD, Daemon
 from tests.processes import Program
@@ -49,6 +50,16 @@ async def test_about_tells_what_it_is(daemon):
     assert (about["name"], about["version"], about["dialects"]) == ("txbroker", __version__, ["waiter"])
     assert about["durability"] == "fsync"
     assert about["node"] == daemon.events()[0]["node"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_all_dialects_are_spoken_unless_told_otherwise(start_daemon):
+    daemon = await start_daemon(**MEASURED)
+    about = (await http_client.get(daemon.url + "/about")).json()
+    assert about["dialects"] == list(PROTOCOLS)
+    assert about["durability"] == "fsync"
+    tried = [event["msg"].split()[1] for event in daemon.events() if event["msg"].startswith("try ")]
+    assert tried == [f"{name}:" for name in PROTOCOLS]
 
 
 @pytest_twisted.ensureDeferred
