@@ -1,0 +1,217 @@
+"""HPKV against a daemon in a process of its own: what the vendor's client does not show."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import gatherResults
+
+from tests import http_client
+from tests.protocols.hpkv_client import frame
+from tests.ws_client import Refused, ws_connect
+
+KEY = {"x-api-key": "shop-key"}
+
+
+@pytest.fixture(scope="module")
+def daemon_environ():
+    return {"TXBROKER_API_KEYS": "shop:shop-key,till:till-key", "TXBROKER_API_SECRET": "shared-secret"}
+
+
+async def api(daemon, key="shop-key", path="/ws"):
+    return await ws_connect(daemon.ws(f"{path}?apiKey={key}"))
+
+
+async def token(daemon, **wanted):
+    answer = await http_client.post(daemon.url + "/token/websocket", wanted, headers=KEY)
+    assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
+    return answer.json()["token"]
+
+
+async def say(socket, text):
+    socket.send(text)
+    return await socket.receive_json()
+
+
+@pytest.mark.parametrize("path", ["/ws", "/hpkv/ws", "//ws", "/hpkv//ws"])
+@pytest_twisted.ensureDeferred
+async def test_paths_of_the_websocket(shared_daemon, path):
+    socket = await api(shared_daemon, path=path)
+    assert (await say(socket, frame(1, "missing", messageId=1)))["code"] == 404
+    await socket.close()
+
+
+@pytest.mark.parametrize("path", ["/token/websocket", "//token/websocket", "/hpkv/token/websocket"])
+@pytest_twisted.ensureDeferred
+async def test_paths_of_the_token_endpoint(shared_daemon, path):
+    answer = await http_client.post(shared_daemon.url + path, {}, headers=KEY)
+    assert answer.status == 200
+    preflight = await http_client.request("OPTIONS", shared_daemon.url + path, headers={"origin": "https://a.example"})
+    assert (preflight.status, preflight.headers["access-control-allow-origin"]) == (204, "*")
+    assert preflight.headers["access-control-allow-headers"] == "content-type, x-api-key"
+
+
+@pytest.mark.parametrize("query", ["", "?apiKey=wrong", "?token=invalid-token", "?apiKey=wrong&token=x"])
+@pytest_twisted.ensureDeferred
+async def test_a_handshake_is_refused_with_403(shared_daemon, query):
+    with pytest.raises(Refused) as caught:
+        await ws_connect(shared_daemon.ws("/ws" + query))
+    assert caught.value.status == 403
+
+
+@pytest_twisted.ensureDeferred
+async def test_statuses_of_the_token_endpoint(shared_daemon):
+    url = shared_daemon.url + "/token/websocket"
+    for status, asked in (
+        (401, http_client.post(url, {})),
+        (401, http_client.post(url, {}, headers={"x-api-key": "wrong"})),
+        (400, http_client.request("POST", url, body=b"{", headers=KEY)),
+        (400, http_client.post(url, {"accessPattern": "(a+)+"}, headers=KEY)),
+        (413, http_client.request("POST", url, body=b"x" * (2 << 20), headers=KEY)),
+        (405, http_client.get(url, headers=KEY)),
+    ):
+        answer = await asked
+        assert (answer.status, list(answer.json())) == (status, ["error"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_keys_and_tokens_are_never_logged(shared_daemon):
+    text = await token(shared_daemon, accessPattern="never-logged")
+    with pytest.raises(Refused):
+        await ws_connect(shared_daemon.ws("/ws?apiKey=never-logged"))
+    socket = await ws_connect(shared_daemon.ws(f"/ws?token={text}"))
+    await socket.close()
+    assert not any(secret in line for line in shared_daemon.output for secret in (text, "never-logged", "shop-key"))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_page_may_be_from_anywhere(shared_daemon):
+    socket = await ws_connect(shared_daemon.ws("/ws?apiKey=shop-key"), headers={"origin": "http://localhost"})
+    assert (await say(socket, frame(1, "missing")))["code"] == 404
+    await socket.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_garbage_costs_nobody_anything(shared_daemon):
+    bystander = await ws_connect(shared_daemon.ws("/ws?token=" + await token(shared_daemon, subscribeKeys=["calm"])))
+    socket = await api(shared_daemon)
+    invalid = {"code": 400, "error": "Invalid message"}
+    for garbage in ("x", "[]", "null", "5", '{"op":1', '{"op":' + "[" * 50_000):
+        assert await say(socket, garbage) == invalid
+    assert await say(socket, '{"op":2,"key":"\\ud800","value":"x","messageId":4}') == {
+        "code": 400,
+        "error": "Key is required",
+        "messageId": 4,
+    }
+    socket.send('"' + "x" * (2 << 20) + '"')
+    assert (await socket.closed())[0] == 1009
+    other = await api(shared_daemon)
+    other.send(b'{"op":1}')
+    assert (await other.closed())[0] == 1003
+    assert (await say(await api(shared_daemon), frame(2, "calm", "v")))["code"] == 200
+    assert (await bystander.receive_json())["key"] == "calm"
+    await bystander.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_answer_comes_before_the_notification_and_each_once(shared_daemon):
+    text = await token(shared_daemon, subscribePatterns=["mine:*", "^mine:", "mine:k"])
+    writer, other = [await ws_connect(shared_daemon.ws(f"/ws?token={text}")) for _ in range(2)]
+    for number in range(100):
+        writer.send(frame(2, "mine:k", str(number), messageId=number))
+    answered, heard = [], []
+    for _ in range(200):
+        message = await writer.receive_json()
+        if "messageId" in message:
+            answered.append(message["messageId"])
+        else:
+            heard.append(int(message["value"]))
+            assert heard[-1] in answered
+    assert answered == heard == list(range(100))
+    assert [int((await other.receive_json())["value"]) for _ in range(100)] == heard
+    assert await other.silent()
+    for socket in (writer, other):
+        await socket.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_two_clients_increment_together(shared_daemon):
+    sockets = [await api(shared_daemon, key) for key in ("shop-key", "till-key")]
+    for number in range(100):
+        for socket in sockets:
+            socket.send(frame(6, "together", 1, messageId=number))
+    sums = [(await socket.receive_json())["newValue"] for _ in range(100) for socket in sockets]
+    assert sorted(sums) == list(range(1, 201))
+    for socket in sockets:
+        await socket.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_500_sets_at_once(shared_daemon):
+    sockets = [await api(shared_daemon) for _ in range(10)]
+    for number in range(50):
+        for index, socket in enumerate(sockets):
+            socket.send(frame(2, f"many:{index}:{number:02}", f"value {number}", messageId=number))
+    for socket in sockets:
+        assert [(await socket.receive_json())["code"] for _ in range(50)] == [200] * 50
+    answer = await say(sockets[0], frame(5, "many:", endKey="many:~", limit=1000))
+    assert (answer["count"], answer["truncated"]) == (500, False)
+    await gatherResults([socket.close() for socket in sockets])
+
+
+# What needs a daemon of its own
+
+
+@pytest_twisted.ensureDeferred
+async def test_keys_and_tokens_survive_a_kill(start_daemon, daemon_environ):
+    daemon = await start_daemon(**daemon_environ)
+    text = await token(daemon, subscribeKeys=["k"], accessPattern="^k$")
+    socket = await ws_connect(daemon.ws(f"/ws?token={text}"))
+    assert (await say(socket, frame(2, "k", "kept", messageId=1)))["code"] == 200
+    await daemon.kill()
+    await daemon.restart()
+    socket = await ws_connect(daemon.ws(f"/ws?token={text}"))
+    assert (await say(socket, frame(1, "k")))["value"] == "kept"
+    assert (await say(socket, frame(1, "other")))["code"] == 403
+    writer = await api(daemon)
+    writer.send(frame(2, "k", "new"))
+    assert (await socket.receive_json())["value"] == "new"
+    await daemon.restart(TXBROKER_API_KEYS="till:till-key")
+    with pytest.raises(Refused):  # the key that made it was taken away
+        await ws_connect(daemon.ws(f"/ws?token={text}"))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_token_ends_and_with_it_the_connection(start_daemon, daemon_environ):
+    daemon = await start_daemon(**daemon_environ, TXBROKER_TOKEN_SECONDS="1")
+    text = await token(daemon, subscribeKeys=["k"])
+    socket = await ws_connect(daemon.ws(f"/ws?token={text}"))
+    assert await socket.closed() == (4001, "token expired")
+    with pytest.raises(Refused) as caught:
+        await ws_connect(daemon.ws(f"/ws?token={text}"))
+    assert caught.value.status == 403
+
+
+@pytest_twisted.ensureDeferred
+async def test_too_much_is_answered_with_429_and_the_id(start_daemon, daemon_environ):
+    daemon = await start_daemon(**daemon_environ, TXBROKER_RATE="0.01", TXBROKER_RATE_BURST="3")
+    socket, same = await api(daemon), await api(daemon)
+    answers = [await say(one, frame(1, "k", messageId=7)) for one in (socket, same, socket, same, socket)]
+    assert [answer["code"] for answer in answers] == [404, 404, 404, 429, 429]
+    assert answers[-1] == {"code": 429, "error": "Rate limit exceeded", "messageId": 7}
+    assert (await say(await api(daemon, "till-key"), frame(1, "k")))["code"] == 404
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_a_credential_a_page_is_from_here(start_daemon):
+    daemon = await start_daemon()
+    socket = await ws_connect(daemon.ws("/ws?apiKey=any"), headers={"origin": "http://localhost"})
+    assert (await say(socket, frame(1, "k")))["code"] == 404
+    with pytest.raises(Refused) as caught:
+        await ws_connect(daemon.ws("/ws?apiKey=any"), headers={"origin": "https://elsewhere.example"})
+    assert (caught.value.status, json.loads(caught.value.body)) == (
+        403,
+        {"error": "Pages of this origin are not allowed"},
+    )
