@@ -242,6 +242,29 @@ class IStore(IService):
         """
 
 
+class ISharedStore(IStore):
+    """What a store that several nodes use at once offers besides.
+
+    ``startService`` never fails: a server that is away may come later.  When the
+    connection breaks while an operation is under way, that fails with
+    ``Unavailable`` although it may have been done: its answer is what was lost.
+
+    Some logs are *marked*, those of topics.  A mark is a number that rises as
+    they are appended to; by it a node finds what it has missed.
+    """
+
+    wiped: Callable[[], object] = Attribute("Called when ``epoch`` has changed while running.")
+
+    def mark() -> Deferred[int]:
+        """Return the present mark."""
+
+    def changes(mark: int) -> Deferred[dict[str, int]]:
+        """Return the logs that were appended to after *mark*, each with the mark of the last time."""
+
+    def since(log: str, mark: int) -> Deferred[int]:
+        """Return the id of the first event of *log* after *mark*; 0 for none."""
+
+
 class IBus(IService):
     """Carries events and service names between nodes; alone, within one.
 

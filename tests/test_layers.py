@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     "broker messages errors interfaces patterns registry deadlines options aliases addresses jsontext sessions",
+    "redis",  # connections, for its store and its bus
     "topics calls channels queues keys access presence memberships tokens metrics settings"
     " stores buses web protocols dialects logs process greeting admin",
     "indices",  # derived channels
@@ -22,9 +23,9 @@ LAYERS = [
     "tap",
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
-FOREIGN = ("autobahn", "twisted.web", "txredisapi", "httptools", "websockets", "sqlite3")
+FOREIGN = ("autobahn", "twisted.web", "txredisapi", "hiredis", "httptools", "websockets", "sqlite3")
 # Handed its store, its bus and its dialects, the rest is the core, and knows no more of them.
-OUTSIDE = {"stores", "buses", "web", "protocols", "admin", "tap"}
+OUTSIDE = {"redis", "stores", "buses", "web", "protocols", "admin", "tap"}
 
 
 def modules() -> Iterator[tuple[str, Path]]:

@@ -62,11 +62,10 @@ def test_without_a_directory_the_file_is_in_the_working_directory(
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("redis://user:secret@host/0", "This version has no Redis store: use sqlite: or memory:."),
-        ("mysql://user:secret@host", "There is no store 'mysql': use sqlite:, sqlite:/path or memory:."),
-        ("", "There is no store '': use sqlite:, sqlite:/path or memory:."),
-        ("memory:secret", "There is no store 'memory': use sqlite:, sqlite:/path or memory:."),
-        ("sqlite", "There is no store 'sqlite': use sqlite:, sqlite:/path or memory:."),
+        ("mysql://user:secret@host", "There is no store 'mysql': use sqlite:, sqlite:/path, redis:// or memory:."),
+        ("", "There is no store '': use sqlite:, sqlite:/path, redis:// or memory:."),
+        ("memory:secret", "There is no store 'memory': use sqlite:, sqlite:/path, redis:// or memory:."),
+        ("sqlite", "There is no store 'sqlite': use sqlite:, sqlite:/path, redis:// or memory:."),
         ("sqlite://host/path", "A SQLite store has no host: write sqlite:/path or sqlite:path."),
     ],
 )

@@ -1,4 +1,4 @@
-"""Where stored topics and keys live: ``memory:``, ``sqlite:`` and what may come.
+"""Where stored topics and keys live: ``memory:``, ``sqlite:`` or ``redis:``.
 
 Each store implements :class:`broker.interfaces.IStore`; the contract is written
 there and checked by one suite for all of them (``tests/store_contract.py``).
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 
@@ -27,6 +27,8 @@ def open_store(
     directory: str = "",
     durability: str = "fsync",
     reactor: IReactorFromThreads | None = None,
+    prefix: str = "txbroker:",
+    announce: bool = False,
     observe: Callable[[int, float], object] | None = None,
     failed: Callable[[int], object] | None = None,
 ) -> IStore:
@@ -34,13 +36,17 @@ def open_store(
 
     Args:
         url: ``memory:``, ``sqlite:`` (the file ``txbroker.db`` in *directory*),
-            ``sqlite:/path`` or ``sqlite:path`` below *directory*.
+            ``sqlite:/path`` or ``sqlite:path`` below *directory*, or that of a
+            Redis (``broker.redis.address``).
         clock: tells the time of events and of expiry.
         directory: where files are; "" is the working directory.
         durability: ``fsync``: what was answered survives a power cut;
             ``os``: it survives the end of the process only.
         reactor: where the answers of a writer thread are delivered; *clock*
             if it can do that, else the reactor in use.
+        prefix: what all keys in Redis begin with.
+        announce: whether Redis is to tell the nodes of what was appended, as
+            the bus of the same URL expects it.
         observe: called with the operations and the seconds of each commit.
         failed: called with the number of operations that a failure took.
 
@@ -66,10 +72,38 @@ def open_store(
             observe=observe,
             failed=failed,
         )
-    if scheme in ("redis", "rediss"):
-        raise Invalid("store", message="This version has no Redis store: use sqlite: or memory:.")
+    if scheme.startswith("redis"):
+        return _redis(url, clock, reactor, prefix, announce, observe, failed)
     # The rest of the URL may hold a password, so that only its scheme is told.
-    raise Invalid("store", message=f"There is no store {scheme[:20]!r}: use sqlite:, sqlite:/path or memory:.")
+    raise Invalid(
+        "store", message=f"There is no store {scheme[:20]!r}: use sqlite:, sqlite:/path, redis:// or memory:."
+    )
+
+
+def _redis(
+    url: str,
+    clock: IReactorTime,
+    reactor: Any,
+    prefix: str,
+    announce: bool,
+    observe: Callable[[int, float], object] | None,
+    failed: Callable[[int], object] | None,
+) -> IStore:
+    try:
+        from broker.stores.redis import RedisStore
+    except ImportError as error:
+        if error.name != "hiredis":
+            raise
+        raise Invalid("store", message='A Redis store needs hiredis: pip install "txbroker[redis]".') from None
+    return RedisStore(
+        url,
+        prefix=prefix,
+        clock=clock,
+        reactor=reactor or _threads(clock),
+        announce=announce,
+        observe=observe,
+        failed=failed,
+    )
 
 
 def database_path(rest: str, directory: str) -> str:

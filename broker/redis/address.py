@@ -1,0 +1,176 @@
+"""Where a Redis is, as one URL tells it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from txredisapi import Sentinel, lazyConnection
+from zope.interface import implementer
+
+from broker.errors import Invalid
+
+PORT = 6379
+SENTINEL_PORT = 26379
+CONNECT = 5.0  # seconds for one attempt to connect
+DISCOVERY = 3.0  # seconds for the Sentinels to name the master
+
+SCHEMES = ("redis", "rediss", "redis+unix", "redis+sentinel", "rediss+sentinel")
+FORMS = (
+    "redis://[user:password@]host[:port][/db], rediss://… with TLS (?ca=/path/ca.pem for an authority of your own), "
+    "redis+unix:///path/to.sock[?db=0], redis+sentinel://host[:port],host[:port]/master[/db]"
+)
+
+
+def is_redis(url: str) -> bool:
+    """Whether *url* names a Redis."""
+    return url.partition(":")[0] in SCHEMES
+
+
+@attrs.frozen
+class RedisAddress:
+    """One Redis, or the Sentinels that know it.
+
+    Attributes:
+        hosts: name and port; of the Sentinels, perhaps several.
+        path: of a unix socket instead.
+        master: the name under which the Sentinels know it; "" without them.
+        db: the number of the database.
+        user: "" is the default user.
+        password: "" when none is asked for.
+        tls: whether to encrypt.
+        ca: a file with the authority that signs the server's certificate; "": those of the system.
+    """
+
+    hosts: tuple[tuple[str, int], ...] = ()
+    path: str = ""
+    master: str = ""
+    db: int = 0
+    user: str = ""
+    password: str = attrs.field(default="", repr=False)
+    tls: bool = False
+    ca: str = ""
+
+    @classmethod
+    def parse(cls, url: str) -> RedisAddress:
+        """Return what *url* says.
+
+        Raises:
+            Invalid: it is none of the known forms.  The message does not repeat it, for its password.
+        """
+        try:
+            return _parsed(cls, urlsplit(url))
+        except ValueError as error:
+            raise Invalid("redis", message=f"This is no URL of a Redis ({error}): write {FORMS}.") from None
+
+    def __str__(self) -> str:
+        """Say where it is, without the password."""
+        place = self.path or ",".join(
+            f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts
+        )
+        if self.master:
+            place = f"{self.master} of the Sentinels {place}"
+        return place + (f", database {self.db}" if self.db else "")
+
+    def endpoint(self, reactor: Any) -> IStreamClientEndpoint:
+        """Return how to connect to it."""
+        if self.path:
+            return UNIXClientEndpoint(reactor, self.path, timeout=CONNECT)
+        if self.master:
+            return SentinelEndpoint(self, reactor)
+        return self.reach(reactor, *self.hosts[0])
+
+    def reach(self, reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
+        """Return how to connect to *host*."""
+        endpoint = HostnameEndpoint(reactor, host, port, timeout=CONNECT)
+        return wrapClientTLS(self.tls_options(host), endpoint) if self.tls else endpoint
+
+    def tls_options(self, host: str) -> Any:
+        """Return how to check the certificate of *host*."""
+        # Imported here: it needs pyOpenSSL, which only TLS needs.
+        from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFromCertificates
+
+        if not self.ca:
+            return optionsForClientTLS(host)
+        authority = Certificate.loadPEM(Path(self.ca).read_bytes())
+        return optionsForClientTLS(host, trustRoot=trustRootFromCertificates([authority]))
+
+
+@implementer(IStreamClientEndpoint)
+class SentinelEndpoint:
+    """Asks the Sentinels at each attempt who the master is, and connects to that one."""
+
+    def __init__(self, address: RedisAddress, reactor: Any) -> None:
+        self._address, self._reactor = address, reactor
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Connect *protocolFactory* to the master."""
+        return Deferred.fromCoroutine(self._connect(protocolFactory))
+
+    async def _connect(self, factory: IProtocolFactory) -> IProtocol:
+        host, port = await self._master()
+        return await self._address.reach(self._reactor, host, port).connect(factory)
+
+    async def _master(self) -> tuple[str, int]:
+        address = self._address
+        sentinels = Sentinel([])
+        sentinels.discovery_timeout = DISCOVERY
+        sentinels.sentinels = [
+            lazyConnection(
+                host,
+                port,
+                connectTimeout=CONNECT,
+                replyTimeout=DISCOVERY,
+                ssl_context_factory=address.tls_options(host) if address.tls else False,
+            )
+            for host, port in address.hosts
+        ]
+        try:
+            found: tuple[str, int] = await sentinels.discover_master(address.master)
+            return found
+        finally:
+            sentinels.disconnect().addErrback(lambda _: None)  # it is of no more use, whatever it says
+
+
+def _parsed(cls: type[RedisAddress], url: SplitResult) -> RedisAddress:
+    if url.scheme not in SCHEMES:
+        raise ValueError("its scheme is unknown")
+    credentials, _, hosts = url.netloc.rpartition("@")
+    user, _, password = (unquote(part) for part in credentials.partition(":"))
+    options = dict(parse_qsl(url.query, strict_parsing=bool(url.query)))
+    common: dict[str, Any] = {
+        "user": user,
+        "password": password,
+        "tls": url.scheme.startswith("rediss"),
+        "ca": options.pop("ca", ""),
+    }
+    number = options.pop("db", "")
+    if options:
+        raise ValueError("it has an unknown parameter")
+    if url.scheme == "redis+unix":
+        if hosts or not url.path.strip("/"):
+            raise ValueError("it names no path")
+        return cls(path=unquote(url.path), db=_db(number), **common)
+    words = [unquote(word) for word in url.path.strip("/").split("/") if word]
+    if url.scheme.endswith("+sentinel"):
+        if not words:
+            raise ValueError("it names no master")
+        places = tuple(_place(host, SENTINEL_PORT) for host in hosts.split(","))
+        return cls(hosts=places, master=words[0], db=_db("/".join(words[1:]) or number), **common)
+    return cls(hosts=(_place(hosts, PORT),), db=_db("/".join(words) or number), **common)
+
+
+def _place(text: str, port: int) -> tuple[str, int]:
+    split = urlsplit("//" + text)
+    return split.hostname or "localhost", split.port or port
+
+
+def _db(text: str) -> int:
+    if text and not (text.isascii() and text.isdecimal()):
+        raise ValueError("its database is no number")
+    return int(text or 0)

@@ -1,0 +1,36 @@
+"""A Lua script that does many operations in one call."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+from broker.redis.connection import ResponseError
+
+
+class Script:
+    """The text of several .lua files, one after the other, as one script.
+
+    Args:
+        package: where the files are.
+        names: their names, without the ending.
+    """
+
+    def __init__(self, package: str, *names: str) -> None:
+        folder = files(package)
+        self._text = b"\n".join(folder.joinpath(f"{name}.lua").read_bytes() for name in names)
+        self._hash = b""
+
+    async def load(self, protocol: Any) -> None:
+        """Make it known to the server."""
+        self._hash = await protocol.execute_command(b"SCRIPT", b"LOAD", self._text)
+
+    async def call(self, protocol: Any, arguments: list[bytes]) -> Any:
+        """Return what it answers to *arguments*."""
+        try:
+            return await protocol.execute_command(b"EVALSHA", self._hash, b"0", *arguments)
+        except ResponseError as error:
+            if not str(error).startswith("NOSCRIPT"):
+                raise
+        await self.load(protocol)
+        return await protocol.execute_command(b"EVALSHA", self._hash, b"0", *arguments)

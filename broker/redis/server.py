@@ -1,0 +1,72 @@
+"""What a Redis says of itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from broker.redis.connection import NotUsable, ResponseError
+
+# What "appendfsync" promises for an answer that was given.
+PROMISES = {
+    "always": "what was answered survives a power cut",
+    "everysec": "the last second may be lost when it ends without notice",
+    "no": "what the system had not written may be lost in a power cut",
+}
+
+
+@attrs.frozen
+class Server:
+    """A Redis as it was when we came.
+
+    Attributes:
+        info: what INFO says.
+        options: what CONFIG says, as far as we may ask.
+    """
+
+    info: dict[str, str] = attrs.field(factory=dict)
+    options: dict[str, str] = attrs.field(factory=dict)
+
+    @classmethod
+    async def ask(cls, protocol: Any) -> Server:
+        """Return what the other end of *protocol* says."""
+        text = (await protocol.execute_command(b"INFO")).decode("utf-8", "replace")
+        info = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+        options: dict[str, str] = {}
+        for name in ("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy"):
+            try:
+                found = await protocol.execute_command(b"CONFIG", b"GET", name)
+            except ResponseError:
+                break  # hosted ones often do not let their users ask
+            options.update((key.decode(), value.decode()) for key, value in zip(found[::2], found[1::2], strict=True))
+        return cls(info, options)
+
+    def check(self) -> None:
+        """Raise ``NotUsable`` unless it takes writes now."""
+        if self.info.get("loading") == "1":
+            raise NotUsable("it is loading its data")
+        if self.info.get("role") == "slave":
+            raise NotUsable("it is a replica, which takes no writes")
+
+    @property
+    def promise(self) -> str:
+        """Its version, and what becomes of what it has answered."""
+        if not self.info:
+            return "not reached yet"
+        version = f"version {self.info.get('redis_version', 'unknown')}"
+        if self.info.get("aof_enabled") != "1":
+            saved = self.options.get("save", "")
+            kept = "what was not saved in its last snapshot" if saved or not self.options else "everything"
+            return f"{version}, appendonly no: {kept} is lost when it ends"
+        fsync = self.options.get("appendfsync")
+        if fsync is None:
+            return f"{version}, appendonly yes, appendfsync unknown"
+        return f"{version}, appendonly yes, appendfsync {fsync}: {PROMISES.get(fsync, 'unknown')}"
+
+    def warnings(self) -> list[str]:
+        """Return what an operator should change."""
+        policy = self.options.get("maxmemory-policy", "noeviction")
+        if policy != "noeviction" and self.options.get("maxmemory", "0") != "0":
+            return [f"Redis throws data away when it is full (maxmemory-policy {policy}): set noeviction"]
+        return []

@@ -1,0 +1,180 @@
+-- Keys and their values.
+
+local function space_key(kind, space)
+  return prefix .. kind .. ':' .. space
+end
+
+local function parts(stored)
+  -- Returns revision and expiry of an entry, and where its value begins.
+  local first = string.find(stored, ' ', 1, true)
+  local second = string.find(stored, ' ', first + 1, true)
+  return tonumber(string.sub(stored, 1, first - 1)), tonumber(string.sub(stored, first + 1, second - 1)), second + 1
+end
+
+local function look(space, key)
+  -- Returns what is there, and the same unless it has expired.
+  local stored = call('HGET', space_key('keys', space), key)
+  if not stored then
+    return false, false
+  end
+  local _, expires = parts(stored)
+  if expires > 0 and expires <= now then
+    return stored, false
+  end
+  return stored, stored
+end
+
+local function put(space, key, there, entry, expires)
+  -- there: what is there now, expired or not; expires: as text
+  if call('HSET', space_key('keys', space), key, entry) == 1 then
+    call('ZADD', space_key('order', space), 0, key)
+  end
+  if tonumber(expires) > 0 then
+    call('ZADD', space_key('due', space), expires, key)
+    call('SADD', prefix .. 'spaces', space)
+  elseif there then
+    local _, before = parts(there)
+    if before > 0 then
+      call('ZREM', space_key('due', space), key)
+    end
+  end
+end
+
+local function remove(space, key)
+  call('HDEL', space_key('keys', space), key)
+  call('ZREM', space_key('order', space), key)
+  call('ZREM', space_key('due', space), key)
+end
+
+local function revision_of(stored)
+  return stored and (parts(stored)) or 0
+end
+
+-- space, key
+verbs.get = function(at)
+  local _, alive = look(ARGV[at], ARGV[at + 1])
+  return alive
+end
+
+-- space, key, expected revision or "", expiry, value
+-- Returns the new revision, or nil if another one was found.
+verbs.set = function(at)
+  local space, key, expires = ARGV[at], ARGV[at + 1], ARGV[at + 3]
+  local there, alive = look(space, key)
+  local revision = revision_of(alive)
+  if ARGV[at + 2] ~= '' and tonumber(ARGV[at + 2]) ~= revision then
+    return false
+  end
+  put(space, key, there, string.format('%.0f %s ', revision + 1, expires) .. ARGV[at + 4], expires)
+  return revision + 1
+end
+
+-- space, key, expected revision or ""
+-- Returns 1, 0 if it was missing, nil if another revision was found.
+verbs.delete = function(at)
+  local space, key = ARGV[at], ARGV[at + 1]
+  local _, alive = look(space, key)
+  if ARGV[at + 2] ~= '' and tonumber(ARGV[at + 2]) ~= revision_of(alive) then
+    return false
+  end
+  if not alive then
+    return 0
+  end
+  remove(space, key)
+  return 1
+end
+
+local function is(alive, digest)
+  return (alive and redis.sha1hex(alive) or '') == digest
+end
+
+-- space, key, digest of the expected entry or "", the new entry, its expiry
+-- A revision is not enough: a key that was created again has had all of them before.
+verbs.swap = function(at)
+  local space, key = ARGV[at], ARGV[at + 1]
+  local there, alive = look(space, key)
+  if not is(alive, ARGV[at + 2]) then
+    return STOP, alive
+  end
+  put(space, key, there, ARGV[at + 3], ARGV[at + 4])
+  return 1
+end
+
+-- space, key, digest of the expected entry or ""
+verbs.same = function(at)
+  local _, alive = look(ARGV[at], ARGV[at + 1])
+  if not is(alive, ARGV[at + 2]) then
+    return STOP, alive
+  end
+  return 1
+end
+
+local function small(text)
+  -- Whether two such numbers and their sum are exact as doubles.
+  return #text <= 15 and (text == '0' or string.find(text, '^%-?[1-9]%d*$') ~= nil)
+end
+
+-- space, key, a small whole number
+-- Returns the new entry.
+verbs.add = function(at)
+  local space, key = ARGV[at], ARGV[at + 1]
+  local there, alive = look(space, key)
+  local revision, expires, value = 0, '0', '0'
+  if alive then
+    local _, first
+    revision, _, first = parts(alive)
+    expires = string.match(alive, '^%S+ (%S+)')
+    value = string.sub(alive, first)
+  end
+  if not small(value) then
+    return STOP, alive
+  end
+  local sum = tonumber(value) + tonumber(ARGV[at + 2])
+  local entry = string.format('%.0f %s %.0f', revision + 1, expires, sum)
+  put(space, key, there, entry, expires)
+  return entry
+end
+
+-- space, lower bound, upper bound, limit
+-- Returns keys and entries by turns.
+verbs.range = function(at)
+  local order, limit = space_key('order', ARGV[at]), tonumber(ARGV[at + 3])
+  local found, offset = {}, 0
+  while true do
+    local keys = call('ZRANGEBYLEX', order, ARGV[at + 1], ARGV[at + 2], 'LIMIT', offset, math.min(limit, 500))
+    for _, key in ipairs(keys) do
+      local _, alive = look(ARGV[at], key)
+      if alive then
+        found[#found + 1] = key
+        found[#found + 1] = alive
+        if #found >= limit * 2 then
+          return found
+        end
+      end
+    end
+    if #keys < math.min(limit, 500) then
+      return found
+    end
+    offset = offset + #keys
+  end
+end
+
+-- space, time, limit
+-- Removes and returns the keys that were due at that time.
+verbs.expire = function(at)
+  local keys = call('ZRANGEBYSCORE', space_key('due', ARGV[at]), '-inf', ARGV[at + 1], 'LIMIT', 0, ARGV[at + 2])
+  for _, key in ipairs(keys) do
+    remove(ARGV[at], key)
+  end
+  return keys
+end
+
+-- Returns the spaces that have, or have had, keys which expire.
+verbs.spaces = function()
+  return call('SMEMBERS', prefix .. 'spaces')
+end
+
+-- Writes, to see whether that is possible.
+verbs.probe = function()
+  return call('SET', prefix .. 'probe', '1')
+end

@@ -1,0 +1,141 @@
+-- Logs of events.  A record begins with the event's time and a blank.
+
+local HEADS, LOGS, CHANGES = prefix .. 'heads', prefix .. 'logs', prefix .. 'changes'
+
+local mark  -- of this call, once it has appended to a marked log
+local marked = {}
+
+local function log_key(log)
+  return prefix .. 'log:' .. log
+end
+
+-- log, record, news: "" for none, "-" for a mark, else it goes before the record in the announcement
+verbs.append = function(at)
+  local log, record, news = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  local id = call('HINCRBY', HEADS, log, 1)
+  local text = string.format('%.0f', id)
+  if id == 1 then
+    call('ZADD', LOGS, 0, log)
+  end
+  if news == '' then
+    call('XADD', log_key(log), text .. '-0', 'e', record)
+    return id
+  end
+  if not mark then
+    mark = string.format('%.0f', call('INCR', prefix .. 'mark'))
+  end
+  call('XADD', log_key(log), text .. '-0', 'e', record, 'm', mark)
+  if not marked[log] then
+    marked[log] = true
+    call('ZADD', CHANGES, mark, log)
+  end
+  if news ~= '-' then
+    call('PUBLISH', ARGV[3] .. log, text .. ' ' .. ARGV[2] .. ' ' .. news .. record)
+  end
+  return id
+end
+
+-- log, first id, limit
+verbs.read = function(at)
+  return call('XRANGE', log_key(ARGV[at]), ARGV[at + 1], '+', 'COUNT', ARGV[at + 2])
+end
+
+-- log, limit
+verbs.latest = function(at)
+  return call('XREVRANGE', log_key(ARGV[at]), '+', '-', 'COUNT', ARGV[at + 1])
+end
+
+-- log
+verbs.head = function(at)
+  return tonumber(call('HGET', HEADS, ARGV[at]) or 0)
+end
+
+local function trim(log, first)
+  -- first: the first id that stays
+  if first <= 1 then
+    return 0
+  end
+  return call('XTRIM', log_key(log), 'MINID', string.format('%.0f-0', first))
+end
+
+-- log, the first id that stays
+verbs.trim = function(at)
+  return trim(ARGV[at], tonumber(ARGV[at + 1]))
+end
+
+-- lower bound, upper bound, limit
+verbs.logs = function(at)
+  return call('ZRANGEBYLEX', LOGS, ARGV[at], ARGV[at + 1], 'LIMIT', 0, ARGV[at + 2])
+end
+
+local function young(log, before, most)
+  -- Returns the id of the first event that is not too old, and whether the search was given up before it.
+  local from, seen = '-', 0
+  while seen < most do
+    local found = call('XRANGE', log_key(log), from, '+', 'COUNT', 100)
+    for _, entry in ipairs(found) do
+      local id = tonumber(string.match(entry[1], '^%d+'))
+      if tonumber(string.match(entry[2][2], '^%S+')) >= before then
+        return id, false
+      end
+      from = string.format('%.0f-0', id + 1)
+    end
+    seen = seen + #found
+    if #found < 100 then
+      return nil, false
+    end
+  end
+  return tonumber(string.match(from, '^%d+')), true
+end
+
+-- lower bound, upper bound, time before which events go or "0", number that stay or "0", how many logs
+-- Returns how many events went, and the lower bound with which to go on: "" at the end.
+verbs.sweep = function(at)
+  local before, keep, count = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
+  local gone = 0
+  local logs = call('ZRANGEBYLEX', LOGS, ARGV[at], ARGV[at + 1], 'LIMIT', 0, count)
+  for _, log in ipairs(logs) do
+    local head = tonumber(call('HGET', HEADS, log))
+    if keep > 0 then
+      gone = gone + trim(log, head - keep + 1)
+    end
+    if before > 0 then
+      local first, more = young(log, before, 5000)
+      gone = gone + trim(log, first or head + 1)
+      if more then
+        return {gone, '[' .. log}
+      end
+    end
+  end
+  return {gone, #logs == count and '(' .. logs[#logs] or ''}
+end
+
+-- Returns the mark of the last call that has appended to a marked log.
+verbs.mark = function()
+  return tonumber(call('GET', prefix .. 'mark') or 0)
+end
+
+-- mark, limit: more than one call has operations
+-- Returns marks and names of the logs that were appended to after that mark, the least mark first.
+verbs.changes = function(at)
+  return call('ZRANGEBYSCORE', CHANGES, '(' .. ARGV[at], '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[at + 1])
+end
+
+-- log, mark
+-- Returns the id of the log's first event after that mark; 0 for none.
+verbs.since = function(at)
+  local last, first, to = tonumber(ARGV[at + 1]), 0, '+'
+  while true do
+    local found = call('XREVRANGE', log_key(ARGV[at]), to, '-', 'COUNT', 100)
+    for _, entry in ipairs(found) do
+      if tonumber(entry[2][4] or 0) <= last then
+        return first
+      end
+      first = tonumber(string.match(entry[1], '^%d+'))
+    end
+    if #found < 100 then
+      return first
+    end
+    to = string.format('%.0f-0', first - 1)
+  end
+end
