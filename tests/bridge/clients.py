@@ -91,15 +91,17 @@ class OwlMeans(Client):
         while self.emulator.outbox:
             self.socket.send(self.emulator.outbox.popleft())
 
-    async def call(self, method: str, *arguments: str, **extra: Any) -> str:
-        """Call with arguments that are JSON texts; return the text of the answer."""
-        pending = self.emulator.call(method, **extra)
+    def begin(self, method: str, *arguments: str, **extra: Any) -> None:
+        """Call with arguments that are JSON texts."""
+        self.emulator.call(method, **extra)
         frame = json.loads(self.emulator.outbox.pop())
-        head = json.dumps({name: value for name, value in frame.items() if name != "payload"})
-        self.say(f'{head[:-1]},"payload":[{",".join(arguments)}]}}')
-        text = await self.next("answer")
-        assert pending.done, f"{text} is the answer to something else"
-        return text
+        frame.pop("payload")
+        self.say(f'{json.dumps(frame)[:-1]},"payload":[{",".join(arguments)}]}}')
+
+    async def call(self, method: str, *arguments: str, **extra: Any) -> str:
+        """Do so; return the text of the answer."""
+        self.begin(method, *arguments, **extra)
+        return await self.next("answer")
 
     async def ask(self, method: str, *arguments: Any, **extra: Any) -> Any:
         """Call; return the result, or raise what the client's promise is rejected with."""
@@ -258,7 +260,7 @@ class MicroStream(Client):
 
     def answer(self, payload: str, response: str) -> None:
         """Answer the request *payload* with the JSON text *response*."""
-        self.say(f'42["response",{{"id":{member(payload, "id")},"response":{response}}}]')
+        self.say(f'42["response",{{"id":"{json.loads(payload)["id"]}","response":{response}}}]')
 
     async def serve(self, response: str) -> str:
         """Answer the next request; return its payload."""
