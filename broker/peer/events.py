@@ -1,0 +1,83 @@
+"""Events: hear them, publish them, store them."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred, succeed
+
+from broker.errors import RateLimited
+from broker.messages import Event
+from broker.patterns import check_name, check_pattern
+from broker.peer.client import Client
+
+
+class EventVerbs(Client):
+    """Hear and publish events."""
+
+    __slots__ = ()
+
+    def subscribe(self, topic: str, *, exact: bool = False, echo: bool = False) -> None:
+        """Hear the events of *topic*, a name or a pattern, from now on.
+
+        With *exact*, wildcards in it are ordinary characters.  With *echo* it
+        hears its own publications too.
+        """
+        self._subscribe(topic, exact=exact, echo=echo)
+
+    def _subscribe(self, topic: str, *, exact: bool, echo: bool, paced: bool = True) -> None:
+        self._allow("subscribe", topic, paced=paced)
+        check_name(topic) if exact else check_pattern(topic)
+        topics = self._topics
+        if topics is None:
+            topics = self._topics = {}
+        if (topic, exact) not in topics and len(topics) >= self.broker.settings.max_subscriptions:
+            raise RateLimited("limit", "subscriptions")
+        topics[topic, exact] = echo
+        self.broker.topics.subscribe(self, topic, exact=exact, echo=echo)
+
+    def unsubscribe(self, topic: str, *, exact: bool = False) -> None:
+        """Hear *topic* no more; of nothing is nothing."""
+        if self._topics is not None and self._topics.pop((topic, exact), None) is not None:
+            self.broker.topics.unsubscribe(self, topic, exact=exact)
+
+    @property
+    def subscriptions(self) -> list[str]:
+        """What it has subscribed to, in that order."""
+        return [topic for topic, _ in self._topics or ()]
+
+    def publish(
+        self,
+        topic: str,
+        name: str,
+        body: bytes | None,
+        *,
+        time: float = 0.0,
+        source: str | None = None,
+        original: bytes = b"",
+    ) -> Deferred[Event]:
+        """Publish an event; on a durable topic it is stored first.
+
+        *source* is whom it is said to be from, by default the client id, "" for
+        nobody.  *original* is the client's own frame, for receivers of this dialect.
+        The Deferred fires when the event is on its way, and safe if stored.
+        """
+        self._allow("publish", topic)
+        self._own(topic)
+        event = self._event(topic, name, body, self.client if source is None else source, time)
+        event.original = original
+        broker = self.broker
+        if broker.channels.is_durable(topic):
+            # A client's clock must not decide how long its event is kept.
+            event.time = broker.clock.seconds()
+            return broker.channels.post(event)
+        sent = broker.bus.publish(event)
+        return succeed(event) if sent is None else sent.addCallback(lambda _: event)
+
+    def post(self, topic: str, name: str, body: bytes | None, *, source: str = "") -> Deferred[Event]:
+        """Publish an event and store it, whatever the topic.  Fires when it is safe."""
+        self._allow("publish", topic)
+        self._own(topic)
+        return self.broker.channels.post(self._event(topic, name, body, source or self.client, 0.0))
+
+    def _event(self, topic: str, name: str, body: bytes | None, source: str, time: float) -> Event:
+        now = time or self.broker.clock.seconds()
+        return Event(topic, name, body, source, now, origin=self.id, dialect=self.dialect)

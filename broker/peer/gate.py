@@ -1,0 +1,148 @@
+"""What every verb begins with: who the client is, and whether it may."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
+from broker.access import Bucket
+from broker.calls import Call
+from broker.errors import Denied, Gone, RateLimited, Unauthenticated
+from broker.interfaces import ISession
+from broker.keys import TOPIC, Admits
+from broker.messages import Identity
+from broker.patterns import check_name
+
+if TYPE_CHECKING:
+    from broker.service import Broker
+
+RESERVED = "broker."  # names of the broker itself
+
+# Every request of an HTTP client makes a peer: the shape of a UUID without its price.
+_ID_PREFIX = str(uuid4())[:24]
+_ids = count(1)
+
+
+def _session_id() -> str:
+    return f"{_ID_PREFIX}{next(_ids):012x}"
+
+
+@attrs.define(eq=False)
+class Gate:
+    """One client as far as every verb needs to know it.
+
+    Attributes:
+        id: the session id; other clients may learn it, it is no credential.
+        dialect: the dialect it speaks.
+        address: where it comes from.
+        identity: who it is.
+        admitted: whether it may do anything yet.
+        named: the client id it took, where its credential names nobody.
+        member: whose memberships it has, or "".
+        session: its ``ISession``, once bound.
+        closed: whether it has left.
+        calling, serving: the calls it has made, and those it has to answer.
+    """
+
+    broker: Broker = attrs.field(repr=False)
+    dialect: str
+    address: str
+    identity: Identity
+    admitted: bool
+    _verbs: dict[str, int] = attrs.field(repr=False)
+    _bucket: Bucket | None = None
+    id: str = attrs.field(factory=_session_id)
+    named: str = ""
+    member: str = ""
+    session: ISession | None = None
+    closed: bool = False
+    calling: dict[str, Call] = attrs.field(factory=dict, repr=False)
+    serving: dict[str, Call] = attrs.field(factory=dict, repr=False)
+    _topics: dict[tuple[str, bool], bool] | None = None
+    _hang_up: Callable[[int, str], object] | None = attrs.field(default=None, repr=False)
+    _tries: int = 0
+    _paid: bool = False
+
+    @property
+    def client(self) -> str:
+        """Its client id: of the credential, else the name it took, else the session id."""
+        return self.identity.name or self.named or self.id
+
+    @property
+    def clock(self) -> IReactorTime:
+        """The broker's time."""
+        return self.broker.clock
+
+    def pace(self) -> None:
+        """Count a frame against the rate before it is looked at; its one verb is then free.
+
+        Raises:
+            RateLimited: there were too many.
+        """
+        if self._bucket is not None:
+            self._paid = False
+            self._pay()
+            self._paid = True
+
+    def _pay(self) -> None:
+        if self._paid:
+            self._paid = False
+        elif not self._bucket.take():  # type: ignore[union-attr]
+            self.broker.metrics.rate_limited += 1
+            raise RateLimited("limit", "rate")
+
+    def _allow(self, verb: str, name: str, *, paced: bool = True, granted: bool = True) -> None:
+        """Let the client *verb* with *name*, or raise: the one gate.
+
+        Args:
+            verb: what it wants to do.
+            name: with what.
+            paced: whether that counts against its rate.
+            granted: whether it needs a permission for *name*; otherwise the
+                caller looks after the permission for each name it comes across.
+        """
+        self._verbs[verb] += 1
+        if paced and self._bucket is not None:
+            self._pay()
+        if not self.admitted:
+            raise Unauthenticated(verb)
+        grants = self.identity.grants
+        if granted and grants is not None and verb != "identify" and not grants.may(verb, name):
+            raise Denied(verb, name)
+        if self.closed:
+            raise Gone("lost", name)
+
+    def _own(self, name: str) -> None:
+        """Refuse names of the broker itself and those that name nothing."""
+        check_name(name)
+        if name.startswith(RESERVED):
+            raise Denied("reserved", name)
+
+    def _may(self, verb: str, admits: Admits | None = None) -> Admits | None:
+        """Return which keys it may *verb*, of those that *admits* says yes to; None: all."""
+        grants = self.identity.grants
+        if grants is None:
+            return admits
+        if admits is None:
+            return lambda key: grants.may(verb, TOPIC + key)
+        return lambda key: admits(key) and grants.may(verb, TOPIC + key)
+
+    def ignore(self) -> None:
+        """Count a message that asked for nothing."""
+        self._verbs["ignore"] += 1
+
+    def about(self) -> dict[str, Any]:
+        """Return what the daemon is; no secrets."""
+        self._verbs["about"] += 1
+        return self.broker.about()
+
+    def pause(self, seconds: float) -> Deferred[None]:
+        """Fire in *seconds*."""
+        return deferLater(self.broker.clock, seconds)

@@ -1,0 +1,127 @@
+"""Who the client is, and how it shows that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from broker.errors import Denied, Gone, RateLimited, Unauthenticated
+from broker.interfaces import ISession
+from broker.messages import Identity
+from broker.patterns import check_name
+from broker.peer.client import Client
+from broker.peer.gate import RESERVED
+
+
+class IdentityVerbs(Client):
+    """Say who the client is."""
+
+    __slots__ = ()
+
+    def bind(self, session: ISession, hang_up: Callable[[int, str], object] | None = None) -> None:
+        """Let events, requests, replies and mail go to *session*.
+
+        *hang_up* closes its connection; it is called with a close code and a
+        reason when the core must part with the client.
+        """
+        self.session, self._hang_up = session, hang_up
+
+    def identify(self, credential: object) -> Identity:
+        """Become who shows *credential*.
+
+        Raises:
+            Unauthenticated: it is missing or wrong.
+            Denied: this session is somebody else already.
+            RateLimited: too many tries; the dialect may close.
+        """
+        self._verbs["identify"] += 1
+        if self._tries >= self.broker.settings.auth_tries:
+            raise RateLimited("limit", "tries")
+        try:
+            identity = self.broker.access.identify(credential)
+        except Unauthenticated:
+            self._tries += 1
+            self.broker.metrics.auth_failures[self.dialect] += 1
+            raise
+        if self.identity.authenticated and identity.name != self.identity.name:
+            raise Denied("identify", identity.name)
+        self.admit(identity)
+        return identity
+
+    def admit(self, identity: Identity) -> None:
+        """Become *identity*, which the dialect itself has verified."""
+        self.identity = identity
+        self.admitted = True
+        self._tries = 0
+        if identity.name:
+            self.broker.remember(identity.name)
+            self._bucket = self.broker.buckets.of(f"name:{identity.name}")
+
+    async def mint(self, claims: Mapping[str, Any], seconds: float) -> str:
+        """Return a token that speaks for this peer's identity for *seconds*; see ``present``.
+
+        *claims* are JSON values; whoever has the token can read them.
+        """
+        self._allow("mint", self.identity.name)
+        return await self.broker.tokens.mint(self.broker.access.remember(self.identity), claims, seconds)
+
+    async def present(self, token: str) -> Mapping[str, Any]:
+        """Become the one whom *token* speaks for; return its claims.
+
+        When it expires or is revoked, the connection is closed with 4001 or 4003.
+
+        Raises:
+            Unauthenticated: it is not good, or no more.
+        """
+        self._verbs["identify"] += 1
+        try:
+            found = await self.broker.tokens.verify(token)
+            self.admit(self.broker.access.recall(found.bearer))
+        except Unauthenticated:
+            self.broker.metrics.auth_failures[self.dialect] += 1
+            raise
+        if self.closed:
+            raise Gone("lost")
+        self._bucket = self.broker.buckets.of(f"token:{found.id}")
+        self.broker.tokens.hold(self, found)
+        return found.claims
+
+    async def revoke(self, token: str) -> None:
+        """Let *token* be good no more, and close the connections that live by it.
+
+        Raises:
+            Unauthenticated: it is none of ours.
+        """
+        self._allow("mint", self.identity.name)
+        await self.broker.tokens.revoke(token)
+
+    @property
+    def tries_left(self) -> int:
+        """How many wrong credentials may still be shown."""
+        return max(0, self.broker.settings.auth_tries - self._tries)
+
+    def take_name(self, name: str) -> None:
+        """Take *name* as client id, where the credential names nobody; once.
+
+        That needs a credential wherever clients may show one.
+
+        Raises:
+            Denied: it has another name already, or *name* belongs to a
+                credential, to the broker or to a session.
+        """
+        self._allow("identify", name)
+        check_name(name, "name")
+        if name in (self.identity.name, self.named):
+            return
+        access = self.broker.access
+        nobody = access.mode != "none" and not self.identity.authenticated
+        if nobody or self.identity.name or self.named or access.knows(name) or self._is_another(name):
+            raise Denied("identify", name)
+        self.named = name
+        self.broker.remember(name)
+
+    def _is_another(self, name: str) -> bool:
+        """Whether *name* would let the client pass for the broker, a queue or somebody's session."""
+        if name == "broker" or name.startswith((RESERVED, "queue:")):
+            return True
+        return any(peer.id == name and peer is not self for peer in self.broker.presence.sessions(name))

@@ -1,0 +1,62 @@
+"""Keys and values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from twisted.internet.defer import Deferred
+
+from broker.keys import TOPIC, Admits
+from broker.messages import Entry
+from broker.peer.client import Client
+
+
+class KeyVerbs(Client):
+    """Read, change and watch keys."""
+
+    __slots__ = ()
+
+    def get(self, key: str) -> Deferred[Entry | None]:
+        """Return the entry of *key*, or None."""
+        self._allow("read", TOPIC + key)
+        return self.broker.keys.get(key)
+
+    async def range(
+        self, first: str, last: str, limit: int, *, admits: Admits | None = None, enough: int = 0
+    ) -> list[tuple[str, Entry]]:
+        """Return the entries with first <= key <= last that it may read; see ``Keys.range``."""
+        self._allow("read", TOPIC + first, granted=False)
+        return await self.broker.keys.range(first, last, limit, admits=self._may("read", admits), enough=enough)
+
+    def set(self, key: str, value: bytes, *, revision: int | None = None, expires: float = 0.0) -> Deferred[Entry]:
+        """Create or replace *key*; *revision* and *expires* as in ``IStore.set``."""
+        self._allow("write", TOPIC + key)
+        return self.broker.keys.set(key, value, revision=revision, expires=expires, origin=self.id)
+
+    def patch(self, key: str, value: bytes) -> Deferred[Entry]:
+        """Merge *value* into *key* in one step; see ``keys.merge``."""
+        self._allow("write", TOPIC + key)
+        return self.broker.keys.patch(key, value, origin=self.id)
+
+    def increment(self, key: str, amount: bytes) -> Deferred[Entry]:
+        """Add the decimal number *amount* to *key* in one step."""
+        self._allow("write", TOPIC + key)
+        return self.broker.keys.increment(key, amount, origin=self.id)
+
+    def delete(self, key: str, *, revision: int | None = None) -> Deferred[bool]:
+        """Remove *key*; fires with whether it was there."""
+        self._allow("write", TOPIC + key)
+        return self.broker.keys.delete(key, revision=revision, origin=self.id)
+
+    def watch(self, admits: Admits | None = None, names: Iterable[str] = ()) -> None:
+        """Hear the changes of the keys *names* and of all that *admits* says yes to; once each."""
+        self._allow("watch", TOPIC, paced=False, granted=False)
+        if self.identity.grants is None:
+            self.broker.keys.watch(self, admits, names)
+        else:
+            may = self._may("subscribe", admits)
+            self.broker.keys.watch(self, may if admits else None, filter(self._may("subscribe"), names))
+
+    def unwatch(self) -> None:
+        """Hear of keys no more."""
+        self.broker.keys.unwatch(self)

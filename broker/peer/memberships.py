@@ -1,0 +1,92 @@
+"""Subscriptions that are stored under a name and come back with it."""
+
+from __future__ import annotations
+
+from twisted.logger import Logger
+
+from broker.errors import BrokerError, Denied, Gone, RateLimited
+from broker.peer.events import EventVerbs
+
+log = Logger()
+
+
+class MembershipVerbs(EventVerbs):
+    """Join topics for good."""
+
+    __slots__ = ()
+
+    async def become(self, member: str) -> list[str]:
+        """Have the memberships of *member* from now on; return their topics.
+
+        What was joined before is left, in this session only, if that was as
+        another member; if it was as nobody, those become memberships too.
+
+        Raises:
+            Unavailable: the store is away; then nothing has changed.
+        """
+        self._allow("join", member, granted=False)
+        memberships, member = self.broker.memberships, f"{self.dialect}:{member}"
+        topics = await memberships.enter(member, self)
+        try:
+            for topic in [] if self.member else self._joined():
+                await memberships.join(member, topic)
+            if self.closed:
+                raise Gone("lost", "session")
+        except BrokerError:
+            if member != self.member:
+                memberships.exit(member, self)
+            raise
+        if self.member and self.member != member:
+            self.part_all()
+            memberships.exit(self.member, self)
+        self.member = member
+        for topic in topics:
+            self._rejoin(topic)
+        return self._joined()
+
+    def _joined(self) -> list[str]:
+        return [topic for topic, exact in self._topics or () if exact]
+
+    def _rejoin(self, topic: str) -> None:
+        try:
+            self._subscribe(topic, exact=True, echo=True, paced=False)
+        except (Denied, RateLimited) as error:
+            log.info("a membership of {peer} was left out: {code}", peer=self.id, code=error.code)
+
+    async def join(self, topic: str) -> None:
+        """Subscribe to the plain name *topic*, its own events included; store that if it is a member.
+
+        Raises:
+            RateLimited: it has joined too many.
+            Unavailable: the store is away; then nothing has changed.
+        """
+        joined = self.joined(topic)
+        self.subscribe(topic, exact=True, echo=True)
+        if not self.member:
+            return
+        try:
+            await self.broker.memberships.join(self.member, topic)
+        except BrokerError:
+            if not joined:
+                self.unsubscribe(topic, exact=True)
+            raise
+
+    async def part(self, topic: str) -> None:
+        """Unsubscribe from *topic*, and every session of the member too, for good.
+
+        Raises:
+            Unavailable: the store is away; then nothing has changed.
+        """
+        self._allow("part", topic, granted=False)
+        if self.member:
+            await self.broker.memberships.leave(self.member, topic)
+        self.unsubscribe(topic, exact=True)
+
+    def part_all(self) -> None:
+        """Hear no topic any more, in this session; stored memberships stay."""
+        for topic, exact in list(self._topics or ()):
+            self.unsubscribe(topic, exact=exact)
+
+    def joined(self, topic: str) -> bool:
+        """Whether it is subscribed to the plain name *topic*."""
+        return self._topics is not None and (topic, True) in self._topics
