@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import jwt
 from twisted.internet.interfaces import IReactorTime
 
 from broker.errors import Invalid, Unauthenticated
@@ -180,6 +179,8 @@ class Access:
         return Identity(name=name, authenticated=authenticated, grants=grants)
 
     def _from_jwt(self, token: bytes) -> Identity:
+        import jwt  # here, for the cryptography it brings: a tenth of the time and memory of a start
+
         for key, algorithm in self.jwt_keys:
             try:
                 claims = jwt.decode(

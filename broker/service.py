@@ -220,7 +220,8 @@ class Broker(MultiService):
         return ensureDeferred(self.keys.expire()).addErrback(self._timer_failed, "expiry")
 
     def _timer_failed(self, failure: Any, what: str) -> None:
-        log.warn("{what} waits: {reason}", what=what, reason=str(failure.value))
+        if not self.draining:  # the store may have stopped in the middle
+            log.warn("{what} waits: {reason}", what=what, reason=str(failure.value))
 
     def _name_gauges(self) -> None:
         gauge = self.metrics.gauge

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import attrs
-import jwt
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from broker.errors import Conflict, Unauthenticated
@@ -82,6 +81,8 @@ class Tokens:
             "bearer": dict(bearer),
             "claims": dict(claims),
         }
+        import jwt  # here: see access.py
+
         return jwt.encode(record, await self._signing_key(), algorithm=ALGORITHM)
 
     async def verify(self, text: str) -> Token:
@@ -140,6 +141,8 @@ class Tokens:
         holder.hang_up(*end)
 
     def _read(self, text: str, key: bytes) -> Token:
+        import jwt  # here: see access.py
+
         try:
             # Expiry is compared with our own clock instead.
             record = jwt.decode(text, key, algorithms=[ALGORITHM], options={"verify_exp": False, "require": ["jti"]})

@@ -99,9 +99,9 @@ def test_the_descriptions_say_what_is_promised(tmp_path: Path) -> None:
         return open_store(url, clock=Clock(), directory="/state", durability=durability).description
 
     assert description("memory:", "fsync") == "memory; everything is lost at the end of the process"
-    assert description("sqlite:", "fsync") == "SQLite file /state/txbroker.db; what was answered survives a power cut"
+    assert description("sqlite:", "fsync") == "SQLite; what was answered survives a power cut"
     assert description("sqlite:", "os") == (
-        "SQLite file /state/txbroker.db; what was answered survives the end of the process but perhaps not a power cut"
+        "SQLite; what was answered survives the end of the process but perhaps not a power cut"
     )
 
 

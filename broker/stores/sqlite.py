@@ -61,7 +61,7 @@ class SqliteStore(Service):
     ) -> None:
         self.epoch = ""
         survives = "a power cut" if durability == "fsync" else "the end of the process but perhaps not a power cut"
-        self.description = f"SQLite file {path}; what was answered survives {survives}"
+        self.description = f"SQLite; what was answered survives {survives}"
         self._path = path
         self._clock = clock
         self._reactor = reactor
