@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
@@ -25,18 +24,18 @@ class MetricsPage:
     """Answers Prometheus, as if it were a dialect.
 
     Args:
-        registry: the metrics.
+        read: returns the metrics as text, and its content type.
     """
 
     name = "admin"
     http_paths = ("/metrics",)
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
+    def __init__(self, read: Callable[[], tuple[bytes, str]]) -> None:
+        self._read = read
 
     async def answer(self, peer: object, request: HttpRequest) -> Response:
         """Return the metrics in the text format."""
-        return Response(200, generate_latest(self._registry), CONTENT_TYPE_LATEST)
+        return Response(200, *self._read())
 
 
 class Site(Protocol):

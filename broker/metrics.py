@@ -1,20 +1,16 @@
-"""What the daemon counts, as plain integers, and how Prometheus reads them.
+"""What the daemon counts, as plain integers.
 
 The hot path only adds to integers; names and labels are made when somebody
-asks.  Labels hold nothing that a client chooses.
+asks, in ``exposition``.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import attrs
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.registry import Collector
 
-PREFIX = "txbroker_"
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 ROWS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 
@@ -48,7 +44,7 @@ class Histogram:
 
 
 @attrs.define(eq=False)
-class Metrics(Collector):
+class Metrics:
     """All counters of one daemon; gauges are asked for when they are read."""
 
     bytes_in: int = 0
@@ -99,48 +95,3 @@ class Metrics(Collector):
     def gauge(self, name: str, help: str, read: Callable[[], float]) -> None:
         """Name a value that is asked for when the metrics are read."""
         self.gauges[name] = (help, read)
-
-    def registry(self) -> CollectorRegistry:
-        """Return a registry with these counters and those of the process."""
-        registry = CollectorRegistry()
-        registry.register(self)
-        for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=registry)
-        return registry
-
-    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
-        """Yield everything, counters that are still 0 included."""
-        for name, help, value in (
-            ("bytes_in", "Bytes received from clients.", self.bytes_in),
-            ("bytes_out", "Bytes sent to clients.", self.bytes_out),
-            ("messages_out", "Messages sent to clients.", self.messages_out),
-            ("rate_limited", "Verbs refused for their rate.", self.rate_limited),
-            ("answers_dropped", "Late, double or forged answers.", self.answers_dropped),
-            ("store_errors", "Writes that the store refused.", self.store_errors),
-        ):
-            yield CounterMetricFamily(PREFIX + name, help, value)
-        yield self._labelled("connections_opened", "Connections that came.", ("dialect",), self.opened_total)
-        yield self._labelled("connections_closed", "Connections that went.", ("dialect", "code"), self.closed_total)
-        yield self._labelled("slow_consumers", "Clients that did not read.", ("policy",), self.slow_consumers)
-        yield self._labelled("auth_failures", "Credentials refused.", ("dialect",), self.auth_failures)
-        counts = {(dialect, verb): n for dialect, verbs in self.verbs.items() for verb, n in verbs.items()}
-        yield self._labelled("messages_in", "Verbs asked for by clients.", ("dialect", "verb"), counts)
-        connections = GaugeMetricFamily(PREFIX + "connections", "Connections now.", labels=("dialect",))
-        for dialect, number in self.connections.items():
-            connections.add_metric((dialect,), number)
-        yield connections
-        for name, (help, read) in self.gauges.items():
-            yield GaugeMetricFamily(PREFIX + name, help, read())
-        for name, help, histogram in (
-            ("store_commit_seconds", "Time of a commit.", self.commit_seconds),
-            ("store_batch_rows", "Writes in a commit.", self.batch_rows),
-        ):
-            yield HistogramMetricFamily(PREFIX + name, help, histogram.buckets(), histogram.total)
-
-    def _labelled(
-        self, name: str, help: str, labels: tuple[str, ...], counts: dict[str, int] | dict[tuple[str, str], int]
-    ) -> CounterMetricFamily:
-        family = CounterMetricFamily(PREFIX + name, help, labels=labels)
-        for key, count in counts.items():
-            family.add_metric((key,) if isinstance(key, str) else key, count)
-        return family

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, cast
 
@@ -24,6 +24,7 @@ from broker.dialects import DialectError, found_dialects, load_dialects
 from broker.errors import BrokerError, Invalid
 from broker.greeting import greet
 from broker.logs import LogLines, Redaction
+from broker.metrics import Metrics
 from broker.process import catch_signals, explain_start_errors, settle_memory, tell_systemd
 from broker.service import Broker
 from broker.settings import Settings, SettingsError
@@ -97,7 +98,7 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
     broker = Broker(settings, store, open_bus(settings.bus, settings.node), reactor, access)
     broker.facts = {"durability": settings.durability, "dialects": [dialect.name for dialect in dialects]}
     site = make_site(reactor, settings, broker, dialects)
-    admin_site = make_site(reactor, settings, broker, [MetricsPage(broker.metrics.registry())])
+    admin_site = make_site(reactor, settings, broker, [MetricsPage(reader_of(broker.metrics))])
     outbox = Outbox(reactor)
     Turn(reactor, outbox).install()
 
@@ -120,6 +121,21 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
         ],
         observer=observer,
     )
+
+
+def reader_of(metrics: Metrics) -> Callable[[], tuple[bytes, str]]:
+    """Return what reads *metrics* as a text with its content type."""
+    expositions: list[Any] = []
+
+    def read() -> tuple[bytes, str]:
+        if not expositions:
+            # Not before somebody asks: a start does without its time and memory.
+            from broker.exposition import Exposition
+
+            expositions.append(Exposition(metrics))
+        return expositions[0].text(), expositions[0].content_type
+
+    return read
 
 
 def make_access(settings: Settings) -> Access:

@@ -18,7 +18,7 @@ LAYERS = [
     "redis",  # connections, for its store and its bus
     "topics calls channels queues keys access presence memberships tokens metrics settings"
     " stores buses web protocols dialects logs process greeting admin",
-    "indices",  # derived channels
+    "indices exposition",  # derived channels; what shows the metrics
     "peer service testing daemon",
     "tap",
 ]

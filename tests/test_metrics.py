@@ -1,10 +1,9 @@
-from prometheus_client import generate_latest
-
+from broker.exposition import Exposition
 from broker.metrics import SECONDS, Histogram, Metrics
 
 
 def text(metrics):
-    return generate_latest(metrics.registry()).decode()
+    return Exposition(metrics).text().decode()
 
 
 def test_counters_exist_at_zero():
@@ -46,9 +45,9 @@ def test_a_gauge_is_asked_when_it_is_read():
     metrics = Metrics()
     values = iter([1.0, 2.0])
     metrics.gauge("calls_pending", "Waiting.", lambda: next(values))
-    registry = metrics.registry()
-    assert "txbroker_calls_pending 1.0" in generate_latest(registry).decode()
-    assert "txbroker_calls_pending 2.0" in generate_latest(registry).decode()
+    exposition = Exposition(metrics)
+    assert "txbroker_calls_pending 1.0" in exposition.text().decode()
+    assert "txbroker_calls_pending 2.0" in exposition.text().decode()
 
 
 def test_a_histogram_counts_each_value_below_its_bounds():
