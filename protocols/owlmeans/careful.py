@@ -17,21 +17,19 @@ import msgspec
 
 from broker.errors import Invalid
 from broker.jsontext import members
-from protocols.owlmeans.wire import Envelope
+from protocols.owlmeans.wire import MAX_TIME, Envelope
 
 # A number is too great for a double by its exponent, or by having hundreds of
-# digits.  Nearly no payload has what these look for.
+# digits.  Before ``overflows`` is asked at all, a payload must have what could be
+# one; to see that it has not costs 0.1 us.  A literal first byte makes the search a memchr.
+EXPONENT = re.compile(rb"e(?<=[0-9]e)\+?[0-9]{3}").search
+CAPITAL_E = ord("E")
+LONG = 200  # bytes
+
 _EXPONENT = re.compile(rb"[eE](?<=[0-9].)\+?[0-9]{3,}(?:[\],}\s]|\Z)").search
-_SMALL_E = re.compile(rb"e(?<=[0-9]e)\+?[0-9]{3}").search  # begins with a literal: a memchr
 _DIGITS = re.compile(rb"[0-9.]{2}").search
 _LONG_NUMBER = re.compile(rb"[0-9][0-9.]{199}").search
-CAPITAL_E = ord("E")
 _LONE = re.compile("[\ud800-\udfff]")
-
-
-def may_overflow(payload: bytes) -> bool:
-    """Whether a number beyond the doubles could be in *payload*: a look of 0.1 us into a small one."""
-    return _SMALL_E(payload) is not None or CAPITAL_E in payload or len(payload) >= 200
 
 
 def overflows(payload: bytes) -> bool:
@@ -72,7 +70,7 @@ def read(data: bytes) -> tuple[Envelope, str]:
 
 def _has_long_number(payload: bytes) -> bool:
     # Of 200 digits in a row, every hundredth byte has two beside each other.
-    return bool(len(payload) >= 200 and _DIGITS(payload[::100]) and _LONG_NUMBER(payload))
+    return bool(len(payload) >= LONG and _DIGITS(payload[::100]) and _LONG_NUMBER(payload))
 
 
 def _finite(payload: bytes) -> bool:
@@ -106,13 +104,13 @@ def _text(value: Any) -> str | None:
     return _LONE.sub("\ufffd", value) if isinstance(value, str) else None
 
 
-def _number(value: Any) -> float | None:
-    return value if isinstance(value, float) else None
+def _duration(value: Any) -> float | None:
+    return value if isinstance(value, float) and value >= 0 else None
 
 
 def _clock(value: Any) -> float:
     # "dt = the client's if a number, else broker time": nothing else is wrong with it.
-    return value if isinstance(value, float) else 0.0
+    return value if isinstance(value, float) and 0 <= value <= MAX_TIME else 0.0
 
 
 _FIELDS: dict[str, Callable[[Any], Any]] = {
@@ -122,6 +120,6 @@ _FIELDS: dict[str, Callable[[Any], Any]] = {
     "event": _text,
     "recipient": _text,
     "stage": _text,
-    "timeout": _number,
+    "timeout": _duration,
     "dt": _clock,
 }

@@ -14,13 +14,12 @@ from broker.errors import BrokerError, CalleeFailed, Invalid, RateLimited, Unaut
 from broker.messages import Request
 from broker.patterns import check_name
 from protocols.owlmeans import auth, keys, reserved, wire
-from protocols.owlmeans.careful import may_overflow, overflows
+from protocols.owlmeans.careful import CAPITAL_E, EXPONENT, LONG, overflows
 from protocols.owlmeans.marshalled import normalise
 from protocols.owlmeans.method import Methods
-from protocols.owlmeans.wire import RESULT, Envelope, encode, seconds
+from protocols.owlmeans.wire import RESULT, Envelope, encode
 
 if TYPE_CHECKING:
-    from broker.settings import Settings
     from protocols.owlmeans.session import Session
 
 log = Logger()
@@ -38,7 +37,11 @@ def call(session: Session, envelope: Envelope) -> None:
     try:
         if not ref:
             raise Invalid("id")
-        if not body or body[0] != BRACKET or (may_overflow(body) and overflows(body)):
+        if (
+            not body
+            or body[0] != BRACKET
+            or ((EXPONENT(body) or CAPITAL_E in body or len(body) >= LONG) and overflows(body))
+        ):
             raise Invalid("payload")
         if not method:
             raise Invalid("method")
@@ -48,9 +51,9 @@ def call(session: Session, envelope: Envelope) -> None:
         elif not recipient and method.startswith(RESERVED):
             _call_broker(session, ref, method, body)
             return
-        if timeout is None or not 0 <= timeout <= session.longest:
-            timeout = _bounded(timeout, session.settings)
-        session.peer.call(ref, Request("", method, "", "", body, "", recipient, timeout / 1000, seconds(envelope.dt)))
+        if timeout is None or timeout > session.longest:
+            timeout = session.longest if timeout else session.usual
+        session.peer.call(ref, Request("", method, "", "", body, "", recipient, timeout / 1000, envelope.dt / 1000))
     except BrokerError as error:
         session.refuse(error, envelope)
 
@@ -60,17 +63,17 @@ def result(session: Session, envelope: Envelope) -> None:
     body = bytes(envelope.payload) or b"null"
     if not envelope.id:
         session.notice(Invalid("id"), envelope)
-    elif may_overflow(body) and overflows(body):
+    elif (EXPONENT(body) or CAPITAL_E in body or len(body) >= LONG) and overflows(body):
         # The caller must not wait for an answer that it can not get.
         session.peer.answer(envelope.id, b"null", CalleeFailed(*MALFORMED))
     else:
-        session.peer.answer(envelope.id, body, time=seconds(envelope.dt))
+        session.peer.answer(envelope.id, body, time=envelope.dt / 1000)
 
 
 def failure(session: Session, envelope: Envelope) -> None:
     """Answer a call or a request with an error."""
     if envelope.id:
-        session.peer.answer(envelope.id, b"null", normalise(bytes(envelope.payload)), time=seconds(envelope.dt))
+        session.peer.answer(envelope.id, b"null", normalise(bytes(envelope.payload)), time=envelope.dt / 1000)
     else:
         session.notice(Invalid("id"), envelope)
 
@@ -81,9 +84,9 @@ def request(session: Session, envelope: Envelope) -> None:
     try:
         if not envelope.id:
             raise Invalid("id")
-        if may_overflow(body) and overflows(body):
+        if (EXPONENT(body) or CAPITAL_E in body or len(body) >= LONG) and overflows(body):
             raise Invalid("payload")
-        asked = Request("", "", "", "", body, recipient=envelope.recipient, time=seconds(envelope.dt))
+        asked = Request("", "", "", "", body, recipient=envelope.recipient, time=envelope.dt / 1000)
         session.peer.request(envelope.id, asked, _action(body))
     except BrokerError as error:
         session.refuse(error, envelope)
@@ -93,9 +96,9 @@ def event(session: Session, envelope: Envelope) -> None:
     """Publish an event."""
     name, body = envelope.event, bytes(envelope.payload)
     try:
-        if may_overflow(body) and overflows(body):
+        if (EXPONENT(body) or CAPITAL_E in body or len(body) >= LONG) and overflows(body):
             raise Invalid("payload")
-        published = session.peer.publish(name, name, body or None, time=seconds(envelope.dt))
+        published = session.peer.publish(name, name, body or None, time=envelope.dt / 1000)
     except BrokerError as error:
         session.notice(error, envelope)
     else:
@@ -106,9 +109,9 @@ def message(session: Session, envelope: Envelope) -> None:
     """Send a message to a client's mailbox or to a work queue."""
     body = bytes(envelope.payload)
     try:
-        if may_overflow(body) and overflows(body):
+        if (EXPONENT(body) or CAPITAL_E in body or len(body) >= LONG) and overflows(body):
             raise Invalid("payload")
-        sent = session.peer.enqueue(envelope.id, body, recipient=envelope.recipient, time=seconds(envelope.dt))
+        sent = session.peer.enqueue(envelope.id, body, recipient=envelope.recipient, time=envelope.dt / 1000)
     except BrokerError as error:
         session.notice(error, envelope)
     else:
@@ -147,15 +150,6 @@ def _failed(failure: Failure, session: Session, envelope: Envelope) -> None:
         log.failure("{type} {method} failed", failure, type=envelope.type, method=envelope.method)
         error = BrokerError()
     session.refuse(error, envelope)
-
-
-def _bounded(timeout: float | None, settings: Settings) -> float:
-    """Return how many milliseconds a call may take; 0.0 is without limit."""
-    if timeout is None:
-        return settings.call_timeout_seconds * 1000
-    if timeout < 0:
-        raise Invalid("timeout")
-    return settings.max_call_timeout_seconds * 1000
 
 
 class _Payload(msgspec.Struct):

@@ -18,7 +18,7 @@ from protocols.owlmeans.frames import GUEST, HANDLERS, Handlers
 from protocols.owlmeans.gate import Gate
 from protocols.owlmeans.marshalled import marshal
 from protocols.owlmeans.watches import TOPIC, Watches
-from protocols.owlmeans.wire import ABSENT, BROKER, RESPONSE, RESULT, Envelope, decode, encode, milliseconds
+from protocols.owlmeans.wire import ABSENT, BROKER, CALL, RESPONSE, RESULT, Envelope, decode, encode, milliseconds
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -46,6 +46,7 @@ class Session:
         name: the client id asked for in the URL, until it is taken.
         topics: what to subscribe to as soon as the client is let in.
         authenticated: whether a credential was shown and found good.
+        usual: milliseconds that a call may take if it does not say.
         longest: milliseconds that a call may take at most.
         watches: the keys it watches.
     """
@@ -57,6 +58,7 @@ class Session:
     name: str = ""
     topics: tuple[str, ...] = ()
     authenticated: bool = False
+    usual: float = attrs.field(init=False)
     longest: float = attrs.field(init=False)
     watches: Watches = attrs.field(init=False)
     _handlers: Handlers = GUEST
@@ -68,6 +70,7 @@ class Session:
     _collecting: IDelayedCall | None = None
 
     def __attrs_post_init__(self) -> None:
+        self.usual = self.settings.call_timeout_seconds * 1000
         self.longest = self.settings.max_call_timeout_seconds * 1000
         self.watches = Watches(self.peer, self.push)
 
@@ -117,8 +120,10 @@ class Session:
         dt = int((request.time or self.clock.seconds()) * 1000 + 0.5)
         if request.streamed:
             self.push(text_frame(wire.request(request, self._client, dt)))
-        else:
-            self.link.send(wire.call(request, self._client, dt))
+            return
+        timeout = int(request.timeout * 1000 + 0.5)
+        names = encode(request.id), encode(request.procedure)
+        self.link.send(CALL % (*names, request.body, timeout, encode(request.caller), self._client, dt))
 
     def reply(self, reply: Reply) -> None:
         """Send the end of a call, or one answer of a request."""

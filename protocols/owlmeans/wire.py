@@ -5,7 +5,7 @@ The payload is never decoded: the exact bytes that came are the bytes that go.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 from uuid import uuid4
 
 import msgspec
@@ -32,8 +32,8 @@ class Envelope(msgspec.Struct, gc=False):
     event: str = ""
     recipient: str = ""
     stage: str | None = None
-    timeout: float | None = None
-    dt: float = 0.0
+    timeout: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    dt: Annotated[float, msgspec.Meta(ge=0, le=MAX_TIME)] = 0.0
     payload: msgspec.Raw = ABSENT
 
 
@@ -43,33 +43,18 @@ encode = msgspec.json.Encoder().encode
 PONG = b'{"type":"pong"}'
 BROKER = b'"broker"'
 
+# The id, method, arguments, timeout, caller and callee of a call, and the time; texts as JSON.
+CALL = b'{"type":"call","id":%b,"method":%b,"payload":%b,"timeout":%d,"sender":%b,"recipient":%b,"dt":%d}'
+
 # The id of the call or request, the payload, the sender, each as JSON, and the time.
 RESULT = b'{"type":"result","id":%b,"payload":%b,"sender":%b,"dt":%d}'
 RESPONSE = b'{"type":"response","id":%b,"payload":%b,"sender":%b,"dt":%d}'
 ERROR = b'{"type":"error","id":%b,"payload":%b,"sender":%b,"dt":%d}'
 
 
-def seconds(dt: float) -> float:
-    """Return a sender's clock in seconds; 0.0 when it gave none that can be."""
-    return dt / 1000 if 0.0 < dt <= MAX_TIME else 0.0
-
-
 def milliseconds(seconds: float) -> int:
     """Return a time or a duration as the wire has it."""
     return int(seconds * 1000 + 0.5)
-
-
-def call(request: Request, recipient: bytes, dt: int) -> bytes:
-    """Return a call on its way to *recipient*, who performs it, as JSON."""
-    return b'{"type":"call","id":%b,"method":%b,"payload":%b,"timeout":%d,"sender":%b,"recipient":%b,"dt":%d}' % (
-        encode(request.id),
-        encode(request.procedure),
-        request.body,
-        int(request.timeout * 1000 + 0.5),
-        encode(request.caller),
-        recipient,
-        dt,
-    )
 
 
 def request(request: Request, recipient: bytes, dt: int) -> bytes:
