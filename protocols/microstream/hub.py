@@ -182,10 +182,13 @@ class Service(SocketSession):
         try:
             members = decode(_members, emit.args[0])
             id = decode(_numbered, members["payload"]).id
-            target = decode(_text, members.get("targetService", Raw(b'""')))
         except (NotExact, KeyError):
             self.server.dropped += 1
             return
+        try:
+            target = decode(_text, members["targetService"])
+        except (NotExact, KeyError):
+            target = ""
         error = Invalid("request", message="A request needs targetService, payload.id and payload.event")
         self._respond(id, failed_response(error, target, id))
 
