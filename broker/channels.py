@@ -7,10 +7,11 @@ from collections.abc import Iterable
 import attrs
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
 
 from broker.deadlines import Deadlines
 from broker.errors import Invalid, RateLimited
-from broker.interfaces import IBus, IStore
+from broker.interfaces import IBus, IEventSource, ISharedStore, IStore
 from broker.messages import Event
 from broker.patterns import matches
 
@@ -220,3 +221,33 @@ class Channels:
         waiter.over = True
         if not waiter.woken.called:
             waiter.woken.callback(None)
+
+
+@implementer(IEventSource)
+class Past:
+    """The stored events of all topics, for a bus that has missed some.
+
+    Args:
+        store: keeps them.
+    """
+
+    def __init__(self, store: ISharedStore) -> None:
+        self._store = store
+
+    def mark(self) -> Deferred[int]:
+        """Return the present mark."""
+        return self._store.mark()
+
+    def changes(self, mark: int) -> Deferred[dict[str, int]]:
+        """Return the topics that have got events after *mark*."""
+        return self._store.changes(mark).addCallback(
+            lambda logs: {log.removeprefix(LOG): last for log, last in logs.items()}
+        )
+
+    def since(self, topic: str, mark: int) -> Deferred[int]:
+        """Return the id of the first event of *topic* after *mark*."""
+        return self._store.since(LOG + topic, mark)
+
+    def read(self, topic: str, after: int, limit: int) -> Deferred[list[Event]]:
+        """Return at most *limit* events with id > *after*."""
+        return self._store.read(LOG + topic, after, limit)

@@ -284,21 +284,71 @@ class IBus(IService):
         long as somebody listens.  On a local bus they have arrived when this returns.
         """
 
-    def listen(topic: str) -> None:
-        """Begin to receive events of *topic*, a name or a pattern.  Counted."""
+    def listen(topic: str, *, below: bool = False) -> None:
+        """Begin to receive events of *topic*, a name or a pattern.  Counted.
 
-    def forget(topic: str) -> None:
+        With *below*, it is what the topics begin with.  Events of other topics may come, too.
+        """
+
+    def forget(topic: str, *, below: bool = False) -> None:
         """Undo one ``listen``."""
 
-    def claim(name: str) -> Deferred[None]:
+    def claim(name: str, *, shared: bool = False) -> Deferred[None]:
         """Hold *name* for this node until ``release``; repeated claims are fine.
 
+        With *shared*, together with other nodes that share it.
+
         Raises:
-            Taken: another living node holds it.
+            Taken: another living node holds it, and not both share.
         """
 
     def release(name: str) -> None:
         """Give *name* back."""
 
-    def owner(name: str) -> Deferred[str]:
-        """Return the node that holds *name*, or "" when nobody does."""
+
+class IEventSource(Interface):
+    """Where a bus finds the stored events that it has missed; see ``ISharedStore``."""
+
+    def mark() -> Deferred[int]:
+        """Return the present mark."""
+
+    def changes(mark: int) -> Deferred[dict[str, int]]:
+        """Return the topics that have got events after *mark*, each with the mark of the last time."""
+
+    def since(topic: str, mark: int) -> Deferred[int]:
+        """Return the id of the first event of *topic* after *mark*; 0 for none."""
+
+    def read(topic: str, after: int, limit: int) -> Deferred[list[Event]]:
+        """Return at most *limit* events with id > *after*, in rising order."""
+
+
+class ISharedBus(IBus):
+    """What a bus between several nodes offers besides.
+
+    A node has an *address* of its own at each start.  It holds its names by a lease,
+    which it renews: those of a node that has ended without notice are free after that.
+    The attributes below the first are set by the service before start.
+    """
+
+    address: str = Attribute("Where other nodes reach this one.")
+    source: IEventSource = Attribute("Where missed events are read.")
+    received: Callable[[str, bytes], object] = Attribute("Called with the address of a node and its message.")
+    lost: Callable[[str], object] = Attribute("Called with a name that was held here and is another node's now.")
+    departed: Callable[[str], object] = Attribute(
+        "Called with the address of a node that has gone, or that may have missed messages."
+    )
+
+    def wiped() -> None:
+        """Begin anew: the source has lost everything."""
+
+    def send(address: str, message: bytes) -> Deferred[bool]:
+        """Send *message* to one node, at most once; fire with whether that node is listening."""
+
+    def holders(names: Sequence[str]) -> Deferred[tuple[str, list[str]]]:
+        """Return the first of *names* that is held, and the addresses of its living holders; "" and none."""
+
+    def seize(name: str) -> Deferred[None]:
+        """Hold *name*, whoever held it before; that one is told that it is lost."""
+
+    def lives(address: str) -> bool:
+        """Whether that node has renewed its lease, as far as this one knows."""

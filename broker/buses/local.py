@@ -26,27 +26,20 @@ class LocalBus(Service):
     def __init__(self, node: str) -> None:
         self.node = node
         self.deliver: Callable[[Event], object] = _nobody
-        self._claimed: set[str] = set()
 
     def publish(self, event: Event) -> None:
         """Deliver *event* at once."""
         self.deliver(event)
 
-    def listen(self, topic: str) -> None:
+    def listen(self, topic: str, *, below: bool = False) -> None:
         """Everything arrives anyway."""
 
-    def forget(self, topic: str) -> None:
+    def forget(self, topic: str, *, below: bool = False) -> None:
         """Everything arrives anyway."""
 
-    def claim(self, name: str) -> Deferred[None]:
+    def claim(self, name: str, *, shared: bool = False) -> Deferred[None]:
         """Hold *name*: there is nobody else."""
-        self._claimed.add(name)
         return succeed(None)
 
     def release(self, name: str) -> None:
         """Give *name* back."""
-        self._claimed.discard(name)
-
-    def owner(self, name: str) -> Deferred[str]:
-        """Return this node if it holds *name*."""
-        return succeed(self.node if name in self._claimed else "")

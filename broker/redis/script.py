@@ -7,9 +7,14 @@ from typing import Any
 
 from broker.redis.connection import ResponseError
 
+RUN = ("broker.redis.scripts", "run")
+
 
 class Script:
     """The text of several .lua files, one after the other, as one script.
+
+    The last is always ``run.lua``: the others fill the table ``verbs`` and set
+    ``FIRST`` and ``STOP``.
 
     Args:
         package: where the files are.
@@ -17,8 +22,8 @@ class Script:
     """
 
     def __init__(self, package: str, *names: str) -> None:
-        folder = files(package)
-        self._text = b"\n".join(folder.joinpath(f"{name}.lua").read_bytes() for name in names)
+        parts = [(package, name) for name in names] + [RUN]
+        self._text = b"\n".join(files(folder).joinpath(f"{name}.lua").read_bytes() for folder, name in parts)
         self._hash = b""
 
     async def load(self, protocol: Any) -> None:

@@ -81,7 +81,7 @@ class RedisStore(Service):
         self._connection = Connection(
             self._address, reactor, prepare=self._prepare, opened=self._opened, closed=self._closed
         )
-        self._script = Script("broker.stores.redis_scripts", "state", "logs", "keys", "run")
+        self._script = Script("broker.stores.redis_scripts", "state", "logs", "keys")
         self._batches = Batches(
             self._connection,
             self._script,

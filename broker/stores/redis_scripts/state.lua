@@ -26,3 +26,9 @@ local verbs = {}
 
 -- Returned by a verb that can not act on what its caller knows; the second result is the present state.
 local STOP = {}
+
+local FIRST = 5  -- where the operations begin
+
+if call('GET', prefix .. 'epoch') ~= ARGV[2] then
+  return redis.error_reply('RENEW')
+end

@@ -1,11 +1,7 @@
--- Does the operations one after the other, each as a whole or not at all: when
--- Redis refuses a write, it refuses the first one of an operation.
+-- The end of each script: does the operations one after the other, each as a whole or
+-- not at all: when Redis refuses a write, it refuses the first one of an operation.
 
-if call('GET', prefix .. 'epoch') ~= ARGV[2] then
-  return redis.error_reply('RENEW')
-end
-
-local results, at = {}, 5
+local results, at = {}, FIRST
 while at < #ARGV do
   local count = tonumber(ARGV[at])
   local done, result, state = pcall(verbs[ARGV[at + 1]], at + 2)

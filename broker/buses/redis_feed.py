@@ -1,0 +1,379 @@
+"""What comes from Redis: every event at once, or, when some were missed, from the store.
+
+Pub/sub forgets whoever is not there.  So a node keeps a *mark* up to which it has
+surely heard everything.  When it comes back, or begins to listen to something, it asks
+the source which topics have got events since, and reads those; until that is
+done, what comes on these topics waits, so that the order of the ids is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from broker.buses.redis_interest import UNKNOWN, Gap, Interest, interest_in
+from broker.deadlines import Deadlines
+from broker.errors import BrokerError
+from broker.interfaces import IEventSource
+from broker.messages import Event
+from broker.redis.connection import Connection
+from broker.redis.events import event_from, pack, unpack
+
+log = Logger()
+
+LINGER = 10.0  # seconds for which a topic is heard after its last listener: polls come again
+BATCH = 500  # events read, or topics asked for, in one go
+AGAIN = 1.0  # seconds until the source is asked again after it has failed
+SOON = 0.05  # seconds until a mark should be known
+SILENCE = 5.0  # seconds without an answer after which a connection is given up
+
+
+class Feed:
+    """Listens, and makes good what was missed.
+
+    Args:
+        clock: times everything.
+        channels: what the channels of topics begin with.
+        inbox: the channel of this node.
+        deliver: called with each event.
+        tell: called with each message that comes to the inbox.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        channels: str,
+        inbox: str,
+        deliver: Callable[[Event], object],
+        tell: Callable[[bytes], object],
+    ) -> None:
+        self.source: IEventSource
+        self.generation = 0  # how often it has begun to listen
+        self._clock = clock
+        self._channels, self._inbox = channels, pack(inbox)
+        self._deliver, self._tell = deliver, tell
+        self._connection: Connection
+        self._interests: dict[str, Interest] = {}
+        self._globs: list[Interest] = []  # of those
+        self._idle: Deadlines[Interest] = Deadlines(clock, self._stop_listening)
+        self._joining: list[Interest] = []  # those that began to listen in this turn
+        self._mark = UNKNOWN  # up to it everything was heard
+        self._pings: list[tuple[int, int]] = []  # era and mark of each that is under way
+        self._answered = 0.0  # when the connection has given a sign of life
+        self._seen: dict[str, tuple[str, int]] = {}  # epoch and id of the last event of a topic
+        self._gaps: dict[str, Gap] = {}  # topics that are being read
+        self._last = b""  # the last message
+        self._era = 0  # changes when the source is wiped
+        self._catching_up = False
+        self._pauses: set[Deferred[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._interests)
+
+    def use(self, connection: Connection) -> None:
+        """Listen by *connection*, whose ``heard`` is ``heard`` of this."""
+        self._connection = connection
+
+    def stop(self) -> None:
+        """Forget all timers."""
+        self._idle.stop()
+        for pause in list(self._pauses):
+            pause.cancel()
+
+    # Interest.
+
+    def listen(self, topic: str, below: bool) -> None:
+        """Hear *topic* from now on."""
+        made = interest_in(topic, below)
+        interest = self._interests.get(made.word)
+        if interest is None:
+            self._interests[made.word] = interest = made
+            if made.glob:
+                self._globs.append(made)
+            self._join(interest)
+        elif interest.line:
+            self._idle.drop(interest, interest.line)
+            interest.line = 0.0
+        interest.count += 1
+
+    def forget(self, topic: str, below: bool) -> None:
+        """Undo one ``listen``."""
+        interest = self._interests[interest_in(topic, below).word]
+        interest.count -= 1
+        if not interest.count:
+            interest.line = self._idle.add(interest, LINGER)
+
+    def _join(self, interest: Interest) -> None:
+        interest.mark = UNKNOWN
+        if not self._joining:
+            # Asked for at once: who reads the store after this has missed nothing that is before the mark.
+            self._joining = [interest]
+            self.source.mark().addCallbacks(
+                self._marked, self._unmarked, (self._joining,), errbackArgs=(self._joining,)
+            )
+            self._clock.callLater(0, self._subscribe)
+        else:
+            self._joining.append(interest)
+
+    def _marked(self, mark: int, joined: Iterable[Interest]) -> None:
+        for interest in joined:
+            if interest.mark == UNKNOWN:
+                interest.mark = mark
+        self._catch_up()
+
+    def _unmarked(self, failure: Failure, joined: Iterable[Interest] = ()) -> None:
+        failure.trap(BrokerError)
+        self._marked(self._mark, joined)  # rather too much than too little; if unknown, the next beat asks
+
+    def _subscribe(self) -> None:
+        joined, self._joining = self._joining, []
+        self._ask_for(joined)
+
+    def _ask_for(self, interests: Iterable[Interest]) -> None:
+        protocol = self._connection.protocol
+        if protocol is None:
+            return
+        for command, glob in ((b"SUBSCRIBE", False), (b"PSUBSCRIBE", True)):
+            channels = [self._channel(interest) for interest in interests if interest.glob is glob]
+            for start in range(0, len(channels), BATCH):
+                protocol.send(command, *channels[start : start + BATCH])
+
+    def _stop_listening(self, interest: Interest) -> None:
+        del self._interests[interest.word]
+        if interest.glob:
+            self._globs.remove(interest)
+        if self._connection.protocol is not None:
+            command = b"PUNSUBSCRIBE" if interest.glob else b"UNSUBSCRIBE"
+            self._connection.protocol.send(command, self._channel(interest))
+        for topic in list(self._seen) if interest.glob else [interest.word]:
+            if not any(True for _ in self._interests_of(topic)):
+                self._seen.pop(topic, None)
+
+    def _interests_of(self, topic: str) -> Iterable[Interest]:
+        exact = self._interests.get(topic)
+        if exact is not None and not exact.glob:
+            yield exact
+        yield from (interest for interest in self._globs if interest.covers(topic))
+
+    def _channel(self, interest: Interest) -> bytes:
+        return pack(self._channels + interest.word)
+
+    # The connection.
+
+    def opened(self) -> None:
+        """Ask for everything again."""
+        self.generation += 1
+        self._answered = self._clock.seconds()
+        self._connection.protocol.send(b"SUBSCRIBE", self._inbox)
+        self._ask_for(list(self._interests.values()))
+
+    def closed(self) -> None:
+        """Note that from now on everything is missed."""
+        self._pings.clear()
+        for interest in self._interests.values():
+            interest.heard = False
+            if interest.mark is None:
+                interest.mark = self._mark
+
+    def wiped(self) -> None:
+        """Begin anew: all that is in the source now is new."""
+        self._era += 1
+        self._mark = 0
+        self._seen.clear()
+        for interest in self._interests.values():
+            interest.mark = 0
+        self._catch_up()
+
+    def beat(self) -> None:
+        """See whether the connection lives, and move the mark.  To be called every second or so."""
+        if self._clock.seconds() - self._answered > SILENCE:
+            self._connection.drop("it does not answer")
+        self.source.mark().addCallbacks(self._ping, self._unmarked, (self._era,))
+
+    def _ping(self, mark: int, era: int) -> None:
+        self._marked(mark, self._interests.values())
+        protocol = self._connection.protocol
+        if protocol is not None:
+            # What was published before the mark comes before the answer.
+            self._pings.append((era, mark))
+            protocol.send(b"PING")
+
+    def _ponged(self) -> None:
+        self._answered = self._clock.seconds()
+        if self._pings:
+            era, mark = self._pings.pop(0)
+            complete = not self._gaps and all(interest.mark is None for interest in self._interests.values())
+            if complete and era == self._era:
+                self._mark = mark
+
+    # What comes.
+
+    def heard(self, reply: Any) -> None:
+        """Take whatever Redis says."""
+        kind = reply[0] if type(reply) is list else reply
+        if kind == b"message":
+            if reply[1] == self._inbox:
+                self._tell(reply[2])
+            else:
+                self._message(reply[2])
+        elif kind == b"pmessage":
+            self._message(reply[3])
+        elif kind in (b"subscribe", b"psubscribe"):
+            self._confirmed(reply[1])
+        elif kind in (b"pong", b"PONG"):
+            self._ponged()
+        elif isinstance(reply, Exception):
+            self._connection.drop(str(reply))
+
+    def _confirmed(self, channel: bytes) -> None:
+        interest = self._interests.get(unpack(channel).removeprefix(self._channels))
+        if interest is not None:
+            interest.heard = True
+            self._catch_up()
+
+    def _message(self, message: bytes) -> None:
+        # What matches several subscriptions comes once for each, one right after the other.
+        if message == self._last:
+            return
+        self._last = message
+        event = event_from(message)
+        if event.id:
+            self._arrived(event)
+        else:
+            self._deliver(event)
+
+    def _arrived(self, event: Event) -> None:
+        """Deliver a stored event when those before it were."""
+        topic = event.topic
+        gap = self._gaps.get(topic)
+        if gap is not None:
+            gap.waiting.append(event)
+            return
+        epoch, id = self._seen.get(topic, ("", 0))
+        if epoch == event.epoch:
+            if event.id == id + 1:
+                self._hand_on(event)
+            elif event.id > id:
+                self._fill(topic, UNKNOWN, event)
+        elif epoch:
+            del self._seen[topic]
+            self._fill(topic, 0, event)
+        elif marks := self._marks(topic):
+            self._fill(topic, min(marks), event)
+        else:
+            self._hand_on(event)
+
+    def _marks(self, topic: str) -> list[int]:
+        return [interest.mark for interest in self._interests_of(topic) if interest.mark is not None]
+
+    def _hand_on(self, event: Event) -> None:
+        self._seen[event.topic] = (event.epoch, event.id)
+        self._deliver(event)
+
+    # What was missed.
+
+    def _catch_up(self) -> None:
+        """Find the topics of which something was missed by those who are heard again."""
+        if not self._catching_up and self._missing():
+            self._catching_up = True
+            Deferred.fromCoroutine(self._find_changes()).addErrback(_broke)
+
+    def _missing(self) -> dict[Interest, int]:
+        return {
+            interest: interest.mark
+            for interest in self._interests.values()
+            if interest.heard and interest.mark is not None and interest.mark != UNKNOWN
+        }
+
+    async def _find_changes(self) -> None:
+        try:
+            while missing := self._missing():
+                now = (self._era, self.generation)
+                try:
+                    changes = await self.source.changes(min(missing.values()))
+                except BrokerError:
+                    await self._pause(AGAIN)
+                    continue
+                if now == (self._era, self.generation):
+                    self._note(changes, missing)
+        finally:
+            self._catching_up = False
+
+    def _note(self, changes: dict[str, int], missing: dict[Interest, int]) -> None:
+        for topic, last in changes.items():
+            marks = [mark for each in self._interests_of(topic) if (mark := missing.get(each, last)) < last]
+            if not marks:
+                continue
+            gap = self._gaps.get(topic)
+            if gap is None:
+                self._fill(topic, min(marks))
+            elif gap.mark == UNKNOWN:
+                gap.mark = min(marks)
+        for interest in missing:
+            interest.mark = None
+
+    def _fill(self, topic: str, mark: int, *events: Event) -> None:
+        """Read what was missed of *topic*: after its last event that was seen, else after *mark*."""
+        self._gaps[topic] = Gap(mark, list(events))
+        Deferred.fromCoroutine(self._filled(topic)).addErrback(_broke)
+
+    async def _filled(self, topic: str) -> None:
+        gap = self._gaps[topic]
+        while any(True for _ in self._interests_of(topic)):
+            try:
+                if await self._read(topic, gap):
+                    break
+            except BrokerError:
+                await self._pause(AGAIN)
+        del self._gaps[topic]
+        for event in gap.waiting:
+            if topic in self._seen or topic in self._gaps:
+                self._arrived(event)
+            else:
+                self._hand_on(event)
+
+    async def _read(self, topic: str, gap: Gap) -> bool:
+        """Deliver what is stored of *topic*; say whether that was all."""
+        era = self._era
+        _, after = self._seen.get(topic, ("", 0))
+        if not after:
+            if gap.mark == UNKNOWN:
+                marks = self._marks(topic)
+                if UNKNOWN in marks:
+                    await self._pause(SOON)
+                    return False
+                if not marks:
+                    return True  # it was known in between, and nothing was missed
+                gap.mark = min(marks)
+            after = await self.source.since(topic, gap.mark) - 1
+        while era == self._era and after >= 0:
+            events = await self.source.read(topic, after, BATCH)
+            if era != self._era:
+                break
+            for event in events:
+                self._hand_on(event)
+            if len(events) < BATCH:
+                return True
+            after = events[-1].id
+        gap.mark = gap.mark if era == self._era else 0
+        return era == self._era
+
+    def _pause(self, seconds: float) -> Deferred[None]:
+        pause: Deferred[None] = deferLater(self._clock, seconds)
+        self._pauses.add(pause)
+        return pause.addBoth(self._over, pause)
+
+    def _over(self, result: Any, pause: Deferred[None]) -> Any:
+        self._pauses.discard(pause)
+        return result
+
+
+def _broke(failure: Failure) -> None:
+    if not failure.check(CancelledError):
+        log.failure("events that were missed could not be made good", failure)
