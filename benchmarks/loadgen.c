@@ -10,7 +10,8 @@
  *   append  N keep-alive HTTP connections, one POST in flight each
  *   poll    N long polls wait on one channel, a POST every I milliseconds
  *   idle    N connections that say nothing: memory and CPU to connect
- * Kinds (what is spoken): owlmeans, sio, nats over WebSocket; ganomede, nchan over HTTP.
+ * Kinds (what is spoken): owlmeans, sio, micro, nats over WebSocket; ganomede,
+ * nchan over HTTP.  micro is MicroStream's request and response on Socket.IO.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -232,6 +233,24 @@ static void sio_frame(struct conn *c, char *p, size_t n) {
     frame(c, 1, m, sprintf(m, "42[\"result\",{\"id\":\"%.*s\",\"payload\":%.*s}]", (int)(strchr(id, '"') - id), id, (int)value(payload, p + n), payload));
 }
 
+/* micro: MicroStream over Socket.IO; the service is called "svc", each caller by its number */
+static void micro_call(struct conn *c) {
+    static char m[MEGABYTE];
+    int n = sprintf(m, "42[\"request\",{\"targetService\":\"svc\",\"payload\":{\"id\":\"c%d-%lu\",\"event\":\"echo\",\"data\":[\"", c->index, c->sent);
+    sent(c);
+    frame(c, 1, m, fill(m, n, "\"]}}]"));
+}
+static void micro_frame(struct conn *c, char *p, size_t n) {
+    if (n && p[0] == '0') { say(c, "40"); return; }
+    if (n == 1 && p[0] == '2') { say(c, "3"); return; }
+    if (n > 1 && p[0] == '4' && p[1] == '0') { c->ready = 1; return; }
+    if (c->role == CALLER) { check_id(c, p, n); answered(c); micro_call(c); return; }
+    static char m[MEGABYTE];
+    char *id = member(p, n, "\"id\":\""), *data = member(p, n, "\"data\":");
+    if (!id || !data) { complain("no request", p, n); return; }
+    frame(c, 1, m, sprintf(m, "42[\"response\",{\"id\":\"%.*s\",\"response\":%.*s}]", (int)(strchr(id, '"') - id), id, (int)value(data, p + n), data));
+}
+
 /* nats: the NATS text protocol in binary frames; a frame is a piece of a stream */
 static void nats_open(struct conn *c) { (void)c; }
 static void nats_call(struct conn *c) {
@@ -355,6 +374,7 @@ static void nchan_answer(struct conn *c, char *head, char *body, size_t size) {
 static const struct kind kinds[] = {
     {"owlmeans", 1, owl_open, owl_call, owl_frame, owl_publish, 0},
     {"sio", 1, sio_open, sio_call, sio_frame, sio_publish, 0},
+    {"micro", 1, sio_open, micro_call, micro_frame, 0, 0},
     {"nats", 1, nats_open, nats_call, nats_frame, nats_publish, 0},
     {"ganomede", 0, gano_open, gano_call, 0, gano_publish, gano_answer},
     {"nchan", 0, gano_open, 0, 0, nchan_publish, nchan_answer},
@@ -436,8 +456,9 @@ static void connect_one(struct conn *c) {
     fcntl(c->fd, F_SETFL, O_NONBLOCK);
     watch(c, EPOLLIN, EPOLL_CTL_ADD);
     if (kind->websocket) {
-        char m[512];
-        append(&c->out, m, sprintf(m, "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n", opt.path, opt.port));
+        char m[512], name[48] = "";
+        if (kind->call == micro_call) sprintf(name, c->role == SERVICE ? "&serviceName=svc" : "&serviceName=c%d", c->index);
+        append(&c->out, m, sprintf(m, "GET %s%s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n", opt.path, name, opt.port));
     } else kind->open(c);
     flush(c);
     uint64_t limit = now() + 10000000000ull;

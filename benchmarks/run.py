@@ -37,11 +37,12 @@ Figures = dict[str, Any]
 
 @attrs.frozen
 class Side:
-    """One server under one load, and what its figures are called."""
+    """One server under one load: what is spoken, how much of it, and where."""
 
     server: type[Server]
     kind: str
     load: tuple[str, ...]
+    path: str = ""
 
 
 @attrs.frozen
@@ -63,6 +64,8 @@ APPEND = ("-m", "append", "-n", "32", "-w", "1")
 POLL = ("-m", "poll", "-n", "200", "-i", "100")
 IDLE = ("-m", "idle", "-n", "5000", "-W", "2")
 
+SOCKET_IO = "/socket.io/?EIO=4&transport=websocket"
+
 GOALS = [
     Goal("P1", "request relay, 32 x 1 in flight", Side(Broker, "owlmeans", RELAY), Side(Nats, "nats", RELAY), 1.0),
     Goal(
@@ -71,6 +74,20 @@ GOALS = [
         Side(Broker, "owlmeans", RELAY_DEEP),
         Side(Nats, "nats", RELAY_DEEP),
         2.0,
+    ),
+    Goal(
+        "P3",
+        "MicroStream requests, 32 x 1 in flight, beside a bare Socket.IO hub",
+        Side(Broker, "micro", RELAY, SOCKET_IO),
+        Side(SocketIo, "micro", RELAY, SOCKET_IO),
+        0.7,
+    ),
+    Goal(
+        "P3d",
+        "MicroStream requests, 32 x 16 in flight, beside a bare Socket.IO hub",
+        Side(Broker, "micro", RELAY_DEEP, SOCKET_IO),
+        Side(SocketIo, "micro", RELAY_DEEP, SOCKET_IO),
+        0.7,
     ),
     Goal(
         "P4", "fan-out to 1,000, per delivery", Side(Broker, "owlmeans", FAN_OUT), Side(SocketIo, "sio", FAN_OUT), 0.7
@@ -97,7 +114,19 @@ GOALS = [
 def measure(binary: Path, server: Server, side: Side, seconds: float) -> Figures:
     """Put one load on a running server and return what was seen."""
     pids = ",".join(map(str, server.pids()))
-    command = [str(binary), "-k", side.kind, "-p", str(server.port), "-u", server.path, "-d", str(seconds), "-P", pids]
+    command = [
+        str(binary),
+        "-k",
+        side.kind,
+        "-p",
+        str(server.port),
+        "-u",
+        side.path or server.path,
+        "-d",
+        str(seconds),
+        "-P",
+        pids,
+    ]
     done = subprocess.run(
         [*command, *side.load], capture_output=True, text=True, timeout=seconds + 60, preexec_fn=lambda: pin(LOAD_CORE)
     )

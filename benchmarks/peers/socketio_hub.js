@@ -1,5 +1,6 @@
 // A hub with the semantics that the benchmarks use, on the stock socket.io server:
-// call -> the one service -> result, and rooms for a fan-out.
+// call -> the one service -> result, rooms for a fan-out, and MicroStream's
+// request -> the service of that name -> response.
 const { Server } = require("socket.io");
 
 const port = Number(process.argv[2]);
@@ -9,6 +10,17 @@ const pending = new Map();
 let next = 0;
 
 io.on("connection", (socket) => {
+  const { serviceName } = socket.handshake.query;
+  if (serviceName) services.set(serviceName, socket);
+  socket.on("request", ({ targetService, payload }) => {
+    pending.set(payload.id, socket);
+    services.get(targetService).emit("request", payload);
+  });
+  socket.on("response", (response) => {
+    const caller = pending.get(response.id);
+    pending.delete(response.id);
+    caller.emit("response", response);
+  });
   socket.on("register", (method) => {
     services.set(method, socket);
     socket.emit("registered", method);
