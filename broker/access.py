@@ -106,6 +106,8 @@ class Access:
 
     Attributes:
         mode: "none" (nobody is asked), "optional" or "required".
+        anonymous: the identity of a peer that has shown nothing.
+        configured: whether any credential exists that could be shown.
     """
 
     mode: str = "none"
@@ -115,11 +117,12 @@ class Access:
     jwt_audience: str | None = None
     jwt_issuer: str | None = None
     permissions: Mapping[str, Grants] = attrs.field(factory=dict)
+    anonymous: Identity = attrs.field(init=False)
+    configured: bool = attrs.field(init=False)
 
-    @property
-    def anonymous(self) -> Identity:
-        """The identity of a peer that has shown nothing."""
-        return Identity(grants=self._grants_of("anonymous", ()))
+    def __attrs_post_init__(self) -> None:
+        self.anonymous = Identity(grants=self._grants_of("anonymous", ()))
+        self.configured = bool(self.secrets or self.keys or self.jwt_keys)
 
     def identify(self, credential: object) -> Identity:
         """Return who shows *credential*, perhaps behind a scheme word.
@@ -131,6 +134,8 @@ class Access:
         """
         if not isinstance(credential, str) or not credential:
             raise Unauthenticated("token")
+        if not self.configured:
+            return self.anonymous
         whole = credential.encode("utf-8", "surrogatepass")
         token = whole.strip().rpartition(b" ")[2]
         found = None
@@ -141,16 +146,7 @@ class Access:
         for name, key in self.keys.items():
             if _same(key, token) or _same(key, whole):
                 found = Identity(name=name, authenticated=True, grants=self._grants_of(name, ()))
-        if found is not None:
-            return found
-        if not self.configured:
-            return self.anonymous
-        return self._from_jwt(token)
-
-    @property
-    def configured(self) -> bool:
-        """Whether any credential exists that could be shown."""
-        return bool(self.secrets or self.keys or self.jwt_keys)
+        return found or self._from_jwt(token)
 
     def knows(self, name: str) -> bool:
         """Whether *name* is an identity of the configuration."""
