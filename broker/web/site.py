@@ -279,12 +279,13 @@ class Site(Factory):
             session = await dialect.session(peer, link)
         except BrokerError as error:
             # Not its message: that may hold what the client gave for a credential.
+            code = f"HTTP {error.status}" if isinstance(error, Refused) else error.code
             self._grumbler.say(
-                f"{dialect.name} {error.code}",
+                f"{dialect.name} {code}",
                 "{dialect} refused a client at {address}: {code}",
                 dialect=dialect.name,
                 address=link.handshake.address,
-                code=error.code,
+                code=code,
             )
             await self._hold(getattr(dialect, "refusal_delay", 0.0))
             raise

@@ -648,7 +648,7 @@ def test_only_so_many_refusals_are_held(port: Port, logged: list[LogEvent]) -> N
     assert len(port.clock.getDelayedCalls()) <= HELD + 1
     port.clock.advance(3.0)
     assert all(link.answer is not None for link in port.door.taken)
-    assert lines_of(logged) == ["careless refused a client at 10.0.0.1: INTERNAL"]
+    assert lines_of(logged) == ["careless refused a client at 10.0.0.1: HTTP 403"]
 
 
 def test_a_held_refusal_ends_with_its_client(port: Port) -> None:
