@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from broker.deadlines import Deadlines
-from broker.errors import Invalid, RateLimited
+from broker.errors import Invalid, RateLimited, Unavailable
 from broker.interfaces import IBus, IEventSource, ISharedStore, IStore
 from broker.messages import Event
 from broker.patterns import matches
@@ -133,10 +133,17 @@ class Channels:
                 if event is not None and event.id == after + 1:
                     return [event]
                 waiter.woken = Deferred()
-                events = await self.read(topic, after, limit)
+                events = await self._look(topic, after, limit)
             return events
         finally:
             self._leave(waiter)
+
+    async def _look(self, topic: str, after: int, limit: int) -> list[Event]:
+        """Read for one that waits already: while the store is away there is nothing new."""
+        try:
+            return await self.read(topic, after, limit)
+        except Unavailable:
+            return []
 
     def arrived(self, event: Event) -> None:
         """Wake every poll that waits for *event*'s topic."""

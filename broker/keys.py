@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
 
 from broker.errors import Invalid, TooLarge
-from broker.interfaces import IStore
+from broker.interfaces import IBus, IStore
 from broker.jsontext import members, object_text
 from broker.messages import Entry, Event
 
@@ -73,12 +73,19 @@ class Keys:
         publish: called with the event of each change.
         clock: gives the time of a change.
         most: how many bytes a value may have.
+        bus: listens to the topics of what is watched.
     """
 
     def __init__(
-        self, store: IStore, publish: Callable[[Event], object], clock: IReactorTime, most: int = 1 << 20
+        self,
+        store: IStore,
+        publish: Callable[[Event], object],
+        clock: IReactorTime,
+        most: int = 1 << 20,
+        bus: IBus | None = None,
     ) -> None:
         self._store, self._publish, self._clock, self._most = store, publish, clock, most
+        self._bus = bus
         self._merge = partial(bounded_merge, most=most)
         self._watchers: dict[str, dict[Watcher, None]] = {}
         self._admitting: dict[Admits, dict[Watcher, None]] = {}
@@ -156,6 +163,11 @@ class Keys:
         self.unwatch(watcher)
         names = tuple(names)
         self._watched[watcher] = names, admits
+        if self._bus is not None:
+            for name in names:
+                self._bus.listen(TOPIC + name)
+            if admits is not None:
+                self._bus.listen(TOPIC, below=True)
         for name in names:
             self._watchers.setdefault(name, {})[watcher] = None
         if admits is not None:
@@ -164,6 +176,11 @@ class Keys:
     def unwatch(self, watcher: Watcher) -> None:
         """Undo ``watch``; of nothing is nothing."""
         names, admits = self._watched.pop(watcher, ((), None))
+        if self._bus is not None:
+            for name in names:
+                self._bus.forget(TOPIC + name)
+            if admits is not None:
+                self._bus.forget(TOPIC, below=True)
         for name in names:
             _drop(self._watchers, name, watcher)
         if admits is not None:

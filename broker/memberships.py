@@ -101,6 +101,12 @@ class Memberships:
         await self._store.delete(SPACE, _key(member, topic))
         self._publish(Event(CONTROL, "left", _encode((member, topic))))
 
+    async def restore(self) -> None:
+        """Store again what those who are connected have joined: the store has lost it."""
+        for member, present in list(self._members.items()):
+            for topic in list(present.topics):
+                await self._store.set(SPACE, _key(member, topic), b"")
+
     def left(self, event: Event) -> None:
         """Let every session here of the member that *event* names leave its topic."""
         member, topic = _decode(event.body or b"")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from twisted.application.internet import TimerService
 from twisted.application.service import MultiService
@@ -15,9 +15,10 @@ from twisted.logger import Logger
 from broker import __version__
 from broker.access import Access, Buckets
 from broker.calls import Calls
-from broker.channels import LOG, Channels
+from broker.channels import LOG, Channels, Past
+from broker.errors import BrokerError
 from broker.indices import ROWS, Indices
-from broker.interfaces import IBus, IStore
+from broker.interfaces import IBus, ISharedBus, ISharedStore, IStore
 from broker.keys import TOPIC, Keys
 from broker.memberships import CONTROL as LEFT
 from broker.memberships import Memberships
@@ -66,15 +67,17 @@ class Broker(MultiService):
             store, bus, clock, settings.durable_topics, settings.max_waiting_polls, settings.retention.seconds
         )
         self.indices = Indices(store)
-        self.keys = Keys(store, self._publish, clock, settings.max_value_bytes)
-        self.memberships = Memberships(store, bus.publish, settings.max_subscriptions)
-        self.tokens = Tokens(store, bus.publish, clock)
+        self.keys = Keys(store, self._publish, clock, settings.max_value_bytes, bus)
+        self.memberships = Memberships(store, self._tell, settings.max_subscriptions)
+        self.tokens = Tokens(store, self._tell, clock)
         self.presence = Presence(self._presence_changed)
         self.queues = Queues(store, clock, self._takers_of, settings.max_mailbox, settings.mailbox_seconds)
         self.buckets = Buckets(clock, settings.rate, settings.rate_burst)
         self._remembered: set[str] = set()
         self._controls = {LEFT: self.memberships.left, REVOKED: self.tokens.revoked}
         bus.deliver = self.arrived
+        if bus.shared:
+            self._share(cast(ISharedStore, store), cast(ISharedBus, bus))
         for topic in self._controls:
             bus.listen(topic)
         for part in (store, bus):
@@ -84,6 +87,11 @@ class Broker(MultiService):
             timer.clock = clock
             timer.setServiceParent(self)
         self._name_gauges()
+
+    def _share(self, store: ISharedStore, bus: ISharedBus) -> None:
+        """Let *bus* read what it has missed, and begin anew with the store."""
+        bus.source = Past(store)
+        store.wiped = self._wiped
 
     def attach(self, dialect: str, address: str) -> Peer:
         """Return a new peer for a client of *dialect* at *address*."""
@@ -183,18 +191,38 @@ class Broker(MultiService):
 
     def _publish(self, event: Event) -> None:
         if self.channels.is_durable(event.topic):
+            sent: Deferred[Any] | None = self.channels.post(event)
+        else:
+            sent = self.bus.publish(event)
+        if sent is not None:
+            sent.addErrback(self._lost, event.topic)
+
+    def _tell(self, event: Event) -> None:
+        """Tell the parts like the one that calls, on every node; those that are away now hear of it later."""
+        if self.bus.shared:
             self.channels.post(event).addErrback(self._lost, event.topic)
         else:
             self.bus.publish(event)
 
     def _lost(self, failure: Any, topic: str) -> None:
-        log.error("an event on {topic} was not stored: {reason}", topic=topic, reason=str(failure.value))
+        failure.trap(BrokerError)
+        log.error("an event on {topic} was lost: {reason}", topic=topic, reason=str(failure.value))
+
+    def _wiped(self) -> None:
+        """Store again what is known here: the store has lost everything."""
+        self._remembered.clear()
+        self.tokens.forget_key()
+        for peer in self.presence:
+            if peer.identity.name or peer.named:
+                self.remember(peer.client)
+        ensureDeferred(self.memberships.restore()).addErrback(self._lost, LEFT)
+        cast(ISharedBus, self.bus).wiped()
 
     def _presence_changed(self, change: str, client: str, session: str) -> None:
         topic = f"broker.client.{change}"
         if self.topics.heard(topic) or self.bus.shared:
             body = json.dumps({"id": client, "session": session}).encode()
-            self.bus.publish(Event(topic, change, body, "broker", self.clock.seconds(), origin=session))
+            self._publish(Event(topic, change, body, "broker", self.clock.seconds(), origin=session))
 
     def _takers_of(self, queue: str) -> list[Any]:
         kind, _, name = queue.partition(":")

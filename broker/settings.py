@@ -249,6 +249,8 @@ class Settings:
             )
         if not self.listen:
             found.append("TXBROKER_LISTEN names nothing to listen on")
+        if _is_redis(self.bus) and not _is_redis(self.store):
+            found.append("TXBROKER_BUS: nodes that share a bus must share a store: set TXBROKER_STORE=redis://… too")
         exposed = [endpoint for endpoint in self.listen if not is_local(endpoint)]
         open_to_all = [name for name in self.protocols if name not in self.insecure]
         if exposed and open_to_all and (not self.secured or self.auth == "none"):
@@ -288,7 +290,7 @@ def _own_name() -> str:
 
 
 def _is_redis(url: str) -> bool:
-    return url.partition(":")[0] in ("redis", "rediss")
+    return url.startswith("redis")
 
 
 def _unknown(environ: Mapping[str, str], known: set[str]) -> list[str]:

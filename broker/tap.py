@@ -92,10 +92,13 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
         clock=reactor,
         directory=settings.state_directory,
         durability=settings.durability,
+        prefix=settings.redis_prefix,
+        announce=settings.bus == settings.store,
         observe=lambda rows, seconds: broker.metrics.committed(rows, seconds),
         failed=lambda operations: broker.metrics.store_failed(operations),
     )
-    broker = Broker(settings, store, open_bus(settings.bus, settings.node), reactor, access)
+    bus = open_bus(settings.bus, settings.node, reactor=reactor, prefix=settings.redis_prefix)
+    broker = Broker(settings, store, bus, reactor, access)
     broker.facts = {"durability": settings.durability, "dialects": [dialect.name for dialect in dialects]}
     site = make_site(reactor, settings, broker, dialects)
     admin_site = make_site(reactor, settings, broker, [MetricsPage(reader_of(broker.metrics))])

@@ -131,6 +131,10 @@ class Tokens:
         if held.expiry.active():
             held.expiry.cancel()
 
+    def forget_key(self) -> None:
+        """Look for the signing key again: the store has lost it."""
+        self._key = b""
+
     def stop(self) -> None:
         """Forget all holders."""
         for holder in list(self._tokens):

@@ -6,7 +6,6 @@ from twisted.internet.defer import Deferred
 
 from broker.indices import Extract, Rows
 from broker.messages import Event
-from broker.patterns import check_name
 from broker.peer.client import Client
 
 
@@ -18,22 +17,22 @@ class ChannelVerbs(Client):
     def read(self, topic: str, after: int, limit: int) -> Deferred[list[Event]]:
         """Return stored events newer than id *after*, oldest first."""
         self._allow("read", topic)
-        return self.broker.channels.read(check_name(topic), after, limit)
+        return self.broker.channels.read(self._shown(topic), after, limit)
 
     def latest(self, topic: str, limit: int) -> Deferred[list[Event]]:
         """Return the last *limit* stored events, oldest first."""
         self._allow("read", topic)
-        return self.broker.channels.latest(check_name(topic), limit)
+        return self.broker.channels.latest(self._shown(topic), limit)
 
     def head(self, topic: str) -> Deferred[int]:
         """Return the id of the newest event there ever was; 0 for none."""
         self._allow("read", topic)
-        return self.broker.channels.head(check_name(topic))
+        return self.broker.channels.head(self._shown(topic))
 
     async def poll(self, topic: str, after: int, limit: int, timeout: float) -> list[Event]:
         """Return stored events, waiting for them if there are none; see ``Channels.poll``."""
         self._allow("read", topic)
-        return await self.broker.channels.poll(check_name(topic), after, limit, timeout)
+        return await self.broker.channels.poll(self._shown(topic), after, limit, timeout)
 
     async def cursor(self, client: str, topic: str) -> int:
         """Return the id that *client* has acknowledged last; 0 for none."""
@@ -48,7 +47,7 @@ class ChannelVerbs(Client):
     async def create_index(self, id: str, topic: str, field: str) -> bool:
         """Define an index of *topic*; False when that id exists, unchanged."""
         self._allow("read", topic)
-        return await self.broker.indices.create(id, check_name(topic), field)
+        return await self.broker.indices.create(id, self._shown(topic), field)
 
     async def read_index(self, id: str, value: str, extract: Extract) -> Rows:
         """Return the events whose field is *value*, the newest first; see ``Indices.read``."""

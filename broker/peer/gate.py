@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from broker.service import Broker
 
 RESERVED = "broker."  # names of the broker itself
+HIDDEN = "broker.control."  # topics by which nodes speak to each other
 
 # Every request of an HTTP client makes a peer: the shape of a UUID without its price.
 _ID_PREFIX = str(uuid4())[:24]
@@ -124,6 +125,13 @@ class Gate:
         check_name(name)
         if name.startswith(RESERVED):
             raise Denied("reserved", name)
+
+    @staticmethod
+    def _shown(topic: str) -> str:
+        """Return *topic* if clients may know what was stored of it."""
+        if topic.startswith(HIDDEN):
+            raise Denied("reserved", topic)
+        return check_name(topic)
 
     def _may(self, verb: str, admits: Admits | None = None) -> Admits | None:
         """Return which keys it may *verb*, of those that *admits* says yes to; None: all."""
