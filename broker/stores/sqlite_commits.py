@@ -16,6 +16,7 @@ from broker.stores.sqlite_writes import Writes
 
 MAX_OPERATIONS = 20_000  # under way; more are refused at once
 MAX_BYTES = 64 * 1024 * 1024  # of bodies and values under way
+MANY = 4  # operations in a batch
 PROBE = 1.0  # seconds between two attempts to write while writing fails
 
 
@@ -54,6 +55,7 @@ class Commits:
         self._waiting_touched: set[Hashable] = set()
         self._running = 0
         self._running_bytes = 0
+        self._last = 0  # operations of the last batch
         self._running_touched: set[Hashable] = set()
         self._awake = False  # a batch is with the thread, or about to be
         self._purging = False
@@ -102,7 +104,7 @@ class Commits:
         if not self._awake:
             # At the end of this turn: what else comes in it goes along.
             self._awake = True
-            self._reactor.callFromThread(self._begin)
+            self._begin_soon()
         return answer
 
     def outstanding(self, touched: Hashable) -> bool:
@@ -114,8 +116,21 @@ class Commits:
         """Whether nothing waits and nothing runs."""
         return not self._awake
 
+    def _begin_soon(self) -> None:
+        """Let the thread have what waits at the end of this turn, or of the next.
+
+        After a batch of many, those who have just been answered are about to
+        come again: a turn more, and they share the next commit.
+        """
+        begin = self._begin
+        if self._last >= MANY:
+            self._reactor.callFromThread(self._reactor.callFromThread, begin)
+        else:
+            self._reactor.callFromThread(begin)
+
     def _begin(self) -> None:
         operations = self._waiting
+        self._last = len(operations)
         self._running, self._running_bytes = len(operations), self._waiting_bytes
         self._running_touched = self._waiting_touched
         self._waiting, self._waiting_bytes, self._waiting_touched = [], 0, set()
@@ -133,7 +148,7 @@ class Commits:
         if self._writes.to_purge and not batch.failure:
             self._purge()
         if self._waiting:
-            self._begin()
+            self._begin_soon()
             return
         self._awake = False
         if self._drained is not None:
