@@ -1,0 +1,153 @@
+"""A client that does not read costs itself its connection, and nobody else anything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import attrs
+import pytest
+import pytest_twisted
+
+from tests.bridge.clients import Client, Ganomede, Hpkv, MicroStream, OwlMeans, ThinWs
+from tests.daemon import Daemon
+from tests.http_client import get, request
+
+READERS = 10  # one of them dead
+MESSAGE = 100_000  # bytes
+MESSAGES = 60  # 60 MB to all; of the 6 MB to the dead one the buffers of the kernel take more than half
+MOST = 32 << 20  # bytes by which the broker may grow
+
+
+@pytest.fixture(scope="module")
+def daemon_environ():
+    return {
+        "TXBROKER_STORE": "memory:",
+        "TXBROKER_SEND_QUEUE_BYTES": "65536",
+    }
+
+
+def peak(daemon: Daemon) -> int:
+    """Return the most memory that the daemon has ever had, in bytes."""
+    status = Path(f"/proc/{daemon.pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+@attrs.frozen
+class Fanout:
+    """How a message comes to all readers of a dialect: one that joins, and what they are sent."""
+
+    reader: Callable[[Daemon, int], Awaitable[Client]]
+    kind: str
+    publish: Callable[[Daemon, str], Awaitable[None]]
+
+
+async def owlmeans_reader(daemon: Daemon, number: int) -> Client:
+    owl = await OwlMeans.join(daemon)
+    await owl.subscribe("slow.owlmeans")
+    return owl
+
+
+async def thinws_reader(daemon: Daemon, number: int) -> Client:
+    thin = await ThinWs.join(daemon)
+    await thin.enter("slow.thinws")
+    return thin
+
+
+async def hpkv_reader(daemon: Daemon, number: int) -> Client:
+    return await Hpkv.watcher(daemon, "slow.hpkv")
+
+
+def post_to(topic: str) -> Callable[[Daemon, str], Awaitable[None]]:
+    async def publish(daemon: Daemon, text: str) -> None:
+        await Ganomede(daemon).post(topic, json.dumps([text]))
+
+    return publish
+
+
+async def set_key(daemon: Daemon, text: str) -> None:
+    hpkv = await Hpkv.join(daemon)
+    await hpkv.set("slow.hpkv", text)
+    await hpkv.socket.close()
+
+
+FANOUTS = {
+    "owlmeans": Fanout(owlmeans_reader, "event", post_to("slow.owlmeans")),
+    "thinws": Fanout(thinws_reader, "message", post_to("slow.thinws")),
+    "hpkv": Fanout(hpkv_reader, "notification", set_key),
+}
+
+
+@pytest.mark.parametrize("dialect", FANOUTS)
+@pytest_twisted.ensureDeferred
+async def test_a_dead_reader_among_ten_is_closed_with_1013(shared_daemon, dialect):
+    fanout = FANOUTS[dialect]
+    dead, *others = [await fanout.reader(shared_daemon, number) for number in range(READERS)]
+    before = peak(shared_daemon)
+    dead.socket.mute()
+    for number in range(MESSAGES):
+        text = f"{number} " + "x" * MESSAGE
+        await fanout.publish(shared_daemon, text)
+        for reader in others:
+            assert text in await reader.next(fanout.kind)
+    assert peak(shared_daemon) - before < MOST
+    dead.socket.listen()
+    assert (await dead.socket.closed())[0] == 1013
+    for reader in others:
+        await reader.socket.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_dead_service_among_ten_is_closed_with_1013(shared_daemon):
+    services = [await MicroStream.join(shared_daemon, f"slow-{number}") for number in range(READERS)]
+    caller = await OwlMeans.join(shared_daemon)
+    before = peak(shared_daemon)
+    services[0].socket.mute()
+    for number in range(MESSAGES):
+        argument = json.dumps(f"{number} " + "x" * MESSAGE)
+        caller.begin("slow-0.take", argument)
+        for index, service in enumerate(services[1:], 1):
+            caller.begin(f"slow-{index}.take", argument)
+            assert f'"data":{argument}}}' in await service.serve(str(number))
+    assert peak(shared_daemon) - before < MOST
+    services[0].socket.listen()
+    assert (await services[0].socket.closed())[0] == 1013
+    answers = [json.loads(await caller.next("answer")) for _ in range(MESSAGES * READERS)]
+    failures = [answer["payload"] for answer in answers if answer["type"] == "error"]
+    assert len(failures) == MESSAGES
+    assert set(failures) == {"SocketErrorConnection|||socket:connection:lost:slow-0.take|||"}
+    for client in (*services[1:], caller):
+        await client.socket.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_service_that_does_not_poll_any_more_is_let_go(shared_daemon):
+    url = f"{shared_daemon.url}/socket.io/?EIO=4&transport=polling&serviceName=slow-poller"
+    url += "&sid=" + json.loads((await get(url)).body[1:])["sid"]
+    assert (await request("POST", url, body=b"40")).status == 200
+    assert (await get(url)).body.startswith(b"40{")
+    caller = await OwlMeans.join(shared_daemon)
+    before = peak(shared_daemon)
+    for _ in range(MESSAGES):
+        caller.begin("slow-poller.take", json.dumps("x" * MESSAGE))
+    for _ in range(MESSAGES):
+        assert '"type":"error"' in await caller.next("answer")
+    assert peak(shared_daemon) - before < MOST
+    assert (await get(url)).status == 400
+    await caller.socket.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_that_never_reads_again_is_cut_off(start_daemon):
+    daemon = await start_daemon(TXBROKER_SEND_QUEUE_BYTES="65536", TXBROKER_SLOW_GRACE_SECONDS="0.1")
+    dead, observer = await OwlMeans.join(daemon), await OwlMeans.join(daemon)
+    session = (await dead.ask("broker.whoami"))["session"]
+    await observer.subscribe("broker.client.offline")
+    await dead.subscribe("cut")
+    dead.socket.mute()
+    for _ in range(MESSAGES):
+        await Ganomede(daemon).post("cut", json.dumps(["x" * MESSAGE]))
+    assert json.loads(await observer.event())["payload"]["session"] == session
+    dead.socket.abort()
+    await observer.socket.close()
