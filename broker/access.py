@@ -107,7 +107,6 @@ class Access:
     Attributes:
         mode: "none" (nobody is asked), "optional" or "required".
         anonymous: the identity of a peer that has shown nothing.
-        configured: whether any credential exists that could be shown.
     """
 
     mode: str = "none"
@@ -118,11 +117,9 @@ class Access:
     jwt_issuer: str | None = None
     permissions: Mapping[str, Grants] = attrs.field(factory=dict)
     anonymous: Identity = attrs.field(init=False)
-    configured: bool = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.anonymous = Identity(grants=self._grants_of("anonymous", ()))
-        self.configured = bool(self.secrets or self.keys or self.jwt_keys)
 
     def identify(self, credential: object) -> Identity:
         """Return who shows *credential*, perhaps behind a scheme word.
@@ -147,6 +144,11 @@ class Access:
             if _same(key, token) or _same(key, whole):
                 found = Identity(name=name, authenticated=True, grants=self._grants_of(name, ()))
         return found or self._from_jwt(token)
+
+    @property
+    def configured(self) -> bool:
+        """Whether any credential exists that could be shown."""
+        return bool(self.secrets or self.keys or self.jwt_keys)
 
     def knows(self, name: str) -> bool:
         """Whether *name* is an identity of the configuration."""
