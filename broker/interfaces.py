@@ -23,6 +23,7 @@ class ILink(Interface):
     """The way out to one connected client.  Dialect to transport."""
 
     handshake: HttpRequest = Attribute("The HttpRequest that opened the connection.")
+    open: bool = Attribute("Whether what is sent now goes out: true from ``ISession.opened`` to the close by either side.")
     paused: bool = Attribute("True while more than a little waits to be sent.")
 
     def send(payload: bytes) -> None:

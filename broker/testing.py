@@ -36,6 +36,11 @@ class FakeLink:
     closed: tuple[int, str] | None = None
     paused: bool = False
 
+    @property
+    def open(self) -> bool:
+        """Whether it was not closed yet."""
+        return self.closed is None
+
     def send(self, payload: bytes) -> None:
         """Keep a text message."""
         if self.closed is None:
@@ -89,6 +94,7 @@ class Connected:
 
     def leave(self, code: int = 1000) -> None:
         """Let the client go."""
+        self.link.close(code)
         self.session.closed(code, "")
         self.peer.close()
 

@@ -77,6 +77,11 @@ class WebSocketLink(FrameReader):
 
     # ILink
 
+    @property
+    def open(self) -> bool:
+        """Whether what is sent now goes out."""
+        return self.state == OPEN
+
     def send(self, payload: bytes) -> None:
         """Send one text message."""
         if self.state != OPEN:

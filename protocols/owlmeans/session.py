@@ -65,7 +65,6 @@ class Session:
     _client: bytes = b'""'
     _gate: Gate | None = None
     _deadline: IDelayedCall | None = None
-    _gone: bool = False
     _mailed: int = 0
     _collecting: IDelayedCall | None = None
 
@@ -104,7 +103,6 @@ class Session:
 
     def closed(self, code: int, reason: str) -> None:
         """Leave no timer behind."""
-        self._gone = True
         if self._gate is not None:
             self._gate.close()
             self._gate = None
@@ -149,8 +147,8 @@ class Session:
 
     def mail(self, mail: Mail) -> bool:
         """Send a queued message, unless the client can not read it now."""
-        if self._gone:
-            return False
+        if not self.link.open:
+            return False  # what is sent to a connection that closes is lost
         gate = self._shut()
         if gate is not None:
             gate.wait()

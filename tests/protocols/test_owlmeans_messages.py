@@ -58,6 +58,19 @@ def test_waiting_messages_come_after_a_quarter_of_a_second_of_silence(room):
     assert consumed(back) == [1]
 
 
+def test_message_for_a_connection_that_closes_waits_for_the_next_one(room):
+    alice, bob = room.join("alice"), room.join("bob")
+    room.advance(0.3)
+    bob.connected.link.close(1001, "leaving")  # the client has not answered the close yet
+    alice.client.enqueue(1, recipient="bob")
+    room.pump()
+    bob.leave()
+    back = room.join("bob")
+    room.advance(0.3)
+    assert consumed(bob) == []
+    assert consumed(back) == [1]
+
+
 def test_oldest_message_is_dropped_with_a_notice():
     room = Room(max_mailbox=3)
     alice, bob = room.join("alice"), room.join("bob")

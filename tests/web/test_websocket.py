@@ -371,7 +371,9 @@ class TestLink:
 
     def test_after_its_end_everything_is_ignored(self) -> None:
         bench = open_link()
+        assert bench.link.open
         bench.link.close(1001, "leaving")
+        assert not bench.link.open
         bench.wire.clear()
         bench.link.send(b"a")
         bench.link.send_binary(b"b")
