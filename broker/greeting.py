@@ -38,7 +38,10 @@ def example(dialect: Any, url: str) -> str:
         usual = "{websocket} {ws}" + dialect.websocket_paths[0]
     else:
         usual = "curl {http}" + dialect.http_paths[0]
-    return str(getattr(dialect, "example", usual)).format(http=url, ws=ws, websocket=_websocket_client())
+    line = str(getattr(dialect, "example", usual))
+    for mark, text in (("{http}", url), ("{ws}", ws), ("{websocket}", _websocket_client())):
+        line = line.replace(mark, text)
+    return line
 
 
 def _websocket_client() -> str:

@@ -23,7 +23,7 @@ class ILink(Interface):
     """The way out to one connected client.  Dialect to transport."""
 
     handshake: HttpRequest = Attribute("The HttpRequest that opened the connection.")
-    open: bool = Attribute("Whether what is sent now goes out: true from ``ISession.opened`` to the close by either side.")
+    open: bool = Attribute("Whether what is sent now goes out: from ``ISession.opened`` to the close by either side.")
     paused: bool = Attribute("True while more than a little waits to be sent.")
 
     def send(payload: bytes) -> None:
@@ -118,6 +118,30 @@ class IHttpDialect(Interface):
         It is cancelled when the client goes away.  *peer* is closed after the
         answer, unless the dialect has bound a session to it (``Peer.bind``):
         then that session closes it.
+        """
+
+
+class IDialectExtras(Interface):
+    """What a dialect of either kind may have besides; each is used where it is there.
+
+    No dialect declares this interface: it would then need all of them.
+    """
+
+    example: str = Attribute(
+        "A line for a shell that shows how to try it, logged at the start; ``{http}`` and ``{ws}`` stand "
+        "for the URLs of the daemon, ``{websocket}`` for a WebSocket client."
+    )
+    any_origin: bool = Attribute("Whether its WebSockets may be opened by pages of any origin.")
+    refusal_delay: float = Attribute("Seconds for which a refusal by ``session`` is held, for clients that come again.")
+
+    def refusal(status: int, message: str, request: HttpRequest) -> Response:
+        """Return how this dialect says *status* to *request*, which has not reached ``answer`` or has failed there."""
+
+    def drain() -> None:
+        """The daemon stops: answer the requests that wait, and let go of what outlives a connection.
+
+        Called once.  Afterwards open WebSockets are closed with 1001, and
+        requests that are still under way have ``TXBROKER_DRAIN_SECONDS``.
         """
 
 

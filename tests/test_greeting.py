@@ -43,5 +43,5 @@ def test_websocket_dialect_is_tried_with_a_client_that_is_installed():
 
 def test_dialect_may_know_better():
     dialect = Http()
-    dialect.example = "curl -d '{{}}' {http}/b"
-    assert example(dialect, "http://h:1") == "curl -d '{}' http://h:1/b"
+    dialect.example = "curl -d '{\"a\":1}' {http}/b"
+    assert example(dialect, "http://h:1") == "curl -d '{\"a\":1}' http://h:1/b"

@@ -329,8 +329,10 @@ class Site(Factory):
         self._drained = Deferred()
         for dialect in self.routes.dialects:
             # One that lets requests wait answers them now.
-            if hasattr(dialect, "drain"):
-                dialect.drain()
+            try:
+                getattr(dialect, "drain", lambda: None)()
+            except Exception:
+                log.failure("{dialect} failed to let go", dialect=dialect.name)
         for channel in list(self._channels):
             channel.finish()
         for link in list(self._door.links):

@@ -35,7 +35,6 @@ class Ganomede:
 
     name = "ganomede"
     http_paths = (PREFIX + "/", "/latest", "/about")
-    example = "curl '{http}/events/v1/events?secret=any&clientId=me&channel=news'"
 
     def __init__(self, settings: Settings) -> None:
         secret = "$TXBROKER_API_SECRET" if settings.auth == "required" else "any"

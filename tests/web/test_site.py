@@ -760,6 +760,26 @@ def test_what_does_not_end_in_time_is_dropped(port: Port) -> None:
     assert wire.aborted
 
 
+def test_a_dialect_answers_those_who_wait_for_it_when_the_site_drains(port: Port) -> None:
+    done: list[None] = []
+    port.pages.wait = waiting = Deferred()
+    port.pages.drain = lambda: waiting.callback(Response(body=b"leaving"))
+    busy = port.connect()
+    busy.say(request("/pages"))
+    port.site.drain(5.0).addCallback(done.append)
+    assert busy.heard()[0].body == b"leaving"
+    assert done == [None]
+
+
+def test_a_dialect_that_can_not_let_go_holds_up_nobody(port: Port, logged: list[LogEvent]) -> None:
+    done: list[None] = []
+    port.pages.drain = lambda: 1 / 0
+    idle = port.connect()
+    port.site.drain(5.0).addCallback(done.append)
+    assert (idle.lost, done) == (True, [None])
+    assert lines_of(logged) == ["pages failed to let go"]
+
+
 def test_a_draining_site_takes_nobody(port: Port) -> None:
     port.pages.wait = Deferred()
     busy = port.connect()
