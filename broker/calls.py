@@ -126,9 +126,20 @@ class Calls:
                     return party, name
         raise NotFound("method", procedure)
 
-    def held(self, name: str) -> bool:
-        """Whether anybody performs *name*, a procedure or a service."""
-        return name in self.performers or name in self.services
+    def find_taker(self, topic: str) -> Party:
+        """Return who takes a streamed request of *topic* now, else one who takes any.
+
+        Raises:
+            NotFound: nobody does.
+        """
+        place = (self.takers.place(topic) if topic else None) or self.takers.place("*")
+        if place is None:
+            raise NotFound("request", topic or "*")
+        return place.next()
+
+    def elsewhere(self, names: Iterable[str], error: BrokerError) -> Party:
+        """Return who stands for a callee on another node; alone, raise *error*."""
+        raise error
 
     def _services_of(self, procedure: str) -> Iterator[str]:
         """Yield the names of services that *procedure* could be of, the longest first.

@@ -28,6 +28,7 @@ from broker.peer import Peer
 from broker.presence import Presence
 from broker.queues import LOG as MAIL
 from broker.queues import Queues
+from broker.remote import Neighbours, RemoteCalls, SharedQueues
 from broker.settings import Settings
 from broker.tokens import CONTROL as REVOKED
 from broker.tokens import Tokens
@@ -62,7 +63,8 @@ class Broker(MultiService):
         self.draining = False
         self.facts: dict[str, Any] = {}  # more for ``about``
         self.topics = Topics(bus.listen, bus.forget)
-        self.calls = Calls(clock, settings.max_pending_calls, settings.request_idle_seconds)
+        calls, queues = (RemoteCalls, SharedQueues) if bus.shared else (Calls, Queues)
+        self.calls = calls(clock, settings.max_pending_calls, settings.request_idle_seconds)
         self.channels = Channels(
             store, bus, clock, settings.durable_topics, settings.max_waiting_polls, settings.retention.seconds
         )
@@ -71,8 +73,9 @@ class Broker(MultiService):
         self.memberships = Memberships(store, self._tell, settings.max_subscriptions)
         self.tokens = Tokens(store, self._tell, clock)
         self.presence = Presence(self._presence_changed)
-        self.queues = Queues(store, clock, self._takers_of, settings.max_mailbox, settings.mailbox_seconds)
+        self.queues = queues(store, clock, self._takers_of, settings.max_mailbox, settings.mailbox_seconds)
         self.buckets = Buckets(clock, settings.rate, settings.rate_burst)
+        self.neighbours: Neighbours | None = None
         self._remembered: set[str] = set()
         self._controls = {LEFT: self.memberships.left, REVOKED: self.tokens.revoked}
         bus.deliver = self.arrived
@@ -89,9 +92,17 @@ class Broker(MultiService):
         self._name_gauges()
 
     def _share(self, store: ISharedStore, bus: ISharedBus) -> None:
-        """Let *bus* read what it has missed, and begin anew with the store."""
+        """Be one of several nodes."""
         bus.source = Past(store)
         store.wiped = self._wiped
+        self.neighbours = Neighbours(
+            bus,
+            self.clock,
+            cast(RemoteCalls, self.calls),
+            cast(SharedQueues, self.queues),
+            self.presence,
+            self.settings.takeover_probe_seconds,
+        )
 
     def attach(self, dialect: str, address: str) -> Peer:
         """Return a new peer for a client of *dialect* at *address*."""
@@ -120,20 +131,21 @@ class Broker(MultiService):
 
     def leave(self, peer: Peer) -> None:
         """Undo what *peer* did, its subscriptions apart."""
-        names = (*peer.performs(), *peer.performs(whole=True)) if self.bus.shared else ()
+        names = self.neighbours.names_of(peer) if self.neighbours is not None else ()
         self.calls.leave(peer)
-        self.unclaim(names)
         self.keys.unwatch(peer)
         queues = self.queues.consumers.leave(peer)
         self.presence.leave(peer)
         for queue in (*queues, f"client:{peer.client}"):
             self.queues.left(queue)
+        if self.neighbours is not None:
+            self.neighbours.release(names)
 
-    def unclaim(self, names: Iterable[str]) -> None:
+    def unclaim(self, names: Iterable[str], whole: bool) -> None:
         """Give those of *names* back to the other nodes that nobody performs here any more."""
-        for name in names:
-            if not self.calls.held(name):
-                self.bus.release(name)
+        if self.neighbours is not None:
+            kind = "service:" if whole else "procedure:"
+            self.neighbours.release([kind + name for name in names])
 
     def remember(self, client: str) -> None:
         """Give *client* a mailbox from now on."""
@@ -184,6 +196,8 @@ class Broker(MultiService):
         self.calls.stop()
         self.channels.stop()
         self.tokens.stop()
+        if isinstance(self.queues, SharedQueues):
+            self.queues.stop()
         return ensureDeferred(self._stop())
 
     async def _stop(self) -> None:
@@ -219,6 +233,8 @@ class Broker(MultiService):
         cast(ISharedBus, self.bus).wiped()
 
     def _presence_changed(self, change: str, client: str, session: str) -> None:
+        if self.neighbours is not None:
+            self.neighbours.present(change, client, session)
         topic = f"broker.client.{change}"
         if self.topics.heard(topic) or self.bus.shared:
             body = json.dumps({"id": client, "session": session}).encode()

@@ -100,12 +100,6 @@ def test_recipient_must_perform_it_itself(calls, ann, bob):
         calls.find_at("m", [bob])
 
 
-def test_names_are_held_by_procedures_and_services(calls, ann):
-    calls.performers.add(ann, "m")
-    calls.services.add(ann, "s")
-    assert [calls.held(name) for name in ("m", "s", "x")] == [True, True, False]
-
-
 # How it ends
 
 

@@ -18,7 +18,7 @@ LAYERS = [
     "redis",  # connections, for its store and its bus
     "topics calls channels queues keys access presence memberships tokens metrics settings"
     " stores buses web protocols dialects logs process greeting admin",
-    "indices exposition",  # derived channels; what shows the metrics
+    "indices exposition remote",  # derived channels; what shows the metrics; other nodes
     "peer service testing daemon",
     "tap",
 ]

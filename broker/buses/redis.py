@@ -218,6 +218,8 @@ class RedisBus(Service):
     def _listening(self) -> None:
         self._feed.opened()
         self._feed.beat()
+        if self._feed.generation > 1:
+            self.departed(self.address)  # we have, for a while
         self._renew()
 
     def _beat(self) -> None:

@@ -46,13 +46,13 @@ class CallVerbs(Client):
             raise RateLimited("limit", "registrations")
         for name in names:
             await self._vacate(registry, name, shared, takeover)
-        await self._claim(names)
+        await self._claim(names, shared, whole, takeover)
         try:
             # Others may have come while we waited.
             for name in names:
                 registry.check(self, name, shared)
         except Taken:
-            self.broker.unclaim(names)
+            self.broker.unclaim(names, whole)
             raise
         for name in names:
             registry.add(self, name, shared)
@@ -64,38 +64,32 @@ class CallVerbs(Client):
                 return registry.check(self, name, shared)
             except Taken:
                 place = registry.place(name)
-                if not takeover or place is None or await self._lives(place.next()):
+                seconds = self.broker.settings.takeover_probe_seconds
+                if not takeover or place is None or await cast("Peer", place.next()).lives(seconds):
                     raise
             if self.closed:
                 raise Gone("lost", name)
 
-    async def _claim(self, names: list[str]) -> None:
+    async def _claim(self, names: list[str], shared: bool, whole: bool, takeover: bool) -> None:
         """Hold *names* among the nodes; all of them or none."""
-        if not self.broker.bus.shared:
+        neighbours = self.broker.neighbours
+        if neighbours is None:
             return
+        kind = "service:" if whole else "procedure:"
         try:
             for name in names:
-                await self.broker.bus.claim(name)
+                await neighbours.claim(kind + name, shared=shared, takeover=takeover)
             if self.closed:
                 raise Gone("lost", names[0])
         except BaseException:  # cancelled, too
-            self.broker.unclaim(names)
+            self.broker.unclaim(names, whole)
             raise
-
-    async def _lives(self, holder: Party) -> bool:
-        """Ask *holder* for a sign of life; hang up on it when there is none."""
-        peer = cast("Peer", holder)
-        alive: bool = await peer.probe(self.broker.settings.takeover_probe_seconds)
-        if not alive:
-            peer.hang_up(1001, "replaced")
-            peer.close()
-        return alive
 
     def release(self, name: str, *, whole: bool = False) -> bool:
         """Take calls of *name* no more; say whether it did."""
         released = self.broker.calls.registry(whole).remove(self, name)
         if released:
-            self.broker.unclaim((name,))
+            self.broker.unclaim((name,), whole)
         return released
 
     def performs(self, *, whole: bool = False) -> list[str]:
@@ -124,7 +118,7 @@ class CallVerbs(Client):
         self._allow("call", request.procedure)
         calls = self.broker.calls
         if request.recipient:
-            callee, service = calls.find_at(request.procedure, self._sessions(request.recipient))
+            callee, service = self._callee_at(request.recipient, request.procedure)
         else:
             callee, service = calls.find(request.procedure, service)
         request.service = service
@@ -160,10 +154,13 @@ class CallVerbs(Client):
         if len(self.acknowledged) >= self.broker.settings.max_registrations:
             raise RateLimited("limit", "registrations")
         self.broker.calls.takers.add(self, topic, shared=True)
+        if self.broker.neighbours is not None:
+            self.broker.neighbours.hold(f"taker:{topic}")
 
     def unacknowledge(self, topic: str) -> None:
         """Take streamed requests of *topic* no more."""
-        self.broker.calls.takers.remove(self, topic)
+        if self.broker.calls.takers.remove(self, topic) and self.broker.neighbours is not None:
+            self.broker.neighbours.release((f"taker:{topic}",))
 
     @property
     def acknowledged(self) -> list[str]:
@@ -181,21 +178,33 @@ class CallVerbs(Client):
             NotFound: nobody takes it.
         """
         self._allow("request", request.recipient or topic or "*")
-        takers = self.broker.calls.takers
-        if request.recipient:
-            target = self._sessions(request.recipient)[0]
-        else:
-            place = (takers.place(topic) if topic else None) or takers.place("*")
-            if place is None:
-                raise NotFound("request", topic or "*")
-            target = place.next()  # type: ignore[assignment]
+        calls = self.broker.calls
+        target = self._session(request.recipient) if request.recipient else calls.find_taker(topic)
         request.streamed = True
         request.caller = self.client
         request.dialect = self.dialect
-        self.broker.calls.open(self, target, ref, request)
+        calls.open(self, target, ref, request)
+
+    def _session(self, recipient: str) -> Party:
+        try:
+            return self._sessions(recipient)[0]
+        except Gone as error:
+            return self.broker.calls.elsewhere(_places(recipient), error)
+
+    def _callee_at(self, recipient: str, procedure: str) -> tuple[Party, str]:
+        calls = self.broker.calls
+        try:
+            return calls.find_at(procedure, self._sessions(recipient))
+        except (Gone, NotFound) as error:
+            return calls.elsewhere(_places(recipient), error), ""
 
     def _sessions(self, recipient: str) -> list[Peer]:
         sessions = self.broker.presence.sessions(recipient)
         if not sessions:
             raise Gone("recipient", recipient)
         return sessions  # type: ignore[return-value]
+
+
+def _places(recipient: str) -> tuple[str, str]:
+    """Return the names by which other nodes know a client or a session."""
+    return f"client:{recipient}", f"session:{recipient}"

@@ -32,6 +32,14 @@ class Peer(IdentityVerbs, MembershipVerbs, ChannelVerbs, CallVerbs, QueueVerbs, 
         self.broker.tokens.release(self)
         self.undo()
 
+    async def lives(self, timeout: float) -> bool:
+        """Say whether the client gives a sign of life within *timeout* seconds; if not, part with it."""
+        alive: bool = await self.probe(timeout)
+        if not alive:
+            self.hang_up(1001, "replaced")
+            self.close()
+        return alive
+
     def undo(self) -> None:
         """Undo everything this peer did; it stays who it is and may begin again."""
         broker = self.broker

@@ -1,0 +1,120 @@
+"""What nodes say to each other, as bytes."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from broker import errors
+from broker.errors import BrokerError, CalleeFailed
+from broker.messages import Reply, Request
+
+
+class Trouble(msgspec.Struct, array_like=True):
+    """A ``BrokerError`` on its way; ``kind`` is the name of its class."""
+
+    kind: str
+    code: str
+    what: str
+    name: str
+    message: str
+    data: bytes | None
+
+    @classmethod
+    def of(cls, error: BrokerError) -> Trouble:
+        """Return what tells of *error*."""
+        return cls(type(error).__name__, error.code, error.what, error.name, error.message, error.data)
+
+    def error(self) -> BrokerError:
+        """Return the error again."""
+        if self.kind == CalleeFailed.__name__:
+            return CalleeFailed(self.code, self.message, self.data)
+        if self.kind == errors.RateLimited.__name__:
+            return errors.RateLimited(self.what, self.name)
+        kind = getattr(errors, self.kind, BrokerError)
+        error: BrokerError = kind(self.what, self.name, message=self.message, data=self.data)
+        return error
+
+
+class Called(msgspec.Struct, tag="call", array_like=True):
+    """A call or a streamed request for somebody on the node that gets it.
+
+    Attributes:
+        id: of the call, at the caller's node.
+        place: the name under which the callee was found, as the bus knows it.
+        request: what is asked.
+        quiet: whether the deadline ends it without a reply.
+    """
+
+    id: str
+    place: str
+    request: Request
+    quiet: bool
+
+
+class Answered(msgspec.Struct, tag="answer", array_like=True):
+    """A reply to ``Called``, from the callee's node."""
+
+    id: str
+    body: bytes
+    trouble: Trouble | None
+    source: str
+    time: float
+    streamed: bool
+    attachments: tuple[bytes, ...]
+
+    @classmethod
+    def of(cls, reply: Reply) -> Answered:
+        """Return what brings *reply*, whose ``ref`` is the id of the call."""
+        trouble = None if reply.error is None else Trouble.of(reply.error)
+        return cls(reply.ref, reply.body, trouble, reply.source, reply.time, reply.streamed, reply.attachments)
+
+
+class Elsewhere(msgspec.Struct, tag="elsewhere", array_like=True):
+    """The callee of ``Called`` is not here, or not any more."""
+
+    id: str
+
+
+class Ended(msgspec.Struct, tag="end", array_like=True):
+    """The caller of ``Called`` waits no more."""
+
+    id: str
+
+
+class Probe(msgspec.Struct, tag="probe", array_like=True):
+    """Does the one who holds *place* give a sign of life?  If not, it is to be parted with."""
+
+    id: int
+    place: str
+
+
+class Deliver(msgspec.Struct, tag="deliver", array_like=True):
+    """Hand a message to a session that has no mailbox."""
+
+    id: int
+    session: str
+    ref: str
+    body: bytes
+    source: str
+    time: float
+
+
+class Verdict(msgspec.Struct, tag="verdict", array_like=True):
+    """The answer to ``Probe`` and ``Deliver``."""
+
+    id: int
+    yes: bool
+
+
+class Drain(msgspec.Struct, tag="drain", array_like=True):
+    """Something waits in a queue of which somebody takes who is there."""
+
+    queue: str
+
+
+Message: TypeAlias = Called | Answered | Elsewhere | Ended | Probe | Deliver | Verdict | Drain
+
+encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder(Message).decode
