@@ -44,7 +44,12 @@ TURNED_AWAY = 100  # connections over the limit that are told so; more are dropp
 class Peer(Seam):
     """What the site needs of ``broker.peer.Peer``."""
 
+    id: str
     session: Any
+
+    @property
+    def client(self) -> str:
+        """Its client id."""
 
     def bind(self, session: ISession, hang_up: Callable[[int, str], object] | None = None) -> None:
         """Let *session* hear what is for this peer."""
@@ -245,12 +250,13 @@ class Site(Factory):
         except Exception as error:
             return self._failed(dialect, request, error)
         address = channel.address  # not the channel itself: it would live as long as the link
+        came = self._clock.seconds()
         refusal = self._door.upgrade(
             channel.transport,
             request,
             lambda link: self._open(dialect, peer, link),
             refuse=lambda failure: self._explain(dialect, request, failure),
-            on_closed=lambda code, _: self._closed(dialect, peer, address, code),
+            on_closed=lambda code, _: self._closed(dialect, peer, address, code, came),
             rest=rest,
             subprotocol=subprotocol,
         )
@@ -291,6 +297,12 @@ class Site(Factory):
             raise
         if peer.session is None:
             peer.bind(session, link.close)
+        log.info(
+            "a {dialect} client came from {address}",
+            dialect=dialect.name,
+            address=link.handshake.address,
+            conn=peer.id,
+        )
         return session
 
     async def _hold(self, delay: float) -> None:
@@ -310,8 +322,17 @@ class Site(Factory):
         log.failure("{dialect} failed to open a session", failure, dialect=dialect.name, req_id=request.id)
         return json_refusal(500, "Internal error.")
 
-    def _closed(self, dialect: Any, peer: Peer, address: str, code: int) -> None:
+    def _closed(self, dialect: Any, peer: Peer, address: str, code: int, came: float) -> None:
         self._counts.closed(dialect.name, code)
+        if peer.session is not None:
+            log.info(
+                "a {dialect} client went after {seconds:.3f} s, with {code}",
+                dialect=dialect.name,
+                seconds=self._clock.seconds() - came,
+                code=code,
+                conn=peer.id,
+                identity=peer.client,
+            )
         peer.close()
         self._crowd.leave(address)
 

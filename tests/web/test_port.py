@@ -46,6 +46,7 @@ UPGRADE = (
 
 
 class Peer:
+    id = client = "conn-1"
     session: Any = None
     closed = 0
 

@@ -49,6 +49,8 @@ class Peer:
     session: Any = None
     hang_up: Any = None
     closed: int = 0
+    id: str = "conn-1"
+    client: str = "ann"
 
     def bind(self, session: Any, hang_up: Any = None) -> None:
         self.session, self.hang_up = session, hang_up
@@ -403,6 +405,19 @@ def test_the_peer_of_a_client_that_went_away_is_closed(port: Port) -> None:
     assert port.peers[0].closed == 0
     wire.lose()
     assert port.peers[0].closed == 1
+
+
+def test_the_log_tells_who_came_and_who_went(port: Port, logged: list[LogEvent]) -> None:
+    port.upgrade("/ws")
+    port.clock.advance(2.5)
+    (link,) = port.door.links
+    link.end(1001)
+    assert lines_of(logged) == [
+        "a sockets client came from 10.0.0.1",
+        "a sockets client went after 2.500 s, with 1001",
+    ]
+    assert [event["conn"] for event in logged] == ["conn-1", "conn-1"]
+    assert logged[1]["identity"] == "ann"
 
 
 def test_a_peer_is_closed_when_its_websocket_is(port: Port) -> None:
