@@ -193,6 +193,9 @@ class Settings:
     owlmeans_default_subscriptions: tuple[str, ...] = option(
         PATTERNS, (), "Topics that every OwlMeans client hears without asking."
     )
+    owlmeans_pass_stacks: bool = option(
+        FLAG, False, "Whether the stack in an error of an OwlMeans client reaches the caller."
+    )
     thinws_open_rooms: bool = option(FLAG, False, "Whether those outside a ThinWS room may send to it.")
 
     # Machinery

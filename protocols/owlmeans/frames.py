@@ -73,7 +73,8 @@ def result(session: Session, envelope: Envelope) -> None:
 def failure(session: Session, envelope: Envelope) -> None:
     """Answer a call or a request with an error."""
     if envelope.id:
-        session.peer.answer(envelope.id, b"null", normalise(bytes(envelope.payload)), time=envelope.dt / 1000)
+        error = normalise(bytes(envelope.payload), session.settings.owlmeans_pass_stacks)
+        session.peer.answer(envelope.id, b"null", error, time=envelope.dt / 1000)
     else:
         session.notice(Invalid("id"), envelope)
 

@@ -31,13 +31,22 @@ _IDENTIFIER = re.compile(r"[A-Za-z_$][\w$]*").fullmatch
 _CODE = re.compile(r"[A-Z0-9]+(_[A-Z0-9]+)*").fullmatch
 _STACK = re.compile(r"\w*Error: ").match
 
+
+class _Details(msgspec.Struct):
+    """What goes with an error of a callee, where stacks are passed."""
+
+    stack: str = ""
+
+
 _decode_text = msgspec.json.Decoder(str).decode
+_decode_details = msgspec.json.Decoder(_Details).decode
+_encode = msgspec.json.Encoder().encode
 
 
-def marshal(error: BrokerError) -> str:
-    """Return *error* as it is written on the wire."""
+def marshal(error: BrokerError, stacks: bool = False) -> str:
+    """Return *error* as it is written on the wire; with *stacks*, a callee's own with its stack."""
     if isinstance(error, CalleeFailed):
-        return _of_callee(error)
+        return _of_callee(error) + (_stack_of(error) if stacks else "")
     kind, message = TABLE.get(error.code, INTERNAL)
     return f"{kind}|||{message.format(what=clean(error.what), name=clean(error.name))}|||"
 
@@ -57,11 +66,11 @@ def clean(name: str) -> str:
     return name.replace("|||", "")[:MAX_NAME].rstrip("|")
 
 
-def normalise(payload: bytes) -> CalleeFailed:
+def normalise(payload: bytes, stacks: bool = False) -> CalleeFailed:
     """Return the error that a callee's payload means.
 
     A handler that throws a plain error sends ``text|||Error: text …|||…``: the
-    first part is no type, and its stack is nobody's business.
+    first part is no type.  The stack is nobody's business, unless *stacks* are kept.
     """
     try:
         text = _decode_text(payload)
@@ -70,11 +79,12 @@ def normalise(payload: bytes) -> CalleeFailed:
     kind, mark, rest = text.partition("|||")
     if not mark:
         return CalleeFailed(FALLBACK, text or "error")
-    message = rest.partition("|||")[0]
-    stack = _STACK(message)
-    if not _IDENTIFIER(kind) or (stack is not None and message.startswith(kind, stack.end())):
-        return CalleeFailed(FALLBACK, kind or "error")
-    return CalleeFailed(kind, message)
+    message, _, more = rest.partition("|||")
+    thrown = _STACK(message)
+    if not _IDENTIFIER(kind) or (thrown is not None and message.startswith(kind, thrown.end())):
+        kind, message, more = FALLBACK, kind or "error", message
+    stack = more.partition("|||")[0]
+    return CalleeFailed(kind, message, _encode(_Details(stack)) if stacks and stack else None)
 
 
 def _of_callee(error: CalleeFailed) -> str:
@@ -85,3 +95,10 @@ def _of_callee(error: CalleeFailed) -> str:
     if _IDENTIFIER(error.code) and not _CODE(error.code):
         return f"{error.code}|||{message}|||"
     return f"{FALLBACK}|||{clean(error.code)}: {message}|||"
+
+
+def _stack_of(error: CalleeFailed) -> str:
+    try:
+        return _decode_details(error.data or b"{}").stack.replace("|||", "")
+    except (msgspec.DecodeError, RecursionError):
+        return ""  # details of another dialect

@@ -130,7 +130,7 @@ class Session:
         if error is None:
             form, body = RESPONSE if reply.streamed else RESULT, reply.body
         else:
-            form, body = wire.failure(marshal(error), reply.streamed)
+            form, body = wire.failure(marshal(error, self.settings.owlmeans_pass_stacks), reply.streamed)
         self.link.send(form % (encode(reply.ref), body, sender, dt))
 
     def event(self, event: Event, pattern: str) -> None:

@@ -262,6 +262,55 @@ def test_errors_of_callees_are_normalised(room, payload, expected):
     assert alice.client.of("error")[0]["payload"] == "|||".join((*expected, ""))
 
 
+def error_sent_to(member):
+    """Return the payload of the one frame for *member*, which its emulator would not take with a stack."""
+    (frame,) = member.connected.link.take()
+    return json.loads(frame)["payload"]
+
+
+@pytest.mark.parametrize(
+    ("payload", "expected"),
+    [
+        ("MyError|||no|||at x|||cut", "MyError|||no|||at x"),
+        ("MyError|||no|||", "MyError|||no|||"),
+        ("MyError|||no", "MyError|||no|||"),
+        (
+            "User not found|||Error: User not found\n at x|||",
+            "ResilientError|||User not found|||Error: User not found\n at x",
+        ),
+        ("text", "ResilientError|||text|||"),
+    ],
+)
+def test_a_stack_passes_where_that_is_set(payload, expected):
+    room = Room(owlmeans_pass_stacks=True)
+    alice, bob = room.join("alice"), room.join("bob")
+    ids = held(room, bob)
+    alice.client.call("slow")
+    room.pump()
+    bob.client.send({"type": "error", "id": ids()[0], "payload": payload})
+    bob.pump()
+    assert error_sent_to(alice) == expected
+
+
+@pytest.mark.parametrize(
+    ("passed", "data", "stack"),
+    [
+        (True, b'{"stack":"at |||x"}', "at x"),
+        (True, b'{"stack":1}', ""),
+        (True, None, ""),
+        (False, b'{"stack":"x"}', ""),
+    ],
+)
+def test_details_of_other_dialects_are_no_stack_unless_set(passed, data, stack):
+    room = Room(owlmeans_pass_stacks=passed)
+    alice, bob = room.join("alice"), room.join("bob")
+    ids = held(room, bob)
+    alice.client.call("slow")
+    room.pump()
+    bob.connected.peer.answer(ids()[0], b"null", CalleeFailed("E1", "no", data))
+    assert error_sent_to(alice) == f"ResilientError|||E1: no|||{stack}"
+
+
 def test_errors_of_other_dialects_carry_code_and_message(room):
     alice, bob = room.join("alice"), room.join("bob")
     ids = held(room, bob)
