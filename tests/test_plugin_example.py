@@ -41,7 +41,7 @@ def test_a_line_that_makes_no_sense_is_refused(lines, line):
 
 
 def test_a_reserved_name_is_refused(lines):
-    assert connect(make_broker(), lines).say("PUB broker.x 1") == [b"ERR DENIED reserved broker.x"]
+    assert connect(make_broker(), lines).say("PUB broker.x 1") == [b"ERR DENIED publish broker.x"]
 
 
 def test_nothing_remains_of_a_client_that_left(lines):

@@ -40,7 +40,7 @@ class CallVerbs(Client):
         names = list(names)
         for name in names:
             self._allow("register", name)
-            self._own(name)
+            self._own("register", name)
         registry = self.broker.calls.registry(whole)
         if len(registry.names_of(self)) + len(names) > self.broker.settings.max_registrations:
             raise RateLimited("limit", "registrations")

@@ -61,7 +61,7 @@ class EventVerbs(Client):
         The Deferred fires when the event is on its way, and safe if stored.
         """
         self._allow("publish", topic)
-        self._own(topic)
+        self._own("publish", topic)
         event = self._event(topic, name, body, self.client if source is None else source, time)
         event.original = original
         broker = self.broker
@@ -75,7 +75,7 @@ class EventVerbs(Client):
     def post(self, topic: str, name: str, body: bytes | None, *, source: str = "") -> Deferred[Event]:
         """Publish an event and store it, whatever the topic.  Fires when it is safe."""
         self._allow("publish", topic)
-        self._own(topic)
+        self._own("publish", topic)
         return self.broker.channels.post(self._event(topic, name, body, source or self.client, 0.0))
 
     def _event(self, topic: str, name: str, body: bytes | None, source: str, time: float) -> Event:

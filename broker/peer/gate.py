@@ -120,17 +120,18 @@ class Gate:
         if self.closed:
             raise Gone("lost", name)
 
-    def _own(self, name: str) -> None:
-        """Refuse names of the broker itself and those that name nothing."""
+    @staticmethod
+    def _own(verb: str, name: str) -> None:
+        """Refuse to *verb* names of the broker itself and those that name nothing."""
         check_name(name)
         if name.startswith(RESERVED):
-            raise Denied("reserved", name)
+            raise Denied(verb, name)
 
     @staticmethod
     def _shown(topic: str) -> str:
         """Return *topic* if clients may know what was stored of it."""
         if topic.startswith(HIDDEN):
-            raise Denied("reserved", topic)
+            raise Denied("read", topic)
         return check_name(topic)
 
     def _may(self, verb: str, admits: Admits | None = None) -> Admits | None:

@@ -398,7 +398,7 @@ def test_bad_arguments_of_register_are_named(room, arguments, what):
 
 def test_names_of_the_broker_can_not_be_registered(room):
     alice = room.join("alice")
-    expected = "ForbiddenAuthorizationError: auth:authorization:forbidden:reserved:broker.mine"
+    expected = "ForbiddenAuthorizationError: auth:authorization:forbidden:register:broker.mine"
     assert failure(room, alice, "broker.register", "broker.mine") == expected
 
 

@@ -133,7 +133,7 @@ def test_too_many_subscriptions_are_refused():
     ("name", "error"),
     [
         ("", "SocketErrorMessageMalformed|||socket:message:malformed:topic|||"),
-        ("broker.x", "ForbiddenAuthorizationError|||auth:authorization:forbidden:reserved:broker.x|||"),
+        ("broker.x", "ForbiddenAuthorizationError|||auth:authorization:forbidden:publish:broker.x|||"),
         (5, "SocketErrorMessageMalformed|||socket:message:malformed:event|||"),
         ("a\nb", "SocketErrorMessageMalformed|||socket:message:malformed:topic|||"),
     ],
