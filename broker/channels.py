@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import attrs
 from twisted.internet.defer import Deferred, fail, succeed
@@ -258,3 +258,11 @@ class Past:
     def read(self, topic: str, after: int, limit: int) -> Deferred[list[Event]]:
         """Return at most *limit* events with id > *after*."""
         return self._store.read(LOG + topic, after, limit)
+
+    def publishes(self, origin: str) -> bool:
+        """Whether an event of that *origin* is being stored."""
+        return self._store.publishes(origin)
+
+    def on_answer(self, call: Callable[[], object]) -> None:
+        """Let *call* be called whenever publishers were answered."""
+        self._store.on_answer(call)

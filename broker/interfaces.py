@@ -289,6 +289,12 @@ class ISharedStore(IStore):
     def since(log: str, mark: int) -> Deferred[int]:
         """Return the id of the first event of *log* after *mark*; 0 for none."""
 
+    def publishes(origin: str) -> bool:
+        """Whether an append of an event of that *origin* is under way."""
+
+    def on_answer(call: Callable[[], object]) -> None:
+        """Let *call* be called whenever appends were answered."""
+
 
 class IBus(IService):
     """Carries events and service names between nodes; alone, within one.
@@ -345,6 +351,12 @@ class IEventSource(Interface):
 
     def read(topic: str, after: int, limit: int) -> Deferred[list[Event]]:
         """Return at most *limit* events with id > *after*, in rising order."""
+
+    def publishes(origin: str) -> bool:
+        """Whether an event of that *origin* is being stored: its publisher is to be answered before it is heard."""
+
+    def on_answer(call: Callable[[], object]) -> None:
+        """Let *call* be called whenever such publishers were answered."""
 
 
 class ISharedBus(IBus):

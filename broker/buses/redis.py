@@ -76,8 +76,14 @@ class RedisBus(Service):
         )
         self._batches = Batches(self._connection, self._script, reactor, preamble=self._preamble)
         self._feed = Feed(
-            reactor, self._topics, f"{channels}node/{self.address}", lambda event: self.deliver(event), self._told
+            reactor,
+            self._topics,
+            f"{channels}node/{self.address}",
+            lambda event: self.deliver(event),
+            self._told,
+            lambda origin: origin in self._batches.publishing,
         )
+        self._batches.answered = self._feed.resume
         self._hearing = Connection(
             self._address,
             reactor,
@@ -145,7 +151,8 @@ class RedisBus(Service):
     def publish(self, event: Event) -> Deferred[None]:
         """Give *event* to every node that listens."""
         stamp = event.epoch.encode() if event.id else b"%b.%d" % (self._serial, next(self._numbers))
-        return self._do(b"publish", pack(self._topics + event.topic), message(event, event.id, stamp))
+        words = (b"publish", pack(self._topics + event.topic), message(event, event.id, stamp))
+        return self._batches.submit(Operation(words, _none, len(words[2]), origin=event.origin))
 
     def listen(self, topic: str, *, below: bool = False) -> None:
         """Begin to receive events of *topic*."""
@@ -269,6 +276,10 @@ class RedisBus(Service):
 
 def _nobody(*_: object) -> None:
     """Hear nothing, before the service has said who does."""
+
+
+def _none(_: object) -> None:
+    return None
 
 
 async def _ready(_: object) -> None:

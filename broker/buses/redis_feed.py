@@ -8,6 +8,7 @@ done, what comes on these topics waits, so that the order of the ids is kept.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -43,6 +44,7 @@ class Feed:
         inbox: the channel of this node.
         deliver: called with each event.
         tell: called with each message that comes to the inbox.
+        publishes: whether this bus is publishing for a session.
     """
 
     def __init__(
@@ -52,12 +54,13 @@ class Feed:
         inbox: str,
         deliver: Callable[[Event], object],
         tell: Callable[[bytes], object],
+        publishes: Callable[[str], bool],
     ) -> None:
-        self.source: IEventSource
         self.generation = 0  # how often it has begun to listen
         self._clock = clock
         self._channels, self._inbox = channels, pack(inbox)
-        self._deliver, self._tell = deliver, tell
+        self._deliver, self._tell, self._publishes = deliver, tell, publishes
+        self._source: IEventSource
         self._connection: Connection
         self._interests: dict[str, Interest] = {}
         self._globs: list[Interest] = []  # of those
@@ -69,6 +72,7 @@ class Feed:
         self._seen: dict[str, tuple[str, int]] = {}  # epoch and id of the last event of a topic
         self._gaps: dict[str, Gap] = {}  # topics that are being read
         self._last = b""  # the last message
+        self._held: deque[Event] = deque()  # what waits until its publisher was answered, and all after it
         self._era = 0  # changes when the source is wiped
         self._catching_up = False
         self._pauses: set[Deferred[None]] = set()
@@ -79,6 +83,16 @@ class Feed:
     def use(self, connection: Connection) -> None:
         """Listen by *connection*, whose ``heard`` is ``heard`` of this."""
         self._connection = connection
+
+    @property
+    def source(self) -> IEventSource:
+        """Where missed events are read."""
+        return self._source
+
+    @source.setter
+    def source(self, source: IEventSource) -> None:
+        self._source = source
+        source.on_answer(self.resume)
 
     def stop(self) -> None:
         """Forget all timers."""
@@ -114,7 +128,7 @@ class Feed:
         if not self._joining:
             # Asked for at once: who reads the store after this has missed nothing that is before the mark.
             self._joining = [interest]
-            self.source.mark().addCallbacks(
+            self._source.mark().addCallbacks(
                 self._marked, self._unmarked, (self._joining,), errbackArgs=(self._joining,)
             )
             self._clock.callLater(0, self._subscribe)
@@ -194,7 +208,7 @@ class Feed:
         """See whether the connection lives, and move the mark.  To be called every second or so."""
         if self._clock.seconds() - self._answered > SILENCE:
             self._connection.drop("it does not answer")
-        self.source.mark().addCallbacks(self._ping, self._unmarked, (self._era,))
+        self._source.mark().addCallbacks(self._ping, self._unmarked, (self._era,))
 
     def _ping(self, mark: int, era: int) -> None:
         self._marked(mark, self._interests.values())
@@ -243,6 +257,21 @@ class Feed:
             return
         self._last = message
         event = event_from(message)
+        if self._held or self._is_early(event.origin):
+            self._held.append(event)
+        else:
+            self._came(event)
+
+    def _is_early(self, origin: str) -> bool:
+        """Whether the publisher, a session here, does not know yet that it has published."""
+        return bool(origin) and (self._publishes(origin) or self._source.publishes(origin))
+
+    def resume(self) -> None:
+        """Go on: publishers were answered."""
+        while self._held and not self._is_early(self._held[0].origin):
+            self._came(self._held.popleft())
+
+    def _came(self, event: Event) -> None:
         if event.id:
             self._arrived(event)
         else:
@@ -296,7 +325,7 @@ class Feed:
             while missing := self._missing():
                 now = (self._era, self.generation)
                 try:
-                    changes = await self.source.changes(min(missing.values()))
+                    changes = await self._source.changes(min(missing.values()))
                 except BrokerError:
                     await self._pause(AGAIN)
                     continue
@@ -351,9 +380,9 @@ class Feed:
                 if not marks:
                     return True  # it was known in between, and nothing was missed
                 gap.mark = min(marks)
-            after = await self.source.since(topic, gap.mark) - 1
+            after = await self._source.since(topic, gap.mark) - 1
         while era == self._era and after >= 0:
-            events = await self.source.read(topic, after, BATCH)
+            events = await self._source.read(topic, after, BATCH)
             if era != self._era:
                 break
             for event in events:

@@ -47,12 +47,14 @@ class Operation:
         decode: makes the result of what the script has answered; may raise.
         size: the bytes that it carries, more or less.
         reads: whether it changes nothing, so that it can be repeated.
+        origin: the session that it publishes for, if it does.
     """
 
     words: Sequence[bytes]
     decode: Callable[[Any], Any] = _as_it_is
     size: int = 0
     reads: bool = False
+    origin: str = ""
     answer: Deferred[Any] = attrs.field(factory=Deferred, init=False)
 
     chained: ClassVar[bool] = False
@@ -85,6 +87,10 @@ class Batches:
         probe: the words of an operation that writes, to see whether Redis takes writes.
         observe: called with the operations and the seconds of each call.
         failed: called with the number of operations that a failure took.
+
+    Attributes:
+        publishing: the origins of what is under way.
+        answered: called whenever that was answered.
     """
 
     def __init__(
@@ -100,6 +106,8 @@ class Batches:
         failed: Callable[[int], object] | None = None,
     ) -> None:
         self.refusal = ""  # why Redis takes no writes; "" when it does
+        self.publishing: frozenset[str] = frozenset()
+        self.answered: Callable[[], object] = _ignore
         self._connection, self._script, self._clock = connection, script, clock
         self._preamble, self._renew = preamble, renew
         self._probe_words = probe
@@ -174,10 +182,14 @@ class Batches:
             batch.append(operation)
         self._bytes -= size
         self._running = True
+        self.publishing = frozenset(operation.origin for operation in batch if operation.origin)
         Deferred.fromCoroutine(self._run(batch)).addErrback(self._broke, batch).addBoth(self._ended)
 
     def _ended(self, _: object) -> None:
         self._running = False
+        if self.publishing:
+            self.publishing = frozenset()
+            self.answered()
         # No turn in between: there is nothing to wait for.
         if self._waiting and self._usable:
             self._begin()

@@ -137,7 +137,10 @@ class RemoteCalls(Calls):
         self._out[callee.call.id] = callee
         known = None if callee.fresh else self._known.get(callee.places)
         if known is not None:
-            callee.place, callee.untried = known[0], list(known[1])
+            callee.place, addresses = known
+            # Those that share the name take their turns.
+            addresses.append(addresses.pop(0))
+            callee.untried = list(addresses)
             self._try_next(callee)
             return
         callee.fresh = True
@@ -206,6 +209,8 @@ class RemoteCalls(Calls):
     def _elsewhere(self, address: str, message: Elsewhere) -> None:
         callee = self._out.get(message.id)
         if callee is not None and callee.address == address:
+            if callee.place.startswith(("client:", "session:")):
+                callee.error = message.trouble.error()  # the recipient is there, but does not perform it
             self._try_next(callee)
 
     # The callee's side.
@@ -214,8 +219,8 @@ class RemoteCalls(Calls):
         request = message.request
         try:
             callee, request.service = self._at(message.place, request)
-        except (NotFound, Gone):
-            self._nodes.send(address, Elsewhere(message.id))
+        except (NotFound, Gone) as error:
+            self._nodes.send(address, Elsewhere(message.id, Trouble.of(error)))
             return
         request.method = request.procedure[len(request.service) + 1 :] if request.procedure else ""
         caller = Caller(address, message.id, request.caller, self._nodes.send)

@@ -75,6 +75,7 @@ class Elsewhere(msgspec.Struct, tag="elsewhere", array_like=True):
     """The callee of ``Called`` is not here, or not any more."""
 
     id: str
+    trouble: Trouble
 
 
 class Ended(msgspec.Struct, tag="end", array_like=True):

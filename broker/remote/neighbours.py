@@ -73,9 +73,9 @@ class Neighbours:
         """
         try:
             return await self._bus.claim(name, shared=shared)
-        except Taken:
+        except Taken as error:
             if not takeover or await self._lives(name):
-                raise
+                raise Taken(error.what, name.partition(":")[2]) from None
         await self._bus.seize(name)
 
     async def _lives(self, name: str) -> bool:

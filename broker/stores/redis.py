@@ -93,6 +93,14 @@ class RedisStore(Service):
             failed=failed,
         )
 
+    def publishes(self, origin: str) -> bool:
+        """Whether an append of that session is under way."""
+        return origin in self._batches.publishing
+
+    def on_answer(self, call: Callable[[], object]) -> None:
+        """Let *call* be called whenever appends were answered."""
+        self._batches.answered = call
+
     @property
     def description(self) -> str:
         """What it is, and what Redis says of itself."""
@@ -166,7 +174,10 @@ class RedisStore(Service):
         if log.startswith(self._marked):
             mark = news(event) if self.announces else b"-"
         stored = record(event, time)
-        return self._change((b"append", pack(log), stored, mark), partial(self._appended, event, time), len(stored))
+        words = (b"append", pack(log), stored, mark)
+        return self._submit(
+            Operation(words, partial(self._appended, event, time), len(stored), origin=event.origin if mark else "")
+        )
 
     def _appended(self, event: Event, time: float, id: int) -> Event:
         return Event(
