@@ -174,7 +174,7 @@ class RequestParser:
         self._repeated = 0
         self._body = b""
         self._size = 0
-        self._pieces: list[bytes] | None = None
+        self._pieces: bytearray | None = None
         self._request = None
 
     def on_url(self, piece: bytes) -> None:
@@ -224,9 +224,10 @@ class RequestParser:
         if not self._body:
             self._body = piece
         elif self._pieces is None:
-            self._pieces = [self._body, piece]
+            # Not a list of pieces: a client may send them byte by byte.
+            self._pieces = bytearray(self._body + piece)
         else:
-            self._pieces.append(piece)
+            self._pieces += piece
 
     def on_message_complete(self) -> None:
         """Hand the whole request over, unless an upgrade follows."""
@@ -234,8 +235,8 @@ class RequestParser:
         if self._again or request is None:
             return
         self.expects = False
-        request.body = b"".join(self._pieces) if self._pieces is not None else self._body
-        self._body = b""
+        request.body = self._body if self._pieces is None else bytes(self._pieces)
+        self._body, self._pieces = b"", None
         self._request = None
         self.arrived.append(Arrival(request, self._keep_alive))
         # "Close": whatever follows is not to be read as a request.

@@ -146,12 +146,18 @@ class FrameReader(AutobahnCore):
                 return True
         return False
 
+    def onMessageFrame(self, payload: list[bytes]) -> None:
+        """Keep a fragment, so that many small or empty ones cost no more than their bytes."""
+        if not self.failedByMe:
+            self.message_data = self.message_data or bytearray()  # Autobahn begins with a list
+            self.message_data += b"".join(payload)
+
     def onMessageEnd(self) -> None:
         """Deliver a message of Autobahn's, unless the connection is closing."""
-        parts, self.message_data = self.message_data, None
+        message, self.message_data = self.message_data, None
         if self.state != OPEN:
             return
         try:
-            self.session.received(b"".join(parts), self.message_is_binary)
+            self.session.received(bytes(message), self.message_is_binary)
         except Exception:
             self.session_failed()

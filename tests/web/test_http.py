@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -163,6 +164,17 @@ def test_a_chunked_body_comes_whole(desk: Desk, wire: Wire) -> None:
     wire.say(head + b"3\r\nhel\r\n2\r\nlo\r\n0\r\nX-Trailer: 1\r\n\r\n")
     assert desk.asked[0].body == b"hello"
     assert "x-trailer" not in desk.asked[0].headers
+
+
+def test_a_body_in_many_small_chunks_costs_little_more_than_its_bytes(desk: Desk, wire: Wire) -> None:
+    desk.limits = Limits(body_bytes=100000)
+    wire = Wire(HttpChannel(desk, ""))
+    wire.server.dataReceived(get("/p", "Transfer-Encoding: chunked", method="POST"))
+    wire.server.dataReceived(b"1\r\nx\r\n" * 90000)
+    assert sys.getsizeof(wire.server._parser._pieces) < 200000
+    wire.server.dataReceived(b"0\r\n\r\n")
+    assert desk.asked[0].body == b"x" * 90000
+    wire.lose()
 
 
 def test_head_gets_the_length_and_no_body(desk: Desk, wire: Wire) -> None:

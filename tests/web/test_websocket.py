@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import zlib
 from typing import Any
 
@@ -478,6 +479,15 @@ class TestLink:
         for bench in links:
             bench.wire.feed(client_frame(CONTINUATION, euro[1:]))
             assert bench.session.messages == [(euro, False)]
+
+    @pytest.mark.parametrize("piece", [b"", b"ab"])
+    def test_fragments_of_a_message_cost_little_more_than_their_bytes(self, piece: bytes) -> None:
+        bench = open_link()
+        bench.wire.feed(client_frame(TEXT, b"", fin=False))
+        bench.wire.feed(client_frame(CONTINUATION, piece, fin=False) * 20000)
+        assert sys.getsizeof(bench.link.message_data) < 100000
+        bench.wire.feed(client_frame(CONTINUATION, b"!"))
+        assert bench.session.messages == [(piece * 20000 + b"!", False)]
 
     def test_an_unknown_autobahn_takes_the_long_way(
         self, events: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
