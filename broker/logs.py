@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TextIO
+from urllib.parse import unquote
 
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
 from zope.interface import implementer
@@ -23,15 +24,26 @@ FOREIGN = {"format", "message", "time", "isError", "system", "failure", "why", "
 
 SECRET = re.compile(
     r"""(?ix)
-    ( (?<![a-z]) (?:secret|token|api_?key|authorization|password) \\*["']? \s* [=:] \s* (?:b?\\*["'])?
+    ( (?<![a-z]) (?:secret|token|api[_-]?key|authorization|password) \\*["']? \s* [=:] \s* (?:b?\\*["'])?
       (?:(?:bearer|basic)\s+)? )
     [^\s"'&,;)}\]\\]+
     """
 )
 
 
+# A field of a URL, whose name may be written with escapes, and a user with a password before a host.
+FIELD = re.compile(r"""(?<=[?&;\#])([^&;=?\#\s"'\\]+)=[^&;\#\s"'\\]+""")
+FIELDS = frozenset(
+    ("secret", "token", "apikey", "api_key", "x-api-key", "authorization", "auth", "password", "access_token", "key")
+)
+USER = re.compile(r"""(?<=//)[^/?\#@\s"'\\]*@""")
+
+
 class Redaction:
-    """Masks credentials in a text.
+    """Masks credentials in a text: those known, and whatever stands where one would.
+
+    The fields of a URL are compared without regard to case and as a server would
+    decode them: ``%73ecret=x`` is a secret too.
 
     Args:
         secrets: those known; short ones would mask ordinary words.
@@ -43,11 +55,16 @@ class Redaction:
 
     def __call__(self, text: str) -> str:
         """Return *text* with ``***`` in the place of each credential."""
-        return SECRET.sub(r"\1***", self.known(text))
+        return SECRET.sub(r"\1***", FIELD.sub(_field, USER.sub("***@", self.known(text))))
 
     def known(self, text: str) -> str:
         """Return *text* with those credentials masked that are of the settings."""
         return text if self._known is None else self._known.sub("***", text)
+
+
+def _field(match: re.Match[str]) -> str:
+    name = unquote(match[1].replace("+", " ")).strip().lower().removesuffix("[]")
+    return f"{match[1]}=***" if name in FIELDS else match[0]
 
 
 @implementer(ILogObserver)

@@ -29,7 +29,6 @@ from broker.web.http_parser import Limits
 from broker.web.http_response import Dates
 from broker.web.origins import Origins
 from broker.web.pages import Pages
-from broker.web.redact import redact
 from broker.web.refusals import Grumbler, error_refusal, json_refusal
 from broker.web.routes import Routes
 from broker.web.turned_away import TurnedAway
@@ -209,10 +208,10 @@ class Site(Factory):
     def _failed(self, dialect: Any, request: HttpRequest, error: Exception) -> Response:
         if not isinstance(error, BrokerError):
             log.failure(
-                "{dialect} failed to answer {method} {url}",
+                "{dialect} failed to answer {method} {path}",
                 dialect=dialect.name,
                 method=request.method,
-                url=redact(f"{request.path}?{request.query}"),
+                path=request.path,  # not the query: it may hold a credential
                 req_id=request.id,
             )
             return self.refusal(500, "Internal error.", request)

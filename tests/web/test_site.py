@@ -37,7 +37,6 @@ from broker.web.crowd import Admission
 from broker.web.http import Times
 from broker.web.http_parser import Limits
 from broker.web.origins import Origins
-from broker.web.redact import redact
 from broker.web.site import HELD, TURNED_AWAY, Site
 from tests.web.wire import Heard, Wire
 
@@ -492,7 +491,7 @@ def test_an_unexpected_error_is_a_500_without_details(port: Port, logged: list[L
     heard = port.ask("/pages?secret=hunter2&x=1")
     assert (heard.status, error_of(heard)["code"]) == (500, "INTERNAL")
     assert b"deliberate" not in heard.body
-    assert lines_of(logged) == ["pages failed to answer GET /pages?secret=***&x=1"]
+    assert lines_of(logged) == ["pages failed to answer GET /pages"]
     assert logged[0]["log_failure"].type is ZeroDivisionError
 
 
@@ -827,31 +826,3 @@ def test_a_site_drains_once(port: Port) -> None:
     failures: list[Failure] = []
     port.site.drain(5.0).addErrback(failures.append)
     assert failures[0].type is RuntimeError
-
-
-# Secrets.
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("/events?secret=hunter2&channel=x", "/events?secret=***&channel=x"),
-        ("/ws?apiKey=hunter2", "/ws?apiKey=***"),
-        ("/ws?APIKEY=hunter2", "/ws?APIKEY=***"),
-        ("/ws?token=a.b-c_d", "/ws?token=***"),
-        ("/ws?authorization=Bearer+hunter2", "/ws?authorization=***"),
-        ("/ws?%73ecret=hunter2", "/ws?%73ecret=***"),
-        ("/ws?a=1&token=hunter2&token=hunter2", "/ws?a=1&token=***&token=***"),
-        ("/ws?token[]=hunter2;secret=hunter2", "/ws?token[]=***;secret=***"),
-        ("/ws?token=hunter2=hunter2", "/ws?token=***"),
-        ("/ws?+secret+=hunter2", "/ws?+secret+=***"),
-        ("secret=hunter2", "secret=***"),
-        ("redis://user:hunter2@host/0?password=hunter2", "redis://***@host/0?password=***"),
-        ("https://h/x#access_token=hunter2", "https://h/x#access_token=***"),
-        ("/plain", "/plain"),
-        ("/x?channel=users/v1&after=1", "/x?channel=users/v1&after=1"),
-        ("/x?monkey=1&secretary=2", "/x?monkey=1&secretary=2"),
-    ],
-)
-def test_secrets_are_not_shown(url: str, shown: str) -> None:
-    assert redact(url) == shown
