@@ -32,7 +32,7 @@ log = Logger()
 
 SLICE = 8192  # bytes parsed at once: bounds how far a pipeline overshoots
 PIPELINE = 16  # requests waiting for their turn; beyond, nothing more is parsed
-AHEAD = 65536  # bytes a client may send before its upgrade is answered
+AHEAD = 65536  # bytes a client may send before its upgrade is answered, or of bodies that wait for their turn
 
 
 @attrs.frozen
@@ -198,12 +198,12 @@ class HttpChannel(Protocol):
         parser = self._parser
         if self._held:
             self._held += data
-        elif len(data) <= SLICE and len(parser.arrived) < PIPELINE:
+        elif len(data) <= SLICE and not self._is_full():
             parser.feed(data)
         else:
             view = memoryview(data)
             for start in range(0, len(data), SLICE):
-                if len(parser.arrived) >= PIPELINE:
+                if self._is_full():
                     self._held = bytes(view[start:])
                     break
                 parser.feed(view[start : start + SLICE])
@@ -225,10 +225,17 @@ class HttpChannel(Protocol):
         if parser.expects and self._busy is None and not arrived:
             parser.expects = False
             self._write(CONTINUE)
-        if arrived or not self._reading:
-            self._read(not self._held and len(arrived) < PIPELINE and len(parser.rest) < AHEAD)
+        if arrived or self._held or not self._reading:
+            self._read(not self._held and not self._is_full() and len(parser.rest) < AHEAD)
         if parser.phase is not self._watched:
             self._watch()
+
+    def _is_full(self) -> bool:
+        """Whether enough waits for its turn."""
+        arrived = self._parser.arrived
+        if not arrived:
+            return False
+        return len(arrived) >= PIPELINE or sum(len(one.request.body) for one in arrived if one.request) > AHEAD
 
     def _read(self, reading: bool) -> None:
         if reading is not self._reading:

@@ -9,7 +9,7 @@ difference is when: text that is no UTF-8 is noticed here once its frame is whol
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from broker.interfaces import ISession
 from broker.web.autobahn_core import CLOSED, OPEN, AutobahnCore
@@ -146,7 +146,7 @@ class FrameReader(AutobahnCore):
                 return True
         return False
 
-    def onMessageFrame(self, payload: list[bytes]) -> None:
+    def onMessageFrame(self, payload: Any) -> None:
         """Keep a fragment, so that many small or empty ones cost no more than their bytes."""
         if not self.failedByMe:
             self.message_data = self.message_data or bytearray()  # Autobahn begins with a list

@@ -315,6 +315,20 @@ def test_a_long_pipeline_stops_the_reading_and_nothing_is_lost(desk: Desk, wire:
     assert wire.reading
 
 
+def test_great_bodies_that_wait_stop_the_reading_and_are_not_lost(desk: Desk, wire: Wire) -> None:
+    desk.limits = Limits(body_bytes=100000)
+    desk.reply = desk.wait
+    wire = Wire(HttpChannel(desk, ""))
+    bodies = [bytes((number,)) * 90000 for number in range(5)]
+    wire.say(b"".join(map(post, bodies)))
+    assert not wire.reading
+    for number in range(5):
+        desk.waiting[number].callback(Response())
+    assert [request.body for request in desk.asked] == bodies
+    assert wire.reading
+    wire.lose()
+
+
 def test_what_comes_while_nothing_is_parsed_keeps_its_place(desk: Desk, wire: Wire) -> None:
     desk.reply = desk.wait
     wire.say(get("/") * (PIPELINE + 1))
