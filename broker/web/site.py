@@ -327,7 +327,7 @@ class Site(Factory):
             log.info(
                 "a {dialect} client went after {seconds:.3f} s, with {code}",
                 dialect=dialect.name,
-                seconds=self._clock.seconds() - came,
+                seconds=round(self._clock.seconds() - came, 3),
                 code=code,
                 conn=peer.id,
                 identity=peer.client,

@@ -11,19 +11,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zope.interface import implementer
-
-from broker.errors import NotFound
-from broker.interfaces import ILink, ISession
-from broker.messages import Event, Mail, Reply, Request
+from broker.interfaces import ILink
+from broker.sessions import QuietSession
 from protocols.microstream.engineio import PROBED, UPGRADED, Malformed
 
 if TYPE_CHECKING:
     from protocols.microstream.sessions import Session
 
 
-@implementer(ISession)
-class Upgrade:
+class Upgrade(QuietSession):
     """A WebSocket that came with the sid of a polling session.
 
     It is nothing of its own to the core: the session keeps its peer.
@@ -91,23 +87,3 @@ class Upgrade:
     def _settle(self) -> None:
         self._pending = False
         self._session.server.timers.drop(self.drop, self._line)
-
-    # What the core may bring: nothing, its peer does nothing.
-
-    def event(self, event: Event, pattern: str) -> None:
-        """Nothing."""
-
-    def request(self, request: Request) -> None:
-        """Refuse it."""
-        raise NotFound("method", request.procedure)
-
-    def reply(self, reply: Reply) -> None:
-        """Nothing."""
-
-    def mail(self, mail: Mail) -> bool:
-        """Leave it."""
-        return False
-
-    async def probe(self) -> bool:
-        """Say that it is there."""
-        return True

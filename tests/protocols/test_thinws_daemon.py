@@ -176,11 +176,11 @@ async def test_10_garbage_costs_nobody_anything(shared_daemon, client):
 async def test_12_a_connection_id_reaches_nobody(shared_daemon, client):
     bob = await member(client("listener"), "private")
     socket = await ws_connect(shared_daemon.ws("/thinws"))
-    socket.send('{"type":"subscribe","connectionID":"4711","roomID":"private"}')
-    socket.send('{"type":"message","connectionID":"4711","roomID":"private","connectionid":1}')
+    socket.send('{"type":"subscribe","connectionID":"471100815","roomID":"private"}')
+    socket.send('{"type":"message","connectionID":"471100815","roomID":"private","connectionid":1}')
     await bob.expect('{"type":"message","roomID":"private","connectionid":1}')
     await socket.close()
-    assert not any("4711" in line for line in shared_daemon.output)
+    assert not any("471100815" in line for line in shared_daemon.output)
 
 
 # What needs a daemon of its own

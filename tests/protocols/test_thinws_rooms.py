@@ -15,7 +15,8 @@ from broker.messages import HttpRequest, Mail, Request
 from broker.peer import Peer
 from broker.settings import Settings
 from broker.testing import connect, make_broker, value_of
-from protocols.thinws import BACKLOG, HELD, ThinWs, dialect
+from protocols.thinws import ThinWs, dialect
+from protocols.thinws.session import BACKLOG, HELD
 from tests.protocols.thinws_emulator import FakeClient, hashed
 
 LARGEST = 2**53 - 1

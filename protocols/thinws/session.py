@@ -1,41 +1,30 @@
-"""ThinWS: rooms over one WebSocket, for the clients of npm's ``thinws``.
-
-A room is a topic.  What a client subscribes to is stored under its
-``connectionID`` and joined again at its next ``connect``.  The shipped client
-comes back about a millisecond after any close, so that nothing is refused by
-closing: the client is told in an error frame.
-"""
+"""One ThinWS client: what its frames do, and what it is sent."""
 
 from __future__ import annotations
 
 import json
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs
+from typing import TYPE_CHECKING
 
 import attrs
 import msgspec
-from msgspec import Raw
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
-from broker.errors import BrokerError, Denied, Invalid, NotFound, RateLimited, Unauthenticated
-from broker.interfaces import ILink, ISession, IWebSocketDialect
-from broker.jsontext import members, object_text
-from broker.messages import Event, Frame, Mail, Reply, Request, text_frame
-from broker.patterns import check_name
+from broker.errors import BrokerError, Denied, Invalid, RateLimited, Unauthenticated
+from broker.interfaces import ILink
+from broker.jsontext import object_text
+from broker.messages import Event, Frame
+from broker.sessions import QuietSession
+from protocols.thinws.frames import Members, connection_id, echo, read, room_frame, room_of, text_of
 
 if TYPE_CHECKING:
     from broker.peer import Peer
 
 log = Logger()
 
-NAME = "thinws"
-REFUSAL_DELAY = 3.0  # seconds that a refused handshake is held
-LONGEST_ID = 256  # characters of a connectionID
 BACKLOG = 1 << 20  # bytes of frames that may wait for the one before them
 HELD = 10_000  # room messages that may wait for an answer to go out first
 
@@ -46,63 +35,15 @@ WORDS = {
     "RATE_LIMITED": "Rate limit exceeded",
 }
 TOO_MANY = ("subscriptions", "memberships")
-EVENTS = ("connect", "disconnect", "subscribe", "unsubscribe", "message")
 
-Members = Mapping[str, Raw]
 Hook = Callable[..., object]
 Hooks = Mapping[str, list[Hook]]
 
 _encode = msgspec.json.Encoder().encode
-_decode_text = msgspec.json.Decoder(str).decode
 
 
-def dialect(settings: Any) -> ThinWs:
-    """Return the dialect; see ``broker.dialects``."""
-    return ThinWs(settings.thinws_open_rooms)
-
-
-@implementer(IWebSocketDialect)
-class ThinWs:
-    """The ThinWS dialect.
-
-    Args:
-        open_rooms: whether those outside a room may send to it, as to the original server.
-    """
-
-    name = NAME
-    websocket_paths = ("/thinws",)
-    subprotocols = ("thinws",)
-    refusal_delay = REFUSAL_DELAY
-
-    def __init__(self, open_rooms: bool = False) -> None:
-        self._open_rooms = open_rooms
-        self._hooks: dict[str, list[Hook]] = {name: [] for name in EVENTS}
-
-    def on(self, name: str, hook: Hook) -> None:
-        """Call *hook* at each server event *name*.
-
-        ``connect`` and ``disconnect`` give it the connection, a ``Session``;
-        ``subscribe`` and ``unsubscribe`` the connection and the room;
-        ``message`` the connection, the room and the received object.
-
-        Raises:
-            KeyError: there is no such event.
-        """
-        self._hooks[name].append(hook)
-
-    async def session(self, peer: Peer, link: ILink) -> Session:
-        """Take every client; one with a wrong token will be told when it says something."""
-        session = Session(peer, link, self._hooks, self._open_rooms)
-        query = parse_qs(link.handshake.query).get("token", [""])
-        token = link.handshake.headers.get("authorization") or query[-1]
-        if token:
-            session.show(token)
-        return session
-
-
-@implementer(ISession)
 @attrs.define(eq=False)
-class Session:
+class Session(QuietSession):
     """One ThinWS client.
 
     A frame is answered before the next one is looked at, and room messages
@@ -140,9 +81,6 @@ class Session:
 
     # What the transport calls
 
-    def opened(self) -> None:
-        """Wait for the client: it begins."""
-
     def received(self, data: bytes, binary: bool) -> None:
         """Take one frame, after those before it."""
         if not self._busy and not self._backlog:
@@ -157,7 +95,7 @@ class Session:
     def _overrun(self, data: bytes, binary: bool) -> None:
         frame: Members = {}
         try:
-            frame = _read(data, binary)
+            frame = read(data, binary)
         except Invalid:
             pass
         self._refuse(frame, RateLimited("limit", "backlog"))
@@ -179,17 +117,6 @@ class Session:
         else:
             self._link.close(1013, "busy")
 
-    def request(self, request: Request) -> None:
-        """Refuse: ThinWS has no calls."""
-        raise NotFound("method", request.procedure)
-
-    def reply(self, reply: Reply) -> None:
-        """Never called: this dialect does not call."""
-
-    def mail(self, mail: Mail) -> bool:
-        """Decline: ThinWS has no mailboxes."""
-        return False
-
     async def probe(self) -> bool:
         """Say nothing of the client: it holds no name that could be taken over."""
         return False
@@ -199,9 +126,9 @@ class Session:
     def _take(self, data: bytes, binary: bool) -> None:
         frame: Members = {}
         try:
-            frame = _read(data, binary)
+            frame = read(data, binary)
             self._peer.pace()
-            kind = _text(frame.get("type"))
+            kind = text_of(frame.get("type"))
             if kind == "ack":
                 return
             handler = HANDLERS.get(kind)
@@ -220,7 +147,7 @@ class Session:
         doing.addBoth(self._next)
 
     def _done(self, room: str, frame: Members, kind: str) -> None:
-        self._send(b'{"type":"ack"%b}' % _echo(frame))
+        self._send(b'{"type":"ack"%b}' % echo(frame))
         if kind == "message" and self._hooks["message"]:
             self._tell("message", room, json.loads(object_text(frame)))
 
@@ -245,7 +172,7 @@ class Session:
             text = "Not a member of this room"
         elif isinstance(error, RateLimited) and error.name in TOO_MANY:
             text = "Too many rooms"
-        self._send(b'{"type":"error","message":%b%b}' % (_encode(text), _echo(frame)))
+        self._send(b'{"type":"error","message":%b%b}' % (_encode(text), echo(frame)))
 
     def _send(self, reply: bytes) -> None:
         self._link.send(reply)
@@ -268,20 +195,20 @@ class Session:
     # What a client may ask for.  Each handler returns the room, "" where there is none.
 
     def _connect(self, frame: Members) -> Deferred[str]:
-        identity = _connection_id(frame)
+        identity = connection_id(frame)
         if not identity:
             raise Invalid("connectionID", message="connectionID is required")
-        token = _text(frame.get("token"))
+        token = text_of(frame.get("token"))
         if token:
             self.show(token)
         self._authorize()
         return Deferred.fromCoroutine(self._become(identity))
 
     def _subscribe(self, frame: Members) -> Deferred[str]:
-        return Deferred.fromCoroutine(self._join(_room(frame), self._given(frame)))
+        return Deferred.fromCoroutine(self._join(room_of(frame), self._given(frame)))
 
     def _unsubscribe(self, frame: Members) -> Deferred[str]:
-        return Deferred.fromCoroutine(self._part(_room(frame), self._given(frame)))
+        return Deferred.fromCoroutine(self._part(room_of(frame), self._given(frame)))
 
     def _disconnect(self, frame: Members) -> Deferred[str]:
         self._peer.part_all()
@@ -291,7 +218,7 @@ class Session:
         return done
 
     def _message(self, frame: Members) -> Deferred[str]:
-        room = _room(frame)
+        room = room_of(frame)
         if not self._open_rooms and not self._peer.joined(room):
             raise Denied("room", room)
         body = frame.get("message", frame.get("payload"))
@@ -308,7 +235,7 @@ class Session:
 
     def _given(self, frame: Members) -> str:
         """Return the connectionID by which *frame* connects on its way, or ""."""
-        given = _connection_id(frame)
+        given = connection_id(frame)
         if not given or given == self.identity:
             return ""
         if self.identity:
@@ -360,60 +287,3 @@ HANDLERS: Mapping[str, Handler] = {
     "disconnect": Session._disconnect,
     "message": Session._message,
 }
-
-
-def room_frame(event: Event) -> Frame:
-    """Return what the members of a room are sent: a ThinWS client's own message as it wrote it."""
-    if event.dialect == NAME and event.original:
-        return text_frame(event.original)
-    body = b"null" if event.body is None else event.body
-    return text_frame(b'{"type":"message","roomID":%b,"message":%b}' % (_encode(event.topic), body))
-
-
-def _read(data: bytes, binary: bool) -> Members:
-    try:
-        if binary:
-            raise Invalid("frame")
-        return members(data, numbers=True)
-    except Invalid:
-        raise Invalid("frame", message="Invalid message") from None
-
-
-def _echo(frame: Members) -> bytes:
-    """Return the messageID as the client wrote it, "echo unchanged"."""
-    return b',"messageID":%b' % frame["messageID"] if "messageID" in frame else b""
-
-
-def _room(frame: Members) -> str:
-    """Return the topic of the room: "string 1..256 chars, numbers/true accepted and turned into strings"."""
-    raw = frame.get("roomID")
-    try:
-        return check_name("true" if bytes(raw or b"") == b"true" else _text(raw) or _number(raw))
-    except Invalid:
-        raise Invalid("roomID", message="roomID is required") from None
-
-
-def _connection_id(frame: Members) -> str:
-    """Return the connectionID, "any non-empty string (≤ 256 chars); a number is turned into its decimal string"."""
-    raw = frame.get("connectionID")
-    text = _text(raw) or _number(raw)
-    return text if len(text) <= LONGEST_ID else ""
-
-
-def _text(raw: Raw | None) -> str:
-    """Return the string that *raw* is, or ""."""
-    try:
-        return _decode_text(raw or b"null")
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return ""
-
-
-def _number(raw: Raw | None) -> str:
-    """Return the number that *raw* is, as JavaScript writes it, or ""."""
-    text = bytes(raw or b"")
-    if not text or text[0] not in b"-0123456789":
-        return ""
-    number = float(text) if set(text) & set(b".eE") else int(text)
-    if isinstance(number, float) and (not number.is_integer() or abs(number) >= 1e21):
-        return repr(number)
-    return str(int(number))

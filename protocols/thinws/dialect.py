@@ -1,0 +1,62 @@
+"""The provider: takes every client, and tells plugins what happens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+from zope.interface import implementer
+
+from broker.interfaces import ILink, IWebSocketDialect
+from protocols.thinws.frames import NAME
+from protocols.thinws.session import Hook, Session
+
+if TYPE_CHECKING:
+    from broker.peer import Peer
+
+REFUSAL_DELAY = 3.0  # seconds that a refused handshake is held
+EVENTS = ("connect", "disconnect", "subscribe", "unsubscribe", "message")
+
+
+def dialect(settings: Any) -> ThinWs:
+    """Return the dialect; see ``broker.dialects``."""
+    return ThinWs(settings.thinws_open_rooms)
+
+
+@implementer(IWebSocketDialect)
+class ThinWs:
+    """The ThinWS dialect.
+
+    Args:
+        open_rooms: whether those outside a room may send to it, as to the original server.
+    """
+
+    name = NAME
+    websocket_paths = ("/thinws",)
+    subprotocols = ("thinws",)
+    refusal_delay = REFUSAL_DELAY
+
+    def __init__(self, open_rooms: bool = False) -> None:
+        self._open_rooms = open_rooms
+        self._hooks: dict[str, list[Hook]] = {name: [] for name in EVENTS}
+
+    def on(self, name: str, hook: Hook) -> None:
+        """Call *hook* at each server event *name*.
+
+        ``connect`` and ``disconnect`` give it the connection, a ``Session``;
+        ``subscribe`` and ``unsubscribe`` the connection and the room;
+        ``message`` the connection, the room and the received object.
+
+        Raises:
+            KeyError: there is no such event.
+        """
+        self._hooks[name].append(hook)
+
+    async def session(self, peer: Peer, link: ILink) -> Session:
+        """Take every client; one with a wrong token will be told when it says something."""
+        session = Session(peer, link, self._hooks, self._open_rooms)
+        query = parse_qs(link.handshake.query).get("token", [""])
+        token = link.handshake.headers.get("authorization") or query[-1]
+        if token:
+            session.show(token)
+        return session

@@ -1,0 +1,83 @@
+"""Frames of ThinWS: JSON objects whose members keep their exact texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+from msgspec import Raw
+
+from broker.errors import Invalid
+from broker.jsontext import members
+from broker.messages import Event, Frame, text_frame
+from broker.patterns import check_name
+
+NAME = "thinws"
+LONGEST_ID = 256  # characters of a connectionID
+
+Members = Mapping[str, Raw]
+
+_encode = msgspec.json.Encoder().encode
+_decode_text = msgspec.json.Decoder(str).decode
+
+
+def room_frame(event: Event) -> Frame:
+    """Return what the members of a room are sent: a ThinWS client's own message as it wrote it."""
+    if event.dialect == NAME and event.original:
+        return text_frame(event.original)
+    body = b"null" if event.body is None else event.body
+    return text_frame(b'{"type":"message","roomID":%b,"message":%b}' % (_encode(event.topic), body))
+
+
+def read(data: bytes, binary: bool) -> Members:
+    """Return the members of a frame.
+
+    Raises:
+        Invalid: it is not a JSON object in text.
+    """
+    try:
+        if binary:
+            raise Invalid("frame")
+        return members(data, numbers=True)
+    except Invalid:
+        raise Invalid("frame", message="Invalid message") from None
+
+
+def echo(frame: Members) -> bytes:
+    """Return the messageID as the client wrote it, "echo unchanged"."""
+    return b',"messageID":%b' % frame["messageID"] if "messageID" in frame else b""
+
+
+def room_of(frame: Members) -> str:
+    """Return the topic of the room: "string 1..256 chars, numbers/true accepted and turned into strings"."""
+    raw = frame.get("roomID")
+    try:
+        return check_name("true" if bytes(raw or b"") == b"true" else text_of(raw) or _number(raw))
+    except Invalid:
+        raise Invalid("roomID", message="roomID is required") from None
+
+
+def connection_id(frame: Members) -> str:
+    """Return the connectionID, "any non-empty string (≤ 256 chars); a number is turned into its decimal string"."""
+    raw = frame.get("connectionID")
+    text = text_of(raw) or _number(raw)
+    return text if len(text) <= LONGEST_ID else ""
+
+
+def text_of(raw: Raw | None) -> str:
+    """Return the string that *raw* is, or ""."""
+    try:
+        return _decode_text(raw or b"null")
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ""
+
+
+def _number(raw: Raw | None) -> str:
+    """Return the number that *raw* is, as JavaScript writes it, or ""."""
+    text = bytes(raw or b"")
+    if not text or text[0] not in b"-0123456789":
+        return ""
+    number = float(text) if set(text) & set(b".eE") else int(text)
+    if isinstance(number, float) and (not number.is_integer() or abs(number) >= 1e21):
+        return repr(number)
+    return str(int(number))
