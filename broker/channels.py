@@ -13,6 +13,7 @@ from broker.deadlines import Deadlines
 from broker.errors import Invalid, RateLimited, Unavailable
 from broker.interfaces import IBus, IEventSource, ISharedStore, IStore
 from broker.messages import Event
+from broker.pages import ENOUGH, read_last_page, read_page
 from broker.patterns import matches
 
 LOG = "event/"  # the logs of topics begin with it
@@ -97,20 +98,20 @@ class Channels:
         self._store.append(LOG + event.topic, event).addCallbacks(stored, answer.errback)
         return answer
 
-    def read(self, topic: str, after: int, limit: int) -> Deferred[list[Event]]:
-        """Return at most *limit* events newer than id *after*, oldest first."""
-        return self._store.read(LOG + topic, after, limit)
+    def read(self, topic: str, after: int, limit: int, enough: int = ENOUGH) -> Deferred[list[Event]]:
+        """Return at most *limit* events newer than id *after*, oldest first; see ``pages.read_page``."""
+        return Deferred.fromCoroutine(read_page(self._store, LOG + topic, after, limit, enough))
 
-    def latest(self, topic: str, limit: int) -> Deferred[list[Event]]:
-        """Return the last *limit* events, oldest first."""
-        return self._store.latest(LOG + topic, limit)
+    def latest(self, topic: str, limit: int, enough: int = ENOUGH) -> Deferred[list[Event]]:
+        """Return the last *limit* events, oldest first; fewer when they have *enough* bytes."""
+        return Deferred.fromCoroutine(read_last_page(self._store, LOG + topic, limit, enough))
 
     def head(self, topic: str) -> Deferred[int]:
         """Return the id of the newest event there ever was; 0 for none."""
         return self._store.head(LOG + topic)
 
-    async def poll(self, topic: str, after: int, limit: int, timeout: float) -> list[Event]:
-        """Return events of *topic* newer than id *after*, oldest first, at most *limit*.
+    async def poll(self, topic: str, after: int, limit: int, timeout: float, enough: int = ENOUGH) -> list[Event]:
+        """Return events of *topic* newer than id *after*, oldest first, at most *limit*; see ``read``.
 
         If there are none, wait up to *timeout* seconds (0: answer at once) and
         then return what has arrived, perhaps nothing.  Cancelling leaves no trace.
@@ -119,29 +120,29 @@ class Channels:
             RateLimited: too many polls are waiting already.
         """
         if timeout <= 0 or self._draining:
-            return await self.read(topic, after, limit)
+            return await self.read(topic, after, limit, enough)
         # Register before reading: an event posted in between must wake us.
         waiter = self._wait(topic, timeout)
         try:
             known = self._heads.get(topic)
             events: list[Event] = []
             if known is None or after < known:
-                events = await self.read(topic, after, limit)
+                events = await self.read(topic, after, limit, enough)
             while not events and not waiter.over:
                 event = await waiter.woken
                 # The usual case needs no second look into the store.
                 if event is not None and event.id == after + 1:
                     return [event]
                 waiter.woken = Deferred()
-                events = await self._look(topic, after, limit)
+                events = await self._look(topic, after, limit, enough)
             return events
         finally:
             self._leave(waiter)
 
-    async def _look(self, topic: str, after: int, limit: int) -> list[Event]:
+    async def _look(self, topic: str, after: int, limit: int, enough: int) -> list[Event]:
         """Read for one that waits already: while the store is away there is nothing new."""
         try:
-            return await self.read(topic, after, limit)
+            return await self.read(topic, after, limit, enough)
         except Unavailable:
             return []
 

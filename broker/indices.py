@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import attrs
-from twisted.internet.defer import DeferredLock
+from twisted.internet.defer import Deferred, DeferredList, DeferredLock
+from twisted.python.failure import Failure
 
 from broker.channels import LOG
 from broker.errors import Conflict, NotFound
 from broker.interfaces import IStore
 from broker.messages import Event
+from broker.pages import ENOUGH, STEP
 
 DEFINITION = "index"  # space: id -> channel and field
 POSITION = "index-at"  # space: id -> id of the last event that was looked at
 ROWS = "index/"  # the logs of rows begin with it
-BATCH = 500  # events looked at in one go
+BATCH = 64  # events looked at in one go, since each may be as large as a message
 
 Extract = Callable[[Event, str], str | None]
 
@@ -47,11 +50,13 @@ class Indices:
     Args:
         store: keeps definitions, positions and rows.
         rows_limit: how many rows a read returns at most.
+        enough: bytes of their bodies after which it returns no more.
     """
 
-    def __init__(self, store: IStore, rows_limit: int = 10000) -> None:
+    def __init__(self, store: IStore, rows_limit: int = 10000, enough: int = ENOUGH) -> None:
         self._store = store
         self._limit = rows_limit
+        self._enough = enough
         self._locks: dict[str, DeferredLock] = {}
 
     async def create(self, id: str, topic: str, field: str) -> bool:
@@ -106,24 +111,36 @@ class Indices:
                 for event in events
                 if (value := extract(event, field))
             ]
-            for write in writes:
-                await write
+            await _done(writes)
             position = events[-1].id
             await self._store.set(POSITION, id, b"%d" % position)
 
     async def _events(self, topic: str, ids: list[int]) -> list[Event]:
         found: list[Event] = []
+        size = 0
         for first, last in _runs(ids):
             events = await self._store.read(LOG + topic, first - 1, last - first + 1)
-            # Retention may have taken some: a read then returns later ones instead.
-            found += [event for event in reversed(events) if event.id <= last]
+            for event in reversed(events):
+                if event.id > last:
+                    continue  # retention took some: a read then returns later ones instead
+                size += len(event.body or b"")
+                if size > self._enough and found:
+                    return found
+                found.append(event)
         return found
 
 
+async def _done(writes: list[Deferred[Any]]) -> None:
+    """Return when all of *writes* are done; raise what one of them has failed with."""
+    for _, outcome in await DeferredList(writes, consumeErrors=True):
+        if isinstance(outcome, Failure):
+            outcome.raiseException()
+
+
 def _runs(ids: list[int]) -> Iterator[tuple[int, int]]:
-    """Yield (lowest, highest) of each stretch of *ids*, which fall."""
+    """Yield (lowest, highest) of each stretch of *ids*, which fall; of a long one piece by piece."""
     start = 0
     for index in range(1, len(ids) + 1):
-        if index == len(ids) or ids[index] != ids[index - 1] - 1:
+        if index == len(ids) or ids[index] != ids[index - 1] - 1 or index - start == STEP:
             yield ids[index - 1], ids[start]
             start = index

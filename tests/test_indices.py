@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
+from twisted.logger import globalLogPublisher
 
 from broker import indices
 from broker.channels import LOG
@@ -124,6 +127,35 @@ def test_a_failure_frees_the_index(shelf, monkeypatch):
     monkeypatch.undo()
     assert shelf.ids("a") == [1]
     assert shelf.indices._locks == {}
+
+
+def test_rows_that_fail_together_are_one_failure(shelf, monkeypatch):
+    events = []
+    shelf.post("a", "b", "c")
+    monkeypatch.setattr(shelf.store, "append", lambda *args: fail(Unavailable("store")))
+    globalLogPublisher.addObserver(events.append)
+    with pytest.raises(Unavailable):
+        shelf.ids("a")
+    gc.collect()
+    globalLogPublisher.removeObserver(events.append)
+    assert events == []
+
+
+def test_a_read_is_cut_where_it_grows_too_long():
+    shelf = Shelf(enough=100)
+    shelf.create()
+    for size in (60, 50, 40, 200):
+        value_of(shelf.store.append(LOG + "t", Event("t", "a", b"x" * size)))
+    assert shelf.ids("a") == [4]
+    value_of(shelf.store.append(LOG + "t", Event("t", "b", None)))
+    for size in (50, 40):
+        value_of(shelf.store.append(LOG + "t", Event("t", "b", b"x" * size)))
+    assert shelf.ids("b") == [7, 6, 5]
+
+
+def test_a_long_stretch_of_rows_is_read_in_steps(shelf):
+    shelf.post(*"a" * 100)
+    assert shelf.ids("a") == list(range(100, 0, -1))
 
 
 def test_a_crash_between_the_rows_and_the_position_repeats_nothing(shelf):

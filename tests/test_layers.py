@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    "broker messages errors interfaces patterns registry deadlines options aliases addresses jsontext sessions",
+    "broker messages errors interfaces patterns registry deadlines options aliases addresses jsontext sessions pages",
     "redis",  # connections, for its store and its bus
     "topics calls channels queues keys access presence memberships tokens metrics settings"
     " stores buses web protocols dialects logs process greeting admin",

@@ -6,6 +6,7 @@ from twisted.internet.defer import Deferred
 
 from broker.indices import Extract, Rows
 from broker.messages import Event
+from broker.pages import ENOUGH
 from broker.peer.client import Client
 
 
@@ -14,25 +15,28 @@ class ChannelVerbs(Client):
 
     __slots__ = ()
 
-    def read(self, topic: str, after: int, limit: int) -> Deferred[list[Event]]:
-        """Return stored events newer than id *after*, oldest first."""
-        self._allow("read", topic)
-        return self.broker.channels.read(self._shown(topic), after, limit)
+    def read(self, topic: str, after: int, limit: int, *, enough: int = ENOUGH) -> Deferred[list[Event]]:
+        """Return stored events newer than id *after*, oldest first.
 
-    def latest(self, topic: str, limit: int) -> Deferred[list[Event]]:
-        """Return the last *limit* stored events, oldest first."""
+        At most *limit*, and no more when they have *enough* bytes; but one, if there is one.
+        """
         self._allow("read", topic)
-        return self.broker.channels.latest(self._shown(topic), limit)
+        return self.broker.channels.read(self._shown(topic), after, limit, enough)
+
+    def latest(self, topic: str, limit: int, *, enough: int = ENOUGH) -> Deferred[list[Event]]:
+        """Return the last stored events, oldest first, within the bounds of ``read``."""
+        self._allow("read", topic)
+        return self.broker.channels.latest(self._shown(topic), limit, enough)
 
     def head(self, topic: str) -> Deferred[int]:
         """Return the id of the newest event there ever was; 0 for none."""
         self._allow("read", topic)
         return self.broker.channels.head(self._shown(topic))
 
-    async def poll(self, topic: str, after: int, limit: int, timeout: float) -> list[Event]:
+    async def poll(self, topic: str, after: int, limit: int, timeout: float, *, enough: int = ENOUGH) -> list[Event]:
         """Return stored events, waiting for them if there are none; see ``Channels.poll``."""
         self._allow("read", topic)
-        return await self.broker.channels.poll(self._shown(topic), after, limit, timeout)
+        return await self.broker.channels.poll(self._shown(topic), after, limit, timeout, enough)
 
     async def cursor(self, client: str, topic: str) -> int:
         """Return the id that *client* has acknowledged last; 0 for none."""

@@ -24,7 +24,7 @@ log = Logger()
 
 LIMIT = 100  # events of one answer, where the request does not say
 MAX_LIMIT = 1000
-MAX_BYTES = 1 << 23  # of the data in one answer to a poll, unless a single event has more
+MAX_BYTES = 1 << 23  # of the data in one answer, unless a single event has more
 MAX_HELD = 1000  # error answers that are held back at once; more are sent at once
 MAX_NOTICED = 1000  # cursors beyond the end that are remembered as logged
 
@@ -99,16 +99,16 @@ class Events:
         said = query.get("after")
         if said is None:
             after = await peer.cursor(client, channel)
-            events = await peer.poll(channel, after, limit, self._timeout)
+            events = await peer.poll(channel, after, limit, self._timeout, enough=MAX_BYTES)
         elif (number := whole_number(said)) is None:
             # Nobody has acknowledged anything by this.
             after = 0
-            events = await peer.poll(channel, after, limit, self._timeout)
+            events = await peer.poll(channel, after, limit, self._timeout, enough=MAX_BYTES)
         else:
             after = number
             events = await self._acknowledge(peer, client, channel, after, limit)
         if events:
-            return events[0].render(_alone) if len(events) == 1 else _listed(_page(events))
+            return events[0].render(_alone) if len(events) == 1 else _listed(events)
         if after:
             await self._notice(peer, client, channel, after)
         return NOTHING
@@ -117,7 +117,7 @@ class Events:
         """Poll while the cursor is written; before anything is answered, it must have been."""
         lost: list[Failure] = []
         moved = peer.move_cursor(client, channel, after).addErrback(lost.append)
-        events = await peer.poll(channel, after, limit, self._timeout)
+        events = await peer.poll(channel, after, limit, self._timeout, enough=MAX_BYTES)
         await moved
         if lost:
             lost[0].raiseException()
@@ -128,7 +128,7 @@ class Events:
         query = read_query(request.query)
         admit(peer, query.get("secret", msgspec.UNSET))
         channel = channel_of(query.get("channel"))
-        return _listed(await peer.latest(channel, _limit(query)))
+        return _listed(await peer.latest(channel, _limit(query), enough=MAX_BYTES))
 
     async def _hold(self, peer: Peer) -> None:
         if self._error_delay <= 0 or self._held >= MAX_HELD:
@@ -197,16 +197,6 @@ def listed(events: list[Event]) -> bytes:
 
 def _listed(events: list[Event]) -> Response:
     return Response(200, listed(events)) if events else NOTHING
-
-
-def _page(events: list[Event]) -> list[Event]:
-    """Return as many of *events* as make one answer; the client's next poll gets the others."""
-    size = 0
-    for count, event in enumerate(events):
-        size += len(event.body or b"")
-        if size > MAX_BYTES and count:
-            return events[:count]
-    return events
 
 
 def _alone(event: Event) -> Response:

@@ -186,8 +186,8 @@ def test_a_post_between_looking_and_waiting_wakes_the_poll(api, monkeypatch):
     channels = api.broker.channels
     read = channels.read
 
-    def read_and_post(topic, after, limit):
-        found = read(topic, after, limit)
+    def read_and_post(*words):
+        found = read(*words)
         monkeypatch.setattr(channels, "read", read)
         api.post()
         return found
@@ -370,6 +370,19 @@ def test_latest_has_the_limits_of_a_poll(api):
     for limit, count in (("0", 100), ("x", 100), ("110", 110), ("1000", 120)):
         response = api.ask("GET", api.target("/latest", channel="ch", limit=limit))
         assert len(json.loads(response.body)) == count
+
+
+def latest_ids(api):
+    return [event["id"] for event in json.loads(api.ask("GET", api.target("/latest", channel="ch")).body)]
+
+
+def test_latest_is_cut_where_it_grows_too_long(api, monkeypatch):
+    monkeypatch.setattr(events, "MAX_BYTES", 100)
+    for size in (10, 200, 40, 40):
+        api.post(data=["x" * size])
+    assert latest_ids(api) == [3, 4]
+    api.post(data=["x" * 200])
+    assert latest_ids(api) == [5]
 
 
 def test_latest_needs_a_channel(api):

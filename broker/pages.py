@@ -1,0 +1,51 @@
+"""Reading a log page by page, so that what is held at once has a bound, whatever its events hold."""
+
+from __future__ import annotations
+
+from broker.interfaces import IStore
+from broker.messages import Event
+
+STEP = 32  # events read in one go, since each may be as large as a message
+ENOUGH = 1 << 23  # bytes of bodies in one page
+
+
+async def read_page(store: IStore, log: str, after: int, limit: int, enough: int = ENOUGH) -> list[Event]:
+    """Return events of *log* with id > *after*, oldest first.
+
+    There are at most *limit* of them, and their bodies have at most *enough* bytes
+    together; the first is returned however long it is.
+    """
+    page: list[Event] = []
+    size = 0
+    while len(page) < limit:
+        step = min(STEP, limit - len(page))
+        events = await store.read(log, after, step)
+        for event in events:
+            size += len(event.body or b"")
+            if size > enough and page:
+                return page
+            page.append(event)
+        if len(events) < step:
+            break
+        after = events[-1].id
+    return page
+
+
+async def read_last_page(store: IStore, log: str, limit: int, enough: int = ENOUGH) -> list[Event]:
+    """Return the last events of *log*, oldest first, within the same bounds."""
+    page: list[Event] = []  # newest first
+    size = 0
+    events = await store.latest(log, min(STEP, limit))
+    while events:
+        for event in reversed(events):
+            size += len(event.body or b"")
+            if size > enough and page:
+                return page[::-1]
+            page.append(event)
+        first, step = page[-1].id, min(STEP, limit - len(page))
+        if step <= 0 or first <= 1:
+            break
+        # "Ids of a log rise by one", so these are the ones before it, as far as they are kept.
+        before = await store.read(log, max(0, first - 1 - step), step)
+        events = [event for event in before if event.id < first]
+    return page[::-1]
