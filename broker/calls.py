@@ -16,11 +16,12 @@ import msgspec
 from twisted.internet.interfaces import IReactorTime
 
 from broker.deadlines import Deadlines
-from broker.errors import BrokerError, Gone, NotFound, RateLimited, Timeout
+from broker.errors import BrokerError, Gone, Invalid, NotFound, RateLimited, Timeout
 from broker.messages import Reply, Request
 from broker.registry import Registry
 
 FOREVER = 0.0
+LONGEST = 1024  # characters of what a call keeps: the caller's own id of it, and the procedure
 
 
 class Party(Protocol):
@@ -163,9 +164,12 @@ class Calls:
         ends it without one.
 
         Raises:
+            Invalid: *ref* or the procedure is too long to be kept.
             RateLimited: the caller has too many calls waiting.
             BrokerError: the callee refuses it.
         """
+        if len(ref) > LONGEST or len(request.procedure) > LONGEST:
+            raise Invalid("id" if len(ref) > LONGEST else "method")
         if len(caller.calling) >= self._limit:
             raise RateLimited("limit", "pending")
         request.id = key = f"{self._prefix}{next(self._numbers)}"

@@ -7,7 +7,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from broker.calls import Call, Calls
-from broker.errors import CalleeFailed, Denied, Gone, NotFound, RateLimited, Timeout
+from broker.errors import CalleeFailed, Denied, Gone, Invalid, NotFound, RateLimited, Timeout
 from broker.messages import Reply, Request
 
 
@@ -204,6 +204,16 @@ def test_calls_that_wait_are_limited_for_each_caller(calls, ann, bob):
     with pytest.raises(RateLimited):
         calls.open(ann, bob, "ref", request())
     calls.open(bob, ann, "ref", request())
+
+
+@pytest.mark.parametrize(("ref", "procedure", "what"), [("r" * 1025, "m", "id"), ("r", "m" * 1025, "method")])
+def test_what_a_call_keeps_has_a_limit(calls, ann, bob, ref, procedure, what):
+    with pytest.raises(Invalid) as refused:
+        calls.open(ann, bob, ref, request(procedure))
+    assert refused.value.what == what
+    assert nothing_is_left(calls, ann, bob)
+    calls.open(ann, bob, ref[:1024], request(procedure[:1024]))
+    assert len(ann.calling) == 1
 
 
 def test_stopping_forgets_the_deadlines(calls, ann, bob, clock):
