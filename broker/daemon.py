@@ -34,6 +34,9 @@ class Site(Protocol):
     def drain(self, seconds: float) -> Deferred[None]:
         """Close all connections; those left after *seconds* are dropped."""
 
+    def hurry(self) -> None:
+        """Drop those that are left now, if it drains already."""
+
 
 class Daemon(MultiService):
     """Store and bus, then the endpoints; at the end the other way round.
@@ -110,6 +113,11 @@ class Daemon(MultiService):
         self._ports.append((endpoint, port))
         if len(self._ports) == len(self._endpoints):
             self._announce(self._ports)
+
+    def hurry(self) -> None:
+        """Let a stop, perhaps one under way, wait for nothing."""
+        self.drain_seconds = 0.0
+        self._site.hurry()
 
     def stopService(self) -> Deferred[None]:
         """Let go of the clients, then of bus and store."""

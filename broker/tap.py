@@ -6,10 +6,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, cast
 
 from twisted.application.service import IService
+from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import ILogObserver, Logger, LogLevel
 from twisted.python import usage
@@ -233,10 +235,10 @@ def _log_stream(parent: Any, reactor: Any) -> TextIO:
 
 def _leave(reactor: Any, daemon: Daemon, quick: bool) -> None:
     if quick:
-        daemon.drain_seconds = 0.0
-    if reactor.running and daemon.running:
-        tell_systemd("STOPPING=1")
+        daemon.hurry()
+    with suppress(ReactorNotRunning):  # a second signal: it stops already
         reactor.stop()
+        tell_systemd("STOPPING=1")
 
 
 def _refuse(problems: list[str]) -> NoReturn:

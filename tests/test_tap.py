@@ -83,6 +83,26 @@ async def test_sigint_does_not_wait_for_those_who_stay(daemon):
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_second_signal_cuts_the_wait_short(start_daemon):
+    daemon = await start_daemon(**WAITER, TXBROKER_DRAIN_SECONDS="60")
+    address = ("127.0.0.1", daemon.port)
+    with socket.create_connection(address) as half, socket.create_connection(address, 5.0) as idle:
+        half.sendall(b"POST /poll HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n...")
+        await http_client.get(daemon.url + "/health")
+        daemon.program.signal(signal.SIGTERM)
+        assert idle.recv(1) == b""  # it drains
+        daemon.program.signal(signal.SIGINT)
+        assert await daemon.program.exit(5.0) == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_two_signals_at_once_are_one(daemon):
+    daemon.program.signal(signal.SIGTERM)
+    daemon.program.signal(signal.SIGINT)
+    assert await daemon.program.exit(2.0) == 0
+
+
+@pytest_twisted.ensureDeferred
 async def test_drain_is_limited_for_a_client_that_does_not_answer_the_close(start_daemon):
     daemon = await start_daemon(**WAITER, TXBROKER_DRAIN_SECONDS="0.5")
     connection = await ws_connect(daemon.ws("/socket"))

@@ -363,6 +363,11 @@ class Site(Factory):
             self._emptied()
         return settled
 
+    def hurry(self) -> None:
+        """Drop what is left now, if it drains."""
+        if self._drained is not None:
+            self._abandon()
+
     def _abandon(self) -> None:
         for channel in list(self._channels):
             channel.abort()

@@ -774,6 +774,21 @@ def test_what_does_not_end_in_time_is_dropped(port: Port) -> None:
     assert wire.aborted
 
 
+def test_a_hurried_site_drops_what_is_left(port: Port) -> None:
+    done: list[None] = []
+    port.pages.wait = Deferred()
+    wire = port.connect()
+    wire.say(request("/pages"))
+    port.upgrade("/ws")
+    port.site.hurry()
+    assert not wire.aborted
+    port.site.drain(5.0).addCallback(done.append)
+    assert done == []
+    port.site.hurry()
+    assert wire.aborted
+    assert done == [None]
+
+
 def test_a_dialect_answers_those_who_wait_for_it_when_the_site_drains(port: Port) -> None:
     done: list[None] = []
     port.pages.wait = waiting = Deferred()
