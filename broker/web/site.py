@@ -297,7 +297,7 @@ class Site(Factory):
         if peer.session is None:
             peer.bind(session, link.close)
         log.info(
-            "a {dialect} client came from {address}",
+            "{dialect}: a client came from {address}",
             dialect=dialect.name,
             address=link.handshake.address,
             conn=peer.id,
@@ -325,7 +325,7 @@ class Site(Factory):
         self._counts.closed(dialect.name, code)
         if peer.session is not None:
             log.info(
-                "a {dialect} client went after {seconds:.3f} s, with {code}",
+                "{dialect}: a client went after {seconds:.3f} s, with {code}",
                 dialect=dialect.name,
                 seconds=round(self._clock.seconds() - came, 3),
                 code=code,

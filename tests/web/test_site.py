@@ -412,8 +412,8 @@ def test_the_log_tells_who_came_and_who_went(port: Port, logged: list[LogEvent])
     (link,) = port.door.links
     link.end(1001)
     assert lines_of(logged) == [
-        "a sockets client came from 10.0.0.1",
-        "a sockets client went after 2.500 s, with 1001",
+        "sockets: a client came from 10.0.0.1",
+        "sockets: a client went after 2.500 s, with 1001",
     ]
     assert [event["conn"] for event in logged] == ["conn-1", "conn-1"]
     assert logged[1]["identity"] == "ann"
