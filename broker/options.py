@@ -147,6 +147,14 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _bytes(text: str) -> int:
+    # 0 would be "no limit" to some who are handed it, and "nothing at all" to others.
+    size = _count(text)
+    if not size:
+        raise ValueError("expected a whole number above 0")
+    return size
+
+
 def _seconds(text: str) -> float:
     try:
         value = float(text)
@@ -187,8 +195,8 @@ def _pairs(text: str) -> dict[str, str]:
     if not all(name and key for name, _, key in pairs):
         raise ValueError("expected name:key pairs")
     found = {name: key for name, _, key in pairs}
-    if len(found) != len(pairs):
-        raise ValueError("expected each name once")
+    if len(found) != len(pairs) or len(set(found.values())) != len(pairs):
+        raise ValueError("expected each name and each key once")
     return found
 
 
@@ -224,7 +232,7 @@ PATH: Kind[str] = Kind("path of a file", str, str)
 URL: Kind[str] = Kind("URL", str, str)
 FLAG: Kind[bool] = Kind("true or false", _flag, lambda value: str(value).lower())
 COUNT: Kind[int] = Kind("count", _count, str)
-BYTES: Kind[int] = Kind("bytes", _count, str)
+BYTES: Kind[int] = Kind("bytes", _bytes, str)
 SECONDS: Kind[float] = Kind("seconds", _seconds, _write_number)
 PER_SECOND: Kind[float] = Kind("per second", _seconds, _write_number)
 WORDS: Kind[tuple[str, ...]] = Kind("words", _words, _write_words)

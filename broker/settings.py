@@ -102,9 +102,9 @@ class Settings:
 
     listen: tuple[str, ...] = option(
         ENDPOINTS,
-        lambda self: (f"tcp:{PORT}",) if self.secured else (f"tcp:{PORT}:interface=127.0.0.1",),
+        lambda self: (f"tcp:{PORT}",) if self.guarded else (f"tcp:{PORT}:interface=127.0.0.1",),
         "Twisted endpoint strings, several separated by ``;``: ``tcp:``, ``ssl:``, ``unix:``, ``systemd:``.",
-        shown=f"tcp:{PORT}:interface=127.0.0.1 without a credential, else tcp:{PORT}",
+        shown=f"tcp:{PORT}:interface=127.0.0.1 where anybody may do anything, else tcp:{PORT}",
     )
     admin_listen: tuple[str, ...] = option(
         ENDPOINTS, ("tcp:8001:interface=127.0.0.1",), "Where ``/metrics`` is served; ``none`` for nowhere."
@@ -243,6 +243,11 @@ class Settings:
             self.api_secret or self.api_secret_previous or self.api_keys or self.jwt_secret or self.jwt_public_key_file
         )
 
+    @property
+    def guarded(self) -> bool:
+        """Whether a client that shows no credential is kept from anything."""
+        return self.secured and (self.auth == "required" or (self.auth == "optional" and bool(self.permissions_file)))
+
     def problems(self) -> list[str]:
         """Return what is wrong with the settings as a whole."""
         found = []
@@ -256,10 +261,11 @@ class Settings:
             found.append("TXBROKER_BUS: nodes that share a bus must share a store: set TXBROKER_STORE=redis://… too")
         exposed = [endpoint for endpoint in self.listen if not is_local(endpoint)]
         open_to_all = [name for name in self.protocols if name not in self.insecure]
-        if exposed and open_to_all and (not self.secured or self.auth == "none"):
+        if exposed and open_to_all and not self.guarded:
+            remedy = "TXBROKER_AUTH=required" if self.secured else "TXBROKER_API_SECRET"
             found.append(
                 f"{exposed[0]} can be reached from other machines, and no credential is asked for: "
-                f"set TXBROKER_API_SECRET, or TXBROKER_INSECURE={','.join(self.protocols)} if that is meant"
+                f"set {remedy}, or TXBROKER_INSECURE={','.join(self.protocols)} if that is meant"
             )
         for name in ("jwt_public_key_file", "permissions_file"):
             path = getattr(self, name)
@@ -282,7 +288,7 @@ class Settings:
 
     def _settled(self) -> Settings:
         """Let ``PORT`` alone mean loopback, as long as nobody is asked for a credential."""
-        if self.sources.get("listen") != "PORT" or self.secured:
+        if self.sources.get("listen") != "PORT" or self.guarded:
             return self
         return attrs.evolve(self, listen=tuple(f"{endpoint}:interface=127.0.0.1" for endpoint in self.listen))
 

@@ -180,9 +180,33 @@ def test_naming_some_dialects_insecure_is_not_enough_for_the_others():
     assert Settings.from_environ({**environ, "TXBROKER_INSECURE": "thinws,ganomede"}).listen == ("tcp:8000",)
 
 
-def test_secret_that_nobody_is_asked_for_does_not_open_the_daemon():
-    assert problems_of(TXBROKER_API_SECRET="x", TXBROKER_AUTH="none")
-    assert Settings.from_environ({"TXBROKER_API_SECRET": "x", "TXBROKER_AUTH": "optional"}).auth == "optional"
+@pytest.mark.parametrize("auth", ["none", "optional"])
+def test_secret_that_nobody_must_show_does_not_open_the_daemon(auth: str):
+    environ = {"TXBROKER_API_SECRET": "x", "TXBROKER_AUTH": auth}
+    assert Settings.from_environ(environ).listen == ("tcp:8000:interface=127.0.0.1",)
+    assert Settings.from_environ({**environ, "PORT": "80"}).listen == ("tcp:80:interface=127.0.0.1",)
+    (problem,) = problems_of(**environ, TXBROKER_LISTEN="tcp:8000")
+    assert "TXBROKER_AUTH=required" in problem
+
+
+def test_permissions_keep_those_within_bounds_who_show_nothing(tmp_path: Path):
+    file = tmp_path / "permissions.toml"
+    file.touch()
+    environ = {"TXBROKER_API_SECRET": "x", "TXBROKER_AUTH": "optional", "TXBROKER_PERMISSIONS_FILE": str(file)}
+    assert Settings.from_environ(environ).listen == ("tcp:8000",)
+
+
+@pytest.mark.parametrize("name", ["MAX_MESSAGE_BYTES", "MAX_VALUE_BYTES", "SEND_QUEUE_BYTES"])
+def test_no_bytes_at_all_are_refused(name: str):
+    assert problems_of(**{f"TXBROKER_{name}": "0"}) == [
+        f"TXBROKER_{name}: expected a whole number above 0, not '0'",
+    ]
+
+
+def test_key_of_two_clients_is_refused():
+    assert problems_of(TXBROKER_API_KEYS="a:same b:same") == [
+        "TXBROKER_API_KEYS: expected each name and each key once",
+    ]
 
 
 def test_required_credential_that_nobody_can_have_is_refused():
