@@ -41,9 +41,14 @@ class Rule:
 
 
 class Grants:
-    """The rules of one identity or role, by verb; a missing verb is refused."""
+    """The rules of one identity or role, by verb.
+
+    Attributes:
+        lenient: whether a verb without a rule is permitted, else it is refused.
+    """
 
     def __init__(self, rules: Mapping[str, Rule]) -> None:
+        self.lenient = False
         self._rules = dict(rules)
         self._known: dict[tuple[str, str], bool] = {}
 
@@ -53,7 +58,7 @@ class Grants:
         if known is None:
             rule = self._rules.get(verb)
             if rule is None:
-                known = False
+                known = self.lenient
             else:
                 known = rule.may_all(name) if verb == "subscribe" and is_pattern(name) else rule.may(name)
             if len(self._known) >= REMEMBERED:
@@ -117,8 +122,13 @@ class Access:
     jwt_issuer: str | None = None
     permissions: Mapping[str, Grants] = attrs.field(factory=dict)
     anonymous: Identity = attrs.field(init=False)
+    _others: Grants = attrs.field(init=False, repr=False)  # those whom no rule names
 
     def __attrs_post_init__(self) -> None:
+        self._others = Grants({})
+        for grants in (*self.permissions.values(), self._others):
+            # Where nobody is asked who he is, the file takes away; elsewhere it gives.
+            grants.lenient = self.mode == "none"
         self.anonymous = Identity(grants=self._grants_of("anonymous", ()))
 
     def identify(self, credential: object) -> Identity:
@@ -173,7 +183,7 @@ class Access:
         name, rules, authenticated = record["name"], record["rules"], record["authenticated"]
         if (record["key"] and name not in self.keys) or (self.mode == "required" and not authenticated):
             raise Unauthenticated("token")
-        grants = self.permissions.get(rules, Grants({})) if self.permissions else None
+        grants = self.permissions.get(rules, self._others) if self.permissions else None
         return Identity(name=name, authenticated=authenticated, grants=grants)
 
     def _from_jwt(self, token: bytes) -> Identity:
@@ -202,7 +212,7 @@ class Access:
         for key in (name, *roles, "default"):
             if key in self.permissions:
                 return self.permissions[key]
-        return None if not self.permissions else Grants({})
+        return self._others if self.permissions else None
 
 
 def _same(secret: str, shown: bytes) -> bool:

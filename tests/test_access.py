@@ -120,6 +120,19 @@ def test_a_permission_file_that_says_something_else_is_refused(tmp_path, text):
         read_permissions(file)
 
 
+def test_a_verb_without_a_rule_is_permitted_where_nobody_is_asked_who_he_is(tmp_path):
+    file = tmp_path / "permissions.toml"
+    file.write_text('[anonymous.publish]\nallow = ["a"]\n')
+    for mode, permitted in (("none", True), ("optional", False), ("required", False)):
+        known = access(mode=mode, permissions=read_permissions(file))
+        other = known.identify("new")  # whom no rule names
+        assert known.recall(known.remember(other)).grants.may("call", "x") is permitted
+        for grants in (known.anonymous.grants, other.grants):
+            assert grants.may("call", "x") is permitted
+        assert known.anonymous.grants.may("publish", "a")
+        assert not known.anonymous.grants.may("publish", "b")
+
+
 def test_a_missing_permission_file_is_refused(tmp_path):
     with pytest.raises(Invalid):
         read_permissions(tmp_path / "none.toml")
