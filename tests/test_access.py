@@ -8,8 +8,8 @@ from broker.errors import Invalid, Unauthenticated
 SECRET = "s3cret-s3cret-s3cret-s3cret-s3cret"
 
 
-def access(**more):
-    return Access("required", secrets=("new", "old"), keys={"bob": "bobs-key"}, **more)
+def access(mode="required", **more):
+    return Access(mode, secrets=("new", "old"), keys={"bob": "bobs-key"}, **more)
 
 
 @pytest.mark.parametrize("token", ["new", "old", "Bearer new", "ED25519-BASIC-TOKEN old"])
