@@ -136,7 +136,7 @@ class Broker(MultiService):
         self.keys.unwatch(peer)
         queues = self.queues.consumers.leave(peer)
         self.presence.leave(peer)
-        for queue in (*queues, f"client:{peer.client}"):
+        for queue in queues:
             self.queues.left(queue)
         if self.neighbours is not None:
             self.neighbours.release(names)
@@ -154,9 +154,11 @@ class Broker(MultiService):
         if len(self._remembered) >= 10000:
             self._remembered.clear()
         self._remembered.add(client)
-        self.store.set(KNOWN, client, b"").addErrback(
-            lambda failure: log.warn("client not remembered: {reason}", reason=str(failure.value))
-        )
+        self.store.set(KNOWN, client, b"").addErrback(self._not_remembered, client)
+
+    def _not_remembered(self, failure: Any, client: str) -> None:
+        self._remembered.discard(client)  # its next coming tries again
+        log.warn("client not remembered: {reason}", reason=str(failure.value))
 
     async def has_mailbox(self, client: str) -> bool:
         """Whether *client* is an identity that is known, connected or not."""
@@ -235,6 +237,8 @@ class Broker(MultiService):
     def _presence_changed(self, change: str, client: str, session: str) -> None:
         if self.neighbours is not None:
             self.neighbours.present(change, client, session)
+        if change == "offline":
+            self.queues.left(f"client:{client}")
         topic = f"broker.client.{change}"
         if self.topics.heard(topic) or self.bus.shared:
             body = json.dumps({"id": client, "session": session}).encode()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import attrs
 import pytest
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
 from broker.access import Access, Grants, Rule
-from broker.errors import BrokerError, Denied, Gone, Invalid, NotFound, RateLimited, Taken, Unauthenticated
+from broker.errors import BrokerError, Denied, Gone, Invalid, NotFound, RateLimited, Taken, Unauthenticated, Unavailable
 from broker.messages import Event, Request
 from broker.testing import make_broker, value_of
 
@@ -469,3 +469,21 @@ def test_closing_undoes_everything(broker, clock):
     broker.arrived(Event("kv/k", "set", b"1"))
     assert bob.session.heard == []
     assert not bob.post_mail(None)
+
+
+def test_client_that_becomes_another_leaves_no_mailbox_open(clock):
+    broker = make_broker(clock, Access(mode="none", keys={"bob": "key"}))
+    peer = attach(broker, "ann")
+    peer.identify("key")
+    peer.appear()
+    assert broker.presence.sessions("ann") == []
+    peer.close()
+    assert len(broker.queues) == 0
+
+
+def test_client_that_could_not_be_remembered_is_when_it_comes_again(broker, monkeypatch):
+    monkeypatch.setattr(broker.store, "set", lambda *words: fail(Unavailable("store")))
+    attach(broker, "ann").close()
+    monkeypatch.undo()
+    attach(broker, "ann").close()
+    assert value_of(broker.store.get("client", "ann")) is not None
