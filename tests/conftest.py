@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
+from twisted.logger import LogEvent
 
 from tests.daemon import Daemon
+from tests.logs import logging
 from tests.node import Node
 from tests.redis_server import RedisServer
 
@@ -107,3 +109,10 @@ async def shared_redis_server() -> AsyncIterator[RedisServer]:
     yield await server.start()
     await server.kill()
     shutil.rmtree(directory)
+
+
+@pytest.fixture
+def logged() -> Iterator[list[LogEvent]]:
+    """What is logged during the test, as a list that grows."""
+    with logging() as events:
+        yield events

@@ -1,8 +1,8 @@
 import pytest
 from twisted.internet.task import Clock
-from twisted.logger import globalLogPublisher
 
 from broker.deadlines import COARSE, GRAIN, Deadlines
+from tests.logs import failures_of, logging
 
 
 @pytest.fixture
@@ -64,21 +64,13 @@ def test_one_that_fails_does_not_hold_up_the_others(clock, due):
             raise ValueError(key)
         due.append(key)
 
-    failures = []
-
-    def observe(event):
-        failures.append(event["log_failure"].value)
-
     deadlines = Deadlines(clock, expire)
     for key in ("a", "bad", "b"):
         deadlines.add(key, 1.0)
-    globalLogPublisher.addObserver(observe)
-    try:
+    with logging() as events:
         pass_time(clock, 1.2)
-    finally:
-        globalLogPublisher.removeObserver(observe)
     assert due == ["a", "b"]
-    assert [str(failure) for failure in failures] == ["bad"]
+    assert [str(failure) for failure in failures_of(events)] == ["bad"]
 
 
 def test_many_odd_delays_are_rounded_up_to_few_lines(clock, due, deadlines):

@@ -7,7 +7,6 @@ import gc
 import pytest
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
-from twisted.logger import globalLogPublisher
 
 from broker import indices
 from broker.channels import LOG
@@ -17,6 +16,7 @@ from broker.messages import Event
 from broker.settings import Retention
 from broker.stores import open_store
 from broker.testing import make_broker, value_of
+from tests.logs import logging
 
 
 class Shelf:
@@ -130,14 +130,12 @@ def test_a_failure_frees_the_index(shelf, monkeypatch):
 
 
 def test_rows_that_fail_together_are_one_failure(shelf, monkeypatch):
-    events = []
     shelf.post("a", "b", "c")
     monkeypatch.setattr(shelf.store, "append", lambda *args: fail(Unavailable("store")))
-    globalLogPublisher.addObserver(events.append)
-    with pytest.raises(Unavailable):
-        shelf.ids("a")
-    gc.collect()
-    globalLogPublisher.removeObserver(events.append)
+    with logging() as events:
+        with pytest.raises(Unavailable):
+            shelf.ids("a")
+        gc.collect()
     assert events == []
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred, fail
-from twisted.logger import LogLevel, globalLogPublisher
+from twisted.logger import LogLevel
 
 from broker.access import Access
 from broker.errors import Unavailable
@@ -18,14 +18,6 @@ from tests.protocols.ganomede_api import EVENTS, SECRET, Api, error
 @pytest.fixture
 def api():
     return Api()
-
-
-@pytest.fixture
-def logged():
-    lines = []
-    globalLogPublisher.addObserver(lines.append)
-    yield lines
-    globalLogPublisher.removeObserver(lines.append)
 
 
 # POST

@@ -6,11 +6,12 @@ import json
 
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.logger import LogLevel, globalLogPublisher
+from twisted.logger import LogLevel
 
 from broker.settings import Settings
 from broker.testing import make_broker
 from protocols.hpkv import dialect
+from tests.logs import logging
 from tests.protocols.hpkv_client import Bench, frame, told
 
 texts = st.sampled_from(["k", "k1", "n", "", "z", '{"a":1}', "5"]) | st.text(st.characters(codec=None), max_size=5)
@@ -53,14 +54,7 @@ def is_whole(answer):
 # The transport lets no text through that is no UTF-8.
 @given(st.lists((objects | others).filter(is_text), max_size=30), st.booleans())
 def test_one_answer_for_each_frame_whatever_it_is(sent, with_token):
-    errors = []
-
-    def observe(event):
-        if event["log_level"] >= LogLevel.error:
-            errors.append(event)
-
-    globalLogPublisher.addObserver(observe)
-    try:
+    with logging(LogLevel.error) as errors:
         bench = Bench(make_broker(), dialect(Settings()))
         client = bench.holder(patterns=["k*"], access="^[kn]") if with_token else bench.api()
         bystander = bench.holder(keys=["calm"])
@@ -74,8 +68,6 @@ def test_one_answer_for_each_frame_whatever_it_is(sent, with_token):
         client.leave()
         bystander.leave()
         assert (bench.broker.keys._watched, errors) == ({}, [])
-    finally:
-        globalLogPublisher.removeObserver(observe)
 
 
 @given(others | st.dictionaries(names, values).map(lambda said: json.dumps(said).encode()))

@@ -7,7 +7,6 @@ import json
 import pytest
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
-from twisted.logger import globalLogPublisher
 
 from broker.access import Access
 from broker.errors import NotFound, Unavailable
@@ -18,6 +17,7 @@ from broker.testing import make_broker, value_of
 from protocols.hpkv import dialect
 from protocols.hpkv.operation import MOST
 from protocols.hpkv.session import BACKLOG
+from tests.logs import failures_of
 from tests.protocols.hpkv_client import Bench, frame, say, told
 
 GET, SET, PATCH, DELETE, RANGE, ATOMIC = range(1, 7)
@@ -38,20 +38,6 @@ def bench(clock):
 @pytest.fixture
 def client(bench):
     return bench.api()
-
-
-@pytest.fixture
-def logged():
-    """How many failures were logged, as a list that grows."""
-    failures = []
-
-    def observe(event):
-        if "log_failure" in event:
-            failures.append(event["log_failure"].value)
-
-    globalLogPublisher.addObserver(observe)
-    yield failures
-    globalLogPublisher.removeObserver(observe)
 
 
 # Answers, byte for byte
@@ -578,7 +564,7 @@ def test_a_bug_of_ours_costs_one_connection(bench, client, monkeypatch, logged, 
     monkeypatch.setattr(Peer, "get", lambda self, key: outcome())
     client.say(frame(GET, "k"))
     assert client.link.closed[0] == 1011
-    assert len(logged) == 1
+    assert len(failures_of(logged)) == 1
 
 
 def value(of):
@@ -594,4 +580,4 @@ def test_a_bug_in_a_range_costs_one_connection(client, monkeypatch, logged):
     monkeypatch.setattr(Peer, "range", broken)
     client.say(frame(RANGE, "a", endKey="z"))
     assert client.link.closed[0] == 1011
-    assert len(logged) == 1
+    assert len(failures_of(logged)) == 1

@@ -6,11 +6,12 @@ import json
 
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.logger import LogLevel, globalLogPublisher
+from twisted.logger import LogLevel
 
 from broker.settings import Settings
 from broker.testing import connect, make_broker
 from protocols.thinws import dialect
+from tests.logs import logging
 
 words = st.sampled_from(["connect", "disconnect", "subscribe", "unsubscribe", "message", "ack", "", "x", "__proto__"])
 scalars = (
@@ -42,14 +43,7 @@ def is_ack(data):
 
 @given(frames, st.booleans())
 def test_one_reply_for_each_frame_whatever_it_is(sent, open_rooms):
-    errors = []
-
-    def observe(event):
-        if event["log_level"] >= LogLevel.error:
-            errors.append(event)
-
-    globalLogPublisher.addObserver(observe)
-    try:
+    with logging(LogLevel.error) as errors:
         broker = make_broker()
         thinws = dialect(Settings(thinws_open_rooms=open_rooms))
         client, bystander = connect(broker, thinws), connect(broker, thinws)
@@ -69,5 +63,3 @@ def test_one_reply_for_each_frame_whatever_it_is(sent, open_rooms):
         client.leave()
         bystander.leave()
         assert (len(broker.topics), len(broker.memberships), errors) == (0, 0, [])
-    finally:
-        globalLogPublisher.removeObserver(observe)

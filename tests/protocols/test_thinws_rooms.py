@@ -7,7 +7,6 @@ import json
 import pytest
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
-from twisted.logger import globalLogPublisher
 
 from broker.access import Access, Grants, Rule
 from broker.errors import BrokerError, NotFound, Unavailable
@@ -17,6 +16,7 @@ from broker.settings import Settings
 from broker.testing import connect, make_broker, value_of
 from protocols.thinws import ThinWs, dialect
 from protocols.thinws.session import BACKLOG, HELD
+from tests.logs import failures_of
 from tests.protocols.thinws_emulator import FakeClient, hashed
 
 LARGEST = 2**53 - 1
@@ -30,15 +30,6 @@ def broker():
 @pytest.fixture
 def thinws():
     return dialect(Settings())
-
-
-@pytest.fixture
-def logged_errors():
-    """How many failures of a kind were logged: ``logged_errors(ValueError)``."""
-    events = []
-    globalLogPublisher.addObserver(events.append)
-    yield lambda kind: len([event for event in events if "log_failure" in event and event["log_failure"].check(kind)])
-    globalLogPublisher.removeObserver(events.append)
 
 
 @pytest.fixture
@@ -753,12 +744,12 @@ def test_what_failed_is_not_told(broker, thinws, store):
     assert story.told == []
 
 
-def test_a_hook_that_fails_costs_a_log_line(broker, thinws, logged_errors):
+def test_a_hook_that_fails_costs_a_log_line(broker, thinws, logged):
     thinws.on("subscribe", lambda *_: 1 / 0)
     alice = FakeClient(broker, thinws, "alice", 1)
     alice.subscribe("r")
     assert alice.heard() == [ack(1), ack(2)]
-    assert logged_errors(ZeroDivisionError) == 1
+    assert [type(failure) for failure in failures_of(logged)] == [ZeroDivisionError]
 
 
 def test_a_hook_of_an_unknown_event_is_a_mistake():
@@ -779,7 +770,7 @@ def test_a_client_has_no_calls_and_no_mailbox(broker, thinws):
 
 
 @pytest.mark.parametrize("part", ["become", "publish"])
-def test_a_bug_of_ours_costs_an_error_frame(broker, thinws, monkeypatch, logged_errors, part):
+def test_a_bug_of_ours_costs_an_error_frame(broker, thinws, monkeypatch, logged, part):
     async def broken(self, *arguments, **options):
         raise RuntimeError("ours")
 
@@ -793,17 +784,17 @@ def test_a_bug_of_ours_costs_an_error_frame(broker, thinws, monkeypatch, logged_
         monkeypatch.setattr(Peer, part, lambda *_, **__: Deferred.fromCoroutine(broken(0)))
         client.send("x", "r")
     assert client.heard() == [error("Internal server error", 3)]
-    assert logged_errors(RuntimeError) == 1
+    assert [type(failure) for failure in failures_of(logged)] == [RuntimeError]
 
 
-def test_a_message_that_can_not_be_told_closes(broker, thinws, monkeypatch, logged_errors):
+def test_a_message_that_can_not_be_told_closes(broker, thinws, monkeypatch, logged):
     client = FakeClient(broker, thinws, "alice", 1)
     thinws.on("message", print)
     monkeypatch.setattr(json, "loads", lambda text: 1 / 0)
     client.subscribe("r")
     client.send("x", "r")
     assert client.client.link.closed == (1011, "internal error")
-    assert logged_errors(ZeroDivisionError) == 1
+    assert [type(failure) for failure in failures_of(logged)] == [ZeroDivisionError]
 
 
 def test_the_dialect_refuses_slowly():

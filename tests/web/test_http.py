@@ -10,7 +10,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
-from twisted.logger import LogEvent, globalLogPublisher
+from twisted.logger import LogEvent
 
 from broker.deadlines import Deadlines
 from broker.errors import Invalid, TooLarge
@@ -95,14 +95,6 @@ def wire(desk: Desk) -> Iterator[Wire]:
     wire = Wire(HttpChannel(desk, "10.0.0.1"))
     yield wire
     wire.lose()
-
-
-@pytest.fixture
-def logged() -> Iterator[list[LogEvent]]:
-    events: list[LogEvent] = []
-    globalLogPublisher.addObserver(events.append)
-    yield events
-    globalLogPublisher.removeObserver(events.append)
 
 
 # Requests and answers.

@@ -10,7 +10,7 @@ from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
-from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import LogEvent
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -38,6 +38,7 @@ from broker.web.http import Times
 from broker.web.http_parser import Limits
 from broker.web.origins import Origins
 from broker.web.site import HELD, TURNED_AWAY, Site
+from tests.logs import lines_of
 from tests.web.wire import Heard, Wire
 
 
@@ -261,18 +262,6 @@ def port() -> Iterator[Port]:
     assert sum(port.metrics.connections.values()) == 0
     port.clock.advance(1.0)
     assert port.clock.getDelayedCalls() == []
-
-
-@pytest.fixture
-def logged() -> Iterator[list[LogEvent]]:
-    events: list[LogEvent] = []
-    globalLogPublisher.addObserver(events.append)
-    yield events
-    globalLogPublisher.removeObserver(events.append)
-
-
-def lines_of(events: list[LogEvent]) -> list[str]:
-    return [formatEvent(event) for event in events]
 
 
 # Whom a request is for.

@@ -10,11 +10,12 @@ import pytest
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
-from twisted.logger import LogLevel, globalLogPublisher
+from twisted.logger import LogLevel
 
 from broker.web.outbox import Outbox
 from broker.web.transport import FrameTransport, listen
 from broker.web.turn import Turn
+from tests.logs import failures_of, logging
 
 
 class Talker(Protocol):
@@ -142,11 +143,6 @@ def test_a_client_that_leaves_is_noticed(house: House) -> None:
 def test_a_fault_of_one_connection_ends_that_one_only(house: House) -> None:
     bad, _ = house.connect()
     good, _ = house.connect()
-    failures: list[Any] = []
-
-    def observe(event: dict[str, Any]) -> None:
-        if event["log_level"] == LogLevel.critical:
-            failures.append(event["log_failure"].value)
 
     def handle(talker: Talker, data: bytes) -> None:
         if data == b"bad":
@@ -154,16 +150,13 @@ def test_a_fault_of_one_connection_ends_that_one_only(house: House) -> None:
         talker.transport.send_frame(data)  # type: ignore[union-attr]
 
     house.hall.heard = handle
-    globalLogPublisher.addObserver(observe)
-    try:
+    with logging(LogLevel.critical) as events:
         bad.sendall(b"bad")
         good.sendall(b"good")
         house.run(lambda: len(house.hall.talkers) == 1)
         for _ in range(5):
             house.reactor.doIteration(0.01)
-    finally:
-        globalLogPublisher.removeObserver(observe)
-    assert [str(failure) for failure in failures] == ["a bug"]
+    assert [str(failure) for failure in failures_of(events)] == ["a bug"]
     assert good.recv(10) == b"good"
 
 

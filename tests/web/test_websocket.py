@@ -12,7 +12,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
-from twisted.logger import globalLogPublisher
+from twisted.logger import LogEvent
 from zope.interface.verify import verifyObject
 
 from broker.errors import Refused
@@ -76,15 +76,6 @@ class Arrival:
     def timers(self) -> list[Any]:
         self.clock.advance(0.1)
         return list(self.clock.getDelayedCalls())
-
-
-@pytest.fixture
-def events() -> Any:
-    """What is logged."""
-    seen: list[dict[str, Any]] = []
-    globalLogPublisher.addObserver(seen.append)
-    yield seen
-    globalLogPublisher.removeObserver(seen.append)
 
 
 class TestHandshake:
@@ -222,7 +213,7 @@ class TestSession:
         assert arrival.wire.value().endswith(b"\r\n\r\ntea")
         assert arrival.ended == [(418, "tea")]
 
-    def test_a_failure_without_an_answer_is_an_internal_error(self, events: list[dict[str, Any]]) -> None:
+    def test_a_failure_without_an_answer_is_an_internal_error(self, logged: list[LogEvent]) -> None:
         arrival = Arrival()
 
         def broken(failure: Any) -> Response:
@@ -231,7 +222,7 @@ class TestSession:
         arrival.enter(arrival.later, refuse=broken)
         arrival.making.errback(ValueError("x"))
         assert arrival.wire.value().startswith(b"HTTP/1.1 500 ")
-        assert "RuntimeError" in str(events[-1]["log_failure"])
+        assert "RuntimeError" in str(logged[-1]["log_failure"])
 
     def test_a_client_that_does_not_read_its_refusal_is_cut_off(self) -> None:
         arrival = Arrival(close_timeout=2.0)
@@ -271,23 +262,23 @@ class TestSession:
         assert arrival.sessions[0].log == [("closed", 1006, "")]
         assert len(arrival.ended) == 1
 
-    @pytest.mark.parametrize(("error", "logged"), [(CancelledError(), False), (ValueError("late"), True)])
-    def test_a_failure_after_that_is_logged_if_it_is_one(
-        self, events: list[dict[str, Any]], error: Exception, logged: bool
+    @pytest.mark.parametrize(("error", "told"), [(CancelledError(), False), (ValueError("late"), True)])
+    def test_a_failure_after_that_is_told_if_it_is_one(
+        self, logged: list[LogEvent], error: Exception, told: bool
     ) -> None:
         arrival = Arrival()
         arrival.making = Deferred(lambda making: making.errback(error))
         arrival.enter(arrival.later)
         arrival.wire.lose()
-        assert bool([event for event in events if "log_failure" in event]) is logged
+        assert bool([event for event in logged if "log_failure" in event]) is told
 
-    def test_what_is_no_session_ends_the_connection(self, events: list[dict[str, Any]]) -> None:
+    def test_what_is_no_session_ends_the_connection(self, logged: list[LogEvent]) -> None:
         arrival = Arrival()
         arrival.enter(arrival.later)
         arrival.wire.registerProducer = lambda *args: 1 / 0
         arrival.making.callback(arrival.sessions[0])
         assert arrival.wire.aborted
-        assert "ZeroDivisionError" in str(events[-1]["log_failure"])
+        assert "ZeroDivisionError" in str(logged[-1]["log_failure"])
 
     @pytest.mark.parametrize("act", ["close", "abort"])
     def test_its_link_can_be_ended_before_it_is_open(self, act: str) -> None:
@@ -305,7 +296,7 @@ class TestSession:
         assert len(arrival.ended) == 1
         assert arrival.timers() == []
 
-    def test_one_that_fails_when_opened_is_closed_with_1011(self, events: list[dict[str, Any]]) -> None:
+    def test_one_that_fails_when_opened_is_closed_with_1011(self, logged: list[LogEvent]) -> None:
         class Broken(Session):
             def opened(self) -> None:
                 raise RuntimeError("provoked")
@@ -314,9 +305,9 @@ class TestSession:
         arrival.enter(Broken)
         _, _, frames = arrival.wire.value().partition(b"\r\n\r\n")
         assert server_frames(frames) == [(CLOSE, b"\x03\xf3internal error")]
-        assert "RuntimeError" in str(events[-1]["log_failure"])
+        assert "RuntimeError" in str(logged[-1]["log_failure"])
 
-    def test_one_that_fails_at_its_end_is_logged(self, events: list[dict[str, Any]]) -> None:
+    def test_one_that_fails_at_its_end_is_logged(self, logged: list[LogEvent]) -> None:
         class Broken(Session):
             def closed(self, code: int, reason: str) -> None:
                 raise RuntimeError("provoked")
@@ -325,7 +316,7 @@ class TestSession:
         arrival.enter(Broken)
         arrival.wire.lose()
         assert arrival.ended == [(1006, "Connection was closed cleanly.")]
-        assert "RuntimeError" in str(events[-1]["log_failure"])
+        assert "RuntimeError" in str(logged[-1]["log_failure"])
 
 
 class TestLink:
@@ -450,18 +441,18 @@ class TestLink:
         assert bench.ended == [(1006, "aborted")]
         assert not bench.door.links
 
-    def test_a_failing_session_costs_its_own_connection_only(self, events: list[dict[str, Any]]) -> None:
+    def test_a_failing_session_costs_its_own_connection_only(self, logged: list[LogEvent]) -> None:
         bench, other = open_link(), open_link()
         bench.wire.feed(text("fail"))
         other.wire.feed(text("echo on"))
         assert bench.sent == [(CLOSE, b"\x03\xf3internal error")]
         assert other.sent == [(TEXT, b"on")]
-        assert [event for event in events if "ValueError" in str(event.get("log_failure"))]
+        assert [event for event in logged if "ValueError" in str(event.get("log_failure"))]
 
-    def test_an_oversize_message_is_logged_with_the_setting(self, events: list[dict[str, Any]]) -> None:
+    def test_an_oversize_message_is_logged_with_the_setting(self, logged: list[LogEvent]) -> None:
         bench = open_link(max_message_bytes=10)
         bench.wire.feed(text("a" * 11))
-        [event] = [event for event in events if "TXBROKER_MAX_MESSAGE_BYTES" in (event.get("log_format") or "")]
+        [event] = [event for event in logged if "TXBROKER_MAX_MESSAGE_BYTES" in (event.get("log_format") or "")]
         assert (event["size"], event["most"]) == (11, 10)
 
     def test_memory_of_an_idle_link_is_small(self) -> None:
@@ -490,14 +481,14 @@ class TestLink:
         assert bench.session.messages == [(piece * 20000 + b"!", False)]
 
     def test_an_unknown_autobahn_takes_the_long_way(
-        self, events: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+        self, logged: list[LogEvent], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("broker.web.link.FAST_NAMES", frozenset(("renamed",)))
         bench = open_link()
         assert not bench.link.fast_path
         bench.wire.feed(text("echo a"))
         assert bench.sent == [(TEXT, b"a")]
-        assert "Autobahn is not known" in events[-1]["log_format"]
+        assert "Autobahn is not known" in logged[-1]["log_format"]
 
 
 class TestHeartbeat:
@@ -545,7 +536,7 @@ class TestHeartbeat:
 class TestSlowReader:
     """On a transport that does not itself count; FrameTransport's part is in test_transport."""
 
-    def test_one_that_waits_for_too_much_is_closed_with_1013_and_then_cut(self, events: list[dict[str, Any]]) -> None:
+    def test_one_that_waits_for_too_much_is_closed_with_1013_and_then_cut(self, logged: list[LogEvent]) -> None:
         bench = open_link(send_queue_bytes=1000, slow_grace=5)
         for _ in range(50):
             bench.link.send(b"a" * 98)
@@ -557,7 +548,7 @@ class TestSlowReader:
             bench.link.send(b"a" * 98)
         assert bench.sent == [(TEXT, b"a" * 98)] * 12 + [(CLOSE, b"\x03\xf5reading too slowly")]
         assert bench.tally.slow_consumers == {"close": 1}
-        [event] = [event for event in events if "TXBROKER_SEND_QUEUE_BYTES" in (event.get("log_format") or "")]
+        [event] = [event for event in logged if "TXBROKER_SEND_QUEUE_BYTES" in (event.get("log_format") or "")]
         assert event["address"] == "192.0.2.1"
         bench.clock.advance(4.9)
         assert not bench.wire.aborted

@@ -1,0 +1,34 @@
+"""What is logged while a test goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
+
+
+@contextmanager
+def logging(least: object = LogLevel.debug) -> Iterator[list[LogEvent]]:
+    """Give the events that are logged meanwhile, those of *least* and above, as a list that grows."""
+    events: list[LogEvent] = []
+
+    def observe(event: LogEvent) -> None:
+        if event["log_level"] >= least:
+            events.append(event)
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        yield events
+    finally:
+        globalLogPublisher.removeObserver(observe)
+
+
+def lines_of(events: list[LogEvent]) -> list[str | None]:
+    """Return *events* as an operator reads them."""
+    return [formatEvent(event) for event in events]
+
+
+def failures_of(events: list[LogEvent]) -> list[BaseException]:
+    """Return the exceptions that *events* tell of."""
+    return [event["log_failure"].value for event in events if "log_failure" in event]
