@@ -15,11 +15,11 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
-from broker.errors import BrokerError, Denied, Invalid, NotFound, RateLimited
-from broker.interfaces import ILink, ISession
-from broker.messages import Event, Frame, Mail, Reply, Request
+from broker.errors import BrokerError, Denied, Invalid, RateLimited
+from broker.interfaces import ILink
+from broker.messages import Event, Frame
+from broker.sessions import QuietSession
 from protocols.hpkv import answers
 from protocols.hpkv.operation import Operation, check_key, end_key, number_value, read, record_limit, text_value
 from protocols.hpkv.patterns import Rights
@@ -33,9 +33,8 @@ RANGE = 5  # the operation that reads in several steps
 BACKLOG = 1 << 20  # bytes of frames that may wait for a RANGE to end
 
 
-@implementer(ISession)
 @attrs.define(eq=False)
-class Session:
+class Session(QuietSession):
     """One HPKV client; *rights* are None for one with an API key, which may do everything."""
 
     _peer: Peer
@@ -84,17 +83,6 @@ class Session:
             self._held.append(frame)
         else:
             self._link.send_frame(frame)
-
-    def request(self, request: Request) -> None:
-        """Refuse: HPKV has no calls."""
-        raise NotFound("method", request.procedure)
-
-    def reply(self, reply: Reply) -> None:
-        """Never called: this dialect does not call."""
-
-    def mail(self, mail: Mail) -> bool:
-        """Decline: HPKV has no mailboxes."""
-        return False
 
     async def probe(self) -> bool:
         """Say nothing of the client: it holds no name that could be taken over."""

@@ -6,11 +6,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from zope.interface import implementer
 
-from broker.errors import NotFound
-from broker.interfaces import ILink, ISession
-from broker.messages import Event, Mail, Reply, Request
+from broker.interfaces import ILink
+from broker.sessions import QuietSession
 from protocols.microstream.engineio import (
     ALIVE,
     CLOSE,
@@ -37,8 +35,7 @@ class Moving(Protocol):
         """Close it."""
 
 
-@implementer(ISession)
-class Session:
+class Session(QuietSession):
     """A client whose messages come one by one to ``message``.
 
     It owns its peer: polling keeps one over many requests.
@@ -242,19 +239,3 @@ class Session:
         asking, self._asking = self._asking, []
         for asked in asking:
             asked.callback(alive)
-
-    # What the core may bring
-
-    def event(self, event: Event, pattern: str) -> None:
-        """Nothing: these clients do not subscribe."""
-
-    def request(self, request: Request) -> None:
-        """Refuse it."""
-        raise NotFound("method", request.procedure)
-
-    def reply(self, reply: Reply) -> None:
-        """Nothing: there was no call."""
-
-    def mail(self, mail: Mail) -> bool:
-        """Leave it where it is: these clients have no word for it."""
-        return False
