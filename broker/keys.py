@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 import msgspec
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 
 from broker.errors import Invalid, TooLarge
 from broker.interfaces import IBus, IStore
@@ -21,6 +22,7 @@ from broker.messages import Entry, Event
 SPACE = "kv"
 TOPIC = "kv/"
 BATCH = 64  # entries looked at in one go, since each may be as large as a message
+TURN = 1024  # entries looked at before others get their turn
 
 T = TypeVar("T")
 
@@ -110,7 +112,7 @@ class Keys:
                 they are; 0: any number.
         """
         found: list[tuple[str, Entry]] = []
-        size = 0
+        size = seen = 0
         while len(found) < limit:
             entries = await self._store.range(SPACE, first, last, BATCH)
             for key, entry in entries:
@@ -122,6 +124,9 @@ class Keys:
             if len(entries) < BATCH:
                 break
             first = entries[-1][0] + "\0"  # the next key there can be
+            seen += BATCH
+            if seen % TURN == 0:
+                await deferLater(self._clock, 0)
         return found
 
     def set(

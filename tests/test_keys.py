@@ -6,12 +6,12 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from broker.access import Access, Grants, Rule
 from broker.errors import Conflict, Denied, Invalid, TooLarge, Unauthenticated, Unavailable
-from broker.keys import BATCH, Keys, merge
+from broker.keys import BATCH, TURN, Keys, merge
 from broker.messages import Entry
 from broker.testing import make_broker, value_of
 
@@ -112,6 +112,19 @@ def test_a_range_is_read_to_its_end_in_several_steps(keys):
     assert found(keys, "k", "l", 10_000, admits=lambda key: key.endswith("9")) == names[9::10]
     assert found(keys, "k", "l", 7, admits=lambda key: key.endswith("9")) == names[9:70:10]
     assert found(keys, "l", "k", 10) == []
+
+
+def test_a_long_search_lets_others_have_their_turn(keys, clock):
+    for number in range(2 * TURN + 1):
+        keys.set(f"k{number:05}", b"v")
+    last = f"k{2 * TURN:05}"
+    search = Deferred.fromCoroutine(keys.range("a", "z", 10, admits=last.__eq__))
+    assert not search.called
+    clock.advance(0)
+    assert [key for key, _ in value_of(search)] == [last]
+    given_up = Deferred.fromCoroutine(keys.range("a", "z", 10, admits=last.__eq__))
+    given_up.addErrback(lambda failure: failure.trap(CancelledError)).cancel()
+    assert [call for call in clock.getDelayedCalls() if call.getTime() <= clock.seconds()] == []
 
 
 def test_a_range_ends_when_it_has_enough_but_not_before_the_second(keys):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 TOPIC = "kv/"  # what the topic of a key begins with
 MOST = 1000  # patterns of one session
+HELD = 1 << 23  # bytes of changes that may wait for snapshots
 
 
 @attrs.define(eq=False)
@@ -26,6 +27,7 @@ class Watches:
     _push: Callable[[Frame], object]
     _patterns: dict[str, None] = attrs.field(factory=dict)
     _waiting: dict[str, list[Frame]] = attrs.field(factory=dict)
+    _held: int = 0
 
     @property
     def patterns(self) -> list[str]:
@@ -49,12 +51,12 @@ class Watches:
 
     def go_on(self, pattern: str) -> None:
         """Tell the changes that were kept, and the next ones at once."""
-        for frame in self._waiting.pop(pattern, ()):
+        for frame in self._taken(pattern):
             self._push(frame)
 
     def end(self, pattern: str) -> None:
         """Watch *pattern* no more."""
-        self._waiting.pop(pattern, None)
+        self._taken(pattern)
         if pattern in self._patterns:
             del self._patterns[pattern]
             self._ask()
@@ -66,10 +68,20 @@ class Watches:
 
     def tell(self, pattern: str, frame: Frame) -> None:
         """Send the change that came by *pattern*, or keep it."""
-        if pattern in self._waiting:
-            self._waiting[pattern].append(frame)
-        else:
+        if pattern not in self._waiting:
             self._push(frame)
+            return
+        self._held += len(frame.payload)
+        if self._held > HELD:
+            self._peer.hang_up(1013, "too much before the snapshot")
+        else:
+            self._waiting[pattern].append(frame)
+
+    def _taken(self, pattern: str) -> list[Frame]:
+        """Return the changes that were kept for *pattern*, and keep none."""
+        frames = self._waiting.pop(pattern, [])
+        self._held -= sum(len(frame.payload) for frame in frames)
+        return frames
 
     def _ask(self) -> None:
         names = [pattern for pattern in self._patterns if not is_pattern(pattern)]

@@ -182,6 +182,18 @@ def test_changes_during_the_snapshot_follow_it(room, monkeypatch):
     assert alice.client.of("event")[0]["payload"]["value"] == "new"
 
 
+def test_too_many_changes_during_the_snapshot_end_the_connection(room, monkeypatch):
+    monkeypatch.setattr("protocols.owlmeans.watches.HELD", 1000)
+    alice, bob = room.join("alice"), room.join("bob")
+    monkeypatch.setattr(room.broker.store, "range", lambda *args: Deferred())
+    alice.client.call("broker.watch", "k")
+    room.pump()
+    room.ask(bob, "broker.set", "k", "x" * 500)
+    assert alice.closed is None
+    room.ask(bob, "broker.set", "k", "x" * 500)
+    assert alice.closed == (1013, "too much before the snapshot")
+
+
 def test_failed_watch_leaves_nothing_behind(room, monkeypatch):
     alice = room.join("alice")
     broken = Deferred()
