@@ -38,6 +38,9 @@ FIELDS = frozenset(
 )
 USER = re.compile(r"""(?<=//)[^/?\#@\s"'\\]*@""")
 
+# A name that a client chose must not look like another line, nor speak to the terminal.
+TAMED = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {ord("\n"): "\n    ", ord("\t"): "\t"}
+
 
 class Redaction:
     """Masks credentials in a text: those known, and whatever stands where one would.
@@ -112,7 +115,7 @@ class LogLines:
         return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
 
     def _text(self, when: datetime, level: str, event: LogEvent) -> str:
-        line = f"{when.astimezone():%H:%M:%S} {level:<5} {formatEvent(event)}"
+        line = f"{when.astimezone():%H:%M:%S} {level:<5} {formatEvent(event).translate(TAMED)}"
         if event.get("log_failure") is not None:
             line += "\n" + event["log_failure"].getTraceback()
         return line

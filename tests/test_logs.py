@@ -31,6 +31,12 @@ def test_text_line_is_short():
     assert stream.getvalue()[8:] == " warn  careful\n"
 
 
+def test_name_of_a_client_forges_no_line():
+    stream, log, _ = lines("text")
+    log.info("client {name} came", name="x\n12:00:00 info  nice\r\x1b[2Jtry")
+    assert stream.getvalue()[8:] == " info  client x\n    12:00:00 info  nice\\x0d\\x1b[2Jtry came\n"
+
+
 def test_line_below_the_level_is_left_out():
     stream, log, _ = lines(level="warn")
     log.info("one")
