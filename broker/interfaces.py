@@ -324,6 +324,12 @@ class IBus(IService):
     def forget(topic: str, *, below: bool = False) -> None:
         """Undo one ``listen``."""
 
+    def listening() -> Deferred[None] | None:
+        """Fire when all that was listened to so far is heard from every node, or that takes too long.
+
+        None: it is heard already.
+        """
+
     def claim(name: str, *, shared: bool = False) -> Deferred[None]:
         """Hold *name* for this node until ``release``; repeated claims are fine.
 

@@ -11,6 +11,7 @@ import pytest
 import pytest_twisted
 from twisted.logger import LogEvent
 
+from tests.cluster import Cluster
 from tests.daemon import Daemon
 from tests.logs import logging
 from tests.node import Node
@@ -63,9 +64,27 @@ async def daemon(daemon_environ: dict[str, str]) -> AsyncIterator[Daemon]:
     await _ended(daemons)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what uses ``shared_daemon`` twice: against one node, and against three on one Redis."""
+    if "shared_daemon" in metafunc.fixturenames:
+        alone = metafunc.definition.get_closest_marker("alone") is not None
+        metafunc.parametrize("shared_daemon", ["one"] if alone else ["one", "three"], indirect=True, scope="module")
+
+
 @pytest_twisted.async_yield_fixture(scope="module")
-async def shared_daemon(daemon_environ: dict[str, str]) -> AsyncIterator[Daemon]:
-    """A running broker for all tests of a module: use names of your own in each."""
+async def shared_daemon(
+    request: pytest.FixtureRequest, daemon_environ: dict[str, str]
+) -> AsyncIterator[Daemon | Cluster]:
+    """A running broker for all tests of a module: use names of your own in each.
+
+    It is one node with SQLite, or three with Redis, of which each client comes to
+    another; a test that can not do with the latter is marked with ``alone``.
+    """
+    if request.param == "three":
+        cluster = await Cluster.new(**daemon_environ).start()
+        yield cluster
+        await cluster.end()
+        return
     daemons: list[Daemon] = []
     yield await _started(daemons, daemon_environ)
     await _ended(daemons)

@@ -37,6 +37,9 @@ class LocalBus(Service):
     def forget(self, topic: str, *, below: bool = False) -> None:
         """Everything arrives anyway."""
 
+    def listening(self) -> None:
+        """Say that everything is heard already."""
+
     def claim(self, name: str, *, shared: bool = False) -> Deferred[None]:
         """Hold *name*: there is nobody else."""
         return succeed(None)

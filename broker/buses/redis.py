@@ -162,6 +162,10 @@ class RedisBus(Service):
         """Undo one ``listen``."""
         self._feed.forget(topic, below)
 
+    def listening(self) -> Deferred[None] | None:
+        """Fire when all that was listened to so far is heard from every node."""
+        return self._feed.listening()
+
     # Names.
 
     def claim(self, name: str, *, shared: bool = False) -> Deferred[None]:

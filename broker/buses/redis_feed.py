@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import count
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as TooLate
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -32,6 +34,7 @@ LINGER = 10.0  # seconds for which a topic is heard after its last listener: pol
 BATCH = 500  # events read, or topics asked for, in one go
 AGAIN = 1.0  # seconds until the source is asked again after it has failed
 SOON = 0.05  # seconds until a mark should be known
+PATIENCE = 2.0  # seconds for beginning to listen
 SILENCE = 5.0  # seconds without an answer after which a connection is given up
 
 
@@ -66,6 +69,9 @@ class Feed:
         self._globs: list[Interest] = []  # of those
         self._idle: Deadlines[Interest] = Deadlines(clock, self._stop_listening)
         self._joining: list[Interest] = []  # those that began to listen in this turn
+        self._numbers = count(1)
+        self._unsettled: dict[Interest, int] = {}  # those that are not heard yet, in their order
+        self._waiting: deque[tuple[int, Deferred[None]]] = deque()  # who waits for all up to a number
         self._mark = UNKNOWN  # up to it everything was heard
         self._pings: list[tuple[int, int]] = []  # era and mark of each that is under way
         self._answered = 0.0  # when the connection has given a sign of life
@@ -123,8 +129,27 @@ class Feed:
         if not interest.count:
             interest.line = self._idle.add(interest, LINGER)
 
+    def listening(self) -> Deferred[None] | None:
+        """Fire when all that is listened to now is heard, or that takes too long; None: it is."""
+        if not self._unsettled:
+            return None
+        waiting: Deferred[None] = Deferred()
+        self._waiting.append((next(reversed(self._unsettled.values())), waiting))
+        return waiting.addTimeout(PATIENCE, self._clock).addErrback(_too_long)
+
+    def _settle(self, interest: Interest) -> None:
+        """Notice that *interest* is heard, and that what was before is known."""
+        if self._unsettled.pop(interest, None) is None:
+            return
+        first = next(iter(self._unsettled.values()), None)
+        while self._waiting and (first is None or self._waiting[0][0] < first):
+            _, waiting = self._waiting.popleft()
+            if not waiting.called:
+                waiting.callback(None)
+
     def _join(self, interest: Interest) -> None:
         interest.mark = UNKNOWN
+        self._unsettled[interest] = next(self._numbers)
         if not self._joining:
             # Asked for at once: who reads the store after this has missed nothing that is before the mark.
             self._joining = [interest]
@@ -139,6 +164,8 @@ class Feed:
         for interest in joined:
             if interest.mark == UNKNOWN:
                 interest.mark = mark
+                if interest.heard:
+                    self._settle(interest)
         self._catch_up()
 
     def _unmarked(self, failure: Failure, joined: Iterable[Interest] = ()) -> None:
@@ -160,6 +187,7 @@ class Feed:
 
     def _stop_listening(self, interest: Interest) -> None:
         del self._interests[interest.word]
+        self._settle(interest)
         if interest.glob:
             self._globs.remove(interest)
         if self._connection.protocol is not None:
@@ -249,6 +277,8 @@ class Feed:
         interest = self._interests.get(unpack(channel).removeprefix(self._channels))
         if interest is not None:
             interest.heard = True
+            if interest.mark != UNKNOWN:
+                self._settle(interest)
             self._catch_up()
 
     def _message(self, message: bytes) -> None:
@@ -401,6 +431,10 @@ class Feed:
     def _over(self, result: Any, pause: Deferred[None]) -> Any:
         self._pauses.discard(pause)
         return result
+
+
+def _too_long(failure: Failure) -> None:
+    failure.trap(TooLate)
 
 
 def _broke(failure: Failure) -> None:

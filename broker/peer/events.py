@@ -34,6 +34,15 @@ class EventVerbs(Client):
         topics[topic, exact] = echo
         self.broker.topics.subscribe(self, topic, exact=exact, echo=echo)
 
+    async def listening(self) -> None:
+        """Return when what it has subscribed to is heard wherever it is published, if not at once then soon.
+
+        What is told before that to somebody on another node may be too late for it.
+        """
+        waiting = self.broker.bus.listening()
+        if waiting is not None:
+            await waiting
+
     def unsubscribe(self, topic: str, *, exact: bool = False) -> None:
         """Hear *topic* no more; of nothing is nothing."""
         if self._topics is not None and self._topics.pop((topic, exact), None) is not None:

@@ -42,6 +42,7 @@ class MembershipVerbs(EventVerbs):
         self.member = member
         for topic in topics:
             self._rejoin(topic)
+        await self.listening()
         return self._joined()
 
     def _joined(self) -> list[str]:
@@ -62,14 +63,14 @@ class MembershipVerbs(EventVerbs):
         """
         joined = self.joined(topic)
         self.subscribe(topic, exact=True, echo=True)
-        if not self.member:
-            return
         try:
-            await self.broker.memberships.join(self.member, topic)
+            if self.member:
+                await self.broker.memberships.join(self.member, topic)
         except BrokerError:
             if not joined:
                 self.unsubscribe(topic, exact=True)
             raise
+        await self.listening()
 
     async def part(self, topic: str) -> None:
         """Unsubscribe from *topic*, and every session of the member too, for good.

@@ -76,6 +76,14 @@ def message(event: Event, id: int, stamp: bytes) -> bytes:
     return b"%d %b %b%b" % (id, stamp, news(event), record(event, event.time))
 
 
+def stored_event(id: int, epoch: str, record: bytes, mark: bytes = b"", news: bytes = b"") -> Event:
+    """Return the event of what is stored with it: those who catch up get it as those who heard it at once."""
+    event = event_of(record, id, epoch)
+    if news:
+        event.origin, event.dialect, event.original = _decode(news.partition(b" ")[2])
+    return event
+
+
 def event_from(message: bytes) -> Event:
     """Return the event of a message."""
     number, stamp, size, rest = message.split(b" ", 3)

@@ -137,23 +137,28 @@ class RemoteCalls(Calls):
         self._out[callee.call.id] = callee
         known = None if callee.fresh else self._known.get(callee.places)
         if known is not None:
-            callee.place, addresses = known
-            # Those that share the name take their turns.
-            addresses.append(addresses.pop(0))
-            callee.untried = list(addresses)
-            self._try_next(callee)
+            self._try(callee, known)
             return
         callee.fresh = True
         looked = Deferred.fromCoroutine(self._nodes.holders(*callee.places))
         looked.addCallback(self._found, callee).addErrback(self._not_found, callee)
 
     def _found(self, found: tuple[str, list[str]], callee: Callee) -> None:
-        callee.place, addresses = found
-        callee.untried = list(addresses)
-        if addresses:
+        known = self._known.get(callee.places)
+        if known is not None and known[0] == found[0] and set(known[1]) == set(found[1]):
+            found = known  # others have looked, too: their turns go on
+        elif found[1]:
             if len(self._known) >= KNOWN:
                 self._known.clear()
             self._known[callee.places] = found
+        self._try(callee, found)
+
+    def _try(self, callee: Callee, found: tuple[str, list[str]]) -> None:
+        callee.place, addresses = found
+        callee.untried = list(addresses)
+        if len(addresses) > 1:
+            # Those that share the name take their turns.
+            addresses.append(addresses.pop(0))
         self._try_next(callee)
 
     def _not_found(self, failure: Failure, callee: Callee) -> None:

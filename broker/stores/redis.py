@@ -25,7 +25,7 @@ from broker.messages import Entry, Event
 from broker.redis import RedisAddress
 from broker.redis.batches import Batches, Operation
 from broker.redis.connection import Connection
-from broker.redis.events import event_of, news, pack, record, unpack
+from broker.redis.events import news, pack, record, stored_event, unpack
 from broker.redis.script import Script
 from broker.redis.server import Server
 from broker.stores.entries import GRACE, increased, replaced
@@ -206,7 +206,7 @@ class RedisStore(Service):
         return self._ask((b"latest", pack(log), _most(limit)), lambda found: self._events(found)[::-1])
 
     def _events(self, found: list[Any]) -> list[Event]:
-        return [event_of(fields[1], int(id[:-2]), self.epoch) for id, fields in found]
+        return [stored_event(int(id[:-2]), self.epoch, *fields[1::2]) for id, fields in found]
 
     def head(self, log: str) -> Deferred[int]:
         """Return the last id given in *log*."""

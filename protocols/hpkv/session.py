@@ -31,6 +31,7 @@ log = Logger()
 
 RANGE = 5  # the operation that reads in several steps
 BACKLOG = 1 << 20  # bytes of frames that may wait for a RANGE to end
+FRAME = 64  # bytes that each of them costs besides its own
 
 
 @attrs.define(eq=False)
@@ -61,12 +62,12 @@ class Session(QuietSession):
             self._link.close(1003, "text frames only")
         elif not self._reading:
             self._take(data)
-        elif self._backlog_bytes + len(data) > BACKLOG and self._backlog:
+        elif self._backlog_bytes + len(data) + FRAME > BACKLOG and self._backlog:
             operation = read(data)
             self._fail(RateLimited("limit", "backlog"), operation.id if operation else b"")
         else:
             self._backlog.append(data)
-            self._backlog_bytes += len(data)
+            self._backlog_bytes += len(data) + FRAME
 
     def closed(self, code: int, reason: str) -> None:
         """Forget what waits."""
@@ -146,7 +147,7 @@ class Session(QuietSession):
         self._pumping = True
         while self._backlog and not self._reading:
             data = self._backlog.popleft()
-            self._backlog_bytes -= len(data)
+            self._backlog_bytes -= len(data) + FRAME
             self._take(data)
         self._pumping = False
 

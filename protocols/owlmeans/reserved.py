@@ -79,6 +79,7 @@ class Subscribe(Method):
                 if pattern not in before:
                     peer.unsubscribe(pattern)
             raise
+        await peer.listening()
         return {"subscribed": peer.subscriptions}
 
 

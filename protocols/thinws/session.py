@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 log = Logger()
 
 BACKLOG = 1 << 20  # bytes of frames that may wait for the one before them
+FRAME = 128  # bytes that each of them costs besides its own
 HELD = 10_000  # room messages that may wait for an answer to go out first
+HELD_BYTES = 1 << 23  # of them
 
 WORDS = {
     "UNAUTHENTICATED": "Not authorized",
@@ -65,6 +67,7 @@ class Session(QuietSession):
     _backlog: deque[tuple[bytes, bool]] = attrs.field(factory=deque)
     _backlog_bytes: int = 0
     _held: list[Frame] = attrs.field(factory=list)
+    _held_bytes: int = 0
 
     @property
     def id(self) -> str:
@@ -86,11 +89,11 @@ class Session(QuietSession):
         if not self._busy and not self._backlog:
             self._take(data, binary)
             return
-        if self._backlog and self._backlog_bytes + len(data) > BACKLOG:
+        if self._backlog and self._backlog_bytes + len(data) + FRAME > BACKLOG:
             self._overrun(data, binary)
             return
         self._backlog.append((data, binary))
-        self._backlog_bytes += len(data)
+        self._backlog_bytes += len(data) + FRAME
 
     def _overrun(self, data: bytes, binary: bool) -> None:
         frame: Members = {}
@@ -112,8 +115,9 @@ class Session(QuietSession):
         frame = event.render(room_frame)
         if not self._busy:
             self._link.send_frame(frame)
-        elif len(self._held) < HELD:
+        elif len(self._held) < HELD and self._held_bytes < HELD_BYTES:
             self._held.append(frame)
+            self._held_bytes += len(frame.payload)
         else:
             self._link.close(1013, "busy")
 
@@ -180,7 +184,7 @@ class Session(QuietSession):
     def _next(self, _: object) -> None:
         """Send what was held for the answer, then go on with the frames that wait."""
         self._busy = False
-        held, self._held = self._held, []
+        held, self._held, self._held_bytes = self._held, [], 0
         for frame in held:
             self._link.send_frame(frame)
         if self._pumping:
@@ -188,7 +192,7 @@ class Session(QuietSession):
         self._pumping = True
         while self._backlog and not self._busy:
             data, binary = self._backlog.popleft()
-            self._backlog_bytes -= len(data)
+            self._backlog_bytes -= len(data) + FRAME
             self._take(data, binary)
         self._pumping = False
 

@@ -319,6 +319,7 @@ async def test_bodies_that_are_too_large_are_refused(shared_daemon, join):
 # UNAVAILABLE: the store can not write
 
 
+@pytest.mark.alone
 @pytest_twisted.ensureDeferred
 async def test_a_store_that_can_not_write_is_told_by_all(shared_daemon, join):
     shared_daemon.provoked.append("The store can not write")

@@ -152,7 +152,11 @@ async def test_thinws_members_hear_of_it(shared_daemon, join, publisher, durable
 async def test_ganomede_reads_what_is_stored(shared_daemon, join, publisher, durable):
     topic = topic_for(publisher, durable)
     published = await PUBLISHERS[publisher](shared_daemon, join, topic)
-    stored = await Ganomede(shared_daemon).latest(topic)
+    ganomede = Ganomede(shared_daemon)
+    stored = await ganomede.latest(topic)
+    if durable and not stored:
+        await ganomede.poll(topic)  # nobody tells an OwlMeans client that its event is stored
+        stored = await ganomede.latest(topic)
     if not durable and publisher != "ganomede POST":
         assert stored == []
         return

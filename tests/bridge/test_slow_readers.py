@@ -80,6 +80,7 @@ FANOUTS = {
 
 
 @pytest.mark.parametrize("dialect", FANOUTS)
+@pytest.mark.alone
 @pytest_twisted.ensureDeferred
 async def test_a_dead_reader_among_ten_is_closed_with_1013(shared_daemon, dialect):
     fanout = FANOUTS[dialect]
@@ -98,6 +99,7 @@ async def test_a_dead_reader_among_ten_is_closed_with_1013(shared_daemon, dialec
         await reader.socket.close()
 
 
+@pytest.mark.alone
 @pytest_twisted.ensureDeferred
 async def test_a_dead_service_among_ten_is_closed_with_1013(shared_daemon):
     services = [await MicroStream.join(shared_daemon, f"slow-{number}") for number in range(READERS)]
@@ -121,6 +123,7 @@ async def test_a_dead_service_among_ten_is_closed_with_1013(shared_daemon):
         await client.socket.close()
 
 
+@pytest.mark.alone
 @pytest_twisted.ensureDeferred
 async def test_a_service_that_does_not_poll_any_more_is_let_go(shared_daemon):
     url = f"{shared_daemon.url}/socket.io/?EIO=4&transport=polling&serviceName=slow-poller"

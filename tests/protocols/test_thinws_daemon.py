@@ -72,10 +72,13 @@ async def test_2_two_clients_talk(client, value):
 async def test_2_acks_come_before_echoes_in_a_long_row(client):
     alice, bob = await member(client("alice"), "row"), await member(client("bob"), "row")
     ids = [alice.send(number, "row") for number in range(300)]
-    for number, id in enumerate(ids):
-        said = '{"type":"message","message":%d,"roomID":"row"}' % number
-        await alice.expect('{"type":"ack","messageID":%d}' % id, said)
-        await bob.expect(said)
+    acks = ['{"type":"ack","messageID":%d}' % id for id in ids]
+    said = ['{"type":"message","message":%d,"roomID":"row"}' % number for number in range(300)]
+    heard = [await alice.message() for _ in range(600)]
+    assert [text for text in heard if text in acks] == acks
+    assert [text for text in heard if text in said] == said
+    assert all(heard.index(ack) < heard.index(echo) for ack, echo in zip(acks, said, strict=True))
+    await bob.expect(*said)
 
 
 @pytest_twisted.ensureDeferred

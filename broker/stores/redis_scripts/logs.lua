@@ -24,7 +24,11 @@ verbs.append = function(at)
   if not mark then
     mark = string.format('%.0f', call('INCR', prefix .. 'mark'))
   end
-  call('XADD', log_key(log), text .. '-0', 'e', record, 'm', mark)
+  if news == '-' then
+    call('XADD', log_key(log), text .. '-0', 'e', record, 'm', mark)
+  else
+    call('XADD', log_key(log), text .. '-0', 'e', record, 'm', mark, 'n', news)
+  end
   if not marked[log] then
     marked[log] = true
     call('ZADD', CHANGES, mark, log)

@@ -11,7 +11,7 @@
 --   epoch          changes when the data was lost
 --   heads          hash: log -> the last id given
 --   logs           sorted set, in the order of bytes: the names of all logs
---   log:<log>      stream: <id>-0 -> e <record> [m <mark>]
+--   log:<log>      stream: <id>-0 -> e <record> [m <mark> [n <news>]]
 --   mark           counts the calls that have appended to a marked log
 --   changes        sorted set: marked log -> mark of its last event
 --   keys:<space>   hash: key -> "<revision> <expires> <value>"
