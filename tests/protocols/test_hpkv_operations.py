@@ -16,7 +16,7 @@ from broker.settings import Settings
 from broker.testing import make_broker, value_of
 from protocols.hpkv import dialect
 from protocols.hpkv.operation import MOST
-from protocols.hpkv.session import BACKLOG
+from protocols.hpkv.session import BACKLOG, FRAME
 from tests.logs import failures_of
 from tests.protocols.hpkv_client import Bench, frame, say, told
 
@@ -523,6 +523,13 @@ def test_only_so_much_waits_behind_a_range(client, store):
     assert say(client, "x" * 1000) == {"code": 429, "error": "Rate limit exceeded"}
     store.answer()
     assert len(client.link.take()) == 2
+
+
+def test_empty_frames_behind_a_range_are_counted_too(client, store):
+    store.slow = True
+    client.say(frame(RANGE, "a", endKey="z"))
+    said = [client.say("") for _ in range(BACKLOG // FRAME + 1)]
+    assert [len(answers) for answers in said if answers] == [1]
 
 
 def test_who_goes_behind_a_range_is_forgotten(client, store):

@@ -15,7 +15,7 @@ from broker.peer import Peer
 from broker.settings import Settings
 from broker.testing import connect, make_broker, value_of
 from protocols.thinws import ThinWs, dialect
-from protocols.thinws.session import BACKLOG, HELD
+from protocols.thinws.session import BACKLOG, FRAME, HELD
 from tests.logs import failures_of
 from tests.protocols.thinws_emulator import FakeClient, hashed
 
@@ -541,6 +541,26 @@ def test_only_so_much_waits(broker, client, store):
     assert alice.heard() == [error("Rate limit exceeded", refused), error("Rate limit exceeded")]
     store.answer()
     assert [text[:30] for text in alice.heard() if "ack" in text] == [ack(2)[:30], ack(3)[:30], ack(5)[:30]]
+
+
+def test_empty_frames_that_wait_are_counted_too(client, store):
+    alice = client("alice")
+    store.slow = True
+    alice.subscribe("r")
+    for _ in range(BACKLOG // FRAME + 1):
+        alice.client.session.received(b"", False)
+    assert alice.heard() == [error("Rate limit exceeded")]
+
+
+def test_long_messages_that_wait_for_an_answer_are_bounded_by_their_bytes(broker, client, store):
+    alice = client("alice", "r")
+    store.slow = True
+    alice.subscribe("s")
+    for _ in range(8):
+        publish(broker, "r", body=b'"%b"' % (b"x" * (1 << 20)))
+    assert alice.client.link.closed is None
+    publish(broker, "r")
+    assert alice.client.link.closed == (1013, "busy")
 
 
 def test_so_many_messages_wait_for_an_answer_and_no_more(broker, client, store):
