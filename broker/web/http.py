@@ -308,7 +308,9 @@ class HttpChannel(Protocol):
             keep_alive = arrival.keep_alive and not response.close and not self._finishing
             wire = render(response, id, head, keep_alive, date)
         except Exception:
-            log.failure("a response can not be sent: {response}", response=response)
+            # Not what it says: that may be for the client alone.
+            path = request.path if request is not None else ""
+            log.failure("an answer to {path} can not be sent", path=path, req_id=id)
             response, keep_alive = self._site.refusal(500, "Internal error.", None), False
             wire = render(response, id, head, keep_alive, date)
         self._served += 1

@@ -18,6 +18,7 @@ from broker.messages import HttpRequest, Response
 from broker.web.http import AHEAD, PIPELINE, HttpChannel, Times
 from broker.web.http_parser import Limits
 from broker.web.http_response import Dates, gunzip, render
+from tests.logs import lines_of
 from tests.web.wire import Wire, read_all
 
 GET = b"GET /a?b=c HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -416,13 +417,14 @@ def test_an_answer_that_fails_is_a_500_and_the_connection_goes_on(
 
 @pytest.mark.parametrize("late", [False, True])
 def test_an_answer_that_is_none_is_a_500(desk: Desk, wire: Wire, logged: list[LogEvent], late: bool) -> None:
-    desk.reply = desk.wait if late else (lambda _: Response(body="text"))  # type: ignore[arg-type]
+    desk.reply = desk.wait if late else (lambda _: Response(body="private"))  # type: ignore[arg-type]
     heard = wire.say(GET)
     if late:
         desk.waiting[0].callback(None)  # type: ignore[arg-type]
         heard = wire.heard()
     assert [answer.status for answer in heard] == [500]
     assert [event for event in logged if "log_failure" in event]
+    assert "private" not in "".join(map(str, lines_of(logged)))
 
 
 def test_a_failure_behind_an_answer_costs_the_connection_only(
