@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 
 from broker.access import Access
-from broker.errors import NotFound, Unavailable
+from broker.errors import NotFound
 from broker.messages import Mail, Request
 from broker.peer import Peer
 from broker.settings import Settings
@@ -18,6 +18,7 @@ from protocols.hpkv import dialect
 from protocols.hpkv.operation import MOST
 from protocols.hpkv.session import BACKLOG, FRAME
 from tests.logs import failures_of
+from tests.protocols.fitful_store import FitfulStore
 from tests.protocols.hpkv_client import Bench, frame, say, told
 
 GET, SET, PATCH, DELETE, RANGE, ATOMIC = range(1, 7)
@@ -423,37 +424,9 @@ def test_the_end_of_a_key_is_told(bench, clock):
 # The store is slow, or away
 
 
-class Store:
-    """A store whose answers the test gives, or that is away."""
-
-    def __init__(self, store):
-        self._store = store
-        self.slow = self.away = False
-        self.waiting = []
-
-    def __getattr__(self, name):
-        method = getattr(self._store, name)
-
-        def call(*arguments, **options):
-            if self.away:
-                return fail(Unavailable("store"))
-            result = method(*arguments, **options)
-            if not self.slow:
-                return result
-            answer = Deferred()
-            self.waiting.append(lambda: result.chainDeferred(answer))
-            return answer
-
-        return call
-
-    def answer(self):
-        while self.waiting:
-            self.waiting.pop(0)()
-
-
 @pytest.fixture
 def store(bench):
-    bench.broker.keys._store = store = Store(bench.broker.store)
+    bench.broker.keys._store = store = FitfulStore(bench.broker.store)
     return store
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from broker.access import Access, Grants, Rule
-from broker.errors import BrokerError, NotFound, Unavailable
+from broker.errors import BrokerError, NotFound
 from broker.messages import HttpRequest, Mail, Request
 from broker.peer import Peer
 from broker.settings import Settings
@@ -17,6 +17,7 @@ from broker.testing import connect, make_broker, value_of
 from protocols.thinws import ThinWs, dialect
 from protocols.thinws.session import BACKLOG, FRAME, HELD
 from tests.logs import failures_of
+from tests.protocols.fitful_store import FitfulStore
 from tests.protocols.thinws_emulator import FakeClient, hashed
 
 LARGEST = 2**53 - 1
@@ -443,38 +444,9 @@ def test_there_may_be_so_many_rooms_and_no_more(thinws):
 # 9: the store is away
 
 
-class Store:
-    """A store whose answers the test gives, or that is away."""
-
-    def __init__(self, store):
-        self._store = store
-        self.away = False
-        self.waiting = []
-        self.slow = False
-
-    def __getattr__(self, name):
-        method = getattr(self._store, name)
-
-        def call(*arguments, **options):
-            if self.away:
-                return fail(Unavailable("store"))
-            if not self.slow:
-                return method(*arguments, **options)
-            answer = Deferred()
-            self.waiting.append(lambda: method(*arguments, **options).chainDeferred(answer))
-            return answer
-
-        return call
-
-    def answer(self):
-        """Give the answers that wait, and those that these make wait."""
-        while self.waiting:
-            self.waiting.pop(0)()
-
-
 @pytest.fixture
 def store(broker):
-    store = broker.memberships._store = Store(broker.store)
+    store = broker.memberships._store = FitfulStore(broker.store)
     return store
 
 
