@@ -1,4 +1,4 @@
-"""What is logged while a test goes on."""
+"""What the broker logs while a test goes on."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 
 @contextmanager
 def logging(least: object = LogLevel.debug) -> Iterator[list[LogEvent]]:
-    """Give the events that are logged meanwhile, those of *least* and above, as a list that grows."""
+    """Give our own events that are logged meanwhile, those of *least* and above, as a list that grows.
+
+    What an earlier test has left behind may be logged by Twisted at any time.
+    """
     events: list[LogEvent] = []
 
     def observe(event: LogEvent) -> None:
-        if event["log_level"] >= least:
+        ours = str(event.get("log_namespace", "")).startswith(("broker.", "protocols."))
+        if ours and event["log_level"] >= least:
             events.append(event)
 
     globalLogPublisher.addObserver(observe)

@@ -14,6 +14,8 @@ from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as TookTooLong
+from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IDelayedCall
 
 from broker.testing import Connected
@@ -162,7 +164,9 @@ class NetClient(Client):
     def _open(self) -> None:
         self._again = None
         self.attempts += 1
-        Deferred.fromCoroutine(self._run()).addErrback(lambda failure: failure.trap(Refused, Closed, OSError))
+        Deferred.fromCoroutine(self._run()).addErrback(
+            lambda failure: failure.trap(Refused, Closed, ConnectError, TookTooLong)
+        )
         # Whatever it ended with: there is no give-up and no back-off.
 
     async def _run(self) -> None:
