@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 from twisted.internet.defer import Deferred, fail
@@ -72,7 +72,8 @@ class Keys:
 
     Args:
         store: keeps the keys.
-        publish: called with the event of each change.
+        publish: called with the event of each change; between nodes, it returns
+            a Deferred that fires when the event is on its way, or lost.
         clock: gives the time of a change.
         most: how many bytes a value may have.
         bus: listens to the topics of what is watched.
@@ -81,7 +82,7 @@ class Keys:
     def __init__(
         self,
         store: IStore,
-        publish: Callable[[Event], object],
+        publish: Callable[[Event], Any],
         clock: IReactorTime,
         most: int = 1 << 20,
         bus: IBus | None = None,
@@ -206,10 +207,15 @@ class Keys:
         answer: Deferred = Deferred()  # type: ignore[type-arg]
 
         def done(result: Entry | bool) -> None:
+            value = result.value if isinstance(result, Entry) else None
+            if result and self._bus is not None and self._bus.shared:
+                # Who reads the key after this answer, on whatever node, is not told of the change any more.
+                sent = self._publish(self._event(key, name, value, origin))
+                sent.addBoth(lambda _: answer.callback(result))
+                return
             # The writer hears of its write before it is notified of it.
             answer.callback(result)
             if result:
-                value = result.value if isinstance(result, Entry) else None
                 self._publish(self._event(key, name, value, origin))
 
         changed.addCallbacks(done, answer.errback)

@@ -205,13 +205,13 @@ class Broker(MultiService):
     async def _stop(self) -> None:
         await super().stopService()
 
-    def _publish(self, event: Event) -> None:
+    def _publish(self, event: Event) -> Deferred[Any] | None:
+        """Publish for the broker itself; fire when that is done, or has failed and was logged."""
         if self.channels.is_durable(event.topic):
             sent: Deferred[Any] | None = self.channels.post(event)
         else:
             sent = self.bus.publish(event)
-        if sent is not None:
-            sent.addErrback(self._lost, event.topic)
+        return None if sent is None else sent.addErrback(self._lost, event.topic)
 
     def _tell(self, event: Event) -> None:
         """Tell the parts like the one that calls, on every node; those that are away now hear of it later."""

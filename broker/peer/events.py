@@ -35,13 +35,17 @@ class EventVerbs(Client):
         self.broker.topics.subscribe(self, topic, exact=exact, echo=echo)
 
     async def listening(self) -> None:
-        """Return when what it has subscribed to is heard wherever it is published, if not at once then soon.
+        """Return when what it has subscribed to is heard from all nodes, and they know what it takes and consumes.
 
-        What is told before that to somebody on another node may be too late for it.
+        That is at once, or within a few seconds.
         """
         waiting = self.broker.bus.listening()
         if waiting is not None:
             await waiting
+        neighbours = self.broker.neighbours
+        settled = neighbours.settled() if neighbours is not None else None
+        if settled is not None:
+            await settled
 
     def unsubscribe(self, topic: str, *, exact: bool = False) -> None:
         """Hear *topic* no more; of nothing is nothing."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -54,6 +54,7 @@ class Neighbours:
         self._bus, self._calls, self._queues, self._presence = bus, calls, queues, presence
         self._probe = probe
         self._held: set[str] = set()
+        self._latest: Deferred[None] = succeed(None)  # the last name that was to be held
         self._nodes = Nodes(bus, clock)
         bus.lost = self._lost
         calls.use(self._nodes, presence.sessions)
@@ -90,7 +91,20 @@ class Neighbours:
         """Share *name* with all who hold it."""
         if name not in self._held:
             self._held.add(name)
-            self._bus.claim(name, shared=True).addErrback(_comes_later)
+            self._latest = self._bus.claim(name, shared=True).addCallbacks(self._is_held, _comes_later, (name,))
+
+    def _is_held(self, _: None, name: str) -> None:
+        if name.startswith(("queue:", "client:")):
+            # What was put there just before was told to those who held it then.
+            self._queues.wake(name)
+
+    def settled(self) -> Deferred[None] | None:
+        """Fire when all names that were held so far are known to the other nodes; None: they are."""
+        if self._latest.called:
+            return None
+        settled: Deferred[None] = Deferred()
+        self._latest.addCallback(lambda _: settled.callback(None))
+        return settled
 
     def release(self, names: Iterable[str]) -> None:
         """Give those of *names* back that nobody here holds any more."""

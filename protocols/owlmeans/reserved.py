@@ -105,6 +105,7 @@ class Acknowledge(Method):
     async def run(self, session: Session) -> Answer:
         """Answer with all topics whose requests the session takes."""
         session.peer.acknowledge(self.topic)
+        await session.peer.listening()
         return {"acknowledging": session.peer.acknowledged}
 
 
@@ -129,6 +130,7 @@ class Consume(Method):
     async def run(self, session: Session) -> Answer:
         """Answer with all queues that the session takes from."""
         session.peer.consume(self.queue)
+        await session.peer.listening()
         return {"consuming": session.peer.consumed}
 
 
@@ -154,6 +156,7 @@ class Identify(Method):
         """Answer as ``broker.whoami`` does."""
         take_name(session.peer, self.name)
         session.appear()
+        await session.peer.listening()
         return _who(session)
 
 
