@@ -207,20 +207,32 @@ class Frame:
     wire: bytes
 
 
-# Headers of unmasked text frames by payload length.  RFC 6455, 5.2: "The
-# length of the 'Payload data', in bytes: if 0-125, that is the payload length."
-TEXT_HEADERS = tuple(bytes((0x81, n)) for n in range(126))
+def _header(opcode: int, size: int) -> bytes:
+    """Return the header of one unmasked frame.
+
+    RFC 6455, 5.2: "The length of the 'Payload data', in bytes: if 0-125, that is
+    the payload length.  If 126, the following 2 bytes interpreted as a 16-bit
+    unsigned integer are the payload length.  If 127, the following 8 bytes".
+    """
+    first = 0x80 | opcode
+    if size < 126:
+        return bytes((first, size))
+    if size < 65536:
+        return bytes((first, 126)) + size.to_bytes(2, "big")
+    return bytes((first, 127)) + size.to_bytes(8, "big")
+
+
+# Headers of short text frames, by payload length: most frames are such.
+TEXT_HEADERS = tuple(_header(1, size) for size in range(1024))
+SHORT = len(TEXT_HEADERS)
 
 
 def wire_frame(payload: bytes, binary: bool = False) -> bytes:
     """Return *payload* as one finished, unmasked WebSocket frame."""
     size = len(payload)
-    opcode = b"\x82" if binary else b"\x81"
-    if size < 126:
-        return (opcode + bytes((size,)) if binary else TEXT_HEADERS[size]) + payload
-    if size < 65536:
-        return b"%b\x7e%b%b" % (opcode, size.to_bytes(2, "big"), payload)
-    return b"%b\x7f%b%b" % (opcode, size.to_bytes(8, "big"), payload)
+    if size < SHORT and not binary:
+        return TEXT_HEADERS[size] + payload
+    return _header(2 if binary else 1, size) + payload
 
 
 def text_frame(payload: bytes) -> Frame:

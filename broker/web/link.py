@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from broker.interfaces import ILink, ISession
-from broker.messages import TEXT_HEADERS, Frame, HttpRequest, wire_frame
+from broker.messages import SHORT, TEXT_HEADERS, Frame, HttpRequest, wire_frame
 from broker.web.autobahn_core import CLOSED, CONNECTING, OPEN, autobahn_state
 from broker.web.heartbeat import Heartbeat
 from broker.web.reader import FAST_MOST, FAST_NAMES, FrameReader
@@ -87,7 +87,7 @@ class WebSocketLink(FrameReader):
         if self.state != OPEN:
             return
         size = len(payload)
-        self._write(TEXT_HEADERS[size] + payload if size < 126 else wire_frame(payload))
+        self._write(TEXT_HEADERS[size] + payload if size < SHORT else wire_frame(payload))
         traffic = self.traffic
         traffic.messages_out += 1
         traffic.bytes_out += size

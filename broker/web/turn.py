@@ -62,19 +62,16 @@ class Turn:
             for descriptor, event in events:
                 selectable = selectables.get(descriptor)
                 if event == EPOLLIN and type(selectable) is FrameTransport:
-                    self._read(selectable)
+                    try:
+                        end = selectable.doRead()
+                    except Exception:
+                        # As Twisted does: a fault of one connection's protocol ends that connection.
+                        log.failure("a connection failed")
+                        end = sys.exc_info()[1]
+                    if end:
+                        reactor._disconnectSelectable(selectable, end, True)
                 elif selectable is not None:
                     callWithLogger(selectable, reactor._doReadOrWrite, selectable, descriptor, event)
         finally:
             outbox.busy = False
             outbox.flush()
-
-    def _read(self, transport: FrameTransport) -> None:
-        try:
-            end = transport.doRead()
-        except Exception:
-            # As Twisted does: a fault of one connection's protocol ends that connection.
-            log.failure("a connection failed")
-            end = sys.exc_info()[1]
-        if end:
-            self._reactor._disconnectSelectable(transport, end, True)
