@@ -37,6 +37,10 @@ class Cluster:
     async def start(self) -> Cluster:
         """Start Redis and all nodes."""
         await self.redis.start()
+        return await self.start_nodes()
+
+    async def start_nodes(self) -> Cluster:
+        """Start the nodes alone, for a Redis that has run before."""
         shared = {"TXBROKER_STORE": f"redis+unix://{self.redis.socket}", "TXBROKER_DRAIN_SECONDS": "2"}
         for node in self.nodes:
             node.environ.update({**self.environ, **shared})

@@ -63,7 +63,7 @@ class Program(ProcessProtocol):
         self.transport.write(text.encode() + b"\n")
 
     def signal(self, number: int) -> None:
-        self.transport.signalProcess(signal.Signals(number).name[3:])
+        self.transport.signalProcess(int(number))  # not all have a name that Twisted knows
 
     def exit(self, timeout: float = 10.0) -> Deferred[int]:
         """Return its exit status once it has ended and all it said is in ``lines``."""

@@ -9,6 +9,8 @@ import socket
 import sys
 from pathlib import Path
 
+import txredisapi
+
 from tests.processes import Ended, Program
 
 
@@ -85,6 +87,14 @@ class RedisServer:
 
     def resume(self) -> None:
         self.program.signal(signal.SIGCONT)
+
+    async def command(self, *words: str) -> object:
+        """Do as an operator would with redis-cli."""
+        client = await txredisapi.UnixConnection(str(self.socket), reconnect=False)
+        try:
+            return await client.execute_command(*words)
+        finally:
+            await client.disconnect()
 
     @property
     def running(self) -> bool:

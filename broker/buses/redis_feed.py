@@ -163,7 +163,7 @@ class Feed:
     def _marked(self, mark: int, joined: Iterable[Interest]) -> None:
         for interest in joined:
             if interest.mark == UNKNOWN:
-                interest.mark = mark
+                interest.mark = interest.base = mark
                 if interest.heard:
                     self._settle(interest)
         self._catch_up()
@@ -221,7 +221,7 @@ class Feed:
         for interest in self._interests.values():
             interest.heard = False
             if interest.mark is None:
-                interest.mark = self._mark
+                interest.mark = max(self._mark, interest.base)
 
     def wiped(self) -> None:
         """Begin anew: all that is in the source now is new."""
@@ -229,7 +229,7 @@ class Feed:
         self._mark = 0
         self._seen.clear()
         for interest in self._interests.values():
-            interest.mark = 0
+            interest.mark = interest.base = 0
         self._catch_up()
 
     def beat(self) -> None:

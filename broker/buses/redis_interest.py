@@ -26,6 +26,7 @@ class Interest:
         heard: whether Redis has confirmed that it is listened to.
         mark: the mark from which events may have been missed; None: none were;
             ``UNKNOWN``: that will be known soon.
+        base: the mark from which on it wants events at all.
         line: its place among those nobody listens to any more, or 0.0.
     """
 
@@ -35,6 +36,7 @@ class Interest:
     count: int = 0
     heard: bool = False
     mark: int | None = None
+    base: int = UNKNOWN
     line: float = 0.0
 
 

@@ -286,7 +286,13 @@ class MicroStream(Server):
         times: Times | None = None,
         connect_timeout: float = CONNECT_TIMEOUT,
     ) -> None:
-        super().__init__(Service, clock, times=times or _times(settings), bounds=_bounds(settings))  # type: ignore[arg-type]
+        super().__init__(
+            Service,  # type: ignore[arg-type]
+            clock,
+            times=times or _times(settings),
+            bounds=_bounds(settings),
+            node="" if settings.bus == "local:" else settings.node,
+        )
         self.patience = settings.call_timeout_seconds + settings.late_window_seconds
         self.connect_timeout = connect_timeout
         self.dropped = 0

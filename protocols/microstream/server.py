@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from secrets import token_urlsafe
@@ -91,6 +92,8 @@ class Server:
         times: see ``engineio.Times``.
         bounds: see :class:`Bounds`.
         path: ends in a slash.
+        node: what a sid begins with, so that a balancer can send all of a
+            session's requests to its node; "" for nothing.
 
     Attributes:
         sessions: by sid.
@@ -108,6 +111,7 @@ class Server:
         path: str = "/socket.io/",
         times: Times | None = None,
         bounds: Bounds | None = None,
+        node: str = "",
     ) -> None:
         self.name = name
         self.websocket_paths: Sequence[str] = (path,)
@@ -119,6 +123,7 @@ class Server:
         self.timers: Deadlines[Callable[[], object]] = Deadlines(clock, lambda act: act(), grain)
         self.sessions: dict[str, Session] = {}
         self._make = make
+        self._mark = re.sub("[^A-Za-z0-9_-]", "-", node) + "." if node else ""
         self._bounds = bounds or Bounds()
         self._addresses: Counter[str] = Counter()
         self._draining = False
@@ -225,7 +230,7 @@ class Server:
             bounds.per_address and address and self._addresses[address] >= bounds.per_address
         ):
             raise Refused(503, "Too many connections.")
-        handshake = Handshake(token_urlsafe(15), query, request.headers)
+        handshake = Handshake(self._mark + token_urlsafe(15), query, request.headers)
         session = self._make(self, peer, handshake, link)
         self.sessions[session.sid] = session
         self._addresses[address] += 1
