@@ -167,9 +167,10 @@ class Settings:
     slow_grace_seconds: float = option(SECONDS, 5.0, "How long a client may be too slow before it is closed.")
     drain_seconds: float = option(
         SECONDS,
-        lambda self: 10.0 if _is_redis(self.bus) else 2.0,
+        # Alone it has ended within two seconds, whatever a client leaves undone.
+        lambda self: 10.0 if _is_redis(self.bus) else 1.5,
         "How long a stopping daemon waits for what is under way.",
-        shown="2 alone, 10 with a shared store",
+        shown="1.5 alone, 10 with a shared store",
     )
 
     # How much
