@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 
+from tests import fault_loop
 from tests.bridge.clients import Ganomede, Hpkv, MicroStream, OwlMeans, ThinWs
 from tests.cluster import Cluster
 from tests.daemon import Daemon
@@ -327,3 +330,12 @@ async def test_a_redis_that_hangs_is_unavailable_within_a_bounded_time(cluster: 
     cluster.redis.resume()
     await all_ready(cluster)
     await post(cluster, "c", 2)
+
+
+@pytest.mark.timeout(240)
+@pytest_twisted.ensureDeferred
+async def test_nothing_acknowledged_is_lost_in_thirty_rounds_of_faults() -> None:
+    tally = await fault_loop.run(30, seed=random.randrange(1 << 30))
+    print(tally)
+    assert tally.problems() == []
+    assert len(tally.acknowledged) > 100
