@@ -34,6 +34,11 @@ def rows_log(id: str, value: str) -> str:
     return f"{ROWS}{len(id)}:{id}{value}"
 
 
+def definition_text(topic: str, field: str) -> bytes:
+    """Return what is stored of an index."""
+    return json.dumps({"channel": topic, "field": field}).encode()
+
+
 @attrs.frozen
 class Rows:
     """What an index has for one value: events, the newest first."""
@@ -61,9 +66,8 @@ class Indices:
 
     async def create(self, id: str, topic: str, field: str) -> bool:
         """Define index *id*; False when there is one of that id, which stays as it is."""
-        definition = json.dumps({"channel": topic, "field": field}).encode()
         try:
-            await self._store.set(DEFINITION, id, definition, revision=0)
+            await self._store.set(DEFINITION, id, definition_text(topic, field), revision=0)
         except Conflict:
             return False
         return True

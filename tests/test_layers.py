@@ -19,8 +19,8 @@ LAYERS = [
     "topics calls channels queues keys access presence memberships tokens metrics settings"
     " stores buses web protocols dialects logs process greeting admin",
     "indices exposition remote",  # derived channels; what shows the metrics; other nodes
-    "peer service testing daemon",
-    "tap",
+    "peer service testing daemon importer",
+    "tap command",
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
 FOREIGN = ("autobahn", "twisted.web", "txredisapi", "hiredis", "httptools", "websockets", "sqlite3")
