@@ -92,6 +92,11 @@ class Gate:
             self._pay()
             self._paid = True
 
+    @property
+    def epoch(self) -> str:
+        """Changes when the store was wiped: then ids and positions of before mean nothing."""
+        return self.broker.store.epoch
+
     def _pay(self) -> None:
         if self._paid:
             self._paid = False

@@ -96,7 +96,17 @@ class Events:
         client = name_of(query.get("clientId"), "Invalid Client ID")
         channel = channel_of(query.get("channel"))
         limit = _limit(query)
-        said = query.get("after")
+        epoch = query.get("epoch")
+        if epoch is None:
+            return await self._read(peer, client, channel, limit, query.get("after"))
+        # Not known to the shipped client: "epoch=" asks for it, and who shows it is told when it is of the past.
+        current = (("X-Epoch", peer.epoch),)
+        if epoch and epoch != peer.epoch:
+            raise Refusal(failure(410, "Gone", "The store was wiped: ids begin anew", headers=current))
+        response = await self._read(peer, client, channel, limit, query.get("after"))
+        return Response(response.status, response.body, headers=current)
+
+    async def _read(self, peer: Peer, client: str, channel: str, limit: int, said: str | None) -> Response:
         if said is None:
             after = await peer.cursor(client, channel)
             events = await peer.poll(channel, after, limit, self._timeout, enough=MAX_BYTES)

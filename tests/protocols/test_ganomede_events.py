@@ -380,3 +380,13 @@ def test_latest_is_cut_where_it_grows_too_long(api, monkeypatch):
 def test_latest_needs_a_channel(api):
     response = api.ask("GET", "/latest?secret=1234&channel[]=ch1")
     assert (response.status, response.body) == (400, error("InvalidContent", "Invalid Channel"))
+
+
+def test_whoever_shows_the_epoch_is_told_that_the_store_was_wiped(api):
+    api.post()
+    answer = value_of(api.poll(after=0, epoch=""))
+    assert answer.headers == (("X-Epoch", api.broker.store.epoch),)
+    assert value_of(api.poll(after=0, epoch=api.broker.store.epoch)).body == answer.body
+    refused = api.ask("GET", api.target(clientId="c", channel="ch", after=1, epoch="of the past"))
+    assert (refused.status, json.loads(refused.body)["code"]) == (410, "Gone")
+    assert refused.headers == answer.headers
