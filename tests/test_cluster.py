@@ -266,6 +266,9 @@ async def test_an_old_cursor_does_not_hide_the_events_of_a_new_redis(cluster: Cl
     await eventually_differs(cluster, before)
     answer = await Ganomede(cluster).poll("c", after=0)  # type: ignore[arg-type]
     assert [event["id"] for event in answer.json()] == [1]
+    url = Ganomede(cluster).url("events", channel="c", clientId="r", after=5, epoch=before)  # type: ignore[arg-type]
+    told = await get(url)
+    assert (told.status, told.json()["code"]) == (410, "Gone")
 
 
 async def eventually_differs(cluster: Cluster, before: str) -> None:

@@ -259,14 +259,15 @@ class Batches:
 
     def _answer(self, batch: list[Operation], results: list[Any], state: Any) -> list[Operation]:
         """Answer those of *batch* that were done; return the others."""
-        refusal = ""
-        written = False
+        # Before the callbacks: they may ask.
+        self._note(
+            next((str(result) for result in results if isinstance(result, ResponseError)), ""),
+            not all(operation.reads for operation in batch[: len(results)]),
+        )
         for operation, result in zip(batch, results, strict=False):
             if isinstance(result, ResponseError):
-                refusal = str(result)
-                self._fail((operation,), f"Redis refuses: {refusal}.")
+                self._fail((operation,), f"Redis refuses: {result}.")
                 continue
-            written = written or not operation.reads
             try:
                 value = operation.decode(result)
             except BrokerError as error:
@@ -275,7 +276,6 @@ class Batches:
                 operation.answer.errback()
             else:
                 operation.answer.callback(value)
-        self._note(refusal, written)
         rest = batch[len(results) :]
         if rest:
             rest[0].found(state)

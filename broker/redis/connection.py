@@ -37,6 +37,7 @@ class Protocol(BaseRedisProtocol):
     """
 
     factory: Any
+    why = ""  # the connection was lost
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -52,7 +53,7 @@ class Protocol(BaseRedisProtocol):
             self.factory.owner.opened(self)
 
     def _refused(self, failure: Failure) -> None:
-        self.factory.owner.refused(failure)
+        self.factory.owner.refused(failure, self.why)
         self.transport.abortConnection()
 
     def dataReceived(self, data: bytes, unpause: bool = False) -> None:
@@ -64,6 +65,7 @@ class Protocol(BaseRedisProtocol):
 
     def connectionLost(self, why: Failure = connectionDone) -> None:
         """Let every command fail that waits for its reply."""
+        self.why = why.getErrorMessage()
         # The owner first: those who hear that their command failed may ask for the next at once.
         self.factory.owner.closed(self, why)
         super().connectionLost(why)
@@ -188,11 +190,11 @@ class Connection:
         self.trouble = ""
         self._opened()
 
-    def refused(self, failure: Failure) -> None:
-        """Note why a connection was of no use."""
+    def refused(self, failure: Failure, why: str) -> None:
+        """Note why a connection was of no use; *why* says why it was lost, if it was."""
         if failure.check(NotUsable, RedisError) is None:
             log.failure("no connection to Redis {redis}", failure, redis=str(self._address))
-        self._note(str(failure.value))
+        self._note(why or str(failure.value))
 
     def closed(self, protocol: Any, why: Failure) -> None:
         """Use *protocol* no more."""
