@@ -6,11 +6,10 @@ import json
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
-from twisted.internet.task import deferLater
 from twisted.web.client import ResponseNeverReceived
 
 from protocols.microstream.engineio import Times
+from tests.eventually import eventually
 from tests.http_client import get, post, request
 from tests.protocols.socketio_server import SuiteServer
 from tests.ws_client import Closed, Refused, ws_connect
@@ -31,8 +30,20 @@ async def calm():
     await server.stop()
 
 
-def sleep(seconds):
-    return deferLater(reactor, seconds)
+def session_of(suite, url):
+    """Return the session of *url*, or None when it has ended."""
+    sid = url.rpartition("=")[2]
+    return next((server.sessions[sid] for server in suite.servers if sid in server.sessions), None)
+
+
+async def waits(suite, url):
+    """Return when a GET of the session waits."""
+    await eventually(lambda: session_of(suite, url)._getting is not None)
+
+
+async def gone(suite, url):
+    """Return when the session has ended by itself."""
+    await eventually(lambda: session_of(suite, url) is None)
 
 
 BOTH = pytest.mark.parametrize("path", ["/engine.io/", "/socket.io/"])
@@ -194,7 +205,7 @@ async def test_an_invalid_packet_ends_a_polling_session(suite, path):
 async def test_a_second_get_ends_the_session(suite):
     url = await open_polling(suite)
     first = get(url)
-    await sleep(0.005)
+    await waits(suite, url)
     assert await status_of(url) == 400
     answer = await first
     assert (answer.status, answer.text) == (200, "1")
@@ -238,11 +249,11 @@ async def test_put_with_a_sid_is_refused_and_harms_nothing(suite):
 async def test_a_client_that_hangs_up_while_it_waits_has_gone(calm):
     url = await open_polling(calm)
     waiting = get(url)
-    await sleep(0.05)
+    await waits(calm, url)
     waiting.cancel()
     with pytest.raises(ResponseNeverReceived):
         await waiting
-    await sleep(0.05)
+    await gone(calm, url)
     assert await status_of(url) == 400
 
 
@@ -301,7 +312,7 @@ async def test_three_rounds_of_heartbeat_by_polling(suite, path):
 @pytest_twisted.ensureDeferred
 async def test_without_a_pong_a_polling_session_ends(suite, path):
     url = await open_polling(suite, path)
-    await sleep(0.5)
+    await gone(suite, url)
     assert await status_of(url) == 400
 
 
@@ -330,7 +341,7 @@ async def test_without_a_pong_a_websocket_is_closed(suite, path):
 async def test_close_by_polling(suite, path):
     url = await open_polling(suite, path)
     waiting = get(url)
-    await sleep(0.005)
+    await waits(suite, url)
     assert (await post(url, body=b"1")).text == "ok"
     answer = await waiting
     assert (answer.status, answer.text) == (200, "6")
@@ -441,7 +452,7 @@ async def test_polling_goes_on_when_the_probing_websocket_dies_and_another_may_c
     second = await ws_connect(upgrade_url(calm, url))
     await second.closed()
     first.abort()
-    await sleep(0.05)
+    await eventually(lambda: session_of(calm, url).upgrade is None)
     await post(url, body=b"4x")
     assert (await get(url)).text == "4x"
     third = await ws_connect(upgrade_url(calm, url))
@@ -470,7 +481,7 @@ async def test_a_moved_session_ends_with_its_websocket(calm):
     socket.send("4hello")
     assert await socket.receive() == "4hello"
     socket.abort()
-    await sleep(0.05)
+    await gone(calm, url)
     assert (await get(url)).json() == {"code": 1, "message": "Session ID unknown"}
 
 
@@ -531,7 +542,7 @@ async def test_no_more_sessions_than_allowed(bounds):
 async def test_a_stop_does_not_wait_for_those_who_poll(calm):
     url = await open_polling(calm)
     waiting = get(url)
-    await sleep(0.05)
+    await waits(calm, url)
     await calm.site.drain(30.0)
     assert (await waiting).text == "1"
 
