@@ -67,6 +67,7 @@ class Feed:
         self._connection: Connection
         self._interests: dict[str, Interest] = {}
         self._globs: list[Interest] = []  # of those
+        self._behind: dict[Interest, None] = {}  # of those, which may have missed something
         self._idle: Deadlines[Interest] = Deadlines(clock, self._stop_listening)
         self._joining: list[Interest] = []  # those that began to listen in this turn
         self._numbers = count(1)
@@ -82,6 +83,7 @@ class Feed:
         self._era = 0  # changes when the source is wiped
         self._catching_up = False
         self._pauses: set[Deferred[None]] = set()
+        self._stopped = False
 
     def __len__(self) -> int:
         return len(self._interests)
@@ -102,6 +104,7 @@ class Feed:
 
     def stop(self) -> None:
         """Forget all timers."""
+        self._stopped = True
         self._idle.stop()
         for pause in list(self._pauses):
             pause.cancel()
@@ -149,16 +152,12 @@ class Feed:
 
     def _join(self, interest: Interest) -> None:
         interest.mark = UNKNOWN
+        self._behind[interest] = None
         self._unsettled[interest] = next(self._numbers)
-        if not self._joining:
+        self._joining.append(interest)
+        if len(self._joining) == 1:
             # Asked for at once: who reads the store after this has missed nothing that is before the mark.
-            self._joining = [interest]
-            self._source.mark().addCallbacks(
-                self._marked, self._unmarked, (self._joining,), errbackArgs=(self._joining,)
-            )
-            self._clock.callLater(0, self._subscribe)
-        else:
-            self._joining.append(interest)
+            self._clock.callLater(0, self._subscribe, self._source.mark())
 
     def _marked(self, mark: int, joined: Iterable[Interest]) -> None:
         for interest in joined:
@@ -172,8 +171,9 @@ class Feed:
         failure.trap(BrokerError)
         self._marked(self._mark, joined)  # rather too much than too little; if unknown, the next beat asks
 
-    def _subscribe(self) -> None:
+    def _subscribe(self, mark: Deferred[int]) -> None:
         joined, self._joining = self._joining, []
+        mark.addCallbacks(self._marked, self._unmarked, (joined,), errbackArgs=(joined,))
         self._ask_for(joined)
 
     def _ask_for(self, interests: Iterable[Interest]) -> None:
@@ -187,6 +187,7 @@ class Feed:
 
     def _stop_listening(self, interest: Interest) -> None:
         del self._interests[interest.word]
+        self._behind.pop(interest, None)
         self._settle(interest)
         if interest.glob:
             self._globs.remove(interest)
@@ -222,6 +223,7 @@ class Feed:
             interest.heard = False
             if interest.mark is None:
                 interest.mark = max(self._mark, interest.base)
+                self._behind[interest] = None
 
     def wiped(self) -> None:
         """Begin anew: all that is in the source now is new."""
@@ -230,6 +232,7 @@ class Feed:
         self._seen.clear()
         for interest in self._interests.values():
             interest.mark = interest.base = 0
+            self._behind[interest] = None
         self._catch_up()
 
     def beat(self) -> None:
@@ -239,7 +242,7 @@ class Feed:
         self._source.mark().addCallbacks(self._ping, self._unmarked, (self._era,))
 
     def _ping(self, mark: int, era: int) -> None:
-        self._marked(mark, self._interests.values())
+        self._marked(mark, list(self._behind))
         protocol = self._connection.protocol
         if protocol is not None:
             # What was published before the mark comes before the answer.
@@ -250,8 +253,7 @@ class Feed:
         self._answered = self._clock.seconds()
         if self._pings:
             era, mark = self._pings.pop(0)
-            complete = not self._gaps and all(interest.mark is None for interest in self._interests.values())
-            if complete and era == self._era:
+            if era == self._era and not (self._behind or self._gaps):
                 self._mark = mark
 
     # What comes.
@@ -346,7 +348,7 @@ class Feed:
     def _missing(self) -> dict[Interest, int]:
         return {
             interest: interest.mark
-            for interest in self._interests.values()
+            for interest in self._behind
             if interest.heard and interest.mark is not None and interest.mark != UNKNOWN
         }
 
@@ -375,7 +377,9 @@ class Feed:
             elif gap.mark == UNKNOWN:
                 gap.mark = min(marks)
         for interest in missing:
-            interest.mark = None
+            if interest.heard:  # else the connection was lost meanwhile
+                interest.mark = None
+                self._behind.pop(interest, None)
 
     def _fill(self, topic: str, mark: int, *events: Event) -> None:
         """Read what was missed of *topic*: after its last event that was seen, else after *mark*."""
@@ -384,18 +388,20 @@ class Feed:
 
     async def _filled(self, topic: str) -> None:
         gap = self._gaps[topic]
-        while any(True for _ in self._interests_of(topic)):
+        complete = False
+        while not complete and any(True for _ in self._interests_of(topic)):
             try:
-                if await self._read(topic, gap):
-                    break
+                complete = await self._read(topic, gap)
             except BrokerError:
                 await self._pause(AGAIN)
         del self._gaps[topic]
-        for event in gap.waiting:
-            if topic in self._seen or topic in self._gaps:
+        for event in gap.waiting if complete else ():
+            known = self._seen.get(topic)
+            if topic in self._gaps or (known is not None and known[0] == event.epoch):
                 self._arrived(event)
-            else:
+            elif known is None:
                 self._hand_on(event)
+            # Else it is of an epoch that the source does not know any more, or not yet.
 
     async def _read(self, topic: str, gap: Gap) -> bool:
         """Deliver what is stored of *topic*; say whether that was all."""
@@ -424,6 +430,8 @@ class Feed:
         return era == self._era
 
     def _pause(self, seconds: float) -> Deferred[None]:
+        if self._stopped:
+            raise CancelledError
         pause: Deferred[None] = deferLater(self._clock, seconds)
         self._pauses.add(pause)
         return pause.addBoth(self._over, pause)

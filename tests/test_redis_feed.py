@@ -1,0 +1,399 @@
+"""What a node hears of Redis, when the connection or the store fail in between: without either."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
+
+from broker.buses.redis_feed import AGAIN, LINGER, PATIENCE, SILENCE, SOON, Feed
+from broker.errors import Unavailable
+from broker.messages import Event
+from broker.redis.events import message, pack
+
+
+@attrs.define(eq=False)
+class Source:
+    """A log for each topic; ``away`` lets every question fail, ``slow`` keeps the answers back."""
+
+    events: dict[str, list[tuple[int, Event]]] = attrs.field(factory=dict)
+    last: int = 0
+    epoch: str = "e1"
+    away: bool = False
+    slow: list[tuple[Deferred[Any], Any]] | None = None
+    publishing: set[str] = attrs.field(factory=set)
+    resume: Any = None
+
+    def append(self, topic: str) -> Event:
+        self.last += 1
+        log = self.events.setdefault(topic, [])
+        event = Event(topic, "kind", b"%d" % (len(log) + 1), "me", 1.0, len(log) + 1, self.epoch)
+        log.append((self.last, event))
+        return event
+
+    def wipe(self) -> None:
+        self.events.clear()
+        self.last, self.epoch = 0, f"{self.epoch}'"
+
+    def _answer(self, result: Any) -> Deferred[Any]:
+        if self.away:
+            return fail(Unavailable("store"))
+        if self.slow is None:
+            return succeed(result)
+        waiting: Deferred[Any] = Deferred()
+        self.slow.append((waiting, result))
+        return waiting
+
+    def release(self) -> None:
+        waiting, self.slow = self.slow or [], None
+        for answer, result in waiting:
+            answer.callback(result)
+
+    def mark(self) -> Deferred[int]:
+        return self._answer(self.last)
+
+    def changes(self, mark: int) -> Deferred[dict[str, int]]:
+        return self._answer({topic: log[-1][0] for topic, log in self.events.items() if log[-1][0] > mark})
+
+    def since(self, topic: str, mark: int) -> Deferred[int]:
+        return self._answer(next((event.id for at, event in self.events.get(topic, ()) if at > mark), 0))
+
+    def read(self, topic: str, after: int, limit: int) -> Deferred[list[Event]]:
+        return self._answer([event for _, event in self.events.get(topic, ()) if event.id > after][:limit])
+
+    def publishes(self, origin: str) -> bool:
+        return origin in self.publishing
+
+    def on_answer(self, call: Any) -> None:
+        self.resume = call
+
+
+@attrs.define(eq=False)
+class Protocol:
+    sent: list[tuple[bytes, ...]] = attrs.field(factory=list)
+
+    def send(self, *words: bytes) -> None:
+        self.sent.append(words)
+
+
+@attrs.define(eq=False)
+class Connection:
+    protocol: Protocol | None = None
+    dropped: list[str] = attrs.field(factory=list)
+    trouble: str = ""
+
+    def drop(self, reason: str) -> None:
+        self.dropped.append(reason)
+
+
+class World:
+    """A feed, its connection to a Redis that answers when told to, and what it has delivered."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.source, self.connection = Source(), Connection()
+        self.heard: list[Event] = []
+        self.told: list[bytes] = []
+        self.publishing: set[str] = set()
+        self.feed = Feed(
+            self.clock, "p0/event/", "p0/node/me", self.heard.append, self.told.append, lambda o: o in self.publishing
+        )
+        self.feed.use(self.connection)  # type: ignore[arg-type]
+        self.feed.source = self.source  # type: ignore[assignment]
+
+    def connect(self) -> None:
+        self.connection.protocol = Protocol()
+        self.feed.opened()
+        self.answer()
+
+    def cut(self) -> None:
+        self.connection.protocol = None
+        self.feed.closed()
+
+    def answer(self) -> None:
+        """Let Redis answer what it was asked."""
+        self.clock.advance(0)
+        protocol = self.connection.protocol
+        assert protocol is not None
+        sent, protocol.sent = protocol.sent, []
+        for command, *channels in sent:
+            if command == b"PING":
+                self.feed.heard([b"pong", b""])
+            elif command in (b"SUBSCRIBE", b"PSUBSCRIBE"):
+                for channel in channels:
+                    self.feed.heard([command.lower(), channel, 1])
+
+    def listen(self, topic: str) -> None:
+        self.feed.listen(topic, False)
+        if self.connection.protocol is not None:
+            self.answer()
+
+    def beat(self) -> None:
+        self.feed.beat()
+        self.answer()
+
+    def post(self, topic: str = "t", *, announce: bool = True) -> Event:
+        event = self.source.append(topic)
+        if announce:
+            self.announce(event)
+        return event
+
+    def announce(self, event: Event) -> None:
+        stamp = event.epoch.encode() if event.id else b"me.%d" % id(event)
+        self.feed.heard([b"message", pack("p0/event/" + event.topic), message(event, event.id, stamp)])
+
+    @property
+    def ids(self) -> list[int]:
+        return [event.id for event in self.heard]
+
+
+@pytest.fixture
+def world() -> World:
+    world = World()
+    world.connect()
+    return world
+
+
+def test_what_comes_is_delivered(world: World) -> None:
+    world.listen("t")
+    world.post()
+    world.announce(Event("t", "live", None))
+    world.feed.heard([b"message", b"p0/node/me", b"for me"])
+    assert world.ids == [1, 0]
+    assert world.told == [b"for me"]
+
+
+def test_what_was_missed_while_away_is_read_first(world: World) -> None:
+    world.listen("t")
+    world.post()
+    world.cut()
+    for _ in range(3):
+        world.post(announce=False)
+    world.connect()
+    world.post()
+    assert world.ids == [1, 2, 3, 4, 5]
+
+
+def test_a_cut_before_the_first_beat_loses_nothing(world: World) -> None:
+    world.listen("t")
+    world.cut()
+    world.post(announce=False)
+    world.connect()
+    assert world.ids == [1]
+
+
+def test_a_mark_that_was_confirmed_is_where_it_goes_on(world: World) -> None:
+    world.listen("other.*")
+    world.post("other.a", announce=False)  # lost, but before the mark
+    world.beat()
+    world.cut()
+    world.post("other.a", announce=False)
+    world.connect()
+    assert world.ids == [2]
+
+
+def test_a_store_that_is_away_is_asked_again(world: World) -> None:
+    world.listen("t")
+    world.cut()
+    world.post(announce=False)
+    world.source.away = True
+    world.connect()
+    assert world.ids == []
+    world.source.away = False
+    world.clock.advance(AGAIN)
+    assert world.ids == [1]
+
+
+def test_a_hole_is_filled_even_if_the_store_is_away_at_first(world: World) -> None:
+    world.listen("t")
+    world.post()
+    world.post(announce=False)
+    world.source.away = True
+    world.post()
+    world.post()
+    assert world.ids == [1]
+    world.source.away = False
+    world.clock.advance(AGAIN)
+    assert world.ids == [1, 2, 3, 4]
+
+
+def test_listening_while_the_store_is_away_begins_with_the_next_beat(world: World) -> None:
+    world.source.away = True
+    world.listen("t")
+    world.post(announce=False)
+    world.source.away = False
+    world.announce(world.source.append("t"))
+    assert world.ids == []  # it is not known yet what came before it
+    world.beat()
+    world.clock.advance(SOON)
+    assert world.ids == [2]
+
+
+def test_what_comes_before_the_mark_is_known_waits_for_it(world: World) -> None:
+    world.source.slow = []
+    world.listen("t")
+    world.post()
+    assert world.ids == []
+    world.source.release()
+    world.clock.advance(SOON)
+    assert world.ids == [1]
+
+
+def test_a_cut_while_changes_are_asked_for_asks_again(world: World) -> None:
+    world.listen("t")
+    world.cut()
+    world.post(announce=False)
+    world.source.slow = []
+    world.connect()
+    world.cut()
+    world.post(announce=False)
+    world.source.release()
+    assert world.ids in ([], [1, 2])
+    world.connect()
+    assert world.ids == [1, 2]
+
+
+def test_a_wiped_source_begins_anew(world: World) -> None:
+    world.listen("t")
+    world.post()
+    world.beat()
+    world.cut()
+    world.source.wipe()
+    world.post(announce=False)
+    world.feed.wiped()
+    world.connect()
+    world.post()
+    assert world.ids == [1, 1, 2]
+
+
+def test_an_event_of_a_new_epoch_begins_anew_by_itself(world: World) -> None:
+    world.listen("t")
+    world.post()
+    world.source.wipe()
+    world.post(announce=False)
+    world.post()
+    assert world.ids == [1, 1, 2]
+
+
+def test_a_wipe_in_the_middle_of_reading_begins_anew(world: World) -> None:
+    world.listen("t")
+    world.post()
+    world.post(announce=False)
+    world.source.slow = []
+    world.post()
+    waiting = world.source.slow
+    world.source.slow = None
+    world.source.wipe()
+    world.post(announce=False)
+    world.feed.wiped()
+    for answer, result in waiting:
+        answer.callback(result)
+    assert world.ids == [1, 1]
+
+
+def test_a_topic_that_nobody_wants_any_more_is_not_read(world: World) -> None:
+    world.listen("t")
+    world.post()
+    world.source.away = True
+    world.post(announce=False)
+    world.post()
+    world.feed.forget("t", False)
+    world.clock.pump([LINGER, AGAIN, AGAIN])
+    world.source.away = False
+    world.clock.advance(AGAIN)
+    assert world.ids == [1]
+    assert len(world.feed) == 0
+    assert world.feed._gaps == {}
+
+
+def test_coming_back_soon_is_as_if_one_had_stayed(world: World) -> None:
+    world.listen("t")
+    world.post()
+    world.feed.forget("t", False)
+    world.clock.advance(LINGER / 2)
+    world.post()
+    world.listen("t")
+    world.clock.advance(LINGER)
+    world.post()
+    assert world.ids == [1, 2, 3]
+
+
+def test_the_publisher_is_answered_before_anybody_hears(world: World) -> None:
+    world.listen("t")
+    world.source.publishing.add("mine")
+    event = world.source.append("t")
+    event.origin = "mine"
+    world.announce(event)
+    world.announce(Event("t", "live", b"after", origin="other"))
+    assert world.heard == []
+    world.source.publishing.clear()
+    world.source.resume()
+    assert [event.body for event in world.heard] == [b"1", b"after"]
+    world.publishing.add("mine")
+    world.announce(Event("t", "live", b"mine", origin="mine"))
+    assert len(world.heard) == 2
+    world.publishing.clear()
+    world.feed.resume()
+    assert len(world.heard) == 3
+
+
+def test_waiting_for_what_is_listened_to(world: World) -> None:
+    assert world.feed.listening() is None
+    world.feed.listen("a", False)
+    first = world.feed.listening()
+    world.feed.listen("b", False)
+    second = world.feed.listening()
+    assert first is not None
+    assert second is not None
+    assert not first.called
+    world.answer()
+    assert first.called
+    assert second.called
+    assert world.feed.listening() is None
+
+
+def test_waiting_has_an_end_when_redis_is_away(world: World) -> None:
+    world.cut()
+    world.listen("a")
+    waiting = world.feed.listening()
+    assert waiting is not None
+    world.clock.advance(PATIENCE)
+    assert waiting.called
+    world.connect()
+    assert world.feed.listening() is None
+
+
+def test_a_silent_connection_is_dropped(world: World) -> None:
+    world.beat()
+    world.clock.advance(SILENCE + 0.1)
+    world.feed.beat()
+    assert world.connection.dropped == ["it does not answer"]
+
+
+def test_an_error_of_redis_drops_the_connection(world: World) -> None:
+    world.feed.heard(ValueError("LOADING"))
+    assert world.connection.dropped == ["LOADING"]
+
+
+def test_stopping_leaves_no_timer(world: World) -> None:
+    world.listen("t")
+    world.cut()
+    world.post(announce=False)
+    world.source.away = True
+    world.connect()
+    world.feed.stop()
+    assert world.clock.getDelayedCalls() == []
+
+
+def test_many_join_at_little_cost(world: World) -> None:
+    for number in range(3000):
+        world.feed.listen(f"room {number}", False)
+    world.answer()
+    assert not world.feed._behind
+    for number in range(3000):
+        world.feed.forget(f"room {number}", False)
+    world.clock.pump([LINGER, 1.0])
+    assert len(world.feed) == 0
