@@ -16,7 +16,7 @@ from broker import __version__
 from broker.access import Access, Buckets
 from broker.calls import Calls
 from broker.channels import LOG, Channels, Past
-from broker.errors import BrokerError
+from broker.errors import BrokerError, Taken
 from broker.indices import ROWS, Indices
 from broker.interfaces import IBus, ISharedBus, ISharedStore, IStore
 from broker.keys import TOPIC, Keys
@@ -38,6 +38,7 @@ log = Logger()
 
 SWEEP = 60.0  # seconds between two sweeps of what is too old
 EXPIRY = 1.0  # seconds between two looks at expired keys
+SWEEPER = "sweeper"  # name that the node holds which sweeps for all
 KNOWN = "client"  # space: the client ids that have been seen, which have a mailbox
 
 
@@ -258,6 +259,11 @@ class Broker(MultiService):
         return ensureDeferred(self._swept()).addErrback(self._timer_failed, "retention")
 
     async def _swept(self) -> None:
+        if self.bus.shared:
+            try:
+                await self.bus.claim(SWEEPER)
+            except Taken:
+                return  # another node does it
         kept, now = self.settings.retention, self.clock.seconds()
         if kept.seconds or kept.count:
             for logs in (LOG, ROWS):

@@ -637,3 +637,66 @@ async def test_presence_is_told_on_every_node(make_nodes: MakeNodes) -> None:
     bob.peer.close()
     await eventually(lambda: len(watcher.heard) >= 2)
     assert [event.topic for event, _ in watcher.heard] == ["broker.client.online", "broker.client.offline"]
+
+
+# The nodes themselves.
+
+
+@pytest_twisted.ensureDeferred
+async def test_nobody_takes_the_name_of_a_session_of_another_node(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    ann, bob = one.client(), two.client()
+    with pytest.raises(Denied):
+        bob.peer.take_name(ann.peer.id)
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_node_sweeps_for_all(make_nodes: MakeNodes) -> None:
+    nodes = await make_nodes()
+    swept: list[Node] = []
+
+    async def sweep(*some: Node) -> None:
+        for node in some:
+            store: Any = node.broker.store
+            store.sweep = lambda *_, node=node: swept.append(node) or maybeDeferred(int)
+            await node.broker._sweep()
+
+    await sweep(*nodes)
+    (sweeper,) = set(swept)
+    others = [node for node in nodes if node is not sweeper]
+    await sweeper.stop()
+    await eventually(lambda: not any(node.bus.lives(sweeper.bus.address) for node in others))
+    swept.clear()
+    await sweep(*others)
+    assert len(set(swept)) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_not_understood_is_let_pass(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    assert await one.bus.send(two.bus.address, b"\xc1 of a later version")
+    ann, bob = one.client(), two.client()
+    bob.answers = bob.echo
+    await bob.peer.perform(["p"])
+    ann.peer.call("1", call("p"))
+    assert (await reply_to(ann)).error is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_was_known_is_stored_again_after_a_wipe(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    bob = one.client("bob")
+    await bob.peer.become("member")
+    await bob.peer.join("room")
+    token = await bob.peer.mint({}, 60.0)
+    await one.settle()
+    protocol = one.broker.store._connection.protocol  # type: ignore[attr-defined]
+    for key in await protocol.execute_command(b"KEYS", one.broker.store._prefix + b"*"):  # type: ignore[attr-defined]
+        await protocol.execute_command(b"DEL", key)
+    await one.broker.store.append("log", Event("t", "kind", None))
+    await one.settle()
+    again = two.client()
+    assert await again.peer.become("member") == ["room"]
+    assert await two.broker.has_mailbox("bob")
+    with pytest.raises(BrokerError):
+        await two.client().peer.present(token)

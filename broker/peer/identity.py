@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from broker.messages import Identity
 from broker.patterns import check_name
 from broker.peer.client import Client
 from broker.peer.gate import RESERVED
+
+SESSION = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # the shape of a session id
 
 
 class IdentityVerbs(Client):
@@ -124,4 +127,6 @@ class IdentityVerbs(Client):
         """Whether *name* would let the client pass for the broker, a queue or somebody's session."""
         if name == "broker" or name.startswith((RESERVED, "queue:")):
             return True
+        if self.broker.neighbours is not None and SESSION.fullmatch(name):
+            return True  # it could be one of another node
         return any(peer.id == name and peer is not self for peer in self.broker.presence.sessions(name))

@@ -131,6 +131,8 @@ class Neighbours:
 
     def _lost(self, name: str) -> None:
         """Part with whoever held *name* here: somebody elsewhere holds it now."""
+        if not name.startswith(KINDS):
+            return
         log.warn("another node holds {name} now", name=name)
         self._held.discard(name)
         for peer in self._here(name):
