@@ -28,7 +28,7 @@ GONE = (
     *(ResponseFailed, ResponseNeverReceived, RequestTransmissionFailed),
 )
 WRITERS, READERS = 6, 3
-PAUSE = 0.4  # seconds between two faults
+PAUSE = 0.25  # seconds between two faults
 CHANNEL = "faults"
 
 
