@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import pytest_twisted
 from twisted.logger import LogEvent
@@ -18,6 +19,12 @@ from tests.node import Node
 from tests.redis_server import RedisServer
 
 StartDaemon = Callable[..., Awaitable[Daemon]]
+
+# On a busy machine any example may take long: what it takes says nothing of what is tested.
+hypothesis.settings.register_profile(
+    "txbroker", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
+)
+hypothesis.settings.load_profile("txbroker")
 
 
 def _directory() -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 import hypothesis.strategies as st
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -257,9 +257,7 @@ class SqliteMachine(StoreMachine):
 
 def case(machine: Callable[[], StoreMachine], examples: int) -> type:
     made: type = machine.TestCase  # type: ignore[attr-defined]
-    made.settings = settings(  # type: ignore[attr-defined]
-        max_examples=examples, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-    )
+    made.settings = settings(max_examples=examples, stateful_step_count=40)  # type: ignore[attr-defined]
     return made
 
 

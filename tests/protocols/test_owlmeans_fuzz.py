@@ -57,7 +57,7 @@ texts = (
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(texts, max_size=12))
 def test_garbage_disturbs_nobody(garbage):
     room = Room()
@@ -79,7 +79,7 @@ def test_garbage_disturbs_nobody(garbage):
     assert room.ask(bob, "still.there") == "yes"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(texts, max_size=6))
 def test_garbage_before_authentication_disturbs_nobody(garbage):
     room = Room(auth="required", api_secret="s")

@@ -431,7 +431,7 @@ acts = st.lists(
 
 
 @given(acts=acts)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_every_byte_arrives_once_and_in_order(acts: list[tuple[str, Any]]) -> None:
     machine = Machine()
     transport, sock, _ = machine.connect(room=20)
