@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from tests.eventually import TIMEOUT
 from tests.processes import Program
 
 ROOT = Path(__file__).parent.parent
@@ -69,14 +70,14 @@ class Daemon:
         self._program = Program.start(command, env=self.environ, cwd=self.directory)
         return self._program
 
-    async def start(self, timeout: float = 20.0) -> Daemon:
+    async def start(self, timeout: float = TIMEOUT) -> Daemon:
         """Start it and wait until it takes connections."""
         ready = json.loads(await self.spawn().line(lambda line: '"url":' in line, timeout))
         self.url = ready["url"]
         self.environ["TXBROKER_LISTEN"] = f"tcp:{self.port}:interface=127.0.0.1"
         return self
 
-    async def stop(self, timeout: float = 10.0) -> int:
+    async def stop(self, timeout: float = TIMEOUT) -> int:
         """End it in good order; return its exit status."""
         self.program.signal(signal.SIGTERM)
         return await self._ended(timeout)
@@ -84,7 +85,7 @@ class Daemon:
     async def kill(self) -> None:
         """``kill -9``: it gets no chance to put anything in order."""
         self.program.signal(signal.SIGKILL)
-        await self._ended(10.0)
+        await self._ended(TIMEOUT)
 
     async def restart(self, **environ: str) -> Daemon:
         """Start it again on the same state, after it was stopped or killed."""

@@ -16,7 +16,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
-PATIENCE = 15.0  # seconds that an answer may take unless the test says otherwise
+from tests.eventually import TIMEOUT
 
 
 @attrs.frozen
@@ -80,7 +80,7 @@ def request(
     json: Any = None,
     body: bytes | None = None,
     headers: Mapping[str, str] | None = None,
-    timeout: float = PATIENCE,
+    timeout: float = TIMEOUT,
 ) -> Deferred[Answer]:
     """Send one request on a connection of its own; cancelling the result closes the connection."""
     fields = Headers({name: [value] for name, value in (headers or {}).items()})

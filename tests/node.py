@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from tests.eventually import TIMEOUT
 from tests.processes import Program
 
 INTEROP = Path(__file__).parent / "interop"
@@ -37,7 +38,7 @@ class Node:
         self.programs.append(program)
         return program
 
-    async def run(self, script: str, *words: str, timeout: float = 30.0, **environ: str) -> list[str]:
+    async def run(self, script: str, *words: str, timeout: float = 2 * TIMEOUT, **environ: str) -> list[str]:
         """Run *script* to its end and return the lines it said; its status must be 0."""
         program = self.start(script, *words, **environ)
         status = await program.exit(timeout)

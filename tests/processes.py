@@ -12,6 +12,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
+from tests.eventually import TIMEOUT
+
 
 class Ended(Exception):
     """The program ended before it said what was waited for."""
@@ -44,7 +46,7 @@ class Program(ProcessProtocol):
         assert self.transport.pid is not None, "it has ended"
         return self.transport.pid
 
-    def line(self, wanted: Callable[[str], bool] = bool, timeout: float = 10.0) -> Deferred[str]:
+    def line(self, wanted: Callable[[str], bool] = bool, timeout: float = TIMEOUT) -> Deferred[str]:
         """Return the next line for which *wanted* is true, past or to come; lines before it are passed by."""
         while self._unread:
             text = self._unread.popleft()
@@ -65,7 +67,7 @@ class Program(ProcessProtocol):
     def signal(self, number: int) -> None:
         self.transport.signalProcess(int(number))  # not all have a name that Twisted knows
 
-    def exit(self, timeout: float = 10.0) -> Deferred[int]:
+    def exit(self, timeout: float = TIMEOUT) -> Deferred[int]:
         """Return its exit status once it has ended and all it said is in ``lines``."""
         ended: Deferred[int] = Deferred(lambda d: self._exits.remove(d))
         if self.status is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import txredisapi
 
+from tests.eventually import TIMEOUT
 from tests.processes import Ended, Program
 
 
@@ -53,7 +54,7 @@ class RedisServer:
         assert self._program is not None, "redis-server was not started"
         return self._program
 
-    async def start(self, timeout: float = 20.0) -> RedisServer:
+    async def start(self, timeout: float = TIMEOUT) -> RedisServer:
         """Start it, on the same port as before if it ran before."""
         for _ in range(5):
             self.port = self.port or free_port()

@@ -12,10 +12,9 @@ from twisted.internet.interfaces import IReactorFromThreads
 from zope.interface import implementer
 
 from broker.interfaces import IStore
+from tests.eventually import TIMEOUT
 
 T = TypeVar("T")
-
-PATIENCE = 30.0  # seconds for one answer
 
 
 @implementer(IReactorFromThreads)
@@ -31,7 +30,7 @@ class Pump:
     def result(self, answer: Deferred[T]) -> T:
         """Return what *answer* ends with, or raise it."""
         while not answer.called:
-            call = self._calls.get(timeout=PATIENCE)
+            call = self._calls.get(timeout=TIMEOUT)
             call()
         found: list[T] = []
         failures: list[BaseException] = []

@@ -21,6 +21,7 @@ from broker.errors import Unavailable
 from broker.importer import Report, import_ganomede
 from broker.interfaces import IStore
 from broker.stores import open_store
+from tests.eventually import TIMEOUT
 from tests.redis_server import RedisServer, free_port
 
 TIME = 1_795_211_183_941  # ms
@@ -151,7 +152,7 @@ async def test_the_command_copies_and_says_what(original: Original, url: str, tm
     def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", "from broker.command import main; main()", *arguments]
         environment = {**os.environ, "STATE_DIRECTORY": str(tmp_path), "TXBROKER_STORE": "sqlite:", **environ}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False)
 
     done = await deferToThread(run, "import-ganomede", url)
     assert (done.returncode, done.stdout) == (0, "1 events of 1 channels, 0 cursors, 0 indices\n")

@@ -28,10 +28,9 @@ from broker.stores import open_store
 from broker.tap import make_access, make_site
 from broker.web.outbox import Outbox
 from broker.web.transport import listen
-from tests.eventually import eventually
+from tests.eventually import TIMEOUT, eventually
 from tests.web.frames import CONTINUATION, PING, TEXT, client_frame, closing
 
-PATIENCE = 10.0  # seconds that a visit may take
 AT_ONCE = 25  # visitors at the same time
 # What the broker remembers of those who were there, up to a limit that it keeps itself.
 REMEMBERED = {"_heads", "_moves", "_remembered", "_buckets"}
@@ -65,7 +64,7 @@ async def visit(port: int, words: bytes, until: bytes = b"") -> bytes:
     """Return what a visitor has heard."""
     visitor = Visitor(words, until)
     await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", port), visitor)
-    heard = await visitor.gone.addTimeout(PATIENCE, reactor)
+    heard = await visitor.gone.addTimeout(TIMEOUT, reactor)
     assert until in heard, heard
     return heard
 
@@ -270,7 +269,7 @@ async def test_nothing_is_left_in_any_table_of_those_who_have_gone(short_path):
     assert everything.left() == []
     assert await all_visits(port.getHost().port, range(100)) > 2000
     try:
-        await eventually(lambda: not everything.left(), 3.0)
+        await eventually(lambda: not everything.left())
     except AssertionError:
         assert everything.left() == []
     await port.stopListening()

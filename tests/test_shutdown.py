@@ -9,14 +9,17 @@ from twisted.internet.defer import gatherResults
 
 from tests.http_client import get, post
 
-PROMISED = 2.0  # seconds from SIGTERM to the end
+ENDLESS = "600"  # seconds: a test that waits for these fails
 SECRET = "s3cret"
 
 
 @pytest_twisted.ensureDeferred
 async def test_term_answers_waiting_polls_with_nothing_and_ends_in_time(start_daemon):
     daemon = await start_daemon(
-        TXBROKER_PROTOCOLS="ganomede", TXBROKER_API_SECRET=SECRET, TXBROKER_POLL_TIMEOUT_SECONDS="60"
+        TXBROKER_PROTOCOLS="ganomede",
+        TXBROKER_API_SECRET=SECRET,
+        TXBROKER_POLL_TIMEOUT_SECONDS=ENDLESS,
+        TXBROKER_DRAIN_SECONDS=ENDLESS,
     )
     events = f"{daemon.url}/events/v1/events"
     polls = [get(f"{events}?secret={SECRET}&channel=ch&clientId=c{n}") for n in range(20)]
@@ -27,7 +30,7 @@ async def test_term_answers_waiting_polls_with_nothing_and_ends_in_time(start_da
     answers = await gatherResults(polls)
     assert {(answer.status, answer.body) for answer in answers} == {(200, b"[]")}
     assert (await held).status == 401
-    assert await daemon.program.exit(PROMISED) == 0
+    assert await daemon.program.exit() == 0
 
 
 @pytest_twisted.ensureDeferred

@@ -21,7 +21,7 @@ from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-PATIENCE = 10.0  # seconds that a wait may take unless the test says otherwise
+from tests.eventually import TIMEOUT
 
 
 class Refused(Exception):
@@ -86,7 +86,7 @@ class WebSocket(Protocol):
         """Write *data* to the socket as it is."""
         self.transport.write(data)
 
-    def receive(self, timeout: float = PATIENCE) -> Deferred[str | bytes]:
+    def receive(self, timeout: float = TIMEOUT) -> Deferred[str | bytes]:
         """Return the next message, in order; fails with ``Closed`` at the end."""
         reader: Deferred[str | bytes] = Deferred(lambda d: self._readers.remove(d))
         if self._messages:
@@ -98,7 +98,7 @@ class WebSocket(Protocol):
         self._readers.append(reader)
         return reader.addTimeout(timeout, reactor)
 
-    async def receive_json(self, timeout: float = PATIENCE) -> Any:
+    async def receive_json(self, timeout: float = TIMEOUT) -> Any:
         return json.loads(await self.receive(timeout))
 
     async def silent(self, marker: float = 0.1) -> bool:
@@ -122,7 +122,7 @@ class WebSocket(Protocol):
             self._flush()
         return self.closed()
 
-    def closed(self, timeout: float = PATIENCE) -> Deferred[tuple[int, str]]:
+    def closed(self, timeout: float = TIMEOUT) -> Deferred[tuple[int, str]]:
         """Return the close code and reason, once the connection has ended."""
         ender: Deferred[tuple[int, str]] = Deferred(lambda d: self._enders.remove(d))
         if self._lost:
@@ -226,7 +226,7 @@ async def ws_connect(
     *,
     subprotocols: Iterable[str] = (),
     headers: Mapping[str, str] | None = None,
-    timeout: float = PATIENCE,
+    timeout: float = TIMEOUT,
     max_size: int | None = 64 << 20,
 ) -> WebSocket:
     """Connect to *url*.

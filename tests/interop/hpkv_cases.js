@@ -54,7 +54,7 @@ function notifications(client) {
 
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
-async function until(question, ms = 5000) {
+async function until(question, ms = 60000) {
   const end = Date.now() + ms;
   while (!question()) {
     assert(Date.now() < end, `not within ${ms} ms: ${question}`);

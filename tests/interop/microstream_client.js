@@ -59,7 +59,7 @@ class Service {
     return this;
   }
 
-  sendRequest(targetService, event, data, timeout = 5000) {
+  sendRequest(targetService, event, data, timeout = 60000) {
     const id = randomBytes(16).toString("base64url").slice(0, 21);
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => reject({ code: "REQUEST_TIMEOUT" }), timeout);

@@ -18,7 +18,7 @@ async function rejected(promise) {
 
 async function moved(service) {
   for (let tries = 0; service.transport !== transports.at(-1); tries++) {
-    assert(tries < 500, `still ${service.transport}`);
+    assert(tries < 6000, `still ${service.transport}`);
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
 }
@@ -85,7 +85,7 @@ async function main() {
 
   const large = "x".repeat(200_000);
   assert.deepStrictEqual(await a.sendRequest("round-b", "echo", large), { got: large });
-  const many = await Promise.all(Array.from({ length: 1000 }, (_, n) => a.sendRequest("round-b", "echo", n, 20000)));
+  const many = await Promise.all(Array.from({ length: 1000 }, (_, n) => a.sendRequest("round-b", "echo", n)));
   assert.deepStrictEqual(many, Array.from({ length: 1000 }, (_, n) => ({ got: n })));
 
   const open = rejected(a.sendRequest("round-b", "late"));

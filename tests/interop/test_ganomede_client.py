@@ -10,7 +10,6 @@ import pytest_twisted
 from tests.http_client import get, post
 
 SECRET = "s3cret"
-pytestmark = pytest.mark.timeout(90)
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ class Reports:
     async def of(self, node, script, mode):
         if (script, mode) not in self._runs:
             options = BROWSER if mode == "browser" else QUIET
-            lines = await node.run(script, mode, self.url, API_KEY, timeout=50.0, NODE_OPTIONS=options)
+            lines = await node.run(script, mode, self.url, API_KEY, NODE_OPTIONS=options)
             said = [json.loads(line) for line in lines if line.startswith('{"case":')]
             self._runs[script, mode] = {line["case"]: line["error"] for line in said}
         return self._runs[script, mode]

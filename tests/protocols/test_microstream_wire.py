@@ -599,7 +599,7 @@ async def test_an_invalid_first_packet_closes(suite):
 @pytest_twisted.ensureDeferred
 async def test_no_connect_in_time_closes(calm):
     socket = await open_websocket(calm, "/socket.io/")
-    assert (await socket.closed(2.0))[0] == 1008
+    assert (await socket.closed())[0] == 1008
 
 
 # Socket.IO: disconnect

@@ -20,6 +20,7 @@ from twisted.internet.interfaces import IDelayedCall
 
 from broker.testing import Connected
 from broker.testing import connect as connect_fake
+from tests.eventually import TIMEOUT
 from tests.ws_client import Closed, Refused, WebSocket, ws_connect
 
 
@@ -126,7 +127,7 @@ class NetClient(Client):
             raise RuntimeError("the socket is not open")
         self._socket.send(text)
 
-    def message(self, timeout: float = 10.0) -> Deferred[str]:
+    def message(self, timeout: float = TIMEOUT) -> Deferred[str]:
         """Return what ``onMessage`` is called with next."""
         reader: Deferred[str] = Deferred(lambda d: self._readers.remove(d))
         if self._messages:
@@ -175,7 +176,7 @@ class NetClient(Client):
             self.opens += 1
             self.connect()
             while True:
-                self._hear(str(await self._socket.receive(timeout=60.0)))
+                self._hear(str(await self._socket.receive(timeout=10 * TIMEOUT)))
         finally:
             self._socket = None
             if not self._ended:

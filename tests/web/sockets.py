@@ -17,8 +17,8 @@ from twisted.python.failure import Failure
 
 from broker.web.outbox import Outbox
 from broker.web.transport import listen, writer_for
+from tests.eventually import TIMEOUT
 
-PATIENCE = 10  # seconds
 reactor: Any = real_reactor
 # Twisted's own use of pyOpenSSL.
 OLD_OPENSSL_OBJECTS = pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
@@ -57,7 +57,7 @@ class Client(Protocol):
         self.wanted = size
         self.complete = Deferred()
         self._check()
-        return self.complete.addTimeout(PATIENCE, reactor)
+        return self.complete.addTimeout(TIMEOUT, reactor)
 
     def dataReceived(self, data: bytes) -> None:
         self.data += data
@@ -89,7 +89,7 @@ class Scene:
     async def connect(self, address: Any, wrap: Callable[[Any], Any] = lambda endpoint: endpoint) -> Client:
         text = f"unix:{address}" if isinstance(address, Path) else f"tcp:127.0.0.1:{address}"
         client: Client = await connectProtocol(wrap(clientFromString(reactor, text)), Client()).addTimeout(
-            PATIENCE, reactor
+            TIMEOUT, reactor
         )
         self.clients.append(client)
         return client

@@ -17,7 +17,8 @@ from twisted.internet.task import Clock
 from broker.web import transport as transports
 from broker.web.outbox import Outbox
 from broker.web.transport import FramePort, FrameReactor, FrameTransport, listen, unfit
-from tests.web.sockets import OLD_OPENSSL_OBJECTS, PATIENCE, Client, Scene, Server, Servers, reactor
+from tests.eventually import TIMEOUT
+from tests.web.sockets import OLD_OPENSSL_OBJECTS, Client, Scene, Server, Servers, reactor
 
 
 @pytest_twisted.ensureDeferred
@@ -163,7 +164,7 @@ async def test_twelve_megabytes_reach_a_client_that_reads_late(scene: Scene) -> 
     server.send(b"the end")
     server.transport.loseConnection()
     client.transport.resumeProducing()
-    await client.ended.addTimeout(PATIENCE, reactor)
+    await client.ended.addTimeout(TIMEOUT, reactor)
     scene.clients.remove(client)
     assert bytes(client.data) == b"".join(pieces) + b"the end"
 
@@ -200,7 +201,7 @@ async def test_a_connection_that_was_reset_ends_in_a_flush(scene: Scene) -> None
     for _ in range(3):
         server.send(b"a" * 1000)
         scene.outbox.flush()
-    reason = await lost.addTimeout(PATIENCE, reactor)
+    reason = await lost.addTimeout(TIMEOUT, reactor)
     assert isinstance(reason, ConnectionLost)
 
 
@@ -211,4 +212,4 @@ async def test_a_client_that_ends_its_half_is_answered_all_the_same(scene: Scene
     client.transport.write(b"last words")
     client.transport.loseWriteConnection()
     assert await client.until(10) == b"last words"
-    await client.ended.addTimeout(PATIENCE, reactor)
+    await client.ended.addTimeout(TIMEOUT, reactor)

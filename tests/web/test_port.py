@@ -31,12 +31,12 @@ from broker.web.outbox import Outbox
 from broker.web.site import Site
 from broker.web.transport import listen
 from broker.web.websocket import WebSocketDoor, WebSocketOptions
+from tests.eventually import TIMEOUT
 from tests.http_client import get, post
 from tests.web.wire import Heard, read_all
 from tests.ws_client import Refused as WasRefused
 from tests.ws_client import ws_connect
 
-PATIENCE = 10.0
 UPGRADE = (
     "Connection: Upgrade",
     "Upgrade: websocket",
@@ -134,7 +134,7 @@ class Client(Protocol):
         while not ready():
             changed: Deferred[None] = Deferred()
             self._changed.append(changed)
-            await changed.addTimeout(PATIENCE, reactor)
+            await changed.addTimeout(TIMEOUT, reactor)
 
     async def answers(self, number: int) -> list[Heard]:
         """Wait for *number* answers without unusual lengths."""
@@ -247,7 +247,7 @@ async def test_a_waiting_request_is_cancelled_when_its_client_goes(served: Serve
     while not served.dialect.waiting:
         await client_turn()
     client.transport.abortConnection()
-    await served.dialect.cancelled.addTimeout(PATIENCE, reactor)
+    await served.dialect.cancelled.addTimeout(TIMEOUT, reactor)
     await client_turn()
     assert served.dialect.peers[0].closed == 1
 
@@ -315,7 +315,7 @@ async def test_draining_answers_what_waits_and_closes_websockets(served: Served)
     client = await ws_connect(f"{served.url.replace('http', 'ws')}/ws")
     while not served.dialect.waiting:
         await client_turn()
-    draining = served.site.drain(PATIENCE)
+    draining = served.site.drain(TIMEOUT)
     served.site.drain = lambda _: draining  # type: ignore[method-assign]
     served.dialect.waiting[0].callback(Response(body=b"[]"))
     (answer,) = await busy.answers(1)

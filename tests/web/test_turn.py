@@ -15,6 +15,7 @@ from twisted.logger import LogLevel
 from broker.web.outbox import Outbox
 from broker.web.transport import FrameTransport, listen
 from broker.web.turn import Turn
+from tests.eventually import TIMEOUT
 from tests.logs import failures_of, logging
 
 
@@ -81,7 +82,7 @@ class House:
     def connect(self) -> tuple[socket.socket, Talker]:
         count = len(self.hall.talkers)
         client = socket.create_connection(self.port.socket.getsockname())
-        client.settimeout(5)
+        client.settimeout(TIMEOUT)
         self.clients.append(client)
         self.run(lambda: len(self.hall.talkers) > count)
         return client, self.hall.talkers[-1]

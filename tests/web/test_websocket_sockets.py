@@ -15,8 +15,9 @@ from broker.messages import HttpRequest, text_frame
 from broker.web.link import WebSocketLink
 from broker.web.transport import FrameTransport
 from broker.web.websocket import Tally, WebSocketDoor, WebSocketOptions
+from tests.eventually import TIMEOUT
 from tests.web.frames import CLOSE, HANDSHAKE, TEXT, Session, closing, refuse, server_frames, text
-from tests.web.sockets import OLD_OPENSSL_OBJECTS, PATIENCE, Client, Scene, reactor
+from tests.web.sockets import OLD_OPENSSL_OBJECTS, Client, Scene, reactor
 from tests.ws_client import WebSocket, ws_connect
 
 REQUEST = (
@@ -84,7 +85,7 @@ async def speak(client: Client) -> None:
     assert server_frames(frames) == [(TEXT, b"one")]
     client.data.clear()
     client.transport.write(text("echo " + "x" * 100_000) + closing(4000, b"bye"))
-    await client.ended.addTimeout(PATIENCE, reactor)
+    await client.ended.addTimeout(TIMEOUT, reactor)
     assert server_frames(bytes(client.data)) == [(TEXT, b"x" * 100_000), (CLOSE, b"\x0f\xa0bye")]
 
 
@@ -109,7 +110,7 @@ async def test_a_conversation_over_tls(scene: Scene) -> None:
     ended = server.ended
     await speak(client)
     scene.clients.remove(client)
-    assert await ended.addTimeout(PATIENCE, reactor) == (4000, "bye")
+    assert await ended.addTimeout(TIMEOUT, reactor) == (4000, "bye")
 
 
 @pytest_twisted.ensureDeferred
@@ -120,7 +121,7 @@ async def test_a_conversation_over_a_unix_socket(scene: Scene, short_path: Path)
     ended = server.ended
     await speak(client)
     scene.clients.remove(client)
-    assert await ended.addTimeout(PATIENCE, reactor) == (4000, "bye")
+    assert await ended.addTimeout(TIMEOUT, reactor) == (4000, "bye")
 
 
 @pytest_twisted.ensureDeferred
@@ -133,7 +134,7 @@ async def test_a_close_of_ours_is_seen_and_the_connection_ends_cleanly(scene: Sc
     link.close(1001, "leaving")
     assert await client.receive() == "last words"
     assert await client.closed() == (1001, "leaving")
-    assert await ended.addTimeout(PATIENCE, reactor) == (1001, "leaving")
+    assert await ended.addTimeout(TIMEOUT, reactor) == (1001, "leaving")
 
 
 async def fan_out(server: Fronts, readers: list[WebSocket], frame: Any, rounds: int) -> int:
@@ -161,7 +162,7 @@ async def test_a_dead_reader_is_cut_off_and_the_others_get_everything(scene: Sce
     frame = text_frame(b"x" * 100_000)
     most = await fan_out(server, readers, frame, 150)
     assert most <= limit + 2 * len(frame.wire) + 65536
-    assert await ended.addTimeout(PATIENCE, reactor) == (1013, "reading too slowly")
+    assert await ended.addTimeout(TIMEOUT, reactor) == (1013, "reading too slowly")
     assert server.tally.slow_consumers == {"close": 1}
     assert len(server.door.links) == 4
     assert server.tally.messages_out >= 600
@@ -172,7 +173,7 @@ async def test_a_dead_reader_is_cut_off_and_the_others_get_everything(scene: Sce
 
 @pytest_twisted.ensureDeferred
 async def test_a_slow_reader_that_wakes_up_gets_what_waited_and_then_1013(scene: Scene) -> None:
-    server, port = await fronts(scene, send_queue_bytes=100_000, slow_grace=PATIENCE)
+    server, port = await fronts(scene, send_queue_bytes=100_000, slow_grace=TIMEOUT)
     client = await connect(port)
     client.mute()
     [link] = server.door.links
@@ -209,4 +210,4 @@ async def test_a_dead_reader_over_tls_is_cut_off(scene: Scene) -> None:
         reactor.callLater(0, turn.callback, None)
         await turn
     assert server.tally.slow_consumers == {"close": 1}
-    assert await ended.addTimeout(PATIENCE, reactor) == (1013, "reading too slowly")
+    assert await ended.addTimeout(TIMEOUT, reactor) == (1013, "reading too slowly")
