@@ -10,6 +10,7 @@ from __future__ import annotations
 import attrs
 from twisted.internet import reactor
 from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import Clock
 
 from broker.service import Broker
 from broker.testing import make_broker
@@ -22,6 +23,7 @@ from protocols.microstream.namespaces import SocketSession
 from protocols.microstream.server import Bounds, Server
 from protocols.microstream.sessions import Session
 
+CONNECT_TIMEOUT = 1.0  # seconds
 TIMES = Times(ping_interval=0.3, ping_timeout=0.2, upgrade_timeout=0.4)
 
 
@@ -32,7 +34,7 @@ class Echo(Session):
 
 class Suite(SocketSession):
     def __init__(self, server, peer, handshake, link):
-        super().__init__(server, peer, handshake, link, connect_timeout=1.0)
+        super().__init__(server, peer, handshake, link, connect_timeout=CONNECT_TIMEOUT)
 
     def take_connect(self, asked):
         if asked.namespace not in ("/", "/custom"):
@@ -51,8 +53,9 @@ class Suite(SocketSession):
 
 @attrs.define(eq=False)
 class SuiteServer:
-    """Both servers, listening."""
+    """Both servers, listening; time goes by for their sessions only when ``clock`` is advanced."""
 
+    clock: Clock
     broker: Broker
     servers: list[Server]
     site: Site
@@ -60,15 +63,16 @@ class SuiteServer:
 
     @classmethod
     async def start(cls, times: Times = TIMES, **bounds: object) -> SuiteServer:
+        clock = Clock()
         servers = [
-            Server(make, reactor, name=name, path=f"/{name}/", times=times, bounds=Bounds(**bounds))
+            Server(make, clock, name=name, path=f"/{name}/", times=times, bounds=Bounds(**bounds))
             for make, name in ((Echo, "engine.io"), (Suite, "socket.io"))
         ]
         broker = make_broker(reactor)
         door = WebSocketDoor(WebSocketOptions(), reactor, broker.metrics)
         site = Site(servers, broker.attach, reactor, door, broker.metrics)
         port = await listen(reactor, "tcp:0:interface=127.0.0.1", site, Outbox(reactor))
-        return cls(broker, servers, site, port)
+        return cls(clock, broker, servers, site, port)
 
     async def stop(self) -> None:
         """End it; nothing may be left of any session."""

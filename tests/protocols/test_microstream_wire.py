@@ -11,7 +11,7 @@ from twisted.web.client import ResponseNeverReceived
 from protocols.microstream.engineio import Times
 from tests.eventually import eventually
 from tests.http_client import get, post, request
-from tests.protocols.socketio_server import SuiteServer
+from tests.protocols.socketio_server import CONNECT_TIMEOUT, TIMES, SuiteServer
 from tests.ws_client import Closed, Refused, ws_connect
 
 
@@ -44,6 +44,11 @@ async def waits(suite, url):
 async def gone(suite, url):
     """Return when the session has ended by itself."""
     await eventually(lambda: session_of(suite, url) is None)
+
+
+def passes(suite, seconds):
+    """Let *seconds*, and a moment for the timers, go by for the sessions."""
+    suite.clock.advance(seconds + 0.01)
 
 
 BOTH = pytest.mark.parametrize("path", ["/engine.io/", "/socket.io/"])
@@ -304,7 +309,10 @@ async def test_a_frame_over_the_limit_closes_with_1009(calm):
 async def test_three_rounds_of_heartbeat_by_polling(suite, path):
     url = await open_polling(suite, path)
     for _ in range(3):
-        assert (await get(url)).text == "2"
+        waiting = get(url)
+        await waits(suite, url)
+        passes(suite, TIMES.ping_interval)
+        assert (await waiting).text == "2"
         assert (await post(url, body=b"3")).text == "ok"
 
 
@@ -312,7 +320,10 @@ async def test_three_rounds_of_heartbeat_by_polling(suite, path):
 @pytest_twisted.ensureDeferred
 async def test_without_a_pong_a_polling_session_ends(suite, path):
     url = await open_polling(suite, path)
-    await gone(suite, url)
+    passes(suite, TIMES.ping_interval)
+    assert session_of(suite, url)
+    passes(suite, TIMES.ping_timeout)
+    assert session_of(suite, url) is None
     assert await status_of(url) == 400
 
 
@@ -320,9 +331,12 @@ async def test_without_a_pong_a_polling_session_ends(suite, path):
 @pytest_twisted.ensureDeferred
 async def test_three_rounds_of_heartbeat_by_websocket(suite, path):
     socket = await open_websocket(suite, path)
+    [session] = [session for server in suite.servers for session in server.sessions.values()]
     for _ in range(3):
+        passes(suite, TIMES.ping_interval)
         assert await socket.receive() == "2"
         socket.send("3")
+        await eventually(lambda: not session.engine.awaiting)
     await socket.close()
 
 
@@ -330,6 +344,9 @@ async def test_three_rounds_of_heartbeat_by_websocket(suite, path):
 @pytest_twisted.ensureDeferred
 async def test_without_a_pong_a_websocket_is_closed(suite, path):
     socket = await open_websocket(suite, path)
+    passes(suite, TIMES.ping_interval)
+    assert await socket.receive() == "2"
+    passes(suite, TIMES.ping_timeout)
     assert await socket.closed() == (1001, "ping timeout")
 
 
@@ -437,6 +454,7 @@ async def test_polling_goes_on_when_the_upgrade_takes_too_long(calm):
     socket = await ws_connect(upgrade_url(calm, url))
     socket.send("2probe")
     assert await socket.receive() == "3probe"
+    passes(calm, 0.2)
     await socket.closed()
     waiting = get(url)
     await post(url, body=b"4x")
@@ -599,6 +617,7 @@ async def test_an_invalid_first_packet_closes(suite):
 @pytest_twisted.ensureDeferred
 async def test_no_connect_in_time_closes(calm):
     socket = await open_websocket(calm, "/socket.io/")
+    passes(calm, CONNECT_TIMEOUT)
     assert (await socket.closed())[0] == 1008
 
 
@@ -609,7 +628,8 @@ async def test_no_connect_in_time_closes(calm):
 async def test_disconnect_keeps_the_connection(suite):
     socket = await open_socketio(suite)
     socket.send("41")
-    assert await socket.receive() == "2"
+    socket.send("40/custom")
+    assert (await socket.receive()).startswith("40/custom,")
     await socket.close()
 
 
