@@ -7,7 +7,7 @@ BIN := .venv/bin
 NPM := $(shell command -v npm || echo ../../$(BIN)/npm)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test lint types tests bench docs clean
+.PHONY: run test lint types tests quick soak bench docs clean
 
 run: .venv/.run
 	@$(BIN)/twistd -n --pidfile= broker
@@ -20,6 +20,14 @@ lint: .venv/.test
 
 types: .venv/.test
 	$(BIN)/mypy
+
+# What needs neither processes nor Redis nor Node.
+quick: .venv/.test
+	$(BIN)/python -m pytest -q -n $(JOBS) -m "not processes"
+
+# Those that kill brokers and Redis at random, with all their rounds.
+soak: .venv/.test
+	$(BIN)/python -m pytest -q -n $(JOBS) --soak tests/test_durability.py tests/test_cluster.py
 
 # The report comes from all workers; see [tool.coverage] in pyproject.toml.
 tests: .venv/.test tests/interop/node_modules/.done

@@ -27,6 +27,27 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("txbroker")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="run all rounds of the tests that kill at random")
+
+
+@pytest.fixture
+def soak(request: pytest.FixtureRequest) -> bool:
+    """Whether a test that kills at random runs all its rounds, not only the first few."""
+    return bool(request.config.getoption("--soak"))
+
+
+# What starts a broker, Redis or Node.  A test that starts a process without them bears the mark itself.
+PROCESSES = {"daemon", "shared_daemon", "start_daemon", "node", "redis_server", "shared_redis_server"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need other processes: those that ``make quick`` leaves out."""
+    for item in items:
+        if PROCESSES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("processes")
+
+
 def _directory() -> Path:
     # Not pytest's own: the path of a unix socket holds no more than 107 bytes.
     return Path(tempfile.mkdtemp(prefix="txbroker-"))

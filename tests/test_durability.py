@@ -13,7 +13,6 @@ from twisted.internet.defer import Deferred, gatherResults
 from tests.daemon import Daemon
 from tests.http_client import get, post
 
-ROUNDS = 50  # kills in all
 DAEMONS = 2  # that are killed side by side, each on a store of its own
 WRITERS = 4
 
@@ -83,16 +82,18 @@ class Witness:
         return get(f"{self.events}?clientId=check&channel=ch&limit=1000&after={after}")
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest_twisted.ensureDeferred
-async def test_nothing_acknowledged_is_lost_by_killing(start_daemon):
+async def test_nothing_acknowledged_is_lost_by_killing(start_daemon, soak):
+    rounds = 25 if soak else 5
+
     async def lives(number: int) -> None:
         daemon = await start_daemon(TXBROKER_PROTOCOLS="ganomede", TXBROKER_POLL_TIMEOUT_SECONDS="0")
         witness = Witness(daemon, random.Random(number))
-        for round_ in range(ROUNDS // DAEMONS):
+        for round_ in range(rounds):
             await witness.live(round_)
             await daemon.start()
             await witness.check()
-        assert len(witness.acknowledged) >= ROUNDS // DAEMONS * WRITERS
+        assert len(witness.acknowledged) >= rounds * WRITERS
 
     await gatherResults([Deferred.fromCoroutine(lives(number)) for number in range(DAEMONS)])

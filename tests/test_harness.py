@@ -49,7 +49,7 @@ async def test_websocket_client_exchanges_text_and_binary(echo_url):
     assert socket.subprotocol == "two"
     assert await socket.receive_json() == {"a": "ä"}
     assert await socket.receive() == b"\x00\xff\x00\xff"
-    assert await socket.silent()
+    assert socket.waiting == []
     assert await socket.close() == (1000, "")
 
 
@@ -89,6 +89,7 @@ async def test_http_client_sends_json_and_reads_the_answer():
     await port.stopListening()
 
 
+@pytest.mark.processes
 @pytest_twisted.ensureDeferred
 async def test_program_is_heard_and_ended(tmp_path: Path):
     code = "import sys\nfor line in sys.stdin: print('heard', line, end='', flush=True)"
@@ -101,6 +102,7 @@ async def test_program_is_heard_and_ended(tmp_path: Path):
     assert program.lines == ["heard one", "heard two"]
 
 
+@pytest.mark.processes
 @pytest_twisted.ensureDeferred
 async def test_waiting_for_a_program_that_ends_fails(tmp_path: Path):
     program = Program.start([sys.executable, "-c", "print('no')"], env={}, cwd=tmp_path)

@@ -628,6 +628,7 @@ def killed_while_appending(directory: Path, lines: int) -> dict[str, list[int]]:
     return ids
 
 
+@pytest.mark.processes
 def test_nothing_acknowledged_is_lost_when_the_process_is_killed(home: Home) -> None:
     heads: dict[str, int] = {}
     for number in range(3):

@@ -23,6 +23,7 @@ from tests.ws_client import ws_connect
 MEASURED = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
 WAITER = {"TXBROKER_PROTOCOLS": "tests.waiter:Dialect", **MEASURED}
 ENDLESS = "600"  # seconds: a test that waits for these fails
+pytestmark = pytest.mark.processes
 
 
 @pytest.fixture(scope="module")
