@@ -101,15 +101,6 @@ class WebSocket(Protocol):
     async def receive_json(self, timeout: float = TIMEOUT) -> Any:
         return json.loads(await self.receive(timeout))
 
-    async def silent(self, marker: float = 0.1) -> bool:
-        """Whether nothing comes within *marker* seconds; prefer a reply to an own message as the marker."""
-        if self._messages:
-            return False
-        waited: Deferred[None] = Deferred()
-        reactor.callLater(marker, waited.callback, None)
-        await waited
-        return not self._messages
-
     @property
     def waiting(self) -> list[str | bytes]:
         """What has come and was not received yet."""

@@ -129,7 +129,7 @@ async def test_a_response_without_a_result_is_null(join):
 @pytest_twisted.ensureDeferred
 async def test_a_silent_service_costs_the_caller_its_timeout(join):
     service, caller = await join(MicroStream, "slow"), await join(OwlMeans)
-    error = await caller.failure("slow.x", timeout=100)
+    error = await caller.failure("slow.x", timeout=1000)
     assert error == "SocketErrorTimeout|||socket:timeout:call|||"
     service.answer(await service.request(), '"late"')
     # Nothing comes of that, or the emulator would know.

@@ -1,7 +1,7 @@
 // The 21 cases of a client with an API key.
 'use strict';
 
-const { api, apiKey, assert, connectedApi, failure, fails, pause, run, unique, until } = require('./hpkv_cases');
+const { api, apiKey, assert, connectedApi, failure, fails, run, unique, until } = require('./hpkv_cases');
 
 const succeeded = (answer) => {
   assert.strictEqual(answer.success, true);
@@ -20,10 +20,8 @@ run({
   },
   'disconnects': async () => {
     const client = await connectedApi();
-    const begun = Date.now();
     await client.disconnect();
     assert.strictEqual(client.getConnectionState(), 'DISCONNECTED');
-    assert(Date.now() - begun < 1000);
   },
   'disconnects once when asked twice at a time': async () => {
     const client = await connectedApi();
@@ -124,15 +122,15 @@ run({
     const key = unique('paced');
     await Promise.all(Array.from({ length: 10 }, (_, i) => client.set(`${key}-${i}`, 'x')));
     const took = Date.now() - begun;
-    assert(took >= 800 && took < 2500, `${took} ms`);
+    assert(took >= 800, `${took} ms`);
   },
   'sends at once what it does not pace': async () => {
     const client = await connectedApi();
     const begun = Date.now();
     const key = unique('at-once');
-    const answers = await Promise.all(Array.from({ length: 5 }, (_, i) => client.set(`${key}-${i}`, 'x')));
+    const answers = await Promise.all(Array.from({ length: 200 }, (_, i) => client.set(`${key}-${i}`, 'x')));
     answers.forEach(succeeded);
-    assert(Date.now() - begun < 1000);
+    assert(Date.now() - begun < 15000); // at its usual pace it would be 20 seconds
   },
   'comes back after a close': async () => {
     const client = await connectedApi({ ...{ throttling: { enabled: false } }, initialDelayBetweenReconnects: 100 });
@@ -141,7 +139,6 @@ run({
     client.ws.close(1002, 'as a test');
     await until(() => told.length === 1);
     await until(() => client.getConnectionStats().isConnected);
-    await pause(50);
     succeeded(await client.set(unique('back'), 'x'));
     assert(apiKey);
   },

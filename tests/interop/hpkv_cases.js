@@ -62,6 +62,15 @@ async function until(question, ms = 60000) {
   }
 }
 
+// Set a key to 'end', and leave of what was heard only what came before that.
+async function upTo(writer, heards, ...keys) {
+  for (const key of keys) await writer.set(key, 'end');
+  for (const heard of heards) {
+    await until(() => heard.some(({ value }) => value === 'end'));
+    heard.splice(heard.findIndex(({ value }) => value === 'end'));
+  }
+}
+
 // The error that a promise ends with.
 async function failure(promise) {
   try {
@@ -98,6 +107,6 @@ async function run(cases) {
 }
 
 module.exports = {
-  api, apiKey, assert, baseUrl, connectedApi, connectedSubscriber, failure, fails, mode, notifications, pause, run,
-  subscriber, token, unique, until,
+  api, apiKey, assert, baseUrl, connectedApi, connectedSubscriber, failure, fails, mode, notifications, run,
+  subscriber, token, unique, until, upTo,
 };

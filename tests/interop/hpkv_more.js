@@ -2,8 +2,8 @@
 'use strict';
 
 const {
-  api, assert, baseUrl, connectedApi, connectedSubscriber, failure, fails, notifications, pause, run, subscriber, token,
-  unique, until,
+  api, assert, baseUrl, connectedApi, connectedSubscriber, failure, fails, notifications, run, subscriber, token,
+  unique, until, upTo,
 } = require('./hpkv_cases');
 
 // pattern, key, whether it is admitted as accessPattern, whether it is heard of as one of subscribePatterns
@@ -175,7 +175,7 @@ run({
     for (const client of two) await client.connect();
     const heard = two.map(notifications);
     await two[0].set('again', 'x');
-    await pause(100);
+    await upTo(two[0], heard, 'again');
     assert.deepStrictEqual(heard.map(({ length }) => length), [1, 1]);
   },
 });

@@ -2,11 +2,10 @@
 'use strict';
 
 const {
-  assert, connectedApi, connectedSubscriber, failure, fails, mode, notifications, pause, run, subscriber, token, unique,
-  until,
+  assert, connectedApi, connectedSubscriber, failure, fails, mode, notifications, run, subscriber, token, unique, until,
+  upTo,
 } = require('./hpkv_cases');
 
-const QUIET = mode === 'node' ? 100 : 50; // ms within which a notification must have come
 const pattern = { accessPattern: 'sub-test-*' };
 const wanted = (...keys) => ({ subscribeKeys: keys, ...pattern });
 
@@ -59,23 +58,25 @@ const cases = {
     await writer.set(key, 'before');
     const heard = notifications(await connectedSubscriber(wanted(key)));
     await writer.set(key, 'after');
-    await pause(QUIET);
+    await upTo(writer, [heard], key);
     assert.strictEqual(heard.length, 1);
     assert.deepStrictEqual([heard[0].type, heard[0].key, heard[0].value], ['notification', key, 'after']);
     assert(Math.abs(heard[0].timestamp - Date.now()) < 60000);
   },
   'hears nothing of other keys': async () => {
-    const client = await connectedSubscriber(wanted(unique('sub-test-mine')));
-    const heard = notifications(client);
-    await (await connectedApi()).set(unique('sub-test-not-mine'), 'x');
-    await pause(QUIET);
+    const mine = unique('sub-test-mine');
+    const heard = notifications(await connectedSubscriber(wanted(mine)));
+    const writer = await connectedApi();
+    await writer.set(unique('sub-test-not-mine'), 'x');
+    await upTo(writer, [heard], mine);
     assert.deepStrictEqual(heard, []);
   },
   'hears as one of two': async () => {
     const key = unique('sub-test-both');
     const both = [await connectedSubscriber(wanted(key)), await connectedSubscriber(wanted(key))].map(notifications);
-    await (await connectedApi()).set(key, 'x');
-    await pause(QUIET);
+    const writer = await connectedApi();
+    await writer.set(key, 'x');
+    await upTo(writer, both, key);
     assert.deepStrictEqual(both.map((heard) => heard.length), [1, 1]);
   },
   'hears nothing after it has unsubscribed': async () => {
@@ -87,8 +88,10 @@ const cases = {
     await writer.set(key, '1');
     await until(() => heard.length === 1);
     client.unsubscribe(id);
+    const others = notifications(client);
     await writer.set(key, '2');
-    await pause(QUIET);
+    await upTo(writer, [others], key);
+    assert.strictEqual(others.length, 1);
     assert.strictEqual(heard.length, 1);
   },
   'is denied what another may have': async () => {
@@ -138,13 +141,12 @@ if (mode === 'browser') {
     });
     const heard = notifications(client);
     await writer.set(key, 'same');
-    await pause(QUIET);
-    assert.strictEqual(heard.length, 1);
+    await until(() => heard.length >= 1);
     client.ws.close(3001, 'as a test');
     await until(() => !client.getConnectionStats().isConnected);
     await until(() => client.getConnectionStats().isConnected);
     await writer.set(key, 'new');
-    await pause(QUIET);
+    await upTo(writer, [heard], key);
     assert.deepStrictEqual(heard.map(({ value }) => value), ['same', 'new']);
   };
 }

@@ -24,6 +24,8 @@ async function moved(service) {
 }
 
 async function main() {
+  let arrived;
+  const arrival = new Promise((resolve) => (arrived = resolve));
   const b = new Service(url, "round-b", options)
     .onRequest("echo", (data) => ({ got: data }))
     .onRequest("text", () => "text")
@@ -35,6 +37,10 @@ async function main() {
       throw new Error("kaput");
     })
     .onRequest("late", () => new Promise((resolve) => setTimeout(() => resolve("late"), 300)))
+    .onRequest("never", () => {
+      arrived();
+      return new Promise(() => {});
+    })
     .onRequest("binary", (data) => ({ size: data.blob.length, back: Buffer.from([...data.blob].reverse()) }));
   await b.connected();
 
@@ -88,8 +94,8 @@ async function main() {
   const many = await Promise.all(Array.from({ length: 1000 }, (_, n) => a.sendRequest("round-b", "echo", n)));
   assert.deepStrictEqual(many, Array.from({ length: 1000 }, (_, n) => ({ got: n })));
 
-  const open = rejected(a.sendRequest("round-b", "late"));
-  await new Promise((resolve) => setTimeout(resolve, 50));
+  const open = rejected(a.sendRequest("round-b", "never"));
+  await arrival;
   b.close();
   const lost = await open;
   assert.strictEqual(lost.code, "TARGET_SERVICE_DISCONNECTED");

@@ -6,8 +6,6 @@ import json
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
-from twisted.internet.task import deferLater
 
 from tests.protocols.thinws_emulator import NetClient, compact
 from tests.ws_client import Refused, ws_connect
@@ -234,7 +232,7 @@ async def test_11_who_is_refused_does_not_come_back_all_the_time(start_daemon):
         assert json.loads(text)["message"] == "Not authorized"
         refused.connect()
     await member(let_in, "r")
-    await deferLater(reactor, 0.3)
+    assert json.loads(await refused.message())["message"] == "Not authorized"
     assert refused.attempts == 1
     assert not any("token=secret" in line for line in daemon.output)
     for client in (refused, let_in):
