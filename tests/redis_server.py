@@ -7,6 +7,9 @@ import shutil
 import signal
 import socket
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import txredisapi
@@ -27,9 +30,18 @@ def redis_executable() -> str:
 
 
 def free_port() -> int:
+    """Return a port that was free just now; whoever uses it must be ready to try another."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@contextmanager
+def refusing_port() -> Iterator[int]:
+    """Give a port that refuses connections, and that nobody else can take meanwhile."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield int(bound.getsockname()[1])
 
 
 class RedisServer:
@@ -83,8 +95,11 @@ class RedisServer:
         await self.program.end()
 
     def pause(self) -> None:
-        """Let it hang, with its connections open, until ``resume``."""
+        """Let it hang, with its connections open, until ``resume``; return when it does."""
         self.program.signal(signal.SIGSTOP)
+        state = Path(f"/proc/{self.program.pid}/stat")
+        while state.read_text().rpartition(") ")[2][0] != "T":
+            time.sleep(0.001)
 
     def resume(self) -> None:
         self.program.signal(signal.SIGCONT)

@@ -22,7 +22,7 @@ from broker.importer import Report, import_ganomede
 from broker.interfaces import IStore
 from broker.stores import open_store
 from tests.eventually import TIMEOUT
-from tests.redis_server import RedisServer, free_port
+from tests.redis_server import RedisServer, refusing_port
 
 TIME = 1_795_211_183_941  # ms
 
@@ -141,8 +141,8 @@ async def test_what_can_not_be_told_apart_is_said(original: Original, copy: Any,
 @pytest_twisted.ensureDeferred
 async def test_a_redis_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("broker.importer.PATIENCE", 0.5)
-    with pytest.raises(Unavailable, match=r"Redis can not be used: .*refused"):
-        await import_ganomede(f"redis://127.0.0.1:{free_port()}", new_store(tmp_path), reactor, print)
+    with refusing_port() as port, pytest.raises(Unavailable, match=r"Redis can not be used: .*refused"):
+        await import_ganomede(f"redis://127.0.0.1:{port}", new_store(tmp_path), reactor, print)
 
 
 @pytest_twisted.ensureDeferred

@@ -252,7 +252,7 @@ class Everything:
 
 
 async def _inside(directory: Path) -> tuple[Everything, Any]:
-    settings = Settings(ping_seconds=0.5, pong_seconds=0.5, store="sqlite:", durability="os")
+    settings = Settings(ping_seconds=0.5, pong_seconds=5.0, store="sqlite:", durability="os")
     dialects = load_dialects(settings.protocols, settings)
     store = open_store(settings.store, clock=reactor, directory=str(directory), durability="os")
     bus = open_bus(settings.bus, settings.node, reactor=reactor)
@@ -285,7 +285,7 @@ def resident(pid: int) -> int:
 
 @pytest_twisted.ensureDeferred
 async def test_memory_does_not_grow_with_those_who_have_gone(start_daemon):
-    daemon = await start_daemon(TXBROKER_PING_SECONDS="0.5", TXBROKER_PONG_SECONDS="0.5", TXBROKER_DURABILITY="os")
+    daemon = await start_daemon(TXBROKER_PING_SECONDS="0.5", TXBROKER_PONG_SECONDS="5", TXBROKER_DURABILITY="os")
     await all_visits(daemon.port, range(20))
     before = resident(daemon.pid)
     assert await all_visits(daemon.port, range(20, 120)) > 2000

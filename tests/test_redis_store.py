@@ -26,9 +26,9 @@ from broker.redis import RedisAddress, is_redis
 from broker.redis.connection import NotUsable
 from broker.redis.server import Server
 from broker.stores import open_store
-from tests.eventually import eventually, pause
-from tests.processes import Program
-from tests.redis_server import RedisServer, free_port, redis_executable
+from tests.eventually import eventually
+from tests.processes import Ended, Program
+from tests.redis_server import RedisServer, free_port, redis_executable, refusing_port
 from tests.store_contract import DurableContract, MakeStore
 
 _numbers = count()
@@ -183,20 +183,29 @@ async def test_tls(make_store: MakeRedisStore, short_path: Path) -> None:
     await server.kill()
 
 
+async def start_sentinel(master: RedisServer) -> tuple[Program, int]:
+    """Return a Sentinel that watches *master* as "shop", and its port."""
+    conf = master.directory / "sentinel.conf"
+    command = [redis_executable(), str(conf), "--sentinel"]
+    while True:
+        port = free_port()
+        watched = f"sentinel monitor shop 127.0.0.1 {master.port} 1"
+        conf.write_text(f"port {port}\nbind 127.0.0.1\ndir {master.directory}\n{watched}\n")
+        sentinel = Program.start(command, env={"LC_ALL": "C"}, cwd=master.directory)
+        try:
+            await sentinel.line(lambda line: "+monitor" in line)
+        except Ended:
+            assert "in use" in sentinel.report()  # somebody took it in between
+        else:
+            return sentinel, port
+
+
 @pytest_twisted.ensureDeferred
 async def test_sentinels_name_the_master(make_store: MakeRedisStore, redis_server: RedisServer) -> None:
-    port = free_port()
-    conf = redis_server.directory / "sentinel.conf"
-    conf.write_text(
-        f"port {port}\nbind 127.0.0.1\ndir {redis_server.directory}\n"
-        f"sentinel monitor shop 127.0.0.1 {redis_server.port} 1\n"
-    )
-    sentinel = Program.start(
-        [redis_executable(), str(conf), "--sentinel"], env={"LC_ALL": "C"}, cwd=redis_server.directory
-    )
-    await sentinel.line(lambda line: "+monitor" in line)
-    store = make_store(f"redis+sentinel://127.0.0.1:{port},127.0.0.1:{free_port()}/shop/1")
-    assert (await store.append("log", event())).id == 1
+    sentinel, port = await start_sentinel(redis_server)
+    with refusing_port() as dead:
+        store = make_store(f"redis+sentinel://127.0.0.1:{port},127.0.0.1:{dead}/shop/1")
+        assert (await store.append("log", event())).id == 1
     assert "shop of the Sentinels" in store.description
     await maybeDeferred(store.stopService)
     await sentinel.end()
@@ -281,7 +290,7 @@ async def test_a_lost_answer_fails_writes_and_repeats_reads(
     await store.append("log", event())
     redis_server.pause()
     write, read = store.append("log", event()), store.read("log", 0, 9)
-    await pause(0.1)
+    await eventually(lambda: store._batches._running)
     store._connection.drop("cut by the test")
     with pytest.raises(Unavailable, match="has not answered"):
         await write
@@ -294,7 +303,7 @@ async def test_a_lost_answer_fails_writes_and_repeats_reads(
 async def test_a_silent_redis_is_given_up(
     make_store: MakeRedisStore, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker.redis.connection.REPLY", 0.5)
+    monkeypatch.setattr("broker.redis.connection.REPLY", 2.0)
     store = make_store()
     await store.append("log", event())
     redis_server.pause()
@@ -315,7 +324,7 @@ async def test_a_redis_that_is_loading_is_waited_for(make_store: MakeRedisStore,
     await redis_server.command("EVAL", fill, "0")
     await redis_server.command("SAVE")
     await redis_server.kill()
-    redis_server.options = ["--key-load-delay", "1000"]  # microseconds: it looks at its clients every 2 MB
+    redis_server.options = ["--key-load-delay", "5000"]  # microseconds: it looks at its clients every 2 MB
     store = make_store()
     redis_server._spawn()
     await eventually(lambda: "loading" in store.ready)

@@ -168,7 +168,7 @@ async def serve(description: str, times: Times | None = None) -> tuple[Served, I
         dialect.peers.append(Peer())
         return dialect.peers[-1]
 
-    door = WebSocketDoor(WebSocketOptions(close_timeout=0.2), reactor, metrics)
+    door = WebSocketDoor(WebSocketOptions(close_timeout=TIMEOUT), reactor, metrics)
     site = Site([dialect], attach, reactor, door, metrics, times=times, limits=Limits(body_bytes=1 << 21))
     port = await listen(reactor, description, site, Outbox(reactor))
     address = port.getHost()
