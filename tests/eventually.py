@@ -24,5 +24,5 @@ async def eventually(condition: Callable[[], Any], timeout: float = TIMEOUT) -> 
 
 
 async def pause(seconds: float) -> None:
-    """Let others work, where only time shows that nothing more comes."""
+    """Let others work between two looks at what is waited for; never instead of a look."""
     await deferLater(reactor, seconds)

@@ -64,7 +64,7 @@ async def queries_and_headers(daemon, secrets):
 
 
 async def native(daemon, secrets):
-    token = secrets.keep(jwt.encode({"sub": "bob", "exp": time.time() + 60}, SIGNING, "HS256"))
+    token = secrets.keep(jwt.encode({"sub": "bob", "exp": time.time() + 3600}, SIGNING, "HS256"))
     for good in (token, SHARED, PREVIOUS, NAMED):
         await (await OwlMeans.join(daemon, token=good)).socket.close()
         owl = await OwlMeans.join(daemon)
