@@ -449,7 +449,7 @@ async def test_a_silent_holder_on_another_node_is_replaced(make_nodes: MakeNodes
         await new.peer.perform(["s"], whole=True, takeover=True)
     old.alive = False
     for node in (one, two):
-        node.broker.neighbours._probe = 0.1  # seconds  # type: ignore[union-attr]
+        node.broker.neighbours._probe = 0.1  # type: ignore[union-attr]  # seconds
     await new.peer.perform(["s"], whole=True, takeover=True)
     assert old.hung_up == (1001, "replaced")
     assert await one.bus.holders(["service:s"]) == ("service:s", [two.bus.address])
@@ -461,7 +461,7 @@ async def test_the_holder_on_a_dead_node_is_replaced_before_the_lease_ends(make_
     old, new = one.client(), two.client()
     await old.peer.perform(["s"], whole=True)
     await one.die()
-    two.broker.neighbours._probe = 0.1  # seconds  # type: ignore[union-attr]
+    two.broker.neighbours._probe = 0.1  # type: ignore[union-attr]  # seconds
     await new.peer.perform(["s"], whole=True, takeover=True)
     assert await two.bus.holders(["service:s"]) == ("service:s", [two.bus.address])
 
