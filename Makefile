@@ -27,7 +27,7 @@ quick: .venv/.test
 
 # Those that kill brokers and Redis at random, with all their rounds.
 soak: .venv/.test
-	$(BIN)/python -m pytest -q -n $(JOBS) --soak tests/test_durability.py tests/test_cluster.py
+	$(BIN)/python -m pytest -q -n $(JOBS) --soak tests/faults/test_durability.py tests/faults/test_cluster.py
 
 # The report comes from all workers; see [tool.coverage] in pyproject.toml.
 tests: .venv/.test tests/interop/node_modules/.done

@@ -17,12 +17,12 @@ from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.task import react
 
 from broker.buses import open_bus
-from broker.channels import Past
+from broker.core.channels import Past
 from broker.messages import Event
 from broker.stores import open_store
 from tests.bridge.clients import Ganomede, OwlMeans
-from tests.daemon import Daemon
-from tests.redis_server import RedisServer
+from tests.support.daemon import Daemon
+from tests.support.redis_server import RedisServer
 
 BODY = b'{"payload":"' + b"x" * 106 + b'"}'  # 120 bytes
 LISTENERS, EVENTS = 500, 300

@@ -4,7 +4,7 @@ A dialect implements :class:`IWebSocketDialect`, :class:`IHttpDialect` or both,
 and makes an :class:`ISession` for each connection.  The front door implements
 :class:`ILink`.  Stores and buses implement :class:`IStore` and :class:`IBus`;
 their contracts are stated here and checked by one suite for all of them
-(``tests/store_contract.py``, ``tests/bus_contract.py``).
+(``tests/stores/store_contract.py``, ``tests/buses/bus_contract.py``).
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ class IStore(IService):
         """Replace the value by ``merge(stored, value)`` in one step.
 
         A missing key is created with *value*; a present one keeps its expiry.
-        *merge* is a pure function known to every store (``broker.keys.merge``); it may
+        *merge* is a pure function known to every store (``broker.core.keys.merge``); it may
         be called in another thread, and more than once, and a store may do
         the same work elsewhere.  If it raises, the caller gets that and nothing changes.
         """

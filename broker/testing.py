@@ -10,13 +10,13 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
-from broker.access import Access
+from broker.access.principals import Access
 from broker.buses import open_bus
+from broker.config.settings import Settings
+from broker.core.service import Broker
 from broker.interfaces import ILink, ISession
 from broker.messages import Frame, HttpRequest
 from broker.peer import Peer
-from broker.service import Broker
-from broker.settings import Settings
 from broker.stores import open_store
 
 

@@ -27,7 +27,7 @@ class Settings(SphinxDirective):
     """Puts the table of all settings here, made from the class itself."""
 
     def run(self) -> list[nodes.Node]:
-        lines = StringList(settings_page.table().splitlines(), source="broker/settings.py")
+        lines = StringList(settings_page.table().splitlines(), source="broker/config/settings.py")
         section = nodes.section()
         self.state.nested_parse(lines, self.content_offset, section, match_titles=True)
         return section.children

@@ -6,8 +6,8 @@ import re
 import sys
 import textwrap
 
-from broker.options import Option, options_of
-from broker.settings import PREFIX, Settings
+from broker.config.options import Option, options_of
+from broker.config.settings import PREFIX, Settings
 
 TITLE = re.compile(r"^    # ([A-Z].*)$")
 

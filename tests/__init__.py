@@ -2,4 +2,4 @@
 
 import pytest
 
-pytest.register_assert_rewrite("tests.store_contract", "tests.bus_contract")
+pytest.register_assert_rewrite("tests.stores.store_contract", "tests.buses.bus_contract")

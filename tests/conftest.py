@@ -12,11 +12,11 @@ import pytest
 import pytest_twisted
 from twisted.logger import LogEvent
 
-from tests.cluster import Cluster
-from tests.daemon import Daemon
-from tests.logs import logging
-from tests.node import Node
-from tests.redis_server import RedisServer
+from tests.support.cluster import Cluster
+from tests.support.daemon import Daemon
+from tests.support.logs import logging
+from tests.support.node import Node
+from tests.support.redis_server import RedisServer
 
 StartDaemon = Callable[..., Awaitable[Daemon]]
 

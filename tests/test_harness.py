@@ -12,9 +12,9 @@ from twisted.internet import reactor
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from tests import http_client
-from tests.processes import Ended, Program
-from tests.ws_client import Closed, Refused, WebSocket, ws_connect
+from tests.support import http_client
+from tests.support.processes import Ended, Program
+from tests.support.ws_client import Closed, Refused, WebSocket, ws_connect
 
 
 class Echo(WebSocketServerProtocol):

@@ -9,7 +9,7 @@ import pytest
 import pytest_twisted
 
 from broker.testing import connect, make_broker
-from tests.ws_client import ws_connect
+from tests.support.ws_client import ws_connect
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 

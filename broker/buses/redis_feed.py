@@ -21,7 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.buses.redis_interest import UNKNOWN, Gap, Interest, interest_in
-from broker.deadlines import Deadlines
+from broker.core.deadlines import Deadlines
 from broker.errors import BrokerError
 from broker.interfaces import IEventSource
 from broker.messages import Event

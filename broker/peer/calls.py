@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, cast
 
-from broker.calls import Party
+from broker.core.calls import Party
+from broker.core.registry import Registry
 from broker.errors import BrokerError, Gone, NotFound, RateLimited, Taken
 from broker.messages import Request
 from broker.patterns import check_name
 from broker.peer.client import Client
-from broker.registry import Registry
 
 if TYPE_CHECKING:
     from broker.peer.peer import Peer

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
-from broker.indices import Extract, Rows
+from broker.core.indices import Extract, Rows
+from broker.core.pages import ENOUGH
 from broker.messages import Event
-from broker.pages import ENOUGH
 from broker.peer.client import Client
 
 

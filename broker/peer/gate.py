@@ -12,16 +12,16 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from broker.access import Bucket
-from broker.calls import Call
+from broker.access.principals import Bucket
+from broker.core.calls import Call
+from broker.core.keys import TOPIC, Admits
 from broker.errors import Denied, Gone, RateLimited, Unauthenticated
 from broker.interfaces import ISession
-from broker.keys import TOPIC, Admits
 from broker.messages import Identity
 from broker.patterns import check_name
 
 if TYPE_CHECKING:
-    from broker.service import Broker
+    from broker.core.service import Broker
 
 RESERVED = "broker."  # names of the broker itself
 HIDDEN = "broker.control."  # topics by which nodes speak to each other

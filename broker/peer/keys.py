@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from twisted.internet.defer import Deferred
 
-from broker.keys import TOPIC, Admits
+from broker.core.keys import TOPIC, Admits
 from broker.messages import Entry
 from broker.peer.client import Client
 

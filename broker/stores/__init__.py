@@ -1,7 +1,7 @@
 """Where stored topics and keys live: ``memory:``, ``sqlite:`` or ``redis:``.
 
 Each store implements :class:`broker.interfaces.IStore`; the contract is written
-there and checked by one suite for all of them (``tests/store_contract.py``).
+there and checked by one suite for all of them (``tests/stores/store_contract.py``).
 """
 
 from __future__ import annotations

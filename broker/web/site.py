@@ -19,20 +19,20 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from broker.deadlines import Deadlines
+from broker.core.deadlines import Deadlines
 from broker.errors import BrokerError, Refused
 from broker.interfaces import ILink, ISession
 from broker.messages import HttpRequest, Response
-from broker.web.crowd import Admission, Crowd
-from broker.web.http import HttpChannel, Times
-from broker.web.http_parser import Limits
-from broker.web.http_response import Dates
+from broker.web.http.channel import HttpChannel, Times
+from broker.web.http.parser import Limits
+from broker.web.http.reject import TurnedAway
+from broker.web.http.response import Dates
+from broker.web.net.connections import Admission, Crowd
 from broker.web.origins import Origins
 from broker.web.pages import Pages
 from broker.web.refusals import Grumbler, error_refusal, json_refusal
 from broker.web.routes import Routes
-from broker.web.turned_away import TurnedAway
-from broker.web.websocket import WebSocketDoor
+from broker.web.ws.upgrade import WebSocketDoor
 
 log = Logger()
 
@@ -58,7 +58,7 @@ class Peer(Seam):
 
 
 class Counts(Seam):
-    """What the site counts; ``broker.metrics.Metrics`` has it."""
+    """What the site counts; ``broker.observe.metrics.Metrics`` has it."""
 
     def opened(self, dialect: str) -> None:
         """Count a connection that came."""

@@ -16,8 +16,8 @@ from protocols.ganomede.indices import Indices
 from protocols.ganomede.server import about, ping
 
 if TYPE_CHECKING:
+    from broker.config.settings import Settings
     from broker.peer import Peer
-    from broker.settings import Settings
 
 PREFIX = "/events/v1"
 

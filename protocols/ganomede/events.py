@@ -17,8 +17,8 @@ from protocols.ganomede.bodies import Bodies
 from protocols.ganomede.query import channel_of, name_of, read_query, whole_number
 
 if TYPE_CHECKING:
+    from broker.config.settings import Settings
     from broker.peer import Peer
-    from broker.settings import Settings
 
 log = Logger()
 

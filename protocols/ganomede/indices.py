@@ -15,8 +15,8 @@ from protocols.ganomede.events import admit, listed
 from protocols.ganomede.query import channel_of, name_of, read_query, unquote, whole_number
 
 if TYPE_CHECKING:
+    from broker.config.settings import Settings
     from broker.peer import Peer
-    from broker.settings import Settings
 
 MAX_FIELD = 1000  # characters
 MAX_VALUE = 10000  # characters; a longer one fits into no path that asks for it

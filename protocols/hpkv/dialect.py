@@ -21,7 +21,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def dialect(settings: Any) -> Hpkv:
-    """Return the dialect; see ``broker.dialects``."""
+    """Return the dialect; see ``broker.app.dialects``."""
     return Hpkv(settings.token_seconds, settings.allowed_origins, settings.secured)
 
 

@@ -37,8 +37,8 @@ from protocols.microstream.words import (
 )
 
 if TYPE_CHECKING:
+    from broker.config.settings import Settings
     from broker.peer import Peer
-    from broker.settings import Settings
 
 log = Logger()
 

@@ -14,7 +14,7 @@ import attrs
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from broker.deadlines import GRAIN, Deadlines
+from broker.core.deadlines import GRAIN, Deadlines
 from broker.errors import Refused
 from broker.interfaces import IHttpDialect, ILink, IWebSocketDialect
 from broker.messages import HttpRequest, Response

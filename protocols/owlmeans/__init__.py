@@ -17,8 +17,8 @@ from protocols.owlmeans.auth import handshake, parameters
 from protocols.owlmeans.session import Session
 
 if TYPE_CHECKING:
+    from broker.config.settings import Settings
     from broker.peer import Peer
-    from broker.settings import Settings
 
 
 @implementer(IWebSocketDialect)

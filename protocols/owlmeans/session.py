@@ -23,8 +23,8 @@ from protocols.owlmeans.wire import ABSENT, BROKER, CALL, RESPONSE, RESULT, Enve
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
+    from broker.config.settings import Settings
     from broker.peer import Peer
-    from broker.settings import Settings
 
 log = Logger()
 

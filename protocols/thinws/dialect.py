@@ -19,7 +19,7 @@ EVENTS = ("connect", "disconnect", "subscribe", "unsubscribe", "message")
 
 
 def dialect(settings: Any) -> ThinWs:
-    """Return the dialect; see ``broker.dialects``."""
+    """Return the dialect; see ``broker.app.dialects``."""
     return ThinWs(settings.thinws_open_rooms)
 
 

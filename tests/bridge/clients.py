@@ -14,10 +14,10 @@ import attrs
 import msgspec
 from twisted.internet.defer import Deferred
 
-from tests.daemon import Daemon
-from tests.http_client import Answer, get, post
 from tests.protocols.owlmeans_emulator import Emulator
-from tests.ws_client import WebSocket, ws_connect
+from tests.support.daemon import Daemon
+from tests.support.http_client import Answer, get, post
+from tests.support.ws_client import WebSocket, ws_connect
 
 NO_BODY = None  # no JSON text at all, which is not "null"
 

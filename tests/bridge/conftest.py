@@ -8,7 +8,7 @@ from typing import Any
 import pytest_twisted
 
 from tests.bridge.clients import Client
-from tests.daemon import Daemon
+from tests.support.daemon import Daemon
 
 Join = Callable[..., Awaitable[Any]]
 

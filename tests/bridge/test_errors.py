@@ -14,9 +14,9 @@ from broker.messages import HttpRequest
 from protocols.ganomede.answers import failed
 from protocols.hpkv.answers import error as hpkv_error
 from tests.bridge.clients import Ganomede, Hpkv, MicroStream, OwlMeans, ThinWs
-from tests.daemon import Daemon
-from tests.http_client import get, post, request
-from tests.ws_client import Refused, ws_connect
+from tests.support.daemon import Daemon
+from tests.support.http_client import get, post, request
+from tests.support.ws_client import Refused, ws_connect
 
 FULL, POOR = "full-key-12345", "poor-key-12345"
 PERMISSIONS = """

@@ -11,11 +11,11 @@ import pytest
 import pytest_twisted
 
 from tests.bridge.clients import Client, Ganomede, Hpkv, MicroStream, OwlMeans, ThinWs
-from tests.daemon import Daemon
-from tests.http_client import get, post, request
 from tests.protocols.owlmeans_emulator import REGISTERED
-from tests.web.frames import TEXT, client_frame
-from tests.ws_client import Closed
+from tests.support.daemon import Daemon
+from tests.support.http_client import get, post, request
+from tests.support.ws_client import Closed
+from tests.web.ws.frames import TEXT, client_frame
 
 DEEP = 100_000
 DEEP_ARRAY = "[" * DEEP + "]" * DEEP

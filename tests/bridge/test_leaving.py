@@ -7,7 +7,7 @@ import signal
 import pytest_twisted
 
 from tests.bridge.clients import Ganomede, Hpkv, MicroStream, OwlMeans, ThinWs
-from tests.http_client import get
+from tests.support.http_client import get
 
 ENDLESS = "600"  # seconds: a test that waits for these fails
 

@@ -13,9 +13,9 @@ import pytest
 import pytest_twisted
 
 from tests.bridge.clients import Ganomede, Hpkv, MicroStream, OwlMeans, ThinWs
-from tests.daemon import Daemon
-from tests.http_client import get, post, request
-from tests.ws_client import Closed, Refused, ws_connect
+from tests.support.daemon import Daemon
+from tests.support.http_client import get, post, request
+from tests.support.ws_client import Closed, Refused, ws_connect
 
 SHARED, PREVIOUS, NAMED, SIGNING = "shared-5f3a91c2", "previous-77aa01", "named-0b9d4e8f", "signing-" + "c1d2e3f4" * 4
 PATHS = ("/", "/owlmeans", "/v1/ws", "/thinws", "/ws", "/hpkv/ws", "/socket.io/", "/nosuch")

@@ -11,8 +11,8 @@ import pytest
 import pytest_twisted
 
 from tests.bridge.clients import Client, Ganomede, Hpkv, MicroStream, OwlMeans, ThinWs
-from tests.daemon import Daemon
-from tests.http_client import get, request
+from tests.support.daemon import Daemon
+from tests.support.http_client import get, request
 
 READERS = 10  # one of them dead
 MESSAGE = 100_000  # bytes

@@ -7,7 +7,7 @@ import json
 import pytest
 import pytest_twisted
 
-from tests.http_client import get, post
+from tests.support.http_client import get, post
 
 SECRET = "s3cret"
 

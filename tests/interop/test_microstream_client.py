@@ -13,9 +13,9 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
 
-from tests.eventually import TIMEOUT
-from tests.http_client import get, post
-from tests.ws_client import Refused, ws_connect
+from tests.support.eventually import TIMEOUT
+from tests.support.http_client import get, post
+from tests.support.ws_client import Refused, ws_connect
 
 
 @pytest.fixture(scope="module")

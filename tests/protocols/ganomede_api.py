@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from broker.access import Access
+from broker.access.principals import Access
 from broker.messages import HttpRequest, Response
 from broker.testing import make_broker, value_of
 from protocols.ganomede import dialect

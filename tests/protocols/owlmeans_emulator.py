@@ -16,11 +16,11 @@ from uuid import uuid4
 import attrs
 from twisted.internet.task import Clock
 
+from broker.core.service import Broker
 from broker.messages import HttpRequest
-from broker.service import Broker
 from broker.testing import Connected, connect, make_broker
 from protocols.owlmeans import dialect
-from tests.ws_client import WebSocket, ws_connect
+from tests.support.ws_client import WebSocket, ws_connect
 
 REGISTERED = {
     "ResilientError",

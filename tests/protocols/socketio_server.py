@@ -12,12 +12,12 @@ from twisted.internet import reactor
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import Clock
 
-from broker.service import Broker
+from broker.core.service import Broker
 from broker.testing import make_broker
-from broker.web.outbox import Outbox
+from broker.web.net.outbox import Outbox
+from broker.web.net.transport import listen
 from broker.web.site import Site
-from broker.web.transport import listen
-from broker.web.websocket import WebSocketDoor, WebSocketOptions
+from broker.web.ws.upgrade import WebSocketDoor, WebSocketOptions
 from protocols.microstream.engineio import Times
 from protocols.microstream.namespaces import SocketSession
 from protocols.microstream.server import Bounds, Server

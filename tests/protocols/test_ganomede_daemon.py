@@ -12,7 +12,7 @@ import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.web.client import ResponseNeverReceived
 
-from tests.http_client import get, post, request
+from tests.support.http_client import get, post, request
 
 SECRET = "s3cret"
 EVENTS = "/events/v1/events"

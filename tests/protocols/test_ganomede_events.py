@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.logger import LogLevel
 
-from broker.access import Access
+from broker.access.principals import Access
 from broker.errors import Unavailable
 from broker.testing import value_of
 from protocols.ganomede import events

@@ -7,7 +7,7 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.access import Access
+from broker.access.principals import Access
 from broker.messages import Event
 from broker.testing import value_of
 from tests.protocols.ganomede_api import EVENTS, SECRET, Api

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from broker.access import Access
+from broker.access.principals import Access
 from broker.messages import Event
 from protocols.ganomede.indices import MAX_VALUE, path_of, text_at
 from tests.protocols.ganomede_api import SECRET, Api, error
@@ -112,7 +112,7 @@ def test_the_cursor_of_a_client_named_like_the_index_changes_nothing(api):
 
 
 def test_who_may_not_read_the_channel_may_not_read_its_index(api):
-    from broker.access import Grants, Rule
+    from broker.access.principals import Grants, Rule
 
     rules = {"bob": Grants({"read": Rule(allow=("news",))})}
     access = Access(mode="required", secrets=(SECRET,), keys={"bob": "b0b"}, permissions={**rules})

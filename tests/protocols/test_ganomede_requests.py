@@ -9,7 +9,7 @@ from hashlib import md5
 
 import pytest
 
-from broker.access import Access, Grants, Rule
+from broker.access.principals import Access, Grants, Rule
 from broker.errors import Unavailable
 from broker.messages import HttpRequest
 from protocols.ganomede.query import read_query, unquote, whole_number

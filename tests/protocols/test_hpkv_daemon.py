@@ -8,9 +8,9 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import gatherResults
 
-from tests import http_client
 from tests.protocols.hpkv_client import frame
-from tests.ws_client import Refused, ws_connect
+from tests.support import http_client
+from tests.support.ws_client import Refused, ws_connect
 
 KEY = {"x-api-key": "shop-key"}
 

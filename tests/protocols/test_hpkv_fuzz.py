@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.logger import LogLevel
 
-from broker.settings import Settings
+from broker.config.settings import Settings
 from broker.testing import make_broker
 from protocols.hpkv import dialect
-from tests.logs import logging
 from tests.protocols.hpkv_client import Bench, frame, told
+from tests.support.logs import logging
 
 texts = st.sampled_from(["k", "k1", "n", "", "z", '{"a":1}', "5"]) | st.text(st.characters(codec=None), max_size=5)
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | texts

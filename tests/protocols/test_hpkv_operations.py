@@ -8,18 +8,18 @@ import pytest
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 
-from broker.access import Access
+from broker.access.principals import Access
+from broker.config.settings import Settings
 from broker.errors import NotFound
 from broker.messages import Mail, Request
 from broker.peer import Peer
-from broker.settings import Settings
 from broker.testing import make_broker, value_of
 from protocols.hpkv import dialect
 from protocols.hpkv.operation import MOST
 from protocols.hpkv.session import BACKLOG, FRAME
-from tests.logs import failures_of
 from tests.protocols.fitful_store import FitfulStore
 from tests.protocols.hpkv_client import Bench, frame, say, told
+from tests.support.logs import failures_of
 
 GET, SET, PATCH, DELETE, RANGE, ATOMIC = range(1, 7)
 

@@ -7,10 +7,10 @@ import json
 import pytest
 from twisted.internet.task import Clock
 
-from broker.access import Access, Grants, Rule
+from broker.access.principals import Access, Grants, Rule
+from broker.config.settings import Settings
 from broker.errors import Refused, Unavailable
 from broker.messages import HttpRequest
-from broker.settings import Settings
 from broker.testing import make_broker
 from protocols.hpkv import dialect
 from tests.protocols.hpkv_client import Bench, frame, say, told

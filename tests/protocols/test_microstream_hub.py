@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from broker.access import Access, Grants, Rule
+from broker.access.principals import Access, Grants, Rule
+from broker.config.settings import Settings
 from broker.errors import CalleeFailed, Invalid, NotFound, Refused
 from broker.messages import HttpRequest, Reply, Request
-from broker.settings import Settings
 from broker.testing import FakeLink, make_broker, value_of
 from protocols.microstream import MicroStream, dialect
 from protocols.microstream.engineio import Times

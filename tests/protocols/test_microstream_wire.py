@@ -9,10 +9,10 @@ import pytest_twisted
 from twisted.web.client import ResponseNeverReceived
 
 from protocols.microstream.engineio import Times
-from tests.eventually import eventually
-from tests.http_client import get, post, request
 from tests.protocols.socketio_server import CONNECT_TIMEOUT, TIMES, SuiteServer
-from tests.ws_client import Closed, Refused, ws_connect
+from tests.support.eventually import eventually
+from tests.support.http_client import get, post, request
+from tests.support.ws_client import Closed, Refused, ws_connect
 
 
 @pytest_twisted.async_yield_fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jwt
 import pytest
 
-from broker.access import Access
+from broker.access.principals import Access
 from broker.errors import Refused
 from broker.testing import make_broker
 from tests.protocols.owlmeans_emulator import Failed, Room, Violation

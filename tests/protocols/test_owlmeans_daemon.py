@@ -6,9 +6,9 @@ import pytest
 import pytest_twisted
 
 from tests.conftest import StartDaemon
-from tests.daemon import Daemon
 from tests.protocols.owlmeans_emulator import HOLD, Failed, Remote
-from tests.ws_client import Refused, ws_connect
+from tests.support.daemon import Daemon
+from tests.support.ws_client import Refused, ws_connect
 
 
 def shows(frame: dict, **members) -> bool:

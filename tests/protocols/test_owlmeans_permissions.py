@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker.access import Access, Grants, Rule
+from broker.access.principals import Access, Grants, Rule
 from broker.testing import make_broker
 from tests.protocols.owlmeans_emulator import Failed, Room
 

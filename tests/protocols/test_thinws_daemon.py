@@ -8,7 +8,7 @@ import pytest
 import pytest_twisted
 
 from tests.protocols.thinws_emulator import NetClient, compact
-from tests.ws_client import Refused, ws_connect
+from tests.support.ws_client import Refused, ws_connect
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.logger import LogLevel
 
-from broker.settings import Settings
+from broker.config.settings import Settings
 from broker.testing import connect, make_broker
 from protocols.thinws import dialect
-from tests.logs import logging
+from tests.support.logs import logging
 
 words = st.sampled_from(["connect", "disconnect", "subscribe", "unsubscribe", "message", "ack", "", "x", "__proto__"])
 scalars = (

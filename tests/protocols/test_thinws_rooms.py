@@ -8,17 +8,17 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from broker.access import Access, Grants, Rule
+from broker.access.principals import Access, Grants, Rule
+from broker.config.settings import Settings
 from broker.errors import BrokerError, NotFound
 from broker.messages import HttpRequest, Mail, Request
 from broker.peer import Peer
-from broker.settings import Settings
 from broker.testing import connect, make_broker, value_of
 from protocols.thinws import ThinWs, dialect
 from protocols.thinws.session import BACKLOG, FRAME, HELD
-from tests.logs import failures_of
 from tests.protocols.fitful_store import FitfulStore
 from tests.protocols.thinws_emulator import FakeClient, hashed
+from tests.support.logs import failures_of
 
 LARGEST = 2**53 - 1
 

@@ -20,8 +20,8 @@ from twisted.internet.interfaces import IDelayedCall
 
 from broker.testing import Connected
 from broker.testing import connect as connect_fake
-from tests.eventually import TIMEOUT
-from tests.ws_client import Closed, Refused, WebSocket, ws_connect
+from tests.support.eventually import TIMEOUT
+from tests.support.ws_client import Closed, Refused, WebSocket, ws_connect
 
 
 def hashed(text: str) -> str:

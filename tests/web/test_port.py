@@ -24,18 +24,18 @@ from zope.interface import implementer
 from broker.errors import Refused
 from broker.interfaces import IHttpDialect, IWebSocketDialect
 from broker.messages import HttpRequest, Response
-from broker.metrics import Metrics
-from broker.web.http import Times
-from broker.web.http_parser import Limits
-from broker.web.outbox import Outbox
+from broker.observe.metrics import Metrics
+from broker.web.http.channel import Times
+from broker.web.http.parser import Limits
+from broker.web.net.outbox import Outbox
+from broker.web.net.transport import listen
 from broker.web.site import Site
-from broker.web.transport import listen
-from broker.web.websocket import WebSocketDoor, WebSocketOptions
-from tests.eventually import TIMEOUT
-from tests.http_client import get, post
+from broker.web.ws.upgrade import WebSocketDoor, WebSocketOptions
+from tests.support.eventually import TIMEOUT
+from tests.support.http_client import get, post
+from tests.support.ws_client import Refused as WasRefused
+from tests.support.ws_client import ws_connect
 from tests.web.wire import Heard, read_all
-from tests.ws_client import Refused as WasRefused
-from tests.ws_client import ws_connect
 
 UPGRADE = (
     "Connection: Upgrade",

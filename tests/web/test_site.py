@@ -32,13 +32,13 @@ from broker.errors import (
 )
 from broker.interfaces import IHttpDialect, IWebSocketDialect
 from broker.messages import HttpRequest, Response
-from broker.metrics import Metrics
-from broker.web.crowd import Admission
-from broker.web.http import Times
-from broker.web.http_parser import Limits
+from broker.observe.metrics import Metrics
+from broker.web.http.channel import Times
+from broker.web.http.parser import Limits
+from broker.web.net.connections import Admission
 from broker.web.origins import Origins
 from broker.web.site import HELD, TURNED_AWAY, Site
-from tests.logs import lines_of
+from tests.support.logs import lines_of
 from tests.web.wire import Heard, Wire
 
 

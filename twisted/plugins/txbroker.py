@@ -4,7 +4,7 @@ from twisted.application.service import ServiceMaker
 
 broker = ServiceMaker(
     "txbroker",
-    "broker.tap",
+    "broker.app.tap",
     "One port, one broker, many wire dialects: WebSocket and HTTP long-poll.",
     "broker",
 )

@@ -1,0 +1,1 @@
+"""The daemon as a program: twistd's plugin, the command line, start and stop."""

@@ -1,0 +1,53 @@
+"""What the daemon says when it is ready: its address, and how to try each dialect."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+
+from broker import __version__
+from broker.config.addresses import url_of
+from broker.interfaces import IWebSocketDialect
+
+log = Logger()
+
+
+def greet(ports: Sequence[tuple[str, IListeningPort]], dialects: Iterable[Any]) -> None:
+    """Log a line for each port, with its endpoint string, and one for each dialect."""
+    urls = [url_of(endpoint, port.getHost()) for endpoint, port in ports]
+    for url in urls:
+        log.info("txbroker {version} is ready at {url}", version=__version__, url=url)
+    first = next((url for url in urls if url.startswith("http")), "")
+    for dialect in dialects if first else ():
+        log.info("try {dialect}: {line}", dialect=dialect.name, line=example(dialect, first), log_own_words=True)
+
+
+def example(dialect: Any, url: str) -> str:
+    """Return a line for a shell that speaks *dialect* with the daemon at *url*.
+
+    A dialect may have its own in ``example``, in which ``{http}`` and ``{ws}``
+    stand for the two URLs of the daemon and ``{websocket}`` for a client.
+    """
+    ws = "ws" + url.removeprefix("http")
+    if IWebSocketDialect.providedBy(dialect):
+        usual = "{websocket} {ws}" + dialect.websocket_paths[0]
+    else:
+        usual = "curl {http}" + dialect.http_paths[0]
+    line = str(getattr(dialect, "example", usual))
+    for mark, text in (("{http}", url), ("{ws}", ws), ("{websocket}", _websocket_client())):
+        line = line.replace(mark, text)
+    return line
+
+
+def _websocket_client() -> str:
+    # It comes with one of our dependencies, so it is there.
+    client = Path(sys.executable).with_name("websockets")
+    try:
+        return str(client.relative_to(Path.cwd()))
+    except ValueError:
+        return str(client)

@@ -1,0 +1,217 @@
+"""Takes over what a ganomede-events server has kept in its Redis.
+
+Its keys: ``indices:<channel>`` is the last id of a channel, or the definition of
+an index of that name; ``<channel>:keys`` sorts the keys of the channel's events, ``<channel>:<id>``
+is one as JSON; ``last-fetched:<clientId>:<channel>`` is a cursor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import attrs
+import msgspec
+from twisted.internet.defer import Deferred, gatherResults
+
+from broker.core.channels import CURSOR, LOG, cursor_key
+from broker.core.indices import DEFINITION, definition_text
+from broker.errors import Conflict, Unavailable
+from broker.interfaces import IStore
+from broker.messages import Event
+from broker.redis import RedisAddress
+from broker.redis.connection import Connection
+
+BATCH = 500  # keys that are asked for, or events that are stored, in one go
+PATIENCE = 10.0  # seconds for the first connection
+
+
+class Stored(msgspec.Struct, rename={"source": "from", "name": "type"}):
+    """An event as the original stores it."""
+
+    id: int
+    timestamp: float = 0
+    name: str = ""
+    source: str = ""
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class Definition(msgspec.Struct):
+    """An index as the original stores it."""
+
+    id: str
+    channel: str
+    field: str
+
+
+_event = msgspec.json.Decoder(Stored).decode
+_definition = msgspec.json.Decoder(Definition).decode
+
+
+@attrs.define
+class Report:
+    """What was done.
+
+    Attributes:
+        events: how many events were stored, by channel.
+        cursors: how many cursors were stored.
+        indices: how many indices were defined.
+        notes: what an operator should know, a sentence each.
+    """
+
+    events: dict[str, int] = attrs.field(factory=dict)
+    cursors: int = 0
+    indices: int = 0
+    notes: list[str] = attrs.field(factory=list)
+
+    def __str__(self) -> str:
+        total = sum(self.events.values())
+        return f"{total} events of {len(self.events)} channels, {self.cursors} cursors, {self.indices} indices"
+
+
+class Importer:
+    """Copies from the original's Redis into a store.
+
+    It can be run again: what was taken over already stays as it is.
+
+    Args:
+        url: of the original's Redis.
+        store: running.
+        reactor: connects.
+    """
+
+    def __init__(self, url: str, store: IStore, reactor: Any) -> None:
+        self._store, self._reactor = store, reactor
+        self._opened: Deferred[None] = Deferred()
+        self._connection = Connection(
+            RedisAddress.parse(url), reactor, prepare=_nothing, opened=self._ready, closed=lambda: None
+        )
+        self._ids: dict[str, list[int]] = {}  # those of the original, in our order
+        self.report = Report()
+
+    async def run(self) -> Report:
+        """Copy everything.
+
+        Raises:
+            Unavailable: one of the two can not be reached, or was lost on the way.
+        """
+        self._connection.start()
+        try:
+            await self._opened.addTimeout(PATIENCE, self._reactor, self._too_late)
+            await self._channels()
+            await self._cursors()
+            return self.report
+        finally:
+            await self._connection.stop()
+
+    def _ready(self) -> None:
+        if not self._opened.called:
+            self._opened.callback(None)
+
+    def _too_late(self, *_: object) -> None:
+        raise Unavailable("redis", message=f"Redis can not be used: {self._connection.trouble}.")
+
+    async def _channels(self) -> None:
+        async for key in self._scan(b"indices:*"):
+            name, value = key.removeprefix(b"indices:").decode(), await self._ask(b"GET", key)
+            if value is None:
+                continue
+            if value.isdigit():
+                await self._channel(name)
+            else:
+                await self._index(value)
+
+    async def _channel(self, channel: str) -> None:
+        ids, done = self._ids.setdefault(channel, []), await self._store.head(LOG + channel)
+        stored = 0
+        async for events in self._events(channel):
+            fresh = events[max(0, done - len(ids)) :]
+            ids += [event.id for event in events]
+            await gatherResults([self._store.append(LOG + channel, _taken(channel, event)) for event in fresh])
+            stored += len(fresh)
+        self.report.events[channel] = stored
+        if done > len(ids):
+            self.report.notes.append(f"channel {channel!r} has events of its own here: nothing was added")
+        elif ids != list(range(1, len(ids) + 1)):
+            self.report.notes.append(f"channel {channel!r} had holes among its ids: its events have new ones from 1 on")
+
+    async def _events(self, channel: str) -> AsyncIterator[list[Stored]]:
+        start = 0
+        while keys := await self._ask(b"ZRANGE", f"{channel}:keys", start, start + BATCH - 1):
+            texts = await self._ask(b"MGET", *keys)
+            found = []
+            for key, text in zip(keys, texts, strict=True):
+                try:
+                    found.append(_event(text or b""))
+                except msgspec.DecodeError:
+                    self.report.notes.append(f"{key.decode('utf-8', 'replace')!r} is no event: it was left out")
+            yield found
+            start += len(keys)
+
+    async def _index(self, value: bytes) -> None:
+        definition = _definition(value)
+        text = definition_text(definition.channel, definition.field)
+        try:
+            await self._store.set(DEFINITION, definition.id, text, revision=0)
+        except Conflict:
+            return
+        self.report.indices += 1
+
+    async def _cursors(self) -> None:
+        prefix = b"last-fetched:"
+        async for key in self._scan(prefix + b"*"):
+            value, rest = await self._ask(b"GET", key), key.removeprefix(prefix).decode("utf-8", "replace")
+            # Names may hold colons: every channel that fits, and the rest is the client.
+            fitting = [channel for channel in self._ids if rest.endswith(":" + channel)]
+            if len(fitting) > 1:
+                self.report.notes.append(f"the cursor {rest!r} can be read in {len(fitting)} ways: all were taken over")
+            for channel in fitting if value is not None and value.isdigit() else ():
+                await self._cursor(rest[: -len(channel) - 1], channel, int(value))
+
+    async def _cursor(self, client: str, channel: str, after: int) -> None:
+        # Ours of the last event that was acknowledged; beyond the end it stays what it was.
+        ids = self._ids[channel]
+        ours = sum(id <= after for id in ids) if not ids or after <= ids[-1] else after
+        try:
+            await self._store.set(CURSOR, cursor_key(client, channel), b"%d" % ours, revision=0)
+        except Conflict:
+            return
+        self.report.cursors += 1
+
+    async def _scan(self, pattern: bytes) -> AsyncIterator[bytes]:
+        cursor = b"0"
+        while True:
+            cursor, keys = await self._ask(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", BATCH)
+            for key in keys:
+                yield key
+            if cursor == b"0":
+                return
+
+    async def _ask(self, *words: Any) -> Any:
+        protocol = self._connection.protocol
+        if protocol is None:
+            raise Unavailable("redis", message=f"Redis was lost: {self._connection.trouble}.")
+        return await protocol.execute_command(*words)
+
+
+def _taken(channel: str, event: Stored) -> Event:
+    body = None if event.data is msgspec.UNSET else bytes(event.data)
+    return Event(channel, event.name, body, event.source, event.timestamp / 1000)
+
+
+async def _nothing(_: object) -> None:
+    """Need nothing of a connection but that it is there."""
+
+
+async def import_ganomede(url: str, store: IStore, reactor: Any, tell: Callable[[str], object]) -> Report:
+    """Copy what is at *url* into *store*, which is not started yet; *tell* is called with each note."""
+    store.startService()
+    try:
+        report = await Importer(url, store, reactor).run()
+    finally:
+        stopping = store.stopService()
+        if stopping is not None:
+            await stopping
+    for note in report.notes:
+        tell(note)
+    return report

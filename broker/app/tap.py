@@ -1,0 +1,248 @@
+"""``twistd broker``: makes the parts and joins them.  The one module that knows everyone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn, TextIO, cast
+
+from twisted.application.service import IService
+from twisted.internet.error import ReactorNotRunning
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import ILogObserver, Logger, LogLevel
+from twisted.python import usage
+from twisted.python.logfile import LogFile
+
+from broker import __version__
+from broker.access.principals import Access, read_permissions
+from broker.app.daemon import Daemon
+from broker.app.dialects import DialectError, found_dialects, load_dialects
+from broker.app.greeting import greet
+from broker.app.process import catch_signals, explain_start_errors, settle_memory, tell_systemd
+from broker.buses import open_bus
+from broker.config.settings import Settings, SettingsError
+from broker.core.service import Broker
+from broker.errors import BrokerError, Invalid
+from broker.observe.admin.port import AdminPort, MetricsPage
+from broker.observe.logs import LogLines, Redaction
+from broker.observe.metrics import Metrics
+from broker.stores import open_store
+from broker.web.http.parser import Limits
+from broker.web.net.connections import Admission
+from broker.web.net.outbox import Outbox
+from broker.web.net.reactor_loop import Turn
+from broker.web.net.transport import listen
+from broker.web.site import Site
+from broker.web.ws.upgrade import WebSocketDoor, WebSocketOptions
+
+log = Logger()
+
+ENVELOPE = 65536  # bytes that a body may have around the message in it
+
+
+class Options(usage.Options):
+    """Nothing but help: every setting is an environment variable."""
+
+    synopsis = "[options]"
+
+    @property
+    def longdesc(self) -> str:
+        """Say how it is set up, and which dialects there are."""
+        return (
+            "Settings are environment variables that begin with TXBROKER_; docs/settings lists them. "
+            f"Dialects found: {', '.join(found_dialects())}. TXBROKER_PROTOCOLS says which of them are spoken."
+        )
+
+    def opt_version(self) -> NoReturn:
+        """Print the version and exit."""
+        print(f"txbroker {__version__}")
+        raise SystemExit(0)
+
+
+def makeService(options: usage.Options) -> IService:
+    """Return the daemon that the environment asks for; exit with status 2 when that can not be."""
+    from twisted.internet import reactor
+
+    explain_start_errors()
+    try:
+        settings = Settings.from_environ(os.environ)
+        daemon = make_daemon(reactor, settings, observer=_observer(options.parent or {}, settings, reactor))
+    except SettingsError as error:
+        _refuse(error.problems)
+    except (DialectError, BrokerError, ValueError) as error:
+        _refuse([str(error)])
+    reactor.callWhenRunning(catch_signals, reactor, lambda quick: _leave(reactor, daemon, quick))
+    return daemon
+
+
+def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None = None) -> Daemon:
+    """Return the daemon that *settings* ask for, not yet started.
+
+    Raises:
+        DialectError: a dialect can not be used.
+        BrokerError: there is no such store or bus, or a file says something wrong.
+        ValueError: two dialects want the same path.
+    """
+    dialects = load_dialects(settings.protocols, settings)
+    access = make_access(settings)
+    store = open_store(
+        settings.store,
+        clock=reactor,
+        directory=settings.state_directory,
+        durability=settings.durability,
+        prefix=settings.redis_prefix,
+        announce=settings.bus == settings.store,
+        observe=lambda rows, seconds: broker.metrics.committed(rows, seconds),
+        failed=lambda operations: broker.metrics.store_failed(operations),
+    )
+    bus = open_bus(settings.bus, settings.node, reactor=reactor, prefix=settings.redis_prefix)
+    broker = Broker(settings, store, bus, reactor, access)
+    broker.facts = {"dialects": [dialect.name for dialect in dialects]}
+    if not store.shared:
+        broker.facts["durability"] = settings.durability  # a shared one says itself what it promises
+    site = make_site(reactor, settings, broker, dialects)
+    admin_site = make_site(reactor, settings, broker, [MetricsPage(reader_of(broker.metrics))])
+    outbox = Outbox(reactor)
+    Turn(reactor, outbox).install()
+
+    def running(ports: list[tuple[str, IListeningPort]]) -> None:
+        for warning in settings.warnings:
+            log.warn("{warning}", warning=warning)
+        greet(ports, dialects)
+        tell_systemd("READY=1")
+        settle_memory()
+
+    return Daemon(
+        broker,
+        site,
+        lambda endpoint: listen(reactor, endpoint, site, outbox),
+        settings.listen,
+        drain_seconds=settings.drain_seconds,
+        announce=lambda ports: reactor.callWhenRunning(running, ports),
+        others=[
+            AdminPort(admin_site, lambda endpoint: listen(reactor, endpoint, admin_site, outbox), settings.admin_listen)
+        ],
+        observer=observer,
+    )
+
+
+def reader_of(metrics: Metrics) -> Callable[[], tuple[bytes, str]]:
+    """Return what reads *metrics* as a text with its content type."""
+    expositions: list[Any] = []
+
+    def read() -> tuple[bytes, str]:
+        if not expositions:
+            # Not before somebody asks: a start does without its time and memory.
+            from broker.observe.exposition import Exposition
+
+            expositions.append(Exposition(metrics))
+        return expositions[0].text(), expositions[0].content_type
+
+    return read
+
+
+def make_access(settings: Settings) -> Access:
+    """Return what knows the credentials of *settings*."""
+    jwt_keys = [(settings.jwt_secret, "HS256")] if settings.jwt_secret else []
+    if settings.jwt_public_key_file:
+        pem = Path(settings.jwt_public_key_file).read_text("utf-8", "replace")
+        jwt_keys.append((pem, _algorithm(pem)))
+    return Access(
+        mode=settings.auth,
+        secrets=tuple(secret for secret in (settings.api_secret, settings.api_secret_previous) if secret),
+        keys=settings.api_keys,
+        jwt_keys=tuple(jwt_keys),
+        jwt_audience=settings.jwt_audience or None,
+        jwt_issuer=settings.jwt_issuer or None,
+        permissions=read_permissions(Path(settings.permissions_file)) if settings.permissions_file else {},
+    )
+
+
+def make_site(reactor: Any, settings: Settings, broker: Broker, dialects: Iterable[Any]) -> Site:
+    """Return the public port's factory."""
+    options = WebSocketOptions(
+        max_message_bytes=settings.max_message_bytes,
+        send_queue_bytes=settings.send_queue_bytes,
+        slow_grace=settings.slow_grace_seconds,
+        ping_interval=settings.ping_seconds,
+        pong_timeout=settings.pong_seconds,
+        fast_path=settings.fast_path,
+        compression=settings.compression,
+    )
+    return Site(
+        dialects,
+        broker.attach,
+        reactor,
+        WebSocketDoor(options, reactor, broker.metrics),
+        broker.metrics,
+        admission=Admission(settings.max_connections, settings.max_connections_per_address, settings.allowed_origins),
+        limits=Limits(body_bytes=settings.max_message_bytes + ENVELOPE),
+        ready=broker.ready,
+        about=broker.about,
+    )
+
+
+def _algorithm(pem: str) -> str:
+    """Return how tokens are signed whose public key is *pem*."""
+    # Imported here: few need it, and it takes long.
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    try:
+        key = load_pem_public_key(pem.encode())
+    except ValueError:
+        key = None  # told like a key of a kind we do not know
+    for kind, algorithm in (
+        (rsa.RSAPublicKey, "RS256"),
+        (ec.EllipticCurvePublicKey, "ES256"),
+        (ed25519.Ed25519PublicKey, "EdDSA"),
+    ):
+        if isinstance(key, kind):
+            return algorithm
+    raise Invalid("key", message="TXBROKER_JWT_PUBLIC_KEY_FILE: it holds no RSA, EC or Ed25519 public key")
+
+
+def _observer(parent: Any, settings: Settings, reactor: Any) -> ILogObserver | None:
+    """Return what takes twistd's log, or None when its options name another."""
+    if parent.get("logger") or parent.get("syslog"):
+        return None
+    stream = _log_stream(parent, reactor)
+    form = settings.log_format
+    if form == "auto":
+        form = "text" if stream is sys.stdout and stream.isatty() else "json"
+    credentials = (settings.api_secret, settings.api_secret_previous, settings.jwt_secret, *settings.api_keys.values())
+    observer = LogLines(stream, settings.log_level, form, settings.node, Redaction(credentials))
+    if "fileLogObserverFactory" in parent:  # python -m twisted
+        parent["fileLogObserverFactory"] = lambda _: observer
+        parent["logLevel"] = LogLevel.debug
+    return observer
+
+
+def _log_stream(parent: Any, reactor: Any) -> TextIO:
+    """Return the file that twistd's options name."""
+    if "logFile" in parent:  # python -m twisted
+        return cast(TextIO, parent["logFile"])
+    name = parent.get("logfile") or ("-" if parent.get("nodaemon") else "twistd.log")
+    if name == "-":
+        return sys.stdout
+    file = LogFile.fromFullPath(name)
+    # What twistd does with a log of its own.
+    signal.signal(signal.SIGUSR1, lambda *_: reactor.callFromThread(file.rotate))
+    return cast(TextIO, file)
+
+
+def _leave(reactor: Any, daemon: Daemon, quick: bool) -> None:
+    if quick:
+        daemon.hurry()
+    with suppress(ReactorNotRunning):  # a second signal: it stops already
+        reactor.stop()
+        tell_systemd("STOPPING=1")
+
+
+def _refuse(problems: list[str]) -> NoReturn:
+    print("txbroker can not start:", *(f"  {problem}" for problem in problems), sep="\n", file=sys.stderr)
+    raise SystemExit(2)

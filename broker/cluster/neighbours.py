@@ -1,0 +1,197 @@
+"""What this node does for the others, and they for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from broker.cluster.calls import RemoteCalls
+from broker.cluster.messages import Deliver, Drain, Probe, Verdict
+from broker.cluster.nodes import Nodes
+from broker.cluster.queues import SharedQueues
+from broker.core.presence import Presence
+from broker.core.registry import Place
+from broker.errors import BrokerError, Taken
+from broker.interfaces import ISharedBus
+from broker.messages import Mail
+
+log = Logger()
+
+MARGIN = 0.5  # seconds that an answer may take on its way
+KINDS = ("procedure", "service", "taker")  # of names that calls look for
+DELIVERY = 5.0  # seconds for handing over a message
+
+
+class Neighbours:
+    """Holds names among the nodes, and asks and answers for their holders.
+
+    A name begins with its kind: ``procedure:``, ``service:``, ``taker:`` (of streamed
+    requests), ``queue:`` (consumed here), ``client:`` and ``session:`` (connected here).
+
+    Args:
+        bus: leads to the other nodes.
+        clock: times how long they take.
+        calls: those of this node.
+        queues: those of this node.
+        presence: who is connected here.
+        probe: seconds in which the holder of a name must give a sign of life.
+    """
+
+    def __init__(
+        self,
+        bus: ISharedBus,
+        clock: IReactorTime,
+        calls: RemoteCalls,
+        queues: SharedQueues,
+        presence: Presence,
+        probe: float,
+    ) -> None:
+        self._bus, self._calls, self._queues, self._presence = bus, calls, queues, presence
+        self._probe = probe
+        self._held: set[str] = set()
+        self._latest: Deferred[None] = succeed(None)  # the last name that was to be held
+        self._nodes = Nodes(bus, clock)
+        bus.lost = self._lost
+        calls.use(self._nodes, presence.sessions)
+        queues.use(bus.address, bus.lives, self._wake_others)
+        self._nodes.on(Probe, self._probed)
+        self._nodes.on(Deliver, self._delivered)
+        self._nodes.on(Drain, lambda _, message: queues.wake(message.queue))
+        self._nodes.on_departure(lambda _: queues.wake_all())
+
+    # Names.
+
+    async def claim(self, name: str, *, shared: bool, takeover: bool) -> None:
+        """Hold *name*, perhaps in the place of a silent holder on another node.
+
+        Raises:
+            Taken: somebody else holds it, who is alive.
+        """
+        try:
+            return await self._bus.claim(name, shared=shared)
+        except Taken as error:
+            if not takeover or await self._lives(name):
+                raise Taken(error.what, name.partition(":")[2]) from None
+        await self._bus.seize(name)
+
+    async def _lives(self, name: str) -> bool:
+        _, addresses = await self._nodes.holders(name)
+        if not addresses:
+            return False
+        # A node that does not answer is taken for dead before its lease ends: clients that were
+        # refused now would not come again.
+        return await self._nodes.ask(addresses[0], lambda number: Probe(number, name), self._probe + MARGIN)
+
+    def hold(self, name: str) -> None:
+        """Share *name* with all who hold it."""
+        if name not in self._held:
+            self._held.add(name)
+            self._latest = self._bus.claim(name, shared=True).addCallbacks(self._is_held, _comes_later, (name,))
+
+    def _is_held(self, _: None, name: str) -> None:
+        if name.startswith(("queue:", "client:")):
+            # What was put there just before was told to those who held it then.
+            self._queues.wake(name)
+
+    def settled(self) -> Deferred[None] | None:
+        """Fire when all names that were held so far are known to the other nodes; None: they are."""
+        if self._latest.called:
+            return None
+        settled: Deferred[None] = Deferred()
+        self._latest.addCallback(lambda _: settled.callback(None))
+        return settled
+
+    def release(self, names: Iterable[str]) -> None:
+        """Give those of *names* back that nobody here holds any more."""
+        for name in names:
+            if not self._here(name):
+                self._held.discard(name)
+                self._bus.release(name)
+
+    def names_of(self, peer: Any) -> list[str]:
+        """Return the names of what *peer* performs, takes and consumes."""
+        names = [f"{kind}:{name}" for kind in KINDS for name in self._calls.registry_of(kind).names_of(peer)]
+        return names + self._queues.consumers.names_of(peer)
+
+    def _here(self, name: str) -> list[Any]:
+        """Return who holds *name* here."""
+        kind, _, rest = name.partition(":")
+        if kind in ("client", "session"):
+            sessions: list[Any] = self._presence.sessions(rest)
+            return [peer for peer in sessions if rest == (peer.client if kind == "client" else peer.id)]
+        place: Place[Any] | None = (
+            self._queues.consumers.place(name) if kind == "queue" else self._calls.registry_of(kind).place(rest)
+        )
+        return [] if place is None else list(place.holders)
+
+    def _lost(self, name: str) -> None:
+        """Part with whoever held *name* here: somebody elsewhere holds it now."""
+        if not name.startswith(KINDS):
+            return
+        log.warn("another node holds {name} now", name=name)
+        self._held.discard(name)
+        for peer in self._here(name):
+            peer.hang_up(1001, "replaced")
+            peer.close()
+
+    def _probed(self, address: str, message: Probe) -> None:
+        asked = Deferred.fromCoroutine(self._probe_here(message.place))
+        asked.addErrback(_failed, "a probe").addCallback(
+            lambda alive: self._nodes.send(address, Verdict(message.id, bool(alive)))
+        )
+
+    async def _probe_here(self, name: str) -> bool:
+        for peer in self._here(name):
+            if await peer.lives(self._probe):
+                return True
+        return False
+
+    # Who is connected.
+
+    def present(self, change: str, client: str, session: str) -> None:
+        """Let the others know that a session came or went; see ``Presence``."""
+        names = [f"session:{session}"] if client == session else [f"session:{session}", f"client:{client}"]
+        if change == "online":
+            for name in names:
+                self.hold(name)
+        else:
+            self.release(names)
+
+    # Mail.
+
+    async def deliver(self, session: str, mail: Mail) -> bool:
+        """Hand *mail* to the session of that id on another node; say whether it took it."""
+        _, addresses = await self._nodes.holders(f"session:{session}")
+        return bool(addresses) and await self._nodes.ask(
+            addresses[0],
+            lambda number: Deliver(number, session, mail.ref, mail.body, mail.source, mail.time),
+            DELIVERY,
+        )
+
+    def _delivered(self, address: str, message: Deliver) -> None:
+        mail = Mail(f"client:{message.session}", message.ref, message.body, message.source, message.time)
+        sessions: list[Any] = self._presence.sessions(message.session)
+        self._nodes.send(address, Verdict(message.id, bool(sessions) and sessions[0].post_mail(mail)))
+
+    def _wake_others(self, queue: str) -> None:
+        Deferred.fromCoroutine(self._wake(queue)).addErrback(_comes_later)
+
+    async def _wake(self, queue: str) -> None:
+        _, addresses = await self._nodes.holders(queue)
+        for address in addresses:
+            if address != self._bus.address:
+                self._nodes.send(address, Drain(queue))
+
+
+def _comes_later(failure: Failure) -> None:
+    """Let pass what is made good when Redis is back."""
+    failure.trap(BrokerError)
+
+
+def _failed(failure: Failure, what: str) -> None:
+    log.failure("{what} of another node failed", failure, what=what)

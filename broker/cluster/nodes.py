@@ -1,0 +1,93 @@
+"""The other nodes: what is sent to them, and what becomes of what they send."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as TooLate
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from broker.cluster.messages import Message, Verdict, decode, encode
+from broker.errors import BrokerError
+from broker.interfaces import ISharedBus
+
+log = Logger()
+
+
+class Nodes:
+    """Speaks with the other nodes by the bus.
+
+    Args:
+        bus: carries the messages.
+        clock: times how long answers take.
+    """
+
+    def __init__(self, bus: ISharedBus, clock: IReactorTime) -> None:
+        self.bus, self.clock = bus, clock
+        self._takers: dict[type[Any], Callable[[str, Any], object]] = {Verdict: self._decided}
+        self._leavers: list[Callable[[str], object]] = []
+        self._numbers = count(1)
+        self._asked: dict[int, Deferred[bool]] = {}
+        bus.received = self.received
+        bus.departed = self.departed
+
+    def on(self, kind: type[Any], take: Callable[[str, Any], object]) -> None:
+        """Let *take* be called with the sender's address and each message of *kind*."""
+        self._takers[kind] = take
+
+    def on_departure(self, take: Callable[[str], object]) -> None:
+        """Let *take* be called with the address of each node that has gone; see ``ISharedBus.departed``."""
+        self._leavers.append(take)
+
+    def send(self, address: str, message: Message) -> Deferred[bool]:
+        """Send *message*; fire with whether that node is listening.  It does not fail."""
+        return self.bus.send(address, encode(message)).addErrback(_not_sent)
+
+    async def ask(self, address: str, make: Callable[[int], Message], timeout: float) -> bool:
+        """Send what *make* makes of a number; return the verdict, False when none comes in time."""
+        number = next(self._numbers)
+        verdict = self._asked[number] = Deferred()
+        try:
+            if not await self.send(address, make(number)):
+                return False
+            return await verdict.addTimeout(timeout, self.clock)
+        except TooLate:
+            return False
+        finally:
+            del self._asked[number]
+
+    async def holders(self, *names: str) -> tuple[str, list[str]]:
+        """Return the first of *names* that is held, and the nodes that hold it, this one first."""
+        name, addresses = await self.bus.holders(names)
+        return name, sorted(addresses, key=lambda address: address != self.bus.address)
+
+    def received(self, sender: str, message: bytes) -> None:
+        """Take what another node has sent."""
+        try:
+            told = decode(message)
+        except msgspec.DecodeError as error:
+            # Nodes of two versions may be at work during an upgrade.
+            log.warn("a message of node {sender} was not understood: {error}", sender=sender, error=str(error))
+            return
+        self._takers[type(told)](sender, told)
+
+    def departed(self, address: str) -> None:
+        """Notice that a node has gone."""
+        for take in self._leavers:
+            take(address)
+
+    def _decided(self, _: str, verdict: Verdict) -> None:
+        asked = self._asked.get(verdict.id)
+        if asked is not None and not asked.called:
+            asked.callback(verdict.yes)
+
+
+def _not_sent(failure: Failure) -> bool:
+    failure.trap(BrokerError)
+    return False

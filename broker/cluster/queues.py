@@ -1,0 +1,123 @@
+"""Queues that several nodes deliver from: one at a time.
+
+The position of a queue also tells which node is delivering.  That one takes its turn with a
+compare-and-set, marks after the hand-over as a node alone does, and gives the turn back; when it
+dies in between, another delivers again what was not marked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+from twisted.internet.interfaces import IDelayedCall
+
+from broker.core.queues import LOG, POSITION, Queues
+from broker.errors import Conflict
+from broker.messages import Mail
+
+TURN = 0.25  # seconds until a node looks again whether it is its turn
+
+
+@attrs.frozen
+class State:
+    """How far a queue is.
+
+    Attributes:
+        position: the id of the last message that was delivered.
+        node: which node is delivering; "" for none.
+        revision: of the key that holds both.
+    """
+
+    position: int
+    node: str
+    revision: int
+
+
+class SharedQueues(Queues):
+    """Delivers mail or keeps it, on one of several nodes; *use* must be called first."""
+
+    def use(self, address: str, lives: Callable[[str], bool], tell: Callable[[str], object]) -> None:
+        """Be the node of *address*.
+
+        Args:
+            address: of this node.
+            lives: whether the node of an address is there.
+            tell: tells the other nodes that something waits in a queue.
+        """
+        self._address, self._lives, self._tell = address, lives, tell
+        self._later: dict[str, IDelayedCall] = {}
+
+    def wake(self, queue: str) -> None:
+        """Look again what *queue* keeps: another node has put something there, or has gone."""
+        self._unclear(queue)
+        self.drain(queue)
+
+    def wake_all(self) -> None:
+        """Look again what is kept, in every queue of which somebody takes here."""
+        for queue in list(self._backlogs):
+            self.wake(queue)
+
+    async def _keep(self, mail: Mail) -> bool:
+        dropped = await super()._keep(mail)
+        self._tell(mail.queue)
+        return dropped
+
+    def stop(self) -> None:
+        """Forget all timers."""
+        for timer in self._later.values():
+            timer.cancel()
+        self._later.clear()
+
+    async def _deliver_batch(self, queue: str) -> bool | None:
+        if not await self._take_turn(queue):
+            if queue not in self._later:
+                self._later[queue] = self._clock.callLater(TURN, self._look_again, queue)
+            return None
+        try:
+            return await super()._deliver_batch(queue)
+        finally:
+            await self._give_turn_back(queue)
+
+    def _look_again(self, queue: str) -> None:
+        del self._later[queue]
+        self.wake(queue)
+
+    async def _take_turn(self, queue: str) -> bool:
+        while True:
+            state = await self._state(queue)
+            if state.node not in ("", self._address) and self._lives(state.node):
+                return False
+            if await self._change(queue, state, state.position, self._address):
+                return True
+
+    async def _give_turn_back(self, queue: str) -> None:
+        while (state := await self._state(queue)).node == self._address:
+            if await self._change(queue, state, state.position, ""):
+                return
+
+    async def _advance(self, queue: str, upto: int) -> bool:
+        while (state := await self._state(queue)).position < upto:
+            if await self._change(queue, state, upto, state.node):
+                await self._store.trim(LOG + queue, upto)
+                return True
+        return False
+
+    async def _position(self, queue: str) -> tuple[int, int]:
+        state = await self._state(queue)
+        return state.position, state.revision
+
+    async def _state(self, queue: str) -> State:
+        entry = await self._store.get(POSITION, queue)
+        if entry is None:
+            return State(0, "", 0)
+        position, _, node = entry.value.partition(b" ")
+        return State(int(position), node.decode(), entry.revision)
+
+    async def _change(self, queue: str, state: State, position: int, node: str) -> bool:
+        """Write the position and whose turn it is; False when *state* is out of date."""
+        try:
+            await self._store.set(POSITION, queue, f"{position} {node}".strip().encode(), revision=state.revision)
+        except Conflict:
+            return False
+        return True

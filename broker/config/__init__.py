@@ -1,0 +1,1 @@
+"""The settings: one class of options, read from the environment."""

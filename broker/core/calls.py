@@ -1,0 +1,242 @@
+"""Who performs what, and the calls that wait for an answer.
+
+A call has one owner on each side and ends exactly once: by the answer, the
+deadline, the callee's leaving or the caller's.  A streamed request is a call
+that may be answered many times, until it has been idle for too long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import count
+from typing import Protocol
+from uuid import uuid4
+
+import msgspec
+from twisted.internet.interfaces import IReactorTime
+
+from broker.core.deadlines import Deadlines
+from broker.core.registry import Registry
+from broker.errors import BrokerError, Gone, Invalid, NotFound, RateLimited, Timeout
+from broker.messages import Reply, Request
+
+FOREVER = 0.0
+LONGEST = 1024  # characters of what a call keeps: the caller's own id of it, and the procedure
+
+
+class Party(Protocol):
+    """What calls need of a peer, on either side."""
+
+    id: str
+    calling: dict[str, Call]
+    serving: dict[str, Call]
+
+    @property
+    def client(self) -> str:
+        """Its client id."""
+
+    def serve(self, request: Request) -> None:
+        """Hand *request* to the client; a ``BrokerError`` refuses it."""
+
+    def hear(self, reply: Reply) -> None:
+        """Hand *reply* to the client; never raises."""
+
+
+class Call(msgspec.Struct, eq=False):
+    """One call under way.  ``line`` is its place in the deadlines, or 0.0."""
+
+    id: str
+    ref: str
+    caller: Party
+    callee: Party
+    name: str
+    streamed: bool = False
+    quiet: bool = False
+    line: float = FOREVER
+    answers: int = 0
+
+
+class Calls:
+    """Finds the callee, keeps the call, brings the answer back.
+
+    Args:
+        clock: gives the time and the deadlines.
+        pending_limit: how many calls of one caller may wait at once.
+        idle: seconds after which a streamed request without answers ends.
+    """
+
+    def __init__(self, clock: IReactorTime, pending_limit: int = 10000, idle: float = 60.0) -> None:
+        self.performers: Registry[Party] = Registry("exists")
+        self.services: Registry[Party] = Registry("exists")
+        self.takers: Registry[Party] = Registry("exists")
+        self.dropped = 0
+        self._idle = idle
+        self._limit = pending_limit
+        self._deadlines: Deadlines[Call] = Deadlines(clock, self._expired)
+        self._numbers = count(1)
+        # Ids are told to clients: the random part makes them unique over
+        # nodes and restarts, and only the callee can use one anyway.
+        self._prefix = uuid4().hex[:16] + "-"
+        self.pending = 0
+
+    def stop(self) -> None:
+        """Forget all deadlines."""
+        self._deadlines.stop()
+
+    def registry(self, whole: bool) -> Registry[Party]:
+        """Return who performs procedures, or, *whole*, services with all below them."""
+        return self.services if whole else self.performers
+
+    def find(self, procedure: str, service: str = "") -> tuple[Party, str]:
+        """Return who takes *procedure* now, and the registered name.
+
+        "Lookup: the exact procedure, else the longest registered service that
+        is a prefix followed by '.'."
+
+        For a caller that speaks to a *service*: "service T if registered, else
+        procedure T.E", and no service of another name.
+
+        Raises:
+            NotFound: nobody does.
+        """
+        place = self.services.place(service) if service else None
+        if place is not None:
+            return place.next(), service
+        place = self.performers.place(procedure)
+        if place is not None:
+            return place.next(), procedure
+        if service:
+            raise NotFound("service", service)
+        for name in self._services_of(procedure):
+            place = self.services.place(name)
+            if place is not None:
+                return place.next(), name
+        raise NotFound("method", procedure)
+
+    def find_at(self, procedure: str, recipients: Iterable[Party]) -> tuple[Party, str]:
+        """Return the first of *recipients* that performs *procedure*, and under which name.
+
+        Raises:
+            NotFound: none of them does.
+        """
+        for party in recipients:
+            if self._has(self.performers, procedure, party):
+                return party, procedure
+            for name in self._services_of(procedure):
+                if self._has(self.services, name, party):
+                    return party, name
+        raise NotFound("method", procedure)
+
+    def find_taker(self, topic: str) -> Party:
+        """Return who takes a streamed request of *topic* now, else one who takes any.
+
+        Raises:
+            NotFound: nobody does.
+        """
+        place = (self.takers.place(topic) if topic else None) or self.takers.place("*")
+        if place is None:
+            raise NotFound("request", topic or "*")
+        return place.next()
+
+    def elsewhere(self, names: Iterable[str], error: BrokerError) -> Party:
+        """Return who stands for a callee on another node; alone, raise *error*."""
+        raise error
+
+    def _services_of(self, procedure: str) -> Iterator[str]:
+        """Yield the names of services that *procedure* could be of, the longest first.
+
+        "S owns every procedure that begins with S.": the name alone is none.
+        """
+        name = procedure.rpartition(".")[0] if len(self.services) else ""
+        while name:
+            yield name
+            name = name.rpartition(".")[0]
+
+    @staticmethod
+    def _has(registry: Registry[Party], name: str, party: Party) -> bool:
+        place = registry.place(name)
+        return place is not None and party in place.holders
+
+    def open(self, caller: Party, callee: Party, ref: str, request: Request, *, quiet: bool = False) -> None:
+        """Send *request* to *callee* and keep the call.  Sets ``request.id``.
+
+        Its end comes as a reply to ``caller.hear``; with *quiet*, the deadline
+        ends it without one.
+
+        Raises:
+            Invalid: *ref* or the procedure is too long to be kept.
+            RateLimited: the caller has too many calls waiting.
+            BrokerError: the callee refuses it.
+        """
+        if len(ref) > LONGEST or len(request.procedure) > LONGEST:
+            raise Invalid("id" if len(ref) > LONGEST else "method")
+        if len(caller.calling) >= self._limit:
+            raise RateLimited("limit", "pending")
+        request.id = key = f"{self._prefix}{next(self._numbers)}"
+        call = Call(key, ref, caller, callee, request.procedure, request.streamed, quiet)
+        delay = self._idle if request.streamed else request.timeout
+        if delay > 0:
+            call.line = self._deadlines.add(call, delay)
+        caller.calling[key] = call
+        callee.serving[key] = call
+        self.pending += 1
+        try:
+            callee.serve(request)
+        except BrokerError:
+            self._end(call)
+            raise
+
+    def answer(
+        self,
+        callee: Party,
+        key: str,
+        body: bytes,
+        error: BrokerError | None = None,
+        time: float = 0.0,
+        attachments: tuple[bytes, ...] = (),
+    ) -> bool:
+        """Bring *callee*'s answer to the caller; say whether it was awaited.
+
+        Answers are taken only from the one the call was sent to: unknown,
+        foreign, late and second ones are dropped and counted.
+        """
+        call = callee.serving.get(key)
+        if call is None:
+            self.dropped += 1
+            return False
+        call.answers += 1
+        if not call.streamed:
+            self._end(call)
+        elif call.line:
+            self._deadlines.drop(call, call.line)
+            call.line = self._deadlines.add(call, self._idle)
+        call.caller.hear(Reply(call.ref, body, error, callee.client, time, call.streamed, attachments))
+        return True
+
+    def leave(self, party: Party) -> None:
+        """End every call of *party* on either side, and its registrations."""
+        for registry in (self.performers, self.services, self.takers):
+            registry.leave(party)
+        for call in list(party.calling.values()):
+            self._end(call)
+        for call in list(party.serving.values()):
+            self._fail(call, Gone("lost", call.name))
+
+    def _expired(self, call: Call) -> None:
+        if call.quiet:
+            self._end(call)
+        else:
+            self._fail(call, Timeout("request" if call.streamed else "call"))
+
+    def _fail(self, call: Call, error: BrokerError) -> None:
+        self._end(call)
+        # A stream that was answered has simply come to its end.
+        if not (call.streamed and call.answers):
+            call.caller.hear(Reply(call.ref, b"null", error, "broker", streamed=call.streamed))
+
+    def _end(self, call: Call) -> None:
+        if call.callee.serving.pop(call.id, None) is not None:
+            self.pending -= 1
+        call.caller.calling.pop(call.id, None)
+        if call.line:
+            self._deadlines.drop(call, call.line)

@@ -1,0 +1,269 @@
+"""Stored topics: post, read, wait for more, remember how far a client is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import attrs
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+from broker.core.deadlines import Deadlines
+from broker.core.pages import ENOUGH, read_last_page, read_page
+from broker.errors import Invalid, RateLimited, Unavailable
+from broker.interfaces import IBus, IEventSource, ISharedStore, IStore
+from broker.messages import Event
+from broker.patterns import matches
+
+LOG = "event/"  # the logs of topics begin with it
+CURSOR = "cursor"  # the space of the clients' cursors
+DAY = 86400.0  # seconds
+MOVES = 10000  # cursors whose last move is remembered
+HEADS = 10000  # topics whose newest event is remembered, to wait for the next without a look into the store
+
+
+def cursor_key(client: str, topic: str) -> str:
+    """Return one text for the pair, different for every other pair."""
+    return f"{len(client)}:{client}{topic}"
+
+
+@attrs.define
+class Move:
+    """The last move of a cursor."""
+
+    id: int
+    expires: float
+    stored: bool = attrs.field(default=False, eq=False)
+
+
+@attrs.define(eq=False)
+class Waiter:
+    """One poll that waits; ``woken`` fires with an event, or None when it is ``over``."""
+
+    topic: str
+    woken: Deferred[Event | None] = attrs.field(factory=Deferred)
+    line: float = 0.0
+    over: bool = False
+
+
+class Channels:
+    """The log of every stored topic, and those who wait for its next event.
+
+    Args:
+        store: keeps the events and cursors.
+        bus: tells everybody of a new event.
+        clock: measures how long a poll waits.
+        durable: patterns of the topics whose live publications are stored.
+        waiting_limit: how many polls may wait at once in this process.
+        kept_seconds: how long events are kept; 0: no limit of age.
+    """
+
+    def __init__(
+        self,
+        store: IStore,
+        bus: IBus,
+        clock: IReactorTime,
+        durable: Iterable[str] = (),
+        waiting_limit: int = 10000,
+        kept_seconds: float = 0.0,
+    ) -> None:
+        self._store, self._bus, self._clock = store, bus, clock
+        self._durable = tuple(durable)
+        self._limit = waiting_limit
+        self._kept = kept_seconds
+        self._waiters: dict[str, dict[Waiter, None]] = {}
+        self._deadlines: Deadlines[Waiter] = Deadlines(clock, self._wake_empty)
+        self._moves: dict[str, Move] = {}
+        self._heads: dict[str, int] = {}
+        self._draining = False
+        self.waiting = 0
+
+    def is_durable(self, topic: str) -> bool:
+        """Whether live publications on *topic* are stored as well."""
+        return any(matches(pattern, topic) for pattern in self._durable)
+
+    def post(self, event: Event) -> Deferred[Event]:
+        """Store *event*, then tell everybody; the Deferred fires in between.
+
+        It fires when the event is safe.  The poster hears of it before any reader does.
+        """
+        answer: Deferred[Event] = Deferred()
+
+        def stored(event: Event) -> None:
+            answer.callback(event)
+            if not self._store.announces:
+                self._bus.publish(event)
+
+        self._store.append(LOG + event.topic, event).addCallbacks(stored, answer.errback)
+        return answer
+
+    def read(self, topic: str, after: int, limit: int, enough: int = ENOUGH) -> Deferred[list[Event]]:
+        """Return at most *limit* events newer than id *after*, oldest first; see ``pages.read_page``."""
+        return Deferred.fromCoroutine(read_page(self._store, LOG + topic, after, limit, enough))
+
+    def latest(self, topic: str, limit: int, enough: int = ENOUGH) -> Deferred[list[Event]]:
+        """Return the last *limit* events, oldest first; fewer when they have *enough* bytes."""
+        return Deferred.fromCoroutine(read_last_page(self._store, LOG + topic, limit, enough))
+
+    def head(self, topic: str) -> Deferred[int]:
+        """Return the id of the newest event there ever was; 0 for none."""
+        return self._store.head(LOG + topic)
+
+    async def poll(self, topic: str, after: int, limit: int, timeout: float, enough: int = ENOUGH) -> list[Event]:
+        """Return events of *topic* newer than id *after*, oldest first, at most *limit*; see ``read``.
+
+        If there are none, wait up to *timeout* seconds (0: answer at once) and
+        then return what has arrived, perhaps nothing.  Cancelling leaves no trace.
+
+        Raises:
+            RateLimited: too many polls are waiting already.
+        """
+        if timeout <= 0 or self._draining:
+            return await self.read(topic, after, limit, enough)
+        # Register before reading: an event posted in between must wake us.
+        waiter = self._wait(topic, timeout)
+        try:
+            known = self._heads.get(topic)
+            events: list[Event] = []
+            if known is None or after < known:
+                events = await self.read(topic, after, limit, enough)
+            while not events and not waiter.over:
+                event = await waiter.woken
+                # The usual case needs no second look into the store.
+                if event is not None and event.id == after + 1:
+                    return [event]
+                waiter.woken = Deferred()
+                events = await self._look(topic, after, limit, enough)
+            return events
+        finally:
+            self._leave(waiter)
+
+    async def _look(self, topic: str, after: int, limit: int, enough: int) -> list[Event]:
+        """Read for one that waits already: while the store is away there is nothing new."""
+        try:
+            return await self.read(topic, after, limit, enough)
+        except Unavailable:
+            return []
+
+    def arrived(self, event: Event) -> None:
+        """Wake every poll that waits for *event*'s topic."""
+        if not self._store.shared:  # else there may be a later one that was not heard of yet
+            if len(self._heads) >= HEADS:
+                self._heads.clear()
+            self._heads[event.topic] = max(event.id, self._heads.get(event.topic, 0))
+        waiters = self._waiters.get(event.topic)
+        if waiters is None:
+            return
+        for waiter in list(waiters):
+            if not waiter.woken.called:
+                waiter.woken.callback(event)
+
+    def drain(self) -> None:
+        """Let every waiting poll end with nothing, and none wait from now on."""
+        self._draining = True
+        for waiters in list(self._waiters.values()):
+            for waiter in list(waiters):
+                self._wake_empty(waiter)
+
+    def stop(self) -> None:
+        """Forget all deadlines."""
+        self._deadlines.stop()
+
+    async def cursor(self, client: str, topic: str) -> int:
+        """Return the id that *client* has acknowledged last; 0 for none."""
+        entry = await self._store.get(CURSOR, cursor_key(client, topic))
+        return 0 if entry is None else int(entry.value)
+
+    def move_cursor(self, client: str, topic: str, id: int) -> Deferred[None]:
+        """Remember that *client* has all events up to *id*; it may go back.
+
+        Where it stands already, which is what most polls say, costs no write.
+        """
+        if id < 0:
+            return fail(Invalid("after"))
+        key, move = cursor_key(client, topic), Move(id, self._cursor_end())
+        last = self._moves.get(key)
+        if last == move and last.stored:
+            return succeed(None)
+        if len(self._moves) >= MOVES:
+            self._moves.clear()
+        if not self._store.shared:  # else another node may move it meanwhile
+            self._moves[key] = move
+
+        def stored(_: object) -> None:
+            move.stored = True
+
+        return self._store.set(CURSOR, key, b"%d" % id, expires=move.expires).addCallback(stored)
+
+    def _cursor_end(self) -> float:
+        """Return when a cursor that moves now may go: no event that it acknowledges is left then.
+
+        Whole days: most moves leave the time as it is, which spares the store work.
+        """
+        if not self._kept:
+            return 0.0
+        return (self._clock.seconds() // DAY + 2) * DAY + self._kept
+
+    def _wait(self, topic: str, timeout: float) -> Waiter:
+        if self.waiting >= self._limit:
+            raise RateLimited("limit", "polls")
+        waiter = Waiter(topic)
+        self._waiters.setdefault(topic, {})[waiter] = None
+        if len(self._waiters[topic]) == 1:
+            self._bus.listen(topic)
+        waiter.line = self._deadlines.add(waiter, timeout)
+        self.waiting += 1
+        return waiter
+
+    def _leave(self, waiter: Waiter) -> None:
+        self._deadlines.drop(waiter, waiter.line)
+        waiters = self._waiters[waiter.topic]
+        del waiters[waiter]
+        self.waiting -= 1
+        if not waiters:
+            del self._waiters[waiter.topic]
+            self._bus.forget(waiter.topic)
+
+    def _wake_empty(self, waiter: Waiter) -> None:
+        waiter.over = True
+        if not waiter.woken.called:
+            waiter.woken.callback(None)
+
+
+@implementer(IEventSource)
+class Past:
+    """The stored events of all topics, for a bus that has missed some.
+
+    Args:
+        store: keeps them.
+    """
+
+    def __init__(self, store: ISharedStore) -> None:
+        self._store = store
+
+    def mark(self) -> Deferred[int]:
+        """Return the present mark."""
+        return self._store.mark()
+
+    def changes(self, mark: int) -> Deferred[dict[str, int]]:
+        """Return the topics that have got events after *mark*."""
+        return self._store.changes(mark).addCallback(
+            lambda logs: {log.removeprefix(LOG): last for log, last in logs.items()}
+        )
+
+    def since(self, topic: str, mark: int) -> Deferred[int]:
+        """Return the id of the first event of *topic* after *mark*."""
+        return self._store.since(LOG + topic, mark)
+
+    def read(self, topic: str, after: int, limit: int) -> Deferred[list[Event]]:
+        """Return at most *limit* events with id > *after*."""
+        return self._store.read(LOG + topic, after, limit)
+
+    def publishes(self, origin: str) -> bool:
+        """Whether an event of that *origin* is being stored."""
+        return self._store.publishes(origin)
+
+    def on_answer(self, call: Callable[[], object]) -> None:
+        """Let *call* be called whenever publishers were answered."""
+        self._store.on_answer(call)

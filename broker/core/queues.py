@@ -1,0 +1,208 @@
+"""Mailboxes of clients and work queues: each message is taken once.
+
+A message goes straight to whoever takes it now.  What nobody takes is kept in
+a log of the queue, with one position up to which it has been delivered.
+Delivered means handed to the taker's connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import attrs
+import msgspec
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from broker.core.registry import Registry
+from broker.errors import BrokerError, Conflict
+from broker.interfaces import IStore
+from broker.messages import Event, Mail
+
+log = Logger()
+
+_decode = msgspec.json.Decoder(tuple[str, float]).decode
+_encode = msgspec.json.Encoder().encode
+
+LOG = "mail/"
+POSITION = "mail-at"  # space: queue -> id of the last message that was delivered
+BATCH = 64
+
+
+class Taker(Protocol):
+    """What queues need of a peer."""
+
+    def post_mail(self, mail: Mail) -> bool:
+        """Hand *mail* to the client; False: it can not take it now."""
+
+
+@attrs.define(eq=False)
+class Backlog:
+    """What is known of a queue somebody takes from or that is being written.
+
+    ``clear`` says that nothing is stored; ``draining`` that somebody is at it.
+    """
+
+    clear: bool = False
+    draining: bool = False
+    again: bool = False
+
+
+class Queues:
+    """Delivers mail or keeps it.
+
+    Args:
+        store: keeps what nobody takes.
+        clock: gives the age of a message.
+        takers_of: returns who would take from a queue now, in the order to ask;
+            of a work queue, beginning with the one whose turn it is.
+        limit: how many messages a queue keeps; the oldest are dropped.
+        max_age: seconds after which a kept message is dropped.
+    """
+
+    def __init__(
+        self,
+        store: IStore,
+        clock: IReactorTime,
+        takers_of: Callable[[str], list[Taker]],
+        limit: int = 1000,
+        max_age: float = 7 * 86400.0,
+    ) -> None:
+        self.consumers: Registry[Taker] = Registry("queue")
+        self._store, self._clock, self._takers_of = store, clock, takers_of
+        self._limit, self._max_age = limit, max_age
+        self._backlogs: dict[str, Backlog] = {}
+
+    def __len__(self) -> int:
+        return len(self._backlogs)
+
+    def put(self, mail: Mail) -> Deferred[bool]:
+        """Deliver *mail* or keep it; True when an older one was dropped for it.
+
+        The Deferred fires when it has been handed to a connection or stored.
+        """
+        return ensureDeferred(self._put(mail))
+
+    async def _put(self, mail: Mail) -> bool:
+        backlog = self._backlogs.get(mail.queue)
+        # What waits goes first: order is kept.
+        if backlog is not None and backlog.clear and self._offer(mail):
+            return False
+        self._unclear(mail.queue)
+        dropped = await self._keep(mail)
+        self._unclear(mail.queue)
+        self.drain(mail.queue)
+        return dropped
+
+    def _unclear(self, queue: str) -> None:
+        """Note that something is stored, or about to be."""
+        backlog = self._backlogs.get(queue)
+        if backlog is not None:
+            backlog.clear, backlog.again = False, True
+
+    def drain(self, queue: str) -> None:
+        """Begin to deliver what *queue* keeps, if somebody takes from it."""
+        if not self._takers_of(queue):
+            return
+        backlog = self._backlogs.setdefault(queue, Backlog())
+        if backlog.draining:
+            backlog.again = True
+            return
+        if backlog.clear:
+            return
+        backlog.draining = True
+        ensureDeferred(self._drain(queue, backlog)).addErrback(self._drain_failed, queue)
+
+    def left(self, queue: str) -> None:
+        """Notice that a taker of *queue* has gone."""
+        if not self._takers_of(queue):
+            backlog = self._backlogs.get(queue)
+            if backlog is not None and not backlog.draining:
+                del self._backlogs[queue]
+
+    async def _drain(self, queue: str, backlog: Backlog) -> None:
+        try:
+            while True:
+                backlog.again = False
+                emptied = await self._deliver_batch(queue)
+                if emptied and not backlog.again:
+                    backlog.clear = True
+                    return
+                if emptied is None:
+                    return
+        finally:
+            backlog.draining = False
+            self.left(queue)
+
+    async def _deliver_batch(self, queue: str) -> bool | None:
+        """Deliver some of what is kept.
+
+        True: nothing is left; False: more may be; None: nobody takes it now.
+        """
+        position, _ = await self._position(queue)
+        kept = await self._store.read(LOG + queue, position, BATCH)
+        oldest = self._clock.seconds() - self._max_age
+        delivered = position
+        refused = False
+        for event in kept:
+            if event.time >= oldest and not self._offer(_mail(queue, event)):
+                refused = True
+                break
+            delivered = event.id
+        if delivered != position:
+            # Marked after the hand-over: a crash in between delivers again, and loses nothing.
+            await self._advance(queue, delivered)
+        if refused:
+            return None
+        return len(kept) < BATCH
+
+    async def _keep(self, mail: Mail) -> bool:
+        stored = await self._store.append(LOG + mail.queue, _event(mail, self._clock.seconds()))
+        return stored.id > self._limit and await self._advance(mail.queue, stored.id - self._limit)
+
+    async def _advance(self, queue: str, upto: int) -> bool:
+        """Forget the messages up to *upto*; say whether any were left of them."""
+        while True:
+            position, revision = await self._position(queue)
+            if position >= upto:
+                return False
+            try:
+                await self._store.set(POSITION, queue, b"%d" % upto, revision=revision)
+            except Conflict:
+                continue  # somebody else has moved it meanwhile
+            await self._store.trim(LOG + queue, upto)
+            return True
+
+    async def _position(self, queue: str) -> tuple[int, int]:
+        entry = await self._store.get(POSITION, queue)
+        return (0, 0) if entry is None else (int(entry.value), entry.revision)
+
+    def _offer(self, mail: Mail) -> bool:
+        place = self.consumers.place(mail.queue)
+        if place is not None:
+            place.next()
+        return any(taker.post_mail(mail) for taker in self._takers_of(mail.queue))
+
+    def _drain_failed(self, failure: object, queue: str) -> None:
+        reason = getattr(failure, "value", failure)
+        if isinstance(reason, BrokerError):
+            log.warn("queue {queue} waits: {reason}", queue=queue, reason=str(reason))
+        else:
+            log.error("queue {queue} stopped: {failure}", queue=queue, failure=failure)
+
+
+# In the log, reference and time go before the body, as JSON, with a line's end in between.
+# A body is not decoded: not every decoder takes all that JSON allows.  The time of
+# the stored event is the broker's: a sender's clock must not make its message old.
+
+
+def _event(mail: Mail, now: float) -> Event:
+    return Event(mail.queue, "mail", _encode((mail.ref, mail.time)) + b"\n" + mail.body, source=mail.source, time=now)
+
+
+def _mail(queue: str, event: Event) -> Mail:
+    head, _, body = (event.body or b"").partition(b"\n")
+    ref, time = _decode(head)
+    return Mail(queue, ref, body, event.source, time)

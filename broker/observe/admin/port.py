@@ -1,0 +1,81 @@
+"""The port for operators: ``/metrics``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from broker.config.addresses import url_of
+from broker.interfaces import IHttpDialect
+from broker.messages import HttpRequest, Response
+
+log = Logger()
+
+
+@implementer(IHttpDialect)
+class MetricsPage:
+    """Answers Prometheus, as if it were a dialect.
+
+    Args:
+        read: returns the metrics as text, and its content type.
+    """
+
+    name = "admin"
+    http_paths = ("/metrics",)
+
+    def __init__(self, read: Callable[[], tuple[bytes, str]]) -> None:
+        self._read = read
+
+    async def answer(self, peer: object, request: HttpRequest) -> Response:
+        """Return the metrics in the text format."""
+        return Response(200, *self._read())
+
+
+class Site(Protocol):
+    """What the port needs of ``broker.web.site.Site``."""
+
+    def drain(self, seconds: float) -> Deferred[None]:
+        """Close all connections."""
+
+
+class AdminPort(Service):
+    """Serves *site* to operators.  When it can not listen, it says so and the daemon goes on.
+
+    Args:
+        site: answers.
+        listen: listens on one endpoint string with *site*.
+        endpoints: endpoint strings.
+    """
+
+    def __init__(self, site: Site, listen: Callable[[str], Deferred[IListeningPort]], endpoints: Iterable[str]) -> None:
+        self._site = site
+        self._listen = listen
+        self._endpoints = tuple(endpoints)
+        self._ports: list[IListeningPort] = []
+
+    def startService(self) -> None:
+        """Listen."""
+        super().startService()
+        for endpoint in self._endpoints:
+            listening = maybeDeferred(self._listen, endpoint)
+            listening.addCallbacks(self._listens, self._failed, (endpoint,), errbackArgs=(endpoint,))
+
+    def stopService(self) -> Deferred[Any]:
+        """Listen no more."""
+        super().stopService()
+        ports, self._ports = self._ports, []
+        return gatherResults([self._site.drain(0.0), *(maybeDeferred(port.stopListening) for port in ports)])
+
+    def _listens(self, port: IListeningPort, endpoint: str) -> None:
+        self._ports.append(port)
+        log.info("metrics are at {metrics}/metrics", metrics=url_of(endpoint, port.getHost()))
+
+    def _failed(self, failure: Failure, endpoint: str) -> None:
+        log.warn("no metrics: TXBROKER_ADMIN_LISTEN={endpoint}: {reason}", endpoint=endpoint, reason=str(failure.value))

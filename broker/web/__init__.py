@@ -1,0 +1,1 @@
+"""The public port: finds the dialect for each request."""

@@ -1,0 +1,1 @@
+"""HTTP/1.1: from bytes to a request, from a response to bytes."""

@@ -1,0 +1,1 @@
+"""Sockets: transports that gather frames, and the reactor loop that flushes them."""

@@ -1,0 +1,1 @@
+"""WebSocket: the upgrade, the frames, the heartbeat."""

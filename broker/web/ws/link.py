@@ -1,0 +1,324 @@
+"""One WebSocket connection as dialects and the broker see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from autobahn.util import encode_truncate
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from broker.interfaces import ILink, ISession
+from broker.messages import SHORT, TEXT_HEADERS, Frame, HttpRequest, wire_frame
+from broker.web.net.transport import FrameTransport, hand_over
+from broker.web.ws.autobahn import CLOSED, CONNECTING, OPEN, autobahn_state
+from broker.web.ws.heartbeat import Heartbeat
+from broker.web.ws.reader import FAST_MOST, FAST_NAMES, FrameReader
+
+if TYPE_CHECKING:
+    from broker.web.ws.opening import Opening
+    from broker.web.ws.upgrade import Traffic, WebSocketOptions
+
+log = Logger()
+
+PING = b"\x89\x00"
+REASON_MOST = 123  # bytes: what a close frame holds beside the code
+NO_STATUS = 1005  # RFC 6455, 7.1.5: the code "if this Close control frame contains no status code"
+ABNORMAL = 1006  # the same: the code if there was no close frame
+
+# Header fields that tell nothing any more once the connection is open.
+SPENT = frozenset(
+    (
+        "accept-encoding",
+        "cache-control",
+        "connection",
+        "pragma",
+        "sec-websocket-extensions",
+        "sec-websocket-key",
+        "sec-websocket-version",
+        "upgrade",
+    )
+)
+
+
+@implementer(ILink, IPushProducer)
+class WebSocketLink(FrameReader):
+    """One WebSocket connection; of a class made by :func:`link_class`.
+
+    Attributes:
+        handshake: the request that opened it; once open, without the header
+            fields of the handshake itself.
+        paused: whether more than 64 KiB wait to be sent.
+        opening: what goes on before it is open.
+        pinged, line: see ``heartbeat.Pulse``.
+    """
+
+    options: ClassVar[WebSocketOptions]
+    clock: ClassVar[IReactorTime]
+    heartbeat: ClassVar[Heartbeat]
+    links: ClassVar[set[WebSocketLink]]
+
+    opening: Opening | None = None
+    state: int = CONNECTING
+    paused = False
+    pinged = False
+    line = 0.0
+    _write: Callable[[bytes], None]
+    _waiting = 0  # bytes written while paused, on a transport that does not count them
+    _slow = False
+
+    def __init__(self, transport: Any, handshake: HttpRequest, on_closed: Callable[[int, str], object]) -> None:
+        self.transport = transport
+        self.handshake = handshake
+        self._on_closed = on_closed
+
+    # ILink
+
+    @property
+    def open(self) -> bool:
+        """Whether what is sent now goes out."""
+        return self.state == OPEN
+
+    def send(self, payload: bytes) -> None:
+        """Send one text message."""
+        if self.state != OPEN:
+            return
+        size = len(payload)
+        self._write(TEXT_HEADERS[size] + payload if size < SHORT else wire_frame(payload))
+        traffic = self.traffic
+        traffic.messages_out += 1
+        traffic.bytes_out += size
+
+    def send_binary(self, payload: bytes) -> None:
+        """Send one binary message."""
+        if self.state != OPEN:
+            return
+        self._write(wire_frame(payload, True))
+        traffic = self.traffic
+        traffic.messages_out += 1
+        traffic.bytes_out += len(payload)
+
+    def send_frame(self, frame: Frame) -> None:
+        """Send a message that was built once for many receivers."""
+        if self.state != OPEN:
+            return
+        self._write(frame.wire)
+        traffic = self.traffic
+        traffic.messages_out += 1
+        traffic.bytes_out += len(frame.payload)
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close in good order; a client that does not answer is cut off after a while."""
+        if self.opening is not None:
+            self.opening.cancel()
+        elif self.state == OPEN:
+            # What was sent before gets its time on a slow line.
+            self._close(code, reason, self.options.slow_grace if self.paused else self.options.close_timeout)
+
+    def abort(self) -> None:
+        """Drop the connection."""
+        self._drop("aborted")
+
+    # IPushProducer
+
+    def pauseProducing(self) -> None:
+        """Note that bytes wait for the client."""
+        self.paused = True
+
+    def resumeProducing(self) -> None:
+        """Note that the client has got everything."""
+        self.paused = False
+        self._waiting = 0
+
+    def stopProducing(self) -> None:
+        """The connection is lost, as connectionLost is told too."""
+
+    # Called by Opening and by Heartbeat
+
+    def opened(self, session: ISession, acceptance: bytes, rest: bytes) -> None:
+        """Begin to speak WebSocket: send the 101 in *acceptance*, then read *rest*."""
+        transport = self.transport
+        self.opening = None
+        self.session = session
+        headers = self.handshake.headers
+        self.handshake.headers = {name: headers[name] for name in headers if name not in SPENT}
+        self.state = OPEN
+        if isinstance(transport, FrameTransport):
+            transport.queue_limit = self.options.send_queue_bytes
+            transport.overflowed = self._overflowed
+            self._write = transport.send_frame
+        else:
+            self._write = self._write_counting
+        hand_over(transport, self)
+        transport.registerProducer(self, True)
+        self.heartbeat.add(self)
+        self._write(acceptance)
+        try:
+            session.opened()
+        except Exception:
+            self.session_failed()
+        if rest:
+            self.dataReceived(rest)
+
+    def refused(self, code: int, reason: str) -> None:
+        """The connection did not come to be; *code* is the HTTP status of the answer, or 1006."""
+        self.state = CLOSED
+        self.opening = None
+        self.transport = None
+        self._ended(code, reason)
+
+    def ping(self) -> None:
+        """Ask for a sign of life."""
+        if self.state == OPEN:
+            self._write(PING)
+
+    def lifeless(self) -> None:
+        """Drop the connection: its client is gone."""
+        self._drop("ping timeout")
+
+    # Called by FrameReader and by Autobahn
+
+    def session_failed(self) -> None:
+        """Log the exception and close: a fault of one session is no one else's."""
+        log.failure("a session failed", address=self.handshake.address, path=self.handshake.path)
+        self.close(1011, "internal error")
+
+    def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
+        """Send Autobahn's own frames in order with ours."""
+        self._write(data)
+
+    def _fail_connection(self, code: int = 1001, reason: str = "") -> None:
+        if self.failedByMe:
+            return
+        self.failedByMe = True
+        if self.state == OPEN:
+            self._close(code, reason, self.options.close_timeout)
+
+    def _max_message_size_exceeded(self, msg_size: int, max_msg_size: int, reason: str) -> None:
+        log.info(
+            "{address} sent a message of {size} bytes; TXBROKER_MAX_MESSAGE_BYTES allows {most}",
+            address=self.handshake.address,
+            size=msg_size,
+            most=max_msg_size,
+        )
+        self._fail_connection(1009, reason)
+
+    def _closeConnection(self, abort: bool = False) -> None:
+        if abort and (self.paused or not self.wasClean):
+            self.transport.abortConnection()
+            return
+        # RFC 6455, 7.1.1: "an endpoint cleanly closes the TCP connection", so that the client can
+        # read what is under way.  One that never reads must not keep it open.
+        self.transport.loseConnection()
+        self._cancel_timeout()
+        self.closeHandshakeTimeoutCall = self.clock.callLater(
+            self.options.close_timeout, self.transport.abortConnection
+        )
+
+    # The end
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Tell the session, and whoever made the link, that it has ended."""
+        self.state = CLOSED
+        self._cancel_timeout()
+        self.heartbeat.remove(self)
+        code, text = self._ending(reason)
+        session = self.session
+        # With these it would have to wait for the garbage collector.
+        del self.session, self._write
+        self.transport = None
+        try:
+            session.closed(code, text)
+        except Exception:
+            log.failure("a session failed at its end", address=self.handshake.address)
+        self._ended(code, text)
+
+    def _ending(self, reason: Failure) -> tuple[int, str]:
+        if self.closedByMe:
+            return self.localCloseCode, (self.localCloseReason or b"").decode()
+        if self.wasClean:
+            return self.remoteCloseCode or NO_STATUS, self.remoteCloseReason or ""
+        return ABNORMAL, self.wasNotCleanReason or reason.getErrorMessage()
+
+    def _ended(self, code: int, reason: str) -> None:
+        self.links.discard(self)
+        on_closed = self._on_closed
+        del self._on_closed
+        on_closed(code, reason)
+
+    def _close(self, code: int, reason: str, grace: float) -> None:
+        self.closeHandshakeTimeout = grace
+        self.sendCloseFrame(code, encode_truncate(reason, REASON_MOST))
+
+    def _drop(self, reason: str) -> None:
+        if self.opening is not None:
+            self.opening.abort()
+        elif self.state != CLOSED:
+            self.wasNotCleanReason = reason
+            self.dropConnection(abort=True)
+        elif self.transport is not None:
+            self.transport.abortConnection()
+
+    def _cancel_timeout(self) -> None:
+        call: IDelayedCall | None = self.closeHandshakeTimeoutCall
+        self.closeHandshakeTimeoutCall = None
+        if call is not None and call.active():
+            call.cancel()
+
+    # Slow readers
+
+    def _write_counting(self, data: bytes) -> None:
+        """Write to a transport that does not itself count what waits."""
+        self.transport.write(data)
+        if self.paused:
+            if self._waiting > self.options.send_queue_bytes:
+                self._overflowed()
+            self._waiting += len(data)
+
+    def _overflowed(self) -> None:
+        if self._slow or self.state != OPEN:
+            return
+        self._slow = True
+        log.warn(
+            "{address} reads too slowly: more than TXBROKER_SEND_QUEUE_BYTES={most} wait for it; closing with 1013",
+            address=self.handshake.address,
+            most=self.options.send_queue_bytes,
+        )
+        self.traffic.slow_consumer("close")
+        self._close(1013, "reading too slowly", self.options.slow_grace)
+
+
+def link_class(
+    base: type[WebSocketLink],
+    options: WebSocketOptions,
+    clock: IReactorTime,
+    traffic: Traffic,
+    links: set[WebSocketLink],
+) -> type[WebSocketLink]:
+    """Return the class of links with these options.
+
+    Args:
+        base: WebSocketLink, or a class of it that adds something.
+        options: of the links.
+        clock: the reactor, or a ``task.Clock``.
+        traffic: where bytes and messages are counted.
+        links: from which a link goes when it has ended.
+    """
+    state = autobahn_state(options, clock)
+    fast_path = options.fast_path and state.keys() >= FAST_NAMES
+    if fast_path != options.fast_path:
+        log.warn("this version of Autobahn is not known: every frame takes the long way, as with fast_path off")
+    namespace = {name: value for name, value in state.items() if name not in vars(WebSocketLink)}
+    namespace.update(
+        options=options,
+        clock=clock,
+        traffic=traffic,
+        links=links,
+        heartbeat=Heartbeat(clock, options.ping_interval, options.pong_timeout),
+        fast_path=fast_path,
+        fast_most=min(FAST_MOST, options.max_message_bytes),
+    )
+    return type(base.__name__, (base,), namespace)

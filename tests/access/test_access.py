@@ -1,0 +1,161 @@
+import jwt
+import pytest
+from twisted.internet.task import Clock
+
+from broker.access.principals import Access, Buckets, Grants, Rule, read_permissions
+from broker.errors import Invalid, Unauthenticated
+
+SECRET = "s3cret-s3cret-s3cret-s3cret-s3cret"
+
+
+def access(mode="required", **more):
+    return Access(mode, secrets=("new", "old"), keys={"bob": "bobs-key"}, **more)
+
+
+@pytest.mark.parametrize("token", ["new", "old", "Bearer new", "ED25519-BASIC-TOKEN old"])
+def test_the_shared_secret_and_its_predecessor_name_nobody(token):
+    identity = access().identify(token)
+    assert (identity.name, identity.authenticated, identity.grants) == ("", True, None)
+
+
+def test_an_api_key_names_its_owner():
+    assert access().identify("bobs-key").name == "bob"
+
+
+@pytest.mark.parametrize("token", ["", "wrong", "bobs-ke", "bob", None, 5, ["new"], "\ud800"])
+def test_anything_else_is_refused(token):
+    with pytest.raises(Unauthenticated):
+        access().identify(token)
+
+
+def test_without_any_credential_configured_every_text_is_taken():
+    identity = Access().identify("whatever")
+    assert (identity.name, identity.authenticated) == ("", False)
+
+
+def test_a_secret_does_not_show_in_the_representation():
+    shown = repr(access(jwt_keys=((SECRET, "HS256"),)))
+    assert not [word for word in ("new", "old", "bobs-key", SECRET) if word in shown]
+
+
+def test_a_token_names_its_subject_and_carries_details():
+    token = jwt.encode({"sub": "ann", "exp": 4e9, "role": "admin", "scopes": ["x"]}, SECRET, "HS256")
+    identity = access(jwt_keys=((SECRET, "HS256"),)).identify(token)
+    assert identity.name == "ann"
+    assert identity.details == {"role": "admin", "scopes": ["x"]}
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [{"sub": "ann"}, {"sub": "ann", "exp": 1}, {"sub": "ann", "exp": 4e9, "aud": "other"}],
+    ids=["for ever", "expired", "for another audience"],
+)
+def test_a_token_that_does_not_hold_is_refused(claims):
+    token = jwt.encode(claims, SECRET, "HS256")
+    with pytest.raises(Unauthenticated):
+        access(jwt_keys=((SECRET, "HS256"),), jwt_audience="us").identify(token)
+
+
+def test_a_token_signed_by_nobody_is_refused():
+    token = jwt.encode({"sub": "ann", "exp": 4e9}, None, "none")
+    with pytest.raises(Unauthenticated):
+        access(jwt_keys=((SECRET, "HS256"),)).identify(token)
+
+
+def test_deny_wins():
+    grants = Grants({"publish": Rule(("orders.>",), ("orders.secret",))})
+    assert grants.may("publish", "orders.new")
+    assert not grants.may("publish", "orders.secret")
+    assert not grants.may("publish", "users")
+    assert not grants.may("call", "orders.new")
+
+
+def test_a_subscription_must_be_covered_whole_and_touch_no_denial():
+    grants = Grants({"subscribe": Rule(("orders.>",), ("orders.secret",))})
+    assert grants.may("subscribe", "orders.eu.*")
+    assert not grants.may("subscribe", "orders.*")
+    assert not grants.may("subscribe", ">")
+    assert grants.may("subscribe", "orders.eu")
+
+
+def test_decisions_that_are_remembered_are_bounded():
+    grants = Grants({"publish": Rule((">",))})
+    assert all(grants.may("publish", f"t{n}") for n in range(3000))
+    assert len(grants._known) <= 1024
+
+
+def test_grants_are_found_by_name_then_role_then_default(tmp_path):
+    file = tmp_path / "permissions.toml"
+    file.write_text(
+        '[bob.call]\nallow = ["math.>"]\ndeny = ["math.secret"]\n'
+        '[admin.call]\nallow = [">"]\n[default.call]\nallow = ["ping"]\n[anonymous]\n'
+    )
+    known = access(permissions=read_permissions(file), jwt_keys=((SECRET, "HS256"),))
+    token = jwt.encode({"sub": "ann", "exp": 4e9, "roles": ["admin"]}, SECRET, "HS256")
+    assert known.identify("bobs-key").grants.may("call", "math.add")
+    assert known.identify(token).grants.may("call", "anything")
+    assert known.identify("new").grants.may("call", "ping")
+    assert not known.anonymous.grants.may("call", "ping")
+    assert list(known.identify("bobs-key").grants.names("call")) == ["math.>"]
+    assert list(known.identify("bobs-key").grants.names("send")) == []
+    assert known.knows("bob")
+    assert not known.knows("zoe")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[bob.fly]\nallow = []",
+        "[bob.call]\nallowed = []",
+        "[bob]\ncall = 5",
+        '[bob.call]\nallow = "x"',
+        '[bob.call]\nallow = ["a..>"]',
+        "not toml",
+    ],
+)
+def test_a_permission_file_that_says_something_else_is_refused(tmp_path, text):
+    file = tmp_path / "permissions.toml"
+    file.write_text(text)
+    with pytest.raises(Invalid):
+        read_permissions(file)
+
+
+def test_a_verb_without_a_rule_is_permitted_where_nobody_is_asked_who_he_is(tmp_path):
+    file = tmp_path / "permissions.toml"
+    file.write_text('[anonymous.publish]\nallow = ["a"]\n')
+    for mode, permitted in (("none", True), ("optional", False), ("required", False)):
+        known = access(mode=mode, permissions=read_permissions(file))
+        other = known.identify("new")  # whom no rule names
+        assert known.recall(known.remember(other)).grants.may("call", "x") is permitted
+        for grants in (known.anonymous.grants, other.grants):
+            assert grants.may("call", "x") is permitted
+        assert known.anonymous.grants.may("publish", "a")
+        assert not known.anonymous.grants.may("publish", "b")
+
+
+def test_a_missing_permission_file_is_refused(tmp_path):
+    with pytest.raises(Invalid):
+        read_permissions(tmp_path / "none.toml")
+
+
+def test_a_bucket_gives_its_burst_and_then_its_rate():
+    clock = Clock()
+    bucket = Buckets(clock, rate=2.0, burst=3.0).of("ann")
+    assert [bucket.take() for _ in range(4)] == [True, True, True, False]
+    clock.advance(0.5)
+    assert [bucket.take(), bucket.take()] == [True, False]
+    clock.advance(100)
+    assert [bucket.take() for _ in range(4)] == [True, True, True, False]
+
+
+def test_a_bucket_is_kept_for_each_key_seen_lately():
+    buckets = Buckets(Clock(), rate=1.0, burst=0.0, size=2)
+    ann = buckets.of("ann")
+    assert buckets.of("ann") is ann
+    buckets.of("bob")
+    buckets.of("cid")
+    assert buckets.of("ann") is not ann
+
+
+def test_no_rate_is_no_bucket():
+    assert Buckets(Clock(), rate=0.0, burst=5.0).of("ann") is None

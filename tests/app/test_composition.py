@@ -1,0 +1,148 @@
+"""How the settings become the parts of the daemon."""
+
+import signal
+import sys
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel
+from twisted.python.logfile import LogFile
+
+from broker.app import tap
+from broker.app.daemon import Daemon
+from broker.app.process import StartError, explain_start_errors
+from broker.config.settings import Settings
+from broker.errors import Invalid, Unavailable
+from broker.testing import make_broker
+
+
+def pem(key) -> str:
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+@pytest.mark.parametrize(
+    ("key", "algorithm"),
+    [
+        (rsa.generate_private_key(65537, 2048), "RS256"),
+        (ec.generate_private_key(ec.SECP256R1()), "ES256"),
+        (ed25519.Ed25519PrivateKey.generate(), "EdDSA"),
+    ],
+    ids=["RSA", "EC", "Ed25519"],
+)
+def test_public_key_tells_how_tokens_are_signed(tmp_path, key, algorithm):
+    file = tmp_path / "key.pem"
+    file.write_text(pem(key))
+    access = tap.make_access(Settings(jwt_public_key_file=str(file)))
+    assert access.jwt_keys == ((pem(key), algorithm),)
+    assert access.mode == "required"
+
+
+def test_public_key_of_another_kind_is_refused(tmp_path):
+    file = tmp_path / "key.pem"
+    file.write_text(pem(dsa.generate_private_key(1024)))
+    with pytest.raises(Invalid, match="TXBROKER_JWT_PUBLIC_KEY_FILE"):
+        tap.make_access(Settings(jwt_public_key_file=str(file)))
+
+
+def test_file_that_holds_no_key_is_refused(tmp_path):
+    file = tmp_path / "key.pem"
+    file.write_text("no key")
+    with pytest.raises(Invalid, match="TXBROKER_JWT_PUBLIC_KEY_FILE"):
+        tap.make_access(Settings(jwt_public_key_file=str(file)))
+
+
+def test_every_credential_of_the_settings_is_known(tmp_path):
+    permissions = tmp_path / "permissions.toml"
+    permissions.write_text('[one.publish]\nallow = [">"]\n')
+    access = tap.make_access(
+        Settings(
+            api_secret="now",
+            api_secret_previous="before",
+            api_keys={"one": "key1"},
+            jwt_secret="sign",
+            permissions_file=str(permissions),
+        )
+    )
+    assert access.secrets == ("now", "before")
+    assert access.identify("key1").name == "one"
+    assert access.jwt_keys == (("sign", "HS256"),)
+    assert access.identify("key1").grants.may("publish", "a")
+
+
+def test_log_is_left_to_twistd_when_its_options_say_so():
+    assert tap._observer({"logger": "mine.log", "nodaemon": 1}, Settings(), None) is None
+    assert tap._observer({"syslog": 1}, Settings(), None) is None
+
+
+def test_log_file_that_twistd_was_given_is_written(tmp_path):
+    before = signal.getsignal(signal.SIGUSR1)
+    observer = tap._observer({"logfile": str(tmp_path / "my.log"), "nodaemon": 1}, Settings(node="n7"), None)
+    signal.signal(signal.SIGUSR1, before)
+    observer({"log_level": LogLevel.info, "log_namespace": "broker", "log_format": "hello", "log_time": 0.0})
+    assert '"msg":"hello","node":"n7"' in (tmp_path / "my.log").read_text()
+    assert isinstance(observer._stream, LogFile)
+    observer._stream.close()
+
+
+class Site:
+    def drain(self, seconds):
+        return succeed(None)
+
+
+class Port:
+    def stopListening(self):
+        return None
+
+
+def make_daemon(listen, *endpoints, announced=None):
+    return Daemon(
+        make_broker(Clock()),
+        Site(),
+        listen,
+        endpoints,
+        drain_seconds=1.0,
+        announce=(announced if announced is not None else []).append,
+    )
+
+
+def test_store_that_does_not_open_is_told_in_its_own_words():
+    daemon = make_daemon(lambda endpoint: succeed(Port()), "tcp:1")
+
+    def refuse():
+        raise Unavailable(message="The disk is full.")
+
+    daemon._broker.startService = refuse
+    with pytest.raises(StartError, match="The disk is full"):
+        daemon.startService()
+
+
+def test_it_is_announced_when_it_listens_everywhere():
+    slow, announced = Deferred(), []
+    daemon = make_daemon(
+        lambda endpoint: slow if endpoint == "onion:" else succeed(Port()), "tcp:1", "onion:", announced=announced
+    )
+    daemon.startService()
+    assert announced == []
+    slow.callback(Port())
+    assert [endpoint for endpoint, _ in announced[0]] == ["tcp:1", "onion:"]
+
+
+def test_endpoint_that_fails_is_told():
+    daemon = make_daemon(lambda endpoint: fail(OSError("no such place")), "tcp:1")
+    with pytest.raises(StartError, match="TXBROKER_LISTEN: no such place"):
+        daemon.startService()
+
+
+def test_start_error_is_explained_and_others_are_passed_on(capsys, monkeypatch):
+    others = []
+    monkeypatch.setattr(sys, "excepthook", lambda *error: others.append(error[1]))
+    monkeypatch.setattr(sys, "__stderr__", sys.stderr)
+    explain_start_errors()
+    wrong = KeyError("x")
+    sys.excepthook(KeyError, wrong, None)
+    sys.excepthook(StartError, StartError("no room"), None)
+    assert others == [wrong]
+    assert capsys.readouterr().err == "txbroker: no room\n"

@@ -1,0 +1,140 @@
+"""Dialects are found, verified, and refused in plain words."""
+
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from broker.app.dialects import DialectError, found_dialects, load_dialects
+
+GOOD = """
+    from zope.interface import implementer
+    from broker.interfaces import IWebSocketDialect
+
+    @implementer(IWebSocketDialect)
+    class Dialect:
+        name = "{name}"
+        websocket_paths = ("{path}",)
+        subprotocols = ()
+
+        def __init__(self, settings):
+            self.settings = settings
+
+        async def session(self, peer, link):
+            return None
+
+    dialect = Dialect
+"""
+
+HTTP = (
+    GOOD.replace("IWebSocketDialect", "IHttpDialect")
+    .replace("websocket_paths", "http_paths")
+    .replace("session(self, peer, link)", "answer(self, peer, request)")
+)
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch):
+    """Returns a function that adds a file to the search path."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = set(sys.modules)
+
+    def add(file: str, text: str, **words: str) -> None:
+        path = tmp_path / file
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(dedent(text).format(**words) if words else dedent(text))
+
+    yield add
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def refusal(*names: str) -> str:
+    with pytest.raises(DialectError) as caught:
+        load_dialects(names, None)
+    return str(caught.value)
+
+
+def test_file_added_to_the_namespace_is_a_dialect(plugin):
+    plugin("protocols/parrot.py", GOOD, name="parrot", path="/parrot")
+    (dialect,) = load_dialects(["parrot"], "settings")
+    assert (dialect.name, dialect.settings) == ("parrot", "settings")
+    assert "parrot" in found_dialects()
+
+
+def test_any_module_and_attribute_is_a_dialect(plugin):
+    plugin("birds.py", GOOD, name="parrot", path="/parrot")
+    assert load_dialects(["birds:Dialect"], None)[0].name == "parrot"
+
+
+def test_dialects_come_in_the_order_of_their_names(plugin):
+    plugin("protocols/parrot.py", GOOD, name="parrot", path="/parrot")
+    plugin("protocols/raven.py", GOOD, name="raven", path="/raven")
+    assert [dialect.name for dialect in load_dialects(["raven", "parrot"], None)] == ["raven", "parrot"]
+
+
+def test_missing_dialect_is_told_with_those_that_are_there(plugin):
+    plugin("protocols/parrot.py", GOOD, name="parrot", path="/parrot")
+    message = refusal("dodo")
+    assert message.startswith("dialect dodo: there is no module protocols.dodo (found: ")
+    assert "parrot" in message
+
+
+def test_missing_module_of_a_path_is_told():
+    assert refusal("no.such:thing").startswith("dialect no.such:thing: there is no module no.such (")
+
+
+def test_module_that_a_dialect_needs_is_told_as_its_own(plugin):
+    plugin("protocols/parrot.py", "import nosuchbird")
+    assert refusal("parrot") == (
+        "dialect parrot: could not be imported: ModuleNotFoundError: No module named 'nosuchbird'"
+    )
+
+
+def test_broken_module_is_told(plugin):
+    plugin("protocols/parrot.py", "1 / 0")
+    assert refusal("parrot") == "dialect parrot: could not be imported: ZeroDivisionError: division by zero"
+
+
+def test_module_without_a_dialect_is_told(plugin):
+    plugin("protocols/parrot.py", "")
+    assert refusal("parrot") == "dialect parrot: protocols.parrot has no function dialect"
+
+
+def test_dialect_that_refuses_the_settings_is_told(plugin):
+    plugin("protocols/parrot.py", "def dialect(settings): raise ValueError('no perch')")
+    assert refusal("parrot") == "dialect parrot: could not be made: ValueError: no perch"
+
+
+def test_thing_that_is_no_dialect_is_refused(plugin):
+    plugin("protocols/parrot.py", "def dialect(settings): return 5")
+    assert refusal("parrot") == "dialect parrot: 5 provides neither IWebSocketDialect nor IHttpDialect"
+
+
+def test_dialect_that_lacks_what_it_promised_is_refused(plugin):
+    plugin("protocols/parrot.py", GOOD.replace("async def session", "async def sessions"), name="a", path="/a")
+    assert "session" in refusal("parrot")
+
+
+def test_two_dialects_on_one_path_are_refused(plugin):
+    plugin("protocols/parrot.py", GOOD, name="parrot", path="/bird")
+    plugin("protocols/raven.py", GOOD, name="raven", path="/bird")
+    assert refusal("parrot", "raven") == "dialect raven: the WebSocket path /bird is taken by dialect parrot"
+
+
+def test_one_dialect_named_twice_is_refused(plugin):
+    plugin("protocols/parrot.py", GOOD, name="parrot", path="/parrot")
+    assert refusal("parrot", "parrot") == "dialect parrot: the name parrot is taken by dialect parrot"
+
+
+def test_no_dialect_at_all_is_refused():
+    assert refusal().startswith("no dialect is named")
+
+
+def test_dialect_of_plain_http_is_one_too(plugin):
+    plugin("protocols/parrot.py", HTTP, name="parrot", path="/bird")
+    plugin("protocols/raven.py", GOOD, name="raven", path="/bird")
+    assert len(load_dialects(["parrot", "raven"], None)) == 2  # one path may serve both kinds of requests
+    plugin("protocols/crow.py", HTTP, name="crow", path="/bird")
+    assert refusal("parrot", "crow") == "dialect crow: the HTTP path /bird is taken by dialect parrot"

@@ -1,0 +1,382 @@
+"""Each bus keeps the contract, and what is special about each."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import count
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import gatherResults, maybeDeferred
+from zope.interface.verify import verifyObject
+
+from broker.buses import LocalBus, open_bus
+from broker.core.channels import LOG, Past
+from broker.errors import Invalid, Taken
+from broker.interfaces import IBus, ISharedBus
+from broker.messages import Event
+from broker.stores import open_store
+from tests.buses.bus_contract import BusContract, live
+from tests.support.eventually import TIMEOUT, eventually
+from tests.support.redis_server import RedisServer
+
+_numbers = count()
+
+LEASE = 60.0  # seconds: on a busy machine all nodes live on
+BEAT = 0.2  # seconds
+
+
+class TestLocalBus(BusContract):
+    @pytest.fixture
+    def bus(self, heard: list[Event]) -> IBus:
+        bus = LocalBus("node")
+        bus.deliver = heard.append
+        return bus
+
+
+async def listen(bus: Any, *topics: str) -> None:
+    for topic in topics:
+        bus.listen(topic)
+    await eventually(lambda: all(each.heard and each.mark is None for each in bus._feed._interests.values()))
+
+
+class Node:
+    """What one of several nodes has of Redis: a store, a bus, and what it has heard."""
+
+    def __init__(self, url: str, prefix: str, name: str) -> None:
+        self.url, self.prefix = url, prefix
+        self.store: Any = open_store(url, clock=reactor, prefix=prefix, announce=True)
+        self.bus: Any = open_bus(url, name, reactor=reactor, prefix=prefix, lease=LEASE)
+        self.heard: list[Event] = []
+        self.messages: list[tuple[str, bytes]] = []
+        self.lost: list[str] = []
+        self.departed: list[str] = []
+        self.bus.source = Past(self.store)
+        self.store.wiped = self.bus.wiped
+        self.bus.deliver = self.heard.append
+        self.bus.received = lambda *message: self.messages.append(message)
+        self.bus.lost, self.bus.departed = self.lost.append, self.departed.append
+
+    async def start(self) -> Node:
+        self.store.startService()
+        self.bus.startService()
+        await eventually(lambda: self.bus.ready == self.store.ready == "")
+        self.beat()
+        await eventually(lambda: self.bus.lives(self.bus.address))
+        return self
+
+    def beat(self) -> None:
+        """Renew the lease, and look at those of the others, more often than LEASE alone asks for."""
+        if self.bus._beats.running:
+            self.bus._beats.stop()
+        self.bus._beats.start(BEAT)
+
+    async def stop(self) -> None:
+        await gatherResults([maybeDeferred(part.stopService) for part in (self.bus, self.store)])
+
+    async def listen(self, *topics: str) -> None:
+        await listen(self.bus, *topics)
+
+    async def append(self, topic: str, body: bytes = b"1") -> int:
+        stored = await self.store.append(LOG + topic, Event(topic, "kind", body))
+        return int(stored.id)
+
+    @property
+    def ids(self) -> list[int]:
+        return [event.id for event in self.heard]
+
+
+MakeNode = Callable[..., Awaitable[Node]]
+
+
+async def _nodes(server: RedisServer, prefix: str, made: list[Node]) -> MakeNode:
+    async def make(name: str = "node") -> Node:
+        node = Node(server.url, prefix, name)
+        made.append(node)
+        return await node.start()
+
+    return make
+
+
+@pytest_twisted.async_yield_fixture
+async def make_node(shared_redis_server: RedisServer) -> AsyncIterator[MakeNode]:
+    """Makes started nodes on one Redis, for tests that do it no harm."""
+    made: list[Node] = []
+    yield await _nodes(shared_redis_server, f"test{next(_numbers)}:", made)
+    for node in made:
+        await node.stop()
+
+
+@pytest_twisted.async_yield_fixture
+async def make_frail_node(redis_server: RedisServer) -> AsyncIterator[MakeNode]:
+    """Makes started nodes on a Redis of the test's own."""
+    made: list[Node] = []
+    yield await _nodes(redis_server, "frail:", made)
+    for node in made:
+        await node.stop()
+
+
+class TestRedisBus(BusContract):
+    @pytest_twisted.async_yield_fixture
+    async def bus(self, make_node: MakeNode, heard: list[Event]) -> AsyncIterator[IBus]:
+        node = await make_node()
+        node.bus.deliver = heard.append
+        yield node.bus
+
+    async def listen(self, bus: IBus, *topics: str) -> None:
+        await listen(bus, *topics)
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_provides_the_interface_of_a_shared_bus(make_node: MakeNode) -> None:
+    verifyObject(ISharedBus, (await make_node()).bus)
+
+
+def test_an_unknown_bus_is_refused() -> None:
+    with pytest.raises(Invalid, match="no such bus: horse"):
+        open_bus("horse://user:secret@host", "node")
+
+
+# Events.
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_live_event_reaches_every_node_that_listens(make_node: MakeNode) -> None:
+    one, two, three = [await make_node(name) for name in ("one", "two", "three")]
+    for node in (one, two):
+        await node.listen("topic")
+    await three.bus.publish(live("topic"))
+    await eventually(lambda: one.heard and two.heard)
+    await three.listen("topic")
+    await three.bus.publish(live("topic", b"2"))
+    await eventually(lambda: three.heard)
+    assert [event.body for event in three.heard] == [b"2"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_append_is_announced_by_the_store(make_node: MakeNode) -> None:
+    one, two = [await make_node(name) for name in ("one", "two")]
+    await two.listen("topic")
+    given = Event("topic", "kind", b"1", "me", 1.5, origin="session", dialect="native", original=b"frame")
+    stored = await one.store.append(LOG + "topic", given)
+    await eventually(lambda: two.heard)
+    (found,) = two.heard
+    assert (found.id, found.epoch, found.body, found.time) == (1, one.store.epoch, b"1", 1.5)
+    assert (found.origin, found.dialect, found.original) == (stored.origin, stored.dialect, stored.original)
+
+
+@pytest_twisted.ensureDeferred
+async def test_appends_to_other_logs_are_not_announced(make_node: MakeNode) -> None:
+    node = await make_node()
+    await node.listen(">")
+    await node.store.append("mail/queue", Event("queue", "mail", b"1"))
+    await node.append("topic")
+    await eventually(lambda: node.heard)
+    assert [event.topic for event in node.heard] == ["topic"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_was_appended_before_is_not_heard(make_node: MakeNode) -> None:
+    one, two = [await make_node(name) for name in ("one", "two")]
+    await one.append("topic")
+    await two.listen("topic", "top*", ">")
+    await one.append("topic")
+    await eventually(lambda: two.heard)
+    assert two.ids == [2]
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_append_after_listen_is_heard_however_soon(make_node: MakeNode) -> None:
+    one, two = [await make_node(name) for name in ("one", "two")]
+    for number in range(30):
+        topic = f"topic.{number}"
+        two.bus.listen(topic)
+        # As a poll does: what is appended after this look must be announced.
+        looked = two.store.read(LOG + topic, 0, 1)
+        appended = one.append(topic)
+        await looked
+        await appended
+    await eventually(lambda: len(two.heard) == 30)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_topic_is_forgotten_a_while_after_its_last_listener(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.buses.redis_feed.LINGER", 0.1)
+    node = await make_node()
+    await node.listen("topic", "pattern.*", "stays")
+    await node.append("topic")
+    node.bus.forget("topic")
+    node.bus.forget("pattern.*")
+    await eventually(lambda: len(node.bus._feed) == 1)
+    assert "topic" not in node.bus._feed._seen
+    heard = len(node.heard)
+    for topic in ("topic", "pattern.a", "stays"):
+        await node.bus.publish(live(topic))
+    await eventually(lambda: len(node.heard) > heard)
+    assert [event.topic for event in node.heard[heard:]] == ["stays"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_cut_of_the_subscriptions_loses_no_stored_event(
+    make_frail_node: MakeNode, redis_server: RedisServer
+) -> None:
+    one, two = [await make_frail_node(name) for name in ("one", "two")]
+    await two.listen("topic", "pattern.*")
+    for number in range(1000):
+        if number in (200, 500, 800):
+            await two.store._connection.protocol.execute_command(b"CLIENT", b"KILL", b"TYPE", b"pubsub")
+        await one.append("topic" if number % 2 else f"pattern.{number % 10}", b"%d" % number)
+    await eventually(lambda: len(two.heard) >= 1000)
+    numbers = [int(event.body or b"-1") for event in two.heard]
+    assert sorted(numbers) == list(range(1000))
+    for topic in {event.topic for event in two.heard}:
+        ids = [event.id for event in two.heard if event.topic == topic]
+        assert ids == list(range(1, len(ids) + 1))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_hole_is_filled_from_the_store(make_node: MakeNode) -> None:
+    one, two = [await make_node(name) for name in ("one", "two")]
+    await two.listen("topic")
+    await one.append("topic")
+    await eventually(lambda: two.ids == [1])
+    silent = open_store(one.url, clock=reactor, prefix=one.prefix)
+    silent.startService()
+    for _ in range(3):
+        await silent.append(LOG + "topic", Event("topic", "kind", b"silent"))
+    await maybeDeferred(silent.stopService)
+    await one.append("topic")
+    await eventually(lambda: len(two.heard) == 5)
+    assert two.ids == [1, 2, 3, 4, 5]
+
+
+@pytest_twisted.ensureDeferred
+async def test_late_and_double_announcements_are_dropped(make_node: MakeNode) -> None:
+    one, two = [await make_node(name) for name in ("one", "two")]
+    await two.listen("topic")
+    stored = [await one.store.append(LOG + "topic", Event("topic", "kind", b"1")) for _ in range(3)]
+    await eventually(lambda: two.ids == [1, 2, 3])
+    for event in (stored[2], stored[0]):
+        await one.bus.publish(event)
+    await one.append("topic")
+    await eventually(lambda: len(two.heard) >= 4)
+    assert two.ids == [1, 2, 3, 4]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_wiped_redis_begins_anew(make_frail_node: MakeNode, redis_server: RedisServer) -> None:
+    one, two = [await make_frail_node(name) for name in ("one", "two")]
+    await two.listen("topic")
+    for _ in range(3):
+        await one.append("topic")
+    await eventually(lambda: two.ids == [1, 2, 3])
+    before = one.store.epoch
+    await one.store._connection.protocol.execute_command(b"FLUSHALL")
+    assert [await one.append("topic") for _ in range(3)] == [1, 2, 3]
+    await eventually(lambda: len(two.heard) == 6)
+    assert two.ids == [1, 2, 3, 1, 2, 3]
+    assert one.store.epoch == two.store.epoch != before
+    assert {event.epoch for event in two.heard[3:]} == {one.store.epoch}
+
+
+# Names.
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_name_is_one_node_s_alone(make_node: MakeNode) -> None:
+    one, two = [await make_node(name) for name in ("one", "two")]
+    await one.bus.claim("name")
+    with pytest.raises(Taken):
+        await two.bus.claim("name")
+    with pytest.raises(Taken):
+        await two.bus.claim("name", shared=True)
+    assert await two.bus.holders(["other", "name"]) == ("name", [one.bus.address])
+    one.bus.release("name")
+    assert await one.bus.holders(["name"]) == ("", [])
+    await two.bus.claim("name")
+    assert await one.bus.holders(["name"]) == ("name", [two.bus.address])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_shared_name_is_held_by_several(make_node: MakeNode) -> None:
+    one, two = [await make_node(name) for name in ("one", "two")]
+    for node in (one, two):
+        await node.bus.claim("name", shared=True)
+    assert await one.bus.holders(["name"]) == ("name", [one.bus.address, two.bus.address])
+    one.bus.release("name")
+    assert await one.bus.holders(["name"]) == ("name", [two.bus.address])
+    two.bus.release("name")
+    assert await two.bus.holders(["name"]) == ("", [])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_seized_name_is_lost_to_the_other(make_node: MakeNode) -> None:
+    one, two = [await make_node(name) for name in ("one", "two")]
+    await one.bus.claim("name")
+    await two.bus.seize("name")
+    await eventually(lambda: one.lost)
+    assert one.lost == ["name"]
+    assert await one.bus.holders(["name"]) == ("name", [two.bus.address])
+
+
+@pytest_twisted.ensureDeferred
+async def test_messages_go_to_one_node(make_node: MakeNode) -> None:
+    one, two, three = [await make_node(name) for name in ("one", "two", "three")]
+    assert await one.bus.send(two.bus.address, b"\x00\xff hello")
+    await eventually(lambda: two.messages)
+    assert two.messages == [(one.bus.address, b"\x00\xff hello")]
+    assert three.messages == []
+    assert not await one.bus.send("nobody", b"hello")
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_names_of_a_node_that_has_gone_are_free(make_node: MakeNode) -> None:
+    one, two = [await make_node(name) for name in ("one", "two")]
+    await one.bus.claim("name")
+    await eventually(lambda: two.bus.lives(one.bus.address))
+    await one.stop()
+    await eventually(lambda: two.departed == [one.bus.address])
+    await two.bus.claim("name")
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_names_of_a_silent_node_are_free_after_the_lease(make_node: MakeNode) -> None:
+    one, two = [await make_node(name) for name in ("one", "two")]
+    await one.bus.claim("name")
+    await one.bus.claim("shared", shared=True)
+    await eventually(lambda: two.bus.lives(one.bus.address))
+    one.bus._beats.stop()
+    with pytest.raises(Taken):
+        await two.bus.claim("name")
+    # The time that all nodes are given after the first start is over, and the lease short.
+    await one.store._connection.protocol.execute_command(b"SET", one.prefix + "grace", 0)
+    one.bus._lease = 2.5 * BEAT
+    one.bus._renew()
+    await eventually(lambda: two.departed == [one.bus.address])
+    await two.bus.claim("name")
+    assert await two.bus.holders(["shared"]) == ("", [])
+    one.bus._lease = LEASE
+    one.beat()
+    await eventually(lambda: one.lost == ["name"])
+    await eventually(lambda: two.bus.lives(one.bus.address))
+    assert await two.bus.holders(["shared"]) == ("shared", [one.bus.address])
+
+
+async def comes_back(asked: Node, name: str, holder: Node) -> None:
+    end = reactor.seconds() + TIMEOUT
+    while await asked.bus.holders([name]) != (name, [holder.bus.address]):
+        assert reactor.seconds() < end, f"{name} did not come back"
+
+
+@pytest_twisted.ensureDeferred
+async def test_names_come_back_after_redis_was_wiped(make_frail_node: MakeNode) -> None:
+    one, two = [await make_frail_node(name) for name in ("one", "two")]
+    await one.bus.claim("name")
+    await two.bus.claim("shared", shared=True)
+    await one.store._connection.protocol.execute_command(b"FLUSHALL")
+    await comes_back(two, "name", one)
+    await comes_back(one, "shared", two)

@@ -1,0 +1,728 @@
+"""Three nodes on one Redis, each client on another: calls, mail, names, rooms and keys between them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import count
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+
+from broker.buses import open_bus
+from broker.config.settings import Settings
+from broker.core.service import Broker
+from broker.errors import BrokerError, CalleeFailed, Denied, Gone, NotFound, Taken, Unavailable
+from broker.messages import Event, Mail, Reply, Request
+from broker.peer import Peer
+from broker.sessions import QuietSession
+from broker.stores import open_store
+from tests.support.eventually import eventually
+from tests.support.redis_server import RedisServer
+
+LEASE = 60.0  # seconds: on a busy machine all nodes live on; ``Node.outlive`` ends one
+BEAT = 0.2  # seconds
+_numbers = count()
+
+
+class Session(QuietSession):
+    """A client that keeps what it is handed, and answers calls as ``answers`` says."""
+
+    def __init__(self) -> None:
+        self.peer: Peer
+        self.heard: list[tuple[Event, str]] = []
+        self.requests: list[Request] = []
+        self.replies: list[Reply] = []
+        self.mails: list[Mail] = []
+        self.answers: Callable[[Request], object] | None = None
+        self.takes_mail = True
+        self.alive = True
+        self.hung_up: tuple[int, str] | None = None
+
+    def event(self, event: Event, pattern: str) -> None:
+        self.heard.append((event, pattern))
+
+    def request(self, request: Request) -> None:
+        self.requests.append(request)
+        if self.answers is not None:
+            self.answers(request)
+
+    def reply(self, reply: Reply) -> None:
+        self.replies.append(reply)
+
+    def mail(self, mail: Mail) -> bool:
+        if self.takes_mail:
+            self.mails.append(mail)
+        return self.takes_mail
+
+    async def probe(self) -> bool:
+        return True if self.alive else await Deferred()
+
+    @property
+    def bodies(self) -> list[bytes | None]:
+        return [event.body for event, _ in self.heard]
+
+    def echo(self, request: Request) -> None:
+        self.peer.answer(request.id, request.body, time=2.5, attachments=request.attachments)
+
+
+class Node:
+    """A broker on Redis, and how clients connect to it."""
+
+    def __init__(self, url: str, prefix: str, name: str, **settings: Any) -> None:
+        options = Settings(takeover_probe_seconds=60.0, **settings)
+        self.prefix = prefix
+        store = open_store(url, clock=reactor, prefix=prefix, announce=True)
+        self.bus: Any = open_bus(url, name, reactor=reactor, prefix=prefix, lease=LEASE)
+        self.broker = Broker(options, store, self.bus, reactor)
+
+    async def start(self) -> None:
+        self.broker.startService()
+        self.beat()
+        await eventually(lambda: not self.broker.ready() and self.bus.lives(self.bus.address))
+
+    async def stop(self) -> None:
+        if self.broker.running:
+            await maybeDeferred(self.broker.stopService)
+
+    async def settle(self) -> None:
+        """Wait until all that was begun so far is known to Redis."""
+        await self.broker.store.head("")
+        await self.bus.holders([""])
+
+    def beat(self) -> None:
+        """Renew the lease, and look at those of the others, more often than LEASE alone asks for."""
+        if self.bus._beats.running:
+            self.bus._beats.stop()
+        self.bus._beats.start(BEAT)
+
+    async def outlive(self, other: Node) -> None:
+        """Let the lease of *other*, which is silent, end as time would end it."""
+        execute = self.broker.store._connection.protocol.execute_command
+        await execute(b"SET", self.prefix + "grace", 0)  # the time that nodes are given after the first start
+        await execute(b"ZADD", self.prefix + "nodes", 0, other.bus.address)
+
+    async def die(self) -> None:
+        """End as the process would by ``kill -9``: nothing is given back."""
+        self.bus._beats.stop()
+        for connection in (self.bus._connection, self.bus._hearing, self.broker.store._connection):
+            await connection.stop()
+
+    def client(self, name: str = "", dialect: str = "test") -> Session:
+        session = Session()
+        peer = session.peer = self.broker.attach(dialect, "127.0.0.1")
+
+        def hang_up(code: int, reason: str) -> None:
+            session.hung_up = (code, reason)
+
+        peer.bind(session, hang_up)
+        if name:
+            peer.take_name(name)
+        peer.appear()
+        return session
+
+
+MakeNodes = Callable[..., Awaitable[list[Node]]]
+
+
+@pytest_twisted.async_yield_fixture
+async def make_nodes(shared_redis_server: RedisServer) -> AsyncIterator[MakeNodes]:
+    made: list[Node] = []
+    prefix = f"nodes{next(_numbers)}:"
+
+    async def make(number: int = 3, **settings: Any) -> list[Node]:
+        nodes = [Node(shared_redis_server.url, prefix, f"node{each}", **settings) for each in range(number)]
+        made.extend(nodes)
+        await gatherResults([Deferred.fromCoroutine(node.start()) for node in nodes])
+        await eventually(lambda: all(one.bus.lives(other.bus.address) for one in nodes for other in nodes))
+        return nodes
+
+    yield make
+    for node in made:
+        await node.stop()
+
+
+def call(procedure: str, body: bytes = b"[1]", timeout: float = 5.0, **more: Any) -> Request:
+    return Request("", procedure, "", "", body, timeout=timeout, **more)
+
+
+async def reply_to(session: Session, number: int = 1) -> Reply:
+    await eventually(lambda: len(session.replies) >= number)
+    return session.replies[number - 1]
+
+
+def nothing_is_left(*nodes: Node) -> bool:
+    return all(
+        not (node.broker.calls.pending or node.broker.calls._out or node.broker.calls._in)  # type: ignore[attr-defined]
+        for node in nodes
+    )
+
+
+# Calls.
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_call_reaches_a_procedure_on_another_node(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    ann, bob = one.client("ann"), two.client("bob")
+    bob.answers = bob.echo
+    await bob.peer.perform(["math.add"])
+    asked = call("math.add", b'[1, "\xc3\xa4"]', time=1.5, attachments=(b"\x00\xff",), original=b"raw")
+    ann.peer.call("my ref", asked)
+    reply = await reply_to(ann)
+    assert (reply.ref, reply.body, reply.error, reply.source) == ("my ref", b'[1, "\xc3\xa4"]', None, "bob")
+    assert (reply.time, reply.streamed, reply.attachments) == (2.5, False, (b"\x00\xff",))
+    (request,) = bob.requests
+    assert (request.procedure, request.service, request.method) == ("math.add", "math.add", "")
+    assert (request.caller, request.time, request.timeout) == ("ann", 1.5, 5.0)
+    assert (request.dialect, request.original) == ("test", b"raw")
+    assert nothing_is_left(one, two)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_service_on_another_node_has_all_its_methods(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    ann, bob = one.client(), two.client()
+    bob.answers = bob.echo
+    await bob.peer.perform(["shop.stock"], whole=True)
+    for ref, (procedure, service) in enumerate([("shop.stock.count", ""), ("shop.stock.x", "shop.stock")], 1):
+        ann.peer.call(str(ref), call(procedure), service=service)
+        assert (await reply_to(ann, ref)).error is None
+    assert [(each.service, each.method) for each in bob.requests] == [("shop.stock", "count"), ("shop.stock", "x")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_exact_procedure_goes_before_a_service_wherever_both_are(make_nodes: MakeNodes) -> None:
+    one, _, three = await make_nodes()
+    ann, whole, exact = one.client(), one.client(), three.client()
+    whole.answers, exact.answers = whole.echo, exact.echo
+    await whole.peer.perform(["shop"], whole=True)
+    await exact.peer.perform(["shop.buy"])
+    ann.peer.call("1", call("shop.buy"))
+    await reply_to(ann, 1)
+    ann.peer.call("2", call("shop.sell"))
+    await reply_to(ann, 2)
+    assert [each.procedure for each in exact.requests] == ["shop.buy"]
+    assert [each.procedure for each in whole.requests] == ["shop.sell"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_nobody_performs_is_not_found(make_nodes: MakeNodes) -> None:
+    one, _, _ = await make_nodes()
+    ann = one.client()
+    ann.peer.call("1", call("missing.method"))
+    ann.peer.call("2", call("missing.method"), service="missing")
+    ann.peer.call("3", call("missing.method", recipient="nobody"))
+    ann.peer.request("4", call(""), "topic")
+    await eventually(lambda: len(ann.replies) == 4)
+    errors = {reply.ref: reply.error for reply in ann.replies}
+    assert [type(errors[ref]) for ref in "1234"] == [NotFound, NotFound, Gone, NotFound]
+    assert [(errors[ref].what, errors[ref].name) for ref in "1234"] == [  # type: ignore[union-attr]
+        ("method", "missing.method"),
+        ("service", "missing"),
+        ("recipient", "nobody"),
+        ("request", "topic"),
+    ]
+    assert nothing_is_left(one)
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize(
+    "error",
+    [
+        Denied("call", "x"),
+        Unavailable("store", message="It is away."),
+        CalleeFailed("E_STOCK", "none left", b'{"left":0}'),
+        CalleeFailed("NOT_FOUND", "", None),
+    ],
+)
+async def test_an_error_comes_as_it_was_given(make_nodes: MakeNodes, error: BrokerError) -> None:
+    one, two, _ = await make_nodes()
+    ann, bob = one.client(), two.client()
+    await bob.peer.perform(["p"])
+    bob.answers = lambda request: bob.peer.answer(request.id, b"null", error)
+    ann.peer.call("ref", call("p"))
+    found = (await reply_to(ann)).error
+    assert found is not None
+    for name in ("__class__", "code", "what", "name", "message", "data"):
+        assert getattr(found, name) == getattr(error, name)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_callee_that_refuses_is_heard(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    ann, bob = one.client(), two.client()
+    await bob.peer.perform(["p"])
+
+    def refuse(_: Request) -> None:
+        raise Denied("request", "p")
+
+    bob.answers = refuse
+    ann.peer.call("ref", call("p"))
+    reply = await reply_to(ann)
+    assert isinstance(reply.error, Denied)
+    assert reply.source == "broker"
+    assert nothing_is_left(one, two)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_call_can_be_addressed_to_a_client_and_to_a_session(make_nodes: MakeNodes) -> None:
+    one, two, three = await make_nodes()
+    ann, bob, other = one.client("ann"), two.client("bob"), three.client("bob")
+    bob.answers = bob.echo
+    await bob.peer.perform(["p"], shared=True)
+    await three.settle()
+    for number, recipient in enumerate(["bob", bob.peer.id], 1):
+        ann.peer.call(str(number), call("p", recipient=recipient))
+        assert (await reply_to(ann, number)).source == "bob"
+    ann.peer.call("3", call("p", recipient=other.peer.id))
+    assert isinstance((await reply_to(ann, 3)).error, NotFound | Gone)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_streamed_request_is_answered_many_times(make_nodes: MakeNodes) -> None:
+    one, two, three = await make_nodes()
+    ann, bob, any_ = one.client("ann"), two.client("bob"), three.client("any")
+    bob.peer.acknowledge("prices")
+    any_.peer.acknowledge("*")
+    await gatherResults([Deferred.fromCoroutine(node.settle()) for node in (two, three)])
+    ann.peer.request("ref", call("", b"{}"), "prices")
+    await eventually(lambda: bob.requests)
+    for number in range(3):
+        assert bob.peer.answer(bob.requests[0].id, b"%d" % number)
+    await eventually(lambda: len(ann.replies) == 3)
+    assert [(reply.body, reply.streamed, reply.source) for reply in ann.replies] == [
+        (b"%d" % number, True, "bob") for number in range(3)
+    ]
+    ann.peer.request("any", call(""), "other")
+    await eventually(lambda: any_.requests)
+    ann.peer.request("direct", call("", recipient="bob"))
+    await eventually(lambda: len(bob.requests) == 2)
+    for client in (ann, bob, any_):
+        client.peer.close()
+    await eventually(lambda: nothing_is_left(one, two, three))
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_deadline_is_the_caller_s_and_ends_the_call_on_both_nodes(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    ann, bob = one.client(), two.client()
+    await bob.peer.perform(["slow"])
+    ann.peer.call("ref", call("slow", timeout=1.0))
+    assert (await reply_to(ann)).error.code == "TIMEOUT"  # type: ignore[union-attr]
+    await eventually(lambda: nothing_is_left(one, two))
+    assert not bob.peer.answer(bob.requests[0].id, b"late")
+    bob.answers = bob.echo
+    ann.peer.call("next", call("slow"))  # what came late would come before its answer
+    await reply_to(ann, 2)
+    assert [reply.ref for reply in ann.replies] == ["ref", "next"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_callee_or_a_caller_that_leaves_ends_the_call(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    ann, bob, eve = one.client(), two.client(), one.client()
+    await bob.peer.perform(["slow"])
+    eve.peer.call("ref", call("slow"))
+    await eventually(lambda: bob.requests)
+    eve.peer.close()
+    await eventually(lambda: nothing_is_left(one, two))
+    ann.peer.call("ref", call("slow"))
+    await eventually(lambda: len(bob.requests) == 2)
+    bob.peer.close()
+    error = (await reply_to(ann)).error
+    assert isinstance(error, Gone)
+    assert error.what == "lost"
+    await eventually(lambda: nothing_is_left(one, two))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_callee_that_moves_is_found_again(make_nodes: MakeNodes) -> None:
+    one, two, three = await make_nodes()
+    ann = one.client()
+    for number, node in enumerate((two, three, two, one), 1):
+        bob = node.client()
+        bob.answers = bob.echo
+        await bob.peer.perform(["p"])
+        ann.peer.call(str(number), call("p"))
+        assert (await reply_to(ann, number)).error is None
+        assert len(bob.requests) == 1
+        bob.peer.close()
+        await node.settle()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_thousand_calls_cross(make_nodes: MakeNodes) -> None:
+    one, two, three = await make_nodes()
+    ann, bob = one.client(), three.client()
+    bob.answers = bob.echo
+    await bob.peer.perform(["p"])
+    for number in range(1000):
+        ann.peer.call(str(number), call("p", b"[%d]" % number))
+    await eventually(lambda: len(ann.replies) == 1000)
+    assert {reply.ref: reply.body for reply in ann.replies} == {str(n): b"[%d]" % n for n in range(1000)}
+    assert nothing_is_left(one, two, three)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_death_of_the_callee_s_node_ends_the_call_soon_after_its_lease(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    ann, bob = one.client(), two.client()
+    await bob.peer.perform(["slow"])
+    ann.peer.call("ref", call("slow", timeout=0.0))
+    await eventually(lambda: bob.requests)
+    await two.die()
+    assert not ann.replies
+    await one.outlive(two)
+    await eventually(lambda: ann.replies)
+    assert isinstance(ann.replies[0].error, Gone)
+    again = one.client()
+    await again.peer.perform(["slow"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_death_of_the_caller_s_node_ends_the_call_for_the_callee(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    ann, bob = one.client(), two.client()
+    await bob.peer.perform(["slow"])
+    ann.peer.call("ref", call("slow", timeout=0.0))
+    await eventually(lambda: bob.requests)
+    await one.die()
+    await two.outlive(one)
+    await eventually(lambda: nothing_is_left(two))
+
+
+@pytest_twisted.ensureDeferred
+async def test_calls_end_when_this_node_may_have_missed_their_answers(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    ann, bob = one.client(), two.client()
+    await bob.peer.perform(["slow"])
+    ann.peer.call("ref", call("slow", timeout=0.0))
+    await eventually(lambda: bob.requests)
+    one.bus._hearing.drop("cut by the test")
+    assert isinstance((await reply_to(ann)).error, Gone)
+    await eventually(lambda: nothing_is_left(one, two))
+
+
+# Names.
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_name_is_taken_on_every_node(make_nodes: MakeNodes) -> None:
+    one, two, three = await make_nodes()
+    ann, bob = one.client(), two.client()
+    await ann.peer.perform(["a", "b"])
+    with pytest.raises(Taken):
+        await bob.peer.perform(["c", "b"])
+    eve = three.client()
+    await eve.peer.perform(["c"])
+    assert ann.peer.release("b")
+    await one.settle()
+    await bob.peer.perform(["b"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_shared_name_is_performed_on_several_nodes(make_nodes: MakeNodes) -> None:
+    one, two, three = await make_nodes()
+    clients = [node.client() for node in (one, two)]
+    for client in clients:
+        client.answers = client.echo
+        await client.peer.perform(["p"], shared=True)
+    ann = three.client()
+    ann.peer.call("1", call("p"))
+    await reply_to(ann, 1)
+    for client in clients[:1]:
+        client.peer.close()
+    await one.settle()
+    ann.peer.call("2", call("p"))
+    assert (await reply_to(ann, 2)).error is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_silent_holder_on_another_node_is_replaced(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    old, new = one.client(), two.client()
+    await old.peer.perform(["s"], whole=True, takeover=True)
+    with pytest.raises(Taken):
+        await new.peer.perform(["s"], whole=True, takeover=True)
+    old.alive = False
+    for node in (one, two):
+        node.broker.neighbours._probe = 0.1  # type: ignore[union-attr]  # seconds
+    await new.peer.perform(["s"], whole=True, takeover=True)
+    assert old.hung_up == (1001, "replaced")
+    assert await one.bus.holders(["service:s"]) == ("service:s", [two.bus.address])
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_holder_on_a_dead_node_is_replaced_before_the_lease_ends(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    old, new = one.client(), two.client()
+    await old.peer.perform(["s"], whole=True)
+    await one.die()
+    two.broker.neighbours._probe = 0.1  # type: ignore[union-attr]  # seconds
+    await new.peer.perform(["s"], whole=True, takeover=True)
+    assert await two.bus.holders(["service:s"]) == ("service:s", [two.bus.address])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_name_that_was_lost_while_away_parts_with_its_holder(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    old, new = one.client(), two.client()
+    await old.peer.perform(["p"])
+    one.bus._beats.stop()
+    await one.settle()
+    await two.outlive(one)
+    await eventually(lambda: not two.bus.lives(one.bus.address))
+    await new.peer.perform(["p"])
+    one.beat()
+    await eventually(lambda: old.hung_up)
+    assert old.hung_up == (1001, "replaced")
+
+
+# Mail.
+
+
+@pytest_twisted.ensureDeferred
+async def test_mail_reaches_a_client_on_another_node(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    ann, bob = one.client("ann"), two.client("bob")
+    await two.settle()
+    for number in range(20):
+        assert not await ann.peer.enqueue(str(number), b"%d" % number, recipient="bob", time=1.5)
+    await eventually(lambda: len(bob.mails) == 20)
+    assert [(mail.ref, mail.body, mail.source, mail.time) for mail in bob.mails] == [
+        (str(number), b"%d" % number, "ann", 1.5) for number in range(20)
+    ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_mail_reaches_a_session_on_another_node(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    ann, nameless = one.client("ann"), two.client()
+    await two.settle()
+    assert not await ann.peer.enqueue("ref", b"1", recipient=nameless.peer.id)
+    assert [mail.body for mail in nameless.mails] == [b"1"]
+    nameless.takes_mail = False
+    with pytest.raises(Gone):
+        await ann.peer.enqueue("ref", b"2", recipient=nameless.peer.id)
+    with pytest.raises(Gone):
+        await ann.peer.enqueue("ref", b"2", recipient="nobody")
+
+
+@pytest_twisted.ensureDeferred
+async def test_mail_waits_for_a_client_whatever_node_it_comes_to(make_nodes: MakeNodes) -> None:
+    one, two, three = await make_nodes()
+    bob = two.client("bob")
+    await two.settle()
+    bob.peer.close()
+    await one.client("ann").peer.enqueue("ref", b"1", recipient="bob")
+    bob = three.client("bob")
+    await eventually(lambda: bob.mails)
+    assert [mail.body for mail in bob.mails] == [b"1"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_each_message_of_a_work_queue_is_taken_once(make_nodes: MakeNodes) -> None:
+    one, two, three = await make_nodes()
+    senders = [node.client() for node in (one, two, three)]
+    takers = [one.client(), two.client()]
+    for taker in takers:
+        taker.peer.consume("work")
+    await gatherResults([Deferred.fromCoroutine(node.settle()) for node in (one, two)])
+    sent = [
+        sender.peer.enqueue("", b"%d" % (number * 3 + index), recipient="queue:work")
+        for number in range(100)
+        for index, sender in enumerate(senders)
+    ]
+    await gatherResults(sent)
+    await eventually(lambda: sum(len(taker.mails) for taker in takers) >= 300)
+    await one.client().peer.enqueue("", b"300", recipient="queue:work")  # the last to be taken
+    await eventually(lambda: any(mail.body == b"300" for taker in takers for mail in taker.mails))
+    bodies = sorted(int(mail.body) for taker in takers for mail in taker.mails)
+    assert bodies == list(range(301))
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_one_node_s_taker_declines_another_s_may_take(make_nodes: MakeNodes) -> None:
+    one, two, three = await make_nodes()
+    busy, free = one.client(), two.client()
+    busy.takes_mail = False
+    for taker in (busy, free):
+        taker.peer.consume("work")
+    await gatherResults([Deferred.fromCoroutine(node.settle()) for node in (one, two)])
+    await gatherResults([three.client().peer.enqueue("", b"%d" % n, recipient="queue:work") for n in range(20)])
+    await eventually(lambda: len(free.mails) == 20)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_mail_that_a_dead_node_had_in_hand_is_delivered(make_nodes: MakeNodes) -> None:
+    one, two, three = await make_nodes()
+    queues: Any = one.broker.queues
+    assert await queues._take_turn("queue:work")
+    await one.die()
+    await two.outlive(one)
+    taker = two.client()
+    taker.peer.consume("work")
+    await three.client().peer.enqueue("", b"1", recipient="queue:work")
+    await eventually(lambda: taker.mails)
+
+
+# Events, rooms and keys.
+
+
+@pytest_twisted.ensureDeferred
+async def test_events_reach_listeners_on_every_node(make_nodes: MakeNodes) -> None:
+    nodes = await make_nodes(durable_topics=("kept.>",))
+    clients = [node.client() for node in nodes]
+    for client in clients:
+        client.peer.subscribe("live", echo=True)
+        client.peer.subscribe("kept.*", echo=True)
+    await eventually(lambda: all(i.heard for node in nodes for i in node.bus._feed._interests.values()))
+    for client in clients:
+        await client.peer.publish("live", "x", b'"live"')
+        await client.peer.publish("kept.a", "x", b'"kept"')
+    await eventually(lambda: all(len(client.heard) == 6 for client in clients))
+    for client in clients:
+        assert [event.id for event, _ in client.heard if event.id] == [1, 2, 3]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_poll_on_another_node_wakes(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    ann, bob = one.client(), two.client()
+    for number in range(1, 6):
+        waiting = Deferred.fromCoroutine(bob.peer.poll("news", number - 1, 10, 5.0))
+        await ann.peer.post("news", "x", b"%d" % number)
+        assert [event.id for event in await waiting] == [number]
+
+
+@pytest_twisted.ensureDeferred
+async def test_key_changes_are_heard_on_every_node_once(make_nodes: MakeNodes) -> None:
+    nodes = await make_nodes()
+    clients = [node.client() for node in nodes]
+    clients[0].peer.watch(lambda key: key.startswith("a"))
+    clients[1].peer.watch(names=("a.1",))
+    clients[2].peer.watch(lambda key: True, ("a.1",))
+    await eventually(lambda: all(i.heard for node in nodes for i in node.bus._feed._interests.values()))
+    await clients[0].peer.set("a.1", b"1")
+    await clients[1].peer.delete("a.1")
+    await eventually(lambda: all(len(client.heard) == 2 for client in clients))
+    for client in clients:
+        client.peer.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_increments_from_three_nodes_add_up(make_nodes: MakeNodes) -> None:
+    nodes = await make_nodes()
+    clients = [node.client() for node in nodes]
+    amounts = [b"1", b"0.5", b"1", b"9007199254740993"]
+    for amount in amounts:
+        await gatherResults([clients[n % 3].peer.increment("n", amount) for n in range(100)])
+    entry = await clients[0].peer.get("n")
+    assert entry is not None
+    assert entry.revision == 400
+    assert entry.value == b"%d" % (100 + 50 + 100 + 100 * 9007199254740993)
+
+
+@pytest_twisted.ensureDeferred
+async def test_patches_from_three_nodes_are_all_kept(make_nodes: MakeNodes) -> None:
+    nodes = await make_nodes()
+    clients = [node.client() for node in nodes]
+    await gatherResults([clients[n % 3].peer.patch("k", b'{"m%d":%d}' % (n, n)) for n in range(90)])
+    entry = await clients[0].peer.get("k")
+    assert entry is not None
+    assert entry.revision == 90
+    assert sorted(entry.value[1:-1].split(b",")) == sorted(b'"m%d":%d' % (n, n) for n in range(90))
+
+
+@pytest_twisted.ensureDeferred
+async def test_leaving_a_room_reaches_the_member_s_other_nodes(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    ann, again = one.client(), two.client()
+    await ann.peer.become("ann")
+    await ann.peer.join("room")
+    assert await again.peer.become("ann") == ["room"]
+    await ann.peer.part("room")
+    await eventually(lambda: again.peer.subscriptions == [])
+    with pytest.raises(Denied):
+        await again.peer.read("broker.control.left", 0, 10)
+
+
+@pytest_twisted.ensureDeferred
+async def test_presence_is_told_on_every_node(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    watcher = one.client()
+    watcher.peer.subscribe("broker.client.*")
+    await eventually(lambda: all(i.heard for i in one.bus._feed._interests.values()))
+    bob = two.client("bob")
+    bob.peer.close()
+    await eventually(lambda: len(watcher.heard) >= 2)
+    assert [event.topic for event, _ in watcher.heard] == ["broker.client.online", "broker.client.offline"]
+
+
+# The nodes themselves.
+
+
+@pytest_twisted.ensureDeferred
+async def test_nobody_takes_the_name_of_a_session_of_another_node(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    ann, bob = one.client(), two.client()
+    with pytest.raises(Denied):
+        bob.peer.take_name(ann.peer.id)
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_node_sweeps_for_all(make_nodes: MakeNodes) -> None:
+    nodes = await make_nodes()
+    swept: list[Node] = []
+
+    async def sweep(*some: Node) -> None:
+        for node in some:
+            store: Any = node.broker.store
+            store.sweep = lambda *_, node=node: swept.append(node) or maybeDeferred(int)
+            await node.broker._sweep()
+
+    await sweep(*nodes)
+    (sweeper,) = set(swept)
+    others = [node for node in nodes if node is not sweeper]
+    await sweeper.stop()
+    await eventually(lambda: not any(node.bus.lives(sweeper.bus.address) for node in others))
+    swept.clear()
+    await sweep(*others)
+    assert len(set(swept)) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_not_understood_is_let_pass(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    assert await one.bus.send(two.bus.address, b"\xc1 of a later version")
+    ann, bob = one.client(), two.client()
+    bob.answers = bob.echo
+    await bob.peer.perform(["p"])
+    ann.peer.call("1", call("p"))
+    assert (await reply_to(ann)).error is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_was_known_is_stored_again_after_a_wipe(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    bob = one.client("bob")
+    await bob.peer.become("member")
+    await bob.peer.join("room")
+    token = await bob.peer.mint({}, 60.0)
+    await one.settle()
+    protocol = one.broker.store._connection.protocol  # type: ignore[attr-defined]
+    keys = await protocol.execute_command(b"KEYS", one.broker.store._prefix + b"*")  # type: ignore[attr-defined]
+    await protocol.execute_command(b"DEL", *keys)
+    await one.broker.store.append("log", Event("t", "kind", None))
+    for _ in range(100):  # it is stored again some time after the wipe was noticed
+        await one.settle()
+        if await two.client().peer.become("member") == ["room"]:
+            break
+    else:
+        raise AssertionError("the membership did not come back")
+    assert await two.broker.has_mailbox("bob")
+    with pytest.raises(BrokerError):
+        await two.client().peer.present(token)

@@ -1,0 +1,265 @@
+"""Calls: who takes them, and that each ends exactly once."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+from twisted.internet.task import Clock
+
+from broker.core.calls import Call, Calls
+from broker.errors import CalleeFailed, Denied, Gone, Invalid, NotFound, RateLimited, Timeout
+from broker.messages import Reply, Request
+
+
+@attrs.define(eq=False)
+class Party:
+    client: str
+    refuses: Exception | None = None
+    served: list[Request] = attrs.field(factory=list)
+    heard: list[Reply] = attrs.field(factory=list)
+    calling: dict[str, Call] = attrs.field(factory=dict)
+    serving: dict[str, Call] = attrs.field(factory=dict)
+
+    @property
+    def id(self):
+        return f"session of {self.client}"
+
+    def serve(self, request):
+        self.served.append(request)
+        if self.refuses:
+            raise self.refuses
+
+    def hear(self, reply):
+        self.heard.append(reply)
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def calls(clock):
+    return Calls(clock, pending_limit=3, idle=10.0)
+
+
+@pytest.fixture
+def ann():
+    return Party("ann")
+
+
+@pytest.fixture
+def bob():
+    return Party("bob")
+
+
+def request(procedure="m", timeout=5.0, **more):
+    return Request("", procedure, "", "", b"[]", timeout=timeout, **more)
+
+
+def nothing_is_left(calls, *parties):
+    return calls.pending == 0 and not any(party.calling or party.serving for party in parties)
+
+
+# Who takes a call
+
+
+def test_exact_procedure_goes_before_a_service(calls, ann, bob):
+    calls.performers.add(ann, "s.a.b")
+    calls.services.add(bob, "s.a")
+    calls.services.add(ann, "s")
+    assert calls.find("s.a.b") == (ann, "s.a.b")
+    assert calls.find("s.a.c") == (bob, "s.a")
+    assert calls.find("s.a") == (ann, "s")
+    assert calls.find("s.x.y") == (ann, "s")
+
+
+@pytest.mark.parametrize("procedure", ["t", "sa.b", "", "."])
+def test_procedure_that_nobody_performs_is_not_found(calls, ann, procedure):
+    calls.services.add(ann, "s")
+    with pytest.raises(NotFound) as caught:
+        calls.find(procedure)
+    assert (caught.value.what, caught.value.name) == ("method", procedure)
+
+
+def test_service_that_was_asked_for_goes_before_a_procedure(calls, ann, bob):
+    calls.performers.add(ann, "s.e")
+    assert calls.find("s.e", "s") == (ann, "s.e")
+    calls.services.add(bob, "s")
+    assert calls.find("s.e", "s") == (bob, "s")
+    with pytest.raises(NotFound, match="service"):
+        calls.find("t.e", "t")
+
+
+def test_recipient_must_perform_it_itself(calls, ann, bob):
+    calls.performers.add(ann, "m")
+    calls.services.add(bob, "s.t")
+    assert calls.find_at("m", [bob, ann]) == (ann, "m")
+    assert calls.find_at("s.t.x", [ann, bob]) == (bob, "s.t")
+    with pytest.raises(NotFound):
+        calls.find_at("m", [bob])
+
+
+# How it ends
+
+
+def test_answer_ends_the_call(calls, ann, bob, clock):
+    asked = request()
+    calls.open(ann, bob, "ref", asked)
+    assert bob.served == [asked]
+    assert calls.answer(bob, asked.id, b"5", time=3.0, attachments=(b"x",))
+    (reply,) = ann.heard
+    assert (reply.ref, reply.body, reply.error, reply.source, reply.time) == ("ref", b"5", None, "bob", 3.0)
+    assert reply.attachments == (b"x",)
+    assert not calls.answer(bob, asked.id, b"6")
+    clock.advance(100)
+    assert len(ann.heard) == 1
+    assert nothing_is_left(calls, ann, bob)
+    assert calls.dropped == 1
+
+
+def test_each_call_has_an_id_of_its_own(calls, ann, bob):
+    asked = [request() for _ in range(3)]
+    for each in asked:
+        calls.open(ann, bob, "same", each)
+    assert len({each.id for each in asked}) == 3
+
+
+def test_answer_counts_from_the_callee_only(calls, ann, bob):
+    asked = request()
+    calls.open(ann, bob, "ref", asked)
+    for party in (ann, Party("eve")):
+        assert not calls.answer(party, asked.id, b"forged")
+    assert ann.heard == []
+    assert calls.pending == 1
+
+
+def test_failure_of_the_callee_passes(calls, ann, bob):
+    asked = request()
+    calls.open(ann, bob, "ref", asked)
+    error = CalleeFailed("E1", "no")
+    calls.answer(bob, asked.id, b"null", error)
+    assert ann.heard[0].error is error
+
+
+def test_deadline_ends_the_call(calls, ann, bob, clock):
+    asked = request(timeout=1.0)
+    calls.open(ann, bob, "ref", asked)
+    clock.advance(0.9)
+    assert ann.heard == []
+    clock.advance(0.2)
+    assert isinstance(ann.heard[0].error, Timeout)
+    assert ann.heard[0].source == "broker"
+    assert not calls.answer(bob, asked.id, b"late")
+    assert nothing_is_left(calls, ann, bob)
+
+
+def test_quiet_call_ends_without_a_word(calls, ann, bob, clock):
+    calls.open(ann, bob, "ref", request(timeout=1.0), quiet=True)
+    clock.advance(1.1)
+    assert ann.heard == []
+    assert nothing_is_left(calls, ann, bob)
+
+
+def test_call_without_limit_has_no_timer(calls, ann, bob, clock):
+    asked = request(timeout=0.0)
+    calls.open(ann, bob, "ref", asked)
+    assert clock.getDelayedCalls() == []
+    assert calls.answer(bob, asked.id, b"1")
+
+
+def test_callee_that_leaves_ends_its_calls(calls, ann, bob):
+    calls.performers.add(bob, "m")
+    calls.services.add(bob, "s")
+    calls.takers.add(bob, "*")
+    calls.open(ann, bob, "ref", request())
+    calls.leave(bob)
+    error = ann.heard[0].error
+    assert isinstance(error, Gone)
+    assert (error.what, error.name) == ("lost", "m")
+    assert nothing_is_left(calls, ann, bob)
+    assert (len(calls.performers), len(calls.services), len(calls.takers)) == (0, 0, 0)
+
+
+def test_caller_that_leaves_hears_nothing(calls, ann, bob, clock):
+    asked = request()
+    calls.open(ann, bob, "ref", asked)
+    calls.leave(ann)
+    assert not calls.answer(bob, asked.id, b"1")
+    clock.advance(100)
+    assert ann.heard == []
+    assert nothing_is_left(calls, ann, bob)
+
+
+def test_callee_that_refuses_leaves_nothing_behind(calls, ann, bob):
+    bob.refuses = Denied("call", "m")
+    with pytest.raises(Denied):
+        calls.open(ann, bob, "ref", request())
+    assert nothing_is_left(calls, ann, bob)
+
+
+def test_calls_that_wait_are_limited_for_each_caller(calls, ann, bob):
+    for _ in range(3):
+        calls.open(ann, bob, "ref", request())
+    with pytest.raises(RateLimited):
+        calls.open(ann, bob, "ref", request())
+    calls.open(bob, ann, "ref", request())
+
+
+@pytest.mark.parametrize(("ref", "procedure", "what"), [("r" * 1025, "m", "id"), ("r", "m" * 1025, "method")])
+def test_what_a_call_keeps_has_a_limit(calls, ann, bob, ref, procedure, what):
+    with pytest.raises(Invalid) as refused:
+        calls.open(ann, bob, ref, request(procedure))
+    assert refused.value.what == what
+    assert nothing_is_left(calls, ann, bob)
+    calls.open(ann, bob, ref[:1024], request(procedure[:1024]))
+    assert len(ann.calling) == 1
+
+
+def test_stopping_forgets_the_deadlines(calls, ann, bob, clock):
+    calls.open(ann, bob, "ref", request())
+    calls.stop()
+    assert clock.getDelayedCalls() == []
+
+
+# Streamed requests
+
+
+def test_stream_is_answered_many_times(calls, ann, bob, clock):
+    asked = request("", streamed=True)
+    calls.open(ann, bob, "ref", asked)
+    for number in range(3):
+        clock.advance(9)
+        assert calls.answer(bob, asked.id, b"%d" % number)
+    assert [(reply.body, reply.streamed) for reply in ann.heard] == [(b"0", True), (b"1", True), (b"2", True)]
+    clock.advance(10.1)
+    assert not calls.answer(bob, asked.id, b"late")
+    assert len(ann.heard) == 3
+    assert nothing_is_left(calls, ann, bob)
+
+
+def test_stream_that_was_never_answered_fails(calls, ann, bob, clock):
+    calls.open(ann, bob, "ref", request("", streamed=True))
+    clock.advance(10.1)
+    assert (ann.heard[0].error.code, ann.heard[0].error.what) == ("TIMEOUT", "request")
+    assert ann.heard[0].streamed
+
+
+@pytest.mark.parametrize("answers", [0, 1])
+def test_stream_whose_taker_leaves_fails_only_unanswered(calls, ann, bob, answers):
+    asked = request("", streamed=True)
+    calls.open(ann, bob, "ref", asked)
+    for _ in range(answers):
+        calls.answer(bob, asked.id, b"1")
+    calls.leave(bob)
+    assert len(ann.heard) == 1
+    assert (ann.heard[0].error is None) == (answers == 1)
+
+
+def test_stream_without_idle_limit_lives_on(clock, ann, bob):
+    calls = Calls(clock, idle=0.0)
+    asked = request("", streamed=True)
+    calls.open(ann, bob, "ref", asked)
+    assert calls.answer(bob, asked.id, b"1")
+    assert clock.getDelayedCalls() == []
+    assert calls.answer(bob, asked.id, b"2")

@@ -1,0 +1,355 @@
+"""Stored topics: waiting, waking, cursors, retention."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.task import Clock
+
+from broker.config.settings import Retention
+from broker.core import channels
+from broker.core.channels import DAY, Channels, cursor_key
+from broker.errors import Invalid, RateLimited, Unavailable
+from broker.messages import Event
+from broker.stores import open_store
+from broker.testing import make_broker, value_of
+
+
+class Bus:
+    """Delivers nothing by itself; keeps what it is told."""
+
+    def __init__(self):
+        self.published = []
+        self.listening = []
+
+    def publish(self, event):
+        self.published.append(event)
+
+    def listen(self, topic):
+        self.listening.append(topic)
+
+    def forget(self, topic):
+        self.listening.remove(topic)
+
+
+class Room:
+    """Channels on a memory store, with a bus that the test works by hand."""
+
+    def __init__(self, **options):
+        self.clock = Clock()
+        self.clock.advance(1_000_000_000)
+        self.store = open_store("memory:", clock=self.clock)
+        self.store.startService()
+        self.bus = Bus()
+        self.channels = Channels(self.store, self.bus, self.clock, **options)
+
+    def post(self, topic="t"):
+        event = value_of(self.channels.post(Event(topic, "n", b"1")))
+        self.channels.arrived(event)
+        return event
+
+    def poll(self, topic="t", after=0, limit=100, timeout=5.0):
+        return Deferred.fromCoroutine(self.channels.poll(topic, after, limit, timeout))
+
+    def wait(self, seconds):
+        for _ in range(round(seconds / 0.05) + 1):
+            self.clock.advance(0.05)
+
+
+@pytest.fixture
+def room():
+    return Room()
+
+
+def ids(deferred):
+    return [event.id for event in value_of(deferred)]
+
+
+def test_poll_answers_at_once_what_is_there(room):
+    room.post()
+    room.post()
+    assert ids(room.poll()) == [1, 2]
+    assert ids(room.poll(after=1)) == [2]
+    assert ids(room.poll(limit=1)) == [1]
+    assert room.channels.waiting == 0
+
+
+def test_poll_wakes_on_post(room):
+    poll = room.poll()
+    assert not poll.called
+    room.post()
+    assert ids(poll) == [1]
+
+
+def test_poll_ends_with_nothing_at_its_timeout(room):
+    poll = room.poll(timeout=1.0)
+    room.wait(0.9)
+    assert not poll.called
+    room.wait(0.15)
+    assert ids(poll) == []
+
+
+def test_poll_without_a_timeout_does_not_wait(room):
+    assert ids(room.poll(timeout=0)) == []
+
+
+def test_poll_reads_again_when_the_event_is_not_the_next(room):
+    room.post()
+    poll = room.poll(after=1)
+    for _ in range(2):
+        value_of(room.channels.post(Event("t", "n", b"1")))
+    room.channels.arrived(Event("t", "n", b"1", id=3))
+    assert ids(poll) == [2, 3]
+
+
+def test_an_event_that_is_older_than_wanted_lets_the_poll_wait_on(room):
+    poll = room.poll(after=10)
+    room.post()
+    room.post()
+    assert not poll.called
+    room.wait(5)
+    assert ids(poll) == []
+
+
+def test_what_arrives_without_a_wake_up_is_read_at_the_timeout(room):
+    poll = room.poll(timeout=1.0)
+    value_of(room.channels.post(Event("t", "n", b"1")))  # and the bus says nothing
+    room.wait(1)
+    assert ids(poll) == [1]
+
+
+def test_at_the_known_end_of_a_topic_nothing_is_looked_up(room, monkeypatch):
+    room.post()
+    room.post()
+    monkeypatch.setattr(room.channels, "read", None)
+    poll = room.poll(after=2)
+    monkeypatch.undo()
+    assert ids(room.poll(after=1)) == [2]
+    room.post()
+    assert ids(poll) == [3]
+
+
+def test_on_a_shared_store_the_end_is_never_known(room):
+    room.store.shared = True
+    room.post()
+    value_of(room.channels.post(Event("t", "n", b"1")))  # by another node, and not heard of yet
+    assert ids(room.poll(after=1)) == [2]
+
+
+def test_remembered_ends_are_limited(room, monkeypatch):
+    monkeypatch.setattr(channels, "HEADS", 2)
+    for topic in "abcde":
+        room.post(topic)
+    assert len(room.channels._heads) <= 2
+    assert ids(room.poll("a")) == [1]
+
+
+def test_every_waiting_poll_is_woken(room):
+    polls = [room.poll() for _ in range(200)]
+    room.post()
+    assert [ids(poll) for poll in polls] == [[1]] * 200
+
+
+def test_the_bus_is_heard_for_as_long_as_somebody_waits(room):
+    polls = [room.poll(), room.poll()]
+    assert room.bus.listening == ["t"]
+    polls[0].cancel()
+    value_of(polls[0].addErrback(lambda failure: failure.trap(CancelledError)))
+    assert room.bus.listening == ["t"]
+    room.post()
+    value_of(polls[1])
+    assert room.bus.listening == []
+
+
+def test_cancelled_poll_leaves_nothing_behind(room):
+    poll = room.poll()
+    poll.cancel()
+    value_of(poll.addErrback(lambda failure: failure.trap(CancelledError)))
+    assert (room.channels.waiting, room.channels._waiters, room.bus.listening) == (0, {}, [])
+    room.wait(0.1)
+    assert not room.clock.getDelayedCalls()
+
+
+def test_a_failing_read_leaves_nothing_behind(room):
+    room.store.stopService()
+    with pytest.raises(Unavailable):
+        value_of(room.poll())
+    assert (room.channels.waiting, room.bus.listening) == (0, [])
+
+
+def test_waiting_polls_are_limited():
+    room = Room(waiting_limit=1)
+    first = room.poll()
+    with pytest.raises(RateLimited):
+        value_of(room.poll())
+    room.post()
+    assert ids(first) == [1]
+    assert room.channels.waiting == 0
+
+
+def test_draining_ends_waiting_polls_and_lets_none_wait(room):
+    polls = [room.poll("a"), room.poll("b"), room.poll("b")]
+    room.channels.drain()
+    assert [ids(poll) for poll in polls] == [[], [], []]
+    assert ids(room.poll()) == []
+
+
+def test_the_poster_hears_of_its_event_before_the_readers_do(room):
+    order, stored = [], Deferred()
+    append = room.store.append
+    room.store.append = lambda log, event: stored.addCallback(lambda _: append(log, event))
+    room.bus.publish = lambda event: order.append(("bus", event.id))
+    room.channels.post(Event("t", "n", b"1")).addCallback(lambda event: order.append(("poster", event.id)))
+    stored.callback(None)
+    assert order == [("poster", 1), ("bus", 1)]
+
+
+def test_a_store_that_announces_is_not_repeated(room):
+    room.store.announces = True
+    value_of(room.channels.post(Event("t", "n", b"1")))
+    assert room.bus.published == []
+
+
+def test_a_post_that_fails_is_not_published(room):
+    room.store.stopService()
+    with pytest.raises(Unavailable):
+        value_of(room.channels.post(Event("t", "n", b"1")))
+    assert room.bus.published == []
+
+
+def test_durable_topics_are_patterns():
+    channels = Room(durable=("news", "log.>")).channels
+    assert [channels.is_durable(topic) for topic in ("news", "log.a.b", "log", "other")] == [True, True, False, False]
+
+
+def test_latest_and_head(room):
+    for _ in range(3):
+        room.post()
+    assert ids(room.channels.latest("t", 2)) == [2, 3]
+    assert value_of(room.channels.head("t")) == 3
+    assert value_of(room.channels.head("other")) == 0
+
+
+# Cursors
+
+
+def cursor(room, client="c", topic="t"):
+    return value_of(Deferred.fromCoroutine(room.channels.cursor(client, topic)))
+
+
+def move(room, id, client="c", topic="t"):
+    return value_of(room.channels.move_cursor(client, topic, id))
+
+
+def test_a_cursor_moves_in_both_directions(room):
+    assert cursor(room) == 0
+    move(room, 7)
+    assert cursor(room) == 7
+    move(room, 3)
+    assert cursor(room) == 3
+    with pytest.raises(Invalid):
+        move(room, -1)
+
+
+def test_cursors_of_different_pairs_are_different():
+    pairs = [("x", "users:add"), ("x:users", "add"), ("1", ":a"), ("1:", "a"), ("", "1:a"), ("1:a", "")]
+    assert len({cursor_key(*pair) for pair in pairs}) == len(pairs)
+
+
+def test_a_cursor_goes_when_no_event_that_it_acknowledges_can_be_left():
+    room = Room(kept_seconds=3 * DAY)
+    move(room, 7)
+    room.clock.advance(4 * DAY)
+    assert cursor(room) == 7
+    move(room, 8)
+    room.clock.advance(4 * DAY)
+    assert cursor(room) == 8
+    room.clock.advance(2 * DAY)
+    assert cursor(room) == 0
+
+
+def test_without_a_limit_of_age_a_cursor_stays(room):
+    move(room, 7)
+    room.clock.advance(10_000 * DAY)
+    assert cursor(room) == 7
+
+
+def writes(room):
+    """Count what is set in the store from now on."""
+    counted = []
+    set_ = room.store.set
+    room.store.set = lambda *args, **options: counted.append(args[1:]) or set_(*args, **options)
+    return counted
+
+
+def test_a_cursor_that_stands_there_already_costs_no_write(room):
+    counted = writes(room)
+    for id in (7, 7, 8, 8, 7, 7):
+        move(room, id)
+    assert [value for _, value in counted] == [b"7", b"8", b"7"]
+    assert cursor(room) == 7
+
+
+def test_a_cursor_that_stands_there_is_renewed_before_it_goes():
+    room = Room(kept_seconds=3 * DAY)
+    for _ in range(20):
+        move(room, 7)
+        room.clock.advance(DAY / 2)
+    assert cursor(room) == 7
+
+
+def test_a_move_that_was_not_stored_is_made_again(room):
+    store = room.store.set
+    room.store.set = lambda *args, **options: fail(Unavailable("store"))
+    with pytest.raises(Unavailable):
+        move(room, 7)
+    room.store.set = store
+    move(room, 7)
+    assert cursor(room) == 7
+
+
+def test_the_last_of_several_moves_under_way_counts(room):
+    held = Deferred()
+    store = room.store.set
+
+    def slow(*args, **options):
+        done = Deferred()
+        held.addCallback(lambda _: store(*args, **options).addCallback(done.callback) and None)
+        return done
+
+    room.store.set = slow
+    moves = [room.channels.move_cursor("c", "t", id) for id in (5, 3, 5)]
+    held.callback(None)
+    assert all(made.called for made in moves)
+    assert cursor(room) == 5
+
+
+def test_another_node_may_move_a_shared_cursor(room):
+    room.store.shared = True
+    counted = writes(room)
+    move(room, 7)
+    move(room, 7)
+    assert len(counted) == 2
+
+
+def test_remembered_moves_are_limited(room, monkeypatch):
+    monkeypatch.setattr(channels, "MOVES", 2)
+    for id in range(5):
+        move(room, id, client=str(id))
+    assert len(room.channels._moves) <= 2
+
+
+# Retention, as the service applies it
+
+
+def test_retention_forgets_events_and_never_reuses_an_id():
+    clock = Clock()
+    clock.advance(1_000_000_000)
+    broker = make_broker(clock, retention=Retention(seconds=0, count=2))
+    peer = broker.attach("test", "")
+    for _ in range(5):
+        value_of(peer.post("t", "n", b"1"))
+    clock.advance(60)
+    assert ids(peer.read("t", 0, 100)) == [4, 5]
+    assert value_of(peer.post("t", "n", b"1")).id == 6
+    assert value_of(peer.head("t")) == 6

@@ -1,0 +1,98 @@
+import pytest
+from twisted.internet.task import Clock
+
+from broker.core.deadlines import COARSE, GRAIN, Deadlines
+from tests.support.logs import failures_of, logging
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def due():
+    return []
+
+
+@pytest.fixture
+def deadlines(clock, due):
+    return Deadlines(clock, due.append)
+
+
+def pass_time(clock, seconds):
+    clock.pump([GRAIN] * (round(seconds / GRAIN)))
+
+
+def test_a_key_is_due_after_its_delay_and_not_before(clock, due, deadlines):
+    deadlines.add("a", 1.0)
+    pass_time(clock, 0.95)
+    assert due == []
+    pass_time(clock, 0.15)
+    assert due == ["a"]
+    assert len(deadlines) == 0
+
+
+def test_keys_are_due_in_the_order_of_their_times(clock, due, deadlines):
+    deadlines.add("late", 2.0)
+    deadlines.add("early", 0.5)
+    deadlines.add("also early", 0.5)
+    pass_time(clock, 2.2)
+    assert due == ["early", "also early", "late"]
+
+
+def test_a_dropped_key_is_never_due_and_leaves_nothing(clock, due, deadlines):
+    line = deadlines.add("a", 1.0)
+    deadlines.drop("a", line)
+    deadlines.drop("a", line)
+    pass_time(clock, 2.0)
+    assert due == []
+    assert not clock.getDelayedCalls()
+
+
+def test_no_timer_runs_while_nothing_waits(clock, deadlines):
+    assert not clock.getDelayedCalls()
+    deadlines.add("a", 0.1)
+    assert len(clock.getDelayedCalls()) == 1
+    pass_time(clock, 0.3)
+    assert not clock.getDelayedCalls()
+
+
+def test_one_that_fails_does_not_hold_up_the_others(clock, due):
+    def expire(key):
+        if key == "bad":
+            raise ValueError(key)
+        due.append(key)
+
+    deadlines = Deadlines(clock, expire)
+    for key in ("a", "bad", "b"):
+        deadlines.add(key, 1.0)
+    with logging() as events:
+        pass_time(clock, 1.2)
+    assert due == ["a", "b"]
+    assert [str(failure) for failure in failures_of(events)] == ["bad"]
+
+
+def test_many_odd_delays_are_rounded_up_to_few_lines(clock, due, deadlines):
+    lines = {number: deadlines.add(number, 10.0 + number / 1000) for number in range(1000)}
+    assert len(set(lines.values())) <= COARSE + 2
+    pass_time(clock, 9.9)
+    assert due == []
+    pass_time(clock, 7.0)
+    assert sorted(due) == list(range(1000))
+
+
+def test_what_is_due_may_add_again(clock, due):
+    deadlines = Deadlines(clock, lambda key: (due.append(key), deadlines.add(key, 1.0)))
+    deadlines.add("a", 1.0)
+    pass_time(clock, 3.4)
+    assert due == ["a", "a", "a"]
+
+
+def test_stopping_forgets_everything(clock, due, deadlines):
+    deadlines.add("a", 0.1)
+    deadlines.stop()
+    deadlines.stop()
+    pass_time(clock, 1.0)
+    assert due == []
+    assert not clock.getDelayedCalls()

@@ -1,0 +1,206 @@
+"""Indices: kept up to date bit by bit, one answer whatever happens in between."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import Clock
+
+from broker.config.settings import Retention
+from broker.core import indices
+from broker.core.channels import LOG
+from broker.core.indices import DEFINITION, POSITION, ROWS, Indices, rows_log
+from broker.errors import NotFound, Unauthenticated, Unavailable
+from broker.messages import Event
+from broker.stores import open_store
+from broker.testing import make_broker, value_of
+from tests.support.logs import logging
+
+
+class Shelf:
+    """Indices on a memory store, whose reads can be counted and held."""
+
+    def __init__(self, **options):
+        self.clock = Clock()
+        self.store = open_store("memory:", clock=self.clock)
+        self.store.startService()
+        self.indices = Indices(self.store, **options)
+        self.looked_at = []
+
+    def post(self, *names, topic="t"):
+        for name in names:
+            value_of(self.store.append(LOG + topic, Event(topic, name, None)))
+
+    def create(self, id="i", topic="t", field="name"):
+        return value_of(Deferred.fromCoroutine(self.indices.create(id, topic, field)))
+
+    def extract(self, event, field):
+        assert field == "name"
+        self.looked_at.append(event.id)
+        return event.name
+
+    def start(self, value, id="i"):
+        return Deferred.fromCoroutine(self.indices.read(id, value, self.extract))
+
+    def ids(self, value, id="i"):
+        return [event.id for event in value_of(self.start(value, id)).events]
+
+
+@pytest.fixture
+def shelf():
+    shelf = Shelf()
+    shelf.create()
+    return shelf
+
+
+def test_an_index_that_exists_stays_as_it_is(shelf):
+    assert shelf.create("j") is True
+    assert shelf.create("j", "other", "field") is False
+    assert value_of(Deferred.fromCoroutine(shelf.indices.definition("j"))) == ("t", "name")
+
+
+def test_an_unknown_index_is_not_found(shelf):
+    with pytest.raises(NotFound):
+        shelf.ids("a", "unknown")
+
+
+def test_rows_come_newest_first(shelf):
+    shelf.post("a", "b", "a", "a", "b")
+    assert shelf.ids("a") == [4, 3, 1]
+    assert shelf.ids("b") == [5, 2]
+    assert shelf.ids("c") == []
+
+
+def test_each_event_is_looked_at_once(shelf):
+    shelf.post("a", "b")
+    shelf.ids("a")
+    shelf.post("a")
+    assert shelf.ids("a") == [3, 1]
+    assert shelf.looked_at == [1, 2, 3]
+
+
+def test_what_has_no_text_is_passed_over(shelf):
+    shelf.post("", "a", "")
+    assert shelf.ids("a") == [2]
+    assert shelf.ids("") == []
+
+
+def test_a_long_channel_is_worked_off_in_batches(shelf, monkeypatch):
+    monkeypatch.setattr(indices, "BATCH", 3)
+    shelf.post(*"abcabcabca")
+    assert shelf.ids("a") == [10, 7, 4, 1]
+    assert value_of(shelf.store.get(POSITION, "i")).value == b"10"
+
+
+def test_a_hundred_thousand_events_come_to_an_end(shelf):
+    for _ in range(100_000):
+        shelf.store.append(LOG + "t", Event("t", "", None))
+    shelf.post("a")
+    assert shelf.ids("a") == [100_001]
+
+
+def test_two_readers_at_once_index_each_event_once(shelf, monkeypatch):
+    shelf.post("a", "a")
+    held = Deferred()
+    read = shelf.store.read
+
+    def slow(log, after, limit):
+        monkeypatch.setattr(shelf.store, "read", read)
+        return held.addCallback(lambda _: read(log, after, limit))
+
+    monkeypatch.setattr(shelf.store, "read", slow)
+    first, second = shelf.start("a"), shelf.start("a")
+    assert not first.called
+    held.callback(None)
+    assert [len(value_of(reader).events) for reader in (first, second)] == [2, 2]
+    assert shelf.looked_at == [1, 2]
+    assert shelf.indices._locks == {}
+
+
+def test_a_failure_frees_the_index(shelf, monkeypatch):
+    shelf.post("a")
+    monkeypatch.setattr(shelf.store, "append", lambda *args: (_ for _ in ()).throw(Unavailable("store")))
+    with pytest.raises(Unavailable):
+        shelf.ids("a")
+    monkeypatch.undo()
+    assert shelf.ids("a") == [1]
+    assert shelf.indices._locks == {}
+
+
+def test_rows_that_fail_together_are_one_failure(shelf, monkeypatch):
+    shelf.post("a", "b", "c")
+    monkeypatch.setattr(shelf.store, "append", lambda *args: fail(Unavailable("store")))
+    with logging() as events:
+        with pytest.raises(Unavailable):
+            shelf.ids("a")
+        gc.collect()
+    assert events == []
+
+
+def test_a_read_is_cut_where_it_grows_too_long():
+    shelf = Shelf(enough=100)
+    shelf.create()
+    for size in (60, 50, 40, 200):
+        value_of(shelf.store.append(LOG + "t", Event("t", "a", b"x" * size)))
+    assert shelf.ids("a") == [4]
+    value_of(shelf.store.append(LOG + "t", Event("t", "b", None)))
+    for size in (50, 40):
+        value_of(shelf.store.append(LOG + "t", Event("t", "b", b"x" * size)))
+    assert shelf.ids("b") == [7, 6, 5]
+
+
+def test_a_long_stretch_of_rows_is_read_in_steps(shelf):
+    shelf.post(*"a" * 100)
+    assert shelf.ids("a") == list(range(100, 0, -1))
+
+
+def test_a_crash_between_the_rows_and_the_position_repeats_nothing(shelf):
+    shelf.post("a", "a")
+    assert shelf.ids("a") == [2, 1]
+    value_of(shelf.store.delete(POSITION, "i"))
+    assert shelf.ids("a") == [2, 1]
+
+
+def test_events_that_retention_took_are_gone_from_the_rows(shelf):
+    shelf.post("a", "a", "b", "a")
+    assert shelf.ids("a") == [4, 2, 1]
+    value_of(shelf.store.trim(LOG + "t", 2))
+    assert shelf.ids("a") == [4]
+
+
+def test_at_most_so_many_rows_are_read():
+    shelf = Shelf(rows_limit=2)
+    shelf.create()
+    shelf.post("a", "a", "a")
+    assert shelf.ids("a") == [3, 2]
+
+
+def test_rows_of_different_pairs_are_in_different_logs():
+    pairs = [("i", "a:b"), ("i:a", "b"), ("1:", "i"), ("1", ":i")]
+    assert len({rows_log(*pair) for pair in pairs}) == len(pairs)
+
+
+def test_retention_takes_old_rows_too():
+    clock = Clock()
+    clock.advance(1_000_000_000)
+    broker = make_broker(clock, retention=Retention(seconds=100, count=0))
+    peer = broker.attach("test", "")
+    value_of(peer.post("t", "a", None))
+    value_of(Deferred.fromCoroutine(peer.create_index("i", "t", "name")))
+    read = Deferred.fromCoroutine(peer.read_index("i", "a", lambda event, field: event.name))
+    assert [event.id for event in value_of(read).events] == [1]
+    clock.advance(200)
+    assert value_of(broker.store.read(rows_log("i", "a"), 0, 10)) == []
+    assert rows_log("i", "a").startswith(ROWS)
+    assert value_of(broker.store.get(DEFINITION, "i")) is not None
+
+
+def test_who_was_not_admitted_learns_nothing_of_an_index():
+    from broker.access.principals import Access
+
+    broker = make_broker(Clock(), Access(mode="required", secrets=("s",)))
+    peer = broker.attach("test", "")
+    with pytest.raises(Unauthenticated):
+        value_of(Deferred.fromCoroutine(peer.read_index("i", "a", lambda event, field: None)))

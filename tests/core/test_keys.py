@@ -1,0 +1,275 @@
+"""Keys: what may be done with them, and who is told."""
+
+import json
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+
+from broker.access.principals import Access, Grants, Rule
+from broker.core.keys import BATCH, TURN, Keys, merge
+from broker.errors import Conflict, Denied, Invalid, TooLarge, Unauthenticated, Unavailable
+from broker.messages import Entry
+from broker.testing import make_broker, value_of
+
+
+@attrs.define(eq=False)
+class Watcher:
+    heard: list = attrs.field(factory=list)
+
+    def take(self, event, pattern):
+        self.heard.append(event)
+
+    event = take
+
+    @property
+    def changes(self):
+        return [(event.topic, event.name) for event in self.heard]
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def broker(clock):
+    return make_broker(clock)
+
+
+@pytest.fixture
+def keys(broker):
+    return broker.keys
+
+
+def attach(broker):
+    peer = broker.attach("test", "127.0.0.1")
+    peer.bind(Watcher())
+    return peer
+
+
+def found(keys, first, last, limit, **options):
+    entries = value_of(Deferred.fromCoroutine(keys.range(first, last, limit, **options)))
+    return [key for key, _ in entries]
+
+
+# Merging
+
+MERGED = {
+    "replaced and added": ('{"name":"a","value":123}', '{"value":456,"b":1}', '{"name":"a","value":456,"b":1}'),
+    "nested objects as a whole": ('{"a":{"x":1}}', '{"a":{"y":2}}', '{"a":{"y":2}}'),
+    "null is stored": ('{"a":1}', '{"a":null}', '{"a":null}'),
+    "numbers as they were written": ('{"a":1.50}', '{"c":12345678901234567890}', '{"a":1.50,"c":12345678901234567890}'),
+    "without blanks": ('{ "a" : [1, 2] }', '{ "b" : { "c" : "x y" } }', '{"a":[1,2],"b":{"c":"x y"}}'),
+    "half a character": ('{"a":"\\ud800"}', '{"b":1}', '{"a":"\\ud800","b":1}'),
+    "nothing new": ('{"a":1}', "{}", '{"a":1}'),
+    "text is appended": ("Hello ", "World!", "Hello World!"),
+    "an array is text": ("[1]", "[2]", "[1][2]"),
+    "one object is not enough": ('{"a":1}', "x", '{"a":1}x'),
+    "numbers are text": ("1", "2", "12"),
+    "too deep is text": ("[" * 50_000, "{}", "[" * 50_000 + "{}"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("stored", "patch", "merged"), MERGED.values(), ids=MERGED)
+def test_merge(stored, patch, merged):
+    assert merge(stored.encode(), patch.encode()) == merged.encode()
+
+
+objects = st.dictionaries(st.text(max_size=3), st.integers() | st.text(max_size=5) | st.none(), max_size=4)
+
+
+@given(objects, objects)
+def test_merging_objects_is_what_python_does(stored, patch):
+    merged = merge(json.dumps(stored).encode(), json.dumps(patch, indent=1).encode())
+    assert list(json.loads(merged).items()) == list({**stored, **patch}.items())
+
+
+# Reading and writing
+
+
+def test_values_have_a_limit(broker):
+    keys = Keys(broker.store, lambda _: None, Clock(), most=4)
+    for failing in (keys.set("k", b"12345"), keys.patch("k", b"12345")):
+        with pytest.raises(TooLarge):
+            value_of(failing)
+    value_of(keys.set("k", b"1234"))
+    with pytest.raises(TooLarge):
+        value_of(keys.patch("k", b"5"))
+    assert value_of(keys.get("k")).value == b"1234"
+
+
+def test_a_range_is_read_to_its_end_in_several_steps(keys):
+    names = [f"k{number:04}" for number in range(3 * BATCH + 5)]
+    for name in names:
+        keys.set(name, b"v")
+    assert found(keys, "k", "l", 10_000) == names
+    assert found(keys, "k0003", "k0007", 10_000) == names[3:8]
+    assert found(keys, "k", "l", BATCH) == names[:BATCH]
+    assert found(keys, "k", "l", 10_000, admits=lambda key: key.endswith("9")) == names[9::10]
+    assert found(keys, "k", "l", 7, admits=lambda key: key.endswith("9")) == names[9:70:10]
+    assert found(keys, "l", "k", 10) == []
+
+
+def test_a_long_search_lets_others_have_their_turn(keys, clock):
+    for number in range(2 * TURN + 1):
+        keys.set(f"k{number:05}", b"v")
+    last = f"k{2 * TURN:05}"
+    search = Deferred.fromCoroutine(keys.range("a", "z", 10, admits=last.__eq__))
+    assert not search.called
+    clock.advance(0)
+    assert [key for key, _ in value_of(search)] == [last]
+    given_up = Deferred.fromCoroutine(keys.range("a", "z", 10, admits=last.__eq__))
+    given_up.addErrback(lambda failure: failure.trap(CancelledError)).cancel()
+    assert [call for call in clock.getDelayedCalls() if call.getTime() <= clock.seconds()] == []
+
+
+def test_a_range_ends_when_it_has_enough_but_not_before_the_second(keys):
+    for name in "abcd":
+        keys.set(name, b"12345")
+    assert found(keys, "a", "z", 10, enough=11) == ["a", "b"]
+    assert found(keys, "a", "z", 10, enough=12) == ["a", "b", "c"]
+    assert found(keys, "a", "z", 10, enough=1) == ["a", "b"]
+
+
+def test_a_key_may_hold_any_character(keys):
+    names = ["a", "a\0", "a\0\0", "a\n", "ä", "\uffff", "\U0001f600"]
+    for name in names:
+        keys.set(name, b"v")
+    assert found(keys, "a", "\U0010ffff", 100) == names
+    assert found(keys, "a\0", "a\n", 100) == names[1:4]
+
+
+def test_a_write_that_fails_tells_nobody(keys, broker):
+    watcher = Watcher()
+    keys.watch(watcher, lambda key: True)
+    value_of(keys.set("k", b"x"))
+    with pytest.raises(Conflict):
+        value_of(keys.set("k", b"y", revision=7))
+    with pytest.raises(Invalid):
+        value_of(keys.increment("k", b"1"))
+    assert value_of(keys.delete("other")) is False
+    broker.stopService()
+    with pytest.raises(Unavailable):
+        value_of(keys.set("k", b"y"))
+    assert watcher.changes == [("kv/k", "set")]
+
+
+# Watching
+
+
+def test_each_change_is_told_once_to_each_watcher(keys):
+    both, name, other, nobody = Watcher(), Watcher(), Watcher(), Watcher()
+    keys.watch(both, lambda key: key.startswith("a"), ["a", "ab"])
+    keys.watch(name, None, ["a"])
+    keys.watch(other, lambda key: key == "b")
+    keys.watch(nobody, None, [])
+    for key in ("a", "ab", "ac", "b"):
+        keys.set(key, b"v")
+    keys.delete("a")
+    assert both.changes == [("kv/a", "set"), ("kv/ab", "set"), ("kv/ac", "set"), ("kv/a", "delete")]
+    assert name.changes == [("kv/a", "set"), ("kv/a", "delete")]
+    assert other.changes == [("kv/b", "set")]
+    assert nobody.changes == []
+
+
+def test_one_question_serves_all_who_share_it(keys):
+    asked = []
+    watchers = [Watcher() for _ in range(3)]
+    for watcher in watchers:
+        keys.watch(watcher, asked.append)
+    keys.watch(Watcher(), lambda key: False)
+    keys.set("k", b"v")
+    assert asked == ["k"]
+
+
+def test_watching_again_takes_the_place_of_before(keys):
+    watcher = Watcher()
+    keys.watch(watcher, lambda key: True, ["a"])
+    keys.watch(watcher, None, ["b"])
+    keys.set("a", b"v")
+    keys.set("b", b"v")
+    keys.unwatch(watcher)
+    keys.unwatch(watcher)
+    keys.set("b", b"v")
+    assert watcher.changes == [("kv/b", "set")]
+    assert not any((keys._watchers, keys._admitting, keys._watched))
+
+
+def test_the_body_of_a_change_tells_key_value_and_time(keys, clock):
+    clock.advance(1795211661.613)
+    watcher = Watcher()
+    keys.watch(watcher, lambda key: True)
+    keys.set('"\0', b'{"a":"\xc3\xa4"}')
+    keys.patch('"\0', b'{"b":1}')
+    keys.increment("n", b"2")
+    keys.delete("n")
+    keys.set("raw", b"\xff")
+    assert [event.body for event in watcher.heard] == [
+        b'{"key":"\\"\\u0000","value":"{\\"a\\":\\"\xc3\xa4\\"}","timestamp":1795211661613}',
+        b'{"key":"\\"\\u0000","value":"{\\"a\\":\\"\xc3\xa4\\",\\"b\\":1}","timestamp":1795211661613}',
+        b'{"key":"n","value":"2","timestamp":1795211661613}',
+        b'{"key":"n","value":null,"timestamp":1795211661613}',
+        b'{"key":"raw","value":"\xef\xbf\xbd","timestamp":1795211661613}',
+    ]
+
+
+def test_the_writer_has_its_answer_before_anybody_is_told():
+    class Store:
+        answer = Deferred()
+
+        def set(self, *_, **__):
+            return self.answer
+
+    order = []
+    keys = Keys(Store(), lambda event: order.append("told"), Clock())
+    keys.set("k", b"v").addCallback(lambda _: order.append("answered"))
+    Store.answer.callback(Entry(b"v", 1))
+    assert order == ["answered", "told"]
+
+
+def test_a_client_can_not_forge_a_change(broker):
+    ann, bob = attach(broker), attach(broker)
+    bob.watch(lambda key: True)
+    value_of(ann.publish("kv/k", "set", b'{"key":"k","value":"forged","timestamp":0}'))
+    assert bob.session.heard == []
+
+
+# Permissions
+
+
+def granted():
+    rules = {"read": Rule(("kv/open.>",)), "write": Rule(("kv/open.>",)), "subscribe": Rule(("kv/open.>",))}
+    access = Access("none", permissions={"anonymous": Grants(rules), "admin": Grants({})})
+    return make_broker(access=access)
+
+
+def test_a_range_shows_what_may_be_read_and_no_more():
+    broker = granted()
+    for key in ("open.a", "open.b", "secret"):
+        value_of(broker.keys.set(key, b"v"))
+    ann = attach(broker)
+    assert found(ann, "a", "z", 10) == ["open.a", "open.b"]
+    assert found(ann, "a", "z", 10, admits=lambda key: key != "open.a") == ["open.b"]
+    with pytest.raises(Denied):
+        ann.get("secret")
+
+
+def test_changes_are_told_of_what_may_be_heard_and_no_more():
+    broker = granted()
+    ann, bob = attach(broker), attach(broker)
+    ann.watch(lambda key: True)
+    bob.watch(None, ["open.a", "secret"])
+    for key in ("open.a", "open.b", "secret"):
+        value_of(broker.keys.set(key, b"v"))
+    assert ann.session.changes == [("kv/open.a", "set"), ("kv/open.b", "set")]
+    assert bob.session.changes == [("kv/open.a", "set")]
+
+
+def test_who_is_not_admitted_can_not_watch():
+    broker = make_broker(access=Access("required", secrets=("s",)))
+    with pytest.raises(Unauthenticated):
+        attach(broker).watch(lambda key: True)

@@ -1,0 +1,218 @@
+"""Memberships: what a client has joined comes back with it."""
+
+import attrs
+import pytest
+from twisted.internet.defer import Deferred, fail
+
+from broker.access.principals import Access, Grants, Rule
+from broker.errors import Denied, Gone, RateLimited, Unauthenticated, Unavailable
+from broker.testing import make_broker, value_of
+
+
+@attrs.define(eq=False)
+class Session:
+    heard: list = attrs.field(factory=list)
+
+    def event(self, event, pattern):
+        self.heard.append(event.topic)
+
+
+@pytest.fixture
+def broker():
+    return make_broker()
+
+
+def attach(broker, member="", dialect="test"):
+    peer = broker.attach(dialect, "127.0.0.1")
+    peer.bind(Session())
+    if member:
+        do(peer.become(member))
+    return peer
+
+
+def do(coroutine):
+    return value_of(Deferred.fromCoroutine(coroutine))
+
+
+def speak(broker, *topics):
+    for topic in topics:
+        value_of(attach(broker).publish(topic, "x", None))
+
+
+def test_what_was_joined_comes_back(broker):
+    ann = attach(broker, "ann")
+    do(ann.join("a"))
+    do(ann.join("b*"))
+    ann.close()
+    speak(broker, "a")
+    again = attach(broker)
+    assert do(again.become("ann")) == ["a", "b*"]
+    speak(broker, "a", "b*", "c")
+    assert again.session.heard == ["a", "b*"]
+    assert ann.session.heard == []
+
+
+def test_members_and_dialects_are_kept_apart(broker):
+    do(attach(broker, "1").join("1:a"))
+    do(attach(broker, "1:1").join("b"))
+    do(attach(broker, "\U0010ffff").join("\U0010ffff" * 255))
+    assert do(attach(broker).become("1")) == ["1:a"]
+    assert do(attach(broker).become("11")) == []
+    assert do(attach(broker).become("1:1")) == ["b"]
+    assert do(attach(broker).become("\U0010ffff")) == ["\U0010ffff" * 255]
+    assert do(attach(broker, dialect="other").become("1")) == []
+
+
+def test_what_was_joined_as_nobody_becomes_a_membership(broker):
+    ann = attach(broker)
+    do(ann.join("early"))
+    assert do(ann.become("ann")) == ["early"]
+    assert do(attach(broker).become("ann")) == ["early"]
+
+
+def test_becoming_another_leaves_what_the_first_has_joined(broker):
+    peer = attach(broker, "ann")
+    do(peer.join("a"))
+    assert do(peer.become("bob")) == []
+    speak(broker, "a")
+    assert peer.session.heard == []
+    assert do(peer.become("ann")) == ["a"]
+    assert do(attach(broker).become("bob")) == []
+
+
+def test_becoming_the_same_again_changes_nothing(broker):
+    ann = attach(broker, "ann")
+    do(ann.join("a"))
+    assert do(ann.become("ann")) == ["a"]
+    speak(broker, "a")
+    assert ann.session.heard == ["a"]
+
+
+def test_a_member_hears_itself_and_each_event_once(broker):
+    ann = attach(broker, "ann")
+    do(ann.join("a"))
+    do(ann.join("a"))
+    value_of(ann.publish("a", "x", None))
+    assert ann.session.heard == ["a"]
+
+
+def test_parting_is_of_all_sessions_of_the_member_and_for_good(broker):
+    one, two, other = attach(broker, "ann"), attach(broker, "ann"), attach(broker, "bob")
+    for peer in (one, two, other):
+        do(peer.join("a"))
+    do(one.part("a"))
+    speak(broker, "a")
+    assert (one.session.heard, two.session.heard, other.session.heard) == ([], [], ["a"])
+    assert do(attach(broker).become("ann")) == []
+
+
+def test_parting_from_what_this_session_has_not_joined_is_of_the_store_all_the_same(broker):
+    do(attach(broker, "ann").join("a"))
+    late = attach(broker, "ann")
+    late.part_all()
+    do(late.part("a"))
+    do(late.part("never"))
+    assert do(attach(broker).become("ann")) == []
+
+
+def test_parting_from_all_keeps_the_memberships(broker):
+    ann = attach(broker, "ann")
+    do(ann.join("a"))
+    ann.part_all()
+    speak(broker, "a")
+    assert ann.session.heard == []
+    assert do(ann.become("ann")) == ["a"]
+
+
+def test_a_member_has_so_many_memberships_and_no_more():
+    broker = make_broker(max_subscriptions=2)
+    ann, same = attach(broker, "ann"), attach(broker, "ann")
+    do(ann.join("a"))
+    do(same.join("b"))
+    with pytest.raises(RateLimited):
+        do(ann.join("c"))
+    assert not ann.joined("c")
+    do(ann.join("a"))
+    assert do(attach(broker).become("ann")) == ["a", "b"]
+
+
+def test_a_membership_that_is_permitted_no_more_is_left_out(broker):
+    do(attach(broker, "ann").join("open"))
+    do(attach(broker, "ann").join("shut"))
+    broker.access = Access("none", permissions={"anonymous": Grants({"subscribe": Rule(("open",))})})
+    assert do(attach(broker).become("ann")) == ["open"]
+
+
+def test_coming_back_costs_one_verb_of_the_rate():
+    broker = make_broker(rate=0.001, rate_burst=3)
+    do(attach(broker, "ann").join("a"))  # two
+    assert do(attach(broker).become("ann")) == ["a"]
+    with pytest.raises(RateLimited):
+        do(attach(broker).become("ann"))
+
+
+def test_who_is_not_admitted_is_nobody():
+    broker = make_broker(access=Access("required", secrets=("s",)))
+    with pytest.raises(Unauthenticated):
+        do(attach(broker).become("ann"))
+
+
+class Broken:
+    """A store that is away when it is asked for some things."""
+
+    def __init__(self, store, *away):
+        self._store, self.away = store, set(away)
+
+    def __getattr__(self, name):
+        if name in self.away:
+            return lambda *_, **__: fail(Unavailable("store"))
+        return getattr(self._store, name)
+
+
+def test_when_the_store_is_away_nothing_changes(broker):
+    ann = attach(broker, "ann")
+    do(ann.join("a"))
+    store = broker.memberships._store = Broken(broker.store, "range", "set", "delete")
+    nobody = attach(broker)
+    do(nobody.join("early"))
+    for failing in (ann.become("bob"), ann.become("ann"), ann.join("b"), ann.part("a"), nobody.become("zoe")):
+        with pytest.raises(Unavailable):
+            do(failing)
+    store.away = {"set"}
+    with pytest.raises(Unavailable):
+        do(nobody.become("zoe"))
+    assert (ann.joined("a"), ann.joined("b"), nobody.joined("early")) == (True, False, True)
+    assert (nobody.member, len(broker.memberships)) == ("", 1)
+    store.away = set()
+    assert do(nobody.become("zoe")) == ["early"]
+    do(ann.part("a"))
+    assert not ann.joined("a")
+
+
+def test_a_session_that_goes_while_it_comes_leaves_nothing_behind(broker):
+    waiting = Deferred()
+    broker.memberships._store = Broken(broker.store)
+    broker.memberships._store.range = lambda *_: waiting
+    peer = attach(broker)
+    coming = Deferred.fromCoroutine(peer.become("ann"))
+    peer.close()
+    waiting.callback([("8:test:anna", None)])
+    with pytest.raises(Gone):
+        value_of(coming)
+    assert (len(broker.memberships), len(broker.topics)) == (0, 0)
+
+
+def test_closing_leaves_nothing_behind(broker):
+    peers = [attach(broker, "ann"), attach(broker, "ann")]
+    do(peers[0].join("a"))
+    for peer in peers:
+        peer.close()
+    assert (len(broker.memberships), len(broker.topics)) == (0, 0)
+
+
+def test_a_denied_topic_is_not_joined():
+    access = Access("none", permissions={"anonymous": Grants({"subscribe": Rule((">",), ("shut",))})})
+    ann = attach(make_broker(access=access), "ann")
+    with pytest.raises(Denied):
+        do(ann.join("shut"))
+    assert do(ann.become("ann")) == []

@@ -1,0 +1,71 @@
+"""Pages of a log: what is in them, and how much is read for them."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from broker.core.pages import STEP, read_last_page, read_page
+from broker.messages import Event
+from broker.stores import open_store
+from broker.testing import value_of
+
+
+class Shelf:
+    """A log with bodies of the given sizes; notes how many events each reading has returned."""
+
+    def __init__(self, *sizes):
+        self.store = open_store("memory:", clock=Clock())
+        self.store.startService()
+        self.read_at_once = []
+        for size in sizes:
+            value_of(self.store.append("log", Event("t", "", b"x" * size)))
+
+    def read(self, *words):
+        return self.store.read(*words).addCallback(self._note)
+
+    def latest(self, *words):
+        return self.store.latest(*words).addCallback(self._note)
+
+    def _note(self, events):
+        self.read_at_once.append(len(events))
+        return events
+
+    def page(self, *words):
+        return [event.id for event in value_of(Deferred.fromCoroutine(read_page(self, "log", *words)))]
+
+    def last(self, *words):
+        return [event.id for event in value_of(Deferred.fromCoroutine(read_last_page(self, "log", *words)))]
+
+
+@pytest.mark.parametrize("limit", [1, 31, 32, 33, 64, 65, 99, 100, 101, 1000])
+def test_pages_are_what_one_reading_would_be(limit):
+    shelf = Shelf(*[0] * 100)
+    assert shelf.page(0, limit) == list(range(1, 101))[:limit]
+    assert shelf.page(40, limit) == list(range(41, 101))[:limit]
+    assert shelf.last(limit) == list(range(1, 101))[-limit:]
+
+
+def test_nothing_is_an_empty_page():
+    assert (Shelf().page(0, 10), Shelf().last(10), Shelf(1).page(0, 0), Shelf(1).page(1, 10)) == ([], [], [], [])
+
+
+def test_a_page_ends_where_it_grows_too_long():
+    shelf = Shelf(40, 40, 40, 200, 10)
+    assert [shelf.page(after, 10, 100) for after in (0, 2, 3, 4)] == [[1, 2], [3], [4], [5]]
+    assert shelf.last(10, 100) == [5]
+    assert Shelf(40, 200, 40, 40).last(10, 100) == [3, 4]
+    assert Shelf(40, 200).last(10, 100) == [2]
+
+
+def test_no_more_is_read_than_a_step_beyond_the_page():
+    shelf = Shelf(*[100] * 500)
+    assert len(shelf.page(0, 500, 1000)) == len(shelf.last(500, 1000)) == 10
+    assert shelf.read_at_once == [STEP, STEP]
+
+
+def test_what_retention_took_is_not_in_the_last_page():
+    shelf = Shelf(*[0] * 100)
+    value_of(shelf.store.trim("log", 60))
+    assert shelf.last(90) == list(range(61, 101))

@@ -1,0 +1,259 @@
+"""Mailboxes and work queues: order, turns, limits, and nothing lost in between."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import Clock
+
+from broker.core import queues as queues_module
+from broker.core.queues import Queues
+from broker.errors import Unavailable
+from broker.messages import Mail
+from broker.stores import open_store
+from broker.testing import value_of
+
+
+@attrs.define(eq=False)
+class Taker:
+    willing: bool = True
+    got: list[Mail] = attrs.field(factory=list)
+
+    def post_mail(self, mail):
+        if self.willing:
+            self.got.append(mail)
+        return self.willing
+
+    @property
+    def bodies(self):
+        return [mail.body for mail in self.got]
+
+
+@pytest.fixture
+def clock():
+    clock = Clock()
+    clock.advance(1_000_000)
+    return clock
+
+
+@pytest.fixture
+def store(clock):
+    store = open_store("memory:", clock=clock)
+    store.startService()
+    return store
+
+
+@pytest.fixture
+def takers():
+    return {}
+
+
+@pytest.fixture
+def queues(store, clock, takers):
+    return Queues(store, clock, lambda queue: takers.get(queue, []), limit=5, max_age=100.0)
+
+
+def put(queues, number, queue="client:bob", time=1.0):
+    return value_of(queues.put(Mail(queue, f"ref{number}", b"%d" % number, "ann", time)))
+
+
+def test_mail_goes_to_the_taker_at_once(queues, takers):
+    bob = Taker()
+    takers["client:bob"] = [bob]
+    queues.drain("client:bob")
+    assert put(queues, 1) is False
+    (mail,) = bob.got
+    assert (mail.queue, mail.ref, mail.body, mail.source, mail.time) == ("client:bob", "ref1", b"1", "ann", 1.0)
+
+
+def test_mail_waits_as_it_was_sent(queues, takers):
+    bob = Taker()
+    put(queues, 1, time=5.25)
+    takers["client:bob"] = [bob]
+    queues.drain("client:bob")
+    (mail,) = bob.got
+    assert (mail.queue, mail.ref, mail.body, mail.source, mail.time) == ("client:bob", "ref1", b"1", "ann", 5.25)
+
+
+def test_body_is_kept_byte_for_byte(queues, takers):
+    bob = Taker()
+    body = b'{"a" : "\\ud800", "b":\n1e999 }'
+    value_of(queues.put(Mail("client:bob", '"\n\\', body)))
+    takers["client:bob"] = [bob]
+    queues.drain("client:bob")
+    assert (bob.got[0].ref, bob.got[0].body) == ('"\n\\', body)
+
+
+def test_waiting_mail_comes_once_and_in_order(queues, takers, monkeypatch):
+    monkeypatch.setattr(queues_module, "BATCH", 2)
+    bob = Taker()
+    for number in range(5):
+        put(queues, number)
+    takers["client:bob"] = [bob]
+    queues.drain("client:bob")
+    put(queues, 5)
+    assert bob.bodies == [b"0", b"1", b"2", b"3", b"4", b"5"]
+    takers.clear()
+    queues.left("client:bob")
+    assert len(queues) == 0
+    takers["client:bob"] = [again := Taker()]
+    queues.drain("client:bob")
+    assert again.bodies == []
+
+
+def test_taker_that_declines_gets_it_later(queues, takers):
+    bob = Taker(willing=False)
+    takers["client:bob"] = [bob]
+    queues.drain("client:bob")
+    for number in range(3):
+        put(queues, number)
+    assert bob.got == []
+    bob.willing = True
+    queues.drain("client:bob")
+    assert bob.bodies == [b"0", b"1", b"2"]
+
+
+def test_next_one_takes_what_the_first_declines(queues, takers):
+    bob, second = Taker(willing=False), Taker()
+    takers["client:bob"] = [bob, second]
+    queues.drain("client:bob")
+    put(queues, 1)
+    assert second.bodies == [b"1"]
+
+
+def test_oldest_mail_is_dropped_over_the_limit(queues, takers):
+    assert [put(queues, number) for number in range(8)] == [False] * 5 + [True] * 3
+    takers["client:bob"] = [bob := Taker()]
+    queues.drain("client:bob")
+    assert bob.bodies == [b"3", b"4", b"5", b"6", b"7"]
+    takers.clear()
+    queues.left("client:bob")
+    assert [put(queues, number) for number in range(5)] == [False] * 5
+
+
+def test_mail_too_old_is_dropped_by_the_brokers_clock(queues, takers, clock):
+    put(queues, 1, time=1.0)
+    clock.advance(60)
+    put(queues, 2, time=1e12)
+    clock.advance(60)
+    takers["client:bob"] = [bob := Taker()]
+    queues.drain("client:bob")
+    assert bob.bodies == [b"2"]
+
+
+def test_consumers_of_a_work_queue_take_turns(queues, takers):
+    ann, bob = Taker(), Taker()
+    queues.consumers.add(ann, "queue:q", shared=True)
+    queues.consumers.add(bob, "queue:q", shared=True)
+    place = queues.consumers.place("queue:q")
+    takers_of = lambda _: place.holders[place.turn :] + place.holders[: place.turn]  # noqa: E731
+    queues._takers_of = takers_of
+    put(queues, 0, "queue:q")
+    queues.drain("queue:q")
+    for number in range(1, 10):
+        put(queues, number, "queue:q")
+    assert sorted(ann.bodies + bob.bodies) == [b"%d" % number for number in range(10)]
+    assert len(ann.got) == 5
+
+
+# While the store is at work
+
+
+class SlowStore:
+    """A store whose appends take until they are let go; reads see what was called before."""
+
+    def __init__(self, store):
+        self._store = store
+        self.waiting = []
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    def append(self, log, event):
+        stored = value_of(self._store.append(log, event))
+        answer = Deferred()
+        self.waiting.append(lambda: answer.callback(stored))
+        return answer
+
+    def go(self):
+        for answer in self.waiting:
+            answer()
+        self.waiting.clear()
+
+
+def test_mail_does_not_overtake_what_is_being_stored(store, clock, takers):
+    slow = SlowStore(store)
+    queues = Queues(slow, clock, lambda queue: takers.get(queue, []))
+    first = queues.put(Mail("client:bob", "", b"1"))
+    takers["client:bob"] = [bob := Taker(willing=False)]
+    queues.drain("client:bob")
+    bob.willing = True
+    second = queues.put(Mail("client:bob", "", b"2"))
+    slow.go()
+    third = queues.put(Mail("client:bob", "", b"3"))
+    slow.go()
+    assert [value_of(sent) for sent in (first, second, third)] == [False] * 3
+    assert bob.bodies == [b"1", b"2", b"3"]
+
+
+def test_taker_that_comes_while_mail_is_stored_gets_it(store, clock, takers):
+    slow = SlowStore(store)
+    queues = Queues(slow, clock, lambda queue: takers.get(queue, []))
+    sent = queues.put(Mail("client:bob", "", b"1"))
+    takers["client:bob"] = [bob := Taker()]
+    queues.drain("client:bob")
+    slow.go()
+    assert value_of(sent) is False
+    assert bob.bodies == [b"1"]
+
+
+def test_position_moved_by_another_is_looked_at_again(queues, store, monkeypatch):
+    original = store.set
+    interfering = [True]
+
+    def set_late(space, key, value, **options):
+        if interfering and space == queues_module.POSITION:
+            interfering.clear()
+            value_of(original(space, key, b"1"))
+        return original(space, key, value, **options)
+
+    monkeypatch.setattr(store, "set", set_late)
+    assert [put(queues, number) for number in range(7)] == [False] * 5 + [False, True]
+
+
+def test_store_that_is_away_fails_the_sender(queues, store, monkeypatch):
+    monkeypatch.setattr(store, "append", lambda *_: fail(Unavailable("store")))
+    with pytest.raises(Unavailable):
+        put(queues, 1)
+
+
+@pytest.mark.parametrize("error", [Unavailable("store"), ZeroDivisionError()])
+def test_failed_delivery_is_logged_and_tried_again(queues, store, takers, monkeypatch, error):
+    put(queues, 1)
+    takers["client:bob"] = [bob := Taker()]
+    lines = []
+    for level in ("warn", "error"):
+        monkeypatch.setattr(queues_module.log, level, lambda text, **_: lines.append(text), raising=False)
+    with monkeypatch.context() as broken:
+        broken.setattr(store, "read", lambda *_: fail(error))
+        queues.drain("client:bob")
+    assert len(lines) == 1
+    queues.drain("client:bob")
+    assert bob.bodies == [b"1"]
+
+
+def test_drain_during_a_drain_looks_again(store, clock, takers):
+    queues = Queues(store, clock, lambda queue: takers.get(queue, []))
+
+    class Busy(Taker):
+        def post_mail(self, mail):
+            if len(self.got) == 0:
+                queues.drain("client:bob")
+            return super().post_mail(mail)
+
+    takers["client:bob"] = [bob := Busy()]
+    value_of(queues.put(Mail("client:bob", "", b"1")))
+    queues.drain("client:bob")
+    value_of(queues.put(Mail("client:bob", "", b"2")))
+    assert bob.bodies == [b"1", b"2"]

@@ -1,0 +1,66 @@
+import pytest
+
+from broker.core.registry import Registry
+from broker.errors import Taken
+
+
+@pytest.fixture
+def registry():
+    return Registry("exists")
+
+
+def test_a_name_has_one_holder(registry):
+    registry.add("ann", "add")
+    with pytest.raises(Taken) as refusal:
+        registry.add("bob", "add")
+    assert (refusal.value.what, refusal.value.name) == ("exists", "add")
+    assert registry.place("add").next() == "ann"
+
+
+def test_the_same_holder_may_ask_again(registry):
+    registry.add("ann", "add")
+    registry.add("ann", "add")
+    assert registry.place("add").holders == ["ann"]
+
+
+def test_a_shared_name_is_taken_in_turn(registry):
+    for holder in ("ann", "bob", "cid"):
+        registry.add(holder, "add", shared=True)
+    place = registry.place("add")
+    assert sorted(place.next() for _ in range(6)) == ["ann", "ann", "bob", "bob", "cid", "cid"]
+
+
+@pytest.mark.parametrize(("first", "second"), [(True, False), (False, True)])
+def test_sharing_takes_two_who_are_willing(registry, first, second):
+    registry.add("ann", "add", shared=first)
+    with pytest.raises(Taken):
+        registry.add("bob", "add", shared=second)
+
+
+def test_a_turn_survives_that_a_holder_leaves(registry):
+    for holder in ("ann", "bob", "cid"):
+        registry.add(holder, "add", shared=True)
+    place = registry.place("add")
+    place.next()
+    place.next()
+    registry.remove("cid", "add")
+    assert {place.next(), place.next()} == {"ann", "bob"}
+
+
+def test_leaving_gives_everything_back(registry):
+    registry.add("ann", "b")
+    registry.add("ann", "a")
+    registry.add("bob", "c")
+    assert registry.leave("ann") == ["a", "b"]
+    assert registry.names() == ["c"]
+    assert registry.leave("ann") == []
+    assert "a" not in registry
+    assert len(registry) == 1
+
+
+def test_removing_what_one_does_not_hold_is_nothing(registry):
+    registry.add("ann", "a")
+    assert not registry.remove("bob", "a")
+    assert not registry.remove("ann", "b")
+    assert registry.remove("ann", "a")
+    assert registry.names_of("ann") == []

@@ -1,0 +1,67 @@
+from broker.observe.exposition import Exposition
+from broker.observe.metrics import SECONDS, Histogram, Metrics
+
+
+def text(metrics):
+    return Exposition(metrics).text().decode()
+
+
+def test_counters_exist_at_zero():
+    exposed = text(Metrics())
+    for name in ("bytes_in", "bytes_out", "messages_out", "rate_limited", "answers_dropped", "store_errors"):
+        assert f"txbroker_{name}_total 0.0" in exposed
+
+
+def test_a_connection_is_counted_in_and_out():
+    metrics = Metrics()
+    metrics.opened("owlmeans")
+    metrics.opened("owlmeans")
+    metrics.closed("owlmeans", 1000)
+    exposed = text(metrics)
+    assert 'txbroker_connections{dialect="owlmeans"} 1.0' in exposed
+    assert 'txbroker_connections_opened_total{dialect="owlmeans"} 2.0' in exposed
+    assert 'txbroker_connections_closed_total{code="1000",dialect="owlmeans"} 1.0' in exposed
+
+
+def test_close_codes_of_applications_share_a_label():
+    metrics = Metrics()
+    for code in (3001, 3002, 4999):
+        metrics.closed("thinws", code)
+    assert dict(metrics.closed_total) == {("thinws", "3xxx"): 2, ("thinws", "4xxx"): 1}
+
+
+def test_verbs_are_counted_by_dialect():
+    metrics = Metrics()
+    metrics.verbs_of("owlmeans")["call"] += 3
+    metrics.slow_consumer("closed")
+    metrics.auth_failures["hpkv"] += 1
+    exposed = text(metrics)
+    assert 'txbroker_messages_in_total{dialect="owlmeans",verb="call"} 3.0' in exposed
+    assert 'txbroker_slow_consumers_total{policy="closed"} 1.0' in exposed
+    assert 'txbroker_auth_failures_total{dialect="hpkv"} 1.0' in exposed
+
+
+def test_a_gauge_is_asked_when_it_is_read():
+    metrics = Metrics()
+    values = iter([1.0, 2.0])
+    metrics.gauge("calls_pending", "Waiting.", lambda: next(values))
+    exposition = Exposition(metrics)
+    assert "txbroker_calls_pending 1.0" in exposition.text().decode()
+    assert "txbroker_calls_pending 2.0" in exposition.text().decode()
+
+
+def test_a_histogram_counts_each_value_below_its_bounds():
+    histogram = Histogram((1.0, 2.0))
+    for value in (0.5, 1.0, 1.5, 9.0):
+        histogram.observe(value)
+    assert histogram.buckets() == [("1.0", 2.0), ("2.0", 3.0), ("+Inf", 4.0)]
+    assert histogram.total == 12.0
+
+
+def test_commits_are_measured():
+    metrics = Metrics()
+    metrics.committed(3, 0.002)
+    exposed = text(metrics)
+    assert "txbroker_store_batch_rows_sum 3.0" in exposed
+    assert "txbroker_store_commit_seconds_count 1.0" in exposed
+    assert len(metrics.commit_seconds.counts) == len(SECONDS) + 1

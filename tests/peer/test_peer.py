@@ -1,0 +1,489 @@
+"""The door: what a client may ask for, and that its leaving undoes it."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
+
+from broker.access.principals import Access, Grants, Rule
+from broker.errors import BrokerError, Denied, Gone, Invalid, NotFound, RateLimited, Taken, Unauthenticated, Unavailable
+from broker.messages import Event, Request
+from broker.testing import make_broker, value_of
+
+
+@attrs.define(eq=False)
+class Session:
+    heard: list = attrs.field(factory=list)
+    served: list = attrs.field(factory=list)
+    replies: list = attrs.field(factory=list)
+    mails: list = attrs.field(factory=list)
+    willing: bool = True
+    alive: Deferred | bool = True
+    broken: bool = False
+
+    def event(self, event, pattern):
+        self._break()
+        self.heard.append((event, pattern))
+
+    def request(self, request):
+        self._break()
+        self.served.append(request)
+
+    def reply(self, reply):
+        self._break()
+        self.replies.append(reply)
+
+    def mail(self, mail):
+        self._break()
+        self.mails.append(mail)
+        return self.willing
+
+    def probe(self):
+        return self.alive if isinstance(self.alive, Deferred) else succeed(self.alive)
+
+    def _break(self):
+        if self.broken:
+            raise ZeroDivisionError("a bug")
+
+
+@pytest.fixture
+def clock():
+    clock = Clock()
+    clock.advance(1_000_000)
+    return clock
+
+
+@pytest.fixture
+def broker(clock):
+    return make_broker(clock)
+
+
+def attach(broker, name="", dialect="test"):
+    peer = broker.attach(dialect, "127.0.0.1")
+    peer.bind(Session())
+    if name:
+        peer.take_name(name)
+    peer.appear()
+    return peer
+
+
+def hung_up(peer):
+    """Let *peer* note how it is hung up on."""
+    closings = []
+    peer.bind(peer.session, lambda code, reason: closings.append((code, reason)))
+    return closings
+
+
+def perform(peer, *names, **options):
+    return value_of(Deferred.fromCoroutine(peer.perform(names, **options)))
+
+
+def call(peer, procedure, **options):
+    request = Request("", procedure, "", "", b"[]", timeout=5.0, **options)
+    peer.call("ref", request)
+    return request
+
+
+# Names
+
+
+def test_client_id_is_of_the_credential_then_the_name_then_the_session(broker):
+    broker.access.keys = {"ann": "key"}
+    peer = attach(broker)
+    assert peer.client == peer.id
+    peer.take_name("bob")
+    assert peer.client == "bob"
+    peer.identify("key")
+    assert peer.client == "ann"
+
+
+def test_name_is_taken_once(broker):
+    peer = attach(broker, "ann")
+    peer.take_name("ann")
+    with pytest.raises(Denied):
+        peer.take_name("bob")
+
+
+@pytest.mark.parametrize("name", ["broker", "broker.x", "queue:q", "key-name"])
+def test_names_of_others_can_not_be_taken(broker, name):
+    broker.access.keys = {"key-name": "key"}
+    with pytest.raises(Denied):
+        attach(broker).take_name(name)
+
+
+def test_session_id_of_another_can_not_be_taken(broker):
+    ann, bob = attach(broker), attach(broker)
+    with pytest.raises(Denied):
+        bob.take_name(ann.id)
+    bob.take_name(bob.id)
+
+
+@pytest.mark.parametrize(
+    ("mode", "credential", "may"), [("none", "", True), ("optional", "", False), ("optional", "s", True)]
+)
+def test_name_needs_a_credential_where_one_may_be_shown(clock, mode, credential, may):
+    broker = make_broker(clock, Access(mode=mode, secrets=("s",)))
+    peer = attach(broker)
+    if credential:
+        peer.identify(credential)
+    if may:
+        peer.take_name("ann")
+    else:
+        with pytest.raises(Denied):
+            peer.take_name("ann")
+
+
+def test_identity_changes_only_from_nobody(broker):
+    broker.access.keys = {"ann": "a", "bob": "b"}
+    peer = attach(broker)
+    peer.identify("a")
+    peer.identify("a")
+    with pytest.raises(Denied):
+        peer.identify("b")
+    assert peer.client == "ann"
+
+
+def test_tries_are_limited_and_counted(clock):
+    broker = make_broker(clock, Access(mode="required", secrets=("s",)), auth_tries=2)
+    peer = attach(broker)
+    for left in (1, 0):
+        with pytest.raises(Unauthenticated):
+            peer.identify("wrong")
+        assert peer.tries_left == left
+    with pytest.raises(RateLimited):
+        peer.identify("s")
+    assert broker.metrics.auth_failures["test"] == 2
+
+
+# The gate
+
+
+def test_peer_that_is_not_admitted_may_do_nothing(clock):
+    broker = make_broker(clock, Access(mode="required", secrets=("s",)))
+    peer = broker.attach("test", "127.0.0.1")
+    with pytest.raises(Unauthenticated) as caught:
+        peer.subscribe("a")
+    assert caught.value.what == "subscribe"
+    peer.identify("s")
+    peer.subscribe("a")
+
+
+def test_permission_is_asked_for_each_verb(broker):
+    peer = attach(broker)
+    peer.identity = attrs.evolve(peer.identity, grants=Grants({"publish": Rule(("ok",))}))
+    value_of(peer.publish("ok", "e", b"1"))
+    for act in (lambda: peer.publish("no", "e", b"1"), lambda: peer.subscribe("ok"), lambda: call(peer, "ok")):
+        with pytest.raises(Denied):
+            act()
+    assert peer.procedures() == []
+
+
+def test_rate_is_limited_per_peer_address(clock):
+    broker = make_broker(clock, rate=1.0, rate_burst=2)
+    peer = attach(broker)
+    for _ in range(2):
+        peer.subscribe("a")
+    with pytest.raises(RateLimited):
+        peer.subscribe("a")
+    assert broker.metrics.rate_limited == 1
+    clock.advance(1)
+    peer.subscribe("a")
+
+
+def test_verbs_are_counted(broker):
+    peer = attach(broker)
+    peer.subscribe("a")
+    peer.subscribe("b")
+    peer.ignore()
+    assert broker.metrics.verbs["test"] == {"subscribe": 2, "ignore": 1}
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "x" * 256])
+def test_names_that_are_none_are_invalid(broker, name):
+    peer = attach(broker)
+    for act in (lambda: peer.publish(name, "e", b"1"), lambda: peer.subscribe(name), lambda: peer.consume(name)):
+        with pytest.raises(Invalid):
+            act()
+
+
+def test_names_of_the_broker_can_not_be_used(broker):
+    peer = attach(broker)
+    with pytest.raises(Denied):
+        peer.publish("broker.x", "e", b"1")
+    with pytest.raises(Denied):
+        peer.post("broker.x", "e", b"1")
+    with pytest.raises(Denied):
+        perform(peer, "broker.x")
+
+
+def test_peer_that_is_closed_can_do_nothing(broker):
+    peer = attach(broker)
+    peer.close()
+    peer.close()
+    with pytest.raises(Gone):
+        peer.subscribe("a")
+
+
+# Events
+
+
+def test_event_says_whose_it_is(broker, clock):
+    ann, bob = attach(broker, "ann"), attach(broker, "bob")
+    bob.subscribe("a.*")
+    ann.publish("a.b", "kind", b"1", original=b"frame")
+    ((event, pattern),) = bob.session.heard
+    assert (event.topic, event.name, event.body, event.source, event.time) == (
+        "a.b",
+        "kind",
+        b"1",
+        "ann",
+        clock.seconds(),
+    )
+    assert (event.origin, event.dialect, event.original, pattern) == (ann.id, "test", b"frame", "a.*")
+
+
+def test_live_events_may_carry_the_clients_time_and_stored_ones_not(clock):
+    broker = make_broker(clock, durable_topics=("kept",))
+    peer = attach(broker)
+    assert value_of(peer.publish("live", "e", b"1", time=5.0)).time == 5.0
+    assert value_of(peer.publish("kept", "e", b"1", time=5.0)).time == clock.seconds()
+
+
+def test_subscriptions_are_limited_and_listed(clock):
+    broker = make_broker(clock, max_subscriptions=2)
+    peer = attach(broker)
+    peer.subscribe("a")
+    peer.subscribe("b.*")
+    peer.subscribe("a", echo=True)
+    with pytest.raises(RateLimited):
+        peer.subscribe("c")
+    assert peer.subscriptions == ["a", "b.*"]
+    peer.unsubscribe("a")
+    peer.unsubscribe("never")
+    assert peer.subscriptions == ["b.*"]
+
+
+def test_session_that_fails_at_something_is_closed_alone(broker):
+    ann, bob = attach(broker, "ann"), attach(broker, "bob")
+    closings = hung_up(bob)
+    bob.subscribe("a")
+    perform(bob, "m")
+    bob.consume("q")
+    bob.session.broken = True
+    for act in (
+        lambda: value_of(ann.publish("a", "e", b"1")),
+        lambda: call(ann, "m"),
+        lambda: value_of(ann.enqueue("r", b"1", recipient="queue:q")),
+        lambda: bob.hear(None),
+    ):
+        closings.clear()
+        act()
+        assert set(closings) == {(1011, "internal error")}
+    assert not ann.closed
+
+
+# Calls
+
+
+def test_call_names_caller_service_and_method(broker):
+    ann, bob = attach(broker, "ann"), attach(broker, "bob", "other")
+    perform(bob, "s", whole=True)
+    call(ann, "s.a.b")
+    (request,) = bob.session.served
+    assert (request.service, request.method, request.caller, request.dialect) == ("s", "a.b", "ann", "test")
+    assert bob.answer(request.id, b"5")
+    assert ann.session.replies[0].source == "bob"
+    assert not bob.answer(request.id, b"6")
+    assert broker.metrics.answers_dropped == 1
+
+
+def test_session_may_refuse_a_call(broker, monkeypatch):
+    ann, bob = attach(broker), attach(broker)
+    perform(bob, "m")
+
+    def refuse(request):
+        raise Invalid("arguments")
+
+    monkeypatch.setattr(Session, "request", lambda self, request: refuse(request))
+    with pytest.raises(Invalid):
+        call(ann, "m")
+    assert broker.calls.pending == 0
+
+
+def test_names_are_taken_all_or_none(broker):
+    ann, bob = attach(broker), attach(broker)
+    perform(ann, "b")
+    with pytest.raises(Taken):
+        perform(bob, "a", "b", "c")
+    assert bob.performs() == []
+    perform(bob, "a", "c")
+    assert bob.performs() == ["a", "c"]
+    assert ann.procedures() == ["a", "b", "c"]
+    assert bob.release("a")
+    assert not bob.release("a")
+
+
+def test_registrations_are_limited(clock):
+    broker = make_broker(clock, max_registrations=2)
+    peer = attach(broker)
+    with pytest.raises(RateLimited):
+        perform(peer, "a", "b", "c")
+    for topic in ("a", "b"):
+        peer.acknowledge(topic)
+        peer.consume(topic)
+    with pytest.raises(RateLimited):
+        peer.acknowledge("c")
+    with pytest.raises(RateLimited):
+        peer.consume("c")
+
+
+def test_living_holder_keeps_its_name(broker):
+    ann, bob = attach(broker), attach(broker)
+    perform(ann, "s", whole=True)
+    with pytest.raises(Taken):
+        perform(bob, "s", whole=True, takeover=True)
+
+
+def test_silent_holder_is_replaced(broker, clock):
+    ann, bob = attach(broker), attach(broker)
+    closings = hung_up(ann)
+    ann.session.alive = Deferred()
+    perform(ann, "s", whole=True)
+    taking = Deferred.fromCoroutine(bob.perform(["s"], whole=True, takeover=True))
+    assert not taking.called
+    clock.advance(1.1)
+    value_of(taking)
+    assert closings == [(1001, "replaced")]
+    assert ann.closed
+    assert bob.performs(whole=True) == ["s"]
+
+
+def test_peer_without_a_session_gives_no_sign_of_life(broker):
+    assert value_of(broker.attach("test", "x").probe(1.0)) is False
+
+
+# Requests
+
+
+def test_request_goes_to_a_taker_of_its_topic_else_to_the_star(broker):
+    ann, bob, eve = attach(broker), attach(broker), attach(broker)
+    bob.acknowledge("jobs")
+    eve.acknowledge("*")
+    for topic in ("jobs", "other", ""):
+        ann.request("ref", Request("", "", "", "", b"{}"), topic)
+    assert (len(bob.session.served), len(eve.session.served)) == (1, 2)
+    eve.unacknowledge("*")
+    with pytest.raises(NotFound) as caught:
+        ann.request("ref", Request("", "", "", "", b"{}"), "other")
+    assert (caught.value.what, caught.value.name) == ("request", "other")
+    assert bob.acknowledged == ["jobs"]
+
+
+def test_addressed_request_goes_to_the_latest_session(broker):
+    ann, old, new = attach(broker), attach(broker, "bob"), attach(broker, "bob")
+    ann.request("ref", Request("", "", "", "", b"{}", recipient="bob"))
+    ann.request("ref", Request("", "", "", "", b"{}", recipient=old.id))
+    assert (len(old.session.served), len(new.session.served)) == (1, 1)
+    with pytest.raises(Gone):
+        ann.request("ref", Request("", "", "", "", b"{}", recipient="nobody"))
+
+
+# Mail
+
+
+def test_mail_for_a_known_client_waits(broker, clock):
+    ann, bob = attach(broker, "ann"), attach(broker, "bob")
+    bob.close()
+    assert value_of(ann.enqueue("r", b"1", recipient="bob")) is False
+    again = attach(broker, "bob")
+    assert [mail.body for mail in again.session.mails] == [b"1"]
+
+
+def test_known_clients_are_known_after_a_restart_of_memory(broker):
+    ann = attach(broker, "ann")
+    attach(broker, "bob").close()
+    broker._remembered.clear()
+    assert value_of(ann.enqueue("r", b"1", recipient="bob")) is False
+
+
+def test_unknown_client_has_no_mailbox_unless_a_permission_names_it(broker):
+    ann = attach(broker, "ann")
+    with pytest.raises(Gone):
+        value_of(ann.enqueue("r", b"1", recipient="new"))
+    ann.identity = attrs.evolve(ann.identity, grants=Grants({"send": Rule(("new", "n*", ">"))}))
+    value_of(ann.enqueue("r", b"1", recipient="new"))
+    with pytest.raises(Gone):
+        value_of(ann.enqueue("r", b"1", recipient="newer"))
+
+
+def test_session_that_declines_gets_its_mail_when_it_collects(broker):
+    ann, bob = attach(broker, "ann"), attach(broker, "bob")
+    bob.consume("q")
+    bob.session.willing = False
+    value_of(ann.enqueue("r", b"1", recipient="bob"))
+    value_of(ann.enqueue("r", b"2", recipient="queue:q"))
+    bob.session.mails.clear()
+    bob.session.willing = True
+    bob.collect()
+    assert [mail.body for mail in bob.session.mails] == [b"1", b"2"]
+    bob.session.mails.clear()
+    bob.session.willing = False
+    with pytest.raises(Gone):
+        value_of(ann.enqueue("r", b"3", recipient=bob.id))
+
+
+def test_consumers_come_and_go(broker):
+    ann, bob = attach(broker), attach(broker)
+    bob.consume("q")
+    bob.consume("p")
+    assert bob.consumed == ["p", "q"]
+    bob.stop_consuming("q")
+    bob.stop_consuming("q")
+    value_of(ann.enqueue("r", b"1", recipient="queue:q"))
+    assert bob.session.mails == []
+
+
+# Leaving
+
+
+def test_closing_undoes_everything(broker, clock):
+    ann, bob = attach(broker, "ann"), attach(broker, "bob")
+    bob.subscribe("a")
+    bob.subscribe("b.*")
+    perform(bob, "m")
+    perform(bob, "s", whole=True)
+    bob.acknowledge("*")
+    bob.consume("q")
+    bob.watch(lambda key: True)
+    call(ann, "m")
+    call(bob, "m")
+    bob.close()
+    assert len(broker.topics) == 0
+    assert broker.calls.pending == 0
+    assert (len(broker.calls.performers), len(broker.calls.services), len(broker.calls.takers)) == (0, 0, 0)
+    assert len(broker.presence) == 1
+    assert len(broker.queues) == 1  # ann's
+    assert isinstance(ann.session.replies[0].error, BrokerError)
+    broker.arrived(Event("kv/k", "set", b"1"))
+    assert bob.session.heard == []
+    assert not bob.post_mail(None)
+
+
+def test_client_that_becomes_another_leaves_no_mailbox_open(clock):
+    broker = make_broker(clock, Access(mode="none", keys={"bob": "key"}))
+    peer = attach(broker, "ann")
+    peer.identify("key")
+    peer.appear()
+    assert broker.presence.sessions("ann") == []
+    peer.close()
+    assert len(broker.queues) == 0
+
+
+def test_client_that_could_not_be_remembered_is_when_it_comes_again(broker, monkeypatch):
+    monkeypatch.setattr(broker.store, "set", lambda *words: fail(Unavailable("store")))
+    attach(broker, "ann").close()
+    monkeypatch.undo()
+    attach(broker, "ann").close()
+    assert value_of(broker.store.get("client", "ann")) is not None

@@ -1,0 +1,441 @@
+"""The Redis store keeps the contract, and what is special about it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+import trustme
+import txredisapi
+from twisted.internet import reactor
+from twisted.internet.defer import gatherResults, maybeDeferred
+from twisted.internet.protocol import Factory
+from twisted.internet.ssl import PrivateCertificate
+from twisted.internet.task import Clock
+from twisted.protocols.portforward import ProxyServer
+from zope.interface.verify import verifyObject
+
+from broker.errors import Invalid, Unavailable
+from broker.interfaces import ISharedStore, IStore
+from broker.messages import Event
+from broker.redis import RedisAddress, is_redis
+from broker.redis.connection import NotUsable
+from broker.redis.server import Server
+from broker.stores import open_store
+from tests.stores.store_contract import DurableContract, MakeStore
+from tests.support.eventually import eventually
+from tests.support.processes import Ended, Program
+from tests.support.redis_server import RedisServer, free_port, redis_executable, refusing_port
+
+_numbers = count()
+
+
+class TestRedisStore(DurableContract):
+    """What every durable store does, on a real redis-server."""
+
+    @pytest.fixture
+    def make(self, clock: Clock, shared_redis_server: RedisServer) -> MakeStore:
+        prefix = f"test{next(_numbers)}:"
+        return lambda: open_store(shared_redis_server.url, clock=clock, reactor=reactor, prefix=prefix)
+
+    @pytest_twisted.async_yield_fixture
+    async def store(self, make: MakeStore) -> AsyncIterator[IStore]:
+        store = make()
+        store.startService()
+        await store.head("")  # its epoch is known once Redis has answered
+        yield store
+        await maybeDeferred(store.stopService)
+
+    async def reopen(self, store: ISharedStore, make: MakeStore) -> IStore:
+        again = await super().reopen(store, make)
+        await again.head("")
+        return again
+
+
+MakeRedisStore = Callable[..., Any]
+
+
+@pytest_twisted.async_yield_fixture
+async def make_store(redis_server: RedisServer) -> AsyncIterator[MakeRedisStore]:
+    """Makes started stores on a Redis of the test's own."""
+    made: list[Any] = []
+
+    def make(url: str = "", **options: Any) -> Any:
+        store = open_store(url or redis_server.url, clock=reactor, prefix="own:", **options)
+        made.append(store)
+        store.startService()
+        return store
+
+    yield make
+    for store in made:
+        await maybeDeferred(store.stopService)
+
+
+def event(body: bytes = b"1") -> Event:
+    return Event("topic", "kind", body)
+
+
+# What it says of itself.
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_provides_the_interface_of_a_shared_store(make_store: MakeRedisStore) -> None:
+    verifyObject(ISharedStore, make_store())
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize(
+    ("options", "promise"),
+    [
+        ({"appendfsync": "always"}, "appendonly yes, appendfsync always: what was answered survives a power cut"),
+        ({"appendfsync": "everysec"}, "appendonly yes, appendfsync everysec: the last second may be lost"),
+        ({"appendonly": "no"}, "appendonly no: everything is lost when it ends"),
+        ({"appendonly": "no", "save": "60 1"}, "appendonly no: what was not saved in its last snapshot is lost"),
+    ],
+)
+async def test_the_description_says_what_redis_promises(
+    make_store: MakeRedisStore, redis_server: RedisServer, options: dict[str, str], promise: str
+) -> None:
+    for name, value in options.items():
+        await redis_server.command("CONFIG", "SET", name, value)
+    store = make_store()
+    assert store.description.endswith("not reached yet")
+    await store.head("log")
+    assert promise in store.description
+    assert f"127.0.0.1:{redis_server.port}" in store.description
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_redis_that_throws_data_away_is_warned_of(redis_server: RedisServer) -> None:
+    await redis_server.command("CONFIG", "SET", "maxmemory", "100mb")
+    await redis_server.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    client = await txredisapi.UnixConnection(
+        str(redis_server.socket), reconnect=False, charset=None, convertNumbers=False
+    )
+    server = await Server.ask(client)
+    assert server.warnings() == [
+        "Redis throws data away when it is full (maxmemory-policy allkeys-lru): set noeviction"
+    ]
+    await client.disconnect()
+
+
+def test_what_can_not_serve_is_not_used() -> None:
+    for info, reason in (({"loading": "1"}, "loading"), ({"role": "slave"}, "replica")):
+        with pytest.raises(NotUsable, match=reason):
+            Server(info).check()
+    assert Server({"aof_enabled": "1"}).promise == "version unknown, appendonly yes, appendfsync unknown"
+
+
+# Ways to come to it.
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_password_a_user_and_a_database(make_store: MakeRedisStore, redis_server: RedisServer) -> None:
+    await redis_server.command("ACL", "SETUSER", "me", "on", ">my secret", "~*", "&*", "+@all")
+    host = f"127.0.0.1:{redis_server.port}"
+    store = make_store(f"redis://me:my%20secret@{host}/3")
+    assert (await store.append("log", event())).id == 1
+    assert "secret" not in store.description
+    assert "database 3" in store.description
+    assert await make_store(f"redis://{host}").head("log") == 0
+    wrong = make_store(f"redis://me:wrong@{host}/3")
+    with pytest.raises(Unavailable, match="WRONGPASS"):
+        await wrong.head("log")
+    assert "WRONGPASS" in wrong.ready
+    await redis_server.command("ACL", "SETUSER", "me", ">wrong")
+    await eventually(lambda: wrong.ready == "")
+    assert await wrong.head("log") == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_unix_socket(make_store: MakeRedisStore, redis_server: RedisServer) -> None:
+    store = make_store(f"redis+unix://{redis_server.socket}?db=2")
+    assert (await store.append("log", event())).id == 1
+    assert str(redis_server.socket) in store.description
+
+
+@pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")  # Twisted does
+@pytest_twisted.ensureDeferred
+async def test_tls(make_store: MakeRedisStore, short_path: Path) -> None:
+    """Redis behind a TLS port of ours: not every redis-server is built with it."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(short_path / "ca.pem"))
+    server = RedisServer(short_path)
+    await server.start()
+    issued = authority.issue_cert("localhost")
+    context = PrivateCertificate.loadPEM(issued.cert_chain_pems[0].bytes() + issued.private_key_pem.bytes()).options()
+    factory = Factory.forProtocol(ProxyServer)
+    factory.host, factory.port = "127.0.0.1", server.port  # type: ignore[attr-defined]
+    port = reactor.listenSSL(0, factory, context, interface="127.0.0.1")
+    url = f"rediss://localhost:{port.getHost().port}/0"
+    store = make_store(f"{url}?ca={short_path / 'ca.pem'}")
+    assert (await store.append("log", event())).id == 1
+    suspicious = make_store(url)
+    with pytest.raises(Unavailable):
+        await suspicious.head("log")
+    for each in (store, suspicious):
+        await maybeDeferred(each.stopService)
+    await maybeDeferred(port.stopListening)
+    await server.kill()
+
+
+async def start_sentinel(master: RedisServer) -> tuple[Program, int]:
+    """Return a Sentinel that watches *master* as "shop", and its port."""
+    conf = master.directory / "sentinel.conf"
+    command = [redis_executable(), str(conf), "--sentinel"]
+    while True:
+        port = free_port()
+        watched = f"sentinel monitor shop 127.0.0.1 {master.port} 1"
+        conf.write_text(f"port {port}\nbind 127.0.0.1\ndir {master.directory}\n{watched}\n")
+        sentinel = Program.start(command, env={"LC_ALL": "C"}, cwd=master.directory)
+        try:
+            await sentinel.line(lambda line: "+monitor" in line)
+        except Ended:
+            assert "in use" in sentinel.report()  # somebody took it in between
+        else:
+            return sentinel, port
+
+
+@pytest_twisted.ensureDeferred
+async def test_sentinels_name_the_master(make_store: MakeRedisStore, redis_server: RedisServer) -> None:
+    sentinel, port = await start_sentinel(redis_server)
+    with refusing_port() as dead:
+        store = make_store(f"redis+sentinel://127.0.0.1:{port},127.0.0.1:{dead}/shop/1")
+        assert (await store.append("log", event())).id == 1
+    assert "shop of the Sentinels" in store.description
+    await maybeDeferred(store.stopService)
+    await sentinel.end()
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("redis://", RedisAddress(hosts=(("localhost", 6379),))),
+        ("redis://host", RedisAddress(hosts=(("host", 6379),))),
+        ("redis://host:1/2", RedisAddress(hosts=(("host", 1),), db=2)),
+        ("redis://[::1]:1", RedisAddress(hosts=(("::1", 1),))),
+        ("redis://:p%40w@host?db=4", RedisAddress(hosts=(("host", 6379),), password="p@w", db=4)),
+        ("rediss://u:p@host?ca=/ca", RedisAddress(hosts=(("host", 6379),), user="u", password="p", tls=True, ca="/ca")),
+        ("redis+unix:///run/my%20redis.sock", RedisAddress(path="/run/my redis.sock")),
+        ("redis+sentinel://a,b:2/m", RedisAddress(hosts=(("a", 26379), ("b", 2)), master="m")),
+        ("rediss+sentinel://a/m/3", RedisAddress(hosts=(("a", 26379),), master="m", db=3, tls=True)),
+    ],
+)
+def test_a_url_says_where_redis_is(url: str, address: RedisAddress) -> None:
+    assert RedisAddress.parse(url) == address
+    assert is_redis(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "horse://host",
+        "redis://host/name",
+        "redis://host:port",
+        "redis://secret@host?what=1",
+        "redis://host?what",
+        "redis+unix://",
+        "redis+unix://host/path",
+        "redis+sentinel://host",
+    ],
+)
+def test_a_wrong_url_is_refused_without_repeating_it(url: str) -> None:
+    with pytest.raises(Invalid, match="This is no URL of a Redis") as caught:
+        RedisAddress.parse(url)
+    assert "secret" not in str(caught.value)
+
+
+# When Redis is not well.
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_redis_that_is_away_at_the_start_may_come(
+    make_store: MakeRedisStore, redis_server: RedisServer
+) -> None:
+    await redis_server.kill()
+    store = make_store()
+    first = store.append("log", event())
+    await eventually(lambda: "refused" in store.ready)
+    with pytest.raises(Unavailable, match="Redis can not be used"):
+        await first
+    with pytest.raises(Unavailable):
+        await store.head("log")  # at once, now that it has waited in vain
+    await redis_server.start()
+    await eventually(lambda: store.ready == "")
+    assert (await store.append("log", event())).id == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_waits_survives_a_short_absence(make_store: MakeRedisStore, redis_server: RedisServer) -> None:
+    store = make_store()
+    await store.append("log", event())
+    await redis_server.kill()
+    await eventually(lambda: store.ready)
+    waiting = [store.append("log", event()), store.head("log"), store.read("log", 0, 9)]
+    await redis_server.start()
+    appended, head, found = await gatherResults(waiting)
+    assert (appended.id, head, len(found)) == (2, 2, 2)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_lost_answer_fails_writes_and_repeats_reads(
+    make_store: MakeRedisStore, redis_server: RedisServer
+) -> None:
+    failed: list[int] = []
+    store = make_store(failed=failed.append)
+    await store.append("log", event())
+    redis_server.pause()
+    write, read = store.append("log", event()), store.read("log", 0, 9)
+    await eventually(lambda: store._batches._running)
+    store._connection.drop("cut by the test")
+    with pytest.raises(Unavailable, match="has not answered"):
+        await write
+    redis_server.resume()
+    assert len(await read) in (1, 2)
+    assert failed == [1]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_silent_redis_is_given_up(
+    make_store: MakeRedisStore, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.redis.connection.REPLY", 2.0)
+    store = make_store()
+    await store.append("log", event())
+    redis_server.pause()
+    with pytest.raises(Unavailable, match="has not answered"):
+        await store.append("log", event())
+    assert store.ready
+    redis_server.resume()
+    await eventually(lambda: store.ready == "")
+    assert (await store.append("log", event())).id in (2, 3)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_redis_that_is_loading_is_waited_for(make_store: MakeRedisStore, redis_server: RedisServer) -> None:
+    await redis_server.command("CONFIG", "SET", "save", "3600 1")
+    await redis_server.command("CONFIG", "SET", "appendonly", "no")
+    await redis_server.command("CONFIG", "SET", "rdbcompression", "no")
+    fill = "for n = 1, 3000 do redis.call('SET', n, string.rep('x', 10000)) end"
+    await redis_server.command("EVAL", fill, "0")
+    await redis_server.command("SAVE")
+    await redis_server.kill()
+    redis_server.options = ["--key-load-delay", "5000"]  # microseconds: it looks at its clients every 2 MB
+    store = make_store()
+    redis_server._spawn()
+    await eventually(lambda: "loading" in store.ready)
+    with pytest.raises(Unavailable, match="loading"):
+        await store.append("log", event())
+    await redis_server.kill()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_script_that_was_forgotten_is_loaded_again(
+    make_store: MakeRedisStore, redis_server: RedisServer
+) -> None:
+    store = make_store()
+    await store.append("log", event())
+    await redis_server.command("SCRIPT", "FLUSH")
+    answers = [store.append("log", event(b"%d" % number)) for number in range(10)]
+    assert [each.id for each in await gatherResults(answers)] == list(range(2, 12))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_wiped_redis_changes_the_epoch(make_store: MakeRedisStore, redis_server: RedisServer) -> None:
+    store = make_store()
+    wiped: list[str] = []
+    store.wiped = lambda: wiped.append(store.epoch)
+    before = (await store.append("log", event())).epoch
+    await redis_server.command("FLUSHALL")
+    again = await store.append("log", event())
+    assert again.id == 1
+    assert wiped == [store.epoch] == [again.epoch]
+    assert again.epoch != before
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_full_redis_refuses_some_operations_of_a_call_and_does_the_others(
+    make_store: MakeRedisStore, redis_server: RedisServer
+) -> None:
+    failed: list[int] = []
+    store = make_store(failed=failed.append)
+    await gatherResults([store.append("log", event()) for _ in range(3)])
+    await store.set("s", "k", b"1")
+    await redis_server.command("CONFIG", "SET", "maxmemory", "1")
+    write, read = store.set("s", "k", b"2"), store.get("s", "k")
+    with pytest.raises(Unavailable, match=r"Redis refuses: .*OOM"):
+        await write
+    assert (await read).value == b"1"
+    assert "OOM" in store.ready
+    await store.trim("log", 2)
+    assert [each.id for each in await store.read("log", 0, 9)] == [3]
+    await redis_server.command("CONFIG", "SET", "maxmemory", "0")
+    await eventually(lambda: store.ready == "")  # it tries by itself
+    assert (await store.set("s", "k", b"2")).revision == 2
+    assert sum(failed) >= 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_too_much_at_once_is_refused(
+    make_store: MakeRedisStore, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.redis.batches.MAX_WAITING", 5)
+    store = make_store()
+    answers = [store.append("log", event()) for _ in range(6)]
+    with pytest.raises(Unavailable, match="can not keep up"):
+        await answers.pop()
+    assert [each.id for each in await gatherResults(answers)] == [1, 2, 3, 4, 5]
+
+
+# Across nodes.
+
+
+@pytest_twisted.ensureDeferred
+async def test_changes_of_several_nodes_meet(make_store: MakeRedisStore) -> None:
+    stores = [make_store() for _ in range(3)]
+    values = [b"1", b"0.25", b"9007199254740993"]
+    for amount in values:
+        await gatherResults([stores[n % 3].increment("s", "n", amount) for n in range(150)])
+    found = await stores[0].get("s", "n")
+    assert (found.value, found.revision) == (b"1351079888211149137", 450)
+    await gatherResults([stores[n % 3].patch("s", "t", b"%d" % n, lambda a, b: a + b"," + b) for n in range(90)])
+    found = await stores[1].get("s", "t")
+    assert sorted(map(int, found.value.split(b","))) == list(range(90))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_key_that_was_made_anew_is_not_taken_for_the_old_one(make_store: MakeRedisStore) -> None:
+    one, two = make_store(), make_store()
+    await one.set("s", "k", b"old")
+
+    def merge(stored: bytes, value: bytes) -> bytes:
+        merged.append(stored)
+        return stored + value
+
+    merged: list[bytes] = []
+    patched = one.patch("s", "k", b"+", merge)
+    changed = [two.delete("s", "k"), two.set("s", "k", b"new")]
+    await gatherResults([patched, *changed])
+    assert (await two.get("s", "k")).value in (b"new", b"new+")
+
+
+@pytest_twisted.ensureDeferred
+async def test_marks_tell_what_was_appended_since(make_store: MakeRedisStore) -> None:
+    store = make_store(announce=True)
+    await store.append("event/a", event())
+    mark = await store.mark()
+    await gatherResults([store.append(f"event/{name}", event()) for name in "abc"])
+    await store.append("mail/a", event())
+    changes = await store.changes(mark)
+    assert set(changes) == {"event/a", "event/b", "event/c"}
+    assert await store.since("event/a", mark) == 2
+    assert await store.since("event/b", mark) == 1
+    assert await store.since("event/a", await store.mark()) == 0
+    await gatherResults([store.append(f"event/{number}", event()) for number in range(2500)])
+    assert len(await store.changes(0)) == 2503
+    await gatherResults([store.append("event/a", event()) for _ in range(600)])
+    assert await store.since("event/a", mark) == 2

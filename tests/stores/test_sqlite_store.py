@@ -1,0 +1,646 @@
+"""What is special about the SQLite store: its file, its thread, its failures."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import Clock
+
+from broker.errors import Conflict, Unavailable
+from broker.messages import Entry, Event
+from broker.stores import open_store, sqlite_commits, sqlite_file, sqlite_writes
+from broker.stores.sqlite import SqliteStore
+from tests.support.store_pump import Pump
+
+NOW = 1_700_000_000.0
+
+
+def event(body: bytes | None = b"1", *, name: str = "kind", time: float = NOW) -> Event:
+    return Event("topic", name, body, "me", time)
+
+
+class Home:
+    """A directory with one database, the store on it, and what it reported."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "test.db"
+        self.clock = Clock()
+        self.clock.advance(NOW)
+        self.pump = Pump()
+        self.commits: list[int] = []
+        self.failures: list[int] = []
+        self.stores: list[SqliteStore] = []
+
+    def store(self) -> SqliteStore:
+        """Return a new store, started."""
+        store = SqliteStore(
+            str(self.path),
+            clock=self.clock,
+            reactor=self.pump,
+            observe=lambda operations, seconds: self.commits.append(operations),
+            failed=self.failures.append,
+            patience=0.05,
+        )
+        store.startService()
+        self.stores.append(store)
+        return store
+
+    def result(self, answer: Deferred[Any]) -> Any:
+        return self.pump.result(answer)
+
+    def append(self, store: SqliteStore, log: str = "log", body: bytes = b"1") -> int:
+        return int(self.result(store.append(log, event(body))).id)
+
+    def ids(self, store: SqliteStore, log: str = "log") -> list[int]:
+        return [each.id for each in self.result(store.read(log, 0, 1_000_000))]
+
+    def other(self) -> sqlite3.Connection:
+        """Return the connection of another program."""
+        return sqlite3.connect(self.path, isolation_level=None)
+
+    def sql(self, statement: str) -> list[tuple[Any, ...]]:
+        """Do as another program would."""
+        connection = self.other()
+        try:
+            return connection.execute(statement).fetchall()
+        finally:
+            connection.close()
+
+    def stop(self, store: SqliteStore) -> None:
+        self.pump.stop(store)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    home = Home(tmp_path)
+    yield home
+    for store in home.stores:
+        home.stop(store)
+
+
+# The file.
+
+
+def test_the_files_are_for_their_owner_only(home: Home) -> None:
+    store = home.store()
+    home.append(store)
+    files = sorted(home.path.parent.iterdir())
+    assert [file.name for file in files] == ["test.db", "test.db-shm", "test.db-wal", "test.db.lock"]
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+
+
+def test_the_mode_of_a_file_that_is_there_is_left_alone(home: Home) -> None:
+    home.path.touch()
+    home.path.chmod(0o640)
+    home.append(home.store())
+    assert home.path.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_new_file_has_a_new_epoch(home: Home) -> None:
+    store = home.store()
+    home.stop(store)
+    home.path.unlink()
+    assert home.store().epoch != store.epoch
+
+
+def test_a_second_store_on_the_file_is_refused(home: Home) -> None:
+    store = home.store()
+    with pytest.raises(Unavailable) as caught:
+        home.store()
+    assert str(caught.value) == f"The store {home.path} can not be opened: process {os.getpid()} is using it."
+    assert home.append(store) == 1
+
+
+def test_a_second_name_of_the_file_is_refused_too(home: Home) -> None:
+    home.store()
+    (home.path.parent / "alias.db").symlink_to(home.path)
+    alias = open_store("sqlite:alias.db", clock=home.clock, directory=str(home.path.parent), reactor=home.pump)
+    with pytest.raises(Unavailable, match="is using it"):
+        alias.startService()
+
+
+def test_the_file_can_be_opened_after_a_refusal_was_put_right(home: Home) -> None:
+    home.path.write_bytes(b"This is not a database, but a letter." * 100)
+    with pytest.raises(Unavailable) as caught:
+        home.store()
+    assert str(caught.value) == f"The store {home.path} can not be opened: file is not a database."
+    home.path.unlink()
+    assert home.append(home.store()) == 1
+
+
+def test_a_missing_directory_is_told(home: Home) -> None:
+    home.path = home.path.parent / "missing" / "test.db"
+    with pytest.raises(Unavailable) as caught:
+        home.store()
+    assert str(caught.value) == f"The store {home.path} can not be opened: No such file or directory."
+
+
+def test_a_directory_in_the_place_of_the_file_is_told(home: Home) -> None:
+    home.path.mkdir()
+    with pytest.raises(Unavailable, match="can not be opened: unable to open database file"):
+        home.store()
+
+
+def test_a_file_of_a_newer_version_is_refused_and_left_alone(home: Home) -> None:
+    home.stop(home.store())
+    home.sql("PRAGMA user_version = 99")
+    before = home.path.read_bytes()
+    with pytest.raises(Unavailable) as caught:
+        home.store()
+    assert str(caught.value) == (
+        f"The store {home.path} can not be opened: it was written by a newer version "
+        "(its schema is 99, the newest known here is 1)."
+    )
+    assert home.path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "statement", ["CREATE TABLE cake (name)", "PRAGMA application_id = 7", "PRAGMA user_version = 1"]
+)
+def test_a_file_of_another_program_is_refused(home: Home, statement: str) -> None:
+    home.sql(statement)
+    with pytest.raises(Unavailable, match="it is a SQLite file of another program"):
+        home.store()
+
+
+def test_an_older_file_is_brought_up_to_date_step_by_step(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = home.store()
+    home.append(store)
+    home.stop(store)
+    steps = sqlite_file.steps()
+    more = ("ALTER TABLE log ADD COLUMN colour TEXT", "UPDATE log SET colour = 'red'")
+    monkeypatch.setattr(sqlite_file, "steps", lambda: steps + more)
+    again = home.store()
+    assert home.sql("PRAGMA user_version") == [(3,)]
+    assert home.sql("SELECT colour FROM log") == [("red",)]
+    assert again.epoch == store.epoch
+    assert home.append(again) == 2
+
+
+def test_a_step_that_fails_changes_nothing(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.stop(home.store())
+    steps = sqlite_file.steps()
+    monkeypatch.setattr(
+        sqlite_file, "steps", lambda: (*steps, "CREATE TABLE cake (name); INSERT INTO missing VALUES (1)")
+    )
+    with pytest.raises(Unavailable, match="no such table: missing"):
+        home.store()
+    assert home.sql("PRAGMA user_version") == [(1,)]
+    assert home.sql("SELECT count(*) FROM sqlite_master WHERE name = 'cake'") == [(0,)]
+
+
+def test_a_file_that_another_program_is_writing_is_refused(home: Home) -> None:
+    other = home.other()
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Unavailable, match="can not be opened: database is locked"):
+        home.store()
+    other.close()
+    assert home.append(home.store()) == 1
+
+
+@pytest.mark.parametrize(("durability", "level"), [("fsync", 2), ("os", 1)])
+def test_the_durability_decides_when_sqlite_syncs(tmp_path: Path, durability: str, level: int) -> None:
+    file = sqlite_file.open_file(str(tmp_path / "test.db"), durability, 1.0)
+    assert file.writes.execute("PRAGMA synchronous").fetchone() == (level,)
+    assert file.writes.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    file.close()
+
+
+# Group commit, and reading at once.
+
+
+def test_what_is_called_in_one_turn_is_one_commit(home: Home) -> None:
+    store = home.store()
+    home.result(gatherResults([store.append("log", event()) for _ in range(100)]))
+    assert home.commits == [100]
+
+
+def test_what_is_called_during_a_commit_is_the_next_one(home: Home) -> None:
+    store = home.store()
+    late: list[Deferred[Event]] = []
+
+    def more(first: Event) -> Event:
+        late.extend(store.append("log", event()) for _ in range(7))
+        return first
+
+    home.result(store.append("log", event()).addCallback(more))
+    home.result(gatherResults(late))
+    assert home.commits == [1, 7]
+
+
+def test_answers_come_in_the_order_of_the_calls(home: Home) -> None:
+    store = home.store()
+    order: list[int] = []
+    answers: list[Deferred[Any]] = [
+        store.append("a", event()),
+        store.set("s", "k", b""),
+        store.read("a", 0, 1),
+        store.append("b", event()),
+    ]
+    for number, answer in enumerate(answers):
+        answer.addCallback(lambda _, number: order.append(number), number)
+    home.result(gatherResults(answers))
+    assert order == [0, 1, 2, 3]
+
+
+def test_reading_waits_for_writes_only_that_it_must_see(home: Home) -> None:
+    store = home.store()
+    home.append(store, "a")
+    home.result(store.set("s", "k", b"1"))
+    pending: list[Deferred[Any]] = [
+        store.append("b", event()),
+        store.set("s", "other", b"2"),
+        store.set("t", "k", b"3"),
+    ]
+    assert store.read("a", 0, 9).called
+    assert store.latest("a", 9).called
+    assert store.head("a").called
+    assert store.get("s", "k").called
+    assert store.range("u", "", "~", 9).called
+    behind: list[Deferred[Any]] = [
+        store.read("b", 0, 9),
+        store.get("s", "other"),
+        store.range("s", "", "~", 9),
+        store.logs("", "", 9),
+    ]
+    assert not any(answer.called for answer in behind)
+    found = home.result(gatherResults([*behind, *pending]))
+    assert [each.id for each in found[0]] == [1]
+    assert found[1:4] == [Entry(b"2", 1), [("k", Entry(b"1", 1)), ("other", Entry(b"2", 1))], ["a", "b"]]
+
+
+def test_reading_waits_for_a_commit_that_is_running(home: Home) -> None:
+    store = home.store()
+    late: list[Deferred[Any]] = []
+
+    def more(_: Event) -> None:
+        late.append(store.append("log", event()))
+
+    home.result(store.append("log", event()).addCallback(more))
+    read = store.read("log", 0, 9)
+    assert not read.called
+    assert [each.id for each in home.result(read)] == [1, 2]
+
+
+def test_a_refusal_costs_the_others_no_commit_of_their_own(home: Home) -> None:
+    store = home.store()
+    good: list[Deferred[Any]] = [store.append("log", event()), store.set("s", "k", b"1")]
+    conflict = store.set("s", "k", b"2", revision=7)
+    good.append(store.append("log", event()))
+    with pytest.raises(Conflict):
+        home.result(conflict)
+    home.result(gatherResults(good))
+    assert home.commits == [4]
+
+
+def test_reading_that_fails_at_once_is_tried_in_the_thread(home: Home) -> None:
+    store = home.store()
+    home.append(store)
+    assert store._file is not None
+    store._file.reads.close()
+    assert home.ids(store) == [1]
+
+
+def test_last_ids_that_left_the_memory_are_found_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_writes, "HEADS", 3)
+    store = home.store()
+    for expected in (1, 2, 3):
+        assert [home.append(store, f"log {number}") for number in range(6)] == [expected] * 6
+
+
+# Back-pressure.
+
+
+def test_too_many_operations_are_refused_at_once(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_commits, "MAX_OPERATIONS", 5)
+    store = home.store()
+    answers = [store.append("log", event()) for _ in range(5)]
+    with pytest.raises(Unavailable, match="can not keep up"):
+        home.result(store.append("log", event()))
+    assert not any(answer.called for answer in answers)
+    assert [each.id for each in home.result(gatherResults(answers))] == [1, 2, 3, 4, 5]
+    assert home.failures == [1]
+    assert home.append(store) == 6
+
+
+def test_too_many_bytes_are_refused_at_once(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_commits, "MAX_BYTES", 1000)
+    store = home.store()
+    answers: list[Deferred[Any]] = [store.append("log", event(bytes(600))), store.set("s", "k", bytes(400))]
+    for refused in (store.append("log", event(b"1")), store.set("s", "k", b"1")):
+        with pytest.raises(Unavailable, match="can not keep up"):
+            home.result(refused)
+    home.result(gatherResults(answers))
+    assert home.append(store, body=bytes(600)) == 2
+    assert home.append(store, body=bytes(600)) == 3
+
+
+# Failures.
+
+
+def assert_unavailable(home: Home, answer: Deferred[Any], reason: str) -> None:
+    with pytest.raises(Unavailable) as caught:
+        home.result(answer)
+    assert str(caught.value) == f"The store can not write: {reason}."
+
+
+def tick(home: Home) -> None:
+    """Let the store try to write again."""
+    home.clock.advance(sqlite_commits.PROBE)
+
+
+def test_a_full_disk_fails_the_batch_and_recovers(home: Home) -> None:
+    store = home.store()
+    home.append(store)
+    assert store._file is not None
+    writes = store._file.writes
+    (pages,) = writes.execute("PRAGMA page_count").fetchone()
+    writes.execute(f"PRAGMA max_page_count = {pages}")
+    small, large, read = (
+        store.append("log", event()),
+        store.append("log", event(bytes(100_000))),
+        store.read("log", 0, 9),
+    )
+    assert_unavailable(home, small, "database or disk is full")
+    assert_unavailable(home, large, "database or disk is full")
+    assert [each.id for each in home.result(read)] == [1]
+    assert store.ready == "The store can not write: database or disk is full."
+    assert home.failures == [2]
+    assert home.result(store.head("log")) == 1
+
+    # As long as there is no room for an ordinary write, it stays so.
+    tick(home)
+    home.result(store.set("s", "k", b"").addErrback(lambda _: None))
+    tick(home)
+
+    writes.execute("PRAGMA max_page_count = 1000000")
+    tick(home)
+    home.result(store.trim("nothing", 1))
+    assert store.ready == ""
+    assert home.append(store) == 2
+    assert home.ids(store) == [1, 2]
+
+
+def test_it_finds_out_by_itself_that_writing_works_again(home: Home) -> None:
+    store = home.store()
+    other = home.other()
+    other.execute("BEGIN IMMEDIATE")
+    assert_unavailable(home, store.append("log", event()), "database is locked")
+    assert store.ready == "The store can not write: database is locked."
+    tick(home)
+    home.result(store.logs("", "", 9))  # behind the attempt, which fails
+    assert store.ready == "The store can not write: database is locked."
+    other.execute("ROLLBACK")
+    other.close()
+    tick(home)
+    home.result(store.logs("", "", 9))
+    assert store.ready == ""
+    tick(home)
+    assert home.clock.getDelayedCalls() == []
+    assert home.append(store) == 1
+
+
+def test_a_write_that_works_ends_the_attempts(home: Home) -> None:
+    store = home.store()
+    other = home.other()
+    other.execute("BEGIN IMMEDIATE")
+    assert_unavailable(home, store.append("log", event()), "database is locked")
+    other.close()
+    assert home.append(store) == 1
+    assert store.ready == ""
+    home.result(store.logs("", "", 9))
+    home.commits.clear()
+    tick(home)
+    assert home.clock.getDelayedCalls() == []
+    assert home.append(store) == 2
+    assert home.commits == [1]
+
+
+def test_a_failed_batch_leaves_no_hole_in_any_log(home: Home) -> None:
+    store = home.store()
+    home.append(store, "old")
+    other = home.other()
+    other.execute("BEGIN IMMEDIATE")
+    answers = [store.append(log, event()) for log in ("old", "new", "old")]
+    for answer in answers:
+        assert_unavailable(home, answer, "database is locked")
+    other.close()
+    assert (home.append(store, "old"), home.append(store, "new")) == (2, 1)
+
+
+def test_reads_in_a_failed_batch_see_what_was_before(home: Home) -> None:
+    store = home.store()
+    home.result(store.set("s", "k", b"1"))
+    other = home.other()
+    other.execute("BEGIN IMMEDIATE")
+    set_, get = store.set("s", "k", b"2"), store.get("s", "k")
+    assert_unavailable(home, set_, "database is locked")
+    assert home.result(get) == Entry(b"1", 1)
+    other.close()
+
+
+def test_stopping_while_writing_fails_leaves_no_delayed_call(home: Home) -> None:
+    store = home.store()
+    other = home.other()
+    other.execute("BEGIN IMMEDIATE")
+    assert_unavailable(home, store.append("log", event()), "database is locked")
+    answer = store.append("log", event())
+    home.stop(store)
+    assert_unavailable(home, answer, "database is locked")
+    assert home.clock.getDelayedCalls() == []
+    other.close()
+
+
+def test_one_bad_operation_does_not_fail_the_others(home: Home) -> None:
+    store = home.store()
+    home.append(store)
+    home.sql(
+        "CREATE TRIGGER poison BEFORE INSERT ON event WHEN CAST(new.name AS TEXT) = 'poison'"
+        " BEGIN SELECT RAISE(ABORT, 'poisoned'); END"
+    )
+    good: list[Deferred[Any]] = [store.append("log", event()), store.set("s", "k", b"1")]
+    bad = store.append("log", event(name="poison"))
+    good += [store.append("log", event()), store.append("new", event())]
+    read = store.read("log", 0, 9)
+    with pytest.raises(sqlite3.IntegrityError, match="poisoned"):
+        home.result(bad)
+    results = home.result(gatherResults(good))
+    assert [results[0].id, results[1], results[2].id, results[3].id] == [2, Entry(b"1", 1), 3, 1]
+    assert [each.id for each in home.result(read)] == [1, 2, 3]
+    assert store.ready == ""
+
+
+@pytest.mark.parametrize("wrong", [Event("topic", "kind", [1]), Event("topic", None, b"")])  # type: ignore[arg-type]
+def test_an_event_that_can_not_be_stored_leaves_no_hole(home: Home, wrong: Event) -> None:
+    store = home.store()
+    answers = [store.append("log", event()), store.append("log", event())]
+    bad = store.append("log", wrong)
+    answers.append(store.append("log", event()))
+    with pytest.raises((sqlite3.Error, AttributeError)):
+        home.result(bad)
+    assert [each.id for each in home.result(gatherResults(answers))] == [1, 2, 3]
+    assert home.ids(store) == [1, 2, 3]
+
+
+def test_a_damaged_file_makes_reads_unavailable_too(home: Home) -> None:
+    store = home.store()
+    home.append(store)
+    home.sql("DROP TABLE event")
+    with pytest.raises(Unavailable, match=r"^The store can not be read: no such table: event\.$"):
+        home.result(store.read("log", 0, 9))
+    assert_unavailable(home, store.append("log", event()), "no such table: event")
+
+
+def test_the_thread_survives_when_even_undoing_fails(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = home.store()
+    other = home.other()
+    other.execute("BEGIN IMMEDIATE")
+
+    def broken(writes: sqlite_writes.Writes) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite_writes.Writes, "rollback", broken)
+        assert_unavailable(home, store.append("log", event()), "disk I/O error")
+    other.close()
+    assert home.append(store) == 1
+
+
+# Trimming hides at once and deletes in steps.
+
+
+def rows(home: Home) -> int:
+    ((count,),) = home.sql("SELECT count(*) FROM event")
+    return int(count)
+
+
+def test_trimmed_events_are_deleted_in_steps(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_writes, "PURGE", 10)
+    store = home.store()
+    home.result(gatherResults([store.append(log, event()) for log in ("a", "b") for _ in range(50)]))
+    home.commits.clear()
+    home.result(gatherResults([store.trim("a", 45), store.trim("b", 5)]))
+    assert len(home.ids(store, "a")) == 5
+    assert rows(home) == 100
+    home.stop(store)
+    assert home.commits == [2, 1]
+    assert rows(home) == 90
+
+
+def test_deleting_goes_on_until_all_is_gone(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_writes, "PURGE", 10)
+    store = home.store()
+    home.result(gatherResults([store.append(log, event()) for log in ("a", "b") for _ in range(50)]))
+    home.result(gatherResults([store.trim("a", 45), store.trim("b", 5)]))
+    while not store._commits.idle:
+        home.append(store, "c")
+    assert home.sql("SELECT count(*) FROM log WHERE purged < trimmed") == [(0,)]
+    assert home.sql("SELECT count(*) FROM event e JOIN log l ON l.id = e.log WHERE l.name <> x'63'") == [(50,)]
+    assert home.ids(store, "a") == [46, 47, 48, 49, 50]
+
+
+def test_deleting_goes_on_after_a_restart(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_writes, "PURGE", 10)
+    store = home.store()
+    home.result(gatherResults([store.append("log", event()) for _ in range(15)]))
+    home.result(store.trim("log", 15))
+    home.stop(store)
+    assert rows(home) == 5
+    again = home.store()
+    home.result(again.logs("", "", 1))
+    assert rows(home) == 0
+    assert home.append(again) == 16
+
+
+def test_a_large_sweep_works_in_steps(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_writes, "SWEEP", 7)
+    store = home.store()
+    appends = [store.append(f"log {number}", event(time=NOW - 9)) for number in range(10) for _ in range(9)]
+    appends += [store.append(f"log {number}", event()) for number in range(0, 10, 2)]
+    keys = [store.set(space, f"{number}", b"", expires=NOW - 7200) for space in "abc" for number in range(8)]
+    home.result(gatherResults([*appends, *keys]))
+    home.commits.clear()
+    between: list[Deferred[Any]] = [store.sweep("log ", NOW - 5, 0), store.append("log 1", event())]
+    gone, appended = home.result(gatherResults(between))
+    assert (gone, appended.id) == (90, 10)
+    assert len(home.commits) > 90 / 7
+    assert [home.ids(store, f"log {number}") for number in (0, 1, 3)] == [[10], [10], []]
+    assert home.sql("SELECT count(*) FROM entry") == [(0,)]
+
+
+def test_a_sweep_that_fails_says_so(home: Home) -> None:
+    store = home.store()
+    home.append(store)
+    other = home.other()
+    other.execute("BEGIN IMMEDIATE")
+    assert_unavailable(home, store.sweep("", NOW + 1, 0), "database is locked")
+    other.close()
+    assert home.result(store.sweep("", NOW + 1, 0)) == 1
+
+
+# The end of the process.
+
+CHILD = """
+import os, sys
+from twisted.internet import reactor
+from broker.messages import Event
+from broker.stores import open_store
+
+store = open_store("sqlite:test.db", clock=reactor, directory=sys.argv[1])
+store.startService()
+
+def append(log):
+    store.append(log, Event("topic", "kind", b"body of " + log.encode())).addCallback(acknowledged, log)
+
+def acknowledged(event, log):
+    os.write(1, b"%s %d\\n" % (log.encode(), event.id))
+    append(log)
+
+for number in range(32):
+    append(f"log{number % 4}")
+reactor.run()
+"""
+
+
+def killed_while_appending(directory: Path, lines: int) -> dict[str, list[int]]:
+    """Return the ids that were acknowledged, by log, before the process was killed."""
+    with subprocess.Popen([sys.executable, "-c", CHILD, str(directory)], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        try:
+            acknowledged = [child.stdout.readline() for _ in range(lines)]
+        finally:
+            child.kill()
+        acknowledged += child.stdout.readlines()
+    assert child.returncode == -signal.SIGKILL
+    ids: dict[str, list[int]] = {}
+    for line in filter(lambda line: line.endswith(b"\n"), acknowledged):
+        log, number = line.split()
+        ids.setdefault(log.decode(), []).append(int(number))
+    return ids
+
+
+@pytest.mark.processes
+def test_nothing_acknowledged_is_lost_when_the_process_is_killed(home: Home) -> None:
+    heads: dict[str, int] = {}
+    for number in range(3):
+        acknowledged = killed_while_appending(home.path.parent, 200 + 77 * number)
+        store = home.store()
+        for log, ids in acknowledged.items():
+            # They go on where the log ended, in the order of the appends.
+            assert ids == list(range(heads.get(log, 0) + 1, heads.get(log, 0) + 1 + len(ids)))
+            found = home.ids(store, log)
+            assert found == list(range(1, len(found) + 1))
+            assert len(found) >= ids[-1]
+            heads[log] = home.append(store, log)
+            assert heads[log] == len(found) + 1
+        home.stop(store)
+    assert len(heads) == 4

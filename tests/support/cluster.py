@@ -1,0 +1,95 @@
+"""Three real brokers on one real Redis, which look like one."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from itertools import cycle
+from pathlib import Path
+
+from twisted.internet.defer import Deferred, gatherResults
+
+from tests.support.daemon import Daemon
+from tests.support.redis_server import RedisServer
+
+NODES = 3
+
+
+class Cluster:
+    """Stands for a ``Daemon``; each time it is asked where it is, it names another node."""
+
+    def __init__(self, directory: Path, nodes: int = NODES, **environ: str) -> None:
+        self.directory = directory
+        self.redis = RedisServer(directory, "--appendonly", "yes", "--appendfsync", "always")
+        self.environ = environ
+        self.nodes = [Daemon(directory / f"node{number}", TXBROKER_NODE=f"node{number}") for number in range(nodes)]
+        self._turns = cycle(self.nodes)
+        for node in self.nodes:
+            node.directory.mkdir()
+
+    @classmethod
+    def new(cls, nodes: int = NODES, **environ: str) -> Cluster:
+        """Return one in a new directory, which ``end`` removes."""
+        # Not pytest's own: the path of a unix socket holds no more than 107 bytes.
+        return cls(Path(tempfile.mkdtemp(prefix="txbroker-")), nodes, **environ)
+
+    async def start(self) -> Cluster:
+        """Start Redis and all nodes."""
+        await self.redis.start()
+        return await self.start_nodes()
+
+    async def start_nodes(self) -> Cluster:
+        """Start the nodes alone, for a Redis that has run before."""
+        shared = {"TXBROKER_STORE": f"redis+unix://{self.redis.socket}", "TXBROKER_DRAIN_SECONDS": "2"}
+        for node in self.nodes:
+            node.environ.update({**self.environ, **shared})
+        await gatherResults([Deferred.fromCoroutine(node.start()) for node in self.nodes])
+        return self
+
+    async def end(self) -> None:
+        """Stop all of it, and fail when a node had an error in its log that no test provoked."""
+        try:
+            running = [node for node in self.nodes if node.running]
+            statuses = await gatherResults([Deferred.fromCoroutine(node.stop()) for node in running])
+            assert set(statuses) <= {0}, "\n".join(self.output)
+        finally:
+            await self.redis.kill()
+            shutil.rmtree(self.directory)
+        assert not self.troubles(), "\n".join(self.output)
+
+    # What tests ask of a daemon.
+
+    @property
+    def url(self) -> str:
+        """Where the next node is."""
+        return next(self._turns).url
+
+    def ws(self, path: str) -> str:
+        """Return the WebSocket URL of *path* at the next node."""
+        return next(self._turns).ws(path)
+
+    @property
+    def port(self) -> int:
+        """The port of the next node."""
+        return next(self._turns).port
+
+    @property
+    def output(self) -> list[str]:
+        """Everything that all nodes have said."""
+        return [line for node in self.nodes for line in node.output]
+
+    @property
+    def provoked(self) -> list[str]:
+        """What may stand in an error line of any node; the same list for all."""
+        return self.nodes[0].provoked
+
+    def events(self) -> list[Mapping[str, object]]:
+        """Return the log lines of all nodes as objects."""
+        return [event for node in self.nodes for event in node.events()]
+
+    def troubles(self) -> list[str]:
+        """Return the lines that tell of an error nobody provoked."""
+        for node in self.nodes[1:]:
+            node.provoked = self.provoked
+        return [line for node in self.nodes for line in node.troubles()]

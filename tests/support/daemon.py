@@ -1,0 +1,122 @@
+"""A real broker in a process of its own, as an operator would run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tests.support.eventually import TIMEOUT
+from tests.support.processes import Program
+
+ROOT = Path(__file__).parent.parent.parent
+TWISTD = Path(sys.executable).with_name("twistd")
+TROUBLE = ("Traceback (most recent call last)", "Unhandled", '"level":"error"', '"level":"critical"', "CRITICAL")
+
+
+def clean_environ(directory: Path) -> dict[str, str]:
+    """Return an environment in which nothing of the developer's own is set."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
+    return {**kept, "HOME": str(directory), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+class Daemon:
+    """``twistd -n broker`` on a port of the system's choice, with its state in *directory*.
+
+    After the first start the port stays, so that clients find it again after a restart.
+    """
+
+    def __init__(self, directory: Path, **environ: str) -> None:
+        self.directory = directory
+        self.environ: dict[str, str] = {
+            **clean_environ(directory),
+            "STATE_DIRECTORY": str(directory),
+            "TXBROKER_LISTEN": "tcp:0:interface=127.0.0.1",
+            "TXBROKER_ADMIN_LISTEN": "none",
+            "TXBROKER_LOG_FORMAT": "json",
+            **environ,
+        }
+        self.url = ""  # http://127.0.0.1:port, once started
+        self.provoked: list[str] = []  # what may stand in an error line because the test asked for it
+        self._logs: list[str] = []
+        self._program: Program | None = None
+
+    @property
+    def program(self) -> Program:
+        assert self._program is not None, "the daemon was not started"
+        return self._program
+
+    @property
+    def port(self) -> int:
+        port = urlsplit(self.url).port
+        assert port is not None
+        return port
+
+    @property
+    def pid(self) -> int:
+        return self.program.pid
+
+    def ws(self, path: str) -> str:
+        """Return the WebSocket URL of *path*."""
+        return "ws" + self.url.removeprefix("http") + path
+
+    def spawn(self) -> Program:
+        """Start the process without waiting for it to be ready."""
+        command = [TWISTD, "-n", "--pidfile=", "broker"]
+        self._program = Program.start(command, env=self.environ, cwd=self.directory)
+        return self._program
+
+    async def start(self, timeout: float = TIMEOUT) -> Daemon:
+        """Start it and wait until it takes connections."""
+        ready = json.loads(await self.spawn().line(lambda line: '"url":' in line, timeout))
+        self.url = ready["url"]
+        self.environ["TXBROKER_LISTEN"] = f"tcp:{self.port}:interface=127.0.0.1"
+        return self
+
+    async def stop(self, timeout: float = TIMEOUT) -> int:
+        """End it in good order; return its exit status."""
+        self.program.signal(signal.SIGTERM)
+        return await self._ended(timeout)
+
+    async def kill(self) -> None:
+        """``kill -9``: it gets no chance to put anything in order."""
+        self.program.signal(signal.SIGKILL)
+        await self._ended(TIMEOUT)
+
+    async def restart(self, **environ: str) -> Daemon:
+        """Start it again on the same state, after it was stopped or killed."""
+        if self.running:
+            await self.stop()
+        self.environ.update(environ)
+        return await self.start()
+
+    @property
+    def running(self) -> bool:
+        return self._program is not None and self._program.status is None
+
+    async def _ended(self, timeout: float) -> int:
+        status = await self.program.exit(timeout)
+        self._logs += self.program.lines
+        self.program.lines = []
+        return status
+
+    @property
+    def output(self) -> list[str]:
+        """Everything that all its runs have said."""
+        return self._logs + (self._program.lines if self._program else [])
+
+    def events(self) -> list[Mapping[str, object]]:
+        """Return the log lines of all its runs as objects."""
+        return [json.loads(line) for line in self.output if line.startswith("{")]
+
+    def troubles(self) -> list[str]:
+        """Return the lines that tell of an error nobody provoked."""
+        return [
+            line
+            for line in self.output
+            if any(word in line for word in TROUBLE) and not any(word in line for word in self.provoked)
+        ]

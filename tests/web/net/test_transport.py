@@ -1,0 +1,490 @@
+"""One send a turn, on fake sockets: what the kernel refuses, in which order, and who is told."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet import main
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPullProducer, IPushProducer
+from twisted.python.failure import Failure
+from zope.interface import directlyProvides, implementer
+
+from broker.web.net.transport import BURST, FrameTransport, hand_over, writer_for
+from tests.web.net.kernel import Machine, Peer
+
+
+def test_the_frames_of_a_chunk_leave_in_one_send_at_its_end() -> None:
+    machine = Machine()
+    transport, sock, peer = machine.connect()
+    peer.act = lambda data: [transport.send_frame(b"%d" % n) for n in range(5)]
+    sock.incoming = [b"x"]
+    transport.doRead()
+    assert sock.calls == [b"01234"]
+    assert not machine.reactor.writers
+    assert machine.reactor.getDelayedCalls() == []
+
+
+def test_a_chunk_sends_on_every_connection_it_concerns() -> None:
+    machine = Machine()
+    transport, sock, peer = machine.connect()
+    others = [machine.connect() for _ in range(3)]
+    peer.act = lambda data: [other.send_frame(data) for other, _, _ in others * 2]
+    sock.incoming = [b"x"]
+    transport.doRead()
+    assert [other_sock.calls for _, other_sock, _ in others] == [[b"xx"]] * 3
+
+
+def test_a_chunk_among_others_leaves_the_flush_to_whoever_reads_them() -> None:
+    machine = Machine()
+    transport, sock, peer = machine.connect()
+    peer.act = transport.send_frame
+    sock.incoming = [b"x", b"y"]
+    machine.outbox.busy = True
+    transport.doRead()
+    transport.doRead()
+    assert sock.calls == []
+    machine.outbox.flush()
+    assert sock.calls == [b"xy"]
+
+
+def test_frames_from_outside_a_chunk_leave_on_the_next_turn() -> None:
+    machine = Machine()
+    transport, sock, _ = machine.connect()
+    transport.send_frame(b"a")
+    transport.send_frame(b"b")
+    assert sock.calls == []
+    assert len(machine.reactor.getDelayedCalls()) == 1
+    machine.turn()
+    assert sock.calls == [b"ab"]
+    assert machine.reactor.getDelayedCalls() == []
+
+
+def test_frames_leave_even_if_the_handler_of_the_chunk_fails() -> None:
+    machine = Machine()
+    transport, sock, peer = machine.connect()
+
+    def act(data: bytes) -> None:
+        transport.send_frame(b"before")
+        raise ValueError(data)
+
+    peer.act = act
+    sock.incoming = [b"x", b"y"]
+    with pytest.raises(ValueError, match="x"):
+        transport.doRead()
+    assert sock.calls == [b"before"]
+    # The next frame from outside is not lost either.
+    transport.send_frame(b"after")
+    machine.turn()
+    assert sock.calls == [b"before", b"after"]
+
+
+def test_frames_sent_because_another_connection_was_lost_leave() -> None:
+    machine = Machine()
+    transport, _, peer = machine.connect()
+    other, other_sock, _ = machine.connect()
+    peer.connectionLost = lambda reason: other.send_frame(b"gone")
+    transport.connectionLost(Failure(ConnectionDone()))
+    machine.turn()
+    assert other_sock.calls == [b"gone"]
+
+
+def test_frames_that_a_flush_causes_leave_with_it() -> None:
+    machine = Machine()
+    slow, _, _ = machine.connect(room=0)
+    other, other_sock, _ = machine.connect()
+    slow.queue_limit = 10
+    slow.overflowed = lambda: other.send_frame(b"slow!")
+    slow.send_frame(b"a" * 20)
+    machine.turn()
+    slow.send_frame(b"b")
+    machine.turn()
+    assert other_sock.calls == [b"slow!"]
+
+
+def test_a_short_send_goes_on_when_there_is_room() -> None:
+    machine = Machine()
+    transport, sock, _ = machine.connect(room=3)
+    transport.send_frame(b"abcde")
+    machine.turn()
+    assert sock.sent == b"abc"
+    transport.send_frame(b"fgh")
+    machine.turn()
+    assert sock.sent == b"abc"
+    sock.room = 100
+    machine.reactor.writable(transport)
+    assert sock.sent == b"abcdefgh"
+    assert not machine.reactor.writers
+    transport.send_frame(b"i")
+    machine.turn()
+    assert sock.sent == b"abcdefghi"
+
+
+def test_a_full_kernel_refuses_everything_and_takes_it_later() -> None:
+    machine = Machine()
+    transport, sock, _ = machine.connect(room=0)
+    transport.send_frame(b"abc")
+    machine.turn()
+    assert sock.sent == b""
+    sock.room = 2
+    machine.reactor.writable(transport)
+    sock.room = 2
+    machine.reactor.writable(transport)
+    assert sock.sent == b"abc"
+
+
+def test_an_error_of_the_socket_is_found_by_the_writer() -> None:
+    machine = Machine()
+    transport, sock, _ = machine.connect()
+    sock.error = BrokenPipeError(errno.EPIPE, "broken pipe")
+    transport.send_frame(b"abc")
+    machine.turn()
+    assert machine.reactor.writable(transport) is main.CONNECTION_LOST
+
+
+def test_reading_reports_the_end_and_errors_as_twisted_does() -> None:
+    machine = Machine()
+    transport, sock, peer = machine.connect()
+    assert transport.doRead() is None
+    sock.incoming = [b""]
+    assert transport.doRead() is main.CONNECTION_DONE
+    sock.error = ConnectionResetError(errno.ECONNRESET, "reset")
+    assert transport.doRead() is main.CONNECTION_LOST
+    assert peer.got == []
+
+
+def test_frames_keep_their_order_with_plain_writes() -> None:
+    machine = Machine()
+    transport, sock, _ = machine.connect()
+    transport.send_frame(b"1")
+    transport.write(b"2")
+    transport.send_frame(b"3")
+    transport.writeSequence([b"4", b"5"])
+    machine.turn()
+    transport.write(b"6")
+    transport.send_frame(b"7")
+    machine.reactor.writable(transport)
+    machine.turn()
+    assert sock.sent == b"1234567"
+
+
+def test_what_was_sent_before_loseconnection_arrives_before_the_end() -> None:
+    machine = Machine()
+    transport, sock, _ = machine.connect(room=2)
+    transport.send_frame(b"abc")
+    transport.loseConnection()
+    assert machine.reactor.writable(transport) is None
+    sock.room = 10
+    assert machine.reactor.writable(transport) is main.CONNECTION_DONE
+    assert sock.sent == b"abc"
+    machine.turn()
+    assert sock.sent == b"abc"
+
+
+def test_what_is_sent_in_the_chunk_that_closes_arrives() -> None:
+    machine = Machine()
+    transport, sock, peer = machine.connect()
+
+    def act(data: bytes) -> None:
+        transport.send_frame(b"bye")
+        transport.loseConnection()
+
+    peer.act = act
+    sock.incoming = [b"x"]
+    transport.doRead()
+    assert sock.sent == b"bye"
+    assert machine.reactor.writable(transport) is main.CONNECTION_DONE
+
+
+def test_a_limit_of_the_writer_does_not_end_it_too_early() -> None:
+    # doWrite sends at most SEND_LIMIT bytes at once: exactly that many must not look like all.
+    machine = Machine()
+    transport, sock, _ = machine.connect(room=0)
+    first = b"a" * FrameTransport.SEND_LIMIT
+    transport.send_frame(first)
+    machine.turn()
+    transport.send_frame(b"last")
+    transport.loseConnection()
+    sock.room = 1 << 30
+    results = [machine.reactor.writable(transport) for _ in range(2)]
+    assert sock.sent == first + b"last"
+    assert results == [None, main.CONNECTION_DONE]
+
+
+def test_an_aborted_connection_sends_nothing_any_more() -> None:
+    machine = Machine()
+    transport, sock, peer = machine.connect()
+    transport.send_frame(b"abc")
+    transport.abortConnection()
+    transport.send_frame(b"def")
+    machine.outbox.flush()
+    machine.turn()
+    assert sock.sent == b""
+    assert len(peer.lost) == 1
+
+
+def test_a_lost_connection_sends_and_keeps_nothing() -> None:
+    machine = Machine()
+    transport, sock, _ = machine.connect()
+    transport.overflowed = lambda: None
+    transport.send_frame(b"abc")
+    transport.connectionLost(Failure(ConnectionDone()))
+    machine.turn()
+    transport.send_frame(b"def")
+    machine.turn()
+    assert sock.sent == b""
+    assert transport._tempDataBuffer == []
+    assert transport.overflowed is None
+
+
+def test_half_a_close_waits_for_the_frames_and_then_takes_no_more() -> None:
+    machine = Machine()
+    transport, sock, peer = machine.connect(room=1)
+    directlyProvides(peer, IHalfCloseableProtocol)
+    ended: list[bytes] = []
+    peer.writeConnectionLost = lambda: ended.append(sock.sent)
+    transport.send_frame(b"abc")
+    transport.loseWriteConnection()
+    machine.turn()
+    assert not sock.shut
+    sock.room = 10
+    machine.reactor.writable(transport)
+    assert sock.shut
+    assert ended == [b"abc"]
+    transport.send_frame(b"def")
+    machine.turn()
+    assert sock.sent == b"abc"
+
+
+@implementer(IPushProducer)
+class Pusher:
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def pauseProducing(self) -> None:
+        self.told.append("pause")
+
+    def resumeProducing(self) -> None:
+        self.told.append("resume")
+
+    def stopProducing(self) -> None:
+        self.told.append("stop")
+
+
+def test_a_producer_is_paused_once_and_resumed_when_all_is_gone() -> None:
+    machine = Machine()
+    transport, sock, _ = machine.connect(room=0)
+    pusher = Pusher()
+    transport.registerProducer(pusher, True)
+    transport.send_frame(b"a" * 1000)
+    machine.turn()
+    assert pusher.told == []
+    for _ in range(3):
+        transport.send_frame(b"b" * 65536)
+        machine.turn()
+    assert pusher.told == ["pause"]
+    sock.room = 100_000
+    machine.reactor.writable(transport)
+    assert pusher.told == ["pause"]
+    sock.room = 1 << 30
+    while machine.reactor.writers:
+        machine.reactor.writable(transport)
+    assert pusher.told == ["pause", "resume"]
+    transport.connectionLost(Failure(ConnectionDone()))
+    assert pusher.told == ["pause", "resume", "stop"]
+
+
+def test_a_producer_that_the_kernel_keeps_up_with_is_not_paused() -> None:
+    machine = Machine()
+    transport, _, _ = machine.connect()
+    pusher = Pusher()
+    transport.registerProducer(pusher, True)
+    transport.send_frame(b"a" * 1_000_000)
+    machine.turn()
+    assert pusher.told == []
+
+
+def test_a_pull_producer_is_asked_whenever_all_is_gone() -> None:
+    machine = Machine()
+    transport, sock, _ = machine.connect()
+
+    @implementer(IPullProducer)
+    class Puller:
+        left = 3
+
+        def resumeProducing(self) -> None:
+            if self.left:
+                self.left -= 1
+                transport.write(b"%d" % self.left)
+            else:
+                transport.unregisterProducer()
+
+        def stopProducing(self) -> None: ...
+
+    transport.registerProducer(Puller(), False)
+    while machine.reactor.writers:
+        machine.reactor.writable(transport)
+    assert sock.sent == b"210"
+
+
+def test_too_much_from_one_handler_is_sent_before_its_end() -> None:
+    machine = Machine()
+    transport, sock, _ = machine.connect(room=0)
+    pusher = Pusher()
+    transport.registerProducer(pusher, True)
+    for _ in range(10):
+        transport.send_frame(b"a" * (BURST // 4))
+    assert pusher.told == ["pause"]
+    sock.room = 1 << 30
+    while machine.reactor.writers:
+        machine.reactor.writable(transport)
+    assert len(sock.sent) == 10 * (BURST // 4)
+
+
+class TestOverflow:
+    def test_it_is_told_once_when_more_than_the_limit_waits(self) -> None:
+        machine = Machine()
+        transport, _, _ = machine.connect(room=0)
+        told: list[int] = []
+        transport.queue_limit = 100
+        transport.overflowed = lambda: told.append(transport._tempDataLen)
+        for count in range(1, 30):
+            transport.send_frame(b"0123456789")
+            machine.turn()
+            assert len(told) == (count > 11)
+
+    def test_one_frame_of_any_size_is_no_overflow(self) -> None:
+        machine = Machine()
+        transport, _, _ = machine.connect(room=5)
+        told: list[str] = []
+        transport.queue_limit = 100
+        transport.overflowed = lambda: told.append("over")
+        transport.send_frame(b"a" * 10_000)
+        machine.turn()
+        assert told == []
+        transport.send_frame(b"b")
+        machine.turn()
+        assert told == ["over"]
+
+    def test_a_reader_that_keeps_up_may_get_any_amount(self) -> None:
+        machine = Machine()
+        transport, sock, _ = machine.connect(room=50)
+        transport.queue_limit = 100
+        transport.overflowed = lambda: pytest.fail("overflowed")
+        for _ in range(1000):
+            transport.send_frame(b"a" * 60)
+            machine.turn()
+            sock.room = 60
+            machine.reactor.writable(transport)
+        assert len(sock.sent) == 60_000
+
+    def test_a_failing_handler_costs_its_own_connection_only(self) -> None:
+        machine = Machine()
+        bad, _, _ = machine.connect(room=0)
+        bad.queue_limit = 0
+
+        def fail() -> None:
+            raise RuntimeError("provoked")
+
+        bad.overflowed = fail
+        bad.send_frame(b"a")
+        machine.turn()
+        good, good_sock, _ = machine.connect()
+        bad.send_frame(b"b")
+        good.send_frame(b"c")
+        machine.turn()
+        assert good_sock.sent == b"c"
+        assert bad._aborting
+
+    def test_a_connection_that_another_one_aborts_in_the_same_flush_sends_nothing(self) -> None:
+        machine = Machine()
+        first, _, _ = machine.connect(room=0)
+        second, second_sock, _ = machine.connect()
+        first.queue_limit = 0
+        first.overflowed = second.abortConnection
+        first.send_frame(b"a")
+        machine.turn()
+        first.send_frame(b"b")
+        second.send_frame(b"c")
+        machine.turn()
+        assert second_sock.sent == b""
+
+
+acts = st.lists(
+    st.one_of(
+        st.tuples(st.just("frame"), st.binary(max_size=9)),
+        st.tuples(st.just("write"), st.binary(max_size=9)),
+        st.tuples(st.just("big"), st.integers(1, 2 * BURST)),
+        st.tuples(st.just("room"), st.sampled_from((0, 1, 7, 1000, 1 << 20))),
+        st.tuples(st.just("turn"), st.none()),
+        st.tuples(st.just("flush"), st.none()),
+        st.tuples(st.just("writable"), st.none()),
+    ),
+    max_size=40,
+)
+
+
+@given(acts=acts)
+@settings(max_examples=300)
+def test_every_byte_arrives_once_and_in_order(acts: list[tuple[str, Any]]) -> None:
+    machine = Machine()
+    transport, sock, _ = machine.connect(room=20)
+    expected = b""
+    for act, value in acts:
+        if act == "frame":
+            transport.send_frame(value)
+            expected += value
+        elif act == "write":
+            transport.write(value)
+            expected += value
+        elif act == "big":
+            transport.send_frame(b"x" * value)
+            expected += b"x" * value
+        elif act == "room":
+            sock.room = value
+        elif act == "turn":
+            machine.turn()
+        elif act == "flush":
+            machine.outbox.flush()
+        else:
+            machine.reactor.writable(transport)
+        assert expected.startswith(sock.sent)
+    transport.loseConnection()
+    sock.room = 1 << 40
+    result = None
+    while result is None:
+        result = machine.reactor.writable(transport)
+    assert result is main.CONNECTION_DONE
+    assert sock.sent == expected
+
+
+def test_the_writer_of_other_transports_is_their_write() -> None:
+    class Other:
+        def write(self, data: bytes) -> None: ...
+
+    machine = Machine()
+    transport, _, _ = machine.connect()
+    other = Other()
+    assert writer_for(transport) == transport.send_frame
+    assert writer_for(other) == other.write
+
+
+def test_a_connection_is_handed_over_below_tls_and_without() -> None:
+    class Tls:
+        wrappedProtocol: Any = None
+
+    machine = Machine()
+    transport, sock, first = machine.connect()
+    second, tls = Peer(), Tls()
+    hand_over(transport, second)
+    sock.incoming = [b"x"]
+    transport.doRead()
+    assert (first.got, second.got) == ([], [b"x"])
+    hand_over(tls, second)
+    assert tls.wrappedProtocol is second
