@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.task import react
 
 from broker.buses import open_bus
-from broker.core.channels import Past
+from broker.core.channels import StoreEventSource
 from broker.messages import Event
 from broker.stores import open_store
 from tests.bridge.clients import Ganomede, OwlMeans
@@ -68,7 +68,7 @@ async def one_node(redis: RedisServer) -> None:
     """Measure the store and the bus in this process."""
     store: Any = open_store(redis.url, clock=reactor, prefix="bench:", announce=True)
     bus: Any = open_bus(redis.url, "bench", reactor=reactor, prefix="bench:")
-    bus.source, heard = Past(store), []
+    bus.source, heard = StoreEventSource(store), []
     bus.deliver = heard.append
     store.startService()
     bus.startService()

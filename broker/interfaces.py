@@ -315,13 +315,13 @@ class IBus(IService):
         long as somebody listens.  On a local bus they have arrived when this returns.
         """
 
-    def listen(topic: str, *, below: bool = False) -> None:
+    def listen(topic: str, *, prefix: bool = False) -> None:
         """Begin to receive events of *topic*, a name or a pattern.  Counted.
 
-        With *below*, it is what the topics begin with.  Events of other topics may come, too.
+        With *prefix*, it is what the topics begin with.  Events of other topics may come, too.
         """
 
-    def forget(topic: str, *, below: bool = False) -> None:
+    def forget(topic: str, *, prefix: bool = False) -> None:
         """Undo one ``listen``."""
 
     def listening() -> Deferred[None] | None:

@@ -12,7 +12,7 @@ from broker.messages import Event, Mail, Reply, Request
 
 
 @implementer(ISession)
-class QuietSession:
+class BaseSession:
     """An ``ISession`` whose methods do the least that is right.
 
     It hears no event, refuses every request, declines mail and is always alive.

@@ -29,7 +29,7 @@ WITHDRAWN = (4003, "token revoked")
 class Holder(Protocol):
     """What tokens need of a peer."""
 
-    def hang_up(self, code: int, reason: str) -> None:
+    def disconnect(self, code: int, reason: str) -> None:
         """Close the client's connection."""
 
 
@@ -142,7 +142,7 @@ class Tokens:
 
     def _end(self, holder: Holder, end: tuple[int, str]) -> None:
         self.release(holder)
-        holder.hang_up(*end)
+        holder.disconnect(*end)
 
     def _read(self, text: str, key: bytes) -> Token:
         import jwt  # here: see access.py

@@ -34,7 +34,7 @@ class Site(Protocol):
     def drain(self, seconds: float) -> Deferred[None]:
         """Close all connections; those left after *seconds* are dropped."""
 
-    def hurry(self) -> None:
+    def stop_now(self) -> None:
         """Drop those that are left now, if it drains already."""
 
 
@@ -114,10 +114,10 @@ class Daemon(MultiService):
         if len(self._ports) == len(self._endpoints):
             self._announce(self._ports)
 
-    def hurry(self) -> None:
+    def stop_now(self) -> None:
         """Let a stop, perhaps one under way, wait for nothing."""
         self.drain_seconds = 0.0
-        self._site.hurry()
+        self._site.stop_now()
 
     def stopService(self) -> Deferred[None]:
         """Let go of the clients, then of bus and store."""

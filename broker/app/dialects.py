@@ -57,7 +57,7 @@ def _load(name: str, settings: object) -> Any:
     try:
         dialect = make(settings)
     except Exception as error:
-        raise DialectError(f"dialect {name}: could not be made: {_told(error)}") from error
+        raise DialectError(f"dialect {name}: could not be made: {_described(error)}") from error
     provided = [which for which in (IWebSocketDialect, IHttpDialect) if which.providedBy(dialect)]
     if not provided:
         raise DialectError(f"dialect {name}: {dialect!r} provides neither IWebSocketDialect nor IHttpDialect")
@@ -78,9 +78,9 @@ def _maker(name: str) -> Callable[[object], Any]:
         if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
             there_are = ", ".join(found_dialects()) or "none"
             raise DialectError(f"dialect {name}: there is no module {module_name} (found: {there_are})") from None
-        raise DialectError(f"dialect {name}: could not be imported: {_told(error)}") from error
+        raise DialectError(f"dialect {name}: could not be imported: {_described(error)}") from error
     except Exception as error:
-        raise DialectError(f"dialect {name}: could not be imported: {_told(error)}") from error
+        raise DialectError(f"dialect {name}: could not be imported: {_described(error)}") from error
     make = getattr(module, attribute or "dialect", None)
     if not callable(make):
         raise DialectError(f"dialect {name}: {module_name} has no function {attribute or 'dialect'}")
@@ -98,5 +98,5 @@ def _claims(dialect: Any) -> list[tuple[str, str]]:
     return claims
 
 
-def _told(error: Exception) -> str:
+def _described(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"

@@ -17,7 +17,7 @@ from broker.interfaces import IWebSocketDialect
 log = Logger()
 
 
-def greet(ports: Sequence[tuple[str, IListeningPort]], dialects: Iterable[Any]) -> None:
+def announce_start(ports: Sequence[tuple[str, IListeningPort]], dialects: Iterable[Any]) -> None:
     """Log a line for each port, with its endpoint string, and one for each dialect."""
     urls = [url_of(endpoint, port.getHost()) for endpoint, port in ports]
     for url in urls:

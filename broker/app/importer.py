@@ -23,7 +23,7 @@ from broker.redis import RedisAddress
 from broker.redis.connection import Connection
 
 BATCH = 500  # keys that are asked for, or events that are stored, in one go
-PATIENCE = 10.0  # seconds for the first connection
+TIMEOUT = 10.0  # seconds for the first connection
 
 
 class Stored(msgspec.Struct, rename={"source": "from", "name": "type"}):
@@ -97,7 +97,7 @@ class Importer:
         """
         self._connection.start()
         try:
-            await self._opened.addTimeout(PATIENCE, self._reactor, self._too_late)
+            await self._opened.addTimeout(TIMEOUT, self._reactor, self._too_late)
             await self._channels()
             await self._cursors()
             return self.report

@@ -45,7 +45,7 @@ def catch_signals(reactor: IReactorFromThreads, leave: Callable[[bool], object])
         signal.signal(number, caught)
 
 
-def tell_systemd(state: str) -> None:
+def notify_systemd(state: str) -> None:
     """Send *state* (``READY=1``) to the service manager that started us, if one did."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:

@@ -21,8 +21,8 @@ from broker import __version__
 from broker.access.principals import Access, read_permissions
 from broker.app.daemon import Daemon
 from broker.app.dialects import DialectError, found_dialects, load_dialects
-from broker.app.greeting import greet
-from broker.app.process import catch_signals, explain_start_errors, settle_memory, tell_systemd
+from broker.app.greeting import announce_start
+from broker.app.process import catch_signals, explain_start_errors, notify_systemd, settle_memory
 from broker.buses import open_bus
 from broker.config.settings import Settings, SettingsError
 from broker.core.service import Broker
@@ -34,10 +34,10 @@ from broker.stores import open_store
 from broker.web.http.parser import Limits
 from broker.web.net.connections import Admission
 from broker.web.net.outbox import Outbox
-from broker.web.net.reactor_loop import Turn
+from broker.web.net.reactor_loop import ReactorLoop
 from broker.web.net.transport import listen
 from broker.web.site import Site
-from broker.web.ws.upgrade import WebSocketDoor, WebSocketOptions
+from broker.web.ws.upgrade import WebSocketOptions, WebSocketUpgrader
 
 log = Logger()
 
@@ -107,13 +107,13 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
     site = make_site(reactor, settings, broker, dialects)
     admin_site = make_site(reactor, settings, broker, [MetricsPage(reader_of(broker.metrics))])
     outbox = Outbox(reactor)
-    Turn(reactor, outbox).install()
+    ReactorLoop(reactor, outbox).install()
 
     def running(ports: list[tuple[str, IListeningPort]]) -> None:
         for warning in settings.warnings:
             log.warn("{warning}", warning=warning)
-        greet(ports, dialects)
-        tell_systemd("READY=1")
+        announce_start(ports, dialects)
+        notify_systemd("READY=1")
         settle_memory()
 
     return Daemon(
@@ -177,7 +177,7 @@ def make_site(reactor: Any, settings: Settings, broker: Broker, dialects: Iterab
         dialects,
         broker.attach,
         reactor,
-        WebSocketDoor(options, reactor, broker.metrics),
+        WebSocketUpgrader(options, reactor, broker.metrics),
         broker.metrics,
         admission=Admission(settings.max_connections, settings.max_connections_per_address, settings.allowed_origins),
         limits=Limits(body_bytes=settings.max_message_bytes + ENVELOPE),
@@ -237,10 +237,10 @@ def _log_stream(parent: Any, reactor: Any) -> TextIO:
 
 def _leave(reactor: Any, daemon: Daemon, quick: bool) -> None:
     if quick:
-        daemon.hurry()
+        daemon.stop_now()
     with suppress(ReactorNotRunning):  # a second signal: it stops already
         reactor.stop()
-        tell_systemd("STOPPING=1")
+        notify_systemd("STOPPING=1")
 
 
 def _refuse(problems: list[str]) -> NoReturn:

@@ -31,10 +31,10 @@ class LocalBus(Service):
         """Deliver *event* at once."""
         self.deliver(event)
 
-    def listen(self, topic: str, *, below: bool = False) -> None:
+    def listen(self, topic: str, *, prefix: bool = False) -> None:
         """Everything arrives anyway."""
 
-    def forget(self, topic: str, *, below: bool = False) -> None:
+    def forget(self, topic: str, *, prefix: bool = False) -> None:
         """Everything arrives anyway."""
 
     def listening(self) -> None:

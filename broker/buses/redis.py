@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from broker.buses.redis_feed import Feed
+from broker.buses.redis_subscriber import RedisSubscriber
 from broker.errors import BrokerError, Taken
 from broker.interfaces import IEventSource, ISharedBus
 from broker.messages import Event
@@ -75,12 +75,12 @@ class RedisBus(Service):
             self._address, reactor, prepare=self._script.load, opened=self._opened, closed=self._closed
         )
         self._batches = Batches(self._connection, self._script, reactor, preamble=self._preamble)
-        self._feed = Feed(
+        self._feed = RedisSubscriber(
             reactor,
             self._topics,
             f"{channels}node/{self.address}",
             lambda event: self.deliver(event),
-            self._told,
+            self._notified,
             lambda origin: origin in self._batches.publishing,
         )
         self._batches.answered = self._feed.resume
@@ -154,13 +154,13 @@ class RedisBus(Service):
         words = (b"publish", pack(self._topics + event.topic), message(event, event.id, stamp))
         return self._batches.submit(Operation(words, _none, len(words[2]), origin=event.origin))
 
-    def listen(self, topic: str, *, below: bool = False) -> None:
+    def listen(self, topic: str, *, prefix: bool = False) -> None:
         """Begin to receive events of *topic*."""
-        self._feed.listen(topic, below)
+        self._feed.listen(topic, prefix)
 
-    def forget(self, topic: str, *, below: bool = False) -> None:
+    def forget(self, topic: str, *, prefix: bool = False) -> None:
         """Undo one ``listen``."""
-        self._feed.forget(topic, below)
+        self._feed.forget(topic, prefix)
 
     def listening(self) -> Deferred[None] | None:
         """Fire when all that was listened to so far is heard from every node."""
@@ -206,7 +206,7 @@ class RedisBus(Service):
         """Whether that node has renewed its lease, as far as this one knows."""
         return address in self._nodes
 
-    def _told(self, message: bytes) -> None:
+    def _notified(self, message: bytes) -> None:
         kind, _, rest = message.partition(b" ")
         if kind == b"from":
             sender, _, text = rest.partition(b" ")

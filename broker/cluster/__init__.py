@@ -1,7 +1,7 @@
 """What the core does when there are other nodes: calls, mail and takeovers between them."""
 
 from broker.cluster.calls import RemoteCalls
-from broker.cluster.neighbours import Neighbours
+from broker.cluster.names import ClusterNames
 from broker.cluster.queues import SharedQueues
 
-__all__ = ["Neighbours", "RemoteCalls", "SharedQueues"]
+__all__ = ["ClusterNames", "RemoteCalls", "SharedQueues"]

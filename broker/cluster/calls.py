@@ -16,8 +16,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from broker.cluster.messages import Answered, Called, Elsewhere, Ended, Trouble
-from broker.cluster.nodes import Nodes
+from broker.cluster.messages import Answered, Called, Ended, NotHere, WireError
+from broker.cluster.messenger import NodeMessenger
 from broker.core.calls import Call, Calls, Party
 from broker.core.registry import Registry
 from broker.errors import BrokerError, Gone, NotFound
@@ -53,12 +53,12 @@ class Callee:
     calling: dict[str, Call] = attrs.field(factory=dict)
     serving: dict[str, Call] = attrs.field(factory=dict)
 
-    def serve(self, request: Request) -> None:
+    def on_request(self, request: Request) -> None:
         """Begin to look for the callee."""
         self.request, self.call = request, self.serving[request.id]
         self._forward(self)
 
-    def hear(self, reply: Reply) -> None:
+    def on_reply(self, reply: Reply) -> None:
         """Never called: it calls nobody."""
 
 
@@ -73,10 +73,10 @@ class Caller:
     calling: dict[str, Call] = attrs.field(factory=dict)
     serving: dict[str, Call] = attrs.field(factory=dict)
 
-    def serve(self, request: Request) -> None:
+    def on_request(self, request: Request) -> None:
         """Never called: it performs nothing."""
 
-    def hear(self, reply: Reply) -> None:
+    def on_reply(self, reply: Reply) -> None:
         """Send *reply* to the caller's node."""
         self._send(self.address, Answered.of(reply))
 
@@ -87,20 +87,20 @@ class RemoteCalls(Calls):
     *use* must be called before the first call.
     """
 
-    def use(self, nodes: Nodes, sessions_of: Any) -> None:
+    def use(self, nodes: NodeMessenger, sessions_of: Any) -> None:
         """Speak with *nodes*; *sessions_of* returns the sessions here of a client or session id."""
-        self._nodes, self._sessions_of = nodes, sessions_of
+        self._messenger, self._sessions_of = nodes, sessions_of
         self._out: dict[str, Callee] = {}  # by the id of the call here
         self._in: dict[tuple[str, str], Caller] = {}  # by the caller's node and its id of the call
         self._known: dict[tuple[str, ...], tuple[str, list[str]]] = {}
         nodes.on(Called, self._called)
         nodes.on(Answered, self._answered)
-        nodes.on(Elsewhere, self._elsewhere)
+        nodes.on(NotHere, self._elsewhere)
         nodes.on(Ended, self._ended)
         nodes.on_departure(self._departed)
 
     def registry_of(self, kind: str) -> Registry[Party]:
-        """Return who holds the names of *kind* here; see ``Neighbours``."""
+        """Return who holds the names of *kind* here; see ``ClusterNames``."""
         return {"procedure": self.performers, "service": self.services, "taker": self.takers}[kind]
 
     # The caller's side.
@@ -140,7 +140,7 @@ class RemoteCalls(Calls):
             self._try(callee, known)
             return
         callee.fresh = True
-        looked = Deferred.fromCoroutine(self._nodes.holders(*callee.places))
+        looked = Deferred.fromCoroutine(self._messenger.holders(*callee.places))
         looked.addCallback(self._found, callee).addErrback(self._not_found, callee)
 
     def _found(self, found: tuple[str, list[str]], callee: Callee) -> None:
@@ -176,7 +176,7 @@ class RemoteCalls(Calls):
         if callee.untried:
             callee.address = callee.untried.pop(0)
             message = Called(call.id, callee.place, request, call.quiet)
-            self._nodes.send(callee.address, message).addCallback(self._sent, callee, callee.address)
+            self._messenger.send(callee.address, message).addCallback(self._sent, callee, callee.address)
             return
         known = self._known.pop(callee.places, None)
         if known is not None and not callee.fresh:
@@ -202,7 +202,7 @@ class RemoteCalls(Calls):
         if callee is None or callee.address != address:
             self.dropped += 1
             return
-        error = None if answer.trouble is None else answer.trouble.error()
+        error = None if answer.wire_error is None else answer.wire_error.error()
         if error is not None and answer.source == "broker":
             self._give_up(callee, error)
             return
@@ -211,11 +211,11 @@ class RemoteCalls(Calls):
             callee.address = ""
         self.answer(callee, answer.id, answer.body, error, answer.time, answer.attachments)
 
-    def _elsewhere(self, address: str, message: Elsewhere) -> None:
+    def _elsewhere(self, address: str, message: NotHere) -> None:
         callee = self._out.get(message.id)
         if callee is not None and callee.address == address:
             if callee.place.startswith(("client:", "session:")):
-                callee.error = message.trouble.error()  # the recipient is there, but does not perform it
+                callee.error = message.wire_error.error()  # the recipient is there, but does not perform it
             self._try_next(callee)
 
     # The callee's side.
@@ -225,16 +225,16 @@ class RemoteCalls(Calls):
         try:
             callee, request.service = self._at(message.place, request)
         except (NotFound, Gone) as error:
-            self._nodes.send(address, Elsewhere(message.id, Trouble.of(error)))
+            self._messenger.send(address, NotHere(message.id, WireError.of(error)))
             return
         request.method = request.procedure[len(request.service) + 1 :] if request.procedure else ""
-        caller = Caller(address, message.id, request.caller, self._nodes.send)
+        caller = Caller(address, message.id, request.caller, self._messenger.send)
         self._in[address, message.id] = caller
         try:
             self.open(caller, callee, message.id, request, quiet=message.quiet)
         except BrokerError as error:
-            refusal = Answered(message.id, b"null", Trouble.of(error), "broker", 0.0, False, ())
-            self._nodes.send(address, refusal)
+            refusal = Answered(message.id, b"null", WireError.of(error), "broker", 0.0, False, ())
+            self._messenger.send(address, refusal)
 
     def _at(self, name: str, request: Request) -> tuple[Party, str]:
         """Return who is known here under the *name* of the bus, and the service or procedure it performs."""
@@ -258,7 +258,7 @@ class RemoteCalls(Calls):
 
     def _departed(self, address: str) -> None:
         """End what was under way with a node that has gone; of this one's own address, with any."""
-        ours = address == self._nodes.bus.address
+        ours = address == self._messenger.bus.address
         for callee in [each for each in self._out.values() if each.address == address or (ours and each.address)]:
             assert callee.call is not None
             self._fail(callee.call, Gone("lost", callee.call.name))
@@ -270,7 +270,7 @@ class RemoteCalls(Calls):
         super()._end(call)
         callee = self._out.pop(call.id, None)
         if callee is not None and callee.address:
-            self._nodes.send(callee.address, Ended(call.id))
+            self._messenger.send(callee.address, Ended(call.id))
         caller: Any = call.caller
         if isinstance(caller, Caller):
             self._in.pop((caller.address, caller.id), None)

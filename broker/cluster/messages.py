@@ -11,7 +11,7 @@ from broker.errors import BrokerError, CalleeFailed
 from broker.messages import Reply, Request
 
 
-class Trouble(msgspec.Struct, array_like=True):
+class WireError(msgspec.Struct, array_like=True):
     """A ``BrokerError`` on its way; ``kind`` is the name of its class."""
 
     kind: str
@@ -22,7 +22,7 @@ class Trouble(msgspec.Struct, array_like=True):
     data: bytes | None
 
     @classmethod
-    def of(cls, error: BrokerError) -> Trouble:
+    def of(cls, error: BrokerError) -> WireError:
         """Return what tells of *error*."""
         return cls(type(error).__name__, error.code, error.what, error.name, error.message, error.data)
 
@@ -58,7 +58,7 @@ class Answered(msgspec.Struct, tag="answer", array_like=True):
 
     id: str
     body: bytes
-    trouble: Trouble | None
+    wire_error: WireError | None
     source: str
     time: float
     streamed: bool
@@ -67,15 +67,15 @@ class Answered(msgspec.Struct, tag="answer", array_like=True):
     @classmethod
     def of(cls, reply: Reply) -> Answered:
         """Return what brings *reply*, whose ``ref`` is the id of the call."""
-        trouble = None if reply.error is None else Trouble.of(reply.error)
-        return cls(reply.ref, reply.body, trouble, reply.source, reply.time, reply.streamed, reply.attachments)
+        wire_error = None if reply.error is None else WireError.of(reply.error)
+        return cls(reply.ref, reply.body, wire_error, reply.source, reply.time, reply.streamed, reply.attachments)
 
 
-class Elsewhere(msgspec.Struct, tag="elsewhere", array_like=True):
+class NotHere(msgspec.Struct, tag="elsewhere", array_like=True):
     """The callee of ``Called`` is not here, or not any more."""
 
     id: str
-    trouble: Trouble
+    wire_error: WireError
 
 
 class Ended(msgspec.Struct, tag="end", array_like=True):
@@ -102,7 +102,7 @@ class Deliver(msgspec.Struct, tag="deliver", array_like=True):
     time: float
 
 
-class Verdict(msgspec.Struct, tag="verdict", array_like=True):
+class BoolReply(msgspec.Struct, tag="verdict", array_like=True):
     """The answer to ``Probe`` and ``Deliver``."""
 
     id: int
@@ -115,7 +115,7 @@ class Drain(msgspec.Struct, tag="drain", array_like=True):
     queue: str
 
 
-Message: TypeAlias = Called | Answered | Elsewhere | Ended | Probe | Deliver | Verdict | Drain
+Message: TypeAlias = Called | Answered | NotHere | Ended | Probe | Deliver | BoolReply | Drain
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Message).decode

@@ -45,7 +45,7 @@ class SharedQueues(Queues):
             lives: whether the node of an address is there.
             tell: tells the other nodes that something waits in a queue.
         """
-        self._address, self._lives, self._tell = address, lives, tell
+        self._address, self._lives, self._notify = address, lives, tell
         self._later: dict[str, IDelayedCall] = {}
 
     def wake(self, queue: str) -> None:
@@ -60,7 +60,7 @@ class SharedQueues(Queues):
 
     async def _keep(self, mail: Mail) -> bool:
         dropped = await super()._keep(mail)
-        self._tell(mail.queue)
+        self._notify(mail.queue)
         return dropped
 
     def stop(self) -> None:

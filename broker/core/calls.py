@@ -21,7 +21,7 @@ from broker.errors import BrokerError, Gone, Invalid, NotFound, RateLimited, Tim
 from broker.messages import Reply, Request
 
 FOREVER = 0.0
-LONGEST = 1024  # characters of what a call keeps: the caller's own id of it, and the procedure
+MAX_KEPT_LENGTH = 1024  # characters of what a call keeps: the caller's own id of it, and the procedure
 
 
 class Party(Protocol):
@@ -35,15 +35,15 @@ class Party(Protocol):
     def client(self) -> str:
         """Its client id."""
 
-    def serve(self, request: Request) -> None:
+    def on_request(self, request: Request) -> None:
         """Hand *request* to the client; a ``BrokerError`` refuses it."""
 
-    def hear(self, reply: Reply) -> None:
+    def on_reply(self, reply: Reply) -> None:
         """Hand *reply* to the client; never raises."""
 
 
 class Call(msgspec.Struct, eq=False):
-    """One call under way.  ``line`` is its place in the deadlines, or 0.0."""
+    """One call under way.  ``bucket`` is its place in the deadlines, or 0.0."""
 
     id: str
     ref: str
@@ -52,7 +52,7 @@ class Call(msgspec.Struct, eq=False):
     name: str
     streamed: bool = False
     quiet: bool = False
-    line: float = FOREVER
+    bucket: float = FOREVER
     answers: int = 0
 
 
@@ -83,9 +83,9 @@ class Calls:
         """Forget all deadlines."""
         self._deadlines.stop()
 
-    def registry(self, whole: bool) -> Registry[Party]:
-        """Return who performs procedures, or, *whole*, services with all below them."""
-        return self.services if whole else self.performers
+    def registry(self, as_service: bool) -> Registry[Party]:
+        """Return who performs procedures, or, *as_service*, services with all below them."""
+        return self.services if as_service else self.performers
 
     def find(self, procedure: str, service: str = "") -> tuple[Party, str]:
         """Return who takes *procedure* now, and the registered name.
@@ -160,7 +160,7 @@ class Calls:
     def open(self, caller: Party, callee: Party, ref: str, request: Request, *, quiet: bool = False) -> None:
         """Send *request* to *callee* and keep the call.  Sets ``request.id``.
 
-        Its end comes as a reply to ``caller.hear``; with *quiet*, the deadline
+        Its end comes as a reply to ``caller.on_reply``; with *quiet*, the deadline
         ends it without one.
 
         Raises:
@@ -168,20 +168,20 @@ class Calls:
             RateLimited: the caller has too many calls waiting.
             BrokerError: the callee refuses it.
         """
-        if len(ref) > LONGEST or len(request.procedure) > LONGEST:
-            raise Invalid("id" if len(ref) > LONGEST else "method")
+        if len(ref) > MAX_KEPT_LENGTH or len(request.procedure) > MAX_KEPT_LENGTH:
+            raise Invalid("id" if len(ref) > MAX_KEPT_LENGTH else "method")
         if len(caller.calling) >= self._limit:
             raise RateLimited("limit", "pending")
         request.id = key = f"{self._prefix}{next(self._numbers)}"
         call = Call(key, ref, caller, callee, request.procedure, request.streamed, quiet)
         delay = self._idle if request.streamed else request.timeout
         if delay > 0:
-            call.line = self._deadlines.add(call, delay)
+            call.bucket = self._deadlines.add(call, delay)
         caller.calling[key] = call
         callee.serving[key] = call
         self.pending += 1
         try:
-            callee.serve(request)
+            callee.on_request(request)
         except BrokerError:
             self._end(call)
             raise
@@ -207,10 +207,10 @@ class Calls:
         call.answers += 1
         if not call.streamed:
             self._end(call)
-        elif call.line:
-            self._deadlines.drop(call, call.line)
-            call.line = self._deadlines.add(call, self._idle)
-        call.caller.hear(Reply(call.ref, body, error, callee.client, time, call.streamed, attachments))
+        elif call.bucket:
+            self._deadlines.drop(call, call.bucket)
+            call.bucket = self._deadlines.add(call, self._idle)
+        call.caller.on_reply(Reply(call.ref, body, error, callee.client, time, call.streamed, attachments))
         return True
 
     def leave(self, party: Party) -> None:
@@ -232,11 +232,11 @@ class Calls:
         self._end(call)
         # A stream that was answered has simply come to its end.
         if not (call.streamed and call.answers):
-            call.caller.hear(Reply(call.ref, b"null", error, "broker", streamed=call.streamed))
+            call.caller.on_reply(Reply(call.ref, b"null", error, "broker", streamed=call.streamed))
 
     def _end(self, call: Call) -> None:
         if call.callee.serving.pop(call.id, None) is not None:
             self.pending -= 1
         call.caller.calling.pop(call.id, None)
-        if call.line:
-            self._deadlines.drop(call, call.line)
+        if call.bucket:
+            self._deadlines.drop(call, call.bucket)

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from broker.core.deadlines import Deadlines
-from broker.core.pages import ENOUGH, read_last_page, read_page
+from broker.core.pages import MAX_PAGE_BYTES, read_last_page, read_page
 from broker.errors import Invalid, RateLimited, Unavailable
 from broker.interfaces import IBus, IEventSource, ISharedStore, IStore
 from broker.messages import Event
@@ -43,7 +43,7 @@ class Waiter:
 
     topic: str
     woken: Deferred[Event | None] = attrs.field(factory=Deferred)
-    line: float = 0.0
+    bucket: float = 0.0
     over: bool = False
 
 
@@ -98,19 +98,21 @@ class Channels:
         self._store.append(LOG + event.topic, event).addCallbacks(stored, answer.errback)
         return answer
 
-    def read(self, topic: str, after: int, limit: int, enough: int = ENOUGH) -> Deferred[list[Event]]:
+    def read(self, topic: str, after: int, limit: int, max_bytes: int = MAX_PAGE_BYTES) -> Deferred[list[Event]]:
         """Return at most *limit* events newer than id *after*, oldest first; see ``pages.read_page``."""
-        return Deferred.fromCoroutine(read_page(self._store, LOG + topic, after, limit, enough))
+        return Deferred.fromCoroutine(read_page(self._store, LOG + topic, after, limit, max_bytes))
 
-    def latest(self, topic: str, limit: int, enough: int = ENOUGH) -> Deferred[list[Event]]:
-        """Return the last *limit* events, oldest first; fewer when they have *enough* bytes."""
-        return Deferred.fromCoroutine(read_last_page(self._store, LOG + topic, limit, enough))
+    def latest(self, topic: str, limit: int, max_bytes: int = MAX_PAGE_BYTES) -> Deferred[list[Event]]:
+        """Return the last *limit* events, oldest first; fewer when they have *max_bytes* bytes."""
+        return Deferred.fromCoroutine(read_last_page(self._store, LOG + topic, limit, max_bytes))
 
     def head(self, topic: str) -> Deferred[int]:
         """Return the id of the newest event there ever was; 0 for none."""
         return self._store.head(LOG + topic)
 
-    async def poll(self, topic: str, after: int, limit: int, timeout: float, enough: int = ENOUGH) -> list[Event]:
+    async def poll(
+        self, topic: str, after: int, limit: int, timeout: float, max_bytes: int = MAX_PAGE_BYTES
+    ) -> list[Event]:
         """Return events of *topic* newer than id *after*, oldest first, at most *limit*; see ``read``.
 
         If there are none, wait up to *timeout* seconds (0: answer at once) and
@@ -120,29 +122,29 @@ class Channels:
             RateLimited: too many polls are waiting already.
         """
         if timeout <= 0 or self._draining:
-            return await self.read(topic, after, limit, enough)
+            return await self.read(topic, after, limit, max_bytes)
         # Register before reading: an event posted in between must wake us.
         waiter = self._wait(topic, timeout)
         try:
             known = self._heads.get(topic)
             events: list[Event] = []
             if known is None or after < known:
-                events = await self.read(topic, after, limit, enough)
+                events = await self.read(topic, after, limit, max_bytes)
             while not events and not waiter.over:
                 event = await waiter.woken
                 # The usual case needs no second look into the store.
                 if event is not None and event.id == after + 1:
                     return [event]
                 waiter.woken = Deferred()
-                events = await self._look(topic, after, limit, enough)
+                events = await self._look(topic, after, limit, max_bytes)
             return events
         finally:
             self._leave(waiter)
 
-    async def _look(self, topic: str, after: int, limit: int, enough: int) -> list[Event]:
+    async def _look(self, topic: str, after: int, limit: int, max_bytes: int) -> list[Event]:
         """Read for one that waits already: while the store is away there is nothing new."""
         try:
-            return await self.read(topic, after, limit, enough)
+            return await self.read(topic, after, limit, max_bytes)
         except Unavailable:
             return []
 
@@ -212,12 +214,12 @@ class Channels:
         self._waiters.setdefault(topic, {})[waiter] = None
         if len(self._waiters[topic]) == 1:
             self._bus.listen(topic)
-        waiter.line = self._deadlines.add(waiter, timeout)
+        waiter.bucket = self._deadlines.add(waiter, timeout)
         self.waiting += 1
         return waiter
 
     def _leave(self, waiter: Waiter) -> None:
-        self._deadlines.drop(waiter, waiter.line)
+        self._deadlines.drop(waiter, waiter.bucket)
         waiters = self._waiters[waiter.topic]
         del waiters[waiter]
         self.waiting -= 1
@@ -232,7 +234,7 @@ class Channels:
 
 
 @implementer(IEventSource)
-class Past:
+class StoreEventSource:
     """The stored events of all topics, for a bus that has missed some.
 
     Args:

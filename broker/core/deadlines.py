@@ -17,7 +17,7 @@ log = Logger()
 K = TypeVar("K")
 
 GRAIN = 0.05  # seconds between two looks at the lines
-COARSE = 64  # at most so many lines of odd delays before they are rounded up
+MAX_BUCKETS = 64  # at most so many lines of odd delays before they are rounded up
 
 
 class Deadlines(Generic[K]):
@@ -31,42 +31,42 @@ class Deadlines(Generic[K]):
         self._clock = clock
         self._grain = grain
         self._expire = expire
-        self._lines: dict[float, dict[K, float]] = {}
+        self._buckets: dict[float, dict[K, float]] = {}
         self._look: IDelayedCall | None = None
 
     def __len__(self) -> int:
-        return sum(map(len, self._lines.values()))
+        return sum(map(len, self._buckets.values()))
 
     def add(self, key: K, delay: float) -> float:
         """Let *key* be due in *delay* seconds; return the line to drop it from.
 
         A key that is in a line already must be dropped first.
         """
-        line = self._lines.get(delay)
-        if line is None:
-            if len(self._lines) >= COARSE:
+        bucket = self._buckets.get(delay)
+        if bucket is None:
+            if len(self._buckets) >= MAX_BUCKETS:
                 # Clients choose delays: without rounding, each could be a line.
                 power = 1.0
                 while power < delay:
                     power *= 2
                 delay = power
-                line = self._lines.get(delay)
-            if line is None:
-                line = self._lines[delay] = {}
-        line[key] = self._clock.seconds() + delay
+                bucket = self._buckets.get(delay)
+            if bucket is None:
+                bucket = self._buckets[delay] = {}
+        bucket[key] = self._clock.seconds() + delay
         if self._look is None:
             self._look = self._clock.callLater(self._grain, self._sweep)
         return delay
 
-    def drop(self, key: K, line: float) -> None:
+    def drop(self, key: K, bucket: float) -> None:
         """Forget *key*, which may be gone already."""
-        keys = self._lines.get(line)
+        keys = self._buckets.get(bucket)
         if keys is not None:
             keys.pop(key, None)
 
     def stop(self) -> None:
         """Forget everything."""
-        self._lines.clear()
+        self._buckets.clear()
         if self._look is not None:
             self._look.cancel()
             self._look = None
@@ -75,21 +75,21 @@ class Deadlines(Generic[K]):
         self._look = None
         now = self._clock.seconds()
         due: list[K] = []
-        for delay, line in list(self._lines.items()):
-            ripe = []
-            for key, when in line.items():
+        for delay, bucket in list(self._buckets.items()):
+            expired = []
+            for key, when in bucket.items():
                 if when > now:
                     break
-                ripe.append(key)
-            for key in ripe:
-                del line[key]
-            if not line:
-                del self._lines[delay]
-            due += ripe
+                expired.append(key)
+            for key in expired:
+                del bucket[key]
+            if not bucket:
+                del self._buckets[delay]
+            due += expired
         for key in due:
             try:
                 self._expire(key)
             except Exception:
                 log.failure("a deadline could not be kept")
-        if self._lines and self._look is None:
+        if self._buckets and self._look is None:
             self._look = self._clock.callLater(self._grain, self._sweep)

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred, DeferredList, DeferredLock
 from twisted.python.failure import Failure
 
 from broker.core.channels import LOG
-from broker.core.pages import ENOUGH, STEP
+from broker.core.pages import MAX_PAGE_BYTES, STEP
 from broker.errors import Conflict, NotFound
 from broker.interfaces import IStore
 from broker.messages import Event
@@ -55,13 +55,13 @@ class Indices:
     Args:
         store: keeps definitions, positions and rows.
         rows_limit: how many rows a read returns at most.
-        enough: bytes of their bodies after which it returns no more.
+        max_bytes: bytes of their bodies after which it returns no more.
     """
 
-    def __init__(self, store: IStore, rows_limit: int = 10000, enough: int = ENOUGH) -> None:
+    def __init__(self, store: IStore, rows_limit: int = 10000, max_bytes: int = MAX_PAGE_BYTES) -> None:
         self._store = store
         self._limit = rows_limit
-        self._enough = enough
+        self._enough = max_bytes
         self._locks: dict[str, DeferredLock] = {}
 
     async def create(self, id: str, topic: str, field: str) -> bool:

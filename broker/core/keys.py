@@ -32,11 +32,11 @@ _encode = msgspec.json.Encoder().encode
 class Watcher(Protocol):
     """What keys need of a peer."""
 
-    def take(self, event: Event, pattern: str) -> None:
+    def on_event(self, event: Event, pattern: str) -> None:
         """Hand *event* to the client; never raises."""
 
 
-Admits = Callable[[str], bool]
+Predicate = Callable[[str], bool]
 
 
 def merge(stored: bytes, patch: bytes) -> bytes:
@@ -91,15 +91,15 @@ class Keys:
         self._bus = bus
         self._merge = partial(bounded_merge, most=most)
         self._watchers: dict[str, dict[Watcher, None]] = {}
-        self._admitting: dict[Admits, dict[Watcher, None]] = {}
-        self._watched: dict[Watcher, tuple[tuple[str, ...], Admits | None]] = {}
+        self._admitting: dict[Predicate, dict[Watcher, None]] = {}
+        self._watched: dict[Watcher, tuple[tuple[str, ...], Predicate | None]] = {}
 
     def get(self, key: str) -> Deferred[Entry | None]:
         """Return the entry of *key*, or None."""
         return self._store.get(SPACE, key)
 
     async def range(
-        self, first: str, last: str, limit: int, *, admits: Admits | None = None, enough: int = 0
+        self, first: str, last: str, limit: int, *, predicate: Predicate | None = None, max_bytes: int = 0
     ) -> list[tuple[str, Entry]]:
         """Return entries with first <= key <= last, in the order of their UTF-8 bytes.
 
@@ -107,8 +107,8 @@ class Keys:
             first: the lower bound.
             last: the upper bound.
             limit: how many entries at most.
-            admits: says which keys count; None: all.
-            enough: bytes of keys and values with which no more are read; the last
+            predicate: says which keys count; None: all.
+            max_bytes: bytes of keys and values with which no more are read; the last
                 entry may be beyond them, and two are returned however long
                 they are; 0: any number.
         """
@@ -117,10 +117,10 @@ class Keys:
         while len(found) < limit:
             entries = await self._store.range(SPACE, first, last, BATCH)
             for key, entry in entries:
-                if admits is None or admits(key):
+                if predicate is None or predicate(key):
                     found.append((key, entry))
                     size += len(key) + len(entry.value)
-                    if len(found) == limit or (0 < enough < size and len(found) > 1):
+                    if len(found) == limit or (0 < max_bytes < size and len(found) > 1):
                         return found
             if len(entries) < BATCH:
                 break
@@ -160,48 +160,48 @@ class Keys:
             self._publish(self._event(key, "expired", None, ""))
         return len(keys)
 
-    def watch(self, watcher: Watcher, admits: Admits | None = None, names: Iterable[str] = ()) -> None:
-        """Let *watcher* hear the changes of the keys *names* and of all that *admits* says yes to.
+    def watch(self, watcher: Watcher, predicate: Predicate | None = None, names: Iterable[str] = ()) -> None:
+        """Let *watcher* hear the changes of the keys *names* and of all that *predicate* says yes to.
 
-        It takes the place of what *watcher* watched before.  One *admits* is
+        It takes the place of what *watcher* watched before.  One *predicate* is
         asked once for all who share it.
         """
         self.unwatch(watcher)
         names = tuple(names)
-        self._watched[watcher] = names, admits
+        self._watched[watcher] = names, predicate
         if self._bus is not None:
             for name in names:
                 self._bus.listen(TOPIC + name)
-            if admits is not None:
-                self._bus.listen(TOPIC, below=True)
+            if predicate is not None:
+                self._bus.listen(TOPIC, prefix=True)
         for name in names:
             self._watchers.setdefault(name, {})[watcher] = None
-        if admits is not None:
-            self._admitting.setdefault(admits, {})[watcher] = None
+        if predicate is not None:
+            self._admitting.setdefault(predicate, {})[watcher] = None
 
     def unwatch(self, watcher: Watcher) -> None:
         """Undo ``watch``; of nothing is nothing."""
-        names, admits = self._watched.pop(watcher, ((), None))
+        names, predicate = self._watched.pop(watcher, ((), None))
         if self._bus is not None:
             for name in names:
                 self._bus.forget(TOPIC + name)
-            if admits is not None:
-                self._bus.forget(TOPIC, below=True)
+            if predicate is not None:
+                self._bus.forget(TOPIC, prefix=True)
         for name in names:
             _drop(self._watchers, name, watcher)
-        if admits is not None:
-            _drop(self._admitting, admits, watcher)
+        if predicate is not None:
+            _drop(self._admitting, predicate, watcher)
 
     def arrived(self, event: Event) -> None:
         """Hand the change of a key to those who watch it, once each."""
         key = event.topic[len(TOPIC) :]
         by_name = self._watchers.get(key)
         watchers = dict(by_name) if by_name else {}
-        for admits, admitted in self._admitting.items():
-            if admits(key):
+        for predicate, admitted in self._admitting.items():
+            if predicate(key):
                 watchers.update(admitted)
         for watcher in watchers:
-            watcher.take(event, "")
+            watcher.on_event(event, "")
 
     def _announced(self, changed: Deferred, key: str, name: str, origin: str) -> Deferred:  # type: ignore[type-arg]
         answer: Deferred = Deferred()  # type: ignore[type-arg]

@@ -6,13 +6,13 @@ from broker.interfaces import IStore
 from broker.messages import Event
 
 STEP = 32  # events read in one go, since each may be as large as a message
-ENOUGH = 1 << 23  # bytes of bodies in one page
+MAX_PAGE_BYTES = 1 << 23  # bytes of bodies in one page
 
 
-async def read_page(store: IStore, log: str, after: int, limit: int, enough: int = ENOUGH) -> list[Event]:
+async def read_page(store: IStore, log: str, after: int, limit: int, max_bytes: int = MAX_PAGE_BYTES) -> list[Event]:
     """Return events of *log* with id > *after*, oldest first.
 
-    There are at most *limit* of them, and their bodies have at most *enough* bytes
+    There are at most *limit* of them, and their bodies have at most *max_bytes* bytes
     together; the first is returned however long it is.
     """
     page: list[Event] = []
@@ -22,7 +22,7 @@ async def read_page(store: IStore, log: str, after: int, limit: int, enough: int
         events = await store.read(log, after, step)
         for event in events:
             size += len(event.body or b"")
-            if size > enough and page:
+            if size > max_bytes and page:
                 return page
             page.append(event)
         if len(events) < step:
@@ -31,7 +31,7 @@ async def read_page(store: IStore, log: str, after: int, limit: int, enough: int
     return page
 
 
-async def read_last_page(store: IStore, log: str, limit: int, enough: int = ENOUGH) -> list[Event]:
+async def read_last_page(store: IStore, log: str, limit: int, max_bytes: int = MAX_PAGE_BYTES) -> list[Event]:
     """Return the last events of *log*, oldest first, within the same bounds."""
     page: list[Event] = []  # newest first
     size = 0
@@ -39,7 +39,7 @@ async def read_last_page(store: IStore, log: str, limit: int, enough: int = ENOU
     while events:
         for event in reversed(events):
             size += len(event.body or b"")
-            if size > enough and page:
+            if size > max_bytes and page:
                 return page[::-1]
             page.append(event)
         first, step = page[-1].id, min(STEP, limit - len(page))

@@ -16,10 +16,10 @@ from broker import __version__
 from broker.access.principals import Access, Buckets
 from broker.access.tokens import CONTROL as REVOKED
 from broker.access.tokens import Tokens
-from broker.cluster import Neighbours, RemoteCalls, SharedQueues
+from broker.cluster import ClusterNames, RemoteCalls, SharedQueues
 from broker.config.settings import Settings
 from broker.core.calls import Calls
-from broker.core.channels import LOG, Channels, Past
+from broker.core.channels import LOG, Channels, StoreEventSource
 from broker.core.indices import ROWS, Indices
 from broker.core.keys import TOPIC, Keys
 from broker.core.memberships import CONTROL as LEFT
@@ -71,12 +71,12 @@ class Broker(MultiService):
         )
         self.indices = Indices(store)
         self.keys = Keys(store, self._publish, clock, settings.max_value_bytes, bus)
-        self.memberships = Memberships(store, self._tell, settings.max_subscriptions)
-        self.tokens = Tokens(store, self._tell, clock)
+        self.memberships = Memberships(store, self._notify, settings.max_subscriptions)
+        self.tokens = Tokens(store, self._notify, clock)
         self.presence = Presence(self._presence_changed)
         self.queues = queues(store, clock, self._takers_of, settings.max_mailbox, settings.mailbox_seconds)
         self.buckets = Buckets(clock, settings.rate, settings.rate_burst)
-        self.neighbours: Neighbours | None = None
+        self.cluster: ClusterNames | None = None
         self._remembered: set[str] = set()
         self._controls = {LEFT: self.memberships.left, REVOKED: self.tokens.revoked}
         bus.deliver = self.arrived
@@ -94,9 +94,9 @@ class Broker(MultiService):
 
     def _share(self, store: ISharedStore, bus: ISharedBus) -> None:
         """Be one of several nodes."""
-        bus.source = Past(store)
+        bus.source = StoreEventSource(store)
         store.wiped = self._wiped
-        self.neighbours = Neighbours(
+        self.cluster = ClusterNames(
             bus,
             self.clock,
             cast(RemoteCalls, self.calls),
@@ -132,21 +132,21 @@ class Broker(MultiService):
 
     def leave(self, peer: Peer) -> None:
         """Undo what *peer* did, its subscriptions apart."""
-        names = self.neighbours.names_of(peer) if self.neighbours is not None else ()
+        names = self.cluster.names_of(peer) if self.cluster is not None else ()
         self.calls.leave(peer)
         self.keys.unwatch(peer)
         queues = self.queues.consumers.leave(peer)
         self.presence.leave(peer)
         for queue in queues:
             self.queues.left(queue)
-        if self.neighbours is not None:
-            self.neighbours.release(names)
+        if self.cluster is not None:
+            self.cluster.release(names)
 
-    def unclaim(self, names: Iterable[str], whole: bool) -> None:
+    def unclaim(self, names: Iterable[str], as_service: bool) -> None:
         """Give those of *names* back to the other nodes that nobody performs here any more."""
-        if self.neighbours is not None:
-            kind = "service:" if whole else "procedure:"
-            self.neighbours.release([kind + name for name in names])
+        if self.cluster is not None:
+            kind = "service:" if as_service else "procedure:"
+            self.cluster.release([kind + name for name in names])
 
     def remember(self, client: str) -> None:
         """Give *client* a mailbox from now on."""
@@ -214,7 +214,7 @@ class Broker(MultiService):
             sent = self.bus.publish(event)
         return None if sent is None else sent.addErrback(self._lost, event.topic)
 
-    def _tell(self, event: Event) -> None:
+    def _notify(self, event: Event) -> None:
         """Tell the parts like the one that calls, on every node; those that are away now hear of it later."""
         if self.bus.shared:
             self.channels.post(event).addErrback(self._lost, event.topic)
@@ -236,8 +236,8 @@ class Broker(MultiService):
         cast(ISharedBus, self.bus).wiped()
 
     def _presence_changed(self, change: str, client: str, session: str) -> None:
-        if self.neighbours is not None:
-            self.neighbours.present(change, client, session)
+        if self.cluster is not None:
+            self.cluster.present(change, client, session)
         if change == "offline":
             self.queues.left(f"client:{client}")
         topic = f"broker.client.{change}"

@@ -18,7 +18,7 @@ class Listener(Protocol):
 
     id: str
 
-    def take(self, event: Event, pattern: str) -> None:
+    def on_event(self, event: Event, pattern: str) -> None:
         """Hand *event* to the client; never raises."""
 
 
@@ -84,12 +84,12 @@ class Topics:
             # A copy: somebody may come or go while the others are served.
             for listener, echo in list(listeners.items()):
                 if echo or listener.id != origin:
-                    listener.take(event, topic)
+                    listener.on_event(event, topic)
         if self._patterns:
             for node in list(self._matching(topic)):
                 for listener, echo in list(node.listeners.items()):
                     if echo or listener.id != origin:
-                        listener.take(event, node.pattern)
+                        listener.on_event(event, node.pattern)
 
     def _plant(self, pattern: str) -> Echo:
         node = self._root

@@ -22,15 +22,15 @@ class CallVerbs(Client):
     __slots__ = ()
 
     async def perform(
-        self, names: Iterable[str], *, shared: bool = False, whole: bool = False, takeover: bool = False
+        self, names: Iterable[str], *, shared: bool = False, as_service: bool = False, takeover: bool = False
     ) -> None:
         """Take the calls of *names*, all of them or none.
 
         Args:
-            names: procedures, or services when *whole*: a service has every
+            names: procedures, or services when *as_service*: a service has every
                 procedure that begins with its name and a dot.
             shared: take them in turn with others that share them.
-            whole: see above.
+            as_service: see above.
             takeover: ask a present holder for a sign of life, and replace it
                 when none comes in time.
 
@@ -41,18 +41,18 @@ class CallVerbs(Client):
         for name in names:
             self._allow("register", name)
             self._own("register", name)
-        registry = self.broker.calls.registry(whole)
+        registry = self.broker.calls.registry(as_service)
         if len(registry.names_of(self)) + len(names) > self.broker.settings.max_registrations:
             raise RateLimited("limit", "registrations")
         for name in names:
             await self._vacate(registry, name, shared, takeover)
-        await self._claim(names, shared, whole, takeover)
+        await self._claim(names, shared, as_service, takeover)
         try:
             # Others may have come while we waited.
             for name in names:
                 registry.check(self, name, shared)
         except Taken:
-            self.broker.unclaim(names, whole)
+            self.broker.unclaim(names, as_service)
             raise
         for name in names:
             registry.add(self, name, shared)
@@ -70,31 +70,31 @@ class CallVerbs(Client):
             if self.closed:
                 raise Gone("lost", name)
 
-    async def _claim(self, names: list[str], shared: bool, whole: bool, takeover: bool) -> None:
+    async def _claim(self, names: list[str], shared: bool, as_service: bool, takeover: bool) -> None:
         """Hold *names* among the nodes; all of them or none."""
-        neighbours = self.broker.neighbours
-        if neighbours is None:
+        cluster = self.broker.cluster
+        if cluster is None:
             return
-        kind = "service:" if whole else "procedure:"
+        kind = "service:" if as_service else "procedure:"
         try:
             for name in names:
-                await neighbours.claim(kind + name, shared=shared, takeover=takeover)
+                await cluster.claim(kind + name, shared=shared, takeover=takeover)
             if self.closed:
                 raise Gone("lost", names[0])
         except BaseException:  # cancelled, too
-            self.broker.unclaim(names, whole)
+            self.broker.unclaim(names, as_service)
             raise
 
-    def release(self, name: str, *, whole: bool = False) -> bool:
+    def release(self, name: str, *, as_service: bool = False) -> bool:
         """Take calls of *name* no more; say whether it did."""
-        released = self.broker.calls.registry(whole).remove(self, name)
+        released = self.broker.calls.registry(as_service).remove(self, name)
         if released:
-            self.broker.unclaim((name,), whole)
+            self.broker.unclaim((name,), as_service)
         return released
 
-    def performs(self, *, whole: bool = False) -> list[str]:
+    def performs(self, *, as_service: bool = False) -> list[str]:
         """Return the names it performs."""
-        return self.broker.calls.registry(whole).names_of(self)
+        return self.broker.calls.registry(as_service).names_of(self)
 
     def procedures(self) -> list[str]:
         """Return every procedure and service this peer may call."""
@@ -154,13 +154,13 @@ class CallVerbs(Client):
         if len(self.acknowledged) >= self.broker.settings.max_registrations:
             raise RateLimited("limit", "registrations")
         self.broker.calls.takers.add(self, topic, shared=True)
-        if self.broker.neighbours is not None:
-            self.broker.neighbours.hold(f"taker:{topic}")
+        if self.broker.cluster is not None:
+            self.broker.cluster.hold(f"taker:{topic}")
 
     def unacknowledge(self, topic: str) -> None:
         """Take streamed requests of *topic* no more."""
-        if self.broker.calls.takers.remove(self, topic) and self.broker.neighbours is not None:
-            self.broker.neighbours.release((f"taker:{topic}",))
+        if self.broker.calls.takers.remove(self, topic) and self.broker.cluster is not None:
+            self.broker.cluster.release((f"taker:{topic}",))
 
     @property
     def acknowledged(self) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 
 from broker.core.indices import Extract, Rows
-from broker.core.pages import ENOUGH
+from broker.core.pages import MAX_PAGE_BYTES
 from broker.messages import Event
 from broker.peer.client import Client
 
@@ -15,28 +15,30 @@ class ChannelVerbs(Client):
 
     __slots__ = ()
 
-    def read(self, topic: str, after: int, limit: int, *, enough: int = ENOUGH) -> Deferred[list[Event]]:
+    def read(self, topic: str, after: int, limit: int, *, max_bytes: int = MAX_PAGE_BYTES) -> Deferred[list[Event]]:
         """Return stored events newer than id *after*, oldest first.
 
-        At most *limit*, and no more when they have *enough* bytes; but one, if there is one.
+        At most *limit*, and no more when they have *max_bytes* bytes; but one, if there is one.
         """
         self._allow("read", topic)
-        return self.broker.channels.read(self._shown(topic), after, limit, enough)
+        return self.broker.channels.read(self._shown(topic), after, limit, max_bytes)
 
-    def latest(self, topic: str, limit: int, *, enough: int = ENOUGH) -> Deferred[list[Event]]:
+    def latest(self, topic: str, limit: int, *, max_bytes: int = MAX_PAGE_BYTES) -> Deferred[list[Event]]:
         """Return the last stored events, oldest first, within the bounds of ``read``."""
         self._allow("read", topic)
-        return self.broker.channels.latest(self._shown(topic), limit, enough)
+        return self.broker.channels.latest(self._shown(topic), limit, max_bytes)
 
     def head(self, topic: str) -> Deferred[int]:
         """Return the id of the newest event there ever was; 0 for none."""
         self._allow("read", topic)
         return self.broker.channels.head(self._shown(topic))
 
-    async def poll(self, topic: str, after: int, limit: int, timeout: float, *, enough: int = ENOUGH) -> list[Event]:
+    async def poll(
+        self, topic: str, after: int, limit: int, timeout: float, *, max_bytes: int = MAX_PAGE_BYTES
+    ) -> list[Event]:
         """Return stored events, waiting for them if there are none; see ``Channels.poll``."""
         self._allow("read", topic)
-        return await self.broker.channels.poll(self._shown(topic), after, limit, timeout, enough)
+        return await self.broker.channels.poll(self._shown(topic), after, limit, timeout, max_bytes)
 
     async def cursor(self, client: str, topic: str) -> int:
         """Return the id that *client* has acknowledged last; 0 for none."""
@@ -55,7 +57,7 @@ class ChannelVerbs(Client):
 
     async def read_index(self, id: str, value: str, extract: Extract) -> Rows:
         """Return the events whose field is *value*, the newest first; see ``Indices.read``."""
-        self._allow("index", id, granted=False)
+        self._allow("index", id, check_permission=False)
         topic, _ = await self.broker.indices.definition(id)
-        self._allow("read", topic, paced=False)
+        self._allow("read", topic, rate_limited=False)
         return await self.broker.indices.read(id, value, extract)

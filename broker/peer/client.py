@@ -31,14 +31,14 @@ class Client(Gate):
         asked.addTimeout(timeout, self.broker.clock)
         return asked.addErrback(_silent)
 
-    def take(self, event: Event, pattern: str) -> None:
+    def on_event(self, event: Event, pattern: str) -> None:
         """Hand *event* to the session."""
         try:
             self.session.event(event, pattern)  # type: ignore[union-attr]
         except Exception:
             self.fail("an event")
 
-    def serve(self, request: Request) -> None:
+    def on_request(self, request: Request) -> None:
         """Hand *request* to the session; a ``BrokerError`` of it refuses."""
         try:
             self.session.request(request)  # type: ignore[union-attr]
@@ -47,7 +47,7 @@ class Client(Gate):
         except Exception:
             self.fail("a request")
 
-    def hear(self, reply: Reply) -> None:
+    def on_reply(self, reply: Reply) -> None:
         """Hand *reply* to the session."""
         try:
             self.session.reply(reply)  # type: ignore[union-attr]
@@ -65,12 +65,12 @@ class Client(Gate):
     def fail(self, what: str) -> None:
         """Part with the client for a bug of ours; the others go on."""
         log.failure("{dialect} session {peer} failed at {what}", dialect=self.dialect, peer=self.id, what=what)
-        self.hang_up(1011, "internal error")
+        self.disconnect(1011, "internal error")
 
-    def hang_up(self, code: int, reason: str) -> None:
+    def disconnect(self, code: int, reason: str) -> None:
         """Close the client's connection."""
-        if self._hang_up is not None:
-            self._hang_up(code, reason)
+        if self._disconnect is not None:
+            self._disconnect(code, reason)
 
 
 def _silent(failure: Failure) -> bool:

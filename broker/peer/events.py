@@ -23,8 +23,8 @@ class EventVerbs(Client):
         """
         self._subscribe(topic, exact=exact, echo=echo)
 
-    def _subscribe(self, topic: str, *, exact: bool, echo: bool, paced: bool = True) -> None:
-        self._allow("subscribe", topic, paced=paced)
+    def _subscribe(self, topic: str, *, exact: bool, echo: bool, rate_limited: bool = True) -> None:
+        self._allow("subscribe", topic, rate_limited=rate_limited)
         check_name(topic) if exact else check_pattern(topic)
         topics = self._topics
         if topics is None:
@@ -42,8 +42,8 @@ class EventVerbs(Client):
         waiting = self.broker.bus.listening()
         if waiting is not None:
             await waiting
-        neighbours = self.broker.neighbours
-        settled = neighbours.settled() if neighbours is not None else None
+        cluster = self.broker.cluster
+        settled = cluster.settled() if cluster is not None else None
         if settled is not None:
             await settled
 

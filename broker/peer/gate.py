@@ -14,7 +14,7 @@ from twisted.internet.task import deferLater
 
 from broker.access.principals import Bucket
 from broker.core.calls import Call
-from broker.core.keys import TOPIC, Admits
+from broker.core.keys import TOPIC, Predicate
 from broker.errors import Denied, Gone, RateLimited, Unauthenticated
 from broker.interfaces import ISession
 from broker.messages import Identity
@@ -67,9 +67,9 @@ class Gate:
     calling: dict[str, Call] = attrs.field(factory=dict, repr=False)
     serving: dict[str, Call] = attrs.field(factory=dict, repr=False)
     _topics: dict[tuple[str, bool], bool] | None = None
-    _hang_up: Callable[[int, str], object] | None = attrs.field(default=None, repr=False)
+    _disconnect: Callable[[int, str], object] | None = attrs.field(default=None, repr=False)
     _tries: int = 0
-    _paid: bool = False
+    _token_taken: bool = False
 
     @property
     def client(self) -> str:
@@ -88,39 +88,39 @@ class Gate:
             RateLimited: there were too many.
         """
         if self._bucket is not None:
-            self._paid = False
-            self._pay()
-            self._paid = True
+            self._token_taken = False
+            self._take_token()
+            self._token_taken = True
 
     @property
     def epoch(self) -> str:
         """Changes when the store was wiped: then ids and positions of before mean nothing."""
         return self.broker.store.epoch
 
-    def _pay(self) -> None:
-        if self._paid:
-            self._paid = False
+    def _take_token(self) -> None:
+        if self._token_taken:
+            self._token_taken = False
         elif not self._bucket.take():  # type: ignore[union-attr]
             self.broker.metrics.rate_limited += 1
             raise RateLimited("limit", "rate")
 
-    def _allow(self, verb: str, name: str, *, paced: bool = True, granted: bool = True) -> None:
+    def _allow(self, verb: str, name: str, *, rate_limited: bool = True, check_permission: bool = True) -> None:
         """Let the client *verb* with *name*, or raise: the one gate.
 
         Args:
             verb: what it wants to do.
             name: with what.
-            paced: whether that counts against its rate.
-            granted: whether it needs a permission for *name*; otherwise the
+            rate_limited: whether that counts against its rate.
+            check_permission: whether it needs a permission for *name*; otherwise the
                 caller looks after the permission for each name it comes across.
         """
         self._verbs[verb] += 1
-        if paced and self._bucket is not None:
-            self._pay()
+        if rate_limited and self._bucket is not None:
+            self._take_token()
         if not self.admitted:
             raise Unauthenticated(verb)
         grants = self.identity.grants
-        if granted and grants is not None and verb != "identify" and not grants.may(verb, name):
+        if check_permission and grants is not None and verb != "identify" and not grants.may(verb, name):
             raise Denied(verb, name)
         if self.closed:
             raise Gone("lost", name)
@@ -139,14 +139,14 @@ class Gate:
             raise Denied("read", topic)
         return check_name(topic)
 
-    def _may(self, verb: str, admits: Admits | None = None) -> Admits | None:
-        """Return which keys it may *verb*, of those that *admits* says yes to; None: all."""
+    def _may(self, verb: str, predicate: Predicate | None = None) -> Predicate | None:
+        """Return which keys it may *verb*, of those that *predicate* says yes to; None: all."""
         grants = self.identity.grants
         if grants is None:
-            return admits
-        if admits is None:
+            return predicate
+        if predicate is None:
             return lambda key: grants.may(verb, TOPIC + key)
-        return lambda key: admits(key) and grants.may(verb, TOPIC + key)
+        return lambda key: predicate(key) and grants.may(verb, TOPIC + key)
 
     def ignore(self) -> None:
         """Count a message that asked for nothing."""

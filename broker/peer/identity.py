@@ -21,13 +21,13 @@ class IdentityVerbs(Client):
 
     __slots__ = ()
 
-    def bind(self, session: ISession, hang_up: Callable[[int, str], object] | None = None) -> None:
+    def bind(self, session: ISession, disconnect: Callable[[int, str], object] | None = None) -> None:
         """Let events, requests, replies and mail go to *session*.
 
-        *hang_up* closes its connection; it is called with a close code and a
+        *disconnect* closes its connection; it is called with a close code and a
         reason when the core must part with the client.
         """
-        self.session, self._hang_up = session, hang_up
+        self.session, self._disconnect = session, disconnect
 
     def identify(self, credential: object) -> Identity:
         """Become who shows *credential*.
@@ -127,6 +127,6 @@ class IdentityVerbs(Client):
         """Whether *name* would let the client pass for the broker, a queue or somebody's session."""
         if name == "broker" or name.startswith((RESERVED, "queue:")):
             return True
-        if self.broker.neighbours is not None and SESSION.fullmatch(name):
+        if self.broker.cluster is not None and SESSION.fullmatch(name):
             return True  # it could be one of another node
         return any(peer.id == name and peer is not self for peer in self.broker.presence.sessions(name))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from twisted.internet.defer import Deferred
 
-from broker.core.keys import TOPIC, Admits
+from broker.core.keys import TOPIC, Predicate
 from broker.messages import Entry
 from broker.peer.client import Client
 
@@ -22,11 +22,13 @@ class KeyVerbs(Client):
         return self.broker.keys.get(key)
 
     async def range(
-        self, first: str, last: str, limit: int, *, admits: Admits | None = None, enough: int = 0
+        self, first: str, last: str, limit: int, *, predicate: Predicate | None = None, max_bytes: int = 0
     ) -> list[tuple[str, Entry]]:
         """Return the entries with first <= key <= last that it may read; see ``Keys.range``."""
-        self._allow("read", TOPIC + first, granted=False)
-        return await self.broker.keys.range(first, last, limit, admits=self._may("read", admits), enough=enough)
+        self._allow("read", TOPIC + first, check_permission=False)
+        return await self.broker.keys.range(
+            first, last, limit, predicate=self._may("read", predicate), max_bytes=max_bytes
+        )
 
     def set(self, key: str, value: bytes, *, revision: int | None = None, expires: float = 0.0) -> Deferred[Entry]:
         """Create or replace *key*; *revision* and *expires* as in ``IStore.set``."""
@@ -48,14 +50,14 @@ class KeyVerbs(Client):
         self._allow("write", TOPIC + key)
         return self.broker.keys.delete(key, revision=revision, origin=self.id)
 
-    def watch(self, admits: Admits | None = None, names: Iterable[str] = ()) -> None:
-        """Hear the changes of the keys *names* and of all that *admits* says yes to; once each."""
-        self._allow("watch", TOPIC, paced=False, granted=False)
+    def watch(self, predicate: Predicate | None = None, names: Iterable[str] = ()) -> None:
+        """Hear the changes of the keys *names* and of all that *predicate* says yes to; once each."""
+        self._allow("watch", TOPIC, rate_limited=False, check_permission=False)
         if self.identity.grants is None:
-            self.broker.keys.watch(self, admits, names)
+            self.broker.keys.watch(self, predicate, names)
         else:
-            may = self._may("subscribe", admits)
-            self.broker.keys.watch(self, may if admits else None, filter(self._may("subscribe"), names))
+            may = self._may("subscribe", predicate)
+            self.broker.keys.watch(self, may if predicate else None, filter(self._may("subscribe"), names))
 
     def unwatch(self) -> None:
         """Hear of keys no more."""

@@ -24,7 +24,7 @@ class MembershipVerbs(EventVerbs):
         Raises:
             Unavailable: the store is away; then nothing has changed.
         """
-        self._allow("join", member, granted=False)
+        self._allow("join", member, check_permission=False)
         memberships, member = self.broker.memberships, f"{self.dialect}:{member}"
         topics = await memberships.enter(member, self)
         try:
@@ -50,7 +50,7 @@ class MembershipVerbs(EventVerbs):
 
     def _rejoin(self, topic: str) -> None:
         try:
-            self._subscribe(topic, exact=True, echo=True, paced=False)
+            self._subscribe(topic, exact=True, echo=True, rate_limited=False)
         except (Denied, RateLimited) as error:
             log.info("a membership of {peer} was left out: {code}", peer=self.id, code=error.code)
 
@@ -78,7 +78,7 @@ class MembershipVerbs(EventVerbs):
         Raises:
             Unavailable: the store is away; then nothing has changed.
         """
-        self._allow("part", topic, granted=False)
+        self._allow("part", topic, check_permission=False)
         if self.member:
             await self.broker.memberships.leave(self.member, topic)
         self.unsubscribe(topic, exact=True)

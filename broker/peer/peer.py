@@ -36,7 +36,7 @@ class Peer(IdentityVerbs, MembershipVerbs, ChannelVerbs, CallVerbs, QueueVerbs, 
         """Say whether the client gives a sign of life within *timeout* seconds; if not, part with it."""
         alive: bool = await self.probe(timeout)
         if not alive:
-            self.hang_up(1001, "replaced")
+            self.disconnect(1001, "replaced")
             self.close()
         return alive
 

@@ -43,8 +43,8 @@ class QueueVerbs(Client):
                 raise Gone("recipient", client)
             return False
         if not sessions and not await self.broker.has_mailbox(client) and not self._names_explicitly(client):
-            neighbours, mail = self.broker.neighbours, self._mail(f"client:{client}", ref, body, time)
-            if neighbours is None or not await neighbours.deliver(client, mail):
+            cluster, mail = self.broker.cluster, self._mail(f"client:{client}", ref, body, time)
+            if cluster is None or not await cluster.deliver(client, mail):
                 raise Gone("recipient", client)
             return False
         return await self.broker.queues.put(self._mail(f"client:{client}", ref, body, time))
@@ -73,16 +73,16 @@ class QueueVerbs(Client):
         if len(self.consumed) >= self.broker.settings.max_registrations:
             raise RateLimited("limit", "registrations")
         self.broker.queues.consumers.add(self, f"queue:{queue}", shared=True)
-        if self.broker.neighbours is not None:
-            self.broker.neighbours.hold(f"queue:{queue}")
+        if self.broker.cluster is not None:
+            self.broker.cluster.hold(f"queue:{queue}")
         self.broker.queues.drain(f"queue:{queue}")
 
     def stop_consuming(self, queue: str) -> None:
         """Take messages of *queue* no more."""
         if self.broker.queues.consumers.remove(self, f"queue:{queue}"):
             self.broker.queues.left(f"queue:{queue}")
-            if self.broker.neighbours is not None:
-                self.broker.neighbours.release((f"queue:{queue}",))
+            if self.broker.cluster is not None:
+                self.broker.cluster.release((f"queue:{queue}",))
 
     @property
     def consumed(self) -> list[str]:

@@ -27,7 +27,7 @@ MAX_WAITING = 20_000  # operations; more are refused at once
 MAX_WAITING_BYTES = 64 * 1024 * 1024  # of what they carry
 MAX_BATCH = 500  # operations in one call: Redis does nothing else meanwhile
 MAX_BATCH_BYTES = 4 * 1024 * 1024
-PATIENCE = 2.0  # seconds that operations wait for Redis to come back
+TIMEOUT = 2.0  # seconds that operations wait for Redis to come back
 PROBE = 1.0  # seconds between two attempts to write while Redis refuses that
 
 # Replies by which Redis says that another one would have to be asked.
@@ -117,7 +117,7 @@ class Batches:
         self._running = False
         self._usable = False
         self._next: IDelayedCall | None = None
-        self._patience: IDelayedCall | None = None
+        self._timeout: IDelayedCall | None = None
         self._probing: IDelayedCall | None = None
         self._stopped: Deferred[None] | None = None
 
@@ -150,14 +150,14 @@ class Batches:
         """Wait for another connection, for a while."""
         self._usable = False
         self._cancel_patience()
-        self._patience = self._clock.callLater(PATIENCE, self._give_up)
+        self._timeout = self._clock.callLater(TIMEOUT, self._give_up)
 
     def submit(self, operation: Operation) -> Deferred[Any]:
         """Do *operation* after those that were submitted before.
 
         It fails with ``Unavailable`` when Redis can not be reached or refuses, or too much waits already.
         """
-        if not self._usable and self._patience is None:
+        if not self._usable and self._timeout is None:
             self._failed(1)
             return fail(Unavailable("redis", message=self._excuse))
         if len(self._waiting) >= MAX_WAITING or self._bytes + operation.size > MAX_WAITING_BYTES:
@@ -199,10 +199,10 @@ class Batches:
     def _settle(self) -> None:
         stopped = self._stopped
         if stopped is not None and not stopped.called and not (self._waiting or self._running):
-            for timer in (self._next, self._patience, self._probing):
+            for timer in (self._next, self._timeout, self._probing):
                 if timer is not None:
                     timer.cancel()
-            self._next = self._patience = self._probing = None
+            self._next = self._timeout = self._probing = None
             self._usable = False
             stopped.callback(None)
 
@@ -329,7 +329,7 @@ class Batches:
                 operation.answer.errback(failure)
 
     def _give_up(self) -> None:
-        self._patience = None
+        self._timeout = None
         waiting, self._waiting, self._bytes = self._waiting, deque(), 0
         self._fail(waiting, self._excuse)
         self._settle()
@@ -339,9 +339,9 @@ class Batches:
         return f"Redis can not be used: {self._connection.trouble}."
 
     def _cancel_patience(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
+        if self._timeout is not None:
+            self._timeout.cancel()
+            self._timeout = None
 
 
 def _known(failure: Any) -> None:

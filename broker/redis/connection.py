@@ -45,9 +45,9 @@ class Protocol(BaseRedisProtocol):
 
     def connectionMade(self) -> None:
         """Let the owner greet."""
-        Deferred.fromCoroutine(self.factory.owner.greet(self)).addCallbacks(self._greeted, self._refused)
+        Deferred.fromCoroutine(self.factory.owner.authenticate(self)).addCallbacks(self._authenticated, self._refused)
 
-    def _greeted(self, _: None) -> None:
+    def _authenticated(self, _: None) -> None:
         if self.connected:
             super().connectionMade()
             self.factory.owner.opened(self)
@@ -170,7 +170,7 @@ class Connection:
 
     # What the protocol calls
 
-    async def greet(self, protocol: Any) -> None:
+    async def authenticate(self, protocol: Any) -> None:
         """Log in and prepare."""
         address = self._address
         if address.password:

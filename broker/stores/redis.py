@@ -34,7 +34,7 @@ from broker.stores.redis_merges import Addition, Merge, entry_of
 log = Logger()
 
 LARGEST = 2**53  # beyond it Lua's numbers are not exact
-MOST = 2**31  # entries in one answer
+MAX_ENTRIES = 2**31  # entries in one answer
 STEP = 100  # logs that are swept in one call
 SMALL = re.compile(rb"0|-?[1-9][0-9]{0,13}")  # what the script adds exactly
 
@@ -358,7 +358,7 @@ def _none(_: object) -> None:
 
 
 def _most(limit: int) -> bytes:
-    return b"%d" % min(limit, MOST)
+    return b"%d" % min(limit, MAX_ENTRIES)
 
 
 def _end(prefix: bytes) -> bytes:

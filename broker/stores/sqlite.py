@@ -26,7 +26,7 @@ from broker.stores.sqlite_file import SqliteFile, open_file
 from broker.stores.sqlite_reads import Reads, pack
 from broker.stores.sqlite_writes import Writes
 
-PATIENCE = 5.0  # seconds for another program that holds the file's write lock
+TIMEOUT = 5.0  # seconds for another program that holds the file's write lock
 EVERY_LOG = ("every log",)  # touched by what may change any of them
 
 
@@ -42,7 +42,7 @@ class SqliteStore(Service):
             events, and their ids are given again.
         observe: called with the operations and the seconds of each commit.
         failed: called with the number of operations that a failure took.
-        patience: seconds for another program that holds the write lock.
+        timeout: seconds for another program that holds the write lock.
     """
 
     shared = False
@@ -57,7 +57,7 @@ class SqliteStore(Service):
         durability: str = "fsync",
         observe: Callable[[int, float], object] | None = None,
         failed: Callable[[int], object] | None = None,
-        patience: float = PATIENCE,
+        timeout: float = TIMEOUT,
     ) -> None:
         self.epoch = ""
         survives = "a power cut" if durability == "fsync" else "the end of the process but perhaps not a power cut"
@@ -68,7 +68,7 @@ class SqliteStore(Service):
         self._durability = durability
         self._observe = observe or _ignore
         self._failed = failed or _ignore
-        self._patience = patience
+        self._timeout = timeout
         self._file: SqliteFile | None = None
         self._away = "The store is not running."
 
@@ -78,7 +78,7 @@ class SqliteStore(Service):
         Raises:
             Unavailable: it can not be used; the message says why.
         """
-        file = self._file = open_file(self._path, self._durability, self._patience)
+        file = self._file = open_file(self._path, self._durability, self._timeout)
         self.epoch = file.epoch
         self._reads = Reads(file.reads, file.epoch)
         writes = Writes(file.writes, file.epoch)

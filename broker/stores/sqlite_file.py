@@ -49,13 +49,13 @@ class SqliteFile:
         os.close(self._lock)
 
 
-def open_file(path: str, durability: str, patience: float) -> SqliteFile:
+def open_file(path: str, durability: str, timeout: float) -> SqliteFile:
     """Open the store at *path*, making or upgrading it where that is needed.
 
     Args:
         path: the database file; another beside it is the lock.
         durability: ``fsync`` or ``os``.
-        patience: seconds to wait for another program that writes to it.
+        timeout: seconds to wait for another program that writes to it.
 
     Raises:
         Unavailable: it can not be used; the message says why.
@@ -64,7 +64,7 @@ def open_file(path: str, durability: str, patience: float) -> SqliteFile:
     connections: list[sqlite3.Connection] = []
     try:
         _create(path)
-        writes = _connect(path, patience, connections)
+        writes = _connect(path, timeout, connections)
         upgrade(writes, path, steps())
         writes.execute("PRAGMA journal_mode = WAL")
         writes.execute(f"PRAGMA synchronous = {SYNCHRONOUS[durability]}")
@@ -113,9 +113,9 @@ def _create(path: str) -> None:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
 
-def _connect(path: str, patience: float, connections: list[sqlite3.Connection]) -> sqlite3.Connection:
+def _connect(path: str, timeout: float, connections: list[sqlite3.Connection]) -> sqlite3.Connection:
     # No isolation level: transactions begin and end where we say so.
-    connection = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
     connections.append(connection)
     return connection
 

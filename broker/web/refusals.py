@@ -72,14 +72,14 @@ def error_refusal(error: BrokerError) -> Response:
 
 
 @attrs.define(eq=False)
-class Grumbler:
+class ThrottledLogger:
     """Logs what is refused, but not a thousand times a second."""
 
     _log: Logger
     _clock: IReactorTime
     _said: dict[str, tuple[float, int]] = attrs.field(factory=dict)
 
-    def say(self, what: str, text: str, **fields: Any) -> None:
+    def log(self, what: str, text: str, **fields: Any) -> None:
         """Log *text* unless *what* was logged a moment ago; then it is counted."""
         now = self._clock.seconds()
         last, unsaid = self._said.get(what, (-INTERVAL, 0))

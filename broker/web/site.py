@@ -25,19 +25,19 @@ from broker.interfaces import ILink, ISession
 from broker.messages import HttpRequest, Response
 from broker.web.http.channel import HttpChannel, Times
 from broker.web.http.parser import Limits
-from broker.web.http.reject import TurnedAway
+from broker.web.http.reject import RejectProtocol
 from broker.web.http.response import Dates
-from broker.web.net.connections import Admission, Crowd
+from broker.web.net.connections import Admission, ConnectionCounter
 from broker.web.origins import Origins
 from broker.web.pages import Pages
-from broker.web.refusals import Grumbler, error_refusal, json_refusal
+from broker.web.refusals import ThrottledLogger, error_refusal, json_refusal
 from broker.web.routes import Routes
-from broker.web.ws.upgrade import WebSocketDoor
+from broker.web.ws.upgrade import WebSocketUpgrader
 
 log = Logger()
 
 HELD = 1000  # refused handshakes that are held at once; more are answered at once
-TURNED_AWAY = 100  # connections over the limit that are told so; more are dropped
+MAX_REJECTED = 100  # connections over the limit that are told so; more are dropped
 
 
 class Peer(Seam):
@@ -50,7 +50,7 @@ class Peer(Seam):
     def client(self) -> str:
         """Its client id."""
 
-    def bind(self, session: ISession, hang_up: Callable[[int, str], object] | None = None) -> None:
+    def bind(self, session: ISession, disconnect: Callable[[int, str], object] | None = None) -> None:
         """Let *session* hear what is for this peer."""
 
     def close(self) -> None:
@@ -74,7 +74,7 @@ class Site(Factory):
         dialects: providers of IWebSocketDialect, IHttpDialect or both.
         attach: makes the peer for a client of a dialect at an address.
         clock: the reactor, or a ``task.Clock``.
-        door: takes WebSocket connections over.
+        upgrader: takes WebSocket connections over.
         counts: where connections are counted.
         admission: who may connect.
         limits: of a request.
@@ -93,7 +93,7 @@ class Site(Factory):
         dialects: Iterable[Any],
         attach: Callable[[str, str], Peer],
         clock: IReactorTime,
-        door: WebSocketDoor,
+        upgrader: WebSocketUpgrader,
         counts: Counts,
         *,
         admission: Admission | None = None,
@@ -109,24 +109,24 @@ class Site(Factory):
         self.routes = Routes(dialects)
         self._attach = attach
         self._clock = clock
-        self._door = door
+        self._upgrader = upgrader
         self._counts = counts
         admission = admission or Admission()
-        self._crowd = Crowd(admission, self._emptied)
+        self._counter = ConnectionCounter(admission, self._emptied)
         self._origins = Origins(admission.origins)
         self._ready = ready
         names = [dialect.name for dialect in self.routes.dialects]
         self._pages = Pages(self._reasons, lambda: {**about(), "dialects": names})
-        self._grumbler = Grumbler(log, clock)
+        self._throttled = ThrottledLogger(log, clock)
         self._channels: set[HttpChannel] = set()
-        self._turned_away = 0
+        self._rejected = 0
         self._held = 0
         self._drained: Deferred[None] | None = None
 
     @property
     def connections(self) -> int:
         """How many connections there are, WebSockets included."""
-        return len(self._crowd)
+        return len(self._counter)
 
     # Connections.
 
@@ -134,17 +134,17 @@ class Site(Factory):
         """Return the channel for a new connection, or turn it away."""
         address = str(getattr(addr, "host", None) or getattr(addr, "name", None) or "")
         if self._drained is not None:
-            return self._turn_away("The daemon is stopping.")
-        setting = self._crowd.objection(address)
+            return self._reject("The daemon is stopping.")
+        setting = self._counter.objection(address)
         if setting:
-            self._grumbler.say(
+            self._throttled.log(
                 setting,
                 "connection from {address} turned away; {setting} allows no more",
                 address=address,
                 setting=setting,
             )
-            return self._turn_away("Too many connections.")
-        self._crowd.enter(address)
+            return self._reject("Too many connections.")
+        self._counter.enter(address)
         self._counts.opened("http")
         channel = HttpChannel(self, address)
         self._channels.add(channel)
@@ -154,16 +154,16 @@ class Site(Factory):
         """Forget *channel*, whose connection has ended."""
         self._channels.discard(channel)
         self._counts.closed("http", 1000)
-        self._crowd.leave(channel.address)
+        self._counter.leave(channel.address)
 
-    def _turn_away(self, why: str) -> Protocol | None:
-        if self._turned_away >= TURNED_AWAY:
+    def _reject(self, why: str) -> Protocol | None:
+        if self._rejected >= MAX_REJECTED:
             return None
-        self._turned_away += 1
-        return TurnedAway(json_refusal(503, why), self._clock, self.dates, self._turned_away_gone)
+        self._rejected += 1
+        return RejectProtocol(json_refusal(503, why), self._clock, self.dates, self._rejected_gone)
 
-    def _turned_away_gone(self) -> None:
-        self._turned_away -= 1
+    def _rejected_gone(self) -> None:
+        self._rejected -= 1
 
     # Requests.
 
@@ -190,7 +190,7 @@ class Site(Factory):
     def refusal(self, status: int, message: str, request: HttpRequest | None) -> Response:
         """Return how the dialect of *request*, if it has a form for it, or the site says no."""
         if status == 413:
-            self._grumbler.say("body", "a body was refused as too large; TXBROKER_MAX_MESSAGE_BYTES allows no more")
+            self._throttled.log("body", "a body was refused as too large; TXBROKER_MAX_MESSAGE_BYTES allows no more")
         dialect = self.routes.http(request) if request is not None else None
         return self._shaped(dialect, status, message, request) or json_refusal(status, message)
 
@@ -250,7 +250,7 @@ class Site(Factory):
             return self._failed(dialect, request, error)
         address = channel.address  # not the channel itself: it would live as long as the link
         came = self._clock.seconds()
-        refusal = self._door.upgrade(
+        refusal = self._upgrader.upgrade(
             channel.transport,
             request,
             lambda link: self._open(dialect, peer, link),
@@ -272,7 +272,7 @@ class Site(Factory):
             return json_refusal(503, "The daemon is stopping.")
         if getattr(dialect, "any_origin", False) or self._origins.admit(request):
             return None
-        self._grumbler.say(
+        self._throttled.log(
             "origin",
             "a page of {origin} was refused a WebSocket; TXBROKER_ALLOWED_ORIGINS does not name it",
             origin=request.headers.get("origin", "")[:200],
@@ -285,7 +285,7 @@ class Site(Factory):
         except BrokerError as error:
             # Not its message: that may hold what the client gave for a credential.
             code = f"HTTP {error.status}" if isinstance(error, Refused) else error.code
-            self._grumbler.say(
+            self._throttled.log(
                 f"{dialect.name} {code}",
                 "{dialect} refused a client at {address}: {code}",
                 dialect=dialect.name,
@@ -333,7 +333,7 @@ class Site(Factory):
                 identity=peer.client,
             )
         peer.close()
-        self._crowd.leave(address)
+        self._counter.leave(address)
 
     # The end.
 
@@ -355,15 +355,15 @@ class Site(Factory):
                 log.failure("{dialect} failed to let go", dialect=dialect.name)
         for channel in list(self._channels):
             channel.finish()
-        for link in list(self._door.links):
+        for link in list(self._upgrader.links):
             link.close(1001, "leaving")
         late = self._clock.callLater(seconds, self._abandon)
         settled = self._drained.addBoth(self._settle, late)
-        if not self._crowd:
+        if not self._counter:
             self._emptied()
         return settled
 
-    def hurry(self) -> None:
+    def stop_now(self) -> None:
         """Drop what is left now, if it drains."""
         if self._drained is not None:
             self._abandon()
@@ -371,7 +371,7 @@ class Site(Factory):
     def _abandon(self) -> None:
         for channel in list(self._channels):
             channel.abort()
-        for link in list(self._door.links):
+        for link in list(self._upgrader.links):
             link.abort()
 
     def _emptied(self) -> None:

@@ -10,7 +10,7 @@ from zope.interface import implementer
 from broker.errors import BrokerError, Invalid
 from broker.interfaces import IWebSocketDialect
 from broker.messages import Event, text_frame
-from broker.sessions import QuietSession
+from broker.sessions import BaseSession
 
 
 def render(event: Event) -> Any:
@@ -19,7 +19,7 @@ def render(event: Event) -> Any:
 
 
 @attrs.define(eq=False)
-class LineSession(QuietSession):
+class LineSession(BaseSession):
     peer: Any
     link: Any
 

@@ -109,11 +109,11 @@ class Events:
     async def _read(self, peer: Peer, client: str, channel: str, limit: int, said: str | None) -> Response:
         if said is None:
             after = await peer.cursor(client, channel)
-            events = await peer.poll(channel, after, limit, self._timeout, enough=MAX_BYTES)
+            events = await peer.poll(channel, after, limit, self._timeout, max_bytes=MAX_BYTES)
         elif (number := whole_number(said)) is None:
             # Nobody has acknowledged anything by this.
             after = 0
-            events = await peer.poll(channel, after, limit, self._timeout, enough=MAX_BYTES)
+            events = await peer.poll(channel, after, limit, self._timeout, max_bytes=MAX_BYTES)
         else:
             after = number
             events = await self._acknowledge(peer, client, channel, after, limit)
@@ -127,7 +127,7 @@ class Events:
         """Poll while the cursor is written; before anything is answered, it must have been."""
         lost: list[Failure] = []
         moved = peer.move_cursor(client, channel, after).addErrback(lost.append)
-        events = await peer.poll(channel, after, limit, self._timeout, enough=MAX_BYTES)
+        events = await peer.poll(channel, after, limit, self._timeout, max_bytes=MAX_BYTES)
         await moved
         if lost:
             lost[0].raiseException()
@@ -138,7 +138,7 @@ class Events:
         query = read_query(request.query)
         admit(peer, query.get("secret", msgspec.UNSET))
         channel = channel_of(query.get("channel"))
-        return _listed(await peer.latest(channel, _limit(query), enough=MAX_BYTES))
+        return _listed(await peer.latest(channel, _limit(query), max_bytes=MAX_BYTES))
 
     async def _hold(self, peer: Peer) -> None:
         if self._error_delay <= 0 or self._held >= MAX_HELD:

@@ -12,7 +12,7 @@ from broker.errors import Denied, RateLimited, Refused, Unauthenticated
 from broker.interfaces import IHttpDialect, ILink, IWebSocketDialect
 from broker.messages import HttpRequest, Response
 from protocols.hpkv.session import Session
-from protocols.hpkv.tokens import Desk, rights_of
+from protocols.hpkv.tokens import TokenEndpoint, rights_of
 
 if TYPE_CHECKING:
     from broker.peer import Peer
@@ -48,7 +48,7 @@ class Hpkv:
     def __init__(self, token_seconds: float, origins: tuple[str, ...], secured: bool) -> None:
         self.any_origin = not origins
         self._secured = secured
-        self._desk = Desk(token_seconds, origins)
+        self._token_endpoint = TokenEndpoint(token_seconds, origins)
 
     async def session(self, peer: Peer, link: ILink) -> Session:
         """Let in whoever shows an API key or a token: "Refuse during the handshake with HTTP 403"."""
@@ -68,11 +68,11 @@ class Hpkv:
 
     async def answer(self, peer: Peer, request: HttpRequest) -> Response:
         """Return the answer to a request for a token."""
-        return await self._desk.answer(peer, request)
+        return await self._token_endpoint.answer(peer, request)
 
     def refusal(self, status: int, message: str, request: HttpRequest | None) -> Response:
         """Return how this dialect says what the transport has to refuse."""
-        return self._desk.error(request, status, message)
+        return self._token_endpoint.error(request, status, message)
 
 
 def _forbidden(text: str) -> Refused:

@@ -17,7 +17,7 @@ from broker.jsontext import members
 
 KEY_BYTES = 1024  # of a key
 LIMIT = 100  # records of a RANGE that names no limit
-MOST = 1000  # records of any RANGE
+MAX_RECORDS = 1000  # records of any RANGE
 
 
 class Operation(msgspec.Struct, gc=False):
@@ -113,4 +113,4 @@ def record_limit(operation: Operation) -> int:
         return LIMIT
     if operation.limit < 1:
         raise Invalid("limit", message="Invalid limit")
-    return min(operation.limit, MOST)
+    return min(operation.limit, MAX_RECORDS)

@@ -11,11 +11,11 @@ from broker.errors import Invalid
 from protocols.hpkv.regex import Regex
 from protocols.hpkv.syntax import Malformed, Refused
 
-LONGEST = 256  # characters of a pattern
+MAX_PATTERN_LENGTH = 256  # characters of a pattern
 SEPARATORS = ":/-_#|"
 SPECIAL = frozenset("\\^$.+?()[]{}|")  # without any of these, a subscription is a glob
 
-Admits = Callable[[str], bool]
+Predicate = Callable[[str], bool]
 
 
 @attrs.frozen
@@ -25,12 +25,12 @@ class Rights:
     Attributes:
         may: says which keys may be read and written.
         names: keys whose changes are told.
-        admits: says of which other keys changes are told; None: of no others.
+        predicate: says of which other keys changes are told; None: of no others.
     """
 
-    may: Admits
+    may: Predicate
     names: frozenset[str]
-    admits: Admits | None
+    predicate: Predicate | None
 
 
 @lru_cache(maxsize=1024)
@@ -44,14 +44,14 @@ def rights(keys: tuple[str, ...], patterns: tuple[str, ...], access: str) -> Rig
         Invalid: one of them is no pattern, or one that is not taken.
     """
     names = frozenset(keys) | {pattern for pattern in patterns if is_plain(pattern)}
-    admits = any_of(tuple(sorted({pattern for pattern in patterns if not is_plain(pattern)})))
+    predicate = any_of(tuple(sorted({pattern for pattern in patterns if not is_plain(pattern)})))
     if access:
         may = access_pattern(access)
-    elif admits is None:
+    elif predicate is None:
         may = names.__contains__
     else:
-        may = _either(names, admits)
-    return Rights(may, names, admits)
+        may = _either(names, predicate)
+    return Rights(may, names, predicate)
 
 
 def is_plain(pattern: str) -> bool:
@@ -60,7 +60,7 @@ def is_plain(pattern: str) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def any_of(patterns: tuple[str, ...]) -> Admits | None:
+def any_of(patterns: tuple[str, ...]) -> Predicate | None:
     """Return which keys one of the subscription *patterns* matches; the same function for the same patterns."""
     tests = [subscription_pattern(pattern) for pattern in patterns]
     if len(tests) < 2:
@@ -68,7 +68,7 @@ def any_of(patterns: tuple[str, ...]) -> Admits | None:
     return lambda key: any(test(key) for test in tests)
 
 
-def access_pattern(text: str) -> Admits:
+def access_pattern(text: str) -> Predicate:
     """Return which keys an accessPattern admits: "regular expression searched anywhere in the key".
 
     What is no regular expression is a glob.
@@ -79,20 +79,20 @@ def access_pattern(text: str) -> Admits:
     return _pattern(text, "Invalid access pattern")
 
 
-def subscription_pattern(text: str) -> Admits:
+def subscription_pattern(text: str) -> Predicate:
     """Return which keys one of subscribePatterns matches: "wildcards, prefixes, suffixes, or regex".
 
     Raises:
         Invalid: as for ``access_pattern``.
     """
     message = "Invalid subscribe pattern"
-    if SPECIAL.isdisjoint(text) and len(text) <= LONGEST:
+    if SPECIAL.isdisjoint(text) and len(text) <= MAX_PATTERN_LENGTH:
         return glob(text)
     return _pattern(text, message)
 
 
-def _pattern(text: str, message: str) -> Admits:
-    if len(text) > LONGEST:
+def _pattern(text: str, message: str) -> Predicate:
+    if len(text) > MAX_PATTERN_LENGTH:
         raise Invalid("pattern", message=message)
     try:
         return Regex(widened(text)).search
@@ -125,7 +125,7 @@ def widened(text: str) -> str:
     return "".join(made)
 
 
-def glob(text: str) -> Admits:
+def glob(text: str) -> Predicate:
     """Return which keys are *text* as a whole, where each ``*`` stands for anything."""
     first, *others = text.split("*")
     if not others:
@@ -133,7 +133,7 @@ def glob(text: str) -> Admits:
     *middle, last = others
     shortest = len(text) - len(others)
 
-    def admits(key: str) -> bool:
+    def predicate(key: str) -> bool:
         if len(key) < shortest or not key.startswith(first) or not key.endswith(last):
             return False
         at, end = len(first), len(key) - len(last)
@@ -144,8 +144,8 @@ def glob(text: str) -> Admits:
             at += len(part)
         return True
 
-    return admits
+    return predicate
 
 
-def _either(names: frozenset[str], admits: Admits) -> Admits:
-    return lambda key: key in names or admits(key)
+def _either(names: frozenset[str], predicate: Predicate) -> Predicate:
+    return lambda key: key in names or predicate(key)

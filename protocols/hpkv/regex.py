@@ -14,8 +14,8 @@ import attrs
 
 from protocols.hpkv.syntax import Anchor, Chars, Choice, Node, Parser, Refused, Repeat, Sequence
 
-MOST_STATES = 500  # of one automaton
-MOST_MOVES = 4096  # remembered for one automaton before it starts afresh
+MAX_STATES = 500  # of one automaton
+MAX_MOVES = 4096  # remembered for one automaton before it starts afresh
 
 
 @attrs.frozen
@@ -50,7 +50,7 @@ class Automaton:
         self.first = self._add(node, MATCH)
 
     def _state(self, state: Step | Gate | Split) -> int:
-        if len(self.states) >= MOST_STATES:
+        if len(self.states) >= MAX_STATES:
             raise Refused("too long")
         self.states.append(state)
         return len(self.states) - 1
@@ -149,7 +149,7 @@ class Regex:
 
     def _move(self, place: Place, char: str) -> Place:
         self._moves += 1
-        if self._moves > MOST_MOVES:
+        if self._moves > MAX_MOVES:
             self._begin()
         # The search may also begin behind each character.
         numbers = {self._automaton.first, *(step.then for step in place.steps if char in step.chars)}

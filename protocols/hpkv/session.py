@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from broker.errors import BrokerError, Denied, Invalid, RateLimited
 from broker.interfaces import ILink
 from broker.messages import Event, Frame
-from broker.sessions import QuietSession
+from broker.sessions import BaseSession
 from protocols.hpkv import answers
 from protocols.hpkv.operation import Operation, check_key, end_key, number_value, read, record_limit, text_value
 from protocols.hpkv.patterns import Rights
@@ -35,7 +35,7 @@ FRAME = 64  # bytes that each of them costs besides its own
 
 
 @attrs.define(eq=False)
-class Session(QuietSession):
+class Session(BaseSession):
     """One HPKV client; *rights* are None for one with an API key, which may do everything."""
 
     _peer: Peer
@@ -53,8 +53,8 @@ class Session(QuietSession):
     def opened(self) -> None:
         """Watch the keys of the token: "Subscriptions exist from the handshake on"."""
         rights = self._rights
-        if rights is not None and (rights.names or rights.admits):
-            self._peer.watch(rights.admits, rights.names)
+        if rights is not None and (rights.names or rights.predicate):
+            self._peer.watch(rights.predicate, rights.names)
 
     def received(self, data: bytes, binary: bool) -> None:
         """Take one frame."""
@@ -175,8 +175,8 @@ class Session(QuietSession):
     def _range(self, operation: Operation) -> None:
         # "The bounds themselves need not match the pattern."
         last, limit = end_key(operation), record_limit(operation)
-        admits = None if self._rights is None else self._rights.may
-        reading = self._peer.range(operation.key, last, limit + 1, admits=admits, enough=answers.ANSWER_BYTES)
+        predicate = None if self._rights is None else self._rights.may
+        reading = self._peer.range(operation.key, last, limit + 1, predicate=predicate, max_bytes=answers.ANSWER_BYTES)
         self._reading = True
         self._answer(Deferred.fromCoroutine(reading), operation, answers.records)
 

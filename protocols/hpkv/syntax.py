@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import attrs
 
-MOST_REPEATS = 255  # in {n,m}
+MAX_REPEATS = 255  # in {n,m}
 
 LINE_ENDS = "\n\r\u2028\u2029"
 SPACE = "\t\n\v\f\r \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
@@ -164,7 +164,7 @@ class Parser:
         most = least if match[2] is None else int(match[3]) if match[3] else None
         if most is not None and most < least:
             raise Malformed("the numbers of a repeat are out of order")
-        if max(least, most or 0) > MOST_REPEATS:
+        if max(least, most or 0) > MAX_REPEATS:
             raise Refused("too many repeats")
         return least, most
 

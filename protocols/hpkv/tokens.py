@@ -14,7 +14,7 @@ from protocols.hpkv.patterns import Rights, rights
 if TYPE_CHECKING:
     from broker.peer import Peer
 
-MOST_BYTES = 4096  # of what a token says, since it travels in a URL
+MAX_TOKEN_BYTES = 4096  # of what a token says, since it travels in a URL
 PREFLIGHT_SECONDS = 86400
 
 STATUSES = {
@@ -37,7 +37,7 @@ _decode = msgspec.json.Decoder(Wanted).decode
 _encode = msgspec.json.Encoder().encode
 
 
-class Desk:
+class TokenEndpoint:
     """Answers the requests for tokens.
 
     Args:
@@ -117,7 +117,7 @@ def read_claims(body: bytes) -> dict[str, Any]:
     }
     if not all(claims["keys"]) or not all(claims["patterns"]):
         raise Invalid("body", message="Invalid subscribe pattern")
-    if len(_encode(claims)) > MOST_BYTES:
+    if len(_encode(claims)) > MAX_TOKEN_BYTES:
         raise TooLarge("token")
     return claims
 

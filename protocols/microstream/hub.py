@@ -93,7 +93,7 @@ class Service(SocketSession):
             name = self._name()
             if not self.peer.identity.name:
                 self.peer.take_name(name)
-            await self.peer.perform([name], whole=True, takeover=True)
+            await self.peer.perform([name], as_service=True, takeover=True)
         except BrokerError as error:
             if error.code in PASSING:
                 # The shipped client never tries again after a refusal, but after a close.
@@ -167,7 +167,7 @@ class Service(SocketSession):
             target,
             payload.event,
             b"[%b]" % data,
-            timeout=self.server.patience,
+            timeout=self.server.timeout,
             original=bytes(envelope.payload),
             attachments=emit.attachments,
         )
@@ -271,7 +271,7 @@ class MicroStream(Server):
         connect_timeout: see ``namespaces.SocketSession``.
 
     Attributes:
-        patience: seconds for which a request is remembered.  The requester has
+        timeout: seconds for which a request is remembered.  The requester has
             a shorter limit of its own, and may still want a late answer.
         dropped: how many messages could be of no use to anybody.
     """
@@ -293,7 +293,7 @@ class MicroStream(Server):
             bounds=_bounds(settings),
             node="" if settings.bus == "local:" else settings.node,
         )
-        self.patience = settings.call_timeout_seconds + settings.late_window_seconds
+        self.timeout = settings.call_timeout_seconds + settings.late_window_seconds
         self.connect_timeout = connect_timeout
         self.dropped = 0
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from twisted.internet.defer import CancelledError, Deferred, succeed
 
 from broker.interfaces import ILink
-from broker.sessions import QuietSession
+from broker.sessions import BaseSession
 from protocols.microstream.engineio import (
     ALIVE,
     CLOSE,
@@ -35,7 +35,7 @@ class Moving(Protocol):
         """Close it."""
 
 
-class Session(QuietSession):
+class Session(BaseSession):
     """A client whose messages come one by one to ``message``.
 
     It owns its peer: polling keeps one over many requests.
@@ -54,7 +54,7 @@ class Session(QuietSession):
         self._getting: Deferred[bytes] | None = None
         self._asking: list[Deferred[bool]] = []
         self._corked = False
-        self._line = server.timers.add(self.ring, server.times.ping_interval)
+        self._bucket = server.timers.add(self.ring, server.times.ping_interval)
         peer.bind(self, self.end)
 
     # For those who build upon it
@@ -89,14 +89,14 @@ class Session(QuietSession):
             return
         payload = b"" if self._getting is None else self.engine.last_payload(last)
         self.engine.close()
-        self.server.timers.drop(self.ring, self._line)
+        self.server.timers.drop(self.ring, self._bucket)
         self.server.forget(self)
         if self.upgrade is not None:
             self.upgrade.drop()
         if self.link is not None:
             self.link.close(code, reason)
         self._answer(payload)
-        self._tell(False)
+        self._notify(False)
         self.ended()
         self.peer.close()
 
@@ -200,7 +200,7 @@ class Session(QuietSession):
                 self.message(event.data, event.binary)
             elif event is ALIVE:
                 self._set_alarm(self.server.times.ping_interval)
-                self._tell(True)
+                self._notify(True)
             elif event is CLOSED:
                 self.end(last=NOOP)
             if self.engine.state is State.CLOSED:
@@ -232,10 +232,10 @@ class Session(QuietSession):
 
     def _set_alarm(self, delay: float) -> None:
         timers = self.server.timers
-        timers.drop(self.ring, self._line)
-        self._line = timers.add(self.ring, delay)
+        timers.drop(self.ring, self._bucket)
+        self._bucket = timers.add(self.ring, delay)
 
-    def _tell(self, alive: bool) -> None:
+    def _notify(self, alive: bool) -> None:
         asking, self._asking = self._asking, []
         for asked in asking:
             asked.callback(alive)

@@ -12,14 +12,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.interfaces import ILink
-from broker.sessions import QuietSession
+from broker.sessions import BaseSession
 from protocols.microstream.engineio import PROBED, UPGRADED, Malformed
 
 if TYPE_CHECKING:
     from protocols.microstream.sessions import Session
 
 
-class Upgrade(QuietSession):
+class Upgrade(BaseSession):
     """A WebSocket that came with the sid of a polling session.
 
     It is nothing of its own to the core: the session keeps its peer.
@@ -30,7 +30,7 @@ class Upgrade(QuietSession):
         self._link = link
         self._pending = False
         self._moved = False
-        self._line = 0.0
+        self._bucket = 0.0
 
     def opened(self) -> None:
         """Wait for the probe, or close.
@@ -43,7 +43,7 @@ class Upgrade(QuietSession):
             return
         self._pending = True
         session.upgrade = self
-        self._line = session.server.timers.add(self.drop, session.server.times.upgrade_timeout)
+        self._bucket = session.server.timers.add(self.drop, session.server.times.upgrade_timeout)
 
     def received(self, data: bytes, binary: bool) -> None:
         """Take a frame, for the session as soon as it has moved here."""
@@ -86,4 +86,4 @@ class Upgrade(QuietSession):
 
     def _settle(self) -> None:
         self._pending = False
-        self._session.server.timers.drop(self.drop, self._line)
+        self._session.server.timers.drop(self.drop, self._bucket)

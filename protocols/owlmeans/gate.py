@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from broker.messages import Frame
 
-PATIENCE = 0.25  # seconds from the beginning after which a silent client is taken to be ready
+TIMEOUT = 0.25  # seconds from the beginning after which a silent client is taken to be ready
 
 
 @attrs.define(eq=False)
@@ -40,17 +40,17 @@ class Gate:
         """Count the time from now on."""
         self._begin = self.clock.seconds()
         if self._timer is not None:
-            self._timer.reset(PATIENCE)
+            self._timer.reset(TIMEOUT)
 
     @property
-    def ripe(self) -> bool:
+    def expired(self) -> bool:
         """Whether its time has come."""
-        return self.clock.seconds() >= self._begin + PATIENCE
+        return self.clock.seconds() >= self._begin + TIMEOUT
 
     def wait(self) -> None:
         """Let it open by itself when its time has come; there is something to send."""
         if self._timer is None:
-            delay = self._begin + PATIENCE - self.clock.seconds()
+            delay = self._begin + TIMEOUT - self.clock.seconds()
             self._timer = self.clock.callLater(max(0.0, delay), self._open)
 
     def hold(self, frame: Frame) -> bool:

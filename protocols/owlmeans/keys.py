@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 LAST = "\U0010ffff"  # nothing sorts after it
 MAX_ENTRIES = 1000  # of one answer
-ENOUGH = 1 << 19  # bytes of one answer after which it ends
+MAX_PAGE_BYTES = 1 << 19  # bytes of one answer after which it ends
 
 
 class Condition(Options):
@@ -128,8 +128,8 @@ class Range(Method):
         limit = (self.options or Limit()).limit
         if not 0 < limit <= MAX_ENTRIES:
             raise Invalid("limit")
-        found = await session.peer.range(self.first, self.last, limit + 1, enough=ENOUGH)
-        more = len(found) > limit or _size(found) > ENOUGH
+        found = await session.peer.range(self.first, self.last, limit + 1, max_bytes=MAX_PAGE_BYTES)
+        more = len(found) > limit or _size(found) > MAX_PAGE_BYTES
         return {"entries": [_entry(key, entry) for key, entry in found[:limit]], "more": more}
 
 
@@ -150,9 +150,9 @@ class Watch(Method):
         try:
             # Watching before reading: a change in between must not be missed.
             found = await session.peer.range(
-                first, last, MAX_ENTRIES + 1, admits=lambda key: matches(pattern, key), enough=ENOUGH
+                first, last, MAX_ENTRIES + 1, predicate=lambda key: matches(pattern, key), max_bytes=MAX_PAGE_BYTES
             )
-            if len(found) > MAX_ENTRIES or _size(found) > ENOUGH:
+            if len(found) > MAX_ENTRIES or _size(found) > MAX_PAGE_BYTES:
                 raise TooLarge("snapshot", pattern)
         except BaseException:  # cancelled, too
             if fresh:

@@ -82,7 +82,7 @@ class Session:
         if self.peer.admitted:
             self.admit()
         else:
-            self._deadline = self.clock.callLater(self.settings.auth_deadline_seconds, self._expel)
+            self._deadline = self.clock.callLater(self.settings.auth_deadline_seconds, self._auth_timeout)
 
     def received(self, data: bytes, binary: bool) -> None:
         """Do what a frame asks for; what is no frame is dropped and counted."""
@@ -143,7 +143,7 @@ class Session:
                 self.push(frame)
             return
         for watch in self.watches.admitting(event):
-            self.watches.tell(watch, event.render(wire.event, TOPIC + watch))
+            self.watches.notify(watch, event.render(wire.event, TOPIC + watch))
 
     def mail(self, mail: Mail) -> bool:
         """Send a queued message, unless the client can not read it now."""
@@ -179,15 +179,15 @@ class Session:
             if name:
                 auth.take_name(self.peer, name)
         except BrokerError as error:
-            self._regret(error, Envelope(type="handshake", id=name))
+            self._report_failure(error, Envelope(type="handshake", id=name))
         for topic in topics:
             try:
                 self.peer.subscribe(topic)
             except BrokerError as error:
-                self._regret(error, Envelope(type="handshake", event=topic))
+                self._report_failure(error, Envelope(type="handshake", event=topic))
         self.appear()
 
-    def _regret(self, error: BrokerError, asked: Envelope) -> None:
+    def _report_failure(self, error: BrokerError, asked: Envelope) -> None:
         """Tell that something in the URL was not done."""
         self.push(text_frame(wire.notice(marshal(error), asked)))
 
@@ -214,7 +214,7 @@ class Session:
 
     def _shut(self) -> Gate | None:
         """Return the gate while the client may not have its handlers in place."""
-        if self._gate is not None and self._gate.ripe:
+        if self._gate is not None and self._gate.expired:
             self.ready()
         return self._gate
 
@@ -281,7 +281,7 @@ class Session:
 
     # Timers
 
-    def _expel(self) -> None:
+    def _auth_timeout(self) -> None:
         self._deadline = None
         self.link.close(1008, marshal(Unauthenticated("timeout")))
 

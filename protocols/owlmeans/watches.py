@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from broker.peer import Peer
 
 TOPIC = "kv/"  # what the topic of a key begins with
-MOST = 1000  # patterns of one session
+MAX_PATTERNS = 1000  # patterns of one session
 HELD = 1 << 23  # bytes of changes that may wait for snapshots
 
 
@@ -41,7 +41,7 @@ class Watches:
             RateLimited: too much is watched.
         """
         fresh = pattern not in self._patterns
-        if fresh and len(self._patterns) >= MOST:
+        if fresh and len(self._patterns) >= MAX_PATTERNS:
             raise RateLimited("limit", "watches")
         self._waiting.setdefault(pattern, [])
         if fresh:
@@ -66,14 +66,14 @@ class Watches:
         key = event.topic.removeprefix(TOPIC)
         return (pattern for pattern in self.patterns if matches(pattern, key))
 
-    def tell(self, pattern: str, frame: Frame) -> None:
+    def notify(self, pattern: str, frame: Frame) -> None:
         """Send the change that came by *pattern*, or keep it."""
         if pattern not in self._waiting:
             self._push(frame)
             return
         self._held += len(frame.payload)
         if self._held > HELD:
-            self._peer.hang_up(1013, "too much before the snapshot")
+            self._peer.disconnect(1013, "too much before the snapshot")
         else:
             self._waiting[pattern].append(frame)
 

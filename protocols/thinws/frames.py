@@ -13,7 +13,7 @@ from broker.messages import Event, Frame, text_frame
 from broker.patterns import check_name
 
 NAME = "thinws"
-LONGEST_ID = 256  # characters of a connectionID
+MAX_ID_LENGTH = 256  # characters of a connectionID
 
 Members = Mapping[str, Raw]
 
@@ -61,7 +61,7 @@ def connection_id(frame: Members) -> str:
     """Return the connectionID, "any non-empty string (≤ 256 chars); a number is turned into its decimal string"."""
     raw = frame.get("connectionID")
     text = text_of(raw) or _number(raw)
-    return text if len(text) <= LONGEST_ID else ""
+    return text if len(text) <= MAX_ID_LENGTH else ""
 
 
 def text_of(raw: Raw | None) -> str:

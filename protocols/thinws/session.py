@@ -17,7 +17,7 @@ from broker.errors import BrokerError, Denied, Invalid, RateLimited, Unauthentic
 from broker.interfaces import ILink
 from broker.jsontext import object_text
 from broker.messages import Event, Frame
-from broker.sessions import QuietSession
+from broker.sessions import BaseSession
 from protocols.thinws.frames import Members, connection_id, echo, read, room_frame, room_of, text_of
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 @attrs.define(eq=False)
-class Session(QuietSession):
+class Session(BaseSession):
     """One ThinWS client.
 
     A frame is answered before the next one is looked at, and room messages
@@ -153,7 +153,7 @@ class Session(QuietSession):
     def _done(self, room: str, frame: Members, kind: str) -> None:
         self._send(b'{"type":"ack"%b}' % echo(frame))
         if kind == "message" and self._hooks["message"]:
-            self._tell("message", room, json.loads(object_text(frame)))
+            self._notify("message", room, json.loads(object_text(frame)))
 
     def _failed(self, failure: Failure, frame: Members) -> None:
         error = failure.value
@@ -250,30 +250,30 @@ class Session(QuietSession):
         await self._peer.become(identity)
         self._leave()
         self.identity, self._connected = identity, True
-        self._tell("connect")
+        self._notify("connect")
         return ""
 
     async def _join(self, room: str, identity: str) -> str:
         if identity:
             await self._become(identity)
         await self._peer.join(room)
-        self._tell("subscribe", room)
+        self._notify("subscribe", room)
         return room
 
     async def _part(self, room: str, identity: str) -> str:
         if identity:
             await self._become(identity)
         await self._peer.part(room)
-        self._tell("unsubscribe", room)
+        self._notify("unsubscribe", room)
         return room
 
     def _leave(self) -> None:
         """Tell of the disconnect, once for each connect."""
         if self._connected:
             self._connected = False
-            self._tell("disconnect")
+            self._notify("disconnect")
 
-    def _tell(self, name: str, *about: object) -> None:
+    def _notify(self, name: str, *about: object) -> None:
         if name != "message":
             log.debug("thinws {conn} {change}", conn=self.id, change=name)
         for hook in self._hooks[name]:

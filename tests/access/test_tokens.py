@@ -19,7 +19,7 @@ KEYS = {"ann": "ann-key", "bob": "bob-key"}
 class Holder:
     ends: list = attrs.field(factory=list)
 
-    def hang_up(self, code, reason):
+    def disconnect(self, code, reason):
         self.ends.append((code, reason))
 
 
@@ -44,7 +44,7 @@ def attach(broker, credential="", holder=None):
     if credential:
         peer.identify(credential)
     if holder is not None:
-        peer.bind(object(), holder.hang_up)
+        peer.bind(object(), holder.disconnect)
     return peer
 
 

@@ -140,7 +140,7 @@ async def test_what_can_not_be_told_apart_is_said(original: Original, copy: Any,
 
 @pytest_twisted.ensureDeferred
 async def test_a_redis_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.app.importer.PATIENCE", 0.5)
+    monkeypatch.setattr("broker.app.importer.TIMEOUT", 0.5)
     with refusing_port() as port, pytest.raises(Unavailable, match=r"Redis can not be used: .*refused"):
         await import_ganomede(f"redis://127.0.0.1:{port}", new_store(tmp_path), reactor, print)
 

@@ -7,7 +7,7 @@ from zope.interface import implementer
 
 from broker import errors
 from broker.interfaces import IWebSocketDialect
-from broker.sessions import QuietSession
+from broker.sessions import BaseSession
 
 FAILURES = {
     kind.code: kind
@@ -27,7 +27,7 @@ FAILURES = {
 }
 
 
-class Session(QuietSession):
+class Session(BaseSession):
     def __init__(self, peer, link):
         self.peer, self.link = peer, link
 

@@ -17,7 +17,7 @@ from tests.support.http_client import get, request
 READERS = 10  # one of them dead
 MESSAGE = 100_000  # bytes
 MESSAGES = 60  # 60 MB to all; of the 6 MB to the dead one the buffers of the kernel take more than half
-MOST = 32 << 20  # bytes by which the broker may grow
+MAX_GROWTH = 32 << 20  # bytes by which the broker may grow
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ async def test_a_dead_reader_among_ten_is_closed_with_1013(shared_daemon, dialec
         await fanout.publish(shared_daemon, text)
         for reader in others:
             assert text in await reader.next(fanout.kind)
-    assert peak(shared_daemon) - before < MOST
+    assert peak(shared_daemon) - before < MAX_GROWTH
     dead.socket.listen()
     assert (await dead.socket.closed())[0] == 1013
     for reader in others:
@@ -112,7 +112,7 @@ async def test_a_dead_service_among_ten_is_closed_with_1013(shared_daemon):
         for index, service in enumerate(services[1:], 1):
             caller.begin(f"slow-{index}.take", argument)
             assert f'"data":{argument}}}' in await service.serve(str(number))
-    assert peak(shared_daemon) - before < MOST
+    assert peak(shared_daemon) - before < MAX_GROWTH
     services[0].socket.listen()
     assert (await services[0].socket.closed())[0] == 1013
     answers = [json.loads(await caller.next("answer")) for _ in range(MESSAGES * READERS)]
@@ -136,7 +136,7 @@ async def test_a_service_that_does_not_poll_any_more_is_let_go(shared_daemon):
         caller.begin("slow-poller.take", json.dumps("x" * MESSAGE))
     for _ in range(MESSAGES):
         assert '"type":"error"' in await caller.next("answer")
-    assert peak(shared_daemon) - before < MOST
+    assert peak(shared_daemon) - before < MAX_GROWTH
     assert (await get(url)).status == 400
     await caller.socket.close()
 

@@ -82,13 +82,13 @@ class BusContract:
 
     @pytest_twisted.ensureDeferred
     async def test_the_beginning_of_topics_can_be_listened_to(self, bus: IBus, heard: list[Event]) -> None:
-        bus.listen("kv/", below=True)
+        bus.listen("kv/", prefix=True)
         await self.listen(bus, "end")
         bus.publish(live("kv/a.b"))
         bus.publish(live("end"))
         await eventually(lambda: len(heard) >= 2)
         assert [event.topic for event in heard] == ["kv/a.b", "end"]
-        bus.forget("kv/", below=True)
+        bus.forget("kv/", prefix=True)
 
     @pytest_twisted.ensureDeferred
     async def test_what_two_listen_to_is_heard_until_both_forget_it(self, bus: IBus, heard: list[Event]) -> None:

@@ -13,7 +13,7 @@ from twisted.internet.defer import gatherResults, maybeDeferred
 from zope.interface.verify import verifyObject
 
 from broker.buses import LocalBus, open_bus
-from broker.core.channels import LOG, Past
+from broker.core.channels import LOG, StoreEventSource
 from broker.errors import Invalid, Taken
 from broker.interfaces import IBus, ISharedBus
 from broker.messages import Event
@@ -39,7 +39,7 @@ class TestLocalBus(BusContract):
 async def listen(bus: Any, *topics: str) -> None:
     for topic in topics:
         bus.listen(topic)
-    await eventually(lambda: all(each.heard and each.mark is None for each in bus._feed._interests.values()))
+    await eventually(lambda: all(each.heard and each.mark is None for each in bus._feed._subscriptions.values()))
 
 
 class Node:
@@ -53,7 +53,7 @@ class Node:
         self.messages: list[tuple[str, bytes]] = []
         self.lost: list[str] = []
         self.departed: list[str] = []
-        self.bus.source = Past(self.store)
+        self.bus.source = StoreEventSource(self.store)
         self.store.wiped = self.bus.wiped
         self.bus.deliver = self.heard.append
         self.bus.received = lambda *message: self.messages.append(message)
@@ -205,7 +205,7 @@ async def test_an_append_after_listen_is_heard_however_soon(make_node: MakeNode)
 async def test_a_topic_is_forgotten_a_while_after_its_last_listener(
     make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker.buses.redis_feed.LINGER", 0.1)
+    monkeypatch.setattr("broker.buses.redis_subscriber.LINGER", 0.1)
     node = await make_node()
     await node.listen("topic", "pattern.*", "stays")
     await node.append("topic")

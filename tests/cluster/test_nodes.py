@@ -17,7 +17,7 @@ from broker.core.service import Broker
 from broker.errors import BrokerError, CalleeFailed, Denied, Gone, NotFound, Taken, Unavailable
 from broker.messages import Event, Mail, Reply, Request
 from broker.peer import Peer
-from broker.sessions import QuietSession
+from broker.sessions import BaseSession
 from broker.stores import open_store
 from tests.support.eventually import eventually
 from tests.support.redis_server import RedisServer
@@ -27,7 +27,7 @@ BEAT = 0.2  # seconds
 _numbers = count()
 
 
-class Session(QuietSession):
+class Session(BaseSession):
     """A client that keeps what it is handed, and answers calls as ``answers`` says."""
 
     def __init__(self) -> None:
@@ -114,10 +114,10 @@ class Node:
         session = Session()
         peer = session.peer = self.broker.attach(dialect, "127.0.0.1")
 
-        def hang_up(code: int, reason: str) -> None:
+        def disconnect(code: int, reason: str) -> None:
             session.hung_up = (code, reason)
 
-        peer.bind(session, hang_up)
+        peer.bind(session, disconnect)
         if name:
             peer.take_name(name)
         peer.appear()
@@ -186,7 +186,7 @@ async def test_a_service_on_another_node_has_all_its_methods(make_nodes: MakeNod
     one, two, _ = await make_nodes()
     ann, bob = one.client(), two.client()
     bob.answers = bob.echo
-    await bob.peer.perform(["shop.stock"], whole=True)
+    await bob.peer.perform(["shop.stock"], as_service=True)
     for ref, (procedure, service) in enumerate([("shop.stock.count", ""), ("shop.stock.x", "shop.stock")], 1):
         ann.peer.call(str(ref), call(procedure), service=service)
         assert (await reply_to(ann, ref)).error is None
@@ -196,16 +196,16 @@ async def test_a_service_on_another_node_has_all_its_methods(make_nodes: MakeNod
 @pytest_twisted.ensureDeferred
 async def test_the_exact_procedure_goes_before_a_service_wherever_both_are(make_nodes: MakeNodes) -> None:
     one, _, three = await make_nodes()
-    ann, whole, exact = one.client(), one.client(), three.client()
-    whole.answers, exact.answers = whole.echo, exact.echo
-    await whole.peer.perform(["shop"], whole=True)
+    ann, as_service, exact = one.client(), one.client(), three.client()
+    as_service.answers, exact.answers = as_service.echo, exact.echo
+    await as_service.peer.perform(["shop"], as_service=True)
     await exact.peer.perform(["shop.buy"])
     ann.peer.call("1", call("shop.buy"))
     await reply_to(ann, 1)
     ann.peer.call("2", call("shop.sell"))
     await reply_to(ann, 2)
     assert [each.procedure for each in exact.requests] == ["shop.buy"]
-    assert [each.procedure for each in whole.requests] == ["shop.sell"]
+    assert [each.procedure for each in as_service.requests] == ["shop.sell"]
 
 
 @pytest_twisted.ensureDeferred
@@ -444,13 +444,13 @@ async def test_a_shared_name_is_performed_on_several_nodes(make_nodes: MakeNodes
 async def test_a_silent_holder_on_another_node_is_replaced(make_nodes: MakeNodes) -> None:
     one, two, _ = await make_nodes()
     old, new = one.client(), two.client()
-    await old.peer.perform(["s"], whole=True, takeover=True)
+    await old.peer.perform(["s"], as_service=True, takeover=True)
     with pytest.raises(Taken):
-        await new.peer.perform(["s"], whole=True, takeover=True)
+        await new.peer.perform(["s"], as_service=True, takeover=True)
     old.alive = False
     for node in (one, two):
-        node.broker.neighbours._probe = 0.1  # type: ignore[union-attr]  # seconds
-    await new.peer.perform(["s"], whole=True, takeover=True)
+        node.broker.cluster._probe = 0.1  # type: ignore[union-attr]  # seconds
+    await new.peer.perform(["s"], as_service=True, takeover=True)
     assert old.hung_up == (1001, "replaced")
     assert await one.bus.holders(["service:s"]) == ("service:s", [two.bus.address])
 
@@ -459,10 +459,10 @@ async def test_a_silent_holder_on_another_node_is_replaced(make_nodes: MakeNodes
 async def test_the_holder_on_a_dead_node_is_replaced_before_the_lease_ends(make_nodes: MakeNodes) -> None:
     one, two, _ = await make_nodes()
     old, new = one.client(), two.client()
-    await old.peer.perform(["s"], whole=True)
+    await old.peer.perform(["s"], as_service=True)
     await one.die()
-    two.broker.neighbours._probe = 0.1  # type: ignore[union-attr]  # seconds
-    await new.peer.perform(["s"], whole=True, takeover=True)
+    two.broker.cluster._probe = 0.1  # type: ignore[union-attr]  # seconds
+    await new.peer.perform(["s"], as_service=True, takeover=True)
     assert await two.bus.holders(["service:s"]) == ("service:s", [two.bus.address])
 
 
@@ -579,7 +579,7 @@ async def test_events_reach_listeners_on_every_node(make_nodes: MakeNodes) -> No
     for client in clients:
         client.peer.subscribe("live", echo=True)
         client.peer.subscribe("kept.*", echo=True)
-    await eventually(lambda: all(i.heard for node in nodes for i in node.bus._feed._interests.values()))
+    await eventually(lambda: all(i.heard for node in nodes for i in node.bus._feed._subscriptions.values()))
     for client in clients:
         await client.peer.publish("live", "x", b'"live"')
         await client.peer.publish("kept.a", "x", b'"kept"')
@@ -605,7 +605,7 @@ async def test_key_changes_are_heard_on_every_node_once(make_nodes: MakeNodes) -
     clients[0].peer.watch(lambda key: key.startswith("a"))
     clients[1].peer.watch(names=("a.1",))
     clients[2].peer.watch(lambda key: True, ("a.1",))
-    await eventually(lambda: all(i.heard for node in nodes for i in node.bus._feed._interests.values()))
+    await eventually(lambda: all(i.heard for node in nodes for i in node.bus._feed._subscriptions.values()))
     await clients[0].peer.set("a.1", b"1")
     await clients[1].peer.delete("a.1")
     await eventually(lambda: all(len(client.heard) == 2 for client in clients))
@@ -655,7 +655,7 @@ async def test_presence_is_told_on_every_node(make_nodes: MakeNodes) -> None:
     one, two, _ = await make_nodes()
     watcher = one.client()
     watcher.peer.subscribe("broker.client.*")
-    await eventually(lambda: all(i.heard for i in one.bus._feed._interests.values()))
+    await eventually(lambda: all(i.heard for i in one.bus._feed._subscriptions.values()))
     bob = two.client("bob")
     bob.peer.close()
     await eventually(lambda: len(watcher.heard) >= 2)

@@ -24,12 +24,12 @@ class Party:
     def id(self):
         return f"session of {self.client}"
 
-    def serve(self, request):
+    def on_request(self, request):
         self.served.append(request)
         if self.refuses:
             raise self.refuses
 
-    def hear(self, reply):
+    def on_reply(self, reply):
         self.heard.append(reply)
 
 

@@ -1,7 +1,7 @@
 import pytest
 from twisted.internet.task import Clock
 
-from broker.core.deadlines import COARSE, GRAIN, Deadlines
+from broker.core.deadlines import GRAIN, MAX_BUCKETS, Deadlines
 from tests.support.logs import failures_of, logging
 
 
@@ -75,7 +75,7 @@ def test_one_that_fails_does_not_hold_up_the_others(clock, due):
 
 def test_many_odd_delays_are_rounded_up_to_few_lines(clock, due, deadlines):
     lines = {number: deadlines.add(number, 10.0 + number / 1000) for number in range(1000)}
-    assert len(set(lines.values())) <= COARSE + 2
+    assert len(set(lines.values())) <= MAX_BUCKETS + 2
     pass_time(clock, 9.9)
     assert due == []
     pass_time(clock, 7.0)

@@ -140,7 +140,7 @@ def test_rows_that_fail_together_are_one_failure(shelf, monkeypatch):
 
 
 def test_a_read_is_cut_where_it_grows_too_long():
-    shelf = Shelf(enough=100)
+    shelf = Shelf(max_bytes=100)
     shelf.create()
     for size in (60, 50, 40, 200):
         value_of(shelf.store.append(LOG + "t", Event("t", "a", b"x" * size)))

@@ -20,10 +20,10 @@ from broker.testing import make_broker, value_of
 class Watcher:
     heard: list = attrs.field(factory=list)
 
-    def take(self, event, pattern):
+    def on_event(self, event, pattern):
         self.heard.append(event)
 
-    event = take
+    event = on_event
 
     @property
     def changes(self):
@@ -109,8 +109,8 @@ def test_a_range_is_read_to_its_end_in_several_steps(keys):
     assert found(keys, "k", "l", 10_000) == names
     assert found(keys, "k0003", "k0007", 10_000) == names[3:8]
     assert found(keys, "k", "l", BATCH) == names[:BATCH]
-    assert found(keys, "k", "l", 10_000, admits=lambda key: key.endswith("9")) == names[9::10]
-    assert found(keys, "k", "l", 7, admits=lambda key: key.endswith("9")) == names[9:70:10]
+    assert found(keys, "k", "l", 10_000, predicate=lambda key: key.endswith("9")) == names[9::10]
+    assert found(keys, "k", "l", 7, predicate=lambda key: key.endswith("9")) == names[9:70:10]
     assert found(keys, "l", "k", 10) == []
 
 
@@ -118,11 +118,11 @@ def test_a_long_search_lets_others_have_their_turn(keys, clock):
     for number in range(2 * TURN + 1):
         keys.set(f"k{number:05}", b"v")
     last = f"k{2 * TURN:05}"
-    search = Deferred.fromCoroutine(keys.range("a", "z", 10, admits=last.__eq__))
+    search = Deferred.fromCoroutine(keys.range("a", "z", 10, predicate=last.__eq__))
     assert not search.called
     clock.advance(0)
     assert [key for key, _ in value_of(search)] == [last]
-    given_up = Deferred.fromCoroutine(keys.range("a", "z", 10, admits=last.__eq__))
+    given_up = Deferred.fromCoroutine(keys.range("a", "z", 10, predicate=last.__eq__))
     given_up.addErrback(lambda failure: failure.trap(CancelledError)).cancel()
     assert [call for call in clock.getDelayedCalls() if call.getTime() <= clock.seconds()] == []
 
@@ -130,9 +130,9 @@ def test_a_long_search_lets_others_have_their_turn(keys, clock):
 def test_a_range_ends_when_it_has_enough_but_not_before_the_second(keys):
     for name in "abcd":
         keys.set(name, b"12345")
-    assert found(keys, "a", "z", 10, enough=11) == ["a", "b"]
-    assert found(keys, "a", "z", 10, enough=12) == ["a", "b", "c"]
-    assert found(keys, "a", "z", 10, enough=1) == ["a", "b"]
+    assert found(keys, "a", "z", 10, max_bytes=11) == ["a", "b"]
+    assert found(keys, "a", "z", 10, max_bytes=12) == ["a", "b", "c"]
+    assert found(keys, "a", "z", 10, max_bytes=1) == ["a", "b"]
 
 
 def test_a_key_may_hold_any_character(keys):
@@ -241,25 +241,25 @@ def test_a_client_can_not_forge_a_change(broker):
 # Permissions
 
 
-def granted():
+def check_permission():
     rules = {"read": Rule(("kv/open.>",)), "write": Rule(("kv/open.>",)), "subscribe": Rule(("kv/open.>",))}
     access = Access("none", permissions={"anonymous": Grants(rules), "admin": Grants({})})
     return make_broker(access=access)
 
 
 def test_a_range_shows_what_may_be_read_and_no_more():
-    broker = granted()
+    broker = check_permission()
     for key in ("open.a", "open.b", "secret"):
         value_of(broker.keys.set(key, b"v"))
     ann = attach(broker)
     assert found(ann, "a", "z", 10) == ["open.a", "open.b"]
-    assert found(ann, "a", "z", 10, admits=lambda key: key != "open.a") == ["open.b"]
+    assert found(ann, "a", "z", 10, predicate=lambda key: key != "open.a") == ["open.b"]
     with pytest.raises(Denied):
         ann.get("secret")
 
 
 def test_changes_are_told_of_what_may_be_heard_and_no_more():
-    broker = granted()
+    broker = check_permission()
     ann, bob = attach(broker), attach(broker)
     ann.watch(lambda key: True)
     bob.watch(None, ["open.a", "secret"])

@@ -16,7 +16,7 @@ class Listener:
     heard: list[tuple[str, str]] = attrs.field(factory=list)
     then: list = attrs.field(factory=list)
 
-    def take(self, event, pattern):
+    def on_event(self, event, pattern):
         self.heard.append((event.topic, pattern))
         for act in self.then:
             act()

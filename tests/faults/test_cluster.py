@@ -185,7 +185,7 @@ async def test_a_poll_with_the_sid_of_another_node_is_refused(cluster: Cluster) 
 
 # When Redis is not well.
 
-Trouble = Callable[[Cluster], Awaitable[Any]]
+WireError = Callable[[Cluster], Awaitable[Any]]
 
 
 @pytest_twisted.ensureDeferred

@@ -238,7 +238,7 @@ class Everything:
         parts = [
             part for part in parts if not IStore.providedBy(part) and part not in (broker.settings, broker.metrics)
         ]
-        parts += [site._crowd, site._door, broker.calls._deadlines, broker.channels._deadlines]
+        parts += [site._counter, site._upgrader, broker.calls._deadlines, broker.channels._deadlines]
         parts += [dialect for dialect in self.dialects if dialect.name == "microstream"]
         found = {name: len(table) for part in parts for name, table in tables(part)}
         found |= {

@@ -276,7 +276,7 @@ def test_session_that_fails_at_something_is_closed_alone(broker):
         lambda: value_of(ann.publish("a", "e", b"1")),
         lambda: call(ann, "m"),
         lambda: value_of(ann.enqueue("r", b"1", recipient="queue:q")),
-        lambda: bob.hear(None),
+        lambda: bob.on_reply(None),
     ):
         closings.clear()
         act()
@@ -289,7 +289,7 @@ def test_session_that_fails_at_something_is_closed_alone(broker):
 
 def test_call_names_caller_service_and_method(broker):
     ann, bob = attach(broker, "ann"), attach(broker, "bob", "other")
-    perform(bob, "s", whole=True)
+    perform(bob, "s", as_service=True)
     call(ann, "s.a.b")
     (request,) = bob.session.served
     assert (request.service, request.method, request.caller, request.dialect) == ("s", "a.b", "ann", "test")
@@ -341,23 +341,23 @@ def test_registrations_are_limited(clock):
 
 def test_living_holder_keeps_its_name(broker):
     ann, bob = attach(broker), attach(broker)
-    perform(ann, "s", whole=True)
+    perform(ann, "s", as_service=True)
     with pytest.raises(Taken):
-        perform(bob, "s", whole=True, takeover=True)
+        perform(bob, "s", as_service=True, takeover=True)
 
 
 def test_silent_holder_is_replaced(broker, clock):
     ann, bob = attach(broker), attach(broker)
     closings = hung_up(ann)
     ann.session.alive = Deferred()
-    perform(ann, "s", whole=True)
-    taking = Deferred.fromCoroutine(bob.perform(["s"], whole=True, takeover=True))
+    perform(ann, "s", as_service=True)
+    taking = Deferred.fromCoroutine(bob.perform(["s"], as_service=True, takeover=True))
     assert not taking.called
     clock.advance(1.1)
     value_of(taking)
     assert closings == [(1001, "replaced")]
     assert ann.closed
-    assert bob.performs(whole=True) == ["s"]
+    assert bob.performs(as_service=True) == ["s"]
 
 
 def test_peer_without_a_session_gives_no_sign_of_life(broker):
@@ -453,7 +453,7 @@ def test_closing_undoes_everything(broker, clock):
     bob.subscribe("a")
     bob.subscribe("b.*")
     perform(bob, "m")
-    perform(bob, "s", whole=True)
+    perform(bob, "s", as_service=True)
     bob.acknowledge("*")
     bob.consume("q")
     bob.watch(lambda key: True)

@@ -17,7 +17,7 @@ from broker.testing import make_broker
 from broker.web.net.outbox import Outbox
 from broker.web.net.transport import listen
 from broker.web.site import Site
-from broker.web.ws.upgrade import WebSocketDoor, WebSocketOptions
+from broker.web.ws.upgrade import WebSocketOptions, WebSocketUpgrader
 from protocols.microstream.engineio import Times
 from protocols.microstream.namespaces import SocketSession
 from protocols.microstream.server import Bounds, Server
@@ -69,8 +69,8 @@ class SuiteServer:
             for make, name in ((Echo, "engine.io"), (Suite, "socket.io"))
         ]
         broker = make_broker(reactor)
-        door = WebSocketDoor(WebSocketOptions(), reactor, broker.metrics)
-        site = Site(servers, broker.attach, reactor, door, broker.metrics)
+        upgrader = WebSocketUpgrader(WebSocketOptions(), reactor, broker.metrics)
+        site = Site(servers, broker.attach, reactor, upgrader, broker.metrics)
         port = await listen(reactor, "tcp:0:interface=127.0.0.1", site, Outbox(reactor))
         return cls(clock, broker, servers, site, port)
 

@@ -15,7 +15,7 @@ from broker.messages import Mail, Request
 from broker.peer import Peer
 from broker.testing import make_broker, value_of
 from protocols.hpkv import dialect
-from protocols.hpkv.operation import MOST
+from protocols.hpkv.operation import MAX_RECORDS
 from protocols.hpkv.session import BACKLOG, FRAME
 from tests.protocols.fitful_store import FitfulStore
 from tests.protocols.hpkv_client import Bench, frame, say, told
@@ -315,8 +315,14 @@ def test_an_empty_range_is_no_error(client, first, last):
 
 
 def test_a_range_has_a_hundred_records_unless_more_are_asked_for(client):
-    fill(client, [f"k{number:04}" for number in range(MOST + 50)])
-    for limit, count in ((None, 100), (1, 1), (MOST, MOST), (MOST + 49, MOST), (10**12, MOST)):
+    fill(client, [f"k{number:04}" for number in range(MAX_RECORDS + 50)])
+    for limit, count in (
+        (None, 100),
+        (1, 1),
+        (MAX_RECORDS, MAX_RECORDS),
+        (MAX_RECORDS + 49, MAX_RECORDS),
+        (10**12, MAX_RECORDS),
+    ):
         answer = say(client, frame(RANGE, "k", endKey="l", limit=limit))
         assert (len(answer["records"]), answer["count"], answer["truncated"]) == (count, count, True)
     answer = say(client, frame(RANGE, "k0950", endKey="l", limit=100))

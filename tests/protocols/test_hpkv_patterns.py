@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from broker.errors import Invalid
 from protocols.hpkv.patterns import access_pattern, any_of, glob, rights, subscription_pattern, widened
-from protocols.hpkv.regex import MOST_MOVES, Regex
+from protocols.hpkv.regex import MAX_MOVES, Regex
 from protocols.hpkv.syntax import Malformed, Refused
 
 # pattern, key, admitted as accessPattern, heard of as one of subscribePatterns
@@ -43,7 +43,7 @@ TABLE = [
 def test_the_table(pattern, key, access, subscribe):
     assert rights((), (), pattern).may(key) is access
     heard = rights((), (pattern,), "")
-    assert (key in heard.names or (heard.admits is not None and heard.admits(key))) is subscribe
+    assert (key in heard.names or (heard.predicate is not None and heard.predicate(key))) is subscribe
 
 
 @pytest.mark.parametrize(
@@ -72,11 +72,11 @@ def test_without_an_access_pattern_one_may_use_what_one_hears_of():
 
 def test_a_subscribed_key_is_a_key_and_no_pattern():
     heard = rights(("a*", ".*"), (), "")
-    assert (heard.names, heard.admits) == ({"a*", ".*"}, None)
+    assert (heard.names, heard.predicate) == ({"a*", ".*"}, None)
 
 
 def test_the_same_patterns_are_one_question():
-    assert rights((), ("a*", "b*"), "").admits is rights(("k",), ("b*", "a*", "c"), "x").admits
+    assert rights((), ("a*", "b*"), "").predicate is rights(("k",), ("b*", "a*", "c"), "x").predicate
     assert any_of(()) is None
 
 
@@ -317,7 +317,7 @@ def test_no_pattern_and_no_key_take_long(pattern):
 
 def test_what_is_remembered_of_a_pattern_has_a_limit():
     regex = Regex("^a[^z]*z$")
-    for number in range(3 * MOST_MOVES):
+    for number in range(3 * MAX_MOVES):
         assert regex.search(f"a{chr(300 + number)}z")
-    assert regex._moves <= MOST_MOVES
-    assert sum(len(place.moves) for place in regex._places.values()) <= MOST_MOVES + 1
+    assert regex._moves <= MAX_MOVES
+    assert sum(len(place.moves) for place in regex._places.values()) <= MAX_MOVES + 1

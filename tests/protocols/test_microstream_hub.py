@@ -91,7 +91,7 @@ class Client:
         """Return the events that were sent here, decoded."""
         return [json.loads(frame[2:]) for frame in self.link.take()]
 
-    def hang_up(self):
+    def disconnect(self):
         self.session.closed(1006, "")
         self.peer.close()
 
@@ -121,8 +121,8 @@ def hub():
 def test_a_name_is_registered_by_connect_and_given_back_at_the_end(hub):
     service = hub.connect("svc")
     assert service.peer.client == "svc"
-    assert service.peer.performs(whole=True) == ["svc"]
-    service.hang_up()
+    assert service.peer.performs(as_service=True) == ["svc"]
+    service.disconnect()
     assert hub.broker.calls.services.names() == []
     hub.connect("svc")
 
@@ -144,7 +144,7 @@ def test_a_silent_holder_is_replaced(hub):
     hub.clock.advance(1.0)
     assert second.link.take()[0].startswith(b'40{"sid":')
     assert holder.link.closed == (1001, "replaced")
-    assert second.peer.performs(whole=True) == ["dup"]
+    assert second.peer.performs(as_service=True) == ["dup"]
 
 
 def test_any_word_of_the_holder_is_a_sign_of_life(hub):
@@ -161,7 +161,7 @@ def test_of_two_that_want_the_name_of_a_dead_one_one_gets_it(hub):
     for rival in rivals:
         rival.say("40")
     hub.clock.advance(1.0)
-    winner, loser = sorted(rivals, key=lambda rival: not rival.peer.performs(whole=True))
+    winner, loser = sorted(rivals, key=lambda rival: not rival.peer.performs(as_service=True))
     assert [frame[:2] for frame in winner.link.take()] == [b"40", b"2"]
     winner.say("3")
     assert loser.link.take() == [DUPLICATE]
@@ -171,10 +171,10 @@ def test_one_that_leaves_while_it_waits_takes_nothing_over(hub):
     holder = hub.connect("dup")
     second = hub.open("serviceName=dup")
     second.say("40")
-    second.hang_up()
+    second.disconnect()
     hub.clock.advance(2.0)
     assert holder.link.closed is None
-    assert holder.peer.performs(whole=True) == ["dup"]
+    assert holder.peer.performs(as_service=True) == ["dup"]
 
 
 @pytest.mark.parametrize("query", ["", "serviceName=", "serviceName=undefined", "serviceName=a&serviceName=b"])
@@ -368,7 +368,7 @@ def test_a_target_is_not_found_by_the_beginning_of_its_name(hub):
 def test_a_lost_target_answers_its_open_requests_at_once(hub):
     a, b = hub.connect("a"), hub.connect("b")
     a.ask("b", "1")
-    b.hang_up()
+    b.disconnect()
     assert a.heard() == [
         [
             "response",
@@ -472,7 +472,7 @@ def test_a_response_nobody_waits_for_is_dropped_and_counted(hub):
     b.emit("response", {"id": "1", "response": 2})
     assert a.heard() == [["response", {"id": "1", "response": 1}]]
     a.ask("b", "2")
-    a.hang_up()
+    a.disconnect()
     b.emit("response", {"id": "2", "response": 1})
     assert hub.dialect.dropped == 3
     assert hub.broker.calls.dropped == 3

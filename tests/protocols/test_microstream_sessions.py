@@ -30,7 +30,7 @@ class Echo(Session):
         self.send([(data, binary)])
 
 
-class Desk:
+class TokenEndpoint:
     """A server of echoes, its clock and its clients."""
 
     def __init__(self, **times):
@@ -67,7 +67,7 @@ class Desk:
 
 @pytest.fixture
 def desk():
-    desk = Desk()
+    desk = TokenEndpoint()
     yield desk
     desk.stop()
 
@@ -203,7 +203,7 @@ BODIES = st.lists(
 
 @given(BODIES)
 def test_no_sequence_leaves_anything_behind(steps):
-    desk = Desk(ping_interval=3.0, ping_timeout=2.0, upgrade_timeout=1.0)
+    desk = TokenEndpoint(ping_interval=3.0, ping_timeout=2.0, upgrade_timeout=1.0)
     query, _ = desk.polling()
     links = []
     for step, data in steps:

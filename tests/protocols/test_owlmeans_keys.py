@@ -210,7 +210,7 @@ def test_failed_watch_leaves_nothing_behind(room, monkeypatch):
 
 
 def test_too_many_watches_are_refused(room, monkeypatch):
-    monkeypatch.setattr("protocols.owlmeans.watches.MOST", 1)
+    monkeypatch.setattr("protocols.owlmeans.watches.MAX_PATTERNS", 1)
     alice = room.join("alice")
     room.ask(alice, "broker.watch", "a")
     room.ask(alice, "broker.watch", "a")

@@ -48,7 +48,7 @@ class Home:
             reactor=self.pump,
             observe=lambda operations, seconds: self.commits.append(operations),
             failed=self.failures.append,
-            patience=0.05,
+            timeout=0.05,
         )
         store.startService()
         self.stores.append(store)

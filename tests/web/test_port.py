@@ -30,7 +30,7 @@ from broker.web.http.parser import Limits
 from broker.web.net.outbox import Outbox
 from broker.web.net.transport import listen
 from broker.web.site import Site
-from broker.web.ws.upgrade import WebSocketDoor, WebSocketOptions
+from broker.web.ws.upgrade import WebSocketOptions, WebSocketUpgrader
 from tests.support.eventually import TIMEOUT
 from tests.support.http_client import get, post
 from tests.support.ws_client import Refused as WasRefused
@@ -50,7 +50,7 @@ class Peer:
     session: Any = None
     closed = 0
 
-    def bind(self, session: Any, hang_up: Any = None) -> None:
+    def bind(self, session: Any, disconnect: Any = None) -> None:
         self.session = session
 
     def close(self) -> None:
@@ -168,8 +168,8 @@ async def serve(description: str, times: Times | None = None) -> tuple[Served, I
         dialect.peers.append(Peer())
         return dialect.peers[-1]
 
-    door = WebSocketDoor(WebSocketOptions(close_timeout=TIMEOUT), reactor, metrics)
-    site = Site([dialect], attach, reactor, door, metrics, times=times, limits=Limits(body_bytes=1 << 21))
+    upgrader = WebSocketUpgrader(WebSocketOptions(close_timeout=TIMEOUT), reactor, metrics)
+    site = Site([dialect], attach, reactor, upgrader, metrics, times=times, limits=Limits(body_bytes=1 << 21))
     port = await listen(reactor, description, site, Outbox(reactor))
     address = port.getHost()
     if description.startswith("unix"):

@@ -37,7 +37,7 @@ from broker.web.http.channel import Times
 from broker.web.http.parser import Limits
 from broker.web.net.connections import Admission
 from broker.web.origins import Origins
-from broker.web.site import HELD, TURNED_AWAY, Site
+from broker.web.site import HELD, MAX_REJECTED, Site
 from tests.support.logs import lines_of
 from tests.web.wire import Heard, Wire
 
@@ -47,13 +47,13 @@ class Peer:
     dialect: str
     address: str
     session: Any = None
-    hang_up: Any = None
+    disconnect: Any = None
     closed: int = 0
     id: str = "conn-1"
     client: str = "ann"
 
-    def bind(self, session: Any, hang_up: Any = None) -> None:
-        self.session, self.hang_up = session, hang_up
+    def bind(self, session: Any, disconnect: Any = None) -> None:
+        self.session, self.disconnect = session, disconnect
 
     def close(self) -> None:
         self.closed += 1
@@ -124,7 +124,7 @@ class Careless(Sockets):
 
 @attrs.define(eq=False)
 class Link:
-    door: Door
+    upgrader: Upgrader
     handshake: HttpRequest
     subprotocol: str
     rest: bytes
@@ -141,11 +141,11 @@ class Link:
         self.end(1006)
 
     def end(self, code: int) -> None:
-        self.door.links.discard(self)
+        self.upgrader.links.discard(self)
         self.on_closed(code, "")
 
 
-class Door:
+class Upgrader:
     """Takes every connection over; what becomes of it is in its ``links``."""
 
     def __init__(self) -> None:
@@ -186,7 +186,7 @@ class Port:
     """A site with fake dialects, a fake door and a clock."""
 
     clock: Clock = attrs.field(factory=Clock)
-    door: Door = attrs.field(factory=Door)
+    upgrader: Upgrader = attrs.field(factory=Upgrader)
     metrics: Metrics = attrs.field(factory=Metrics)
     pages: Pages = attrs.field(factory=Pages)
     shaped: Shaped = attrs.field(factory=Shaped)
@@ -204,7 +204,7 @@ class Port:
             dialects,
             self.attach,
             self.clock,
-            self.door,  # type: ignore[arg-type]
+            self.upgrader,  # type: ignore[arg-type]
             self.metrics,
             ready=lambda: self.reasons,
             about=lambda: {"name": "txbroker"},
@@ -255,7 +255,7 @@ def port() -> Iterator[Port]:
     yield port
     for wire in port.wires:
         wire.lose()
-    for link in list(port.door.links):
+    for link in list(port.upgrader.links):
         link.end(1000)
     assert port.site.connections == 0
     assert all(peer.closed == (peer.session is None or peer.dialect in ("sockets", "careless")) for peer in port.peers)
@@ -296,17 +296,17 @@ def test_doubled_slashes_count_as_one_where_the_path_is_unknown(port: Port) -> N
     assert port.ask("/pages//x").body == b"/pages//x"
     assert port.ask("//nothing").status == 404
     assert port.upgrade("//ws") is None
-    assert port.door.taken[0].handshake.path == "/ws"
+    assert port.upgrader.taken[0].handshake.path == "/ws"
 
 
 @pytest.mark.parametrize("path", ["/", "/ws", "/rooms/", "/rooms/a/b"])
 def test_a_handshake_goes_to_the_dialect_of_its_path(port: Port, path: str) -> None:
     assert port.upgrade(path) is None
-    (link,) = port.door.taken
+    (link,) = port.upgrader.taken
     assert link.session is port.sockets.session_made
     assert link.subprotocol == ""
     assert port.peers[0].session is link.session
-    assert port.peers[0].hang_up == link.close
+    assert port.peers[0].disconnect == link.close
 
 
 def test_the_root_is_not_everything_below_it(port: Port) -> None:
@@ -317,23 +317,23 @@ def test_the_root_is_not_everything_below_it(port: Port) -> None:
 
 def test_a_handshake_goes_to_the_dialect_of_its_subprotocol(port: Port) -> None:
     assert port.upgrade("/any", "Sec-WebSocket-Protocol: other, chat.v1, chat.v2") is None
-    assert port.door.taken[0].subprotocol == "chat.v1"
+    assert port.upgrader.taken[0].subprotocol == "chat.v1"
 
 
 def test_the_path_goes_before_the_subprotocol(port: Port) -> None:
     port.upgrade("/careless", "Sec-WebSocket-Protocol: chat.v1")
-    assert port.door.taken[0].subprotocol == ""
+    assert port.upgrader.taken[0].subprotocol == ""
     assert port.peers[0].dialect == "careless"
 
 
 def test_a_subprotocol_is_agreed_to_on_a_known_path(port: Port) -> None:
     port.upgrade("/ws", "Sec-WebSocket-Protocol: chat.v2")
-    assert port.door.taken[0].subprotocol == "chat.v2"
+    assert port.upgrader.taken[0].subprotocol == "chat.v2"
 
 
 def test_bytes_behind_a_handshake_reach_the_door(port: Port) -> None:
     port.connect().say(handshake("/ws") + b"frames")
-    assert port.door.taken[0].rest == b"frames"
+    assert port.upgrader.taken[0].rest == b"frames"
 
 
 def test_a_plain_request_for_a_websocket_is_told_to_upgrade(port: Port) -> None:
@@ -398,7 +398,7 @@ def test_the_peer_of_a_client_that_went_away_is_closed(port: Port) -> None:
 def test_the_log_tells_who_came_and_who_went(port: Port, logged: list[LogEvent]) -> None:
     port.upgrade("/ws")
     port.clock.advance(2.5)
-    (link,) = port.door.links
+    (link,) = port.upgrader.links
     link.end(1001)
     assert lines_of(logged) == [
         "sockets: a client came from 10.0.0.1",
@@ -411,7 +411,7 @@ def test_the_log_tells_who_came_and_who_went(port: Port, logged: list[LogEvent])
 def test_a_peer_is_closed_when_its_websocket_is(port: Port) -> None:
     port.upgrade("/ws")
     assert (port.peers[0].closed, port.metrics.connections["sockets"]) == (0, 1)
-    port.door.taken[0].end(1000)
+    port.upgrader.taken[0].end(1000)
     assert (port.peers[0].closed, port.metrics.connections["sockets"]) == (1, 0)
     assert port.metrics.closed_total["sockets", "1000"] == 1
 
@@ -425,7 +425,7 @@ def test_a_peer_that_can_not_be_made_is_an_error_of_its_code(port: Port) -> None
 
 
 def test_a_bad_handshake_is_answered_and_its_peer_closed(port: Port) -> None:
-    port.door.objection = Response(400, b"no key")
+    port.upgrader.objection = Response(400, b"no key")
     heard = port.upgrade("/ws")
     assert heard is not None
     assert (heard.status, heard.headers["connection"]) == (400, "close")
@@ -617,7 +617,7 @@ def test_a_dialect_may_take_any_origin(port: Port) -> None:
 def test_a_refused_session_gets_the_status_of_its_error(port: Port) -> None:
     port.sockets.error = Unauthenticated("token", message="bad token")
     port.upgrade("/ws")
-    (link,) = port.door.taken
+    (link,) = port.upgrader.taken
     assert link.answer is not None
     assert (link.answer.status, json.loads(link.answer.body)["error"]["code"]) == (401, "UNAUTHENTICATED")
     assert port.peers[0].closed == 1
@@ -626,7 +626,7 @@ def test_a_refused_session_gets_the_status_of_its_error(port: Port) -> None:
 def test_a_session_that_fails_is_a_500(port: Port, logged: list[LogEvent]) -> None:
     port.sockets.error = ZeroDivisionError("deliberate")
     port.upgrade("/ws")
-    answer = port.door.taken[0].answer
+    answer = port.upgrader.taken[0].answer
     assert answer is not None
     assert (answer.status, b"deliberate" in answer.body) == (500, False)
     assert lines_of(logged) == ["sockets failed to open a session"]
@@ -635,7 +635,7 @@ def test_a_session_that_fails_is_a_500(port: Port, logged: list[LogEvent]) -> No
 def test_a_refusal_can_be_held(port: Port) -> None:
     port.careless.error = Refused(403)
     port.upgrade("/careless")
-    (link,) = port.door.taken
+    (link,) = port.upgrader.taken
     port.clock.advance(2.9)
     assert link.answer is None
     port.clock.advance(0.2)
@@ -647,20 +647,20 @@ def test_only_so_many_refusals_are_held(port: Port, logged: list[LogEvent]) -> N
     port.careless.error = Refused(403)
     for _ in range(HELD + 5):
         port.upgrade("/careless")
-    assert len([link for link in port.door.taken if link.answer is not None]) == 5
+    assert len([link for link in port.upgrader.taken if link.answer is not None]) == 5
     assert len(port.clock.getDelayedCalls()) <= HELD + 1
     port.clock.advance(3.0)
-    assert all(link.answer is not None for link in port.door.taken)
+    assert all(link.answer is not None for link in port.upgrader.taken)
     assert lines_of(logged) == ["careless refused a client at 10.0.0.1: HTTP 403"]
 
 
 def test_a_held_refusal_ends_with_its_client(port: Port) -> None:
     port.careless.error = Refused(403)
     port.upgrade("/careless")
-    opening = port.door.taken[0].opening
+    opening = port.upgrader.taken[0].opening
     assert opening is not None
     opening.cancel()
-    assert port.door.taken[0].answer is not None
+    assert port.upgrader.taken[0].answer is not None
 
 
 # Too many.
@@ -681,7 +681,7 @@ def test_a_websocket_counts_as_a_connection() -> None:
     port = Port().open(admission=Admission(connections=1))
     port.upgrade("/ws")
     assert port.ask("/health").status == 503
-    port.door.taken[0].end(1000)
+    port.upgrader.taken[0].end(1000)
     assert port.ask("/health").status == 200
 
 
@@ -703,11 +703,11 @@ def test_clients_of_a_unix_socket_have_no_address() -> None:
 def test_turning_away_is_bounded_too() -> None:
     port = Port().open(admission=Admission(connections=1))
     port.connect()
-    for _ in range(TURNED_AWAY):
+    for _ in range(MAX_REJECTED):
         port.connect()
     assert port.site.buildProtocol(IPv4Address("TCP", "10.0.0.1", 1)) is None
     port.clock.advance(2.0)
-    assert [wire.aborted for wire in port.wires] == [False] + [True] * TURNED_AWAY
+    assert [wire.aborted for wire in port.wires] == [False] + [True] * MAX_REJECTED
     port.connect()
 
 
@@ -741,11 +741,11 @@ def test_draining_lets_requests_finish_and_closes_the_rest(port: Port) -> None:
     port.upgrade("/ws")
     port.site.drain(5.0).addCallback(done.append)
     assert (idle.lost, busy.lost) == (True, False)
-    assert port.door.taken[0].closed == (1001, "leaving")
+    assert port.upgrader.taken[0].closed == (1001, "leaving")
     port.pages.wait.callback(Response())
     assert busy.heard()[0].headers["connection"] == "close"
     assert done == []
-    port.door.taken[0].end(1001)
+    port.upgrader.taken[0].end(1001)
     assert done == [None]
 
 
@@ -769,11 +769,11 @@ def test_a_hurried_site_drops_what_is_left(port: Port) -> None:
     wire = port.connect()
     wire.say(request("/pages"))
     port.upgrade("/ws")
-    port.site.hurry()
+    port.site.stop_now()
     assert not wire.aborted
     port.site.drain(5.0).addCallback(done.append)
     assert done == []
-    port.site.hurry()
+    port.site.stop_now()
     assert wire.aborted
     assert done == [None]
 
@@ -805,7 +805,7 @@ def test_a_draining_site_takes_nobody(port: Port) -> None:
     port.site.drain(5.0)
     assert port.ask("/pages").status == 503
     port.pages.wait.callback(Response())
-    assert port.door.taken == []
+    assert port.upgrader.taken == []
 
 
 def test_a_draining_site_is_not_ready(port: Port) -> None:

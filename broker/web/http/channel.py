@@ -121,7 +121,7 @@ class HttpChannel(Protocol):
         self._mark = 0
         self._waiting: Waiting | None = None
         self._watched: Phase | None = None
-        self._line = 0.0
+        self._bucket = 0.0
 
     # What Twisted calls.
 
@@ -355,11 +355,11 @@ class HttpChannel(Protocol):
     def _wait(self, waiting: Waiting | None) -> None:
         deadlines = self._site.deadlines
         if self._waiting is not None:
-            deadlines.drop(self, self._line)
+            deadlines.drop(self, self._bucket)
         self._waiting = waiting
         self._mark = self._parser.begun + self._served
         if waiting is not None:
-            self._line = deadlines.add(self, getattr(self._site.times, waiting.value))
+            self._bucket = deadlines.add(self, getattr(self._site.times, waiting.value))
 
 
 _WAITING = {

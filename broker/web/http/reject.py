@@ -13,10 +13,10 @@ from broker.messages import Response
 from broker.web.http.head import request_id
 from broker.web.http.response import Dates, render
 
-PATIENCE = 2.0  # seconds in which the client may say something and hear the answer
+TIMEOUT = 2.0  # seconds in which the client may say something and hear the answer
 
 
-class TurnedAway(Protocol):
+class RejectProtocol(Protocol):
     """Answers whatever comes with one refusal, reads nothing, and closes.
 
     Args:
@@ -37,7 +37,7 @@ class TurnedAway(Protocol):
 
     def connectionMade(self) -> None:
         """Wait for the request: an answer before it could get lost."""
-        self._late = self._clock.callLater(PATIENCE, self._cut)
+        self._late = self._clock.callLater(TIMEOUT, self._cut)
 
     def dataReceived(self, data: bytes) -> None:
         """Refuse, once."""

@@ -23,7 +23,7 @@ class Admission:
     origins: tuple[str, ...] = ()
 
 
-class Crowd:
+class ConnectionCounter:
     """Counts the connections, in all and by address.
 
     Args:

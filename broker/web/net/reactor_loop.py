@@ -25,7 +25,7 @@ log = Logger()
 PRIVATE_NAMES = ("_poller", "_selectables", "_doReadOrWrite", "_disconnectSelectable")
 
 
-class Turn:
+class ReactorLoop:
     """Does the turns of one reactor from ``install`` to ``remove``.
 
     Args:

@@ -25,9 +25,9 @@ CONNECTING: int = WebSocketServerProtocol.STATE_CONNECTING
 OPEN: int = WebSocketServerProtocol.STATE_OPEN
 
 CLOSE_OPCODE = 8
-CONTROL_MOST = 125  # bytes: RFC 6455, 5.5: "All control frames MUST have a payload length of 125 bytes or less"
+MAX_CONTROL_BYTES = 125  # bytes: RFC 6455, 5.5: "All control frames MUST have a payload length of 125 bytes or less"
 # Frames of a failed connection in which the answer to our close frame is looked for.
-IGNORED_MOST = 100
+MAX_IGNORED = 100
 
 SPECIMEN_REQUEST = (
     b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -37,7 +37,7 @@ SPECIMEN_REQUEST = (
 NOT_SHARED = ("http_", "is_open", "is_closed", "utf8validator", "transport", "_wskey")
 
 
-class QuietLog:
+class NullLogger:
     """Takes Autobahn's log lines: what matters of them the link tells itself."""
 
     def debug(self, *args: Any, **fields: Any) -> None:
@@ -46,7 +46,7 @@ class QuietLog:
     info = warn = error = debug
 
 
-class Nobody:
+class NullDeferred:
     """Stands for Autobahn's Deferred of the end, which nobody waits for."""
 
     def callback(self, result: Any) -> None:
@@ -77,8 +77,8 @@ class AutobahnCore(WebSocketServerProtocol):
     _perMessageCompress: Any
 
     _ignored = 0  # frames since the connection has failed
-    log = QuietLog()
-    is_closed = Nobody()
+    log = NullLogger()
+    is_closed = NullDeferred()
     utf8validator: Any = OwnValidator()
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class AutobahnCore(WebSocketServerProtocol):
         """Begin a frame; after a failure look at no more than a few."""
         if self.failedByMe:
             self._ignored += 1
-            if self._ignored > IGNORED_MOST:
+            if self._ignored > MAX_IGNORED:
                 self.dropConnection(abort=True)
         super().onFrameBegin()
 
@@ -99,7 +99,7 @@ class AutobahnCore(WebSocketServerProtocol):
             # RFC 6455, 7.1.7: "An endpoint MUST NOT continue to attempt to process data […] from
             # the remote endpoint after being instructed to _Fail the WebSocket Connection_."
             frame = self.current_frame
-            if frame.opcode != CLOSE_OPCODE or frame.length > CONTROL_MOST:
+            if frame.opcode != CLOSE_OPCODE or frame.length > MAX_CONTROL_BYTES:
                 return None
         result: bool | None = super().onFrameData(payload)
         return result
@@ -133,12 +133,12 @@ class AutobahnCore(WebSocketServerProtocol):
         """A sign of life, which has been noted."""
 
 
-class Specimen(WebSocketServerProtocol):
+class TemplateConnection(WebSocketServerProtocol):
     """A connection that is only opened, to see what Autobahn makes of it."""
 
     factory: Any
     transport: Any
-    log = QuietLog()
+    log = NullLogger()
 
     def write(self, data: bytes) -> None:
         """Be a transport."""
@@ -170,7 +170,7 @@ def autobahn_state(options: WebSocketOptions, clock: IReactorTime) -> dict[str, 
         closeHandshakeTimeout=options.close_timeout,
         autoPingInterval=0,
     )
-    specimen = Specimen()
+    specimen = TemplateConnection()
     specimen.factory = factory
     specimen.transport = specimen
     specimen._connectionMade()

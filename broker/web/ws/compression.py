@@ -12,7 +12,7 @@ from broker.messages import Frame
 from broker.web.ws.autobahn import OPEN
 from broker.web.ws.link import WebSocketLink
 
-LEAST = 512  # bytes: what is shorter goes faster as it is
+MIN_COMPRESSED_BYTES = 512  # bytes: what is shorter goes faster as it is
 NAME = "permessage-deflate"
 COMPRESSED = 4  # the extension bits of a frame: 7.2.1, "set the Per-Message Compressed bit"
 
@@ -45,21 +45,21 @@ class CompressedLink(WebSocketLink):
 
     def send(self, payload: bytes) -> None:
         """Send one text message."""
-        if self.state == OPEN and len(payload) >= LEAST:
+        if self.state == OPEN and len(payload) >= MIN_COMPRESSED_BYTES:
             self._send_compressed(payload, 1)
         else:
             super().send(payload)
 
     def send_binary(self, payload: bytes) -> None:
         """Send one binary message."""
-        if self.state == OPEN and len(payload) >= LEAST:
+        if self.state == OPEN and len(payload) >= MIN_COMPRESSED_BYTES:
             self._send_compressed(payload, 2)
         else:
             super().send_binary(payload)
 
     def send_frame(self, frame: Frame) -> None:
         """Send a message that was built once for many receivers."""
-        if self.state == OPEN and len(frame.payload) >= LEAST:
+        if self.state == OPEN and len(frame.payload) >= MIN_COMPRESSED_BYTES:
             self._send_compressed(frame.payload, frame.wire[0] & 0x0F)
         else:
             super().send_frame(frame)

@@ -9,23 +9,23 @@ from twisted.internet.interfaces import IReactorTime
 from broker.core.deadlines import Deadlines
 
 
-class Pulse(Protocol):
+class Monitored(Protocol):
     """A connection that is watched.
 
     Attributes:
         heard: set by the connection whenever bytes come.
         pinged: whether a ping awaits a sign of life.
-        line: where its deadline stands.
+        bucket: where its deadline stands.
     """
 
     heard: bool
     pinged: bool
-    line: float
+    bucket: float
 
     def ping(self) -> None:
         """Send a ping."""
 
-    def lifeless(self) -> None:
+    def on_timeout(self) -> None:
         """No sign of life came in time."""
 
 
@@ -47,25 +47,25 @@ class Heartbeat:
         self._interval = interval
         self._timeout = timeout
         self._pause = max(interval - timeout, 1.0)
-        self._deadlines: Deadlines[Pulse] = Deadlines(clock, self._due)
+        self._deadlines: Deadlines[Monitored] = Deadlines(clock, self._due)
 
-    def add(self, pulse: Pulse) -> None:
-        """Begin to watch *pulse*."""
+    def add(self, monitored: Monitored) -> None:
+        """Begin to watch *monitored*."""
         if self._interval > 0:
-            pulse.line = self._deadlines.add(pulse, self._interval)
+            monitored.bucket = self._deadlines.add(monitored, self._interval)
 
-    def remove(self, pulse: Pulse) -> None:
-        """Watch *pulse* no more."""
-        self._deadlines.drop(pulse, pulse.line)
+    def remove(self, monitored: Monitored) -> None:
+        """Watch *monitored* no more."""
+        self._deadlines.drop(monitored, monitored.bucket)
 
-    def _due(self, pulse: Pulse) -> None:
-        if not pulse.pinged:
-            pulse.pinged = True
-            pulse.heard = False
-            pulse.ping()
-            pulse.line = self._deadlines.add(pulse, self._timeout)
-        elif pulse.heard:
-            pulse.pinged = False
-            pulse.line = self._deadlines.add(pulse, self._pause)
+    def _due(self, monitored: Monitored) -> None:
+        if not monitored.pinged:
+            monitored.pinged = True
+            monitored.heard = False
+            monitored.ping()
+            monitored.bucket = self._deadlines.add(monitored, self._timeout)
+        elif monitored.heard:
+            monitored.pinged = False
+            monitored.bucket = self._deadlines.add(monitored, self._pause)
         else:
-            pulse.lifeless()
+            monitored.on_timeout()

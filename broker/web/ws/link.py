@@ -16,7 +16,7 @@ from broker.messages import SHORT, TEXT_HEADERS, Frame, HttpRequest, wire_frame
 from broker.web.net.transport import FrameTransport, hand_over
 from broker.web.ws.autobahn import CLOSED, CONNECTING, OPEN, autobahn_state
 from broker.web.ws.heartbeat import Heartbeat
-from broker.web.ws.reader import FAST_MOST, FAST_NAMES, FrameReader
+from broker.web.ws.reader import FAST_NAMES, MAX_FAST_BYTES, FrameReader
 
 if TYPE_CHECKING:
     from broker.web.ws.opening import Opening
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = Logger()
 
 PING = b"\x89\x00"
-REASON_MOST = 123  # bytes: what a close frame holds beside the code
+MAX_REASON_BYTES = 123  # bytes: what a close frame holds beside the code
 NO_STATUS = 1005  # RFC 6455, 7.1.5: the code "if this Close control frame contains no status code"
 ABNORMAL = 1006  # the same: the code if there was no close frame
 
@@ -53,7 +53,7 @@ class WebSocketLink(FrameReader):
             fields of the handshake itself.
         paused: whether more than 64 KiB wait to be sent.
         opening: what goes on before it is open.
-        pinged, line: see ``heartbeat.Pulse``.
+        pinged, bucket: see ``heartbeat.Monitored``.
     """
 
     options: ClassVar[WebSocketOptions]
@@ -65,7 +65,7 @@ class WebSocketLink(FrameReader):
     state: int = CONNECTING
     paused = False
     pinged = False
-    line = 0.0
+    bucket = 0.0
     _write: Callable[[bytes], None]
     _waiting = 0  # bytes written while paused, on a transport that does not count them
     _slow = False
@@ -175,7 +175,7 @@ class WebSocketLink(FrameReader):
         if self.state == OPEN:
             self._write(PING)
 
-    def lifeless(self) -> None:
+    def on_timeout(self) -> None:
         """Drop the connection: its client is gone."""
         self._drop("ping timeout")
 
@@ -251,7 +251,7 @@ class WebSocketLink(FrameReader):
 
     def _close(self, code: int, reason: str, grace: float) -> None:
         self.closeHandshakeTimeout = grace
-        self.sendCloseFrame(code, encode_truncate(reason, REASON_MOST))
+        self.sendCloseFrame(code, encode_truncate(reason, MAX_REASON_BYTES))
 
     def _drop(self, reason: str) -> None:
         if self.opening is not None:
@@ -319,6 +319,6 @@ def link_class(
         links=links,
         heartbeat=Heartbeat(clock, options.ping_interval, options.pong_timeout),
         fast_path=fast_path,
-        fast_most=min(FAST_MOST, options.max_message_bytes),
+        max_fast_bytes=min(MAX_FAST_BYTES, options.max_message_bytes),
     )
     return type(base.__name__, (base,), namespace)

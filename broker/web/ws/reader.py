@@ -28,7 +28,7 @@ MASKED = 0x80
 TWO_BYTES = 0xFE
 EIGHT_BYTES = 0xFF
 
-FAST_MOST = 65535  # bytes of a frame that is taken the short way: what two bytes can say
+MAX_FAST_BYTES = 65535  # bytes of a frame that is taken the short way: what two bytes can say
 FAST_NAMES = frozenset(("data", "current_frame", "inside_message"))  # of Autobahn's, that this needs
 
 
@@ -40,12 +40,12 @@ class FrameReader(AutobahnCore):
         traffic: where bytes are counted.
         heard: set when bytes come.
         fast_path: whether to go the short way at all.
-        fast_most: the longest payload that goes the short way, in bytes.
+        max_fast_bytes: the longest payload that goes the short way, in bytes.
     """
 
     traffic: ClassVar[Traffic]
     fast_path: ClassVar[bool]
-    fast_most: ClassVar[int]
+    max_fast_bytes: ClassVar[int]
 
     session: ISession
     heard = False
@@ -76,7 +76,7 @@ class FrameReader(AutobahnCore):
             nothing, or a part of a frame.
         """
         received = self.session.received
-        most = self.fast_most
+        most = self.max_fast_bytes
         position, end = 0, len(data)
         odd = False
         while end - position >= 2:

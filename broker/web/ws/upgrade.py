@@ -76,7 +76,7 @@ class WebSocketOptions:
     server: str = "txbroker"
 
 
-class WebSocketDoor:
+class WebSocketUpgrader:
     """Turns connections that asked for it into WebSocket links.
 
     Attributes:

@@ -34,7 +34,7 @@ def post(body: bytes, *lines: str) -> bytes:
     return get("/p", f"Content-Length: {len(body)}", *lines, method="POST") + body
 
 
-class Desk:
+class TokenEndpoint:
     """Answers by what the test says; keeps what it was asked."""
 
     def __init__(self) -> None:
@@ -83,8 +83,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk() -> Iterator[Desk]:
-    desk = Desk()
+def desk() -> Iterator[TokenEndpoint]:
+    desk = TokenEndpoint()
     yield desk
     assert len(desk.deadlines) == 0
     desk.clock.advance(1.0)
@@ -92,7 +92,7 @@ def desk() -> Iterator[Desk]:
 
 
 @pytest.fixture
-def wire(desk: Desk) -> Iterator[Wire]:
+def wire(desk: TokenEndpoint) -> Iterator[Wire]:
     wire = Wire(HttpChannel(desk, "10.0.0.1"))
     yield wire
     wire.lose()
@@ -101,7 +101,7 @@ def wire(desk: Desk) -> Iterator[Wire]:
 # Requests and answers.
 
 
-def test_a_request_is_answered(desk: Desk, wire: Wire) -> None:
+def test_a_request_is_answered(desk: TokenEndpoint, wire: Wire) -> None:
     wire.server.dataReceived(get("/a?b=c&d", "X-One: 1", "X-Two:  2 ", "x-two: 3"))
     request = desk.asked[0]
     assert (request.method, request.path, request.query, request.body) == ("GET", "/a", "b=c&d", b"")
@@ -120,20 +120,20 @@ def test_a_request_is_answered(desk: Desk, wire: Wire) -> None:
     )
 
 
-def test_the_date_moves_on(desk: Desk, wire: Wire) -> None:
+def test_the_date_moves_on(desk: TokenEndpoint, wire: Wire) -> None:
     wire.say(GET)
     desk.clock.advance(1.5)
     assert wire.say(GET)[0].headers["date"] == "Sun, 06 Nov 1994 08:49:38 GMT"
 
 
-def test_a_request_may_come_byte_by_byte(desk: Desk, wire: Wire) -> None:
+def test_a_request_may_come_byte_by_byte(desk: TokenEndpoint, wire: Wire) -> None:
     for byte in post(b"hello") + GET:
         wire.server.dataReceived(bytes((byte,)))
     assert [(request.path, request.body) for request in desk.asked] == [("/p", b"hello"), ("/a", b"")]
     assert [heard.body for heard in wire.heard()] == [b"/p", b"/a"]
 
 
-def test_ids_of_requests_look_like_random_uuids_and_differ(desk: Desk, wire: Wire) -> None:
+def test_ids_of_requests_look_like_random_uuids_and_differ(desk: TokenEndpoint, wire: Wire) -> None:
     ids = {heard.headers["x-request-id"] for heard in wire.say(GET * 10)}
     assert len(ids) == 10
     for id in ids:
@@ -141,7 +141,7 @@ def test_ids_of_requests_look_like_random_uuids_and_differ(desk: Desk, wire: Wir
         assert (id[14], id[19]) == ("4", "a")
 
 
-def test_a_large_body_comes_whole(desk: Desk, wire: Wire) -> None:
+def test_a_large_body_comes_whole(desk: TokenEndpoint, wire: Wire) -> None:
     desk.limits = Limits(body_bytes=100000)
     wire = Wire(HttpChannel(desk, ""))
     body = bytes(range(256)) * 300
@@ -152,14 +152,14 @@ def test_a_large_body_comes_whole(desk: Desk, wire: Wire) -> None:
     wire.lose()
 
 
-def test_a_chunked_body_comes_whole(desk: Desk, wire: Wire) -> None:
+def test_a_chunked_body_comes_whole(desk: TokenEndpoint, wire: Wire) -> None:
     head = get("/p", "Transfer-Encoding: chunked", method="POST")
     wire.say(head + b"3\r\nhel\r\n2\r\nlo\r\n0\r\nX-Trailer: 1\r\n\r\n")
     assert desk.asked[0].body == b"hello"
     assert "x-trailer" not in desk.asked[0].headers
 
 
-def test_a_body_in_many_small_chunks_costs_little_more_than_its_bytes(desk: Desk, wire: Wire) -> None:
+def test_a_body_in_many_small_chunks_costs_little_more_than_its_bytes(desk: TokenEndpoint, wire: Wire) -> None:
     desk.limits = Limits(body_bytes=100000)
     wire = Wire(HttpChannel(desk, ""))
     wire.server.dataReceived(get("/p", "Transfer-Encoding: chunked", method="POST"))
@@ -170,33 +170,33 @@ def test_a_body_in_many_small_chunks_costs_little_more_than_its_bytes(desk: Desk
     wire.lose()
 
 
-def test_head_gets_the_length_and_no_body(desk: Desk, wire: Wire) -> None:
+def test_head_gets_the_length_and_no_body(desk: TokenEndpoint, wire: Wire) -> None:
     wire.server.dataReceived(get("/abc", method="HEAD"))
     (heard,) = read_all(wire.value(), heads=True)
     assert (heard.status, heard.headers["content-length"], heard.body) == (200, "4", b"")
 
 
 @pytest.mark.parametrize("status", [204, 304])
-def test_some_answers_have_neither_body_nor_length(desk: Desk, wire: Wire, status: int) -> None:
+def test_some_answers_have_neither_body_nor_length(desk: TokenEndpoint, wire: Wire, status: int) -> None:
     desk.reply = lambda _: Response(status, b"never sent")
     (heard,) = wire.say(GET)
     assert heard.status == status
     assert not {"content-length", "content-type"} & set(heard.headers)
 
 
-def test_a_plain_answer_has_no_request_id(desk: Desk, wire: Wire) -> None:
+def test_a_plain_answer_has_no_request_id(desk: TokenEndpoint, wire: Wire) -> None:
     desk.reply = lambda _: Response(404, plain=True)
     assert "x-request-id" not in wire.say(GET)[0].headers
 
 
-def test_an_answer_may_have_its_own_reason_type_and_headers(desk: Desk, wire: Wire) -> None:
+def test_an_answer_may_have_its_own_reason_type_and_headers(desk: TokenEndpoint, wire: Wire) -> None:
     desk.reply = lambda _: Response(299, b"x", "text/plain", (("X-A", "1"), ("X-B", "2")), "Fine")
     (heard,) = wire.say(GET)
     assert (heard.status, heard.reason, heard.headers["content-type"]) == (299, "Fine", "text/plain")
     assert (heard.headers["x-a"], heard.headers["x-b"]) == ("1", "2")
 
 
-def test_a_client_s_words_do_not_become_header_lines(desk: Desk, wire: Wire) -> None:
+def test_a_client_s_words_do_not_become_header_lines(desk: TokenEndpoint, wire: Wire) -> None:
     desk.reply = lambda _: Response(
         reason="OK\r\nX-Evil: 1",
         content_type="text/plain\r\nX-Evil: 2",
@@ -207,7 +207,7 @@ def test_a_client_s_words_do_not_become_header_lines(desk: Desk, wire: Wire) -> 
     assert heard.headers["location"] == "/ X-Evil: 3 body "
 
 
-def test_a_dialect_does_not_decide_the_framing(desk: Desk, wire: Wire) -> None:
+def test_a_dialect_does_not_decide_the_framing(desk: TokenEndpoint, wire: Wire) -> None:
     desk.reply = lambda _: Response(
         body=b"hello",
         headers=(("Content-Length", "1"), ("transfer-encoding", "chunked"), ("Connection", "close"), ("Date", "-")),
@@ -226,7 +226,7 @@ def test_characters_beyond_latin_1_are_replaced() -> None:
 # The end of a connection.
 
 
-def test_a_client_may_ask_to_close(desk: Desk, wire: Wire) -> None:
+def test_a_client_may_ask_to_close(desk: TokenEndpoint, wire: Wire) -> None:
     (heard,) = wire.say(get("/a", "Connection: close") + GET)
     assert heard.headers["connection"] == "close"
     assert "keep-alive" not in heard.headers
@@ -234,38 +234,38 @@ def test_a_client_may_ask_to_close(desk: Desk, wire: Wire) -> None:
     assert len(desk.asked) == 1
 
 
-def test_an_old_client_is_answered_and_the_connection_closed(desk: Desk, wire: Wire) -> None:
+def test_an_old_client_is_answered_and_the_connection_closed(desk: TokenEndpoint, wire: Wire) -> None:
     (heard,) = wire.say(b"GET /old HTTP/1.0\r\n\r\n")
     assert (heard.body, heard.headers["connection"]) == (b"/old", "close")
     assert wire.disconnecting
 
 
-def test_an_old_client_may_ask_to_stay(desk: Desk, wire: Wire) -> None:
+def test_an_old_client_may_ask_to_stay(desk: TokenEndpoint, wire: Wire) -> None:
     (heard,) = wire.say(b"GET /old HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
     assert heard.headers["connection"] == "keep-alive"
     assert not wire.disconnecting
 
 
-def test_an_answer_may_close(desk: Desk, wire: Wire) -> None:
+def test_an_answer_may_close(desk: TokenEndpoint, wire: Wire) -> None:
     desk.reply = lambda _: Response(close=True)
     heard = wire.say(GET + GET)
     assert [answer.headers["connection"] for answer in heard] == ["close"]
     assert len(desk.asked) == 1
 
 
-def test_the_site_is_told_of_the_end_once(desk: Desk, wire: Wire) -> None:
+def test_the_site_is_told_of_the_end_once(desk: TokenEndpoint, wire: Wire) -> None:
     wire.say(get("/a", "Connection: close"))
     wire.lose()
     assert desk.left == [wire.server]
 
 
-def test_an_idle_connection_finishes_at_once(desk: Desk, wire: Wire) -> None:
+def test_an_idle_connection_finishes_at_once(desk: TokenEndpoint, wire: Wire) -> None:
     wire.say(GET)
     wire.server.finish()
     assert wire.disconnecting
 
 
-def test_a_busy_connection_finishes_after_its_answer(desk: Desk, wire: Wire) -> None:
+def test_a_busy_connection_finishes_after_its_answer(desk: TokenEndpoint, wire: Wire) -> None:
     desk.reply = desk.wait
     wire.say(GET)
     wire.server.finish()
@@ -275,7 +275,7 @@ def test_a_busy_connection_finishes_after_its_answer(desk: Desk, wire: Wire) -> 
     assert wire.disconnecting
 
 
-def test_a_request_that_has_begun_is_answered_before_the_finish(desk: Desk, wire: Wire) -> None:
+def test_a_request_that_has_begun_is_answered_before_the_finish(desk: TokenEndpoint, wire: Wire) -> None:
     wire.say(GET[:10])
     wire.server.finish()
     assert wire.say(GET[10:])[0].headers["connection"] == "close"
@@ -284,7 +284,7 @@ def test_a_request_that_has_begun_is_answered_before_the_finish(desk: Desk, wire
 # Order.
 
 
-def test_a_pipeline_is_answered_in_order(desk: Desk, wire: Wire) -> None:
+def test_a_pipeline_is_answered_in_order(desk: TokenEndpoint, wire: Wire) -> None:
     desk.reply = lambda request: desk.wait(request) if request.path == "/slow" else Response(body=request.path.encode())
     wire.say(get("/1") + get("/slow") + get("/3"))
     assert [heard.body for heard in wire.heard()] == []
@@ -293,7 +293,7 @@ def test_a_pipeline_is_answered_in_order(desk: Desk, wire: Wire) -> None:
     assert [heard.body for heard in wire.heard()] == [b"at last", b"/3"]
 
 
-def test_a_long_pipeline_stops_the_reading_and_nothing_is_lost(desk: Desk, wire: Wire) -> None:
+def test_a_long_pipeline_stops_the_reading_and_nothing_is_lost(desk: TokenEndpoint, wire: Wire) -> None:
     desk.reply = desk.wait
     stream = b"".join(get(f"/{number}") for number in range(3000))
     wire.server.dataReceived(stream)
@@ -308,7 +308,7 @@ def test_a_long_pipeline_stops_the_reading_and_nothing_is_lost(desk: Desk, wire:
     assert wire.reading
 
 
-def test_great_bodies_that_wait_stop_the_reading_and_are_not_lost(desk: Desk, wire: Wire) -> None:
+def test_great_bodies_that_wait_stop_the_reading_and_are_not_lost(desk: TokenEndpoint, wire: Wire) -> None:
     desk.limits = Limits(body_bytes=100000)
     desk.reply = desk.wait
     wire = Wire(HttpChannel(desk, ""))
@@ -322,7 +322,7 @@ def test_great_bodies_that_wait_stop_the_reading_and_are_not_lost(desk: Desk, wi
     wire.lose()
 
 
-def test_what_comes_while_nothing_is_parsed_keeps_its_place(desk: Desk, wire: Wire) -> None:
+def test_what_comes_while_nothing_is_parsed_keeps_its_place(desk: TokenEndpoint, wire: Wire) -> None:
     desk.reply = desk.wait
     wire.say(get("/") * (PIPELINE + 1))
     for piece in (b"GET /last HT", b"TP/1.1\r\nHost: h\r\n\r\n"):
@@ -334,7 +334,7 @@ def test_what_comes_while_nothing_is_parsed_keeps_its_place(desk: Desk, wire: Wi
     assert wire.reading
 
 
-def test_a_bad_request_is_refused_after_the_good_ones(desk: Desk, wire: Wire) -> None:
+def test_a_bad_request_is_refused_after_the_good_ones(desk: TokenEndpoint, wire: Wire) -> None:
     desk.reply = desk.wait
     wire.say(GET + b"nonsense\r\n\r\n")
     assert not wire.half_closed
@@ -346,7 +346,7 @@ def test_a_bad_request_is_refused_after_the_good_ones(desk: Desk, wire: Wire) ->
 # Clients that go away, and answers that fail.
 
 
-def test_the_answer_is_cancelled_when_the_client_goes(desk: Desk, wire: Wire, logged: list[LogEvent]) -> None:
+def test_the_answer_is_cancelled_when_the_client_goes(desk: TokenEndpoint, wire: Wire, logged: list[LogEvent]) -> None:
     desk.reply = desk.wait
     wire.say(get("/poll") + get("/next"))
     wire.lose()
@@ -355,7 +355,7 @@ def test_the_answer_is_cancelled_when_the_client_goes(desk: Desk, wire: Wire, lo
     assert not [event for event in logged if "log_failure" in event]
 
 
-def test_an_answer_that_ignores_its_cancelling_is_dropped(desk: Desk, wire: Wire) -> None:
+def test_an_answer_that_ignores_its_cancelling_is_dropped(desk: TokenEndpoint, wire: Wire) -> None:
     deferred: Deferred[Response] = Deferred(lambda cancelled: cancelled.callback(Response()))
     desk.reply = lambda _: deferred
     wire.say(GET)
@@ -363,7 +363,7 @@ def test_an_answer_that_ignores_its_cancelling_is_dropped(desk: Desk, wire: Wire
     assert wire.value() == b""
 
 
-def test_an_answer_that_waits_twice_comes(desk: Desk, wire: Wire) -> None:
+def test_an_answer_that_waits_twice_comes(desk: TokenEndpoint, wire: Wire) -> None:
     first: Deferred[Response] = Deferred()
     second: Deferred[Response] = Deferred()
 
@@ -380,7 +380,7 @@ def test_an_answer_that_waits_twice_comes(desk: Desk, wire: Wire) -> None:
     assert wire.heard()[0].body == b"12"
 
 
-def test_an_answer_may_survive_a_failure_that_it_waited_for(desk: Desk, wire: Wire) -> None:
+def test_an_answer_may_survive_a_failure_that_it_waited_for(desk: TokenEndpoint, wire: Wire) -> None:
     deferred: Deferred[Response] = Deferred()
 
     async def brave(request: HttpRequest) -> Response:
@@ -397,7 +397,7 @@ def test_an_answer_may_survive_a_failure_that_it_waited_for(desk: Desk, wire: Wi
 
 @pytest.mark.parametrize("late", [False, True])
 def test_an_answer_that_fails_is_a_500_and_the_connection_goes_on(
-    desk: Desk, wire: Wire, logged: list[LogEvent], late: bool
+    desk: TokenEndpoint, wire: Wire, logged: list[LogEvent], late: bool
 ) -> None:
     def fail(_: HttpRequest) -> Any:
         raise ZeroDivisionError("deliberate")
@@ -416,7 +416,7 @@ def test_an_answer_that_fails_is_a_500_and_the_connection_goes_on(
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_an_answer_that_is_none_is_a_500(desk: Desk, wire: Wire, logged: list[LogEvent], late: bool) -> None:
+def test_an_answer_that_is_none_is_a_500(desk: TokenEndpoint, wire: Wire, logged: list[LogEvent], late: bool) -> None:
     desk.reply = desk.wait if late else (lambda _: Response(body="private"))  # type: ignore[arg-type]
     heard = wire.say(GET)
     if late:
@@ -428,7 +428,7 @@ def test_an_answer_that_is_none_is_a_500(desk: Desk, wire: Wire, logged: list[Lo
 
 
 def test_a_failure_behind_an_answer_costs_the_connection_only(
-    desk: Desk, wire: Wire, logged: list[LogEvent], monkeypatch: pytest.MonkeyPatch
+    desk: TokenEndpoint, wire: Wire, logged: list[LogEvent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> Coroutine[Any, Any, Response]:
         raise ZeroDivisionError
@@ -454,19 +454,19 @@ def test_a_failure_behind_an_answer_costs_the_connection_only(
         (b"GET /x HTTP/2.0\r\nHost: h\r\n\r\n", 505),
     ],
 )
-def test_a_refused_request_ends_the_connection(desk: Desk, wire: Wire, stream: bytes, status: int) -> None:
+def test_a_refused_request_ends_the_connection(desk: TokenEndpoint, wire: Wire, stream: bytes, status: int) -> None:
     (heard,) = wire.say(stream)
     assert (heard.status, heard.headers["connection"]) == (status, "close")
     assert wire.half_closed
     assert desk.asked == []
 
 
-def test_the_site_sees_as_much_of_a_refused_request_as_was_read(desk: Desk, wire: Wire) -> None:
+def test_the_site_sees_as_much_of_a_refused_request_as_was_read(desk: TokenEndpoint, wire: Wire) -> None:
     (heard,) = wire.say(get("/big", "Content-Length: 1001", method="POST"))
     assert heard.body == b"The body is over 1000 bytes. /big"
 
 
-def test_a_refused_client_that_still_sends_can_read_the_refusal(desk: Desk, wire: Wire) -> None:
+def test_a_refused_client_that_still_sends_can_read_the_refusal(desk: TokenEndpoint, wire: Wire) -> None:
     wire.say(get("/x", "Content-Length: 9999", method="POST"))
     assert wire.say(b"x" * 5000) == []
     assert not wire.lost
@@ -477,7 +477,7 @@ def test_a_refused_client_that_still_sends_can_read_the_refusal(desk: Desk, wire
 # Expect: 100-continue.
 
 
-def test_a_client_is_told_to_go_on(desk: Desk, wire: Wire) -> None:
+def test_a_client_is_told_to_go_on(desk: TokenEndpoint, wire: Wire) -> None:
     head = get("/p", "Content-Length: 5", "Expect: 100-Continue", method="POST")
     wire.server.dataReceived(head)
     assert wire.value() == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -486,11 +486,11 @@ def test_a_client_is_told_to_go_on(desk: Desk, wire: Wire) -> None:
     assert desk.asked[0].body == b"hello"
 
 
-def test_a_client_that_has_sent_its_body_already_is_not(desk: Desk, wire: Wire) -> None:
+def test_a_client_that_has_sent_its_body_already_is_not(desk: TokenEndpoint, wire: Wire) -> None:
     assert [heard.status for heard in wire.say(post(b"hello", "Expect: 100-continue"))] == [200]
 
 
-def test_a_client_is_told_to_go_on_after_the_answers_before(desk: Desk, wire: Wire) -> None:
+def test_a_client_is_told_to_go_on_after_the_answers_before(desk: TokenEndpoint, wire: Wire) -> None:
     desk.reply = desk.wait
     wire.say(GET + get("/p", "Content-Length: 5", "Expect: 100-continue", method="POST"))
     assert wire.value() == b""
@@ -498,7 +498,7 @@ def test_a_client_is_told_to_go_on_after_the_answers_before(desk: Desk, wire: Wi
     assert [heard.status for heard in wire.heard()] == [200, 100]
 
 
-def test_a_client_with_too_much_to_send_is_not_told_to_go_on(desk: Desk, wire: Wire) -> None:
+def test_a_client_with_too_much_to_send_is_not_told_to_go_on(desk: TokenEndpoint, wire: Wire) -> None:
     head = get("/p", "Content-Length: 5000", "Expect: 100-continue", method="POST")
     assert [heard.status for heard in wire.say(head)] == [413]
 
@@ -506,7 +506,7 @@ def test_a_client_with_too_much_to_send_is_not_told_to_go_on(desk: Desk, wire: W
 # Time.
 
 
-def test_a_slow_header_is_refused(desk: Desk, wire: Wire) -> None:
+def test_a_slow_header_is_refused(desk: TokenEndpoint, wire: Wire) -> None:
     for byte in GET[:18]:
         wire.server.dataReceived(bytes((byte,)))
         desk.clock.advance(0.5)
@@ -516,7 +516,7 @@ def test_a_slow_header_is_refused(desk: Desk, wire: Wire) -> None:
     assert wire.half_closed
 
 
-def test_a_slow_body_is_refused(desk: Desk, wire: Wire) -> None:
+def test_a_slow_body_is_refused(desk: TokenEndpoint, wire: Wire) -> None:
     wire.say(post(b"x" * 1000)[:100])
     desk.clock.pump([1.0] * 18)
     wire.say(b"x")
@@ -525,13 +525,13 @@ def test_a_slow_body_is_refused(desk: Desk, wire: Wire) -> None:
     assert wire.half_closed
 
 
-def test_a_silent_new_connection_is_closed_without_a_word(desk: Desk, wire: Wire) -> None:
+def test_a_silent_new_connection_is_closed_without_a_word(desk: TokenEndpoint, wire: Wire) -> None:
     desk.clock.pump([1.0] * 11)
     assert wire.lost
     assert wire.value() == b""
 
 
-def test_an_idle_connection_outlives_what_was_advertised_and_is_closed(desk: Desk, wire: Wire) -> None:
+def test_an_idle_connection_outlives_what_was_advertised_and_is_closed(desk: TokenEndpoint, wire: Wire) -> None:
     heard = wire.say(GET)
     assert heard[0].headers["keep-alive"] == "timeout=5"
     desk.clock.pump([1.0] * 29)
@@ -541,14 +541,14 @@ def test_an_idle_connection_outlives_what_was_advertised_and_is_closed(desk: Des
     assert wire.value() == b""
 
 
-def test_requests_keep_a_connection_open(desk: Desk, wire: Wire) -> None:
+def test_requests_keep_a_connection_open(desk: TokenEndpoint, wire: Wire) -> None:
     for _ in range(10):
         wire.say(GET)
         desk.clock.pump([1.0] * 20)
     assert not wire.lost
 
 
-def test_a_connection_is_not_idle_while_its_answer_is_awaited(desk: Desk, wire: Wire) -> None:
+def test_a_connection_is_not_idle_while_its_answer_is_awaited(desk: TokenEndpoint, wire: Wire) -> None:
     desk.reply = desk.wait
     wire.say(GET)
     desk.clock.pump([10.0] * 30)
@@ -558,7 +558,7 @@ def test_a_connection_is_not_idle_while_its_answer_is_awaited(desk: Desk, wire: 
     assert not wire.lost
 
 
-def test_each_request_has_its_own_time(desk: Desk, wire: Wire) -> None:
+def test_each_request_has_its_own_time(desk: TokenEndpoint, wire: Wire) -> None:
     wire.say(GET[:10])
     desk.clock.pump([1.0] * 9)
     wire.say(GET[10:] + GET[:10])
@@ -569,7 +569,7 @@ def test_each_request_has_its_own_time(desk: Desk, wire: Wire) -> None:
 # A client that does not read.
 
 
-def test_nothing_is_answered_while_the_client_does_not_read(desk: Desk, wire: Wire) -> None:
+def test_nothing_is_answered_while_the_client_does_not_read(desk: TokenEndpoint, wire: Wire) -> None:
     wire.full = True
     wire.say(GET * 3)
     assert len(desk.asked) == 1
@@ -577,14 +577,14 @@ def test_nothing_is_answered_while_the_client_does_not_read(desk: Desk, wire: Wi
     assert len(desk.asked) == 3
 
 
-def test_a_client_that_never_reads_is_cut_off(desk: Desk, wire: Wire) -> None:
+def test_a_client_that_never_reads_is_cut_off(desk: TokenEndpoint, wire: Wire) -> None:
     wire.full = True
     wire.say(GET * 3)
     desk.clock.pump([1.0] * 61)
     assert wire.aborted
 
 
-def test_a_client_that_sends_and_never_reads_is_read_no_further(desk: Desk, wire: Wire) -> None:
+def test_a_client_that_sends_and_never_reads_is_read_no_further(desk: TokenEndpoint, wire: Wire) -> None:
     wire.full = True
     for _ in range(10):
         if wire.reading:
@@ -595,7 +595,7 @@ def test_a_client_that_sends_and_never_reads_is_read_no_further(desk: Desk, wire
     assert len(desk.asked) >= 1000
 
 
-def test_a_client_that_reads_again_in_time_stays(desk: Desk, wire: Wire) -> None:
+def test_a_client_that_reads_again_in_time_stays(desk: TokenEndpoint, wire: Wire) -> None:
     wire.full = True
     wire.say(GET)
     desk.clock.pump([1.0] * 59)
@@ -604,7 +604,7 @@ def test_a_client_that_reads_again_in_time_stays(desk: Desk, wire: Wire) -> None
     assert not wire.lost
 
 
-def test_a_closing_connection_whose_client_does_not_read_is_cut_off(desk: Desk, wire: Wire) -> None:
+def test_a_closing_connection_whose_client_does_not_read_is_cut_off(desk: TokenEndpoint, wire: Wire) -> None:
     wire.lose = lambda reason=None: None  # type: ignore[method-assign]
     wire.say(get("/a", "Connection: close"))
     desk.clock.pump([1.0] * 61)
@@ -615,7 +615,7 @@ def test_a_closing_connection_whose_client_does_not_read_is_cut_off(desk: Desk, 
 # Upgrades.
 
 
-def test_a_handshake_is_handed_over_with_what_came_behind_it(desk: Desk, wire: Wire) -> None:
+def test_a_handshake_is_handed_over_with_what_came_behind_it(desk: TokenEndpoint, wire: Wire) -> None:
     wire.server.dataReceived(GET + UPGRADE + b"\x81\x80mask")
     assert [heard.body for heard in wire.heard()] == [b"/a"]
     ((request, rest),) = desk.handed_over
@@ -624,7 +624,7 @@ def test_a_handshake_is_handed_over_with_what_came_behind_it(desk: Desk, wire: W
     assert len(desk.deadlines) == 0
 
 
-def test_a_handshake_waits_for_the_answers_before_it(desk: Desk, wire: Wire) -> None:
+def test_a_handshake_waits_for_the_answers_before_it(desk: TokenEndpoint, wire: Wire) -> None:
     desk.reply = desk.wait
     wire.say(GET + UPGRADE + b"one")
     wire.say(b"two")
@@ -633,7 +633,7 @@ def test_a_handshake_waits_for_the_answers_before_it(desk: Desk, wire: Wire) -> 
     assert desk.handed_over[0][1] == b"onetwo"
 
 
-def test_a_client_does_not_send_without_end_before_its_handshake_is_answered(desk: Desk, wire: Wire) -> None:
+def test_a_client_does_not_send_without_end_before_its_handshake_is_answered(desk: TokenEndpoint, wire: Wire) -> None:
     desk.reply = desk.wait
     wire.say(GET + UPGRADE)
     wire.server.dataReceived(b"x" * AHEAD)
@@ -643,7 +643,7 @@ def test_a_client_does_not_send_without_end_before_its_handshake_is_answered(des
     assert desk.handed_over[0][1] == b"x" * AHEAD
 
 
-def test_a_handshake_behind_a_long_pipeline_loses_nothing(desk: Desk, wire: Wire) -> None:
+def test_a_handshake_behind_a_long_pipeline_loses_nothing(desk: TokenEndpoint, wire: Wire) -> None:
     desk.reply = desk.wait
     wire.say(get("/") * (PIPELINE + 1) + UPGRADE + b"one")
     wire.say(b"two")
@@ -652,7 +652,7 @@ def test_a_handshake_behind_a_long_pipeline_loses_nothing(desk: Desk, wire: Wire
     assert desk.handed_over[0][1] == b"onetwo"
 
 
-def test_a_refused_handshake_is_answered_and_ends_the_connection(desk: Desk, wire: Wire) -> None:
+def test_a_refused_handshake_is_answered_and_ends_the_connection(desk: TokenEndpoint, wire: Wire) -> None:
     desk.refuse_upgrade = Response(403)
     (heard,) = wire.say(UPGRADE + GET)
     assert (heard.status, heard.headers["connection"]) == (403, "close")
@@ -660,7 +660,7 @@ def test_a_refused_handshake_is_answered_and_ends_the_connection(desk: Desk, wir
     assert desk.asked == []
 
 
-def test_an_upgrade_to_something_else_is_an_ordinary_request(desk: Desk, wire: Wire) -> None:
+def test_an_upgrade_to_something_else_is_an_ordinary_request(desk: TokenEndpoint, wire: Wire) -> None:
     (heard,) = wire.say(post(b"hello", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: x"))
     assert (heard.status, desk.asked[0].body) == (200, b"hello")
     assert desk.handed_over == []
@@ -693,7 +693,7 @@ class Broken:
     """A limit that can not be compared."""
 
 
-def test_a_mistake_while_parsing_is_no_fault_of_the_client(desk: Desk) -> None:
+def test_a_mistake_while_parsing_is_no_fault_of_the_client(desk: TokenEndpoint) -> None:
     desk.limits = Limits(head_fields=Broken())  # type: ignore[arg-type]
     wire = Wire(HttpChannel(desk, ""))
     with pytest.raises(Exception, match="callback"):

@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from broker.interfaces import ILink
 from broker.messages import HttpRequest, Response
 from broker.web.ws.link import WebSocketLink
-from broker.web.ws.upgrade import Tally, WebSocketDoor, WebSocketOptions
+from broker.web.ws.upgrade import Tally, WebSocketOptions, WebSocketUpgrader
 
 MASK = b"\x37\xfa\x21\x3d"  # that of the examples in RFC 6455, 5.7
 HANDSHAKE = {
@@ -143,7 +143,7 @@ class Bench:
 
     clock: Clock
     wire: Wire
-    door: WebSocketDoor
+    upgrader: WebSocketUpgrader
     tally: Tally
     link: WebSocketLink
     session: Session
@@ -171,7 +171,7 @@ def refuse(failure: Failure) -> Response:
 def open_link(**options: Any) -> Bench:
     """Return an open link on a fake wire from which the 101 has been read."""
     clock, wire, tally = Clock(), Wire(), Tally()
-    door = WebSocketDoor(WebSocketOptions(**options), clock, tally)
+    upgrader = WebSocketUpgrader(WebSocketOptions(**options), clock, tally)
     ended: list[tuple[int, str]] = []
     sessions: list[Session] = []
 
@@ -179,9 +179,9 @@ def open_link(**options: Any) -> Bench:
         sessions.append(Session(link))
         return sessions[0]
 
-    refusal = door.upgrade(
+    refusal = upgrader.upgrade(
         wire, handshake(), session, refuse=refuse, on_closed=lambda code, reason: ended.append((code, reason))
     )
     assert refusal is None
     wire.clear()
-    return Bench(clock, wire, door, tally, wire.protocol, sessions[0], ended)
+    return Bench(clock, wire, upgrader, tally, wire.protocol, sessions[0], ended)

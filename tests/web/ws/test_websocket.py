@@ -20,7 +20,7 @@ from broker.interfaces import ILink
 from broker.messages import HttpRequest, Response, text_frame
 from broker.web.ws import masking
 from broker.web.ws.link import WebSocketLink
-from broker.web.ws.upgrade import WebSocketDoor, WebSocketOptions
+from broker.web.ws.upgrade import WebSocketOptions, WebSocketUpgrader
 from tests.web.ws.frames import (
     BINARY,
     CLOSE,
@@ -46,7 +46,7 @@ class Arrival:
     def __init__(self, request: HttpRequest | None = None, rest: bytes = b"", **options: Any) -> None:
         self.clock = Clock()
         self.wire = Wire()
-        self.door = WebSocketDoor(WebSocketOptions(**options), self.clock)
+        self.upgrader = WebSocketUpgrader(WebSocketOptions(**options), self.clock)
         self.request = request or handshake()
         self.rest = rest
         self.ended: list[tuple[int, str]] = []
@@ -55,7 +55,7 @@ class Arrival:
         self.sessions: list[Session] = []
 
     def enter(self, factory: Any = None, **options: Any) -> Response | None:
-        return self.door.upgrade(
+        return self.upgrader.upgrade(
             self.wire,
             self.request,
             factory or self.session,
@@ -141,7 +141,7 @@ class TestHandshake:
         assert json.loads(response.body)["error"]["code"] == "INVALID"
         assert arrival.wire.value() == b""
         assert arrival.ended == []
-        assert not arrival.door.links
+        assert not arrival.upgrader.links
 
     def test_another_method_is_refused(self) -> None:
         response = Arrival(attrs.evolve(handshake(), method="POST")).enter()
@@ -193,7 +193,7 @@ class TestSession:
         assert arrival.wire.disconnecting
         arrival.wire.lose()
         assert arrival.ended == [(401, "who?")]
-        assert not arrival.door.links
+        assert not arrival.upgrader.links
         assert arrival.timers() == []
 
     def test_a_refusal_without_a_body_tells_its_message(self) -> None:
@@ -251,7 +251,7 @@ class TestSession:
         assert arrival.cancelled
         assert arrival.ended[0][0] == 1006
         assert arrival.sessions[0].log == []
-        assert not arrival.door.links
+        assert not arrival.upgrader.links
         assert arrival.timers() == []
 
     def test_a_session_made_in_spite_of_that_is_closed(self) -> None:
@@ -284,7 +284,7 @@ class TestSession:
     def test_its_link_can_be_ended_before_it_is_open(self, act: str) -> None:
         arrival = Arrival()
         arrival.enter(arrival.later)
-        [link] = arrival.door.links
+        [link] = arrival.upgrader.links
         link.send(b"too early")
         getattr(link, act)()
         if act == "abort":
@@ -439,7 +439,7 @@ class TestLink:
         bench.wire.lose(ConnectionLost())
         assert bench.session.log == ["opened", ("closed", 1006, "aborted")]
         assert bench.ended == [(1006, "aborted")]
-        assert not bench.door.links
+        assert not bench.upgrader.links
 
     def test_a_failing_session_costs_its_own_connection_only(self, logged: list[LogEvent]) -> None:
         bench, other = open_link(), open_link()
@@ -648,4 +648,4 @@ def test_links_are_of_a_class_per_door() -> None:
     first, second = open_link(), open_link(max_message_bytes=10)
     assert isinstance(first.link, WebSocketLink)
     assert type(first.link) is not type(second.link)
-    assert (first.link.fast_most, second.link.fast_most) == (65535, 10)
+    assert (first.link.max_fast_bytes, second.link.max_fast_bytes) == (65535, 10)

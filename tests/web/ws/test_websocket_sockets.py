@@ -14,7 +14,7 @@ from broker.interfaces import ILink
 from broker.messages import HttpRequest, text_frame
 from broker.web.net.transport import FrameTransport
 from broker.web.ws.link import WebSocketLink
-from broker.web.ws.upgrade import Tally, WebSocketDoor, WebSocketOptions
+from broker.web.ws.upgrade import Tally, WebSocketOptions, WebSocketUpgrader
 from tests.support.eventually import TIMEOUT
 from tests.support.ws_client import WebSocket, ws_connect
 from tests.web.sockets import OLD_OPENSSL_OBJECTS, Client, Scene, reactor
@@ -46,13 +46,15 @@ class Fronts(Factory):
 
     def __init__(self, **options: Any) -> None:
         self.tally = Tally()
-        self.door = WebSocketDoor(WebSocketOptions(**{"ping_interval": 0} | options), reactor, self.tally)
+        self.upgrader = WebSocketUpgrader(WebSocketOptions(**{"ping_interval": 0} | options), reactor, self.tally)
         self.sessions: list[Session] = []
         self.ended: Deferred[tuple[int, str]] = Deferred()
 
     def enter(self, transport: Any, headers: dict[str, str], rest: bytes) -> None:
         request = HttpRequest("GET", "/", "", headers, address="127.0.0.1")
-        refusal = self.door.upgrade(transport, request, self.session, refuse=refuse, on_closed=self.closed, rest=rest)
+        refusal = self.upgrader.upgrade(
+            transport, request, self.session, refuse=refuse, on_closed=self.closed, rest=rest
+        )
         assert refusal is None
 
     def session(self, link: ILink) -> Session:
@@ -98,7 +100,7 @@ async def test_a_conversation_over_tcp(scene: Scene, fast_path: bool) -> None:
     await speak(client)
     scene.clients.remove(client)
     assert await ended == (4000, "bye")
-    assert not server.door.links
+    assert not server.upgrader.links
 
 
 @OLD_OPENSSL_OBJECTS
@@ -128,7 +130,7 @@ async def test_a_conversation_over_a_unix_socket(scene: Scene, short_path: Path)
 async def test_a_close_of_ours_is_seen_and_the_connection_ends_cleanly(scene: Scene) -> None:
     server, port = await fronts(scene)
     client = await connect(port)
-    [link] = server.door.links
+    [link] = server.upgrader.links
     ended = server.ended
     link.send(b"last words")
     link.close(1001, "leaving")
@@ -141,7 +143,7 @@ async def fan_out(server: Fronts, readers: list[WebSocket], frame: Any, rounds: 
     """Send *frame* to every link again and again, at the pace of *readers*; return the most that waited."""
     most = 0
     for _ in range(rounds):
-        for link in list(server.door.links):
+        for link in list(server.upgrader.links):
             link.send_frame(frame)
             if isinstance(link.transport, FrameTransport):
                 waiting = len(link.transport.dataBuffer) - link.transport.offset + link.transport._tempDataLen
@@ -164,7 +166,7 @@ async def test_a_dead_reader_is_cut_off_and_the_others_get_everything(scene: Sce
     assert most <= limit + 2 * len(frame.wire) + 65536
     assert await ended.addTimeout(TIMEOUT, reactor) == (1013, "reading too slowly")
     assert server.tally.slow_consumers == {"close": 1}
-    assert len(server.door.links) == 4
+    assert len(server.upgrader.links) == 4
     assert server.tally.messages_out >= 600
     for client in (*readers, dead):
         client.abort()
@@ -176,7 +178,7 @@ async def test_a_slow_reader_that_wakes_up_gets_what_waited_and_then_1013(scene:
     server, port = await fronts(scene, send_queue_bytes=100_000, slow_grace=TIMEOUT)
     client = await connect(port)
     client.mute()
-    [link] = server.door.links
+    [link] = server.upgrader.links
     sent = 0
     while link.state == WebSocketLink.STATE_OPEN:
         link.send(b"%06d" % sent + b"x" * 50_000)
@@ -200,7 +202,7 @@ async def test_a_dead_reader_over_tls_is_cut_off(scene: Scene) -> None:
     client.transport.write(REQUEST)
     await client.until(10)
     client.transport.pauseProducing()
-    [link] = server.door.links
+    [link] = server.upgrader.links
     ended = server.ended
     for _ in range(2000):
         link.send(b"x" * 50_000)

@@ -20,7 +20,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from broker.buses.redis_interest import UNKNOWN, Gap, Interest, interest_in
+from broker.buses.redis_subscription import UNKNOWN, Gap, Subscription, subscription_to
 from broker.core.deadlines import Deadlines
 from broker.errors import BrokerError
 from broker.interfaces import IEventSource
@@ -34,11 +34,11 @@ LINGER = 10.0  # seconds for which a topic is heard after its last listener: pol
 BATCH = 500  # events read, or topics asked for, in one go
 AGAIN = 1.0  # seconds until the source is asked again after it has failed
 SOON = 0.05  # seconds until a mark should be known
-PATIENCE = 2.0  # seconds for beginning to listen
+TIMEOUT = 2.0  # seconds for beginning to listen
 SILENCE = 5.0  # seconds without an answer after which a connection is given up
 
 
-class Feed:
+class RedisSubscriber:
     """Listens, and makes good what was missed.
 
     Args:
@@ -62,16 +62,16 @@ class Feed:
         self.generation = 0  # how often it has begun to listen
         self._clock = clock
         self._channels, self._inbox = channels, pack(inbox)
-        self._deliver, self._tell, self._publishes = deliver, tell, publishes
+        self._deliver, self._notify, self._publishes = deliver, tell, publishes
         self._source: IEventSource
         self._connection: Connection
-        self._interests: dict[str, Interest] = {}
-        self._globs: list[Interest] = []  # of those
-        self._behind: dict[Interest, None] = {}  # of those, which may have missed something
-        self._idle: Deadlines[Interest] = Deadlines(clock, self._stop_listening)
-        self._joining: list[Interest] = []  # those that began to listen in this turn
+        self._subscriptions: dict[str, Subscription] = {}
+        self._globs: list[Subscription] = []  # of those
+        self._behind: dict[Subscription, None] = {}  # of those, which may have missed something
+        self._idle: Deadlines[Subscription] = Deadlines(clock, self._stop_listening)
+        self._joining: list[Subscription] = []  # those that began to listen in this turn
         self._numbers = count(1)
-        self._unsettled: dict[Interest, int] = {}  # those that are not heard yet, in their order
+        self._unsettled: dict[Subscription, int] = {}  # those that are not heard yet, in their order
         self._waiting: deque[tuple[int, Deferred[None]]] = deque()  # who waits for all up to a number
         self._mark = UNKNOWN  # up to it everything was heard
         self._pings: list[tuple[int, int]] = []  # era and mark of each that is under way
@@ -86,7 +86,7 @@ class Feed:
         self._stopped = False
 
     def __len__(self) -> int:
-        return len(self._interests)
+        return len(self._subscriptions)
 
     def use(self, connection: Connection) -> None:
         """Listen by *connection*, whose ``heard`` is ``heard`` of this."""
@@ -111,26 +111,26 @@ class Feed:
 
     # Interest.
 
-    def listen(self, topic: str, below: bool) -> None:
+    def listen(self, topic: str, prefix: bool) -> None:
         """Hear *topic* from now on."""
-        made = interest_in(topic, below)
-        interest = self._interests.get(made.word)
-        if interest is None:
-            self._interests[made.word] = interest = made
+        made = subscription_to(topic, prefix)
+        subscription = self._subscriptions.get(made.word)
+        if subscription is None:
+            self._subscriptions[made.word] = subscription = made
             if made.glob:
                 self._globs.append(made)
-            self._join(interest)
-        elif interest.line:
-            self._idle.drop(interest, interest.line)
-            interest.line = 0.0
-        interest.count += 1
+            self._join(subscription)
+        elif subscription.bucket:
+            self._idle.drop(subscription, subscription.bucket)
+            subscription.bucket = 0.0
+        subscription.count += 1
 
-    def forget(self, topic: str, below: bool) -> None:
+    def forget(self, topic: str, prefix: bool) -> None:
         """Undo one ``listen``."""
-        interest = self._interests[interest_in(topic, below).word]
-        interest.count -= 1
-        if not interest.count:
-            interest.line = self._idle.add(interest, LINGER)
+        subscription = self._subscriptions[subscription_to(topic, prefix).word]
+        subscription.count -= 1
+        if not subscription.count:
+            subscription.bucket = self._idle.add(subscription, LINGER)
 
     def listening(self) -> Deferred[None] | None:
         """Fire when all that is listened to now is heard, or that takes too long; None: it is."""
@@ -138,11 +138,11 @@ class Feed:
             return None
         waiting: Deferred[None] = Deferred()
         self._waiting.append((next(reversed(self._unsettled.values())), waiting))
-        return waiting.addTimeout(PATIENCE, self._clock).addErrback(_too_long)
+        return waiting.addTimeout(TIMEOUT, self._clock).addErrback(_too_long)
 
-    def _settle(self, interest: Interest) -> None:
-        """Notice that *interest* is heard, and that what was before is known."""
-        if self._unsettled.pop(interest, None) is None:
+    def _settle(self, subscription: Subscription) -> None:
+        """Notice that *subscription* is heard, and that what was before is known."""
+        if self._unsettled.pop(subscription, None) is None:
             return
         first = next(iter(self._unsettled.values()), None)
         while self._waiting and (first is None or self._waiting[0][0] < first):
@@ -150,24 +150,24 @@ class Feed:
             if not waiting.called:
                 waiting.callback(None)
 
-    def _join(self, interest: Interest) -> None:
-        interest.mark = UNKNOWN
-        self._behind[interest] = None
-        self._unsettled[interest] = next(self._numbers)
-        self._joining.append(interest)
+    def _join(self, subscription: Subscription) -> None:
+        subscription.mark = UNKNOWN
+        self._behind[subscription] = None
+        self._unsettled[subscription] = next(self._numbers)
+        self._joining.append(subscription)
         if len(self._joining) == 1:
             # Asked for at once: who reads the store after this has missed nothing that is before the mark.
             self._clock.callLater(0, self._subscribe, self._source.mark())
 
-    def _marked(self, mark: int, joined: Iterable[Interest]) -> None:
-        for interest in joined:
-            if interest.mark == UNKNOWN:
-                interest.mark = interest.base = mark
-                if interest.heard:
-                    self._settle(interest)
+    def _marked(self, mark: int, joined: Iterable[Subscription]) -> None:
+        for subscription in joined:
+            if subscription.mark == UNKNOWN:
+                subscription.mark = subscription.base = mark
+                if subscription.heard:
+                    self._settle(subscription)
         self._catch_up()
 
-    def _unmarked(self, failure: Failure, joined: Iterable[Interest] = ()) -> None:
+    def _unmarked(self, failure: Failure, joined: Iterable[Subscription] = ()) -> None:
         failure.trap(BrokerError)
         self._marked(self._mark, joined)  # rather too much than too little; if unknown, the next beat asks
 
@@ -176,36 +176,36 @@ class Feed:
         mark.addCallbacks(self._marked, self._unmarked, (joined,), errbackArgs=(joined,))
         self._ask_for(joined)
 
-    def _ask_for(self, interests: Iterable[Interest]) -> None:
+    def _ask_for(self, interests: Iterable[Subscription]) -> None:
         protocol = self._connection.protocol
         if protocol is None:
             return
         for command, glob in ((b"SUBSCRIBE", False), (b"PSUBSCRIBE", True)):
-            channels = [self._channel(interest) for interest in interests if interest.glob is glob]
+            channels = [self._channel(subscription) for subscription in interests if subscription.glob is glob]
             for start in range(0, len(channels), BATCH):
                 protocol.send(command, *channels[start : start + BATCH])
 
-    def _stop_listening(self, interest: Interest) -> None:
-        del self._interests[interest.word]
-        self._behind.pop(interest, None)
-        self._settle(interest)
-        if interest.glob:
-            self._globs.remove(interest)
+    def _stop_listening(self, subscription: Subscription) -> None:
+        del self._subscriptions[subscription.word]
+        self._behind.pop(subscription, None)
+        self._settle(subscription)
+        if subscription.glob:
+            self._globs.remove(subscription)
         if self._connection.protocol is not None:
-            command = b"PUNSUBSCRIBE" if interest.glob else b"UNSUBSCRIBE"
-            self._connection.protocol.send(command, self._channel(interest))
-        for topic in list(self._seen) if interest.glob else [interest.word]:
+            command = b"PUNSUBSCRIBE" if subscription.glob else b"UNSUBSCRIBE"
+            self._connection.protocol.send(command, self._channel(subscription))
+        for topic in list(self._seen) if subscription.glob else [subscription.word]:
             if not any(True for _ in self._interests_of(topic)):
                 self._seen.pop(topic, None)
 
-    def _interests_of(self, topic: str) -> Iterable[Interest]:
-        exact = self._interests.get(topic)
+    def _interests_of(self, topic: str) -> Iterable[Subscription]:
+        exact = self._subscriptions.get(topic)
         if exact is not None and not exact.glob:
             yield exact
-        yield from (interest for interest in self._globs if interest.covers(topic))
+        yield from (subscription for subscription in self._globs if subscription.covers(topic))
 
-    def _channel(self, interest: Interest) -> bytes:
-        return pack(self._channels + interest.word)
+    def _channel(self, subscription: Subscription) -> bytes:
+        return pack(self._channels + subscription.word)
 
     # The connection.
 
@@ -214,25 +214,25 @@ class Feed:
         self.generation += 1
         self._answered = self._clock.seconds()
         self._connection.protocol.send(b"SUBSCRIBE", self._inbox)
-        self._ask_for(list(self._interests.values()))
+        self._ask_for(list(self._subscriptions.values()))
 
     def closed(self) -> None:
         """Note that from now on everything is missed."""
         self._pings.clear()
-        for interest in self._interests.values():
-            interest.heard = False
-            if interest.mark is None:
-                interest.mark = max(self._mark, interest.base)
-                self._behind[interest] = None
+        for subscription in self._subscriptions.values():
+            subscription.heard = False
+            if subscription.mark is None:
+                subscription.mark = max(self._mark, subscription.base)
+                self._behind[subscription] = None
 
     def wiped(self) -> None:
         """Begin anew: all that is in the source now is new."""
         self._era += 1
         self._mark = 0
         self._seen.clear()
-        for interest in self._interests.values():
-            interest.mark = interest.base = 0
-            self._behind[interest] = None
+        for subscription in self._subscriptions.values():
+            subscription.mark = subscription.base = 0
+            self._behind[subscription] = None
         self._catch_up()
 
     def beat(self) -> None:
@@ -263,7 +263,7 @@ class Feed:
         kind = reply[0] if type(reply) is list else reply
         if kind == b"message":
             if reply[1] == self._inbox:
-                self._tell(reply[2])
+                self._notify(reply[2])
             else:
                 self._message(reply[2])
         elif kind == b"pmessage":
@@ -276,11 +276,11 @@ class Feed:
             self._connection.drop(str(reply))
 
     def _confirmed(self, channel: bytes) -> None:
-        interest = self._interests.get(unpack(channel).removeprefix(self._channels))
-        if interest is not None:
-            interest.heard = True
-            if interest.mark != UNKNOWN:
-                self._settle(interest)
+        subscription = self._subscriptions.get(unpack(channel).removeprefix(self._channels))
+        if subscription is not None:
+            subscription.heard = True
+            if subscription.mark != UNKNOWN:
+                self._settle(subscription)
             self._catch_up()
 
     def _message(self, message: bytes) -> None:
@@ -331,7 +331,7 @@ class Feed:
             self._hand_on(event)
 
     def _marks(self, topic: str) -> list[int]:
-        return [interest.mark for interest in self._interests_of(topic) if interest.mark is not None]
+        return [subscription.mark for subscription in self._interests_of(topic) if subscription.mark is not None]
 
     def _hand_on(self, event: Event) -> None:
         self._seen[event.topic] = (event.epoch, event.id)
@@ -345,11 +345,11 @@ class Feed:
             self._catching_up = True
             Deferred.fromCoroutine(self._find_changes()).addErrback(_broke)
 
-    def _missing(self) -> dict[Interest, int]:
+    def _missing(self) -> dict[Subscription, int]:
         return {
-            interest: interest.mark
-            for interest in self._behind
-            if interest.heard and interest.mark is not None and interest.mark != UNKNOWN
+            subscription: subscription.mark
+            for subscription in self._behind
+            if subscription.heard and subscription.mark is not None and subscription.mark != UNKNOWN
         }
 
     async def _find_changes(self) -> None:
@@ -366,7 +366,7 @@ class Feed:
         finally:
             self._catching_up = False
 
-    def _note(self, changes: dict[str, int], missing: dict[Interest, int]) -> None:
+    def _note(self, changes: dict[str, int], missing: dict[Subscription, int]) -> None:
         for topic, last in changes.items():
             marks = [mark for each in self._interests_of(topic) if (mark := missing.get(each, last)) < last]
             if not marks:
@@ -376,10 +376,10 @@ class Feed:
                 self._fill(topic, min(marks))
             elif gap.mark == UNKNOWN:
                 gap.mark = min(marks)
-        for interest in missing:
-            if interest.heard:  # else the connection was lost meanwhile
-                interest.mark = None
-                self._behind.pop(interest, None)
+        for subscription in missing:
+            if subscription.heard:  # else the connection was lost meanwhile
+                subscription.mark = None
+                self._behind.pop(subscription, None)
 
     def _fill(self, topic: str, mark: int, *events: Event) -> None:
         """Read what was missed of *topic*: after its last event that was seen, else after *mark*."""

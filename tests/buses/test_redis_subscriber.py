@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
-from broker.buses.redis_feed import AGAIN, LINGER, PATIENCE, SILENCE, SOON, Feed
+from broker.buses.redis_subscriber import AGAIN, LINGER, SILENCE, SOON, TIMEOUT, RedisSubscriber
 from broker.errors import Unavailable
 from broker.messages import Event
 from broker.redis.events import message, pack
@@ -98,7 +98,7 @@ class World:
         self.heard: list[Event] = []
         self.told: list[bytes] = []
         self.publishing: set[str] = set()
-        self.feed = Feed(
+        self.feed = RedisSubscriber(
             self.clock, "p0/event/", "p0/node/me", self.heard.append, self.told.append, lambda o: o in self.publishing
         )
         self.feed.use(self.connection)  # type: ignore[arg-type]
@@ -360,7 +360,7 @@ def test_waiting_has_an_end_when_redis_is_away(world: World) -> None:
     world.listen("a")
     waiting = world.feed.listening()
     assert waiting is not None
-    world.clock.advance(PATIENCE)
+    world.clock.advance(TIMEOUT)
     assert waiting.called
     world.connect()
     assert world.feed.listening() is None

@@ -11,8 +11,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.cluster.calls import RemoteCalls
-from broker.cluster.messages import Deliver, Drain, Probe, Verdict
-from broker.cluster.nodes import Nodes
+from broker.cluster.messages import BoolReply, Deliver, Drain, Probe
+from broker.cluster.messenger import NodeMessenger
 from broker.cluster.queues import SharedQueues
 from broker.core.presence import Presence
 from broker.core.registry import Place
@@ -27,7 +27,7 @@ KINDS = ("procedure", "service", "taker")  # of names that calls look for
 DELIVERY = 5.0  # seconds for handing over a message
 
 
-class Neighbours:
+class ClusterNames:
     """Holds names among the nodes, and asks and answers for their holders.
 
     A name begins with its kind: ``procedure:``, ``service:``, ``taker:`` (of streamed
@@ -55,14 +55,14 @@ class Neighbours:
         self._probe = probe
         self._held: set[str] = set()
         self._latest: Deferred[None] = succeed(None)  # the last name that was to be held
-        self._nodes = Nodes(bus, clock)
+        self._messenger = NodeMessenger(bus, clock)
         bus.lost = self._lost
-        calls.use(self._nodes, presence.sessions)
+        calls.use(self._messenger, presence.sessions)
         queues.use(bus.address, bus.lives, self._wake_others)
-        self._nodes.on(Probe, self._probed)
-        self._nodes.on(Deliver, self._delivered)
-        self._nodes.on(Drain, lambda _, message: queues.wake(message.queue))
-        self._nodes.on_departure(lambda _: queues.wake_all())
+        self._messenger.on(Probe, self._probed)
+        self._messenger.on(Deliver, self._delivered)
+        self._messenger.on(Drain, lambda _, message: queues.wake(message.queue))
+        self._messenger.on_departure(lambda _: queues.wake_all())
 
     # Names.
 
@@ -80,12 +80,12 @@ class Neighbours:
         await self._bus.seize(name)
 
     async def _lives(self, name: str) -> bool:
-        _, addresses = await self._nodes.holders(name)
+        _, addresses = await self._messenger.holders(name)
         if not addresses:
             return False
         # A node that does not answer is taken for dead before its lease ends: clients that were
         # refused now would not come again.
-        return await self._nodes.ask(addresses[0], lambda number: Probe(number, name), self._probe + MARGIN)
+        return await self._messenger.ask(addresses[0], lambda number: Probe(number, name), self._probe + MARGIN)
 
     def hold(self, name: str) -> None:
         """Share *name* with all who hold it."""
@@ -136,13 +136,13 @@ class Neighbours:
         log.warn("another node holds {name} now", name=name)
         self._held.discard(name)
         for peer in self._here(name):
-            peer.hang_up(1001, "replaced")
+            peer.disconnect(1001, "replaced")
             peer.close()
 
     def _probed(self, address: str, message: Probe) -> None:
         asked = Deferred.fromCoroutine(self._probe_here(message.place))
         asked.addErrback(_failed, "a probe").addCallback(
-            lambda alive: self._nodes.send(address, Verdict(message.id, bool(alive)))
+            lambda alive: self._messenger.send(address, BoolReply(message.id, bool(alive)))
         )
 
     async def _probe_here(self, name: str) -> bool:
@@ -166,8 +166,8 @@ class Neighbours:
 
     async def deliver(self, session: str, mail: Mail) -> bool:
         """Hand *mail* to the session of that id on another node; say whether it took it."""
-        _, addresses = await self._nodes.holders(f"session:{session}")
-        return bool(addresses) and await self._nodes.ask(
+        _, addresses = await self._messenger.holders(f"session:{session}")
+        return bool(addresses) and await self._messenger.ask(
             addresses[0],
             lambda number: Deliver(number, session, mail.ref, mail.body, mail.source, mail.time),
             DELIVERY,
@@ -176,16 +176,16 @@ class Neighbours:
     def _delivered(self, address: str, message: Deliver) -> None:
         mail = Mail(f"client:{message.session}", message.ref, message.body, message.source, message.time)
         sessions: list[Any] = self._presence.sessions(message.session)
-        self._nodes.send(address, Verdict(message.id, bool(sessions) and sessions[0].post_mail(mail)))
+        self._messenger.send(address, BoolReply(message.id, bool(sessions) and sessions[0].post_mail(mail)))
 
     def _wake_others(self, queue: str) -> None:
         Deferred.fromCoroutine(self._wake(queue)).addErrback(_comes_later)
 
     async def _wake(self, queue: str) -> None:
-        _, addresses = await self._nodes.holders(queue)
+        _, addresses = await self._messenger.holders(queue)
         for address in addresses:
             if address != self._bus.address:
-                self._nodes.send(address, Drain(queue))
+                self._messenger.send(address, Drain(queue))
 
 
 def _comes_later(failure: Failure) -> None:

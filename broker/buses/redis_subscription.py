@@ -15,7 +15,7 @@ SPECIAL = re.compile(r"([*?\[\]\\])")
 
 
 @attrs.define(eq=False)
-class Interest:
+class Subscription:
     """A topic, a pattern or a beginning of topics that somebody here listens to.
 
     Attributes:
@@ -27,7 +27,7 @@ class Interest:
         mark: the mark from which events may have been missed; None: none were;
             ``UNKNOWN``: that will be known soon.
         base: the mark from which on it wants events at all.
-        line: its place among those nobody listens to any more, or 0.0.
+        bucket: its place among those nobody listens to any more, or 0.0.
     """
 
     word: str
@@ -37,18 +37,18 @@ class Interest:
     heard: bool = False
     mark: int | None = None
     base: int = UNKNOWN
-    line: float = 0.0
+    bucket: float = 0.0
 
 
-def interest_in(topic: str, below: bool) -> Interest:
+def subscription_to(topic: str, prefix: bool) -> Subscription:
     """Return the interest that ``IBus.listen`` means."""
-    if below:
-        return Interest(escaped(topic) + "*", True, lambda name: name.startswith(topic))
+    if prefix:
+        return Subscription(escaped(topic) + "*", True, lambda name: name.startswith(topic))
     if is_pattern(topic):
         # "*" of Redis goes over dots, too: it matches more, never less.
         tokens = ["*" if token in ("*", ">") else escaped(token) for token in topic.split(".")]
-        return Interest(".".join(tokens), True, lambda name: matches(topic, name))
-    return Interest(topic, False, lambda name: name == topic)
+        return Subscription(".".join(tokens), True, lambda name: matches(topic, name))
+    return Subscription(topic, False, lambda name: name == topic)
 
 
 def escaped(text: str) -> str:

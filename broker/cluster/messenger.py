@@ -13,14 +13,14 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from broker.cluster.messages import Message, Verdict, decode, encode
+from broker.cluster.messages import BoolReply, Message, decode, encode
 from broker.errors import BrokerError
 from broker.interfaces import ISharedBus
 
 log = Logger()
 
 
-class Nodes:
+class NodeMessenger:
     """Speaks with the other nodes by the bus.
 
     Args:
@@ -30,7 +30,7 @@ class Nodes:
 
     def __init__(self, bus: ISharedBus, clock: IReactorTime) -> None:
         self.bus, self.clock = bus, clock
-        self._takers: dict[type[Any], Callable[[str, Any], object]] = {Verdict: self._decided}
+        self._takers: dict[type[Any], Callable[[str, Any], object]] = {BoolReply: self._decided}
         self._leavers: list[Callable[[str], object]] = []
         self._numbers = count(1)
         self._asked: dict[int, Deferred[bool]] = {}
@@ -52,11 +52,11 @@ class Nodes:
     async def ask(self, address: str, make: Callable[[int], Message], timeout: float) -> bool:
         """Send what *make* makes of a number; return the verdict, False when none comes in time."""
         number = next(self._numbers)
-        verdict = self._asked[number] = Deferred()
+        reply = self._asked[number] = Deferred()
         try:
             if not await self.send(address, make(number)):
                 return False
-            return await verdict.addTimeout(timeout, self.clock)
+            return await reply.addTimeout(timeout, self.clock)
         except TooLate:
             return False
         finally:
@@ -82,10 +82,10 @@ class Nodes:
         for take in self._leavers:
             take(address)
 
-    def _decided(self, _: str, verdict: Verdict) -> None:
-        asked = self._asked.get(verdict.id)
+    def _decided(self, _: str, reply: BoolReply) -> None:
+        asked = self._asked.get(reply.id)
         if asked is not None and not asked.called:
-            asked.callback(verdict.yes)
+            asked.callback(reply.yes)
 
 
 def _not_sent(failure: Failure) -> bool:

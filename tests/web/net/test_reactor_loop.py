@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 
 from broker.web.net.outbox import Outbox
-from broker.web.net.reactor_loop import Turn
+from broker.web.net.reactor_loop import ReactorLoop
 from broker.web.net.transport import FrameTransport, listen
 from tests.support.eventually import TIMEOUT
 from tests.support.logs import failures_of, logging
@@ -63,7 +63,7 @@ class House:
     def __init__(self) -> None:
         self.reactor: Any = EPollReactor()
         outbox = Outbox(self.reactor)
-        self.turn = Turn(self.reactor, outbox)
+        self.turn = ReactorLoop(self.reactor, outbox)
         assert self.turn.install()
         self.hall = Hall()
         ports: list[Any] = []
@@ -191,7 +191,7 @@ def test_connections_are_read_by_the_turn_itself(house: House, monkeypatch: pyte
 
 def test_a_reactor_that_is_not_known_is_left_alone() -> None:
     clock = Clock()
-    turn = Turn(clock, Outbox(clock))
+    turn = ReactorLoop(clock, Outbox(clock))
     assert not turn.install()
     turn.remove()
     assert "doIteration" not in vars(clock)
