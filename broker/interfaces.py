@@ -16,7 +16,7 @@ from twisted.application.service import IService
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
-from broker.messages import Entry, Event, Frame, HttpRequest, Reply, Request, Response
+from broker.messages import CloseCode, Entry, Event, Frame, HttpRequest, Reply, Request, Response
 
 
 class ILink(Interface):
@@ -39,7 +39,7 @@ class ILink(Interface):
     def send_frame(frame: Frame) -> None:
         """Send a message that was built once for many receivers."""
 
-    def close(code: int = 1000, reason: str = "") -> None:
+    def close(code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Close in good order; *reason* is cut to what a close frame holds."""
 
     def abort() -> None:

@@ -7,6 +7,7 @@ The core never decodes one.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from enum import IntEnum
 from typing import Any
 
 import attrs
@@ -15,6 +16,7 @@ import msgspec
 from broker.errors import BrokerError
 
 __all__ = [
+    "CloseCode",
     "Entry",
     "Event",
     "Frame",
@@ -27,6 +29,26 @@ __all__ = [
     "Response",
     "text_frame",
 ]
+
+
+class CloseCode(IntEnum):
+    """Why a connection ends: the status code of its close frame (RFC 6455, 7.4.1).
+
+    What a shipped client does on each is in its dialect's page of the docs.
+    """
+
+    NORMAL = 1000
+    GOING_AWAY = 1001  # the daemon stops, or somebody else has taken the client's name
+    PROTOCOL_ERROR = 1002
+    UNSUPPORTED_DATA = 1003  # a binary frame where the dialect has text only
+    NO_STATUS = 1005  # never sent: the close frame of the other side held no code
+    ABNORMAL = 1006  # never sent: the connection ended without a close frame
+    POLICY_VIOLATION = 1008  # not authenticated in time, or too often in vain
+    MESSAGE_TOO_BIG = 1009
+    INTERNAL_ERROR = 1011  # a bug of ours, which costs this connection only
+    TRY_AGAIN_LATER = 1013  # it reads too slowly, or more waits for it than its limit
+    TOKEN_EXPIRED = 4001
+    TOKEN_REVOKED = 4003
 
 
 @attrs.frozen

@@ -15,7 +15,7 @@ from broker.buses import open_bus
 from broker.config.settings import Settings
 from broker.core.service import Broker
 from broker.interfaces import ILink, ISession
-from broker.messages import Frame, HttpRequest
+from broker.messages import CloseCode, Frame, HttpRequest
 from broker.peer import Peer
 from broker.stores import open_store
 
@@ -56,13 +56,13 @@ class FakeLink:
         """Keep the message of a frame."""
         self.send(frame.payload)
 
-    def close(self, code: int = 1000, reason: str = "") -> None:
+    def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Remember the first close."""
         self.closed = self.closed or (code, reason)
 
     def abort(self) -> None:
         """Remember a cut as code 1006."""
-        self.close(1006)
+        self.close(CloseCode.ABNORMAL)
 
     def take(self) -> list[Any]:
         """Return what was sent since the last time."""
@@ -92,7 +92,7 @@ class Connected:
         self.session.received(text.encode() if isinstance(text, str) else text, False)
         return self.link.take()
 
-    def leave(self, code: int = 1000) -> None:
+    def leave(self, code: int = CloseCode.NORMAL) -> None:
         """Let the client go."""
         self.link.close(code)
         self.session.closed(code, "")

@@ -15,15 +15,15 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from broker.errors import Conflict, Unauthenticated
 from broker.interfaces import IStore
-from broker.messages import Event
+from broker.messages import CloseCode, Event
 
 SPACE = "token"  # holds the signing key, and what was revoked
 SIGNING_KEY = "key"
 REVOKED = "revoked:"  # + id
 CONTROL = "broker.control.revoked"  # topic by which the nodes tell each other
 ALGORITHM = "HS256"
-EXPIRED = (4001, "token expired")
-WITHDRAWN = (4003, "token revoked")
+EXPIRED = (CloseCode.TOKEN_EXPIRED, "token expired")
+WITHDRAWN = (CloseCode.TOKEN_REVOKED, "token revoked")
 
 
 class Holder(Protocol):

@@ -18,7 +18,7 @@ from broker.core.presence import Presence
 from broker.core.registry import Place
 from broker.errors import BrokerError, Taken
 from broker.interfaces import ISharedBus
-from broker.messages import Mail
+from broker.messages import CloseCode, Mail
 
 log = Logger()
 
@@ -136,7 +136,7 @@ class ClusterNames:
         log.warn("another node holds {name} now", name=name)
         self._held.discard(name)
         for peer in self._here(name):
-            peer.disconnect(1001, "replaced")
+            peer.disconnect(CloseCode.GOING_AWAY, "replaced")
             peer.close()
 
     def _probed(self, address: str, message: Probe) -> None:

@@ -10,7 +10,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.errors import BrokerError
-from broker.messages import Event, Mail, Reply, Request
+from broker.messages import CloseCode, Event, Mail, Reply, Request
 from broker.peer.gate import Gate
 
 log = Logger()
@@ -65,7 +65,7 @@ class Client(Gate):
     def fail(self, what: str) -> None:
         """Part with the client for a bug of ours; the others go on."""
         log.failure("{dialect} session {peer} failed at {what}", dialect=self.dialect, peer=self.id, what=what)
-        self.disconnect(1011, "internal error")
+        self.disconnect(CloseCode.INTERNAL_ERROR, "internal error")
 
     def disconnect(self, code: int, reason: str) -> None:
         """Close the client's connection."""

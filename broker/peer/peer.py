@@ -7,6 +7,7 @@ one; the dialect turns its code into its own words.
 
 from __future__ import annotations
 
+from broker.messages import CloseCode
 from broker.peer.calls import CallVerbs
 from broker.peer.channels import ChannelVerbs
 from broker.peer.identity import IdentityVerbs
@@ -36,7 +37,7 @@ class Peer(IdentityVerbs, MembershipVerbs, ChannelVerbs, CallVerbs, QueueVerbs, 
         """Say whether the client gives a sign of life within *timeout* seconds; if not, part with it."""
         alive: bool = await self.probe(timeout)
         if not alive:
-            self.disconnect(1001, "replaced")
+            self.disconnect(CloseCode.GOING_AWAY, "replaced")
             self.close()
         return alive
 

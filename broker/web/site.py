@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from broker.core.deadlines import Deadlines
 from broker.errors import BrokerError, Refused
 from broker.interfaces import ILink, ISession
-from broker.messages import HttpRequest, Response
+from broker.messages import CloseCode, HttpRequest, Response
 from broker.web.http.channel import HttpChannel, Times
 from broker.web.http.parser import Limits
 from broker.web.http.reject import RejectProtocol
@@ -356,7 +356,7 @@ class Site(Factory):
         for channel in list(self._channels):
             channel.finish()
         for link in list(self._upgrader.links):
-            link.close(1001, "leaving")
+            link.close(CloseCode.GOING_AWAY, "leaving")
         late = self._clock.callLater(seconds, self._abandon)
         settled = self._drained.addBoth(self._settle, late)
         if not self._counter:

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 from broker.errors import BrokerError, Denied, Invalid, RateLimited
 from broker.interfaces import ILink
-from broker.messages import Event, Frame
+from broker.messages import CloseCode, Event, Frame
 from broker.sessions import BaseSession
 from protocols.hpkv import answers
 from protocols.hpkv.operation import Operation, check_key, end_key, number_value, read, record_limit, text_value
@@ -59,7 +59,7 @@ class Session(BaseSession):
     def received(self, data: bytes, binary: bool) -> None:
         """Take one frame."""
         if binary:
-            self._link.close(1003, "text frames only")
+            self._link.close(CloseCode.UNSUPPORTED_DATA, "text frames only")
         elif not self._reading:
             self._take(data)
         elif self._backlog_bytes + len(data) + FRAME > BACKLOG and self._backlog:
@@ -132,7 +132,7 @@ class Session(BaseSession):
             self._fail(failure.value, operation.id)
         else:
             log.failure("hpkv session {conn} failed", failure, conn=self._peer.id)
-            self._link.close(1011, "internal error")
+            self._link.close(CloseCode.INTERNAL_ERROR, "internal error")
         if operation.op == RANGE:
             self._read_on()
 

@@ -17,6 +17,8 @@ from enum import Enum
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
+from broker.messages import CloseCode
+
 SEPARATOR = b"\x1e"
 CLOSE, PING, PONG, UPGRADE, NOOP = b"1", b"2", b"3", b"5", b"6"
 PROBE, PROBED = b"2probe", b"3probe"
@@ -172,7 +174,7 @@ class Engine:
     def receive_payload(self, body: bytes) -> list[Event]:
         """Take the body of a POST, all of it or nothing."""
         if len(body) > self._times.max_payload:
-            raise Malformed("payload too large", 1009)
+            raise Malformed("payload too large", CloseCode.MESSAGE_TOO_BIG)
         events: list[Event] = []
         for data, binary in decode_payload(body):
             events += self._packet(data, binary)
@@ -188,7 +190,7 @@ class Engine:
     def receive_frame(self, data: bytes, binary: bool) -> list[Event]:
         """Take a WebSocket frame, once packets travel that way."""
         if len(data) > self._times.max_payload:
-            raise Malformed("message too large", 1009)
+            raise Malformed("message too large", CloseCode.MESSAGE_TOO_BIG)
         if not binary and (not data or data[0] not in KNOWN):
             raise Malformed("unknown packet")
         return self._packet(data, binary)

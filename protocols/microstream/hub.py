@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 
 from broker.errors import BrokerError, CalleeFailed, Invalid, NotFound
 from broker.interfaces import ILink
-from broker.messages import Reply, Request
+from broker.messages import CloseCode, Reply, Request
 from protocols.microstream.engineio import Times
 from protocols.microstream.exact import NotExact, decode
 from protocols.microstream.namespaces import CONNECT_TIMEOUT, INVALID_NAMESPACE, SocketSession
@@ -97,7 +97,7 @@ class Service(SocketSession):
         except BrokerError as error:
             if error.code in PASSING:
                 # The shipped client never tries again after a refusal, but after a close.
-                self.end(1013, error.code)
+                self.end(CloseCode.TRY_AGAIN_LATER, error.code)
             else:
                 self.refuse("/", connect_error(error, name))
             return
@@ -129,7 +129,7 @@ class Service(SocketSession):
     def _not_joined(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
             log.failure("{dialect} failed to register a service", failure, dialect=self.server.name)
-            self.end(1011, "internal error")
+            self.end(CloseCode.INTERNAL_ERROR, "internal error")
 
     def take_disconnect(self, namespace: str) -> None:
         """Unregister: what was asked of it, and what it asked, ends."""

@@ -7,6 +7,7 @@ from secrets import token_urlsafe
 from typing import TYPE_CHECKING
 
 from broker.interfaces import ILink
+from broker.messages import CloseCode
 from protocols.microstream.sessions import Session
 from protocols.microstream.socketio import Ack, Connect, Connection, Disconnect, Emit, ack_packets, event_packets
 
@@ -93,4 +94,4 @@ class SocketSession(Session):
         self.server.timers.drop(self._not_connected, self._connect_line)
 
     def _not_connected(self) -> None:
-        self.end(1008, "no namespace")
+        self.end(CloseCode.POLICY_VIOLATION, "no namespace")

@@ -17,7 +17,7 @@ from zope.interface import implementer
 from broker.core.deadlines import GRAIN, Deadlines
 from broker.errors import Refused
 from broker.interfaces import IHttpDialect, ILink, IWebSocketDialect
-from broker.messages import HttpRequest, Response
+from broker.messages import CloseCode, HttpRequest, Response
 from protocols.microstream.engineio import Malformed, Times, open_packet
 from protocols.microstream.sessions import Session
 from protocols.microstream.upgrade import Upgrade
@@ -146,7 +146,7 @@ class Server:
         """End every session and every timer, and begin no other session."""
         self._draining = True
         for session in list(self.sessions.values()):
-            session.end(1001, "leaving")
+            session.end(CloseCode.GOING_AWAY, "leaving")
         self.timers.stop()
 
     # WebSocket
@@ -176,7 +176,9 @@ class Server:
         except Wrong as error:
             return Response(400, _error_body(error.code), headers=CORS)
         except Malformed as error:
-            return Response(413 if error.code == 1009 else 400, _error_body(BAD_REQUEST), headers=CORS)
+            return Response(
+                413 if error.code == CloseCode.MESSAGE_TOO_BIG else 400, _error_body(BAD_REQUEST), headers=CORS
+            )
 
     def refusal(self, status: int, message: str, request: HttpRequest) -> Response:
         """Return how to refuse *request* before it came to ``answer``."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from twisted.internet.defer import CancelledError, Deferred, succeed
 
 from broker.interfaces import ILink
+from broker.messages import CloseCode
 from broker.sessions import BaseSession
 from protocols.microstream.engineio import (
     ALIVE,
@@ -77,7 +78,7 @@ class Session(BaseSession):
         """Whether it has ended."""
         return self.engine.state is State.CLOSED
 
-    def end(self, code: int = 1000, reason: str = "", last: bytes = CLOSE) -> None:
+    def end(self, code: int = CloseCode.NORMAL, reason: str = "", last: bytes = CLOSE) -> None:
         """End the session, whatever transport it has; again is nothing.
 
         Args:
@@ -165,7 +166,7 @@ class Session(BaseSession):
             self.end()
             raise
         except Exception:
-            self.end(1011)
+            self.end(CloseCode.INTERNAL_ERROR)
             raise
         finally:
             self._corked = False
@@ -186,7 +187,7 @@ class Session(BaseSession):
             if not self._corked:
                 self._answer(engine.poll())
         elif engine.queued > self.server.queue_bytes:
-            self.end(1013, "reading too slowly")
+            self.end(CloseCode.TRY_AGAIN_LATER, "reading too slowly")
 
     def _answer(self, payload: bytes) -> None:
         getting = self._getting
@@ -217,7 +218,7 @@ class Session(BaseSession):
             self._set_alarm(self.server.times.ping_timeout)
             self.flush()
         else:
-            self.end(1001, "ping timeout")
+            self.end(CloseCode.GOING_AWAY, "ping timeout")
 
     def probe(self) -> Deferred[bool]:
         """Ask the client whether it is there; fires at the first packet of any kind."""

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from broker.errors import BrokerError, Denied, Invalid, RateLimited, Refused, Unauthenticated
-from broker.messages import HttpRequest
+from broker.messages import CloseCode, HttpRequest
 from protocols.owlmeans import wire
 from protocols.owlmeans.marshalled import marshal, refused, unsupported
 
@@ -101,7 +101,7 @@ def _authenticate(session: Session, payload: bytes) -> None:
     except BrokerError as error:
         _send(session, None, refused(_reason(error)))
         if not session.peer.tries_left:
-            session.link.close(1008, refused("tries"))
+            session.link.close(CloseCode.POLICY_VIOLATION, refused("tries"))
         return
     session.authenticated = True
     _send(session, "authenticated", {**_record(session.peer), "token": token})

@@ -12,7 +12,7 @@ from zope.interface import implementer
 
 from broker.errors import BrokerError, Invalid, Unauthenticated
 from broker.interfaces import ILink, ISession
-from broker.messages import Event, Frame, Mail, Reply, Request, text_frame
+from broker.messages import CloseCode, Event, Frame, Mail, Reply, Request, text_frame
 from protocols.owlmeans import auth, careful, wire
 from protocols.owlmeans.frames import GUEST, HANDLERS, Handlers
 from protocols.owlmeans.gate import Gate
@@ -210,7 +210,7 @@ class Session:
         if gate is None:
             self.link.send_frame(frame)
         elif not gate.hold(frame):
-            self.link.close(1013, "too much before the first frame")
+            self.link.close(CloseCode.TRY_AGAIN_LATER, "too much before the first frame")
 
     def _shut(self) -> Gate | None:
         """Return the gate while the client may not have its handlers in place."""
@@ -283,7 +283,7 @@ class Session:
 
     def _auth_timeout(self) -> None:
         self._deadline = None
-        self.link.close(1008, marshal(Unauthenticated("timeout")))
+        self.link.close(CloseCode.POLICY_VIOLATION, marshal(Unauthenticated("timeout")))
 
     def _lift_deadline(self) -> None:
         if self._deadline is not None:

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from broker.errors import BrokerError, Denied, Invalid, RateLimited, Unauthenticated
 from broker.interfaces import ILink
 from broker.jsontext import object_text
-from broker.messages import Event, Frame
+from broker.messages import CloseCode, Event, Frame
 from broker.sessions import BaseSession
 from protocols.thinws.frames import Members, connection_id, echo, read, room_frame, room_of, text_of
 
@@ -119,7 +119,7 @@ class Session(BaseSession):
             self._held.append(frame)
             self._held_bytes += len(frame.payload)
         else:
-            self._link.close(1013, "busy")
+            self._link.close(CloseCode.TRY_AGAIN_LATER, "busy")
 
     async def probe(self) -> bool:
         """Say nothing of the client: it holds no name that could be taken over."""
@@ -165,7 +165,7 @@ class Session(BaseSession):
     def _broken(self, failure: Failure) -> None:
         """Part with the client for a bug of ours."""
         log.failure("thinws session {conn} failed", failure, conn=self.id)
-        self._link.close(1011, "internal error")
+        self._link.close(CloseCode.INTERNAL_ERROR, "internal error")
 
     def _refuse(self, frame: Members, error: BrokerError) -> None:
         """Send the error frame: the one reply to *frame*."""

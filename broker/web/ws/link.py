@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from broker.interfaces import ILink, ISession
-from broker.messages import SHORT, TEXT_HEADERS, Frame, HttpRequest, wire_frame
+from broker.messages import SHORT, TEXT_HEADERS, CloseCode, Frame, HttpRequest, wire_frame
 from broker.web.net.transport import FrameTransport, hand_over
 from broker.web.ws.autobahn import CLOSED, CONNECTING, OPEN, autobahn_state
 from broker.web.ws.heartbeat import Heartbeat
@@ -26,8 +26,6 @@ log = Logger()
 
 PING = b"\x89\x00"
 MAX_REASON_BYTES = 123  # bytes: what a close frame holds beside the code
-NO_STATUS = 1005  # RFC 6455, 7.1.5: the code "if this Close control frame contains no status code"
-ABNORMAL = 1006  # the same: the code if there was no close frame
 
 # Header fields that tell nothing any more once the connection is open.
 SPENT = frozenset(
@@ -110,7 +108,7 @@ class WebSocketLink(FrameReader):
         traffic.messages_out += 1
         traffic.bytes_out += len(frame.payload)
 
-    def close(self, code: int = 1000, reason: str = "") -> None:
+    def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Close in good order; a client that does not answer is cut off after a while."""
         if self.opening is not None:
             self.opening.cancel()
@@ -184,13 +182,13 @@ class WebSocketLink(FrameReader):
     def session_failed(self) -> None:
         """Log the exception and close: a fault of one session is no one else's."""
         log.failure("a session failed", address=self.handshake.address, path=self.handshake.path)
-        self.close(1011, "internal error")
+        self.close(CloseCode.INTERNAL_ERROR, "internal error")
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         """Send Autobahn's own frames in order with ours."""
         self._write(data)
 
-    def _fail_connection(self, code: int = 1001, reason: str = "") -> None:
+    def _fail_connection(self, code: int = CloseCode.GOING_AWAY, reason: str = "") -> None:
         if self.failedByMe:
             return
         self.failedByMe = True
@@ -204,7 +202,7 @@ class WebSocketLink(FrameReader):
             size=msg_size,
             most=max_msg_size,
         )
-        self._fail_connection(1009, reason)
+        self._fail_connection(CloseCode.MESSAGE_TOO_BIG, reason)
 
     def _closeConnection(self, abort: bool = False) -> None:
         if abort and (self.paused or not self.wasClean):
@@ -240,8 +238,8 @@ class WebSocketLink(FrameReader):
         if self.closedByMe:
             return self.localCloseCode, (self.localCloseReason or b"").decode()
         if self.wasClean:
-            return self.remoteCloseCode or NO_STATUS, self.remoteCloseReason or ""
-        return ABNORMAL, self.wasNotCleanReason or reason.getErrorMessage()
+            return self.remoteCloseCode or CloseCode.NO_STATUS, self.remoteCloseReason or ""
+        return CloseCode.ABNORMAL, self.wasNotCleanReason or reason.getErrorMessage()
 
     def _ended(self, code: int, reason: str) -> None:
         self.links.discard(self)
@@ -288,7 +286,7 @@ class WebSocketLink(FrameReader):
             most=self.options.send_queue_bytes,
         )
         self.traffic.slow_consumer("close")
-        self._close(1013, "reading too slowly", self.options.slow_grace)
+        self._close(CloseCode.TRY_AGAIN_LATER, "reading too slowly", self.options.slow_grace)
 
 
 def link_class(

@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 
 from broker.errors import Refused, Timeout, Unavailable
 from broker.interfaces import ILink, ISession
-from broker.messages import Response
+from broker.messages import CloseCode, Response
 from broker.web.http.response import Dates, render
 from broker.web.net.transport import hand_over, writer_for
 
@@ -85,7 +85,7 @@ class Opening:
         self._cancel_timeout()
         if not self._over:
             self._give_up()
-            self.link.refused(1006, reason.getErrorMessage())
+            self.link.refused(CloseCode.ABNORMAL, reason.getErrorMessage())
 
     # Called by the link
 
@@ -103,7 +103,7 @@ class Opening:
     def _ready(self, session: ISession) -> None:
         if self._over:
             # The client has gone, and the session was made in spite of the cancellation.
-            session.closed(1006, "")
+            session.closed(CloseCode.ABNORMAL, "")
             return
         self._over = True
         self._cancel_timeout()
