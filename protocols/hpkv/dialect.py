@@ -64,7 +64,12 @@ class Hpkv:
             claims = await peer.present(given.get("token", ""))
         except (Unauthenticated, Denied, RateLimited):
             raise _forbidden("Invalid API key" if key else "Invalid token") from None
-        return Session(peer, link, rights_of(claims))
+        session = Session(peer, link, rights_of(claims))
+        # "Subscriptions exist from the handshake on": on every node, before it is answered.
+        peer.bind(session, link.close)
+        session.watch()
+        await peer.listening()
+        return session
 
     async def answer(self, peer: Peer, request: HttpRequest) -> Response:
         """Return the answer to a request for a token."""

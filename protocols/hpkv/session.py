@@ -48,13 +48,13 @@ class Session(BaseSession):
     _backlog: deque[bytes] = attrs.field(factory=deque)
     _backlog_bytes: int = 0
 
-    # What the transport calls
-
-    def opened(self) -> None:
-        """Watch the keys of the token: "Subscriptions exist from the handshake on"."""
+    def watch(self) -> None:
+        """Watch the keys of the token."""
         rights = self._rights
         if rights is not None and (rights.names or rights.predicate):
             self._peer.watch(rights.predicate, rights.names)
+
+    # What the transport calls
 
     def received(self, data: bytes, binary: bool) -> None:
         """Take one frame."""

@@ -149,6 +149,7 @@ class Watch(Method):
         fresh = session.watches.begin(pattern)
         try:
             # Watching before reading: a change in between must not be missed.
+            await session.peer.listening()
             found = await session.peer.range(
                 first, last, MAX_ENTRIES + 1, predicate=lambda key: matches(pattern, key), max_bytes=MAX_PAGE_BYTES
             )
