@@ -10,9 +10,9 @@ from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from broker.core.deadlines import Deadlines
-from broker.core.pages import MAX_PAGE_BYTES, read_last_page, read_page
+from broker.core.pages import read_last_page, read_page
 from broker.errors import Invalid, RateLimited, Unavailable
-from broker.interfaces import IBus, IEventSource, ISharedStore, IStore
+from broker.interfaces import MAX_PAGE_BYTES, IBus, IEventSource, ISharedStore, IStore
 from broker.messages import Event
 from broker.patterns import matches
 

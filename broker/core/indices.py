@@ -11,15 +11,14 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import attrs
 from twisted.internet.defer import Deferred, DeferredList, DeferredLock
 from twisted.python.failure import Failure
 
 from broker.core.channels import LOG
-from broker.core.pages import MAX_PAGE_BYTES, STEP
+from broker.core.pages import STEP
 from broker.errors import Conflict, NotFound
-from broker.interfaces import IStore
-from broker.messages import Event
+from broker.interfaces import MAX_PAGE_BYTES, IStore
+from broker.messages import Event, IndexRows
 
 DEFINITION = "index"  # space: id -> channel and field
 POSITION = "index-at"  # space: id -> id of the last event that was looked at
@@ -37,16 +36,6 @@ def rows_log(id: str, value: str) -> str:
 def definition_text(topic: str, field: str) -> bytes:
     """Return what is stored of an index."""
     return json.dumps({"channel": topic, "field": field}).encode()
-
-
-@attrs.frozen
-class Rows:
-    """What an index has for one value: events, the newest first."""
-
-    id: str
-    field: str
-    value: str
-    events: list[Event]
 
 
 class Indices:
@@ -84,7 +73,7 @@ class Indices:
         definition = json.loads(entry.value)
         return definition["channel"], definition["field"]
 
-    async def read(self, id: str, value: str, extract: Extract) -> Rows:
+    async def read(self, id: str, value: str, extract: Extract) -> IndexRows:
         """Return the events of the index whose field is *value*.
 
         *extract* returns the text at the field of an event, or None.
@@ -104,7 +93,7 @@ class Indices:
         refs = await self._store.latest(rows_log(id, value), self._limit)
         # A crash between the rows and the position may have written one twice.
         ids = sorted({int(ref.body or b"0") for ref in refs}, reverse=True)
-        return Rows(id, field, value, await self._events(topic, ids))
+        return IndexRows(id, field, value, await self._events(topic, ids))
 
     async def _advance(self, id: str, topic: str, field: str, extract: Extract) -> None:
         entry = await self._store.get(POSITION, id)

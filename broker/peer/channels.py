@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
-from broker.core.indices import Extract, Rows
-from broker.core.pages import MAX_PAGE_BYTES
-from broker.messages import Event
+from broker.core.indices import Extract
+from broker.interfaces import MAX_PAGE_BYTES
+from broker.messages import Event, IndexRows
 from broker.peer.client import Client
 
 
@@ -55,7 +55,7 @@ class ChannelVerbs(Client):
         self._allow("read", topic)
         return await self.broker.indices.create(id, self._shown(topic), field)
 
-    async def read_index(self, id: str, value: str, extract: Extract) -> Rows:
+    async def read_index(self, id: str, value: str, extract: Extract) -> IndexRows:
         """Return the events whose field is *value*, the newest first; see ``Indices.read``."""
         self._allow("index", id, check_permission=False)
         topic, _ = await self.broker.indices.definition(id)

@@ -7,6 +7,9 @@ one; the dialect turns its code into its own words.
 
 from __future__ import annotations
 
+from zope.interface import implementer
+
+from broker.interfaces import IPeer
 from broker.messages import CloseCode
 from broker.peer.calls import CallVerbs
 from broker.peer.channels import ChannelVerbs
@@ -16,6 +19,7 @@ from broker.peer.memberships import MembershipVerbs
 from broker.peer.queues import QueueVerbs
 
 
+@implementer(IPeer)
 class Peer(IdentityVerbs, MembershipVerbs, ChannelVerbs, CallVerbs, QueueVerbs, KeyVerbs):
     """One client, or one HTTP request of one, and all that it holds.
 
