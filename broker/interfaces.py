@@ -507,7 +507,7 @@ class IWebSocketDialect(Interface):
     )
     subprotocols: Sequence[str] = Attribute("WebSocket subprotocols it takes on any path.")
 
-    def session(peer: Any, link: ILink) -> Awaitable[ISession]:
+    def session(peer: IPeer, link: ILink) -> Awaitable[ISession]:
         """Return the ISession for a client that asks to be connected.
 
         Called before the upgrade is answered, with the request in
@@ -525,7 +525,7 @@ class IHttpDialect(Interface):
     name: str = Attribute("Short lower-case name; also the label in metrics.")
     http_paths: Sequence[str] = Attribute("Paths it takes, longest match first; '/x/' also takes what is below it.")
 
-    def answer(peer: Any, request: HttpRequest) -> Awaitable[Response]:
+    def answer(peer: IPeer, request: HttpRequest) -> Awaitable[Response]:
         """Return the answer to *request*.
 
         It is cancelled when the client goes away.  *peer* is closed after the
