@@ -92,10 +92,6 @@ class CallVerbs(Client):
             self.broker.unclaim((name,), as_service)
         return released
 
-    def performs(self, *, as_service: bool = False) -> list[str]:
-        """Return the names it performs."""
-        return self.broker.calls.registry(as_service).names_of(self)
-
     def procedures(self) -> list[str]:
         """Return every procedure and service this peer may call."""
         self._verbs["procedures"] += 1
