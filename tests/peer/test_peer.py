@@ -333,9 +333,9 @@ def test_names_are_taken_all_or_none(broker):
     perform(ann, "b")
     with pytest.raises(Taken):
         perform(bob, "a", "b", "c")
-    assert bob.performs() == []
+    assert broker.calls.performers.names_of(bob) == []
     perform(bob, "a", "c")
-    assert bob.performs() == ["a", "c"]
+    assert broker.calls.performers.names_of(bob) == ["a", "c"]
     assert ann.procedures() == ["a", "b", "c"]
     assert bob.release("a")
     assert not bob.release("a")
@@ -373,7 +373,7 @@ def test_silent_holder_is_replaced(broker, clock):
     value_of(taking)
     assert closings == [(1001, "replaced")]
     assert ann.closed
-    assert bob.performs(as_service=True) == ["s"]
+    assert broker.calls.services.names_of(bob) == ["s"]
 
 
 def test_peer_without_a_session_gives_no_sign_of_life(broker):
