@@ -535,23 +535,30 @@ class IHttpDialect(Interface):
 
 
 class IDialectExtras(Interface):
-    """What a dialect of either kind may have besides; each is used where it is there.
+    """What a dialect of either kind may have besides, each for itself.
 
-    No dialect declares this interface: it would then need all of them.
+    A dialect does not declare this interface, which would need all of them:
+    ``web.extras.DialectExtras`` reads what is there once, at the start, and
+    fills in the defaults.
     """
 
     example: str = Attribute(
         "A line for a shell that shows how to try it, logged at the start; ``{http}`` and ``{ws}`` stand "
         "for the URLs of the daemon, ``{websocket}`` for a WebSocket client."
     )
-    any_origin: bool = Attribute("Whether its WebSockets may be opened by pages of any origin.")
-    refusal_delay: float = Attribute("Seconds for which a refusal by ``session`` is held, for clients that come again.")
+    any_origin: bool = Attribute("Whether its WebSockets may be opened by pages of any origin; False.")
+    refusal_delay: float = Attribute(
+        "Seconds for which a refusal by ``session`` is held, for clients that reconnect at once; 0."
+    )
 
-    def refusal(status: int, message: str, request: HttpRequest) -> Response:
-        """Return how this dialect says *status* to *request*, which has not reached ``answer`` or has failed there."""
+    def refusal(status: int, message: str, request: HttpRequest) -> Response | None:
+        """Return how this dialect says *status* to *request*, which has not reached ``answer`` or has failed there.
+
+        None, which is the default: in the form of the port, ``{"error": …}``.
+        """
 
     def drain() -> None:
-        """The daemon stops: answer the requests that wait, and let go of what outlives a connection.
+        """The daemon stops: answer the requests that wait, and end what outlives a connection.
 
         Called once.  Afterwards open WebSockets are closed with 1001, and
         requests that are still under way have ``TXBROKER_DRAIN_SECONDS``.
