@@ -16,11 +16,12 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from broker.errors import Conflict, Unauthenticated
 from broker.interfaces import IStore
 from broker.messages import CloseCode, Event
+from broker.patterns import CONTROL_PREFIX
 
 SPACE = "token"  # holds the signing key, and what was revoked
 SIGNING_KEY = "key"
 REVOKED = "revoked:"  # + id
-CONTROL = "broker.control.revoked"  # topic by which the nodes tell each other
+CONTROL = CONTROL_PREFIX + "revoked"  # topic by which the nodes tell each other
 ALGORITHM = "HS256"
 EXPIRED = (CloseCode.TOKEN_EXPIRED, "token expired")
 WITHDRAWN = (CloseCode.TOKEN_REVOKED, "token revoked")

@@ -22,6 +22,7 @@ from broker.core.calls import Call, Calls, Party
 from broker.core.registry import Registry
 from broker.errors import BrokerError, Gone, NotFound
 from broker.messages import Reply, Request
+from broker.patterns import BROKER, CLIENT, PROCEDURE, SERVICE, SESSION, TAKER, split_kind
 
 log = Logger()
 
@@ -43,7 +44,7 @@ class Callee:
     error: BrokerError
     _forward: Any
     id: str = ""
-    client: str = "broker"
+    client: str = BROKER
     address: str = ""
     place: str = ""
     request: Request | None = None
@@ -101,7 +102,7 @@ class RemoteCalls(Calls):
 
     def registry_of(self, kind: str) -> Registry[Party]:
         """Return who holds the names of *kind* here; see ``ClusterNames``."""
-        return {"procedure": self.performers, "service": self.services, "taker": self.takers}[kind]
+        return {PROCEDURE: self.performers, SERVICE: self.services, TAKER: self.takers}[kind]
 
     # The caller's side.
 
@@ -110,13 +111,13 @@ class RemoteCalls(Calls):
         place = self.services.place(service) if service else self.performers.place(procedure)
         if place is not None:
             return place.next(), service or procedure
-        places = [f"service:{service}"] if service else []
-        places.append(f"procedure:{procedure}")
+        places = [SERVICE + service] if service else []
+        places.append(PROCEDURE + procedure)
         if service:
             return self.elsewhere(places, NotFound("service", service)), service
         name = procedure.rpartition(".")[0]
         while name:
-            places.append(f"service:{name}")
+            places.append(SERVICE + name)
             name = name.rpartition(".")[0]
         return self.elsewhere(places, NotFound("method", procedure)), ""
 
@@ -126,7 +127,7 @@ class RemoteCalls(Calls):
         if place is not None:
             return place.next()
         topics = (topic, "*") if topic else ("*",)
-        return self.elsewhere([f"taker:{name}" for name in topics], NotFound("request", topic or "*"))
+        return self.elsewhere([TAKER + name for name in topics], NotFound("request", topic or "*"))
 
     def elsewhere(self, places: Iterable[str], error: BrokerError) -> Party:
         """Return a stand-in for whoever holds one of *places*."""
@@ -203,7 +204,7 @@ class RemoteCalls(Calls):
             self.dropped += 1
             return
         error = None if answer.wire_error is None else answer.wire_error.error()
-        if error is not None and answer.source == "broker":
+        if error is not None and answer.source == BROKER:
             self._give_up(callee, error)
             return
         callee.client = answer.source
@@ -214,7 +215,7 @@ class RemoteCalls(Calls):
     def _elsewhere(self, address: str, message: NotHere) -> None:
         callee = self._out.get(message.id)
         if callee is not None and callee.address == address:
-            if callee.place.startswith(("client:", "session:")):
+            if callee.place.startswith((CLIENT, SESSION)):
                 callee.error = message.wire_error.error()  # the recipient is there, but does not perform it
             self._try_next(callee)
 
@@ -233,13 +234,13 @@ class RemoteCalls(Calls):
         try:
             self.open(caller, callee, message.id, request, quiet=message.quiet)
         except BrokerError as error:
-            refusal = Answered(message.id, b"null", WireError.of(error), "broker", 0.0, False, ())
+            refusal = Answered(message.id, b"null", WireError.of(error), BROKER, 0.0, False, ())
             self._messenger.send(address, refusal)
 
     def _at(self, name: str, request: Request) -> tuple[Party, str]:
         """Return who is known here under the *name* of the bus, and the service or procedure it performs."""
-        kind, _, rest = name.partition(":")
-        if kind in ("client", "session"):
+        kind, rest = split_kind(name)
+        if kind in (CLIENT, SESSION):
             sessions = self._sessions_of(rest)
             if not sessions:
                 raise Gone("recipient", rest)
@@ -247,7 +248,7 @@ class RemoteCalls(Calls):
         place = self.registry_of(kind).place(rest)
         if place is None:
             raise NotFound("method", rest)
-        return place.next(), "" if kind == "taker" else rest
+        return place.next(), "" if kind == TAKER else rest
 
     def _ended(self, address: str, message: Ended) -> None:
         caller = self._in.get((address, message.id))

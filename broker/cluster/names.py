@@ -19,11 +19,12 @@ from broker.core.registry import Place
 from broker.errors import BrokerError, Taken
 from broker.interfaces import ISharedBus
 from broker.messages import CloseCode, Mail
+from broker.patterns import CLIENT, PROCEDURE, QUEUE, SERVICE, SESSION, TAKER, split_kind
 
 log = Logger()
 
 MARGIN = 0.5  # seconds that an answer may take on its way
-KINDS = ("procedure", "service", "taker")  # of names that calls look for
+KINDS = (PROCEDURE, SERVICE, TAKER)  # of names that calls look for
 DELIVERY = 5.0  # seconds for handing over a message
 
 
@@ -76,7 +77,7 @@ class ClusterNames:
             return await self._bus.claim(name, shared=shared)
         except Taken as error:
             if not takeover or await self._lives(name):
-                raise Taken(error.what, name.partition(":")[2]) from None
+                raise Taken(error.what, split_kind(name)[1]) from None
         await self._bus.seize(name)
 
     async def _lives(self, name: str) -> bool:
@@ -94,7 +95,7 @@ class ClusterNames:
             self._latest = self._bus.claim(name, shared=True).addCallbacks(self._is_held, _comes_later, (name,))
 
     def _is_held(self, _: None, name: str) -> None:
-        if name.startswith(("queue:", "client:")):
+        if name.startswith((QUEUE, CLIENT)):
             # What was put there just before was told to those who held it then.
             self._queues.wake(name)
 
@@ -115,17 +116,17 @@ class ClusterNames:
 
     def names_of(self, peer: Any) -> list[str]:
         """Return the names of what *peer* performs, takes and consumes."""
-        names = [f"{kind}:{name}" for kind in KINDS for name in self._calls.registry_of(kind).names_of(peer)]
+        names = [kind + name for kind in KINDS for name in self._calls.registry_of(kind).names_of(peer)]
         return names + self._queues.consumers.names_of(peer)
 
     def _here(self, name: str) -> list[Any]:
         """Return who holds *name* here."""
-        kind, _, rest = name.partition(":")
-        if kind in ("client", "session"):
+        kind, rest = split_kind(name)
+        if kind in (CLIENT, SESSION):
             sessions: list[Any] = self._presence.sessions(rest)
-            return [peer for peer in sessions if rest == (peer.client if kind == "client" else peer.id)]
+            return [peer for peer in sessions if rest == (peer.client if kind == CLIENT else peer.id)]
         place: Place[Any] | None = (
-            self._queues.consumers.place(name) if kind == "queue" else self._calls.registry_of(kind).place(rest)
+            self._queues.consumers.place(name) if kind == QUEUE else self._calls.registry_of(kind).place(rest)
         )
         return [] if place is None else list(place.holders)
 
@@ -155,7 +156,7 @@ class ClusterNames:
 
     def present(self, change: str, client: str, session: str) -> None:
         """Let the others know that a session came or went; see ``Presence``."""
-        names = [f"session:{session}"] if client == session else [f"session:{session}", f"client:{client}"]
+        names = [SESSION + session] if client == session else [SESSION + session, CLIENT + client]
         if change == "online":
             for name in names:
                 self.hold(name)
@@ -166,7 +167,7 @@ class ClusterNames:
 
     async def deliver(self, session: str, mail: Mail) -> bool:
         """Hand *mail* to the session of that id on another node; say whether it took it."""
-        _, addresses = await self._messenger.holders(f"session:{session}")
+        _, addresses = await self._messenger.holders(SESSION + session)
         return bool(addresses) and await self._messenger.ask(
             addresses[0],
             lambda number: Deliver(number, session, mail.ref, mail.body, mail.source, mail.time),
@@ -174,7 +175,7 @@ class ClusterNames:
         )
 
     def _delivered(self, address: str, message: Deliver) -> None:
-        mail = Mail(f"client:{message.session}", message.ref, message.body, message.source, message.time)
+        mail = Mail(CLIENT + message.session, message.ref, message.body, message.source, message.time)
         sessions: list[Any] = self._presence.sessions(message.session)
         self._messenger.send(address, BoolReply(message.id, bool(sessions) and sessions[0].post_mail(mail)))
 

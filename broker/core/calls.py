@@ -19,6 +19,7 @@ from broker.core.deadlines import Deadlines
 from broker.core.registry import Registry
 from broker.errors import BrokerError, Gone, Invalid, NotFound, RateLimited, Timeout
 from broker.messages import Reply, Request
+from broker.patterns import BROKER
 
 FOREVER = 0.0
 MAX_KEPT_LENGTH = 1024  # characters of what a call keeps: the caller's own id of it, and the procedure
@@ -232,7 +233,7 @@ class Calls:
         self._end(call)
         # A stream that was answered has simply come to its end.
         if not (call.streamed and call.answers):
-            call.caller.on_reply(Reply(call.ref, b"null", error, "broker", streamed=call.streamed))
+            call.caller.on_reply(Reply(call.ref, b"null", error, BROKER, streamed=call.streamed))
 
     def _end(self, call: Call) -> None:
         if call.callee.serving.pop(call.id, None) is not None:

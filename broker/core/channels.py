@@ -14,9 +14,8 @@ from broker.core.pages import read_last_page, read_page
 from broker.errors import Invalid, RateLimited, Unavailable
 from broker.interfaces import MAX_PAGE_BYTES, IBus, IEventSource, ISharedStore, IStore
 from broker.messages import Event
-from broker.patterns import matches
+from broker.patterns import LOG_PREFIX, matches
 
-LOG = "event/"  # the logs of topics begin with it
 CURSOR = "cursor"  # the space of the clients' cursors
 DAY = 86400.0  # seconds
 MOVES = 10000  # cursors whose last move is remembered
@@ -95,20 +94,20 @@ class Channels:
             if not self._store.announces:
                 self._bus.publish(event)
 
-        self._store.append(LOG + event.topic, event).addCallbacks(stored, answer.errback)
+        self._store.append(LOG_PREFIX + event.topic, event).addCallbacks(stored, answer.errback)
         return answer
 
     def read(self, topic: str, after: int, limit: int, max_bytes: int = MAX_PAGE_BYTES) -> Deferred[list[Event]]:
         """Return at most *limit* events newer than id *after*, oldest first; see ``pages.read_page``."""
-        return Deferred.fromCoroutine(read_page(self._store, LOG + topic, after, limit, max_bytes))
+        return Deferred.fromCoroutine(read_page(self._store, LOG_PREFIX + topic, after, limit, max_bytes))
 
     def latest(self, topic: str, limit: int, max_bytes: int = MAX_PAGE_BYTES) -> Deferred[list[Event]]:
         """Return the last *limit* events, oldest first; fewer when they have *max_bytes* bytes."""
-        return Deferred.fromCoroutine(read_last_page(self._store, LOG + topic, limit, max_bytes))
+        return Deferred.fromCoroutine(read_last_page(self._store, LOG_PREFIX + topic, limit, max_bytes))
 
     def head(self, topic: str) -> Deferred[int]:
         """Return the id of the newest event there ever was; 0 for none."""
-        return self._store.head(LOG + topic)
+        return self._store.head(LOG_PREFIX + topic)
 
     async def poll(
         self, topic: str, after: int, limit: int, timeout: float, max_bytes: int = MAX_PAGE_BYTES
@@ -251,16 +250,16 @@ class StoreEventSource:
     def changes(self, mark: int) -> Deferred[dict[str, int]]:
         """Return the topics that have got events after *mark*."""
         return self._store.changes(mark).addCallback(
-            lambda logs: {log.removeprefix(LOG): last for log, last in logs.items()}
+            lambda logs: {log.removeprefix(LOG_PREFIX): last for log, last in logs.items()}
         )
 
     def since(self, topic: str, mark: int) -> Deferred[int]:
         """Return the id of the first event of *topic* after *mark*."""
-        return self._store.since(LOG + topic, mark)
+        return self._store.since(LOG_PREFIX + topic, mark)
 
     def read(self, topic: str, after: int, limit: int) -> Deferred[list[Event]]:
         """Return at most *limit* events with id > *after*."""
-        return self._store.read(LOG + topic, after, limit)
+        return self._store.read(LOG_PREFIX + topic, after, limit)
 
     def publishes(self, origin: str) -> bool:
         """Whether an event of that *origin* is being stored."""

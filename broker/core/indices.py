@@ -14,11 +14,11 @@ from typing import Any
 from twisted.internet.defer import Deferred, DeferredList, DeferredLock
 from twisted.python.failure import Failure
 
-from broker.core.channels import LOG
 from broker.core.pages import STEP
 from broker.errors import Conflict, NotFound
 from broker.interfaces import MAX_PAGE_BYTES, IStore
 from broker.messages import Event, IndexRows
+from broker.patterns import LOG_PREFIX
 
 DEFINITION = "index"  # space: id -> channel and field
 POSITION = "index-at"  # space: id -> id of the last event that was looked at
@@ -98,7 +98,7 @@ class Indices:
     async def _advance(self, id: str, topic: str, field: str, extract: Extract) -> None:
         entry = await self._store.get(POSITION, id)
         position = 0 if entry is None else int(entry.value)
-        while events := await self._store.read(LOG + topic, position, BATCH):
+        while events := await self._store.read(LOG_PREFIX + topic, position, BATCH):
             writes = [
                 self._store.append(rows_log(id, value), Event(topic, "", b"%d" % event.id, time=event.time))
                 for event in events
@@ -112,7 +112,7 @@ class Indices:
         found: list[Event] = []
         size = 0
         for first, last in _runs(ids):
-            events = await self._store.read(LOG + topic, first - 1, last - first + 1)
+            events = await self._store.read(LOG_PREFIX + topic, first - 1, last - first + 1)
             for event in reversed(events):
                 if event.id > last:
                     continue  # retention took some: a read then returns later ones instead

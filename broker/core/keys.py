@@ -18,9 +18,9 @@ from broker.errors import Invalid, TooLarge
 from broker.interfaces import IBus, IStore
 from broker.jsontext import members, object_text
 from broker.messages import Entry, Event
+from broker.patterns import KEY_PREFIX
 
 SPACE = "kv"
-TOPIC = "kv/"
 BATCH = 64  # entries looked at in one go, since each may be as large as a message
 TURN = 1024  # entries looked at before others get their turn
 
@@ -171,9 +171,9 @@ class Keys:
         self._watched[watcher] = names, predicate
         if self._bus is not None:
             for name in names:
-                self._bus.listen(TOPIC + name)
+                self._bus.listen(KEY_PREFIX + name)
             if predicate is not None:
-                self._bus.listen(TOPIC, prefix=True)
+                self._bus.listen(KEY_PREFIX, prefix=True)
         for name in names:
             self._watchers.setdefault(name, {})[watcher] = None
         if predicate is not None:
@@ -184,9 +184,9 @@ class Keys:
         names, predicate = self._watched.pop(watcher, ((), None))
         if self._bus is not None:
             for name in names:
-                self._bus.forget(TOPIC + name)
+                self._bus.forget(KEY_PREFIX + name)
             if predicate is not None:
-                self._bus.forget(TOPIC, prefix=True)
+                self._bus.forget(KEY_PREFIX, prefix=True)
         for name in names:
             _drop(self._watchers, name, watcher)
         if predicate is not None:
@@ -194,7 +194,7 @@ class Keys:
 
     def arrived(self, event: Event) -> None:
         """Hand the change of a key to those who watch it, once each."""
-        key = event.topic[len(TOPIC) :]
+        key = event.topic[len(KEY_PREFIX) :]
         by_name = self._watchers.get(key)
         watchers = dict(by_name) if by_name else {}
         for predicate, admitted in self._admitting.items():
@@ -225,7 +225,7 @@ class Keys:
         now = self._clock.seconds()
         text = None if value is None else value.decode("utf-8", "replace")
         body = _encode({"key": key, "value": text, "timestamp": int(now * 1000)})
-        return Event(TOPIC + key, name, body, time=now, origin=origin)
+        return Event(KEY_PREFIX + key, name, body, time=now, origin=origin)
 
 
 def _drop(table: dict[T, dict[Watcher, None]], place: T, watcher: Watcher) -> None:

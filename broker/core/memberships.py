@@ -11,10 +11,10 @@ import msgspec
 from broker.errors import RateLimited
 from broker.interfaces import IStore
 from broker.messages import Event
-from broker.patterns import MAX_NAME
+from broker.patterns import CONTROL_PREFIX, MAX_NAME
 
 SPACE = "member"
-CONTROL = "broker.control.left"  # topic by which the nodes tell each other
+CONTROL = CONTROL_PREFIX + "left"  # topic by which the nodes tell each other
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(tuple[str, str]).decode

@@ -19,9 +19,9 @@ from broker.access.tokens import Tokens
 from broker.cluster import ClusterNames, RemoteCalls, SharedQueues
 from broker.config.settings import Settings
 from broker.core.calls import Calls
-from broker.core.channels import LOG, Channels, StoreEventSource
+from broker.core.channels import Channels, StoreEventSource
 from broker.core.indices import ROWS, Indices
-from broker.core.keys import TOPIC, Keys
+from broker.core.keys import Keys
 from broker.core.memberships import CONTROL as LEFT
 from broker.core.memberships import Memberships
 from broker.core.presence import Presence
@@ -32,6 +32,7 @@ from broker.errors import BrokerError, Taken
 from broker.interfaces import IBus, ISharedBus, ISharedStore, IStore
 from broker.messages import Event
 from broker.observe.metrics import Metrics
+from broker.patterns import BROKER, CLIENT, KEY_PREFIX, LOG_PREFIX, PROCEDURE, RESERVED_PREFIX, SERVICE
 from broker.peer import Peer
 
 log = Logger()
@@ -127,7 +128,7 @@ class Broker(MultiService):
             self.channels.arrived(event)
         self.topics.deliver(event)
         # Only the broker itself tells of keys: what a client publishes there is an event like any other.
-        if event.topic.startswith(TOPIC) and not event.dialect:
+        if event.topic.startswith(KEY_PREFIX) and not event.dialect:
             self.keys.arrived(event)
 
     def leave(self, peer: Peer) -> None:
@@ -145,7 +146,7 @@ class Broker(MultiService):
     def unclaim(self, names: Iterable[str], as_service: bool) -> None:
         """Give those of *names* back to the other nodes that nobody performs here any more."""
         if self.cluster is not None:
-            kind = "service:" if as_service else "procedure:"
+            kind = SERVICE if as_service else PROCEDURE
             self.cluster.release([kind + name for name in names])
 
     def remember(self, client: str) -> None:
@@ -239,15 +240,15 @@ class Broker(MultiService):
         if self.cluster is not None:
             self.cluster.present(change, client, session)
         if change == "offline":
-            self.queues.left(f"client:{client}")
-        topic = f"broker.client.{change}"
+            self.queues.left(CLIENT + client)
+        topic = f"{RESERVED_PREFIX}client.{change}"
         if self.topics.heard(topic) or self.bus.shared:
             body = json.dumps({"id": client, "session": session}).encode()
-            self._publish(Event(topic, change, body, "broker", self.clock.seconds(), origin=session))
+            self._publish(Event(topic, change, body, BROKER, self.clock.seconds(), origin=session))
 
     def _takers_of(self, queue: str) -> list[Any]:
-        kind, _, name = queue.partition(":")
-        if kind == "client":
+        if queue.startswith(CLIENT):
+            name = queue.removeprefix(CLIENT)
             return [peer for peer in self.presence.sessions(name) if peer.client == name]
         place = self.queues.consumers.place(queue)
         if place is None:
@@ -266,7 +267,7 @@ class Broker(MultiService):
                 return  # another node does it
         kept, now = self.settings.retention, self.clock.seconds()
         if kept.seconds or kept.count:
-            for logs in (LOG, ROWS):
+            for logs in (LOG_PREFIX, ROWS):
                 await self.store.sweep(logs, now - kept.seconds if kept.seconds else 0.0, kept.count)
         await self.store.sweep(MAIL, now - self.settings.mailbox_seconds, 0)
 

@@ -9,7 +9,7 @@ from broker.core.calls import Party
 from broker.core.registry import Registry
 from broker.errors import BrokerError, Gone, NotFound, RateLimited, Taken
 from broker.messages import Request
-from broker.patterns import check_name
+from broker.patterns import CLIENT, PROCEDURE, SERVICE, SESSION, TAKER, check_name
 from broker.peer.client import Client
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class CallVerbs(Client):
         cluster = self.broker.cluster
         if cluster is None:
             return
-        kind = "service:" if as_service else "procedure:"
+        kind = SERVICE if as_service else PROCEDURE
         try:
             for name in names:
                 await cluster.claim(kind + name, shared=shared, takeover=takeover)
@@ -151,12 +151,12 @@ class CallVerbs(Client):
             raise RateLimited("limit", "registrations")
         self.broker.calls.takers.add(self, topic, shared=True)
         if self.broker.cluster is not None:
-            self.broker.cluster.hold(f"taker:{topic}")
+            self.broker.cluster.hold(TAKER + topic)
 
     def unacknowledge(self, topic: str) -> None:
         """Take streamed requests of *topic* no more."""
         if self.broker.calls.takers.remove(self, topic) and self.broker.cluster is not None:
-            self.broker.cluster.release((f"taker:{topic}",))
+            self.broker.cluster.release((TAKER + topic,))
 
     @property
     def acknowledged(self) -> list[str]:
@@ -203,4 +203,4 @@ class CallVerbs(Client):
 
 def _places(recipient: str) -> tuple[str, str]:
     """Return the names by which other nodes know a client or a session."""
-    return f"client:{recipient}", f"session:{recipient}"
+    return CLIENT + recipient, SESSION + recipient

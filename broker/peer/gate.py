@@ -14,17 +14,15 @@ from twisted.internet.task import deferLater
 
 from broker.access.principals import Bucket
 from broker.core.calls import Call
-from broker.core.keys import TOPIC, Predicate
+from broker.core.keys import Predicate
 from broker.errors import Denied, Gone, RateLimited, Unauthenticated
 from broker.interfaces import ISession
 from broker.messages import Identity
-from broker.patterns import check_name
+from broker.patterns import CONTROL_PREFIX, KEY_PREFIX, RESERVED_PREFIX, check_name
 
 if TYPE_CHECKING:
     from broker.core.service import Broker
 
-RESERVED = "broker."  # names of the broker itself
-HIDDEN = "broker.control."  # topics by which nodes speak to each other
 
 # Every request of an HTTP client makes a peer: the shape of a UUID without its price.
 _ID_PREFIX = str(uuid4())[:24]
@@ -129,13 +127,13 @@ class Gate:
     def _own(verb: str, name: str) -> None:
         """Refuse to *verb* names of the broker itself and those that name nothing."""
         check_name(name)
-        if name.startswith(RESERVED):
+        if name.startswith(RESERVED_PREFIX):
             raise Denied(verb, name)
 
     @staticmethod
     def _shown(topic: str) -> str:
         """Return *topic* if clients may know what was stored of it."""
-        if topic.startswith(HIDDEN):
+        if topic.startswith(CONTROL_PREFIX):
             raise Denied("read", topic)
         return check_name(topic)
 
@@ -145,8 +143,8 @@ class Gate:
         if grants is None:
             return predicate
         if predicate is None:
-            return lambda key: grants.may(verb, TOPIC + key)
-        return lambda key: predicate(key) and grants.may(verb, TOPIC + key)
+            return lambda key: grants.may(verb, KEY_PREFIX + key)
+        return lambda key: predicate(key) and grants.may(verb, KEY_PREFIX + key)
 
     def ignore(self) -> None:
         """Count a message that asked for nothing."""

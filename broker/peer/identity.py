@@ -9,11 +9,10 @@ from typing import Any
 from broker.errors import Denied, Gone, RateLimited, Unauthenticated
 from broker.interfaces import ISession
 from broker.messages import Identity
-from broker.patterns import check_name
+from broker.patterns import BROKER, QUEUE, RESERVED_PREFIX, check_name
 from broker.peer.client import Client
-from broker.peer.gate import RESERVED
 
-SESSION = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # the shape of a session id
+SESSION_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # the shape of a session id
 
 
 class IdentityVerbs(Client):
@@ -125,8 +124,8 @@ class IdentityVerbs(Client):
 
     def _is_another(self, name: str) -> bool:
         """Whether *name* would let the client pass for the broker, a queue or somebody's session."""
-        if name == "broker" or name.startswith((RESERVED, "queue:")):
+        if name == BROKER or name.startswith((RESERVED_PREFIX, QUEUE)):
             return True
-        if self.broker.cluster is not None and SESSION.fullmatch(name):
+        if self.broker.cluster is not None and SESSION_ID.fullmatch(name):
             return True  # it could be one of another node
         return any(peer.id == name and peer is not self for peer in self.broker.presence.sessions(name))
