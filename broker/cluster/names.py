@@ -14,6 +14,7 @@ from broker.cluster.calls import RemoteCalls
 from broker.cluster.messages import BoolReply, Deliver, Drain, Probe
 from broker.cluster.messenger import NodeMessenger
 from broker.cluster.queues import SharedQueues
+from broker.core.names import LocalNames
 from broker.core.presence import Presence
 from broker.core.registry import Place
 from broker.errors import BrokerError, Taken
@@ -28,7 +29,7 @@ KINDS = (PROCEDURE, SERVICE, TAKER)  # of names that calls look for
 DELIVERY = 5.0  # seconds for handing over a message
 
 
-class ClusterNames:
+class ClusterNames(LocalNames):
     """Holds names among the nodes, and asks and answers for their holders.
 
     A name begins with its kind: ``procedure:``, ``service:``, ``taker:`` (of streamed
@@ -68,11 +69,7 @@ class ClusterNames:
     # Names.
 
     async def claim(self, name: str, *, shared: bool, takeover: bool) -> None:
-        """Hold *name*, perhaps in the place of a silent holder on another node.
-
-        Raises:
-            Taken: somebody else holds it, who is alive.
-        """
+        """See ``LocalNames.claim``."""
         try:
             return await self._bus.claim(name, shared=shared)
         except Taken as error:
@@ -89,7 +86,7 @@ class ClusterNames:
         return await self._messenger.ask(addresses[0], lambda number: Probe(number, name), self._probe + MARGIN)
 
     def hold(self, name: str) -> None:
-        """Share *name* with all who hold it."""
+        """See ``LocalNames.hold``."""
         if name not in self._held:
             self._held.add(name)
             self._latest = self._bus.claim(name, shared=True).addCallbacks(self._is_held, _comes_later, (name,))
@@ -100,7 +97,7 @@ class ClusterNames:
             self._queues.wake(name)
 
     def settled(self) -> Deferred[None] | None:
-        """Fire when all names that were held so far are known to the other nodes; None: they are."""
+        """See ``LocalNames.settled``."""
         if self._latest.called:
             return None
         settled: Deferred[None] = Deferred()
@@ -108,14 +105,14 @@ class ClusterNames:
         return settled
 
     def release(self, names: Iterable[str]) -> None:
-        """Give those of *names* back that nobody here holds any more."""
+        """See ``LocalNames.release``."""
         for name in names:
             if not self._here(name):
                 self._held.discard(name)
                 self._bus.release(name)
 
     def names_of(self, peer: Any) -> list[str]:
-        """Return the names of what *peer* performs, takes and consumes."""
+        """See ``LocalNames.names_of``."""
         names = [kind + name for kind in KINDS for name in self._calls.registry_of(kind).names_of(peer)]
         return names + self._queues.consumers.names_of(peer)
 
@@ -155,7 +152,7 @@ class ClusterNames:
     # Who is connected.
 
     def present(self, change: str, client: str, session: str) -> None:
-        """Let the others know that a session came or went; see ``Presence``."""
+        """See ``LocalNames.present``."""
         names = [SESSION + session] if client == session else [SESSION + session, CLIENT + client]
         if change == "online":
             for name in names:
@@ -166,7 +163,7 @@ class ClusterNames:
     # Mail.
 
     async def deliver(self, session: str, mail: Mail) -> bool:
-        """Hand *mail* to the session of that id on another node; say whether it took it."""
+        """See ``LocalNames.deliver``."""
         _, addresses = await self._messenger.holders(SESSION + session)
         return bool(addresses) and await self._messenger.ask(
             addresses[0],

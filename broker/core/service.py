@@ -24,6 +24,7 @@ from broker.core.indices import ROWS, Indices
 from broker.core.keys import Keys
 from broker.core.memberships import CONTROL as LEFT
 from broker.core.memberships import Memberships
+from broker.core.names import LocalNames
 from broker.core.presence import Presence
 from broker.core.queues import LOG as MAIL
 from broker.core.queues import Queues
@@ -77,7 +78,7 @@ class Broker(MultiService):
         self.presence = Presence(self._presence_changed)
         self.queues = queues(store, clock, self._takers_of, settings.max_mailbox, settings.mailbox_seconds)
         self.buckets = Buckets(clock, settings.rate, settings.rate_burst)
-        self.cluster: ClusterNames | None = None
+        self.cluster = LocalNames()
         self._remembered: set[str] = set()
         self._controls = {LEFT: self.memberships.left, REVOKED: self.tokens.revoked}
         bus.deliver = self.arrived
@@ -133,21 +134,19 @@ class Broker(MultiService):
 
     def leave(self, peer: Peer) -> None:
         """Undo what *peer* did, its subscriptions apart."""
-        names = self.cluster.names_of(peer) if self.cluster is not None else ()
+        names = self.cluster.names_of(peer)
         self.calls.leave(peer)
         self.keys.unwatch(peer)
         queues = self.queues.consumers.leave(peer)
         self.presence.leave(peer)
         for queue in queues:
             self.queues.left(queue)
-        if self.cluster is not None:
-            self.cluster.release(names)
+        self.cluster.release(names)
 
     def unclaim(self, names: Iterable[str], as_service: bool) -> None:
         """Give those of *names* back to the other nodes that nobody performs here any more."""
-        if self.cluster is not None:
-            kind = SERVICE if as_service else PROCEDURE
-            self.cluster.release([kind + name for name in names])
+        kind = SERVICE if as_service else PROCEDURE
+        self.cluster.release([kind + name for name in names])
 
     def remember(self, client: str) -> None:
         """Give *client* a mailbox from now on."""
@@ -237,8 +236,7 @@ class Broker(MultiService):
         cast(ISharedBus, self.bus).wiped()
 
     def _presence_changed(self, change: str, client: str, session: str) -> None:
-        if self.cluster is not None:
-            self.cluster.present(change, client, session)
+        self.cluster.present(change, client, session)
         if change == "offline":
             self.queues.left(CLIENT + client)
         topic = f"{RESERVED_PREFIX}client.{change}"

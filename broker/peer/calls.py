@@ -73,8 +73,6 @@ class CallVerbs(Client):
     async def _claim(self, names: list[str], shared: bool, as_service: bool, takeover: bool) -> None:
         """Hold *names* among the nodes; all of them or none."""
         cluster = self.broker.cluster
-        if cluster is None:
-            return
         kind = SERVICE if as_service else PROCEDURE
         try:
             for name in names:
@@ -150,12 +148,11 @@ class CallVerbs(Client):
         if len(self.acknowledged) >= self.broker.settings.max_registrations:
             raise RateLimited("limit", "registrations")
         self.broker.calls.takers.add(self, topic, shared=True)
-        if self.broker.cluster is not None:
-            self.broker.cluster.hold(TAKER + topic)
+        self.broker.cluster.hold(TAKER + topic)
 
     def unacknowledge(self, topic: str) -> None:
         """Take streamed requests of *topic* no more."""
-        if self.broker.calls.takers.remove(self, topic) and self.broker.cluster is not None:
+        if self.broker.calls.takers.remove(self, topic):
             self.broker.cluster.release((TAKER + topic,))
 
     @property

@@ -42,8 +42,7 @@ class EventVerbs(Client):
         waiting = self.broker.bus.listening()
         if waiting is not None:
             await waiting
-        cluster = self.broker.cluster
-        settled = cluster.settled() if cluster is not None else None
+        settled = self.broker.cluster.settled()
         if settled is not None:
             await settled
 

@@ -126,6 +126,6 @@ class IdentityVerbs(Client):
         """Whether *name* would let the client pass for the broker, a queue or somebody's session."""
         if name == BROKER or name.startswith((RESERVED_PREFIX, QUEUE)):
             return True
-        if self.broker.cluster is not None and SESSION_ID.fullmatch(name):
+        if self.broker.bus.shared and SESSION_ID.fullmatch(name):
             return True  # it could be one of another node
         return any(peer.id == name and peer is not self for peer in self.broker.presence.sessions(name))

@@ -43,8 +43,7 @@ class QueueVerbs(Client):
                 raise Gone("recipient", client)
             return False
         if not sessions and not await self.broker.has_mailbox(client) and not self._names_explicitly(client):
-            cluster, mail = self.broker.cluster, self._mail(CLIENT + client, ref, body, time)
-            if cluster is None or not await cluster.deliver(client, mail):
+            if not await self.broker.cluster.deliver(client, self._mail(CLIENT + client, ref, body, time)):
                 raise Gone("recipient", client)
             return False
         return await self.broker.queues.put(self._mail(CLIENT + client, ref, body, time))
@@ -73,16 +72,14 @@ class QueueVerbs(Client):
         if len(self.consumed) >= self.broker.settings.max_registrations:
             raise RateLimited("limit", "registrations")
         self.broker.queues.consumers.add(self, QUEUE + queue, shared=True)
-        if self.broker.cluster is not None:
-            self.broker.cluster.hold(QUEUE + queue)
+        self.broker.cluster.hold(QUEUE + queue)
         self.broker.queues.drain(QUEUE + queue)
 
     def stop_consuming(self, queue: str) -> None:
         """Take messages of *queue* no more."""
         if self.broker.queues.consumers.remove(self, QUEUE + queue):
             self.broker.queues.left(QUEUE + queue)
-            if self.broker.cluster is not None:
-                self.broker.cluster.release((QUEUE + queue,))
+            self.broker.cluster.release((QUEUE + queue,))
 
     @property
     def consumed(self) -> list[str]:
