@@ -24,7 +24,7 @@ class Peer(IdentityVerbs, MembershipVerbs, ChannelVerbs, CallVerbs, QueueVerbs, 
     """One client, or one HTTP request of one, and all that it holds.
 
     Its verbs are in the modules beside this one, a module for each part of the
-    core; ``gate.Gate`` tells its attributes.  ``close`` undoes everything it did.
+    core; ``client.Client`` tells its attributes.  ``close`` undoes everything it did.
     """
 
     __slots__ = ()
