@@ -13,7 +13,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from broker import __version__
-from broker.access.principals import Access, Buckets
+from broker.access.limits import Buckets
+from broker.access.principals import Access
 from broker.access.tokens import CONTROL as REVOKED
 from broker.access.tokens import Tokens
 from broker.cluster import ClusterNames, RemoteCalls, SharedQueues

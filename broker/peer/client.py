@@ -14,7 +14,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from broker.access.principals import Bucket
+from broker.access.limits import Bucket
 from broker.core.calls import Call
 from broker.core.keys import Predicate
 from broker.errors import BrokerError, Denied, Gone, RateLimited, Unauthenticated

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
-from broker.access.principals import Access, Grants, Rule
+from broker.access.permissions import Grants, Rule
+from broker.access.principals import Access
 from broker.core.keys import BATCH, TURN, Keys, merge
 from broker.errors import Conflict, Denied, Invalid, TooLarge, Unauthenticated, Unavailable
 from broker.messages import Entry

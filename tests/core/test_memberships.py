@@ -4,7 +4,8 @@ import attrs
 import pytest
 from twisted.internet.defer import Deferred, fail
 
-from broker.access.principals import Access, Grants, Rule
+from broker.access.permissions import Grants, Rule
+from broker.access.principals import Access
 from broker.errors import Denied, Gone, RateLimited, Unauthenticated, Unavailable
 from broker.testing import make_broker, value_of
 

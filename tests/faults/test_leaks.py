@@ -18,8 +18,9 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
+from broker.access.principals import make_access
 from broker.app.dialects import load_dialects
-from broker.app.tap import make_access, make_site
+from broker.app.tap import make_site
 from broker.buses import open_bus
 from broker.config.settings import Settings
 from broker.core.registry import Registry

@@ -8,7 +8,8 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
-from broker.access.principals import Access, Grants, Rule
+from broker.access.permissions import Grants, Rule
+from broker.access.principals import Access
 from broker.errors import BrokerError, Denied, Gone, Invalid, NotFound, RateLimited, Taken, Unauthenticated, Unavailable
 from broker.interfaces import IPeer
 from broker.messages import Event, Request

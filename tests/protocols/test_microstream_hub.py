@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from broker.access.principals import Access, Grants, Rule
+from broker.access.permissions import Grants, Rule
+from broker.access.principals import Access
 from broker.config.settings import Settings
 from broker.errors import CalleeFailed, Invalid, NotFound, Refused
 from broker.messages import HttpRequest, Reply, Request
