@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 from broker.cluster.messages import Answered, Called, Ended, NotHere, WireError
 from broker.cluster.messenger import NodeMessenger
+from broker.core.bounded import BoundedDict
 from broker.core.calls import Call, Calls, Party
 from broker.core.registry import Registry
 from broker.errors import BrokerError, Gone, NotFound
@@ -26,7 +27,7 @@ from broker.patterns import BROKER, CLIENT, PROCEDURE, SERVICE, SESSION, TAKER, 
 
 log = Logger()
 
-KNOWN = 10000  # names whose nodes are remembered
+MAX_KNOWN = 10000  # names whose nodes are remembered
 
 
 @attrs.define(eq=False)
@@ -93,7 +94,7 @@ class RemoteCalls(Calls):
         self._messenger, self._sessions_of = nodes, sessions_of
         self._out: dict[str, Callee] = {}  # by the id of the call here
         self._in: dict[tuple[str, str], Caller] = {}  # by the caller's node and its id of the call
-        self._known: dict[tuple[str, ...], tuple[str, list[str]]] = {}
+        self._known: BoundedDict[tuple[str, ...], tuple[str, list[str]]] = BoundedDict(MAX_KNOWN)
         nodes.on(Called, self._called)
         nodes.on(Answered, self._answered)
         nodes.on(NotHere, self._elsewhere)
@@ -149,8 +150,6 @@ class RemoteCalls(Calls):
         if known is not None and known[0] == found[0] and set(known[1]) == set(found[1]):
             found = known  # others have looked, too: their turns go on
         elif found[1]:
-            if len(self._known) >= KNOWN:
-                self._known.clear()
             self._known[callee.places] = found
         self._try(callee, found)
 

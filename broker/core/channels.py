@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
+from broker.core.bounded import BoundedDict
 from broker.core.deadlines import Deadlines
 from broker.core.pages import read_last_page, read_page
 from broker.errors import Invalid, RateLimited, Unavailable
@@ -18,8 +19,8 @@ from broker.patterns import LOG_PREFIX, matches
 
 CURSOR = "cursor"  # the space of the clients' cursors
 DAY = 86400.0  # seconds
-MOVES = 10000  # cursors whose last move is remembered
-HEADS = 10000  # topics whose newest event is remembered, to wait for the next without a look into the store
+MAX_MOVES = 10000  # cursors whose last move is remembered
+MAX_HEADS = 10000  # topics whose newest event is remembered, to wait for the next without a look into the store
 
 
 def cursor_key(client: str, topic: str) -> str:
@@ -73,8 +74,8 @@ class Channels:
         self._kept = kept_seconds
         self._waiters: dict[str, dict[Waiter, None]] = {}
         self._deadlines: Deadlines[Waiter] = Deadlines(clock, self._wake_empty)
-        self._moves: dict[str, Move] = {}
-        self._heads: dict[str, int] = {}
+        self._moves: BoundedDict[str, Move] = BoundedDict(MAX_MOVES)
+        self._heads: BoundedDict[str, int] = BoundedDict(MAX_HEADS)
         self._draining = False
         self.waiting = 0
 
@@ -150,8 +151,6 @@ class Channels:
     def arrived(self, event: Event) -> None:
         """Wake every poll that waits for *event*'s topic."""
         if not self._store.shared:  # else there may be a later one that was not heard of yet
-            if len(self._heads) >= HEADS:
-                self._heads.clear()
             self._heads[event.topic] = max(event.id, self._heads.get(event.topic, 0))
         waiters = self._waiters.get(event.topic)
         if waiters is None:
@@ -187,8 +186,6 @@ class Channels:
         last = self._moves.get(key)
         if last == move and last.stored:
             return succeed(None)
-        if len(self._moves) >= MOVES:
-            self._moves.clear()
         if not self._store.shared:  # else another node may move it meanwhile
             self._moves[key] = move
 
