@@ -100,9 +100,9 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
     )
     bus = open_bus(settings.bus, settings.node, reactor=reactor, prefix=settings.redis_prefix)
     broker = Broker(settings, store, bus, reactor, access)
-    broker.facts = {"dialects": [dialect.name for dialect in dialects]}
+    broker.about.facts = {"dialects": [dialect.name for dialect in dialects]}
     if not store.shared:
-        broker.facts["durability"] = settings.durability  # a shared one says itself what it promises
+        broker.about.facts["durability"] = settings.durability  # a shared one says itself what it promises
     site = make_site(reactor, settings, broker, dialects)
     admin_site = make_site(reactor, settings, broker, [MetricsPage(reader_of(broker.metrics))])
     outbox = Outbox(reactor)

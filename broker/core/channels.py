@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from broker.core.bounded import BoundedDict
 from broker.core.deadlines import Deadlines
 from broker.core.pages import read_last_page, read_page
-from broker.errors import Invalid, RateLimited, Unavailable
+from broker.errors import BrokerError, Invalid, RateLimited, Unavailable
 from broker.interfaces import MAX_PAGE_BYTES, IBus, IEventSource, ISharedStore, IStore
 from broker.messages import Event
 from broker.patterns import LOG_PREFIX, matches
+
+log = Logger()
 
 CURSOR = "cursor"  # the space of the clients' cursors
 DAY = 86400.0  # seconds
@@ -97,6 +102,22 @@ class Channels:
 
         self._store.append(LOG_PREFIX + event.topic, event).addCallbacks(stored, answer.errback)
         return answer
+
+    def announce(self, event: Event) -> Deferred[Any] | None:
+        """Publish *event* for the broker itself, stored first if its topic is durable.
+
+        It fires, without failing, when the event is on its way or was lost, which
+        is logged; None: it has arrived.
+        """
+        sent: Deferred[Any] | None = self.post(event) if self.is_durable(event.topic) else self._bus.publish(event)
+        return None if sent is None else sent.addErrback(event_lost, event.topic)
+
+    def notify(self, event: Event) -> None:
+        """Bring *event* to this node and all others; those that are away get it later."""
+        if self._bus.shared:
+            self.post(event).addErrback(event_lost, event.topic)
+        else:
+            self._bus.publish(event)
 
     def read(self, topic: str, after: int, limit: int, max_bytes: int = MAX_PAGE_BYTES) -> Deferred[list[Event]]:
         """Return at most *limit* events newer than id *after*, oldest first; see ``pages.read_page``."""
@@ -227,6 +248,12 @@ class Channels:
         waiter.over = True
         if not waiter.woken.called:
             waiter.woken.callback(None)
+
+
+def event_lost(failure: Failure, topic: str) -> None:
+    """Log that an event of the broker itself was lost; an errback."""
+    failure.trap(BrokerError)
+    log.error("an event on {topic} was lost: {reason}", topic=topic, reason=str(failure.value))
 
 
 @implementer(IEventSource)

@@ -64,6 +64,10 @@ class Presence:
         peer = self._sessions.get(recipient)
         return [] if peer is None else [peer]
 
+    def sessions_of(self, client: str) -> list[Present]:
+        """Return the sessions of a client id, newest first."""
+        return self._clients.get(client, [])[::-1]
+
     def _drop(self, peer: Present, client: str) -> None:
         peers = self._clients[client]
         peers.remove(peer)

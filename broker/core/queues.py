@@ -122,6 +122,11 @@ class Queues:
             if backlog is not None and not backlog.draining:
                 del self._backlogs[queue]
 
+    def leave(self, taker: Taker) -> None:
+        """Notice that *taker* takes from no work queue any more."""
+        for queue in self.consumers.leave(taker):
+            self.left(queue)
+
     async def _drain(self, queue: str, backlog: Backlog) -> None:
         try:
             while True:

@@ -93,6 +93,14 @@ class Registry(Generic[H]):
         """Return who holds *name*, or None."""
         return self._places.get(name)
 
+    def in_turn(self, name: str) -> list[H]:
+        """Return who holds *name*, beginning with the one whose turn it is."""
+        place = self._places.get(name)
+        if place is None:
+            return []
+        turn = place.turn % len(place.holders)
+        return place.holders[turn:] + place.holders[:turn]
+
     def names(self) -> list[str]:
         """Return all names, sorted."""
         return sorted(self._places)

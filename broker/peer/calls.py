@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 from broker.core.calls import Party
 from broker.core.registry import Registry
@@ -12,8 +12,12 @@ from broker.messages import Request
 from broker.patterns import CLIENT, PROCEDURE, SERVICE, SESSION, TAKER, check_name
 from broker.peer.client import Client
 
-if TYPE_CHECKING:
-    from broker.peer.peer import Peer
+
+class Holder(Protocol):
+    """What a takeover needs of the peer that holds a name."""
+
+    async def lives(self, timeout: float) -> bool:
+        """Say whether its client responds within *timeout* seconds; if not, disconnect and close it."""
 
 
 class CallVerbs(Client):
@@ -41,8 +45,8 @@ class CallVerbs(Client):
         for name in names:
             self._allow("register", name)
             self._own("register", name)
-        registry = self.broker.calls.registry(as_service)
-        if len(registry.names_of(self)) + len(names) > self.broker.settings.max_registrations:
+        registry = self._parts.calls.registry(as_service)
+        if len(registry.names_of(self)) + len(names) > self._parts.settings.max_registrations:
             raise RateLimited("limit", "registrations")
         for name in names:
             await self._vacate(registry, name, shared, takeover)
@@ -52,7 +56,7 @@ class CallVerbs(Client):
             for name in names:
                 registry.check(self, name, shared)
         except Taken:
-            self.broker.unclaim(names, as_service)
+            self._unclaim(names, as_service)
             raise
         for name in names:
             registry.add(self, name, shared)
@@ -64,15 +68,15 @@ class CallVerbs(Client):
                 return registry.check(self, name, shared)
             except Taken:
                 place = registry.place(name)
-                seconds = self.broker.settings.takeover_probe_seconds
-                if not takeover or place is None or await cast("Peer", place.next()).lives(seconds):
+                seconds = self._parts.settings.takeover_probe_seconds
+                if not takeover or place is None or await cast(Holder, place.next()).lives(seconds):
                     raise
             if self.closed:
                 raise Gone("lost", name)
 
     async def _claim(self, names: list[str], shared: bool, as_service: bool, takeover: bool) -> None:
         """Hold *names* among the nodes; all of them or none."""
-        cluster = self.broker.cluster
+        cluster = self._parts.cluster
         kind = SERVICE if as_service else PROCEDURE
         try:
             for name in names:
@@ -80,20 +84,25 @@ class CallVerbs(Client):
             if self.closed:
                 raise Gone("lost", names[0])
         except BaseException:  # cancelled, too
-            self.broker.unclaim(names, as_service)
+            self._unclaim(names, as_service)
             raise
+
+    def _unclaim(self, names: Iterable[str], as_service: bool) -> None:
+        """Give those of *names* back to the other nodes that nobody performs here."""
+        kind = SERVICE if as_service else PROCEDURE
+        self._parts.cluster.release([kind + name for name in names])
 
     def release(self, name: str, *, as_service: bool = False) -> bool:
         """Take calls of *name* no more; say whether it did."""
-        released = self.broker.calls.registry(as_service).remove(self, name)
+        released = self._parts.calls.registry(as_service).remove(self, name)
         if released:
-            self.broker.unclaim((name,), as_service)
+            self._unclaim((name,), as_service)
         return released
 
     def procedures(self) -> list[str]:
         """Return every procedure and service this peer may call."""
         self._verbs["procedures"] += 1
-        calls, grants = self.broker.calls, self.identity.grants
+        calls, grants = self._parts.calls, self.identity.grants
         names = sorted({*calls.performers.names(), *calls.services.names()})
         return [name for name in names if grants is None or grants.may("call", name)]
 
@@ -110,7 +119,7 @@ class CallVerbs(Client):
             RateLimited: too many calls are waiting.
         """
         self._allow("call", request.procedure)
-        calls = self.broker.calls
+        calls = self._parts.calls
         if request.recipient:
             callee, service = self._callee_at(request.recipient, request.procedure)
         else:
@@ -135,9 +144,9 @@ class CallVerbs(Client):
         Needs no permission: that the request was sent here is the permission.
         """
         self._verbs["answer"] += 1
-        awaited = self.broker.calls.answer(self, id, body, error, time, attachments)
+        awaited = self._parts.calls.answer(self, id, body, error, time, attachments)
         if not awaited:
-            self.broker.metrics.answers_dropped += 1
+            self._parts.metrics.answers_dropped += 1
         return awaited
 
     def acknowledge(self, topic: str) -> None:
@@ -145,20 +154,20 @@ class CallVerbs(Client):
         self._allow("acknowledge", topic)
         if topic != "*":
             check_name(topic)
-        if len(self.acknowledged) >= self.broker.settings.max_registrations:
+        if len(self.acknowledged) >= self._parts.settings.max_registrations:
             raise RateLimited("limit", "registrations")
-        self.broker.calls.takers.add(self, topic, shared=True)
-        self.broker.cluster.hold(TAKER + topic)
+        self._parts.calls.takers.add(self, topic, shared=True)
+        self._parts.cluster.hold(TAKER + topic)
 
     def unacknowledge(self, topic: str) -> None:
         """Take streamed requests of *topic* no more."""
-        if self.broker.calls.takers.remove(self, topic):
-            self.broker.cluster.release((TAKER + topic,))
+        if self._parts.calls.takers.remove(self, topic):
+            self._parts.cluster.release((TAKER + topic,))
 
     @property
     def acknowledged(self) -> list[str]:
         """The topics whose streamed requests it takes."""
-        return self.broker.calls.takers.names_of(self)
+        return self._parts.calls.takers.names_of(self)
 
     def request(self, ref: str, request: Request, topic: str = "") -> None:
         """Send a streamed request; each answer comes to ``session.reply`` with *ref*.
@@ -171,7 +180,7 @@ class CallVerbs(Client):
             NotFound: nobody takes it.
         """
         self._allow("request", request.recipient or topic or "*")
-        calls = self.broker.calls
+        calls = self._parts.calls
         target = self._session(request.recipient) if request.recipient else calls.find_taker(topic)
         request.streamed = True
         request.caller = self.client
@@ -182,17 +191,17 @@ class CallVerbs(Client):
         try:
             return self._sessions(recipient)[0]
         except Gone as error:
-            return self.broker.calls.elsewhere(_places(recipient), error)
+            return self._parts.calls.elsewhere(_places(recipient), error)
 
     def _callee_at(self, recipient: str, procedure: str) -> tuple[Party, str]:
-        calls = self.broker.calls
+        calls = self._parts.calls
         try:
             return calls.find_at(procedure, self._sessions(recipient))
         except (Gone, NotFound) as error:
             return calls.elsewhere(_places(recipient), error), ""
 
-    def _sessions(self, recipient: str) -> list[Peer]:
-        sessions = self.broker.presence.sessions(recipient)
+    def _sessions(self, recipient: str) -> list[Party]:
+        sessions = self._parts.presence.sessions(recipient)
         if not sessions:
             raise Gone("recipient", recipient)
         return sessions  # type: ignore[return-value]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import attrs
@@ -17,13 +17,11 @@ from twisted.python.failure import Failure
 from broker.access.limits import Bucket
 from broker.core.calls import Call
 from broker.core.keys import Predicate
+from broker.core.parts import Parts
 from broker.errors import BrokerError, Denied, Gone, RateLimited, Unauthenticated
 from broker.interfaces import ISession
 from broker.messages import CloseCode, Event, Identity, Mail, Reply, Request
 from broker.patterns import CONTROL_PREFIX, KEY_PREFIX, RESERVED_PREFIX, check_name
-
-if TYPE_CHECKING:
-    from broker.core.service import Broker
 
 log = Logger()
 
@@ -55,7 +53,7 @@ class Client:
         calling, serving: the calls it has made, and those it has to answer.
     """
 
-    broker: Broker = attrs.field(repr=False)
+    _parts: Parts = attrs.field(repr=False)
     dialect: str
     address: str
     identity: Identity
@@ -82,7 +80,7 @@ class Client:
     @property
     def clock(self) -> IReactorTime:
         """The broker's time."""
-        return self.broker.clock
+        return self._parts.clock
 
     def pace(self) -> None:
         """Count a frame against the rate before it is looked at; its one verb is then free.
@@ -98,13 +96,13 @@ class Client:
     @property
     def epoch(self) -> str:
         """Changes when the store was wiped: then ids and positions of before mean nothing."""
-        return self.broker.store.epoch
+        return self._parts.store.epoch
 
     def _take_token(self) -> None:
         if self._token_taken:
             self._token_taken = False
         elif not self._bucket.take():  # type: ignore[union-attr]
-            self.broker.metrics.rate_limited += 1
+            self._parts.metrics.rate_limited += 1
             raise RateLimited("limit", "rate")
 
     def _allow(self, verb: str, name: str, *, rate_limited: bool = True, check_permission: bool = True) -> None:
@@ -158,11 +156,11 @@ class Client:
     def about(self) -> dict[str, Any]:
         """Return what the daemon is; no secrets."""
         self._verbs["about"] += 1
-        return self.broker.about()
+        return self._parts.about()
 
     def pause(self, seconds: float) -> Deferred[None]:
         """Fire in *seconds*."""
-        return deferLater(self.broker.clock, seconds)
+        return deferLater(self._parts.clock, seconds)
 
     # What the core calls.
 
@@ -171,7 +169,7 @@ class Client:
         if self.session is None:
             return succeed(False)
         asked: Deferred[bool] = Deferred.fromCoroutine(_await(self.session.probe()))
-        asked.addTimeout(timeout, self.broker.clock)
+        asked.addTimeout(timeout, self._parts.clock)
         return asked.addErrback(_silent)
 
     def on_event(self, event: Event, pattern: str) -> None:

@@ -37,13 +37,13 @@ class IdentityVerbs(Client):
             RateLimited: too many tries; the dialect may close.
         """
         self._verbs["identify"] += 1
-        if self._tries >= self.broker.settings.auth_tries:
+        if self._tries >= self._parts.settings.auth_tries:
             raise RateLimited("limit", "tries")
         try:
-            identity = self.broker.access.identify(credential)
+            identity = self._parts.access.identify(credential)
         except Unauthenticated:
             self._tries += 1
-            self.broker.metrics.auth_failures[self.dialect] += 1
+            self._parts.metrics.auth_failures[self.dialect] += 1
             raise
         if self.identity.authenticated and identity.name != self.identity.name:
             raise Denied("identify", identity.name)
@@ -56,8 +56,8 @@ class IdentityVerbs(Client):
         self.admitted = True
         self._tries = 0
         if identity.name:
-            self.broker.remember(identity.name)
-            self._bucket = self.broker.buckets.of(f"name:{identity.name}")
+            self._parts.mailboxes.open(identity.name)
+            self._bucket = self._parts.buckets.of(f"name:{identity.name}")
 
     async def mint(self, claims: Mapping[str, Any], seconds: float) -> str:
         """Return a token that speaks for this peer's identity for *seconds*; see ``present``.
@@ -65,7 +65,7 @@ class IdentityVerbs(Client):
         *claims* are JSON values; whoever has the token can read them.
         """
         self._allow("mint", self.identity.name)
-        return await self.broker.tokens.mint(self.broker.access.remember(self.identity), claims, seconds)
+        return await self._parts.tokens.mint(self._parts.access.remember(self.identity), claims, seconds)
 
     async def present(self, token: str) -> Mapping[str, Any]:
         """Become the one whom *token* speaks for; return its claims.
@@ -77,15 +77,15 @@ class IdentityVerbs(Client):
         """
         self._verbs["identify"] += 1
         try:
-            found = await self.broker.tokens.verify(token)
-            self.admit(self.broker.access.recall(found.bearer))
+            found = await self._parts.tokens.verify(token)
+            self.admit(self._parts.access.recall(found.bearer))
         except Unauthenticated:
-            self.broker.metrics.auth_failures[self.dialect] += 1
+            self._parts.metrics.auth_failures[self.dialect] += 1
             raise
         if self.closed:
             raise Gone("lost")
-        self._bucket = self.broker.buckets.of(f"token:{found.id}")
-        self.broker.tokens.hold(self, found)
+        self._bucket = self._parts.buckets.of(f"token:{found.id}")
+        self._parts.tokens.hold(self, found)
         return found.claims
 
     async def revoke(self, token: str) -> None:
@@ -95,12 +95,12 @@ class IdentityVerbs(Client):
             Unauthenticated: it is none of ours.
         """
         self._allow("mint", self.identity.name)
-        await self.broker.tokens.revoke(token)
+        await self._parts.tokens.revoke(token)
 
     @property
     def tries_left(self) -> int:
         """How many wrong credentials may still be shown."""
-        return max(0, self.broker.settings.auth_tries - self._tries)
+        return max(0, self._parts.settings.auth_tries - self._tries)
 
     def take_name(self, name: str) -> None:
         """Take *name* as client id, where the credential names nobody; once.
@@ -115,17 +115,17 @@ class IdentityVerbs(Client):
         check_name(name, "name")
         if name in (self.identity.name, self.named):
             return
-        access = self.broker.access
+        access = self._parts.access
         nobody = access.mode != "none" and not self.identity.authenticated
         if nobody or self.identity.name or self.named or access.knows(name) or self._is_another(name):
             raise Denied("identify", name)
         self.named = name
-        self.broker.remember(name)
+        self._parts.mailboxes.open(name)
 
     def _is_another(self, name: str) -> bool:
         """Whether *name* would let the client pass for the broker, a queue or somebody's session."""
         if name == BROKER or name.startswith((RESERVED_PREFIX, QUEUE)):
             return True
-        if self.broker.bus.shared and SESSION_ID.fullmatch(name):
+        if self._parts.bus.shared and SESSION_ID.fullmatch(name):
             return True  # it could be one of another node
-        return any(peer.id == name and peer is not self for peer in self.broker.presence.sessions(name))
+        return any(peer.id == name and peer is not self for peer in self._parts.presence.sessions(name))

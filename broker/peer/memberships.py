@@ -25,7 +25,7 @@ class MembershipVerbs(EventVerbs):
             Unavailable: the store is away; then nothing has changed.
         """
         self._allow("join", member, check_permission=False)
-        memberships, member = self.broker.memberships, f"{self.dialect}:{member}"
+        memberships, member = self._parts.memberships, f"{self.dialect}:{member}"
         topics = await memberships.enter(member, self)
         try:
             for topic in [] if self.member else self._joined():
@@ -65,7 +65,7 @@ class MembershipVerbs(EventVerbs):
         self.subscribe(topic, exact=True, echo=True)
         try:
             if self.member:
-                await self.broker.memberships.join(self.member, topic)
+                await self._parts.memberships.join(self.member, topic)
         except BrokerError:
             if not joined:
                 self.unsubscribe(topic, exact=True)
@@ -80,7 +80,7 @@ class MembershipVerbs(EventVerbs):
         """
         self._allow("part", topic, check_permission=False)
         if self.member:
-            await self.broker.memberships.leave(self.member, topic)
+            await self._parts.memberships.leave(self.member, topic)
         self.unsubscribe(topic, exact=True)
 
     def part_all(self) -> None:

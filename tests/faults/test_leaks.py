@@ -34,7 +34,7 @@ from tests.web.ws.frames import CONTINUATION, PING, TEXT, client_frame, closing
 
 AT_ONCE = 25  # visitors at the same time
 # What the broker remembers of those who were there, up to a limit that it keeps itself.
-REMEMBERED = {"_heads", "_moves", "_remembered", "_buckets"}
+REMEMBERED = {"_heads", "_moves", "_opened", "_buckets"}
 
 
 class Visitor(Protocol):

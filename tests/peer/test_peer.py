@@ -90,7 +90,7 @@ def test_a_peer_provides_its_interface(broker):
 
 def test_the_interface_has_every_verb():
     public = {name for name in dir(Peer) if not name.startswith("_")}
-    assert public - set(IPeer.names()) == CALLED_BY_THE_CORE | {"broker", "calling"}
+    assert public - set(IPeer.names()) == CALLED_BY_THE_CORE | {"calling"}
 
 
 def perform(peer, *names, **options):
@@ -421,7 +421,7 @@ def test_mail_for_a_known_client_waits(broker, clock):
 def test_known_clients_are_known_after_a_restart_of_memory(broker):
     ann = attach(broker, "ann")
     attach(broker, "bob").close()
-    broker._remembered.clear()
+    broker.parts.mailboxes.forget()
     assert value_of(ann.enqueue("r", b"1", recipient="bob")) is False
 
 
