@@ -1,4 +1,4 @@
-"""What the parts promise each other.
+"""The contracts between dialects, transports, the core, stores and buses.
 
 A dialect implements :class:`IWebSocketDialect`, :class:`IHttpDialect` or both,
 and makes an :class:`ISession` for each connection.  It asks for everything by
@@ -39,7 +39,7 @@ MAX_PAGE_BYTES = 1 << 23  # bytes of bodies that one read of a stored topic retu
 
 
 class ILink(Interface):
-    """The way out to one connected client.  Dialect to transport."""
+    """The connection to one client, as a dialect sends by it."""
 
     handshake: HttpRequest = Attribute("The HttpRequest that opened the connection.")
     open: bool = Attribute("Whether what is sent now goes out: from ``ISession.opened`` to the close by either side.")
@@ -59,7 +59,7 @@ class ILink(Interface):
         """Send a message that was built once for many receivers."""
 
     def close(code: int = CloseCode.NORMAL, reason: str = "") -> None:
-        """Close in good order; *reason* is cut to what a close frame holds."""
+        """Close with a close frame; *reason* is cut to the 123 bytes that one holds."""
 
     def abort() -> None:
         """Drop the connection without a close frame: the peer sees 1006."""
@@ -338,7 +338,7 @@ class IPeer(Interface):
         """
 
     def part(topic: str) -> Coro[None]:
-        """Unsubscribe from *topic*, and every session of the member too, for good."""
+        """Unsubscribe from *topic*, in every session of the member, and forget the membership."""
 
     def part_all() -> None:
         """Unsubscribe from everything, in this session; stored memberships stay."""
@@ -356,7 +356,7 @@ class IPeer(Interface):
         Args:
             names: procedures, or services when *as_service*: a service has every
                 procedure that begins with its name and a dot.
-            shared: each call goes to one of those that share the name, in turn.
+            shared: each call goes to one of those that share the name, round-robin.
             as_service: see *names*.
             takeover: probe a present holder, and replace it when it does not respond in time.
 
@@ -411,7 +411,7 @@ class IPeer(Interface):
         """
 
     def acknowledge(topic: str) -> None:
-        """Take streamed requests of *topic*, in turn with others; "*" takes any other.
+        """Take streamed requests of *topic*, round-robin with others; "*" takes any other.
 
         Raises:
             RateLimited: it has too many registrations.
@@ -433,7 +433,7 @@ class IPeer(Interface):
         """
 
     def consume(queue: str) -> None:
-        """Take messages of work queue *queue*, in turn with others, by ``ISession.mail``.
+        """Take messages of work queue *queue*, round-robin with others, by ``ISession.mail``.
 
         Raises:
             RateLimited: it has too many registrations.
@@ -443,7 +443,7 @@ class IPeer(Interface):
         """Undo ``consume``; a no-op without one."""
 
     def collect() -> None:
-        """Get the mail that its session has declined before, or that nobody has taken."""
+        """Get the mail that its session has declined before, or that no consumer accepted."""
 
     # Keys.
 
@@ -543,7 +543,7 @@ class IDialectExtras(Interface):
     """
 
     example: str = Attribute(
-        "A line for a shell that shows how to try it, logged at the start; ``{http}`` and ``{ws}`` stand "
+        "A shell command by which to try it, logged at the start; ``{http}`` and ``{ws}`` stand "
         "for the URLs of the daemon, ``{websocket}`` for a WebSocket client."
     )
     any_origin: bool = Attribute("Whether its WebSockets may be opened by pages of any origin; False.")
@@ -719,7 +719,7 @@ class ISharedStore(IStore):
 class IBus(IService):
     """Carries events and service names between nodes; alone, within one.
 
-    ``deliver`` and ``delivered_request`` are set by the service before start.
+    ``deliver`` is set by the service before start.
     """
 
     node: str = Attribute("The name of this node, unique among those that share the bus.")
@@ -745,9 +745,9 @@ class IBus(IService):
         """Undo one ``listen``."""
 
     def listening() -> Deferred[None] | None:
-        """Fire when all that was listened to so far is heard from every node, or that takes too long.
+        """Fire when all ``listen`` so far are in force for every node, or that takes too long.
 
-        None: it is heard already.
+        None: they are already.
         """
 
     def claim(name: str, *, shared: bool = False) -> Deferred[None]:
@@ -779,7 +779,7 @@ class IEventSource(Interface):
         """Return at most *limit* events with id > *after*, in rising order."""
 
     def publishes(origin: str) -> bool:
-        """Whether an event of that *origin* is being stored: its publisher is to be answered before it is heard."""
+        """Whether an event of that *origin* is being stored: its publisher is to be answered before it is delivered."""
 
     def on_answer(call: Callable[[], object]) -> None:
         """Let *call* be called whenever such publishers were answered."""

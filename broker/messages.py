@@ -58,8 +58,8 @@ class Identity:
     Attributes:
         name: the client id its credential names; "" when it names nobody.
         grants: what it may do (``access.Grants``), or None for everything.
-        authenticated: whether a credential was shown and found good.
-        details: what a dialect may tell the client of its own record.
+        authenticated: whether a valid credential was shown.
+        details: claims of its credential that a dialect may show to the client.
     """
 
     name: str = ""

@@ -27,7 +27,7 @@ class Access:
     a named API key; or a JSON web token, whose ``sub`` is the name.
 
     Attributes:
-        mode: "none" (nobody is asked), "optional" or "required".
+        mode: "none" (no credential is asked for), "optional" or "required".
         anonymous: the identity of a peer that has shown nothing.
     """
 
@@ -39,12 +39,12 @@ class Access:
     jwt_issuer: str | None = None
     permissions: Mapping[str, Grants] = attrs.field(factory=dict)
     anonymous: Identity = attrs.field(init=False)
-    _others: Grants = attrs.field(init=False, repr=False)  # those whom no rule names
+    _others: Grants = attrs.field(init=False, repr=False)  # of those whom no rule names
 
     def __attrs_post_init__(self) -> None:
         self._others = Grants({})
         for grants in (*self.permissions.values(), self._others):
-            # Where nobody is asked who he is, the file takes away; elsewhere it gives.
+            # Where no credential is asked for, rules only restrict; elsewhere what no rule allows is denied.
             grants.lenient = self.mode == "none"
         self.anonymous = Identity(grants=self._grants_of("anonymous", ()))
 
@@ -60,15 +60,15 @@ class Access:
             raise Unauthenticated("token")
         if not self.configured:
             return self.anonymous
-        whole = credential.encode("utf-8", "surrogatepass")
-        token = whole.strip().rpartition(b" ")[2]
+        shown = credential.encode("utf-8", "surrogatepass")
+        token = shown.strip().rpartition(b" ")[2]
         found = None
         # All are compared, in constant time each: how long a refusal takes says nothing.
         for secret in self.secrets:
-            if _same(secret, token) or _same(secret, whole):
+            if _same(secret, token) or _same(secret, shown):
                 found = Identity(authenticated=True, grants=self._grants_of("secret", ()))
         for name, key in self.keys.items():
-            if _same(key, token) or _same(key, whole):
+            if _same(key, token) or _same(key, shown):
                 found = Identity(name=name, authenticated=True, grants=self._grants_of(name, ()))
         return found or self._from_jwt(token)
 
@@ -133,7 +133,7 @@ class Access:
 
 
 def make_access(settings: Settings) -> Access:
-    """Return what knows the credentials of *settings*.
+    """Return the ``Access`` that *settings* configure.
 
     Raises:
         Invalid: one of its files says something wrong.
@@ -158,7 +158,11 @@ def _same(secret: str, shown: bytes) -> bool:
 
 
 def _algorithm(pem: str) -> str:
-    """Return how tokens are signed whose public key is *pem*."""
+    """Return the JWT algorithm of the public key *pem*.
+
+    Raises:
+        Invalid: it is no key, or of a kind that is not supported.
+    """
     # Imported here: few need it, and it takes long.
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -166,7 +170,7 @@ def _algorithm(pem: str) -> str:
     try:
         key = load_pem_public_key(pem.encode())
     except ValueError:
-        key = None  # told like a key of a kind we do not know
+        key = None  # reported like a key of an unknown kind
     for kind, algorithm in (
         (rsa.RSAPublicKey, "RS256"),
         (ec.EllipticCurvePublicKey, "ES256"),

@@ -27,7 +27,7 @@ from broker.patterns import BROKER, CLIENT, PROCEDURE, SERVICE, SESSION, TAKER, 
 
 log = Logger()
 
-MAX_KNOWN = 10000  # names whose nodes are remembered
+MAX_KNOWN = 10000  # callees whose nodes are remembered
 
 
 @attrs.define(eq=False)
@@ -35,19 +35,19 @@ class Callee:
     """Stands for a callee on another node, in one call.
 
     Attributes:
-        places: the names to look for it, the best first.
-        error: what the caller is told when it is nowhere.
-        client: who has answered last.
+        names: to look for it by, the best first.
+        error: what the caller gets when there is none.
+        client: the client id that has answered last.
         address: the node that the request was sent to.
     """
 
-    places: tuple[str, ...]
+    names: tuple[str, ...]
     error: BrokerError
     _forward: Any
     id: str = ""
     client: str = BROKER
     address: str = ""
-    place: str = ""
+    name: str = ""  # the one by which it was found
     request: Request | None = None
     call: Call | None = None
     untried: list[str] = attrs.field(factory=list)
@@ -84,20 +84,20 @@ class Caller:
 
 
 class RemoteCalls(Calls):
-    """Calls to whoever performs them, here or elsewhere.
+    """Calls to whoever performs them, on this node or another.
 
     *use* must be called before the first call.
     """
 
     def use(self, nodes: NodeMessenger, sessions_of: Any) -> None:
-        """Speak with *nodes*; *sessions_of* returns the sessions here of a client or session id."""
+        """Send by *nodes*; *sessions_of* returns the sessions here of a client or session id."""
         self._messenger, self._sessions_of = nodes, sessions_of
         self._out: dict[str, Callee] = {}  # by the id of the call here
         self._in: dict[tuple[str, str], Caller] = {}  # by the caller's node and its id of the call
         self._known: BoundedDict[tuple[str, ...], tuple[str, list[str]]] = BoundedDict(MAX_KNOWN)
         nodes.on(Called, self._called)
         nodes.on(Answered, self._answered)
-        nodes.on(NotHere, self._elsewhere)
+        nodes.on(NotHere, self._not_here)
         nodes.on(Ended, self._ended)
         nodes.on_departure(self._departed)
 
@@ -108,62 +108,62 @@ class RemoteCalls(Calls):
     # The caller's side.
 
     def find(self, procedure: str, service: str = "") -> tuple[Party, str]:
-        """Return who takes *procedure*, or a stand-in that will find out."""
-        place = self.services.place(service) if service else self.performers.place(procedure)
-        if place is not None:
-            return place.next(), service or procedure
-        places = [SERVICE + service] if service else []
-        places.append(PROCEDURE + procedure)
+        """Return who is called for *procedure*, or a stand-in that will find out."""
+        entry = self.services.get(service) if service else self.performers.get(procedure)
+        if entry is not None:
+            return entry.next(), service or procedure
+        names = [SERVICE + service] if service else []
+        names.append(PROCEDURE + procedure)
         if service:
-            return self.elsewhere(places, NotFound("service", service)), service
+            return self.find_remote(names, NotFound("service", service)), service
         name = procedure.rpartition(".")[0]
         while name:
-            places.append(SERVICE + name)
+            names.append(SERVICE + name)
             name = name.rpartition(".")[0]
-        return self.elsewhere(places, NotFound("method", procedure)), ""
+        return self.find_remote(names, NotFound("method", procedure)), ""
 
     def find_taker(self, topic: str) -> Party:
-        """Return who takes streamed requests of *topic*, or a stand-in that will find out."""
-        place = self.takers.place(topic) if topic else None
-        if place is not None:
-            return place.next()
+        """Return who gets streamed requests of *topic*, or a stand-in that will find out."""
+        entry = self.takers.get(topic) if topic else None
+        if entry is not None:
+            return entry.next()
         topics = (topic, "*") if topic else ("*",)
-        return self.elsewhere([TAKER + name for name in topics], NotFound("request", topic or "*"))
+        return self.find_remote([TAKER + name for name in topics], NotFound("request", topic or "*"))
 
-    def elsewhere(self, places: Iterable[str], error: BrokerError) -> Party:
-        """Return a stand-in for whoever holds one of *places*."""
-        return Callee(tuple(places), error, self._forward)
+    def find_remote(self, names: Iterable[str], error: BrokerError) -> Party:
+        """Return a stand-in for whoever holds one of *names*."""
+        return Callee(tuple(names), error, self._forward)
 
     def _forward(self, callee: Callee) -> None:
         assert callee.call is not None
         self._out[callee.call.id] = callee
-        known = None if callee.fresh else self._known.get(callee.places)
+        known = None if callee.fresh else self._known.get(callee.names)
         if known is not None:
             self._try(callee, known)
             return
         callee.fresh = True
-        looked = Deferred.fromCoroutine(self._messenger.holders(*callee.places))
-        looked.addCallback(self._found, callee).addErrback(self._not_found, callee)
+        search = Deferred.fromCoroutine(self._messenger.holders(*callee.names))
+        search.addCallback(self._found, callee).addErrback(self._not_found, callee)
 
     def _found(self, found: tuple[str, list[str]], callee: Callee) -> None:
-        known = self._known.get(callee.places)
+        known = self._known.get(callee.names)
         if known is not None and known[0] == found[0] and set(known[1]) == set(found[1]):
-            found = known  # others have looked, too: their turns go on
+            found = known  # another call has looked, too: keep its round-robin order
         elif found[1]:
-            self._known[callee.places] = found
+            self._known[callee.names] = found
         self._try(callee, found)
 
     def _try(self, callee: Callee, found: tuple[str, list[str]]) -> None:
-        callee.place, addresses = found
+        callee.name, addresses = found
         callee.untried = list(addresses)
         if len(addresses) > 1:
-            # Those that share the name take their turns.
+            # Nodes that share the name are used round-robin.
             addresses.append(addresses.pop(0))
         self._try_next(callee)
 
     def _not_found(self, failure: Failure, callee: Callee) -> None:
         if failure.check(BrokerError) is None:
-            log.failure("a callee could not be looked for", failure)
+            log.failure("looking for a callee failed", failure)
         error = failure.value if isinstance(failure.value, BrokerError) else BrokerError("call")
         self._give_up(callee, error)
 
@@ -175,10 +175,10 @@ class RemoteCalls(Calls):
             return  # it has ended meanwhile
         if callee.untried:
             callee.address = callee.untried.pop(0)
-            message = Called(call.id, callee.place, request, call.quiet)
+            message = Called(call.id, callee.name, request, call.quiet)
             self._messenger.send(callee.address, message).addCallback(self._sent, callee, callee.address)
             return
-        known = self._known.pop(callee.places, None)
+        known = self._known.pop(callee.names, None)
         if known is not None and not callee.fresh:
             self._forward_again(callee)
         else:
@@ -188,13 +188,13 @@ class RemoteCalls(Calls):
         callee.fresh = True
         self._forward(callee)
 
-    def _sent(self, heard: bool, callee: Callee, address: str) -> None:
-        if not heard and callee.address == address:
+    def _sent(self, received: bool, callee: Callee, address: str) -> None:
+        if not received and callee.address == address:
             self._try_next(callee)
 
     def _give_up(self, callee: Callee, error: BrokerError) -> None:
         assert callee.call is not None
-        callee.address = ""  # it is over there, too
+        callee.address = ""  # it has ended there, too
         self._fail(callee.call, error)
 
     def _answered(self, address: str, answer: Answered) -> None:
@@ -211,11 +211,11 @@ class RemoteCalls(Calls):
             callee.address = ""
         self.answer(callee, answer.id, answer.body, error, answer.time, answer.attachments)
 
-    def _elsewhere(self, address: str, message: NotHere) -> None:
+    def _not_here(self, address: str, message: NotHere) -> None:
         callee = self._out.get(message.id)
         if callee is not None and callee.address == address:
-            if callee.place.startswith((CLIENT, SESSION)):
-                callee.error = message.wire_error.error()  # the recipient is there, but does not perform it
+            if callee.name.startswith((CLIENT, SESSION)):
+                callee.error = message.wire_error.error()  # the recipient is connected, but does not perform it
             self._try_next(callee)
 
     # The callee's side.
@@ -223,7 +223,7 @@ class RemoteCalls(Calls):
     def _called(self, address: str, message: Called) -> None:
         request = message.request
         try:
-            callee, request.service = self._at(message.place, request)
+            callee, request.service = self._at(message.name, request)
         except (NotFound, Gone) as error:
             self._messenger.send(address, NotHere(message.id, WireError.of(error)))
             return
@@ -244,10 +244,10 @@ class RemoteCalls(Calls):
             if not sessions:
                 raise Gone("recipient", rest)
             return (sessions[0], "") if request.streamed else self.find_at(request.procedure, sessions)
-        place = self.registry_of(kind).place(rest)
-        if place is None:
+        entry = self.registry_of(kind).get(rest)
+        if entry is None:
             raise NotFound("method", rest)
-        return place.next(), "" if kind == TAKER else rest
+        return entry.next(), "" if kind == TAKER else rest
 
     def _ended(self, address: str, message: Ended) -> None:
         caller = self._in.get((address, message.id))

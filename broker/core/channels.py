@@ -57,7 +57,7 @@ class Channels:
 
     Args:
         store: keeps the events and cursors.
-        bus: tells everybody of a new event.
+        bus: brings new events to all nodes.
         clock: measures how long a poll waits.
         durable: patterns of the topics whose live publications are stored.
         waiting_limit: how many polls may wait at once in this process.
@@ -89,9 +89,9 @@ class Channels:
         return any(matches(pattern, topic) for pattern in self._durable)
 
     def post(self, event: Event) -> Deferred[Event]:
-        """Store *event*, then tell everybody; the Deferred fires in between.
+        """Store *event*, then publish it; the Deferred fires in between.
 
-        It fires when the event is safe.  The poster hears of it before any reader does.
+        It fires when the event is safe: the poster knows before any reader does.
         """
         answer: Deferred[Event] = Deferred()
 
@@ -157,12 +157,12 @@ class Channels:
                 if event is not None and event.id == after + 1:
                     return [event]
                 waiter.woken = Deferred()
-                events = await self._look(topic, after, limit, max_bytes)
+                events = await self._read_again(topic, after, limit, max_bytes)
             return events
         finally:
-            self._leave(waiter)
+            self._stop_waiting(waiter)
 
-    async def _look(self, topic: str, after: int, limit: int, max_bytes: int) -> list[Event]:
+    async def _read_again(self, topic: str, after: int, limit: int, max_bytes: int) -> list[Event]:
         """Read for one that waits already: while the store is away there is nothing new."""
         try:
             return await self.read(topic, after, limit, max_bytes)
@@ -171,7 +171,7 @@ class Channels:
 
     def arrived(self, event: Event) -> None:
         """Wake every poll that waits for *event*'s topic."""
-        if not self._store.shared:  # else there may be a later one that was not heard of yet
+        if not self._store.shared:  # else there may be a later one that has not arrived yet
             self._heads[event.topic] = max(event.id, self._heads.get(event.topic, 0))
         waiters = self._waiters.get(event.topic)
         if waiters is None:
@@ -181,14 +181,14 @@ class Channels:
                 waiter.woken.callback(event)
 
     def drain(self) -> None:
-        """Let every waiting poll end with nothing, and none wait from now on."""
+        """End every waiting poll with no events, and let none wait from now on."""
         self._draining = True
         for waiters in list(self._waiters.values()):
             for waiter in list(waiters):
                 self._wake_empty(waiter)
 
     def stop(self) -> None:
-        """Forget all deadlines."""
+        """Drop all deadlines."""
         self._deadlines.stop()
 
     async def cursor(self, client: str, topic: str) -> int:
@@ -199,7 +199,7 @@ class Channels:
     def move_cursor(self, client: str, topic: str, id: int) -> Deferred[None]:
         """Remember that *client* has all events up to *id*; it may go back.
 
-        Where it stands already, which is what most polls say, costs no write.
+        A move to where it is already, as most polls ask for, costs no write.
         """
         if id < 0:
             return fail(Invalid("after"))
@@ -216,7 +216,7 @@ class Channels:
         return self._store.set(CURSOR, key, b"%d" % id, expires=move.expires).addCallback(stored)
 
     def _cursor_end(self) -> float:
-        """Return when a cursor that moves now may go: no event that it acknowledges is left then.
+        """Return when a cursor that moves now may expire: no event that it acknowledges is left then.
 
         Whole days: most moves leave the time as it is, which spares the store work.
         """
@@ -235,7 +235,7 @@ class Channels:
         self.waiting += 1
         return waiter
 
-    def _leave(self, waiter: Waiter) -> None:
+    def _stop_waiting(self, waiter: Waiter) -> None:
         self._deadlines.drop(waiter, waiter.bucket)
         waiters = self._waiters[waiter.topic]
         del waiters[waiter]

@@ -21,9 +21,9 @@ from broker.messages import Event, IndexRows
 from broker.patterns import LOG_PREFIX
 
 DEFINITION = "index"  # space: id -> channel and field
-POSITION = "index-at"  # space: id -> id of the last event that was looked at
+POSITION = "index-at"  # space: id -> id of the last event that was indexed
 ROWS = "index/"  # the logs of rows begin with it
-BATCH = 64  # events looked at in one go, since each may be as large as a message
+BATCH = 64  # events read at once, since each may be as large as a message
 
 Extract = Callable[[Event, str], str | None]
 
@@ -50,7 +50,7 @@ class Indices:
     def __init__(self, store: IStore, rows_limit: int = 10000, max_bytes: int = MAX_PAGE_BYTES) -> None:
         self._store = store
         self._limit = rows_limit
-        self._enough = max_bytes
+        self._max_bytes = max_bytes
         self._locks: dict[str, DeferredLock] = {}
 
     async def create(self, id: str, topic: str, field: str) -> bool:
@@ -117,7 +117,7 @@ class Indices:
                 if event.id > last:
                     continue  # retention took some: a read then returns later ones instead
                 size += len(event.body or b"")
-                if size > self._enough and found:
+                if size > self._max_bytes and found:
                     return found
                 found.append(event)
         return found

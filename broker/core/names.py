@@ -11,7 +11,7 @@ from broker.messages import Mail
 
 
 class LocalNames:
-    """Holds any name: there is nobody else.  ``cluster.ClusterNames`` is the one of several nodes.
+    """Holds any name: there is no other node.  ``cluster.ClusterNames`` is the one of several nodes.
 
     A name begins with its kind; see ``patterns``.
     """
@@ -38,7 +38,7 @@ class LocalNames:
         return ()
 
     def present(self, change: str, client: str, session: str) -> None:
-        """Tell the other nodes that a session is ``"online"`` or ``"offline"``; see ``Presence``."""
+        """Notify the other nodes that a session is ``"online"`` or ``"offline"``; see ``Presence``."""
 
     async def deliver(self, session: str, mail: Mail) -> bool:
         """Hand *mail* to the session of that id on another node; say whether it took it."""

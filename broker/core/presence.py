@@ -1,4 +1,4 @@
-"""Who is connected, by session id and by client id."""
+"""The connected sessions, by session id and by client id."""
 
 from __future__ import annotations
 

@@ -41,8 +41,8 @@ from broker.peer import Peer, make_peer
 log = Logger()
 
 SWEEP = 60.0  # seconds between two sweeps of what is too old
-EXPIRY = 1.0  # seconds between two looks at expired keys
-SWEEPER = "sweeper"  # name that the node holds which sweeps for all
+EXPIRY = 1.0  # seconds between two searches for expired keys
+SWEEPER = "sweeper"  # the name held by the node that sweeps for all
 
 
 class Broker(MultiService):
@@ -87,7 +87,7 @@ class Broker(MultiService):
         return make_peer(self.parts, dialect, address)
 
     def arrived(self, event: Event) -> None:
-        """Deliver an event that the bus has brought.  The only way out."""
+        """Deliver *event*, which the bus has brought; nothing is delivered otherwise."""
         control = self._controls.get(event.topic)
         if control is not None:
             control(event)
@@ -95,7 +95,7 @@ class Broker(MultiService):
         if event.id:
             self.channels.arrived(event)
         self.topics.deliver(event)
-        # Only the broker itself tells of keys: what a client publishes there is an event like any other.
+        # Only the broker itself announces key changes: what a client publishes there is an event like any other.
         if event.topic.startswith(KEY_PREFIX) and not event.dialect:
             self.keys.arrived(event)
 
@@ -145,7 +145,7 @@ class Broker(MultiService):
             try:
                 await self.bus.claim(SWEEPER)
             except Taken:
-                return  # another node does it
+                return  # another node sweeps
         kept, now = self.settings.retention, self.clock.seconds()
         if kept.seconds or kept.count:
             for logs in (LOG_PREFIX, ROWS):
@@ -228,6 +228,6 @@ def _presence_changed(parts: Parts, change: str, client: str, session: str) -> N
     if change == "offline":
         parts.queues.left(CLIENT + client)
     topic = f"{RESERVED_PREFIX}client.{change}"
-    if parts.topics.heard(topic) or parts.bus.shared:
+    if parts.topics.has_listeners(topic) or parts.bus.shared:
         body = json.dumps({"id": client, "session": session}).encode()
         parts.channels.announce(Event(topic, change, body, BROKER, parts.clock.seconds(), origin=session))

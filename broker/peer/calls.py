@@ -1,4 +1,4 @@
-"""Calls and streamed requests: make them, take them, answer them."""
+"""The verbs of calls and streamed requests."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class CallVerbs(Client):
     async def perform(
         self, names: Iterable[str], *, shared: bool = False, as_service: bool = False, takeover: bool = False
     ) -> None:
-        """Take the calls of *names*, all of them or none.
+        """Register *names* for this peer, all of them or none.
 
         Args:
             names: procedures, or services when *as_service*: a service has every
                 procedure that begins with its name and a dot.
-            shared: take them in turn with others that share them.
+            shared: each call goes to one of those that share the name, round-robin.
             as_service: see above.
-            takeover: ask a present holder for a sign of life, and replace it
-                when none comes in time.
+            takeover: probe a present holder, and replace it when it does not
+                respond in time.
 
         Raises:
             Taken: somebody else performs one of them.
@@ -52,7 +52,7 @@ class CallVerbs(Client):
             await self._vacate(registry, name, shared, takeover)
         await self._claim(names, shared, as_service, takeover)
         try:
-            # Others may have come while we waited.
+            # Others may have registered while we waited.
             for name in names:
                 registry.check(self, name, shared)
         except Taken:
@@ -62,14 +62,14 @@ class CallVerbs(Client):
             registry.add(self, name, shared)
 
     async def _vacate(self, registry: Registry[Party], name: str, shared: bool, takeover: bool) -> None:
-        """Return when this peer can have *name*, perhaps in the place of a silent holder."""
+        """Return when this peer can have *name*, perhaps after the disconnect of a holder that does not respond."""
         while True:
             try:
                 return registry.check(self, name, shared)
             except Taken:
-                place = registry.place(name)
+                entry = registry.get(name)
                 seconds = self._parts.settings.takeover_probe_seconds
-                if not takeover or place is None or await cast(Holder, place.next()).lives(seconds):
+                if not takeover or entry is None or await cast(Holder, entry.next()).lives(seconds):
                     raise
             if self.closed:
                 raise Gone("lost", name)
@@ -93,7 +93,7 @@ class CallVerbs(Client):
         self._parts.cluster.release([kind + name for name in names])
 
     def release(self, name: str, *, as_service: bool = False) -> bool:
-        """Take calls of *name* no more; say whether it did."""
+        """Undo ``perform`` of *name*; say whether it performed it."""
         released = self._parts.calls.registry(as_service).remove(self, name)
         if released:
             self._unclaim((name,), as_service)
@@ -150,7 +150,7 @@ class CallVerbs(Client):
         return awaited
 
     def acknowledge(self, topic: str) -> None:
-        """Take streamed requests of *topic*, in turn with others; "*" takes any other."""
+        """Take streamed requests of *topic*, round-robin with others; "*" takes any other."""
         self._allow("acknowledge", topic)
         if topic != "*":
             check_name(topic)
@@ -160,7 +160,7 @@ class CallVerbs(Client):
         self._parts.cluster.hold(TAKER + topic)
 
     def unacknowledge(self, topic: str) -> None:
-        """Take streamed requests of *topic* no more."""
+        """Undo ``acknowledge``; a no-op without one."""
         if self._parts.calls.takers.remove(self, topic):
             self._parts.cluster.release((TAKER + topic,))
 
@@ -191,14 +191,14 @@ class CallVerbs(Client):
         try:
             return self._sessions(recipient)[0]
         except Gone as error:
-            return self._parts.calls.elsewhere(_places(recipient), error)
+            return self._parts.calls.find_remote(_names_of(recipient), error)
 
     def _callee_at(self, recipient: str, procedure: str) -> tuple[Party, str]:
         calls = self._parts.calls
         try:
             return calls.find_at(procedure, self._sessions(recipient))
         except (Gone, NotFound) as error:
-            return calls.elsewhere(_places(recipient), error), ""
+            return calls.find_remote(_names_of(recipient), error), ""
 
     def _sessions(self, recipient: str) -> list[Party]:
         sessions = self._parts.presence.sessions(recipient)
@@ -207,6 +207,6 @@ class CallVerbs(Client):
         return sessions  # type: ignore[return-value]
 
 
-def _places(recipient: str) -> tuple[str, str]:
+def _names_of(recipient: str) -> tuple[str, str]:
     """Return the names by which other nodes know a client or a session."""
     return CLIENT + recipient, SESSION + recipient

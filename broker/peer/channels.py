@@ -1,4 +1,4 @@
-"""Stored topics: read them, wait for more, remember how far a client is."""
+"""The verbs of stored topics: reads, long polls, cursors, indices."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ChannelVerbs(Client):
     def read(self, topic: str, after: int, limit: int, *, max_bytes: int = MAX_PAGE_BYTES) -> Deferred[list[Event]]:
         """Return stored events newer than id *after*, oldest first.
 
-        At most *limit*, and no more when they have *max_bytes* bytes; but one, if there is one.
+        At most *limit*, and no more once their bodies have *max_bytes* bytes; the first in any case.
         """
         self._allow("read", topic)
         return self._parts.channels.read(self._shown(topic), after, limit, max_bytes)

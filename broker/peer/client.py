@@ -49,7 +49,7 @@ class Client:
         named: the client id it took, where its credential names nobody.
         member: whose memberships it has, or "".
         session: its ``ISession``, once bound.
-        closed: whether it has left.
+        closed: whether ``close`` was called.
         calling, serving: the calls it has made, and those it has to answer.
     """
 
@@ -83,7 +83,7 @@ class Client:
         return self._parts.clock
 
     def pace(self) -> None:
-        """Count a frame against the rate before it is looked at; its one verb is then free.
+        """Count a frame against the rate before it is decoded; its first verb is then not counted again.
 
         Raises:
             RateLimited: there were too many.
@@ -106,14 +106,14 @@ class Client:
             raise RateLimited("limit", "rate")
 
     def _allow(self, verb: str, name: str, *, rate_limited: bool = True, check_permission: bool = True) -> None:
-        """Let the client *verb* with *name*, or raise: the one gate.
+        """Check that the client may *verb* with *name*, and count it; every verb begins with this.
 
         Args:
-            verb: what it wants to do.
-            name: with what.
+            verb: the name of the verb, as permissions and metrics have it.
+            name: the topic, procedure, queue or key.
             rate_limited: whether that counts against its rate.
-            check_permission: whether it needs a permission for *name*; otherwise the
-                caller looks after the permission for each name it comes across.
+            check_permission: whether *name* needs a permission; otherwise the caller
+                checks each name it comes across.
         """
         self._verbs[verb] += 1
         if rate_limited and self._bucket is not None:
@@ -128,20 +128,30 @@ class Client:
 
     @staticmethod
     def _own(verb: str, name: str) -> None:
-        """Refuse to *verb* names of the broker itself and those that name nothing."""
+        """Check that *name* is well formed and not one of the broker itself.
+
+        Raises:
+            Invalid: it is malformed.
+            Denied: it is reserved.
+        """
         check_name(name)
         if name.startswith(RESERVED_PREFIX):
             raise Denied(verb, name)
 
     @staticmethod
     def _shown(topic: str) -> str:
-        """Return *topic* if clients may know what was stored of it."""
+        """Return *topic* if clients may read what was stored of it.
+
+        Raises:
+            Invalid: it is malformed.
+            Denied: it belongs to the nodes.
+        """
         if topic.startswith(CONTROL_PREFIX):
             raise Denied("read", topic)
         return check_name(topic)
 
     def _may(self, verb: str, predicate: Predicate | None = None) -> Predicate | None:
-        """Return which keys it may *verb*, of those that *predicate* says yes to; None: all."""
+        """Return which keys it may *verb*, of those for which *predicate* holds; None: all."""
         grants = self.identity.grants
         if grants is None:
             return predicate
@@ -165,12 +175,12 @@ class Client:
     # What the core calls.
 
     def probe(self, timeout: float) -> Deferred[bool]:
-        """Fire with whether the client gives a sign of life within *timeout* seconds."""
+        """Fire with whether the client responds within *timeout* seconds."""
         if self.session is None:
             return succeed(False)
         asked: Deferred[bool] = Deferred.fromCoroutine(_await(self.session.probe()))
         asked.addTimeout(timeout, self._parts.clock)
-        return asked.addErrback(_silent)
+        return asked.addErrback(_no_response)
 
     def on_event(self, event: Event, pattern: str) -> None:
         """Hand *event* to the session."""
@@ -196,7 +206,7 @@ class Client:
             self.fail("a reply")
 
     def post_mail(self, mail: Mail) -> bool:
-        """Hand *mail* to the session, which may decline it."""
+        """Hand *mail* to the session; False when that declines it."""
         try:
             return not self.closed and self.session is not None and self.session.mail(mail)
         except Exception:
@@ -204,7 +214,7 @@ class Client:
             return False
 
     def fail(self, what: str) -> None:
-        """Part with the client for a bug of ours; the others go on."""
+        """Log the exception being handled as a bug in *what*, and disconnect with 1011."""
         log.failure("{dialect} session {peer} failed at {what}", dialect=self.dialect, peer=self.id, what=what)
         self.disconnect(CloseCode.INTERNAL_ERROR, "internal error")
 
@@ -214,8 +224,8 @@ class Client:
             self._disconnect(code, reason)
 
 
-def _silent(failure: Failure) -> bool:
-    # Cancelled is not silent: the one that asked has gone.
+def _no_response(failure: Failure) -> bool:
+    # A cancelled probe says nothing of the client.
     if failure.check(CancelledError):
         failure.raiseException()
     return False

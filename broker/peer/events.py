@@ -1,4 +1,4 @@
-"""Events: hear them, publish them, store them."""
+"""The verbs of events."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from broker.peer.client import Client
 
 
 class EventVerbs(Client):
-    """Hear and publish events."""
+    """Subscribe and publish."""
 
     __slots__ = ()
 
     def subscribe(self, topic: str, *, exact: bool = False, echo: bool = False) -> None:
-        """Hear the events of *topic*, a name or a pattern, from now on.
+        """Get the events of *topic*, a name or a pattern, from now on.
 
         With *exact*, wildcards in it are ordinary characters.  With *echo* it
-        hears its own publications too.
+        gets its own publications too.
         """
         self._subscribe(topic, exact=exact, echo=echo)
 
@@ -35,7 +35,7 @@ class EventVerbs(Client):
         self._parts.topics.subscribe(self, topic, exact=exact, echo=echo)
 
     async def listening(self) -> None:
-        """Return when what it has subscribed to is heard from all nodes, and they know what it takes and consumes.
+        """Return when its subscriptions are in force on all nodes, and they know what it takes and consumes.
 
         That is at once, or within a few seconds.
         """
@@ -47,7 +47,7 @@ class EventVerbs(Client):
             await settled
 
     def unsubscribe(self, topic: str, *, exact: bool = False) -> None:
-        """Hear *topic* no more; of nothing is nothing."""
+        """Undo ``subscribe`` of the same *topic* and *exact*; a no-op without one."""
         if self._topics is not None and self._topics.pop((topic, exact), None) is not None:
             self._parts.topics.unsubscribe(self, topic, exact=exact)
 

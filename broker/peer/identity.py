@@ -1,4 +1,4 @@
-"""Who the client is, and how it shows that."""
+"""The verbs by which a client shows who it is."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class IdentityVerbs(Client):
         """Let events, requests, replies and mail go to *session*.
 
         *disconnect* closes its connection; it is called with a close code and a
-        reason when the core must part with the client.
+        reason when the core must disconnect the client.
         """
         self.session, self._disconnect = session, disconnect
 
@@ -73,7 +73,7 @@ class IdentityVerbs(Client):
         When it expires or is revoked, the connection is closed with 4001 or 4003.
 
         Raises:
-            Unauthenticated: it is not good, or no more.
+            Unauthenticated: it is not one of ours, has expired or was revoked.
         """
         self._verbs["identify"] += 1
         try:
@@ -89,10 +89,10 @@ class IdentityVerbs(Client):
         return found.claims
 
     async def revoke(self, token: str) -> None:
-        """Let *token* be good no more, and close the connections that live by it.
+        """Revoke *token*, and close the connections that live by it.
 
         Raises:
-            Unauthenticated: it is none of ours.
+            Unauthenticated: it is not one of ours.
         """
         self._allow("mint", self.identity.name)
         await self._parts.tokens.revoke(token)
@@ -116,14 +116,14 @@ class IdentityVerbs(Client):
         if name in (self.identity.name, self.named):
             return
         access = self._parts.access
-        nobody = access.mode != "none" and not self.identity.authenticated
-        if nobody or self.identity.name or self.named or access.knows(name) or self._is_another(name):
+        anonymous = access.mode != "none" and not self.identity.authenticated
+        if anonymous or self.identity.name or self.named or access.knows(name) or self._is_another(name):
             raise Denied("identify", name)
         self.named = name
         self._parts.mailboxes.open(name)
 
     def _is_another(self, name: str) -> bool:
-        """Whether *name* would let the client pass for the broker, a queue or somebody's session."""
+        """Whether *name* could be taken for the broker, a queue or another client's session."""
         if name == BROKER or name.startswith((RESERVED_PREFIX, QUEUE)):
             return True
         if self._parts.bus.shared and SESSION_ID.fullmatch(name):

@@ -1,4 +1,4 @@
-"""Keys and values."""
+"""The verbs of keys."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class KeyVerbs(Client):
         return self._parts.keys.delete(key, revision=revision, origin=self.id)
 
     def watch(self, predicate: Predicate | None = None, names: Iterable[str] = ()) -> None:
-        """Hear the changes of the keys *names* and of all that *predicate* says yes to; once each."""
+        """Get the changes of the keys *names* and of all for which *predicate* holds; once each."""
         self._allow("watch", KEY_PREFIX, rate_limited=False, check_permission=False)
         if self.identity.grants is None:
             self._parts.keys.watch(self, predicate, names)
@@ -61,5 +61,5 @@ class KeyVerbs(Client):
             self._parts.keys.watch(self, may if predicate else None, filter(self._may("subscribe"), names))
 
     def unwatch(self) -> None:
-        """Hear of keys no more."""
+        """Undo ``watch``; a no-op without one."""
         self._parts.keys.unwatch(self)

@@ -1,4 +1,4 @@
-"""Subscriptions that are stored under a name and come back with it."""
+"""The verbs of memberships: subscriptions that are stored under a member's name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ log = Logger()
 
 
 class MembershipVerbs(EventVerbs):
-    """Join topics for good."""
+    """Join topics until they are left."""
 
     __slots__ = ()
 
@@ -73,7 +73,7 @@ class MembershipVerbs(EventVerbs):
         await self.listening()
 
     async def part(self, topic: str) -> None:
-        """Unsubscribe from *topic*, and every session of the member too, for good.
+        """Unsubscribe from *topic*, in every session of the member, and forget the membership.
 
         Raises:
             Unavailable: the store is away; then nothing has changed.
@@ -84,7 +84,7 @@ class MembershipVerbs(EventVerbs):
         self.unsubscribe(topic, exact=True)
 
     def part_all(self) -> None:
-        """Hear no topic any more, in this session; stored memberships stay."""
+        """Unsubscribe from everything, in this session; stored memberships stay."""
         for topic, exact in list(self._topics or ()):
             self.unsubscribe(topic, exact=exact)
 

@@ -1,7 +1,7 @@
 """The client API: what a dialect may ask for, for one client.
 
-Every verb begins with ``_allow``, the one gate: permission, rate, metric.  A
-verb raises a ``BrokerError``, or returns something awaitable that fails with
+Every verb begins with ``_allow``, which checks permission and rate and counts
+the verb.  A verb raises a ``BrokerError``, or returns something awaitable that fails with
 one; the dialect turns its code into its own words.
 """
 
@@ -25,7 +25,7 @@ class Peer(IdentityVerbs, MembershipVerbs, ChannelVerbs, CallVerbs, QueueVerbs, 
     """One client, or one HTTP request of one, and all that it holds.
 
     Its verbs are in the modules beside this one, a module for each part of the
-    core; ``client.Client`` tells its attributes.  ``close`` undoes everything it did.
+    core; ``client.Client`` has its attributes.  ``close`` undoes everything it did.
     """
 
     __slots__ = ()

@@ -1,4 +1,4 @@
-"""Mailboxes and work queues."""
+"""The verbs of mailboxes and work queues."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from broker.peer.client import Client
 
 
 class QueueVerbs(Client):
-    """Send messages and take them."""
+    """Send messages and consume them."""
 
     __slots__ = ()
 
     def appear(self) -> None:
-        """Be seen by others under the client id, and get the mail that waits for it."""
+        """Be visible to others under the client id, and get the mail that waits for it."""
         self._parts.presence.enter(self)
         self._empty_mailbox()
 
@@ -56,7 +56,7 @@ class QueueVerbs(Client):
         return Mail(queue, ref, body, self.client, time or self._parts.clock.seconds())
 
     def collect(self) -> None:
-        """Get the mail that its session has declined before, or that nobody has taken."""
+        """Get the mail that its session has declined before, or that no consumer accepted."""
         self._empty_mailbox()
         for queue in self.consumed:
             self._parts.queues.drain(QUEUE + queue)
@@ -66,7 +66,7 @@ class QueueVerbs(Client):
             self._parts.queues.drain(CLIENT + self.client)
 
     def consume(self, queue: str) -> None:
-        """Take messages of work queue *queue*, in turn with others."""
+        """Take messages of work queue *queue*, round-robin with others."""
         self._allow("consume", QUEUE + queue)
         check_name(queue, "queue")
         if len(self.consumed) >= self._parts.settings.max_registrations:
@@ -76,7 +76,7 @@ class QueueVerbs(Client):
         self._parts.queues.drain(QUEUE + queue)
 
     def stop_consuming(self, queue: str) -> None:
-        """Take messages of *queue* no more."""
+        """Undo ``consume``; a no-op without one."""
         if self._parts.queues.consumers.remove(self, QUEUE + queue):
             self._parts.queues.left(QUEUE + queue)
             self._parts.cluster.release((QUEUE + queue,))
