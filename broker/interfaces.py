@@ -111,8 +111,9 @@ class IPeer(Interface):
     a verb has done is undone when the peer is closed.  None blocks: one that has
     to wait returns a Deferred or a coroutine.
 
-    Any verb may raise, or let what it returns fail with:
+    Any verb may raise these at once, or fail with them later:
 
+    Raises:
         Unauthenticated: the client has shown no credential and must.
         Denied: the client has no permission for this name.
         RateLimited: the client asks too often, or has too much of something.
