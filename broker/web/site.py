@@ -131,7 +131,7 @@ class Site(Factory):
     # Connections.
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
-        """Return the channel for a new connection, or turn it away."""
+        """Return the channel for a new connection, or reject it."""
         address = str(getattr(addr, "host", None) or getattr(addr, "name", None) or "")
         if self._drained is not None:
             return self._reject("The daemon is stopping.")
@@ -139,7 +139,7 @@ class Site(Factory):
         if setting:
             self._throttled.log(
                 setting,
-                "connection from {address} turned away; {setting} allows no more",
+                "connection from {address} rejected; {setting} allows no more",
                 address=address,
                 setting=setting,
             )
@@ -237,7 +237,7 @@ class Site(Factory):
     # WebSockets.
 
     def upgrade(self, request: HttpRequest, channel: HttpChannel, rest: bytes) -> Response | None:
-        """Let the door take the connection of *channel* over, or return why not."""
+        """Hand the connection of *channel* to the upgrader, or return why not; see ``HttpSite``."""
         dialect, subprotocol = self.routes.websocket(request)
         if dialect is None:
             return json_refusal(404, f"No WebSocket is at {request.path[:200]}.")
@@ -338,7 +338,7 @@ class Site(Factory):
     # The end.
 
     def drain(self, seconds: float) -> Deferred[None]:
-        """Take no new connection and let go of those there are.
+        """Take no new connection and end those there are.
 
         Idle ones are closed, requests under way are answered first, WebSockets
         are closed with 1001.  The Deferred fires when nothing is left; what is
@@ -352,7 +352,7 @@ class Site(Factory):
             try:
                 getattr(dialect, "drain", lambda: None)()
             except Exception:
-                log.failure("{dialect} failed to let go", dialect=dialect.name)
+                log.failure("{dialect}: drain failed", dialect=dialect.name)
         for channel in list(self._channels):
             channel.finish()
         for link in list(self._upgrader.links):

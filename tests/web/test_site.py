@@ -183,7 +183,7 @@ class Upgrader:
 
 @attrs.define(eq=False)
 class Port:
-    """A site with fake dialects, a fake door and a clock."""
+    """A site with fake dialects, a fake upgrader and a clock."""
 
     clock: Clock = attrs.field(factory=Clock)
     upgrader: Upgrader = attrs.field(factory=Upgrader)
@@ -331,7 +331,7 @@ def test_a_subprotocol_is_agreed_to_on_a_known_path(port: Port) -> None:
     assert port.upgrader.taken[0].subprotocol == "chat.v2"
 
 
-def test_bytes_behind_a_handshake_reach_the_door(port: Port) -> None:
+def test_bytes_behind_a_handshake_reach_the_upgrader(port: Port) -> None:
     port.connect().say(handshake("/ws") + b"frames")
     assert port.upgrader.taken[0].rest == b"frames"
 
@@ -666,7 +666,7 @@ def test_a_held_refusal_ends_with_its_client(port: Port) -> None:
 # Too many.
 
 
-def test_connections_over_the_limit_are_turned_away(logged: list[LogEvent]) -> None:
+def test_connections_over_the_limit_are_rejected(logged: list[LogEvent]) -> None:
     port = Port().open(admission=Admission(connections=2))
     wires = [port.connect(), port.connect()]
     (heard,) = port.connect().say(request("/health"))
@@ -700,7 +700,7 @@ def test_clients_of_a_unix_socket_have_no_address() -> None:
         assert wire.say(request("/health"))[0].status == 200
 
 
-def test_turning_away_is_bounded_too() -> None:
+def test_rejecting_is_bounded_too() -> None:
     port = Port().open(admission=Admission(connections=1))
     port.connect()
     for _ in range(MAX_REJECTED):
@@ -763,7 +763,7 @@ def test_what_does_not_end_in_time_is_dropped(port: Port) -> None:
     assert wire.aborted
 
 
-def test_a_hurried_site_drops_what_is_left(port: Port) -> None:
+def test_a_site_that_stops_now_drops_what_is_left(port: Port) -> None:
     done: list[None] = []
     port.pages.wait = Deferred()
     wire = port.connect()
@@ -789,13 +789,13 @@ def test_a_dialect_answers_those_who_wait_for_it_when_the_site_drains(port: Port
     assert done == [None]
 
 
-def test_a_dialect_that_can_not_let_go_holds_up_nobody(port: Port, logged: list[LogEvent]) -> None:
+def test_a_dialect_whose_drain_fails_holds_up_nobody(port: Port, logged: list[LogEvent]) -> None:
     done: list[None] = []
     port.pages.drain = lambda: 1 / 0
     idle = port.connect()
     port.site.drain(5.0).addCallback(done.append)
     assert (idle.lost, done) == (True, [None])
-    assert lines_of(logged) == ["pages failed to let go"]
+    assert lines_of(logged) == ["pages: drain failed"]
 
 
 def test_a_draining_site_takes_nobody(port: Port) -> None:
