@@ -37,7 +37,8 @@ from broker.web.net.outbox import Outbox
 from broker.web.net.reactor_loop import ReactorLoop
 from broker.web.net.transport import listen
 from broker.web.site import Site
-from broker.web.ws.upgrade import WebSocketOptions, WebSocketUpgrader
+from broker.web.ws.options import WebSocketOptions
+from broker.web.ws.upgrade import WebSocketUpgrader
 
 log = Logger()
 

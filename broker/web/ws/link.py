@@ -1,9 +1,9 @@
-"""One WebSocket connection as dialects and the broker see it."""
+"""One WebSocket connection, as dialects and the core see it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from autobahn.util import encode_truncate
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
@@ -16,19 +16,17 @@ from broker.messages import SHORT, TEXT_HEADERS, CloseCode, Frame, HttpRequest, 
 from broker.web.net.transport import FrameTransport, hand_over
 from broker.web.ws.autobahn import CLOSED, CONNECTING, OPEN, autobahn_state
 from broker.web.ws.heartbeat import Heartbeat
+from broker.web.ws.opening import Opening
+from broker.web.ws.options import Traffic, WebSocketOptions
 from broker.web.ws.reader import FAST_NAMES, MAX_FAST_BYTES, FrameReader
-
-if TYPE_CHECKING:
-    from broker.web.ws.opening import Opening
-    from broker.web.ws.upgrade import Traffic, WebSocketOptions
 
 log = Logger()
 
 PING = b"\x89\x00"
 MAX_REASON_BYTES = 123  # bytes: what a close frame holds beside the code
 
-# Header fields that tell nothing any more once the connection is open.
-SPENT = frozenset(
+# Header fields of the handshake itself: of no use once the connection is open.
+HANDSHAKE_FIELDS = frozenset(
     (
         "accept-encoding",
         "cache-control",
@@ -50,7 +48,7 @@ class WebSocketLink(FrameReader):
         handshake: the request that opened it; once open, without the header
             fields of the handshake itself.
         paused: whether more than 64 KiB wait to be sent.
-        opening: what goes on before it is open.
+        opening: the protocol of the connection until it is open; then None.
         pinged, bucket: see ``heartbeat.Monitored``.
     """
 
@@ -109,11 +107,11 @@ class WebSocketLink(FrameReader):
         traffic.bytes_out += len(frame.payload)
 
     def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
-        """Close in good order; a client that does not answer is cut off after a while."""
+        """Begin the closing handshake; a client that does not answer it in time is dropped."""
         if self.opening is not None:
             self.opening.cancel()
         elif self.state == OPEN:
-            # What was sent before gets its time on a slow line.
+            # What was sent before needs more time on a slow network.
             self._close(code, reason, self.options.slow_grace if self.paused else self.options.close_timeout)
 
     def abort(self) -> None:
@@ -123,11 +121,11 @@ class WebSocketLink(FrameReader):
     # IPushProducer
 
     def pauseProducing(self) -> None:
-        """Note that bytes wait for the client."""
+        """Set ``paused``: bytes wait for the client."""
         self.paused = True
 
     def resumeProducing(self) -> None:
-        """Note that the client has got everything."""
+        """Clear ``paused``: everything was sent."""
         self.paused = False
         self._waiting = 0
 
@@ -136,13 +134,13 @@ class WebSocketLink(FrameReader):
 
     # Called by Opening and by Heartbeat
 
-    def opened(self, session: ISession, acceptance: bytes, rest: bytes) -> None:
+    def opened(self, acceptance: bytes, session: ISession, rest: bytes) -> None:
         """Begin to speak WebSocket: send the 101 in *acceptance*, then read *rest*."""
         transport = self.transport
         self.opening = None
         self.session = session
         headers = self.handshake.headers
-        self.handshake.headers = {name: headers[name] for name in headers if name not in SPENT}
+        self.handshake.headers = {name: headers[name] for name in headers if name not in HANDSHAKE_FIELDS}
         self.state = OPEN
         if isinstance(transport, FrameTransport):
             transport.queue_limit = self.options.send_queue_bytes
@@ -162,19 +160,19 @@ class WebSocketLink(FrameReader):
             self.dataReceived(rest)
 
     def refused(self, code: int, reason: str) -> None:
-        """The connection did not come to be; *code* is the HTTP status of the answer, or 1006."""
+        """The upgrade was refused; *code* is the HTTP status of the answer, or 1006."""
         self.state = CLOSED
         self.opening = None
         self.transport = None
         self._ended(code, reason)
 
     def ping(self) -> None:
-        """Ask for a sign of life."""
+        """Send a ping."""
         if self.state == OPEN:
             self._write(PING)
 
     def on_timeout(self) -> None:
-        """Drop the connection: its client is gone."""
+        """Drop the connection: see ``heartbeat.Monitored``."""
         self._drop("ping timeout")
 
     # Called by FrameReader and by Autobahn
@@ -219,7 +217,7 @@ class WebSocketLink(FrameReader):
     # The end
 
     def connectionLost(self, reason: Failure) -> None:
-        """Tell the session, and whoever made the link, that it has ended."""
+        """End the session, then call what the maker of the link wants to be called."""
         self.state = CLOSED
         self._cancel_timeout()
         self.heartbeat.remove(self)
@@ -308,7 +306,7 @@ def link_class(
     state = autobahn_state(options, clock)
     fast_path = options.fast_path and state.keys() >= FAST_NAMES
     if fast_path != options.fast_path:
-        log.warn("this version of Autobahn is not known: every frame takes the long way, as with fast_path off")
+        log.warn("this version of Autobahn is not known: every frame takes the slow path, as with fast_path off")
     namespace = {name: value for name, value in state.items() if name not in vars(WebSocketLink)}
     namespace.update(
         options=options,

@@ -1,4 +1,4 @@
-"""The door: handshakes, sessions, how a link is used, and how it ends."""
+"""Upgrading: handshakes, sessions, how a link is used, and how it ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from broker.interfaces import ILink
 from broker.messages import HttpRequest, Response, text_frame
 from broker.web.ws import masking
 from broker.web.ws.link import WebSocketLink
-from broker.web.ws.upgrade import WebSocketOptions, WebSocketUpgrader
+from broker.web.ws.options import WebSocketOptions
+from broker.web.ws.upgrade import WebSocketUpgrader
 from tests.web.ws.frames import (
     BINARY,
     CLOSE,
@@ -41,7 +42,7 @@ from tests.web.ws.frames import (
 
 
 class Arrival:
-    """A client at the door, and what becomes of it."""
+    """A client that asks for the upgrade, and what becomes of it."""
 
     def __init__(self, request: HttpRequest | None = None, rest: bytes = b"", **options: Any) -> None:
         self.clock = Clock()
@@ -341,15 +342,15 @@ class TestLink:
         bench.link.send_frame(text_frame(payload))
         bench.link.send_binary(payload)
         assert bench.wire.value() == (header + payload) * 2 + b"\x82" + header[1:] + payload
-        assert bench.tally.messages_out == 3
-        assert bench.tally.bytes_out == 3 * size
+        assert bench.traffic.messages_out == 3
+        assert bench.traffic.bytes_out == 3 * size
 
     def test_what_comes_is_counted(self) -> None:
         bench = open_link()
         bench.wire.feed(text("abc"))
-        assert bench.tally.bytes_in == 9
+        assert bench.traffic.bytes_in == 9
 
-    def test_its_handshake_is_kept_without_what_is_spent(self) -> None:
+    def test_it_keeps_its_request_without_the_fields_of_the_handshake(self) -> None:
         arrival = Arrival(handshake(cookie="a=b", origin="https://broker.test"))
         seen: list[str] = []
 
@@ -480,7 +481,7 @@ class TestLink:
         bench.wire.feed(client_frame(CONTINUATION, b"!"))
         assert bench.session.messages == [(piece * 20000 + b"!", False)]
 
-    def test_an_unknown_autobahn_takes_the_long_way(
+    def test_an_unknown_autobahn_takes_the_slow_path(
         self, logged: list[LogEvent], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("broker.web.ws.link.FAST_NAMES", frozenset(("renamed",)))
@@ -505,7 +506,7 @@ class TestHeartbeat:
         assert bench.timers() == []
 
     @pytest.mark.parametrize("life", [client_frame(PONG), text("hello"), b"\x81"])
-    def test_any_sign_of_life_counts(self, life: bytes) -> None:
+    def test_any_byte_after_the_ping_counts(self, life: bytes) -> None:
         bench = open_link(ping_interval=25, pong_timeout=20)
         for _ in range(4):
             bench.clock.pump([0.05] * 505)
@@ -513,7 +514,7 @@ class TestHeartbeat:
         assert not bench.wire.aborted
         assert bench.sent == [(PING, b"")] * 4
 
-    def test_life_before_the_ping_does_not_count(self) -> None:
+    def test_bytes_before_the_ping_do_not_count(self) -> None:
         bench = open_link(ping_interval=25, pong_timeout=20)
         bench.wire.feed(text("hello"))
         bench.clock.pump([0.05] * 920)
@@ -547,7 +548,7 @@ class TestSlowReader:
         for _ in range(50):
             bench.link.send(b"a" * 98)
         assert bench.sent == [(TEXT, b"a" * 98)] * 12 + [(CLOSE, b"\x03\xf5reading too slowly")]
-        assert bench.tally.slow_consumers == {"close": 1}
+        assert bench.traffic.slow_consumers == {"close": 1}
         [event] = [event for event in logged if "TXBROKER_SEND_QUEUE_BYTES" in (event.get("log_format") or "")]
         assert event["address"] == "192.0.2.1"
         bench.clock.advance(4.9)
@@ -575,7 +576,7 @@ class TestSlowReader:
                 bench.link.send(b"a" * 98)
             bench.wire.producer.resumeProducing()
         assert not bench.link.paused
-        assert bench.tally.slow_consumers == {}
+        assert bench.traffic.slow_consumers == {}
 
 
 class TestCompression:
@@ -644,7 +645,7 @@ def test_the_integer_mask_does_what_the_c_one_does(monkeypatch: pytest.MonkeyPat
     assert masking.best_unmask() is masking.unmask_by_integer
 
 
-def test_links_are_of_a_class_per_door() -> None:
+def test_links_are_of_a_class_per_upgrader() -> None:
     first, second = open_link(), open_link(max_message_bytes=10)
     assert isinstance(first.link, WebSocketLink)
     assert type(first.link) is not type(second.link)

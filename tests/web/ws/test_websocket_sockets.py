@@ -14,7 +14,8 @@ from broker.interfaces import ILink
 from broker.messages import HttpRequest, text_frame
 from broker.web.net.transport import FrameTransport
 from broker.web.ws.link import WebSocketLink
-from broker.web.ws.upgrade import Tally, WebSocketOptions, WebSocketUpgrader
+from broker.web.ws.options import TrafficCounter, WebSocketOptions
+from broker.web.ws.upgrade import WebSocketUpgrader
 from tests.support.eventually import TIMEOUT
 from tests.support.ws_client import WebSocket, ws_connect
 from tests.web.sockets import OLD_OPENSSL_OBJECTS, Client, Scene, reactor
@@ -26,7 +27,7 @@ REQUEST = (
 
 
 class Front(Protocol):
-    """Reads a request and goes to the door with it."""
+    """Reads a request and asks the upgrader to take the connection over."""
 
     def connectionMade(self) -> None:
         self.data = b""
@@ -45,8 +46,8 @@ class Fronts(Factory):
     noisy = False
 
     def __init__(self, **options: Any) -> None:
-        self.tally = Tally()
-        self.upgrader = WebSocketUpgrader(WebSocketOptions(**{"ping_interval": 0} | options), reactor, self.tally)
+        self.traffic = TrafficCounter()
+        self.upgrader = WebSocketUpgrader(WebSocketOptions(**{"ping_interval": 0} | options), reactor, self.traffic)
         self.sessions: list[Session] = []
         self.ended: Deferred[tuple[int, str]] = Deferred()
 
@@ -165,9 +166,9 @@ async def test_a_dead_reader_is_cut_off_and_the_others_get_everything(scene: Sce
     most = await fan_out(server, readers, frame, 150)
     assert most <= limit + 2 * len(frame.wire) + 65536
     assert await ended.addTimeout(TIMEOUT, reactor) == (1013, "reading too slowly")
-    assert server.tally.slow_consumers == {"close": 1}
+    assert server.traffic.slow_consumers == {"close": 1}
     assert len(server.upgrader.links) == 4
-    assert server.tally.messages_out >= 600
+    assert server.traffic.messages_out >= 600
     for client in (*readers, dead):
         client.abort()
     await server.ended
@@ -211,5 +212,5 @@ async def test_a_dead_reader_over_tls_is_cut_off(scene: Scene) -> None:
         turn: Deferred[None] = Deferred()
         reactor.callLater(0, turn.callback, None)
         await turn
-    assert server.tally.slow_consumers == {"close": 1}
+    assert server.traffic.slow_consumers == {"close": 1}
     assert await ended.addTimeout(TIMEOUT, reactor) == (1013, "reading too slowly")
