@@ -19,6 +19,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from broker.access.origins import Origins
 from broker.core.deadlines import Deadlines
 from broker.errors import BrokerError, Refused
 from broker.interfaces import ILink, ISession
@@ -28,7 +29,6 @@ from broker.web.http.parser import Limits
 from broker.web.http.reject import RejectProtocol
 from broker.web.http.response import Dates
 from broker.web.net.connections import Admission, ConnectionCounter
-from broker.web.origins import Origins
 from broker.web.pages import Pages
 from broker.web.refusals import ThrottledLogger, error_refusal, json_refusal
 from broker.web.routes import Routes

@@ -36,7 +36,6 @@ from broker.observe.metrics import Metrics
 from broker.web.http.channel import Times
 from broker.web.http.parser import Limits
 from broker.web.net.connections import Admission
-from broker.web.origins import Origins
 from broker.web.site import HELD, MAX_REJECTED, Site
 from tests.support.logs import lines_of
 from tests.web.wire import Heard, Wire
@@ -564,37 +563,6 @@ def test_pages_are_only_read(port: Port) -> None:
 
 
 # Web pages of other origins.
-
-
-@pytest.mark.parametrize(
-    ("allowed", "origin", "admitted"),
-    [
-        ((), None, True),
-        ((), "http://h", True),
-        ((), "http://H:80", True),
-        ((), "http://h:8080", False),
-        ((), "http://evil", False),
-        ((), "http://h.evil", False),
-        ((), "null", False),
-        ((), "http://h:port", False),
-        (("https://app.example",), "https://app.example", True),
-        (("https://app.example",), "https://APP.example:443", True),
-        (("https://app.example",), "http://app.example", False),
-        (("https://app.example",), "http://h", False),
-        (("https://app.example",), None, True),
-        (("*",), "null", True),
-        (("null",), "null", True),
-    ],
-)
-def test_origins(allowed: tuple[str, ...], origin: str | None, admitted: bool) -> None:
-    headers = {"host": "h:80"} | ({"origin": origin} if origin is not None else {})
-    assert Origins(allowed).admit(HttpRequest("GET", "/", "", headers)) is admitted
-
-
-def test_behind_tls_the_port_follows_from_the_scheme() -> None:
-    origins = Origins()
-    assert origins.admit(HttpRequest("GET", "/", "", {"host": "app.example", "origin": "https://app.example"}))
-    assert not origins.admit(HttpRequest("GET", "/", "", {"host": "", "origin": "https://app.example"}))
 
 
 def test_a_page_of_another_origin_is_refused(port: Port, logged: list[LogEvent]) -> None:
