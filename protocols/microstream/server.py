@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from secrets import token_urlsafe
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
+from broker.access.origins import Origins
 from broker.core.deadlines import GRAIN, Deadlines
 from broker.errors import Refused
 from broker.interfaces import IHttpDialect, ILink, IWebSocketDialect
@@ -71,8 +72,7 @@ class Bounds:
         sessions: at once; 0: any number.
         per_address: of them from one address; 0: any number.
         queue_bytes: that may wait for a client that does not poll.
-        origins: of the web pages that may come by polling; empty: of the same
-            host; "*": all.
+        origins: of the web pages that may come by polling; see ``Origins``.
     """
 
     sessions: int = 10000
@@ -125,6 +125,7 @@ class Server:
         self._make = make
         self._mark = re.sub("[^A-Za-z0-9_-]", "-", node) + "." if node else ""
         self._bounds = bounds or Bounds()
+        self._origins = Origins(self._bounds.origins)
         self._addresses: Counter[str] = Counter()
         self._draining = False
 
@@ -167,7 +168,7 @@ class Server:
 
     async def answer(self, peer: Peer, request: HttpRequest) -> Response:
         """Return the answer to a request of the polling transport."""
-        if not self._admits(request):
+        if not self._origins.admit(request):
             return Response(403, _error_body(FORBIDDEN))
         if request.method == "OPTIONS":
             return _preflight(request)
@@ -237,13 +238,6 @@ class Server:
         self.sessions[session.sid] = session
         self._addresses[address] += 1
         return session
-
-    def _admits(self, request: HttpRequest) -> bool:
-        """Whether the web page that *request* comes from may: as the front door judges WebSockets."""
-        origin, allowed = request.headers.get("origin"), self._bounds.origins
-        if origin is None or "*" in allowed or origin in allowed:
-            return True
-        return not allowed and urlsplit(origin).netloc == request.headers.get("host", "")
 
 
 def _query(request: HttpRequest) -> Mapping[str, Sequence[str]]:
