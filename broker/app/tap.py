@@ -18,6 +18,7 @@ from twisted.python import usage
 from twisted.python.logfile import LogFile
 
 from broker import __version__
+from broker.access.admission import Admission
 from broker.access.principals import Access, read_permissions
 from broker.app.daemon import Daemon
 from broker.app.dialects import DialectError, found_dialects, load_dialects
@@ -32,7 +33,6 @@ from broker.observe.logs import LogLines, Redaction
 from broker.observe.metrics import Metrics
 from broker.stores import open_store
 from broker.web.http.parser import Limits
-from broker.web.net.connections import Admission
 from broker.web.net.outbox import Outbox
 from broker.web.net.reactor_loop import ReactorLoop
 from broker.web.net.transport import listen

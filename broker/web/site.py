@@ -19,6 +19,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from broker.access.admission import Admission, ConnectionCounter
 from broker.access.origins import Origins
 from broker.core.deadlines import Deadlines
 from broker.errors import BrokerError, Refused
@@ -28,7 +29,6 @@ from broker.web.http.channel import HttpChannel, Times
 from broker.web.http.parser import Limits
 from broker.web.http.reject import RejectProtocol
 from broker.web.http.response import Dates
-from broker.web.net.connections import Admission, ConnectionCounter
 from broker.web.pages import Pages
 from broker.web.refusals import ThrottledLogger, error_refusal, json_refusal
 from broker.web.routes import Routes
@@ -112,7 +112,7 @@ class Site(Factory):
         self._upgrader = upgrader
         self._counts = counts
         admission = admission or Admission()
-        self._counter = ConnectionCounter(admission, self._emptied)
+        self._counter = ConnectionCounter(admission.connections, admission.per_address, self._emptied)
         self._origins = Origins(admission.origins)
         self._ready = ready
         names = [dialect.name for dialect in self.routes.dialects]

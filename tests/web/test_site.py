@@ -14,6 +14,7 @@ from twisted.logger import LogEvent
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from broker.access.admission import Admission
 from broker.errors import (
     BrokerError,
     CalleeFailed,
@@ -35,7 +36,6 @@ from broker.messages import HttpRequest, Response
 from broker.observe.metrics import Metrics
 from broker.web.http.channel import Times
 from broker.web.http.parser import Limits
-from broker.web.net.connections import Admission
 from broker.web.site import HELD, MAX_REJECTED, Site
 from tests.support.logs import lines_of
 from tests.web.wire import Heard, Wire
