@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from secrets import token_urlsafe
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ import attrs
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
+from broker.access.admission import ConnectionCounter
 from broker.access.origins import Origins
 from broker.core.deadlines import GRAIN, Deadlines
 from broker.errors import Refused
@@ -126,7 +126,7 @@ class Server:
         self._mark = re.sub("[^A-Za-z0-9_-]", "-", node) + "." if node else ""
         self._bounds = bounds or Bounds()
         self._origins = Origins(self._bounds.origins)
-        self._addresses: Counter[str] = Counter()
+        self._counter = ConnectionCounter(self._bounds.sessions, self._bounds.per_address)
         self._draining = False
 
     @property
@@ -136,12 +136,8 @@ class Server:
 
     def forget(self, session: Session) -> None:
         """Strike *session*, which has ended, from the table."""
-        if self.sessions.pop(session.sid, None) is None:
-            return
-        address = session.peer.address
-        self._addresses[address] -= 1
-        if not self._addresses[address]:
-            del self._addresses[address]
+        if self.sessions.pop(session.sid, None) is not None:
+            self._counter.leave(session.peer.address)
 
     def drain(self) -> None:
         """End every session and every timer, and begin no other session."""
@@ -228,15 +224,12 @@ class Server:
             raise Wrong(BAD_VERSION)
         if self._draining:
             raise Refused(503, "The daemon is stopping.")
-        bounds, address = self._bounds, peer.address
-        if (bounds.sessions and len(self.sessions) >= bounds.sessions) or (
-            bounds.per_address and address and self._addresses[address] >= bounds.per_address
-        ):
+        if self._counter.objection(peer.address):
             raise Refused(503, "Too many connections.")
         handshake = Handshake(self._mark + token_urlsafe(15), query, request.headers)
         session = self._make(self, peer, handshake, link)
         self.sessions[session.sid] = session
-        self._addresses[address] += 1
+        self._counter.enter(peer.address)
         return session
 
 
