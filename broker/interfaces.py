@@ -132,7 +132,7 @@ class IDialectExtras(Interface):
         "for the URLs of the daemon, ``{websocket}`` for a WebSocket client."
     )
     any_origin: bool = Attribute("Whether its WebSockets may be opened by pages of any origin.")
-    refusal_delay: float = Attribute("Seconds for which a refusal by ``session`` is held, for clients that come again.")
+    refusal_delay: float = Attribute("Seconds for which refused handshakes are held, for clients that come again.")
 
     def refusal(status: int, message: str, request: HttpRequest) -> Response:
         """Return how this dialect says *status* to *request*, which has not reached ``answer`` or has failed there."""

@@ -49,7 +49,8 @@ class Opening:
     clock: IReactorTime
     _making: Deferred[ISession] | None = None
     _timeout: IDelayedCall | None = None
-    _over: bool = False
+    _over: bool = False  # it is answered, or the client has gone
+    _dropped: bool = False
     _kept: bytes = b""
     _full: bool = False
 
@@ -100,7 +101,8 @@ class Opening:
         self._give_up()
 
     def abort(self) -> None:
-        """Drop the connection."""
+        """Drop the connection, whatever becomes of the session, without an answer."""
+        self._dropped = True
         self.transport.abortConnection()
 
     # How it ends
@@ -117,6 +119,8 @@ class Opening:
             self.transport.resumeProducing()
 
     def _failed(self, failure: Failure) -> None:
+        if self._dropped:
+            return
         if not self._over:
             self._refuse(failure)
         elif not failure.check(CancelledError):
