@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -12,7 +13,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from broker.app.dialects import load_dialects
-from broker.app.tap import make_site
+from broker.app.tap import make_access, make_site
 from broker.config.settings import PROTOCOLS, Settings
 from broker.testing import make_broker
 from broker.web.net.outbox import Outbox
@@ -53,21 +54,21 @@ class RawClient(Protocol):
         for deferred in waiting:
             deferred.callback(None)
 
-    async def _change(self) -> None:
-        waiting: Deferred[None] = Deferred()
-        self._waiting.append(waiting)
-        await waiting.addTimeout(TIMEOUT, reactor)
+    async def until(self, ready: Callable[[], object]) -> None:
+        """Wait until *ready* says so, or the connection has ended."""
+        while not ready() and not self.lost:
+            waiting: Deferred[None] = Deferred()
+            self._waiting.append(waiting)
+            await waiting.addTimeout(TIMEOUT, reactor)
 
     async def head(self) -> str:
         """Return the head of the next answer, with its last line end; "" when the connection ends without one."""
-        while b"\r\n\r\n" not in self.data and not self.lost:
-            await self._change()
+        await self.until(lambda: b"\r\n\r\n" in self.data)
         return self.data.partition(b"\r\n\r\n")[0].decode() + "\r\n" if self.data else ""
 
     async def end(self) -> bytes:
         """Return all that came, once the connection has ended."""
-        while not self.lost:
-            await self._change()
+        await self.until(lambda: False)
         return self.data
 
 
@@ -84,7 +85,7 @@ class PublicPort:
     async def open(cls, **options: Any) -> PublicPort:
         """Listen with *options* as settings; what is stored is kept in memory."""
         settings = Settings(store="memory:", **options)
-        broker = make_broker(reactor, **options)
+        broker = make_broker(reactor, make_access(settings), **options)
         site = make_site(reactor, settings, broker, load_dialects(PROTOCOLS, settings))
         return cls(broker, site, await listen(reactor, "tcp:0:interface=127.0.0.1", site, Outbox(reactor)))
 

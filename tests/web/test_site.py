@@ -541,6 +541,13 @@ def test_a_request_that_was_not_understood_is_refused_in_the_common_form(port: P
 # Pages of its own.
 
 
+@pytest.mark.parametrize("headers", [(("www-authenticate", "Basic"),), (("X-A", "b"), ("WWW-Authenticate", "Basic"))])
+def test_a_401_keeps_the_challenge_of_its_dialect(port: Port, headers: tuple[tuple[str, str], ...]) -> None:
+    port.pages.wait = Deferred()
+    port.pages.wait.callback(Response(401, headers=headers))
+    assert port.ask("/pages").headers["www-authenticate"] == "Basic"
+
+
 @pytest.mark.parametrize("path", ["/health", "/healthz"])
 def test_health_is_answered_while_the_loop_turns(port: Port, path: str, logged: list[LogEvent]) -> None:
     port.reasons = ["the store is away"]
