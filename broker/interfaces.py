@@ -30,7 +30,8 @@ class ILink(Interface):
         """Send *payload*, which must be UTF-8, as one text message.
 
         After the close it does nothing.  When more than the send queue's limit
-        waits for a client that does not read, the link is closed with 1013.
+        waits for a client for longer than the grace of slow readers, the link is
+        closed with 1013.
         """
 
     def send_binary(payload: bytes) -> None:

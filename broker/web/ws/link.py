@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -13,8 +14,9 @@ from zope.interface import implementer
 
 from broker.interfaces import ILink, ISession
 from broker.messages import SHORT, TEXT_HEADERS, CloseCode, Frame, HttpRequest, wire_frame
-from broker.web.net.transport import FrameTransport, hand_over
+from broker.web.net.transport import FrameTransport, hand_over, unsent_bytes
 from broker.web.ws.autobahn import CLOSED, CONNECTING, OPEN, autobahn_state
+from broker.web.ws.grace import HARD_LIMIT, SlowReaderGrace
 from broker.web.ws.heartbeat import Heartbeat
 from broker.web.ws.opening import Opening
 from broker.web.ws.options import Traffic, WebSocketOptions
@@ -63,8 +65,8 @@ class WebSocketLink(FrameReader):
     pinged = False
     bucket = 0.0
     _write: Callable[[bytes], None]
-    _waiting = 0  # bytes written while paused, on a transport that does not count them
-    _slow = False
+    _waiting = 0  # bytes written while paused, on a transport that does not tell how many wait
+    _grace: SlowReaderGrace | None = None
 
     def __init__(self, transport: Any, handshake: HttpRequest, on_closed: Callable[[int, str], object]) -> None:
         self.transport = transport
@@ -128,6 +130,8 @@ class WebSocketLink(FrameReader):
         """Clear ``paused``: everything was sent."""
         self.paused = False
         self._waiting = 0
+        if self._grace is not None:
+            self._recovered()
 
     def stopProducing(self) -> None:
         """The connection is lost, as connectionLost is told too."""
@@ -142,12 +146,8 @@ class WebSocketLink(FrameReader):
         headers = self.handshake.headers
         self.handshake.headers = {name: headers[name] for name in headers if name not in HANDSHAKE_FIELDS}
         self.state = OPEN
-        if isinstance(transport, FrameTransport):
-            transport.queue_limit = self.options.send_queue_bytes
-            transport.overflowed = self._overflowed
-            self._write = transport.send_frame
-        else:
-            self._write = self._write_counting
+        self._write = transport.send_frame if isinstance(transport, FrameTransport) else self._write_counting
+        self._limit_queue(self.options.send_queue_bytes)
         hand_over(transport, self)
         transport.registerProducer(self, True)
         self.heartbeat.add(self)
@@ -220,6 +220,7 @@ class WebSocketLink(FrameReader):
         """End the session, then call what the maker of the link wants to be called."""
         self.state = CLOSED
         self._cancel_timeout()
+        self._end_grace()
         self.heartbeat.remove(self)
         code, text = self._ending(reason)
         session = self.session
@@ -267,23 +268,63 @@ class WebSocketLink(FrameReader):
     # Slow readers
 
     def _write_counting(self, data: bytes) -> None:
-        """Write to a transport that does not itself count what waits."""
+        """Write to a transport that does not itself notice when too much waits."""
         self.transport.write(data)
         if self.paused:
-            if self._waiting > self.options.send_queue_bytes:
+            if self._unsent() > self._queue_limit:
                 self._overflowed()
             self._waiting += len(data)
 
+    def _unsent(self) -> int:
+        """Return how many bytes wait for the client."""
+        known = unsent_bytes(self.transport)
+        return self._waiting if known is None else known
+
+    def _limit_queue(self, limit: int) -> None:
+        """Have ``_overflowed`` called when more than *limit* bytes wait."""
+        transport = self.transport
+        if isinstance(transport, FrameTransport):
+            transport.queue_limit = limit
+            transport.overflowed = self._overflowed
+        else:
+            self._queue_limit = limit
+
     def _overflowed(self) -> None:
-        if self._slow or self.state != OPEN:
+        """Begin the grace: too much waits for the client; or end it: far too much does."""
+        options = self.options
+        if self.state != OPEN:
             return
-        self._slow = True
+        if self._grace is not None or options.slow_grace <= 0:
+            self._too_slow()
+            return
+        self._limit_queue(HARD_LIMIT * options.send_queue_bytes)
+        self._grace = SlowReaderGrace(
+            self._unsent, options.send_queue_bytes, options.slow_grace, self._recovered, self._too_slow, self.clock
+        )
+        self._grace.start()
+
+    def _recovered(self) -> None:
+        self._end_grace()
+        self._limit_queue(self.options.send_queue_bytes)
+
+    def _end_grace(self) -> None:
+        grace, self._grace = self._grace, None
+        if grace is not None:
+            grace.stop()
+
+    def _too_slow(self) -> None:
+        self._end_grace()
+        if self.state != OPEN:
+            return
         log.warn(
-            "{address} reads too slowly: more than TXBROKER_SEND_QUEUE_BYTES={most} wait for it; closing with 1013",
+            "{address} reads too slowly: more than TXBROKER_SEND_QUEUE_BYTES={most} waited for it for "
+            "TXBROKER_SLOW_GRACE_SECONDS, or {hard} times as much at once; closing with 1013",
             address=self.handshake.address,
             most=self.options.send_queue_bytes,
+            hard=HARD_LIMIT,
         )
         self.traffic.slow_consumer("close")
+        self._limit_queue(sys.maxsize)  # the close frame is no overflow
         self._close(CloseCode.TRY_AGAIN_LATER, "reading too slowly", self.options.slow_grace)
 
 

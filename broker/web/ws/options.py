@@ -44,8 +44,8 @@ class WebSocketOptions:
 
     Attributes:
         max_message_bytes: of one incoming message; a larger one ends in 1009.
-        send_queue_bytes: that may wait for a client that does not read.
-        slow_grace: between the 1013 of a slow client and the cut.
+        send_queue_bytes: that may wait for a client for longer than *slow_grace*.
+        slow_grace: for a slow client until the 1013, and from that to the cut.
         ping_interval: between two pings; 0 sends none.
         pong_timeout: without a byte from the client after a ping; then the cut.
         open_timeout: for the session to be ready; then 503.

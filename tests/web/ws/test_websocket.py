@@ -29,6 +29,7 @@ from tests.web.ws.frames import (
     PING,
     PONG,
     TEXT,
+    Bench,
     Session,
     Wire,
     client_frame,
@@ -537,46 +538,101 @@ class TestHeartbeat:
 class TestSlowReader:
     """On a transport that does not itself count; FrameTransport's part is in test_transport."""
 
-    def test_one_that_waits_for_too_much_is_closed_with_1013_and_then_cut(self, logged: list[LogEvent]) -> None:
-        bench = open_link(send_queue_bytes=1000, slow_grace=5)
-        for _ in range(50):
-            bench.link.send(b"a" * 98)
-        assert bench.sent == [(TEXT, b"a" * 98)] * 50
-        bench.wire.clear()
+    @staticmethod
+    def slow_link(frames: int = 12, **options: Any) -> Bench:
+        """Return a link for which so many frames of 100 bytes wait; 1000 bytes may, and the grace is 5 s."""
+        bench = open_link(**{"send_queue_bytes": 1000, "slow_grace": 5.0, "ping_interval": 0} | options)
         bench.wire.producer.pauseProducing()
-        assert bench.link.paused
-        for _ in range(50):
-            bench.link.send(b"a" * 98)
-        assert bench.sent == [(TEXT, b"a" * 98)] * 12 + [(CLOSE, b"\x03\xf5reading too slowly")]
+        send(bench, frames)
+        return bench
+
+    def test_one_that_stays_slow_is_closed_with_1013_and_then_cut(self, logged: list[LogEvent]) -> None:
+        bench = self.slow_link()
+        send(bench, 50)
+        bench.clock.pump([0.1] * 49)
+        assert bench.sent == [(TEXT, b"a" * 98)] * 62
+        bench.clock.pump([0.1] * 2)
+        assert bench.sent[62:] == [(CLOSE, b"\x03\xf5reading too slowly")]
         assert bench.traffic.slow_consumers == {"close": 1}
         [event] = [event for event in logged if "TXBROKER_SEND_QUEUE_BYTES" in (event.get("log_format") or "")]
         assert event["address"] == "192.0.2.1"
-        bench.clock.advance(4.9)
+        bench.clock.advance(4.8)
         assert not bench.wire.aborted
-        bench.clock.advance(0.1)
+        bench.clock.advance(0.2)
         assert bench.wire.aborted
         bench.wire.lose()
         assert bench.ended == [(1013, "reading too slowly")]
+        assert bench.timers() == []
 
-    def test_one_that_catches_up_in_time_is_closed_in_good_order(self) -> None:
-        bench = open_link(send_queue_bytes=1000)
+    @pytest.mark.parametrize(("frames", "slow"), [(11, False), (12, True)])
+    def test_the_grace_begins_when_more_than_the_limit_waits(self, frames: int, slow: bool) -> None:
+        bench = self.slow_link(frames)
+        bench.clock.pump([0.1] * 51)
+        assert bench.link.open is not slow
+
+    def test_one_for_which_far_too_much_waits_is_closed_at_once(self) -> None:
+        bench = self.slow_link(161)
+        assert bench.link.open
+        send(bench, 2)
+        assert bench.sent == [(TEXT, b"a" * 98)] * 162 + [(CLOSE, b"\x03\xf5reading too slowly")]
+        assert bench.traffic.slow_consumers == {"close": 1}
+
+    def test_without_grace_it_is_closed_at_the_limit(self) -> None:
+        assert not self.slow_link(slow_grace=0).link.open
+
+    def test_one_that_catches_up_in_time_stays(self) -> None:
+        bench = self.slow_link()
+        for _ in range(5):
+            bench.clock.pump([0.1] * 49)
+            bench.wire.producer.resumeProducing()
+            bench.wire.producer.pauseProducing()
+            send(bench, 12)
+        bench.clock.pump([0.1] * 49)
+        assert bench.link.open
+        assert bench.traffic.slow_consumers == {}
+
+    def test_one_that_has_caught_up_has_the_old_limit_and_a_new_grace(self) -> None:
+        bench = self.slow_link()
+        bench.wire.producer.resumeProducing()
+        assert bench.timers() == []
         bench.wire.producer.pauseProducing()
-        for _ in range(20):
-            bench.link.send(b"a" * 98)
+        send(bench, 12)
+        bench.clock.pump([0.1] * 51)
+        assert not bench.link.open
+
+    def test_one_that_leaves_during_the_grace_leaves_nothing_behind(self) -> None:
+        bench = self.slow_link()
+        bench.wire.lose()
+        assert bench.timers() == []
+
+    def test_one_that_is_closed_during_the_grace_is_not_closed_again(self) -> None:
+        bench = self.slow_link()
+        bench.link.close(1001, "leaving")
+        send(bench, 50)
+        bench.clock.pump([0.1] * 49)
+        assert bench.sent[12:] == [(CLOSE, b"\x03\xe9leaving")]
+        assert bench.traffic.slow_consumers == {}
+
+    def test_one_that_catches_up_after_the_close_is_closed_in_good_order(self) -> None:
+        bench = self.slow_link(slow_grace=0)
         bench.wire.producer.resumeProducing()
         bench.wire.feed(closing(1013))
         assert bench.wire.disconnecting
         assert not bench.wire.aborted
 
     def test_what_was_read_does_not_count(self) -> None:
-        bench = open_link(send_queue_bytes=1000)
+        bench = open_link(send_queue_bytes=1000, ping_interval=0)
         for _ in range(10):
             bench.wire.producer.pauseProducing()
-            for _ in range(8):
-                bench.link.send(b"a" * 98)
+            send(bench, 8)
             bench.wire.producer.resumeProducing()
         assert not bench.link.paused
-        assert bench.traffic.slow_consumers == {}
+        assert bench.timers() == []
+
+
+def send(bench: Bench, frames: int) -> None:
+    for _ in range(frames):
+        bench.link.send(b"a" * 98)
 
 
 class TestCompression:
