@@ -1,17 +1,17 @@
 """The HTTP/1.1 channel of the public port.
 
 twisted.web's costs ten times as much per request, and long polls over HTTP are
-part of what this daemon is for.  The parser is llhttp (see ``http_parser``);
-what an answer looks like on the wire is in ``http_response``; here is what
-happens in between: order, time limits, back-pressure, and clients that go away.
+part of what this daemon is for.  ``parser`` turns bytes into requests, ``response``
+turns responses into bytes; the channel does what lies between: order, time limits,
+back-pressure, and cancellation when a client disconnects.
 """
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Coroutine
 from enum import Enum
 from typing import Any
-from typing import Protocol as Seam
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
@@ -30,9 +30,9 @@ from broker.web.net.transport import writer_for
 
 log = Logger()
 
-SLICE = 8192  # bytes parsed at once: bounds how far a pipeline overshoots
-PIPELINE = 16  # requests waiting for their turn; beyond, nothing more is parsed
-AHEAD = 65536  # bytes a client may send before its upgrade is answered, or of bodies that wait for their turn
+PARSE_BYTES = 8192  # bytes parsed at once: bounds how far a pipeline overshoots
+MAX_PIPELINED = 16  # requests queued behind the one being answered; beyond, nothing more is parsed
+MAX_UNPARSED_BYTES = 65536  # of queued bodies, or sent before an upgrade is answered; beyond, reading is paused
 
 
 @attrs.frozen
@@ -56,8 +56,8 @@ class Times:
     linger: float = 2.0
 
 
-class Waiting(Enum):
-    """What a channel has its deadline for."""
+class Timeout(Enum):
+    """Which of the :class:`Times` is running."""
 
     SILENT = "silent"
     HEAD = "head"
@@ -67,8 +67,8 @@ class Waiting(Enum):
     LINGER = "linger"
 
 
-class HttpSite(Seam):
-    """What a channel needs of the one that answers."""
+class HttpSite(typing.Protocol):
+    """What a channel needs of the site that answers its requests."""
 
     limits: Limits
     times: Times
@@ -76,19 +76,19 @@ class HttpSite(Seam):
     deadlines: Deadlines[HttpChannel]
 
     def answer(self, request: HttpRequest) -> Coroutine[Any, Any, Response]:
-        """Return the answer; cancelled when the client goes away."""
+        """Return the answer; the coroutine is cancelled when the client disconnects."""
 
     def upgrade(self, request: HttpRequest, channel: HttpChannel, rest: bytes) -> Response | None:
-        """Take the connection of *channel* over and return None, or return why not.
+        """Take the connection of *channel* over and return None, or return a refusal.
 
-        *rest* is what came behind the request.
+        *rest* is what was received after the request.
         """
 
     def refusal(self, status: int, message: str, request: HttpRequest | None) -> Response:
-        """Return how to say that *request* is refused."""
+        """Return the response that refuses *request*, which is None when it could not be read."""
 
     def gone(self, channel: HttpChannel) -> None:
-        """Forget *channel*."""
+        """Forget *channel*: its connection is lost."""
 
 
 @implementer(IPushProducer)
@@ -96,8 +96,8 @@ class HttpChannel(Protocol):
     """One connection that speaks HTTP/1.1, until it is upgraded or closed.
 
     Requests are answered one after the other, in the order in which they came.
-    While an answer is awaited, reading goes on, so that a client that leaves is
-    noticed and its request cancelled; it stops when too much waits for its turn.
+    While an answer is awaited, reading goes on, so that a client that disconnects is
+    noticed and its request cancelled; it is paused while the queue is full.
 
     Attributes:
         address: the client's IP address or socket path.
@@ -110,8 +110,8 @@ class HttpChannel(Protocol):
         self.address = address
         self.secure = False
         self._site = site
-        self._busy: Deferred[Any] | None = None
-        self._held = b""  # came, and is not parsed before its turn
+        self._pending: Deferred[Any] | None = None
+        self._unparsed = b""  # received, to be parsed when the queue has room
         self._reading = True
         self._blocked = False  # the client does not read what it asked for
         self._finishing = False
@@ -119,56 +119,56 @@ class HttpChannel(Protocol):
         self._gone = False
         self._served = 0
         self._mark = 0
-        self._waiting: Waiting | None = None
-        self._watched: Phase | None = None
+        self._timeout: Timeout | None = None
+        self._timed_phase: Phase | None = None
         self._bucket = 0.0
 
-    # What Twisted calls.
+    # IProtocol
 
     def connectionMade(self) -> None:
-        """Begin to wait for a request."""
+        """Register as producer and start the first timeout."""
         self.secure = ISSLTransport.providedBy(self.transport)
         self._parser = RequestParser(self._site.limits, self.address, self.secure)
         self._write = writer_for(self.transport)
         self.transport.registerProducer(self, True)
-        self._wait(Waiting.SILENT)
+        self._set_timeout(Timeout.SILENT)
 
     def dataReceived(self, data: bytes) -> None:
-        """Parse and answer what came; the transport sends the answers together."""
+        """Parse *data* and answer the requests it completes; the transport coalesces the answers."""
         if self._ended:
             return
-        self._take(data)
-        self._work()
+        self._parse(data)
+        self._process_requests()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Cancel what the client asked for and no longer waits for."""
-        self._leave()
-        if self._busy is not None:
-            self._busy.cancel()
+        """Cancel the request under way."""
+        self._detach()
+        if self._pending is not None:
+            self._pending.cancel()
         self._site.gone(self)
 
-    # What the transport calls, of which this is the producer.
+    # IPushProducer
 
     def pauseProducing(self) -> None:
-        """The client does not read: answer nothing more for now."""
+        """The client reads too slowly: answer nothing more for now."""
         self._blocked = True
-        self._watch()
+        self._update_timeout()
 
     def resumeProducing(self) -> None:
-        """The client has read everything: go on."""
+        """The send buffer is empty again: continue."""
         self._blocked = False
-        self._watched = None
-        self._work()
+        self._timed_phase = None
+        self._process_requests()
 
     def stopProducing(self) -> None:
-        """The connection is lost, which is told by ``connectionLost`` as well."""
+        """No-op: ``connectionLost`` follows."""
 
-    # What the site calls.
+    # Called by the site and its deadlines
 
     def finish(self) -> None:
-        """Close as soon as what was asked is answered."""
+        """Close after the answer under way, or now when there is none."""
         self._finishing = True
-        idle = self._busy is None and not self._parser.arrived and self._parser.phase is Phase.IDLE
+        idle = self._pending is None and not self._parser.arrived and self._parser.phase is Phase.IDLE
         if idle and not self._ended:
             self._close(lingering=False)
 
@@ -177,67 +177,70 @@ class HttpChannel(Protocol):
         self.transport.abortConnection()
 
     def expired(self) -> None:
-        """The deadline has come: give up what took too long."""
-        waiting, self._waiting = self._waiting, None
+        """The timeout that is running has expired: enforce it, or restart it if it no longer applies."""
+        timeout, self._timeout = self._timeout, None
         parser = self._parser
-        if waiting is Waiting.STALLED or waiting is Waiting.LINGER:
+        if timeout is Timeout.STALLED or timeout is Timeout.LINGER:
             self.abort()
-        elif self._busy is not None or parser.arrived or self._mark != parser.begun + self._served:
-            # Cheaper than a new deadline for each request: it is looked at again.
-            self._watch()
+        elif self._pending is not None or parser.arrived or self._mark != parser.begun + self._served:
+            # Cheaper than a new deadline for each request: checked only when it expires.
+            self._update_timeout()
         elif parser.phase is Phase.IDLE:
             self._close(lingering=False)
         else:
             parser.time_out()
-            self._work()
+            self._process_requests()
 
     # In.
 
-    def _take(self, data: bytes) -> None:
-        """Parse *data*, or hold it while enough waits for its turn."""
+    def _parse(self, data: bytes) -> None:
+        """Parse *data*, or keep it unparsed while the queue is full."""
         parser = self._parser
-        if self._held:
-            self._held += data
-        elif len(data) <= SLICE and not self._is_full():
+        if self._unparsed:
+            self._unparsed += data
+        elif len(data) <= PARSE_BYTES and not self._queue_full():
             parser.feed(data)
         else:
             view = memoryview(data)
-            for start in range(0, len(data), SLICE):
-                if self._is_full():
-                    self._held = bytes(view[start:])
+            for start in range(0, len(data), PARSE_BYTES):
+                if self._queue_full():
+                    self._unparsed = bytes(view[start:])
                     break
-                parser.feed(view[start : start + SLICE])
+                parser.feed(view[start : start + PARSE_BYTES])
 
-    def _work(self) -> None:
-        """Answer what has arrived, as far as the client takes it."""
+    def _process_requests(self) -> None:
+        """Answer the queued requests until one has to wait or the client stops reading."""
         parser = self._parser
         arrived = parser.arrived
-        while self._busy is None and not (self._blocked or self._ended):
+        while self._pending is None and not (self._blocked or self._ended):
             if arrived:
                 self._handle(arrived.popleft())
-            elif self._held:
-                held, self._held = self._held, b""
-                self._take(held)
+            elif self._unparsed:
+                unparsed, self._unparsed = self._unparsed, b""
+                self._parse(unparsed)
             else:
                 break
         if self._ended:
             return
-        if parser.expects and self._busy is None and not arrived:
+        if parser.expects and self._pending is None and not arrived:
             parser.expects = False
             self._write(CONTINUE)
-        if arrived or self._held or not self._reading:
-            self._read(not self._held and not self._is_full() and len(parser.rest) < AHEAD)
-        if parser.phase is not self._watched:
-            self._watch()
+        if arrived or self._unparsed or not self._reading:
+            self._set_reading(not self._unparsed and not self._queue_full() and len(parser.rest) < MAX_UNPARSED_BYTES)
+        if parser.phase is not self._timed_phase:
+            self._update_timeout()
 
-    def _is_full(self) -> bool:
-        """Whether enough waits for its turn."""
+    def _queue_full(self) -> bool:
+        """Whether enough requests or bytes of bodies are queued."""
         arrived = self._parser.arrived
         if not arrived:
             return False
-        return len(arrived) >= PIPELINE or sum(len(one.request.body) for one in arrived if one.request) > AHEAD
+        return (
+            len(arrived) >= MAX_PIPELINED
+            or sum(len(one.request.body) for one in arrived if one.request) > MAX_UNPARSED_BYTES
+        )
 
-    def _read(self, reading: bool) -> None:
+    def _set_reading(self, reading: bool) -> None:
         if reading is not self._reading:
             self._reading = reading
             if reading:
@@ -255,45 +258,45 @@ class HttpChannel(Protocol):
         if arrival.upgrade:
             self._upgrade(request, arrival)
             return
-        self._run(site.answer(request), arrival)
+        self._step(site.answer(request), arrival)
 
-    def _run(self, answer: Coroutine[Any, Any, Response], arrival: Arrival, result: object = None) -> None:
-        """Let *answer* go on until it is done or has to wait.
+    def _step(self, answer: Coroutine[Any, Any, Response], arrival: Arrival, result: object = None) -> None:
+        """Run *answer* until it returns or awaits something.
 
         Most answers are ready at once or wait once: this costs a tenth of a
         ``Deferred.fromCoroutine`` and does the same.
         """
-        self._busy = None
+        self._pending = None
         try:
-            waiting = result.throwExceptionIntoGenerator(answer) if isinstance(result, Failure) else answer.send(result)
+            timeout = result.throwExceptionIntoGenerator(answer) if isinstance(result, Failure) else answer.send(result)
         except StopIteration as end:
             self._respond(end.value, arrival)
         except Exception:
-            self._broke(Failure(), arrival)
+            self._answer_failed(Failure(), arrival)
         else:
-            self._busy = waiting
-            waiting.addBoth(self._go_on, answer, arrival)
+            self._pending = timeout
+            timeout.addBoth(self._resume, answer, arrival)
 
-    def _go_on(self, result: object, answer: Coroutine[Any, Any, Response], arrival: Arrival) -> None:
+    def _resume(self, result: object, answer: Coroutine[Any, Any, Response], arrival: Arrival) -> None:
         try:
-            self._run(answer, arrival, result)
-            self._work()
+            self._step(answer, arrival, result)
+            self._process_requests()
         except Exception:
-            log.failure("an HTTP connection is given up")
+            log.failure("an HTTP connection failed")
             self.abort()
 
     def _upgrade(self, request: HttpRequest, arrival: Arrival) -> None:
-        rest = self._parser.rest + self._held
-        self._read(True)
-        self._wait(None)
+        rest = self._parser.rest + self._unparsed
+        self._set_reading(True)
+        self._set_timeout(None)
         refusal = self._site.upgrade(request, self, rest)
         if refusal is None:
-            self._leave()
+            self._detach()
         else:
-            # Nothing behind the handshake was read as a request: the end.
+            # What follows a handshake was not parsed as requests: the connection can not go on.
             self._respond(attrs.evolve(refusal, close=True), arrival)
 
-    def _broke(self, failure: Failure, arrival: Arrival) -> None:
+    def _answer_failed(self, failure: Failure, arrival: Arrival) -> None:
         if not (self._gone and failure.check(CancelledError)):
             log.failure("answering a request failed", failure)
             self._respond(self._site.refusal(500, "Internal error.", arrival.request), arrival)
@@ -308,9 +311,9 @@ class HttpChannel(Protocol):
             keep_alive = arrival.keep_alive and not response.close and not self._finishing
             wire = render(response, id, head, keep_alive, date)
         except Exception:
-            # Not what it says: that may be for the client alone.
+            # The body is not logged: it may be confidential.
             path = request.path if request is not None else ""
-            log.failure("an answer to {path} can not be sent", path=path, req_id=id)
+            log.failure("the answer to {path} can not be rendered", path=path, req_id=id)
             response, keep_alive = self._site.refusal(500, "Internal error.", None), False
             wire = render(response, id, head, keep_alive, date)
         self._served += 1
@@ -323,48 +326,48 @@ class HttpChannel(Protocol):
 
         RFC 9112, 9.6: "If a server performs an immediate close of a TCP connection, there is a
         significant risk that the client will not be able to read the last HTTP response":
-        *lingering* closes the way out only, and drops what still comes for a while.
+        *lingering* shuts down the write side only, and for a while discards what is received.
         """
         self._ended = True
         self._parser.close()
-        self._held = b""
+        self._unparsed = b""
         self.transport.unregisterProducer()
-        self._read(True)
+        self._set_reading(True)
         if lingering and not self.secure:
-            self._wait(Waiting.LINGER)
+            self._set_timeout(Timeout.LINGER)
             self.transport.loseWriteConnection()
         else:
-            self._wait(Waiting.STALLED)
+            self._set_timeout(Timeout.STALLED)
             self.transport.loseConnection()
 
-    def _leave(self) -> None:
+    def _detach(self) -> None:
         self._gone = self._ended = True
         self._parser.close()
-        self._held = b""
-        self._wait(None)
+        self._unparsed = b""
+        self._set_timeout(None)
 
     # Time.
 
-    def _watch(self) -> None:
-        """Have the deadline that fits what is going on."""
-        self._watched = self._parser.phase
-        waiting = Waiting.STALLED if self._blocked else _WAITING[self._watched]
-        if waiting is not self._waiting and not self._ended:
-            self._wait(waiting)
+    def _update_timeout(self) -> None:
+        """Start the timeout that applies now, unless it is running already."""
+        self._timed_phase = self._parser.phase
+        timeout = Timeout.STALLED if self._blocked else TIMEOUT_OF_PHASE[self._timed_phase]
+        if timeout is not self._timeout and not self._ended:
+            self._set_timeout(timeout)
 
-    def _wait(self, waiting: Waiting | None) -> None:
+    def _set_timeout(self, timeout: Timeout | None) -> None:
         deadlines = self._site.deadlines
-        if self._waiting is not None:
+        if self._timeout is not None:
             deadlines.drop(self, self._bucket)
-        self._waiting = waiting
+        self._timeout = timeout
         self._mark = self._parser.begun + self._served
-        if waiting is not None:
-            self._bucket = deadlines.add(self, getattr(self._site.times, waiting.value))
+        if timeout is not None:
+            self._bucket = deadlines.add(self, getattr(self._site.times, timeout.value))
 
 
-_WAITING = {
-    Phase.IDLE: Waiting.IDLE,
-    Phase.HEAD: Waiting.HEAD,
-    Phase.BODY: Waiting.BODY,
-    Phase.OVER: Waiting.IDLE,
+TIMEOUT_OF_PHASE = {
+    Phase.IDLE: Timeout.IDLE,
+    Phase.HEAD: Timeout.HEAD,
+    Phase.BODY: Timeout.BODY,
+    Phase.CLOSED: Timeout.IDLE,
 }

@@ -1,4 +1,4 @@
-"""Connections over the limit: told so, at next to no cost."""
+"""Rejects connections over the limit with a response, without parsing anything."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from broker.messages import Response
 from broker.web.http.head import request_id
 from broker.web.http.response import Dates, render
 
-TIMEOUT = 2.0  # seconds in which the client may say something and hear the answer
+TIMEOUT = 2.0  # seconds for the client to send something and read the refusal
 
 
 class RejectProtocol(Protocol):
-    """Answers whatever comes with one refusal, reads nothing, and closes.
+    """Answers the first bytes with a refusal, whatever they are, and closes.
 
     Args:
-        refusal: the answer.
+        refusal: the response.
         clock: the reactor, or a ``task.Clock``.
         dates: makes the ``Date`` line.
         gone: called when the connection has ended.
@@ -33,25 +33,25 @@ class RejectProtocol(Protocol):
         self._clock = clock
         self._dates = dates
         self._gone = gone
-        self._late: IDelayedCall | None = None
+        self._timeout: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
-        """Wait for the request: an answer before it could get lost."""
-        self._late = self._clock.callLater(TIMEOUT, self._cut)
+        """Wait for the request: a response sent before it could get lost."""
+        self._timeout = self._clock.callLater(TIMEOUT, self._abort)
 
     def dataReceived(self, data: bytes) -> None:
-        """Refuse, once."""
+        """Send the refusal and close."""
         refusal, date = self._refusal, self._dates.line()
         self.transport.write(render(refusal, request_id(), False, False, date))
         self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Make room for the next."""
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
+        """Cancel the timeout and report the end."""
+        if self._timeout is not None:
+            self._timeout.cancel()
+            self._timeout = None
         self._gone()
 
-    def _cut(self) -> None:
-        self._late = None
+    def _abort(self) -> None:
+        self._timeout = None
         self.transport.abortConnection()

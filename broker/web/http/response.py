@@ -1,4 +1,4 @@
-"""Answers out: the writing half of the HTTP/1.1 channel, without I/O."""
+"""HTTP responses to bytes: the writing half of the HTTP/1.1 channel, without I/O."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from broker.messages import Response
 # What is told to the client; the channel really waits longer, so that a request
 # sent at the last moment does not meet a closing connection.
 ADVERTISED_KEEP_ALIVE = 5  # seconds
-# What the channel alone decides, and no dialect may add.
+# Set by the channel alone; dropped from what a dialect adds.
 OWN_HEADERS = frozenset(("connection", "content-length", "date", "keep-alive", "transfer-encoding", "x-request-id"))
 UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]+")
 REASONS = {status.value: status.phrase for status in HTTPStatus}
@@ -24,7 +24,7 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Dates:
-    """The ``Date`` line, made once a second."""
+    """Makes the ``Date`` line, once a second."""
 
     def __init__(self, clock: IReactorTime) -> None:
         self._seconds = clock.seconds
@@ -32,7 +32,7 @@ class Dates:
         self._line = b""
 
     def line(self) -> bytes:
-        """Return the line for now."""
+        """Return the line with CRLF, as bytes."""
         now = int(self._seconds())
         if now != self._second:
             self._second = now
@@ -41,18 +41,18 @@ class Dates:
 
 
 def render(response: Response, request_id: str, head: bool, keep_alive: bool, date: bytes) -> bytes:
-    """Return *response* as it goes over the wire.
+    """Return *response* as bytes of HTTP/1.1.
 
     Args:
-        response: what to say.
+        response: status, header fields and body.
         request_id: goes into ``X-Request-Id`` unless the response is plain.
-        head: whether it answers a HEAD: then the length is told and the body kept back.
+        head: whether it answers a HEAD: then Content-Length is sent and the body is not.
         keep_alive: whether the connection stays open.
         date: the line of :class:`Dates`.
     """
     status, body = response.status, response.body
-    start = _start(status, response.reason, response.content_type, keep_alive)
-    more = _lines(response.headers) if response.headers else b""
+    start = _head_start(status, response.reason, response.content_type, keep_alive)
+    more = _header_lines(response.headers) if response.headers else b""
     if not response.plain:
         more = b"%bX-Request-Id: %b\r\n" % (more, request_id.encode("ascii"))
     if status < 200 or status == 204 or status == 304:
@@ -63,7 +63,7 @@ def render(response: Response, request_id: str, head: bool, keep_alive: bool, da
 
 
 @lru_cache(maxsize=512)
-def _start(status: int, reason: str, content_type: str, keep_alive: bool) -> bytes:
+def _head_start(status: int, reason: str, content_type: str, keep_alive: bool) -> bytes:
     lines = [f"HTTP/1.1 {status} {_safe(reason or REASONS.get(status, 'Unknown'))}"]
     if content_type and status >= 200 and status not in (204, 304):
         lines.append(f"Content-Type: {_safe(content_type)}")
@@ -75,8 +75,8 @@ def _start(status: int, reason: str, content_type: str, keep_alive: bool) -> byt
 
 
 @lru_cache(maxsize=512)
-def _lines(headers: tuple[tuple[str, str], ...]) -> bytes:
-    """Return *headers* as lines, whatever a careless dialect has put into them."""
+def _header_lines(headers: tuple[tuple[str, str], ...]) -> bytes:
+    """Return *headers* as lines, made safe: a dialect may have put a client's text into them."""
     lines = [
         f"{_safe(name)}: {_safe(value)}\r\n"
         for name, value in headers
