@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import zlib
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 
 from twisted.internet.interfaces import IReactorTime
 
-from broker.errors import Invalid, TooLarge
 from broker.messages import Response
 
 # What is told to the client; the channel really waits longer, so that a request
@@ -89,22 +87,3 @@ def _safe(text: str) -> str:
     # RFC 9110, 5.5: "Field values containing CR, LF, or NUL characters are invalid and
     # dangerous": a client's words in a header must not become lines of their own.
     return UNSAFE.sub(" ", text)
-
-
-def gunzip(body: bytes, limit: int) -> bytes:
-    """Return a gzip-coded *body* unpacked.
-
-    Raises:
-        Invalid: it is no whole gzip stream, or something follows it.
-        TooLarge: it unpacks to more than *limit* bytes.
-    """
-    unpacker = zlib.decompressobj(31)
-    try:
-        unpacked = unpacker.decompress(body, limit + 1)
-    except zlib.error:
-        raise Invalid("gzip body") from None
-    if len(unpacked) > limit:
-        raise TooLarge("body")
-    if not unpacker.eof or unpacker.unused_data:
-        raise Invalid("gzip body")
-    return unpacked

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gzip
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
@@ -13,11 +12,10 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent
 
 from broker.core.deadlines import Deadlines
-from broker.errors import Invalid, TooLarge
 from broker.messages import HttpRequest, Response
 from broker.web.http.channel import MAX_PIPELINED, MAX_UNPARSED_BYTES, HttpChannel, Times
 from broker.web.http.parser import Limits
-from broker.web.http.response import Dates, gunzip, render
+from broker.web.http.response import Dates, render
 from tests.support.logs import lines_of
 from tests.web.wire import Wire, read_all
 
@@ -664,28 +662,6 @@ def test_an_upgrade_to_something_else_is_an_ordinary_request(site: FakeSite, wir
     (heard,) = wire.say(post(b"hello", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: x"))
     assert (heard.status, site.requests[0].body) == (200, b"hello")
     assert site.upgraded == []
-
-
-# Packed bodies.
-
-
-def test_a_packed_body_is_unpacked() -> None:
-    assert gunzip(gzip.compress(b"hello"), 5) == b"hello"
-
-
-def test_a_packed_body_does_not_grow_beyond_the_limit() -> None:
-    with pytest.raises(TooLarge):
-        gunzip(gzip.compress(b"x" * 1_000_000), 1000)
-
-
-@pytest.mark.parametrize(
-    "body",
-    [b"", b"hello", gzip.compress(b"hello")[:-1], gzip.compress(b"hello") + b"x"],
-    ids=["nothing", "not packed", "cut short", "more behind"],  # gzip tells the time, and ids must not
-)
-def test_a_body_that_is_not_packed_is_invalid(body: bytes) -> None:
-    with pytest.raises(Invalid):
-        gunzip(body, 1000)
 
 
 @attrs.define
