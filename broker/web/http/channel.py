@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Coroutine
-from enum import Enum
+from enum import Enum, IntEnum
 from typing import Any
 
 import attrs
@@ -67,6 +67,67 @@ class Timeout(Enum):
     LINGER = "linger"
 
 
+class State(IntEnum):
+    """What a channel is doing with the answers; what the client sends is in ``RequestParser.phase``.
+
+    Integers, because a table of other enums is looked up more slowly.
+    """
+
+    READY = 0  # the next request is answered at once
+    ANSWERING = 1  # an answer is awaited; requests are queued
+    BLOCKED = 2  # the client does not read what was sent; requests are queued
+    ANSWERING_BLOCKED = 3  # both
+    FLUSHING = 4  # the last answer is written; the connection closes when it is sent
+    LINGERING = 5  # the last answer is written and the write side shut down; input is discarded
+    CLOSED = 6  # the connection is lost, or belongs to another protocol
+
+
+class Event(IntEnum):
+    """What changes the state of a channel."""
+
+    AWAIT = 0  # an answer is not ready at once
+    RESULT = 1  # what it awaited is there
+    PAUSE = 2  # the transport's buffer is full
+    RESUME = 3  # it is empty again
+    CLOSE = 4  # an answer was the last, or there is no request and none may follow
+    LINGER = 5  # the last answer was written while the client may still be sending
+    DETACH = 6  # the connection is lost, or was handed over
+
+
+READY, ANSWERING, BLOCKED, ANSWERING_BLOCKED, FLUSHING, LINGERING, CLOSED = State
+AWAIT, RESULT, PAUSE, RESUME, CLOSE, LINGER, DETACH = Event
+
+TRANSITIONS: dict[tuple[State, Event], State] = {
+    (READY, AWAIT): ANSWERING,
+    (READY, PAUSE): BLOCKED,
+    (READY, RESUME): READY,
+    (READY, CLOSE): FLUSHING,
+    (READY, LINGER): LINGERING,
+    (READY, DETACH): CLOSED,
+    (ANSWERING, RESULT): READY,
+    (ANSWERING, PAUSE): ANSWERING_BLOCKED,
+    (ANSWERING, RESUME): ANSWERING,
+    (ANSWERING, DETACH): CLOSED,
+    (BLOCKED, AWAIT): ANSWERING_BLOCKED,  # an answer that awaits twice
+    (BLOCKED, PAUSE): BLOCKED,
+    (BLOCKED, RESUME): READY,
+    (BLOCKED, CLOSE): FLUSHING,
+    (BLOCKED, LINGER): LINGERING,
+    (BLOCKED, DETACH): CLOSED,
+    (ANSWERING_BLOCKED, RESULT): BLOCKED,
+    (ANSWERING_BLOCKED, PAUSE): ANSWERING_BLOCKED,
+    (ANSWERING_BLOCKED, RESUME): ANSWERING,
+    (ANSWERING_BLOCKED, DETACH): CLOSED,
+    (FLUSHING, DETACH): CLOSED,
+    (LINGERING, DETACH): CLOSED,
+    # An answer may ignore that it was cancelled.
+    (CLOSED, AWAIT): CLOSED,
+    (CLOSED, RESULT): CLOSED,
+}
+IS_ANSWERING = frozenset((ANSWERING, ANSWERING_BLOCKED))
+IS_ENDING = frozenset((FLUSHING, LINGERING, CLOSED))  # nothing is parsed or answered any more
+
+
 class HttpSite(typing.Protocol):
     """What a channel needs of the site that answers its requests."""
 
@@ -99,6 +160,9 @@ class HttpChannel(Protocol):
     While an answer is awaited, reading goes on, so that a client that disconnects is
     noticed and its request cancelled; it is paused while the queue is full.
 
+    Its state is one of :class:`State` and changes by :data:`TRANSITIONS` only; a pair
+    that is not in there can not happen and raises ``KeyError``.
+
     Attributes:
         address: the client's IP address or socket path.
         secure: whether it came over TLS.
@@ -110,13 +174,11 @@ class HttpChannel(Protocol):
         self.address = address
         self.secure = False
         self._site = site
-        self._pending: Deferred[Any] | None = None
+        self._state = READY
+        self._pending: Deferred[Any] | None = None  # what the answer under way awaits
         self._unparsed = b""  # received, to be parsed when the queue has room
+        self._keep_alive = True
         self._reading = True
-        self._blocked = False  # the client does not read what it asked for
-        self._finishing = False
-        self._ended = False  # nothing more is answered
-        self._gone = False
         self._served = 0
         self._mark = 0
         self._timeout: Timeout | None = None
@@ -135,7 +197,7 @@ class HttpChannel(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Parse *data* and answer the requests it completes; the transport coalesces the answers."""
-        if self._ended:
+        if self._state in IS_ENDING:
             return
         self._parse(data)
         self._process_requests()
@@ -151,12 +213,12 @@ class HttpChannel(Protocol):
 
     def pauseProducing(self) -> None:
         """The client reads too slowly: answer nothing more for now."""
-        self._blocked = True
+        self._state = TRANSITIONS[self._state, PAUSE]
         self._update_timeout()
 
     def resumeProducing(self) -> None:
         """The send buffer is empty again: continue."""
-        self._blocked = False
+        self._state = TRANSITIONS[self._state, RESUME]
         self._timed_phase = None
         self._process_requests()
 
@@ -167,9 +229,9 @@ class HttpChannel(Protocol):
 
     def finish(self) -> None:
         """Close after the answer under way, or now when there is none."""
-        self._finishing = True
-        idle = self._pending is None and not self._parser.arrived and self._parser.phase is Phase.IDLE
-        if idle and not self._ended:
+        self._keep_alive = False
+        parser = self._parser
+        if self._state in (READY, BLOCKED) and not parser.arrived and parser.phase is Phase.IDLE:
             self._close(lingering=False)
 
     def abort(self) -> None:
@@ -182,7 +244,7 @@ class HttpChannel(Protocol):
         parser = self._parser
         if timeout is Timeout.STALLED or timeout is Timeout.LINGER:
             self.abort()
-        elif self._pending is not None or parser.arrived or self._mark != parser.begun + self._served:
+        elif self._state in IS_ANSWERING or parser.arrived or self._mark != parser.begun + self._served:
             # Cheaper than a new deadline for each request: checked only when it expires.
             self._update_timeout()
         elif parser.phase is Phase.IDLE:
@@ -212,7 +274,7 @@ class HttpChannel(Protocol):
         """Answer the queued requests until one has to wait or the client stops reading."""
         parser = self._parser
         arrived = parser.arrived
-        while self._pending is None and not (self._blocked or self._ended):
+        while self._state is READY:
             if arrived:
                 self._handle(arrived.popleft())
             elif self._unparsed:
@@ -220,9 +282,9 @@ class HttpChannel(Protocol):
                 self._parse(unparsed)
             else:
                 break
-        if self._ended:
+        if self._state in IS_ENDING:
             return
-        if parser.expects and self._pending is None and not arrived:
+        if parser.expects and not arrived and self._state not in IS_ANSWERING:
             parser.expects = False
             self._write(CONTINUE)
         if arrived or self._unparsed or not self._reading:
@@ -266,18 +328,20 @@ class HttpChannel(Protocol):
         Most answers are ready at once or wait once: this costs a tenth of a
         ``Deferred.fromCoroutine`` and does the same.
         """
-        self._pending = None
         try:
-            timeout = result.throwExceptionIntoGenerator(answer) if isinstance(result, Failure) else answer.send(result)
+            awaited = result.throwExceptionIntoGenerator(answer) if isinstance(result, Failure) else answer.send(result)
         except StopIteration as end:
             self._respond(end.value, arrival)
         except Exception:
             self._answer_failed(Failure(), arrival)
         else:
-            self._pending = timeout
-            timeout.addBoth(self._resume, answer, arrival)
+            self._state = TRANSITIONS[self._state, AWAIT]
+            self._pending = awaited
+            awaited.addBoth(self._resume, answer, arrival)
 
     def _resume(self, result: object, answer: Coroutine[Any, Any, Response], arrival: Arrival) -> None:
+        self._state = TRANSITIONS[self._state, RESULT]
+        self._pending = None
         try:
             self._step(answer, arrival, result)
             self._process_requests()
@@ -297,18 +361,18 @@ class HttpChannel(Protocol):
             self._respond(attrs.evolve(refusal, close=True), arrival)
 
     def _answer_failed(self, failure: Failure, arrival: Arrival) -> None:
-        if not (self._gone and failure.check(CancelledError)):
+        if not (self._state is CLOSED and failure.check(CancelledError)):
             log.failure("answering a request failed", failure)
             self._respond(self._site.refusal(500, "Internal error.", arrival.request), arrival)
 
     def _respond(self, response: Response, arrival: Arrival) -> None:
-        if self._gone:
+        if self._state is CLOSED:
             return
         request = arrival.request
         id, head = (request.id, request.method == "HEAD") if request is not None else (request_id(), False)
         date = self._site.dates.line()
         try:
-            keep_alive = arrival.keep_alive and not response.close and not self._finishing
+            keep_alive = arrival.keep_alive and self._keep_alive and not response.close
             wire = render(response, id, head, keep_alive, date)
         except Exception:
             # The body is not logged: it may be confidential.
@@ -328,12 +392,13 @@ class HttpChannel(Protocol):
         significant risk that the client will not be able to read the last HTTP response":
         *lingering* shuts down the write side only, and for a while discards what is received.
         """
-        self._ended = True
+        lingering = lingering and not self.secure
+        self._state = TRANSITIONS[self._state, LINGER if lingering else CLOSE]
         self._parser.close()
         self._unparsed = b""
         self.transport.unregisterProducer()
         self._set_reading(True)
-        if lingering and not self.secure:
+        if lingering:
             self._set_timeout(Timeout.LINGER)
             self.transport.loseWriteConnection()
         else:
@@ -341,7 +406,7 @@ class HttpChannel(Protocol):
             self.transport.loseConnection()
 
     def _detach(self) -> None:
-        self._gone = self._ended = True
+        self._state = TRANSITIONS[self._state, DETACH]
         self._parser.close()
         self._unparsed = b""
         self._set_timeout(None)
@@ -351,8 +416,9 @@ class HttpChannel(Protocol):
     def _update_timeout(self) -> None:
         """Start the timeout that applies now, unless it is running already."""
         self._timed_phase = self._parser.phase
-        timeout = Timeout.STALLED if self._blocked else TIMEOUT_OF_PHASE[self._timed_phase]
-        if timeout is not self._timeout and not self._ended:
+        blocked = self._state is BLOCKED or self._state is ANSWERING_BLOCKED
+        timeout = Timeout.STALLED if blocked else TIMEOUT_OF_PHASE[self._timed_phase]
+        if timeout is not self._timeout:
             self._set_timeout(timeout)
 
     def _set_timeout(self, timeout: Timeout | None) -> None:
