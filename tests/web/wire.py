@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
@@ -31,6 +32,13 @@ class Wire(StringTransport):
         super().write(data)
         if self.full and self.producer is not None:
             self.producer.pauseProducing()
+
+    def end(self) -> None:
+        """The client shuts down its side."""
+        if IHalfCloseableProtocol.providedBy(self.server):
+            self.server.readConnectionLost()
+        else:
+            self.lose()
 
     def drain(self) -> None:
         """The client has read everything."""

@@ -8,6 +8,7 @@ back-pressure, and cancellation when a client disconnects.
 
 from __future__ import annotations
 
+import math
 import typing
 from collections.abc import Coroutine
 from enum import Enum, IntEnum
@@ -15,7 +16,7 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IPushProducer, ISSLTransport
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, ISSLTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -26,13 +27,14 @@ from broker.messages import HttpRequest, Response
 from broker.web.http.head import request_id
 from broker.web.http.parser import Arrival, Limits, Phase, RequestParser
 from broker.web.http.response import CONTINUE, Dates, render
-from broker.web.net.transport import writer_for
+from broker.web.net.transport import peer_is_gone, writer_for
 
 log = Logger()
 
 PARSE_BYTES = 8192  # bytes parsed at once: bounds how far a pipeline overshoots
 MAX_PIPELINED = 16  # requests queued behind the one being answered; beyond, nothing more is parsed
 MAX_UNPARSED_BYTES = 65536  # of queued bodies, or sent before an upgrade is answered; beyond, reading is paused
+HALF_CLOSED_CHECK = 1.0  # seconds between two checks whether a half-closed client is still there
 
 
 @attrs.frozen
@@ -46,6 +48,7 @@ class Times:
         idle: between two requests; twice that may pass.
         stalled: for reading an answer that does not fit into the socket's buffer.
         linger: for reading a refusal while still sending.
+        half_closed: for the answer to be ready, once it has shut down its side.
     """
 
     silent: float = 10.0
@@ -54,6 +57,7 @@ class Times:
     idle: float = 30.0
     stalled: float = 60.0
     linger: float = 2.0
+    half_closed: float = 60.0
 
 
 class Timeout(Enum):
@@ -65,6 +69,7 @@ class Timeout(Enum):
     IDLE = "idle"
     STALLED = "stalled"
     LINGER = "linger"
+    HALF_CLOSED = "half_closed"
 
 
 class State(IntEnum):
@@ -152,7 +157,7 @@ class HttpSite(typing.Protocol):
         """Forget *channel*: its connection is lost."""
 
 
-@implementer(IPushProducer)
+@implementer(IHalfCloseableProtocol, IPushProducer)
 class HttpChannel(Protocol):
     """One connection that speaks HTTP/1.1, until it is upgraded or closed.
 
@@ -184,6 +189,7 @@ class HttpChannel(Protocol):
         self._timeout: Timeout | None = None
         self._timed_phase: Phase | None = None
         self._bucket = 0.0
+        self._checks = 0  # left until a half-closed client has had its time
 
     # IProtocol
 
@@ -208,6 +214,36 @@ class HttpChannel(Protocol):
         if self._pending is not None:
             self._pending.cancel()
         self._site.gone(self)
+
+    # IHalfCloseableProtocol
+
+    def readConnectionLost(self) -> None:
+        """Answer what the client has asked before it shut down its side, then close.
+
+        RFC 9112, 9.6: "A client that sends a "close" connection option MUST NOT send further requests
+        on that connection": one that half-closes says the same by TCP.
+        """
+        if self._state in IS_ENDING:
+            self.transport.loseConnection()
+            return
+        parser = self._parser
+        if self._unparsed:  # bounded by what a transport delivers after it was paused
+            unparsed, self._unparsed = self._unparsed, b""
+            parser.feed(unparsed)
+        parser.end()
+        if not parser.arrived and self._state not in IS_ANSWERING:
+            self._close(lingering=False)
+        elif peer_is_gone(self.transport):
+            self.abort()
+        else:
+            if parser.arrived:
+                parser.arrived[-1].keep_alive = False
+            else:
+                self._keep_alive = False
+            self._process_requests()
+
+    def writeConnectionLost(self) -> None:
+        """No-op: our side was shut down by ``_close``."""
 
     # IPushProducer
 
@@ -244,6 +280,8 @@ class HttpChannel(Protocol):
         parser = self._parser
         if timeout is Timeout.STALLED or timeout is Timeout.LINGER:
             self.abort()
+        elif timeout is Timeout.HALF_CLOSED:
+            self._check_half_closed()
         elif self._state in IS_ANSWERING or parser.arrived or self._mark != parser.begun + self._served:
             # Cheaper than a new deadline for each request: checked only when it expires.
             self._update_timeout()
@@ -252,6 +290,19 @@ class HttpChannel(Protocol):
         else:
             parser.time_out()
             self._process_requests()
+
+    def _check_half_closed(self) -> None:
+        """Drop the connection if the client is gone, or its answer takes too long; else check again."""
+        if self._mark != self._parser.begun + self._served:
+            self._update_timeout()  # another answer is awaited by now
+            return
+        self._checks -= 1
+        # Nothing is read from it any more, so that the reactor does not tell of a reset.
+        if self._checks <= 0 or peer_is_gone(self.transport):
+            self.abort()
+        else:
+            self._timeout = Timeout.HALF_CLOSED
+            self._bucket = self._site.deadlines.add(self, HALF_CLOSED_CHECK)
 
     # In.
 
@@ -350,6 +401,9 @@ class HttpChannel(Protocol):
             self.abort()
 
     def _upgrade(self, request: HttpRequest, arrival: Arrival) -> None:
+        if self._parser.phase is Phase.ENDED:
+            self._respond(self._site.refusal(400, "A WebSocket needs a client that sends.", request), arrival)
+            return
         rest = self._parser.rest + self._unparsed
         self._set_reading(True)
         self._set_timeout(None)
@@ -392,7 +446,7 @@ class HttpChannel(Protocol):
         significant risk that the client will not be able to read the last HTTP response":
         *lingering* shuts down the write side only, and for a while discards what is received.
         """
-        lingering = lingering and not self.secure
+        lingering = lingering and not self.secure and self._parser.phase is not Phase.ENDED
         self._state = TRANSITIONS[self._state, LINGER if lingering else CLOSE]
         self._parser.close()
         self._unparsed = b""
@@ -428,7 +482,11 @@ class HttpChannel(Protocol):
         self._timeout = timeout
         self._mark = self._parser.begun + self._served
         if timeout is not None:
-            self._bucket = deadlines.add(self, getattr(self._site.times, timeout.value))
+            delay = getattr(self._site.times, timeout.value)
+            if timeout is Timeout.HALF_CLOSED:
+                self._checks = math.ceil(delay / HALF_CLOSED_CHECK)
+                delay = HALF_CLOSED_CHECK
+            self._bucket = deadlines.add(self, delay)
 
 
 TIMEOUT_OF_PHASE = {
@@ -436,4 +494,5 @@ TIMEOUT_OF_PHASE = {
     Phase.HEAD: Timeout.HEAD,
     Phase.BODY: Timeout.BODY,
     Phase.CLOSED: Timeout.IDLE,
+    Phase.ENDED: Timeout.HALF_CLOSED,
 }

@@ -52,10 +52,11 @@ class Phase(Enum):
     HEAD = "in the request line or the header"
     BODY = "in the body"
     CLOSED = "no further request will be read"
+    ENDED = "the client has shut down its side"
 
 
 # Looking a member up in its class costs more than what is done with it here.
-IDLE, HEAD, BODY, CLOSED = Phase.IDLE, Phase.HEAD, Phase.BODY, Phase.CLOSED
+IDLE, HEAD, BODY, CLOSED, ENDED = Phase
 
 
 @attrs.define(eq=False)
@@ -110,7 +111,7 @@ class RequestParser:
         """Parse the next bytes of the stream; what they complete is appended to ``arrived``."""
         todo: bytes | memoryview | None = data
         while todo is not None:
-            if self.phase is not CLOSED:
+            if self.phase is not CLOSED and self.phase is not ENDED:
                 todo = self._feed(todo)
                 continue
             if self._upgrading:
@@ -142,6 +143,15 @@ class RequestParser:
         self.phase = CLOSED
         self.arrived.clear()
         self._parser = None
+
+    def end(self) -> None:
+        """Note that the client sends nothing more; a message that has begun is refused with 400."""
+        if self.phase is HEAD or self.phase is BODY:
+            # RFC 9112, 8: "A server that receives an incomplete request message, usually due to a
+            # canceled request or a triggered timeout exception, MAY send an error response prior
+            # to closing the connection."
+            self._fail(400, "The request is incomplete.")
+        self.phase = ENDED
 
     def time_out(self) -> None:
         """Refuse the message that has begun with 408."""

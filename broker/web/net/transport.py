@@ -16,6 +16,7 @@ ones and :func:`writer_for` gives their ``write``: slower, otherwise the same.
 
 from __future__ import annotations
 
+import select
 import socket
 import sys
 from collections.abc import Callable
@@ -254,6 +255,25 @@ def writer_for(transport: Any) -> Callable[[bytes], None]:
     if isinstance(transport, FrameTransport):
         return transport.send_frame
     return transport.write  # type: ignore[no-any-return]
+
+
+def peer_is_gone(transport: Any) -> bool:
+    """Whether the connection of *transport* was reset, or closed in both directions by its peer.
+
+    A TCP peer that has closed its socket looks like one that has only shut down its
+    write side, until it is sent something: then this is False.
+    """
+    handle = getattr(_of_socket(transport), "socket", None)
+    if handle is None:
+        return False
+    poll = select.poll()
+    poll.register(handle, 0)  # errors and hang-ups are always reported
+    return bool(poll.poll(0))
+
+
+def _of_socket(transport: Any) -> Any:
+    """Return the transport that has the socket: under TLS the one below *transport*."""
+    return transport.transport if hasattr(transport, "wrappedProtocol") else transport
 
 
 def hand_over(transport: Any, protocol: Any) -> None:

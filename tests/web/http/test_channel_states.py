@@ -81,6 +81,9 @@ class Scene(Wire):
     def act_finish(self) -> None:
         self.server.finish()
 
+    def act_end(self) -> None:
+        self.end()
+
     def act_wait(self) -> None:
         self.site.clock.pump([5.0] * 20)
 
