@@ -19,6 +19,7 @@ class Wire(StringTransport):
 
     full = False
     aborted = False
+    dataBuffer = b""  # by Twisted's name, what its client has not yet read
     half_closed = False
 
     def __init__(self, protocol: Protocol) -> None:

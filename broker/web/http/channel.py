@@ -8,10 +8,8 @@ back-pressure, and cancellation when a client disconnects.
 
 from __future__ import annotations
 
-import math
 import typing
 from collections.abc import Coroutine
-from enum import Enum, IntEnum
 from typing import Any
 
 import attrs
@@ -27,110 +25,33 @@ from broker.messages import HttpRequest, Response
 from broker.web.http.head import request_id
 from broker.web.http.parser import Arrival, Limits, Phase, RequestParser
 from broker.web.http.response import CONTINUE, Dates, render
-from broker.web.net.transport import peer_is_gone, writer_for
+from broker.web.http.states import (
+    ANSWERING_BLOCKED,
+    AWAIT,
+    BLOCKED,
+    CLOSE,
+    CLOSED,
+    DETACH,
+    IS_ANSWERING,
+    IS_ENDING,
+    LINGER,
+    LINGERING,
+    PAUSE,
+    READY,
+    RESULT,
+    RESUME,
+    TRANSITIONS,
+)
+from broker.web.http.timeouts import Timeout, Times
+from broker.web.net.transport import peer_is_gone, unsent_bytes, writer_for
+
+__all__ = ["HttpChannel", "HttpSite", "Times"]
 
 log = Logger()
 
 PARSE_BYTES = 8192  # bytes parsed at once: bounds how far a pipeline overshoots
 MAX_PIPELINED = 16  # requests queued behind the one being answered; beyond, nothing more is parsed
 MAX_UNPARSED_BYTES = 65536  # of queued bodies, or sent before an upgrade is answered; beyond, reading is paused
-HALF_CLOSED_CHECK = 1.0  # seconds between two checks whether a half-closed client is still there
-
-
-@attrs.frozen
-class Times:
-    """How long a client may take, in seconds.
-
-    Attributes:
-        silent: before the first byte of a new connection.
-        head: from a request's first byte to the end of its header.
-        body: from the end of the header to the end of the body.
-        idle: between two requests; twice that may pass.
-        stalled: for reading an answer that does not fit into the socket's buffer.
-        linger: for reading a refusal while still sending.
-        half_closed: for the answer to be ready, once it has shut down its side.
-    """
-
-    silent: float = 10.0
-    head: float = 10.0
-    body: float = 60.0
-    idle: float = 30.0
-    stalled: float = 60.0
-    linger: float = 2.0
-    half_closed: float = 60.0
-
-
-class Timeout(Enum):
-    """Which of the :class:`Times` is running."""
-
-    SILENT = "silent"
-    HEAD = "head"
-    BODY = "body"
-    IDLE = "idle"
-    STALLED = "stalled"
-    LINGER = "linger"
-    HALF_CLOSED = "half_closed"
-
-
-class State(IntEnum):
-    """What a channel is doing with the answers; what the client sends is in ``RequestParser.phase``.
-
-    Integers, because a table of other enums is looked up more slowly.
-    """
-
-    READY = 0  # the next request is answered at once
-    ANSWERING = 1  # an answer is awaited; requests are queued
-    BLOCKED = 2  # the client does not read what was sent; requests are queued
-    ANSWERING_BLOCKED = 3  # both
-    FLUSHING = 4  # the last answer is written; the connection closes when it is sent
-    LINGERING = 5  # the last answer is written and the write side shut down; input is discarded
-    CLOSED = 6  # the connection is lost, or belongs to another protocol
-
-
-class Event(IntEnum):
-    """What changes the state of a channel."""
-
-    AWAIT = 0  # an answer is not ready at once
-    RESULT = 1  # what it awaited is there
-    PAUSE = 2  # the transport's buffer is full
-    RESUME = 3  # it is empty again
-    CLOSE = 4  # an answer was the last, or there is no request and none may follow
-    LINGER = 5  # the last answer was written while the client may still be sending
-    DETACH = 6  # the connection is lost, or was handed over
-
-
-READY, ANSWERING, BLOCKED, ANSWERING_BLOCKED, FLUSHING, LINGERING, CLOSED = State
-AWAIT, RESULT, PAUSE, RESUME, CLOSE, LINGER, DETACH = Event
-
-TRANSITIONS: dict[tuple[State, Event], State] = {
-    (READY, AWAIT): ANSWERING,
-    (READY, PAUSE): BLOCKED,
-    (READY, RESUME): READY,
-    (READY, CLOSE): FLUSHING,
-    (READY, LINGER): LINGERING,
-    (READY, DETACH): CLOSED,
-    (ANSWERING, RESULT): READY,
-    (ANSWERING, PAUSE): ANSWERING_BLOCKED,
-    (ANSWERING, RESUME): ANSWERING,
-    (ANSWERING, DETACH): CLOSED,
-    (BLOCKED, AWAIT): ANSWERING_BLOCKED,  # an answer that awaits twice
-    (BLOCKED, PAUSE): BLOCKED,
-    (BLOCKED, RESUME): READY,
-    (BLOCKED, CLOSE): FLUSHING,
-    (BLOCKED, LINGER): LINGERING,
-    (BLOCKED, DETACH): CLOSED,
-    (ANSWERING_BLOCKED, RESULT): BLOCKED,
-    (ANSWERING_BLOCKED, PAUSE): ANSWERING_BLOCKED,
-    (ANSWERING_BLOCKED, RESUME): ANSWERING,
-    (ANSWERING_BLOCKED, DETACH): CLOSED,
-    (FLUSHING, DETACH): CLOSED,
-    (LINGERING, DETACH): CLOSED,
-    # An answer may ignore that it was cancelled.
-    (CLOSED, AWAIT): CLOSED,
-    (CLOSED, RESULT): CLOSED,
-}
-IS_ANSWERING = frozenset((ANSWERING, ANSWERING_BLOCKED))
-IS_ENDING = frozenset((FLUSHING, LINGERING, CLOSED))  # nothing is parsed or answered any more
 
 
 class HttpSite(typing.Protocol):
@@ -185,11 +106,11 @@ class HttpChannel(Protocol):
         self._keep_alive = True
         self._reading = True
         self._served = 0
-        self._mark = 0
         self._timeout: Timeout | None = None
         self._timed_phase: Phase | None = None
-        self._bucket = 0.0
-        self._checks = 0  # left until a half-closed client has had its time
+        self._mark: object = None  # how far the client had come at the last check
+        self._bucket = 0.0  # of the deadlines
+        self._checks = 0  # without progress until the limit has passed
 
     # IProtocol
 
@@ -275,34 +196,54 @@ class HttpChannel(Protocol):
         self.transport.abortConnection()
 
     def expired(self) -> None:
-        """The timeout that is running has expired: enforce it, or restart it if it no longer applies."""
-        timeout, self._timeout = self._timeout, None
-        parser = self._parser
-        if timeout is Timeout.STALLED or timeout is Timeout.LINGER:
+        """A check of the running time limit is due: enforce it, or schedule the next check."""
+        timeout, transport = self._timeout, self.transport
+        self._timeout = None
+        if self._state is LINGERING and not unsent_bytes(transport):
+            self.abort()  # the client has got the refusal
+        elif timeout is Timeout.HALF_CLOSED and peer_is_gone(transport):
+            # Nothing is read from it any more, so that the reactor does not report a reset.
             self.abort()
-        elif timeout is Timeout.HALF_CLOSED:
-            self._check_half_closed()
-        elif self._state in IS_ANSWERING or parser.arrived or self._mark != parser.begun + self._served:
-            # Cheaper than a new deadline for each request: checked only when it expires.
-            self._update_timeout()
-        elif parser.phase is Phase.IDLE:
+        elif timeout is not None and self._is_over(timeout):
+            self._enforce(timeout)
+
+    def _is_over(self, timeout: Timeout) -> bool:
+        """Return whether the limit has passed without progress; if not, schedule the next check."""
+        checks, delay = self._site.times.checks[timeout]
+        progress = self._progress(timeout)
+        if progress != self._mark:
+            self._mark, self._checks = progress, checks
+        else:
+            self._checks -= 1
+        if self._checks <= 0:
+            return True
+        self._timeout = timeout
+        self._bucket = self._site.deadlines.add(self, delay)
+        return False
+
+    def _progress(self, timeout: Timeout) -> object:
+        """Return a value that differs from the last one when *timeout* is to begin anew."""
+        parser = self._parser
+        if timeout is Timeout.STALLED:
+            return unsent_bytes(self.transport)
+        if timeout is not Timeout.HALF_CLOSED and (self._state in IS_ANSWERING or parser.arrived):
+            return object()  # it is for us to act, not for the client
+        if timeout is Timeout.BODY:
+            return parser.begun + self._served, parser.body_bytes
+        # Cheaper than a new deadline for each request.
+        return parser.begun + self._served
+
+    def _enforce(self, timeout: Timeout) -> None:
+        """End what has taken too long."""
+        if timeout is Timeout.LINGER:
+            self._set_timeout(Timeout.STALLED)  # a client that reads may go on
+        elif timeout is Timeout.STALLED or timeout is Timeout.HALF_CLOSED:
+            self.abort()
+        elif self._parser.phase is Phase.IDLE:
             self._close(lingering=False)
         else:
-            parser.time_out()
+            self._parser.time_out()
             self._process_requests()
-
-    def _check_half_closed(self) -> None:
-        """Drop the connection if the client is gone, or its answer takes too long; else check again."""
-        if self._mark != self._parser.begun + self._served:
-            self._update_timeout()  # another answer is awaited by now
-            return
-        self._checks -= 1
-        # Nothing is read from it any more, so that the reactor does not tell of a reset.
-        if self._checks <= 0 or peer_is_gone(self.transport):
-            self.abort()
-        else:
-            self._timeout = Timeout.HALF_CLOSED
-            self._bucket = self._site.deadlines.add(self, HALF_CLOSED_CHECK)
 
     # In.
 
@@ -476,17 +417,14 @@ class HttpChannel(Protocol):
             self._set_timeout(timeout)
 
     def _set_timeout(self, timeout: Timeout | None) -> None:
-        deadlines = self._site.deadlines
+        site = self._site
         if self._timeout is not None:
-            deadlines.drop(self, self._bucket)
+            site.deadlines.drop(self, self._bucket)
         self._timeout = timeout
-        self._mark = self._parser.begun + self._served
         if timeout is not None:
-            delay = getattr(self._site.times, timeout.value)
-            if timeout is Timeout.HALF_CLOSED:
-                self._checks = math.ceil(delay / HALF_CLOSED_CHECK)
-                delay = HALF_CLOSED_CHECK
-            self._bucket = deadlines.add(self, delay)
+            self._mark = self._progress(timeout)
+            self._checks, delay = site.times.checks[timeout]
+            self._bucket = site.deadlines.add(self, delay)
 
 
 TIMEOUT_OF_PHASE = {

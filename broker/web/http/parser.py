@@ -86,6 +86,7 @@ class RequestParser:
         arrived: requests and refusals that are to be answered.
         phase: where in a message the stream is.
         begun: how many messages have begun.
+        body_bytes: how many bytes of the last message's body have come.
         expects: whether the client waits for "100 Continue" before its body.
         rest: what followed a WebSocket handshake.
     """
@@ -95,6 +96,7 @@ class RequestParser:
         self.phase = IDLE
         self.begun = 0
         self.expects = False
+        self.body_bytes = 0
         self.rest = b""
         self._upgrading = False
         self._limits = limits
@@ -183,7 +185,7 @@ class RequestParser:
         self._headers: dict[str, str] = {}
         self._repeated = 0
         self._body = b""
-        self._size = 0
+        self.body_bytes = 0
         self._pieces: bytearray | None = None
         self._request = None
 
@@ -240,8 +242,8 @@ class RequestParser:
         self._delivered = True
         self._undelivered = 0
         self.expects = False
-        self._size += len(piece)
-        if self._size > self._limits.body_bytes:
+        self.body_bytes += len(piece)
+        if self.body_bytes > self._limits.body_bytes:
             raise RequestError(413, f"The body is over {self._limits.body_bytes} bytes.")
         if not self._body:
             self._body = piece

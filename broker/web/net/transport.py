@@ -16,9 +16,11 @@ ones and :func:`writer_for` gives their ``write``: slower, otherwise the same.
 
 from __future__ import annotations
 
+import fcntl
 import select
 import socket
 import sys
+import termios
 from collections.abc import Callable
 from typing import Any
 
@@ -269,6 +271,25 @@ def peer_is_gone(transport: Any) -> bool:
     poll = select.poll()
     poll.register(handle, 0)  # errors and hang-ups are always reported
     return bool(poll.poll(0))
+
+
+def unsent_bytes(transport: Any) -> int:
+    """Return how many bytes written to *transport* its peer has not received; 0 where that is not known.
+
+    Over TCP the peer's kernel has received what it has acknowledged.  Where the kernel
+    does not tell, what it was given counts as received.
+    """
+    below = _of_socket(transport)
+    waiting: int = len(getattr(below, "dataBuffer", b"")) - getattr(below, "offset", 0)
+    waiting += getattr(below, "_tempDataLen", 0)
+    handle = getattr(below, "socket", None)
+    if handle is None:
+        return waiting
+    try:
+        queued = fcntl.ioctl(handle, termios.TIOCOUTQ, bytes(4))
+    except OSError:
+        return waiting
+    return waiting + int.from_bytes(queued, sys.byteorder)
 
 
 def _of_socket(transport: Any) -> Any:

@@ -11,7 +11,8 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from broker.messages import HttpRequest, Response
 from broker.web.http import channel as channels
-from broker.web.http.channel import TRANSITIONS, Event, HttpChannel, State
+from broker.web.http.channel import HttpChannel
+from broker.web.http.states import IS_ENDING, TRANSITIONS, Event, State
 from tests.web.http.fake_site import GET, FakeSite, get
 from tests.web.wire import Wire
 
@@ -137,5 +138,5 @@ def test_every_state_is_reached_and_left_for_closed_only(state: State) -> None:
     assert state is State.READY or state in {to for (start, _), to in TRANSITIONS.items() if start is not state}
     ends = {to for (start, _), to in TRANSITIONS.items() if start is state}
     assert State.CLOSED in ends
-    if state in channels.IS_ENDING:
+    if state in IS_ENDING:
         assert ends == {State.CLOSED}

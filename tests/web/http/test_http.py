@@ -435,15 +435,6 @@ def test_a_slow_header_is_refused(site: FakeSite, wire: Wire) -> None:
     assert wire.half_closed
 
 
-def test_a_slow_body_is_refused(site: FakeSite, wire: Wire) -> None:
-    wire.say(post(b"x" * 1000)[:100])
-    site.clock.pump([1.0] * 18)
-    wire.say(b"x")
-    site.clock.pump([1.0] * 4)
-    assert [heard.status for heard in wire.heard()] == [408]
-    assert wire.half_closed
-
-
 def test_a_silent_new_connection_is_closed_without_a_word(site: FakeSite, wire: Wire) -> None:
     site.clock.pump([1.0] * 11)
     assert wire.lost
