@@ -103,7 +103,7 @@ class HttpChannel(Protocol):
         self._state = READY
         self._pending: Deferred[Any] | None = None  # what the answer under way awaits
         self._unparsed = b""  # received, to be parsed when the queue has room
-        self._keep_alive = True
+        self._keep_alive = site.times.advertised  # seconds, or 0 when the next answer is the last
         self._reading = True
         self._served = 0
         self._timeout: Timeout | None = None
@@ -160,7 +160,7 @@ class HttpChannel(Protocol):
             if parser.arrived:
                 parser.arrived[-1].keep_alive = False
             else:
-                self._keep_alive = False
+                self._keep_alive = 0
             self._process_requests()
 
     def writeConnectionLost(self) -> None:
@@ -186,7 +186,7 @@ class HttpChannel(Protocol):
 
     def finish(self) -> None:
         """Close after the answer under way, or now when there is none."""
-        self._keep_alive = False
+        self._keep_alive = 0
         parser = self._parser
         if self._state in (READY, BLOCKED) and not parser.arrived and parser.phase is Phase.IDLE:
             self._close(lingering=False)
@@ -367,13 +367,13 @@ class HttpChannel(Protocol):
         id, head = (request.id, request.method == "HEAD") if request is not None else (request_id(), False)
         date = self._site.dates.line()
         try:
-            keep_alive = arrival.keep_alive and self._keep_alive and not response.close
+            keep_alive = arrival.keep_alive and not response.close and self._keep_alive
             wire = render(response, id, head, keep_alive, date)
         except Exception:
             # The body is not logged: it may be confidential.
             path = request.path if request is not None else ""
             log.failure("the answer to {path} can not be rendered", path=path, req_id=id)
-            response, keep_alive = self._site.refusal(500, "Internal error.", None), False
+            response, keep_alive = self._site.refusal(500, "Internal error.", None), 0
             wire = render(response, id, head, keep_alive, date)
         self._served += 1
         self._write(wire)

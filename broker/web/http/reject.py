@@ -42,7 +42,7 @@ class RejectProtocol(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Send the refusal and close."""
         refusal, date = self._refusal, self._dates.line()
-        self.transport.write(render(refusal, request_id(), False, False, date))
+        self.transport.write(render(refusal, request_id(), False, 0, date))
         self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

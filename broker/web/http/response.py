@@ -11,9 +11,6 @@ from twisted.internet.interfaces import IReactorTime
 
 from broker.messages import Response
 
-# What is told to the client; the channel really waits longer, so that a request
-# sent at the last moment does not meet a closing connection.
-ADVERTISED_KEEP_ALIVE = 5  # seconds
 # Set by the channel alone; dropped from what a dialect adds.
 OWN_HEADERS = frozenset(("connection", "content-length", "date", "keep-alive", "transfer-encoding", "x-request-id"))
 UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]+")
@@ -38,14 +35,14 @@ class Dates:
         return self._line
 
 
-def render(response: Response, request_id: str, head: bool, keep_alive: bool, date: bytes) -> bytes:
+def render(response: Response, request_id: str, head: bool, keep_alive: int, date: bytes) -> bytes:
     """Return *response* as bytes of HTTP/1.1.
 
     Args:
         response: status, header fields and body.
         request_id: goes into ``X-Request-Id`` unless the response is plain.
         head: whether it answers a HEAD: then Content-Length is sent and the body is not.
-        keep_alive: whether the connection stays open.
+        keep_alive: for how many seconds the client is told that the connection stays open; 0 closes it.
         date: the line of :class:`Dates`.
     """
     status, body = response.status, response.body
@@ -61,12 +58,12 @@ def render(response: Response, request_id: str, head: bool, keep_alive: bool, da
 
 
 @lru_cache(maxsize=512)
-def _head_start(status: int, reason: str, content_type: str, keep_alive: bool) -> bytes:
+def _head_start(status: int, reason: str, content_type: str, keep_alive: int) -> bytes:
     lines = [f"HTTP/1.1 {status} {_safe(reason or REASONS.get(status, 'Unknown'))}"]
     if content_type and status >= 200 and status not in (204, 304):
         lines.append(f"Content-Type: {_safe(content_type)}")
     if keep_alive:
-        lines += ["Connection: keep-alive", f"Keep-Alive: timeout={ADVERTISED_KEEP_ALIVE}"]
+        lines += ["Connection: keep-alive", f"Keep-Alive: timeout={keep_alive}"]
     else:
         lines.append("Connection: close")
     return ("\r\n".join(lines) + "\r\n").encode("latin-1", "replace")

@@ -7,6 +7,9 @@ from enum import IntEnum
 
 import attrs
 
+# Far less than the connection really stays open, so that a request that is sent at the last
+# moment does not meet a closing connection.
+MAX_ADVERTISED = 5  # seconds
 CHECKS = 4  # for progress, within one limit of that kind
 HALF_CLOSED_CHECK = 1.0  # seconds between two checks whether a half-closed client is still there
 
@@ -44,12 +47,18 @@ class Times:
     silent: float = 10.0
     head: float = 10.0
     body: float = 60.0
-    idle: float = 30.0
+    idle: float = 75.0
     stalled: float = 60.0
     linger: float = 2.0
     half_closed: float = 60.0
+    advertised: int = attrs.field(init=False, eq=False)
+    """What a client is told of *idle*, in whole seconds."""
     checks: tuple[tuple[int, float], ...] = attrs.field(init=False, eq=False, repr=False)
     """For each Timeout the number of checks, and the seconds before each."""
+
+    @advertised.default
+    def _advertised(self) -> int:
+        return max(1, int(min(MAX_ADVERTISED, self.idle / 2)))
 
     @checks.default
     def _checks(self) -> tuple[tuple[int, float], ...]:

@@ -138,7 +138,7 @@ def test_a_dialect_does_not_decide_the_framing(site: FakeSite, wire: Wire) -> No
 
 
 def test_characters_beyond_latin_1_are_replaced() -> None:
-    wire = render(Response(headers=(("X", "é€"),)), "id", False, True, b"")
+    wire = render(Response(headers=(("X", "é€"),)), "id", False, 5, b"")
     assert b"X: \xe9?\r\n" in wire
 
 

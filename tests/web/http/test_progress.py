@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 
 import pytest
 import pytest_twisted
@@ -189,6 +190,26 @@ def test_an_idle_connection_is_closed_soon_after_its_limit(site: FakeSite, wire:
     assert not wire.lost
     site.clock.pump([1.0] * 10)
     assert wire.lost
+
+
+@pytest.mark.parametrize(("idle", "advertised"), [(75.0, "5"), (9.0, "4"), (1.0, "1"), (inf, "5")])
+def test_less_than_the_idle_limit_is_advertised(site: FakeSite, idle: float, advertised: str) -> None:
+    site.times = Times(idle=idle)
+    wire = Wire(HttpChannel(site, ""))
+    assert wire.say(GET)[0].headers["keep-alive"] == f"timeout={advertised}"
+    wire.lose()
+
+
+def test_no_limit_is_no_limit(site: FakeSite) -> None:
+    site.times = Times(idle=inf, body=inf)
+    idle, standing = Wire(HttpChannel(site, "")), Wire(HttpChannel(site, ""))
+    idle.say(GET)
+    standing.say(post(b"x" * 10)[:-1])
+    site.clock.pump([100.0] * 100)
+    assert (idle.lost, standing.lost) == (False, False)
+    assert [heard.status for heard in standing.say(b"x")] == [200]
+    idle.lose()
+    standing.lose()
 
 
 def test_a_body_in_drips_costs_little_more_than_its_bytes(site: FakeSite) -> None:
