@@ -417,6 +417,14 @@ def test_a_client_is_told_to_go_on_after_the_answers_before(site: FakeSite, wire
     assert [heard.status for heard in wire.heard()] == [200, 100]
 
 
+@pytest.mark.parametrize("expectation", ["100-continue", "a-miracle"])
+def test_what_an_old_client_expects_is_ignored(site: FakeSite, wire: Wire, expectation: str) -> None:
+    head = f"POST /p HTTP/1.0\r\nContent-Length: 5\r\nExpect: {expectation}\r\n\r\n"
+    assert wire.say(head.encode()) == []
+    assert [heard.status for heard in wire.say(b"hello")] == [200]
+    assert site.requests[0].body == b"hello"
+
+
 def test_a_client_with_too_much_to_send_is_not_told_to_go_on(site: FakeSite, wire: Wire) -> None:
     head = get("/p", "Content-Length: 5000", "Expect: 100-continue", method="POST")
     assert [heard.status for heard in wire.say(head)] == [413]

@@ -300,6 +300,20 @@ def test_a_producer_is_paused_once_and_resumed_when_all_is_gone() -> None:
     assert pusher.told == ["pause", "resume", "stop"]
 
 
+@pytest.mark.parametrize("room", [0, 10])
+def test_a_producer_is_paused_by_the_first_send_that_is_too_short(room: int) -> None:
+    machine = Machine()
+    transport, sock, _ = machine.connect(room=room)
+    pusher = Pusher()
+    transport.registerProducer(pusher, True)
+    transport.send_frame(b"a" * 1_000_000)
+    assert pusher.told == ["pause"]
+    sock.room = 1 << 30
+    while machine.reactor.writers:
+        machine.reactor.writable(transport)
+    assert pusher.told == ["pause", "resume"]
+
+
 def test_a_producer_that_the_kernel_keeps_up_with_is_not_paused() -> None:
     machine = Machine()
     transport, _, _ = machine.connect()
