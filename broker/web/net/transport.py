@@ -185,7 +185,11 @@ class FrameReactor:
     ) -> IListeningPort:
         """Listen with TLS; this is what ``ssl:`` endpoints call."""
         backlog = max(backlog, self._backlog)
-        return with_nodelay(self._reactor.listenSSL(port, factory, contextFactory, backlog, interface))
+        from broker.web.net.tls import make_half_closeable  # OpenSSL is loaded where it is used only
+
+        listening = self._reactor.listenSSL(port, factory, contextFactory, backlog, interface)
+        make_half_closeable(listening.factory)
+        return with_nodelay(listening)
 
     def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: IProtocolFactory) -> IListeningPort:
         """Listen on an inherited socket; ``systemd:`` endpoints call this."""

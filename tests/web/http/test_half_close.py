@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import attrs
 import pytest
 import pytest_twisted
+import trustme
 from twisted.internet import reactor
+from twisted.internet.endpoints import clientFromString, connectProtocol, wrapClientTLS
+from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFromCertificates
 
 from broker.messages import Response
 from broker.web.http.channel import HttpChannel, Times
 from broker.web.net.transport import peer_is_gone
 from tests.support.eventually import TIMEOUT, eventually
 from tests.web.http.fake_site import GET, UPGRADE, FakeSite, get, post
+from tests.web.sockets import OLD_OPENSSL_OBJECTS
+from tests.web.test_port import UPGRADE as WS_UPGRADE
 from tests.web.test_port import Client, Served, request, serve
 from tests.web.wire import Wire, read_all
 
@@ -183,3 +190,77 @@ async def test_a_unix_socket_tells_a_client_that_is_gone_at_once(short_path: Pat
     await served.dialect.cancelled.addTimeout(TIMEOUT, reactor)
     await port.stopListening()
     await served.site.drain(TIMEOUT)
+
+
+# Over TLS: a close_notify ends one direction.
+
+
+@attrs.define(eq=False)
+class Secure(Served):
+    """A server whose clients connect over TLS."""
+
+    trust: Any
+
+    async def connect(self, receive_buffer: int = 0) -> Client:
+        return await connectProtocol(wrapClientTLS(self.trust, clientFromString(reactor, self.endpoint)), Client())
+
+
+@pytest_twisted.async_yield_fixture
+async def secure(short_path: Path) -> AsyncIterator[Secure]:
+    authority = trustme.CA()
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(short_path / "pem")
+    served, port = await serve(f"ssl:0:interface=127.0.0.1:privateKey={short_path}/pem:certKey={short_path}/pem")
+    trusted = trustRootFromCertificates([Certificate.loadPEM(authority.cert_pem.bytes())])
+    trust = optionsForClientTLS("localhost", trusted)
+    yield Secure(served.site, served.dialect, served.endpoint, served.url, trust)
+    await port.stopListening()
+    await served.site.drain(TIMEOUT)
+    assert all(peer.closed == 1 for peer in served.dialect.peers)
+
+
+async def notified(served: Served, *requests: bytes) -> Client:
+    """Return a client that has sent *requests* and a close_notify."""
+    client = await served.connect()
+    await eventually(lambda: client.transport._handshakeDone)
+    client.transport.write(b"".join(requests))
+    client.transport._aggregator.flush()
+    client.transport._tlsConnection.shutdown()
+    client.transport._flushSendBIO()
+    return client
+
+
+@OLD_OPENSSL_OBJECTS
+@pytest_twisted.ensureDeferred
+async def test_requests_before_a_close_notify_are_answered(secure: Served) -> None:
+    client = await notified(secure, request("/echo?1"), request("/wait"), request("/echo?2"))
+    await eventually(lambda: secure.dialect.waiting)
+    reactor.callLater(0.05, secure.dialect.waiting[0].callback, Response(body=b"event"))
+    assert await answers(client) == [(200, b"1"), (200, b"event"), (200, b"2")]
+
+
+@OLD_OPENSSL_OBJECTS
+@pytest_twisted.ensureDeferred
+async def test_a_long_answer_is_sent_after_a_close_notify(secure: Served) -> None:
+    client = await notified(secure, request("/wait"), request(f"/much?{8 << 20}"))
+    client.counting = True
+    await eventually(lambda: secure.dialect.waiting)
+    reactor.callLater(0.05, secure.dialect.waiting[0].callback, Response())
+    await client.until(lambda: client.lost)
+    assert client.counted > 8 << 20
+
+
+@OLD_OPENSSL_OBJECTS
+@pytest_twisted.ensureDeferred
+async def test_a_connection_that_is_closed_behind_a_close_notify_cancels_its_request(secure: Served) -> None:
+    client = await notified(secure, request("/wait"))
+    await eventually(lambda: secure.dialect.waiting)
+    client.transport.transport.loseConnection()
+    await secure.dialect.cancelled.addTimeout(TIMEOUT, reactor)
+
+
+@OLD_OPENSSL_OBJECTS
+@pytest_twisted.ensureDeferred
+async def test_a_websocket_ends_with_a_close_notify(secure: Served) -> None:
+    client = await notified(secure, request("/ws", *WS_UPGRADE))
+    await client.until(lambda: client.lost)
+    assert not secure.site._upgrader.links
