@@ -42,16 +42,12 @@ from broker.web.http.states import (
     RESUME,
     TRANSITIONS,
 )
-from broker.web.http.timeouts import Timeout, Times
+from broker.web.http.timeouts import STALLED, Timeout, Times
 from broker.web.net.transport import peer_is_gone, unsent_bytes, writer_for
 
 __all__ = ["HttpChannel", "HttpSite", "Times"]
 
 log = Logger()
-
-PARSE_BYTES = 8192  # bytes parsed at once: bounds how far a pipeline overshoots
-MAX_PIPELINED = 16  # requests queued behind the one being answered; beyond, nothing more is parsed
-MAX_UNPARSED_BYTES = 65536  # of queued bodies, or sent before an upgrade is answered; beyond, reading is paused
 
 
 class HttpSite(typing.Protocol):
@@ -102,7 +98,6 @@ class HttpChannel(Protocol):
         self._site = site
         self._state = READY
         self._pending: Deferred[Any] | None = None  # what the answer under way awaits
-        self._unparsed = b""  # received, to be parsed when the queue has room
         self._keep_alive = site.times.advertised  # seconds, or 0 when the next answer is the last
         self._reading = True
         self._served = 0
@@ -126,7 +121,7 @@ class HttpChannel(Protocol):
         """Parse *data* and answer the requests it completes; the transport coalesces the answers."""
         if self._state in IS_ENDING:
             return
-        self._parse(data)
+        self._parser.receive(data)
         self._process_requests()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -139,18 +134,11 @@ class HttpChannel(Protocol):
     # IHalfCloseableProtocol
 
     def readConnectionLost(self) -> None:
-        """Answer what the client has asked before it shut down its side, then close.
-
-        RFC 9112, 9.6: "A client that sends a "close" connection option MUST NOT send further requests
-        on that connection": one that half-closes says the same by TCP.
-        """
+        """Answer what the client asked before it shut down its side, then close."""
         if self._state in IS_ENDING:
             self.transport.loseConnection()
             return
         parser = self._parser
-        if self._unparsed:  # bounded by what a transport delivers after it was paused
-            unparsed, self._unparsed = self._unparsed, b""
-            parser.feed(unparsed)
         parser.end()
         if not parser.arrived and self._state not in IS_ANSWERING:
             self._close(lingering=False)
@@ -224,20 +212,18 @@ class HttpChannel(Protocol):
     def _progress(self, timeout: Timeout) -> object:
         """Return a value that differs from the last one when *timeout* is to begin anew."""
         parser = self._parser
-        if timeout is Timeout.STALLED:
+        if timeout is STALLED:
             return unsent_bytes(self.transport)
         if timeout is not Timeout.HALF_CLOSED and (self._state in IS_ANSWERING or parser.arrived):
             return object()  # it is for us to act, not for the client
-        if timeout is Timeout.BODY:
-            return parser.begun + self._served, parser.body_bytes
         # Cheaper than a new deadline for each request.
-        return parser.begun + self._served
+        return parser.begun + self._served + parser.body_bytes
 
     def _enforce(self, timeout: Timeout) -> None:
         """End what has taken too long."""
         if timeout is Timeout.LINGER:
-            self._set_timeout(Timeout.STALLED)  # a client that reads may go on
-        elif timeout is Timeout.STALLED or timeout is Timeout.HALF_CLOSED:
+            self._set_timeout(STALLED)  # a client that reads may go on
+        elif timeout is STALLED or timeout is Timeout.HALF_CLOSED:
             self.abort()
         elif self._parser.phase is Phase.IDLE:
             self._close(lingering=False)
@@ -245,22 +231,7 @@ class HttpChannel(Protocol):
             self._parser.time_out()
             self._process_requests()
 
-    # In.
-
-    def _parse(self, data: bytes) -> None:
-        """Parse *data*, or keep it unparsed while the queue is full."""
-        parser = self._parser
-        if self._unparsed:
-            self._unparsed += data
-        elif len(data) <= PARSE_BYTES and not self._queue_full():
-            parser.feed(data)
-        else:
-            view = memoryview(data)
-            for start in range(0, len(data), PARSE_BYTES):
-                if self._queue_full():
-                    self._unparsed = bytes(view[start:])
-                    break
-                parser.feed(view[start : start + PARSE_BYTES])
+    # Requests
 
     def _process_requests(self) -> None:
         """Answer the queued requests until one has to wait or the client stops reading."""
@@ -269,9 +240,8 @@ class HttpChannel(Protocol):
         while self._state is READY:
             if arrived:
                 self._handle(arrived.popleft())
-            elif self._unparsed:
-                unparsed, self._unparsed = self._unparsed, b""
-                self._parse(unparsed)
+            elif parser.unparsed:
+                parser.receive_more()
             else:
                 break
         if self._state in IS_ENDING:
@@ -279,20 +249,10 @@ class HttpChannel(Protocol):
         if parser.expects and not arrived and self._state not in IS_ANSWERING:
             parser.expects = False
             self._write(CONTINUE)
-        if arrived or self._unparsed or not self._reading:
-            self._set_reading(not self._unparsed and not self._queue_full() and len(parser.rest) < MAX_UNPARSED_BYTES)
+        if arrived or parser.unparsed or not self._reading:
+            self._set_reading(parser.has_room())
         if parser.phase is not self._timed_phase:
             self._update_timeout()
-
-    def _queue_full(self) -> bool:
-        """Whether enough requests or bytes of bodies are queued."""
-        arrived = self._parser.arrived
-        if not arrived:
-            return False
-        return (
-            len(arrived) >= MAX_PIPELINED
-            or sum(len(one.request.body) for one in arrived if one.request) > MAX_UNPARSED_BYTES
-        )
 
     def _set_reading(self, reading: bool) -> None:
         if reading is not self._reading:
@@ -302,7 +262,7 @@ class HttpChannel(Protocol):
             else:
                 self.transport.pauseProducing()
 
-    # Out.
+    # Responses
 
     def _handle(self, arrival: Arrival) -> None:
         site, request = self._site, arrival.request
@@ -345,7 +305,7 @@ class HttpChannel(Protocol):
         if self._parser.phase is Phase.ENDED:
             self._respond(self._site.refusal(400, "A WebSocket needs a client that sends.", request), arrival)
             return
-        rest = self._parser.rest + self._unparsed
+        rest = self._parser.rest + self._parser.unparsed
         self._set_reading(True)
         self._set_timeout(None)
         refusal = self._site.upgrade(request, self, rest)
@@ -390,39 +350,38 @@ class HttpChannel(Protocol):
         lingering = lingering and not self.secure and self._parser.phase is not Phase.ENDED
         self._state = TRANSITIONS[self._state, LINGER if lingering else CLOSE]
         self._parser.close()
-        self._unparsed = b""
         self.transport.unregisterProducer()
         self._set_reading(True)
         if lingering:
             self._set_timeout(Timeout.LINGER)
             self.transport.loseWriteConnection()
         else:
-            self._set_timeout(Timeout.STALLED)
+            self._set_timeout(STALLED)
             self.transport.loseConnection()
 
     def _detach(self) -> None:
         self._state = TRANSITIONS[self._state, DETACH]
         self._parser.close()
-        self._unparsed = b""
         self._set_timeout(None)
 
-    # Time.
+    # Time limits
 
     def _update_timeout(self) -> None:
         """Start the timeout that applies now, unless it is running already."""
         self._timed_phase = self._parser.phase
         blocked = self._state is BLOCKED or self._state is ANSWERING_BLOCKED
-        timeout = Timeout.STALLED if blocked else TIMEOUT_OF_PHASE[self._timed_phase]
+        timeout = STALLED if blocked else TIMEOUT_OF_PHASE[self._timed_phase]
         if timeout is not self._timeout:
             self._set_timeout(timeout)
 
     def _set_timeout(self, timeout: Timeout | None) -> None:
-        site = self._site
+        site, parser = self._site, self._parser
         if self._timeout is not None:
             site.deadlines.drop(self, self._bucket)
         self._timeout = timeout
         if timeout is not None:
-            self._mark = self._progress(timeout)
+            blocked = timeout is STALLED
+            self._mark = unsent_bytes(self.transport) if blocked else parser.begun + self._served + parser.body_bytes
             self._checks, delay = site.times.checks[timeout]
             self._bucket = site.deadlines.add(self, delay)
 

@@ -9,7 +9,7 @@ public server should not is refused here.
 from __future__ import annotations
 
 from collections import deque
-from enum import Enum
+from enum import IntEnum
 from typing import Any
 
 import attrs
@@ -29,6 +29,10 @@ from broker.web.http.head import (
     without_upgrade,
 )
 
+PARSE_BYTES = 8192  # bytes parsed at once: bounds how far a pipeline overshoots
+MAX_PIPELINED = 16  # requests queued behind the one being answered; beyond, nothing more is parsed
+MAX_UNPARSED_BYTES = 65536  # of queued bodies, or sent before an upgrade is answered; beyond, there is no room
+
 
 @attrs.frozen
 class Limits:
@@ -45,14 +49,14 @@ class Limits:
     body_bytes: int = (1 << 20) + 65536
 
 
-class Phase(Enum):
+class Phase(IntEnum):
     """Where in a message the stream is."""
 
-    IDLE = "between messages"
-    HEAD = "in the request line or the header"
-    BODY = "in the body"
-    CLOSED = "no further request will be read"
-    ENDED = "the client has shut down its side"
+    IDLE = 0  # between messages
+    HEAD = 1  # in the request line or the header
+    BODY = 2
+    CLOSED = 3  # no further request will be read
+    ENDED = 4  # the client has shut down its side
 
 
 # Looking a member up in its class costs more than what is done with it here.
@@ -89,6 +93,7 @@ class RequestParser:
         body_bytes: how many bytes of the last message's body have come.
         expects: whether the client waits for "100 Continue" before its body.
         rest: what followed a WebSocket handshake.
+        unparsed: what was received while the queue was full.
     """
 
     def __init__(self, limits: Limits, address: str = "", secure: bool = False) -> None:
@@ -98,6 +103,7 @@ class RequestParser:
         self.expects = False
         self.body_bytes = 0
         self.rest = b""
+        self.unparsed = b""
         self._upgrading = False
         self._limits = limits
         self._address = address
@@ -108,6 +114,37 @@ class RequestParser:
         self._replay = b""
         self._request: HttpRequest | None = None
         self._keep_alive = False
+
+    def receive(self, data: bytes) -> None:
+        """Parse *data*, or keep it unparsed while the queue is full."""
+        if self.unparsed:
+            self.unparsed += data
+        elif len(data) <= PARSE_BYTES and not self._is_full():
+            self.feed(data)
+        else:
+            view = memoryview(data)
+            for start in range(0, len(data), PARSE_BYTES):
+                if self._is_full():
+                    self.unparsed = bytes(view[start:])
+                    break
+                self.feed(view[start : start + PARSE_BYTES])
+
+    def receive_more(self) -> None:
+        """Parse what was kept, as far as there is room for it now."""
+        unparsed, self.unparsed = self.unparsed, b""
+        self.receive(unparsed)
+
+    def has_room(self) -> bool:
+        """Whether more may be received."""
+        return not self.unparsed and not self._is_full() and len(self.rest) < MAX_UNPARSED_BYTES
+
+    def _is_full(self) -> bool:
+        arrived = self.arrived
+        if not arrived:
+            return False
+        if len(arrived) >= MAX_PIPELINED:
+            return True
+        return sum(len(one.request.body) for one in arrived if one.request) > MAX_UNPARSED_BYTES
 
     def feed(self, data: bytes | memoryview) -> None:
         """Parse the next bytes of the stream; what they complete is appended to ``arrived``."""
@@ -143,11 +180,15 @@ class RequestParser:
     def close(self) -> None:
         """Parse nothing more, and drop llhttp's parser, which refers to this object."""
         self.phase = CLOSED
+        self.unparsed = b""
         self.arrived.clear()
         self._parser = None
 
     def end(self) -> None:
         """Note that the client sends nothing more; a message that has begun is refused with 400."""
+        unparsed, self.unparsed = self.unparsed, b""
+        if unparsed:  # bounded by what a transport delivers after it was paused
+            self.feed(unparsed)
         if self.phase is HEAD or self.phase is BODY:
             # RFC 9112, 8: "A server that receives an incomplete request message, usually due to a
             # canceled request or a triggered timeout exception, MAY send an error response prior

@@ -26,6 +26,9 @@ class Timeout(IntEnum):
     HALF_CLOSED = 6
 
 
+STALLED = Timeout.STALLED  # looking a member up in its class costs more than what is done with it
+
+
 @attrs.frozen
 class Times:
     """How long a client may take, in seconds.

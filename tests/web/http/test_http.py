@@ -10,8 +10,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent
 
 from broker.messages import HttpRequest, Response
-from broker.web.http.channel import MAX_PIPELINED, MAX_UNPARSED_BYTES, HttpChannel
-from broker.web.http.parser import Limits
+from broker.web.http.channel import HttpChannel
+from broker.web.http.parser import MAX_PIPELINED, MAX_UNPARSED_BYTES, Limits
 from broker.web.http.response import render
 from tests.support.logs import lines_of
 from tests.web.http.fake_site import GET, UPGRADE, FakeSite, get, post

@@ -218,6 +218,6 @@ def test_a_body_in_drips_costs_little_more_than_its_bytes(site: FakeSite) -> Non
     for _ in range(999):
         wire.server.dataReceived(b"x")
     assert len(wire.server._parser._pieces) == 999
-    assert wire.server._unparsed == b""
+    assert wire.server._parser.unparsed == b""
     assert read_all(wire.value()) == []
     wire.lose()
