@@ -159,6 +159,12 @@ class Settings:
         SECONDS, 60.0, "For how long after its deadline a call is remembered, to know a late answer."
     )
     request_idle_seconds: float = option(SECONDS, 60.0, "How long a streamed request lives without an answer.")
+    keepalive_seconds: float = option(
+        SECONDS, 75.0, "How long an HTTP connection stays open without a request; 0: without limit."
+    )
+    upload_stall_seconds: float = option(
+        SECONDS, 60.0, "How long the body of a request may stand still before it is refused with 408; 0: without limit."
+    )
     takeover_probe_seconds: float = option(
         SECONDS, 1.0, "How long the holder of a name may stay silent when another asks for it."
     )

@@ -92,7 +92,7 @@ class Dialect:
         self.secure.append(request.secure)
         if request.path == "/much":
             self.much += 1
-            return Response(body=bytes(1 << 20), content_type="application/octet-stream")
+            return Response(body=bytes(int(request.query or 1 << 20)), content_type="application/octet-stream")
         if request.path == "/wait":
             waiting: Deferred[Response] = Deferred(lambda _: self.cancelled.callback(None))
             self.waiting.append(waiting)
@@ -158,8 +158,12 @@ class Served:
     endpoint: str
     url: str
 
-    async def connect(self) -> Client:
-        return await connectProtocol(clientFromString(reactor, self.endpoint), Client())
+    async def connect(self, receive_buffer: int = 0) -> Client:
+        """Return a client; *receive_buffer* is how many bytes its kernel keeps for it, 0 for as many as it likes."""
+        client = await connectProtocol(clientFromString(reactor, self.endpoint), Client())
+        if receive_buffer:
+            client.transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        return client
 
 
 async def serve(description: str, times: Times | None = None) -> tuple[Served, IListeningPort]:

@@ -14,7 +14,7 @@ from zope.interface import implementer
 
 from broker.interfaces import ILink, ISession
 from broker.messages import SHORT, TEXT_HEADERS, CloseCode, Frame, HttpRequest, wire_frame
-from broker.web.net.transport import FrameTransport, hand_over, unsent_bytes
+from broker.web.net.transport import FrameTransport, buffered_bytes, hand_over
 from broker.web.ws.autobahn import CLOSED, CONNECTING, OPEN, autobahn_state
 from broker.web.ws.grace import HARD_LIMIT, SlowReaderGrace
 from broker.web.ws.heartbeat import Heartbeat
@@ -277,7 +277,7 @@ class WebSocketLink(FrameReader):
 
     def _unsent(self) -> int:
         """Return how many bytes wait for the client."""
-        known = unsent_bytes(self.transport)
+        known = buffered_bytes(self.transport)
         return self._waiting if known is None else known
 
     def _limit_queue(self, limit: int) -> None:
