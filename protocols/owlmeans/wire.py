@@ -10,7 +10,10 @@ from uuid import uuid4
 
 import msgspec
 
-from broker.messages import Event, Frame, Mail, Request, text_frame
+from broker.errors import Invalid
+from broker.jsontext import decode as decode_leniently
+from broker.jsontext import overflows, read_fields
+from broker.messages import Entry, Event, Frame, Mail, Request, text_frame
 
 ABSENT = msgspec.Raw(b"")
 MAX_TIME = 8.64e15  # milliseconds since 1970: the last moment a Date can hold
@@ -37,8 +40,16 @@ class Envelope(msgspec.Struct, gc=False):
     payload: msgspec.Raw = ABSENT
 
 
+class _Payload(msgspec.Struct):
+    """What the broker looks at in the payload of a request."""
+
+    action: str = ""
+
+
 decode = msgspec.json.Decoder(Envelope).decode
 encode = msgspec.json.Encoder().encode
+_payload = msgspec.json.Decoder(_Payload)
+_array = msgspec.json.Decoder(list[msgspec.Raw])
 
 PONG = b'{"type":"pong"}'
 BROKER = b'"broker"'
@@ -50,6 +61,47 @@ CALL = b'{"type":"call","id":%b,"method":%b,"payload":%b,"timeout":%d,"sender":%
 RESULT = b'{"type":"result","id":%b,"payload":%b,"sender":%b,"dt":%d}'
 RESPONSE = b'{"type":"response","id":%b,"payload":%b,"sender":%b,"dt":%d}'
 ERROR = b'{"type":"error","id":%b,"payload":%b,"sender":%b,"dt":%d}'
+
+
+def read(data: bytes) -> tuple[Envelope, str]:
+    """Return the envelope of *data*, which ``decode`` refuses, and the first field that is wrong, or "".
+
+    An array is a queued message, with itself as the payload.  A field that is
+    null is missing.
+
+    Raises:
+        Invalid: it is neither an object nor an array.
+    """
+    if data[:1] == b"[":
+        decode_leniently(_array, data)
+        return Envelope(payload=msgspec.Raw(data)), ""
+    if data[:1] != b"{":
+        # "Everything else (also a leading blank) is ignored without trace."
+        raise Invalid("text")
+    envelope, wrong = read_fields(Envelope, data)
+    # "dt = the client's if a number, else broker time": nothing else is wrong with it.
+    named = (name for name, text in wrong.items() if name != "dt" and bytes(text) != b"null")
+    return envelope, next(named, "")
+
+
+def checked_payload(envelope: Envelope) -> bytes:
+    """Return the payload as JSON text, b"" when there is none.
+
+    Raises:
+        Invalid: it has a number that JavaScript would read as ``Infinity``.
+    """
+    payload = bytes(envelope.payload)
+    if overflows(payload):
+        raise Invalid("payload")
+    return payload
+
+
+def action(payload: bytes) -> str:
+    """Return the topic of a request: "payload.action if it is a string"."""
+    try:
+        return decode_leniently(_payload, payload).action
+    except Invalid:
+        return ""
 
 
 def milliseconds(seconds: float) -> int:
@@ -92,6 +144,14 @@ def notice(marshalled: str, about: Envelope) -> bytes:
     if about.id:
         ref["id"] = about.id
     return encode({"type": "system", "event": "broker.error", "payload": {"error": marshalled, "ref": ref}})
+
+
+def entry_of(key: str, entry: Entry | None) -> dict[str, Any]:
+    """Return the entry of *key* as an answer shows it; a missing one has the value null and the revision 0."""
+    if entry is None:
+        return {"key": key, "value": None, "revision": 0}
+    answer = {"key": key, "value": entry.value.decode("utf-8", "replace"), "revision": entry.revision}
+    return {**answer, "expires": milliseconds(entry.expires)} if entry.expires else answer
 
 
 def mail(mail: Mail) -> bytes:
