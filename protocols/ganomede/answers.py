@@ -1,4 +1,4 @@
-"""What the dialect answers, and its words for what goes wrong."""
+"""What the dialect answers, and how it says what goes wrong."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from broker.errors import BrokerError, RateLimited
 from broker.messages import HttpRequest, Response
 
 # Core error code -> status and ganomede's code.
-WORDS = {
+CODES = {
     "UNAUTHENTICATED": (401, "InvalidCredentialsError"),
     "DENIED": (403, "Forbidden"),
     "NOT_FOUND": (404, "ResourceNotFound"),
@@ -83,7 +83,7 @@ def failed(error: BrokerError, request: HttpRequest) -> Response:
     """Return the answer for a refusal of the core."""
     if error.code == "NOT_FOUND":
         return missing(request, plain=False)
-    status, code = WORDS.get(error.code, INTERNAL)
+    status, code = CODES.get(error.code, INTERNAL)
     headers: tuple[tuple[str, str], ...] = ()
     if status in (429, 503):
         seconds = error.retry_after if isinstance(error, RateLimited) else 1.0

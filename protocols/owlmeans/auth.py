@@ -121,12 +121,12 @@ def _reason(error: BrokerError) -> str:
 
 def _record(peer: Peer) -> dict[str, Any]:
     """Return the record of the client; its profile is its client id."""
-    told = peer.identity.details
+    details = peer.identity.details
     return {
-        "userId": told.get("userId", peer.client),
+        "userId": details.get("userId", peer.client),
         "profileId": peer.client,
-        "role": told.get("role", "user"),
-        "scopes": told.get("scopes", []),
+        "role": details.get("role", "user"),
+        "scopes": details.get("scopes", []),
     }
 
 

@@ -72,7 +72,7 @@ def test_other_paths_do_not_exist(api, path):
     assert response.body == error("ResourceNotFound", f"{path} does not exist")
 
 
-def test_the_front_door_refuses_in_the_words_of_the_dialect(api):
+def test_the_public_port_refuses_in_the_words_of_the_dialect(api):
     request = HttpRequest("PUT", "/events/v1/events", "secret=1234", {})
     said = {status: api.dialect.refusal(status, "So it is.", request) for status in (400, 404, 405, 413, 499, 500)}
     assert said[400].body == error("BadRequest", "So it is.")

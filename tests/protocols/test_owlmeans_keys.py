@@ -226,7 +226,7 @@ def test_change_of_a_key_is_an_event_on_its_topic(room):
     assert event["payload"] == {"key": "k", "value": "v", "timestamp": 1700000000000}
 
 
-def test_store_that_is_away_is_told(room):
+def test_store_that_is_away_fails_the_call(room):
     alice = room.join("alice")
     room.broker.store.stopService()
     assert failure(room, alice, "broker.get", "k") == "SocketError: socket:internal"
