@@ -39,6 +39,8 @@ STATUSES = {
     505: "HttpVersionNotSupported",
 }
 
+CHALLENGE = 'Secret realm="ganomede-events"'  # a scheme of our own: the secret is in the query or the body
+
 quote = msgspec.json.Encoder().encode  # a text as JSON
 
 NOTHING = Response(200, b"[]")
@@ -59,6 +61,9 @@ def failure(
 
     *plain* is for those that reach no handler: they carry no ``X-Request-Id``.
     """
+    if status == 401:
+        # RFC 9110, 15.5.2: "The server generating a 401 response MUST send a WWW-Authenticate header field".
+        headers = (*headers, ("WWW-Authenticate", CHALLENGE))
     body = b'{"code":%b,"message":%b}' % (quote(code), quote(message))
     return Response(status, body, headers=headers, plain=plain)
 

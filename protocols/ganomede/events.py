@@ -11,6 +11,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.errors import BrokerError
+from broker.jsontext import overflows
 from broker.messages import Event, HttpRequest, Response
 from protocols.ganomede.answers import NOTHING, Refusal, failed, failure, invalid, quote
 from protocols.ganomede.bodies import Bodies
@@ -65,7 +66,7 @@ class Events:
             body = None
         else:
             body = bytes(data)
-            if body[:1] not in (b"{", b"["):
+            if body[:1] not in (b"{", b"[") or overflows(body):
                 raise invalid("Invalid data")
         event = await peer.post(channel, said.type, body, source=said.source)
         return Response(200, event.render(encode))
