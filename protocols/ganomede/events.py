@@ -97,6 +97,7 @@ class Events:
         client = name_of(query.get("clientId"), "Invalid Client ID")
         channel = channel_of(query.get("channel"))
         limit = _limit(query)
+        peer.take_one_token()
         epoch = query.get("epoch")
         if epoch is None:
             return await self._read(peer, client, channel, limit, query.get("after"))

@@ -120,10 +120,11 @@ class Subscribe(Method):
         """Answer with all subscriptions of the session."""
         peer = session.peer
         echo = self.options is not None and self.options.echo
-        before, added = set(peer.subscriptions), []
+        before = set(peer.subscriptions)
+        added: list[str] = []
         try:
             for pattern in _several(self.pattern):
-                peer.subscribe(pattern, echo=echo)
+                peer.subscribe(pattern, echo=echo, rate_limited=not added)
                 added.append(pattern)
         except BrokerError:
             for pattern in added:

@@ -133,9 +133,9 @@ class Session(Outgoing):
                 self.take_name(name)
         except BrokerError as error:
             self._report_failure(error, Envelope(type="handshake", id=name))
-        for topic in topics:
+        for index, topic in enumerate(topics):
             try:
-                self.peer.subscribe(topic)
+                self.peer.subscribe(topic, rate_limited=not (index or name or self.peer.named))
             except BrokerError as error:
                 self._report_failure(error, Envelope(type="handshake", event=topic))
         self.appear()

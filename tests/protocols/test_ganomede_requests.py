@@ -528,6 +528,29 @@ def test_a_rate_over_the_limit_is_told_with_the_time_to_wait():
     assert response.body == error("TooManyRequests", "limit rate")
 
 
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        lambda api: api.post(),
+        lambda api: api.ask("GET", api.target(clientId="c", channel="ch")),
+        lambda api: api.ask("GET", api.target(clientId="c", channel="ch", after=0)),
+        lambda api: api.ask("GET", api.target(clientId="c", channel="ch", epoch="")),
+        lambda api: api.ids("c", "quiet") or api.ask("GET", "/about"),
+        lambda api: api.ids("c", "quiet", after=7) or api.ask("GET", "/about"),  # beyond the end: looks at the head
+        lambda api: api.ask("GET", api.target("/latest", channel="ch")),
+        lambda api: api.post_raw(b'{"secret":"1234","id":"j","channel":"ch","field":"type"}', "/events/v1/indices"),
+        lambda api: api.ask("GET", "/events/v1/indices/i/T?secret=1234"),
+    ],
+)
+def test_one_request_takes_one_token(request_of):
+    api = Api(rate=0.001, rate_burst=4)
+    api.post()
+    api.post_raw(b'{"secret":"1234","id":"i","channel":"ch","field":"type"}', "/events/v1/indices")
+    assert request_of(api).status == 200
+    assert api.post().status == 200
+    assert api.post().status == 429
+
+
 def test_names_of_the_broker_itself_can_not_be_posted_to(api):
     response = api.post("broker.client.connected")
     assert (response.status, json.loads(response.body)["code"]) == (403, "Forbidden")
