@@ -105,7 +105,7 @@ def action(payload: bytes) -> str:
 
 
 def milliseconds(seconds: float) -> int:
-    """Return a time or a duration as the wire has it."""
+    """Return a time as the wire has it."""
     return int(seconds * 1000 + 0.5)
 
 
@@ -170,10 +170,13 @@ def event(event: Event, pattern: str) -> Frame:
 
     ``observe`` takes exact names only: what came by a pattern is named by the
     pattern, and ``topic`` has the real name.  All copies of one event have
-    the same id, so that listeners can drop doubles.
+    the same ``id``, so that listeners can drop duplicates; that of a stored one
+    counts within its topic, and ``eventId`` is what no other event has.
     """
     topic = b"" if pattern == event.topic else b',"topic":' + encode(event.topic)
-    stored = b',"epoch":' + encode(event.epoch) if event.id else b""
+    stored = b""
+    if event.id:
+        stored = b',"epoch":%b,"eventId":%b' % (encode(event.epoch), encode(f"{event.epoch}:{event.topic}:{event.id}"))
     return text_frame(
         b'{"type":"event","event":%b%b,"id":%b,"payload":%b,"sender":%b,"dt":%d,"name":%b%b}'
         % (
