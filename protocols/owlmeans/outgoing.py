@@ -137,7 +137,8 @@ class Outgoing:
         if request.streamed:
             self.push(text_frame(wire.request(request, self._client, dt)))
             return
-        timeout = int(request.timeout * 1000 + 0.5)
+        # 0 is without limit: what is less than a millisecond must not become that.
+        timeout = int(request.timeout * 1000 + 0.5) or (1 if request.timeout else 0)
         names = encode(request.id), encode(request.procedure)
         self.link.send(CALL % (*names, request.body, timeout, encode(request.caller), self._client, dt))
 

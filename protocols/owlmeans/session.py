@@ -216,6 +216,8 @@ class Session(Outgoing):
                 return
             if timeout is None or timeout > self.max_timeout:
                 timeout = self.max_timeout if timeout else self.default_timeout
+            elif 0 < timeout < 1:
+                timeout = 1.0  # in seconds, the least of them would be 0, which is without limit
             self.peer.call(ref, Request("", method, "", "", body, "", recipient, timeout / 1000, envelope.dt / 1000))
         except BrokerError as error:
             self.refuse(error, envelope)
