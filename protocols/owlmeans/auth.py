@@ -12,10 +12,10 @@ from broker.jsontext import decode
 from broker.messages import CloseCode, HttpRequest
 from protocols.owlmeans import wire
 from protocols.owlmeans.marshalled import marshal, refused, unsupported
+from protocols.owlmeans.session import Session, check_client_id
 
 if TYPE_CHECKING:
     from broker.peer import Peer
-    from protocols.owlmeans.session import Session
     from protocols.owlmeans.wire import Envelope
 
 MAX_PARAMETERS = 32  # of the query
@@ -46,6 +46,9 @@ def parameters(request: HttpRequest) -> dict[str, str]:
 def handshake(session: Session, token: str, name: str) -> None:
     """Let the client in as its URL and headers say.
 
+    A name needs a credential wherever clients may show one.  Without one, it is
+    kept until one was shown in a frame.
+
     Args:
         session: of the client, new.
         token: the credential that it shows, or "".
@@ -60,12 +63,10 @@ def handshake(session: Session, token: str, name: str) -> None:
         if token:
             peer.identify(token)
             session.authenticated = True
-        if not name:
-            return
-        if peer.admitted:
+        if name and (token or session.settings.auth == "none"):
             session.take_name(name)
-        else:
-            session.name = name
+        elif name:
+            session.name = check_client_id(name)
     except Unauthenticated:
         raise Refused(401, body=refused("token").encode()) from None
     except BrokerError as error:

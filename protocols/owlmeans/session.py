@@ -64,7 +64,7 @@ class Session(Outgoing):
 
     Attributes:
         tables: what frames and methods do.
-        name: the client id asked for in the URL, until it is taken.
+        name: the client id asked for in the URL, until a credential was shown.
         topics: what to subscribe to as soon as the client is let in.
         authenticated: whether a credential was shown and found good.
         default_timeout: milliseconds that a call may take if it does not say.
@@ -126,16 +126,17 @@ class Session(Outgoing):
         self._cancel_auth_timer()
         if self._buffer is not None:
             self._buffer.restart()
-        name, self.name = self.name, ""
         topics, self.topics = self.topics, ()
-        try:
-            if name:
+        name = self.name
+        if name and self.authenticated:
+            self.name = ""
+            try:
                 self.take_name(name)
-        except BrokerError as error:
-            self._report_failure(error, Envelope(type="handshake", id=name))
+            except BrokerError as error:
+                self._report_failure(error, Envelope(type="handshake", id=name))
         for index, topic in enumerate(topics):
             try:
-                self.peer.subscribe(topic, rate_limited=not (index or name or self.peer.named))
+                self.peer.subscribe(topic, rate_limited=not (index or self.peer.named))
             except BrokerError as error:
                 self._report_failure(error, Envelope(type="handshake", event=topic))
         self.appear()
@@ -144,12 +145,10 @@ class Session(Outgoing):
         """Let *name* be the client id, where the credential names nobody.
 
         Raises:
-            Invalid: it is empty or too long.
+            Invalid: it can be no client id.
             Denied: the client can not have it.
         """
-        if not 0 < len(name) <= MAX_NAME_LENGTH:
-            raise Invalid("name")
-        self.peer.take_name(name)
+        self.peer.take_name(check_client_id(name))
 
     # Incoming frames.
 
@@ -318,6 +317,17 @@ class Session(Outgoing):
         if self._auth_timer is not None:
             self._auth_timer.cancel()
             self._auth_timer = None
+
+
+def check_client_id(name: str) -> str:
+    """Return *name* if it can be a client id: 1 to 128 characters, none of them a control character.
+
+    Raises:
+        Invalid: it can not.
+    """
+    if len(name) > MAX_NAME_LENGTH:
+        raise Invalid("name")
+    return check_name(name, "name")
 
 
 FRAMES: Handlers = {
