@@ -10,6 +10,7 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from broker.core.bounded import BoundedDict
 from broker.errors import BrokerError
 from broker.interfaces import IPeer
 from broker.jsontext import overflows
@@ -49,7 +50,7 @@ class Events:
         self._error_delay = settings.error_delay_seconds
         self._bodies = Bodies(Publication, settings.max_message_bytes)
         self._held = 0
-        self._logged: set[tuple[str, str]] = set()
+        self._logged: BoundedDict[tuple[str, str], None] = BoundedDict(MAX_LOGGED)
 
     async def post(self, peer: IPeer, request: HttpRequest) -> Response:
         """Store an event; answer it as it was stored."""
@@ -159,9 +160,7 @@ class Events:
             return  # it stands in the log already; the poll itself went well
         if after <= newest or (client, channel) in self._logged:
             return
-        if len(self._logged) >= MAX_LOGGED:
-            self._logged.clear()
-        self._logged.add((client, channel))
+        self._logged[client, channel] = None
         log.warn(
             "client {client} has events of {channel} up to {after}, but the newest is {newest}: was the store wiped? "
             "It gets nothing until it starts anew",
