@@ -175,6 +175,13 @@ class IPeer(Interface):
             RateLimited: there were too many.
         """
 
+    def take_one_token() -> None:
+        """Count all that this peer does from now on once against the rate: it makes one HTTP request.
+
+        Raises:
+            RateLimited: there were too many.
+        """
+
     def pause(seconds: float) -> Deferred[None]:
         """Fire in *seconds*."""
 
@@ -229,11 +236,12 @@ class IPeer(Interface):
 
     # Events.
 
-    def subscribe(topic: str, *, exact: bool = False, echo: bool = False) -> None:
+    def subscribe(topic: str, *, exact: bool = False, echo: bool = False, rate_limited: bool = True) -> None:
         """Get the events of *topic*, a name or a pattern, from now on, by ``ISession.event``.
 
         With *exact*, wildcards in it are ordinary characters.  With *echo* it
-        gets its own publications too.
+        gets its own publications too.  *rate_limited* is false for all but the
+        first of several topics that one frame names.
 
         Raises:
             RateLimited: it has too many subscriptions.

@@ -43,7 +43,7 @@ class CallVerbs(Client):
         """
         names = list(names)
         for name in names:
-            self._allow("register", name)
+            self._allow("register", name, rate_limited=name is names[0])  # one request, one token
             self._own("register", name)
         registry = self._parts.calls.registry(as_service)
         if len(registry.names_of(self)) + len(names) > self._parts.settings.max_registrations:

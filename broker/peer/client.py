@@ -98,6 +98,16 @@ class Client:
         """Changes when the store was wiped: then ids and positions of before mean nothing."""
         return self._parts.store.epoch
 
+    def take_one_token(self) -> None:
+        """Count all that this peer does from now on once against the rate: it makes one HTTP request.
+
+        Raises:
+            RateLimited: there were too many.
+        """
+        if self._bucket is not None:
+            self._take_token()
+            self._bucket = None
+
     def _take_token(self) -> None:
         if self._token_taken:
             self._token_taken = False
