@@ -77,6 +77,38 @@ async def test_statuses_of_the_token_endpoint(shared_daemon):
 
 
 @pytest_twisted.ensureDeferred
+async def test_patterns_that_could_stop_the_daemon_are_refused(shared_daemon):
+    url = shared_daemon.url + "/token/websocket"
+    for pattern in (
+        "((((){255}){255}){255}){255}",
+        "((a{1,255}){1,255})",
+        "(?:(?:a?){255}){255}",
+        "(a+)+",
+        "(?=a)",
+        "(?<!a)",
+        r"(a)\1",
+        "a{1001}",
+        "x" * 257,
+    ):
+        for wanted in ({"accessPattern": pattern}, {"subscribePatterns": ["a*", pattern + "$"]}):
+            answer = await http_client.post(url, wanted, headers=KEY)
+            assert (answer.status, list(answer.json())) == (400, ["error"]), pattern
+    many = {"subscribePatterns": [f"^{number}" for number in range(100)]}
+    assert (await http_client.post(url, many, headers=KEY)).status == 413
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_pattern_is_searched_by_the_daemon(shared_daemon):
+    text = await token(shared_daemon, accessPattern="^(searched|found):[0-9]+$", subscribePatterns=["searched:*"])
+    socket = await ws_connect(shared_daemon.ws(f"/ws?token={text}"))
+    assert (await say(socket, frame(2, "found:12", "v")))["code"] == 200
+    assert (await say(socket, frame(2, "searched:x", "v")))["code"] == 403
+    assert (await say(socket, frame(2, "searched:1", "v")))["code"] == 200
+    assert (await socket.receive_json())["key"] == "searched:1"
+    await socket.close()
+
+
+@pytest_twisted.ensureDeferred
 async def test_keys_and_tokens_are_never_logged(shared_daemon):
     text = await token(shared_daemon, accessPattern="never-logged")
     with pytest.raises(Refused):
