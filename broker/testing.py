@@ -108,7 +108,8 @@ def connect(broker: Broker, dialect: Any, request: HttpRequest | None = None) ->
     link = FakeLink() if request is None else FakeLink(request)
     peer = broker.attach(dialect.name, "127.0.0.1")
     session = value_of(Deferred.fromCoroutine(dialect.session(peer, link)))
-    peer.bind(session, link.close)
+    if peer.session is None:
+        peer.bind(session, link.close)
     session.opened()
     return Connected(peer, link, session)
 

@@ -60,15 +60,19 @@ class Hpkv:
         try:
             if key:
                 peer.identify(key)
-                return Session(peer, link)
+                return self._bound(Session(link, peer), peer)
             claims = await peer.present(given.get("token", ""))
         except (Unauthenticated, Denied, RateLimited):
             raise _forbidden("Invalid API key" if key else "Invalid token") from None
-        session = Session(peer, link, rights_of(claims))
+        session = self._bound(Session(link, peer, rights_of(claims)), peer)
         # "Subscriptions exist from the handshake on": on every node, before it is answered.
-        peer.bind(session, link.close)
         session.watch()
         await peer.listening()
+        return session
+
+    @staticmethod
+    def _bound(session: Session, peer: Peer) -> Session:
+        peer.bind(session, session.disconnect)
         return session
 
     async def answer(self, peer: Peer, request: HttpRequest) -> Response:

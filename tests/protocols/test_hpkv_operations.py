@@ -13,10 +13,10 @@ from broker.config.settings import Settings
 from broker.errors import NotFound
 from broker.messages import Mail, Request
 from broker.peer import Peer
+from broker.sessions import MAX_BACKLOG_BYTES, MAX_BACKLOG_FRAMES
 from broker.testing import make_broker, value_of
 from protocols.hpkv import dialect
 from protocols.hpkv.operation import MAX_RECORDS
-from protocols.hpkv.session import BACKLOG, FRAME
 from tests.protocols.fitful_store import FitfulStore
 from tests.protocols.hpkv_client import Bench, frame, say, told
 from tests.support.logs import failures_of
@@ -493,7 +493,7 @@ def test_a_thousand_ranges_behind_one_are_all_answered(client, store):
 def test_only_so_much_waits_behind_a_range(client, store):
     store.slow = True
     client.say(frame(RANGE, "a", endKey="z"))
-    client.say(frame(SET, "k", "x" * (BACKLOG - 1000)))
+    client.say(frame(SET, "k", "x" * (MAX_BACKLOG_BYTES - 1000)))
     assert say(client, frame(SET, "k", "y" * 1000, messageId=7)) == {
         "code": 429,
         "error": "Rate limit exceeded",
@@ -507,7 +507,7 @@ def test_only_so_much_waits_behind_a_range(client, store):
 def test_empty_frames_behind_a_range_are_counted_too(client, store):
     store.slow = True
     client.say(frame(RANGE, "a", endKey="z"))
-    said = [client.say("") for _ in range(BACKLOG // FRAME + 1)]
+    said = [client.say("") for _ in range(MAX_BACKLOG_FRAMES + 1)]
     assert [len(answers) for answers in said if answers] == [1]
 
 

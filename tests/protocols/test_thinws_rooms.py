@@ -13,9 +13,9 @@ from broker.config.settings import Settings
 from broker.errors import BrokerError, NotFound
 from broker.messages import HttpRequest, Mail, Request
 from broker.peer import Peer
+from broker.sessions import MAX_BACKLOG_BYTES, MAX_BACKLOG_FRAMES, MAX_HELD_EVENTS
 from broker.testing import connect, make_broker, value_of
 from protocols.thinws import ThinWs, dialect
-from protocols.thinws.session import BACKLOG, FRAME, HELD
 from tests.protocols.fitful_store import FitfulStore
 from tests.protocols.thinws_emulator import FakeClient, hashed
 from tests.support.logs import failures_of
@@ -506,7 +506,7 @@ def test_only_so_much_waits(broker, client, store):
     alice = client("alice")
     store.slow = True
     alice.subscribe("r")
-    alice.send("x" * (BACKLOG - 1000), "r")
+    alice.send("x" * (MAX_BACKLOG_BYTES - 1000), "r")
     refused = alice.send("x" * 1000, "r")
     alice.client.session.received(b"x" * 1000, True)
     alice.send("y", "r")
@@ -519,7 +519,7 @@ def test_empty_frames_that_wait_are_counted_too(client, store):
     alice = client("alice")
     store.slow = True
     alice.subscribe("r")
-    for _ in range(BACKLOG // FRAME + 1):
+    for _ in range(MAX_BACKLOG_FRAMES + 1):
         alice.client.session.received(b"", False)
     assert alice.heard() == [error("Rate limit exceeded")]
 
@@ -539,7 +539,7 @@ def test_so_many_messages_wait_for_an_answer_and_no_more(broker, client, store):
     alice = client("alice", "r")
     store.slow = True
     alice.subscribe("s")
-    for _ in range(HELD):
+    for _ in range(MAX_HELD_EVENTS):
         publish(broker, "r")
     assert alice.client.link.closed is None
     publish(broker, "r")
