@@ -81,8 +81,17 @@ class ISession(Interface):
     def probe() -> Awaitable[bool]:
         """Say whether the client is still alive, asking it if need be."""
 
-    def closed(code: int, reason: str) -> None:
-        """The connection has ended; the peer is closed right after this."""
+    def closed(code: int, reason: str) -> Awaitable[object] | None:
+        """The connection has ended, and nothing more can be sent.
+
+        Frames that came whole before the end take effect, however it ended.  While
+        some wait, return a Deferred or a coroutine that ends when they are done; the peer
+        is closed then, otherwise right after this.  After ten seconds, and when the
+        daemon stops, it is cancelled and the peer closed all the same.
+
+        Only a client that the broker itself disconnects (``IPeer.disconnect``: it was
+        kicked, or its credential has ended) may do nothing more.
+        """
 
 
 class IWebSocketDialect(Interface):

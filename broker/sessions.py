@@ -59,8 +59,9 @@ class BaseSession:
         """Say yes: the transport's own pings notice a dead link."""
         return _yes()
 
-    def closed(self, code: int, reason: str) -> None:
+    def closed(self, code: int, reason: str) -> Awaitable[object] | None:
         """Hold nothing that had to be given back."""
+        return None
 
 
 async def _yes() -> bool:
@@ -78,7 +79,10 @@ class OrderedSession(BaseSession):
       For each beyond that ``overrun`` is called instead.
     * An event that arrives while ``holding`` is true has to wait until the answer of the
       frame has gone out: give it to :meth:`hold` instead of the link.
-    * When the connection has ended, frames that wait are dropped, and ``ended`` is called.
+    * When the connection has ended, the frames that came before are worked off, and
+      then ``ended`` is called; see ``ISession.closed``.  Those that wait are dropped
+      when the broker itself disconnects the client: bind :meth:`disconnect` for
+      that, ``peer.bind(session, session.disconnect)``.
 
     It is an attrs class, and so must be those built upon it.
 
@@ -98,6 +102,7 @@ class OrderedSession(BaseSession):
     _backlog_bytes: int = attrs.field(default=0, init=False)
     _held: list[tuple[str, Frame]] = attrs.field(factory=list, init=False)
     _held_bytes: int = attrs.field(default=0, init=False)
+    _finished: Deferred[None] | None = attrs.field(default=None, init=False)
 
     # What a subclass implements
 
@@ -113,7 +118,7 @@ class OrderedSession(BaseSession):
         self._link.close(CloseCode.TRY_AGAIN_LATER, "too many frames at once")
 
     def ended(self) -> None:
-        """Give back what the session holds: the connection has ended; once."""
+        """Give back what the session holds: the connection has ended, and no frame is left; once."""
 
     # ISession
 
@@ -129,10 +134,13 @@ class OrderedSession(BaseSession):
             self._backlog.append((data, binary))
             self._backlog_bytes += len(data)
 
-    def closed(self, code: int, reason: str) -> None:
-        """Drop the frames that wait."""
-        self._drop_backlog()
-        self.ended()
+    def closed(self, code: int, reason: str) -> Deferred[None] | None:
+        """Work off the frames that came before the end."""
+        if not self._busy:
+            self.ended()
+            return None
+        self._finished = Deferred(lambda _: self._drop_backlog())
+        return self._finished.addBoth(self._end)
 
     # For the dialect and the core
 
@@ -195,6 +203,8 @@ class OrderedSession(BaseSession):
             self._backlog_bytes -= len(data)
             self._begin(data, binary)
         self._looping = False
+        if self._finished is not None and not self._busy:
+            self._finished.callback(None)
 
     def _fail(self, failure: Failure) -> None:
         log.failure("a session failed", failure)
@@ -205,3 +215,8 @@ class OrderedSession(BaseSession):
     def _drop_backlog(self) -> None:
         self._backlog.clear()
         self._backlog_bytes = 0
+
+    def _end(self, result: Any) -> Any:
+        self._finished = None
+        self.ended()
+        return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 from zope.interface import implementer
@@ -93,10 +93,13 @@ class Connected:
         return self.link.take()
 
     def leave(self, code: int = CloseCode.NORMAL) -> None:
-        """Let the client go."""
+        """Let the client go; its peer is closed when the session has worked off what came before."""
         self.link.close(code)
-        self.session.closed(code, "")
-        self.peer.close()
+        ending: Any = self.session.closed(code, "")
+        if ending is None:
+            self.peer.close()
+        else:
+            ensureDeferred(ending).addBoth(lambda _: self.peer.close())
 
 
 def connect(broker: Broker, dialect: Any, request: HttpRequest | None = None) -> Connected:

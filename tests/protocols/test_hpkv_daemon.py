@@ -10,6 +10,7 @@ from twisted.internet.defer import gatherResults
 
 from tests.protocols.hpkv_client import frame
 from tests.support import http_client
+from tests.support.eventually import pause
 from tests.support.ws_client import Refused, ws_connect
 
 KEY = {"x-api-key": "shop-key"}
@@ -191,6 +192,24 @@ async def test_500_sets_at_once(shared_daemon):
     answer = await say(sockets[0], frame(5, "many:", endKey="many:~", limit=1000))
     assert (answer["count"], answer["truncated"]) == (500, False)
     await gatherResults([socket.close() for socket in sockets])
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_came_behind_a_range_before_the_end_is_done(shared_daemon):
+    for number in range(3):
+        socket = await api(shared_daemon)
+        for step in range(50):
+            socket.send(frame(5, "last:", endKey="last:~", limit=1000))
+            socket.send(frame(2, f"last:{number}:{step}", "v" * 1000))
+        socket.close()
+    reader = await api(shared_daemon)
+    for _ in range(200):
+        answer = await say(reader, frame(5, "last:", endKey="last:~", limit=1000))
+        if answer["count"] == 150:
+            break
+        await pause(0.05)
+    assert answer["count"] == 150
+    await reader.close()
 
 
 # What needs a daemon of its own

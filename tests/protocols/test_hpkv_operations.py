@@ -511,14 +511,29 @@ def test_empty_frames_behind_a_range_are_counted_too(client, store):
     assert [len(answers) for answers in said if answers] == [1]
 
 
-def test_who_goes_behind_a_range_is_forgotten(client, store):
+def test_what_came_behind_a_range_before_the_end_is_done(client, store):
     store.slow = True
     client.say(frame(RANGE, "a", endKey="z"))
     client.say(frame(SET, "k", "v"))
     client.leave()
+    assert not client.peer.closed
+    store.answer()
+    store.slow = False
+    assert value_of(store.get("kv", "k")).value == b"v"
+    assert client.peer.closed
+
+
+def test_who_is_disconnected_has_nothing_more_done(client, store):
+    store.slow = True
+    client.say(frame(RANGE, "a", endKey="z"))
+    client.say(frame(SET, "k", "v"))
+    client.peer.disconnect(4003, "token revoked")
+    client.leave()
     store.answer()
     store.slow = False
     assert value_of(store.get("kv", "k")) is None
+    assert client.link.closed == (4003, "token revoked")
+    assert client.peer.closed
 
 
 # The rest of a session

@@ -59,6 +59,7 @@ class WebSocketOptions:
         pong_timeout: without a sign of life after a ping; then the cut.
         open_timeout: for the session to be ready; then 503.
         close_timeout: for the client's part of the closing handshake.
+        finish_timeout: for what came before the end to be worked off; see ``ISession.closed``.
         fast_path: whether complete data frames are taken without Autobahn.
         compression: whether permessage-deflate is agreed to.
         server: value of the ``Server`` header; "" sends none.
@@ -71,6 +72,7 @@ class WebSocketOptions:
     pong_timeout: float = 20.0
     open_timeout: float = 10.0
     close_timeout: float = 1.0
+    finish_timeout: float = 10.0
     fast_path: bool = True
     compression: bool = False
     server: str = "txbroker"
@@ -128,7 +130,8 @@ class WebSocketUpgrader:
         3. Otherwise the 101 is sent, then ``session.opened()`` is called, then
            *rest* and what else came is read.
         4. When the connection has ended, for whatever reason,
-           ``session.closed(code, reason)`` is called exactly once.
+           ``session.closed(code, reason)`` is called exactly once; what it
+           returns is awaited, for ``finish_timeout`` at most.
 
         Args:
             transport: the connection, in any state of back-pressure.
