@@ -118,6 +118,9 @@ class Session(OrderedSession):
         self._refuse(frame, RateLimited("limit", "backlog"))
 
     def _done(self, room: str, frame: Members, kind: str) -> None:
+        if self._held:
+            # Of a room that this frame has left, nothing may come behind the ack.
+            self.release(lambda topic: not self._peer.joined(topic))
         self._link.send(b'{"type":"ack"%b}' % echo(frame))
         if kind == "message" and self._hooks["message"]:
             self._notify("message", room, json.loads(object_text(frame)))

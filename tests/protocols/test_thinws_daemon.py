@@ -185,6 +185,28 @@ async def test_12_a_connection_id_reaches_nobody(shared_daemon, client):
     assert not any("471100815" in line for line in shared_daemon.output)
 
 
+@pytest.mark.parametrize("leave", ["unsubscribe", "connect"])
+@pytest_twisted.ensureDeferred
+async def test_of_a_room_that_was_left_nothing_comes_after_the_ack(shared_daemon, leave):
+    room = f"chatter {leave}"
+    for trial in range(8):
+        speaker = await raw_member(shared_daemon, f"speaker {leave}", room)
+        socket = await raw_member(shared_daemon, f"{leave} {trial}", room)
+        for number in range(300):
+            speaker.send(compact({"type": "message", "roomID": room, "message": number}))
+        await socket.receive()
+        said = {"connectionID": f"other {trial}"} if leave == "connect" else {"roomID": room}
+        socket.send(compact({"type": leave, **said}))
+        while await socket.receive() != '{"type":"ack"}':
+            pass
+        while json.loads(await speaker.receive()).get("message") != 299:  # it hears them all
+            pass
+        socket.send("what is answered last")
+        assert json.loads(await socket.receive())["message"] == "Invalid message"
+        await socket.close()
+        await speaker.close()
+
+
 # What came before the end
 
 

@@ -502,6 +502,24 @@ def test_after_the_ack_of_connect_come_the_messages(broker, client, store):
     assert alice.heard() == [ack(3), '{"type":"message","roomID":"r","message":"meanwhile"}']
 
 
+@pytest.mark.parametrize("said", ['"type":"unsubscribe","roomID":"left"', '"type":"connect","connectionID":"another"'])
+def test_of_a_room_that_was_left_nothing_comes_after_the_ack(broker, thinws, store, said):
+    socket = raw(broker, thinws)
+    socket.say('{"type":"connect","connectionID":"7"}')
+    socket.say('{"type":"subscribe","roomID":"left"}')
+    if "another" not in said:
+        socket.say('{"type":"subscribe","roomID":"kept"}')
+    store.slow = True
+    assert socket.say("{%s}" % said) == []
+    publish(broker, "left", body=b"1")
+    publish(broker, "kept", body=b"2")
+    store.answer()
+    left, *rest = socket.link.take()
+    assert left == b'{"type":"message","roomID":"left","message":1}'
+    kept = [] if "another" in said else [b'{"type":"message","roomID":"kept","message":2}']
+    assert rest == [b'{"type":"ack"}', *kept]
+
+
 def test_only_so_much_waits(broker, client, store):
     alice = client("alice")
     store.slow = True
