@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from typing import Any
 
 import attrs
@@ -117,12 +118,13 @@ def connect(broker: Broker, dialect: Any, request: HttpRequest | None = None) ->
     return Connected(peer, link, session)
 
 
-def value_of(deferred: Deferred[Any]) -> Any:
-    """Return what *deferred* has fired with, raising its failure.
+def value_of(waiting: Deferred[Any] | Coroutine[Deferred[Any], Any, Any]) -> Any:
+    """Return what *waiting*, a Deferred or a coroutine, has ended with, raising its failure.
 
     Raises:
-        AssertionError: it has not fired.
+        AssertionError: it has not ended.
     """
+    deferred = ensureDeferred(waiting)
     fired: list[Any] = []
     failed: list[Any] = []
     deferred.addCallbacks(fired.append, failed.append)

@@ -11,6 +11,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.errors import BrokerError
+from broker.interfaces import IPeer
 from broker.messages import Event, HttpRequest, Response
 from protocols.ganomede.answers import NOTHING, Refusal, failed, failure, invalid, quote
 from protocols.ganomede.bodies import Bodies
@@ -18,7 +19,6 @@ from protocols.ganomede.query import channel_of, name_of, read_query, whole_numb
 
 if TYPE_CHECKING:
     from broker.config.settings import Settings
-    from broker.peer import Peer
 
 log = Logger()
 
@@ -50,7 +50,7 @@ class Events:
         self._held = 0
         self._noticed: set[tuple[str, str]] = set()
 
-    async def post(self, peer: Peer, request: HttpRequest) -> Response:
+    async def post(self, peer: IPeer, request: HttpRequest) -> Response:
         """Store an event; answer it as it was stored."""
         said = self._bodies.read(request)
         admit(peer, said.secret, request)
@@ -70,7 +70,7 @@ class Events:
         event = await peer.post(channel, said.type, body, source=said.source)
         return Response(200, event.render(encode))
 
-    async def poll(self, peer: Peer, request: HttpRequest) -> Response:
+    async def poll(self, peer: IPeer, request: HttpRequest) -> Response:
         """Answer events the client does not have yet; wait for them if there are none.
 
         The shipped client comes back at once after an error, thousands of times
@@ -90,7 +90,7 @@ class Events:
         await self._hold(peer)
         return response
 
-    async def _poll(self, peer: Peer, request: HttpRequest) -> Response:
+    async def _poll(self, peer: IPeer, request: HttpRequest) -> Response:
         query = read_query(request.query)
         admit(peer, query.get("secret", msgspec.UNSET))
         client = name_of(query.get("clientId"), "Invalid Client ID")
@@ -106,7 +106,7 @@ class Events:
         response = await self._read(peer, client, channel, limit, query.get("after"))
         return Response(response.status, response.body, headers=current)
 
-    async def _read(self, peer: Peer, client: str, channel: str, limit: int, said: str | None) -> Response:
+    async def _read(self, peer: IPeer, client: str, channel: str, limit: int, said: str | None) -> Response:
         if said is None:
             after = await peer.cursor(client, channel)
             events = await peer.poll(channel, after, limit, self._timeout, max_bytes=MAX_BYTES)
@@ -123,7 +123,7 @@ class Events:
             await self._notice(peer, client, channel, after)
         return NOTHING
 
-    async def _acknowledge(self, peer: Peer, client: str, channel: str, after: int, limit: int) -> list[Event]:
+    async def _acknowledge(self, peer: IPeer, client: str, channel: str, after: int, limit: int) -> list[Event]:
         """Poll while the cursor is written; before anything is answered, it must have been."""
         lost: list[Failure] = []
         moved = peer.move_cursor(client, channel, after).addErrback(lost.append)
@@ -133,14 +133,14 @@ class Events:
             lost[0].raiseException()
         return events
 
-    async def latest(self, peer: Peer, request: HttpRequest) -> Response:
+    async def latest(self, peer: IPeer, request: HttpRequest) -> Response:
         """Answer the last events of a channel, oldest first."""
         query = read_query(request.query)
         admit(peer, query.get("secret", msgspec.UNSET))
         channel = channel_of(query.get("channel"))
         return _listed(await peer.latest(channel, _limit(query), max_bytes=MAX_BYTES))
 
-    async def _hold(self, peer: Peer) -> None:
+    async def _hold(self, peer: IPeer) -> None:
         if self._error_delay <= 0 or self._held >= MAX_HELD:
             return
         self._held += 1
@@ -149,7 +149,7 @@ class Events:
         finally:
             self._held -= 1
 
-    async def _notice(self, peer: Peer, client: str, channel: str, after: int) -> None:
+    async def _notice(self, peer: IPeer, client: str, channel: str, after: int) -> None:
         """Log, once, that *client* has ids which *channel* has not reached: a store that was wiped."""
         try:
             newest = await peer.head(channel)
@@ -170,7 +170,7 @@ class Events:
         )
 
 
-def admit(peer: Peer, secret: str | msgspec.UnsetType, request: HttpRequest | None = None) -> None:
+def admit(peer: IPeer, secret: str | msgspec.UnsetType, request: HttpRequest | None = None) -> None:
     """Let *peer* be who shows *secret*, or else the secret in the query of *request*.
 
     Where no credential is asked for, none need be shown.

@@ -6,14 +6,11 @@ import json
 import re
 import socket
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
+from broker.interfaces import IPeer
 from broker.messages import HttpRequest, Response
 from protocols.ganomede.answers import Refusal, missing, quote
 from protocols.ganomede.query import unquote
-
-if TYPE_CHECKING:
-    from broker.peer import Peer
 
 JSON, TEXT = "application/json", "text/plain"
 # What a range in an Accept header admits, in the order of our preference.
@@ -21,7 +18,7 @@ RANGES = {JSON: JSON, "application/*": JSON, "*/*": JSON, TEXT: TEXT, "text/*": 
 WEIGHT = re.compile(r";\s*q\s*=\s*([0-9.]+)")
 
 
-async def ping(peer: Peer, request: HttpRequest) -> Response:
+async def ping(peer: IPeer, request: HttpRequest) -> Response:
     """Say that the server is alive."""
     token = unquote(request.path.rpartition("/")[2])
     if token is None:
@@ -34,7 +31,7 @@ async def ping(peer: Peer, request: HttpRequest) -> Response:
     return Response(200, quote(f"pong/{token}"))
 
 
-async def about(peer: Peer, request: HttpRequest) -> Response:
+async def about(peer: IPeer, request: HttpRequest) -> Response:
     """Say what the server is; no secrets."""
     known = peer.about()
     started = datetime.fromtimestamp(known["started"], UTC)

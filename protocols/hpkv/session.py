@@ -8,7 +8,7 @@ the frames behind it wait for its end.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -16,14 +16,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.errors import BrokerError, Denied, Invalid, RateLimited
+from broker.interfaces import IPeer
 from broker.messages import CloseCode, Event
 from broker.sessions import OrderedSession
 from protocols.hpkv import answers
 from protocols.hpkv.operation import Operation, check_key, end_key, number_value, read, record_limit, text_value
 from protocols.hpkv.patterns import Rights
-
-if TYPE_CHECKING:
-    from broker.peer import Peer
 
 log = Logger()
 
@@ -34,7 +32,7 @@ class Session(OrderedSession):
 
     holds_events = False  # a RANGE may be long, and what is notified meanwhile is no answer to it
 
-    _peer: Peer
+    _peer: IPeer
     _rights: Rights | None = None
 
     def watch(self) -> None:

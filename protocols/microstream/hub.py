@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.errors import BrokerError, CalleeFailed, Invalid, NotFound
-from broker.interfaces import ILink
+from broker.interfaces import ILink, IPeer
 from broker.messages import CloseCode, Reply, Request
 from protocols.microstream.engineio import Times
 from protocols.microstream.exact import NotExact, decode
@@ -38,7 +38,6 @@ from protocols.microstream.words import (
 
 if TYPE_CHECKING:
     from broker.config.settings import Settings
-    from broker.peer import Peer
 
 log = Logger()
 
@@ -65,7 +64,7 @@ class Service(SocketSession):
 
     server: MicroStream
 
-    def __init__(self, server: MicroStream, peer: Peer, handshake: Handshake, link: ILink | None) -> None:
+    def __init__(self, server: MicroStream, peer: IPeer, handshake: Handshake, link: ILink | None) -> None:
         super().__init__(server, peer, handshake, link, server.connect_timeout)
         self._names = handshake.query.get("serviceName", ())
         self._token = handshake.query.get("token", ("",))[0] or handshake.headers.get("authorization", "")

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from secrets import token_urlsafe
 from typing import TYPE_CHECKING
 
-from broker.interfaces import ILink
+from broker.interfaces import ILink, IPeer
 from broker.messages import CloseCode
 from protocols.microstream.sessions import Session
 from protocols.microstream.socketio import Ack, Connect, Connection, Disconnect, Emit, ack_packets, event_packets
 
 if TYPE_CHECKING:
-    from broker.peer import Peer
     from protocols.microstream.server import Handshake, Server
 
 CONNECT_TIMEOUT = 45.0  # seconds for the first namespace
@@ -30,7 +29,7 @@ class SocketSession(Session):
     def __init__(
         self,
         server: Server,
-        peer: Peer,
+        peer: IPeer,
         handshake: Handshake,
         link: ILink | None,
         connect_timeout: float = CONNECT_TIMEOUT,

@@ -7,7 +7,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from secrets import token_urlsafe
-from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 import attrs
@@ -16,14 +15,11 @@ from zope.interface import implementer
 
 from broker.core.deadlines import GRAIN, Deadlines
 from broker.errors import Refused
-from broker.interfaces import IHttpDialect, ILink, IWebSocketDialect
+from broker.interfaces import IHttpDialect, ILink, IPeer, IWebSocketDialect
 from broker.messages import CloseCode, HttpRequest, Response
 from protocols.microstream.engineio import Malformed, Times, open_packet
 from protocols.microstream.sessions import Session
 from protocols.microstream.upgrade import Upgrade
-
-if TYPE_CHECKING:
-    from broker.peer import Peer
 
 UNKNOWN_TRANSPORT, UNKNOWN_SID, BAD_METHOD, BAD_REQUEST, FORBIDDEN, BAD_VERSION = range(6)
 MESSAGES = (
@@ -104,7 +100,7 @@ class Server:
 
     def __init__(
         self,
-        make: Callable[[Server, Peer, Handshake, ILink | None], Session],
+        make: Callable[[Server, IPeer, Handshake, ILink | None], Session],
         clock: IReactorTime,
         *,
         name: str = "microstream",
@@ -151,7 +147,7 @@ class Server:
 
     # WebSocket
 
-    async def session(self, peer: Peer, link: ILink) -> Session | Upgrade:
+    async def session(self, peer: IPeer, link: ILink) -> Session | Upgrade:
         """Return the session of a WebSocket: a new one, or the way to the one it names."""
         query = _query(link.handshake)
         try:
@@ -165,7 +161,7 @@ class Server:
 
     # HTTP
 
-    async def answer(self, peer: Peer, request: HttpRequest) -> Response:
+    async def answer(self, peer: IPeer, request: HttpRequest) -> Response:
         """Return the answer to a request of the polling transport."""
         if not self._admits(request):
             return Response(403, _error_body(FORBIDDEN))
@@ -190,7 +186,7 @@ class Server:
         body = json.dumps({"code": BAD_REQUEST, "message": message}, separators=(",", ":")).encode()
         return Response(status, body, headers=CORS)
 
-    async def _answer(self, peer: Peer, request: HttpRequest, query: Mapping[str, Sequence[str]]) -> Response:
+    async def _answer(self, peer: IPeer, request: HttpRequest, query: Mapping[str, Sequence[str]]) -> Response:
         transport = _first(query, "transport")
         if transport not in ("polling", "websocket"):
             raise Wrong(UNKNOWN_TRANSPORT)
@@ -221,7 +217,7 @@ class Server:
         return session
 
     def _begin(
-        self, peer: Peer, query: Mapping[str, Sequence[str]], request: HttpRequest, link: ILink | None
+        self, peer: IPeer, query: Mapping[str, Sequence[str]], request: HttpRequest, link: ILink | None
     ) -> Session:
         if _first(query, "EIO") != "4":
             raise Wrong(BAD_VERSION)

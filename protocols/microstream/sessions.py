@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 
-from broker.interfaces import ILink
+from broker.interfaces import ILink, IPeer
 from broker.messages import CloseCode
 from broker.sessions import BaseSession
 from protocols.microstream.engineio import (
@@ -25,7 +25,6 @@ from protocols.microstream.engineio import (
 from protocols.microstream.engineio import Event as EngineEvent
 
 if TYPE_CHECKING:
-    from broker.peer import Peer
     from protocols.microstream.server import Handshake, Server
 
 
@@ -47,7 +46,7 @@ class Session(BaseSession):
         upgrade: the WebSocket it may move to.
     """
 
-    def __init__(self, server: Server, peer: Peer, handshake: Handshake, link: ILink | None) -> None:
+    def __init__(self, server: Server, peer: IPeer, handshake: Handshake, link: ILink | None) -> None:
         self.server, self.peer, self.sid = server, peer, handshake.sid
         self.engine = Engine(server.times, server.clock, websocket=link is not None)
         self.link = link

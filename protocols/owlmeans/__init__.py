@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 import attrs
 from zope.interface import implementer
 
-from broker.interfaces import ILink, IWebSocketDialect
+from broker.interfaces import ILink, IPeer, IWebSocketDialect
 from protocols.owlmeans.auth import handshake, parameters
 from protocols.owlmeans.session import Session
 
 if TYPE_CHECKING:
     from broker.config.settings import Settings
-    from broker.peer import Peer
 
 
 @implementer(IWebSocketDialect)
@@ -31,7 +30,7 @@ class OwlMeans:
     websocket_paths: tuple[str, ...] = ("/", "/owlmeans", "/v1/ws")
     subprotocols: tuple[str, ...] = ("owlmeans",)
 
-    async def session(self, peer: Peer, link: ILink) -> Session:
+    async def session(self, peer: IPeer, link: ILink) -> Session:
         """Return the session of a client; see the interface.
 
         ``?token=`` or the header ``Authorization`` show a credential, ``?client=``

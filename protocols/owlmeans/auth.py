@@ -8,12 +8,12 @@ from urllib.parse import parse_qs
 import msgspec
 
 from broker.errors import BrokerError, Denied, Invalid, RateLimited, Refused, Unauthenticated
+from broker.interfaces import IPeer
 from broker.messages import CloseCode, HttpRequest
 from protocols.owlmeans import wire
 from protocols.owlmeans.marshalled import marshal, refused, unsupported
 
 if TYPE_CHECKING:
-    from broker.peer import Peer
     from protocols.owlmeans.session import Session
     from protocols.owlmeans.wire import Envelope
 
@@ -43,7 +43,7 @@ def parameters(request: HttpRequest) -> dict[str, str]:
     return {name: values[0] for name, values in found.items()}
 
 
-def handshake(peer: Peer, token: str, name: str) -> bool:
+def handshake(peer: IPeer, token: str, name: str) -> bool:
     """Let the client in as its URL and headers say; say whether it showed a credential.
 
     Raises:
@@ -63,7 +63,7 @@ def handshake(peer: Peer, token: str, name: str) -> bool:
     return bool(token)
 
 
-def take_name(peer: Peer, name: str) -> None:
+def take_name(peer: IPeer, name: str) -> None:
     """Let *name* be the client id, where the credential names nobody.
 
     Raises:
@@ -121,7 +121,7 @@ def _reason(error: BrokerError) -> str:
     return "tries" if isinstance(error, RateLimited) else "token"
 
 
-def _record(peer: Peer) -> dict[str, Any]:
+def _record(peer: IPeer) -> dict[str, Any]:
     """Return the record of the client; its profile is its client id."""
     told = peer.identity.details
     return {

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from broker.errors import BrokerError, Invalid, Unauthenticated
-from broker.interfaces import ILink, ISession
+from broker.interfaces import ILink, IPeer, ISession
 from broker.messages import CloseCode, Event, Frame, Mail, Reply, Request, text_frame
 from protocols.owlmeans import auth, careful, wire
 from protocols.owlmeans.frames import GUEST, HANDLERS, Handlers
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
     from broker.config.settings import Settings
-    from broker.peer import Peer
 
 log = Logger()
 
@@ -51,7 +50,7 @@ class Session:
         watches: the keys it watches.
     """
 
-    peer: Peer
+    peer: IPeer
     link: ILink
     settings: Settings
     clock: IReactorTime

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import attrs
 
 from broker.errors import RateLimited
+from broker.interfaces import IPeer
 from broker.messages import Event, Frame
 from broker.patterns import is_pattern, matches
-
-if TYPE_CHECKING:
-    from broker.peer import Peer
 
 TOPIC = "kv/"  # what the topic of a key begins with
 MAX_PATTERNS = 1000  # patterns of one session
@@ -23,7 +20,7 @@ HELD = 1 << 23  # bytes of changes that may wait for snapshots
 class Watches:
     """The watched patterns of one session."""
 
-    _peer: Peer
+    _peer: IPeer
     _push: Callable[[Frame], object]
     _patterns: dict[str, None] = attrs.field(factory=dict)
     _waiting: dict[str, list[Frame]] = attrs.field(factory=dict)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 import attrs
 import msgspec
@@ -13,13 +12,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.errors import BrokerError, Denied, Invalid, RateLimited, Unauthenticated
+from broker.interfaces import IPeer
 from broker.jsontext import object_text
 from broker.messages import Event
 from broker.sessions import OrderedSession
 from protocols.thinws.frames import Members, connection_id, echo, read, room_frame, room_of, text_of
-
-if TYPE_CHECKING:
-    from broker.peer import Peer
 
 log = Logger()
 
@@ -48,7 +45,7 @@ class Session(OrderedSession):
         identity: its connectionID; "" before it has given one.
     """
 
-    _peer: Peer
+    _peer: IPeer
     _hooks: Hooks
     _open_rooms: bool
     identity: str = ""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from broker.access.principals import Access, Grants, Rule
+from broker.access.permissions import Grants, Rule
+from broker.access.principals import Access
 from broker.testing import make_broker
 from tests.protocols.owlmeans_emulator import Failed, Room
 
