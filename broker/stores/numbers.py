@@ -17,17 +17,17 @@ _LARGE = 1e21
 def add(stored: bytes, amount: bytes) -> bytes:
     """Return the sum of two decimal numbers as text.
 
-    Two integers give the exact integer, whatever their size.  Otherwise both
-    are taken as doubles, and a whole sum is written without a fraction.
+    Two integers give the exact integer.  Otherwise both are taken as doubles,
+    and a whole sum is written without a fraction.
 
     Raises:
-        Invalid: one of them is no number, or the sum is not finite.
+        Invalid: one of them is no number, or one or the sum is not finite as a double.
     """
     left, right = parse(stored), parse(amount)
     try:
         return _text(left + right)
-    except (OverflowError, ValueError):
-        # An int beyond the doubles, or with more digits than Python will write.
+    except OverflowError:
+        # An int beyond the doubles: JavaScript would read Infinity.
         raise Invalid("number", message="The sum is too large.") from None
 
 
@@ -46,8 +46,10 @@ def parse(text: bytes) -> int | float:
             return number
     else:
         try:
-            return int(text)
-        except ValueError:  # Python reads at most some thousand digits
+            whole = int(text)
+            float(whole)
+            return whole
+        except (ValueError, OverflowError):  # Python reads at most some thousand digits
             pass
     raise Invalid("number", message="The number is too large.")
 
@@ -59,4 +61,5 @@ def _text(number: int | float) -> bytes:
         if not number.is_integer() or abs(number) >= _LARGE:
             return repr(number).encode()
         number = int(number)
+    float(number)
     return str(number).encode()

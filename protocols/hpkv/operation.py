@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from broker.errors import Invalid
-from broker.jsontext import members
+from broker.jsontext import members, overflows
 
 KEY_BYTES = 1024  # of a key
 LIMIT = 100  # records of a RANGE that names no limit
@@ -44,10 +44,13 @@ _decode_integer = msgspec.json.Decoder(int).decode
 def read(data: bytes) -> Operation | None:
     """Return the operation of a frame, or None when it is no JSON object.
 
-    Members of a wrong type count as those that are not there.
+    Members of a wrong type count as those that are not there.  A messageId with a
+    number that is infinite as a double is none: the answer could not hold it.
     """
     try:
-        return _decode(data)
+        operation = _decode(data)
+        # No shorter number is infinite.
+        return None if len(operation.id) > 4 and overflows(operation.id) else operation
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     try:
@@ -95,7 +98,7 @@ def text_value(operation: Operation) -> bytes:
 def number_value(operation: Operation) -> bytes:
     """Return the value of an ATOMIC, a number, as the client wrote it."""
     value = bytes(operation.value)
-    if not value or value[0] not in b"-0123456789":
+    if not value or value[0] not in b"-0123456789" or overflows(value):
         raise Invalid("value", message="Value is not numeric")
     return value
 

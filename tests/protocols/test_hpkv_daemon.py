@@ -182,6 +182,22 @@ async def test_two_clients_increment_together(shared_daemon):
 
 
 @pytest_twisted.ensureDeferred
+async def test_no_number_becomes_infinite(shared_daemon):
+    socket = await api(shared_daemon)
+    for number in ("9" * 309, "-" + "9" * 400, "1e309", "9" * 5000):
+        answer = await say(socket, '{"op":6,"key":"infinite","value":%s,"messageId":1}' % number)
+        assert answer == {"code": 400, "error": "Value is not numeric", "messageId": 1}
+        answer = await say(socket, '{"op":1,"key":"infinite","messageId":%s}' % number)
+        assert answer == {"code": 400, "error": "Invalid message"}
+    assert (await say(socket, frame(2, "infinite", "9" * 400)))["code"] == 200
+    assert (await say(socket, frame(6, "infinite", 1)))["error"] == "Value is not numeric"
+    assert (await say(socket, frame(2, "infinite", "17976931348623157" + "0" * 292)))["code"] == 200
+    answer = await say(socket, '{"op":6,"key":"infinite","value":17976931348623157%s}' % ("0" * 292))
+    assert answer["error"] == "Value is not numeric"
+    await socket.close()
+
+
+@pytest_twisted.ensureDeferred
 async def test_500_sets_at_once(shared_daemon):
     sockets = [await api(shared_daemon) for _ in range(10)]
     for number in range(50):

@@ -134,6 +134,11 @@ ERRORS = [
     ('{"op":6,"key":"k","value":null}', 400, "Value is not numeric"),
     ('{"op":6,"key":"k","value":1e999}', 400, "Value is not numeric"),
     ('{"op":6,"key":"k","value":-1e999}', 400, "Value is not numeric"),
+    ('{"op":6,"key":"k","value":%s}' % ("9" * 309), 400, "Value is not numeric"),
+    ('{"op":6,"key":"k","value":-%s}' % ("9" * 400), 400, "Value is not numeric"),
+    ('{"op":6,"key":"k","value":%s}' % ("9" * 5000), 400, "Value is not numeric"),
+    ('{"op":6,"key":"k","value":%s.5}' % ("9" * 309), 400, "Value is not numeric"),
+    ('{"op":6,"key":"k","value":0.1E+310}', 400, "Value is not numeric"),
     (frame(RANGE, "a"), 400, "Invalid range"),
     (frame(RANGE, "a", endKey=5), 400, "Invalid range"),
     ('{"op":5,"key":"a","endKey":null}', 400, "Invalid range"),
@@ -170,6 +175,10 @@ GARBAGE = [
     "\ufeff{}",
     '{"op":1,"key":"k","x":%s}' % ("[" * 100_000 + "]" * 100_000),
     '{"op":"\\ud800","value":1e999}',
+    '{"op":1,"key":"k","messageId":1e309}',
+    '{"op":1,"key":"k","messageId":%s}' % ("9" * 309),
+    '{"op":1,"key":"k","messageId":{"a":[-%s]}}' % ("9" * 400),
+    '{"op":1.5,"key":"k","messageId":1e309}',
 ]
 
 
@@ -246,10 +255,23 @@ def test_what_is_no_number_is_not_incremented(client, stored):
         assert say(client, frame(GET, "n"))["value"] == stored
 
 
-def test_a_sum_that_overflows_changes_nothing(client):
-    say(client, frame(SET, "n", "1e308"))
-    assert say(client, '{"op":6,"key":"n","value":1e308}')["error"] == "Value is not numeric"
-    assert say(client, frame(GET, "n"))["value"] == "1e308"
+@pytest.mark.parametrize("number", ["1e308", "9" + "0" * 308, "-1" + "7" * 308, "17976931348623157" + "0" * 292])
+def test_a_sum_that_overflows_changes_nothing(client, number):
+    say(client, frame(SET, "n", number))
+    assert say(client, '{"op":6,"key":"n","value":%s}' % number)["error"] == "Value is not numeric"
+    assert say(client, frame(GET, "n"))["value"] == number
+
+
+def test_a_stored_number_beyond_the_doubles_is_not_incremented(client):
+    say(client, frame(SET, "n", "9" * 400))
+    assert say(client, frame(ATOMIC, "n", 1)) == {"code": 400, "error": "Value is not numeric"}
+    assert say(client, frame(GET, "n"))["value"] == "9" * 400
+
+
+def test_a_number_of_308_digits_is_exact(client):
+    say(client, frame(SET, "n", "9" * 307))
+    answer = client.say('{"op":6,"key":"n","value":1,"messageId":%s}' % ("8" * 308))
+    assert answer == [b'{"code":200,"success":true,"key":"n","newValue":1%b,"messageId":%b}' % (b"0" * 307, b"8" * 308)]
 
 
 @pytest.mark.parametrize(
@@ -549,6 +571,23 @@ def test_each_key_has_its_own_rate(clock):
     clock.advance(1.0)
     assert say(one, frame(GET, "k"))["code"] == 404
     assert one.link.closed is None
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        frame(GET, "k"),
+        frame(SET, "k", "v"),
+        frame(PATCH, "k", "v"),
+        frame(DELETE, "k"),
+        frame(RANGE, "a", endKey="z"),
+        frame(ATOMIC, "n", 1),
+        frame(9, "k"),
+    ],
+)
+def test_one_frame_takes_one_token_of_the_rate(clock, said):
+    client = Bench(make_broker(clock, rate=0.01, rate_burst=2), dialect(Settings())).api()
+    assert [say(client, said)["code"] == 429 for _ in range(3)] == [False, False, True]
 
 
 def test_a_client_has_no_calls_and_no_mailbox(client):
