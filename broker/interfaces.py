@@ -339,15 +339,20 @@ class IPeer(Interface):
         another member; if it was as nobody, those become memberships too.
         """
 
-    def join(topic: str) -> Coro[None]:
+    def join(topic: str, *, rate_limited: bool = True) -> Coro[None]:
         """Subscribe to the plain name *topic*, own events included; a member's is stored.
+
+        *rate_limited* is false where the frame has been counted by another verb, such as ``become``.
 
         Raises:
             RateLimited: it has joined too many.
         """
 
-    def part(topic: str) -> Coro[None]:
-        """Unsubscribe from *topic*, in every session of the member, and forget the membership."""
+    def part(topic: str, *, rate_limited: bool = True) -> Coro[None]:
+        """Unsubscribe from *topic*, in every session of the member, and forget the membership.
+
+        *rate_limited* as for ``join``.
+        """
 
     def part_all() -> None:
         """Unsubscribe from everything, in this session; stored memberships stay."""
@@ -487,7 +492,7 @@ class IPeer(Interface):
         """Add the decimal number *amount* to *key* in one step; see ``IStore.increment``.
 
         Raises:
-            Invalid: one of the two is no number, or the sum is not finite.
+            Invalid: one of the two is no number, or one or the sum is not finite as a double.
         """
 
     def delete(key: str, *, revision: int | None = None) -> Deferred[bool]:
@@ -672,7 +677,7 @@ class IStore(IService):
         of the double, without a fraction when it is whole.
 
         Raises:
-            Invalid: one of the two is no number, or the sum is not finite.
+            Invalid: one of the two is no number, or one or the sum is not finite as a double.
         """
 
     def range(space: str, first: str, last: str, limit: int) -> Deferred[list[tuple[str, Entry]]]:

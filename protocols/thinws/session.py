@@ -198,14 +198,14 @@ class Session(OrderedSession):
     async def _join(self, room: str, identity: str) -> str:
         if identity:
             await self._become(identity)
-        await self._peer.join(room)
+        await self._peer.join(room, rate_limited=not identity)  # one frame, one token
         self._notify("subscribe", room)
         return room
 
     async def _part(self, room: str, identity: str) -> str:
         if identity:
             await self._become(identity)
-        await self._peer.part(room)
+        await self._peer.part(room, rate_limited=not identity)
         self._notify("unsubscribe", room)
         return room
 
