@@ -10,7 +10,7 @@ from msgspec import Raw
 from broker.errors import Invalid
 from broker.jsontext import members
 from broker.messages import Event, Frame, text_frame
-from broker.patterns import check_name
+from broker.patterns import MAX_NAME, check_name
 
 NAME = "thinws"
 MAX_ID_LENGTH = 256  # characters of a connectionID
@@ -49,12 +49,21 @@ def echo(frame: Members) -> bytes:
 
 
 def room_of(frame: Members) -> str:
-    """Return the topic of the room: "string 1..256 chars, numbers/true accepted and turned into strings"."""
+    """Return the topic of the room: "string 1–255 characters …, numbers/true accepted and turned into strings".
+
+    Raises:
+        Invalid: it is missing, empty, of another type, too long, or has a control character.
+    """
     raw = frame.get("roomID")
+    name = "true" if bytes(raw or b"") == b"true" else text_of(raw) or _number(raw)
+    if not name:
+        raise Invalid("roomID", message="roomID is required")
+    if len(name) > MAX_NAME:
+        raise Invalid("roomID", message=f"roomID is longer than {MAX_NAME} characters")
     try:
-        return check_name("true" if bytes(raw or b"") == b"true" else text_of(raw) or _number(raw))
+        return check_name(name)
     except Invalid:
-        raise Invalid("roomID", message="roomID is required") from None
+        raise Invalid("roomID", message="roomID has a control character") from None
 
 
 def connection_id(frame: Members) -> str:

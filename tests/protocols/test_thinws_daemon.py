@@ -164,6 +164,9 @@ async def test_10_garbage_costs_nobody_anything(shared_daemon, client):
         b"\x00\xff",
         '{"type":' + "[" * 50_000,
         '{"type":"connect","connectionID":1e999}',
+        '{"type":"connect","connectionID":%s}' % ("9" * 400),
+        '{"type":"message","roomID":"calm","message":{"a":[%s]}}' % ("9" * 309),
+        '{"type":"message","roomID":"calm","messageID":%s}' % ("9" * 5000),
     ):
         socket.send(garbage)
         assert await socket.receive() == invalid
@@ -172,6 +175,21 @@ async def test_10_garbage_costs_nobody_anything(shared_daemon, client):
     socket.send('"' + "x" * (2 << 20) + '"')
     assert (await socket.closed())[0] == 1009
     await talk(bob, "still calm", "calm")
+
+
+@pytest_twisted.ensureDeferred
+async def test_10_what_is_wrong_with_a_room_is_told(shared_daemon):
+    socket = await ws_connect(shared_daemon.ws("/thinws"))
+    for room, text in (
+        ("", "roomID is required"),
+        ("x" * 256, "roomID is longer than 255 characters"),
+        ("a\nb", "roomID has a control character"),
+        ("\0", "roomID has a control character"),
+    ):
+        for kind in ("subscribe", "unsubscribe", "message"):
+            socket.send(compact({"type": kind, "roomID": room}))
+            assert json.loads(await socket.receive()) == {"type": "error", "message": text}
+    await socket.close()
 
 
 @pytest_twisted.ensureDeferred
