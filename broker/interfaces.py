@@ -564,6 +564,10 @@ class IDialectExtras(Interface):
     refusal_delay: float = Attribute(
         "Seconds for which a refusal by ``session`` is held, for clients that reconnect at once; 0."
     )
+    max_message_bytes: int = Attribute(
+        "The longest message of its WebSocket clients, in bytes, where its encoding makes of what is allowed "
+        "more than ``TXBROKER_MAX_MESSAGE_BYTES``; 0, which is that setting."
+    )
 
     def refusal(status: int, message: str, request: HttpRequest) -> Response | None:
         """Return how this dialect says *status* to *request*, which has not reached ``answer`` or has failed there.

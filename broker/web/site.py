@@ -258,6 +258,7 @@ class Site(Factory):
             on_closed=lambda code, _: self._closed(dialect, peer, address, code, came),
             rest=rest,
             subprotocol=subprotocol,
+            max_message_bytes=self.routes.extras[dialect.name].max_message_bytes,
         )
         if refusal is not None:
             peer.close()

@@ -28,11 +28,17 @@ log = Logger()
 
 @attrs.define(eq=False)
 class Session(OrderedSession):
-    """One HPKV client; *rights* are None for one with an API key, which may do everything."""
+    """One HPKV client.
+
+    A frame may be longer than *max_frame_bytes* by its value, which has a limit of
+    its own and is refused by itself; any other ends the connection with 1009.
+    *rights* are None for a client with an API key, which may do everything.
+    """
 
     holds_events = False  # a RANGE may be long, and what is notified meanwhile is no answer to it
 
     _peer: IPeer
+    _max_frame_bytes: int
     _rights: Rights | None = None
 
     def watch(self) -> None:
@@ -64,6 +70,9 @@ class Session(OrderedSession):
             self._link.close(CloseCode.UNSUPPORTED_DATA, "text frames only")
             return None
         operation = read(data)
+        if len(data) > self._max_frame_bytes and not self._is_long_by_value(data, operation):
+            self._link.close(CloseCode.MESSAGE_TOO_BIG, "message too big")
+            return None
         if operation is None:
             self._refuse(Invalid("frame", message="Invalid message"), b"")
             return None
@@ -78,6 +87,9 @@ class Session(OrderedSession):
         except BrokerError as error:
             self._refuse(error, operation.id)
             return None
+
+    def _is_long_by_value(self, data: bytes, operation: Operation | None) -> bool:
+        return operation is not None and len(data) - len(bytes(operation.value)) <= self._max_frame_bytes
 
     def overrun(self, data: bytes, binary: bool) -> None:
         """Refuse a frame because too much waits for a RANGE to end."""

@@ -181,6 +181,32 @@ async def test_two_clients_increment_together(shared_daemon):
         await socket.close()
 
 
+@pytest.mark.parametrize(
+    "char", ["x", "\x01", '"', "ä", "\U0001f600"], ids=["ascii", "control", "quote", "two", "four"]
+)
+@pytest_twisted.ensureDeferred
+async def test_a_value_of_exactly_the_allowed_size_passes_and_a_larger_one_is_refused_alone(shared_daemon, char):
+    largest = char * ((1 << 20) // len(char.encode()))
+    socket = await api(shared_daemon)
+    for number, value in enumerate((largest, largest + "x", "x" * (4 << 20), "after")):
+        socket.send(json.dumps({"op": 2, "key": "largest", "value": value, "messageId": number}))
+    answers = {answer["messageId"]: answer for answer in [await socket.receive_json() for _ in range(4)]}
+    assert [answers[number]["code"] for number in range(4)] == [200, 400, 400, 200]
+    assert answers[1] == {"code": 400, "error": "Value too large", "messageId": 1}
+    assert (await say(socket, frame(2, "largest", largest)))["code"] == 200
+    assert (await say(socket, frame(1, "largest")))["value"] == largest
+    assert (await say(socket, frame(3, "largest", "x")))["error"] == "Value too large"
+    await socket.close()
+
+
+@pytest.mark.parametrize(("op", "key"), [(2, "k" * (2 << 20)), (1, "k" * (2 << 20)), (9, "k")])
+@pytest_twisted.ensureDeferred
+async def test_a_frame_that_is_long_but_not_by_its_value_is_closed_with_1009(shared_daemon, op, key):
+    socket = await api(shared_daemon)
+    socket.send(frame(op, key, other="x" * (2 << 20)))
+    assert (await socket.closed())[0] == 1009
+
+
 @pytest_twisted.ensureDeferred
 async def test_no_number_becomes_infinite(shared_daemon):
     socket = await api(shared_daemon)
@@ -248,6 +274,19 @@ async def test_keys_and_tokens_survive_a_kill(start_daemon, daemon_environ):
     await daemon.restart(TXBROKER_API_KEYS="till:till-key")
     with pytest.raises(Refused):  # the key that made it was taken away
         await ws_connect(daemon.ws(f"/ws?token={text}"))
+
+
+@pytest.mark.parametrize(("value_bytes", "message_bytes"), [(1000, 1 << 20), (200_000, 1000), (1000, 1000)])
+@pytest_twisted.ensureDeferred
+async def test_the_allowed_size_of_a_value_is_a_setting(start_daemon, daemon_environ, value_bytes, message_bytes):
+    sizes = {"TXBROKER_MAX_VALUE_BYTES": str(value_bytes), "TXBROKER_MAX_MESSAGE_BYTES": str(message_bytes)}
+    daemon = await start_daemon(**daemon_environ, **sizes)
+    socket = await api(daemon)
+    for char in ("x", "\x01"):
+        assert (await say(socket, frame(2, "k", char * value_bytes)))["code"] == 200
+        assert (await say(socket, frame(2, "k", char * (value_bytes + 1))))["error"] == "Value too large"
+    socket.send("x" * (6 * value_bytes + message_bytes + 1))
+    assert (await socket.closed())[0] == 1009
 
 
 @pytest_twisted.ensureDeferred

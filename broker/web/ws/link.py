@@ -200,7 +200,7 @@ class WebSocketLink(FrameReader):
 
     def _max_message_size_exceeded(self, msg_size: int, max_msg_size: int, reason: str) -> None:
         log.info(
-            "{address} sent a message of {size} bytes; TXBROKER_MAX_MESSAGE_BYTES allows {most}",
+            "{address} sent a message of {size} bytes; TXBROKER_MAX_MESSAGE_BYTES, or its dialect, allows {most}",
             address=self.handshake.address,
             size=msg_size,
             most=max_msg_size,
