@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Raw
 
 from broker.errors import Invalid
-from broker.jsontext import members
+from broker.jsontext import ERRORS, members
 from broker.messages import Event, Frame, text_frame
 from broker.patterns import MAX_NAME, check_name
 
@@ -22,7 +22,7 @@ _decode_text = msgspec.json.Decoder(str).decode
 
 
 def room_frame(event: Event) -> Frame:
-    """Return what the members of a room are sent: a ThinWS client's own message as it wrote it."""
+    """Return an event as the members of a room are sent it: a ThinWS client's own message as it was written."""
     if event.dialect == NAME and event.original:
         return text_frame(event.original)
     body = b"null" if event.body is None else event.body
@@ -44,7 +44,7 @@ def read(data: bytes, binary: bool) -> Members:
 
 
 def echo(frame: Members) -> bytes:
-    """Return the messageID as the client wrote it, "echo unchanged"."""
+    """Return the member messageID of a reply, b"" where the frame has none: "echo unchanged"."""
     return b',"messageID":%b' % frame["messageID"] if "messageID" in frame else b""
 
 
@@ -67,7 +67,7 @@ def room_of(frame: Members) -> str:
 
 
 def connection_id(frame: Members) -> str:
-    """Return the connectionID, "any non-empty string (≤ 256 chars); a number is turned into its decimal string"."""
+    """Return the connectionID, "any non-empty string (≤ 256 chars); a number is turned into its decimal string", or ""."""
     raw = frame.get("connectionID")
     text = text_of(raw) or _number(raw)
     return text if len(text) <= MAX_ID_LENGTH else ""
@@ -77,7 +77,7 @@ def text_of(raw: Raw | None) -> str:
     """Return the string that *raw* is, or ""."""
     try:
         return _decode_text(raw or b"null")
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except ERRORS:
         return ""
 
 
