@@ -38,7 +38,7 @@ class Hpkv:
     where a page is from, for else every page could use one on its visitor's machine.
 
     Args:
-        token_seconds: how long a token is good.
+        token_seconds: how long a token is valid.
         origins: of the web pages that may connect; empty: see above.
         secured: whether there is a credential to be shown.
         max_value_bytes: of a value as it is stored.

@@ -143,7 +143,9 @@ class Session(OrderedSession):
         # "The bounds themselves need not match the pattern."
         last, limit = end_key(operation), record_limit(operation)
         predicate = None if self._rights is None else self._rights.may
-        reading = self._peer.range(operation.key, last, limit + 1, predicate=predicate, max_bytes=answers.ANSWER_BYTES)
+        reading = self._peer.range(
+            operation.key, last, limit + 1, predicate=predicate, max_bytes=answers.MAX_ANSWER_BYTES
+        )
         doing = Deferred.fromCoroutine(reading)
         self._answer(doing, operation, answers.records)
         return doing

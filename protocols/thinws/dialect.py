@@ -55,6 +55,6 @@ class ThinWs:
         query = parse_qs(link.handshake.query).get("token", [""])
         token = link.handshake.headers.get("authorization") or query[-1]
         if token:
-            session.show(token)
+            session.authenticate(token)
         peer.bind(session, session.disconnect)
         return session

@@ -20,7 +20,7 @@ from protocols.thinws.frames import Members, connection_id, echo, read, room_fra
 
 log = Logger()
 
-WORDS = {
+ERRORS = {
     "UNAUTHENTICATED": "Not authorized",
     "DENIED": "Not authorized",
     "TOO_LARGE": "Message too large",
@@ -49,7 +49,7 @@ class Session(OrderedSession):
     _hooks: Hooks
     _open_rooms: bool
     identity: str = ""
-    _barred: bool = False
+    _token_refused: bool = False
     _connected: bool = False
 
     @property
@@ -57,19 +57,19 @@ class Session(OrderedSession):
         """The session id: what a log may say of this client, whose connectionID is its only secret."""
         return self._peer.id
 
-    def show(self, token: str) -> None:
-        """Become who *token* names; with a wrong one, nothing is allowed from now on."""
+    def authenticate(self, token: str) -> None:
+        """Become who *token* names; after a wrong one, every frame is refused until a right one comes."""
         try:
             self._peer.identify(token)
-            self._barred = False
+            self._token_refused = False
         except BrokerError:
-            self._barred = True
+            self._token_refused = True
 
     # What the transport and the core call
 
     def ended(self) -> None:
-        """Let the hooks know, unless the client has disconnected itself."""
-        self._leave()
+        """Call the hooks of ``disconnect``, unless the client has disconnected itself."""
+        self._notify_disconnect()
 
     def event(self, event: Event, pattern: str) -> None:
         """Send a room message."""
@@ -98,7 +98,7 @@ class Session(OrderedSession):
             if handler is None:
                 raise Invalid("type", message="Unknown message type" if kind else "Invalid message")
             if kind != "connect":
-                self._authorize()
+                self._check_admitted()
             doing = handler(self, frame)
         except BrokerError as error:
             self._refuse(frame, error)
@@ -131,7 +131,7 @@ class Session(OrderedSession):
 
     def _refuse(self, frame: Members, error: BrokerError) -> None:
         """Send the error frame: the one reply to *frame*."""
-        text = WORDS.get(error.code, "Internal server error")
+        text = ERRORS.get(error.code, "Internal server error")
         if isinstance(error, Invalid):
             text = error.message
         elif isinstance(error, Denied) and error.what == "room":
@@ -148,19 +148,19 @@ class Session(OrderedSession):
             raise Invalid("connectionID", message="connectionID is required")
         token = text_of(frame.get("token"))
         if token:
-            self.show(token)
-        self._authorize()
+            self.authenticate(token)
+        self._check_admitted()
         return Deferred.fromCoroutine(self._become(identity))
 
     def _subscribe(self, frame: Members) -> Deferred[str]:
-        return Deferred.fromCoroutine(self._join(room_of(frame), self._given(frame)))
+        return Deferred.fromCoroutine(self._join(room_of(frame), self._implied_identity(frame)))
 
     def _unsubscribe(self, frame: Members) -> Deferred[str]:
-        return Deferred.fromCoroutine(self._part(room_of(frame), self._given(frame)))
+        return Deferred.fromCoroutine(self._part(room_of(frame), self._implied_identity(frame)))
 
     def _disconnect(self, frame: Members) -> Deferred[str]:
         self._peer.part_all()
-        self._leave()
+        self._notify_disconnect()
         return succeed("")
 
     def _message(self, frame: Members) -> Deferred[str]:
@@ -175,22 +175,26 @@ class Session(OrderedSession):
         )
         return sent.addCallback(lambda _: room)
 
-    def _authorize(self) -> None:
-        if self._barred or not self._peer.admitted:
+    def _check_admitted(self) -> None:
+        if self._token_refused or not self._peer.admitted:
             raise Unauthenticated("token")
 
-    def _given(self, frame: Members) -> str:
-        """Return the connectionID by which *frame* connects on its way, or ""."""
-        given = connection_id(frame)
-        if not given or given == self.identity:
+    def _implied_identity(self, frame: Members) -> str:
+        """Return the connectionID by which a subscribe or unsubscribe connects as well, or "".
+
+        Raises:
+            Invalid: the client has connected with another one.
+        """
+        identity = connection_id(frame)
+        if not identity or identity == self.identity:
             return ""
         if self.identity:
             raise Invalid("connectionID", message="connectionID mismatch")
-        return given
+        return identity
 
     async def _become(self, identity: str) -> str:
         await self._peer.become(identity)
-        self._leave()
+        self._notify_disconnect()
         self.identity, self._connected = identity, True
         self._notify("connect")
         return ""
@@ -209,7 +213,7 @@ class Session(OrderedSession):
         self._notify("unsubscribe", room)
         return room
 
-    def _leave(self) -> None:
+    def _notify_disconnect(self) -> None:
         """Call the hooks of ``disconnect``, once for each connect."""
         if self._connected:
             self._connected = False
