@@ -1,4 +1,4 @@
-"""The provider: takes every client, and tells plugins what happens."""
+"""The provider: accepts every client, and calls the hooks of plugins."""
 
 from __future__ import annotations
 

@@ -67,7 +67,10 @@ def room_of(frame: Members) -> str:
 
 
 def connection_id(frame: Members) -> str:
-    """Return the connectionID, "any non-empty string (≤ 256 chars); a number is turned into its decimal string", or ""."""
+    """Return the connectionID: "any non-empty string (≤ 256 chars); a number is turned into its decimal string".
+
+    "" where it is none of these.
+    """
     raw = frame.get("connectionID")
     text = text_of(raw) or _number(raw)
     return text if len(text) <= MAX_ID_LENGTH else ""
