@@ -45,8 +45,9 @@ def read(data: bytes) -> Operation | None:
     """
     try:
         operation = _decode(data)
-        # No shorter number is infinite.
-        return None if len(operation.id) > 4 and overflows(operation.id) else operation
+        id = operation.id
+        # The usual ones at once: no number of so many digits is infinite.
+        return operation if (len(id) <= 308 and id.isdigit()) or not overflows(id) else None
     except ERRORS:
         pass
     try:
