@@ -54,7 +54,7 @@ class MembershipVerbs(EventVerbs):
         except (Denied, RateLimited) as error:
             log.info("a membership of {peer} was left out: {code}", peer=self.id, code=error.code)
 
-    async def join(self, topic: str) -> None:
+    async def join(self, topic: str, *, rate_limited: bool = True) -> None:
         """Subscribe to the plain name *topic*, its own events included; store that if it is a member.
 
         Raises:
@@ -62,7 +62,7 @@ class MembershipVerbs(EventVerbs):
             Unavailable: the store is away; then nothing has changed.
         """
         joined = self.joined(topic)
-        self.subscribe(topic, exact=True, echo=True)
+        self._subscribe(topic, exact=True, echo=True, rate_limited=rate_limited)
         try:
             if self.member:
                 await self._parts.memberships.join(self.member, topic)
@@ -72,13 +72,13 @@ class MembershipVerbs(EventVerbs):
             raise
         await self.listening()
 
-    async def part(self, topic: str) -> None:
+    async def part(self, topic: str, *, rate_limited: bool = True) -> None:
         """Unsubscribe from *topic*, in every session of the member, and forget the membership.
 
         Raises:
             Unavailable: the store is away; then nothing has changed.
         """
-        self._allow("part", topic, check_permission=False)
+        self._allow("part", topic, rate_limited=rate_limited, check_permission=False)
         if self.member:
             await self._parts.memberships.leave(self.member, topic)
         self.unsubscribe(topic, exact=True)

@@ -26,8 +26,8 @@ def add(stored: bytes, amount: bytes) -> bytes:
     left, right = parse(stored), parse(amount)
     try:
         return _text(left + right)
-    except (OverflowError, ValueError):
-        # An int beyond the doubles, or with more digits than Python will write.
+    except OverflowError:
+        # An int beyond the doubles: JavaScript would read Infinity.
         raise Invalid("number", message="The sum is too large.") from None
 
 
@@ -61,6 +61,5 @@ def _text(number: int | float) -> bytes:
         if not number.is_integer() or abs(number) >= _LARGE:
             return repr(number).encode()
         number = int(number)
-    else:
-        float(number)
+    float(number)
     return str(number).encode()
