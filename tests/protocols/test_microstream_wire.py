@@ -230,6 +230,7 @@ async def test_binary_bodies_are_not_taken(suite):
 async def test_a_body_over_the_limit_gets_413_and_ends_the_session(calm, size):
     url = await open_polling(calm)
     waiting = get(url)
+    await waits(calm, url)
     assert (await post(url, body=b"4" + b"x" * (size - 1))).status == 413
     assert (await waiting).text == "1"
     assert await status_of(url) == 400
