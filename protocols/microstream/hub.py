@@ -1,4 +1,4 @@
-"""The hub: services register under a name and send each other requests."""
+"""The MicroStream hub: services register under a name and send each other requests."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from protocols.microstream.exact import NotExact, decode
 from protocols.microstream.namespaces import CONNECT_TIMEOUT, INVALID_NAMESPACE, SocketSession
 from protocols.microstream.server import Bounds, Handshake, Server
 from protocols.microstream.socketio import Connect, Emit
-from protocols.microstream.words import (
+from protocols.microstream.wire import (
     DUPLICATE_REQUEST,
     INVALID_NAME,
-    NOTHING,
+    NULLS,
     Answer,
     Credential,
     Envelope,
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 log = Logger()
 
 MAX_PAYLOAD = 1_000_000  # bytes; what socket.io servers take
-PASSING = frozenset(("RATE_LIMITED", "UNAVAILABLE", "GONE"))  # not the client's fault, or over soon
-SPARE = 64  # answered or expired requests that may be remembered besides the open ones
+TRANSIENT = frozenset(("RATE_LIMITED", "UNAVAILABLE", "GONE"))  # reasons that pass by themselves
+MAX_STALE = 64  # expired requests that a service remembers besides twice the open ones
 
 _envelope = msgspec.json.Decoder(Envelope)
 _payload = msgspec.json.Decoder(Payload)
@@ -57,7 +57,7 @@ _text = msgspec.json.Decoder(str)
 
 
 class Service(SocketSession):
-    """One client of the hub.
+    """A client of the hub: a service, once it is registered.
 
     Attributes:
         server: the hub.
@@ -70,18 +70,18 @@ class Service(SocketSession):
         self._names = handshake.query.get("serviceName", ())
         self._token = handshake.query.get("token", ("",))[0] or handshake.headers.get("authorization", "")
         self._joining: Deferred[None] | None = None
-        # The requests it was sent: its id of each, to the broker's and
-        # whether the caller speaks another dialect.
+        # The requests it was sent, by the id it knows: the broker's id, and
+        # whether the caller uses another dialect.
         self._serving: dict[str, tuple[str, bool]] = {}
 
     # Registration
 
-    def take_connect(self, asked: Connect) -> None:
-        """Register the service; the answer waits until a holder of the name has been probed."""
-        if asked.namespace != "/":
-            self.refuse(asked.namespace, INVALID_NAMESPACE)
+    def on_connect(self, connect: Connect) -> None:
+        """Register the service; the answer comes when a present holder of the name has been probed."""
+        if connect.namespace != "/":
+            self.refuse(connect.namespace, INVALID_NAMESPACE)
             return
-        joining = Deferred.fromCoroutine(self._join(asked.auth))
+        joining = Deferred.fromCoroutine(self._join(connect.auth))
         if not joining.called:
             self._joining = joining
         joining.addErrback(self._not_joined)
@@ -95,8 +95,8 @@ class Service(SocketSession):
                 self.peer.take_name(name)
             await self.peer.perform([name], as_service=True, takeover=True)
         except BrokerError as error:
-            if error.code in PASSING:
-                # The shipped client never tries again after a refusal, but after a close.
+            if error.code in TRANSIENT:
+                # The shipped client never tries again after CONNECT_ERROR, but does after a close.
                 self.end(CloseCode.TRY_AGAIN_LATER, error.code)
             else:
                 self.refuse("/", connect_error(error, name))
@@ -107,7 +107,12 @@ class Service(SocketSession):
         self.accept("/")
 
     def _identify(self, auth: bytes) -> None:
-        """Show the broker the token, of the URL's query or of the CONNECT."""
+        """Authenticate by the token of the handshake, or else of the CONNECT, if there is one.
+
+        Raises:
+            Invalid: the token of the CONNECT is not a string.
+            Unauthenticated: the token is wrong.
+        """
         token = self._token
         if not token and auth:
             try:
@@ -118,9 +123,11 @@ class Service(SocketSession):
             self.peer.identify(token)
 
     def _name(self) -> str:
-        """Return the name that was asked for.
+        """Return the ``serviceName`` of the handshake.
 
-        JavaScript writes "undefined" for an option that was forgotten.
+        Raises:
+            CalleeFailed: it is missing, given twice, or "undefined", which is what
+                JavaScript writes for an option that was forgotten.
         """
         if len(self._names) != 1 or self._names[0] in ("", "undefined"):
             raise CalleeFailed(INVALID_NAME, "One serviceName is needed in the query")
@@ -131,27 +138,27 @@ class Service(SocketSession):
             log.failure("{dialect} failed to register a service", failure, dialect=self.server.name)
             self.end(CloseCode.INTERNAL_ERROR, "internal error")
 
-    def take_disconnect(self, namespace: str) -> None:
-        """Unregister: what was asked of it, and what it asked, ends."""
+    def on_disconnect(self, namespace: str) -> None:
+        """Unregister the service; its requests end, both those it was sent and those it made."""
         self._serving.clear()
         self.peer.undo()
 
-    def ended(self) -> None:
-        """Stop registering, if that is under way."""
-        super().ended()
+    def on_ended(self) -> None:
+        """Cancel the registration, if one is under way."""
+        super().on_ended()
         if self._joining is not None:
             self._joining.cancel()
 
-    # What it says
+    # From the client
 
-    def take_event(self, emit: Emit) -> None:
-        """Take a request or a response; "Unknown events: silently ignored".
+    def on_event(self, emit: Emit) -> None:
+        """Handle a request or a response; "Unknown events: silently ignored".
 
-        So is ``heartbeat``: every packet is a sign of life of who sent it.
+        So is ``heartbeat``: a packet of any kind shows that its sender is alive.
         """
-        take = self._events.get(emit.name)
-        if take is not None and emit.args:
-            take(self, emit)
+        handle = self._events.get(emit.name)
+        if handle is not None and emit.args:
+            handle(self, emit)
 
     def _request(self, emit: Emit) -> None:
         try:
@@ -172,13 +179,13 @@ class Service(SocketSession):
             attachments=emit.attachments,
         )
         try:
-            # What an error must tell is in the reference: names hold no line ends.
+            # An error tells both the target and the id: the reference holds them, as names hold no line ends.
             self.peer.call(f"{target}\n{id}", request, quiet=True, service=target)
         except BrokerError as error:
             self._respond(id, failed_response(error, target, id))
 
     def _refuse_request(self, emit: Emit) -> None:
-        """Answer a malformed request, if it has an id that could be answered."""
+        """Answer a malformed request with INVALID_REQUEST, or drop it when it has no id."""
         try:
             members = decode(_members, emit.args[0])
             id = decode(_numbered, members["payload"]).id
@@ -193,7 +200,7 @@ class Service(SocketSession):
         self._respond(id, failed_response(error, target, id))
 
     def _response(self, emit: Emit) -> None:
-        """Bring an answer back; only from the one that was asked, and only the first."""
+        """Answer a request that was sent to this service, once; drop any other response."""
         try:
             answer = decode(_answer, emit.args[0])
         except NotExact:
@@ -207,13 +214,15 @@ class Service(SocketSession):
 
     _events: ClassVar[Mapping[str, Any]] = {"request": _request, "response": _response}
 
-    # What it is told
+    # To the client
 
     def request(self, request: Request) -> None:
-        """Pass a request on.
+        """Send a request to the service; one of this dialect with the exact text of its payload.
 
         Raises:
-            CalleeFailed: its id is that of another one under way here.
+            NotFound: it asks for a stream.
+            CalleeFailed: another request with its id is open at this service.
+            Invalid: it is of another dialect, and its arguments are not an array.
         """
         if request.streamed:
             raise NotFound("request", request.recipient)
@@ -226,14 +235,14 @@ class Service(SocketSession):
         if id in serving and serving[id][0] in open_calls:
             data = b'{"targetService":%b,"requestID":%b}' % (quote(request.service), quote(id))
             raise CalleeFailed(DUPLICATE_REQUEST, f'Request ID "{id}" is in use', data)
-        if len(serving) > 2 * len(open_calls) + SPARE:
-            # Those that were never answered; each look here pays for itself.
+        if len(serving) > 2 * len(open_calls) + MAX_STALE:
+            # Drop those that expired unanswered: at most once in so many requests.
             self._serving = serving = {id: entry for id, entry in serving.items() if entry[0] in open_calls}
         serving[id] = (request.id, foreign)
         self.emit(b'["request",%b]' % payload, request.attachments)
 
     def reply(self, reply: Reply) -> None:
-        """Bring an answer."""
+        """Send the response to a request of this service."""
         target, _, id = reply.ref.partition("\n")
         body = reply.body if reply.error is None else failed_response(reply.error, target, id)
         self._respond(id, body, reply.attachments)
@@ -241,8 +250,8 @@ class Service(SocketSession):
     def _respond(self, id: str, body: bytes, attachments: tuple[bytes, ...] = ()) -> None:
         if "/" not in self.sockets.joined:
             return
-        if body in NOTHING:
-            body = b"{}"  # null would end the requester's process
+        if body in NULLS:
+            body = b"{}"  # null would make the shipped client's process exit
         self.emit(b'["response",{"id":%b,"response":%b}]' % (encode(id), body), attachments)
 
 
@@ -267,13 +276,14 @@ class MicroStream(Server):
     Args:
         settings: of the daemon.
         clock: the reactor, or a ``task.Clock``.
-        times: of Engine.IO; by default after the settings.
-        connect_timeout: see ``namespaces.SocketSession``.
+        times: of Engine.IO; None: according to the settings.
+        connect_timeout: seconds; see ``namespaces.SocketSession``.
 
     Attributes:
-        timeout: seconds for which a request is remembered.  The requester has
-            a shorter limit of its own, and may still want a late answer.
-        dropped: how many messages could be of no use to anybody.
+        timeout: seconds for which a request stays open.  The requester has a
+            shorter limit of its own, but may still want a late response.
+        connect_timeout: as given.
+        dropped: number of malformed messages, and of responses that nobody waits for.
     """
 
     example = "curl '{http}/socket.io/?EIO=4&transport=polling&serviceName=me'"
@@ -299,10 +309,10 @@ class MicroStream(Server):
 
 
 def _times(settings: Settings) -> Times:
-    usual = Times()
+    default = Times()
     return Times(
-        ping_interval=settings.ping_seconds or usual.ping_interval,  # the clients rely on pings
-        ping_timeout=settings.pong_seconds or usual.ping_timeout,
+        ping_interval=settings.ping_seconds or default.ping_interval,  # the clients rely on pings
+        ping_timeout=settings.pong_seconds or default.ping_timeout,
         max_payload=min(MAX_PAYLOAD, settings.max_message_bytes),
     )
 

@@ -1,4 +1,4 @@
-"""The servers that the two public protocol suites speak with, on one port of the front door.
+"""The servers that the two public protocol suites speak with, on one public port.
 
 At ``/engine.io/`` every message is echoed.  At ``/socket.io/`` there are the namespaces ``/`` and
 ``/custom``: at connect the client is told its own payload by ``auth``; ``message`` comes back as
@@ -28,7 +28,7 @@ TIMES = Times(ping_interval=0.3, ping_timeout=0.2, upgrade_timeout=0.4)
 
 
 class Echo(Session):
-    def message(self, data, binary):
+    def on_message(self, data, binary):
         self.send([(data, binary)])
 
 
@@ -36,14 +36,14 @@ class Suite(SocketSession):
     def __init__(self, server, peer, handshake, link):
         super().__init__(server, peer, handshake, link, connect_timeout=CONNECT_TIMEOUT)
 
-    def take_connect(self, asked):
-        if asked.namespace not in ("/", "/custom"):
-            super().take_connect(asked)
+    def on_connect(self, connect):
+        if connect.namespace not in ("/", "/custom"):
+            super().on_connect(connect)
             return
-        self.accept(asked.namespace)
-        self.emit(b'["auth",%b]' % (asked.auth or b"{}"), namespace=asked.namespace)
+        self.accept(connect.namespace)
+        self.emit(b'["auth",%b]' % (connect.auth or b"{}"), namespace=connect.namespace)
 
-    def take_event(self, emit):
+    def on_event(self, emit):
         args = [bytes(arg) for arg in emit.args]
         if emit.name == "message":
             self.emit(b"[%b]" % b",".join([b'"message-back"', *args]), emit.attachments, namespace=emit.namespace)

@@ -147,7 +147,7 @@ def test_a_silent_holder_is_replaced(hub):
     assert second.peer.performs(as_service=True) == ["dup"]
 
 
-def test_any_word_of_the_holder_is_a_sign_of_life(hub):
+def test_any_packet_of_the_holder_shows_that_it_lives(hub):
     holder = hub.connect("dup")
     second = hub.open("serviceName=dup")
     second.say("40")
@@ -350,7 +350,7 @@ def test_a_service_may_ask_itself(hub):
     assert a.emit("response", {"id": "1", "response": 2}) == [b'42["response",{"id":"1","response":2}]']
 
 
-def test_an_unknown_target_is_told(hub):
+def test_an_unknown_target_is_an_error(hub):
     a = hub.connect("a")
     assert a.ask("nosuch", "TeB0", data={}) == [
         b'42["response",{"id":"TeB0","response":{"error":{"code":"TARGET_SERVICE_NOT_FOUND",'
@@ -450,7 +450,7 @@ def test_too_many_open_requests_are_refused():
     hub.stop()
 
 
-def test_one_that_is_too_fast_is_told(hub):
+def test_one_that_is_too_fast_gets_an_error(hub):
     hub = Hub(rate=1.0, rate_burst=5)
     client = hub.connect("a")
     codes = [json.loads(client.ask("x", "1")[0][2:])[1]["response"]["error"]["code"] for _ in range(9)]
@@ -722,11 +722,11 @@ def test_a_request_reaches_a_foreign_procedure(hub, words, body):
 def test_a_foreign_failure_is_told_in_the_words_of_the_hub(hub):
     service, other = hub.connect("a"), hub.foreign()
     value_of(Deferred.fromCoroutine(other.perform(["math.add"])))
-    for data, told in ((b'{"x":1}', {"x": 1}), (None, {})):
+    for data, expected in ((b'{"x":1}', {"x": 1}), (None, {})):
         service.ask("math", "1", "add")
         other.answer(other.session.requests.pop().id, b"null", CalleeFailed("Boom", "it broke", data))
         ((_, answer),) = service.heard()
-        assert answer["response"]["error"] == {"code": "Boom", "message": "it broke", "errorData": told}
+        assert answer["response"]["error"] == {"code": "Boom", "message": "it broke", "errorData": expected}
 
 
 def test_a_service_goes_before_a_procedure(hub):

@@ -1,4 +1,4 @@
-"""The cases of the two public protocol suites, through the front door, and what goes with them."""
+"""The cases of the two public protocol suites, through the public port, and what goes with them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def session_of(suite, url):
 
 async def waits(suite, url):
     """Return when a GET of the session waits."""
-    await eventually(lambda: session_of(suite, url)._getting is not None)
+    await eventually(lambda: session_of(suite, url)._waiting_get is not None)
 
 
 async def gone(suite, url):
@@ -337,7 +337,7 @@ async def test_three_rounds_of_heartbeat_by_websocket(suite, path):
         passes(suite, TIMES.ping_interval)
         assert await socket.receive() == "2"
         socket.send("3")
-        await eventually(lambda: not session.engine.awaiting)
+        await eventually(lambda: not session.engine.ping_unanswered)
     await socket.close()
 
 
