@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -18,7 +19,8 @@ from broker.messages import CloseCode, Reply, Request
 from protocols.microstream.engineio import Times
 from protocols.microstream.exact import NotExact, decode
 from protocols.microstream.namespaces import CONNECT_TIMEOUT, INVALID_NAMESPACE, SocketSession
-from protocols.microstream.server import Bounds, Handshake, Server
+from protocols.microstream.server import Bounds, Server
+from protocols.microstream.sessions import Handshake, SessionContext
 from protocols.microstream.socketio import Connect, Emit
 from protocols.microstream.wire import (
     DUPLICATE_REQUEST,
@@ -57,16 +59,13 @@ _text = msgspec.json.Decoder(str)
 
 
 class Service(SocketSession):
-    """A client of the hub: a service, once it is registered.
+    """A client of the hub: a service, once it is registered."""
 
-    Attributes:
-        server: the hub.
-    """
-
-    server: MicroStream
-
-    def __init__(self, server: MicroStream, peer: Peer, handshake: Handshake, link: ILink | None) -> None:
-        super().__init__(server, peer, handshake, link, server.connect_timeout)
+    def __init__(
+        self, hub: MicroStream, context: SessionContext, peer: Peer, handshake: Handshake, link: ILink | None
+    ) -> None:
+        super().__init__(context, peer, handshake, link, hub.connect_timeout)
+        self._hub = hub
         self._names = handshake.query.get("serviceName", ())
         self._token = handshake.query.get("token", ("",))[0] or handshake.headers.get("authorization", "")
         self._joining: Deferred[None] | None = None
@@ -135,7 +134,7 @@ class Service(SocketSession):
 
     def _not_joined(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
-            log.failure("{dialect} failed to register a service", failure, dialect=self.server.name)
+            log.failure("{dialect} failed to register a service", failure, dialect=self._hub.name)
             self.end(CloseCode.INTERNAL_ERROR, "internal error")
 
     def on_disconnect(self, namespace: str) -> None:
@@ -174,7 +173,7 @@ class Service(SocketSession):
             target,
             payload.event,
             b"[%b]" % data,
-            timeout=self.server.timeout,
+            timeout=self._hub.timeout,
             original=bytes(envelope.payload),
             attachments=emit.attachments,
         )
@@ -190,7 +189,7 @@ class Service(SocketSession):
             members = decode(_members, emit.args[0])
             id = decode(_numbered, members["payload"]).id
         except (NotExact, KeyError):
-            self.server.dropped += 1
+            self._hub.dropped += 1
             return
         try:
             target = decode(_text, members["targetService"])
@@ -204,13 +203,13 @@ class Service(SocketSession):
         try:
             answer = decode(_answer, emit.args[0])
         except NotExact:
-            self.server.dropped += 1
+            self._hub.dropped += 1
             return
         key, foreign = self._serving.pop(answer.id, ("", False))
         body = bytes(answer.response)
         error = failure_in(body) if foreign else None
         if not self.peer.answer(key, body, error, attachments=emit.attachments):
-            self.server.dropped += 1
+            self._hub.dropped += 1
 
     _events: ClassVar[Mapping[str, Any]] = {"request": _request, "response": _response}
 
@@ -226,7 +225,7 @@ class Service(SocketSession):
         """
         if request.streamed:
             raise NotFound("request", request.recipient)
-        foreign = request.dialect != self.server.name
+        foreign = request.dialect != self._hub.name
         if foreign:
             id, payload = request.id, _payload_of(request)
         else:
@@ -297,7 +296,7 @@ class MicroStream(Server):
         connect_timeout: float = CONNECT_TIMEOUT,
     ) -> None:
         super().__init__(
-            Service,  # type: ignore[arg-type]
+            partial(Service, self),
             clock,
             times=times or _times(settings),
             bounds=_bounds(settings),

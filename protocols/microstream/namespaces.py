@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 from broker.interfaces import ILink
 from broker.messages import CloseCode
-from protocols.microstream.sessions import Session
+from protocols.microstream.sessions import Handshake, Session, SessionContext
 from protocols.microstream.socketio import Ack, Connect, Connection, Disconnect, Emit, ack_packets, event_packets
 
 if TYPE_CHECKING:
     from broker.peer import Peer
-    from protocols.microstream.server import Handshake, Server
 
 CONNECT_TIMEOUT = 45.0  # seconds from the handshake to the first accepted CONNECT
 INVALID_NAMESPACE = b'{"message":"Invalid namespace"}'
@@ -32,15 +31,15 @@ class SocketSession(Session):
 
     def __init__(
         self,
-        server: Server,
+        context: SessionContext,
         peer: Peer,
         handshake: Handshake,
         link: ILink | None,
         connect_timeout: float = CONNECT_TIMEOUT,
     ) -> None:
-        super().__init__(server, peer, handshake, link)
+        super().__init__(context, peer, handshake, link)
         self.sockets = Connection()
-        self._connect_bucket = server.timers.add(self._connect_timed_out, connect_timeout)
+        self._connect_bucket = context.timers.add(self._connect_timed_out, connect_timeout)
 
     # For subclasses
 
@@ -103,7 +102,7 @@ class SocketSession(Session):
         self._stop_connect_timer()
 
     def _stop_connect_timer(self) -> None:
-        self.server.timers.drop(self._connect_timed_out, self._connect_bucket)
+        self.context.timers.drop(self._connect_timed_out, self._connect_bucket)
 
     def _connect_timed_out(self) -> None:
         self.end(CloseCode.POLICY_VIOLATION, "no namespace")

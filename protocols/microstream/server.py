@@ -20,7 +20,7 @@ from broker.errors import Refused
 from broker.interfaces import IHttpDialect, ILink, IWebSocketDialect
 from broker.messages import CloseCode, HttpRequest, Response
 from protocols.microstream.engineio import ProtocolError, Times, open_packet
-from protocols.microstream.sessions import Session
+from protocols.microstream.sessions import Handshake, Session, SessionContext
 from protocols.microstream.upgrade import Upgrade
 
 if TYPE_CHECKING:
@@ -57,22 +57,6 @@ class RequestRefused(Exception):
     def __init__(self, code: ErrorCode) -> None:
         super().__init__(code.message)
         self.code = code
-
-
-@attrs.frozen
-class Handshake:
-    """The request that started a session.
-
-    Attributes:
-        sid: of the new session.
-        query: its parameters, each with all its values; "those of the handshake request
-            count and are repeated on every request".
-        headers: its headers, by lower-case name.
-    """
-
-    sid: str
-    query: Mapping[str, Sequence[str]] = attrs.field(repr=False)
-    headers: Mapping[str, str] = attrs.field(repr=False)
 
 
 @attrs.frozen
@@ -115,7 +99,7 @@ class Server:
 
     def __init__(
         self,
-        make: Callable[[Server, Peer, Handshake, ILink | None], Session],
+        make: Callable[[SessionContext, Peer, Handshake, ILink | None], Session],
         clock: IReactorTime,
         *,
         name: str = "microstream",
@@ -138,13 +122,9 @@ class Server:
         self._bounds = bounds or Bounds()
         self._addresses: Counter[str] = Counter()
         self._draining = False
+        self._context = SessionContext(self.times, clock, self.timers, self._bounds.queue_bytes, self._forget)
 
-    @property
-    def queue_bytes(self) -> int:
-        """The most bytes in the send queue of a client that does not poll."""
-        return self._bounds.queue_bytes
-
-    def forget(self, session: Session) -> None:
+    def _forget(self, session: Session) -> None:
         """Remove *session*, which has ended."""
         if self.sessions.pop(session.sid, None) is None:
             return
@@ -246,7 +226,7 @@ class Server:
         ):
             raise Refused(503, "Too many connections.")
         handshake = Handshake(self._sid_prefix + token_urlsafe(15), query, request.headers)
-        session = self._make(self, peer, handshake, link)
+        session = self._make(self._context, peer, handshake, link)
         self.sessions[session.sid] = session
         self._addresses[address] += 1
         return session

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+import attrs
 from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
 
+from broker.core.deadlines import Deadlines
 from broker.interfaces import ILink
 from broker.messages import CloseCode
 from broker.sessions import BaseSession
@@ -20,13 +23,48 @@ from protocols.microstream.engineio import (
     Packet,
     ProtocolError,
     State,
+    Times,
     open_packet,
 )
 from protocols.microstream.engineio import Event as EngineEvent
 
 if TYPE_CHECKING:
     from broker.peer import Peer
-    from protocols.microstream.server import Handshake, Server
+
+
+@attrs.frozen
+class Handshake:
+    """The request that started a session.
+
+    Attributes:
+        sid: of the new session.
+        query: its parameters, each with all its values; "those of the handshake request
+            count and are repeated on every request".
+        headers: its headers, by lower-case name.
+    """
+
+    sid: str
+    query: Mapping[str, Sequence[str]] = attrs.field(repr=False)
+    headers: Mapping[str, str] = attrs.field(repr=False)
+
+
+@attrs.frozen(eq=False)
+class SessionContext:
+    """What a server shares with all of its sessions.
+
+    Attributes:
+        times: timers and limits of each session.
+        clock: the reactor, or a ``task.Clock``.
+        timers: of all sessions; a key is the function to call.
+        queue_bytes: most bytes in the send queue of a client that does not poll.
+        forget: removes a session, which has ended, from the server.
+    """
+
+    times: Times
+    clock: IReactorTime
+    timers: Deadlines[Callable[[], object]]
+    queue_bytes: int
+    forget: Callable[[Session], object]
 
 
 class PendingUpgrade(Protocol):
@@ -42,7 +80,7 @@ class Session(BaseSession):
     The session owns its peer, which lives through many requests, and closes it when it ends.
 
     Args:
-        server: that made the session.
+        context: what the server shares with its sessions.
         peer: the broker's side of the client.
         handshake: how the session started.
         link: its WebSocket, or None when it starts by polling.
@@ -53,15 +91,15 @@ class Session(BaseSession):
         upgrade: the WebSocket it is upgrading to, or None.
     """
 
-    def __init__(self, server: Server, peer: Peer, handshake: Handshake, link: ILink | None) -> None:
-        self.server, self.peer, self.sid = server, peer, handshake.sid
-        self.engine = Engine(server.times, server.clock, websocket=link is not None)
+    def __init__(self, context: SessionContext, peer: Peer, handshake: Handshake, link: ILink | None) -> None:
+        self.context, self.peer, self.sid = context, peer, handshake.sid
+        self.engine = Engine(context.times, context.clock, websocket=link is not None)
         self.link = link
         self.upgrade: PendingUpgrade | None = None
         self._waiting_get: Deferred[bytes] | None = None
         self._probes: list[Deferred[bool]] = []
         self._batching = False
-        self._bucket = server.timers.add(self.heartbeat, server.times.ping_interval)
+        self._bucket = context.timers.add(self.heartbeat, context.times.ping_interval)
         peer.bind(self, self.end)
 
     # For subclasses
@@ -100,8 +138,8 @@ class Session(BaseSession):
             return
         payload = b"" if self._waiting_get is None else self.engine.last_payload(last)
         self.engine.close()
-        self.server.timers.drop(self.heartbeat, self._bucket)
-        self.server.forget(self)
+        self.context.timers.drop(self.heartbeat, self._bucket)
+        self.context.forget(self)
         if self.upgrade is not None:
             self.upgrade.drop()
         if self.link is not None:
@@ -116,7 +154,7 @@ class Session(BaseSession):
     def opened(self) -> None:
         """Send the open packet: the session starts on WebSocket."""
         assert self.link is not None
-        self.link.send(open_packet(self.sid, self.server.times, upgrades=False))
+        self.link.send(open_packet(self.sid, self.context.times, upgrades=False))
         self.flush()
 
     def received(self, data: bytes, binary: bool) -> None:
@@ -196,7 +234,7 @@ class Session(BaseSession):
             # What the packets of one POST cause is sent in one response.
             if not self._batching:
                 self._answer(engine.poll())
-        elif engine.queued > self.server.queue_bytes:
+        elif engine.queued > self.context.queue_bytes:
             self.end(CloseCode.TRY_AGAIN_LATER, "reading too slowly")
 
     def _answer(self, payload: bytes) -> None:
@@ -210,7 +248,7 @@ class Session(BaseSession):
             if type(event) is Message:
                 self.on_message(event.data, event.binary)
             elif event is ALIVE:
-                self._schedule_heartbeat(self.server.times.ping_interval)
+                self._schedule_heartbeat(self.context.times.ping_interval)
                 self._answer_probes(True)
             elif event is CLOSED:
                 self.end(last=NOOP)
@@ -225,7 +263,7 @@ class Session(BaseSession):
         "close the transport instead of sending 41; the client then reconnects"
         """
         if self.engine.heartbeat():
-            self._schedule_heartbeat(self.server.times.ping_timeout)
+            self._schedule_heartbeat(self.context.times.ping_timeout)
             self.flush()
         else:
             self.end(CloseCode.GOING_AWAY, "ping timeout")
@@ -237,12 +275,12 @@ class Session(BaseSession):
         probe: Deferred[bool] = Deferred(self._probes.remove)
         self._probes.append(probe)
         if self.engine.ping():
-            self._schedule_heartbeat(self.server.times.ping_timeout)
+            self._schedule_heartbeat(self.context.times.ping_timeout)
             self.flush()
         return probe
 
     def _schedule_heartbeat(self, delay: float) -> None:
-        timers = self.server.timers
+        timers = self.context.timers
         timers.drop(self.heartbeat, self._bucket)
         self._bucket = timers.add(self.heartbeat, delay)
 

@@ -9,14 +9,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from broker.interfaces import ILink
 from broker.sessions import BaseSession
 from protocols.microstream.engineio import PROBED, UPGRADED, ProtocolError
-
-if TYPE_CHECKING:
-    from protocols.microstream.sessions import Session
+from protocols.microstream.sessions import Session
 
 
 class Upgrade(BaseSession):
@@ -43,7 +39,7 @@ class Upgrade(BaseSession):
             return
         self._pending = True
         session.upgrade = self
-        self._bucket = session.server.timers.add(self.drop, session.server.times.upgrade_timeout)
+        self._bucket = session.context.timers.add(self.drop, session.context.times.upgrade_timeout)
 
     def received(self, data: bytes, binary: bool) -> None:
         """Handle a frame: of the probe, and after the upgrade of the session."""
@@ -86,4 +82,4 @@ class Upgrade(BaseSession):
 
     def _stop_timer(self) -> None:
         self._pending = False
-        self._session.server.timers.drop(self.drop, self._bucket)
+        self._session.context.timers.drop(self.drop, self._bucket)

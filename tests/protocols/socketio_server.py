@@ -33,8 +33,8 @@ class Echo(Session):
 
 
 class Suite(SocketSession):
-    def __init__(self, server, peer, handshake, link):
-        super().__init__(server, peer, handshake, link, connect_timeout=CONNECT_TIMEOUT)
+    def __init__(self, context, peer, handshake, link):
+        super().__init__(context, peer, handshake, link, connect_timeout=CONNECT_TIMEOUT)
 
     def on_connect(self, connect):
         if connect.namespace not in ("/", "/custom"):
