@@ -245,7 +245,10 @@ def _head(data: bytes) -> _Head:
         raise ProtocolError("attachments")
     if kind == CONNECT_ERROR or (match[4] and kind in (CONNECT, DISCONNECT)):
         raise ProtocolError("unexpected packet")
-    namespace = match[3].decode() if match[3] else "/"
+    try:
+        namespace = match[3].decode() if match[3] else "/"
+    except UnicodeDecodeError:
+        raise ProtocolError("namespace") from None
     if len(namespace) > MAX_NAMESPACE:
         raise ProtocolError("namespace too long")
     return _Head(kind, namespace, int(match[4]) if match[4] else None, data[match.end() :], attachments)

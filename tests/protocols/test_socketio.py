@@ -59,7 +59,7 @@ def test_connect_is_answered_with_a_sid_or_an_error():
     )
 
 
-@pytest.mark.parametrize("packet", [b"0[1]", b'0"x"', b"0{", b"01", b"0/x,5", b"0" + b"/" + b"x" * 300])
+@pytest.mark.parametrize("packet", [b"0[1]", b'0"x"', b"0{", b"01", b"0/x,5", b"0" + b"/" + b"x" * 300, b"0/\x80"])
 def test_a_malformed_connect_closes(packet):
     with pytest.raises(ProtocolError):
         Connection().receive(packet, False)
