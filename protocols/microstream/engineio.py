@@ -20,7 +20,7 @@ from twisted.internet.interfaces import IReactorTime
 from broker.messages import CloseCode
 
 SEPARATOR = b"\x1e"  # between the packets of a long-polling payload
-CLOSE, PING, PONG, UPGRADE, NOOP = b"1", b"2", b"3", b"5", b"6"
+CLOSE, PING, UPGRADE, NOOP = b"1", b"2", b"5", b"6"
 PROBE, PROBED = b"2probe", b"3probe"
 PACKET_TYPES = frozenset(b"0123456")
 MESSAGE = ord("4")

@@ -18,7 +18,7 @@ from broker.interfaces import ILink
 from broker.messages import CloseCode, Reply, Request
 from protocols.microstream.engineio import Times
 from protocols.microstream.exact import NotExact, decode
-from protocols.microstream.namespaces import CONNECT_TIMEOUT, INVALID_NAMESPACE, SocketSession
+from protocols.microstream.namespaces import INVALID_NAMESPACE, SocketSession
 from protocols.microstream.server import Bounds, Server
 from protocols.microstream.sessions import Handshake, SessionContext
 from protocols.microstream.socketio import Connect, Emit
@@ -64,7 +64,7 @@ class Service(SocketSession):
     def __init__(
         self, hub: MicroStream, context: SessionContext, peer: Peer, handshake: Handshake, link: ILink | None
     ) -> None:
-        super().__init__(context, peer, handshake, link, hub.connect_timeout)
+        super().__init__(context, peer, handshake, link)
         self._hub = hub
         self._names = handshake.query.get("serviceName", ())
         self._token = handshake.query.get("token", ("",))[0] or handshake.headers.get("authorization", "")
@@ -275,36 +275,28 @@ class MicroStream(Server):
     Args:
         settings: of the daemon.
         clock: the reactor, or a ``task.Clock``.
-        times: of Engine.IO; None: according to the settings.
-        connect_timeout: seconds; see ``namespaces.SocketSession``.
 
     Attributes:
         timeout: seconds for which a request stays open.  The requester has a
             shorter limit of its own, but may still want a late response.
-        connect_timeout: as given.
         dropped: number of malformed messages, and of responses that nobody waits for.
     """
 
     example = "curl '{http}/socket.io/?EIO=4&transport=polling&serviceName=me'"
 
-    def __init__(
-        self,
-        settings: Settings,
-        clock: IReactorTime,
-        *,
-        times: Times | None = None,
-        connect_timeout: float = CONNECT_TIMEOUT,
-    ) -> None:
-        super().__init__(
-            partial(Service, self),
-            clock,
-            times=times or _times(settings),
-            bounds=_bounds(settings),
-            node="" if settings.bus == "local:" else settings.node,
-        )
+    def __init__(self, settings: Settings, clock: IReactorTime) -> None:
+        super().__init__(partial(Service, self), clock, **server_options(settings))
         self.timeout = settings.call_timeout_seconds + settings.late_window_seconds
-        self.connect_timeout = connect_timeout
         self.dropped = 0
+
+
+def server_options(settings: Settings) -> dict[str, Any]:
+    """Return the arguments of ``Server`` that follow from the settings of the daemon."""
+    return {
+        "times": _times(settings),
+        "bounds": _bounds(settings),
+        "node": "" if settings.bus == "local:" else settings.node,
+    }
 
 
 def _times(settings: Settings) -> Times:

@@ -14,32 +14,24 @@ from protocols.microstream.socketio import Ack, Connect, Connection, Disconnect,
 if TYPE_CHECKING:
     from broker.peer import Peer
 
-CONNECT_TIMEOUT = 45.0  # seconds from the handshake to the first accepted CONNECT
 INVALID_NAMESPACE = b'{"message":"Invalid namespace"}'
 
 
 class SocketSession(Session):
     """One client: the base class of a Socket.IO application, which overrides ``on_connect`` and ``on_event``.
 
-    Args:
-        connect_timeout: seconds from the handshake after which the session ends if no
-            namespace was joined; the other arguments are those of ``Session``.
-
     Attributes:
+        connect_timeout: seconds from the handshake after which the session ends if no
+            namespace was joined; a subclass may set its own.
         sockets: the protocol state of all namespaces.
     """
 
-    def __init__(
-        self,
-        context: SessionContext,
-        peer: Peer,
-        handshake: Handshake,
-        link: ILink | None,
-        connect_timeout: float = CONNECT_TIMEOUT,
-    ) -> None:
+    connect_timeout: float = 45.0
+
+    def __init__(self, context: SessionContext, peer: Peer, handshake: Handshake, link: ILink | None) -> None:
         super().__init__(context, peer, handshake, link)
         self.sockets = Connection()
-        self._connect_bucket = context.timers.add(self._connect_timed_out, connect_timeout)
+        self._connect_bucket = context.timers.add(self._connect_timed_out, self.connect_timeout)
 
     # For subclasses
 

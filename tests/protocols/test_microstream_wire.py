@@ -9,7 +9,7 @@ import pytest_twisted
 from twisted.web.client import ResponseNeverReceived
 
 from protocols.microstream.engineio import Times
-from tests.protocols.socketio_server import CONNECT_TIMEOUT, TIMES, SuiteServer
+from tests.protocols.socketio_server import TIMES, SuiteServer
 from tests.support.eventually import eventually
 from tests.support.http_client import get, post, request
 from tests.support.ws_client import Closed, Refused, ws_connect
@@ -618,7 +618,7 @@ async def test_an_invalid_first_packet_closes(suite):
 @pytest_twisted.ensureDeferred
 async def test_no_connect_in_time_closes(calm):
     socket = await open_websocket(calm, "/socket.io/")
-    passes(calm, CONNECT_TIMEOUT)
+    passes(calm, 1.0)
     assert (await socket.closed())[0] == 1008
 
 
@@ -693,7 +693,8 @@ async def test_an_event_with_attachments_and_acknowledgement(suite):
 async def test_attachments_by_polling_travel_in_one_payload(calm):
     url = await open_polling(calm, "/socket.io/")
     await post(url, body=b"40")
-    await get(url)
+    assert (await get(url)).text.startswith("40{")
+    assert (await get(url)).text == '42["auth",{}]'
     await post(url, body=b'451-["message",{"_placeholder":true,"num":0}]\x1ebAQID')
     assert (await get(url)).text == '451-["message-back",{"_placeholder":true,"num":0}]\x1ebAQID'
 
