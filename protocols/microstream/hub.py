@@ -69,6 +69,7 @@ class Service(SocketSession):
         self._names = handshake.query.get("serviceName", ())
         self._token = handshake.query.get("token", ("",))[0] or handshake.headers.get("authorization", "")
         self._joining: Deferred[None] | None = None
+        self._sends_heartbeats = False
         # The requests it was sent, by the id it knows: the broker's id, and
         # whether the caller uses another dialect.
         self._serving: dict[str, tuple[str, bool]] = {}
@@ -140,6 +141,8 @@ class Service(SocketSession):
     def on_disconnect(self, namespace: str) -> None:
         """Unregister the service; its requests end, both those it was sent and those it made."""
         self._serving.clear()
+        self._sends_heartbeats = False
+        self.set_idle_timeout(0)
         self.peer.undo()
 
     def on_ended(self) -> None:
@@ -151,19 +154,16 @@ class Service(SocketSession):
     # From the client
 
     def on_event(self, emit: Emit) -> None:
-        """Handle a request or a response; "Unknown events: silently ignored".
-
-        So is ``heartbeat``: a packet of any kind shows that its sender is alive.
-        """
+        """Handle a request, a response or a heartbeat; "Unknown events: silently ignored"."""
         handle = self._events.get(emit.name)
-        if handle is not None and emit.args:
+        if handle is not None:
             handle(self, emit)
 
     def _request(self, emit: Emit) -> None:
         try:
             envelope = decode(_envelope, emit.args[0])
             payload = decode(_payload, envelope.payload)
-        except NotExact:
+        except (NotExact, IndexError):
             self._refuse_request(emit)
             return
         target, id, data = envelope.targetService, payload.id, bytes(payload.data)
@@ -188,7 +188,7 @@ class Service(SocketSession):
         try:
             members = decode(_members, emit.args[0])
             id = decode(_numbered, members["payload"]).id
-        except (NotExact, KeyError):
+        except (NotExact, LookupError):
             self._hub.dropped += 1
             return
         try:
@@ -202,7 +202,7 @@ class Service(SocketSession):
         """Answer a request that was sent to this service, once; drop any other response."""
         try:
             answer = decode(_answer, emit.args[0])
-        except NotExact:
+        except (NotExact, IndexError):
             self._hub.dropped += 1
             return
         key, foreign = self._serving.pop(answer.id, ("", False))
@@ -211,7 +211,16 @@ class Service(SocketSession):
         if not self.peer.answer(key, body, error, attachments=emit.attachments):
             self._hub.dropped += 1
 
-    _events: ClassVar[Mapping[str, Any]] = {"request": _request, "response": _response}
+    def _heartbeat(self, emit: Emit) -> None:
+        """Expect, from the first heartbeat on, that something is received at least every so often.
+
+        A packet of any kind is enough, and the name in a heartbeat does not matter.
+        """
+        if not self._sends_heartbeats:
+            self._sends_heartbeats = True
+            self.set_idle_timeout(self._hub.idle_seconds)
+
+    _events: ClassVar[Mapping[str, Any]] = {"request": _request, "response": _response, "heartbeat": _heartbeat}
 
     # To the client
 
@@ -277,6 +286,8 @@ class MicroStream(Server):
         clock: the reactor, or a ``task.Clock``.
 
     Attributes:
+        idle_seconds: after which a service that has sent heartbeats is removed when nothing
+            more is received; 0: never.
         timeout: seconds for which a request stays open.  The requester has a
             shorter limit of its own, but may still want a late response.
         dropped: number of malformed messages, and of responses that nobody waits for.
@@ -286,6 +297,7 @@ class MicroStream(Server):
 
     def __init__(self, settings: Settings, clock: IReactorTime) -> None:
         super().__init__(partial(Service, self), clock, **server_options(settings))
+        self.idle_seconds = settings.microstream_idle_seconds
         self.timeout = settings.call_timeout_seconds + settings.late_window_seconds
         self.dropped = 0
 

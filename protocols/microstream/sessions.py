@@ -27,6 +27,7 @@ from protocols.microstream.engineio import (
     open_packet,
 )
 from protocols.microstream.engineio import Event as EngineEvent
+from protocols.microstream.idle import IdleTimeout
 
 if TYPE_CHECKING:
     from broker.peer import Peer
@@ -99,6 +100,7 @@ class Session(BaseSession):
         self._waiting_get: Deferred[bytes] | None = None
         self._probes: list[Deferred[bool]] = []
         self._batching = False
+        self._idle: IdleTimeout | None = None
         self._bucket = context.timers.add(self.heartbeat, context.times.ping_interval)
         peer.bind(self, self.end)
 
@@ -121,6 +123,20 @@ class Session(BaseSession):
             engine.send(data, binary)
         self.flush()
 
+    def set_idle_timeout(self, seconds: float) -> None:
+        """End the session as soon as nothing was received for *seconds*, beginning now; 0: never.
+
+        It is pinged before.  Without this, only Engine.IO's pings end a silent session.
+        """
+        if self._idle is not None:
+            self._idle.stop()
+            self._idle = None
+        if seconds > 0:
+            context = self.context
+            self._idle = IdleTimeout(
+                context.clock, context.timers, seconds, context.times.ping_timeout, self._ping, self._idle_timed_out
+            )
+
     @property
     def ended(self) -> bool:
         """Whether the session has ended."""
@@ -139,6 +155,7 @@ class Session(BaseSession):
         payload = b"" if self._waiting_get is None else self.engine.last_payload(last)
         self.engine.close()
         self.context.timers.drop(self.heartbeat, self._bucket)
+        self.set_idle_timeout(0)
         self.context.forget(self)
         if self.upgrade is not None:
             self.upgrade.drop()
@@ -159,6 +176,8 @@ class Session(BaseSession):
 
     def received(self, data: bytes, binary: bool) -> None:
         """Handle a WebSocket frame."""
+        if self._idle is not None:
+            self._idle.last = self.context.clock.seconds()
         try:
             if not binary and self.engine.is_plain(data):
                 self.on_message(data[1:], False)
@@ -189,6 +208,7 @@ class Session(BaseSession):
         if self._waiting_get is not None:
             self.end()
             raise ProtocolError("two polls at once")
+        self._received()
         payload = self.engine.poll()
         if payload:
             return payload
@@ -207,6 +227,7 @@ class Session(BaseSession):
         Raises:
             ProtocolError: a packet is malformed; this has ended the session.
         """
+        self._received()
         self._batching = True
         try:
             self._handle(self.engine.receive_payload(body))
@@ -219,6 +240,10 @@ class Session(BaseSession):
         finally:
             self._batching = False
         self.flush()
+
+    def _received(self) -> None:
+        if self._idle is not None:
+            self._idle.last = self.context.clock.seconds()
 
     def flush(self) -> None:
         """Send what is queued, as far as the transport takes it now."""
@@ -274,10 +299,16 @@ class Session(BaseSession):
             return succeed(False)
         probe: Deferred[bool] = Deferred(self._probes.remove)
         self._probes.append(probe)
+        self._ping()
+        return probe
+
+    def _ping(self) -> None:
         if self.engine.ping():
             self._schedule_heartbeat(self.context.times.ping_timeout)
             self.flush()
-        return probe
+
+    def _idle_timed_out(self) -> None:
+        self.end(CloseCode.GOING_AWAY, "idle")
 
     def _schedule_heartbeat(self, delay: float) -> None:
         timers = self.context.timers

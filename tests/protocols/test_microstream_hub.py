@@ -577,6 +577,108 @@ def test_any_packet_keeps_a_service_whatever_its_heartbeats(hub):
     assert a.link.closed is None
 
 
+# Services that send heartbeats
+
+
+HEARTBEAT = '42["heartbeat",{"serviceName":"any"}]'
+
+
+def silence(hub, seconds):
+    """Let *seconds* go by in steps shorter than those that look like a pause of the process."""
+    for _ in range(round(seconds / 0.25)):
+        hub.clock.advance(0.25)
+
+
+def test_a_service_that_has_sent_heartbeats_is_removed_after_15_silent_seconds(hub):
+    a = hub.connect("a")
+    a.say(HEARTBEAT)
+    silence(hub, 14.75)
+    assert a.link.closed is None
+    silence(hub, 0.5)
+    assert a.link.closed == (1001, "idle")
+    assert b"41" not in a.link.sent
+    hub.connect("a")
+
+
+@pytest.mark.parametrize("frame", [HEARTBEAT, "3", "6", '42["request",{}]', '42["other"]', '42["heartbeat"]'])
+def test_any_packet_postpones_the_removal(hub, frame):
+    a = hub.connect("a")
+    a.say(HEARTBEAT)
+    silence(hub, 9.75)
+    a.say(frame)
+    silence(hub, 14.75)
+    assert a.link.closed is None
+    silence(hub, 0.75)
+    assert a.link.closed == (1001, "idle")
+
+
+def test_a_service_that_answers_pings_stays_however_rare_its_heartbeats(hub):
+    a = hub.connect("a")
+    a.say(HEARTBEAT)
+    for _ in range(100):
+        silence(hub, 1)
+        if b"2" in a.link.take():
+            a.say("3")
+    assert a.link.closed is None
+
+
+@pytest.mark.parametrize(("pong", "pinged"), [(20.0, 10.0), (2.0, 13.0)])
+def test_it_is_pinged_so_that_it_can_answer_in_time(pong, pinged):
+    hub = Hub(pong_seconds=pong)
+    a = hub.connect("a")
+    a.say(HEARTBEAT)
+    silence(hub, pinged - 0.5)
+    assert a.link.take() == []
+    silence(hub, 1)
+    assert a.link.take() == [b"2"]
+    silence(hub, 1)
+    assert a.link.closed is None
+    silence(hub, 5)
+    assert a.link.closed is not None
+    hub.stop()
+
+
+def test_one_that_never_sent_a_heartbeat_is_removed_by_pings_alone(hub):
+    a = hub.connect("a")
+    a.ask("x", "1")
+    silence(hub, 44)
+    assert a.link.closed is None
+    silence(hub, 2)
+    assert a.link.closed == (1001, "ping timeout")
+
+
+def test_the_removal_can_be_switched_off():
+    hub = Hub(microstream_idle_seconds=0.0)
+    a = hub.connect("a")
+    a.say(HEARTBEAT)
+    silence(hub, 44)
+    assert a.link.closed is None
+    hub.stop()
+
+
+def test_one_that_has_unregistered_needs_no_heartbeats_until_it_sends_them_again(hub):
+    a = hub.connect("a")
+    a.say(HEARTBEAT, "41")
+    silence(hub, 20)
+    assert a.link.closed is None
+    a.say("40", HEARTBEAT)
+    silence(hub, 16)
+    assert a.link.closed == (1001, "idle")
+
+
+def test_a_pause_of_the_whole_process_is_not_the_silence_of_its_clients(hub):
+    a = hub.connect("a")
+    a.say(HEARTBEAT)
+    hub.clock.advance(60)
+    assert a.link.closed is None
+    silence(hub, 1)
+    a.say("3")
+    silence(hub, 14)
+    assert a.link.closed is None
+    silence(hub, 2)
+    assert a.link.closed == (1001, "idle")
+
+
 def test_too_large_a_message_closes_with_1009(hub):
     a = hub.connect("a")
     a.session.received(b"4" + b"x" * 1_000_000, False)

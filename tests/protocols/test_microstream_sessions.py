@@ -164,6 +164,33 @@ def test_a_ping_that_is_due_is_sent_whoever_notices_first(sessions):
     assert value_of(sessions.request("GET", query)).status == 400
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_requests_of_the_polling_transport_postpone_the_idle_timeout(sessions, method):
+    query, session = sessions.polling()
+    session.set_idle_timeout(3.0)
+    for _ in range(10):
+        sessions.clock.advance(0.4)
+        session.send([(b"x", False)])
+        assert value_of(sessions.request(method, query, b"3")).status == 200
+    for _ in range(8):
+        sessions.clock.advance(0.4)
+    assert session.ended
+
+
+def test_the_idle_timeout_ends_a_waiting_get(sessions):
+    query, session = sessions.polling()
+    session.set_idle_timeout(3.0)
+    waiting = sessions.request("GET", query)
+    for _ in range(6):
+        sessions.clock.advance(0.4)
+    assert value_of(waiting).body == b"2"
+    waiting = sessions.request("GET", query)
+    for _ in range(8):
+        sessions.clock.advance(0.4)
+    assert value_of(waiting).body == b"1"
+    assert session.ended
+
+
 def test_a_websocket_that_is_moving_is_dropped_in_time(sessions):
     query, session = sessions.polling()
     sid = query.rpartition("=")[2]
