@@ -179,13 +179,19 @@ async def test_a_cut_link_does_not_cost_the_name(cable, node, transports):
     assert service.status is None
 
 
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"TXBROKER_PING_SECONDS": "0.5", "TXBROKER_PONG_SECONDS": "4"},
+        {"TXBROKER_MICROSTREAM_IDLE_SECONDS": "3"},
+    ],
+)
 @pytest_twisted.ensureDeferred
-async def test_a_service_removed_for_silence_comes_back(start_daemon, node):
-    daemon = await start_daemon(
-        TXBROKER_PROTOCOLS="microstream", TXBROKER_PING_SECONDS="0.5", TXBROKER_PONG_SECONDS="4"
-    )
+async def test_a_service_removed_for_silence_comes_back(start_daemon, node, limits):
+    daemon = await start_daemon(TXBROKER_PROTOCOLS="microstream", **limits)
     service = node.start("microstream_service.js", daemon.url, "sleeper")
-    await report(service, "connected")
+    for _ in range(2):  # the second is reported when the first has been sent
+        await report(service, "heartbeat")
     witness = await raw_service(daemon, "witness")
     os.kill(service.pid, signal.SIGSTOP)
     code = ""
