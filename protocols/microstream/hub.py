@@ -69,7 +69,6 @@ class Service(SocketSession):
         self._names = handshake.query.get("serviceName", ())
         self._token = handshake.query.get("token", ("",))[0] or handshake.headers.get("authorization", "")
         self._joining: Deferred[None] | None = None
-        self._sends_heartbeats = False
         # The requests it was sent, by the id it knows: the broker's id, and
         # whether the caller uses another dialect.
         self._serving: dict[str, tuple[str, bool]] = {}
@@ -141,7 +140,6 @@ class Service(SocketSession):
     def on_disconnect(self, namespace: str) -> None:
         """Unregister the service; its requests end, both those it was sent and those it made."""
         self._serving.clear()
-        self._sends_heartbeats = False
         self.set_idle_timeout(0)
         self.peer.undo()
 
@@ -212,13 +210,8 @@ class Service(SocketSession):
             self._hub.dropped += 1
 
     def _heartbeat(self, emit: Emit) -> None:
-        """Expect, from the first heartbeat on, that something is received at least every so often.
-
-        A packet of any kind is enough, and the name in a heartbeat does not matter.
-        """
-        if not self._sends_heartbeats:
-            self._sends_heartbeats = True
-            self.set_idle_timeout(self._hub.idle_seconds)
+        """Limit the time without a packet, of any type, from the first heartbeat on; the name in it does not matter."""
+        self.set_idle_timeout(self._hub.idle_seconds)
 
     _events: ClassVar[Mapping[str, Any]] = {"request": _request, "response": _response, "heartbeat": _heartbeat}
 

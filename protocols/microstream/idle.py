@@ -17,8 +17,8 @@ ROUNDING = 1e-6  # seconds; what sums of times may be off
 class IdleTimeout:
     """Calls *end* when nothing was received for *timeout* seconds.
 
-    For the last third of it at most the client is pinged first: one that lives, but has
-    nothing to say, answers and stays.
+    Before, in the last third of it, the client is pinged: one that is alive, but has nothing
+    to send, answers and stays.
 
     Args:
         clock: the reactor, or a ``task.Clock``.

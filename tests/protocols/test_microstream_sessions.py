@@ -164,6 +164,13 @@ def test_a_ping_that_is_due_is_sent_whoever_notices_first(sessions):
     assert value_of(sessions.request("GET", query)).status == 400
 
 
+def test_an_ended_session_leaves_no_timer(sessions):
+    _, session = sessions.polling()
+    session.set_idle_timeout(3.0)
+    session.end()
+    assert len(sessions.server.timers) == 0
+
+
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_requests_of_the_polling_transport_postpone_the_idle_timeout(sessions, method):
     query, session = sessions.polling()
