@@ -39,7 +39,7 @@ class CallVerbs(Client):
         """
         names = list(names)
         for name in names:
-            self._allow("register", name)
+            self._allow("register", name, rate_limited=name is names[0])  # one request, one token
             self._own("register", name)
         registry = self.broker.calls.registry(as_service)
         if len(registry.names_of(self)) + len(names) > self.broker.settings.max_registrations:

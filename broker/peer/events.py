@@ -15,13 +15,14 @@ class EventVerbs(Client):
 
     __slots__ = ()
 
-    def subscribe(self, topic: str, *, exact: bool = False, echo: bool = False) -> None:
+    def subscribe(self, topic: str, *, exact: bool = False, echo: bool = False, rate_limited: bool = True) -> None:
         """Hear the events of *topic*, a name or a pattern, from now on.
 
         With *exact*, wildcards in it are ordinary characters.  With *echo* it
-        hears its own publications too.
+        hears its own publications too.  *rate_limited* is false for all but the
+        first of several topics that one frame names.
         """
-        self._subscribe(topic, exact=exact, echo=echo)
+        self._subscribe(topic, exact=exact, echo=echo, rate_limited=rate_limited)
 
     def _subscribe(self, topic: str, *, exact: bool, echo: bool, rate_limited: bool = True) -> None:
         self._allow("subscribe", topic, rate_limited=rate_limited)

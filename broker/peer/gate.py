@@ -92,6 +92,16 @@ class Gate:
             self._take_token()
             self._token_taken = True
 
+    def take_one_token(self) -> None:
+        """Count all that this peer does from now on once against the rate: it makes one HTTP request.
+
+        Raises:
+            RateLimited: there were too many.
+        """
+        if self._bucket is not None:
+            self._take_token()
+            self._bucket = None
+
     @property
     def epoch(self) -> str:
         """Changes when the store was wiped: then ids and positions of before mean nothing."""

@@ -326,7 +326,7 @@ def test_a_cursor_at_the_end_is_nothing_to_log(api, logged):
 
 
 def test_what_was_logged_is_remembered_within_bounds(api, monkeypatch, logged):
-    monkeypatch.setattr(events, "MAX_NOTICED", 1)
+    monkeypatch.setattr(events, "MAX_LOGGED", 1)
     for client in ("a", "b", "a"):
         assert api.ids(client, after=9) == []
     assert [line["client"] for line in warnings(logged)] == ["a", "b", "a"]
