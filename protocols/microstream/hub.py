@@ -15,9 +15,9 @@ from twisted.python.failure import Failure
 
 from broker.errors import BrokerError, CalleeFailed, Invalid, NotFound
 from broker.interfaces import ILink
+from broker.jsontext import decode
 from broker.messages import CloseCode, Reply, Request
 from protocols.microstream.engineio import Times
-from protocols.microstream.exact import NotExact, decode
 from protocols.microstream.namespaces import INVALID_NAMESPACE, SocketSession
 from protocols.microstream.server import Bounds, Server
 from protocols.microstream.sessions import Handshake, SessionContext
@@ -116,7 +116,7 @@ class Service(SocketSession):
         if not token and auth:
             try:
                 token = decode(_credential, auth).token
-            except NotExact:
+            except Invalid:
                 raise Invalid("token", message="token is no text") from None
         if token:
             self.peer.identify(token)
@@ -161,7 +161,7 @@ class Service(SocketSession):
         try:
             envelope = decode(_envelope, emit.args[0])
             payload = decode(_payload, envelope.payload)
-        except (NotExact, IndexError):
+        except (Invalid, IndexError):
             self._refuse_request(emit)
             return
         target, id, data = envelope.targetService, payload.id, bytes(payload.data)
@@ -186,12 +186,12 @@ class Service(SocketSession):
         try:
             members = decode(_members, emit.args[0])
             id = decode(_numbered, members["payload"]).id
-        except (NotExact, LookupError):
+        except (Invalid, LookupError):
             self._hub.dropped += 1
             return
         try:
             target = decode(_text, members["targetService"])
-        except (NotExact, KeyError):
+        except (Invalid, KeyError):
             target = ""
         error = Invalid("request", message="A request needs targetService, payload.id and payload.event")
         self._respond(id, failed_response(error, target, id))
@@ -200,7 +200,7 @@ class Service(SocketSession):
         """Answer a request that was sent to this service, once; drop any other response."""
         try:
             answer = decode(_answer, emit.args[0])
-        except (NotExact, IndexError):
+        except (Invalid, IndexError):
             self._hub.dropped += 1
             return
         key, foreign = self._serving.pop(answer.id, ("", False))
@@ -263,7 +263,7 @@ def _payload_of(request: Request) -> bytes:
     """
     try:
         items = decode(_items, request.body)
-    except NotExact:
+    except Invalid:
         raise Invalid("arguments") from None
     head = b'{"id":%b,"event":%b' % (quote(request.id), quote(request.method))
     if not items:

@@ -17,8 +17,9 @@ import attrs
 import msgspec
 from msgspec import Raw
 
+from broker.errors import Invalid
+from broker.jsontext import ERRORS, decode
 from protocols.microstream.engineio import Packet, ProtocolError
-from protocols.microstream.exact import ERRORS, NotExact, decode
 
 CONNECT, DISCONNECT, EVENT, ACK, CONNECT_ERROR, BINARY_EVENT, BINARY_ACK = range(7)
 RESERVED_EVENTS = frozenset(
@@ -257,7 +258,7 @@ def _head(data: bytes) -> _Head:
 def _event_name(text: Raw) -> str:
     try:
         name = decode(_name, text)
-    except NotExact:
+    except Invalid:
         if not bytes(text).startswith(b'"'):
             raise ProtocolError("event name") from None
         return ""  # a lone surrogate: legal, and the name of no event
@@ -288,5 +289,5 @@ def _check_placeholders(text: bytes, attachments: int) -> None:
 def _decoded(decoder: msgspec.json.Decoder[T], text: bytes) -> T:
     try:
         return decode(decoder, text)
-    except NotExact as error:
+    except Invalid as error:
         raise ProtocolError(f"payload: {error}") from None

@@ -7,8 +7,8 @@ import json
 import msgspec
 from msgspec import Raw
 
-from broker.errors import BrokerError, CalleeFailed
-from protocols.microstream.exact import NotExact, decode
+from broker.errors import BrokerError, CalleeFailed, Invalid
+from broker.jsontext import decode
 
 DUPLICATE_SERVICE = "DUPLICATE_SERVICE_REGISTRATION"
 DUPLICATE_REQUEST = "DUPLICATE_REQUEST_ID"
@@ -125,13 +125,13 @@ def failure_in(response: bytes) -> CalleeFailed | None:
     """Return the error in *response*, or None when it is a result: it has no truthy member ``error``."""
     try:
         error = decode(_members, response).get("error")
-    except NotExact:
+    except Invalid:
         return None
     if error is None or bytes(error) in FALSY:
         return None
     try:
         found = decode(_error, error)
-    except NotExact:
+    except Invalid:
         return CalleeFailed(ERROR_CODES["INTERNAL"], bytes(error).decode())
     data = bytes(found.errorData)
     return CalleeFailed(found.code, found.message, None if data in NULLS else data)

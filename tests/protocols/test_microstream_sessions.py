@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import Raw
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
@@ -16,7 +14,6 @@ from broker.errors import NotFound, Refused
 from broker.messages import Event, HttpRequest, Mail, Reply, Request
 from broker.testing import FakeLink, make_broker, value_of
 from protocols.microstream.engineio import Times
-from protocols.microstream.exact import NotExact, decode
 from protocols.microstream.server import Server
 from protocols.microstream.sessions import Session
 
@@ -252,48 +249,3 @@ def test_no_sequence_leaves_anything_behind(steps):
             sessions.request(step.upper(), query, data)
     sessions.stop()
     assert all(link.closed for link, _ in links)
-
-
-# Exact texts
-
-
-class Named(msgspec.Struct):
-    name: str
-    rest: Raw = Raw(b"")
-
-
-@pytest.mark.parametrize(
-    ("text", "rest"),
-    [
-        (rb'{"name":"a","rest":"\ud800"}', rb'"\ud800"'),
-        (rb'{"name":"a","rest":["\uDfFf\\ud800",{"\ud800":1}]}', rb'["\uDfFf\\ud800",{"\ud800":1}]'),
-        (rb'{"name":"\ud83d\ude00","rest":"\ude00\ud83d"}', rb'"\ude00\ud83d"'),
-        (rb'{"name":"a","rest":"\ud800 \ue900 \uE900 \uf900"}', rb'"\ud800 \ue900 \uE900 \uf900"'),
-    ],
-)
-def test_lone_surrogates_pass_where_the_text_is_kept(text, rest):
-    assert bytes(decode(msgspec.json.Decoder(Named), text).rest) == rest
-
-
-def test_lone_surrogates_pass_in_lists_and_maps():
-    decoded = decode(msgspec.json.Decoder(dict[str, list[Raw]]), rb'{"a":["\ud800",1]}')
-    assert [bytes(item) for item in decoded["a"]] == [rb'"\ud800"', b"1"]
-
-
-ALL_IN_USE = b" ".join(rb"\u%b000" % lead.encode() for lead in "123456789abcefABCEF")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        rb'{"name":"\ud800"}',
-        rb'{"name":"a","rest":"\ud800"',
-        rb'{"name":5,"rest":"\ud800"}',
-        rb'{"name":"a","rest":"\ud800 %b"}' % ALL_IN_USE,
-        b'{"name":"a","rest":' + b"[" * 5000 + b"]" * 5000 + b"}",
-        b"",
-    ],
-)
-def test_what_is_not_exact_is_refused(text):
-    with pytest.raises(NotExact):
-        decode(msgspec.json.Decoder(Named), text)
