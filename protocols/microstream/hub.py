@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from broker.errors import BrokerError, CalleeFailed, Invalid, NotFound
 from broker.interfaces import ILink
-from broker.jsontext import decode
+from broker.jsontext import decode, overflows
 from broker.messages import CloseCode, Reply, Request
 from protocols.microstream.engineio import Times
 from protocols.microstream.namespaces import INVALID_NAMESPACE, SocketSession
@@ -25,7 +25,9 @@ from protocols.microstream.socketio import Connect, Emit
 from protocols.microstream.wire import (
     DUPLICATE_REQUEST,
     INVALID_NAME,
+    INVALID_RESPONSE,
     NULLS,
+    OVERFLOW,
     Answer,
     Credential,
     Envelope,
@@ -165,6 +167,10 @@ class Service(SocketSession):
             self._refuse_request(emit)
             return
         target, id, data = envelope.targetService, payload.id, bytes(payload.data)
+        original = bytes(envelope.payload)
+        if overflows(original):
+            self._respond(id, failed_response(Invalid("number", message=OVERFLOW), target, id))
+            return
         request = Request(
             "",
             f"{target}.{payload.event}",
@@ -172,7 +178,7 @@ class Service(SocketSession):
             payload.event,
             b"[%b]" % data,
             timeout=self._hub.timeout,
-            original=bytes(envelope.payload),
+            original=original,
             attachments=emit.attachments,
         )
         try:
@@ -205,7 +211,10 @@ class Service(SocketSession):
             return
         key, foreign = self._serving.pop(answer.id, ("", False))
         body = bytes(answer.response)
-        error = failure_in(body) if foreign else None
+        if overflows(body):
+            error: BrokerError | None = CalleeFailed(INVALID_RESPONSE, OVERFLOW)
+        else:
+            error = failure_in(body) if foreign else None
         if not self.peer.answer(key, body, error, attachments=emit.attachments):
             self._hub.dropped += 1
 

@@ -13,6 +13,8 @@ from broker.jsontext import decode
 DUPLICATE_SERVICE = "DUPLICATE_SERVICE_REGISTRATION"
 DUPLICATE_REQUEST = "DUPLICATE_REQUEST_ID"
 INVALID_NAME = "INVALID_SERVICE_NAME"
+INVALID_RESPONSE = "INVALID_RESPONSE"
+OVERFLOW = "A number is beyond the range of a double"
 
 # What a client is told for each code of a BrokerError; a code that is missing is sent as it is.
 ERROR_CODES = {

@@ -149,3 +149,25 @@ async def test_packets_of_a_poller_before_its_close_take_effect(shared_daemon, t
     assert await ids(target, "request") == list(range(COUNT))
     assert (await get(url)).status == 400
     await target.close()
+
+
+# Numbers
+
+
+@pytest_twisted.ensureDeferred
+async def test_numbers_beyond_the_doubles_do_not_pass(shared_daemon):
+    target, caller = await connect(shared_daemon, "numbers"), await connect(shared_daemon, "number-caller")
+
+    async def error():
+        return json.loads((await caller.receive())[2:])[1]["response"]["error"]["code"]
+
+    for number in ("1e309", "9" * 400):
+        text = request("numbers", "1")
+        caller.send(text.replace('"event"', f'"data":[{number}],"event"'))
+        assert await error() == "INVALID_REQUEST"
+        caller.send(text)
+        assert await target.receive() == '42["request",{"id":"1","event":"e"}]'
+        target.send(f'42["response",{{"id":"1","response":{number}}}]')
+        assert await error() == "INVALID_RESPONSE"
+    await target.close()
+    await caller.close()

@@ -317,6 +317,49 @@ def test_request_and_response_pass_as_they_were_written(hub):
     assert a.link.take() == [rb'42["response",{"id":"UWmX","response":{"got":1e3,"s":"\udc00"}}]']
 
 
+BEYOND = ["1e309", "-1E999", "9" * 400, "-" + "9" * 310, "1" + "0" * 308 + "e1", "1" + "0" * 400 + ".5"]
+WITHIN = ["1e308", "1e-999", "9" * 308, "1" + "0" * 308, "9007199254740993", "1.0"]
+
+
+@pytest.mark.parametrize("number", BEYOND)
+@pytest.mark.parametrize("shape", ["%s", '{"a":[%s]}'])
+def test_a_request_with_a_number_beyond_the_doubles_is_refused(hub, number, shape):
+    a, b = hub.connect("a"), hub.connect("b")
+    payload = '{"id":"1","event":"e","data":' + shape % number + "}"
+    (answer,) = a.say('42["request",{"targetService":"b","payload":' + payload + "}]")
+    assert json.loads(answer[2:])[1]["response"]["error"]["code"] == "INVALID_REQUEST"
+    assert b.link.take() == []
+
+
+def test_a_request_with_such_a_number_and_a_lone_surrogate_is_not_passed_on(hub):
+    a, b = hub.connect("a"), hub.connect("b")
+    a.say('42["request",{"targetService":"b","payload":{"id":"1","event":"e","data":["\\ud800",1e309]}}]')
+    assert b.link.take() == []
+
+
+@pytest.mark.parametrize("number", BEYOND)
+def test_a_response_with_a_number_beyond_the_doubles_is_an_error(hub, number):
+    a, b, other = hub.connect("a"), hub.connect("b"), hub.foreign()
+    a.ask("b", "1")
+    b.say('42["response",{"id":"1","response":{"n":' + number + "}}]")
+    ((_, answer),) = a.heard()
+    assert answer["response"]["error"]["code"] == "INVALID_RESPONSE"
+    other.call("r1", Request("", "b.e", "", "", b"[]"))
+    ((_, payload),) = b.heard()
+    b.say('42["response",{"id":"' + payload["id"] + '","response":' + number + "}]")
+    assert other.session.replies[0].error.code == "INVALID_RESPONSE"
+
+
+@pytest.mark.parametrize("number", WITHIN)
+def test_any_other_number_passes_as_it_is_written(hub, number):
+    a, b = hub.connect("a"), hub.connect("b")
+    payload = '{"id":"1","event":"e","data":[' + number + ',"1e999"]}'
+    a.say('42["request",{"targetService":"b","payload":' + payload + "}]")
+    assert b.link.take() == [b'42["request",%b]' % payload.encode()]
+    b.say('42["response",{"id":"1","response":' + number + "}]")
+    assert a.link.take() == [b'42["response",{"id":"1","response":%b}]' % number.encode()]
+
+
 @pytest.mark.parametrize("response", ['"text"', "0", "false", "[]", '{"error":{"code":"EVENT_NOT_FOUND"}}'])
 def test_any_response_is_forwarded(hub, response):
     a, b = hub.connect("a"), hub.connect("b")
