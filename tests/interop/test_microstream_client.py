@@ -11,9 +11,8 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.task import deferLater
 
-from tests.support.eventually import TIMEOUT
+from tests.support.eventually import TIMEOUT, pause
 from tests.support.http_client import get, post
 from tests.support.ws_client import Refused, ws_connect
 
@@ -172,7 +171,7 @@ async def test_a_cut_link_does_not_cost_the_name(cable, node, transports):
     await report(service, "response")
     while not any("disconnected" in line for line in service.lines):
         cable.cut()  # by polling there may be nothing to cut just now
-        await deferLater(reactor, 0.05)
+        await pause(0.05)
     await report(service, "connected")
     service.say(json.dumps({"target": f"cut-{len(transports)}", "event": "echo", "data": 2}))
     assert await report(service, "response") == {"got": 2}
@@ -280,7 +279,7 @@ async def test_one_that_does_not_read_is_let_go(shared_daemon):
         caller.send(
             f'42["request",{{"targetService":"deaf","payload":{{"id":"{number}","event":"e","data":"{text}"}}}}]'
         )
-        await deferLater(reactor, 0.01)
+        await pause(0.01)
     answer = await caller.receive()
     while answer == "2":
         answer = await caller.receive()
