@@ -22,8 +22,8 @@ __all__ = [
     "Frame",
     "HttpRequest",
     "Identity",
+    "IndexRows",
     "Mail",
-    "Position",
     "Reply",
     "Request",
     "Response",
@@ -58,26 +58,14 @@ class Identity:
     Attributes:
         name: the client id its credential names; "" when it names nobody.
         grants: what it may do (``access.Grants``), or None for everything.
-        authenticated: whether a credential was shown and found good.
-        details: what a dialect may tell the client of its own record.
+        authenticated: whether a valid credential was shown.
+        details: claims of its credential that a dialect may show to the client.
     """
 
     name: str = ""
     grants: Any = None
     authenticated: bool = False
     details: Mapping[str, Any] = attrs.field(factory=dict)
-
-
-@attrs.frozen
-class Position:
-    """A place in a stored topic: the store's epoch and the last id seen.
-
-    The epoch changes when a store was wiped, so that a cursor of the old log
-    is told from one of the new.
-    """
-
-    epoch: str
-    id: int
 
 
 # Not frozen: a frozen attrs class assigns through object.__setattr__, which
@@ -260,6 +248,23 @@ def wire_frame(payload: bytes, binary: bool = False) -> bytes:
 def text_frame(payload: bytes) -> Frame:
     """Return *payload*, which must be UTF-8, as a text :class:`Frame`."""
     return Frame(payload, wire_frame(payload))
+
+
+@attrs.frozen
+class IndexRows:
+    """What an index has for one value.
+
+    Attributes:
+        id: of the index.
+        field: which it is made by.
+        value: of the field.
+        events: the newest first.
+    """
+
+    id: str
+    field: str
+    value: str
+    events: list[Event]
 
 
 @attrs.define(eq=False)

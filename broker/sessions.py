@@ -15,27 +15,27 @@ from broker.messages import Event, Mail, Reply, Request
 class BaseSession:
     """An ``ISession`` whose methods do the least that is right.
 
-    It hears no event, refuses every request, declines mail and is always alive.
+    It ignores events, refuses every request, declines mail and is always alive.
     """
 
     def opened(self) -> None:
         """Wait for the client to begin."""
 
     def received(self, data: bytes, binary: bool) -> None:
-        """Take no notice."""
+        """Ignore it."""
 
     def event(self, event: Event, pattern: str) -> None:
-        """Take no notice."""
+        """Ignore it."""
 
     def request(self, request: Request) -> None:
         """Refuse: this client performs nothing."""
         raise NotFound("method", request.procedure)
 
     def reply(self, reply: Reply) -> None:
-        """Take no notice."""
+        """Ignore it."""
 
     def mail(self, mail: Mail) -> bool:
-        """Leave it in its queue."""
+        """Decline it: it stays in its queue."""
         return False
 
     def probe(self) -> Awaitable[bool]:
@@ -43,7 +43,7 @@ class BaseSession:
         return _yes()
 
     def closed(self, code: int, reason: str) -> None:
-        """Hold nothing that had to be given back."""
+        """Do nothing: there is nothing to release."""
 
 
 async def _yes() -> bool:

@@ -13,6 +13,7 @@ from twisted.logger import Logger
 from broker import __version__
 from broker.config.addresses import url_of
 from broker.interfaces import IWebSocketDialect
+from broker.web.extras import DialectExtras
 
 log = Logger()
 
@@ -38,7 +39,7 @@ def example(dialect: Any, url: str) -> str:
         usual = "{websocket} {ws}" + dialect.websocket_paths[0]
     else:
         usual = "curl {http}" + dialect.http_paths[0]
-    line = str(getattr(dialect, "example", usual))
+    line = DialectExtras.of(dialect).example or usual
     for mark, text in (("{http}", url), ("{ws}", ws), ("{websocket}", _websocket_client())):
         line = line.replace(mark, text)
     return line

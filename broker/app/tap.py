@@ -7,7 +7,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, NoReturn, TextIO, cast
 
 from twisted.application.service import IService
@@ -18,7 +17,7 @@ from twisted.python import usage
 from twisted.python.logfile import LogFile
 
 from broker import __version__
-from broker.access.principals import Access, read_permissions
+from broker.access.principals import make_access
 from broker.app.daemon import Daemon
 from broker.app.dialects import DialectError, found_dialects, load_dialects
 from broker.app.greeting import announce_start
@@ -26,7 +25,7 @@ from broker.app.process import catch_signals, explain_start_errors, notify_syste
 from broker.buses import open_bus
 from broker.config.settings import Settings, SettingsError
 from broker.core.service import Broker
-from broker.errors import BrokerError, Invalid
+from broker.errors import BrokerError
 from broker.observe.admin.port import AdminPort, MetricsPage
 from broker.observe.logs import LogLines, Redaction
 from broker.observe.metrics import Metrics
@@ -101,9 +100,9 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
     )
     bus = open_bus(settings.bus, settings.node, reactor=reactor, prefix=settings.redis_prefix)
     broker = Broker(settings, store, bus, reactor, access)
-    broker.facts = {"dialects": [dialect.name for dialect in dialects]}
+    broker.about.facts = {"dialects": [dialect.name for dialect in dialects]}
     if not store.shared:
-        broker.facts["durability"] = settings.durability  # a shared one says itself what it promises
+        broker.about.facts["durability"] = settings.durability  # a shared one says itself what it promises
     site = make_site(reactor, settings, broker, dialects)
     admin_site = make_site(reactor, settings, broker, [MetricsPage(reader_of(broker.metrics))])
     outbox = Outbox(reactor)
@@ -145,23 +144,6 @@ def reader_of(metrics: Metrics) -> Callable[[], tuple[bytes, str]]:
     return read
 
 
-def make_access(settings: Settings) -> Access:
-    """Return what knows the credentials of *settings*."""
-    jwt_keys = [(settings.jwt_secret, "HS256")] if settings.jwt_secret else []
-    if settings.jwt_public_key_file:
-        pem = Path(settings.jwt_public_key_file).read_text("utf-8", "replace")
-        jwt_keys.append((pem, _algorithm(pem)))
-    return Access(
-        mode=settings.auth,
-        secrets=tuple(secret for secret in (settings.api_secret, settings.api_secret_previous) if secret),
-        keys=settings.api_keys,
-        jwt_keys=tuple(jwt_keys),
-        jwt_audience=settings.jwt_audience or None,
-        jwt_issuer=settings.jwt_issuer or None,
-        permissions=read_permissions(Path(settings.permissions_file)) if settings.permissions_file else {},
-    )
-
-
 def make_site(reactor: Any, settings: Settings, broker: Broker, dialects: Iterable[Any]) -> Site:
     """Return the public port's factory."""
     options = WebSocketOptions(
@@ -184,26 +166,6 @@ def make_site(reactor: Any, settings: Settings, broker: Broker, dialects: Iterab
         ready=broker.ready,
         about=broker.about,
     )
-
-
-def _algorithm(pem: str) -> str:
-    """Return how tokens are signed whose public key is *pem*."""
-    # Imported here: few need it, and it takes long.
-    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
-    try:
-        key = load_pem_public_key(pem.encode())
-    except ValueError:
-        key = None  # told like a key of a kind we do not know
-    for kind, algorithm in (
-        (rsa.RSAPublicKey, "RS256"),
-        (ec.EllipticCurvePublicKey, "ES256"),
-        (ed25519.Ed25519PublicKey, "EdDSA"),
-    ):
-        if isinstance(key, kind):
-            return algorithm
-    raise Invalid("key", message="TXBROKER_JWT_PUBLIC_KEY_FILE: it holds no RSA, EC or Ed25519 public key")
 
 
 def _observer(parent: Any, settings: Settings, reactor: Any) -> ILogObserver | None:

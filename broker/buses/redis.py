@@ -20,6 +20,7 @@ from broker.buses.redis_subscriber import RedisSubscriber
 from broker.errors import BrokerError, Taken
 from broker.interfaces import IEventSource, ISharedBus
 from broker.messages import Event
+from broker.patterns import LOG_PREFIX
 from broker.redis import RedisAddress
 from broker.redis.batches import Batches, Operation
 from broker.redis.connection import Connection
@@ -48,7 +49,7 @@ class RedisBus(Service):
     shared = True
 
     def __init__(
-        self, url: str, node: str, *, prefix: str, reactor: Any, topics: str = "event/", lease: float = LEASE
+        self, url: str, node: str, *, prefix: str, reactor: Any, topics: str = LOG_PREFIX, lease: float = LEASE
     ) -> None:
         self.node = node
         # Not the node's name alone: what another start of it has left behind is not ours.

@@ -1,4 +1,4 @@
-"""Subscriptions that are stored under a name and come back with it."""
+"""The verbs of memberships: subscriptions that are stored under a member's name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ log = Logger()
 
 
 class MembershipVerbs(EventVerbs):
-    """Join topics for good."""
+    """Join topics until they are left."""
 
     __slots__ = ()
 
@@ -25,7 +25,7 @@ class MembershipVerbs(EventVerbs):
             Unavailable: the store is away; then nothing has changed.
         """
         self._allow("join", member, check_permission=False)
-        memberships, member = self.broker.memberships, f"{self.dialect}:{member}"
+        memberships, member = self._parts.memberships, f"{self.dialect}:{member}"
         topics = await memberships.enter(member, self)
         try:
             for topic in [] if self.member else self._joined():
@@ -65,7 +65,7 @@ class MembershipVerbs(EventVerbs):
         self.subscribe(topic, exact=True, echo=True)
         try:
             if self.member:
-                await self.broker.memberships.join(self.member, topic)
+                await self._parts.memberships.join(self.member, topic)
         except BrokerError:
             if not joined:
                 self.unsubscribe(topic, exact=True)
@@ -73,18 +73,18 @@ class MembershipVerbs(EventVerbs):
         await self.listening()
 
     async def part(self, topic: str) -> None:
-        """Unsubscribe from *topic*, and every session of the member too, for good.
+        """Unsubscribe from *topic*, in every session of the member, and forget the membership.
 
         Raises:
             Unavailable: the store is away; then nothing has changed.
         """
         self._allow("part", topic, check_permission=False)
         if self.member:
-            await self.broker.memberships.leave(self.member, topic)
+            await self._parts.memberships.leave(self.member, topic)
         self.unsubscribe(topic, exact=True)
 
     def part_all(self) -> None:
-        """Hear no topic any more, in this session; stored memberships stay."""
+        """Unsubscribe from everything, in this session; stored memberships stay."""
         for topic, exact in list(self._topics or ()):
             self.unsubscribe(topic, exact=exact)
 

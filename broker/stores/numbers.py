@@ -17,11 +17,11 @@ _LARGE = 1e21
 def add(stored: bytes, amount: bytes) -> bytes:
     """Return the sum of two decimal numbers as text.
 
-    Two integers give the exact integer, whatever their size.  Otherwise both
-    are taken as doubles, and a whole sum is written without a fraction.
+    Two integers give the exact integer.  Otherwise both are taken as doubles,
+    and a whole sum is written without a fraction.
 
     Raises:
-        Invalid: one of them is no number, or the sum is not finite.
+        Invalid: one of them is no number, or one of them or the sum is infinite as a double.
     """
     left, right = parse(stored), parse(amount)
     try:
@@ -46,8 +46,10 @@ def parse(text: bytes) -> int | float:
             return number
     else:
         try:
-            return int(text)
-        except ValueError:  # Python reads at most some thousand digits
+            number = int(text)
+            float(number)
+            return number
+        except (ValueError, OverflowError):  # Python reads at most some thousand digits
             pass
     raise Invalid("number", message="The number is too large.")
 
@@ -59,4 +61,6 @@ def _text(number: int | float) -> bytes:
         if not number.is_integer() or abs(number) >= _LARGE:
             return repr(number).encode()
         number = int(number)
+    else:
+        float(number)
     return str(number).encode()

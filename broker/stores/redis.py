@@ -22,6 +22,7 @@ from zope.interface import implementer
 from broker.errors import Conflict, Unavailable
 from broker.interfaces import ISharedStore
 from broker.messages import Entry, Event
+from broker.patterns import LOG_PREFIX
 from broker.redis import RedisAddress
 from broker.redis.batches import Batches, Operation
 from broker.redis.connection import Connection
@@ -63,7 +64,7 @@ class RedisStore(Service):
         prefix: str,
         clock: IReactorTime,
         reactor: Any,
-        marked: str = "event/",
+        marked: str = LOG_PREFIX,
         announce: bool = True,
         observe: Callable[[int, float], object] | None = None,
         failed: Callable[[int], object] | None = None,

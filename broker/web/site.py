@@ -196,10 +196,10 @@ class Site(Factory):
 
     def _shaped(self, dialect: Any, status: int, message: str, request: HttpRequest | None) -> Response | None:
         """Return the refusal in the form of *dialect*, or None when it has no form of its own."""
-        if not hasattr(dialect, "refusal"):
+        if dialect is None or request is None:
             return None
         try:
-            shaped = dialect.refusal(status, message, request)
+            shaped = self.routes.extras[dialect.name].refusal(status, message, request)
         except Exception:
             log.failure("{dialect} failed to shape a refusal", dialect=dialect.name)
             return None
@@ -270,7 +270,7 @@ class Site(Factory):
     def _unwelcome(self, dialect: Any, request: HttpRequest) -> Response | None:
         if self._drained is not None:
             return json_refusal(503, "The daemon is stopping.")
-        if getattr(dialect, "any_origin", False) or self._origins.admit(request):
+        if self.routes.extras[dialect.name].any_origin or self._origins.admit(request):
             return None
         self._throttled.log(
             "origin",
@@ -292,7 +292,7 @@ class Site(Factory):
                 address=link.handshake.address,
                 code=code,
             )
-            await self._hold(getattr(dialect, "refusal_delay", 0.0))
+            await self._hold(self.routes.extras[dialect.name].refusal_delay)
             raise
         if peer.session is None:
             peer.bind(session, link.close)
@@ -350,9 +350,9 @@ class Site(Factory):
         for dialect in self.routes.dialects:
             # One that lets requests wait answers them now.
             try:
-                getattr(dialect, "drain", lambda: None)()
+                self.routes.extras[dialect.name].drain()
             except Exception:
-                log.failure("{dialect} failed to let go", dialect=dialect.name)
+                log.failure("{dialect} failed to drain", dialect=dialect.name)
         for channel in list(self._channels):
             channel.finish()
         for link in list(self._upgrader.links):

@@ -10,7 +10,9 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from broker.core.bounded import BoundedDict
 from broker.errors import BrokerError
+from broker.interfaces import IPeer
 from broker.jsontext import overflows
 from broker.messages import Event, HttpRequest, Response
 from protocols.ganomede.answers import NOTHING, Refusal, failed, failure, invalid, quote
@@ -19,7 +21,6 @@ from protocols.ganomede.query import channel_of, name_of, read_query, whole_numb
 
 if TYPE_CHECKING:
     from broker.config.settings import Settings
-    from broker.peer import Peer
 
 log = Logger()
 
@@ -49,9 +50,9 @@ class Events:
         self._error_delay = settings.error_delay_seconds
         self._bodies = Bodies(Publication, settings.max_message_bytes)
         self._held = 0
-        self._logged: set[tuple[str, str]] = set()
+        self._logged: BoundedDict[tuple[str, str], None] = BoundedDict(MAX_LOGGED)
 
-    async def post(self, peer: Peer, request: HttpRequest) -> Response:
+    async def post(self, peer: IPeer, request: HttpRequest) -> Response:
         """Store an event; answer it as it was stored."""
         said = self._bodies.read(request)
         authenticate(peer, said.secret, request)
@@ -71,7 +72,7 @@ class Events:
         event = await peer.post(channel, said.type, body, source=said.source)
         return Response(200, event.render(encode))
 
-    async def poll(self, peer: Peer, request: HttpRequest) -> Response:
+    async def poll(self, peer: IPeer, request: HttpRequest) -> Response:
         """Answer events the client does not have yet; wait for them if there are none.
 
         The shipped client comes back at once after an error, thousands of times
@@ -91,7 +92,7 @@ class Events:
         await self._hold(peer)
         return response
 
-    async def _poll(self, peer: Peer, request: HttpRequest) -> Response:
+    async def _poll(self, peer: IPeer, request: HttpRequest) -> Response:
         query = read_query(request.query)
         authenticate(peer, query.get("secret", msgspec.UNSET))
         client = name_of(query.get("clientId"), "Invalid Client ID")
@@ -108,7 +109,7 @@ class Events:
         response = await self._read(peer, client, channel, limit, query.get("after"))
         return Response(response.status, response.body, headers=current)
 
-    async def _read(self, peer: Peer, client: str, channel: str, limit: int, said: str | None) -> Response:
+    async def _read(self, peer: IPeer, client: str, channel: str, limit: int, said: str | None) -> Response:
         if said is None:
             after = await peer.cursor(client, channel)
             events = await peer.poll(channel, after, limit, self._timeout, max_bytes=MAX_BYTES)
@@ -125,7 +126,7 @@ class Events:
             await self._log_lost_cursor(peer, client, channel, after)
         return NOTHING
 
-    async def _acknowledge(self, peer: Peer, client: str, channel: str, after: int, limit: int) -> list[Event]:
+    async def _acknowledge(self, peer: IPeer, client: str, channel: str, after: int, limit: int) -> list[Event]:
         """Poll while the cursor is written; before anything is answered, it must have been."""
         lost: list[Failure] = []
         moved = peer.move_cursor(client, channel, after).addErrback(lost.append)
@@ -135,14 +136,14 @@ class Events:
             lost[0].raiseException()
         return events
 
-    async def latest(self, peer: Peer, request: HttpRequest) -> Response:
+    async def latest(self, peer: IPeer, request: HttpRequest) -> Response:
         """Answer the last events of a channel, oldest first."""
         query = read_query(request.query)
         authenticate(peer, query.get("secret", msgspec.UNSET))
         channel = channel_of(query.get("channel"))
         return _listed(await peer.latest(channel, _limit(query), max_bytes=MAX_BYTES))
 
-    async def _hold(self, peer: Peer) -> None:
+    async def _hold(self, peer: IPeer) -> None:
         if self._error_delay <= 0 or self._held >= MAX_HELD:
             return
         self._held += 1
@@ -151,7 +152,7 @@ class Events:
         finally:
             self._held -= 1
 
-    async def _log_lost_cursor(self, peer: Peer, client: str, channel: str, after: int) -> None:
+    async def _log_lost_cursor(self, peer: IPeer, client: str, channel: str, after: int) -> None:
         """Log, once, that *client* has ids which *channel* has not reached: a store that was wiped."""
         try:
             newest = await peer.head(channel)
@@ -159,9 +160,7 @@ class Events:
             return  # it stands in the log already; the poll itself went well
         if after <= newest or (client, channel) in self._logged:
             return
-        if len(self._logged) >= MAX_LOGGED:
-            self._logged.clear()
-        self._logged.add((client, channel))
+        self._logged[client, channel] = None
         log.warn(
             "client {client} has events of {channel} up to {after}, but the newest is {newest}: was the store wiped? "
             "It gets nothing until it starts anew",
@@ -172,7 +171,7 @@ class Events:
         )
 
 
-def authenticate(peer: Peer, secret: str | msgspec.UnsetType, request: HttpRequest | None = None) -> None:
+def authenticate(peer: IPeer, secret: str | msgspec.UnsetType, request: HttpRequest | None = None) -> None:
     """Identify *peer* by *secret*, or else by the secret in the query of *request*.
 
     Where no credential is asked for, none need be shown.

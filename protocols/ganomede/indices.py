@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from broker.interfaces import IPeer
 from broker.messages import Event, HttpRequest, Response
 from protocols.ganomede.answers import Refusal, invalid, missing, quote
 from protocols.ganomede.bodies import Bodies
@@ -16,7 +17,6 @@ from protocols.ganomede.query import channel_of, name_of, read_query, unquote, w
 
 if TYPE_CHECKING:
     from broker.config.settings import Settings
-    from broker.peer import Peer
 
 MAX_FIELD = 1000  # characters
 MAX_VALUE = 10000  # characters; a longer one fits into no path that asks for it
@@ -41,7 +41,7 @@ class Indices:
     def __init__(self, settings: Settings) -> None:
         self._bodies = Bodies(Definition, settings.max_message_bytes)
 
-    async def create(self, peer: Peer, request: HttpRequest) -> Response:
+    async def create(self, peer: IPeer, request: HttpRequest) -> Response:
         """Define an index; one that exists stays as it is."""
         said = self._bodies.read(request)
         authenticate(peer, said.secret, request)
@@ -51,7 +51,7 @@ class Indices:
             raise invalid("Invalid field")
         return CREATED if await peer.create_index(id, channel, said.field) else EXISTS
 
-    async def read(self, peer: Peer, request: HttpRequest) -> Response:
+    async def read(self, peer: IPeer, request: HttpRequest) -> Response:
         """Answer the events that have a value, the newest first."""
         id, value = map(unquote, request.path.split("/")[-2:])
         if id is None or value is None:

@@ -7,14 +7,11 @@ import re
 import socket
 from collections.abc import Container
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
+from broker.interfaces import IPeer
 from broker.messages import HttpRequest, Response
 from protocols.ganomede.answers import Refusal, missing, quote
 from protocols.ganomede.query import unquote
-
-if TYPE_CHECKING:
-    from broker.peer import Peer
 
 JSON, TEXT = "application/json", "text/plain"
 KINDS = (JSON, TEXT)  # that ping can answer with; the first is what we prefer
@@ -22,7 +19,7 @@ RANGE = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')  # one range of an Accept he
 WEIGHT = re.compile(r";\s*q\s*=\s*([0-9.]+)")
 
 
-async def ping(peer: Peer, request: HttpRequest) -> Response:
+async def ping(peer: IPeer, request: HttpRequest) -> Response:
     """Say that the server is alive."""
     token = unquote(request.path.rpartition("/")[2])
     if token is None:
@@ -35,7 +32,7 @@ async def ping(peer: Peer, request: HttpRequest) -> Response:
     return Response(200, quote(f"pong/{token}"))
 
 
-async def about(peer: Peer, request: HttpRequest) -> Response:
+async def about(peer: IPeer, request: HttpRequest) -> Response:
     """Say what the server is; no secrets."""
     known = peer.about()
     started = datetime.fromtimestamp(known["started"], UTC)

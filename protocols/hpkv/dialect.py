@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 from zope.interface import implementer
 
 from broker.errors import Denied, RateLimited, Refused, Unauthenticated
-from broker.interfaces import IHttpDialect, ILink, IWebSocketDialect
+from broker.interfaces import IHttpDialect, ILink, IPeer, IWebSocketDialect
 from broker.messages import HttpRequest, Response
 from protocols.hpkv.session import Session
 from protocols.hpkv.tokens import TokenEndpoint, rights_of
-
-if TYPE_CHECKING:
-    from broker.peer import Peer
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -50,7 +47,7 @@ class Hpkv:
         self._secured = secured
         self._token_endpoint = TokenEndpoint(token_seconds, origins)
 
-    async def session(self, peer: Peer, link: ILink) -> Session:
+    async def session(self, peer: IPeer, link: ILink) -> Session:
         """Let in whoever shows an API key or a token: "Refuse during the handshake with HTTP 403"."""
         request = link.handshake
         if self.any_origin and not self._secured and not _is_near(request):
@@ -71,7 +68,7 @@ class Hpkv:
         await peer.listening()
         return session
 
-    async def answer(self, peer: Peer, request: HttpRequest) -> Response:
+    async def answer(self, peer: IPeer, request: HttpRequest) -> Response:
         """Return the answer to a request for a token."""
         return await self._token_endpoint.answer(peer, request)
 

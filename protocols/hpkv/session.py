@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -17,15 +17,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.errors import BrokerError, Denied, Invalid, RateLimited
-from broker.interfaces import ILink
+from broker.interfaces import ILink, IPeer
 from broker.messages import CloseCode, Event, Frame
 from broker.sessions import BaseSession
 from protocols.hpkv import answers
 from protocols.hpkv.operation import Operation, check_key, end_key, number_value, read, record_limit, text_value
 from protocols.hpkv.patterns import Rights
-
-if TYPE_CHECKING:
-    from broker.peer import Peer
 
 log = Logger()
 
@@ -38,7 +35,7 @@ FRAME = 64  # bytes that each of them costs besides its own
 class Session(BaseSession):
     """One HPKV client; *rights* are None for one with an API key, which may do everything."""
 
-    _peer: Peer
+    _peer: IPeer
     _link: ILink
     _rights: Rights | None = None
     _reading: bool = False

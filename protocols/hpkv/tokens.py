@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from broker.errors import BrokerError, Invalid, RateLimited, TooLarge
+from broker.interfaces import IPeer
 from broker.messages import HttpRequest, Response
 from protocols.hpkv.patterns import Rights, rights
-
-if TYPE_CHECKING:
-    from broker.peer import Peer
 
 MAX_TOKEN_BYTES = 4096  # of what a token says, since it travels in a URL
 PREFLIGHT_SECONDS = 86400
@@ -49,7 +47,7 @@ class TokenEndpoint:
         self._seconds = seconds
         self._origins = frozenset(origins)
 
-    async def answer(self, peer: Peer, request: HttpRequest) -> Response:
+    async def answer(self, peer: IPeer, request: HttpRequest) -> Response:
         """Return the answer to *request*."""
         if request.method == "OPTIONS":
             return self._preflight(request)
@@ -61,7 +59,7 @@ class TokenEndpoint:
             return self._refused(request, error)
         return Response(200, _encode({"token": token}), headers=(*self._cors(request), ("Cache-Control", "no-store")))
 
-    async def _mint(self, peer: Peer, request: HttpRequest) -> str:
+    async def _mint(self, peer: IPeer, request: HttpRequest) -> str:
         peer.identify(request.headers.get("x-api-key"))
         claims = read_claims(request.body)
         rights_of(claims)

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.errors import BrokerError, CalleeFailed, Invalid, NotFound
-from broker.interfaces import ILink
+from broker.interfaces import ILink, IPeer
 from broker.jsontext import decode, overflows
 from broker.messages import CloseCode, Reply, Request
 from protocols.microstream.engineio import Times
@@ -42,7 +42,6 @@ from protocols.microstream.wire import (
 
 if TYPE_CHECKING:
     from broker.config.settings import Settings
-    from broker.peer import Peer
 
 log = Logger()
 
@@ -64,7 +63,7 @@ class Service(SocketSession):
     """A client of the hub: a service, once it is registered."""
 
     def __init__(
-        self, hub: MicroStream, context: SessionContext, peer: Peer, handshake: Handshake, link: ILink | None
+        self, hub: MicroStream, context: SessionContext, peer: IPeer, handshake: Handshake, link: ILink | None
     ) -> None:
         super().__init__(context, peer, handshake, link)
         self._hub = hub

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from secrets import token_urlsafe
-from typing import TYPE_CHECKING
 
-from broker.interfaces import ILink
+from broker.interfaces import ILink, IPeer
 from broker.messages import CloseCode
 from protocols.microstream.sessions import Handshake, Session, SessionContext
 from protocols.microstream.socketio import Ack, Connect, Connection, Disconnect, Emit, ack_packets, event_packets
-
-if TYPE_CHECKING:
-    from broker.peer import Peer
 
 INVALID_NAMESPACE = b'{"message":"Invalid namespace"}'
 
@@ -28,7 +24,7 @@ class SocketSession(Session):
 
     connect_timeout: float = 45.0
 
-    def __init__(self, context: SessionContext, peer: Peer, handshake: Handshake, link: ILink | None) -> None:
+    def __init__(self, context: SessionContext, peer: IPeer, handshake: Handshake, link: ILink | None) -> None:
         super().__init__(context, peer, handshake, link)
         self.sockets = Connection()
         self._connect_bucket = context.timers.add(self._connect_timed_out, self.connect_timeout)

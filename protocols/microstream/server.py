@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from secrets import token_urlsafe
-from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 import attrs
@@ -17,14 +16,11 @@ from zope.interface import implementer
 
 from broker.core.deadlines import GRAIN, Deadlines
 from broker.errors import Refused
-from broker.interfaces import IHttpDialect, ILink, IWebSocketDialect
+from broker.interfaces import IHttpDialect, ILink, IPeer, IWebSocketDialect
 from broker.messages import CloseCode, HttpRequest, Response
 from protocols.microstream.engineio import ProtocolError, Times, open_packet
 from protocols.microstream.sessions import Handshake, Session, SessionContext
 from protocols.microstream.upgrade import Upgrade
-
-if TYPE_CHECKING:
-    from broker.peer import Peer
 
 TEXT = "text/plain; charset=UTF-8"
 CORS = (("Cache-Control", "no-store"), ("Access-Control-Allow-Origin", "*"))
@@ -99,7 +95,7 @@ class Server:
 
     def __init__(
         self,
-        make: Callable[[SessionContext, Peer, Handshake, ILink | None], Session],
+        make: Callable[[SessionContext, IPeer, Handshake, ILink | None], Session],
         clock: IReactorTime,
         *,
         name: str = "microstream",
@@ -142,7 +138,7 @@ class Server:
 
     # WebSocket
 
-    async def session(self, peer: Peer, link: ILink) -> Session | Upgrade:
+    async def session(self, peer: IPeer, link: ILink) -> Session | Upgrade:
         """Return a new session for a WebSocket, or its ``Upgrade`` when it shows the sid of one.
 
         Raises:
@@ -160,7 +156,7 @@ class Server:
 
     # HTTP
 
-    async def answer(self, peer: Peer, request: HttpRequest) -> Response:
+    async def answer(self, peer: IPeer, request: HttpRequest) -> Response:
         """Return the response to a request of the polling transport."""
         if not self._admits(request):
             return Response(403, _error_body(ErrorCode.FORBIDDEN))
@@ -183,7 +179,7 @@ class Server:
                 session.end()
         return Response(status, _error_body(ErrorCode.BAD_REQUEST, message), headers=CORS)
 
-    async def _answer(self, peer: Peer, request: HttpRequest, query: Mapping[str, Sequence[str]]) -> Response:
+    async def _answer(self, peer: IPeer, request: HttpRequest, query: Mapping[str, Sequence[str]]) -> Response:
         transport = _first(query, "transport")
         if transport not in ("polling", "websocket"):
             raise RequestRefused(ErrorCode.UNKNOWN_TRANSPORT)
@@ -214,7 +210,7 @@ class Server:
         return session
 
     def _begin(
-        self, peer: Peer, query: Mapping[str, Sequence[str]], request: HttpRequest, link: ILink | None
+        self, peer: IPeer, query: Mapping[str, Sequence[str]], request: HttpRequest, link: ILink | None
     ) -> Session:
         if _first(query, "EIO") != "4":
             raise RequestRefused(ErrorCode.BAD_VERSION)

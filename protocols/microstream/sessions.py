@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
 from broker.core.deadlines import Deadlines
-from broker.interfaces import ILink
+from broker.interfaces import ILink, IPeer
 from broker.messages import CloseCode
 from broker.sessions import BaseSession
 from protocols.microstream.engineio import (
@@ -28,9 +28,6 @@ from protocols.microstream.engineio import (
 )
 from protocols.microstream.engineio import Event as EngineEvent
 from protocols.microstream.idle import IdleTimeout
-
-if TYPE_CHECKING:
-    from broker.peer import Peer
 
 
 @attrs.frozen
@@ -92,7 +89,7 @@ class Session(BaseSession):
         upgrade: the WebSocket it is upgrading to, or None.
     """
 
-    def __init__(self, context: SessionContext, peer: Peer, handshake: Handshake, link: ILink | None) -> None:
+    def __init__(self, context: SessionContext, peer: IPeer, handshake: Handshake, link: ILink | None) -> None:
         self.context, self.peer, self.sid = context, peer, handshake.sid
         self.engine = Engine(context.times, context.clock, websocket=link is not None)
         self.link = link

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 import attrs
 from zope.interface import implementer
 
-from broker.interfaces import ILink, IWebSocketDialect
+from broker.interfaces import ILink, IPeer, IWebSocketDialect
 from protocols.owlmeans.auth import handshake, on_auth, parameters
 from protocols.owlmeans.methods import METHODS
 from protocols.owlmeans.session import Session, make_tables
 
 if TYPE_CHECKING:
     from broker.config.settings import Settings
-    from broker.peer import Peer
 
 TABLES = make_tables(on_auth, METHODS.read)
 
@@ -35,7 +34,7 @@ class OwlMeans:
     websocket_paths: tuple[str, ...] = ("/", "/owlmeans", "/v1/ws")
     subprotocols: tuple[str, ...] = ("owlmeans",)
 
-    async def session(self, peer: Peer, link: ILink) -> Session:
+    async def session(self, peer: IPeer, link: ILink) -> Session:
         """Return the session of a client; see the interface.
 
         ``?token=`` or the header ``Authorization`` show a credential, ``?client=``

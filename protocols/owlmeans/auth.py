@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qs
 
 import msgspec
 
 from broker.errors import BrokerError, Denied, Invalid, RateLimited, Refused, Unauthenticated
+from broker.interfaces import IPeer
 from broker.jsontext import decode
 from broker.messages import CloseCode, HttpRequest
 from protocols.owlmeans import wire
 from protocols.owlmeans.marshalled import marshal, refused, unsupported
 from protocols.owlmeans.session import Session, check_client_id
-
-if TYPE_CHECKING:
-    from broker.peer import Peer
-    from protocols.owlmeans.wire import Envelope
+from protocols.owlmeans.wire import Envelope
 
 MAX_PARAMETERS = 32  # of the query
 
@@ -120,7 +118,7 @@ def _reason(error: BrokerError) -> str:
     return "tries" if isinstance(error, RateLimited) else "token"
 
 
-def _record(peer: Peer) -> dict[str, Any]:
+def _record(peer: IPeer) -> dict[str, Any]:
     """Return the record of the client; its profile is its client id."""
     details = peer.identity.details
     return {

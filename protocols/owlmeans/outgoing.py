@@ -15,7 +15,7 @@ import attrs
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from broker.errors import BrokerError
-from broker.interfaces import ILink
+from broker.interfaces import ILink, IPeer
 from broker.messages import CloseCode, Event, Frame, Mail, Reply, Request, text_frame
 from broker.patterns import KEY_PREFIX
 from protocols.owlmeans import wire
@@ -25,7 +25,6 @@ from protocols.owlmeans.wire import BROKER, CALL, RESPONSE, RESULT, Envelope, en
 
 if TYPE_CHECKING:
     from broker.config.settings import Settings
-    from broker.peer import Peer
 
 MAX_BURST_BYTES = 1 << 18  # of queued messages that go out before the client may have read some
 BURST_INTERVAL = 0.05  # seconds until the next burst
@@ -101,7 +100,7 @@ class Outgoing:
         watches: the keys it watches.
     """
 
-    peer: Peer
+    peer: IPeer
     link: ILink
     settings: Settings
     clock: IReactorTime = attrs.field(init=False)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import takewhile
-from typing import TYPE_CHECKING
 
 import attrs
 
 from broker.errors import RateLimited, TooLarge
+from broker.interfaces import IPeer
 from broker.messages import CloseCode, Entry, Event, Frame
 from broker.patterns import KEY_PREFIX, is_pattern, matches
-
-if TYPE_CHECKING:
-    from broker.peer import Peer
 
 MAX_PATTERNS = 1000  # patterns of one session
 MAX_HELD_BYTES = 1 << 23  # of changes that wait for snapshots
@@ -31,7 +28,7 @@ class Watches:
         push: sends the frame of a change.
     """
 
-    _peer: Peer
+    _peer: IPeer
     _push: Callable[[Frame], object]
     _patterns: dict[str, None] = attrs.field(factory=dict)
     _waiting: dict[str, list[Frame]] = attrs.field(factory=dict)  # pattern → changes that follow its snapshot

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qs
 
 from zope.interface import implementer
 
-from broker.interfaces import ILink, IWebSocketDialect
+from broker.interfaces import ILink, IPeer, IWebSocketDialect
 from protocols.thinws.frames import NAME
 from protocols.thinws.session import Hook, Session
-
-if TYPE_CHECKING:
-    from broker.peer import Peer
 
 REFUSAL_DELAY = 3.0  # seconds that a refused handshake is held
 EVENTS = ("connect", "disconnect", "subscribe", "unsubscribe", "message")
@@ -52,7 +49,7 @@ class ThinWs:
         """
         self._hooks[name].append(hook)
 
-    async def session(self, peer: Peer, link: ILink) -> Session:
+    async def session(self, peer: IPeer, link: ILink) -> Session:
         """Take every client; one with a wrong token will be told when it says something."""
         session = Session(peer, link, self._hooks, self._open_rooms)
         query = parse_qs(link.handshake.query).get("token", [""])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 import attrs
 import msgspec
@@ -14,14 +13,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.errors import BrokerError, Denied, Invalid, RateLimited, Unauthenticated
-from broker.interfaces import ILink
+from broker.interfaces import ILink, IPeer
 from broker.jsontext import object_text
 from broker.messages import CloseCode, Event, Frame
 from broker.sessions import BaseSession
 from protocols.thinws.frames import Members, connection_id, echo, read, room_frame, room_of, text_of
-
-if TYPE_CHECKING:
-    from broker.peer import Peer
 
 log = Logger()
 
@@ -55,7 +51,7 @@ class Session(BaseSession):
         identity: its connectionID; "" before it has given one.
     """
 
-    _peer: Peer
+    _peer: IPeer
     _link: ILink
     _hooks: Hooks
     _open_rooms: bool

@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 from twisted.python.logfile import LogFile
 
+from broker.access.principals import make_access
 from broker.app import tap
 from broker.app.daemon import Daemon
 from broker.app.process import StartError, explain_start_errors
@@ -35,7 +36,7 @@ def pem(key) -> str:
 def test_public_key_tells_how_tokens_are_signed(tmp_path, key, algorithm):
     file = tmp_path / "key.pem"
     file.write_text(pem(key))
-    access = tap.make_access(Settings(jwt_public_key_file=str(file)))
+    access = make_access(Settings(jwt_public_key_file=str(file)))
     assert access.jwt_keys == ((pem(key), algorithm),)
     assert access.mode == "required"
 
@@ -44,20 +45,20 @@ def test_public_key_of_another_kind_is_refused(tmp_path):
     file = tmp_path / "key.pem"
     file.write_text(pem(dsa.generate_private_key(1024)))
     with pytest.raises(Invalid, match="TXBROKER_JWT_PUBLIC_KEY_FILE"):
-        tap.make_access(Settings(jwt_public_key_file=str(file)))
+        make_access(Settings(jwt_public_key_file=str(file)))
 
 
 def test_file_that_holds_no_key_is_refused(tmp_path):
     file = tmp_path / "key.pem"
     file.write_text("no key")
     with pytest.raises(Invalid, match="TXBROKER_JWT_PUBLIC_KEY_FILE"):
-        tap.make_access(Settings(jwt_public_key_file=str(file)))
+        make_access(Settings(jwt_public_key_file=str(file)))
 
 
 def test_every_credential_of_the_settings_is_known(tmp_path):
     permissions = tmp_path / "permissions.toml"
     permissions.write_text('[one.publish]\nallow = [">"]\n')
-    access = tap.make_access(
+    access = make_access(
         Settings(
             api_secret="now",
             api_secret_previous="before",

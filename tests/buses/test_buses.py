@@ -13,10 +13,11 @@ from twisted.internet.defer import gatherResults, maybeDeferred
 from zope.interface.verify import verifyObject
 
 from broker.buses import LocalBus, open_bus
-from broker.core.channels import LOG, StoreEventSource
+from broker.core.channels import StoreEventSource
 from broker.errors import Invalid, Taken
 from broker.interfaces import IBus, ISharedBus
 from broker.messages import Event
+from broker.patterns import LOG_PREFIX
 from broker.stores import open_store
 from tests.buses.bus_contract import BusContract, live
 from tests.support.eventually import TIMEOUT, eventually
@@ -80,7 +81,7 @@ class Node:
         await listen(self.bus, *topics)
 
     async def append(self, topic: str, body: bytes = b"1") -> int:
-        stored = await self.store.append(LOG + topic, Event(topic, "kind", body))
+        stored = await self.store.append(LOG_PREFIX + topic, Event(topic, "kind", body))
         return int(stored.id)
 
     @property
@@ -160,7 +161,7 @@ async def test_an_append_is_announced_by_the_store(make_node: MakeNode) -> None:
     one, two = [await make_node(name) for name in ("one", "two")]
     await two.listen("topic")
     given = Event("topic", "kind", b"1", "me", 1.5, origin="session", dialect="native", original=b"frame")
-    stored = await one.store.append(LOG + "topic", given)
+    stored = await one.store.append(LOG_PREFIX + "topic", given)
     await eventually(lambda: two.heard)
     (found,) = two.heard
     assert (found.id, found.epoch, found.body, found.time) == (1, one.store.epoch, b"1", 1.5)
@@ -194,7 +195,7 @@ async def test_an_append_after_listen_is_heard_however_soon(make_node: MakeNode)
         topic = f"topic.{number}"
         two.bus.listen(topic)
         # As a poll does: what is appended after this look must be announced.
-        looked = two.store.read(LOG + topic, 0, 1)
+        looked = two.store.read(LOG_PREFIX + topic, 0, 1)
         appended = one.append(topic)
         await looked
         await appended
@@ -247,7 +248,7 @@ async def test_a_hole_is_filled_from_the_store(make_node: MakeNode) -> None:
     silent = open_store(one.url, clock=reactor, prefix=one.prefix)
     silent.startService()
     for _ in range(3):
-        await silent.append(LOG + "topic", Event("topic", "kind", b"silent"))
+        await silent.append(LOG_PREFIX + "topic", Event("topic", "kind", b"silent"))
     await maybeDeferred(silent.stopService)
     await one.append("topic")
     await eventually(lambda: len(two.heard) == 5)
@@ -258,7 +259,7 @@ async def test_a_hole_is_filled_from_the_store(make_node: MakeNode) -> None:
 async def test_late_and_double_announcements_are_dropped(make_node: MakeNode) -> None:
     one, two = [await make_node(name) for name in ("one", "two")]
     await two.listen("topic")
-    stored = [await one.store.append(LOG + "topic", Event("topic", "kind", b"1")) for _ in range(3)]
+    stored = [await one.store.append(LOG_PREFIX + "topic", Event("topic", "kind", b"1")) for _ in range(3)]
     await eventually(lambda: two.ids == [1, 2, 3])
     for event in (stored[2], stored[0]):
         await one.bus.publish(event)

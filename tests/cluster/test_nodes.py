@@ -463,7 +463,7 @@ async def test_a_silent_holder_on_another_node_is_replaced(make_nodes: MakeNodes
         await new.peer.perform(["s"], as_service=True, takeover=True)
     old.alive = False
     for node in (one, two):
-        node.broker.cluster._probe = 0.1  # type: ignore[union-attr]  # seconds
+        node.broker.parts.cluster._probe = 0.1  # type: ignore[attr-defined]  # seconds
     await new.peer.perform(["s"], as_service=True, takeover=True)
     assert old.hung_up == (1001, "replaced")
     assert await one.bus.holders(["service:s"]) == ("service:s", [two.bus.address])
@@ -475,7 +475,7 @@ async def test_the_holder_on_a_dead_node_is_replaced_before_the_lease_ends(make_
     old, new = one.client(), two.client()
     await old.peer.perform(["s"], as_service=True)
     await one.die()
-    two.broker.cluster._probe = 0.1  # type: ignore[union-attr]  # seconds
+    two.broker.parts.cluster._probe = 0.1  # type: ignore[attr-defined]  # seconds
     await new.peer.perform(["s"], as_service=True, takeover=True)
     assert await two.bus.holders(["service:s"]) == ("service:s", [two.bus.address])
 
@@ -574,7 +574,7 @@ async def test_what_one_node_s_taker_declines_another_s_may_take(make_nodes: Mak
 async def test_the_mail_that_a_dead_node_had_in_hand_is_delivered(make_nodes: MakeNodes) -> None:
     one, two, three = await make_nodes()
     queues: Any = one.broker.queues
-    assert await queues._take_turn("queue:work")
+    assert await queues._lock("queue:work")
     await one.die()
     await two.outlive(one)
     taker = two.client()
@@ -737,6 +737,6 @@ async def test_what_was_known_is_stored_again_after_a_wipe(make_nodes: MakeNodes
             break
     else:
         raise AssertionError("the membership did not come back")
-    assert await two.broker.has_mailbox("bob")
+    assert await two.broker.parts.mailboxes.has("bob")
     with pytest.raises(BrokerError):
         await two.client().peer.present(token)

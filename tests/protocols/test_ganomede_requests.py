@@ -10,7 +10,8 @@ from hashlib import md5
 
 import pytest
 
-from broker.access.principals import Access, Grants, Rule
+from broker.access.permissions import Grants, Rule
+from broker.access.principals import Access
 from broker.errors import Unavailable
 from broker.messages import HttpRequest
 from protocols.ganomede.query import read_query, unquote, whole_number

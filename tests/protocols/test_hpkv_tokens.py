@@ -7,7 +7,8 @@ import json
 import pytest
 from twisted.internet.task import Clock
 
-from broker.access.principals import Access, Grants, Rule
+from broker.access.permissions import Grants, Rule
+from broker.access.principals import Access
 from broker.config.settings import Settings
 from broker.errors import Refused, Unavailable
 from broker.messages import HttpRequest

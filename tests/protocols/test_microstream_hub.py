@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from broker.access.principals import Access, Grants, Rule
+from broker.access.permissions import Grants, Rule
+from broker.access.principals import Access
 from broker.config.settings import Settings
 from broker.errors import CalleeFailed, Invalid, NotFound, Refused
 from broker.messages import HttpRequest, Reply, Request
@@ -121,7 +122,7 @@ def hub():
 def test_a_name_is_registered_by_connect_and_given_back_at_the_end(hub):
     service = hub.connect("svc")
     assert service.peer.client == "svc"
-    assert service.peer.performs(as_service=True) == ["svc"]
+    assert hub.broker.calls.services.names_of(service.peer) == ["svc"]
     service.disconnect()
     assert hub.broker.calls.services.names() == []
     hub.connect("svc")
@@ -144,7 +145,7 @@ def test_a_silent_holder_is_replaced(hub):
     hub.clock.advance(1.0)
     assert second.link.take()[0].startswith(b'40{"sid":')
     assert holder.link.closed == (1001, "replaced")
-    assert second.peer.performs(as_service=True) == ["dup"]
+    assert hub.broker.calls.services.names_of(second.peer) == ["dup"]
 
 
 def test_any_packet_of_the_holder_shows_that_it_lives(hub):
@@ -161,7 +162,7 @@ def test_of_two_that_want_the_name_of_a_dead_one_one_gets_it(hub):
     for rival in rivals:
         rival.say("40")
     hub.clock.advance(1.0)
-    winner, loser = sorted(rivals, key=lambda rival: not rival.peer.performs(as_service=True))
+    winner, loser = sorted(rivals, key=lambda rival: not hub.broker.calls.services.names_of(rival.peer))
     assert [frame[:2] for frame in winner.link.take()] == [b"40", b"2"]
     winner.say("3")
     assert loser.link.take() == [DUPLICATE]
@@ -174,7 +175,7 @@ def test_one_that_leaves_while_it_waits_takes_nothing_over(hub):
     second.disconnect()
     hub.clock.advance(2.0)
     assert holder.link.closed is None
-    assert holder.peer.performs(as_service=True) == ["dup"]
+    assert hub.broker.calls.services.names_of(holder.peer) == ["dup"]
 
 
 @pytest.mark.parametrize("query", ["", "serviceName=", "serviceName=undefined", "serviceName=a&serviceName=b"])

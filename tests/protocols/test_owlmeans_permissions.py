@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from broker.access.principals import Access, Grants, Rule
+from broker.access.permissions import Grants, Rule
+from broker.access.principals import Access
 from broker.testing import make_broker
 from tests.protocols.owlmeans_emulator import Failed, Room
 

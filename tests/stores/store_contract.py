@@ -530,6 +530,10 @@ class StoreContract:
             (b"1", b"one"),
             (b"1e308", b"1e308"),
             (b"1", b"1e999"),
+            (b"1", b"9" * 400),
+            (b"1", b"-" + b"9" * 309),
+            (b"9" * 309, b"1"),
+            (b"1" + b"7" * 308, b"1" + b"7" * 308),
         ],
     )
     async def test_increment_refuses_what_is_no_finite_number(
