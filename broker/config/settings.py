@@ -210,6 +210,12 @@ class Settings:
     owlmeans_pass_stacks: bool = option(
         FLAG, False, "Whether the stack in an error of an OwlMeans client reaches the caller."
     )
+    microstream_idle_seconds: float = option(
+        SECONDS,
+        15.0,
+        "A MicroStream service that has sent heartbeats is removed when nothing was received from it for so long; "
+        "0: only when it does not answer a ping, as the others.",
+    )
     thinws_open_rooms: bool = option(FLAG, False, "Whether those outside a ThinWS room may send to it.")
 
     # Machinery

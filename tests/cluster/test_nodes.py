@@ -339,6 +339,20 @@ async def test_a_callee_or_a_caller_that_leaves_ends_the_call(make_nodes: MakeNo
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_call_reaches_its_callee_though_the_caller_leaves_at_once(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    ann, bob = one.client(), two.client()
+    await bob.peer.perform(["slow"])
+    ann.peer.call("ref", call("slow"))
+    ann.peer.call("nowhere", call("missing"))
+    ann.peer.close()
+    await eventually(lambda: bob.requests)
+    await eventually(lambda: nothing_is_left(one, two))
+    assert bob.requests[0].procedure == "slow"
+    assert ann.replies == []
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_callee_that_moves_is_found_again(make_nodes: MakeNodes) -> None:
     one, two, three = await make_nodes()
     ann = one.client()
