@@ -21,10 +21,9 @@ from broker.errors import Unavailable
 from broker.interfaces import IStore
 from broker.messages import Entry, Event
 from broker.stores.entries import GRACE
-from broker.stores.sqlite_commits import Commits
 from broker.stores.sqlite_file import SqliteFile, open_file
-from broker.stores.sqlite_reads import Reads, pack
-from broker.stores.sqlite_writes import Writes
+from broker.stores.sqlite_tables import Reads, Writes, pack
+from broker.stores.sqlite_writer import Commits
 
 TIMEOUT = 5.0  # seconds for another program that holds the file's write lock
 EVERY_LOG = ("every log",)  # touched by what may change any of them

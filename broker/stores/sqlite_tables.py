@@ -1,4 +1,4 @@
-"""What is done to the tables of the SQLite store, within a transaction."""
+"""The tables of the SQLite store: what is asked of them, and what is changed in them within a transaction."""
 
 from __future__ import annotations
 
@@ -6,14 +6,34 @@ import sqlite3
 from collections.abc import Callable
 
 from broker.messages import Entry, Event
-from broker.stores.entries import check_revision, increased, replaced
-from broker.stores.sqlite_reads import HEAD, Reads, beyond, pack, unpack
+from broker.stores.entries import alive, check_revision, increased, replaced
 
+LARGEST = 2**63 - 1  # of SQLite's integers
 HEADS = 100_000  # logs whose last id is kept in memory
 PURGE = 1000  # events deleted in one transaction
 SWEEP = 2000  # logs and events looked at in one transaction
 ROOM = 65536  # bytes that must be free before we call ourselves ready again
 
+_EVENT = "e.id, e.topic, e.name, e.body, e.source, e.time"
+# max() and not a second condition: only one lower bound steers the index.
+_READ = (
+    f"SELECT {_EVENT} FROM log l JOIN event e ON e.log = l.id"
+    " WHERE l.name = ? AND e.id > max(l.trimmed, ?) ORDER BY e.id LIMIT ?"
+)
+_LATEST = (
+    f"SELECT {_EVENT} FROM log l JOIN event e ON e.log = l.id"
+    " WHERE l.name = ? AND e.id > l.trimmed ORDER BY e.id DESC LIMIT ?"
+)
+HEAD = (
+    "SELECT l.id, max(l.trimmed, coalesce((SELECT max(e.id) FROM event e WHERE e.log = l.id), 0)), l.trimmed"
+    " FROM log l WHERE l.name = ?"
+)
+_LOGS = "SELECT name FROM log WHERE name >= ? AND name < ? AND name > ? ORDER BY name LIMIT ?"
+_GET = "SELECT value, revision, expires FROM entry WHERE space = ? AND key = ?"
+_RANGE = (
+    "SELECT key, value, revision, expires FROM entry WHERE space = ? AND key >= ? AND key <= ?"
+    " AND (expires = 0 OR expires > ?) ORDER BY key LIMIT ?"
+)
 _NEW_LOG = "INSERT INTO log (name) VALUES (?)"
 _APPEND = "INSERT INTO event (log, id, time, source, name, body, topic) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _TRIM = "UPDATE log SET trimmed = ? WHERE id = ?"
@@ -28,6 +48,72 @@ _PUT = (
 _DELETE = "DELETE FROM entry WHERE space = ? AND key = ?"
 _DUE = "SELECT key FROM entry WHERE space = ? AND expires > 0 AND expires <= ? ORDER BY expires LIMIT ?"
 _NEXT_SPACE = "SELECT min(space) FROM entry WHERE space > ?"
+
+
+class Reads:
+    """The questions, each answered from one connection.
+
+    Args:
+        connection: in the writer thread the one that writes, so that what was
+            written before is seen; in the reactor thread another.
+        epoch: what the events that are read shall bear.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, epoch: str) -> None:
+        self._connection = connection
+        self._execute = connection.execute
+        self._epoch = epoch
+
+    def flush(self) -> None:
+        """Write what is kept back: nothing here."""
+
+    def read(self, log: str, after: int, limit: int) -> list[Event]:
+        """Answer ``IStore.read``."""
+        self.flush()
+        return self._events(log, self._execute(_READ, (pack(log), _fit(after), _fit(limit))).fetchall())
+
+    def latest(self, log: str, limit: int) -> list[Event]:
+        """Answer ``IStore.latest``."""
+        self.flush()
+        return self._events(log, self._execute(_LATEST, (pack(log), _fit(limit))).fetchall()[::-1])
+
+    def _events(self, log: str, rows: list[tuple[int, bytes | int, bytes, bytes | None, bytes, float]]) -> list[Event]:
+        epoch = self._epoch
+        return [
+            Event(
+                unpack(topic) if isinstance(topic, bytes) else log[topic:],
+                unpack(name),
+                body,
+                unpack(source),
+                time,
+                number,
+                epoch,
+            )
+            for number, topic, name, body, source, time in rows
+        ]
+
+    def head(self, log: str) -> int:
+        """Answer ``IStore.head``."""
+        self.flush()
+        row = self._execute(HEAD, (pack(log),)).fetchone()
+        return 0 if row is None else int(row[1])
+
+    def logs(self, prefix: str, after: str, limit: int) -> list[str]:
+        """Answer ``IStore.logs``."""
+        self.flush()
+        first = pack(prefix)
+        rows = self._execute(_LOGS, (first, beyond(first), pack(after), _fit(limit))).fetchall()
+        return [unpack(name) for (name,) in rows]
+
+    def get(self, space: str, key: str, now: float) -> Entry | None:
+        """Answer ``IStore.get`` at the time *now*."""
+        row = self._execute(_GET, (space, pack(key))).fetchone()
+        return None if row is None else alive(Entry(*row), now)
+
+    def range(self, space: str, first: str, last: str, limit: int, now: float) -> list[tuple[str, Entry]]:
+        """Answer ``IStore.range`` at the time *now*."""
+        rows = self._execute(_RANGE, (space, pack(first), pack(last), now, _fit(limit))).fetchall()
+        return [(unpack(key), Entry(*entry)) for key, *entry in rows]
 
 
 class Writes(Reads):
@@ -226,3 +312,23 @@ class Writes(Reads):
         """Find out whether there is room to write."""
         self._execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('probe', zeroblob(?))", (ROOM,))
         self._execute("DELETE FROM meta WHERE name = 'probe'")
+
+
+def pack(text: str) -> bytes:
+    """Return any string, even one with half a surrogate pair, as UTF-8."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def unpack(data: bytes) -> str:
+    """Undo :func:`pack`."""
+    return data.decode("utf-8", "surrogatepass")
+
+
+def beyond(prefix: bytes) -> bytes:
+    """Return what sorts after every UTF-8 text that begins with *prefix*."""
+    return prefix + b"\xff"
+
+
+def _fit(number: int) -> int:
+    """Return *number* within SQLite's integers; below zero it means none."""
+    return max(0, min(number, LARGEST))
