@@ -23,7 +23,6 @@ __all__ = [
     "HttpRequest",
     "Identity",
     "Mail",
-    "Position",
     "Reply",
     "Request",
     "Response",
@@ -66,18 +65,6 @@ class Identity:
     grants: Any = None
     authenticated: bool = False
     details: Mapping[str, Any] = attrs.field(factory=dict)
-
-
-@attrs.frozen
-class Position:
-    """A place in a stored topic: the store's epoch and the last id seen.
-
-    The epoch changes when a store was wiped, so that a cursor of the old log
-    is told from one of the new.
-    """
-
-    epoch: str
-    id: int
 
 
 # Not frozen: a frozen attrs class assigns through object.__setattr__, which
@@ -302,3 +289,13 @@ class Response:
     reason: str = ""
     plain: bool = False
     close: bool = False
+
+
+def encode_text(text: str) -> bytes:
+    """Return any string, even one with a lone surrogate, as UTF-8, for a store or another node."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def decode_text(data: bytes) -> str:
+    """Return the string of which *data* is the ``encode_text``."""
+    return data.decode("utf-8", "surrogatepass")

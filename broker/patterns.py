@@ -11,6 +11,7 @@ from functools import lru_cache
 from broker.errors import Invalid
 
 MAX_NAME = 255  # characters
+LOG_PREFIX = "event/"  # + topic: the log in which a store keeps its events
 
 
 def check_name(name: object, what: str = "topic") -> str:

@@ -14,11 +14,12 @@ import attrs
 import msgspec
 from twisted.internet.defer import Deferred, gatherResults
 
-from broker.core.channels import CURSOR, LOG, cursor_key
+from broker.core.channels import CURSOR, cursor_key
 from broker.core.indices import DEFINITION, definition_text
 from broker.errors import Conflict, Unavailable
 from broker.interfaces import IStore
 from broker.messages import Event
+from broker.patterns import LOG_PREFIX
 from broker.redis import RedisAddress
 from broker.redis.connection import Connection
 
@@ -109,7 +110,7 @@ class Importer:
             self._opened.callback(None)
 
     def _too_late(self, *_: object) -> None:
-        raise Unavailable("redis", message=f"Redis can not be used: {self._connection.trouble}.")
+        raise Unavailable("redis", message=f"Redis can not be used: {self._connection.problem}.")
 
     async def _channels(self) -> None:
         async for key in self._scan(b"indices:*"):
@@ -122,12 +123,12 @@ class Importer:
                 await self._index(value)
 
     async def _channel(self, channel: str) -> None:
-        ids, done = self._ids.setdefault(channel, []), await self._store.head(LOG + channel)
+        ids, done = self._ids.setdefault(channel, []), await self._store.head(LOG_PREFIX + channel)
         stored = 0
         async for events in self._events(channel):
             fresh = events[max(0, done - len(ids)) :]
             ids += [event.id for event in events]
-            await gatherResults([self._store.append(LOG + channel, _taken(channel, event)) for event in fresh])
+            await gatherResults([self._store.append(LOG_PREFIX + channel, _taken(channel, event)) for event in fresh])
             stored += len(fresh)
         self.report.events[channel] = stored
         if done > len(ids):
@@ -190,7 +191,7 @@ class Importer:
     async def _ask(self, *words: Any) -> Any:
         protocol = self._connection.protocol
         if protocol is None:
-            raise Unavailable("redis", message=f"Redis was lost: {self._connection.trouble}.")
+            raise Unavailable("redis", message=f"Redis was lost: {self._connection.problem}.")
         return await protocol.execute_command(*words)
 
 

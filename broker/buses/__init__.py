@@ -1,4 +1,4 @@
-"""How events travel between nodes; one module for each way."""
+"""Buses, which carry events and names between nodes: ``local:`` or ``redis://``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def open_bus(
         lease: seconds for which the names of a silent node are kept.
 
     Raises:
-        Invalid: there is no such bus.
+        Invalid: there is no such bus, or Redis support is not installed.
     """
     scheme = url.partition(":")[0]
     if scheme == "local":

@@ -1,4 +1,4 @@
-"""What a Redis says of itself."""
+"""What a Redis server says of itself by INFO and CONFIG."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ PROMISES = {
 
 @attrs.frozen
 class Server:
-    """A Redis as it was when we came.
+    """A Redis server as it was when we connected.
 
     Attributes:
-        info: what INFO says.
-        options: what CONFIG says, as far as we may ask.
+        info: the fields of INFO.
+        options: some parameters of CONFIG, as far as we may read them.
     """
 
     info: dict[str, str] = attrs.field(factory=dict)
@@ -30,7 +30,7 @@ class Server:
 
     @classmethod
     async def ask(cls, protocol: Any) -> Server:
-        """Return what the other end of *protocol* says."""
+        """Return what the server says that *protocol* is connected to."""
         text = (await protocol.execute_command(b"INFO")).decode("utf-8", "replace")
         info = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
         options: dict[str, str] = {}

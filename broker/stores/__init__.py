@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 
@@ -45,13 +45,13 @@ def open_store(
         reactor: where the answers of a writer thread are delivered; *clock*
             if it can do that, else the reactor in use.
         prefix: what all keys in Redis begin with.
-        announce: whether Redis is to tell the nodes of what was appended, as
-            the bus of the same URL expects it.
+        announce: whether appending publishes the event in Redis, as the bus of
+            the same URL expects it.
         observe: called with the operations and the seconds of each commit.
         failed: called with the number of operations that a failure took.
 
     Raises:
-        Invalid: there is no such store, or no such durability.
+        Invalid: there is no such store, no such durability, or Redis support is not installed.
     """
     scheme, colon, rest = url.partition(":")
     if durability not in ("fsync", "os"):
@@ -73,36 +73,20 @@ def open_store(
             failed=failed,
         )
     if scheme.startswith("redis"):
-        return _redis(url, clock, reactor, prefix, announce, observe, failed)
+        from broker.stores.redis import RedisStore
+
+        return RedisStore(
+            url,
+            prefix=prefix,
+            clock=clock,
+            reactor=reactor or _threads(clock),
+            announce=announce,
+            observe=observe,
+            failed=failed,
+        )
     # The rest of the URL may hold a password, so that only its scheme is told.
     raise Invalid(
         "store", message=f"There is no store {scheme[:20]!r}: use sqlite:, sqlite:/path, redis:// or memory:."
-    )
-
-
-def _redis(
-    url: str,
-    clock: IReactorTime,
-    reactor: Any,
-    prefix: str,
-    announce: bool,
-    observe: Callable[[int, float], object] | None,
-    failed: Callable[[int], object] | None,
-) -> IStore:
-    try:
-        from broker.stores.redis import RedisStore
-    except ImportError as error:
-        if error.name != "hiredis":
-            raise
-        raise Invalid("store", message='A Redis store needs hiredis: pip install "txbroker[redis]".') from None
-    return RedisStore(
-        url,
-        prefix=prefix,
-        clock=clock,
-        reactor=reactor or _threads(clock),
-        announce=announce,
-        observe=observe,
-        failed=failed,
     )
 
 

@@ -290,8 +290,8 @@ async def test_a_lost_answer_fails_writes_and_repeats_reads(
     await store.append("log", event())
     redis_server.pause()
     write, read = store.append("log", event()), store.read("log", 0, 9)
-    await eventually(lambda: store._batches._running)
-    store._connection.drop("cut by the test")
+    await eventually(lambda: store._batcher._running)
+    store._batcher.connection.drop("cut by the test")
     with pytest.raises(Unavailable, match="has not answered"):
         await write
     redis_server.resume()
@@ -303,7 +303,7 @@ async def test_a_lost_answer_fails_writes_and_repeats_reads(
 async def test_a_silent_redis_is_given_up(
     make_store: MakeRedisStore, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker.redis.connection.REPLY", 2.0)
+    monkeypatch.setattr("broker.redis.connection.REPLY_TIMEOUT", 2.0)
     store = make_store()
     await store.append("log", event())
     redis_server.pause()
@@ -383,7 +383,7 @@ async def test_a_full_redis_refuses_some_operations_of_a_call_and_does_the_other
 async def test_too_much_at_once_is_refused(
     make_store: MakeRedisStore, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker.redis.batches.MAX_WAITING", 5)
+    monkeypatch.setattr("broker.redis.batcher.MAX_WAITING", 5)
     store = make_store()
     answers = [store.append("log", event()) for _ in range(6)]
     with pytest.raises(Unavailable, match="can not keep up"):
