@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from broker.buses.local import LocalBus
+from broker.config.addresses import is_redis
 from broker.errors import Invalid
 from broker.interfaces import IBus
 
@@ -29,7 +30,7 @@ def open_bus(
     scheme = url.partition(":")[0]
     if scheme == "local":
         return LocalBus(node)
-    if scheme.startswith("redis"):
+    if is_redis(url):
         # Imported where it is chosen: a daemon pays for the bus it uses only.
         from broker.buses.redis import LEASE, RedisBus
 

@@ -27,11 +27,6 @@ FORMS = (
 )
 
 
-def is_redis(url: str) -> bool:
-    """Whether *url* names a Redis."""
-    return url.partition(":")[0] in SCHEMES
-
-
 @attrs.frozen
 class RedisAddress:
     """One Redis server, or the Sentinels that know it.

@@ -12,6 +12,7 @@ from typing import cast
 
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 
+from broker.config.addresses import is_redis
 from broker.errors import Invalid
 from broker.interfaces import IStore
 
@@ -72,7 +73,7 @@ def open_store(
             observe=observe,
             failed=failed,
         )
-    if scheme.startswith("redis"):
+    if is_redis(url):
         from broker.stores.redis import RedisStore
 
         return RedisStore(

@@ -19,10 +19,11 @@ from twisted.internet.task import Clock
 from twisted.protocols.portforward import ProxyServer
 from zope.interface.verify import verifyObject
 
+from broker.config.addresses import is_redis
 from broker.errors import Invalid, Unavailable
 from broker.interfaces import ISharedStore, IStore
 from broker.messages import Event
-from broker.redis import RedisAddress, is_redis
+from broker.redis import RedisAddress
 from broker.redis.connection import NotUsable
 from broker.redis.server import Server
 from broker.stores import open_store
