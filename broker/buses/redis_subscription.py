@@ -24,7 +24,7 @@ class Subscription:
         count: how many listen.
         confirmed: whether Redis has confirmed the subscription on the present connection.
         mark: the mark after which events may have been missed; None: none were;
-            ``UNKNOWN_MARK``: the store has not told it yet.
+            ``UNKNOWN_MARK``: not yet known.
         base: the mark at which it began: no earlier event is wanted.
         bucket: its bucket among the deadlines of unused subscriptions, or 0.0.
     """

@@ -63,7 +63,7 @@ class Settings:
 
     api_secret: str = option(TEXT, "", "The secret that clients share.", secret=True)
     api_secret_previous: str = option(
-        TEXT, "", "The secret before that one, still taken while clients change over.", secret=True
+        TEXT, "", "The previous secret, still accepted while clients change over.", secret=True
     )
     api_keys: Mapping[str, str] = option(
         PAIRS, {}, "Keys of named clients, each written ``name:key``; also the keys that get HPKV tokens.", secret=True
@@ -75,7 +75,9 @@ class Settings:
     jwt_audience: str = option(TEXT, "", "The ``aud`` that a token must have.")
     jwt_issuer: str = option(TEXT, "", "The ``iss`` that a token must have.")
     permissions_file: str = option(
-        PATH, "", "A TOML file of what each identity or role may do; without it, whoever is let in may do everything."
+        PATH,
+        "",
+        "A TOML file of what each identity or role may do; without it, an admitted client may do everything.",
     )
     auth: str = option(
         choice("none", "optional", "required"),
@@ -104,7 +106,7 @@ class Settings:
         ENDPOINTS,
         lambda self: (f"tcp:{DEFAULT_PORT}",) if self.guarded else (f"tcp:{DEFAULT_PORT}:interface=127.0.0.1",),
         "Twisted endpoint strings, several separated by ``;``: ``tcp:``, ``ssl:``, ``unix:``, ``systemd:``.",
-        shown=f"tcp:{DEFAULT_PORT}:interface=127.0.0.1 where anybody may do anything, else tcp:{DEFAULT_PORT}",
+        shown=f"tcp:{DEFAULT_PORT}:interface=127.0.0.1 unless a credential is required, else tcp:{DEFAULT_PORT}",
     )
     admin_listen: tuple[str, ...] = option(
         ENDPOINTS, ("tcp:8001:interface=127.0.0.1",), "Where ``/metrics`` is served; ``none`` for nowhere."
@@ -180,7 +182,7 @@ class Settings:
 
     # Limits
 
-    max_message_bytes: int = option(BYTES, 1 << 20, "The longest message or body that is taken.")
+    max_message_bytes: int = option(BYTES, 1 << 20, "The longest message or body that is accepted.")
     max_value_bytes: int = option(BYTES, 1 << 20, "The longest value of a key.")
     max_connections: int = option(COUNT, 10000, "How many clients may be connected; 0: any number.")
     max_connections_per_address: int = option(COUNT, 0, "How many of them from one IP address; 0: any number.")
@@ -225,7 +227,7 @@ class Settings:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Settings:
-        """Return the settings that *environ* asks for.
+        """Return the settings of the environment *environ*.
 
         Raises:
             SettingsError: with everything that is wrong, at once.
@@ -259,7 +261,8 @@ class Settings:
         found = []
         if self.auth == "required" and not self.secured:
             found.append(
-                "TXBROKER_AUTH is required, but nobody could come in: set TXBROKER_API_SECRET, _API_KEYS or _JWT_SECRET"
+                "TXBROKER_AUTH is required, but no client could be admitted: "
+                "set TXBROKER_API_SECRET, _API_KEYS or _JWT_SECRET"
             )
         if not self.listen:
             found.append("TXBROKER_LISTEN names nothing to listen on")
@@ -270,7 +273,7 @@ class Settings:
         if exposed and open_to_all and not self.guarded:
             remedy = "TXBROKER_AUTH=required" if self.secured else "TXBROKER_API_SECRET"
             found.append(
-                f"{exposed[0]} can be reached from other machines, and no credential is asked for: "
+                f"{exposed[0]} can be reached from other machines, and no credential is required: "
                 f"set {remedy}, or TXBROKER_INSECURE={','.join(self.protocols)} if that is meant"
             )
         for name in ("jwt_public_key_file", "permissions_file"):

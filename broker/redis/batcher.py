@@ -89,13 +89,13 @@ class Batcher:
         prepare: called with each new protocol before it is used; may raise ``NotUsable``.
         opened: called whenever Redis can be used.
         refresh: called with the protocol when the script says ``STALE``; then the batch is repeated.
-        probe: the words of an operation that writes, to see whether Redis takes writes.
+        probe: the words of an operation that writes, to see whether Redis accepts writes.
         observe: called with the operations and the seconds of each call.
         failed: called with the number of operations that a failure took.
 
     Attributes:
         connection: leads to Redis.
-        refusal: why Redis takes no writes; "" when it does.
+        refusal: why Redis accepts no writes; "" when it does.
         publishing: the origins of the operations that are under way.
         answered: called whenever those were answered.
 
@@ -151,7 +151,7 @@ class Batcher:
         self.connection.start()
 
     def stop(self) -> Deferred[None]:
-        """Take no more; fire when all is done that was submitted, or has failed, and the connection is closed."""
+        """Accept no more; fire when all is done that was submitted, or has failed, and the connection is closed."""
         self._stopped = Deferred()
         stopped = self._stopped
         self._finish_stop()
@@ -315,7 +315,7 @@ class Batcher:
             if self._probing is None and self._probe_words and self._stopped is None:
                 self._probing = self._clock.callLater(PROBE_INTERVAL, self._probe)
         elif written and self.refusal:
-            log.info("Redis takes writes again")
+            log.info("Redis accepts writes again")
             self.refusal = ""
 
     def _probe(self) -> None:

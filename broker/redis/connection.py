@@ -152,7 +152,7 @@ class Connection:
         closed: Callable[[], object],
         on_message: Callable[[Any], object] | None = None,
     ) -> None:
-        make_reply_parser()  # told where the connection is made, not when the first is there
+        make_reply_parser()  # so that a missing hiredis is an error here, not of the first connection
         self.problem = NOT_CONNECTED_YET
         self.protocol: Any = None
         self.on_message = on_message

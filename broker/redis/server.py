@@ -17,7 +17,7 @@ PROMISES = {
 
 
 @attrs.frozen
-class Server:
+class ServerInfo:
     """A Redis server as it was when we connected.
 
     Attributes:
@@ -29,7 +29,7 @@ class Server:
     options: dict[str, str] = attrs.field(factory=dict)
 
     @classmethod
-    async def ask(cls, protocol: Any) -> Server:
+    async def query(cls, protocol: Any) -> ServerInfo:
         """Return what the server says that *protocol* is connected to."""
         text = (await protocol.execute_command(b"INFO")).decode("utf-8", "replace")
         info = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
@@ -38,7 +38,7 @@ class Server:
             try:
                 found = await protocol.execute_command(b"CONFIG", b"GET", name)
             except ResponseError:
-                break  # hosted ones often do not let their users ask
+                break  # hosted ones often do not permit it
             options.update((key.decode(), value.decode()) for key, value in zip(found[::2], found[1::2], strict=True))
         return cls(info, options)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 
@@ -39,7 +39,7 @@ def open_store(
         url: ``memory:``, ``sqlite:`` (the file ``txbroker.db`` in *directory*),
             ``sqlite:/path`` or ``sqlite:path`` below *directory*, or that of a
             Redis (``broker.redis.address``).
-        clock: tells the time of events and of expiry.
+        clock: its time is that of events and of expiry.
         directory: where files are; "" is the working directory.
         durability: ``fsync``: what was answered survives a power cut;
             ``os``: it survives the end of the process only.
@@ -62,33 +62,24 @@ def open_store(
         from broker.stores.memory import MemoryStore
 
         return MemoryStore(clock)
-    if scheme == "sqlite" and colon:
+    if not (scheme == "sqlite" and colon) and not is_redis(url):
+        # The rest of the URL may hold a password, so that only its scheme is repeated.
+        raise Invalid(
+            "store", message=f"There is no store {scheme[:20]!r}: use sqlite:, sqlite:/path, redis:// or memory:."
+        )
+    common: dict[str, Any] = {
+        "clock": clock,
+        "reactor": reactor or _threads(clock),
+        "observe": observe,
+        "failed": failed,
+    }
+    if scheme == "sqlite":
         from broker.stores.sqlite import SqliteStore
 
-        return SqliteStore(
-            database_path(rest, directory),
-            clock=clock,
-            reactor=reactor or _threads(clock),
-            durability=durability,
-            observe=observe,
-            failed=failed,
-        )
-    if is_redis(url):
-        from broker.stores.redis import RedisStore
+        return SqliteStore(database_path(rest, directory), durability=durability, **common)
+    from broker.stores.redis import RedisStore
 
-        return RedisStore(
-            url,
-            prefix=prefix,
-            clock=clock,
-            reactor=reactor or _threads(clock),
-            announce=announce,
-            observe=observe,
-            failed=failed,
-        )
-    # The rest of the URL may hold a password, so that only its scheme is told.
-    raise Invalid(
-        "store", message=f"There is no store {scheme[:20]!r}: use sqlite:, sqlite:/path, redis:// or memory:."
-    )
+    return RedisStore(url, prefix=prefix, announce=announce, **common)
 
 
 def database_path(rest: str, directory: str) -> str:

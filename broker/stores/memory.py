@@ -10,16 +10,14 @@ from typing import ParamSpec, TypeVar
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, execute, fail
+from twisted.internet.defer import Deferred, execute
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from broker.errors import Unavailable
 from broker.interfaces import IStore
 from broker.messages import Entry, Event
 from broker.stores.entries import EXPIRED_KEPT, alive, check_revision, increased, merged, replaced
-
-NOT_RUNNING = "The store is not running."
+from broker.stores.states import NOT_RUNNING, refused
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -95,7 +93,7 @@ class MemoryStore(Service):
     """A store that is empty at each start.
 
     Args:
-        clock: tells the time of events and of expiry.
+        clock: its time is that of events and of expiry.
     """
 
     shared = False
@@ -257,5 +255,5 @@ class MemoryStore(Service):
     def _do(self, act: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> Deferred[T]:
         """Return the result of *act*, or what it raises, as a Deferred."""
         if self.ready:
-            return fail(Unavailable("store", message=self.ready))
+            return refused(self.ready)
         return execute(act, *arguments, **named)

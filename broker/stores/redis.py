@@ -14,12 +14,12 @@ from functools import partial
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from broker.errors import Conflict, Unavailable
+from broker.errors import Conflict
 from broker.interfaces import ISharedStore
 from broker.messages import Entry, Event, decode_text, encode_text
 from broker.patterns import LOG_PREFIX
@@ -27,13 +27,13 @@ from broker.redis import RedisAddress
 from broker.redis.batcher import Batcher, Operation
 from broker.redis.event_codec import decode_stored, encode_extras, encode_record
 from broker.redis.script import Script
-from broker.redis.server import Server
+from broker.redis.server import ServerInfo
 from broker.stores.entries import EXPIRED_KEPT, increased, merged
 from broker.stores.redis_swap import CompareAndSwap, Increment, decode_entry
+from broker.stores.states import NOT_RUNNING, STOPPING, refused
 
 log = Logger()
 
-NOT_RUNNING = "The store is not running."
 MAX_ID = 2**53  # beyond it Lua's numbers are not exact
 MAX_ENTRIES = 2**31  # entries in one answer
 SWEEP_STEP = 100  # logs or keys that are swept in one call
@@ -47,7 +47,7 @@ class RedisStore(Service):
     Args:
         url: see ``RedisAddress``.
         prefix: what all keys begin with.
-        clock: tells the time of events and of expiry.
+        clock: its time is that of events and of expiry.
         reactor: connects, and times how long operations wait.
         announce: whether appending to the log of a topic also publishes the event.
         observe: called with the operations and the seconds of each call.
@@ -77,7 +77,7 @@ class RedisStore(Service):
         self._prefix = encode_text(prefix)
         self._channels = encode_text(f"{prefix}{self._address.db}/")
         self._clock = clock
-        self._server = Server()
+        self._server = ServerInfo()
         self._stopped_reason = NOT_RUNNING
         self._batcher = Batcher(
             self._address,
@@ -107,7 +107,7 @@ class RedisStore(Service):
 
     @property
     def ready(self) -> str:
-        """Why writes can not be taken now; "" when they can."""
+        """Why writes are not accepted now; "" when they can."""
         if self._stopped_reason:
             return self._stopped_reason
         problem = self._batcher.problem
@@ -124,7 +124,7 @@ class RedisStore(Service):
         super().stopService()
         if self._stopped_reason:
             return succeed(None)
-        self._stopped_reason = "The store is stopping."
+        self._stopped_reason = STOPPING
         return self._batcher.stop().addCallback(self._stopped)
 
     def _stopped(self, _: object) -> None:
@@ -133,7 +133,7 @@ class RedisStore(Service):
     # The connection.
 
     async def _prepare(self, protocol: Any) -> None:
-        self._server = await Server.ask(protocol)
+        self._server = await ServerInfo.query(protocol)
         self._server.check()
         await self._read_epoch(protocol)
 
@@ -334,13 +334,10 @@ class RedisStore(Service):
         return self._submit(Operation(words, decode, 0, True))
 
     def _nothing(self) -> Deferred[Any]:
-        return fail(self._refusal()) if self._stopped_reason else succeed([])
+        return refused(self._stopped_reason) if self._stopped_reason else succeed([])
 
     def _submit(self, operation: Operation) -> Deferred[Any]:
-        return fail(self._refusal()) if self._stopped_reason else self._batcher.submit(operation)
-
-    def _refusal(self) -> Unavailable:
-        return Unavailable("store", message=self._stopped_reason)
+        return refused(self._stopped_reason) if self._stopped_reason else self._batcher.submit(operation)
 
 
 def _ignore() -> None:

@@ -13,19 +13,18 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from zope.interface import implementer
 
-from broker.errors import Unavailable
 from broker.interfaces import IStore
 from broker.messages import Entry, Event, encode_text
 from broker.stores.entries import EXPIRED_KEPT
 from broker.stores.sqlite_file import SqliteFile, open_file
 from broker.stores.sqlite_tables import TableReader, TableWriter
-from broker.stores.sqlite_writer import GroupCommit
+from broker.stores.sqlite_writer import GroupCommit, cannot_write
+from broker.stores.states import NOT_RUNNING, STOPPING, refused
 
-NOT_RUNNING = "The store is not running."
 LOCK_TIMEOUT = 5.0  # seconds to wait while another program holds the file's write lock
 EVERY_LOG = ("every log",)  # what an operation touches that may change any of them
 
@@ -36,7 +35,7 @@ class SqliteStore(Service):
 
     Args:
         path: the file; made when it is missing.
-        clock: tells the time of events and of expiry.
+        clock: its time is that of events and of expiry.
         reactor: where the writer thread's answers are delivered.
         durability: ``fsync``, or ``os``: then a power cut may take the last
             events, and their ids are given again.
@@ -92,7 +91,7 @@ class SqliteStore(Service):
         super().stopService()
         if self._stopped_reason:
             return succeed(None)
-        self._stopped_reason = "The store is stopping."
+        self._stopped_reason = STOPPING
         return self._commits.stop().addCallback(self._close)
 
     def _close(self, _: None) -> None:
@@ -103,18 +102,18 @@ class SqliteStore(Service):
 
     @property
     def ready(self) -> str:
-        """Why writes can not be taken now; "" when they can."""
+        """Why writes are not accepted now; "" when they can."""
         if self._stopped_reason:
             return self._stopped_reason
         failure = self._commits.failure
-        return f"The store can not write: {failure}." if failure else ""
+        return cannot_write(failure) if failure else ""
 
     # Logs.
 
     def append(self, log: str, event: Event) -> Deferred[Event]:
         """See ``IStore.append``."""
         if self._stopped_reason:
-            return self._refuse()
+            return refused(self._stopped_reason)
         time = event.time or self._clock.seconds()
         return self._commits.submit(TableWriter.append, (log, event, time), len(event.body or b""), log)
 
@@ -197,21 +196,20 @@ class SqliteStore(Service):
     def _change(
         self, verb: Callable[..., Any], arguments: tuple[Any, ...], size: int, *touched: Hashable
     ) -> Deferred[Any]:
-        return self._refuse() if self._stopped_reason else self._commits.submit(verb, arguments, size, *touched)
+        if self._stopped_reason:
+            return refused(self._stopped_reason)
+        return self._commits.submit(verb, arguments, size, *touched)
 
     def _query(self, verb: Callable[..., Any], arguments: tuple[Any, ...], *touched: Hashable) -> Deferred[Any]:
         """Read at once, or after the writes that are under way if one of them may change *touched*."""
         if self._stopped_reason:
-            return self._refuse()
+            return refused(self._stopped_reason)
         if not any(map(self._commits.outstanding, touched)):
             try:
                 return succeed(verb(self._reader, *arguments))
             except sqlite3.Error:
                 pass  # another program holds the file; the writer thread may wait for it
         return self._commits.submit(verb, arguments, 0)
-
-    def _refuse(self) -> Deferred[Any]:
-        return fail(Unavailable("store", message=self._stopped_reason))
 
 
 def _ignore(*_: object) -> None:

@@ -185,7 +185,7 @@ class GroupCommit:
         if batch.failure:
             self._failed(sum(isinstance(outcome, Unavailable) for outcome in batch.outcomes))
             if not self.failure:
-                self.log.error("The store can not write: {reason}.", reason=batch.failure)
+                self.log.error("{reason}", reason=cannot_write(batch.failure))
             self.failure = batch.failure
             if self._probe is None and self._drained is None:
                 self._probe = self._clock.callLater(PROBE_INTERVAL, self._try_again)
@@ -334,7 +334,12 @@ def _without_writing(tables: TableWriter, operations: list[QueuedCall], failure:
 
 def _refusal(failure: str) -> Unavailable:
     # A new one for each caller: whoever raises it adds its own traceback.
-    return Unavailable("store", message=f"The store can not write: {failure}.")
+    return Unavailable("store", message=cannot_write(failure))
+
+
+def cannot_write(failure: str) -> str:
+    """Return the sentence that tells of *failure* to clients and operators."""
+    return f"The store can not write: {failure}."
 
 
 def _one_by_one(tables: TableWriter, batch: Batch) -> None:

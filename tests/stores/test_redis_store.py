@@ -25,7 +25,7 @@ from broker.interfaces import ISharedStore, IStore
 from broker.messages import Event
 from broker.redis import RedisAddress
 from broker.redis.connection import NotUsable
-from broker.redis.server import Server
+from broker.redis.server import ServerInfo
 from broker.stores import open_store
 from tests.stores.store_contract import DurableContract, MakeStore
 from tests.support.eventually import eventually
@@ -117,7 +117,7 @@ async def test_a_redis_that_throws_data_away_is_warned_of(redis_server: RedisSer
     client = await txredisapi.UnixConnection(
         str(redis_server.socket), reconnect=False, charset=None, convertNumbers=False
     )
-    server = await Server.ask(client)
+    server = await ServerInfo.query(client)
     assert server.warnings() == [
         "Redis throws data away when it is full (maxmemory-policy allkeys-lru): set noeviction"
     ]
@@ -127,8 +127,8 @@ async def test_a_redis_that_throws_data_away_is_warned_of(redis_server: RedisSer
 def test_what_can_not_serve_is_not_used() -> None:
     for info, reason in (({"loading": "1"}, "loading"), ({"role": "slave"}, "replica")):
         with pytest.raises(NotUsable, match=reason):
-            Server(info).check()
-    assert Server({"aof_enabled": "1"}).promise == "version unknown, appendonly yes, appendfsync unknown"
+            ServerInfo(info).check()
+    assert ServerInfo({"aof_enabled": "1"}).promise == "version unknown, appendonly yes, appendfsync unknown"
 
 
 # Ways to come to it.
@@ -390,6 +390,15 @@ async def test_too_much_at_once_is_refused(
     with pytest.raises(Unavailable, match="can not keep up"):
         await answers.pop()
     assert [each.id for each in await gatherResults(answers)] == [1, 2, 3, 4, 5]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stopped_store_leaves_no_timer(make_store: MakeRedisStore) -> None:
+    store = make_store()
+    await store.append("log", event())
+    await maybeDeferred(store.stopService)
+    await eventually(lambda: store._batcher.connection.protocol is None)
+    assert store._batcher._timeout is None
 
 
 # Across nodes.
