@@ -12,9 +12,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
 from broker import __version__
+from broker.app.store import make_store
 from broker.config.settings import Settings, SettingsError
 from broker.errors import BrokerError
-from broker.stores import open_store
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -50,14 +50,7 @@ async def _import(reactor: Any, settings: Settings, url: str) -> None:
     from broker.app.importer import import_ganomede
 
     try:
-        store = open_store(
-            settings.store,
-            clock=reactor,
-            directory=settings.state_directory,
-            durability=settings.durability,
-            prefix=settings.redis_prefix,
-        )
-        report = await import_ganomede(url, store, reactor, _print_error)
+        report = await import_ganomede(url, make_store(reactor, settings), reactor, _print_error)
     except BrokerError as error:
         _print_error(str(error))
         raise SystemExit(1) from None

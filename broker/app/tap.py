@@ -23,6 +23,7 @@ from broker.app.daemon import Daemon
 from broker.app.dialects import DialectError, found_dialects, load_dialects
 from broker.app.greeting import announce_start
 from broker.app.process import catch_signals, explain_start_errors, notify_systemd, tune_garbage_collector
+from broker.app.store import make_store
 from broker.buses import open_bus
 from broker.config.settings import Settings, SettingsError
 from broker.core.service import Broker
@@ -30,7 +31,6 @@ from broker.errors import BrokerError, Invalid
 from broker.observe.admin.port import AdminPort, MetricsPage
 from broker.observe.logs import LogLines, Redaction
 from broker.observe.metrics import Metrics
-from broker.stores import open_store
 from broker.web.http.parser import Limits
 from broker.web.net.connections import Admission
 from broker.web.net.outbox import Outbox
@@ -119,12 +119,9 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
 def make_core(reactor: Any, settings: Settings) -> Broker:
     """Return the core with the store, the bus and the credentials of *settings*, not yet started."""
     access = make_access(settings)
-    store = open_store(
-        settings.store,
-        clock=reactor,
-        directory=settings.state_directory,
-        durability=settings.durability,
-        prefix=settings.redis_prefix,
+    store = make_store(
+        reactor,
+        settings,
         announce=settings.bus == settings.store,
         observe=lambda rows, seconds: broker.metrics.committed(rows, seconds),
         failed=lambda operations: broker.metrics.store_failed(operations),

@@ -39,7 +39,7 @@ SECRET_FIELDS = frozenset(
 URL_USER = re.compile(r"""(?<=//)[^/?\#@\s"'\\]*@""")
 
 # A name that a client chose must not look like another line, nor control the terminal.
-ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {
+LINE_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {
     ord("\n"): "\n    ",
     ord("\t"): "\t",
 }
@@ -118,7 +118,7 @@ class LogLines:
         return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
 
     def _text(self, when: datetime, level: str, event: LogEvent) -> str:
-        line = f"{when.astimezone():%H:%M:%S} {level:<5} {formatEvent(event).translate(ESCAPES)}"
+        line = f"{when.astimezone():%H:%M:%S} {level:<5} {formatEvent(event).translate(LINE_ESCAPES)}"
         if event.get("log_failure") is not None:
             line += "\n" + event["log_failure"].getTraceback()
         return line

@@ -17,7 +17,7 @@ from broker.errors import Invalid
 
 REDIS_PORT = 6379
 SENTINEL_PORT = 26379
-CONNECT_TIMEOUT = 5.0  # seconds for one attempt to connect
+REDIS_CONNECT_TIMEOUT = 5.0  # seconds for one attempt to connect
 DISCOVERY_TIMEOUT = 3.0  # seconds for the Sentinels to name the master
 
 SCHEMES = ("redis", "rediss", "redis+unix", "redis+sentinel", "rediss+sentinel")
@@ -75,14 +75,14 @@ class RedisAddress:
     def endpoint(self, reactor: Any) -> IStreamClientEndpoint:
         """Return the endpoint that connects to the server."""
         if self.path:
-            return UNIXClientEndpoint(reactor, self.path, timeout=CONNECT_TIMEOUT)
+            return UNIXClientEndpoint(reactor, self.path, timeout=REDIS_CONNECT_TIMEOUT)
         if self.master:
             return SentinelEndpoint(self, reactor)
         return self.reach(reactor, *self.hosts[0])
 
     def reach(self, reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
         """Return the endpoint that connects to *host*."""
-        endpoint = HostnameEndpoint(reactor, host, port, timeout=CONNECT_TIMEOUT)
+        endpoint = HostnameEndpoint(reactor, host, port, timeout=REDIS_CONNECT_TIMEOUT)
         return wrapClientTLS(self.tls_options(host), endpoint) if self.tls else endpoint
 
     def tls_options(self, host: str) -> Any:
@@ -119,7 +119,7 @@ class SentinelEndpoint:
             lazyConnection(
                 host,
                 port,
-                connectTimeout=CONNECT_TIMEOUT,
+                connectTimeout=REDIS_CONNECT_TIMEOUT,
                 replyTimeout=DISCOVERY_TIMEOUT,
                 ssl_context_factory=address.tls_options(host) if address.tls else False,
             )

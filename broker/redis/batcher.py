@@ -24,8 +24,8 @@ from broker.redis.script import Script
 
 log = Logger()
 
-MAX_WAITING = 20_000  # operations; more are refused at once
-MAX_WAITING_BYTES = 64 * 1024 * 1024  # of what they carry
+MAX_PENDING = 20_000  # operations; more are refused at once
+MAX_PENDING_BYTES = 64 * 1024 * 1024  # of what they carry
 MAX_BATCH = 500  # operations in one call: Redis does nothing else meanwhile
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 RECONNECT_TIMEOUT = 2.0  # seconds that operations wait for a connection
@@ -184,7 +184,7 @@ class Batcher:
         if not self._usable and self._timeout is None:
             self._failed(1)
             return fail(Unavailable("redis", message=self._unusable))
-        if len(self._waiting) >= MAX_WAITING or self._bytes + operation.size > MAX_WAITING_BYTES:
+        if len(self._waiting) >= MAX_PENDING or self._bytes + operation.size > MAX_PENDING_BYTES:
             self._failed(1)
             return fail(Unavailable("redis", message="Redis can not keep up: too much waits for it."))
         self._waiting.append(operation)

@@ -35,7 +35,7 @@ from broker.stores.states import NOT_RUNNING, STOPPING, refused
 log = Logger()
 
 MAX_ID = 2**53  # beyond it Lua's numbers are not exact
-MAX_ENTRIES = 2**31  # entries in one answer
+MAX_LIMIT = 2**31  # entries in one answer
 SWEEP_STEP = 100  # logs or keys that are swept in one call
 SMALL_INTEGER = re.compile(rb"0|-?[1-9][0-9]{0,13}")  # what the script adds exactly
 
@@ -349,7 +349,7 @@ def _none(_: object) -> None:
 
 
 def _bounded(limit: int) -> bytes:
-    return b"%d" % min(limit, MAX_ENTRIES)
+    return b"%d" % min(limit, MAX_LIMIT)
 
 
 def _end(prefix: bytes) -> bytes:

@@ -21,8 +21,8 @@ from twisted.python.failure import Failure
 from broker.errors import Unavailable
 from broker.stores.sqlite_tables import TableReader, TableWriter
 
-MAX_OPERATIONS = 20_000  # under way; more are refused at once
-MAX_BYTES = 64 * 1024 * 1024  # of bodies and values under way
+MAX_PENDING = 20_000  # under way; more are refused at once
+MAX_PENDING_BYTES = 64 * 1024 * 1024  # of bodies and values under way
 LARGE_BATCH = 4  # operations, from which the next batch waits a little for more
 PROBE_INTERVAL = 1.0  # seconds between two attempts to write while writing fails
 
@@ -119,8 +119,8 @@ class GroupCommit:
         """
         waiting = self._waiting
         if (
-            len(waiting) + self._running >= MAX_OPERATIONS
-            or self._waiting_bytes + self._running_bytes + size > MAX_BYTES
+            len(waiting) + self._running >= MAX_PENDING
+            or self._waiting_bytes + self._running_bytes + size > MAX_PENDING_BYTES
         ):
             self._failed(1)
             return fail(Unavailable("store", message="The store can not keep up: too much waits to be written."))

@@ -384,7 +384,7 @@ async def test_a_full_redis_refuses_some_operations_of_a_call_and_does_the_other
 async def test_too_much_at_once_is_refused(
     make_store: MakeRedisStore, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker.redis.batcher.MAX_WAITING", 5)
+    monkeypatch.setattr("broker.redis.batcher.MAX_PENDING", 5)
     store = make_store()
     answers = [store.append("log", event()) for _ in range(6)]
     with pytest.raises(Unavailable, match="can not keep up"):

@@ -321,7 +321,7 @@ def test_last_ids_that_left_the_memory_are_found_again(home: Home, monkeypatch: 
 
 
 def test_too_many_operations_are_refused_at_once(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_writer, "MAX_OPERATIONS", 5)
+    monkeypatch.setattr(sqlite_writer, "MAX_PENDING", 5)
     store = home.store()
     answers = [store.append("log", event()) for _ in range(5)]
     with pytest.raises(Unavailable, match="can not keep up"):
@@ -333,7 +333,7 @@ def test_too_many_operations_are_refused_at_once(home: Home, monkeypatch: pytest
 
 
 def test_too_many_bytes_are_refused_at_once(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_writer, "MAX_BYTES", 1000)
+    monkeypatch.setattr(sqlite_writer, "MAX_PENDING_BYTES", 1000)
     store = home.store()
     answers: list[Deferred[Any]] = [store.append("log", event(bytes(600))), store.set("s", "k", bytes(400))]
     for refused in (store.append("log", event(b"1")), store.set("s", "k", b"1")):
