@@ -125,7 +125,7 @@ class RedisBus(Service):
         self._heartbeats.start(self._lease / HEARTBEATS, now=False).addErrback(_heartbeats_failed)
 
     def stopService(self) -> Deferred[Any]:
-        """Give up all names, and disconnect."""
+        """Release all names, and disconnect."""
         super().stopService()
         if self._stopped_reason:
             return succeed(None)

@@ -88,7 +88,7 @@ class Batcher:
         preamble: returns the first words for the script.
         prepare: called with each new protocol before it is used; may raise ``NotUsable``.
         opened: called whenever Redis can be used.
-        refresh: called with the protocol when the script says ``STALE``; then the batch is repeated.
+        refresh: called with the protocol when the script says ``STALE_EPOCH``; then the batch is repeated.
         probe: the words of an operation that writes, to see whether Redis accepts writes.
         observe: called with the operations and the seconds of each call.
         failed: called with the number of operations that a failure took.
@@ -277,7 +277,7 @@ class Batcher:
                 results, state = await self._script.call(protocol, words)
                 return results, state
             except ResponseError as error:
-                if self._refresh is None or "STALE" not in str(error):
+                if self._refresh is None or "STALE_EPOCH" not in str(error):
                     raise
             await self._refresh(protocol)
 

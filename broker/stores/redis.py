@@ -107,7 +107,7 @@ class RedisStore(Service):
 
     @property
     def ready(self) -> str:
-        """Why writes are not accepted now; "" when they can."""
+        """Why writes are not accepted now; "" when they are."""
         if self._stopped_reason:
             return self._stopped_reason
         problem = self._batcher.problem

@@ -102,7 +102,7 @@ class SqliteStore(Service):
 
     @property
     def ready(self) -> str:
-        """Why writes are not accepted now; "" when they can."""
+        """Why writes are not accepted now; "" when they are."""
         if self._stopped_reason:
             return self._stopped_reason
         failure = self._commits.failure

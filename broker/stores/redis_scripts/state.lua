@@ -30,5 +30,5 @@ local STOP = {}
 local FIRST = 5  -- where the operations begin
 
 if call('GET', prefix .. 'epoch') ~= ARGV[2] then
-  return redis.error_reply('STALE')
+  return redis.error_reply('STALE_EPOCH')
 end
