@@ -19,20 +19,20 @@ NODES = 3
 class Cluster:
     """Stands for a ``Daemon``; each time it is asked where it is, it names another node."""
 
-    def __init__(self, directory: Path, nodes: int = NODES, **environ: str) -> None:
+    def __init__(self, directory: Path, nodes: int = NODES, kind: type[Daemon] = Daemon, **environ: str) -> None:
         self.directory = directory
         self.redis = RedisServer(directory, "--appendonly", "yes", "--appendfsync", "always")
         self.environ = environ
-        self.nodes = [Daemon(directory / f"node{number}", TXBROKER_NODE=f"node{number}") for number in range(nodes)]
+        self.nodes = [kind(directory / f"node{number}", TXBROKER_NODE=f"node{number}") for number in range(nodes)]
         self._turns = cycle(self.nodes)
         for node in self.nodes:
             node.directory.mkdir()
 
     @classmethod
-    def new(cls, nodes: int = NODES, **environ: str) -> Cluster:
+    def new(cls, nodes: int = NODES, kind: type[Daemon] = Daemon, **environ: str) -> Cluster:
         """Return one in a new directory, which ``end`` removes."""
         # Not pytest's own: the path of a unix socket holds no more than 107 bytes.
-        return cls(Path(tempfile.mkdtemp(prefix="txbroker-")), nodes, **environ)
+        return cls(Path(tempfile.mkdtemp(prefix="txbroker-")), nodes, kind, **environ)
 
     async def start(self) -> Cluster:
         """Start Redis and all nodes."""
