@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import cast
 
 import attrs
 from twisted.internet import reactor
@@ -60,6 +61,12 @@ class ProfiledDaemon(Daemon):
         line = await self.program.line(lambda line: line.startswith(SIGN))
         files: Files = json.loads(line.removeprefix(SIGN))
         return files
+
+
+class ProfiledCluster(Cluster):
+    """Nodes that do so."""
+
+    node_class = ProfiledDaemon
 
 
 @attrs.frozen
@@ -184,10 +191,10 @@ async def trips_of_one_node() -> list[Trip]:
 
 
 async def trip_between_nodes() -> Trip:
-    cluster = Cluster.new(nodes=2, kind=ProfiledDaemon)
+    cluster = ProfiledCluster.new(2)
     await cluster.start()
     try:
-        return await change_to_another_node(*cluster.nodes)
+        return await change_to_another_node(*cast(list[ProfiledDaemon], cluster.nodes))
     finally:
         await cluster.end()
 
