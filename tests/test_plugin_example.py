@@ -17,6 +17,8 @@ EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 @pytest.fixture
 def lines():
     spec = importlib.util.spec_from_file_location("lines", EXAMPLES / "lines.py")
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.dialect(None)

@@ -74,9 +74,9 @@ class Node:
     def __init__(self, url: str, prefix: str, name: str, **settings: Any) -> None:
         options = Settings(takeover_probe_seconds=60.0, **settings)
         self.prefix = prefix
-        store = open_store(url, clock=reactor, prefix=prefix, announce=True)
+        self.store: Any = open_store(url, clock=reactor, prefix=prefix, announce=True)
         self.bus: Any = open_bus(url, name, reactor=reactor, prefix=prefix, lease=LEASE)
-        self.broker = Broker(options, store, self.bus, reactor)
+        self.broker = Broker(options, self.store, self.bus, reactor)
 
     async def start(self) -> None:
         self.broker.startService()
@@ -100,14 +100,14 @@ class Node:
 
     async def outlive(self, other: Node) -> None:
         """Let the lease of *other*, which is silent, end as time would end it."""
-        execute = self.broker.store._connection.protocol.execute_command
+        execute = self.store._connection.protocol.execute_command
         await execute(b"SET", self.prefix + "grace", 0)  # the time that nodes are given after the first start
         await execute(b"ZADD", self.prefix + "nodes", 0, other.bus.address)
 
     async def die(self) -> None:
         """End as the process would by ``kill -9``: nothing is given back."""
         self.bus._beats.stop()
-        for connection in (self.bus._connection, self.bus._hearing, self.broker.store._connection):
+        for connection in (self.bus._connection, self.bus._hearing, self.store._connection):
             await connection.stop()
 
     def client(self, name: str = "", dialect: str = "test") -> Session:

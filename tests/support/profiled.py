@@ -62,9 +62,10 @@ class Profiler:
 
 def main() -> None:
     """Run the daemon as ``twistd -n broker`` does."""
-    from twisted.internet import reactor
+    from twisted.internet import reactor as real_reactor
     from twisted.scripts import twistd
 
+    reactor: Any = real_reactor
     profiler = Profiler(reactor)
     # Not at once: what has come before the signal is dealt with first.
     signal.signal(signal.SIGUSR2, lambda *_: reactor.callFromThread(profiler.report))

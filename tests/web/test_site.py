@@ -71,6 +71,7 @@ class Pages:
         self.error: Exception | None = None
         self.wait: Deferred[Response] | None = None
         self.session: Any = None
+        self.drain: Any = lambda: None
 
     async def answer(self, peer: Any, request: HttpRequest) -> Response:
         self.asked.append((peer, request))

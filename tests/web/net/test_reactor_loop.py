@@ -35,7 +35,7 @@ class Talker(Protocol):
 
 
 class Hall(Factory):
-    protocol = Talker
+    protocol = Talker  # type: ignore[assignment]
 
     def __init__(self) -> None:
         self.talkers: list[Talker] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytest_twisted
@@ -53,7 +53,7 @@ class Fronts(Factory):
     def enter(self, transport: Any, headers: dict[str, str], rest: bytes) -> None:
         request = HttpRequest("GET", "/", "", headers, address="127.0.0.1")
         refusal = self.upgrader.upgrade(
-            transport, request, self.session, refuse=refuse, on_closed=self.closed, rest=rest
+            transport, request, cast(Any, self.session), refuse=refuse, on_closed=self.closed, rest=rest
         )
         assert refusal is None
 
