@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytest_twisted
@@ -48,8 +48,8 @@ class Node:
 
     def __init__(self, url: str, prefix: str, name: str) -> None:
         self.url, self.prefix = url, prefix
-        self.store: Any = open_store(url, clock=reactor, prefix=prefix, announce=True)
-        self.bus: Any = open_bus(url, name, reactor=reactor, prefix=prefix, lease=LEASE)
+        self.store = cast(Any, open_store(url, clock=reactor, prefix=prefix, announce=True))
+        self.bus = cast(Any, open_bus(url, name, reactor=reactor, prefix=prefix, lease=LEASE))
         self.heard: list[Event] = []
         self.messages: list[tuple[str, bytes]] = []
         self.lost: list[str] = []

@@ -74,9 +74,9 @@ class Node:
     def __init__(self, url: str, prefix: str, name: str, **settings: Any) -> None:
         options = Settings(takeover_probe_seconds=60.0, **settings)
         self.prefix = prefix
-        store = open_store(url, clock=reactor, prefix=prefix, announce=True)
+        self.store: Any = open_store(url, clock=reactor, prefix=prefix, announce=True)
         self.bus: Any = open_bus(url, name, reactor=reactor, prefix=prefix, lease=LEASE)
-        self.broker = Broker(options, store, self.bus, reactor)
+        self.broker = Broker(options, self.store, self.bus, reactor)
 
     async def start(self) -> None:
         self.broker.startService()
@@ -100,7 +100,7 @@ class Node:
 
     async def outlive(self, other: Node) -> None:
         """Let the lease of *other*, which is silent, end as time would end it."""
-        execute = self.broker.store._batcher.connection.protocol.execute_command
+        execute = self.store._batcher.connection.protocol.execute_command
         await execute(b"SET", self.prefix + "grace", 0)  # the time that nodes are given after the first start
         await execute(b"ZADD", self.prefix + "nodes", 0, other.bus.address)
 
@@ -110,7 +110,7 @@ class Node:
         for connection in (
             self.bus._batcher.connection,
             self.bus._subscriber_connection,
-            self.broker.store._batcher.connection,
+            self.store._batcher.connection,
         ):
             await connection.stop()
 

@@ -292,11 +292,13 @@ def test_own_name_of_a_node_is_unlike_another():
 
 def test_settings_are_frozen():
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
-        Settings().rate = 1.0
+        Settings().rate = 1.0  # type: ignore[misc]
 
 
 def test_example_file_and_documentation_name_every_option():
     spec = importlib.util.spec_from_file_location("settings_page", ROOT / "docs" / "settings_page.py")
+    assert spec is not None
+    assert spec.loader is not None
     page = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(page)
     assert (ROOT / ".env.example").read_text() == page.env_example(), "run docs/settings_page.py env >.env.example"

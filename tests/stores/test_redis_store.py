@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytest_twisted
@@ -41,7 +41,7 @@ class TestRedisStore(DurableContract):
     @pytest.fixture
     def make(self, clock: Clock, shared_redis_server: RedisServer) -> MakeStore:
         prefix = f"test{next(_numbers)}:"
-        return lambda: open_store(shared_redis_server.url, clock=clock, reactor=reactor, prefix=prefix)
+        return lambda: open_store(shared_redis_server.url, clock=clock, reactor=cast(Any, reactor), prefix=prefix)
 
     @pytest_twisted.async_yield_fixture
     async def store(self, make: MakeStore) -> AsyncIterator[IStore]:
@@ -51,7 +51,7 @@ class TestRedisStore(DurableContract):
         yield store
         await maybeDeferred(store.stopService)
 
-    async def reopen(self, store: ISharedStore, make: MakeStore) -> IStore:
+    async def reopen(self, store: Any, make: MakeStore) -> IStore:
         again = await super().reopen(store, make)
         await again.head("")
         return again
@@ -171,7 +171,7 @@ async def test_tls(make_store: MakeRedisStore, short_path: Path) -> None:
     context = PrivateCertificate.loadPEM(issued.cert_chain_pems[0].bytes() + issued.private_key_pem.bytes()).options()
     factory = Factory.forProtocol(ProxyServer)
     factory.host, factory.port = "127.0.0.1", server.port  # type: ignore[attr-defined]
-    port = reactor.listenSSL(0, factory, context, interface="127.0.0.1")
+    port = cast(Any, reactor).listenSSL(0, factory, context, interface="127.0.0.1")
     url = f"rediss://localhost:{port.getHost().port}/0"
     store = make_store(f"{url}?ca={short_path / 'ca.pem'}")
     assert (await store.append("log", event())).id == 1

@@ -11,6 +11,7 @@ import pytest
 import pytest_twisted
 import trustme
 from twisted.internet import reactor
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.endpoints import clientFromString, connectProtocol, wrapClientTLS
 from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFromCertificates
 
@@ -30,7 +31,7 @@ async def served(request: pytest.FixtureRequest, short_path: Path) -> AsyncItera
     endpoint = {"tcp": "tcp:0:interface=127.0.0.1", "unix": f"unix:{short_path / 'socket'}"}[request.param]
     served, port = await serve(endpoint)
     yield served
-    await port.stopListening()
+    await maybeDeferred(port.stopListening)
     await served.site.drain(TIMEOUT)
     assert all(peer.closed == 1 for peer in served.dialect.peers)
 
@@ -115,7 +116,7 @@ async def test_a_waiting_request_of_a_half_closed_client_has_a_bound() -> None:
     await served.dialect.cancelled.addTimeout(TIMEOUT, reactor)
     await client.until(lambda: client.lost)
     assert client.data == b""
-    await port.stopListening()
+    await maybeDeferred(port.stopListening)
     await served.site.drain(TIMEOUT)
 
 
@@ -188,7 +189,7 @@ async def test_a_unix_socket_tells_a_client_that_is_gone_at_once(short_path: Pat
     await eventually(lambda: served.dialect.waiting)
     client.transport.loseConnection()
     await served.dialect.cancelled.addTimeout(TIMEOUT, reactor)
-    await port.stopListening()
+    await maybeDeferred(port.stopListening)
     await served.site.drain(TIMEOUT)
 
 
@@ -213,7 +214,7 @@ async def secure(short_path: Path) -> AsyncIterator[Secure]:
     trusted = trustRootFromCertificates([Certificate.loadPEM(authority.cert_pem.bytes())])
     trust = optionsForClientTLS("localhost", trusted)
     yield Secure(served.site, served.dialect, served.endpoint, served.url, trust)
-    await port.stopListening()
+    await maybeDeferred(port.stopListening)
     await served.site.drain(TIMEOUT)
     assert all(peer.closed == 1 for peer in served.dialect.peers)
 

@@ -87,7 +87,7 @@ def test_frames_sent_because_another_connection_was_lost_leave() -> None:
     machine = Machine()
     transport, _, peer = machine.connect()
     other, other_sock, _ = machine.connect()
-    peer.connectionLost = lambda reason: other.send_frame(b"gone")
+    peer.connectionLost = lambda reason: other.send_frame(b"gone")  # type: ignore[assignment, misc]
     transport.connectionLost(Failure(ConnectionDone()))
     machine.iterate()
     assert other_sock.calls == [b"gone"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import zlib
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -60,7 +60,7 @@ class Arrival:
         return self.upgrader.upgrade(
             self.wire,
             self.request,
-            factory or self.session,
+            cast(Any, factory or self.session),
             refuse=options.pop("refuse", refuse),
             on_closed=lambda code, reason: self.ended.append((code, reason)),
             rest=self.rest,
