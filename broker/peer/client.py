@@ -74,20 +74,16 @@ class Client:
 
     @property
     def client(self) -> str:
-        """Its client id: of the credential, else the name it took, else the session id."""
+        """See ``IPeer.client``."""
         return self.identity.name or self.named or self.id
 
     @property
     def clock(self) -> IReactorTime:
-        """The broker's time."""
+        """See ``IPeer.clock``."""
         return self._parts.clock
 
     def pace(self) -> None:
-        """Count a frame against the rate before it is decoded; its first verb is then not counted again.
-
-        Raises:
-            RateLimited: there were too many.
-        """
+        """See ``IPeer.pace``."""
         if self._bucket is not None:
             self._token_taken = False
             self._take_token()
@@ -95,13 +91,13 @@ class Client:
 
     @property
     def epoch(self) -> str:
-        """Changes when the store was wiped: then ids and positions of before mean nothing."""
+        """See ``IPeer.epoch``."""
         return self._parts.store.epoch
 
     def _take_token(self) -> None:
         if self._token_taken:
             self._token_taken = False
-        elif not self._bucket.take():  # type: ignore[union-attr]
+        elif not self._bucket.take_token():  # type: ignore[union-attr]
             self._parts.metrics.rate_limited += 1
             raise RateLimited("limit", "rate")
 
@@ -160,16 +156,16 @@ class Client:
         return lambda key: predicate(key) and grants.may(verb, KEY_PREFIX + key)
 
     def ignore(self) -> None:
-        """Count a message that asked for nothing."""
+        """See ``IPeer.ignore``."""
         self._verbs["ignore"] += 1
 
     def about(self) -> dict[str, Any]:
-        """Return what the daemon is; no secrets."""
+        """See ``IPeer.about``."""
         self._verbs["about"] += 1
         return self._parts.about()
 
     def pause(self, seconds: float) -> Deferred[None]:
-        """Fire in *seconds*."""
+        """See ``IPeer.pause``."""
         return deferLater(self._parts.clock, seconds)
 
     # What the core calls.
@@ -214,12 +210,12 @@ class Client:
             return False
 
     def fail(self, what: str) -> None:
-        """Log the exception being handled as a bug in *what*, and disconnect with 1011."""
+        """See ``IPeer.fail``."""
         log.failure("{dialect} session {peer} failed at {what}", dialect=self.dialect, peer=self.id, what=what)
         self.disconnect(CloseCode.INTERNAL_ERROR, "internal error")
 
     def disconnect(self, code: int, reason: str) -> None:
-        """Close the client's connection."""
+        """See ``IPeer.disconnect``."""
         if self._disconnect is not None:
             self._disconnect(code, reason)
 
