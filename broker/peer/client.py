@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 import attrs
@@ -24,8 +24,6 @@ from broker.messages import CloseCode, Event, Identity, Mail, Reply, Request
 from broker.patterns import CONTROL_PREFIX, KEY_PREFIX, RESERVED_PREFIX, check_name
 
 log = Logger()
-
-T = TypeVar("T")
 
 # Every request of an HTTP client makes a peer: the shape of a UUID without its price.
 _ID_PREFIX = str(uuid4())[:24]
@@ -174,7 +172,7 @@ class Client:
         """Fire with whether the client responds within *timeout* seconds."""
         if self.session is None:
             return succeed(False)
-        asked: Deferred[bool] = Deferred.fromCoroutine(_await(self.session.probe()))
+        asked: Deferred[bool] = Deferred.fromCoroutine(_asked(self.session))
         asked.addTimeout(timeout, self._parts.clock)
         return asked.addErrback(_no_response)
 
@@ -227,5 +225,5 @@ def _no_response(failure: Failure) -> bool:
     return False
 
 
-async def _await(awaitable: Awaitable[T]) -> T:
-    return await awaitable
+async def _asked(session: ISession) -> bool:
+    return await session.probe()  # in here, so that what it raises is a failure, too
