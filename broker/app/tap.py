@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ from twisted.python import usage
 from twisted.python.logfile import LogFile
 
 from broker import __version__
+from broker.access.admission import Admission
 from broker.access.principals import make_access
 from broker.app.daemon import Daemon
 from broker.app.dialects import DialectError, found_dialects, load_dialects
@@ -31,12 +33,13 @@ from broker.observe.logs import LogLines, Redaction
 from broker.observe.metrics import Metrics
 from broker.stores import open_store
 from broker.web.http.parser import Limits
-from broker.web.net.connections import Admission
+from broker.web.http.timeouts import Times
 from broker.web.net.outbox import Outbox
 from broker.web.net.reactor_loop import ReactorLoop
 from broker.web.net.transport import listen
 from broker.web.site import Site
-from broker.web.ws.upgrade import WebSocketOptions, WebSocketUpgrader
+from broker.web.ws.options import WebSocketOptions
+from broker.web.ws.upgrade import WebSocketUpgrader
 
 log = Logger()
 
@@ -163,6 +166,7 @@ def make_site(reactor: Any, settings: Settings, broker: Broker, dialects: Iterab
         broker.metrics,
         admission=Admission(settings.max_connections, settings.max_connections_per_address, settings.allowed_origins),
         limits=Limits(body_bytes=settings.max_message_bytes + ENVELOPE),
+        times=Times(idle=settings.keepalive_seconds or math.inf, body=settings.upload_stall_seconds or math.inf),
         ready=broker.ready,
         about=broker.about,
     )

@@ -159,12 +159,22 @@ class Settings:
         SECONDS, 60.0, "For how long after its deadline a call is remembered, to know a late answer."
     )
     request_idle_seconds: float = option(SECONDS, 60.0, "How long a streamed request lives without an answer.")
+    keepalive_seconds: float = option(
+        SECONDS, 75.0, "How long an HTTP connection stays open without a request; 0: without limit."
+    )
+    upload_stall_seconds: float = option(
+        SECONDS, 60.0, "How long the body of a request may stand still before it is refused with 408; 0: without limit."
+    )
     takeover_probe_seconds: float = option(
         SECONDS, 1.0, "How long the holder of a name may stay silent when another asks for it."
     )
     ping_seconds: float = option(SECONDS, 25.0, "The time between two pings to a silent client; 0: none.")
     pong_seconds: float = option(SECONDS, 20.0, "How long the answer to a ping may take.")
-    slow_grace_seconds: float = option(SECONDS, 5.0, "How long a client may be too slow before it is closed.")
+    slow_grace_seconds: float = option(
+        SECONDS,
+        5.0,
+        "How long more than ``TXBROKER_SEND_QUEUE_BYTES`` may wait for a client before it is closed with 1013.",
+    )
     drain_seconds: float = option(
         SECONDS,
         # Alone it has ended within two seconds, whatever a client leaves undone.
@@ -184,7 +194,10 @@ class Settings:
     max_pending_calls: int = option(COUNT, 10000, "How many calls of one client may be unanswered.")
     max_waiting_polls: int = option(COUNT, 10000, "How many polls may wait at once.")
     send_queue_bytes: int = option(
-        BYTES, 1 << 20, "How much may wait for a client that does not read, before it is closed with 1013."
+        BYTES,
+        1 << 20,
+        "How much may wait for a client that does not read, for longer than ``TXBROKER_SLOW_GRACE_SECONDS``; "
+        "when 16 times as much waits it is closed at once.",
     )
     rate: float = option(PER_SECOND, 0.0, "How often one client may do anything; 0: without limit.")
     rate_burst: int = option(COUNT, 0, "How often at once, after a rest; 0: as often as in one second.")

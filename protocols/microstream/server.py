@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from secrets import token_urlsafe
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
+from broker.access.admission import ConnectionCounter
+from broker.access.origins import Origins
 from broker.core.deadlines import GRAIN, Deadlines
 from broker.errors import Refused
 from broker.interfaces import IHttpDialect, ILink, IPeer, IWebSocketDialect
@@ -67,8 +68,7 @@ class Bounds:
         sessions: at once; 0: any number.
         per_address: of them from one address; 0: any number.
         queue_bytes: that may wait for a client that does not poll.
-        origins: of the web pages that may come by polling; empty: of the same
-            host; "*": all.
+        origins: of the web pages that may come by polling; see ``Origins``.
     """
 
     sessions: int = 10000
@@ -121,7 +121,8 @@ class Server:
         self._make = make
         self._mark = re.sub("[^A-Za-z0-9_-]", "-", node) + "." if node else ""
         self._bounds = bounds or Bounds()
-        self._addresses: Counter[str] = Counter()
+        self._origins = Origins(self._bounds.origins)
+        self._counter = ConnectionCounter(self._bounds.sessions, self._bounds.per_address)
         self._draining = False
 
     @property
@@ -131,12 +132,8 @@ class Server:
 
     def forget(self, session: Session) -> None:
         """Strike *session*, which has ended, from the table."""
-        if self.sessions.pop(session.sid, None) is None:
-            return
-        address = session.peer.address
-        self._addresses[address] -= 1
-        if not self._addresses[address]:
-            del self._addresses[address]
+        if self.sessions.pop(session.sid, None) is not None:
+            self._counter.leave(session.peer.address)
 
     def drain(self) -> None:
         """End every session and every timer, and begin no other session."""
@@ -163,7 +160,7 @@ class Server:
 
     async def answer(self, peer: IPeer, request: HttpRequest) -> Response:
         """Return the answer to a request of the polling transport."""
-        if not self._admits(request):
+        if not self._origins.admit(request):
             return Response(403, _error_body(FORBIDDEN))
         if request.method == "OPTIONS":
             return _preflight(request)
@@ -223,23 +220,13 @@ class Server:
             raise Wrong(BAD_VERSION)
         if self._draining:
             raise Refused(503, "The daemon is stopping.")
-        bounds, address = self._bounds, peer.address
-        if (bounds.sessions and len(self.sessions) >= bounds.sessions) or (
-            bounds.per_address and address and self._addresses[address] >= bounds.per_address
-        ):
+        if self._counter.objection(peer.address):
             raise Refused(503, "Too many connections.")
         handshake = Handshake(self._mark + token_urlsafe(15), query, request.headers)
         session = self._make(self, peer, handshake, link)
         self.sessions[session.sid] = session
-        self._addresses[address] += 1
+        self._counter.enter(peer.address)
         return session
-
-    def _admits(self, request: HttpRequest) -> bool:
-        """Whether the web page that *request* comes from may: as the front door judges WebSockets."""
-        origin, allowed = request.headers.get("origin"), self._bounds.origins
-        if origin is None or "*" in allowed or origin in allowed:
-            return True
-        return not allowed and urlsplit(origin).netloc == request.headers.get("host", "")
 
 
 def _query(request: HttpRequest) -> Mapping[str, Sequence[str]]:

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from math import inf
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
@@ -53,6 +54,19 @@ def test_file_that_holds_no_key_is_refused(tmp_path):
     file.write_text("no key")
     with pytest.raises(Invalid, match="TXBROKER_JWT_PUBLIC_KEY_FILE"):
         make_access(Settings(jwt_public_key_file=str(file)))
+
+
+@pytest.mark.parametrize(
+    ("given", "limits"),
+    [
+        ({}, (75.0, 60.0)),
+        ({"keepalive_seconds": 20.0, "upload_stall_seconds": 3.0}, (20.0, 3.0)),
+        ({"keepalive_seconds": 0.0, "upload_stall_seconds": 0.0}, (inf, inf)),
+    ],
+)
+def test_times_of_http_connections_are_those_of_the_settings(given, limits):
+    times = tap.make_site(Clock(), Settings(**given), make_broker(), []).times
+    assert (times.idle, times.body) == limits
 
 
 def test_every_credential_of_the_settings_is_known(tmp_path):

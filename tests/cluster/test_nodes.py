@@ -325,7 +325,7 @@ async def test_a_callee_or_a_caller_that_leaves_ends_the_call(make_nodes: MakeNo
     one, two, _ = await make_nodes()
     ann, bob, eve = one.client(), two.client(), one.client()
     await bob.peer.perform(["slow"])
-    eve.peer.call("ref", call("slow"))
+    eve.peer.call("ref", call("slow", timeout=0.0))  # without a deadline, which would end it there, too
     await eventually(lambda: bob.requests)
     eve.peer.close()
     await eventually(lambda: nothing_is_left(one, two))

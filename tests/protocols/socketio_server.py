@@ -17,7 +17,8 @@ from broker.testing import make_broker
 from broker.web.net.outbox import Outbox
 from broker.web.net.transport import listen
 from broker.web.site import Site
-from broker.web.ws.upgrade import WebSocketOptions, WebSocketUpgrader
+from broker.web.ws.options import WebSocketOptions
+from broker.web.ws.upgrade import WebSocketUpgrader
 from protocols.microstream.engineio import Times
 from protocols.microstream.namespaces import SocketSession
 from protocols.microstream.server import Bounds, Server
