@@ -21,7 +21,7 @@ def add(stored: bytes, amount: bytes) -> bytes:
     and a whole sum is written without a fraction.
 
     Raises:
-        Invalid: one of them is no number, or one of them or the sum is infinite as a double.
+        Invalid: one of them is no number, or one or the sum is not finite as a double.
     """
     left, right = parse(stored), parse(amount)
     try:
@@ -46,9 +46,9 @@ def parse(text: bytes) -> int | float:
             return number
     else:
         try:
-            number = int(text)
-            float(number)
-            return number
+            whole = int(text)
+            float(whole)
+            return whole
         except (ValueError, OverflowError):  # Python reads at most some thousand digits
             pass
     raise Invalid("number", message="The number is too large.")
