@@ -49,7 +49,8 @@ class ILink(Interface):
         """Send *payload*, which must be UTF-8, as one text message.
 
         After the close it does nothing.  When more than the send queue's limit
-        waits for a client that does not read, the link is closed with 1013.
+        waits for a client for longer than the grace of slow readers, the link is
+        closed with 1013.
         """
 
     def send_binary(payload: bytes) -> None:
@@ -111,8 +112,9 @@ class IPeer(Interface):
     a verb has done is undone when the peer is closed.  None blocks: one that has
     to wait returns a Deferred or a coroutine.
 
-    Any verb may raise, or let what it returns fail with:
+    Any verb may raise these at once, or fail with them later:
 
+    Raises:
         Unauthenticated: the client has shown no credential and must.
         Denied: the client has no permission for this name.
         RateLimited: the client asks too often, or has too much of something.
@@ -556,7 +558,7 @@ class IDialectExtras(Interface):
     )
     any_origin: bool = Attribute("Whether its WebSockets may be opened by pages of any origin; False.")
     refusal_delay: float = Attribute(
-        "Seconds for which a refusal by ``session`` is held, for clients that reconnect at once; 0."
+        "Seconds for which refused handshakes are held, for clients that reconnect at once; 0."
     )
 
     def refusal(status: int, message: str, request: HttpRequest) -> Response | None:

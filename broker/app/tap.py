@@ -17,6 +17,7 @@ from twisted.python import usage
 from twisted.python.logfile import LogFile
 
 from broker import __version__
+from broker.access.admission import Admission
 from broker.access.principals import make_access
 from broker.app.daemon import Daemon
 from broker.app.dialects import DialectError, found_dialects, load_dialects
@@ -31,12 +32,12 @@ from broker.observe.logs import LogLines, Redaction
 from broker.observe.metrics import Metrics
 from broker.stores import open_store
 from broker.web.http.parser import Limits
-from broker.web.net.connections import Admission
 from broker.web.net.outbox import Outbox
 from broker.web.net.reactor_loop import ReactorLoop
 from broker.web.net.transport import listen
 from broker.web.site import Site
-from broker.web.ws.upgrade import WebSocketOptions, WebSocketUpgrader
+from broker.web.ws.options import WebSocketOptions
+from broker.web.ws.upgrade import WebSocketUpgrader
 
 log = Logger()
 

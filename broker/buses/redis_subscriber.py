@@ -239,10 +239,11 @@ class RedisSubscriber:
         """See whether the connection lives, and move the mark.  To be called every second or so."""
         if self._clock.seconds() - self._answered > SILENCE:
             self._connection.drop("it does not answer")
-        self._source.mark().addCallbacks(self._ping, self._unmarked, (self._era,))
+        # Not those that join while the answer is under way: its mark is older than they are.
+        self._source.mark().addCallbacks(self._ping, self._unmarked, (self._era, list(self._behind)))
 
-    def _ping(self, mark: int, era: int) -> None:
-        self._marked(mark, list(self._behind))
+    def _ping(self, mark: int, era: int, joined: Iterable[Subscription]) -> None:
+        self._marked(mark, joined)
         protocol = self._connection.protocol
         if protocol is not None:
             # What was published before the mark comes before the answer.

@@ -164,7 +164,11 @@ class Settings:
     )
     ping_seconds: float = option(SECONDS, 25.0, "The time between two pings to a silent client; 0: none.")
     pong_seconds: float = option(SECONDS, 20.0, "How long the answer to a ping may take.")
-    slow_grace_seconds: float = option(SECONDS, 5.0, "How long a client may be too slow before it is closed.")
+    slow_grace_seconds: float = option(
+        SECONDS,
+        5.0,
+        "How long more than ``TXBROKER_SEND_QUEUE_BYTES`` may wait for a client before it is closed with 1013.",
+    )
     drain_seconds: float = option(
         SECONDS,
         # Alone it has ended within two seconds, whatever a client leaves undone.
@@ -184,7 +188,10 @@ class Settings:
     max_pending_calls: int = option(COUNT, 10000, "How many calls of one client may be unanswered.")
     max_waiting_polls: int = option(COUNT, 10000, "How many polls may wait at once.")
     send_queue_bytes: int = option(
-        BYTES, 1 << 20, "How much may wait for a client that does not read, before it is closed with 1013."
+        BYTES,
+        1 << 20,
+        "How much may wait for a client that does not read, for longer than ``TXBROKER_SLOW_GRACE_SECONDS``; "
+        "when 16 times as much waits it is closed at once.",
     )
     rate: float = option(PER_SECOND, 0.0, "How often one client may do anything; 0: without limit.")
     rate_burst: int = option(COUNT, 0, "How often at once, after a rest; 0: as often as in one second.")

@@ -10,6 +10,7 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from broker.access.admission import HeldRefusals
 from broker.core.bounded import BoundedDict
 from broker.errors import BrokerError
 from broker.interfaces import IPeer
@@ -49,7 +50,7 @@ class Events:
         self._timeout = settings.poll_timeout_seconds
         self._error_delay = settings.error_delay_seconds
         self._bodies = Bodies(Publication, settings.max_message_bytes)
-        self._held = 0
+        self._held = HeldRefusals(MAX_HELD)
         self._logged: BoundedDict[tuple[str, str], None] = BoundedDict(MAX_LOGGED)
 
     async def post(self, peer: IPeer, request: HttpRequest) -> Response:
@@ -144,13 +145,8 @@ class Events:
         return _listed(await peer.latest(channel, _limit(query), max_bytes=MAX_BYTES))
 
     async def _hold(self, peer: IPeer) -> None:
-        if self._error_delay <= 0 or self._held >= MAX_HELD:
-            return
-        self._held += 1
-        try:
-            await peer.pause(self._error_delay)
-        finally:
-            self._held -= 1
+        if self._error_delay > 0:
+            await self._held.hold(peer.address, lambda: peer.pause(self._error_delay))
 
     async def _log_lost_cursor(self, peer: IPeer, client: str, channel: str, after: int) -> None:
         """Log, once, that *client* has ids which *channel* has not reached: a store that was wiped."""

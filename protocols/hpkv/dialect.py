@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import msgspec
 from zope.interface import implementer
 
+from broker.access.origins import Origins
 from broker.errors import Denied, RateLimited, Refused, Unauthenticated
 from broker.interfaces import IHttpDialect, ILink, IPeer, IWebSocketDialect
 from broker.messages import HttpRequest, Response
 from protocols.hpkv.session import Session
 from protocols.hpkv.tokens import TokenEndpoint, rights_of
-
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def dialect(settings: Any) -> Hpkv:
@@ -44,13 +43,13 @@ class Hpkv:
 
     def __init__(self, token_seconds: float, origins: tuple[str, ...], secured: bool) -> None:
         self.any_origin = not origins
-        self._secured = secured
+        self._origins = Origins(origins or (("*",) if secured else ()), this_machine=True)
         self._token_endpoint = TokenEndpoint(token_seconds, origins)
 
     async def session(self, peer: IPeer, link: ILink) -> Session:
         """Let in whoever shows an API key or a token: "Refuse during the handshake with HTTP 403"."""
         request = link.handshake
-        if self.any_origin and not self._secured and not _is_near(request):
+        if not self._origins.admit(request):
             raise _forbidden("Pages of this origin are not allowed")
         given = _parameters(request.query)
         key = given.get("apiKey") or request.headers.get("x-api-key")
@@ -86,16 +85,3 @@ def _parameters(query: str) -> dict[str, str]:
     """Return the parameters of *query*; the client does not encode them, so that "+" is a plus."""
     pairs = (part.partition("=") for part in query.split("&"))
     return {name: unquote(value) for name, _, value in pairs}
-
-
-def _is_near(request: HttpRequest) -> bool:
-    """Whether *request* is of no page, of one on this machine, or of one of the host it asks."""
-    origin = request.headers.get("origin")
-    if origin is None:
-        return True
-    try:
-        host = urlsplit(origin).hostname
-        own = urlsplit("//" + request.headers.get("host", "")).hostname
-    except ValueError:
-        return False
-    return host is not None and host in (*LOOPBACK, own)

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from broker.access.origins import Origins
 from broker.errors import BrokerError, Invalid, RateLimited, TooLarge
 from broker.interfaces import IPeer
 from broker.messages import HttpRequest, Response
@@ -40,12 +41,13 @@ class TokenEndpoint:
 
     Args:
         seconds: how long a token is good.
-        origins: of the web pages that may ask; empty or "*": all.
+        origins: of the web pages that may ask, see ``Origins``; but empty: all.
     """
 
     def __init__(self, seconds: float, origins: tuple[str, ...]) -> None:
         self._seconds = seconds
-        self._origins = frozenset(origins)
+        self._all_origins = not origins or "*" in origins
+        self._origins = Origins(origins)
 
     async def answer(self, peer: IPeer, request: HttpRequest) -> Response:
         """Return the answer to *request*."""
@@ -90,10 +92,10 @@ class TokenEndpoint:
         )
 
     def _cors(self, request: HttpRequest) -> tuple[tuple[str, str], ...]:
-        if not self._origins or "*" in self._origins:
+        if self._all_origins:
             return (("Access-Control-Allow-Origin", "*"),)
         origin = request.headers.get("origin", "")
-        allowed = (("Access-Control-Allow-Origin", origin),) if origin in self._origins else ()
+        allowed = (("Access-Control-Allow-Origin", origin),) if origin and self._origins.admit(request) else ()
         return (*allowed, ("Vary", "Origin"))
 
 

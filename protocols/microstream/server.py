@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from secrets import token_urlsafe
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
+from broker.access.admission import ConnectionCounter
+from broker.access.origins import Origins
 from broker.core.deadlines import GRAIN, Deadlines
 from broker.errors import Refused
 from broker.interfaces import IHttpDialect, ILink, IPeer, IWebSocketDialect
@@ -63,7 +64,7 @@ class Bounds:
         sessions: most sessions at once; 0: any number.
         per_address: most of them from one IP address; 0: any number.
         queue_bytes: most bytes in the send queue of a client that does not poll.
-        origins: of web pages that may poll; empty: those of the same host; "*": all.
+        origins: of web pages that may poll; see ``Origins``.
     """
 
     sessions: int = 10000
@@ -116,18 +117,15 @@ class Server:
         self._make = make
         self._sid_prefix = re.sub("[^A-Za-z0-9_-]", "-", node) + "." if node else ""
         self._bounds = bounds or Bounds()
-        self._addresses: Counter[str] = Counter()
+        self._origins = Origins(self._bounds.origins)
+        self._counter = ConnectionCounter(self._bounds.sessions, self._bounds.per_address)
         self._draining = False
         self._context = SessionContext(self.times, clock, self.timers, self._bounds.queue_bytes, self._forget)
 
     def _forget(self, session: Session) -> None:
         """Remove *session*, which has ended."""
-        if self.sessions.pop(session.sid, None) is None:
-            return
-        address = session.peer.address
-        self._addresses[address] -= 1
-        if not self._addresses[address]:
-            del self._addresses[address]
+        if self.sessions.pop(session.sid, None) is not None:
+            self._counter.leave(session.peer.address)
 
     def drain(self) -> None:
         """End every session, stop the timers, and refuse new sessions."""
@@ -158,7 +156,7 @@ class Server:
 
     async def answer(self, peer: IPeer, request: HttpRequest) -> Response:
         """Return the response to a request of the polling transport."""
-        if not self._admits(request):
+        if not self._origins.admit(request):
             return Response(403, _error_body(ErrorCode.FORBIDDEN))
         if request.method == "OPTIONS":
             return _preflight(request)
@@ -216,23 +214,13 @@ class Server:
             raise RequestRefused(ErrorCode.BAD_VERSION)
         if self._draining:
             raise Refused(503, "The daemon is stopping.")
-        bounds, address = self._bounds, peer.address
-        if (bounds.sessions and len(self.sessions) >= bounds.sessions) or (
-            bounds.per_address and address and self._addresses[address] >= bounds.per_address
-        ):
+        if self._counter.objection(peer.address):
             raise Refused(503, "Too many connections.")
         handshake = Handshake(self._sid_prefix + token_urlsafe(15), query, request.headers)
         session = self._make(self._context, peer, handshake, link)
         self.sessions[session.sid] = session
-        self._addresses[address] += 1
+        self._counter.enter(peer.address)
         return session
-
-    def _admits(self, request: HttpRequest) -> bool:
-        """Return whether pages of the origin of *request* may poll: the rule for WebSockets."""
-        origin, allowed = request.headers.get("origin"), self._bounds.origins
-        if origin is None or "*" in allowed or origin in allowed:
-            return True
-        return not allowed and urlsplit(origin).netloc == request.headers.get("host", "")
 
 
 def _query(request: HttpRequest) -> Mapping[str, Sequence[str]]:

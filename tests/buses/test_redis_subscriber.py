@@ -242,6 +242,18 @@ def test_what_comes_before_the_mark_is_known_waits_for_it(world: World) -> None:
     assert world.ids == [1]
 
 
+def test_what_was_appended_between_a_beat_and_joining_is_not_heard(world: World) -> None:
+    world.source.slow = []
+    world.feed.beat()
+    world.post(announce=False)
+    world.listen("t")
+    world.source.release()
+    world.clock.advance(SOON)
+    assert world.ids == []
+    world.post()
+    assert world.ids == [2]
+
+
 def test_a_cut_while_changes_are_asked_for_asks_again(world: World) -> None:
     world.listen("t")
     world.cut()

@@ -17,7 +17,8 @@ from broker.testing import make_broker
 from broker.web.net.outbox import Outbox
 from broker.web.net.transport import listen
 from broker.web.site import Site
-from broker.web.ws.upgrade import WebSocketOptions, WebSocketUpgrader
+from broker.web.ws.options import WebSocketOptions
+from broker.web.ws.upgrade import WebSocketUpgrader
 from protocols.microstream import Bounds, Server, Times
 from tests.support.examples import load_example
 

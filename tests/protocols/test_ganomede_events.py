@@ -253,8 +253,9 @@ def test_a_refused_poll_is_answered_after_a_while(api):
     assert (response.status, response.plain) == (401, False)
 
 
-def test_only_so_many_refusals_are_held(api, monkeypatch):
+def test_only_so_many_refusals_are_held(monkeypatch):
     monkeypatch.setattr(events, "MAX_HELD", 2)
+    api = Api()
     polls = [api.start("GET", EVENTS) for _ in range(3)]
     assert [poll.called for poll in polls] == [False, False, True]
     polls[0].cancel()

@@ -1,4 +1,4 @@
-"""The public port over real sockets: its channel, its door and its transport together."""
+"""The public port over real sockets: its channel, its upgrader and its transport together."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ from broker.web.http.parser import Limits
 from broker.web.net.outbox import Outbox
 from broker.web.net.transport import listen
 from broker.web.site import Site
-from broker.web.ws.upgrade import WebSocketOptions, WebSocketUpgrader
+from broker.web.ws.options import WebSocketOptions
+from broker.web.ws.upgrade import WebSocketUpgrader
 from tests.support.eventually import TIMEOUT
 from tests.support.http_client import get, post
 from tests.support.ws_client import Refused as WasRefused

@@ -248,7 +248,7 @@ class RequestParser:
             self._parser = HttpRequestParser(self)
             self.begun -= 1
             return again + rest
-        if self.arrived and self.phase is IDLE:
+        if self.arrived and self.arrived[-1].request is not None:  # even with "Connection: close", said of HTTP
             self.phase = OVER
             self._upgrading = self.arrived[-1].upgrade = True
             self.rest = rest

@@ -20,6 +20,9 @@ ADVERTISED_KEEP_ALIVE = 5  # seconds
 OWN_HEADERS = frozenset(("connection", "content-length", "date", "keep-alive", "transfer-encoding", "x-request-id"))
 UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]+")
 REASONS = {status.value: status.phrase for status in HTTPStatus}
+# RFC 9110, 15.5.2: "The server generating a 401 response MUST send a WWW-Authenticate header field […] containing at
+# least one challenge applicable to the target resource."
+CHALLENGE = b'WWW-Authenticate: Bearer realm="txbroker"\r\n'
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -53,6 +56,8 @@ def render(response: Response, request_id: str, head: bool, keep_alive: bool, da
     status, body = response.status, response.body
     start = _start(status, response.reason, response.content_type, keep_alive)
     more = _lines(response.headers) if response.headers else b""
+    if status == 401 and not any(name.lower() == "www-authenticate" for name, _ in response.headers):
+        more += CHALLENGE
     if not response.plain:
         more = b"%bX-Request-Id: %b\r\n" % (more, request_id.encode("ascii"))
     if status < 200 or status == 204 or status == 304:
@@ -67,10 +72,12 @@ def _start(status: int, reason: str, content_type: str, keep_alive: bool) -> byt
     lines = [f"HTTP/1.1 {status} {_safe(reason or REASONS.get(status, 'Unknown'))}"]
     if content_type and status >= 200 and status not in (204, 304):
         lines.append(f"Content-Type: {_safe(content_type)}")
+    # RFC 9110, 7.8: "A sender of Upgrade MUST also send an "Upgrade" connection option in the Connection header field".
+    option = "Upgrade, " if status == 426 else ""
     if keep_alive:
-        lines += ["Connection: keep-alive", f"Keep-Alive: timeout={ADVERTISED_KEEP_ALIVE}"]
+        lines += [f"Connection: {option}keep-alive", f"Keep-Alive: timeout={ADVERTISED_KEEP_ALIVE}"]
     else:
-        lines.append("Connection: close")
+        lines.append(f"Connection: {option}close")
     return ("\r\n".join(lines) + "\r\n").encode("latin-1", "replace")
 
 

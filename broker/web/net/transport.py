@@ -253,6 +253,17 @@ def writer_for(transport: Any) -> Callable[[bytes], None]:
     return transport.write  # type: ignore[no-any-return]
 
 
+def unsent_bytes(transport: Any) -> int | None:
+    """Return how many bytes *transport* has not yet given to the kernel, or None if it does not tell.
+
+    For TLS they are those of the encrypted stream.
+    """
+    lower = transport.transport if hasattr(transport, "wrappedProtocol") else transport
+    if not isinstance(lower, FileDescriptor):
+        return None
+    return len(lower.dataBuffer) - lower.offset + lower._tempDataLen
+
+
 def hand_over(transport: Any, protocol: Any) -> None:
     """Let *transport* deliver to *protocol* from now on.
 
