@@ -43,7 +43,7 @@ class MembershipVerbs(EventVerbs):
 
     def _rejoin(self, topic: str) -> None:
         try:
-            self._subscribe(topic, exact=True, echo=True, rate_limited=False)
+            self.subscribe(topic, exact=True, echo=True, rate_limited=False)
         except (Denied, RateLimited) as error:
             log.info("a membership of {peer} was left out: {code}", peer=self.id, code=error.code)
 
