@@ -49,7 +49,8 @@ class ILink(Interface):
         """Send *payload*, which must be UTF-8, as one text message.
 
         After the close it does nothing.  When more than the send queue's limit
-        waits for a client that does not read, the link is closed with 1013.
+        waits for a client for longer than the grace of slow readers, the link is
+        closed with 1013.
         """
 
     def send_binary(payload: bytes) -> None:
@@ -120,8 +121,9 @@ class IPeer(Interface):
     a verb has done is undone when the peer is closed.  None blocks: one that has
     to wait returns a Deferred or a coroutine.
 
-    Any verb may raise, or let what it returns fail with:
+    Any verb may raise these at once, or fail with them later:
 
+    Raises:
         Unauthenticated: the client has shown no credential and must.
         Denied: the client has no permission for this name.
         RateLimited: the client asks too often, or has too much of something.
@@ -182,6 +184,13 @@ class IPeer(Interface):
             RateLimited: there were too many.
         """
 
+    def take_one_token() -> None:
+        """Count all that this peer does from now on once against the rate: it makes one HTTP request.
+
+        Raises:
+            RateLimited: there were too many.
+        """
+
     def pause(seconds: float) -> Deferred[None]:
         """Fire in *seconds*."""
 
@@ -236,11 +245,12 @@ class IPeer(Interface):
 
     # Events.
 
-    def subscribe(topic: str, *, exact: bool = False, echo: bool = False) -> None:
+    def subscribe(topic: str, *, exact: bool = False, echo: bool = False, rate_limited: bool = True) -> None:
         """Get the events of *topic*, a name or a pattern, from now on, by ``ISession.event``.
 
         With *exact*, wildcards in it are ordinary characters.  With *echo* it
-        gets its own publications too.
+        gets its own publications too.  *rate_limited* is false for all but the
+        first of several topics that one frame names.
 
         Raises:
             RateLimited: it has too many subscriptions.
@@ -562,7 +572,7 @@ class IDialectExtras(Interface):
     )
     any_origin: bool = Attribute("Whether its WebSockets may be opened by pages of any origin; False.")
     refusal_delay: float = Attribute(
-        "Seconds for which a refusal by ``session`` is held, for clients that reconnect at once; 0."
+        "Seconds for which refused handshakes are held, for clients that reconnect at once; 0."
     )
     max_message_bytes: int = Attribute(
         "The longest message of its WebSocket clients, in bytes, where its encoding makes of what is allowed "

@@ -8,7 +8,7 @@ What passes through the broker keeps its exact text; only what is needed is deco
   is refused: it has no form in UTF-8, so that it can name nothing.
 * Of several members with one name the last counts.
 * Nesting of more than about 1000 levels, the recursion limit of Python, is refused.
-* A number that is infinite as a double, ``1e309`` or 310 digits, is told by
+* A number that is infinite as a double, ``1e309`` or 310 digits, is found by
   :func:`overflows`; any other passes as it is written, whatever its length.
 """
 

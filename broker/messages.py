@@ -38,15 +38,15 @@ class CloseCode(IntEnum):
     """
 
     NORMAL = 1000
-    GOING_AWAY = 1001  # the daemon stops, or somebody else has taken the client's name
+    GOING_AWAY = 1001  #: the daemon stops, or somebody else has taken the client's name
     PROTOCOL_ERROR = 1002
-    UNSUPPORTED_DATA = 1003  # a binary frame where the dialect has text only
-    NO_STATUS = 1005  # never sent: the close frame of the other side held no code
-    ABNORMAL = 1006  # never sent: the connection ended without a close frame
-    POLICY_VIOLATION = 1008  # not authenticated in time, or too often in vain
+    UNSUPPORTED_DATA = 1003  #: a binary frame where the dialect has text only
+    NO_STATUS = 1005  #: never sent: the close frame of the other side held no code
+    ABNORMAL = 1006  #: never sent: the connection ended without a close frame
+    POLICY_VIOLATION = 1008  #: not authenticated in time, or too often in vain
     MESSAGE_TOO_BIG = 1009
-    INTERNAL_ERROR = 1011  # a bug of ours, which costs this connection only
-    TRY_AGAIN_LATER = 1013  # it reads too slowly, or more waits for it than its limit
+    INTERNAL_ERROR = 1011  #: a bug of ours, which costs this connection only
+    TRY_AGAIN_LATER = 1013  #: it reads too slowly, or more waits for it than its limit
     TOKEN_EXPIRED = 4001
     TOKEN_REVOKED = 4003
 
@@ -307,3 +307,13 @@ class Response:
     reason: str = ""
     plain: bool = False
     close: bool = False
+
+
+def encode_text(text: str) -> bytes:
+    """Return any string, even one with a lone surrogate, as UTF-8, for a store or another node."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def decode_text(data: bytes) -> str:
+    """Return the string of which *data* is the ``encode_text``."""
+    return data.decode("utf-8", "surrogatepass")

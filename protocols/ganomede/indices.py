@@ -12,7 +12,7 @@ from broker.interfaces import IPeer
 from broker.messages import Event, HttpRequest, Response
 from protocols.ganomede.answers import Refusal, invalid, missing, quote
 from protocols.ganomede.bodies import Bodies
-from protocols.ganomede.events import admit, listed
+from protocols.ganomede.events import authenticate, listed
 from protocols.ganomede.query import channel_of, name_of, read_query, unquote, whole_number
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Indices:
     async def create(self, peer: IPeer, request: HttpRequest) -> Response:
         """Define an index; one that exists stays as it is."""
         said = self._bodies.read(request)
-        admit(peer, said.secret, request)
+        authenticate(peer, said.secret, request)
         id = name_of(said.id, "Invalid index ID")
         channel = channel_of(said.channel)
         if not 0 < len(said.field) <= MAX_FIELD:
@@ -56,7 +56,7 @@ class Indices:
         id, value = map(unquote, request.path.split("/")[-2:])
         if id is None or value is None:
             raise Refusal(missing(request))
-        admit(peer, read_query(request.query).get("secret", msgspec.UNSET))
+        authenticate(peer, read_query(request.query).get("secret", msgspec.UNSET))
         if not id:
             raise invalid("Invalid Index id")
         if not value:

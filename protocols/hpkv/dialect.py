@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import msgspec
 from zope.interface import implementer
 
+from broker.access.origins import Origins
 from broker.errors import Denied, RateLimited, Refused, Unauthenticated
 from broker.interfaces import IHttpDialect, ILink, IPeer, IWebSocketDialect
 from broker.messages import HttpRequest, Response
@@ -15,7 +16,6 @@ from protocols.hpkv.session import Session
 from protocols.hpkv.tokens import TokenEndpoint, rights_of
 
 ESCAPED = 6  # bytes of JSON that one byte of a text may need: "\\u0001"
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def dialect(settings: Any) -> Hpkv:
@@ -60,15 +60,15 @@ class Hpkv:
         max_frame_bytes: int = 1 << 20,
     ) -> None:
         self.any_origin = not origins
+        self._origins = Origins(origins or (("*",) if secured else ()), this_machine=True)
         self.max_message_bytes = ESCAPED * max_value_bytes + max_frame_bytes
         self._max_frame_bytes = max_frame_bytes
-        self._secured = secured
         self._token_endpoint = TokenEndpoint(token_seconds, origins)
 
     async def session(self, peer: IPeer, link: ILink) -> Session:
         """Let in whoever shows an API key or a token: "Refuse during the handshake with HTTP 403"."""
         request = link.handshake
-        if self.any_origin and not self._secured and not _is_near(request):
+        if not self._origins.admit(request):
             raise _forbidden("Pages of this origin are not allowed")
         given = _parameters(request.query)
         key = given.get("apiKey") or request.headers.get("x-api-key")
@@ -108,16 +108,3 @@ def _parameters(query: str) -> dict[str, str]:
     """Return the parameters of *query*; the client does not encode them, so that "+" is a plus."""
     pairs = (part.partition("=") for part in query.split("&"))
     return {name: unquote(value) for name, _, value in pairs}
-
-
-def _is_near(request: HttpRequest) -> bool:
-    """Whether *request* is of no page, of one on this machine, or of one of the host it asks."""
-    origin = request.headers.get("origin")
-    if origin is None:
-        return True
-    try:
-        host = urlsplit(origin).hostname
-        own = urlsplit("//" + request.headers.get("host", "")).hostname
-    except ValueError:
-        return False
-    return host is not None and host in (*LOOPBACK, own)

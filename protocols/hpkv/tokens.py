@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from broker.access.origins import Origins
 from broker.errors import BrokerError, Invalid, RateLimited, TooLarge
 from broker.interfaces import IPeer
 from broker.jsontext import ERRORS
@@ -41,12 +42,13 @@ class TokenEndpoint:
 
     Args:
         seconds: how long a token is valid.
-        origins: of the web pages that may ask; empty or "*": all.
+        origins: of the web pages that may ask, see ``Origins``; but empty: all.
     """
 
     def __init__(self, seconds: float, origins: tuple[str, ...]) -> None:
         self._seconds = seconds
-        self._origins = frozenset(origins)
+        self._all_origins = not origins or "*" in origins
+        self._origins = Origins(origins)
 
     async def answer(self, peer: IPeer, request: HttpRequest) -> Response:
         """Return the answer to *request*."""
@@ -91,10 +93,10 @@ class TokenEndpoint:
         )
 
     def _cors(self, request: HttpRequest) -> tuple[tuple[str, str], ...]:
-        if not self._origins or "*" in self._origins:
+        if self._all_origins:
             return (("Access-Control-Allow-Origin", "*"),)
         origin = request.headers.get("origin", "")
-        allowed = (("Access-Control-Allow-Origin", origin),) if origin in self._origins else ()
+        allowed = (("Access-Control-Allow-Origin", origin),) if origin and self._origins.admit(request) else ()
         return (*allowed, ("Vary", "Origin"))
 
 

@@ -83,7 +83,7 @@ def test_without_an_access_pattern_one_may_use_what_one_hears_of():
 
 def test_a_subscribed_key_is_a_key_and_no_pattern():
     heard = rights(("a*", ".*"), (), "")
-    assert (heard.names, heard.predicate) == ({"a*", ".*"}, None)
+    assert (heard.names, heard.predicate) == ({"a*", ".*"}, None)  # type: ignore[comparison-overlap]
 
 
 def test_the_same_patterns_are_one_question_while_somebody_asks_it():

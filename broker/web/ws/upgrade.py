@@ -1,4 +1,4 @@
-"""The WebSocket door: takes a connection over once its upgrade request was read.
+"""Takes a connection over for WebSocket once its upgrade request was read.
 
 ``handshake`` checks the request and writes the answer, ``opening`` waits for the
 session, ``link`` is the open connection, ``heartbeat`` finds out who has gone.
@@ -7,9 +7,9 @@ session, ``link`` is the open connection, ``heartbeat`` finds out who has gone.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
-import attrs
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
@@ -20,62 +20,7 @@ from broker.web.ws.compression import CompressedLink, agree
 from broker.web.ws.handshake import acceptance, objection
 from broker.web.ws.link import WebSocketLink, link_class
 from broker.web.ws.opening import Opening
-
-
-class Traffic(Protocol):
-    """What the door counts; ``broker.observe.metrics`` has it for real."""
-
-    bytes_in: int
-    bytes_out: int
-    messages_out: int
-
-    def slow_consumer(self, policy: str) -> None:
-        """Count a client that reads too slowly, and what was done about it."""
-
-
-@attrs.define(eq=False)
-class Tally:
-    """The simplest :class:`Traffic`."""
-
-    bytes_in: int = 0
-    bytes_out: int = 0
-    messages_out: int = 0
-    slow_consumers: dict[str, int] = attrs.field(factory=dict)
-
-    def slow_consumer(self, policy: str) -> None:
-        """Count a client that reads too slowly, and what was done about it."""
-        self.slow_consumers[policy] = self.slow_consumers.get(policy, 0) + 1
-
-
-@attrs.frozen
-class WebSocketOptions:
-    """How connections are kept; times in seconds.
-
-    Attributes:
-        max_message_bytes: of one incoming message; a larger one ends in 1009.
-        send_queue_bytes: that may wait for a client that does not read.
-        slow_grace: between the 1013 of a slow client and the cut.
-        ping_interval: between two pings; 0 sends none.
-        pong_timeout: without a sign of life after a ping; then the cut.
-        open_timeout: for the session to be ready; then 503.
-        close_timeout: for the client's part of the closing handshake.
-        finish_timeout: for what came before the end to be worked off; see ``ISession.closed``.
-        fast_path: whether complete data frames are taken without Autobahn.
-        compression: whether permessage-deflate is agreed to.
-        server: value of the ``Server`` header; "" sends none.
-    """
-
-    max_message_bytes: int = 1 << 20
-    send_queue_bytes: int = 1 << 20
-    slow_grace: float = 5.0
-    ping_interval: float = 25.0
-    pong_timeout: float = 20.0
-    open_timeout: float = 10.0
-    close_timeout: float = 1.0
-    finish_timeout: float = 10.0
-    fast_path: bool = True
-    compression: bool = False
-    server: str = "txbroker"
+from broker.web.ws.options import Traffic, TrafficCounter, WebSocketOptions
 
 
 class WebSocketUpgrader:
@@ -93,8 +38,9 @@ class WebSocketUpgrader:
     def __init__(self, options: WebSocketOptions, clock: IReactorTime, traffic: Traffic | None = None) -> None:
         self.links: set[WebSocketLink] = set()
         self._options = options
+        self._clock = clock
         self._dates = Dates(clock)
-        common = (options, clock, traffic or Tally(), self.links)
+        common = (options, clock, traffic or TrafficCounter(), self.links)
         self._plain = link_class(WebSocketLink, *common)
         self._compressed = link_class(CompressedLink, *common) if options.compression else None
 
@@ -161,8 +107,17 @@ class WebSocketUpgrader:
         if max_message_bytes:
             link.maxFramePayloadSize = link.maxMessagePayloadSize = max_message_bytes
         self.links.add(link)
-        link.opening = Opening(link, transport, acceptance(request, self._options.server, fields), refuse, self._dates)
-        link.opening.start(session_factory, rest)
+        link.opening = Opening(
+            transport,
+            request.id,
+            refuse,
+            partial(link.opened, acceptance(request, self._options.server, fields)),
+            link.refused,
+            self._dates,
+            self._options,
+            self._clock,
+        )
+        link.opening.start(partial(session_factory, link), rest)
         return None
 
     def _link(
