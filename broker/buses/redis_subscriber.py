@@ -253,7 +253,7 @@ class RedisSubscriber:
 
     def _is_early(self, origin: str) -> bool:
         """Whether the publisher, a session of this node, does not know yet that it has published."""
-        return bool(origin) and (self._publishes(origin) or self.source.publishes(origin))
+        return bool(origin) and (self._publishes(origin) or self._recovery.source.publishes(origin))
 
     def resume(self) -> None:
         """Deliver the events that were held until their publishers were answered."""
