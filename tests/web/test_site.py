@@ -36,7 +36,8 @@ from broker.messages import HttpRequest, Response
 from broker.observe.metrics import Metrics
 from broker.web.http.channel import Times
 from broker.web.http.parser import Limits
-from broker.web.site import MAX_HELD, MAX_HELD_PER_ADDRESS, Site
+from broker.web.late_refusals import MAX_HELD, MAX_HELD_PER_ADDRESS
+from broker.web.site import Site
 from tests.support.logs import lines_of
 from tests.web.wire import Heard, Wire
 
