@@ -50,7 +50,7 @@ class MembershipVerbs(EventVerbs):
     async def join(self, topic: str, *, rate_limited: bool = True) -> None:
         """See ``IPeer.join``."""
         joined = self.joined(topic)
-        self._subscribe(topic, exact=True, echo=True, rate_limited=rate_limited)
+        self.subscribe(topic, exact=True, echo=True, rate_limited=rate_limited)
         try:
             if self.member:
                 await self._parts.memberships.join(self.member, topic)
