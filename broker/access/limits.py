@@ -18,7 +18,7 @@ class Bucket:
         self._burst = self._level = max(burst, 1.0)
         self._when = clock.seconds()
 
-    def take(self) -> bool:
+    def take_token(self) -> bool:
         """Take one token if there is one."""
         now = self._clock.seconds()
         self._level = min(self._burst, self._level + (now - self._when) * self._rate)

@@ -212,7 +212,6 @@ class RemoteCalls(Calls):
     def _answered(self, address: str, answer: Answered) -> None:
         callee = self._out.get(answer.id)
         if callee is None or callee.address != address:
-            self.dropped += 1
             return
         error = None if answer.wire_error is None else answer.wire_error.error()
         if error is not None and answer.source == BROKER:

@@ -70,7 +70,6 @@ class Calls:
         self.performers: Registry[Party] = Registry("exists")
         self.services: Registry[Party] = Registry("exists")
         self.takers: Registry[Party] = Registry("exists")
-        self.dropped = 0
         self._idle = idle
         self._limit = pending_limit
         self._deadlines: Deadlines[Call] = Deadlines(clock, self._expired)
@@ -199,11 +198,10 @@ class Calls:
         """Bring *callee*'s answer to the caller; say whether it was awaited.
 
         Answers are taken only from the one the call was sent to: unknown,
-        foreign, late and second ones are dropped and counted.
+        foreign, late and second ones are dropped.
         """
         call = callee.serving.get(key)
         if call is None:
-            self.dropped += 1
             return False
         call.answers += 1
         if not call.streamed:

@@ -72,23 +72,23 @@ class Keys:
 
     Args:
         store: keeps the keys.
+        bus: listens to the topics of what is watched.
         publish: called with the event of each change; between nodes, it returns
             a Deferred that fires when the event is on its way, or lost.
         clock: gives the time of a change.
         max_bytes: of a value.
-        bus: listens to the topics of what is watched.
     """
 
     def __init__(
         self,
         store: IStore,
+        bus: IBus,
         publish: Callable[[Event], Any],
         clock: IReactorTime,
         max_bytes: int = 1 << 20,
-        bus: IBus | None = None,
     ) -> None:
-        self._store, self._publish, self._clock, self._max_bytes = store, publish, clock, max_bytes
-        self._bus = bus
+        self._store, self._bus, self._publish, self._clock = store, bus, publish, clock
+        self._max_bytes = max_bytes
         self._merge = partial(bounded_merge, max_bytes=max_bytes)
         self._watchers: dict[str, dict[Watcher, None]] = {}
         self._predicates: dict[Predicate, dict[Watcher, None]] = {}
@@ -169,27 +169,21 @@ class Keys:
         self.unwatch(watcher)
         names = tuple(names)
         self._watched[watcher] = names, predicate
-        if self._bus is not None:
-            for name in names:
-                self._bus.listen(KEY_PREFIX + name)
-            if predicate is not None:
-                self._bus.listen(KEY_PREFIX, prefix=True)
         for name in names:
+            self._bus.listen(KEY_PREFIX + name)
             self._watchers.setdefault(name, {})[watcher] = None
         if predicate is not None:
+            self._bus.listen(KEY_PREFIX, prefix=True)
             self._predicates.setdefault(predicate, {})[watcher] = None
 
     def unwatch(self, watcher: Watcher) -> None:
         """Undo ``watch``; a no-op without one."""
         names, predicate = self._watched.pop(watcher, ((), None))
-        if self._bus is not None:
-            for name in names:
-                self._bus.forget(KEY_PREFIX + name)
-            if predicate is not None:
-                self._bus.forget(KEY_PREFIX, prefix=True)
         for name in names:
+            self._bus.forget(KEY_PREFIX + name)
             _drop(self._watchers, name, watcher)
         if predicate is not None:
+            self._bus.forget(KEY_PREFIX, prefix=True)
             _drop(self._predicates, predicate, watcher)
 
     def arrived(self, event: Event) -> None:
@@ -208,7 +202,7 @@ class Keys:
 
         def done(result: Entry | bool) -> None:
             value = result.value if isinstance(result, Entry) else None
-            if result and self._bus is not None and self._bus.shared:
+            if result and self._bus.shared:
                 # Who reads the key after this answer, on whatever node, must not get the event of the change any more.
                 sent = self._publish(self._event(key, name, value, origin))
                 sent.addBoth(lambda _: answer.callback(result))

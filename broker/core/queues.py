@@ -124,6 +124,9 @@ class Queues:
             if backlog is not None and not backlog.draining:
                 del self._backlogs[queue]
 
+    def stop(self) -> None:
+        """Cancel all timers: there are none on a node alone."""
+
     def leave(self, taker: Taker) -> None:
         """Remove *taker* from all work queues."""
         for queue in self.consumers.leave(taker):

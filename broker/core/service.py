@@ -119,8 +119,7 @@ class Broker(MultiService):
         self.calls.stop()
         self.channels.stop()
         self.tokens.stop()
-        if isinstance(self.queues, SharedQueues):
-            self.queues.stop()
+        self.queues.stop()
         return ensureDeferred(self._stop())
 
     async def _stop(self) -> None:
@@ -141,11 +140,10 @@ class Broker(MultiService):
         return ensureDeferred(self._swept()).addErrback(self._timer_failed, "retention")
 
     async def _swept(self) -> None:
-        if self.bus.shared:
-            try:
-                await self.bus.claim(SWEEPER)
-            except Taken:
-                return  # another node sweeps
+        try:
+            await self.bus.claim(SWEEPER)
+        except Taken:
+            return  # another node sweeps
         kept, now = self.settings.retention, self.clock.seconds()
         if kept.seconds or kept.count:
             for logs in (LOG_PREFIX, ROWS):
@@ -194,7 +192,7 @@ def make_parts(settings: Settings, store: IStore, bus: IBus, clock: IReactorTime
         topics=Topics(bus.listen, bus.forget),
         channels=channels,
         indices=Indices(store),
-        keys=Keys(store, channels.announce, clock, settings.max_value_bytes, bus),
+        keys=Keys(store, bus, channels.announce, clock, settings.max_value_bytes),
         memberships=Memberships(store, channels.notify, settings.max_subscriptions),
         presence=presence,
         calls=calls,

@@ -28,19 +28,7 @@ class CallVerbs(Client):
     async def perform(
         self, names: Iterable[str], *, shared: bool = False, as_service: bool = False, takeover: bool = False
     ) -> None:
-        """Register *names* for this peer, all of them or none.
-
-        Args:
-            names: procedures, or services when *as_service*: a service has every
-                procedure that begins with its name and a dot.
-            shared: each call goes to one of those that share the name, round-robin.
-            as_service: see above.
-            takeover: probe a present holder, and replace it when it does not
-                respond in time.
-
-        Raises:
-            Taken: somebody else performs one of them.
-        """
+        """See ``IPeer.perform``."""
         names = list(names)
         for name in names:
             self._allow("register", name, rate_limited=name is names[0])  # one request, one token
@@ -93,31 +81,21 @@ class CallVerbs(Client):
         self._parts.cluster.release([kind + name for name in names])
 
     def release(self, name: str, *, as_service: bool = False) -> bool:
-        """Undo ``perform`` of *name*; say whether it performed it."""
+        """See ``IPeer.release``."""
         released = self._parts.calls.registry(as_service).remove(self, name)
         if released:
             self._unclaim((name,), as_service)
         return released
 
     def procedures(self) -> list[str]:
-        """Return every procedure and service this peer may call."""
+        """See ``IPeer.procedures``."""
         self._verbs["procedures"] += 1
         calls, grants = self._parts.calls, self.identity.grants
         names = sorted({*calls.performers.names(), *calls.services.names()})
         return [name for name in names if grants is None or grants.may("call", name)]
 
     def call(self, ref: str, request: Request, *, quiet: bool = False, service: str = "") -> None:
-        """Call ``request.procedure``; its end comes to ``session.reply`` with *ref*.
-
-        ``request.recipient`` narrows it to one client or session; ``timeout``
-        bounds it, and with *quiet* the deadline ends it without a reply.  With
-        *service*, that one takes it before anybody who performs the procedure.
-
-        Raises:
-            NotFound: nobody performs it, or not the recipient.
-            Gone: the recipient is not connected.
-            RateLimited: too many calls are waiting.
-        """
+        """See ``IPeer.call``."""
         self._allow("call", request.procedure)
         calls = self._parts.calls
         if request.recipient:
@@ -139,10 +117,7 @@ class CallVerbs(Client):
         time: float = 0.0,
         attachments: tuple[bytes, ...] = (),
     ) -> bool:
-        """Answer request *id*; say whether it was still awaited.
-
-        Needs no permission: that the request was sent here is the permission.
-        """
+        """See ``IPeer.answer``."""
         self._verbs["answer"] += 1
         awaited = self._parts.calls.answer(self, id, body, error, time, attachments)
         if not awaited:
@@ -150,7 +125,7 @@ class CallVerbs(Client):
         return awaited
 
     def acknowledge(self, topic: str) -> None:
-        """Take streamed requests of *topic*, round-robin with others; "*" takes any other."""
+        """See ``IPeer.acknowledge``."""
         self._allow("acknowledge", topic)
         if topic != "*":
             check_name(topic)
@@ -160,25 +135,17 @@ class CallVerbs(Client):
         self._parts.cluster.hold(TAKER + topic)
 
     def unacknowledge(self, topic: str) -> None:
-        """Undo ``acknowledge``; a no-op without one."""
+        """See ``IPeer.unacknowledge``."""
         if self._parts.calls.takers.remove(self, topic):
             self._parts.cluster.release((TAKER + topic,))
 
     @property
     def acknowledged(self) -> list[str]:
-        """The topics whose streamed requests it takes."""
+        """See ``IPeer.acknowledged``."""
         return self._parts.calls.takers.names_of(self)
 
     def request(self, ref: str, request: Request, topic: str = "") -> None:
-        """Send a streamed request; each answer comes to ``session.reply`` with *ref*.
-
-        It goes to ``request.recipient`` when there is one, else to a taker of
-        *topic*, else to one of "*".
-
-        Raises:
-            Gone: the recipient is not connected.
-            NotFound: nobody takes it.
-        """
+        """See ``IPeer.request``."""
         self._allow("request", request.recipient or topic or "*")
         calls = self._parts.calls
         target = self._session(request.recipient) if request.recipient else calls.find_taker(topic)

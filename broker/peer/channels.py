@@ -16,47 +16,44 @@ class ChannelVerbs(Client):
     __slots__ = ()
 
     def read(self, topic: str, after: int, limit: int, *, max_bytes: int = MAX_PAGE_BYTES) -> Deferred[list[Event]]:
-        """Return stored events newer than id *after*, oldest first.
-
-        At most *limit*, and no more once their bodies have *max_bytes* bytes; the first in any case.
-        """
+        """See ``IPeer.read``."""
         self._allow("read", topic)
         return self._parts.channels.read(self._shown(topic), after, limit, max_bytes)
 
     def latest(self, topic: str, limit: int, *, max_bytes: int = MAX_PAGE_BYTES) -> Deferred[list[Event]]:
-        """Return the last stored events, oldest first, within the bounds of ``read``."""
+        """See ``IPeer.latest``."""
         self._allow("read", topic)
         return self._parts.channels.latest(self._shown(topic), limit, max_bytes)
 
     def head(self, topic: str) -> Deferred[int]:
-        """Return the id of the newest event there ever was; 0 for none."""
+        """See ``IPeer.head``."""
         self._allow("read", topic)
         return self._parts.channels.head(self._shown(topic))
 
     async def poll(
         self, topic: str, after: int, limit: int, timeout: float, *, max_bytes: int = MAX_PAGE_BYTES
     ) -> list[Event]:
-        """Return stored events, waiting for them if there are none; see ``Channels.poll``."""
+        """See ``IPeer.poll``."""
         self._allow("read", topic)
         return await self._parts.channels.poll(self._shown(topic), after, limit, timeout, max_bytes)
 
     async def cursor(self, client: str, topic: str) -> int:
-        """Return the id that *client* has acknowledged last; 0 for none."""
+        """See ``IPeer.cursor``."""
         self._allow("read", topic)
         return await self._parts.channels.cursor(client, topic)
 
     def move_cursor(self, client: str, topic: str, id: int) -> Deferred[None]:
-        """Remember that *client* has all events up to *id*; it may go back."""
+        """See ``IPeer.move_cursor``."""
         self._allow("read", topic)
         return self._parts.channels.move_cursor(client, topic, id)
 
     async def create_index(self, id: str, topic: str, field: str) -> bool:
-        """Define an index of *topic*; False when that id exists, unchanged."""
+        """See ``IPeer.create_index``."""
         self._allow("read", topic)
         return await self._parts.indices.create(id, self._shown(topic), field)
 
     async def read_index(self, id: str, value: str, extract: Extract) -> IndexRows:
-        """Return the events whose field is *value*, the newest first; see ``Indices.read``."""
+        """See ``IPeer.read_index``."""
         self._allow("index", id, check_permission=False)
         topic, _ = await self._parts.indices.definition(id)
         self._allow("read", topic, rate_limited=False)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 import attrs
@@ -24,8 +24,6 @@ from broker.messages import CloseCode, Event, Identity, Mail, Reply, Request
 from broker.patterns import CONTROL_PREFIX, KEY_PREFIX, RESERVED_PREFIX, check_name
 
 log = Logger()
-
-T = TypeVar("T")
 
 # Every request of an HTTP client makes a peer: the shape of a UUID without its price.
 _ID_PREFIX = str(uuid4())[:24]
@@ -74,20 +72,16 @@ class Client:
 
     @property
     def client(self) -> str:
-        """Its client id: of the credential, else the name it took, else the session id."""
+        """See ``IPeer.client``."""
         return self.identity.name or self.named or self.id
 
     @property
     def clock(self) -> IReactorTime:
-        """The broker's time."""
+        """See ``IPeer.clock``."""
         return self._parts.clock
 
     def pace(self) -> None:
-        """Count a frame against the rate before it is decoded; its first verb is then not counted again.
-
-        Raises:
-            RateLimited: there were too many.
-        """
+        """See ``IPeer.pace``."""
         if self._bucket is not None:
             self._token_taken = False
             self._take_token()
@@ -95,7 +89,7 @@ class Client:
 
     @property
     def epoch(self) -> str:
-        """Changes when the store was wiped: then ids and positions of before mean nothing."""
+        """See ``IPeer.epoch``."""
         return self._parts.store.epoch
 
     def take_one_token(self) -> None:
@@ -111,7 +105,7 @@ class Client:
     def _take_token(self) -> None:
         if self._token_taken:
             self._token_taken = False
-        elif not self._bucket.take():  # type: ignore[union-attr]
+        elif not self._bucket.take_token():  # type: ignore[union-attr]
             self._parts.metrics.rate_limited += 1
             raise RateLimited("limit", "rate")
 
@@ -170,16 +164,16 @@ class Client:
         return lambda key: predicate(key) and grants.may(verb, KEY_PREFIX + key)
 
     def ignore(self) -> None:
-        """Count a message that asked for nothing."""
+        """See ``IPeer.ignore``."""
         self._verbs["ignore"] += 1
 
     def about(self) -> dict[str, Any]:
-        """Return what the daemon is; no secrets."""
+        """See ``IPeer.about``."""
         self._verbs["about"] += 1
         return self._parts.about()
 
     def pause(self, seconds: float) -> Deferred[None]:
-        """Fire in *seconds*."""
+        """See ``IPeer.pause``."""
         return deferLater(self._parts.clock, seconds)
 
     # What the core calls.
@@ -188,7 +182,7 @@ class Client:
         """Fire with whether the client responds within *timeout* seconds."""
         if self.session is None:
             return succeed(False)
-        asked: Deferred[bool] = Deferred.fromCoroutine(_await(self.session.probe()))
+        asked: Deferred[bool] = Deferred.fromCoroutine(_asked(self.session))
         asked.addTimeout(timeout, self._parts.clock)
         return asked.addErrback(_no_response)
 
@@ -224,12 +218,12 @@ class Client:
             return False
 
     def fail(self, what: str) -> None:
-        """Log the exception being handled as a bug in *what*, and disconnect with 1011."""
+        """See ``IPeer.fail``."""
         log.failure("{dialect} session {peer} failed at {what}", dialect=self.dialect, peer=self.id, what=what)
         self.disconnect(CloseCode.INTERNAL_ERROR, "internal error")
 
     def disconnect(self, code: int, reason: str) -> None:
-        """Close the client's connection."""
+        """See ``IPeer.disconnect``."""
         if self._disconnect is not None:
             self._disconnect(code, reason)
 
@@ -241,5 +235,5 @@ def _no_response(failure: Failure) -> bool:
     return False
 
 
-async def _await(awaitable: Awaitable[T]) -> T:
-    return await awaitable
+async def _asked(session: ISession) -> bool:
+    return await session.probe()  # in here, so that what it raises is a failure, too

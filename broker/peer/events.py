@@ -16,12 +16,7 @@ class EventVerbs(Client):
     __slots__ = ()
 
     def subscribe(self, topic: str, *, exact: bool = False, echo: bool = False, rate_limited: bool = True) -> None:
-        """Get the events of *topic*, a name or a pattern, from now on.
-
-        With *exact*, wildcards in it are ordinary characters.  With *echo* it
-        gets its own publications too.  *rate_limited* is false for all but the
-        first of several topics that one frame names.
-        """
+        """See ``IPeer.subscribe``."""
         self._subscribe(topic, exact=exact, echo=echo, rate_limited=rate_limited)
 
     def _subscribe(self, topic: str, *, exact: bool, echo: bool, rate_limited: bool = True) -> None:
@@ -36,10 +31,7 @@ class EventVerbs(Client):
         self._parts.topics.subscribe(self, topic, exact=exact, echo=echo)
 
     async def listening(self) -> None:
-        """Return when its subscriptions are in force on all nodes, and they know what it takes and consumes.
-
-        That is at once, or within a few seconds.
-        """
+        """See ``IPeer.listening``."""
         waiting = self._parts.bus.listening()
         if waiting is not None:
             await waiting
@@ -48,13 +40,13 @@ class EventVerbs(Client):
             await settled
 
     def unsubscribe(self, topic: str, *, exact: bool = False) -> None:
-        """Undo ``subscribe`` of the same *topic* and *exact*; a no-op without one."""
+        """See ``IPeer.unsubscribe``."""
         if self._topics is not None and self._topics.pop((topic, exact), None) is not None:
             self._parts.topics.unsubscribe(self, topic, exact=exact)
 
     @property
     def subscriptions(self) -> list[str]:
-        """What it has subscribed to, in that order."""
+        """See ``IPeer.subscriptions``."""
         return [topic for topic, _ in self._topics or ()]
 
     def publish(
@@ -67,12 +59,7 @@ class EventVerbs(Client):
         source: str | None = None,
         original: bytes = b"",
     ) -> Deferred[Event]:
-        """Publish an event; on a durable topic it is stored first.
-
-        *source* is whom it is said to be from, by default the client id, "" for
-        nobody.  *original* is the client's own frame, for receivers of this dialect.
-        The Deferred fires when the event is on its way, and safe if stored.
-        """
+        """See ``IPeer.publish``."""
         self._allow("publish", topic)
         self._own("publish", topic)
         event = self._event(topic, name, body, self.client if source is None else source, time)
@@ -86,7 +73,7 @@ class EventVerbs(Client):
         return succeed(event) if sent is None else sent.addCallback(lambda _: event)
 
     def post(self, topic: str, name: str, body: bytes | None, *, source: str = "") -> Deferred[Event]:
-        """Publish an event and store it, whatever the topic.  Fires when it is safe."""
+        """See ``IPeer.post``."""
         self._allow("publish", topic)
         self._own("publish", topic)
         return self._parts.channels.post(self._event(topic, name, body, source or self.client, 0.0))

@@ -21,21 +21,11 @@ class IdentityVerbs(Client):
     __slots__ = ()
 
     def bind(self, session: ISession, disconnect: Callable[[int, str], object] | None = None) -> None:
-        """Let events, requests, replies and mail go to *session*.
-
-        *disconnect* closes its connection; it is called with a close code and a
-        reason when the core must disconnect the client.
-        """
+        """See ``IPeer.bind``."""
         self.session, self._disconnect = session, disconnect
 
     def identify(self, credential: object) -> Identity:
-        """Become who shows *credential*.
-
-        Raises:
-            Unauthenticated: it is missing or wrong.
-            Denied: this session is somebody else already.
-            RateLimited: too many tries; the dialect may close.
-        """
+        """See ``IPeer.identify``."""
         self._verbs["identify"] += 1
         if self._tries >= self._parts.settings.auth_tries:
             raise RateLimited("limit", "tries")
@@ -51,7 +41,7 @@ class IdentityVerbs(Client):
         return identity
 
     def admit(self, identity: Identity) -> None:
-        """Become *identity*, which the dialect itself has verified."""
+        """See ``IPeer.admit``."""
         self.identity = identity
         self.admitted = True
         self._tries = 0
@@ -60,21 +50,12 @@ class IdentityVerbs(Client):
             self._bucket = self._parts.buckets.of(f"name:{identity.name}")
 
     async def mint(self, claims: Mapping[str, Any], seconds: float) -> str:
-        """Return a token that speaks for this peer's identity for *seconds*; see ``present``.
-
-        *claims* are JSON values; whoever has the token can read them.
-        """
+        """See ``IPeer.mint``."""
         self._allow("mint", self.identity.name)
         return await self._parts.tokens.mint(self._parts.access.remember(self.identity), claims, seconds)
 
     async def present(self, token: str) -> Mapping[str, Any]:
-        """Become the one whom *token* speaks for; return its claims.
-
-        When it expires or is revoked, the connection is closed with 4001 or 4003.
-
-        Raises:
-            Unauthenticated: it is not one of ours, has expired or was revoked.
-        """
+        """See ``IPeer.present``."""
         self._verbs["identify"] += 1
         try:
             found = await self._parts.tokens.verify(token)
@@ -89,28 +70,17 @@ class IdentityVerbs(Client):
         return found.claims
 
     async def revoke(self, token: str) -> None:
-        """Revoke *token*, and close the connections that live by it.
-
-        Raises:
-            Unauthenticated: it is not one of ours.
-        """
+        """See ``IPeer.revoke``."""
         self._allow("mint", self.identity.name)
         await self._parts.tokens.revoke(token)
 
     @property
     def tries_left(self) -> int:
-        """How many wrong credentials may still be shown."""
+        """See ``IPeer.tries_left``."""
         return max(0, self._parts.settings.auth_tries - self._tries)
 
     def take_name(self, name: str) -> None:
-        """Take *name* as client id, where the credential names nobody; once.
-
-        That needs a credential wherever clients may show one.
-
-        Raises:
-            Denied: it has another name already, or *name* belongs to a
-                credential, to the broker or to a session.
-        """
+        """See ``IPeer.take_name``."""
         self._allow("identify", name)
         check_name(name, "name")
         if name in (self.identity.name, self.named):

@@ -16,14 +16,7 @@ class MembershipVerbs(EventVerbs):
     __slots__ = ()
 
     async def become(self, member: str) -> list[str]:
-        """Have the memberships of *member* from now on; return their topics.
-
-        What was joined before is left, in this session only, if that was as
-        another member; if it was as nobody, those become memberships too.
-
-        Raises:
-            Unavailable: the store is away; then nothing has changed.
-        """
+        """See ``IPeer.become``."""
         self._allow("join", member, check_permission=False)
         memberships, member = self._parts.memberships, f"{self.dialect}:{member}"
         topics = await memberships.enter(member, self)
@@ -54,15 +47,10 @@ class MembershipVerbs(EventVerbs):
         except (Denied, RateLimited) as error:
             log.info("a membership of {peer} was left out: {code}", peer=self.id, code=error.code)
 
-    async def join(self, topic: str) -> None:
-        """Subscribe to the plain name *topic*, its own events included; store that if it is a member.
-
-        Raises:
-            RateLimited: it has joined too many.
-            Unavailable: the store is away; then nothing has changed.
-        """
+    async def join(self, topic: str, *, rate_limited: bool = True) -> None:
+        """See ``IPeer.join``."""
         joined = self.joined(topic)
-        self.subscribe(topic, exact=True, echo=True)
+        self._subscribe(topic, exact=True, echo=True, rate_limited=rate_limited)
         try:
             if self.member:
                 await self._parts.memberships.join(self.member, topic)
@@ -72,22 +60,18 @@ class MembershipVerbs(EventVerbs):
             raise
         await self.listening()
 
-    async def part(self, topic: str) -> None:
-        """Unsubscribe from *topic*, in every session of the member, and forget the membership.
-
-        Raises:
-            Unavailable: the store is away; then nothing has changed.
-        """
-        self._allow("part", topic, check_permission=False)
+    async def part(self, topic: str, *, rate_limited: bool = True) -> None:
+        """See ``IPeer.part``."""
+        self._allow("part", topic, rate_limited=rate_limited, check_permission=False)
         if self.member:
             await self._parts.memberships.leave(self.member, topic)
         self.unsubscribe(topic, exact=True)
 
     def part_all(self) -> None:
-        """Unsubscribe from everything, in this session; stored memberships stay."""
+        """See ``IPeer.part_all``."""
         for topic, exact in list(self._topics or ()):
             self.unsubscribe(topic, exact=exact)
 
     def joined(self, topic: str) -> bool:
-        """Whether it is subscribed to the plain name *topic*."""
+        """See ``IPeer.joined``."""
         return self._topics is not None and (topic, True) in self._topics

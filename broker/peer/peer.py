@@ -31,7 +31,7 @@ class Peer(IdentityVerbs, MembershipVerbs, ChannelVerbs, CallVerbs, QueueVerbs, 
     __slots__ = ()
 
     def close(self) -> None:
-        """Undo everything this peer did; idempotent."""
+        """See ``IPeer.close``."""
         if self.closed:
             return
         self.closed = True
@@ -47,7 +47,7 @@ class Peer(IdentityVerbs, MembershipVerbs, ChannelVerbs, CallVerbs, QueueVerbs, 
         return alive
 
     def undo(self) -> None:
-        """Undo everything this peer did; it stays who it is and may begin again."""
+        """See ``IPeer.undo``."""
         parts = self._parts
         for topic, exact in self._topics or ():
             parts.topics.unsubscribe(self, topic, exact=exact)

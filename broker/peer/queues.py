@@ -16,19 +16,12 @@ class QueueVerbs(Client):
     __slots__ = ()
 
     def appear(self) -> None:
-        """Be visible to others under the client id, and get the mail that waits for it."""
+        """See ``IPeer.appear``."""
         self._parts.presence.enter(self)
         self._empty_mailbox()
 
     def enqueue(self, ref: str, body: bytes, *, recipient: str = "", time: float = 0.0) -> Deferred[bool]:
-        """Send a message to a client's mailbox, or to the work queue ``queue:<name>``.
-
-        Without a recipient it goes to ``queue:default``.  Fires when it has been
-        handed over or stored, with True if an older one was dropped for it.
-
-        Raises:
-            Gone: the recipient is unknown and has no mailbox.
-        """
+        """See ``IPeer.enqueue``."""
         queue = recipient or DEFAULT_QUEUE
         self._allow("send", queue)
         check_name(queue, "recipient")
@@ -56,7 +49,7 @@ class QueueVerbs(Client):
         return Mail(queue, ref, body, self.client, time or self._parts.clock.seconds())
 
     def collect(self) -> None:
-        """Get the mail that its session has declined before, or that no consumer accepted."""
+        """See ``IPeer.collect``."""
         self._empty_mailbox()
         for queue in self.consumed:
             self._parts.queues.drain(QUEUE + queue)
@@ -66,7 +59,7 @@ class QueueVerbs(Client):
             self._parts.queues.drain(CLIENT + self.client)
 
     def consume(self, queue: str) -> None:
-        """Take messages of work queue *queue*, round-robin with others."""
+        """See ``IPeer.consume``."""
         self._allow("consume", QUEUE + queue)
         check_name(queue, "queue")
         if len(self.consumed) >= self._parts.settings.max_registrations:
@@ -76,12 +69,12 @@ class QueueVerbs(Client):
         self._parts.queues.drain(QUEUE + queue)
 
     def stop_consuming(self, queue: str) -> None:
-        """Undo ``consume``; a no-op without one."""
+        """See ``IPeer.stop_consuming``."""
         if self._parts.queues.consumers.remove(self, QUEUE + queue):
             self._parts.queues.left(QUEUE + queue)
             self._parts.cluster.release((QUEUE + queue,))
 
     @property
     def consumed(self) -> list[str]:
-        """The work queues it takes from."""
+        """See ``IPeer.consumed``."""
         return [name.removeprefix(QUEUE) for name in self._parts.queues.consumers.names_of(self)]

@@ -1,8 +1,7 @@
 """The methods that the broker itself performs: ``broker.register`` and the others.
 
 A client's ``perform``, ``observe`` and ``acknowledge`` are local and send nothing, so
-that the broker must be told; an ordinary call does it.  Each method is a class that
-says which arguments it takes and what it answers.
+that an ordinary call tells the broker.  Each method is a class: its fields are the arguments.
 
 The value of a key is a string; a change of key ``K`` is an event on topic ``kv/K``.
 """
@@ -72,13 +71,13 @@ Names = str | list[str]
 
 
 class Mode(msgspec.Struct):
-    """Whether a method has one performer, or several that take turns."""
+    """Whether a method has one performer, or several that are called round-robin."""
 
     mode: Literal["single", "roundrobin"] = "single"
 
 
 class Echo(msgspec.Struct):
-    """Whether a subscriber hears its own events."""
+    """Whether a subscriber gets its own events too."""
 
     echo: bool = False
 
@@ -99,7 +98,7 @@ class Register(Method):
 
 
 class Unregister(Method):
-    """Perform methods no more; unknown names are ignored."""
+    """Unregister methods; unknown names are ignored."""
 
     called = "unregister"
     method: Names
@@ -110,7 +109,7 @@ class Unregister(Method):
 
 
 class Subscribe(Method):
-    """Hear the events of names and patterns: all of them or none."""
+    """Subscribe to names and patterns: all of them or none."""
 
     called = "subscribe"
     pattern: Names
@@ -136,7 +135,7 @@ class Subscribe(Method):
 
 
 class Unsubscribe(Method):
-    """Hear the events of names and patterns no more."""
+    """Unsubscribe from names and patterns; a no-op for those not subscribed to."""
 
     called = "unsubscribe"
     pattern: Names
@@ -162,7 +161,7 @@ class Acknowledge(Method):
 
 
 class Unacknowledge(Method):
-    """Take the requests of a topic no more."""
+    """Undo the acknowledge of a topic; a no-op without one."""
 
     called = "unacknowledge"
     topic: str = "*"
@@ -174,7 +173,7 @@ class Unacknowledge(Method):
 
 
 class Consume(Method):
-    """Take the messages of a work queue, in turn with others."""
+    """Consume the messages of a work queue, round-robin with others."""
 
     called = "consume"
     queue: str = "default"
@@ -187,7 +186,7 @@ class Consume(Method):
 
 
 class Release(Method):
-    """Take the messages of a work queue no more."""
+    """Undo the consume of a work queue; a no-op without one."""
 
     called = "release"
     queue: str = "default"
@@ -213,7 +212,7 @@ class Identify(Method):
 
 
 class Whoami(Method):
-    """Ask who one is."""
+    """Ask for the client's own ids and stage."""
 
     called = "whoami"
 
@@ -223,7 +222,7 @@ class Whoami(Method):
 
 
 class Procedures(Method):
-    """Ask what can be called."""
+    """Ask for the methods that can be called."""
 
     called = "methods"
     pattern: str = ">"
@@ -353,7 +352,7 @@ class Range(Method):
 
 
 class Watch(Method):
-    """Hear the changes of a key, or of all keys that match a pattern, from what is there now on.
+    """Get the changes of a key, or of all keys that match a pattern, from the present entries on.
 
     Changes come as events named ``kv/<pattern>``, one's own changes included.
     """
@@ -372,7 +371,7 @@ class Watch(Method):
 
 
 class Unwatch(Method):
-    """Hear the changes of a key or a pattern no more."""
+    """Undo the watch of a key or a pattern; a no-op without one."""
 
     called = "unwatch"
     pattern: str

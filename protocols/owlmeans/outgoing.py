@@ -207,11 +207,11 @@ class Outgoing:
             self.link.close(CloseCode.TRY_AGAIN_LATER, "too much before the first frame")
 
     def notice(self, error: BrokerError, envelope: Envelope) -> None:
-        """Tell of an error that has no other way back."""
+        """Send a ``system`` notice of an error that has no other way back."""
         self.link.send(wire.notice(marshal(error), envelope))
 
     def refuse(self, error: BrokerError, envelope: Envelope) -> None:
-        """Tell the client that *envelope* was not done."""
+        """Send the error that *envelope* failed with: as its answer, or as a notice."""
         if envelope.id and envelope.type in ("call", "request"):
             form, body = wire.failure(marshal(error), envelope.type == "request")
             self.answer(form, envelope.id, body)

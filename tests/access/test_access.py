@@ -59,7 +59,7 @@ def test_a_token_that_does_not_hold_is_refused(claims):
 
 
 def test_a_token_signed_by_nobody_is_refused():
-    token = jwt.encode({"sub": "ann", "exp": 4e9}, None, "none")
+    token = jwt.encode({"sub": "ann", "exp": 4e9}, "", "none")
     with pytest.raises(Unauthenticated):
         access(jwt_keys=((SECRET, "HS256"),)).identify(token)
 
@@ -143,11 +143,11 @@ def test_a_missing_permission_file_is_refused(tmp_path):
 def test_a_bucket_gives_its_burst_and_then_its_rate():
     clock = Clock()
     bucket = Buckets(clock, rate=2.0, burst=3.0).of("ann")
-    assert [bucket.take() for _ in range(4)] == [True, True, True, False]
+    assert [bucket.take_token() for _ in range(4)] == [True, True, True, False]
     clock.advance(0.5)
-    assert [bucket.take(), bucket.take()] == [True, False]
+    assert [bucket.take_token(), bucket.take_token()] == [True, False]
     clock.advance(100)
-    assert [bucket.take() for _ in range(4)] == [True, True, True, False]
+    assert [bucket.take_token() for _ in range(4)] == [True, True, True, False]
 
 
 def test_a_bucket_is_kept_for_each_key_seen_lately():

@@ -1,6 +1,7 @@
 """Keys: what may be done with them, and who is told."""
 
 import json
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -11,6 +12,7 @@ from twisted.internet.task import Clock
 
 from broker.access.permissions import Grants, Rule
 from broker.access.principals import Access
+from broker.buses import open_bus
 from broker.core.keys import BATCH, YIELD_AFTER, Keys, merge
 from broker.errors import Conflict, Denied, Invalid, TooLarge, Unauthenticated, Unavailable
 from broker.messages import Entry
@@ -93,7 +95,7 @@ def test_merging_objects_is_what_python_does(stored, patch):
 
 
 def test_values_have_a_limit(broker):
-    keys = Keys(broker.store, lambda _: None, Clock(), max_bytes=4)
+    keys = Keys(broker.store, broker.bus, lambda _: None, Clock(), max_bytes=4)
     for failing in (keys.set("k", b"12345"), keys.patch("k", b"12345")):
         with pytest.raises(TooLarge):
             value_of(failing)
@@ -226,7 +228,7 @@ def test_the_writer_has_its_answer_before_anybody_is_told():
             return self.answer
 
     order = []
-    keys = Keys(Store(), lambda event: order.append("told"), Clock())
+    keys = Keys(cast(Any, Store()), open_bus("local:", "test"), lambda event: order.append("told"), Clock())
     keys.set("k", b"v").addCallback(lambda _: order.append("answered"))
     Store.answer.callback(Entry(b"v", 1))
     assert order == ["answered", "told"]

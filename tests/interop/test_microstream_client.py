@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from typing import Any
 
 import pytest
 import pytest_twisted
@@ -123,6 +124,8 @@ class Cut(Protocol):
 class Cable(Factory):
     """A port whose connections lead to *port*."""
 
+    url: str
+
     def __init__(self, port):
         self.target = TCP4ClientEndpoint(reactor, "127.0.0.1", port)
         self.pairs = []
@@ -155,7 +158,7 @@ class Cable(Factory):
 @pytest_twisted.async_yield_fixture
 async def cable(shared_daemon):
     cable = Cable(shared_daemon.port)
-    port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(cable)
+    port: Any = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(cable)
     cable.url = f"http://127.0.0.1:{port.getHost().port}"
     yield cable
     await port.stopListening()

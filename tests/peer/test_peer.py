@@ -17,7 +17,7 @@ from broker.peer import Peer
 from broker.testing import make_broker, value_of
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, slots=False)
 class Session:
     heard: list = attrs.field(factory=list)
     served: list = attrs.field(factory=list)
@@ -361,6 +361,23 @@ def test_living_holder_keeps_its_name(broker):
     perform(ann, "s", as_service=True)
     with pytest.raises(Taken):
         perform(bob, "s", as_service=True, takeover=True)
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_holder_whose_probe_fails_is_replaced(broker, later):
+    ann, bob = attach(broker), attach(broker)
+    value_of(ann.perform(["s"], as_service=True))
+
+    def probe():
+        raise ZeroDivisionError("a bug")
+
+    async def probe_later():
+        probe()
+
+    ann.session.probe = probe_later if later else probe
+    value_of(bob.perform(["s"], as_service=True, takeover=True))
+    assert ann.closed
+    assert broker.calls.services.names_of(bob) == ["s"]
 
 
 def test_silent_holder_is_replaced(broker, clock):

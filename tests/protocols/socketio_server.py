@@ -7,9 +7,10 @@ At ``/engine.io/`` every message is echoed.  At ``/socket.io/`` there are the na
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 from twisted.internet import reactor
-from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import Clock
 
 from broker.core.service import Broker
@@ -33,10 +34,10 @@ class SuiteServer:
     broker: Broker
     servers: list[Server]
     site: Site
-    port: IListeningPort
+    port: Any  # an IListeningPort
 
     @classmethod
-    async def start(cls, times: Times = TIMES, **bounds: object) -> SuiteServer:
+    async def start(cls, times: Times = TIMES, **bounds: Any) -> SuiteServer:
         clock, example = Clock(), load_example("socketio_echo")
         servers = [
             Server(make, clock, name=name, path=f"/{name}/", times=times, bounds=Bounds(**bounds))

@@ -9,32 +9,33 @@ local function log_key(log)
   return prefix .. 'log:' .. log
 end
 
--- log, record, news: "" for none, "-" for a mark, else it goes before the record in the announcement
+-- log, record, extras: "" for a log without marks, "-" for a mark alone, else they go before the record
+-- in the message that is published
 verbs.append = function(at)
-  local log, record, news = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  local log, record, extras = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local id = call('HINCRBY', HEADS, log, 1)
   local text = string.format('%.0f', id)
   if id == 1 then
     call('ZADD', LOGS, 0, log)
   end
-  if news == '' then
+  if extras == '' then
     call('XADD', log_key(log), text .. '-0', 'e', record)
     return id
   end
   if not mark then
     mark = string.format('%.0f', call('INCR', prefix .. 'mark'))
   end
-  if news == '-' then
+  if extras == '-' then
     call('XADD', log_key(log), text .. '-0', 'e', record, 'm', mark)
   else
-    call('XADD', log_key(log), text .. '-0', 'e', record, 'm', mark, 'n', news)
+    call('XADD', log_key(log), text .. '-0', 'e', record, 'm', mark, 'n', extras)
   end
   if not marked[log] then
     marked[log] = true
     call('ZADD', CHANGES, mark, log)
   end
-  if news ~= '-' then
-    call('PUBLISH', ARGV[3] .. log, text .. ' ' .. ARGV[2] .. ' ' .. news .. record)
+  if extras ~= '-' then
+    call('PUBLISH', ARGV[3] .. log, text .. ' ' .. ARGV[2] .. ' ' .. extras .. record)
   end
   return id
 end

@@ -1,4 +1,4 @@
-"""Connections over the limit: answered so, at next to no cost."""
+"""Rejects connections over the limit with a response, without parsing more than a head."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RejectProtocol(Protocol):
     """Answers whatever comes with one refusal, reads no more than a head, and closes.
 
     Args:
-        refusal: the answer.
+        refusal: the response.
         clock: the reactor, or a ``task.Clock``.
         dates: makes the ``Date`` line.
         gone: called when the connection has ended.
@@ -79,7 +79,7 @@ class RejectProtocol(Protocol):
     def _refuse(self) -> None:
         self._set_timer(TIMEOUT, self._cut)
         date = self._dates.line()
-        self.transport.write(render(self._refusal, request_id(), head=False, keep_alive=False, date=date))
+        self.transport.write(render(self._refusal, request_id(), head=False, keep_alive=0, date=date))
         self.transport.loseConnection()
 
     def _cut(self) -> None:

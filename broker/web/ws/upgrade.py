@@ -55,6 +55,7 @@ class WebSocketUpgrader:
         rest: bytes = b"",
         subprotocol: str = "",
         headers: Sequence[tuple[str, str]] = (),
+        max_message_bytes: int = 0,
     ) -> Response | None:
         """Take over *transport*, whose upgrade *request* was read already.
 
@@ -76,7 +77,8 @@ class WebSocketUpgrader:
         3. Otherwise the 101 is sent, then ``session.opened()`` is called, then
            *rest* and what else came is read.
         4. When the connection has ended, for whatever reason,
-           ``session.closed(code, reason)`` is called exactly once.
+           ``session.closed(code, reason)`` is called exactly once; what it
+           returns is awaited, for ``finish_timeout`` at most.
 
         Args:
             transport: the connection, in any state of back-pressure.
@@ -91,6 +93,7 @@ class WebSocketUpgrader:
             rest: bytes read after the request.
             subprotocol: one of those the client offered, or "".
             headers: more of the 101; ``X-Request-Id`` is added.
+            max_message_bytes: of one incoming message, instead of that of the options; 0: the same.
         """
         wrong = objection(request)
         if wrong is not None:
@@ -101,6 +104,8 @@ class WebSocketUpgrader:
         if request.id:
             fields.append(("X-Request-Id", request.id))
         link = self._link(transport, request, on_closed, fields)
+        if max_message_bytes:
+            link.maxFramePayloadSize = link.maxMessagePayloadSize = max_message_bytes
         self.links.add(link)
         link.opening = Opening(
             transport,
