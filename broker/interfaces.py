@@ -839,7 +839,7 @@ class ISharedBus(IBus):
         """Return the first of *names* that is held, and the addresses of its living holders; "" and none."""
 
     def seize(name: str) -> Deferred[None]:
-        """Hold *name*, whoever held it before; that one is told that it is lost."""
+        """Hold *name*, whoever held it before; that node is notified by ``lost``."""
 
     def lives(address: str) -> bool:
         """Whether that node has renewed its lease, as far as this one knows."""
