@@ -101,8 +101,17 @@ class ISession(Interface):
     def probe() -> Awaitable[bool]:
         """Say whether the client is still alive, asking it if need be."""
 
-    def closed(code: int, reason: str) -> None:
-        """The connection has ended; the peer is closed right after this."""
+    def closed(code: int, reason: str) -> Awaitable[object] | None:
+        """The connection has ended, and nothing more can be sent.
+
+        Frames that came whole before the end take effect, however it ended.  While
+        some wait, return a Deferred or a coroutine that ends when they are done; the peer
+        is closed then, otherwise right after this.  After ten seconds, and when the
+        daemon stops, it is cancelled and the peer closed all the same.
+
+        Only a client that the broker itself disconnects (``IPeer.disconnect``: it was
+        kicked, or its credential has ended) may do nothing more.
+        """
 
 
 class IPeer(Interface):
@@ -340,15 +349,20 @@ class IPeer(Interface):
         another member; if it was as nobody, those become memberships too.
         """
 
-    def join(topic: str) -> Coro[None]:
+    def join(topic: str, *, rate_limited: bool = True) -> Coro[None]:
         """Subscribe to the plain name *topic*, own events included; a member's is stored.
+
+        *rate_limited* is false where the frame has been counted by another verb, such as ``become``.
 
         Raises:
             RateLimited: it has joined too many.
         """
 
-    def part(topic: str) -> Coro[None]:
-        """Unsubscribe from *topic*, in every session of the member, and forget the membership."""
+    def part(topic: str, *, rate_limited: bool = True) -> Coro[None]:
+        """Unsubscribe from *topic*, in every session of the member, and forget the membership.
+
+        *rate_limited* as for ``join``.
+        """
 
     def part_all() -> None:
         """Unsubscribe from everything, in this session; stored memberships stay."""
@@ -488,7 +502,7 @@ class IPeer(Interface):
         """Add the decimal number *amount* to *key* in one step; see ``IStore.increment``.
 
         Raises:
-            Invalid: one of the two is no number, or the sum is not finite.
+            Invalid: one of the two is no number, or one or the sum is not finite as a double.
         """
 
     def delete(key: str, *, revision: int | None = None) -> Deferred[bool]:
@@ -559,6 +573,10 @@ class IDialectExtras(Interface):
     any_origin: bool = Attribute("Whether its WebSockets may be opened by pages of any origin; False.")
     refusal_delay: float = Attribute(
         "Seconds for which refused handshakes are held, for clients that reconnect at once; 0."
+    )
+    max_message_bytes: int = Attribute(
+        "The longest message of its WebSocket clients, in bytes, where its encoding makes of what is allowed "
+        "more than ``TXBROKER_MAX_MESSAGE_BYTES``; 0, which is that setting."
     )
 
     def refusal(status: int, message: str, request: HttpRequest) -> Response | None:
@@ -673,7 +691,7 @@ class IStore(IService):
         of the double, without a fraction when it is whole.
 
         Raises:
-            Invalid: one of the two is no number, or the sum is not finite.
+            Invalid: one of the two is no number, or one or the sum is not finite as a double.
         """
 
     def range(space: str, first: str, last: str, limit: int) -> Deferred[list[tuple[str, Entry]]]:

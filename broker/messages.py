@@ -307,3 +307,13 @@ class Response:
     reason: str = ""
     plain: bool = False
     close: bool = False
+
+
+def encode_text(text: str) -> bytes:
+    """Return any string, even one with a lone surrogate, as UTF-8, for a store or another node."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def decode_text(data: bytes) -> str:
+    """Return the string of which *data* is the ``encode_text``."""
+    return data.decode("utf-8", "surrogatepass")

@@ -139,10 +139,13 @@ class Connected:
         return answers
 
     def leave(self, code: int = CloseCode.NORMAL) -> None:
-        """Let the client close the connection with *code*."""
+        """Let the client close the connection with *code*; its peer is closed when the session has ended."""
         self.link.close(code)
-        self.session.closed(code, "")
-        self.peer.close()
+        ending: Any = self.session.closed(code, "")
+        if ending is None:
+            self.peer.close()
+        else:
+            ensureDeferred(ending).addBoth(lambda _: self.peer.close())
 
 
 def connect(broker: Broker, dialect: Any, request: HttpRequest | None = None) -> Connected:

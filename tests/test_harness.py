@@ -3,6 +3,7 @@
 import signal
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import pytest_twisted
@@ -36,7 +37,7 @@ class Echo(WebSocketServerProtocol):
 def echo_url():
     factory = WebSocketServerFactory()
     factory.protocol = Echo
-    port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+    port: Any = reactor.listenTCP(0, factory, interface="127.0.0.1")
     yield f"ws://127.0.0.1:{port.getHost().port}"
     pytest_twisted.blockon(port.stopListening())
 
@@ -83,7 +84,7 @@ async def test_http_client_sends_json_and_reads_the_answer():
             request.setHeader("X-Type", request.getHeader("content-type"))
             return request.content.read()
 
-    port = reactor.listenTCP(0, Site(Mirror()), interface="127.0.0.1")
+    port: Any = reactor.listenTCP(0, cast(Any, Site(Mirror())), interface="127.0.0.1")
     answer = await http_client.post(f"http://127.0.0.1:{port.getHost().port}/", {"a": 1})
     assert (answer.status, answer.headers["x-type"], answer.json()) == (201, "application/json", {"a": 1})
     await port.stopListening()

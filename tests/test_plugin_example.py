@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import runpy
 import sys
 from itertools import takewhile
@@ -13,17 +12,13 @@ import pytest
 import pytest_twisted
 
 from broker.testing import connect, make_broker
+from tests.support.examples import EXAMPLES, load_example
 from tests.support.ws_client import ws_connect
-
-EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 
 
 @pytest.fixture
 def lines():
-    spec = importlib.util.spec_from_file_location("lines", EXAMPLES / "lines.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.dialect(None)
+    return load_example("lines").dialect(None)
 
 
 def test_the_example_is_shorter_than_sixty_lines():

@@ -18,6 +18,8 @@ OWN = {name: found for name, found in ALL.items() if found.__module__ == interfa
 @pytest.fixture(scope="module")
 def page():
     spec = importlib.util.spec_from_file_location("interfaces_page", DOCS / "interfaces_page.py")
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.page(interfaces, str.splitlines)

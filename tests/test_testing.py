@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -167,7 +169,8 @@ def test_the_address_of_the_handshake_is_that_of_the_peer():
 def test_leaving_ends_session_link_and_peer():
     client = connect(make_broker(), Echoes())
     client.leave(1001)
-    assert (client.session.end, client.link.closed, client.peer.closed) == (1001, (1001, ""), True)
+    session: Any = client.session
+    assert (session.end, client.link.closed, client.peer.closed) == (1001, (1001, ""), True)
 
 
 def test_a_fake_link_refuses_text_that_is_no_utf8():

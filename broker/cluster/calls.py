@@ -39,6 +39,7 @@ class Callee:
         error: what the caller gets when there is none.
         client: the client id that has answered last.
         address: the node that the request was sent to.
+        orphaned: whether the caller left while the callee was looked for.
     """
 
     names: tuple[str, ...]
@@ -52,6 +53,7 @@ class Callee:
     call: Call | None = None
     untried: list[str] = attrs.field(factory=list)
     fresh: bool = False
+    orphaned: bool = False
     calling: dict[str, Call] = attrs.field(factory=dict)
     serving: dict[str, Call] = attrs.field(factory=dict)
 
@@ -172,6 +174,8 @@ class RemoteCalls(Calls):
         assert call is not None
         assert request is not None
         if call.id not in self._out:
+            if callee.orphaned:
+                self._send_orphan(False, callee, call, request)
             return  # it has ended meanwhile
         if callee.untried:
             callee.address = callee.untried.pop(0)
@@ -183,6 +187,14 @@ class RemoteCalls(Calls):
             self._forward_again(callee)
         else:
             self._give_up(callee, callee.error)
+
+    def _send_orphan(self, heard: bool, callee: Callee, call: Call, request: Request) -> None:
+        """Send the request all the same: alone, the callee would have got it before the caller left."""
+        if not heard and callee.untried:
+            address = callee.untried.pop(0)
+            message = Called(call.id, callee.name, request, call.quiet)
+            self._messenger.send(address, message).addCallback(self._send_orphan, callee, call, request)
+            self._messenger.send(address, Ended(call.id))
 
     def _forward_again(self, callee: Callee) -> None:
         callee.fresh = True
@@ -254,6 +266,14 @@ class RemoteCalls(Calls):
             self._end(call)
 
     # Both.
+
+    def leave(self, party: Party) -> None:
+        """End every call of *party*; the requests whose callees are still looked for are sent all the same."""
+        for key in party.calling:
+            callee = self._out.get(key)
+            if callee is not None:
+                callee.orphaned = not callee.address
+        super().leave(party)
 
     def _departed(self, address: str) -> None:
         """End what was under way with a node that has gone; of this one's own address, with any."""

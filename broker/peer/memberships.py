@@ -47,10 +47,10 @@ class MembershipVerbs(EventVerbs):
         except (Denied, RateLimited) as error:
             log.info("a membership of {peer} was left out: {code}", peer=self.id, code=error.code)
 
-    async def join(self, topic: str) -> None:
+    async def join(self, topic: str, *, rate_limited: bool = True) -> None:
         """See ``IPeer.join``."""
         joined = self.joined(topic)
-        self.subscribe(topic, exact=True, echo=True)
+        self.subscribe(topic, exact=True, echo=True, rate_limited=rate_limited)
         try:
             if self.member:
                 await self._parts.memberships.join(self.member, topic)
@@ -60,9 +60,9 @@ class MembershipVerbs(EventVerbs):
             raise
         await self.listening()
 
-    async def part(self, topic: str) -> None:
+    async def part(self, topic: str, *, rate_limited: bool = True) -> None:
         """See ``IPeer.part``."""
-        self._allow("part", topic, check_permission=False)
+        self._allow("part", topic, rate_limited=rate_limited, check_permission=False)
         if self.member:
             await self._parts.memberships.leave(self.member, topic)
         self.unsubscribe(topic, exact=True)

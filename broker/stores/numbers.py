@@ -1,4 +1,4 @@
-"""Adding decimal numbers that are kept as text."""
+"""The sum of two decimal numbers that are stored as text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from broker.errors import Invalid
 _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 # As JavaScript, whole numbers below this are written without an exponent.
-_LARGE = 1e21
+_MAX_PLAIN = 1e21
 
 
 def add(stored: bytes, amount: bytes) -> bytes:
@@ -58,7 +58,7 @@ def _text(number: int | float) -> bytes:
     if isinstance(number, float):
         if not math.isfinite(number):
             raise OverflowError
-        if not number.is_integer() or abs(number) >= _LARGE:
+        if not number.is_integer() or abs(number) >= _MAX_PLAIN:
             return repr(number).encode()
         number = int(number)
     float(number)

@@ -15,10 +15,18 @@ from broker.messages import HttpRequest, Response
 from protocols.hpkv.session import Session
 from protocols.hpkv.tokens import TokenEndpoint, rights_of
 
+ESCAPED = 6  # bytes of JSON that one byte of a text may need: "\\u0001"
+
 
 def dialect(settings: Any) -> Hpkv:
     """Return the dialect; see ``broker.app.dialects``."""
-    return Hpkv(settings.token_seconds, settings.allowed_origins, settings.secured)
+    return Hpkv(
+        settings.token_seconds,
+        settings.allowed_origins,
+        settings.secured,
+        settings.max_value_bytes,
+        settings.max_message_bytes,
+    )
 
 
 @implementer(IWebSocketDialect, IHttpDialect)
@@ -30,9 +38,11 @@ class Hpkv:
     where a page is from, for else every page could use one on its visitor's machine.
 
     Args:
-        token_seconds: how long a token is good.
+        token_seconds: how long a token is valid.
         origins: of the web pages that may connect; empty: see above.
         secured: whether there is a credential to be shown.
+        max_value_bytes: of a value as it is stored.
+        max_frame_bytes: of a frame besides its value.
     """
 
     name = "hpkv"
@@ -41,9 +51,18 @@ class Hpkv:
     subprotocols = ()
     example = "{websocket} '{ws}/ws?apiKey=KEY'"
 
-    def __init__(self, token_seconds: float, origins: tuple[str, ...], secured: bool) -> None:
+    def __init__(
+        self,
+        token_seconds: float,
+        origins: tuple[str, ...],
+        secured: bool,
+        max_value_bytes: int = 1 << 20,
+        max_frame_bytes: int = 1 << 20,
+    ) -> None:
         self.any_origin = not origins
         self._origins = Origins(origins or (("*",) if secured else ()), this_machine=True)
+        self.max_message_bytes = ESCAPED * max_value_bytes + max_frame_bytes
+        self._max_frame_bytes = max_frame_bytes
         self._token_endpoint = TokenEndpoint(token_seconds, origins)
 
     async def session(self, peer: IPeer, link: ILink) -> Session:
@@ -56,15 +75,19 @@ class Hpkv:
         try:
             if key:
                 peer.identify(key)
-                return Session(peer, link)
+                return self._bound(Session(link, peer, self._max_frame_bytes), peer)
             claims = await peer.present(given.get("token", ""))
         except (Unauthenticated, Denied, RateLimited):
             raise _forbidden("Invalid API key" if key else "Invalid token") from None
-        session = Session(peer, link, rights_of(claims))
+        session = self._bound(Session(link, peer, self._max_frame_bytes, rights_of(claims)), peer)
         # "Subscriptions exist from the handshake on": on every node, before it is answered.
-        peer.bind(session, link.close)
         session.watch()
         await peer.listening()
+        return session
+
+    @staticmethod
+    def _bound(session: Session, peer: IPeer) -> Session:
+        peer.bind(session, session.disconnect)
         return session
 
     async def answer(self, peer: IPeer, request: HttpRequest) -> Response:

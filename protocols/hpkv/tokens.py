@@ -10,10 +10,11 @@ import msgspec
 from broker.access.origins import Origins
 from broker.errors import BrokerError, Invalid, RateLimited, TooLarge
 from broker.interfaces import IPeer
+from broker.jsontext import ERRORS
 from broker.messages import HttpRequest, Response
 from protocols.hpkv.patterns import Rights, rights
 
-MAX_TOKEN_BYTES = 4096  # of what a token says, since it travels in a URL
+MAX_TOKEN_BYTES = 4096  # of the claims of a token, since it travels in a URL
 PREFLIGHT_SECONDS = 86400
 
 STATUSES = {
@@ -40,7 +41,7 @@ class TokenEndpoint:
     """Answers the requests for tokens.
 
     Args:
-        seconds: how long a token is good.
+        seconds: how long a token is valid.
         origins: of the web pages that may ask, see ``Origins``; but empty: all.
     """
 
@@ -68,7 +69,7 @@ class TokenEndpoint:
         return await peer.mint(claims, self._seconds)
 
     def error(self, request: HttpRequest | None, status: int, text: str, *headers: tuple[str, str]) -> Response:
-        """Return an answer that says what went wrong, ``{"error":"…"}``."""
+        """Return an error, ``{"error": text}``."""
         cors = () if request is None else self._cors(request)
         return Response(status, _encode({"error": text}), headers=(*cors, *headers))
 
@@ -100,15 +101,15 @@ class TokenEndpoint:
 
 
 def read_claims(body: bytes) -> dict[str, Any]:
-    """Return what a token has to say for the request *body*.
+    """Return the claims of a token, for the request *body*.
 
     Raises:
-        Invalid: it is not what was asked for.
+        Invalid: it is not as ``Wanted`` has it, or a key or a pattern is empty.
         TooLarge: it asks for more than a URL holds.
     """
     try:
         wanted = _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except ERRORS:
         raise Invalid("body", message="Invalid request") from None
     claims = {
         "keys": wanted.subscribeKeys or [],
@@ -126,6 +127,7 @@ def rights_of(claims: Mapping[str, Any]) -> Rights:
     """Return the rights that a token with *claims* gives.
 
     Raises:
-        Invalid: a pattern is not taken.
+        Invalid: a pattern is refused.
+        TooLarge: there are too many patterns.
     """
     return rights(tuple(claims["keys"]), tuple(claims["patterns"]), claims["access"])

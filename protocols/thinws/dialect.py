@@ -1,4 +1,4 @@
-"""The provider: takes every client, and tells plugins what happens."""
+"""The provider: accepts every client, and calls the hooks of plugins."""
 
 from __future__ import annotations
 
@@ -50,10 +50,11 @@ class ThinWs:
         self._hooks[name].append(hook)
 
     async def session(self, peer: IPeer, link: ILink) -> Session:
-        """Take every client; one with a wrong token will be told when it says something."""
-        session = Session(peer, link, self._hooks, self._open_rooms)
+        """Take every client; one with a wrong token is refused frame by frame."""
+        session = Session(link, peer, self._hooks, self._open_rooms)
         query = parse_qs(link.handshake.query).get("token", [""])
         token = link.handshake.headers.get("authorization") or query[-1]
         if token:
-            session.show(token)
+            session.authenticate(token)
+        peer.bind(session, session.disconnect)
         return session

@@ -3,6 +3,7 @@
 import signal
 import sys
 from math import inf
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
@@ -88,13 +89,13 @@ def test_every_credential_of_the_settings_is_known(tmp_path):
 
 
 def test_log_is_left_to_twistd_when_its_options_say_so():
-    assert tap._observer({"logger": "mine.log", "nodaemon": 1}, Settings(), None) is None
-    assert tap._observer({"syslog": 1}, Settings(), None) is None
+    assert tap._log_observer({"logger": "mine.log", "nodaemon": 1}, Settings(), None) is None
+    assert tap._log_observer({"syslog": 1}, Settings(), None) is None
 
 
 def test_log_file_that_twistd_was_given_is_written(tmp_path):
     before = signal.getsignal(signal.SIGUSR1)
-    observer = tap._observer({"logfile": str(tmp_path / "my.log"), "nodaemon": 1}, Settings(node="n7"), None)
+    observer: Any = tap._log_observer({"logfile": str(tmp_path / "my.log"), "nodaemon": 1}, Settings(node="n7"), None)
     signal.signal(signal.SIGUSR1, before)
     observer({"log_level": LogLevel.info, "log_namespace": "broker", "log_format": "hello", "log_time": 0.0})
     assert '"msg":"hello","node":"n7"' in (tmp_path / "my.log").read_text()
@@ -105,6 +106,9 @@ def test_log_file_that_twistd_was_given_is_written(tmp_path):
 class Site:
     def drain(self, seconds):
         return succeed(None)
+
+    def stop_now(self):
+        pass
 
 
 class Port:

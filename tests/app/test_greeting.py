@@ -24,12 +24,13 @@ def test_address_is_one_that_clients_here_can_use(endpoint, address, url):
 
 
 @implementer(IHttpDialect)
-class Http:
+class Http:  # type: ignore[misc]
+    example: str
     http_paths = ("/a", "/b")
 
 
 @implementer(IWebSocketDialect)
-class WebSocket:
+class WebSocket:  # type: ignore[misc]
     websocket_paths = ("/ws",)
 
 

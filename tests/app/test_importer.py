@@ -1,4 +1,4 @@
-"""What a ganomede-events server has kept is taken over."""
+"""What a ganomede-events server has stored is imported."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ async def cursor(store: IStore, client: str, channel: str) -> int | None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_events_cursors_and_indices_are_taken_over(original: Original, copy: Any, notes: list[str]) -> None:
+async def test_events_cursors_and_indices_are_imported(original: Original, copy: Any, notes: list[str]) -> None:
     for number in range(1, 1201):
         await original.publish("users/v1", number, f'{{"n": {number}.0}}')
     await original.publish("other", 1, "[]")
@@ -126,7 +126,7 @@ async def test_holes_are_closed_and_cursors_follow(original: Original, copy: Any
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_can_not_be_told_apart_is_said(original: Original, copy: Any, notes: list[str]) -> None:
+async def test_what_can_not_be_told_apart_is_noted(original: Original, copy: Any, notes: list[str]) -> None:
     await original.publish("users/v1:add", 1)
     await original.publish("add", 1)
     await original.cursor("x", "users/v1:add", 1)
@@ -134,14 +134,14 @@ async def test_what_can_not_be_told_apart_is_said(original: Original, copy: Any,
     await original.do("SET", "last-fetched:y:unknown", "1")
     _, store = await copy()
     assert await cursor(store, "x", "users/v1:add") == 1
-    assert "'add:1' is no event: it was left out" in notes
-    assert "the cursor 'x:users/v1:add' can be read in 2 ways: all were taken over" in notes
+    assert "'add:1' is no event: it was skipped" in notes
+    assert "the cursor 'x:users/v1:add' can be read in 2 ways: all were imported" in notes
     await maybeDeferred(store.stopService)
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_redis_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.app.importer.TIMEOUT", 0.5)
+    monkeypatch.setattr("broker.app.importer.FIRST_CONNECTION_TIMEOUT", 0.5)
     with refusing_port() as port, pytest.raises(Unavailable, match=r"Redis can not be used: .*refused"):
         await import_ganomede(f"redis://127.0.0.1:{port}", new_store(tmp_path), reactor, print)
 

@@ -272,7 +272,7 @@ async def test_failed_start_in_the_background_is_told_in_front(short_path):
 
 def test_help_names_the_dialects_and_the_settings(short_path):
     environ = Daemon(short_path, **MEASURED).environ
-    command = [TWISTD, "broker"]
+    command = [str(TWISTD), "broker"]
     told = subprocess.run(
         [*command, "--help"], env=environ, cwd=short_path, capture_output=True, text=True, timeout=TIMEOUT
     )

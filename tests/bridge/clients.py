@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 import attrs
 import msgspec
 from twisted.internet.defer import Deferred
+from twisted.web.client import HTTPConnectionPool
 
 from tests.protocols.owlmeans_emulator import Emulator
 from tests.support.daemon import Daemon
@@ -275,6 +276,7 @@ class Ganomede:
 
     daemon: Daemon
     secret: str = "any"
+    pool: HTTPConnectionPool | None = None  # of connections to keep; without it each request has its own
 
     def url(self, path: str, **fields: Any) -> str:
         query = urlencode({"secret": self.secret, **fields}, quote_via=quote)
@@ -282,7 +284,7 @@ class Ganomede:
 
     def post_raw(self, body: bytes) -> Deferred[Answer]:
         url = self.daemon.url + "/events/v1/events"
-        return post(url, body=body, headers={"Content-Type": "application/json"})
+        return post(url, body=body, headers={"Content-Type": "application/json"}, pool=self.pool)
 
     async def post(self, channel: str, data: str | None, kind: str = "T", source: str = "svc/v1") -> Any:
         """Publish; *data* is JSON text."""
@@ -293,7 +295,7 @@ class Ganomede:
         return answer.json()
 
     def poll(self, channel: str, after: int = 0, client: str = "r") -> Deferred[Answer]:
-        return get(self.url("events", channel=channel, clientId=client, after=after))
+        return get(self.url("events", channel=channel, clientId=client, after=after), pool=self.pool)
 
     async def latest(self, channel: str) -> list[str]:
         """Return the exact texts of the events of *channel*."""

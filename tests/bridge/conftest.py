@@ -19,7 +19,7 @@ async def join(shared_daemon: Daemon) -> AsyncIterator[Join]:
     joined: list[Client] = []
 
     async def connect(kind: Any, *words: str, **query: str) -> Any:
-        make = kind.join if isinstance(kind, type) else kind
+        make = getattr(kind, "join", kind)  # a class, or another way to make one
         joined.append(await make(shared_daemon, *words, **query))
         return joined[-1]
 

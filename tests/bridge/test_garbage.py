@@ -332,6 +332,8 @@ THINWS_TEXTS = {
     "Invalid message",
     "Unknown message type",
     "roomID is required",
+    "roomID is longer than 255 characters",
+    "roomID has a control character",
     "connectionID is required",
     "connectionID mismatch",
     "Not a member of this room",
@@ -412,7 +414,7 @@ async def test_packets_that_are_none_end_a_microstream_connection(shared_daemon,
 
 
 BODIES: dict[str, bytes] = {
-    **{name: text if isinstance(text, bytes) else text.encode() for name, text in ODD.items()},
+    **{name: text if isinstance(text, bytes) else str(text).encode() for name, text in ODD.items()},
     "no UTF-8": NO_TEXT,
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import attrs
 import pytest
 from twisted.internet.defer import succeed
@@ -51,7 +53,7 @@ class Node:
     def __init__(self, wire, address):
         self.clock, self.bus, self.parties = Clock(), Bus(wire, address), {}
         self.calls = RemoteCalls(self.clock)
-        self.calls.use(NodeMessenger(self.bus, self.clock), lambda name: self.parties.get(name, []))
+        self.calls.use(NodeMessenger(cast(Any, self.bus), self.clock), lambda name: self.parties.get(name, []))
         wire.nodes[address] = self
 
     def names(self):

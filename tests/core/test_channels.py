@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.task import Clock
 
-from broker.config.settings import Retention
+from broker.config.options import Retention
 from broker.core.channels import DAY, Channels, cursor_key
 from broker.errors import Invalid, RateLimited, Unavailable
 from broker.messages import Event
@@ -40,7 +42,7 @@ class Room:
         self.store = open_store("memory:", clock=self.clock)
         self.store.startService()
         self.bus = Bus()
-        self.channels = Channels(self.store, self.bus, self.clock, **options)
+        self.channels = Channels(self.store, cast(Any, self.bus), self.clock, **options)
 
     def post(self, topic="t"):
         event = value_of(self.channels.post(Event(topic, "n", b"1")))

@@ -83,8 +83,8 @@ def test_many_odd_delays_are_rounded_up_to_few_lines(clock, due, deadlines):
 
 
 def test_what_is_due_may_add_again(clock, due):
-    deadlines = Deadlines(clock, lambda key: (due.append(key), deadlines.add(key, 1.0)))
-    deadlines.add("a", 1.0)
+    again: Deadlines[str] = Deadlines(clock, lambda key: (due.append(key), again.add(key, 1.0)))
+    again.add("a", 1.0)
     pass_time(clock, 3.4)
     assert due == ["a", "a", "a"]
 

@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 
-from broker.config.settings import Retention
+from broker.config.options import Retention
 from broker.core import indices
 from broker.core.indices import DEFINITION, POSITION, ROWS, Indices, rows_log
 from broker.errors import NotFound, Unauthenticated, Unavailable

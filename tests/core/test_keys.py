@@ -1,6 +1,7 @@
 """Keys: what may be done with them, and who is told."""
 
 import json
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -227,7 +228,7 @@ def test_the_writer_has_its_answer_before_anybody_is_told():
             return self.answer
 
     order = []
-    keys = Keys(Store(), open_bus("local:", "test"), lambda event: order.append("told"), Clock())
+    keys = Keys(cast(Any, Store()), open_bus("local:", "test"), lambda event: order.append("told"), Clock())
     keys.set("k", b"v").addCallback(lambda _: order.append("answered"))
     Store.answer.callback(Entry(b"v", 1))
     assert order == ["answered", "told"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -15,7 +17,7 @@ from broker.testing import value_of
 class Shelf:
     """A log with bodies of the given sizes; notes how many events each reading has returned."""
 
-    def __init__(self, *sizes):
+    def __init__(self, *sizes: int) -> None:
         self.store = open_store("memory:", clock=Clock())
         self.store.startService()
         self.read_at_once = []
@@ -33,10 +35,10 @@ class Shelf:
         return events
 
     def page(self, *words):
-        return [event.id for event in value_of(Deferred.fromCoroutine(read_page(self, "log", *words)))]
+        return [event.id for event in value_of(Deferred.fromCoroutine(read_page(cast(Any, self), "log", *words)))]
 
     def last(self, *words):
-        return [event.id for event in value_of(Deferred.fromCoroutine(read_last_page(self, "log", *words)))]
+        return [event.id for event in value_of(Deferred.fromCoroutine(read_last_page(cast(Any, self), "log", *words)))]
 
 
 @pytest.mark.parametrize("limit", [1, 31, 32, 33, 64, 65, 99, 100, 101, 1000])

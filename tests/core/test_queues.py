@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import attrs
 import pytest
 from twisted.internet.defer import Deferred, fail
@@ -182,7 +184,7 @@ class SlowStore:
 
 def test_mail_does_not_overtake_what_is_being_stored(store, clock, takers):
     slow = SlowStore(store)
-    queues = Queues(slow, clock, lambda queue: takers.get(queue, []))
+    queues = Queues(cast(Any, slow), clock, lambda queue: takers.get(queue, []))
     first = queues.put(Mail("client:bob", "", b"1"))
     takers["client:bob"] = [bob := Taker(willing=False)]
     queues.drain("client:bob")
@@ -197,7 +199,7 @@ def test_mail_does_not_overtake_what_is_being_stored(store, clock, takers):
 
 def test_taker_that_comes_while_mail_is_stored_gets_it(store, clock, takers):
     slow = SlowStore(store)
-    queues = Queues(slow, clock, lambda queue: takers.get(queue, []))
+    queues = Queues(cast(Any, slow), clock, lambda queue: takers.get(queue, []))
     sent = queues.put(Mail("client:bob", "", b"1"))
     takers["client:bob"] = [bob := Taker()]
     queues.drain("client:bob")

@@ -8,7 +8,7 @@ import attrs
 import pytest
 from twisted.internet.task import Clock
 
-from broker.config.settings import Retention
+from broker.config.options import Retention
 from broker.core.service import EXPIRY, SWEEP
 from broker.errors import Unavailable
 from broker.messages import Event

@@ -62,11 +62,11 @@ class Api:
         said = {"clientId": "w", "secret": SECRET, "channel": channel, "from": "svc/v1", "type": type, **fields}
         return self.post_raw(json.dumps(said).encode())
 
-    def target(self, path: str = EVENTS, **fields: str | int) -> str:
+    def target(self, path: str = EVENTS, **fields: Any) -> str:
         """Return *path* with a query that has the secret and *fields*."""
         return f"{path}?{urlencode({'secret': SECRET, **fields})}"
 
-    def poll(self, client: str = "c", channel: str = "ch", **fields: str | int) -> Deferred[Response]:
+    def poll(self, client: str = "c", channel: str = "ch", **fields: Any) -> Deferred[Response]:
         """Begin a GET of events."""
         return self.start("GET", self.target(clientId=client, channel=channel, **fields))
 

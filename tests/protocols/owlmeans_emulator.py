@@ -307,7 +307,7 @@ class Room:
             clock.advance(1700000000.0)
             broker = make_broker(clock, **settings)
         self.broker = broker
-        self.clock = broker.clock
+        self.clock: Any = broker.clock
         self.dialect = dialect(broker.settings)
         self.members: list[Member] = []
 

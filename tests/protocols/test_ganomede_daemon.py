@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
@@ -54,7 +55,7 @@ async def test_what_reached_a_handler_has_a_request_id(shared_daemon):
 
 @pytest_twisted.ensureDeferred
 async def test_what_reached_no_handler_has_none(shared_daemon):
-    malformed = {"body": b"{bad json", "headers": {"Content-Type": "application/json"}}
+    malformed: dict[str, Any] = {"body": b"{bad json", "headers": {"Content-Type": "application/json"}}
     answers = [
         await get(shared_daemon.url + "/events/v1/nothing"),
         await request("PUT", shared_daemon.url + EVENTS),

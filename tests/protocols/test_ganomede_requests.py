@@ -7,6 +7,7 @@ import json
 import random
 from base64 import b64encode
 from hashlib import md5
+from typing import Any
 
 import pytest
 
@@ -245,13 +246,14 @@ def test_a_field_that_is_wrong_is_named(api, part, by, message):
 
 
 def test_the_first_wrong_field_is_named(api):
-    for said, message in [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({}, "Invalid Client ID"),
         ({"clientId": "w"}, "Invalid Channel"),
         ({"clientId": "w", "channel": "c", "data": None}, "Invalid from"),
         ({"clientId": "w", "channel": "c", "from": "f", "data": None}, "Invalid type"),
         ({"clientId": "w", "channel": "c", "from": "f", "type": "t", "data": None}, "Invalid data"),
-    ]:
+    ]
+    for said, message in cases:
         response = api.post_raw(json.dumps({"secret": SECRET, **said}).encode())
         assert response.body == error("InvalidContent", message)
 

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from itertools import cycle
 from pathlib import Path
+from typing import ClassVar, Self
 
 from twisted.internet.defer import Deferred, gatherResults
 
@@ -19,17 +20,21 @@ NODES = 3
 class Cluster:
     """Stands for a ``Daemon``; each time it is asked where it is, it names another node."""
 
-    def __init__(self, directory: Path, nodes: int = NODES, **environ: str) -> None:
+    node_class: ClassVar[type[Daemon]] = Daemon
+
+    def __init__(self, directory: Path, nodes: int = NODES, /, **environ: str) -> None:
         self.directory = directory
         self.redis = RedisServer(directory, "--appendonly", "yes", "--appendfsync", "always")
         self.environ = environ
-        self.nodes = [Daemon(directory / f"node{number}", TXBROKER_NODE=f"node{number}") for number in range(nodes)]
+        self.nodes = [
+            self.node_class(directory / f"node{number}", TXBROKER_NODE=f"node{number}") for number in range(nodes)
+        ]
         self._turns = cycle(self.nodes)
         for node in self.nodes:
             node.directory.mkdir()
 
     @classmethod
-    def new(cls, nodes: int = NODES, **environ: str) -> Cluster:
+    def new(cls, nodes: int = NODES, /, **environ: str) -> Self:
         """Return one in a new directory, which ``end`` removes."""
         # Not pytest's own: the path of a unix socket holds no more than 107 bytes.
         return cls(Path(tempfile.mkdtemp(prefix="txbroker-")), nodes, **environ)

@@ -66,7 +66,7 @@ class Daemon:
 
     def spawn(self) -> Program:
         """Start the process without waiting for it to be ready."""
-        command = [TWISTD, "-n", "--pidfile=", "broker"]
+        command = [str(TWISTD), "-n", "--pidfile=", "broker"]
         self._program = Program.start(command, env=self.environ, cwd=self.directory)
         return self._program
 

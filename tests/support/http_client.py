@@ -50,6 +50,9 @@ class _Body:
     def pauseProducing(self) -> None:
         pass
 
+    def resumeProducing(self) -> None:
+        pass
+
     def stopProducing(self) -> None:
         pass
 
@@ -81,13 +84,14 @@ def request(
     body: bytes | None = None,
     headers: Mapping[str, str] | None = None,
     timeout: float = TIMEOUT,
+    pool: HTTPConnectionPool | None = None,
 ) -> Deferred[Answer]:
-    """Send one request on a connection of its own; cancelling the result closes the connection."""
+    """Send one request on a connection of its own, or one of *pool*; cancelling the result closes the connection."""
     fields = Headers({name: [value] for name, value in (headers or {}).items()})
     if json is not None:
         body = jsonlib.dumps(json).encode()
         fields.setRawHeaders("content-type", ["application/json"])
-    agent = Agent(reactor, pool=HTTPConnectionPool(reactor, persistent=False))
+    agent = Agent(reactor, pool=pool or HTTPConnectionPool(reactor, persistent=False))
     producer = None if body is None else _Body(body)
     sent = agent.request(method.encode(), url.encode("ascii"), fields, producer)
 

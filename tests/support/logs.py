@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
+from zope.interface import implementer
 
 
 @contextmanager
@@ -16,6 +17,7 @@ def logging(least: object = LogLevel.debug) -> Iterator[list[LogEvent]]:
     """
     events: list[LogEvent] = []
 
+    @implementer(ILogObserver)
     def observe(event: LogEvent) -> None:
         ours = str(event.get("log_namespace", "")).startswith(("broker.", "protocols."))
         if ours and event["log_level"] >= least:
@@ -28,9 +30,9 @@ def logging(least: object = LogLevel.debug) -> Iterator[list[LogEvent]]:
         globalLogPublisher.removeObserver(observe)
 
 
-def lines_of(events: list[LogEvent]) -> list[str | None]:
+def lines_of(events: list[LogEvent]) -> list[str]:
     """Return *events* as an operator reads them."""
-    return [formatEvent(event) for event in events]
+    return [formatEvent(event) or "" for event in events]
 
 
 def failures_of(events: list[LogEvent]) -> list[BaseException]:

@@ -17,7 +17,7 @@ with connect(url, max_size=None, compression=None, ping_interval=None) as socket
     socket.recv()
     print("ready", flush=True)
     try:
-        while not (message := socket.recv()).endswith(last):
+        while not (message := str(socket.recv())).endswith(last):
             size += len(message)
     except ConnectionClosed as closed:
         code = closed.rcvd and closed.rcvd.code

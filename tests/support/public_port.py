@@ -12,8 +12,9 @@ from twisted.internet.endpoints import clientFromString, connectProtocol
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
+from broker.access.principals import make_access
 from broker.app.dialects import load_dialects
-from broker.app.tap import make_access, make_site
+from broker.app.tap import make_site
 from broker.config.settings import PROTOCOLS, Settings
 from broker.testing import make_broker
 from broker.web.net.outbox import Outbox

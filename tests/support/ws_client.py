@@ -19,6 +19,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 from websockets.protocol import State
+from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
 from tests.support.eventually import TIMEOUT
@@ -45,6 +46,8 @@ class Closed(Exception):
 
 class WebSocket(Protocol):
     """One connection.  Messages wait here until the test asks for them."""
+
+    transport: Any
 
     def __init__(self, protocol: ClientProtocol) -> None:
         self._ws = protocol
@@ -86,7 +89,7 @@ class WebSocket(Protocol):
         """Write *data* to the socket as it is."""
         self.transport.write(data)
 
-    def receive(self, timeout: float = TIMEOUT) -> Deferred[str | bytes]:
+    def receive(self, timeout: float = TIMEOUT) -> Deferred[Any]:
         """Return the next message, in order; fails with ``Closed`` at the end."""
         reader: Deferred[str | bytes] = Deferred(lambda d: self._readers.remove(d))
         if self._messages:
@@ -226,12 +229,14 @@ async def ws_connect(
         Refused: the server answered with another status than 101.
         Closed: it ended the connection without an answer.
     """
-    client = ClientProtocol(parse_uri(url), subprotocols=list(subprotocols) or None, max_size=max_size)
+    client = ClientProtocol(
+        parse_uri(url), subprotocols=[Subprotocol(name) for name in subprotocols] or None, max_size=max_size
+    )
     request = client.connect()
     request.headers.update(Headers(headers or {}))
     client.send_request(request)
     split = urlsplit(url)
     assert split.hostname is not None
     endpoint = HostnameEndpoint(reactor, split.hostname, split.port or 80)
-    socket = await endpoint.connect(Factory.forProtocol(lambda: WebSocket(client))).addTimeout(timeout, reactor)
+    socket: Any = await endpoint.connect(Factory.forProtocol(lambda: WebSocket(client))).addTimeout(timeout, reactor)
     return await socket.handshake.addTimeout(timeout, reactor)

@@ -76,7 +76,7 @@ class Scene:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.servers = Servers()
+        self.servers: Any = Servers()
         self.outbox = Outbox(reactor)
         self.ports: list[Any] = []
         self.clients: list[Client] = []

@@ -12,7 +12,7 @@ import pytest
 import pytest_twisted
 import trustme
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import clientFromString, connectProtocol, wrapClientTLS
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IListeningPort
@@ -176,7 +176,7 @@ async def serve(description: str, times: Times | None = None) -> tuple[Served, I
     upgrader = WebSocketUpgrader(WebSocketOptions(close_timeout=TIMEOUT), reactor, metrics)
     site = Site([dialect], attach, reactor, upgrader, metrics, times=times, limits=Limits(body_bytes=1 << 21))
     port = await listen(reactor, description, site, Outbox(reactor))
-    address = port.getHost()
+    address: Any = port.getHost()
     if description.startswith("unix"):
         return Served(site, dialect, description, ""), port
     return Served(site, dialect, f"tcp:127.0.0.1:{address.port}", f"http://127.0.0.1:{address.port}"), port
@@ -186,7 +186,7 @@ async def serve(description: str, times: Times | None = None) -> tuple[Served, I
 async def served() -> AsyncIterator[Served]:
     served, port = await serve("tcp:0:interface=127.0.0.1")
     yield served
-    await port.stopListening()
+    await maybeDeferred(port.stopListening)
     await served.site.drain(0.0)
     assert served.site.connections == 0
     assert all(peer.closed == 1 for peer in served.dialect.peers)
@@ -307,7 +307,7 @@ async def test_a_slow_header_and_an_idle_connection_end() -> None:
     assert read_all(slow.data)[0].status == 408
     await idle.until(lambda: idle.lost)
     assert [answer.status for answer in read_all(idle.data)] == [200]
-    await port.stopListening()
+    await maybeDeferred(port.stopListening)
     await served.site.drain(0.0)
 
 
@@ -321,7 +321,7 @@ async def test_draining_answers_what_waits_and_closes_websockets(served: Served)
     while not served.dialect.waiting:
         await client_turn()
     draining = served.site.drain(TIMEOUT)
-    served.site.drain = lambda _: draining  # type: ignore[method-assign]
+    served.site.drain = lambda seconds: draining
     served.dialect.waiting[0].callback(Response(body=b"[]"))
     (answer,) = await busy.answers(1)
     assert (answer.body, answer.headers["connection"]) == (b"[]", "close")
@@ -336,7 +336,7 @@ async def test_a_unix_socket_serves_the_same(short_path: Path) -> None:
     client = await connectProtocol(clientFromString(reactor, f"unix:{short_path / 'socket'}"), Client())
     client.transport.write(request("/echo?x") * 3 + b"nonsense\r\n\r\n")
     assert [answer.status for answer in await client.answers(4)] == [200, 200, 200, 400]
-    await port.stopListening()
+    await maybeDeferred(port.stopListening)
     await served.site.drain(1.0)
 
 
@@ -359,7 +359,7 @@ async def test_tls_serves_the_same(short_path: Path) -> None:
     client.transport.write(b"\x81\x82\0\0\0\0ho")
     await client.until(lambda: client.data.endswith(b"\x81\x02ho"))
     client.transport.abortConnection()
-    await port.stopListening()
+    await maybeDeferred(port.stopListening)
     await served.site.drain(0.0)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol
@@ -24,7 +26,7 @@ class Wire(StringTransport):
 
     def __init__(self, protocol: Protocol) -> None:
         super().__init__()
-        self.server = protocol
+        self.server: Any = protocol
         self.lost = False
         protocol.makeConnection(self)
 

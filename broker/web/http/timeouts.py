@@ -65,7 +65,7 @@ class Times:
 
     @checks.default
     def _checks(self) -> tuple[tuple[int, float], ...]:
-        looks = math.ceil(self.half_closed / HALF_CLOSED_CHECK)
+        looks = max(1, math.ceil(self.half_closed / HALF_CLOSED_CHECK))
         return (
             (1, self.silent),
             (1, self.head),

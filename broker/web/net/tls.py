@@ -59,7 +59,7 @@ class HalfCloseableTLS(BufferingTLSTransport):
 
     def _close_read(self) -> None:
         protocol = IHalfCloseableProtocol(self.wrappedProtocol, None)
-        if protocol is None or self._aborted:
+        if protocol is None or self._aborted or self.disconnecting:
             self._shutdownTLS()
             self._tlsShutdownFinished(None)
         else:

@@ -71,6 +71,8 @@ class AutobahnCore(WebSocketServerProtocol):
     current_frame: Any
     message_data: Any
     closeHandshakeTimeoutCall: Any
+    maxFramePayloadSize: int
+    maxMessagePayloadSize: int
     localCloseCode: Any
     remoteCloseCode: Any
     _perMessageCompress: Any

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from autobahn.util import encode_truncate
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.defer import TimeoutError as TookTooLong
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -67,6 +69,7 @@ class WebSocketLink(FrameReader):
     _write: Callable[[bytes], None]
     _waiting = 0  # bytes written while paused, on a transport that does not tell how many wait
     _grace: SlowReaderGrace | None = None
+    _finishing: Deferred[Any] | None = None  # while the session works off what came before the end
 
     def __init__(self, transport: Any, handshake: HttpRequest, on_closed: Callable[[int, str], object]) -> None:
         self.transport = transport
@@ -195,7 +198,7 @@ class WebSocketLink(FrameReader):
 
     def _max_message_size_exceeded(self, msg_size: int, max_msg_size: int, reason: str) -> None:
         log.info(
-            "{address} sent a message of {size} bytes; TXBROKER_MAX_MESSAGE_BYTES allows {most}",
+            "{address} sent a message of {size} bytes; TXBROKER_MAX_MESSAGE_BYTES, or its dialect, allows {most}",
             address=self.handshake.address,
             size=msg_size,
             most=max_msg_size,
@@ -228,10 +231,22 @@ class WebSocketLink(FrameReader):
         del self.session, self._write
         self.transport = None
         try:
-            session.closed(code, text)
+            finishing: Any = session.closed(code, text)
+            if finishing is not None:
+                # Not for ever: until what came before the end is worked off.
+                self._finishing = ensureDeferred(finishing).addTimeout(self.options.finish_timeout, self.clock)
         except Exception:
             log.failure("a session failed at its end", address=self.handshake.address)
-        self._ended(code, text)
+        if self._finishing is None:
+            self._ended(code, text)
+        else:
+            self._finishing.addErrback(self._unfinished).addBoth(lambda _: self._ended(code, text))
+
+    def _unfinished(self, failure: Failure) -> None:
+        if failure.check(TookTooLong):
+            log.warn("{address} has gone, and what it sent before was not done in time", address=self.handshake.address)
+        elif not failure.check(CancelledError):
+            log.failure("a session failed at its end", failure, address=self.handshake.address)
 
     def _ending(self, reason: Failure) -> tuple[int, str]:
         if self.closedByMe:
@@ -258,6 +273,8 @@ class WebSocketLink(FrameReader):
             self.dropConnection(abort=True)
         elif self.transport is not None:
             self.transport.abortConnection()
+        elif self._finishing is not None:
+            self._finishing.cancel()
 
     def _cancel_timeout(self) -> None:
         call: IDelayedCall | None = self.closeHandshakeTimeoutCall

@@ -50,6 +50,7 @@ class WebSocketOptions:
         pong_timeout: without a byte from the client after a ping; then the cut.
         open_timeout: for the session to be ready; then 503.
         close_timeout: for the client's part of the closing handshake.
+        finish_timeout: for what came before the end to be worked off; see ``ISession.closed``.
         fast_path: whether complete data frames are taken without Autobahn.
         compression: whether permessage-deflate is agreed to.
         server: value of the ``Server`` header; "" sends none.
@@ -62,6 +63,7 @@ class WebSocketOptions:
     pong_timeout: float = 20.0
     open_timeout: float = 10.0
     close_timeout: float = 1.0
+    finish_timeout: float = 10.0
     fast_path: bool = True
     compression: bool = False
     server: str = "txbroker"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,10 @@ import pytest
 import pytest_twisted
 import trustme
 from twisted.internet import reactor
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.endpoints import clientFromString, connectProtocol, wrapClientTLS
 from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFromCertificates
+from twisted.internet.threads import deferToThread
 
 from broker.messages import Response
 from broker.web.http.channel import HttpChannel, Times
@@ -30,7 +34,7 @@ async def served(request: pytest.FixtureRequest, short_path: Path) -> AsyncItera
     endpoint = {"tcp": "tcp:0:interface=127.0.0.1", "unix": f"unix:{short_path / 'socket'}"}[request.param]
     served, port = await serve(endpoint)
     yield served
-    await port.stopListening()
+    await maybeDeferred(port.stopListening)
     await served.site.drain(TIMEOUT)
     assert all(peer.closed == 1 for peer in served.dialect.peers)
 
@@ -115,7 +119,7 @@ async def test_a_waiting_request_of_a_half_closed_client_has_a_bound() -> None:
     await served.dialect.cancelled.addTimeout(TIMEOUT, reactor)
     await client.until(lambda: client.lost)
     assert client.data == b""
-    await port.stopListening()
+    await maybeDeferred(port.stopListening)
     await served.site.drain(TIMEOUT)
 
 
@@ -188,7 +192,7 @@ async def test_a_unix_socket_tells_a_client_that_is_gone_at_once(short_path: Pat
     await eventually(lambda: served.dialect.waiting)
     client.transport.loseConnection()
     await served.dialect.cancelled.addTimeout(TIMEOUT, reactor)
-    await port.stopListening()
+    await maybeDeferred(port.stopListening)
     await served.site.drain(TIMEOUT)
 
 
@@ -199,6 +203,7 @@ async def test_a_unix_socket_tells_a_client_that_is_gone_at_once(short_path: Pat
 class Secure(Served):
     """A server whose clients connect over TLS."""
 
+    authority: trustme.CA
     trust: Any
 
     async def connect(self, receive_buffer: int = 0) -> Client:
@@ -212,10 +217,23 @@ async def secure(short_path: Path) -> AsyncIterator[Secure]:
     served, port = await serve(f"ssl:0:interface=127.0.0.1:privateKey={short_path}/pem:certKey={short_path}/pem")
     trusted = trustRootFromCertificates([Certificate.loadPEM(authority.cert_pem.bytes())])
     trust = optionsForClientTLS("localhost", trusted)
-    yield Secure(served.site, served.dialect, served.endpoint, served.url, trust)
-    await port.stopListening()
+    yield Secure(served.site, served.dialect, served.endpoint, served.url, authority, trust)
+    await maybeDeferred(port.stopListening)
     await served.site.drain(TIMEOUT)
     assert all(peer.closed == 1 for peer in served.dialect.peers)
+
+
+def read_and_unwrap(port: int, authority: trustme.CA) -> tuple[bytes, bytes]:
+    """Ask for an answer that closes, over a plain TLS socket; return it, and what the TCP connection ends with."""
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    connection = context.wrap_socket(
+        socket.create_connection(("127.0.0.1", port), TIMEOUT), server_hostname="localhost"
+    )
+    connection.sendall(request("/echo?x", "Connection: close"))
+    answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    with connection.unwrap() as below:
+        return answer, below.recv(1)
 
 
 async def notified(served: Served, *requests: bytes) -> Client:
@@ -256,6 +274,15 @@ async def test_a_connection_that_is_closed_behind_a_close_notify_cancels_its_req
     await eventually(lambda: secure.dialect.waiting)
     client.transport.transport.loseConnection()
     await secure.dialect.cancelled.addTimeout(TIMEOUT, reactor)
+
+
+@OLD_OPENSSL_OBJECTS
+@pytest_twisted.ensureDeferred
+async def test_a_close_notify_that_answers_ours_closes_the_connection(secure: Secure) -> None:
+    port = int(secure.endpoint.rpartition(":")[2])
+    answer, rest = await deferToThread(read_and_unwrap, port, secure.authority)
+    assert [heard.body for heard in read_all(answer)] == [b"x"]
+    assert rest == b""
 
 
 @OLD_OPENSSL_OBJECTS

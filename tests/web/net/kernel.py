@@ -65,7 +65,7 @@ class Socket:
 
 
 @implementer(IReactorFDSet)
-class Reactor(Clock):
+class Reactor(Clock):  # type: ignore[misc]  # all that transports ask for
     """A clock that also keeps who wants to read and to write."""
 
     def __init__(self) -> None:
@@ -99,13 +99,14 @@ class Peer(Protocol):
         self.got: list[bytes] = []
         self.lost: list[Any] = []
         self.act: Any = None
+        self.writeConnectionLost: Any = None
 
     def dataReceived(self, data: bytes) -> None:
         self.got.append(data)
         if self.act is not None:
             self.act(data)
 
-    def connectionLost(self, reason: Any) -> None:
+    def connectionLost(self, reason: Any = None) -> None:
         self.lost.append(reason)
 
 

@@ -185,7 +185,7 @@ async def test_a_client_that_leaves_makes_others_hear_of_it(scene: Scene) -> Non
     other.transport.write(b"x")
     await other.until(1)
     leaving = scene.servers.connections[-1]
-    leaving.connectionLost = lambda reason: server.send(b"it left")
+    leaving.connectionLost = lambda reason: server.send(b"it left")  # type: ignore[assignment, misc]
     other.transport.abortConnection()
     assert await client.until(7) == b"it left"
 
@@ -194,7 +194,7 @@ async def test_a_client_that_leaves_makes_others_hear_of_it(scene: Scene) -> Non
 async def test_a_connection_that_was_reset_ends_in_a_flush(scene: Scene) -> None:
     client, server = await connected(scene)
     lost: Deferred[Any] = Deferred()
-    server.connectionLost = lambda reason: lost.callback(reason.value)
+    server.connectionLost = lambda reason: lost.callback(reason.value)  # type: ignore[assignment, misc]
     server.transport.stopReading()
     client.transport.abortConnection()
     await client.ended

@@ -35,7 +35,7 @@ class Connection(Protocol):
 
 
 class Connections(Factory):
-    protocol = Connection
+    protocol = Connection  # type: ignore[assignment]
 
     def __init__(self) -> None:
         self.connections: list[Connection] = []

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import socket
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +17,14 @@ from twisted.internet.interfaces import IHalfCloseableProtocol, IPullProducer, I
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides, implementer
 
-from broker.web.net.transport import FLUSH_BYTES, FrameTransport, hand_over, writer_for
+from broker.web.net.transport import (
+    FLUSH_BYTES,
+    FrameTransport,
+    hand_over,
+    peer_is_gone,
+    unacknowledged_bytes,
+    writer_for,
+)
 from tests.web.net.kernel import Machine, Peer
 
 
@@ -87,7 +97,7 @@ def test_frames_sent_because_another_connection_was_lost_leave() -> None:
     machine = Machine()
     transport, _, peer = machine.connect()
     other, other_sock, _ = machine.connect()
-    peer.connectionLost = lambda reason: other.send_frame(b"gone")
+    peer.connectionLost = lambda reason: other.send_frame(b"gone")  # type: ignore[assignment, misc]
     transport.connectionLost(Failure(ConnectionDone()))
     machine.iterate()
     assert other_sock.calls == [b"gone"]
@@ -487,6 +497,50 @@ def test_the_writer_of_other_transports_is_their_write() -> None:
     other = Other()
     assert writer_for(transport) == transport.send_frame
     assert writer_for(other) == other.write
+
+
+class Below:
+    """A transport of whose buffer some was sent, on a file that has no queue of its own."""
+
+    dataBuffer = b"0123456789"
+    offset = 4
+    _tempDataLen = 100
+
+    def __init__(self, file: Any) -> None:
+        self.socket = file
+
+
+class Tls:
+    wrappedProtocol = None
+
+    def __init__(self, transport: Any) -> None:
+        self.transport = transport
+
+
+def test_unacknowledged_bytes_are_counted_below_tls_and_where_the_kernel_does_not_tell() -> None:
+    with Path(__file__).open("rb") as file:
+        assert unacknowledged_bytes(Below(file)) == 106
+        assert unacknowledged_bytes(Tls(Below(file))) == 106
+    assert unacknowledged_bytes(object()) == 0
+
+
+def test_bytes_that_the_peer_has_not_read_are_unsent() -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        assert unacknowledged_bytes(SimpleNamespace(socket=here)) == 0
+        here.send(b"x" * 1000)
+        assert unacknowledged_bytes(SimpleNamespace(socket=here)) >= 1000
+        there.recv(1000)
+        assert unacknowledged_bytes(SimpleNamespace(socket=here)) == 0
+
+
+def test_a_peer_is_gone_when_it_has_closed_and_not_when_it_has_shut_down_its_side() -> None:
+    here, there = socket.socketpair()
+    with here:
+        there.shutdown(socket.SHUT_WR)
+        assert not peer_is_gone(SimpleNamespace(socket=here))
+        there.close()
+        assert peer_is_gone(SimpleNamespace(socket=here))
 
 
 def test_a_connection_is_handed_over_below_tls_and_without() -> None:

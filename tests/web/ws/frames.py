@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
+from typing import Any, cast
 
 import attrs
 from twisted.internet.error import ConnectionDone
@@ -157,7 +157,7 @@ class Bench:
     def timers(self) -> list[Any]:
         """Return the timers that are left once the heartbeat has looked around."""
         self.clock.advance(0.1)
-        return self.clock.getDelayedCalls()
+        return list(self.clock.getDelayedCalls())
 
 
 def handshake(**headers: str) -> HttpRequest:
@@ -181,7 +181,11 @@ def open_link(**options: Any) -> Bench:
         return sessions[0]
 
     refusal = upgrader.upgrade(
-        wire, handshake(), session, refuse=refuse, on_closed=lambda code, reason: ended.append((code, reason))
+        wire,
+        handshake(),
+        cast(Any, session),
+        refuse=refuse,
+        on_closed=lambda code, reason: ended.append((code, reason)),
     )
     assert refusal is None
     wire.clear()

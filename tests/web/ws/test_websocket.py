@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import sys
 import zlib
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pytest
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent
@@ -60,7 +60,7 @@ class Arrival:
         return self.upgrader.upgrade(
             self.wire,
             self.request,
-            factory or self.session,
+            cast(Any, factory or self.session),
             refuse=options.pop("refuse", refuse),
             on_closed=lambda code, reason: self.ended.append((code, reason)),
             rest=self.rest,
@@ -319,6 +319,64 @@ class TestSession:
         arrival.wire.lose()
         assert arrival.ended == [(1006, "Connection was closed cleanly.")]
         assert "RuntimeError" in str(logged[-1]["log_failure"])
+
+
+class TestWhatCameBeforeTheEnd:
+    """``ISession.closed`` may return a Deferred or a coroutine."""
+
+    def lose(self, finishing: Any, **options: Any) -> Arrival:
+        class Busy(Session):
+            def closed(self, code: int, reason: str) -> Any:
+                super().closed(code, reason)
+                return finishing
+
+        arrival = Arrival(**options)
+        arrival.enter(Busy)
+        arrival.wire.lose()
+        return arrival
+
+    def test_the_end_is_told_when_it_is_done(self) -> None:
+        finishing: Deferred[None] = Deferred()
+        arrival = self.lose(finishing)
+        assert (arrival.ended, len(arrival.upgrader.links)) == ([], 1)
+        finishing.callback(None)
+        assert ([code for code, _ in arrival.ended], len(arrival.upgrader.links)) == ([1006], 0)
+        assert arrival.timers() == []
+
+    def test_a_coroutine_will_do(self) -> None:
+        async def finish() -> None:
+            await finishing
+
+        finishing: Deferred[None] = Deferred()
+        arrival = self.lose(finish())
+        assert arrival.ended == []
+        finishing.callback(None)
+        assert len(arrival.ended) == 1
+
+    def test_it_is_given_up_after_a_while(self, logged: list[LogEvent]) -> None:
+        cancelled: list[Any] = []
+        arrival = self.lose(Deferred(cancelled.append), finish_timeout=7.0)
+        arrival.clock.advance(6.9)
+        assert (arrival.ended, cancelled) == ([], [])
+        arrival.clock.advance(0.2)
+        assert (len(arrival.ended), len(cancelled), len(arrival.upgrader.links)) == (1, 1, 0)
+        assert [event["log_level"].name for event in logged] == ["warn"]
+
+    def test_a_stop_gives_it_up_at_once(self, logged: list[LogEvent]) -> None:
+        cancelled: list[Any] = []
+        arrival = self.lose(Deferred(cancelled.append))
+        (link,) = arrival.upgrader.links
+        link.close(1001, "leaving")
+        assert arrival.ended == []
+        link.abort()
+        assert (len(arrival.ended), len(cancelled)) == (1, 1)
+        assert (arrival.timers(), logged) == ([], [])
+
+    @pytest.mark.parametrize("finishing", [fail(RuntimeError("ours")), 5], ids=["failed", "no awaitable"])
+    def test_a_bug_in_it_is_logged(self, logged: list[LogEvent], finishing: Any) -> None:
+        arrival = self.lose(finishing)
+        assert len(arrival.ended) == 1
+        assert len([event for event in logged if "log_failure" in event]) == 1
 
 
 class TestLink:

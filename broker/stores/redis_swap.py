@@ -1,7 +1,7 @@
-"""Changes of a key that depend on its value in a way that only Python knows.
+"""Changes of a key that depend on its value in a way that only Python knows: compare and swap.
 
-The new value is computed here from the entry that was found, and written only if
-that is still the entry; else Redis says what it has found, and it is computed again.
+The new value is computed here from the entry that was read, and written only if
+that is still the entry; else Redis answers with the present one, and it is computed again.
 """
 
 from __future__ import annotations
@@ -10,31 +10,30 @@ from collections.abc import Callable, Sequence
 from hashlib import sha1
 from typing import Any
 
-from broker.messages import Entry
-from broker.redis.batches import Operation
-from broker.redis.events import pack
+from broker.messages import Entry, encode_text
+from broker.redis.batcher import Operation
 
-UNKNOWN: Any = object()
+NOT_READ: Any = object()
 
 
-def entry_of(stored: bytes) -> Entry:
-    """Return the entry that Redis holds."""
+def decode_entry(stored: bytes) -> Entry:
+    """Return the entry that Redis holds as *stored*."""
     revision, expires, value = stored.split(b" ", 2)
     return Entry(value, int(revision), float(expires))
 
 
-def stored_of(entry: Entry) -> bytes:
-    """Return *entry* as Redis holds it."""
+def encode_entry(entry: Entry) -> bytes:
+    """Return *entry* as Redis holds it: revision, expiry and value, with a blank between them."""
     return b"%d %b %b" % (entry.revision, repr(entry.expires).encode(), entry.value)
 
 
-class Merge(Operation):
+class CompareAndSwap(Operation):
     """Replaces the entry of a key by what a function makes of it.
 
     Args:
         space: of the key.
         key: which one.
-        change: makes the new entry of the present one, or None; may raise.
+        change: returns the new entry for the present one, or for None; may raise.
         size: the bytes that it carries.
     """
 
@@ -42,9 +41,9 @@ class Merge(Operation):
 
     def __init__(self, space: str, key: str, change: Callable[[Entry | None], Entry], size: int = 0) -> None:
         super().__init__((), self._outcome, size)
-        self._place = (pack(space), pack(key))
+        self._place = (encode_text(space), encode_text(key))
         self._change = change
-        self._known: bytes | None = UNKNOWN
+        self._present: bytes | None = NOT_READ
         self._made: Entry | Exception = AssertionError("nothing was made yet")
 
     def peek(self) -> Sequence[bytes]:
@@ -52,22 +51,22 @@ class Merge(Operation):
         return (b"get", *self._place)
 
     def found(self, state: bytes | None) -> None:
-        """Take the entry that there is."""
-        self._known = state
+        """Take the present entry as Redis holds it, None for a missing key."""
+        self._present = state
 
     def follow(self, before: dict[Any, Any]) -> None:
         """Build on what changes of the same key *before* it will have made."""
-        known = self._known = before.get(self._place, self._known)
-        digest = b"" if known is None else sha1(known).hexdigest().encode()
+        present = self._present = before.get(self._place, self._present)
+        digest = b"" if present is None else sha1(present).hexdigest().encode()
         try:
-            made = self._made = self._change(None if known is None else entry_of(known))
+            made = self._made = self._change(None if present is None else decode_entry(present))
         except Exception as error:
             # It has failed only if it was given what is there.
             self._made = error
             self.words = (b"same", *self._place, digest)
-            before[self._place] = known
+            before[self._place] = present
         else:
-            stored = before[self._place] = stored_of(made)
+            stored = before[self._place] = encode_entry(made)
             self.words = (b"swap", *self._place, digest, stored, repr(made.expires).encode())
 
     def _outcome(self, _: Any) -> Entry:
@@ -76,7 +75,7 @@ class Merge(Operation):
         return self._made
 
 
-class Addition(Merge):
+class Increment(CompareAndSwap):
     """Adds a small whole number, which Redis does by itself unless the stored one is another kind of number."""
 
     def __init__(self, space: str, key: str, amount: bytes, change: Callable[[Entry | None], Entry]) -> None:
@@ -84,13 +83,13 @@ class Addition(Merge):
         self.words = (b"add", *self._place, amount)
 
     def peek(self) -> Sequence[bytes]:
-        """Ask nothing."""
+        """Return no words: Redis adds without a look."""
         return ()
 
     def follow(self, before: dict[Any, Any]) -> None:
         """Compute the sum here once Redis could not."""
-        if self._known is not UNKNOWN:
+        if self._present is not NOT_READ:
             super().follow(before)
 
     def _outcome(self, result: Any) -> Entry:
-        return entry_of(result) if self._known is UNKNOWN else super()._outcome(result)
+        return decode_entry(result) if self._present is NOT_READ else super()._outcome(result)

@@ -1,4 +1,4 @@
-"""What is said in MicroStream's words: error codes both ways, and the shapes of its messages."""
+"""The wire format of MicroStream: the shapes of its messages, and its error codes both ways."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import json
 import msgspec
 from msgspec import Raw
 
-from broker.errors import BrokerError, CalleeFailed
-from protocols.microstream.exact import NotExact, decode
+from broker.errors import BrokerError, CalleeFailed, Invalid
+from broker.jsontext import decode
 
 DUPLICATE_SERVICE = "DUPLICATE_SERVICE_REGISTRATION"
 DUPLICATE_REQUEST = "DUPLICATE_REQUEST_ID"
 INVALID_NAME = "INVALID_SERVICE_NAME"
+INVALID_RESPONSE = "INVALID_RESPONSE"
+OVERFLOW = "A number is beyond the range of a double"
 
-CODES = {
+# What a client is told for each code of a BrokerError; a code that is missing is sent as it is.
+ERROR_CODES = {
     "NOT_FOUND": "TARGET_SERVICE_NOT_FOUND",
     "TIMEOUT": "REQUEST_TIMEOUT",
     "GONE": "TARGET_SERVICE_DISCONNECTED",
@@ -24,7 +27,7 @@ CODES = {
     "INVALID": "INVALID_REQUEST",
     "INTERNAL": "INTERNAL_SERVER_ERROR",
 }
-SENTENCES = {
+ERROR_MESSAGES = {
     "NOT_FOUND": 'Service "{target}" not found',
     "GONE": 'Service "{target}" disconnected',
     "TIMEOUT": 'Service "{target}" did not answer in time',
@@ -35,21 +38,21 @@ SENTENCES = {
     "UNAVAILABLE": "The hub can not do this now",
     "INTERNAL": "Internal server error",
 }
-NOTHING = frozenset((b"null", b""))
-FALSY = frozenset((b"null", b"false", b"0", b'""'))
+NULLS = frozenset((b"null", b""))  # JSON texts of no value; b"" is an absent member
+FALSY = frozenset((b"null", b"false", b"0", b'""'))  # JSON texts that JavaScript takes for false
 
 encode = msgspec.json.Encoder().encode
 
 
 class Envelope(msgspec.Struct, gc=False):
-    """The argument of a ``request`` on its way in."""
+    """The argument of a ``request`` that a service sends."""
 
     targetService: str  # the client's spelling
     payload: Raw
 
 
 class Payload(msgspec.Struct, gc=False):
-    """What of a request's payload the hub looks at; an absent ``data`` is b""."""
+    """The members of a request's payload that the hub reads; an absent ``data`` is b""."""
 
     id: str
     event: str
@@ -57,13 +60,13 @@ class Payload(msgspec.Struct, gc=False):
 
 
 class Numbered(msgspec.Struct, gc=False):
-    """Only the id of a payload."""
+    """The id of a payload alone."""
 
     id: str
 
 
 class Answer(msgspec.Struct, gc=False):
-    """The argument of a ``response``; a missing one is null."""
+    """The argument of a ``response``; an absent ``response`` is null."""
 
     id: str
     response: Raw = Raw(b"null")
@@ -76,7 +79,7 @@ class _Error(msgspec.Struct):
 
 
 class Credential(msgspec.Struct):
-    """What the hub looks at in the payload of a CONNECT."""
+    """The member of the payload of a CONNECT that the hub reads."""
 
     token: str = ""
 
@@ -86,51 +89,51 @@ _error = msgspec.json.Decoder(_Error)
 
 
 def quote(text: str) -> bytes:
-    """Return *text*, whatever is in it, as JSON."""
+    """Return *text*, lone surrogates included, as a JSON string in ASCII."""
     return json.dumps(text).encode("ascii")
 
 
-def error_text(code: str, message: str, data: bytes) -> bytes:
-    """Return the object that errors are told by."""
+def error_object(code: str, message: str, data: bytes) -> bytes:
+    """Return an error as a JSON object; *data* is the JSON text of its ``errorData``."""
     return b'{"code":%b,"message":%b,"errorData":%b}' % (quote(code), quote(message), data)
 
 
 def failed_response(error: BrokerError, target: str, id: str) -> bytes:
-    """Return the ``response`` to request *id* that failed with *error*.
+    """Return the ``response`` to the request *id* to the service *target*, which failed with *error*.
 
     "Any truthy response.error rejects the caller's promise with that value."
     """
     if isinstance(error, CalleeFailed):
-        text = error_text(error.code, error.message, error.data or b"{}")
+        text = error_object(error.code, error.message, error.data or b"{}")
     else:
         data = b'{"targetService":%b,"requestID":%b}' % (quote(target), quote(id))
-        text = error_text(CODES.get(error.code, error.code), _sentence(error, target), data)
+        text = error_object(ERROR_CODES.get(error.code, error.code), _error_message(error, target), data)
     return b'{"error":%b}' % text
 
 
 def connect_error(error: BrokerError, name: str) -> bytes:
-    """Return why the service *name* may not connect."""
-    code = CODES.get(error.code, error.code)
-    text = error_text(code, _sentence(error, name), b'{"serviceName":%b}' % quote(name))
+    """Return the payload of the CONNECT_ERROR that refuses the service *name*."""
+    code = ERROR_CODES.get(error.code, error.code)
+    text = error_object(code, _error_message(error, name), b'{"serviceName":%b}' % quote(name))
     return b'{"message":%b,"data":%b}' % (quote(code), text)
 
 
-def _sentence(error: BrokerError, target: str) -> str:
-    sentence = SENTENCES.get(error.code, "")
-    return sentence.format(target=target) if sentence else error.message
+def _error_message(error: BrokerError, target: str) -> str:
+    template = ERROR_MESSAGES.get(error.code, "")
+    return template.format(target=target) if template else error.message
 
 
 def failure_in(response: bytes) -> CalleeFailed | None:
-    """Return the error that *response* tells of, or None when it is a result."""
+    """Return the error in *response*, or None when it is a result: it has no truthy member ``error``."""
     try:
         error = decode(_members, response).get("error")
-    except NotExact:
+    except Invalid:
         return None
     if error is None or bytes(error) in FALSY:
         return None
     try:
-        told = decode(_error, error)
-    except NotExact:
-        return CalleeFailed(CODES["INTERNAL"], bytes(error).decode())
-    data = bytes(told.errorData)
-    return CalleeFailed(told.code, told.message, None if data in NOTHING else data)
+        found = decode(_error, error)
+    except Invalid:
+        return CalleeFailed(ERROR_CODES["INTERNAL"], bytes(error).decode())
+    data = bytes(found.errorData)
+    return CalleeFailed(found.code, found.message, None if data in NULLS else data)
