@@ -45,6 +45,12 @@ class ILink(Interface):
     open: bool = Attribute("Whether what is sent now goes out: from ``ISession.opened`` to the close by either side.")
     paused: bool = Attribute("True while more than a little waits to be sent.")
 
+    def allow_messages(max_bytes: int) -> None:
+        """Receive messages of up to *max_bytes*, instead of ``TXBROKER_MAX_MESSAGE_BYTES``.
+
+        For a dialect whose encoding makes more of what is allowed; called while the session is made.
+        """
+
     def send(payload: bytes) -> None:
         """Send *payload*, which must be UTF-8, as one text message.
 
@@ -573,10 +579,6 @@ class IDialectExtras(Interface):
     any_origin: bool = Attribute("Whether its WebSockets may be opened by pages of any origin; False.")
     refusal_delay: float = Attribute(
         "Seconds for which refused handshakes are held, for clients that reconnect at once; 0."
-    )
-    max_message_bytes: int = Attribute(
-        "The longest message of its WebSocket clients, in bytes, where its encoding makes of what is allowed "
-        "more than ``TXBROKER_MAX_MESSAGE_BYTES``; 0, which is that setting."
     )
 
     def refusal(status: int, message: str, request: HttpRequest) -> Response | None:

@@ -247,7 +247,6 @@ class Site(Factory):
             on_closed=closed,
             rest=rest,
             subprotocol=subprotocol,
-            max_message_bytes=self.routes.extras[dialect.name].max_message_bytes,
         )
         if objection is not None:
             if not isinstance(peer, Response):

@@ -83,6 +83,10 @@ class WebSocketLink(FrameReader):
         """Whether what is sent now goes out."""
         return self.state == OPEN
 
+    def allow_messages(self, max_bytes: int) -> None:
+        """Receive messages of up to *max_bytes*, instead of what the options allow."""
+        self.maxFramePayloadSize = self.maxMessagePayloadSize = max_bytes
+
     def send(self, payload: bytes) -> None:
         """Send one text message."""
         if self.state != OPEN:

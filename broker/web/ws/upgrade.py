@@ -76,7 +76,6 @@ class WebSocketUpgrader:
         rest: bytes = b"",
         subprotocol: str = "",
         headers: Sequence[tuple[str, str]] = (),
-        max_message_bytes: int = 0,
     ) -> Response | None:
         """Take over *transport*, whose upgrade *request* was read already, or return what to object to.
 
@@ -93,7 +92,6 @@ class WebSocketUpgrader:
             rest: bytes read after the request.
             subprotocol: one of those the client offered, or "".
             headers: more of the 101; ``X-Request-Id`` is added.
-            max_message_bytes: of one incoming message, instead of that of the options; 0: the same.
         """
         wrong = objection(request)
         if wrong is not None:
@@ -104,8 +102,6 @@ class WebSocketUpgrader:
         if request.id:
             fields.append(("X-Request-Id", request.id))
         link = self._link(transport, request, on_closed, fields)
-        if max_message_bytes:
-            link.maxFramePayloadSize = link.maxMessagePayloadSize = max_message_bytes
         self.links.add(link)
         link.opening = Opening(
             transport,

@@ -509,6 +509,16 @@ class TestLink:
         assert other.sent == [(TEXT, b"on")]
         assert [event for event in logged if "ValueError" in str(event.get("log_failure"))]
 
+    @pytest.mark.parametrize("size", [11, 200, 70_000])
+    def test_its_dialect_may_allow_longer_messages(self, size: int) -> None:
+        bench, other = open_link(max_message_bytes=10), open_link(max_message_bytes=10)
+        bench.link.allow_messages(size)
+        for each in (bench, other):
+            each.wire.feed(client_frame(TEXT, b"x" * size))
+        assert (bench.session.messages, other.session.messages) == ([(b"x" * size, False)], [])
+        bench.wire.feed(client_frame(TEXT, b"x" * (size + 1)))
+        assert [code for code, _ in bench.sent] == [CLOSE]
+
     def test_an_oversize_message_is_logged_with_the_setting(self, logged: list[LogEvent]) -> None:
         bench = open_link(max_message_bytes=10)
         bench.wire.feed(text("a" * 11))
