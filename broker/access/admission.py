@@ -34,7 +34,7 @@ class ConnectionCounter:
     """
 
     def __init__(self, total: int = 0, per_address: int = 0, emptied: Callable[[], object] = lambda: None) -> None:
-        self._most = total
+        self._limit = total
         self._per_address = per_address
         self._emptied = emptied
         self._addresses: Counter[str] = Counter()
@@ -45,7 +45,7 @@ class ConnectionCounter:
 
     def objection(self, address: str) -> str:
         """Return the setting that keeps one more client of *address* out, or ""."""
-        if self._most and self._total >= self._most:
+        if self._limit and self._total >= self._limit:
             return "TXBROKER_MAX_CONNECTIONS"
         if self._per_address and address and self._addresses[address] >= self._per_address:
             return "TXBROKER_MAX_CONNECTIONS_PER_ADDRESS"

@@ -455,7 +455,7 @@ class TestLink:
         bench = open_link(max_message_bytes=10)
         bench.wire.feed(text("a" * 11))
         [event] = [event for event in logged if "TXBROKER_MAX_MESSAGE_BYTES" in (event.get("log_format") or "")]
-        assert (event["size"], event["most"]) == (11, 10)
+        assert (event["size"], event["limit"]) == (11, 10)
 
     def test_memory_of_an_idle_link_is_small(self) -> None:
         bench = open_link()
