@@ -40,6 +40,9 @@ class LateRefusals:
         self._limits = limits
         self._held = HeldRefusals(MAX_HELD, MAX_HELD_PER_ADDRESS)
 
+    def __len__(self) -> int:
+        return len(self._held)
+
     async def hold(self, dialect: Any, link: ILink) -> None:
         """Return when the handshake of *link* may be refused.
 
