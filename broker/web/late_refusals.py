@@ -40,6 +40,9 @@ class LateRefusals:
         self._limits = limits
         self._held = HeldRefusals(MAX_HELD, MAX_HELD_PER_ADDRESS)
 
+    def __len__(self) -> int:
+        return len(self._held)
+
     def delay(self, dialect: Any) -> float:
         """Return the seconds for which refusals of *dialect*, or of none, are held."""
         return 0.0 if dialect is None else self._routes.extras[dialect.name].refusal_delay

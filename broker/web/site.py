@@ -48,7 +48,7 @@ class Peer(Seam):
         """Its client id."""
 
     def bind(self, session: ISession, disconnect: Callable[[int, str], object] | None = None) -> None:
-        """Let *session* hear what is for this peer."""
+        """Deliver to *session* what is for this peer; *disconnect* closes its connection."""
 
     def close(self) -> None:
         """Undo everything it did."""
@@ -175,7 +175,7 @@ class Site(Factory):
                 peer.close()
 
     def refusal(self, status: int, message: str, request: HttpRequest | None) -> Response:
-        """Return how the dialect of *request*, if it has a form for it, or the site says no."""
+        """Return the refusal in the form of the dialect of *request*, if it has one, else of the site."""
         if status == 413:
             self._throttled.log("body", "a body was refused as too large; TXBROKER_MAX_MESSAGE_BYTES allows no more")
         dialect = self.routes.http(request) if request is not None else None

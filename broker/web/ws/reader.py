@@ -36,7 +36,7 @@ class FrameReader(AutobahnCore):
     Attributes:
         session: what receives the messages.
         traffic: where bytes are counted.
-        heard: set when bytes come; cleared by the heartbeat.
+        alive: set when bytes come; cleared by the heartbeat.
         fast_path: whether there is one.
         max_fast_bytes: the longest payload on the fast path, in bytes.
     """
@@ -46,7 +46,7 @@ class FrameReader(AutobahnCore):
     max_fast_bytes: ClassVar[int]
 
     session: ISession
-    heard = False
+    alive = False
 
     def session_failed(self) -> None:
         """Close the connection: the session raised the exception that is being handled."""
@@ -54,7 +54,7 @@ class FrameReader(AutobahnCore):
 
     def dataReceived(self, data: bytes) -> None:
         """Read *data* on the fast path as far as possible, and the rest with Autobahn."""
-        self.heard = True
+        self.alive = True
         self.traffic.bytes_in += len(data)
         if self.data:
             data = self.data + data
@@ -74,7 +74,7 @@ class FrameReader(AutobahnCore):
             or a part of a frame.
         """
         received = self.session.received
-        most = self.max_fast_bytes
+        limit = self.max_fast_bytes
         position, end = 0, len(data)
         slow = True
         while end - position >= 2:
@@ -101,7 +101,7 @@ class FrameReader(AutobahnCore):
                 if size <= 125:
                     # 5.2: "the minimal number of bytes MUST be used to encode the length".
                     break
-            if size > most:
+            if size > limit:
                 break
             stop = start + size
             if stop > end:

@@ -1,7 +1,7 @@
 """Takes a connection over for WebSocket once its upgrade request was read.
 
 ``handshake`` checks the request and writes the answer, ``opening`` waits for the
-session, ``link`` is the open connection, ``heartbeat`` finds out who has gone.
+session, ``link`` is the open connection, ``heartbeat`` finds out which clients have gone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class WebSocketUpgrader:
     HTTP; neither the session factory nor *on_closed* is called.
 
     Otherwise None is returned and the transport now belongs to a new link, which
-    is ``transport.protocol`` (over TLS ``wrappedProtocol``): the caller hears
+    is ``transport.protocol`` (over TLS ``wrappedProtocol``): the caller is told
     nothing of it any more, must have written whatever it wanted to write, have no
     timer running for it and not write again.  Its producer is unregistered here.
     Then, in this order:
