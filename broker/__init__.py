@@ -2,7 +2,7 @@
 
 ::
 
-    socket -> web/ -> dialect session -> Peer (the only door) -> topics, calls, channels, keys, queues -> store
+    socket -> web/ -> dialect session -> Peer (the client API) -> topics, calls, channels, keys, queues -> store
                                                                        |
     socket <- link <- dialect session <------- Broker.arrived(event) <- bus (local or redis)
 
@@ -11,8 +11,8 @@ nothing else crosses.  What is published goes to the bus and is delivered only
 when it comes back from it, so that one node and ten behave alike.  The core
 knows no dialect and no transport; a dialect knows no other dialect.
 
-Read on in this order: ``messages``, ``interfaces``, ``peer``, ``topics``,
-``channels``, ``service``.
+Read on in this order: ``messages``, ``interfaces``, ``peer.peer``, ``core.topics``,
+``core.channels``, ``core.service``.
 """
 
 __version__ = "0.1.0"

@@ -1,26 +1,45 @@
-"""What the parts promise each other.
+"""The contracts between dialects, transports, the core, stores and buses.
 
 A dialect implements :class:`IWebSocketDialect`, :class:`IHttpDialect` or both,
-and makes an :class:`ISession` for each connection.  The front door implements
-:class:`ILink`.  Stores and buses implement :class:`IStore` and :class:`IBus`;
-their contracts are stated here and checked by one suite for all of them
+and makes an :class:`ISession` for each connection.  It asks for everything by
+an :class:`IPeer` and sends by an :class:`ILink`.  Stores and buses implement
+:class:`IStore` and :class:`IBus`; their contracts are stated here and checked by one suite for all of them
 (``tests/stores/store_contract.py``, ``tests/buses/bus_contract.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from zope.interface import Attribute, Interface
 
-from broker.messages import CloseCode, Entry, Event, Frame, HttpRequest, Reply, Request, Response
+from broker.errors import BrokerError
+from broker.messages import (
+    CloseCode,
+    Entry,
+    Event,
+    Frame,
+    HttpRequest,
+    Identity,
+    IndexRows,
+    Mail,
+    Reply,
+    Request,
+    Response,
+)
+
+T = TypeVar("T")
+Coro: TypeAlias = Coroutine[Deferred[Any], Any, T]  # await it, or hand it to Deferred.fromCoroutine
+
+MAX_PAGE_BYTES = 1 << 23  # bytes of bodies that one read of a stored topic returns
 
 
 class ILink(Interface):
-    """The way out to one connected client.  Dialect to transport."""
+    """The connection to one client, as a dialect sends by it."""
 
     handshake: HttpRequest = Attribute("The HttpRequest that opened the connection.")
     open: bool = Attribute("Whether what is sent now goes out: from ``ISession.opened`` to the close by either side.")
@@ -30,7 +49,8 @@ class ILink(Interface):
         """Send *payload*, which must be UTF-8, as one text message.
 
         After the close it does nothing.  When more than the send queue's limit
-        waits for a client that does not read, the link is closed with 1013.
+        waits for a client for longer than the grace of slow readers, the link is
+        closed with 1013.
         """
 
     def send_binary(payload: bytes) -> None:
@@ -40,7 +60,7 @@ class ILink(Interface):
         """Send a message that was built once for many receivers."""
 
     def close(code: int = CloseCode.NORMAL, reason: str = "") -> None:
-        """Close in good order; *reason* is cut to what a close frame holds."""
+        """Close with a close frame; *reason* is cut to the 123 bytes that one holds."""
 
     def abort() -> None:
         """Drop the connection without a close frame: the peer sees 1006."""
@@ -75,14 +95,431 @@ class ISession(Interface):
     def reply(reply: Reply) -> None:
         """An answer came to a ``Peer.call`` or a ``Peer.request``."""
 
-    def mail(mail: Any) -> bool:
-        """Take a queued message (``messages.Mail``); False: not now, keep it."""
+    def mail(mail: Mail) -> bool:
+        """Take a queued message; False: not now, keep it."""
 
     def probe() -> Awaitable[bool]:
         """Say whether the client is still alive, asking it if need be."""
 
-    def closed(code: int, reason: str) -> None:
-        """The connection has ended; the peer is closed right after this."""
+    def closed(code: int, reason: str) -> Awaitable[object] | None:
+        """The connection has ended, and nothing more can be sent.
+
+        Frames that came whole before the end take effect, however it ended.  While
+        some wait, return a Deferred or a coroutine that ends when they are done; the peer
+        is closed then, otherwise right after this.  After ten seconds, and when the
+        daemon stops, it is cancelled and the peer closed all the same.
+
+        Only a client that the broker itself disconnects (``IPeer.disconnect``: it was
+        kicked, or its credential has ended) may do nothing more.
+        """
+
+
+class IPeer(Interface):
+    """One client, or one HTTP request of one: the client API of the broker.
+
+    A dialect is handed one for each client and asks for everything by it.  What
+    a verb has done is undone when the peer is closed.  None blocks: one that has
+    to wait returns a Deferred or a coroutine.
+
+    Any verb may raise these at once, or fail with them later:
+
+    Raises:
+        Unauthenticated: the client has shown no credential and must.
+        Denied: the client has no permission for this name.
+        RateLimited: the client asks too often, or has too much of something.
+        Invalid: a name is malformed.
+        Gone: the peer is closed.
+        Unavailable: the store or the bus is away; nothing has changed.
+    """
+
+    id: str = Attribute("The session id; other clients may learn it, it is no credential.")
+    dialect: str = Attribute("The name of the dialect it speaks.")
+    address: str = Attribute("The IP address or socket path it comes from.")
+    identity: Identity = Attribute("Who it is, as its credential says.")
+    admitted: bool = Attribute("Whether it may do anything yet; not before ``identify`` where that is required.")
+    client: str = Attribute("Its client id: of the credential, else the name it took, else the session id.")
+    named: str = Attribute("The client id it took by ``take_name``, or ''.")
+    member: str = Attribute("Whose stored memberships it has, see ``become``; '' for nobody's.")
+    session: ISession | None = Attribute("The session that events, requests, replies and mail go to, once bound.")
+    closed: bool = Attribute("Whether ``close`` was called.")
+    clock: IReactorTime = Attribute("The broker's time; a ``task.Clock`` in tests.")
+    epoch: str = Attribute("Changes when the store was wiped: then ids of before mean nothing.")
+    tries_left: int = Attribute("How many wrong credentials may still be shown.")
+    subscriptions: Sequence[str] = Attribute("The topics and patterns it has subscribed to, in that order.")
+    acknowledged: Sequence[str] = Attribute("The topics whose streamed requests it takes, sorted.")
+    consumed: Sequence[str] = Attribute("The work queues it takes messages from, sorted.")
+    serving: Mapping[str, object] = Attribute("The requests it has not answered yet, by ``Request.id``.")
+
+    # The connection.
+
+    def bind(session: ISession, disconnect: Callable[[int, str], object] | None = None) -> None:
+        """Let events, requests, replies and mail go to *session*.
+
+        *disconnect* closes its connection; it is called with a close code and a
+        reason when the broker must disconnect the client.
+        """
+
+    def appear() -> None:
+        """Be visible to others under the client id, and get the mail that waits for it."""
+
+    def disconnect(code: int, reason: str) -> None:
+        """Close the client's connection; a no-op without one."""
+
+    def fail(what: str) -> None:
+        """Log the exception being handled as a bug in *what*, and disconnect with 1011."""
+
+    def undo() -> None:
+        """Undo everything it did; it stays who it is and may begin again."""
+
+    def close() -> None:
+        """Undo everything it did, for good.  Idempotent."""
+
+    def ignore() -> None:
+        """Count a message that asked for nothing, in the metrics only."""
+
+    def pace() -> None:
+        """Count a frame against the rate before it is decoded; its first verb is then not counted again.
+
+        Raises:
+            RateLimited: there were too many.
+        """
+
+    def take_one_token() -> None:
+        """Count all that this peer does from now on once against the rate: it makes one HTTP request.
+
+        Raises:
+            RateLimited: there were too many.
+        """
+
+    def pause(seconds: float) -> Deferred[None]:
+        """Fire in *seconds*."""
+
+    def about() -> dict[str, Any]:
+        """Return what the daemon is: name, version, node, store, epoch and more; no secrets."""
+
+    # Who the client is.
+
+    def identify(credential: object) -> Identity:
+        """Become who shows *credential*: the text of a secret, an API key or a JSON web token.
+
+        Raises:
+            Unauthenticated: it is missing or wrong.
+            Denied: this session is somebody else already.
+            RateLimited: too many tries; the dialect may close.
+        """
+
+    def admit(identity: Identity) -> None:
+        """Become *identity*, which the dialect itself has verified."""
+
+    def take_name(name: str) -> None:
+        """Take *name* as client id, where the credential names nobody; once.
+
+        That needs a credential wherever clients may show one.
+
+        Raises:
+            Denied: it has another name already, or *name* belongs to a
+                credential, to the broker or to a session.
+        """
+
+    def mint(claims: Mapping[str, Any], seconds: float) -> Coro[str]:
+        """Return a token that speaks for this peer's identity for *seconds*; see ``present``.
+
+        *claims* are JSON values; whoever has the token can read them.
+        """
+
+    def present(token: str) -> Coro[Mapping[str, Any]]:
+        """Become the one whom *token* speaks for; return its claims.
+
+        When it expires or is revoked, the connection is closed with 4001 or 4003.
+
+        Raises:
+            Unauthenticated: it is not one of ours, has expired or was revoked.
+        """
+
+    def revoke(token: str) -> Coro[None]:
+        """Revoke *token*, and close the connections that live by it, on every node.
+
+        Raises:
+            Unauthenticated: it is not one of ours.
+        """
+
+    # Events.
+
+    def subscribe(topic: str, *, exact: bool = False, echo: bool = False, rate_limited: bool = True) -> None:
+        """Get the events of *topic*, a name or a pattern, from now on, by ``ISession.event``.
+
+        With *exact*, wildcards in it are ordinary characters.  With *echo* it
+        gets its own publications too.  *rate_limited* is false for all but the
+        first of several topics that one frame names.
+
+        Raises:
+            RateLimited: it has too many subscriptions.
+        """
+
+    def unsubscribe(topic: str, *, exact: bool = False) -> None:
+        """Undo ``subscribe`` of the same *topic* and *exact*; a no-op without one."""
+
+    def listening() -> Coro[None]:
+        """Return when its subscriptions are in force on all nodes, and they know what it takes and consumes.
+
+        That is at once, or within a few seconds.
+        """
+
+    def publish(
+        topic: str,
+        name: str,
+        body: bytes | None,
+        *,
+        time: float = 0.0,
+        source: str | None = None,
+        original: bytes = b"",
+    ) -> Deferred[Event]:
+        """Publish an event; on a durable topic it is stored first.
+
+        Args:
+            topic: where; not one of the broker's own, which begin with ``broker.``.
+            name: the kind of event.
+            body: JSON text, passed on byte for byte, or None.
+            time: the client's clock in seconds since the epoch; 0: the broker's.
+            source: whom it is said to be from; None: the client id; "": nobody.
+            original: the client's own frame, for receivers of this dialect.
+
+        The Deferred fires with the event when it is on its way, and safe if stored.
+        """
+
+    def post(topic: str, name: str, body: bytes | None, *, source: str = "") -> Deferred[Event]:
+        """Publish an event and store it, whatever the topic.
+
+        The Deferred fires with the event, its id set, when it is safe.
+        """
+
+    # Stored topics.
+
+    def read(topic: str, after: int, limit: int, *, max_bytes: int = MAX_PAGE_BYTES) -> Deferred[list[Event]]:
+        """Return at most *limit* stored events with id > *after*, oldest first.
+
+        It stops when their bodies have *max_bytes* bytes; the first is returned however long it is.
+        """
+
+    def latest(topic: str, limit: int, *, max_bytes: int = MAX_PAGE_BYTES) -> Deferred[list[Event]]:
+        """Return the last *limit* stored events, oldest first, within the bounds of ``read``."""
+
+    def head(topic: str) -> Deferred[int]:
+        """Return the id of the newest event there ever was; 0 for none."""
+
+    def poll(
+        topic: str, after: int, limit: int, timeout: float, *, max_bytes: int = MAX_PAGE_BYTES
+    ) -> Coro[list[Event]]:
+        """Return stored events as ``read`` does, waiting up to *timeout* seconds if there are none.
+
+        Then it returns what has arrived, perhaps nothing.  Cancelling leaves no trace.
+
+        Raises:
+            RateLimited: too many polls are waiting.
+        """
+
+    def cursor(client: str, topic: str) -> Coro[int]:
+        """Return the id that *client* has acknowledged last; 0 for none."""
+
+    def move_cursor(client: str, topic: str, id: int) -> Deferred[None]:
+        """Remember that *client* has all events up to *id*; it may go back.
+
+        Raises:
+            Invalid: *id* is negative.
+        """
+
+    def create_index(id: str, topic: str, field: str) -> Coro[bool]:
+        """Define an index of *topic* by *field*; False when that id exists, which stays as it is."""
+
+    def read_index(id: str, value: str, extract: Callable[[Event, str], str | None]) -> Coro[IndexRows]:
+        """Return the events of an index whose field is *value*, the newest first.
+
+        *extract* returns the text at the field of an event, or None.
+
+        Raises:
+            NotFound: there is no such index.
+        """
+
+    # Stored subscriptions.
+
+    def become(member: str) -> Coro[list[str]]:
+        """Have the memberships of *member* from now on; return their topics.
+
+        What was joined before is left, in this session only, if that was as
+        another member; if it was as nobody, those become memberships too.
+        """
+
+    def join(topic: str, *, rate_limited: bool = True) -> Coro[None]:
+        """Subscribe to the plain name *topic*, own events included; a member's is stored.
+
+        *rate_limited* is false where the frame has been counted by another verb, such as ``become``.
+
+        Raises:
+            RateLimited: it has joined too many.
+        """
+
+    def part(topic: str, *, rate_limited: bool = True) -> Coro[None]:
+        """Unsubscribe from *topic*, in every session of the member, and forget the membership.
+
+        *rate_limited* as for ``join``.
+        """
+
+    def part_all() -> None:
+        """Unsubscribe from everything, in this session; stored memberships stay."""
+
+    def joined(topic: str) -> bool:
+        """Whether it is subscribed to the plain name *topic*."""
+
+    # Calls.
+
+    def perform(
+        names: Iterable[str], *, shared: bool = False, as_service: bool = False, takeover: bool = False
+    ) -> Coro[None]:
+        """Get the calls of *names*, all of them or none, by ``ISession.request``.
+
+        Args:
+            names: procedures, or services when *as_service*: a service has every
+                procedure that begins with its name and a dot.
+            shared: each call goes to one of those that share the name, round-robin.
+            as_service: see *names*.
+            takeover: probe a present holder, and replace it when it does not respond in time.
+
+        Raises:
+            Taken: somebody else performs one of them.
+            RateLimited: it has too many registrations.
+        """
+
+    def release(name: str, *, as_service: bool = False) -> bool:
+        """Undo ``perform`` of *name*; say whether it performed it."""
+
+    def procedures() -> list[str]:
+        """Return every procedure and service of this node that the client may call, sorted."""
+
+    def call(ref: str, request: Request, *, quiet: bool = False, service: str = "") -> None:
+        """Call ``request.procedure``; its one end comes to ``ISession.reply`` with *ref*.
+
+        ``request.recipient`` narrows it to one client or session; ``timeout``
+        bounds it, and with *quiet* the deadline ends it without a reply.  With
+        *service*, that one takes it before anybody who performs the procedure.
+        The broker sets ``id``, ``service``, ``method``, ``caller`` and ``dialect``.
+
+        Raises:
+            NotFound: nobody performs it, or not the recipient.
+            Gone: the recipient is not connected.
+            RateLimited: too many calls are waiting.
+            BrokerError: the callee refuses it.
+        """
+
+    def answer(
+        id: str,
+        body: bytes,
+        error: BrokerError | None = None,
+        *,
+        time: float = 0.0,
+        attachments: tuple[bytes, ...] = (),
+    ) -> bool:
+        """Answer request *id* with *body* or *error*; say whether it was still awaited.
+
+        Needs no permission: that the request was sent here is the permission.
+        """
+
+    def request(ref: str, request: Request, topic: str = "") -> None:
+        """Send a streamed request; each answer comes to ``ISession.reply`` with *ref*.
+
+        It goes to ``request.recipient`` when there is one, else to a taker of
+        *topic*, else to one of "*".
+
+        Raises:
+            Gone: the recipient is not connected.
+            NotFound: nobody takes it.
+        """
+
+    def acknowledge(topic: str) -> None:
+        """Take streamed requests of *topic*, round-robin with others; "*" takes any other.
+
+        Raises:
+            RateLimited: it has too many registrations.
+        """
+
+    def unacknowledge(topic: str) -> None:
+        """Undo ``acknowledge``; a no-op without one."""
+
+    # Mailboxes and work queues.
+
+    def enqueue(ref: str, body: bytes, *, recipient: str = "", time: float = 0.0) -> Deferred[bool]:
+        """Send a message to a client's mailbox, or to the work queue ``queue:<name>``.
+
+        Without a recipient it goes to ``queue:default``.  Fires when it has been
+        handed over or stored, with True if an older one was dropped for it.
+
+        Raises:
+            Gone: the recipient is unknown and has no mailbox.
+        """
+
+    def consume(queue: str) -> None:
+        """Take messages of work queue *queue*, round-robin with others, by ``ISession.mail``.
+
+        Raises:
+            RateLimited: it has too many registrations.
+        """
+
+    def stop_consuming(queue: str) -> None:
+        """Undo ``consume``; a no-op without one."""
+
+    def collect() -> None:
+        """Get the mail that its session has declined before, or that no consumer accepted."""
+
+    # Keys.
+
+    def get(key: str) -> Deferred[Entry | None]:
+        """Return the entry of *key*, or None."""
+
+    def range(
+        first: str, last: str, limit: int, *, predicate: Callable[[str], bool] | None = None, max_bytes: int = 0
+    ) -> Coro[list[tuple[str, Entry]]]:
+        """Return at most *limit* entries with first <= key <= last that it may read, by the keys' UTF-8 bytes.
+
+        *predicate* says which keys count; None: all.  With *max_bytes* it stops
+        once keys and values have as many; two entries are returned however long they are.
+        """
+
+    def set(key: str, value: bytes, *, revision: int | None = None, expires: float = 0.0) -> Deferred[Entry]:
+        """Create or replace *key*; *revision* and *expires* as in ``IStore.set``.
+
+        Raises:
+            Conflict: *revision* was given and is not the stored one.
+            TooLarge: the value is over its limit.
+        """
+
+    def patch(key: str, value: bytes) -> Deferred[Entry]:
+        """Merge *value* into *key* in one step: JSON objects one level deep, anything else is appended.
+
+        Raises:
+            TooLarge: the merged value is over its limit.
+        """
+
+    def increment(key: str, amount: bytes) -> Deferred[Entry]:
+        """Add the decimal number *amount* to *key* in one step; see ``IStore.increment``.
+
+        Raises:
+            Invalid: one of the two is no number, or one or the sum is not finite as a double.
+        """
+
+    def delete(key: str, *, revision: int | None = None) -> Deferred[bool]:
+        """Remove *key*; fire with whether it was there.
+
+        Raises:
+            Conflict: *revision* was given and is not the stored one.
+        """
+
+    def watch(predicate: Callable[[str], bool] | None = None, names: Iterable[str] = ()) -> None:
+        """Get the changes of the keys *names* and of all for which *predicate* holds, each once.
+
+        They come to ``ISession.event`` with pattern "".  It replaces what was watched before.
+        """
+
+    def unwatch() -> None:
+        """Undo ``watch``; a no-op without one."""
 
 
 class IWebSocketDialect(Interface):
@@ -94,7 +531,7 @@ class IWebSocketDialect(Interface):
     )
     subprotocols: Sequence[str] = Attribute("WebSocket subprotocols it takes on any path.")
 
-    def session(peer: Any, link: ILink) -> Awaitable[Any]:
+    def session(peer: IPeer, link: ILink) -> Awaitable[ISession]:
         """Return the ISession for a client that asks to be connected.
 
         Called before the upgrade is answered, with the request in
@@ -112,7 +549,7 @@ class IHttpDialect(Interface):
     name: str = Attribute("Short lower-case name; also the label in metrics.")
     http_paths: Sequence[str] = Attribute("Paths it takes, longest match first; '/x/' also takes what is below it.")
 
-    def answer(peer: Any, request: HttpRequest) -> Awaitable[Response]:
+    def answer(peer: IPeer, request: HttpRequest) -> Awaitable[Response]:
         """Return the answer to *request*.
 
         It is cancelled when the client goes away.  *peer* is closed after the
@@ -122,23 +559,34 @@ class IHttpDialect(Interface):
 
 
 class IDialectExtras(Interface):
-    """What a dialect of either kind may have besides; each is used where it is there.
+    """What a dialect of either kind may have besides, each for itself.
 
-    No dialect declares this interface: it would then need all of them.
+    A dialect does not declare this interface, which would need all of them:
+    ``web.extras.DialectExtras`` reads what is there once, at the start, and
+    fills in the defaults.
     """
 
     example: str = Attribute(
-        "A line for a shell that shows how to try it, logged at the start; ``{http}`` and ``{ws}`` stand "
+        "A shell command by which to try it, logged at the start; ``{http}`` and ``{ws}`` stand "
         "for the URLs of the daemon, ``{websocket}`` for a WebSocket client."
     )
-    any_origin: bool = Attribute("Whether its WebSockets may be opened by pages of any origin.")
-    refusal_delay: float = Attribute("Seconds for which a refusal by ``session`` is held, for clients that come again.")
+    any_origin: bool = Attribute("Whether its WebSockets may be opened by pages of any origin; False.")
+    refusal_delay: float = Attribute(
+        "Seconds for which refused handshakes are held, for clients that reconnect at once; 0."
+    )
+    max_message_bytes: int = Attribute(
+        "The longest message of its WebSocket clients, in bytes, where its encoding makes of what is allowed "
+        "more than ``TXBROKER_MAX_MESSAGE_BYTES``; 0, which is that setting."
+    )
 
-    def refusal(status: int, message: str, request: HttpRequest) -> Response:
-        """Return how this dialect says *status* to *request*, which has not reached ``answer`` or has failed there."""
+    def refusal(status: int, message: str, request: HttpRequest) -> Response | None:
+        """Return how this dialect says *status* to *request*, which has not reached ``answer`` or has failed there.
+
+        None, which is the default: in the form of the port, ``{"error": …}``.
+        """
 
     def drain() -> None:
-        """The daemon stops: answer the requests that wait, and let go of what outlives a connection.
+        """The daemon stops: answer the requests that wait, and end what outlives a connection.
 
         Called once.  Afterwards open WebSockets are closed with 1001, and
         requests that are still under way have ``TXBROKER_DRAIN_SECONDS``.
@@ -243,7 +691,7 @@ class IStore(IService):
         of the double, without a fraction when it is whole.
 
         Raises:
-            Invalid: one of the two is no number, or the sum is not finite.
+            Invalid: one of the two is no number, or one or the sum is not finite as a double.
         """
 
     def range(space: str, first: str, last: str, limit: int) -> Deferred[list[tuple[str, Entry]]]:
@@ -299,7 +747,7 @@ class ISharedStore(IStore):
 class IBus(IService):
     """Carries events and service names between nodes; alone, within one.
 
-    ``deliver`` and ``delivered_request`` are set by the service before start.
+    ``deliver`` is set by the service before start.
     """
 
     node: str = Attribute("The name of this node, unique among those that share the bus.")
@@ -325,9 +773,9 @@ class IBus(IService):
         """Undo one ``listen``."""
 
     def listening() -> Deferred[None] | None:
-        """Fire when all that was listened to so far is heard from every node, or that takes too long.
+        """Fire when all ``listen`` so far are in force for every node, or that takes too long.
 
-        None: it is heard already.
+        None: they are already.
         """
 
     def claim(name: str, *, shared: bool = False) -> Deferred[None]:
@@ -359,7 +807,7 @@ class IEventSource(Interface):
         """Return at most *limit* events with id > *after*, in rising order."""
 
     def publishes(origin: str) -> bool:
-        """Whether an event of that *origin* is being stored: its publisher is to be answered before it is heard."""
+        """Whether an event of that *origin* is being stored: its publisher is to be answered before it is delivered."""
 
     def on_answer(call: Callable[[], object]) -> None:
         """Let *call* be called whenever such publishers were answered."""

@@ -1,44 +1,82 @@
-"""JSON objects taken apart and put together without touching their members' texts."""
+r"""JSON read without writing it anew: the lenient decoder of all dialects.
+
+What passes through the broker keeps its exact text; only what is needed is decoded.
+
+* The text is UTF-8 and JSON as RFC 8259 has it: ``NaN`` and ``Infinity`` are no JSON.
+* A lone surrogate, which JavaScript writes as the escape ``"\ud800"``, stays that escape
+  where the text is kept, member names included.  Where a text is decoded to be used it
+  is refused: it has no form in UTF-8, so that it can name nothing.
+* Of several members with one name the last counts.
+* Nesting of more than about 1000 levels, the recursion limit of Python, is refused.
+* A number that is infinite as a double, ``1e309`` or 310 digits, is found by
+  :func:`overflows`; any other passes as it is written, whatever its length.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from math import isfinite
-from typing import NoReturn
+from types import UnionType
+from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, UnsetType
 
 from broker.errors import Invalid
 
-_decode = msgspec.json.Decoder(dict[str, Raw]).decode
-_decode_all = msgspec.json.Decoder().decode
+T = TypeVar("T")
+S = TypeVar("S", bound=msgspec.Struct)
+
+ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # of msgspec's decoders
+
+_decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode = msgspec.json.Encoder().encode
 _blank = re.compile(r"[ \t\n\r]*").match
+_LONE = re.compile("[\ud800-\udfff]").search
+
+# A number is infinite by its exponent, or by having hundreds of digits.  To see that a
+# text has no such number costs 0.1 us: a literal first byte makes the search a memchr.
+MIN_SUSPECT = 200  # bytes of a number that may be infinite without an exponent of three digits
+_EXPONENT = re.compile(rb"e(?<=[0-9]e)\+?[0-9]{3}").search
+_CAPITAL_E = ord("E")
+_ANY_EXPONENT = re.compile(rb"[eE](?<=[0-9].)\+?[0-9]{3,}(?:[\],}\s]|\Z)").search
+_TWO_DIGITS = re.compile(rb"[0-9.]{2}").search
+_MANY_DIGITS = re.compile(rb"[0-9][0-9.]{%d}" % (MIN_SUSPECT - 1)).search
+
+
+def overflows(text: bytes) -> bool:
+    """Whether *text*, which must be JSON, holds a number that is infinite as a double.
+
+    JavaScript would read it as ``Infinity``, which it can not write as JSON again.
+    """
+    if len(text) < MIN_SUSPECT and _CAPITAL_E not in text and not _EXPONENT(text):
+        return False
+    return bool(_ANY_EXPONENT(text) or _has_many_digits(text)) and not _is_finite(text)
 
 
 def members(data: bytes, *, numbers: bool = False) -> dict[str, Raw]:
     """Return the members of the JSON object *data*, in order, each with its exact text.
 
-    Of several members with one name the last counts.  With *numbers*, each
-    number anywhere in it must be one that can be held.
+    With *numbers*, a number anywhere in it that :func:`overflows` is refused.
+    (Behind a lone surrogate in *data* it always is.)
 
     Raises:
-        Invalid: it is not one JSON object, or nests too deep.
+        Invalid: it is not one JSON object, nests too deep, or has such a number.
     """
     try:
-        if numbers:
-            _decode_all(data)
-        return _decode(data)
+        found = _decode_members(data)
     except msgspec.ValidationError:
         raise Invalid("object") from None
     except RecursionError:
         raise Invalid("nesting") from None
     except (msgspec.DecodeError, UnicodeDecodeError):
-        # msgspec refuses "\ud800" alone, which JavaScript writes for half a character.
-        return _scanned(data)
+        return dict(_scanned(data, "{", "}"))  # perhaps for a lone surrogate, which msgspec refuses anywhere
+    if numbers and overflows(data):
+        raise Invalid("number")
+    return found
 
 
 def object_text(members: Mapping[str, Raw]) -> bytes:
@@ -49,39 +87,122 @@ def object_text(members: Mapping[str, Raw]) -> bytes:
         return b"{%b}" % b",".join(b"%b:%b" % (json.dumps(name).encode(), text) for name, text in members.items())
 
 
-def _scanned(data: bytes) -> dict[str, Raw]:
+def decode(decoder: msgspec.json.Decoder[T], data: bytes | Raw) -> T:
+    """Return *data* as *decoder* reads it; what is of type ``Raw`` keeps its exact text.
+
+    Raises:
+        Invalid: it is no JSON, nests too deep, or is not of the decoder's type.
+    """
     try:
-        return _scan(data.decode())
+        return decoder.decode(data)
+    except ERRORS as error:
+        text = bytes(data)
+        if b"\\ud" not in text and b"\\uD" not in text:
+            raise Invalid("JSON", message=str(error)) from None
+    value: T = _as(decoder.type, text)
+    return value
+
+
+def read_fields(kind: type[S], data: bytes) -> tuple[S, dict[str, Raw]]:
+    """Return the *kind* that the members of the JSON object *data* make, field by field.
+
+    A member of a wrong type leaves its field as if it were missing; those are
+    returned too, by their names and in order, with their texts.  All fields of *kind* need defaults.
+
+    Raises:
+        Invalid: it is not one JSON object, or nests too deep.
+    """
+    fields, values, wrong = _fields(kind), {}, {}
+    for name, text in members(data).items():
+        if name in fields:
+            attribute, kind_of_field = fields[name]
+            try:
+                values[attribute] = _as(kind_of_field, bytes(text))
+            except Invalid:
+                wrong[name] = text
+    return kind(**values), wrong
+
+
+def _as(kind: Any, text: bytes) -> Any:
+    """Return *text* as a value of type *kind*, of which only the parts that are kept may hold lone surrogates.
+
+    Raises:
+        Invalid: it is none.
+    """
+    if kind is Raw:
+        return Raw(text)
+    origin = get_origin(kind)
+    if origin is dict:
+        return {_whole(name): _as(get_args(kind)[1], bytes(raw)) for name, raw in members(text).items()}
+    if origin is list:
+        return [_as(get_args(kind)[0], bytes(raw)) for _, raw in _scanned(text, "[", "]")]
+    try:
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and not kind.__struct_config__.array_like:
+            fields, found = _fields(kind), members(text)
+            return kind(
+                **{fields[name][0]: _as(fields[name][1], bytes(found[name])) for name in fields if name in found}
+            )
+        return msgspec.json.decode(text, type=kind)
+    except (*ERRORS, TypeError) as error:  # TypeError: a field without a default is missing
+        raise Invalid("JSON", message=str(error)) from None
+
+
+@lru_cache(maxsize=256)
+def _fields(kind: type[msgspec.Struct]) -> dict[str, tuple[str, Any]]:
+    """Return attribute and type of each field of *kind*, by its name in JSON."""
+    return {field.encode_name: (field.name, _of_value(field.type)) for field in msgspec.structs.fields(kind)}
+
+
+def _of_value(kind: Any) -> Any:
+    """Return the type that a value of a field of type *kind* has when it is there."""
+    if get_origin(kind) not in (Union, UnionType):
+        return kind
+    kinds = tuple(each for each in get_args(kind) if each is not UnsetType)
+    return Raw if Raw in kinds else Union[kinds]  # noqa: UP007
+
+
+def _whole(name: str) -> str:
+    if _LONE(name):
+        raise Invalid("JSON", message="a lone surrogate in a name")
+    return name
+
+
+def _scanned(data: bytes, opening: str, closing: str) -> list[tuple[str, Raw]]:
+    """Return what stands between the brackets of *data*: names, "" in an array, with the exact texts.
+
+    Raises:
+        Invalid: it is not of that form.
+    """
+    try:
+        return list(_scan(data.decode(), opening, closing))
     except (ValueError, IndexError, RecursionError):
-        raise Invalid("object") from None
+        raise Invalid("object" if opening == "{" else "array") from None
 
 
-def _scan(text: str) -> dict[str, Raw]:
-    """Do the work of ``members`` with the standard library's scanner.
+def _scan(text: str, opening: str, closing: str) -> Iterator[tuple[str, Raw]]:
+    """Do the work of ``_scanned`` with the standard library's scanner.
 
     Raises:
         ValueError: the text is wrong.
         IndexError: it ends too early.
     """
-    found: dict[str, Raw] = {}
-    at = _expect(text, 0, "{")
-    if text[at] == "}":
-        closing = at
-    else:
-        while True:
+    at = _expect(text, 0, opening)
+    more = text[at] != closing
+    while more:
+        name: Any = ""
+        if opening == "{":
             name, at = _scanner.raw_decode(text, at)
             if not isinstance(name, str):
                 raise ValueError("name")
-            start = _expect(text, _after(text, at), ":")
-            at = _scanner.raw_decode(text, start)[1]
-            found[name] = Raw(text[start:at].encode())
-            closing = _after(text, at)
-            if text[closing] != ",":
-                break
-            at = _after(text, closing + 1)
-    if _expect(text, closing, "}") != len(text):
+            at = _expect(text, at, ":")
+        end = _scanner.raw_decode(text, at)[1]
+        yield name, Raw(text[at:end].encode())
+        at = _after(text, end)
+        more = text[at] == ","
+        if more:
+            at = _after(text, at + 1)
+    if _expect(text, at, closing) != len(text):
         raise ValueError("rest")
-    return found
 
 
 def _after(text: str, at: int) -> int:
@@ -98,6 +219,19 @@ def _expect(text: str, at: int, mark: str) -> int:
     return _after(text, at + 1)
 
 
+def _has_many_digits(text: bytes) -> bool:
+    # Of 200 digits in a row, every hundredth byte has two beside each other.
+    return bool(len(text) >= MIN_SUSPECT and _TWO_DIGITS(text[:: MIN_SUSPECT // 2]) and _MANY_DIGITS(text))
+
+
+def _is_finite(text: bytes) -> bool:
+    try:
+        _scanner.decode(text.decode())
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def _finite(text: str) -> float:
     number = float(text)
     if not isfinite(number):
@@ -109,4 +243,5 @@ def _refuse(text: str) -> NoReturn:
     raise ValueError(text)
 
 
-_scanner = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse)
+# Integers as floats: int() refuses those of more than 4300 digits, and takes long for others.
+_scanner = json.JSONDecoder(parse_float=_finite, parse_int=_finite, parse_constant=_refuse)

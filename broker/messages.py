@@ -22,8 +22,8 @@ __all__ = [
     "Frame",
     "HttpRequest",
     "Identity",
+    "IndexRows",
     "Mail",
-    "Position",
     "Reply",
     "Request",
     "Response",
@@ -38,15 +38,15 @@ class CloseCode(IntEnum):
     """
 
     NORMAL = 1000
-    GOING_AWAY = 1001  # the daemon stops, or somebody else has taken the client's name
+    GOING_AWAY = 1001  #: the daemon stops, or somebody else has taken the client's name
     PROTOCOL_ERROR = 1002
-    UNSUPPORTED_DATA = 1003  # a binary frame where the dialect has text only
-    NO_STATUS = 1005  # never sent: the close frame of the other side held no code
-    ABNORMAL = 1006  # never sent: the connection ended without a close frame
-    POLICY_VIOLATION = 1008  # not authenticated in time, or too often in vain
+    UNSUPPORTED_DATA = 1003  #: a binary frame where the dialect has text only
+    NO_STATUS = 1005  #: never sent: the close frame of the other side held no code
+    ABNORMAL = 1006  #: never sent: the connection ended without a close frame
+    POLICY_VIOLATION = 1008  #: not authenticated in time, or too often in vain
     MESSAGE_TOO_BIG = 1009
-    INTERNAL_ERROR = 1011  # a bug of ours, which costs this connection only
-    TRY_AGAIN_LATER = 1013  # it reads too slowly, or more waits for it than its limit
+    INTERNAL_ERROR = 1011  #: a bug of ours, which costs this connection only
+    TRY_AGAIN_LATER = 1013  #: it reads too slowly, or more waits for it than its limit
     TOKEN_EXPIRED = 4001
     TOKEN_REVOKED = 4003
 
@@ -58,26 +58,14 @@ class Identity:
     Attributes:
         name: the client id its credential names; "" when it names nobody.
         grants: what it may do (``access.Grants``), or None for everything.
-        authenticated: whether a credential was shown and found good.
-        details: what a dialect may tell the client of its own record.
+        authenticated: whether a valid credential was shown.
+        details: claims of its credential that a dialect may show to the client.
     """
 
     name: str = ""
     grants: Any = None
     authenticated: bool = False
     details: Mapping[str, Any] = attrs.field(factory=dict)
-
-
-@attrs.frozen
-class Position:
-    """A place in a stored topic: the store's epoch and the last id seen.
-
-    The epoch changes when a store was wiped, so that a cursor of the old log
-    is told from one of the new.
-    """
-
-    epoch: str
-    id: int
 
 
 # Not frozen: a frozen attrs class assigns through object.__setattr__, which
@@ -262,6 +250,23 @@ def text_frame(payload: bytes) -> Frame:
     return Frame(payload, wire_frame(payload))
 
 
+@attrs.frozen
+class IndexRows:
+    """What an index has for one value.
+
+    Attributes:
+        id: of the index.
+        field: which it is made by.
+        value: of the field.
+        events: the newest first.
+    """
+
+    id: str
+    field: str
+    value: str
+    events: list[Event]
+
+
 @attrs.define(eq=False)
 class HttpRequest:
     """A request as it came: of an HTTP dialect, or the WebSocket handshake.
@@ -302,3 +307,13 @@ class Response:
     reason: str = ""
     plain: bool = False
     close: bool = False
+
+
+def encode_text(text: str) -> bytes:
+    """Return any string, even one with a lone surrogate, as UTF-8, for a store or another node."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def decode_text(data: bytes) -> str:
+    """Return the string of which *data* is the ``encode_text``."""
+    return data.decode("utf-8", "surrogatepass")

@@ -11,6 +11,28 @@ from functools import lru_cache
 from broker.errors import Invalid
 
 MAX_NAME = 255  # characters
+LOG_PREFIX = "event/"  # + topic: the log in which a store keeps its events
+
+BROKER = "broker"  # the client id of the broker itself, as a sender
+RESERVED_PREFIX = "broker."  # names of the broker itself, which no client may publish or perform
+CONTROL_PREFIX = "broker.control."  # topics by which nodes speak to each other, which no client may read
+KEY_PREFIX = "kv/"  # + key: the topic of its changes
+LOG_PREFIX = "event/"  # + topic: the log in which a store keeps its events
+
+# A name of the bus, a queue or a recipient begins with its kind.
+CLIENT = "client:"  # a client id; its mailbox
+SESSION = "session:"  # a session id
+QUEUE = "queue:"  # a work queue
+PROCEDURE = "procedure:"  # one that is performed
+SERVICE = "service:"  # one whose procedures are all performed
+TAKER = "taker:"  # a topic of streamed requests
+DEFAULT_QUEUE = QUEUE + "default"
+
+
+def split_kind(name: str) -> tuple[str, str]:
+    """Return the kind that *name* begins with, its colon included, and what follows."""
+    kind, colon, rest = name.partition(":")
+    return kind + colon, rest
 
 
 def check_name(name: object, what: str = "topic") -> str:

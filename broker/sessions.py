@@ -1,38 +1,55 @@
-"""A session that does nothing, to begin a dialect's own with."""
+"""What a dialect's own session may begin with.
+
+:class:`BaseSession` does nothing; :class:`OrderedSession` works frames off one
+after the other and keeps those that come meanwhile.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar
 
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from broker.errors import NotFound
-from broker.interfaces import ISession
-from broker.messages import Event, Mail, Reply, Request
+from broker.interfaces import ILink, ISession
+from broker.messages import CloseCode, Event, Frame, Mail, Reply, Request
+
+log = Logger()
+
+MAX_BACKLOG_BYTES = 1 << 20  # of the frames that wait for the one before them
+MAX_BACKLOG_FRAMES = 8192
+MAX_HELD_BYTES = 1 << 23  # of the events that wait for an answer to go out first
+MAX_HELD_EVENTS = 10_000
 
 
 @implementer(ISession)
 class BaseSession:
     """An ``ISession`` whose methods do the least that is right.
 
-    It hears no event, refuses every request, declines mail and is always alive.
+    It ignores events, refuses every request, declines mail and is always alive.
     """
 
     def opened(self) -> None:
         """Wait for the client to begin."""
 
     def received(self, data: bytes, binary: bool) -> None:
-        """Take no notice."""
+        """Ignore the frame."""
 
     def event(self, event: Event, pattern: str) -> None:
-        """Take no notice."""
+        """Ignore the event."""
 
     def request(self, request: Request) -> None:
         """Refuse: this client performs nothing."""
         raise NotFound("method", request.procedure)
 
     def reply(self, reply: Reply) -> None:
-        """Take no notice."""
+        """Ignore the reply."""
 
     def mail(self, mail: Mail) -> bool:
         """Leave it in its queue."""
@@ -42,9 +59,164 @@ class BaseSession:
         """Say yes: the transport's own pings notice a dead link."""
         return _yes()
 
-    def closed(self, code: int, reason: str) -> None:
+    def closed(self, code: int, reason: str) -> Awaitable[object] | None:
         """Hold nothing that had to be given back."""
+        return None
 
 
 async def _yes() -> bool:
     return True
+
+
+@attrs.define(eq=False)
+class OrderedSession(BaseSession):
+    """A session whose frames are begun in the order in which they came.
+
+    A subclass implements :meth:`frame`, and usually :meth:`overrun` and :meth:`ended`:
+
+    * While the Deferred that ``frame`` returned has not fired, later frames wait,
+      ``MAX_BACKLOG_FRAMES`` with ``MAX_BACKLOG_BYTES`` of them; one alone may be longer.
+      For each beyond that ``overrun`` is called instead.
+    * An event that arrives while ``holding`` is true has to wait until the answer of the
+      frame has gone out: give it to :meth:`hold` instead of the link.
+    * When the connection has ended, the frames that came before are worked off, and
+      then ``ended`` is called; see ``ISession.closed``.  Those that wait are dropped
+      when the broker itself disconnects the client: bind :meth:`disconnect` for
+      that, ``peer.bind(session, session.disconnect)``.
+
+    It is an attrs class, and so must be those built upon it.
+
+    Attributes:
+        holds_events: whether events wait until the Deferred has fired; otherwise only
+            until ``frame`` has returned.
+        holding: whether an event has to wait now.
+    """
+
+    holds_events: ClassVar[bool] = True
+
+    _link: ILink
+    holding: bool = attrs.field(default=False, init=False)
+    _busy: bool = attrs.field(default=False, init=False)
+    _looping: bool = attrs.field(default=False, init=False)
+    _backlog: deque[tuple[bytes, bool]] = attrs.field(factory=deque, init=False)
+    _backlog_bytes: int = attrs.field(default=0, init=False)
+    _held: list[tuple[str, Frame]] = attrs.field(factory=list, init=False)
+    _held_bytes: int = attrs.field(default=0, init=False)
+    _finished: Deferred[None] | None = attrs.field(default=None, init=False)
+
+    # What a subclass implements
+
+    def frame(self, data: bytes, binary: bool) -> Deferred[Any] | None:
+        """Begin what a frame asks for; None: the next frame need not wait.
+
+        An exception, and a Deferred that fails, is a bug: it is logged, and the link is closed with 1011.
+        """
+        raise NotImplementedError
+
+    def overrun(self, data: bytes, binary: bool) -> None:
+        """Refuse a frame because too much waits before it."""
+        self._link.close(CloseCode.TRY_AGAIN_LATER, "too many frames at once")
+
+    def ended(self) -> None:
+        """Give back what the session holds: the connection has ended, and no frame is left; once."""
+
+    # ISession
+
+    def received(self, data: bytes, binary: bool) -> None:
+        """Begin a frame, or keep it until those before it are done."""
+        if not self._busy:
+            self._begin(data, binary)
+        elif self._backlog and (
+            len(self._backlog) >= MAX_BACKLOG_FRAMES or self._backlog_bytes + len(data) > MAX_BACKLOG_BYTES
+        ):
+            self.overrun(data, binary)
+        else:
+            self._backlog.append((data, binary))
+            self._backlog_bytes += len(data)
+
+    def closed(self, code: int, reason: str) -> Deferred[None] | None:
+        """Work off the frames that came before the end."""
+        if not self._busy:
+            self.ended()
+            return None
+        self._finished = Deferred(lambda _: self._drop_backlog())
+        return self._finished.addBoth(self._end)
+
+    # For the dialect and the core
+
+    def disconnect(self, code: int, reason: str) -> None:
+        """Close the connection because the broker says so: the client may do nothing more."""
+        self._drop_backlog()
+        self._link.close(code, reason)
+
+    def hold(self, topic: str, frame: Frame) -> None:
+        """Keep the *frame* of an event on *topic* until the answer that is due has gone out.
+
+        A client for which too much is held is closed with 1013.
+        """
+        if len(self._held) >= MAX_HELD_EVENTS or self._held_bytes >= MAX_HELD_BYTES:
+            self._link.close(CloseCode.TRY_AGAIN_LATER, "busy")
+            return
+        self._held.append((topic, frame))
+        self._held_bytes += len(frame.payload)
+
+    def release(self, which: Callable[[str], bool] = bool) -> None:
+        """Send what is held, of the topics that *which* says yes to, by default all."""
+        held, self._held, self._held_bytes = self._held, [], 0
+        for topic, frame in held:
+            if which(topic):
+                self._link.send_frame(frame)
+            else:
+                self._held.append((topic, frame))
+                self._held_bytes += len(frame.payload)
+
+    # The order
+
+    def _begin(self, data: bytes, binary: bool) -> None:
+        # A store that writes at once brings events about before the answer.
+        self._busy = self.holding = True
+        try:
+            doing = self.frame(data, binary)
+        except Exception:
+            self._fail(Failure())
+            return
+        if doing is None:
+            self._busy = self.holding = False
+            if self._held:
+                self.release()
+            return
+        self.holding = self.holds_events
+        if self._held and not self.holding:
+            self.release()
+        doing.addCallbacks(self._next, self._fail)
+
+    def _next(self, _: object) -> None:
+        """Send what was held for the answer, then go on with the frames that wait."""
+        self._busy = self.holding = False
+        if self._held:
+            self.release()
+        if self._looping:  # a frame of the loop below was done at once
+            return
+        self._looping = True
+        while self._backlog and not self._busy:
+            data, binary = self._backlog.popleft()
+            self._backlog_bytes -= len(data)
+            self._begin(data, binary)
+        self._looping = False
+        if self._finished is not None and not self._busy:
+            self._finished.callback(None)
+
+    def _fail(self, failure: Failure) -> None:
+        log.failure("a session failed", failure)
+        self._link.close(CloseCode.INTERNAL_ERROR, "internal error")
+        self._drop_backlog()
+        self._next(None)
+
+    def _drop_backlog(self) -> None:
+        self._backlog.clear()
+        self._backlog_bytes = 0
+
+    def _end(self, result: Any) -> Any:
+        self._finished = None
+        self.ended()
+        return result

@@ -1,23 +1,37 @@
-"""Help for authors of dialects: a broker without a daemon, a link without a network."""
+"""Help for authors of dialects: a broker without a daemon, clients without a network.
+
+::
+
+    broker = make_broker(api_secret="s")
+    ann = connect(broker, dialect)                                    # over WebSocket
+    assert ann.stream(["SUB news", "PUB news 1"]) == [[b"OK"], [b"OK"]]
+    answer = value_of(http_request(broker, dialect, "GET", "/news"))  # over HTTP
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import difflib
+from collections.abc import Coroutine, Iterable, Mapping
+from functools import cache
+from typing import Any, TypeAlias, cast, get_args, get_origin, get_type_hints
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
-from broker.access.principals import Access
+from broker.access.principals import Access, make_access
 from broker.buses import open_bus
+from broker.config.options import options_of
 from broker.config.settings import Settings
 from broker.core.service import Broker
-from broker.interfaces import ILink, ISession
-from broker.messages import CloseCode, Frame, HttpRequest
-from broker.peer import Peer
+from broker.interfaces import ILink, IPeer, ISession
+from broker.messages import CloseCode, Frame, HttpRequest, Response
 from broker.stores import open_store
+from broker.web.site import Site
+
+Message: TypeAlias = bytes | tuple[bytes]  # a text message, or a binary one in a tuple
 
 
 @implementer(ILink)
@@ -29,6 +43,7 @@ class FakeLink:
         handshake: the request the client is said to have come with.
         sent: text messages as bytes, binary ones as (bytes,) tuples.
         closed: (code, reason) once closed, else None.
+        paused: what ``ILink.paused`` says; set it as the test needs.
     """
 
     handshake: HttpRequest = attrs.field(factory=lambda: HttpRequest("GET", "/", "", {}))
@@ -42,9 +57,13 @@ class FakeLink:
         return self.closed is None
 
     def send(self, payload: bytes) -> None:
-        """Keep a text message."""
+        """Keep a text message.
+
+        Raises:
+            UnicodeDecodeError: it is not UTF-8, as text must be.
+        """
         if self.closed is None:
-            payload.decode()  # text must be UTF-8
+            payload.decode()
             self.sent.append(payload)
 
     def send_binary(self, payload: bytes) -> None:
@@ -61,7 +80,7 @@ class FakeLink:
         self.closed = self.closed or (code, reason)
 
     def abort(self) -> None:
-        """Remember a cut as code 1006."""
+        """Remember an abort as code 1006."""
         self.close(CloseCode.ABNORMAL)
 
     def take(self) -> list[Any]:
@@ -71,54 +90,128 @@ class FakeLink:
 
 
 def make_broker(clock: IReactorTime | None = None, access: Access | None = None, **settings: Any) -> Broker:
-    """Return a started broker in memory; *settings* are fields of ``Settings``."""
+    """Return a started broker in memory.
+
+    Args:
+        clock: gives the time; by default a ``task.Clock``, which stands still.
+        access: who may do what; by default what *settings* say, as in the daemon.
+        settings: fields of ``config.settings.Settings``: ``api_secret="s"``, ``max_subscriptions=2``.
+
+    Raises:
+        TypeError: there is no such setting, or its value is of the wrong type.
+        ValueError: its value is not one that the environment variable could have.
+        Invalid: a file that a setting names says something wrong.
+    """
     clock = clock or Clock()
-    store = open_store("memory:", clock=clock)
-    broker = Broker(Settings(**settings), store, open_bus("local:", "test"), clock, access)
+    checked = _checked(settings)
+    if access is None and checked.auth == "required" and not checked.secured:
+        raise ValueError('auth="required" lets nobody in without an api_secret, api_keys or a JWT key')
+    broker = Broker(
+        checked, open_store("memory:", clock=clock), open_bus("local:", "test"), clock, access or make_access(checked)
+    )
     broker.startService()
     return broker
 
 
 @attrs.define(eq=False)
 class Connected:
-    """A client of a dialect under test: its peer, its link, its session."""
+    """A WebSocket client of a dialect under test: its peer, its link, its session."""
 
-    peer: Peer
+    peer: IPeer
     link: FakeLink
     session: ISession
 
-    def say(self, text: str | bytes) -> list[Any]:
-        """Let the client send *text*; return what it is sent meanwhile."""
-        self.session.received(text.encode() if isinstance(text, str) else text, False)
+    def say(self, message: str | Message) -> list[Any]:
+        """Let the client send *message*; return what it is sent meanwhile."""
+        if isinstance(message, tuple):
+            self.session.received(message[0], True)
+        else:
+            self.session.received(message.encode() if isinstance(message, str) else message, False)
         return self.link.take()
 
+    def stream(self, messages: Iterable[str | Message]) -> list[list[Any]]:
+        """Let the client send *messages*, until the link is closed; return what it is sent after each."""
+        answers: list[list[Any]] = []
+        for message in messages:
+            if self.link.closed is not None:
+                break
+            answers.append(self.say(message))
+        return answers
+
     def leave(self, code: int = CloseCode.NORMAL) -> None:
-        """Let the client go."""
+        """Let the client close the connection with *code*; its peer is closed when the session has ended."""
         self.link.close(code)
-        self.session.closed(code, "")
-        self.peer.close()
+        ending: Any = self.session.closed(code, "")
+        if ending is None:
+            self.peer.close()
+        else:
+            ensureDeferred(ending).addBoth(lambda _: self.peer.close())
 
 
 def connect(broker: Broker, dialect: Any, request: HttpRequest | None = None) -> Connected:
-    """Return a client that *dialect* has accepted.
+    """Return a WebSocket client that *dialect* has accepted.
 
     Raises:
         BrokerError: the dialect has refused it.
     """
     link = FakeLink() if request is None else FakeLink(request)
-    peer = broker.attach(dialect.name, "127.0.0.1")
-    session = value_of(Deferred.fromCoroutine(dialect.session(peer, link)))
-    peer.bind(session, link.close)
+    peer = broker.attach(dialect.name, link.handshake.address or "127.0.0.1")
+    try:
+        session = value_of(ensureDeferred(dialect.session(peer, link)))
+    except BaseException:
+        peer.close()
+        raise
+    if peer.session is None:
+        peer.bind(session, link.close)
     session.opened()
     return Connected(peer, link, session)
 
 
-def value_of(deferred: Deferred[Any]) -> Any:
-    """Return what *deferred* has fired with, raising its failure.
+def http_request(
+    broker: Broker,
+    dialect: Any,
+    method: str,
+    target: str,
+    body: bytes | str = b"",
+    headers: Mapping[str, str] | None = None,
+    *,
+    address: str = "127.0.0.1",
+) -> Deferred[Response]:
+    """Fire with the answer to an HTTP request, as the public port with *dialect* alone gives it.
+
+    That includes what the port does around ``IHttpDialect.answer``: it finds the
+    dialect by its path, turns errors into answers and closes the peer.  A long
+    poll fires later; cancelling is the client that goes away.
+
+    Args:
+        broker: what ``make_broker`` has returned.
+        dialect: an IHttpDialect.
+        method: such as "GET".
+        target: path and query, encoded as in the request line: "/a?b=c".
+        body: as it is after any content coding was undone.
+        headers: by name, in any case.
+        address: where the client comes from.
+    """
+    path, _, query = target.partition("?")
+    request = HttpRequest(
+        method,
+        path,
+        query,
+        {"host": "localhost"} | {name.lower(): value for name, value in (headers or {}).items()},
+        body.encode() if isinstance(body, str) else body,
+        address,
+    )
+    site = Site([dialect], broker.attach, broker.clock, cast(Any, None), broker.metrics)
+    return Deferred.fromCoroutine(site.answer(request))
+
+
+def value_of(waiting: Deferred[Any] | Coroutine[Deferred[Any], Any, Any]) -> Any:
+    """Return what *waiting*, a Deferred or a coroutine, has ended with, raising its failure.
 
     Raises:
-        AssertionError: it has not fired.
+        AssertionError: it has not ended.
     """
+    deferred = ensureDeferred(waiting)
     fired: list[Any] = []
     failed: list[Any] = []
     deferred.addCallbacks(fired.append, failed.append)
@@ -126,3 +219,43 @@ def value_of(deferred: Deferred[Any]) -> Any:
         failed[0].raiseException()
     assert fired, "the Deferred has not fired"
     return fired[0]
+
+
+def _checked(settings: Mapping[str, Any]) -> Settings:
+    """Return *settings* as the daemon has them; see ``make_broker`` for what it raises."""
+    options, hints = options_of(Settings), _hints()
+    for name, value in settings.items():
+        if name not in options:
+            near = difflib.get_close_matches(name, options, n=1)
+            raise TypeError(f"there is no setting {name}" + (f"; did you mean {near[0]}?" if near else ""))
+        if not _fits(value, hints[name]):
+            raise TypeError(f"{name} must be {_described(hints[name])}, not {value!r}")
+        if isinstance(value, Mapping):
+            continue  # its text names no secrets
+        kind = options[name].kind
+        try:
+            kind.parse(kind.write(value))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}, not {value!r}") from None
+    return Settings(**settings)
+
+
+@cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(Settings)
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether *value* is of the type that *hint* says; one of ``Settings``."""
+    origin = get_origin(hint)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(isinstance(item, get_args(hint)[0]) for item in value)
+    if origin is not None:
+        return isinstance(value, Mapping) and all(isinstance(text, str) for pair in value.items() for text in pair)
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _described(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and get_origin(hint) is None else str(hint).replace("typing.", "")

@@ -6,13 +6,16 @@ from pathlib import Path
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
+from sphinx.ext.napoleon import Config, GoogleDocstring
 from sphinx.util.docutils import SphinxDirective
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import interfaces_page
 import settings_page
 
 import broker
+import broker.interfaces
 
 project = "txbroker"
 author = "the txbroker authors"
@@ -21,6 +24,10 @@ html_theme = "alabaster"
 html_theme_options = {"description": "One daemon, one port, one broker core, many wire dialects.", "page_width": "64em"}
 html_show_copyright = False
 exclude_patterns = ["_build"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+autodoc_member_order = "bysource"
+napoleon_use_ivar = True
+autodoc_typehints = "signature"
 
 
 class Settings(SphinxDirective):
@@ -33,5 +40,22 @@ class Settings(SphinxDirective):
         return section.children
 
 
+class Interfaces(SphinxDirective):
+    """Puts the contracts of all interfaces here, made from their source."""
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_dependency(broker.interfaces.__file__)
+        text = interfaces_page.page(broker.interfaces, _converted)
+        lines = StringList(text.splitlines(), source="broker/interfaces.py")
+        section = nodes.section()
+        self.state.nested_parse(lines, self.content_offset, section, match_titles=True)
+        return section.children
+
+
+def _converted(docstring: str) -> list[str]:
+    return str(GoogleDocstring(docstring, Config())).splitlines()  # its lines() may hold several
+
+
 def setup(app: Sphinx) -> None:
     app.add_directive("settings", Settings)
+    app.add_directive("interfaces", Interfaces)

@@ -7,7 +7,7 @@ import sys
 import textwrap
 
 from broker.config.options import Option, options_of
-from broker.config.settings import PREFIX, Settings
+from broker.config.settings import ENV_PREFIX, Settings
 
 TITLE = re.compile(r"^    # ([A-Z].*)$")
 
@@ -35,7 +35,7 @@ def table() -> str:
     for title, options in groups().items():
         lines += [title, "-" * len(title), ""]
         for name, option in options.items():
-            variable = PREFIX + name.upper()
+            variable = ENV_PREFIX + name.upper()
             also = f"\n   A secret: ``{variable}_FILE`` may name a file that holds it." if option.secret else ""
             lines += [
                 f".. envvar:: {variable}",
@@ -62,7 +62,7 @@ def env_example() -> str:
         for name, option in options.items():
             text = option.help + (f" Default: {option.default}." if option.computed else "")
             lines += textwrap.wrap(text.replace("``", ""), 98, initial_indent="# ", subsequent_indent="# ")
-            lines += [f"#{PREFIX}{name.upper()}=" + ("" if option.computed else option.default), ""]
+            lines += [f"#{ENV_PREFIX}{name.upper()}=" + ("" if option.computed else option.default), ""]
     return "\n".join(lines)
 
 

@@ -1,11 +1,13 @@
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET, Raw, UnsetType
 
 from broker.errors import Invalid
-from broker.jsontext import members, object_text
+from broker.jsontext import decode, members, object_text, overflows, read_fields
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -75,6 +77,9 @@ def test_numbers_that_nobody_can_hold_are_refused_where_asked_for():
     for text in (b'{"a":1e999}', b'{"a":[-1e999]}', b'{"a":' + b"9" * 5000 + b"}", b'{"a":"\\ud800","b":1e999}'):
         with pytest.raises(Invalid):
             members(text, numbers=True)
+    for text in (b'{"a":' + b"9" * 400 + b"}", b'{"a":[{"b":1E+400}]}'):
+        with pytest.raises(Invalid):
+            members(text, numbers=True)
     assert members(b'{"a":1e308}', numbers=True)
 
 
@@ -83,3 +88,112 @@ def test_taking_apart_and_putting_together_changes_nothing(found):
     text = json.dumps(found)
     assert json.loads(object_text(members(text.encode()))) == found
     assert all(json.loads(bytes(raw)) == found[name] for name, raw in members(text.encode()).items())
+
+
+# Numbers.  The largest double is 17976931348623157 followed by 292 digits; halfway to the
+# next power of two it is rounded to infinity.
+
+LARGEST = str((2**53 - 1) * 2**971)
+HALFWAY = str((2**54 - 1) * 2**970)
+
+
+@pytest.mark.parametrize("sign", ["", "-"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        "1e309", "1E309", "1e+309", "1E+309", "1e0309", "1e+00309", "1.0e309", "0.1e310", "10e308", "1e999999999999",
+        "1" + "0" * 309, "9" * 309, "9" * 400, "9" * 5000, HALFWAY, HALFWAY + ".5", "1" + "0" * 250 + "e90",
+        "1" + "0" * 210 + "e99", "1" + "0" * 210 + "." + "0" * 50 + "e99",
+    ],
+)  # fmt: skip
+def test_numbers_that_are_infinite_as_doubles_are_found_wherever_they_are(sign, number):
+    number = sign + number
+    for text in ("%s", "[%s]", '{"a":%s}', '[1,{"a":[%s,2]},3]', " [ %s ] ", '["1e5",\n%s\n]', '{"e":"E","a":%s}'):
+        assert overflows((text % number).encode())
+    assert overflows(b'{"a":"' + b"x" * 5000 + b'","b":' + number.encode() + b"}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0", "-0", "1e308", "-1E+308", "1e-999", "1E-400", "0e999", "0.0E999", "0." + "0" * 400 + "1e700", "2e300",
+        "1" + "0" * 308, "9" * 308, LARGEST, "-" + LARGEST, str(int(HALFWAY) - 1), LARGEST + ".9", "0." + "1" * 500,
+        '"1e999"', '"x1e999,"', '"a\\"1e999,"', f'"{"1" * 500}"', f'{{"{"9" * 400}":1}}', '{"1e309":1}',
+        '{"e1":"E999"}',
+        f"[{','.join(['123456'] * 100)}]", "[1.5e+10,2e300]", '"%s"' % ("1e999," * 50), "",
+    ],
+)  # fmt: skip
+def test_other_numbers_pass(text):
+    assert not overflows(text.encode())
+
+
+@given(st.integers(-(10**320), 10**320) | st.integers(-(10**20), 10**20), st.integers(-400, 400), st.booleans())
+def test_what_is_found_is_what_a_double_can_not_hold(whole, exponent, written):
+    number = f"{whole}e{exponent}" if written else str(whole)
+    assert overflows(f'{{"a":[{number}]}}'.encode()) is (abs(float(number)) == float("inf"))
+
+
+# Types
+
+
+class Inner(msgspec.Struct):
+    name: str
+    rest: Raw = Raw(b"")
+
+
+class Outer(msgspec.Struct, rename={"kind": "type"}):
+    kind: str = "none"
+    size: int | UnsetType = UNSET
+    data: Raw | UnsetType = UNSET
+    inner: Inner | None = None
+
+
+@pytest.mark.parametrize(
+    ("text", "rest"),
+    [
+        (r'{"name":"a","rest":"\ud800"}', r'"\ud800"'),
+        (r'{"name":"a","rest":["\uDfFf\\ud800",{"\ud800":1}]}', r'["\uDfFf\\ud800",{"\ud800":1}]'),
+        (r'{"name":"\ud83d\ude00","rest":"\ude00\ud83d"}', r'"\ude00\ud83d"'),
+        (r'{"x":"\ud800","name":"ä","rest": [ 1 ] }', "[ 1 ]"),
+    ],
+)
+def test_what_is_kept_as_text_may_have_lone_surrogates(text, rest):
+    assert bytes(decode(msgspec.json.Decoder(Inner), text.encode()).rest) == rest.encode()
+
+
+def test_lone_surrogates_pass_in_lists_maps_and_structs_within():
+    found = decode(msgspec.json.Decoder(dict[str, list[Raw]]), rb'{"a":["\ud800",1]}')
+    assert [bytes(item) for item in found["a"]] == [rb'"\ud800"', b"1"]
+    first, second = decode(msgspec.json.Decoder(list[Outer]), rb'[{"type":"t","data":"\udc00","inner":null}, {}]')
+    assert (first.kind, bytes(first.data or b""), second) == ("t", rb'"\udc00"', Outer())
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (Inner, r'{"name":"\ud800"}'),
+        (Inner, r'{"name":"a","rest":"\ud800"'),
+        (Inner, r'{"name":5,"rest":"\ud800"}'),
+        (Inner, r'{"rest":"\ud800"}'),
+        (Inner, r'["\ud800"]'),
+        (Inner, '{"name":"a","rest":' + "[" * 5000 + "]" * 5000 + "}"),
+        (Inner, ""),
+        (str, r'"\ud800"'),
+        (dict[str, Raw], r'{"\ud800":1}'),
+        (list[Raw], r'{"\ud800":1}'),
+        (list[Raw], r'["\ud800",]'),
+        (list[Raw], r'["\ud800"]x'),
+    ],
+)
+def test_what_is_not_of_the_type_is_invalid(kind, text):
+    with pytest.raises(Invalid):
+        decode(msgspec.json.Decoder(kind), text.encode())
+
+
+def test_fields_are_read_one_by_one():
+    found, wrong = read_fields(Outer, rb'{"size":"5","type":"\ud800","x":1e5,"data":{"a":"\ud800"}}')
+    assert (found.kind, found.size, bytes(found.data or b"")) == ("none", UNSET, rb'{"a":"\ud800"}')
+    assert [(name, bytes(text)) for name, text in wrong.items()] == [("size", b'"5"'), ("type", rb'"\ud800"')]
+    assert read_fields(Outer, b'{"size":5}') == (Outer(size=5), {})
+    with pytest.raises(Invalid):
+        read_fields(Outer, b"[]")

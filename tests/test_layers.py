@@ -2,6 +2,7 @@
 
 A module imports from rows of the table above its own, never from one beside it, except
 that the modules of the first row import each other, and those of a package their siblings.
+No modules import each other, for types either.
 The core knows neither the libraries of the network and of Redis nor the dialects.
 """
 
@@ -27,6 +28,9 @@ FOREIGN = ("autobahn", "twisted.web", "txredisapi", "hiredis", "httptools", "web
 OUTSIDE = ("broker.redis", "broker.stores", "broker.buses", "broker.web", "broker.app", "protocols")
 
 
+MAX_FUNCTION_LINES = 60
+
+
 def modules() -> Iterator[tuple[str, Path]]:
     for folder in ("broker", "protocols"):
         for path in sorted((ROOT / folder).rglob("*.py")):
@@ -50,11 +54,11 @@ def package(module: str) -> str:
     return whole if len(words) > 2 or (ROOT / Path(*words)).is_dir() else ""
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Yield the modules that *path* imports at run time, wherever in the file."""
+def imports(path: Path, *, typing: bool = False) -> Iterator[str]:
+    """Yield the modules that *path* imports, wherever in the file; those for types alone only when *typing*."""
 
     def walk(node: ast.AST) -> Iterator[str]:
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not typing:
             return
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -89,6 +93,68 @@ def offence(module: str, imported: str) -> str:
 def test_module_imports_from_above_only(module, path):
     found = [offence(module, imported) for imported in imports(path)]
     assert [problem for problem in found if problem] == []
+
+
+def circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Return the sets of modules that import each other, by whatever way (Tarjan's strongly connected components)."""
+    order: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[set[str]] = []
+
+    def visit(module: str) -> None:
+        order[module] = lowest[module] = len(order)
+        stack.append(module)
+        for imported in graph[module]:
+            if imported not in order:
+                visit(imported)
+            if imported in stack:
+                lowest[module] = min(lowest[module], lowest[imported])
+        if lowest[module] == order[module]:
+            start = stack.index(module)
+            found.append(set(stack[start:]))
+            del stack[start:]
+
+    for module in graph:
+        if module not in order:
+            visit(module)
+    return [component for component in found if len(component) > 1]
+
+
+def test_no_modules_import_each_other_for_types_either():
+    paths = dict(modules())
+    graph = {module: {name for name in imports(path, typing=True) if name in paths} for module, path in paths.items()}
+    for module, imported in graph.items():
+        assert module not in imported
+        # A package's __init__ names what is in it: that is no circle of two modules.
+        imported -= {name for name in imported if module.startswith(f"{name}.")}
+    assert [sorted(circle) for circle in circles(graph)] == []
+
+
+def test_circles_are_found_however_long():
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"d", "a"}, "d": set(), "e": {"a", "f"}, "f": {"e"}}
+    assert sorted(map(sorted, circles(graph))) == [["a", "b", "c"], ["e", "f"]]
+
+
+def long_functions(source: str) -> Iterator[str]:
+    """Yield the functions of more than MAX_FUNCTION_LINES lines, from ``def`` to their end."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or 0) - node.lineno + 1
+            if length > MAX_FUNCTION_LINES:
+                yield f"{node.name}: {length} lines"
+
+
+@pytest.mark.parametrize("folder", ["broker", "protocols", "twisted"])
+def test_no_function_is_longer_than_a_screen(folder):
+    paths = sorted((ROOT / folder).rglob("*.py"))
+    assert paths
+    assert [f"{path.name} {found}" for path in paths for found in long_functions(path.read_text("utf-8"))] == []
+
+
+def test_a_function_that_is_too_long_is_found():
+    body = "\n".join("    x = 1" for _ in range(MAX_FUNCTION_LINES))
+    assert list(long_functions(f"async def f():\n{body}\ndef g():\n{body[:-10]}")) == ["f: 61 lines"]
 
 
 def test_every_name_of_the_table_is_there():

@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-import importlib.util
+import runpy
+import sys
+from itertools import takewhile
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 import pytest_twisted
 
 from broker.testing import connect, make_broker
+from tests.support.examples import EXAMPLES, load_example
 from tests.support.ws_client import ws_connect
-
-EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 
 
 @pytest.fixture
 def lines():
-    spec = importlib.util.spec_from_file_location("lines", EXAMPLES / "lines.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.dialect(None)
+    return load_example("lines").dialect(None)
 
 
 def test_the_example_is_shorter_than_sixty_lines():
     assert len((EXAMPLES / "lines.py").read_text().splitlines()) < 60
 
 
-def test_what_one_publishes_the_other_hears(lines):
+def test_the_tests_of_that_page_pass(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    tests = runpy.run_path(str(EXAMPLES / "lines_test.py"))
+    monkeypatch.delitem(sys.modules, "lines")
+    names = [name for name in tests if name.startswith("test_")]
+    assert len(names) == 5
+    for name in names:
+        tests[name]()
+
+
+def test_a_pattern_is_subscribed_to(lines):
     broker = make_broker()
     ann, bob = connect(broker, lines), connect(broker, lines)
     assert bob.say("SUB news.*") == [b"OK"]
@@ -71,3 +78,17 @@ async def test_the_daemon_speaks_it_beside_the_others(start_daemon, tmp_path, na
     client.send("PUB news {")
     assert await client.receive() == "ERR INVALID line"
     await client.close()
+
+
+def test_every_other_piece_of_python_in_the_docs_compiles():
+    pages = {page: code for page in EXAMPLES.parent.rglob("*.rst") for code in python_of(page)}
+    for page, code in pages.items():
+        compile(code, str(page), "exec")
+    # Code of this page is run, as files of docs/examples.
+    assert EXAMPLES.parent / "writing-a-plugin.rst" not in pages
+
+
+def python_of(page):
+    """Return the code blocks of *page* that are Python."""
+    _, *blocks = page.read_text().split(".. code-block:: python\n")
+    return [dedent("\n".join(takewhile(lambda line: not line or line[0] == " ", b.splitlines()))) for b in blocks]

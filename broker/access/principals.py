@@ -1,105 +1,22 @@
-"""Who may do what: credentials, identities, permissions and rates."""
+"""Who a client is: turns a credential into an identity."""
 
 from __future__ import annotations
 
 import hmac
-import tomllib
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
-from twisted.internet.interfaces import IReactorTime
 
+from broker.access.permissions import Grants, read_permissions
 from broker.errors import Invalid, Unauthenticated
 from broker.messages import Identity
-from broker.patterns import check_pattern, covers, is_pattern, matches, overlaps
 
-VERBS = (
-    "publish", "subscribe", "call", "register", "request", "acknowledge",
-    "send", "consume", "read", "write", "mint",
-)  # fmt: skip
+if TYPE_CHECKING:
+    from broker.config.settings import Settings
+
 SHOWN = ("userId", "profileId", "role", "scopes")  # claims that a client may be told
-REMEMBERED = 1024  # decisions kept per set of grants
-
-
-@attrs.frozen
-class Rule:
-    """What of one verb is allowed and denied; deny wins."""
-
-    allow: tuple[str, ...] = ()
-    deny: tuple[str, ...] = ()
-
-    def may(self, name: str) -> bool:
-        """Whether the plain *name* is permitted."""
-        return any(matches(p, name) for p in self.allow) and not any(matches(p, name) for p in self.deny)
-
-    def may_all(self, pattern: str) -> bool:
-        """Whether every name that *pattern* matches is permitted."""
-        return any(covers(p, pattern) for p in self.allow) and not any(overlaps(p, pattern) for p in self.deny)
-
-
-class Grants:
-    """The rules of one identity or role, by verb.
-
-    Attributes:
-        lenient: whether a verb without a rule is permitted, else it is refused.
-    """
-
-    def __init__(self, rules: Mapping[str, Rule]) -> None:
-        self.lenient = False
-        self._rules = dict(rules)
-        self._known: dict[tuple[str, str], bool] = {}
-
-    def may(self, verb: str, name: str) -> bool:
-        """Whether *verb* is permitted with *name*, which may be a pattern when subscribing."""
-        known = self._known.get((verb, name))
-        if known is None:
-            rule = self._rules.get(verb)
-            if rule is None:
-                known = self.lenient
-            else:
-                known = rule.may_all(name) if verb == "subscribe" and is_pattern(name) else rule.may(name)
-            if len(self._known) >= REMEMBERED:
-                self._known.clear()
-            self._known[verb, name] = known
-        return known
-
-    def names(self, verb: str) -> Iterable[str]:
-        """Return the allow patterns of *verb* as they were written."""
-        rule = self._rules.get(verb)
-        return rule.allow if rule else ()
-
-
-def read_permissions(path: Path) -> dict[str, Grants]:
-    """Read the permission file: TOML, ``[name.verb]`` with ``allow`` and ``deny`` lists.
-
-    Raises:
-        Invalid: it can not be read or says something else.
-    """
-    try:
-        tables = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise Invalid("permissions", message=f"permissions file: {error}") from None
-    return {
-        name: Grants({verb: _rule(name, verb, rule) for verb, rule in verbs.items()}) for name, verbs in tables.items()
-    }
-
-
-def _rule(name: str, verb: str, rule: Any) -> Rule:
-    where = f"[{name}.{verb}]"
-    if verb not in VERBS:
-        raise Invalid("permissions", message=f"permissions file: {where}: no such verb; there are {', '.join(VERBS)}")
-    if not isinstance(rule, dict) or not set(rule) <= {"allow", "deny"}:
-        raise Invalid("permissions", message=f"permissions file: {where} takes allow and deny")
-    lists = []
-    for key in ("allow", "deny"):
-        patterns = rule.get(key, [])
-        if not isinstance(patterns, list):
-            raise Invalid("permissions", message=f"permissions file: {where} {key} is a list of patterns")
-        lists.append(tuple(check_pattern(p, f"permissions file: {where} {key}") for p in patterns))
-    return Rule(*lists)
 
 
 @attrs.define(eq=False)
@@ -110,7 +27,7 @@ class Access:
     a named API key; or a JSON web token, whose ``sub`` is the name.
 
     Attributes:
-        mode: "none" (nobody is asked), "optional" or "required".
+        mode: "none" (no credential is asked for), "optional" or "required".
         anonymous: the identity of a peer that has shown nothing.
     """
 
@@ -122,12 +39,12 @@ class Access:
     jwt_issuer: str | None = None
     permissions: Mapping[str, Grants] = attrs.field(factory=dict)
     anonymous: Identity = attrs.field(init=False)
-    _others: Grants = attrs.field(init=False, repr=False)  # those whom no rule names
+    _others: Grants = attrs.field(init=False, repr=False)  # of those whom no rule names
 
     def __attrs_post_init__(self) -> None:
         self._others = Grants({})
         for grants in (*self.permissions.values(), self._others):
-            # Where nobody is asked who he is, the file takes away; elsewhere it gives.
+            # Where no credential is asked for, rules only restrict; elsewhere what no rule allows is denied.
             grants.lenient = self.mode == "none"
         self.anonymous = Identity(grants=self._grants_of("anonymous", ()))
 
@@ -143,15 +60,15 @@ class Access:
             raise Unauthenticated("token")
         if not self.configured:
             return self.anonymous
-        whole = credential.encode("utf-8", "surrogatepass")
-        token = whole.strip().rpartition(b" ")[2]
+        shown = credential.encode("utf-8", "surrogatepass")
+        token = shown.strip().rpartition(b" ")[2]
         found = None
         # All are compared, in constant time each: how long a refusal takes says nothing.
         for secret in self.secrets:
-            if _same(secret, token) or _same(secret, whole):
+            if _same(secret, token) or _same(secret, shown):
                 found = Identity(authenticated=True, grants=self._grants_of("secret", ()))
         for name, key in self.keys.items():
-            if _same(key, token) or _same(key, whole):
+            if _same(key, token) or _same(key, shown):
                 found = Identity(name=name, authenticated=True, grants=self._grants_of(name, ()))
         return found or self._from_jwt(token)
 
@@ -215,49 +132,50 @@ class Access:
         return self._others if self.permissions else None
 
 
+def make_access(settings: Settings) -> Access:
+    """Return the ``Access`` that *settings* configure.
+
+    Raises:
+        Invalid: one of its files says something wrong.
+    """
+    jwt_keys = [(settings.jwt_secret, "HS256")] if settings.jwt_secret else []
+    if settings.jwt_public_key_file:
+        pem = Path(settings.jwt_public_key_file).read_text("utf-8", "replace")
+        jwt_keys.append((pem, _algorithm(pem)))
+    return Access(
+        mode=settings.auth,
+        secrets=tuple(secret for secret in (settings.api_secret, settings.api_secret_previous) if secret),
+        keys=settings.api_keys,
+        jwt_keys=tuple(jwt_keys),
+        jwt_audience=settings.jwt_audience or None,
+        jwt_issuer=settings.jwt_issuer or None,
+        permissions=read_permissions(Path(settings.permissions_file)) if settings.permissions_file else {},
+    )
+
+
 def _same(secret: str, shown: bytes) -> bool:
     return hmac.compare_digest(secret.encode(), shown)
 
 
-class Bucket:
-    """A token bucket: *rate* a second, at most *burst* at once."""
+def _algorithm(pem: str) -> str:
+    """Return the JWT algorithm of the public key *pem*.
 
-    __slots__ = ("_burst", "_clock", "_level", "_rate", "_when")
+    Raises:
+        Invalid: it is no key, or of a kind that is not supported.
+    """
+    # Imported here: few need it, and it takes long.
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    def __init__(self, clock: IReactorTime, rate: float, burst: float) -> None:
-        self._clock = clock
-        self._rate = rate
-        self._burst = self._level = max(burst, 1.0)
-        self._when = clock.seconds()
-
-    def take(self) -> bool:
-        """Take one token if there is one."""
-        now = self._clock.seconds()
-        self._level = min(self._burst, self._level + (now - self._when) * self._rate)
-        self._when = now
-        if self._level < 1.0:
-            return False
-        self._level -= 1.0
-        return True
-
-
-class Buckets:
-    """A bucket for each key that was seen lately; at most *size* of them."""
-
-    def __init__(self, clock: IReactorTime, rate: float, burst: float, size: int = 10000) -> None:
-        self._clock = clock
-        self._rate, self._burst, self._size = rate, burst or rate, size
-        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
-
-    def of(self, key: str) -> Bucket | None:
-        """Return the bucket of *key*, or None where nothing is limited."""
-        if self._rate <= 0:
-            return None
-        bucket = self._buckets.get(key)
-        if bucket is None:
-            bucket = self._buckets[key] = Bucket(self._clock, self._rate, self._burst)
-            if len(self._buckets) > self._size:
-                self._buckets.popitem(last=False)
-        else:
-            self._buckets.move_to_end(key)
-        return bucket
+    try:
+        key = load_pem_public_key(pem.encode())
+    except ValueError:
+        key = None  # reported like a key of an unknown kind
+    for kind, algorithm in (
+        (rsa.RSAPublicKey, "RS256"),
+        (ec.EllipticCurvePublicKey, "ES256"),
+        (ed25519.Ed25519PublicKey, "EdDSA"),
+    ):
+        if isinstance(key, kind):
+            return algorithm
+    raise Invalid("key", message="TXBROKER_JWT_PUBLIC_KEY_FILE: it holds no RSA, EC or Ed25519 public key")

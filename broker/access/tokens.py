@@ -1,7 +1,7 @@
 """Tokens: credentials that the broker itself gives out, for a while.
 
 A token is a JSON web token, signed with a key that lives in the store: it is
-good on every node and after a restart, until it expires or is revoked.
+valid on every node and after a restart, until it expires or is revoked.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from broker.errors import Conflict, Unauthenticated
 from broker.interfaces import IStore
 from broker.messages import CloseCode, Event
+from broker.patterns import CONTROL_PREFIX
 
 SPACE = "token"  # holds the signing key, and what was revoked
 SIGNING_KEY = "key"
 REVOKED = "revoked:"  # + id
-CONTROL = "broker.control.revoked"  # topic by which the nodes tell each other
+CONTROL = CONTROL_PREFIX + "revoked"  # topic by which nodes notify each other
 ALGORITHM = "HS256"
-EXPIRED = (CloseCode.TOKEN_EXPIRED, "token expired")
-WITHDRAWN = (CloseCode.TOKEN_REVOKED, "token revoked")
+HAS_EXPIRED = (CloseCode.TOKEN_EXPIRED, "token expired")
+WAS_REVOKED = (CloseCode.TOKEN_REVOKED, "token revoked")
 
 
 class Holder(Protocol):
@@ -39,7 +40,7 @@ class Token:
 
     Attributes:
         id: unique; by it the token is revoked.
-        bearer: what ``Access.remember`` has said of the identity it speaks for.
+        bearer: the record that ``Access.remember`` made of the identity it speaks for.
         claims: what the dialect that asked for it wants to know again.
         expires: seconds since the epoch.
     """
@@ -59,11 +60,11 @@ class Held:
 
 
 class Tokens:
-    """Signs, verifies and revokes, and parts with those whose token has ended.
+    """Signs, verifies and revokes tokens, and disconnects those whose token has ended.
 
     Args:
         store: keeps the signing key and what was revoked.
-        publish: tells the other nodes of a revocation.
+        publish: notifies all nodes of a revocation.
         clock: gives the time.
     """
 
@@ -74,14 +75,14 @@ class Tokens:
         self._tokens: dict[Holder, str] = {}
 
     async def mint(self, bearer: Mapping[str, Any], claims: Mapping[str, Any], seconds: float) -> str:
-        """Return a new token that is good for *seconds*."""
+        """Return a new token that is valid for *seconds*."""
         record = {
             "jti": secrets.token_urlsafe(12),
             "exp": self._clock.seconds() + seconds,
             "bearer": dict(bearer),
             "claims": dict(claims),
         }
-        import jwt  # here: see access.py
+        import jwt  # here: see principals.py
 
         return jwt.encode(record, await self._signing_key(), algorithm=ALGORITHM)
 
@@ -89,7 +90,7 @@ class Tokens:
         """Return what the token *text* says.
 
         Raises:
-            Unauthenticated: it is none of ours, has expired or was revoked.
+            Unauthenticated: it is not one of ours, has expired or was revoked.
         """
         token = self._read(text, await self._signing_key())
         if token.expires <= self._clock.seconds() or await self._store.get(SPACE, REVOKED + token.id) is not None:
@@ -97,30 +98,30 @@ class Tokens:
         return token
 
     async def revoke(self, text: str) -> None:
-        """Let *text* be good no more, and part with those who live by it.
+        """Revoke the token *text*, and disconnect those who live by it.
 
         Raises:
-            Unauthenticated: it is none of ours.
+            Unauthenticated: it is not one of ours.
         """
         token = self._read(text, await self._signing_key())
         await self._store.set(SPACE, REVOKED + token.id, b"", expires=token.expires)
         self._publish(Event(CONTROL, "revoked", None, token.id, self._clock.seconds()))
 
     def revoked(self, event: Event) -> None:
-        """Part with those who live by the token that *event* names."""
+        """Disconnect those who live by the token that *event* names."""
         for holder in list(self._holders.get(event.source, ())):
-            self._end(holder, WITHDRAWN)
+            self._end(holder, WAS_REVOKED)
 
     def hold(self, holder: Holder, token: Token) -> None:
-        """Part with *holder* when *token* has ended; it takes the place of another one."""
+        """Disconnect *holder* when *token* ends; it replaces one held before."""
         self.release(holder)
         delay = max(0.0, token.expires - self._clock.seconds())
-        held = Held(token, self._clock.callLater(delay, self._end, holder, EXPIRED))
+        held = Held(token, self._clock.callLater(delay, self._end, holder, HAS_EXPIRED))
         self._tokens[holder] = token.id
         self._holders.setdefault(token.id, {})[holder] = held
 
     def release(self, holder: Holder) -> None:
-        """Undo ``hold``; of nothing is nothing."""
+        """Undo ``hold``; a no-op without one."""
         id = self._tokens.pop(holder, None)
         if id is None:
             return
@@ -132,7 +133,7 @@ class Tokens:
             held.expiry.cancel()
 
     def forget_key(self) -> None:
-        """Look for the signing key again: the store has lost it."""
+        """Read the signing key again when it is needed next: the store has lost it."""
         self._key = b""
 
     def stop(self) -> None:
@@ -145,7 +146,7 @@ class Tokens:
         holder.disconnect(*end)
 
     def _read(self, text: str, key: bytes) -> Token:
-        import jwt  # here: see access.py
+        import jwt  # here: see principals.py
 
         try:
             # Expiry is compared with our own clock instead.

@@ -1,4 +1,4 @@
-"""``txbroker``: what operators do beside running the daemon."""
+"""``txbroker``: the command line for operators, beside ``twistd broker``."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
 from broker import __version__
-from broker.app.importer import import_ganomede
+from broker.app.store import make_store
 from broker.config.settings import Settings, SettingsError
 from broker.errors import BrokerError
-from broker.stores import open_store
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Do what *arguments* say; exit with 0, or 1 when it went wrong, or 2 when it could not be begun."""
+    """Run the command that *arguments* name.
+
+    Exits with the status 0, 1 when it has failed, or 2 for wrong arguments or settings.
+    """
     chosen = _parser().parse_args(arguments)
     try:
         settings = Settings.from_environ(os.environ)
@@ -35,29 +37,25 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     importing = commands.add_parser(
         "import-ganomede",
-        help="take over the events, cursors and indices of a ganomede-events server",
-        description="Copies what a ganomede-events server has kept in its Redis into the store that TXBROKER_STORE "
-        "names.  It can be run again: what was taken over already stays as it is.",
+        help="import the events, cursors and indices of a ganomede-events server",
+        description="Copies what a ganomede-events server has stored in its Redis into the store that TXBROKER_STORE "
+        "names.  It can be run again: what was imported already stays as it is.",
     )
     importing.add_argument("url", help="of the original's Redis, such as redis://localhost:6379")
     return parser
 
 
 async def _import(reactor: Any, settings: Settings, url: str) -> None:
+    # Imported here: the other commands do without the libraries of Redis.
+    from broker.app.importer import import_ganomede
+
     try:
-        store = open_store(
-            settings.store,
-            clock=reactor,
-            directory=settings.state_directory,
-            durability=settings.durability,
-            prefix=settings.redis_prefix,
-        )
-        report = await import_ganomede(url, store, reactor, _note)
+        report = await import_ganomede(url, make_store(reactor, settings), reactor, _print_error)
     except BrokerError as error:
-        _note(str(error))
+        _print_error(str(error))
         raise SystemExit(1) from None
     print(report)
 
 
-def _note(text: str) -> None:
+def _print_error(text: str) -> None:
     print(f"txbroker: {text}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The whole daemon as one service: the order in which it starts and stops."""
+"""The daemon as one service: the order in which its parts start and stop."""
 
 from __future__ import annotations
 
@@ -14,48 +14,46 @@ from twisted.python.failure import Failure
 
 from broker.app.process import StartError
 from broker.errors import BrokerError
+from broker.observe.admin.port import Drainable
 
 log = Logger()
 
 
-class Core(Protocol):
-    """What the daemon needs of ``broker.core.service.Broker``, which is a service."""
+class DrainableService(Protocol):
+    """What the daemon needs of ``broker.core.service.Broker``."""
 
     def drain(self) -> None:
-        """Begin to stop."""
+        """Refuse what is new, and answer the polls that wait."""
 
     def setServiceParent(self, parent: Any) -> None:
-        """Start and stop with *parent*."""
+        """See ``IService.setServiceParent``."""
 
 
-class Site(Protocol):
+class PublicPort(Drainable, Protocol):
     """What the daemon needs of ``broker.web.site.Site``."""
 
-    def drain(self, seconds: float) -> Deferred[None]:
-        """Close all connections; those left after *seconds* are dropped."""
-
     def stop_now(self) -> None:
-        """Drop those that are left now, if it drains already."""
+        """Drop the connections that are left, if it drains already."""
 
 
 class Daemon(MultiService):
-    """Store and bus, then the endpoints; at the end the other way round.
+    """Starts the store and the bus, then the endpoints; stops them in reverse order.
 
     Args:
         broker: the core; it starts the store and the bus.
-        site: what listens.
-        listen: listens on one endpoint string with the site.
+        site: serves the connections of the endpoints.
+        listen: listens on one endpoint string with *site*.
         endpoints: endpoint strings.
         drain_seconds: how long a stop waits for what is under way.
-        announce: called with the ports once everything runs.
+        announce: called with each endpoint string and its port, once everything runs.
         others: services that start last and stop first.
-        observer: takes the log lines, when twistd is to leave them to us.
+        observer: of the log, or None when twistd writes it.
     """
 
     def __init__(
         self,
-        broker: Core,
-        site: Site,
+        broker: DrainableService,
+        site: PublicPort,
         listen: Callable[[str], Deferred[IListeningPort]],
         endpoints: Sequence[str],
         *,
@@ -77,7 +75,7 @@ class Daemon(MultiService):
         broker.setServiceParent(self)
 
     def setServiceParent(self, parent: Any) -> None:
-        """Become part of an application, and take over its log."""
+        """See ``IService.setServiceParent``; of an application, it sets the log's observer, too."""
         if self._observer is not None and isinstance(parent, Componentized):
             parent.setComponent(ILogObserver, self._observer)
         super().setServiceParent(parent)
@@ -86,48 +84,48 @@ class Daemon(MultiService):
         """Start store and bus, then listen.
 
         Raises:
-            StartError: with the reason in plain words.
+            StartError: the store can not be opened, or an endpoint can not be listened on.
         """
         try:
             super().startService()
         except BrokerError as error:
             raise StartError(str(error)) from error
         for endpoint in self._endpoints:
-            self._open(endpoint)
+            self._listen_on(endpoint)
         for other in self._others:
             other.startService()
 
-    def _open(self, endpoint: str) -> None:
+    def _listen_on(self, endpoint: str) -> None:
         try:
             listening = self._listen(endpoint)
         except ValueError as error:
             raise StartError(f"TXBROKER_LISTEN: {endpoint} is no endpoint: {error}") from error
         failures: list[Failure] = []
-        listening.addCallback(self._listens, endpoint).addErrback(failures.append)
+        listening.addCallback(self._on_listening, endpoint).addErrback(failures.append)
         if failures:
             raise StartError(f"TXBROKER_LISTEN: {failures[0].getErrorMessage()}")
-        # Those of some plugins take their time.
+        # Endpoints of plugins may take longer than this call.
         listening.addErrback(lambda failure: log.failure("{endpoint} failed", failure, endpoint=endpoint))
 
-    def _listens(self, port: IListeningPort, endpoint: str) -> None:
+    def _on_listening(self, port: IListeningPort, endpoint: str) -> None:
         self._ports.append((endpoint, port))
         if len(self._ports) == len(self._endpoints):
             self._announce(self._ports)
 
     def stop_now(self) -> None:
-        """Let a stop, perhaps one under way, wait for nothing."""
+        """Do not wait for what is under way when it stops, or if it is stopping already."""
         self.drain_seconds = 0.0
         self._site.stop_now()
 
     def stopService(self) -> Deferred[None]:
-        """Let go of the clients, then of bus and store."""
+        """Disconnect the clients, then stop the bus and the store."""
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
         log.info("stopping")
         for other in self._others:
             await maybeDeferred(other.stopService)
-        # Ready no more, and waiting polls end with nothing, before connections are closed.
+        # ``/ready`` says no, and waiting polls are answered, before connections are closed.
         self._broker.drain()
         ports, self._ports = self._ports, []
         await gatherResults([maybeDeferred(port.stopListening) for _, port in ports])

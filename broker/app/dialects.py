@@ -1,4 +1,4 @@
-"""Finds the dialects: plugins that speak with clients in their own words.
+"""Finds and loads the dialects: plugins that each serve one protocol of clients.
 
 A dialect is a module of the namespace package ``protocols``, to which anybody
 may add a file, or any ``package.module:attribute``.  A module's ``dialect`` (or
@@ -23,7 +23,7 @@ NAMESPACE = "protocols"
 
 
 class DialectError(Exception):
-    """A dialect can not be used; the message says which and why."""
+    """A dialect can not be loaded; the message says which and why."""
 
 
 def found_dialects() -> list[str]:
@@ -36,16 +36,16 @@ def load_dialects(names: Iterable[str], settings: object) -> list[Any]:
     """Return the dialects of *names*, made with *settings*, in that order.
 
     Raises:
-        DialectError: one is missing, broken, or wants what another has.
+        DialectError: one is missing or broken, or two claim the same name, path or subprotocol.
     """
     dialects: list[Any] = []
-    taken: dict[tuple[str, str], str] = {}
+    owners: dict[tuple[str, str], str] = {}
     for name in names:
         dialect = _load(name, settings)
         for claim in _claims(dialect):
-            if claim in taken:
-                raise DialectError(f"dialect {name}: {' '.join(claim)} is taken by dialect {taken[claim]}")
-            taken[claim] = name
+            if claim in owners:
+                raise DialectError(f"dialect {name}: {' '.join(claim)} is taken by dialect {owners[claim]}")
+            owners[claim] = name
         dialects.append(dialect)
     if not dialects:
         raise DialectError(f"no dialect is named; there are {', '.join(found_dialects())}")
@@ -53,11 +53,11 @@ def load_dialects(names: Iterable[str], settings: object) -> list[Any]:
 
 
 def _load(name: str, settings: object) -> Any:
-    make = _maker(name)
+    factory = _factory(name)
     try:
-        dialect = make(settings)
+        dialect = factory(settings)
     except Exception as error:
-        raise DialectError(f"dialect {name}: could not be made: {_described(error)}") from error
+        raise DialectError(f"dialect {name}: could not be made: {_describe(error)}") from error
     provided = [which for which in (IWebSocketDialect, IHttpDialect) if which.providedBy(dialect)]
     if not provided:
         raise DialectError(f"dialect {name}: {dialect!r} provides neither IWebSocketDialect nor IHttpDialect")
@@ -69,26 +69,26 @@ def _load(name: str, settings: object) -> Any:
     return dialect
 
 
-def _maker(name: str) -> Callable[[object], Any]:
+def _factory(name: str) -> Callable[[object], Any]:
     path, _, attribute = name.partition(":")
     module_name = path if attribute else f"{NAMESPACE}.{name}"
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
-            there_are = ", ".join(found_dialects()) or "none"
-            raise DialectError(f"dialect {name}: there is no module {module_name} (found: {there_are})") from None
-        raise DialectError(f"dialect {name}: could not be imported: {_described(error)}") from error
+            found = ", ".join(found_dialects()) or "none"
+            raise DialectError(f"dialect {name}: there is no module {module_name} (found: {found})") from None
+        raise DialectError(f"dialect {name}: could not be imported: {_describe(error)}") from error
     except Exception as error:
-        raise DialectError(f"dialect {name}: could not be imported: {_described(error)}") from error
-    make = getattr(module, attribute or "dialect", None)
-    if not callable(make):
+        raise DialectError(f"dialect {name}: could not be imported: {_describe(error)}") from error
+    factory = getattr(module, attribute or "dialect", None)
+    if not callable(factory):
         raise DialectError(f"dialect {name}: {module_name} has no function {attribute or 'dialect'}")
-    return make  # type: ignore[no-any-return]  # what it returns is verified
+    return factory  # type: ignore[no-any-return]  # what it returns is verified
 
 
 def _claims(dialect: Any) -> list[tuple[str, str]]:
-    """Return what no two dialects can have: a name, a path, a subprotocol."""
+    """Return what no two dialects may share, each with its kind: name, paths and subprotocols."""
     claims = [("the name", str(dialect.name))]
     if IWebSocketDialect.providedBy(dialect):
         claims += [("the WebSocket path", path) for path in dialect.websocket_paths]
@@ -98,5 +98,5 @@ def _claims(dialect: Any) -> list[tuple[str, str]]:
     return claims
 
 
-def _described(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""What the daemon says when it is ready: its address, and how to try each dialect."""
+"""The log lines of a daemon that is ready: its addresses, and a command to try each dialect."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from twisted.logger import Logger
 from broker import __version__
 from broker.config.addresses import url_of
 from broker.interfaces import IWebSocketDialect
+from broker.web.extras import DialectExtras
 
 log = Logger()
 
@@ -24,11 +25,11 @@ def announce_start(ports: Sequence[tuple[str, IListeningPort]], dialects: Iterab
         log.info("txbroker {version} is ready at {url}", version=__version__, url=url)
     first = next((url for url in urls if url.startswith("http")), "")
     for dialect in dialects if first else ():
-        log.info("try {dialect}: {line}", dialect=dialect.name, line=example(dialect, first), log_own_words=True)
+        log.info("try {dialect}: {line}", dialect=dialect.name, line=example(dialect, first), log_trusted=True)
 
 
 def example(dialect: Any, url: str) -> str:
-    """Return a line for a shell that speaks *dialect* with the daemon at *url*.
+    """Return a shell command that speaks *dialect* with the daemon at *url*.
 
     A dialect may have its own in ``example``, in which ``{http}`` and ``{ws}``
     stand for the two URLs of the daemon and ``{websocket}`` for a client.
@@ -38,7 +39,7 @@ def example(dialect: Any, url: str) -> str:
         usual = "{websocket} {ws}" + dialect.websocket_paths[0]
     else:
         usual = "curl {http}" + dialect.http_paths[0]
-    line = str(getattr(dialect, "example", usual))
+    line = DialectExtras.of(dialect).example or usual
     for mark, text in (("{http}", url), ("{ws}", ws), ("{websocket}", _websocket_client())):
         line = line.replace(mark, text)
     return line

@@ -1,4 +1,4 @@
-"""Takes over what a ganomede-events server has kept in its Redis.
+"""Imports what a ganomede-events server has stored in its Redis.
 
 Its keys: ``indices:<channel>`` is the last id of a channel, or the definition of
 an index of that name; ``<channel>:keys`` sorts the keys of the channel's events, ``<channel>:<id>``
@@ -14,19 +14,20 @@ import attrs
 import msgspec
 from twisted.internet.defer import Deferred, gatherResults
 
-from broker.core.channels import CURSOR, LOG, cursor_key
+from broker.core.channels import CURSOR, cursor_key
 from broker.core.indices import DEFINITION, definition_text
 from broker.errors import Conflict, Unavailable
 from broker.interfaces import IStore
 from broker.messages import Event
+from broker.patterns import LOG_PREFIX
 from broker.redis import RedisAddress
 from broker.redis.connection import Connection
 
-BATCH = 500  # keys that are asked for, or events that are stored, in one go
-TIMEOUT = 10.0  # seconds for the first connection
+PAGE_SIZE = 500  # keys read, or events stored, in one step
+FIRST_CONNECTION_TIMEOUT = 10.0  # seconds
 
 
-class Stored(msgspec.Struct, rename={"source": "from", "name": "type"}):
+class OriginalEvent(msgspec.Struct, rename={"source": "from", "name": "type"}):
     """An event as the original stores it."""
 
     id: int
@@ -36,7 +37,7 @@ class Stored(msgspec.Struct, rename={"source": "from", "name": "type"}):
     data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
-class Definition(msgspec.Struct):
+class OriginalIndex(msgspec.Struct):
     """An index as the original stores it."""
 
     id: str
@@ -44,13 +45,13 @@ class Definition(msgspec.Struct):
     field: str
 
 
-_event = msgspec.json.Decoder(Stored).decode
-_definition = msgspec.json.Decoder(Definition).decode
+_decode_event = msgspec.json.Decoder(OriginalEvent).decode
+_decode_index = msgspec.json.Decoder(OriginalIndex).decode
 
 
 @attrs.define
 class Report:
-    """What was done.
+    """What was imported.
 
     Attributes:
         events: how many events were stored, by channel.
@@ -72,21 +73,27 @@ class Report:
 class Importer:
     """Copies from the original's Redis into a store.
 
-    It can be run again: what was taken over already stays as it is.
+    It can be run again: what was imported already stays as it is.
 
     Args:
         url: of the original's Redis.
-        store: running.
+        store: started.
         reactor: connects.
+
+    Attributes:
+        report: what was imported so far.
+
+    Raises:
+        Invalid: *url* is not that of a Redis, or Redis support is not installed.
     """
 
     def __init__(self, url: str, store: IStore, reactor: Any) -> None:
         self._store, self._reactor = store, reactor
         self._opened: Deferred[None] = Deferred()
         self._connection = Connection(
-            RedisAddress.parse(url), reactor, prepare=_nothing, opened=self._ready, closed=lambda: None
+            RedisAddress.parse(url), reactor, prepare=_nothing, opened=self._on_opened, closed=lambda: None
         )
-        self._ids: dict[str, list[int]] = {}  # those of the original, in our order
+        self._ids: dict[str, list[int]] = {}  # by channel: the ids of the original, in the order of ours
         self.report = Report()
 
     async def run(self) -> Report:
@@ -97,37 +104,39 @@ class Importer:
         """
         self._connection.start()
         try:
-            await self._opened.addTimeout(TIMEOUT, self._reactor, self._too_late)
-            await self._channels()
-            await self._cursors()
+            await self._opened.addTimeout(FIRST_CONNECTION_TIMEOUT, self._reactor, self._timed_out)
+            await self._import_channels_and_indices()
+            await self._import_cursors()
             return self.report
         finally:
             await self._connection.stop()
 
-    def _ready(self) -> None:
+    def _on_opened(self) -> None:
         if not self._opened.called:
             self._opened.callback(None)
 
-    def _too_late(self, *_: object) -> None:
-        raise Unavailable("redis", message=f"Redis can not be used: {self._connection.trouble}.")
+    def _timed_out(self, *_: object) -> None:
+        raise Unavailable("redis", message=f"Redis can not be used: {self._connection.problem}.")
 
-    async def _channels(self) -> None:
+    async def _import_channels_and_indices(self) -> None:
         async for key in self._scan(b"indices:*"):
-            name, value = key.removeprefix(b"indices:").decode(), await self._ask(b"GET", key)
+            name, value = key.removeprefix(b"indices:").decode(), await self._execute(b"GET", key)
             if value is None:
                 continue
             if value.isdigit():
-                await self._channel(name)
+                await self._import_channel(name)
             else:
-                await self._index(value)
+                await self._import_index(value)
 
-    async def _channel(self, channel: str) -> None:
-        ids, done = self._ids.setdefault(channel, []), await self._store.head(LOG + channel)
+    async def _import_channel(self, channel: str) -> None:
+        ids, done = self._ids.setdefault(channel, []), await self._store.head(LOG_PREFIX + channel)
         stored = 0
-        async for events in self._events(channel):
+        async for events in self._read_events(channel):
             fresh = events[max(0, done - len(ids)) :]
             ids += [event.id for event in events]
-            await gatherResults([self._store.append(LOG + channel, _taken(channel, event)) for event in fresh])
+            await gatherResults(
+                [self._store.append(LOG_PREFIX + channel, _imported(channel, event)) for event in fresh]
+            )
             stored += len(fresh)
         self.report.events[channel] = stored
         if done > len(ids):
@@ -135,21 +144,21 @@ class Importer:
         elif ids != list(range(1, len(ids) + 1)):
             self.report.notes.append(f"channel {channel!r} had holes among its ids: its events have new ones from 1 on")
 
-    async def _events(self, channel: str) -> AsyncIterator[list[Stored]]:
+    async def _read_events(self, channel: str) -> AsyncIterator[list[OriginalEvent]]:
         start = 0
-        while keys := await self._ask(b"ZRANGE", f"{channel}:keys", start, start + BATCH - 1):
-            texts = await self._ask(b"MGET", *keys)
+        while keys := await self._execute(b"ZRANGE", f"{channel}:keys", start, start + PAGE_SIZE - 1):
+            texts = await self._execute(b"MGET", *keys)
             found = []
             for key, text in zip(keys, texts, strict=True):
                 try:
-                    found.append(_event(text or b""))
+                    found.append(_decode_event(text or b""))
                 except msgspec.DecodeError:
-                    self.report.notes.append(f"{key.decode('utf-8', 'replace')!r} is no event: it was left out")
+                    self.report.notes.append(f"{key.decode('utf-8', 'replace')!r} is no event: it was skipped")
             yield found
             start += len(keys)
 
-    async def _index(self, value: bytes) -> None:
-        definition = _definition(value)
+    async def _import_index(self, value: bytes) -> None:
+        definition = _decode_index(value)
         text = definition_text(definition.channel, definition.field)
         try:
             await self._store.set(DEFINITION, definition.id, text, revision=0)
@@ -157,18 +166,18 @@ class Importer:
             return
         self.report.indices += 1
 
-    async def _cursors(self) -> None:
+    async def _import_cursors(self) -> None:
         prefix = b"last-fetched:"
         async for key in self._scan(prefix + b"*"):
-            value, rest = await self._ask(b"GET", key), key.removeprefix(prefix).decode("utf-8", "replace")
+            value, rest = await self._execute(b"GET", key), key.removeprefix(prefix).decode("utf-8", "replace")
             # Names may hold colons: every channel that fits, and the rest is the client.
             fitting = [channel for channel in self._ids if rest.endswith(":" + channel)]
             if len(fitting) > 1:
-                self.report.notes.append(f"the cursor {rest!r} can be read in {len(fitting)} ways: all were taken over")
+                self.report.notes.append(f"the cursor {rest!r} can be read in {len(fitting)} ways: all were imported")
             for channel in fitting if value is not None and value.isdigit() else ():
-                await self._cursor(rest[: -len(channel) - 1], channel, int(value))
+                await self._import_cursor(rest[: -len(channel) - 1], channel, int(value))
 
-    async def _cursor(self, client: str, channel: str, after: int) -> None:
+    async def _import_cursor(self, client: str, channel: str, after: int) -> None:
         # Ours of the last event that was acknowledged; beyond the end it stays what it was.
         ids = self._ids[channel]
         ours = sum(id <= after for id in ids) if not ids or after <= ids[-1] else after
@@ -181,30 +190,41 @@ class Importer:
     async def _scan(self, pattern: bytes) -> AsyncIterator[bytes]:
         cursor = b"0"
         while True:
-            cursor, keys = await self._ask(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", BATCH)
+            cursor, keys = await self._execute(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", PAGE_SIZE)
             for key in keys:
                 yield key
             if cursor == b"0":
                 return
 
-    async def _ask(self, *words: Any) -> Any:
+    async def _execute(self, *words: Any) -> Any:
         protocol = self._connection.protocol
         if protocol is None:
-            raise Unavailable("redis", message=f"Redis was lost: {self._connection.trouble}.")
+            raise Unavailable("redis", message=f"Redis was lost: {self._connection.problem}.")
         return await protocol.execute_command(*words)
 
 
-def _taken(channel: str, event: Stored) -> Event:
+def _imported(channel: str, event: OriginalEvent) -> Event:
     body = None if event.data is msgspec.UNSET else bytes(event.data)
     return Event(channel, event.name, body, event.source, event.timestamp / 1000)
 
 
 async def _nothing(_: object) -> None:
-    """Need nothing of a connection but that it is there."""
+    """Prepare nothing: the connection needs no script."""
 
 
-async def import_ganomede(url: str, store: IStore, reactor: Any, tell: Callable[[str], object]) -> Report:
-    """Copy what is at *url* into *store*, which is not started yet; *tell* is called with each note."""
+async def import_ganomede(url: str, store: IStore, reactor: Any, print_note: Callable[[str], object]) -> Report:
+    """Start *store*, copy what is in the Redis at *url* into it, and stop it.
+
+    Args:
+        url: of the original's Redis.
+        store: not yet started.
+        reactor: connects.
+        print_note: called with each note of the report.
+
+    Raises:
+        Invalid: *url* is not that of a Redis, or Redis support is not installed.
+        Unavailable: one of the two can not be reached, or was lost on the way.
+    """
     store.startService()
     try:
         report = await Importer(url, store, reactor).run()
@@ -213,5 +233,5 @@ async def import_ganomede(url: str, store: IStore, reactor: Any, tell: Callable[
         if stopping is not None:
             await stopping
     for note in report.notes:
-        tell(note)
+        print_note(note)
     return report

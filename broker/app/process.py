@@ -1,4 +1,4 @@
-"""The daemon as a process: signals, systemd, and how a failed start is told."""
+"""The daemon as a process: signals, systemd, the message of a failed start, and garbage collection."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ class StartError(Exception):
 
 def explain_start_errors() -> None:
     """Let an uncaught ``StartError`` end the process with its message alone, and status 1."""
-    others = sys.excepthook
+    previous = sys.excepthook
 
     def explain(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
         if issubclass(kind, StartError):
             print(f"txbroker: {error}", file=sys.__stderr__)  # sys.stderr goes to the log by then
         else:
-            others(kind, error, where)
+            previous(kind, error, where)
 
     sys.excepthook = explain
 
 
-def catch_signals(reactor: IReactorFromThreads, leave: Callable[[bool], object]) -> None:
-    """Call ``leave(True)`` on SIGINT, which is to be quick, and ``leave(False)`` on SIGTERM.
+def catch_signals(reactor: IReactorFromThreads, stop: Callable[[bool], object]) -> None:
+    """Call ``stop(True)`` on SIGINT, which is to stop at once, and ``stop(False)`` on SIGTERM.
 
     Twisted's own handlers would end the process by that signal; a daemon that
-    was stopped in good order has the status 0.
+    was drained and stopped has the status 0.
     """
 
     def caught(number: int, frame: Any) -> None:
-        reactor.callFromThread(leave, number == signal.SIGINT)
+        reactor.callFromThread(stop, number == signal.SIGINT)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, caught)
 
 
 def notify_systemd(state: str) -> None:
-    """Send *state* (``READY=1``) to the service manager that started us, if one did."""
+    """Send *state*, such as ``READY=1``, to the service manager that ``$NOTIFY_SOCKET`` names, if any."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
@@ -55,8 +55,8 @@ def notify_systemd(state: str) -> None:
         sender.sendto(state.encode(), "\0" + address[1:] if address[0] == "@" else address)
 
 
-def settle_memory() -> None:
-    """Spare the garbage collector what was made at start, and look less often."""
+def tune_garbage_collector() -> None:
+    """Exempt what was made at the start from garbage collection, and collect less often."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)

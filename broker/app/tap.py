@@ -1,13 +1,13 @@
-"""``twistd broker``: makes the parts and joins them.  The one module that knows everyone."""
+"""``twistd broker``: makes the parts of the daemon and joins them; nothing else imports so much."""
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, NoReturn, TextIO, cast
 
 from twisted.application.service import IService
@@ -18,40 +18,42 @@ from twisted.python import usage
 from twisted.python.logfile import LogFile
 
 from broker import __version__
-from broker.access.principals import Access, read_permissions
+from broker.access.admission import Admission
+from broker.access.principals import make_access
 from broker.app.daemon import Daemon
 from broker.app.dialects import DialectError, found_dialects, load_dialects
 from broker.app.greeting import announce_start
-from broker.app.process import catch_signals, explain_start_errors, notify_systemd, settle_memory
+from broker.app.process import catch_signals, explain_start_errors, notify_systemd, tune_garbage_collector
+from broker.app.store import make_store
 from broker.buses import open_bus
 from broker.config.settings import Settings, SettingsError
 from broker.core.service import Broker
-from broker.errors import BrokerError, Invalid
+from broker.errors import BrokerError
 from broker.observe.admin.port import AdminPort, MetricsPage
 from broker.observe.logs import LogLines, Redaction
 from broker.observe.metrics import Metrics
-from broker.stores import open_store
 from broker.web.http.parser import Limits
-from broker.web.net.connections import Admission
+from broker.web.http.timeouts import Times
 from broker.web.net.outbox import Outbox
 from broker.web.net.reactor_loop import ReactorLoop
 from broker.web.net.transport import listen
 from broker.web.site import Site
-from broker.web.ws.upgrade import WebSocketOptions, WebSocketUpgrader
+from broker.web.ws.options import WebSocketOptions
+from broker.web.ws.upgrade import WebSocketUpgrader
 
 log = Logger()
 
-ENVELOPE = 65536  # bytes that a body may have around the message in it
+BODY_OVERHEAD = 65536  # bytes that a body may have beside the message in it
 
 
 class Options(usage.Options):
-    """Nothing but help: every setting is an environment variable."""
+    """The options of ``twistd broker``: none but help, since every setting is an environment variable."""
 
     synopsis = "[options]"
 
     @property
     def longdesc(self) -> str:
-        """Say how it is set up, and which dialects there are."""
+        """The text of ``--help``: where the settings are, and which dialects were found."""
         return (
             "Settings are environment variables that begin with TXBROKER_; docs/settings lists them. "
             f"Dialects found: {', '.join(found_dialects())}. TXBROKER_PROTOCOLS says which of them are spoken."
@@ -64,48 +66,34 @@ class Options(usage.Options):
 
 
 def makeService(options: usage.Options) -> IService:
-    """Return the daemon that the environment asks for; exit with status 2 when that can not be."""
+    """Return the daemon that the environment describes; exit with status 2 if it can not be made."""
     from twisted.internet import reactor
 
     explain_start_errors()
     try:
         settings = Settings.from_environ(os.environ)
-        daemon = make_daemon(reactor, settings, observer=_observer(options.parent or {}, settings, reactor))
+        daemon = make_daemon(reactor, settings, observer=_log_observer(options.parent or {}, settings, reactor))
     except SettingsError as error:
-        _refuse(error.problems)
+        _exit_with(error.problems)
     except (DialectError, BrokerError, ValueError) as error:
-        _refuse([str(error)])
-    reactor.callWhenRunning(catch_signals, reactor, lambda quick: _leave(reactor, daemon, quick))
+        _exit_with([str(error)])
+    reactor.callWhenRunning(catch_signals, reactor, lambda at_once: _stop(reactor, daemon, at_once))
     return daemon
 
 
 def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None = None) -> Daemon:
-    """Return the daemon that *settings* ask for, not yet started.
+    """Return the daemon that *settings* describe, not yet started.
 
     Raises:
-        DialectError: a dialect can not be used.
-        BrokerError: there is no such store or bus, or a file says something wrong.
-        ValueError: two dialects want the same path.
+        DialectError: a dialect can not be loaded.
+        BrokerError: there is no such store or bus, or a file has wrong contents.
+        ValueError: two dialects claim the same path.
     """
     dialects = load_dialects(settings.protocols, settings)
-    access = make_access(settings)
-    store = open_store(
-        settings.store,
-        clock=reactor,
-        directory=settings.state_directory,
-        durability=settings.durability,
-        prefix=settings.redis_prefix,
-        announce=settings.bus == settings.store,
-        observe=lambda rows, seconds: broker.metrics.committed(rows, seconds),
-        failed=lambda operations: broker.metrics.store_failed(operations),
-    )
-    bus = open_bus(settings.bus, settings.node, reactor=reactor, prefix=settings.redis_prefix)
-    broker = Broker(settings, store, bus, reactor, access)
-    broker.facts = {"dialects": [dialect.name for dialect in dialects]}
-    if not store.shared:
-        broker.facts["durability"] = settings.durability  # a shared one says itself what it promises
+    broker = make_core(reactor, settings)
+    broker.about.facts["dialects"] = [dialect.name for dialect in dialects]
     site = make_site(reactor, settings, broker, dialects)
-    admin_site = make_site(reactor, settings, broker, [MetricsPage(reader_of(broker.metrics))])
+    admin_site = make_site(reactor, settings, broker, [MetricsPage(metrics_reader(broker.metrics))])
     outbox = Outbox(reactor)
     ReactorLoop(reactor, outbox).install()
 
@@ -114,7 +102,7 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
             log.warn("{warning}", warning=warning)
         announce_start(ports, dialects)
         notify_systemd("READY=1")
-        settle_memory()
+        tune_garbage_collector()
 
     return Daemon(
         broker,
@@ -130,36 +118,36 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
     )
 
 
-def reader_of(metrics: Metrics) -> Callable[[], tuple[bytes, str]]:
-    """Return what reads *metrics* as a text with its content type."""
+def make_core(reactor: Any, settings: Settings) -> Broker:
+    """Return the core with the store, the bus and the credentials of *settings*, not yet started."""
+    access = make_access(settings)
+    store = make_store(
+        reactor,
+        settings,
+        announce=settings.bus == settings.store,
+        observe=lambda rows, seconds: broker.metrics.committed(rows, seconds),
+        failed=lambda operations: broker.metrics.store_failed(operations),
+    )
+    bus = open_bus(settings.bus, settings.node, reactor=reactor, prefix=settings.redis_prefix)
+    broker = Broker(settings, store, bus, reactor, access)
+    if not store.shared:
+        broker.about.facts["durability"] = settings.durability  # the description of a shared one says what it promises
+    return broker
+
+
+def metrics_reader(metrics: Metrics) -> Callable[[], tuple[bytes, str]]:
+    """Return a function that returns *metrics* as text, with its content type."""
     expositions: list[Any] = []
 
     def read() -> tuple[bytes, str]:
         if not expositions:
-            # Not before somebody asks: a start does without its time and memory.
+            # Imported by the first request: a start does without the time and memory.
             from broker.observe.exposition import Exposition
 
             expositions.append(Exposition(metrics))
         return expositions[0].text(), expositions[0].content_type
 
     return read
-
-
-def make_access(settings: Settings) -> Access:
-    """Return what knows the credentials of *settings*."""
-    jwt_keys = [(settings.jwt_secret, "HS256")] if settings.jwt_secret else []
-    if settings.jwt_public_key_file:
-        pem = Path(settings.jwt_public_key_file).read_text("utf-8", "replace")
-        jwt_keys.append((pem, _algorithm(pem)))
-    return Access(
-        mode=settings.auth,
-        secrets=tuple(secret for secret in (settings.api_secret, settings.api_secret_previous) if secret),
-        keys=settings.api_keys,
-        jwt_keys=tuple(jwt_keys),
-        jwt_audience=settings.jwt_audience or None,
-        jwt_issuer=settings.jwt_issuer or None,
-        permissions=read_permissions(Path(settings.permissions_file)) if settings.permissions_file else {},
-    )
 
 
 def make_site(reactor: Any, settings: Settings, broker: Broker, dialects: Iterable[Any]) -> Site:
@@ -180,34 +168,15 @@ def make_site(reactor: Any, settings: Settings, broker: Broker, dialects: Iterab
         WebSocketUpgrader(options, reactor, broker.metrics),
         broker.metrics,
         admission=Admission(settings.max_connections, settings.max_connections_per_address, settings.allowed_origins),
-        limits=Limits(body_bytes=settings.max_message_bytes + ENVELOPE),
+        limits=Limits(body_bytes=settings.max_message_bytes + BODY_OVERHEAD),
+        times=Times(idle=settings.keepalive_seconds or math.inf, body=settings.upload_stall_seconds or math.inf),
         ready=broker.ready,
         about=broker.about,
     )
 
 
-def _algorithm(pem: str) -> str:
-    """Return how tokens are signed whose public key is *pem*."""
-    # Imported here: few need it, and it takes long.
-    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
-    try:
-        key = load_pem_public_key(pem.encode())
-    except ValueError:
-        key = None  # told like a key of a kind we do not know
-    for kind, algorithm in (
-        (rsa.RSAPublicKey, "RS256"),
-        (ec.EllipticCurvePublicKey, "ES256"),
-        (ed25519.Ed25519PublicKey, "EdDSA"),
-    ):
-        if isinstance(key, kind):
-            return algorithm
-    raise Invalid("key", message="TXBROKER_JWT_PUBLIC_KEY_FILE: it holds no RSA, EC or Ed25519 public key")
-
-
-def _observer(parent: Any, settings: Settings, reactor: Any) -> ILogObserver | None:
-    """Return what takes twistd's log, or None when its options name another."""
+def _log_observer(parent: Any, settings: Settings, reactor: Any) -> ILogObserver | None:
+    """Return the observer of the log, or None when twistd's options name another."""
     if parent.get("logger") or parent.get("syslog"):
         return None
     stream = _log_stream(parent, reactor)
@@ -223,26 +192,26 @@ def _observer(parent: Any, settings: Settings, reactor: Any) -> ILogObserver | N
 
 
 def _log_stream(parent: Any, reactor: Any) -> TextIO:
-    """Return the file that twistd's options name."""
+    """Return the file of the log that twistd's options name."""
     if "logFile" in parent:  # python -m twisted
         return cast(TextIO, parent["logFile"])
     name = parent.get("logfile") or ("-" if parent.get("nodaemon") else "twistd.log")
     if name == "-":
         return sys.stdout
     file = LogFile.fromFullPath(name)
-    # What twistd does with a log of its own.
+    # As twistd does with a log of its own.
     signal.signal(signal.SIGUSR1, lambda *_: reactor.callFromThread(file.rotate))
     return cast(TextIO, file)
 
 
-def _leave(reactor: Any, daemon: Daemon, quick: bool) -> None:
-    if quick:
+def _stop(reactor: Any, daemon: Daemon, at_once: bool) -> None:
+    if at_once:
         daemon.stop_now()
-    with suppress(ReactorNotRunning):  # a second signal: it stops already
+    with suppress(ReactorNotRunning):  # a second signal while it stops
         reactor.stop()
         notify_systemd("STOPPING=1")
 
 
-def _refuse(problems: list[str]) -> NoReturn:
+def _exit_with(problems: list[str]) -> NoReturn:
     print("txbroker can not start:", *(f"  {problem}" for problem in problems), sep="\n", file=sys.stderr)
     raise SystemExit(2)

@@ -1,10 +1,11 @@
-"""How events travel between nodes; one module for each way."""
+"""Buses, which carry events and names between nodes: ``local:`` or ``redis://``."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from broker.buses.local import LocalBus
+from broker.config.addresses import is_redis
 from broker.errors import Invalid
 from broker.interfaces import IBus
 
@@ -24,12 +25,12 @@ def open_bus(
         lease: seconds for which the names of a silent node are kept.
 
     Raises:
-        Invalid: there is no such bus.
+        Invalid: there is no such bus, or Redis support is not installed.
     """
     scheme = url.partition(":")[0]
     if scheme == "local":
         return LocalBus(node)
-    if scheme.startswith("redis"):
+    if is_redis(url):
         # Imported where it is chosen: a daemon pays for the bus it uses only.
         from broker.buses.redis import LEASE, RedisBus
 

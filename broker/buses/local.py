@@ -1,4 +1,4 @@
-"""The bus of a node that is alone: publishing is arriving."""
+"""The bus of a node that is alone: what is published arrives at once."""
 
 from __future__ import annotations
 
@@ -12,37 +12,41 @@ from broker.interfaces import IBus
 from broker.messages import Event
 
 
-def _nobody(event: Event) -> None:
-    """Hear nothing, before the service has said who does."""
+def _ignore(event: Event) -> None:
+    """The callback until the service sets one."""
 
 
 @implementer(IBus)
 class LocalBus(Service):
-    """Hands each event straight to ``deliver``."""
+    """Calls ``deliver`` with each event within ``publish``.
+
+    Args:
+        node: the name of this node.
+    """
 
     shared = False
     ready = ""
 
     def __init__(self, node: str) -> None:
         self.node = node
-        self.deliver: Callable[[Event], object] = _nobody
+        self.deliver: Callable[[Event], object] = _ignore
 
     def publish(self, event: Event) -> None:
-        """Deliver *event* at once."""
+        """See ``IBus.publish``."""
         self.deliver(event)
 
     def listen(self, topic: str, *, prefix: bool = False) -> None:
-        """Everything arrives anyway."""
+        """See ``IBus.listen``; a no-op, since everything arrives."""
 
     def forget(self, topic: str, *, prefix: bool = False) -> None:
-        """Everything arrives anyway."""
+        """See ``IBus.forget``; a no-op."""
 
     def listening(self) -> None:
-        """Say that everything is heard already."""
+        """See ``IBus.listening``; nothing is ever to be waited for."""
 
     def claim(self, name: str, *, shared: bool = False) -> Deferred[None]:
-        """Hold *name*: there is nobody else."""
+        """See ``IBus.claim``; no other node can hold *name*."""
         return succeed(None)
 
     def release(self, name: str) -> None:
-        """Give *name* back."""
+        """See ``IBus.release``; a no-op."""

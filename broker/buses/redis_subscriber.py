@@ -1,53 +1,45 @@
-"""What comes from Redis: every event at once, or, when some were missed, from the store.
-
-Pub/sub forgets whoever is not there.  So a node keeps a *mark* up to which it has
-surely heard everything.  When it comes back, or begins to listen to something, it asks
-the source which topics have got events since, and reads those; until that is
-done, what comes on these topics waits, so that the order of the ids is kept.
-"""
+"""Receives from Redis what this node is subscribed to, and the messages that are addressed to it."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from itertools import count
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.defer import TimeoutError as TooLate
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from broker.buses.redis_subscription import UNKNOWN, Gap, Subscription, subscription_to
+from broker.buses.redis_recovery import GapRecovery
+from broker.buses.redis_subscription import UNKNOWN_MARK, Subscription, Subscriptions, subscription_to
 from broker.core.deadlines import Deadlines
 from broker.errors import BrokerError
 from broker.interfaces import IEventSource
-from broker.messages import Event
+from broker.messages import Event, decode_text, encode_text
 from broker.redis.connection import Connection
-from broker.redis.events import event_from, pack, unpack
+from broker.redis.event_codec import decode_message
 
-log = Logger()
-
-LINGER = 10.0  # seconds for which a topic is heard after its last listener: polls come again
-BATCH = 500  # events read, or topics asked for, in one go
-AGAIN = 1.0  # seconds until the source is asked again after it has failed
-SOON = 0.05  # seconds until a mark should be known
-TIMEOUT = 2.0  # seconds for beginning to listen
-SILENCE = 5.0  # seconds without an answer after which a connection is given up
+MAX_CHANNELS = 500  # in one command
+UNSUBSCRIBE_DELAY = 10.0  # seconds for which a topic stays subscribed after its last listener: polls come again
+SUBSCRIBE_TIMEOUT = 2.0  # seconds that ``listening`` waits
+SILENCE_TIMEOUT = 5.0  # seconds without an answer after which a connection is given up
 
 
 class RedisSubscriber:
-    """Listens, and makes good what was missed.
+    """Subscribes, and delivers what arrives; ``GapRecovery`` reads what was missed.
 
     Args:
         clock: times everything.
         channels: what the channels of topics begin with.
         inbox: the channel of this node.
         deliver: called with each event.
-        tell: called with each message that comes to the inbox.
-        publishes: whether this bus is publishing for a session.
+        notify: called with each message to the inbox.
+        publishes: whether this bus is publishing for a session, by its id.
+
+    Attributes:
+        generation: how often it has connected.
     """
 
     def __init__(
@@ -56,395 +48,226 @@ class RedisSubscriber:
         channels: str,
         inbox: str,
         deliver: Callable[[Event], object],
-        tell: Callable[[bytes], object],
+        notify: Callable[[bytes], object],
         publishes: Callable[[str], bool],
     ) -> None:
-        self.generation = 0  # how often it has begun to listen
+        self.generation = 0
         self._clock = clock
-        self._channels, self._inbox = channels, pack(inbox)
-        self._deliver, self._notify, self._publishes = deliver, tell, publishes
-        self._source: IEventSource
+        self._channels, self._inbox = channels, encode_text(inbox)
+        self._deliver, self._notify, self._publishes = deliver, notify, publishes
         self._connection: Connection
-        self._subscriptions: dict[str, Subscription] = {}
-        self._globs: list[Subscription] = []  # of those
-        self._behind: dict[Subscription, None] = {}  # of those, which may have missed something
-        self._idle: Deadlines[Subscription] = Deadlines(clock, self._stop_listening)
-        self._joining: list[Subscription] = []  # those that began to listen in this turn
+        self._subscriptions = Subscriptions()
+        self._recovery = GapRecovery(clock, self._subscriptions, deliver)
+        self._unused: Deadlines[Subscription] = Deadlines(clock, self._unsubscribe)
+        self._added: list[Subscription] = []  # those that Redis was not asked for yet
         self._numbers = count(1)
-        self._unsettled: dict[Subscription, int] = {}  # those that are not heard yet, in their order
+        self._pending: dict[Subscription, int] = {}  # those not yet in effect, numbered in their order
         self._waiting: deque[tuple[int, Deferred[None]]] = deque()  # who waits for all up to a number
-        self._mark = UNKNOWN  # up to it everything was heard
         self._pings: list[tuple[int, int]] = []  # era and mark of each that is under way
-        self._answered = 0.0  # when the connection has given a sign of life
-        self._seen: dict[str, tuple[str, int]] = {}  # epoch and id of the last event of a topic
-        self._gaps: dict[str, Gap] = {}  # topics that are being read
+        self._answered = 0.0  # when the connection last showed that it lives
         self._last = b""  # the last message
         self._held: deque[Event] = deque()  # what waits until its publisher was answered, and all after it
-        self._era = 0  # changes when the source is wiped
-        self._catching_up = False
-        self._pauses: set[Deferred[None]] = set()
-        self._stopped = False
 
     def __len__(self) -> int:
         return len(self._subscriptions)
 
     def use(self, connection: Connection) -> None:
-        """Listen by *connection*, whose ``heard`` is ``heard`` of this."""
+        """Subscribe by *connection*, whose ``on_message`` is that of this object."""
         self._connection = connection
 
     @property
     def source(self) -> IEventSource:
         """Where missed events are read."""
-        return self._source
+        return self._recovery.source
 
     @source.setter
     def source(self, source: IEventSource) -> None:
-        self._source = source
+        self._recovery.source = source
         source.on_answer(self.resume)
 
     def stop(self) -> None:
-        """Forget all timers."""
-        self._stopped = True
-        self._idle.stop()
-        for pause in list(self._pauses):
-            pause.cancel()
+        """Cancel all timers."""
+        self._unused.stop()
+        self._recovery.stop()
 
-    # Interest.
+    # Subscriptions.
 
     def listen(self, topic: str, prefix: bool) -> None:
-        """Hear *topic* from now on."""
+        """See ``IBus.listen``."""
         made = subscription_to(topic, prefix)
-        subscription = self._subscriptions.get(made.word)
+        subscription = self._subscriptions.get(made.target)
         if subscription is None:
-            self._subscriptions[made.word] = subscription = made
-            if made.glob:
-                self._globs.append(made)
-            self._join(subscription)
+            subscription = made
+            self._add(made)
         elif subscription.bucket:
-            self._idle.drop(subscription, subscription.bucket)
+            self._unused.drop(subscription, subscription.bucket)
             subscription.bucket = 0.0
         subscription.count += 1
 
     def forget(self, topic: str, prefix: bool) -> None:
-        """Undo one ``listen``."""
-        subscription = self._subscriptions[subscription_to(topic, prefix).word]
+        """See ``IBus.forget``."""
+        subscription = self._subscriptions.get(subscription_to(topic, prefix).target)
+        assert subscription is not None, f"nobody listens to {topic!r}"
         subscription.count -= 1
         if not subscription.count:
-            subscription.bucket = self._idle.add(subscription, LINGER)
+            subscription.bucket = self._unused.add(subscription, UNSUBSCRIBE_DELAY)
 
     def listening(self) -> Deferred[None] | None:
-        """Fire when all that is listened to now is heard, or that takes too long; None: it is."""
-        if not self._unsettled:
+        """See ``IBus.listening``."""
+        if not self._pending:
             return None
         waiting: Deferred[None] = Deferred()
-        self._waiting.append((next(reversed(self._unsettled.values())), waiting))
-        return waiting.addTimeout(TIMEOUT, self._clock).addErrback(_too_long)
+        self._waiting.append((next(reversed(self._pending.values())), waiting))
+        return waiting.addTimeout(SUBSCRIBE_TIMEOUT, self._clock).addErrback(_ignore_timeout)
 
-    def _settle(self, subscription: Subscription) -> None:
-        """Notice that *subscription* is heard, and that what was before is known."""
-        if self._unsettled.pop(subscription, None) is None:
+    def _add(self, subscription: Subscription) -> None:
+        self._subscriptions.add(subscription)
+        self._recovery.add(subscription)
+        self._pending[subscription] = next(self._numbers)
+        self._added.append(subscription)
+        if len(self._added) == 1:
+            # Asked for at once: who reads the store after this has missed nothing that is before the mark.
+            self._clock.callLater(0, self._subscribe_added, self.source.mark())
+
+    def _subscribe_added(self, mark: Deferred[int]) -> None:
+        added, self._added = self._added, []
+        mark.addCallbacks(self._begin_at, self._begin_anyway, (added,), errbackArgs=(added,))
+        self._subscribe(added)
+
+    def _begin_at(self, mark: int, subscriptions: Collection[Subscription]) -> None:
+        for subscription in self._recovery.begin_at(mark, subscriptions):
+            if subscription.confirmed:
+                self._in_effect(subscription)
+        self._recovery.catch_up()
+
+    def _begin_anyway(self, failure: Failure, subscriptions: Collection[Subscription] = ()) -> None:
+        failure.trap(BrokerError)
+        # Rather too much than too little; if this mark is unknown, too, the next heartbeat asks.
+        self._begin_at(self._recovery.mark, subscriptions)
+
+    def _in_effect(self, subscription: Subscription) -> None:
+        """Fire who waits for *subscription*: Redis has confirmed it, and it is known what was before."""
+        if self._pending.pop(subscription, None) is None:
             return
-        first = next(iter(self._unsettled.values()), None)
+        first = next(iter(self._pending.values()), None)
         while self._waiting and (first is None or self._waiting[0][0] < first):
             _, waiting = self._waiting.popleft()
             if not waiting.called:
                 waiting.callback(None)
 
-    def _join(self, subscription: Subscription) -> None:
-        subscription.mark = UNKNOWN
-        self._behind[subscription] = None
-        self._unsettled[subscription] = next(self._numbers)
-        self._joining.append(subscription)
-        if len(self._joining) == 1:
-            # Asked for at once: who reads the store after this has missed nothing that is before the mark.
-            self._clock.callLater(0, self._subscribe, self._source.mark())
-
-    def _marked(self, mark: int, joined: Iterable[Subscription]) -> None:
-        for subscription in joined:
-            if subscription.mark == UNKNOWN:
-                subscription.mark = subscription.base = mark
-                if subscription.heard:
-                    self._settle(subscription)
-        self._catch_up()
-
-    def _unmarked(self, failure: Failure, joined: Iterable[Subscription] = ()) -> None:
-        failure.trap(BrokerError)
-        self._marked(self._mark, joined)  # rather too much than too little; if unknown, the next beat asks
-
-    def _subscribe(self, mark: Deferred[int]) -> None:
-        joined, self._joining = self._joining, []
-        mark.addCallbacks(self._marked, self._unmarked, (joined,), errbackArgs=(joined,))
-        self._ask_for(joined)
-
-    def _ask_for(self, interests: Iterable[Subscription]) -> None:
+    def _subscribe(self, subscriptions: Collection[Subscription]) -> None:
         protocol = self._connection.protocol
         if protocol is None:
             return
         for command, glob in ((b"SUBSCRIBE", False), (b"PSUBSCRIBE", True)):
-            channels = [self._channel(subscription) for subscription in interests if subscription.glob is glob]
-            for start in range(0, len(channels), BATCH):
-                protocol.send(command, *channels[start : start + BATCH])
+            channels = [self._channel(subscription) for subscription in subscriptions if subscription.glob is glob]
+            for start in range(0, len(channels), MAX_CHANNELS):
+                protocol.send(command, *channels[start : start + MAX_CHANNELS])
 
-    def _stop_listening(self, subscription: Subscription) -> None:
-        del self._subscriptions[subscription.word]
-        self._behind.pop(subscription, None)
-        self._settle(subscription)
-        if subscription.glob:
-            self._globs.remove(subscription)
+    def _unsubscribe(self, subscription: Subscription) -> None:
+        self._subscriptions.remove(subscription)
+        self._recovery.remove(subscription)
+        self._in_effect(subscription)
         if self._connection.protocol is not None:
             command = b"PUNSUBSCRIBE" if subscription.glob else b"UNSUBSCRIBE"
             self._connection.protocol.send(command, self._channel(subscription))
-        for topic in list(self._seen) if subscription.glob else [subscription.word]:
-            if not any(True for _ in self._interests_of(topic)):
-                self._seen.pop(topic, None)
-
-    def _interests_of(self, topic: str) -> Iterable[Subscription]:
-        exact = self._subscriptions.get(topic)
-        if exact is not None and not exact.glob:
-            yield exact
-        yield from (subscription for subscription in self._globs if subscription.covers(topic))
 
     def _channel(self, subscription: Subscription) -> bytes:
-        return pack(self._channels + subscription.word)
+        return encode_text(self._channels + subscription.target)
 
     # The connection.
 
     def opened(self) -> None:
-        """Ask for everything again."""
+        """Subscribe to everything again."""
         self.generation += 1
         self._answered = self._clock.seconds()
         self._connection.protocol.send(b"SUBSCRIBE", self._inbox)
-        self._ask_for(list(self._subscriptions.values()))
+        self._subscribe(list(self._subscriptions))
 
     def closed(self) -> None:
         """Note that from now on everything is missed."""
         self._pings.clear()
-        for subscription in self._subscriptions.values():
-            subscription.heard = False
-            if subscription.mark is None:
-                subscription.mark = max(self._mark, subscription.base)
-                self._behind[subscription] = None
+        self._recovery.disconnected()
 
     def wiped(self) -> None:
-        """Begin anew: all that is in the source now is new."""
-        self._era += 1
-        self._mark = 0
-        self._seen.clear()
-        for subscription in self._subscriptions.values():
-            subscription.mark = subscription.base = 0
-            self._behind[subscription] = None
-        self._catch_up()
+        """See ``ISharedBus.wiped``."""
+        self._recovery.wiped()
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """See whether the connection lives, and move the mark.  To be called every second or so."""
-        if self._clock.seconds() - self._answered > SILENCE:
+        if self._clock.seconds() - self._answered > SILENCE_TIMEOUT:
             self._connection.drop("it does not answer")
-        self._source.mark().addCallbacks(self._ping, self._unmarked, (self._era,))
+        # Not those that join while the answer is under way: its mark is older than they are.
+        behind = self._recovery.behind
+        self.source.mark().addCallbacks(self._ping, self._begin_anyway, (self._recovery.era, behind))
 
-    def _ping(self, mark: int, era: int) -> None:
-        self._marked(mark, list(self._behind))
+    def _ping(self, mark: int, era: int, behind: list[Subscription]) -> None:
+        self._begin_at(mark, behind)
         protocol = self._connection.protocol
         if protocol is not None:
             # What was published before the mark comes before the answer.
             self._pings.append((era, mark))
             protocol.send(b"PING")
 
-    def _ponged(self) -> None:
+    def _on_pong(self) -> None:
         self._answered = self._clock.seconds()
         if self._pings:
             era, mark = self._pings.pop(0)
-            if era == self._era and not (self._behind or self._gaps):
-                self._mark = mark
+            self._recovery.received_up_to(mark, era)
 
-    # What comes.
+    # Messages.
 
-    def heard(self, reply: Any) -> None:
-        """Take whatever Redis says."""
+    def on_message(self, reply: Any) -> None:
+        """Take a reply of Redis: a list of bytes whose first says what it is, a status or an exception."""
         kind = reply[0] if type(reply) is list else reply
         if kind == b"message":
             if reply[1] == self._inbox:
                 self._notify(reply[2])
             else:
-                self._message(reply[2])
+                self._on_event(reply[2])
         elif kind == b"pmessage":
-            self._message(reply[3])
+            self._on_event(reply[3])
         elif kind in (b"subscribe", b"psubscribe"):
-            self._confirmed(reply[1])
+            self._on_confirmation(reply[1])
         elif kind in (b"pong", b"PONG"):
-            self._ponged()
+            self._on_pong()
         elif isinstance(reply, Exception):
             self._connection.drop(str(reply))
 
-    def _confirmed(self, channel: bytes) -> None:
-        subscription = self._subscriptions.get(unpack(channel).removeprefix(self._channels))
+    def _on_confirmation(self, channel: bytes) -> None:
+        subscription = self._subscriptions.get(decode_text(channel).removeprefix(self._channels))
         if subscription is not None:
-            subscription.heard = True
-            if subscription.mark != UNKNOWN:
-                self._settle(subscription)
-            self._catch_up()
+            subscription.confirmed = True
+            if subscription.mark != UNKNOWN_MARK:
+                self._in_effect(subscription)
+            self._recovery.catch_up()
 
-    def _message(self, message: bytes) -> None:
-        # What matches several subscriptions comes once for each, one right after the other.
+    def _on_event(self, message: bytes) -> None:
+        # An event that matches several subscriptions arrives once for each, one right after the other.
         if message == self._last:
             return
         self._last = message
-        event = event_from(message)
+        event = decode_message(message)
         if self._held or self._is_early(event.origin):
             self._held.append(event)
         else:
-            self._came(event)
+            self._pass_on(event)
 
     def _is_early(self, origin: str) -> bool:
-        """Whether the publisher, a session here, does not know yet that it has published."""
-        return bool(origin) and (self._publishes(origin) or self._source.publishes(origin))
+        """Whether the publisher, a session of this node, does not know yet that it has published."""
+        return bool(origin) and (self._publishes(origin) or self._recovery.source.publishes(origin))
 
     def resume(self) -> None:
-        """Go on: publishers were answered."""
+        """Deliver the events that were held until their publishers were answered."""
         while self._held and not self._is_early(self._held[0].origin):
-            self._came(self._held.popleft())
+            self._pass_on(self._held.popleft())
 
-    def _came(self, event: Event) -> None:
+    def _pass_on(self, event: Event) -> None:
         if event.id:
-            self._arrived(event)
+            self._recovery.on_event(event)
         else:
             self._deliver(event)
 
-    def _arrived(self, event: Event) -> None:
-        """Deliver a stored event when those before it were."""
-        topic = event.topic
-        gap = self._gaps.get(topic)
-        if gap is not None:
-            gap.waiting.append(event)
-            return
-        epoch, id = self._seen.get(topic, ("", 0))
-        if epoch == event.epoch:
-            if event.id == id + 1:
-                self._hand_on(event)
-            elif event.id > id:
-                self._fill(topic, UNKNOWN, event)
-        elif epoch:
-            del self._seen[topic]
-            self._fill(topic, 0, event)
-        elif marks := self._marks(topic):
-            self._fill(topic, min(marks), event)
-        else:
-            self._hand_on(event)
 
-    def _marks(self, topic: str) -> list[int]:
-        return [subscription.mark for subscription in self._interests_of(topic) if subscription.mark is not None]
-
-    def _hand_on(self, event: Event) -> None:
-        self._seen[event.topic] = (event.epoch, event.id)
-        self._deliver(event)
-
-    # What was missed.
-
-    def _catch_up(self) -> None:
-        """Find the topics of which something was missed by those who are heard again."""
-        if not self._catching_up and self._missing():
-            self._catching_up = True
-            Deferred.fromCoroutine(self._find_changes()).addErrback(_broke)
-
-    def _missing(self) -> dict[Subscription, int]:
-        return {
-            subscription: subscription.mark
-            for subscription in self._behind
-            if subscription.heard and subscription.mark is not None and subscription.mark != UNKNOWN
-        }
-
-    async def _find_changes(self) -> None:
-        try:
-            while missing := self._missing():
-                now = (self._era, self.generation)
-                try:
-                    changes = await self._source.changes(min(missing.values()))
-                except BrokerError:
-                    await self._pause(AGAIN)
-                    continue
-                if now == (self._era, self.generation):
-                    self._note(changes, missing)
-        finally:
-            self._catching_up = False
-
-    def _note(self, changes: dict[str, int], missing: dict[Subscription, int]) -> None:
-        for topic, last in changes.items():
-            marks = [mark for each in self._interests_of(topic) if (mark := missing.get(each, last)) < last]
-            if not marks:
-                continue
-            gap = self._gaps.get(topic)
-            if gap is None:
-                self._fill(topic, min(marks))
-            elif gap.mark == UNKNOWN:
-                gap.mark = min(marks)
-        for subscription in missing:
-            if subscription.heard:  # else the connection was lost meanwhile
-                subscription.mark = None
-                self._behind.pop(subscription, None)
-
-    def _fill(self, topic: str, mark: int, *events: Event) -> None:
-        """Read what was missed of *topic*: after its last event that was seen, else after *mark*."""
-        self._gaps[topic] = Gap(mark, list(events))
-        Deferred.fromCoroutine(self._filled(topic)).addErrback(_broke)
-
-    async def _filled(self, topic: str) -> None:
-        gap = self._gaps[topic]
-        complete = False
-        while not complete and any(True for _ in self._interests_of(topic)):
-            try:
-                complete = await self._read(topic, gap)
-            except BrokerError:
-                await self._pause(AGAIN)
-        del self._gaps[topic]
-        for event in gap.waiting if complete else ():
-            known = self._seen.get(topic)
-            if topic in self._gaps or (known is not None and known[0] == event.epoch):
-                self._arrived(event)
-            elif known is None:
-                self._hand_on(event)
-            # Else it is of an epoch that the source does not know any more, or not yet.
-
-    async def _read(self, topic: str, gap: Gap) -> bool:
-        """Deliver what is stored of *topic*; say whether that was all."""
-        era = self._era
-        _, after = self._seen.get(topic, ("", 0))
-        if not after:
-            if gap.mark == UNKNOWN:
-                marks = self._marks(topic)
-                if UNKNOWN in marks:
-                    await self._pause(SOON)
-                    return False
-                if not marks:
-                    return True  # it was known in between, and nothing was missed
-                gap.mark = min(marks)
-            after = await self._source.since(topic, gap.mark) - 1
-        while era == self._era and after >= 0:
-            events = await self._source.read(topic, after, BATCH)
-            if era != self._era:
-                break
-            for event in events:
-                self._hand_on(event)
-            if len(events) < BATCH:
-                return True
-            after = events[-1].id
-        gap.mark = gap.mark if era == self._era else 0
-        return era == self._era
-
-    def _pause(self, seconds: float) -> Deferred[None]:
-        if self._stopped:
-            raise CancelledError
-        pause: Deferred[None] = deferLater(self._clock, seconds)
-        self._pauses.add(pause)
-        return pause.addBoth(self._over, pause)
-
-    def _over(self, result: Any, pause: Deferred[None]) -> Any:
-        self._pauses.discard(pause)
-        return result
-
-
-def _too_long(failure: Failure) -> None:
-    failure.trap(TooLate)
-
-
-def _broke(failure: Failure) -> None:
-    if not failure.check(CancelledError):
-        log.failure("events that were missed could not be made good", failure)
+def _ignore_timeout(failure: Failure) -> None:
+    failure.trap(DeferredTimeout)

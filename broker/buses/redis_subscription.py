@@ -1,69 +1,96 @@
-"""What a node listens to on Redis."""
+"""What a node is subscribed to on Redis."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import attrs
 
-from broker.messages import Event
 from broker.patterns import is_pattern, matches
 
-UNKNOWN = -1
-SPECIAL = re.compile(r"([*?\[\]\\])")
+UNKNOWN_MARK = -1
+GLOB_CHARACTERS = re.compile(r"([*?\[\]\\])")
 
 
 @attrs.define(eq=False)
 class Subscription:
-    """A topic, a pattern or a beginning of topics that somebody here listens to.
+    """A topic, a pattern or a prefix of topics that somebody on this node listens to.
 
     Attributes:
-        word: what Redis is asked for: a channel, or a glob over channels.
-        glob: whether it is the latter; it may match more than ``covers`` does.
-        covers: whether a topic belongs to it.
+        target: what Redis is asked for: a channel, or a glob over channels.
+        glob: whether it is the latter; it may match more than *predicate* does.
+        predicate: whether a topic belongs to it.
         count: how many listen.
-        heard: whether Redis has confirmed that it is listened to.
-        mark: the mark from which events may have been missed; None: none were;
-            ``UNKNOWN``: that will be known soon.
-        base: the mark from which on it wants events at all.
-        bucket: its place among those nobody listens to any more, or 0.0.
+        confirmed: whether Redis has confirmed the subscription on the present connection.
+        mark: the mark after which events may have been missed; None: none were;
+            ``UNKNOWN_MARK``: not yet known.
+        base: the mark at which it began: no earlier event is wanted.
+        bucket: its bucket among the deadlines of unused subscriptions, or 0.0.
     """
 
-    word: str
+    target: str
     glob: bool
-    covers: Callable[[str], bool]
+    predicate: Callable[[str], bool]
     count: int = 0
-    heard: bool = False
+    confirmed: bool = False
     mark: int | None = None
-    base: int = UNKNOWN
+    base: int = UNKNOWN_MARK
     bucket: float = 0.0
 
 
 def subscription_to(topic: str, prefix: bool) -> Subscription:
-    """Return the interest that ``IBus.listen`` means."""
+    """Return a new subscription to what the arguments of ``IBus.listen`` mean."""
     if prefix:
-        return Subscription(escaped(topic) + "*", True, lambda name: name.startswith(topic))
+        return Subscription(escape_glob(topic) + "*", True, lambda name: name.startswith(topic))
     if is_pattern(topic):
         # "*" of Redis goes over dots, too: it matches more, never less.
-        tokens = ["*" if token in ("*", ">") else escaped(token) for token in topic.split(".")]
+        tokens = ["*" if token in ("*", ">") else escape_glob(token) for token in topic.split(".")]
         return Subscription(".".join(tokens), True, lambda name: matches(topic, name))
     return Subscription(topic, False, lambda name: name == topic)
 
 
-def escaped(text: str) -> str:
-    """Return *text* so that a glob takes it for itself."""
-    return SPECIAL.sub(r"\\\1", text)
+def escape_glob(text: str) -> str:
+    """Return the glob that matches *text* alone."""
+    return GLOB_CHARACTERS.sub(r"\\\1", text)
 
 
-@attrs.define(eq=False)
-class Gap:
-    """A topic of which something was missed, as long as that is being read.
+class Subscriptions:
+    """All subscriptions of a node, by target."""
 
-    Attributes:
-        mark: from which on it is to be read if nothing is known of the topic.
-        waiting: what has come meanwhile.
-    """
+    def __init__(self) -> None:
+        self._by_target: dict[str, Subscription] = {}
+        self._globs: list[Subscription] = []
 
-    mark: int
-    waiting: list[Event]
+    def __len__(self) -> int:
+        return len(self._by_target)
+
+    def __iter__(self) -> Iterator[Subscription]:
+        return iter(self._by_target.values())
+
+    def get(self, target: str) -> Subscription | None:
+        """Return the subscription to *target*, or None."""
+        return self._by_target.get(target)
+
+    def add(self, subscription: Subscription) -> None:
+        """Add *subscription*, whose target is new."""
+        self._by_target[subscription.target] = subscription
+        if subscription.glob:
+            self._globs.append(subscription)
+
+    def remove(self, subscription: Subscription) -> None:
+        """Remove *subscription*, which was added."""
+        del self._by_target[subscription.target]
+        if subscription.glob:
+            self._globs.remove(subscription)
+
+    def matching(self, topic: str) -> Iterator[Subscription]:
+        """Yield the subscriptions that *topic* belongs to."""
+        exact = self._by_target.get(topic)
+        if exact is not None and not exact.glob:
+            yield exact
+        yield from (subscription for subscription in self._globs if subscription.predicate(topic))
+
+    def match(self, topic: str) -> bool:
+        """Whether *topic* belongs to any subscription."""
+        return any(True for _ in self.matching(topic))

@@ -1,4 +1,4 @@
-"""What nodes say to each other, as bytes."""
+"""The messages between nodes, as bytes (MessagePack arrays)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class WireError(msgspec.Struct, array_like=True):
 
     @classmethod
     def of(cls, error: BrokerError) -> WireError:
-        """Return what tells of *error*."""
+        """Return *error* as it travels."""
         return cls(type(error).__name__, error.code, error.what, error.name, error.message, error.data)
 
     def error(self) -> BrokerError:
@@ -42,13 +42,13 @@ class Called(msgspec.Struct, tag="call", array_like=True):
 
     Attributes:
         id: of the call, at the caller's node.
-        place: the name under which the callee was found, as the bus knows it.
+        name: under which the callee was found, as the bus knows it.
         request: what is asked.
         quiet: whether the deadline ends it without a reply.
     """
 
     id: str
-    place: str
+    name: str
     request: Request
     quiet: bool
 
@@ -79,16 +79,16 @@ class NotHere(msgspec.Struct, tag="elsewhere", array_like=True):
 
 
 class Ended(msgspec.Struct, tag="end", array_like=True):
-    """The caller of ``Called`` waits no more."""
+    """The call of that id has ended at the caller's node."""
 
     id: str
 
 
 class Probe(msgspec.Struct, tag="probe", array_like=True):
-    """Does the one who holds *place* give a sign of life?  If not, it is to be parted with."""
+    """Does the holder of *name* respond?  If not, it is to be disconnected."""
 
     id: int
-    place: str
+    name: str
 
 
 class Deliver(msgspec.Struct, tag="deliver", array_like=True):
@@ -110,7 +110,7 @@ class BoolReply(msgspec.Struct, tag="verdict", array_like=True):
 
 
 class Drain(msgspec.Struct, tag="drain", array_like=True):
-    """Something waits in a queue of which somebody takes who is there."""
+    """Something waits in *queue*, which has consumers on the node that gets this."""
 
     queue: str
 

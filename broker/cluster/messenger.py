@@ -1,4 +1,4 @@
-"""The other nodes: what is sent to them, and what becomes of what they send."""
+"""Messages to the other nodes, and the dispatch of theirs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 from twisted.internet.defer import Deferred
-from twisted.internet.defer import TimeoutError as TooLate
+from twisted.internet.defer import TimeoutError as NoReply
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -21,7 +21,7 @@ log = Logger()
 
 
 class NodeMessenger:
-    """Speaks with the other nodes by the bus.
+    """Sends messages to other nodes by the bus, and hands theirs on.
 
     Args:
         bus: carries the messages.
@@ -30,34 +30,34 @@ class NodeMessenger:
 
     def __init__(self, bus: ISharedBus, clock: IReactorTime) -> None:
         self.bus, self.clock = bus, clock
-        self._takers: dict[type[Any], Callable[[str, Any], object]] = {BoolReply: self._decided}
-        self._leavers: list[Callable[[str], object]] = []
+        self._handlers: dict[type[Any], Callable[[str, Any], object]] = {BoolReply: self._replied}
+        self._departure_handlers: list[Callable[[str], object]] = []
         self._numbers = count(1)
         self._asked: dict[int, Deferred[bool]] = {}
         bus.received = self.received
         bus.departed = self.departed
 
-    def on(self, kind: type[Any], take: Callable[[str, Any], object]) -> None:
-        """Let *take* be called with the sender's address and each message of *kind*."""
-        self._takers[kind] = take
+    def on(self, kind: type[Any], handler: Callable[[str, Any], object]) -> None:
+        """Let *handler* be called with the sender's address and each message of *kind*."""
+        self._handlers[kind] = handler
 
-    def on_departure(self, take: Callable[[str], object]) -> None:
-        """Let *take* be called with the address of each node that has gone; see ``ISharedBus.departed``."""
-        self._leavers.append(take)
+    def on_departure(self, handler: Callable[[str], object]) -> None:
+        """Let *handler* be called with the address of each node that has gone; see ``ISharedBus.departed``."""
+        self._departure_handlers.append(handler)
 
     def send(self, address: str, message: Message) -> Deferred[bool]:
         """Send *message*; fire with whether that node is listening.  It does not fail."""
         return self.bus.send(address, encode(message)).addErrback(_not_sent)
 
     async def ask(self, address: str, make: Callable[[int], Message], timeout: float) -> bool:
-        """Send what *make* makes of a number; return the verdict, False when none comes in time."""
+        """Send ``make(number)``; return what the node replies, False when it does not within *timeout* seconds."""
         number = next(self._numbers)
         reply = self._asked[number] = Deferred()
         try:
             if not await self.send(address, make(number)):
                 return False
             return await reply.addTimeout(timeout, self.clock)
-        except TooLate:
+        except NoReply:
             return False
         finally:
             del self._asked[number]
@@ -68,21 +68,21 @@ class NodeMessenger:
         return name, sorted(addresses, key=lambda address: address != self.bus.address)
 
     def received(self, sender: str, message: bytes) -> None:
-        """Take what another node has sent."""
+        """Dispatch what another node has sent."""
         try:
-            told = decode(message)
+            decoded = decode(message)
         except msgspec.DecodeError as error:
             # Nodes of two versions may be at work during an upgrade.
             log.warn("a message of node {sender} was not understood: {error}", sender=sender, error=str(error))
             return
-        self._takers[type(told)](sender, told)
+        self._handlers[type(decoded)](sender, decoded)
 
     def departed(self, address: str) -> None:
-        """Notice that a node has gone."""
-        for take in self._leavers:
-            take(address)
+        """Tell all that a node has gone; see ``on_departure``."""
+        for handler in self._departure_handlers:
+            handler(address)
 
-    def _decided(self, _: str, reply: BoolReply) -> None:
+    def _replied(self, _: str, reply: BoolReply) -> None:
         asked = self._asked.get(reply.id)
         if asked is not None and not asked.called:
             asked.callback(reply.yes)

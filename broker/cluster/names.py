@@ -1,4 +1,4 @@
-"""What this node does for the others, and they for it."""
+"""The names this node holds among the nodes, and what their holders are asked for."""
 
 from __future__ import annotations
 
@@ -14,32 +14,34 @@ from broker.cluster.calls import RemoteCalls
 from broker.cluster.messages import BoolReply, Deliver, Drain, Probe
 from broker.cluster.messenger import NodeMessenger
 from broker.cluster.queues import SharedQueues
+from broker.core.names import LocalNames
 from broker.core.presence import Presence
-from broker.core.registry import Place
+from broker.core.registry import Registration
 from broker.errors import BrokerError, Taken
 from broker.interfaces import ISharedBus
 from broker.messages import CloseCode, Mail
+from broker.patterns import CLIENT, PROCEDURE, QUEUE, SERVICE, SESSION, TAKER, split_kind
 
 log = Logger()
 
-MARGIN = 0.5  # seconds that an answer may take on its way
-KINDS = ("procedure", "service", "taker")  # of names that calls look for
+MARGIN = 0.5  # seconds that a reply may take on its way
+KINDS = (PROCEDURE, SERVICE, TAKER)  # of names that calls look for
 DELIVERY = 5.0  # seconds for handing over a message
 
 
-class ClusterNames:
-    """Holds names among the nodes, and asks and answers for their holders.
+class ClusterNames(LocalNames):
+    """Holds names among the nodes, asks other nodes about their holders and answers for its own.
 
     A name begins with its kind: ``procedure:``, ``service:``, ``taker:`` (of streamed
     requests), ``queue:`` (consumed here), ``client:`` and ``session:`` (connected here).
 
     Args:
         bus: leads to the other nodes.
-        clock: times how long they take.
+        clock: times their replies.
         calls: those of this node.
         queues: those of this node.
         presence: who is connected here.
-        probe: seconds in which the holder of a name must give a sign of life.
+        probe: seconds in which the holder of a name must respond.
     """
 
     def __init__(
@@ -67,16 +69,12 @@ class ClusterNames:
     # Names.
 
     async def claim(self, name: str, *, shared: bool, takeover: bool) -> None:
-        """Hold *name*, perhaps in the place of a silent holder on another node.
-
-        Raises:
-            Taken: somebody else holds it, who is alive.
-        """
+        """See ``LocalNames.claim``."""
         try:
             return await self._bus.claim(name, shared=shared)
         except Taken as error:
             if not takeover or await self._lives(name):
-                raise Taken(error.what, name.partition(":")[2]) from None
+                raise Taken(error.what, split_kind(name)[1]) from None
         await self._bus.seize(name)
 
     async def _lives(self, name: str) -> bool:
@@ -88,18 +86,18 @@ class ClusterNames:
         return await self._messenger.ask(addresses[0], lambda number: Probe(number, name), self._probe + MARGIN)
 
     def hold(self, name: str) -> None:
-        """Share *name* with all who hold it."""
+        """See ``LocalNames.hold``."""
         if name not in self._held:
             self._held.add(name)
-            self._latest = self._bus.claim(name, shared=True).addCallbacks(self._is_held, _comes_later, (name,))
+            self._latest = self._bus.claim(name, shared=True).addCallbacks(self._is_held, _ignore_unavailable, (name,))
 
     def _is_held(self, _: None, name: str) -> None:
-        if name.startswith(("queue:", "client:")):
-            # What was put there just before was told to those who held it then.
+        if name.startswith((QUEUE, CLIENT)):
+            # What was put there just before was announced to those who held it then.
             self._queues.wake(name)
 
     def settled(self) -> Deferred[None] | None:
-        """Fire when all names that were held so far are known to the other nodes; None: they are."""
+        """See ``LocalNames.settled``."""
         if self._latest.called:
             return None
         settled: Deferred[None] = Deferred()
@@ -107,46 +105,46 @@ class ClusterNames:
         return settled
 
     def release(self, names: Iterable[str]) -> None:
-        """Give those of *names* back that nobody here holds any more."""
+        """See ``LocalNames.release``."""
         for name in names:
-            if not self._here(name):
+            if not self._holders_here(name):
                 self._held.discard(name)
                 self._bus.release(name)
 
     def names_of(self, peer: Any) -> list[str]:
-        """Return the names of what *peer* performs, takes and consumes."""
-        names = [f"{kind}:{name}" for kind in KINDS for name in self._calls.registry_of(kind).names_of(peer)]
+        """See ``LocalNames.names_of``."""
+        names = [kind + name for kind in KINDS for name in self._calls.registry_of(kind).names_of(peer)]
         return names + self._queues.consumers.names_of(peer)
 
-    def _here(self, name: str) -> list[Any]:
+    def _holders_here(self, name: str) -> list[Any]:
         """Return who holds *name* here."""
-        kind, _, rest = name.partition(":")
-        if kind in ("client", "session"):
+        kind, rest = split_kind(name)
+        if kind in (CLIENT, SESSION):
             sessions: list[Any] = self._presence.sessions(rest)
-            return [peer for peer in sessions if rest == (peer.client if kind == "client" else peer.id)]
-        place: Place[Any] | None = (
-            self._queues.consumers.place(name) if kind == "queue" else self._calls.registry_of(kind).place(rest)
+            return [peer for peer in sessions if rest == (peer.client if kind == CLIENT else peer.id)]
+        registration: Registration[Any] | None = (
+            self._queues.consumers.get(name) if kind == QUEUE else self._calls.registry_of(kind).get(rest)
         )
-        return [] if place is None else list(place.holders)
+        return [] if registration is None else list(registration.holders)
 
     def _lost(self, name: str) -> None:
-        """Part with whoever held *name* here: somebody elsewhere holds it now."""
+        """Disconnect whoever held *name* here: another node holds it now."""
         if not name.startswith(KINDS):
             return
         log.warn("another node holds {name} now", name=name)
         self._held.discard(name)
-        for peer in self._here(name):
+        for peer in self._holders_here(name):
             peer.disconnect(CloseCode.GOING_AWAY, "replaced")
             peer.close()
 
     def _probed(self, address: str, message: Probe) -> None:
-        asked = Deferred.fromCoroutine(self._probe_here(message.place))
+        asked = Deferred.fromCoroutine(self._probe_here(message.name))
         asked.addErrback(_failed, "a probe").addCallback(
             lambda alive: self._messenger.send(address, BoolReply(message.id, bool(alive)))
         )
 
     async def _probe_here(self, name: str) -> bool:
-        for peer in self._here(name):
+        for peer in self._holders_here(name):
             if await peer.lives(self._probe):
                 return True
         return False
@@ -154,8 +152,8 @@ class ClusterNames:
     # Who is connected.
 
     def present(self, change: str, client: str, session: str) -> None:
-        """Let the others know that a session came or went; see ``Presence``."""
-        names = [f"session:{session}"] if client == session else [f"session:{session}", f"client:{client}"]
+        """See ``LocalNames.present``."""
+        names = [SESSION + session] if client == session else [SESSION + session, CLIENT + client]
         if change == "online":
             for name in names:
                 self.hold(name)
@@ -165,8 +163,8 @@ class ClusterNames:
     # Mail.
 
     async def deliver(self, session: str, mail: Mail) -> bool:
-        """Hand *mail* to the session of that id on another node; say whether it took it."""
-        _, addresses = await self._messenger.holders(f"session:{session}")
+        """See ``LocalNames.deliver``."""
+        _, addresses = await self._messenger.holders(SESSION + session)
         return bool(addresses) and await self._messenger.ask(
             addresses[0],
             lambda number: Deliver(number, session, mail.ref, mail.body, mail.source, mail.time),
@@ -174,12 +172,12 @@ class ClusterNames:
         )
 
     def _delivered(self, address: str, message: Deliver) -> None:
-        mail = Mail(f"client:{message.session}", message.ref, message.body, message.source, message.time)
+        mail = Mail(CLIENT + message.session, message.ref, message.body, message.source, message.time)
         sessions: list[Any] = self._presence.sessions(message.session)
         self._messenger.send(address, BoolReply(message.id, bool(sessions) and sessions[0].post_mail(mail)))
 
     def _wake_others(self, queue: str) -> None:
-        Deferred.fromCoroutine(self._wake(queue)).addErrback(_comes_later)
+        Deferred.fromCoroutine(self._wake(queue)).addErrback(_ignore_unavailable)
 
     async def _wake(self, queue: str) -> None:
         _, addresses = await self._messenger.holders(queue)
@@ -188,8 +186,8 @@ class ClusterNames:
                 self._messenger.send(address, Drain(queue))
 
 
-def _comes_later(failure: Failure) -> None:
-    """Let pass what is made good when Redis is back."""
+def _ignore_unavailable(failure: Failure) -> None:
+    """Ignore that Redis is away: names and queues are synchronised when it is back."""
     failure.trap(BrokerError)
 
 

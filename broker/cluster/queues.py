@@ -1,8 +1,8 @@
 """Queues that several nodes deliver from: one at a time.
 
-The position of a queue also tells which node is delivering.  That one takes its turn with a
-compare-and-set, marks after the hand-over as a node alone does, and gives the turn back; when it
-dies in between, another delivers again what was not marked.
+The position of a queue also holds a lock: the node that is delivering.  It locks with a
+compare-and-set, stores the position after the hand-over as a node alone does, and unlocks; when
+it dies in between, another delivers again what is after the stored position.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from broker.core.queues import LOG, POSITION, Queues
 from broker.errors import Conflict
 from broker.messages import Mail
 
-TURN = 0.25  # seconds until a node looks again whether it is its turn
+LOCK_RETRY = 0.25  # seconds until a node tries again to lock a queue
 
 
 @attrs.frozen
@@ -25,7 +25,7 @@ class State:
 
     Attributes:
         position: the id of the last message that was delivered.
-        node: which node is delivering; "" for none.
+        node: the address of the node that is delivering; "" for none.
         revision: of the key that holds both.
     """
 
@@ -37,24 +37,24 @@ class State:
 class SharedQueues(Queues):
     """Delivers mail or keeps it, on one of several nodes; *use* must be called first."""
 
-    def use(self, address: str, lives: Callable[[str], bool], tell: Callable[[str], object]) -> None:
+    def use(self, address: str, lives: Callable[[str], bool], notify: Callable[[str], object]) -> None:
         """Be the node of *address*.
 
         Args:
             address: of this node.
-            lives: whether the node of an address is there.
-            tell: tells the other nodes that something waits in a queue.
+            lives: whether the node of an address is alive.
+            notify: notifies the other nodes that something waits in a queue.
         """
-        self._address, self._lives, self._notify = address, lives, tell
+        self._address, self._lives, self._notify = address, lives, notify
         self._later: dict[str, IDelayedCall] = {}
 
     def wake(self, queue: str) -> None:
-        """Look again what *queue* keeps: another node has put something there, or has gone."""
+        """Drain *queue*: another node has stored something there, or has gone."""
         self._unclear(queue)
         self.drain(queue)
 
     def wake_all(self) -> None:
-        """Look again what is kept, in every queue of which somebody takes here."""
+        """Drain every queue that has consumers here."""
         for queue in list(self._backlogs):
             self.wake(queue)
 
@@ -64,26 +64,26 @@ class SharedQueues(Queues):
         return dropped
 
     def stop(self) -> None:
-        """Forget all timers."""
+        """Cancel all timers."""
         for timer in self._later.values():
             timer.cancel()
         self._later.clear()
 
     async def _deliver_batch(self, queue: str) -> bool | None:
-        if not await self._take_turn(queue):
+        if not await self._lock(queue):
             if queue not in self._later:
-                self._later[queue] = self._clock.callLater(TURN, self._look_again, queue)
+                self._later[queue] = self._clock.callLater(LOCK_RETRY, self._retry, queue)
             return None
         try:
             return await super()._deliver_batch(queue)
         finally:
-            await self._give_turn_back(queue)
+            await self._unlock(queue)
 
-    def _look_again(self, queue: str) -> None:
+    def _retry(self, queue: str) -> None:
         del self._later[queue]
         self.wake(queue)
 
-    async def _take_turn(self, queue: str) -> bool:
+    async def _lock(self, queue: str) -> bool:
         while True:
             state = await self._state(queue)
             if state.node not in ("", self._address) and self._lives(state.node):
@@ -91,7 +91,7 @@ class SharedQueues(Queues):
             if await self._change(queue, state, state.position, self._address):
                 return True
 
-    async def _give_turn_back(self, queue: str) -> None:
+    async def _unlock(self, queue: str) -> None:
         while (state := await self._state(queue)).node == self._address:
             if await self._change(queue, state, state.position, ""):
                 return
@@ -115,7 +115,7 @@ class SharedQueues(Queues):
         return State(int(position), node.decode(), entry.revision)
 
     async def _change(self, queue: str, state: State, position: int, node: str) -> bool:
-        """Write the position and whose turn it is; False when *state* is out of date."""
+        """Write the position and the lock; False when *state* is out of date."""
         try:
             await self._store.set(POSITION, queue, f"{position} {node}".strip().encode(), revision=state.revision)
         except Conflict:

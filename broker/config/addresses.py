@@ -1,4 +1,4 @@
-"""What the text of an address tells."""
+"""What the text of an endpoint or a URL says."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 
 from twisted.internet.address import UNIXAddress
 
-EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
+LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 
 def is_local(endpoint: str) -> bool:
-    """Whether what *endpoint* listens on can be reached from this machine only."""
+    """Whether the endpoint string *endpoint* listens where this machine alone can connect."""
     kind, *words = re.split(r"(?<!\\):", endpoint)
     if kind == "unix":
         return True
@@ -27,6 +27,11 @@ def is_local(endpoint: str) -> bool:
             except ValueError:
                 return False
     return False
+
+
+def is_redis(url: str) -> bool:
+    """Whether *url* is meant for a Redis; ``RedisAddress.parse`` says whether it is right."""
+    return url.startswith("redis")
 
 
 def without_password(url: str) -> str:
@@ -42,9 +47,14 @@ def without_password(url: str) -> str:
 
 
 def url_of(endpoint: str, address: Any) -> str:
-    """Return where clients on this machine find what *endpoint* listens on at *address*."""
+    """Return the URL by which clients on this machine reach a port.
+
+    Args:
+        endpoint: the endpoint string.
+        address: the ``IAddress`` of the port.
+    """
     if isinstance(address, UNIXAddress):
         return f"unix:{os.fsdecode(address.name or b'')}"
-    host = EVERYWHERE.get(address.host, address.host)
+    host = LOOPBACK_OF.get(address.host, address.host)
     scheme = "https" if endpoint.startswith(("ssl:", "tls:")) else "http"
     return f"{scheme}://[{host}]:{address.port}" if ":" in host else f"{scheme}://{host}:{address.port}"

@@ -1,4 +1,4 @@
-"""Options under the names of the systems that the broker stands in for."""
+"""Options by the environment variables of the systems that the broker replaces."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ from collections.abc import Mapping
 
 
 def aliases(environ: Mapping[str, str], notes: list[str]) -> dict[str, tuple[str, str]]:
-    """Return the options that are set by the names of the systems we stand in for."""
+    """Return the options that *environ* sets by the variables of the replaced systems.
+
+    Args:
+        environ: the environment.
+        notes: warnings are appended to it.
+
+    Returns:
+        The text of each option and the variable it came from, by attribute name.
+    """
     found = {}
     for attribute in ("api_secret", "log_level"):
         name = attribute.upper()

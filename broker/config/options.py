@@ -1,4 +1,4 @@
-"""One option of the daemon: how its text is read, and what people are told of it.
+"""One option of the daemon: how its text is parsed, and its documentation.
 
 Everything comes from the environment as text.  An empty text is the same as
 none at all; where "nothing" is a choice, the word is ``none``.
@@ -51,13 +51,21 @@ class Retention:
 
 @attrs.frozen
 class Option:
-    """What is known of one option besides its name and its value."""
+    """One option but for its name and its value.
+
+    Attributes:
+        kind: the kind of its value.
+        help: one or more sentences.
+        secret: whether it is never shown.
+        default: the text of the default; "" for none.
+        computed: whether *default* is a phrase, since it depends on other options.
+    """
 
     kind: Kind[Any]
     help: str
     secret: bool = False
     default: str = ""
-    computed: bool = False  # then the default is a phrase, not a value
+    computed: bool = False
 
 
 def option(kind: Kind[T], default: Any, help: str, *, secret: bool = False, shown: str = "") -> Any:
@@ -85,15 +93,21 @@ def options_of(settings: type) -> dict[str, Option]:
     return {field.name: field.metadata["option"] for field in fields if "option" in field.metadata}
 
 
-class Reading:
-    """Values read from an environment, and everything that was wrong with it.
+class EnvironmentReader:
+    """The values of options in an environment, and everything that is wrong with it.
 
     Args:
         prefix: what all names in the environment begin with.
         options: what there is to read, by attribute name.
         environ: the environment.
         aliases: texts of options under other names: attribute name to
-            (text, where it came from); an option's own name goes before.
+            (text, where it came from); an option's own name takes precedence.
+
+    Attributes:
+        values: parsed values by attribute name.
+        sources: the variable that each came from, by attribute name.
+        errors: a sentence for each value that can not be used.
+        known: the names of all variables of options.
     """
 
     def __init__(
@@ -148,7 +162,7 @@ def _count(text: str) -> int:
 
 
 def _bytes(text: str) -> int:
-    # 0 would be "no limit" to some who are handed it, and "nothing at all" to others.
+    # Some of the code that gets it would take 0 for no limit, some for nothing at all.
     size = _count(text)
     if not size:
         raise ValueError("expected a whole number above 0")

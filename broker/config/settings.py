@@ -1,4 +1,4 @@
-"""What an operator can set, all of it by environment variables.
+"""The settings of a daemon, all of them by environment variables.
 
 Each option is stated once, here: an attribute ``poll_timeout_seconds`` is the
 variable ``TXBROKER_POLL_TIMEOUT_SECONDS``.
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from broker.config.addresses import is_local, without_password
+from broker.config.addresses import is_local, is_redis, without_password
 from broker.config.aliases import aliases
 from broker.config.options import (
     BYTES,
@@ -31,20 +31,20 @@ from broker.config.options import (
     TEXT,
     URL,
     WORDS,
-    Reading,
+    EnvironmentReader,
     Retention,
     choice,
     option,
     options_of,
 )
 
-PREFIX = "TXBROKER_"
+ENV_PREFIX = "TXBROKER_"
 PROTOCOLS = ("owlmeans", "ganomede", "thinws", "hpkv", "microstream")
-PORT = 8000
-KEPT = Retention(seconds=7 * 86400.0, count=1_000_000)
+DEFAULT_PORT = 8000
+DEFAULT_RETENTION = Retention(seconds=7 * 86400.0, count=1_000_000)
 
 # A Kubernetes Service named "txbroker" puts such names into every pod beside it.
-INJECTED = re.compile(r"TXBROKER_(SERVICE_(HOST|PORT(_.*)?)|PORT(_.*)?)")
+KUBERNETES_NAME = re.compile(r"TXBROKER_(SERVICE_(HOST|PORT(_.*)?)|PORT(_.*)?)")
 
 
 class SettingsError(Exception):
@@ -59,11 +59,11 @@ class SettingsError(Exception):
 class Settings:
     """The effective settings of one daemon."""
 
-    # Who is let in
+    # Authentication
 
     api_secret: str = option(TEXT, "", "The secret that clients share.", secret=True)
     api_secret_previous: str = option(
-        TEXT, "", "The secret before that one, still taken while clients change over.", secret=True
+        TEXT, "", "The previous secret, still accepted while clients change over.", secret=True
     )
     api_keys: Mapping[str, str] = option(
         PAIRS, {}, "Keys of named clients, each written ``name:key``; also the keys that get HPKV tokens.", secret=True
@@ -75,7 +75,9 @@ class Settings:
     jwt_audience: str = option(TEXT, "", "The ``aud`` that a token must have.")
     jwt_issuer: str = option(TEXT, "", "The ``iss`` that a token must have.")
     permissions_file: str = option(
-        PATH, "", "A TOML file of what each identity or role may do; without it, whoever is let in may do everything."
+        PATH,
+        "",
+        "A TOML file of what each identity or role may do; without it, an admitted client may do everything.",
     )
     auth: str = option(
         choice("none", "optional", "required"),
@@ -94,17 +96,17 @@ class Settings:
     allowed_origins: tuple[str, ...] = option(
         WORDS,
         (),
-        "The origins, such as ``https://app.example``, whose pages may open WebSockets; ``*`` for all. "
+        "The origins, such as ``https://app.example``, whose pages may connect; ``*`` for all. "
         "Without it, pages of the same host may.",
     )
 
-    # Where it listens, and to whom
+    # Listening
 
     listen: tuple[str, ...] = option(
         ENDPOINTS,
-        lambda self: (f"tcp:{PORT}",) if self.guarded else (f"tcp:{PORT}:interface=127.0.0.1",),
+        lambda self: (f"tcp:{DEFAULT_PORT}",) if self.guarded else (f"tcp:{DEFAULT_PORT}:interface=127.0.0.1",),
         "Twisted endpoint strings, several separated by ``;``: ``tcp:``, ``ssl:``, ``unix:``, ``systemd:``.",
-        shown=f"tcp:{PORT}:interface=127.0.0.1 where anybody may do anything, else tcp:{PORT}",
+        shown=f"tcp:{DEFAULT_PORT}:interface=127.0.0.1 unless a credential is required, else tcp:{DEFAULT_PORT}",
     )
     admin_listen: tuple[str, ...] = option(
         ENDPOINTS, ("tcp:8001:interface=127.0.0.1",), "Where ``/metrics`` is served; ``none`` for nowhere."
@@ -115,10 +117,13 @@ class Settings:
         "The dialects: names of modules under ``protocols.``, or ``package.module:attribute``.",
     )
     node: str = option(
-        TEXT, lambda _: _own_name(), "The name of this node, unique among those that share a store.", shown="made up"
+        TEXT,
+        lambda _: _default_node_name(),
+        "The name of this node, unique among those that share a store.",
+        shown="the host name and a random suffix",
     )
 
-    # What is kept
+    # Storage
 
     store: str = option(
         URL,
@@ -128,7 +133,7 @@ class Settings:
     )
     bus: str = option(
         URL,
-        lambda self: self.store if _is_redis(self.store) else "local:",
+        lambda self: self.store if is_redis(self.store) else "local:",
         "What carries events between nodes: ``local:`` or ``redis://…``.",
         shown="the store's Redis when the store is Redis, else local:",
     )
@@ -138,14 +143,16 @@ class Settings:
         "Whether an acknowledged write to SQLite is on the disk (``fsync``) or with the operating system (``os``).",
     )
     redis_prefix: str = option(TEXT, "txbroker:", "What all keys in Redis begin with.")
-    retention: Retention = option(RETENTION, KEPT, "How old and how many the events of a channel get; ``none``: any.")
+    retention: Retention = option(
+        RETENTION, DEFAULT_RETENTION, "The greatest age and number of the events of a channel; ``none``: any."
+    )
     durable_topics: tuple[str, ...] = option(
         PATTERNS, (), "Topics whose events are stored whichever dialect they come from."
     )
     max_mailbox: int = option(COUNT, 1000, "How many messages wait for one client or in one work queue.")
     mailbox_seconds: float = option(SECONDS, 7 * 86400.0, "How long a message waits.")
 
-    # How long things take
+    # Timeouts
 
     poll_timeout_seconds: float = option(SECONDS, 5.0, "How long a poll waits for an event.")
     error_delay_seconds: float = option(
@@ -159,23 +166,33 @@ class Settings:
         SECONDS, 60.0, "For how long after its deadline a call is remembered, to know a late answer."
     )
     request_idle_seconds: float = option(SECONDS, 60.0, "How long a streamed request lives without an answer.")
+    keepalive_seconds: float = option(
+        SECONDS, 75.0, "How long an HTTP connection stays open without a request; 0: without limit."
+    )
+    upload_stall_seconds: float = option(
+        SECONDS, 60.0, "How long the body of a request may stand still before it is refused with 408; 0: without limit."
+    )
     takeover_probe_seconds: float = option(
         SECONDS, 1.0, "How long the holder of a name may stay silent when another asks for it."
     )
     ping_seconds: float = option(SECONDS, 25.0, "The time between two pings to a silent client; 0: none.")
     pong_seconds: float = option(SECONDS, 20.0, "How long the answer to a ping may take.")
-    slow_grace_seconds: float = option(SECONDS, 5.0, "How long a client may be too slow before it is closed.")
+    slow_grace_seconds: float = option(
+        SECONDS,
+        5.0,
+        "How long more than ``TXBROKER_SEND_QUEUE_BYTES`` may wait for a client before it is closed with 1013.",
+    )
     drain_seconds: float = option(
         SECONDS,
         # Alone it has ended within two seconds, whatever a client leaves undone.
-        lambda self: 10.0 if _is_redis(self.bus) else 1.5,
+        lambda self: 10.0 if is_redis(self.bus) else 1.5,
         "How long a stopping daemon waits for what is under way.",
         shown="1.5 alone, 10 with a shared store",
     )
 
-    # How much
+    # Limits
 
-    max_message_bytes: int = option(BYTES, 1 << 20, "The longest message or body that is taken.")
+    max_message_bytes: int = option(BYTES, 1 << 20, "The longest message or body that is accepted.")
     max_value_bytes: int = option(BYTES, 1 << 20, "The longest value of a key.")
     max_connections: int = option(COUNT, 10000, "How many clients may be connected; 0: any number.")
     max_connections_per_address: int = option(COUNT, 0, "How many of them from one IP address; 0: any number.")
@@ -184,24 +201,33 @@ class Settings:
     max_pending_calls: int = option(COUNT, 10000, "How many calls of one client may be unanswered.")
     max_waiting_polls: int = option(COUNT, 10000, "How many polls may wait at once.")
     send_queue_bytes: int = option(
-        BYTES, 1 << 20, "How much may wait for a client that does not read, before it is closed with 1013."
+        BYTES,
+        1 << 20,
+        "How much may wait for a client that does not read, for longer than ``TXBROKER_SLOW_GRACE_SECONDS``; "
+        "when 16 times as much waits it is closed at once.",
     )
-    rate: float = option(PER_SECOND, 0.0, "How often one client may do anything; 0: without limit.")
-    rate_burst: int = option(COUNT, 0, "How often at once, after a rest; 0: as often as in one second.")
+    rate: float = option(PER_SECOND, 0.0, "How many requests one client may make; 0: without limit.")
+    rate_burst: int = option(COUNT, 0, "How often at once, after a pause; 0: as often as in one second.")
 
     # Dialects
 
     owlmeans_default_subscriptions: tuple[str, ...] = option(
-        PATTERNS, (), "Topics that every OwlMeans client hears without asking."
+        PATTERNS, (), "Topics whose events every OwlMeans client receives without subscribing."
     )
     owlmeans_pass_stacks: bool = option(
         FLAG, False, "Whether the stack in an error of an OwlMeans client reaches the caller."
     )
+    microstream_idle_seconds: float = option(
+        SECONDS,
+        15.0,
+        "A MicroStream service that has sent heartbeats is removed when nothing was received from it for so long; "
+        "0: only when it does not answer a ping, as the others.",
+    )
     thinws_open_rooms: bool = option(FLAG, False, "Whether those outside a ThinWS room may send to it.")
 
-    # Machinery
+    # Transport and logging
 
-    fast_path: bool = option(FLAG, True, "Whether plain WebSocket frames are read by the short way.")
+    fast_path: bool = option(FLAG, True, "Whether whole, uncompressed WebSocket frames are read by the fast path.")
     compression: bool = option(FLAG, False, "Whether permessage-deflate is offered; it costs 64 KiB a connection.")
     log_level: str = option(
         choice("debug", "info", "warn", "error", "critical", trace="debug", warning="warn", fatal="critical"),
@@ -212,7 +238,7 @@ class Settings:
         choice("auto", "text", "json"), "auto", "``auto`` is text on a terminal and JSON elsewhere."
     )
 
-    # Not options: how the others came about, and where files are
+    # Not options: where they came from, and where files are
 
     sources: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     warnings: tuple[str, ...] = attrs.field(default=(), repr=False)
@@ -220,58 +246,59 @@ class Settings:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Settings:
-        """Return the settings that *environ* asks for.
+        """Return the settings of the environment *environ*.
 
         Raises:
             SettingsError: with everything that is wrong, at once.
         """
         notes: list[str] = []
-        reading = Reading(PREFIX, options_of(cls), environ, aliases(environ, notes))
-        notes += _unknown(environ, reading.known)
+        reader = EnvironmentReader(ENV_PREFIX, options_of(cls), environ, aliases(environ, notes))
+        notes += _unknown_names(environ, reader.known)
         directory = environ.get("STATE_DIRECTORY", "").partition(":")[0]  # systemd may name several
         settings = cls(
-            **reading.values, sources=reading.sources, warnings=tuple(notes), state_directory=directory
-        )._settled()
-        problems = reading.errors + settings.problems()
+            **reader.values, sources=reader.sources, warnings=tuple(notes), state_directory=directory
+        )._with_port_on_loopback()
+        problems = reader.errors + settings.problems()
         if problems:
             raise SettingsError(problems)
         return settings
 
     @property
     def secured(self) -> bool:
-        """Whether there is a credential that a client could show."""
+        """Whether any credential is configured."""
         return bool(
             self.api_secret or self.api_secret_previous or self.api_keys or self.jwt_secret or self.jwt_public_key_file
         )
 
     @property
     def guarded(self) -> bool:
-        """Whether a client that shows no credential is kept from anything."""
+        """Whether a client without a credential is refused anything."""
         return self.secured and (self.auth == "required" or (self.auth == "optional" and bool(self.permissions_file)))
 
     def problems(self) -> list[str]:
-        """Return what is wrong with the settings as a whole."""
+        """Return a sentence for each option that does not go together with the others."""
         found = []
         if self.auth == "required" and not self.secured:
             found.append(
-                "TXBROKER_AUTH is required, but nobody could come in: set TXBROKER_API_SECRET, _API_KEYS or _JWT_SECRET"
+                "TXBROKER_AUTH is required, but no client could be admitted: "
+                "set TXBROKER_API_SECRET, _API_KEYS or _JWT_SECRET"
             )
         if not self.listen:
             found.append("TXBROKER_LISTEN names nothing to listen on")
-        if _is_redis(self.bus) and not _is_redis(self.store):
+        if is_redis(self.bus) and not is_redis(self.store):
             found.append("TXBROKER_BUS: nodes that share a bus must share a store: set TXBROKER_STORE=redis://… too")
         exposed = [endpoint for endpoint in self.listen if not is_local(endpoint)]
         open_to_all = [name for name in self.protocols if name not in self.insecure]
         if exposed and open_to_all and not self.guarded:
             remedy = "TXBROKER_AUTH=required" if self.secured else "TXBROKER_API_SECRET"
             found.append(
-                f"{exposed[0]} can be reached from other machines, and no credential is asked for: "
+                f"{exposed[0]} can be reached from other machines, and no credential is required: "
                 f"set {remedy}, or TXBROKER_INSECURE={','.join(self.protocols)} if that is meant"
             )
         for name in ("jwt_public_key_file", "permissions_file"):
             path = getattr(self, name)
             if path and not os.access(path, os.R_OK):
-                found.append(f"{PREFIX}{name.upper()}: {path} can not be read")
+                found.append(f"{ENV_PREFIX}{name.upper()}: {path} can not be read")
         return found
 
     def describe(self) -> list[tuple[str, str, str]]:
@@ -284,31 +311,27 @@ class Settings:
                 text = "***" if value else ""
             elif "://" in text:
                 text = without_password(text)
-            rows.append((PREFIX + attribute.upper(), text, self.sources.get(attribute, "default")))
+            rows.append((ENV_PREFIX + attribute.upper(), text, self.sources.get(attribute, "default")))
         return rows
 
-    def _settled(self) -> Settings:
-        """Let ``PORT`` alone mean loopback, as long as nobody is asked for a credential."""
+    def _with_port_on_loopback(self) -> Settings:
+        """Return the settings in which ``PORT`` alone means loopback, unless a credential is required."""
         if self.sources.get("listen") != "PORT" or self.guarded:
             return self
         return attrs.evolve(self, listen=tuple(f"{endpoint}:interface=127.0.0.1" for endpoint in self.listen))
 
 
-def _own_name() -> str:
+def _default_node_name() -> str:
     host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname().partition(".")[0]) or "node"
     return f"{host}-{secrets.token_hex(3)}"
 
 
-def _is_redis(url: str) -> bool:
-    return url.startswith("redis")
-
-
-def _unknown(environ: Mapping[str, str], known: set[str]) -> list[str]:
+def _unknown_names(environ: Mapping[str, str], known: set[str]) -> list[str]:
     notes = []
-    words = [name.removeprefix(PREFIX) for name in known]
+    words = [name.removeprefix(ENV_PREFIX) for name in known]
     for name in sorted(environ):
-        if not name.startswith(PREFIX) or name in known or INJECTED.fullmatch(name):
+        if not name.startswith(ENV_PREFIX) or name in known or KUBERNETES_NAME.fullmatch(name):
             continue
-        near = difflib.get_close_matches(name.removeprefix(PREFIX), words, n=1)
-        notes.append(f"{name} is not a setting" + (f"; did you mean {PREFIX}{near[0]}?" if near else ""))
+        near = difflib.get_close_matches(name.removeprefix(ENV_PREFIX), words, n=1)
+        notes.append(f"{name} is not a setting" + (f"; did you mean {ENV_PREFIX}{near[0]}?" if near else ""))
     return notes

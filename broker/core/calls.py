@@ -19,6 +19,7 @@ from broker.core.deadlines import Deadlines
 from broker.core.registry import Registry
 from broker.errors import BrokerError, Gone, Invalid, NotFound, RateLimited, Timeout
 from broker.messages import Reply, Request
+from broker.patterns import BROKER
 
 FOREVER = 0.0
 MAX_KEPT_LENGTH = 1024  # characters of what a call keeps: the caller's own id of it, and the procedure
@@ -43,7 +44,7 @@ class Party(Protocol):
 
 
 class Call(msgspec.Struct, eq=False):
-    """One call under way.  ``bucket`` is its place in the deadlines, or 0.0."""
+    """One call under way.  ``bucket`` is what its deadline is to be dropped from, or 0.0."""
 
     id: str
     ref: str
@@ -69,7 +70,6 @@ class Calls:
         self.performers: Registry[Party] = Registry("exists")
         self.services: Registry[Party] = Registry("exists")
         self.takers: Registry[Party] = Registry("exists")
-        self.dropped = 0
         self._idle = idle
         self._limit = pending_limit
         self._deadlines: Deadlines[Call] = Deadlines(clock, self._expired)
@@ -80,37 +80,37 @@ class Calls:
         self.pending = 0
 
     def stop(self) -> None:
-        """Forget all deadlines."""
+        """Drop all deadlines."""
         self._deadlines.stop()
 
     def registry(self, as_service: bool) -> Registry[Party]:
-        """Return who performs procedures, or, *as_service*, services with all below them."""
+        """Return the registry of procedures, or, *as_service*, of services with all below them."""
         return self.services if as_service else self.performers
 
     def find(self, procedure: str, service: str = "") -> tuple[Party, str]:
-        """Return who takes *procedure* now, and the registered name.
+        """Return who is called for *procedure* now, and the registered name.
 
         "Lookup: the exact procedure, else the longest registered service that
         is a prefix followed by '.'."
 
-        For a caller that speaks to a *service*: "service T if registered, else
+        For a caller that names a *service*: "service T if registered, else
         procedure T.E", and no service of another name.
 
         Raises:
-            NotFound: nobody does.
+            NotFound: there is none.
         """
-        place = self.services.place(service) if service else None
-        if place is not None:
-            return place.next(), service
-        place = self.performers.place(procedure)
-        if place is not None:
-            return place.next(), procedure
+        entry = self.services.get(service) if service else None
+        if entry is not None:
+            return entry.next(), service
+        entry = self.performers.get(procedure)
+        if entry is not None:
+            return entry.next(), procedure
         if service:
             raise NotFound("service", service)
         for name in self._services_of(procedure):
-            place = self.services.place(name)
-            if place is not None:
-                return place.next(), name
+            entry = self.services.get(name)
+            if entry is not None:
+                return entry.next(), name
         raise NotFound("method", procedure)
 
     def find_at(self, procedure: str, recipients: Iterable[Party]) -> tuple[Party, str]:
@@ -128,18 +128,18 @@ class Calls:
         raise NotFound("method", procedure)
 
     def find_taker(self, topic: str) -> Party:
-        """Return who takes a streamed request of *topic* now, else one who takes any.
+        """Return who gets a streamed request of *topic* now, else one that takes any.
 
         Raises:
-            NotFound: nobody does.
+            NotFound: there is none.
         """
-        place = (self.takers.place(topic) if topic else None) or self.takers.place("*")
-        if place is None:
+        entry = (self.takers.get(topic) if topic else None) or self.takers.get("*")
+        if entry is None:
             raise NotFound("request", topic or "*")
-        return place.next()
+        return entry.next()
 
-    def elsewhere(self, names: Iterable[str], error: BrokerError) -> Party:
-        """Return who stands for a callee on another node; alone, raise *error*."""
+    def find_remote(self, names: Iterable[str], error: BrokerError) -> Party:
+        """Return a stand-in for a callee on another node, known there by one of *names*; alone, raise *error*."""
         raise error
 
     def _services_of(self, procedure: str) -> Iterator[str]:
@@ -154,8 +154,8 @@ class Calls:
 
     @staticmethod
     def _has(registry: Registry[Party], name: str, party: Party) -> bool:
-        place = registry.place(name)
-        return place is not None and party in place.holders
+        entry = registry.get(name)
+        return entry is not None and party in entry.holders
 
     def open(self, caller: Party, callee: Party, ref: str, request: Request, *, quiet: bool = False) -> None:
         """Send *request* to *callee* and keep the call.  Sets ``request.id``.
@@ -198,11 +198,10 @@ class Calls:
         """Bring *callee*'s answer to the caller; say whether it was awaited.
 
         Answers are taken only from the one the call was sent to: unknown,
-        foreign, late and second ones are dropped and counted.
+        foreign, late and second ones are dropped.
         """
         call = callee.serving.get(key)
         if call is None:
-            self.dropped += 1
             return False
         call.answers += 1
         if not call.streamed:
@@ -232,7 +231,7 @@ class Calls:
         self._end(call)
         # A stream that was answered has simply come to its end.
         if not (call.streamed and call.answers):
-            call.caller.on_reply(Reply(call.ref, b"null", error, "broker", streamed=call.streamed))
+            call.caller.on_reply(Reply(call.ref, b"null", error, BROKER, streamed=call.streamed))
 
     def _end(self, call: Call) -> None:
         if call.callee.serving.pop(call.id, None) is not None:

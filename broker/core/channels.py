@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from broker.core.bounded import BoundedDict
 from broker.core.deadlines import Deadlines
-from broker.core.pages import MAX_PAGE_BYTES, read_last_page, read_page
-from broker.errors import Invalid, RateLimited, Unavailable
-from broker.interfaces import IBus, IEventSource, ISharedStore, IStore
+from broker.core.pages import read_last_page, read_page
+from broker.errors import BrokerError, Invalid, RateLimited, Unavailable
+from broker.interfaces import MAX_PAGE_BYTES, IBus, IEventSource, ISharedStore, IStore
 from broker.messages import Event
-from broker.patterns import matches
+from broker.patterns import LOG_PREFIX, matches
 
-LOG = "event/"  # the logs of topics begin with it
+log = Logger()
+
 CURSOR = "cursor"  # the space of the clients' cursors
 DAY = 86400.0  # seconds
-MOVES = 10000  # cursors whose last move is remembered
-HEADS = 10000  # topics whose newest event is remembered, to wait for the next without a look into the store
+MAX_MOVES = 10000  # cursors whose last move is remembered
+MAX_HEADS = 10000  # topics whose newest event is remembered, to wait for the next without a look into the store
 
 
 def cursor_key(client: str, topic: str) -> str:
@@ -52,7 +57,7 @@ class Channels:
 
     Args:
         store: keeps the events and cursors.
-        bus: tells everybody of a new event.
+        bus: brings new events to all nodes.
         clock: measures how long a poll waits.
         durable: patterns of the topics whose live publications are stored.
         waiting_limit: how many polls may wait at once in this process.
@@ -74,8 +79,8 @@ class Channels:
         self._kept = kept_seconds
         self._waiters: dict[str, dict[Waiter, None]] = {}
         self._deadlines: Deadlines[Waiter] = Deadlines(clock, self._wake_empty)
-        self._moves: dict[str, Move] = {}
-        self._heads: dict[str, int] = {}
+        self._moves: BoundedDict[str, Move] = BoundedDict(MAX_MOVES)
+        self._heads: BoundedDict[str, int] = BoundedDict(MAX_HEADS)
         self._draining = False
         self.waiting = 0
 
@@ -84,9 +89,9 @@ class Channels:
         return any(matches(pattern, topic) for pattern in self._durable)
 
     def post(self, event: Event) -> Deferred[Event]:
-        """Store *event*, then tell everybody; the Deferred fires in between.
+        """Store *event*, then publish it; the Deferred fires in between.
 
-        It fires when the event is safe.  The poster hears of it before any reader does.
+        It fires when the event is safe: the poster knows before any reader does.
         """
         answer: Deferred[Event] = Deferred()
 
@@ -95,20 +100,36 @@ class Channels:
             if not self._store.announces:
                 self._bus.publish(event)
 
-        self._store.append(LOG + event.topic, event).addCallbacks(stored, answer.errback)
+        self._store.append(LOG_PREFIX + event.topic, event).addCallbacks(stored, answer.errback)
         return answer
+
+    def announce(self, event: Event) -> Deferred[Any] | None:
+        """Publish *event* for the broker itself, stored first if its topic is durable.
+
+        It fires, without failing, when the event is on its way or was lost, which
+        is logged; None: it has arrived.
+        """
+        sent: Deferred[Any] | None = self.post(event) if self.is_durable(event.topic) else self._bus.publish(event)
+        return None if sent is None else sent.addErrback(event_lost, event.topic)
+
+    def notify(self, event: Event) -> None:
+        """Bring *event* to this node and all others; those that are away get it later."""
+        if self._bus.shared:
+            self.post(event).addErrback(event_lost, event.topic)
+        else:
+            self._bus.publish(event)
 
     def read(self, topic: str, after: int, limit: int, max_bytes: int = MAX_PAGE_BYTES) -> Deferred[list[Event]]:
         """Return at most *limit* events newer than id *after*, oldest first; see ``pages.read_page``."""
-        return Deferred.fromCoroutine(read_page(self._store, LOG + topic, after, limit, max_bytes))
+        return Deferred.fromCoroutine(read_page(self._store, LOG_PREFIX + topic, after, limit, max_bytes))
 
     def latest(self, topic: str, limit: int, max_bytes: int = MAX_PAGE_BYTES) -> Deferred[list[Event]]:
         """Return the last *limit* events, oldest first; fewer when they have *max_bytes* bytes."""
-        return Deferred.fromCoroutine(read_last_page(self._store, LOG + topic, limit, max_bytes))
+        return Deferred.fromCoroutine(read_last_page(self._store, LOG_PREFIX + topic, limit, max_bytes))
 
     def head(self, topic: str) -> Deferred[int]:
         """Return the id of the newest event there ever was; 0 for none."""
-        return self._store.head(LOG + topic)
+        return self._store.head(LOG_PREFIX + topic)
 
     async def poll(
         self, topic: str, after: int, limit: int, timeout: float, max_bytes: int = MAX_PAGE_BYTES
@@ -136,12 +157,12 @@ class Channels:
                 if event is not None and event.id == after + 1:
                     return [event]
                 waiter.woken = Deferred()
-                events = await self._look(topic, after, limit, max_bytes)
+                events = await self._read_again(topic, after, limit, max_bytes)
             return events
         finally:
-            self._leave(waiter)
+            self._stop_waiting(waiter)
 
-    async def _look(self, topic: str, after: int, limit: int, max_bytes: int) -> list[Event]:
+    async def _read_again(self, topic: str, after: int, limit: int, max_bytes: int) -> list[Event]:
         """Read for one that waits already: while the store is away there is nothing new."""
         try:
             return await self.read(topic, after, limit, max_bytes)
@@ -150,10 +171,9 @@ class Channels:
 
     def arrived(self, event: Event) -> None:
         """Wake every poll that waits for *event*'s topic."""
-        if not self._store.shared:  # else there may be a later one that was not heard of yet
-            if len(self._heads) >= HEADS:
-                self._heads.clear()
-            self._heads[event.topic] = max(event.id, self._heads.get(event.topic, 0))
+        # On a shared store there may be a later one that has not arrived yet.
+        if not self._store.shared and event.id > self._heads.get(event.topic, 0):
+            self._heads[event.topic] = event.id
         waiters = self._waiters.get(event.topic)
         if waiters is None:
             return
@@ -162,14 +182,14 @@ class Channels:
                 waiter.woken.callback(event)
 
     def drain(self) -> None:
-        """Let every waiting poll end with nothing, and none wait from now on."""
+        """End every waiting poll with no events, and let none wait from now on."""
         self._draining = True
         for waiters in list(self._waiters.values()):
             for waiter in list(waiters):
                 self._wake_empty(waiter)
 
     def stop(self) -> None:
-        """Forget all deadlines."""
+        """Drop all deadlines."""
         self._deadlines.stop()
 
     async def cursor(self, client: str, topic: str) -> int:
@@ -180,7 +200,7 @@ class Channels:
     def move_cursor(self, client: str, topic: str, id: int) -> Deferred[None]:
         """Remember that *client* has all events up to *id*; it may go back.
 
-        Where it stands already, which is what most polls say, costs no write.
+        A move to where it is already, as most polls ask for, costs no write.
         """
         if id < 0:
             return fail(Invalid("after"))
@@ -188,8 +208,6 @@ class Channels:
         last = self._moves.get(key)
         if last == move and last.stored:
             return succeed(None)
-        if len(self._moves) >= MOVES:
-            self._moves.clear()
         if not self._store.shared:  # else another node may move it meanwhile
             self._moves[key] = move
 
@@ -199,7 +217,7 @@ class Channels:
         return self._store.set(CURSOR, key, b"%d" % id, expires=move.expires).addCallback(stored)
 
     def _cursor_end(self) -> float:
-        """Return when a cursor that moves now may go: no event that it acknowledges is left then.
+        """Return when a cursor that moves now may expire: no event that it acknowledges is left then.
 
         Whole days: most moves leave the time as it is, which spares the store work.
         """
@@ -218,7 +236,7 @@ class Channels:
         self.waiting += 1
         return waiter
 
-    def _leave(self, waiter: Waiter) -> None:
+    def _stop_waiting(self, waiter: Waiter) -> None:
         self._deadlines.drop(waiter, waiter.bucket)
         waiters = self._waiters[waiter.topic]
         del waiters[waiter]
@@ -231,6 +249,12 @@ class Channels:
         waiter.over = True
         if not waiter.woken.called:
             waiter.woken.callback(None)
+
+
+def event_lost(failure: Failure, topic: str) -> None:
+    """Log that an event of the broker itself was lost; an errback."""
+    failure.trap(BrokerError)
+    log.error("an event on {topic} was lost: {reason}", topic=topic, reason=str(failure.value))
 
 
 @implementer(IEventSource)
@@ -251,16 +275,16 @@ class StoreEventSource:
     def changes(self, mark: int) -> Deferred[dict[str, int]]:
         """Return the topics that have got events after *mark*."""
         return self._store.changes(mark).addCallback(
-            lambda logs: {log.removeprefix(LOG): last for log, last in logs.items()}
+            lambda logs: {log.removeprefix(LOG_PREFIX): last for log, last in logs.items()}
         )
 
     def since(self, topic: str, mark: int) -> Deferred[int]:
         """Return the id of the first event of *topic* after *mark*."""
-        return self._store.since(LOG + topic, mark)
+        return self._store.since(LOG_PREFIX + topic, mark)
 
     def read(self, topic: str, after: int, limit: int) -> Deferred[list[Event]]:
         """Return at most *limit* events with id > *after*."""
-        return self._store.read(LOG + topic, after, limit)
+        return self._store.read(LOG_PREFIX + topic, after, limit)
 
     def publishes(self, origin: str) -> bool:
         """Whether an event of that *origin* is being stored."""

@@ -1,7 +1,7 @@
 """When things are due, without a timer for each.
 
-Things with the same delay are due in the order in which they came, so that a
-line for each delay, and one look at the head of each line, is all it takes.
+Keys with the same delay are due in the order in which they were added, so that
+it is enough to look at the first of each bucket, which holds those of one delay.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ log = Logger()
 
 K = TypeVar("K")
 
-GRAIN = 0.05  # seconds between two looks at the lines
-MAX_BUCKETS = 64  # at most so many lines of odd delays before they are rounded up
+GRAIN = 0.05  # seconds between two sweeps
+MAX_BUCKETS = 64  # beyond that, new delays are rounded up to powers of two
 
 
 class Deadlines(Generic[K]):
@@ -32,20 +32,20 @@ class Deadlines(Generic[K]):
         self._grain = grain
         self._expire = expire
         self._buckets: dict[float, dict[K, float]] = {}
-        self._look: IDelayedCall | None = None
+        self._timer: IDelayedCall | None = None
 
     def __len__(self) -> int:
         return sum(map(len, self._buckets.values()))
 
     def add(self, key: K, delay: float) -> float:
-        """Let *key* be due in *delay* seconds; return the line to drop it from.
+        """Let *key* be due in *delay* seconds; return the bucket to drop it from.
 
-        A key that is in a line already must be dropped first.
+        A key that was added already must be dropped first.
         """
         bucket = self._buckets.get(delay)
         if bucket is None:
             if len(self._buckets) >= MAX_BUCKETS:
-                # Clients choose delays: without rounding, each could be a line.
+                # Clients choose delays: without rounding, each could be a bucket.
                 power = 1.0
                 while power < delay:
                     power *= 2
@@ -54,12 +54,12 @@ class Deadlines(Generic[K]):
             if bucket is None:
                 bucket = self._buckets[delay] = {}
         bucket[key] = self._clock.seconds() + delay
-        if self._look is None:
-            self._look = self._clock.callLater(self._grain, self._sweep)
+        if self._timer is None:
+            self._timer = self._clock.callLater(self._grain, self._sweep)
         return delay
 
     def drop(self, key: K, bucket: float) -> None:
-        """Forget *key*, which may be gone already."""
+        """Forget *key*; a no-op when it is not in *bucket*, which ``add`` returned."""
         keys = self._buckets.get(bucket)
         if keys is not None:
             keys.pop(key, None)
@@ -67,12 +67,12 @@ class Deadlines(Generic[K]):
     def stop(self) -> None:
         """Forget everything."""
         self._buckets.clear()
-        if self._look is not None:
-            self._look.cancel()
-            self._look = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _sweep(self) -> None:
-        self._look = None
+        self._timer = None
         now = self._clock.seconds()
         due: list[K] = []
         for delay, bucket in list(self._buckets.items()):
@@ -90,6 +90,6 @@ class Deadlines(Generic[K]):
             try:
                 self._expire(key)
             except Exception:
-                log.failure("a deadline could not be kept")
-        if self._buckets and self._look is None:
-            self._look = self._clock.callLater(self._grain, self._sweep)
+                log.failure("what was due has failed")
+        if self._buckets and self._timer is None:
+            self._timer = self._clock.callLater(self._grain, self._sweep)

@@ -11,20 +11,19 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import attrs
 from twisted.internet.defer import Deferred, DeferredList, DeferredLock
 from twisted.python.failure import Failure
 
-from broker.core.channels import LOG
-from broker.core.pages import MAX_PAGE_BYTES, STEP
+from broker.core.pages import STEP
 from broker.errors import Conflict, NotFound
-from broker.interfaces import IStore
-from broker.messages import Event
+from broker.interfaces import MAX_PAGE_BYTES, IStore
+from broker.messages import Event, IndexRows
+from broker.patterns import LOG_PREFIX
 
 DEFINITION = "index"  # space: id -> channel and field
-POSITION = "index-at"  # space: id -> id of the last event that was looked at
+POSITION = "index-at"  # space: id -> id of the last event that was indexed
 ROWS = "index/"  # the logs of rows begin with it
-BATCH = 64  # events looked at in one go, since each may be as large as a message
+BATCH = 64  # events read at once, since each may be as large as a message
 
 Extract = Callable[[Event, str], str | None]
 
@@ -39,16 +38,6 @@ def definition_text(topic: str, field: str) -> bytes:
     return json.dumps({"channel": topic, "field": field}).encode()
 
 
-@attrs.frozen
-class Rows:
-    """What an index has for one value: events, the newest first."""
-
-    id: str
-    field: str
-    value: str
-    events: list[Event]
-
-
 class Indices:
     """Creates indices and reads them.
 
@@ -61,7 +50,7 @@ class Indices:
     def __init__(self, store: IStore, rows_limit: int = 10000, max_bytes: int = MAX_PAGE_BYTES) -> None:
         self._store = store
         self._limit = rows_limit
-        self._enough = max_bytes
+        self._max_bytes = max_bytes
         self._locks: dict[str, DeferredLock] = {}
 
     async def create(self, id: str, topic: str, field: str) -> bool:
@@ -84,7 +73,7 @@ class Indices:
         definition = json.loads(entry.value)
         return definition["channel"], definition["field"]
 
-    async def read(self, id: str, value: str, extract: Extract) -> Rows:
+    async def read(self, id: str, value: str, extract: Extract) -> IndexRows:
         """Return the events of the index whose field is *value*.
 
         *extract* returns the text at the field of an event, or None.
@@ -104,12 +93,12 @@ class Indices:
         refs = await self._store.latest(rows_log(id, value), self._limit)
         # A crash between the rows and the position may have written one twice.
         ids = sorted({int(ref.body or b"0") for ref in refs}, reverse=True)
-        return Rows(id, field, value, await self._events(topic, ids))
+        return IndexRows(id, field, value, await self._events(topic, ids))
 
     async def _advance(self, id: str, topic: str, field: str, extract: Extract) -> None:
         entry = await self._store.get(POSITION, id)
         position = 0 if entry is None else int(entry.value)
-        while events := await self._store.read(LOG + topic, position, BATCH):
+        while events := await self._store.read(LOG_PREFIX + topic, position, BATCH):
             writes = [
                 self._store.append(rows_log(id, value), Event(topic, "", b"%d" % event.id, time=event.time))
                 for event in events
@@ -123,12 +112,12 @@ class Indices:
         found: list[Event] = []
         size = 0
         for first, last in _runs(ids):
-            events = await self._store.read(LOG + topic, first - 1, last - first + 1)
+            events = await self._store.read(LOG_PREFIX + topic, first - 1, last - first + 1)
             for event in reversed(events):
                 if event.id > last:
                     continue  # retention took some: a read then returns later ones instead
                 size += len(event.body or b"")
-                if size > self._enough and found:
+                if size > self._max_bytes and found:
                     return found
                 found.append(event)
         return found

@@ -18,11 +18,11 @@ from broker.errors import Invalid, TooLarge
 from broker.interfaces import IBus, IStore
 from broker.jsontext import members, object_text
 from broker.messages import Entry, Event
+from broker.patterns import KEY_PREFIX
 
 SPACE = "kv"
-TOPIC = "kv/"
-BATCH = 64  # entries looked at in one go, since each may be as large as a message
-TURN = 1024  # entries looked at before others get their turn
+BATCH = 64  # entries read at once, since each may be as large as a message
+YIELD_AFTER = 1024  # entries filtered before the reactor gets to other work
 
 T = TypeVar("T")
 
@@ -51,47 +51,47 @@ def merge(stored: bytes, patch: bytes) -> bytes:
         return stored + patch
     try:
         return msgspec.json.format(merged, indent=-1)
-    except msgspec.DecodeError:  # half a character, see ``jsontext``
+    except msgspec.DecodeError:  # a lone surrogate, see ``jsontext``
         return merged
 
 
-def bounded_merge(stored: bytes, patch: bytes, *, most: int) -> bytes:
+def bounded_merge(stored: bytes, patch: bytes, *, max_bytes: int) -> bytes:
     """Return ``merge(stored, patch)``.
 
     Raises:
-        TooLarge: it would have more than *most* bytes.
+        TooLarge: it would have more than *max_bytes* bytes.
     """
     merged = merge(stored, patch)
-    if len(merged) > most:
+    if len(merged) > max_bytes:
         raise TooLarge("value")
     return merged
 
 
 class Keys:
-    """Reads and changes keys and tells those who watch.
+    """Reads and changes keys and notifies the watchers.
 
     Args:
         store: keeps the keys.
+        bus: listens to the topics of what is watched.
         publish: called with the event of each change; between nodes, it returns
             a Deferred that fires when the event is on its way, or lost.
         clock: gives the time of a change.
-        most: how many bytes a value may have.
-        bus: listens to the topics of what is watched.
+        max_bytes: of a value.
     """
 
     def __init__(
         self,
         store: IStore,
+        bus: IBus,
         publish: Callable[[Event], Any],
         clock: IReactorTime,
-        most: int = 1 << 20,
-        bus: IBus | None = None,
+        max_bytes: int = 1 << 20,
     ) -> None:
-        self._store, self._publish, self._clock, self._most = store, publish, clock, most
-        self._bus = bus
-        self._merge = partial(bounded_merge, most=most)
+        self._store, self._bus, self._publish, self._clock = store, bus, publish, clock
+        self._max_bytes = max_bytes
+        self._merge = partial(bounded_merge, max_bytes=max_bytes)
         self._watchers: dict[str, dict[Watcher, None]] = {}
-        self._admitting: dict[Predicate, dict[Watcher, None]] = {}
+        self._predicates: dict[Predicate, dict[Watcher, None]] = {}
         self._watched: dict[Watcher, tuple[tuple[str, ...], Predicate | None]] = {}
 
     def get(self, key: str) -> Deferred[Entry | None]:
@@ -126,7 +126,7 @@ class Keys:
                 break
             first = entries[-1][0] + "\0"  # the next key there can be
             seen += BATCH
-            if seen % TURN == 0:
+            if seen % YIELD_AFTER == 0:
                 await deferLater(self._clock, 0)
         return found
 
@@ -134,14 +134,14 @@ class Keys:
         self, key: str, value: bytes, *, revision: int | None = None, expires: float = 0.0, origin: str = ""
     ) -> Deferred[Entry]:
         """Create or replace *key*; see ``IStore.set``."""
-        if len(value) > self._most:
+        if len(value) > self._max_bytes:
             return fail(TooLarge("value", key))
         changed = self._store.set(SPACE, key, value, revision=revision, expires=expires)
         return self._announced(changed, key, "set", origin)
 
     def patch(self, key: str, value: bytes, *, origin: str = "") -> Deferred[Entry]:
         """Merge *value* into *key* in one step; see :func:`merge`."""
-        if len(value) > self._most:
+        if len(value) > self._max_bytes:
             return fail(TooLarge("value", key))
         return self._announced(self._store.patch(SPACE, key, value, self._merge), key, "set", origin)
 
@@ -154,52 +154,46 @@ class Keys:
         return self._announced(self._store.delete(SPACE, key, revision=revision), key, "delete", origin)
 
     async def expire(self, limit: int = 1000) -> int:
-        """Tell of the keys whose time has come; return how many there were."""
+        """Remove expired keys and announce them; return how many there were."""
         keys = await self._store.expired(SPACE, limit)
         for key in keys:
             self._publish(self._event(key, "expired", None, ""))
         return len(keys)
 
     def watch(self, watcher: Watcher, predicate: Predicate | None = None, names: Iterable[str] = ()) -> None:
-        """Let *watcher* hear the changes of the keys *names* and of all that *predicate* says yes to.
+        """Deliver to *watcher* the changes of the keys *names* and of all for which *predicate* holds.
 
-        It takes the place of what *watcher* watched before.  One *predicate* is
+        It replaces what *watcher* watched before.  One *predicate* is
         asked once for all who share it.
         """
         self.unwatch(watcher)
         names = tuple(names)
         self._watched[watcher] = names, predicate
-        if self._bus is not None:
-            for name in names:
-                self._bus.listen(TOPIC + name)
-            if predicate is not None:
-                self._bus.listen(TOPIC, prefix=True)
         for name in names:
+            self._bus.listen(KEY_PREFIX + name)
             self._watchers.setdefault(name, {})[watcher] = None
         if predicate is not None:
-            self._admitting.setdefault(predicate, {})[watcher] = None
+            self._bus.listen(KEY_PREFIX, prefix=True)
+            self._predicates.setdefault(predicate, {})[watcher] = None
 
     def unwatch(self, watcher: Watcher) -> None:
-        """Undo ``watch``; of nothing is nothing."""
+        """Undo ``watch``; a no-op without one."""
         names, predicate = self._watched.pop(watcher, ((), None))
-        if self._bus is not None:
-            for name in names:
-                self._bus.forget(TOPIC + name)
-            if predicate is not None:
-                self._bus.forget(TOPIC, prefix=True)
         for name in names:
+            self._bus.forget(KEY_PREFIX + name)
             _drop(self._watchers, name, watcher)
         if predicate is not None:
-            _drop(self._admitting, predicate, watcher)
+            self._bus.forget(KEY_PREFIX, prefix=True)
+            _drop(self._predicates, predicate, watcher)
 
     def arrived(self, event: Event) -> None:
         """Hand the change of a key to those who watch it, once each."""
-        key = event.topic[len(TOPIC) :]
+        key = event.topic[len(KEY_PREFIX) :]
         by_name = self._watchers.get(key)
         watchers = dict(by_name) if by_name else {}
-        for predicate, admitted in self._admitting.items():
+        for predicate, matching in self._predicates.items():
             if predicate(key):
-                watchers.update(admitted)
+                watchers.update(matching)
         for watcher in watchers:
             watcher.on_event(event, "")
 
@@ -208,12 +202,12 @@ class Keys:
 
         def done(result: Entry | bool) -> None:
             value = result.value if isinstance(result, Entry) else None
-            if result and self._bus is not None and self._bus.shared:
-                # Who reads the key after this answer, on whatever node, is not told of the change any more.
+            if result and self._bus.shared:
+                # Who reads the key after this answer, on whatever node, must not get the event of the change any more.
                 sent = self._publish(self._event(key, name, value, origin))
                 sent.addBoth(lambda _: answer.callback(result))
                 return
-            # The writer hears of its write before it is notified of it.
+            # The writer gets its answer before the event of the change.
             answer.callback(result)
             if result:
                 self._publish(self._event(key, name, value, origin))
@@ -225,12 +219,12 @@ class Keys:
         now = self._clock.seconds()
         text = None if value is None else value.decode("utf-8", "replace")
         body = _encode({"key": key, "value": text, "timestamp": int(now * 1000)})
-        return Event(TOPIC + key, name, body, time=now, origin=origin)
+        return Event(KEY_PREFIX + key, name, body, time=now, origin=origin)
 
 
-def _drop(table: dict[T, dict[Watcher, None]], place: T, watcher: Watcher) -> None:
-    watchers = table.get(place)
+def _drop(table: dict[T, dict[Watcher, None]], key: T, watcher: Watcher) -> None:
+    watchers = table.get(key)
     if watchers is not None:
         watchers.pop(watcher, None)
         if not watchers:
-            del table[place]
+            del table[key]

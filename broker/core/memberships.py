@@ -11,10 +11,10 @@ import msgspec
 from broker.errors import RateLimited
 from broker.interfaces import IStore
 from broker.messages import Event
-from broker.patterns import MAX_NAME
+from broker.patterns import CONTROL_PREFIX, MAX_NAME
 
 SPACE = "member"
-CONTROL = "broker.control.left"  # topic by which the nodes tell each other
+CONTROL = CONTROL_PREFIX + "left"  # topic by which nodes notify each other
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(tuple[str, str]).decode
@@ -24,7 +24,7 @@ class Session(Protocol):
     """What memberships need of a peer."""
 
     def unsubscribe(self, topic: str, *, exact: bool = False) -> None:
-        """Hear *topic* no more."""
+        """Undo ``subscribe``; a no-op without one."""
 
 
 @attrs.define(eq=False)
@@ -45,12 +45,12 @@ class Memberships:
 
     Args:
         store: keeps a key for each membership.
-        publish: tells all nodes that a member has left.
-        most: how many topics one member may have joined.
+        publish: notifies all nodes that a member has left.
+        max_topics: how many one member may have joined.
     """
 
-    def __init__(self, store: IStore, publish: Callable[[Event], object], most: int) -> None:
-        self._store, self._publish, self._most = store, publish, most
+    def __init__(self, store: IStore, publish: Callable[[Event], object], max_topics: int) -> None:
+        self._store, self._publish, self._max_topics = store, publish, max_topics
         self._members: dict[str, Member] = {}
 
     def __len__(self) -> int:
@@ -64,18 +64,18 @@ class Memberships:
         sessions.add(session)
         first = _key(member, "")
         try:
-            entries = await self._store.range(SPACE, first, first + "\U0010ffff" * MAX_NAME, self._most)
+            entries = await self._store.range(SPACE, first, first + "\U0010ffff" * MAX_NAME, self._max_topics)
         except Exception:
             if not known:
                 self.exit(member, session)
             raise
         topics = [key[len(first) :] for key, _ in entries]
-        if member in self._members:  # else *session* has gone meanwhile
+        if member in self._members:  # else *session* has left meanwhile
             self._members[member].topics = set(topics)
         return topics
 
     def exit(self, member: str, session: Session) -> None:
-        """Undo ``enter``, but for what is stored; of nothing is nothing."""
+        """Undo ``enter``, but for what is stored; a no-op without one."""
         present = self._members.get(member)
         if present is not None:
             present.sessions.discard(session)
@@ -91,13 +91,13 @@ class Memberships:
         topics = self._members[member].topics
         if topic in topics:
             return
-        if len(topics) >= self._most:
+        if len(topics) >= self._max_topics:
             raise RateLimited("limit", "memberships")
         await self._store.set(SPACE, _key(member, topic), b"")
         topics.add(topic)
 
     async def leave(self, member: str, topic: str) -> None:
-        """Forget that *member* has joined *topic*: all its sessions, on every node, hear it no more."""
+        """Forget that *member* has joined *topic*: all its sessions, on every node, are unsubscribed."""
         await self._store.delete(SPACE, _key(member, topic))
         self._publish(Event(CONTROL, "left", _encode((member, topic))))
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from broker.interfaces import IStore
+from broker.interfaces import MAX_PAGE_BYTES, IStore
 from broker.messages import Event
 
 STEP = 32  # events read in one go, since each may be as large as a message
-MAX_PAGE_BYTES = 1 << 23  # bytes of bodies in one page
 
 
 async def read_page(store: IStore, log: str, after: int, limit: int, max_bytes: int = MAX_PAGE_BYTES) -> list[Event]:

@@ -1,4 +1,4 @@
-"""Who is connected, by session id and by client id."""
+"""The connected sessions, by session id and by client id."""
 
 from __future__ import annotations
 
@@ -63,6 +63,10 @@ class Presence:
             return peers[::-1]
         peer = self._sessions.get(recipient)
         return [] if peer is None else [peer]
+
+    def sessions_of(self, client: str) -> list[Present]:
+        """Return the sessions of a client id, newest first."""
+        return self._clients.get(client, [])[::-1]
 
     def _drop(self, peer: Present, client: str) -> None:
         peers = self._clients[client]

@@ -1,8 +1,8 @@
-"""Mailboxes of clients and work queues: each message is taken once.
+"""Mailboxes of clients and work queues: each message is delivered to one of their consumers.
 
-A message goes straight to whoever takes it now.  What nobody takes is kept in
-a log of the queue, with one position up to which it has been delivered.
-Delivered means handed to the taker's connection.
+A message goes straight to a consumer that accepts it now.  What none accepts is
+kept in a log of the queue, with one position up to which it has been delivered.
+Delivered means handed to the consumer's connection.
 """
 
 from __future__ import annotations
@@ -35,14 +35,17 @@ class Taker(Protocol):
     """What queues need of a peer."""
 
     def post_mail(self, mail: Mail) -> bool:
-        """Hand *mail* to the client; False: it can not take it now."""
+        """Hand *mail* to the client; False: it does not accept it now."""
 
 
 @attrs.define(eq=False)
 class Backlog:
-    """What is known of a queue somebody takes from or that is being written.
+    """The state of a queue that has consumers.
 
-    ``clear`` says that nothing is stored; ``draining`` that somebody is at it.
+    Attributes:
+        clear: whether nothing is stored.
+        draining: whether what is stored is being delivered.
+        again: whether something was stored since that began.
     """
 
     clear: bool = False
@@ -54,10 +57,9 @@ class Queues:
     """Delivers mail or keeps it.
 
     Args:
-        store: keeps what nobody takes.
+        store: keeps what no consumer accepts.
         clock: gives the age of a message.
-        takers_of: returns who would take from a queue now, in the order to ask;
-            of a work queue, beginning with the one whose turn it is.
+        takers_of: returns the consumers of a queue, in the order to ask them.
         limit: how many messages a queue keeps; the oldest are dropped.
         max_age: seconds after which a kept message is dropped.
     """
@@ -103,7 +105,7 @@ class Queues:
             backlog.clear, backlog.again = False, True
 
     def drain(self, queue: str) -> None:
-        """Begin to deliver what *queue* keeps, if somebody takes from it."""
+        """Begin to deliver what *queue* keeps, if it has consumers."""
         if not self._takers_of(queue):
             return
         backlog = self._backlogs.setdefault(queue, Backlog())
@@ -116,11 +118,19 @@ class Queues:
         ensureDeferred(self._drain(queue, backlog)).addErrback(self._drain_failed, queue)
 
     def left(self, queue: str) -> None:
-        """Notice that a taker of *queue* has gone."""
+        """Notice that a consumer of *queue* has gone."""
         if not self._takers_of(queue):
             backlog = self._backlogs.get(queue)
             if backlog is not None and not backlog.draining:
                 del self._backlogs[queue]
+
+    def stop(self) -> None:
+        """Cancel all timers: there are none on a node alone."""
+
+    def leave(self, taker: Taker) -> None:
+        """Remove *taker* from all work queues."""
+        for queue in self.consumers.leave(taker):
+            self.left(queue)
 
     async def _drain(self, queue: str, backlog: Backlog) -> None:
         try:
@@ -139,7 +149,7 @@ class Queues:
     async def _deliver_batch(self, queue: str) -> bool | None:
         """Deliver some of what is kept.
 
-        True: nothing is left; False: more may be; None: nobody takes it now.
+        True: nothing is left; False: more may be; None: no consumer accepts it now.
         """
         position, _ = await self._position(queue)
         kept = await self._store.read(LOG + queue, position, BATCH)
@@ -171,7 +181,7 @@ class Queues:
             try:
                 await self._store.set(POSITION, queue, b"%d" % upto, revision=revision)
             except Conflict:
-                continue  # somebody else has moved it meanwhile
+                continue  # another node has moved it meanwhile
             await self._store.trim(LOG + queue, upto)
             return True
 
@@ -180,9 +190,9 @@ class Queues:
         return (0, 0) if entry is None else (int(entry.value), entry.revision)
 
     def _offer(self, mail: Mail) -> bool:
-        place = self.consumers.place(mail.queue)
-        if place is not None:
-            place.next()
+        consumers = self.consumers.get(mail.queue)
+        if consumers is not None:
+            consumers.next()
         return any(taker.post_mail(mail) for taker in self._takers_of(mail.queue))
 
     def _drain_failed(self, failure: object, queue: str) -> None:
@@ -193,9 +203,9 @@ class Queues:
             log.error("queue {queue} stopped: {failure}", queue=queue, failure=failure)
 
 
-# In the log, reference and time go before the body, as JSON, with a line's end in between.
+# In the log, reference and time go before the body, as JSON, with a newline in between.
 # A body is not decoded: not every decoder takes all that JSON allows.  The time of
-# the stored event is the broker's: a sender's clock must not make its message old.
+# the stored event is the broker's: a sender's clock must not decide how long its message is kept.
 
 
 def _event(mail: Mail, now: float) -> Event:

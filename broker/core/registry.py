@@ -1,4 +1,4 @@
-"""Who takes what: names and their holders, in turn."""
+"""Names and their holders; holders that share a name are used round-robin."""
 
 from __future__ import annotations
 
@@ -12,20 +12,26 @@ H = TypeVar("H")
 
 
 @attrs.define(eq=False)
-class Place(Generic[H]):
-    """The holders of one name; with several, each takes in its turn."""
+class Registration(Generic[H]):
+    """The holders of one name.
+
+    Attributes:
+        shared: whether there may be several.
+        holders: in the order in which they registered.
+        position: of the holder that was used last.
+    """
 
     shared: bool
     holders: list[H] = attrs.field(factory=list)
-    turn: int = 0
+    position: int = 0
 
     def next(self) -> H:
-        """Return the holder whose turn it is."""
+        """Return the next holder, round-robin."""
         holders = self.holders
         if len(holders) == 1:
             return holders[0]
-        self.turn = (self.turn + 1) % len(holders)
-        return holders[self.turn]
+        self.position = (self.position + 1) % len(holders)
+        return holders[self.position]
 
 
 class Registry(Generic[H]):
@@ -37,45 +43,45 @@ class Registry(Generic[H]):
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._places: dict[str, Place[H]] = {}
+        self._registrations: dict[str, Registration[H]] = {}
         self._names: dict[H, set[str]] = {}
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._registrations)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._places
+        return name in self._registrations
 
     def check(self, holder: H, name: str, shared: bool = False) -> None:
         """Raise ``Taken`` when *holder* can not have *name*."""
-        place = self._places.get(name)
-        if place is None or holder in place.holders:
+        entry = self._registrations.get(name)
+        if entry is None or holder in entry.holders:
             return
-        if not (place.shared and shared):
+        if not (entry.shared and shared):
             raise Taken(self._what, name)
 
     def add(self, holder: H, name: str, shared: bool = False) -> None:
-        """Give *name* to *holder*; again for the same holder changes nothing.
+        """Register *name* for *holder*; idempotent.
 
         Raises:
             Taken: somebody else holds it, and not both of them share.
         """
         self.check(holder, name, shared)
-        place = self._places.get(name)
-        if place is None:
-            place = self._places[name] = Place(shared)
-        if holder not in place.holders:
-            place.holders.append(holder)
+        entry = self._registrations.get(name)
+        if entry is None:
+            entry = self._registrations[name] = Registration(shared)
+        if holder not in entry.holders:
+            entry.holders.append(holder)
             self._names.setdefault(holder, set()).add(name)
 
     def remove(self, holder: H, name: str) -> bool:
-        """Take *name* from *holder*; say whether it had it."""
-        place = self._places.get(name)
-        if place is None or holder not in place.holders:
+        """Undo ``add``; say whether *holder* had *name*."""
+        entry = self._registrations.get(name)
+        if entry is None or holder not in entry.holders:
             return False
-        place.holders.remove(holder)
-        if not place.holders:
-            del self._places[name]
+        entry.holders.remove(holder)
+        if not entry.holders:
+            del self._registrations[name]
         names = self._names[holder]
         names.discard(name)
         if not names:
@@ -83,19 +89,27 @@ class Registry(Generic[H]):
         return True
 
     def leave(self, holder: H) -> list[str]:
-        """Take every name from *holder* and return them."""
+        """Remove *holder* from every name and return those, sorted."""
         names = sorted(self._names.get(holder, ()))
         for name in names:
             self.remove(holder, name)
         return names
 
-    def place(self, name: str) -> Place[H] | None:
-        """Return who holds *name*, or None."""
-        return self._places.get(name)
+    def get(self, name: str) -> Registration[H] | None:
+        """Return the registration of *name*, or None."""
+        return self._registrations.get(name)
+
+    def in_turn(self, name: str) -> list[H]:
+        """Return the holders of *name*, beginning with the one that was used last."""
+        entry = self._registrations.get(name)
+        if entry is None:
+            return []
+        position = entry.position % len(entry.holders)
+        return entry.holders[position:] + entry.holders[:position]
 
     def names(self) -> list[str]:
         """Return all names, sorted."""
-        return sorted(self._places)
+        return sorted(self._registrations)
 
     def names_of(self, holder: H) -> list[str]:
         """Return the names of *holder*, sorted."""

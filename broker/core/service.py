@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from typing import Any, cast
 
 from twisted.application.internet import TimerService
@@ -12,34 +11,38 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from broker import __version__
-from broker.access.principals import Access, Buckets
+from broker.access.limits import Buckets
+from broker.access.principals import Access
 from broker.access.tokens import CONTROL as REVOKED
 from broker.access.tokens import Tokens
 from broker.cluster import ClusterNames, RemoteCalls, SharedQueues
 from broker.config.settings import Settings
+from broker.core.about import About
 from broker.core.calls import Calls
-from broker.core.channels import LOG, Channels, StoreEventSource
+from broker.core.channels import Channels, StoreEventSource, event_lost
 from broker.core.indices import ROWS, Indices
-from broker.core.keys import TOPIC, Keys
+from broker.core.keys import Keys
+from broker.core.mailboxes import Mailboxes
 from broker.core.memberships import CONTROL as LEFT
 from broker.core.memberships import Memberships
+from broker.core.names import LocalNames
+from broker.core.parts import Parts
 from broker.core.presence import Presence
 from broker.core.queues import LOG as MAIL
 from broker.core.queues import Queues
 from broker.core.topics import Topics
-from broker.errors import BrokerError, Taken
+from broker.errors import Taken
 from broker.interfaces import IBus, ISharedBus, ISharedStore, IStore
 from broker.messages import Event
 from broker.observe.metrics import Metrics
-from broker.peer import Peer
+from broker.patterns import BROKER, CLIENT, KEY_PREFIX, LOG_PREFIX, RESERVED_PREFIX
+from broker.peer import Peer, make_peer
 
 log = Logger()
 
 SWEEP = 60.0  # seconds between two sweeps of what is too old
-EXPIRY = 1.0  # seconds between two looks at expired keys
-SWEEPER = "sweeper"  # name that the node holds which sweeps for all
-KNOWN = "client"  # space: the client ids that have been seen, which have a mailbox
+EXPIRY = 1.0  # seconds between two searches for expired keys
+SWEEPER = "sweeper"  # the name held by the node that sweeps for all
 
 
 class Broker(MultiService):
@@ -58,30 +61,17 @@ class Broker(MultiService):
     ) -> None:
         super().__init__()
         self.settings, self.store, self.bus, self.clock = settings, store, bus, clock
-        self.access = access or Access()
-        self.metrics = Metrics()
-        self.started = clock.seconds()
+        self.parts = parts = make_parts(settings, store, bus, clock, access or Access())
+        self.access, self.metrics, self.tokens = parts.access, parts.metrics, parts.tokens
+        self.topics, self.channels, self.keys = parts.topics, parts.channels, parts.keys
+        self.calls, self.queues, self.presence = parts.calls, parts.queues, parts.presence
+        self.memberships, self.about = parts.memberships, parts.about
         self.draining = False
-        self.facts: dict[str, Any] = {}  # more for ``about``
-        self.topics = Topics(bus.listen, bus.forget)
-        calls, queues = (RemoteCalls, SharedQueues) if bus.shared else (Calls, Queues)
-        self.calls = calls(clock, settings.max_pending_calls, settings.request_idle_seconds)
-        self.channels = Channels(
-            store, bus, clock, settings.durable_topics, settings.max_waiting_polls, settings.retention.seconds
-        )
-        self.indices = Indices(store)
-        self.keys = Keys(store, self._publish, clock, settings.max_value_bytes, bus)
-        self.memberships = Memberships(store, self._notify, settings.max_subscriptions)
-        self.tokens = Tokens(store, self._notify, clock)
-        self.presence = Presence(self._presence_changed)
-        self.queues = queues(store, clock, self._takers_of, settings.max_mailbox, settings.mailbox_seconds)
-        self.buckets = Buckets(clock, settings.rate, settings.rate_burst)
-        self.cluster: ClusterNames | None = None
-        self._remembered: set[str] = set()
         self._controls = {LEFT: self.memberships.left, REVOKED: self.tokens.revoked}
         bus.deliver = self.arrived
         if bus.shared:
-            self._share(cast(ISharedStore, store), cast(ISharedBus, bus))
+            cast(ISharedBus, bus).source = StoreEventSource(cast(ISharedStore, store))
+            cast(ISharedStore, store).wiped = self._wiped
         for topic in self._controls:
             bus.listen(topic)
         for part in (store, bus):
@@ -92,33 +82,12 @@ class Broker(MultiService):
             timer.setServiceParent(self)
         self._name_gauges()
 
-    def _share(self, store: ISharedStore, bus: ISharedBus) -> None:
-        """Be one of several nodes."""
-        bus.source = StoreEventSource(store)
-        store.wiped = self._wiped
-        self.cluster = ClusterNames(
-            bus,
-            self.clock,
-            cast(RemoteCalls, self.calls),
-            cast(SharedQueues, self.queues),
-            self.presence,
-            self.settings.takeover_probe_seconds,
-        )
-
     def attach(self, dialect: str, address: str) -> Peer:
         """Return a new peer for a client of *dialect* at *address*."""
-        return Peer(
-            self,
-            dialect,
-            address,
-            self.access.anonymous,
-            self.access.mode != "required",
-            self.metrics.verbs_of(dialect),
-            self.buckets.of(address),
-        )
+        return make_peer(self.parts, dialect, address)
 
     def arrived(self, event: Event) -> None:
-        """Deliver an event that the bus has brought.  The only way out."""
+        """Deliver *event*, which the bus has brought; nothing is delivered otherwise."""
         control = self._controls.get(event.topic)
         if control is not None:
             control(event)
@@ -126,46 +95,9 @@ class Broker(MultiService):
         if event.id:
             self.channels.arrived(event)
         self.topics.deliver(event)
-        # Only the broker itself tells of keys: what a client publishes there is an event like any other.
-        if event.topic.startswith(TOPIC) and not event.dialect:
+        # Only the broker itself announces key changes: what a client publishes there is an event like any other.
+        if event.topic.startswith(KEY_PREFIX) and not event.dialect:
             self.keys.arrived(event)
-
-    def leave(self, peer: Peer) -> None:
-        """Undo what *peer* did, its subscriptions apart."""
-        names = self.cluster.names_of(peer) if self.cluster is not None else ()
-        self.calls.leave(peer)
-        self.keys.unwatch(peer)
-        queues = self.queues.consumers.leave(peer)
-        self.presence.leave(peer)
-        for queue in queues:
-            self.queues.left(queue)
-        if self.cluster is not None:
-            self.cluster.release(names)
-
-    def unclaim(self, names: Iterable[str], as_service: bool) -> None:
-        """Give those of *names* back to the other nodes that nobody performs here any more."""
-        if self.cluster is not None:
-            kind = "service:" if as_service else "procedure:"
-            self.cluster.release([kind + name for name in names])
-
-    def remember(self, client: str) -> None:
-        """Give *client* a mailbox from now on."""
-        if client in self._remembered:
-            return
-        if len(self._remembered) >= 10000:
-            self._remembered.clear()
-        self._remembered.add(client)
-        self.store.set(KNOWN, client, b"").addErrback(self._not_remembered, client)
-
-    def _not_remembered(self, failure: Any, client: str) -> None:
-        self._remembered.discard(client)  # its next coming tries again
-        log.warn("client not remembered: {reason}", reason=str(failure.value))
-
-    async def has_mailbox(self, client: str) -> bool:
-        """Whether *client* is an identity that is known, connected or not."""
-        if client in self._remembered or self.access.knows(client):
-            return True
-        return await self.store.get(KNOWN, client) is not None
 
     def ready(self) -> list[str]:
         """Return why the daemon can not do its work now; [] when it can."""
@@ -175,18 +107,6 @@ class Broker(MultiService):
         if not self.running:
             reasons.append("not started")
         return reasons
-
-    def about(self) -> dict[str, Any]:
-        """Return what the daemon is; no secrets."""
-        return {
-            "name": "txbroker",
-            "version": __version__,
-            "node": self.bus.node,
-            "started": self.started,
-            "store": self.store.description,
-            "epoch": self.store.epoch,
-            **self.facts,
-        }
 
     def drain(self) -> None:
         """Begin to stop: waiting polls end with nothing, and ``ready`` says no."""
@@ -199,74 +119,34 @@ class Broker(MultiService):
         self.calls.stop()
         self.channels.stop()
         self.tokens.stop()
-        if isinstance(self.queues, SharedQueues):
-            self.queues.stop()
+        self.queues.stop()
         return ensureDeferred(self._stop())
 
     async def _stop(self) -> None:
         await super().stopService()
 
-    def _publish(self, event: Event) -> Deferred[Any] | None:
-        """Publish for the broker itself; fire when that is done, or has failed and was logged."""
-        if self.channels.is_durable(event.topic):
-            sent: Deferred[Any] | None = self.channels.post(event)
-        else:
-            sent = self.bus.publish(event)
-        return None if sent is None else sent.addErrback(self._lost, event.topic)
-
-    def _notify(self, event: Event) -> None:
-        """Tell the parts like the one that calls, on every node; those that are away now hear of it later."""
-        if self.bus.shared:
-            self.channels.post(event).addErrback(self._lost, event.topic)
-        else:
-            self.bus.publish(event)
-
-    def _lost(self, failure: Any, topic: str) -> None:
-        failure.trap(BrokerError)
-        log.error("an event on {topic} was lost: {reason}", topic=topic, reason=str(failure.value))
-
     def _wiped(self) -> None:
         """Store again what is known here: the store has lost everything."""
-        self._remembered.clear()
+        mailboxes = self.parts.mailboxes
+        mailboxes.forget()
         self.tokens.forget_key()
         for peer in self.presence:
             if peer.identity.name or peer.named:
-                self.remember(peer.client)
-        ensureDeferred(self.memberships.restore()).addErrback(self._lost, LEFT)
+                mailboxes.open(peer.client)
+        ensureDeferred(self.memberships.restore()).addErrback(event_lost, LEFT)
         cast(ISharedBus, self.bus).wiped()
-
-    def _presence_changed(self, change: str, client: str, session: str) -> None:
-        if self.cluster is not None:
-            self.cluster.present(change, client, session)
-        if change == "offline":
-            self.queues.left(f"client:{client}")
-        topic = f"broker.client.{change}"
-        if self.topics.heard(topic) or self.bus.shared:
-            body = json.dumps({"id": client, "session": session}).encode()
-            self._publish(Event(topic, change, body, "broker", self.clock.seconds(), origin=session))
-
-    def _takers_of(self, queue: str) -> list[Any]:
-        kind, _, name = queue.partition(":")
-        if kind == "client":
-            return [peer for peer in self.presence.sessions(name) if peer.client == name]
-        place = self.queues.consumers.place(queue)
-        if place is None:
-            return []
-        turn = place.turn % len(place.holders)
-        return place.holders[turn:] + place.holders[:turn]
 
     def _sweep(self) -> Deferred[None]:
         return ensureDeferred(self._swept()).addErrback(self._timer_failed, "retention")
 
     async def _swept(self) -> None:
-        if self.bus.shared:
-            try:
-                await self.bus.claim(SWEEPER)
-            except Taken:
-                return  # another node does it
+        try:
+            await self.bus.claim(SWEEPER)
+        except Taken:
+            return  # another node sweeps
         kept, now = self.settings.retention, self.clock.seconds()
         if kept.seconds or kept.count:
-            for logs in (LOG, ROWS):
+            for logs in (LOG_PREFIX, ROWS):
                 await self.store.sweep(logs, now - kept.seconds if kept.seconds else 0.0, kept.count)
         await self.store.sweep(MAIL, now - self.settings.mailbox_seconds, 0)
 
@@ -287,3 +167,65 @@ class Broker(MultiService):
 
     def _services(self) -> float:
         return len(self.calls.performers) + len(self.calls.services)
+
+
+def make_parts(settings: Settings, store: IStore, bus: IBus, clock: IReactorTime, access: Access) -> Parts:
+    """Return the parts of the core, joined: those of one of several nodes when *bus* is shared."""
+    make_calls, make_queues = (RemoteCalls, SharedQueues) if bus.shared else (Calls, Queues)
+    calls = make_calls(clock, settings.max_pending_calls, settings.request_idle_seconds)
+    channels = Channels(
+        store, bus, clock, settings.durable_topics, settings.max_waiting_polls, settings.retention.seconds
+    )
+    presence = Presence(lambda *change: _presence_changed(parts, *change))
+    queues = make_queues(
+        store, clock, lambda queue: _takers_of(parts, queue), settings.max_mailbox, settings.mailbox_seconds
+    )
+    parts = Parts(
+        settings=settings,
+        store=store,
+        bus=bus,
+        clock=clock,
+        access=access,
+        metrics=Metrics(),
+        buckets=Buckets(clock, settings.rate, settings.rate_burst),
+        tokens=Tokens(store, channels.notify, clock),
+        topics=Topics(bus.listen, bus.forget),
+        channels=channels,
+        indices=Indices(store),
+        keys=Keys(store, bus, channels.announce, clock, settings.max_value_bytes),
+        memberships=Memberships(store, channels.notify, settings.max_subscriptions),
+        presence=presence,
+        calls=calls,
+        queues=queues,
+        mailboxes=Mailboxes(store, access.knows),
+        cluster=LocalNames(),
+        about=About(store, bus, clock.seconds()),
+    )
+    if bus.shared:
+        parts.cluster = ClusterNames(
+            cast(ISharedBus, bus),
+            clock,
+            cast(RemoteCalls, calls),
+            cast(SharedQueues, queues),
+            presence,
+            settings.takeover_probe_seconds,
+        )
+    return parts
+
+
+def _takers_of(parts: Parts, queue: str) -> list[Any]:
+    """Return who would take from *queue* now; of a work queue, beginning with the one whose turn it is."""
+    if queue.startswith(CLIENT):
+        return parts.presence.sessions_of(queue.removeprefix(CLIENT))
+    return parts.queues.consumers.in_turn(queue)
+
+
+def _presence_changed(parts: Parts, change: str, client: str, session: str) -> None:
+    """Tell the other nodes, the client's mailbox and whoever subscribed that a session came or went."""
+    parts.cluster.present(change, client, session)
+    if change == "offline":
+        parts.queues.left(CLIENT + client)
+    topic = f"{RESERVED_PREFIX}client.{change}"
+    if parts.topics.has_listeners(topic) or parts.bus.shared:
+        body = json.dumps({"id": client, "session": session}).encode()
+        parts.channels.announce(Event(topic, change, body, BROKER, parts.clock.seconds(), origin=session))

@@ -1,4 +1,4 @@
-"""Who listens to what: exact names, and patterns in a tree of tokens."""
+"""Subscriptions: exact names in a dict, patterns in a tree of their tokens."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Listener(Protocol):
         """Hand *event* to the client; never raises."""
 
 
-Echo = dict[Listener, bool]  # who listens, and whether to its own events too
+Echo = dict[Listener, bool]  # the listeners, each with whether it gets its own events too
 
 
 @attrs.define(eq=False)
 class Node:
-    """One token of the patterns' tree."""
+    """A node of the tree: the end of the patterns that lead here, "" when there is none."""
 
     children: dict[str, Node] = attrs.field(factory=dict)
     pattern: str = ""
@@ -52,9 +52,9 @@ class Topics:
         return len(self._names) + self._patterns
 
     def subscribe(self, listener: Listener, topic: str, *, exact: bool = False, echo: bool = False) -> None:
-        """Let *listener* hear *topic*; with *exact*, wildcards are ordinary characters.
+        """Subscribe *listener* to *topic*; with *exact*, wildcards are ordinary characters.
 
-        With *echo* it hears what it published itself, too.
+        With *echo* it gets what it published itself, too.
         """
         listeners = self._names.setdefault(topic, {}) if exact or not is_pattern(topic) else self._plant(topic)
         first = not listeners
@@ -63,7 +63,7 @@ class Topics:
             self._listen(topic)
 
     def unsubscribe(self, listener: Listener, topic: str, *, exact: bool = False) -> None:
-        """Undo ``subscribe``; of nothing is nothing."""
+        """Undo ``subscribe``; a no-op without one."""
         if exact or not is_pattern(topic):
             listeners = self._names.get(topic)
             if listeners is not None and listeners.pop(listener, None) is not None and not listeners:
@@ -72,8 +72,8 @@ class Topics:
         elif self._prune(self._root, topic.split("."), listener):
             self._forget(topic)
 
-    def heard(self, topic: str) -> bool:
-        """Whether anybody listens to *topic*."""
+    def has_listeners(self, topic: str) -> bool:
+        """Whether an event on *topic* would be delivered to anybody."""
         return topic in self._names or any(node.listeners for node in self._matching(topic))
 
     def deliver(self, event: Event) -> None:
@@ -81,7 +81,7 @@ class Topics:
         topic, origin = event.topic, event.origin
         listeners = self._names.get(topic)
         if listeners:
-            # A copy: somebody may come or go while the others are served.
+            # A copy: a listener may subscribe or unsubscribe meanwhile.
             for listener, echo in list(listeners.items()):
                 if echo or listener.id != origin:
                     listener.on_event(event, topic)
@@ -125,7 +125,7 @@ class Topics:
                 rest = node.children.get(">")
                 if rest is not None and rest.pattern:
                     yield rest
-                # A name may have wildcard characters of its own: their nodes are looked at once.
+                # A name may have wildcard characters of its own: their nodes are visited once.
                 for child in (None if token in WILDCARDS else node.children.get(token), node.children.get("*")):
                     if child is not None:
                         following.append(child)

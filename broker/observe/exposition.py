@@ -20,11 +20,16 @@ from prometheus_client.registry import Collector
 
 from broker.observe.metrics import Metrics
 
-PREFIX = "txbroker_"
+METRIC_PREFIX = "txbroker_"
+
+Families = Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]
 
 
 class Exposition(Collector):
-    """Reads *metrics*, and what is known of the process, when it is asked.
+    """Reads the metrics of a daemon, and those of its process.
+
+    Args:
+        metrics: the counters and gauges.
 
     Attributes:
         content_type: of the text.
@@ -40,11 +45,20 @@ class Exposition(Collector):
             collector(registry=self._registry)
 
     def text(self) -> bytes:
-        """Return everything as it is now."""
+        """Return all metrics as they are now."""
         return generate_latest(self._registry)
 
-    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
-        """Yield everything, counters that are still 0 included."""
+    def collect(self) -> Families:
+        """Yield the metrics of the daemon, those that are still 0 included."""
+        yield from self._counters()
+        yield from self._gauges()
+        for name, help, histogram in (
+            ("store_commit_seconds", "Time of a commit.", self._metrics.commit_seconds),
+            ("store_batch_rows", "Writes in a commit.", self._metrics.batch_rows),
+        ):
+            yield HistogramMetricFamily(METRIC_PREFIX + name, help, histogram.buckets(), histogram.total)
+
+    def _counters(self) -> Families:
         for name, help, value in (
             ("bytes_in", "Bytes received from clients.", self._metrics.bytes_in),
             ("bytes_out", "Bytes sent to clients.", self._metrics.bytes_out),
@@ -53,30 +67,27 @@ class Exposition(Collector):
             ("answers_dropped", "Late, double or forged answers.", self._metrics.answers_dropped),
             ("store_errors", "Writes that the store refused.", self._metrics.store_errors),
         ):
-            yield CounterMetricFamily(PREFIX + name, help, value)
-        yield _labelled("connections_opened", "Connections that came.", ("dialect",), self._metrics.opened_total)
-        yield _labelled("connections_closed", "Connections that went.", ("dialect", "code"), self._metrics.closed_total)
-        yield _labelled("slow_consumers", "Clients that did not read.", ("policy",), self._metrics.slow_consumers)
+            yield CounterMetricFamily(METRIC_PREFIX + name, help, value)
+        yield _labelled("connections_opened", "Connections opened.", ("dialect",), self._metrics.opened_total)
+        yield _labelled("connections_closed", "Connections closed.", ("dialect", "code"), self._metrics.closed_total)
+        yield _labelled("slow_consumers", "Clients that read too slowly.", ("policy",), self._metrics.slow_consumers)
         yield _labelled("auth_failures", "Credentials refused.", ("dialect",), self._metrics.auth_failures)
         counts = {(dialect, verb): n for dialect, verbs in self._metrics.verbs.items() for verb, n in verbs.items()}
-        yield _labelled("messages_in", "Verbs asked for by clients.", ("dialect", "verb"), counts)
-        connections = GaugeMetricFamily(PREFIX + "connections", "Connections now.", labels=("dialect",))
+        yield _labelled("messages_in", "Verbs called by clients.", ("dialect", "verb"), counts)
+
+    def _gauges(self) -> Families:
+        connections = GaugeMetricFamily(METRIC_PREFIX + "connections", "Connections now.", labels=("dialect",))
         for dialect, number in self._metrics.connections.items():
             connections.add_metric((dialect,), number)
         yield connections
         for name, (help, read) in self._metrics.gauges.items():
-            yield GaugeMetricFamily(PREFIX + name, help, read())
-        for name, help, histogram in (
-            ("store_commit_seconds", "Time of a commit.", self._metrics.commit_seconds),
-            ("store_batch_rows", "Writes in a commit.", self._metrics.batch_rows),
-        ):
-            yield HistogramMetricFamily(PREFIX + name, help, histogram.buckets(), histogram.total)
+            yield GaugeMetricFamily(METRIC_PREFIX + name, help, read())
 
 
 def _labelled(
     name: str, help: str, labels: tuple[str, ...], counts: dict[str, int] | dict[tuple[str, str], int]
 ) -> CounterMetricFamily:
-    family = CounterMetricFamily(PREFIX + name, help, labels=labels)
+    family = CounterMetricFamily(METRIC_PREFIX + name, help, labels=labels)
     for key, count in counts.items():
         family.add_metric((key,) if isinstance(key, str) else key, count)
     return family

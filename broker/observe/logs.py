@@ -1,7 +1,7 @@
-"""What the daemon says: one line for each event, as JSON or as text.
+"""The log: one line for each event, as JSON or as text.
 
-Credentials never reach a line: neither those of the settings, nor what stands
-beside a word such as ``secret`` or ``token`` in a URL or a header.
+Credentials never reach a line: neither those of the settings, nor the value
+of a name such as ``secret`` or ``token`` in a URL or a header.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
 from zope.interface import implementer
 
 LEVELS = {level.name: rank for rank, level in enumerate(LogLevel.iterconstants())}
-# What they tell at "info" is of interest to their own developers.
-CHATTY = ("twisted.", "autobahn.", "txaio", "txredisapi", "-", "log_legacy")
+# What these libraries log at "info" is logged at "debug".
+VERBOSE_NAMESPACES = ("twisted.", "autobahn.", "txaio", "txredisapi", "-", "log_legacy")
 # Keys of an event that twisted.logger or the old twisted.python.log put there.
-FOREIGN = {"format", "message", "time", "isError", "system", "failure", "why", "logLevel", "factory"}
+TWISTED_KEYS = {"format", "message", "time", "isError", "system", "failure", "why", "logLevel", "factory"}
 
-SECRET = re.compile(
+ASSIGNMENT = re.compile(
     r"""(?ix)
     ( (?<![a-z]) (?:secret|token|api[_-]?key|authorization|password) \\*["']? \s* [=:] \s* (?:b?\\*["'])?
       (?:(?:bearer|basic)\s+)? )
@@ -32,18 +32,21 @@ SECRET = re.compile(
 
 
 # A field of a URL, whose name may be written with escapes, and a user with a password before a host.
-FIELD = re.compile(r"""(?<=[?&;\#])([^&;=?\#\s"'\\]+)=[^&;\#\s"'\\]+""")
-FIELDS = frozenset(
+URL_FIELD = re.compile(r"""(?<=[?&;\#])([^&;=?\#\s"'\\]+)=[^&;\#\s"'\\]+""")
+SECRET_FIELDS = frozenset(
     ("secret", "token", "apikey", "api_key", "x-api-key", "authorization", "auth", "password", "access_token", "key")
 )
-USER = re.compile(r"""(?<=//)[^/?\#@\s"'\\]*@""")
+URL_USER = re.compile(r"""(?<=//)[^/?\#@\s"'\\]*@""")
 
-# A name that a client chose must not look like another line, nor speak to the terminal.
-TAMED = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {ord("\n"): "\n    ", ord("\t"): "\t"}
+# A name that a client chose must not look like another line, nor control the terminal.
+LINE_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {
+    ord("\n"): "\n    ",
+    ord("\t"): "\t",
+}
 
 
 class Redaction:
-    """Masks credentials in a text: those known, and whatever stands where one would.
+    """Masks credentials in a text: those known, and the value of any name that is a credential's.
 
     The fields of a URL are compared without regard to case and as a server would
     decode them: ``%73ecret=x`` is a secret too.
@@ -57,26 +60,26 @@ class Redaction:
         self._known = re.compile("|".join(map(re.escape, sorted(known, key=len, reverse=True)))) if known else None
 
     def __call__(self, text: str) -> str:
-        """Return *text* with ``***`` in the place of each credential."""
-        return SECRET.sub(r"\1***", FIELD.sub(_field, USER.sub("***@", self.known(text))))
+        """Return *text* with ``***`` in place of each credential."""
+        return ASSIGNMENT.sub(r"\1***", URL_FIELD.sub(_mask_field, URL_USER.sub("***@", self.known(text))))
 
     def known(self, text: str) -> str:
-        """Return *text* with those credentials masked that are of the settings."""
+        """Return *text* with the known credentials masked."""
         return text if self._known is None else self._known.sub("***", text)
 
 
-def _field(match: re.Match[str]) -> str:
+def _mask_field(match: re.Match[str]) -> str:
     name = unquote(match[1].replace("+", " ")).strip().lower().removesuffix("[]")
-    return f"{match[1]}=***" if name in FIELDS else match[0]
+    return f"{match[1]}=***" if name in SECRET_FIELDS else match[0]
 
 
 @implementer(ILogObserver)
 class LogLines:
-    """Writes events as lines.
+    """Writes log events as lines.
 
     Args:
-        stream: where to.
-        level: the least important level that is written.
+        stream: where they are written, and flushed after each.
+        level: the name of the lowest level that is written.
         form: "json" or "text".
         node: the name of this node, part of each JSON line.
         redact: masks credentials.
@@ -84,21 +87,21 @@ class LogLines:
 
     def __init__(self, stream: TextIO, level: str, form: str, node: str, redact: Redaction) -> None:
         self._stream = stream
-        self._least = LEVELS[level]
+        self._min_rank = LEVELS[level]
         self._write = self._json if form == "json" else self._text
         self._node = node
         self._redact = redact
 
     def __call__(self, event: LogEvent) -> None:
-        """Write *event*, if it is important enough."""
+        """Write *event*, unless its level is too low."""
         level = event.get("log_level", LogLevel.info).name
         rank = LEVELS[level]
-        chatty = rank <= LEVELS["info"] and str(event.get("log_namespace", "-")).startswith(CHATTY)
-        if (LEVELS["debug"] if chatty else rank) < self._least:
+        verbose = rank <= LEVELS["info"] and str(event.get("log_namespace", "-")).startswith(VERBOSE_NAMESPACES)
+        if (LEVELS["debug"] if verbose else rank) < self._min_rank:
             return
         when = datetime.fromtimestamp(event.get("log_time", 0.0), UTC)
-        # What we say of our own accord, such as how a secret is passed, holds nobody's.
-        redact = self._redact.known if event.get("log_own_words") else self._redact
+        # A line with no word of a client, such as an example of how to pass a secret, holds no unknown credential.
+        redact = self._redact.known if event.get("log_trusted") else self._redact
         self._stream.write(redact(self._write(when, level, event)) + "\n")
         self._stream.flush()
 
@@ -115,16 +118,16 @@ class LogLines:
         return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
 
     def _text(self, when: datetime, level: str, event: LogEvent) -> str:
-        line = f"{when.astimezone():%H:%M:%S} {level:<5} {formatEvent(event).translate(TAMED)}"
+        line = f"{when.astimezone():%H:%M:%S} {level:<5} {formatEvent(event).translate(LINE_ESCAPES)}"
         if event.get("log_failure") is not None:
             line += "\n" + event["log_failure"].getTraceback()
         return line
 
 
 def _fields(event: LogEvent) -> Mapping[str, Any]:
-    """Return what the event's own code has put into it."""
+    """Return the fields of *event* that its caller has given."""
     return {
         name: value
         for name, value in event.items()
-        if isinstance(value, (str, int, float)) and not name.startswith("log_") and name not in FOREIGN
+        if isinstance(value, (str, int, float)) and not name.startswith("log_") and name not in TWISTED_KEYS
     }

@@ -1,7 +1,7 @@
-"""What the daemon counts, as plain integers.
+"""Counters of one daemon, as plain integers.
 
-The hot path only adds to integers; names and labels are made when somebody
-asks, in ``exposition``.
+The hot path only adds to integers; ``exposition`` makes names and labels when
+the metrics are read.
 """
 
 from __future__ import annotations
@@ -11,12 +11,20 @@ from collections.abc import Callable
 
 import attrs
 
-SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-ROWS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
+COMMIT_SECONDS_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+BATCH_ROWS_BOUNDS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 
 
 class Histogram:
-    """How often a value fell below each of a few bounds."""
+    """How many values were within each of a few bounds.
+
+    Args:
+        bounds: upper bounds, in rising order; a value that equals one is within it.
+
+    Attributes:
+        counts: the number of values for each bound, and last those above all.
+        total: the sum of all values.
+    """
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -35,7 +43,7 @@ class Histogram:
         self.counts[-1] += 1
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Return the cumulative counts in the manner of Prometheus."""
+        """Return each bound as text with the number of values up to it, as Prometheus has it; the last is "+Inf"."""
         total, rows = 0, []
         for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
             total += count
@@ -45,7 +53,10 @@ class Histogram:
 
 @attrs.define(eq=False)
 class Metrics:
-    """All counters of one daemon; gauges are asked for when they are read."""
+    """All counters of one daemon, and functions that read its gauges.
+
+    The names of the attributes are those of the metrics in ``exposition``.
+    """
 
     bytes_in: int = 0
     bytes_out: int = 0
@@ -59,32 +70,32 @@ class Metrics:
     verbs: dict[str, dict[str, int]] = attrs.field(factory=dict)
     slow_consumers: Counter[str] = attrs.field(factory=Counter)
     auth_failures: Counter[str] = attrs.field(factory=Counter)
-    commit_seconds: Histogram = attrs.field(factory=lambda: Histogram(SECONDS))
-    batch_rows: Histogram = attrs.field(factory=lambda: Histogram(ROWS))
+    commit_seconds: Histogram = attrs.field(factory=lambda: Histogram(COMMIT_SECONDS_BOUNDS))
+    batch_rows: Histogram = attrs.field(factory=lambda: Histogram(BATCH_ROWS_BOUNDS))
     gauges: dict[str, tuple[str, Callable[[], float]]] = attrs.field(factory=dict)
 
     def verbs_of(self, dialect: str) -> dict[str, int]:
-        """Return the numbers of verbs by name for one dialect; they begin at 0."""
+        """Return the counts of one dialect by verb; a verb not yet counted has 0."""
         # Not a Counter: adding to one costs three times as much.
         return self.verbs.setdefault(dialect, defaultdict(int))
 
     def opened(self, dialect: str) -> None:
-        """Count a connection that came."""
+        """Count a connection that was opened."""
         self.connections[dialect] += 1
         self.opened_total[dialect] += 1
 
     def closed(self, dialect: str, code: int) -> None:
-        """Count a connection that went, with its WebSocket close code."""
+        """Count a connection that was closed, with its WebSocket close code."""
         self.connections[dialect] -= 1
-        # Applications may close with any of 3000-4999: those are one label.
+        # Applications may close with any of 3000-4999: each thousand is one label.
         self.closed_total[dialect, str(code) if code < 3000 else f"{code // 1000}xxx"] += 1
 
     def slow_consumer(self, policy: str) -> None:
-        """Count a client that did not read; *policy* is what was done."""
+        """Count a client that read too slowly; *policy* says what was done with it."""
         self.slow_consumers[policy] += 1
 
     def committed(self, rows: int, seconds: float) -> None:
-        """Count one commit of the store."""
+        """Count one commit of the store, with its operations and how long it took."""
         self.batch_rows.observe(rows)
         self.commit_seconds.observe(seconds)
 
@@ -93,5 +104,5 @@ class Metrics:
         self.store_errors += operations
 
     def gauge(self, name: str, help: str, read: Callable[[], float]) -> None:
-        """Name a value that is asked for when the metrics are read."""
+        """Add a gauge, whose value *read* returns."""
         self.gauges[name] = (help, read)

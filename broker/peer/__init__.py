@@ -1,6 +1,5 @@
-"""The only door into the broker: what a dialect may ask for, for one client."""
+"""The client API: what a dialect may ask for, for one client."""
 
-from broker.peer.gate import RESERVED
-from broker.peer.peer import Peer
+from broker.peer.peer import Peer, make_peer
 
-__all__ = ["RESERVED", "Peer"]
+__all__ = ["Peer", "make_peer"]

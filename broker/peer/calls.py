@@ -1,19 +1,23 @@
-"""Calls and streamed requests: make them, take them, answer them."""
+"""The verbs of calls and streamed requests."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 from broker.core.calls import Party
 from broker.core.registry import Registry
 from broker.errors import BrokerError, Gone, NotFound, RateLimited, Taken
 from broker.messages import Request
-from broker.patterns import check_name
+from broker.patterns import CLIENT, PROCEDURE, SERVICE, SESSION, TAKER, check_name
 from broker.peer.client import Client
 
-if TYPE_CHECKING:
-    from broker.peer.peer import Peer
+
+class Holder(Protocol):
+    """What a takeover needs of the peer that holds a name."""
+
+    async def lives(self, timeout: float) -> bool:
+        """Say whether its client responds within *timeout* seconds; if not, disconnect and close it."""
 
 
 class CallVerbs(Client):
@@ -24,99 +28,76 @@ class CallVerbs(Client):
     async def perform(
         self, names: Iterable[str], *, shared: bool = False, as_service: bool = False, takeover: bool = False
     ) -> None:
-        """Take the calls of *names*, all of them or none.
-
-        Args:
-            names: procedures, or services when *as_service*: a service has every
-                procedure that begins with its name and a dot.
-            shared: take them in turn with others that share them.
-            as_service: see above.
-            takeover: ask a present holder for a sign of life, and replace it
-                when none comes in time.
-
-        Raises:
-            Taken: somebody else performs one of them.
-        """
+        """See ``IPeer.perform``."""
         names = list(names)
         for name in names:
-            self._allow("register", name)
+            self._allow("register", name, rate_limited=name is names[0])  # one request, one token
             self._own("register", name)
-        registry = self.broker.calls.registry(as_service)
-        if len(registry.names_of(self)) + len(names) > self.broker.settings.max_registrations:
+        registry = self._parts.calls.registry(as_service)
+        if len(registry.names_of(self)) + len(names) > self._parts.settings.max_registrations:
             raise RateLimited("limit", "registrations")
         for name in names:
             await self._vacate(registry, name, shared, takeover)
         await self._claim(names, shared, as_service, takeover)
         try:
-            # Others may have come while we waited.
+            # Others may have registered while we waited.
             for name in names:
                 registry.check(self, name, shared)
         except Taken:
-            self.broker.unclaim(names, as_service)
+            self._unclaim(names, as_service)
             raise
         for name in names:
             registry.add(self, name, shared)
 
     async def _vacate(self, registry: Registry[Party], name: str, shared: bool, takeover: bool) -> None:
-        """Return when this peer can have *name*, perhaps in the place of a silent holder."""
+        """Return when this peer can have *name*, perhaps after the disconnect of a holder that does not respond."""
         while True:
             try:
                 return registry.check(self, name, shared)
             except Taken:
-                place = registry.place(name)
-                seconds = self.broker.settings.takeover_probe_seconds
-                if not takeover or place is None or await cast("Peer", place.next()).lives(seconds):
+                entry = registry.get(name)
+                seconds = self._parts.settings.takeover_probe_seconds
+                if not takeover or entry is None or await cast(Holder, entry.next()).lives(seconds):
                     raise
             if self.closed:
                 raise Gone("lost", name)
 
     async def _claim(self, names: list[str], shared: bool, as_service: bool, takeover: bool) -> None:
         """Hold *names* among the nodes; all of them or none."""
-        cluster = self.broker.cluster
-        if cluster is None:
-            return
-        kind = "service:" if as_service else "procedure:"
+        cluster = self._parts.cluster
+        kind = SERVICE if as_service else PROCEDURE
         try:
             for name in names:
                 await cluster.claim(kind + name, shared=shared, takeover=takeover)
             if self.closed:
                 raise Gone("lost", names[0])
         except BaseException:  # cancelled, too
-            self.broker.unclaim(names, as_service)
+            self._unclaim(names, as_service)
             raise
 
+    def _unclaim(self, names: Iterable[str], as_service: bool) -> None:
+        """Give those of *names* back to the other nodes that nobody performs here."""
+        kind = SERVICE if as_service else PROCEDURE
+        self._parts.cluster.release([kind + name for name in names])
+
     def release(self, name: str, *, as_service: bool = False) -> bool:
-        """Take calls of *name* no more; say whether it did."""
-        released = self.broker.calls.registry(as_service).remove(self, name)
+        """See ``IPeer.release``."""
+        released = self._parts.calls.registry(as_service).remove(self, name)
         if released:
-            self.broker.unclaim((name,), as_service)
+            self._unclaim((name,), as_service)
         return released
 
-    def performs(self, *, as_service: bool = False) -> list[str]:
-        """Return the names it performs."""
-        return self.broker.calls.registry(as_service).names_of(self)
-
     def procedures(self) -> list[str]:
-        """Return every procedure and service this peer may call."""
+        """See ``IPeer.procedures``."""
         self._verbs["procedures"] += 1
-        calls, grants = self.broker.calls, self.identity.grants
+        calls, grants = self._parts.calls, self.identity.grants
         names = sorted({*calls.performers.names(), *calls.services.names()})
         return [name for name in names if grants is None or grants.may("call", name)]
 
     def call(self, ref: str, request: Request, *, quiet: bool = False, service: str = "") -> None:
-        """Call ``request.procedure``; its end comes to ``session.reply`` with *ref*.
-
-        ``request.recipient`` narrows it to one client or session; ``timeout``
-        bounds it, and with *quiet* the deadline ends it without a reply.  With
-        *service*, that one takes it before anybody who performs the procedure.
-
-        Raises:
-            NotFound: nobody performs it, or not the recipient.
-            Gone: the recipient is not connected.
-            RateLimited: too many calls are waiting.
-        """
+        """See ``IPeer.call``."""
         self._allow("call", request.procedure)
-        calls = self.broker.calls
+        calls = self._parts.calls
         if request.recipient:
             callee, service = self._callee_at(request.recipient, request.procedure)
         else:
@@ -136,49 +117,37 @@ class CallVerbs(Client):
         time: float = 0.0,
         attachments: tuple[bytes, ...] = (),
     ) -> bool:
-        """Answer request *id*; say whether it was still awaited.
-
-        Needs no permission: that the request was sent here is the permission.
-        """
+        """See ``IPeer.answer``."""
         self._verbs["answer"] += 1
-        awaited = self.broker.calls.answer(self, id, body, error, time, attachments)
+        awaited = self._parts.calls.answer(self, id, body, error, time, attachments)
         if not awaited:
-            self.broker.metrics.answers_dropped += 1
+            self._parts.metrics.answers_dropped += 1
         return awaited
 
     def acknowledge(self, topic: str) -> None:
-        """Take streamed requests of *topic*, in turn with others; "*" takes any other."""
+        """See ``IPeer.acknowledge``."""
         self._allow("acknowledge", topic)
         if topic != "*":
             check_name(topic)
-        if len(self.acknowledged) >= self.broker.settings.max_registrations:
+        if len(self.acknowledged) >= self._parts.settings.max_registrations:
             raise RateLimited("limit", "registrations")
-        self.broker.calls.takers.add(self, topic, shared=True)
-        if self.broker.cluster is not None:
-            self.broker.cluster.hold(f"taker:{topic}")
+        self._parts.calls.takers.add(self, topic, shared=True)
+        self._parts.cluster.hold(TAKER + topic)
 
     def unacknowledge(self, topic: str) -> None:
-        """Take streamed requests of *topic* no more."""
-        if self.broker.calls.takers.remove(self, topic) and self.broker.cluster is not None:
-            self.broker.cluster.release((f"taker:{topic}",))
+        """See ``IPeer.unacknowledge``."""
+        if self._parts.calls.takers.remove(self, topic):
+            self._parts.cluster.release((TAKER + topic,))
 
     @property
     def acknowledged(self) -> list[str]:
-        """The topics whose streamed requests it takes."""
-        return self.broker.calls.takers.names_of(self)
+        """See ``IPeer.acknowledged``."""
+        return self._parts.calls.takers.names_of(self)
 
     def request(self, ref: str, request: Request, topic: str = "") -> None:
-        """Send a streamed request; each answer comes to ``session.reply`` with *ref*.
-
-        It goes to ``request.recipient`` when there is one, else to a taker of
-        *topic*, else to one of "*".
-
-        Raises:
-            Gone: the recipient is not connected.
-            NotFound: nobody takes it.
-        """
+        """See ``IPeer.request``."""
         self._allow("request", request.recipient or topic or "*")
-        calls = self.broker.calls
+        calls = self._parts.calls
         target = self._session(request.recipient) if request.recipient else calls.find_taker(topic)
         request.streamed = True
         request.caller = self.client
@@ -189,22 +158,22 @@ class CallVerbs(Client):
         try:
             return self._sessions(recipient)[0]
         except Gone as error:
-            return self.broker.calls.elsewhere(_places(recipient), error)
+            return self._parts.calls.find_remote(_names_of(recipient), error)
 
     def _callee_at(self, recipient: str, procedure: str) -> tuple[Party, str]:
-        calls = self.broker.calls
+        calls = self._parts.calls
         try:
             return calls.find_at(procedure, self._sessions(recipient))
         except (Gone, NotFound) as error:
-            return calls.elsewhere(_places(recipient), error), ""
+            return calls.find_remote(_names_of(recipient), error), ""
 
-    def _sessions(self, recipient: str) -> list[Peer]:
-        sessions = self.broker.presence.sessions(recipient)
+    def _sessions(self, recipient: str) -> list[Party]:
+        sessions = self._parts.presence.sessions(recipient)
         if not sessions:
             raise Gone("recipient", recipient)
         return sessions  # type: ignore[return-value]
 
 
-def _places(recipient: str) -> tuple[str, str]:
+def _names_of(recipient: str) -> tuple[str, str]:
     """Return the names by which other nodes know a client or a session."""
-    return f"client:{recipient}", f"session:{recipient}"
+    return CLIENT + recipient, SESSION + recipient

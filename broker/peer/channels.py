@@ -1,12 +1,12 @@
-"""Stored topics: read them, wait for more, remember how far a client is."""
+"""The verbs of stored topics: reads, long polls, cursors, indices."""
 
 from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
-from broker.core.indices import Extract, Rows
-from broker.core.pages import MAX_PAGE_BYTES
-from broker.messages import Event
+from broker.core.indices import Extract
+from broker.interfaces import MAX_PAGE_BYTES
+from broker.messages import Event, IndexRows
 from broker.peer.client import Client
 
 
@@ -16,48 +16,45 @@ class ChannelVerbs(Client):
     __slots__ = ()
 
     def read(self, topic: str, after: int, limit: int, *, max_bytes: int = MAX_PAGE_BYTES) -> Deferred[list[Event]]:
-        """Return stored events newer than id *after*, oldest first.
-
-        At most *limit*, and no more when they have *max_bytes* bytes; but one, if there is one.
-        """
+        """See ``IPeer.read``."""
         self._allow("read", topic)
-        return self.broker.channels.read(self._shown(topic), after, limit, max_bytes)
+        return self._parts.channels.read(self._shown(topic), after, limit, max_bytes)
 
     def latest(self, topic: str, limit: int, *, max_bytes: int = MAX_PAGE_BYTES) -> Deferred[list[Event]]:
-        """Return the last stored events, oldest first, within the bounds of ``read``."""
+        """See ``IPeer.latest``."""
         self._allow("read", topic)
-        return self.broker.channels.latest(self._shown(topic), limit, max_bytes)
+        return self._parts.channels.latest(self._shown(topic), limit, max_bytes)
 
     def head(self, topic: str) -> Deferred[int]:
-        """Return the id of the newest event there ever was; 0 for none."""
+        """See ``IPeer.head``."""
         self._allow("read", topic)
-        return self.broker.channels.head(self._shown(topic))
+        return self._parts.channels.head(self._shown(topic))
 
     async def poll(
         self, topic: str, after: int, limit: int, timeout: float, *, max_bytes: int = MAX_PAGE_BYTES
     ) -> list[Event]:
-        """Return stored events, waiting for them if there are none; see ``Channels.poll``."""
+        """See ``IPeer.poll``."""
         self._allow("read", topic)
-        return await self.broker.channels.poll(self._shown(topic), after, limit, timeout, max_bytes)
+        return await self._parts.channels.poll(self._shown(topic), after, limit, timeout, max_bytes)
 
     async def cursor(self, client: str, topic: str) -> int:
-        """Return the id that *client* has acknowledged last; 0 for none."""
+        """See ``IPeer.cursor``."""
         self._allow("read", topic)
-        return await self.broker.channels.cursor(client, topic)
+        return await self._parts.channels.cursor(client, topic)
 
     def move_cursor(self, client: str, topic: str, id: int) -> Deferred[None]:
-        """Remember that *client* has all events up to *id*; it may go back."""
+        """See ``IPeer.move_cursor``."""
         self._allow("read", topic)
-        return self.broker.channels.move_cursor(client, topic, id)
+        return self._parts.channels.move_cursor(client, topic, id)
 
     async def create_index(self, id: str, topic: str, field: str) -> bool:
-        """Define an index of *topic*; False when that id exists, unchanged."""
+        """See ``IPeer.create_index``."""
         self._allow("read", topic)
-        return await self.broker.indices.create(id, self._shown(topic), field)
+        return await self._parts.indices.create(id, self._shown(topic), field)
 
-    async def read_index(self, id: str, value: str, extract: Extract) -> Rows:
-        """Return the events whose field is *value*, the newest first; see ``Indices.read``."""
+    async def read_index(self, id: str, value: str, extract: Extract) -> IndexRows:
+        """See ``IPeer.read_index``."""
         self._allow("index", id, check_permission=False)
-        topic, _ = await self.broker.indices.definition(id)
+        topic, _ = await self._parts.indices.definition(id)
         self._allow("read", topic, rate_limited=False)
-        return await self.broker.indices.read(id, value, extract)
+        return await self._parts.indices.read(id, value, extract)

@@ -1,35 +1,190 @@
-"""What the core hands to a client."""
+"""A client as every verb knows it: who it is, whether it may, and what the core hands to it."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+from uuid import uuid4
 
+import attrs
 from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from broker.errors import BrokerError
-from broker.messages import CloseCode, Event, Mail, Reply, Request
-from broker.peer.gate import Gate
+from broker.access.limits import Bucket
+from broker.core.calls import Call
+from broker.core.keys import Predicate
+from broker.core.parts import Parts
+from broker.errors import BrokerError, Denied, Gone, RateLimited, Unauthenticated
+from broker.interfaces import ISession
+from broker.messages import CloseCode, Event, Identity, Mail, Reply, Request
+from broker.patterns import CONTROL_PREFIX, KEY_PREFIX, RESERVED_PREFIX, check_name
 
 log = Logger()
 
-T = TypeVar("T")
+# Every request of an HTTP client makes a peer: the shape of a UUID without its price.
+_ID_PREFIX = str(uuid4())[:24]
+_ids = count(1)
 
 
-class Client(Gate):
-    """The client itself: what is handed to it."""
+def _session_id() -> str:
+    return f"{_ID_PREFIX}{next(_ids):012x}"
 
-    __slots__ = ()
+
+@attrs.define(eq=False)
+class Client:
+    """One client as far as every verb needs to know it.
+
+    Attributes:
+        id: the session id; other clients may learn it, it is no credential.
+        dialect: the dialect it speaks.
+        address: where it comes from.
+        identity: who it is.
+        admitted: whether it may do anything yet.
+        named: the client id it took, where its credential names nobody.
+        member: whose memberships it has, or "".
+        session: its ``ISession``, once bound.
+        closed: whether ``close`` was called.
+        calling, serving: the calls it has made, and those it has to answer.
+    """
+
+    _parts: Parts = attrs.field(repr=False)
+    dialect: str
+    address: str
+    identity: Identity
+    admitted: bool
+    _verbs: dict[str, int] = attrs.field(repr=False)
+    _bucket: Bucket | None = None
+    id: str = attrs.field(factory=_session_id)
+    named: str = ""
+    member: str = ""
+    session: ISession | None = None
+    closed: bool = False
+    calling: dict[str, Call] = attrs.field(factory=dict, repr=False)
+    serving: dict[str, Call] = attrs.field(factory=dict, repr=False)
+    _topics: dict[tuple[str, bool], bool] | None = None
+    _disconnect: Callable[[int, str], object] | None = attrs.field(default=None, repr=False)
+    _tries: int = 0
+    _token_taken: bool = False
+
+    @property
+    def client(self) -> str:
+        """See ``IPeer.client``."""
+        return self.identity.name or self.named or self.id
+
+    @property
+    def clock(self) -> IReactorTime:
+        """See ``IPeer.clock``."""
+        return self._parts.clock
+
+    def pace(self) -> None:
+        """See ``IPeer.pace``."""
+        if self._bucket is not None:
+            self._token_taken = False
+            self._take_token()
+            self._token_taken = True
+
+    @property
+    def epoch(self) -> str:
+        """See ``IPeer.epoch``."""
+        return self._parts.store.epoch
+
+    def take_one_token(self) -> None:
+        """Count all that this peer does from now on once against the rate: it makes one HTTP request.
+
+        Raises:
+            RateLimited: there were too many.
+        """
+        if self._bucket is not None:
+            self._take_token()
+            self._bucket = None
+
+    def _take_token(self) -> None:
+        if self._token_taken:
+            self._token_taken = False
+        elif not self._bucket.take_token():  # type: ignore[union-attr]
+            self._parts.metrics.rate_limited += 1
+            raise RateLimited("limit", "rate")
+
+    def _allow(self, verb: str, name: str, *, rate_limited: bool = True, check_permission: bool = True) -> None:
+        """Check that the client may *verb* with *name*, and count it; every verb begins with this.
+
+        Args:
+            verb: the name of the verb, as permissions and metrics have it.
+            name: the topic, procedure, queue or key.
+            rate_limited: whether that counts against its rate.
+            check_permission: whether *name* needs a permission; otherwise the caller
+                checks each name it comes across.
+        """
+        self._verbs[verb] += 1
+        if rate_limited and self._bucket is not None:
+            self._take_token()
+        if not self.admitted:
+            raise Unauthenticated(verb)
+        grants = self.identity.grants
+        if check_permission and grants is not None and verb != "identify" and not grants.may(verb, name):
+            raise Denied(verb, name)
+        if self.closed:
+            raise Gone("lost", name)
+
+    @staticmethod
+    def _own(verb: str, name: str) -> None:
+        """Check that *name* is well formed and not one of the broker itself.
+
+        Raises:
+            Invalid: it is malformed.
+            Denied: it is reserved.
+        """
+        check_name(name)
+        if name.startswith(RESERVED_PREFIX):
+            raise Denied(verb, name)
+
+    @staticmethod
+    def _shown(topic: str) -> str:
+        """Return *topic* if clients may read what was stored of it.
+
+        Raises:
+            Invalid: it is malformed.
+            Denied: it belongs to the nodes.
+        """
+        if topic.startswith(CONTROL_PREFIX):
+            raise Denied("read", topic)
+        return check_name(topic)
+
+    def _may(self, verb: str, predicate: Predicate | None = None) -> Predicate | None:
+        """Return which keys it may *verb*, of those for which *predicate* holds; None: all."""
+        grants = self.identity.grants
+        if grants is None:
+            return predicate
+        if predicate is None:
+            return lambda key: grants.may(verb, KEY_PREFIX + key)
+        return lambda key: predicate(key) and grants.may(verb, KEY_PREFIX + key)
+
+    def ignore(self) -> None:
+        """See ``IPeer.ignore``."""
+        self._verbs["ignore"] += 1
+
+    def about(self) -> dict[str, Any]:
+        """See ``IPeer.about``."""
+        self._verbs["about"] += 1
+        return self._parts.about()
+
+    def pause(self, seconds: float) -> Deferred[None]:
+        """See ``IPeer.pause``."""
+        return deferLater(self._parts.clock, seconds)
+
+    # What the core calls.
 
     def probe(self, timeout: float) -> Deferred[bool]:
-        """Fire with whether the client gives a sign of life within *timeout* seconds."""
+        """Fire with whether the client responds within *timeout* seconds."""
         if self.session is None:
             return succeed(False)
-        asked: Deferred[bool] = Deferred.fromCoroutine(_await(self.session.probe()))
-        asked.addTimeout(timeout, self.broker.clock)
-        return asked.addErrback(_silent)
+        asked: Deferred[bool] = Deferred.fromCoroutine(_asked(self.session))
+        asked.addTimeout(timeout, self._parts.clock)
+        return asked.addErrback(_no_response)
 
     def on_event(self, event: Event, pattern: str) -> None:
         """Hand *event* to the session."""
@@ -55,7 +210,7 @@ class Client(Gate):
             self.fail("a reply")
 
     def post_mail(self, mail: Mail) -> bool:
-        """Hand *mail* to the session, which may decline it."""
+        """Hand *mail* to the session; False when that declines it."""
         try:
             return not self.closed and self.session is not None and self.session.mail(mail)
         except Exception:
@@ -63,22 +218,22 @@ class Client(Gate):
             return False
 
     def fail(self, what: str) -> None:
-        """Part with the client for a bug of ours; the others go on."""
+        """See ``IPeer.fail``."""
         log.failure("{dialect} session {peer} failed at {what}", dialect=self.dialect, peer=self.id, what=what)
         self.disconnect(CloseCode.INTERNAL_ERROR, "internal error")
 
     def disconnect(self, code: int, reason: str) -> None:
-        """Close the client's connection."""
+        """See ``IPeer.disconnect``."""
         if self._disconnect is not None:
             self._disconnect(code, reason)
 
 
-def _silent(failure: Failure) -> bool:
-    # Cancelled is not silent: the one that asked has gone.
+def _no_response(failure: Failure) -> bool:
+    # A cancelled probe says nothing of the client.
     if failure.check(CancelledError):
         failure.raiseException()
     return False
 
 
-async def _await(awaitable: Awaitable[T]) -> T:
-    return await awaitable
+async def _asked(session: ISession) -> bool:
+    return await session.probe()  # in here, so that what it raises is a failure, too

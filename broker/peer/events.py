@@ -1,4 +1,4 @@
-"""Events: hear them, publish them, store them."""
+"""The verbs of events."""
 
 from __future__ import annotations
 
@@ -11,50 +11,39 @@ from broker.peer.client import Client
 
 
 class EventVerbs(Client):
-    """Hear and publish events."""
+    """Subscribe and publish."""
 
     __slots__ = ()
 
-    def subscribe(self, topic: str, *, exact: bool = False, echo: bool = False) -> None:
-        """Hear the events of *topic*, a name or a pattern, from now on.
-
-        With *exact*, wildcards in it are ordinary characters.  With *echo* it
-        hears its own publications too.
-        """
-        self._subscribe(topic, exact=exact, echo=echo)
-
-    def _subscribe(self, topic: str, *, exact: bool, echo: bool, rate_limited: bool = True) -> None:
+    def subscribe(self, topic: str, *, exact: bool = False, echo: bool = False, rate_limited: bool = True) -> None:
+        """See ``IPeer.subscribe``."""
         self._allow("subscribe", topic, rate_limited=rate_limited)
         check_name(topic) if exact else check_pattern(topic)
         topics = self._topics
         if topics is None:
             topics = self._topics = {}
-        if (topic, exact) not in topics and len(topics) >= self.broker.settings.max_subscriptions:
+        if (topic, exact) not in topics and len(topics) >= self._parts.settings.max_subscriptions:
             raise RateLimited("limit", "subscriptions")
         topics[topic, exact] = echo
-        self.broker.topics.subscribe(self, topic, exact=exact, echo=echo)
+        self._parts.topics.subscribe(self, topic, exact=exact, echo=echo)
 
     async def listening(self) -> None:
-        """Return when what it has subscribed to is heard from all nodes, and they know what it takes and consumes.
-
-        That is at once, or within a few seconds.
-        """
-        waiting = self.broker.bus.listening()
+        """See ``IPeer.listening``."""
+        waiting = self._parts.bus.listening()
         if waiting is not None:
             await waiting
-        cluster = self.broker.cluster
-        settled = cluster.settled() if cluster is not None else None
+        settled = self._parts.cluster.settled()
         if settled is not None:
             await settled
 
     def unsubscribe(self, topic: str, *, exact: bool = False) -> None:
-        """Hear *topic* no more; of nothing is nothing."""
+        """See ``IPeer.unsubscribe``."""
         if self._topics is not None and self._topics.pop((topic, exact), None) is not None:
-            self.broker.topics.unsubscribe(self, topic, exact=exact)
+            self._parts.topics.unsubscribe(self, topic, exact=exact)
 
     @property
     def subscriptions(self) -> list[str]:
-        """What it has subscribed to, in that order."""
+        """See ``IPeer.subscriptions``."""
         return [topic for topic, _ in self._topics or ()]
 
     def publish(
@@ -67,30 +56,25 @@ class EventVerbs(Client):
         source: str | None = None,
         original: bytes = b"",
     ) -> Deferred[Event]:
-        """Publish an event; on a durable topic it is stored first.
-
-        *source* is whom it is said to be from, by default the client id, "" for
-        nobody.  *original* is the client's own frame, for receivers of this dialect.
-        The Deferred fires when the event is on its way, and safe if stored.
-        """
+        """See ``IPeer.publish``."""
         self._allow("publish", topic)
         self._own("publish", topic)
         event = self._event(topic, name, body, self.client if source is None else source, time)
         event.original = original
-        broker = self.broker
-        if broker.channels.is_durable(topic):
+        parts = self._parts
+        if parts.channels.is_durable(topic):
             # A client's clock must not decide how long its event is kept.
-            event.time = broker.clock.seconds()
-            return broker.channels.post(event)
-        sent = broker.bus.publish(event)
+            event.time = parts.clock.seconds()
+            return parts.channels.post(event)
+        sent = parts.bus.publish(event)
         return succeed(event) if sent is None else sent.addCallback(lambda _: event)
 
     def post(self, topic: str, name: str, body: bytes | None, *, source: str = "") -> Deferred[Event]:
-        """Publish an event and store it, whatever the topic.  Fires when it is safe."""
+        """See ``IPeer.post``."""
         self._allow("publish", topic)
         self._own("publish", topic)
-        return self.broker.channels.post(self._event(topic, name, body, source or self.client, 0.0))
+        return self._parts.channels.post(self._event(topic, name, body, source or self.client, 0.0))
 
     def _event(self, topic: str, name: str, body: bytes | None, source: str, time: float) -> Event:
-        now = time or self.broker.clock.seconds()
+        now = time or self._parts.clock.seconds()
         return Event(topic, name, body, source, now, origin=self.id, dialect=self.dialect)

@@ -1,4 +1,4 @@
-"""Who the client is, and how it shows that."""
+"""The verbs by which a client shows who it is."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Any
 from broker.errors import Denied, Gone, RateLimited, Unauthenticated
 from broker.interfaces import ISession
 from broker.messages import Identity
-from broker.patterns import check_name
+from broker.patterns import BROKER, QUEUE, RESERVED_PREFIX, check_name
 from broker.peer.client import Client
-from broker.peer.gate import RESERVED
 
-SESSION = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # the shape of a session id
+SESSION_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # the shape of a session id
 
 
 class IdentityVerbs(Client):
@@ -22,29 +21,19 @@ class IdentityVerbs(Client):
     __slots__ = ()
 
     def bind(self, session: ISession, disconnect: Callable[[int, str], object] | None = None) -> None:
-        """Let events, requests, replies and mail go to *session*.
-
-        *disconnect* closes its connection; it is called with a close code and a
-        reason when the core must part with the client.
-        """
+        """See ``IPeer.bind``."""
         self.session, self._disconnect = session, disconnect
 
     def identify(self, credential: object) -> Identity:
-        """Become who shows *credential*.
-
-        Raises:
-            Unauthenticated: it is missing or wrong.
-            Denied: this session is somebody else already.
-            RateLimited: too many tries; the dialect may close.
-        """
+        """See ``IPeer.identify``."""
         self._verbs["identify"] += 1
-        if self._tries >= self.broker.settings.auth_tries:
+        if self._tries >= self._parts.settings.auth_tries:
             raise RateLimited("limit", "tries")
         try:
-            identity = self.broker.access.identify(credential)
+            identity = self._parts.access.identify(credential)
         except Unauthenticated:
             self._tries += 1
-            self.broker.metrics.auth_failures[self.dialect] += 1
+            self._parts.metrics.auth_failures[self.dialect] += 1
             raise
         if self.identity.authenticated and identity.name != self.identity.name:
             raise Denied("identify", identity.name)
@@ -52,81 +41,61 @@ class IdentityVerbs(Client):
         return identity
 
     def admit(self, identity: Identity) -> None:
-        """Become *identity*, which the dialect itself has verified."""
+        """See ``IPeer.admit``."""
         self.identity = identity
         self.admitted = True
         self._tries = 0
         if identity.name:
-            self.broker.remember(identity.name)
-            self._bucket = self.broker.buckets.of(f"name:{identity.name}")
+            self._parts.mailboxes.open(identity.name)
+            self._bucket = self._parts.buckets.of(f"name:{identity.name}")
 
     async def mint(self, claims: Mapping[str, Any], seconds: float) -> str:
-        """Return a token that speaks for this peer's identity for *seconds*; see ``present``.
-
-        *claims* are JSON values; whoever has the token can read them.
-        """
+        """See ``IPeer.mint``."""
         self._allow("mint", self.identity.name)
-        return await self.broker.tokens.mint(self.broker.access.remember(self.identity), claims, seconds)
+        return await self._parts.tokens.mint(self._parts.access.remember(self.identity), claims, seconds)
 
     async def present(self, token: str) -> Mapping[str, Any]:
-        """Become the one whom *token* speaks for; return its claims.
-
-        When it expires or is revoked, the connection is closed with 4001 or 4003.
-
-        Raises:
-            Unauthenticated: it is not good, or no more.
-        """
+        """See ``IPeer.present``."""
         self._verbs["identify"] += 1
         try:
-            found = await self.broker.tokens.verify(token)
-            self.admit(self.broker.access.recall(found.bearer))
+            found = await self._parts.tokens.verify(token)
+            self.admit(self._parts.access.recall(found.bearer))
         except Unauthenticated:
-            self.broker.metrics.auth_failures[self.dialect] += 1
+            self._parts.metrics.auth_failures[self.dialect] += 1
             raise
         if self.closed:
             raise Gone("lost")
-        self._bucket = self.broker.buckets.of(f"token:{found.id}")
-        self.broker.tokens.hold(self, found)
+        self._bucket = self._parts.buckets.of(f"token:{found.id}")
+        self._parts.tokens.hold(self, found)
         return found.claims
 
     async def revoke(self, token: str) -> None:
-        """Let *token* be good no more, and close the connections that live by it.
-
-        Raises:
-            Unauthenticated: it is none of ours.
-        """
+        """See ``IPeer.revoke``."""
         self._allow("mint", self.identity.name)
-        await self.broker.tokens.revoke(token)
+        await self._parts.tokens.revoke(token)
 
     @property
     def tries_left(self) -> int:
-        """How many wrong credentials may still be shown."""
-        return max(0, self.broker.settings.auth_tries - self._tries)
+        """See ``IPeer.tries_left``."""
+        return max(0, self._parts.settings.auth_tries - self._tries)
 
     def take_name(self, name: str) -> None:
-        """Take *name* as client id, where the credential names nobody; once.
-
-        That needs a credential wherever clients may show one.
-
-        Raises:
-            Denied: it has another name already, or *name* belongs to a
-                credential, to the broker or to a session.
-        """
+        """See ``IPeer.take_name``."""
         self._allow("identify", name)
         check_name(name, "name")
         if name in (self.identity.name, self.named):
             return
-        access = self.broker.access
-        nobody = access.mode != "none" and not self.identity.authenticated
-        if nobody or self.identity.name or self.named or access.knows(name) or self._is_another(name):
+        access = self._parts.access
+        anonymous = access.mode != "none" and not self.identity.authenticated
+        if anonymous or self.identity.name or self.named or access.knows(name) or self._is_another(name):
             raise Denied("identify", name)
         self.named = name
-        self.broker.remember(name)
+        self._parts.mailboxes.open(name)
 
     def _is_another(self, name: str) -> bool:
-        """Whether *name* would let the client pass for the broker, a queue or somebody's session."""
-        if name == "broker" or name.startswith((RESERVED, "queue:")):
+        """Whether *name* could be taken for the broker, a queue or another client's session."""
+        if name == BROKER or name.startswith((RESERVED_PREFIX, QUEUE)):
             return True
-        if self.broker.cluster is not None and SESSION.fullmatch(name):
+        if self._parts.bus.shared and SESSION_ID.fullmatch(name):
             return True  # it could be one of another node
-        return any(peer.id == name and peer is not self for peer in self.broker.presence.sessions(name))
+        return any(peer.id == name and peer is not self for peer in self._parts.presence.sessions(name))

@@ -1,4 +1,4 @@
-"""Subscriptions that are stored under a name and come back with it."""
+"""The verbs of memberships: subscriptions that are stored under a member's name."""
 
 from __future__ import annotations
 
@@ -11,21 +11,14 @@ log = Logger()
 
 
 class MembershipVerbs(EventVerbs):
-    """Join topics for good."""
+    """Join topics until they are left."""
 
     __slots__ = ()
 
     async def become(self, member: str) -> list[str]:
-        """Have the memberships of *member* from now on; return their topics.
-
-        What was joined before is left, in this session only, if that was as
-        another member; if it was as nobody, those become memberships too.
-
-        Raises:
-            Unavailable: the store is away; then nothing has changed.
-        """
+        """See ``IPeer.become``."""
         self._allow("join", member, check_permission=False)
-        memberships, member = self.broker.memberships, f"{self.dialect}:{member}"
+        memberships, member = self._parts.memberships, f"{self.dialect}:{member}"
         topics = await memberships.enter(member, self)
         try:
             for topic in [] if self.member else self._joined():
@@ -50,44 +43,35 @@ class MembershipVerbs(EventVerbs):
 
     def _rejoin(self, topic: str) -> None:
         try:
-            self._subscribe(topic, exact=True, echo=True, rate_limited=False)
+            self.subscribe(topic, exact=True, echo=True, rate_limited=False)
         except (Denied, RateLimited) as error:
             log.info("a membership of {peer} was left out: {code}", peer=self.id, code=error.code)
 
-    async def join(self, topic: str) -> None:
-        """Subscribe to the plain name *topic*, its own events included; store that if it is a member.
-
-        Raises:
-            RateLimited: it has joined too many.
-            Unavailable: the store is away; then nothing has changed.
-        """
+    async def join(self, topic: str, *, rate_limited: bool = True) -> None:
+        """See ``IPeer.join``."""
         joined = self.joined(topic)
-        self.subscribe(topic, exact=True, echo=True)
+        self.subscribe(topic, exact=True, echo=True, rate_limited=rate_limited)
         try:
             if self.member:
-                await self.broker.memberships.join(self.member, topic)
+                await self._parts.memberships.join(self.member, topic)
         except BrokerError:
             if not joined:
                 self.unsubscribe(topic, exact=True)
             raise
         await self.listening()
 
-    async def part(self, topic: str) -> None:
-        """Unsubscribe from *topic*, and every session of the member too, for good.
-
-        Raises:
-            Unavailable: the store is away; then nothing has changed.
-        """
-        self._allow("part", topic, check_permission=False)
+    async def part(self, topic: str, *, rate_limited: bool = True) -> None:
+        """See ``IPeer.part``."""
+        self._allow("part", topic, rate_limited=rate_limited, check_permission=False)
         if self.member:
-            await self.broker.memberships.leave(self.member, topic)
+            await self._parts.memberships.leave(self.member, topic)
         self.unsubscribe(topic, exact=True)
 
     def part_all(self) -> None:
-        """Hear no topic any more, in this session; stored memberships stay."""
+        """See ``IPeer.part_all``."""
         for topic, exact in list(self._topics or ()):
             self.unsubscribe(topic, exact=exact)
 
     def joined(self, topic: str) -> bool:
-        """Whether it is subscribed to the plain name *topic*."""
+        """See ``IPeer.joined``."""
         return self._topics is not None and (topic, True) in self._topics

@@ -1,4 +1,4 @@
-"""Mailboxes and work queues."""
+"""The verbs of mailboxes and work queues."""
 
 from __future__ import annotations
 
@@ -6,85 +6,75 @@ from twisted.internet.defer import Deferred, ensureDeferred
 
 from broker.errors import Gone, RateLimited
 from broker.messages import Mail
-from broker.patterns import check_name
+from broker.patterns import CLIENT, DEFAULT_QUEUE, QUEUE, check_name
 from broker.peer.client import Client
 
 
 class QueueVerbs(Client):
-    """Send messages and take them."""
+    """Send messages and consume them."""
 
     __slots__ = ()
 
     def appear(self) -> None:
-        """Be seen by others under the client id, and get the mail that waits for it."""
-        self.broker.presence.enter(self)
+        """See ``IPeer.appear``."""
+        self._parts.presence.enter(self)
         self._empty_mailbox()
 
     def enqueue(self, ref: str, body: bytes, *, recipient: str = "", time: float = 0.0) -> Deferred[bool]:
-        """Send a message to a client's mailbox, or to the work queue ``queue:<name>``.
-
-        Without a recipient it goes to ``queue:default``.  Fires when it has been
-        handed over or stored, with True if an older one was dropped for it.
-
-        Raises:
-            Gone: the recipient is unknown and has no mailbox.
-        """
-        queue = recipient or "queue:default"
+        """See ``IPeer.enqueue``."""
+        queue = recipient or DEFAULT_QUEUE
         self._allow("send", queue)
         check_name(queue, "recipient")
-        if not queue.startswith("queue:"):
+        if not queue.startswith(QUEUE):
             return ensureDeferred(self._send(queue, ref, body, time))
-        return self.broker.queues.put(self._mail(queue, ref, body, time))
+        return self._parts.queues.put(self._mail(queue, ref, body, time))
 
     async def _send(self, client: str, ref: str, body: bytes, time: float) -> bool:
-        sessions = self.broker.presence.sessions(client)
+        sessions = self._parts.presence.sessions(client)
         if sessions and sessions[0].client != client:  # a session id: it has no mailbox
-            if not sessions[0].post_mail(self._mail(f"client:{client}", ref, body, time)):  # type: ignore[attr-defined]
+            if not sessions[0].post_mail(self._mail(CLIENT + client, ref, body, time)):  # type: ignore[attr-defined]
                 raise Gone("recipient", client)
             return False
-        if not sessions and not await self.broker.has_mailbox(client) and not self._names_explicitly(client):
-            cluster, mail = self.broker.cluster, self._mail(f"client:{client}", ref, body, time)
-            if cluster is None or not await cluster.deliver(client, mail):
+        if not sessions and not await self._parts.mailboxes.has(client) and not self._names_explicitly(client):
+            if not await self._parts.cluster.deliver(client, self._mail(CLIENT + client, ref, body, time)):
                 raise Gone("recipient", client)
             return False
-        return await self.broker.queues.put(self._mail(f"client:{client}", ref, body, time))
+        return await self._parts.queues.put(self._mail(CLIENT + client, ref, body, time))
 
     def _names_explicitly(self, client: str) -> bool:
         grants = self.identity.grants
         return grants is not None and client in grants.names("send")
 
     def _mail(self, queue: str, ref: str, body: bytes, time: float) -> Mail:
-        return Mail(queue, ref, body, self.client, time or self.broker.clock.seconds())
+        return Mail(queue, ref, body, self.client, time or self._parts.clock.seconds())
 
     def collect(self) -> None:
-        """Get the mail that its session has declined before, or that nobody has taken."""
+        """See ``IPeer.collect``."""
         self._empty_mailbox()
         for queue in self.consumed:
-            self.broker.queues.drain(f"queue:{queue}")
+            self._parts.queues.drain(QUEUE + queue)
 
     def _empty_mailbox(self) -> None:
         if self.identity.name or self.named:
-            self.broker.queues.drain(f"client:{self.client}")
+            self._parts.queues.drain(CLIENT + self.client)
 
     def consume(self, queue: str) -> None:
-        """Take messages of work queue *queue*, in turn with others."""
-        self._allow("consume", f"queue:{queue}")
+        """See ``IPeer.consume``."""
+        self._allow("consume", QUEUE + queue)
         check_name(queue, "queue")
-        if len(self.consumed) >= self.broker.settings.max_registrations:
+        if len(self.consumed) >= self._parts.settings.max_registrations:
             raise RateLimited("limit", "registrations")
-        self.broker.queues.consumers.add(self, f"queue:{queue}", shared=True)
-        if self.broker.cluster is not None:
-            self.broker.cluster.hold(f"queue:{queue}")
-        self.broker.queues.drain(f"queue:{queue}")
+        self._parts.queues.consumers.add(self, QUEUE + queue, shared=True)
+        self._parts.cluster.hold(QUEUE + queue)
+        self._parts.queues.drain(QUEUE + queue)
 
     def stop_consuming(self, queue: str) -> None:
-        """Take messages of *queue* no more."""
-        if self.broker.queues.consumers.remove(self, f"queue:{queue}"):
-            self.broker.queues.left(f"queue:{queue}")
-            if self.broker.cluster is not None:
-                self.broker.cluster.release((f"queue:{queue}",))
+        """See ``IPeer.stop_consuming``."""
+        if self._parts.queues.consumers.remove(self, QUEUE + queue):
+            self._parts.queues.left(QUEUE + queue)
+            self._parts.cluster.release((QUEUE + queue,))
 
     @property
     def consumed(self) -> list[str]:
-        """The work queues it takes from."""
-        return [name.removeprefix("queue:") for name in self.broker.queues.consumers.names_of(self)]
+        """See ``IPeer.consumed``."""
+        return [name.removeprefix(QUEUE) for name in self._parts.queues.consumers.names_of(self)]

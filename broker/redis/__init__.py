@@ -1,7 +1,7 @@
-"""Connections to Redis, for the store and the bus that live there."""
+"""Connections to Redis, for the store and the bus that use one."""
 
 from __future__ import annotations
 
-from broker.redis.address import RedisAddress, is_redis
+from broker.redis.address import RedisAddress
 
-__all__ = ["RedisAddress", "is_redis"]
+__all__ = ["RedisAddress"]

@@ -1,4 +1,4 @@
-"""Where a Redis is, as one URL tells it."""
+"""Where a Redis is: what a URL says, and how to connect to it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from zope.interface import implementer
 
 from broker.errors import Invalid
 
-PORT = 6379
+REDIS_PORT = 6379
 SENTINEL_PORT = 26379
-CONNECT = 5.0  # seconds for one attempt to connect
-DISCOVERY = 3.0  # seconds for the Sentinels to name the master
+REDIS_CONNECT_TIMEOUT = 5.0  # seconds for one attempt to connect
+DISCOVERY_TIMEOUT = 3.0  # seconds for the Sentinels to name the master
 
 SCHEMES = ("redis", "rediss", "redis+unix", "redis+sentinel", "rediss+sentinel")
 FORMS = (
@@ -27,24 +27,19 @@ FORMS = (
 )
 
 
-def is_redis(url: str) -> bool:
-    """Whether *url* names a Redis."""
-    return url.partition(":")[0] in SCHEMES
-
-
 @attrs.frozen
 class RedisAddress:
-    """One Redis, or the Sentinels that know it.
+    """One Redis server, or the Sentinels that know it.
 
     Attributes:
-        hosts: name and port; of the Sentinels, perhaps several.
-        path: of a unix socket instead.
-        master: the name under which the Sentinels know it; "" without them.
+        hosts: name and port of the server, or of each Sentinel.
+        path: of a unix socket instead, or "".
+        master: the name under which the Sentinels know the server; "" without Sentinels.
         db: the number of the database.
-        user: "" is the default user.
-        password: "" when none is asked for.
+        user: the user of its access control list; "" is the default user.
+        password: "" when none is needed.
         tls: whether to encrypt.
-        ca: a file with the authority that signs the server's certificate; "": those of the system.
+        ca: path of a PEM file with the authority that signs the server's certificate; "": those of the system.
     """
 
     hosts: tuple[tuple[str, int], ...] = ()
@@ -58,10 +53,10 @@ class RedisAddress:
 
     @classmethod
     def parse(cls, url: str) -> RedisAddress:
-        """Return what *url* says.
+        """Return the address that *url* says.
 
         Raises:
-            Invalid: it is none of the known forms.  The message does not repeat it, for its password.
+            Invalid: it has none of the known forms.  The message does not repeat it, for its password.
         """
         try:
             return _parsed(cls, urlsplit(url))
@@ -69,7 +64,7 @@ class RedisAddress:
             raise Invalid("redis", message=f"This is no URL of a Redis ({error}): write {FORMS}.") from None
 
     def __str__(self) -> str:
-        """Say where it is, without the password."""
+        """Return where it is, for people, without the password."""
         place = self.path or ",".join(
             f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts
         )
@@ -78,20 +73,20 @@ class RedisAddress:
         return place + (f", database {self.db}" if self.db else "")
 
     def endpoint(self, reactor: Any) -> IStreamClientEndpoint:
-        """Return how to connect to it."""
+        """Return the endpoint that connects to the server."""
         if self.path:
-            return UNIXClientEndpoint(reactor, self.path, timeout=CONNECT)
+            return UNIXClientEndpoint(reactor, self.path, timeout=REDIS_CONNECT_TIMEOUT)
         if self.master:
             return SentinelEndpoint(self, reactor)
         return self.reach(reactor, *self.hosts[0])
 
     def reach(self, reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
-        """Return how to connect to *host*."""
-        endpoint = HostnameEndpoint(reactor, host, port, timeout=CONNECT)
+        """Return the endpoint that connects to *host*."""
+        endpoint = HostnameEndpoint(reactor, host, port, timeout=REDIS_CONNECT_TIMEOUT)
         return wrapClientTLS(self.tls_options(host), endpoint) if self.tls else endpoint
 
     def tls_options(self, host: str) -> Any:
-        """Return how to check the certificate of *host*."""
+        """Return the options that check the certificate of *host*."""
         # Imported here: it needs pyOpenSSL, which only TLS needs.
         from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFromCertificates
 
@@ -103,7 +98,7 @@ class RedisAddress:
 
 @implementer(IStreamClientEndpoint)
 class SentinelEndpoint:
-    """Asks the Sentinels at each attempt who the master is, and connects to that one."""
+    """Looks the master up at the Sentinels at each attempt, and connects to that one."""
 
     def __init__(self, address: RedisAddress, reactor: Any) -> None:
         self._address, self._reactor = address, reactor
@@ -119,13 +114,13 @@ class SentinelEndpoint:
     async def _master(self) -> tuple[str, int]:
         address = self._address
         sentinels = Sentinel([])
-        sentinels.discovery_timeout = DISCOVERY
+        sentinels.discovery_timeout = DISCOVERY_TIMEOUT
         sentinels.sentinels = [
             lazyConnection(
                 host,
                 port,
-                connectTimeout=CONNECT,
-                replyTimeout=DISCOVERY,
+                connectTimeout=REDIS_CONNECT_TIMEOUT,
+                replyTimeout=DISCOVERY_TIMEOUT,
                 ssl_context_factory=address.tls_options(host) if address.tls else False,
             )
             for host, port in address.hosts
@@ -134,7 +129,7 @@ class SentinelEndpoint:
             found: tuple[str, int] = await sentinels.discover_master(address.master)
             return found
         finally:
-            sentinels.disconnect().addErrback(lambda _: None)  # it is of no more use, whatever it says
+            sentinels.disconnect().addErrback(lambda _: None)  # it is not needed any more
 
 
 def _parsed(cls: type[RedisAddress], url: SplitResult) -> RedisAddress:
@@ -162,7 +157,7 @@ def _parsed(cls: type[RedisAddress], url: SplitResult) -> RedisAddress:
             raise ValueError("it names no master")
         places = tuple(_place(host, SENTINEL_PORT) for host in hosts.split(","))
         return cls(hosts=places, master=words[0], db=_db("/".join(words[1:]) or number), **common)
-    return cls(hosts=(_place(hosts, PORT),), db=_db("/".join(words) or number), **common)
+    return cls(hosts=(_place(hosts, REDIS_PORT),), db=_db("/".join(words) or number), **common)
 
 
 def _place(text: str, port: int) -> tuple[str, int]:

@@ -1,50 +1,65 @@
-"""One connection to Redis that comes back by itself."""
+"""A connection to Redis, which is made again by itself when it is lost."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import hiredis
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from txredisapi import BaseRedisProtocol, InvalidData, RedisError, RedisFactory, ResponseError
-from txredisapi import ConnectionError as Disconnected
 from zope.interface import implementer
 
+from broker.errors import Invalid
 from broker.redis.address import RedisAddress
 
-__all__ = ["Connection", "Disconnected", "NotUsable", "Protocol", "ResponseError"]
+__all__ = ["Connection", "NotUsable", "Protocol", "ResponseError"]
 
 log = Logger()
 
-NOT_YET = "not connected yet"
-REPLY = 5.0  # seconds without a reply after which the connection is given up
+NOT_CONNECTED_YET = "not connected yet"
+REPLY_TIMEOUT = 5.0  # seconds without a reply after which the connection is given up
 
 
 class NotUsable(Exception):
     """There is a connection, but not to a Redis that can serve now; the message says why."""
 
 
+def make_reply_parser() -> Any:
+    """Return a new parser of the replies of Redis, a ``hiredis.Reader``.
+
+    Raises:
+        Invalid: hiredis is not installed.
+    """
+    # Imported here: it is an extra, without which everything works but Redis.
+    try:
+        import hiredis
+    except ModuleNotFoundError as error:
+        if error.name != "hiredis":
+            raise
+        raise Invalid("redis", message="Redis needs hiredis: pip install txbroker[redis]") from None
+    return hiredis.Reader(protocolError=InvalidData, replyError=ResponseError)
+
+
 class Protocol(BaseRedisProtocol):
-    """A connection; it is used only after its owner has greeted.
+    """One TCP or unix connection; its owner authenticates before it is used.
 
     The library would log in by itself, but it gives up for good when that
     fails, and a Redis that is full or loading today is not tomorrow.
     """
 
     factory: Any
-    why = ""  # the connection was lost
+    lost_reason = ""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._replies = hiredis.Reader(protocolError=InvalidData, replyError=ResponseError)
+        self._replies = make_reply_parser()
 
     def connectionMade(self) -> None:
-        """Let the owner greet."""
+        """Let the owner authenticate."""
         Deferred.fromCoroutine(self.factory.owner.authenticate(self)).addCallbacks(self._authenticated, self._refused)
 
     def _authenticated(self, _: None) -> None:
@@ -53,25 +68,25 @@ class Protocol(BaseRedisProtocol):
             self.factory.owner.opened(self)
 
     def _refused(self, failure: Failure) -> None:
-        self.factory.owner.refused(failure, self.why)
+        self.factory.owner.refused(failure, self.lost_reason)
         self.transport.abortConnection()
 
     def dataReceived(self, data: bytes, unpause: bool = False) -> None:
-        """Take replies."""
+        """Parse replies."""
         # Without the conversions that the library makes, none of which we want.
         self._replies.feed(data)
         while (reply := self._replies.gets()) is not False:
             self.replyReceived(reply)
 
     def connectionLost(self, why: Failure = connectionDone) -> None:
-        """Let every command fail that waits for its reply."""
-        self.why = why.getErrorMessage()
-        # The owner first: those who hear that their command failed may ask for the next at once.
+        """Fail every command that waits for its reply."""
+        self.lost_reason = why.getErrorMessage()
+        # The owner first: whose command has failed may issue the next at once.
         self.factory.owner.closed(self, why)
         super().connectionLost(why)
 
     def send(self, *words: bytes) -> None:
-        """Send a command whose replies come to the owner's ``heard``."""
+        """Send a command whose replies go to ``on_message`` of the owner."""
         self.transport.write(self._build_command(*words))
 
     def _build_command(self, *args: Any, **kwargs: Any) -> bytes:
@@ -81,19 +96,19 @@ class Protocol(BaseRedisProtocol):
 
 
 class SubscribingProtocol(Protocol):
-    """A connection that is told things without asking, once it was greeted."""
+    """A connection whose replies, once it is authenticated, are messages of subscriptions."""
 
     def replyReceived(self, reply: Any) -> None:
-        """Pass on what came, in order."""
+        """Pass each message to the owner, in order."""
         # The library takes the second confirmation of one SUBSCRIBE for the reply to the next command.
         if self._ready:
-            self.factory.owner.heard(reply)
+            self.factory.owner.on_message(reply)
         else:
             super().replyReceived(reply)
 
 
 class _Factory(RedisFactory):
-    """Keeps one connection; with jitter, for all nodes would come back at once."""
+    """Keeps one connection; with jitter, for all nodes would reconnect at once."""
 
     initialDelay = 0.1
     maxDelay = 3.0
@@ -102,22 +117,29 @@ class _Factory(RedisFactory):
 
     def __init__(self, owner: Connection, protocol: type[Protocol]) -> None:
         # The credentials are not its business: see Protocol.
-        super().__init__(None, None, 1, isLazy=True, charset=None, replyTimeout=REPLY, convertNumbers=False)
+        super().__init__(None, None, 1, isLazy=True, charset=None, replyTimeout=REPLY_TIMEOUT, convertNumbers=False)
         self.owner = owner
         self.protocol = protocol
 
 
 @implementer(IStreamClientEndpoint)
 class Connection:
-    """Connects, greets, and connects again.
+    """Connects, authenticates, and connects again.
 
     Args:
         address: where.
         reactor: connects.
         prepare: called with each new protocol before it is used; may raise ``NotUsable``.
-        opened: called with each protocol that is ready for use.
-        closed: called when the one that was ready is no more.
-        heard: called with each reply, if the connection is for messages.
+        opened: called when ``protocol`` is ready for use.
+        closed: called when the one that was ready is lost.
+        on_message: called with each reply, if the connection is for subscriptions.
+
+    Attributes:
+        problem: why it can not be used, in some words; "" when it can.
+        protocol: the one that is ready for use, or None.
+
+    Raises:
+        Invalid: Redis support is not installed.
     """
 
     def __init__(
@@ -128,20 +150,21 @@ class Connection:
         prepare: Callable[[Any], Awaitable[None]],
         opened: Callable[[], object],
         closed: Callable[[], object],
-        heard: Callable[[Any], object] | None = None,
+        on_message: Callable[[Any], object] | None = None,
     ) -> None:
-        self.trouble = NOT_YET  # why it can not be used; "" when it can
-        self.protocol: Any = None  # the one that is ready for use, or None
-        self.heard = heard
+        make_reply_parser()  # so that a missing hiredis is an error here, not of the first connection
+        self.problem = NOT_CONNECTED_YET
+        self.protocol: Any = None
+        self.on_message = on_message
         self._address, self._reactor = address, reactor
         self._prepare, self._opened, self._closed = prepare, opened, closed
-        self._kind = Protocol if heard is None else SubscribingProtocol
+        self._protocol_class = Protocol if on_message is None else SubscribingProtocol
         self._factory: _Factory | None = None
 
     def start(self) -> None:
         """Begin to connect."""
-        self.trouble = NOT_YET
-        self._factory = _Factory(self, self._kind)
+        self.problem = NOT_CONNECTED_YET
+        self._factory = _Factory(self, self._protocol_class)
         self._factory.startConnecting(self)
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
@@ -159,19 +182,19 @@ class Connection:
     def stop(self) -> Deferred[Any]:
         """Disconnect for good."""
         factory, self._factory = self._factory, None
-        self.trouble = "stopped"
+        self.problem = "stopped"
         return succeed(None) if factory is None else factory.disconnect()
 
     def drop(self, reason: str) -> None:
-        """Give up the connection there is, for another one."""
+        """Abort the connection, if there is one; another is made."""
         if self.protocol is not None:
             self._note(reason)
             self.protocol.transport.abortConnection()
 
-    # What the protocol calls
+    # What the protocol calls.
 
     async def authenticate(self, protocol: Any) -> None:
-        """Log in and prepare."""
+        """Log in, choose the database and prepare."""
         address = self._address
         if address.password:
             names = (address.user,) if address.user else ()
@@ -185,26 +208,26 @@ class Connection:
         if self._factory is None:
             return
         self.protocol = protocol
-        if self.trouble != NOT_YET:
+        if self.problem != NOT_CONNECTED_YET:
             log.info("Redis {redis} can be used again", redis=str(self._address))
-        self.trouble = ""
+        self.problem = ""
         self._opened()
 
-    def refused(self, failure: Failure, why: str) -> None:
-        """Note why a connection was of no use; *why* says why it was lost, if it was."""
+    def refused(self, failure: Failure, lost_reason: str) -> None:
+        """Note why a connection can not be used; *lost_reason* says why it was lost, or ""."""
         if failure.check(NotUsable, RedisError) is None:
             log.failure("no connection to Redis {redis}", failure, redis=str(self._address))
-        self._note(why or str(failure.value))
+        self._note(lost_reason or str(failure.value))
 
     def closed(self, protocol: Any, why: Failure) -> None:
-        """Use *protocol* no more."""
+        """Note that *protocol* was lost."""
         if protocol is not self.protocol:
             return
         self.protocol = None
-        self._note(self.trouble or f"the connection was lost: {why.getErrorMessage()}")
+        self._note(self.problem or f"the connection was lost: {why.getErrorMessage()}")
         self._closed()
 
-    def _note(self, trouble: str) -> None:
-        if self._factory is not None and trouble != self.trouble:
-            self.trouble = trouble
-            log.warn("Redis {redis} can not be used: {trouble}", redis=str(self._address), trouble=trouble)
+    def _note(self, problem: str) -> None:
+        if self._factory is not None and problem != self.problem:
+            self.problem = problem
+            log.warn("Redis {redis} can not be used: {problem}", redis=str(self._address), problem=problem)

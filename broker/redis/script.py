@@ -1,4 +1,4 @@
-"""A Lua script that does many operations in one call."""
+"""The text of a Lua script that does many operations in one call, and calling it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from broker.redis.connection import ResponseError
 
-RUN = ("broker.redis.scripts", "run")
+RUN = ("broker.redis.scripts", "run")  # package and name of the part that all scripts end with
 
 
 class Script:
@@ -27,11 +27,16 @@ class Script:
         self._hash = b""
 
     async def load(self, protocol: Any) -> None:
-        """Make it known to the server."""
+        """Load it into the script cache of the server."""
         self._hash = await protocol.execute_command(b"SCRIPT", b"LOAD", self._text)
 
     async def call(self, protocol: Any, arguments: list[bytes]) -> Any:
-        """Return what it answers to *arguments*."""
+        """Return what it returns for *arguments*; load it first if the server has dropped it.
+
+        Raises:
+            ResponseError: the script has failed as a whole.
+            ConnectionError: of txredisapi: there was no reply.
+        """
         try:
             return await protocol.execute_command(b"EVALSHA", self._hash, b"0", *arguments)
         except ResponseError as error:

@@ -1,4 +1,4 @@
-"""What a Redis says of itself."""
+"""What a Redis server says of itself by INFO and CONFIG."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ PROMISES = {
 
 
 @attrs.frozen
-class Server:
-    """A Redis as it was when we came.
+class ServerInfo:
+    """A Redis server as it was when we connected.
 
     Attributes:
-        info: what INFO says.
-        options: what CONFIG says, as far as we may ask.
+        info: the fields of INFO.
+        options: some parameters of CONFIG, as far as we may read them.
     """
 
     info: dict[str, str] = attrs.field(factory=dict)
     options: dict[str, str] = attrs.field(factory=dict)
 
     @classmethod
-    async def ask(cls, protocol: Any) -> Server:
-        """Return what the other end of *protocol* says."""
+    async def query(cls, protocol: Any) -> ServerInfo:
+        """Return what the server says that *protocol* is connected to."""
         text = (await protocol.execute_command(b"INFO")).decode("utf-8", "replace")
         info = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
         options: dict[str, str] = {}
@@ -38,7 +38,7 @@ class Server:
             try:
                 found = await protocol.execute_command(b"CONFIG", b"GET", name)
             except ResponseError:
-                break  # hosted ones often do not let their users ask
+                break  # hosted ones often do not permit it
             options.update((key.decode(), value.decode()) for key, value in zip(found[::2], found[1::2], strict=True))
         return cls(info, options)
 

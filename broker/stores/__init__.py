@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 
+from broker.config.addresses import is_redis
 from broker.errors import Invalid
 from broker.interfaces import IStore
 
@@ -38,20 +39,20 @@ def open_store(
         url: ``memory:``, ``sqlite:`` (the file ``txbroker.db`` in *directory*),
             ``sqlite:/path`` or ``sqlite:path`` below *directory*, or that of a
             Redis (``broker.redis.address``).
-        clock: tells the time of events and of expiry.
+        clock: its time is that of events and of expiry.
         directory: where files are; "" is the working directory.
         durability: ``fsync``: what was answered survives a power cut;
             ``os``: it survives the end of the process only.
         reactor: where the answers of a writer thread are delivered; *clock*
             if it can do that, else the reactor in use.
         prefix: what all keys in Redis begin with.
-        announce: whether Redis is to tell the nodes of what was appended, as
-            the bus of the same URL expects it.
+        announce: whether appending publishes the event in Redis, as the bus of
+            the same URL expects it.
         observe: called with the operations and the seconds of each commit.
         failed: called with the number of operations that a failure took.
 
     Raises:
-        Invalid: there is no such store, or no such durability.
+        Invalid: there is no such store, no such durability, or Redis support is not installed.
     """
     scheme, colon, rest = url.partition(":")
     if durability not in ("fsync", "os"):
@@ -61,49 +62,24 @@ def open_store(
         from broker.stores.memory import MemoryStore
 
         return MemoryStore(clock)
-    if scheme == "sqlite" and colon:
+    if not (scheme == "sqlite" and colon) and not is_redis(url):
+        # The rest of the URL may hold a password, so that only its scheme is repeated.
+        raise Invalid(
+            "store", message=f"There is no store {scheme[:20]!r}: use sqlite:, sqlite:/path, redis:// or memory:."
+        )
+    common: dict[str, Any] = {
+        "clock": clock,
+        "reactor": reactor or _threads(clock),
+        "observe": observe,
+        "failed": failed,
+    }
+    if scheme == "sqlite":
         from broker.stores.sqlite import SqliteStore
 
-        return SqliteStore(
-            database_path(rest, directory),
-            clock=clock,
-            reactor=reactor or _threads(clock),
-            durability=durability,
-            observe=observe,
-            failed=failed,
-        )
-    if scheme.startswith("redis"):
-        return _redis(url, clock, reactor, prefix, announce, observe, failed)
-    # The rest of the URL may hold a password, so that only its scheme is told.
-    raise Invalid(
-        "store", message=f"There is no store {scheme[:20]!r}: use sqlite:, sqlite:/path, redis:// or memory:."
-    )
+        return SqliteStore(database_path(rest, directory), durability=durability, **common)
+    from broker.stores.redis import RedisStore
 
-
-def _redis(
-    url: str,
-    clock: IReactorTime,
-    reactor: Any,
-    prefix: str,
-    announce: bool,
-    observe: Callable[[int, float], object] | None,
-    failed: Callable[[int], object] | None,
-) -> IStore:
-    try:
-        from broker.stores.redis import RedisStore
-    except ImportError as error:
-        if error.name != "hiredis":
-            raise
-        raise Invalid("store", message='A Redis store needs hiredis: pip install "txbroker[redis]".') from None
-    return RedisStore(
-        url,
-        prefix=prefix,
-        clock=clock,
-        reactor=reactor or _threads(clock),
-        announce=announce,
-        observe=observe,
-        failed=failed,
-    )
+    return RedisStore(url, prefix=prefix, announce=announce, **common)
 
 
 def database_path(rest: str, directory: str) -> str:

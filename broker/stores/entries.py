@@ -1,31 +1,39 @@
-"""What happens to one stored key, the same in every store."""
+"""How the entry of one key changes: the same in every store."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from broker.errors import Conflict
 from broker.messages import Entry
 from broker.stores.numbers import add
 
-# Seconds for which sweeping leaves an expired key to ``IStore.expired``.
-GRACE = 3600.0
+EXPIRED_KEPT = 3600.0  # seconds for which sweeping leaves an expired key to ``IStore.expired``
 
 
 def alive(entry: Entry | None, now: float) -> Entry | None:
-    """Return *entry* unless its time has come."""
+    """Return *entry*, or None if it has expired at *now*, in seconds since the epoch."""
     if entry is None or 0 < entry.expires <= now:
         return None
     return entry
 
 
 def check_revision(stored: Entry | None, revision: int | None, key: str) -> None:
-    """Raise ``Conflict`` unless *revision* is None or the stored one, 0 for none."""
+    """Raise ``Conflict`` unless *revision* is None or that of *stored*, which is 0 for a missing key."""
     if revision is not None and revision != (0 if stored is None else stored.revision):
         raise Conflict("revision", key)
 
 
 def replaced(stored: Entry | None, value: bytes, expires: float) -> Entry:
-    """Return the entry after *stored*, or the first one of a missing key."""
+    """Return the entry that replaces *stored*, or the first one of a missing key."""
     return Entry(value, 1 if stored is None else stored.revision + 1, expires)
+
+
+def merged(stored: Entry | None, value: bytes, merge: Callable[[bytes, bytes], bytes]) -> Entry:
+    """Return the entry with ``merge(stored, value)``; a missing one gets *value*."""
+    if stored is None:
+        return replaced(None, value, 0.0)
+    return replaced(stored, merge(stored.value, value), stored.expires)
 
 
 def increased(stored: Entry | None, amount: bytes) -> Entry:

@@ -10,14 +10,14 @@ from typing import ParamSpec, TypeVar
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, execute, fail
+from twisted.internet.defer import Deferred, execute
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from broker.errors import Unavailable
 from broker.interfaces import IStore
 from broker.messages import Entry, Event
-from broker.stores.entries import GRACE, alive, check_revision, increased, replaced
+from broker.stores.entries import EXPIRED_KEPT, alive, check_revision, increased, merged, replaced
+from broker.stores.states import NOT_RUNNING, refused
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -25,10 +25,11 @@ T = TypeVar("T")
 
 @attrs.define(eq=False)
 class MemoryLog:
-    """The events of one log, as the arguments of ``Event`` up to its id.
+    """The events of one log.
 
     Attributes:
-        trimmed: the last id that is gone; the first row has the next one.
+        rows: of each event the first arguments of ``Event``, from the topic to the id.
+        trimmed: the last id that was trimmed; the first row has the next one.
     """
 
     rows: list[tuple[str, str, bytes | None, str, float, int]] = attrs.field(factory=list)
@@ -36,11 +37,11 @@ class MemoryLog:
 
     @property
     def head(self) -> int:
-        """The last id that was given."""
+        """The last id that was given, 0 for none."""
         return self.trimmed + len(self.rows)
 
     def trim(self, upto: int) -> int:
-        """Forget all up to *upto*; return how many those are."""
+        """Remove the events up to the id *upto*; return how many those were."""
         count = max(0, min(upto, self.head) - self.trimmed)
         del self.rows[:count]
         self.trimmed += count
@@ -48,7 +49,7 @@ class MemoryLog:
 
 
 class MemorySpace:
-    """The keys of one space."""
+    """The keys of one space, by name, in their order and by their expiry."""
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
@@ -56,7 +57,7 @@ class MemorySpace:
         self._due: list[tuple[float, str]] = []  # a heap, also of times that were replaced
 
     def put(self, key: str, entry: Entry) -> Entry:
-        """Keep *entry* under *key*."""
+        """Set *key* to *entry*, and return that."""
         before = self.entries.get(key)
         if before is None:
             insort(self._sorted, key)
@@ -66,17 +67,17 @@ class MemorySpace:
         return entry
 
     def remove(self, key: str) -> None:
-        """Forget *key*, which is there."""
+        """Remove *key*, which exists."""
         del self.entries[key]
         del self._sorted[bisect_left(self._sorted, key)]
 
     def between(self, first: str, last: str) -> Iterator[str]:
-        """Yield the keys from *first* to *last*."""
+        """Yield the keys from *first* to *last*, both included, in their order."""
         for index in range(bisect_left(self._sorted, first), bisect_right(self._sorted, last)):
             yield self._sorted[index]
 
     def expire(self, limit: int, now: float) -> list[str]:
-        """Remove and return at most *limit* keys whose time has come at *now*."""
+        """Remove and return at most *limit* keys that have expired at *now*, the earliest first."""
         keys: list[str] = []
         while self._due and self._due[0][0] <= now and len(keys) < limit:
             when, key = heapq.heappop(self._due)
@@ -92,7 +93,7 @@ class MemoryStore(Service):
     """A store that is empty at each start.
 
     Args:
-        clock: tells the time of events and of expiry.
+        clock: its time is that of events and of expiry.
     """
 
     shared = False
@@ -101,7 +102,7 @@ class MemoryStore(Service):
 
     def __init__(self, clock: IReactorTime) -> None:
         self.epoch = ""
-        self.ready = "The store is not running."
+        self.ready = NOT_RUNNING
         self._clock = clock
         self._logs: dict[str, MemoryLog] = {}
         self._spaces: dict[str, MemorySpace] = {}
@@ -115,12 +116,12 @@ class MemoryStore(Service):
     def stopService(self) -> None:
         """Forget everything."""
         super().stopService()
-        self.ready = "The store is not running."
+        self.ready = NOT_RUNNING
         self._logs.clear()
         self._spaces.clear()
 
     def append(self, log: str, event: Event) -> Deferred[Event]:
-        """Store *event* at the end of *log*."""
+        """See ``IStore.append``."""
         return self._do(self._append, log, event)
 
     def _append(self, log: str, event: Event) -> Event:
@@ -139,7 +140,7 @@ class MemoryStore(Service):
         return Event(*row, self.epoch, event.origin, event.dialect, event.original)
 
     def read(self, log: str, after: int, limit: int) -> Deferred[list[Event]]:
-        """Return at most *limit* events with id > *after*."""
+        """See ``IStore.read``."""
         return self._do(self._read, log, after, limit)
 
     def _read(self, log: str, after: int, limit: int) -> list[Event]:
@@ -150,11 +151,11 @@ class MemoryStore(Service):
         return [Event(*row, self.epoch) for row in stored.rows[start : start + max(0, limit)]]
 
     def latest(self, log: str, limit: int) -> Deferred[list[Event]]:
-        """Return the last *limit* events."""
+        """See ``IStore.latest``."""
         return self._do(lambda: self._read(log, self._head(log) - limit, limit))
 
     def head(self, log: str) -> Deferred[int]:
-        """Return the last id given in *log*."""
+        """See ``IStore.head``."""
         return self._do(self._head, log)
 
     def _head(self, log: str) -> int:
@@ -162,7 +163,7 @@ class MemoryStore(Service):
         return 0 if stored is None else stored.head
 
     def trim(self, log: str, upto: int) -> Deferred[None]:
-        """Forget the events of *log* with id <= *upto*."""
+        """See ``IStore.trim``."""
         return self._do(self._trim, log, upto)
 
     def _trim(self, log: str, upto: int) -> None:
@@ -170,27 +171,27 @@ class MemoryStore(Service):
             self._logs[log].trim(upto)
 
     def sweep(self, prefix: str, before: float, keep: int) -> Deferred[int]:
-        """Forget old events."""
+        """See ``IStore.sweep``."""
         return self._do(self._sweep, prefix, before, keep)
 
     def _sweep(self, prefix: str, before: float, keep: int) -> int:
-        gone = 0
+        removed = 0
         for name, log in self._logs.items():
             if name.startswith(prefix):
-                gone += log.trim(log.head - keep) if keep > 0 else 0
+                removed += log.trim(log.head - keep) if keep > 0 else 0
                 # Up to the first young one: taking an old one behind it would leave a hole.
                 young = (row[5] for row in log.rows if row[4] >= before)
-                gone += log.trim(next(young, log.head + 1) - 1)
+                removed += log.trim(next(young, log.head + 1) - 1)
         for space in self._spaces.values():
-            space.expire(len(space.entries), self._clock.seconds() - GRACE)
-        return gone
+            space.expire(len(space.entries), self._clock.seconds() - EXPIRED_KEPT)
+        return removed
 
     def logs(self, prefix: str, after: str, limit: int) -> Deferred[list[str]]:
-        """Return names of logs that begin with *prefix*."""
+        """See ``IStore.logs``."""
         return self._do(lambda: sorted(n for n in self._logs if n.startswith(prefix) and n > after)[: max(0, limit)])
 
     def get(self, space: str, key: str) -> Deferred[Entry | None]:
-        """Return the entry of *key*."""
+        """See ``IStore.get``."""
         return self._do(self._get, space, key)
 
     def _get(self, space: str, key: str) -> Entry | None:
@@ -205,7 +206,7 @@ class MemoryStore(Service):
     def set(
         self, space: str, key: str, value: bytes, *, revision: int | None = None, expires: float = 0.0
     ) -> Deferred[Entry]:
-        """Create or replace *key*."""
+        """See ``IStore.set``."""
         return self._do(self._set, space, key, value, revision, expires)
 
     def _set(self, space: str, key: str, value: bytes, revision: int | None, expires: float) -> Entry:
@@ -214,7 +215,7 @@ class MemoryStore(Service):
         return self._space(space).put(key, replaced(stored, value, expires))
 
     def delete(self, space: str, key: str, *, revision: int | None = None) -> Deferred[bool]:
-        """Remove *key*."""
+        """See ``IStore.delete``."""
         return self._do(self._delete, space, key, revision)
 
     def _delete(self, space: str, key: str, revision: int | None) -> bool:
@@ -226,21 +227,15 @@ class MemoryStore(Service):
         return True
 
     def patch(self, space: str, key: str, value: bytes, merge: Callable[[bytes, bytes], bytes]) -> Deferred[Entry]:
-        """Replace the value by ``merge(stored, value)``."""
-        return self._do(self._patch, space, key, value, merge)
-
-    def _patch(self, space: str, key: str, value: bytes, merge: Callable[[bytes, bytes], bytes]) -> Entry:
-        stored = self._get(space, key)
-        if stored is None:
-            return self._space(space).put(key, replaced(None, value, 0.0))
-        return self._space(space).put(key, replaced(stored, merge(stored.value, value), stored.expires))
+        """See ``IStore.patch``."""
+        return self._do(lambda: self._space(space).put(key, merged(self._get(space, key), value, merge)))
 
     def increment(self, space: str, key: str, amount: bytes) -> Deferred[Entry]:
-        """Add *amount* to the stored number."""
+        """See ``IStore.increment``."""
         return self._do(lambda: self._space(space).put(key, increased(self._get(space, key), amount)))
 
     def range(self, space: str, first: str, last: str, limit: int) -> Deferred[list[tuple[str, Entry]]]:
-        """Return the entries with first <= key <= last."""
+        """See ``IStore.range``."""
         return self._do(self._range, space, first, last, limit)
 
     def _range(self, space: str, first: str, last: str, limit: int) -> list[tuple[str, Entry]]:
@@ -254,11 +249,11 @@ class MemoryStore(Service):
         return found
 
     def expired(self, space: str, limit: int) -> Deferred[list[str]]:
-        """Remove and return keys whose time has come."""
+        """See ``IStore.expired``."""
         return self._do(lambda: self._space(space).expire(limit, self._clock.seconds()))
 
     def _do(self, act: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> Deferred[T]:
         """Return the result of *act*, or what it raises, as a Deferred."""
         if self.ready:
-            return fail(Unavailable("store", message=self.ready))
+            return refused(self.ready)
         return execute(act, *arguments, **named)

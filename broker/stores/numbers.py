@@ -1,4 +1,4 @@
-"""Adding decimal numbers that are kept as text."""
+"""The sum of two decimal numbers that are stored as text."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from broker.errors import Invalid
 _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 # As JavaScript, whole numbers below this are written without an exponent.
-_LARGE = 1e21
+_MAX_PLAIN = 1e21
 
 
 def add(stored: bytes, amount: bytes) -> bytes:
     """Return the sum of two decimal numbers as text.
 
-    Two integers give the exact integer, whatever their size.  Otherwise both
-    are taken as doubles, and a whole sum is written without a fraction.
+    Two integers give the exact integer.  Otherwise both are taken as doubles,
+    and a whole sum is written without a fraction.
 
     Raises:
-        Invalid: one of them is no number, or the sum is not finite.
+        Invalid: one of them is no number, or one or the sum is not finite as a double.
     """
     left, right = parse(stored), parse(amount)
     try:
         return _text(left + right)
-    except (OverflowError, ValueError):
-        # An int beyond the doubles, or with more digits than Python will write.
+    except OverflowError:
+        # An int beyond the doubles: JavaScript would read Infinity.
         raise Invalid("number", message="The sum is too large.") from None
 
 
@@ -46,8 +46,10 @@ def parse(text: bytes) -> int | float:
             return number
     else:
         try:
-            return int(text)
-        except ValueError:  # Python reads at most some thousand digits
+            whole = int(text)
+            float(whole)
+            return whole
+        except (ValueError, OverflowError):  # Python reads at most some thousand digits
             pass
     raise Invalid("number", message="The number is too large.")
 
@@ -56,7 +58,8 @@ def _text(number: int | float) -> bytes:
     if isinstance(number, float):
         if not math.isfinite(number):
             raise OverflowError
-        if not number.is_integer() or abs(number) >= _LARGE:
+        if not number.is_integer() or abs(number) >= _MAX_PLAIN:
             return repr(number).encode()
         number = int(number)
+    float(number)
     return str(number).encode()

@@ -1,9 +1,9 @@
-"""The embedded store: one SQLite file, one thread that writes to it.
+"""The embedded store: one SQLite file, and one thread that writes to it.
 
-Everything that is called while a commit runs is the next transaction, and all
-its callers are answered together, so that one flush to the disk serves many.
+All operations that are submitted while a commit runs are the next transaction, and
+their callers are answered together, so that one flush to the disk serves many.
 What does not depend on a write that is under way is read at once, on the
-reactor thread, through a second connection.
+reactor thread, by a second connection.
 """
 
 from __future__ import annotations
@@ -13,21 +13,20 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from zope.interface import implementer
 
-from broker.errors import Unavailable
 from broker.interfaces import IStore
-from broker.messages import Entry, Event
-from broker.stores.entries import GRACE
-from broker.stores.sqlite_commits import Commits
+from broker.messages import Entry, Event, encode_text
+from broker.stores.entries import EXPIRED_KEPT
 from broker.stores.sqlite_file import SqliteFile, open_file
-from broker.stores.sqlite_reads import Reads, pack
-from broker.stores.sqlite_writes import Writes
+from broker.stores.sqlite_tables import TableReader, TableWriter
+from broker.stores.sqlite_writer import GroupCommit, cannot_write
+from broker.stores.states import NOT_RUNNING, STOPPING, refused
 
-TIMEOUT = 5.0  # seconds for another program that holds the file's write lock
-EVERY_LOG = ("every log",)  # touched by what may change any of them
+LOCK_TIMEOUT = 5.0  # seconds to wait while another program holds the file's write lock
+EVERY_LOG = ("every log",)  # what an operation touches that may change any of them
 
 
 @implementer(IStore)
@@ -36,13 +35,13 @@ class SqliteStore(Service):
 
     Args:
         path: the file; made when it is missing.
-        clock: tells the time of events and of expiry.
+        clock: its time is that of events and of expiry.
         reactor: where the writer thread's answers are delivered.
         durability: ``fsync``, or ``os``: then a power cut may take the last
             events, and their ids are given again.
         observe: called with the operations and the seconds of each commit.
         failed: called with the number of operations that a failure took.
-        timeout: seconds for another program that holds the write lock.
+        timeout: seconds to wait while another program holds the write lock.
     """
 
     shared = False
@@ -57,7 +56,7 @@ class SqliteStore(Service):
         durability: str = "fsync",
         observe: Callable[[int, float], object] | None = None,
         failed: Callable[[int], object] | None = None,
-        timeout: float = TIMEOUT,
+        timeout: float = LOCK_TIMEOUT,
     ) -> None:
         self.epoch = ""
         survives = "a power cut" if durability == "fsync" else "the end of the process but perhaps not a power cut"
@@ -70,7 +69,7 @@ class SqliteStore(Service):
         self._failed = failed or _ignore
         self._timeout = timeout
         self._file: SqliteFile | None = None
-        self._away = "The store is not running."
+        self._stopped_reason = NOT_RUNNING
 
     def startService(self) -> None:
         """Open the file.
@@ -80,138 +79,138 @@ class SqliteStore(Service):
         """
         file = self._file = open_file(self._path, self._durability, self._timeout)
         self.epoch = file.epoch
-        self._reads = Reads(file.reads, file.epoch)
-        writes = Writes(file.writes, file.epoch)
-        self._commits = Commits(writes, self._clock, self._reactor, self._observe, self._failed)
+        self._reader = TableReader(file.reads, file.epoch)
+        writer = TableWriter(file.writes, file.epoch)
+        self._commits = GroupCommit(writer, self._clock, self._reactor, self._observe, self._failed)
         self._commits.start()
-        self._away = ""
+        self._stopped_reason = ""
         super().startService()
 
     def stopService(self) -> Deferred[None]:
         """Refuse what is new, write what waits, close the file."""
         super().stopService()
-        if self._away:
+        if self._stopped_reason:
             return succeed(None)
-        self._away = "The store is stopping."
+        self._stopped_reason = STOPPING
         return self._commits.stop().addCallback(self._close)
 
     def _close(self, _: None) -> None:
         assert self._file is not None
         self._file.close()
         self._file = None
-        self._away = "The store is not running."
+        self._stopped_reason = NOT_RUNNING
 
     @property
     def ready(self) -> str:
-        """Why writes can not be taken now; "" when they can."""
-        if self._away:
-            return self._away
+        """Why writes are not accepted now; "" when they are."""
+        if self._stopped_reason:
+            return self._stopped_reason
         failure = self._commits.failure
-        return f"The store can not write: {failure}." if failure else ""
+        return cannot_write(failure) if failure else ""
 
     # Logs.
 
     def append(self, log: str, event: Event) -> Deferred[Event]:
-        """Store *event* at the end of *log*."""
-        if self._away:
-            return self._refuse()
+        """See ``IStore.append``."""
+        if self._stopped_reason:
+            return refused(self._stopped_reason)
         time = event.time or self._clock.seconds()
-        return self._commits.submit(Writes.append, (log, event, time), len(event.body or b""), log)
+        return self._commits.submit(TableWriter.append, (log, event, time), len(event.body or b""), log)
 
     def read(self, log: str, after: int, limit: int) -> Deferred[list[Event]]:
-        """Return at most *limit* events with id > *after*."""
-        return self._ask(Reads.read, (log, after, limit), log, EVERY_LOG)
+        """See ``IStore.read``."""
+        return self._query(TableReader.read, (log, after, limit), log, EVERY_LOG)
 
     def latest(self, log: str, limit: int) -> Deferred[list[Event]]:
-        """Return the last *limit* events."""
-        return self._ask(Reads.latest, (log, limit), log, EVERY_LOG)
+        """See ``IStore.latest``."""
+        return self._query(TableReader.latest, (log, limit), log, EVERY_LOG)
 
     def head(self, log: str) -> Deferred[int]:
-        """Return the last id given in *log*."""
-        return self._ask(Reads.head, (log,), log, EVERY_LOG)
+        """See ``IStore.head``."""
+        return self._query(TableReader.head, (log,), log, EVERY_LOG)
 
     def logs(self, prefix: str, after: str, limit: int) -> Deferred[list[str]]:
-        """Return names of logs that begin with *prefix*."""
-        if not self._away and not self._commits.idle:
-            return self._commits.submit(Reads.logs, (prefix, after, limit), 0)  # any write may make a log
-        return self._ask(Reads.logs, (prefix, after, limit))
+        """See ``IStore.logs``."""
+        if not self._stopped_reason and not self._commits.idle:
+            return self._commits.submit(TableReader.logs, (prefix, after, limit), 0)  # any write may make a log
+        return self._query(TableReader.logs, (prefix, after, limit))
 
     def trim(self, log: str, upto: int) -> Deferred[None]:
-        """Forget the events of *log* with id <= *upto*."""
-        return self._change(Writes.trim, (log, upto), 0, log)
+        """See ``IStore.trim``."""
+        return self._change(TableWriter.trim, (log, upto), 0, log)
 
     def sweep(self, prefix: str, before: float, keep: int) -> Deferred[int]:
-        """Forget old events, in steps between which others get their turn."""
+        """See ``IStore.sweep``; in steps, between which other operations are done."""
         return Deferred.fromCoroutine(self._sweep(prefix, before, keep))
 
     async def _sweep(self, prefix: str, before: float, keep: int) -> int:
-        gone = 0
-        start: bytes | None = pack(prefix)
+        removed = 0
+        start: bytes | None = encode_text(prefix)
         while start is not None:
-            some, start = await self._change(Writes.sweep_logs, (prefix, start, before, keep), 0, EVERY_LOG)
-            gone += some
-        due = self._clock.seconds() - GRACE
+            count, start = await self._change(TableWriter.sweep_logs, (prefix, start, before, keep), 0, EVERY_LOG)
+            removed += count
+        due = self._clock.seconds() - EXPIRED_KEPT
         space: str | None = ""
         while space is not None:
-            space = await self._change(Writes.sweep_keys, (space, due), 0)
-        return gone
+            space = await self._change(TableWriter.sweep_keys, (space, due), 0)
+        return removed
 
     # Keys.
 
     def get(self, space: str, key: str) -> Deferred[Entry | None]:
-        """Return the entry of *key*."""
-        return self._ask(Reads.get, (space, key, self._clock.seconds()), (space, key))
+        """See ``IStore.get``."""
+        return self._query(TableReader.get, (space, key, self._clock.seconds()), (space, key))
 
     def range(self, space: str, first: str, last: str, limit: int) -> Deferred[list[tuple[str, Entry]]]:
-        """Return the entries with first <= key <= last."""
-        return self._ask(Reads.range, (space, first, last, limit, self._clock.seconds()), (space,))
+        """See ``IStore.range``."""
+        return self._query(TableReader.range, (space, first, last, limit, self._clock.seconds()), (space,))
 
     def set(
         self, space: str, key: str, value: bytes, *, revision: int | None = None, expires: float = 0.0
     ) -> Deferred[Entry]:
-        """Create or replace *key*."""
+        """See ``IStore.set``."""
         arguments = (space, key, value, revision, expires, self._clock.seconds())
-        return self._change(Writes.set, arguments, len(value), (space,), (space, key))
+        return self._change(TableWriter.set, arguments, len(value), (space,), (space, key))
 
     def delete(self, space: str, key: str, *, revision: int | None = None) -> Deferred[bool]:
-        """Remove *key*."""
-        return self._change(Writes.delete, (space, key, revision, self._clock.seconds()), 0, (space,), (space, key))
+        """See ``IStore.delete``."""
+        arguments = (space, key, revision, self._clock.seconds())
+        return self._change(TableWriter.delete, arguments, 0, (space,), (space, key))
 
     def patch(self, space: str, key: str, value: bytes, merge: Callable[[bytes, bytes], bytes]) -> Deferred[Entry]:
-        """Replace the value by ``merge(stored, value)``, in the writer thread."""
+        """See ``IStore.patch``; *merge* is called in the writer thread."""
         arguments = (space, key, value, merge, self._clock.seconds())
-        return self._change(Writes.patch, arguments, len(value), (space,), (space, key))
+        return self._change(TableWriter.patch, arguments, len(value), (space,), (space, key))
 
     def increment(self, space: str, key: str, amount: bytes) -> Deferred[Entry]:
-        """Add *amount* to the stored number."""
+        """See ``IStore.increment``."""
         arguments = (space, key, amount, self._clock.seconds())
-        return self._change(Writes.increment, arguments, len(amount), (space,), (space, key))
+        return self._change(TableWriter.increment, arguments, len(amount), (space,), (space, key))
 
     def expired(self, space: str, limit: int) -> Deferred[list[str]]:
-        """Remove and return keys whose time has come."""
-        return self._change(Writes.expired, (space, limit, self._clock.seconds()), 0)
+        """See ``IStore.expired``."""
+        return self._change(TableWriter.expired, (space, limit, self._clock.seconds()), 0)
 
-    # How both come to the file.
+    # Submitting.
 
     def _change(
         self, verb: Callable[..., Any], arguments: tuple[Any, ...], size: int, *touched: Hashable
     ) -> Deferred[Any]:
-        return self._refuse() if self._away else self._commits.submit(verb, arguments, size, *touched)
+        if self._stopped_reason:
+            return refused(self._stopped_reason)
+        return self._commits.submit(verb, arguments, size, *touched)
 
-    def _ask(self, verb: Callable[..., Any], arguments: tuple[Any, ...], *touched: Hashable) -> Deferred[Any]:
-        """Answer at once, or behind the writes if one of them may change *touched*."""
-        if self._away:
-            return self._refuse()
+    def _query(self, verb: Callable[..., Any], arguments: tuple[Any, ...], *touched: Hashable) -> Deferred[Any]:
+        """Read at once, or after the writes that are under way if one of them may change *touched*."""
+        if self._stopped_reason:
+            return refused(self._stopped_reason)
         if not any(map(self._commits.outstanding, touched)):
             try:
-                return succeed(verb(self._reads, *arguments))
+                return succeed(verb(self._reader, *arguments))
             except sqlite3.Error:
-                pass  # another program holds the file: the writer thread has the time to wait
+                pass  # another program holds the file; the writer thread may wait for it
         return self._commits.submit(verb, arguments, 0)
-
-    def _refuse(self) -> Deferred[Any]:
-        return fail(Unavailable("store", message=self._away))
 
 
 def _ignore(*_: object) -> None:
-    """Stand in for an observer that was not given."""
+    """The callback where none was given."""

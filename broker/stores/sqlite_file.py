@@ -1,4 +1,4 @@
-"""The file of the SQLite store: who may open it, and its schema version."""
+"""Opening the file of the SQLite store: its lock, its settings and its schema."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import attrs
 
 from broker.errors import Unavailable
 
-APPLICATION = 0x74786272  # "txbr": marks the file as one of ours
-WAL_BYTES = 64 * 1024 * 1024  # a write-ahead log that grew beyond is cut back
+APPLICATION_ID = 0x74786272  # "txbr": marks the file as one of ours
+MAX_WAL_BYTES = 64 * 1024 * 1024  # a write-ahead log that has grown beyond is truncated
 SYNCHRONOUS = {"fsync": "FULL", "os": "NORMAL"}
 
 
-def steps() -> tuple[str, ...]:
-    """Return the scripts that lead from an empty file to the newest version.
+def schema_steps() -> tuple[str, ...]:
+    """Return the SQL scripts that lead from an empty file to the newest version of the schema.
 
     The n-th leads from version n-1 to n.  A released one is never changed.
     """
@@ -29,12 +29,12 @@ def steps() -> tuple[str, ...]:
 
 @attrs.define(eq=False)
 class SqliteFile:
-    """An open file, held by this process alone.
+    """An open file, locked by this process.
 
     Attributes:
         writes: the connection of the writer thread.
         reads: a second connection, which sees what was committed.
-        epoch: made when the file was.
+        epoch: made at random when the file was made.
     """
 
     writes: sqlite3.Connection
@@ -43,19 +43,19 @@ class SqliteFile:
     _lock: int
 
     def close(self) -> None:
-        """Give the file back; the last connection puts it in good order."""
+        """Close and unlock the file; the last connection writes the log back into it."""
         self.reads.close()
         self.writes.close()
         os.close(self._lock)
 
 
 def open_file(path: str, durability: str, timeout: float) -> SqliteFile:
-    """Open the store at *path*, making or upgrading it where that is needed.
+    """Open the file at *path*, creating or upgrading it if need be.
 
     Args:
         path: the database file; another beside it is the lock.
         durability: ``fsync`` or ``os``.
-        timeout: seconds to wait for another program that writes to it.
+        timeout: seconds to wait while another program holds its write lock.
 
     Raises:
         Unavailable: it can not be used; the message says why.
@@ -65,10 +65,10 @@ def open_file(path: str, durability: str, timeout: float) -> SqliteFile:
     try:
         _create(path)
         writes = _connect(path, timeout, connections)
-        upgrade(writes, path, steps())
+        upgrade(writes, path, schema_steps())
         writes.execute("PRAGMA journal_mode = WAL")
         writes.execute(f"PRAGMA synchronous = {SYNCHRONOUS[durability]}")
-        writes.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
+        writes.execute(f"PRAGMA journal_size_limit = {MAX_WAL_BYTES}")
         reads = _connect(path, 0.0, connections)
         reads.execute("PRAGMA query_only = ON")
         return SqliteFile(writes, reads, _epoch(writes), lock)
@@ -89,8 +89,8 @@ def _refusal(path: str, error: Exception | str) -> Unavailable:
 def _lock(path: str) -> int:
     """Return the descriptor that holds the lock of *path*.
 
-    A file of its own: closing any descriptor of the database would give up the
-    locks that SQLite has on it.  The kernel gives it back when we are killed.
+    A file of its own: closing any descriptor of the database would release the
+    locks that SQLite has on it.  The kernel releases it when the process is killed.
     """
     try:
         descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -108,13 +108,13 @@ def _lock(path: str) -> int:
 
 
 def _create(path: str) -> None:
-    """Make the file, for its owner only; SQLite gives its side files the same mode."""
+    """Create the file, for its owner only; SQLite gives its side files the same mode."""
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _connect(path: str, timeout: float, connections: list[sqlite3.Connection]) -> sqlite3.Connection:
-    # No isolation level: transactions begin and end where we say so.
+    # No isolation level: no statement begins or ends a transaction implicitly.
     connection = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
     connections.append(connection)
     return connection
@@ -129,7 +129,7 @@ def upgrade(connection: sqlite3.Connection, path: str, scripts: Sequence[str]) -
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if application != APPLICATION and (version or application or tables):
+    if application != APPLICATION_ID and (version or application or tables):
         raise _refusal(path, "it is a SQLite file of another program")
     if version > len(scripts):
         reason = f"it was written by a newer version (its schema is {version}, the newest known here is {len(scripts)})"
@@ -137,7 +137,7 @@ def upgrade(connection: sqlite3.Connection, path: str, scripts: Sequence[str]) -
     for number, script in enumerate(scripts[version:], version + 1):
         try:
             connection.executescript(
-                f"BEGIN EXCLUSIVE; {script}; PRAGMA application_id = {APPLICATION}; "
+                f"BEGIN EXCLUSIVE; {script}; PRAGMA application_id = {APPLICATION_ID}; "
                 f"PRAGMA user_version = {number}; COMMIT;"
             )
         except sqlite3.Error:

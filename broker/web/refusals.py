@@ -1,4 +1,4 @@
-"""How the front door says no: statuses, bodies, and a line in the log."""
+"""Refusals of the public port: statuses, bodies, and a line in the log."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def json_refusal(
 
 
 def error_refusal(error: BrokerError) -> Response:
-    """Return how to say *error* over HTTP."""
+    """Return the HTTP answer for *error*."""
     if isinstance(error, Refused):
         if error.body:
             return Response(error.status, error.body, error.content_type)
@@ -73,23 +73,23 @@ def error_refusal(error: BrokerError) -> Response:
 
 @attrs.define(eq=False)
 class ThrottledLogger:
-    """Logs what is refused, but not a thousand times a second."""
+    """Logs each kind of refusal at most once in ``INTERVAL`` seconds."""
 
     _log: Logger
     _clock: IReactorTime
-    _said: dict[str, tuple[float, int]] = attrs.field(factory=dict)
+    _logged: dict[str, tuple[float, int]] = attrs.field(factory=dict)
 
     def log(self, what: str, text: str, **fields: Any) -> None:
-        """Log *text* unless *what* was logged a moment ago; then it is counted."""
+        """Log *text* with *fields*, unless *what* was logged less than ``INTERVAL`` ago; then count it."""
         now = self._clock.seconds()
-        last, unsaid = self._said.get(what, (-INTERVAL, 0))
+        last, skipped = self._logged.get(what, (-INTERVAL, 0))
         if now - last < INTERVAL:
-            self._said[what] = (last, unsaid + 1)
+            self._logged[what] = (last, skipped + 1)
             return
-        self._said[what] = (now, 0)
-        if unsaid:
-            text += " ({unsaid} more like it in between)"
-        self._log.info(text, unsaid=unsaid, **fields)
+        self._logged[what] = (now, 0)
+        if skipped:
+            text += " ({skipped} more like it in between)"
+        self._log.info(text, skipped=skipped, **fields)
 
 
 def _quoted(text: str) -> bytes:

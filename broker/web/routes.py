@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from broker.interfaces import IHttpDialect, IWebSocketDialect
 from broker.messages import HttpRequest
+from broker.web.extras import DialectExtras
 
 D = TypeVar("D")
 
@@ -60,15 +61,20 @@ class Paths(Generic[D]):
 class Routes:
     """Finds the dialect of a request.
 
+    Attributes:
+        extras: what each dialect has besides its interface, by its name.
+
     Args:
         dialects: providers of IWebSocketDialect, IHttpDialect or both.
 
     Raises:
-        ValueError: two of them want the same path, name or subprotocol.
+        ValueError: two of them want the same path, name or subprotocol, or an
+            extra attribute is of the wrong type.
     """
 
     def __init__(self, dialects: Iterable[Any]) -> None:
         self.dialects: Sequence[Any] = tuple(dialects)
+        self.extras = {dialect.name: DialectExtras.of(dialect) for dialect in self.dialects}
         self._websocket: Paths[Any] = Paths("WebSocket")
         self._http: Paths[Any] = Paths("HTTP")
         self._subprotocols: dict[str, Any] = {}

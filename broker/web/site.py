@@ -8,6 +8,7 @@ answered here, and the rest is not found.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 from typing import Protocol as Seam
 
@@ -15,29 +16,25 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from broker.access.admission import Admission, ConnectionCounter
+from broker.access.origins import Origins
 from broker.core.deadlines import Deadlines
 from broker.errors import BrokerError, Refused
 from broker.interfaces import ILink, ISession
 from broker.messages import CloseCode, HttpRequest, Response
 from broker.web.http.channel import HttpChannel, Times
 from broker.web.http.parser import Limits
-from broker.web.http.reject import RejectProtocol
 from broker.web.http.response import Dates
-from broker.web.net.connections import Admission, ConnectionCounter
-from broker.web.origins import Origins
+from broker.web.late_refusals import LateRefusals
 from broker.web.pages import Pages
 from broker.web.refusals import ThrottledLogger, error_refusal, json_refusal
 from broker.web.routes import Routes
 from broker.web.ws.upgrade import WebSocketUpgrader
 
 log = Logger()
-
-HELD = 1000  # refused handshakes that are held at once; more are answered at once
-MAX_REJECTED = 100  # connections over the limit that are told so; more are dropped
 
 
 class Peer(Seam):
@@ -112,15 +109,14 @@ class Site(Factory):
         self._upgrader = upgrader
         self._counts = counts
         admission = admission or Admission()
-        self._counter = ConnectionCounter(admission, self._emptied)
+        self._counter = ConnectionCounter(admission.connections, admission.per_address, self._emptied)
         self._origins = Origins(admission.origins)
         self._ready = ready
         names = [dialect.name for dialect in self.routes.dialects]
         self._pages = Pages(self._reasons, lambda: {**about(), "dialects": names})
         self._throttled = ThrottledLogger(log, clock)
         self._channels: set[HttpChannel] = set()
-        self._rejected = 0
-        self._held = 0
+        self._late = LateRefusals(self.routes, clock, self.dates, self.limits)
         self._drained: Deferred[None] | None = None
 
     @property
@@ -131,19 +127,19 @@ class Site(Factory):
     # Connections.
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
-        """Return the channel for a new connection, or turn it away."""
+        """Return the channel for a new connection, or reject it."""
         address = str(getattr(addr, "host", None) or getattr(addr, "name", None) or "")
         if self._drained is not None:
-            return self._reject("The daemon is stopping.")
+            return self._late.reject(address, "The daemon is stopping.")
         setting = self._counter.objection(address)
         if setting:
             self._throttled.log(
                 setting,
-                "connection from {address} turned away; {setting} allows no more",
+                "connection from {address} rejected; {setting} allows no more",
                 address=address,
                 setting=setting,
             )
-            return self._reject("Too many connections.")
+            return self._late.reject(address, "Too many connections.")
         self._counter.enter(address)
         self._counts.opened("http")
         channel = HttpChannel(self, address)
@@ -155,15 +151,6 @@ class Site(Factory):
         self._channels.discard(channel)
         self._counts.closed("http", 1000)
         self._counter.leave(channel.address)
-
-    def _reject(self, why: str) -> Protocol | None:
-        if self._rejected >= MAX_REJECTED:
-            return None
-        self._rejected += 1
-        return RejectProtocol(json_refusal(503, why), self._clock, self.dates, self._rejected_gone)
-
-    def _rejected_gone(self) -> None:
-        self._rejected -= 1
 
     # Requests.
 
@@ -196,10 +183,10 @@ class Site(Factory):
 
     def _shaped(self, dialect: Any, status: int, message: str, request: HttpRequest | None) -> Response | None:
         """Return the refusal in the form of *dialect*, or None when it has no form of its own."""
-        if not hasattr(dialect, "refusal"):
+        if dialect is None or request is None:
             return None
         try:
-            shaped = dialect.refusal(status, message, request)
+            shaped = self.routes.extras[dialect.name].refusal(status, message, request)
         except Exception:
             log.failure("{dialect} failed to shape a refusal", dialect=dialect.name)
             return None
@@ -237,62 +224,64 @@ class Site(Factory):
     # WebSockets.
 
     def upgrade(self, request: HttpRequest, channel: HttpChannel, rest: bytes) -> Response | None:
-        """Let the door take the connection of *channel* over, or return why not."""
+        """Hand the connection of *channel* to the upgrader, or return why not; see ``HttpSite``."""
         dialect, subprotocol = self.routes.websocket(request)
         if dialect is None:
             return json_refusal(404, f"No WebSocket is at {request.path[:200]}.")
-        refusal = self._unwelcome(dialect, request)
-        if refusal is not None:
-            return refusal
-        try:
-            peer = self._attach(dialect.name, request.address)
-        except Exception as error:
-            return self._failed(dialect, request, error)
         address = channel.address  # not the channel itself: it would live as long as the link
-        came = self._clock.seconds()
-        refusal = self._upgrader.upgrade(
+        peer = self._peer_of(dialect, request)
+        if not isinstance(peer, Response):
+            make = partial(self._open, dialect, peer)
+            closed = partial(self._closed, dialect, peer, address, self._clock.seconds())
+        elif self._late.delay(dialect) > 0:
+            # Only the upgrader can wait with an answer.
+            make = partial(self._late.refuse, dialect)
+            closed = partial(self._refused, dialect, address)
+        else:
+            return peer
+        objection = self._upgrader.upgrade(
             channel.transport,
             request,
-            lambda link: self._open(dialect, peer, link),
-            refuse=lambda failure: self._explain(dialect, request, failure),
-            on_closed=lambda code, _: self._closed(dialect, peer, address, code, came),
+            make,
+            refuse=lambda failure: peer if isinstance(peer, Response) else self._explain(failure),
+            on_closed=closed,
             rest=rest,
             subprotocol=subprotocol,
+            max_message_bytes=self.routes.extras[dialect.name].max_message_bytes,
         )
-        if refusal is not None:
-            peer.close()
-            return refusal
+        if objection is not None:
+            if not isinstance(peer, Response):
+                peer.close()
+            return objection
         self._channels.discard(channel)
         self._counts.closed("http", 101)
         self._counts.opened(dialect.name)
         return None
 
-    def _unwelcome(self, dialect: Any, request: HttpRequest) -> Response | None:
+    def _peer_of(self, dialect: Any, request: HttpRequest) -> Peer | Response:
+        """Return the peer for a handshake with *dialect*, or how it is refused."""
         if self._drained is not None:
             return json_refusal(503, "The daemon is stopping.")
-        if getattr(dialect, "any_origin", False) or self._origins.admit(request):
-            return None
-        self._throttled.log(
-            "origin",
-            "a page of {origin} was refused a WebSocket; TXBROKER_ALLOWED_ORIGINS does not name it",
-            origin=request.headers.get("origin", "")[:200],
-        )
-        return json_refusal(403, "Pages of this origin are not allowed.")
+        if not (self.routes.extras[dialect.name].any_origin or self._origins.admit(request)):
+            self._throttled.log(
+                "origin",
+                "a page of {origin} was refused a WebSocket; TXBROKER_ALLOWED_ORIGINS does not name it",
+                origin=request.headers.get("origin", "")[:200],
+            )
+            return json_refusal(403, "Pages of this origin are not allowed.")
+        try:
+            return self._attach(dialect.name, request.address)
+        except Exception as error:
+            return self._failed(dialect, request, error)
 
     async def _open(self, dialect: Any, peer: Peer, link: ILink) -> Any:
         try:
             session = await dialect.session(peer, link)
-        except BrokerError as error:
-            # Not its message: that may hold what the client gave for a credential.
-            code = f"HTTP {error.status}" if isinstance(error, Refused) else error.code
-            self._throttled.log(
-                f"{dialect.name} {code}",
-                "{dialect} refused a client at {address}: {code}",
-                dialect=dialect.name,
-                address=link.handshake.address,
-                code=code,
-            )
-            await self._hold(getattr(dialect, "refusal_delay", 0.0))
+        except CancelledError:
+            raise
+        except Exception as error:
+            self._log_failed_session(dialect, link, error)
+            await self._late.hold(dialect, link)
             raise
         if peer.session is None:
             peer.bind(session, link.close)
@@ -304,24 +293,29 @@ class Site(Factory):
         )
         return session
 
-    async def _hold(self, delay: float) -> None:
-        """Wait before a refusal: some clients come back a millisecond after it."""
-        if delay <= 0 or self._held >= HELD:
+    def _log_failed_session(self, dialect: Any, link: ILink, error: Exception) -> None:
+        if not isinstance(error, BrokerError):
+            log.failure("{dialect} failed to open a session", dialect=dialect.name, req_id=link.handshake.id)
             return
-        self._held += 1
-        try:
-            await deferLater(self._clock, delay)
-        finally:
-            self._held -= 1
+        # Not its message: that may hold what the client gave for a credential.
+        code = f"HTTP {error.status}" if isinstance(error, Refused) else error.code
+        self._throttled.log(
+            f"{dialect.name} {code}",
+            "{dialect} refused a client at {address}: {code}",
+            dialect=dialect.name,
+            address=link.handshake.address,
+            code=code,
+        )
 
-    def _explain(self, dialect: Any, request: HttpRequest, failure: Failure) -> Response:
+    def _explain(self, failure: Failure) -> Response:
         error = failure.value
-        if isinstance(error, BrokerError):
-            return error_refusal(error)
-        log.failure("{dialect} failed to open a session", failure, dialect=dialect.name, req_id=request.id)
-        return json_refusal(500, "Internal error.")
+        return error_refusal(error) if isinstance(error, BrokerError) else json_refusal(500, "Internal error.")
 
-    def _closed(self, dialect: Any, peer: Peer, address: str, code: int, came: float) -> None:
+    def _refused(self, dialect: Any, address: str, code: int, _: str) -> None:
+        self._counts.closed(dialect.name, code)
+        self._counter.leave(address)
+
+    def _closed(self, dialect: Any, peer: Peer, address: str, came: float, code: int, _: str) -> None:
         self._counts.closed(dialect.name, code)
         if peer.session is not None:
             log.info(
@@ -338,7 +332,7 @@ class Site(Factory):
     # The end.
 
     def drain(self, seconds: float) -> Deferred[None]:
-        """Take no new connection and let go of those there are.
+        """Take no new connection and end those there are.
 
         Idle ones are closed, requests under way are answered first, WebSockets
         are closed with 1001.  The Deferred fires when nothing is left; what is
@@ -350,9 +344,9 @@ class Site(Factory):
         for dialect in self.routes.dialects:
             # One that lets requests wait answers them now.
             try:
-                getattr(dialect, "drain", lambda: None)()
+                self.routes.extras[dialect.name].drain()
             except Exception:
-                log.failure("{dialect} failed to let go", dialect=dialect.name)
+                log.failure("{dialect}: drain failed", dialect=dialect.name)
         for channel in list(self._channels):
             channel.finish()
         for link in list(self._upgrader.links):

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from broker.errors import BrokerError, Invalid
-from broker.interfaces import IWebSocketDialect
+from broker.interfaces import ILink, IPeer, IWebSocketDialect
 from broker.messages import Event, text_frame
 from broker.sessions import BaseSession
 
@@ -20,8 +20,8 @@ def render(event: Event) -> Any:
 
 @attrs.define(eq=False)
 class LineSession(BaseSession):
-    peer: Any
-    link: Any
+    peer: IPeer
+    link: ILink
 
     def received(self, data: bytes, binary: bool) -> None:
         done = Deferred.fromCoroutine(self.obey(*data.partition(b" ")))
@@ -50,7 +50,7 @@ class LineSession(BaseSession):
 class Lines:
     name, websocket_paths, subprotocols = "lines", ("/lines",), ()
 
-    async def session(self, peer: Any, link: Any) -> LineSession:
+    async def session(self, peer: IPeer, link: ILink) -> LineSession:
         return LineSession(peer, link)
 
 

@@ -1,4 +1,4 @@
-"""What the dialect answers, and its words for what goes wrong."""
+"""What the dialect answers, and how it says what goes wrong."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from broker.errors import BrokerError, RateLimited
 from broker.messages import HttpRequest, Response
 
 # Core error code -> status and ganomede's code.
-WORDS = {
+CODES = {
     "UNAUTHENTICATED": (401, "InvalidCredentialsError"),
     "DENIED": (403, "Forbidden"),
     "NOT_FOUND": (404, "ResourceNotFound"),
@@ -39,6 +39,8 @@ STATUSES = {
     505: "HttpVersionNotSupported",
 }
 
+CHALLENGE = 'Secret realm="ganomede-events"'  # a scheme of our own: the secret is in the query or the body
+
 quote = msgspec.json.Encoder().encode  # a text as JSON
 
 NOTHING = Response(200, b"[]")
@@ -59,6 +61,9 @@ def failure(
 
     *plain* is for those that reach no handler: they carry no ``X-Request-Id``.
     """
+    if status == 401:
+        # RFC 9110, 15.5.2: "The server generating a 401 response MUST send a WWW-Authenticate header field".
+        headers = (*headers, ("WWW-Authenticate", CHALLENGE))
     body = b'{"code":%b,"message":%b}' % (quote(code), quote(message))
     return Response(status, body, headers=headers, plain=plain)
 
@@ -83,7 +88,7 @@ def failed(error: BrokerError, request: HttpRequest) -> Response:
     """Return the answer for a refusal of the core."""
     if error.code == "NOT_FOUND":
         return missing(request, plain=False)
-    status, code = WORDS.get(error.code, INTERNAL)
+    status, code = CODES.get(error.code, INTERNAL)
     headers: tuple[tuple[str, str], ...] = ()
     if status in (429, 503):
         seconds = error.retry_after if isinstance(error, RateLimited) else 1.0

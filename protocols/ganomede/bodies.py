@@ -6,14 +6,13 @@ import json
 import re
 import zlib
 from base64 import b64encode
-from collections.abc import Mapping
 from hashlib import md5
-from typing import Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import msgspec
 
 from broker.errors import Invalid
-from broker.jsontext import members
+from broker.jsontext import ERRORS, read_fields
 from broker.messages import HttpRequest
 from protocols.ganomede.answers import Refusal, failure, invalid
 from protocols.ganomede.query import NO_TEXT, read_query
@@ -22,8 +21,14 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 JSON, FORM, MULTIPART = "application/json", "application/x-www-form-urlencoded", "multipart/form-data"
 OTHER_JSON = re.compile(r"application/[a-z.]+\+json")
-
-_read_text = msgspec.json.Decoder(str).decode
+# RFC 9110, 8.4.1: "All content codings are case-insensitive"; 8.4.1.3: "A recipient SHOULD
+# consider "x-gzip" to be equivalent to "gzip"".
+GZIP_CODINGS = ("gzip", "x-gzip")
+NO_CODING = ("", "identity")
+MAX_CODINGS = 3  # of one body
+MAX_GZIP_MEMBERS = 1000  # of one body
+GZIP_CHUNK = 4096  # bytes unpacked at once: what follows a member is copied no further than that
+GZIP_FORMAT = 31  # of zlib: a gzip header, the largest window
 
 
 class Bodies(Generic[S]):
@@ -65,7 +70,7 @@ class Bodies(Generic[S]):
         if media == JSON or OTHER_JSON.match(media):
             return self._from_json(body)
         if media == FORM:
-            return self._filled(read_query(body.decode("utf-8", "replace")))
+            return self._from_form(body)
         return self._kind()
 
     def _from_json(self, body: bytes) -> S:
@@ -75,38 +80,34 @@ class Bodies(Generic[S]):
             return self._decode(body)
         except UnicodeDecodeError:
             raise _malformed("the text is not UTF-8") from None
-        except (msgspec.DecodeError, RecursionError):
-            return self._filled(_members(body))
+        except ERRORS:
+            return self._read_fields(body)
 
-    def _filled(self, members: Mapping[str, str | msgspec.Raw]) -> S:
-        values = {name: _value(name, members[key]) for key, name in self._fields.items() if key in members}
+    def _read_fields(self, body: bytes) -> S:
+        """Return what *body* says field by field; nothing when it is JSON, but no object.
+
+        Raises:
+            Refusal: it is not JSON.
+        """
+        try:
+            said, wrong = read_fields(self._kind, body)
+        except Invalid:
+            complaint = _complaint(body.decode())
+            if not complaint and body.lstrip()[:1] == b"{":
+                complaint = "a number is out of range"
+            if complaint:
+                raise _malformed(complaint) from None
+            return self._kind()
+        for name in wrong:
+            setattr(said, self._fields[name], NO_TEXT)
+        return said
+
+    def _from_form(self, body: bytes) -> S:
+        form = read_query(body.decode("utf-8", "replace"))
+        values: dict[str, Any] = {name: form[key] for key, name in self._fields.items() if key in form}
+        if "data" in values:
+            values["data"] = msgspec.Raw(b"")  # a form has texts only
         return self._kind(**values)
-
-
-def _members(body: bytes) -> Mapping[str, msgspec.Raw]:
-    """Return the members of a body with a field of a wrong type; none when it is no object.
-
-    Raises:
-        Refusal: it is not JSON.
-    """
-    try:
-        return members(body)
-    except Invalid:
-        complaint = _complaint(body.decode())
-    if complaint:
-        raise _malformed(complaint)
-    return {}
-
-
-def _value(name: str, given: str | msgspec.Raw) -> str | msgspec.Raw:
-    if name == "data":
-        return msgspec.Raw(b"") if isinstance(given, str) else given  # a form has texts only
-    if isinstance(given, str):
-        return given
-    try:
-        return _read_text(given)
-    except msgspec.DecodeError:
-        return NO_TEXT
 
 
 def _check_boundary(media: str) -> None:
@@ -122,20 +123,55 @@ def _check_digest(body: bytes, given: str) -> None:
         raise Refusal(failure(400, "BadDigest", message, plain=True))
 
 
-def _decoded(body: bytes, coding: str, limit: int) -> bytes:
-    """Return *body* without its content coding: as much of it as tells whether it is over *limit*."""
-    if coding != "gzip":
+def _decoded(body: bytes, codings: str, limit: int) -> bytes:
+    """Return *body* without its content *codings*: as much of it as tells whether it is over *limit*.
+
+    RFC 9110, 8.4: "If one or more encodings have been applied to a representation,
+    the sender […] MUST generate a Content-Encoding header field that lists the content
+    codings in the order in which they were applied."
+    """
+    applied = [coding for coding in map(str.strip, codings.lower().split(",")) if coding not in NO_CODING]
+    if len(applied) > MAX_CODINGS or not set(applied).issubset(GZIP_CODINGS):
         message = "content encoding not supported"
         accepted = (("Accept-Encoding", "gzip"),)
         raise Refusal(failure(415, "UnsupportedMediaType", message, plain=True, headers=accepted))
-    unpacker = zlib.decompressobj(31)
+    for _ in applied:
+        if len(body) <= limit:
+            body = _unpacked(body, limit)
+    return body
+
+
+def _unpacked(packed: bytes, limit: int) -> bytes:
+    """Return what the gzip stream *packed* holds, of which at most *limit* + 1 bytes.
+
+    RFC 1952, 2.2: "A gzip file consists of a series of "members" (compressed data sets)."
+
+    Raises:
+        Refusal: it is no whole gzip stream.
+    """
+    unpacked, rest, at, members = bytearray(), b"", 0, 1
+    unpacker = zlib.decompressobj(GZIP_FORMAT)
     try:
-        unpacked = unpacker.decompress(body, limit + 1)
+        while len(unpacked) <= limit and (rest or at < len(packed)):
+            if unpacker.eof:
+                members += 1
+                unpacker = zlib.decompressobj(GZIP_FORMAT)
+            if not rest:
+                rest = packed[at : at + GZIP_CHUNK]
+                at += len(rest)
+            unpacked += unpacker.decompress(rest, limit + 1 - len(unpacked))
+            rest = unpacker.unused_data or unpacker.unconsumed_tail
+            if members > MAX_GZIP_MEMBERS:
+                raise zlib.error("too many members")
     except zlib.error:
-        unpacked = b""
+        raise _no_gzip() from None
     if len(unpacked) <= limit and not unpacker.eof:
-        raise Refusal(failure(400, "BadRequest", "the body is no whole gzip stream", plain=True))
-    return unpacked
+        raise _no_gzip()
+    return bytes(unpacked)
+
+
+def _no_gzip() -> Refusal:
+    return Refusal(failure(400, "BadRequest", "the body is no whole gzip stream", plain=True))
 
 
 def _malformed(complaint: str) -> Refusal:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from zope.interface import implementer
 
 from broker.errors import BrokerError
-from broker.interfaces import IHttpDialect
+from broker.interfaces import IHttpDialect, IPeer
 from broker.messages import HttpRequest, Response
 from protocols.ganomede.answers import STATUSES, Refusal, failed, failure, missing, not_allowed
 from protocols.ganomede.events import Events
@@ -17,11 +17,10 @@ from protocols.ganomede.server import about, ping
 
 if TYPE_CHECKING:
     from broker.config.settings import Settings
-    from broker.peer import Peer
 
 PREFIX = "/events/v1"
 
-Handler = Callable[["Peer", HttpRequest], Awaitable[Response]]
+Handler = Callable[[IPeer, HttpRequest], Awaitable[Response]]
 
 
 def dialect(settings: Settings) -> Ganomede:
@@ -51,7 +50,7 @@ class Ganomede:
         self._ping: dict[str, Handler] = {"GET": ping, "HEAD": ping}
         self._index: dict[str, Handler] = {"GET": indices.read}
 
-    async def answer(self, peer: Peer, request: HttpRequest) -> Response:
+    async def answer(self, peer: IPeer, request: HttpRequest) -> Response:
         """Return the answer to *request*; see ``IHttpDialect``."""
         handlers = self._paths.get(request.path) or self._below(request.path)
         if handlers is None:

@@ -10,7 +10,11 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from broker.access.admission import HeldRefusals
+from broker.core.bounded import BoundedDict
 from broker.errors import BrokerError
+from broker.interfaces import IPeer
+from broker.jsontext import overflows
 from broker.messages import Event, HttpRequest, Response
 from protocols.ganomede.answers import NOTHING, Refusal, failed, failure, invalid, quote
 from protocols.ganomede.bodies import Bodies
@@ -18,15 +22,14 @@ from protocols.ganomede.query import channel_of, name_of, read_query, whole_numb
 
 if TYPE_CHECKING:
     from broker.config.settings import Settings
-    from broker.peer import Peer
 
 log = Logger()
 
 LIMIT = 100  # events of one answer, where the request does not say
 MAX_LIMIT = 1000
-MAX_BYTES = 1 << 23  # of the data in one answer, unless a single event has more
+MAX_BYTES = 1 << 23  # bytes of the data in one answer, unless a single event has more
 MAX_HELD = 1000  # error answers that are held back at once; more are sent at once
-MAX_NOTICED = 1000  # cursors beyond the end that are remembered as logged
+MAX_LOGGED = 1000  # cursors beyond the end that are remembered as logged
 
 
 class Publication(msgspec.Struct, gc=False, rename={"source": "from"}):
@@ -47,13 +50,13 @@ class Events:
         self._timeout = settings.poll_timeout_seconds
         self._error_delay = settings.error_delay_seconds
         self._bodies = Bodies(Publication, settings.max_message_bytes)
-        self._held = 0
-        self._noticed: set[tuple[str, str]] = set()
+        self._held = HeldRefusals(MAX_HELD)
+        self._logged: BoundedDict[tuple[str, str], None] = BoundedDict(MAX_LOGGED)
 
-    async def post(self, peer: Peer, request: HttpRequest) -> Response:
+    async def post(self, peer: IPeer, request: HttpRequest) -> Response:
         """Store an event; answer it as it was stored."""
         said = self._bodies.read(request)
-        admit(peer, said.secret, request)
+        authenticate(peer, said.secret, request)
         name_of(said.clientId, "Invalid Client ID")
         channel = channel_of(said.channel)
         if not said.source:
@@ -65,12 +68,12 @@ class Events:
             body = None
         else:
             body = bytes(data)
-            if body[:1] not in (b"{", b"["):
+            if body[:1] not in (b"{", b"[") or overflows(body):
                 raise invalid("Invalid data")
         event = await peer.post(channel, said.type, body, source=said.source)
         return Response(200, event.render(encode))
 
-    async def poll(self, peer: Peer, request: HttpRequest) -> Response:
+    async def poll(self, peer: IPeer, request: HttpRequest) -> Response:
         """Answer events the client does not have yet; wait for them if there are none.
 
         The shipped client comes back at once after an error, thousands of times
@@ -90,23 +93,24 @@ class Events:
         await self._hold(peer)
         return response
 
-    async def _poll(self, peer: Peer, request: HttpRequest) -> Response:
+    async def _poll(self, peer: IPeer, request: HttpRequest) -> Response:
         query = read_query(request.query)
-        admit(peer, query.get("secret", msgspec.UNSET))
+        authenticate(peer, query.get("secret", msgspec.UNSET))
         client = name_of(query.get("clientId"), "Invalid Client ID")
         channel = channel_of(query.get("channel"))
         limit = _limit(query)
+        peer.take_one_token()
         epoch = query.get("epoch")
         if epoch is None:
             return await self._read(peer, client, channel, limit, query.get("after"))
-        # Not known to the shipped client: "epoch=" asks for it, and who shows it is told when it is of the past.
+        # Not known to the shipped client: "epoch=" asks for it, and whoever shows one of the past gets 410.
         current = (("X-Epoch", peer.epoch),)
         if epoch and epoch != peer.epoch:
             raise Refusal(failure(410, "Gone", "The store was wiped: ids begin anew", headers=current))
         response = await self._read(peer, client, channel, limit, query.get("after"))
         return Response(response.status, response.body, headers=current)
 
-    async def _read(self, peer: Peer, client: str, channel: str, limit: int, said: str | None) -> Response:
+    async def _read(self, peer: IPeer, client: str, channel: str, limit: int, said: str | None) -> Response:
         if said is None:
             after = await peer.cursor(client, channel)
             events = await peer.poll(channel, after, limit, self._timeout, max_bytes=MAX_BYTES)
@@ -120,10 +124,10 @@ class Events:
         if events:
             return events[0].render(_alone) if len(events) == 1 else _listed(events)
         if after:
-            await self._notice(peer, client, channel, after)
+            await self._log_lost_cursor(peer, client, channel, after)
         return NOTHING
 
-    async def _acknowledge(self, peer: Peer, client: str, channel: str, after: int, limit: int) -> list[Event]:
+    async def _acknowledge(self, peer: IPeer, client: str, channel: str, after: int, limit: int) -> list[Event]:
         """Poll while the cursor is written; before anything is answered, it must have been."""
         lost: list[Failure] = []
         moved = peer.move_cursor(client, channel, after).addErrback(lost.append)
@@ -133,33 +137,26 @@ class Events:
             lost[0].raiseException()
         return events
 
-    async def latest(self, peer: Peer, request: HttpRequest) -> Response:
+    async def latest(self, peer: IPeer, request: HttpRequest) -> Response:
         """Answer the last events of a channel, oldest first."""
         query = read_query(request.query)
-        admit(peer, query.get("secret", msgspec.UNSET))
+        authenticate(peer, query.get("secret", msgspec.UNSET))
         channel = channel_of(query.get("channel"))
         return _listed(await peer.latest(channel, _limit(query), max_bytes=MAX_BYTES))
 
-    async def _hold(self, peer: Peer) -> None:
-        if self._error_delay <= 0 or self._held >= MAX_HELD:
-            return
-        self._held += 1
-        try:
-            await peer.pause(self._error_delay)
-        finally:
-            self._held -= 1
+    async def _hold(self, peer: IPeer) -> None:
+        if self._error_delay > 0:
+            await self._held.hold(peer.address, lambda: peer.pause(self._error_delay))
 
-    async def _notice(self, peer: Peer, client: str, channel: str, after: int) -> None:
+    async def _log_lost_cursor(self, peer: IPeer, client: str, channel: str, after: int) -> None:
         """Log, once, that *client* has ids which *channel* has not reached: a store that was wiped."""
         try:
             newest = await peer.head(channel)
         except BrokerError:
             return  # it stands in the log already; the poll itself went well
-        if after <= newest or (client, channel) in self._noticed:
+        if after <= newest or (client, channel) in self._logged:
             return
-        if len(self._noticed) >= MAX_NOTICED:
-            self._noticed.clear()
-        self._noticed.add((client, channel))
+        self._logged[client, channel] = None
         log.warn(
             "client {client} has events of {channel} up to {after}, but the newest is {newest}: was the store wiped? "
             "It gets nothing until it starts anew",
@@ -170,8 +167,8 @@ class Events:
         )
 
 
-def admit(peer: Peer, secret: str | msgspec.UnsetType, request: HttpRequest | None = None) -> None:
-    """Let *peer* be who shows *secret*, or else the secret in the query of *request*.
+def authenticate(peer: IPeer, secret: str | msgspec.UnsetType, request: HttpRequest | None = None) -> None:
+    """Identify *peer* by *secret*, or else by the secret in the query of *request*.
 
     Where no credential is asked for, none need be shown.
 

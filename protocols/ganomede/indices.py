@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from broker.interfaces import IPeer
 from broker.messages import Event, HttpRequest, Response
 from protocols.ganomede.answers import Refusal, invalid, missing, quote
 from protocols.ganomede.bodies import Bodies
-from protocols.ganomede.events import admit, listed
+from protocols.ganomede.events import authenticate, listed
 from protocols.ganomede.query import channel_of, name_of, read_query, unquote, whole_number
 
 if TYPE_CHECKING:
     from broker.config.settings import Settings
-    from broker.peer import Peer
 
 MAX_FIELD = 1000  # characters
 MAX_VALUE = 10000  # characters; a longer one fits into no path that asks for it
@@ -41,22 +41,22 @@ class Indices:
     def __init__(self, settings: Settings) -> None:
         self._bodies = Bodies(Definition, settings.max_message_bytes)
 
-    async def create(self, peer: Peer, request: HttpRequest) -> Response:
+    async def create(self, peer: IPeer, request: HttpRequest) -> Response:
         """Define an index; one that exists stays as it is."""
         said = self._bodies.read(request)
-        admit(peer, said.secret, request)
+        authenticate(peer, said.secret, request)
         id = name_of(said.id, "Invalid index ID")
         channel = channel_of(said.channel)
         if not 0 < len(said.field) <= MAX_FIELD:
             raise invalid("Invalid field")
         return CREATED if await peer.create_index(id, channel, said.field) else EXISTS
 
-    async def read(self, peer: Peer, request: HttpRequest) -> Response:
+    async def read(self, peer: IPeer, request: HttpRequest) -> Response:
         """Answer the events that have a value, the newest first."""
         id, value = map(unquote, request.path.split("/")[-2:])
         if id is None or value is None:
             raise Refusal(missing(request))
-        admit(peer, read_query(request.query).get("secret", msgspec.UNSET))
+        authenticate(peer, read_query(request.query).get("secret", msgspec.UNSET))
         if not id:
             raise invalid("Invalid Index id")
         if not value:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote_to_bytes
 
+from broker.errors import Invalid
 from broker.patterns import MAX_NAME, check_name
 from protocols.ganomede.answers import invalid
 
@@ -70,5 +71,15 @@ def name_of(value: object, message: str) -> str:
 
 
 def channel_of(value: object) -> str:
-    """Return *value* if it can name a channel, which is a topic of the broker."""
-    return check_name(value, "Invalid Channel")
+    """Return *value* if it can name a channel, which is a topic of the broker.
+
+    Raises:
+        Refusal: it is no text, or says why it can not.
+    """
+    if not isinstance(value, str) or not value:
+        raise invalid("Invalid Channel")
+    try:
+        return check_name(value)
+    except Invalid:
+        why = f"longer than {MAX_NAME} characters" if len(value) > MAX_NAME else "it has a control character"
+        raise invalid(f"Invalid Channel: {why}") from None

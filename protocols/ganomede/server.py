@@ -5,23 +5,21 @@ from __future__ import annotations
 import json
 import re
 import socket
+from collections.abc import Container
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
+from broker.interfaces import IPeer
 from broker.messages import HttpRequest, Response
 from protocols.ganomede.answers import Refusal, missing, quote
 from protocols.ganomede.query import unquote
 
-if TYPE_CHECKING:
-    from broker.peer import Peer
-
 JSON, TEXT = "application/json", "text/plain"
-# What a range in an Accept header admits, in the order of our preference.
-RANGES = {JSON: JSON, "application/*": JSON, "*/*": JSON, TEXT: TEXT, "text/*": TEXT}
+KINDS = (JSON, TEXT)  # that ping can answer with; the first is what we prefer
+RANGE = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')  # one range of an Accept header
 WEIGHT = re.compile(r";\s*q\s*=\s*([0-9.]+)")
 
 
-async def ping(peer: Peer, request: HttpRequest) -> Response:
+async def ping(peer: IPeer, request: HttpRequest) -> Response:
     """Say that the server is alive."""
     token = unquote(request.path.rpartition("/")[2])
     if token is None:
@@ -34,7 +32,7 @@ async def ping(peer: Peer, request: HttpRequest) -> Response:
     return Response(200, quote(f"pong/{token}"))
 
 
-async def about(peer: Peer, request: HttpRequest) -> Response:
+async def about(peer: IPeer, request: HttpRequest) -> Response:
     """Say what the server is; no secrets."""
     known = peer.about()
     started = datetime.fromtimestamp(known["started"], UTC)
@@ -51,16 +49,25 @@ async def about(peer: Peer, request: HttpRequest) -> Response:
 
 
 def preferred(accept: str) -> str | None:
-    """Return the type to answer with, or None when *accept* admits none that there is."""
-    if not accept:
+    """Return the type to answer with, or None when *accept* admits none that there is.
+
+    RFC 9110, 12.5.1: "Media ranges can be overridden by more specific media ranges or specific media types.
+    If more than one media range applies to a given type, the most specific reference has precedence."
+    """
+    weights: dict[str, tuple[float, int]] = {}  # range → its weight, and minus its place
+    for place, part in enumerate(RANGE.findall(accept.lower())):
+        weights.setdefault(part.partition(";")[0].strip(), (_weight(part), -place))
+    if not any(weights):
         return JSON
-    best: tuple[float, str] | None = None
-    for part in accept.lower().split(","):
-        kind = RANGES.get(part.partition(";")[0].strip())
-        weight = _weight(part)
-        if kind is not None and weight > 0 and (best is None or weight > best[0]):
-            best = weight, kind
-    return best[1] if best else None
+    offers = [(kind, weights[found]) for kind in KINDS if (found := _most_specific(kind, weights))]
+    kind, (weight, _) = max(offers, key=lambda offer: offer[1], default=(None, (0.0, 0)))
+    return kind if weight > 0 else None
+
+
+def _most_specific(kind: str, ranges: Container[str]) -> str:
+    """Return which of *ranges* says most about the media type *kind*, or ""."""
+    candidates = (kind, kind.partition("/")[0] + "/*", "*/*")
+    return next((candidate for candidate in candidates if candidate in ranges), "")
 
 
 def _weight(part: str) -> float:

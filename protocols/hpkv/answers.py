@@ -12,10 +12,10 @@ from broker.errors import BrokerError, NotFound
 from broker.messages import Entry, Event, Frame, text_frame
 from protocols.hpkv.operation import Operation, record_limit
 
-ANSWER_BYTES = 1 << 20  # of the records of one answer
+MAX_ANSWER_BYTES = 1 << 20  # of the records of one answer
 
-# For each code of the core: the code and the text of the dialect.
-WORDS = {
+# The code and the text of the dialect, by the code of the core.
+ERRORS = {
     "NOT_FOUND": (404, "Record not found"),
     "UNAUTHENTICATED": (403, "Access denied"),
     "DENIED": (403, "Access denied"),
@@ -32,7 +32,7 @@ def text_of(value: bytes) -> str:
 
 
 def tail(id: bytes) -> bytes:
-    """Return the end of an answer to the messageId *id*, b"" for none."""
+    """Return the end of an answer to the request *id*, its messageId as JSON text; b"": it has none."""
     return b',"messageId":%b}' % id if id else b"}"
 
 
@@ -41,7 +41,7 @@ def error(failure: BrokerError, id: bytes) -> bytes:
     if failure.code == "INVALID":
         code, text = 400, failure.message
     else:
-        code, text = WORDS.get(failure.code, (500, "Internal server error"))
+        code, text = ERRORS.get(failure.code, (500, "Internal server error"))
     return b'{"code":%d,"error":%b%b' % (code, encode(text), tail(id))
 
 
@@ -78,14 +78,14 @@ def counted(entry: Entry, operation: Operation) -> bytes:
 def records(entries: list[tuple[str, Entry]], operation: Operation) -> bytes:
     """Return the answer to a RANGE: as many of *entries* as were asked for and fit.
 
-    One is sent however long it is: a client asks for what is behind the last it got.
+    The first is sent however long it is: a client goes on behind the last that it got.
     """
     made: list[bytes] = []
     size = 0
     for key, entry in entries[: record_limit(operation)]:
         record = b'{"key":%b,"value":%b}' % (encode(key), encode(text_of(entry.value)))
         size += len(record)
-        if made and size > ANSWER_BYTES:
+        if made and size > MAX_ANSWER_BYTES:
             break
         made.append(record)
     truncated = b"true" if len(made) < len(entries) else b"false"
@@ -98,6 +98,6 @@ def records(entries: list[tuple[str, Entry]], operation: Operation) -> bytes:
 
 
 def notification(event: Event) -> Frame:
-    """Return what those who watch a key are sent; the body of its event has all the rest."""
+    """Return the notification of a change; the body of its event holds key, value and timestamp."""
     assert event.body is not None
     return text_frame(b'{"type":"notification",' + event.body[1:])

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 from zope.interface import implementer
 
+from broker.access.origins import Origins
 from broker.errors import Denied, RateLimited, Refused, Unauthenticated
-from broker.interfaces import IHttpDialect, ILink, IWebSocketDialect
+from broker.interfaces import IHttpDialect, ILink, IPeer, IWebSocketDialect
 from broker.messages import HttpRequest, Response
 from protocols.hpkv.session import Session
 from protocols.hpkv.tokens import TokenEndpoint, rights_of
 
-if TYPE_CHECKING:
-    from broker.peer import Peer
-
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
+ESCAPED = 6  # bytes of JSON that one byte of a text may need: "\\u0001"
 
 
 def dialect(settings: Any) -> Hpkv:
     """Return the dialect; see ``broker.app.dialects``."""
-    return Hpkv(settings.token_seconds, settings.allowed_origins, settings.secured)
+    return Hpkv(
+        settings.token_seconds,
+        settings.allowed_origins,
+        settings.secured,
+        settings.max_value_bytes,
+        settings.max_message_bytes,
+    )
 
 
 @implementer(IWebSocketDialect, IHttpDialect)
@@ -34,9 +38,11 @@ class Hpkv:
     where a page is from, for else every page could use one on its visitor's machine.
 
     Args:
-        token_seconds: how long a token is good.
+        token_seconds: how long a token is valid.
         origins: of the web pages that may connect; empty: see above.
         secured: whether there is a credential to be shown.
+        max_value_bytes: of a value as it is stored.
+        max_frame_bytes: of a frame besides its value.
     """
 
     name = "hpkv"
@@ -45,33 +51,46 @@ class Hpkv:
     subprotocols = ()
     example = "{websocket} '{ws}/ws?apiKey=KEY'"
 
-    def __init__(self, token_seconds: float, origins: tuple[str, ...], secured: bool) -> None:
+    def __init__(
+        self,
+        token_seconds: float,
+        origins: tuple[str, ...],
+        secured: bool,
+        max_value_bytes: int = 1 << 20,
+        max_frame_bytes: int = 1 << 20,
+    ) -> None:
         self.any_origin = not origins
-        self._secured = secured
+        self._origins = Origins(origins or (("*",) if secured else ()), this_machine=True)
+        self.max_message_bytes = ESCAPED * max_value_bytes + max_frame_bytes
+        self._max_frame_bytes = max_frame_bytes
         self._token_endpoint = TokenEndpoint(token_seconds, origins)
 
-    async def session(self, peer: Peer, link: ILink) -> Session:
+    async def session(self, peer: IPeer, link: ILink) -> Session:
         """Let in whoever shows an API key or a token: "Refuse during the handshake with HTTP 403"."""
         request = link.handshake
-        if self.any_origin and not self._secured and not _is_near(request):
+        if not self._origins.admit(request):
             raise _forbidden("Pages of this origin are not allowed")
         given = _parameters(request.query)
         key = given.get("apiKey") or request.headers.get("x-api-key")
         try:
             if key:
                 peer.identify(key)
-                return Session(peer, link)
+                return self._bound(Session(link, peer, self._max_frame_bytes), peer)
             claims = await peer.present(given.get("token", ""))
         except (Unauthenticated, Denied, RateLimited):
             raise _forbidden("Invalid API key" if key else "Invalid token") from None
-        session = Session(peer, link, rights_of(claims))
+        session = self._bound(Session(link, peer, self._max_frame_bytes, rights_of(claims)), peer)
         # "Subscriptions exist from the handshake on": on every node, before it is answered.
-        peer.bind(session, link.close)
         session.watch()
         await peer.listening()
         return session
 
-    async def answer(self, peer: Peer, request: HttpRequest) -> Response:
+    @staticmethod
+    def _bound(session: Session, peer: IPeer) -> Session:
+        peer.bind(session, session.disconnect)
+        return session
+
+    async def answer(self, peer: IPeer, request: HttpRequest) -> Response:
         """Return the answer to a request for a token."""
         return await self._token_endpoint.answer(peer, request)
 
@@ -89,16 +108,3 @@ def _parameters(query: str) -> dict[str, str]:
     """Return the parameters of *query*; the client does not encode them, so that "+" is a plus."""
     pairs = (part.partition("=") for part in query.split("&"))
     return {name: unquote(value) for name, _, value in pairs}
-
-
-def _is_near(request: HttpRequest) -> bool:
-    """Whether *request* is of no page, of one on this machine, or of one of the host it asks."""
-    origin = request.headers.get("origin")
-    if origin is None:
-        return True
-    try:
-        host = urlsplit(origin).hostname
-        own = urlsplit("//" + request.headers.get("host", "")).hostname
-    except ValueError:
-        return False
-    return host is not None and host in (*LOOPBACK, own)

@@ -1,27 +1,24 @@
-"""One frame of the client: which operation, on which key, with what.
+"""One frame of the client: which operation, on which key, with which value.
 
-``Operation.key`` and its like are as they came; the functions below say whether
-they will do.
+``Operation`` holds what the frame says; the functions below check it, and raise
+``Invalid`` with the dialect's text.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from broker.errors import Invalid
-from broker.jsontext import members
+from broker.jsontext import ERRORS, overflows, read_fields
 
-KEY_BYTES = 1024  # of a key
-LIMIT = 100  # records of a RANGE that names no limit
+MAX_KEY_BYTES = 1024  # of a key, as UTF-8
+DEFAULT_RECORDS = 100  # of a RANGE that names no limit
 MAX_RECORDS = 1000  # records of any RANGE
 
 
 class Operation(msgspec.Struct, gc=False):
-    """One frame of the client; what it does not say has its default."""
+    """One frame of the client; a member that is missing has its default."""
 
     op: int = 0
     key: str = ""
@@ -38,41 +35,34 @@ class Operation(msgspec.Struct, gc=False):
 
 _decode = msgspec.json.Decoder(Operation).decode
 _decode_text = msgspec.json.Decoder(str).decode
-_decode_integer = msgspec.json.Decoder(int).decode
 
 
 def read(data: bytes) -> Operation | None:
     """Return the operation of a frame, or None when it is no JSON object.
 
-    Members of a wrong type count as those that are not there.
+    Members of a wrong type count as those that are not there.  A messageId with a
+    number that is infinite as a double is none: the answer could not hold it.
     """
     try:
-        return _decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        operation = _decode(data)
+        id = operation.id
+        # The usual ones at once: no number of so many digits is infinite.
+        return operation if (len(id) <= 308 and id.isdigit()) or not overflows(id) else None
+    except ERRORS:
         pass
     try:
-        found = members(data, numbers=True)
+        operation, wrong = read_fields(Operation, data)
     except Invalid:
         return None
-    return Operation(
-        op=_as(_decode_integer, found.get("op"), 0),
-        key=_as(_decode_text, found.get("key"), ""),
-        value=found.get("value", Raw(b"")),
-        endKey=_as(_decode_text, found.get("endKey"), UNSET),
-        limit=_as(_decode_integer, found["limit"], 0) if "limit" in found else UNSET,
-        messageId=found.get("messageId", Raw(b"")),
-    )
-
-
-def _as(decode: Callable[[Raw], Any], raw: Raw | None, otherwise: Any) -> Any:
-    try:
-        return otherwise if raw is None else decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return otherwise
+    if overflows(data):
+        return None
+    if "limit" in wrong:
+        operation.limit = 0  # "Invalid limit", unlike one that is missing
+    return operation
 
 
 def check_key(key: str) -> None:
-    """Refuse a key that is none.
+    """Check the key of a frame.
 
     Raises:
         Invalid: it is missing, empty, no string or too large.
@@ -80,37 +70,56 @@ def check_key(key: str) -> None:
     if not key:
         raise Invalid("key", message="Key is required")
     # No character has more than four bytes.
-    if len(key) * 4 > KEY_BYTES and len(key.encode()) > KEY_BYTES:
+    if len(key) * 4 > MAX_KEY_BYTES and len(key.encode()) > MAX_KEY_BYTES:
         raise Invalid("key", message="Key too large")
 
 
 def text_value(operation: Operation) -> bytes:
-    """Return the value of a SET or PATCH, "non-empty strings"."""
-    value: str = _as(_decode_text, operation.value, "")
+    """Return the value of a SET or PATCH, "non-empty strings", as UTF-8.
+
+    Raises:
+        Invalid: it is missing, empty or no string.
+    """
+    try:
+        value = _decode_text(operation.value or b"null")
+    except ERRORS:
+        value = ""
     if not value:
         raise Invalid("value", message="Value is required")
     return value.encode()
 
 
 def number_value(operation: Operation) -> bytes:
-    """Return the value of an ATOMIC, a number, as the client wrote it."""
+    """Return the value of an ATOMIC, a JSON number as the client wrote it.
+
+    Raises:
+        Invalid: it is missing, no number, or infinite as a double.
+    """
     value = bytes(operation.value)
-    if not value or value[0] not in b"-0123456789":
+    if not value or value[0] not in b"-0123456789" or overflows(value):
         raise Invalid("value", message="Value is not numeric")
     return value
 
 
 def end_key(operation: Operation) -> str:
-    """Return the upper bound of a RANGE."""
+    """Return the upper bound of a RANGE.
+
+    Raises:
+        Invalid: it is missing, or no string.
+    """
     if isinstance(operation.endKey, UnsetType):
         raise Invalid("endKey", message="Invalid range")
     return operation.endKey
 
 
 def record_limit(operation: Operation) -> int:
-    """Return how many records a RANGE may return."""
+    """Return how many records a RANGE may return.
+
+    Raises:
+        Invalid: the limit is no positive integer.
+    """
     if isinstance(operation.limit, UnsetType):
-        return LIMIT
+        return DEFAULT_RECORDS
     if operation.limit < 1:
         raise Invalid("limit", message="Invalid limit")
     return min(operation.limit, MAX_RECORDS)

@@ -1,17 +1,26 @@
-"""Which keys a token lets its holder use, and of which it hears."""
+"""Which keys a token lets its holder use, and whose changes its holder is notified of.
+
+Patterns come with a request for a token and are tried on keys that anybody may
+choose.  RE2 takes time in proportion to the key, whatever the pattern, and no
+more memory than it is given.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
+from weakref import WeakValueDictionary
 
 import attrs
 
-from broker.errors import Invalid
-from protocols.hpkv.regex import Regex
-from protocols.hpkv.syntax import Malformed, Refused
+from broker.errors import Invalid, TooLarge
+from protocols.hpkv.javascript import NotRegex, Unsupported, to_re2
 
 MAX_PATTERN_LENGTH = 256  # characters of a pattern
+MAX_PATTERN_BYTES = 1 << 17  # of memory for one compiled pattern: that also bounds how large its automaton is
+MAX_PATTERNS = 32  # of one token; plain keys are not counted
+MAX_CACHED = 128  # tokens whose compiled patterns are kept while nobody is connected with them
 SEPARATORS = ":/-_#|"
 SPECIAL = frozenset("\\^$.+?()[]{}|")  # without any of these, a subscription is a glob
 
@@ -24,8 +33,8 @@ class Rights:
 
     Attributes:
         may: says which keys may be read and written.
-        names: keys whose changes are told.
-        predicate: says of which other keys changes are told; None: of no others.
+        names: keys whose changes are notified.
+        predicate: says of which other keys changes are notified; None: of no others.
     """
 
     may: Predicate
@@ -33,15 +42,30 @@ class Rights:
     predicate: Predicate | None
 
 
-@lru_cache(maxsize=1024)
+@attrs.frozen(eq=False)
+class AnyOf:
+    """Says yes to a key if one of *tests* does."""
+
+    tests: tuple[Predicate, ...]
+
+    def __call__(self, key: str) -> bool:
+        """Whether one of the tests says yes to *key*."""
+        return any(test(key) for test in self.tests)
+
+
+_shared: WeakValueDictionary[tuple[str, ...], AnyOf] = WeakValueDictionary()
+
+
+@lru_cache(maxsize=MAX_CACHED)
 def rights(keys: tuple[str, ...], patterns: tuple[str, ...], access: str) -> Rights:
-    """Return the rights that were asked for by subscribeKeys, subscribePatterns and accessPattern.
+    """Return what was asked for by subscribeKeys, subscribePatterns and accessPattern.
 
     Without *access*, the keys and patterns that are subscribed to are those
     that may be used.
 
     Raises:
-        Invalid: one of them is no pattern, or one that is not taken.
+        Invalid: one of them is no pattern, or one that is refused.
+        TooLarge: there are more than ``MAX_PATTERNS``.
     """
     names = frozenset(keys) | {pattern for pattern in patterns if is_plain(pattern)}
     predicate = any_of(tuple(sorted({pattern for pattern in patterns if not is_plain(pattern)})))
@@ -59,22 +83,33 @@ def is_plain(pattern: str) -> bool:
     return "*" not in pattern and SPECIAL.isdisjoint(pattern)
 
 
-@lru_cache(maxsize=1024)
 def any_of(patterns: tuple[str, ...]) -> Predicate | None:
-    """Return which keys one of the subscription *patterns* matches; the same function for the same patterns."""
-    tests = [subscription_pattern(pattern) for pattern in patterns]
-    if len(tests) < 2:
-        return tests[0] if tests else None
-    return lambda key: any(test(key) for test in tests)
+    """Return which keys one of the subscription *patterns* matches; None: there are none.
+
+    While it is in use, it is the same function for the same patterns, so that
+    it is asked once for all who share it.
+
+    Raises:
+        Invalid: one of them is no pattern, or one that is refused.
+        TooLarge: there are more than ``MAX_PATTERNS``.
+    """
+    if not patterns:
+        return None
+    if len(patterns) > MAX_PATTERNS:
+        raise TooLarge("token")
+    found = _shared.get(patterns)
+    if found is None:
+        found = _shared[patterns] = AnyOf(tuple(map(subscription_pattern, patterns)))
+    return found
 
 
 def access_pattern(text: str) -> Predicate:
-    """Return which keys an accessPattern admits: "regular expression searched anywhere in the key".
+    """Return which keys an accessPattern allows: "regular expression searched anywhere in the key".
 
     What is no regular expression is a glob.
 
     Raises:
-        Invalid: it is too long, or of a kind that is not taken.
+        Invalid: it is too long, needs too much memory, or is of a kind that is refused.
     """
     return _pattern(text, "Invalid access pattern")
 
@@ -95,17 +130,41 @@ def _pattern(text: str, message: str) -> Predicate:
     if len(text) > MAX_PATTERN_LENGTH:
         raise Invalid("pattern", message=message)
     try:
-        return Regex(widened(text)).search
-    except Malformed:
+        return _search(to_re2(widened(text)))
+    except NotRegex:
         return glob(text)
-    except Refused:
+    except (Unsupported, UnicodeEncodeError):
         raise Invalid("pattern", message=message) from None
+
+
+def _search(text: str) -> Predicate:
+    """Return which keys the RE2 expression *text* is found in.
+
+    Raises:
+        NotRegex: a range of a class is out of order.
+        Unsupported: RE2 refuses it, or it needs too much memory.
+    """
+    # Most brokers never see a pattern, and need neither its time nor its memory at the start.
+    import re2
+
+    options = re2.Options()
+    options.max_mem = MAX_PATTERN_BYTES
+    options.never_capture = True
+    options.log_errors = False  # it would write to stderr
+    try:
+        search: Callable[[bytes], Any] = re2.compile(text.encode(), options).search
+    except re2.error as error:
+        if b"character class range" in error.args[0]:
+            raise NotRegex("a range is out of order") from None
+        raise Unsupported("refused by RE2") from None
+    # Whatever a dialect takes for a key: a lone surrogate is a character here, as in JavaScript.
+    return lambda key: search(key.encode("utf-8", "surrogatepass")) is not None
 
 
 def widened(text: str) -> str:
     """Return *text* with ``.*`` for each ``*`` behind a separator that is neither escaped nor in brackets.
 
-    So that ``^product:*$`` admits what its authors mean by it.
+    So that ``^product:*$`` allows what its authors mean by it.
     """
     made: list[str] = []
     escaped = bracketed = separated = False

@@ -2,14 +2,13 @@
 
 Operations are begun in the order in which they came, and the store keeps that
 order; answers go out as they are ready.  A RANGE reads in several steps, so that
-what comes behind it waits for its end.
+the frames behind it wait for its end.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -17,36 +16,30 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.errors import BrokerError, Denied, Invalid, RateLimited
-from broker.interfaces import ILink
-from broker.messages import CloseCode, Event, Frame
-from broker.sessions import BaseSession
+from broker.interfaces import IPeer
+from broker.messages import CloseCode, Event
+from broker.sessions import OrderedSession
 from protocols.hpkv import answers
 from protocols.hpkv.operation import Operation, check_key, end_key, number_value, read, record_limit, text_value
 from protocols.hpkv.patterns import Rights
 
-if TYPE_CHECKING:
-    from broker.peer import Peer
-
 log = Logger()
-
-RANGE = 5  # the operation that reads in several steps
-BACKLOG = 1 << 20  # bytes of frames that may wait for a RANGE to end
-FRAME = 64  # bytes that each of them costs besides its own
 
 
 @attrs.define(eq=False)
-class Session(BaseSession):
-    """One HPKV client; *rights* are None for one with an API key, which may do everything."""
+class Session(OrderedSession):
+    """One HPKV client.
 
-    _peer: Peer
-    _link: ILink
+    A frame may be longer than *max_frame_bytes* by its value, which has a limit of
+    its own and is refused by itself; any other ends the connection with 1009.
+    *rights* are None for a client with an API key, which may do everything.
+    """
+
+    holds_events = False  # a RANGE may be long, and what is notified meanwhile is no answer to it
+
+    _peer: IPeer
+    _max_frame_bytes: int
     _rights: Rights | None = None
-    _reading: bool = False
-    _pumping: bool = False
-    _beginning: bool = False
-    _held: list[Frame] = attrs.field(factory=list)
-    _backlog: deque[bytes] = attrs.field(factory=deque)
-    _backlog_bytes: int = 0
 
     def watch(self) -> None:
         """Watch the keys of the token."""
@@ -54,48 +47,35 @@ class Session(BaseSession):
         if rights is not None and (rights.names or rights.predicate):
             self._peer.watch(rights.predicate, rights.names)
 
-    # What the transport calls
-
-    def received(self, data: bytes, binary: bool) -> None:
-        """Take one frame."""
-        if binary:
-            self._link.close(CloseCode.UNSUPPORTED_DATA, "text frames only")
-        elif not self._reading:
-            self._take(data)
-        elif self._backlog_bytes + len(data) + FRAME > BACKLOG and self._backlog:
-            operation = read(data)
-            self._fail(RateLimited("limit", "backlog"), operation.id if operation else b"")
-        else:
-            self._backlog.append(data)
-            self._backlog_bytes += len(data) + FRAME
-
-    def closed(self, code: int, reason: str) -> None:
-        """Forget what waits."""
-        self._backlog.clear()
-        self._backlog_bytes = 0
-
     # What the core calls
 
     def event(self, event: Event, pattern: str) -> None:
-        """Tell of the change of a key."""
+        """Notify the client of the change of a key."""
         frame = event.render(answers.notification)
-        if self._beginning:
+        if self.holding:
             # A store that writes at once: "the writer's answer goes out before its own notification".
-            self._held.append(frame)
+            self.hold(event.topic, frame)
         else:
             self._link.send_frame(frame)
 
     async def probe(self) -> bool:
-        """Say nothing of the client: it holds no name that could be taken over."""
+        """Say no: the client holds no name that could be taken over."""
         return False
 
     # Operations
 
-    def _take(self, data: bytes) -> None:
+    def frame(self, data: bytes, binary: bool) -> Deferred[Any] | None:
+        """Begin the operation of a frame; one that reads in several steps returns a Deferred."""
+        if binary:
+            self._link.close(CloseCode.UNSUPPORTED_DATA, "text frames only")
+            return None
         operation = read(data)
+        if len(data) > self._max_frame_bytes and not self._is_long_by_value(data, operation):
+            self._link.close(CloseCode.MESSAGE_TOO_BIG, "message too big")
+            return None
         if operation is None:
-            self._fail(Invalid("frame", message="Invalid message"), b"")
-            return
+            self._refuse(Invalid("frame", message="Invalid message"), b"")
+            return None
         try:
             # "Check order: parse → rate → op → key → access → value → existence."
             self._peer.pace()
@@ -103,15 +83,18 @@ class Session(BaseSession):
             if begin is None:
                 raise Invalid("op", message="Invalid operation")
             check_key(operation.key)
-            self._beginning = True
-            begin(self, operation)
+            return begin(self, operation)
         except BrokerError as error:
-            self._fail(error, operation.id)
-        self._beginning = False
-        if self._held:
-            held, self._held = self._held, []
-            for frame in held:
-                self._link.send_frame(frame)
+            self._refuse(error, operation.id)
+            return None
+
+    def _is_long_by_value(self, data: bytes, operation: Operation | None) -> bool:
+        return operation is not None and len(data) - len(bytes(operation.value)) <= self._max_frame_bytes
+
+    def overrun(self, data: bytes, binary: bool) -> None:
+        """Refuse a frame because too much waits for a RANGE to end."""
+        operation = None if binary else read(data)
+        self._refuse(RateLimited("limit", "backlog"), operation.id if operation else b"")
 
     def _answer(self, doing: Deferred[Any], operation: Operation, build: Callable[[Any, Operation], bytes]) -> None:
         """Send what *build* makes of the result of *doing*, once there is one."""
@@ -121,77 +104,64 @@ class Session(BaseSession):
         try:
             self._link.send(build(result, operation))
         except BrokerError as error:
-            self._fail(error, operation.id)
+            self._refuse(error, operation.id)
         except Exception:
             self._peer.fail("an answer")
-        if operation.op == RANGE:
-            self._read_on()
 
     def _failed(self, failure: Failure, operation: Operation) -> None:
         if isinstance(failure.value, BrokerError):
-            self._fail(failure.value, operation.id)
+            self._refuse(failure.value, operation.id)
         else:
             log.failure("hpkv session {conn} failed", failure, conn=self._peer.id)
             self._link.close(CloseCode.INTERNAL_ERROR, "internal error")
-        if operation.op == RANGE:
-            self._read_on()
 
-    def _fail(self, error: BrokerError, id: bytes) -> None:
+    def _refuse(self, error: BrokerError, id: bytes) -> None:
         self._link.send(answers.error(error, id))
 
-    def _read_on(self) -> None:
-        """Take what came while a RANGE was being read."""
-        self._reading = False
-        if self._pumping:
-            return
-        self._pumping = True
-        while self._backlog and not self._reading:
-            data = self._backlog.popleft()
-            self._backlog_bytes -= len(data) + FRAME
-            self._take(data)
-        self._pumping = False
-
     def _get(self, operation: Operation) -> None:
-        self._admit(operation.key)
+        self._check_access(operation.key)
         self._answer(self._peer.get(operation.key), operation, answers.value)
 
     def _set(self, operation: Operation) -> None:
-        self._admit(operation.key)
+        self._check_access(operation.key)
         self._answer(self._peer.set(operation.key, text_value(operation)), operation, answers.written)
 
     def _patch(self, operation: Operation) -> None:
-        self._admit(operation.key)
+        self._check_access(operation.key)
         self._answer(self._peer.patch(operation.key, text_value(operation)), operation, answers.written)
 
     def _delete(self, operation: Operation) -> None:
-        self._admit(operation.key)
+        self._check_access(operation.key)
         self._answer(self._peer.delete(operation.key), operation, answers.deleted)
 
     def _atomic(self, operation: Operation) -> None:
-        self._admit(operation.key)
+        self._check_access(operation.key)
         increased = self._peer.increment(operation.key, number_value(operation))
         self._answer(increased.addErrback(_not_numeric), operation, answers.counted)
 
-    def _range(self, operation: Operation) -> None:
+    def _range(self, operation: Operation) -> Deferred[Any]:
         # "The bounds themselves need not match the pattern."
         last, limit = end_key(operation), record_limit(operation)
         predicate = None if self._rights is None else self._rights.may
-        reading = self._peer.range(operation.key, last, limit + 1, predicate=predicate, max_bytes=answers.ANSWER_BYTES)
-        self._reading = True
-        self._answer(Deferred.fromCoroutine(reading), operation, answers.records)
+        reading = self._peer.range(
+            operation.key, last, limit + 1, predicate=predicate, max_bytes=answers.MAX_ANSWER_BYTES
+        )
+        doing = Deferred.fromCoroutine(reading)
+        self._answer(doing, operation, answers.records)
+        return doing
 
-    def _admit(self, key: str) -> None:
+    def _check_access(self, key: str) -> None:
         if self._rights is not None and not self._rights.may(key):
             raise Denied("key", key)
 
 
-Begin = Callable[[Session, Operation], None]
+Begin = Callable[[Session, Operation], Deferred[Any] | None]
 OPERATIONS: Mapping[int, Begin] = {
     1: Session._get,
     2: Session._set,
     3: Session._patch,
     4: Session._delete,
-    RANGE: Session._range,
+    5: Session._range,
     6: Session._atomic,
 }
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
+from broker.access.origins import Origins
 from broker.errors import BrokerError, Invalid, RateLimited, TooLarge
+from broker.interfaces import IPeer
+from broker.jsontext import ERRORS
 from broker.messages import HttpRequest, Response
 from protocols.hpkv.patterns import Rights, rights
 
-if TYPE_CHECKING:
-    from broker.peer import Peer
-
-MAX_TOKEN_BYTES = 4096  # of what a token says, since it travels in a URL
+MAX_TOKEN_BYTES = 4096  # of the claims of a token, since it travels in a URL
 PREFLIGHT_SECONDS = 86400
 
 STATUSES = {
@@ -41,15 +41,16 @@ class TokenEndpoint:
     """Answers the requests for tokens.
 
     Args:
-        seconds: how long a token is good.
-        origins: of the web pages that may ask; empty or "*": all.
+        seconds: how long a token is valid.
+        origins: of the web pages that may ask, see ``Origins``; but empty: all.
     """
 
     def __init__(self, seconds: float, origins: tuple[str, ...]) -> None:
         self._seconds = seconds
-        self._origins = frozenset(origins)
+        self._all_origins = not origins or "*" in origins
+        self._origins = Origins(origins)
 
-    async def answer(self, peer: Peer, request: HttpRequest) -> Response:
+    async def answer(self, peer: IPeer, request: HttpRequest) -> Response:
         """Return the answer to *request*."""
         if request.method == "OPTIONS":
             return self._preflight(request)
@@ -61,14 +62,14 @@ class TokenEndpoint:
             return self._refused(request, error)
         return Response(200, _encode({"token": token}), headers=(*self._cors(request), ("Cache-Control", "no-store")))
 
-    async def _mint(self, peer: Peer, request: HttpRequest) -> str:
+    async def _mint(self, peer: IPeer, request: HttpRequest) -> str:
         peer.identify(request.headers.get("x-api-key"))
         claims = read_claims(request.body)
         rights_of(claims)
         return await peer.mint(claims, self._seconds)
 
     def error(self, request: HttpRequest | None, status: int, text: str, *headers: tuple[str, str]) -> Response:
-        """Return an answer that says what went wrong, ``{"error":"…"}``."""
+        """Return an error, ``{"error": text}``."""
         cors = () if request is None else self._cors(request)
         return Response(status, _encode({"error": text}), headers=(*cors, *headers))
 
@@ -92,23 +93,23 @@ class TokenEndpoint:
         )
 
     def _cors(self, request: HttpRequest) -> tuple[tuple[str, str], ...]:
-        if not self._origins or "*" in self._origins:
+        if self._all_origins:
             return (("Access-Control-Allow-Origin", "*"),)
         origin = request.headers.get("origin", "")
-        allowed = (("Access-Control-Allow-Origin", origin),) if origin in self._origins else ()
+        allowed = (("Access-Control-Allow-Origin", origin),) if origin and self._origins.admit(request) else ()
         return (*allowed, ("Vary", "Origin"))
 
 
 def read_claims(body: bytes) -> dict[str, Any]:
-    """Return what a token has to say for the request *body*.
+    """Return the claims of a token, for the request *body*.
 
     Raises:
-        Invalid: it is not what was asked for.
+        Invalid: it is not as ``Wanted`` has it, or a key or a pattern is empty.
         TooLarge: it asks for more than a URL holds.
     """
     try:
         wanted = _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except ERRORS:
         raise Invalid("body", message="Invalid request") from None
     claims = {
         "keys": wanted.subscribeKeys or [],
@@ -126,6 +127,7 @@ def rights_of(claims: Mapping[str, Any]) -> Rights:
     """Return the rights that a token with *claims* gives.
 
     Raises:
-        Invalid: a pattern is not taken.
+        Invalid: a pattern is refused.
+        TooLarge: there are too many patterns.
     """
     return rights(tuple(claims["keys"]), tuple(claims["patterns"]), claims["access"])

@@ -19,23 +19,23 @@ from twisted.internet.interfaces import IReactorTime
 
 from broker.messages import CloseCode
 
-SEPARATOR = b"\x1e"
-CLOSE, PING, PONG, UPGRADE, NOOP = b"1", b"2", b"3", b"5", b"6"
+SEPARATOR = b"\x1e"  # between the packets of a long-polling payload
+CLOSE, PING, UPGRADE, NOOP = b"1", b"2", b"5", b"6"
 PROBE, PROBED = b"2probe", b"3probe"
-KNOWN = frozenset(b"0123456")
+PACKET_TYPES = frozenset(b"0123456")
 MESSAGE = ord("4")
-LATE = 0.5  # seconds that a timer may be late without the client being the worse for it
+TIMER_TOLERANCE = 0.5  # seconds; a timer later than that leaves the client its full ping timeout
 
 
 @attrs.frozen
 class Times:
-    """What the client is told at the handshake, and how long it may take; in seconds.
+    """The timers and limits of a session; all but the third are told to the client by the open packet.
 
     Attributes:
-        ping_interval: from the last sign of life after a ping to the next ping.
-        ping_timeout: for a sign of life after a ping.
-        upgrade_timeout: for moving to WebSocket.
-        max_payload: bytes of one message, or of the body of one request.
+        ping_interval: seconds from the first packet after a ping to the next ping.
+        ping_timeout: seconds from a ping to the packet that must follow.
+        upgrade_timeout: seconds for the move from long-polling to WebSocket.
+        max_payload: bytes of one WebSocket message, or of the body of one POST.
     """
 
     ping_interval: float = 25.0
@@ -44,32 +44,37 @@ class Times:
     max_payload: int = 1_000_000
 
 
-class Malformed(Exception):
-    """The client broke the protocol: its session ends.
+class ProtocolError(Exception):
+    """The client violated Engine.IO or Socket.IO: its session ends.
 
     Attributes:
-        code: for the WebSocket close frame.
+        code: of the WebSocket close frame.
     """
 
-    def __init__(self, reason: str, code: int = 1002) -> None:
+    def __init__(self, reason: str, code: int = CloseCode.PROTOCOL_ERROR) -> None:
         super().__init__(reason)
         self.code = code
 
 
 class State(Enum):
-    """How packets travel."""
+    """Which transport carries the packets of a session."""
 
     POLLING = "polling"
-    UPGRADING = "upgrading"  # still polling, but a WebSocket is there
-    PROBED = "probed"  # as before, and that WebSocket has been found good
+    UPGRADING = "upgrading"  # polling, with a WebSocket open that has not sent its probe
+    PROBED = "probed"  # polling, with a WebSocket that has; every GET is answered at once
     WEBSOCKET = "websocket"
     CLOSED = "closed"
 
 
-# One is made for every message: not frozen, which would triple its price.
+# One is made for every message: a frozen attrs class takes three times as long to make.
 @attrs.define
 class Message:
-    """A message came."""
+    """A message was received.
+
+    Attributes:
+        data: without the digit of the packet.
+        binary: whether it is bytes rather than UTF-8 text.
+    """
 
     data: bytes
     binary: bool = False
@@ -77,128 +82,131 @@ class Message:
 
 @attrs.frozen
 class Alive:
-    """The sign of life came that a ping has asked for."""
+    """A packet, of any type, was received after a ping: the client is alive."""
 
 
 @attrs.frozen
 class Probed:
-    """The WebSocket works: answer ``3probe`` on it and end the waiting GET."""
+    """``2probe`` was received on the WebSocket: answer ``3probe`` there, and end the waiting GET."""
 
 
 @attrs.frozen
 class Upgraded:
-    """Packets travel over the WebSocket from now on."""
+    """``5`` was received: from now on the WebSocket carries the packets."""
 
 
 @attrs.frozen
 class Closed:
-    """The client has said good-bye."""
+    """The close packet was received."""
 
 
 Event = Message | Alive | Probed | Upgraded | Closed
-Packet = tuple[bytes, bool]  # the data of a frame, digit included; whether it is a binary one
+Packet = tuple[bytes, bool]  # the data of a frame, digit included unless binary; whether it is binary
 
+# One of each is enough: they have no data.
 ALIVE, PROBED_EVENT, UPGRADED, CLOSED = Alive(), Probed(), Upgraded(), Closed()
 
 
 def open_packet(sid: str, times: Times, *, upgrades: bool) -> bytes:
-    """Return the packet that answers the handshake."""
-    about = {
+    """Return the open packet, the answer to a handshake: ``0{"sid":…,"upgrades":…,…}``."""
+    handshake = {
         "sid": sid,
         "upgrades": ["websocket"] if upgrades else [],
         "pingInterval": round(times.ping_interval * 1000),
         "pingTimeout": round(times.ping_timeout * 1000),
         "maxPayload": times.max_payload,
     }
-    return b"0" + json.dumps(about, separators=(",", ":")).encode("ascii")
+    return b"0" + json.dumps(handshake, separators=(",", ":")).encode("ascii")
 
 
 def decode_payload(body: bytes) -> list[Packet]:
-    """Return the packets of a request's body.
+    """Return the packets of the body of a POST.
 
     Raises:
-        Malformed: one of them is no packet.
+        ProtocolError: the text is not UTF-8, or a part of it is not a packet.
     """
     try:
         if not body.isascii():
             body.decode()
         return [_unpack(part) for part in body.split(SEPARATOR)]
     except (UnicodeDecodeError, Base64Error) as error:
-        raise Malformed(f"payload: {type(error).__name__}") from None
+        raise ProtocolError(f"payload: {type(error).__name__}") from None
 
 
 def encode_payload(packets: Iterable[Packet]) -> bytes:
-    """Return *packets* as the body of an answer."""
+    """Return *packets* as the body of a response to a GET."""
     return SEPARATOR.join(b"b" + b64encode(data) if binary else data for data, binary in packets)
 
 
 def _unpack(part: bytes) -> Packet:
     if part[:1] == b"b":
         return b64decode(part[1:], validate=True), True
-    if not part or part[0] not in KNOWN:
-        raise Malformed("unknown packet")
+    if not part or part[0] not in PACKET_TYPES:
+        raise ProtocolError("unknown packet")
     return part, False
 
 
 class Engine:
-    """One session.
+    """The protocol state of one session.
 
-    Give it what comes (``receive_payload``, ``receive_frame``, ``receive_probe``) and
-    act on the events it returns; ask it what is to be sent (``poll``, ``frames``).
-    Every receiving method raises :class:`Malformed` when the session must end.
+    Pass received data to ``receive_payload``, ``receive_frame`` or ``receive_probe`` and
+    act on the events they return; get what is to be sent from ``poll`` or ``frames``.
+    The receiving methods raise :class:`ProtocolError` when the session must end.
 
     Args:
-        times: see :class:`Times`.
-        clock: gives the time.
-        websocket: whether it begins on WebSocket rather than by polling.
+        times: timers and limits.
+        clock: source of the time.
+        websocket: whether the session starts on WebSocket rather than by polling.
 
     Attributes:
-        awaiting: whether a ping awaits a sign of life.
-        due: when ``ring`` must be called, in seconds of the clock.
-        queued: bytes that wait to be sent.
+        state: the transport.
+        ping_unanswered: whether no packet has been received since the last ping.
+        due: when ``heartbeat`` must be called, in seconds of the clock.
+        queued: bytes in the send queue.
     """
 
-    __slots__ = ("_clock", "_queue", "_times", "awaiting", "due", "queued", "state")
+    __slots__ = ("_clock", "_queue", "_times", "due", "ping_unanswered", "queued", "state")
 
     def __init__(self, times: Times, clock: IReactorTime, *, websocket: bool) -> None:
         self.state = State.WEBSOCKET if websocket else State.POLLING
-        self.awaiting = False
+        self.ping_unanswered = False
         self.queued = 0
         self._times = times
         self._clock = clock
         self._queue: list[Packet] = []
         self.due = clock.seconds() + times.ping_interval
 
-    # In
+    # Receiving
 
     def receive_payload(self, body: bytes) -> list[Event]:
-        """Take the body of a POST, all of it or nothing."""
+        """Return the events of the body of a POST; a malformed packet refuses all of it."""
         if len(body) > self._times.max_payload:
-            raise Malformed("payload too large", CloseCode.MESSAGE_TOO_BIG)
+            raise ProtocolError("payload too large", CloseCode.MESSAGE_TOO_BIG)
         events: list[Event] = []
         for data, binary in decode_payload(body):
             events += self._packet(data, binary)
         return events
 
     def is_plain(self, data: bytes) -> bool:
-        """Whether the text frame *data* is a message and means nothing beyond that.
+        """Return whether the text frame *data* is a message and no ping is unanswered.
 
-        Then ``data[1:]`` is what ``receive_frame`` would return, and it need not be asked.
+        It is the fast path: ``receive_frame`` would return just ``Message(data[1:])``.
         """
-        return not self.awaiting and data[:1] == b"4" and len(data) <= self._times.max_payload
+        return not self.ping_unanswered and data[:1] == b"4" and len(data) <= self._times.max_payload
 
     def receive_frame(self, data: bytes, binary: bool) -> list[Event]:
-        """Take a WebSocket frame, once packets travel that way."""
+        """Return the events of a WebSocket frame, in the state ``WEBSOCKET``."""
         if len(data) > self._times.max_payload:
-            raise Malformed("message too large", CloseCode.MESSAGE_TOO_BIG)
-        if not binary and (not data or data[0] not in KNOWN):
-            raise Malformed("unknown packet")
+            raise ProtocolError("message too large", CloseCode.MESSAGE_TOO_BIG)
+        if not binary and (not data or data[0] not in PACKET_TYPES):
+            raise ProtocolError("unknown packet")
         return self._packet(data, binary)
 
     def receive_probe(self, data: bytes, binary: bool) -> list[Event]:
-        """Take a frame of a WebSocket that the session may move to.
+        """Return the events of a frame on the WebSocket that the session is upgrading to.
 
-        Malformed ends that WebSocket only.
+        Raises:
+            ProtocolError: close that WebSocket only; polling goes on.
         """
         if data == PROBE and not binary and self.state is State.UPGRADING:
             self.state = State.PROBED
@@ -206,12 +214,12 @@ class Engine:
         if data == UPGRADE and not binary and self.state is State.PROBED:
             self.state = State.WEBSOCKET
             return [UPGRADED]
-        raise Malformed("no probe")
+        raise ProtocolError("no probe")
 
     def _packet(self, data: bytes, binary: bool) -> list[Event]:
-        if self.awaiting:
-            # Whatever it is that came, there is somebody who sent it.
-            self.awaiting = False
+        if self.ping_unanswered:
+            # "Any inbound packet while waiting counts once as life."
+            self.ping_unanswered = False
             self.due = self._clock.seconds() + self._times.ping_interval
             return [ALIVE, *self._packet(data, binary)]
         if binary:
@@ -222,17 +230,17 @@ class Engine:
         if kind == CLOSE[0]:
             return [CLOSED]
         if kind == PING[0]:
-            raise Malformed("a ping from the client")
-        return []  # pong, noop, and an upgrade or open without a meaning
+            raise ProtocolError("a ping from the client")
+        return []  # pong and noop; upgrade and open, which mean nothing here
 
-    # Out
+    # Sending
 
     def send(self, data: bytes, binary: bool = False) -> None:
-        """Queue a message."""
-        self._put(data if binary else b"4" + data, binary)
+        """Append a message to the send queue."""
+        self._enqueue(data if binary else b"4" + data, binary)
 
     def poll(self) -> bytes:
-        """Return what a GET is answered; b"" when it must wait.
+        """Return the body that answers a GET now, emptying the send queue; b"" when the GET must wait.
 
         "waiting GET (and any GET arriving before '5') answered at once with 6"
         """
@@ -241,42 +249,42 @@ class Engine:
         return NOOP if self.state is State.PROBED else b""
 
     def frames(self) -> list[Packet]:
-        """Return what is to be sent over the WebSocket, in order."""
+        """Return the send queue, in order, and empty it."""
         queue, self._queue, self.queued = self._queue, [], 0
         return queue
 
     def last_payload(self, packet: bytes) -> bytes:
-        """Return what is queued and *packet* after it: the last answer to a GET."""
+        """Return the send queue and *packet* after it: the body of the last response to a GET."""
         return encode_payload([*self.frames(), (packet, False)])
 
-    def _put(self, data: bytes, binary: bool) -> None:
+    def _enqueue(self, data: bytes, binary: bool) -> None:
         if self.state is not State.CLOSED:
             self._queue.append((data, binary))
             self.queued += len(data)
 
-    # Time
+    # Heartbeat
 
     def ping(self) -> bool:
-        """Ask for a sign of life; say whether that was not under way already."""
-        if self.awaiting:
+        """Queue a ping; return False, and queue none, while another is unanswered."""
+        if self.ping_unanswered:
             return False
-        self.awaiting = True
+        self.ping_unanswered = True
         self.due = self._clock.seconds() + self._times.ping_timeout
-        self._put(PING, False)
+        self._enqueue(PING, False)
         return True
 
-    def ring(self) -> bool:
-        """The time ``due`` has come: ping, or say False if the last ping was in vain.
+    def heartbeat(self) -> bool:
+        """Queue the ping that is due; return False if the last one was not answered in time.
 
         "No packet within pingTimeout of the ping: session closed."
         """
-        if self.awaiting:
+        if self.ping_unanswered:
             return False
         due = self.due
         self.ping()
-        # After a pause of the whole machine the client gets its full time;
-        # else the time is what it was told at the handshake.
-        if self._clock.seconds() - due < LATE:
+        # After a pause of the whole machine the client gets its full ping timeout;
+        # otherwise it counts from when the ping was due, as the handshake announced.
+        if self._clock.seconds() - due < TIMER_TOLERANCE:
             self.due = due + self._times.ping_timeout
         return True
 
@@ -284,21 +292,21 @@ class Engine:
 
     @property
     def polling(self) -> bool:
-        """Whether packets travel by requests."""
+        """Whether HTTP requests carry the packets."""
         return self.state in (State.POLLING, State.UPGRADING, State.PROBED)
 
     def begin_upgrade(self) -> bool:
-        """A WebSocket has come; say whether the session may move to it."""
+        """Return whether the session can move to a WebSocket that has just opened, and expect its probe if so."""
         if self.state is not State.POLLING:
             return False
         self.state = State.UPGRADING
         return True
 
     def abandon_upgrade(self) -> None:
-        """That WebSocket has gone, or taken too long: polling goes on."""
+        """Return to polling: that WebSocket has closed, or has taken too long."""
         if self.state in (State.UPGRADING, State.PROBED):
             self.state = State.POLLING
 
     def close(self) -> None:
-        """Nothing is sent any more."""
+        """End the session: nothing more is queued."""
         self.state = State.CLOSED

@@ -1,8 +1,9 @@
-"""The hub: services register under a name and send each other requests."""
+"""The MicroStream hub: services register under a name and send each other requests."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -13,17 +14,20 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.errors import BrokerError, CalleeFailed, Invalid, NotFound
-from broker.interfaces import ILink
+from broker.interfaces import ILink, IPeer
+from broker.jsontext import decode, overflows
 from broker.messages import CloseCode, Reply, Request
 from protocols.microstream.engineio import Times
-from protocols.microstream.exact import NotExact, decode
-from protocols.microstream.namespaces import CONNECT_TIMEOUT, INVALID_NAMESPACE, SocketSession
-from protocols.microstream.server import Bounds, Handshake, Server
+from protocols.microstream.namespaces import INVALID_NAMESPACE, SocketSession
+from protocols.microstream.server import Bounds, Server
+from protocols.microstream.sessions import Handshake, SessionContext
 from protocols.microstream.socketio import Connect, Emit
-from protocols.microstream.words import (
+from protocols.microstream.wire import (
     DUPLICATE_REQUEST,
     INVALID_NAME,
-    NOTHING,
+    INVALID_RESPONSE,
+    NULLS,
+    OVERFLOW,
     Answer,
     Credential,
     Envelope,
@@ -38,13 +42,12 @@ from protocols.microstream.words import (
 
 if TYPE_CHECKING:
     from broker.config.settings import Settings
-    from broker.peer import Peer
 
 log = Logger()
 
 MAX_PAYLOAD = 1_000_000  # bytes; what socket.io servers take
-PASSING = frozenset(("RATE_LIMITED", "UNAVAILABLE", "GONE"))  # not the client's fault, or over soon
-SPARE = 64  # answered or expired requests that may be remembered besides the open ones
+TRANSIENT = frozenset(("RATE_LIMITED", "UNAVAILABLE", "GONE"))  # reasons that pass by themselves
+MAX_STALE = 64  # expired requests that a service remembers besides twice the open ones
 
 _envelope = msgspec.json.Decoder(Envelope)
 _payload = msgspec.json.Decoder(Payload)
@@ -57,31 +60,28 @@ _text = msgspec.json.Decoder(str)
 
 
 class Service(SocketSession):
-    """One client of the hub.
+    """A client of the hub: a service, once it is registered."""
 
-    Attributes:
-        server: the hub.
-    """
-
-    server: MicroStream
-
-    def __init__(self, server: MicroStream, peer: Peer, handshake: Handshake, link: ILink | None) -> None:
-        super().__init__(server, peer, handshake, link, server.connect_timeout)
+    def __init__(
+        self, hub: MicroStream, context: SessionContext, peer: IPeer, handshake: Handshake, link: ILink | None
+    ) -> None:
+        super().__init__(context, peer, handshake, link)
+        self._hub = hub
         self._names = handshake.query.get("serviceName", ())
         self._token = handshake.query.get("token", ("",))[0] or handshake.headers.get("authorization", "")
         self._joining: Deferred[None] | None = None
-        # The requests it was sent: its id of each, to the broker's and
-        # whether the caller speaks another dialect.
+        # The requests it was sent, by the id it knows: the broker's id, and
+        # whether the caller uses another dialect.
         self._serving: dict[str, tuple[str, bool]] = {}
 
     # Registration
 
-    def take_connect(self, asked: Connect) -> None:
-        """Register the service; the answer waits until a holder of the name has been probed."""
-        if asked.namespace != "/":
-            self.refuse(asked.namespace, INVALID_NAMESPACE)
+    def on_connect(self, connect: Connect) -> None:
+        """Register the service; the answer comes when a present holder of the name has been probed."""
+        if connect.namespace != "/":
+            self.refuse(connect.namespace, INVALID_NAMESPACE)
             return
-        joining = Deferred.fromCoroutine(self._join(asked.auth))
+        joining = Deferred.fromCoroutine(self._join(connect.auth))
         if not joining.called:
             self._joining = joining
         joining.addErrback(self._not_joined)
@@ -95,8 +95,8 @@ class Service(SocketSession):
                 self.peer.take_name(name)
             await self.peer.perform([name], as_service=True, takeover=True)
         except BrokerError as error:
-            if error.code in PASSING:
-                # The shipped client never tries again after a refusal, but after a close.
+            if error.code in TRANSIENT:
+                # The shipped client never tries again after CONNECT_ERROR, but does after a close.
                 self.end(CloseCode.TRY_AGAIN_LATER, error.code)
             else:
                 self.refuse("/", connect_error(error, name))
@@ -107,20 +107,27 @@ class Service(SocketSession):
         self.accept("/")
 
     def _identify(self, auth: bytes) -> None:
-        """Show the broker the token, of the URL's query or of the CONNECT."""
+        """Authenticate by the token of the handshake, or else of the CONNECT, if there is one.
+
+        Raises:
+            Invalid: the token of the CONNECT is not a string.
+            Unauthenticated: the token is wrong.
+        """
         token = self._token
         if not token and auth:
             try:
                 token = decode(_credential, auth).token
-            except NotExact:
+            except Invalid:
                 raise Invalid("token", message="token is no text") from None
         if token:
             self.peer.identify(token)
 
     def _name(self) -> str:
-        """Return the name that was asked for.
+        """Return the ``serviceName`` of the handshake.
 
-        JavaScript writes "undefined" for an option that was forgotten.
+        Raises:
+            CalleeFailed: it is missing, given twice, or "undefined", which is what
+                JavaScript writes for an option that was forgotten.
         """
         if len(self._names) != 1 or self._names[0] in ("", "undefined"):
             raise CalleeFailed(INVALID_NAME, "One serviceName is needed in the query")
@@ -128,96 +135,107 @@ class Service(SocketSession):
 
     def _not_joined(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
-            log.failure("{dialect} failed to register a service", failure, dialect=self.server.name)
+            log.failure("{dialect} failed to register a service", failure, dialect=self._hub.name)
             self.end(CloseCode.INTERNAL_ERROR, "internal error")
 
-    def take_disconnect(self, namespace: str) -> None:
-        """Unregister: what was asked of it, and what it asked, ends."""
+    def on_disconnect(self, namespace: str) -> None:
+        """Unregister the service; its requests end, both those it was sent and those it made."""
         self._serving.clear()
+        self.set_idle_timeout(0)
         self.peer.undo()
 
-    def ended(self) -> None:
-        """Stop registering, if that is under way."""
-        super().ended()
+    def on_ended(self) -> None:
+        """Cancel the registration, if one is under way."""
+        super().on_ended()
         if self._joining is not None:
             self._joining.cancel()
 
-    # What it says
+    # From the client
 
-    def take_event(self, emit: Emit) -> None:
-        """Take a request or a response; "Unknown events: silently ignored".
-
-        So is ``heartbeat``: every packet is a sign of life of who sent it.
-        """
-        take = self._events.get(emit.name)
-        if take is not None and emit.args:
-            take(self, emit)
+    def on_event(self, emit: Emit) -> None:
+        """Handle a request, a response or a heartbeat; "Unknown events: silently ignored"."""
+        handle = self._events.get(emit.name)
+        if handle is not None:
+            handle(self, emit)
 
     def _request(self, emit: Emit) -> None:
         try:
             envelope = decode(_envelope, emit.args[0])
             payload = decode(_payload, envelope.payload)
-        except NotExact:
+        except (Invalid, IndexError):
             self._refuse_request(emit)
             return
         target, id, data = envelope.targetService, payload.id, bytes(payload.data)
+        original = bytes(envelope.payload)
+        if overflows(original):
+            self._respond(id, failed_response(Invalid("number", message=OVERFLOW), target, id))
+            return
         request = Request(
             "",
             f"{target}.{payload.event}",
             target,
             payload.event,
             b"[%b]" % data,
-            timeout=self.server.timeout,
-            original=bytes(envelope.payload),
+            timeout=self._hub.timeout,
+            original=original,
             attachments=emit.attachments,
         )
         try:
-            # What an error must tell is in the reference: names hold no line ends.
+            # An error tells both the target and the id: the reference holds them, as names hold no line ends.
             self.peer.call(f"{target}\n{id}", request, quiet=True, service=target)
         except BrokerError as error:
             self._respond(id, failed_response(error, target, id))
 
     def _refuse_request(self, emit: Emit) -> None:
-        """Answer a malformed request, if it has an id that could be answered."""
+        """Answer a malformed request with INVALID_REQUEST, or drop it when it has no id."""
         try:
             members = decode(_members, emit.args[0])
             id = decode(_numbered, members["payload"]).id
-        except (NotExact, KeyError):
-            self.server.dropped += 1
+        except (Invalid, LookupError):
+            self._hub.dropped += 1
             return
         try:
             target = decode(_text, members["targetService"])
-        except (NotExact, KeyError):
+        except (Invalid, KeyError):
             target = ""
         error = Invalid("request", message="A request needs targetService, payload.id and payload.event")
         self._respond(id, failed_response(error, target, id))
 
     def _response(self, emit: Emit) -> None:
-        """Bring an answer back; only from the one that was asked, and only the first."""
+        """Answer a request that was sent to this service, once; drop any other response."""
         try:
             answer = decode(_answer, emit.args[0])
-        except NotExact:
-            self.server.dropped += 1
+        except (Invalid, IndexError):
+            self._hub.dropped += 1
             return
         key, foreign = self._serving.pop(answer.id, ("", False))
         body = bytes(answer.response)
-        error = failure_in(body) if foreign else None
+        if overflows(body):
+            error: BrokerError | None = CalleeFailed(INVALID_RESPONSE, OVERFLOW)
+        else:
+            error = failure_in(body) if foreign else None
         if not self.peer.answer(key, body, error, attachments=emit.attachments):
-            self.server.dropped += 1
+            self._hub.dropped += 1
 
-    _events: ClassVar[Mapping[str, Any]] = {"request": _request, "response": _response}
+    def _heartbeat(self, emit: Emit) -> None:
+        """Limit the time without a packet, of any type, from the first heartbeat on; the name in it does not matter."""
+        self.set_idle_timeout(self._hub.idle_seconds)
 
-    # What it is told
+    _events: ClassVar[Mapping[str, Any]] = {"request": _request, "response": _response, "heartbeat": _heartbeat}
+
+    # To the client
 
     def request(self, request: Request) -> None:
-        """Pass a request on.
+        """Send a request to the service; one of this dialect with the exact text of its payload.
 
         Raises:
-            CalleeFailed: its id is that of another one under way here.
+            NotFound: it asks for a stream.
+            CalleeFailed: another request with its id is open at this service.
+            Invalid: it is of another dialect, and its arguments are not an array.
         """
         if request.streamed:
             raise NotFound("request", request.recipient)
-        foreign = request.dialect != self.server.name
+        foreign = request.dialect != self._hub.name
         if foreign:
             id, payload = request.id, _payload_of(request)
         else:
@@ -226,14 +244,14 @@ class Service(SocketSession):
         if id in serving and serving[id][0] in open_calls:
             data = b'{"targetService":%b,"requestID":%b}' % (quote(request.service), quote(id))
             raise CalleeFailed(DUPLICATE_REQUEST, f'Request ID "{id}" is in use', data)
-        if len(serving) > 2 * len(open_calls) + SPARE:
-            # Those that were never answered; each look here pays for itself.
+        if len(serving) > 2 * len(open_calls) + MAX_STALE:
+            # Drop those that expired unanswered: at most once in so many requests.
             self._serving = serving = {id: entry for id, entry in serving.items() if entry[0] in open_calls}
         serving[id] = (request.id, foreign)
         self.emit(b'["request",%b]' % payload, request.attachments)
 
     def reply(self, reply: Reply) -> None:
-        """Bring an answer."""
+        """Send the response to a request of this service."""
         target, _, id = reply.ref.partition("\n")
         body = reply.body if reply.error is None else failed_response(reply.error, target, id)
         self._respond(id, body, reply.attachments)
@@ -241,8 +259,8 @@ class Service(SocketSession):
     def _respond(self, id: str, body: bytes, attachments: tuple[bytes, ...] = ()) -> None:
         if "/" not in self.sockets.joined:
             return
-        if body in NOTHING:
-            body = b"{}"  # null would end the requester's process
+        if body in NULLS:
+            body = b"{}"  # null would make the shipped client's process exit
         self.emit(b'["response",{"id":%b,"response":%b}]' % (encode(id), body), attachments)
 
 
@@ -253,7 +271,7 @@ def _payload_of(request: Request) -> bytes:
     """
     try:
         items = decode(_items, request.body)
-    except NotExact:
+    except Invalid:
         raise Invalid("arguments") from None
     head = b'{"id":%b,"event":%b' % (quote(request.id), quote(request.method))
     if not items:
@@ -267,42 +285,38 @@ class MicroStream(Server):
     Args:
         settings: of the daemon.
         clock: the reactor, or a ``task.Clock``.
-        times: of Engine.IO; by default after the settings.
-        connect_timeout: see ``namespaces.SocketSession``.
 
     Attributes:
-        timeout: seconds for which a request is remembered.  The requester has
-            a shorter limit of its own, and may still want a late answer.
-        dropped: how many messages could be of no use to anybody.
+        idle_seconds: after which a service that has sent heartbeats is removed when nothing
+            more is received; 0: never.
+        timeout: seconds for which a request stays open.  The requester has a
+            shorter limit of its own, but may still want a late response.
+        dropped: number of malformed messages, and of responses that nobody waits for.
     """
 
     example = "curl '{http}/socket.io/?EIO=4&transport=polling&serviceName=me'"
 
-    def __init__(
-        self,
-        settings: Settings,
-        clock: IReactorTime,
-        *,
-        times: Times | None = None,
-        connect_timeout: float = CONNECT_TIMEOUT,
-    ) -> None:
-        super().__init__(
-            Service,  # type: ignore[arg-type]
-            clock,
-            times=times or _times(settings),
-            bounds=_bounds(settings),
-            node="" if settings.bus == "local:" else settings.node,
-        )
+    def __init__(self, settings: Settings, clock: IReactorTime) -> None:
+        super().__init__(partial(Service, self), clock, **server_options(settings))
+        self.idle_seconds = settings.microstream_idle_seconds
         self.timeout = settings.call_timeout_seconds + settings.late_window_seconds
-        self.connect_timeout = connect_timeout
         self.dropped = 0
 
 
+def server_options(settings: Settings) -> dict[str, Any]:
+    """Return the arguments of ``Server`` that follow from the settings of the daemon."""
+    return {
+        "times": _times(settings),
+        "bounds": _bounds(settings),
+        "node": "" if settings.bus == "local:" else settings.node,
+    }
+
+
 def _times(settings: Settings) -> Times:
-    usual = Times()
+    default = Times()
     return Times(
-        ping_interval=settings.ping_seconds or usual.ping_interval,  # the clients rely on pings
-        ping_timeout=settings.pong_seconds or usual.ping_timeout,
+        ping_interval=settings.ping_seconds or default.ping_interval,  # the clients rely on pings
+        ping_timeout=settings.pong_seconds or default.ping_timeout,
         max_payload=min(MAX_PAYLOAD, settings.max_message_bytes),
     )
 

@@ -1,97 +1,96 @@
-"""Socket.IO on an Engine.IO session: a client in its namespaces."""
+"""A Socket.IO session: an Engine.IO session whose messages are Socket.IO packets."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from secrets import token_urlsafe
-from typing import TYPE_CHECKING
 
-from broker.interfaces import ILink
+from broker.interfaces import ILink, IPeer
 from broker.messages import CloseCode
-from protocols.microstream.sessions import Session
+from protocols.microstream.sessions import Handshake, Session, SessionContext
 from protocols.microstream.socketio import Ack, Connect, Connection, Disconnect, Emit, ack_packets, event_packets
 
-if TYPE_CHECKING:
-    from broker.peer import Peer
-    from protocols.microstream.server import Handshake, Server
-
-CONNECT_TIMEOUT = 45.0  # seconds for the first namespace
 INVALID_NAMESPACE = b'{"message":"Invalid namespace"}'
 
 
 class SocketSession(Session):
-    """A client whose events come one by one to ``take_event``.
+    """One client: the base class of a Socket.IO application, which overrides ``on_connect`` and ``on_event``.
 
-    Args:
-        connect_timeout: seconds after which it is closed if it has come into no
-            namespace.
+    Attributes:
+        connect_timeout: seconds from the handshake after which the session ends if no
+            namespace was joined; a subclass may set its own.
+        sockets: the protocol state of all namespaces.
     """
 
-    def __init__(
-        self,
-        server: Server,
-        peer: Peer,
-        handshake: Handshake,
-        link: ILink | None,
-        connect_timeout: float = CONNECT_TIMEOUT,
-    ) -> None:
-        super().__init__(server, peer, handshake, link)
+    connect_timeout: float = 45.0
+
+    def __init__(self, context: SessionContext, peer: IPeer, handshake: Handshake, link: ILink | None) -> None:
+        super().__init__(context, peer, handshake, link)
         self.sockets = Connection()
-        self._connect_line = server.timers.add(self._not_connected, connect_timeout)
+        self._connect_bucket = context.timers.add(self._connect_timed_out, self.connect_timeout)
 
-    # For those who build upon it
+    # For subclasses
 
-    def take_connect(self, asked: Connect) -> None:
-        """Accept or refuse it, now or later."""
-        self.refuse(asked.namespace, INVALID_NAMESPACE)
+    def on_connect(self, connect: Connect) -> None:
+        """Call ``accept`` or ``refuse``, now or later; override this."""
+        self.refuse(connect.namespace, INVALID_NAMESPACE)
 
-    def take_disconnect(self, namespace: str) -> None:
-        """The client has left *namespace*."""
+    def on_disconnect(self, namespace: str) -> None:
+        """Clean up: the client has left *namespace*."""
 
-    def take_event(self, emit: Emit) -> None:
-        """Take an event."""
+    def on_event(self, emit: Emit) -> None:
+        """Handle an event; override this."""
 
     def accept(self, namespace: str) -> None:
-        """Let the client into *namespace*."""
-        self._forget_timeout()
+        """Answer a CONNECT: the client has joined *namespace*."""
+        self._stop_connect_timer()
         self.send([(self.sockets.accept(namespace, token_urlsafe(15)), False)])
 
     def refuse(self, namespace: str, error: bytes) -> None:
-        """Keep the client out of *namespace*; it may try again."""
+        """Answer a CONNECT by CONNECT_ERROR; the client may try again.
+
+        Args:
+            namespace: that was asked for.
+            error: the JSON object ``{"message":…[,"data":…]}``.
+        """
         self.send([(self.sockets.refuse(namespace, error), False)])
 
     def emit(self, items: bytes, attachments: Sequence[bytes] = (), *, namespace: str = "/") -> None:
-        """Send an event; *items* is the JSON array of its name and arguments."""
+        """Send an event; *items* is the JSON array of its name and arguments.
+
+        Each ``{"_placeholder":true,"num":i}`` in *items* stands for ``attachments[i]``.
+        """
         if self.link is not None and not attachments and namespace == "/":
-            self.link.send(b"42" + items)  # the short way, for nearly all: nothing is ever queued before a WebSocket
+            # Fast path for nearly every event: on WebSocket nothing is ever queued before it.
+            self.link.send(b"42" + items)
             return
         self.send(event_packets(namespace, items, attachments=attachments))
 
     def acknowledge(self, emit: Emit, items: bytes, attachments: Sequence[bytes] = ()) -> None:
-        """Answer an event that asks for it."""
+        """Acknowledge *emit*, if it asks for that; *items* is the JSON array of the arguments."""
         if emit.id is not None:
             self.send(ack_packets(emit.namespace, emit.id, items, attachments=attachments))
 
     # Called by Session
 
-    def message(self, data: bytes, binary: bool) -> None:
-        """Take an Engine.IO message."""
-        came = self.sockets.receive(data, binary)
-        if type(came) is Emit:
-            self.take_event(came)
-        elif type(came) is Connect:
-            self.take_connect(came)
-        elif type(came) is Disconnect:
-            self.take_disconnect(came.namespace)
+    def on_message(self, data: bytes, binary: bool) -> None:
+        """Handle an Engine.IO message: a Socket.IO packet or an attachment of one."""
+        packet = self.sockets.receive(data, binary)
+        if type(packet) is Emit:
+            self.on_event(packet)
+        elif type(packet) is Connect:
+            self.on_connect(packet)
+        elif type(packet) is Disconnect:
+            self.on_disconnect(packet.namespace)
         else:
-            assert came is None or type(came) is Ack  # nobody has asked for one
+            assert packet is None or type(packet) is Ack  # no acknowledgement was ever asked for
 
-    def ended(self) -> None:
-        """Forget the time limit."""
-        self._forget_timeout()
+    def on_ended(self) -> None:
+        """Stop the timer."""
+        self._stop_connect_timer()
 
-    def _forget_timeout(self) -> None:
-        self.server.timers.drop(self._not_connected, self._connect_line)
+    def _stop_connect_timer(self) -> None:
+        self.context.timers.drop(self._connect_timed_out, self._connect_bucket)
 
-    def _not_connected(self) -> None:
+    def _connect_timed_out(self) -> None:
         self.end(CloseCode.POLICY_VIOLATION, "no namespace")

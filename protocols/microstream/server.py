@@ -1,78 +1,70 @@
-"""The Engine.IO server: which request or WebSocket is of which session."""
+"""The Engine.IO server of one path: brings each request and WebSocket to its session."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from enum import IntEnum
 from secrets import token_urlsafe
-from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
+from broker.access.admission import ConnectionCounter
+from broker.access.origins import Origins
 from broker.core.deadlines import GRAIN, Deadlines
 from broker.errors import Refused
-from broker.interfaces import IHttpDialect, ILink, IWebSocketDialect
+from broker.interfaces import IHttpDialect, ILink, IPeer, IWebSocketDialect
 from broker.messages import CloseCode, HttpRequest, Response
-from protocols.microstream.engineio import Malformed, Times, open_packet
-from protocols.microstream.sessions import Session
+from protocols.microstream.engineio import ProtocolError, Times, open_packet
+from protocols.microstream.sessions import Handshake, Session, SessionContext
 from protocols.microstream.upgrade import Upgrade
 
-if TYPE_CHECKING:
-    from broker.peer import Peer
-
-UNKNOWN_TRANSPORT, UNKNOWN_SID, BAD_METHOD, BAD_REQUEST, FORBIDDEN, BAD_VERSION = range(6)
-MESSAGES = (
-    "Transport unknown",
-    "Session ID unknown",
-    "Bad handshake method",
-    "Bad request",
-    "Forbidden",
-    "Unsupported protocol version",
-)
 TEXT = "text/plain; charset=UTF-8"
 CORS = (("Cache-Control", "no-store"), ("Access-Control-Allow-Origin", "*"))
 MAX_FIELDS = 100  # of a query
 
 
-class Wrong(Exception):
+class ErrorCode(IntEnum):
+    """Why a request is refused: the ``code`` of Engine.IO's JSON errors, and the ``message`` with it."""
+
+    message: str
+
+    def __new__(cls, code: int, message: str) -> ErrorCode:
+        """Return the member with the number *code*."""
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.message = message
+        return member
+
+    UNKNOWN_TRANSPORT = 0, "Transport unknown"  # the transport is missing, or neither polling nor websocket
+    UNKNOWN_SID = 1, "Session ID unknown"  # there is no such session, or it has ended
+    BAD_METHOD = 2, "Bad handshake method"  # a handshake that is not a GET
+    BAD_REQUEST = 3, "Bad request"  # not possible in the session's state, malformed or too large
+    FORBIDDEN = 4, "Forbidden"  # pages of this origin are not allowed
+    BAD_VERSION = 5, "Unsupported protocol version"  # EIO is missing or not 4
+
+
+class RequestRefused(Exception):
     """A request is refused with one of the codes of the protocol."""
 
-    def __init__(self, code: int) -> None:
-        super().__init__(MESSAGES[code])
+    def __init__(self, code: ErrorCode) -> None:
+        super().__init__(code.message)
         self.code = code
 
 
 @attrs.frozen
-class Handshake:
-    """How a session began.
-
-    Attributes:
-        sid: of the new session.
-        query: "those of the handshake request count and are repeated on every
-            request".
-        headers: of that request.
-    """
-
-    sid: str
-    query: Mapping[str, Sequence[str]] = attrs.field(repr=False)
-    headers: Mapping[str, str] = attrs.field(repr=False)
-
-
-@attrs.frozen
 class Bounds:
-    """How much the server takes upon itself.
+    """The limits of a server.
 
     Attributes:
-        sessions: at once; 0: any number.
-        per_address: of them from one address; 0: any number.
-        queue_bytes: that may wait for a client that does not poll.
-        origins: of the web pages that may come by polling; empty: of the same
-            host; "*": all.
+        sessions: most sessions at once; 0: any number.
+        per_address: most of them from one IP address; 0: any number.
+        queue_bytes: most bytes in the send queue of a client that does not poll.
+        origins: of web pages that may poll; see ``Origins``.
     """
 
     sessions: int = 10000
@@ -83,28 +75,28 @@ class Bounds:
 
 @implementer(IWebSocketDialect, IHttpDialect)
 class Server:
-    """Keeps the sessions of one path.
+    """A dialect: the sessions of one path.
 
     Args:
-        make: returns the session of a handshake; with a link when it is to
-            begin on WebSocket.
+        make: returns the session of a handshake; with a link when it starts on WebSocket.
         clock: the reactor, or a ``task.Clock``.
-        times: see ``engineio.Times``.
-        bounds: see :class:`Bounds`.
+        name: of the dialect.
         path: ends in a slash.
-        node: what a sid begins with, so that a balancer can send all of a
-            session's requests to its node; "" for nothing.
+        times: timers and limits of each session.
+        bounds: limits of all sessions together.
+        node: prefix of every sid, so that a balancer can send all requests of a session
+            to its node; "" for none.
 
     Attributes:
         sessions: by sid.
-        timers: every timer of every session; it calls its keys.
+        timers: of all sessions; a key is the function to call.
     """
 
     subprotocols: Sequence[str] = ()
 
     def __init__(
         self,
-        make: Callable[[Server, Peer, Handshake, ILink | None], Session],
+        make: Callable[[SessionContext, IPeer, Handshake, ILink | None], Session],
         clock: IReactorTime,
         *,
         name: str = "microstream",
@@ -118,32 +110,25 @@ class Server:
         self.http_paths: Sequence[str] = (path,)
         self.clock = clock
         self.times = times or Times()
-        # Three pings a moment late must not add up to much.
+        # Three pings in a row, each late by this, must not add up to much.
         grain = min(GRAIN, self.times.ping_interval / 50)
         self.timers: Deadlines[Callable[[], object]] = Deadlines(clock, lambda act: act(), grain)
         self.sessions: dict[str, Session] = {}
         self._make = make
-        self._mark = re.sub("[^A-Za-z0-9_-]", "-", node) + "." if node else ""
+        self._sid_prefix = re.sub("[^A-Za-z0-9_-]", "-", node) + "." if node else ""
         self._bounds = bounds or Bounds()
-        self._addresses: Counter[str] = Counter()
+        self._origins = Origins(self._bounds.origins)
+        self._counter = ConnectionCounter(self._bounds.sessions, self._bounds.per_address)
         self._draining = False
+        self._context = SessionContext(self.times, clock, self.timers, self._bounds.queue_bytes, self._forget)
 
-    @property
-    def queue_bytes(self) -> int:
-        """How much may wait for a client that does not poll."""
-        return self._bounds.queue_bytes
-
-    def forget(self, session: Session) -> None:
-        """Strike *session*, which has ended, from the table."""
-        if self.sessions.pop(session.sid, None) is None:
-            return
-        address = session.peer.address
-        self._addresses[address] -= 1
-        if not self._addresses[address]:
-            del self._addresses[address]
+    def _forget(self, session: Session) -> None:
+        """Remove *session*, which has ended."""
+        if self.sessions.pop(session.sid, None) is not None:
+            self._counter.leave(session.peer.address)
 
     def drain(self) -> None:
-        """End every session and every timer, and begin no other session."""
+        """End every session, stop the timers, and refuse new sessions."""
         self._draining = True
         for session in list(self.sessions.values()):
             session.end(CloseCode.GOING_AWAY, "leaving")
@@ -151,99 +136,91 @@ class Server:
 
     # WebSocket
 
-    async def session(self, peer: Peer, link: ILink) -> Session | Upgrade:
-        """Return the session of a WebSocket: a new one, or the way to the one it names."""
+    async def session(self, peer: IPeer, link: ILink) -> Session | Upgrade:
+        """Return a new session for a WebSocket, or its ``Upgrade`` when it shows the sid of one.
+
+        Raises:
+            Refused: with the status 400 and the message of an ``ErrorCode``, or with 503.
+        """
         query = _query(link.handshake)
         try:
             if _first(query, "transport") != "websocket":
-                raise Wrong(UNKNOWN_TRANSPORT)
+                raise RequestRefused(ErrorCode.UNKNOWN_TRANSPORT)
             if _first(query, "sid"):
                 return Upgrade(self._find(query), link)
             return self._begin(peer, query, link.handshake, link)
-        except Wrong as error:
+        except RequestRefused as error:
             raise Refused(400, str(error), body=str(error).encode(), content_type="text/html") from None
 
     # HTTP
 
-    async def answer(self, peer: Peer, request: HttpRequest) -> Response:
-        """Return the answer to a request of the polling transport."""
-        if not self._admits(request):
-            return Response(403, _error_body(FORBIDDEN))
+    async def answer(self, peer: IPeer, request: HttpRequest) -> Response:
+        """Return the response to a request of the polling transport."""
+        if not self._origins.admit(request):
+            return Response(403, _error_body(ErrorCode.FORBIDDEN))
         if request.method == "OPTIONS":
             return _preflight(request)
         try:
             return await self._answer(peer, request, _query(request))
-        except Wrong as error:
+        except RequestRefused as error:
             return Response(400, _error_body(error.code), headers=CORS)
-        except Malformed as error:
-            return Response(
-                413 if error.code == CloseCode.MESSAGE_TOO_BIG else 400, _error_body(BAD_REQUEST), headers=CORS
-            )
+        except ProtocolError as error:
+            status = 413 if error.code == CloseCode.MESSAGE_TOO_BIG else 400
+            return Response(status, _error_body(ErrorCode.BAD_REQUEST), headers=CORS)
 
     def refusal(self, status: int, message: str, request: HttpRequest) -> Response:
-        """Return how to refuse *request* before it came to ``answer``."""
+        """Return the response to *request* that the port itself refuses, before ``answer``; see ``IDialectExtras``."""
         if status == 413:
             # "Body larger than maxPayload: 413 and the session closes."
             session = self.sessions.get(_first(_query(request), "sid"))
             if session is not None and session.engine.polling:
                 session.end()
-        body = json.dumps({"code": BAD_REQUEST, "message": message}, separators=(",", ":")).encode()
-        return Response(status, body, headers=CORS)
+        return Response(status, _error_body(ErrorCode.BAD_REQUEST, message), headers=CORS)
 
-    async def _answer(self, peer: Peer, request: HttpRequest, query: Mapping[str, Sequence[str]]) -> Response:
+    async def _answer(self, peer: IPeer, request: HttpRequest, query: Mapping[str, Sequence[str]]) -> Response:
         transport = _first(query, "transport")
         if transport not in ("polling", "websocket"):
-            raise Wrong(UNKNOWN_TRANSPORT)
+            raise RequestRefused(ErrorCode.UNKNOWN_TRANSPORT)
         if not _first(query, "sid"):
             if request.method != "GET":
-                raise Wrong(BAD_METHOD)
+                raise RequestRefused(ErrorCode.BAD_METHOD)
             if transport != "polling":
-                raise Wrong(BAD_REQUEST)
+                raise RequestRefused(ErrorCode.BAD_REQUEST)
             session = self._begin(peer, query, request, None)
             return _text(open_packet(session.sid, self.times, upgrades=True))
         session = self._find(query)
         if transport != "polling" or not session.engine.polling or request.method not in ("GET", "POST"):
-            raise Wrong(BAD_REQUEST)
+            raise RequestRefused(ErrorCode.BAD_REQUEST)
         if request.method == "GET":
             return _text(await session.get())
         if request.headers.get("content-type", "").startswith("application/octet-stream"):
             session.end()
-            raise Wrong(BAD_REQUEST)
+            raise RequestRefused(ErrorCode.BAD_REQUEST)
         session.post(request.body)
         return Response(200, b"ok", "text/html", CORS)
 
     def _find(self, query: Mapping[str, Sequence[str]]) -> Session:
         session = self.sessions.get(_first(query, "sid"))
         if session is not None and self.clock.seconds() >= session.engine.due:
-            session.ring()  # the timers are a little late
-        if session is None or session.over:
-            raise Wrong(UNKNOWN_SID)
+            session.heartbeat()  # the timer is due, but has not run yet
+        if session is None or session.ended:
+            raise RequestRefused(ErrorCode.UNKNOWN_SID)
         return session
 
     def _begin(
-        self, peer: Peer, query: Mapping[str, Sequence[str]], request: HttpRequest, link: ILink | None
+        self, peer: IPeer, query: Mapping[str, Sequence[str]], request: HttpRequest, link: ILink | None
     ) -> Session:
         if _first(query, "EIO") != "4":
-            raise Wrong(BAD_VERSION)
+            raise RequestRefused(ErrorCode.BAD_VERSION)
         if self._draining:
             raise Refused(503, "The daemon is stopping.")
-        bounds, address = self._bounds, peer.address
-        if (bounds.sessions and len(self.sessions) >= bounds.sessions) or (
-            bounds.per_address and address and self._addresses[address] >= bounds.per_address
-        ):
+        if self._counter.objection(peer.address):
             raise Refused(503, "Too many connections.")
-        handshake = Handshake(self._mark + token_urlsafe(15), query, request.headers)
-        session = self._make(self, peer, handshake, link)
+        handshake = Handshake(self._sid_prefix + token_urlsafe(15), query, request.headers)
+        session = self._make(self._context, peer, handshake, link)
         self.sessions[session.sid] = session
-        self._addresses[address] += 1
+        self._counter.enter(peer.address)
         return session
-
-    def _admits(self, request: HttpRequest) -> bool:
-        """Whether the web page that *request* comes from may: as the front door judges WebSockets."""
-        origin, allowed = request.headers.get("origin"), self._bounds.origins
-        if origin is None or "*" in allowed or origin in allowed:
-            return True
-        return not allowed and urlsplit(origin).netloc == request.headers.get("host", "")
 
 
 def _query(request: HttpRequest) -> Mapping[str, Sequence[str]]:
@@ -261,8 +238,8 @@ def _text(payload: bytes) -> Response:
     return Response(200, payload, TEXT, CORS)
 
 
-def _error_body(code: int) -> bytes:
-    return b'{"code":%d,"message":"%b"}' % (code, MESSAGES[code].encode("ascii"))
+def _error_body(code: ErrorCode, message: str = "") -> bytes:
+    return json.dumps({"code": code, "message": message or code.message}, separators=(",", ":")).encode("ascii")
 
 
 def _preflight(request: HttpRequest) -> Response:

@@ -1,13 +1,16 @@
-"""One Engine.IO session with I/O: a client, over whichever transport it has."""
+"""An Engine.IO session over long-polling, WebSocket, or the one and then the other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
 
+import attrs
 from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
 
-from broker.interfaces import ILink
+from broker.core.deadlines import Deadlines
+from broker.interfaces import ILink, IPeer
 from broker.messages import CloseCode
 from broker.sessions import BaseSession
 from protocols.microstream.engineio import (
@@ -16,116 +19,177 @@ from protocols.microstream.engineio import (
     CLOSED,
     NOOP,
     Engine,
-    Malformed,
     Message,
     Packet,
+    ProtocolError,
     State,
+    Times,
     open_packet,
 )
 from protocols.microstream.engineio import Event as EngineEvent
-
-if TYPE_CHECKING:
-    from broker.peer import Peer
-    from protocols.microstream.server import Handshake, Server
+from protocols.microstream.idle import IdleTimeout
 
 
-class Moving(Protocol):
-    """A WebSocket to which a session is about to move."""
+@attrs.frozen
+class Handshake:
+    """The request that started a session.
+
+    Attributes:
+        sid: of the new session.
+        query: its parameters, each with all its values; "those of the handshake request
+            count and are repeated on every request".
+        headers: its headers, by lower-case name.
+    """
+
+    sid: str
+    query: Mapping[str, Sequence[str]] = attrs.field(repr=False)
+    headers: Mapping[str, str] = attrs.field(repr=False)
+
+
+@attrs.frozen(eq=False)
+class SessionContext:
+    """What a server shares with all of its sessions.
+
+    Attributes:
+        times: timers and limits of each session.
+        clock: the reactor, or a ``task.Clock``.
+        timers: of all sessions; a key is the function to call.
+        queue_bytes: most bytes in the send queue of a client that does not poll.
+        forget: removes a session, which has ended, from the server.
+    """
+
+    times: Times
+    clock: IReactorTime
+    timers: Deadlines[Callable[[], object]]
+    queue_bytes: int
+    forget: Callable[[Session], object]
+
+
+class PendingUpgrade(Protocol):
+    """The WebSocket that a polling session is upgrading to."""
 
     def drop(self) -> None:
-        """Close it."""
+        """Close it; polling goes on."""
 
 
 class Session(BaseSession):
-    """A client whose messages come one by one to ``message``.
+    """One client: the base class of an Engine.IO application, which overrides ``on_message``.
 
-    It owns its peer: polling keeps one over many requests.
+    The session owns its peer, which lives through many requests, and closes it when it ends.
+
+    Args:
+        context: what the server shares with its sessions.
+        peer: the broker's side of the client.
+        handshake: how the session started.
+        link: its WebSocket, or None when it starts by polling.
 
     Attributes:
-        sid: known to the client alone, and what its requests show.
-        link: its WebSocket, once packets travel that way.
-        upgrade: the WebSocket it may move to.
+        sid: the session id, a secret of the client that identifies its requests.
+        link: its WebSocket, or None while it polls.
+        upgrade: the WebSocket it is upgrading to, or None.
     """
 
-    def __init__(self, server: Server, peer: Peer, handshake: Handshake, link: ILink | None) -> None:
-        self.server, self.peer, self.sid = server, peer, handshake.sid
-        self.engine = Engine(server.times, server.clock, websocket=link is not None)
+    def __init__(self, context: SessionContext, peer: IPeer, handshake: Handshake, link: ILink | None) -> None:
+        self.context, self.peer, self.sid = context, peer, handshake.sid
+        self.engine = Engine(context.times, context.clock, websocket=link is not None)
         self.link = link
-        self.upgrade: Moving | None = None
-        self._getting: Deferred[bytes] | None = None
-        self._asking: list[Deferred[bool]] = []
-        self._corked = False
-        self._bucket = server.timers.add(self.ring, server.times.ping_interval)
+        self.upgrade: PendingUpgrade | None = None
+        self._waiting_get: Deferred[bytes] | None = None
+        self._probes: list[Deferred[bool]] = []
+        self._batching = False
+        self._idle: IdleTimeout | None = None
+        self._bucket = context.timers.add(self.heartbeat, context.times.ping_interval)
         peer.bind(self, self.end)
 
-    # For those who build upon it
+    # For subclasses
 
-    def message(self, data: bytes, binary: bool) -> None:
-        """Take a message; ``Malformed`` ends the session."""
+    def on_message(self, data: bytes, binary: bool) -> None:
+        """Handle a message; override this.
 
-    def ended(self) -> None:
-        """The session has ended; once."""
+        Raises:
+            ProtocolError: end the session.
+        """
 
-    def send(self, packets: Iterable[Packet]) -> None:
-        """Send messages, together if the transport can."""
+    def on_ended(self) -> None:
+        """Clean up: the session has ended.  Called once."""
+
+    def send(self, messages: Iterable[Packet]) -> None:
+        """Send *messages*, each as its data and whether that is binary; in one response when polling."""
         engine = self.engine
-        for data, binary in packets:
+        for data, binary in messages:
             engine.send(data, binary)
         self.flush()
 
+    def set_idle_timeout(self, seconds: float) -> None:
+        """End the session as soon as nothing was received for *seconds*, beginning now; 0: never.
+
+        It is pinged before.  Without this, only Engine.IO's pings end a silent session.
+        """
+        if self._idle is not None:
+            self._idle.stop()
+            self._idle = None
+        if seconds > 0:
+            context = self.context
+            self._idle = IdleTimeout(
+                context.clock, context.timers, seconds, context.times.ping_timeout, self._ping, self._idle_timed_out
+            )
+
     @property
-    def over(self) -> bool:
-        """Whether it has ended."""
+    def ended(self) -> bool:
+        """Whether the session has ended."""
         return self.engine.state is State.CLOSED
 
     def end(self, code: int = CloseCode.NORMAL, reason: str = "", last: bytes = CLOSE) -> None:
-        """End the session, whatever transport it has; again is nothing.
+        """End the session on either transport; idempotent.
 
         Args:
             code: of the WebSocket close frame.
-            reason: goes with it.
-            last: the last packet for a GET that waits.
+            reason: of the WebSocket close frame.
+            last: the last packet for a waiting GET.
         """
-        if self.over:
+        if self.ended:
             return
-        payload = b"" if self._getting is None else self.engine.last_payload(last)
+        payload = b"" if self._waiting_get is None else self.engine.last_payload(last)
         self.engine.close()
-        self.server.timers.drop(self.ring, self._bucket)
-        self.server.forget(self)
+        self.context.timers.drop(self.heartbeat, self._bucket)
+        self.set_idle_timeout(0)
+        self.context.forget(self)
         if self.upgrade is not None:
             self.upgrade.drop()
         if self.link is not None:
             self.link.close(code, reason)
         self._answer(payload)
-        self._notify(False)
-        self.ended()
+        self._answer_probes(False)
+        self.on_ended()
         self.peer.close()
 
     # WebSocket
 
     def opened(self) -> None:
-        """Say the first word: the session began on WebSocket."""
+        """Send the open packet: the session starts on WebSocket."""
         assert self.link is not None
-        self.link.send(open_packet(self.sid, self.server.times, upgrades=False))
+        self.link.send(open_packet(self.sid, self.context.times, upgrades=False))
         self.flush()
 
     def received(self, data: bytes, binary: bool) -> None:
-        """Take a frame."""
+        """Handle a WebSocket frame."""
+        if self._idle is not None:
+            self._idle.last = self.context.clock.seconds()
         try:
             if not binary and self.engine.is_plain(data):
-                self.message(data[1:], False)
+                self.on_message(data[1:], False)
             else:
-                self._take(self.engine.receive_frame(data, binary))
-        except Malformed as error:
+                self._handle(self.engine.receive_frame(data, binary))
+        except ProtocolError as error:
             self.end(error.code, str(error))
 
     def closed(self, code: int, reason: str) -> None:
-        """The WebSocket has gone, and the session with it."""
+        """End the session: its WebSocket has closed."""
         self.link = None
         self.end()
 
-    def move(self, link: ILink) -> None:
-        """Packets travel over *link* from now on."""
+    def on_upgraded(self, link: ILink) -> None:
+        """Send over *link* from now on, first what is queued."""
         self.upgrade, self.link = None, link
         self._answer(NOOP)
         self.flush()
@@ -133,47 +197,53 @@ class Session(BaseSession):
     # Polling
 
     async def get(self) -> bytes:
-        """Return what waits for the client, or wait for it.
+        """Return the payload of a response to a GET, waiting for the next packet if there is none.
 
         Raises:
-            Malformed: another GET waits already; the session has ended.
+            ProtocolError: another GET is waiting already; this has ended the session.
         """
-        if self._getting is not None:
+        if self._waiting_get is not None:
             self.end()
-            raise Malformed("two polls at once")
+            raise ProtocolError("two polls at once")
+        self._received()
         payload = self.engine.poll()
         if payload:
             return payload
-        self._getting = Deferred()
+        self._waiting_get = Deferred()
         try:
-            return await self._getting
+            return await self._waiting_get
         except CancelledError:
-            # The client has hung up, and its next try will be a new session.
-            self._getting = None
+            # The client has closed the connection; it starts a new session when it comes back.
+            self._waiting_get = None
             self.end()
             raise
 
     def post(self, body: bytes) -> None:
-        """Take the packets of *body*.
+        """Handle the packets of the body of a POST.
 
         Raises:
-            Malformed: they are wrong; the session has ended.
+            ProtocolError: a packet is malformed; this has ended the session.
         """
-        self._corked = True
+        self._received()
+        self._batching = True
         try:
-            self._take(self.engine.receive_payload(body))
-        except Malformed:
+            self._handle(self.engine.receive_payload(body))
+        except ProtocolError:
             self.end()
             raise
         except Exception:
             self.end(CloseCode.INTERNAL_ERROR)
             raise
         finally:
-            self._corked = False
+            self._batching = False
         self.flush()
 
+    def _received(self) -> None:
+        if self._idle is not None:
+            self._idle.last = self.context.clock.seconds()
+
     def flush(self) -> None:
-        """Let go what can go now."""
+        """Send what is queued, as far as the transport takes it now."""
         engine = self.engine
         link = self.link
         if link is not None:
@@ -182,61 +252,67 @@ class Session(BaseSession):
                     link.send_binary(data)
                 else:
                     link.send(data)
-        elif self._getting is not None:
-            # What one POST brings about goes in one answer.
-            if not self._corked:
+        elif self._waiting_get is not None:
+            # What the packets of one POST cause is sent in one response.
+            if not self._batching:
                 self._answer(engine.poll())
-        elif engine.queued > self.server.queue_bytes:
+        elif engine.queued > self.context.queue_bytes:
             self.end(CloseCode.TRY_AGAIN_LATER, "reading too slowly")
 
     def _answer(self, payload: bytes) -> None:
-        getting = self._getting
-        if getting is not None and payload:
-            self._getting = None
-            getting.callback(payload)
+        waiting = self._waiting_get
+        if waiting is not None and payload:
+            self._waiting_get = None
+            waiting.callback(payload)
 
-    def _take(self, events: list[EngineEvent]) -> None:
+    def _handle(self, events: list[EngineEvent]) -> None:
         for event in events:
             if type(event) is Message:
-                self.message(event.data, event.binary)
+                self.on_message(event.data, event.binary)
             elif event is ALIVE:
-                self._set_alarm(self.server.times.ping_interval)
-                self._notify(True)
+                self._schedule_heartbeat(self.context.times.ping_interval)
+                self._answer_probes(True)
             elif event is CLOSED:
                 self.end(last=NOOP)
             if self.engine.state is State.CLOSED:
                 return
 
-    # Signs of life
+    # Heartbeat
 
-    def ring(self) -> None:
-        """Ping the client, or let it go when the last ping was in vain.
+    def heartbeat(self) -> None:
+        """Ping the client, or end the session when it has not answered the last ping.
 
         "close the transport instead of sending 41; the client then reconnects"
         """
-        if self.engine.ring():
-            self._set_alarm(self.server.times.ping_timeout)
+        if self.engine.heartbeat():
+            self._schedule_heartbeat(self.context.times.ping_timeout)
             self.flush()
         else:
             self.end(CloseCode.GOING_AWAY, "ping timeout")
 
     def probe(self) -> Deferred[bool]:
-        """Ask the client whether it is there; fires at the first packet of any kind."""
-        if self.over:
+        """Ping the client; fire with True at its next packet, of any type, or with False when the session ends."""
+        if self.ended:
             return succeed(False)
-        asking: Deferred[bool] = Deferred(self._asking.remove)
-        self._asking.append(asking)
+        probe: Deferred[bool] = Deferred(self._probes.remove)
+        self._probes.append(probe)
+        self._ping()
+        return probe
+
+    def _ping(self) -> None:
         if self.engine.ping():
-            self._set_alarm(self.server.times.ping_timeout)
+            self._schedule_heartbeat(self.context.times.ping_timeout)
             self.flush()
-        return asking
 
-    def _set_alarm(self, delay: float) -> None:
-        timers = self.server.timers
-        timers.drop(self.ring, self._bucket)
-        self._bucket = timers.add(self.ring, delay)
+    def _idle_timed_out(self) -> None:
+        self.end(CloseCode.GOING_AWAY, "idle")
 
-    def _notify(self, alive: bool) -> None:
-        asking, self._asking = self._asking, []
-        for asked in asking:
-            asked.callback(alive)
+    def _schedule_heartbeat(self, delay: float) -> None:
+        timers = self.context.timers
+        timers.drop(self.heartbeat, self._bucket)
+        self._bucket = timers.add(self.heartbeat, delay)
+
+    def _answer_probes(self, alive: bool) -> None:
+        probes, self._probes = self._probes, []
+        for probe in probes:
+            probe.callback(alive)

@@ -17,13 +17,16 @@ import attrs
 import msgspec
 from msgspec import Raw
 
-from protocols.microstream.engineio import Malformed
-from protocols.microstream.exact import ERRORS, NotExact, decode
+from broker.errors import Invalid
+from broker.jsontext import ERRORS, decode
+from protocols.microstream.engineio import Packet, ProtocolError
 
 CONNECT, DISCONNECT, EVENT, ACK, CONNECT_ERROR, BINARY_EVENT, BINARY_ACK = range(7)
-RESERVED = frozenset(("connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"))
+RESERVED_EVENTS = frozenset(
+    ("connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener")
+)
 MAX_ATTACHMENTS = 10
-MAX_NAMESPACE = 255  # characters; it is told back to the client when it is unknown
+MAX_NAMESPACE = 255  # characters; an unknown one is repeated in the CONNECT_ERROR
 HEAD = re.compile(rb"([0-6])(?:(\d{1,4})-)?(?:(/[^,]*),?)?(\d{1,15})?")
 
 _items = msgspec.json.Decoder(list[Raw])
@@ -33,12 +36,11 @@ _name = msgspec.json.Decoder(str | int | float)
 _json_name = msgspec.json.Encoder().encode
 
 T = TypeVar("T")
-Packet = tuple[bytes, bool]  # an Engine.IO message; whether it is a binary one
 
 
 @attrs.frozen
 class Connect:
-    """The client wants to be in *namespace*; *auth* is the JSON text of an object, or b""."""
+    """The client asks to join *namespace*; *auth* is the JSON text of an object, or b""."""
 
     namespace: str
     auth: bytes = b""
@@ -51,17 +53,17 @@ class Disconnect:
     namespace: str
 
 
-# Made for every message: not frozen, which would triple their price.
+# Made for every message: a frozen attrs class takes three times as long to make.
 @attrs.define(eq=False)
 class Emit:
-    """An event came.
+    """An event was received.
 
     Attributes:
-        namespace: where.
-        name: which.
-        args: its further arguments, each with its exact text.
-        id: asks for an acknowledgement under this number; None: for none.
-        attachments: what ``{"_placeholder":true,"num":i}`` in *args* stands for.
+        namespace: it was emitted in.
+        name: of the event.
+        args: its arguments after the name, each as its exact JSON text.
+        id: of the acknowledgement it asks for, or None.
+        attachments: binary parts; ``{"_placeholder":true,"num":i}`` in *args* stands for number i.
     """
 
     namespace: str
@@ -73,7 +75,7 @@ class Emit:
 
 @attrs.define(eq=False)
 class Ack:
-    """An acknowledgement came, with its arguments."""
+    """An acknowledgement was received; its attributes are those of :class:`Emit`."""
 
     namespace: str
     id: int
@@ -88,12 +90,12 @@ Event = Connect | Disconnect | Emit | Ack
 
 
 def connect_packet(namespace: str, sid: str) -> bytes:
-    """Return the answer to a CONNECT that is accepted."""
+    """Return the packet that accepts a CONNECT."""
     return b'0%b{"sid":%b}' % (_prefix(namespace), _json_name(sid))
 
 
 def connect_error_packet(namespace: str, error: bytes) -> bytes:
-    """Return the answer to a CONNECT that is refused; *error* is ``{"message"[,"data"]}``."""
+    """Return the packet that refuses a CONNECT; *error* is the JSON object ``{"message"[,"data"]}``."""
     return b"4%b%b" % (_prefix(namespace), error)
 
 
@@ -136,10 +138,13 @@ class _Head:
 
 
 class Connection:
-    """What one client says, over all its namespaces.
+    """The protocol state of one client, over all its namespaces.
 
-    ``receive`` raises ``engineio.Malformed`` when the connection must be closed.
-    A CONNECT must be answered by ``accept`` or ``refuse``, at once or later.
+    ``receive`` raises ``engineio.ProtocolError`` when the connection must be closed.
+    A :class:`Connect` must be followed by ``accept`` or ``refuse``, at once or later.
+
+    Attributes:
+        joined: the namespaces whose CONNECT was accepted.
     """
 
     __slots__ = ("_asked", "_binaries", "_head", "joined")
@@ -151,29 +156,29 @@ class Connection:
         self._binaries: list[bytes] = []
 
     def receive(self, data: bytes, binary: bool) -> Event | None:
-        """Take a message; return the event it completes, or None."""
+        """Return the event that an Engine.IO message completes, or None while attachments are due."""
         if binary:
             return self._attach(data)
         if self._head is not None:
-            raise Malformed("text while attachments are due")
+            raise ProtocolError("text while attachments are due")
         if data[:2] == b"2[" and "/" in self.joined:
-            # The short way, for nearly all: an event of the root namespace with one argument.
+            # Fast path for nearly every packet: an event of the root namespace with one argument.
             try:
                 name, argument = _plain_event(data[1:])
             except ERRORS:
                 return self._event("/", None, data[1:], ())
-            if name not in RESERVED:
+            if name not in RESERVED_EVENTS:
                 return Emit("/", name, [argument])
         return self._packet(_head(data))
 
     def accept(self, namespace: str, sid: str) -> bytes:
-        """Let the client into *namespace*; return the packet that says so."""
+        """Add *namespace* to those joined; return the packet that accepts the CONNECT."""
         self._asked.discard(namespace)
         self.joined.add(namespace)
         return connect_packet(namespace, sid)
 
     def refuse(self, namespace: str, error: bytes) -> bytes:
-        """Keep the client out of *namespace*; return the packet that says so."""
+        """Return the packet that refuses the CONNECT; see ``connect_error_packet``."""
         self._asked.discard(namespace)
         return connect_error_packet(namespace, error)
 
@@ -182,21 +187,21 @@ class Connection:
         if head.kind == CONNECT:
             return self._connect(head)
         if namespace not in self.joined:
-            raise Malformed("not connected to that namespace")
+            raise ProtocolError("namespace not connected")
         if head.attachments:
             self._head = head
             return None
         if head.kind == DISCONNECT:
             if head.rest:
-                raise Malformed("a payload of DISCONNECT")
+                raise ProtocolError("a DISCONNECT with a payload")
             self.joined.discard(namespace)
             return Disconnect(namespace)
-        return self._whole(head, ())
+        return self._completed(head, ())
 
     def _connect(self, head: _Head) -> Connect:
         namespace = head.namespace
         if namespace in self.joined or namespace in self._asked:
-            raise Malformed("connected already")
+            raise ProtocolError("connected already")
         if head.rest:
             _decoded(_object, head.rest)
         self._asked.add(namespace)
@@ -205,7 +210,7 @@ class Connection:
     def _attach(self, data: bytes) -> Event | None:
         head = self._head
         if head is None:
-            raise Malformed("binary without a header")
+            raise ProtocolError("binary without a header")
         self._binaries.append(data)
         if len(self._binaries) < head.attachments:
             return None
@@ -213,73 +218,76 @@ class Connection:
         _check_placeholders(head.rest, len(attachments))
         if head.namespace not in self.joined:
             return None
-        return self._whole(head, attachments)
+        return self._completed(head, attachments)
 
-    def _whole(self, head: _Head, attachments: tuple[bytes, ...]) -> Event:
+    def _completed(self, head: _Head, attachments: tuple[bytes, ...]) -> Event:
         if head.kind in (EVENT, BINARY_EVENT):
             return self._event(head.namespace, head.id, head.rest, attachments)
         if head.id is None:
-            raise Malformed("an acknowledgement of nothing")
+            raise ProtocolError("an acknowledgement without an id")
         return Ack(head.namespace, head.id, _decoded(_items, head.rest), attachments)
 
     def _event(self, namespace: str, id: int | None, rest: bytes, attachments: tuple[bytes, ...]) -> Emit:
         items: list[Raw] = _decoded(_items, rest)
         if not items:
-            raise Malformed("an event without a name")
+            raise ProtocolError("an event without a name")
         return Emit(namespace, _event_name(items.pop(0)), items, id, attachments)
 
 
 def _head(data: bytes) -> _Head:
     match = HEAD.match(data)
     if match is None:
-        raise Malformed("unknown type")
+        raise ProtocolError("unknown type")
     kind = int(match[1])
     attachments = 0
     if match[2] is not None:
         attachments = int(match[2])
     if (match[2] is not None) != (kind in (BINARY_EVENT, BINARY_ACK)) or attachments > MAX_ATTACHMENTS:
-        raise Malformed("attachments")
+        raise ProtocolError("attachments")
     if kind == CONNECT_ERROR or (match[4] and kind in (CONNECT, DISCONNECT)):
-        raise Malformed("unexpected packet")
-    namespace = match[3].decode() if match[3] else "/"
+        raise ProtocolError("unexpected packet")
+    try:
+        namespace = match[3].decode() if match[3] else "/"
+    except UnicodeDecodeError:
+        raise ProtocolError("namespace") from None
     if len(namespace) > MAX_NAMESPACE:
-        raise Malformed("namespace too long")
+        raise ProtocolError("namespace too long")
     return _Head(kind, namespace, int(match[4]) if match[4] else None, data[match.end() :], attachments)
 
 
 def _event_name(text: Raw) -> str:
     try:
         name = decode(_name, text)
-    except NotExact:
+    except Invalid:
         if not bytes(text).startswith(b'"'):
-            raise Malformed("the name of an event") from None
-        return ""  # half a character in it: that is legal, and the name of nothing
-    if name in RESERVED:
-        raise Malformed("a reserved event")
+            raise ProtocolError("event name") from None
+        return ""  # a lone surrogate: legal, and the name of no event
+    if name in RESERVED_EVENTS:
+        raise ProtocolError("reserved event name")
     return str(name)
 
 
 def _check_placeholders(text: bytes, attachments: int) -> None:
-    """Raise Malformed when *text* refers to an attachment that is not there."""
+    """Raise ProtocolError when *text* refers to an attachment that is not there."""
     try:
-        waiting = [json.loads(text)]
+        pending = [json.loads(text)]
     except (ValueError, RecursionError):
-        raise Malformed("payload") from None
-    while waiting:
-        value = waiting.pop()
+        raise ProtocolError("payload") from None
+    while pending:
+        value = pending.pop()
         if isinstance(value, list):
-            waiting += value
+            pending += value
         elif isinstance(value, dict):
             if value.get("_placeholder") is True:
                 number = value.get("num")
                 if type(number) is not int or not 0 <= number < attachments:
-                    raise Malformed("illegal attachments")
+                    raise ProtocolError("illegal attachments")
             else:
-                waiting += value.values()
+                pending += value.values()
 
 
 def _decoded(decoder: msgspec.json.Decoder[T], text: bytes) -> T:
     try:
         return decode(decoder, text)
-    except NotExact as error:
-        raise Malformed(f"payload: {error}") from None
+    except Invalid as error:
+        raise ProtocolError(f"payload: {error}") from None

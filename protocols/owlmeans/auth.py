@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qs
 
 import msgspec
 
 from broker.errors import BrokerError, Denied, Invalid, RateLimited, Refused, Unauthenticated
+from broker.interfaces import IPeer
+from broker.jsontext import decode
 from broker.messages import CloseCode, HttpRequest
 from protocols.owlmeans import wire
 from protocols.owlmeans.marshalled import marshal, refused, unsupported
+from protocols.owlmeans.session import Session, check_client_id
+from protocols.owlmeans.wire import Envelope
 
-if TYPE_CHECKING:
-    from broker.peer import Peer
-    from protocols.owlmeans.session import Session
-    from protocols.owlmeans.wire import Envelope
-
-MAX_NAME = 128  # characters of a client id
-FIELDS = 32  # query parameters that are looked at
+MAX_PARAMETERS = 32  # of the query
 
 
 class _Shown(msgspec.Struct):
@@ -27,7 +25,7 @@ class _Shown(msgspec.Struct):
     token: str = ""
 
 
-_decode = msgspec.json.Decoder(_Shown).decode
+_shown = msgspec.json.Decoder(_Shown)
 
 
 def parameters(request: HttpRequest) -> dict[str, str]:
@@ -37,45 +35,44 @@ def parameters(request: HttpRequest) -> dict[str, str]:
         Refused: there are too many.
     """
     try:
-        found = parse_qs(request.query, max_num_fields=FIELDS, errors="replace")
+        found = parse_qs(request.query, max_num_fields=MAX_PARAMETERS, errors="replace")
     except ValueError:
         raise Refused(400, body=marshal(Invalid("query")).encode()) from None
     return {name: values[0] for name, values in found.items()}
 
 
-def handshake(peer: Peer, token: str, name: str) -> bool:
-    """Let the client in as its URL and headers say; say whether it showed a credential.
+def handshake(session: Session, token: str, name: str) -> None:
+    """Let the client in as its URL and headers say.
+
+    A name needs a credential wherever clients may show one.  Without one, it is
+    kept until one was shown in a frame.
+
+    Args:
+        session: of the client, new.
+        token: the credential that it shows, or "".
+        name: the client id that it asks for, or "".
 
     Raises:
         Refused: with the status, "401 not authenticated, 403 gate refused", and
             the error as the body.
     """
+    peer = session.peer
     try:
         if token:
             peer.identify(token)
-        if name and peer.admitted:
-            take_name(peer, name)
+            session.authenticated = True
+        if name and (token or session.settings.auth == "none"):
+            session.take_name(name)
+        elif name:
+            session.name = check_client_id(name)
     except Unauthenticated:
         raise Refused(401, body=refused("token").encode()) from None
     except BrokerError as error:
         status = 400 if isinstance(error, Invalid) else 429 if isinstance(error, RateLimited) else 403
         raise Refused(status, body=marshal(error).encode()) from None
-    return bool(token)
 
 
-def take_name(peer: Peer, name: str) -> None:
-    """Let *name* be the client id, where the credential names nobody.
-
-    Raises:
-        Invalid: it is empty or too long.
-        Denied: it can not have it.
-    """
-    if not 0 < len(name) <= MAX_NAME:
-        raise Invalid("name")
-    peer.take_name(name)
-
-
-def answer(session: Session, envelope: Envelope) -> None:
+def on_auth(session: Session, envelope: Envelope) -> None:
     """Answer an ``auth`` frame: one with a stage by exactly one, one without by none.
 
     Two peers that answer failures with failures would loop for ever.
@@ -110,8 +107,8 @@ def _authenticate(session: Session, payload: bytes) -> None:
 
 def _token(payload: bytes) -> str:
     try:
-        return _decode(payload).token
-    except (msgspec.DecodeError, RecursionError):
+        return decode(_shown, payload).token
+    except Invalid:
         return ""
 
 
@@ -121,14 +118,14 @@ def _reason(error: BrokerError) -> str:
     return "tries" if isinstance(error, RateLimited) else "token"
 
 
-def _record(peer: Peer) -> dict[str, Any]:
+def _record(peer: IPeer) -> dict[str, Any]:
     """Return the record of the client; its profile is its client id."""
-    told = peer.identity.details
+    details = peer.identity.details
     return {
-        "userId": told.get("userId", peer.client),
+        "userId": details.get("userId", peer.client),
         "profileId": peer.client,
-        "role": told.get("role", "user"),
-        "scopes": told.get("scopes", []),
+        "role": details.get("role", "user"),
+        "scopes": details.get("scopes", []),
     }
 
 

@@ -1,243 +1,160 @@
-"""One connection: what comes from the client, and what it is sent."""
+"""One connection: what each frame of the client does, and what the client is sent."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import attrs
 import msgspec
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from broker.errors import BrokerError, Invalid, Unauthenticated
-from broker.interfaces import ILink, ISession
-from broker.messages import CloseCode, Event, Frame, Mail, Reply, Request, text_frame
-from protocols.owlmeans import auth, careful, wire
-from protocols.owlmeans.frames import GUEST, HANDLERS, Handlers
-from protocols.owlmeans.gate import Gate
-from protocols.owlmeans.marshalled import marshal
-from protocols.owlmeans.watches import TOPIC, Watches
-from protocols.owlmeans.wire import ABSENT, BROKER, CALL, RESPONSE, RESULT, Envelope, decode, encode, milliseconds
-
-if TYPE_CHECKING:
-    from twisted.internet.interfaces import IReactorTime
-
-    from broker.config.settings import Settings
-    from broker.peer import Peer
+from broker.errors import BrokerError, CalleeFailed, Invalid, RateLimited, Unauthenticated
+from broker.interfaces import ISession
+from broker.messages import CloseCode, Request, text_frame
+from broker.patterns import RESERVED_PREFIX, check_name
+from protocols.owlmeans import wire
+from protocols.owlmeans.marshalled import marshal, normalise
+from protocols.owlmeans.outgoing import Outgoing
+from protocols.owlmeans.wire import ABSENT, RESULT, Envelope, checked_payload, decode, encode
 
 log = Logger()
 
-BRACE = ord("{")
-BURST = 1 << 18  # bytes of queued messages that go out before the client may have read some
-PAUSE = 0.05  # seconds until the next burst
+BRACE, BRACKET = ord("{"), ord("[")
+MAX_NAME_LENGTH = 128  # characters of a client id
+MALFORMED_RESULT = ("SocketErrorMessageMalformed", "socket:message:malformed:payload")
+
+Handlers = Mapping[str, Callable[["Session", Envelope], None]]
+
+
+class Method(Protocol):
+    """A call of a method that the broker itself performs."""
+
+    async def run(self, session: Session) -> dict[str, Any]:
+        """Do it and return the payload of the result."""
+
+    def sent(self, session: Session) -> None:
+        """Notice that the result is on its way."""
+
+
+@attrs.frozen
+class Tables:
+    """What sessions do, by the words of the wire.
+
+    Attributes:
+        admitted: frame type → what it does, for a client that was let in.
+        guest: the same for one that must show a credential first.
+        read_method: returns the call of a ``broker.`` method, by its name and
+            its arguments as a JSON array; raises ``NotFound`` or ``Invalid``.
+    """
+
+    admitted: Handlers
+    guest: Handlers
+    read_method: Callable[[str, bytes], Method]
 
 
 @implementer(ISession)
 @attrs.define(eq=False)
-class Session:
+class Session(Outgoing):
     """One client of this dialect.
 
     Attributes:
-        peer: the way into the broker.
-        link: the way out to the client.
-        settings: of the daemon.
-        clock: gives the time.
-        name: the client id asked for in the URL, until it is taken.
+        tables: what frames and methods do.
+        name: the client id asked for in the URL, until a credential was shown.
         topics: what to subscribe to as soon as the client is let in.
         authenticated: whether a credential was shown and found good.
-        usual: milliseconds that a call may take if it does not say.
-        longest: milliseconds that a call may take at most.
-        watches: the keys it watches.
+        default_timeout: milliseconds that a call may take if it does not say.
+        max_timeout: milliseconds that a call may take at most.
     """
 
-    peer: Peer
-    link: ILink
-    settings: Settings
-    clock: IReactorTime
+    tables: Tables
     name: str = ""
     topics: tuple[str, ...] = ()
     authenticated: bool = False
-    usual: float = attrs.field(init=False)
-    longest: float = attrs.field(init=False)
-    watches: Watches = attrs.field(init=False)
-    _handlers: Handlers = GUEST
-    _client: bytes = b'""'
-    _gate: Gate | None = None
-    _deadline: IDelayedCall | None = None
-    _mailed: int = 0
-    _collecting: IDelayedCall | None = None
+    default_timeout: float = attrs.field(init=False)
+    max_timeout: float = attrs.field(init=False)
+    _handlers: Handlers = attrs.field(init=False)
+    _auth_timer: IDelayedCall | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.usual = self.settings.call_timeout_seconds * 1000
-        self.longest = self.settings.max_call_timeout_seconds * 1000
-        self.watches = Watches(self.peer, self.push)
+        super().__attrs_post_init__()
+        self.default_timeout = self.settings.call_timeout_seconds * 1000
+        self.max_timeout = self.settings.max_call_timeout_seconds * 1000
+        self._handlers = self.tables.guest
 
-    # Called by the transport
+    # Called by the transport.
 
     def opened(self) -> None:
-        """Be there for others, or wait for a credential."""
-        self._gate = Gate(self.clock, self.ready, self.settings.send_queue_bytes)
-        self._gate.begin()
+        """Be visible to others, or wait for a credential."""
+        self.start()
         if self.peer.admitted:
             self.admit()
         else:
-            self._deadline = self.clock.callLater(self.settings.auth_deadline_seconds, self._auth_timeout)
+            self._auth_timer = self.clock.callLater(self.settings.auth_deadline_seconds, self._auth_timeout)
 
     def received(self, data: bytes, binary: bool) -> None:
         """Do what a frame asks for; what is no frame is dropped and counted."""
         # The hot path, as ``request`` and ``reply`` are: no step that could be spared.
         if binary or not data or data[0] != BRACE:
-            self._read_odd(data, binary)
+            self._receive_slowly(data, binary)
             return
         try:
             envelope = decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            self._read_odd(data, binary)
+            self._receive_slowly(data, binary)
             return
         handler = self._handlers.get(envelope.type)
-        if handler is None or self._gate is not None or envelope.payload is ABSENT:
-            self._take(envelope, data)
+        if handler is None or self._buffer is not None or envelope.payload is ABSENT:
+            self._dispatch(envelope, data)
         else:
             handler(self, envelope)
 
     def closed(self, code: int, reason: str) -> None:
         """Leave no timer behind."""
-        if self._gate is not None:
-            self._gate.close()
-            self._gate = None
-        self._lift_deadline()
-        if self._collecting is not None:
-            self._collecting.cancel()
-            self._collecting = None
+        self._cancel_auth_timer()
+        self.stop()
 
-    # Called by the core
-
-    def request(self, request: Request) -> None:
-        """Send a call that this client performs, or a request it takes."""
-        dt = int((request.time or self.clock.seconds()) * 1000 + 0.5)
-        if request.streamed:
-            self.push(text_frame(wire.request(request, self._client, dt)))
-            return
-        timeout = int(request.timeout * 1000 + 0.5)
-        names = encode(request.id), encode(request.procedure)
-        self.link.send(CALL % (*names, request.body, timeout, encode(request.caller), self._client, dt))
-
-    def reply(self, reply: Reply) -> None:
-        """Send the end of a call, or one answer of a request."""
-        dt = int((reply.time or self.clock.seconds()) * 1000 + 0.5)
-        sender, error = encode(reply.source), reply.error
-        if error is None:
-            form, body = RESPONSE if reply.streamed else RESULT, reply.body
-        else:
-            form, body = wire.failure(marshal(error, self.settings.owlmeans_pass_stacks), reply.streamed)
-        self.link.send(form % (encode(reply.ref), body, sender, dt))
-
-    def event(self, event: Event, pattern: str) -> None:
-        """Send *event* as it comes by one subscription, or by the watches of its key."""
-        if pattern:
-            frame = event.render(wire.event, pattern)
-            if self._gate is None:
-                self.link.send_frame(frame)
-            else:
-                self.push(frame)
-            return
-        for watch in self.watches.admitting(event):
-            self.watches.notify(watch, event.render(wire.event, TOPIC + watch))
-
-    def mail(self, mail: Mail) -> bool:
-        """Send a queued message, unless the client can not read it now."""
-        if not self.link.open:
-            return False  # what is sent to a connection that closes is lost
-        gate = self._shut()
-        if gate is not None:
-            gate.wait()
-            return False
-        if self.link.paused or self._mailed > BURST:
-            self._collect_later()
-            return False
-        frame = wire.mail(mail)
-        self._mailed += len(frame)
-        self.link.send(frame)
-        return True
-
-    async def probe(self) -> bool:
-        """Say that the client is alive: the transport's pings would have noticed otherwise."""
-        return True
-
-    # Called by this package
+    # Called by this package.
 
     def admit(self) -> None:
-        """Let the client in: it is seen by others from now on."""
-        self._handlers = HANDLERS
-        self._lift_deadline()
-        if self._gate is not None:
-            self._gate.begin()
-        name, self.name = self.name, ""
+        """Let the client in: it is visible to others from now on."""
+        self._handlers = self.tables.admitted
+        self._cancel_auth_timer()
+        if self._buffer is not None:
+            self._buffer.restart()
         topics, self.topics = self.topics, ()
-        try:
-            if name:
-                auth.take_name(self.peer, name)
-        except BrokerError as error:
-            self._report_failure(error, Envelope(type="handshake", id=name))
-        for topic in topics:
+        name = self.name
+        if name and self.authenticated:
+            self.name = ""
             try:
-                self.peer.subscribe(topic)
+                self.take_name(name)
+            except BrokerError as error:
+                self._report_failure(error, Envelope(type="handshake", id=name))
+        for index, topic in enumerate(topics):
+            try:
+                self.peer.subscribe(topic, rate_limited=not (index or self.peer.named))
             except BrokerError as error:
                 self._report_failure(error, Envelope(type="handshake", event=topic))
         self.appear()
 
-    def _report_failure(self, error: BrokerError, asked: Envelope) -> None:
-        """Tell that something in the URL was not done."""
-        self.push(text_frame(wire.notice(marshal(error), asked)))
+    def take_name(self, name: str) -> None:
+        """Let *name* be the client id, where the credential names nobody.
 
-    def appear(self) -> None:
-        """Be seen by others under the client id that it has now."""
-        self._client = encode(self.peer.client)
-        self.peer.appear()
+        Raises:
+            Invalid: it can be no client id.
+            Denied: the client can not have it.
+        """
+        self.peer.take_name(check_client_id(name))
 
-    def ready(self) -> None:
-        """Send what was held back: the client has its handlers in place."""
-        gate, self._gate = self._gate, None
-        if gate is not None:
-            for frame in gate.close():
-                self.link.send_frame(frame)
-        self.peer.collect()
+    # Incoming frames.
 
-    def push(self, frame: Frame) -> None:
-        """Send what the client has not asked for just now."""
-        gate = self._shut()
-        if gate is None:
-            self.link.send_frame(frame)
-        elif not gate.hold(frame):
-            self.link.close(CloseCode.TRY_AGAIN_LATER, "too much before the first frame")
-
-    def _shut(self) -> Gate | None:
-        """Return the gate while the client may not have its handlers in place."""
-        if self._gate is not None and self._gate.expired:
-            self.ready()
-        return self._gate
-
-    def notice(self, error: BrokerError, envelope: Envelope) -> None:
-        """Tell of an error that has no other way back."""
-        self.link.send(wire.notice(marshal(error), envelope))
-
-    def refuse(self, error: BrokerError, envelope: Envelope) -> None:
-        """Tell the client that *envelope* was not done."""
-        if envelope.id and envelope.type in ("call", "request"):
-            form, body = wire.failure(marshal(error), envelope.type == "request")
-            self.answer(form, envelope.id, body)
-        else:
-            self.notice(error, envelope)
-
-    def answer(self, form: bytes, ref: str, body: bytes) -> None:
-        """Answer *ref* in the broker's own name."""
-        self.link.send(form % (encode(ref), body, BROKER, milliseconds(self.clock.seconds())))
-
-    # The frames
-
-    def _take(self, envelope: Envelope, data: bytes) -> None:
-        self._heard(envelope)
+    def _dispatch(self, envelope: Envelope, data: bytes) -> None:
+        """Do what *envelope*, read from *data*, asks for."""
+        self._notice_start(envelope)
         handler = self._handlers.get(envelope.type)
         if handler is None:
             # "Unknown types are dropped, never relayed": a relayed system/close
@@ -249,20 +166,20 @@ class Session:
             envelope.payload = msgspec.Raw(data)
         handler(self, envelope)
 
-    def _heard(self, envelope: Envelope) -> None:
+    def _notice_start(self, envelope: Envelope) -> None:
         """Notice that the client speaks, and so has its handlers in place.
 
         One that authenticates first may attach them when that is done.
         """
-        if self._gate is not None and envelope.type != "auth" and self.peer.admitted:
+        if self._buffer is not None and envelope.type != "auth" and self.peer.admitted:
             self.ready()
 
-    def _read_odd(self, data: bytes, binary: bool) -> None:
-        """Take a frame that is none, or not quite one."""
+    def _receive_slowly(self, data: bytes, binary: bool) -> None:
+        """Do what *data*, which the fast decoder refuses, asks for as far as it is a frame."""
         try:
             if binary:
                 raise Invalid("binary")
-            envelope, wrong = careful.read(data)
+            envelope, wrong = wire.read(data)
         except Invalid as error:
             self.peer.ignore()
             log.debug("a frame of {peer} was dropped: {reason}", peer=self.peer.id, reason=error.what)
@@ -272,29 +189,162 @@ class Session:
         elif wrong and envelope.type == "auth":
             # "Exactly one auth frame per received auth frame with non-null stage."
             envelope.stage = "" if wrong == "stage" else envelope.stage
-            self._take(envelope, data)
+            self._dispatch(envelope, data)
         elif wrong and envelope.type in self._handlers:
-            self._heard(envelope)
+            self._notice_start(envelope)
             self.refuse(Invalid(wrong), envelope)
         else:
-            self._take(envelope, data)
+            self._dispatch(envelope, data)
 
-    # Timers
+    def _on_call(self, envelope: Envelope) -> None:
+        """Call a method: of the broker, of the recipient, or of whoever performs it."""
+        ref, method, recipient, timeout = envelope.id, envelope.method, envelope.recipient, envelope.timeout
+        try:
+            if not ref:
+                raise Invalid("id")
+            body = checked_payload(envelope)
+            if not body or body[0] != BRACKET:
+                raise Invalid("payload")
+            if not method:
+                raise Invalid("method")
+            if method[0] == "@":
+                recipient, _, method = method[1:].partition("/")
+                check_name(method, "method")
+            elif not recipient and method.startswith(RESERVED_PREFIX):
+                self._call_broker(ref, method, body)
+                return
+            if timeout is None or timeout > self.max_timeout:
+                timeout = self.max_timeout if timeout else self.default_timeout
+            elif 0 < timeout < 1:
+                timeout = 1.0  # in seconds, the least of them would be 0, which is without limit
+            self.peer.call(ref, Request("", method, "", "", body, "", recipient, timeout / 1000, envelope.dt / 1000))
+        except BrokerError as error:
+            self.refuse(error, envelope)
+
+    def _on_result(self, envelope: Envelope) -> None:
+        """Answer a call or a request."""
+        if not envelope.id:
+            self.notice(Invalid("id"), envelope)
+            return
+        try:
+            body = checked_payload(envelope) or b"null"
+        except Invalid:
+            # The caller must not wait for an answer that it can not get.
+            self.peer.answer(envelope.id, b"null", CalleeFailed(*MALFORMED_RESULT))
+        else:
+            self.peer.answer(envelope.id, body, time=envelope.dt / 1000)
+
+    def _on_error(self, envelope: Envelope) -> None:
+        """Answer a call or a request with an error."""
+        if envelope.id:
+            error = normalise(bytes(envelope.payload), self.settings.owlmeans_pass_stacks)
+            self.peer.answer(envelope.id, b"null", error, time=envelope.dt / 1000)
+        else:
+            self.notice(Invalid("id"), envelope)
+
+    def _on_request(self, envelope: Envelope) -> None:
+        """Send a request to the recipient, or to one who takes its topic."""
+        try:
+            if not envelope.id:
+                raise Invalid("id")
+            body = checked_payload(envelope) or b"null"
+            asked = Request("", "", "", "", body, recipient=envelope.recipient, time=envelope.dt / 1000)
+            self.peer.request(envelope.id, asked, wire.action(body))
+        except BrokerError as error:
+            self.refuse(error, envelope)
+
+    def _on_event(self, envelope: Envelope) -> None:
+        """Publish an event."""
+        name = envelope.event
+        try:
+            body = checked_payload(envelope) or None
+            published = self.peer.publish(name, name, body, time=envelope.dt / 1000)
+        except BrokerError as error:
+            self.notice(error, envelope)
+        else:
+            published.addErrback(self._failed, envelope)
+
+    def _on_message(self, envelope: Envelope) -> None:
+        """Send a message to a client's mailbox or to a work queue."""
+        try:
+            body = checked_payload(envelope)
+            sent = self.peer.enqueue(envelope.id, body, recipient=envelope.recipient, time=envelope.dt / 1000)
+        except BrokerError as error:
+            self.notice(error, envelope)
+        else:
+            sent.addCallback(self._enqueued, envelope)
+            sent.addErrback(self._failed, envelope)
+
+    def _on_ping(self, envelope: Envelope) -> None:
+        self.link.send(wire.PONG)
+
+    def _on_unauthorized(self, envelope: Envelope) -> None:
+        """Refuse what a client may not do before it has shown who it is."""
+        self.refuse(Unauthenticated(envelope.type), envelope)
+
+    def _call_broker(self, ref: str, name: str, body: bytes) -> None:
+        """Perform method *name* and answer the call *ref* of it."""
+        method = self.tables.read_method(name, body)
+
+        async def perform() -> None:
+            self.answer(RESULT, ref, encode(await method.run(self)))
+            method.sent(self)
+
+        Deferred.fromCoroutine(perform()).addErrback(self._failed, Envelope(type="call", id=ref, method=name))
+
+    def _enqueued(self, dropped: bool, envelope: Envelope) -> None:
+        if dropped:
+            self.notice(RateLimited("limit", "mailbox"), envelope)
+
+    def _failed(self, failure: Failure, envelope: Envelope) -> None:
+        error = failure.value
+        if not isinstance(error, BrokerError):
+            log.failure("{type} {method} failed", failure, type=envelope.type, method=envelope.method)
+            error = BrokerError()
+        self.refuse(error, envelope)
+
+    def _report_failure(self, error: BrokerError, asked: Envelope) -> None:
+        """Tell that something in the URL was not done."""
+        self.push(text_frame(wire.notice(marshal(error), asked)))
+
+    # The credential.
 
     def _auth_timeout(self) -> None:
-        self._deadline = None
+        self._auth_timer = None
         self.link.close(CloseCode.POLICY_VIOLATION, marshal(Unauthenticated("timeout")))
 
-    def _lift_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+    def _cancel_auth_timer(self) -> None:
+        if self._auth_timer is not None:
+            self._auth_timer.cancel()
+            self._auth_timer = None
 
-    def _collect_later(self) -> None:
-        if self._collecting is None:
-            self._collecting = self.clock.callLater(PAUSE, self._collect)
 
-    def _collect(self) -> None:
-        self._collecting = None
-        self._mailed = 0
-        self.peer.collect()
+def check_client_id(name: str) -> str:
+    """Return *name* if it can be a client id: 1 to 128 characters, none of them a control character.
+
+    Raises:
+        Invalid: it can not.
+    """
+    if len(name) > MAX_NAME_LENGTH:
+        raise Invalid("name")
+    return check_name(name, "name")
+
+
+FRAMES: Handlers = {
+    "call": Session._on_call,
+    "result": Session._on_result,
+    "error": Session._on_error,
+    "request": Session._on_request,
+    "response": Session._on_result,
+    "event": Session._on_event,
+    "message": Session._on_message,
+    "ping": Session._on_ping,
+}
+
+
+def make_tables(on_auth: Callable[[Session, Envelope], None], read_method: Callable[[str, bytes], Method]) -> Tables:
+    """Return the tables with *on_auth*, which answers an ``auth`` frame."""
+    admitted: Handlers = {**FRAMES, "auth": on_auth}
+    # "Required mode, not yet authenticated: only auth and ping work."
+    open_to_all = {"auth": on_auth, "ping": FRAMES["ping"]}
+    return Tables(admitted, {**dict.fromkeys(admitted, Session._on_unauthorized), **open_to_all}, read_method)

@@ -1,44 +1,50 @@
-"""What keys a session watches, and the changes that must wait for a snapshot."""
+"""The keys that a session watches: what is there, and then each change of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from itertools import takewhile
 
 import attrs
 
-from broker.errors import RateLimited
-from broker.messages import Event, Frame
-from broker.patterns import is_pattern, matches
+from broker.errors import RateLimited, TooLarge
+from broker.interfaces import IPeer
+from broker.messages import CloseCode, Entry, Event, Frame
+from broker.patterns import KEY_PREFIX, is_pattern, matches
 
-if TYPE_CHECKING:
-    from broker.peer import Peer
-
-TOPIC = "kv/"  # what the topic of a key begins with
 MAX_PATTERNS = 1000  # patterns of one session
-HELD = 1 << 23  # bytes of changes that may wait for snapshots
+MAX_HELD_BYTES = 1 << 23  # of changes that wait for snapshots
+MAX_ENTRIES = 1000  # of one answer
+MAX_ANSWER_BYTES = 1 << 19  # of the entries of one answer
+HIGHEST = "\U0010ffff"  # nothing sorts after it
 
 
 @attrs.define(eq=False)
 class Watches:
-    """The watched patterns of one session."""
+    """The watched patterns of one session.
 
-    _peer: Peer
+    Args:
+        peer: the way into the broker.
+        push: sends the frame of a change.
+    """
+
+    _peer: IPeer
     _push: Callable[[Frame], object]
     _patterns: dict[str, None] = attrs.field(factory=dict)
-    _waiting: dict[str, list[Frame]] = attrs.field(factory=dict)
-    _held: int = 0
+    _waiting: dict[str, list[Frame]] = attrs.field(factory=dict)  # pattern → changes that follow its snapshot
+    _held: int = 0  # bytes of them
 
     @property
     def patterns(self) -> list[str]:
         """What is watched, in that order."""
         return list(self._patterns)
 
-    def begin(self, pattern: str) -> bool:
-        """Watch *pattern*; its changes are kept until ``go_on``.  Say whether it is a new one.
+    async def begin(self, pattern: str) -> list[tuple[str, Entry]]:
+        """Watch *pattern*; return the entries there are.  Changes are kept until ``go_on``.
 
         Raises:
             RateLimited: too much is watched.
+            TooLarge: there are too many entries, or they are too large.
         """
         fresh = pattern not in self._patterns
         if fresh and len(self._patterns) >= MAX_PATTERNS:
@@ -47,23 +53,41 @@ class Watches:
         if fresh:
             self._patterns[pattern] = None
             self._ask()
-        return fresh
+        try:
+            return await self._snapshot(pattern)
+        except BaseException:  # cancelled, too
+            if fresh:
+                self.end(pattern)
+            else:
+                self.go_on(pattern)
+            raise
+
+    async def _snapshot(self, pattern: str) -> list[tuple[str, Entry]]:
+        # Watching before reading: a change in between must not be missed.
+        await self._peer.listening()
+        first, last = _bounds(pattern)
+        found = await self._peer.range(
+            first, last, MAX_ENTRIES + 1, predicate=lambda key: matches(pattern, key), max_bytes=MAX_ANSWER_BYTES
+        )
+        if len(found) > MAX_ENTRIES or size_of(found) > MAX_ANSWER_BYTES:
+            raise TooLarge("snapshot", pattern)
+        return found
 
     def go_on(self, pattern: str) -> None:
-        """Tell the changes that were kept, and the next ones at once."""
-        for frame in self._taken(pattern):
+        """Send the changes that were kept, and the next ones at once."""
+        for frame in self._release(pattern):
             self._push(frame)
 
     def end(self, pattern: str) -> None:
         """Watch *pattern* no more."""
-        self._taken(pattern)
+        self._release(pattern)
         if pattern in self._patterns:
             del self._patterns[pattern]
             self._ask()
 
-    def admitting(self, event: Event) -> Iterator[str]:
+    def matching(self, event: Event) -> Iterator[str]:
         """Yield the patterns that the key of *event* matches."""
-        key = event.topic.removeprefix(TOPIC)
+        key = event.topic.removeprefix(KEY_PREFIX)
         return (pattern for pattern in self.patterns if matches(pattern, key))
 
     def notify(self, pattern: str, frame: Frame) -> None:
@@ -72,21 +96,35 @@ class Watches:
             self._push(frame)
             return
         self._held += len(frame.payload)
-        if self._held > HELD:
-            self._peer.disconnect(1013, "too much before the snapshot")
+        if self._held > MAX_HELD_BYTES:
+            self._peer.disconnect(CloseCode.TRY_AGAIN_LATER, "too much before the snapshot")
         else:
             self._waiting[pattern].append(frame)
 
-    def _taken(self, pattern: str) -> list[Frame]:
+    def _release(self, pattern: str) -> list[Frame]:
         """Return the changes that were kept for *pattern*, and keep none."""
         frames = self._waiting.pop(pattern, [])
         self._held -= sum(len(frame.payload) for frame in frames)
         return frames
 
     def _ask(self) -> None:
+        """Ask the broker for the changes of what is watched now."""
         names = [pattern for pattern in self._patterns if not is_pattern(pattern)]
         some = len(names) < len(self._patterns)
-        self._peer.watch(self._admits if some else None, names)
+        self._peer.watch(self._matches_any if some else None, names)
 
-    def _admits(self, key: str) -> bool:
+    def _matches_any(self, key: str) -> bool:
         return any(matches(pattern, key) for pattern in self._patterns)
+
+
+def size_of(entries: list[tuple[str, Entry]]) -> int:
+    """Return how large *entries* are: characters of keys and bytes of values."""
+    return sum(len(key) + len(entry.value) for key, entry in entries)
+
+
+def _bounds(pattern: str) -> tuple[str, str]:
+    """Return the first and the last key that *pattern* could match."""
+    if not is_pattern(pattern):
+        return pattern, pattern
+    fixed = "".join(f"{token}." for token in takewhile(lambda token: token not in ("*", ">"), pattern.split(".")))
+    return fixed, fixed + HIGHEST

@@ -10,7 +10,10 @@ from uuid import uuid4
 
 import msgspec
 
-from broker.messages import Event, Frame, Mail, Request, text_frame
+from broker.errors import Invalid
+from broker.jsontext import decode as decode_leniently
+from broker.jsontext import overflows, read_fields
+from broker.messages import Entry, Event, Frame, Mail, Request, text_frame
 
 ABSENT = msgspec.Raw(b"")
 MAX_TIME = 8.64e15  # milliseconds since 1970: the last moment a Date can hold
@@ -37,8 +40,16 @@ class Envelope(msgspec.Struct, gc=False):
     payload: msgspec.Raw = ABSENT
 
 
+class _Payload(msgspec.Struct):
+    """What the broker looks at in the payload of a request."""
+
+    action: str = ""
+
+
 decode = msgspec.json.Decoder(Envelope).decode
 encode = msgspec.json.Encoder().encode
+_payload = msgspec.json.Decoder(_Payload)
+_array = msgspec.json.Decoder(list[msgspec.Raw])
 
 PONG = b'{"type":"pong"}'
 BROKER = b'"broker"'
@@ -52,8 +63,49 @@ RESPONSE = b'{"type":"response","id":%b,"payload":%b,"sender":%b,"dt":%d}'
 ERROR = b'{"type":"error","id":%b,"payload":%b,"sender":%b,"dt":%d}'
 
 
+def read(data: bytes) -> tuple[Envelope, str]:
+    """Return the envelope of *data*, which ``decode`` refuses, and the first field that is wrong, or "".
+
+    An array is a queued message, with itself as the payload.  A field that is
+    null is missing.
+
+    Raises:
+        Invalid: it is neither an object nor an array.
+    """
+    if data[:1] == b"[":
+        decode_leniently(_array, data)
+        return Envelope(payload=msgspec.Raw(data)), ""
+    if data[:1] != b"{":
+        # "Everything else (also a leading blank) is ignored without trace."
+        raise Invalid("text")
+    envelope, wrong = read_fields(Envelope, data)
+    # "dt = the client's if a number, else broker time": nothing else is wrong with it.
+    named = (name for name, text in wrong.items() if name != "dt" and bytes(text) != b"null")
+    return envelope, next(named, "")
+
+
+def checked_payload(envelope: Envelope) -> bytes:
+    """Return the payload as JSON text, b"" when there is none.
+
+    Raises:
+        Invalid: it has a number that JavaScript would read as ``Infinity``.
+    """
+    payload = bytes(envelope.payload)
+    if overflows(payload):
+        raise Invalid("payload")
+    return payload
+
+
+def action(payload: bytes) -> str:
+    """Return the topic of a request: "payload.action if it is a string"."""
+    try:
+        return decode_leniently(_payload, payload).action
+    except Invalid:
+        return ""
+
+
 def milliseconds(seconds: float) -> int:
-    """Return a time or a duration as the wire has it."""
+    """Return a time as the wire has it."""
     return int(seconds * 1000 + 0.5)
 
 
@@ -94,6 +146,14 @@ def notice(marshalled: str, about: Envelope) -> bytes:
     return encode({"type": "system", "event": "broker.error", "payload": {"error": marshalled, "ref": ref}})
 
 
+def entry_of(key: str, entry: Entry | None) -> dict[str, Any]:
+    """Return the entry of *key* as an answer shows it; a missing one has the value null and the revision 0."""
+    if entry is None:
+        return {"key": key, "value": None, "revision": 0}
+    answer = {"key": key, "value": entry.value.decode("utf-8", "replace"), "revision": entry.revision}
+    return {**answer, "expires": milliseconds(entry.expires)} if entry.expires else answer
+
+
 def mail(mail: Mail) -> bytes:
     """Return a queued message; its sender's own id, if any, passes unchanged."""
     ref = b',"id":' + encode(mail.ref) if mail.ref else b""
@@ -110,10 +170,13 @@ def event(event: Event, pattern: str) -> Frame:
 
     ``observe`` takes exact names only: what came by a pattern is named by the
     pattern, and ``topic`` has the real name.  All copies of one event have
-    the same id, so that listeners can drop doubles.
+    the same ``id``, so that listeners can drop duplicates; that of a stored one
+    counts within its topic, and ``eventId`` is what no other event has.
     """
     topic = b"" if pattern == event.topic else b',"topic":' + encode(event.topic)
-    stored = b',"epoch":' + encode(event.epoch) if event.id else b""
+    stored = b""
+    if event.id:
+        stored = b',"epoch":%b,"eventId":%b' % (encode(event.epoch), encode(f"{event.epoch}:{event.topic}:{event.id}"))
     return text_frame(
         b'{"type":"event","event":%b%b,"id":%b,"payload":%b,"sender":%b,"dt":%d,"name":%b%b}'
         % (

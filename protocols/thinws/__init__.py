@@ -3,7 +3,7 @@
 A room is a topic.  What a client subscribes to is stored under its
 ``connectionID`` and joined again at its next ``connect``.  The shipped client
 comes back about a millisecond after any close, so that nothing is refused by
-closing: the client is told in an error frame.
+closing: the client gets an error frame.
 
 Read on in this order: ``dialect`` (who may connect), ``frames`` (what is said),
 ``session`` (what that does).

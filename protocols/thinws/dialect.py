@@ -1,18 +1,15 @@
-"""The provider: takes every client, and tells plugins what happens."""
+"""The provider: accepts every client, and calls the hooks of plugins."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qs
 
 from zope.interface import implementer
 
-from broker.interfaces import ILink, IWebSocketDialect
+from broker.interfaces import ILink, IPeer, IWebSocketDialect
 from protocols.thinws.frames import NAME
 from protocols.thinws.session import Hook, Session
-
-if TYPE_CHECKING:
-    from broker.peer import Peer
 
 REFUSAL_DELAY = 3.0  # seconds that a refused handshake is held
 EVENTS = ("connect", "disconnect", "subscribe", "unsubscribe", "message")
@@ -52,11 +49,12 @@ class ThinWs:
         """
         self._hooks[name].append(hook)
 
-    async def session(self, peer: Peer, link: ILink) -> Session:
-        """Take every client; one with a wrong token will be told when it says something."""
-        session = Session(peer, link, self._hooks, self._open_rooms)
+    async def session(self, peer: IPeer, link: ILink) -> Session:
+        """Take every client; one with a wrong token is refused frame by frame."""
+        session = Session(link, peer, self._hooks, self._open_rooms)
         query = parse_qs(link.handshake.query).get("token", [""])
         token = link.handshake.headers.get("authorization") or query[-1]
         if token:
-            session.show(token)
+            session.authenticate(token)
+        peer.bind(session, session.disconnect)
         return session

@@ -8,9 +8,9 @@ import msgspec
 from msgspec import Raw
 
 from broker.errors import Invalid
-from broker.jsontext import members
+from broker.jsontext import ERRORS, members
 from broker.messages import Event, Frame, text_frame
-from broker.patterns import check_name
+from broker.patterns import MAX_NAME, check_name
 
 NAME = "thinws"
 MAX_ID_LENGTH = 256  # characters of a connectionID
@@ -22,7 +22,7 @@ _decode_text = msgspec.json.Decoder(str).decode
 
 
 def room_frame(event: Event) -> Frame:
-    """Return what the members of a room are sent: a ThinWS client's own message as it wrote it."""
+    """Return an event as the members of a room are sent it: a ThinWS client's own message as it was written."""
     if event.dialect == NAME and event.original:
         return text_frame(event.original)
     body = b"null" if event.body is None else event.body
@@ -44,21 +44,33 @@ def read(data: bytes, binary: bool) -> Members:
 
 
 def echo(frame: Members) -> bytes:
-    """Return the messageID as the client wrote it, "echo unchanged"."""
+    """Return the member messageID of a reply, b"" where the frame has none: "echo unchanged"."""
     return b',"messageID":%b' % frame["messageID"] if "messageID" in frame else b""
 
 
 def room_of(frame: Members) -> str:
-    """Return the topic of the room: "string 1..256 chars, numbers/true accepted and turned into strings"."""
+    """Return the topic of the room: "string 1–255 characters …, numbers/true accepted and turned into strings".
+
+    Raises:
+        Invalid: it is missing, empty, of another type, too long, or has a control character.
+    """
     raw = frame.get("roomID")
+    name = "true" if bytes(raw or b"") == b"true" else text_of(raw) or _number(raw)
+    if not name:
+        raise Invalid("roomID", message="roomID is required")
+    if len(name) > MAX_NAME:
+        raise Invalid("roomID", message=f"roomID is longer than {MAX_NAME} characters")
     try:
-        return check_name("true" if bytes(raw or b"") == b"true" else text_of(raw) or _number(raw))
+        return check_name(name)
     except Invalid:
-        raise Invalid("roomID", message="roomID is required") from None
+        raise Invalid("roomID", message="roomID has a control character") from None
 
 
 def connection_id(frame: Members) -> str:
-    """Return the connectionID, "any non-empty string (≤ 256 chars); a number is turned into its decimal string"."""
+    """Return the connectionID: "any non-empty string (≤ 256 chars); a number is turned into its decimal string".
+
+    "" where it is none of these.
+    """
     raw = frame.get("connectionID")
     text = text_of(raw) or _number(raw)
     return text if len(text) <= MAX_ID_LENGTH else ""
@@ -68,7 +80,7 @@ def text_of(raw: Raw | None) -> str:
     """Return the string that *raw* is, or ""."""
     try:
         return _decode_text(raw or b"null")
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except ERRORS:
         return ""
 
 

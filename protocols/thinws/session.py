@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 import attrs
 import msgspec
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.errors import BrokerError, Denied, Invalid, RateLimited, Unauthenticated
-from broker.interfaces import ILink
+from broker.interfaces import IPeer
 from broker.jsontext import object_text
-from broker.messages import CloseCode, Event, Frame
-from broker.sessions import BaseSession
+from broker.messages import Event
+from broker.sessions import OrderedSession
 from protocols.thinws.frames import Members, connection_id, echo, read, room_frame, room_of, text_of
-
-if TYPE_CHECKING:
-    from broker.peer import Peer
 
 log = Logger()
 
-BACKLOG = 1 << 20  # bytes of frames that may wait for the one before them
-FRAME = 128  # bytes that each of them costs besides its own
-HELD = 10_000  # room messages that may wait for an answer to go out first
-HELD_BYTES = 1 << 23  # of them
-
-WORDS = {
+ERRORS = {
     "UNAUTHENTICATED": "Not authorized",
     "DENIED": "Not authorized",
     "TOO_LARGE": "Message too large",
@@ -45,7 +35,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 @attrs.define(eq=False)
-class Session(BaseSession):
+class Session(OrderedSession):
     """One ThinWS client.
 
     A frame is answered before the next one is looked at, and room messages
@@ -55,47 +45,68 @@ class Session(BaseSession):
         identity: its connectionID; "" before it has given one.
     """
 
-    _peer: Peer
-    _link: ILink
+    _peer: IPeer
     _hooks: Hooks
     _open_rooms: bool
     identity: str = ""
-    _barred: bool = False
+    _token_refused: bool = False
     _connected: bool = False
-    _busy: bool = False
-    _pumping: bool = False
-    _backlog: deque[tuple[bytes, bool]] = attrs.field(factory=deque)
-    _backlog_bytes: int = 0
-    _held: list[Frame] = attrs.field(factory=list)
-    _held_bytes: int = 0
 
     @property
     def id(self) -> str:
         """The session id: what a log may say of this client, whose connectionID is its only secret."""
         return self._peer.id
 
-    def show(self, token: str) -> None:
-        """Become who *token* names; with a wrong one, nothing is allowed from now on."""
+    def authenticate(self, token: str) -> None:
+        """Become who *token* names; after a wrong one, every frame is refused until a right one comes."""
         try:
             self._peer.identify(token)
-            self._barred = False
+            self._token_refused = False
         except BrokerError:
-            self._barred = True
+            self._token_refused = True
 
-    # What the transport calls
+    # What the transport and the core call
 
-    def received(self, data: bytes, binary: bool) -> None:
-        """Take one frame, after those before it."""
-        if not self._busy and not self._backlog:
-            self._take(data, binary)
-            return
-        if self._backlog and self._backlog_bytes + len(data) + FRAME > BACKLOG:
-            self._overrun(data, binary)
-            return
-        self._backlog.append((data, binary))
-        self._backlog_bytes += len(data) + FRAME
+    def ended(self) -> None:
+        """Call the hooks of ``disconnect``, unless the client has disconnected itself."""
+        self._notify_disconnect()
 
-    def _overrun(self, data: bytes, binary: bool) -> None:
+    def event(self, event: Event, pattern: str) -> None:
+        """Send a room message."""
+        frame = event.render(room_frame)
+        if self.holding:
+            self.hold(event.topic, frame)
+        else:
+            self._link.send_frame(frame)
+
+    async def probe(self) -> bool:
+        """Say no: the client holds no name that could be taken over."""
+        return False
+
+    # Frames
+
+    def frame(self, data: bytes, binary: bool) -> Deferred[None] | None:
+        """Begin what a frame asks for; the Deferred fires when it was answered."""
+        frame: Members = {}
+        try:
+            frame = read(data, binary)
+            self._peer.pace()
+            kind = text_of(frame.get("type"))
+            if kind == "ack":
+                return None
+            handler = HANDLERS.get(kind)
+            if handler is None:
+                raise Invalid("type", message="Unknown message type" if kind else "Invalid message")
+            if kind != "connect":
+                self._check_admitted()
+            doing = handler(self, frame)
+        except BrokerError as error:
+            self._refuse(frame, error)
+            return None
+        return doing.addCallbacks(self._done, self._failed, (frame, kind), errbackArgs=(frame,))
+
+    def overrun(self, data: bytes, binary: bool) -> None:
+        """Refuse a frame because too much waits before it."""
         frame: Members = {}
         try:
             frame = read(data, binary)
@@ -103,55 +114,11 @@ class Session(BaseSession):
             pass
         self._refuse(frame, RateLimited("limit", "backlog"))
 
-    def closed(self, code: int, reason: str) -> None:
-        """Let the hooks know, unless the client has said so itself."""
-        self._backlog.clear()
-        self._leave()
-
-    # What the core calls
-
-    def event(self, event: Event, pattern: str) -> None:
-        """Send a room message."""
-        frame = event.render(room_frame)
-        if not self._busy:
-            self._link.send_frame(frame)
-        elif len(self._held) < HELD and self._held_bytes < HELD_BYTES:
-            self._held.append(frame)
-            self._held_bytes += len(frame.payload)
-        else:
-            self._link.close(CloseCode.TRY_AGAIN_LATER, "busy")
-
-    async def probe(self) -> bool:
-        """Say nothing of the client: it holds no name that could be taken over."""
-        return False
-
-    # Frames
-
-    def _take(self, data: bytes, binary: bool) -> None:
-        frame: Members = {}
-        try:
-            frame = read(data, binary)
-            self._peer.pace()
-            kind = text_of(frame.get("type"))
-            if kind == "ack":
-                return
-            handler = HANDLERS.get(kind)
-            if handler is None:
-                raise Invalid("type", message="Unknown message type" if kind else "Invalid message")
-            if kind != "connect":
-                self._authorize()
-            self._busy = True
-            doing = handler(self, frame)
-        except BrokerError as error:
-            self._refuse(frame, error)
-            self._next(None)
-            return
-        doing.addCallbacks(self._done, self._failed, (frame, kind), errbackArgs=(frame,))
-        doing.addErrback(self._broken)
-        doing.addBoth(self._next)
-
     def _done(self, room: str, frame: Members, kind: str) -> None:
-        self._send(b'{"type":"ack"%b}' % echo(frame))
+        if self._held:
+            # Of a room that this frame has left, nothing may come behind the ack.
+            self.release(lambda topic: not self._peer.joined(topic))
+        self._link.send(b'{"type":"ack"%b}' % echo(frame))
         if kind == "message" and self._hooks["message"]:
             self._notify("message", room, json.loads(object_text(frame)))
 
@@ -162,39 +129,16 @@ class Session(BaseSession):
             error = BrokerError()
         self._refuse(frame, error)
 
-    def _broken(self, failure: Failure) -> None:
-        """Part with the client for a bug of ours."""
-        log.failure("thinws session {conn} failed", failure, conn=self.id)
-        self._link.close(CloseCode.INTERNAL_ERROR, "internal error")
-
     def _refuse(self, frame: Members, error: BrokerError) -> None:
         """Send the error frame: the one reply to *frame*."""
-        text = WORDS.get(error.code, "Internal server error")
+        text = ERRORS.get(error.code, "Internal server error")
         if isinstance(error, Invalid):
             text = error.message
         elif isinstance(error, Denied) and error.what == "room":
             text = "Not a member of this room"
         elif isinstance(error, RateLimited) and error.name in TOO_MANY:
             text = "Too many rooms"
-        self._send(b'{"type":"error","message":%b%b}' % (_encode(text), echo(frame)))
-
-    def _send(self, reply: bytes) -> None:
-        self._link.send(reply)
-
-    def _next(self, _: object) -> None:
-        """Send what was held for the answer, then go on with the frames that wait."""
-        self._busy = False
-        held, self._held, self._held_bytes = self._held, [], 0
-        for frame in held:
-            self._link.send_frame(frame)
-        if self._pumping:
-            return
-        self._pumping = True
-        while self._backlog and not self._busy:
-            data, binary = self._backlog.popleft()
-            self._backlog_bytes -= len(data) + FRAME
-            self._take(data, binary)
-        self._pumping = False
+        self._link.send(b'{"type":"error","message":%b%b}' % (_encode(text), echo(frame)))
 
     # What a client may ask for.  Each handler returns the room, "" where there is none.
 
@@ -204,22 +148,20 @@ class Session(BaseSession):
             raise Invalid("connectionID", message="connectionID is required")
         token = text_of(frame.get("token"))
         if token:
-            self.show(token)
-        self._authorize()
+            self.authenticate(token)
+        self._check_admitted()
         return Deferred.fromCoroutine(self._become(identity))
 
     def _subscribe(self, frame: Members) -> Deferred[str]:
-        return Deferred.fromCoroutine(self._join(room_of(frame), self._given(frame)))
+        return Deferred.fromCoroutine(self._join(room_of(frame), self._implied_identity(frame)))
 
     def _unsubscribe(self, frame: Members) -> Deferred[str]:
-        return Deferred.fromCoroutine(self._part(room_of(frame), self._given(frame)))
+        return Deferred.fromCoroutine(self._part(room_of(frame), self._implied_identity(frame)))
 
     def _disconnect(self, frame: Members) -> Deferred[str]:
         self._peer.part_all()
-        self._leave()
-        done: Deferred[str] = Deferred()
-        done.callback("")
-        return done
+        self._notify_disconnect()
+        return succeed("")
 
     def _message(self, frame: Members) -> Deferred[str]:
         room = room_of(frame)
@@ -233,22 +175,26 @@ class Session(BaseSession):
         )
         return sent.addCallback(lambda _: room)
 
-    def _authorize(self) -> None:
-        if self._barred or not self._peer.admitted:
+    def _check_admitted(self) -> None:
+        if self._token_refused or not self._peer.admitted:
             raise Unauthenticated("token")
 
-    def _given(self, frame: Members) -> str:
-        """Return the connectionID by which *frame* connects on its way, or ""."""
-        given = connection_id(frame)
-        if not given or given == self.identity:
+    def _implied_identity(self, frame: Members) -> str:
+        """Return the connectionID by which a subscribe or unsubscribe connects as well, or "".
+
+        Raises:
+            Invalid: the client has connected with another one.
+        """
+        identity = connection_id(frame)
+        if not identity or identity == self.identity:
             return ""
         if self.identity:
             raise Invalid("connectionID", message="connectionID mismatch")
-        return given
+        return identity
 
     async def _become(self, identity: str) -> str:
         await self._peer.become(identity)
-        self._leave()
+        self._notify_disconnect()
         self.identity, self._connected = identity, True
         self._notify("connect")
         return ""
@@ -256,19 +202,19 @@ class Session(BaseSession):
     async def _join(self, room: str, identity: str) -> str:
         if identity:
             await self._become(identity)
-        await self._peer.join(room)
+        await self._peer.join(room, rate_limited=not identity)  # one frame, one token
         self._notify("subscribe", room)
         return room
 
     async def _part(self, room: str, identity: str) -> str:
         if identity:
             await self._become(identity)
-        await self._peer.part(room)
+        await self._peer.part(room, rate_limited=not identity)
         self._notify("unsubscribe", room)
         return room
 
-    def _leave(self) -> None:
-        """Tell of the disconnect, once for each connect."""
+    def _notify_disconnect(self) -> None:
+        """Call the hooks of ``disconnect``, once for each connect."""
         if self._connected:
             self._connected = False
             self._notify("disconnect")

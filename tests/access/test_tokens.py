@@ -8,7 +8,8 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from broker.access.principals import Access, Grants, Rule
+from broker.access.permissions import Grants, Rule
+from broker.access.principals import Access
 from broker.access.tokens import SIGNING_KEY, SPACE, Tokens
 from broker.core.service import Broker
 from broker.errors import Denied, Gone, RateLimited, Unauthenticated

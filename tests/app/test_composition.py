@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from math import inf
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 from twisted.python.logfile import LogFile
 
+from broker.access.principals import make_access
 from broker.app import tap
 from broker.app.daemon import Daemon
 from broker.app.process import StartError, explain_start_errors
@@ -36,7 +38,7 @@ def pem(key) -> str:
 def test_public_key_tells_how_tokens_are_signed(tmp_path, key, algorithm):
     file = tmp_path / "key.pem"
     file.write_text(pem(key))
-    access = tap.make_access(Settings(jwt_public_key_file=str(file)))
+    access = make_access(Settings(jwt_public_key_file=str(file)))
     assert access.jwt_keys == ((pem(key), algorithm),)
     assert access.mode == "required"
 
@@ -45,20 +47,33 @@ def test_public_key_of_another_kind_is_refused(tmp_path):
     file = tmp_path / "key.pem"
     file.write_text(pem(dsa.generate_private_key(1024)))
     with pytest.raises(Invalid, match="TXBROKER_JWT_PUBLIC_KEY_FILE"):
-        tap.make_access(Settings(jwt_public_key_file=str(file)))
+        make_access(Settings(jwt_public_key_file=str(file)))
 
 
 def test_file_that_holds_no_key_is_refused(tmp_path):
     file = tmp_path / "key.pem"
     file.write_text("no key")
     with pytest.raises(Invalid, match="TXBROKER_JWT_PUBLIC_KEY_FILE"):
-        tap.make_access(Settings(jwt_public_key_file=str(file)))
+        make_access(Settings(jwt_public_key_file=str(file)))
+
+
+@pytest.mark.parametrize(
+    ("given", "limits"),
+    [
+        ({}, (75.0, 60.0)),
+        ({"keepalive_seconds": 20.0, "upload_stall_seconds": 3.0}, (20.0, 3.0)),
+        ({"keepalive_seconds": 0.0, "upload_stall_seconds": 0.0}, (inf, inf)),
+    ],
+)
+def test_times_of_http_connections_are_those_of_the_settings(given, limits):
+    times = tap.make_site(Clock(), Settings(**given), make_broker(), []).times
+    assert (times.idle, times.body) == limits
 
 
 def test_every_credential_of_the_settings_is_known(tmp_path):
     permissions = tmp_path / "permissions.toml"
     permissions.write_text('[one.publish]\nallow = [">"]\n')
-    access = tap.make_access(
+    access = make_access(
         Settings(
             api_secret="now",
             api_secret_previous="before",
@@ -74,13 +89,13 @@ def test_every_credential_of_the_settings_is_known(tmp_path):
 
 
 def test_log_is_left_to_twistd_when_its_options_say_so():
-    assert tap._observer({"logger": "mine.log", "nodaemon": 1}, Settings(), None) is None
-    assert tap._observer({"syslog": 1}, Settings(), None) is None
+    assert tap._log_observer({"logger": "mine.log", "nodaemon": 1}, Settings(), None) is None
+    assert tap._log_observer({"syslog": 1}, Settings(), None) is None
 
 
 def test_log_file_that_twistd_was_given_is_written(tmp_path):
     before = signal.getsignal(signal.SIGUSR1)
-    observer: Any = tap._observer({"logfile": str(tmp_path / "my.log"), "nodaemon": 1}, Settings(node="n7"), None)
+    observer: Any = tap._log_observer({"logfile": str(tmp_path / "my.log"), "nodaemon": 1}, Settings(node="n7"), None)
     signal.signal(signal.SIGUSR1, before)
     observer({"log_level": LogLevel.info, "log_namespace": "broker", "log_format": "hello", "log_time": 0.0})
     assert '"msg":"hello","node":"n7"' in (tmp_path / "my.log").read_text()

@@ -1,4 +1,4 @@
-"""What a ganomede-events server has kept is taken over."""
+"""What a ganomede-events server has stored is imported."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from twisted.internet.defer import maybeDeferred
 from twisted.internet.threads import deferToThread
 
 from broker.app.importer import Report, import_ganomede
-from broker.core.channels import CURSOR, LOG, cursor_key
+from broker.core.channels import CURSOR, cursor_key
 from broker.errors import Unavailable
 from broker.interfaces import IStore
+from broker.patterns import LOG_PREFIX
 from broker.stores import open_store
 from tests.support.eventually import TIMEOUT
 from tests.support.redis_server import RedisServer, refusing_port
@@ -81,7 +82,7 @@ async def cursor(store: IStore, client: str, channel: str) -> int | None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_events_cursors_and_indices_are_taken_over(original: Original, copy: Any, notes: list[str]) -> None:
+async def test_events_cursors_and_indices_are_imported(original: Original, copy: Any, notes: list[str]) -> None:
     for number in range(1, 1201):
         await original.publish("users/v1", number, f'{{"n": {number}.0}}')
     await original.publish("other", 1, "[]")
@@ -89,10 +90,10 @@ async def test_events_cursors_and_indices_are_taken_over(original: Original, cop
     await original.do("SET", "indices:by-type", '{"id":"by-type","channel":"users/v1","field":"type"}')
     report, store = await copy()
     assert str(report) == "1201 events of 2 channels, 1 cursors, 1 indices"
-    (event,) = await store.read(LOG + "users/v1", 41, 1)
+    (event,) = await store.read(LOG_PREFIX + "users/v1", 41, 1)
     assert (event.id, event.topic, event.name, event.source) == (42, "users/v1", "add", "svc/v1")
     assert (event.body, event.time) == (b'{"n": 42.0}', (TIME + 42) / 1000)
-    assert await store.head(LOG + "users/v1") == 1200
+    assert await store.head(LOG_PREFIX + "users/v1") == 1200
     assert await cursor(store, "reader", "users/v1") == 700
     assert (await store.get("index", "by-type")).value == b'{"channel": "users/v1", "field": "type"}'
     assert notes == []
@@ -107,7 +108,7 @@ async def test_a_second_run_adds_what_is_new_only(original: Original, copy: Any)
     await original.publish("c", 2)
     report, store = await copy()
     assert report.events == {"c": 1}
-    assert [event.id for event in await store.read(LOG + "c", 0, 9)] == [1, 2]
+    assert [event.id for event in await store.read(LOG_PREFIX + "c", 0, 9)] == [1, 2]
     await maybeDeferred(store.stopService)
 
 
@@ -118,14 +119,14 @@ async def test_holes_are_closed_and_cursors_follow(original: Original, copy: Any
     for client, id_ in (("a", 2), ("b", 4), ("c", 5), ("d", 6), ("e", 99)):
         await original.cursor(client, "c", id_)
     _, store = await copy()
-    assert [event.id for event in await store.read(LOG + "c", 0, 9)] == [1, 2, 3, 4]
+    assert [event.id for event in await store.read(LOG_PREFIX + "c", 0, 9)] == [1, 2, 3, 4]
     assert [await cursor(store, client, "c") for client in "abcde"] == [2, 2, 3, 4, 99]
     assert notes == ["channel 'c' had holes among its ids: its events have new ones from 1 on"]
     await maybeDeferred(store.stopService)
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_can_not_be_told_apart_is_said(original: Original, copy: Any, notes: list[str]) -> None:
+async def test_what_can_not_be_told_apart_is_noted(original: Original, copy: Any, notes: list[str]) -> None:
     await original.publish("users/v1:add", 1)
     await original.publish("add", 1)
     await original.cursor("x", "users/v1:add", 1)
@@ -133,14 +134,14 @@ async def test_what_can_not_be_told_apart_is_said(original: Original, copy: Any,
     await original.do("SET", "last-fetched:y:unknown", "1")
     _, store = await copy()
     assert await cursor(store, "x", "users/v1:add") == 1
-    assert "'add:1' is no event: it was left out" in notes
-    assert "the cursor 'x:users/v1:add' can be read in 2 ways: all were taken over" in notes
+    assert "'add:1' is no event: it was skipped" in notes
+    assert "the cursor 'x:users/v1:add' can be read in 2 ways: all were imported" in notes
     await maybeDeferred(store.stopService)
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_redis_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.app.importer.TIMEOUT", 0.5)
+    monkeypatch.setattr("broker.app.importer.FIRST_CONNECTION_TIMEOUT", 0.5)
     with refusing_port() as port, pytest.raises(Unavailable, match=r"Redis can not be used: .*refused"):
         await import_ganomede(f"redis://127.0.0.1:{port}", new_store(tmp_path), reactor, print)
 

@@ -332,6 +332,8 @@ THINWS_TEXTS = {
     "Invalid message",
     "Unknown message type",
     "roomID is required",
+    "roomID is longer than 255 characters",
+    "roomID has a control character",
     "connectionID is required",
     "connectionID mismatch",
     "Not a member of this room",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -11,13 +13,17 @@ import pytest
 import pytest_twisted
 
 from tests.bridge.clients import Client, Ganomede, Hpkv, MicroStream, OwlMeans, ThinWs
-from tests.support.daemon import Daemon
+from tests.support.daemon import Daemon, clean_environ
+from tests.support.eventually import TIMEOUT
 from tests.support.http_client import get, request
+from tests.support.processes import Program
 
 READERS = 10  # one of them dead
 MESSAGE = 100_000  # bytes
 MESSAGES = 60  # 60 MB to all; of the 6 MB to the dead one the buffers of the kernel take more than half
 MAX_GROWTH = 32 << 20  # bytes by which the broker may grow
+BURST = 13_000_000  # bytes
+SUPPORT = Path(__file__).parent.parent / "support"
 
 
 @pytest.fixture(scope="module")
@@ -154,3 +160,34 @@ async def test_one_that_never_reads_again_is_cut_off(start_daemon):
     assert json.loads(await observer.event())["payload"]["session"] == session
     dead.socket.abort()
     await observer.socket.close()
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["reading", "not running meanwhile"])
+@pytest_twisted.ensureDeferred
+async def test_a_process_that_does_nothing_but_read_is_not_slow(start_daemon, stopped):
+    daemon = await start_daemon(TXBROKER_SLOW_GRACE_SECONDS=str(TIMEOUT))
+    thin = await ThinWs.join(daemon)
+    await thin.enter("flood")
+    subscribe = json.dumps({"type": "subscribe", "roomID": "flood", "messageID": 1, "connectionID": "reader"})
+    command = [sys.executable, SUPPORT / "only_reads.py", daemon.ws("/thinws"), subscribe, '"last"}']
+    reader = Program.start(command, env=clean_environ(daemon.directory), cwd=daemon.directory)
+    await reader.line(lambda line: line == "ready")
+    if stopped:
+        reader.signal(signal.SIGSTOP)
+    message = json.dumps({"type": "message", "roomID": "flood", "message": "x" * MESSAGE})
+    thin.socket.raw(unmasked(message) * (BURST // MESSAGE))
+    thin.say('{"type":"message","roomID":"flood","message":"last"}')
+    while not (await thin.message()).endswith('"last"}'):  # the publisher is in the room too
+        pass
+    if stopped:
+        reader.signal(signal.SIGCONT)
+    said = json.loads(await reader.line(lambda line: line.startswith("{")))
+    assert (said["closed"], said["bytes"] >= BURST) == (None, True)
+    await reader.exit()
+    await thin.socket.close()
+
+
+def unmasked(text: str) -> bytes:
+    """Return *text*, which is long, as the frame of a client, with a mask of zeros."""
+    payload = text.encode()
+    return b"\x81\xff" + len(payload).to_bytes(8, "big") + bytes(4) + payload

@@ -13,10 +13,11 @@ from twisted.internet.defer import gatherResults, maybeDeferred
 from zope.interface.verify import verifyObject
 
 from broker.buses import LocalBus, open_bus
-from broker.core.channels import LOG, StoreEventSource
+from broker.core.channels import StoreEventSource
 from broker.errors import Invalid, Taken
 from broker.interfaces import IBus, ISharedBus
 from broker.messages import Event
+from broker.patterns import LOG_PREFIX
 from broker.stores import open_store
 from tests.buses.bus_contract import BusContract, live
 from tests.support.eventually import TIMEOUT, eventually
@@ -39,7 +40,7 @@ class TestLocalBus(BusContract):
 async def listen(bus: Any, *topics: str) -> None:
     for topic in topics:
         bus.listen(topic)
-    await eventually(lambda: all(each.heard and each.mark is None for each in bus._feed._subscriptions.values()))
+    await eventually(lambda: all(each.confirmed and each.mark is None for each in bus._subscriber._subscriptions))
 
 
 class Node:
@@ -69,9 +70,9 @@ class Node:
 
     def beat(self) -> None:
         """Renew the lease, and look at those of the others, more often than LEASE alone asks for."""
-        if self.bus._beats.running:
-            self.bus._beats.stop()
-        self.bus._beats.start(BEAT)
+        if self.bus._heartbeats.running:
+            self.bus._heartbeats.stop()
+        self.bus._heartbeats.start(BEAT)
 
     async def stop(self) -> None:
         await gatherResults([maybeDeferred(part.stopService) for part in (self.bus, self.store)])
@@ -80,7 +81,7 @@ class Node:
         await listen(self.bus, *topics)
 
     async def append(self, topic: str, body: bytes = b"1") -> int:
-        stored = await self.store.append(LOG + topic, Event(topic, "kind", body))
+        stored = await self.store.append(LOG_PREFIX + topic, Event(topic, "kind", body))
         return int(stored.id)
 
     @property
@@ -160,7 +161,7 @@ async def test_an_append_is_announced_by_the_store(make_node: MakeNode) -> None:
     one, two = [await make_node(name) for name in ("one", "two")]
     await two.listen("topic")
     given = Event("topic", "kind", b"1", "me", 1.5, origin="session", dialect="native", original=b"frame")
-    stored = await one.store.append(LOG + "topic", given)
+    stored = await one.store.append(LOG_PREFIX + "topic", given)
     await eventually(lambda: two.heard)
     (found,) = two.heard
     assert (found.id, found.epoch, found.body, found.time) == (1, one.store.epoch, b"1", 1.5)
@@ -194,7 +195,7 @@ async def test_an_append_after_listen_is_heard_however_soon(make_node: MakeNode)
         topic = f"topic.{number}"
         two.bus.listen(topic)
         # As a poll does: what is appended after this look must be announced.
-        looked = two.store.read(LOG + topic, 0, 1)
+        looked = two.store.read(LOG_PREFIX + topic, 0, 1)
         appended = one.append(topic)
         await looked
         await appended
@@ -205,14 +206,14 @@ async def test_an_append_after_listen_is_heard_however_soon(make_node: MakeNode)
 async def test_a_topic_is_forgotten_a_while_after_its_last_listener(
     make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker.buses.redis_subscriber.LINGER", 0.1)
+    monkeypatch.setattr("broker.buses.redis_subscriber.UNSUBSCRIBE_DELAY", 0.1)
     node = await make_node()
     await node.listen("topic", "pattern.*", "stays")
     await node.append("topic")
     node.bus.forget("topic")
     node.bus.forget("pattern.*")
-    await eventually(lambda: len(node.bus._feed) == 1)
-    assert "topic" not in node.bus._feed._seen
+    await eventually(lambda: len(node.bus._subscriber) == 1)
+    assert "topic" not in node.bus._subscriber._recovery._seen
     heard = len(node.heard)
     for topic in ("topic", "pattern.a", "stays"):
         await node.bus.publish(live(topic))
@@ -228,7 +229,7 @@ async def test_a_cut_of_the_subscriptions_loses_no_stored_event(
     await two.listen("topic", "pattern.*")
     for number in range(1000):
         if number in (200, 500, 800):
-            await two.store._connection.protocol.execute_command(b"CLIENT", b"KILL", b"TYPE", b"pubsub")
+            await two.store._batcher.connection.protocol.execute_command(b"CLIENT", b"KILL", b"TYPE", b"pubsub")
         await one.append("topic" if number % 2 else f"pattern.{number % 10}", b"%d" % number)
     await eventually(lambda: len(two.heard) >= 1000)
     numbers = [int(event.body or b"-1") for event in two.heard]
@@ -247,7 +248,7 @@ async def test_a_hole_is_filled_from_the_store(make_node: MakeNode) -> None:
     silent = open_store(one.url, clock=reactor, prefix=one.prefix)
     silent.startService()
     for _ in range(3):
-        await silent.append(LOG + "topic", Event("topic", "kind", b"silent"))
+        await silent.append(LOG_PREFIX + "topic", Event("topic", "kind", b"silent"))
     await maybeDeferred(silent.stopService)
     await one.append("topic")
     await eventually(lambda: len(two.heard) == 5)
@@ -258,7 +259,7 @@ async def test_a_hole_is_filled_from_the_store(make_node: MakeNode) -> None:
 async def test_late_and_double_announcements_are_dropped(make_node: MakeNode) -> None:
     one, two = [await make_node(name) for name in ("one", "two")]
     await two.listen("topic")
-    stored = [await one.store.append(LOG + "topic", Event("topic", "kind", b"1")) for _ in range(3)]
+    stored = [await one.store.append(LOG_PREFIX + "topic", Event("topic", "kind", b"1")) for _ in range(3)]
     await eventually(lambda: two.ids == [1, 2, 3])
     for event in (stored[2], stored[0]):
         await one.bus.publish(event)
@@ -275,7 +276,7 @@ async def test_a_wiped_redis_begins_anew(make_frail_node: MakeNode, redis_server
         await one.append("topic")
     await eventually(lambda: two.ids == [1, 2, 3])
     before = one.store.epoch
-    await one.store._connection.protocol.execute_command(b"FLUSHALL")
+    await one.store._batcher.connection.protocol.execute_command(b"FLUSHALL")
     assert [await one.append("topic") for _ in range(3)] == [1, 2, 3]
     await eventually(lambda: len(two.heard) == 6)
     assert two.ids == [1, 2, 3, 1, 2, 3]
@@ -349,11 +350,11 @@ async def test_the_names_of_a_silent_node_are_free_after_the_lease(make_node: Ma
     await one.bus.claim("name")
     await one.bus.claim("shared", shared=True)
     await eventually(lambda: two.bus.lives(one.bus.address))
-    one.bus._beats.stop()
+    one.bus._heartbeats.stop()
     with pytest.raises(Taken):
         await two.bus.claim("name")
     # The time that all nodes are given after the first start is over, and the lease short.
-    await one.store._connection.protocol.execute_command(b"SET", one.prefix + "grace", 0)
+    await one.store._batcher.connection.protocol.execute_command(b"SET", one.prefix + "grace", 0)
     one.bus._lease = 2.5 * BEAT
     one.bus._renew()
     await eventually(lambda: two.departed == [one.bus.address])
@@ -377,6 +378,6 @@ async def test_names_come_back_after_redis_was_wiped(make_frail_node: MakeNode) 
     one, two = [await make_frail_node(name) for name in ("one", "two")]
     await one.bus.claim("name")
     await two.bus.claim("shared", shared=True)
-    await one.store._connection.protocol.execute_command(b"FLUSHALL")
+    await one.store._batcher.connection.protocol.execute_command(b"FLUSHALL")
     await comes_back(two, "name", one)
     await comes_back(one, "shared", two)

@@ -1,4 +1,4 @@
-"""What a node hears of Redis, when the connection or the store fail in between: without either."""
+"""What a node receives from Redis, when the connection or the store fail in between: without either."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
-from broker.buses.redis_subscriber import AGAIN, LINGER, SILENCE, SOON, TIMEOUT, RedisSubscriber
+from broker.buses.redis_recovery import MARK_DELAY, RETRY_DELAY
+from broker.buses.redis_subscriber import SILENCE_TIMEOUT, SUBSCRIBE_TIMEOUT, UNSUBSCRIBE_DELAY, RedisSubscriber
 from broker.errors import Unavailable
-from broker.messages import Event
-from broker.redis.events import message, pack
+from broker.messages import Event, encode_text
+from broker.redis.event_codec import encode_message
 
 
 @attrs.define(eq=False)
@@ -83,35 +84,40 @@ class Protocol:
 class Connection:
     protocol: Protocol | None = None
     dropped: list[str] = attrs.field(factory=list)
-    trouble: str = ""
+    problem: str = ""
 
     def drop(self, reason: str) -> None:
         self.dropped.append(reason)
 
 
 class World:
-    """A feed, its connection to a Redis that answers when told to, and what it has delivered."""
+    """A subscriber, its connection to a Redis that answers when told to, and what it has delivered."""
 
     def __init__(self) -> None:
         self.clock = Clock()
         self.source, self.connection = Source(), Connection()
         self.heard: list[Event] = []
-        self.told: list[bytes] = []
+        self.messages: list[bytes] = []
         self.publishing: set[str] = set()
-        self.feed = RedisSubscriber(
-            self.clock, "p0/event/", "p0/node/me", self.heard.append, self.told.append, lambda o: o in self.publishing
+        self.subscriber = RedisSubscriber(
+            self.clock,
+            "p0/event/",
+            "p0/node/me",
+            self.heard.append,
+            self.messages.append,
+            lambda o: o in self.publishing,
         )
-        self.feed.use(self.connection)  # type: ignore[arg-type]
-        self.feed.source = self.source  # type: ignore[assignment]
+        self.subscriber.use(self.connection)  # type: ignore[arg-type]
+        self.subscriber.source = self.source  # type: ignore[assignment]
 
     def connect(self) -> None:
         self.connection.protocol = Protocol()
-        self.feed.opened()
+        self.subscriber.opened()
         self.answer()
 
     def cut(self) -> None:
         self.connection.protocol = None
-        self.feed.closed()
+        self.subscriber.closed()
 
     def answer(self) -> None:
         """Let Redis answer what it was asked."""
@@ -121,18 +127,18 @@ class World:
         sent, protocol.sent = protocol.sent, []
         for command, *channels in sent:
             if command == b"PING":
-                self.feed.heard([b"pong", b""])
+                self.subscriber.on_message([b"pong", b""])
             elif command in (b"SUBSCRIBE", b"PSUBSCRIBE"):
                 for channel in channels:
-                    self.feed.heard([command.lower(), channel, 1])
+                    self.subscriber.on_message([command.lower(), channel, 1])
 
     def listen(self, topic: str) -> None:
-        self.feed.listen(topic, False)
+        self.subscriber.listen(topic, False)
         if self.connection.protocol is not None:
             self.answer()
 
-    def beat(self) -> None:
-        self.feed.beat()
+    def heartbeat(self) -> None:
+        self.subscriber.heartbeat()
         self.answer()
 
     def post(self, topic: str = "t", *, announce: bool = True) -> Event:
@@ -143,7 +149,9 @@ class World:
 
     def announce(self, event: Event) -> None:
         stamp = event.epoch.encode() if event.id else b"me.%d" % id(event)
-        self.feed.heard([b"message", pack("p0/event/" + event.topic), message(event, event.id, stamp)])
+        self.subscriber.on_message(
+            [b"message", encode_text("p0/event/" + event.topic), encode_message(event, event.id, stamp)]
+        )
 
     @property
     def ids(self) -> list[int]:
@@ -161,9 +169,9 @@ def test_what_comes_is_delivered(world: World) -> None:
     world.listen("t")
     world.post()
     world.announce(Event("t", "live", None))
-    world.feed.heard([b"message", b"p0/node/me", b"for me"])
+    world.subscriber.on_message([b"message", b"p0/node/me", b"for me"])
     assert world.ids == [1, 0]
-    assert world.told == [b"for me"]
+    assert world.messages == [b"for me"]
 
 
 def test_what_was_missed_while_away_is_read_first(world: World) -> None:
@@ -188,7 +196,7 @@ def test_a_cut_before_the_first_beat_loses_nothing(world: World) -> None:
 def test_a_mark_that_was_confirmed_is_where_it_goes_on(world: World) -> None:
     world.listen("other.*")
     world.post("other.a", announce=False)  # lost, but before the mark
-    world.beat()
+    world.heartbeat()
     world.cut()
     world.post("other.a", announce=False)
     world.connect()
@@ -203,7 +211,7 @@ def test_a_store_that_is_away_is_asked_again(world: World) -> None:
     world.connect()
     assert world.ids == []
     world.source.away = False
-    world.clock.advance(AGAIN)
+    world.clock.advance(RETRY_DELAY)
     assert world.ids == [1]
 
 
@@ -216,7 +224,7 @@ def test_a_hole_is_filled_even_if_the_store_is_away_at_first(world: World) -> No
     world.post()
     assert world.ids == [1]
     world.source.away = False
-    world.clock.advance(AGAIN)
+    world.clock.advance(RETRY_DELAY)
     assert world.ids == [1, 2, 3, 4]
 
 
@@ -227,8 +235,8 @@ def test_listening_while_the_store_is_away_begins_with_the_next_beat(world: Worl
     world.source.away = False
     world.announce(world.source.append("t"))
     assert world.ids == []  # it is not known yet what came before it
-    world.beat()
-    world.clock.advance(SOON)
+    world.heartbeat()
+    world.clock.advance(MARK_DELAY)
     assert world.ids == [2]
 
 
@@ -238,8 +246,20 @@ def test_what_comes_before_the_mark_is_known_waits_for_it(world: World) -> None:
     world.post()
     assert world.ids == []
     world.source.release()
-    world.clock.advance(SOON)
+    world.clock.advance(MARK_DELAY)
     assert world.ids == [1]
+
+
+def test_what_was_appended_between_a_heartbeat_and_joining_is_not_heard(world: World) -> None:
+    world.source.slow = []
+    world.subscriber.heartbeat()
+    world.post(announce=False)
+    world.listen("t")
+    world.source.release()
+    world.clock.advance(MARK_DELAY)
+    assert world.ids == []
+    world.post()
+    assert world.ids == [2]
 
 
 def test_a_cut_while_changes_are_asked_for_asks_again(world: World) -> None:
@@ -259,11 +279,11 @@ def test_a_cut_while_changes_are_asked_for_asks_again(world: World) -> None:
 def test_a_wiped_source_begins_anew(world: World) -> None:
     world.listen("t")
     world.post()
-    world.beat()
+    world.heartbeat()
     world.cut()
     world.source.wipe()
     world.post(announce=False)
-    world.feed.wiped()
+    world.subscriber.wiped()
     world.connect()
     world.post()
     assert world.ids == [1, 1, 2]
@@ -288,7 +308,7 @@ def test_a_wipe_in_the_middle_of_reading_begins_anew(world: World) -> None:
     world.source.slow = None
     world.source.wipe()
     world.post(announce=False)
-    world.feed.wiped()
+    world.subscriber.wiped()
     for answer, result in waiting:
         answer.callback(result)
     assert world.ids == [1, 1]
@@ -300,23 +320,23 @@ def test_a_topic_that_nobody_wants_any_more_is_not_read(world: World) -> None:
     world.source.away = True
     world.post(announce=False)
     world.post()
-    world.feed.forget("t", False)
-    world.clock.pump([LINGER, AGAIN, AGAIN])
+    world.subscriber.forget("t", False)
+    world.clock.pump([UNSUBSCRIBE_DELAY, RETRY_DELAY, RETRY_DELAY])
     world.source.away = False
-    world.clock.advance(AGAIN)
+    world.clock.advance(RETRY_DELAY)
     assert world.ids == [1]
-    assert len(world.feed) == 0
-    assert world.feed._gaps == {}
+    assert len(world.subscriber) == 0
+    assert world.subscriber._recovery._gaps == {}
 
 
 def test_coming_back_soon_is_as_if_one_had_stayed(world: World) -> None:
     world.listen("t")
     world.post()
-    world.feed.forget("t", False)
-    world.clock.advance(LINGER / 2)
+    world.subscriber.forget("t", False)
+    world.clock.advance(UNSUBSCRIBE_DELAY / 2)
     world.post()
     world.listen("t")
-    world.clock.advance(LINGER)
+    world.clock.advance(UNSUBSCRIBE_DELAY)
     world.post()
     assert world.ids == [1, 2, 3]
 
@@ -336,45 +356,45 @@ def test_the_publisher_is_answered_before_anybody_hears(world: World) -> None:
     world.announce(Event("t", "live", b"mine", origin="mine"))
     assert len(world.heard) == 2
     world.publishing.clear()
-    world.feed.resume()
+    world.subscriber.resume()
     assert len(world.heard) == 3
 
 
 def test_waiting_for_what_is_listened_to(world: World) -> None:
-    assert world.feed.listening() is None
-    world.feed.listen("a", False)
-    first = world.feed.listening()
-    world.feed.listen("b", False)
-    second = world.feed.listening()
+    assert world.subscriber.listening() is None
+    world.subscriber.listen("a", False)
+    first = world.subscriber.listening()
+    world.subscriber.listen("b", False)
+    second = world.subscriber.listening()
     assert first is not None
     assert second is not None
     assert not first.called
     world.answer()
     assert first.called
     assert second.called
-    assert world.feed.listening() is None
+    assert world.subscriber.listening() is None
 
 
 def test_waiting_has_an_end_when_redis_is_away(world: World) -> None:
     world.cut()
     world.listen("a")
-    waiting = world.feed.listening()
+    waiting = world.subscriber.listening()
     assert waiting is not None
-    world.clock.advance(TIMEOUT)
+    world.clock.advance(SUBSCRIBE_TIMEOUT)
     assert waiting.called
     world.connect()
-    assert world.feed.listening() is None
+    assert world.subscriber.listening() is None
 
 
 def test_a_silent_connection_is_dropped(world: World) -> None:
-    world.beat()
-    world.clock.advance(SILENCE + 0.1)
-    world.feed.beat()
+    world.heartbeat()
+    world.clock.advance(SILENCE_TIMEOUT + 0.1)
+    world.subscriber.heartbeat()
     assert world.connection.dropped == ["it does not answer"]
 
 
 def test_an_error_of_redis_drops_the_connection(world: World) -> None:
-    world.feed.heard(ValueError("LOADING"))
+    world.subscriber.on_message(ValueError("LOADING"))
     assert world.connection.dropped == ["LOADING"]
 
 
@@ -384,16 +404,16 @@ def test_stopping_leaves_no_timer(world: World) -> None:
     world.post(announce=False)
     world.source.away = True
     world.connect()
-    world.feed.stop()
+    world.subscriber.stop()
     assert world.clock.getDelayedCalls() == []
 
 
 def test_many_join_at_little_cost(world: World) -> None:
     for number in range(3000):
-        world.feed.listen(f"room {number}", False)
+        world.subscriber.listen(f"room {number}", False)
     world.answer()
-    assert not world.feed._behind
+    assert not world.subscriber._recovery.behind
     for number in range(3000):
-        world.feed.forget(f"room {number}", False)
-    world.clock.pump([LINGER, 1.0])
-    assert len(world.feed) == 0
+        world.subscriber.forget(f"room {number}", False)
+    world.clock.pump([UNSUBSCRIBE_DELAY, 1.0])
+    assert len(world.subscriber) == 0

@@ -94,20 +94,24 @@ class Node:
 
     def beat(self) -> None:
         """Renew the lease, and look at those of the others, more often than LEASE alone asks for."""
-        if self.bus._beats.running:
-            self.bus._beats.stop()
-        self.bus._beats.start(BEAT)
+        if self.bus._heartbeats.running:
+            self.bus._heartbeats.stop()
+        self.bus._heartbeats.start(BEAT)
 
     async def outlive(self, other: Node) -> None:
         """Let the lease of *other*, which is silent, end as time would end it."""
-        execute = self.store._connection.protocol.execute_command
+        execute = self.store._batcher.connection.protocol.execute_command
         await execute(b"SET", self.prefix + "grace", 0)  # the time that nodes are given after the first start
         await execute(b"ZADD", self.prefix + "nodes", 0, other.bus.address)
 
     async def die(self) -> None:
         """End as the process would by ``kill -9``: nothing is given back."""
-        self.bus._beats.stop()
-        for connection in (self.bus._connection, self.bus._hearing, self.store._connection):
+        self.bus._heartbeats.stop()
+        for connection in (
+            self.bus._batcher.connection,
+            self.bus._subscriber_connection,
+            self.store._batcher.connection,
+        ):
             await connection.stop()
 
     def client(self, name: str = "", dialect: str = "test") -> Session:
@@ -325,7 +329,7 @@ async def test_a_callee_or_a_caller_that_leaves_ends_the_call(make_nodes: MakeNo
     one, two, _ = await make_nodes()
     ann, bob, eve = one.client(), two.client(), one.client()
     await bob.peer.perform(["slow"])
-    eve.peer.call("ref", call("slow"))
+    eve.peer.call("ref", call("slow", timeout=0.0))  # without a deadline, which would end it there, too
     await eventually(lambda: bob.requests)
     eve.peer.close()
     await eventually(lambda: nothing_is_left(one, two))
@@ -336,6 +340,20 @@ async def test_a_callee_or_a_caller_that_leaves_ends_the_call(make_nodes: MakeNo
     assert isinstance(error, Gone)
     assert error.what == "lost"
     await eventually(lambda: nothing_is_left(one, two))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_call_reaches_its_callee_though_the_caller_leaves_at_once(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    ann, bob = one.client(), two.client()
+    await bob.peer.perform(["slow"])
+    ann.peer.call("ref", call("slow"))
+    ann.peer.call("nowhere", call("missing"))
+    ann.peer.close()
+    await eventually(lambda: bob.requests)
+    await eventually(lambda: nothing_is_left(one, two))
+    assert bob.requests[0].procedure == "slow"
+    assert ann.replies == []
 
 
 @pytest_twisted.ensureDeferred
@@ -401,7 +419,7 @@ async def test_calls_end_when_this_node_may_have_missed_their_answers(make_nodes
     await bob.peer.perform(["slow"])
     ann.peer.call("ref", call("slow", timeout=0.0))
     await eventually(lambda: bob.requests)
-    one.bus._hearing.drop("cut by the test")
+    one.bus._subscriber_connection.drop("cut by the test")
     assert isinstance((await reply_to(ann)).error, Gone)
     await eventually(lambda: nothing_is_left(one, two))
 
@@ -449,7 +467,7 @@ async def test_a_silent_holder_on_another_node_is_replaced(make_nodes: MakeNodes
         await new.peer.perform(["s"], as_service=True, takeover=True)
     old.alive = False
     for node in (one, two):
-        node.broker.cluster._probe = 0.1  # type: ignore[union-attr]  # seconds
+        node.broker.parts.cluster._probe = 0.1  # type: ignore[attr-defined]  # seconds
     await new.peer.perform(["s"], as_service=True, takeover=True)
     assert old.hung_up == (1001, "replaced")
     assert await one.bus.holders(["service:s"]) == ("service:s", [two.bus.address])
@@ -461,7 +479,7 @@ async def test_the_holder_on_a_dead_node_is_replaced_before_the_lease_ends(make_
     old, new = one.client(), two.client()
     await old.peer.perform(["s"], as_service=True)
     await one.die()
-    two.broker.cluster._probe = 0.1  # type: ignore[union-attr]  # seconds
+    two.broker.parts.cluster._probe = 0.1  # type: ignore[attr-defined]  # seconds
     await new.peer.perform(["s"], as_service=True, takeover=True)
     assert await two.bus.holders(["service:s"]) == ("service:s", [two.bus.address])
 
@@ -471,7 +489,7 @@ async def test_a_name_that_was_lost_while_away_parts_with_its_holder(make_nodes:
     one, two, _ = await make_nodes()
     old, new = one.client(), two.client()
     await old.peer.perform(["p"])
-    one.bus._beats.stop()
+    one.bus._heartbeats.stop()
     await one.settle()
     await two.outlive(one)
     await eventually(lambda: not two.bus.lives(one.bus.address))
@@ -560,7 +578,7 @@ async def test_what_one_node_s_taker_declines_another_s_may_take(make_nodes: Mak
 async def test_the_mail_that_a_dead_node_had_in_hand_is_delivered(make_nodes: MakeNodes) -> None:
     one, two, three = await make_nodes()
     queues: Any = one.broker.queues
-    assert await queues._take_turn("queue:work")
+    assert await queues._lock("queue:work")
     await one.die()
     await two.outlive(one)
     taker = two.client()
@@ -579,7 +597,7 @@ async def test_events_reach_listeners_on_every_node(make_nodes: MakeNodes) -> No
     for client in clients:
         client.peer.subscribe("live", echo=True)
         client.peer.subscribe("kept.*", echo=True)
-    await eventually(lambda: all(i.heard for node in nodes for i in node.bus._feed._subscriptions.values()))
+    await eventually(lambda: all(i.confirmed for node in nodes for i in node.bus._subscriber._subscriptions))
     for client in clients:
         await client.peer.publish("live", "x", b'"live"')
         await client.peer.publish("kept.a", "x", b'"kept"')
@@ -605,7 +623,7 @@ async def test_key_changes_are_heard_on_every_node_once(make_nodes: MakeNodes) -
     clients[0].peer.watch(lambda key: key.startswith("a"))
     clients[1].peer.watch(names=("a.1",))
     clients[2].peer.watch(lambda key: True, ("a.1",))
-    await eventually(lambda: all(i.heard for node in nodes for i in node.bus._feed._subscriptions.values()))
+    await eventually(lambda: all(i.confirmed for node in nodes for i in node.bus._subscriber._subscriptions))
     await clients[0].peer.set("a.1", b"1")
     await clients[1].peer.delete("a.1")
     await eventually(lambda: all(len(client.heard) == 2 for client in clients))
@@ -655,7 +673,7 @@ async def test_presence_is_told_on_every_node(make_nodes: MakeNodes) -> None:
     one, two, _ = await make_nodes()
     watcher = one.client()
     watcher.peer.subscribe("broker.client.*")
-    await eventually(lambda: all(i.heard for i in one.bus._feed._subscriptions.values()))
+    await eventually(lambda: all(i.confirmed for i in one.bus._subscriber._subscriptions))
     bob = two.client("bob")
     bob.peer.close()
     await eventually(lambda: len(watcher.heard) >= 2)
@@ -713,7 +731,7 @@ async def test_what_was_known_is_stored_again_after_a_wipe(make_nodes: MakeNodes
     await bob.peer.join("room")
     token = await bob.peer.mint({}, 60.0)
     await one.settle()
-    protocol = one.broker.store._connection.protocol  # type: ignore[attr-defined]
+    protocol = one.broker.store._batcher.connection.protocol  # type: ignore[attr-defined]
     keys = await protocol.execute_command(b"KEYS", one.broker.store._prefix + b"*")  # type: ignore[attr-defined]
     await protocol.execute_command(b"DEL", *keys)
     await one.broker.store.append("log", Event("t", "kind", None))
@@ -723,6 +741,6 @@ async def test_what_was_known_is_stored_again_after_a_wipe(make_nodes: MakeNodes
             break
     else:
         raise AssertionError("the membership did not come back")
-    assert await two.broker.has_mailbox("bob")
+    assert await two.broker.parts.mailboxes.has("bob")
     with pytest.raises(BrokerError):
         await two.client().peer.present(token)

@@ -115,7 +115,6 @@ def test_answer_ends_the_call(calls, ann, bob, clock):
     clock.advance(100)
     assert len(ann.heard) == 1
     assert nothing_is_left(calls, ann, bob)
-    assert calls.dropped == 1
 
 
 def test_each_call_has_an_id_of_its_own(calls, ann, bob):
@@ -140,6 +139,14 @@ def test_failure_of_the_callee_passes(calls, ann, bob):
     error = CalleeFailed("E1", "no")
     calls.answer(bob, asked.id, b"null", error)
     assert ann.heard[0].error is error
+
+
+@pytest.mark.parametrize("timeout", [5e-324, 0.0004, 0.01, 0.9999])
+def test_the_shortest_timeout_is_a_limit(calls, ann, bob, clock, timeout):
+    calls.open(ann, bob, "ref", request(timeout=timeout))
+    clock.pump([0.1] * 11)
+    assert ann.heard[0].error.code == "TIMEOUT"
+    assert nothing_is_left(calls, ann, bob)
 
 
 def test_deadline_ends_the_call(calls, ann, bob, clock):

@@ -9,7 +9,6 @@ from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.task import Clock
 
 from broker.config.options import Retention
-from broker.core import channels
 from broker.core.channels import DAY, Channels, cursor_key
 from broker.errors import Invalid, RateLimited, Unavailable
 from broker.messages import Event
@@ -138,8 +137,8 @@ def test_on_a_shared_store_the_end_is_never_known(room):
     assert ids(room.poll(after=1)) == [2]
 
 
-def test_remembered_ends_are_limited(room, monkeypatch):
-    monkeypatch.setattr(channels, "HEADS", 2)
+def test_remembered_ends_are_limited(room):
+    room.channels._heads.size = 2
     for topic in "abcde":
         room.post(topic)
     assert len(room.channels._heads) <= 2
@@ -334,8 +333,8 @@ def test_another_node_may_move_a_shared_cursor(room):
     assert len(counted) == 2
 
 
-def test_remembered_moves_are_limited(room, monkeypatch):
-    monkeypatch.setattr(channels, "MOVES", 2)
+def test_remembered_moves_are_limited(room):
+    room.channels._moves.size = 2
     for id in range(5):
         move(room, id, client=str(id))
     assert len(room.channels._moves) <= 2

@@ -10,10 +10,10 @@ from twisted.internet.task import Clock
 
 from broker.config.options import Retention
 from broker.core import indices
-from broker.core.channels import LOG
 from broker.core.indices import DEFINITION, POSITION, ROWS, Indices, rows_log
 from broker.errors import NotFound, Unauthenticated, Unavailable
 from broker.messages import Event
+from broker.patterns import LOG_PREFIX
 from broker.stores import open_store
 from broker.testing import make_broker, value_of
 from tests.support.logs import logging
@@ -31,7 +31,7 @@ class Shelf:
 
     def post(self, *names, topic="t"):
         for name in names:
-            value_of(self.store.append(LOG + topic, Event(topic, name, None)))
+            value_of(self.store.append(LOG_PREFIX + topic, Event(topic, name, None)))
 
     def create(self, id="i", topic="t", field="name"):
         return value_of(Deferred.fromCoroutine(self.indices.create(id, topic, field)))
@@ -96,7 +96,7 @@ def test_a_long_channel_is_worked_off_in_batches(shelf, monkeypatch):
 
 def test_a_hundred_thousand_events_come_to_an_end(shelf):
     for _ in range(100_000):
-        shelf.store.append(LOG + "t", Event("t", "", None))
+        shelf.store.append(LOG_PREFIX + "t", Event("t", "", None))
     shelf.post("a")
     assert shelf.ids("a") == [100_001]
 
@@ -143,11 +143,11 @@ def test_a_read_is_cut_where_it_grows_too_long():
     shelf = Shelf(max_bytes=100)
     shelf.create()
     for size in (60, 50, 40, 200):
-        value_of(shelf.store.append(LOG + "t", Event("t", "a", b"x" * size)))
+        value_of(shelf.store.append(LOG_PREFIX + "t", Event("t", "a", b"x" * size)))
     assert shelf.ids("a") == [4]
-    value_of(shelf.store.append(LOG + "t", Event("t", "b", None)))
+    value_of(shelf.store.append(LOG_PREFIX + "t", Event("t", "b", None)))
     for size in (50, 40):
-        value_of(shelf.store.append(LOG + "t", Event("t", "b", b"x" * size)))
+        value_of(shelf.store.append(LOG_PREFIX + "t", Event("t", "b", b"x" * size)))
     assert shelf.ids("b") == [7, 6, 5]
 
 
@@ -166,7 +166,7 @@ def test_a_crash_between_the_rows_and_the_position_repeats_nothing(shelf):
 def test_events_that_retention_took_are_gone_from_the_rows(shelf):
     shelf.post("a", "a", "b", "a")
     assert shelf.ids("a") == [4, 2, 1]
-    value_of(shelf.store.trim(LOG + "t", 2))
+    value_of(shelf.store.trim(LOG_PREFIX + "t", 2))
     assert shelf.ids("a") == [4]
 
 

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
-from broker.access.principals import Access, Grants, Rule
-from broker.core.keys import BATCH, TURN, Keys, merge
+from broker.access.permissions import Grants, Rule
+from broker.access.principals import Access
+from broker.buses import open_bus
+from broker.core.keys import BATCH, YIELD_AFTER, Keys, merge
 from broker.errors import Conflict, Denied, Invalid, TooLarge, Unauthenticated, Unavailable
 from broker.messages import Entry
 from broker.testing import make_broker, value_of
@@ -93,7 +95,7 @@ def test_merging_objects_is_what_python_does(stored, patch):
 
 
 def test_values_have_a_limit(broker):
-    keys = Keys(broker.store, lambda _: None, Clock(), most=4)
+    keys = Keys(broker.store, broker.bus, lambda _: None, Clock(), max_bytes=4)
     for failing in (keys.set("k", b"12345"), keys.patch("k", b"12345")):
         with pytest.raises(TooLarge):
             value_of(failing)
@@ -116,9 +118,9 @@ def test_a_range_is_read_to_its_end_in_several_steps(keys):
 
 
 def test_a_long_search_lets_others_have_their_turn(keys, clock):
-    for number in range(2 * TURN + 1):
+    for number in range(2 * YIELD_AFTER + 1):
         keys.set(f"k{number:05}", b"v")
-    last = f"k{2 * TURN:05}"
+    last = f"k{2 * YIELD_AFTER:05}"
     search = Deferred.fromCoroutine(keys.range("a", "z", 10, predicate=last.__eq__))
     assert not search.called
     clock.advance(0)
@@ -197,7 +199,7 @@ def test_watching_again_takes_the_place_of_before(keys):
     keys.unwatch(watcher)
     keys.set("b", b"v")
     assert watcher.changes == [("kv/b", "set")]
-    assert not any((keys._watchers, keys._admitting, keys._watched))
+    assert not any((keys._watchers, keys._predicates, keys._watched))
 
 
 def test_the_body_of_a_change_tells_key_value_and_time(keys, clock):
@@ -226,7 +228,7 @@ def test_the_writer_has_its_answer_before_anybody_is_told():
             return self.answer
 
     order = []
-    keys = Keys(cast(Any, Store()), lambda event: order.append("told"), Clock())
+    keys = Keys(cast(Any, Store()), open_bus("local:", "test"), lambda event: order.append("told"), Clock())
     keys.set("k", b"v").addCallback(lambda _: order.append("answered"))
     Store.answer.callback(Entry(b"v", 1))
     assert order == ["answered", "told"]

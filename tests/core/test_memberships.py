@@ -4,7 +4,8 @@ import attrs
 import pytest
 from twisted.internet.defer import Deferred, fail
 
-from broker.access.principals import Access, Grants, Rule
+from broker.access.permissions import Grants, Rule
+from broker.access.principals import Access
 from broker.errors import Denied, Gone, RateLimited, Unauthenticated, Unavailable
 from broker.testing import make_broker, value_of
 
@@ -139,7 +140,7 @@ def test_a_member_has_so_many_memberships_and_no_more():
 def test_a_membership_that_is_permitted_no_more_is_left_out(broker):
     do(attach(broker, "ann").join("open"))
     do(attach(broker, "ann").join("shut"))
-    broker.access = Access("none", permissions={"anonymous": Grants({"subscribe": Rule(("open",))})})
+    broker.parts.access = Access("none", permissions={"anonymous": Grants({"subscribe": Rule(("open",))})})
     assert do(attach(broker).become("ann")) == ["open"]
 
 

@@ -148,9 +148,7 @@ def test_consumers_of_a_work_queue_take_turns(queues, takers):
     ann, bob = Taker(), Taker()
     queues.consumers.add(ann, "queue:q", shared=True)
     queues.consumers.add(bob, "queue:q", shared=True)
-    place = queues.consumers.place("queue:q")
-    takers_of = lambda _: place.holders[place.turn :] + place.holders[: place.turn]  # noqa: E731
-    queues._takers_of = takers_of
+    queues._takers_of = queues.consumers.in_turn
     put(queues, 0, "queue:q")
     queues.drain("queue:q")
     for number in range(1, 10):

@@ -14,19 +14,19 @@ def test_a_name_has_one_holder(registry):
     with pytest.raises(Taken) as refusal:
         registry.add("bob", "add")
     assert (refusal.value.what, refusal.value.name) == ("exists", "add")
-    assert registry.place("add").next() == "ann"
+    assert registry.get("add").next() == "ann"
 
 
 def test_the_same_holder_may_ask_again(registry):
     registry.add("ann", "add")
     registry.add("ann", "add")
-    assert registry.place("add").holders == ["ann"]
+    assert registry.get("add").holders == ["ann"]
 
 
 def test_a_shared_name_is_taken_in_turn(registry):
     for holder in ("ann", "bob", "cid"):
         registry.add(holder, "add", shared=True)
-    place = registry.place("add")
+    place = registry.get("add")
     assert sorted(place.next() for _ in range(6)) == ["ann", "ann", "bob", "bob", "cid", "cid"]
 
 
@@ -40,7 +40,7 @@ def test_sharing_takes_two_who_are_willing(registry, first, second):
 def test_a_turn_survives_that_a_holder_leaves(registry):
     for holder in ("ann", "bob", "cid"):
         registry.add(holder, "add", shared=True)
-    place = registry.place("add")
+    place = registry.get("add")
     place.next()
     place.next()
     registry.remove("cid", "add")

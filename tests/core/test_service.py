@@ -161,7 +161,7 @@ def test_a_peer_that_closes_leaves_nothing_behind(clock):
     ann.subscribe("a")
     ann.subscribe("b.*")
     ann.watch(lambda key: True)
-    value_of(ann.broker.store.get("x", "y"))
+    value_of(broker.store.get("x", "y"))
     ann.acknowledge("*")
     ann.consume("work")
     ann.take_name("ann")

@@ -18,8 +18,9 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
+from broker.access.principals import make_access
 from broker.app.dialects import load_dialects
-from broker.app.tap import make_access, make_site
+from broker.app.tap import make_site
 from broker.buses import open_bus
 from broker.config.settings import Settings
 from broker.core.registry import Registry
@@ -33,7 +34,7 @@ from tests.web.ws.frames import CONTINUATION, PING, TEXT, client_frame, closing
 
 AT_ONCE = 25  # visitors at the same time
 # What the broker remembers of those who were there, up to a limit that it keeps itself.
-REMEMBERED = {"_heads", "_moves", "_remembered", "_buckets"}
+REMEMBERED = {"_heads", "_moves", "_opened", "_buckets"}
 
 
 class Visitor(Protocol):

@@ -12,6 +12,7 @@ const service = new Service(url, name, { transports: transports.split(",") })
   .onRequest("echo", (data) => ({ got: data }))
   .onRequest("hang", () => new Promise(() => {}));
 service.socket.on("connect", () => say({ connected: service.socket.id }));
+service.socket.onAnyOutgoing((event) => event === "heartbeat" && say({ heartbeat: Date.now() }));
 service.socket.on("disconnect", (reason) => say({ disconnected: reason }));
 service.socket.on("connect_error", (error) => say({ refused: error.message, data: error.data }));
 

@@ -12,9 +12,8 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.task import deferLater
 
-from tests.support.eventually import TIMEOUT
+from tests.support.eventually import TIMEOUT, pause
 from tests.support.http_client import get, post
 from tests.support.ws_client import Refused, ws_connect
 
@@ -28,8 +27,8 @@ def daemon_environ():
     }
 
 
-async def told(program, word, timeout=TIMEOUT):
-    """Return what *program* says next about *word*."""
+async def report(program, word, timeout=TIMEOUT):
+    """Return the value of *word* in the next line of *program* that has it."""
     line = await program.line(lambda line: f'"{word}"' in line, timeout)
     return json.loads(line)[word]
 
@@ -64,37 +63,37 @@ async def test_two_services_say_everything_to_each_other(shared_daemon, node, tr
 @pytest_twisted.ensureDeferred
 async def test_the_second_of_one_name_ends_with_status_1(shared_daemon, node):
     first = node.start("microstream_service.js", shared_daemon.url, "dup")
-    await told(first, "connected")
+    await report(first, "connected")
     second = node.start("microstream_service.js", shared_daemon.url, "dup")
-    assert await told(second, "duplicate") == {
+    assert await report(second, "duplicate") == {
         "code": "DUPLICATE_SERVICE_REGISTRATION",
         "message": "Duplicate Service Registration Name! A service with the same name is already registered.",
         "errorData": {"serviceName": "dup"},
     }
     assert await second.exit() == 1
     first.say('{"target":"dup","event":"echo","data":5}')
-    assert await told(first, "response") == {"got": 5}
+    assert await report(first, "response") == {"got": 5}
 
 
 @pytest_twisted.ensureDeferred
 async def test_services_come_back_after_a_restart(daemon, node):
     service = node.start("microstream_service.js", daemon.url, "phoenix")
-    await told(service, "connected")
+    await report(service, "connected")
     await daemon.restart()
-    assert await told(service, "disconnected") == "transport close"
-    await told(service, "connected")
+    assert await report(service, "disconnected") == "transport close"
+    await report(service, "connected")
     service.say('{"target":"phoenix","event":"echo","data":5}')
-    assert await told(service, "response") == {"got": 5}
+    assert await report(service, "response") == {"got": 5}
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_token_travels_in_the_url_and_stays_out_of_the_log(start_daemon, node):
     daemon = await start_daemon(TXBROKER_PROTOCOLS="microstream", TXBROKER_API_SECRET="s3cret-of-the-hub")
     good = node.start("microstream_service.js", f"{daemon.url}/?serviceName=good&token=s3cret-of-the-hub", "good")
-    await told(good, "connected")
+    await report(good, "connected")
     for token in ("", "&token=s3cret-wrong"):
         bad = node.start("microstream_service.js", f"{daemon.url}/?serviceName=bad{token}", "bad")
-        assert await told(bad, "refused") == "UNAUTHORIZED"
+        assert await report(bad, "refused") == "UNAUTHORIZED"
     await daemon.stop()
     assert not [line for line in daemon.output if "s3cret" in line]
 
@@ -170,25 +169,31 @@ async def cable(shared_daemon):
 @pytest_twisted.ensureDeferred
 async def test_a_cut_link_does_not_cost_the_name(cable, node, transports):
     service = node.start("microstream_service.js", cable.url, f"cut-{len(transports)}", transports)
-    await told(service, "connected")
+    await report(service, "connected")
     service.say(json.dumps({"target": f"cut-{len(transports)}", "event": "echo", "data": 1}))
-    await told(service, "response")
+    await report(service, "response")
     while not any("disconnected" in line for line in service.lines):
         cable.cut()  # by polling there may be nothing to cut just now
-        await deferLater(reactor, 0.05)
-    await told(service, "connected")
+        await pause(0.05)
+    await report(service, "connected")
     service.say(json.dumps({"target": f"cut-{len(transports)}", "event": "echo", "data": 2}))
-    assert await told(service, "response") == {"got": 2}
+    assert await report(service, "response") == {"got": 2}
     assert service.status is None
 
 
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"TXBROKER_PING_SECONDS": "0.5", "TXBROKER_PONG_SECONDS": "4"},
+        {"TXBROKER_MICROSTREAM_IDLE_SECONDS": "3"},
+    ],
+)
 @pytest_twisted.ensureDeferred
-async def test_a_service_removed_for_silence_comes_back(start_daemon, node):
-    daemon = await start_daemon(
-        TXBROKER_PROTOCOLS="microstream", TXBROKER_PING_SECONDS="0.5", TXBROKER_PONG_SECONDS="4"
-    )
+async def test_a_service_removed_for_silence_comes_back(start_daemon, node, limits):
+    daemon = await start_daemon(TXBROKER_PROTOCOLS="microstream", **limits)
     service = node.start("microstream_service.js", daemon.url, "sleeper")
-    await told(service, "connected")
+    for _ in range(2):  # the second is reported when the first has been sent
+        await report(service, "heartbeat")
     witness = await raw_service(daemon, "witness")
     os.kill(service.pid, signal.SIGSTOP)
     code = ""
@@ -201,10 +206,10 @@ async def test_a_service_removed_for_silence_comes_back(start_daemon, node):
         code = json.loads(frame[2:])[1]["response"]["error"]["code"]
         assert code in ("TARGET_SERVICE_NOT_FOUND", "TARGET_SERVICE_DISCONNECTED", "DUPLICATE_REQUEST_ID")
     os.kill(service.pid, signal.SIGCONT)
-    assert await told(service, "disconnected") != "io server disconnect"
-    await told(service, "connected")
+    assert await report(service, "disconnected") != "io server disconnect"
+    await report(service, "connected")
     service.say('{"target":"sleeper","event":"echo","data":5}')
-    assert await told(service, "response") == {"got": 5}
+    assert await report(service, "response") == {"got": 5}
     await witness.close()
 
 
@@ -212,13 +217,13 @@ async def test_a_service_removed_for_silence_comes_back(start_daemon, node):
 async def test_a_killed_target_answers_its_open_requests_at_once(shared_daemon, node):
     asker = node.start("microstream_service.js", shared_daemon.url, "asker")
     target = node.start("microstream_service.js", shared_daemon.url, "target")
-    await told(asker, "connected")
-    await told(target, "connected")
+    await report(asker, "connected")
+    await report(target, "connected")
     asker.say('{"target":"target","event":"hang"}')
     asker.say('{"target":"target","event":"echo","data":1}')
-    await told(asker, "response")
+    await report(asker, "response")
     target.signal(signal.SIGKILL)
-    assert (await told(asker, "error"))["code"] == "TARGET_SERVICE_DISCONNECTED"
+    assert (await report(asker, "error"))["code"] == "TARGET_SERVICE_DISCONNECTED"
 
 
 # Hostile ones
@@ -277,7 +282,7 @@ async def test_one_that_does_not_read_is_let_go(shared_daemon):
         caller.send(
             f'42["request",{{"targetService":"deaf","payload":{{"id":"{number}","event":"e","data":"{text}"}}}}]'
         )
-        await deferLater(reactor, 0.01)
+        await pause(0.01)
     answer = await caller.receive()
     while answer == "2":
         answer = await caller.receive()

@@ -115,7 +115,7 @@ def test_credential_in_a_traceback_is_masked():
     assert "hunter22" not in stream.getvalue()
 
 
-def test_our_own_words_may_show_where_a_secret_goes():
+def test_a_trusted_line_may_show_where_a_secret_goes():
     stream, log, _ = lines("text", secrets=("hunter22",))
-    log.info("curl '/x?secret=any&y=hunter22'", log_own_words=True)
+    log.info("curl '/x?secret=any&y=hunter22'", log_trusted=True)
     assert stream.getvalue().endswith("curl '/x?secret=any&y=***'\n")

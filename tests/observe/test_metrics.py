@@ -1,5 +1,5 @@
 from broker.observe.exposition import Exposition
-from broker.observe.metrics import SECONDS, Histogram, Metrics
+from broker.observe.metrics import COMMIT_SECONDS_BOUNDS, Histogram, Metrics
 
 
 def text(metrics):
@@ -64,4 +64,4 @@ def test_commits_are_measured():
     exposed = text(metrics)
     assert "txbroker_store_batch_rows_sum 3.0" in exposed
     assert "txbroker_store_commit_seconds_count 1.0" in exposed
-    assert len(metrics.commit_seconds.counts) == len(SECONDS) + 1
+    assert len(metrics.commit_seconds.counts) == len(COMMIT_SECONDS_BOUNDS) + 1

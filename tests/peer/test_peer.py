@@ -1,4 +1,4 @@
-"""The door: what a client may ask for, and that its leaving undoes it."""
+"""The client API: what a client may ask for, and that its leaving undoes it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import attrs
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
+from zope.interface.verify import verifyObject
 
-from broker.access.principals import Access, Grants, Rule
+from broker.access.permissions import Grants, Rule
+from broker.access.principals import Access
 from broker.errors import BrokerError, Denied, Gone, Invalid, NotFound, RateLimited, Taken, Unauthenticated, Unavailable
+from broker.interfaces import IPeer
 from broker.messages import Event, Request
+from broker.peer import Peer
 from broker.testing import make_broker, value_of
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, slots=False)
 class Session:
     heard: list = attrs.field(factory=list)
     served: list = attrs.field(factory=list)
@@ -69,11 +73,24 @@ def attach(broker, name="", dialect="test"):
     return peer
 
 
-def hung_up(peer):
-    """Let *peer* note how it is hung up on."""
+def closings_of(peer):
+    """Return the list to which each closing of the connection of *peer* is added."""
     closings = []
     peer.bind(peer.session, lambda code, reason: closings.append((code, reason)))
     return closings
+
+
+# What the core calls; a dialect does not.
+CALLED_BY_THE_CORE = {"on_event", "on_reply", "on_request", "post_mail", "probe", "lives"}
+
+
+def test_a_peer_provides_its_interface(broker):
+    assert verifyObject(IPeer, attach(broker))
+
+
+def test_the_interface_has_every_verb():
+    public = {name for name in dir(Peer) if not name.startswith("_")}
+    assert public - set(IPeer.names()) == CALLED_BY_THE_CORE | {"calling"}
 
 
 def perform(peer, *names, **options):
@@ -267,7 +284,7 @@ def test_subscriptions_are_limited_and_listed(clock):
 
 def test_session_that_fails_at_something_is_closed_alone(broker):
     ann, bob = attach(broker, "ann"), attach(broker, "bob")
-    closings = hung_up(bob)
+    closings = closings_of(bob)
     bob.subscribe("a")
     perform(bob, "m")
     bob.consume("q")
@@ -317,9 +334,9 @@ def test_names_are_taken_all_or_none(broker):
     perform(ann, "b")
     with pytest.raises(Taken):
         perform(bob, "a", "b", "c")
-    assert bob.performs() == []
+    assert broker.calls.performers.names_of(bob) == []
     perform(bob, "a", "c")
-    assert bob.performs() == ["a", "c"]
+    assert broker.calls.performers.names_of(bob) == ["a", "c"]
     assert ann.procedures() == ["a", "b", "c"]
     assert bob.release("a")
     assert not bob.release("a")
@@ -346,9 +363,26 @@ def test_living_holder_keeps_its_name(broker):
         perform(bob, "s", as_service=True, takeover=True)
 
 
+@pytest.mark.parametrize("later", [False, True])
+def test_a_holder_whose_probe_fails_is_replaced(broker, later):
+    ann, bob = attach(broker), attach(broker)
+    value_of(ann.perform(["s"], as_service=True))
+
+    def probe():
+        raise ZeroDivisionError("a bug")
+
+    async def probe_later():
+        probe()
+
+    ann.session.probe = probe_later if later else probe
+    value_of(bob.perform(["s"], as_service=True, takeover=True))
+    assert ann.closed
+    assert broker.calls.services.names_of(bob) == ["s"]
+
+
 def test_silent_holder_is_replaced(broker, clock):
     ann, bob = attach(broker), attach(broker)
-    closings = hung_up(ann)
+    closings = closings_of(ann)
     ann.session.alive = Deferred()
     perform(ann, "s", as_service=True)
     taking = Deferred.fromCoroutine(bob.perform(["s"], as_service=True, takeover=True))
@@ -357,7 +391,7 @@ def test_silent_holder_is_replaced(broker, clock):
     value_of(taking)
     assert closings == [(1001, "replaced")]
     assert ann.closed
-    assert bob.performs(as_service=True) == ["s"]
+    assert broker.calls.services.names_of(bob) == ["s"]
 
 
 def test_peer_without_a_session_gives_no_sign_of_life(broker):
@@ -404,7 +438,7 @@ def test_mail_for_a_known_client_waits(broker, clock):
 def test_known_clients_are_known_after_a_restart_of_memory(broker):
     ann = attach(broker, "ann")
     attach(broker, "bob").close()
-    broker._remembered.clear()
+    broker.parts.mailboxes.forget()
     assert value_of(ann.enqueue("r", b"1", recipient="bob")) is False
 
 

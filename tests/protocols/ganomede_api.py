@@ -20,7 +20,7 @@ EVENTS = "/events/v1/events"
 
 
 class Api:
-    """Asks as the front door would; ``secret`` is the only credential there is."""
+    """Asks as the public port would; ``secret`` is the only credential there is."""
 
     def __init__(self, access: Access | None = None, **settings: Any) -> None:
         self.clock = Clock()

@@ -1,7 +1,7 @@
-"""The servers that the two public protocol suites speak with, on one port of the front door.
+"""The example of the docs on one public port: the servers that the two official protocol suites test.
 
 At ``/engine.io/`` every message is echoed.  At ``/socket.io/`` there are the namespaces ``/`` and
-``/custom``: at connect the client is told its own payload by ``auth``; ``message`` comes back as
+``/custom``: at connect the client is sent its own payload by ``auth``; ``message`` comes back as
 ``message-back``; ``message-with-ack`` is acknowledged with its arguments.
 """
 
@@ -18,38 +18,12 @@ from broker.testing import make_broker
 from broker.web.net.outbox import Outbox
 from broker.web.net.transport import listen
 from broker.web.site import Site
-from broker.web.ws.upgrade import WebSocketOptions, WebSocketUpgrader
-from protocols.microstream.engineio import Times
-from protocols.microstream.namespaces import SocketSession
-from protocols.microstream.server import Bounds, Server
-from protocols.microstream.sessions import Session
+from broker.web.ws.options import WebSocketOptions
+from broker.web.ws.upgrade import WebSocketUpgrader
+from protocols.microstream import Bounds, Server, Times
+from tests.support.examples import load_example
 
-CONNECT_TIMEOUT = 1.0  # seconds
 TIMES = Times(ping_interval=0.3, ping_timeout=0.2, upgrade_timeout=0.4)
-
-
-class Echo(Session):
-    def message(self, data, binary):
-        self.send([(data, binary)])
-
-
-class Suite(SocketSession):
-    def __init__(self, server, peer, handshake, link):
-        super().__init__(server, peer, handshake, link, connect_timeout=CONNECT_TIMEOUT)
-
-    def take_connect(self, asked):
-        if asked.namespace not in ("/", "/custom"):
-            super().take_connect(asked)
-            return
-        self.accept(asked.namespace)
-        self.emit(b'["auth",%b]' % (asked.auth or b"{}"), namespace=asked.namespace)
-
-    def take_event(self, emit):
-        args = [bytes(arg) for arg in emit.args]
-        if emit.name == "message":
-            self.emit(b"[%b]" % b",".join([b'"message-back"', *args]), emit.attachments, namespace=emit.namespace)
-        elif emit.name == "message-with-ack":
-            self.acknowledge(emit, b"[%b]" % b",".join(args), emit.attachments)
 
 
 @attrs.define(eq=False)
@@ -64,10 +38,10 @@ class SuiteServer:
 
     @classmethod
     async def start(cls, times: Times = TIMES, **bounds: Any) -> SuiteServer:
-        clock = Clock()
+        clock, example = Clock(), load_example("socketio_echo")
         servers = [
             Server(make, clock, name=name, path=f"/{name}/", times=times, bounds=Bounds(**bounds))
-            for make, name in ((Echo, "engine.io"), (Suite, "socket.io"))
+            for make, name in ((example.Echo, "engine.io"), (example.Events, "socket.io"))
         ]
         broker = make_broker(reactor)
         upgrader = WebSocketUpgrader(WebSocketOptions(), reactor, broker.metrics)

@@ -16,8 +16,8 @@ from protocols.microstream.engineio import (
     PROBED_EVENT,
     UPGRADED,
     Engine,
-    Malformed,
     Message,
+    ProtocolError,
     State,
     Times,
     decode_payload,
@@ -90,14 +90,14 @@ def test_a_post_may_hold_fifty_packets(clock):
     "body", [b"", b"abc", b"7", b"4a\x1e", b"\x1e4a", b"b!!!", b"bAQI", b"4\xff", b"4ok\x1eabc", b"2", b"2probe"]
 )
 def test_a_malformed_payload_is_refused_as_a_whole(clock, body):
-    with pytest.raises(Malformed):
+    with pytest.raises(ProtocolError):
         polling(clock).receive_payload(body)
 
 
 def test_payload_and_frame_are_bounded(clock):
     assert polling(clock).receive_payload(b"4" + b"x" * 99) == [Message(b"x" * 99)]
     for receive in (polling(clock).receive_payload, lambda body: websocket(clock).receive_frame(body, False)):
-        with pytest.raises(Malformed) as caught:
+        with pytest.raises(ProtocolError) as caught:
             receive(b"4" + b"x" * 100)
         assert caught.value.code == 1009
 
@@ -113,7 +113,7 @@ def test_frames_are_messages_without_splitting(clock):
 
 @pytest.mark.parametrize("frame", [b"", b"abc", b"7", b"2", b"2probe"])
 def test_a_malformed_frame_is_refused(clock, frame):
-    with pytest.raises(Malformed):
+    with pytest.raises(ProtocolError):
         websocket(clock).receive_frame(frame, False)
 
 
@@ -130,24 +130,24 @@ def test_three_rounds_of_ping_and_pong(clock):
     for _ in range(3):
         assert engine.due == pytest.approx(clock.seconds() + 0.3)
         clock.advance(0.3)
-        assert engine.ring()
+        assert engine.heartbeat()
         assert engine.frames() == [(b"2", False)]
         assert engine.due == pytest.approx(clock.seconds() + 0.2)
         clock.advance(0.1)
         assert engine.receive_frame(b"3", False) == [ALIVE]
 
 
-def test_no_sign_of_life_after_a_ping_is_the_end(clock):
+def test_a_ping_without_an_answer_in_time_is_the_end(clock):
     engine = polling(clock)
     clock.advance(0.3)
-    assert engine.ring()
+    assert engine.heartbeat()
     assert engine.poll() == b"2"
     clock.advance(0.2)
-    assert not engine.ring()
+    assert not engine.heartbeat()
 
 
 @pytest.mark.parametrize(("data", "binary"), [(b"4x", False), (b"x", True), (b"6", False), (b"1", False)])
-def test_any_packet_counts_once_as_a_sign_of_life(clock, data, binary):
+def test_any_packet_answers_a_ping_once(clock, data, binary):
     engine = websocket(clock)
     assert engine.ping()
     assert engine.receive_frame(data, binary)[0] == ALIVE
@@ -158,14 +158,14 @@ def test_any_packet_counts_once_as_a_sign_of_life(clock, data, binary):
 def test_a_late_timer_does_not_shorten_the_answer_by_much(clock):
     engine = websocket(clock)
     clock.advance(0.35)
-    engine.ring()
+    engine.heartbeat()
     assert engine.due == pytest.approx(0.5)
 
 
 def test_after_a_pause_of_the_machine_clients_get_their_time(clock):
     engine = websocket(clock)
     clock.advance(100)
-    engine.ring()
+    engine.heartbeat()
     assert engine.due == pytest.approx(100.2)
 
 
@@ -241,14 +241,14 @@ def test_a_wrong_probe_is_refused(clock, frames):
     engine.begin_upgrade()
     for frame in frames[:-1]:
         assert engine.receive_probe(frame, False) == [PROBED_EVENT]
-    with pytest.raises(Malformed):
+    with pytest.raises(ProtocolError):
         engine.receive_probe(frames[-1], False)
 
 
 def test_a_binary_probe_is_refused(clock):
     engine = polling(clock)
     engine.begin_upgrade()
-    with pytest.raises(Malformed):
+    with pytest.raises(ProtocolError):
         engine.receive_probe(b"2probe", True)
 
 
@@ -282,5 +282,5 @@ def test_no_input_raises_anything_but_malformed(bodies):
             lambda data: engines[1].receive_frame(data, True),
             lambda data: engines[2].receive_probe(data, False),
         ):
-            with suppress(Malformed):
+            with suppress(ProtocolError):
                 receive(body)

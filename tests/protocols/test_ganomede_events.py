@@ -253,8 +253,9 @@ def test_a_refused_poll_is_answered_after_a_while(api):
     assert (response.status, response.plain) == (401, False)
 
 
-def test_only_so_many_refusals_are_held(api, monkeypatch):
+def test_only_so_many_refusals_are_held(monkeypatch):
     monkeypatch.setattr(events, "MAX_HELD", 2)
+    api = Api()
     polls = [api.start("GET", EVENTS) for _ in range(3)]
     assert [poll.called for poll in polls] == [False, False, True]
     polls[0].cancel()
@@ -325,8 +326,9 @@ def test_a_cursor_at_the_end_is_nothing_to_log(api, logged):
     assert not warnings(logged)
 
 
-def test_what_was_logged_is_remembered_within_bounds(api, monkeypatch, logged):
-    monkeypatch.setattr(events, "MAX_NOTICED", 1)
+def test_what_was_logged_is_remembered_within_bounds(monkeypatch, logged):
+    monkeypatch.setattr(events, "MAX_LOGGED", 1)
+    api = Api()
     for client in ("a", "b", "a"):
         assert api.ids(client, after=9) == []
     assert [line["client"] for line in warnings(logged)] == ["a", "b", "a"]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 from base64 import b64encode
 from hashlib import md5
 from typing import Any
 
 import pytest
 
-from broker.access.principals import Access, Grants, Rule
+from broker.access.permissions import Grants, Rule
+from broker.access.principals import Access
 from broker.errors import Unavailable
 from broker.messages import HttpRequest
 from protocols.ganomede.query import read_query, unquote, whole_number
@@ -73,7 +75,7 @@ def test_other_paths_do_not_exist(api, path):
     assert response.body == error("ResourceNotFound", f"{path} does not exist")
 
 
-def test_the_front_door_refuses_in_the_words_of_the_dialect(api):
+def test_the_public_port_refuses_in_the_words_of_the_dialect(api):
     request = HttpRequest("PUT", "/events/v1/events", "secret=1234", {})
     said = {status: api.dialect.refusal(status, "So it is.", request) for status in (400, 404, 405, 413, 499, 500)}
     assert said[400].body == error("BadRequest", "So it is.")
@@ -118,6 +120,19 @@ def test_ping_heeds_accept(api):
         ("image/png", None),
         ("application/json;q=0", None),
         ("application/json;q=.", "application/json"),
+        ("application/json;q=0, */*", "text/plain"),
+        ("*/*, application/json; Q=0.0", "text/plain"),
+        ("application/*;q=0, */*;q=0.1", "text/plain"),
+        ("text/plain;q=0, text/*, application/json;q=0.1", "application/json"),
+        ("text/plain;q=0, text/*", None),
+        ("*/*;q=0", None),
+        ("*/*;q=0, text/plain", "text/plain"),
+        ("text/*;q=0.5, */*;q=0.9, application/json;q=0.6", "application/json"),
+        ("text/*;q=0.9, text/plain;q=0.1, application/json;q=0.2", "application/json"),
+        ('text/html;x="a, application/json", text/plain', "text/plain"),
+        ("text/plain, application/json", "text/plain"),
+        (" , ", "application/json"),
+        ("gibberish", None),
     ],
 )
 def test_the_preferred_type(accept, kind):
@@ -156,6 +171,7 @@ def test_without_a_good_secret_nothing_else_is_looked_at(api, method, path, quer
     response = api.ask(method, f"{path}?{query}")
     assert (response.status, response.plain) == (401, False)
     assert response.body == error("InvalidCredentialsError", "")
+    assert response.headers == (("WWW-Authenticate", 'Secret realm="ganomede-events"'),)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +222,8 @@ CHECKS = [
     (b'"ch1"', b"null", "Invalid Channel"),
     (b'"ch1"', b'""', "Invalid Channel"),
     (b'"ch1"', b'["ch1"]', "Invalid Channel"),
-    (b'"ch1"', b'"a\\u0000b"', "Invalid Channel"),
+    (b'"ch1"', b'"a\\u0000b"', "Invalid Channel: it has a control character"),
+    (b'"ch1"', b'"%b"' % (b"x" * 256), "Invalid Channel: longer than 255 characters"),
     (b'"svc/v1"', b"{}", "Invalid from"),
     (b'"from"', b'"From"', "Invalid from"),
     (b'"ARR"', b'""', "Invalid type"),
@@ -216,6 +233,8 @@ CHECKS = [
     (b"[1,2,3]", b'"text"', "Invalid data"),
     (b"[1,2,3]", b"true", "Invalid data"),
     (b"[1,2,3]", b"12", "Invalid data"),
+    (b"[1,2,3]", b"[1e309]", "Invalid data"),
+    (b"[1,2,3]", b'{"a":[-%b]}' % (b"9" * 309), "Invalid data"),
 ]
 
 
@@ -260,7 +279,8 @@ def test_what_can_name_no_topic_can_name_no_channel(api, name):
         api.ask("GET", api.target("/latest", channel=name)),
     ):
         if response.status != 413:
-            assert (response.status, response.body) == (400, error("InvalidContent", "Invalid Channel"))
+            why = "it has a control character" if len(name) < 256 else "longer than 255 characters"
+            assert (response.status, response.body) == (400, error("InvalidContent", f"Invalid Channel: {why}"))
 
 
 def test_a_client_id_is_bounded(api):
@@ -307,6 +327,16 @@ def test_half_a_surrogate_pair_is_fine_in_data_and_no_text_elsewhere(api):
     assert response.body.endswith(b',"data":{ "a": "\\ud800"}}')
     assert api.post_raw(GOOD.replace(b'"ARR"', half)).body == error("InvalidContent", "Invalid type")
     assert api.post_raw(GOOD.replace(b'"ch1"', half)).body == error("InvalidContent", "Invalid Channel")
+
+
+def test_large_numbers_that_a_double_can_hold_pass_unchanged(api):
+    data = b"[%b,1e308,1E-999]" % (b"9" * 308)
+    assert api.post_raw(GOOD.replace(b"[1,2,3]", data)).body.endswith(b',"data":' + data + b"}")
+
+
+def test_infinite_number_beside_half_a_surrogate_pair_is_refused(api):
+    response = api.post_raw(GOOD.replace(b"[1,2,3]", b'["\\ud800",1e309]'))
+    assert response.body == error("InvalidContent", "Invalid JSON: a number is out of range")
 
 
 def test_the_last_of_duplicate_keys_counts(api):
@@ -356,7 +386,55 @@ def test_a_gzipped_body_is_unpacked_within_the_limit():
     assert api.post_raw(gzip.compress(b""), EVENTS + "?secret=1234", content_encoding="gzip").status == 400
 
 
+@pytest.mark.parametrize(
+    "coding", ["gzip", "GZIP", "x-gzip", "X-Gzip", " gzip ", "identity, gzip", "gzip,", "Identity , GZip"]
+)
+def test_content_codings_are_named_in_any_case(api, coding):
+    assert api.post_raw(gzip.compress(GOOD), content_encoding=coding).status == 200
+
+
+@pytest.mark.parametrize("coding", ["", "identity", "IDENTITY", "identity, identity"])
+def test_no_coding_may_be_named_too(api, coding):
+    assert api.post_raw(GOOD, content_encoding=coding).status == 200
+
+
+def test_codings_are_taken_off_one_after_the_other(api):
+    twice = gzip.compress(gzip.compress(GOOD))
+    assert api.post_raw(twice, content_encoding="gzip, x-gzip").status == 200
+    assert api.post_raw(twice, content_encoding="gzip").status == 400
+    assert api.post_raw(twice, content_encoding=", ".join(["gzip"] * 4)).status == 415
+
+
+def test_members_of_a_gzip_stream_are_one_body():
+    api = Api(max_message_bytes=1000)
+    halves = gzip.compress(GOOD[:40]), gzip.compress(b""), gzip.compress(GOOD[40:])
+    assert api.post_raw(b"".join(halves), content_encoding="gzip").status == 200
+    assert api.post_raw(b"".join(halves[:2]), content_encoding="gzip").status == 400
+    assert api.post_raw(b"".join(halves) + b"x", content_encoding="gzip").status == 400
+    assert api.post_raw(b"".join(halves)[:-1], content_encoding="gzip").status == 400
+    large = gzip.compress(b" " * 600)
+    assert api.post_raw(large + large, content_encoding="gzip").status == 413
+
+
+def test_members_of_a_gzip_stream_are_bounded(api):
+    empty = gzip.compress(b"")
+    assert api.post_raw(empty * 999 + gzip.compress(GOOD), content_encoding="gzip").status == 200
+    assert api.post_raw(empty * 50_000, content_encoding="gzip").status == 400
+
+
+def test_large_body_comes_out_whole_however_it_is_packed():
+    api = Api(max_message_bytes=1 << 20)
+    text = b64encode(random.Random(1).randbytes(100_000))
+    body = GOOD.replace(b"[1,2,3]", b'["%b"]' % text)
+    for cut in (1, 4095, 4096, 50_000):
+        packed = gzip.compress(body[:cut]) + gzip.compress(body[cut:])
+        answer = api.post_raw(packed, content_encoding="gzip")
+        assert answer.status == 200
+        assert text in answer.body
+
+
 def test_other_content_codings_are_not_supported(api):
+    assert api.post_raw(gzip.compress(GOOD), content_encoding="gzip, br").status == 415
     response = api.post_raw(GOOD, content_encoding="br")
     assert (response.status, response.headers) == (415, (("Accept-Encoding", "gzip"),))
     assert response.body == error("UnsupportedMediaType", "content encoding not supported")
@@ -451,6 +529,29 @@ def test_a_rate_over_the_limit_is_told_with_the_time_to_wait():
     response = api.post()
     assert (response.status, response.headers) == (429, (("Retry-After", "1"),))
     assert response.body == error("TooManyRequests", "limit rate")
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        lambda api: api.post(),
+        lambda api: api.ask("GET", api.target(clientId="c", channel="ch")),
+        lambda api: api.ask("GET", api.target(clientId="c", channel="ch", after=0)),
+        lambda api: api.ask("GET", api.target(clientId="c", channel="ch", epoch="")),
+        lambda api: api.ids("c", "quiet") or api.ask("GET", "/about"),
+        lambda api: api.ids("c", "quiet", after=7) or api.ask("GET", "/about"),  # beyond the end: looks at the head
+        lambda api: api.ask("GET", api.target("/latest", channel="ch")),
+        lambda api: api.post_raw(b'{"secret":"1234","id":"j","channel":"ch","field":"type"}', "/events/v1/indices"),
+        lambda api: api.ask("GET", "/events/v1/indices/i/T?secret=1234"),
+    ],
+)
+def test_one_request_takes_one_token(request_of):
+    api = Api(rate=0.001, rate_burst=4)
+    api.post()
+    api.post_raw(b'{"secret":"1234","id":"i","channel":"ch","field":"type"}', "/events/v1/indices")
+    assert request_of(api).status == 200
+    assert api.post().status == 200
+    assert api.post().status == 429
 
 
 def test_names_of_the_broker_itself_can_not_be_posted_to(api):

@@ -10,6 +10,7 @@ from twisted.internet.defer import gatherResults
 
 from tests.protocols.hpkv_client import frame
 from tests.support import http_client
+from tests.support.eventually import pause
 from tests.support.ws_client import Refused, ws_connect
 
 KEY = {"x-api-key": "shop-key"}
@@ -74,6 +75,38 @@ async def test_statuses_of_the_token_endpoint(shared_daemon):
     ):
         answer = await asked
         assert (answer.status, list(answer.json())) == (status, ["error"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_patterns_that_could_stop_the_daemon_are_refused(shared_daemon):
+    url = shared_daemon.url + "/token/websocket"
+    for pattern in (
+        "((((){255}){255}){255}){255}",
+        "((a{1,255}){1,255})",
+        "(?:(?:a?){255}){255}",
+        "(a+)+",
+        "(?=a)",
+        "(?<!a)",
+        r"(a)\1",
+        "a{1001}",
+        "x" * 257,
+    ):
+        for wanted in ({"accessPattern": pattern}, {"subscribePatterns": ["a*", pattern + "$"]}):
+            answer = await http_client.post(url, wanted, headers=KEY)
+            assert (answer.status, list(answer.json())) == (400, ["error"]), pattern
+    many = {"subscribePatterns": [f"^{number}" for number in range(100)]}
+    assert (await http_client.post(url, many, headers=KEY)).status == 413
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_pattern_is_searched_by_the_daemon(shared_daemon):
+    text = await token(shared_daemon, accessPattern="^(searched|found):[0-9]+$", subscribePatterns=["searched:*"])
+    socket = await ws_connect(shared_daemon.ws(f"/ws?token={text}"))
+    assert (await say(socket, frame(2, "found:12", "v")))["code"] == 200
+    assert (await say(socket, frame(2, "searched:x", "v")))["code"] == 403
+    assert (await say(socket, frame(2, "searched:1", "v")))["code"] == 200
+    assert (await socket.receive_json())["key"] == "searched:1"
+    await socket.close()
 
 
 @pytest_twisted.ensureDeferred
@@ -148,6 +181,48 @@ async def test_two_clients_increment_together(shared_daemon):
         await socket.close()
 
 
+@pytest.mark.parametrize(
+    "char", ["x", "\x01", '"', "ä", "\U0001f600"], ids=["ascii", "control", "quote", "two", "four"]
+)
+@pytest_twisted.ensureDeferred
+async def test_a_value_of_exactly_the_allowed_size_passes_and_a_larger_one_is_refused_alone(shared_daemon, char):
+    largest = char * ((1 << 20) // len(char.encode()))
+    socket = await api(shared_daemon)
+    for number, value in enumerate((largest, largest + "x", "x" * (4 << 20), "after")):
+        socket.send(json.dumps({"op": 2, "key": "largest", "value": value, "messageId": number}))
+    answers = {answer["messageId"]: answer for answer in [await socket.receive_json() for _ in range(4)]}
+    assert [answers[number]["code"] for number in range(4)] == [200, 400, 400, 200]
+    assert answers[1] == {"code": 400, "error": "Value too large", "messageId": 1}
+    assert (await say(socket, frame(2, "largest", largest)))["code"] == 200
+    assert (await say(socket, frame(1, "largest")))["value"] == largest
+    assert (await say(socket, frame(3, "largest", "x")))["error"] == "Value too large"
+    await socket.close()
+
+
+@pytest.mark.parametrize(("op", "key"), [(2, "k" * (2 << 20)), (1, "k" * (2 << 20)), (9, "k")])
+@pytest_twisted.ensureDeferred
+async def test_a_frame_that_is_long_but_not_by_its_value_is_closed_with_1009(shared_daemon, op, key):
+    socket = await api(shared_daemon)
+    socket.send(frame(op, key, other="x" * (2 << 20)))
+    assert (await socket.closed())[0] == 1009
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_number_becomes_infinite(shared_daemon):
+    socket = await api(shared_daemon)
+    for number in ("9" * 309, "-" + "9" * 400, "1e309", "9" * 5000):
+        answer = await say(socket, '{"op":6,"key":"infinite","value":%s,"messageId":1}' % number)
+        assert answer == {"code": 400, "error": "Value is not numeric", "messageId": 1}
+        answer = await say(socket, '{"op":1,"key":"infinite","messageId":%s}' % number)
+        assert answer == {"code": 400, "error": "Invalid message"}
+    assert (await say(socket, frame(2, "infinite", "9" * 400)))["code"] == 200
+    assert (await say(socket, frame(6, "infinite", 1)))["error"] == "Value is not numeric"
+    assert (await say(socket, frame(2, "infinite", "17976931348623157" + "0" * 292)))["code"] == 200
+    answer = await say(socket, '{"op":6,"key":"infinite","value":17976931348623157%s}' % ("0" * 292))
+    assert answer["error"] == "Value is not numeric"
+    await socket.close()
+
+
 @pytest_twisted.ensureDeferred
 async def test_500_sets_at_once(shared_daemon):
     sockets = [await api(shared_daemon) for _ in range(10)]
@@ -159,6 +234,24 @@ async def test_500_sets_at_once(shared_daemon):
     answer = await say(sockets[0], frame(5, "many:", endKey="many:~", limit=1000))
     assert (answer["count"], answer["truncated"]) == (500, False)
     await gatherResults([socket.close() for socket in sockets])
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_came_behind_a_range_before_the_end_is_done(shared_daemon):
+    for number in range(3):
+        socket = await api(shared_daemon)
+        for step in range(50):
+            socket.send(frame(5, "last:", endKey="last:~", limit=1000))
+            socket.send(frame(2, f"last:{number}:{step}", "v" * 1000))
+        socket.close()
+    reader = await api(shared_daemon)
+    for _ in range(200):
+        answer = await say(reader, frame(5, "last:", endKey="last:~", limit=1000))
+        if answer["count"] == 150:
+            break
+        await pause(0.05)
+    assert answer["count"] == 150
+    await reader.close()
 
 
 # What needs a daemon of its own
@@ -181,6 +274,19 @@ async def test_keys_and_tokens_survive_a_kill(start_daemon, daemon_environ):
     await daemon.restart(TXBROKER_API_KEYS="till:till-key")
     with pytest.raises(Refused):  # the key that made it was taken away
         await ws_connect(daemon.ws(f"/ws?token={text}"))
+
+
+@pytest.mark.parametrize(("value_bytes", "message_bytes"), [(1000, 1 << 20), (200_000, 1000), (1000, 1000)])
+@pytest_twisted.ensureDeferred
+async def test_the_allowed_size_of_a_value_is_a_setting(start_daemon, daemon_environ, value_bytes, message_bytes):
+    sizes = {"TXBROKER_MAX_VALUE_BYTES": str(value_bytes), "TXBROKER_MAX_MESSAGE_BYTES": str(message_bytes)}
+    daemon = await start_daemon(**daemon_environ, **sizes)
+    socket = await api(daemon)
+    for char in ("x", "\x01"):
+        assert (await say(socket, frame(2, "k", char * value_bytes)))["code"] == 200
+        assert (await say(socket, frame(2, "k", char * (value_bytes + 1))))["error"] == "Value too large"
+    socket.send("x" * (6 * value_bytes + message_bytes + 1))
+    assert (await socket.closed())[0] == 1009
 
 
 @pytest_twisted.ensureDeferred

@@ -13,10 +13,10 @@ from broker.config.settings import Settings
 from broker.errors import NotFound
 from broker.messages import Mail, Request
 from broker.peer import Peer
+from broker.sessions import MAX_BACKLOG_BYTES, MAX_BACKLOG_FRAMES
 from broker.testing import make_broker, value_of
 from protocols.hpkv import dialect
 from protocols.hpkv.operation import MAX_RECORDS
-from protocols.hpkv.session import BACKLOG, FRAME
 from tests.protocols.fitful_store import FitfulStore
 from tests.protocols.hpkv_client import Bench, frame, say, told
 from tests.support.logs import failures_of
@@ -134,6 +134,11 @@ ERRORS = [
     ('{"op":6,"key":"k","value":null}', 400, "Value is not numeric"),
     ('{"op":6,"key":"k","value":1e999}', 400, "Value is not numeric"),
     ('{"op":6,"key":"k","value":-1e999}', 400, "Value is not numeric"),
+    ('{"op":6,"key":"k","value":%s}' % ("9" * 309), 400, "Value is not numeric"),
+    ('{"op":6,"key":"k","value":-%s}' % ("9" * 400), 400, "Value is not numeric"),
+    ('{"op":6,"key":"k","value":%s}' % ("9" * 5000), 400, "Value is not numeric"),
+    ('{"op":6,"key":"k","value":%s.5}' % ("9" * 309), 400, "Value is not numeric"),
+    ('{"op":6,"key":"k","value":0.1E+310}', 400, "Value is not numeric"),
     (frame(RANGE, "a"), 400, "Invalid range"),
     (frame(RANGE, "a", endKey=5), 400, "Invalid range"),
     ('{"op":5,"key":"a","endKey":null}', 400, "Invalid range"),
@@ -170,6 +175,10 @@ GARBAGE = [
     "\ufeff{}",
     '{"op":1,"key":"k","x":%s}' % ("[" * 100_000 + "]" * 100_000),
     '{"op":"\\ud800","value":1e999}',
+    '{"op":1,"key":"k","messageId":1e309}',
+    '{"op":1,"key":"k","messageId":%s}' % ("9" * 309),
+    '{"op":1,"key":"k","messageId":{"a":[-%s]}}' % ("9" * 400),
+    '{"op":1.5,"key":"k","messageId":1e309}',
 ]
 
 
@@ -246,10 +255,23 @@ def test_what_is_no_number_is_not_incremented(client, stored):
         assert say(client, frame(GET, "n"))["value"] == stored
 
 
-def test_a_sum_that_overflows_changes_nothing(client):
-    say(client, frame(SET, "n", "1e308"))
-    assert say(client, '{"op":6,"key":"n","value":1e308}')["error"] == "Value is not numeric"
-    assert say(client, frame(GET, "n"))["value"] == "1e308"
+@pytest.mark.parametrize("number", ["1e308", "9" + "0" * 308, "-1" + "7" * 308, "17976931348623157" + "0" * 292])
+def test_a_sum_that_overflows_changes_nothing(client, number):
+    say(client, frame(SET, "n", number))
+    assert say(client, '{"op":6,"key":"n","value":%s}' % number)["error"] == "Value is not numeric"
+    assert say(client, frame(GET, "n"))["value"] == number
+
+
+def test_a_stored_number_beyond_the_doubles_is_not_incremented(client):
+    say(client, frame(SET, "n", "9" * 400))
+    assert say(client, frame(ATOMIC, "n", 1)) == {"code": 400, "error": "Value is not numeric"}
+    assert say(client, frame(GET, "n"))["value"] == "9" * 400
+
+
+def test_a_number_of_308_digits_is_exact(client):
+    say(client, frame(SET, "n", "9" * 307))
+    answer = client.say('{"op":6,"key":"n","value":1,"messageId":%s}' % ("8" * 308))
+    assert answer == [b'{"code":200,"success":true,"key":"n","newValue":1%b,"messageId":%b}' % (b"0" * 307, b"8" * 308)]
 
 
 @pytest.mark.parametrize(
@@ -493,7 +515,7 @@ def test_a_thousand_ranges_behind_one_are_all_answered(client, store):
 def test_only_so_much_waits_behind_a_range(client, store):
     store.slow = True
     client.say(frame(RANGE, "a", endKey="z"))
-    client.say(frame(SET, "k", "x" * (BACKLOG - 1000)))
+    client.say(frame(SET, "k", "x" * (MAX_BACKLOG_BYTES - 1000)))
     assert say(client, frame(SET, "k", "y" * 1000, messageId=7)) == {
         "code": 429,
         "error": "Rate limit exceeded",
@@ -507,18 +529,33 @@ def test_only_so_much_waits_behind_a_range(client, store):
 def test_empty_frames_behind_a_range_are_counted_too(client, store):
     store.slow = True
     client.say(frame(RANGE, "a", endKey="z"))
-    said = [client.say("") for _ in range(BACKLOG // FRAME + 1)]
+    said = [client.say("") for _ in range(MAX_BACKLOG_FRAMES + 1)]
     assert [len(answers) for answers in said if answers] == [1]
 
 
-def test_who_goes_behind_a_range_is_forgotten(client, store):
+def test_what_came_behind_a_range_before_the_end_is_done(client, store):
     store.slow = True
     client.say(frame(RANGE, "a", endKey="z"))
     client.say(frame(SET, "k", "v"))
     client.leave()
+    assert not client.peer.closed
+    store.answer()
+    store.slow = False
+    assert value_of(store.get("kv", "k")).value == b"v"
+    assert client.peer.closed
+
+
+def test_who_is_disconnected_has_nothing_more_done(client, store):
+    store.slow = True
+    client.say(frame(RANGE, "a", endKey="z"))
+    client.say(frame(SET, "k", "v"))
+    client.peer.disconnect(4003, "token revoked")
+    client.leave()
     store.answer()
     store.slow = False
     assert value_of(store.get("kv", "k")) is None
+    assert client.link.closed == (4003, "token revoked")
+    assert client.peer.closed
 
 
 # The rest of a session
@@ -534,6 +571,23 @@ def test_each_key_has_its_own_rate(clock):
     clock.advance(1.0)
     assert say(one, frame(GET, "k"))["code"] == 404
     assert one.link.closed is None
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        frame(GET, "k"),
+        frame(SET, "k", "v"),
+        frame(PATCH, "k", "v"),
+        frame(DELETE, "k"),
+        frame(RANGE, "a", endKey="z"),
+        frame(ATOMIC, "n", 1),
+        frame(9, "k"),
+    ],
+)
+def test_one_frame_takes_one_token_of_the_rate(clock, said):
+    client = Bench(make_broker(clock, rate=0.01, rate_burst=2), dialect(Settings())).api()
+    assert [say(client, said)["code"] == 429 for _ in range(3)] == [False, False, True]
 
 
 def test_a_client_has_no_calls_and_no_mailbox(client):

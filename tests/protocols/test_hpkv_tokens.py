@@ -7,12 +7,14 @@ import json
 import pytest
 from twisted.internet.task import Clock
 
-from broker.access.principals import Access, Grants, Rule
+from broker.access.permissions import Grants, Rule
+from broker.access.principals import Access
 from broker.config.settings import Settings
 from broker.errors import Refused, Unavailable
 from broker.messages import HttpRequest
 from broker.testing import make_broker
 from protocols.hpkv import dialect
+from protocols.hpkv.patterns import MAX_PATTERNS
 from tests.protocols.hpkv_client import Bench, frame, say, told
 
 KEYS = {"shop": "shop-key", "till": "till-key"}
@@ -191,6 +193,13 @@ def test_a_token_says_no_more_than_a_url_holds(bench):
     answer = bench.ask({"subscribeKeys": ["x" * 1000] * 5}, **{"x-api-key": "shop-key"})
     assert (answer.status, json.loads(answer.body)) == (413, {"error": "Too many patterns"})
     assert len(bench.token(keys=["x" * 1000] * 4, key="shop-key")) < 8000
+
+
+def test_a_token_has_so_many_patterns(bench):
+    patterns = [f"p{number}*" for number in range(MAX_PATTERNS + 1)]
+    answer = bench.ask({"subscribePatterns": patterns}, **{"x-api-key": "shop-key"})
+    assert (answer.status, json.loads(answer.body)) == (413, {"error": "Too many patterns"})
+    assert bench.token(patterns=[*patterns[1:], "plain"], keys=["k"], key="shop-key")
 
 
 @pytest.mark.parametrize("key", ["", "wrong"])

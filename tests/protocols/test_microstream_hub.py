@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from broker.access.principals import Access, Grants, Rule
+from broker.access.permissions import Grants, Rule
+from broker.access.principals import Access
 from broker.config.settings import Settings
 from broker.errors import CalleeFailed, Invalid, NotFound, Refused
 from broker.messages import HttpRequest, Reply, Request
@@ -122,7 +123,7 @@ def hub():
 def test_a_name_is_registered_by_connect_and_given_back_at_the_end(hub):
     service = hub.connect("svc")
     assert service.peer.client == "svc"
-    assert service.peer.performs(as_service=True) == ["svc"]
+    assert hub.broker.calls.services.names_of(service.peer) == ["svc"]
     service.disconnect()
     assert hub.broker.calls.services.names() == []
     hub.connect("svc")
@@ -145,10 +146,10 @@ def test_a_silent_holder_is_replaced(hub):
     hub.clock.advance(1.0)
     assert second.link.take()[0].startswith(b'40{"sid":')
     assert holder.link.closed == (1001, "replaced")
-    assert second.peer.performs(as_service=True) == ["dup"]
+    assert hub.broker.calls.services.names_of(second.peer) == ["dup"]
 
 
-def test_any_word_of_the_holder_is_a_sign_of_life(hub):
+def test_any_packet_of_the_holder_shows_that_it_lives(hub):
     holder = hub.connect("dup")
     second = hub.open("serviceName=dup")
     second.say("40")
@@ -162,7 +163,7 @@ def test_of_two_that_want_the_name_of_a_dead_one_one_gets_it(hub):
     for rival in rivals:
         rival.say("40")
     hub.clock.advance(1.0)
-    winner, loser = sorted(rivals, key=lambda rival: not rival.peer.performs(as_service=True))
+    winner, loser = sorted(rivals, key=lambda rival: not hub.broker.calls.services.names_of(rival.peer))
     assert [frame[:2] for frame in winner.link.take()] == [b"40", b"2"]
     winner.say("3")
     assert loser.link.take() == [DUPLICATE]
@@ -175,7 +176,7 @@ def test_one_that_leaves_while_it_waits_takes_nothing_over(hub):
     second.disconnect()
     hub.clock.advance(2.0)
     assert holder.link.closed is None
-    assert holder.peer.performs(as_service=True) == ["dup"]
+    assert hub.broker.calls.services.names_of(holder.peer) == ["dup"]
 
 
 @pytest.mark.parametrize("query", ["", "serviceName=", "serviceName=undefined", "serviceName=a&serviceName=b"])
@@ -318,6 +319,49 @@ def test_request_and_response_pass_as_they_were_written(hub):
     assert a.link.take() == [rb'42["response",{"id":"UWmX","response":{"got":1e3,"s":"\udc00"}}]']
 
 
+BEYOND = ["1e309", "-1E999", "9" * 400, "-" + "9" * 310, "1" + "0" * 308 + "e1", "1" + "0" * 400 + ".5"]
+WITHIN = ["1e308", "1e-999", "9" * 308, "1" + "0" * 308, "9007199254740993", "1.0"]
+
+
+@pytest.mark.parametrize("number", BEYOND)
+@pytest.mark.parametrize("shape", ["%s", '{"a":[%s]}'])
+def test_a_request_with_a_number_beyond_the_doubles_is_refused(hub, number, shape):
+    a, b = hub.connect("a"), hub.connect("b")
+    payload = '{"id":"1","event":"e","data":' + shape % number + "}"
+    (answer,) = a.say('42["request",{"targetService":"b","payload":' + payload + "}]")
+    assert json.loads(answer[2:])[1]["response"]["error"]["code"] == "INVALID_REQUEST"
+    assert b.link.take() == []
+
+
+def test_a_request_with_such_a_number_and_a_lone_surrogate_is_not_passed_on(hub):
+    a, b = hub.connect("a"), hub.connect("b")
+    a.say('42["request",{"targetService":"b","payload":{"id":"1","event":"e","data":["\\ud800",1e309]}}]')
+    assert b.link.take() == []
+
+
+@pytest.mark.parametrize("number", BEYOND)
+def test_a_response_with_a_number_beyond_the_doubles_is_an_error(hub, number):
+    a, b, other = hub.connect("a"), hub.connect("b"), hub.foreign()
+    a.ask("b", "1")
+    b.say('42["response",{"id":"1","response":{"n":' + number + "}}]")
+    ((_, answer),) = a.heard()
+    assert answer["response"]["error"]["code"] == "INVALID_RESPONSE"
+    other.call("r1", Request("", "b.e", "", "", b"[]"))
+    ((_, payload),) = b.heard()
+    b.say('42["response",{"id":"' + payload["id"] + '","response":' + number + "}]")
+    assert other.session.replies[0].error.code == "INVALID_RESPONSE"
+
+
+@pytest.mark.parametrize("number", WITHIN)
+def test_any_other_number_passes_as_it_is_written(hub, number):
+    a, b = hub.connect("a"), hub.connect("b")
+    payload = '{"id":"1","event":"e","data":[' + number + ',"1e999"]}'
+    a.say('42["request",{"targetService":"b","payload":' + payload + "}]")
+    assert b.link.take() == [b'42["request",%b]' % payload.encode()]
+    b.say('42["response",{"id":"1","response":' + number + "}]")
+    assert a.link.take() == [b'42["response",{"id":"1","response":%b}]' % number.encode()]
+
+
 @pytest.mark.parametrize("response", ['"text"', "0", "false", "[]", '{"error":{"code":"EVENT_NOT_FOUND"}}'])
 def test_any_response_is_forwarded(hub, response):
     a, b = hub.connect("a"), hub.connect("b")
@@ -351,7 +395,7 @@ def test_a_service_may_ask_itself(hub):
     assert a.emit("response", {"id": "1", "response": 2}) == [b'42["response",{"id":"1","response":2}]']
 
 
-def test_an_unknown_target_is_told(hub):
+def test_an_unknown_target_is_an_error(hub):
     a = hub.connect("a")
     assert a.ask("nosuch", "TeB0", data={}) == [
         b'42["response",{"id":"TeB0","response":{"error":{"code":"TARGET_SERVICE_NOT_FOUND",'
@@ -451,7 +495,7 @@ def test_too_many_open_requests_are_refused():
     hub.stop()
 
 
-def test_one_that_is_too_fast_is_told(hub):
+def test_one_that_is_too_fast_gets_an_error(hub):
     hub = Hub(rate=1.0, rate_burst=5)
     client = hub.connect("a")
     codes = [json.loads(client.ask("x", "1")[0][2:])[1]["response"]["error"]["code"] for _ in range(9)]
@@ -476,7 +520,7 @@ def test_a_response_nobody_waits_for_is_dropped_and_counted(hub):
     a.disconnect()
     b.emit("response", {"id": "2", "response": 1})
     assert hub.dialect.dropped == 3
-    assert hub.broker.calls.dropped == 3
+    assert hub.broker.metrics.answers_dropped == 3
     assert b.link.closed is None
 
 
@@ -576,6 +620,108 @@ def test_any_packet_keeps_a_service_whatever_its_heartbeats(hub):
         hub.clock.advance(10)
         a.ask("x", "1")
     assert a.link.closed is None
+
+
+# Services that send heartbeats
+
+
+HEARTBEAT = '42["heartbeat",{"serviceName":"any"}]'
+
+
+def silence(hub, seconds):
+    """Let *seconds* go by in steps shorter than those that look like a pause of the process."""
+    for _ in range(round(seconds / 0.25)):
+        hub.clock.advance(0.25)
+
+
+def test_a_service_that_has_sent_heartbeats_is_removed_after_15_silent_seconds(hub):
+    a = hub.connect("a")
+    a.say(HEARTBEAT)
+    silence(hub, 14.75)
+    assert a.link.closed is None
+    silence(hub, 0.5)
+    assert a.link.closed == (1001, "idle")
+    assert b"41" not in a.link.sent
+    hub.connect("a")
+
+
+@pytest.mark.parametrize("frame", [HEARTBEAT, "3", "6", '42["request",{}]', '42["other"]', '42["heartbeat"]'])
+def test_any_packet_postpones_the_removal(hub, frame):
+    a = hub.connect("a")
+    a.say(HEARTBEAT)
+    silence(hub, 9.75)
+    a.say(frame)
+    silence(hub, 14.75)
+    assert a.link.closed is None
+    silence(hub, 0.75)
+    assert a.link.closed == (1001, "idle")
+
+
+def test_a_service_that_answers_pings_stays_however_rare_its_heartbeats(hub):
+    a = hub.connect("a")
+    a.say(HEARTBEAT)
+    for _ in range(100):
+        silence(hub, 1)
+        if b"2" in a.link.take():
+            a.say("3")
+    assert a.link.closed is None
+
+
+@pytest.mark.parametrize(("pong", "pinged"), [(20.0, 10.0), (2.0, 13.0)])
+def test_it_is_pinged_so_that_it_can_answer_in_time(pong, pinged):
+    hub = Hub(pong_seconds=pong)
+    a = hub.connect("a")
+    a.say(HEARTBEAT)
+    silence(hub, pinged - 0.5)
+    assert a.link.take() == []
+    silence(hub, 1)
+    assert a.link.take() == [b"2"]
+    silence(hub, 1)
+    assert a.link.closed is None
+    silence(hub, 5)
+    assert a.link.closed is not None
+    hub.stop()
+
+
+def test_one_that_never_sent_a_heartbeat_is_removed_by_pings_alone(hub):
+    a = hub.connect("a")
+    a.ask("x", "1")
+    silence(hub, 44)
+    assert a.link.closed is None
+    silence(hub, 2)
+    assert a.link.closed == (1001, "ping timeout")
+
+
+def test_the_removal_can_be_switched_off():
+    hub = Hub(microstream_idle_seconds=0.0)
+    a = hub.connect("a")
+    a.say(HEARTBEAT)
+    silence(hub, 44)
+    assert a.link.closed is None
+    hub.stop()
+
+
+def test_one_that_has_unregistered_needs_no_heartbeats_until_it_sends_them_again(hub):
+    a = hub.connect("a")
+    a.say(HEARTBEAT, "41")
+    silence(hub, 20)
+    assert a.link.closed is None
+    a.say("40", HEARTBEAT)
+    silence(hub, 16)
+    assert a.link.closed == (1001, "idle")
+
+
+def test_a_pause_of_the_whole_process_is_not_the_silence_of_its_clients(hub):
+    a = hub.connect("a")
+    a.say(HEARTBEAT)
+    hub.clock.advance(60)
+    assert a.link.closed is None
+    silence(hub, 1)
+    a.say("3")
+    silence(hub, 14)
+    assert a.link.closed is None
+    silence(hub, 2)
+    assert a.link.closed == (1001, "idle")
 
 
 def test_too_large_a_message_closes_with_1009(hub):
@@ -723,11 +869,11 @@ def test_a_request_reaches_a_foreign_procedure(hub, words, body):
 def test_a_foreign_failure_is_told_in_the_words_of_the_hub(hub):
     service, other = hub.connect("a"), hub.foreign()
     value_of(Deferred.fromCoroutine(other.perform(["math.add"])))
-    for data, told in ((b'{"x":1}', {"x": 1}), (None, {})):
+    for data, expected in ((b'{"x":1}', {"x": 1}), (None, {})):
         service.ask("math", "1", "add")
         other.answer(other.session.requests.pop().id, b"null", CalleeFailed("Boom", "it broke", data))
         ((_, answer),) = service.heard()
-        assert answer["response"]["error"] == {"code": "Boom", "message": "it broke", "errorData": told}
+        assert answer["response"]["error"] == {"code": "Boom", "message": "it broke", "errorData": expected}
 
 
 def test_a_service_goes_before_a_procedure(hub):

@@ -1,4 +1,4 @@
-"""The cases of the two public protocol suites, through the front door, and what goes with them."""
+"""The cases of the two public protocol suites, through the public port, and what goes with them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest_twisted
 from twisted.web.client import ResponseNeverReceived
 
 from protocols.microstream.engineio import Times
-from tests.protocols.socketio_server import CONNECT_TIMEOUT, TIMES, SuiteServer
+from tests.protocols.socketio_server import TIMES, SuiteServer
 from tests.support.eventually import eventually
 from tests.support.http_client import get, post, request
 from tests.support.ws_client import Closed, Refused, ws_connect
@@ -38,7 +38,7 @@ def session_of(suite, url):
 
 async def waits(suite, url):
     """Return when a GET of the session waits."""
-    await eventually(lambda: session_of(suite, url)._getting is not None)
+    await eventually(lambda: session_of(suite, url)._waiting_get is not None)
 
 
 async def gone(suite, url):
@@ -230,6 +230,7 @@ async def test_binary_bodies_are_not_taken(suite):
 async def test_a_body_over_the_limit_gets_413_and_ends_the_session(calm, size):
     url = await open_polling(calm)
     waiting = get(url)
+    await waits(calm, url)
     assert (await post(url, body=b"4" + b"x" * (size - 1))).status == 413
     assert (await waiting).text == "1"
     assert await status_of(url) == 400
@@ -336,7 +337,7 @@ async def test_three_rounds_of_heartbeat_by_websocket(suite, path):
         passes(suite, TIMES.ping_interval)
         assert await socket.receive() == "2"
         socket.send("3")
-        await eventually(lambda: not session.engine.awaiting)
+        await eventually(lambda: not session.engine.ping_unanswered)
     await socket.close()
 
 
@@ -617,7 +618,7 @@ async def test_an_invalid_first_packet_closes(suite):
 @pytest_twisted.ensureDeferred
 async def test_no_connect_in_time_closes(calm):
     socket = await open_websocket(calm, "/socket.io/")
-    passes(calm, CONNECT_TIMEOUT)
+    passes(calm, 1.0)
     assert (await socket.closed())[0] == 1008
 
 
@@ -692,7 +693,8 @@ async def test_an_event_with_attachments_and_acknowledgement(suite):
 async def test_attachments_by_polling_travel_in_one_payload(calm):
     url = await open_polling(calm, "/socket.io/")
     await post(url, body=b"40")
-    await get(url)
+    assert (await get(url)).text.startswith("40{")
+    assert (await get(url)).text == '42["auth",{}]'
     await post(url, body=b'451-["message",{"_placeholder":true,"num":0}]\x1ebAQID')
     assert (await get(url)).text == '451-["message-back",{"_placeholder":true,"num":0}]\x1ebAQID'
 

@@ -85,12 +85,8 @@ def test_bad_credential_in_the_handshake_is_refused_with_401(query, headers):
             400,
             "SocketErrorMessageMalformed|||socket:message:malformed:query|||",
         ),
-        (
-            "optional",
-            "client=carol",
-            403,
-            "ForbiddenAuthorizationError|||auth:authorization:forbidden:identify:carol|||",
-        ),
+        ("optional", "client=a%7Fb", 400, "SocketErrorMessageMalformed|||socket:message:malformed:name|||"),
+        ("required", "client=" + "x" * 129, 400, "SocketErrorMessageMalformed|||socket:message:malformed:name|||"),
         (
             "optional",
             "client=carol&token=bobs-key",
@@ -265,15 +261,27 @@ def test_client_that_leaves_unauthenticated_leaves_no_timer():
     assert len(room.clock.getDelayedCalls()) == timers
 
 
-def test_name_of_the_url_is_taken_when_the_client_is_let_in():
-    room = make_room()
-    alice, bob = room.join("alice"), room.join("carol")
+@pytest.mark.parametrize("mode", ["optional", "required"])
+def test_name_of_the_url_is_taken_when_a_credential_is_shown(mode):
+    room = make_room(mode)
+    alice = room.join("alice")
+    room.advance(0.3)
+    assert alice.connected.peer.client == alice.id
     shown(room, alice, SECRET)
     assert whoami(room, alice)["id"] == "alice"
-    shown(room, bob, "bobs-key")
+    assert alice.client.notices == []
+    assert [peer.client for peer in room.broker.presence] == ["alice"]
+
+
+@pytest.mark.parametrize("mode", ["optional", "required"])
+@pytest.mark.parametrize(("name", "credential", "taken"), [("carol", "bobs-key", "bob"), ("bob", SECRET, "")])
+def test_name_of_the_url_that_is_not_to_be_had_is_told_when_a_credential_is_shown(mode, name, credential, taken):
+    room = make_room(mode)
+    alice = room.join(name)
+    shown(room, alice, credential)
     room.advance(0.3)
-    assert whoami(room, bob)["id"] == "bob"
-    assert bob.client.notices == ["ForbiddenAuthorizationError|||auth:authorization:forbidden:identify:carol|||"]
+    assert whoami(room, alice)["id"] == (taken or alice.id)
+    assert alice.client.notices == [f"ForbiddenAuthorizationError|||auth:authorization:forbidden:identify:{name}|||"]
 
 
 def test_mail_waits_until_the_client_has_authenticated():

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from broker.errors import CalleeFailed
+from broker.messages import Request
 from broker.testing import value_of
 from tests.protocols.owlmeans_emulator import HOLD, Failed, Room
 
@@ -190,7 +191,29 @@ def test_missing_and_excessive_timeouts_are_bounded(room, given, effective):
     assert bob.client.of("call")[0]["timeout"] == effective
 
 
-@pytest.mark.parametrize("timeout", [-1, "soon", [1]])
+@pytest.mark.parametrize("timeout", [0.4, 0.5, 0.999, 1e-9, 5e-324, 1, 1.2])
+def test_smallest_timeout_is_a_millisecond(room, timeout):
+    alice, bob = room.join("alice"), room.join("bob")
+    held(room, bob)
+    pending = alice.client.call("slow", timeout=timeout)
+    room.pump()
+    assert bob.client.of("call")[0]["timeout"] == 1
+    room.advance(0.2)
+    assert str(pending.error) == "SocketErrorTimeout: socket:timeout:call"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0.0, 0), (0.0004, 1), (1e-300, 1), (0.001, 1), (0.0016, 2), (60.0, 60000)]
+)
+def test_timeout_of_another_dialect_is_shown_in_whole_milliseconds(room, seconds, shown):
+    bob = room.join("bob")
+    held(room, bob)
+    bob.connected.session.request(Request("1", "slow", "", "slow", b"[]", timeout=seconds))
+    room.pump()
+    assert bob.client.of("call")[0]["timeout"] == shown
+
+
+@pytest.mark.parametrize("timeout", [-1, "soon", [1], 10**400])
 def test_bad_timeouts_are_refused(room, timeout):
     alice = room.join("alice")
     expected = "SocketErrorMessageMalformed: socket:message:malformed:timeout"

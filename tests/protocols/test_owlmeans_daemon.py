@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import pytest_twisted
 
 from tests.conftest import StartDaemon
 from tests.protocols.owlmeans_emulator import HOLD, Failed, Remote
 from tests.support.daemon import Daemon
+from tests.support.http_client import post
 from tests.support.ws_client import Refused, ws_connect
 
 
@@ -147,6 +150,95 @@ async def test_dialect_is_found_by_its_subprotocol(shared_daemon: Daemon):
     socket.send('{"type":"ping"}')
     assert await socket.receive() == '{"type":"pong"}'
     await socket.close()
+
+
+MALFORMED = "SocketErrorMessageMalformed|||socket:message:malformed:{}|||"
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("number", ["1e309", "-1E+309", "9" * 309, "1" + "0" * 400])
+async def test_numbers_that_are_infinite_in_javascript_are_refused(shared_daemon: Daemon, number: str):
+    alice = await join(shared_daemon)
+    alice.socket.send('{"type":"event","event":"n","payload":{"a":[%s]}}' % number)
+    notice = await alice.step()
+    assert notice["payload"]["error"] == MALFORMED.format("payload")
+    alice.socket.send('{"type":"call","id":"1","method":"broker.increment","payload":["n",%s]}' % number)
+    assert json.loads(await alice.socket.receive())["payload"] == MALFORMED.format("payload")
+    await alice.ask("broker.set", f"n/{number[:9]}", number)
+    with pytest.raises(Failed, match="malformed:number"):
+        await alice.ask("broker.increment", f"n/{number[:9]}", 1)
+    await alice.socket.close()
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("number", ["1e308", "9" * 308, "1E-999", '"1e999"', '{"1e999":"%s"}' % ("9" * 400)])
+async def test_numbers_that_a_double_can_hold_pass_as_they_are(shared_daemon: Daemon, number: str):
+    alice, bob = await join(shared_daemon), await join(shared_daemon)
+    await alice.ask("broker.subscribe", "large")
+    bob.socket.send('{"type":"event","event":"large","payload":%s}' % number)
+    assert f'"payload":{number},"sender"' in str(await alice.socket.receive())
+    for member in (alice, bob):
+        await member.socket.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_stored_events_of_one_pattern_are_told_apart(shared_daemon: Daemon):
+    alice = await join(shared_daemon)
+    await alice.ask("broker.subscribe", ["apart.*", "apart.a"])
+    for channel in ("apart.a", "apart.b", "apart.a"):
+        event = {"clientId": "w", "secret": "any", "from": "w", "type": "T", "channel": channel}
+        assert (await post(shared_daemon.url + "/events/v1/events", event)).status == 200
+    await alice.until(lambda: len(alice.client.of("event")) == 5)
+    events = alice.client.of("event")
+    assert len({event["eventId"] for event in events}) == 3
+    assert {event["eventId"].partition(":")[2] for event in events} == {"apart.a:1", "apart.b:1", "apart.a:2"}
+    await alice.socket.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_timeout_below_a_millisecond_is_one(shared_daemon: Daemon):
+    alice, bob = await join(shared_daemon), await join(shared_daemon)
+    await bob.offer("sleepy", lambda: HOLD)
+    pending = alice.client.call("sleepy", timeout=0.4)
+    alice.flush()
+    assert (await bob.step())["timeout"] == 1
+    with pytest.raises(Failed, match="SocketErrorTimeout"):
+        await alice.settled(pending)
+    for member in (alice, bob):
+        await member.socket.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_frames_that_came_before_a_close_are_done(shared_daemon: Daemon):
+    bob = await join(shared_daemon, "client=parting-bob")
+    await bob.ask("broker.subscribe", "parting")
+    await bob.ask("broker.consume", "parting")
+    for number in range(10):
+        alice = await join(shared_daemon)
+        alice.client.call("broker.subscribe", "anything")
+        alice.client.call("broker.set", f"parting/{number}", "done")
+        alice.client.notify("parting", number)
+        alice.client.enqueue(number, recipient="queue:parting")
+        alice.client.enqueue(number + 10, recipient="parting-bob")
+        alice.client.call("broker.increment", "parting")
+        alice.flush()
+        await alice.socket.close()
+    await bob.until(lambda: (len(bob.client.of("event")), len(bob.client.queue)) == (10, 20))
+    assert sorted(event["payload"] for event in bob.client.of("event")) == list(range(10))
+    assert sorted(message["payload"] for message in bob.client.queue) == list(range(20))
+    assert len((await bob.ask("broker.range", "parting/", "parting/~"))["entries"]) == 10
+    assert (await bob.ask("broker.get", "parting"))["value"] == "10"
+    await bob.socket.close()
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("mode", ["optional", "required"])
+async def test_name_of_the_url_waits_for_a_credential(start_daemon: StartDaemon, mode: str):
+    daemon = await start_daemon(TXBROKER_API_SECRET="a-shared-secret", TXBROKER_AUTH=mode)
+    alice = await join(daemon, "client=alice")
+    await alice.settled(alice.client.auth("authenticate", {"token": "a-shared-secret"}))
+    assert (await alice.ask("broker.whoami"))["id"] == "alice"
+    await alice.socket.close()
 
 
 @pytest_twisted.ensureDeferred

@@ -174,6 +174,22 @@ def test_durable_events_carry_id_and_epoch():
     assert {event["dt"] for event in events} == {1700000000000}
 
 
+def test_event_id_tells_stored_events_of_a_pattern_apart():
+    room = Room(durable_topics=("log.>",))
+    alice, bob = room.join("alice"), room.join("bob")
+    subscribed(room, alice, "log.*", "log.a")
+    for name in ("log.a", "log.b", "log.a"):
+        bob.client.notify(name, 1)
+    room.pump()
+    events, epoch = alice.client.of("event"), room.broker.store.epoch
+    of_pattern = [event for event in events if event["event"] == "log.*"]
+    assert [event["id"] for event in of_pattern] == [1, 1, 2]
+    assert [event["eventId"] for event in of_pattern] == [f"{epoch}:log.{name}" for name in ("a:1", "b:1", "a:2")]
+    # The copies by the name and by the pattern are one event.
+    copies = {event["eventId"] for event in events if event["event"] == "log.a"}
+    assert copies == {f"{epoch}:log.a:1", f"{epoch}:log.a:2"}
+
+
 def test_event_of_another_dialect_shows_its_own_name(room):
     alice = room.join("alice")
     subscribed(room, alice, "users/v1")
@@ -189,6 +205,7 @@ def test_event_of_another_dialect_shows_its_own_name(room):
         "dt": 5000,
         "name": "CREATE",
         "epoch": "e1",
+        "eventId": "e1:users/v1:7",
     }
 
 

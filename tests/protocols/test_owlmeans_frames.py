@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.defer import fail
 
 from broker.testing import make_broker, value_of
-from protocols.owlmeans import careful, dialect, frames
+from protocols.owlmeans import dialect, session
 from protocols.owlmeans.marshalled import clean
 from tests.protocols.owlmeans_emulator import HOLD, Emulator, Failed, Room, Violation
 
@@ -168,7 +168,9 @@ def test_unknown_fields_are_dropped(room):
     assert set(bob.client.of("call")[0]) == {"type", "id", "method", "payload", "timeout", "sender", "recipient", "dt"}
 
 
-@pytest.mark.parametrize("number", ["1e999", "-1E+400", "1" + "0" * 400, "1" + "0" * 250 + "e90", "0.1e0999"])
+@pytest.mark.parametrize(
+    "number", ["1e999", "9" * 400, "-1E+400", "1" + "0" * 400, "1" + "0" * 250 + "e90", "0.1e0999"]
+)
 def test_numbers_beyond_the_doubles_are_refused(room, number):
     alice, bob = room.join("alice"), room.join("bob")
     payload = '{"a":[1,%s]}' % number
@@ -192,33 +194,34 @@ def test_numbers_beyond_the_doubles_are_refused(room, number):
     assert str(pending.error) == "SocketErrorMessageMalformed: socket:message:malformed:payload"
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "1e308",
-        "1E-999",
-        "[1.5e+10,2e300]",
-        '"1e999"',
-        '"x1e999,"',
-        '"%s"' % ("1" * 500),
-        "[%s]" % ",".join(["123456"] * 100),
-        "9" * 300,
-        '{"e1":"E999"}',
-        "0." + "1" * 500,
-    ],
-)
-def test_other_numbers_pass(text):
-    assert not careful.overflows(text.encode())
-
-
-def test_lone_surrogates_pass_in_payloads_and_are_mended_in_names(room):
+def test_lone_surrogates_pass_in_payloads(room):
     alice, bob = room.join("alice"), room.join("bob")
-    room.ask(bob, "broker.subscribe", "e.*")
-    said(room, alice, '{"type":"event","event":"e.\\ud800","payload":"\\ud83d"}')
-    event = bob.client.of("event")[0]
-    assert (event["topic"], event["payload"]) == ("e.\ufffd", "\ud83d")
+    room.ask(bob, "broker.subscribe", "e")
+    said(room, alice, '{"type":"event","event":"e","payload":"\\ud83d"}')
+    assert bob.client.of("event")[0]["payload"] == "\ud83d"
     room.offer(bob, "m", lambda arg: arg)
     assert room.ask(alice, "m", "\udc00 half") == "\udc00 half"
+
+
+@pytest.mark.parametrize(
+    ("frame", "what"),
+    [
+        ('{"type":"event","event":"e.\\ud800","payload":1}', "event"),
+        ('{"type":"message","recipient":"\\uDFFF","payload":1}', "recipient"),
+        ('{"type":"result","id":"\\ud83d x","payload":1}', "id"),
+        ('{"type":"call","method":"m","id":"\\ud83d","payload":[]}', "id"),
+    ],
+)
+def test_lone_surrogates_name_nothing(room, frame, what):
+    (notice,) = said(room, room.join("alice"), frame)
+    assert notice["payload"]["error"] == MALFORMED.format(what)
+
+
+def test_topic_of_a_request_is_found_beside_a_lone_surrogate(room):
+    alice, bob = room.join("alice"), room.join("bob")
+    room.ask(bob, "broker.acknowledge", "stream")
+    said(room, alice, '{"type":"request","id":"1","payload":{"action":"stream","x":"\\ud800"}}')
+    assert bob.client.of("request")[0]["payload"]["x"] == "\ud800"
 
 
 def test_characters_of_names_are_escaped(room):
@@ -277,7 +280,7 @@ def test_bug_in_a_method_of_the_broker_costs_that_call_only(room, monkeypatch):
     alice = room.join("alice")
     monkeypatch.setattr(room.broker.store, "get", lambda *_: fail(ZeroDivisionError("a bug")))
     logged = []
-    monkeypatch.setattr(frames, "log", SimpleNamespace(failure=lambda *args, **_: logged.append(args)))
+    monkeypatch.setattr(session, "log", SimpleNamespace(failure=lambda *args, **_: logged.append(args)))
     with pytest.raises(Failed, match="SocketError: socket:internal"):
         room.ask(alice, "broker.get", "k")
     assert len(logged) == 1

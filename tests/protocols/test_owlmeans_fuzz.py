@@ -7,11 +7,11 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocols.owlmeans import keys, reserved
+from protocols.owlmeans.methods import METHODS as OWN
 from tests.protocols.owlmeans_emulator import HOLD, Room
 
 TYPES = ("call", "result", "error", "request", "response", "event", "message", "auth", "ping", "pong", "system")
-METHODS = ("m", "@bob/m", "@bob", "nope", "broker.nope", *(method.called for method in reserved.METHODS + keys.METHODS))
+METHODS = ("m", "@bob/m", "@bob", "nope", "broker.nope", *OWN.names)
 WORDS = (
     "",
     "a",

@@ -183,7 +183,7 @@ def test_changes_during_the_snapshot_follow_it(room, monkeypatch):
 
 
 def test_too_many_changes_during_the_snapshot_end_the_connection(room, monkeypatch):
-    monkeypatch.setattr("protocols.owlmeans.watches.HELD", 1000)
+    monkeypatch.setattr("protocols.owlmeans.watches.MAX_HELD_BYTES", 1000)
     alice, bob = room.join("alice"), room.join("bob")
     never = Deferred()  # held here: with nobody to fire it, the watch would be collected as garbage
     monkeypatch.setattr(room.broker.store, "range", lambda *args: never)
@@ -226,7 +226,7 @@ def test_change_of_a_key_is_an_event_on_its_topic(room):
     assert event["payload"] == {"key": "k", "value": "v", "timestamp": 1700000000000}
 
 
-def test_store_that_is_away_is_told(room):
+def test_store_that_is_away_fails_the_call(room):
     alice = room.join("alice")
     room.broker.store.stopService()
     assert failure(room, alice, "broker.get", "k") == "SocketError: socket:internal"

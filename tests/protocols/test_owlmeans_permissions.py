@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from broker.access.principals import Access, Grants, Rule
+from broker.access.permissions import Grants, Rule
+from broker.access.principals import Access
 from broker.testing import make_broker
 from tests.protocols.owlmeans_emulator import Failed, Room
 
@@ -135,3 +138,57 @@ def test_rate_is_limited_with_an_answer_to_each():
         room.ask(alice, "broker.get", "k")
     room.clock.advance(1)
     room.ask(alice, "broker.get", "k")
+
+
+@pytest.mark.parametrize(
+    ("method", "args"),
+    [
+        ("register", (["a", "b", "c"],)),
+        ("subscribe", (["a", "b.*", ">"],)),
+        ("acknowledge", ("a",)),
+        ("consume", ("a",)),
+        ("identify", ("ann",)),
+        ("set", ("k", "1")),
+        ("get", ("k",)),
+        ("patch", ("k", "1")),
+        ("increment", ("k",)),
+        ("delete", ("k",)),
+        ("range", ("a", "z")),
+        ("watch", ("k.*",)),
+    ],
+)
+def test_one_frame_takes_one_token(method, args):
+    room = Room(rate=0.001, rate_burst=2)
+    alice = room.join("")
+    room.ask(alice, f"broker.{method}", *args)
+    room.ask(alice, "broker.get", "k")
+    with pytest.raises(Failed, match="limit:rate"):
+        room.ask(alice, "broker.get", "k")
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        {"type": "event", "event": "e", "payload": 1},
+        {"type": "message", "payload": 1},
+        {"type": "message", "recipient": "queue:q", "payload": 1},
+        {"type": "request", "id": "r", "payload": {"action": "a"}},
+        {"type": "call", "id": "c", "method": "m", "payload": []},
+    ],
+)
+def test_frames_without_a_method_of_the_broker_take_one_token_too(frame):
+    room = Room(rate=0.001, rate_burst=2)
+    alice = room.join("")
+    alice.connected.say(json.dumps(frame))
+    room.ask(alice, "broker.get", "k")
+    with pytest.raises(Failed, match="limit:rate"):
+        room.ask(alice, "broker.get", "k")
+
+
+def test_handshake_takes_one_token_whatever_its_url_says():
+    room = Room(rate=0.001, rate_burst=2)
+    alice = room.join("ann", "subscribe=a,b,c.*")
+    assert room.ask(alice, "broker.unsubscribe", []) == {"subscribed": ["a", "b", "c.*"]}
+    room.ask(alice, "broker.get", "k")
+    with pytest.raises(Failed, match="limit:rate"):
+        room.ask(alice, "broker.get", "k")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.microstream.engineio import Malformed
+from protocols.microstream.engineio import ProtocolError
 from protocols.microstream.socketio import (
     Ack,
     Connect,
@@ -59,21 +59,21 @@ def test_connect_is_answered_with_a_sid_or_an_error():
     )
 
 
-@pytest.mark.parametrize("packet", [b"0[1]", b'0"x"', b"0{", b"01", b"0/x,5", b"0" + b"/" + b"x" * 300])
+@pytest.mark.parametrize("packet", [b"0[1]", b'0"x"', b"0{", b"01", b"0/x,5", b"0" + b"/" + b"x" * 300, b"0/\x80"])
 def test_a_malformed_connect_closes(packet):
-    with pytest.raises(Malformed):
+    with pytest.raises(ProtocolError):
         Connection().receive(packet, False)
 
 
 def test_a_second_connect_closes(connection):
-    with pytest.raises(Malformed):
+    with pytest.raises(ProtocolError):
         connection.receive(b"0", False)
 
 
 def test_a_connect_while_the_first_is_undecided_closes():
     connection = Connection()
     connection.receive(b"0", False)
-    with pytest.raises(Malformed):
+    with pytest.raises(ProtocolError):
         connection.receive(b"0", False)
 
 
@@ -89,7 +89,7 @@ def test_a_packet_for_a_namespace_not_connected_closes(packet):
     connection = Connection()
     if b"custom" in packet:
         connection.accept("/", "sid")
-    with pytest.raises(Malformed):
+    with pytest.raises(ProtocolError):
         connection.receive(packet, False)
 
 
@@ -169,7 +169,7 @@ def test_half_characters_are_kept_among_whole_ones(connection):
     ],
 )
 def test_a_malformed_packet_closes(connection, packet):
-    with pytest.raises(Malformed):
+    with pytest.raises(ProtocolError):
         connection.receive(packet, False)
 
 
@@ -235,7 +235,7 @@ def test_wrong_attachments_close(connection, messages):
     *before, (data, binary) = messages
     for each in before:
         assert connection.receive(*each) is None
-    with pytest.raises(Malformed):
+    with pytest.raises(ProtocolError):
         connection.receive(data, binary)
 
 
@@ -259,7 +259,7 @@ def test_no_input_raises_anything_but_malformed(messages):
     for data, binary in messages:
         try:
             event = connection.receive(data, binary)
-        except Malformed:
+        except ProtocolError:
             continue
         if isinstance(event, Connect):
             connection.accept(event.namespace, "sid")

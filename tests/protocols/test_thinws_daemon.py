@@ -8,6 +8,7 @@ import pytest
 import pytest_twisted
 
 from tests.protocols.thinws_emulator import NetClient, compact
+from tests.support.eventually import pause
 from tests.support.ws_client import Refused, ws_connect
 
 
@@ -163,6 +164,9 @@ async def test_10_garbage_costs_nobody_anything(shared_daemon, client):
         b"\x00\xff",
         '{"type":' + "[" * 50_000,
         '{"type":"connect","connectionID":1e999}',
+        '{"type":"connect","connectionID":%s}' % ("9" * 400),
+        '{"type":"message","roomID":"calm","message":{"a":[%s]}}' % ("9" * 309),
+        '{"type":"message","roomID":"calm","messageID":%s}' % ("9" * 5000),
     ):
         socket.send(garbage)
         assert await socket.receive() == invalid
@@ -174,6 +178,21 @@ async def test_10_garbage_costs_nobody_anything(shared_daemon, client):
 
 
 @pytest_twisted.ensureDeferred
+async def test_10_what_is_wrong_with_a_room_is_told(shared_daemon):
+    socket = await ws_connect(shared_daemon.ws("/thinws"))
+    for room, text in (
+        ("", "roomID is required"),
+        ("x" * 256, "roomID is longer than 255 characters"),
+        ("a\nb", "roomID has a control character"),
+        ("\0", "roomID has a control character"),
+    ):
+        for kind in ("subscribe", "unsubscribe", "message"):
+            socket.send(compact({"type": kind, "roomID": room}))
+            assert json.loads(await socket.receive()) == {"type": "error", "message": text}
+    await socket.close()
+
+
+@pytest_twisted.ensureDeferred
 async def test_12_a_connection_id_reaches_nobody(shared_daemon, client):
     bob = await member(client("listener"), "private")
     socket = await ws_connect(shared_daemon.ws("/thinws"))
@@ -182,6 +201,100 @@ async def test_12_a_connection_id_reaches_nobody(shared_daemon, client):
     await bob.expect('{"type":"message","roomID":"private","connectionid":1}')
     await socket.close()
     assert not any("471100815" in line for line in shared_daemon.output)
+
+
+@pytest.mark.parametrize("leave", ["unsubscribe", "connect"])
+@pytest_twisted.ensureDeferred
+async def test_of_a_room_that_was_left_nothing_comes_after_the_ack(shared_daemon, leave):
+    room = f"chatter {leave}"
+    for trial in range(8):
+        speaker = await raw_member(shared_daemon, f"speaker {leave}", room)
+        socket = await raw_member(shared_daemon, f"{leave} {trial}", room)
+        for number in range(300):
+            speaker.send(compact({"type": "message", "roomID": room, "message": number}))
+        await socket.receive()
+        said = {"connectionID": f"other {trial}"} if leave == "connect" else {"roomID": room}
+        socket.send(compact({"type": leave, **said}))
+        while await socket.receive() != '{"type":"ack"}':
+            pass
+        while json.loads(await speaker.receive()).get("message") != 299:  # it hears them all
+            pass
+        socket.send("what is answered last")
+        assert json.loads(await socket.receive())["message"] == "Invalid message"
+        await socket.close()
+        await speaker.close()
+
+
+# What came before the end
+
+
+async def raw_member(daemon, name, *rooms):
+    """Return a socket that sends what a test says, connected as *name* and a member of *rooms*."""
+    socket = await ws_connect(daemon.ws("/thinws"))
+    said = [{"type": "connect", "connectionID": name}, *({"type": "subscribe", "roomID": room} for room in rooms)]
+    for one in said:
+        socket.send(compact(one))
+    for _ in said:
+        assert await socket.receive() == '{"type":"ack"}'
+    return socket
+
+
+@pytest.mark.parametrize("ending", ["close", "abort"])
+@pytest_twisted.ensureDeferred
+async def test_what_came_before_the_end_is_done(shared_daemon, ending):
+    room = f"last words {ending}"
+    listener = await raw_member(shared_daemon, f"listener of {ending}", room)
+    for number in range(10):
+        socket = await ws_connect(shared_daemon.ws("/thinws"))
+        socket.send(compact({"type": "subscribe", "connectionID": f"{ending} {number}", "roomID": room}))
+        socket.send(compact({"type": "message", "roomID": room, "message": number}))
+        if ending == "close":
+            socket.close()
+        else:
+            await socket.receive()  # the ack of subscribe: a socket that is cut at once may lose all it has sent
+            socket.abort()
+    heard = [json.loads(await listener.receive())["message"] for _ in range(10)]
+    assert sorted(heard) == list(range(10))
+    await listener.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_returning_member_may_speak_and_go(shared_daemon):
+    listener = await raw_member(shared_daemon, "listener of returns", "returns")
+    for number in range(10):
+        await (await raw_member(shared_daemon, f"returning {number}", "returns")).close()
+        socket = await ws_connect(shared_daemon.ws("/thinws"))
+        socket.send(compact({"type": "connect", "connectionID": f"returning {number}"}))
+        socket.send(compact({"type": "message", "roomID": "returns", "message": number}))
+        socket.close()
+    heard = [json.loads(await listener.receive())["message"] for _ in range(10)]
+    assert sorted(heard) == list(range(10))
+    await listener.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_all_unsubscribes_before_the_end_count(shared_daemon):
+    rooms = [f"left at once {number}" for number in range(5)]
+    socket = await raw_member(shared_daemon, "leaves five", *rooms)
+    for room in rooms:
+        socket.send(compact({"type": "unsubscribe", "roomID": room}))
+    socket.close()
+
+    async def still_member_of():
+        again = await raw_member(shared_daemon, "leaves five")
+        for room in rooms:
+            again.send(compact({"type": "message", "roomID": room, "message": 1}))
+        replies = [json.loads(await again.receive()) for _ in rooms]
+        await again.close()
+        return [reply for reply in replies if reply.get("message") != "Not a member of this room"]
+
+    # The new connection may be quicker than the end of the old one.
+    for _ in range(100):
+        left = await still_member_of()
+        if not left:
+            break
+        await pause(0.05)
+    assert left == []
 
 
 # What needs a daemon of its own

@@ -8,14 +8,15 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from broker.access.principals import Access, Grants, Rule
+from broker.access.permissions import Grants, Rule
+from broker.access.principals import Access
 from broker.config.settings import Settings
 from broker.errors import BrokerError, NotFound
 from broker.messages import HttpRequest, Mail, Request
 from broker.peer import Peer
+from broker.sessions import MAX_BACKLOG_BYTES, MAX_BACKLOG_FRAMES, MAX_HELD_EVENTS
 from broker.testing import connect, make_broker, value_of
 from protocols.thinws import ThinWs, dialect
-from protocols.thinws.session import BACKLOG, FRAME, HELD
 from tests.protocols.fitful_store import FitfulStore
 from tests.protocols.thinws_emulator import FakeClient, hashed
 from tests.support.logs import failures_of
@@ -377,6 +378,36 @@ def test_connect_needs_a_connection_id(broker, thinws, id):
     assert said == [error("connectionID is required", 3).encode()]
 
 
+@pytest.mark.parametrize(
+    ("room", "text"),
+    [
+        ("x" * 256, "roomID is longer than 255 characters"),
+        ("\U0001f600" * 256, "roomID is longer than 255 characters"),
+        ("a\\u0000", "roomID has a control character"),
+        ("\\n", "roomID has a control character"),
+        ("a\\u007fb", "roomID has a control character"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["subscribe", "unsubscribe", "message"])
+def test_what_is_wrong_with_a_room_is_told(broker, thinws, kind, room, text):
+    said = raw(broker, thinws).say('{"roomID":"%s","type":"%s","messageID":3}' % (room, kind))
+    assert said == [error(text, 3).encode()]
+
+
+@pytest.mark.parametrize("number", ["9" * 400, "1e309", "-" + "9" * 5000])
+@pytest.mark.parametrize("where", ['"roomID":%s', '"roomID":"r","messageID":%s', '"roomID":"r","message":{"a":[%s]}'])
+def test_a_number_that_is_infinite_as_a_double_is_invalid(broker, thinws, number, where):
+    client = raw(broker, thinws)
+    client.say('{"type":"subscribe","roomID":"r"}')
+    assert client.say('{"type":"message",%s}' % where % number) == [error("Invalid message").encode()]
+
+
+def test_a_number_that_is_finite_as_a_double_passes_however_long(client):
+    alice = client("alice", "r")
+    alice.transmit('{"type":"message","message":%s,"roomID":"r"}' % ("9" * 308))
+    assert alice.heard()[1] == '{"type":"message","message":%s,"roomID":"r"}' % ("9" * 308)
+
+
 # 8: rooms
 
 
@@ -417,8 +448,6 @@ def test_numbers_and_true_are_rooms_and_keep_their_type(broker, thinws, raw_room
         '"roomID":["r"],',
         '"roomID":{},',
         '"roomID":"\\ud800",',
-        '"roomID":"a\\u0000",',
-        '"roomID":"%s",' % ("x" * 256),
     ],
 )
 @pytest.mark.parametrize("kind", ["subscribe", "unsubscribe", "message"])
@@ -502,11 +531,29 @@ def test_after_the_ack_of_connect_come_the_messages(broker, client, store):
     assert alice.heard() == [ack(3), '{"type":"message","roomID":"r","message":"meanwhile"}']
 
 
+@pytest.mark.parametrize("said", ['"type":"unsubscribe","roomID":"left"', '"type":"connect","connectionID":"another"'])
+def test_of_a_room_that_was_left_nothing_comes_after_the_ack(broker, thinws, store, said):
+    socket = raw(broker, thinws)
+    socket.say('{"type":"connect","connectionID":"7"}')
+    socket.say('{"type":"subscribe","roomID":"left"}')
+    if "another" not in said:
+        socket.say('{"type":"subscribe","roomID":"kept"}')
+    store.slow = True
+    assert socket.say("{%s}" % said) == []
+    publish(broker, "left", body=b"1")
+    publish(broker, "kept", body=b"2")
+    store.answer()
+    left, *rest = socket.link.take()
+    assert left == b'{"type":"message","roomID":"left","message":1}'
+    kept = [] if "another" in said else [b'{"type":"message","roomID":"kept","message":2}']
+    assert rest == [b'{"type":"ack"}', *kept]
+
+
 def test_only_so_much_waits(broker, client, store):
     alice = client("alice")
     store.slow = True
     alice.subscribe("r")
-    alice.send("x" * (BACKLOG - 1000), "r")
+    alice.send("x" * (MAX_BACKLOG_BYTES - 1000), "r")
     refused = alice.send("x" * 1000, "r")
     alice.client.session.received(b"x" * 1000, True)
     alice.send("y", "r")
@@ -519,7 +566,7 @@ def test_empty_frames_that_wait_are_counted_too(client, store):
     alice = client("alice")
     store.slow = True
     alice.subscribe("r")
-    for _ in range(BACKLOG // FRAME + 1):
+    for _ in range(MAX_BACKLOG_FRAMES + 1):
         alice.client.session.received(b"", False)
     assert alice.heard() == [error("Rate limit exceeded")]
 
@@ -539,7 +586,7 @@ def test_so_many_messages_wait_for_an_answer_and_no_more(broker, client, store):
     alice = client("alice", "r")
     store.slow = True
     alice.subscribe("s")
-    for _ in range(HELD):
+    for _ in range(MAX_HELD_EVENTS):
         publish(broker, "r")
     assert alice.client.link.closed is None
     publish(broker, "r")
@@ -621,6 +668,25 @@ def test_too_many_frames_get_errors_and_the_socket_stays(thinws):
     alice.subscribe("r")
     assert alice.heard() == [ack(2)]
     assert alice.client.link.closed is None
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        '"type":"connect","connectionID":"7"',
+        '"type":"subscribe","roomID":"r"',
+        '"type":"subscribe","roomID":"r","connectionID":"7"',
+        '"type":"unsubscribe","roomID":"r"',
+        '"type":"unsubscribe","roomID":"r","connectionID":"7"',
+        '"type":"disconnect"',
+        '"type":"message","roomID":"r"',
+    ],
+)
+def test_one_frame_takes_one_token_of_the_rate(said):
+    broker = make_broker(Clock(), rate=0.01, rate_burst=2)
+    client = raw(broker, dialect(Settings(thinws_open_rooms=True)))
+    replies = [client.say("{%s}" % said)[0] for _ in range(3)]
+    assert replies == [b'{"type":"ack"}', b'{"type":"ack"}', error("Rate limit exceeded").encode()]
 
 
 @pytest.fixture

@@ -19,12 +19,13 @@ from twisted.internet.task import Clock
 from twisted.protocols.portforward import ProxyServer
 from zope.interface.verify import verifyObject
 
+from broker.config.addresses import is_redis
 from broker.errors import Invalid, Unavailable
 from broker.interfaces import ISharedStore, IStore
 from broker.messages import Event
-from broker.redis import RedisAddress, is_redis
+from broker.redis import RedisAddress
 from broker.redis.connection import NotUsable
-from broker.redis.server import Server
+from broker.redis.server import ServerInfo
 from broker.stores import open_store
 from tests.stores.store_contract import DurableContract, MakeStore
 from tests.support.eventually import eventually
@@ -116,7 +117,7 @@ async def test_a_redis_that_throws_data_away_is_warned_of(redis_server: RedisSer
     client = await txredisapi.UnixConnection(
         str(redis_server.socket), reconnect=False, charset=None, convertNumbers=False
     )
-    server = await Server.ask(client)
+    server = await ServerInfo.query(client)
     assert server.warnings() == [
         "Redis throws data away when it is full (maxmemory-policy allkeys-lru): set noeviction"
     ]
@@ -126,8 +127,8 @@ async def test_a_redis_that_throws_data_away_is_warned_of(redis_server: RedisSer
 def test_what_can_not_serve_is_not_used() -> None:
     for info, reason in (({"loading": "1"}, "loading"), ({"role": "slave"}, "replica")):
         with pytest.raises(NotUsable, match=reason):
-            Server(info).check()
-    assert Server({"aof_enabled": "1"}).promise == "version unknown, appendonly yes, appendfsync unknown"
+            ServerInfo(info).check()
+    assert ServerInfo({"aof_enabled": "1"}).promise == "version unknown, appendonly yes, appendfsync unknown"
 
 
 # Ways to come to it.
@@ -290,8 +291,8 @@ async def test_a_lost_answer_fails_writes_and_repeats_reads(
     await store.append("log", event())
     redis_server.pause()
     write, read = store.append("log", event()), store.read("log", 0, 9)
-    await eventually(lambda: store._batches._running)
-    store._connection.drop("cut by the test")
+    await eventually(lambda: store._batcher._running)
+    store._batcher.connection.drop("cut by the test")
     with pytest.raises(Unavailable, match="has not answered"):
         await write
     redis_server.resume()
@@ -303,7 +304,7 @@ async def test_a_lost_answer_fails_writes_and_repeats_reads(
 async def test_a_silent_redis_is_given_up(
     make_store: MakeRedisStore, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker.redis.connection.REPLY", 2.0)
+    monkeypatch.setattr("broker.redis.connection.REPLY_TIMEOUT", 2.0)
     store = make_store()
     await store.append("log", event())
     redis_server.pause()
@@ -383,12 +384,21 @@ async def test_a_full_redis_refuses_some_operations_of_a_call_and_does_the_other
 async def test_too_much_at_once_is_refused(
     make_store: MakeRedisStore, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker.redis.batches.MAX_WAITING", 5)
+    monkeypatch.setattr("broker.redis.batcher.MAX_PENDING", 5)
     store = make_store()
     answers = [store.append("log", event()) for _ in range(6)]
     with pytest.raises(Unavailable, match="can not keep up"):
         await answers.pop()
     assert [each.id for each in await gatherResults(answers)] == [1, 2, 3, 4, 5]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stopped_store_leaves_no_timer(make_store: MakeRedisStore) -> None:
+    store = make_store()
+    await store.append("log", event())
+    await maybeDeferred(store.stopService)
+    await eventually(lambda: store._batcher.connection.protocol is None)
+    assert store._batcher._timeout is None
 
 
 # Across nodes.

@@ -17,7 +17,7 @@ from twisted.internet.task import Clock
 
 from broker.errors import Conflict, Unavailable
 from broker.messages import Entry, Event
-from broker.stores import open_store, sqlite_commits, sqlite_file, sqlite_writes
+from broker.stores import open_store, sqlite_file, sqlite_tables, sqlite_writer
 from broker.stores.sqlite import SqliteStore
 from tests.support.store_pump import Pump
 
@@ -176,9 +176,9 @@ def test_an_older_file_is_brought_up_to_date_step_by_step(home: Home, monkeypatc
     store = home.store()
     home.append(store)
     home.stop(store)
-    steps = sqlite_file.steps()
+    steps = sqlite_file.schema_steps()
     more = ("ALTER TABLE log ADD COLUMN colour TEXT", "UPDATE log SET colour = 'red'")
-    monkeypatch.setattr(sqlite_file, "steps", lambda: steps + more)
+    monkeypatch.setattr(sqlite_file, "schema_steps", lambda: steps + more)
     again = home.store()
     assert home.sql("PRAGMA user_version") == [(3,)]
     assert home.sql("SELECT colour FROM log") == [("red",)]
@@ -188,9 +188,9 @@ def test_an_older_file_is_brought_up_to_date_step_by_step(home: Home, monkeypatc
 
 def test_a_step_that_fails_changes_nothing(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     home.stop(home.store())
-    steps = sqlite_file.steps()
+    steps = sqlite_file.schema_steps()
     monkeypatch.setattr(
-        sqlite_file, "steps", lambda: (*steps, "CREATE TABLE cake (name); INSERT INTO missing VALUES (1)")
+        sqlite_file, "schema_steps", lambda: (*steps, "CREATE TABLE cake (name); INSERT INTO missing VALUES (1)")
     )
     with pytest.raises(Unavailable, match="no such table: missing"):
         home.store()
@@ -218,7 +218,7 @@ def test_the_durability_decides_when_sqlite_syncs(tmp_path: Path, durability: st
 # Group commit, and reading at once.
 
 
-def test_what_is_called_in_one_turn_is_one_commit(home: Home) -> None:
+def test_what_is_called_in_one_loop_iteration_is_one_commit(home: Home) -> None:
     store = home.store()
     home.result(gatherResults([store.append("log", event()) for _ in range(100)]))
     assert home.commits == [100]
@@ -311,7 +311,7 @@ def test_reading_that_fails_at_once_is_tried_in_the_thread(home: Home) -> None:
 
 
 def test_last_ids_that_left_the_memory_are_found_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_writes, "HEADS", 3)
+    monkeypatch.setattr(sqlite_tables, "MAX_CACHED_LOGS", 3)
     store = home.store()
     for expected in (1, 2, 3):
         assert [home.append(store, f"log {number}") for number in range(6)] == [expected] * 6
@@ -321,7 +321,7 @@ def test_last_ids_that_left_the_memory_are_found_again(home: Home, monkeypatch: 
 
 
 def test_too_many_operations_are_refused_at_once(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_commits, "MAX_OPERATIONS", 5)
+    monkeypatch.setattr(sqlite_writer, "MAX_PENDING", 5)
     store = home.store()
     answers = [store.append("log", event()) for _ in range(5)]
     with pytest.raises(Unavailable, match="can not keep up"):
@@ -333,7 +333,7 @@ def test_too_many_operations_are_refused_at_once(home: Home, monkeypatch: pytest
 
 
 def test_too_many_bytes_are_refused_at_once(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_commits, "MAX_BYTES", 1000)
+    monkeypatch.setattr(sqlite_writer, "MAX_PENDING_BYTES", 1000)
     store = home.store()
     answers: list[Deferred[Any]] = [store.append("log", event(bytes(600))), store.set("s", "k", bytes(400))]
     for refused in (store.append("log", event(b"1")), store.set("s", "k", b"1")):
@@ -355,7 +355,7 @@ def assert_unavailable(home: Home, answer: Deferred[Any], reason: str) -> None:
 
 def tick(home: Home) -> None:
     """Let the store try to write again."""
-    home.clock.advance(sqlite_commits.PROBE)
+    home.clock.advance(sqlite_writer.PROBE_INTERVAL)
 
 
 def test_a_full_disk_fails_the_batch_and_recovers(home: Home) -> None:
@@ -505,11 +505,11 @@ def test_the_thread_survives_when_even_undoing_fails(home: Home, monkeypatch: py
     other = home.other()
     other.execute("BEGIN IMMEDIATE")
 
-    def broken(writes: sqlite_writes.Writes) -> None:
+    def broken(tables: sqlite_tables.TableWriter) -> None:
         raise sqlite3.OperationalError("disk I/O error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(sqlite_writes.Writes, "rollback", broken)
+        patch.setattr(sqlite_tables.TableWriter, "rollback", broken)
         assert_unavailable(home, store.append("log", event()), "disk I/O error")
     other.close()
     assert home.append(store) == 1
@@ -524,7 +524,7 @@ def rows(home: Home) -> int:
 
 
 def test_trimmed_events_are_deleted_in_steps(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_writes, "PURGE", 10)
+    monkeypatch.setattr(sqlite_tables, "PURGED_ROWS", 10)
     store = home.store()
     home.result(gatherResults([store.append(log, event()) for log in ("a", "b") for _ in range(50)]))
     home.commits.clear()
@@ -537,7 +537,7 @@ def test_trimmed_events_are_deleted_in_steps(home: Home, monkeypatch: pytest.Mon
 
 
 def test_deleting_goes_on_until_all_is_gone(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_writes, "PURGE", 10)
+    monkeypatch.setattr(sqlite_tables, "PURGED_ROWS", 10)
     store = home.store()
     home.result(gatherResults([store.append(log, event()) for log in ("a", "b") for _ in range(50)]))
     home.result(gatherResults([store.trim("a", 45), store.trim("b", 5)]))
@@ -549,7 +549,7 @@ def test_deleting_goes_on_until_all_is_gone(home: Home, monkeypatch: pytest.Monk
 
 
 def test_deleting_goes_on_after_a_restart(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_writes, "PURGE", 10)
+    monkeypatch.setattr(sqlite_tables, "PURGED_ROWS", 10)
     store = home.store()
     home.result(gatherResults([store.append("log", event()) for _ in range(15)]))
     home.result(store.trim("log", 15))
@@ -562,7 +562,7 @@ def test_deleting_goes_on_after_a_restart(home: Home, monkeypatch: pytest.Monkey
 
 
 def test_a_large_sweep_works_in_steps(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_writes, "SWEEP", 7)
+    monkeypatch.setattr(sqlite_tables, "SWEPT_ROWS", 7)
     store = home.store()
     appends = [store.append(f"log {number}", event(time=NOW - 9)) for number in range(10) for _ in range(9)]
     appends += [store.append(f"log {number}", event()) for number in range(0, 10, 2)]

@@ -1,4 +1,4 @@
-"""What every test of the front door may ask for."""
+"""What every test of the public port may ask for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The public port over real sockets: its channel, its door and its transport together."""
+"""The public port over real sockets: its channel, its upgrader and its transport together."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ from broker.web.http.parser import Limits
 from broker.web.net.outbox import Outbox
 from broker.web.net.transport import listen
 from broker.web.site import Site
-from broker.web.ws.upgrade import WebSocketOptions, WebSocketUpgrader
+from broker.web.ws.options import WebSocketOptions
+from broker.web.ws.upgrade import WebSocketUpgrader
 from tests.support.eventually import TIMEOUT
 from tests.support.http_client import get, post
 from tests.support.ws_client import Refused as WasRefused
@@ -91,7 +92,7 @@ class Dialect:
         self.secure.append(request.secure)
         if request.path == "/much":
             self.much += 1
-            return Response(body=bytes(1 << 20), content_type="application/octet-stream")
+            return Response(body=bytes(int(request.query or 1 << 20)), content_type="application/octet-stream")
         if request.path == "/wait":
             waiting: Deferred[Response] = Deferred(lambda _: self.cancelled.callback(None))
             self.waiting.append(waiting)
@@ -157,8 +158,12 @@ class Served:
     endpoint: str
     url: str
 
-    async def connect(self) -> Client:
-        return await connectProtocol(clientFromString(reactor, self.endpoint), Client())
+    async def connect(self, receive_buffer: int = 0) -> Client:
+        """Return a client; *receive_buffer* is how many bytes its kernel keeps for it, 0 for as many as it likes."""
+        client = await connectProtocol(clientFromString(reactor, self.endpoint), Client())
+        if receive_buffer:
+            client.transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        return client
 
 
 async def serve(description: str, times: Times | None = None) -> tuple[Served, IListeningPort]:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
@@ -14,6 +14,7 @@ from twisted.logger import LogEvent
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from broker.access.admission import Admission
 from broker.errors import (
     BrokerError,
     CalleeFailed,
@@ -35,9 +36,8 @@ from broker.messages import HttpRequest, Response
 from broker.observe.metrics import Metrics
 from broker.web.http.channel import Times
 from broker.web.http.parser import Limits
-from broker.web.net.connections import Admission
-from broker.web.origins import Origins
-from broker.web.site import HELD, MAX_REJECTED, Site
+from broker.web.late_refusals import MAX_HELD, MAX_HELD_PER_ADDRESS
+from broker.web.site import Site
 from tests.support.logs import lines_of
 from tests.web.wire import Heard, Wire
 
@@ -71,7 +71,10 @@ class Pages:
         self.error: Exception | None = None
         self.wait: Deferred[Response] | None = None
         self.session: Any = None
-        self.drain: Any = lambda: None
+        self.on_drain: Callable[[], object] = lambda: None
+
+    def drain(self) -> None:
+        self.on_drain()
 
     async def answer(self, peer: Any, request: HttpRequest) -> Response:
         self.asked.append((peer, request))
@@ -120,6 +123,12 @@ class Careless(Sockets):
     websocket_paths = ("/careless",)
     subprotocols = ()
     any_origin = True
+
+
+class Refusing(Sockets):
+    name = "refusing"
+    websocket_paths = ("/refusing",)
+    subprotocols = ("refusing",)
     refusal_delay = 3.0
 
 
@@ -134,11 +143,13 @@ class Link:
     session: Any = None
     answer: Response | None = None
     closed: tuple[int, str] | None = None
+    dropped: bool = False
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         self.closed = (code, reason)
 
     def abort(self) -> None:
+        self.dropped = True
         self.end(1006)
 
     def end(self, code: int) -> None:
@@ -175,6 +186,8 @@ class Upgrader:
         link.opening = Deferred.fromCoroutine(session_factory(link))
 
         def refused(failure: Failure) -> None:
+            if link.dropped:
+                return
             link.answer = refuse(failure)
             link.end(link.answer.status)
 
@@ -184,7 +197,7 @@ class Upgrader:
 
 @attrs.define(eq=False)
 class Port:
-    """A site with fake dialects, a fake door and a clock."""
+    """A site with fake dialects, a fake upgrader and a clock."""
 
     clock: Clock = attrs.field(factory=Clock)
     upgrader: Upgrader = attrs.field(factory=Upgrader)
@@ -193,6 +206,7 @@ class Port:
     shaped: Shaped = attrs.field(factory=Shaped)
     sockets: Sockets = attrs.field(factory=Sockets)
     careless: Careless = attrs.field(factory=Careless)
+    refusing: Refusing = attrs.field(factory=Refusing)
     peers: list[Peer] = attrs.field(factory=list)
     reasons: list[str] = attrs.field(factory=list)
     wires: list[Wire] = attrs.field(factory=list)
@@ -200,7 +214,7 @@ class Port:
     site: Site = attrs.field(init=False)
 
     def open(self, **options: Any) -> Port:
-        dialects = (self.pages, self.shaped, self.sockets, self.careless)
+        dialects = (self.pages, self.shaped, self.sockets, self.careless, self.refusing)
         self.site = Site(
             dialects,
             self.attach,
@@ -259,7 +273,8 @@ def port() -> Iterator[Port]:
     for link in list(port.upgrader.links):
         link.end(1000)
     assert port.site.connections == 0
-    assert all(peer.closed == (peer.session is None or peer.dialect in ("sockets", "careless")) for peer in port.peers)
+    for_good = ("sockets", "careless", "refusing")
+    assert all(peer.closed == (peer.session is None or peer.dialect in for_good) for peer in port.peers)
     assert sum(port.metrics.connections.values()) == 0
     port.clock.advance(1.0)
     assert port.clock.getDelayedCalls() == []
@@ -332,7 +347,7 @@ def test_a_subprotocol_is_agreed_to_on_a_known_path(port: Port) -> None:
     assert port.upgrader.taken[0].subprotocol == "chat.v2"
 
 
-def test_bytes_behind_a_handshake_reach_the_door(port: Port) -> None:
+def test_bytes_behind_a_handshake_reach_the_upgrader(port: Port) -> None:
     port.connect().say(handshake("/ws") + b"frames")
     assert port.upgrader.taken[0].rest == b"frames"
 
@@ -531,6 +546,13 @@ def test_a_request_that_was_not_understood_is_refused_in_the_common_form(port: P
 # Pages of its own.
 
 
+@pytest.mark.parametrize("headers", [(("www-authenticate", "Basic"),), (("X-A", "b"), ("WWW-Authenticate", "Basic"))])
+def test_a_401_keeps_the_challenge_of_its_dialect(port: Port, headers: tuple[tuple[str, str], ...]) -> None:
+    port.pages.wait = Deferred()
+    port.pages.wait.callback(Response(401, headers=headers))
+    assert port.ask("/pages").headers["www-authenticate"] == "Basic"
+
+
 @pytest.mark.parametrize("path", ["/health", "/healthz"])
 def test_health_is_answered_while_the_loop_turns(port: Port, path: str, logged: list[LogEvent]) -> None:
     port.reasons = ["the store is away"]
@@ -550,7 +572,10 @@ def test_readiness_has_reasons(port: Port, path: str) -> None:
 
 def test_about_names_the_dialects(port: Port) -> None:
     heard = port.ask("/about")
-    assert json.loads(heard.body) == {"name": "txbroker", "dialects": ["pages", "shaped", "sockets", "careless"]}
+    assert json.loads(heard.body) == {
+        "name": "txbroker",
+        "dialects": ["pages", "shaped", "sockets", "careless", "refusing"],
+    }
 
 
 def test_a_dialect_may_take_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -565,37 +590,6 @@ def test_pages_are_only_read(port: Port) -> None:
 
 
 # Web pages of other origins.
-
-
-@pytest.mark.parametrize(
-    ("allowed", "origin", "admitted"),
-    [
-        ((), None, True),
-        ((), "http://h", True),
-        ((), "http://H:80", True),
-        ((), "http://h:8080", False),
-        ((), "http://evil", False),
-        ((), "http://h.evil", False),
-        ((), "null", False),
-        ((), "http://h:port", False),
-        (("https://app.example",), "https://app.example", True),
-        (("https://app.example",), "https://APP.example:443", True),
-        (("https://app.example",), "http://app.example", False),
-        (("https://app.example",), "http://h", False),
-        (("https://app.example",), None, True),
-        (("*",), "null", True),
-        (("null",), "null", True),
-    ],
-)
-def test_origins(allowed: tuple[str, ...], origin: str | None, admitted: bool) -> None:
-    headers = {"host": "h:80"} | ({"origin": origin} if origin is not None else {})
-    assert Origins(allowed).admit(HttpRequest("GET", "/", "", headers)) is admitted
-
-
-def test_behind_tls_the_port_follows_from_the_scheme() -> None:
-    origins = Origins()
-    assert origins.admit(HttpRequest("GET", "/", "", {"host": "app.example", "origin": "https://app.example"}))
-    assert not origins.admit(HttpRequest("GET", "/", "", {"host": "", "origin": "https://app.example"}))
 
 
 def test_a_page_of_another_origin_is_refused(port: Port, logged: list[LogEvent]) -> None:
@@ -634,30 +628,85 @@ def test_a_session_that_fails_is_a_500(port: Port, logged: list[LogEvent]) -> No
 
 
 def test_a_refusal_can_be_held(port: Port) -> None:
-    port.careless.error = Refused(403)
-    port.upgrade("/careless")
+    port.refusing.error = Refused(403)
+    port.upgrade("/refusing")
+    assert late_answer(port).status == 403
+
+
+@pytest.mark.parametrize("lines", [(), ("Origin: http://evil",)])
+def test_only_so_many_refusals_are_held_and_others_dropped(port: Port, lines: tuple[str, ...]) -> None:
+    port.refusing.error = Refused(403)
+    for number in range(MAX_HELD + 5):
+        port.connect(f"10.0.0.{number % 50}").say(handshake("/refusing", *lines))
+    assert [link.dropped for link in port.upgrader.taken] == [False] * MAX_HELD + [True] * 5
+    assert len(port.clock.getDelayedCalls()) <= MAX_HELD + 1
+    assert not any(link.answer for link in port.upgrader.taken)
+    port.clock.advance(3.0)
+    assert len([link for link in port.upgrader.taken if link.answer is not None]) == MAX_HELD
+
+
+def test_one_address_does_not_use_up_the_held_refusals(port: Port, logged: list[LogEvent]) -> None:
+    port.refusing.error = Refused(403)
+    for _ in range(MAX_HELD_PER_ADDRESS + 5):
+        port.upgrade("/refusing")
+    assert len([link for link in port.upgrader.taken if link.dropped]) == 5
+    port.connect("10.0.0.2").say(handshake("/refusing"))
+    assert not port.upgrader.taken[-1].dropped
+    port.clock.advance(3.0)
+    assert lines_of(logged) == ["refusing refused a client at 10.0.0.1: HTTP 403"]
+
+
+def test_refusals_make_room_for_others(port: Port) -> None:
+    port.refusing.error = Refused(403)
+    for _ in range(2):
+        for _ in range(MAX_HELD_PER_ADDRESS):
+            port.upgrade("/refusing")
+        port.clock.advance(3.0)
+    assert not any(link.dropped for link in port.upgrader.taken)
+
+
+def late_answer(port: Port) -> Response:
+    """Return how the only handshake was refused, which must have been after three seconds."""
     (link,) = port.upgrader.taken
     port.clock.advance(2.9)
     assert link.answer is None
     port.clock.advance(0.2)
     assert link.answer is not None
-    assert link.answer.status == 403
+    return link.answer
 
 
-def test_only_so_many_refusals_are_held(port: Port, logged: list[LogEvent]) -> None:
-    port.careless.error = Refused(403)
-    for _ in range(HELD + 5):
-        port.upgrade("/careless")
-    assert len([link for link in port.upgrader.taken if link.answer is not None]) == 5
-    assert len(port.clock.getDelayedCalls()) <= HELD + 1
-    port.clock.advance(3.0)
-    assert all(link.answer is not None for link in port.upgrader.taken)
-    assert lines_of(logged) == ["careless refused a client at 10.0.0.1: HTTP 403"]
+def test_the_refusal_of_an_origin_is_held(port: Port, logged: list[LogEvent]) -> None:
+    assert port.upgrade("/refusing", "Origin: http://evil") is None
+    answer = late_answer(port)
+    assert (answer.status, json.loads(answer.body)["error"]["code"]) == (403, "DENIED")
+    assert "TXBROKER_ALLOWED_ORIGINS" in lines_of(logged)[0]
+    assert port.peers == []
+
+
+def test_the_refusal_of_a_client_without_a_peer_is_held(port: Port) -> None:
+    port.unattachable = RateLimited("limit", "peers")
+    port.upgrade("/refusing")
+    assert late_answer(port).status == 429
+
+
+def test_the_refusal_by_a_fault_is_held(port: Port, logged: list[LogEvent]) -> None:
+    port.refusing.error = ZeroDivisionError("deliberate")
+    port.upgrade("/refusing")
+    assert lines_of(logged) == ["refusing failed to open a session"]
+    assert late_answer(port).status == 500
+
+
+def test_the_refusal_while_draining_is_held(port: Port) -> None:
+    wire = port.connect()
+    wire.say(handshake("/refusing")[:10])
+    port.site.drain(5.0)
+    assert wire.say(handshake("/refusing")[10:]) == []
+    assert late_answer(port).status == 503
 
 
 def test_a_held_refusal_ends_with_its_client(port: Port) -> None:
-    port.careless.error = Refused(403)
-    port.upgrade("/careless")
+    port.refusing.error = Refused(403)
+    port.upgrade("/refusing")
     opening = port.upgrader.taken[0].opening
     assert opening is not None
     opening.cancel()
@@ -667,7 +716,7 @@ def test_a_held_refusal_ends_with_its_client(port: Port) -> None:
 # Too many.
 
 
-def test_connections_over_the_limit_are_turned_away(logged: list[LogEvent]) -> None:
+def test_connections_over_the_limit_are_rejected(logged: list[LogEvent]) -> None:
     port = Port().open(admission=Admission(connections=2))
     wires = [port.connect(), port.connect()]
     (heard,) = port.connect().say(request("/health"))
@@ -701,15 +750,64 @@ def test_clients_of_a_unix_socket_have_no_address() -> None:
         assert wire.say(request("/health"))[0].status == 200
 
 
-def test_turning_away_is_bounded_too() -> None:
+def test_rejecting_is_bounded_too() -> None:
     port = Port().open(admission=Admission(connections=1))
     port.connect()
-    for _ in range(MAX_REJECTED):
+    for _ in range(MAX_HELD_PER_ADDRESS):
         port.connect()
     assert port.site.buildProtocol(IPv4Address("TCP", "10.0.0.1", 1)) is None
+    port.connect("10.0.0.2")
     port.clock.advance(2.0)
-    assert [wire.aborted for wire in port.wires] == [False] + [True] * MAX_REJECTED
+    assert [wire.aborted for wire in port.wires] == [False] + [True] * (MAX_HELD_PER_ADDRESS + 1)
     port.connect()
+
+
+@pytest.mark.parametrize(("path", "line"), [("/refusing?a=b", "X: y"), ("/none", "Sec-WebSocket-Protocol: refusing")])
+def test_a_handshake_over_the_limit_is_refused_late_as_well(path: str, line: str) -> None:
+    port = Port().open(admission=Admission(connections=1))
+    port.connect()
+    wire = port.connect()
+    head = handshake(path, line)
+    wire.server.dataReceived(head[:2])
+    wire.server.dataReceived(head[2:])
+    wire.server.dataReceived(b"more")
+    port.clock.advance(2.9)
+    assert (wire.heard(), wire.lost) == ([], False)
+    port.clock.advance(0.2)
+    assert ([answer.status for answer in wire.heard()], wire.lost) == ([503], True)
+    assert len(port.clock.getDelayedCalls()) == 1  # of the first connection
+
+
+def test_who_does_not_read_its_late_refusal_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = Port().open(admission=Admission(connections=1))
+    port.connect()
+    wire = port.connect()
+    monkeypatch.setattr(wire, "loseConnection", lambda: None)  # what is written waits for the client
+    wire.server.dataReceived(handshake("/refusing"))
+    port.clock.advance(3.0)
+    port.clock.advance(1.9)
+    assert (len(wire.heard()), wire.lost) == (1, False)
+    port.clock.advance(0.1)
+    assert wire.aborted
+
+
+def test_who_leaves_before_it_is_refused_makes_room() -> None:
+    port = Port().open(admission=Admission(connections=1))
+    port.connect()
+    for _ in range(MAX_HELD_PER_ADDRESS + 1):
+        wire = port.connect()
+        wire.server.dataReceived(handshake("/refusing"))
+        wire.lose()
+    assert len(port.clock.getDelayedCalls()) == 1
+
+
+@pytest.mark.parametrize(
+    "data", [handshake("/ws"), request("/refusing"), b"POST /refusing HTTP/1.1\r\n", b"nonsense", b"GET " * 5000]
+)
+def test_anything_else_over_the_limit_is_refused_at_once(data: bytes) -> None:
+    port = Port().open(admission=Admission(connections=1))
+    port.connect()
+    assert [answer.status for answer in port.connect().say(data)] == [503]
 
 
 def test_refusals_are_logged_now_and_then(logged: list[LogEvent]) -> None:
@@ -764,7 +862,7 @@ def test_what_does_not_end_in_time_is_dropped(port: Port) -> None:
     assert wire.aborted
 
 
-def test_a_hurried_site_drops_what_is_left(port: Port) -> None:
+def test_a_site_that_stops_now_drops_what_is_left(port: Port) -> None:
     done: list[None] = []
     port.pages.wait = Deferred()
     wire = port.connect()
@@ -782,7 +880,7 @@ def test_a_hurried_site_drops_what_is_left(port: Port) -> None:
 def test_a_dialect_answers_those_who_wait_for_it_when_the_site_drains(port: Port) -> None:
     done: list[None] = []
     port.pages.wait = waiting = Deferred()
-    port.pages.drain = lambda: waiting.callback(Response(body=b"leaving"))
+    port.pages.on_drain = lambda: waiting.callback(Response(body=b"leaving"))
     busy = port.connect()
     busy.say(request("/pages"))
     port.site.drain(5.0).addCallback(done.append)
@@ -790,13 +888,13 @@ def test_a_dialect_answers_those_who_wait_for_it_when_the_site_drains(port: Port
     assert done == [None]
 
 
-def test_a_dialect_that_can_not_let_go_holds_up_nobody(port: Port, logged: list[LogEvent]) -> None:
+def test_a_dialect_whose_drain_fails_holds_up_nobody(port: Port, logged: list[LogEvent]) -> None:
     done: list[None] = []
-    port.pages.drain = lambda: 1 / 0
+    port.pages.on_drain = lambda: 1 / 0
     idle = port.connect()
     port.site.drain(5.0).addCallback(done.append)
     assert (idle.lost, done) == (True, [None])
-    assert lines_of(logged) == ["pages failed to let go"]
+    assert lines_of(logged) == ["pages: drain failed"]
 
 
 def test_a_draining_site_takes_nobody(port: Port) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
@@ -20,6 +21,7 @@ class Wire(StringTransport):
 
     full = False
     aborted = False
+    dataBuffer = b""  # by Twisted's name, what its client has not yet read
     half_closed = False
 
     def __init__(self, protocol: Protocol) -> None:
@@ -33,6 +35,13 @@ class Wire(StringTransport):
         super().write(data)
         if self.full and self.producer is not None:
             self.producer.pauseProducing()
+
+    def end(self) -> None:
+        """The client shuts down its side."""
+        if IHalfCloseableProtocol.providedBy(self.server):
+            self.server.readConnectionLost()
+        else:
+            self.lose()
 
     def drain(self) -> None:
         """The client has read everything."""

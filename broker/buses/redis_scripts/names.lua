@@ -1,4 +1,4 @@
--- Nodes, and the names that they hold.  Each call begins with these words; then comes, for
+-- Nodes, and the names that they hold.  Each call begins with these words; then follow, for
 -- each operation, the number of its words, its verb and its arguments.
 --
 --   ARGV[1]  what all keys begin with
@@ -10,8 +10,8 @@
 --   nodes        sorted set: id of a node -> when its lease ends, in milliseconds of this server's clock
 --   generations  hash: id of a node -> how often it has begun to listen
 --   names        hash: name -> "x <id>" of the one that holds it alone, "s <id> <id> ..." of those that share it
---   pulse        when any node has renewed its lease last
---   grace        until when leases that have ended are still good: after a time in which nobody could renew
+--   renewed      when a node last renewed its lease, in milliseconds
+--   grace        until when leases that have ended still count: after a time in which no node could renew
 
 local call = redis.call
 local prefix, me = ARGV[1], ARGV[3]
@@ -72,34 +72,34 @@ verbs.publish = function(at)
 end
 
 -- node, message
--- Returns how many heard it: 0 or 1.
+-- Returns how many received it: 0 or 1.
 verbs.send = function(at)
   return call('PUBLISH', inbox(ARGV[at]), 'from ' .. me .. ' ' .. ARGV[at + 1])
 end
 
 -- generation, length of the lease in milliseconds
--- Returns whether the node was known, how many of the others have just been given up, then ids and
--- generations of all that live.
+-- Returns whether the node was known, how many of the others have just been removed, then ids and
+-- generations of all that are alive.
 verbs.renew = function(at)
   local lease = tonumber(ARGV[at + 1])
-  local pulse = tonumber(call('GET', prefix .. 'pulse') or 0)
-  if now - pulse > lease / 2 then
+  local renewed = tonumber(call('GET', prefix .. 'renewed') or 0)
+  if now - renewed > lease / 2 then
     grace = now + lease
     call('SET', prefix .. 'grace', string.format('%.0f', grace))
   end
-  call('SET', prefix .. 'pulse', string.format('%.0f', now))
+  call('SET', prefix .. 'renewed', string.format('%.0f', now))
   local known = call('ZSCORE', NODES, me) and 1 or 0
   call('ZADD', NODES, string.format('%.0f', now + lease), me)
   call('HSET', GENERATIONS, me, ARGV[at])
-  local gone = {}
+  local removed = {}
   if now >= grace then
-    gone = call('ZRANGEBYSCORE', NODES, '-inf', string.format('%.0f', now))
-    for _, node in ipairs(gone) do
+    removed = call('ZRANGEBYSCORE', NODES, '-inf', string.format('%.0f', now))
+    for _, node in ipairs(removed) do
       call('ZREM', NODES, node)
       call('HDEL', GENERATIONS, node)
     end
   end
-  local answer = {known, #gone}
+  local answer = {known, #removed}
   for _, node in ipairs(call('ZRANGE', NODES, 0, -1)) do
     answer[#answer + 1] = node
     answer[#answer + 1] = call('HGET', GENERATIONS, node) or '0'
@@ -107,14 +107,14 @@ verbs.renew = function(at)
   return answer
 end
 
--- Gives the lease up.
+-- Ends the lease.
 verbs.leave = function()
   call('ZREM', NODES, me)
   return call('HDEL', GENERATIONS, me)
 end
 
 -- name, "s" to share it or "x"
--- Returns nothing, or who holds it.
+-- Returns '', or who holds it.
 verbs.claim = function(at)
   local name, shared = ARGV[at], ARGV[at + 1] == 's'
   local sharing, nodes = holders(name)
@@ -128,7 +128,7 @@ verbs.claim = function(at)
 end
 
 -- name
--- Holds it alone whoever has held it; those are told.
+-- Holds it alone, whoever has held it; those get a message.
 verbs.seize = function(at)
   local _, nodes = holders(ARGV[at])
   hold(ARGV[at], false, {me})
@@ -158,7 +158,7 @@ verbs.holders = function(at)
 end
 
 -- cursor
--- Forgets some of the names whose holders are gone; returns the next cursor, "0" at the end.
+-- Forgets some of the names whose holders are not alive; returns the next cursor, "0" at the end.
 verbs.tidy = function(at)
   local found = call('HSCAN', NAMES, ARGV[at], 'COUNT', 500)
   for index = 1, #found[2], 2 do

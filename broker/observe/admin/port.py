@@ -21,7 +21,7 @@ log = Logger()
 
 @implementer(IHttpDialect)
 class MetricsPage:
-    """Answers Prometheus, as if it were a dialect.
+    """``/metrics``, served as a dialect is.
 
     Args:
         read: returns the metrics as text, and its content type.
@@ -34,48 +34,50 @@ class MetricsPage:
         self._read = read
 
     async def answer(self, peer: object, request: HttpRequest) -> Response:
-        """Return the metrics in the text format."""
+        """Return the metrics in the text format of Prometheus."""
         return Response(200, *self._read())
 
 
-class Site(Protocol):
-    """What the port needs of ``broker.web.site.Site``."""
+class Drainable(Protocol):
+    """What a port needs of ``broker.web.site.Site`` to stop."""
 
     def drain(self, seconds: float) -> Deferred[None]:
-        """Close all connections."""
+        """Close all connections; those left after *seconds* are dropped."""
 
 
 class AdminPort(Service):
-    """Serves *site* to operators.  When it can not listen, it says so and the daemon goes on.
+    """Serves *site* to operators.  When it can not listen, that is logged and the daemon goes on.
 
     Args:
-        site: answers.
+        site: answers the requests.
         listen: listens on one endpoint string with *site*.
         endpoints: endpoint strings.
     """
 
-    def __init__(self, site: Site, listen: Callable[[str], Deferred[IListeningPort]], endpoints: Iterable[str]) -> None:
+    def __init__(
+        self, site: Drainable, listen: Callable[[str], Deferred[IListeningPort]], endpoints: Iterable[str]
+    ) -> None:
         self._site = site
         self._listen = listen
         self._endpoints = tuple(endpoints)
         self._ports: list[IListeningPort] = []
 
     def startService(self) -> None:
-        """Listen."""
+        """Listen on the endpoints."""
         super().startService()
         for endpoint in self._endpoints:
             listening = maybeDeferred(self._listen, endpoint)
-            listening.addCallbacks(self._listens, self._failed, (endpoint,), errbackArgs=(endpoint,))
+            listening.addCallbacks(self._on_listening, self._on_failure, (endpoint,), errbackArgs=(endpoint,))
 
     def stopService(self) -> Deferred[Any]:
-        """Listen no more."""
+        """Close the ports and their connections."""
         super().stopService()
         ports, self._ports = self._ports, []
         return gatherResults([self._site.drain(0.0), *(maybeDeferred(port.stopListening) for port in ports)])
 
-    def _listens(self, port: IListeningPort, endpoint: str) -> None:
+    def _on_listening(self, port: IListeningPort, endpoint: str) -> None:
         self._ports.append(port)
         log.info("metrics are at {metrics}/metrics", metrics=url_of(endpoint, port.getHost()))
 
-    def _failed(self, failure: Failure, endpoint: str) -> None:
+    def _on_failure(self, failure: Failure, endpoint: str) -> None:
         log.warn("no metrics: TXBROKER_ADMIN_LISTEN={endpoint}: {reason}", endpoint=endpoint, reason=str(failure.value))

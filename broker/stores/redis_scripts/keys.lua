@@ -136,7 +136,7 @@ verbs.add = function(at)
 end
 
 -- space, lower bound, upper bound, limit
--- Returns keys and entries by turns.
+-- Returns keys and entries alternately.
 verbs.range = function(at)
   local order, limit = space_key('order', ARGV[at]), tonumber(ARGV[at + 3])
   local found, offset = {}, 0

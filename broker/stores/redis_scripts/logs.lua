@@ -9,32 +9,33 @@ local function log_key(log)
   return prefix .. 'log:' .. log
 end
 
--- log, record, news: "" for none, "-" for a mark, else it goes before the record in the announcement
+-- log, record, extras: "" for a log without marks, "-" for a mark alone, else they go before the record
+-- in the message that is published
 verbs.append = function(at)
-  local log, record, news = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  local log, record, extras = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local id = call('HINCRBY', HEADS, log, 1)
   local text = string.format('%.0f', id)
   if id == 1 then
     call('ZADD', LOGS, 0, log)
   end
-  if news == '' then
+  if extras == '' then
     call('XADD', log_key(log), text .. '-0', 'e', record)
     return id
   end
   if not mark then
     mark = string.format('%.0f', call('INCR', prefix .. 'mark'))
   end
-  if news == '-' then
+  if extras == '-' then
     call('XADD', log_key(log), text .. '-0', 'e', record, 'm', mark)
   else
-    call('XADD', log_key(log), text .. '-0', 'e', record, 'm', mark, 'n', news)
+    call('XADD', log_key(log), text .. '-0', 'e', record, 'm', mark, 'n', extras)
   end
   if not marked[log] then
     marked[log] = true
     call('ZADD', CHANGES, mark, log)
   end
-  if news ~= '-' then
-    call('PUBLISH', ARGV[3] .. log, text .. ' ' .. ARGV[2] .. ' ' .. news .. record)
+  if extras ~= '-' then
+    call('PUBLISH', ARGV[3] .. log, text .. ' ' .. ARGV[2] .. ' ' .. extras .. record)
   end
   return id
 end
@@ -92,26 +93,26 @@ local function young(log, before, most)
   return tonumber(string.match(from, '^%d+')), true
 end
 
--- lower bound, upper bound, time before which events go or "0", number that stay or "0", how many logs
--- Returns how many events went, and the lower bound with which to go on: "" at the end.
+-- lower bound, upper bound, time before which events are removed or "0", number that are kept or "0", how many logs
+-- Returns how many events were removed, and the lower bound of the next step: "" at the end.
 verbs.sweep = function(at)
   local before, keep, count = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
-  local gone = 0
+  local removed = 0
   local logs = call('ZRANGEBYLEX', LOGS, ARGV[at], ARGV[at + 1], 'LIMIT', 0, count)
   for _, log in ipairs(logs) do
     local head = tonumber(call('HGET', HEADS, log))
     if keep > 0 then
-      gone = gone + trim(log, head - keep + 1)
+      removed = removed + trim(log, head - keep + 1)
     end
     if before > 0 then
       local first, more = young(log, before, 5000)
-      gone = gone + trim(log, first or head + 1)
+      removed = removed + trim(log, first or head + 1)
       if more then
-        return {gone, '[' .. log}
+        return {removed, '[' .. log}
       end
     end
   end
-  return {gone, #logs == count and '(' .. logs[#logs] or ''}
+  return {removed, #logs == count and '(' .. logs[#logs] or ''}
 end
 
 -- Returns the mark of the last call that has appended to a marked log.

@@ -1,4 +1,4 @@
--- What the verbs share.  Each call begins with these words; then comes, for each
+-- What the verbs share.  Each call begins with these words; then follow, for each
 -- operation, the number of its words, its verb and its arguments.
 --
 --   ARGV[1]  what all keys begin with
@@ -11,7 +11,7 @@
 --   epoch          changes when the data was lost
 --   heads          hash: log -> the last id given
 --   logs           sorted set, in the order of bytes: the names of all logs
---   log:<log>      stream: <id>-0 -> e <record> [m <mark> [n <news>]]
+--   log:<log>      stream: <id>-0 -> e <record> [m <mark> [n <extras>]]
 --   mark           counts the calls that have appended to a marked log
 --   changes        sorted set: marked log -> mark of its last event
 --   keys:<space>   hash: key -> "<revision> <expires> <value>"
@@ -30,5 +30,5 @@ local STOP = {}
 local FIRST = 5  -- where the operations begin
 
 if call('GET', prefix .. 'epoch') ~= ARGV[2] then
-  return redis.error_reply('RENEW')
+  return redis.error_reply('STALE_EPOCH')
 end

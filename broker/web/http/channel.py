@@ -1,21 +1,20 @@
 """The HTTP/1.1 channel of the public port.
 
 twisted.web's costs ten times as much per request, and long polls over HTTP are
-part of what this daemon is for.  The parser is llhttp (see ``http_parser``);
-what an answer looks like on the wire is in ``http_response``; here is what
-happens in between: order, time limits, back-pressure, and clients that go away.
+part of what this daemon is for.  ``parser`` turns bytes into requests, ``response``
+turns responses into bytes; the channel does what lies between: order, time limits,
+back-pressure, and cancellation when a client disconnects.
 """
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Coroutine
-from enum import Enum
 from typing import Any
-from typing import Protocol as Seam
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IPushProducer, ISSLTransport
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, ISSLTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -26,49 +25,33 @@ from broker.messages import HttpRequest, Response
 from broker.web.http.head import request_id
 from broker.web.http.parser import Arrival, Limits, Phase, RequestParser
 from broker.web.http.response import CONTINUE, Dates, render
-from broker.web.net.transport import writer_for
+from broker.web.http.states import (
+    ANSWERING_BLOCKED,
+    AWAIT,
+    BLOCKED,
+    CLOSE,
+    CLOSED,
+    DETACH,
+    IS_ANSWERING,
+    IS_ENDING,
+    LINGER,
+    LINGERING,
+    PAUSE,
+    READY,
+    RESULT,
+    RESUME,
+    TRANSITIONS,
+)
+from broker.web.http.timeouts import STALLED, Timeout, Times
+from broker.web.net.transport import peer_is_gone, unacknowledged_bytes, writer_for
+
+__all__ = ["HttpChannel", "HttpSite", "Times"]
 
 log = Logger()
 
-SLICE = 8192  # bytes parsed at once: bounds how far a pipeline overshoots
-PIPELINE = 16  # requests waiting for their turn; beyond, nothing more is parsed
-AHEAD = 65536  # bytes a client may send before its upgrade is answered, or of bodies that wait for their turn
 
-
-@attrs.frozen
-class Times:
-    """How long a client may take, in seconds.
-
-    Attributes:
-        silent: before the first byte of a new connection.
-        head: from a request's first byte to the end of its header.
-        body: from the end of the header to the end of the body.
-        idle: between two requests; twice that may pass.
-        stalled: for reading an answer that does not fit into the socket's buffer.
-        linger: for reading a refusal while still sending.
-    """
-
-    silent: float = 10.0
-    head: float = 10.0
-    body: float = 60.0
-    idle: float = 30.0
-    stalled: float = 60.0
-    linger: float = 2.0
-
-
-class Waiting(Enum):
-    """What a channel has its deadline for."""
-
-    SILENT = "silent"
-    HEAD = "head"
-    BODY = "body"
-    IDLE = "idle"
-    STALLED = "stalled"
-    LINGER = "linger"
-
-
-class HttpSite(Seam):
-    """What a channel needs of the one that answers."""
+class HttpSite(typing.Protocol):
+    """What a channel needs of the site that answers its requests."""
 
     limits: Limits
     times: Times
@@ -76,28 +59,31 @@ class HttpSite(Seam):
     deadlines: Deadlines[HttpChannel]
 
     def answer(self, request: HttpRequest) -> Coroutine[Any, Any, Response]:
-        """Return the answer; cancelled when the client goes away."""
+        """Return the answer; the coroutine is cancelled when the client disconnects."""
 
     def upgrade(self, request: HttpRequest, channel: HttpChannel, rest: bytes) -> Response | None:
-        """Take the connection of *channel* over and return None, or return why not.
+        """Take the connection of *channel* over and return None, or return a refusal.
 
-        *rest* is what came behind the request.
+        *rest* is what was received after the request.
         """
 
     def refusal(self, status: int, message: str, request: HttpRequest | None) -> Response:
-        """Return how to say that *request* is refused."""
+        """Return the response that refuses *request*, which is None when it could not be read."""
 
     def gone(self, channel: HttpChannel) -> None:
-        """Forget *channel*."""
+        """Forget *channel*: its connection is lost."""
 
 
-@implementer(IPushProducer)
+@implementer(IHalfCloseableProtocol, IPushProducer)
 class HttpChannel(Protocol):
     """One connection that speaks HTTP/1.1, until it is upgraded or closed.
 
     Requests are answered one after the other, in the order in which they came.
-    While an answer is awaited, reading goes on, so that a client that leaves is
-    noticed and its request cancelled; it stops when too much waits for its turn.
+    While an answer is awaited, reading goes on, so that a client that disconnects is
+    noticed and its request cancelled; it is paused while the queue is full.
+
+    Its state is one of :class:`State` and changes by :data:`TRANSITIONS` only; a pair
+    that is not in there can not happen and raises ``KeyError``.
 
     Attributes:
         address: the client's IP address or socket path.
@@ -110,66 +96,87 @@ class HttpChannel(Protocol):
         self.address = address
         self.secure = False
         self._site = site
-        self._busy: Deferred[Any] | None = None
-        self._held = b""  # came, and is not parsed before its turn
+        self._state = READY
+        self._pending: Deferred[Any] | None = None  # what the answer under way awaits
+        self._keep_alive = site.times.advertised  # seconds, or 0 when the next answer is the last
         self._reading = True
-        self._blocked = False  # the client does not read what it asked for
-        self._finishing = False
-        self._ended = False  # nothing more is answered
-        self._gone = False
         self._served = 0
-        self._mark = 0
-        self._waiting: Waiting | None = None
-        self._watched: Phase | None = None
-        self._bucket = 0.0
+        self._timeout: Timeout | None = None
+        self._timed_phase: Phase | None = None
+        self._mark: object = None  # how far the client had come at the last check
+        self._bucket = 0.0  # of the deadlines
+        self._checks = 0  # without progress until the limit has passed
 
-    # What Twisted calls.
+    # IProtocol
 
     def connectionMade(self) -> None:
-        """Begin to wait for a request."""
+        """Register as producer and start the first timeout."""
         self.secure = ISSLTransport.providedBy(self.transport)
         self._parser = RequestParser(self._site.limits, self.address, self.secure)
         self._write = writer_for(self.transport)
         self.transport.registerProducer(self, True)
-        self._wait(Waiting.SILENT)
+        self._set_timeout(Timeout.SILENT)
 
     def dataReceived(self, data: bytes) -> None:
-        """Parse and answer what came; the transport sends the answers together."""
-        if self._ended:
+        """Parse *data* and answer the requests it completes; the transport coalesces the answers."""
+        if self._state in IS_ENDING:
             return
-        self._take(data)
-        self._work()
+        self._parser.receive(data)
+        self._process_requests()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Cancel what the client asked for and no longer waits for."""
-        self._leave()
-        if self._busy is not None:
-            self._busy.cancel()
+        """Cancel the request under way."""
+        self._detach()
+        if self._pending is not None:
+            self._pending.cancel()
         self._site.gone(self)
 
-    # What the transport calls, of which this is the producer.
+    # IHalfCloseableProtocol
+
+    def readConnectionLost(self) -> None:
+        """Answer what the client asked before it shut down its side, then close."""
+        if self._state in IS_ENDING:
+            self.transport.loseConnection()
+            return
+        parser = self._parser
+        parser.end()
+        if not parser.arrived and self._state not in IS_ANSWERING:
+            self._close(lingering=False)
+        elif peer_is_gone(self.transport):
+            self.abort()
+        else:
+            if parser.arrived:
+                parser.arrived[-1].keep_alive = False
+            else:
+                self._keep_alive = 0
+            self._process_requests()
+
+    def writeConnectionLost(self) -> None:
+        """No-op: our side was shut down by ``_close``."""
+
+    # IPushProducer
 
     def pauseProducing(self) -> None:
-        """The client does not read: answer nothing more for now."""
-        self._blocked = True
-        self._watch()
+        """The client reads too slowly: answer nothing more for now."""
+        self._state = TRANSITIONS[self._state, PAUSE]
+        self._update_timeout()
 
     def resumeProducing(self) -> None:
-        """The client has read everything: go on."""
-        self._blocked = False
-        self._watched = None
-        self._work()
+        """The send buffer is empty again: continue."""
+        self._state = TRANSITIONS[self._state, RESUME]
+        self._timed_phase = None
+        self._process_requests()
 
     def stopProducing(self) -> None:
-        """The connection is lost, which is told by ``connectionLost`` as well."""
+        """No-op: ``connectionLost`` follows."""
 
-    # What the site calls.
+    # Called by the site and its deadlines
 
     def finish(self) -> None:
-        """Close as soon as what was asked is answered."""
-        self._finishing = True
-        idle = self._busy is None and not self._parser.arrived and self._parser.phase is Phase.IDLE
-        if idle and not self._ended:
+        """Close after the answer under way, or now when there is none."""
+        self._keep_alive = 0
+        parser = self._parser
+        if self._state in (READY, BLOCKED) and not parser.arrived and parser.phase is Phase.IDLE:
             self._close(lingering=False)
 
     def abort(self) -> None:
@@ -177,67 +184,77 @@ class HttpChannel(Protocol):
         self.transport.abortConnection()
 
     def expired(self) -> None:
-        """The deadline has come: give up what took too long."""
-        waiting, self._waiting = self._waiting, None
-        parser = self._parser
-        if waiting is Waiting.STALLED or waiting is Waiting.LINGER:
+        """A check of the running time limit is due: enforce it, or schedule the next check."""
+        timeout, transport = self._timeout, self.transport
+        self._timeout = None
+        if self._state is LINGERING and not unacknowledged_bytes(transport):
+            self.abort()  # the client has got the refusal
+        elif timeout is Timeout.HALF_CLOSED and peer_is_gone(transport):
+            # Nothing is read from it any more, so that the reactor does not report a reset.
             self.abort()
-        elif self._busy is not None or parser.arrived or self._mark != parser.begun + self._served:
-            # Cheaper than a new deadline for each request: it is looked at again.
-            self._watch()
-        elif parser.phase is Phase.IDLE:
+        elif timeout is not None and self._is_over(timeout):
+            self._enforce(timeout)
+
+    def _is_over(self, timeout: Timeout) -> bool:
+        """Return whether the limit has passed without progress; if not, schedule the next check."""
+        checks, delay = self._site.times.checks[timeout]
+        progress = self._progress(timeout)
+        if progress != self._mark:
+            self._mark, self._checks = progress, checks
+        else:
+            self._checks -= 1
+        if self._checks <= 0:
+            return True
+        self._timeout = timeout
+        self._bucket = self._site.deadlines.add(self, delay)
+        return False
+
+    def _progress(self, timeout: Timeout) -> object:
+        """Return a value that differs from the last one when *timeout* is to begin anew."""
+        parser = self._parser
+        if timeout is STALLED:
+            return unacknowledged_bytes(self.transport)
+        if timeout is not Timeout.HALF_CLOSED and (self._state in IS_ANSWERING or parser.arrived):
+            return object()  # it is for us to act, not for the client
+        # Cheaper than a new deadline for each request.
+        return parser.begun + self._served + parser.body_bytes
+
+    def _enforce(self, timeout: Timeout) -> None:
+        """End what has taken too long."""
+        if timeout is Timeout.LINGER:
+            self._set_timeout(STALLED)  # a client that reads may go on
+        elif timeout is STALLED or timeout is Timeout.HALF_CLOSED:
+            self.abort()
+        elif self._parser.phase is Phase.IDLE:
             self._close(lingering=False)
         else:
-            parser.time_out()
-            self._work()
+            self._parser.time_out()
+            self._process_requests()
 
-    # In.
+    # Requests
 
-    def _take(self, data: bytes) -> None:
-        """Parse *data*, or hold it while enough waits for its turn."""
-        parser = self._parser
-        if self._held:
-            self._held += data
-        elif len(data) <= SLICE and not self._is_full():
-            parser.feed(data)
-        else:
-            view = memoryview(data)
-            for start in range(0, len(data), SLICE):
-                if self._is_full():
-                    self._held = bytes(view[start:])
-                    break
-                parser.feed(view[start : start + SLICE])
-
-    def _work(self) -> None:
-        """Answer what has arrived, as far as the client takes it."""
+    def _process_requests(self) -> None:
+        """Answer the queued requests until one has to wait or the client stops reading."""
         parser = self._parser
         arrived = parser.arrived
-        while self._busy is None and not (self._blocked or self._ended):
+        while self._state is READY:
             if arrived:
                 self._handle(arrived.popleft())
-            elif self._held:
-                held, self._held = self._held, b""
-                self._take(held)
+            elif parser.unparsed:
+                parser.receive_more()
             else:
                 break
-        if self._ended:
+        if self._state in IS_ENDING:
             return
-        if parser.expects and self._busy is None and not arrived:
+        if parser.expects and not arrived and self._state not in IS_ANSWERING:
             parser.expects = False
             self._write(CONTINUE)
-        if arrived or self._held or not self._reading:
-            self._read(not self._held and not self._is_full() and len(parser.rest) < AHEAD)
-        if parser.phase is not self._watched:
-            self._watch()
+        if arrived or parser.unparsed or not self._reading:
+            self._set_reading(parser.has_room())
+        if parser.phase is not self._timed_phase:
+            self._update_timeout()
 
-    def _is_full(self) -> bool:
-        """Whether enough waits for its turn."""
-        arrived = self._parser.arrived
-        if not arrived:
-            return False
-        return len(arrived) >= PIPELINE or sum(len(one.request.body) for one in arrived if one.request) > AHEAD
-
-    def _read(self, reading: bool) -> None:
+    def _set_reading(self, reading: bool) -> None:
         if reading is not self._reading:
             self._reading = reading
             if reading:
@@ -245,7 +262,7 @@ class HttpChannel(Protocol):
             else:
                 self.transport.pauseProducing()
 
-    # Out.
+    # Responses
 
     def _handle(self, arrival: Arrival) -> None:
         site, request = self._site, arrival.request
@@ -255,63 +272,68 @@ class HttpChannel(Protocol):
         if arrival.upgrade:
             self._upgrade(request, arrival)
             return
-        self._run(site.answer(request), arrival)
+        self._step(site.answer(request), arrival)
 
-    def _run(self, answer: Coroutine[Any, Any, Response], arrival: Arrival, result: object = None) -> None:
-        """Let *answer* go on until it is done or has to wait.
+    def _step(self, answer: Coroutine[Any, Any, Response], arrival: Arrival, result: object = None) -> None:
+        """Run *answer* until it returns or awaits something.
 
         Most answers are ready at once or wait once: this costs a tenth of a
         ``Deferred.fromCoroutine`` and does the same.
         """
-        self._busy = None
         try:
-            waiting = result.throwExceptionIntoGenerator(answer) if isinstance(result, Failure) else answer.send(result)
+            awaited = result.throwExceptionIntoGenerator(answer) if isinstance(result, Failure) else answer.send(result)
         except StopIteration as end:
             self._respond(end.value, arrival)
         except Exception:
-            self._broke(Failure(), arrival)
+            self._answer_failed(Failure(), arrival)
         else:
-            self._busy = waiting
-            waiting.addBoth(self._go_on, answer, arrival)
+            self._state = TRANSITIONS[self._state, AWAIT]
+            self._pending = awaited
+            awaited.addBoth(self._resume, answer, arrival)
 
-    def _go_on(self, result: object, answer: Coroutine[Any, Any, Response], arrival: Arrival) -> None:
+    def _resume(self, result: object, answer: Coroutine[Any, Any, Response], arrival: Arrival) -> None:
+        self._state = TRANSITIONS[self._state, RESULT]
+        self._pending = None
         try:
-            self._run(answer, arrival, result)
-            self._work()
+            self._step(answer, arrival, result)
+            self._process_requests()
         except Exception:
-            log.failure("an HTTP connection is given up")
+            log.failure("an HTTP connection failed")
             self.abort()
 
     def _upgrade(self, request: HttpRequest, arrival: Arrival) -> None:
-        rest = self._parser.rest + self._held
-        self._read(True)
-        self._wait(None)
+        if self._parser.phase is Phase.ENDED:
+            self._respond(self._site.refusal(400, "A WebSocket needs a client that sends.", request), arrival)
+            return
+        rest = self._parser.rest + self._parser.unparsed
+        self._set_reading(True)
+        self._set_timeout(None)
         refusal = self._site.upgrade(request, self, rest)
         if refusal is None:
-            self._leave()
+            self._detach()
         else:
-            # Nothing behind the handshake was read as a request: the end.
+            # What follows a handshake was not parsed as requests: the connection can not go on.
             self._respond(attrs.evolve(refusal, close=True), arrival)
 
-    def _broke(self, failure: Failure, arrival: Arrival) -> None:
-        if not (self._gone and failure.check(CancelledError)):
+    def _answer_failed(self, failure: Failure, arrival: Arrival) -> None:
+        if not (self._state is CLOSED and failure.check(CancelledError)):
             log.failure("answering a request failed", failure)
             self._respond(self._site.refusal(500, "Internal error.", arrival.request), arrival)
 
     def _respond(self, response: Response, arrival: Arrival) -> None:
-        if self._gone:
+        if self._state is CLOSED:
             return
         request = arrival.request
         id, head = (request.id, request.method == "HEAD") if request is not None else (request_id(), False)
         date = self._site.dates.line()
         try:
-            keep_alive = arrival.keep_alive and not response.close and not self._finishing
+            keep_alive = arrival.keep_alive and not response.close and self._keep_alive
             wire = render(response, id, head, keep_alive, date)
         except Exception:
-            # Not what it says: that may be for the client alone.
+            # The body is not logged: it may be confidential.
             path = request.path if request is not None else ""
-            log.failure("an answer to {path} can not be sent", path=path, req_id=id)
-            response, keep_alive = self._site.refusal(500, "Internal error.", None), False
+            log.failure("the answer to {path} can not be rendered", path=path, req_id=id)
+            response, keep_alive = self._site.refusal(500, "Internal error.", None), 0
             wire = render(response, id, head, keep_alive, date)
         self._served += 1
         self._write(wire)
@@ -323,48 +345,53 @@ class HttpChannel(Protocol):
 
         RFC 9112, 9.6: "If a server performs an immediate close of a TCP connection, there is a
         significant risk that the client will not be able to read the last HTTP response":
-        *lingering* closes the way out only, and drops what still comes for a while.
+        *lingering* shuts down the write side only, and for a while discards what is received.
         """
-        self._ended = True
+        lingering = lingering and not self.secure and self._parser.phase is not Phase.ENDED
+        self._state = TRANSITIONS[self._state, LINGER if lingering else CLOSE]
         self._parser.close()
-        self._held = b""
         self.transport.unregisterProducer()
-        self._read(True)
-        if lingering and not self.secure:
-            self._wait(Waiting.LINGER)
+        self._set_reading(True)
+        if lingering:
+            self._set_timeout(Timeout.LINGER)
             self.transport.loseWriteConnection()
         else:
-            self._wait(Waiting.STALLED)
+            self._set_timeout(STALLED)
             self.transport.loseConnection()
 
-    def _leave(self) -> None:
-        self._gone = self._ended = True
+    def _detach(self) -> None:
+        self._state = TRANSITIONS[self._state, DETACH]
         self._parser.close()
-        self._held = b""
-        self._wait(None)
+        self._set_timeout(None)
 
-    # Time.
+    # Time limits
 
-    def _watch(self) -> None:
-        """Have the deadline that fits what is going on."""
-        self._watched = self._parser.phase
-        waiting = Waiting.STALLED if self._blocked else _WAITING[self._watched]
-        if waiting is not self._waiting and not self._ended:
-            self._wait(waiting)
+    def _update_timeout(self) -> None:
+        """Start the timeout that applies now, unless it is running already."""
+        self._timed_phase = self._parser.phase
+        blocked = self._state is BLOCKED or self._state is ANSWERING_BLOCKED
+        timeout = STALLED if blocked else TIMEOUT_OF_PHASE[self._timed_phase]
+        if timeout is not self._timeout:
+            self._set_timeout(timeout)
 
-    def _wait(self, waiting: Waiting | None) -> None:
-        deadlines = self._site.deadlines
-        if self._waiting is not None:
-            deadlines.drop(self, self._bucket)
-        self._waiting = waiting
-        self._mark = self._parser.begun + self._served
-        if waiting is not None:
-            self._bucket = deadlines.add(self, getattr(self._site.times, waiting.value))
+    def _set_timeout(self, timeout: Timeout | None) -> None:
+        site, parser = self._site, self._parser
+        if self._timeout is not None:
+            site.deadlines.drop(self, self._bucket)
+        self._timeout = timeout
+        if timeout is not None:
+            blocked = timeout is STALLED
+            self._mark = (
+                unacknowledged_bytes(self.transport) if blocked else parser.begun + self._served + parser.body_bytes
+            )
+            self._checks, delay = site.times.checks[timeout]
+            self._bucket = site.deadlines.add(self, delay)
 
 
-_WAITING = {
-    Phase.IDLE: Waiting.IDLE,
-    Phase.HEAD: Waiting.HEAD,
-    Phase.BODY: Waiting.BODY,
-    Phase.OVER: Waiting.IDLE,
+TIMEOUT_OF_PHASE = {
+    Phase.IDLE: Timeout.IDLE,
+    Phase.HEAD: Timeout.HEAD,
+    Phase.BODY: Timeout.BODY,
+    Phase.CLOSED: Timeout.IDLE,
+    Phase.ENDED: Timeout.HALF_CLOSED,
 }

@@ -1,4 +1,4 @@
-"""What is wrong with the head of a request, where llhttp has found nothing."""
+"""Checks of a request's head that llhttp does not make."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SINGLE = frozenset(
 # subcomponent" (RFC 9110, 4.2.4).
 AUTHORITY = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 ABSOLUTE = re.compile(r"[Hh][Tt][Tt][Pp][Ss]?://([^/?]+)([^?]*)(.*)", re.DOTALL)
-LENGTH_DIGITS = 19  # more would not be a length, but a way to keep us busy
+LENGTH_DIGITS = 19  # of 64 bits; more would be an attempt to spend our time on int()
 
 # Ids look like UUIDs of version 4: random per process, then counted.
 _ID_PREFIX = "{:08x}-{:04x}-4{:03x}-a{:03x}-".format(*(random.getrandbits(bits) for bits in (32, 16, 12, 12)))
@@ -28,7 +28,7 @@ def request_id() -> str:
     return _ID_PREFIX + format(next(_ids), "012x")
 
 
-class Objection(Exception):
+class RequestError(Exception):
     """A request is refused with an HTTP status."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -41,16 +41,16 @@ def read_target(method: str, target: str, headers: dict[str, str]) -> tuple[str,
     """Return the path and the query of *target*.
 
     Raises:
-        Objection: it is none that an origin server is asked for.
+        RequestError: it is no origin-form, absolute-form or asterisk-form (RFC 9112, 3.2).
     """
     if method == "CONNECT":
-        raise Objection(501, "This is no proxy.")
+        raise RequestError(501, "This is no proxy.")
     if "#" in target:
-        raise Objection(400, "Bad request target.")
+        raise RequestError(400, "Bad request target.")
     if target[0] != "/" and target != "*":
         absolute = ABSOLUTE.fullmatch(target)
         if absolute is None:
-            raise Objection(400, "Bad request target.")
+            raise RequestError(400, "Bad request target.")
         # RFC 9112, 3.2.2: "When an origin server receives a request with an absolute-form
         # of request-target, the origin server MUST ignore the received Host header field (if
         # any) and instead use the host information of the request-target."
@@ -61,38 +61,42 @@ def read_target(method: str, target: str, headers: dict[str, str]) -> tuple[str,
 
 
 def check_host(version: str, headers: Mapping[str, str]) -> None:
-    """Raise an Objection to an unknown *version*, or to what the ``Host`` says."""
+    """Check the HTTP *version* and the ``Host`` field.
+
+    Raises:
+        RequestError: the version is unknown, or the host is missing or malformed.
+    """
     host = headers.get("host")
     if version == "1.1":
         # RFC 9112, 3.2: "A server MUST respond with a 400 (Bad Request) status
         # code to any HTTP/1.1 request message that lacks a Host header field."
         if host is None:
-            raise Objection(400, "No Host header.")
+            raise RequestError(400, "No Host header.")
     elif version != "1.0":
-        raise Objection(505, "Only HTTP/1.0 and HTTP/1.1 are spoken here.")
+        raise RequestError(505, "Only HTTP/1.0 and HTTP/1.1 are spoken here.")
     if host and not _is_authority(host):
-        raise Objection(400, "Bad Host header.")
+        raise RequestError(400, "Bad Host header.")
 
 
 def check_framing(version: str, headers: Mapping[str, str], body_bytes: int) -> bool:
     """Return whether the client waits for "100 Continue" before it sends a body.
 
     Raises:
-        Objection: the body is over *body_bytes*, or can not be read safely.
+        RequestError: the body is over *body_bytes*, or can not be read safely.
     """
     length = headers.get("content-length")
     if length is not None:
         if len(length) > LENGTH_DIGITS:
-            raise Objection(400, "Bad Content-Length header.")
+            raise RequestError(400, "Bad Content-Length header.")
         if int(length) > body_bytes:
-            raise Objection(413, f"The body is over {body_bytes} bytes.")
+            raise RequestError(413, f"The body is over {body_bytes} bytes.")
     elif "transfer-encoding" in headers:
         # RFC 9112, 6.1: "A server that receives an HTTP/1.0 message containing a
         # Transfer-Encoding header field MUST treat the message as if the framing is faulty".
         if version == "1.0":
-            raise Objection(400, "Transfer-Encoding in HTTP/1.0.")
+            raise RequestError(400, "Transfer-Encoding in HTTP/1.0.")
         if headers["transfer-encoding"].lower() != "chunked":
-            raise Objection(501, "The only transfer coding taken is chunked.")
+            raise RequestError(501, "The only transfer coding taken is chunked.")
     else:
         return False
     # RFC 9110, 10.1.1: "A server that receives a 100-continue expectation in an
@@ -100,7 +104,7 @@ def check_framing(version: str, headers: Mapping[str, str], body_bytes: int) -> 
     if "expect" not in headers or version == "1.0":
         return False
     if headers["expect"].lower() != "100-continue":
-        raise Objection(417, "The only expectation met is 100-continue.")
+        raise RequestError(417, "The only expectation met is 100-continue.")
     return True
 
 
@@ -128,7 +132,7 @@ def _is_authority(host: str) -> bool:
     return AUTHORITY.fullmatch(host) is not None
 
 
-# The spellings met in practice, so that most names cost one look.
+# The usual spellings, so that most names cost one dictionary lookup.
 NAMES = {
     spelling.encode("ascii"): name
     for name in (

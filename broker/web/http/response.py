@@ -1,30 +1,28 @@
-"""Answers out: the writing half of the HTTP/1.1 channel, without I/O."""
+"""HTTP responses to bytes: the writing half of the HTTP/1.1 channel, without I/O."""
 
 from __future__ import annotations
 
 import re
-import zlib
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 
 from twisted.internet.interfaces import IReactorTime
 
-from broker.errors import Invalid, TooLarge
 from broker.messages import Response
 
-# What is told to the client; the channel really waits longer, so that a request
-# sent at the last moment does not meet a closing connection.
-ADVERTISED_KEEP_ALIVE = 5  # seconds
-# What the channel alone decides, and no dialect may add.
+# Set by the channel alone; dropped from what a dialect adds.
 OWN_HEADERS = frozenset(("connection", "content-length", "date", "keep-alive", "transfer-encoding", "x-request-id"))
 UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]+")
 REASONS = {status.value: status.phrase for status in HTTPStatus}
+# RFC 9110, 15.5.2: "The server generating a 401 response MUST send a WWW-Authenticate header field […] containing at
+# least one challenge applicable to the target resource."
+CHALLENGE = b'WWW-Authenticate: Bearer realm="txbroker"\r\n'
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Dates:
-    """The ``Date`` line, made once a second."""
+    """Makes the ``Date`` line, once a second."""
 
     def __init__(self, clock: IReactorTime) -> None:
         self._seconds = clock.seconds
@@ -32,7 +30,7 @@ class Dates:
         self._line = b""
 
     def line(self) -> bytes:
-        """Return the line for now."""
+        """Return the line with CRLF, as bytes."""
         now = int(self._seconds())
         if now != self._second:
             self._second = now
@@ -40,19 +38,21 @@ class Dates:
         return self._line
 
 
-def render(response: Response, request_id: str, head: bool, keep_alive: bool, date: bytes) -> bytes:
-    """Return *response* as it goes over the wire.
+def render(response: Response, request_id: str, head: bool, keep_alive: int, date: bytes) -> bytes:
+    """Return *response* as bytes of HTTP/1.1.
 
     Args:
-        response: what to say.
+        response: status, header fields and body.
         request_id: goes into ``X-Request-Id`` unless the response is plain.
-        head: whether it answers a HEAD: then the length is told and the body kept back.
-        keep_alive: whether the connection stays open.
+        head: whether it answers a HEAD: then Content-Length is sent and the body is not.
+        keep_alive: for how many seconds the client is told that the connection stays open; 0 closes it.
         date: the line of :class:`Dates`.
     """
     status, body = response.status, response.body
-    start = _start(status, response.reason, response.content_type, keep_alive)
-    more = _lines(response.headers) if response.headers else b""
+    start = _head_start(status, response.reason, response.content_type, keep_alive)
+    more = _header_lines(response.headers) if response.headers else b""
+    if status == 401 and not any(name.lower() == "www-authenticate" for name, _ in response.headers):
+        more += CHALLENGE
     if not response.plain:
         more = b"%bX-Request-Id: %b\r\n" % (more, request_id.encode("ascii"))
     if status < 200 or status == 204 or status == 304:
@@ -63,20 +63,22 @@ def render(response: Response, request_id: str, head: bool, keep_alive: bool, da
 
 
 @lru_cache(maxsize=512)
-def _start(status: int, reason: str, content_type: str, keep_alive: bool) -> bytes:
+def _head_start(status: int, reason: str, content_type: str, keep_alive: int) -> bytes:
     lines = [f"HTTP/1.1 {status} {_safe(reason or REASONS.get(status, 'Unknown'))}"]
     if content_type and status >= 200 and status not in (204, 304):
         lines.append(f"Content-Type: {_safe(content_type)}")
+    # RFC 9110, 7.8: "A sender of Upgrade MUST also send an "Upgrade" connection option in the Connection header field".
+    option = "Upgrade, " if status == 426 else ""
     if keep_alive:
-        lines += ["Connection: keep-alive", f"Keep-Alive: timeout={ADVERTISED_KEEP_ALIVE}"]
+        lines += [f"Connection: {option}keep-alive", f"Keep-Alive: timeout={keep_alive}"]
     else:
-        lines.append("Connection: close")
+        lines.append(f"Connection: {option}close")
     return ("\r\n".join(lines) + "\r\n").encode("latin-1", "replace")
 
 
 @lru_cache(maxsize=512)
-def _lines(headers: tuple[tuple[str, str], ...]) -> bytes:
-    """Return *headers* as lines, whatever a careless dialect has put into them."""
+def _header_lines(headers: tuple[tuple[str, str], ...]) -> bytes:
+    """Return *headers* as lines, made safe: a dialect may have put a client's text into them."""
     lines = [
         f"{_safe(name)}: {_safe(value)}\r\n"
         for name, value in headers
@@ -89,22 +91,3 @@ def _safe(text: str) -> str:
     # RFC 9110, 5.5: "Field values containing CR, LF, or NUL characters are invalid and
     # dangerous": a client's words in a header must not become lines of their own.
     return UNSAFE.sub(" ", text)
-
-
-def gunzip(body: bytes, limit: int) -> bytes:
-    """Return a gzip-coded *body* unpacked.
-
-    Raises:
-        Invalid: it is no whole gzip stream, or something follows it.
-        TooLarge: it unpacks to more than *limit* bytes.
-    """
-    unpacker = zlib.decompressobj(31)
-    try:
-        unpacked = unpacker.decompress(body, limit + 1)
-    except zlib.error:
-        raise Invalid("gzip body") from None
-    if len(unpacked) > limit:
-        raise TooLarge("body")
-    if not unpacker.eof or unpacker.unused_data:
-        raise Invalid("gzip body")
-    return unpacked

@@ -1,4 +1,4 @@
-"""Which connections have bytes that were not yet given to the kernel."""
+"""Connections with frames that were not yet given to the kernel, and when they are flushed."""
 
 from __future__ import annotations
 
@@ -14,47 +14,47 @@ class Sender(Protocol):
     """A connection that keeps frames until it is told to send them."""
 
     def flush_frames(self) -> None:
-        """Send what waits, as far as the kernel takes it."""
+        """Send the queued frames, as far as the kernel takes them."""
 
     def abortConnection(self) -> None:
         """Drop the connection."""
 
 
 class Outbox:
-    """Connections with unsent frames, so that a turn's frames leave in one send.
+    """Connections with unsent frames, so that what one loop iteration queues leaves in one send.
 
     While an inbound chunk is worked on (``busy`` is true) the connections that
-    get frames only gather here, and whoever set ``busy`` flushes at its end.  A
+    get frames are only collected here, and whoever set ``busy`` flushes at its end.  A
     frame from anywhere else — a timer, a thread's callback, a store's answer —
-    makes the outbox flush itself on the reactor's next turn.  Nobody who sends
-    has to know which of the two it is, so nobody can forget to flush.
+    schedules a flush in the reactor's next iteration.  Code that sends need not
+    know which of the two it is, so it can not forget to flush.
 
     Make one for all ports of a daemon: a frame that a chunk of one port causes
     on a connection of another then leaves at the end of that chunk too.
 
     Attributes:
-        busy: whether somebody will flush when it is done.
+        busy: whether the caller that set it will flush when it is done.
 
     Args:
         clock: the reactor, or a ``task.Clock``.
     """
 
-    __slots__ = ("_clock", "_due", "_senders", "busy")
+    __slots__ = ("_clock", "_scheduled", "_senders", "busy")
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
         self._senders: list[Sender] = []
-        self._due: IDelayedCall | None = None
+        self._scheduled: IDelayedCall | None = None
         self.busy = False
 
     def add(self, sender: Sender) -> None:
-        """Remember that *sender* has unsent frames; once until it was flushed."""
+        """Have *sender* flushed; it is added at most once until then."""
         self._senders.append(sender)
-        if not self.busy and self._due is None:
-            self._due = self._clock.callLater(0, self._turn)
+        if not self.busy and self._scheduled is None:
+            self._scheduled = self._clock.callLater(0, self._flush_scheduled)
 
     def flush(self) -> None:
-        """Let everybody send, those included who are added meanwhile."""
+        """Flush every sender, those included that are added meanwhile."""
         while self._senders:
             senders, self._senders = self._senders, []
             for sender in senders:
@@ -65,6 +65,6 @@ class Outbox:
                     log.failure("flushing a connection failed")
                     sender.abortConnection()
 
-    def _turn(self) -> None:
-        self._due = None
+    def _flush_scheduled(self) -> None:
+        self._scheduled = None
         self.flush()

@@ -1,10 +1,10 @@
-"""A turn of the epoll reactor that reads every ready connection, then sends.
+"""An iteration of the epoll reactor that reads every ready connection, then sends.
 
-Twisted's own turn wraps each read in a logging context and looks three times
+Twisted's own iteration wraps each read in a logging context and looks three times
 at what kind of event it was.  Here a connection that has something to read is
-read, and nothing else is done for it; every other kind of event goes Twisted's
-way.  What all those reads have caused leaves at the end of the turn, so that a
-service that many call gets one ``send`` for all of them.
+read, and nothing else is done for it; every other kind of event takes Twisted's
+slow path.  What all those reads have caused leaves at the end of the iteration, so
+that a service that many call gets one ``send`` for all of them.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ PRIVATE_NAMES = ("_poller", "_selectables", "_doReadOrWrite", "_disconnectSelect
 
 
 class ReactorLoop:
-    """Does the turns of one reactor from ``install`` to ``remove``.
+    """Replaces one reactor's ``doIteration`` between ``install`` and ``remove``.
 
     Args:
         reactor: a Twisted ``EPollReactor``; any other is left alone.
-        outbox: flushed at the end of each turn.
+        outbox: flushed at the end of each iteration.
     """
 
     def __init__(self, reactor: Any, outbox: Outbox) -> None:
@@ -38,21 +38,21 @@ class ReactorLoop:
         self._outbox = outbox
 
     def install(self) -> bool:
-        """Do the reactor's turns from now on; say whether that can be done."""
+        """Replace ``doIteration``; return whether the reactor is of a kind that allows it."""
         reactor = self._reactor
         if type(reactor).__name__ != "EPollReactor" or not all(hasattr(reactor, name) for name in PRIVATE_NAMES):
-            log.info("turns are Twisted's own: {kind} is not known", kind=type(reactor).__name__)
+            log.info("the reactor loop is Twisted's own: {kind} is not supported", kind=type(reactor).__name__)
             return False
         reactor.doIteration = self.poll
         return True
 
     def remove(self) -> None:
-        """Let the reactor do its turns itself again."""
+        """Restore the reactor's own ``doIteration``; idempotent."""
         if vars(self._reactor).get("doIteration") == self.poll:
             del self._reactor.doIteration
 
     def poll(self, timeout: float | None) -> None:
-        """Wait up to *timeout* seconds (None: for ever) and deal with what is ready."""
+        """Wait up to *timeout* seconds (None: without limit), then handle every ready descriptor."""
         reactor, outbox = self._reactor, self._outbox
         selectables = reactor._selectables
         # PEP 475: a signal does not end the wait, unless its handler raises.

@@ -1,23 +1,26 @@
-"""TCP connections that send what a turn of the reactor produced in one go.
+"""TCP connections that send what one iteration of the reactor produced in one system call.
 
 Twisted's ``transport.write`` only notes the bytes and asks the reactor to be
-told when the socket is writable: two system calls and one more turn before the
-first byte leaves.  :class:`FrameTransport` offers ``send_frame`` beside it, which
-gathers frames until the :class:`~broker.web.net.outbox.Outbox` is flushed and then
+told when the socket is writable: two system calls and one more iteration before
+the first byte leaves.  :class:`FrameTransport` offers ``send_frame`` beside it, which
+collects frames until the :class:`~broker.web.net.outbox.Outbox` is flushed and then
 calls ``send`` once.  What the kernel does not take goes the ordinary way, from
 the same buffer, so that order, ``loseConnection``, half-close and producers are
 Twisted's own.
 
 This uses private names of Twisted (:data:`PRIVATE_NAMES`); it was tested with
-the versions in :data:`TESTED`.  Where a name is missing, the reactor is not one
+the versions in :data:`TESTED_VERSIONS`.  Where a name is missing, the reactor is not one
 of :data:`REACTORS`, or the endpoint is not plain TCP, connections are ordinary
 ones and :func:`writer_for` gives their ``write``: slower, otherwise the same.
 """
 
 from __future__ import annotations
 
+import fcntl
+import select
 import socket
 import sys
+import termios
 from collections.abc import Callable
 from typing import Any
 
@@ -38,11 +41,11 @@ from twisted import __version__ as twisted_version
 
 log = Logger()
 
-TESTED = "Twisted 26.4 to 26.10"
+TESTED_VERSIONS = "Twisted 26.4 to 26.10"
 PRIVATE_NAMES = ("_tempDataBuffer", "_tempDataLen", "_writeDisconnected", "_aborting", "_maybePauseProducer")
 REACTORS = ("EPollReactor", "PollReactor", "SelectReactor")  # of twisted.internet
-CHUNK = 65536  # bytes read at once
-BURST = 65536  # bytes gathered before they are sent without waiting for the flush
+READ_BYTES = 65536  # bytes asked for in one recv
+FLUSH_BYTES = 65536  # bytes collected before they are sent without waiting for the outbox
 
 
 class FrameTransport(tcp.Server):
@@ -56,55 +59,58 @@ class FrameTransport(tcp.Server):
 
     queue_limit: int = sys.maxsize
     overflowed: Callable[[], object] | None = None
-    _gathering = False
+    _in_outbox = False
 
     server: FramePort
     _tempDataBuffer: list[bytes]
     _tempDataLen: int
 
     def send_frame(self, data: bytes) -> None:
-        """Send *data* with everything else of this turn; after the end, nothing."""
+        """Queue *data* for the next flush; a no-op once the connection is closed."""
         self._tempDataBuffer.append(data)
-        self._tempDataLen = gathered = self._tempDataLen + len(data)
-        if not self._gathering:
-            self._gathering = True
+        self._tempDataLen = collected = self._tempDataLen + len(data)
+        if not self._in_outbox:
+            self._in_outbox = True
             self.server.outbox.add(self)
-        if gathered > BURST:
+        if collected > FLUSH_BYTES:
             # One handler may send more than the limit: it must see `paused` before it is done.
             self.flush_frames()
 
     def flush_frames(self) -> None:
-        """Send what was gathered; called by the outbox."""
-        self._gathering = False
-        gathered = self._tempDataBuffer
-        if not gathered:
+        """Send what was collected, in one system call; called by the outbox."""
+        self._in_outbox = False
+        collected = self._tempDataBuffer
+        if not collected:
             return
         if not self.connected or self._writeDisconnected or self._aborting:
-            gathered.clear()
+            collected.clear()
             self._tempDataLen = 0
             return
         if self.dataBuffer:
             # The kernel was full before: doWrite goes on in order when it has room.
-            self._back_up(len(gathered[-1]))
+            self._apply_backpressure(len(collected[-1]))
             return
-        data = gathered[0] if len(gathered) == 1 else b"".join(gathered)
+        data = collected[0] if len(collected) == 1 else b"".join(collected)
         try:
             sent = self.socket.send(data)
         except OSError:
             # No room, or an error: doWrite will meet that again, and report it.
             sent = 0
-        gathered.clear()
+        collected.clear()
         self._tempDataLen = 0
         if sent < len(data):
             self.dataBuffer = data
             self.offset = sent
             self.startWriting()
-            self._back_up(len(data))
+            self._apply_backpressure(len(data))
 
     def doRead(self) -> Any:
-        """Read once and send at once what the bytes have caused, on whichever connection."""
+        """Deliver what one recv returns, then flush every connection that it caused frames on.
+
+        Returns None, or the reason to disconnect, as Twisted's ``doRead`` does.
+        """
         try:
-            data = self.socket.recv(CHUNK)
+            data = self.socket.recv(READ_BYTES)
         except BlockingIOError:
             return None
         except OSError:
@@ -112,7 +118,7 @@ class FrameTransport(tcp.Server):
         if not data:
             return main.CONNECTION_DONE
         outbox = self.server.outbox
-        if outbox.busy:  # whoever reads several connections in one go will flush
+        if outbox.busy:  # the reactor loop flushes after it has read every ready connection
             self.protocol.dataReceived(data)
             return None
         outbox.busy = True
@@ -124,12 +130,12 @@ class FrameTransport(tcp.Server):
         return None
 
     def connectionLost(self, reason: Failure) -> None:
-        """Let go of whoever wanted to know of an overflow."""
+        """Drop the overflow callback, which refers to the protocol."""
         self.overflowed = None
         super().connectionLost(reason)
 
-    def _back_up(self, newest: int) -> None:
-        """Tell those who should know that bytes wait, *newest* of them new."""
+    def _apply_backpressure(self, newest: int) -> None:
+        """Pause the producer and report an overflow; *newest* bytes belong to the last frame."""
         if not self.producerPaused:
             self._maybePauseProducer()
         overflowed = self.overflowed
@@ -148,11 +154,11 @@ class FramePort(tcp.Port):
 
 
 class FrameReactor:
-    """A reactor as endpoints see it, with frame ports for plain TCP.
+    """The reactor that is given to endpoints: plain TCP ports become frame ports.
 
     Args:
-        reactor: the one that does everything else.
-        outbox: of the ports.
+        reactor: the real one, which does everything else.
+        outbox: shared by all ports.
         backlog: least length of a port's queue of connections not yet accepted.
     """
 
@@ -160,7 +166,7 @@ class FrameReactor:
         self._reactor = reactor
         self._outbox = outbox
         self._backlog = backlog
-        self._reason = unfit(reactor)
+        self._reason = unsupported(reactor)
         if self._reason:
             log.info("connections use Twisted's own transport: {reason}", reason=self._reason)
 
@@ -171,7 +177,7 @@ class FrameReactor:
         """Listen on a TCP port; this is what ``tcp:`` endpoints call."""
         backlog = max(backlog, self._backlog)
         if self._reason:
-            return without_delay(self._reactor.listenTCP(port, factory, backlog, interface))
+            return with_nodelay(self._reactor.listenTCP(port, factory, backlog, interface))
         return self._start(FramePort(port, factory, backlog, interface, self._reactor))
 
     def listenSSL(
@@ -179,10 +185,14 @@ class FrameReactor:
     ) -> IListeningPort:
         """Listen with TLS; this is what ``ssl:`` endpoints call."""
         backlog = max(backlog, self._backlog)
-        return without_delay(self._reactor.listenSSL(port, factory, contextFactory, backlog, interface))
+        from broker.web.net.tls import make_half_closeable  # OpenSSL is loaded where it is used only
+
+        listening = self._reactor.listenSSL(port, factory, contextFactory, backlog, interface)
+        make_half_closeable(listening.factory)
+        return with_nodelay(listening)
 
     def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: IProtocolFactory) -> IListeningPort:
-        """Listen on a socket somebody else has opened; ``systemd:`` endpoints call this."""
+        """Listen on an inherited socket; ``systemd:`` endpoints call this."""
         if self._reason or addressFamily not in (socket.AF_INET, socket.AF_INET6):
             port: IListeningPort = self._reactor.adoptStreamPort(fileDescriptor, addressFamily, factory)
             return port
@@ -191,19 +201,19 @@ class FrameReactor:
     def _start(self, port: FramePort) -> IListeningPort:
         port.outbox = self._outbox
         port.startListening()
-        return without_delay(port)
+        return with_nodelay(port)
 
 
-def without_delay(port: Any) -> IListeningPort:
-    """Return *port*, whose connections from now on send small pieces at once.
+def with_nodelay(port: Any) -> IListeningPort:
+    """Return *port* after setting TCP_NODELAY on its listening socket.
 
-    They inherit the option from the listening socket, which saves a system call for each.
+    Accepted connections inherit the option, which saves a system call for each.
     """
     port.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return port  # type: ignore[no-any-return]
 
 
-def unfit(reactor: Any) -> str:
+def unsupported(reactor: Any) -> str:
     """Return why frame transports can not be used with *reactor*, or "" when they can."""
     kind = type(reactor)
     if kind.__name__ not in REACTORS or not kind.__module__.startswith("twisted.internet."):
@@ -211,7 +221,7 @@ def unfit(reactor: Any) -> str:
     names = {*dir(tcp.Server), *vars(FileDescriptor(reactor))}
     missing = [name for name in PRIVATE_NAMES if name not in names]
     if missing:
-        return f"Twisted {twisted_version} has no {', '.join(missing)}; tested with {TESTED}"
+        return f"Twisted {twisted_version} has no {', '.join(missing)}; tested with {TESTED_VERSIONS}"
     return ""
 
 
@@ -253,10 +263,59 @@ def writer_for(transport: Any) -> Callable[[bytes], None]:
     return transport.write  # type: ignore[no-any-return]
 
 
+def peer_is_gone(transport: Any) -> bool:
+    """Whether the connection of *transport* was reset, or closed in both directions by its peer.
+
+    A TCP peer that has closed its socket looks like one that has only shut down its
+    write side, until it is sent something: then this is False.
+    """
+    handle = getattr(_of_socket(transport), "socket", None)
+    if handle is None:
+        return False
+    poll = select.poll()
+    poll.register(handle, 0)  # errors and hang-ups are always reported
+    return bool(poll.poll(0))
+
+
+def buffered_bytes(transport: Any) -> int | None:
+    """Return how many bytes *transport* has not yet given to the kernel, or None if it does not tell.
+
+    For TLS they are those of the encrypted stream.
+    """
+    lower = _of_socket(transport)
+    buffer = getattr(lower, "dataBuffer", None)  # of twisted.internet.abstract.FileDescriptor
+    if buffer is None:
+        return None
+    waiting: int = len(buffer) - getattr(lower, "offset", 0) + getattr(lower, "_tempDataLen", 0)
+    return waiting
+
+
+def unacknowledged_bytes(transport: Any) -> int:
+    """Return how many bytes written to *transport* its peer has not received; 0 where that is not known.
+
+    Over TCP the peer's kernel has received what it has acknowledged.  Where the kernel
+    does not tell, what it was given counts as received.
+    """
+    waiting = buffered_bytes(transport) or 0
+    handle = getattr(_of_socket(transport), "socket", None)
+    if handle is None:
+        return waiting
+    try:
+        queued = fcntl.ioctl(handle, termios.TIOCOUTQ, bytes(4))
+    except OSError:
+        return waiting
+    return waiting + int.from_bytes(queued, sys.byteorder)
+
+
+def _of_socket(transport: Any) -> Any:
+    """Return the transport that has the socket: under TLS the one below *transport*."""
+    return transport.transport if hasattr(transport, "wrappedProtocol") else transport
+
+
 def hand_over(transport: Any, protocol: Any) -> None:
     """Let *transport* deliver to *protocol* from now on.
 
-    The present protocol hears nothing any more, not even of the end.
+    The previous protocol gets no further call, not even ``connectionLost``.
     """
     # TLS and other wrappers are themselves the protocol of the socket's transport.
     if hasattr(transport, "wrappedProtocol"):

@@ -8,15 +8,14 @@ opened itself, so they are right for whichever version is installed.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import txaio
 from autobahn.websocket.protocol import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.utf8validator import Utf8Validator
 from twisted.internet.interfaces import IReactorTime
 
-if TYPE_CHECKING:
-    from broker.web.ws.upgrade import WebSocketOptions
+from broker.web.ws.options import WebSocketOptions
 
 txaio.use_twisted()
 
@@ -29,32 +28,32 @@ MAX_CONTROL_BYTES = 125  # bytes: RFC 6455, 5.5: "All control frames MUST have a
 # Frames of a failed connection in which the answer to our close frame is looked for.
 MAX_IGNORED = 100
 
-SPECIMEN_REQUEST = (
+TEMPLATE_REQUEST = (
     b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
 )
-# Beginnings of the names that a specimen has and a link has otherwise, or not at all.
+# Beginnings of the names that a template has and a link has otherwise, or not at all.
 NOT_SHARED = ("http_", "is_open", "is_closed", "utf8validator", "transport", "_wskey")
 
 
 class NullLogger:
-    """Takes Autobahn's log lines: what matters of them the link tells itself."""
+    """Drops Autobahn's log lines: what matters of them the link logs itself."""
 
     def debug(self, *args: Any, **fields: Any) -> None:
-        """Say nothing."""
+        """Drop the line."""
 
     info = warn = error = debug
 
 
 class NullDeferred:
-    """Stands for Autobahn's Deferred of the end, which nobody waits for."""
+    """A null object for Autobahn's Deferred of the end, which nobody waits for."""
 
     def callback(self, result: Any) -> None:
         """Do nothing."""
 
 
 class OwnValidator:
-    """Gives a connection a UTF-8 validator when its first odd text frame comes."""
+    """Gives a connection a UTF-8 validator when its first text frame on the slow path comes."""
 
     def __get__(self, core: AutobahnCore, owner: type) -> Any:
         # An attribute of the instance goes before this one from now on.
@@ -63,7 +62,7 @@ class OwnValidator:
 
 
 class AutobahnCore(WebSocketServerProtocol):
-    """What Autobahn's core wants to have around it."""
+    """Autobahn's server protocol, with what its framework bindings usually add as methods."""
 
     # Autobahn gives these narrower types, or none.
     transport: Any
@@ -72,6 +71,8 @@ class AutobahnCore(WebSocketServerProtocol):
     current_frame: Any
     message_data: Any
     closeHandshakeTimeoutCall: Any
+    maxFramePayloadSize: int
+    maxMessagePayloadSize: int
     localCloseCode: Any
     remoteCloseCode: Any
     _perMessageCompress: Any
@@ -86,7 +87,7 @@ class AutobahnCore(WebSocketServerProtocol):
         pass
 
     def onFrameBegin(self) -> None:
-        """Begin a frame; after a failure look at no more than a few."""
+        """Begin a frame; after a failure drop the connection once too many have come."""
         if self.failedByMe:
             self._ignored += 1
             if self._ignored > MAX_IGNORED:
@@ -94,7 +95,7 @@ class AutobahnCore(WebSocketServerProtocol):
         super().onFrameBegin()
 
     def onFrameData(self, payload: bytes) -> bool | None:
-        """Work on a part of a frame; after a failure only on a close frame."""
+        """Process a part of a frame; after a failure only of a close frame."""
         if self.failedByMe:
             # RFC 6455, 7.1.7: "An endpoint MUST NOT continue to attempt to process data […] from
             # the remote endpoint after being instructed to _Fail the WebSocket Connection_."
@@ -130,21 +131,21 @@ class AutobahnCore(WebSocketServerProtocol):
         self.onPing(payload)
 
     def _onPong(self, payload: bytes) -> None:
-        """A sign of life, which has been noted."""
+        """Do nothing: ``FrameReader.heard`` was set when the bytes came."""
 
 
 class TemplateConnection(WebSocketServerProtocol):
-    """A connection that is only opened, to see what Autobahn makes of it."""
+    """A connection that is only opened, for the attributes that Autobahn gives it."""
 
     factory: Any
     transport: Any
     log = NullLogger()
 
     def write(self, data: bytes) -> None:
-        """Be a transport."""
+        """Drop the answer: the template is its own transport."""
 
     def _onOpen(self) -> None:
-        """Be open."""
+        """Call no handler."""
 
 
 class Timers:
@@ -170,10 +171,10 @@ def autobahn_state(options: WebSocketOptions, clock: IReactorTime) -> dict[str, 
         closeHandshakeTimeout=options.close_timeout,
         autoPingInterval=0,
     )
-    specimen = TemplateConnection()
-    specimen.factory = factory
-    specimen.transport = specimen
-    specimen._connectionMade()
-    specimen._dataReceived(SPECIMEN_REQUEST)
-    state = vars(specimen)
+    template = TemplateConnection()
+    template.factory = factory
+    template.transport = template
+    template._connectionMade()
+    template._dataReceived(TEMPLATE_REQUEST)
+    state = vars(template)
     return {name: state[name] for name in state if not name.startswith(NOT_SHARED)}

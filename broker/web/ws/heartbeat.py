@@ -1,4 +1,4 @@
-"""Finding out which clients have gone without a word."""
+"""Liveness of connections: pings, and what happens when nothing comes back."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Monitored(Protocol):
 
     Attributes:
         heard: set by the connection whenever bytes come.
-        pinged: whether a ping awaits a sign of life.
-        bucket: where its deadline stands.
+        pinged: whether something must come before the deadline, because a ping was sent.
+        bucket: when its deadline is, as ``Deadlines.add`` returned it.
     """
 
     heard: bool
@@ -26,13 +26,13 @@ class Monitored(Protocol):
         """Send a ping."""
 
     def on_timeout(self) -> None:
-        """No sign of life came in time."""
+        """Drop the connection: nothing came in time after a ping."""
 
 
 class Heartbeat:
     """Pings every connection and reports those that stay silent.
 
-    Any byte counts as a sign of life: a client that sends is alive, and one that
+    Any byte counts as an answer: a client that sends is alive, and one that
     is busy with a long message can not answer in the middle of it.  Receiving
     costs the connection one assignment; timers exist per daemon, not per
     connection.
@@ -40,7 +40,7 @@ class Heartbeat:
     Args:
         clock: the reactor, or a ``task.Clock``.
         interval: seconds from ping to ping, if not more by *timeout*; 0: never.
-        timeout: seconds without a sign of life after a ping.
+        timeout: seconds from a ping to the drop if nothing comes.
     """
 
     def __init__(self, clock: IReactorTime, interval: float, timeout: float) -> None:
@@ -50,12 +50,12 @@ class Heartbeat:
         self._deadlines: Deadlines[Monitored] = Deadlines(clock, self._due)
 
     def add(self, monitored: Monitored) -> None:
-        """Begin to watch *monitored*."""
+        """Ping *monitored* from now on."""
         if self._interval > 0:
             monitored.bucket = self._deadlines.add(monitored, self._interval)
 
     def remove(self, monitored: Monitored) -> None:
-        """Watch *monitored* no more."""
+        """Forget *monitored*; idempotent."""
         self._deadlines.drop(monitored, monitored.bucket)
 
     def _due(self, monitored: Monitored) -> None:

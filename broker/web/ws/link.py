@@ -1,11 +1,14 @@
-"""One WebSocket connection as dialects and the broker see it."""
+"""One WebSocket connection, as dialects and the core see it."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from autobahn.util import encode_truncate
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.defer import TimeoutError as TookTooLong
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -13,22 +16,21 @@ from zope.interface import implementer
 
 from broker.interfaces import ILink, ISession
 from broker.messages import SHORT, TEXT_HEADERS, CloseCode, Frame, HttpRequest, wire_frame
-from broker.web.net.transport import FrameTransport, hand_over
+from broker.web.net.transport import FrameTransport, buffered_bytes, hand_over
 from broker.web.ws.autobahn import CLOSED, CONNECTING, OPEN, autobahn_state
+from broker.web.ws.grace import HARD_LIMIT, SlowReaderGrace
 from broker.web.ws.heartbeat import Heartbeat
+from broker.web.ws.opening import Opening
+from broker.web.ws.options import Traffic, WebSocketOptions
 from broker.web.ws.reader import FAST_NAMES, MAX_FAST_BYTES, FrameReader
-
-if TYPE_CHECKING:
-    from broker.web.ws.opening import Opening
-    from broker.web.ws.upgrade import Traffic, WebSocketOptions
 
 log = Logger()
 
 PING = b"\x89\x00"
 MAX_REASON_BYTES = 123  # bytes: what a close frame holds beside the code
 
-# Header fields that tell nothing any more once the connection is open.
-SPENT = frozenset(
+# Header fields of the handshake itself: of no use once the connection is open.
+HANDSHAKE_FIELDS = frozenset(
     (
         "accept-encoding",
         "cache-control",
@@ -50,7 +52,7 @@ class WebSocketLink(FrameReader):
         handshake: the request that opened it; once open, without the header
             fields of the handshake itself.
         paused: whether more than 64 KiB wait to be sent.
-        opening: what goes on before it is open.
+        opening: the protocol of the connection until it is open; then None.
         pinged, bucket: see ``heartbeat.Monitored``.
     """
 
@@ -65,8 +67,9 @@ class WebSocketLink(FrameReader):
     pinged = False
     bucket = 0.0
     _write: Callable[[bytes], None]
-    _waiting = 0  # bytes written while paused, on a transport that does not count them
-    _slow = False
+    _waiting = 0  # bytes written while paused, on a transport that does not tell how many wait
+    _grace: SlowReaderGrace | None = None
+    _finishing: Deferred[Any] | None = None  # while the session works off what came before the end
 
     def __init__(self, transport: Any, handshake: HttpRequest, on_closed: Callable[[int, str], object]) -> None:
         self.transport = transport
@@ -109,11 +112,11 @@ class WebSocketLink(FrameReader):
         traffic.bytes_out += len(frame.payload)
 
     def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
-        """Close in good order; a client that does not answer is cut off after a while."""
+        """Begin the closing handshake; a client that does not answer it in time is dropped."""
         if self.opening is not None:
             self.opening.cancel()
         elif self.state == OPEN:
-            # What was sent before gets its time on a slow line.
+            # What was sent before needs more time on a slow network.
             self._close(code, reason, self.options.slow_grace if self.paused else self.options.close_timeout)
 
     def abort(self) -> None:
@@ -123,33 +126,31 @@ class WebSocketLink(FrameReader):
     # IPushProducer
 
     def pauseProducing(self) -> None:
-        """Note that bytes wait for the client."""
+        """Set ``paused``: bytes wait for the client."""
         self.paused = True
 
     def resumeProducing(self) -> None:
-        """Note that the client has got everything."""
+        """Clear ``paused``: everything was sent."""
         self.paused = False
         self._waiting = 0
+        if self._grace is not None:
+            self._recovered()
 
     def stopProducing(self) -> None:
         """The connection is lost, as connectionLost is told too."""
 
     # Called by Opening and by Heartbeat
 
-    def opened(self, session: ISession, acceptance: bytes, rest: bytes) -> None:
+    def opened(self, acceptance: bytes, session: ISession, rest: bytes) -> None:
         """Begin to speak WebSocket: send the 101 in *acceptance*, then read *rest*."""
         transport = self.transport
         self.opening = None
         self.session = session
         headers = self.handshake.headers
-        self.handshake.headers = {name: headers[name] for name in headers if name not in SPENT}
+        self.handshake.headers = {name: headers[name] for name in headers if name not in HANDSHAKE_FIELDS}
         self.state = OPEN
-        if isinstance(transport, FrameTransport):
-            transport.queue_limit = self.options.send_queue_bytes
-            transport.overflowed = self._overflowed
-            self._write = transport.send_frame
-        else:
-            self._write = self._write_counting
+        self._write = transport.send_frame if isinstance(transport, FrameTransport) else self._write_counting
+        self._limit_queue(self.options.send_queue_bytes)
         hand_over(transport, self)
         transport.registerProducer(self, True)
         self.heartbeat.add(self)
@@ -162,19 +163,19 @@ class WebSocketLink(FrameReader):
             self.dataReceived(rest)
 
     def refused(self, code: int, reason: str) -> None:
-        """The connection did not come to be; *code* is the HTTP status of the answer, or 1006."""
+        """The upgrade was refused; *code* is the HTTP status of the answer, or 1006."""
         self.state = CLOSED
         self.opening = None
         self.transport = None
         self._ended(code, reason)
 
     def ping(self) -> None:
-        """Ask for a sign of life."""
+        """Send a ping."""
         if self.state == OPEN:
             self._write(PING)
 
     def on_timeout(self) -> None:
-        """Drop the connection: its client is gone."""
+        """Drop the connection: see ``heartbeat.Monitored``."""
         self._drop("ping timeout")
 
     # Called by FrameReader and by Autobahn
@@ -197,7 +198,7 @@ class WebSocketLink(FrameReader):
 
     def _max_message_size_exceeded(self, msg_size: int, max_msg_size: int, reason: str) -> None:
         log.info(
-            "{address} sent a message of {size} bytes; TXBROKER_MAX_MESSAGE_BYTES allows {most}",
+            "{address} sent a message of {size} bytes; TXBROKER_MAX_MESSAGE_BYTES, or its dialect, allows {most}",
             address=self.handshake.address,
             size=msg_size,
             most=max_msg_size,
@@ -219,9 +220,10 @@ class WebSocketLink(FrameReader):
     # The end
 
     def connectionLost(self, reason: Failure) -> None:
-        """Tell the session, and whoever made the link, that it has ended."""
+        """End the session, then call what the maker of the link wants to be called."""
         self.state = CLOSED
         self._cancel_timeout()
+        self._end_grace()
         self.heartbeat.remove(self)
         code, text = self._ending(reason)
         session = self.session
@@ -229,10 +231,22 @@ class WebSocketLink(FrameReader):
         del self.session, self._write
         self.transport = None
         try:
-            session.closed(code, text)
+            finishing: Any = session.closed(code, text)
+            if finishing is not None:
+                # Not for ever: until what came before the end is worked off.
+                self._finishing = ensureDeferred(finishing).addTimeout(self.options.finish_timeout, self.clock)
         except Exception:
             log.failure("a session failed at its end", address=self.handshake.address)
-        self._ended(code, text)
+        if self._finishing is None:
+            self._ended(code, text)
+        else:
+            self._finishing.addErrback(self._unfinished).addBoth(lambda _: self._ended(code, text))
+
+    def _unfinished(self, failure: Failure) -> None:
+        if failure.check(TookTooLong):
+            log.warn("{address} has gone, and what it sent before was not done in time", address=self.handshake.address)
+        elif not failure.check(CancelledError):
+            log.failure("a session failed at its end", failure, address=self.handshake.address)
 
     def _ending(self, reason: Failure) -> tuple[int, str]:
         if self.closedByMe:
@@ -259,6 +273,8 @@ class WebSocketLink(FrameReader):
             self.dropConnection(abort=True)
         elif self.transport is not None:
             self.transport.abortConnection()
+        elif self._finishing is not None:
+            self._finishing.cancel()
 
     def _cancel_timeout(self) -> None:
         call: IDelayedCall | None = self.closeHandshakeTimeoutCall
@@ -269,23 +285,63 @@ class WebSocketLink(FrameReader):
     # Slow readers
 
     def _write_counting(self, data: bytes) -> None:
-        """Write to a transport that does not itself count what waits."""
+        """Write to a transport that does not itself notice when too much waits."""
         self.transport.write(data)
         if self.paused:
-            if self._waiting > self.options.send_queue_bytes:
+            if self._unsent() > self._queue_limit:
                 self._overflowed()
             self._waiting += len(data)
 
+    def _unsent(self) -> int:
+        """Return how many bytes wait for the client."""
+        known = buffered_bytes(self.transport)
+        return self._waiting if known is None else known
+
+    def _limit_queue(self, limit: int) -> None:
+        """Have ``_overflowed`` called when more than *limit* bytes wait."""
+        transport = self.transport
+        if isinstance(transport, FrameTransport):
+            transport.queue_limit = limit
+            transport.overflowed = self._overflowed
+        else:
+            self._queue_limit = limit
+
     def _overflowed(self) -> None:
-        if self._slow or self.state != OPEN:
+        """Begin the grace: too much waits for the client; or end it: far too much does."""
+        options = self.options
+        if self.state != OPEN:
             return
-        self._slow = True
+        if self._grace is not None or options.slow_grace <= 0:
+            self._too_slow()
+            return
+        self._limit_queue(HARD_LIMIT * options.send_queue_bytes)
+        self._grace = SlowReaderGrace(
+            self._unsent, options.send_queue_bytes, options.slow_grace, self._recovered, self._too_slow, self.clock
+        )
+        self._grace.start()
+
+    def _recovered(self) -> None:
+        self._end_grace()
+        self._limit_queue(self.options.send_queue_bytes)
+
+    def _end_grace(self) -> None:
+        grace, self._grace = self._grace, None
+        if grace is not None:
+            grace.stop()
+
+    def _too_slow(self) -> None:
+        self._end_grace()
+        if self.state != OPEN:
+            return
         log.warn(
-            "{address} reads too slowly: more than TXBROKER_SEND_QUEUE_BYTES={most} wait for it; closing with 1013",
+            "{address} reads too slowly: more than TXBROKER_SEND_QUEUE_BYTES={most} waited for it for "
+            "TXBROKER_SLOW_GRACE_SECONDS, or {hard} times as much at once; closing with 1013",
             address=self.handshake.address,
             most=self.options.send_queue_bytes,
+            hard=HARD_LIMIT,
         )
         self.traffic.slow_consumer("close")
+        self._limit_queue(sys.maxsize)  # the close frame is no overflow
         self._close(CloseCode.TRY_AGAIN_LATER, "reading too slowly", self.options.slow_grace)
 
 
@@ -308,7 +364,7 @@ def link_class(
     state = autobahn_state(options, clock)
     fast_path = options.fast_path and state.keys() >= FAST_NAMES
     if fast_path != options.fast_path:
-        log.warn("this version of Autobahn is not known: every frame takes the long way, as with fast_path off")
+        log.warn("this version of Autobahn is not known: every frame takes the slow path, as with fast_path off")
     namespace = {name: value for name, value in state.items() if name not in vars(WebSocketLink)}
     namespace.update(
         options=options,

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.errors import Refused, Timeout, Unavailable
-from broker.interfaces import ILink, ISession
+from broker.interfaces import ISession
 from broker.messages import CloseCode, Response
 from broker.web.http.response import Dates, render
 from broker.web.net.transport import hand_over, writer_for
-
-if TYPE_CHECKING:
-    from broker.web.ws.link import WebSocketLink
+from broker.web.ws.options import WebSocketOptions
 
 log = Logger()
 
-KEEP = 65536  # bytes a client may send ahead before it is read no further
+MAX_EARLY_BYTES = 65536  # that a client may send before the answer; then it is read no further
 
 
 @attrs.define(eq=False)
@@ -30,31 +28,39 @@ class Opening:
     """The protocol of a connection from its upgrade request to the answer.
 
     Attributes:
-        link: the connection to be.
         transport: what it goes over.
-        acceptance: the 101.
+        request_id: the ``X-Request-Id`` of a refusal; "" for none.
         refuse: makes the answer to a failure.
+        opened: called with the session and the bytes that came meanwhile, when the session is ready.
+        refused: called instead, with the HTTP status of the answer, or 1006 when
+            the client has gone, and the reason.  One of the two is called, once.
         dates: for the header of a refusal.
+        options: ``open_timeout`` and ``close_timeout`` count here.
+        clock: the reactor, or a ``task.Clock``.
     """
 
-    link: WebSocketLink
     transport: Any
-    acceptance: bytes
+    request_id: str
     refuse: Callable[[Failure], Response]
+    opened: Callable[[ISession, bytes], object]
+    refused: Callable[[int, str], object]
     dates: Dates
+    options: WebSocketOptions
+    clock: IReactorTime
     _making: Deferred[ISession] | None = None
     _timeout: IDelayedCall | None = None
-    _over: bool = False
+    _over: bool = False  # it is answered, or the client has gone
+    _dropped: bool = False
     _kept: bytes = b""
     _full: bool = False
 
-    def start(self, session_factory: Callable[[ILink], Awaitable[ISession] | ISession], rest: bytes) -> None:
-        """Take the connection and make the session; *rest* is kept for it."""
+    def start(self, make: Callable[[], Awaitable[ISession] | ISession], rest: bytes) -> None:
+        """Take the connection over and call *make* for the session; *rest* is kept for it."""
         self._kept = rest
         self.transport.unregisterProducer()
         hand_over(self.transport, self)
         try:
-            made: Any = session_factory(self.link)
+            made: Any = make()
         except Exception:
             self._failed(Failure())
             return
@@ -67,7 +73,7 @@ class Opening:
         made.addCallbacks(self._ready, self._failed)
         made.addErrback(self._broken)
         if not self._over:
-            self._timeout = self.link.clock.callLater(self.link.options.open_timeout, self._late)
+            self._timeout = self.clock.callLater(self.options.open_timeout, self._late)
 
     # Called by the transport
 
@@ -76,26 +82,27 @@ class Opening:
         if self._over:
             return
         self._kept += data
-        if len(self._kept) > KEEP:
+        if len(self._kept) > MAX_EARLY_BYTES:
             self._full = True
             self.transport.pauseProducing()
 
     def connectionLost(self, reason: Failure) -> None:
-        """Give the session up: the client has gone."""
+        """Cancel the making of the session: the client has gone."""
         self._cancel_timeout()
         if not self._over:
             self._give_up()
-            self.link.refused(CloseCode.ABNORMAL, reason.getErrorMessage())
+            self.refused(CloseCode.ABNORMAL, reason.getErrorMessage())
 
     # Called by the link
 
     def cancel(self) -> None:
-        """Tell the client to come back later."""
+        """Refuse with ``Unavailable``: the link was closed meanwhile."""
         self._refuse(Failure(Unavailable("server", message="The server is going away.")))
         self._give_up()
 
     def abort(self) -> None:
-        """Drop the connection."""
+        """Drop the connection, whatever becomes of the session, without an answer."""
+        self._dropped = True
         self.transport.abortConnection()
 
     # How it ends
@@ -107,11 +114,13 @@ class Opening:
             return
         self._over = True
         self._cancel_timeout()
-        self.link.opened(session, self.acceptance, self._kept)
+        self.opened(session, self._kept)
         if self._full:
             self.transport.resumeProducing()
 
     def _failed(self, failure: Failure) -> None:
+        if self._dropped:
+            return
         if not self._over:
             self._refuse(failure)
         elif not failure.check(CancelledError):
@@ -135,14 +144,14 @@ class Opening:
         self._over = True
         self._cancel_timeout()
         response = self._answer_to(failure)
-        request_id = self.link.handshake.id
-        if not request_id:
+        if not self.request_id:
             response = attrs.evolve(response, plain=True)
-        writer_for(self.transport)(render(response, request_id, head=False, keep_alive=False, date=self.dates.line()))
+        wire = render(response, self.request_id, head=False, keep_alive=False, date=self.dates.line())
+        writer_for(self.transport)(wire)
         self.transport.loseConnection()
         # A client that does not read must not keep the connection.
-        self._timeout = self.link.clock.callLater(self.link.options.close_timeout, self.transport.abortConnection)
-        self.link.refused(response.status, failure.getErrorMessage())
+        self._timeout = self.clock.callLater(self.options.close_timeout, self.transport.abortConnection)
+        self.refused(response.status, failure.getErrorMessage())
 
     def _answer_to(self, failure: Failure) -> Response:
         error = failure.value

@@ -1,7 +1,7 @@
-"""The way in: a short way for what clients nearly always send.
+"""Reading frames: a fast path for what clients nearly always send.
 
 Complete, unfragmented, masked text and binary frames, pings and pongs are taken out
-of a chunk by :meth:`FrameReader._take_frames`.  Fragments, errors, compression and
+of a chunk by :meth:`FrameReader._read_fast`.  Fragments, errors, compression and
 the closing handshake are Autobahn's own code, and with ``fast_path`` off everything
 is; both behave alike, which a test with random streams shows.  The one
 difference is when: text that is no UTF-8 is noticed here once its frame is whole.
@@ -9,14 +9,12 @@ difference is when: text that is no UTF-8 is noticed here once its frame is whol
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from broker.interfaces import ISession
 from broker.web.ws.autobahn import CLOSED, OPEN, AutobahnCore
 from broker.web.ws.masking import unmask
-
-if TYPE_CHECKING:
-    from broker.web.ws.upgrade import Traffic
+from broker.web.ws.options import Traffic
 
 # First bytes of unfragmented frames, RFC 6455, 5.2: FIN, no extension bits, opcode.
 TEXT = 0x81
@@ -28,7 +26,7 @@ MASKED = 0x80
 TWO_BYTES = 0xFE
 EIGHT_BYTES = 0xFF
 
-MAX_FAST_BYTES = 65535  # bytes of a frame that is taken the short way: what two bytes can say
+MAX_FAST_BYTES = 65535  # bytes of a payload on the fast path: what two bytes can say
 FAST_NAMES = frozenset(("data", "current_frame", "inside_message"))  # of Autobahn's, that this needs
 
 
@@ -38,9 +36,9 @@ class FrameReader(AutobahnCore):
     Attributes:
         session: what receives the messages.
         traffic: where bytes are counted.
-        heard: set when bytes come.
-        fast_path: whether to go the short way at all.
-        max_fast_bytes: the longest payload that goes the short way, in bytes.
+        heard: set when bytes come; cleared by the heartbeat.
+        fast_path: whether there is one.
+        max_fast_bytes: the longest payload on the fast path, in bytes.
     """
 
     traffic: ClassVar[Traffic]
@@ -51,76 +49,69 @@ class FrameReader(AutobahnCore):
     heard = False
 
     def session_failed(self) -> None:
-        """The session raised an exception, the one being handled."""
+        """Close the connection: the session raised the exception that is being handled."""
         raise AssertionError("a link handles this")
 
     def dataReceived(self, data: bytes) -> None:
-        """Take what is usual at once and let Autobahn have the rest."""
+        """Read *data* on the fast path as far as possible, and the rest with Autobahn."""
         self.heard = True
         self.traffic.bytes_in += len(data)
         if self.data:
             data = self.data + data
             self.data = b""
         if self.fast_path and self.state == OPEN and self.current_frame is None and not self.inside_message:
-            while self._take_frames(data) and self._take_odd_frames(True):
+            while self._read_fast(data) and self._read_slow(True):
                 data, self.data = self.data, b""
         elif self.state != CLOSED:
             self.data = data
-            self._take_odd_frames(False)
+            self._read_slow(False)
 
-    def _take_frames(self, data: bytes) -> bool:
+    def _read_fast(self, data: bytes) -> bool:
         """Deliver the complete data frames that *data* begins with and keep the rest.
 
         Returns:
-            Whether what is kept is Autobahn's to deal with; otherwise it is
-            nothing, or a part of a frame.
+            Whether what is kept needs the slow path; otherwise it is nothing,
+            or a part of a frame.
         """
         received = self.session.received
         most = self.max_fast_bytes
         position, end = 0, len(data)
-        odd = False
+        slow = True
         while end - position >= 2:
             first = data[position]
             size = data[position + 1]
             if first != TEXT and first != BINARY:
-                if first in (PING, PONG) and MASKED <= size < TWO_BYTES:
-                    start = position + 6
-                    stop = start + (size & 0x7F)
-                    if stop > end:
-                        break
-                    if first == PING:
-                        self.sendPong(unmask(data[start:stop], data[start - 4 : start]))
-                    position = stop
-                    continue
-                odd = True
-                break
+                stop = self._read_ping(data, position)
+                if not stop or stop > end:
+                    slow = not stop
+                    break
+                position = stop
+                continue
             if size < MASKED or size == EIGHT_BYTES:
-                odd = True
                 break
             if size < TWO_BYTES:
                 size &= 0x7F
                 start = position + 6
             else:
                 if end - position < 8:
+                    slow = False
                     break
                 size = data[position + 2] << 8 | data[position + 3]
                 start = position + 8
                 if size <= 125:
                     # 5.2: "the minimal number of bytes MUST be used to encode the length".
-                    odd = True
                     break
             if size > most:
-                odd = True
                 break
             stop = start + size
             if stop > end:
+                slow = False
                 break
             payload = unmask(data[start:stop], data[start - 4 : start])
             if first == TEXT and not payload.isascii():
                 try:
                     payload.decode()
                 except UnicodeDecodeError:
-                    odd = True
                     break
             position = stop
             try:
@@ -128,18 +119,35 @@ class FrameReader(AutobahnCore):
             except Exception:
                 self.session_failed()
             if self.state != OPEN:
-                odd = True
                 break
+        else:
+            slow = False
         if position < end:
             self.data = data[position:] if position else data
-            return odd
+            return slow
         return False
 
-    def _take_odd_frames(self, one: bool) -> bool:
-        """Let Autobahn work on ``data``: as long as it can, or only until *one* message is done.
+    def _read_ping(self, data: bytes, position: int) -> int:
+        """Answer the ping, or drop the pong, at *position* of *data*.
 
         Returns:
-            Whether usual frames may follow.
+            Where it ends, perhaps beyond the end of *data* (then nothing was
+            done); 0 when it is another frame, or a wrong one.
+        """
+        first, size = data[position], data[position + 1]
+        if first not in (PING, PONG) or not MASKED <= size < TWO_BYTES:
+            return 0
+        start = position + 6
+        stop = start + (size & 0x7F)
+        if first == PING and stop <= len(data):
+            self.sendPong(unmask(data[start:stop], data[start - 4 : start]))
+        return stop
+
+    def _read_slow(self, one: bool) -> bool:
+        """Let Autobahn read ``data``: to its end, or only until *one* message is complete.
+
+        Returns:
+            Whether the fast path can go on.
         """
         while self.state != CLOSED and self.processData():
             if one and self.current_frame is None and not self.inside_message and self.state == OPEN:

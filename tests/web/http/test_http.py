@@ -1,109 +1,28 @@
 from __future__ import annotations
 
-import gzip
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine
 from typing import Any
 
 import attrs
 import pytest
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.protocol import Protocol
-from twisted.internet.task import Clock
+from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent
 
-from broker.core.deadlines import Deadlines
-from broker.errors import Invalid, TooLarge
 from broker.messages import HttpRequest, Response
-from broker.web.http.channel import AHEAD, PIPELINE, HttpChannel, Times
-from broker.web.http.parser import Limits
-from broker.web.http.response import Dates, gunzip, render
+from broker.web.http.channel import HttpChannel
+from broker.web.http.parser import MAX_PIPELINED, MAX_UNPARSED_BYTES, Limits
+from broker.web.http.response import render
 from tests.support.logs import lines_of
+from tests.web.http.fake_site import GET, UPGRADE, FakeSite, get, post
 from tests.web.wire import Wire, read_all
-
-GET = b"GET /a?b=c HTTP/1.1\r\nHost: h\r\n\r\n"
-UPGRADE = b"GET /ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
-BIG = Limits(head_bytes=1000, body_bytes=1000)
-
-
-def get(path: str, *lines: str, method: str = "GET") -> bytes:
-    return "\r\n".join((f"{method} {path} HTTP/1.1", "Host: h", *lines, "", "")).encode()
-
-
-def post(body: bytes, *lines: str) -> bytes:
-    return get("/p", f"Content-Length: {len(body)}", *lines, method="POST") + body
-
-
-class TokenEndpoint:
-    """Answers by what the test says; keeps what it was asked."""
-
-    def __init__(self) -> None:
-        self.clock = Clock()
-        self.clock.advance(784111777.0)
-        self.limits = BIG
-        self.times = Times(silent=10.0, head=10.0, body=20.0, idle=30.0, stalled=60.0, linger=2.0)
-        self.dates = Dates(self.clock)
-        self.deadlines: Deadlines[HttpChannel] = Deadlines(self.clock, HttpChannel.expired)
-        self.asked: list[HttpRequest] = []
-        self.waiting: list[Deferred[Response]] = []
-        self.cancelled: list[str] = []
-        self.left: list[HttpChannel] = []
-        self.handed_over: list[tuple[HttpRequest, bytes]] = []
-        self.refuse_upgrade: Response | None = None
-        self.reply: Callable[[HttpRequest], Any] = lambda request: Response(body=request.path.encode())
-
-    async def answer(self, request: HttpRequest) -> Response:
-        self.asked.append(request)
-        response = self.reply(request)
-        if isinstance(response, Deferred):
-            self.waiting.append(response)
-            try:
-                response = await response
-            except CancelledError:
-                self.cancelled.append(request.path)
-                raise
-        answer: Response = response
-        return answer
-
-    def upgrade(self, request: HttpRequest, channel: HttpChannel, rest: bytes) -> Response | None:
-        self.handed_over.append((request, rest))
-        if self.refuse_upgrade is None:
-            channel.transport.unregisterProducer()
-            channel.transport.server = Protocol()
-        return self.refuse_upgrade
-
-    def refusal(self, status: int, message: str, request: HttpRequest | None) -> Response:
-        return Response(status, f"{message} {request and request.path}".encode(), "text/plain")
-
-    def gone(self, channel: HttpChannel) -> None:
-        self.left.append(channel)
-
-    def wait(self, _: HttpRequest) -> Deferred[Response]:
-        return Deferred()
-
-
-@pytest.fixture
-def desk() -> Iterator[TokenEndpoint]:
-    desk = TokenEndpoint()
-    yield desk
-    assert len(desk.deadlines) == 0
-    desk.clock.advance(1.0)
-    assert desk.clock.getDelayedCalls() == []
-
-
-@pytest.fixture
-def wire(desk: TokenEndpoint) -> Iterator[Wire]:
-    wire = Wire(HttpChannel(desk, "10.0.0.1"))
-    yield wire
-    wire.lose()
-
 
 # Requests and answers.
 
 
-def test_a_request_is_answered(desk: TokenEndpoint, wire: Wire) -> None:
+def test_a_request_is_answered(site: FakeSite, wire: Wire) -> None:
     wire.server.dataReceived(get("/a?b=c&d", "X-One: 1", "X-Two:  2 ", "x-two: 3"))
-    request = desk.asked[0]
+    request = site.requests[0]
     assert (request.method, request.path, request.query, request.body) == ("GET", "/a", "b=c&d", b"")
     assert request.headers == {"host": "h", "x-one": "1", "x-two": "2, 3"}
     assert (request.address, request.secure) == ("10.0.0.1", False)
@@ -120,20 +39,20 @@ def test_a_request_is_answered(desk: TokenEndpoint, wire: Wire) -> None:
     )
 
 
-def test_the_date_moves_on(desk: TokenEndpoint, wire: Wire) -> None:
+def test_the_date_moves_on(site: FakeSite, wire: Wire) -> None:
     wire.say(GET)
-    desk.clock.advance(1.5)
+    site.clock.advance(1.5)
     assert wire.say(GET)[0].headers["date"] == "Sun, 06 Nov 1994 08:49:38 GMT"
 
 
-def test_a_request_may_come_byte_by_byte(desk: TokenEndpoint, wire: Wire) -> None:
+def test_a_request_may_come_byte_by_byte(site: FakeSite, wire: Wire) -> None:
     for byte in post(b"hello") + GET:
         wire.server.dataReceived(bytes((byte,)))
-    assert [(request.path, request.body) for request in desk.asked] == [("/p", b"hello"), ("/a", b"")]
+    assert [(request.path, request.body) for request in site.requests] == [("/p", b"hello"), ("/a", b"")]
     assert [heard.body for heard in wire.heard()] == [b"/p", b"/a"]
 
 
-def test_ids_of_requests_look_like_random_uuids_and_differ(desk: TokenEndpoint, wire: Wire) -> None:
+def test_ids_of_requests_look_like_random_uuids_and_differ(site: FakeSite, wire: Wire) -> None:
     ids = {heard.headers["x-request-id"] for heard in wire.say(GET * 10)}
     assert len(ids) == 10
     for id in ids:
@@ -141,63 +60,63 @@ def test_ids_of_requests_look_like_random_uuids_and_differ(desk: TokenEndpoint, 
         assert (id[14], id[19]) == ("4", "a")
 
 
-def test_a_large_body_comes_whole(desk: TokenEndpoint, wire: Wire) -> None:
-    desk.limits = Limits(body_bytes=100000)
-    wire = Wire(HttpChannel(desk, ""))
+def test_a_large_body_comes_whole(site: FakeSite, wire: Wire) -> None:
+    site.limits = Limits(body_bytes=100000)
+    wire = Wire(HttpChannel(site, ""))
     body = bytes(range(256)) * 300
     stream = post(body) + GET
     for start in range(0, len(stream), 65536):
         wire.server.dataReceived(stream[start : start + 65536])
-    assert [request.body for request in desk.asked] == [body, b""]
+    assert [request.body for request in site.requests] == [body, b""]
     wire.lose()
 
 
-def test_a_chunked_body_comes_whole(desk: TokenEndpoint, wire: Wire) -> None:
+def test_a_chunked_body_comes_whole(site: FakeSite, wire: Wire) -> None:
     head = get("/p", "Transfer-Encoding: chunked", method="POST")
     wire.say(head + b"3\r\nhel\r\n2\r\nlo\r\n0\r\nX-Trailer: 1\r\n\r\n")
-    assert desk.asked[0].body == b"hello"
-    assert "x-trailer" not in desk.asked[0].headers
+    assert site.requests[0].body == b"hello"
+    assert "x-trailer" not in site.requests[0].headers
 
 
-def test_a_body_in_many_small_chunks_costs_little_more_than_its_bytes(desk: TokenEndpoint, wire: Wire) -> None:
-    desk.limits = Limits(body_bytes=100000)
-    wire = Wire(HttpChannel(desk, ""))
+def test_a_body_in_many_small_chunks_costs_little_more_than_its_bytes(site: FakeSite, wire: Wire) -> None:
+    site.limits = Limits(body_bytes=100000)
+    wire = Wire(HttpChannel(site, ""))
     wire.server.dataReceived(get("/p", "Transfer-Encoding: chunked", method="POST"))
     wire.server.dataReceived(b"1\r\nx\r\n" * 90000)
     assert sys.getsizeof(wire.server._parser._pieces) < 200000
     wire.server.dataReceived(b"0\r\n\r\n")
-    assert desk.asked[0].body == b"x" * 90000
+    assert site.requests[0].body == b"x" * 90000
     wire.lose()
 
 
-def test_head_gets_the_length_and_no_body(desk: TokenEndpoint, wire: Wire) -> None:
+def test_head_gets_the_length_and_no_body(site: FakeSite, wire: Wire) -> None:
     wire.server.dataReceived(get("/abc", method="HEAD"))
     (heard,) = read_all(wire.value(), heads=True)
     assert (heard.status, heard.headers["content-length"], heard.body) == (200, "4", b"")
 
 
 @pytest.mark.parametrize("status", [204, 304])
-def test_some_answers_have_neither_body_nor_length(desk: TokenEndpoint, wire: Wire, status: int) -> None:
-    desk.reply = lambda _: Response(status, b"never sent")
+def test_some_answers_have_neither_body_nor_length(site: FakeSite, wire: Wire, status: int) -> None:
+    site.reply = lambda _: Response(status, b"never sent")
     (heard,) = wire.say(GET)
     assert heard.status == status
     assert not {"content-length", "content-type"} & set(heard.headers)
 
 
-def test_a_plain_answer_has_no_request_id(desk: TokenEndpoint, wire: Wire) -> None:
-    desk.reply = lambda _: Response(404, plain=True)
+def test_a_plain_answer_has_no_request_id(site: FakeSite, wire: Wire) -> None:
+    site.reply = lambda _: Response(404, plain=True)
     assert "x-request-id" not in wire.say(GET)[0].headers
 
 
-def test_an_answer_may_have_its_own_reason_type_and_headers(desk: TokenEndpoint, wire: Wire) -> None:
-    desk.reply = lambda _: Response(299, b"x", "text/plain", (("X-A", "1"), ("X-B", "2")), "Fine")
+def test_an_answer_may_have_its_own_reason_type_and_headers(site: FakeSite, wire: Wire) -> None:
+    site.reply = lambda _: Response(299, b"x", "text/plain", (("X-A", "1"), ("X-B", "2")), "Fine")
     (heard,) = wire.say(GET)
     assert (heard.status, heard.reason, heard.headers["content-type"]) == (299, "Fine", "text/plain")
     assert (heard.headers["x-a"], heard.headers["x-b"]) == ("1", "2")
 
 
-def test_a_client_s_words_do_not_become_header_lines(desk: TokenEndpoint, wire: Wire) -> None:
-    desk.reply = lambda _: Response(
+def test_a_client_s_words_do_not_become_header_lines(site: FakeSite, wire: Wire) -> None:
+    site.reply = lambda _: Response(
         reason="OK\r\nX-Evil: 1",
         content_type="text/plain\r\nX-Evil: 2",
         headers=(("Location", "/\r\nX-Evil: 3\r\n\r\nbody\0"), ("X-Evil: 4\r\nX", "y"), ("X\nY", "z"), ("", "z")),
@@ -207,8 +126,8 @@ def test_a_client_s_words_do_not_become_header_lines(desk: TokenEndpoint, wire: 
     assert heard.headers["location"] == "/ X-Evil: 3 body "
 
 
-def test_a_dialect_does_not_decide_the_framing(desk: TokenEndpoint, wire: Wire) -> None:
-    desk.reply = lambda _: Response(
+def test_a_dialect_does_not_decide_the_framing(site: FakeSite, wire: Wire) -> None:
+    site.reply = lambda _: Response(
         body=b"hello",
         headers=(("Content-Length", "1"), ("transfer-encoding", "chunked"), ("Connection", "close"), ("Date", "-")),
     )
@@ -219,63 +138,63 @@ def test_a_dialect_does_not_decide_the_framing(desk: TokenEndpoint, wire: Wire) 
 
 
 def test_characters_beyond_latin_1_are_replaced() -> None:
-    wire = render(Response(headers=(("X", "é€"),)), "id", False, True, b"")
+    wire = render(Response(headers=(("X", "é€"),)), "id", False, 5, b"")
     assert b"X: \xe9?\r\n" in wire
 
 
 # The end of a connection.
 
 
-def test_a_client_may_ask_to_close(desk: TokenEndpoint, wire: Wire) -> None:
+def test_a_client_may_ask_to_close(site: FakeSite, wire: Wire) -> None:
     (heard,) = wire.say(get("/a", "Connection: close") + GET)
     assert heard.headers["connection"] == "close"
     assert "keep-alive" not in heard.headers
     assert wire.disconnecting
-    assert len(desk.asked) == 1
+    assert len(site.requests) == 1
 
 
-def test_an_old_client_is_answered_and_the_connection_closed(desk: TokenEndpoint, wire: Wire) -> None:
+def test_an_old_client_is_answered_and_the_connection_closed(site: FakeSite, wire: Wire) -> None:
     (heard,) = wire.say(b"GET /old HTTP/1.0\r\n\r\n")
     assert (heard.body, heard.headers["connection"]) == (b"/old", "close")
     assert wire.disconnecting
 
 
-def test_an_old_client_may_ask_to_stay(desk: TokenEndpoint, wire: Wire) -> None:
+def test_an_old_client_may_ask_to_stay(site: FakeSite, wire: Wire) -> None:
     (heard,) = wire.say(b"GET /old HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
     assert heard.headers["connection"] == "keep-alive"
     assert not wire.disconnecting
 
 
-def test_an_answer_may_close(desk: TokenEndpoint, wire: Wire) -> None:
-    desk.reply = lambda _: Response(close=True)
+def test_an_answer_may_close(site: FakeSite, wire: Wire) -> None:
+    site.reply = lambda _: Response(close=True)
     heard = wire.say(GET + GET)
     assert [answer.headers["connection"] for answer in heard] == ["close"]
-    assert len(desk.asked) == 1
+    assert len(site.requests) == 1
 
 
-def test_the_site_is_told_of_the_end_once(desk: TokenEndpoint, wire: Wire) -> None:
+def test_the_site_is_told_of_the_end_once(site: FakeSite, wire: Wire) -> None:
     wire.say(get("/a", "Connection: close"))
     wire.lose()
-    assert desk.left == [wire.server]
+    assert site.lost == [wire.server]
 
 
-def test_an_idle_connection_finishes_at_once(desk: TokenEndpoint, wire: Wire) -> None:
+def test_an_idle_connection_finishes_at_once(site: FakeSite, wire: Wire) -> None:
     wire.say(GET)
     wire.server.finish()
     assert wire.disconnecting
 
 
-def test_a_busy_connection_finishes_after_its_answer(desk: TokenEndpoint, wire: Wire) -> None:
-    desk.reply = desk.wait
+def test_a_busy_connection_finishes_after_its_answer(site: FakeSite, wire: Wire) -> None:
+    site.reply = site.wait
     wire.say(GET)
     wire.server.finish()
     assert not wire.disconnecting
-    desk.waiting[0].callback(Response())
+    site.waiting[0].callback(Response())
     assert wire.heard()[0].headers["connection"] == "close"
     assert wire.disconnecting
 
 
-def test_a_request_that_has_begun_is_answered_before_the_finish(desk: TokenEndpoint, wire: Wire) -> None:
+def test_a_request_that_has_begun_is_answered_before_the_finish(site: FakeSite, wire: Wire) -> None:
     wire.say(GET[:10])
     wire.server.finish()
     assert wire.say(GET[10:])[0].headers["connection"] == "close"
@@ -284,61 +203,61 @@ def test_a_request_that_has_begun_is_answered_before_the_finish(desk: TokenEndpo
 # Order.
 
 
-def test_a_pipeline_is_answered_in_order(desk: TokenEndpoint, wire: Wire) -> None:
-    desk.reply = lambda request: desk.wait(request) if request.path == "/slow" else Response(body=request.path.encode())
+def test_a_pipeline_is_answered_in_order(site: FakeSite, wire: Wire) -> None:
+    site.reply = lambda request: site.wait(request) if request.path == "/slow" else Response(body=request.path.encode())
     wire.say(get("/1") + get("/slow") + get("/3"))
     assert [heard.body for heard in wire.heard()] == []
-    assert [request.path for request in desk.asked] == ["/1", "/slow"]
-    desk.waiting[0].callback(Response(body=b"at last"))
+    assert [request.path for request in site.requests] == ["/1", "/slow"]
+    site.waiting[0].callback(Response(body=b"at last"))
     assert [heard.body for heard in wire.heard()] == [b"at last", b"/3"]
 
 
-def test_a_long_pipeline_stops_the_reading_and_nothing_is_lost(desk: TokenEndpoint, wire: Wire) -> None:
-    desk.reply = desk.wait
+def test_a_long_pipeline_stops_the_reading_and_nothing_is_lost(site: FakeSite, wire: Wire) -> None:
+    site.reply = site.wait
     stream = b"".join(get(f"/{number}") for number in range(3000))
     wire.server.dataReceived(stream)
     assert not wire.reading
     assert len(wire.server._parser.arrived) < 300
-    while desk.waiting:
-        waiting, desk.waiting = desk.waiting, []
+    while site.waiting:
+        waiting, site.waiting = site.waiting, []
         for deferred in waiting:
             deferred.callback(Response())
-    assert [request.path for request in desk.asked] == [f"/{number}" for number in range(3000)]
+    assert [request.path for request in site.requests] == [f"/{number}" for number in range(3000)]
     assert len(wire.heard()) == 3000
     assert wire.reading
 
 
-def test_great_bodies_that_wait_stop_the_reading_and_are_not_lost(desk: TokenEndpoint, wire: Wire) -> None:
-    desk.limits = Limits(body_bytes=100000)
-    desk.reply = desk.wait
-    wire = Wire(HttpChannel(desk, ""))
+def test_great_bodies_that_wait_stop_the_reading_and_are_not_lost(site: FakeSite, wire: Wire) -> None:
+    site.limits = Limits(body_bytes=100000)
+    site.reply = site.wait
+    wire = Wire(HttpChannel(site, ""))
     bodies = [bytes((number,)) * 90000 for number in range(5)]
     wire.say(b"".join(map(post, bodies)))
     assert not wire.reading
     for number in range(5):
-        desk.waiting[number].callback(Response())
-    assert [request.body for request in desk.asked] == bodies
+        site.waiting[number].callback(Response())
+    assert [request.body for request in site.requests] == bodies
     assert wire.reading
     wire.lose()
 
 
-def test_what_comes_while_nothing_is_parsed_keeps_its_place(desk: TokenEndpoint, wire: Wire) -> None:
-    desk.reply = desk.wait
-    wire.say(get("/") * (PIPELINE + 1))
+def test_what_comes_while_nothing_is_parsed_keeps_its_place(site: FakeSite, wire: Wire) -> None:
+    site.reply = site.wait
+    wire.say(get("/") * (MAX_PIPELINED + 1))
     for piece in (b"GET /last HT", b"TP/1.1\r\nHost: h\r\n\r\n"):
         wire.say(piece)
     assert not wire.reading
-    desk.reply = lambda request: Response(body=request.path.encode())
-    desk.waiting[0].callback(Response())
+    site.reply = lambda request: Response(body=request.path.encode())
+    site.waiting[0].callback(Response())
     assert wire.heard()[-1].body == b"/last"
     assert wire.reading
 
 
-def test_a_bad_request_is_refused_after_the_good_ones(desk: TokenEndpoint, wire: Wire) -> None:
-    desk.reply = desk.wait
+def test_a_bad_request_is_refused_after_the_good_ones(site: FakeSite, wire: Wire) -> None:
+    site.reply = site.wait
     wire.say(GET + b"nonsense\r\n\r\n")
     assert not wire.half_closed
-    desk.waiting[0].callback(Response())
+    site.waiting[0].callback(Response())
     assert [heard.status for heard in wire.heard()] == [200, 400]
     assert wire.half_closed
 
@@ -346,24 +265,24 @@ def test_a_bad_request_is_refused_after_the_good_ones(desk: TokenEndpoint, wire:
 # Clients that go away, and answers that fail.
 
 
-def test_the_answer_is_cancelled_when_the_client_goes(desk: TokenEndpoint, wire: Wire, logged: list[LogEvent]) -> None:
-    desk.reply = desk.wait
+def test_the_answer_is_cancelled_when_the_client_goes(site: FakeSite, wire: Wire, logged: list[LogEvent]) -> None:
+    site.reply = site.wait
     wire.say(get("/poll") + get("/next"))
     wire.lose()
-    assert desk.cancelled == ["/poll"]
-    assert len(desk.asked) == 1
+    assert site.cancelled == ["/poll"]
+    assert len(site.requests) == 1
     assert not [event for event in logged if "log_failure" in event]
 
 
-def test_an_answer_that_ignores_its_cancelling_is_dropped(desk: TokenEndpoint, wire: Wire) -> None:
+def test_an_answer_that_ignores_its_cancelling_is_dropped(site: FakeSite, wire: Wire) -> None:
     deferred: Deferred[Response] = Deferred(lambda cancelled: cancelled.callback(Response()))
-    desk.reply = lambda _: deferred
+    site.reply = lambda _: deferred
     wire.say(GET)
     wire.lose()
     assert wire.value() == b""
 
 
-def test_an_answer_that_waits_twice_comes(desk: TokenEndpoint, wire: Wire) -> None:
+def test_an_answer_that_waits_twice_comes(site: FakeSite, wire: Wire) -> None:
     first: Deferred[Response] = Deferred()
     second: Deferred[Response] = Deferred()
 
@@ -372,7 +291,7 @@ def test_an_answer_that_waits_twice_comes(desk: TokenEndpoint, wire: Wire) -> No
         two = await second
         return Response(body=one.body + two.body)
 
-    desk.answer = both  # type: ignore[method-assign]
+    site.answer = both  # type: ignore[method-assign]
     wire.say(GET)
     first.callback(Response(body=b"1"))
     assert wire.heard() == []
@@ -380,7 +299,7 @@ def test_an_answer_that_waits_twice_comes(desk: TokenEndpoint, wire: Wire) -> No
     assert wire.heard()[0].body == b"12"
 
 
-def test_an_answer_may_survive_a_failure_that_it_waited_for(desk: TokenEndpoint, wire: Wire) -> None:
+def test_an_answer_may_survive_a_failure_that_it_waited_for(site: FakeSite, wire: Wire) -> None:
     deferred: Deferred[Response] = Deferred()
 
     async def brave(request: HttpRequest) -> Response:
@@ -389,7 +308,7 @@ def test_an_answer_may_survive_a_failure_that_it_waited_for(desk: TokenEndpoint,
         except ValueError:
             return Response(418)
 
-    desk.answer = brave  # type: ignore[method-assign]
+    site.answer = brave  # type: ignore[method-assign]
     wire.say(GET)
     deferred.errback(ValueError())
     assert wire.heard()[0].status == 418
@@ -397,30 +316,30 @@ def test_an_answer_may_survive_a_failure_that_it_waited_for(desk: TokenEndpoint,
 
 @pytest.mark.parametrize("late", [False, True])
 def test_an_answer_that_fails_is_a_500_and_the_connection_goes_on(
-    desk: TokenEndpoint, wire: Wire, logged: list[LogEvent], late: bool
+    site: FakeSite, wire: Wire, logged: list[LogEvent], late: bool
 ) -> None:
     def fail(_: HttpRequest) -> Any:
         raise ZeroDivisionError("deliberate")
 
-    desk.reply = desk.wait if late else fail
+    site.reply = site.wait if late else fail
     answers = wire.say(GET)
     if late:
-        desk.waiting[0].errback(ZeroDivisionError("deliberate"))
+        site.waiting[0].errback(ZeroDivisionError("deliberate"))
         answers = wire.heard()
     (heard,) = answers
     assert (heard.status, heard.headers["connection"]) == (500, "keep-alive")
     assert b"deliberate" not in heard.body
     assert [event["log_failure"].type for event in logged if "log_failure" in event] == [ZeroDivisionError]
-    desk.reply = lambda _: Response()
+    site.reply = lambda _: Response()
     assert wire.say(GET)[0].status == 200
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_an_answer_that_is_none_is_a_500(desk: TokenEndpoint, wire: Wire, logged: list[LogEvent], late: bool) -> None:
-    desk.reply = desk.wait if late else (lambda _: Response(body="private"))  # type: ignore[arg-type]
+def test_an_answer_that_is_none_is_a_500(site: FakeSite, wire: Wire, logged: list[LogEvent], late: bool) -> None:
+    site.reply = site.wait if late else (lambda _: Response(body="private"))  # type: ignore[arg-type]
     heard = wire.say(GET)
     if late:
-        desk.waiting[0].callback(None)  # type: ignore[arg-type]
+        site.waiting[0].callback(None)  # type: ignore[arg-type]
         heard = wire.heard()
     assert [answer.status for answer in heard] == [500]
     assert [event for event in logged if "log_failure" in event]
@@ -428,15 +347,15 @@ def test_an_answer_that_is_none_is_a_500(desk: TokenEndpoint, wire: Wire, logged
 
 
 def test_a_failure_behind_an_answer_costs_the_connection_only(
-    desk: TokenEndpoint, wire: Wire, logged: list[LogEvent], monkeypatch: pytest.MonkeyPatch
+    site: FakeSite, wire: Wire, logged: list[LogEvent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> Coroutine[Any, Any, Response]:
         raise ZeroDivisionError
 
-    desk.reply = desk.wait
+    site.reply = site.wait
     wire.say(GET + GET)
-    monkeypatch.setattr(desk, "answer", fail)
-    desk.waiting[0].callback(Response())
+    monkeypatch.setattr(site, "answer", fail)
+    site.waiting[0].callback(Response())
     assert wire.aborted
     assert [event["log_failure"].type for event in logged if "log_failure" in event] == [ZeroDivisionError]
 
@@ -454,51 +373,59 @@ def test_a_failure_behind_an_answer_costs_the_connection_only(
         (b"GET /x HTTP/2.0\r\nHost: h\r\n\r\n", 505),
     ],
 )
-def test_a_refused_request_ends_the_connection(desk: TokenEndpoint, wire: Wire, stream: bytes, status: int) -> None:
+def test_a_refused_request_ends_the_connection(site: FakeSite, wire: Wire, stream: bytes, status: int) -> None:
     (heard,) = wire.say(stream)
     assert (heard.status, heard.headers["connection"]) == (status, "close")
     assert wire.half_closed
-    assert desk.asked == []
+    assert site.requests == []
 
 
-def test_the_site_sees_as_much_of_a_refused_request_as_was_read(desk: TokenEndpoint, wire: Wire) -> None:
+def test_the_site_sees_as_much_of_a_refused_request_as_was_read(site: FakeSite, wire: Wire) -> None:
     (heard,) = wire.say(get("/big", "Content-Length: 1001", method="POST"))
     assert heard.body == b"The body is over 1000 bytes. /big"
 
 
-def test_a_refused_client_that_still_sends_can_read_the_refusal(desk: TokenEndpoint, wire: Wire) -> None:
+def test_a_refused_client_that_still_sends_can_read_the_refusal(site: FakeSite, wire: Wire) -> None:
     wire.say(get("/x", "Content-Length: 9999", method="POST"))
     assert wire.say(b"x" * 5000) == []
     assert not wire.lost
-    desk.clock.pump([1.0] * 3)
+    site.clock.pump([1.0] * 3)
     assert wire.aborted
 
 
 # Expect: 100-continue.
 
 
-def test_a_client_is_told_to_go_on(desk: TokenEndpoint, wire: Wire) -> None:
+def test_a_client_is_told_to_go_on(site: FakeSite, wire: Wire) -> None:
     head = get("/p", "Content-Length: 5", "Expect: 100-Continue", method="POST")
     wire.server.dataReceived(head)
     assert wire.value() == b"HTTP/1.1 100 Continue\r\n\r\n"
     wire.clear()
     assert wire.say(b"hello")[0].status == 200
-    assert desk.asked[0].body == b"hello"
+    assert site.requests[0].body == b"hello"
 
 
-def test_a_client_that_has_sent_its_body_already_is_not(desk: TokenEndpoint, wire: Wire) -> None:
+def test_a_client_that_has_sent_its_body_already_is_not(site: FakeSite, wire: Wire) -> None:
     assert [heard.status for heard in wire.say(post(b"hello", "Expect: 100-continue"))] == [200]
 
 
-def test_a_client_is_told_to_go_on_after_the_answers_before(desk: TokenEndpoint, wire: Wire) -> None:
-    desk.reply = desk.wait
+def test_a_client_is_told_to_go_on_after_the_answers_before(site: FakeSite, wire: Wire) -> None:
+    site.reply = site.wait
     wire.say(GET + get("/p", "Content-Length: 5", "Expect: 100-continue", method="POST"))
     assert wire.value() == b""
-    desk.waiting[0].callback(Response())
+    site.waiting[0].callback(Response())
     assert [heard.status for heard in wire.heard()] == [200, 100]
 
 
-def test_a_client_with_too_much_to_send_is_not_told_to_go_on(desk: TokenEndpoint, wire: Wire) -> None:
+@pytest.mark.parametrize("expectation", ["100-continue", "a-miracle"])
+def test_what_an_old_client_expects_is_ignored(site: FakeSite, wire: Wire, expectation: str) -> None:
+    head = f"POST /p HTTP/1.0\r\nContent-Length: 5\r\nExpect: {expectation}\r\n\r\n"
+    assert wire.say(head.encode()) == []
+    assert [heard.status for heard in wire.say(b"hello")] == [200]
+    assert site.requests[0].body == b"hello"
+
+
+def test_a_client_with_too_much_to_send_is_not_told_to_go_on(site: FakeSite, wire: Wire) -> None:
     head = get("/p", "Content-Length: 5000", "Expect: 100-continue", method="POST")
     assert [heard.status for heard in wire.say(head)] == [413]
 
@@ -506,108 +433,99 @@ def test_a_client_with_too_much_to_send_is_not_told_to_go_on(desk: TokenEndpoint
 # Time.
 
 
-def test_a_slow_header_is_refused(desk: TokenEndpoint, wire: Wire) -> None:
+def test_a_slow_header_is_refused(site: FakeSite, wire: Wire) -> None:
     for byte in GET[:18]:
         wire.server.dataReceived(bytes((byte,)))
-        desk.clock.advance(0.5)
+        site.clock.advance(0.5)
     assert wire.value() == b""
-    desk.clock.pump([0.5] * 4)
+    site.clock.pump([0.5] * 4)
     assert [heard.status for heard in wire.heard()] == [408]
     assert wire.half_closed
 
 
-def test_a_slow_body_is_refused(desk: TokenEndpoint, wire: Wire) -> None:
-    wire.say(post(b"x" * 1000)[:100])
-    desk.clock.pump([1.0] * 18)
-    wire.say(b"x")
-    desk.clock.pump([1.0] * 4)
-    assert [heard.status for heard in wire.heard()] == [408]
-    assert wire.half_closed
-
-
-def test_a_silent_new_connection_is_closed_without_a_word(desk: TokenEndpoint, wire: Wire) -> None:
-    desk.clock.pump([1.0] * 11)
+def test_a_silent_new_connection_is_closed_without_a_word(site: FakeSite, wire: Wire) -> None:
+    site.clock.pump([1.0] * 11)
     assert wire.lost
     assert wire.value() == b""
 
 
-def test_an_idle_connection_outlives_what_was_advertised_and_is_closed(desk: TokenEndpoint, wire: Wire) -> None:
+def test_an_idle_connection_outlives_what_was_advertised_and_is_closed(site: FakeSite, wire: Wire) -> None:
     heard = wire.say(GET)
     assert heard[0].headers["keep-alive"] == "timeout=5"
-    desk.clock.pump([1.0] * 29)
+    site.clock.pump([1.0] * 29)
     assert not wire.lost
-    desk.clock.pump([1.0] * 32)
+    site.clock.pump([1.0] * 32)
     assert wire.lost
     assert wire.value() == b""
 
 
-def test_requests_keep_a_connection_open(desk: TokenEndpoint, wire: Wire) -> None:
+def test_requests_keep_a_connection_open(site: FakeSite, wire: Wire) -> None:
     for _ in range(10):
         wire.say(GET)
-        desk.clock.pump([1.0] * 20)
+        site.clock.pump([1.0] * 20)
     assert not wire.lost
 
 
-def test_a_connection_is_not_idle_while_its_answer_is_awaited(desk: TokenEndpoint, wire: Wire) -> None:
-    desk.reply = desk.wait
+def test_a_connection_is_not_idle_while_its_answer_is_awaited(site: FakeSite, wire: Wire) -> None:
+    site.reply = site.wait
     wire.say(GET)
-    desk.clock.pump([10.0] * 30)
+    site.clock.pump([10.0] * 30)
     assert not wire.lost
-    desk.waiting[0].callback(Response())
-    desk.clock.pump([1.0] * 29)
+    site.waiting[0].callback(Response())
+    site.clock.pump([1.0] * 29)
     assert not wire.lost
 
 
-def test_each_request_has_its_own_time(desk: TokenEndpoint, wire: Wire) -> None:
+def test_each_request_has_its_own_time(site: FakeSite, wire: Wire) -> None:
     wire.say(GET[:10])
-    desk.clock.pump([1.0] * 9)
+    site.clock.pump([1.0] * 9)
     wire.say(GET[10:] + GET[:10])
-    desk.clock.pump([1.0] * 9)
+    site.clock.pump([1.0] * 9)
     assert wire.say(GET[10:])[0].status == 200
 
 
 # A client that does not read.
 
 
-def test_nothing_is_answered_while_the_client_does_not_read(desk: TokenEndpoint, wire: Wire) -> None:
+def test_nothing_is_answered_while_the_client_does_not_read(site: FakeSite, wire: Wire) -> None:
     wire.full = True
     wire.say(GET * 3)
-    assert len(desk.asked) == 1
+    assert len(site.requests) == 1
     wire.drain()
-    assert len(desk.asked) == 3
+    assert len(site.requests) == 3
 
 
-def test_a_client_that_never_reads_is_cut_off(desk: TokenEndpoint, wire: Wire) -> None:
+def test_a_client_that_never_reads_is_cut_off(site: FakeSite, wire: Wire) -> None:
     wire.full = True
     wire.say(GET * 3)
-    desk.clock.pump([1.0] * 61)
+    site.clock.pump([1.0] * 61)
     assert wire.aborted
 
 
-def test_a_client_that_sends_and_never_reads_is_read_no_further(desk: TokenEndpoint, wire: Wire) -> None:
+def test_a_client_that_sends_and_never_reads_is_read_no_further(site: FakeSite, wire: Wire) -> None:
     wire.full = True
     for _ in range(10):
         if wire.reading:
             wire.server.dataReceived(GET * 1000)
     assert not wire.reading
-    assert len(desk.asked) == 1
+    assert len(site.requests) == 1
     wire.drain()
-    assert len(desk.asked) >= 1000
+    assert len(site.requests) >= 1000
 
 
-def test_a_client_that_reads_again_in_time_stays(desk: TokenEndpoint, wire: Wire) -> None:
+def test_a_client_that_reads_again_in_time_stays(site: FakeSite, wire: Wire) -> None:
     wire.full = True
     wire.say(GET)
-    desk.clock.pump([1.0] * 59)
+    site.clock.pump([1.0] * 59)
     wire.drain()
-    desk.clock.pump([1.0] * 20)
+    site.clock.pump([1.0] * 20)
     assert not wire.lost
 
 
-def test_a_closing_connection_whose_client_does_not_read_is_cut_off(desk: TokenEndpoint, wire: Wire) -> None:
+def test_a_closing_connection_whose_client_does_not_read_is_cut_off(site: FakeSite, wire: Wire) -> None:
     wire.lose = lambda reason=None: None  # type: ignore[method-assign]
     wire.say(get("/a", "Connection: close"))
-    desk.clock.pump([1.0] * 61)
+    site.clock.pump([1.0] * 61)
     assert wire.aborted
     del wire.lose
 
@@ -615,77 +533,55 @@ def test_a_closing_connection_whose_client_does_not_read_is_cut_off(desk: TokenE
 # Upgrades.
 
 
-def test_a_handshake_is_handed_over_with_what_came_behind_it(desk: TokenEndpoint, wire: Wire) -> None:
+def test_a_handshake_is_handed_over_with_what_came_behind_it(site: FakeSite, wire: Wire) -> None:
     wire.server.dataReceived(GET + UPGRADE + b"\x81\x80mask")
     assert [heard.body for heard in wire.heard()] == [b"/a"]
-    ((request, rest),) = desk.handed_over
+    ((request, rest),) = site.upgraded
     assert (request.path, request.headers["upgrade"], rest) == ("/ws", "websocket", b"\x81\x80mask")
-    assert desk.left == []
-    assert len(desk.deadlines) == 0
+    assert site.lost == []
+    assert len(site.deadlines) == 0
 
 
-def test_a_handshake_waits_for_the_answers_before_it(desk: TokenEndpoint, wire: Wire) -> None:
-    desk.reply = desk.wait
+def test_a_handshake_waits_for_the_answers_before_it(site: FakeSite, wire: Wire) -> None:
+    site.reply = site.wait
     wire.say(GET + UPGRADE + b"one")
     wire.say(b"two")
-    assert desk.handed_over == []
-    desk.waiting[0].callback(Response())
-    assert desk.handed_over[0][1] == b"onetwo"
+    assert site.upgraded == []
+    site.waiting[0].callback(Response())
+    assert site.upgraded[0][1] == b"onetwo"
 
 
-def test_a_client_does_not_send_without_end_before_its_handshake_is_answered(desk: TokenEndpoint, wire: Wire) -> None:
-    desk.reply = desk.wait
+def test_a_client_does_not_send_without_end_before_its_handshake_is_answered(site: FakeSite, wire: Wire) -> None:
+    site.reply = site.wait
     wire.say(GET + UPGRADE)
-    wire.server.dataReceived(b"x" * AHEAD)
+    wire.server.dataReceived(b"x" * MAX_UNPARSED_BYTES)
     assert not wire.reading
-    desk.waiting[0].callback(Response())
+    site.waiting[0].callback(Response())
     assert wire.reading
-    assert desk.handed_over[0][1] == b"x" * AHEAD
+    assert site.upgraded[0][1] == b"x" * MAX_UNPARSED_BYTES
 
 
-def test_a_handshake_behind_a_long_pipeline_loses_nothing(desk: TokenEndpoint, wire: Wire) -> None:
-    desk.reply = desk.wait
-    wire.say(get("/") * (PIPELINE + 1) + UPGRADE + b"one")
+def test_a_handshake_behind_a_long_pipeline_loses_nothing(site: FakeSite, wire: Wire) -> None:
+    site.reply = site.wait
+    wire.say(get("/") * (MAX_PIPELINED + 1) + UPGRADE + b"one")
     wire.say(b"two")
-    desk.reply = lambda _: Response()
-    desk.waiting[0].callback(Response())
-    assert desk.handed_over[0][1] == b"onetwo"
+    site.reply = lambda _: Response()
+    site.waiting[0].callback(Response())
+    assert site.upgraded[0][1] == b"onetwo"
 
 
-def test_a_refused_handshake_is_answered_and_ends_the_connection(desk: TokenEndpoint, wire: Wire) -> None:
-    desk.refuse_upgrade = Response(403)
+def test_a_refused_handshake_is_answered_and_ends_the_connection(site: FakeSite, wire: Wire) -> None:
+    site.refuse_upgrade = Response(403)
     (heard,) = wire.say(UPGRADE + GET)
     assert (heard.status, heard.headers["connection"]) == (403, "close")
     assert wire.half_closed
-    assert desk.asked == []
+    assert site.requests == []
 
 
-def test_an_upgrade_to_something_else_is_an_ordinary_request(desk: TokenEndpoint, wire: Wire) -> None:
+def test_an_upgrade_to_something_else_is_an_ordinary_request(site: FakeSite, wire: Wire) -> None:
     (heard,) = wire.say(post(b"hello", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: x"))
-    assert (heard.status, desk.asked[0].body) == (200, b"hello")
-    assert desk.handed_over == []
-
-
-# Packed bodies.
-
-
-def test_a_packed_body_is_unpacked() -> None:
-    assert gunzip(gzip.compress(b"hello"), 5) == b"hello"
-
-
-def test_a_packed_body_does_not_grow_beyond_the_limit() -> None:
-    with pytest.raises(TooLarge):
-        gunzip(gzip.compress(b"x" * 1_000_000), 1000)
-
-
-@pytest.mark.parametrize(
-    "body",
-    [b"", b"hello", gzip.compress(b"hello")[:-1], gzip.compress(b"hello") + b"x"],
-    ids=["nothing", "not packed", "cut short", "more behind"],  # gzip tells the time, and ids must not
-)
-def test_a_body_that_is_not_packed_is_invalid(body: bytes) -> None:
-    with pytest.raises(Invalid):
-        gunzip(body, 1000)
+    assert (heard.status, site.requests[0].body) == (200, b"hello")
+    assert site.upgraded == []
 
 
 @attrs.define
@@ -693,9 +589,9 @@ class Broken:
     """A limit that can not be compared."""
 
 
-def test_a_mistake_while_parsing_is_no_fault_of_the_client(desk: TokenEndpoint) -> None:
-    desk.limits = Limits(head_fields=Broken())  # type: ignore[arg-type]
-    wire = Wire(HttpChannel(desk, ""))
+def test_a_mistake_while_parsing_is_no_fault_of_the_client(site: FakeSite) -> None:
+    site.limits = Limits(head_fields=Broken())  # type: ignore[arg-type]
+    wire = Wire(HttpChannel(site, ""))
     with pytest.raises(Exception, match="callback"):
         wire.say(GET)
     wire.lose()

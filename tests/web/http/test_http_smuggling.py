@@ -183,7 +183,7 @@ def test_it_is_read_and_so_is_what_comes_after_it(case: str, size: int) -> None:
 def test_nothing_is_read_behind_a_request_that_closes(line: bytes) -> None:
     parser = parse(get(b"Host: a", line) + HIDDEN)
     assert [(arrival.status, arrival.keep_alive) for arrival in parser.arrived] == [(0, False)]
-    assert parser.phase is Phase.OVER
+    assert parser.phase is Phase.CLOSED
 
 
 def test_an_old_client_is_answered_once() -> None:
@@ -232,7 +232,7 @@ def test_an_endless_line_is_cut_off(endless: bytes) -> None:
     parser = RequestParser(Limits(head_bytes=1000))
     fed = 0
     for start in range(0, len(endless), 500):
-        if parser.phase is Phase.OVER:
+        if parser.phase is Phase.CLOSED:
             break
         parser.feed(endless[start : start + 500])
         fed += 500

@@ -126,6 +126,6 @@ class Machine:
         peer.makeConnection(transport)
         return transport, sock, peer
 
-    def turn(self) -> None:
+    def iterate(self) -> None:
         """Let the reactor call what is due at once."""
         self.reactor.advance(0)

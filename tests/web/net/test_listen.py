@@ -16,7 +16,7 @@ from twisted.internet.task import Clock
 
 from broker.web.net import transport as transports
 from broker.web.net.outbox import Outbox
-from broker.web.net.transport import FramePort, FrameReactor, FrameTransport, listen, unfit
+from broker.web.net.transport import FramePort, FrameReactor, FrameTransport, listen, unsupported
 from tests.support.eventually import TIMEOUT
 from tests.web.sockets import OLD_OPENSSL_OBJECTS, Client, Scene, Server, Servers, reactor
 
@@ -113,8 +113,8 @@ def test_a_string_that_is_no_endpoint_is_told() -> None:
 
 
 def test_a_reactor_of_another_kind_is_unfit() -> None:
-    assert unfit(reactor) == ""
-    assert "task.Clock is none of" in unfit(Clock())
+    assert unsupported(reactor) == ""
+    assert "task.Clock is none of" in unsupported(Clock())
 
 
 @pytest_twisted.ensureDeferred
@@ -122,7 +122,7 @@ async def test_without_twisteds_private_names_connections_are_plain(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transports, "PRIVATE_NAMES", ("_tempDataBuffer", "_renamed"))
-    assert "has no _renamed; tested with Twisted" in unfit(reactor)
+    assert "has no _renamed; tested with Twisted" in unsupported(reactor)
     port = await scene.listen("tcp:0:interface=127.0.0.1")
     client = await scene.connect(port.getHost().port)
     client.transport.write(b"hello")
@@ -207,7 +207,7 @@ async def test_a_connection_that_was_reset_ends_in_a_flush(scene: Scene) -> None
 
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_ends_its_half_is_answered_all_the_same(scene: Scene) -> None:
-    # An ordinary protocol ends with the first half: what the same turn had sent has left by then.
+    # An ordinary protocol ends with the first half: what the same iteration had sent has left by then.
     client, _ = await connected(scene)
     client.transport.write(b"last words")
     client.transport.loseWriteConnection()

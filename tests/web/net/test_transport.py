@@ -1,8 +1,11 @@
-"""One send a turn, on fake sockets: what the kernel refuses, in which order, and who is told."""
+"""one send an iteration, on fake sockets: what the kernel refuses, in which order, and who is told."""
 
 from __future__ import annotations
 
 import errno
+import socket
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +17,14 @@ from twisted.internet.interfaces import IHalfCloseableProtocol, IPullProducer, I
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides, implementer
 
-from broker.web.net.transport import BURST, FrameTransport, hand_over, writer_for
+from broker.web.net.transport import (
+    FLUSH_BYTES,
+    FrameTransport,
+    hand_over,
+    peer_is_gone,
+    unacknowledged_bytes,
+    writer_for,
+)
 from tests.web.net.kernel import Machine, Peer
 
 
@@ -52,14 +62,14 @@ def test_a_chunk_among_others_leaves_the_flush_to_whoever_reads_them() -> None:
     assert sock.calls == [b"xy"]
 
 
-def test_frames_from_outside_a_chunk_leave_on_the_next_turn() -> None:
+def test_frames_from_outside_a_chunk_leave_in_the_next_iteration() -> None:
     machine = Machine()
     transport, sock, _ = machine.connect()
     transport.send_frame(b"a")
     transport.send_frame(b"b")
     assert sock.calls == []
     assert len(machine.reactor.getDelayedCalls()) == 1
-    machine.turn()
+    machine.iterate()
     assert sock.calls == [b"ab"]
     assert machine.reactor.getDelayedCalls() == []
 
@@ -79,7 +89,7 @@ def test_frames_leave_even_if_the_handler_of_the_chunk_fails() -> None:
     assert sock.calls == [b"before"]
     # The next frame from outside is not lost either.
     transport.send_frame(b"after")
-    machine.turn()
+    machine.iterate()
     assert sock.calls == [b"before", b"after"]
 
 
@@ -89,7 +99,7 @@ def test_frames_sent_because_another_connection_was_lost_leave() -> None:
     other, other_sock, _ = machine.connect()
     peer.connectionLost = lambda reason: other.send_frame(b"gone")  # type: ignore[assignment, misc]
     transport.connectionLost(Failure(ConnectionDone()))
-    machine.turn()
+    machine.iterate()
     assert other_sock.calls == [b"gone"]
 
 
@@ -100,9 +110,9 @@ def test_frames_that_a_flush_causes_leave_with_it() -> None:
     slow.queue_limit = 10
     slow.overflowed = lambda: other.send_frame(b"slow!")
     slow.send_frame(b"a" * 20)
-    machine.turn()
+    machine.iterate()
     slow.send_frame(b"b")
-    machine.turn()
+    machine.iterate()
     assert other_sock.calls == [b"slow!"]
 
 
@@ -110,17 +120,17 @@ def test_a_short_send_goes_on_when_there_is_room() -> None:
     machine = Machine()
     transport, sock, _ = machine.connect(room=3)
     transport.send_frame(b"abcde")
-    machine.turn()
+    machine.iterate()
     assert sock.sent == b"abc"
     transport.send_frame(b"fgh")
-    machine.turn()
+    machine.iterate()
     assert sock.sent == b"abc"
     sock.room = 100
     machine.reactor.writable(transport)
     assert sock.sent == b"abcdefgh"
     assert not machine.reactor.writers
     transport.send_frame(b"i")
-    machine.turn()
+    machine.iterate()
     assert sock.sent == b"abcdefghi"
 
 
@@ -128,7 +138,7 @@ def test_a_full_kernel_refuses_everything_and_takes_it_later() -> None:
     machine = Machine()
     transport, sock, _ = machine.connect(room=0)
     transport.send_frame(b"abc")
-    machine.turn()
+    machine.iterate()
     assert sock.sent == b""
     sock.room = 2
     machine.reactor.writable(transport)
@@ -142,7 +152,7 @@ def test_an_error_of_the_socket_is_found_by_the_writer() -> None:
     transport, sock, _ = machine.connect()
     sock.error = BrokenPipeError(errno.EPIPE, "broken pipe")
     transport.send_frame(b"abc")
-    machine.turn()
+    machine.iterate()
     assert machine.reactor.writable(transport) is main.CONNECTION_LOST
 
 
@@ -164,11 +174,11 @@ def test_frames_keep_their_order_with_plain_writes() -> None:
     transport.write(b"2")
     transport.send_frame(b"3")
     transport.writeSequence([b"4", b"5"])
-    machine.turn()
+    machine.iterate()
     transport.write(b"6")
     transport.send_frame(b"7")
     machine.reactor.writable(transport)
-    machine.turn()
+    machine.iterate()
     assert sock.sent == b"1234567"
 
 
@@ -181,7 +191,7 @@ def test_what_was_sent_before_loseconnection_arrives_before_the_end() -> None:
     sock.room = 10
     assert machine.reactor.writable(transport) is main.CONNECTION_DONE
     assert sock.sent == b"abc"
-    machine.turn()
+    machine.iterate()
     assert sock.sent == b"abc"
 
 
@@ -206,7 +216,7 @@ def test_a_limit_of_the_writer_does_not_end_it_too_early() -> None:
     transport, sock, _ = machine.connect(room=0)
     first = b"a" * FrameTransport.SEND_LIMIT
     transport.send_frame(first)
-    machine.turn()
+    machine.iterate()
     transport.send_frame(b"last")
     transport.loseConnection()
     sock.room = 1 << 30
@@ -222,7 +232,7 @@ def test_an_aborted_connection_sends_nothing_any_more() -> None:
     transport.abortConnection()
     transport.send_frame(b"def")
     machine.outbox.flush()
-    machine.turn()
+    machine.iterate()
     assert sock.sent == b""
     assert len(peer.lost) == 1
 
@@ -233,9 +243,9 @@ def test_a_lost_connection_sends_and_keeps_nothing() -> None:
     transport.overflowed = lambda: None
     transport.send_frame(b"abc")
     transport.connectionLost(Failure(ConnectionDone()))
-    machine.turn()
+    machine.iterate()
     transport.send_frame(b"def")
-    machine.turn()
+    machine.iterate()
     assert sock.sent == b""
     assert transport._tempDataBuffer == []
     assert transport.overflowed is None
@@ -249,14 +259,14 @@ def test_half_a_close_waits_for_the_frames_and_then_takes_no_more() -> None:
     peer.writeConnectionLost = lambda: ended.append(sock.sent)
     transport.send_frame(b"abc")
     transport.loseWriteConnection()
-    machine.turn()
+    machine.iterate()
     assert not sock.shut
     sock.room = 10
     machine.reactor.writable(transport)
     assert sock.shut
     assert ended == [b"abc"]
     transport.send_frame(b"def")
-    machine.turn()
+    machine.iterate()
     assert sock.sent == b"abc"
 
 
@@ -283,11 +293,11 @@ def test_a_producer_is_paused_once_and_resumed_when_all_is_gone() -> None:
     pusher = Pusher()
     transport.registerProducer(pusher, True)
     transport.send_frame(b"a" * 1000)
-    machine.turn()
+    machine.iterate()
     assert pusher.told == []
     for _ in range(3):
         transport.send_frame(b"b" * 65536)
-        machine.turn()
+        machine.iterate()
     assert pusher.told == ["pause"]
     sock.room = 100_000
     machine.reactor.writable(transport)
@@ -300,13 +310,27 @@ def test_a_producer_is_paused_once_and_resumed_when_all_is_gone() -> None:
     assert pusher.told == ["pause", "resume", "stop"]
 
 
+@pytest.mark.parametrize("room", [0, 10])
+def test_a_producer_is_paused_by_the_first_send_that_is_too_short(room: int) -> None:
+    machine = Machine()
+    transport, sock, _ = machine.connect(room=room)
+    pusher = Pusher()
+    transport.registerProducer(pusher, True)
+    transport.send_frame(b"a" * 1_000_000)
+    assert pusher.told == ["pause"]
+    sock.room = 1 << 30
+    while machine.reactor.writers:
+        machine.reactor.writable(transport)
+    assert pusher.told == ["pause", "resume"]
+
+
 def test_a_producer_that_the_kernel_keeps_up_with_is_not_paused() -> None:
     machine = Machine()
     transport, _, _ = machine.connect()
     pusher = Pusher()
     transport.registerProducer(pusher, True)
     transport.send_frame(b"a" * 1_000_000)
-    machine.turn()
+    machine.iterate()
     assert pusher.told == []
 
 
@@ -339,12 +363,12 @@ def test_too_much_from_one_handler_is_sent_before_its_end() -> None:
     pusher = Pusher()
     transport.registerProducer(pusher, True)
     for _ in range(10):
-        transport.send_frame(b"a" * (BURST // 4))
+        transport.send_frame(b"a" * (FLUSH_BYTES // 4))
     assert pusher.told == ["pause"]
     sock.room = 1 << 30
     while machine.reactor.writers:
         machine.reactor.writable(transport)
-    assert len(sock.sent) == 10 * (BURST // 4)
+    assert len(sock.sent) == 10 * (FLUSH_BYTES // 4)
 
 
 class TestOverflow:
@@ -356,7 +380,7 @@ class TestOverflow:
         transport.overflowed = lambda: told.append(transport._tempDataLen)
         for count in range(1, 30):
             transport.send_frame(b"0123456789")
-            machine.turn()
+            machine.iterate()
             assert len(told) == (count > 11)
 
     def test_one_frame_of_any_size_is_no_overflow(self) -> None:
@@ -366,10 +390,10 @@ class TestOverflow:
         transport.queue_limit = 100
         transport.overflowed = lambda: told.append("over")
         transport.send_frame(b"a" * 10_000)
-        machine.turn()
+        machine.iterate()
         assert told == []
         transport.send_frame(b"b")
-        machine.turn()
+        machine.iterate()
         assert told == ["over"]
 
     def test_a_reader_that_keeps_up_may_get_any_amount(self) -> None:
@@ -379,7 +403,7 @@ class TestOverflow:
         transport.overflowed = lambda: pytest.fail("overflowed")
         for _ in range(1000):
             transport.send_frame(b"a" * 60)
-            machine.turn()
+            machine.iterate()
             sock.room = 60
             machine.reactor.writable(transport)
         assert len(sock.sent) == 60_000
@@ -394,11 +418,11 @@ class TestOverflow:
 
         bad.overflowed = fail
         bad.send_frame(b"a")
-        machine.turn()
+        machine.iterate()
         good, good_sock, _ = machine.connect()
         bad.send_frame(b"b")
         good.send_frame(b"c")
-        machine.turn()
+        machine.iterate()
         assert good_sock.sent == b"c"
         assert bad._aborting
 
@@ -409,10 +433,10 @@ class TestOverflow:
         first.queue_limit = 0
         first.overflowed = second.abortConnection
         first.send_frame(b"a")
-        machine.turn()
+        machine.iterate()
         first.send_frame(b"b")
         second.send_frame(b"c")
-        machine.turn()
+        machine.iterate()
         assert second_sock.sent == b""
 
 
@@ -420,9 +444,9 @@ acts = st.lists(
     st.one_of(
         st.tuples(st.just("frame"), st.binary(max_size=9)),
         st.tuples(st.just("write"), st.binary(max_size=9)),
-        st.tuples(st.just("big"), st.integers(1, 2 * BURST)),
+        st.tuples(st.just("big"), st.integers(1, 2 * FLUSH_BYTES)),
         st.tuples(st.just("room"), st.sampled_from((0, 1, 7, 1000, 1 << 20))),
-        st.tuples(st.just("turn"), st.none()),
+        st.tuples(st.just("iterate"), st.none()),
         st.tuples(st.just("flush"), st.none()),
         st.tuples(st.just("writable"), st.none()),
     ),
@@ -448,8 +472,8 @@ def test_every_byte_arrives_once_and_in_order(acts: list[tuple[str, Any]]) -> No
             expected += b"x" * value
         elif act == "room":
             sock.room = value
-        elif act == "turn":
-            machine.turn()
+        elif act == "iterate":
+            machine.iterate()
         elif act == "flush":
             machine.outbox.flush()
         else:
@@ -473,6 +497,50 @@ def test_the_writer_of_other_transports_is_their_write() -> None:
     other = Other()
     assert writer_for(transport) == transport.send_frame
     assert writer_for(other) == other.write
+
+
+class Below:
+    """A transport of whose buffer some was sent, on a file that has no queue of its own."""
+
+    dataBuffer = b"0123456789"
+    offset = 4
+    _tempDataLen = 100
+
+    def __init__(self, file: Any) -> None:
+        self.socket = file
+
+
+class Tls:
+    wrappedProtocol = None
+
+    def __init__(self, transport: Any) -> None:
+        self.transport = transport
+
+
+def test_unacknowledged_bytes_are_counted_below_tls_and_where_the_kernel_does_not_tell() -> None:
+    with Path(__file__).open("rb") as file:
+        assert unacknowledged_bytes(Below(file)) == 106
+        assert unacknowledged_bytes(Tls(Below(file))) == 106
+    assert unacknowledged_bytes(object()) == 0
+
+
+def test_bytes_that_the_peer_has_not_read_are_unsent() -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        assert unacknowledged_bytes(SimpleNamespace(socket=here)) == 0
+        here.send(b"x" * 1000)
+        assert unacknowledged_bytes(SimpleNamespace(socket=here)) >= 1000
+        there.recv(1000)
+        assert unacknowledged_bytes(SimpleNamespace(socket=here)) == 0
+
+
+def test_a_peer_is_gone_when_it_has_closed_and_not_when_it_has_shut_down_its_side() -> None:
+    here, there = socket.socketpair()
+    with here:
+        there.shutdown(socket.SHUT_WR)
+        assert not peer_is_gone(SimpleNamespace(socket=here))
+        there.close()
+        assert peer_is_gone(SimpleNamespace(socket=here))
 
 
 def test_a_connection_is_handed_over_below_tls_and_without() -> None:

@@ -14,7 +14,8 @@ from twisted.python.failure import Failure
 from broker.interfaces import ILink
 from broker.messages import HttpRequest, Response
 from broker.web.ws.link import WebSocketLink
-from broker.web.ws.upgrade import Tally, WebSocketOptions, WebSocketUpgrader
+from broker.web.ws.options import TrafficCounter, WebSocketOptions
+from broker.web.ws.upgrade import WebSocketUpgrader
 
 MASK = b"\x37\xfa\x21\x3d"  # that of the examples in RFC 6455, 5.7
 HANDSHAKE = {
@@ -144,7 +145,7 @@ class Bench:
     clock: Clock
     wire: Wire
     upgrader: WebSocketUpgrader
-    tally: Tally
+    traffic: TrafficCounter
     link: WebSocketLink
     session: Session
     ended: list[tuple[int, str]]
@@ -170,8 +171,8 @@ def refuse(failure: Failure) -> Response:
 
 def open_link(**options: Any) -> Bench:
     """Return an open link on a fake wire from which the 101 has been read."""
-    clock, wire, tally = Clock(), Wire(), Tally()
-    upgrader = WebSocketUpgrader(WebSocketOptions(**options), clock, tally)
+    clock, wire, traffic = Clock(), Wire(), TrafficCounter()
+    upgrader = WebSocketUpgrader(WebSocketOptions(**options), clock, traffic)
     ended: list[tuple[int, str]] = []
     sessions: list[Session] = []
 
@@ -188,4 +189,4 @@ def open_link(**options: Any) -> Bench:
     )
     assert refusal is None
     wire.clear()
-    return Bench(clock, wire, upgrader, tally, wire.protocol, sessions[0], ended)
+    return Bench(clock, wire, upgrader, traffic, wire.protocol, sessions[0], ended)

@@ -1,4 +1,4 @@
-"""The door: handshakes, sessions, how a link is used, and how it ends."""
+"""Upgrading: handshakes, sessions, how a link is used, and how it ends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import attrs
 import pytest
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent
@@ -20,7 +20,8 @@ from broker.interfaces import ILink
 from broker.messages import HttpRequest, Response, text_frame
 from broker.web.ws import masking
 from broker.web.ws.link import WebSocketLink
-from broker.web.ws.upgrade import WebSocketOptions, WebSocketUpgrader
+from broker.web.ws.options import WebSocketOptions
+from broker.web.ws.upgrade import WebSocketUpgrader
 from tests.web.ws.frames import (
     BINARY,
     CLOSE,
@@ -28,6 +29,7 @@ from tests.web.ws.frames import (
     PING,
     PONG,
     TEXT,
+    Bench,
     Session,
     Wire,
     client_frame,
@@ -41,7 +43,7 @@ from tests.web.ws.frames import (
 
 
 class Arrival:
-    """A client at the door, and what becomes of it."""
+    """A client that asks for the upgrade, and what becomes of it."""
 
     def __init__(self, request: HttpRequest | None = None, rest: bytes = b"", **options: Any) -> None:
         self.clock = Clock()
@@ -319,6 +321,64 @@ class TestSession:
         assert "RuntimeError" in str(logged[-1]["log_failure"])
 
 
+class TestWhatCameBeforeTheEnd:
+    """``ISession.closed`` may return a Deferred or a coroutine."""
+
+    def lose(self, finishing: Any, **options: Any) -> Arrival:
+        class Busy(Session):
+            def closed(self, code: int, reason: str) -> Any:
+                super().closed(code, reason)
+                return finishing
+
+        arrival = Arrival(**options)
+        arrival.enter(Busy)
+        arrival.wire.lose()
+        return arrival
+
+    def test_the_end_is_told_when_it_is_done(self) -> None:
+        finishing: Deferred[None] = Deferred()
+        arrival = self.lose(finishing)
+        assert (arrival.ended, len(arrival.upgrader.links)) == ([], 1)
+        finishing.callback(None)
+        assert ([code for code, _ in arrival.ended], len(arrival.upgrader.links)) == ([1006], 0)
+        assert arrival.timers() == []
+
+    def test_a_coroutine_will_do(self) -> None:
+        async def finish() -> None:
+            await finishing
+
+        finishing: Deferred[None] = Deferred()
+        arrival = self.lose(finish())
+        assert arrival.ended == []
+        finishing.callback(None)
+        assert len(arrival.ended) == 1
+
+    def test_it_is_given_up_after_a_while(self, logged: list[LogEvent]) -> None:
+        cancelled: list[Any] = []
+        arrival = self.lose(Deferred(cancelled.append), finish_timeout=7.0)
+        arrival.clock.advance(6.9)
+        assert (arrival.ended, cancelled) == ([], [])
+        arrival.clock.advance(0.2)
+        assert (len(arrival.ended), len(cancelled), len(arrival.upgrader.links)) == (1, 1, 0)
+        assert [event["log_level"].name for event in logged] == ["warn"]
+
+    def test_a_stop_gives_it_up_at_once(self, logged: list[LogEvent]) -> None:
+        cancelled: list[Any] = []
+        arrival = self.lose(Deferred(cancelled.append))
+        (link,) = arrival.upgrader.links
+        link.close(1001, "leaving")
+        assert arrival.ended == []
+        link.abort()
+        assert (len(arrival.ended), len(cancelled)) == (1, 1)
+        assert (arrival.timers(), logged) == ([], [])
+
+    @pytest.mark.parametrize("finishing", [fail(RuntimeError("ours")), 5], ids=["failed", "no awaitable"])
+    def test_a_bug_in_it_is_logged(self, logged: list[LogEvent], finishing: Any) -> None:
+        arrival = self.lose(finishing)
+        assert len(arrival.ended) == 1
+        assert len([event for event in logged if "log_failure" in event]) == 1
+
+
 class TestLink:
     def test_it_is_what_its_interface_says(self) -> None:
         bench = open_link()
@@ -341,15 +401,15 @@ class TestLink:
         bench.link.send_frame(text_frame(payload))
         bench.link.send_binary(payload)
         assert bench.wire.value() == (header + payload) * 2 + b"\x82" + header[1:] + payload
-        assert bench.tally.messages_out == 3
-        assert bench.tally.bytes_out == 3 * size
+        assert bench.traffic.messages_out == 3
+        assert bench.traffic.bytes_out == 3 * size
 
     def test_what_comes_is_counted(self) -> None:
         bench = open_link()
         bench.wire.feed(text("abc"))
-        assert bench.tally.bytes_in == 9
+        assert bench.traffic.bytes_in == 9
 
-    def test_its_handshake_is_kept_without_what_is_spent(self) -> None:
+    def test_it_keeps_its_request_without_the_fields_of_the_handshake(self) -> None:
         arrival = Arrival(handshake(cookie="a=b", origin="https://broker.test"))
         seen: list[str] = []
 
@@ -480,7 +540,7 @@ class TestLink:
         bench.wire.feed(client_frame(CONTINUATION, b"!"))
         assert bench.session.messages == [(piece * 20000 + b"!", False)]
 
-    def test_an_unknown_autobahn_takes_the_long_way(
+    def test_an_unknown_autobahn_takes_the_slow_path(
         self, logged: list[LogEvent], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("broker.web.ws.link.FAST_NAMES", frozenset(("renamed",)))
@@ -505,7 +565,7 @@ class TestHeartbeat:
         assert bench.timers() == []
 
     @pytest.mark.parametrize("life", [client_frame(PONG), text("hello"), b"\x81"])
-    def test_any_sign_of_life_counts(self, life: bytes) -> None:
+    def test_any_byte_after_the_ping_counts(self, life: bytes) -> None:
         bench = open_link(ping_interval=25, pong_timeout=20)
         for _ in range(4):
             bench.clock.pump([0.05] * 505)
@@ -513,7 +573,7 @@ class TestHeartbeat:
         assert not bench.wire.aborted
         assert bench.sent == [(PING, b"")] * 4
 
-    def test_life_before_the_ping_does_not_count(self) -> None:
+    def test_bytes_before_the_ping_do_not_count(self) -> None:
         bench = open_link(ping_interval=25, pong_timeout=20)
         bench.wire.feed(text("hello"))
         bench.clock.pump([0.05] * 920)
@@ -536,46 +596,101 @@ class TestHeartbeat:
 class TestSlowReader:
     """On a transport that does not itself count; FrameTransport's part is in test_transport."""
 
-    def test_one_that_waits_for_too_much_is_closed_with_1013_and_then_cut(self, logged: list[LogEvent]) -> None:
-        bench = open_link(send_queue_bytes=1000, slow_grace=5)
-        for _ in range(50):
-            bench.link.send(b"a" * 98)
-        assert bench.sent == [(TEXT, b"a" * 98)] * 50
-        bench.wire.clear()
+    @staticmethod
+    def slow_link(frames: int = 12, **options: Any) -> Bench:
+        """Return a link for which so many frames of 100 bytes wait; 1000 bytes may, and the grace is 5 s."""
+        bench = open_link(**{"send_queue_bytes": 1000, "slow_grace": 5.0, "ping_interval": 0} | options)
         bench.wire.producer.pauseProducing()
-        assert bench.link.paused
-        for _ in range(50):
-            bench.link.send(b"a" * 98)
-        assert bench.sent == [(TEXT, b"a" * 98)] * 12 + [(CLOSE, b"\x03\xf5reading too slowly")]
-        assert bench.tally.slow_consumers == {"close": 1}
+        send(bench, frames)
+        return bench
+
+    def test_one_that_stays_slow_is_closed_with_1013_and_then_cut(self, logged: list[LogEvent]) -> None:
+        bench = self.slow_link()
+        send(bench, 50)
+        bench.clock.pump([0.1] * 49)
+        assert bench.sent == [(TEXT, b"a" * 98)] * 62
+        bench.clock.pump([0.1] * 2)
+        assert bench.sent[62:] == [(CLOSE, b"\x03\xf5reading too slowly")]
+        assert bench.traffic.slow_consumers == {"close": 1}
         [event] = [event for event in logged if "TXBROKER_SEND_QUEUE_BYTES" in (event.get("log_format") or "")]
         assert event["address"] == "192.0.2.1"
-        bench.clock.advance(4.9)
+        bench.clock.advance(4.8)
         assert not bench.wire.aborted
-        bench.clock.advance(0.1)
+        bench.clock.advance(0.2)
         assert bench.wire.aborted
         bench.wire.lose()
         assert bench.ended == [(1013, "reading too slowly")]
+        assert bench.timers() == []
 
-    def test_one_that_catches_up_in_time_is_closed_in_good_order(self) -> None:
-        bench = open_link(send_queue_bytes=1000)
+    @pytest.mark.parametrize(("frames", "slow"), [(11, False), (12, True)])
+    def test_the_grace_begins_when_more_than_the_limit_waits(self, frames: int, slow: bool) -> None:
+        bench = self.slow_link(frames)
+        bench.clock.pump([0.1] * 51)
+        assert bench.link.open is not slow
+
+    def test_one_for_which_far_too_much_waits_is_closed_at_once(self) -> None:
+        bench = self.slow_link(161)
+        assert bench.link.open
+        send(bench, 2)
+        assert bench.sent == [(TEXT, b"a" * 98)] * 162 + [(CLOSE, b"\x03\xf5reading too slowly")]
+        assert bench.traffic.slow_consumers == {"close": 1}
+
+    def test_without_grace_it_is_closed_at_the_limit(self) -> None:
+        assert not self.slow_link(slow_grace=0).link.open
+
+    def test_one_that_catches_up_in_time_stays(self) -> None:
+        bench = self.slow_link()
+        for _ in range(5):
+            bench.clock.pump([0.1] * 49)
+            bench.wire.producer.resumeProducing()
+            bench.wire.producer.pauseProducing()
+            send(bench, 12)
+        bench.clock.pump([0.1] * 49)
+        assert bench.link.open
+        assert bench.traffic.slow_consumers == {}
+
+    def test_one_that_has_caught_up_has_the_old_limit_and_a_new_grace(self) -> None:
+        bench = self.slow_link()
+        bench.wire.producer.resumeProducing()
+        assert bench.timers() == []
         bench.wire.producer.pauseProducing()
-        for _ in range(20):
-            bench.link.send(b"a" * 98)
+        send(bench, 12)
+        bench.clock.pump([0.1] * 51)
+        assert not bench.link.open
+
+    def test_one_that_leaves_during_the_grace_leaves_nothing_behind(self) -> None:
+        bench = self.slow_link()
+        bench.wire.lose()
+        assert bench.timers() == []
+
+    def test_one_that_is_closed_during_the_grace_is_not_closed_again(self) -> None:
+        bench = self.slow_link()
+        bench.link.close(1001, "leaving")
+        send(bench, 50)
+        bench.clock.pump([0.1] * 49)
+        assert bench.sent[12:] == [(CLOSE, b"\x03\xe9leaving")]
+        assert bench.traffic.slow_consumers == {}
+
+    def test_one_that_catches_up_after_the_close_is_closed_in_good_order(self) -> None:
+        bench = self.slow_link(slow_grace=0)
         bench.wire.producer.resumeProducing()
         bench.wire.feed(closing(1013))
         assert bench.wire.disconnecting
         assert not bench.wire.aborted
 
     def test_what_was_read_does_not_count(self) -> None:
-        bench = open_link(send_queue_bytes=1000)
+        bench = open_link(send_queue_bytes=1000, ping_interval=0)
         for _ in range(10):
             bench.wire.producer.pauseProducing()
-            for _ in range(8):
-                bench.link.send(b"a" * 98)
+            send(bench, 8)
             bench.wire.producer.resumeProducing()
         assert not bench.link.paused
-        assert bench.tally.slow_consumers == {}
+        assert bench.timers() == []
+
+
+def send(bench: Bench, frames: int) -> None:
+    for _ in range(frames):
+        bench.link.send(b"a" * 98)
 
 
 class TestCompression:
@@ -644,7 +759,7 @@ def test_the_integer_mask_does_what_the_c_one_does(monkeypatch: pytest.MonkeyPat
     assert masking.best_unmask() is masking.unmask_by_integer
 
 
-def test_links_are_of_a_class_per_door() -> None:
+def test_links_are_of_a_class_per_upgrader() -> None:
     first, second = open_link(), open_link(max_message_bytes=10)
     assert isinstance(first.link, WebSocketLink)
     assert type(first.link) is not type(second.link)

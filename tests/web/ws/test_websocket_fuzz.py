@@ -1,4 +1,4 @@
-"""The short way in and Autobahn's own do the same, whatever comes and however it is cut."""
+"""The fast path and Autobahn's own code do the same, whatever comes and however it is cut."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def outcome(stream: bytes, cuts: list[int], **options: Any) -> dict[str, Any]:
         "sent": bench.wire.value(),
         "closing": bench.wire.disconnecting,
         "aborted": bench.wire.aborted,
-        "counted": (bench.tally.messages_out, bench.tally.bytes_out),
+        "counted": (bench.traffic.messages_out, bench.traffic.bytes_out),
     }
     bench.clock.advance(1.0)
     seen["cut off"] = bench.wire.aborted

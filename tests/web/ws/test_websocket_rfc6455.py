@@ -1,4 +1,4 @@
-"""The behaviour that RFC 6455 asks for, with the short way on and off, in one piece and byte by byte."""
+"""The behaviour that RFC 6455 asks for, with the fast path on and off, in one piece and byte by byte."""
 
 from __future__ import annotations
 

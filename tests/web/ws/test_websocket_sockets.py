@@ -12,10 +12,11 @@ from twisted.internet.protocol import Factory, Protocol
 
 from broker.interfaces import ILink
 from broker.messages import HttpRequest, text_frame
-from broker.web.net.transport import FrameTransport
-from broker.web.ws.link import WebSocketLink
-from broker.web.ws.upgrade import Tally, WebSocketOptions, WebSocketUpgrader
-from tests.support.eventually import TIMEOUT
+from broker.web.net.transport import FrameTransport, buffered_bytes
+from broker.web.ws.grace import HARD_LIMIT
+from broker.web.ws.options import TrafficCounter, WebSocketOptions
+from broker.web.ws.upgrade import WebSocketUpgrader
+from tests.support.eventually import TIMEOUT, eventually
 from tests.support.ws_client import WebSocket, ws_connect
 from tests.web.sockets import OLD_OPENSSL_OBJECTS, Client, Scene, reactor
 from tests.web.ws.frames import CLOSE, HANDSHAKE, TEXT, Session, closing, refuse, server_frames, text
@@ -26,7 +27,7 @@ REQUEST = (
 
 
 class Front(Protocol):
-    """Reads a request and goes to the door with it."""
+    """Reads a request and asks the upgrader to take the connection over."""
 
     def connectionMade(self) -> None:
         self.data = b""
@@ -45,8 +46,8 @@ class Fronts(Factory):
     noisy = False
 
     def __init__(self, **options: Any) -> None:
-        self.tally = Tally()
-        self.upgrader = WebSocketUpgrader(WebSocketOptions(**{"ping_interval": 0} | options), reactor, self.tally)
+        self.traffic = TrafficCounter()
+        self.upgrader = WebSocketUpgrader(WebSocketOptions(**{"ping_interval": 0} | options), reactor, self.traffic)
         self.sessions: list[Session] = []
         self.ended: Deferred[tuple[int, str]] = Deferred()
 
@@ -146,8 +147,7 @@ async def fan_out(server: Fronts, readers: list[WebSocket], frame: Any, rounds: 
         for link in list(server.upgrader.links):
             link.send_frame(frame)
             if isinstance(link.transport, FrameTransport):
-                waiting = len(link.transport.dataBuffer) - link.transport.offset + link.transport._tempDataLen
-                most = max(most, waiting)
+                most = max(most, buffered_bytes(link.transport) or 0)
         for reader in readers:
             assert await reader.receive() == frame.payload.decode()
     return most
@@ -155,7 +155,7 @@ async def fan_out(server: Fronts, readers: list[WebSocket], frame: Any, rounds: 
 
 @pytest_twisted.ensureDeferred
 async def test_a_dead_reader_is_cut_off_and_the_others_get_everything(scene: Scene) -> None:
-    limit = 256 * 1024
+    limit = 64 * 1024
     server, port = await fronts(scene, send_queue_bytes=limit, slow_grace=2.0)
     dead = await connect(port)
     readers = [await connect(port) for _ in range(4)]
@@ -163,14 +163,30 @@ async def test_a_dead_reader_is_cut_off_and_the_others_get_everything(scene: Sce
     ended = server.ended
     frame = text_frame(b"x" * 100_000)
     most = await fan_out(server, readers, frame, 150)
-    assert most <= limit + 2 * len(frame.wire) + 65536
+    assert limit < most <= HARD_LIMIT * limit + 2 * len(frame.wire) + 65536
     assert await ended.addTimeout(TIMEOUT, reactor) == (1013, "reading too slowly")
-    assert server.tally.slow_consumers == {"close": 1}
+    assert server.traffic.slow_consumers == {"close": 1}
     assert len(server.upgrader.links) == 4
-    assert server.tally.messages_out >= 600
+    assert server.traffic.messages_out >= 600
     for client in (*readers, dead):
         client.abort()
     await server.ended
+
+
+def loop_iteration() -> Deferred[None]:
+    done: Deferred[None] = Deferred()
+    reactor.callLater(0, done.callback, None)
+    return done
+
+
+async def fill(link: Any, most: int) -> int:
+    """Send numbered messages until more than *most* bytes wait, or the link is closed; return how many."""
+    sent = 0
+    while link.open and (buffered_bytes(link.transport) or 0) <= most:
+        link.send(b"%06d" % sent + b"x" * 50_000)
+        sent += 1
+        await loop_iteration()
+    return sent
 
 
 @pytest_twisted.ensureDeferred
@@ -179,13 +195,7 @@ async def test_a_slow_reader_that_wakes_up_gets_what_waited_and_then_1013(scene:
     client = await connect(port)
     client.mute()
     [link] = server.upgrader.links
-    sent = 0
-    while link.state == WebSocketLink.STATE_OPEN:
-        link.send(b"%06d" % sent + b"x" * 50_000)
-        sent += 1
-        turn: Deferred[None] = Deferred()
-        reactor.callLater(0, turn.callback, None)
-        await turn
+    sent = await fill(link, 1 << 40)
     assert link.paused
     client.listen()
     got = [await client.receive() for _ in range(sent)]
@@ -193,23 +203,87 @@ async def test_a_slow_reader_that_wakes_up_gets_what_waited_and_then_1013(scene:
     assert await client.closed() == (1013, "reading too slowly")
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_slow_reader_that_wakes_up_in_time_stays(scene: Scene) -> None:
+    server, port = await fronts(scene, send_queue_bytes=100_000, slow_grace=TIMEOUT)
+    client = await connect(port)
+    [link] = server.upgrader.links
+    for _ in range(2):
+        client.mute()
+        sent = await fill(link, 1_000_000)
+        client.listen()
+        for number in range(sent):
+            assert int((await client.receive())[:6]) == number
+        assert link.open
+    client.send("echo on")
+    assert await client.receive() == "on"
+    assert server.traffic.slow_consumers == {}
+    client.abort()
+    await server.ended
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_slow_reader_is_closed_when_its_grace_is_over(scene: Scene) -> None:
+    server, port = await fronts(scene, send_queue_bytes=100_000, slow_grace=0.1)
+    client = await connect(port)
+    client.mute()
+    [link] = server.upgrader.links
+    await fill(link, 200_000)
+    assert link.open
+    await eventually(lambda: not link.open)
+    assert (buffered_bytes(link.transport) or 0) < 400_000
+    assert server.traffic.slow_consumers == {"close": 1}
+    client.abort()
+    await server.ended
+
+
+class Over:
+    """Ways to connect that have no frame transport."""
+
+    @staticmethod
+    async def tls(scene: Scene) -> Client:
+        port, trusting = await scene.listen_with_tls()
+        return await scene.connect(port.getHost().port, trusting)
+
+    @staticmethod
+    async def unix(scene: Scene) -> Client:
+        await scene.listen(f"unix:{scene.path / 'socket'}")
+        return await scene.connect(scene.path / "socket")
+
+
+@OLD_OPENSSL_OBJECTS
+@pytest.mark.parametrize("connected", [Over.tls, Over.unix])
+@pytest_twisted.ensureDeferred
+async def test_a_reader_over_another_transport_has_the_same_grace(scene: Scene, connected: Any) -> None:
+    scene.servers = server = Fronts(send_queue_bytes=100_000, slow_grace=TIMEOUT)
+    client = await connected(scene)
+    client.transport.write(REQUEST)
+    await client.until(10)
+    [link] = server.upgrader.links
+    client.transport.pauseProducing()
+    sent = await fill(link, 300_000)
+    assert link.open
+    client.transport.resumeProducing()
+    await client.until(sent * 50_000)
+    await eventually(lambda: not link.paused)
+    assert link.open
+    assert server.traffic.slow_consumers == {}
+    client.transport.pauseProducing()
+    await fill(link, 1 << 40)
+    assert server.traffic.slow_consumers == {"close": 1}
+    assert (buffered_bytes(link.transport) or 0) < 2_000_000
+
+
 @OLD_OPENSSL_OBJECTS
 @pytest_twisted.ensureDeferred
 async def test_a_dead_reader_over_tls_is_cut_off(scene: Scene) -> None:
     scene.servers = server = Fronts(send_queue_bytes=100_000, slow_grace=0.1)
-    port, trusting = await scene.listen_with_tls()
-    client = await scene.connect(port.getHost().port, trusting)
+    client = await Over.tls(scene)
     client.transport.write(REQUEST)
     await client.until(10)
     client.transport.pauseProducing()
     [link] = server.upgrader.links
     ended = server.ended
-    for _ in range(2000):
-        link.send(b"x" * 50_000)
-        if link.state != WebSocketLink.STATE_OPEN:
-            break
-        turn: Deferred[None] = Deferred()
-        reactor.callLater(0, turn.callback, None)
-        await turn
-    assert server.tally.slow_consumers == {"close": 1}
+    await fill(link, 1 << 40)
+    assert server.traffic.slow_consumers == {"close": 1}
     assert await ended.addTimeout(TIMEOUT, reactor) == (1013, "reading too slowly")

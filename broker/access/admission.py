@@ -1,0 +1,108 @@
+"""How many clients there may be, in all and from one address, and how many of them are refused slowly."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+import attrs
+
+
+@attrs.frozen
+class Admission:
+    """Who may connect.
+
+    Attributes:
+        connections: how many at once; 0: any number.
+        per_address: how many of them from one address; 0: any number.
+        origins: of the web pages that may open WebSockets; see ``Origins``.
+    """
+
+    connections: int = 10000
+    per_address: int = 0
+    origins: tuple[str, ...] = ()
+
+
+class ConnectionCounter:
+    """Counts connections, or what stands for one, in all and by address.
+
+    Args:
+        total: how many there may be at once; 0: any number.
+        per_address: how many of them from one address; 0: any number.  Clients of
+            a unix socket have no address (""), and are not limited by it.
+        emptied: called whenever the last one has left.
+    """
+
+    def __init__(self, total: int = 0, per_address: int = 0, emptied: Callable[[], object] = lambda: None) -> None:
+        self._limit = total
+        self._per_address = per_address
+        self._emptied = emptied
+        self._addresses: Counter[str] = Counter()
+        self._total = 0
+
+    def __len__(self) -> int:
+        return self._total
+
+    def objection(self, address: str) -> str:
+        """Return the setting that keeps one more client of *address* out, or ""."""
+        if self._limit and self._total >= self._limit:
+            return "TXBROKER_MAX_CONNECTIONS"
+        if self._per_address and address and self._addresses[address] >= self._per_address:
+            return "TXBROKER_MAX_CONNECTIONS_PER_ADDRESS"
+        return ""
+
+    def enter(self, address: str) -> None:
+        """Count a client that came."""
+        self._total += 1
+        self._addresses[address] += 1
+
+    def leave(self, address: str) -> None:
+        """Count a client that went."""
+        self._total -= 1
+        self._addresses[address] -= 1
+        if not self._addresses[address]:
+            del self._addresses[address]
+        if not self._total:
+            self._emptied()
+
+
+class HeldRefusals:
+    """Refusals that are held back, since some clients come again the moment they are refused.
+
+    Each costs a connection for as long as it is held: there is a bound, beyond
+    which whoever would hold one does something cheaper.
+
+    Args:
+        total: how many may be held at once.
+        per_address: how many of them for one address; 0: any number.
+    """
+
+    def __init__(self, total: int, per_address: int = 0) -> None:
+        self._counter = ConnectionCounter(total, per_address)
+
+    def __len__(self) -> int:
+        return len(self._counter)
+
+    async def hold(self, address: str, wait: Callable[[], Awaitable[object]]) -> bool:
+        """Wait for what *wait* returns; return False at once when too many are held.
+
+        It may be cancelled, and then holds nothing any more.
+        """
+        if not self.enter(address):
+            return False
+        try:
+            await wait()
+        finally:
+            self.leave(address)
+        return True
+
+    def enter(self, address: str) -> bool:
+        """Count one that is held until ``leave``; return False when too many are."""
+        if self._counter.objection(address):
+            return False
+        self._counter.enter(address)
+        return True
+
+    def leave(self, address: str) -> None:
+        """Count one less."""
+        self._counter.leave(address)

@@ -1,0 +1,51 @@
+"""How often a client may ask: token buckets."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from twisted.internet.interfaces import IReactorTime
+
+
+class Bucket:
+    """A token bucket: *rate* a second, at most *burst* at once."""
+
+    __slots__ = ("_burst", "_clock", "_level", "_rate", "_when")
+
+    def __init__(self, clock: IReactorTime, rate: float, burst: float) -> None:
+        self._clock = clock
+        self._rate = rate
+        self._burst = self._level = max(burst, 1.0)
+        self._when = clock.seconds()
+
+    def take_token(self) -> bool:
+        """Take one token if there is one."""
+        now = self._clock.seconds()
+        self._level = min(self._burst, self._level + (now - self._when) * self._rate)
+        self._when = now
+        if self._level < 1.0:
+            return False
+        self._level -= 1.0
+        return True
+
+
+class Buckets:
+    """A bucket for each key that was seen lately; at most *size* of them."""
+
+    def __init__(self, clock: IReactorTime, rate: float, burst: float, size: int = 10000) -> None:
+        self._clock = clock
+        self._rate, self._burst, self._size = rate, burst or rate, size
+        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+
+    def of(self, key: str) -> Bucket | None:
+        """Return the bucket of *key*, or None where nothing is limited."""
+        if self._rate <= 0:
+            return None
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = Bucket(self._clock, self._rate, self._burst)
+            if len(self._buckets) > self._size:
+                self._buckets.popitem(last=False)
+        else:
+            self._buckets.move_to_end(key)
+        return bucket

@@ -1,0 +1,278 @@
+"""Delivers stored events in the order of their ids; those that were missed are read from the store.
+
+Pub/sub forgets whoever is not connected.  So a node keeps a *mark* of the store up to
+which it has surely received everything.  When it connects again, or subscribes to
+something, it asks the source which topics have got events since, and reads those; until
+that is done, events of these topics that arrive wait, so that the order of the ids is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from broker.buses.redis_subscription import UNKNOWN_MARK, Subscription, Subscriptions
+from broker.errors import BrokerError
+from broker.interfaces import IEventSource
+from broker.messages import Event
+
+log = Logger()
+
+MAX_EVENTS = 500  # in one answer of the source
+RETRY_DELAY = 1.0  # seconds until the source is asked again after it has failed
+MARK_DELAY = 0.05  # seconds until a mark that the source was asked for should be known
+
+
+@attrs.define(eq=False)
+class Gap:
+    """A topic of which something was missed, for as long as that is being read.
+
+    Attributes:
+        mark: the mark after which to read when no event of the topic was seen.
+        waiting: its events that have arrived since, in their order.
+    """
+
+    mark: int
+    waiting: list[Event]
+
+
+class GapRecovery:
+    """Delivers each stored event once and in order, whatever pub/sub has missed.
+
+    Args:
+        clock: times the pauses between two attempts.
+        subscriptions: what this node wants.
+        deliver: called with each event.
+
+    Attributes:
+        source: where missed events are read; set before anything is subscribed.
+        era: changes when the source is wiped.
+    """
+
+    source: IEventSource
+
+    def __init__(self, clock: IReactorTime, subscriptions: Subscriptions, deliver: Callable[[Event], object]) -> None:
+        self.era = 0
+        self._clock, self._subscriptions, self._deliver = clock, subscriptions, deliver
+        self._mark = UNKNOWN_MARK  # everything up to it was received
+        self._behind: dict[Subscription, None] = {}  # those that may have missed something
+        self._seen: dict[str, tuple[str, int]] = {}  # epoch and id of the last event of a topic
+        self._gaps: dict[str, Gap] = {}  # by topic
+        self._disconnections = 0
+        self._catching_up = False
+        self._pauses: set[Deferred[None]] = set()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Cancel all timers; what is missing stays so."""
+        self._stopped = True
+        for pause in list(self._pauses):
+            pause.cancel()
+
+    # Subscriptions and marks.
+
+    @property
+    def behind(self) -> list[Subscription]:
+        """The subscriptions that may have missed something."""
+        return list(self._behind)
+
+    @property
+    def mark(self) -> int:
+        """The mark up to which everything was received; ``UNKNOWN_MARK`` at first."""
+        return self._mark
+
+    def add(self, subscription: Subscription) -> None:
+        """Take *subscription*, which is new; it has missed something until its mark is known."""
+        subscription.mark = UNKNOWN_MARK
+        self._behind[subscription] = None
+
+    def remove(self, subscription: Subscription) -> None:
+        """Forget *subscription*, which is not in the table any more, and the topics nobody else wants."""
+        self._behind.pop(subscription, None)
+        for topic in list(self._seen) if subscription.glob else [subscription.target]:
+            if not self._subscriptions.match(topic):
+                self._seen.pop(topic, None)
+
+    def begin_at(self, mark: int, subscriptions: Collection[Subscription]) -> list[Subscription]:
+        """Let those of *subscriptions* without a mark begin at *mark*; return them."""
+        begun = [subscription for subscription in subscriptions if subscription.mark == UNKNOWN_MARK]
+        for subscription in begun:
+            subscription.mark = subscription.base = mark
+        return begun
+
+    def received_up_to(self, mark: int, era: int) -> None:
+        """Note that all before *mark* has arrived, unless something is still missing or *era* is over."""
+        if era == self.era and not (self._behind or self._gaps):
+            self._mark = mark
+
+    def disconnected(self) -> None:
+        """Note that from now on everything is missed."""
+        self._disconnections += 1
+        for subscription in self._subscriptions:
+            subscription.confirmed = False
+            if subscription.mark is None:
+                subscription.mark = max(self._mark, subscription.base)
+                self._behind[subscription] = None
+
+    def wiped(self) -> None:
+        """Start over: all that is in the source now is new."""
+        self.era += 1
+        self._mark = 0
+        self._seen.clear()
+        for subscription in self._subscriptions:
+            subscription.mark = subscription.base = 0
+            self._behind[subscription] = None
+        self.catch_up()
+
+    # Events.
+
+    def on_event(self, event: Event) -> None:
+        """Deliver *event*, which is stored, as soon as those before it were."""
+        topic = event.topic
+        gap = self._gaps.get(topic)
+        if gap is not None:
+            gap.waiting.append(event)
+            return
+        epoch, id = self._seen.get(topic, ("", 0))
+        if epoch == event.epoch:
+            if event.id == id + 1:
+                self._deliver_next(event)
+            elif event.id > id:
+                self._fill(topic, UNKNOWN_MARK, event)
+        elif epoch:
+            del self._seen[topic]
+            self._fill(topic, 0, event)
+        elif marks := self._marks(topic):
+            self._fill(topic, min(marks), event)
+        else:
+            self._deliver_next(event)
+
+    def _marks(self, topic: str) -> list[int]:
+        matching = self._subscriptions.matching(topic)
+        return [subscription.mark for subscription in matching if subscription.mark is not None]
+
+    def _deliver_next(self, event: Event) -> None:
+        self._seen[event.topic] = (event.epoch, event.id)
+        self._deliver(event)
+
+    # Recovery.
+
+    def catch_up(self) -> None:
+        """Begin to read what the subscriptions that are confirmed again have missed; a no-op while that goes on."""
+        if not self._catching_up and self._missing():
+            self._catching_up = True
+            Deferred.fromCoroutine(self._find_changes()).addErrback(_log_failure)
+
+    def _missing(self) -> dict[Subscription, int]:
+        return {
+            subscription: subscription.mark
+            for subscription in self._behind
+            if subscription.confirmed and subscription.mark is not None and subscription.mark != UNKNOWN_MARK
+        }
+
+    async def _find_changes(self) -> None:
+        try:
+            while missing := self._missing():
+                before = (self.era, self._disconnections)
+                try:
+                    changes = await self.source.changes(min(missing.values()))
+                except BrokerError:
+                    await self._pause(RETRY_DELAY)
+                    continue
+                if before == (self.era, self._disconnections):
+                    self._fill_changed(changes, missing)
+        finally:
+            self._catching_up = False
+
+    def _fill_changed(self, changes: dict[str, int], missing: dict[Subscription, int]) -> None:
+        for topic, last in changes.items():
+            matching = self._subscriptions.matching(topic)
+            marks = [mark for subscription in matching if (mark := missing.get(subscription, last)) < last]
+            if not marks:
+                continue
+            gap = self._gaps.get(topic)
+            if gap is None:
+                self._fill(topic, min(marks))
+            elif gap.mark == UNKNOWN_MARK:
+                gap.mark = min(marks)
+        for subscription in missing:
+            if subscription.confirmed:  # else the connection was lost by what was delivered
+                subscription.mark = None
+                self._behind.pop(subscription, None)
+
+    def _fill(self, topic: str, mark: int, *events: Event) -> None:
+        """Read what was missed of *topic*: after its last event that was seen, else after *mark*."""
+        self._gaps[topic] = Gap(mark, list(events))
+        Deferred.fromCoroutine(self._filled(topic)).addErrback(_log_failure)
+
+    async def _filled(self, topic: str) -> None:
+        gap = self._gaps[topic]
+        complete = False
+        while not complete and self._subscriptions.match(topic):
+            try:
+                complete = await self._read(topic, gap)
+            except BrokerError:
+                await self._pause(RETRY_DELAY)
+        del self._gaps[topic]
+        for event in gap.waiting if complete else ():
+            known = self._seen.get(topic)
+            if topic in self._gaps or (known is not None and known[0] == event.epoch):
+                self.on_event(event)
+            elif known is None:
+                self._deliver_next(event)
+            # Else it is of an epoch that the source does not know any more, or not yet.
+
+    async def _read(self, topic: str, gap: Gap) -> bool:
+        """Deliver what is stored of *topic*; return whether that was all."""
+        era = self.era
+        _, after = self._seen.get(topic, ("", 0))
+        if not after:
+            if gap.mark == UNKNOWN_MARK:
+                marks = self._marks(topic)
+                if UNKNOWN_MARK in marks:
+                    await self._pause(MARK_DELAY)
+                    return False
+                if not marks:
+                    return True  # the mark became known in between, and nothing was missed
+                gap.mark = min(marks)
+            after = await self.source.since(topic, gap.mark) - 1
+        complete = await self._deliver_after(topic, after, era)
+        if era != self.era:
+            gap.mark = 0
+        return complete
+
+    async def _deliver_after(self, topic: str, after: int, era: int) -> bool:
+        """Deliver the stored events with ids above *after*; return False if the source was wiped meanwhile."""
+        while era == self.era and after >= 0:
+            events = await self.source.read(topic, after, MAX_EVENTS)
+            if era != self.era:
+                return False
+            for event in events:
+                self._deliver_next(event)
+            if len(events) < MAX_EVENTS:
+                return True
+            after = events[-1].id
+        return era == self.era
+
+    def _pause(self, seconds: float) -> Deferred[None]:
+        if self._stopped:
+            raise CancelledError
+        pause: Deferred[None] = deferLater(self._clock, seconds)
+        self._pauses.add(pause)
+        return pause.addBoth(self._pause_over, pause)
+
+    def _pause_over(self, result: Any, pause: Deferred[None]) -> Any:
+        self._pauses.discard(pause)
+        return result
+
+
+def _log_failure(failure: Failure) -> None:
+    if not failure.check(CancelledError):
+        log.failure("gap recovery failed", failure)

@@ -1,0 +1,27 @@
+"""A cache that forgets the oldest."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TypeVar
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class BoundedDict(OrderedDict[K, V]):
+    """A dict of at most *size* entries: one more evicts the oldest.
+
+    Entries are as old as their first assignment; ``move_to_end`` makes one the newest.
+    """
+
+    # An OrderedDict, since the first entry of a plain dict is slow to find once many before it were deleted.
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def __setitem__(self, key: K, value: V) -> None:
+        OrderedDict.__setitem__(self, key, value)
+        if len(self) > self.size:
+            self.popitem(last=False)

@@ -1,0 +1,65 @@
+"""The parts of the core, by which a peer does what its verbs say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+from twisted.internet.interfaces import IReactorTime
+
+from broker.core.about import About
+from broker.core.calls import Calls
+from broker.core.channels import Channels
+from broker.core.indices import Indices
+from broker.core.keys import Keys
+from broker.core.mailboxes import Mailboxes
+from broker.core.memberships import Memberships
+from broker.core.names import LocalNames
+from broker.core.presence import Presence
+from broker.core.queues import Queues
+from broker.core.topics import Topics
+from broker.interfaces import IBus, IStore
+
+if TYPE_CHECKING:
+    from broker.access.limits import Buckets
+    from broker.access.principals import Access
+    from broker.access.tokens import Tokens
+    from broker.config.settings import Settings
+    from broker.observe.metrics import Metrics
+
+
+@attrs.define(eq=False)
+class Parts:
+    """What a peer is handed; ``service.make_parts`` joins them.
+
+    Attributes:
+        settings: the limits and times.
+        store: keeps what is stored.
+        bus: carries what is published.
+        clock: gives the time.
+        access: knows the credentials.
+        metrics: counts.
+        buckets: how often each client may ask.
+        cluster: the names that this node holds among the nodes.
+        about: what the daemon is.
+    """
+
+    settings: Settings
+    store: IStore
+    bus: IBus
+    clock: IReactorTime
+    access: Access
+    metrics: Metrics
+    buckets: Buckets
+    tokens: Tokens
+    topics: Topics
+    channels: Channels
+    indices: Indices
+    keys: Keys
+    memberships: Memberships
+    presence: Presence
+    calls: Calls
+    queues: Queues
+    mailboxes: Mailboxes
+    cluster: LocalNames
+    about: About

@@ -1,0 +1,377 @@
+"""Operations on Redis in batches: all that are submitted in one loop iteration are one call of a script.
+
+One call is under way at a time, and what is submitted meanwhile is the next: so
+operations take effect in the order in which they were submitted, and the more
+there is to do, the less each of them costs.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, ClassVar
+
+import attrs
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from txredisapi import RedisError
+
+from broker.errors import BrokerError, Unavailable
+from broker.redis.address import RedisAddress
+from broker.redis.connection import Connection, ResponseError
+from broker.redis.script import Script
+
+log = Logger()
+
+MAX_PENDING = 20_000  # operations; more are refused at once
+MAX_PENDING_BYTES = 64 * 1024 * 1024  # of what they carry
+MAX_BATCH = 500  # operations in one call: Redis does nothing else meanwhile
+MAX_BATCH_BYTES = 4 * 1024 * 1024
+RECONNECT_TIMEOUT = 2.0  # seconds that operations wait for a connection
+PROBE_INTERVAL = 1.0  # seconds between two attempts to write while Redis refuses that
+
+# Errors by which Redis says that another server, or a new connection, is needed.
+RECONNECT_ERRORS = ("READONLY", "LOADING", "MASTERDOWN", "NOAUTH")
+
+
+def _unchanged(result: Any) -> Any:
+    return result
+
+
+@attrs.define(eq=False)
+class Operation:
+    """One call of a verb of the script.
+
+    Attributes:
+        words: the verb, and its arguments.
+        decode: makes the result of what the verb has returned; may raise.
+        size: the bytes that it carries, about.
+        reads: whether it changes nothing, so that it can be repeated.
+        origin: the id of the session that it publishes for, or "".
+        answer: fires with the result.
+        chained: whether ``follow`` is to be called.
+    """
+
+    words: Sequence[bytes]
+    decode: Callable[[Any], Any] = _unchanged
+    size: int = 0
+    reads: bool = False
+    origin: str = ""
+    answer: Deferred[Any] = attrs.field(factory=Deferred, init=False)
+
+    chained: ClassVar[bool] = False
+
+    def peek(self) -> Sequence[bytes]:
+        """Return the words that read what it must know first; none if it need not know anything."""
+        return ()
+
+    def found(self, state: Any) -> None:
+        """Take the result of ``peek``, or the present state when the verb could not act on that."""
+        raise AssertionError(f"the script has stopped at {self.words[0]!r}")
+
+    def follow(self, before: dict[Any, Any]) -> None:
+        """Set ``words`` in view of *before*, what earlier operations of the same call will do, and add to it."""
+
+
+class Batcher:
+    """Calls one script on one Redis with the operations that are submitted.
+
+    The script gets a few words of the owner's, then for each operation the number
+    of its words and those.  It answers with the results of those that it has done and, if it has stopped at
+    one, with the state that this one must know.
+
+    Args:
+        address: where Redis is.
+        script: does the work.
+        reactor: connects, and times how long operations wait.
+        preamble: returns the first words for the script.
+        prepare: called with each new protocol before it is used; may raise ``NotUsable``.
+        opened: called whenever Redis can be used.
+        refresh: called with the protocol when the script says ``STALE_EPOCH``; then the batch is repeated.
+        probe: the words of an operation that writes, to see whether Redis accepts writes.
+        observe: called with the operations and the seconds of each call.
+        failed: called with the number of operations that a failure took.
+
+    Attributes:
+        connection: leads to Redis.
+        refusal: why Redis accepts no writes; "" when it does.
+        publishing: the origins of the operations that are under way.
+        answered: called whenever those were answered.
+
+    Raises:
+        Invalid: Redis support is not installed.
+    """
+
+    def __init__(
+        self,
+        address: RedisAddress,
+        script: Script,
+        reactor: Any,
+        *,
+        preamble: Callable[[], list[bytes]],
+        prepare: Callable[[Any], Awaitable[None]] | None = None,
+        opened: Callable[[], object] | None = None,
+        refresh: Callable[[Any], Awaitable[None]] | None = None,
+        probe: Sequence[bytes] = (),
+        observe: Callable[[int, float], object] | None = None,
+        failed: Callable[[int], object] | None = None,
+    ) -> None:
+        self.connection = Connection(
+            address, reactor, prepare=self._prepare, opened=self._on_opened, closed=self._on_closed
+        )
+        self.refusal = ""
+        self.publishing: frozenset[str] = frozenset()
+        self.answered: Callable[[], object] = _ignore
+        self._script = script
+        self._clock: IReactorTime = reactor
+        self._preamble, self._prepare_owner, self._refresh = preamble, prepare, refresh
+        self._opened = opened or _ignore
+        self._probe_words = probe
+        self._observe, self._failed = observe or _ignore, failed or _ignore
+        self._waiting: deque[Operation] = deque()
+        self._bytes = 0  # of those that wait
+        self._running = False
+        self._usable = False
+        self._next: IDelayedCall | None = None
+        self._timeout: IDelayedCall | None = None
+        self._probing: IDelayedCall | None = None
+        self._stopped: Deferred[None] | None = None
+
+    @property
+    def problem(self) -> str:
+        """Why operations can not be done now; "" when they can."""
+        return self.connection.problem or self.refusal
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._stopped = None
+        self.refusal = ""
+        self._on_closed()
+        self.connection.start()
+
+    def stop(self) -> Deferred[None]:
+        """Accept no more; fire when all is done that was submitted, or has failed, and the connection is closed."""
+        self._stopped = Deferred()
+        stopped = self._stopped
+        self._finish_stop()
+        return stopped.addCallback(lambda _: self.connection.stop())
+
+    async def _prepare(self, protocol: Any) -> None:
+        if self._prepare_owner is not None:
+            await self._prepare_owner(protocol)
+        await self._script.load(protocol)
+
+    def _on_opened(self) -> None:
+        self._usable = True
+        self._cancel_timeout()
+        if self._waiting and not self._running and self._next is None:
+            self._next = self._clock.callLater(0, self._begin)
+        self._opened()
+
+    def _on_closed(self) -> None:
+        self._usable = False
+        self._cancel_timeout()
+        if self._stopped is not None and self._stopped.called:
+            return
+        self._timeout = self._clock.callLater(RECONNECT_TIMEOUT, self._give_up)
+
+    def submit(self, operation: Operation) -> Deferred[Any]:
+        """Do *operation* after those that were submitted before.
+
+        It fails with ``Unavailable`` when Redis can not be reached or refuses, or too much waits already.
+        """
+        if not self._usable and self._timeout is None:
+            self._failed(1)
+            return fail(Unavailable("redis", message=self._unusable))
+        if len(self._waiting) >= MAX_PENDING or self._bytes + operation.size > MAX_PENDING_BYTES:
+            self._failed(1)
+            return fail(Unavailable("redis", message="Redis can not keep up: too much waits for it."))
+        self._waiting.append(operation)
+        self._bytes += operation.size
+        if self._next is None and not self._running and self._usable:
+            # At the end of this loop iteration: what else is submitted in it goes along.
+            self._next = self._clock.callLater(0, self._begin)
+        return operation.answer
+
+    def _begin(self) -> None:
+        self._next = None
+        if not (self._usable and self._waiting):
+            return
+        batch: list[Operation] = []
+        size = 0
+        while self._waiting and len(batch) < MAX_BATCH and size < MAX_BATCH_BYTES:
+            operation = self._waiting.popleft()
+            size += operation.size
+            batch.append(operation)
+        self._bytes -= size
+        self._running = True
+        self.publishing = frozenset(operation.origin for operation in batch if operation.origin)
+        Deferred.fromCoroutine(self._run(batch)).addErrback(self._fail_bug, batch).addBoth(self._ended)
+
+    def _ended(self, _: object) -> None:
+        self._running = False
+        if self.publishing:
+            self.publishing = frozenset()
+            self.answered()
+        # Not in the next loop iteration: there is nothing to wait for.
+        if self._waiting and self._usable:
+            self._begin()
+        else:
+            self._finish_stop()
+
+    def _finish_stop(self) -> None:
+        stopped = self._stopped
+        if stopped is not None and not stopped.called and not (self._waiting or self._running):
+            for timer in (self._next, self._timeout, self._probing):
+                if timer is not None:
+                    timer.cancel()
+            self._next = self._timeout = self._probing = None
+            self._usable = False
+            stopped.callback(None)
+
+    async def _run(self, batch: list[Operation]) -> None:
+        started = self._clock.seconds()
+        protocol = self.connection.protocol
+        rest = batch
+        try:
+            chained = any(operation.chained for operation in batch)
+            if chained:
+                await self._peek(protocol, batch)
+            while rest:
+                if chained:
+                    self._chain(rest)
+                rest = self._answer(rest, *await self._call(protocol, [operation.words for operation in rest]))
+        except ResponseError as error:
+            self._fail_script(rest, error)
+        except RedisError as error:
+            self._fail_lost(rest, error)
+        else:
+            self._observe(len(batch), self._clock.seconds() - started)
+
+    async def _peek(self, protocol: Any, batch: list[Operation]) -> None:
+        """Read what some of *batch* must know first."""
+        asking = [(operation, words) for operation in batch if (words := operation.peek())]
+        if not asking:
+            return
+        results, _ = await self._call(protocol, [words for _, words in asking])
+        for (operation, _), result in zip(asking, results, strict=True):
+            if isinstance(result, ResponseError):
+                raise result
+            operation.found(result)
+
+    @staticmethod
+    def _chain(batch: list[Operation]) -> None:
+        before: dict[Any, Any] = {}
+        for operation in batch:
+            if operation.chained:
+                operation.follow(before)
+
+    async def _call(self, protocol: Any, asked: list[Sequence[bytes]]) -> tuple[list[Any], Any]:
+        while True:
+            words = self._preamble()
+            for each in asked:
+                words.append(b"%d" % len(each))
+                words += each
+            try:
+                results, state = await self._script.call(protocol, words)
+                return results, state
+            except ResponseError as error:
+                if self._refresh is None or "STALE_EPOCH" not in str(error):
+                    raise
+            await self._refresh(protocol)
+
+    def _answer(self, batch: list[Operation], results: list[Any], state: Any) -> list[Operation]:
+        """Answer those of *batch* that were done; return the others."""
+        # Before the callbacks: they may look at ``problem``.
+        self._note_refusal(
+            next((str(result) for result in results if isinstance(result, ResponseError)), ""),
+            not all(operation.reads for operation in batch[: len(results)]),
+        )
+        for operation, result in zip(batch, results, strict=False):
+            if isinstance(result, ResponseError):
+                self._fail((operation,), f"Redis refuses: {result}.")
+                continue
+            try:
+                value = operation.decode(result)
+            except BrokerError as error:
+                operation.answer.errback(error)
+            except Exception:
+                operation.answer.errback()
+            else:
+                operation.answer.callback(value)
+        rest = batch[len(results) :]
+        if rest:
+            rest[0].found(state)
+        return rest
+
+    def _note_refusal(self, refusal: str, written: bool) -> None:
+        if refusal:
+            if not self.refusal:
+                log.error("Redis refuses: {reason}", reason=refusal)
+            self.refusal = f"Redis refuses: {refusal}"
+            if any(word in refusal for word in RECONNECT_ERRORS):
+                self.connection.drop(refusal)
+            if self._probing is None and self._probe_words and self._stopped is None:
+                self._probing = self._clock.callLater(PROBE_INTERVAL, self._probe)
+        elif written and self.refusal:
+            log.info("Redis accepts writes again")
+            self.refusal = ""
+
+    def _probe(self) -> None:
+        self._probing = None
+        if self.refusal:
+            self.submit(Operation(self._probe_words)).addErrback(_ignore_reported)
+
+    def _fail_script(self, batch: list[Operation], error: ResponseError) -> None:
+        """Fail *batch*, since the script as a whole has failed."""
+        self._note_refusal(str(error), False)
+        self.connection.drop(str(error))
+        self._fail(batch, f"Redis refuses: {error}.")
+
+    def _fail_lost(self, batch: list[Operation], error: RedisError) -> None:
+        """Fail *batch*, since there was no reply; what only reads is repeated on the next connection."""
+        if self._usable:
+            self._on_closed()
+            self.connection.drop(str(error))
+        for operation in reversed(batch):
+            if operation.reads:
+                self._waiting.appendleft(operation)
+                self._bytes += operation.size
+        self._fail([operation for operation in batch if not operation.reads], f"Redis has not answered: {error}.")
+
+    def _fail(self, batch: Iterable[Operation], message: str) -> None:
+        for operation in batch:
+            # A new one for each caller: whoever raises it adds its own traceback.
+            self._failed(1)
+            operation.answer.errback(Unavailable("redis", message=message))
+
+    def _fail_bug(self, failure: Any, batch: list[Operation]) -> None:
+        log.failure("operations on Redis failed", failure)
+        for operation in batch:
+            if not operation.answer.called:
+                operation.answer.errback(failure)
+
+    def _give_up(self) -> None:
+        self._timeout = None
+        waiting, self._waiting, self._bytes = self._waiting, deque(), 0
+        self._fail(waiting, self._unusable)
+        self._finish_stop()
+
+    @property
+    def _unusable(self) -> str:
+        return f"Redis can not be used: {self.connection.problem}."
+
+    def _cancel_timeout(self) -> None:
+        if self._timeout is not None:
+            self._timeout.cancel()
+            self._timeout = None
+
+
+def _ignore_reported(failure: Any) -> None:
+    """Drop an error that ``refusal`` and the log show already."""
+    failure.trap(Unavailable)
+
+
+def _ignore(*_: object) -> None:
+    """The callback where none was given."""

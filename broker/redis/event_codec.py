@@ -1,0 +1,83 @@
+"""Events as bytes: as Redis stores them, and as they travel between nodes.
+
+A stored event is a *record*: its time and the length of its head as decimal
+text, the head, and the body as it is.  In a *message*, id and epoch go before the
+record (or 0 and a number that no other message has, when the event is not
+stored), then the *extras*: origin, dialect and original, which matter to subscribers
+and not to readers of the log.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from broker.messages import Event, decode_text, encode_text
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
+
+
+def encode_record(event: Event, time: float) -> bytes:
+    """Return *event* as a record with *time*, in seconds since the epoch."""
+    body = event.body
+    head = _encode_head(event.topic, event.name, event.source, body is not None)
+    return b"%b %d %b%b" % (repr(time).encode(), len(head), head, body or b"")
+
+
+def encode_extras(event: Event) -> bytes:
+    """Return the extras of *event*, with their length before them."""
+    if event.original:
+        extras = _encode((event.origin, event.dialect, event.original))
+        return b"%d %b" % (len(extras), extras)
+    return _extras_without_original(event.origin, event.dialect)
+
+
+@lru_cache(maxsize=4096)
+def _extras_without_original(origin: str, dialect: str) -> bytes:
+    extras = _encode((origin, dialect, b""))
+    return b"%d %b" % (len(extras), extras)
+
+
+def encode_message(event: Event, id: int, stamp: bytes) -> bytes:
+    """Return *event* as a message; *stamp* is its epoch if it is stored, else a number of its own."""
+    return b"%d %b %b%b" % (id, stamp, encode_extras(event), encode_record(event, event.time))
+
+
+def decode_stored(id: int, epoch: str, record: bytes, mark: bytes = b"", extras: bytes = b"") -> Event:
+    """Return the event of an entry of a log, which is the same as that of its message."""
+    event = _decode_record(record, id, epoch)
+    if extras:
+        event.origin, event.dialect, event.original = _decode(extras.partition(b" ")[2])
+    return event
+
+
+def decode_message(message: bytes) -> Event:
+    """Return the event of *message*."""
+    number, stamp, size, rest = message.split(b" ", 3)
+    id, length = int(number), int(size)
+    event = _decode_record(rest[length:], id, stamp.decode() if id else "")
+    event.origin, event.dialect, event.original = _decode(rest[:length])
+    return event
+
+
+def _decode_record(record: bytes, id: int, epoch: str) -> Event:
+    time, size, rest = record.split(b" ", 2)
+    length = int(size)
+    topic, name, source, has_body = _decode(rest[:length])
+    body = rest[length:] if has_body else None
+    return Event(_decode_string(topic), _decode_string(name), body, _decode_string(source), float(time), id, epoch)
+
+
+def _encode_head(*values: str | bytes | bool) -> bytes:
+    try:
+        return _encode(values)
+    except UnicodeEncodeError:
+        # Bytes stand for a string that is no valid Unicode; no other bytes are packed here.
+        return _encode([encode_text(value) if isinstance(value, str) else value for value in values])
+
+
+def _decode_string(value: Any) -> str:
+    return decode_text(value) if type(value) is bytes else value

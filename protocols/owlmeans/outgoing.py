@@ -1,0 +1,238 @@
+"""What a client is sent: by others, by the broker, and as answers.
+
+"The broker MUST NOT push events, calls or requests to a session before its
+first own frame, or before 250 ms when it came by URL/default": frames sent right
+after the handshake reach the client before the app has attached its handlers,
+and are lost there or end it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import attrs
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from broker.errors import BrokerError
+from broker.interfaces import ILink, IPeer
+from broker.messages import CloseCode, Event, Frame, Mail, Reply, Request, text_frame
+from broker.patterns import KEY_PREFIX
+from protocols.owlmeans import wire
+from protocols.owlmeans.marshalled import marshal
+from protocols.owlmeans.watches import Watches
+from protocols.owlmeans.wire import BROKER, CALL, RESPONSE, RESULT, Envelope, encode, milliseconds
+
+if TYPE_CHECKING:
+    from broker.config.settings import Settings
+
+MAX_BURST_BYTES = 1 << 18  # of queued messages that go out before the client may have read some
+BURST_INTERVAL = 0.05  # seconds until the next burst
+TIMEOUT = 0.25  # seconds after which a silent client is taken to be ready
+
+
+@attrs.define(eq=False)
+class StartBuffer:
+    """The frames of one session that wait for its start.
+
+    Attributes:
+        clock: gives the time.
+        on_timeout: called when something waits and the client has been silent for too long.
+        max_bytes: bytes of payload that may be kept.
+    """
+
+    clock: IReactorTime
+    on_timeout: Callable[[], object]
+    max_bytes: int
+    _begin: float = 0.0
+    _size: int = 0
+    _frames: list[Frame] = attrs.field(factory=list)
+    _timer: IDelayedCall | None = None
+
+    def restart(self) -> None:
+        """Count the time from now on."""
+        self._begin = self.clock.seconds()
+        if self._timer is not None:
+            self._timer.reset(TIMEOUT)
+
+    @property
+    def expired(self) -> bool:
+        """Whether the client has been silent for too long."""
+        return self.clock.seconds() >= self._begin + TIMEOUT
+
+    def schedule(self) -> None:
+        """Call ``on_timeout`` when the time has come: there is something to send."""
+        if self._timer is None:
+            delay = self._begin + TIMEOUT - self.clock.seconds()
+            self._timer = self.clock.callLater(max(0.0, delay), self._timed_out)
+
+    def add(self, frame: Frame) -> bool:
+        """Keep *frame*; False when there are too many."""
+        self._size += len(frame.payload)
+        if self._size > self.max_bytes:
+            return False
+        self._frames.append(frame)
+        self.schedule()
+        return True
+
+    def close(self) -> list[Frame]:
+        """Stop the timer; return the frames that were kept, oldest first."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        frames, self._frames = self._frames, []
+        return frames
+
+    def _timed_out(self) -> None:
+        self._timer = None
+        self.on_timeout()
+
+
+@attrs.define(eq=False)
+class Outgoing:
+    """What one client is sent.
+
+    Attributes:
+        peer: the way into the broker.
+        link: the way out to the client.
+        settings: of the daemon.
+        clock: gives the time.
+        watches: the keys it watches.
+    """
+
+    peer: IPeer
+    link: ILink
+    settings: Settings
+    clock: IReactorTime = attrs.field(init=False)
+    watches: Watches = attrs.field(init=False)
+    _client: bytes = attrs.field(default=b'""', init=False)  # its client id as JSON
+    _buffer: StartBuffer | None = attrs.field(default=None, init=False)  # until it has its handlers in place
+    _burst: int = attrs.field(default=0, init=False)  # bytes of queued messages in the present burst
+    _burst_timer: IDelayedCall | None = attrs.field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.clock = self.peer.clock
+        self.watches = Watches(self.peer, self.push)
+
+    def start(self) -> None:
+        """Begin to keep what the broker sends, until the client is ready."""
+        self._buffer = StartBuffer(self.clock, self.ready, self.settings.send_queue_bytes)
+        self._buffer.restart()
+
+    def stop(self) -> None:
+        """Send nothing more; leave no timer behind."""
+        if self._buffer is not None:
+            self._buffer.close()
+            self._buffer = None
+        if self._burst_timer is not None:
+            self._burst_timer.cancel()
+            self._burst_timer = None
+
+    # Called by the core.
+
+    def request(self, request: Request) -> None:
+        """Send a call that this client performs, or a request it takes."""
+        dt = int((request.time or self.clock.seconds()) * 1000 + 0.5)
+        if request.streamed:
+            self.push(text_frame(wire.request(request, self._client, dt)))
+            return
+        # 0 is without limit: what is less than a millisecond must not become that.
+        timeout = int(request.timeout * 1000 + 0.5) or (1 if request.timeout else 0)
+        names = encode(request.id), encode(request.procedure)
+        self.link.send(CALL % (*names, request.body, timeout, encode(request.caller), self._client, dt))
+
+    def reply(self, reply: Reply) -> None:
+        """Send the end of a call, or one answer of a request."""
+        dt = int((reply.time or self.clock.seconds()) * 1000 + 0.5)
+        sender, error = encode(reply.source), reply.error
+        if error is None:
+            form, body = RESPONSE if reply.streamed else RESULT, reply.body
+        else:
+            form, body = wire.failure(marshal(error, self.settings.owlmeans_pass_stacks), reply.streamed)
+        self.link.send(form % (encode(reply.ref), body, sender, dt))
+
+    def event(self, event: Event, pattern: str) -> None:
+        """Send *event* as it comes by one subscription, or by the watches of its key."""
+        if pattern:
+            frame = event.render(wire.event, pattern)
+            if self._buffer is None:
+                self.link.send_frame(frame)
+            else:
+                self.push(frame)
+            return
+        for watch in self.watches.matching(event):
+            self.watches.notify(watch, event.render(wire.event, KEY_PREFIX + watch))
+
+    def mail(self, mail: Mail) -> bool:
+        """Send a queued message, unless the client can not read it now."""
+        if not self.link.open:
+            return False  # what is sent to a connection that closes is lost
+        buffer = self._open_buffer()
+        if buffer is not None:
+            buffer.schedule()
+            return False
+        if self.link.paused or self._burst > MAX_BURST_BYTES:
+            self._schedule_burst()
+            return False
+        frame = wire.mail(mail)
+        self._burst += len(frame)
+        self.link.send(frame)
+        return True
+
+    async def probe(self) -> bool:
+        """Say that the client is alive: the transport's pings would have noticed otherwise."""
+        return True
+
+    # Called by this package.
+
+    def appear(self) -> None:
+        """Be visible to others under the present client id."""
+        self._client = encode(self.peer.client)
+        self.peer.appear()
+
+    def ready(self) -> None:
+        """Send what was kept: the client has its handlers in place."""
+        buffer, self._buffer = self._buffer, None
+        if buffer is not None:
+            for frame in buffer.close():
+                self.link.send_frame(frame)
+        self.peer.collect()
+
+    def push(self, frame: Frame) -> None:
+        """Send what the client has not asked for just now."""
+        buffer = self._open_buffer()
+        if buffer is None:
+            self.link.send_frame(frame)
+        elif not buffer.add(frame):
+            self.link.close(CloseCode.TRY_AGAIN_LATER, "too much before the first frame")
+
+    def notice(self, error: BrokerError, envelope: Envelope) -> None:
+        """Send a ``system`` notice of an error that has no other way back."""
+        self.link.send(wire.notice(marshal(error), envelope))
+
+    def refuse(self, error: BrokerError, envelope: Envelope) -> None:
+        """Send the error that *envelope* failed with: as its answer, or as a notice."""
+        if envelope.id and envelope.type in ("call", "request"):
+            form, body = wire.failure(marshal(error), envelope.type == "request")
+            self.answer(form, envelope.id, body)
+        else:
+            self.notice(error, envelope)
+
+    def answer(self, form: bytes, ref: str, body: bytes) -> None:
+        """Answer *ref* in the broker's own name."""
+        self.link.send(form % (encode(ref), body, BROKER, milliseconds(self.clock.seconds())))
+
+    def _open_buffer(self) -> StartBuffer | None:
+        """Return the buffer while the client may not have its handlers in place."""
+        if self._buffer is not None and self._buffer.expired:
+            self.ready()
+        return self._buffer
+
+    def _schedule_burst(self) -> None:
+        if self._burst_timer is None:
+            self._burst_timer = self.clock.callLater(BURST_INTERVAL, self._next_burst)
+
+    def _next_burst(self) -> None:
+        self._burst_timer = None
+        self._burst = 0
+        self.peer.collect()

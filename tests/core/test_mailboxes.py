@@ -1,0 +1,69 @@
+"""Which client ids have a mailbox."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.defer import fail
+from twisted.internet.task import Clock
+
+from broker.core.mailboxes import Mailboxes
+from broker.errors import Unavailable
+from broker.stores import open_store
+from broker.testing import value_of
+
+
+@pytest.fixture
+def store():
+    store = open_store("memory:", clock=Clock())
+    store.startService()
+    return store
+
+
+@pytest.fixture
+def mailboxes(store):
+    return Mailboxes(store, {"configured"}.__contains__)
+
+
+def has(mailboxes, client):
+    return value_of(mailboxes.has(client))
+
+
+def test_a_client_has_one_from_the_first_time_it_is_seen(mailboxes):
+    assert not has(mailboxes, "ann")
+    mailboxes.open("ann")
+    assert has(mailboxes, "ann")
+
+
+def test_an_identity_of_the_configuration_has_one(mailboxes):
+    assert has(mailboxes, "configured")
+
+
+def test_the_store_knows_those_of_a_former_run(mailboxes, store):
+    mailboxes.open("ann")
+    assert has(Mailboxes(store, lambda _: False), "ann")
+
+
+def test_one_that_could_not_be_stored_is_tried_again(mailboxes, store, monkeypatch):
+    monkeypatch.setattr(store, "set", lambda *words: fail(Unavailable("store")))
+    mailboxes.open("ann")
+    monkeypatch.undo()
+    assert not has(mailboxes, "ann")
+    mailboxes.open("ann")
+    assert has(mailboxes, "ann")
+
+
+def test_a_wiped_store_gets_them_again(mailboxes, store):
+    mailboxes.open("ann")
+    value_of(store.delete("client", "ann"))
+    mailboxes.forget()
+    assert not has(mailboxes, "ann")
+    mailboxes.open("ann")
+    assert value_of(store.get("client", "ann")) is not None
+
+
+def test_what_is_remembered_is_bounded(mailboxes):
+    mailboxes._opened.size = 2
+    for client in "abcde":
+        mailboxes.open(client)
+    assert len(mailboxes._opened) == 2
+    assert has(mailboxes, "a")

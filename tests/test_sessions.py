@@ -1,0 +1,206 @@
+"""The session that works frames off in their order, over a link without a network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+from twisted.internet.defer import CancelledError, Deferred
+from zope.interface.verify import verifyObject
+
+from broker.interfaces import ISession
+from broker.messages import text_frame
+from broker.sessions import (
+    MAX_BACKLOG_BYTES,
+    MAX_BACKLOG_FRAMES,
+    MAX_HELD_BYTES,
+    MAX_HELD_EVENTS,
+    BaseSession,
+    OrderedSession,
+)
+from broker.testing import FakeLink
+from tests.support.logs import failures_of
+
+
+@attrs.define(eq=False)
+class Session(OrderedSession):
+    """``wait`` waits until it is answered, ``now`` is done, ``bug`` raises; all are noted."""
+
+    begun: list[bytes] = attrs.field(factory=list)
+    waiting: list[Deferred[Any]] = attrs.field(factory=list)
+    ends: int = 0
+
+    def frame(self, data: bytes, binary: bool) -> Deferred[Any] | None:
+        self.begun.append(data)
+        if data == b"bug":
+            raise RuntimeError("ours")
+        if data == b"event":
+            self.on_event(b"meanwhile")
+            self._link.send(b"answer")
+        if not data.startswith(b"wait"):
+            return None
+        self.waiting.append(Deferred())
+        return self.waiting[-1].addCallback(lambda _: self._link.send(b"answer"))
+
+    def ended(self) -> None:
+        self.ends += 1
+
+    def on_event(self, text: bytes, topic: str = "t") -> None:
+        if self.holding:
+            self.hold(topic, text_frame(text))
+        else:
+            self._link.send(text)
+
+    def answer(self) -> None:
+        self.waiting.pop(0).callback(None)
+
+
+@attrs.define(eq=False)
+class Impatient(Session):
+    """One whose events do not wait for a slow answer."""
+
+    holds_events = False
+
+
+@pytest.fixture
+def link():
+    return FakeLink()
+
+
+@pytest.fixture
+def session(link):
+    return Session(link)
+
+
+def say(session, *frames):
+    for frame in frames:
+        session.received(frame, False)
+
+
+@pytest.mark.parametrize("make", [lambda link: BaseSession(), Session])
+def test_it_is_what_its_interface_says(link, make):
+    verifyObject(ISession, make(link))
+
+
+def test_a_frame_waits_until_the_one_before_it_is_done(session):
+    say(session, b"now", b"wait 1", b"now", b"wait 2", b"wait 3")
+    assert session.begun == [b"now", b"wait 1"]
+    session.answer()
+    assert session.begun[2:] == [b"now", b"wait 2"]
+    session.answer()
+    assert session.begun[4:] == [b"wait 3"]
+
+
+def test_an_event_goes_out_behind_the_answer(session, link):
+    say(session, b"event", b"wait")
+    session.on_event(b"before the answer")
+    assert link.take() == [b"answer", b"meanwhile"]
+    session.answer()
+    session.on_event(b"after it")
+    assert link.take() == [b"answer", b"before the answer", b"after it"]
+
+
+def test_events_need_not_wait_for_a_slow_answer(link):
+    session = Impatient(link)
+    say(session, b"event", b"wait")
+    session.on_event(b"at once")
+    assert link.take() == [b"answer", b"meanwhile", b"at once"]
+
+
+def test_what_is_held_may_be_sent_before_the_answer(session, link):
+    say(session, b"wait")
+    session.on_event(b"1", "left")
+    session.on_event(b"2", "kept")
+    session.release(lambda topic: topic == "left")
+    assert link.take() == [b"1"]
+    session.answer()
+    assert link.take() == [b"answer", b"2"]
+
+
+def test_a_thousand_frames_that_wait_need_no_stack(session):
+    say(session, b"wait", *[b"now"] * 3000)
+    session.answer()
+    assert len(session.begun) == 3001
+
+
+@pytest.mark.parametrize(
+    ("size", "allowed"),
+    [(0, MAX_BACKLOG_FRAMES), (MAX_BACKLOG_BYTES // 4, 4), (MAX_BACKLOG_BYTES, 1), (3 * MAX_BACKLOG_BYTES, 1)],
+)
+def test_so_much_may_wait_and_no_more(session, link, size, allowed):
+    say(session, b"wait", *[b"x" * size] * allowed)
+    assert link.closed is None
+    say(session, b"x")
+    assert link.closed == (1013, "too many frames at once")
+    session.answer()
+    assert len(session.begun) == 1 + allowed
+
+
+def test_room_in_the_backlog_comes_back(session, link):
+    for _ in range(3):
+        say(session, b"wait", *[b"x" * (MAX_BACKLOG_BYTES // 8)] * 8)
+        session.answer()
+    assert link.closed is None
+
+
+@pytest.mark.parametrize(("size", "allowed"), [(0, MAX_HELD_EVENTS), (MAX_HELD_BYTES // 4, 4)])
+def test_so_many_events_may_be_held_and_no_more(session, link, size, allowed):
+    say(session, b"wait")
+    for _ in range(allowed):
+        session.on_event(b"x" * size)
+    assert link.closed is None
+    session.on_event(b"x")
+    assert link.closed == (1013, "busy")
+
+
+# The end
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1006, 1013])
+def test_what_came_before_the_end_is_worked_off(session, link, code):
+    say(session, b"wait 1", b"now", b"wait 2", b"now")
+    link.close(code)
+    finished = session.closed(code, "")
+    session.answer()
+    assert (session.begun[1:], finished.called, session.ends) == ([b"now", b"wait 2"], False, 0)
+    session.answer()
+    assert (session.begun[3:], finished.called, session.ends) == ([b"now"], True, 1)
+
+
+def test_an_idle_session_ends_at_once(session):
+    say(session, b"now")
+    assert session.closed(1000, "") is None
+    assert session.ends == 1
+
+
+def test_who_is_disconnected_has_nothing_more_done(session, link):
+    say(session, b"wait", b"now")
+    session.disconnect(4003, "token revoked")
+    assert link.closed == (4003, "token revoked")
+    finished = session.closed(4003, "token revoked")
+    session.answer()
+    assert (session.begun, finished.called, session.ends) == ([b"wait"], True, 1)
+
+
+def test_what_is_given_up_is_not_begun_any_more(session):
+    say(session, b"wait", b"now")
+    finished = session.closed(1000, "")
+    finished.cancel()
+    assert session.ends == 1
+    session.answer()
+    assert (session.begun, session.ends) == ([b"wait"], 1)
+    finished.addErrback(lambda failure: failure.trap(CancelledError))
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_bug_closes_the_connection_and_ends_what_waits(session, link, logged, late):
+    say(session, b"wait", b"bug", b"now")
+    if late:
+        session.waiting.pop().errback(RuntimeError("ours"))
+    else:
+        session.answer()
+    assert link.closed == (1011, "internal error")
+    assert b"now" not in session.begun
+    assert [type(failure) for failure in failures_of(logged)] == [RuntimeError]
+    assert session.closed(1011, "") is None
