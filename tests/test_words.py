@@ -32,6 +32,7 @@ NAMES = (
 )
 # "line" is what a text has; a deadline is in a bucket.
 NAMES_OF_DEADLINES = ("line", "lines")
+ALLOWED = {"broker/testing.py": ["take"]}  # no callback: FakeLink gives what was sent
 
 
 def files(*folders: str) -> Iterator[Path]:
@@ -70,7 +71,7 @@ def test_words_are_those_of_the_field(path):
     text = path.read_text("utf-8")
     assert found_words(text) == []
     if path.suffix == ".py":
-        assert found_names(text) == []
+        assert found_names(text) == ALLOWED.get(str(path.relative_to(ROOT)), [])
 
 
 @pytest.mark.parametrize(
