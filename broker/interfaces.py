@@ -580,6 +580,10 @@ class IDialectExtras(Interface):
     refusal_delay: float = Attribute(
         "Seconds for which refused handshakes are held, for clients that reconnect at once; 0."
     )
+    half_close: bool = Attribute(
+        "Whether a request that waits goes on when its client shuts down its side of the connection; True.  "
+        "Otherwise it is cancelled, for clients of which a waiting request shows that they are there."
+    )
 
     def refusal(status: int, message: str, request: HttpRequest) -> Response | None:
         """Return how this dialect says *status* to *request*, which has not reached ``answer`` or has failed there.

@@ -174,6 +174,11 @@ class Site(Factory):
             if peer is not None and peer.session is None:
                 peer.close()
 
+    def serves_half_closed(self, request: HttpRequest) -> bool:
+        """Whether *request* goes on when its client shuts down its side; see ``IDialectExtras.half_close``."""
+        dialect = self.routes.http(request)
+        return dialect is None or self.routes.extras[dialect.name].half_close
+
     def refusal(self, status: int, message: str, request: HttpRequest | None) -> Response:
         """Return the refusal in the form of the dialect of *request*, if it has one, else of the site."""
         if status == 413:

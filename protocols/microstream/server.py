@@ -93,6 +93,7 @@ class Server:
     """
 
     subprotocols: Sequence[str] = ()
+    half_close = False  # the session ends with the connection of a GET that waits, as in the original
 
     def __init__(
         self,
