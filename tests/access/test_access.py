@@ -7,7 +7,7 @@ from broker.access.permissions import Grants, Rule, read_permissions
 from broker.access.principals import Access
 from broker.errors import Invalid, Unauthenticated
 
-SECRET = "s3cret-s3cret-s3cret-s3cret-s3cret"
+SECRET = "s3cret-" * 10
 
 
 def access(mode="required", **more):
@@ -47,21 +47,55 @@ def test_a_token_names_its_subject_and_carries_details():
     assert identity.details == {"role": "admin", "scopes": ["x"]}
 
 
-@pytest.mark.parametrize(
-    "claims",
-    [{"sub": "ann"}, {"sub": "ann", "exp": 1}, {"sub": "ann", "exp": 4e9, "aud": "other"}],
-    ids=["for ever", "expired", "for another audience"],
-)
+GOOD = {"sub": "ann", "exp": 4e9, "aud": "us", "iss": "them"}
+WRONG = {  # each differs from GOOD in one claim only, which is what it is refused for
+    "expired": {"exp": 1},
+    "for ever": {"exp": None},
+    "not valid yet": {"nbf": 4e9},
+    "issued in the future": {"iat": 4e9},
+    "for another audience": {"aud": "other"},
+    "for no audience": {"aud": None},
+    "of another issuer": {"iss": "other"},
+    "of no issuer": {"iss": None},
+}
+
+
+def shown(claims, key=SECRET, algorithm="HS256"):
+    """Let somebody show a token with *claims* where it must be for us and of them."""
+    token = jwt.encode({name: claim for name, claim in claims.items() if claim is not None}, key, algorithm)
+    return access(jwt_keys=((SECRET, "HS256"),), jwt_audience="us", jwt_issuer="them").identify(token)
+
+
+def test_a_token_that_holds_is_accepted():
+    assert shown(GOOD).name == "ann"
+
+
+@pytest.mark.parametrize("claims", WRONG.values(), ids=WRONG)
 def test_a_token_that_does_not_hold_is_refused(claims):
-    token = jwt.encode(claims, SECRET, "HS256")
     with pytest.raises(Unauthenticated):
-        access(jwt_keys=((SECRET, "HS256"),), jwt_audience="us").identify(token)
+        shown(GOOD | claims)
 
 
-def test_a_token_signed_by_nobody_is_refused():
-    token = jwt.encode({"sub": "ann", "exp": 4e9}, "", "none")
+@pytest.mark.parametrize(("key", "algorithm"), [("x" * 64, "HS256"), ("", "none"), (SECRET, "HS512")])
+def test_a_token_that_was_not_signed_with_our_key_and_algorithm_is_refused(key, algorithm):
     with pytest.raises(Unauthenticated):
-        access(jwt_keys=((SECRET, "HS256"),)).identify(token)
+        shown(GOOD, key, algorithm)
+
+
+def test_a_token_may_be_signed_with_any_of_the_keys():
+    known = access(jwt_keys=((SECRET, "HS256"), ("other" * 8, "HS256")))
+    for key in (SECRET, "other" * 8):
+        assert known.identify(jwt.encode({"sub": "ann", "exp": 4e9}, key, "HS256")).name == "ann"
+
+
+def test_a_subject_is_cut_to_the_length_of_a_name():
+    for length, name in ((128, "x" * 128), (129, "x" * 128)):
+        assert shown(GOOD | {"sub": "x" * length}).name == name
+
+
+def test_a_token_without_a_subject_names_nobody():
+    identity = shown(GOOD | {"sub": None})
+    assert (identity.name, identity.authenticated) == ("", True)
 
 
 def test_deny_wins():
@@ -152,11 +186,11 @@ def test_a_bucket_gives_its_burst_and_then_its_rate():
 
 def test_a_bucket_is_kept_for_each_key_seen_lately():
     buckets = Buckets(Clock(), rate=1.0, burst=0.0, size=2)
-    ann = buckets.of("ann")
+    ann, bob = buckets.of("ann"), buckets.of("bob")
     assert buckets.of("ann") is ann
-    buckets.of("bob")
     buckets.of("cid")
-    assert buckets.of("ann") is not ann
+    assert buckets.of("ann") is ann
+    assert buckets.of("bob") is not bob
 
 
 def test_no_rate_is_no_bucket():
