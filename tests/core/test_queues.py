@@ -116,6 +116,22 @@ def test_taker_that_declines_gets_it_later(queues, takers):
     assert bob.bodies == [b"0", b"1", b"2"]
 
 
+def test_nothing_overtakes_what_was_declined(queues, takers):
+    class Picky(Taker):
+        def post_mail(self, mail):
+            self.willing = mail.body != b"1"
+            return super().post_mail(mail)
+
+    for number in range(4):
+        put(queues, number)
+    takers["client:bob"] = [picky := Picky()]
+    queues.drain("client:bob")
+    assert picky.bodies == [b"0"]
+    takers["client:bob"] = [bob := Taker()]
+    queues.drain("client:bob")
+    assert bob.bodies == [b"1", b"2", b"3"]
+
+
 def test_next_one_takes_what_the_first_declines(queues, takers):
     bob, second = Taker(willing=False), Taker()
     takers["client:bob"] = [bob, second]
