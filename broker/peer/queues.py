@@ -18,7 +18,8 @@ class QueueVerbs(Client):
     def appear(self) -> None:
         """See ``IPeer.appear``."""
         self._parts.presence.enter(self)
-        self._empty_mailbox()
+        if self.identity.name or self.named:  # else it is new, and nothing waits for it
+            self._parts.queues.drain(CLIENT + self.client)
 
     def enqueue(self, ref: str, body: bytes, *, recipient: str = "", time: float = 0.0) -> Deferred[bool]:
         """See ``IPeer.enqueue``."""
@@ -50,13 +51,9 @@ class QueueVerbs(Client):
 
     def collect(self) -> None:
         """See ``IPeer.collect``."""
-        self._empty_mailbox()
+        self._parts.queues.drain(CLIENT + self.client)
         for queue in self.consumed:
             self._parts.queues.drain(QUEUE + queue)
-
-    def _empty_mailbox(self) -> None:
-        if self.identity.name or self.named:
-            self._parts.queues.drain(CLIENT + self.client)
 
     def consume(self, queue: str) -> None:
         """See ``IPeer.consume``."""

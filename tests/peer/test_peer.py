@@ -435,6 +435,24 @@ def test_mail_for_a_known_client_waits(broker, clock):
     assert [mail.body for mail in again.session.mails] == [b"1"]
 
 
+@pytest.mark.parametrize("name", ["bob", ""])
+def test_session_that_declines_gets_its_mail_when_it_collects_whether_it_has_a_name_or_not(broker, name):
+    ann, bob = attach(broker, "ann"), attach(broker, name)
+    bob.session.willing = False
+    value_of(ann.enqueue("r", b"1", recipient=bob.client))
+    bob.session.mails.clear()
+    bob.session.willing = True
+    bob.collect()
+    assert [mail.body for mail in bob.session.mails] == [b"1"]
+    bob.close()
+    assert len(broker.queues) == 1  # ann's
+
+
+def test_a_session_that_comes_without_a_name_is_not_looked_up(broker):
+    attach(broker)
+    assert len(broker.queues) == 0
+
+
 def test_known_clients_are_known_after_a_restart_of_memory(broker):
     ann = attach(broker, "ann")
     attach(broker, "bob").close()
