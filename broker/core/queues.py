@@ -117,6 +117,10 @@ class Queues:
         backlog.draining = True
         ensureDeferred(self._drain(queue, backlog)).addErrback(self._drain_failed, queue)
 
+    def is_known(self, queue: str) -> bool:
+        """Whether anything was delivered from *queue*, or kept there, since its present consumers came."""
+        return queue in self._backlogs
+
     def left(self, queue: str) -> None:
         """Notice that a consumer of *queue* has gone."""
         if not self._takers_of(queue):

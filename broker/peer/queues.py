@@ -18,8 +18,7 @@ class QueueVerbs(Client):
     def appear(self) -> None:
         """See ``IPeer.appear``."""
         self._parts.presence.enter(self)
-        if self.identity.name or self.named:  # else it is new, and nothing waits for it
-            self._parts.queues.drain(CLIENT + self.client)
+        self._empty_mailbox()
 
     def enqueue(self, ref: str, body: bytes, *, recipient: str = "", time: float = 0.0) -> Deferred[bool]:
         """See ``IPeer.enqueue``."""
@@ -51,9 +50,15 @@ class QueueVerbs(Client):
 
     def collect(self) -> None:
         """See ``IPeer.collect``."""
-        self._parts.queues.drain(CLIENT + self.client)
+        self._empty_mailbox()
         for queue in self.consumed:
             self._parts.queues.drain(QUEUE + queue)
+
+    def _empty_mailbox(self) -> None:
+        mailbox = CLIENT + self.client
+        # One without a name is new: nothing waits for it but what it has declined.
+        if self.identity.name or self.named or self._parts.queues.is_known(mailbox):
+            self._parts.queues.drain(mailbox)
 
     def consume(self, queue: str) -> None:
         """See ``IPeer.consume``."""

@@ -219,6 +219,24 @@ def test_rate_is_limited_per_peer_address(clock):
     peer.subscribe("a")
 
 
+def test_one_http_request_takes_one_token(clock):
+    broker = make_broker(clock, rate=1.0, rate_burst=2)
+    for _ in range(2):
+        peer = attach(broker)
+        peer.take_one_token()
+        for _ in range(3):
+            peer.subscribe("a")
+    with pytest.raises(RateLimited):
+        attach(broker).take_one_token()
+    unlimited = attach(make_broker(clock))
+    unlimited.take_one_token()
+    unlimited.pace()
+
+
+def test_a_peer_tells_the_epoch_of_the_store(broker):
+    assert attach(broker).epoch == broker.store.epoch
+
+
 def test_verbs_are_counted(broker):
     peer = attach(broker)
     peer.subscribe("a")
@@ -272,6 +290,15 @@ def test_event_says_whose_it_is(broker, clock):
         clock.seconds(),
     )
     assert (event.origin, event.dialect, event.original, pattern) == (ann.id, "test", b"frame", "a.*")
+
+
+def test_publisher_hears_its_own_event_only_when_it_asks_for_that(broker):
+    ann = attach(broker)
+    ann.subscribe("a")
+    ann.subscribe("b", echo=True)
+    for topic in ("a", "b"):
+        value_of(ann.publish(topic, "e", b"1"))
+    assert [event.topic for event, _ in ann.session.heard] == ["b"]
 
 
 def test_live_events_may_carry_the_clients_time_and_stored_ones_not(clock):
@@ -608,7 +635,7 @@ def test_session_that_declines_gets_its_mail_when_it_collects_whether_it_has_a_n
 
 
 def test_a_session_that_comes_without_a_name_is_not_looked_up(broker):
-    attach(broker)
+    attach(broker).collect()
     assert len(broker.queues) == 0
 
 
