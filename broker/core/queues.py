@@ -45,7 +45,7 @@ class Backlog:
     Attributes:
         clear: whether nothing is stored.
         draining: whether what is stored is being delivered.
-        again: whether something was stored since that began.
+        again: whether something was stored, or there was reason to drain again, since that began.
     """
 
     clear: bool = False
@@ -141,10 +141,9 @@ class Queues:
             while True:
                 backlog.again = False
                 emptied = await self._deliver_batch(queue)
-                if emptied and not backlog.again:
-                    backlog.clear = True
-                    return
-                if emptied is None:
+                # Who was asked to drain meanwhile may have a consumer that accepts what was declined before.
+                if emptied is not False and not backlog.again:
+                    backlog.clear = emptied is True
                     return
         finally:
             backlog.draining = False
