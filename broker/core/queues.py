@@ -45,7 +45,7 @@ class Backlog:
     Attributes:
         clear: whether nothing is stored.
         draining: whether what is stored is being delivered.
-        again: whether something was stored since that began.
+        again: whether something was stored, or there was reason to drain again, since that began.
     """
 
     clear: bool = False
@@ -117,6 +117,10 @@ class Queues:
         backlog.draining = True
         ensureDeferred(self._drain(queue, backlog)).addErrback(self._drain_failed, queue)
 
+    def is_known(self, queue: str) -> bool:
+        """Whether anything was delivered from *queue*, or kept there, since its present consumers came."""
+        return queue in self._backlogs
+
     def left(self, queue: str) -> None:
         """Notice that a consumer of *queue* has gone."""
         if not self._takers_of(queue):
@@ -137,10 +141,9 @@ class Queues:
             while True:
                 backlog.again = False
                 emptied = await self._deliver_batch(queue)
-                if emptied and not backlog.again:
-                    backlog.clear = True
-                    return
-                if emptied is None:
+                # Who was asked to drain meanwhile may have a consumer that accepts what was declined before.
+                if emptied is not False and not backlog.again:
+                    backlog.clear = emptied is True
                     return
         finally:
             backlog.draining = False

@@ -55,8 +55,10 @@ class QueueVerbs(Client):
             self._parts.queues.drain(QUEUE + queue)
 
     def _empty_mailbox(self) -> None:
-        if self.identity.name or self.named:
-            self._parts.queues.drain(CLIENT + self.client)
+        mailbox = CLIENT + self.client
+        # One without a name is new: nothing waits for it but what it has declined.
+        if self.identity.name or self.named or self._parts.queues.is_known(mailbox):
+            self._parts.queues.drain(mailbox)
 
     def consume(self, queue: str) -> None:
         """See ``IPeer.consume``."""

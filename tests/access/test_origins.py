@@ -77,6 +77,9 @@ def test_a_request_of_no_page_is_allowed():
         ("http://[2001:DB8::1]", "http://[2001:db8::1]:80"),
         ("https://b\u00fccher.example", "https://xn--bcher-kva.example"),
         ("capacitor://localhost", "capacitor://localhost"),
+        ("http://app.example", "http://app.example:80"),
+        ("ws://app.example", "ws://app.example:80"),
+        ("wss://app.example:443", "wss://app.example"),
     ],
 )
 def test_hosts_are_compared_as_browsers_write_them(allowed, origin):

@@ -117,6 +117,13 @@ def test_answer_ends_the_call(calls, ann, bob, clock):
     assert nothing_is_left(calls, ann, bob)
 
 
+def test_answer_without_a_time_of_its_own_has_none(calls, ann, bob):
+    asked = request()
+    calls.open(ann, bob, "ref", asked)
+    calls.answer(bob, asked.id, b"5")
+    assert (ann.heard[0].time, ann.heard[0].attachments, ann.heard[0].streamed) == (0.0, (), False)
+
+
 def test_each_call_has_an_id_of_its_own(calls, ann, bob):
     asked = [request() for _ in range(3)]
     for each in asked:
@@ -213,7 +220,10 @@ def test_calls_that_wait_are_limited_for_each_caller(calls, ann, bob):
     calls.open(bob, ann, "ref", request())
 
 
-@pytest.mark.parametrize(("ref", "procedure", "what"), [("r" * 1025, "m", "id"), ("r", "m" * 1025, "method")])
+@pytest.mark.parametrize(
+    ("ref", "procedure", "what"),
+    [("r" * 1025, "m", "id"), ("r", "m" * 1025, "method"), ("r" * 1024, "m" * 1025, "method")],
+)
 def test_what_a_call_keeps_has_a_limit(calls, ann, bob, ref, procedure, what):
     with pytest.raises(Invalid) as refused:
         calls.open(ann, bob, ref, request(procedure))

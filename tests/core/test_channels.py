@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any, cast
 
 import pytest
-from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import Clock
 
 from broker.config.options import Retention
-from broker.core.channels import DAY, Channels, cursor_key
+from broker.core.channels import DAY, Channels, StoreEventSource, cursor_key
 from broker.errors import Invalid, RateLimited, Unavailable
 from broker.messages import Event
+from broker.patterns import LOG_PREFIX
 from broker.stores import open_store
 from broker.testing import make_broker, value_of
 
@@ -92,6 +93,24 @@ def test_poll_ends_with_nothing_at_its_timeout(room):
 
 def test_poll_without_a_timeout_does_not_wait(room):
     assert ids(room.poll(timeout=0)) == []
+
+
+def test_poll_returns_the_next_event_without_another_look(room, monkeypatch):
+    room.post()
+    poll = room.poll(after=1)
+    monkeypatch.setattr(room.channels, "read", None)
+    room.post()
+    assert ids(poll) == [2]
+
+
+def test_poll_goes_on_waiting_while_the_store_is_away(room, monkeypatch):
+    poll = room.poll()
+    with monkeypatch.context() as away:
+        away.setattr(room.store, "read", lambda *_: fail(Unavailable("store")))
+        room.channels.arrived(Event("t", "n", b"1", id=2))
+        assert not poll.called
+    room.post()
+    assert ids(poll) == [1]
 
 
 def test_poll_reads_again_when_the_event_is_not_the_next(room):
@@ -271,6 +290,7 @@ def test_a_cursor_goes_when_no_event_that_it_acknowledges_can_be_left():
 
 def test_without_a_limit_of_age_a_cursor_stays(room):
     move(room, 7)
+    assert value_of(room.store.get("cursor", cursor_key("c", "t"))).expires == 0.0
     room.clock.advance(10_000 * DAY)
     assert cursor(room) == 7
 
@@ -338,6 +358,41 @@ def test_remembered_moves_are_limited(room):
     for id in range(5):
         move(room, id, client=str(id))
     assert len(room.channels._moves) <= 2
+
+
+# What a bus reads that has missed some
+
+
+class SharedStore:
+    """Answers with what it was asked for."""
+
+    def mark(self):
+        return succeed(7)
+
+    def changes(self, mark):
+        return succeed({LOG_PREFIX + "a": mark + 1, LOG_PREFIX + LOG_PREFIX: mark + 2})
+
+    def since(self, *words):
+        return succeed(words)
+
+    read = since
+
+    def publishes(self, origin):
+        return origin == "ann"
+
+    def on_answer(self, call):
+        call()
+
+
+def test_a_bus_reads_topics_where_the_store_has_logs():
+    source, answered = StoreEventSource(cast(Any, SharedStore())), []
+    assert value_of(source.mark()) == 7
+    assert value_of(source.changes(7)) == {"a": 8, LOG_PREFIX: 9}
+    assert value_of(source.since("a", 5)) == (LOG_PREFIX + "a", 5)
+    assert value_of(source.read("a", 5, 10)) == (LOG_PREFIX + "a", 5, 10)
+    assert (source.publishes("ann"), source.publishes("bob")) == (True, False)
+    source.on_answer(lambda: answered.append(True))
+    assert answered == [True]
 
 
 # Retention, as the service applies it

@@ -33,6 +33,12 @@ def test_a_key_is_due_after_its_delay_and_not_before(clock, due, deadlines):
     assert len(deadlines) == 0
 
 
+def test_a_key_is_due_at_its_very_time(clock, due):
+    Deadlines(clock, due.append, grain=0.25).add("a", 1.0)
+    clock.pump([0.25] * 4)
+    assert due == ["a"]
+
+
 def test_keys_are_due_in_the_order_of_their_times(clock, due, deadlines):
     deadlines.add("late", 2.0)
     deadlines.add("early", 0.5)

@@ -152,8 +152,14 @@ def test_a_read_is_cut_where_it_grows_too_long():
 
 
 def test_a_long_stretch_of_rows_is_read_in_steps(shelf):
-    shelf.post(*"a" * 100)
-    assert shelf.ids("a") == list(range(100, 0, -1))
+    shelf.post(*"a" * 100, *"ba" * 2)
+    rows = [104, 102, *range(100, 0, -1)]
+    assert shelf.ids("a") == rows
+    asked = []
+    read = shelf.store.read
+    shelf.store.read = lambda log, after, limit: asked.append((after, limit)) or read(log, after, limit)
+    assert shelf.ids("a") == rows
+    assert asked[1:] == [(103, 1), (101, 1), (68, 32), (36, 32), (4, 32), (0, 4)]
 
 
 def test_a_crash_between_the_rows_and_the_position_repeats_nothing(shelf):

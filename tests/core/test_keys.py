@@ -1,6 +1,7 @@
 """Keys: what may be done with them, and who is told."""
 
 import json
+from collections import Counter
 from typing import Any, cast
 
 import attrs
@@ -13,6 +14,7 @@ from twisted.internet.task import Clock
 from broker.access.permissions import Grants, Rule
 from broker.access.principals import Access
 from broker.buses import open_bus
+from broker.buses.local import LocalBus
 from broker.core.keys import BATCH, YIELD_AFTER, Keys, merge
 from broker.errors import Conflict, Denied, Invalid, TooLarge, Unauthenticated, Unavailable
 from broker.messages import Entry
@@ -146,6 +148,11 @@ def test_a_key_may_hold_any_character(keys):
     assert found(keys, "a\0", "a\n", 100) == names[1:4]
 
 
+def test_a_key_stays_unless_it_is_told_to_expire(keys):
+    assert value_of(keys.set("k", b"v")).expires == 0.0
+    assert value_of(keys.set("k", b"v", expires=5.0)).expires == 5.0
+
+
 def test_a_write_that_fails_tells_nobody(keys, broker):
     watcher = Watcher()
     keys.watch(watcher, lambda key: True)
@@ -200,6 +207,34 @@ def test_watching_again_takes_the_place_of_before(keys):
     keys.set("b", b"v")
     assert watcher.changes == [("kv/b", "set")]
     assert not any((keys._watchers, keys._predicates, keys._watched))
+
+
+class Ears(LocalBus):
+    """A bus that counts how often it is to listen to what."""
+
+    def __init__(self):
+        super().__init__("test")
+        self.open = Counter()
+
+    def listen(self, topic, *, prefix=False):
+        self.open[topic, prefix] += 1
+
+    def forget(self, topic, *, prefix=False):
+        self.open[topic, prefix] -= 1
+
+
+def test_the_bus_listens_to_what_is_watched_and_no_longer(broker):
+    bus, ann, bob = Ears(), Watcher(), Watcher()
+    keys = Keys(broker.store, bus, lambda _: None, Clock())
+    keys.watch(ann, None, ["a", "b"])
+    keys.watch(bob, lambda key: True, ["a"])
+    assert bus.open == Counter({("kv/", True): 1, ("kv/a", False): 2, ("kv/b", False): 1})
+    keys.unwatch(bob)
+    assert bus.open == Counter({("kv/a", False): 1, ("kv/b", False): 1})
+    keys.watch(ann, lambda key: True)
+    assert bus.open == Counter({("kv/", True): 1})
+    keys.unwatch(ann)
+    assert bus.open == Counter()
 
 
 def test_the_body_of_a_change_tells_key_value_and_time(keys, clock):
@@ -270,6 +305,33 @@ def test_changes_are_told_of_what_may_be_heard_and_no_more():
         value_of(broker.keys.set(key, b"v"))
     assert ann.session.changes == [("kv/open.a", "set"), ("kv/open.b", "set")]
     assert bob.session.changes == [("kv/open.a", "set")]
+
+
+def test_each_change_needs_the_permission_to_write():
+    broker = check_permission()
+    ann = attach(broker)
+    for change in (
+        lambda key: ann.set(key, b"1"),
+        lambda key: ann.increment(key, b"1"),
+        lambda key: ann.patch(key, b"1"),
+        lambda key: ann.delete(key),
+    ):
+        value_of(change("open.a"))
+        with pytest.raises(Denied) as caught:
+            change("secret")
+        assert (caught.value.what, caught.value.name) == ("write", "kv/secret")
+
+
+def test_watching_needs_no_permission_and_no_token_of_the_rate():
+    grants = Grants({"subscribe": Rule(("kv/k",))})
+    access = Access("optional", keys={"ann": "key"}, permissions={"ann": grants})
+    broker = make_broker(access=access, rate=0.001, rate_burst=1)
+    ann = attach(broker)
+    ann.identify("key")
+    for _ in range(3):
+        ann.watch(None, ["k"])
+    value_of(broker.keys.set("k", b"v"))
+    assert ann.session.changes == [("kv/k", "set")]
 
 
 def test_who_is_not_admitted_can_not_watch():

@@ -107,6 +107,14 @@ def test_parting_is_of_all_sessions_of_the_member_and_for_good(broker):
     assert do(attach(broker).become("ann")) == []
 
 
+def test_parting_as_nobody_ends_the_subscription(broker):
+    nobody = attach(broker)
+    do(nobody.join("a"))
+    do(nobody.part("a"))
+    speak(broker, "a")
+    assert (nobody.session.heard, len(broker.topics)) == ([], 0)
+
+
 def test_parting_from_what_this_session_has_not_joined_is_of_the_store_all_the_same(broker):
     do(attach(broker, "ann").join("a"))
     late = attach(broker, "ann")
@@ -203,12 +211,35 @@ def test_a_session_that_goes_while_it_comes_leaves_nothing_behind(broker):
     assert (len(broker.memberships), len(broker.topics)) == (0, 0)
 
 
+def test_a_store_that_has_lost_all_gets_the_memberships_of_those_who_are_here(broker):
+    ann, bob = attach(broker, "ann"), attach(broker, "bob")
+    for peer, topic in ((ann, "a"), (ann, "b"), (bob, "c")):
+        do(peer.join(topic))
+    for key, _ in value_of(broker.store.range("member", "", "\U0010ffff", 10)):
+        value_of(broker.store.delete("member", key))
+    do(broker.memberships.restore())
+    ann.close()
+    bob.close()
+    assert do(attach(broker).become("ann")) == ["a", "b"]
+    assert do(attach(broker).become("bob")) == ["c"]
+
+
 def test_closing_leaves_nothing_behind(broker):
     peers = [attach(broker, "ann"), attach(broker, "ann")]
     do(peers[0].join("a"))
     for peer in peers:
         peer.close()
     assert (len(broker.memberships), len(broker.topics)) == (0, 0)
+
+
+def test_what_was_joined_may_be_left_without_a_permission():
+    access = Access("optional", keys={"ann": "key"}, permissions={"ann": Grants({"subscribe": Rule(("a",))})})
+    ann = attach(make_broker(access=access))
+    ann.identify("key")
+    assert do(ann.become("ann")) == []
+    do(ann.join("a"))
+    do(ann.part("a"))
+    assert not ann.joined("a")
 
 
 def test_a_denied_topic_is_not_joined():

@@ -67,6 +67,15 @@ def test_no_more_is_read_than_a_step_beyond_the_page():
     assert shelf.read_at_once == [STEP, STEP]
 
 
+@pytest.mark.parametrize(
+    ("size", "limit", "read"), [(10, 100, [10]), (100, STEP, [STEP]), (2 * STEP, 100, [STEP, STEP])]
+)
+def test_the_last_page_is_read_no_further_than_it_goes(size, limit, read):
+    shelf = Shelf(*[0] * size)
+    assert len(shelf.last(limit)) == min(size, limit)
+    assert shelf.read_at_once == read
+
+
 def test_what_retention_took_is_not_in_the_last_page():
     shelf = Shelf(*[0] * 100)
     value_of(shelf.store.trim("log", 60))

@@ -69,6 +69,15 @@ def test_mail_goes_to_the_taker_at_once(queues, takers):
     assert (mail.queue, mail.ref, mail.body, mail.source, mail.time) == ("client:bob", "ref1", b"1", "ann", 1.0)
 
 
+def test_mail_that_is_taken_at_once_is_not_stored(queues, store, takers, monkeypatch):
+    takers["client:bob"] = [bob := Taker()]
+    queues.drain("client:bob")
+    monkeypatch.setattr(store, "append", lambda *_: fail(Unavailable("store")))
+    for number in range(3):
+        assert put(queues, number) is False
+    assert bob.bodies == [b"0", b"1", b"2"]
+
+
 def test_mail_waits_as_it_was_sent(queues, takers):
     bob = Taker()
     put(queues, 1, time=5.25)
@@ -114,6 +123,22 @@ def test_taker_that_declines_gets_it_later(queues, takers):
     bob.willing = True
     queues.drain("client:bob")
     assert bob.bodies == [b"0", b"1", b"2"]
+
+
+def test_nothing_overtakes_what_was_declined(queues, takers):
+    class Picky(Taker):
+        def post_mail(self, mail):
+            self.willing = mail.body != b"1"
+            return super().post_mail(mail)
+
+    for number in range(4):
+        put(queues, number)
+    takers["client:bob"] = [picky := Picky()]
+    queues.drain("client:bob")
+    assert picky.bodies == [b"0"]
+    takers["client:bob"] = [bob := Taker()]
+    queues.drain("client:bob")
+    assert bob.bodies == [b"1", b"2", b"3"]
 
 
 def test_next_one_takes_what_the_first_declines(queues, takers):
@@ -206,6 +231,30 @@ def test_taker_that_comes_while_mail_is_stored_gets_it(store, clock, takers):
     slow.go()
     assert value_of(sent) is False
     assert bob.bodies == [b"1"]
+
+
+def test_taker_that_can_take_again_while_a_position_is_stored_gets_the_rest(queues, store, takers, monkeypatch):
+    class Small(Taker):
+        def post_mail(self, mail):
+            self.willing = not self.got or room
+            return super().post_mail(mail)
+
+    room, held, original = [], Deferred(), store.set
+
+    def set_later(*words, **options):
+        return held.addCallback(lambda _: original(*words, **options))
+
+    for number in range(3):
+        put(queues, number)
+    takers["client:bob"] = [bob := Small()]
+    monkeypatch.setattr(store, "set", set_later)
+    queues.drain("client:bob")
+    room.append(True)
+    queues.drain("client:bob")
+    assert bob.bodies == [b"0"]
+    monkeypatch.undo()
+    held.callback(None)
+    assert bob.bodies == [b"0", b"1", b"2"]
 
 
 def test_position_moved_by_another_is_looked_at_again(queues, store, monkeypatch):

@@ -37,6 +37,22 @@ def test_sharing_takes_two_who_are_willing(registry, first, second):
         registry.add("bob", "add", shared=second)
 
 
+def test_the_turns_are_in_the_order_of_registration(registry):
+    for holder in ("ann", "bob", "cid"):
+        registry.add(holder, "add", shared=True)
+    for order in (["bob", "cid", "ann"], ["cid", "ann", "bob"], ["ann", "bob", "cid"]):
+        registry.get("add").next()
+        assert registry.in_turn("add") == order
+    assert registry.in_turn("other") == []
+
+
+def test_who_says_nothing_of_sharing_does_not_share(registry):
+    registry.add("ann", "add", shared=True)
+    for ask in (registry.check, registry.add):
+        with pytest.raises(Taken):
+            ask("bob", "add")
+
+
 def test_a_turn_survives_that_a_holder_leaves(registry):
     for holder in ("ann", "bob", "cid"):
         registry.add(holder, "add", shared=True)

@@ -6,13 +6,20 @@ import json
 
 import attrs
 import pytest
+from twisted.internet.defer import CancelledError, ensureDeferred, fail, succeed
 from twisted.internet.task import Clock
 
+from broker.access.tokens import CONTROL as REVOKED
+from broker.buses.local import LocalBus
 from broker.config.options import Retention
-from broker.core.service import EXPIRY, SWEEP
-from broker.errors import Unavailable
-from broker.messages import Event
+from broker.config.settings import Settings
+from broker.core.memberships import CONTROL as LEFT
+from broker.core.service import EXPIRY, SWEEP, SWEEPER, Broker
+from broker.errors import Taken, Unauthenticated, Unavailable
+from broker.messages import Event, Identity, Request
+from broker.stores import open_store
 from broker.testing import make_broker, value_of
+from tests.support.logs import lines_of, logging
 
 
 @attrs.define(eq=False)
@@ -23,6 +30,9 @@ class Listener:
 
     def event(self, event, pattern):
         self.heard.append((event, pattern))
+
+    def request(self, request):
+        """It never answers."""
 
     @property
     def topics(self):
@@ -79,6 +89,19 @@ def test_old_events_go_and_their_ids_do_not_come_back(clock):
     clock.advance(SWEEP)
     assert value_of(ann.read("news", 0, 10)) == []
     assert value_of(ann.post("news", "add", b"1")).id == 5
+
+
+def test_a_sweep_takes_from_a_mailbox_what_is_too_old_and_no_more(clock):
+    broker = make_broker(clock, retention=Retention(seconds=0.0, count=1), mailbox_seconds=2 * SWEEP)
+    ann = attach(broker)
+    for number in range(3):
+        value_of(ann.enqueue("", b"%d" % number, recipient="queue:q"))
+    value_of(ann.post("news", "add", b"1"))
+    clock.advance(SWEEP)
+    assert len(value_of(broker.store.read("mail/queue:q", 0, 10))) == 3
+    assert len(value_of(ann.read("news", 0, 10))) == 1
+    clock.advance(2 * SWEEP)
+    assert value_of(broker.store.read("mail/queue:q", 0, 10)) == []
 
 
 def test_without_retention_everything_stays(clock):
@@ -153,6 +176,100 @@ def test_a_store_that_is_away_costs_a_log_line_and_the_timers_go_on(clock, monke
         clock.advance(SWEEP)
     clock.pump([EXPIRY] * 3)
     assert [event.name for event, _ in ann.session.heard] == ["set", "expired"]
+
+
+def test_a_timer_that_fails_says_why_unless_the_broker_stops(clock):
+    broker = make_broker(clock)
+    broker.store.expired = lambda *_: fail(Unavailable("store"))
+    with logging() as events:
+        clock.advance(EXPIRY)
+        broker.drain()
+        clock.advance(EXPIRY)
+    assert lines_of(events) == ["expiry waits: store"]
+
+
+class NodeBus(LocalBus):
+    """A bus of several nodes that has no other; keeps what it was asked for."""
+
+    shared = True
+    address = "here"
+
+    def __init__(self):
+        super().__init__("test")
+        self.listened, self.claims, self.begun = [], [], 0
+
+    def listen(self, topic, *, prefix=False):
+        self.listened.append(topic)
+
+    def claim(self, name, *, shared=False):
+        self.claims.append((name, shared))
+        return fail(Taken("exists", name)) if name == SWEEPER else succeed(None)
+
+    def publish(self, event):
+        super().publish(event)
+        return succeed(None)
+
+    def wiped(self):
+        self.begun += 1
+
+    def lives(self, address):
+        return True
+
+
+@pytest.fixture
+def node(clock):
+    broker = Broker(Settings(retention=Retention(0.0, 1)), open_store("memory:", clock=clock), NodeBus(), clock)
+    broker.startService()
+    yield broker
+    broker.stopService()
+
+
+def test_a_node_listens_to_what_the_nodes_tell_each_other(node):
+    assert sorted(node.bus.listened) == [LEFT, REVOKED]
+
+
+def test_a_node_sweeps_only_when_no_other_does(node, clock):
+    ann = attach(node)
+    for _ in range(2):
+        value_of(ann.post("news", "add", b"1"))
+    clock.advance(SWEEP)
+    assert (SWEEPER, False) in node.bus.claims
+    assert len(value_of(ann.read("news", 0, 10))) == 2
+
+
+def test_a_store_that_has_lost_all_gets_what_the_node_knows(node):
+    ann, bob, nobody = attach(node), attach(node), attach(node)
+    ann.take_name("ann")
+    bob.admit(Identity("bob"))
+    for peer in (ann, bob, nobody):
+        peer.appear()
+    value_of(ann.become("ann"))
+    value_of(ann.join("room"))
+    token = value_of(ann.mint({}, 60))
+    for space in ("client", "member", "token"):
+        for key, _ in value_of(node.store.range(space, "", "\U0010ffff", 100)):
+            value_of(node.store.delete(space, key))
+    node.store.wiped()
+    assert [key for key, _ in value_of(node.store.range("client", "", "\U0010ffff", 100))] == ["ann", "bob"]
+    assert len(value_of(node.store.range("member", "", "\U0010ffff", 100))) == 1
+    with pytest.raises(Unauthenticated):  # it was signed with a key that is lost
+        value_of(attach(node).present(token))
+    assert node.bus.begun == 1
+
+
+def test_gauges_count_what_there_is(clock):
+    broker = make_broker(clock)
+    ann, bob = attach(broker), attach(broker)
+    bob.appear()
+    ann.subscribe("a")
+    ann.subscribe("b.*")
+    value_of(bob.perform(["p", "q"]))
+    value_of(bob.perform(["s"], as_service=True))
+    ann.call("ref", Request("", "p", "", "", b"[]"))
+    poll = ensureDeferred(ann.poll("news", 0, 10, 5.0))
+    gauges = {name: read() for name, (_, read) in broker.metrics.gauges.items()}
+    assert gauges == {"calls_pending": 1, "polls_waiting": 1, "topics": 2, "services": 3, "sessions": 1}
+    poll.addErrback(lambda failure: failure.trap(CancelledError)).cancel()
 
 
 def test_a_peer_that_closes_leaves_nothing_behind(clock):

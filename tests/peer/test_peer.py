@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import attrs
 import pytest
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
 from broker.access.permissions import Grants, Rule
 from broker.access.principals import Access
+from broker.core.names import LocalNames
 from broker.errors import BrokerError, Denied, Gone, Invalid, NotFound, RateLimited, Taken, Unauthenticated, Unavailable
 from broker.interfaces import IPeer
 from broker.messages import Event, Request
@@ -172,6 +173,15 @@ def test_tries_are_limited_and_counted(clock):
     with pytest.raises(RateLimited):
         peer.identify("s")
     assert broker.metrics.auth_failures["test"] == 2
+    assert broker.metrics.verbs["test"]["identify"] == 3
+
+
+def test_who_was_recognized_has_all_its_tries_again(clock):
+    peer = attach(make_broker(clock, Access(mode="required", secrets=("s",)), auth_tries=2))
+    with pytest.raises(Unauthenticated):
+        peer.identify("wrong")
+    peer.identify("s")
+    assert peer.tries_left == 2
 
 
 # The gate
@@ -209,12 +219,33 @@ def test_rate_is_limited_per_peer_address(clock):
     peer.subscribe("a")
 
 
+def test_one_http_request_takes_one_token(clock):
+    broker = make_broker(clock, rate=1.0, rate_burst=2)
+    for _ in range(2):
+        peer = attach(broker)
+        peer.take_one_token()
+        for _ in range(3):
+            peer.subscribe("a")
+    with pytest.raises(RateLimited):
+        attach(broker).take_one_token()
+    unlimited = attach(make_broker(clock))
+    unlimited.take_one_token()
+    unlimited.pace()
+
+
+def test_a_peer_tells_the_epoch_of_the_store(broker):
+    assert attach(broker).epoch == broker.store.epoch
+
+
 def test_verbs_are_counted(broker):
     peer = attach(broker)
     peer.subscribe("a")
     peer.subscribe("b")
     peer.ignore()
-    assert broker.metrics.verbs["test"] == {"subscribe": 2, "ignore": 1}
+    peer.procedures()
+    assert peer.about() == broker.about()
+    assert not peer.answer("unknown", b"1")
+    assert broker.metrics.verbs["test"] == {"subscribe": 2, "ignore": 1, "procedures": 1, "about": 1, "answer": 1}
 
 
 @pytest.mark.parametrize("name", ["", "a\nb", "x" * 256])
@@ -261,6 +292,15 @@ def test_event_says_whose_it_is(broker, clock):
     assert (event.origin, event.dialect, event.original, pattern) == (ann.id, "test", b"frame", "a.*")
 
 
+def test_publisher_hears_its_own_event_only_when_it_asks_for_that(broker):
+    ann = attach(broker)
+    ann.subscribe("a")
+    ann.subscribe("b", echo=True)
+    for topic in ("a", "b"):
+        value_of(ann.publish(topic, "e", b"1"))
+    assert [event.topic for event, _ in ann.session.heard] == ["b"]
+
+
 def test_live_events_may_carry_the_clients_time_and_stored_ones_not(clock):
     broker = make_broker(clock, durable_topics=("kept",))
     peer = attach(broker)
@@ -301,6 +341,23 @@ def test_session_that_fails_at_something_is_closed_alone(broker):
     assert not ann.closed
 
 
+# Indices
+
+
+def test_reading_an_index_costs_one_token_and_the_permission_to_read_its_topic(clock):
+    access = Access("optional", keys={"ann": "key"}, permissions={"ann": Grants({"read": Rule(("open",))})})
+    broker = make_broker(clock, access, rate=0.001, rate_burst=2)
+    value_of(broker.parts.indices.create("i", "open", "name"))
+    value_of(broker.parts.indices.create("j", "shut", "name"))
+    peer = attach(broker)
+    peer.identify("key")
+    assert value_of(peer.read_index("i", "x", lambda event, field: event.name)).events == []
+    with pytest.raises(Denied):
+        value_of(peer.read_index("j", "x", lambda event, field: event.name))
+    with pytest.raises(RateLimited):
+        value_of(peer.read_index("i", "x", lambda event, field: event.name))
+
+
 # Calls
 
 
@@ -312,8 +369,30 @@ def test_call_names_caller_service_and_method(broker):
     assert (request.service, request.method, request.caller, request.dialect) == ("s", "a.b", "ann", "test")
     assert bob.answer(request.id, b"5")
     assert ann.session.replies[0].source == "bob"
+    assert broker.metrics.answers_dropped == 0
     assert not bob.answer(request.id, b"6")
     assert broker.metrics.answers_dropped == 1
+
+
+def test_call_that_nobody_answers_ends_with_a_timeout_unless_it_is_quiet(broker, clock):
+    ann, bob = attach(broker), attach(broker)
+    perform(bob, "m")
+    call(ann, "m")
+    ann.call("quiet", Request("", "m", "", "", b"[]", timeout=5.0), quiet=True)
+    clock.advance(5.1)
+    assert [(reply.ref, reply.error.code) for reply in ann.session.replies] == [("ref", "TIMEOUT")]
+
+
+def test_call_to_one_who_is_here_but_does_not_perform_it_is_looked_for_elsewhere(broker, monkeypatch):
+    ann, bob, stand_in = attach(broker), attach(broker, "bob"), attach(broker)
+    with pytest.raises(NotFound):
+        call(ann, "m", recipient="bob")
+    asked = []
+    monkeypatch.setattr(broker.calls, "find_remote", lambda names, error: asked.append(tuple(names)) or stand_in)
+    call(ann, "m", recipient="bob")
+    call(ann, "m", recipient="away")
+    assert asked == [("client:bob", "session:bob"), ("client:away", "session:away")]
+    assert (len(bob.session.served), len(stand_in.session.served)) == (0, 2)
 
 
 def test_session_may_refuse_a_call(broker, monkeypatch):
@@ -347,6 +426,9 @@ def test_registrations_are_limited(clock):
     peer = attach(broker)
     with pytest.raises(RateLimited):
         perform(peer, "a", "b", "c")
+    perform(peer, "a", "b")
+    with pytest.raises(RateLimited):
+        perform(peer, "c")
     for topic in ("a", "b"):
         peer.acknowledge(topic)
         peer.consume(topic)
@@ -358,9 +440,83 @@ def test_registrations_are_limited(clock):
 
 def test_living_holder_keeps_its_name(broker):
     ann, bob = attach(broker), attach(broker)
+    closings = closings_of(ann)
     perform(ann, "s", as_service=True)
     with pytest.raises(Taken):
         perform(bob, "s", as_service=True, takeover=True)
+    assert (closings, ann.closed) == ([], False)
+    assert broker.calls.services.names_of(ann) == ["s"]
+
+
+class SlowNames(LocalNames):
+    """Other nodes that take their time; keeps what they were asked for."""
+
+    def __init__(self):
+        self.asked, self.released, self.answer = [], [], Deferred()
+
+    async def claim(self, name, *, shared, takeover):
+        self.asked.append((name, shared, takeover))
+        await self.answer
+
+    def hold(self, name):
+        self.asked.append(name)
+
+    def release(self, names):
+        self.released += names
+
+
+@pytest.fixture
+def names(broker):
+    broker.parts.cluster = SlowNames()
+    return broker.parts.cluster
+
+
+@pytest.mark.parametrize(("as_service", "kind"), [(False, "procedure:"), (True, "service:")])
+def test_names_are_claimed_among_the_nodes_and_given_back(broker, names, as_service, kind):
+    ann = attach(broker)
+    names.answer.callback(None)
+    perform(ann, "a", "b", as_service=as_service, shared=True)
+    assert names.asked == [(kind + "a", True, False), (kind + "b", True, False)]
+    assert not ann.release("other", as_service=as_service)
+    assert names.released == []
+    assert ann.release("a", as_service=as_service)
+    assert names.released == [kind + "a"]
+
+
+def test_who_was_slower_at_the_other_nodes_gets_none_of_its_names(broker, names):
+    ann, bob = attach(broker), attach(broker)
+    slow = Deferred.fromCoroutine(ann.perform(["a", "b"]))
+    broker.calls.performers.add(bob, "b")
+    names.answer.callback(None)
+    with pytest.raises(Taken):
+        value_of(slow)
+    assert names.released == ["procedure:a", "procedure:b"]
+    assert broker.calls.performers.names() == ["b"]
+
+
+@pytest.mark.parametrize("end", [lambda ann, taking: ann.close(), lambda ann, taking: taking.cancel()])
+def test_who_leaves_while_it_waits_for_its_names_gets_none(broker, names, end):
+    ann = attach(broker)
+    taking = Deferred.fromCoroutine(ann.perform(["a", "b"]))
+    end(ann, taking)
+    if not taking.called:
+        names.answer.callback(None)
+    with pytest.raises((Gone, CancelledError)) as caught:
+        value_of(taking)
+    assert str(caught.value) in ("lost a", "")
+    assert names.released == ["procedure:a", "procedure:b"]
+    assert broker.calls.performers.names() == []
+
+
+def test_what_is_shared_with_other_nodes_is_held_and_given_back(broker, names):
+    ann = attach(broker)
+    ann.acknowledge("jobs")
+    ann.consume("q")
+    assert names.asked == ["taker:jobs", "queue:q"]
+    for _ in range(2):
+        ann.unacknowledge("jobs")
+        ann.stop_consuming("q")
+    assert names.released == ["taker:jobs", "queue:q"]
 
 
 @pytest.mark.parametrize("later", [False, True])
@@ -415,6 +571,15 @@ def test_request_goes_to_a_taker_of_its_topic_else_to_the_star(broker):
     assert bob.acknowledged == ["jobs"]
 
 
+def test_takers_of_one_topic_take_turns(broker):
+    ann, bob, eve = attach(broker), attach(broker), attach(broker)
+    bob.acknowledge("jobs")
+    eve.acknowledge("jobs")
+    for _ in range(4):
+        ann.request("ref", Request("", "", "", "", b"{}"), "jobs")
+    assert (len(bob.session.served), len(eve.session.served)) == (2, 2)
+
+
 def test_addressed_request_goes_to_the_latest_session(broker):
     ann, old, new = attach(broker), attach(broker, "bob"), attach(broker, "bob")
     ann.request("ref", Request("", "", "", "", b"{}", recipient="bob"))
@@ -431,6 +596,54 @@ def test_mail_for_a_known_client_waits(broker, clock):
     ann, bob = attach(broker, "ann"), attach(broker, "bob")
     bob.close()
     assert value_of(ann.enqueue("r", b"1", recipient="bob")) is False
+    again = attach(broker, "bob")
+    assert [mail.body for mail in again.session.mails] == [b"1"]
+
+
+def test_mail_for_one_whom_its_credential_names_waits_and_comes(broker):
+    broker.access.keys = {"bob": "key"}
+    ann, bob = attach(broker, "ann"), broker.attach("test", "127.0.0.1")
+    value_of(ann.enqueue("r", b"1", recipient="bob"))
+    bob.bind(Session())
+    bob.identify("key")
+    bob.appear()
+    assert [mail.body for mail in bob.session.mails] == [b"1"]
+
+
+def test_mail_to_a_session_is_handed_over_or_refused(broker):
+    ann, bob = attach(broker, "ann"), attach(broker, "bob")
+    assert value_of(ann.enqueue("r", b"1", recipient=bob.id)) is False
+    bob.session.willing = False
+    with pytest.raises(Gone):
+        value_of(ann.enqueue("r", b"2", recipient=bob.id))
+    bob.session.willing = True
+    bob.collect()
+    assert [mail.body for mail in bob.session.mails] == [b"1", b"2"]  # offered once each
+
+
+@pytest.mark.parametrize("name", ["bob", ""])
+def test_session_that_declines_gets_its_mail_when_it_collects_whether_it_has_a_name_or_not(broker, name):
+    ann, bob = attach(broker, "ann"), attach(broker, name)
+    bob.session.willing = False
+    value_of(ann.enqueue("r", b"1", recipient=bob.client))
+    bob.session.mails.clear()
+    bob.session.willing = True
+    bob.collect()
+    assert [mail.body for mail in bob.session.mails] == [b"1"]
+    bob.close()
+    assert len(broker.queues) == 1  # ann's
+
+
+def test_a_session_that_comes_without_a_name_is_not_looked_up(broker):
+    attach(broker).collect()
+    assert len(broker.queues) == 0
+
+
+def test_mail_for_a_session_that_fails_is_kept(broker):
+    ann, bob = attach(broker, "ann"), attach(broker, "bob")
+    bob.session.broken = True
+    value_of(ann.enqueue("r", b"1", recipient="bob"))
+    bob.close()
     again = attach(broker, "bob")
     assert [mail.body for mail in again.session.mails] == [b"1"]
 
@@ -477,6 +690,8 @@ def test_consumers_come_and_go(broker):
     bob.stop_consuming("q")
     value_of(ann.enqueue("r", b"1", recipient="queue:q"))
     assert bob.session.mails == []
+    bob.stop_consuming("p")
+    assert len(broker.queues) == 0
 
 
 # Leaving

@@ -186,6 +186,18 @@ def test_slow_reader_gets_its_mail_when_it_has_read(room):
     assert sorted(consumed(bob)) == [0, 1, 2, 10, 11, 12]
 
 
+def test_slow_reader_without_a_name_gets_its_mail_when_it_has_read(room):
+    alice, nobody = room.join("alice"), room.join()
+    room.advance(0.3)
+    nobody.connected.link.paused = True
+    alice.client.enqueue(1, recipient=nobody.connected.peer.id)
+    room.advance(0.5)
+    assert consumed(nobody) == []
+    nobody.connected.link.paused = False
+    room.advance(0.2)
+    assert consumed(nobody) == [1]
+
+
 def test_large_mailbox_comes_in_bursts(room):
     alice, bob = room.join("alice"), room.join("bob")
     bob.leave()
