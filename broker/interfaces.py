@@ -493,6 +493,7 @@ class IPeer(Interface):
         """Create or replace *key*; *revision* and *expires* as in ``IStore.set``.
 
         Raises:
+            Invalid: *expires* is no moment up to ``MAX_TIME``.
             Conflict: *revision* was given and is not the stored one.
             TooLarge: the value is over its limit.
         """

@@ -16,6 +16,7 @@ import msgspec
 from broker.errors import BrokerError
 
 __all__ = [
+    "MAX_TIME",
     "CloseCode",
     "Entry",
     "Event",
@@ -29,6 +30,8 @@ __all__ = [
     "Response",
     "text_frame",
 ]
+
+MAX_TIME = 8.64e12  # seconds since the epoch: the last moment that a Date of JavaScript can hold
 
 
 class CloseCode(IntEnum):
@@ -196,7 +199,7 @@ class Entry:
     Attributes:
         value: the bytes that were set.
         revision: 1 when created, +1 at each change.
-        expires: seconds since the epoch when it goes by itself; 0: never.
+        expires: seconds since the epoch when it goes by itself, at most ``MAX_TIME``; 0: never.
     """
 
     value: bytes

@@ -17,7 +17,7 @@ from twisted.internet.task import deferLater
 from broker.errors import Invalid, TooLarge
 from broker.interfaces import IBus, IStore
 from broker.jsontext import members, object_text
-from broker.messages import Entry, Event
+from broker.messages import MAX_TIME, Entry, Event
 from broker.patterns import KEY_PREFIX
 
 SPACE = "kv"
@@ -134,6 +134,8 @@ class Keys:
         self, key: str, value: bytes, *, revision: int | None = None, expires: float = 0.0, origin: str = ""
     ) -> Deferred[Entry]:
         """Create or replace *key*; see ``IStore.set``."""
+        if not 0 <= expires <= MAX_TIME:
+            return fail(Invalid("expires"))
         if len(value) > self._max_bytes:
             return fail(TooLarge("value", key))
         changed = self._store.set(SPACE, key, value, revision=revision, expires=expires)

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import msgspec
 
 from broker.errors import BrokerError, Invalid, NotFound
+from broker.messages import MAX_TIME
 from broker.patterns import KEY_PREFIX, RESERVED_PREFIX, check_name, check_pattern, matches
 from protocols.owlmeans.watches import MAX_ANSWER_BYTES, MAX_ENTRIES, size_of
-from protocols.owlmeans.wire import MAX_TIME, entry_of
+from protocols.owlmeans.wire import entry_of
 
 if TYPE_CHECKING:
     from protocols.owlmeans.session import Session
@@ -286,7 +287,7 @@ class Set(Method):
         expires = 0.0
         if options.ttl is not None:
             expires = session.clock.seconds() + options.ttl
-            if not (options.ttl > 0 and expires * 1000 <= MAX_TIME):
+            if not (options.ttl > 0 and expires <= MAX_TIME):
                 raise Invalid("ttl")
         value = self.value.encode()
         entry = await session.peer.set(_checked(self.key), value, revision=_revision(options), expires=expires)

@@ -13,10 +13,9 @@ import msgspec
 from broker.errors import Invalid
 from broker.jsontext import decode as decode_leniently
 from broker.jsontext import overflows, read_fields
-from broker.messages import Entry, Event, Frame, Mail, Request, text_frame
+from broker.messages import MAX_TIME, Entry, Event, Frame, Mail, Request, text_frame
 
 ABSENT = msgspec.Raw(b"")
-MAX_TIME = 8.64e15  # milliseconds since 1970: the last moment a Date can hold
 
 
 class Envelope(msgspec.Struct, gc=False):
@@ -36,7 +35,7 @@ class Envelope(msgspec.Struct, gc=False):
     recipient: str = ""
     stage: str | None = None
     timeout: Annotated[float, msgspec.Meta(ge=0)] | None = None
-    dt: Annotated[float, msgspec.Meta(ge=0, le=MAX_TIME)] = 0.0
+    dt: Annotated[float, msgspec.Meta(ge=0, le=MAX_TIME * 1000)] = 0.0
     payload: msgspec.Raw = ABSENT
 
 

@@ -17,7 +17,7 @@ from broker.buses import open_bus
 from broker.buses.local import LocalBus
 from broker.core.keys import BATCH, YIELD_AFTER, Keys, merge
 from broker.errors import Conflict, Denied, Invalid, TooLarge, Unauthenticated, Unavailable
-from broker.messages import Entry
+from broker.messages import MAX_TIME, Entry
 from broker.testing import make_broker, value_of
 
 
@@ -151,6 +151,14 @@ def test_a_key_may_hold_any_character(keys):
 def test_a_key_stays_unless_it_is_told_to_expire(keys):
     assert value_of(keys.set("k", b"v")).expires == 0.0
     assert value_of(keys.set("k", b"v", expires=5.0)).expires == 5.0
+
+
+@pytest.mark.parametrize("expires", [-1.0, MAX_TIME * 1.01, 1e306, float("inf"), float("nan")])
+def test_a_key_can_not_expire_when_there_is_no_such_time(keys, expires):
+    with pytest.raises(Invalid, match="expires"):
+        value_of(keys.set("k", b"v", expires=expires))
+    assert value_of(keys.get("k")) is None
+    assert value_of(keys.set("k", b"v", expires=MAX_TIME)).expires == MAX_TIME
 
 
 def test_a_write_that_fails_tells_nobody(keys, broker):
