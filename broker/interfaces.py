@@ -45,6 +45,12 @@ class ILink(Interface):
     open: bool = Attribute("Whether what is sent now goes out: from ``ISession.opened`` to the close by either side.")
     paused: bool = Attribute("True while more than a little waits to be sent.")
 
+    def allow_messages(max_bytes: int) -> None:
+        """Receive messages of up to *max_bytes*, instead of ``TXBROKER_MAX_MESSAGE_BYTES``.
+
+        For a dialect whose encoding makes more of what is allowed; called while the session is made.
+        """
+
     def send(payload: bytes) -> None:
         """Send *payload*, which must be UTF-8, as one text message.
 
@@ -574,9 +580,9 @@ class IDialectExtras(Interface):
     refusal_delay: float = Attribute(
         "Seconds for which refused handshakes are held, for clients that reconnect at once; 0."
     )
-    max_message_bytes: int = Attribute(
-        "The longest message of its WebSocket clients, in bytes, where its encoding makes of what is allowed "
-        "more than ``TXBROKER_MAX_MESSAGE_BYTES``; 0, which is that setting."
+    half_close: bool = Attribute(
+        "Whether a request that waits goes on when its client shuts down its side of the connection; True.  "
+        "Otherwise it is cancelled, for clients of which a waiting request shows that they are there."
     )
 
     def refusal(status: int, message: str, request: HttpRequest) -> Response | None:
@@ -839,7 +845,7 @@ class ISharedBus(IBus):
         """Return the first of *names* that is held, and the addresses of its living holders; "" and none."""
 
     def seize(name: str) -> Deferred[None]:
-        """Hold *name*, whoever held it before; that one is told that it is lost."""
+        """Hold *name*, whoever held it before; that node is notified by ``lost``."""
 
     def lives(address: str) -> bool:
         """Whether that node has renewed its lease, as far as this one knows."""

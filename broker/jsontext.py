@@ -133,7 +133,7 @@ def _as(kind: Any, text: bytes) -> Any:
         return Raw(text)
     origin = get_origin(kind)
     if origin is dict:
-        return {_whole(name): _as(get_args(kind)[1], bytes(raw)) for name, raw in members(text).items()}
+        return {_well_formed(name): _as(get_args(kind)[1], bytes(raw)) for name, raw in members(text).items()}
     if origin is list:
         return [_as(get_args(kind)[0], bytes(raw)) for _, raw in _scanned(text, "[", "]")]
     try:
@@ -161,7 +161,7 @@ def _of_value(kind: Any) -> Any:
     return Raw if Raw in kinds else Union[kinds]  # noqa: UP007
 
 
-def _whole(name: str) -> str:
+def _well_formed(name: str) -> str:
     if _LONE(name):
         raise Invalid("JSON", message="a lone surrogate in a name")
     return name

@@ -43,7 +43,7 @@ class CloseCode(IntEnum):
     UNSUPPORTED_DATA = 1003  #: a binary frame where the dialect has text only
     NO_STATUS = 1005  #: never sent: the close frame of the other side held no code
     ABNORMAL = 1006  #: never sent: the connection ended without a close frame
-    POLICY_VIOLATION = 1008  #: not authenticated in time, or too often in vain
+    POLICY_VIOLATION = 1008  #: not authenticated in time, or too many wrong credentials
     MESSAGE_TOO_BIG = 1009
     INTERNAL_ERROR = 1011  #: a bug of ours, which costs this connection only
     TRY_AGAIN_LATER = 1013  #: it reads too slowly, or more waits for it than its limit

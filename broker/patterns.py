@@ -15,7 +15,7 @@ LOG_PREFIX = "event/"  # + topic: the log in which a store keeps its events
 
 BROKER = "broker"  # the client id of the broker itself, as a sender
 RESERVED_PREFIX = "broker."  # names of the broker itself, which no client may publish or perform
-CONTROL_PREFIX = "broker.control."  # topics by which nodes speak to each other, which no client may read
+CONTROL_PREFIX = "broker.control."  # topics by which nodes notify each other, which no client may read
 KEY_PREFIX = "kv/"  # + key: the topic of its changes
 LOG_PREFIX = "event/"  # + topic: the log in which a store keeps its events
 

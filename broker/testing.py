@@ -56,6 +56,9 @@ class FakeLink:
         """Whether it was not closed yet."""
         return self.closed is None
 
+    def allow_messages(self, max_bytes: int) -> None:
+        """Do nothing: a fake link has no limit."""
+
     def send(self, payload: bytes) -> None:
         """Keep a text message.
 

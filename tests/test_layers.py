@@ -157,6 +157,12 @@ def test_a_function_that_is_too_long_is_found():
     assert list(long_functions(f"async def f():\n{body}\ndef g():\n{body[:-10]}")) == ["f: 61 lines"]
 
 
+def test_a_peer_needs_no_more_than_the_parts_of_the_core():
+    found = {name for module, path in modules() if module.startswith("broker.peer") for name in imports(path)}
+    unfit = ("broker.core.service", "broker.cluster", "broker.stores", "broker.buses", "broker.web")
+    assert [name for name in found if name.startswith(unfit)] == []
+
+
 def test_every_name_of_the_table_is_there():
     there = {part(module) for module, _ in modules()}
     assert set(LEVEL) <= there

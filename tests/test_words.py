@@ -30,6 +30,8 @@ NAMES = (
     *("Nobody", "Turn", "Nodes", "Past", "Feed", "Interest", "Elsewhere", "neighbours", "admits", "enough", "below"),
     *("whole", "hear", "take", "serve", "tell", "greet", "granted", "paid", "pay", "patience", "most", "least"),
 )
+# Test helpers of plugins call it: FakeLink.take() takes away what was sent, no handler takes anything by it.
+PUBLIC_NAMES = {("broker/testing.py", "take")}
 # "line" is what a text has; a deadline is in a bucket.
 NAMES_OF_DEADLINES = ("line", "lines")
 
@@ -70,7 +72,8 @@ def test_words_are_those_of_the_field(path):
     text = path.read_text("utf-8")
     assert found_words(text) == []
     if path.suffix == ".py":
-        assert found_names(text) == []
+        here = str(path.relative_to(ROOT))
+        assert [name for name in found_names(text) if (here, name) not in PUBLIC_NAMES] == []
 
 
 @pytest.mark.parametrize(

@@ -68,9 +68,7 @@ def parse_origin(text: str) -> Origin | None:
     if found is None:
         return None
     scheme, host, port = found[1].lower(), _host(found[2].lower()), int(found[3] or 0)
-    if not host or port > 65535:
-        return None
-    return scheme, host, port or PORTS.get(scheme)
+    return (scheme, host, port or PORTS.get(scheme)) if host else None
 
 
 def _host(host: str) -> str:

@@ -113,7 +113,7 @@ class Daemon(MultiService):
             self._announce(self._ports)
 
     def stop_now(self) -> None:
-        """Let a stop, perhaps one that is under way, wait for nothing."""
+        """Do not wait for what is under way when it stops, or if it is stopping already."""
         self.drain_seconds = 0.0
         self._site.stop_now()
 

@@ -35,7 +35,7 @@ def catch_signals(reactor: IReactorFromThreads, stop: Callable[[bool], object]) 
     """Call ``stop(True)`` on SIGINT, which is to stop at once, and ``stop(False)`` on SIGTERM.
 
     Twisted's own handlers would end the process by that signal; a daemon that
-    was stopped in good order has the status 0.
+    was drained and stopped has the status 0.
     """
 
     def caught(number: int, frame: Any) -> None:

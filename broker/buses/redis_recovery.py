@@ -3,7 +3,7 @@
 Pub/sub forgets whoever is not connected.  So a node keeps a *mark* of the store up to
 which it has surely received everything.  When it connects again, or subscribes to
 something, it asks the source which topics have got events since, and reads those; until
-that is done, what comes on these topics waits, so that the order of the ids is kept.
+that is done, events of these topics that arrive wait, so that the order of the ids is kept.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Gap:
 
     Attributes:
         mark: the mark after which to read when no event of the topic was seen.
-        waiting: what has come meanwhile.
+        waiting: its events that have arrived since, in their order.
     """
 
     mark: int
@@ -108,7 +108,7 @@ class GapRecovery:
         return begun
 
     def received_up_to(self, mark: int, era: int) -> None:
-        """Note that all before *mark* has come, unless something is still missing or *era* is over."""
+        """Note that all before *mark* has arrived, unless something is still missing or *era* is over."""
         if era == self.era and not (self._behind or self._gaps):
             self._mark = mark
 
@@ -131,7 +131,7 @@ class GapRecovery:
             self._behind[subscription] = None
         self.catch_up()
 
-    # What comes.
+    # Events.
 
     def on_event(self, event: Event) -> None:
         """Deliver *event*, which is stored, as soon as those before it were."""
@@ -162,7 +162,7 @@ class GapRecovery:
         self._seen[event.topic] = (event.epoch, event.id)
         self._deliver(event)
 
-    # What was missed.
+    # Recovery.
 
     def catch_up(self) -> None:
         """Begin to read what the subscriptions that are confirmed again have missed; a no-op while that goes on."""

@@ -28,14 +28,14 @@ SILENCE_TIMEOUT = 5.0  # seconds without an answer after which a connection is g
 
 
 class RedisSubscriber:
-    """Subscribes, and delivers what comes; what was missed is read by ``GapRecovery``.
+    """Subscribes, and delivers what arrives; ``GapRecovery`` reads what was missed.
 
     Args:
         clock: times everything.
         channels: what the channels of topics begin with.
         inbox: the channel of this node.
         deliver: called with each event.
-        notify: called with each message that comes to the inbox.
+        notify: called with each message to the inbox.
         publishes: whether this bus is publishing for a session, by its id.
 
     Attributes:
@@ -215,7 +215,7 @@ class RedisSubscriber:
             era, mark = self._pings.pop(0)
             self._recovery.received_up_to(mark, era)
 
-    # What comes.
+    # Messages.
 
     def on_message(self, reply: Any) -> None:
         """Take a reply of Redis: a list of bytes whose first says what it is, a status or an exception."""
@@ -243,7 +243,7 @@ class RedisSubscriber:
             self._recovery.catch_up()
 
     def _on_event(self, message: bytes) -> None:
-        # What matches several subscriptions comes once for each, one right after the other.
+        # An event that matches several subscriptions arrives once for each, one right after the other.
         if message == self._last:
             return
         self._last = message
@@ -255,7 +255,7 @@ class RedisSubscriber:
 
     def _is_early(self, origin: str) -> bool:
         """Whether the publisher, a session of this node, does not know yet that it has published."""
-        return bool(origin) and (self._publishes(origin) or self.source.publishes(origin))
+        return bool(origin) and (self._publishes(origin) or self._recovery.source.publishes(origin))
 
     def resume(self) -> None:
         """Deliver the events that were held until their publishers were answered."""

@@ -8,15 +8,14 @@ is the caller's node's, and what ends the call on one side ends it on the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from broker.cluster.messages import Answered, Called, Ended, NotHere, WireError
+from broker.cluster.messages import Answered, Called, Ended, Message, NotHere, WireError
 from broker.cluster.messenger import NodeMessenger
 from broker.core.bounded import BoundedDict
 from broker.core.calls import Call, Calls, Party
@@ -44,7 +43,7 @@ class Callee:
 
     names: tuple[str, ...]
     error: BrokerError
-    _forward: Any
+    _forward: Callable[[Callee], None]
     id: str = ""
     client: str = BROKER
     address: str = ""
@@ -73,7 +72,7 @@ class Caller:
     address: str
     id: str
     client: str
-    _send: Any
+    _send: Callable[[str, Message], object]
     calling: dict[str, Call] = attrs.field(factory=dict)
     serving: dict[str, Call] = attrs.field(factory=dict)
 
@@ -91,7 +90,7 @@ class RemoteCalls(Calls):
     *use* must be called before the first call.
     """
 
-    def use(self, nodes: NodeMessenger, sessions_of: Any) -> None:
+    def use(self, nodes: NodeMessenger, sessions_of: Callable[[str], Sequence[Party]]) -> None:
         """Send by *nodes*; *sessions_of* returns the sessions here of a client or session id."""
         self._messenger, self._sessions_of = nodes, sessions_of
         self._out: dict[str, Callee] = {}  # by the id of the call here
@@ -290,6 +289,6 @@ class RemoteCalls(Calls):
         callee = self._out.pop(call.id, None)
         if callee is not None and callee.address:
             self._messenger.send(callee.address, Ended(call.id))
-        caller: Any = call.caller
+        caller = call.caller
         if isinstance(caller, Caller):
             self._in.pop((caller.address, caller.id), None)

@@ -50,7 +50,7 @@ class ClusterNames(LocalNames):
         clock: IReactorTime,
         calls: RemoteCalls,
         queues: SharedQueues,
-        presence: Presence,
+        presence: Presence[Any],
         probe: float,
     ) -> None:
         self._bus, self._calls, self._queues, self._presence = bus, calls, queues, presence

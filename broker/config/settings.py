@@ -96,7 +96,7 @@ class Settings:
     allowed_origins: tuple[str, ...] = option(
         WORDS,
         (),
-        "The origins, such as ``https://app.example``, whose pages may open WebSockets; ``*`` for all. "
+        "The origins, such as ``https://app.example``, whose pages may connect; ``*`` for all. "
         "Without it, pages of the same host may.",
     )
 

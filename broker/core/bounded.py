@@ -22,6 +22,6 @@ class BoundedDict(OrderedDict[K, V]):
         self.size = size
 
     def __setitem__(self, key: K, value: V) -> None:
-        super().__setitem__(key, value)
+        OrderedDict.__setitem__(self, key, value)
         if len(self) > self.size:
             self.popitem(last=False)

@@ -74,7 +74,7 @@ class Calls:
         self._limit = pending_limit
         self._deadlines: Deadlines[Call] = Deadlines(clock, self._expired)
         self._numbers = count(1)
-        # Ids are told to clients: the random part makes them unique over
+        # Ids are sent to clients: the random part makes them unique over
         # nodes and restarts, and only the callee can use one anyway.
         self._prefix = uuid4().hex[:16] + "-"
         self.pending = 0

@@ -171,8 +171,9 @@ class Channels:
 
     def arrived(self, event: Event) -> None:
         """Wake every poll that waits for *event*'s topic."""
-        if not self._store.shared:  # else there may be a later one that has not arrived yet
-            self._heads[event.topic] = max(event.id, self._heads.get(event.topic, 0))
+        # On a shared store there may be a later one that has not arrived yet.
+        if not self._store.shared and event.id > self._heads.get(event.topic, 0):
+            self._heads[event.topic] = event.id
         waiters = self._waiters.get(event.topic)
         if waiters is None:
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
@@ -57,7 +57,7 @@ class Parts:
     indices: Indices
     keys: Keys
     memberships: Memberships
-    presence: Presence
+    presence: Presence[Any]  # of peers
     calls: Calls
     queues: Queues
     mailboxes: Mailboxes

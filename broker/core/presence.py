@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import Generic, Protocol, TypeVar
 
 
 class Present(Protocol):
@@ -16,7 +16,10 @@ class Present(Protocol):
         """Its client id."""
 
 
-class Presence:
+P = TypeVar("P", bound=Present)
+
+
+class Presence(Generic[P]):
     """The sessions of each client, in the order in which they came.
 
     Args:
@@ -26,17 +29,17 @@ class Presence:
 
     def __init__(self, changed: Callable[[str, str, str], object]) -> None:
         self._changed = changed
-        self._sessions: dict[str, Present] = {}
-        self._clients: dict[str, list[Present]] = {}
+        self._sessions: dict[str, P] = {}
+        self._clients: dict[str, list[P]] = {}
         self._known_as: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[P]:
         return iter(list(self._sessions.values()))
 
-    def enter(self, peer: Present) -> None:
+    def enter(self, peer: P) -> None:
         """Add *peer*, or notice that its client id has changed."""
         client = peer.client
         before = self._known_as.get(peer.id)
@@ -49,14 +52,14 @@ class Presence:
         self._clients.setdefault(client, []).append(peer)
         self._changed("online", client, peer.id)
 
-    def leave(self, peer: Present) -> None:
+    def leave(self, peer: P) -> None:
         """Remove *peer*, which may be gone already."""
         before = self._known_as.pop(peer.id, None)
         if before is not None:
             del self._sessions[peer.id]
             self._drop(peer, before)
 
-    def sessions(self, recipient: str) -> list[Present]:
+    def sessions(self, recipient: str) -> list[P]:
         """Return the sessions of a client id, or the one of that session id, newest first."""
         peers = self._clients.get(recipient)
         if peers:
@@ -64,11 +67,11 @@ class Presence:
         peer = self._sessions.get(recipient)
         return [] if peer is None else [peer]
 
-    def sessions_of(self, client: str) -> list[Present]:
+    def sessions_of(self, client: str) -> list[P]:
         """Return the sessions of a client id, newest first."""
         return self._clients.get(client, [])[::-1]
 
-    def _drop(self, peer: Present, client: str) -> None:
+    def _drop(self, peer: P, client: str) -> None:
         peers = self._clients[client]
         peers.remove(peer)
         if not peers:

@@ -176,7 +176,7 @@ def make_parts(settings: Settings, store: IStore, bus: IBus, clock: IReactorTime
     channels = Channels(
         store, bus, clock, settings.durable_topics, settings.max_waiting_polls, settings.retention.seconds
     )
-    presence = Presence(lambda *change: _presence_changed(parts, *change))
+    presence: Presence[Any] = Presence(lambda *change: _presence_changed(parts, *change))
     queues = make_queues(
         store, clock, lambda queue: _takers_of(parts, queue), settings.max_mailbox, settings.mailbox_seconds
     )

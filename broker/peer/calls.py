@@ -171,7 +171,7 @@ class CallVerbs(Client):
         sessions = self._parts.presence.sessions(recipient)
         if not sessions:
             raise Gone("recipient", recipient)
-        return sessions  # type: ignore[return-value]
+        return sessions
 
 
 def _names_of(recipient: str) -> tuple[str, str]:

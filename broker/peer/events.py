@@ -17,9 +17,6 @@ class EventVerbs(Client):
 
     def subscribe(self, topic: str, *, exact: bool = False, echo: bool = False, rate_limited: bool = True) -> None:
         """See ``IPeer.subscribe``."""
-        self._subscribe(topic, exact=exact, echo=echo, rate_limited=rate_limited)
-
-    def _subscribe(self, topic: str, *, exact: bool, echo: bool, rate_limited: bool = True) -> None:
         self._allow("subscribe", topic, rate_limited=rate_limited)
         check_name(topic) if exact else check_pattern(topic)
         topics = self._topics

@@ -43,14 +43,14 @@ class MembershipVerbs(EventVerbs):
 
     def _rejoin(self, topic: str) -> None:
         try:
-            self._subscribe(topic, exact=True, echo=True, rate_limited=False)
+            self.subscribe(topic, exact=True, echo=True, rate_limited=False)
         except (Denied, RateLimited) as error:
             log.info("a membership of {peer} was left out: {code}", peer=self.id, code=error.code)
 
     async def join(self, topic: str, *, rate_limited: bool = True) -> None:
         """See ``IPeer.join``."""
         joined = self.joined(topic)
-        self._subscribe(topic, exact=True, echo=True, rate_limited=rate_limited)
+        self.subscribe(topic, exact=True, echo=True, rate_limited=rate_limited)
         try:
             if self.member:
                 await self._parts.memberships.join(self.member, topic)

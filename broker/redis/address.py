@@ -129,7 +129,7 @@ class SentinelEndpoint:
             found: tuple[str, int] = await sentinels.discover_master(address.master)
             return found
         finally:
-            sentinels.disconnect().addErrback(lambda _: None)  # it is of no more use, whatever it says
+            sentinels.disconnect().addErrback(lambda _: None)  # it is not needed any more
 
 
 def _parsed(cls: type[RedisAddress], url: SplitResult) -> RedisAddress:

@@ -99,7 +99,7 @@ class SubscribingProtocol(Protocol):
     """A connection whose replies, once it is authenticated, are messages of subscriptions."""
 
     def replyReceived(self, reply: Any) -> None:
-        """Pass on what came, in order."""
+        """Pass each message to the owner, in order."""
         # The library takes the second confirmation of one SUBSCRIBE for the reply to the next command.
         if self._ready:
             self.factory.owner.on_message(reply)

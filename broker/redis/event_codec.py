@@ -75,7 +75,7 @@ def _encode_head(*values: str | bytes | bool) -> bytes:
     try:
         return _encode(values)
     except UnicodeEncodeError:
-        # Bytes stand for a string that is no valid Unicode; no other bytes come at these places.
+        # Bytes stand for a string that is no valid Unicode; no other bytes are packed here.
         return _encode([encode_text(value) if isinstance(value, str) else value for value in values])
 
 

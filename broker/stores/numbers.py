@@ -46,9 +46,9 @@ def parse(text: bytes) -> int | float:
             return number
     else:
         try:
-            whole = int(text)
-            float(whole)
-            return whole
+            integer = int(text)
+            float(integer)
+            return integer
         except (ValueError, OverflowError):  # Python reads at most some thousand digits
             pass
     raise Invalid("number", message="The number is too large.")

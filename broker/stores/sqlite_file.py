@@ -114,7 +114,7 @@ def _create(path: str) -> None:
 
 
 def _connect(path: str, timeout: float, connections: list[sqlite3.Connection]) -> sqlite3.Connection:
-    # No isolation level: transactions begin and end where we say so.
+    # No isolation level: no statement begins or ends a transaction implicitly.
     connection = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
     connections.append(connection)
     return connection

@@ -31,7 +31,7 @@ class DialectExtras:
     example: str = attrs.field(default="", validator=instance_of(str))
     any_origin: bool = attrs.field(default=False, validator=instance_of(bool))
     refusal_delay: float = attrs.field(default=0.0, validator=instance_of((int, float)))
-    max_message_bytes: int = attrs.field(default=0, validator=instance_of(int))
+    half_close: bool = attrs.field(default=True, validator=instance_of(bool))
     refusal: Refusal = attrs.field(default=_no_refusal, validator=is_callable())
     drain: Callable[[], None] = attrs.field(default=_no_drain, validator=is_callable())
 

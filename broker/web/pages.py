@@ -39,7 +39,7 @@ class Pages:
         return page()
 
     def _health_page(self) -> Response:
-        # That the loop turns is all it says: a store that is away is no reason for a restart.
+        # All it says is that the reactor runs: a store that is away is no reason for a restart.
         return _page({"status": "ok"})
 
     def _ready_page(self) -> Response:

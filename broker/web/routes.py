@@ -16,13 +16,13 @@ SLASHES = re.compile("//+")
 
 
 class Paths(Generic[D]):
-    """Paths and who takes them.
+    """Paths and the dialects they belong to.
 
     "/x" is that path alone, "/x/" also everything below it, except that "/" is
-    the root alone.  The longest one that fits takes the request.
+    the root alone.  The longest one that fits decides.
 
     Attributes:
-        exact: who takes a path as it stands.
+        exact: the dialect of each path that was added.
 
     Args:
         what: the word for such a path in an error.
@@ -33,29 +33,29 @@ class Paths(Generic[D]):
         self.exact: dict[str, D] = {}
         self._prefixes: list[tuple[str, D]] = []
 
-    def add(self, path: str, taker: D) -> None:
-        """Let *taker* have *path*.
+    def add(self, path: str, dialect: D) -> None:
+        """Let *dialect* have *path*.
 
         Raises:
-            ValueError: it is no path, or somebody else has it.
+            ValueError: it is no path, or another dialect has it.
         """
         if not path.startswith("/") or SLASHES.search(path) or "?" in path:
-            raise ValueError(f"{_name(taker)}: {path!r} is no {self._what} path")
+            raise ValueError(f"{_name(dialect)}: {path!r} is no {self._what} path")
         if path in self.exact:
-            raise ValueError(f"{_name(self.exact[path])} and {_name(taker)} both take the {self._what} path {path}")
-        self.exact[path] = taker
+            raise ValueError(f"{_name(self.exact[path])} and {_name(dialect)} both take the {self._what} path {path}")
+        self.exact[path] = dialect
         if path.endswith("/") and path != "/":
-            self._prefixes.append((path, taker))
+            self._prefixes.append((path, dialect))
             self._prefixes.sort(key=lambda entry: -len(entry[0]))
 
     def find(self, path: str) -> D | None:
-        """Return who takes *path*, or None."""
-        taker = self.exact.get(path)
-        if taker is None:
-            for prefix, below in self._prefixes:
+        """Return the dialect of *path*, or None."""
+        dialect = self.exact.get(path)
+        if dialect is None:
+            for prefix, owner in self._prefixes:
                 if path.startswith(prefix):
-                    return below
-        return taker
+                    return owner
+        return dialect
 
 
 class Routes:
@@ -109,15 +109,15 @@ class Routes:
     def websocket(self, request: HttpRequest) -> tuple[Any, str]:
         """Return the WebSocket dialect for *request* or None, and the subprotocol to agree to or "".
 
-        The path decides; where nobody takes it, the first subprotocol offered
+        The path decides; where no dialect has it, the first subprotocol offered
         that a dialect knows.
         """
         offered = [word.strip() for word in request.headers.get("sec-websocket-protocol", "").split(",")]
         dialect = self._find(self._websocket, request)
         for word in offered:
-            taker = self._subprotocols.get(word)
-            if taker is not None and dialect in (None, taker):
-                return taker, word
+            named = self._subprotocols.get(word)
+            if named is not None and dialect in (None, named):
+                return named, word
         return dialect, ""
 
     def _find(self, paths: Paths[Any], request: HttpRequest) -> Any:

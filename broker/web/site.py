@@ -16,30 +16,25 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from broker.access.admission import Admission, ConnectionCounter, HeldRefusals
+from broker.access.admission import Admission, ConnectionCounter
 from broker.access.origins import Origins
 from broker.core.deadlines import Deadlines
-from broker.errors import BrokerError, Refused, Unavailable
+from broker.errors import BrokerError, Refused
 from broker.interfaces import ILink, ISession
 from broker.messages import CloseCode, HttpRequest, Response
 from broker.web.http.channel import HttpChannel, Times
-from broker.web.http.parser import Limits, RequestParser
-from broker.web.http.reject import RejectProtocol
+from broker.web.http.parser import Limits
 from broker.web.http.response import Dates
+from broker.web.late_refusals import LateRefusals
 from broker.web.pages import Pages
 from broker.web.refusals import ThrottledLogger, error_refusal, json_refusal
 from broker.web.routes import Routes
 from broker.web.ws.upgrade import WebSocketUpgrader
 
 log = Logger()
-
-# Refused handshakes that are held at once, and connections over the limit that are told so; more are dropped.
-MAX_HELD = 1000
-MAX_HELD_PER_ADDRESS = 100
 
 
 class Peer(Seam):
@@ -53,7 +48,7 @@ class Peer(Seam):
         """Its client id."""
 
     def bind(self, session: ISession, disconnect: Callable[[int, str], object] | None = None) -> None:
-        """Let *session* hear what is for this peer."""
+        """Deliver to *session* what is for this peer; *disconnect* closes its connection."""
 
     def close(self) -> None:
         """Undo everything it did."""
@@ -121,7 +116,7 @@ class Site(Factory):
         self._pages = Pages(self._reasons, lambda: {**about(), "dialects": names})
         self._throttled = ThrottledLogger(log, clock)
         self._channels: set[HttpChannel] = set()
-        self._held = HeldRefusals(MAX_HELD, MAX_HELD_PER_ADDRESS)
+        self._late = LateRefusals(self.routes, clock, self.dates, self.limits)
         self._drained: Deferred[None] | None = None
 
     @property
@@ -135,7 +130,7 @@ class Site(Factory):
         """Return the channel for a new connection, or reject it."""
         address = str(getattr(addr, "host", None) or getattr(addr, "name", None) or "")
         if self._drained is not None:
-            return self._reject(address, "The daemon is stopping.")
+            return self._late.reject(address, "The daemon is stopping.")
         setting = self._counter.objection(address)
         if setting:
             self._throttled.log(
@@ -144,7 +139,7 @@ class Site(Factory):
                 address=address,
                 setting=setting,
             )
-            return self._reject(address, "Too many connections.")
+            return self._late.reject(address, "Too many connections.")
         self._counter.enter(address)
         self._counts.opened("http")
         channel = HttpChannel(self, address)
@@ -156,22 +151,6 @@ class Site(Factory):
         self._channels.discard(channel)
         self._counts.closed("http", 1000)
         self._counter.leave(channel.address)
-
-    def _reject(self, address: str, why: str) -> Protocol | None:
-        if not self._held.enter(address):
-            return None
-        refusal, gone = json_refusal(503, why), partial(self._held.leave, address)
-        return RejectProtocol(refusal, self._clock, self.dates, gone, self._delay_of_head)
-
-    def _delay_of_head(self, head: bytes) -> float:
-        """Return the seconds for which the refusal of a request with this *head* is held."""
-        parser = RequestParser(self.limits)
-        parser.feed(head)
-        arrival = parser.arrived.popleft() if parser.arrived else None
-        parser.close()
-        if arrival is None or not arrival.upgrade or arrival.request is None:
-            return 0.0
-        return self._refusal_delay(self.routes.websocket(arrival.request)[0])
 
     # Requests.
 
@@ -195,8 +174,13 @@ class Site(Factory):
             if peer is not None and peer.session is None:
                 peer.close()
 
+    def serves_half_closed(self, request: HttpRequest) -> bool:
+        """Whether *request* goes on when its client shuts down its side; see ``IDialectExtras.half_close``."""
+        dialect = self.routes.http(request)
+        return dialect is None or self.routes.extras[dialect.name].half_close
+
     def refusal(self, status: int, message: str, request: HttpRequest | None) -> Response:
-        """Return how the dialect of *request*, if it has a form for it, or the site says no."""
+        """Return the refusal in the form of the dialect of *request*, if it has one, else of the site."""
         if status == 413:
             self._throttled.log("body", "a body was refused as too large; TXBROKER_MAX_MESSAGE_BYTES allows no more")
         dialect = self.routes.http(request) if request is not None else None
@@ -254,9 +238,9 @@ class Site(Factory):
         if not isinstance(peer, Response):
             make = partial(self._open, dialect, peer)
             closed = partial(self._closed, dialect, peer, address, self._clock.seconds())
-        elif self._refusal_delay(dialect) > 0:
+        elif self._late.delay(dialect) > 0:
             # Only the upgrader can wait with an answer.
-            make = partial(self._refuse_late, dialect)
+            make = partial(self._late.refuse, dialect)
             closed = partial(self._refused, dialect, address)
         else:
             return peer
@@ -268,7 +252,6 @@ class Site(Factory):
             on_closed=closed,
             rest=rest,
             subprotocol=subprotocol,
-            max_message_bytes=self.routes.extras[dialect.name].max_message_bytes,
         )
         if objection is not None:
             if not isinstance(peer, Response):
@@ -295,10 +278,6 @@ class Site(Factory):
         except Exception as error:
             return self._failed(dialect, request, error)
 
-    def _refusal_delay(self, dialect: Any) -> float:
-        """Return the seconds for which refused handshakes of *dialect*, or of none, are held."""
-        return 0.0 if dialect is None else self.routes.extras[dialect.name].refusal_delay
-
     async def _open(self, dialect: Any, peer: Peer, link: ILink) -> Any:
         try:
             session = await dialect.session(peer, link)
@@ -306,7 +285,7 @@ class Site(Factory):
             raise
         except Exception as error:
             self._log_failed_session(dialect, link, error)
-            await self._hold(dialect, link)
+            await self._late.hold(dialect, link)
             raise
         if peer.session is None:
             peer.bind(session, link.close)
@@ -331,19 +310,6 @@ class Site(Factory):
             address=link.handshake.address,
             code=code,
         )
-
-    async def _refuse_late(self, dialect: Any, link: ILink) -> Any:
-        await self._hold(dialect, link)
-        raise Unavailable("handshake")  # what the client is told is decided already
-
-    async def _hold(self, dialect: Any, link: ILink) -> None:
-        """Wait before a refusal: some clients come back a millisecond after it.
-
-        When too many wait already, the connection is dropped without an answer.
-        """
-        delay = self._refusal_delay(dialect)
-        if delay > 0 and not await self._held.hold(link.handshake.address, lambda: deferLater(self._clock, delay)):
-            link.abort()
 
     def _explain(self, failure: Failure) -> Response:
         error = failure.value

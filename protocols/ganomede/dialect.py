@@ -52,7 +52,7 @@ class Ganomede:
 
     async def answer(self, peer: IPeer, request: HttpRequest) -> Response:
         """Return the answer to *request*; see ``IHttpDialect``."""
-        handlers = self._paths.get(request.path) or self._below(request.path)
+        handlers = self._paths.get(request.path) or self._find(request.path)
         if handlers is None:
             return missing(request)
         handler = handlers.get(request.method)
@@ -70,11 +70,11 @@ class Ganomede:
         if status == 404:
             return missing(request)
         if status == 405:
-            handlers = self._paths.get(request.path) or self._below(request.path) or {}
+            handlers = self._paths.get(request.path) or self._find(request.path) or {}
             return not_allowed(request, tuple(handlers))
         return failure(status, STATUSES.get(status, "BadRequest"), message, plain=status < 500)
 
-    def _below(self, path: str) -> dict[str, Handler] | None:
+    def _find(self, path: str) -> dict[str, Handler] | None:
         """Return the handlers of a path whose last parts are the client's."""
         match path.removeprefix(PREFIX).split("/"):
             case ["", "ping", _]:

@@ -79,7 +79,7 @@ def text_at(event: Event, field: str) -> str | None:
     first, *rest = path_of(field)
     found: Any = None
     if first == "data":
-        found = _below(event.body, rest)
+        found = _value_at(event.body, rest)
     elif not rest:
         found = {"type": event.name, "from": event.source}.get(first)
     return found if isinstance(found, str) and len(found) <= MAX_VALUE else None
@@ -92,7 +92,7 @@ def path_of(field: str) -> tuple[str, ...]:
     return tuple(steps) or ("",)
 
 
-def _below(body: bytes | None, path: list[str]) -> Any:
+def _value_at(body: bytes | None, path: list[str]) -> Any:
     if body is None:
         return None
     try:

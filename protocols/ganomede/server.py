@@ -49,7 +49,7 @@ async def about(peer: IPeer, request: HttpRequest) -> Response:
 
 
 def preferred(accept: str) -> str | None:
-    """Return the type to answer with, or None when *accept* admits none that there is.
+    """Return the type to answer with, or None when *accept* accepts none of them.
 
     RFC 9110, 12.5.1: "Media ranges can be overridden by more specific media ranges or specific media types.
     If more than one media range applies to a given type, the most specific reference has precedence."

@@ -61,7 +61,7 @@ class Hpkv:
     ) -> None:
         self.any_origin = not origins
         self._origins = Origins(origins or (("*",) if secured else ()), this_machine=True)
-        self.max_message_bytes = ESCAPED * max_value_bytes + max_frame_bytes
+        self._max_message_bytes = ESCAPED * max_value_bytes + max_frame_bytes
         self._max_frame_bytes = max_frame_bytes
         self._token_endpoint = TokenEndpoint(token_seconds, origins)
 
@@ -70,6 +70,7 @@ class Hpkv:
         request = link.handshake
         if not self._origins.admit(request):
             raise _forbidden("Pages of this origin are not allowed")
+        link.allow_messages(self._max_message_bytes)
         given = _parameters(request.query)
         key = given.get("apiKey") or request.headers.get("x-api-key")
         try:

@@ -28,7 +28,7 @@ _tokens = re.compile(
     | (?P<set>\[\^?(?:\\.|[^\]\\])*\])
     | (?P<open>\((?:\?(?::|<[A-Za-z_$][\w$]*>|=|!|<=|<!|)|))
     | (?P<close>\))
-    | (?P<repeat>(?:[*+?]|\{{(?P<least>\d+)(?P<comma>,)?(?P<most>\d*)\}})\??)
+    | (?P<repeat>(?:[*+?]|\{{(?P<low>\d+)(?P<comma>,)?(?P<high>\d*)\}})\??)
     | (?P<anchor>[\^$])
     | (?P<other>.)
     """,
@@ -130,13 +130,13 @@ class _Translation:
         if not self.repeatable:
             raise NotRegex("nothing to repeat")
         self.repeatable = False
-        least, most = token["least"], token["most"]
-        if least is not None:
-            if max(len(least), len(most)) > MAX_COUNT_DIGITS:
+        low, high = token["low"], token["high"]
+        if low is not None:
+            if max(len(low), len(high)) > MAX_COUNT_DIGITS:
                 raise Unsupported("too many repeats")
-            if most and int(most) < int(least):
+            if high and int(high) < int(low):
                 raise NotRegex("the numbers of a repetition are out of order")
-        if token[0][0] in "*+" or (token["comma"] and not most):
+        if token[0][0] in "*+" or (token["comma"] and not high):
             if group_is_endless:
                 raise Unsupported("a repetition is repeated")
             self.endless[-1] = True

@@ -64,7 +64,7 @@ class Bounds:
         sessions: most sessions at once; 0: any number.
         per_address: most of them from one IP address; 0: any number.
         queue_bytes: most bytes in the send queue of a client that does not poll.
-        origins: of the web pages that may come by polling; see ``Origins``.
+        origins: of web pages that may poll; see ``Origins``.
     """
 
     sessions: int = 10000
@@ -93,6 +93,7 @@ class Server:
     """
 
     subprotocols: Sequence[str] = ()
+    half_close = False  # the session ends with the connection of a GET that waits, as in the original
 
     def __init__(
         self,

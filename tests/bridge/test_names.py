@@ -68,7 +68,8 @@ async def test_what_names_nothing_is_refused_by_all(shared_daemon, join, topic):
 
     for kind in ("subscribe", "message"):
         reply = await thin.ask(type=kind, roomID=topic, message=1)
-        wrong = "is longer than 255 characters" if len(topic) > 255 else "has a control character"
+        wrong = "has a control character" if topic else "is required"
+        wrong = "is longer than 255 characters" if len(topic) > 255 else wrong
         assert (reply["type"], reply["message"]) == ("error", f"roomID {wrong}")
 
 

@@ -7,7 +7,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 
-from broker.web.site import MAX_HELD_PER_ADDRESS
+from broker.web.late_refusals import MAX_HELD_PER_ADDRESS
 from protocols.thinws.dialect import ThinWs
 from tests.support.public_port import UPGRADE, PublicPort, request
 

@@ -218,8 +218,6 @@ def tables(part: Any) -> Iterator[tuple[str, Any]]:
             "pending",
             "_patterns",
             "_total",
-            "_held",
-            "_turned_away",
         ):
             yield f"{type(part).__name__}.{name}", [None] * int(value)
 
@@ -240,12 +238,14 @@ class Everything:
             part for part in parts if not IStore.providedBy(part) and part not in (broker.settings, broker.metrics)
         ]
         parts += [site._counter, site._upgrader, broker.calls._deadlines, broker.channels._deadlines]
-        parts += [dialect for dialect in self.dialects if dialect.name == "microstream"]
+        for dialect in self.dialects:
+            if dialect.name == "microstream":
+                parts += [dialect, dialect._counter]
         found = {name: len(table) for part in parts for name, table in tables(part)}
         found |= {
             "Site.deadlines": len(site.deadlines),
             "Site._channels": len(site._channels),
-            "Site._held": site._held,
+            "Site._late": len(site._late),
         }
         found |= {f"connections of {name}": count for name, count in broker.metrics.connections.items()}
         settled = ("Server.websocket_paths", "MicroStream.websocket_paths")

@@ -321,7 +321,7 @@ def test_malformed_json_is_told_even_without_a_secret(api, body, message):
     assert response.body == error("InvalidContent", f"Invalid JSON: {message}")
 
 
-def test_half_a_surrogate_pair_is_fine_in_data_and_no_text_elsewhere(api):
+def test_lone_surrogate_is_fine_in_data_and_no_text_elsewhere(api):
     half = b'"\\ud800"'
     response = api.post_raw(GOOD.replace(b"[1,2,3]", b'{ "a": ' + half + b"}"))
     assert response.body.endswith(b',"data":{ "a": "\\ud800"}}')
@@ -334,7 +334,7 @@ def test_large_numbers_that_a_double_can_hold_pass_unchanged(api):
     assert api.post_raw(GOOD.replace(b"[1,2,3]", data)).body.endswith(b',"data":' + data + b"}")
 
 
-def test_infinite_number_beside_half_a_surrogate_pair_is_refused(api):
+def test_infinite_number_beside_a_lone_surrogate_is_refused(api):
     response = api.post_raw(GOOD.replace(b"[1,2,3]", b'["\\ud800",1e309]'))
     assert response.body == error("InvalidContent", "Invalid JSON: a number is out of range")
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from urllib.parse import urlsplit
 
 import pytest
 import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.endpoints import clientFromString, connectProtocol
 from twisted.web.client import ResponseNeverReceived
 
 from protocols.microstream.engineio import Times
@@ -13,6 +16,7 @@ from tests.protocols.socketio_server import TIMES, SuiteServer
 from tests.support.eventually import eventually
 from tests.support.http_client import get, post, request
 from tests.support.ws_client import Closed, Refused, ws_connect
+from tests.web.test_port import Client
 
 
 @pytest_twisted.async_yield_fixture
@@ -261,6 +265,19 @@ async def test_a_client_that_hangs_up_while_it_waits_has_gone(calm):
         await waiting
     await gone(calm, url)
     assert await status_of(url) == 400
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_shuts_down_its_side_while_it_waits_has_gone(calm):
+    url = await open_polling(calm)
+    client = await connectProtocol(clientFromString(reactor, f"tcp:127.0.0.1:{urlsplit(url).port}"), Client())
+    split = urlsplit(url)
+    client.transport.write(f"GET {split.path}?{split.query} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+    await waits(calm, url)
+    client.transport.loseWriteConnection()
+    await client.until(lambda: client.lost)
+    await gone(calm, url)
+    assert client.data == b""
 
 
 @pytest_twisted.ensureDeferred

@@ -19,7 +19,6 @@ class Full(Plain):
     example = "curl {http}"
     any_origin = True
     refusal_delay = 3
-    max_message_bytes = 5000
     drained = False
 
     def refusal(self, status, message, request):
@@ -31,7 +30,7 @@ class Full(Plain):
 
 def test_a_dialect_without_any_has_the_defaults():
     extras = DialectExtras.of(Plain())
-    assert (extras.example, extras.any_origin, extras.refusal_delay, extras.max_message_bytes) == ("", False, 0.0, 0)
+    assert (extras.example, extras.any_origin, extras.refusal_delay) == ("", False, 0.0)
     assert extras.refusal(400, "no", REQUEST) is None
     extras.drain()
 
@@ -40,7 +39,6 @@ def test_what_a_dialect_has_is_used():
     dialect = Full()
     extras = DialectExtras.of(dialect)
     assert (extras.example, extras.any_origin, extras.refusal_delay) == ("curl {http}", True, 3)
-    assert extras.max_message_bytes == 5000
     assert extras.refusal(400, "no", REQUEST).body == b"no"
     extras.drain()
     assert dialect.drained
@@ -52,7 +50,6 @@ def test_what_a_dialect_has_is_used():
         ("example", 1),
         ("any_origin", "yes"),
         ("refusal_delay", "3"),
-        ("max_message_bytes", 1.5),
         ("refusal", "no"),
         ("drain", True),
     ],

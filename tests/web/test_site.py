@@ -36,7 +36,8 @@ from broker.messages import HttpRequest, Response
 from broker.observe.metrics import Metrics
 from broker.web.http.channel import Times
 from broker.web.http.parser import Limits
-from broker.web.site import MAX_HELD, MAX_HELD_PER_ADDRESS, Site
+from broker.web.late_refusals import MAX_HELD, MAX_HELD_PER_ADDRESS
+from broker.web.site import Site
 from tests.support.logs import lines_of
 from tests.web.wire import Heard, Wire
 
@@ -775,6 +776,19 @@ def test_a_handshake_over_the_limit_is_refused_late_as_well(path: str, line: str
     port.clock.advance(0.2)
     assert ([answer.status for answer in wire.heard()], wire.lost) == ([503], True)
     assert len(port.clock.getDelayedCalls()) == 1  # of the first connection
+
+
+def test_who_does_not_read_its_late_refusal_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = Port().open(admission=Admission(connections=1))
+    port.connect()
+    wire = port.connect()
+    monkeypatch.setattr(wire, "loseConnection", lambda: None)  # what is written waits for the client
+    wire.server.dataReceived(handshake("/refusing"))
+    port.clock.advance(3.0)
+    port.clock.advance(1.9)
+    assert (len(wire.heard()), wire.lost) == (1, False)
+    port.clock.advance(0.1)
+    assert wire.aborted
 
 
 def test_who_leaves_before_it_is_refused_makes_room() -> None:

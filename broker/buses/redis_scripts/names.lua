@@ -91,15 +91,15 @@ verbs.renew = function(at)
   local known = call('ZSCORE', NODES, me) and 1 or 0
   call('ZADD', NODES, string.format('%.0f', now + lease), me)
   call('HSET', GENERATIONS, me, ARGV[at])
-  local gone = {}
+  local removed = {}
   if now >= grace then
-    gone = call('ZRANGEBYSCORE', NODES, '-inf', string.format('%.0f', now))
-    for _, node in ipairs(gone) do
+    removed = call('ZRANGEBYSCORE', NODES, '-inf', string.format('%.0f', now))
+    for _, node in ipairs(removed) do
       call('ZREM', NODES, node)
       call('HDEL', GENERATIONS, node)
     end
   end
-  local answer = {known, #gone}
+  local answer = {known, #removed}
   for _, node in ipairs(call('ZRANGE', NODES, 0, -1)) do
     answer[#answer + 1] = node
     answer[#answer + 1] = call('HGET', GENERATIONS, node) or '0'
@@ -158,7 +158,7 @@ verbs.holders = function(at)
 end
 
 -- cursor
--- Forgets some of the names whose holders are gone; returns the next cursor, "0" at the end.
+-- Forgets some of the names whose holders are not alive; returns the next cursor, "0" at the end.
 verbs.tidy = function(at)
   local found = call('HSCAN', NAMES, ARGV[at], 'COUNT', 500)
   for index = 1, #found[2], 2 do

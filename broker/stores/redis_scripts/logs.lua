@@ -93,26 +93,26 @@ local function young(log, before, most)
   return tonumber(string.match(from, '^%d+')), true
 end
 
--- lower bound, upper bound, time before which events go or "0", number that stay or "0", how many logs
--- Returns how many events went, and the lower bound with which to go on: "" at the end.
+-- lower bound, upper bound, time before which events are removed or "0", number that are kept or "0", how many logs
+-- Returns how many events were removed, and the lower bound of the next step: "" at the end.
 verbs.sweep = function(at)
   local before, keep, count = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
-  local gone = 0
+  local removed = 0
   local logs = call('ZRANGEBYLEX', LOGS, ARGV[at], ARGV[at + 1], 'LIMIT', 0, count)
   for _, log in ipairs(logs) do
     local head = tonumber(call('HGET', HEADS, log))
     if keep > 0 then
-      gone = gone + trim(log, head - keep + 1)
+      removed = removed + trim(log, head - keep + 1)
     end
     if before > 0 then
       local first, more = young(log, before, 5000)
-      gone = gone + trim(log, first or head + 1)
+      removed = removed + trim(log, first or head + 1)
       if more then
-        return {gone, '[' .. log}
+        return {removed, '[' .. log}
       end
     end
   end
-  return {gone, #logs == count and '(' .. logs[#logs] or ''}
+  return {removed, #logs == count and '(' .. logs[#logs] or ''}
 end
 
 -- Returns the mark of the last call that has appended to a marked log.

@@ -1,9 +1,8 @@
 """The HTTP/1.1 channel of the public port.
 
-twisted.web's costs ten times as much per request, and long polls over HTTP are
-part of what this daemon is for.  ``parser`` turns bytes into requests, ``response``
-turns responses into bytes; the channel does what lies between: order, time limits,
-back-pressure, and cancellation when a client disconnects.
+twisted.web's costs ten times as much per request.  ``parser`` turns bytes into requests,
+``response`` turns responses into bytes; the channel does what lies between: order, time
+limits, back-pressure, and cancellation when a client disconnects.
 """
 
 from __future__ import annotations
@@ -67,6 +66,9 @@ class HttpSite(typing.Protocol):
         *rest* is what was received after the request.
         """
 
+    def serves_half_closed(self, request: HttpRequest) -> bool:
+        """Whether *request*, whose answer is awaited, goes on when its client shuts down its side."""
+
     def refusal(self, status: int, message: str, request: HttpRequest | None) -> Response:
         """Return the response that refuses *request*, which is None when it could not be read."""
 
@@ -98,6 +100,7 @@ class HttpChannel(Protocol):
         self._site = site
         self._state = READY
         self._pending: Deferred[Any] | None = None  # what the answer under way awaits
+        self._request: HttpRequest | None = None  # whose answer that is
         self._keep_alive = site.times.advertised  # seconds, or 0 when the next answer is the last
         self._reading = True
         self._served = 0
@@ -142,7 +145,7 @@ class HttpChannel(Protocol):
         parser.end()
         if not parser.arrived and self._state not in IS_ANSWERING:
             self._close(lingering=False)
-        elif peer_is_gone(self.transport):
+        elif peer_is_gone(self.transport) or (self._request and not self._site.serves_half_closed(self._request)):
             self.abort()
         else:
             if parser.arrived:
@@ -288,12 +291,12 @@ class HttpChannel(Protocol):
             self._answer_failed(Failure(), arrival)
         else:
             self._state = TRANSITIONS[self._state, AWAIT]
-            self._pending = awaited
+            self._pending, self._request = awaited, arrival.request
             awaited.addBoth(self._resume, answer, arrival)
 
     def _resume(self, result: object, answer: Coroutine[Any, Any, Response], arrival: Arrival) -> None:
         self._state = TRANSITIONS[self._state, RESULT]
-        self._pending = None
+        self._pending = self._request = None
         try:
             self._step(answer, arrival, result)
             self._process_requests()

@@ -131,7 +131,7 @@ class AutobahnCore(WebSocketServerProtocol):
         self.onPing(payload)
 
     def _onPong(self, payload: bytes) -> None:
-        """Do nothing: ``FrameReader.heard`` was set when the bytes came."""
+        """Do nothing: ``FrameReader.alive`` was set when the bytes came."""
 
 
 class TemplateConnection(WebSocketServerProtocol):

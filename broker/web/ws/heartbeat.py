@@ -13,12 +13,12 @@ class Monitored(Protocol):
     """A connection that is watched.
 
     Attributes:
-        heard: set by the connection whenever bytes come.
+        alive: set by the connection whenever bytes come, cleared here at a ping.
         pinged: whether something must come before the deadline, because a ping was sent.
         bucket: when its deadline is, as ``Deadlines.add`` returned it.
     """
 
-    heard: bool
+    alive: bool
     pinged: bool
     bucket: float
 
@@ -61,10 +61,10 @@ class Heartbeat:
     def _due(self, monitored: Monitored) -> None:
         if not monitored.pinged:
             monitored.pinged = True
-            monitored.heard = False
+            monitored.alive = False
             monitored.ping()
             monitored.bucket = self._deadlines.add(monitored, self._timeout)
-        elif monitored.heard:
+        elif monitored.alive:
             monitored.pinged = False
             monitored.bucket = self._deadlines.add(monitored, self._pause)
         else:

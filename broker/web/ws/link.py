@@ -67,7 +67,7 @@ class WebSocketLink(FrameReader):
     pinged = False
     bucket = 0.0
     _write: Callable[[bytes], None]
-    _waiting = 0  # bytes written while paused, on a transport that does not tell how many wait
+    _waiting = 0  # bytes written while paused, on a transport that does not know how many wait
     _grace: SlowReaderGrace | None = None
     _finishing: Deferred[Any] | None = None  # while the session works off what came before the end
 
@@ -82,6 +82,10 @@ class WebSocketLink(FrameReader):
     def open(self) -> bool:
         """Whether what is sent now goes out."""
         return self.state == OPEN
+
+    def allow_messages(self, max_bytes: int) -> None:
+        """Receive messages of up to *max_bytes*, instead of what the options allow."""
+        self.maxFramePayloadSize = self.maxMessagePayloadSize = max_bytes
 
     def send(self, payload: bytes) -> None:
         """Send one text message."""
@@ -198,10 +202,10 @@ class WebSocketLink(FrameReader):
 
     def _max_message_size_exceeded(self, msg_size: int, max_msg_size: int, reason: str) -> None:
         log.info(
-            "{address} sent a message of {size} bytes; TXBROKER_MAX_MESSAGE_BYTES, or its dialect, allows {most}",
+            "{address} sent a message of {size} bytes; TXBROKER_MAX_MESSAGE_BYTES, or its dialect, allows {limit}",
             address=self.handshake.address,
             size=msg_size,
-            most=max_msg_size,
+            limit=max_msg_size,
         )
         self._fail_connection(CloseCode.MESSAGE_TOO_BIG, reason)
 
@@ -334,10 +338,10 @@ class WebSocketLink(FrameReader):
         if self.state != OPEN:
             return
         log.warn(
-            "{address} reads too slowly: more than TXBROKER_SEND_QUEUE_BYTES={most} waited for it for "
+            "{address} reads too slowly: more than TXBROKER_SEND_QUEUE_BYTES={limit} waited for it for "
             "TXBROKER_SLOW_GRACE_SECONDS, or {hard} times as much at once; closing with 1013",
             address=self.handshake.address,
-            most=self.options.send_queue_bytes,
+            limit=self.options.send_queue_bytes,
             hard=HARD_LIMIT,
         )
         self.traffic.slow_consumer("close")

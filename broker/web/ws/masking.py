@@ -12,8 +12,8 @@ def unmask_by_integer(data: bytes, mask: bytes) -> bytes:
     with octet at index i modulo 4 of the masking key."
     """
     size = len(data)
-    whole = (mask * ((size >> 2) + 1))[:size]
-    return (int.from_bytes(data, "little") ^ int.from_bytes(whole, "little")).to_bytes(size, "little")
+    repeated = (mask * ((size >> 2) + 1))[:size]
+    return (int.from_bytes(data, "little") ^ int.from_bytes(repeated, "little")).to_bytes(size, "little")
 
 
 def best_unmask() -> Callable[[bytes, bytes], bytes]:

@@ -36,7 +36,7 @@ class FrameReader(AutobahnCore):
     Attributes:
         session: what receives the messages.
         traffic: where bytes are counted.
-        heard: set when bytes come; cleared by the heartbeat.
+        alive: set when bytes come; cleared by the heartbeat.
         fast_path: whether there is one.
         max_fast_bytes: the longest payload on the fast path, in bytes.
     """
@@ -46,7 +46,7 @@ class FrameReader(AutobahnCore):
     max_fast_bytes: ClassVar[int]
 
     session: ISession
-    heard = False
+    alive = False
 
     def session_failed(self) -> None:
         """Close the connection: the session raised the exception that is being handled."""
@@ -54,7 +54,7 @@ class FrameReader(AutobahnCore):
 
     def dataReceived(self, data: bytes) -> None:
         """Read *data* on the fast path as far as possible, and the rest with Autobahn."""
-        self.heard = True
+        self.alive = True
         self.traffic.bytes_in += len(data)
         if self.data:
             data = self.data + data
@@ -74,51 +74,44 @@ class FrameReader(AutobahnCore):
             or a part of a frame.
         """
         received = self.session.received
-        most = self.max_fast_bytes
+        limit = self.max_fast_bytes
         position, end = 0, len(data)
-        slow = False
+        slow = True
         while end - position >= 2:
             first = data[position]
             size = data[position + 1]
             if first != TEXT and first != BINARY:
-                if first in (PING, PONG) and MASKED <= size < TWO_BYTES:
-                    start = position + 6
-                    stop = start + (size & 0x7F)
-                    if stop > end:
-                        break
-                    if first == PING:
-                        self.sendPong(unmask(data[start:stop], data[start - 4 : start]))
-                    position = stop
-                    continue
-                slow = True
-                break
+                stop = self._read_ping(data, position)
+                if not stop or stop > end:
+                    slow = not stop
+                    break
+                position = stop
+                continue
             if size < MASKED or size == EIGHT_BYTES:
-                slow = True
                 break
             if size < TWO_BYTES:
                 size &= 0x7F
                 start = position + 6
             else:
                 if end - position < 8:
+                    slow = False
                     break
                 size = data[position + 2] << 8 | data[position + 3]
                 start = position + 8
                 if size <= 125:
                     # 5.2: "the minimal number of bytes MUST be used to encode the length".
-                    slow = True
                     break
-            if size > most:
-                slow = True
+            if size > limit:
                 break
             stop = start + size
             if stop > end:
+                slow = False
                 break
             payload = unmask(data[start:stop], data[start - 4 : start])
             if first == TEXT and not payload.isascii():
                 try:
                     payload.decode()
                 except UnicodeDecodeError:
-                    slow = True
                     break
             position = stop
             try:
@@ -126,12 +119,29 @@ class FrameReader(AutobahnCore):
             except Exception:
                 self.session_failed()
             if self.state != OPEN:
-                slow = True
                 break
+        else:
+            slow = False
         if position < end:
             self.data = data[position:] if position else data
             return slow
         return False
+
+    def _read_ping(self, data: bytes, position: int) -> int:
+        """Answer the ping, or drop the pong, at *position* of *data*.
+
+        Returns:
+            Where it ends, perhaps beyond the end of *data* (then nothing was
+            done); 0 when it is another frame, or a wrong one.
+        """
+        first, size = data[position], data[position + 1]
+        if first not in (PING, PONG) or not MASKED <= size < TWO_BYTES:
+            return 0
+        start = position + 6
+        stop = start + (size & 0x7F)
+        if first == PING and stop <= len(data):
+            self.sendPong(unmask(data[start:stop], data[start - 4 : start]))
+        return stop
 
     def _read_slow(self, one: bool) -> bool:
         """Let Autobahn read ``data``: to its end, or only until *one* message is complete.

@@ -1,7 +1,7 @@
 """Takes a connection over for WebSocket once its upgrade request was read.
 
 ``handshake`` checks the request and writes the answer, ``opening`` waits for the
-session, ``link`` is the open connection, ``heartbeat`` finds out who has gone.
+session, ``link`` is the open connection, ``heartbeat`` finds out which clients have gone.
 """
 
 from __future__ import annotations
@@ -25,6 +25,27 @@ from broker.web.ws.options import Traffic, TrafficCounter, WebSocketOptions
 
 class WebSocketUpgrader:
     """Turns connections that asked for it into WebSocket links.
+
+    If a request is no good WebSocket handshake (RFC 6455, 4.2.1), nothing
+    happens but that the answer is returned: the caller sends it and goes on with
+    HTTP; neither the session factory nor *on_closed* is called.
+
+    Otherwise None is returned and the transport now belongs to a new link, which
+    is ``transport.protocol`` (over TLS ``wrappedProtocol``): the caller is told
+    nothing of it any more, must have written whatever it wanted to write, have no
+    timer running for it and not write again.  Its producer is unregistered here.
+    Then, in this order:
+
+    1. ``session_factory(link)`` is called, at once; it returns the session or an
+       awaitable of it.  What the client sends meanwhile is kept.  If the client
+       goes away meanwhile, the awaitable is cancelled.
+    2. If it raises, the client gets the answer ``refuse(failure)``, for ``Refused``
+       its own status and body, and the connection ends; unless the link was
+       aborted: then there is no answer.
+    3. Otherwise the 101 is sent, then ``session.opened()`` is called, then what
+       came meanwhile is read.
+    4. When the connection has ended, for whatever reason,
+       ``session.closed(code, reason)`` is called exactly once.
 
     Attributes:
         links: every connection that was taken over and has not ended.
@@ -55,36 +76,14 @@ class WebSocketUpgrader:
         rest: bytes = b"",
         subprotocol: str = "",
         headers: Sequence[tuple[str, str]] = (),
-        max_message_bytes: int = 0,
     ) -> Response | None:
-        """Take over *transport*, whose upgrade *request* was read already.
-
-        If the request is no good WebSocket handshake (RFC 6455, 4.2.1), nothing
-        happens but that the answer is returned: the caller sends it and goes
-        on with HTTP; neither *session_factory* nor *on_closed* is called.
-
-        Otherwise None is returned and *transport* now belongs to a new link,
-        which is ``transport.protocol`` (over TLS ``wrappedProtocol``): the caller
-        hears nothing of it any more, must have written whatever it
-        wanted to write, have no timer running for it and not write again.
-        Its producer is unregistered here.  Then, in this order:
-
-        1. ``session_factory(link)`` is called, at once; it returns the session
-           or an awaitable of it.  What the client sends meanwhile is kept.  If
-           the client goes away meanwhile, the awaitable is cancelled.
-        2. If it raises, the client gets the answer ``refuse(failure)``, for
-           ``Refused`` its own status and body, and the connection ends.
-        3. Otherwise the 101 is sent, then ``session.opened()`` is called, then
-           *rest* and what else came is read.
-        4. When the connection has ended, for whatever reason,
-           ``session.closed(code, reason)`` is called exactly once; what it
-           returns is awaited, for ``finish_timeout`` at most.
+        """Take over *transport*, whose upgrade *request* was read already, or return what to object to.
 
         Args:
             transport: the connection, in any state of back-pressure.
             request: an HTTP/1.1 request (the caller does not come here with
                 1.0), header names in lower case.
-            session_factory: makes the session of a link; see 1.
+            session_factory: makes the session of a link.
             refuse: the answer to a failure other than ``Refused``; also asked
                 with ``Timeout`` when the session was not ready in time.
             on_closed: called exactly once when all is over, after
@@ -93,7 +92,6 @@ class WebSocketUpgrader:
             rest: bytes read after the request.
             subprotocol: one of those the client offered, or "".
             headers: more of the 101; ``X-Request-Id`` is added.
-            max_message_bytes: of one incoming message, instead of that of the options; 0: the same.
         """
         wrong = objection(request)
         if wrong is not None:
@@ -104,8 +102,6 @@ class WebSocketUpgrader:
         if request.id:
             fields.append(("X-Request-Id", request.id))
         link = self._link(transport, request, on_closed, fields)
-        if max_message_bytes:
-            link.maxFramePayloadSize = link.maxMessagePayloadSize = max_message_bytes
         self.links.add(link)
         link.opening = Opening(
             transport,

@@ -66,6 +66,9 @@ class FakeSite:
             channel.transport.server = Protocol()
         return self.refuse_upgrade
 
+    def serves_half_closed(self, request: HttpRequest) -> bool:
+        return request.path != "/whole"
+
     def refusal(self, status: int, message: str, request: HttpRequest | None) -> Response:
         return Response(status, f"{message} {request and request.path}".encode(), "text/plain")
 

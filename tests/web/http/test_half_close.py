@@ -139,6 +139,14 @@ def test_the_bound_is_for_each_answer(site: FakeSite, wire: Wire) -> None:
     assert site.cancelled == ["/a"]
 
 
+def test_a_dialect_may_have_its_waiting_requests_cancelled(site: FakeSite, wire: Wire) -> None:
+    site.reply = site.wait
+    wire.server.dataReceived(get("/whole"))
+    wire.end()
+    assert wire.aborted
+    assert site.cancelled == ["/whole"]
+
+
 def test_a_paused_client_that_ended_its_side_loses_nothing(site: FakeSite, wire: Wire) -> None:
     site.reply = site.wait
     wire.server.dataReceived(GET * 1000)

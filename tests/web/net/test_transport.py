@@ -17,7 +17,14 @@ from twisted.internet.interfaces import IHalfCloseableProtocol, IPullProducer, I
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides, implementer
 
-from broker.web.net.transport import FLUSH_BYTES, FrameTransport, hand_over, peer_is_gone, unsent_bytes, writer_for
+from broker.web.net.transport import (
+    FLUSH_BYTES,
+    FrameTransport,
+    hand_over,
+    peer_is_gone,
+    unacknowledged_bytes,
+    writer_for,
+)
 from tests.web.net.kernel import Machine, Peer
 
 
@@ -510,21 +517,21 @@ class Tls:
         self.transport = transport
 
 
-def test_unsent_bytes_are_counted_below_tls_and_where_the_kernel_does_not_tell() -> None:
+def test_unacknowledged_bytes_are_counted_below_tls_and_where_the_kernel_does_not_tell() -> None:
     with Path(__file__).open("rb") as file:
-        assert unsent_bytes(Below(file)) == 106
-        assert unsent_bytes(Tls(Below(file))) == 106
-    assert unsent_bytes(object()) == 0
+        assert unacknowledged_bytes(Below(file)) == 106
+        assert unacknowledged_bytes(Tls(Below(file))) == 106
+    assert unacknowledged_bytes(object()) == 0
 
 
 def test_bytes_that_the_peer_has_not_read_are_unsent() -> None:
     here, there = socket.socketpair()
     with here, there:
-        assert unsent_bytes(SimpleNamespace(socket=here)) == 0
+        assert unacknowledged_bytes(SimpleNamespace(socket=here)) == 0
         here.send(b"x" * 1000)
-        assert unsent_bytes(SimpleNamespace(socket=here)) >= 1000
+        assert unacknowledged_bytes(SimpleNamespace(socket=here)) >= 1000
         there.recv(1000)
-        assert unsent_bytes(SimpleNamespace(socket=here)) == 0
+        assert unacknowledged_bytes(SimpleNamespace(socket=here)) == 0
 
 
 def test_a_peer_is_gone_when_it_has_closed_and_not_when_it_has_shut_down_its_side() -> None:

@@ -298,6 +298,18 @@ class TestSession:
         assert len(arrival.ended) == 1
         assert arrival.timers() == []
 
+    def test_a_link_that_was_dropped_is_not_answered_when_its_session_fails(self) -> None:
+        arrival = Arrival()
+        arrival.enter(arrival.later)
+        [link] = arrival.upgrader.links
+        link.abort()
+        arrival.making.errback(Refused(403))
+        assert arrival.wire.value() == b""
+        assert arrival.ended == []
+        arrival.wire.lose(ConnectionLost())
+        assert [code for code, _ in arrival.ended] == [1006]
+        assert arrival.timers() == []
+
     def test_one_that_fails_when_opened_is_closed_with_1011(self, logged: list[LogEvent]) -> None:
         class Broken(Session):
             def opened(self) -> None:
@@ -509,11 +521,21 @@ class TestLink:
         assert other.sent == [(TEXT, b"on")]
         assert [event for event in logged if "ValueError" in str(event.get("log_failure"))]
 
+    @pytest.mark.parametrize("size", [11, 200, 70_000])
+    def test_its_dialect_may_allow_longer_messages(self, size: int) -> None:
+        bench, other = open_link(max_message_bytes=10), open_link(max_message_bytes=10)
+        bench.link.allow_messages(size)
+        for each in (bench, other):
+            each.wire.feed(client_frame(TEXT, b"x" * size))
+        assert (bench.session.messages, other.session.messages) == ([(b"x" * size, False)], [])
+        bench.wire.feed(client_frame(TEXT, b"x" * (size + 1)))
+        assert [code for code, _ in bench.sent] == [CLOSE]
+
     def test_an_oversize_message_is_logged_with_the_setting(self, logged: list[LogEvent]) -> None:
         bench = open_link(max_message_bytes=10)
         bench.wire.feed(text("a" * 11))
         [event] = [event for event in logged if "TXBROKER_MAX_MESSAGE_BYTES" in (event.get("log_format") or "")]
-        assert (event["size"], event["most"]) == (11, 10)
+        assert (event["size"], event["limit"]) == (11, 10)
 
     def test_memory_of_an_idle_link_is_small(self) -> None:
         bench = open_link()
