@@ -148,8 +148,9 @@ def test_a_key_may_hold_any_character(keys):
     assert found(keys, "a\0", "a\n", 100) == names[1:4]
 
 
-def test_a_key_stays_unless_it_is_told_to_expire(keys):
+def test_a_key_stays_unless_it_is_told_to_expire(broker, keys):
     assert value_of(keys.set("k", b"v")).expires == 0.0
+    assert value_of(attach(broker).set("k", b"v")).expires == 0.0
     assert value_of(keys.set("k", b"v", expires=5.0)).expires == 5.0
 
 
@@ -287,11 +288,12 @@ def check_permission():
 
 def test_a_range_shows_what_may_be_read_and_no_more():
     broker = check_permission()
-    for key in ("open.a", "open.b", "secret"):
+    for key in ("open.a", "open.b", "open.c", "secret"):
         value_of(broker.keys.set(key, b"v"))
     ann = attach(broker)
-    assert found(ann, "a", "z", 10) == ["open.a", "open.b"]
-    assert found(ann, "a", "z", 10, predicate=lambda key: key != "open.a") == ["open.b"]
+    assert found(ann, "a", "z", 10) == ["open.a", "open.b", "open.c"]
+    assert found(ann, "a", "z", 10, max_bytes=1) == ["open.a", "open.b"]
+    assert found(ann, "a", "z", 10, predicate=lambda key: key != "open.a") == ["open.b", "open.c"]
     with pytest.raises(Denied):
         ann.get("secret")
 

@@ -145,6 +145,19 @@ def test_a_member_has_so_many_memberships_and_no_more():
     assert do(attach(broker).become("ann")) == ["a", "b"]
 
 
+def test_a_member_that_comes_back_is_limited_by_what_it_has_joined_before():
+    broker = make_broker(max_subscriptions=2)
+    ann = attach(broker, "ann")
+    for topic in ("a", "b"):
+        do(ann.join(topic))
+    ann.close()
+    again = attach(broker, "ann")
+    again.unsubscribe("a", exact=True)
+    with pytest.raises(RateLimited):
+        do(again.join("c"))
+    do(again.join("a"))
+
+
 def test_a_membership_that_is_permitted_no_more_is_left_out(broker):
     do(attach(broker, "ann").join("open"))
     do(attach(broker, "ann").join("shut"))

@@ -438,6 +438,14 @@ def test_registrations_are_limited(clock):
         peer.consume("c")
 
 
+def test_one_registration_of_several_names_takes_one_token(clock):
+    peer = attach(make_broker(clock, rate=0.001, rate_burst=2))
+    perform(peer, "a", "b", "c")
+    perform(peer, "d")
+    with pytest.raises(RateLimited):
+        perform(peer, "e")
+
+
 def test_living_holder_keeps_its_name(broker):
     ann, bob = attach(broker), attach(broker)
     closings = closings_of(ann)
