@@ -133,6 +133,16 @@ def test_a_key_change_is_an_event_on_its_topic():
     assert [(body["key"], body["value"]) for body in bodies] == [("k", "v"), ("k", None)]
 
 
+def test_what_nodes_tell_each_other_is_for_no_client():
+    broker = make_broker()
+    ann, bob = attach(broker), attach(broker)
+    bob.subscribe(">")
+    value_of(ann.become("ann"))
+    value_of(ann.join("a"))
+    value_of(ann.part("a"))
+    assert bob.session.topics == []
+
+
 def test_presence_is_an_event():
     broker = make_broker()
     watcher, ann = attach(broker), attach(broker)
