@@ -69,6 +69,16 @@ def test_a_posted_event_is_stored_and_heard(clock):
     )
 
 
+def test_a_posted_event_wakes_a_poll_and_a_live_one_does_not():
+    broker = make_broker()
+    ann = attach(broker)
+    poll = ensureDeferred(ann.poll("news", 0, 10, 5.0))
+    value_of(ann.publish("news", "live", b"1"))
+    assert not poll.called
+    value_of(ann.post("news", "stored", b"2"))
+    assert [event.name for event in value_of(poll)] == ["stored"]
+
+
 def test_a_live_event_is_stored_only_on_a_durable_topic():
     broker = make_broker(durable_topics=("kept.>",))
     ann = attach(broker)
