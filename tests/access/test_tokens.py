@@ -225,6 +225,8 @@ def test_a_token_has_the_permissions_of_who_minted_it():
         peer.get("shut")
     with pytest.raises(Denied):
         do(attach(broker, "bob-key").mint({}, 100))
+    with pytest.raises(Denied):
+        do(attach(broker, "bob-key").revoke(token))
     del permissions["ann"]
     peer = attach(broker)
     do(peer.present(token))

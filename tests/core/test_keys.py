@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 
 from broker.access.permissions import Grants, Rule
 from broker.access.principals import Access
@@ -268,6 +269,24 @@ def test_the_writer_has_its_answer_before_anybody_is_told():
     keys.set("k", b"v").addCallback(lambda _: order.append("answered"))
     Store.answer.callback(Entry(b"v", 1))
     assert order == ["answered", "told"]
+
+
+@pytest.mark.parametrize("outcome", [None, Failure(Unavailable("bus"))], ids=["sent", "lost"])
+def test_between_nodes_the_writer_has_its_answer_when_the_change_is_on_its_way(broker, outcome):
+    bus, published = Ears(), []
+    bus.shared = True
+
+    def publish(event):
+        published.append((event.name, Deferred()))
+        return published[-1][1]
+
+    keys = Keys(broker.store, bus, publish, Clock())
+    assert value_of(keys.delete("k")) is False
+    setting = keys.set("k", b"v")
+    assert not setting.called
+    ((name, sent),) = published
+    sent.callback(outcome)
+    assert (name, value_of(setting).value) == ("set", b"v")
 
 
 def test_a_client_can_not_forge_a_change(broker):

@@ -173,6 +173,16 @@ def test_coming_back_costs_one_verb_of_the_rate():
         do(attach(broker).become("ann"))
 
 
+def test_joining_and_parting_cost_a_token_each_unless_they_are_part_of_something():
+    ann = attach(make_broker(rate=0.001, rate_burst=2))
+    do(ann.join("a"))
+    do(ann.part("a"))
+    for verb in (ann.join, ann.part):
+        with pytest.raises(RateLimited):
+            do(verb("a"))
+        do(verb("a", rate_limited=False))
+
+
 def test_who_is_not_admitted_is_nobody():
     broker = make_broker(access=Access("required", secrets=("s",)))
     with pytest.raises(Unauthenticated):

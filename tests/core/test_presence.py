@@ -24,7 +24,8 @@ def test_a_client_is_found_by_its_id_newest_session_first(presence):
     one, two = Somebody("s1", "ann"), Somebody("s2", "ann")
     presence.enter(one)
     presence.enter(two)
-    assert presence.sessions("ann") == [two, one]
+    assert presence.sessions("ann") == presence.sessions_of("ann") == [two, one]
+    assert presence.sessions_of("s1") == []
 
 
 def test_a_session_is_found_by_its_own_id(presence):
