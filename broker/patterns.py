@@ -11,7 +11,6 @@ from functools import lru_cache
 from broker.errors import Invalid
 
 MAX_NAME = 255  # characters
-LOG_PREFIX = "event/"  # + topic: the log in which a store keeps its events
 
 BROKER = "broker"  # the client id of the broker itself, as a sender
 RESERVED_PREFIX = "broker."  # names of the broker itself, which no client may publish or perform
