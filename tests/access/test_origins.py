@@ -33,6 +33,7 @@ OTHERS = [
     "https://app.example:99999",
     "https://[app.example]",
     "https://[::1",
+    "https://[1:2]",
 ]
 
 

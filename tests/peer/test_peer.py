@@ -463,6 +463,28 @@ def test_takers_of_one_topic_take_turns(broker):
     assert (len(bob.session.served), len(eve.session.served)) == (2, 2)
 
 
+@pytest.mark.parametrize(
+    ("topic", "recipient", "asked"), [("jobs", "bob", "bob"), ("", "bob", "bob"), ("jobs", "", "jobs"), ("", "", "*")]
+)
+def test_a_request_needs_the_permission_for_its_recipient_else_its_topic_else_the_star(broker, topic, recipient, asked):
+    ann, bob = attach(broker), attach(broker, "bob")
+    for taken in ("jobs", "*"):
+        bob.acknowledge(taken)
+    ann.identity = attrs.evolve(ann.identity, grants=Grants({"request": Rule()}))
+    with pytest.raises(Denied) as caught:
+        ann.request("ref", Request("", "", "", "", b"{}", recipient=recipient), topic)
+    assert (caught.value.what, caught.value.name) == ("request", asked)
+
+
+def test_a_topic_of_requests_must_be_a_name(broker):
+    ann = attach(broker)
+    for topic in ("", "a\nb", "x" * 256):
+        with pytest.raises(Invalid):
+            ann.acknowledge(topic)
+    ann.acknowledge("*")
+    assert ann.acknowledged == ["*"]
+
+
 def test_addressed_request_goes_to_the_latest_session(broker):
     ann, old, new = attach(broker), attach(broker, "bob"), attach(broker, "bob")
     ann.request("ref", Request("", "", "", "", b"{}", recipient="bob"))
@@ -573,6 +595,15 @@ def test_session_that_declines_gets_its_mail_when_it_collects(broker):
     bob.session.willing = False
     with pytest.raises(Gone):
         value_of(ann.enqueue("r", b"3", recipient=bob.id))
+
+
+def test_consumers_of_a_work_queue_share_it(broker):
+    ann, bob, eve = attach(broker), attach(broker), attach(broker)
+    for peer in (bob, eve):
+        peer.consume("q")
+    for number in range(4):
+        value_of(ann.enqueue("r", b"%d" % number, recipient="queue:q"))
+    assert (len(bob.session.mails), len(eve.session.mails)) == (2, 2)
 
 
 def test_consumers_come_and_go(broker):
