@@ -844,8 +844,12 @@ class ISharedBus(IBus):
     def holders(names: Sequence[str]) -> Deferred[tuple[str, list[str]]]:
         """Return the first of *names* that is held, and the addresses of its living holders; "" and none."""
 
-    def seize(name: str) -> Deferred[None]:
-        """Hold *name*, whoever held it before; that node is notified by ``lost``."""
+    def seize(name: str, holder: str) -> Deferred[None]:
+        """Hold *name* in the place of the node with the address *holder*, which is notified by ``lost``.
+
+        Raises:
+            Taken: yet another living node holds it.
+        """
 
     def lives(address: str) -> bool:
         """Whether that node has renewed its lease, as far as this one knows."""
