@@ -163,6 +163,8 @@ class IPeer(Interface):
 
         *disconnect* closes its connection; it is called with a close code and a
         reason when the broker must disconnect the client.
+
+        The port does this for a WebSocket, with ``ILink.close``, when the dialect has not.
         """
 
     def appear() -> None:
