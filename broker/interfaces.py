@@ -709,7 +709,7 @@ class IStore(IService):
         """
 
     def expired(space: str, limit: int) -> Deferred[list[str]]:
-        """Remove and return at most *limit* keys of *space* whose time has come.
+        """Remove and return at most *limit* keys of *space* that have expired.
 
         Each is returned by exactly one such call, over all nodes, unless it was
         set again or swept before.

@@ -196,7 +196,7 @@ class Entry:
     Attributes:
         value: the bytes that were set.
         revision: 1 when created, +1 at each change.
-        expires: seconds since the epoch when it goes by itself; 0: never.
+        expires: when it expires, in seconds since the epoch; 0: never.
     """
 
     value: bytes
