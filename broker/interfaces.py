@@ -163,6 +163,8 @@ class IPeer(Interface):
 
         *disconnect* closes its connection; it is called with a close code and a
         reason when the broker must disconnect the client.
+
+        The port does this for a WebSocket, with ``ILink.close``, when the dialect has not.
         """
 
     def appear() -> None:
@@ -707,7 +709,7 @@ class IStore(IService):
         """
 
     def expired(space: str, limit: int) -> Deferred[list[str]]:
-        """Remove and return at most *limit* keys of *space* whose time has come.
+        """Remove and return at most *limit* keys of *space* that have expired.
 
         Each is returned by exactly one such call, over all nodes, unless it was
         set again or swept before.

@@ -34,6 +34,11 @@ def split_kind(name: str) -> tuple[str, str]:
     return kind + colon, rest
 
 
+def pair_key(first: str, second: str) -> str:
+    """Return one text for the two, different for every other two; those with the same *first* begin alike."""
+    return f"{len(first)}:{first}{second}"
+
+
 def check_name(name: object, what: str = "topic") -> str:
     """Return *name* if it can name a topic or a procedure.
 
