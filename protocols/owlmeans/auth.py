@@ -101,6 +101,7 @@ def _authenticate(session: Session, payload: bytes) -> None:
             session.link.close(CloseCode.POLICY_VIOLATION, refused("tries"))
         return
     session.authenticated = True
+    session.take_name_of_url()  # before the answer, which says under which name the client is known
     _send(session, "authenticated", {**_record(session.peer), "token": token})
     session.admit()
 

@@ -127,19 +127,21 @@ class Session(Outgoing):
         if self._buffer is not None:
             self._buffer.restart()
         topics, self.topics = self.topics, ()
-        name = self.name
-        if name and self.authenticated:
-            self.name = ""
-            try:
-                self.take_name(name)
-            except BrokerError as error:
-                self._report_failure(error, Envelope(type="handshake", id=name))
         for index, topic in enumerate(topics):
             try:
                 self.peer.subscribe(topic, rate_limited=not (index or self.peer.named))
             except BrokerError as error:
                 self._report_failure(error, Envelope(type="handshake", event=topic))
         self.appear()
+
+    def take_name_of_url(self) -> None:
+        """Take the name that the URL asks for, if it does: a credential was shown."""
+        name, self.name = self.name, ""
+        if name:
+            try:
+                self.take_name(name)
+            except BrokerError as error:
+                self._report_failure(error, Envelope(type="handshake", id=name))
 
     def take_name(self, name: str) -> None:
         """Let *name* be the client id, where the credential names nobody.

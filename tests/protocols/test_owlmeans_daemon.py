@@ -247,8 +247,8 @@ async def test_frames_that_came_before_a_close_are_done(shared_daemon: Daemon):
 async def test_name_of_the_url_waits_for_a_credential(start_daemon: StartDaemon, mode: str):
     daemon = await start_daemon(TXBROKER_API_SECRET="a-shared-secret", TXBROKER_AUTH=mode)
     alice = await join(daemon, "client=alice")
-    await alice.settled(alice.client.auth("authenticate", {"token": "a-shared-secret"}))
-    assert (await alice.ask("broker.whoami"))["id"] == "alice"
+    record = await alice.settled(alice.client.auth("authenticate", {"token": "a-shared-secret"}))
+    assert (record["profileId"], (await alice.ask("broker.whoami"))["id"]) == ("alice", "alice")
     await alice.socket.close()
 
 
