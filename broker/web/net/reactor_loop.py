@@ -16,8 +16,7 @@ from typing import Any
 from twisted.logger import Logger
 from twisted.python.log import callWithLogger
 
-from broker.web.net.outbox import Outbox
-from broker.web.net.transport import FrameTransport
+from broker.web.net.transport import FrameTransport, Outbox
 
 log = Logger()
 

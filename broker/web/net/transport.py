@@ -3,10 +3,9 @@
 Twisted's ``transport.write`` only notes the bytes and asks the reactor to be
 told when the socket is writable: two system calls and one more iteration before
 the first byte leaves.  :class:`FrameTransport` offers ``send_frame`` beside it, which
-collects frames until the :class:`~broker.web.net.outbox.Outbox` is flushed and then
-calls ``send`` once.  What the kernel does not take goes the ordinary way, from
-the same buffer, so that order, ``loseConnection``, half-close and producers are
-Twisted's own.
+collects frames until the :class:`Outbox` is flushed and then calls ``send`` once.
+What the kernel does not take goes the ordinary way, from the same buffer, so that
+order, ``loseConnection``, half-close and producers are Twisted's own.
 
 This uses private names of Twisted (:data:`PRIVATE_NAMES`); it was tested with
 the versions in :data:`TESTED_VERSIONS`.  Where a name is missing, the reactor is not one
@@ -29,14 +28,15 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import (
+    IDelayedCall,
     IListeningPort,
     IProtocolFactory,
+    IReactorTime,
     IStreamServerEndpoint,
 )
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from broker.web.net.outbox import Outbox
 from twisted import __version__ as twisted_version
 
 log = Logger()
@@ -144,6 +144,56 @@ class FrameTransport(tcp.Server):
         if len(self.dataBuffer) - self.offset + self._tempDataLen - newest > self.queue_limit:
             self.overflowed = None
             overflowed()
+
+
+class Outbox:
+    """Connections with unsent frames, so that what one loop iteration queues leaves in one send.
+
+    While an inbound chunk is worked on (``busy`` is true) the connections that
+    get frames are only collected here, and whoever set ``busy`` flushes at its end.  A
+    frame from anywhere else — a timer, a thread's callback, a store's answer —
+    schedules a flush in the reactor's next iteration.  Code that sends need not
+    know which of the two it is, so it can not forget to flush.
+
+    Make one for all ports of a daemon: a frame that a chunk of one port causes
+    on a connection of another then leaves at the end of that chunk too.
+
+    Attributes:
+        busy: whether the caller that set it will flush when it is done.
+
+    Args:
+        clock: the reactor, or a ``task.Clock``.
+    """
+
+    __slots__ = ("_clock", "_scheduled", "_senders", "busy")
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._senders: list[FrameTransport] = []
+        self._scheduled: IDelayedCall | None = None
+        self.busy = False
+
+    def add(self, sender: FrameTransport) -> None:
+        """Have *sender* flushed; it is added at most once until then."""
+        self._senders.append(sender)
+        if not self.busy and self._scheduled is None:
+            self._scheduled = self._clock.callLater(0, self._flush_scheduled)
+
+    def flush(self) -> None:
+        """Flush every sender, those included that are added meanwhile."""
+        while self._senders:
+            senders, self._senders = self._senders, []
+            for sender in senders:
+                try:
+                    sender.flush_frames()
+                except Exception:
+                    # A producer or an overflow callback failed: its own connection's loss only.
+                    log.failure("flushing a connection failed")
+                    sender.abortConnection()
+
+    def _flush_scheduled(self) -> None:
+        self._scheduled = None
+        self.flush()
 
 
 class FramePort(tcp.Port):

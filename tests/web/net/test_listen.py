@@ -15,8 +15,7 @@ from twisted.internet.error import CannotListenError, ConnectionLost
 from twisted.internet.task import Clock
 
 from broker.web.net import transport as transports
-from broker.web.net.outbox import Outbox
-from broker.web.net.transport import FramePort, FrameReactor, FrameTransport, listen, unsupported
+from broker.web.net.transport import FramePort, FrameReactor, FrameTransport, Outbox, listen, unsupported
 from tests.support.eventually import TIMEOUT
 from tests.web.sockets import OLD_OPENSSL_OBJECTS, Client, Scene, Server, Servers, reactor
 
