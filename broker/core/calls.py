@@ -104,7 +104,8 @@ class Calls:
             return entry.next(), service
         entry = self.performers.get(procedure)
         if entry is not None:
-            return entry.next(), procedure
+            # The usual one, that is alone, for the price of a look.
+            return entry.holders[0] if len(entry.holders) == 1 else entry.next(), procedure
         if service:
             raise NotFound("service", service)
         for name in self._services_of(procedure):
