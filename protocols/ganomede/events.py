@@ -14,7 +14,7 @@ from broker.access.admission import HeldRefusals
 from broker.core.bounded import BoundedDict
 from broker.errors import BrokerError
 from broker.interfaces import IPeer
-from broker.jsontext import overflows
+from broker.jsontext import may_overflow, overflows
 from broker.messages import Event, HttpRequest, Response
 from protocols.ganomede.answers import NOTHING, Refusal, failed, failure, invalid, quote
 from protocols.ganomede.bodies import Bodies
@@ -68,7 +68,7 @@ class Events:
             body = None
         else:
             body = bytes(data)
-            if body[:1] not in (b"{", b"[") or overflows(body):
+            if body[:1] not in (b"{", b"[") or (may_overflow(body) and overflows(body)):
                 raise invalid("Invalid data")
         event = await peer.post(channel, said.type, body, source=said.source)
         return Response(200, event.render(encode))
