@@ -34,8 +34,8 @@ from broker.observe.logs import LogLines, Redaction
 from broker.observe.metrics import Metrics
 from broker.web.http.parser import Limits
 from broker.web.http.timeouts import Times
-from broker.web.net.reactor_loop import ReactorLoop
-from broker.web.net.transport import Outbox, listen
+from broker.web.net.listening import listen
+from broker.web.net.transport import Outbox, ReactorLoop
 from broker.web.site import Site
 from broker.web.ws.options import WebSocketOptions
 from broker.web.ws.upgrade import WebSocketUpgrader
