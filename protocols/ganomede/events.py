@@ -17,8 +17,7 @@ from broker.interfaces import IPeer
 from broker.jsontext import may_overflow, overflows
 from broker.messages import Event, HttpRequest, Response
 from protocols.ganomede.answers import NOTHING, Refusal, failed, failure, invalid, quote
-from protocols.ganomede.bodies import Bodies
-from protocols.ganomede.query import channel_of, name_of, read_query, whole_number
+from protocols.ganomede.requests import Bodies, channel_of, name_of, read_query, whole_number
 
 if TYPE_CHECKING:
     from broker.config.settings import Settings
