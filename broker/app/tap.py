@@ -119,16 +119,16 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
 
 def make_core(reactor: Any, settings: Settings) -> Broker:
     """Return the core with the store, the bus and the credentials of *settings*, not yet started."""
-    access = make_access(settings)
+    access, metrics = make_access(settings), Metrics()
     store = make_store(
         reactor,
         settings,
         announce=settings.bus == settings.store,
-        observe=lambda rows, seconds: broker.metrics.committed(rows, seconds),
-        failed=lambda operations: broker.metrics.store_failed(operations),
+        observe=metrics.committed,
+        failed=metrics.store_failed,
     )
     bus = open_bus(settings.bus, settings.node, reactor=reactor, prefix=settings.redis_prefix)
-    broker = Broker(settings, store, bus, reactor, access)
+    broker = Broker(settings, store, bus, reactor, access, metrics)
     if not store.shared:
         broker.about.facts["durability"] = settings.durability  # the description of a shared one says what it promises
     return broker
