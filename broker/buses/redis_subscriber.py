@@ -99,9 +99,9 @@ class RedisSubscriber:
         if subscription is None:
             subscription = made
             self._add(made)
-        elif subscription.bucket:
+        else:
             self._unused.drop(subscription, subscription.bucket)
-            subscription.bucket = 0.0
+            subscription.bucket = None
         subscription.count += 1
 
     def forget(self, topic: str, prefix: bool) -> None:

@@ -48,7 +48,7 @@ class Waiter:
 
     topic: str
     woken: Deferred[Event | None] = attrs.field(factory=Deferred)
-    bucket: float = 0.0
+    bucket: dict[Waiter, float] = attrs.field(init=False, repr=False)  # of the deadlines
     over: bool = False
 
 
@@ -172,9 +172,14 @@ class Channels:
     def arrived(self, event: Event) -> None:
         """Wake every poll that waits for *event*'s topic."""
         # On a shared store there may be a later one that has not arrived yet.
-        if not self._store.shared and event.id > self._heads.get(event.topic, 0):
-            self._heads[event.topic] = event.id
-        waiters = self._waiters.get(event.topic)
+        topic = event.topic
+        if not self._store.shared:
+            known = self._heads.get(topic)
+            if known is None:
+                self._heads[topic] = event.id
+            elif event.id > known:
+                self._heads.replace(topic, event.id)
+        waiters = self._waiters.get(topic)
         if waiters is None:
             return
         for waiter in list(waiters):
@@ -237,7 +242,7 @@ class Channels:
         return waiter
 
     def _stop_waiting(self, waiter: Waiter) -> None:
-        self._deadlines.drop(waiter, waiter.bucket)
+        waiter.bucket.pop(waiter, None)
         waiters = self._waiters[waiter.topic]
         del waiters[waiter]
         self.waiting -= 1
