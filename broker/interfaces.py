@@ -749,7 +749,7 @@ class ISharedStore(IStore):
         """Whether an append of an event of that *origin* is under way."""
 
     def on_answer(call: Callable[[], object]) -> None:
-        """Let *call* be called whenever appends were answered."""
+        """Let *call* be called once, when the appends that are under way were answered; idempotent until then."""
 
 
 class IBus(IService):
@@ -818,7 +818,7 @@ class IEventSource(Interface):
         """Whether an event of that *origin* is being stored: its publisher is to be answered before it is delivered."""
 
     def on_answer(call: Callable[[], object]) -> None:
-        """Let *call* be called whenever such publishers were answered."""
+        """Let *call* be called once, when such publishers were answered; idempotent until then."""
 
 
 class ISharedBus(IBus):

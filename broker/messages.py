@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import IntEnum
+from operator import methodcaller
 from typing import Any
 
 import attrs
@@ -318,11 +319,10 @@ class Response:
     close: bool = False
 
 
-def encode_text(text: str) -> bytes:
-    """Return any string, even one with a lone surrogate, as UTF-8, for a store or another node."""
-    return text.encode("utf-8", "surrogatepass")
+# Not functions of ours: the call of a method of ``str`` is all they are, and they are called for every message.
 
+#: Returns any string, even one with a lone surrogate, as UTF-8, for a store or another node.
+encode_text: Callable[[str], bytes] = methodcaller("encode", "utf-8", "surrogatepass")
 
-def decode_text(data: bytes) -> str:
-    """Return the string of which *data* is the ``encode_text``."""
-    return data.decode("utf-8", "surrogatepass")
+#: Returns the string of which its argument is the ``encode_text``.
+decode_text: Callable[[bytes], str] = methodcaller("decode", "utf-8", "surrogatepass")

@@ -86,8 +86,8 @@ class RedisBus(Service):
             lambda event: self.deliver(event),
             self._on_message,
             lambda origin: origin in self._batcher.publishing,
+            self._batcher.on_answer,
         )
-        self._batcher.answered = subscriber.resume
         self._subscriber_connection = Connection(
             self._address,
             self._reactor,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
@@ -45,7 +45,7 @@ class Waiter:
 
     topic: str
     woken: Deferred[Event | None] = attrs.field(factory=Deferred)
-    bucket: float = 0.0
+    bucket: dict[Waiter, float] = attrs.field(init=False, repr=False)  # of the deadlines
     over: bool = False
 
 
@@ -169,9 +169,14 @@ class Channels:
     def arrived(self, event: Event) -> None:
         """Wake every poll that waits for *event*'s topic."""
         # On a shared store there may be a later one that has not arrived yet.
-        if not self._store.shared and event.id > self._heads.get(event.topic, 0):
-            self._heads[event.topic] = event.id
-        waiters = self._waiters.get(event.topic)
+        topic = event.topic
+        if not self._store.shared:
+            known = self._heads.get(topic)
+            if known is None:
+                self._heads[topic] = event.id
+            elif event.id > known:
+                self._heads.replace(topic, event.id)
+        waiters = self._waiters.get(topic)
         if waiters is None:
             return
         for waiter in list(waiters):
@@ -234,7 +239,7 @@ class Channels:
         return waiter
 
     def _stop_waiting(self, waiter: Waiter) -> None:
-        self._deadlines.drop(waiter, waiter.bucket)
+        waiter.bucket.pop(waiter, None)
         waiters = self._waiters[waiter.topic]
         del waiters[waiter]
         self.waiting -= 1
@@ -260,10 +265,14 @@ class StoreEventSource:
 
     Args:
         store: keeps them.
+
+    Attributes:
+        publishes, on_answer: those of the store.
     """
 
     def __init__(self, store: ISharedStore) -> None:
         self._store = store
+        self.publishes, self.on_answer = store.publishes, store.on_answer
 
     def mark(self) -> Deferred[int]:
         """Return the present mark."""
@@ -282,11 +291,3 @@ class StoreEventSource:
     def read(self, topic: str, after: int, limit: int) -> Deferred[list[Event]]:
         """Return at most *limit* events with id > *after*."""
         return self._store.read(LOG_PREFIX + topic, after, limit)
-
-    def publishes(self, origin: str) -> bool:
-        """Whether an event of that *origin* is being stored."""
-        return self._store.publishes(origin)
-
-    def on_answer(self, call: Callable[[], object]) -> None:
-        """Let *call* be called whenever publishers were answered."""
-        self._store.on_answer(call)

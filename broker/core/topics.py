@@ -1,14 +1,16 @@
-"""Subscriptions: exact names in a dict, patterns in a tree of their tokens."""
+"""Subscriptions, exact names in a dict, patterns in a tree of their tokens; and delivery of what the bus brings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import attrs
 
+from broker.core.channels import Channels
+from broker.core.keys import Keys
 from broker.messages import Event
-from broker.patterns import is_pattern
+from broker.patterns import KEY_PREFIX, is_pattern
 
 WILDCARDS = ("*", ">")
 
@@ -133,3 +135,33 @@ class Topics:
                 return
             nodes = following
         yield from (node for node in nodes if node.pattern)
+
+
+class Delivery:
+    """Delivers an event to all whom it concerns: who waits for it, who subscribed to its topic, who watches its key.
+
+    Args:
+        topics: has the subscriptions.
+        channels: has the polls that wait.
+        keys: has the watches.
+        controls: what to do with an event by which nodes notify each other, by its topic.
+    """
+
+    def __init__(
+        self, topics: Topics, channels: Channels, keys: Keys, controls: Mapping[str, Callable[[Event], object]]
+    ) -> None:
+        self._topics, self._channels, self._keys = topics, channels, keys
+        self._controls = controls
+
+    def arrived(self, event: Event) -> None:
+        """Deliver *event*, which the bus has brought; nothing is delivered otherwise."""
+        control = self._controls.get(event.topic)
+        if control is not None:
+            control(event)
+            return
+        if event.id:
+            self._channels.arrived(event)
+        self._topics.deliver(event)
+        # Only the broker itself announces key changes: what a client publishes there is an event like any other.
+        if event.topic.startswith(KEY_PREFIX) and not event.dialect:
+            self._keys.arrived(event)

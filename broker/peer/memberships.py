@@ -5,12 +5,12 @@ from __future__ import annotations
 from twisted.logger import Logger
 
 from broker.errors import BrokerError, Denied, Gone, RateLimited
-from broker.peer.events import EventVerbs
+from broker.peer.topics import TopicVerbs
 
 log = Logger()
 
 
-class MembershipVerbs(EventVerbs):
+class MembershipVerbs(TopicVerbs):
     """Join topics until they are left."""
 
     __slots__ = ()

@@ -104,6 +104,7 @@ class Site(Factory):
         self.dates = Dates(clock)
         self.deadlines: Deadlines[HttpChannel] = Deadlines(clock, HttpChannel.expired)
         self.routes = Routes(dialects)
+        self._http_paths = self.routes.http_paths
         self._attach = attach
         self._clock = clock
         self._upgrader = upgrader
@@ -156,7 +157,7 @@ class Site(Factory):
 
     async def answer(self, request: HttpRequest) -> Response:
         """Return the answer of the dialect that takes *request*, or of the site itself."""
-        dialect = self.routes.http(request)
+        dialect = self._http_paths.get(request.path) or self.routes.http(request)
         if dialect is None:
             return self._page(request)
         peer: Peer | None = None

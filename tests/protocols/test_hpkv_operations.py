@@ -16,7 +16,7 @@ from broker.peer import Peer
 from broker.sessions import MAX_BACKLOG_BYTES, MAX_BACKLOG_FRAMES
 from broker.testing import make_broker, value_of
 from protocols.hpkv import dialect
-from protocols.hpkv.operation import MAX_RECORDS
+from protocols.hpkv.frames import MAX_RECORDS
 from tests.protocols.fitful_store import FitfulStore
 from tests.protocols.hpkv_client import Bench, frame, say, told
 from tests.support.logs import failures_of

@@ -20,7 +20,7 @@ class Monitored(Protocol):
 
     alive: bool
     pinged: bool
-    bucket: float
+    bucket: dict[Monitored, float] | None
 
     def ping(self) -> None:
         """Send a ping."""

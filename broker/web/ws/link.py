@@ -19,7 +19,7 @@ from broker.messages import SHORT, TEXT_HEADERS, CloseCode, Frame, HttpRequest, 
 from broker.web.net.transport import FrameTransport, buffered_bytes, hand_over
 from broker.web.ws.autobahn import CLOSED, CONNECTING, OPEN, autobahn_state
 from broker.web.ws.grace import HARD_LIMIT, SlowReaderGrace
-from broker.web.ws.heartbeat import Heartbeat
+from broker.web.ws.heartbeat import Heartbeat, Monitored
 from broker.web.ws.opening import Opening
 from broker.web.ws.options import Traffic, WebSocketOptions
 from broker.web.ws.reader import FAST_NAMES, MAX_FAST_BYTES, FrameReader
@@ -65,7 +65,7 @@ class WebSocketLink(FrameReader):
     state: int = CONNECTING
     paused = False
     pinged = False
-    bucket = 0.0
+    bucket: dict[Monitored, float] | None = None
     _write: Callable[[bytes], None]
     _waiting = 0  # bytes written while paused, on a transport that does not know how many wait
     _grace: SlowReaderGrace | None = None
