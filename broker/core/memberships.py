@@ -11,7 +11,7 @@ import msgspec
 from broker.errors import RateLimited
 from broker.interfaces import IStore
 from broker.messages import Event
-from broker.patterns import CONTROL_PREFIX, MAX_NAME
+from broker.patterns import CONTROL_PREFIX, MAX_NAME, pair_key
 
 SPACE = "member"
 CONTROL = CONTROL_PREFIX + "left"  # topic by which nodes notify each other
@@ -62,7 +62,7 @@ class Memberships:
         sessions = self._members.setdefault(member, Member()).sessions
         known = session in sessions
         sessions.add(session)
-        first = _key(member, "")
+        first = pair_key(member, "")
         try:
             entries = await self._store.range(SPACE, first, first + "\U0010ffff" * MAX_NAME, self._max_topics)
         except Exception:
@@ -93,19 +93,19 @@ class Memberships:
             return
         if len(topics) >= self._max_topics:
             raise RateLimited("limit", "memberships")
-        await self._store.set(SPACE, _key(member, topic), b"")
+        await self._store.set(SPACE, pair_key(member, topic), b"")
         topics.add(topic)
 
     async def leave(self, member: str, topic: str) -> None:
         """Forget that *member* has joined *topic*: all its sessions, on every node, are unsubscribed."""
-        await self._store.delete(SPACE, _key(member, topic))
+        await self._store.delete(SPACE, pair_key(member, topic))
         self._publish(Event(CONTROL, "left", _encode((member, topic))))
 
     async def restore(self) -> None:
         """Store again what those who are connected have joined: the store has lost it."""
         for member, present in list(self._members.items()):
             for topic in list(present.topics):
-                await self._store.set(SPACE, _key(member, topic), b"")
+                await self._store.set(SPACE, pair_key(member, topic), b"")
 
     def left(self, event: Event) -> None:
         """Let every session here of the member that *event* names leave its topic."""
@@ -115,8 +115,3 @@ class Memberships:
             present.topics.discard(topic)
             for session in list(present.sessions):
                 session.unsubscribe(topic, exact=True)
-
-
-def _key(member: str, topic: str) -> str:
-    """Return one text for the pair; those of one member begin alike and like no other's."""
-    return f"{len(member)}:{member}{topic}"

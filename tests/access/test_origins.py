@@ -29,9 +29,11 @@ OTHERS = [
     "",
     "https://",
     "https://app.example:port",
+    "https://app.example:65536",
     "https://app.example:99999",
     "https://[app.example]",
     "https://[::1",
+    "https://[1:2]",
 ]
 
 
@@ -77,6 +79,7 @@ def test_a_request_of_no_page_is_allowed():
         ("http://[2001:DB8::1]", "http://[2001:db8::1]:80"),
         ("https://b\u00fccher.example", "https://xn--bcher-kva.example"),
         ("capacitor://localhost", "capacitor://localhost"),
+        ("http://app.example:65535", "http://app.example:65535"),
         ("http://app.example", "http://app.example:80"),
         ("ws://app.example", "ws://app.example:80"),
         ("wss://app.example:443", "wss://app.example"),

@@ -145,6 +145,19 @@ def test_a_member_has_so_many_memberships_and_no_more():
     assert do(attach(broker).become("ann")) == ["a", "b"]
 
 
+def test_a_member_that_comes_back_is_limited_by_what_it_has_joined_before():
+    broker = make_broker(max_subscriptions=2)
+    ann = attach(broker, "ann")
+    for topic in ("a", "b"):
+        do(ann.join(topic))
+    ann.close()
+    again = attach(broker, "ann")
+    again.unsubscribe("a", exact=True)
+    with pytest.raises(RateLimited):
+        do(again.join("c"))
+    do(again.join("a"))
+
+
 def test_a_membership_that_is_permitted_no_more_is_left_out(broker):
     do(attach(broker, "ann").join("open"))
     do(attach(broker, "ann").join("shut"))
@@ -158,6 +171,16 @@ def test_coming_back_costs_one_verb_of_the_rate():
     assert do(attach(broker).become("ann")) == ["a"]
     with pytest.raises(RateLimited):
         do(attach(broker).become("ann"))
+
+
+def test_joining_and_parting_cost_a_token_each_unless_they_are_part_of_something():
+    ann = attach(make_broker(rate=0.001, rate_burst=2))
+    do(ann.join("a"))
+    do(ann.part("a"))
+    for verb in (ann.join, ann.part):
+        with pytest.raises(RateLimited):
+            do(verb("a"))
+        do(verb("a", rate_limited=False))
 
 
 def test_who_is_not_admitted_is_nobody():

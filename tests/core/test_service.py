@@ -69,6 +69,16 @@ def test_a_posted_event_is_stored_and_heard(clock):
     )
 
 
+def test_a_posted_event_wakes_a_poll_and_a_live_one_does_not():
+    broker = make_broker()
+    ann = attach(broker)
+    poll = ensureDeferred(ann.poll("news", 0, 10, 5.0))
+    value_of(ann.publish("news", "live", b"1"))
+    assert not poll.called
+    value_of(ann.post("news", "stored", b"2"))
+    assert [event.name for event in value_of(poll)] == ["stored"]
+
+
 def test_a_live_event_is_stored_only_on_a_durable_topic():
     broker = make_broker(durable_topics=("kept.>",))
     ann = attach(broker)
@@ -131,6 +141,16 @@ def test_a_key_change_is_an_event_on_its_topic():
     assert bob.session.topics == ["kv/k", "kv/k"]
     bodies = [json.loads(event.body) for event, _ in bob.session.heard]
     assert [(body["key"], body["value"]) for body in bodies] == [("k", "v"), ("k", None)]
+
+
+def test_what_nodes_tell_each_other_is_for_no_client():
+    broker = make_broker()
+    ann, bob = attach(broker), attach(broker)
+    bob.subscribe(">")
+    value_of(ann.become("ann"))
+    value_of(ann.join("a"))
+    value_of(ann.part("a"))
+    assert bob.session.topics == []
 
 
 def test_presence_is_an_event():
