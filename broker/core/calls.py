@@ -43,7 +43,7 @@ class Party(Protocol):
 
 
 class Call(msgspec.Struct, eq=False):
-    """One call under way.  ``bucket`` is what its deadline is to be dropped from, or None."""
+    """One call under way.  ``bucket`` is what its deadline is to be dropped from; None: it has none."""
 
     id: str
     ref: str

@@ -1,4 +1,4 @@
-"""A client as every verb knows it: who it is, whether it may, what the core hands to it, and its end."""
+"""A client as every verb knows it: who it is, what it may do, what the core hands to it, and its end."""
 
 from __future__ import annotations
 
