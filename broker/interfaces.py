@@ -163,6 +163,8 @@ class IPeer(Interface):
 
         *disconnect* closes its connection; it is called with a close code and a
         reason when the broker must disconnect the client.
+
+        The port does this for a WebSocket, with ``ILink.close``, when the dialect has not.
         """
 
     def appear() -> None:
@@ -707,7 +709,7 @@ class IStore(IService):
         """
 
     def expired(space: str, limit: int) -> Deferred[list[str]]:
-        """Remove and return at most *limit* keys of *space* whose time has come.
+        """Remove and return at most *limit* keys of *space* that have expired.
 
         Each is returned by exactly one such call, over all nodes, unless it was
         set again or swept before.
@@ -844,8 +846,12 @@ class ISharedBus(IBus):
     def holders(names: Sequence[str]) -> Deferred[tuple[str, list[str]]]:
         """Return the first of *names* that is held, and the addresses of its living holders; "" and none."""
 
-    def seize(name: str) -> Deferred[None]:
-        """Hold *name*, whoever held it before; that node is notified by ``lost``."""
+    def seize(name: str, holder: str) -> Deferred[None]:
+        """Hold *name* in the place of the node with the address *holder*, which is notified by ``lost``.
+
+        Raises:
+            Taken: yet another living node holds it.
+        """
 
     def lives(address: str) -> bool:
         """Whether that node has renewed its lease, as far as this one knows."""

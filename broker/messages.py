@@ -196,7 +196,7 @@ class Entry:
     Attributes:
         value: the bytes that were set.
         revision: 1 when created, +1 at each change.
-        expires: seconds since the epoch when it goes by itself; 0: never.
+        expires: when it expires, in seconds since the epoch; 0: never.
     """
 
     value: bytes
@@ -298,6 +298,15 @@ class Response:
 
     ``Date``, ``Content-Length``, ``Connection`` and, unless
     *plain* is set, ``X-Request-Id`` are added by the transport.
+
+    Attributes:
+        status: the HTTP status.
+        body: the whole body; left out of the answer to a HEAD.
+        content_type: "" for none.
+        headers: further fields, as pairs of name and value.
+        reason: the reason phrase; "": that of the status.
+        plain: whether to leave ``X-Request-Id`` out.
+        close: whether the connection is closed after it.
     """
 
     status: int = 200

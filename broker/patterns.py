@@ -11,7 +11,6 @@ from functools import lru_cache
 from broker.errors import Invalid
 
 MAX_NAME = 255  # characters
-LOG_PREFIX = "event/"  # + topic: the log in which a store keeps its events
 
 BROKER = "broker"  # the client id of the broker itself, as a sender
 RESERVED_PREFIX = "broker."  # names of the broker itself, which no client may publish or perform
@@ -33,6 +32,11 @@ def split_kind(name: str) -> tuple[str, str]:
     """Return the kind that *name* begins with, its colon included, and what follows."""
     kind, colon, rest = name.partition(":")
     return kind + colon, rest
+
+
+def pair_key(first: str, second: str) -> str:
+    """Return one text for the two, different for every other two; those with the same *first* begin alike."""
+    return f"{len(first)}:{first}{second}"
 
 
 def check_name(name: object, what: str = "topic") -> str:

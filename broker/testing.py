@@ -23,7 +23,7 @@ from zope.interface import implementer
 
 from broker.access.principals import Access, make_access
 from broker.buses import open_bus
-from broker.config.options import options_of
+from broker.config.options import Kind, options_of
 from broker.config.settings import Settings
 from broker.core.service import Broker
 from broker.interfaces import ILink, IPeer, ISession
@@ -233,14 +233,20 @@ def _checked(settings: Mapping[str, Any]) -> Settings:
             raise TypeError(f"there is no setting {name}" + (f"; did you mean {near[0]}?" if near else ""))
         if not _fits(value, hints[name]):
             raise TypeError(f"{name} must be {_described(hints[name])}, not {value!r}")
-        if isinstance(value, Mapping):
-            continue  # its text names no secrets
-        kind = options[name].kind
         try:
-            kind.parse(kind.write(value))
+            read = options[name].kind.parse(_text_of(value, options[name].kind))
+            if read != value and hints[name] is not float:  # the text of a float is rounded
+                raise ValueError(f"expected {read!r}")
         except ValueError as error:
             raise ValueError(f"{name}: {error}, not {value!r}") from None
     return Settings(**settings)
+
+
+def _text_of(value: Any, kind: Kind[Any]) -> str:
+    """Return what an environment variable says for *value*."""
+    if isinstance(value, Mapping):  # what ``write`` makes of it has no secrets
+        return " ".join(f"{name}:{key}" for name, key in value.items()) or "none"
+    return kind.write(value)
 
 
 @cache

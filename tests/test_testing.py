@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -122,6 +123,17 @@ def test_an_access_that_is_given_goes_before_the_settings():
         ({"auth": "sometimes"}, ValueError, "auth: expected one of none, optional, required"),
         ({"auth": "required"}, ValueError, "lets nobody in"),
         ({"durable_topics": ("a.>.b",)}, ValueError, "durable_topics: 'a.>.b' is no pattern"),
+        ({"durable_topics": ("a b",)}, ValueError, "durable_topics: expected .'a', 'b'."),
+        ({"allowed_origins": ("",)}, ValueError, "allowed_origins: expected"),
+        ({"listen": ("tcp:0;tcp:1",)}, ValueError, "listen: expected"),
+        ({"auth": "Required", "api_secret": "s"}, ValueError, "auth: expected 'required', not 'Required'"),
+        ({"log_level": "INFO"}, ValueError, "log_level: expected 'info'"),
+        ({"api_keys": {"ann": ""}}, ValueError, "api_keys: expected name:key pairs"),
+        ({"api_keys": {"": "k"}}, ValueError, "api_keys: expected name:key pairs"),
+        ({"api_keys": {"ann": "k", "bob": "k"}}, ValueError, "api_keys: expected each name and each key once"),
+        ({"api_keys": {"ann": "two words"}}, ValueError, "api_keys: expected"),
+        ({"retention": Retention(math.inf)}, ValueError, "retention: expected"),
+        ({"retention": Retention(math.nan, 5)}, ValueError, "retention: expected"),
     ],
 )
 def test_a_setting_that_is_wrong_is_refused(settings, error, text):
@@ -130,8 +142,9 @@ def test_a_setting_that_is_wrong_is_refused(settings, error, text):
 
 
 def test_settings_that_are_right_are_taken():
-    broker = make_broker(rate=1, retention=Retention(seconds=5.0), durable_topics=("a.>",), api_keys={})
-    assert (broker.settings.rate, broker.settings.retention.seconds) == (1, 5.0)
+    broker = make_broker(rate=1, retention=Retention(seconds=0.75), durable_topics=("a.>",), api_keys={"ann": "k"})
+    assert (broker.settings.rate, broker.settings.retention.seconds) == (1, 0.75)
+    assert make_broker(rate=1 / 3, api_keys={}).settings.rate == 1 / 3
 
 
 def test_a_permission_file_that_says_something_wrong_is_told(tmp_path):

@@ -1,4 +1,4 @@
-"""How often a client may ask: token buckets."""
+"""Rate limits: token buckets that say how often a client may ask."""
 
 from __future__ import annotations
 

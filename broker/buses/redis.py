@@ -183,10 +183,11 @@ class RedisBus(Service):
             self._names.pop(name, None)
         return failure
 
-    def seize(self, name: str) -> Deferred[None]:
+    def seize(self, name: str, holder: str) -> Deferred[None]:
         """See ``ISharedBus.seize``."""
         self._names[name] = False
-        return self._do(b"seize", encode_text(name)).addErrback(self._claim_failed, name)
+        seized = self._do(b"seize", encode_text(name), holder.encode(), decode=partial(_claimed, name))
+        return seized.addErrback(self._claim_failed, name)
 
     def release(self, name: str) -> None:
         """See ``IBus.release``."""

@@ -230,7 +230,7 @@ def _write_retention(value: Retention) -> str:
     for unit, size in UNITS.items():
         if value.seconds and value.seconds % size == 0:
             return f"{value.seconds / size:.0f}{unit} {value.count or ''}".strip()
-    return str(value.count or "none")
+    return f"{value.seconds}s {value.count or ''}".strip() if value.seconds else str(value.count or "none")
 
 
 def _write_number(value: float) -> str:

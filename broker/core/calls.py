@@ -21,7 +21,6 @@ from broker.errors import BrokerError, Gone, Invalid, NotFound, RateLimited, Tim
 from broker.messages import Reply, Request
 from broker.patterns import BROKER
 
-FOREVER = 0.0
 MAX_KEPT_LENGTH = 1024  # characters of what a call keeps: the caller's own id of it, and the procedure
 
 
@@ -44,7 +43,7 @@ class Party(Protocol):
 
 
 class Call(msgspec.Struct, eq=False):
-    """One call under way.  ``bucket`` is what its deadline is to be dropped from, or 0.0."""
+    """One call under way.  ``bucket`` is what its deadline is to be dropped from; 0.0: it has none."""
 
     id: str
     ref: str
@@ -53,7 +52,7 @@ class Call(msgspec.Struct, eq=False):
     name: str
     streamed: bool = False
     quiet: bool = False
-    bucket: float = FOREVER
+    bucket: float = 0.0
     answers: int = 0
 
 

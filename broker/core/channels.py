@@ -18,7 +18,7 @@ from broker.core.pages import read_last_page, read_page
 from broker.errors import BrokerError, Invalid, RateLimited, Unavailable
 from broker.interfaces import MAX_PAGE_BYTES, IBus, IEventSource, ISharedStore, IStore
 from broker.messages import Event
-from broker.patterns import LOG_PREFIX, matches
+from broker.patterns import LOG_PREFIX, matches, pair_key
 
 log = Logger()
 
@@ -27,10 +27,7 @@ DAY = 86400.0  # seconds
 MAX_MOVES = 10000  # cursors whose last move is remembered
 MAX_HEADS = 10000  # topics whose newest event is remembered, to wait for the next without a look into the store
 
-
-def cursor_key(client: str, topic: str) -> str:
-    """Return one text for the pair, different for every other pair."""
-    return f"{len(client)}:{client}{topic}"
+cursor_key = pair_key  # of a client id and a topic
 
 
 @attrs.define

@@ -21,7 +21,7 @@ MAX_BUCKETS = 64  # beyond that, new delays are rounded up to powers of two
 
 
 class Deadlines(Generic[K]):
-    """Calls ``expire(key)`` for each key whose time has come.
+    """Calls ``expire(key)`` for each key that is due.
 
     Adding and dropping are two dictionary operations; nothing remains of a
     key that was dropped.  A key is late by at most *grain* seconds.

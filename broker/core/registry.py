@@ -18,7 +18,7 @@ class Registration(Generic[H]):
     Attributes:
         shared: whether there may be several.
         holders: in the order in which they registered.
-        position: of the holder that was used last.
+        position: of the holder that ``next`` has returned last.
     """
 
     shared: bool
@@ -100,7 +100,7 @@ class Registry(Generic[H]):
         return self._registrations.get(name)
 
     def in_turn(self, name: str) -> list[H]:
-        """Return the holders of *name*, beginning with the one that was used last."""
+        """Return the holders of *name*, beginning with the one that ``next`` has returned last."""
         entry = self._registrations.get(name)
         if entry is None:
             return []

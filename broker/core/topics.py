@@ -22,7 +22,7 @@ class Listener(Protocol):
         """Hand *event* to the client; never raises."""
 
 
-Echo = dict[Listener, bool]  # the listeners, each with whether it gets its own events too
+Listeners = dict[Listener, bool]  # each with whether it gets its own events too
 
 
 @attrs.define(eq=False)
@@ -31,7 +31,7 @@ class Node:
 
     children: dict[str, Node] = attrs.field(factory=dict)
     pattern: str = ""
-    listeners: Echo = attrs.field(factory=dict)
+    listeners: Listeners = attrs.field(factory=dict)
 
 
 class Topics:
@@ -44,7 +44,7 @@ class Topics:
 
     def __init__(self, listen: Callable[[str], object], forget: Callable[[str], object]) -> None:
         self._listen, self._forget = listen, forget
-        self._names: dict[str, Echo] = {}
+        self._names: dict[str, Listeners] = {}
         self._root = Node()
         self._patterns = 0
 
@@ -56,7 +56,7 @@ class Topics:
 
         With *echo* it gets what it published itself, too.
         """
-        listeners = self._names.setdefault(topic, {}) if exact or not is_pattern(topic) else self._plant(topic)
+        listeners = self._names.setdefault(topic, {}) if exact or not is_pattern(topic) else self._insert(topic)
         first = not listeners
         listeners[listener] = echo
         if first:
@@ -69,7 +69,7 @@ class Topics:
             if listeners is not None and listeners.pop(listener, None) is not None and not listeners:
                 del self._names[topic]
                 self._forget(topic)
-        elif self._prune(self._root, topic.split("."), listener):
+        elif self._remove(self._root, topic.split("."), listener):
             self._forget(topic)
 
     def has_listeners(self, topic: str) -> bool:
@@ -91,7 +91,7 @@ class Topics:
                     if echo or listener.id != origin:
                         listener.on_event(event, node.pattern)
 
-    def _plant(self, pattern: str) -> Echo:
+    def _insert(self, pattern: str) -> Listeners:
         node = self._root
         for token in pattern.split("."):
             node = node.children.setdefault(token, Node())
@@ -100,7 +100,7 @@ class Topics:
             self._patterns += 1
         return node.listeners
 
-    def _prune(self, node: Node, tokens: list[str], listener: Listener) -> bool:
+    def _remove(self, node: Node, tokens: list[str], listener: Listener) -> bool:
         """Remove *listener* below *node*; say whether the pattern is gone."""
         if not tokens:
             if node.listeners.pop(listener, None) is None or node.listeners:
@@ -109,7 +109,7 @@ class Topics:
             self._patterns -= 1
             return True
         child = node.children.get(tokens[0])
-        if child is None or not self._prune(child, tokens[1:], listener):
+        if child is None or not self._remove(child, tokens[1:], listener):
             return False
         if not child.children and not child.pattern:
             del node.children[tokens[0]]

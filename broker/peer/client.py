@@ -1,4 +1,4 @@
-"""A client as every verb knows it: who it is, whether it may, and what the core hands to it."""
+"""A client as every verb knows it: who it is, what it may do, and what the core hands to it."""
 
 from __future__ import annotations
 

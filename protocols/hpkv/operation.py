@@ -46,7 +46,7 @@ def read(data: bytes) -> Operation | None:
     try:
         operation = _decode(data)
         id = operation.id
-        # The usual ones at once: no number of so many digits is infinite.
+        # Fast path: an integer of at most 308 digits is finite as a double.
         return operation if (len(id) <= 308 and id.isdigit()) or not overflows(id) else None
     except ERRORS:
         pass

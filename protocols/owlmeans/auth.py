@@ -42,7 +42,7 @@ def parameters(request: HttpRequest) -> dict[str, str]:
 
 
 def handshake(session: Session, token: str, name: str) -> None:
-    """Let the client in as its URL and headers say.
+    """Authenticate and name the client as its URL and headers say.
 
     A name needs a credential wherever clients may show one.  Without one, it is
     kept until one was shown in a frame.
@@ -101,6 +101,7 @@ def _authenticate(session: Session, payload: bytes) -> None:
             session.link.close(CloseCode.POLICY_VIOLATION, refused("tries"))
         return
     session.authenticated = True
+    session.take_name_of_url()  # before the answer, which says under which name the client is known
     _send(session, "authenticated", {**_record(session.peer), "token": token})
     session.admit()
 

@@ -16,7 +16,7 @@ import msgspec
 from broker.errors import BrokerError, Invalid, NotFound
 from broker.patterns import KEY_PREFIX, RESERVED_PREFIX, check_name, check_pattern, matches
 from protocols.owlmeans.watches import MAX_ANSWER_BYTES, MAX_ENTRIES, size_of
-from protocols.owlmeans.wire import entry_of
+from protocols.owlmeans.wire import MAX_TIME, entry_of
 
 if TYPE_CHECKING:
     from protocols.owlmeans.session import Session
@@ -250,7 +250,7 @@ class Condition(msgspec.Struct):
 
 
 class Lifetime(Condition):
-    """``ttl``: seconds after which the key goes by itself."""
+    """``ttl``: seconds after which the key expires."""
 
     ttl: float | None = None
 
@@ -285,9 +285,9 @@ class Set(Method):
         options = self.options or Lifetime()
         expires = 0.0
         if options.ttl is not None:
-            if not options.ttl > 0:
-                raise Invalid("ttl")
             expires = session.clock.seconds() + options.ttl
+            if not (options.ttl > 0 and expires * 1000 <= MAX_TIME):
+                raise Invalid("ttl")
         value = self.value.encode()
         entry = await session.peer.set(_checked(self.key), value, revision=_revision(options), expires=expires)
         return {"key": self.key, "revision": entry.revision}

@@ -169,7 +169,7 @@ def event(event: Event, pattern: str) -> Frame:
     """Return *event* as it comes by the subscription to *pattern*.
 
     ``observe`` takes exact names only: what came by a pattern is named by the
-    pattern, and ``topic`` has the real name.  All copies of one event have
+    pattern, and ``topic`` has the real name.  All copies of one event that a node sends have
     the same ``id``, so that listeners can drop duplicates; that of a stored one
     counts within its topic, and ``eventId`` is what no other event has.
     """

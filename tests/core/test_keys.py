@@ -16,7 +16,7 @@ from broker.access.permissions import Grants, Rule
 from broker.access.principals import Access
 from broker.buses import open_bus
 from broker.buses.local import LocalBus
-from broker.core.keys import BATCH, YIELD_AFTER, Keys, merge
+from broker.core.keys import BATCH, MAX_SLICE, YIELD_AFTER, Keys, merge
 from broker.errors import Conflict, Denied, Invalid, TooLarge, Unauthenticated, Unavailable
 from broker.messages import Entry
 from broker.testing import make_broker, value_of
@@ -131,6 +131,29 @@ def test_a_long_search_lets_others_have_their_turn(keys, clock):
     given_up = Deferred.fromCoroutine(keys.range("a", "z", 10, predicate=last.__eq__))
     given_up.addErrback(lambda failure: failure.trap(CancelledError)).cancel()
     assert [call for call in clock.getDelayedCalls() if call.getTime() <= clock.seconds()] == []
+
+
+def test_a_search_by_a_slow_predicate_lets_others_have_their_turn_in_time(keys, clock):
+    asked = []
+
+    def predicate(key):
+        asked.append(key)
+        clock.rightNow += MAX_SLICE  # what it takes
+        return False
+
+    for number in range(5):
+        keys.set(f"k{number}", b"v")
+    search = Deferred.fromCoroutine(keys.range("a", "z", 10, predicate=predicate))
+    turns = []
+
+    def other():
+        turns.append(len(asked))
+        if not search.called:
+            clock.callLater(0, other)
+
+    clock.callLater(0, other)
+    clock.advance(0)
+    assert (value_of(search), turns) == ([], [2, 3, 4, 5])
 
 
 def test_a_range_ends_when_it_has_enough_but_not_before_the_second(keys):

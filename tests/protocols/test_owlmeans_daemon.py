@@ -196,6 +196,17 @@ async def test_stored_events_of_one_pattern_are_told_apart(shared_daemon: Daemon
 
 
 @pytest_twisted.ensureDeferred
+async def test_no_lifetime_makes_a_key_that_can_not_be_read(shared_daemon: Daemon):
+    alice, bob = await join(shared_daemon), await join(shared_daemon)
+    with pytest.raises(Failed, match="malformed:ttl"):
+        await alice.ask("broker.set", "long/refused", "v", {"ttl": 1e306})
+    await alice.ask("broker.set", "long/longest", "v", {"ttl": 8e12})
+    entries = (await bob.ask("broker.range", "long/", "long/~"))["entries"]
+    assert [entry["key"] for entry in entries] == ["long/longest"]
+    assert entries[0]["expires"] <= 8.64e15
+
+
+@pytest_twisted.ensureDeferred
 async def test_timeout_below_a_millisecond_is_one(shared_daemon: Daemon):
     alice, bob = await join(shared_daemon), await join(shared_daemon)
     await bob.offer("sleepy", lambda: HOLD)
@@ -236,8 +247,8 @@ async def test_frames_that_came_before_a_close_are_done(shared_daemon: Daemon):
 async def test_name_of_the_url_waits_for_a_credential(start_daemon: StartDaemon, mode: str):
     daemon = await start_daemon(TXBROKER_API_SECRET="a-shared-secret", TXBROKER_AUTH=mode)
     alice = await join(daemon, "client=alice")
-    await alice.settled(alice.client.auth("authenticate", {"token": "a-shared-secret"}))
-    assert (await alice.ask("broker.whoami"))["id"] == "alice"
+    record = await alice.settled(alice.client.auth("authenticate", {"token": "a-shared-secret"}))
+    assert (record["profileId"], (await alice.ask("broker.whoami"))["id"]) == ("alice", "alice")
     await alice.socket.close()
 
 

@@ -100,6 +100,8 @@ def test_range_ends_when_it_is_long_enough(room):
         ("get", ["k" * 253], "key"),
         ("set", ["k", 5], "value"),
         ("set", ["k", "v", {"ttl": 0}], "ttl"),
+        ("set", ["k", "v", {"ttl": 8.64e12}], "ttl"),
+        ("set", ["k", "v", {"ttl": 1e306}], "ttl"),
         ("set", ["k", "v", {"ttl": "1"}], "options"),
         ("set", ["k", "v", {"revision": -1}], "revision"),
         ("range", ["a", "b", {"limit": 0}], "limit"),

@@ -225,6 +225,38 @@ async def test_of_a_room_that_was_left_nothing_comes_after_the_ack(shared_daemon
         await speaker.close()
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_room_that_is_joined_again_at_once_is_joined(shared_daemon):
+    socket = await raw_member(shared_daemon, "back at once", "back at once")
+    for number in range(30):
+        for kind in ("unsubscribe", "subscribe"):
+            socket.send(compact({"type": kind, "roomID": "back at once"}))
+            assert await socket.receive() == '{"type":"ack"}'
+        socket.send(compact({"type": "message", "roomID": "back at once", "message": number}))
+        assert await socket.receive() == '{"type":"ack"}'
+        assert json.loads(await socket.receive())["message"] == number
+    await socket.close()
+    socket = await raw_member(shared_daemon, "back at once")
+    socket.send(compact({"type": "message", "roomID": "back at once", "message": "still"}))
+    assert await socket.receive() == '{"type":"ack"}'
+    await socket.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_room_is_joined_again_at_once_by_another_socket(shared_daemon):
+    for number in range(10):
+        leaver, joiner = [await raw_member(shared_daemon, f"two sockets {number}") for _ in range(2)]
+        for kind, socket in (("subscribe", leaver), ("unsubscribe", leaver), ("subscribe", joiner)):
+            socket.send(compact({"type": kind, "roomID": "two sockets"}))
+            assert await socket.receive() == '{"type":"ack"}'
+        await pause(0.1)  # in which the other node hears that the room was left
+        joiner.send(compact({"type": "message", "roomID": "two sockets", "message": number}))
+        assert await joiner.receive() == '{"type":"ack"}'
+        assert json.loads(await joiner.receive())["message"] == number
+        for socket in (leaver, joiner):
+            await socket.close()
+
+
 # What came before the end
 
 

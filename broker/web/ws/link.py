@@ -141,7 +141,7 @@ class WebSocketLink(FrameReader):
             self._recovered()
 
     def stopProducing(self) -> None:
-        """The connection is lost, as connectionLost is told too."""
+        """No-op: ``connectionLost`` follows."""
 
     # Called by Opening and by Heartbeat
 
