@@ -257,6 +257,22 @@ async def test_a_room_is_joined_again_at_once_by_another_socket(shared_daemon):
             await socket.close()
 
 
+@pytest.mark.parametrize(("count", "size"), [(10_000, 1), (8, 1_000_000)])
+@pytest_twisted.ensureDeferred
+async def test_messages_that_come_faster_than_they_are_done_are_all_done_in_order(shared_daemon, count, size):
+    room = f"fast {size}"
+    socket = await raw_member(shared_daemon, room, room)
+    for number in range(count):
+        socket.send(compact({"type": "message", "messageID": number, "roomID": room, "message": "x" * size}))
+    ids = []
+    while len(ids) < count:
+        reply = json.loads(await socket.receive())
+        if reply["type"] != "message":
+            ids.append((reply["type"], reply["messageID"]))
+    assert ids == [("ack", number) for number in range(count)]
+    await socket.close()
+
+
 # What came before the end
 
 
