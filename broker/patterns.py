@@ -16,7 +16,6 @@ BROKER = "broker"  # the client id of the broker itself, as a sender
 RESERVED_PREFIX = "broker."  # names of the broker itself, which no client may publish or perform
 CONTROL_PREFIX = "broker.control."  # topics by which nodes notify each other, which no client may read
 KEY_PREFIX = "kv/"  # + key: the topic of its changes
-LOG_PREFIX = "event/"  # + topic: the log in which a store keeps its events
 
 # A name of the bus, a queue or a recipient begins with its kind.
 CLIENT = "client:"  # a client id; its mailbox
@@ -42,7 +41,7 @@ def pair_key(first: str, second: str) -> str:
 def check_name(name: object, what: str = "topic") -> str:
     """Return *name* if it can name a topic or a procedure.
 
-    That is 1 to 255 characters, any Unicode, no control characters.
+    That is 1 to 255 characters, any Unicode but control characters (U+0000 to U+001F, U+007F) and lone surrogates.
 
     Raises:
         Invalid: it can not.

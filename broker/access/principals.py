@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import attrs
 from broker.access.permissions import Grants, read_permissions
 from broker.errors import Invalid, Unauthenticated
 from broker.messages import Identity
+from broker.patterns import check_name
 
 if TYPE_CHECKING:
     from broker.config.settings import Settings
@@ -122,6 +124,7 @@ class Access:
             roles = claims.get("roles", claims.get("role", ()))
             roles = (roles,) if isinstance(roles, str) else tuple(r for r in roles if isinstance(r, str))
             details: dict[str, Any] = {k: claims[k] for k in SHOWN if k in claims}
+            _check_told(name, details)
             return Identity(name=name, authenticated=True, grants=self._grants_of(name, roles), details=details)
         raise Unauthenticated("token")
 
@@ -151,6 +154,20 @@ def make_access(settings: Settings) -> Access:
         jwt_issuer=settings.jwt_issuer or None,
         permissions=read_permissions(Path(settings.permissions_file)) if settings.permissions_file else {},
     )
+
+
+def _check_told(name: str, details: Mapping[str, Any]) -> None:
+    """Check that clients can be told of *name* and *details*.
+
+    Raises:
+        Unauthenticated: the name has control characters, or one of them lone surrogates.
+    """
+    try:
+        if name:
+            check_name(name)
+        json.dumps(details, ensure_ascii=False).encode()
+    except (Invalid, UnicodeEncodeError):
+        raise Unauthenticated("token") from None
 
 
 def _same(secret: str, shown: bytes) -> bool:

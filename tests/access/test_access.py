@@ -63,6 +63,10 @@ WRONG = {  # each differs from GOOD in one claim only, which is what it is refus
     "for no audience": {"aud": None},
     "of another issuer": {"iss": "other"},
     "of no issuer": {"iss": None},
+    "named with a control character": {"sub": "ann\0"},
+    "named with a lone surrogate": {"sub": "ann\ud800"},
+    "with a role that is no text": {"role": "\ud800"},
+    "with a scope that is no text": {"scopes": ["x", {"\udfff": 1}]},
 }
 
 

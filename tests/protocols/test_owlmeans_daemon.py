@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import jwt
 import pytest
 import pytest_twisted
 
@@ -249,6 +250,19 @@ async def test_name_of_the_url_waits_for_a_credential(start_daemon: StartDaemon,
     alice = await join(daemon, "client=alice")
     record = await alice.settled(alice.client.auth("authenticate", {"token": "a-shared-secret"}))
     assert (record["profileId"], (await alice.ask("broker.whoami"))["id"]) == ("alice", "alice")
+    await alice.socket.close()
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("claims", [{"sub": "ann\ud800"}, {"sub": "ann", "role": "\udfff"}, {"sub": "ann\n"}])
+async def test_a_token_that_can_not_be_told_is_refused(start_daemon: StartDaemon, claims: dict[str, str]):
+    daemon = await start_daemon(TXBROKER_JWT_SECRET="a-secret-of-32-bytes-and-a-few-more")
+    token = jwt.encode({"exp": 4e9, **claims}, "a-secret-of-32-bytes-and-a-few-more", "HS256")
+    alice = await join(daemon)
+    with pytest.raises(Failed, match="auth:manager:authen:token"):
+        await alice.settled(alice.client.auth("authenticate", {"token": token}))
+    with pytest.raises(Refused):
+        await join(daemon, f"token={token}")
     await alice.socket.close()
 
 
