@@ -51,6 +51,12 @@ class ILink(Interface):
         For a dialect whose encoding makes more of what is allowed; called while the session is made.
         """
 
+    def pause_receiving() -> None:
+        """Receive nothing more until ``resume_receiving``: the client's network makes it wait.  Idempotent."""
+
+    def resume_receiving() -> None:
+        """Receive again, soon.  Idempotent; the close of the connection does it too."""
+
     def send(payload: bytes) -> None:
         """Send *payload*, which must be UTF-8, as one text message.
 

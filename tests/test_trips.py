@@ -5,7 +5,7 @@ import pytest_twisted
 
 from tests import trips
 
-MAX_FILES = ((20,), (11,), (16, 14))  # that each trip may pass on each node: a longer one is harder to follow
+MAX_FILES = ((20,), (11,), (16, 13))  # that each trip may pass on each node: a longer one is harder to follow
 
 
 @pytest.mark.processes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
@@ -265,10 +265,14 @@ class StoreEventSource:
 
     Args:
         store: keeps them.
+
+    Attributes:
+        publishes, on_answer: those of the store.
     """
 
     def __init__(self, store: ISharedStore) -> None:
         self._store = store
+        self.publishes, self.on_answer = store.publishes, store.on_answer
 
     def mark(self) -> Deferred[int]:
         """Return the present mark."""
@@ -287,11 +291,3 @@ class StoreEventSource:
     def read(self, topic: str, after: int, limit: int) -> Deferred[list[Event]]:
         """Return at most *limit* events with id > *after*."""
         return self._store.read(LOG_PREFIX + topic, after, limit)
-
-    def publishes(self, origin: str) -> bool:
-        """Whether an event of that *origin* is being stored."""
-        return self._store.publishes(origin)
-
-    def on_answer(self, call: Callable[[], object]) -> None:
-        """Let *call* be called once, when publishers were answered."""
-        self._store.on_answer(call)

@@ -22,7 +22,7 @@ class MembershipVerbs(TopicVerbs):
         topics = await memberships.enter(member, self)
         try:
             for topic in [] if self.member else self._joined():
-                await memberships.join(member, topic)
+                await memberships.join(member, topic, again=True)
             if self.closed:
                 raise Gone("lost", "session")
         except BrokerError:
@@ -53,11 +53,13 @@ class MembershipVerbs(TopicVerbs):
         self.subscribe(topic, exact=True, echo=True, rate_limited=rate_limited)
         try:
             if self.member:
-                await self._parts.memberships.join(self.member, topic)
+                await self._parts.memberships.join(self.member, topic, again=joined)
         except BrokerError:
             if not joined:
                 self.unsubscribe(topic, exact=True)
             raise
+        if not self.closed and not self.joined(topic):  # another session of the member left it just before
+            self._rejoin(topic)
         await self.listening()
 
     async def part(self, topic: str, *, rate_limited: bool = True) -> None:

@@ -132,5 +132,10 @@ def test_pages_of_this_machine_can_be_allowed_besides(origin, admitted):
     assert admits(origin, host="broker:8000", this_machine=True) is admitted
 
 
+def test_pages_of_this_machine_are_not_allowed_by_themselves():
+    request = HttpRequest("GET", "/", "", {"host": "broker:8000", "origin": "http://localhost"})
+    assert not Origins().admit(request)
+
+
 def test_a_request_that_names_no_host_has_no_page_of_its_own():
     assert not admits("http://h", host="", this_machine=True)

@@ -486,7 +486,7 @@ async def test_of_many_that_take_over_from_a_silent_holder_one_gets_the_name_and
         node.broker.parts.cluster._probe = 0.1  # type: ignore[attr-defined]  # seconds
     takers = [node.client() for node in nodes[1:] for _ in range(2)]
     tried = [Deferred.fromCoroutine(taker.peer.perform(["s"], as_service=True, takeover=True)) for taker in takers]
-    results = await DeferredList(tried, consumeErrors=True)
+    results: list[tuple[bool, Any]] = await DeferredList(tried, consumeErrors=True)
     assert [type(result.value) for _, result in results if isinstance(result, Failure)] == [Taken] * 3
     await nodes[0].settle()
     assert [taker.hung_up for taker in takers] == [None] * 4

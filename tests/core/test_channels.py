@@ -7,10 +7,12 @@ from typing import Any, cast
 import pytest
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import Clock
+from zope.interface.verify import verifyObject
 
 from broker.config.options import Retention
 from broker.core.channels import DAY, Channels, StoreEventSource, cursor_key
 from broker.errors import Invalid, RateLimited, Unavailable
+from broker.interfaces import IEventSource
 from broker.messages import Event
 from broker.patterns import LOG_PREFIX
 from broker.stores import open_store
@@ -412,6 +414,7 @@ class SharedStore:
 
 def test_a_bus_reads_topics_where_the_store_has_logs():
     source, answered = StoreEventSource(cast(Any, SharedStore())), []
+    verifyObject(IEventSource, source)
     assert value_of(source.mark()) == 7
     assert value_of(source.changes(7)) == {"a": 8, LOG_PREFIX: 9}
     assert value_of(source.since("a", 5)) == (LOG_PREFIX + "a", 5)

@@ -1,12 +1,16 @@
 """Memberships: what a client has joined comes back with it."""
 
+import json
+
 import attrs
 import pytest
 from twisted.internet.defer import Deferred, fail
 
 from broker.access.permissions import Grants, Rule
 from broker.access.principals import Access
+from broker.core.memberships import CONTROL
 from broker.errors import Denied, Gone, RateLimited, Unauthenticated, Unavailable
+from broker.messages import Event
 from broker.testing import make_broker, value_of
 
 
@@ -245,6 +249,36 @@ def test_a_store_that_has_lost_all_gets_the_memberships_of_those_who_are_here(br
     bob.close()
     assert do(attach(broker).become("ann")) == ["a", "b"]
     assert do(attach(broker).become("bob")) == ["c"]
+
+
+def told_by_another_node(member, topic):
+    return Event(CONTROL, "left", json.dumps([f"test:{member}", topic]).encode(), source="another node")
+
+
+def test_what_was_left_on_another_node_is_left_here(broker):
+    ann = attach(broker, "ann")
+    do(ann.join("a"))
+    ((key, _),) = value_of(broker.store.range("member", "", "\U0010ffff", 10))
+    value_of(broker.store.delete("member", key))
+    broker.arrived(told_by_another_node("ann", "a"))
+    assert not ann.joined("a")
+
+
+def test_what_was_joined_again_since_it_was_left_on_another_node_stays(broker):
+    ann = attach(broker, "ann")
+    do(ann.join("a"))
+    broker.arrived(told_by_another_node("ann", "a"))
+    assert ann.joined("a")
+
+
+def test_a_second_session_stores_what_another_node_may_have_forgotten(broker):
+    first, second = attach(broker, "ann"), attach(broker, "ann")
+    do(first.join("a"))
+    ((key, _),) = value_of(broker.store.range("member", "", "\U0010ffff", 10))
+    value_of(broker.store.delete("member", key))
+    do(second.join("a"))
+    broker.arrived(told_by_another_node("ann", "a"))
+    assert (first.joined("a"), second.joined("a")) == (True, True)
 
 
 def test_closing_leaves_nothing_behind(broker):

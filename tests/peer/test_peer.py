@@ -169,8 +169,9 @@ def test_one_http_request_takes_one_token(clock):
     unlimited.pace()
 
 
-def test_a_peer_tells_the_epoch_of_the_store(broker):
-    assert attach(broker).epoch == broker.store.epoch
+def test_a_peer_tells_the_epoch_of_the_store_and_has_the_clock_of_the_broker(broker):
+    peer = attach(broker)
+    assert (peer.epoch, peer.clock) == (broker.store.epoch, broker.clock)
 
 
 READS = {

@@ -180,6 +180,10 @@ class WebSocketLink(FrameReader):
 
     def on_timeout(self) -> None:
         """Drop the connection: see ``heartbeat.Monitored``."""
+        if not self.receiving:  # its answer to the ping was not read
+            self.pinged = False
+            self.heartbeat.add(self)
+            return
         self._drop("ping timeout")
 
     # Called by FrameReader and by Autobahn
@@ -225,6 +229,7 @@ class WebSocketLink(FrameReader):
 
     def connectionLost(self, reason: Failure) -> None:
         """End the session, then call what the maker of the link wants to be called."""
+        self.receive_rest()
         self.state = CLOSED
         self._cancel_timeout()
         self._end_grace()
@@ -266,6 +271,7 @@ class WebSocketLink(FrameReader):
         on_closed(code, reason)
 
     def _close(self, code: int, reason: str, grace: float) -> None:
+        self.resume_receiving()  # the client's close frame
         self.closeHandshakeTimeout = grace
         self.sendCloseFrame(code, encode_truncate(reason, MAX_REASON_BYTES))
 
