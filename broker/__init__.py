@@ -4,14 +4,14 @@
 
     socket -> web/ -> dialect session -> Peer (the client API) -> topics, calls, channels, keys, queues -> store
                                                                        |
-    socket <- link <- dialect session <------- Broker.arrived(event) <- bus (local or redis)
+    socket <- link <- dialect session <------- Delivery.arrived(event) <- bus (local or redis)
 
-In through a :class:`~broker.peer.Peer` verb, out through ``Broker.arrived``;
+In through a :class:`~broker.peer.Peer` verb, out through ``core.topics.Delivery``;
 nothing else crosses.  What is published goes to the bus and is delivered only
 when it comes back from it, so that one node and ten behave alike.  The core
 knows no dialect and no transport; a dialect knows no other dialect.
 
-Read on in this order: ``messages``, ``interfaces``, ``peer.peer``, ``core.topics``,
+Read on in this order: ``messages``, ``interfaces``, ``peer.client``, ``core.topics``,
 ``core.channels``, ``core.service``.
 """
 

@@ -51,6 +51,12 @@ class ILink(Interface):
         For a dialect whose encoding makes more of what is allowed; called while the session is made.
         """
 
+    def pause_receiving() -> None:
+        """Receive nothing more until ``resume_receiving``: the client's network makes it wait.  Idempotent."""
+
+    def resume_receiving() -> None:
+        """Receive again, soon.  Idempotent; the close of the connection does it too."""
+
     def send(payload: bytes) -> None:
         """Send *payload*, which must be UTF-8, as one text message.
 
@@ -163,6 +169,8 @@ class IPeer(Interface):
 
         *disconnect* closes its connection; it is called with a close code and a
         reason when the broker must disconnect the client.
+
+        The port does this for a WebSocket, with ``ILink.close``, when the dialect has not.
         """
 
     def appear() -> None:
@@ -708,7 +716,7 @@ class IStore(IService):
         """
 
     def expired(space: str, limit: int) -> Deferred[list[str]]:
-        """Remove and return at most *limit* keys of *space* whose time has come.
+        """Remove and return at most *limit* keys of *space* that have expired.
 
         Each is returned by exactly one such call, over all nodes, unless it was
         set again or swept before.
@@ -748,7 +756,7 @@ class ISharedStore(IStore):
         """Whether an append of an event of that *origin* is under way."""
 
     def on_answer(call: Callable[[], object]) -> None:
-        """Let *call* be called whenever appends were answered."""
+        """Let *call* be called once, when the appends that are under way were answered; idempotent until then."""
 
 
 class IBus(IService):
@@ -817,7 +825,7 @@ class IEventSource(Interface):
         """Whether an event of that *origin* is being stored: its publisher is to be answered before it is delivered."""
 
     def on_answer(call: Callable[[], object]) -> None:
-        """Let *call* be called whenever such publishers were answered."""
+        """Let *call* be called once, when such publishers were answered; idempotent until then."""
 
 
 class ISharedBus(IBus):
@@ -845,8 +853,12 @@ class ISharedBus(IBus):
     def holders(names: Sequence[str]) -> Deferred[tuple[str, list[str]]]:
         """Return the first of *names* that is held, and the addresses of its living holders; "" and none."""
 
-    def seize(name: str) -> Deferred[None]:
-        """Hold *name*, whoever held it before; that node is notified by ``lost``."""
+    def seize(name: str, holder: str) -> Deferred[None]:
+        """Hold *name* in the place of the node with the address *holder*, which is notified by ``lost``.
+
+        Raises:
+            Taken: yet another living node holds it.
+        """
 
     def lives(address: str) -> bool:
         """Whether that node has renewed its lease, as far as this one knows."""

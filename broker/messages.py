@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import IntEnum
+from operator import methodcaller
 from typing import Any
 
 import attrs
@@ -199,7 +200,7 @@ class Entry:
     Attributes:
         value: the bytes that were set.
         revision: 1 when created, +1 at each change.
-        expires: seconds since the epoch when it goes by itself, at most ``MAX_TIME``; 0: never.
+        expires: when it expires, in seconds since the epoch, at most ``MAX_TIME``; 0: never.
     """
 
     value: bytes
@@ -301,6 +302,15 @@ class Response:
 
     ``Date``, ``Content-Length``, ``Connection`` and, unless
     *plain* is set, ``X-Request-Id`` are added by the transport.
+
+    Attributes:
+        status: the HTTP status.
+        body: the whole body; left out of the answer to a HEAD.
+        content_type: "" for none.
+        headers: further fields, as pairs of name and value.
+        reason: the reason phrase; "": that of the status.
+        plain: whether to leave ``X-Request-Id`` out.
+        close: whether the connection is closed after it.
     """
 
     status: int = 200
@@ -312,11 +322,10 @@ class Response:
     close: bool = False
 
 
-def encode_text(text: str) -> bytes:
-    """Return any string, even one with a lone surrogate, as UTF-8, for a store or another node."""
-    return text.encode("utf-8", "surrogatepass")
+# Not functions of ours: the call of a method of ``str`` is all they are, and they are called for every message.
 
+#: Returns any string, even one with a lone surrogate, as UTF-8, for a store or another node.
+encode_text: Callable[[str], bytes] = methodcaller("encode", "utf-8", "surrogatepass")
 
-def decode_text(data: bytes) -> str:
-    """Return the string of which *data* is the ``encode_text``."""
-    return data.decode("utf-8", "surrogatepass")
+#: Returns the string of which its argument is the ``encode_text``.
+decode_text: Callable[[bytes], str] = methodcaller("decode", "utf-8", "surrogatepass")

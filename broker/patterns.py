@@ -34,6 +34,11 @@ def split_kind(name: str) -> tuple[str, str]:
     return kind + colon, rest
 
 
+def pair_key(first: str, second: str) -> str:
+    """Return one text for the two, different for every other two; those with the same *first* begin alike."""
+    return f"{len(first)}:{first}{second}"
+
+
 def check_name(name: object, what: str = "topic") -> str:
     """Return *name* if it can name a topic or a procedure.
 
@@ -42,15 +47,24 @@ def check_name(name: object, what: str = "topic") -> str:
     Raises:
         Invalid: it can not.
     """
-    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or not _clean(name):
+    if not isinstance(name, str):
+        raise Invalid(what)
+    return check_text(name, what)
+
+
+@lru_cache(maxsize=4096)
+def check_text(name: str, what: str = "topic") -> str:
+    """Do what ``check_name`` does for a *name* that is known to be a text; good ones are remembered.
+
+    Raises:
+        Invalid: see there.
+    """
+    if not 0 < len(name) <= MAX_NAME or not (name.isprintable() or _is_clean(name)):
         raise Invalid(what)
     return name
 
 
-@lru_cache(maxsize=4096)
-def _clean(name: str) -> bool:
-    if name.isprintable():
-        return True
+def _is_clean(name: str) -> bool:
     return not any(c < " " or c == "\x7f" or "\ud800" <= c <= "\udfff" for c in name)
 
 

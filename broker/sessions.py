@@ -74,9 +74,10 @@ class OrderedSession(BaseSession):
 
     A subclass implements :meth:`frame`, and usually :meth:`overrun` and :meth:`ended`:
 
-    * While the Deferred that ``frame`` returned has not fired, later frames wait,
-      ``MAX_BACKLOG_FRAMES`` with ``MAX_BACKLOG_BYTES`` of them; one alone may be longer.
-      For each beyond that ``overrun`` is called instead.
+    * While the Deferred that ``frame`` returned has not fired, later frames wait.  When there
+      are half of ``MAX_BACKLOG_FRAMES``, or they have half of ``MAX_BACKLOG_BYTES``, the link is
+      asked to receive no more until most are done.  For each that comes all the same when
+      there are as many, or they are as long, ``overrun`` is called instead.
     * An event that arrives while ``holding`` is true has to wait until the answer of the
       frame has gone out: give it to :meth:`hold` instead of the link.
     * When the connection has ended, the frames that came before are worked off, and
@@ -100,6 +101,7 @@ class OrderedSession(BaseSession):
     _looping: bool = attrs.field(default=False, init=False)
     _backlog: deque[tuple[bytes, bool]] = attrs.field(factory=deque, init=False)
     _backlog_bytes: int = attrs.field(default=0, init=False)
+    _paused: bool = attrs.field(default=False, init=False)
     _held: list[tuple[str, Frame]] = attrs.field(factory=list, init=False)
     _held_bytes: int = attrs.field(default=0, init=False)
     _finished: Deferred[None] | None = attrs.field(default=None, init=False)
@@ -126,13 +128,17 @@ class OrderedSession(BaseSession):
         """Begin a frame, or keep it until those before it are done."""
         if not self._busy:
             self._begin(data, binary)
-        elif self._backlog and (
-            len(self._backlog) >= MAX_BACKLOG_FRAMES or self._backlog_bytes + len(data) > MAX_BACKLOG_BYTES
-        ):
+        elif len(self._backlog) >= MAX_BACKLOG_FRAMES or self._backlog_bytes >= MAX_BACKLOG_BYTES:
             self.overrun(data, binary)
         else:
             self._backlog.append((data, binary))
             self._backlog_bytes += len(data)
+            if not self._paused and self._backlog_exceeds(2):
+                self._paused = True
+                self._link.pause_receiving()
+
+    def _backlog_exceeds(self, part: int) -> bool:
+        return len(self._backlog) * part >= MAX_BACKLOG_FRAMES or self._backlog_bytes * part >= MAX_BACKLOG_BYTES
 
     def closed(self, code: int, reason: str) -> Deferred[None] | None:
         """Work off the frames that came before the end."""
@@ -203,6 +209,9 @@ class OrderedSession(BaseSession):
             self._backlog_bytes -= len(data)
             self._begin(data, binary)
         self._looping = False
+        if self._paused and not self._backlog_exceeds(4):
+            self._paused = False
+            self._link.resume_receiving()
         if self._finished is not None and not self._busy:
             self._finished.callback(None)
 

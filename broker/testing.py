@@ -44,12 +44,14 @@ class FakeLink:
         sent: text messages as bytes, binary ones as (bytes,) tuples.
         closed: (code, reason) once closed, else None.
         paused: what ``ILink.paused`` says; set it as the test needs.
+        receiving: whether the session wants to receive; a fake link hands it what it is told to all the same.
     """
 
     handshake: HttpRequest = attrs.field(factory=lambda: HttpRequest("GET", "/", "", {}))
     sent: list[Any] = attrs.field(factory=list)
     closed: tuple[int, str] | None = None
     paused: bool = False
+    receiving: bool = True
 
     @property
     def open(self) -> bool:
@@ -58,6 +60,14 @@ class FakeLink:
 
     def allow_messages(self, max_bytes: int) -> None:
         """Do nothing: a fake link has no limit."""
+
+    def pause_receiving(self) -> None:
+        """Remember it."""
+        self.receiving = False
+
+    def resume_receiving(self) -> None:
+        """Remember it."""
+        self.receiving = True
 
     def send(self, payload: bytes) -> None:
         """Keep a text message.

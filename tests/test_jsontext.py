@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET, Raw, UnsetType
 
 from broker.errors import Invalid
-from broker.jsontext import decode, members, object_text, overflows, read_fields
+from broker.jsontext import decode, may_overflow, members, object_text, overflows, read_fields
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -110,6 +110,7 @@ def test_numbers_that_are_infinite_as_doubles_are_found_wherever_they_are(sign, 
     number = sign + number
     for text in ("%s", "[%s]", '{"a":%s}', '[1,{"a":[%s,2]},3]', " [ %s ] ", '["1e5",\n%s\n]', '{"e":"E","a":%s}'):
         assert overflows((text % number).encode())
+        assert may_overflow((text % number).encode())
     assert overflows(b'{"a":"' + b"x" * 5000 + b'","b":' + number.encode() + b"}")
 
 

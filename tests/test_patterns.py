@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.errors import Invalid
-from broker.patterns import check_name, check_pattern, covers, is_pattern, matches, overlaps
+from broker.patterns import check_name, check_pattern, covers, is_pattern, matches, overlaps, pair_key
 
 tokens = st.sampled_from(["a", "b", "c"])
 names = st.lists(tokens, min_size=1, max_size=4).map(".".join)
@@ -78,3 +78,8 @@ def test_a_pattern_with_an_empty_token_or_an_early_end_is_refused(pattern):
 def test_a_wildcard_inside_a_token_is_an_ordinary_character(name):
     assert not is_pattern(name)
     assert check_pattern(name) == name
+
+
+def test_no_two_pairs_have_one_key():
+    texts = ["", "a", "1", ":", "1:", "a1:", "1:a", "ab"]
+    assert len({pair_key(first, second) for first in texts for second in texts}) == len(texts) ** 2

@@ -137,6 +137,28 @@ def test_so_much_may_wait_and_no_more(session, link, size, allowed):
     assert len(session.begun) == 1 + allowed
 
 
+@pytest.mark.parametrize("size", [0, MAX_BACKLOG_BYTES // 100, MAX_BACKLOG_BYTES // 2, 7 * MAX_BACKLOG_BYTES])
+def test_the_link_waits_while_much_waits_before_anything_is_refused(session, link, size):
+    say(session, b"wait")
+    assert link.receiving
+    sent = 0
+    while link.receiving:
+        say(session, b"x" * size)
+        sent += 1
+    session.answer()
+    assert (len(session.begun), link.receiving, link.closed) == (1 + sent, True, None)
+
+
+def test_the_link_waits_until_most_of_it_is_done(session, link):
+    say(session, b"wait", *[b"wait" + b"x" * (MAX_BACKLOG_BYTES // 8)] * 4)
+    assert not link.receiving
+    session.answer()
+    session.answer()
+    assert not link.receiving
+    session.answer()
+    assert link.receiving
+
+
 def test_room_in_the_backlog_comes_back(session, link):
     for _ in range(3):
         say(session, b"wait", *[b"x" * (MAX_BACKLOG_BYTES // 8)] * 8)

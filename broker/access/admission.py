@@ -1,4 +1,4 @@
-"""How many clients there may be, in all and from one address, and how many of them are refused slowly."""
+"""Limits of connections, in all and by address, and of the refusals that are held back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often a client may ask: token buckets."""
+"""Rate limits: token buckets that say how often a client may ask."""
 
 from __future__ import annotations
 
@@ -30,16 +30,21 @@ class Bucket:
 
 
 class Buckets:
-    """A bucket for each key that was seen lately; at most *size* of them."""
+    """A bucket for each key that was seen lately; at most *size* of them.
+
+    Attributes:
+        limited: whether there is a rate at all.
+    """
 
     def __init__(self, clock: IReactorTime, rate: float, burst: float, size: int = 10000) -> None:
         self._clock = clock
         self._rate, self._burst, self._size = rate, burst or rate, size
+        self.limited = rate > 0
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
 
     def of(self, key: str) -> Bucket | None:
         """Return the bucket of *key*, or None where nothing is limited."""
-        if self._rate <= 0:
+        if not self.limited:
             return None
         bucket = self._buckets.get(key)
         if bucket is None:

@@ -34,9 +34,8 @@ from broker.observe.logs import LogLines, Redaction
 from broker.observe.metrics import Metrics
 from broker.web.http.parser import Limits
 from broker.web.http.timeouts import Times
-from broker.web.net.outbox import Outbox
-from broker.web.net.reactor_loop import ReactorLoop
-from broker.web.net.transport import listen
+from broker.web.net.listening import listen
+from broker.web.net.transport import Outbox, ReactorLoop
 from broker.web.site import Site
 from broker.web.ws.options import WebSocketOptions
 from broker.web.ws.upgrade import WebSocketUpgrader
@@ -120,16 +119,16 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
 
 def make_core(reactor: Any, settings: Settings) -> Broker:
     """Return the core with the store, the bus and the credentials of *settings*, not yet started."""
-    access = make_access(settings)
+    access, metrics = make_access(settings), Metrics()
     store = make_store(
         reactor,
         settings,
         announce=settings.bus == settings.store,
-        observe=lambda rows, seconds: broker.metrics.committed(rows, seconds),
-        failed=lambda operations: broker.metrics.store_failed(operations),
+        observe=metrics.committed,
+        failed=metrics.store_failed,
     )
     bus = open_bus(settings.bus, settings.node, reactor=reactor, prefix=settings.redis_prefix)
-    broker = Broker(settings, store, bus, reactor, access)
+    broker = Broker(settings, store, bus, reactor, access, metrics)
     if not store.shared:
         broker.about.facts["durability"] = settings.durability  # the description of a shared one says what it promises
     return broker

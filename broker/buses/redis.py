@@ -86,8 +86,8 @@ class RedisBus(Service):
             lambda event: self.deliver(event),
             self._on_message,
             lambda origin: origin in self._batcher.publishing,
+            self._batcher.on_answer,
         )
-        self._batcher.answered = subscriber.resume
         self._subscriber_connection = Connection(
             self._address,
             self._reactor,
@@ -183,10 +183,11 @@ class RedisBus(Service):
             self._names.pop(name, None)
         return failure
 
-    def seize(self, name: str) -> Deferred[None]:
+    def seize(self, name: str, holder: str) -> Deferred[None]:
         """See ``ISharedBus.seize``."""
         self._names[name] = False
-        return self._do(b"seize", encode_text(name)).addErrback(self._claim_failed, name)
+        seized = self._do(b"seize", encode_text(name), holder.encode(), decode=partial(_claimed, name))
+        return seized.addErrback(self._claim_failed, name)
 
     def release(self, name: str) -> None:
         """See ``IBus.release``."""

@@ -37,6 +37,7 @@ class RedisSubscriber:
         deliver: called with each event.
         notify: called with each message to the inbox.
         publishes: whether this bus is publishing for a session, by its id.
+        on_answer: lets its argument be called once, when those for whom it publishes were answered.
 
     Attributes:
         generation: how often it has connected.
@@ -50,11 +51,13 @@ class RedisSubscriber:
         deliver: Callable[[Event], object],
         notify: Callable[[bytes], object],
         publishes: Callable[[str], bool],
+        on_answer: Callable[[Callable[[], object]], object],
     ) -> None:
         self.generation = 0
         self._clock = clock
         self._channels, self._inbox = channels, encode_text(inbox)
         self._deliver, self._notify, self._publishes = deliver, notify, publishes
+        self._on_answer = on_answer
         self._connection: Connection
         self._subscriptions = Subscriptions()
         self._recovery = GapRecovery(clock, self._subscriptions, deliver)
@@ -83,7 +86,6 @@ class RedisSubscriber:
     @source.setter
     def source(self, source: IEventSource) -> None:
         self._recovery.source = source
-        source.on_answer(self.resume)
 
     def stop(self) -> None:
         """Cancel all timers."""
@@ -99,9 +101,9 @@ class RedisSubscriber:
         if subscription is None:
             subscription = made
             self._add(made)
-        elif subscription.bucket:
+        else:
             self._unused.drop(subscription, subscription.bucket)
-            subscription.bucket = 0.0
+            subscription.bucket = None
         subscription.count += 1
 
     def forget(self, topic: str, prefix: bool) -> None:
@@ -248,8 +250,11 @@ class RedisSubscriber:
             return
         self._last = message
         event = decode_message(message)
-        if self._held or self._is_early(event.origin):
+        if self._held:
             self._held.append(event)
+        elif self._is_early(event.origin):
+            self._held.append(event)
+            self._pause()
         else:
             self._pass_on(event)
 
@@ -257,10 +262,17 @@ class RedisSubscriber:
         """Whether the publisher, a session of this node, does not know yet that it has published."""
         return bool(origin) and (self._publishes(origin) or self._recovery.source.publishes(origin))
 
+    def _pause(self) -> None:
+        """Go on when the publishers of this bus, or those of the store, were answered."""
+        self._on_answer(self.resume)
+        self.source.on_answer(self.resume)
+
     def resume(self) -> None:
         """Deliver the events that were held until their publishers were answered."""
         while self._held and not self._is_early(self._held[0].origin):
             self._pass_on(self._held.popleft())
+        if self._held:
+            self._pause()
 
     def _pass_on(self, event: Event) -> None:
         if event.id:

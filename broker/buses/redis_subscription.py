@@ -26,7 +26,7 @@ class Subscription:
         mark: the mark after which events may have been missed; None: none were;
             ``UNKNOWN_MARK``: not yet known.
         base: the mark at which it began: no earlier event is wanted.
-        bucket: its bucket among the deadlines of unused subscriptions, or 0.0.
+        bucket: its bucket among the deadlines of unused subscriptions, or None.
     """
 
     target: str
@@ -36,7 +36,7 @@ class Subscription:
     confirmed: bool = False
     mark: int | None = None
     base: int = UNKNOWN_MARK
-    bucket: float = 0.0
+    bucket: dict[Subscription, float] | None = None
 
 
 def subscription_to(topic: str, prefix: bool) -> Subscription:

@@ -187,9 +187,9 @@ class RemoteCalls(Calls):
         else:
             self._give_up(callee, callee.error)
 
-    def _send_orphan(self, heard: bool, callee: Callee, call: Call, request: Request) -> None:
+    def _send_orphan(self, received: bool, callee: Callee, call: Call, request: Request) -> None:
         """Send the request all the same: alone, the callee would have got it before the caller left."""
-        if not heard and callee.untried:
+        if not received and callee.untried:
             address = callee.untried.pop(0)
             message = Called(call.id, callee.name, request, call.quiet)
             self._messenger.send(address, message).addCallback(self._send_orphan, callee, call, request)

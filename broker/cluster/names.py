@@ -73,17 +73,22 @@ class ClusterNames(LocalNames):
         try:
             return await self._bus.claim(name, shared=shared)
         except Taken as error:
-            if not takeover or await self._lives(name):
+            if not takeover:
                 raise Taken(error.what, split_kind(name)[1]) from None
-        await self._bus.seize(name)
-
-    async def _lives(self, name: str) -> bool:
         _, addresses = await self._messenger.holders(name)
-        if not addresses:
-            return False
+        holder = addresses[0] if addresses else ""
+        try:
+            if holder and await self._lives(name, holder):
+                raise Taken("exists", name)
+            # Others may have asked the same holder: one of us gets the name, and that one responds.
+            await self._bus.seize(name, holder)
+        except Taken as error:
+            raise Taken(error.what, split_kind(name)[1]) from None
+
+    async def _lives(self, name: str, holder: str) -> bool:
         # A node that does not answer is taken for dead before its lease ends: clients that were
         # refused now would not come again.
-        return await self._messenger.ask(addresses[0], lambda number: Probe(number, name), self._probe + MARGIN)
+        return await self._messenger.ask(holder, lambda number: Probe(number, name), self._probe + MARGIN)
 
     def hold(self, name: str) -> None:
         """See ``LocalNames.hold``."""

@@ -21,7 +21,6 @@ from broker.errors import BrokerError, Gone, Invalid, NotFound, RateLimited, Tim
 from broker.messages import Reply, Request
 from broker.patterns import BROKER
 
-FOREVER = 0.0
 MAX_KEPT_LENGTH = 1024  # characters of what a call keeps: the caller's own id of it, and the procedure
 
 
@@ -44,7 +43,7 @@ class Party(Protocol):
 
 
 class Call(msgspec.Struct, eq=False):
-    """One call under way.  ``bucket`` is what its deadline is to be dropped from, or 0.0."""
+    """One call under way.  ``bucket`` is what its deadline is to be dropped from; None: it has none."""
 
     id: str
     ref: str
@@ -53,7 +52,7 @@ class Call(msgspec.Struct, eq=False):
     name: str
     streamed: bool = False
     quiet: bool = False
-    bucket: float = FOREVER
+    bucket: dict[Call, float] | None = None
     answers: int = 0
 
 
@@ -104,7 +103,8 @@ class Calls:
             return entry.next(), service
         entry = self.performers.get(procedure)
         if entry is not None:
-            return entry.next(), procedure
+            # The usual one, that is alone, for the price of a look.
+            return entry.holders[0] if len(entry.holders) == 1 else entry.next(), procedure
         if service:
             raise NotFound("service", service)
         for name in self._services_of(procedure):
@@ -206,8 +206,8 @@ class Calls:
         call.answers += 1
         if not call.streamed:
             self._end(call)
-        elif call.bucket:
-            self._deadlines.drop(call, call.bucket)
+        elif call.bucket is not None:
+            call.bucket.pop(call, None)
             call.bucket = self._deadlines.add(call, self._idle)
         call.caller.on_reply(Reply(call.ref, body, error, callee.client, time, call.streamed, attachments))
         return True
@@ -237,5 +237,5 @@ class Calls:
         if call.callee.serving.pop(call.id, None) is not None:
             self.pending -= 1
         call.caller.calling.pop(call.id, None)
-        if call.bucket:
-            self._deadlines.drop(call, call.bucket)
+        if call.bucket is not None:
+            call.bucket.pop(call, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
@@ -18,7 +18,7 @@ from broker.core.pages import read_last_page, read_page
 from broker.errors import BrokerError, Invalid, RateLimited, Unavailable
 from broker.interfaces import MAX_PAGE_BYTES, IBus, IEventSource, ISharedStore, IStore
 from broker.messages import Event
-from broker.patterns import LOG_PREFIX, matches
+from broker.patterns import LOG_PREFIX, matches, pair_key
 
 log = Logger()
 
@@ -27,10 +27,7 @@ DAY = 86400.0  # seconds
 MAX_MOVES = 10000  # cursors whose last move is remembered
 MAX_HEADS = 10000  # topics whose newest event is remembered, to wait for the next without a look into the store
 
-
-def cursor_key(client: str, topic: str) -> str:
-    """Return one text for the pair, different for every other pair."""
-    return f"{len(client)}:{client}{topic}"
+cursor_key = pair_key  # of a client id and a topic
 
 
 @attrs.define
@@ -48,7 +45,7 @@ class Waiter:
 
     topic: str
     woken: Deferred[Event | None] = attrs.field(factory=Deferred)
-    bucket: float = 0.0
+    bucket: dict[Waiter, float] = attrs.field(init=False, repr=False)  # of the deadlines
     over: bool = False
 
 
@@ -172,9 +169,14 @@ class Channels:
     def arrived(self, event: Event) -> None:
         """Wake every poll that waits for *event*'s topic."""
         # On a shared store there may be a later one that has not arrived yet.
-        if not self._store.shared and event.id > self._heads.get(event.topic, 0):
-            self._heads[event.topic] = event.id
-        waiters = self._waiters.get(event.topic)
+        topic = event.topic
+        if not self._store.shared:
+            known = self._heads.get(topic)
+            if known is None:
+                self._heads[topic] = event.id
+            elif event.id > known:
+                self._heads.replace(topic, event.id)
+        waiters = self._waiters.get(topic)
         if waiters is None:
             return
         for waiter in list(waiters):
@@ -237,7 +239,7 @@ class Channels:
         return waiter
 
     def _stop_waiting(self, waiter: Waiter) -> None:
-        self._deadlines.drop(waiter, waiter.bucket)
+        waiter.bucket.pop(waiter, None)
         waiters = self._waiters[waiter.topic]
         del waiters[waiter]
         self.waiting -= 1
@@ -263,10 +265,14 @@ class StoreEventSource:
 
     Args:
         store: keeps them.
+
+    Attributes:
+        publishes, on_answer: those of the store.
     """
 
     def __init__(self, store: ISharedStore) -> None:
         self._store = store
+        self.publishes, self.on_answer = store.publishes, store.on_answer
 
     def mark(self) -> Deferred[int]:
         """Return the present mark."""
@@ -285,11 +291,3 @@ class StoreEventSource:
     def read(self, topic: str, after: int, limit: int) -> Deferred[list[Event]]:
         """Return at most *limit* events with id > *after*."""
         return self._store.read(LOG_PREFIX + topic, after, limit)
-
-    def publishes(self, origin: str) -> bool:
-        """Whether an event of that *origin* is being stored."""
-        return self._store.publishes(origin)
-
-    def on_answer(self, call: Callable[[], object]) -> None:
-        """Let *call* be called whenever publishers were answered."""
-        self._store.on_answer(call)

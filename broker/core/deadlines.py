@@ -21,7 +21,7 @@ MAX_BUCKETS = 64  # beyond that, new delays are rounded up to powers of two
 
 
 class Deadlines(Generic[K]):
-    """Calls ``expire(key)`` for each key whose time has come.
+    """Calls ``expire(key)`` for each key that is due.
 
     Adding and dropping are two dictionary operations; nothing remains of a
     key that was dropped.  A key is late by at most *grain* seconds.
@@ -37,10 +37,10 @@ class Deadlines(Generic[K]):
     def __len__(self) -> int:
         return sum(map(len, self._buckets.values()))
 
-    def add(self, key: K, delay: float) -> float:
-        """Let *key* be due in *delay* seconds; return the bucket to drop it from.
+    def add(self, key: K, delay: float) -> dict[K, float]:
+        """Let *key* be due in *delay* seconds; return its bucket: the keys with that delay, and when each is due.
 
-        A key that was added already must be dropped first.
+        To drop it is to ``pop`` it from there.  A key that was added already must be dropped first.
         """
         bucket = self._buckets.get(delay)
         if bucket is None:
@@ -56,13 +56,12 @@ class Deadlines(Generic[K]):
         bucket[key] = self._clock.seconds() + delay
         if self._timer is None:
             self._timer = self._clock.callLater(self._grain, self._sweep)
-        return delay
+        return bucket
 
-    def drop(self, key: K, bucket: float) -> None:
-        """Forget *key*; a no-op when it is not in *bucket*, which ``add`` returned."""
-        keys = self._buckets.get(bucket)
-        if keys is not None:
-            keys.pop(key, None)
+    def drop(self, key: K, bucket: dict[K, float] | None) -> None:
+        """Forget *key*; a no-op when it is not in *bucket*, which ``add`` returned, or that is None."""
+        if bucket is not None:
+            bucket.pop(key, None)
 
     def stop(self) -> None:
         """Forget everything."""

@@ -18,7 +18,7 @@ from broker.core.pages import STEP
 from broker.errors import Conflict, NotFound
 from broker.interfaces import MAX_PAGE_BYTES, IStore
 from broker.messages import Event, IndexRows
-from broker.patterns import LOG_PREFIX
+from broker.patterns import LOG_PREFIX, pair_key
 
 DEFINITION = "index"  # space: id -> channel and field
 POSITION = "index-at"  # space: id -> id of the last event that was indexed
@@ -30,7 +30,7 @@ Extract = Callable[[Event, str], str | None]
 
 def rows_log(id: str, value: str) -> str:
     """Return the name of the log of one value's rows."""
-    return f"{ROWS}{len(id)}:{id}{value}"
+    return ROWS + pair_key(id, value)
 
 
 def definition_text(topic: str, field: str) -> bytes:

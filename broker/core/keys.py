@@ -23,6 +23,7 @@ from broker.patterns import KEY_PREFIX
 SPACE = "kv"
 BATCH = 64  # entries read at once, since each may be as large as a message
 YIELD_AFTER = 1024  # entries filtered before the reactor gets to other work
+MAX_SLICE = 0.01  # seconds of filtering before it does, since a predicate may be slow
 
 T = TypeVar("T")
 
@@ -114,9 +115,15 @@ class Keys:
         """
         found: list[tuple[str, Entry]] = []
         size = seen = 0
+        now = self._clock.seconds
+        slice_end = now() + MAX_SLICE
         while len(found) < limit:
             entries = await self._store.range(SPACE, first, last, BATCH)
             for key, entry in entries:
+                seen += 1
+                if predicate is not None and (now() >= slice_end or seen % YIELD_AFTER == 0):
+                    await deferLater(self._clock, 0)
+                    slice_end = now() + MAX_SLICE
                 if predicate is None or predicate(key):
                     found.append((key, entry))
                     size += len(key) + len(entry.value)
@@ -125,9 +132,6 @@ class Keys:
             if len(entries) < BATCH:
                 break
             first = entries[-1][0] + "\0"  # the next key there can be
-            seen += BATCH
-            if seen % YIELD_AFTER == 0:
-                await deferLater(self._clock, 0)
         return found
 
     def set(

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Protocol
+from uuid import uuid4
 
 import attrs
 import msgspec
+from twisted.internet.defer import ensureDeferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
-from broker.errors import RateLimited
+from broker.errors import BrokerError, RateLimited
 from broker.interfaces import IStore
 from broker.messages import Event
-from broker.patterns import CONTROL_PREFIX, MAX_NAME
+from broker.patterns import CONTROL_PREFIX, MAX_NAME, pair_key
+
+log = Logger()
 
 SPACE = "member"
 CONTROL = CONTROL_PREFIX + "left"  # topic by which nodes notify each other
@@ -52,6 +58,7 @@ class Memberships:
     def __init__(self, store: IStore, publish: Callable[[Event], object], max_topics: int) -> None:
         self._store, self._publish, self._max_topics = store, publish, max_topics
         self._members: dict[str, Member] = {}
+        self._source = uuid4().hex  # tells what this node has published
 
     def __len__(self) -> int:
         return len(self._members)
@@ -62,7 +69,7 @@ class Memberships:
         sessions = self._members.setdefault(member, Member()).sessions
         known = session in sessions
         sessions.add(session)
-        first = _key(member, "")
+        first = pair_key(member, "")
         try:
             entries = await self._store.range(SPACE, first, first + "\U0010ffff" * MAX_NAME, self._max_topics)
         except Exception:
@@ -82,34 +89,58 @@ class Memberships:
             if not present.sessions:
                 del self._members[member]
 
-    async def join(self, member: str, topic: str) -> None:
+    async def join(self, member: str, topic: str, *, again: bool = False) -> None:
         """Remember that *member*, which has entered, has joined *topic*.
+
+        With *again*, a session of it has joined *topic* before, so that nothing is to be stored:
+        otherwise another node may have just forgotten what is known here.
 
         Raises:
             RateLimited: it has joined too many.
         """
         topics = self._members[member].topics
         if topic in topics:
-            return
-        if len(topics) >= self._max_topics:
+            if again:
+                return
+        elif len(topics) >= self._max_topics:
             raise RateLimited("limit", "memberships")
-        await self._store.set(SPACE, _key(member, topic), b"")
+        await self._store.set(SPACE, pair_key(member, topic), b"")
         topics.add(topic)
 
     async def leave(self, member: str, topic: str) -> None:
         """Forget that *member* has joined *topic*: all its sessions, on every node, are unsubscribed."""
-        await self._store.delete(SPACE, _key(member, topic))
-        self._publish(Event(CONTROL, "left", _encode((member, topic))))
+        await self._store.delete(SPACE, pair_key(member, topic))
+        # At once, and not by the event: when that comes, a session may have joined again.
+        self._unsubscribe(member, topic)
+        self._publish(Event(CONTROL, "left", _encode((member, topic)), source=self._source))
 
     async def restore(self) -> None:
         """Store again what those who are connected have joined: the store has lost it."""
         for member, present in list(self._members.items()):
             for topic in list(present.topics):
-                await self._store.set(SPACE, _key(member, topic), b"")
+                await self._store.set(SPACE, pair_key(member, topic), b"")
 
     def left(self, event: Event) -> None:
-        """Let every session here of the member that *event* names leave its topic."""
+        """Let every session here of the member that *event* names leave its topic, if another node has published it."""
+        if event.source == self._source:
+            return
         member, topic = _decode(event.body or b"")
+        present = self._members.get(member)
+        if present is not None:
+            present.topics.discard(topic)
+            ensureDeferred(self._left(member, topic, present.topics)).addErrback(_failed)
+
+    async def _left(self, member: str, topic: str, topics: set[str]) -> None:
+        try:
+            joined_again = await self._store.get(SPACE, pair_key(member, topic)) is not None
+        except BrokerError:
+            joined_again = False
+        if joined_again:
+            topics.add(topic)
+        elif topic not in topics:
+            self._unsubscribe(member, topic)
+
+    def _unsubscribe(self, member: str, topic: str) -> None:
         present = self._members.get(member)
         if present is not None:
             present.topics.discard(topic)
@@ -117,6 +148,5 @@ class Memberships:
                 session.unsubscribe(topic, exact=True)
 
 
-def _key(member: str, topic: str) -> str:
-    """Return one text for the pair; those of one member begin alike and like no other's."""
-    return f"{len(member)}:{member}{topic}"
+def _failed(failure: Failure) -> None:
+    log.failure("a membership that was left stays", failure)

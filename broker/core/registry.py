@@ -18,7 +18,7 @@ class Registration(Generic[H]):
     Attributes:
         shared: whether there may be several.
         holders: in the order in which they registered.
-        position: of the holder that was used last.
+        position: of the holder that ``next`` has returned last.
     """
 
     shared: bool
@@ -34,27 +34,23 @@ class Registration(Generic[H]):
         return holders[self.position]
 
 
-class Registry(Generic[H]):
-    """Names held by one holder, or by several that share them.
+class Registry(dict[str, Registration[H]]):
+    """Names held by one holder, or by several that share them: the registration of each.
+
+    It is read as a dict, and changed by its methods.
 
     Args:
         what: the word for such a name in an error.
     """
 
     def __init__(self, what: str) -> None:
+        super().__init__()
         self._what = what
-        self._registrations: dict[str, Registration[H]] = {}
         self._names: dict[H, set[str]] = {}
-
-    def __len__(self) -> int:
-        return len(self._registrations)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._registrations
 
     def check(self, holder: H, name: str, shared: bool = False) -> None:
         """Raise ``Taken`` when *holder* can not have *name*."""
-        entry = self._registrations.get(name)
+        entry = self.get(name)
         if entry is None or holder in entry.holders:
             return
         if not (entry.shared and shared):
@@ -67,21 +63,21 @@ class Registry(Generic[H]):
             Taken: somebody else holds it, and not both of them share.
         """
         self.check(holder, name, shared)
-        entry = self._registrations.get(name)
+        entry = self.get(name)
         if entry is None:
-            entry = self._registrations[name] = Registration(shared)
+            entry = self[name] = Registration(shared)
         if holder not in entry.holders:
             entry.holders.append(holder)
             self._names.setdefault(holder, set()).add(name)
 
     def remove(self, holder: H, name: str) -> bool:
         """Undo ``add``; say whether *holder* had *name*."""
-        entry = self._registrations.get(name)
+        entry = self.get(name)
         if entry is None or holder not in entry.holders:
             return False
         entry.holders.remove(holder)
         if not entry.holders:
-            del self._registrations[name]
+            del self[name]
         names = self._names[holder]
         names.discard(name)
         if not names:
@@ -95,13 +91,9 @@ class Registry(Generic[H]):
             self.remove(holder, name)
         return names
 
-    def get(self, name: str) -> Registration[H] | None:
-        """Return the registration of *name*, or None."""
-        return self._registrations.get(name)
-
     def in_turn(self, name: str) -> list[H]:
-        """Return the holders of *name*, beginning with the one that was used last."""
-        entry = self._registrations.get(name)
+        """Return the holders of *name*, beginning with the one that ``next`` has returned last."""
+        entry = self.get(name)
         if entry is None:
             return []
         position = entry.position % len(entry.holders)
@@ -109,7 +101,7 @@ class Registry(Generic[H]):
 
     def names(self) -> list[str]:
         """Return all names, sorted."""
-        return sorted(self._registrations)
+        return sorted(self)
 
     def names_of(self, holder: H) -> list[str]:
         """Return the names of *holder*, sorted."""

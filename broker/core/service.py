@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 from twisted.application.internet import TimerService
@@ -30,13 +32,13 @@ from broker.core.parts import Parts
 from broker.core.presence import Presence
 from broker.core.queues import LOG as MAIL
 from broker.core.queues import Queues
-from broker.core.topics import Topics
+from broker.core.topics import Delivery, Topics
 from broker.errors import Taken
 from broker.interfaces import IBus, ISharedBus, ISharedStore, IStore
 from broker.messages import Event
 from broker.observe.metrics import Metrics
-from broker.patterns import BROKER, CLIENT, KEY_PREFIX, LOG_PREFIX, RESERVED_PREFIX
-from broker.peer import Peer, make_peer
+from broker.patterns import BROKER, CLIENT, LOG_PREFIX, RESERVED_PREFIX
+from broker.peer import Peer
 
 log = Logger()
 
@@ -46,7 +48,11 @@ SWEEPER = "sweeper"  # the name held by the node that sweeps for all
 
 
 class Broker(MultiService):
-    """All parts of the core; a dialect reaches them through :meth:`attach` only.
+    """All parts of the core; a dialect reaches them through the peers that ``attach`` makes only.
+
+    Attributes:
+        attach: returns a new peer for a client of a dialect at an address.
+        arrived: delivers an event that the bus has brought; nothing is delivered otherwise.
 
     Args:
         settings: the limits and times.
@@ -54,25 +60,33 @@ class Broker(MultiService):
         bus: carries what is published.
         clock: gives the time.
         access: knows the credentials; by default nobody is asked.
+        metrics: counts.
     """
 
     def __init__(
-        self, settings: Settings, store: IStore, bus: IBus, clock: IReactorTime, access: Access | None = None
+        self,
+        settings: Settings,
+        store: IStore,
+        bus: IBus,
+        clock: IReactorTime,
+        access: Access | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         super().__init__()
         self.settings, self.store, self.bus, self.clock = settings, store, bus, clock
-        self.parts = parts = make_parts(settings, store, bus, clock, access or Access())
+        self.parts = parts = make_parts(settings, store, bus, clock, access or Access(), metrics or Metrics())
         self.access, self.metrics, self.tokens = parts.access, parts.metrics, parts.tokens
         self.topics, self.channels, self.keys = parts.topics, parts.channels, parts.keys
         self.calls, self.queues, self.presence = parts.calls, parts.queues, parts.presence
         self.memberships, self.about = parts.memberships, parts.about
         self.draining = False
-        self._controls = {LEFT: self.memberships.left, REVOKED: self.tokens.revoked}
-        bus.deliver = self.arrived
+        controls = {LEFT: self.memberships.left, REVOKED: self.tokens.revoked}
+        self.attach: Callable[[str, str], Peer] = partial(Peer, parts)
+        self.arrived = bus.deliver = Delivery(self.topics, self.channels, self.keys, controls).arrived
         if bus.shared:
             cast(ISharedBus, bus).source = StoreEventSource(cast(ISharedStore, store))
             cast(ISharedStore, store).wiped = self._wiped
-        for topic in self._controls:
+        for topic in controls:
             bus.listen(topic)
         for part in (store, bus):
             part.setServiceParent(self)
@@ -81,23 +95,6 @@ class Broker(MultiService):
             timer.clock = clock
             timer.setServiceParent(self)
         self._name_gauges()
-
-    def attach(self, dialect: str, address: str) -> Peer:
-        """Return a new peer for a client of *dialect* at *address*."""
-        return make_peer(self.parts, dialect, address)
-
-    def arrived(self, event: Event) -> None:
-        """Deliver *event*, which the bus has brought; nothing is delivered otherwise."""
-        control = self._controls.get(event.topic)
-        if control is not None:
-            control(event)
-            return
-        if event.id:
-            self.channels.arrived(event)
-        self.topics.deliver(event)
-        # Only the broker itself announces key changes: what a client publishes there is an event like any other.
-        if event.topic.startswith(KEY_PREFIX) and not event.dialect:
-            self.keys.arrived(event)
 
     def ready(self) -> list[str]:
         """Return why the daemon can not do its work now; [] when it can."""
@@ -169,7 +166,9 @@ class Broker(MultiService):
         return len(self.calls.performers) + len(self.calls.services)
 
 
-def make_parts(settings: Settings, store: IStore, bus: IBus, clock: IReactorTime, access: Access) -> Parts:
+def make_parts(
+    settings: Settings, store: IStore, bus: IBus, clock: IReactorTime, access: Access, metrics: Metrics
+) -> Parts:
     """Return the parts of the core, joined: those of one of several nodes when *bus* is shared."""
     make_calls, make_queues = (RemoteCalls, SharedQueues) if bus.shared else (Calls, Queues)
     calls = make_calls(clock, settings.max_pending_calls, settings.request_idle_seconds)
@@ -186,7 +185,7 @@ def make_parts(settings: Settings, store: IStore, bus: IBus, clock: IReactorTime
         bus=bus,
         clock=clock,
         access=access,
-        metrics=Metrics(),
+        metrics=metrics,
         buckets=Buckets(clock, settings.rate, settings.rate_burst),
         tokens=Tokens(store, channels.notify, clock),
         topics=Topics(bus.listen, bus.forget),

@@ -1,14 +1,16 @@
-"""Subscriptions: exact names in a dict, patterns in a tree of their tokens."""
+"""Subscriptions, exact names in a dict, patterns in a tree of their tokens; and delivery of what the bus brings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import attrs
 
+from broker.core.channels import Channels
+from broker.core.keys import Keys
 from broker.messages import Event
-from broker.patterns import is_pattern
+from broker.patterns import KEY_PREFIX, is_pattern
 
 WILDCARDS = ("*", ">")
 
@@ -22,7 +24,7 @@ class Listener(Protocol):
         """Hand *event* to the client; never raises."""
 
 
-Echo = dict[Listener, bool]  # the listeners, each with whether it gets its own events too
+Listeners = dict[Listener, bool]  # each with whether it gets its own events too
 
 
 @attrs.define(eq=False)
@@ -31,7 +33,7 @@ class Node:
 
     children: dict[str, Node] = attrs.field(factory=dict)
     pattern: str = ""
-    listeners: Echo = attrs.field(factory=dict)
+    listeners: Listeners = attrs.field(factory=dict)
 
 
 class Topics:
@@ -44,7 +46,7 @@ class Topics:
 
     def __init__(self, listen: Callable[[str], object], forget: Callable[[str], object]) -> None:
         self._listen, self._forget = listen, forget
-        self._names: dict[str, Echo] = {}
+        self._names: dict[str, Listeners] = {}
         self._root = Node()
         self._patterns = 0
 
@@ -56,7 +58,7 @@ class Topics:
 
         With *echo* it gets what it published itself, too.
         """
-        listeners = self._names.setdefault(topic, {}) if exact or not is_pattern(topic) else self._plant(topic)
+        listeners = self._names.setdefault(topic, {}) if exact or not is_pattern(topic) else self._insert(topic)
         first = not listeners
         listeners[listener] = echo
         if first:
@@ -69,7 +71,7 @@ class Topics:
             if listeners is not None and listeners.pop(listener, None) is not None and not listeners:
                 del self._names[topic]
                 self._forget(topic)
-        elif self._prune(self._root, topic.split("."), listener):
+        elif self._remove(self._root, topic.split("."), listener):
             self._forget(topic)
 
     def has_listeners(self, topic: str) -> bool:
@@ -91,7 +93,7 @@ class Topics:
                     if echo or listener.id != origin:
                         listener.on_event(event, node.pattern)
 
-    def _plant(self, pattern: str) -> Echo:
+    def _insert(self, pattern: str) -> Listeners:
         node = self._root
         for token in pattern.split("."):
             node = node.children.setdefault(token, Node())
@@ -100,7 +102,7 @@ class Topics:
             self._patterns += 1
         return node.listeners
 
-    def _prune(self, node: Node, tokens: list[str], listener: Listener) -> bool:
+    def _remove(self, node: Node, tokens: list[str], listener: Listener) -> bool:
         """Remove *listener* below *node*; say whether the pattern is gone."""
         if not tokens:
             if node.listeners.pop(listener, None) is None or node.listeners:
@@ -109,7 +111,7 @@ class Topics:
             self._patterns -= 1
             return True
         child = node.children.get(tokens[0])
-        if child is None or not self._prune(child, tokens[1:], listener):
+        if child is None or not self._remove(child, tokens[1:], listener):
             return False
         if not child.children and not child.pattern:
             del node.children[tokens[0]]
@@ -133,3 +135,33 @@ class Topics:
                 return
             nodes = following
         yield from (node for node in nodes if node.pattern)
+
+
+class Delivery:
+    """Delivers an event to all whom it concerns: who waits for it, who subscribed to its topic, who watches its key.
+
+    Args:
+        topics: has the subscriptions.
+        channels: has the polls that wait.
+        keys: has the watches.
+        controls: what to do with an event by which nodes notify each other, by its topic.
+    """
+
+    def __init__(
+        self, topics: Topics, channels: Channels, keys: Keys, controls: Mapping[str, Callable[[Event], object]]
+    ) -> None:
+        self._topics, self._channels, self._keys = topics, channels, keys
+        self._controls = controls
+
+    def arrived(self, event: Event) -> None:
+        """Deliver *event*, which the bus has brought; nothing is delivered otherwise."""
+        control = self._controls.get(event.topic)
+        if control is not None:
+            control(event)
+            return
+        if event.id:
+            self._channels.arrived(event)
+        self._topics.deliver(event)
+        # Only the broker itself announces key changes: what a client publishes there is an event like any other.
+        if event.topic.startswith(KEY_PREFIX) and not event.dialect:
+            self._keys.arrived(event)

@@ -1,10 +1,11 @@
-"""A client as every verb knows it: who it is, whether it may, and what the core hands to it."""
+"""A client as every verb knows it: who it is, what it may do, what the core hands to it, and its end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from itertools import count
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import attrs
@@ -17,21 +18,20 @@ from twisted.python.failure import Failure
 from broker.access.limits import Bucket
 from broker.core.calls import Call
 from broker.core.keys import Predicate
+from broker.core.memberships import Session
 from broker.core.parts import Parts
 from broker.errors import BrokerError, Denied, Gone, RateLimited, Unauthenticated
 from broker.interfaces import ISession
 from broker.messages import CloseCode, Event, Identity, Mail, Reply, Request
-from broker.patterns import CONTROL_PREFIX, KEY_PREFIX, RESERVED_PREFIX, check_name
+from broker.patterns import BROKER, CONTROL_PREFIX, KEY_PREFIX, QUEUE, RESERVED_PREFIX, check_name, check_text
 
 log = Logger()
+
+SESSION_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # the shape of a session id
 
 # Every request of an HTTP client makes a peer: the shape of a UUID without its price.
 _ID_PREFIX = str(uuid4())[:24]
 _ids = count(1)
-
-
-def _session_id() -> str:
-    return f"{_ID_PREFIX}{next(_ids):012x}"
 
 
 @attrs.define(eq=False)
@@ -54,11 +54,11 @@ class Client:
     _parts: Parts = attrs.field(repr=False)
     dialect: str
     address: str
-    identity: Identity
-    admitted: bool
-    _verbs: dict[str, int] = attrs.field(repr=False)
-    _bucket: Bucket | None = None
-    id: str = attrs.field(factory=_session_id)
+    identity: Identity = attrs.field(init=False)
+    admitted: bool = attrs.field(init=False)
+    _verbs: dict[str, int] = attrs.field(init=False, repr=False)
+    _bucket: Bucket | None = attrs.field(init=False)
+    id: str = attrs.field(init=False)
     named: str = ""
     member: str = ""
     session: ISession | None = None
@@ -69,6 +69,15 @@ class Client:
     _disconnect: Callable[[int, str], object] | None = attrs.field(default=None, repr=False)
     _tries: int = 0
     _token_taken: bool = False
+    _holds_token: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        parts = self._parts
+        self.id = f"{_ID_PREFIX}{next(_ids):012x}"
+        self.identity = parts.access.anonymous
+        self.admitted = parts.access.mode != "required"
+        self._verbs = parts.metrics.verbs_of(self.dialect)
+        self._bucket = self._bucket_of(self.address)
 
     @property
     def client(self) -> str:
@@ -101,6 +110,10 @@ class Client:
         if self._bucket is not None:
             self._take_token()
             self._bucket = None
+
+    def _bucket_of(self, key: str) -> Bucket | None:
+        buckets = self._parts.buckets
+        return buckets.of(key) if buckets.limited else None
 
     def _take_token(self) -> None:
         if self._token_taken:
@@ -138,7 +151,7 @@ class Client:
             Invalid: it is malformed.
             Denied: it is reserved.
         """
-        check_name(name)
+        check_text(name)
         if name.startswith(RESERVED_PREFIX):
             raise Denied(verb, name)
 
@@ -152,7 +165,7 @@ class Client:
         """
         if topic.startswith(CONTROL_PREFIX):
             raise Denied("read", topic)
-        return check_name(topic)
+        return check_text(topic)
 
     def _may(self, verb: str, predicate: Predicate | None = None) -> Predicate | None:
         """Return which keys it may *verb*, of those for which *predicate* holds; None: all."""
@@ -175,6 +188,89 @@ class Client:
     def pause(self, seconds: float) -> Deferred[None]:
         """See ``IPeer.pause``."""
         return deferLater(self._parts.clock, seconds)
+
+    # Who it is.
+
+    def bind(self, session: ISession, disconnect: Callable[[int, str], object] | None = None) -> None:
+        """See ``IPeer.bind``."""
+        self.session, self._disconnect = session, disconnect
+
+    def identify(self, credential: object) -> Identity:
+        """See ``IPeer.identify``."""
+        self._verbs["identify"] += 1
+        if self._tries >= self._parts.settings.auth_tries:
+            raise RateLimited("limit", "tries")
+        try:
+            identity = self._parts.access.identify(credential)
+        except Unauthenticated:
+            self._tries += 1
+            self._parts.metrics.auth_failures[self.dialect] += 1
+            raise
+        if self.identity.authenticated and identity.name != self.identity.name:
+            raise Denied("identify", identity.name)
+        self.admit(identity)
+        return identity
+
+    def admit(self, identity: Identity) -> None:
+        """See ``IPeer.admit``."""
+        self.identity = identity
+        self.admitted = True
+        self._tries = 0
+        if identity.name:
+            self._parts.mailboxes.open(identity.name)
+            self._bucket = self._bucket_of(f"name:{identity.name}")
+
+    async def mint(self, claims: Mapping[str, Any], seconds: float) -> str:
+        """See ``IPeer.mint``."""
+        self._allow("mint", self.identity.name)
+        return await self._parts.tokens.mint(self._parts.access.remember(self.identity), claims, seconds)
+
+    async def present(self, token: str) -> Mapping[str, Any]:
+        """See ``IPeer.present``."""
+        self._verbs["identify"] += 1
+        try:
+            found = await self._parts.tokens.verify(token)
+            self.admit(self._parts.access.recall(found.bearer))
+        except Unauthenticated:
+            self._parts.metrics.auth_failures[self.dialect] += 1
+            raise
+        if self.closed:
+            raise Gone("lost")
+        self._bucket = self._bucket_of(f"token:{found.id}")
+        self._holds_token = True
+        self._parts.tokens.hold(self, found)
+        return found.claims
+
+    async def revoke(self, token: str) -> None:
+        """See ``IPeer.revoke``."""
+        self._allow("mint", self.identity.name)
+        await self._parts.tokens.revoke(token)
+
+    @property
+    def tries_left(self) -> int:
+        """See ``IPeer.tries_left``."""
+        return max(0, self._parts.settings.auth_tries - self._tries)
+
+    def take_name(self, name: str) -> None:
+        """See ``IPeer.take_name``."""
+        self._allow("identify", name)
+        check_name(name, "name")
+        if name in (self.identity.name, self.named):
+            return
+        access = self._parts.access
+        anonymous = access.mode != "none" and not self.identity.authenticated
+        if anonymous or self.identity.name or self.named or access.knows(name) or self._is_another(name):
+            raise Denied("identify", name)
+        self.named = name
+        self._parts.mailboxes.open(name)
+
+    def _is_another(self, name: str) -> bool:
+        """Whether *name* could be taken for the broker, a queue or another client's session."""
+        if name == BROKER or name.startswith((RESERVED_PREFIX, QUEUE)):
+            return True
+        if self._parts.bus.shared and SESSION_ID.fullmatch(name):
+            return True  # it could be one of another node
+        return any(peer.id == name and peer is not self for peer in self._parts.presence.sessions(name))
 
     # What the core calls.
 
@@ -226,6 +322,43 @@ class Client:
         """See ``IPeer.disconnect``."""
         if self._disconnect is not None:
             self._disconnect(code, reason)
+
+    # The end.
+
+    def close(self) -> None:
+        """See ``IPeer.close``."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._holds_token:
+            self._parts.tokens.release(self)
+        self.undo()
+
+    async def lives(self, timeout: float) -> bool:
+        """Say whether the client responds within *timeout* seconds; if not, disconnect and close it."""
+        alive: bool = await self.probe(timeout)
+        if not alive:
+            self.disconnect(CloseCode.GOING_AWAY, "replaced")
+            self.close()
+        return alive
+
+    def undo(self) -> None:
+        """See ``IPeer.undo``."""
+        parts = self._parts
+        for topic, exact in self._topics or ():
+            parts.topics.unsubscribe(self, topic, exact=exact)
+        self._topics = None
+        if self.member:
+            parts.memberships.exit(self.member, cast(Session, self))  # every client is a whole peer
+            self.member = ""
+        if self.session is not None:
+            held = parts.cluster.names_of(self)
+            parts.calls.leave(self)
+            parts.keys.unwatch(self)
+            parts.queues.leave(self)
+            parts.presence.leave(self)
+            # Others may hold the same: only now it is known what nobody here holds.
+            parts.cluster.release(held)
 
 
 def _no_response(failure: Failure) -> bool:

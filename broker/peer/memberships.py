@@ -5,12 +5,12 @@ from __future__ import annotations
 from twisted.logger import Logger
 
 from broker.errors import BrokerError, Denied, Gone, RateLimited
-from broker.peer.events import EventVerbs
+from broker.peer.topics import TopicVerbs
 
 log = Logger()
 
 
-class MembershipVerbs(EventVerbs):
+class MembershipVerbs(TopicVerbs):
     """Join topics until they are left."""
 
     __slots__ = ()
@@ -22,7 +22,7 @@ class MembershipVerbs(EventVerbs):
         topics = await memberships.enter(member, self)
         try:
             for topic in [] if self.member else self._joined():
-                await memberships.join(member, topic)
+                await memberships.join(member, topic, again=True)
             if self.closed:
                 raise Gone("lost", "session")
         except BrokerError:
@@ -53,11 +53,13 @@ class MembershipVerbs(EventVerbs):
         self.subscribe(topic, exact=True, echo=True, rate_limited=rate_limited)
         try:
             if self.member:
-                await self._parts.memberships.join(self.member, topic)
+                await self._parts.memberships.join(self.member, topic, again=joined)
         except BrokerError:
             if not joined:
                 self.unsubscribe(topic, exact=True)
             raise
+        if not self.closed and not self.joined(topic):  # another session of the member left it just before
+            self._rejoin(topic)
         await self.listening()
 
     async def part(self, topic: str, *, rate_limited: bool = True) -> None:

@@ -97,7 +97,6 @@ class Batcher:
         connection: leads to Redis.
         refusal: why Redis accepts no writes; "" when it does.
         publishing: the origins of the operations that are under way.
-        answered: called whenever those were answered.
 
     Raises:
         Invalid: Redis support is not installed.
@@ -122,7 +121,7 @@ class Batcher:
         )
         self.refusal = ""
         self.publishing: frozenset[str] = frozenset()
-        self.answered: Callable[[], object] = _ignore
+        self._on_answer: set[Callable[[], object]] = set()  # to be called when they were answered
         self._script = script
         self._clock: IReactorTime = reactor
         self._preamble, self._prepare_owner, self._refresh = preamble, prepare, refresh
@@ -194,6 +193,10 @@ class Batcher:
             self._next = self._clock.callLater(0, self._begin)
         return operation.answer
 
+    def on_answer(self, call: Callable[[], object]) -> None:
+        """Call *call* once, when the operations that are under way were answered; idempotent until then."""
+        self._on_answer.add(call)
+
     def _begin(self) -> None:
         self._next = None
         if not (self._usable and self._waiting):
@@ -213,7 +216,10 @@ class Batcher:
         self._running = False
         if self.publishing:
             self.publishing = frozenset()
-            self.answered()
+        if self._on_answer:
+            calls, self._on_answer = self._on_answer, set()
+            for call in calls:
+                call()
         # Not in the next loop iteration: there is nothing to wait for.
         if self._waiting and self._usable:
             self._begin()
@@ -274,12 +280,18 @@ class Batcher:
                 words.append(b"%d" % len(each))
                 words += each
             try:
-                results, state = await self._script.call(protocol, words)
+                results, state = await protocol.execute_command(b"EVALSHA", self._script.hash, b"0", *words)
                 return results, state
             except ResponseError as error:
-                if self._refresh is None or "STALE_EPOCH" not in str(error):
+                reason = str(error)
+                again: Callable[[Any], Awaitable[None]]
+                if reason.startswith("NOSCRIPT"):
+                    again = self._script.load  # the server has dropped it
+                elif self._refresh is not None and "STALE_EPOCH" in reason:
+                    again = self._refresh
+                else:
                     raise
-            await self._refresh(protocol)
+            await again(protocol)
 
     def _answer(self, batch: list[Operation], results: list[Any], state: Any) -> list[Operation]:
         """Answer those of *batch* that were done; return the others."""

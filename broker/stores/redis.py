@@ -98,7 +98,7 @@ class RedisStore(Service):
 
     def on_answer(self, call: Callable[[], object]) -> None:
         """See ``ISharedStore.on_answer``."""
-        self._batcher.answered = call
+        self._batcher.on_answer(call)
 
     @property
     def description(self) -> str:

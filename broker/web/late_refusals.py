@@ -1,4 +1,4 @@
-"""Refusals that come late, for clients that would come back a millisecond after them."""
+"""Delayed refusals, for clients that would reconnect a millisecond after one."""
 
 from __future__ import annotations
 

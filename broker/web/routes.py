@@ -63,6 +63,7 @@ class Routes:
 
     Attributes:
         extras: what each dialect has besides its interface, by its name.
+        http_paths: the HTTP dialect of each path that was claimed as it is: the first place to look.
 
     Args:
         dialects: providers of IWebSocketDialect, IHttpDialect or both.
@@ -77,6 +78,7 @@ class Routes:
         self.extras = {dialect.name: DialectExtras.of(dialect) for dialect in self.dialects}
         self._websocket: Paths[Any] = Paths("WebSocket")
         self._http: Paths[Any] = Paths("HTTP")
+        self.http_paths = self._http.exact
         self._subprotocols: dict[str, Any] = {}
         names: dict[str, Any] = {}
         for dialect in self.dialects:
@@ -121,7 +123,7 @@ class Routes:
         return dialect, ""
 
     def _find(self, paths: Paths[Any], request: HttpRequest) -> Any:
-        dialect = paths.exact.get(request.path) or paths.find(request.path)
+        dialect = paths.find(request.path)
         if dialect is None and "//" in request.path:
             path = SLASHES.sub("/", request.path)
             dialect = paths.find(path)

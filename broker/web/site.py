@@ -1,4 +1,4 @@
-"""The public port: finds the dialect for each request, and answers what is nobody's.
+"""The public port: finds the dialect for each request, and answers those that no dialect takes.
 
 In this order: WebSocket handshakes go to a dialect by path or subprotocol, other
 requests to a dialect by path, then ``/health``, ``/ready`` and ``/about`` are
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
-from typing import Protocol as Seam
+from typing import Protocol as TypingProtocol
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, fail
@@ -37,7 +37,7 @@ from broker.web.ws.upgrade import WebSocketUpgrader
 log = Logger()
 
 
-class Peer(Seam):
+class Peer(TypingProtocol):
     """What the site needs of ``broker.peer.Peer``."""
 
     id: str
@@ -54,14 +54,14 @@ class Peer(Seam):
         """Undo everything it did."""
 
 
-class Counts(Seam):
+class Counts(TypingProtocol):
     """What the site counts; ``broker.observe.metrics.Metrics`` has it."""
 
     def opened(self, dialect: str) -> None:
-        """Count a connection that came."""
+        """Count a connection that was opened."""
 
     def closed(self, dialect: str, code: int) -> None:
-        """Count a connection that went."""
+        """Count a connection that was closed with *code*."""
 
 
 class Site(Factory):
@@ -104,6 +104,7 @@ class Site(Factory):
         self.dates = Dates(clock)
         self.deadlines: Deadlines[HttpChannel] = Deadlines(clock, HttpChannel.expired)
         self.routes = Routes(dialects)
+        self._http_paths = self.routes.http_paths
         self._attach = attach
         self._clock = clock
         self._upgrader = upgrader
@@ -156,7 +157,7 @@ class Site(Factory):
 
     async def answer(self, request: HttpRequest) -> Response:
         """Return the answer of the dialect that takes *request*, or of the site itself."""
-        dialect = self.routes.http(request)
+        dialect = self._http_paths.get(request.path) or self.routes.http(request)
         if dialect is None:
             return self._page(request)
         peer: Peer | None = None

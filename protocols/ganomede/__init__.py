@@ -2,7 +2,7 @@
 
 Speaks with the npm package ``ganomede-events``.  What it calls a channel is a
 stored topic of the broker.  Read on in this order: ``dialect`` (which request
-goes where), ``query`` and ``bodies`` (what a request says), ``events``,
+goes where), ``requests`` (what one says), ``events``,
 ``indices``, ``server``, ``answers``.
 """
 

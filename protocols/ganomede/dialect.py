@@ -33,7 +33,8 @@ class Ganomede:
     """Answers what clients of ganomede-events ask."""
 
     name = "ganomede"
-    http_paths = (PREFIX + "/", "/latest", "/about")
+    # Those that are asked for most by themselves: such a path is found without a search.
+    http_paths = (PREFIX + "/", PREFIX + "/events", PREFIX + "/latest", "/latest", "/about")
 
     def __init__(self, settings: Settings) -> None:
         secret = "$TXBROKER_API_SECRET" if settings.auth == "required" else "any"

@@ -14,11 +14,10 @@ from broker.access.admission import HeldRefusals
 from broker.core.bounded import BoundedDict
 from broker.errors import BrokerError
 from broker.interfaces import IPeer
-from broker.jsontext import overflows
+from broker.jsontext import may_overflow, overflows
 from broker.messages import Event, HttpRequest, Response
 from protocols.ganomede.answers import NOTHING, Refusal, failed, failure, invalid, quote
-from protocols.ganomede.bodies import Bodies
-from protocols.ganomede.query import channel_of, name_of, read_query, whole_number
+from protocols.ganomede.requests import Bodies, channel_of, name_of, read_query, whole_number
 
 if TYPE_CHECKING:
     from broker.config.settings import Settings
@@ -68,7 +67,7 @@ class Events:
             body = None
         else:
             body = bytes(data)
-            if body[:1] not in (b"{", b"[") or overflows(body):
+            if body[:1] not in (b"{", b"[") or (may_overflow(body) and overflows(body)):
                 raise invalid("Invalid data")
         event = await peer.post(channel, said.type, body, source=said.source)
         return Response(200, event.render(encode))

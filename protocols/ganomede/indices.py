@@ -11,9 +11,8 @@ import msgspec
 from broker.interfaces import IPeer
 from broker.messages import Event, HttpRequest, Response
 from protocols.ganomede.answers import Refusal, invalid, missing, quote
-from protocols.ganomede.bodies import Bodies
 from protocols.ganomede.events import authenticate, listed
-from protocols.ganomede.query import channel_of, name_of, read_query, unquote, whole_number
+from protocols.ganomede.requests import Bodies, channel_of, name_of, read_query, unquote, whole_number
 
 if TYPE_CHECKING:
     from broker.config.settings import Settings

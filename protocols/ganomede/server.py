@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from broker.interfaces import IPeer
 from broker.messages import HttpRequest, Response
 from protocols.ganomede.answers import Refusal, missing, quote
-from protocols.ganomede.query import unquote
+from protocols.ganomede.requests import unquote
 
 JSON, TEXT = "application/json", "text/plain"
 KINDS = (JSON, TEXT)  # that ping can answer with; the first is what we prefer

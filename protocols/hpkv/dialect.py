@@ -66,7 +66,7 @@ class Hpkv:
         self._token_endpoint = TokenEndpoint(token_seconds, origins)
 
     async def session(self, peer: IPeer, link: ILink) -> Session:
-        """Let in whoever shows an API key or a token: "Refuse during the handshake with HTTP 403"."""
+        """Admit whoever shows an API key or a token: "Refuse during the handshake with HTTP 403"."""
         request = link.handshake
         if not self._origins.admit(request):
             raise _forbidden("Pages of this origin are not allowed")

@@ -18,8 +18,10 @@ from broker.errors import Invalid, TooLarge
 from protocols.hpkv.javascript import NotRegex, Unsupported, to_re2
 
 MAX_PATTERN_LENGTH = 256  # characters of a pattern
-MAX_PATTERN_BYTES = 1 << 17  # of memory for one compiled pattern: that also bounds how large its automaton is
+MAX_PATTERN_BYTES = 1 << 17  # of memory in which a pattern must compile
 MAX_PATTERNS = 32  # of one token; plain keys are not counted
+MAX_TOKEN_BYTES = 1 << 20  # of memory for those that a token subscribes to together, or its accessPattern
+MAX_INSTRUCTIONS = 8000  # of RE2's program for these: with a thousand, a key of 1 KB takes some 10 ms
 MAX_CACHED = 128  # tokens whose compiled patterns are kept while nobody is connected with them
 SEPARATORS = ":/-_#|"
 SPECIAL = frozenset("\\^$.+?()[]{}|")  # without any of these, a subscription is a glob
@@ -65,7 +67,7 @@ def rights(keys: tuple[str, ...], patterns: tuple[str, ...], access: str) -> Rig
 
     Raises:
         Invalid: one of them is no pattern, or one that is refused.
-        TooLarge: there are more than ``MAX_PATTERNS``.
+        TooLarge: there are more than ``MAX_PATTERNS``, or they need too much time together.
     """
     names = frozenset(keys) | {pattern for pattern in patterns if is_plain(pattern)}
     predicate = any_of(tuple(sorted({pattern for pattern in patterns if not is_plain(pattern)})))
@@ -91,7 +93,7 @@ def any_of(patterns: tuple[str, ...]) -> Predicate | None:
 
     Raises:
         Invalid: one of them is no pattern, or one that is refused.
-        TooLarge: there are more than ``MAX_PATTERNS``.
+        TooLarge: there are more than ``MAX_PATTERNS``, or they need too much time together.
     """
     if not patterns:
         return None
@@ -99,8 +101,24 @@ def any_of(patterns: tuple[str, ...]) -> Predicate | None:
         raise TooLarge("token")
     found = _shared.get(patterns)
     if found is None:
-        found = _shared[patterns] = AnyOf(tuple(map(subscription_pattern, patterns)))
+        found = _shared[patterns] = AnyOf(_tests(patterns))
     return found
+
+
+def _tests(patterns: tuple[str, ...]) -> tuple[Predicate, ...]:
+    """Return what to ask for *patterns*: the globs, and the regular expressions all at once.
+
+    One program takes a key's time for the threads that are alive, not for each expression.
+    """
+    expressions: list[str] = []
+    tests: list[Predicate] = []
+    for pattern in patterns:
+        expression = _subscription(pattern)
+        if expression is None:
+            tests.append(glob(pattern))
+        else:
+            expressions.append(expression)
+    return (*tests, _search(expressions)) if expressions else tuple(tests)
 
 
 def access_pattern(text: str) -> Predicate:
@@ -111,7 +129,8 @@ def access_pattern(text: str) -> Predicate:
     Raises:
         Invalid: it is too long, needs too much memory, or is of a kind that is refused.
     """
-    return _pattern(text, "Invalid access pattern")
+    expression = _expression(text, "Invalid access pattern")
+    return glob(text) if expression is None else _search([expression])
 
 
 def subscription_pattern(text: str) -> Predicate:
@@ -120,25 +139,52 @@ def subscription_pattern(text: str) -> Predicate:
     Raises:
         Invalid: as for ``access_pattern``.
     """
-    message = "Invalid subscribe pattern"
+    return _tests((text,))[0]
+
+
+def _subscription(text: str) -> str | None:
     if SPECIAL.isdisjoint(text) and len(text) <= MAX_PATTERN_LENGTH:
-        return glob(text)
-    return _pattern(text, message)
+        return None
+    return _expression(text, "Invalid subscribe pattern")
 
 
-def _pattern(text: str, message: str) -> Predicate:
+def _expression(text: str, message: str) -> str | None:
+    """Return the pattern *text* as RE2 writes it; None: it is a glob.
+
+    Raises:
+        Invalid: as for ``access_pattern``, with *message*.
+    """
     if len(text) > MAX_PATTERN_LENGTH:
         raise Invalid("pattern", message=message)
     try:
-        return _search(to_re2(widened(text)))
+        expression = to_re2(widened(text))
+        _compile(expression, MAX_PATTERN_BYTES)
     except NotRegex:
-        return glob(text)
+        return None
     except (Unsupported, UnicodeEncodeError):
         raise Invalid("pattern", message=message) from None
+    return expression
 
 
-def _search(text: str) -> Predicate:
-    """Return which keys the RE2 expression *text* is found in.
+def _search(expressions: list[str]) -> Predicate:
+    """Return in which keys one of *expressions*, each of which compiles, is found.
+
+    Raises:
+        TooLarge: they need too much memory or time together.
+    """
+    try:
+        compiled = _compile("|".join(f"(?:{expression})" for expression in expressions), MAX_TOKEN_BYTES)
+    except Unsupported:
+        raise TooLarge("token") from None
+    if compiled.programsize > MAX_INSTRUCTIONS:
+        raise TooLarge("token")
+    search: Callable[[bytes], Any] = compiled.search
+    # Whatever a dialect takes for a key: a lone surrogate is a character here, as in JavaScript.
+    return lambda key: search(key.encode("utf-8", "surrogatepass")) is not None
+
+
+def _compile(text: str, max_bytes: int) -> Any:
+    """Return the RE2 expression *text*, compiled in *max_bytes* of memory.
 
     Raises:
         NotRegex: a range of a class is out of order.
@@ -148,17 +194,15 @@ def _search(text: str) -> Predicate:
     import re2
 
     options = re2.Options()
-    options.max_mem = MAX_PATTERN_BYTES
+    options.max_mem = max_bytes
     options.never_capture = True
     options.log_errors = False  # it would write to stderr
     try:
-        search: Callable[[bytes], Any] = re2.compile(text.encode(), options).search
+        return re2.compile(text.encode(), options)
     except re2.error as error:
         if b"character class range" in error.args[0]:
             raise NotRegex("a range is out of order") from None
         raise Unsupported("refused by RE2") from None
-    # Whatever a dialect takes for a key: a lone surrogate is a character here, as in JavaScript.
-    return lambda key: search(key.encode("utf-8", "surrogatepass")) is not None
 
 
 def widened(text: str) -> str:

@@ -19,8 +19,8 @@ from broker.errors import BrokerError, Denied, Invalid, RateLimited
 from broker.interfaces import IPeer
 from broker.messages import CloseCode, Event
 from broker.sessions import OrderedSession
-from protocols.hpkv import answers
-from protocols.hpkv.operation import Operation, check_key, end_key, number_value, read, record_limit, text_value
+from protocols.hpkv import frames
+from protocols.hpkv.frames import Operation, check_key, end_key, number_value, read, record_limit, text_value
 from protocols.hpkv.patterns import Rights
 
 log = Logger()
@@ -51,7 +51,7 @@ class Session(OrderedSession):
 
     def event(self, event: Event, pattern: str) -> None:
         """Notify the client of the change of a key."""
-        frame = event.render(answers.notification)
+        frame = event.render(frames.notification)
         if self.holding:
             # A store that writes at once: "the writer's answer goes out before its own notification".
             self.hold(event.topic, frame)
@@ -116,38 +116,38 @@ class Session(OrderedSession):
             self._link.close(CloseCode.INTERNAL_ERROR, "internal error")
 
     def _refuse(self, error: BrokerError, id: bytes) -> None:
-        self._link.send(answers.error(error, id))
+        self._link.send(frames.error(error, id))
 
     def _get(self, operation: Operation) -> None:
         self._check_access(operation.key)
-        self._answer(self._peer.get(operation.key), operation, answers.value)
+        self._answer(self._peer.get(operation.key), operation, frames.value)
 
     def _set(self, operation: Operation) -> None:
         self._check_access(operation.key)
-        self._answer(self._peer.set(operation.key, text_value(operation)), operation, answers.written)
+        self._answer(self._peer.set(operation.key, text_value(operation)), operation, frames.written)
 
     def _patch(self, operation: Operation) -> None:
         self._check_access(operation.key)
-        self._answer(self._peer.patch(operation.key, text_value(operation)), operation, answers.written)
+        self._answer(self._peer.patch(operation.key, text_value(operation)), operation, frames.written)
 
     def _delete(self, operation: Operation) -> None:
         self._check_access(operation.key)
-        self._answer(self._peer.delete(operation.key), operation, answers.deleted)
+        self._answer(self._peer.delete(operation.key), operation, frames.deleted)
 
     def _atomic(self, operation: Operation) -> None:
         self._check_access(operation.key)
         increased = self._peer.increment(operation.key, number_value(operation))
-        self._answer(increased.addErrback(_not_numeric), operation, answers.counted)
+        self._answer(increased.addErrback(_not_numeric), operation, frames.counted)
 
     def _range(self, operation: Operation) -> Deferred[Any]:
         # "The bounds themselves need not match the pattern."
         last, limit = end_key(operation), record_limit(operation)
         predicate = None if self._rights is None else self._rights.may
         reading = self._peer.range(
-            operation.key, last, limit + 1, predicate=predicate, max_bytes=answers.MAX_ANSWER_BYTES
+            operation.key, last, limit + 1, predicate=predicate, max_bytes=frames.MAX_ANSWER_BYTES
         )
         doing = Deferred.fromCoroutine(reading)
-        self._answer(doing, operation, answers.records)
+        self._answer(doing, operation, frames.records)
         return doing
 
     def _check_access(self, key: str) -> None:

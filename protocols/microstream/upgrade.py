@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from broker.interfaces import ILink
 from broker.sessions import BaseSession
 from protocols.microstream.engineio import PROBED, UPGRADED, ProtocolError
@@ -26,7 +28,7 @@ class Upgrade(BaseSession):
         self._link = link
         self._pending = False
         self._upgraded = False
-        self._bucket = 0.0
+        self._bucket: dict[Callable[[], object], float] | None = None
 
     def opened(self) -> None:
         """Expect the probe, or close when the session can not be upgraded.

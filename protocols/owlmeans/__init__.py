@@ -1,54 +1,11 @@
 """The native dialect: what ``@owlmeans/socket`` speaks, over WebSocket.
 
-One JSON object a frame.  Read on in this order: ``wire`` (how frames look),
-``session`` (what each of them does), ``outgoing`` (what a client is sent), ``auth`` (who
-it is), ``methods`` and ``watches`` (what can be asked of the broker itself), ``marshalled``
+One JSON object a frame.  Read on in this order: ``dialect`` (who may connect), ``wire`` (how
+frames look), ``session`` (what each of them does), ``outgoing`` (what a client is sent), ``auth``
+(who it is), ``methods`` and ``watches`` (what can be asked of the broker itself), ``marshalled``
 (how errors are written).
 """
 
-from __future__ import annotations
+from protocols.owlmeans.dialect import OwlMeans, dialect
 
-from typing import TYPE_CHECKING
-
-import attrs
-from zope.interface import implementer
-
-from broker.interfaces import ILink, IPeer, IWebSocketDialect
-from protocols.owlmeans.auth import handshake, on_auth, parameters
-from protocols.owlmeans.methods import METHODS
-from protocols.owlmeans.session import Session, make_tables
-
-if TYPE_CHECKING:
-    from broker.config.settings import Settings
-
-TABLES = make_tables(on_auth, METHODS.read)
-
-
-@implementer(IWebSocketDialect)
-@attrs.frozen
-class OwlMeans:
-    """Makes a session of each connection."""
-
-    settings: Settings
-    name: str = "owlmeans"
-    websocket_paths: tuple[str, ...] = ("/", "/owlmeans", "/v1/ws")
-    subprotocols: tuple[str, ...] = ("owlmeans",)
-
-    async def session(self, peer: IPeer, link: ILink) -> Session:
-        """Return the session of a client; see the interface.
-
-        ``?token=`` or the header ``Authorization`` show a credential, ``?client=``
-        gives a name, ``?subscribe=a,b.*`` subscribes.
-        """
-        query = parameters(link.handshake)
-        wanted = (topic for topic in query.get("subscribe", "").split(",") if topic)
-        topics = tuple(dict.fromkeys((*self.settings.owlmeans_default_subscriptions, *wanted)))
-        session = Session(peer, link, self.settings, TABLES, topics=topics)
-        token = query.get("token") or link.handshake.headers.get("authorization", "")
-        handshake(session, token, query.get("client", ""))
-        return session
-
-
-def dialect(settings: Settings) -> OwlMeans:
-    """Return this dialect for a daemon with *settings*."""
-    return OwlMeans(settings)
+__all__ = ["OwlMeans", "dialect"]

@@ -42,7 +42,7 @@ def parameters(request: HttpRequest) -> dict[str, str]:
 
 
 def handshake(session: Session, token: str, name: str) -> None:
-    """Let the client in as its URL and headers say.
+    """Authenticate and name the client as its URL and headers say.
 
     A name needs a credential wherever clients may show one.  Without one, it is
     kept until one was shown in a frame.

@@ -251,7 +251,7 @@ class Condition(msgspec.Struct):
 
 
 class Lifetime(Condition):
-    """``ttl``: seconds after which the key goes by itself."""
+    """``ttl``: seconds after which the key expires."""
 
     ttl: float | None = None
 

@@ -61,7 +61,7 @@ class StartBuffer:
         return self.clock.seconds() >= self._begin + TIMEOUT
 
     def schedule(self) -> None:
-        """Call ``on_timeout`` when the time has come: there is something to send."""
+        """Call ``on_timeout`` once the client has been silent for ``TIMEOUT``: there is something to send."""
         if self._timer is None:
             delay = self._begin + TIMEOUT - self.clock.seconds()
             self._timer = self.clock.callLater(max(0.0, delay), self._timed_out)

@@ -46,14 +46,14 @@ class Tables:
     """What sessions do, by the words of the wire.
 
     Attributes:
-        admitted: frame type → what it does, for a client that was let in.
-        guest: the same for one that must show a credential first.
+        admitted: frame type → what it does, for an admitted client.
+        unauthenticated: the same for one that must show a credential first.
         read_method: returns the call of a ``broker.`` method, by its name and
             its arguments as a JSON array; raises ``NotFound`` or ``Invalid``.
     """
 
     admitted: Handlers
-    guest: Handlers
+    unauthenticated: Handlers
     read_method: Callable[[str, bytes], Method]
 
 
@@ -65,7 +65,7 @@ class Session(Outgoing):
     Attributes:
         tables: what frames and methods do.
         name: the client id asked for in the URL, until a credential was shown.
-        topics: what to subscribe to as soon as the client is let in.
+        topics: what to subscribe to as soon as the client is admitted.
         authenticated: whether a credential was shown and found good.
         default_timeout: milliseconds that a call may take if it does not say.
         max_timeout: milliseconds that a call may take at most.
@@ -84,7 +84,7 @@ class Session(Outgoing):
         super().__attrs_post_init__()
         self.default_timeout = self.settings.call_timeout_seconds * 1000
         self.max_timeout = self.settings.max_call_timeout_seconds * 1000
-        self._handlers = self.tables.guest
+        self._handlers = self.tables.unauthenticated
 
     # Called by the transport.
 
@@ -121,7 +121,7 @@ class Session(Outgoing):
     # Called by this package.
 
     def admit(self) -> None:
-        """Let the client in: it is visible to others from now on."""
+        """Admit the client: it is visible to others from now on."""
         self._handlers = self.tables.admitted
         self._cancel_auth_timer()
         if self._buffer is not None:

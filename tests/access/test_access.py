@@ -212,6 +212,15 @@ def test_grants_are_found_by_name_then_role_then_default(tmp_path):
     token = jwt.encode({"sub": "ann", "exp": 4e9, "roles": ["admin"]}, SECRET, "HS256")
     assert known.identify("bobs-key").grants.may("call", "math.add")
     assert known.identify(token).grants.may("call", "anything")
+    for claims, may in (
+        ({"role": "admin"}, True),
+        ({"roles": "admin"}, True),
+        ({"roles": [5, "other", "admin"]}, True),
+        ({"roles": [], "role": "admin"}, False),
+        ({}, False),
+    ):
+        token = jwt.encode({"sub": "ann", "exp": 4e9} | claims, SECRET, "HS256")
+        assert known.identify(token).grants.may("call", "anything") is may
     assert known.identify("new").grants.may("call", "ping")
     assert not known.anonymous.grants.may("call", "ping")
     assert list(known.identify("bobs-key").grants.names("call")) == ["math.>"]

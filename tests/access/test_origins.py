@@ -29,9 +29,11 @@ OTHERS = [
     "",
     "https://",
     "https://app.example:port",
+    "https://app.example:65536",
     "https://app.example:99999",
     "https://[app.example]",
     "https://[::1",
+    "https://[1:2]",
 ]
 
 
@@ -77,6 +79,7 @@ def test_a_request_of_no_page_is_allowed():
         ("http://[2001:DB8::1]", "http://[2001:db8::1]:80"),
         ("https://b\u00fccher.example", "https://xn--bcher-kva.example"),
         ("capacitor://localhost", "capacitor://localhost"),
+        ("http://app.example:65535", "http://app.example:65535"),
         ("http://app.example", "http://app.example:80"),
         ("ws://app.example", "ws://app.example:80"),
         ("wss://app.example:443", "wss://app.example"),
@@ -127,6 +130,11 @@ def test_without_any_named_the_own_host_and_port_are_allowed(origin, host, admit
 )
 def test_pages_of_this_machine_can_be_allowed_besides(origin, admitted):
     assert admits(origin, host="broker:8000", this_machine=True) is admitted
+
+
+def test_pages_of_this_machine_are_not_allowed_by_themselves():
+    request = HttpRequest("GET", "/", "", {"host": "broker:8000", "origin": "http://localhost"})
+    assert not Origins().admit(request)
 
 
 def test_a_request_that_names_no_host_has_no_page_of_its_own():

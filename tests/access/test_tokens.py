@@ -61,6 +61,7 @@ def test_a_token_speaks_for_who_minted_it(broker):
     peer = attach(broker)
     assert do(peer.present(token)) == {"patterns": ["a"]}
     assert (peer.identity.name, peer.identity.authenticated, peer.admitted) == ("ann", True, True)
+    assert broker.metrics.verbs["test"] == {"identify": 2, "mint": 1}
 
 
 def test_a_token_fits_into_a_url(broker):
@@ -104,6 +105,14 @@ def test_at_its_end_the_connection_is_closed_and_comes_in_no_more(broker, clock)
     with pytest.raises(Unauthenticated):
         do(attach(broker).present(token))
     assert timers(clock) == []
+
+
+def test_a_token_ends_at_its_time_however_short(broker, clock):
+    token = do(attach(broker, "ann-key").mint({}, 0.5))
+    holder = Holder()
+    do(attach(broker, holder=holder).present(token))
+    clock.advance(0.5)
+    assert holder.ends == [(4001, "token expired")]
 
 
 def test_a_revoked_token_closes_what_lives_by_it_and_nothing_else(broker):
@@ -216,6 +225,8 @@ def test_a_token_has_the_permissions_of_who_minted_it():
         peer.get("shut")
     with pytest.raises(Denied):
         do(attach(broker, "bob-key").mint({}, 100))
+    with pytest.raises(Denied):
+        do(attach(broker, "bob-key").revoke(token))
     del permissions["ann"]
     peer = attach(broker)
     do(peer.present(token))

@@ -12,7 +12,7 @@ import pytest_twisted
 from broker.errors import BrokerError
 from broker.messages import HttpRequest
 from protocols.ganomede.answers import failed
-from protocols.hpkv.answers import error as hpkv_error
+from protocols.hpkv.frames import error as hpkv_error
 from tests.bridge.clients import Ganomede, Hpkv, MicroStream, OwlMeans, ThinWs
 from tests.support.daemon import Daemon
 from tests.support.http_client import get, post, request

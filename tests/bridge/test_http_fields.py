@@ -7,7 +7,8 @@ import pytest_twisted
 
 from tests.support.public_port import UPGRADE, PublicPort, request
 
-CHALLENGE = '\r\nWWW-Authenticate: Bearer realm="txbroker"\r\n'
+BEARER = 'Bearer realm="txbroker"'
+SECRET = 'Secret realm="ganomede-events"'  # of which ganomede has its own
 POST = {"method": "POST", "body": b"{}"}
 JSON = ("Content-Type: application/json", "Content-Length: 2")
 
@@ -20,22 +21,22 @@ async def port():
 
 
 @pytest.mark.parametrize(
-    ("path", "lines", "more"),
+    ("challenge", "path", "lines", "more"),
     [
-        ("/events/v1/events?secret=wrong&clientId=a&channel=b", (), {}),
-        ("/events/v1/events", JSON, POST),
-        ("/latest?channel=b", (), {}),
-        ("/events/v1/indices", JSON, POST),
-        ("/token/websocket", JSON, POST),
-        ("/owlmeans?token=wrong", UPGRADE, {}),
-        ("/owlmeans", (*UPGRADE, "Authorization: Bearer wrong"), {}),
+        (SECRET, "/events/v1/events?secret=wrong&clientId=a&channel=b", (), {}),
+        (SECRET, "/events/v1/events", JSON, POST),
+        (SECRET, "/latest?channel=b", (), {}),
+        (SECRET, "/events/v1/indices", JSON, POST),
+        (BEARER, "/token/websocket", JSON, POST),
+        (BEARER, "/owlmeans?token=wrong", UPGRADE, {}),
+        (BEARER, "/owlmeans", (*UPGRADE, "Authorization: Bearer wrong"), {}),
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_a_401_has_one_challenge(port, monkeypatch, path, lines, more):
+async def test_a_401_has_one_challenge(port, challenge, path, lines, more):
     head = await port.ask(path, *lines, **more)
     assert head.startswith("HTTP/1.1 401 ")
-    assert head.count(CHALLENGE) == head.lower().count("www-authenticate") == 1
+    assert head.count(f"\r\nWWW-Authenticate: {challenge}\r\n") == head.lower().count("www-authenticate") == 1
 
 
 @pytest.mark.parametrize(

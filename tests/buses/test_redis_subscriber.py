@@ -99,6 +99,7 @@ class World:
         self.heard: list[Event] = []
         self.messages: list[bytes] = []
         self.publishing: set[str] = set()
+        self.resumed: list[Any] = []
         self.subscriber = RedisSubscriber(
             self.clock,
             "p0/event/",
@@ -106,6 +107,7 @@ class World:
             self.heard.append,
             self.messages.append,
             lambda o: o in self.publishing,
+            self.resumed.append,
         )
         self.subscriber.use(self.connection)  # type: ignore[arg-type]
         self.subscriber.source = self.source  # type: ignore[assignment]
@@ -355,9 +357,12 @@ def test_the_publisher_is_answered_before_anybody_hears(world: World) -> None:
     world.publishing.add("mine")
     world.announce(Event("t", "live", b"mine", origin="mine"))
     assert len(world.heard) == 2
+    world.resumed.pop()()  # others than its publisher were answered
+    assert len(world.heard) == 2
     world.publishing.clear()
-    world.subscriber.resume()
+    world.resumed.pop()()
     assert len(world.heard) == 3
+    assert world.resumed == [world.subscriber.resume]  # from the first time: it was the store's turn then
 
 
 def test_waiting_for_what_is_listened_to(world: World) -> None:

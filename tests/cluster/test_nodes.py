@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, gatherResults, maybeDeferred
+from twisted.python.failure import Failure
 
 from broker.buses import open_bus
 from broker.config.settings import Settings
@@ -471,6 +472,25 @@ async def test_a_silent_holder_on_another_node_is_replaced(make_nodes: MakeNodes
     await new.peer.perform(["s"], as_service=True, takeover=True)
     assert old.hung_up == (1001, "replaced")
     assert await one.bus.holders(["service:s"]) == ("service:s", [two.bus.address])
+
+
+@pytest_twisted.ensureDeferred
+async def test_of_many_that_take_over_from_a_silent_holder_one_gets_the_name_and_keeps_it(
+    make_nodes: MakeNodes,
+) -> None:
+    nodes = await make_nodes()
+    old = nodes[0].client()
+    await old.peer.perform(["s"], as_service=True)
+    old.alive = False
+    for node in nodes:
+        node.broker.parts.cluster._probe = 0.1  # type: ignore[attr-defined]  # seconds
+    takers = [node.client() for node in nodes[1:] for _ in range(2)]
+    tried = [Deferred.fromCoroutine(taker.peer.perform(["s"], as_service=True, takeover=True)) for taker in takers]
+    results: list[tuple[bool, Any]] = await DeferredList(tried, consumeErrors=True)
+    assert [type(result.value) for _, result in results if isinstance(result, Failure)] == [Taken] * 3
+    await nodes[0].settle()
+    assert [taker.hung_up for taker in takers] == [None] * 4
+    assert sorted(node.broker.calls.services.names() for node in nodes) == [[], [], ["s"]]
 
 
 @pytest_twisted.ensureDeferred

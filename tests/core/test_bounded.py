@@ -24,6 +24,11 @@ def test_a_new_value_for_a_known_key_evicts_nothing(cache):
     assert list(cache.items()) == [("a", 3), ("b", 2)]
 
 
+def test_a_value_that_is_replaced_leaves_the_order(cache):
+    cache.replace("a", 3)
+    assert list(cache.items()) == [("a", 3), ("b", 2)]
+
+
 def test_one_that_was_used_again_stays(cache):
     cache.move_to_end("a")
     cache["c"] = 3

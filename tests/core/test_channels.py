@@ -7,18 +7,23 @@ from typing import Any, cast
 import pytest
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import Clock
+from zope.interface.verify import verifyObject
 
 from broker.config.options import Retention
 from broker.core.channels import DAY, Channels, StoreEventSource, cursor_key
 from broker.errors import Invalid, RateLimited, Unavailable
+from broker.interfaces import IEventSource
 from broker.messages import Event
 from broker.patterns import LOG_PREFIX
 from broker.stores import open_store
 from broker.testing import make_broker, value_of
+from tests.support.logs import lines_of, logging
 
 
 class Bus:
     """Delivers nothing by itself; keeps what it is told."""
+
+    shared = False
 
     def __init__(self):
         self.published = []
@@ -237,6 +242,27 @@ def test_a_post_that_fails_is_not_published(room):
     assert room.bus.published == []
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_what_nodes_tell_each_other_is_kept_for_those_that_are_away(room, shared):
+    room.bus.shared = shared
+    room.channels.notify(Event("control", "n", None))
+    assert [event.id for event in room.bus.published] == [1 if shared else 0]
+    assert value_of(room.channels.head("control")) == (1 if shared else 0)
+
+
+def test_an_event_of_the_broker_itself_that_is_lost_costs_a_log_line():
+    room = Room(durable=("kept",))
+    room.bus.shared = True
+    assert room.channels.announce(Event("live", "n", None)) is None
+    assert value_of(cast(Any, room.channels.announce(Event("kept", "n", None)))).id == 1
+    room.store.stopService()
+    with logging() as events:
+        assert value_of(cast(Any, room.channels.announce(Event("kept", "n", None)))) is None
+        room.channels.notify(Event("control", "n", None))
+    lines = [line.partition(":")[0] for line in lines_of(events)]
+    assert lines == ["an event on kept was lost", "an event on control was lost"]
+
+
 def test_durable_topics_are_patterns():
     channels = Room(durable=("news", "log.>")).channels
     assert [channels.is_durable(topic) for topic in ("news", "log.a.b", "log", "other")] == [True, True, False, False]
@@ -279,6 +305,8 @@ def test_cursors_of_different_pairs_are_different():
 def test_a_cursor_goes_when_no_event_that_it_acknowledges_can_be_left():
     room = Room(kept_seconds=3 * DAY)
     move(room, 7)
+    left = value_of(room.store.get("cursor", cursor_key("c", "t"))).expires - room.clock.seconds()
+    assert 4 * DAY < left <= 5 * DAY
     room.clock.advance(4 * DAY)
     assert cursor(room) == 7
     move(room, 8)
@@ -386,6 +414,7 @@ class SharedStore:
 
 def test_a_bus_reads_topics_where_the_store_has_logs():
     source, answered = StoreEventSource(cast(Any, SharedStore())), []
+    verifyObject(IEventSource, source)
     assert value_of(source.mark()) == 7
     assert value_of(source.changes(7)) == {"a": 8, LOG_PREFIX: 9}
     assert value_of(source.since("a", 5)) == (LOG_PREFIX + "a", 5)

@@ -48,9 +48,10 @@ def test_keys_are_due_in_the_order_of_their_times(clock, due, deadlines):
 
 
 def test_a_dropped_key_is_never_due_and_leaves_nothing(clock, due, deadlines):
-    line = deadlines.add("a", 1.0)
-    deadlines.drop("a", line)
-    deadlines.drop("a", line)
+    bucket = deadlines.add("a", 1.0)
+    deadlines.drop("a", bucket)
+    deadlines.drop("a", bucket)
+    deadlines.drop("a", None)
     pass_time(clock, 2.0)
     assert due == []
     assert not clock.getDelayedCalls()
@@ -80,12 +81,20 @@ def test_one_that_fails_does_not_hold_up_the_others(clock, due):
 
 
 def test_many_odd_delays_are_rounded_up_to_few_lines(clock, due, deadlines):
-    lines = {number: deadlines.add(number, 10.0 + number / 1000) for number in range(1000)}
-    assert len(set(lines.values())) <= MAX_BUCKETS + 2
+    buckets = [deadlines.add(number, 10.0 + number / 1000) for number in range(1000)]
+    assert len({id(bucket) for bucket in buckets}) <= MAX_BUCKETS + 2
     pass_time(clock, 9.9)
     assert due == []
     pass_time(clock, 7.0)
     assert sorted(due) == list(range(1000))
+
+
+@pytest.mark.parametrize(("delay", "bucket"), [(0.5, 1.0), (63.9, 64.0), (64.0, 64.0), (64.1, 128.0)])
+def test_a_delay_is_rounded_up_to_the_next_power_of_two(clock, deadlines, delay, bucket):
+    for number in range(MAX_BUCKETS):
+        deadlines.add(number, 1000.0 + number)
+    assert deadlines.add("a", 1000.0)["a"] == clock.seconds() + 1000.0
+    assert deadlines.add("b", delay)["b"] == clock.seconds() + bucket
 
 
 def test_what_is_due_may_add_again(clock, due):

@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 
 from broker.access.permissions import Grants, Rule
 from broker.access.principals import Access
 from broker.buses import open_bus
 from broker.buses.local import LocalBus
-from broker.core.keys import BATCH, YIELD_AFTER, Keys, merge
+from broker.core.keys import BATCH, MAX_SLICE, YIELD_AFTER, Keys, merge
 from broker.errors import Conflict, Denied, Invalid, TooLarge, Unauthenticated, Unavailable
 from broker.messages import MAX_TIME, Entry
 from broker.testing import make_broker, value_of
@@ -132,6 +133,29 @@ def test_a_long_search_lets_others_have_their_turn(keys, clock):
     assert [call for call in clock.getDelayedCalls() if call.getTime() <= clock.seconds()] == []
 
 
+def test_a_search_by_a_slow_predicate_lets_others_have_their_turn_in_time(keys, clock):
+    asked = []
+
+    def predicate(key):
+        asked.append(key)
+        clock.rightNow += MAX_SLICE  # what it takes
+        return False
+
+    for number in range(5):
+        keys.set(f"k{number}", b"v")
+    search = Deferred.fromCoroutine(keys.range("a", "z", 10, predicate=predicate))
+    turns = []
+
+    def other():
+        turns.append(len(asked))
+        if not search.called:
+            clock.callLater(0, other)
+
+    clock.callLater(0, other)
+    clock.advance(0)
+    assert (value_of(search), turns) == ([], [2, 3, 4, 5])
+
+
 def test_a_range_ends_when_it_has_enough_but_not_before_the_second(keys):
     for name in "abcd":
         keys.set(name, b"12345")
@@ -148,8 +172,9 @@ def test_a_key_may_hold_any_character(keys):
     assert found(keys, "a\0", "a\n", 100) == names[1:4]
 
 
-def test_a_key_stays_unless_it_is_told_to_expire(keys):
+def test_a_key_stays_unless_it_is_told_to_expire(broker, keys):
     assert value_of(keys.set("k", b"v")).expires == 0.0
+    assert value_of(attach(broker).set("k", b"v")).expires == 0.0
     assert value_of(keys.set("k", b"v", expires=5.0)).expires == 5.0
 
 
@@ -277,6 +302,24 @@ def test_the_writer_has_its_answer_before_anybody_is_told():
     assert order == ["answered", "told"]
 
 
+@pytest.mark.parametrize("outcome", [None, Failure(Unavailable("bus"))], ids=["sent", "lost"])
+def test_between_nodes_the_writer_has_its_answer_when_the_change_is_on_its_way(broker, outcome):
+    bus, published = Ears(), []
+    bus.shared = True
+
+    def publish(event):
+        published.append((event.name, Deferred()))
+        return published[-1][1]
+
+    keys = Keys(broker.store, bus, publish, Clock())
+    assert value_of(keys.delete("k")) is False
+    setting = keys.set("k", b"v")
+    assert not setting.called
+    ((name, sent),) = published
+    sent.callback(outcome)
+    assert (name, value_of(setting).value) == ("set", b"v")
+
+
 def test_a_client_can_not_forge_a_change(broker):
     ann, bob = attach(broker), attach(broker)
     bob.watch(lambda key: True)
@@ -295,11 +338,12 @@ def check_permission():
 
 def test_a_range_shows_what_may_be_read_and_no_more():
     broker = check_permission()
-    for key in ("open.a", "open.b", "secret"):
+    for key in ("open.a", "open.b", "open.c", "secret"):
         value_of(broker.keys.set(key, b"v"))
     ann = attach(broker)
-    assert found(ann, "a", "z", 10) == ["open.a", "open.b"]
-    assert found(ann, "a", "z", 10, predicate=lambda key: key != "open.a") == ["open.b"]
+    assert found(ann, "a", "z", 10) == ["open.a", "open.b", "open.c"]
+    assert found(ann, "a", "z", 10, max_bytes=1) == ["open.a", "open.b"]
+    assert found(ann, "a", "z", 10, predicate=lambda key: key != "open.a") == ["open.b", "open.c"]
     with pytest.raises(Denied):
         ann.get("secret")
 

@@ -1,12 +1,16 @@
 """Memberships: what a client has joined comes back with it."""
 
+import json
+
 import attrs
 import pytest
 from twisted.internet.defer import Deferred, fail
 
 from broker.access.permissions import Grants, Rule
 from broker.access.principals import Access
+from broker.core.memberships import CONTROL
 from broker.errors import Denied, Gone, RateLimited, Unauthenticated, Unavailable
+from broker.messages import Event
 from broker.testing import make_broker, value_of
 
 
@@ -145,6 +149,19 @@ def test_a_member_has_so_many_memberships_and_no_more():
     assert do(attach(broker).become("ann")) == ["a", "b"]
 
 
+def test_a_member_that_comes_back_is_limited_by_what_it_has_joined_before():
+    broker = make_broker(max_subscriptions=2)
+    ann = attach(broker, "ann")
+    for topic in ("a", "b"):
+        do(ann.join(topic))
+    ann.close()
+    again = attach(broker, "ann")
+    again.unsubscribe("a", exact=True)
+    with pytest.raises(RateLimited):
+        do(again.join("c"))
+    do(again.join("a"))
+
+
 def test_a_membership_that_is_permitted_no_more_is_left_out(broker):
     do(attach(broker, "ann").join("open"))
     do(attach(broker, "ann").join("shut"))
@@ -158,6 +175,16 @@ def test_coming_back_costs_one_verb_of_the_rate():
     assert do(attach(broker).become("ann")) == ["a"]
     with pytest.raises(RateLimited):
         do(attach(broker).become("ann"))
+
+
+def test_joining_and_parting_cost_a_token_each_unless_they_are_part_of_something():
+    ann = attach(make_broker(rate=0.001, rate_burst=2))
+    do(ann.join("a"))
+    do(ann.part("a"))
+    for verb in (ann.join, ann.part):
+        with pytest.raises(RateLimited):
+            do(verb("a"))
+        do(verb("a", rate_limited=False))
 
 
 def test_who_is_not_admitted_is_nobody():
@@ -222,6 +249,36 @@ def test_a_store_that_has_lost_all_gets_the_memberships_of_those_who_are_here(br
     bob.close()
     assert do(attach(broker).become("ann")) == ["a", "b"]
     assert do(attach(broker).become("bob")) == ["c"]
+
+
+def told_by_another_node(member, topic):
+    return Event(CONTROL, "left", json.dumps([f"test:{member}", topic]).encode(), source="another node")
+
+
+def test_what_was_left_on_another_node_is_left_here(broker):
+    ann = attach(broker, "ann")
+    do(ann.join("a"))
+    ((key, _),) = value_of(broker.store.range("member", "", "\U0010ffff", 10))
+    value_of(broker.store.delete("member", key))
+    broker.arrived(told_by_another_node("ann", "a"))
+    assert not ann.joined("a")
+
+
+def test_what_was_joined_again_since_it_was_left_on_another_node_stays(broker):
+    ann = attach(broker, "ann")
+    do(ann.join("a"))
+    broker.arrived(told_by_another_node("ann", "a"))
+    assert ann.joined("a")
+
+
+def test_a_second_session_stores_what_another_node_may_have_forgotten(broker):
+    first, second = attach(broker, "ann"), attach(broker, "ann")
+    do(first.join("a"))
+    ((key, _),) = value_of(broker.store.range("member", "", "\U0010ffff", 10))
+    value_of(broker.store.delete("member", key))
+    do(second.join("a"))
+    broker.arrived(told_by_another_node("ann", "a"))
+    assert (first.joined("a"), second.joined("a")) == (True, True)
 
 
 def test_closing_leaves_nothing_behind(broker):

@@ -21,10 +21,11 @@ def presence(seen):
 
 
 def test_a_client_is_found_by_its_id_newest_session_first(presence):
-    one, two = Somebody("s1", "ann"), Somebody("s2", "ann")
-    presence.enter(one)
-    presence.enter(two)
-    assert presence.sessions("ann") == [two, one]
+    one, two, three = (Somebody(id, "ann") for id in ("s1", "s2", "s3"))
+    for session in (one, two, three):
+        presence.enter(session)
+    assert presence.sessions("ann") == presence.sessions_of("ann") == [three, two, one]
+    assert presence.sessions_of("s1") == []
 
 
 def test_a_session_is_found_by_its_own_id(presence):

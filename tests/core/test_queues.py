@@ -236,7 +236,7 @@ def test_taker_that_comes_while_mail_is_stored_gets_it(store, clock, takers):
 def test_taker_that_can_take_again_while_a_position_is_stored_gets_the_rest(queues, store, takers, monkeypatch):
     class Small(Taker):
         def post_mail(self, mail):
-            self.willing = not self.got or room
+            self.willing = bool(not self.got or room)
             return super().post_mail(mail)
 
     room, held, original = [], Deferred(), store.set

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import attrs
 import pytest
@@ -69,6 +70,16 @@ def test_a_posted_event_is_stored_and_heard(clock):
     )
 
 
+def test_a_posted_event_wakes_a_poll_and_a_live_one_does_not():
+    broker = make_broker()
+    ann = attach(broker)
+    poll = ensureDeferred(ann.poll("news", 0, 10, 5.0))
+    value_of(ann.publish("news", "live", b"1"))
+    assert not poll.called
+    value_of(ann.post("news", "stored", b"2"))
+    assert [event.name for event in value_of(poll)] == ["stored"]
+
+
 def test_a_live_event_is_stored_only_on_a_durable_topic():
     broker = make_broker(durable_topics=("kept.>",))
     ann = attach(broker)
@@ -122,6 +133,15 @@ def test_a_key_that_expires_tells_its_watchers_once(clock):
     assert value_of(ann.get("k")) is None
 
 
+def test_that_a_key_has_expired_is_told_within_a_second(clock):
+    broker = make_broker(clock)
+    ann = attach(broker)
+    ann.watch(lambda key: True)
+    value_of(ann.set("k", b"v", expires=clock.seconds() + 0.5))
+    clock.pump([0.5] * 3)
+    assert [event.name for event, _ in ann.session.heard] == ["set", "expired"]
+
+
 def test_a_key_change_is_an_event_on_its_topic():
     broker = make_broker()
     ann, bob = attach(broker), attach(broker)
@@ -131,6 +151,16 @@ def test_a_key_change_is_an_event_on_its_topic():
     assert bob.session.topics == ["kv/k", "kv/k"]
     bodies = [json.loads(event.body) for event, _ in bob.session.heard]
     assert [(body["key"], body["value"]) for body in bodies] == [("k", "v"), ("k", None)]
+
+
+def test_what_nodes_tell_each_other_is_for_no_client():
+    broker = make_broker()
+    ann, bob = attach(broker), attach(broker)
+    bob.subscribe(">")
+    value_of(ann.become("ann"))
+    value_of(ann.join("a"))
+    value_of(ann.part("a"))
+    assert bob.session.topics == []
 
 
 def test_presence_is_an_event():
@@ -183,9 +213,10 @@ def test_a_timer_that_fails_says_why_unless_the_broker_stops(clock):
     broker.store.expired = lambda *_: fail(Unavailable("store"))
     with logging() as events:
         clock.advance(EXPIRY)
+        assert lines_of(events) == ["expiry waits: store"]
         broker.drain()
         clock.advance(EXPIRY)
-    assert lines_of(events) == ["expiry waits: store"]
+    assert len(events) == 1
 
 
 class NodeBus(LocalBus):
@@ -217,28 +248,30 @@ class NodeBus(LocalBus):
 
 
 @pytest.fixture
-def node(clock):
-    broker = Broker(Settings(retention=Retention(0.0, 1)), open_store("memory:", clock=clock), NodeBus(), clock)
+def clustered(clock):
+    store: Any = open_store("memory:", clock=clock)
+    store.publishes, store.on_answer = lambda origin: False, lambda call: None  # as one that several nodes share
+    broker = Broker(Settings(retention=Retention(0.0, 1)), store, NodeBus(), clock)
     broker.startService()
     yield broker
     broker.stopService()
 
 
-def test_a_node_listens_to_what_the_nodes_tell_each_other(node):
-    assert sorted(node.bus.listened) == [LEFT, REVOKED]
+def test_a_node_listens_to_what_the_nodes_tell_each_other(clustered):
+    assert sorted(clustered.bus.listened) == [LEFT, REVOKED]
 
 
-def test_a_node_sweeps_only_when_no_other_does(node, clock):
-    ann = attach(node)
+def test_a_node_sweeps_only_when_no_other_does(clustered, clock):
+    ann = attach(clustered)
     for _ in range(2):
         value_of(ann.post("news", "add", b"1"))
     clock.advance(SWEEP)
-    assert (SWEEPER, False) in node.bus.claims
+    assert (SWEEPER, False) in clustered.bus.claims
     assert len(value_of(ann.read("news", 0, 10))) == 2
 
 
-def test_a_store_that_has_lost_all_gets_what_the_node_knows(node):
-    ann, bob, nobody = attach(node), attach(node), attach(node)
+def test_a_store_that_has_lost_all_gets_what_the_node_knows(clustered):
+    ann, bob, nobody = attach(clustered), attach(clustered), attach(clustered)
     ann.take_name("ann")
     bob.admit(Identity("bob"))
     for peer in (ann, bob, nobody):
@@ -247,14 +280,14 @@ def test_a_store_that_has_lost_all_gets_what_the_node_knows(node):
     value_of(ann.join("room"))
     token = value_of(ann.mint({}, 60))
     for space in ("client", "member", "token"):
-        for key, _ in value_of(node.store.range(space, "", "\U0010ffff", 100)):
-            value_of(node.store.delete(space, key))
-    node.store.wiped()
-    assert [key for key, _ in value_of(node.store.range("client", "", "\U0010ffff", 100))] == ["ann", "bob"]
-    assert len(value_of(node.store.range("member", "", "\U0010ffff", 100))) == 1
+        for key, _ in value_of(clustered.store.range(space, "", "\U0010ffff", 100)):
+            value_of(clustered.store.delete(space, key))
+    clustered.store.wiped()
+    assert [key for key, _ in value_of(clustered.store.range("client", "", "\U0010ffff", 100))] == ["ann", "bob"]
+    assert len(value_of(clustered.store.range("member", "", "\U0010ffff", 100))) == 1
     with pytest.raises(Unauthenticated):  # it was signed with a key that is lost
-        value_of(attach(node).present(token))
-    assert node.bus.begun == 1
+        value_of(attach(clustered).present(token))
+    assert clustered.bus.begun == 1
 
 
 def test_gauges_count_what_there_is(clock):

@@ -85,6 +85,7 @@ def test_publisher_hears_itself_only_with_echo(topics, topic):
 def test_bus_hears_of_first_and_last_listener(topics, told, topic):
     ann, bob = Listener("ann"), Listener("bob")
     topics.subscribe(ann, topic)
+    assert told == [("listen", topic)]
     topics.subscribe(bob, topic)
     topics.unsubscribe(ann, topic)
     topics.unsubscribe(ann, topic)

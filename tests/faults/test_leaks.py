@@ -27,8 +27,8 @@ from broker.core.registry import Registry
 from broker.core.service import Broker
 from broker.interfaces import IStore
 from broker.stores import open_store
-from broker.web.net.outbox import Outbox
-from broker.web.net.transport import listen
+from broker.web.net.listening import listen
+from broker.web.net.transport import Outbox
 from tests.support.eventually import TIMEOUT, eventually
 from tests.web.ws.frames import CONTINUATION, PING, TEXT, client_frame, closing
 

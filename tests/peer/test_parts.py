@@ -10,7 +10,8 @@ from broker.buses import open_bus
 from broker.config.settings import Settings
 from broker.core.service import make_parts
 from broker.messages import Request
-from broker.peer import make_peer
+from broker.observe.metrics import Metrics
+from broker.peer import Peer
 from broker.sessions import BaseSession
 from broker.stores import open_store
 from broker.testing import value_of
@@ -36,14 +37,14 @@ class Session(BaseSession):
 def parts():
     clock = Clock()
     bus = open_bus("local:", "test")
-    parts = make_parts(Settings(), open_store("memory:", clock=clock), bus, clock, Access())
+    parts = make_parts(Settings(), open_store("memory:", clock=clock), bus, clock, Access(), Metrics())
     bus.deliver = parts.topics.deliver
     parts.store.startService()
     return parts
 
 
 def attach(parts):
-    peer = make_peer(parts, "test", "127.0.0.1")
+    peer = Peer(parts, "test", "127.0.0.1")
     peer.bind(Session(peer))
     peer.appear()
     return peer

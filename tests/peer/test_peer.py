@@ -4,82 +4,18 @@ from __future__ import annotations
 
 import attrs
 import pytest
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
-from twisted.internet.task import Clock
+from twisted.internet.defer import Deferred, fail
 from zope.interface.verify import verifyObject
 
 from broker.access.permissions import Grants, Rule
 from broker.access.principals import Access
-from broker.core.names import LocalNames
 from broker.errors import BrokerError, Denied, Gone, Invalid, NotFound, RateLimited, Taken, Unauthenticated, Unavailable
 from broker.interfaces import IPeer
 from broker.messages import Event, Request
+from broker.patterns import CONTROL_PREFIX
 from broker.peer import Peer
 from broker.testing import make_broker, value_of
-
-
-@attrs.define(eq=False, slots=False)
-class Session:
-    heard: list = attrs.field(factory=list)
-    served: list = attrs.field(factory=list)
-    replies: list = attrs.field(factory=list)
-    mails: list = attrs.field(factory=list)
-    willing: bool = True
-    alive: Deferred | bool = True
-    broken: bool = False
-
-    def event(self, event, pattern):
-        self._break()
-        self.heard.append((event, pattern))
-
-    def request(self, request):
-        self._break()
-        self.served.append(request)
-
-    def reply(self, reply):
-        self._break()
-        self.replies.append(reply)
-
-    def mail(self, mail):
-        self._break()
-        self.mails.append(mail)
-        return self.willing
-
-    def probe(self):
-        return self.alive if isinstance(self.alive, Deferred) else succeed(self.alive)
-
-    def _break(self):
-        if self.broken:
-            raise ZeroDivisionError("a bug")
-
-
-@pytest.fixture
-def clock():
-    clock = Clock()
-    clock.advance(1_000_000)
-    return clock
-
-
-@pytest.fixture
-def broker(clock):
-    return make_broker(clock)
-
-
-def attach(broker, name="", dialect="test"):
-    peer = broker.attach(dialect, "127.0.0.1")
-    peer.bind(Session())
-    if name:
-        peer.take_name(name)
-    peer.appear()
-    return peer
-
-
-def closings_of(peer):
-    """Return the list to which each closing of the connection of *peer* is added."""
-    closings = []
-    peer.bind(peer.session, lambda code, reason: closings.append((code, reason)))
-    return closings
-
+from tests.support.peers import Session, attach, call, closings_of, perform
 
 # What the core calls; a dialect does not.
 CALLED_BY_THE_CORE = {"on_event", "on_reply", "on_request", "post_mail", "probe", "lives"}
@@ -92,16 +28,6 @@ def test_a_peer_provides_its_interface(broker):
 def test_the_interface_has_every_verb():
     public = {name for name in dir(Peer) if not name.startswith("_")}
     assert public - set(IPeer.names()) == CALLED_BY_THE_CORE | {"calling"}
-
-
-def perform(peer, *names, **options):
-    return value_of(Deferred.fromCoroutine(peer.perform(names, **options)))
-
-
-def call(peer, procedure, **options):
-    request = Request("", procedure, "", "", b"[]", timeout=5.0, **options)
-    peer.call("ref", request)
-    return request
 
 
 # Names
@@ -129,6 +55,16 @@ def test_names_of_others_can_not_be_taken(broker, name):
     broker.access.keys = {"key-name": "key"}
     with pytest.raises(Denied):
         attach(broker).take_name(name)
+
+
+def test_where_there_are_several_nodes_no_session_id_can_be_taken(broker):
+    ann, bob = attach(broker), attach(broker)
+    broker.bus.shared = True
+    for name in (ann.id, bob.id, "01234567-89ab-cdef-0123-456789abcdef"):
+        with pytest.raises(Denied):
+            ann.take_name(name)
+    broker.bus.shared = False
+    ann.take_name("01234567-89ab-cdef-0123-456789abcdef")
 
 
 def test_session_id_of_another_can_not_be_taken(broker):
@@ -233,8 +169,43 @@ def test_one_http_request_takes_one_token(clock):
     unlimited.pace()
 
 
-def test_a_peer_tells_the_epoch_of_the_store(broker):
-    assert attach(broker).epoch == broker.store.epoch
+def test_a_peer_tells_the_epoch_of_the_store_and_has_the_clock_of_the_broker(broker):
+    peer = attach(broker)
+    assert (peer.epoch, peer.clock) == (broker.store.epoch, broker.clock)
+
+
+READS = {
+    "read": lambda peer, topic: peer.read(topic, 0, 1),
+    "latest": lambda peer, topic: peer.latest(topic, 1),
+    "head": lambda peer, topic: peer.head(topic),
+    "poll": lambda peer, topic: peer.poll(topic, 0, 1, 0.0),
+    "create_index": lambda peer, topic: peer.create_index("i", topic, "name"),
+}
+CURSORS = {
+    "cursor": lambda peer, topic: peer.cursor("ann", topic),
+    "move_cursor": lambda peer, topic: peer.move_cursor("ann", topic, 1),
+}
+
+
+@pytest.fixture
+def reader(broker):
+    peer = attach(broker)
+    peer.identity = attrs.evolve(peer.identity, grants=Grants({"read": Rule(("open", CONTROL_PREFIX + "x"))}))
+    return peer
+
+
+@pytest.mark.parametrize("verb", [*READS, *CURSORS])
+def test_every_way_to_read_needs_the_permission(reader, verb):
+    read = (READS | CURSORS)[verb]
+    value_of(read(reader, "open"))
+    with pytest.raises(Denied):
+        value_of(read(reader, "shut"))
+
+
+@pytest.mark.parametrize("verb", READS)
+def test_what_nodes_tell_each_other_can_not_be_read(reader, verb):
+    with pytest.raises(Denied):
+        value_of(READS[verb](reader, CONTROL_PREFIX + "x"))
 
 
 def test_verbs_are_counted(broker):
@@ -299,6 +270,35 @@ def test_publisher_hears_its_own_event_only_when_it_asks_for_that(broker):
     for topic in ("a", "b"):
         value_of(ann.publish(topic, "e", b"1"))
     assert [event.topic for event, _ in ann.session.heard] == ["b"]
+
+
+def test_event_is_of_the_client_unless_it_says_of_whom(broker):
+    ann = attach(broker, "ann")
+    published = [value_of(ann.publish("a", "e", b"1", source=source)).source for source in (None, "", "svc")]
+    assert published == ["ann", "", "svc"]
+    posted = [value_of(ann.post("a", "e", b"1", source=source)).source for source in ("", "svc")]
+    assert posted == ["ann", "svc"]
+
+
+def test_an_event_is_published_when_the_bus_has_taken_it(broker):
+    taken: Deferred[None] = Deferred()
+    broker.bus.publish = lambda event: taken
+    publishing = attach(broker).publish("a", "e", b"1")
+    assert not publishing.called
+    taken.callback(None)
+    assert value_of(publishing).topic == "a"
+
+
+def test_who_changes_a_key_does_not_hear_of_it_as_an_event(broker):
+    ann, bob = attach(broker), attach(broker)
+    for peer in (ann, bob):
+        peer.subscribe("kv/k")
+    value_of(ann.set("k", b"1"))
+    value_of(ann.increment("k", b"1"))
+    value_of(ann.patch("k", b"x"))
+    value_of(ann.delete("k"))
+    assert ann.session.heard == []
+    assert [event.name for event, _ in bob.session.heard] == ["set", "set", "set", "delete"]
 
 
 def test_live_events_may_carry_the_clients_time_and_stored_ones_not(clock):
@@ -438,122 +438,6 @@ def test_registrations_are_limited(clock):
         peer.consume("c")
 
 
-def test_living_holder_keeps_its_name(broker):
-    ann, bob = attach(broker), attach(broker)
-    closings = closings_of(ann)
-    perform(ann, "s", as_service=True)
-    with pytest.raises(Taken):
-        perform(bob, "s", as_service=True, takeover=True)
-    assert (closings, ann.closed) == ([], False)
-    assert broker.calls.services.names_of(ann) == ["s"]
-
-
-class SlowNames(LocalNames):
-    """Other nodes that take their time; keeps what they were asked for."""
-
-    def __init__(self):
-        self.asked, self.released, self.answer = [], [], Deferred()
-
-    async def claim(self, name, *, shared, takeover):
-        self.asked.append((name, shared, takeover))
-        await self.answer
-
-    def hold(self, name):
-        self.asked.append(name)
-
-    def release(self, names):
-        self.released += names
-
-
-@pytest.fixture
-def names(broker):
-    broker.parts.cluster = SlowNames()
-    return broker.parts.cluster
-
-
-@pytest.mark.parametrize(("as_service", "kind"), [(False, "procedure:"), (True, "service:")])
-def test_names_are_claimed_among_the_nodes_and_given_back(broker, names, as_service, kind):
-    ann = attach(broker)
-    names.answer.callback(None)
-    perform(ann, "a", "b", as_service=as_service, shared=True)
-    assert names.asked == [(kind + "a", True, False), (kind + "b", True, False)]
-    assert not ann.release("other", as_service=as_service)
-    assert names.released == []
-    assert ann.release("a", as_service=as_service)
-    assert names.released == [kind + "a"]
-
-
-def test_who_was_slower_at_the_other_nodes_gets_none_of_its_names(broker, names):
-    ann, bob = attach(broker), attach(broker)
-    slow = Deferred.fromCoroutine(ann.perform(["a", "b"]))
-    broker.calls.performers.add(bob, "b")
-    names.answer.callback(None)
-    with pytest.raises(Taken):
-        value_of(slow)
-    assert names.released == ["procedure:a", "procedure:b"]
-    assert broker.calls.performers.names() == ["b"]
-
-
-@pytest.mark.parametrize("end", [lambda ann, taking: ann.close(), lambda ann, taking: taking.cancel()])
-def test_who_leaves_while_it_waits_for_its_names_gets_none(broker, names, end):
-    ann = attach(broker)
-    taking = Deferred.fromCoroutine(ann.perform(["a", "b"]))
-    end(ann, taking)
-    if not taking.called:
-        names.answer.callback(None)
-    with pytest.raises((Gone, CancelledError)) as caught:
-        value_of(taking)
-    assert str(caught.value) in ("lost a", "")
-    assert names.released == ["procedure:a", "procedure:b"]
-    assert broker.calls.performers.names() == []
-
-
-def test_what_is_shared_with_other_nodes_is_held_and_given_back(broker, names):
-    ann = attach(broker)
-    ann.acknowledge("jobs")
-    ann.consume("q")
-    assert names.asked == ["taker:jobs", "queue:q"]
-    for _ in range(2):
-        ann.unacknowledge("jobs")
-        ann.stop_consuming("q")
-    assert names.released == ["taker:jobs", "queue:q"]
-
-
-@pytest.mark.parametrize("later", [False, True])
-def test_a_holder_whose_probe_fails_is_replaced(broker, later):
-    ann, bob = attach(broker), attach(broker)
-    value_of(ann.perform(["s"], as_service=True))
-
-    def probe():
-        raise ZeroDivisionError("a bug")
-
-    async def probe_later():
-        probe()
-
-    ann.session.probe = probe_later if later else probe
-    value_of(bob.perform(["s"], as_service=True, takeover=True))
-    assert ann.closed
-    assert broker.calls.services.names_of(bob) == ["s"]
-
-
-def test_silent_holder_is_replaced(broker, clock):
-    ann, bob = attach(broker), attach(broker)
-    closings = closings_of(ann)
-    ann.session.alive = Deferred()
-    perform(ann, "s", as_service=True)
-    taking = Deferred.fromCoroutine(bob.perform(["s"], as_service=True, takeover=True))
-    assert not taking.called
-    clock.advance(1.1)
-    value_of(taking)
-    assert closings == [(1001, "replaced")]
-    assert ann.closed
-    assert broker.calls.services.names_of(bob) == ["s"]
-
-
-def test_peer_without_a_session_gives_no_sign_of_life(broker):
-    assert value_of(broker.attach("test", "x").probe(1.0)) is False
-
-
 # Requests
 
 
@@ -578,6 +462,28 @@ def test_takers_of_one_topic_take_turns(broker):
     for _ in range(4):
         ann.request("ref", Request("", "", "", "", b"{}"), "jobs")
     assert (len(bob.session.served), len(eve.session.served)) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("topic", "recipient", "asked"), [("jobs", "bob", "bob"), ("", "bob", "bob"), ("jobs", "", "jobs"), ("", "", "*")]
+)
+def test_a_request_needs_the_permission_for_its_recipient_else_its_topic_else_the_star(broker, topic, recipient, asked):
+    ann, bob = attach(broker), attach(broker, "bob")
+    for taken in ("jobs", "*"):
+        bob.acknowledge(taken)
+    ann.identity = attrs.evolve(ann.identity, grants=Grants({"request": Rule()}))
+    with pytest.raises(Denied) as caught:
+        ann.request("ref", Request("", "", "", "", b"{}", recipient=recipient), topic)
+    assert (caught.value.what, caught.value.name) == ("request", asked)
+
+
+def test_a_topic_of_requests_must_be_a_name(broker):
+    ann = attach(broker)
+    for topic in ("", "a\nb", "x" * 256):
+        with pytest.raises(Invalid):
+            ann.acknowledge(topic)
+    ann.acknowledge("*")
+    assert ann.acknowledged == ["*"]
 
 
 def test_addressed_request_goes_to_the_latest_session(broker):
@@ -608,6 +514,17 @@ def test_mail_for_one_whom_its_credential_names_waits_and_comes(broker):
     bob.identify("key")
     bob.appear()
     assert [mail.body for mail in bob.session.mails] == [b"1"]
+
+
+def test_mail_says_whose_it_is_and_when_it_was_sent(broker, clock):
+    ann, bob = attach(broker, "ann"), attach(broker, "bob")
+    bob.consume("default")
+    value_of(ann.enqueue("r", b"1"))
+    value_of(ann.enqueue("s", b"2", recipient="bob", time=5.0))
+    assert [(mail.queue, mail.ref, mail.source, mail.time) for mail in bob.session.mails] == [
+        ("queue:default", "r", "ann", clock.seconds()),
+        ("client:bob", "s", "ann", 5.0),
+    ]
 
 
 def test_mail_to_a_session_is_handed_over_or_refused(broker):
@@ -679,6 +596,15 @@ def test_session_that_declines_gets_its_mail_when_it_collects(broker):
     bob.session.willing = False
     with pytest.raises(Gone):
         value_of(ann.enqueue("r", b"3", recipient=bob.id))
+
+
+def test_consumers_of_a_work_queue_share_it(broker):
+    ann, bob, eve = attach(broker), attach(broker), attach(broker)
+    for peer in (bob, eve):
+        peer.consume("q")
+    for number in range(4):
+        value_of(ann.enqueue("r", b"%d" % number, recipient="queue:q"))
+    assert (len(bob.session.mails), len(eve.session.mails)) == (2, 2)
 
 
 def test_consumers_come_and_go(broker):

@@ -15,8 +15,8 @@ from twisted.internet.task import Clock
 
 from broker.core.service import Broker
 from broker.testing import make_broker
-from broker.web.net.outbox import Outbox
-from broker.web.net.transport import listen
+from broker.web.net.listening import listen
+from broker.web.net.transport import Outbox
 from broker.web.site import Site
 from broker.web.ws.options import WebSocketOptions
 from broker.web.ws.upgrade import WebSocketUpgrader

@@ -15,7 +15,7 @@ from broker.access.permissions import Grants, Rule
 from broker.access.principals import Access
 from broker.errors import Unavailable
 from broker.messages import HttpRequest
-from protocols.ganomede.query import read_query, unquote, whole_number
+from protocols.ganomede.requests import read_query, unquote, whole_number
 from protocols.ganomede.server import preferred
 from tests.protocols.ganomede_api import EVENTS, SECRET, Api, error
 

@@ -321,3 +321,20 @@ async def test_without_a_credential_a_page_is_from_here(start_daemon):
         403,
         {"error": "Pages of this origin are not allowed"},
     )
+
+
+@pytest_twisted.ensureDeferred
+async def test_large_values_behind_a_range_are_stored_and_not_refused(shared_daemon):
+    socket = await api(shared_daemon)
+    for number in range(200):
+        socket.send(frame(2, f"in the way {number:03}", "v"))
+    for _ in range(200):
+        await socket.receive()
+    said = [frame(5, "in the way", endKey="in the way z", limit=1000)]
+    said += [frame(2, f"large {number}", "x" * 1_000_000) for number in range(8)]
+    for round_ in range(3):
+        for number, text in enumerate(said):
+            socket.send(text[:-1] + f',"messageId":{10 * round_ + number}}}')
+    answers = [await socket.receive_json() for _ in range(3 * len(said))]
+    assert [answer["code"] for answer in answers] == [200] * len(answers)
+    await socket.close()

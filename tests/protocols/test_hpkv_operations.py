@@ -16,7 +16,7 @@ from broker.peer import Peer
 from broker.sessions import MAX_BACKLOG_BYTES, MAX_BACKLOG_FRAMES
 from broker.testing import make_broker, value_of
 from protocols.hpkv import dialect
-from protocols.hpkv.operation import MAX_RECORDS
+from protocols.hpkv.frames import MAX_RECORDS
 from tests.protocols.fitful_store import FitfulStore
 from tests.protocols.hpkv_client import Bench, frame, say, told
 from tests.support.logs import failures_of
@@ -515,7 +515,8 @@ def test_a_thousand_ranges_behind_one_are_all_answered(client, store):
 def test_only_so_much_waits_behind_a_range(client, store):
     store.slow = True
     client.say(frame(RANGE, "a", endKey="z"))
-    client.say(frame(SET, "k", "x" * (MAX_BACKLOG_BYTES - 1000)))
+    client.say(frame(SET, "k", "x" * MAX_BACKLOG_BYTES))
+    assert not client.link.receiving
     assert say(client, frame(SET, "k", "y" * 1000, messageId=7)) == {
         "code": 429,
         "error": "Rate limit exceeded",

@@ -16,6 +16,7 @@ from broker.errors import Invalid, TooLarge
 from protocols.hpkv.javascript import NotRegex, Unsupported, to_re2
 from protocols.hpkv.patterns import (
     MAX_PATTERNS,
+    AnyOf,
     access_pattern,
     any_of,
     glob,
@@ -430,6 +431,22 @@ def test_no_pattern_and_no_key_take_long(pattern):
     search = access_pattern(pattern)
     for key in ("a" * 1023 + "!", "ab" * 512, "a" * 1024):
         assert search(key) in (True, False)
+
+
+def test_the_expressions_of_a_token_are_searched_for_all_at_once():
+    heard = any_of(("^a|b$", "x*", "(c)", "y*z", "[d-f]{2}$"))
+    assert isinstance(heard, AnyOf)
+    assert len(heard.tests) == 3
+    keys = ["a.", ".b", "x.", ".c.", "y.z", ".de", "b.", ".x", "de."]
+    assert [heard(key) for key in keys] == [True] * 6 + [False] * 3
+
+
+def test_so_many_instructions_are_searched_for_and_no_more():
+    slow = [f"(.{{1,10}}){{1,10}}{number}" for number in range(4)]
+    assert all(subscription_pattern(pattern)(f"....{number}") for number, pattern in enumerate(slow))
+    with pytest.raises(TooLarge):
+        rights((), tuple(slow), "")
+    assert rights((), tuple(f"^user{number}:[0-9a-f]{{8}}$" for number in range(MAX_PATTERNS)), "").predicate
 
 
 def test_re2_says_nothing_on_stderr(capfd):

@@ -225,6 +225,54 @@ async def test_of_a_room_that_was_left_nothing_comes_after_the_ack(shared_daemon
         await speaker.close()
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_room_that_is_joined_again_at_once_is_joined(shared_daemon):
+    socket = await raw_member(shared_daemon, "back at once", "back at once")
+    for number in range(30):
+        for kind in ("unsubscribe", "subscribe"):
+            socket.send(compact({"type": kind, "roomID": "back at once"}))
+            assert await socket.receive() == '{"type":"ack"}'
+        socket.send(compact({"type": "message", "roomID": "back at once", "message": number}))
+        assert await socket.receive() == '{"type":"ack"}'
+        assert json.loads(await socket.receive())["message"] == number
+    await socket.close()
+    socket = await raw_member(shared_daemon, "back at once")
+    socket.send(compact({"type": "message", "roomID": "back at once", "message": "still"}))
+    assert await socket.receive() == '{"type":"ack"}'
+    await socket.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_room_is_joined_again_at_once_by_another_socket(shared_daemon):
+    for number in range(10):
+        leaver, joiner = [await raw_member(shared_daemon, f"two sockets {number}") for _ in range(2)]
+        for kind, socket in (("subscribe", leaver), ("unsubscribe", leaver), ("subscribe", joiner)):
+            socket.send(compact({"type": kind, "roomID": "two sockets"}))
+            assert await socket.receive() == '{"type":"ack"}'
+        await pause(0.1)  # in which the other node hears that the room was left
+        joiner.send(compact({"type": "message", "roomID": "two sockets", "message": number}))
+        assert await joiner.receive() == '{"type":"ack"}'
+        assert json.loads(await joiner.receive())["message"] == number
+        for socket in (leaver, joiner):
+            await socket.close()
+
+
+@pytest.mark.parametrize(("count", "size"), [(10_000, 1), (8, 1_000_000)])
+@pytest_twisted.ensureDeferred
+async def test_messages_that_come_faster_than_they_are_done_are_all_done_in_order(shared_daemon, count, size):
+    room = f"fast {size}"
+    socket = await raw_member(shared_daemon, room, room)
+    for number in range(count):
+        socket.send(compact({"type": "message", "messageID": number, "roomID": room, "message": "x" * size}))
+    ids = []
+    while len(ids) < count:
+        reply = json.loads(await socket.receive())
+        if reply["type"] != "message":
+            ids.append((reply["type"], reply["messageID"]))
+    assert ids == [("ack", number) for number in range(count)]
+    await socket.close()
+
+
 # What came before the end
 
 

@@ -17,8 +17,8 @@ from broker.app.dialects import load_dialects
 from broker.app.tap import make_site
 from broker.config.settings import PROTOCOLS, Settings
 from broker.testing import make_broker
-from broker.web.net.outbox import Outbox
-from broker.web.net.transport import listen
+from broker.web.net.listening import listen
+from broker.web.net.transport import Outbox
 from tests.support.eventually import TIMEOUT
 
 UPGRADE = (

@@ -15,8 +15,8 @@ from twisted.internet.endpoints import clientFromString, connectProtocol, wrapCl
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from broker.web.net.outbox import Outbox
-from broker.web.net.transport import listen, writer_for
+from broker.web.net.listening import listen
+from broker.web.net.transport import Outbox, writer_for
 from tests.support.eventually import TIMEOUT
 
 reactor: Any = real_reactor

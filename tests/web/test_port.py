@@ -27,8 +27,8 @@ from broker.messages import HttpRequest, Response
 from broker.observe.metrics import Metrics
 from broker.web.http.channel import Times
 from broker.web.http.parser import Limits
-from broker.web.net.outbox import Outbox
-from broker.web.net.transport import listen
+from broker.web.net.listening import listen
+from broker.web.net.transport import Outbox
 from broker.web.site import Site
 from broker.web.ws.options import WebSocketOptions
 from broker.web.ws.upgrade import WebSocketUpgrader

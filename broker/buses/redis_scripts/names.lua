@@ -127,15 +127,22 @@ verbs.claim = function(at)
   return ''
 end
 
--- name
--- Holds it alone, whoever has held it; those get a message.
+-- name, the node that loses it
+-- Holds it alone, if nobody else but that node holds it, which gets a message.
+-- Returns '', or who else holds it.
 verbs.seize = function(at)
   local _, nodes = holders(ARGV[at])
+  local others = without(nodes, me)
+  for _, node in ipairs(others) do
+    if node ~= ARGV[at + 1] then
+      return node
+    end
+  end
   hold(ARGV[at], false, {me})
-  for _, node in ipairs(without(nodes, me)) do
+  for _, node in ipairs(others) do
     call('PUBLISH', inbox(node), 'lost ' .. ARGV[at])
   end
-  return 1
+  return ''
 end
 
 -- name

@@ -107,7 +107,7 @@ class HttpChannel(Protocol):
         self._timeout: Timeout | None = None
         self._timed_phase: Phase | None = None
         self._mark: object = None  # how far the client had come at the last check
-        self._bucket = 0.0  # of the deadlines
+        self._bucket: dict[HttpChannel, float] | None = None  # of the deadlines
         self._checks = 0  # without progress until the limit has passed
 
     # IProtocol

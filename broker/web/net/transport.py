@@ -3,47 +3,42 @@
 Twisted's ``transport.write`` only notes the bytes and asks the reactor to be
 told when the socket is writable: two system calls and one more iteration before
 the first byte leaves.  :class:`FrameTransport` offers ``send_frame`` beside it, which
-collects frames until the :class:`~broker.web.net.outbox.Outbox` is flushed and then
-calls ``send`` once.  What the kernel does not take goes the ordinary way, from
-the same buffer, so that order, ``loseConnection``, half-close and producers are
-Twisted's own.
+collects frames until the :class:`Outbox` is flushed and then calls ``send`` once.
+What the kernel does not take goes the ordinary way, from the same buffer, so that
+order, ``loseConnection``, half-close and producers are Twisted's own.
 
-This uses private names of Twisted (:data:`PRIVATE_NAMES`); it was tested with
-the versions in :data:`TESTED_VERSIONS`.  Where a name is missing, the reactor is not one
-of :data:`REACTORS`, or the endpoint is not plain TCP, connections are ordinary
-ones and :func:`writer_for` gives their ``write``: slower, otherwise the same.
+Twisted's own iteration wraps each read in a logging context and looks three times at what
+kind of event it was.  :class:`ReactorLoop` reads a connection that has something to
+read and does nothing else for it; every other kind of event takes Twisted's slow path.  What
+all those reads have caused leaves at the end of the iteration, so that a service that many
+call gets one ``send`` for all of them.
+
+This uses private names of Twisted (:data:`PRIVATE_NAMES`, :data:`LOOP_NAMES`); it was tested
+with the versions in :data:`TESTED_VERSIONS`.  Where a name is missing, or an endpoint is not
+plain TCP, connections are ordinary ones and :func:`writer_for` gives their ``write``, and the
+iteration is Twisted's: slower, otherwise the same.
 """
 
 from __future__ import annotations
 
 import fcntl
 import select
-import socket
 import sys
 import termios
 from collections.abc import Callable
 from typing import Any
 
 from twisted.internet import main, tcp
-from twisted.internet.abstract import FileDescriptor
-from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import (
-    IListeningPort,
-    IProtocolFactory,
-    IStreamServerEndpoint,
-)
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-
-from broker.web.net.outbox import Outbox
-from twisted import __version__ as twisted_version
+from twisted.python.log import callWithLogger
 
 log = Logger()
 
 TESTED_VERSIONS = "Twisted 26.4 to 26.10"
 PRIVATE_NAMES = ("_tempDataBuffer", "_tempDataLen", "_writeDisconnected", "_aborting", "_maybePauseProducer")
-REACTORS = ("EPollReactor", "PollReactor", "SelectReactor")  # of twisted.internet
+LOOP_NAMES = ("_poller", "_selectables", "_doReadOrWrite", "_disconnectSelectable")  # of its EPollReactor
 READ_BYTES = 65536  # bytes asked for in one recv
 FLUSH_BYTES = 65536  # bytes collected before they are sent without waiting for the outbox
 
@@ -146,6 +141,56 @@ class FrameTransport(tcp.Server):
             overflowed()
 
 
+class Outbox:
+    """Connections with unsent frames, so that what one loop iteration queues leaves in one send.
+
+    While an inbound chunk is worked on (``busy`` is true) the connections that
+    get frames are only collected here, and whoever set ``busy`` flushes at its end.  A
+    frame from anywhere else — a timer, a thread's callback, a store's answer —
+    schedules a flush in the reactor's next iteration.  Code that sends need not
+    know which of the two it is, so it can not forget to flush.
+
+    Make one for all ports of a daemon: a frame that a chunk of one port causes
+    on a connection of another then leaves at the end of that chunk too.
+
+    Attributes:
+        busy: whether the caller that set it will flush when it is done.
+
+    Args:
+        clock: the reactor, or a ``task.Clock``.
+    """
+
+    __slots__ = ("_clock", "_scheduled", "_senders", "busy")
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._senders: list[FrameTransport] = []
+        self._scheduled: IDelayedCall | None = None
+        self.busy = False
+
+    def add(self, sender: FrameTransport) -> None:
+        """Have *sender* flushed; it is added at most once until then."""
+        self._senders.append(sender)
+        if not self.busy and self._scheduled is None:
+            self._scheduled = self._clock.callLater(0, self._flush_scheduled)
+
+    def flush(self) -> None:
+        """Flush every sender, those included that are added meanwhile."""
+        while self._senders:
+            senders, self._senders = self._senders, []
+            for sender in senders:
+                try:
+                    sender.flush_frames()
+                except Exception:
+                    # A producer or an overflow callback failed: its own connection's loss only.
+                    log.failure("flushing a connection failed")
+                    sender.abortConnection()
+
+    def _flush_scheduled(self) -> None:
+        self._scheduled = None
+        self.flush()
+
+
 class FramePort(tcp.Port):
     """A TCP port whose connections are :class:`FrameTransport`."""
 
@@ -153,107 +198,56 @@ class FramePort(tcp.Port):
     outbox: Outbox
 
 
-class FrameReactor:
-    """The reactor that is given to endpoints: plain TCP ports become frame ports.
+class ReactorLoop:
+    """Replaces one reactor's ``doIteration`` between ``install`` and ``remove``.
 
     Args:
-        reactor: the real one, which does everything else.
-        outbox: shared by all ports.
-        backlog: least length of a port's queue of connections not yet accepted.
+        reactor: a Twisted ``EPollReactor``; any other is left alone.
+        outbox: flushed at the end of each iteration.
     """
 
-    def __init__(self, reactor: Any, outbox: Outbox, backlog: int) -> None:
+    def __init__(self, reactor: Any, outbox: Outbox) -> None:
         self._reactor = reactor
         self._outbox = outbox
-        self._backlog = backlog
-        self._reason = unsupported(reactor)
-        if self._reason:
-            log.info("connections use Twisted's own transport: {reason}", reason=self._reason)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._reactor, name)
+    def install(self) -> bool:
+        """Replace ``doIteration``; return whether the reactor is of a kind that allows it."""
+        reactor = self._reactor
+        if type(reactor).__name__ != "EPollReactor" or not all(hasattr(reactor, name) for name in LOOP_NAMES):
+            log.info("the reactor loop is Twisted's own: {kind} is not supported", kind=type(reactor).__name__)
+            return False
+        reactor.doIteration = self.poll
+        return True
 
-    def listenTCP(self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = "") -> IListeningPort:
-        """Listen on a TCP port; this is what ``tcp:`` endpoints call."""
-        backlog = max(backlog, self._backlog)
-        if self._reason:
-            return with_nodelay(self._reactor.listenTCP(port, factory, backlog, interface))
-        return self._start(FramePort(port, factory, backlog, interface, self._reactor))
+    def remove(self) -> None:
+        """Restore the reactor's own ``doIteration``; idempotent."""
+        if vars(self._reactor).get("doIteration") == self.poll:
+            del self._reactor.doIteration
 
-    def listenSSL(
-        self, port: int, factory: IProtocolFactory, contextFactory: Any, backlog: int = 50, interface: str = ""
-    ) -> IListeningPort:
-        """Listen with TLS; this is what ``ssl:`` endpoints call."""
-        backlog = max(backlog, self._backlog)
-        from broker.web.net.tls import make_half_closeable  # OpenSSL is loaded where it is used only
-
-        listening = self._reactor.listenSSL(port, factory, contextFactory, backlog, interface)
-        make_half_closeable(listening.factory)
-        return with_nodelay(listening)
-
-    def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: IProtocolFactory) -> IListeningPort:
-        """Listen on an inherited socket; ``systemd:`` endpoints call this."""
-        if self._reason or addressFamily not in (socket.AF_INET, socket.AF_INET6):
-            port: IListeningPort = self._reactor.adoptStreamPort(fileDescriptor, addressFamily, factory)
-            return port
-        return self._start(FramePort._fromListeningDescriptor(self._reactor, fileDescriptor, addressFamily, factory))
-
-    def _start(self, port: FramePort) -> IListeningPort:
-        port.outbox = self._outbox
-        port.startListening()
-        return with_nodelay(port)
-
-
-def with_nodelay(port: Any) -> IListeningPort:
-    """Return *port* after setting TCP_NODELAY on its listening socket.
-
-    Accepted connections inherit the option, which saves a system call for each.
-    """
-    port.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return port  # type: ignore[no-any-return]
-
-
-def unsupported(reactor: Any) -> str:
-    """Return why frame transports can not be used with *reactor*, or "" when they can."""
-    kind = type(reactor)
-    if kind.__name__ not in REACTORS or not kind.__module__.startswith("twisted.internet."):
-        return f"{kind.__module__}.{kind.__name__} is none of {', '.join(REACTORS)}"
-    names = {*dir(tcp.Server), *vars(FileDescriptor(reactor))}
-    missing = [name for name in PRIVATE_NAMES if name not in names]
-    if missing:
-        return f"Twisted {twisted_version} has no {', '.join(missing)}; tested with {TESTED_VERSIONS}"
-    return ""
-
-
-def listen(
-    reactor: Any,
-    endpoint: str | IStreamServerEndpoint,
-    factory: IProtocolFactory,
-    outbox: Outbox,
-    backlog: int = 1024,
-) -> Deferred[IListeningPort]:
-    """Listen on one endpoint and return its port.
-
-    ``tcp:`` endpoints, and IPv4 and IPv6 sockets from ``systemd:``, get frame
-    transports; ``ssl:``, ``unix:`` and whatever plugins bring get Twisted's own.
-    Either way *factory*'s protocols send by :func:`writer_for`.
-
-    Args:
-        reactor: the reactor.
-        endpoint: a Twisted server endpoint string, or an endpoint, which is used as it is.
-        factory: makes the protocols.
-        outbox: the daemon's one outbox.
-        backlog: least number of connections that may wait to be accepted.
-
-    Raises:
-        ValueError: the string is no endpoint.  Fails with ``CannotListenError``
-            when the address is taken.
-    """
-    if isinstance(endpoint, str):
-        server: IStreamServerEndpoint = serverFromString(FrameReactor(reactor, outbox, backlog), endpoint)
-    else:
-        server = endpoint
-    return server.listen(factory)
+    def poll(self, timeout: float | None) -> None:
+        """Wait up to *timeout* seconds (None: without limit), then handle every ready descriptor."""
+        reactor, outbox = self._reactor, self._outbox
+        selectables = reactor._selectables
+        # PEP 475: a signal does not end the wait, unless its handler raises.
+        events = reactor._poller.poll(-1 if timeout is None else timeout, len(selectables))
+        outbox.busy = True
+        try:
+            for descriptor, event in events:
+                selectable = selectables.get(descriptor)
+                if event == select.EPOLLIN and type(selectable) is FrameTransport:
+                    try:
+                        end = selectable.doRead()
+                    except Exception:
+                        # As Twisted does: a fault of one connection's protocol ends that connection.
+                        log.failure("a connection failed")
+                        end = sys.exc_info()[1]
+                    if end:
+                        reactor._disconnectSelectable(selectable, end, True)
+                elif selectable is not None:
+                    callWithLogger(selectable, reactor._doReadOrWrite, selectable, descriptor, event)
+        finally:
+            outbox.busy = False
+            outbox.flush()
 
 
 def writer_for(transport: Any) -> Callable[[bytes], None]:

@@ -20,7 +20,7 @@ class Monitored(Protocol):
 
     alive: bool
     pinged: bool
-    bucket: float
+    bucket: dict[Monitored, float] | None
 
     def ping(self) -> None:
         """Send a ping."""
@@ -39,7 +39,7 @@ class Heartbeat:
 
     Args:
         clock: the reactor, or a ``task.Clock``.
-        interval: seconds from ping to ping, if not more by *timeout*; 0: never.
+        interval: seconds from ping to ping, but at least one more than *timeout*; 0: never.
         timeout: seconds from a ping to the drop if nothing comes.
     """
 

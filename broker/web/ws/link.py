@@ -19,7 +19,7 @@ from broker.messages import SHORT, TEXT_HEADERS, CloseCode, Frame, HttpRequest, 
 from broker.web.net.transport import FrameTransport, buffered_bytes, hand_over
 from broker.web.ws.autobahn import CLOSED, CONNECTING, OPEN, autobahn_state
 from broker.web.ws.grace import HARD_LIMIT, SlowReaderGrace
-from broker.web.ws.heartbeat import Heartbeat
+from broker.web.ws.heartbeat import Heartbeat, Monitored
 from broker.web.ws.opening import Opening
 from broker.web.ws.options import Traffic, WebSocketOptions
 from broker.web.ws.reader import FAST_NAMES, MAX_FAST_BYTES, FrameReader
@@ -65,7 +65,7 @@ class WebSocketLink(FrameReader):
     state: int = CONNECTING
     paused = False
     pinged = False
-    bucket = 0.0
+    bucket: dict[Monitored, float] | None = None
     _write: Callable[[bytes], None]
     _waiting = 0  # bytes written while paused, on a transport that does not know how many wait
     _grace: SlowReaderGrace | None = None
@@ -141,7 +141,7 @@ class WebSocketLink(FrameReader):
             self._recovered()
 
     def stopProducing(self) -> None:
-        """The connection is lost, as connectionLost is told too."""
+        """No-op: ``connectionLost`` follows."""
 
     # Called by Opening and by Heartbeat
 
@@ -180,6 +180,10 @@ class WebSocketLink(FrameReader):
 
     def on_timeout(self) -> None:
         """Drop the connection: see ``heartbeat.Monitored``."""
+        if not self.receiving:  # its answer to the ping was not read
+            self.pinged = False
+            self.heartbeat.add(self)
+            return
         self._drop("ping timeout")
 
     # Called by FrameReader and by Autobahn
@@ -225,6 +229,7 @@ class WebSocketLink(FrameReader):
 
     def connectionLost(self, reason: Failure) -> None:
         """End the session, then call what the maker of the link wants to be called."""
+        self.receive_rest()
         self.state = CLOSED
         self._cancel_timeout()
         self._end_grace()
@@ -266,6 +271,7 @@ class WebSocketLink(FrameReader):
         on_closed(code, reason)
 
     def _close(self, code: int, reason: str, grace: float) -> None:
+        self.resume_receiving()  # the client's close frame
         self.closeHandshakeTimeout = grace
         self.sendCloseFrame(code, encode_truncate(reason, MAX_REASON_BYTES))
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from twisted.internet.interfaces import IReactorTime
+
 from broker.interfaces import ISession
 from broker.web.ws.autobahn import CLOSED, OPEN, AutobahnCore
 from broker.web.ws.masking import unmask
@@ -35,22 +37,50 @@ class FrameReader(AutobahnCore):
 
     Attributes:
         session: what receives the messages.
+        clock: the reactor, or a ``task.Clock``.
         traffic: where bytes are counted.
         alive: set when bytes come; cleared by the heartbeat.
+        receiving: whether messages are delivered; while not, what was read is kept in ``data``.
         fast_path: whether there is one.
         max_fast_bytes: the longest payload on the fast path, in bytes.
     """
 
+    clock: ClassVar[IReactorTime]
     traffic: ClassVar[Traffic]
     fast_path: ClassVar[bool]
     max_fast_bytes: ClassVar[int]
 
     session: ISession
     alive = False
+    receiving = True
 
     def session_failed(self) -> None:
         """Close the connection: the session raised the exception that is being handled."""
         raise AssertionError("a link handles this")
+
+    def pause_receiving(self) -> None:
+        """Stop reading, so that TCP makes the client wait."""
+        if self.state == OPEN and self.receiving:
+            self.receiving = False
+            self.transport.pauseProducing()
+
+    def resume_receiving(self) -> None:
+        """Read again: first, in an iteration of its own, what was read before the pause."""
+        if not self.receiving:
+            self.receiving = True
+            self.clock.callLater(0, self._receive_again)
+
+    def _receive_again(self) -> None:
+        if self.receiving and self.state != CLOSED:
+            self.dataReceived(b"")
+        if self.receiving and self.state != CLOSED:
+            self.transport.resumeProducing()
+
+    def receive_rest(self) -> None:
+        """Deliver what was read before a pause: the connection has ended."""
+        self.receiving = True
+        if self.state == OPEN and self.data:
+            self.dataReceived(b"")
 
     def dataReceived(self, data: bytes) -> None:
         """Read *data* on the fast path as far as possible, and the rest with Autobahn."""
@@ -59,7 +89,9 @@ class FrameReader(AutobahnCore):
         if self.data:
             data = self.data + data
             self.data = b""
-        if self.fast_path and self.state == OPEN and self.current_frame is None and not self.inside_message:
+        if not self.receiving:  # TLS had more at hand
+            self.data = data
+        elif self.fast_path and self.state == OPEN and self.current_frame is None and not self.inside_message:
             while self._read_fast(data) and self._read_slow(True):
                 data, self.data = self.data, b""
         elif self.state != CLOSED:
@@ -118,7 +150,7 @@ class FrameReader(AutobahnCore):
                 received(payload, first == BINARY)
             except Exception:
                 self.session_failed()
-            if self.state != OPEN:
+            if self.state != OPEN or not self.receiving:
                 break
         else:
             slow = False
@@ -149,7 +181,7 @@ class FrameReader(AutobahnCore):
         Returns:
             Whether the fast path can go on.
         """
-        while self.state != CLOSED and self.processData():
+        while self.state != CLOSED and self.receiving and self.processData():
             if one and self.current_frame is None and not self.inside_message and self.state == OPEN:
                 return True
         return False

@@ -9,8 +9,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
-from broker.web.net.outbox import Outbox
-from broker.web.net.transport import FramePort, FrameTransport
+from broker.web.net.transport import FramePort, FrameTransport, Outbox
 
 
 class Socket:

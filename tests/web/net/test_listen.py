@@ -14,9 +14,9 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.error import CannotListenError, ConnectionLost
 from twisted.internet.task import Clock
 
-from broker.web.net import transport as transports
-from broker.web.net.outbox import Outbox
-from broker.web.net.transport import FramePort, FrameReactor, FrameTransport, listen, unsupported
+from broker.web.net import listening
+from broker.web.net.listening import FrameReactor, listen, unsupported
+from broker.web.net.transport import FramePort, FrameTransport, Outbox
 from tests.support.eventually import TIMEOUT
 from tests.web.sockets import OLD_OPENSSL_OBJECTS, Client, Scene, Server, Servers, reactor
 
@@ -121,7 +121,7 @@ def test_a_reactor_of_another_kind_is_unfit() -> None:
 async def test_without_twisteds_private_names_connections_are_plain(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transports, "PRIVATE_NAMES", ("_tempDataBuffer", "_renamed"))
+    monkeypatch.setattr(listening, "PRIVATE_NAMES", ("_tempDataBuffer", "_renamed"))
     assert "has no _renamed; tested with Twisted" in unsupported(reactor)
     port = await scene.listen("tcp:0:interface=127.0.0.1")
     client = await scene.connect(port.getHost().port)

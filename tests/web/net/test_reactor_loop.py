@@ -12,9 +12,8 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 
-from broker.web.net.outbox import Outbox
-from broker.web.net.reactor_loop import ReactorLoop
-from broker.web.net.transport import FrameTransport, listen
+from broker.web.net.listening import listen
+from broker.web.net.transport import FrameTransport, Outbox, ReactorLoop
 from tests.support.eventually import TIMEOUT
 from tests.support.logs import failures_of, logging
 

@@ -125,6 +125,8 @@ class Session:
             self.link.send(data[5:])
         elif data == b"bye":
             self.link.close(4001, "as you wish")
+        elif data == b"wait":
+            self.link.pause_receiving()
         elif data == b"drop":
             self.link.abort()
         elif data == b"fail":

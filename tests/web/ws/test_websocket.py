@@ -521,6 +521,41 @@ class TestLink:
         assert other.sent == [(TEXT, b"on")]
         assert [event for event in logged if "ValueError" in str(event.get("log_failure"))]
 
+    @pytest.mark.parametrize("fast_path", [True, False])
+    @pytest.mark.parametrize("ending", ["resumed", "lost", "closed by the client"])
+    def test_a_link_that_does_not_receive_keeps_what_was_read(self, fast_path: bool, ending: str) -> None:
+        bench = open_link(fast_path=fast_path)
+        last = closing(1000) if ending == "closed by the client" else b""
+        bench.wire.feed(text("wait") + text("2"))
+        bench.wire.feed(text("3") + last)
+        assert bench.session.messages == [(b"wait", False)]
+        assert bench.wire.producerState == "paused"
+        if ending == "lost":
+            bench.wire.lose()
+        else:
+            bench.link.resume_receiving()
+            bench.clock.advance(0)
+        assert bench.session.messages == [(b"wait", False), (b"2", False), (b"3", False)]
+        assert ending != "resumed" or bench.wire.producerState == "producing"
+
+    def test_a_client_that_has_to_wait_is_not_taken_for_dead(self) -> None:
+        bench = open_link(ping_interval=10, pong_timeout=5)
+        bench.link.pause_receiving()
+        bench.clock.pump([1.0] * 60)
+        assert bench.link.open
+        bench.link.resume_receiving()
+        bench.clock.pump([1.0] * 20)
+        assert not bench.link.open
+
+    def test_a_close_receives_the_answer_of_the_client(self) -> None:
+        bench = open_link()
+        bench.link.pause_receiving()
+        bench.link.close(1001, "leaving")
+        bench.clock.advance(0)
+        bench.wire.feed(closing(1001))
+        bench.wire.lose()
+        assert bench.ended == [(1001, "leaving")]
+
     @pytest.mark.parametrize("size", [11, 200, 70_000])
     def test_its_dialect_may_allow_longer_messages(self, size: int) -> None:
         bench, other = open_link(max_message_bytes=10), open_link(max_message_bytes=10)
