@@ -49,16 +49,16 @@ class NodeMessenger:
         """Send *message*; fire with whether that node is listening.  It does not fail."""
         return self.bus.send(address, encode(message)).addErrback(_not_sent)
 
-    async def ask(self, address: str, make: Callable[[int], Message], timeout: float) -> bool:
-        """Send ``make(number)``; return what the node replies, False when it does not within *timeout* seconds."""
+    async def ask(self, address: str, make: Callable[[int], Message], timeout: float) -> bool | None:
+        """Send ``make(number)``; return what the node replies, None when it does not within *timeout* seconds."""
         number = next(self._numbers)
         reply = self._asked[number] = Deferred()
         try:
             if not await self.send(address, make(number)):
-                return False
+                return None
             return await reply.addTimeout(timeout, self.clock)
         except NoReply:
-            return False
+            return None
         finally:
             del self._asked[number]
 

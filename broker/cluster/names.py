@@ -27,6 +27,7 @@ log = Logger()
 MARGIN = 0.5  # seconds that a reply may take on its way
 KINDS = (PROCEDURE, SERVICE, TAKER)  # of names that calls look for
 DELIVERY = 5.0  # seconds for handing over a message
+ATTEMPTS = 2  # to get a name whose holder has been found dead
 
 
 class ClusterNames(LocalNames):
@@ -71,22 +72,30 @@ class ClusterNames(LocalNames):
     async def claim(self, name: str, *, shared: bool, takeover: bool) -> None:
         """See ``LocalNames.claim``."""
         try:
-            return await self._bus.claim(name, shared=shared)
-        except Taken as error:
-            if not takeover:
-                raise Taken(error.what, split_kind(name)[1]) from None
-        _, addresses = await self._messenger.holders(name)
-        holder = addresses[0] if addresses else ""
-        try:
-            if holder and await self._lives(name, holder):
-                raise Taken("exists", name)
-            # Others may have asked the same holder: one of us gets the name, and that one responds.
-            await self._bus.seize(name, holder)
+            await self._claim(name, shared, takeover)
         except Taken as error:
             raise Taken(error.what, split_kind(name)[1]) from None
 
-    async def _lives(self, name: str, holder: str) -> bool:
-        # A node that does not answer is taken for dead before its lease ends: clients that were
+    async def _claim(self, name: str, shared: bool, takeover: bool) -> None:
+        if not takeover:
+            return await self._bus.claim(name, shared=shared)
+        for _ in range(ATTEMPTS):
+            try:
+                return await self._bus.claim(name, shared=shared)
+            except Taken as error:
+                _, addresses = await self._messenger.holders(name)
+                holder = addresses[0] if addresses else ""
+                alive = await self._lives(name, holder) if holder else False
+                if alive:
+                    raise error
+                if alive is None:
+                    break
+            # That node has given the name back.  Others may have asked it too: one of us gets the name, here or
+            # there, and is then found to be alive.
+        await self._bus.seize(name, holder)
+
+    async def _lives(self, name: str, holder: str) -> bool | None:
+        # A node that does not answer, None, is taken for dead before its lease ends: clients that were
         # refused now would not come again.
         return await self._messenger.ask(holder, lambda number: Probe(number, name), self._probe + MARGIN)
 
@@ -170,11 +179,10 @@ class ClusterNames(LocalNames):
     async def deliver(self, session: str, mail: Mail) -> bool:
         """See ``LocalNames.deliver``."""
         _, addresses = await self._messenger.holders(SESSION + session)
-        return bool(addresses) and await self._messenger.ask(
-            addresses[0],
-            lambda number: Deliver(number, session, mail.ref, mail.body, mail.source, mail.time),
-            DELIVERY,
-        )
+        if not addresses:
+            return False
+        message = (session, mail.ref, mail.body, mail.source, mail.time)
+        return bool(await self._messenger.ask(addresses[0], lambda number: Deliver(number, *message), DELIVERY))
 
     def _delivered(self, address: str, message: Deliver) -> None:
         mail = Mail(CLIENT + message.session, message.ref, message.body, message.source, message.time)

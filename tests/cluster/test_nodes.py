@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import count
 from typing import Any
 
+import attrs
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
@@ -484,12 +485,13 @@ async def test_of_many_that_take_over_from_a_silent_holder_one_gets_the_name_and
     old.alive = False
     for node in nodes:
         node.broker.parts.cluster._probe = 0.1  # type: ignore[attr-defined]  # seconds
-    takers = [node.client() for node in nodes[1:] for _ in range(2)]
+        node.broker.parts.settings = attrs.evolve(node.broker.settings, takeover_probe_seconds=0.1)
+    takers = [node.client() for node in nodes for _ in range(2)]
     tried = [Deferred.fromCoroutine(taker.peer.perform(["s"], as_service=True, takeover=True)) for taker in takers]
     results: list[tuple[bool, Any]] = await DeferredList(tried, consumeErrors=True)
-    assert [type(result.value) for _, result in results if isinstance(result, Failure)] == [Taken] * 3
+    assert [type(result.value) for _, result in results if isinstance(result, Failure)] == [Taken] * 5
     await nodes[0].settle()
-    assert [taker.hung_up for taker in takers] == [None] * 4
+    assert [taker.hung_up for taker in takers] == [None] * 6
     assert sorted(node.broker.calls.services.names() for node in nodes) == [[], [], ["s"]]
 
 

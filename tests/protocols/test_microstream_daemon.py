@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
 import pytest_twisted
+from twisted.internet.defer import Deferred, gatherResults
 
 from tests.support.eventually import eventually, pause
 from tests.support.http_client import get, post
-from tests.support.ws_client import ws_connect
+from tests.support.ws_client import Closed, ws_connect
 
 COUNT = 10
 
@@ -95,6 +97,40 @@ async def test_a_service_that_says_anything_else_stays(shared_daemon):
     service.send(request("talker", "1"))
     assert await service.receive() == '42["request",{"id":"1","event":"e"}]'
     await service.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_of_many_that_take_over_a_name_one_gets_it_and_keeps_it(shared_daemon):
+    holder, witness = await connect(shared_daemon, "wanted"), await connect(shared_daemon, "caller-of-wanted")
+    holder.mute()
+    takers = [
+        await ws_connect(shared_daemon.ws("/socket.io/?EIO=4&transport=websocket&serviceName=wanted")) for _ in range(6)
+    ]
+    for taker in takers:
+        assert (await taker.receive()).startswith("0{")
+        taker.send("40")
+
+    said = [[] for _ in takers]
+
+    async def listen(taker, packets):
+        with contextlib.suppress(Closed):
+            while True:
+                packet = await taker.receive()
+                if packet == "2":  # who has the name is asked whether it is alive
+                    taker.send("3")
+                else:
+                    packets.append(packet)
+
+    listening = [Deferred.fromCoroutine(listen(taker, packets)) for taker, packets in zip(takers, said, strict=True)]
+    await eventually(lambda: all(said))
+    witness.send(request("wanted", "1"))
+    await eventually(lambda: any(len(packets) > 1 for packets in said))
+    assert [packets[1] for packets in said if packets[0].startswith("40{")] == ['42["request",{"id":"1","event":"e"}]']
+    assert len([packets for packets in said if packets[0].startswith('44{"message":"DUPLICATE_SERVICE_')]) == 5
+    for socket in (*takers, witness):
+        await socket.close()
+    await gatherResults(listening)
+    holder.abort()
 
 
 # What arrived before a clean close
