@@ -7,6 +7,7 @@ import signal
 import pytest_twisted
 from twisted.internet.defer import gatherResults
 
+from tests.support.daemon import WITH_METRICS
 from tests.support.http_client import get, post
 
 ENDLESS = "600"  # seconds: a test that waits for these fails
@@ -20,12 +21,13 @@ async def test_term_answers_waiting_polls_with_nothing_and_ends_in_time(start_da
         TXBROKER_API_SECRET=SECRET,
         TXBROKER_POLL_TIMEOUT_SECONDS=ENDLESS,
         TXBROKER_DRAIN_SECONDS=ENDLESS,
+        **WITH_METRICS,
     )
     events = f"{daemon.url}/events/v1/events"
     polls = [get(f"{events}?secret={SECRET}&channel=ch&clientId=c{n}") for n in range(20)]
     held = get(f"{events}?secret=wrong&channel=ch&clientId=c")
-    # Connections are taken in their order: when this is answered, the polls wait.
-    assert (await get(f"{daemon.url}/health")).status == 200
+    await daemon.until_metric("txbroker_polls_waiting", 20)
+    await daemon.until_metric('txbroker_auth_failures_total{dialect="ganomede"}', 1)
     daemon.program.signal(signal.SIGTERM)
     answers = await gatherResults(polls)
     assert {(answer.status, answer.body) for answer in answers} == {(200, b"[]")}

@@ -7,20 +7,20 @@ import signal
 import pytest_twisted
 
 from tests.bridge.clients import Ganomede, Hpkv, MicroStream, OwlMeans, ThinWs
-from tests.support.http_client import get
+from tests.support.daemon import WITH_METRICS
 
 ENDLESS = "600"  # seconds: a test that waits for these fails
 
 
 @pytest_twisted.ensureDeferred
 async def test_at_term_everybody_is_let_go_in_good_order(start_daemon):
-    daemon = await start_daemon(TXBROKER_POLL_TIMEOUT_SECONDS=ENDLESS, TXBROKER_DRAIN_SECONDS=ENDLESS)
+    daemon = await start_daemon(TXBROKER_POLL_TIMEOUT_SECONDS=ENDLESS, TXBROKER_DRAIN_SECONDS=ENDLESS, **WITH_METRICS)
     service = await MicroStream.join(daemon, "leaving")
     clients = [await kind.join(daemon) for kind in (OwlMeans, ThinWs, Hpkv)] + [service]
     clients[0].begin("leaving.x")
     await service.request()
     polling = Ganomede(daemon).poll("any")
-    assert (await get(daemon.url + "/health")).status == 200  # connections are taken in their order
+    await daemon.until_metric("txbroker_polls_waiting", 1)
     daemon.program.signal(signal.SIGTERM)
     answer = await polling
     assert (answer.status, answer.body) == (200, b"[]")

@@ -10,11 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from twisted.internet import reactor
+
 from tests.support.eventually import TIMEOUT
+from tests.support.http_client import get
 from tests.support.processes import Program
 
 ROOT = Path(__file__).parent.parent.parent
 TWISTD = Path(sys.executable).with_name("twistd")
+WITH_METRICS = {"TXBROKER_ADMIN_LISTEN": "tcp:0:interface=127.0.0.1"}
 TROUBLE = ("Traceback (most recent call last)", "Unhandled", '"level":"error"', '"level":"critical"', "CRITICAL")
 
 
@@ -112,6 +116,13 @@ class Daemon:
     def events(self) -> list[Mapping[str, object]]:
         """Return the log lines of all its runs as objects."""
         return [json.loads(line) for line in self.output if line.startswith("{")]
+
+    async def until_metric(self, name: str, value: float) -> None:
+        """Return when the sample *name*, labels included, has *value*; needs :data:`WITH_METRICS`."""
+        told = next(str(event["msg"]) for event in self.events() if "metrics are at" in str(event["msg"]))
+        sample, end = f"{name} {value:.1f}", reactor.seconds() + TIMEOUT
+        while sample not in (await get(told.removeprefix("metrics are at "))).text.split("\n"):
+            assert reactor.seconds() < end, f"not {sample} within {TIMEOUT} s"
 
     def troubles(self) -> list[str]:
         """Return the lines that tell of an error nobody provoked."""
