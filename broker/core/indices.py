@@ -23,7 +23,7 @@ from broker.patterns import LOG_PREFIX, pair_key
 DEFINITION = "index"  # space: id -> channel and field
 POSITION = "index-at"  # space: id -> id of the last event that was indexed
 ROWS = "index/"  # the logs of rows begin with it
-BATCH = 64  # events read at once, since each may be as large as a message
+EVENTS_PER_READ = 64  # events read at once, since each may be as large as a message
 
 Extract = Callable[[Event, str], str | None]
 
@@ -98,7 +98,7 @@ class Indices:
     async def _advance(self, id: str, topic: str, field: str, extract: Extract) -> None:
         entry = await self._store.get(POSITION, id)
         position = 0 if entry is None else int(entry.value)
-        while events := await self._store.read(LOG_PREFIX + topic, position, BATCH):
+        while events := await self._store.read(LOG_PREFIX + topic, position, EVENTS_PER_READ):
             writes = [
                 self._store.append(rows_log(id, value), Event(topic, "", b"%d" % event.id, time=event.time))
                 for event in events

@@ -21,7 +21,7 @@ from broker.messages import MAX_TIME, Entry, Event
 from broker.patterns import KEY_PREFIX
 
 SPACE = "kv"
-BATCH = 64  # entries read at once, since each may be as large as a message
+ENTRIES_PER_READ = 64  # entries read at once, since each may be as large as a message
 YIELD_AFTER = 1024  # entries filtered before the reactor gets to other work
 MAX_SLICE = 0.01  # seconds of filtering before it does, since a predicate may be slow
 
@@ -118,7 +118,7 @@ class Keys:
         now = self._clock.seconds
         slice_end = now() + MAX_SLICE
         while len(found) < limit:
-            entries = await self._store.range(SPACE, first, last, BATCH)
+            entries = await self._store.range(SPACE, first, last, ENTRIES_PER_READ)
             for key, entry in entries:
                 seen += 1
                 if predicate is not None and (now() >= slice_end or seen % YIELD_AFTER == 0):
@@ -129,7 +129,7 @@ class Keys:
                     size += len(key) + len(entry.value)
                     if len(found) == limit or (0 < max_bytes < size and len(found) > 1):
                         return found
-            if len(entries) < BATCH:
+            if len(entries) < ENTRIES_PER_READ:
                 break
             first = entries[-1][0] + "\0"  # the next key there can be
         return found

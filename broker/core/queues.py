@@ -28,7 +28,7 @@ _encode = msgspec.json.Encoder().encode
 
 LOG = "mail/"
 POSITION = "mail-at"  # space: queue -> id of the last message that was delivered
-BATCH = 64
+MESSAGES_PER_READ = 64
 
 
 class Taker(Protocol):
@@ -155,7 +155,7 @@ class Queues:
         True: nothing is left; False: more may be; None: no consumer accepts it now.
         """
         position, _ = await self._position(queue)
-        kept = await self._store.read(LOG + queue, position, BATCH)
+        kept = await self._store.read(LOG + queue, position, MESSAGES_PER_READ)
         oldest = self._clock.seconds() - self._max_age
         delivered = position
         refused = False
@@ -169,7 +169,7 @@ class Queues:
             await self._advance(queue, delivered)
         if refused:
             return None
-        return len(kept) < BATCH
+        return len(kept) < MESSAGES_PER_READ
 
     async def _keep(self, mail: Mail) -> bool:
         stored = await self._store.append(LOG + mail.queue, _event(mail, self._clock.seconds()))

@@ -26,7 +26,7 @@ STATUSES = {
     "CONFLICT": 409,
     "TIMEOUT": 504,
 }
-CODES = {
+CODE_OF_STATUS = {
     400: "INVALID",
     401: "UNAUTHENTICATED",
     403: "DENIED",
@@ -53,7 +53,7 @@ def json_refusal(
 ) -> Response:
     """Return ``{"error":{"code","message","data"}}`` with *status*."""
     if not code:
-        code = CODES.get(status) or HTTPStatus(status).name
+        code = CODE_OF_STATUS.get(status) or HTTPStatus(status).name
     if status in (429, 503):
         headers = (*headers, ("Retry-After", str(max(1, math.ceil(retry_after)))))
     body = b'{"error":{"code":%b,"message":%b,"data":%b}}' % (_quoted(code), _quoted(message), data or b"null")

@@ -37,7 +37,7 @@ from broker.web.ws.upgrade import WebSocketUpgrader
 log = Logger()
 
 
-class Peer(TypingProtocol):
+class SitePeer(TypingProtocol):
     """What the site needs of ``broker.peer.Peer``."""
 
     id: str
@@ -88,7 +88,7 @@ class Site(Factory):
     def __init__(
         self,
         dialects: Iterable[Any],
-        attach: Callable[[str, str], Peer],
+        attach: Callable[[str, str], SitePeer],
         clock: IReactorTime,
         upgrader: WebSocketUpgrader,
         counts: Counts,
@@ -160,7 +160,7 @@ class Site(Factory):
         dialect = self._http_paths.get(request.path) or self.routes.http(request)
         if dialect is None:
             return self._page(request)
-        peer: Peer | None = None
+        peer: SitePeer | None = None
         try:
             peer = self._attach(dialect.name, request.address)
             response = await dialect.answer(peer, request)
@@ -263,7 +263,7 @@ class Site(Factory):
         self._counts.opened(dialect.name)
         return None
 
-    def _peer_of(self, dialect: Any, request: HttpRequest) -> Peer | Response:
+    def _peer_of(self, dialect: Any, request: HttpRequest) -> SitePeer | Response:
         """Return the peer for a handshake with *dialect*, or how it is refused."""
         if self._drained is not None:
             return json_refusal(503, "The daemon is stopping.")
@@ -279,7 +279,7 @@ class Site(Factory):
         except Exception as error:
             return self._failed(dialect, request, error)
 
-    async def _open(self, dialect: Any, peer: Peer, link: ILink) -> Any:
+    async def _open(self, dialect: Any, peer: SitePeer, link: ILink) -> Any:
         try:
             session = await dialect.session(peer, link)
         except CancelledError:
@@ -320,7 +320,7 @@ class Site(Factory):
         self._counts.closed(dialect.name, code)
         self._counter.leave(address)
 
-    def _closed(self, dialect: Any, peer: Peer, address: str, came: float, code: int, _: str) -> None:
+    def _closed(self, dialect: Any, peer: SitePeer, address: str, came: float, code: int, _: str) -> None:
         self._counts.closed(dialect.name, code)
         if peer.session is not None:
             log.info(

@@ -21,7 +21,7 @@ from broker.patterns import KEY_PREFIX
 from protocols.owlmeans import wire
 from protocols.owlmeans.marshalled import marshal
 from protocols.owlmeans.watches import Watches
-from protocols.owlmeans.wire import BROKER, CALL, RESPONSE, RESULT, Envelope, encode, milliseconds
+from protocols.owlmeans.wire import BROKER_JSON, CALL, RESPONSE, RESULT, Envelope, encode, milliseconds
 
 if TYPE_CHECKING:
     from broker.config.settings import Settings
@@ -220,7 +220,7 @@ class Outgoing:
 
     def answer(self, form: bytes, ref: str, body: bytes) -> None:
         """Answer *ref* in the broker's own name."""
-        self.link.send(form % (encode(ref), body, BROKER, milliseconds(self.clock.seconds())))
+        self.link.send(form % (encode(ref), body, BROKER_JSON, milliseconds(self.clock.seconds())))
 
     def _open_buffer(self) -> StartBuffer | None:
         """Return the buffer while the client may not have its handlers in place."""

@@ -51,7 +51,7 @@ _payload = msgspec.json.Decoder(_Payload)
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 
 PONG = b'{"type":"pong"}'
-BROKER = b'"broker"'
+BROKER_JSON = b'"broker"'
 
 # The id, method, arguments, timeout, caller and callee of a call, and the time; texts as JSON.
 CALL = b'{"type":"call","id":%b,"method":%b,"payload":%b,"timeout":%d,"sender":%b,"recipient":%b,"dt":%d}'

@@ -88,7 +88,7 @@ def test_what_has_no_text_is_passed_over(shelf):
 
 
 def test_a_long_channel_is_worked_off_in_batches(shelf, monkeypatch):
-    monkeypatch.setattr(indices, "BATCH", 3)
+    monkeypatch.setattr(indices, "EVENTS_PER_READ", 3)
     shelf.post(*"abcabcabca")
     assert shelf.ids("a") == [10, 7, 4, 1]
     assert value_of(shelf.store.get(POSITION, "i")).value == b"10"

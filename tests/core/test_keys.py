@@ -16,7 +16,7 @@ from broker.access.permissions import Grants, Rule
 from broker.access.principals import Access
 from broker.buses import open_bus
 from broker.buses.local import LocalBus
-from broker.core.keys import BATCH, MAX_SLICE, YIELD_AFTER, Keys, merge
+from broker.core.keys import ENTRIES_PER_READ, MAX_SLICE, YIELD_AFTER, Keys, merge
 from broker.errors import Conflict, Denied, Invalid, TooLarge, Unauthenticated, Unavailable
 from broker.messages import MAX_TIME, Entry
 from broker.testing import make_broker, value_of
@@ -109,12 +109,12 @@ def test_values_have_a_limit(broker):
 
 
 def test_a_range_is_read_to_its_end_in_several_steps(keys):
-    names = [f"k{number:04}" for number in range(3 * BATCH + 5)]
+    names = [f"k{number:04}" for number in range(3 * ENTRIES_PER_READ + 5)]
     for name in names:
         keys.set(name, b"v")
     assert found(keys, "k", "l", 10_000) == names
     assert found(keys, "k0003", "k0007", 10_000) == names[3:8]
-    assert found(keys, "k", "l", BATCH) == names[:BATCH]
+    assert found(keys, "k", "l", ENTRIES_PER_READ) == names[:ENTRIES_PER_READ]
     assert found(keys, "k", "l", 10_000, predicate=lambda key: key.endswith("9")) == names[9::10]
     assert found(keys, "k", "l", 7, predicate=lambda key: key.endswith("9")) == names[9:70:10]
     assert found(keys, "l", "k", 10) == []

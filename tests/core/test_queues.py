@@ -97,7 +97,7 @@ def test_body_is_kept_byte_for_byte(queues, takers):
 
 
 def test_waiting_mail_comes_once_and_in_order(queues, takers, monkeypatch):
-    monkeypatch.setattr(queues_module, "BATCH", 2)
+    monkeypatch.setattr(queues_module, "MESSAGES_PER_READ", 2)
     bob = Taker()
     for number in range(5):
         put(queues, number)

@@ -24,7 +24,7 @@ class State(IntEnum):
     CLOSED = 6  # the connection is lost, or belongs to another protocol
 
 
-class Event(IntEnum):
+class ChannelEvent(IntEnum):
     """What changes the state of a channel."""
 
     AWAIT = 0  # an answer is not ready at once
@@ -37,9 +37,9 @@ class Event(IntEnum):
 
 
 READY, ANSWERING, BLOCKED, ANSWERING_BLOCKED, FLUSHING, LINGERING, CLOSED = State
-AWAIT, RESULT, PAUSE, RESUME, CLOSE, LINGER, DETACH = Event
+AWAIT, RESULT, PAUSE, RESUME, CLOSE, LINGER, DETACH = ChannelEvent
 
-TRANSITIONS: dict[tuple[State, Event], State] = {
+TRANSITIONS: dict[tuple[State, ChannelEvent], State] = {
     (READY, AWAIT): ANSWERING,
     (READY, PAUSE): BLOCKED,
     (READY, RESUME): READY,

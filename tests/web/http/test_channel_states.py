@@ -12,19 +12,19 @@ from twisted.internet.defer import CancelledError, Deferred
 from broker.messages import HttpRequest, Response
 from broker.web.http import channel as channels
 from broker.web.http.channel import HttpChannel
-from broker.web.http.states import IS_ENDING, TRANSITIONS, Event, State
+from broker.web.http.states import IS_ENDING, TRANSITIONS, ChannelEvent, State
 from tests.web.http.fake_site import GET, FakeSite, get
 from tests.web.wire import Wire
 
 
-class Recorder(dict[tuple[State, Event], State]):
+class Recorder(dict[tuple[State, ChannelEvent], State]):
     """The table, which remembers what was looked up."""
 
     def __init__(self) -> None:
         super().__init__(TRANSITIONS)
-        self.used: set[tuple[State, Event]] = set()
+        self.used: set[tuple[State, ChannelEvent]] = set()
 
-    def __getitem__(self, key: tuple[State, Event]) -> State:
+    def __getitem__(self, key: tuple[State, ChannelEvent]) -> State:
         self.used.add(key)
         return super().__getitem__(key)
 
