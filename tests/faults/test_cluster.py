@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from tests.bridge.clients import Ganomede, Hpkv, MicroStream, OwlMeans, ThinWs
 from tests.faults import fault_loop
 from tests.support.cluster import Cluster
-from tests.support.daemon import Daemon
+from tests.support.daemon import WITH_METRICS, Daemon
 from tests.support.eventually import TIMEOUT, pause
 from tests.support.http_client import Answer, get
 
@@ -33,7 +33,7 @@ async def cluster() -> AsyncIterator[Cluster]:
 @pytest_twisted.async_yield_fixture
 async def cluster_of_long_polls() -> AsyncIterator[Cluster]:
     """The same, where a poll outlasts any absence of Redis: at its end the store would be read."""
-    cluster = await Cluster.new(**ENVIRON, TXBROKER_POLL_TIMEOUT_SECONDS="600").start()
+    cluster = await Cluster.new(**ENVIRON, **WITH_METRICS, TXBROKER_POLL_TIMEOUT_SECONDS="600").start()
     yield cluster
     await cluster.end()
 
@@ -231,7 +231,8 @@ async def test_clients_stay_and_everything_goes_on_after_redis_was_gone(cluster_
     for number in range(2):
         await post(cluster, "other", number)
     polling = Ganomede(three).poll("kept.x", after=1)
-    # Redis is asked in order: when one like it is answered, the poll has found nothing and waits.
+    await three.until_metric("txbroker_polls_waiting", 1)
+    # A node asks Redis in order: when a later poll of it is answered, the first has found nothing.
     assert [event["id"] for event in (await Ganomede(three).poll("other", after=1)).json()] == [2]
     await cluster.redis.kill()
     await eventually_not_ready(cluster)

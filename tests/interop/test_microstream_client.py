@@ -80,7 +80,9 @@ async def test_services_come_back_after_a_restart(daemon, node):
     service = node.start("microstream_service.js", daemon.url, "phoenix")
     await report(service, "connected")
     await daemon.restart()
-    assert await report(service, "disconnected") == "transport close"
+    # Never "io server disconnect", after which the client would stay away.  A client that is
+    # too busy to answer the close frame within a second is reset.
+    assert await report(service, "disconnected") in ("transport close", "transport error")
     await report(service, "connected")
     service.say('{"target":"phoenix","event":"echo","data":5}')
     assert await report(service, "response") == {"got": 5}
