@@ -25,9 +25,9 @@ types: .venv/.test
 quick: .venv/.test
 	$(BIN)/python -m pytest -q -n $(JOBS) -m "not processes"
 
-# Those that kill brokers and Redis at random, with all their rounds.
+# The tests that kill brokers and Redis at random, or look for leaks, with all their rounds.
 soak: .venv/.test
-	$(BIN)/python -m pytest -q -n $(JOBS) --soak tests/faults/test_durability.py tests/faults/test_cluster.py
+	$(BIN)/python -m pytest -q -n $(JOBS) --soak tests/faults
 
 # The report comes from all workers; see [tool.coverage] in pyproject.toml.
 tests: .venv/.test tests/interop/node_modules/.done
