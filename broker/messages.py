@@ -73,7 +73,7 @@ class Identity:
 
 
 # Not frozen: a frozen attrs class assigns through object.__setattr__, which
-# triples the price of what is made for every message.  Nobody assigns to them.
+# triples the price of what is made for every message.  They are not assigned to.
 @attrs.define(eq=False)
 class Event:
     """Something that happened on a topic; stored and live events are one type.

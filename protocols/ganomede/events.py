@@ -114,7 +114,7 @@ class Events:
             after = await peer.cursor(client, channel)
             events = await peer.poll(channel, after, limit, self._timeout, max_bytes=MAX_BYTES)
         elif (number := whole_number(said)) is None:
-            # Nobody has acknowledged anything by this.
+            # This acknowledges nothing.
             after = 0
             events = await peer.poll(channel, after, limit, self._timeout, max_bytes=MAX_BYTES)
         else:

@@ -26,11 +26,7 @@ Answer = dict[str, Any]
 
 
 class Method(msgspec.Struct, array_like=True):
-    """Arguments of a reserved method, in their order.
-
-    Attributes:
-        called: its name behind ``broker.``.
-    """
+    """Arguments of a reserved method, in their order; ``called`` is its name behind ``broker.``."""
 
     called: ClassVar[str]
 

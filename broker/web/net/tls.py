@@ -37,7 +37,7 @@ class HalfCloseableTLS(BufferingTLSTransport):
     def dataReceived(self, data: bytes) -> None:
         """Decrypt and deliver *data*."""
         # RFC 8446, 6.1: "Any data received after a closure alert has been received MUST be ignored."
-        # Nobody would read it: it would only fill the memory.
+        # It would never be read, and only fill the memory.
         if not self._read_closed:
             super().dataReceived(data)
 
