@@ -26,6 +26,7 @@ __all__ = [
     "Identity",
     "IndexRows",
     "Mail",
+    "Quota",
     "Reply",
     "Request",
     "Response",
@@ -206,6 +207,30 @@ class Entry:
     value: bytes
     revision: int
     expires: float = 0.0
+
+
+# Made for every post, as ``Request`` is.
+class Quota(msgspec.Struct, frozen=True):
+    """How many things of one kind a store keeps for one owner.
+
+    Attributes:
+        kind: the word for the things, such as "cursors".
+        owner: the principal whom they count for.
+        limit: how many there may be; 0: any number, which are counted all the same.
+    """
+
+    kind: str
+    owner: str
+    limit: int = 0
+
+    @property
+    def account(self) -> str:
+        """The name under which a store counts them."""
+        return f"{self.kind} {self.owner}"
+
+    def encode(self) -> bytes:
+        """Return limit and account, with a blank between them, as the scripts of Redis read them."""
+        return b"%d %b" % (self.limit, self.account.encode("utf-8", "surrogatepass"))
 
 
 @attrs.frozen

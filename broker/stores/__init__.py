@@ -30,6 +30,8 @@ def open_store(
     reactor: IReactorFromThreads | None = None,
     prefix: str = "txbroker:",
     announce: bool = False,
+    max_bytes: int = 0,
+    min_free_bytes: int = 0,
     observe: Callable[[int, float], object] | None = None,
     failed: Callable[[int], object] | None = None,
 ) -> IStore:
@@ -48,6 +50,8 @@ def open_store(
         prefix: what all keys in Redis begin with.
         announce: whether appending publishes the event in Redis, as the bus of
             the same URL expects it.
+        max_bytes: what the store may hold; 0: any number.
+        min_free_bytes: how much of the disk is left free.
         observe: called with the operations and the seconds of each commit.
         failed: called with the number of operations that a failure took.
 
@@ -61,7 +65,7 @@ def open_store(
     if scheme == "memory" and colon and not rest:
         from broker.stores.memory import MemoryStore
 
-        return MemoryStore(clock)
+        return MemoryStore(clock, max_bytes)
     if not (scheme == "sqlite" and colon) and not is_redis(url):
         # The rest of the URL may hold a password, so that only its scheme is repeated.
         raise Invalid(
@@ -70,13 +74,15 @@ def open_store(
     common: dict[str, Any] = {
         "clock": clock,
         "reactor": reactor or _threads(clock),
+        "max_bytes": max_bytes,
         "observe": observe,
         "failed": failed,
     }
     if scheme == "sqlite":
         from broker.stores.sqlite import SqliteStore
 
-        return SqliteStore(database_path(rest, directory), durability=durability, **common)
+        path = database_path(rest, directory)
+        return SqliteStore(path, durability=durability, min_free_bytes=min_free_bytes, **common)
     from broker.stores.redis import RedisStore
 
     return RedisStore(url, prefix=prefix, announce=announce, **common)
