@@ -22,7 +22,7 @@ from broker.config.settings import Settings
 from broker.core.about import About
 from broker.core.calls import Calls
 from broker.core.channels import Channels, StoreEventSource, event_lost
-from broker.core.indices import ROWS, Indices
+from broker.core.indices import Indices
 from broker.core.keys import Keys
 from broker.core.mailboxes import Mailboxes
 from broker.core.memberships import CONTROL as LEFT
@@ -30,14 +30,14 @@ from broker.core.memberships import Memberships
 from broker.core.names import LocalNames
 from broker.core.parts import Parts
 from broker.core.presence import Presence
-from broker.core.queues import LOG as MAIL
 from broker.core.queues import Queues
+from broker.core.sweeper import Sweeper
 from broker.core.topics import Delivery, Topics
 from broker.errors import Taken
 from broker.interfaces import IBus, ISharedBus, ISharedStore, IStore
 from broker.messages import Event
 from broker.observe.metrics import Metrics
-from broker.patterns import BROKER, CLIENT, LOG_PREFIX, RESERVED_PREFIX
+from broker.patterns import BROKER, CLIENT, RESERVED_PREFIX
 from broker.peer import Peer
 
 log = Logger()
@@ -80,6 +80,7 @@ class Broker(MultiService):
         self.calls, self.queues, self.presence = parts.calls, parts.queues, parts.presence
         self.memberships, self.about = parts.memberships, parts.about
         self.draining = False
+        self._sweeper = Sweeper(store, clock, parts.indices, settings.retention, settings.mailbox_seconds)
         controls = {LEFT: self.memberships.left, REVOKED: self.tokens.revoked}
         self.attach: Callable[[str, str], Peer] = partial(Peer, parts)
         self.arrived = bus.deliver = Delivery(self.topics, self.channels, self.keys, controls).arrived
@@ -128,8 +129,7 @@ class Broker(MultiService):
         mailboxes.forget()
         self.tokens.forget_key()
         for peer in self.presence:
-            if peer.identity.client or peer.named:
-                mailboxes.open(peer.client)
+            peer.keep_mailbox()
         ensureDeferred(self.memberships.restore()).addErrback(event_lost, LEFT)
         cast(ISharedBus, self.bus).wiped()
 
@@ -137,15 +137,14 @@ class Broker(MultiService):
         return ensureDeferred(self._swept()).addErrback(self._timer_failed, "retention")
 
     async def _swept(self) -> None:
+        for peer in self.presence:
+            peer.keep_mailbox()  # to be connected is to use it
+        await self.memberships.prolong()
         try:
             await self.bus.claim(SWEEPER)
         except Taken:
             return  # another node sweeps
-        kept, now = self.settings.retention, self.clock.seconds()
-        if kept.seconds or kept.count:
-            for logs in (LOG_PREFIX, ROWS):
-                await self.store.sweep(logs, now - kept.seconds if kept.seconds else 0.0, kept.count)
-        await self.store.sweep(MAIL, now - self.settings.mailbox_seconds, 0)
+        await self._sweeper.sweep()
 
     def _expire(self) -> Deferred[Any]:
         return ensureDeferred(self.keys.expire()).addErrback(self._timer_failed, "expiry")
@@ -160,6 +159,7 @@ class Broker(MultiService):
         gauge("polls_waiting", "Long polls that wait.", lambda: self.channels.waiting)
         gauge("topics", "Topics and patterns somebody listens to.", lambda: len(self.topics))
         gauge("services", "Procedures and services that are performed.", self._services)
+        gauge("store_bytes", "Bytes that the store uses, as far as it knows.", lambda: self.store.used_bytes)
         gauge("sessions", "Sessions that others can see.", lambda: len(self.presence))
 
     def _services(self) -> float:
@@ -172,9 +172,7 @@ def make_parts(
     """Return the parts of the core, joined: those of one of several nodes when *bus* is shared."""
     make_calls, make_queues = (RemoteCalls, SharedQueues) if bus.shared else (Calls, Queues)
     calls = make_calls(clock, settings.max_pending_calls, settings.request_idle_seconds)
-    channels = Channels(
-        store, bus, clock, settings.durable_topics, settings.max_waiting_polls, settings.retention.seconds
-    )
+    channels = Channels(store, bus, clock, settings.durable_topics, settings.max_waiting_polls, settings.cursor_seconds)
     presence: Presence[Any] = Presence(lambda *change: _presence_changed(parts, *change))
     queues = make_queues(
         store, clock, lambda queue: _takers_of(parts, queue), settings.max_mailbox, settings.mailbox_seconds
@@ -190,13 +188,13 @@ def make_parts(
         tokens=Tokens(store, channels.notify, clock),
         topics=Topics(bus.listen, bus.forget),
         channels=channels,
-        indices=Indices(store),
+        indices=Indices(store, clock, settings.index_seconds),
         keys=Keys(store, bus, channels.announce, clock, settings.max_value_bytes),
-        memberships=Memberships(store, channels.notify, settings.max_subscriptions),
+        memberships=Memberships(store, channels.notify, settings.max_subscriptions, clock, settings.membership_seconds),
         presence=presence,
         calls=calls,
         queues=queues,
-        mailboxes=Mailboxes(store, access.knows),
+        mailboxes=Mailboxes(store, access.knows, clock, settings.client_seconds),
         cluster=LocalNames(),
         about=About(store, bus, clock.seconds()),
     )

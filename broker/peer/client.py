@@ -22,7 +22,7 @@ from broker.core.memberships import Session
 from broker.core.parts import Parts
 from broker.errors import BrokerError, Denied, Gone, RateLimited, Unauthenticated
 from broker.interfaces import ISession
-from broker.messages import CloseCode, Event, Identity, Mail, Reply, Request
+from broker.messages import CloseCode, Event, Identity, Mail, Reply, Request, quota_of
 from broker.patterns import CONTROL_PREFIX, KEY_PREFIX, RESERVED_PREFIX, check_name, check_text, is_reserved
 
 log = Logger()
@@ -217,7 +217,7 @@ class Client:
         self.admitted = True
         self._tries = 0
         if identity.client:
-            self._parts.mailboxes.open(identity.client)
+            self.keep_mailbox()
             self._bucket = self._bucket_of(identity.principal)
 
     async def mint(self, claims: Mapping[str, Any], seconds: float) -> str:
@@ -264,7 +264,13 @@ class Client:
         if anonymous or named or access.knows(name) or self._is_another(name):
             raise Denied("identify", name)
         self.named = name
-        self._parts.mailboxes.open(name)
+        self.keep_mailbox()
+
+    def keep_mailbox(self) -> None:
+        """Let the mailbox of its client id be there, if it has one by its credential or took it."""
+        if self.identity.client or self.named:
+            quota = quota_of("clients", self.identity.kind, self.identity.name, self._parts.settings.max_clients)
+            self._parts.mailboxes.open(self.client, quota)
 
     def _is_another(self, name: str) -> bool:
         """Whether *name* could be taken for the broker, a queue or another client's session."""

@@ -58,19 +58,13 @@ def open_store(
     Raises:
         Invalid: there is no such store, no such durability, or Redis support is not installed.
     """
-    scheme, colon, rest = url.partition(":")
-    if durability not in ("fsync", "os"):
-        raise Invalid("durability", message='The durability must be "fsync" or "os".')
+    _check(url, durability)
+    scheme, _, rest = url.partition(":")
     # Imported where it is chosen: a daemon pays for the store it uses only.
-    if scheme == "memory" and colon and not rest:
+    if scheme == "memory":
         from broker.stores.memory import MemoryStore
 
         return MemoryStore(clock, max_bytes)
-    if not (scheme == "sqlite" and colon) and not is_redis(url):
-        # The rest of the URL may hold a password, so that only its scheme is repeated.
-        raise Invalid(
-            "store", message=f"There is no store {scheme[:20]!r}: use sqlite:, sqlite:/path, redis:// or memory:."
-        )
     common: dict[str, Any] = {
         "clock": clock,
         "reactor": reactor or _threads(clock),
@@ -86,6 +80,17 @@ def open_store(
     from broker.stores.redis import RedisStore
 
     return RedisStore(url, prefix=prefix, announce=announce, **common)
+
+
+def _check(url: str, durability: str) -> None:
+    scheme, colon, rest = url.partition(":")
+    if durability not in ("fsync", "os"):
+        raise Invalid("durability", message='The durability must be "fsync" or "os".')
+    if not (scheme == "sqlite" and colon) and not (scheme == "memory" and colon and not rest) and not is_redis(url):
+        # The rest of the URL may hold a password, so that only its scheme is repeated.
+        raise Invalid(
+            "store", message=f"There is no store {scheme[:20]!r}: use sqlite:, sqlite:/path, redis:// or memory:."
+        )
 
 
 def database_path(rest: str, directory: str) -> str:

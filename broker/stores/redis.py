@@ -350,7 +350,7 @@ class RedisStore(Service):
             _expected(revision),
             when,
             value,
-            quota.encode() if quota else b"",
+            encode_text(quota.words) if quota else b"",
             small,
         )
         return self._change(words, done, len(value))

@@ -62,7 +62,7 @@ class Append(Operation):
 
     def found(self, state: Any) -> None:
         """Notice that the log does not exist, or not any more."""
-        self.words = (b"open", *self.words[1:], self._quota.encode() if self._quota else b"")
+        self.words = (b"open", *self.words[1:], encode_text(self._quota.words) if self._quota else b"")
 
 
 class CompareAndSwap(Operation):
@@ -114,7 +114,7 @@ class CompareAndSwap(Operation):
             before[self._place] = present
         else:
             stored = before[self._place] = encode_entry(made)
-            expires, quota = repr(made.expires).encode(), self._quota.encode() if self._quota else b""
+            expires, quota = repr(made.expires).encode(), encode_text(self._quota.words) if self._quota else b""
             self.words = (b"swap", *self._place, digest, stored, expires, quota)
 
     def _outcome(self, result: Any) -> Entry:
@@ -137,7 +137,7 @@ class Increment(CompareAndSwap):
         quota: Quota | None = None,
     ) -> None:
         super().__init__(space, key, change, quota=quota)
-        self.words = (b"add", *self._place, amount, quota.encode() if quota else b"")
+        self.words = (b"add", *self._place, amount, encode_text(quota.words) if quota else b"")
 
     def peek(self) -> Sequence[bytes]:
         """Return no words: Redis adds without a look."""

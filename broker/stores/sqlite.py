@@ -90,6 +90,7 @@ class SqliteStore(Service):
         self._space = FileSpace(file.writes, self._path, self._max_bytes, self._min_free_bytes)
         writer = TableWriter(file.writes, file.epoch, self._space)
         self._commits = GroupCommit(writer, self._clock, self._reactor, self._observe, self._failed)
+        writer.measure()
         self._commits.start()
         self._stopped_reason = ""
         super().startService()

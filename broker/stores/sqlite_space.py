@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import time
 
-from broker.stores.room import ROW_BYTES, Room
+from broker.stores.room import Room
 
-MEASURE_INTERVAL = 1.0  # seconds after which it is measured again, whatever was written
 MAX_UNMEASURED_BYTES = 1 << 24  # written after which it is measured again; less when less is left
 FREE_PAGES_KEPT = 1024  # unused pages that the file keeps for what comes next ...
 FREE_PART_KEPT = 8  # ... or this part of all its pages, if that is more
@@ -26,6 +24,7 @@ class FileSpace:
         min_free_bytes: how much of the disk is left free.
 
     Attributes:
+        allowance: bytes that may still be written before it is measured again.
         used_bytes: its pages that are in use, and the write-ahead log, when it was measured last.
         reclaimable: whether it has more unused pages than it keeps.
     """
@@ -37,28 +36,18 @@ class FileSpace:
         self._min_free_bytes = min_free_bytes
         self._page_size: int = self._number("page_size")
         self._shrinks = self._number("auto_vacuum") == INCREMENTAL
-        self._next = 0.0  # when it is measured again
-        self._unmeasured = 0  # bytes that may be written before
-        self._shortage = ""
+        self.allowance = 0
         self.used_bytes = 0
         self.reclaimable = False
 
-    def shortage(self, operations: int, size: int) -> str:
-        """Return why a batch of *operations* with *size* bytes can not be added; "" when it can."""
-        size += operations * ROW_BYTES
-        self._unmeasured -= size
-        if self._unmeasured < 0 or time.monotonic() >= self._next:
-            self._measure(size)
-        return self._shortage
-
-    def _measure(self, size: int) -> None:
-        self._next = time.monotonic() + MEASURE_INTERVAL
+    def measure(self, size: int) -> str:
+        """Measure it before *size* bytes are added; return why nothing can be, or ""."""
         pages, free = self._number("page_count"), self._number("freelist_count")
         self.reclaimable = self._shrinks and free > max(FREE_PAGES_KEPT, pages // FREE_PART_KEPT)
         self.used_bytes = (pages - free) * self._page_size + _size_of(f"{self._path}-wal")
-        self._shortage = self._room.judge(self.used_bytes) or self._disk_shortage(size)
         left = self._room.max_bytes - self.used_bytes if self._room.max_bytes else MAX_UNMEASURED_BYTES
-        self._unmeasured = min(left // 4, MAX_UNMEASURED_BYTES) - size
+        self.allowance = min(left // 4, MAX_UNMEASURED_BYTES) - size
+        return self._room.judge(self.used_bytes) or self._disk_shortage(size)
 
     def _disk_shortage(self, size: int) -> str:
         if not self._min_free_bytes:

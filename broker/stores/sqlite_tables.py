@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from broker.messages import Entry, Event, Quota, decode_text, encode_text
 from broker.stores.entries import alive, check_revision, increased, merged, replaced
-from broker.stores.room import check_quota, fits_when_full, floor_group, full_refusal
+from broker.stores.room import ROW_BYTES, check_quota, fits_when_full, floor_group, full_refusal
 from broker.stores.sqlite_space import FileSpace
 
 MAX_INTEGER = 2**63 - 1  # of SQLite
@@ -160,10 +160,18 @@ class TableWriter(TableReader):
         if len(self._heads) > MAX_CACHED_LOGS:
             self._heads.clear()
         self._execute("BEGIN IMMEDIATE")
+        space = self.space
+        if space is not None:
+            size += operations * ROW_BYTES
+            space.allowance -= size
+            if space.allowance < 0 or self.shortage:
+                self.measure(size)
+
+    def measure(self, size: int = 0) -> None:
+        """Measure the file before *size* bytes are added."""
         if self.space is not None:
-            self.shortage = self.space.shortage(operations, size)
-            if self.space.reclaimable:
-                self.to_purge = True
+            self.shortage = self.space.measure(size)
+            self.to_purge = self.to_purge or self.space.reclaimable
 
     def commit(self) -> None:
         """Commit everything since ``begin``."""
@@ -401,7 +409,11 @@ class TableWriter(TableReader):
         return self._change(space, key, lambda stored: increased(stored, amount), now, quota)
 
     def expired(self, space: str, limit: int, now: float) -> list[str]:
-        """See ``IStore.expired``; *now* is in seconds since the epoch."""
+        """See ``IStore.expired``; *now* is in seconds since the epoch.
+
+        The daemon calls it every second, which is often enough to look how large the file is, too.
+        """
+        self.measure()
         rows = self._execute(_DUE, (space, now, max(0, limit))).fetchall()
         self._executemany(_DELETE, [(space, key) for key, _ in rows])
         for account, count in Counter(account for _, account in rows).items():

@@ -91,6 +91,8 @@ class GroupCommit:
 
     def start(self) -> None:
         """Start the writer thread."""
+        if self._tables.shortage:
+            self._note_shortage(self._tables.shortage)
         self._writer.start()
         if self._tables.to_purge:
             self._purge()

@@ -22,7 +22,6 @@ from broker.errors import Conflict, Invalid, RateLimited, Unavailable
 from broker.interfaces import IStore
 from broker.messages import Entry, Event, Quota
 from broker.stores import redis as redis_store
-from broker.stores import sqlite_space
 from broker.stores.room import ESSENTIAL_SPACES, floor_group
 from tests.support.eventually import TIMEOUT, pause
 
@@ -79,10 +78,11 @@ class StoreContract:
         raise AssertionError("the module of tests says how")
 
     @pytest.fixture
-    def make_full(self, make_limited: Callable[[int], IStore], monkeypatch: pytest.MonkeyPatch) -> MakeFull:
+    def make_full(
+        self, clock: Clock, make_limited: Callable[[int], IStore], monkeypatch: pytest.MonkeyPatch
+    ) -> MakeFull:
         """Return a function that starts a store with a small and a large key, which fill it."""
-        for module in (sqlite_space, redis_store):
-            monkeypatch.setattr(module, "MEASURE_INTERVAL", 0.05)
+        monkeypatch.setattr(redis_store, "MEASURE_INTERVAL", 0.05)
 
         async def full() -> IStore:
             store = make_limited(LIMIT)

@@ -554,12 +554,11 @@ def test_it_notices_that_it_is_full_while_much_is_written_at_once(home: Home) ->
     assert home.path.stat().st_size < 1_500_000
 
 
-def test_a_disk_that_is_nearly_full_is_left_what_is_free(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_space, "MEASURE_INTERVAL", 0.0)
+def test_a_disk_that_is_nearly_full_is_left_what_is_free(home: Home) -> None:
     disk = os.statvfs(home.path.parent)
     free = disk.f_bavail * disk.f_frsize
-    store = limited(home, min_free_bytes=2 * free)
     with logging(LogLevel.info) as lines:
+        store = limited(home, min_free_bytes=2 * free)
         for _ in range(2):
             with pytest.raises(Unavailable, match=r"bytes are free on its disk .TXBROKER_MIN_FREE_BYTES is"):
                 home.append(store)
@@ -582,7 +581,6 @@ def test_a_full_store_logs_it_once_and_delivers_what_it_has(home: Home) -> None:
 
 def test_a_new_file_gives_back_what_was_deleted_in_steps(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite_space, "FREE_PAGES_KEPT", 8)
-    monkeypatch.setattr(sqlite_space, "MEASURE_INTERVAL", 0.0)
     store = home.store()
     for _ in range(20):
         home.append(store, body=b"x" * 100_000)
@@ -590,6 +588,7 @@ def test_a_new_file_gives_back_what_was_deleted_in_steps(home: Home, monkeypatch
     home.result(store.trim("log", 20))
     steps = 0
     while home.sql("PRAGMA page_count")[0][0] > 40 or home.sql("PRAGMA freelist_count")[0][0] > 8:
+        home.result(store.expired("s", 1))
         home.append(store, "other")
         steps += 1
     assert pages > 400
@@ -599,7 +598,6 @@ def test_a_new_file_gives_back_what_was_deleted_in_steps(home: Home, monkeypatch
 
 def test_a_file_of_before_keeps_its_pages_and_uses_them_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite_space, "FREE_PAGES_KEPT", 8)
-    monkeypatch.setattr(sqlite_space, "MEASURE_INTERVAL", 0.0)
     home.stop(home.store())
     for statement in ("PRAGMA journal_mode = DELETE", "PRAGMA auto_vacuum = NONE; VACUUM"):
         connection = home.other()
