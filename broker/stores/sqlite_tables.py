@@ -50,11 +50,8 @@ _TO_PURGE = "SELECT id, purged, trimmed FROM log WHERE purged < trimmed LIMIT 1"
 _SWEEP = "SELECT id, name, trimmed, purged, account FROM log WHERE name >= ? AND name < ? ORDER BY name LIMIT ?"
 _TIMES = "SELECT id, time FROM event WHERE log = ? AND id > ? ORDER BY id LIMIT ?"
 _LOOK = "SELECT value, revision, expires, account FROM entry WHERE space = ? AND key = ?"
-_PUT = (
-    "INSERT INTO entry (space, key, value, revision, expires, account) VALUES (?, ?, ?, ?, ?, ?)"
-    " ON CONFLICT (space, key) DO UPDATE SET value = excluded.value, revision = excluded.revision,"
-    " expires = excluded.expires, account = excluded.account"
-)
+_PUT = "INSERT OR REPLACE INTO entry (space, key, value, revision, expires, account) VALUES (?, ?, ?, ?, ?, ?)"
+_REPLACE = "UPDATE entry SET value = ?, revision = ?, expires = ? WHERE space = ? AND key = ?"
 _DELETE = "DELETE FROM entry WHERE space = ? AND key = ?"
 _DUE = "SELECT key, account FROM entry WHERE space = ? AND expires > 0 AND expires <= ? ORDER BY expires LIMIT ?"
 _NEXT_SPACE = "SELECT min(space) FROM entry WHERE space > ?"
@@ -353,24 +350,28 @@ class TableWriter(TableReader):
         quota: Quota | None = None,
     ) -> Entry:
         """See ``IStore.set``; *now* is in seconds since the epoch."""
+        stored, account = self._look(space, key, now)
+        check_revision(stored, revision, key)
+        return self._put(space, key, stored, replaced(stored, value, expires), account, quota)
 
-        def change(stored: Entry | None) -> Entry:
-            check_revision(stored, revision, key)
-            return replaced(stored, value, expires)
-
-        return self._change(space, key, change, now, quota)
-
-    def _change(
-        self, space: str, key: str, change: Callable[[Entry | None], Entry], now: float, quota: Quota | None
-    ) -> Entry:
+    def _look(self, space: str, key: str, now: float) -> tuple[Entry | None, bytes | None]:
+        """Return the entry of *key*, and the account of the row, which may be one that has expired."""
         row = self._execute(_LOOK, (space, encode_text(key))).fetchone()
-        stored, account = (None, None) if row is None else (alive(Entry(*row[:3]), now), row[3])
-        entry = change(stored)
+        if row is None:
+            return None, None
+        value, revision, expires, account = row
+        return alive(Entry(value, revision, expires), now), account
+
+    def _put(
+        self, space: str, key: str, stored: Entry | None, entry: Entry, account: bytes | None, quota: Quota | None
+    ) -> Entry:
         if self.shortage and not fits_when_full(space, stored, len(entry.value)):
             raise full_refusal(self.shortage)
         if stored is None:
             account = self._recount(account, quota)
-        self._execute(_PUT, (space, encode_text(key), entry.value, entry.revision, entry.expires, account))
+            self._execute(_PUT, (space, encode_text(key), entry.value, entry.revision, entry.expires, account))
+        else:
+            self._execute(_REPLACE, (entry.value, entry.revision, entry.expires, space, encode_text(key)))
         return entry
 
     def _recount(self, expired: bytes | None, quota: Quota | None) -> bytes | None:
@@ -383,13 +384,12 @@ class TableWriter(TableReader):
 
     def delete(self, space: str, key: str, revision: int | None, now: float) -> bool:
         """See ``IStore.delete``; a key that has expired at *now* is left to ``expired``."""
-        row = self._execute(_LOOK, (space, encode_text(key))).fetchone()
-        stored = None if row is None else alive(Entry(*row[:3]), now)
+        stored, account = self._look(space, key, now)
         check_revision(stored, revision, key)
         if stored is None:
             return False
         self._execute(_DELETE, (space, encode_text(key)))
-        self._uncount(row[3])
+        self._uncount(account)
         return True
 
     def patch(
@@ -402,11 +402,13 @@ class TableWriter(TableReader):
         quota: Quota | None = None,
     ) -> Entry:
         """See ``IStore.patch``; *now* is in seconds since the epoch."""
-        return self._change(space, key, lambda stored: merged(stored, value, merge), now, quota)
+        stored, account = self._look(space, key, now)
+        return self._put(space, key, stored, merged(stored, value, merge), account, quota)
 
     def increment(self, space: str, key: str, amount: bytes, now: float, quota: Quota | None = None) -> Entry:
         """See ``IStore.increment``; *now* is in seconds since the epoch."""
-        return self._change(space, key, lambda stored: increased(stored, amount), now, quota)
+        stored, account = self._look(space, key, now)
+        return self._put(space, key, stored, increased(stored, amount), account, quota)
 
     def expired(self, space: str, limit: int, now: float) -> list[str]:
         """See ``IStore.expired``; *now* is in seconds since the epoch.
