@@ -6,6 +6,8 @@ JOBS ?= 2
 BIN := .venv/bin
 NPM := $(shell command -v npm || echo ../../$(BIN)/npm)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Without bytecode every worker and every daemon of the tests compiles all of the code anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: run test lint types tests quick soak bench docs clean
 
