@@ -27,9 +27,9 @@ types: .venv/.test
 quick: .venv/.test
 	$(BIN)/python -m pytest -q -n $(JOBS) -m "not processes"
 
-# The tests that kill brokers and Redis at random, or look for leaks, with all their rounds.
+# The tests that kill brokers and Redis at random, look for leaks, or try examples, with all their rounds.
 soak: .venv/.test
-	$(BIN)/python -m pytest -q -n $(JOBS) --soak tests/faults
+	$(BIN)/python -m pytest -q -n $(JOBS) --soak -m soak
 
 # The report comes from all workers; see [tool.coverage] in pyproject.toml.
 tests: .venv/.test tests/interop/node_modules/.done

@@ -38,7 +38,7 @@ async def cluster_of_long_polls() -> AsyncIterator[Cluster]:
     await cluster.end()
 
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.unmeasured]
 
 
 def run(work: Any) -> Deferred[Any]:
