@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -16,6 +17,7 @@ from twisted.logger import LogEvent
 
 from tests.support.cluster import Cluster
 from tests.support.daemon import Daemon
+from tests.support.greenlets import blockon
 from tests.support.logs import logging
 from tests.support.node import Node
 from tests.support.redis_server import RedisServer
@@ -40,6 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("soak" if config.getoption("--soak") else "txbroker")
+    pytest_twisted.blockon_default = blockon
     if (coverage := Coverage.current()) is not None:
         config.pluginmanager.register(Measured(coverage))
 
@@ -66,6 +69,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("soak")
         if PROGRAMS.intersection(names):
             item.add_marker("unmeasured")
+
+
+def pytest_collection_finish() -> None:
+    # What was collected stays to the end: each full collection of garbage would look through all of it.
+    gc.freeze()
 
 
 @attrs.define
