@@ -23,7 +23,13 @@ from broker.access.principals import make_access
 from broker.app.daemon import Daemon
 from broker.app.dialects import DialectError, found_dialects, load_dialects
 from broker.app.greeting import announce_start
-from broker.app.process import catch_signals, explain_start_errors, notify_systemd, tune_garbage_collector
+from broker.app.process import (
+    catch_signals,
+    explain_start_errors,
+    notify_systemd,
+    raise_file_limit,
+    tune_garbage_collector,
+)
 from broker.app.store import make_store
 from broker.buses import open_bus
 from broker.config.settings import Settings, SettingsError
@@ -104,6 +110,7 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
         tune_garbage_collector()
 
     return Daemon(
+        raise_file_limit(settings.max_connections)
         broker,
         site,
         lambda endpoint: listen(reactor, endpoint, site, outbox),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -201,6 +202,19 @@ async def test_metrics_are_served_on_the_admin_port_only(start_daemon):
     assert answer.status == 200
     assert "txbroker_bytes_in_total" in answer.text
     assert (await http_client.get(daemon.url + "/metrics")).status == 404
+
+
+@pytest_twisted.ensureDeferred
+async def test_file_limit_is_raised(short_path):
+    """Started by a shell that allows few open files, but as many as it may allow itself."""
+    daemon = Daemon(short_path, **WAITER, TXBROKER_MAX_CONNECTIONS="200")
+    command = ["/bin/sh", "-c", 'ulimit -Sn 128; exec "$@"', "sh", str(TWISTD), "-n", "--pidfile=", "broker"]
+    program = Program.start(command, env=daemon.environ, cwd=short_path)
+    await program.line(lambda line: "RLIMIT_NOFILE was 128, too low for TXBROKER_MAX_CONNECTIONS=200" in line)
+    soft, hard = resource.prlimit(program.pid, resource.RLIMIT_NOFILE)
+    assert soft == hard > 128
+    program.signal(signal.SIGTERM)
+    assert await program.exit() == 0
 
 
 @pytest_twisted.ensureDeferred
