@@ -585,9 +585,14 @@ class IDialectExtras(Interface):
         "A shell command by which to try it, logged at the start; ``{http}`` and ``{ws}`` stand "
         "for the URLs of the daemon, ``{websocket}`` for a WebSocket client."
     )
-    any_origin: bool = Attribute("Whether its WebSockets may be opened by pages of any origin; False.")
+    any_origin: bool = Attribute(
+        "Whether its WebSockets may be opened by pages of any origin, for a credential that no browser adds by itself; "
+        "False.  Not where ``TXBROKER_ALLOWED_ORIGINS`` names some, and without a credential only by pages of this "
+        "machine."
+    )
     refusal_delay: float = Attribute(
-        "Seconds for which refused handshakes are held, for clients that reconnect at once; 0."
+        "Seconds for which refused handshakes are held, and requests that are refused for their origin or host, for "
+        "clients that come again at once; 0."
     )
     half_close: bool = Attribute(
         "Whether a request that waits goes on when its client shuts down its side of the connection; True.  "

@@ -20,6 +20,7 @@ from twisted.python.logfile import LogFile
 from broker import __version__
 from broker.access.admission import Admission
 from broker.access.principals import make_access
+from broker.access.browsers import BrowserPolicy
 from broker.app.daemon import Daemon
 from broker.app.dialects import DialectError, found_dialects, load_dialects
 from broker.app.greeting import announce_start
@@ -173,7 +174,8 @@ def make_site(reactor: Any, settings: Settings, broker: Broker, dialects: Iterab
         reactor,
         WebSocketUpgrader(options, reactor, broker.metrics),
         broker.metrics,
-        admission=Admission(settings.max_connections, settings.max_connections_per_address, settings.allowed_origins),
+        admission=Admission(settings.max_connections, settings.max_connections_per_address),
+        policy=BrowserPolicy(settings.allowed_origins, settings.judged_hosts, secured=settings.guarded),
         limits=Limits(body_bytes=settings.max_message_bytes + BODY_OVERHEAD),
         times=Times(idle=settings.keepalive_seconds or math.inf, body=settings.upload_stall_seconds or math.inf),
         ready=broker.ready,

@@ -96,8 +96,15 @@ class Settings:
     allowed_origins: tuple[str, ...] = option(
         WORDS,
         (),
-        "The origins, such as ``https://app.example``, whose pages may connect; ``*`` for all. "
-        "Without it, pages of the same host may.",
+        "The origins, such as ``https://app.example``, whose pages may use the broker; ``*`` for all. "
+        "Without it, pages of the host and port of the broker may: a page on the same host on another port is of "
+        "another origin.",
+    )
+    allowed_hosts: tuple[str, ...] = option(
+        WORDS,
+        (),
+        "What ``Host`` may name, besides ``localhost`` and loopback addresses, while no credential is required; "
+        "``*`` for anything. Where other machines may connect, ``Host`` is judged only if this is given.",
     )
 
     # Listening
@@ -284,10 +291,21 @@ class Settings:
                 "set TXBROKER_API_SECRET, _API_KEYS or _JWT_SECRET"
             )
         if not self.listen:
+    @property
+    def judged_hosts(self) -> tuple[str, ...] | None:
+        """What ``Host`` may name besides this machine; None: anything."""
+        if self.guarded or (self._exposed and not self.allowed_hosts):
+            return None
+        return self.allowed_hosts
+
+    @property
+    def _exposed(self) -> list[str]:
+        return [endpoint for endpoint in self.listen if not is_local(endpoint)]
+
             found.append("TXBROKER_LISTEN names nothing to listen on")
         if is_redis(self.bus) and not is_redis(self.store):
             found.append("TXBROKER_BUS: nodes that share a bus must share a store: set TXBROKER_STORE=redis://… too")
-        exposed = [endpoint for endpoint in self.listen if not is_local(endpoint)]
+        exposed = self._exposed
         open_to_all = [name for name in self.protocols if name not in self.insecure]
         if exposed and open_to_all and not self.guarded:
             remedy = "TXBROKER_AUTH=required" if self.secured else "TXBROKER_API_SECRET"
