@@ -209,7 +209,7 @@ class IPeer(Interface):
         """Fire in *seconds*."""
 
     def about() -> dict[str, Any]:
-        """Return what the daemon is: name, version, node, store, epoch and more; no secrets."""
+        """Return what the daemon is: name, version, kind of store, epoch and more; nothing confidential."""
 
     # Who the client is.
 
@@ -637,7 +637,7 @@ class IStore(IService):
     shared: bool = Attribute("Whether several nodes may use this store at once.")
     announces: bool = Attribute("Whether append itself publishes the event on the bus.")
     ready: str = Attribute("Why writes can not be taken now; '' when they can.")
-    description: str = Attribute("What it is and what it promises; without secrets.")
+    description: str = Attribute("Its kind as one word, then where it is and what it promises; without secrets.")
 
     def append(log: str, event: Event) -> Deferred[Event]:
         """Store *event* at the end of *log*; return a copy with ``id`` and ``epoch`` set.

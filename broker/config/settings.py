@@ -116,7 +116,16 @@ class Settings:
         shown=f"tcp:{DEFAULT_PORT}:interface=127.0.0.1 unless a credential is required, else tcp:{DEFAULT_PORT}",
     )
     admin_listen: tuple[str, ...] = option(
-        ENDPOINTS, ("tcp:8001:interface=127.0.0.1",), "Where ``/metrics`` is served; ``none`` for nowhere."
+        ENDPOINTS,
+        ("tcp:8001:interface=127.0.0.1",),
+        "Where ``/metrics`` is served, and ``/about`` and ``/ready`` with names and addresses; ``none`` for nowhere. "
+        "Where other machines can connect, ``TXBROKER_ADMIN_SECRET`` is needed.",
+    )
+    admin_secret: str = option(
+        TEXT,
+        "",
+        "The secret that the admin port asks for, as ``Authorization: Bearer …``, for everything but ``/health``.",
+        secret=True,
     )
     protocols: tuple[str, ...] = option(
         WORDS,
@@ -282,15 +291,6 @@ class Settings:
         """Whether a client without a credential is refused anything."""
         return self.secured and (self.auth == "required" or (self.auth == "optional" and bool(self.permissions_file)))
 
-    def problems(self) -> list[str]:
-        """Return a sentence for each option that does not go together with the others."""
-        found = []
-        if self.auth == "required" and not self.secured:
-            found.append(
-                "TXBROKER_AUTH is required, but no client could be admitted: "
-                "set TXBROKER_API_SECRET, _API_KEYS or _JWT_SECRET"
-            )
-        if not self.listen:
     @property
     def judged_hosts(self) -> tuple[str, ...] | None:
         """What ``Host`` may name besides this machine; None: anything."""
@@ -302,6 +302,15 @@ class Settings:
     def _exposed(self) -> list[str]:
         return [endpoint for endpoint in self.listen if not is_local(endpoint)]
 
+    def problems(self) -> list[str]:
+        """Return a sentence for each option that does not go together with the others."""
+        found = []
+        if self.auth == "required" and not self.secured:
+            found.append(
+                "TXBROKER_AUTH is required, but no client could be admitted: "
+                "set TXBROKER_API_SECRET, _API_KEYS or _JWT_SECRET"
+            )
+        if not self.listen:
             found.append("TXBROKER_LISTEN names nothing to listen on")
         if is_redis(self.bus) and not is_redis(self.store):
             found.append("TXBROKER_BUS: nodes that share a bus must share a store: set TXBROKER_STORE=redis://… too")
@@ -313,6 +322,12 @@ class Settings:
                 f"{exposed[0]} can be reached from other machines, and no credential is required: "
                 f"set {remedy}, or TXBROKER_INSECURE={','.join(self.protocols)} if that is meant"
             )
+        for endpoint in self.admin_listen:
+            if not self.admin_secret and not is_local(endpoint):
+                found.append(
+                    f"TXBROKER_ADMIN_LISTEN: {endpoint} can be reached from other machines, and no secret is "
+                    "asked for: set TXBROKER_ADMIN_SECRET, or listen on interface=127.0.0.1"
+                )
         for name in ("jwt_public_key_file", "permissions_file"):
             path = getattr(self, name)
             if path and not os.access(path, os.R_OK):

@@ -53,7 +53,6 @@ async def test_about_tells_what_it_is(daemon):
     about = (await http_client.get(daemon.url + "/about")).json()
     assert (about["name"], about["version"], about["dialects"]) == ("txbroker", __version__, ["waiter"])
     assert about["durability"] == "fsync"
-    assert about["node"] == daemon.events()[0]["node"]
 
 
 @pytest_twisted.ensureDeferred
@@ -202,6 +201,27 @@ async def test_metrics_are_served_on_the_admin_port_only(start_daemon):
     assert answer.status == 200
     assert "txbroker_bytes_in_total" in answer.text
     assert (await http_client.get(daemon.url + "/metrics")).status == 404
+    about = (await http_client.get(line.removeprefix("metrics are at ").replace("/metrics", "/about"))).json()
+    assert (about["node"], about["dialects"]) == (daemon.events()[0]["node"], ["waiter"])
+    assert socket.gethostname() not in (await http_client.get(daemon.url + "/about")).text
+
+
+@pytest_twisted.ensureDeferred
+async def test_secret_of_the_admin_port_is_not_logged(start_daemon):
+    secrets = {"TXBROKER_ADMIN_SECRET": "hush, only for operators"}
+    daemon = await start_daemon(**WAITER, **secrets, TXBROKER_ADMIN_LISTEN="tcp:0:interface=127.0.0.1")
+    (line,) = (event["msg"] for event in daemon.events() if "metrics are at" in event["msg"])
+    url = line.removeprefix("metrics are at ")
+    for shown, status in (("hush, only for operators", 200), ("hush", 401)):
+        assert (await http_client.get(url, headers={"Authorization": f"Bearer {shown}"})).status == status
+    assert not [line for line in daemon.output if "hush" in line]
+
+
+@pytest_twisted.ensureDeferred
+async def test_admin_port_for_other_machines_without_a_secret_ends_it_with_status_2(short_path):
+    status, words = await failed_start(short_path, TXBROKER_ADMIN_LISTEN="tcp:0")
+    assert status == 2
+    assert "set TXBROKER_ADMIN_SECRET" in words
 
 
 @pytest_twisted.ensureDeferred
