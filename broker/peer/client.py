@@ -23,7 +23,7 @@ from broker.core.parts import Parts
 from broker.errors import BrokerError, Denied, Gone, RateLimited, Unauthenticated
 from broker.interfaces import ISession
 from broker.messages import CloseCode, Event, Identity, Mail, Reply, Request
-from broker.patterns import BROKER, CONTROL_PREFIX, KEY_PREFIX, QUEUE, RESERVED_PREFIX, check_name, check_text
+from broker.patterns import CONTROL_PREFIX, KEY_PREFIX, RESERVED_PREFIX, check_name, check_text, is_reserved
 
 log = Logger()
 
@@ -82,7 +82,7 @@ class Client:
     @property
     def client(self) -> str:
         """See ``IPeer.client``."""
-        return self.identity.name or self.named or self.id
+        return self.identity.client or self.named or self.id
 
     @property
     def clock(self) -> IReactorTime:
@@ -206,7 +206,7 @@ class Client:
             self._tries += 1
             self._parts.metrics.auth_failures[self.dialect] += 1
             raise
-        if self.identity.authenticated and identity.name != self.identity.name:
+        if self.identity.authenticated and identity.principal != self.identity.principal:
             raise Denied("identify", identity.name)
         self.admit(identity)
         return identity
@@ -216,9 +216,9 @@ class Client:
         self.identity = identity
         self.admitted = True
         self._tries = 0
-        if identity.name:
-            self._parts.mailboxes.open(identity.name)
-            self._bucket = self._bucket_of(f"name:{identity.name}")
+        if identity.client:
+            self._parts.mailboxes.open(identity.client)
+            self._bucket = self._bucket_of(identity.principal)
 
     async def mint(self, claims: Mapping[str, Any], seconds: float) -> str:
         """See ``IPeer.mint``."""
@@ -255,18 +255,20 @@ class Client:
         """See ``IPeer.take_name``."""
         self._allow("identify", name)
         check_name(name, "name")
-        if name in (self.identity.name, self.named):
+        if name in (self.identity.client, self.named):
             return
         access = self._parts.access
         anonymous = access.mode != "none" and not self.identity.authenticated
-        if anonymous or self.identity.name or self.named or access.knows(name) or self._is_another(name):
+        # A user has the name of his token, or none.
+        named = self.identity.kind == "user" or self.identity.client or self.named
+        if anonymous or named or access.knows(name) or self._is_another(name):
             raise Denied("identify", name)
         self.named = name
         self._parts.mailboxes.open(name)
 
     def _is_another(self, name: str) -> bool:
         """Whether *name* could be taken for the broker, a queue or another client's session."""
-        if name == BROKER or name.startswith((RESERVED_PREFIX, QUEUE)):
+        if is_reserved(name):
             return True
         if self._parts.bus.shared and SESSION_ID.fullmatch(name):
             return True  # it could be one of another node
