@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from ipaddress import AddressValueError, IPv6Address, ip_address
 
-AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[^\s/?#@:\\\[\]]+)(?::[0-9]*)?", re.IGNORECASE)
+HOST_AND_PORT = re.compile(r"(\[[0-9a-f:.]+\]|[^\s/?#@:\\\[\]]+)(?::[0-9]*)?", re.IGNORECASE)
 
 
 class Hosts:
@@ -20,12 +20,20 @@ class Hosts:
 
     Args:
         allowed: names or addresses besides those; a port behind them says nothing.  "*" is any.
+
+    Raises:
+        ValueError: one of them is neither.
     """
 
     def __init__(self, allowed: Iterable[str] = ()) -> None:
-        names = set(allowed)
-        self._any = "*" in names
-        self._allowed = {_name_of(name) for name in names} - {""}
+        self._any = False
+        self._allowed: set[str] = set()
+        for text in allowed:
+            name = _name_of(text)
+            if not name:
+                raise ValueError(f"TXBROKER_ALLOWED_HOSTS: {text!r} is no name of a host")
+            self._any |= name == "*"
+            self._allowed.add(name)
 
     def admit(self, host: str | None) -> bool:
         """Whether a request with the field *host* may be answered; None: it has none, as no browser does."""
@@ -50,7 +58,7 @@ def _name_of(text: str) -> str:
     """Return the name in *text*, which may have a port, without the dot of the root."""
     if text.count(":") > 1 and not text.startswith("["):
         text = f"[{text}]"  # how people write an address of IPv6
-    found = AUTHORITY.fullmatch(text)
+    found = HOST_AND_PORT.fullmatch(text)
     return host_name(found[1]).removesuffix(".") if found else ""
 
 

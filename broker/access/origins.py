@@ -37,13 +37,21 @@ class Origins:
         allowed: origins such as "https://app.example"; "*" is any.  Empty: pages
             of the host and port that the request names.
 
+    Raises:
+        ValueError: one of *allowed* is no origin.
+
     Attributes:
         named: whether there are *allowed* ones.
         all: whether they are all.
     """
 
     def __init__(self, allowed: Iterable[str] = ()) -> None:
-        self._allowed = {origin if origin == "*" else parse_origin(origin) or origin for origin in allowed}
+        self._allowed: set[Origin | str] = set()
+        for text in allowed:
+            origin = parse_origin(text)
+            if origin is None and text not in ("*", "null"):
+                raise ValueError(f"TXBROKER_ALLOWED_ORIGINS: {text!r} is no origin such as https://app.example")
+            self._allowed.add(origin or text)
         self.named = bool(self._allowed)
         self.all = "*" in self._allowed
 

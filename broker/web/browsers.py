@@ -12,7 +12,7 @@ from broker.web.refusals import ThrottledLogger
 MAX_KNOWN_HOSTS = 100  # values of Host that are remembered as answered to
 MAX_HOST_LENGTH = 255
 PREFLIGHT_SECONDS = "600"
-GRANTS = ("access-control-allow-origin", "access-control-allow-credentials", "access-control-expose-headers")
+GRANT_HEADERS = ("access-control-allow-origin", "access-control-allow-credentials", "access-control-expose-headers")
 EXPOSED = "Retry-After, X-Epoch, X-Request-Id"
 
 
@@ -79,7 +79,7 @@ class Browsers:
                 added.append(("Access-Control-Allow-Credentials", "true"))
             if request.method == "OPTIONS" and "access-control-request-method" in headers:
                 response = _preflight(headers, response)
-        kept = [(name, value) for name, value in response.headers if name.lower() not in GRANTS]
+        kept = [(name, value) for name, value in response.headers if name.lower() not in GRANT_HEADERS]
         return attrs.evolve(response, headers=(*kept, *(pair for pair in added if pair not in kept)))
 
 

@@ -94,5 +94,7 @@ def test_a_star_allows_any(host):
     assert Hosts(("*",)).admit(host)
 
 
-def test_what_is_no_name_allows_nothing():
-    assert not Hosts(("[", "", "//")).admit("")
+@pytest.mark.parametrize("text", ["", "[", "http://broker.lan", "broker.lan/", ":8000"])
+def test_what_is_no_name_can_not_be_allowed(text):
+    with pytest.raises(ValueError, match="TXBROKER_ALLOWED_HOSTS"):
+        Hosts(("broker.lan", text))

@@ -136,6 +136,7 @@ async def test_bad_settings_end_it_with_status_2_and_all_reasons(short_path):
         ({"TXBROKER_PROTOCOLS": "dodo"}, "dialect dodo: there is no module protocols.dodo"),
         ({"TXBROKER_STORE": "papyrus:"}, "There is no store 'papyrus'"),
         ({"TXBROKER_BUS": "horse:"}, "no such bus: horse:"),
+        ({"TXBROKER_ALLOWED_ORIGINS": "app.example"}, "TXBROKER_ALLOWED_ORIGINS: 'app.example' is no origin"),
     ],
 )
 @pytest_twisted.ensureDeferred

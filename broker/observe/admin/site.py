@@ -11,7 +11,7 @@ from broker.messages import HttpRequest, Response
 from broker.web.refusals import json_refusal
 from broker.web.site import Site
 
-OPEN = ("/health", "/healthz")  # for those who only ask whether it is alive
+UNPROTECTED = ("/health", "/healthz")  # for those who only ask whether it is alive
 
 
 class AdminSite(Site):
@@ -31,7 +31,7 @@ class AdminSite(Site):
 
     def answer(self, request: HttpRequest) -> Coroutine[Any, Any, Response]:
         """Return the answer to *request*, or that the secret is missing or wrong."""
-        if request.path in OPEN or self._is_shown(request):
+        if request.path in UNPROTECTED or self._is_shown(request):
             return super().answer(request)
         return self._unauthenticated(request)
 
