@@ -11,6 +11,7 @@ from twisted.application.internet import TimerService
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from broker.access.limits import Buckets
@@ -24,6 +25,7 @@ from broker.core.calls import Calls
 from broker.core.channels import Channels, StoreEventSource, event_lost
 from broker.core.indices import Indices
 from broker.core.keys import Keys
+from broker.core.lives import life_end
 from broker.core.mailboxes import Mailboxes
 from broker.core.memberships import CONTROL as LEFT
 from broker.core.memberships import Memberships
@@ -44,6 +46,7 @@ log = Logger()
 
 SWEEP = 60.0  # seconds between two sweeps of what is too old
 EXPIRY = 1.0  # seconds between two searches for expired keys
+PEERS_PER_STEP = 1000  # whose mailboxes are prolonged before the reactor gets to other work
 SWEEPER = "sweeper"  # the name held by the node that sweeps for all
 
 
@@ -80,6 +83,7 @@ class Broker(MultiService):
         self.calls, self.queues, self.presence = parts.calls, parts.queues, parts.presence
         self.memberships, self.about = parts.memberships, parts.about
         self.draining = False
+        self._mailboxes_end = -1.0  # as it was when they were last prolonged
         self._sweeper = Sweeper(store, clock, parts.indices, settings.retention, settings.mailbox_seconds)
         controls = {LEFT: self.memberships.left, REVOKED: self.tokens.revoked}
         self.attach: Callable[[str, str], Peer] = partial(Peer, parts)
@@ -146,14 +150,24 @@ class Broker(MultiService):
         return ensureDeferred(self._swept()).addErrback(self._timer_failed, "retention")
 
     async def _swept(self) -> None:
-        for peer in self.presence:
-            peer.keep_mailbox()  # to be connected is to use it
+        await self._keep_mailboxes()
         await self.memberships.prolong()
         try:
             await self.bus.claim(SWEEPER)
         except Taken:
             return  # another node sweeps
         await self._sweeper.sweep()
+
+    async def _keep_mailboxes(self) -> None:
+        """Let the mailboxes of all who are connected here live on; for most of the time there is nothing to do."""
+        end = life_end(self.clock.seconds(), self.settings.client_seconds)
+        if end == self._mailboxes_end:
+            return
+        self._mailboxes_end = end
+        for number, peer in enumerate(self.presence, 1):
+            peer.keep_mailbox()
+            if number % PEERS_PER_STEP == 0:
+                await deferLater(self.clock, 0)
 
     def _expire(self) -> Deferred[Any]:
         return ensureDeferred(self.keys.expire()).addErrback(self._timer_failed, "expiry")

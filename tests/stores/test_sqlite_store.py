@@ -18,7 +18,7 @@ from twisted.logger import LogLevel
 from twisted.python.failure import Failure
 
 from broker.errors import Conflict, Unavailable
-from broker.messages import Entry, Event
+from broker.messages import Entry, Event, Quota
 from broker.stores import open_store, sqlite_file, sqlite_space, sqlite_tables, sqlite_writer
 from broker.stores.sqlite import SqliteStore
 from tests.support.logs import lines_of, logging
@@ -740,3 +740,22 @@ def test_nothing_acknowledged_is_lost_when_the_process_is_killed(home: Home) -> 
             assert heads[log] == len(found) + 1
         home.stop(store)
     assert len(heads) == 4
+
+
+def test_a_file_of_version_1_keeps_what_it_has_and_counts_it_for_nobody(home: Home) -> None:
+    steps = sqlite_file.schema_steps()
+    connection = home.other()
+    connection.executescript(
+        f"{steps[0]}; PRAGMA application_id = {sqlite_file.APPLICATION_ID}; PRAGMA user_version = 1;"
+        "INSERT INTO log (name) VALUES (X'6c6f67'); INSERT INTO event VALUES (1, 1, 0, X'', X'', X'31', 0);"
+        "INSERT INTO entry VALUES ('s', X'6b', X'31', 1, 0);"
+    )
+    connection.close()
+    store = home.store()
+    quota = Quota("keys", "ann", 1)
+    assert home.ids(store) == [1]
+    assert home.append(store) == 2
+    assert home.result(store.set("s", "k", b"2", quota=quota)) == Entry(b"2", 2)
+    home.result(store.set("s", "of ann", b"", quota=quota))
+    assert home.result(store.delete("s", "k")) is True
+    assert home.sql("SELECT count FROM account") == [(1,)]
