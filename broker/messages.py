@@ -247,7 +247,11 @@ class Quota:
     owner: str
     limit: int = 0
     account: str = attrs.field(init=False, repr=False, default=attrs.Factory("{0.kind} {0.owner}".format, True))
-    words: str = attrs.field(init=False, repr=False, default=attrs.Factory("{0.limit} {0.account}".format, True))
+    words: bytes = attrs.field(init=False, repr=False)
+
+    @words.default
+    def _words(self) -> bytes:
+        return b"%d %b" % (self.limit, self.account.encode("utf-8", "surrogatepass"))
 
 
 @lru_cache(maxsize=4096)  # the same ones are asked for with every post

@@ -219,16 +219,22 @@ class RedisStore(Service):
         if log.startswith(LOG_PREFIX):
             extras = encode_extras(event) if self.announces else b"-"
         stored = encode_record(event, time)
-        words = (b"append", encode_text(log), stored, extras)
-        decode = partial(self._appended, log, event, time, quota)
-        origin = event.origin if extras else ""
-        return self._submit(Append(words, decode, len(stored), quota, origin, log in self._known))
-
-    def _appended(self, log: str, event: Event, time: float, quota: Quota | None, id: int) -> Event:
-        if id == OVER_QUOTA:
-            raise over_quota(quota)
+        operation = Append(
+            (b"append", encode_text(log), stored, extras),
+            partial(self._appended, event, time, quota),
+            len(stored),
+            False,
+            event.origin if extras else "",
+            quota,
+        )
         if log not in self._known:
             self._known[log] = None
+            operation.found(None)
+        return self._submit(operation)
+
+    def _appended(self, event: Event, time: float, quota: Quota | None, id: int) -> Event:
+        if id == OVER_QUOTA:
+            raise over_quota(quota)
         return Event(
             event.topic,
             event.name,
@@ -342,17 +348,17 @@ class RedisStore(Service):
             return Entry(value, found, expires)
 
         when = repr(expires).encode()
-        small = b"%d" % SMALL_VALUE if self._room.shortage and space not in ESSENTIAL_SPACES else b""
-        words = (
+        words: tuple[bytes, ...] = (
             b"set",
             encode_text(space),
             encode_text(key),
             _expected(revision),
             when,
             value,
-            encode_text(quota.words) if quota else b"",
-            small,
+            b"" if quota is None else quota.words,
         )
+        if self._room.shortage and space not in ESSENTIAL_SPACES:
+            words = (b"set_when_full", *words[1:], b"%d" % SMALL_VALUE)
         return self._change(words, done, len(value))
 
     def delete(self, space: str, key: str, *, revision: int | None = None) -> Deferred[bool]:

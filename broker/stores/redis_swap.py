@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from hashlib import sha1
 from typing import Any
 
+import attrs
+
 from broker.errors import RateLimited
 from broker.messages import Entry, Quota, encode_text
 from broker.redis.batcher import Operation
@@ -34,35 +36,19 @@ def over_quota(quota: Quota | None) -> RateLimited:
     return RateLimited("limit", "" if quota is None else quota.kind)
 
 
+@attrs.define(eq=False)
 class Append(Operation):
     """Appends to a log, as to one that exists; if it does not, the script stops, and it is begun.
 
-    Args:
-        words: of the verb ``append``.
-        decode: makes the result.
-        size: the bytes that it carries.
+    Attributes:
         quota: what a new log counts against.
-        origin: see ``Operation``.
-        known: whether the log has existed.
     """
 
-    def __init__(
-        self,
-        words: Sequence[bytes],
-        decode: Callable[[Any], Any],
-        size: int,
-        quota: Quota | None,
-        origin: str,
-        known: bool,
-    ) -> None:
-        super().__init__(words, decode, size, origin=origin)
-        self._quota = quota
-        if not known:
-            self.found(None)
+    quota: Quota | None = None
 
     def found(self, state: Any) -> None:
         """Notice that the log does not exist, or not any more."""
-        self.words = (b"open", *self.words[1:], encode_text(self._quota.words) if self._quota else b"")
+        self.words = (b"open", *self.words[1:], self.quota.words if self.quota else b"")
 
 
 class CompareAndSwap(Operation):
@@ -114,7 +100,7 @@ class CompareAndSwap(Operation):
             before[self._place] = present
         else:
             stored = before[self._place] = encode_entry(made)
-            expires, quota = repr(made.expires).encode(), encode_text(self._quota.words) if self._quota else b""
+            expires, quota = repr(made.expires).encode(), self._quota.words if self._quota else b""
             self.words = (b"swap", *self._place, digest, stored, expires, quota)
 
     def _outcome(self, result: Any) -> Entry:
@@ -137,7 +123,7 @@ class Increment(CompareAndSwap):
         quota: Quota | None = None,
     ) -> None:
         super().__init__(space, key, change, quota=quota)
-        self.words = (b"add", *self._place, amount, encode_text(quota.words) if quota else b"")
+        self.words = (b"add", *self._place, amount, quota.words if quota else b"")
 
     def peek(self) -> Sequence[bytes]:
         """Return no words: Redis adds without a look."""

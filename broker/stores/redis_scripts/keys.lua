@@ -77,7 +77,7 @@ verbs.get = function(at)
   return alive
 end
 
--- space, key, expected revision or "", expiry, value, quota, greatest size of a value if the store is full or ""
+-- space, key, expected revision or "", expiry, value, quota
 -- Returns the new revision, or nil if another one was found.
 verbs.set = function(at)
   local space, key, expires, value = ARGV[at], ARGV[at + 1], ARGV[at + 3], ARGV[at + 4]
@@ -86,14 +86,20 @@ verbs.set = function(at)
   if ARGV[at + 2] ~= '' and tonumber(ARGV[at + 2]) ~= revision then
     return false
   end
-  if ARGV[at + 6] ~= '' and not fits(alive, #value, tonumber(ARGV[at + 6])) then
-    return FULL
-  end
   if not admit(space, key, there, alive, ARGV[at + 5]) then
     return OVER_QUOTA
   end
   put(space, key, there, string.format('%.0f %s ', revision + 1, expires) .. value, expires)
   return revision + 1
+end
+
+-- the same, then the size that a value may have in any case: of a store that is full
+verbs.set_when_full = function(at)
+  local _, alive = look(ARGV[at], ARGV[at + 1])
+  if not fits(alive, #ARGV[at + 4], tonumber(ARGV[at + 6])) then
+    return FULL
+  end
+  return verbs.set(at)
 end
 
 -- space, key, expected revision or ""
