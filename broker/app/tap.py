@@ -90,6 +90,8 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
     """
     dialects = load_dialects(settings.protocols, settings)
     broker = make_core(reactor, settings)
+    for dialect in dialects:
+        broker.metrics.begin(dialect.name)
     broker.about.facts["dialects"] = [dialect.name for dialect in dialects]
     site = make_site(reactor, settings, broker, dialects)
     admin_site = make_site(reactor, settings, broker, [MetricsPage(metrics_reader(broker.metrics))])

@@ -89,7 +89,7 @@ class CallVerbs(Client):
 
     def procedures(self) -> list[str]:
         """See ``IPeer.procedures``."""
-        self._verbs["procedures"] += 1
+        self._allow("procedures", "", check_permission=False)
         calls, grants = self._parts.calls, self.identity.grants
         names = sorted({*calls.performers.names(), *calls.services.names()})
         return [name for name in names if grants is None or grants.may("call", name)]
@@ -106,7 +106,7 @@ class CallVerbs(Client):
         request.method = request.procedure[len(service) + 1 :]
         request.caller = self.client
         request.dialect = self.dialect
-        calls.open(self, callee, ref, request, quiet=quiet)
+        calls.open(self, callee, ref, request, quiet=quiet, share=self._share or self._take_share())
 
     def answer(
         self,
@@ -119,9 +119,13 @@ class CallVerbs(Client):
     ) -> bool:
         """See ``IPeer.answer``."""
         self._verbs["answer"] += 1
+        within_rate = self._bucket is None or self._bucket.take_token()
+        # What somebody waits for is brought at any rate: that it was asked for has been counted.
         awaited = self._parts.calls.answer(self, id, body, error, time, attachments)
         if not awaited:
             self._parts.metrics.answers_dropped += 1
+            if not within_rate:
+                raise self._over_rate("answer")
         return awaited
 
     def acknowledge(self, topic: str) -> None:
@@ -152,7 +156,7 @@ class CallVerbs(Client):
         request.streamed = True
         request.caller = self.client
         request.dialect = self.dialect
-        calls.open(self, target, ref, request)
+        calls.open(self, target, ref, request, share=self._share or self._take_share())
 
     def _session(self, recipient: str) -> Party:
         try:

@@ -103,7 +103,8 @@ class TopicVerbs(Client):
     ) -> list[Event]:
         """See ``IPeer.poll``."""
         self._allow("read", topic)
-        return await self._parts.channels.poll(self._shown(topic), after, limit, timeout, max_bytes)
+        share = self._share or self._take_share()
+        return await self._parts.channels.poll(self._shown(topic), after, limit, timeout, max_bytes, share)
 
     async def cursor(self, client: str, topic: str) -> int:
         """See ``IPeer.cursor``."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from zope.interface import implementer
 
-from broker.errors import BrokerError
+from broker.errors import BrokerError, RateLimited
 from broker.interfaces import IHttpDialect, IPeer
 from broker.messages import HttpRequest, Response
 from protocols.ganomede.answers import STATUSES, Refusal, failed, failure, missing, not_allowed
@@ -53,6 +53,15 @@ class Ganomede:
 
     async def answer(self, peer: IPeer, request: HttpRequest) -> Response:
         """Return the answer to *request*; see ``IHttpDialect``."""
+        response = await self._answer(peer, request)
+        try:
+            if not request.path.endswith("/about"):
+                peer.take_one_token()  # unless it has authenticated, and was counted then
+        except RateLimited as error:
+            return failed(error, request)
+        return response
+
+    async def _answer(self, peer: IPeer, request: HttpRequest) -> Response:
         handlers = self._paths.get(request.path) or self._find(request.path)
         if handlers is None:
             return missing(request)

@@ -69,7 +69,7 @@ class Hpkv:
         """Admit whoever shows an API key or a token: "Refuse during the handshake with HTTP 403"."""
         request = link.handshake
         if not self._origins.admit(request):
-            raise _forbidden("Pages of this origin are not allowed")
+            raise _refused(403, "Pages of this origin are not allowed")
         link.allow_messages(self._max_message_bytes)
         given = _parameters(request.query)
         key = given.get("apiKey") or request.headers.get("x-api-key")
@@ -78,8 +78,10 @@ class Hpkv:
                 peer.identify(key)
                 return self._bound(Session(link, peer, self._max_frame_bytes), peer)
             claims = await peer.present(given.get("token", ""))
-        except (Unauthenticated, Denied, RateLimited):
-            raise _forbidden("Invalid API key" if key else "Invalid token") from None
+        except RateLimited as error:
+            raise _refused(429, "Rate limit exceeded", error.retry_after) from None
+        except (Unauthenticated, Denied):
+            raise _refused(403, "Invalid API key" if key else "Invalid token") from None
         session = self._bound(Session(link, peer, self._max_frame_bytes, rights_of(claims)), peer)
         # "Subscriptions exist from the handshake on": on every node, before it is answered.
         session.watch()
@@ -100,9 +102,9 @@ class Hpkv:
         return self._token_endpoint.error(request, status, message)
 
 
-def _forbidden(text: str) -> Refused:
+def _refused(status: int, text: str, retry_after: float = 1.0) -> Refused:
     body = msgspec.json.encode({"error": text})
-    return Refused(403, text, body=body, content_type="application/json")
+    return Refused(status, text, body=body, content_type="application/json", retry_after=retry_after)
 
 
 def _parameters(query: str) -> dict[str, str]:

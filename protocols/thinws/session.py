@@ -50,6 +50,7 @@ class Session(OrderedSession):
     _open_rooms: bool
     identity: str = ""
     _token_refused: bool = False
+    _postponed: str = ""  # the token that was not looked at, since too many wrong ones came from its address
     _connected: bool = False
 
     @property
@@ -58,12 +59,18 @@ class Session(OrderedSession):
         return self._peer.id
 
     def authenticate(self, token: str) -> None:
-        """Become who *token* names; after a wrong one, every frame is refused until a right one comes."""
+        """Become who *token* names; after a wrong one, every frame is refused until a right one comes.
+
+        One that can not be looked at now is looked at with a later frame.
+        """
+        self._token_refused, self._postponed = True, ""
         try:
             self._peer.identify(token)
             self._token_refused = False
+        except RateLimited:
+            self._postponed = token
         except BrokerError:
-            self._token_refused = True
+            pass
 
     # What the transport and the core call
 
@@ -89,8 +96,10 @@ class Session(OrderedSession):
         """Begin what a frame asks for; the Deferred fires when it was answered."""
         frame: Members = {}
         try:
-            frame = read(data, binary)
-            self._peer.pace()
+            try:
+                frame = read(data, binary)
+            finally:
+                self._peer.pace()  # what is malformed is counted as well
             kind = text_of(frame.get("type"))
             if kind == "ack":
                 return None
@@ -176,6 +185,10 @@ class Session(OrderedSession):
         return sent.addCallback(lambda _: room)
 
     def _check_admitted(self) -> None:
+        if self._postponed and self._peer.tries_left:
+            self.authenticate(self._postponed)
+            if self._postponed:
+                raise RateLimited("limit", "auth")
         if self._token_refused or not self._peer.admitted:
             raise Unauthenticated("token")
 
