@@ -57,19 +57,39 @@ class CloseCode(IntEnum):
 
 @attrs.frozen
 class Identity:
-    """Who a peer is.
+    """Who a peer is: a principal, as its credential proves it.
 
     Attributes:
-        name: the client id its credential names; "" when it names nobody.
+        kind: of the principal: "anonymous" (no credential was shown), "secret" (the shared
+            secret, which names nobody), "key" (an API key) or "user" (a JSON web token).
+        name: of the key or the user, unique within its kind; "" where there is none, as for a token
+            that names nobody, or a word that is reserved.
+        client: the client id that is its own by its name; "" where it has no name.
+        roles: of a user, by which it has further permissions.
         grants: what it may do (``access.Grants``), or None for everything.
-        authenticated: whether a valid credential was shown.
+        expires: when its credential ends, in seconds since the epoch; 0.0: never.
+        fingerprint: of the key that its credential is good by; it changes with the key, and is "" without one.
         details: claims of its credential that a dialect may show to the client.
     """
 
+    kind: str = "anonymous"
     name: str = ""
+    client: str = ""
+    roles: tuple[str, ...] = ()
     grants: Any = None
-    authenticated: bool = False
+    expires: float = 0.0
+    fingerprint: str = attrs.field(default="", repr=False)
     details: Mapping[str, Any] = attrs.field(factory=dict)
+
+    @property
+    def authenticated(self) -> bool:
+        """Whether a valid credential was shown."""
+        return self.kind != "anonymous"
+
+    @property
+    def principal(self) -> str:
+        """How permissions and logs write it: "user:bob", "secret"; "user" for one without a name."""
+        return f"{self.kind}:{self.name}" if self.name else self.kind
 
 
 # Not frozen: a frozen attrs class assigns through object.__setattr__, which

@@ -27,6 +27,11 @@ SERVICE = "service:"  # one whose procedures are all performed
 TAKER = "taker:"  # a topic of streamed requests
 DEFAULT_QUEUE = QUEUE + "default"
 
+# What no client and no principal may be called: it could be taken for the broker, or for another kind of name.
+PRINCIPALS = ("user", "key", "role", "token")  # the kinds of principals that have names
+RESERVED_WORDS = frozenset((BROKER, "secret", "anonymous", "default", *PRINCIPALS))
+RESERVED_BEGINNINGS = (RESERVED_PREFIX, QUEUE, KEY_PREFIX, *(f"{kind}:" for kind in PRINCIPALS))
+
 
 def split_kind(name: str) -> tuple[str, str]:
     """Return the kind that *name* begins with, its colon included, and what follows."""
@@ -68,6 +73,11 @@ def _is_clean(name: str) -> bool:
     return not any(c < " " or c == "\x7f" or "\ud800" <= c <= "\udfff" for c in name)
 
 
+def is_reserved(name: str) -> bool:
+    """Whether *name* is none that a client or a principal may have."""
+    return name in RESERVED_WORDS or name.startswith(RESERVED_BEGINNINGS)
+
+
 def is_pattern(name: str) -> bool:
     """Whether *name* holds a wildcard token."""
     if "*" not in name and ">" not in name:
@@ -76,46 +86,61 @@ def is_pattern(name: str) -> bool:
     return "*" in tokens or tokens[-1] == ">"
 
 
-def check_pattern(pattern: object, what: str = "pattern") -> str:
+def check_pattern(pattern: object, what: str = "pattern", *, prefix: bool = False) -> str:
     """Return *pattern* if it is a name or a well-formed pattern.
+
+    With *prefix*, a last token that ends in ``*``, as in ``worker-*``, is a prefix, and a
+    ``*`` elsewhere in a token is refused: such a pattern could match nothing.
 
     Raises:
         Invalid: it is neither: an empty token, or ``>`` before the end.
     """
     text = check_name(pattern, what)
-    if is_pattern(text) or ">" in text.split("."):
-        tokens = text.split(".")
-        if "" in tokens or ">" in tokens[:-1]:
-            raise Invalid(what, text)
+    tokens = text.split(".")
+    if (is_pattern(text) or ">" in tokens) and ("" in tokens or ">" in tokens[:-1]):
+        raise Invalid(what, text)
+    if prefix and any(
+        "*" in token[: -1 if index == len(tokens) - 1 else None] for index, token in enumerate(tokens) if token != "*"
+    ):
+        raise Invalid(what, text)
     return text
 
 
-def matches(pattern: str, name: str) -> bool:
-    """Whether *pattern* matches the plain *name*."""
+def matches(pattern: str, name: str, *, prefix: bool = False) -> bool:
+    """Whether *pattern* matches the plain *name*; with *prefix*, its last token may be one, as in ``worker-*``."""
     if pattern == name:
         return True
-    return _match(pattern.split("."), name.split("."))
+    return _match(pattern.split("."), name.split("."), prefix)
 
 
-def _match(pattern: list[str], name: list[str]) -> bool:
+def _match(pattern: list[str], name: list[str], prefix: bool) -> bool:
+    last = len(pattern) - 1
     for index, token in enumerate(pattern):
-        if token == ">" and index == len(pattern) - 1:
-            return len(name) > index
-        if index >= len(name) or (token != "*" and token != name[index]):
+        if index >= len(name):
+            return False
+        if index == last and token == ">":
+            return True
+        if prefix and index == last and _is_prefix(token):
+            return name[index].startswith(token[:-1])
+        if token not in ("*", name[index]):
             return False
     return len(pattern) == len(name)
 
 
 def covers(pattern: str, inner: str) -> bool:
-    """Whether every name that *inner* matches is matched by *pattern* too."""
+    """Whether every name that *inner* matches is matched by *pattern* too; the last token of both may be a prefix."""
     outer, tokens = pattern.split("."), inner.split(".")
+    last = len(outer) - 1
     for index, token in enumerate(outer):
-        if token == ">" and index == len(outer) - 1:
-            return len(tokens) > index
         if index >= len(tokens):
             return False
+        if index == last and token == ">":
+            return True
         other = tokens[index]
-        if other == ">" and index == len(tokens) - 1:
+        if index == last and _is_prefix(token):
+            return other.startswith(token[:-1])
+        # A last token that stands for several is within none that stands for one.
+        if index == len(tokens) - 1 and (other == ">" or _is_prefix(other)):
             return False
         if token not in ("*", other):
             return False
@@ -123,14 +148,28 @@ def covers(pattern: str, inner: str) -> bool:
 
 
 def overlaps(one: str, other: str) -> bool:
-    """Whether some name is matched by both patterns."""
+    """Whether some name is matched by both patterns; the last token of each may be a prefix."""
     left, right = one.split("."), other.split(".")
     for index in range(max(len(left), len(right))):
         if index >= len(left) or index >= len(right):
             return False
         a, b = left[index], right[index]
-        if (a == ">" and index == len(left) - 1) or (b == ">" and index == len(right) - 1):
-            return True
+        a_open = index == len(left) - 1 and (a == ">" or _is_prefix(a))
+        b_open = index == len(right) - 1 and (b == ">" or _is_prefix(b))
+        if a_open or b_open:
+            return _begin_alike(a, a_open, b, b_open)
         if a != b and a != "*" and b != "*":
             return False
     return True
+
+
+def _begin_alike(a: str, a_open: bool, b: str, b_open: bool) -> bool:
+    """Whether some token begins as *a* and *b* say; one that is open goes on as it likes."""
+    if a in ("*", ">") or b in ("*", ">"):
+        return True
+    left, right = a[: -1 if a_open else None], b[: -1 if b_open else None]
+    return (a_open and right.startswith(left)) or (b_open and left.startswith(right))
+
+
+def _is_prefix(token: str) -> bool:
+    return token[-1:] == "*" and len(token) > 1

@@ -1,9 +1,10 @@
-"""What an identity or a role may do: rules by verb, from the permission file."""
+"""What principals may do: rules by verb, from the permissions file."""
 
 from __future__ import annotations
 
+import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,14 @@ from broker.patterns import check_pattern, covers, is_pattern, matches, overlaps
 
 VERBS = (
     "publish", "subscribe", "call", "register", "request", "acknowledge",
-    "send", "consume", "read", "write", "mint",
+    "send", "consume", "read", "write", "mint", "act",
 )  # fmt: skip
+NAMED = ("key", "user", "role")  # kinds whose tables have a name: [user.bob.read]
+NAMELESS = ("secret", "anonymous", "default")  # the others: [anonymous.read]
 MAX_DECISIONS = 1024  # that are remembered for a set of grants
+MAX_PRINCIPALS = 4096  # whose grants are remembered
+
+Rules = Mapping[str, "Rule"]  # by verb
 
 
 @attrs.frozen
@@ -27,9 +33,12 @@ class Rule:
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
 
+    def __add__(self, other: Rule) -> Rule:
+        return Rule(self.allow + other.allow, self.deny + other.deny)
+
     def may(self, name: str) -> bool:
         """Whether the plain *name* is permitted."""
-        return any(matches(p, name) for p in self.allow) and not any(matches(p, name) for p in self.deny)
+        return _any(self.allow, name) and not _any(self.deny, name)
 
     def may_all(self, pattern: str) -> bool:
         """Whether every name that *pattern* matches is permitted."""
@@ -37,14 +46,15 @@ class Rule:
 
 
 class Grants:
-    """The rules of one identity or role, by verb.
+    """The rules of one principal, by verb.
 
-    Attributes:
+    Args:
+        rules: by verb.
         lenient: whether a verb without a rule is permitted, else it is refused.
     """
 
-    def __init__(self, rules: Mapping[str, Rule]) -> None:
-        self.lenient = False
+    def __init__(self, rules: Rules, *, lenient: bool = False) -> None:
+        self._lenient = lenient
         self._rules = dict(rules)
         self._decision = lru_cache(MAX_DECISIONS)(self._decide)
 
@@ -52,10 +62,15 @@ class Grants:
         """Whether *verb* is permitted with *name*, which may be a pattern when subscribing."""
         return self._decision(verb, name)
 
+    def may_act(self, client: str) -> bool:
+        """Whether the client id *client*, which is another's, may be used: never without a rule."""
+        rule = self._rules.get("act")
+        return rule is not None and rule.may(client)
+
     def _decide(self, verb: str, name: str) -> bool:
         rule = self._rules.get(verb)
         if rule is None:
-            return self.lenient
+            return self._lenient
         return rule.may_all(name) if verb == "subscribe" and is_pattern(name) else rule.may(name)
 
     def names(self, verb: str) -> Iterable[str]:
@@ -64,31 +79,205 @@ class Grants:
         return rule.allow if rule else ()
 
 
-def read_permissions(path: Path) -> dict[str, Grants]:
-    """Read the permission file: TOML, ``[name.verb]`` with ``allow`` and ``deny`` lists.
+class Permissions:
+    """The tables of a permissions file.
+
+    Those of a principal and of its roles add up, and a denial in any of them wins.  A
+    principal without any has those of ``default``.
+
+    Args:
+        tables: the rules by principal as the file has it ("user:bob", "role:admin", "secret",
+            "default"); a name may be a pattern ("user:dev-*").
+        lenient: whether a verb without a rule is permitted: where no credential is asked
+            for, rules only restrict.
+    """
+
+    def __init__(self, tables: Mapping[str, Rules], *, lenient: bool = False) -> None:
+        self._lenient = lenient
+        self._plain = dict(tables)
+        self._patterns = [(kind, name, tables[table]) for table in tables for kind, name in _pattern_of(table)]
+        self._grants = lru_cache(MAX_PRINCIPALS)(self._make)
+
+    def grants_of(self, kind: str, name: str = "", roles: Sequence[str] = ()) -> Grants:
+        """Return what the principal *name* of *kind* may do, which has *roles*."""
+        return self._grants(kind, name, tuple(roles))
+
+    def names(self, name: str) -> bool:
+        """Whether there is a table of a user of just this *name*."""
+        return f"user:{name}" in self._plain
+
+    def _make(self, kind: str, name: str, roles: tuple[str, ...]) -> Grants:
+        found = list(self._tables_of(kind, name))
+        for role in roles:
+            found += self._tables_of("role", role)
+        rules: dict[str, Rule] = {}
+        for table in found or [self._plain.get("default", {})]:
+            for verb, rule in table.items():
+                rules[verb] = rules.get(verb, Rule()) + rule
+        return Grants(rules, lenient=self._lenient)
+
+    def _tables_of(self, kind: str, name: str) -> Iterator[Rules]:
+        table = f"{kind}:{name}" if name else kind
+        if table in self._plain:
+            yield self._plain[table]
+        for other, pattern, rules in self._patterns:
+            if name and other == kind and pattern != name and matches(pattern, name, prefix=True):
+                yield rules
+
+
+def read_permissions(path: Path, keys: Iterable[str], *, lenient: bool = False) -> Permissions:
+    """Read a permissions file: TOML, ``[kind.name.verb]`` with lists ``allow`` and ``deny``.
+
+    Args:
+        path: of the file.
+        keys: the names of the API keys there are.
+        lenient: see ``Permissions``.
 
     Raises:
-        Invalid: it can not be read or says something else.
+        Invalid: it can not be read, or with everything in it that says something wrong.
     """
     try:
-        tables = tomllib.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        document = tomllib.loads(text)
     except (OSError, ValueError) as error:
-        raise Invalid("permissions", message=f"permissions file: {error}") from None
-    return {
-        name: Grants({verb: _rule(name, verb, rule) for verb, rule in verbs.items()}) for name, verbs in tables.items()
-    }
+        raise Invalid("permissions", message=f"TXBROKER_PERMISSIONS_FILE: {path}: {error}") from None
+    reader = _Reader(str(path), _lines_of(text), tuple(keys))
+    tables = dict(reader.tables(document))
+    if reader.problems:
+        raise Invalid("permissions", message="TXBROKER_PERMISSIONS_FILE: " + "; ".join(reader.problems))
+    return Permissions(tables, lenient=lenient)
 
 
-def _rule(name: str, verb: str, rule: Any) -> Rule:
-    where = f"[{name}.{verb}]"
-    if verb not in VERBS:
-        raise Invalid("permissions", message=f"permissions file: {where}: no such verb; there are {', '.join(VERBS)}")
-    if not isinstance(rule, dict) or not set(rule) <= {"allow", "deny"}:
-        raise Invalid("permissions", message=f"permissions file: {where} takes allow and deny")
-    lists = []
-    for key in ("allow", "deny"):
-        patterns = rule.get(key, [])
+@attrs.define
+class _Reader:
+    """Makes rules of the tables of a file, and notes what is wrong with it.
+
+    Attributes:
+        file: its path.
+        lines: the numbers of the lines that the tables begin in, by the parts of their names.
+        keys: the names of the API keys.
+        problems: a sentence for each fault, with file and line.
+    """
+
+    file: str
+    lines: Mapping[tuple[str, ...], int]
+    keys: Sequence[str]
+    problems: list[str] = attrs.field(factory=list)
+
+    def tables(self, document: Mapping[str, Any]) -> Iterator[tuple[str, Rules]]:
+        """Yield each principal that *document* has tables of, with its rules."""
+        for kind, inner in document.items():
+            if kind in NAMELESS:
+                yield kind, self._rules((kind,), inner)
+            elif kind not in NAMED:
+                self._unknown_kind(kind, inner)
+            elif not isinstance(inner, dict):
+                self._wrong((kind,), f"takes tables such as [{kind}.bob.read]")
+            else:
+                for name, verbs in inner.items():
+                    if self._is_good_name(kind, name):
+                        yield f"{kind}:{name}", self._rules((kind, name), verbs)
+
+    def _rules(self, path: tuple[str, ...], verbs: Any) -> Rules:
+        if not isinstance(verbs, dict):
+            self._wrong(path, "takes a table for each verb")
+            return {}
+        return {verb: self._rule((*path, verb), rule) for verb, rule in verbs.items() if self._is_verb((*path, verb))}
+
+    def _rule(self, path: tuple[str, ...], rule: Any) -> Rule:
+        if not isinstance(rule, dict) or not set(rule) <= {"allow", "deny"}:
+            self._wrong(path, "takes allow and deny")
+            return Rule()
+        return Rule(*(self._patterns(path, key, rule.get(key, [])) for key in ("allow", "deny")))
+
+    def _patterns(self, path: tuple[str, ...], key: str, patterns: Any) -> tuple[str, ...]:
         if not isinstance(patterns, list):
-            raise Invalid("permissions", message=f"permissions file: {where} {key} is a list of patterns")
-        lists.append(tuple(check_pattern(p, f"permissions file: {where} {key}") for p in patterns))
-    return Rule(*lists)
+            self._wrong(path, f"{key} is a list of patterns")
+            return ()
+        for pattern in patterns:
+            if not _can_match(pattern):
+                self._wrong(path, f"{key}: {pattern!r} is a pattern that can match nothing")
+        return tuple(pattern for pattern in patterns if isinstance(pattern, str))
+
+    def _is_verb(self, path: tuple[str, ...]) -> bool:
+        if path[-1] in VERBS:
+            return True
+        self._wrong(path, f"no such verb{_nearest(path[-1], VERBS)}; there are {', '.join(VERBS)}")
+        return False
+
+    def _is_good_name(self, kind: str, name: str) -> bool:
+        if not _can_match(name):
+            self._wrong((kind, name), "is a pattern that can match no name")
+            return False
+        if kind == "key" and not any(matches(name, key, prefix=True) for key in self.keys):
+            self._wrong((kind, name), f"TXBROKER_API_KEYS has no key of this name{_nearest(name, self.keys)}")
+            return False
+        return True
+
+    def _unknown_kind(self, kind: str, inner: Any) -> None:
+        verb = next((verb for verb in inner if verb in VERBS), "") if isinstance(inner, dict) else ""
+        if verb:
+            # The first form of the file had no kinds.
+            forms = " or ".join(f"[{word}.{_quoted(kind)}.{verb}]" for word in NAMED)
+            self._wrong((kind, verb), f"a table begins with the kind of the principal: {forms}")
+        else:
+            kinds = (*NAMED, *NAMELESS)
+            self._wrong((kind,), f"no such kind{_nearest(kind, kinds)}; there are {', '.join(kinds)}")
+
+    def _wrong(self, path: tuple[str, ...], problem: str) -> None:
+        where = f"{self.file}:{line}" if (line := self._line_of(path)) else self.file
+        self.problems.append(f"{where}: [{'.'.join(_quoted(part) for part in path)}] {problem}")
+
+    def _line_of(self, path: tuple[str, ...]) -> int:
+        """Return the number of the line of the first table within *path*, else of one that *path* is in; 0: unknown."""
+        while path:
+            for table, line in self.lines.items():
+                if table[: len(path)] == path:
+                    return line
+            path = path[:-1]
+        return 0
+
+
+def _pattern_of(table: str) -> Iterator[tuple[str, str]]:
+    """Yield kind and name of *table* if that name is a pattern."""
+    kind, _, name = table.partition(":")
+    if name.endswith(("*", ">")) or is_pattern(name):
+        yield kind, name
+
+
+def _any(patterns: Iterable[str], name: str) -> bool:
+    return any(matches(pattern, name, prefix=True) for pattern in patterns)
+
+
+def _can_match(pattern: object) -> bool:
+    try:
+        check_pattern(pattern, prefix=True)
+    except Invalid:
+        return False
+    return True
+
+
+def _lines_of(text: str) -> dict[tuple[str, ...], int]:
+    """Return the number of the line of each table header of the TOML *text*, by the parts of its name."""
+    found: dict[tuple[str, ...], int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.lstrip().startswith("["):
+            try:
+                table: Any = tomllib.loads(line)
+            except ValueError:
+                continue  # within a list of patterns
+            path = []
+            while isinstance(table, dict) and table:
+                [(part, table)] = table.items()
+                path.append(part)
+            found.setdefault(tuple(path), number)
+    return found
+
+
+def _quoted(part: str) -> str:
+    return part if part.replace("-", "").replace("_", "").isalnum() and part.isascii() else f'"{part}"'
+
+
+def _nearest(word: str, words: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(words), n=1)
+    return f"; did you mean {near[0]}?" if near else ""

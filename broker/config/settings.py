@@ -37,8 +37,10 @@ from broker.config.options import (
     option,
     options_of,
 )
+from broker.patterns import is_reserved
 
 ENV_PREFIX = "TXBROKER_"
+MIN_SECRET = 16  # characters of a secret that is not warned about
 PROTOCOLS = ("owlmeans", "ganomede", "thinws", "hpkv", "microstream")
 DEFAULT_PORT = 8000
 DEFAULT_RETENTION = Retention(seconds=7 * 86400.0, count=1_000_000)
@@ -70,14 +72,25 @@ class Settings:
     )
     jwt_secret: str = option(TEXT, "", "The key that JSON web tokens are signed with (HS256).", secret=True)
     jwt_public_key_file: str = option(
-        PATH, "", "A PEM file with the public key that JSON web tokens are verified by (RS256, ES256 or EdDSA)."
+        PATH,
+        "",
+        "A PEM file with the public key that JSON web tokens are verified by: RSA (RS256), Ed25519 (EdDSA), "
+        "or EC of the curve P-256, P-384, P-521 or secp256k1 (ES256, ES384, ES512, ES256K).",
+    )
+    jwks_file: str = option(
+        PATH, "", "A file with a JWK set of such public keys; a token says by its ``kid`` which it is signed with."
     )
     jwt_audience: str = option(TEXT, "", "The ``aud`` that a token must have.")
     jwt_issuer: str = option(TEXT, "", "The ``iss`` that a token must have.")
+    jwt_leeway_seconds: float = option(
+        SECONDS,
+        60.0,
+        "For how long clocks may differ: a token is good so much before its ``nbf`` and after its ``exp``.",
+    )
     permissions_file: str = option(
         PATH,
         "",
-        "A TOML file of what each identity or role may do; without it, an admitted client may do everything.",
+        "A TOML file of what each principal or role may do; without it, an admitted client may do everything.",
     )
     auth: str = option(
         choice("none", "optional", "required"),
@@ -286,19 +299,24 @@ class Settings:
         problems = reader.errors + settings.problems()
         if problems:
             raise SettingsError(problems)
-        return settings
+        return attrs.evolve(settings, warnings=(*settings.warnings, *settings.weaknesses()))
 
     @property
     def secured(self) -> bool:
         """Whether any credential is configured."""
         return bool(
-            self.api_secret or self.api_secret_previous or self.api_keys or self.jwt_secret or self.jwt_public_key_file
+            self.api_secret
+            or self.api_secret_previous
+            or self.api_keys
+            or self.jwt_secret
+            or self.jwt_public_key_file
+            or self.jwks_file
         )
 
     @property
     def credentials(self) -> str:
         """The names of the settings by which a credential is configured."""
-        names = ("api_secret", "api_secret_previous", "api_keys", "jwt_secret", "jwt_public_key_file")
+        names = ("api_secret", "api_secret_previous", "api_keys", "jwt_secret", "jwt_public_key_file", "jwks_file")
         return ", ".join(f"{ENV_PREFIX}{name.upper()}" for name in names if getattr(self, name)) or "TXBROKER_AUTH"
 
     @property
@@ -314,6 +332,8 @@ class Settings:
                 "TXBROKER_AUTH is required, but no client could be admitted: "
                 "set TXBROKER_API_SECRET, _API_KEYS or _JWT_SECRET"
             )
+        if {self.api_secret, self.api_secret_previous} & set(self.api_keys.values()):
+            found.append("TXBROKER_API_KEYS: a key is the same word as the shared secret; whom it names is not clear")
         if not self.listen:
             found.append("TXBROKER_LISTEN names nothing to listen on")
         if is_redis(self.bus) and not is_redis(self.store):
@@ -326,10 +346,30 @@ class Settings:
                 f"{exposed[0]} can be reached from other machines, and no credential is required: "
                 f"set {remedy}, or TXBROKER_INSECURE={','.join(self.protocols)} if that is meant"
             )
-        for name in ("jwt_public_key_file", "permissions_file"):
+        for name in ("jwt_public_key_file", "jwks_file", "permissions_file"):
             path = getattr(self, name)
             if path and not os.access(path, os.R_OK):
                 found.append(f"{ENV_PREFIX}{name.upper()}: {path} can not be read")
+        return found
+
+    def weaknesses(self) -> list[str]:
+        """Return a sentence for each credential that is easily guessed or mistaken."""
+        words = {
+            "API_SECRET": self.api_secret,
+            "API_SECRET_PREVIOUS": self.api_secret_previous,
+            "JWT_SECRET": self.jwt_secret,
+            **{f"API_KEYS: the key of {name!r}": key for name, key in self.api_keys.items()},
+        }
+        found = [
+            f"{ENV_PREFIX}{name} has fewer than {MIN_SECRET} characters and could be guessed"
+            for name, word in words.items()
+            if 0 < len(word) < MIN_SECRET
+        ]
+        found += [
+            f"{ENV_PREFIX}API_KEYS: {name!r} is a reserved name; the client id of the key is key:{name}"
+            for name in self.api_keys
+            if is_reserved(name)
+        ]
         return found
 
     def describe(self) -> list[tuple[str, str, str]]:

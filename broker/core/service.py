@@ -131,7 +131,7 @@ class Broker(MultiService):
         mailboxes.forget()
         self.tokens.forget_key()
         for peer in self.presence:
-            if peer.identity.name or peer.named:
+            if peer.identity.client or peer.named:
                 mailboxes.open(peer.client)
         ensureDeferred(self.memberships.restore()).addErrback(event_lost, LEFT)
         cast(ISharedBus, self.bus).wiped()

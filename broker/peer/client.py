@@ -24,7 +24,7 @@ from broker.core.shares import Share
 from broker.errors import BrokerError, Denied, Gone, RateLimited, Unauthenticated
 from broker.interfaces import ISession
 from broker.messages import CloseCode, Event, Identity, Mail, Reply, Request
-from broker.patterns import BROKER, CONTROL_PREFIX, KEY_PREFIX, QUEUE, RESERVED_PREFIX, check_name, check_text
+from broker.patterns import CONTROL_PREFIX, KEY_PREFIX, RESERVED_PREFIX, check_name, check_text, is_reserved
 
 log = Logger()
 
@@ -86,7 +86,7 @@ class Client:
     @property
     def client(self) -> str:
         """See ``IPeer.client``."""
-        return self.identity.name or self.named or self.id
+        return self.identity.client or self.named or self.id
 
     @property
     def clock(self) -> IReactorTime:
@@ -128,13 +128,7 @@ class Client:
     @property
     def _owner(self) -> str:
         """Whose rate and share are its own: its principal's, if that is somebody, else its address's."""
-        return self._principal if self.identity.name else network_of(self.address)
-
-    @property
-    def _principal(self) -> str:
-        """Who it is, as permissions and the log have it."""
-        name = self.identity.name
-        return f"user:{name}" if name else "secret" if self.identity.authenticated else "anonymous"
+        return self.identity.principal if self.identity.name else network_of(self.address)
 
     def _take_share(self) -> Share:
         """Return what all clients of its principal have together."""
@@ -158,7 +152,7 @@ class Client:
     def _log(self, error: BrokerError, verb: str, setting: str, name: str = "") -> BrokerError:
         """Return *error*, a refusal, when it has been logged."""
         self.refused = True
-        self._parts.refusals.add(self.dialect, self.address, self._principal, verb, error.code, setting, name)
+        self._parts.refusals.add(self.dialect, self.address, self.identity.principal, verb, error.code, setting, name)
         return error
 
     def _allow(self, verb: str, name: str, *, rate_limited: bool = True, check_permission: bool = True) -> None:
@@ -251,7 +245,7 @@ class Client:
             self._tries += 1
             self._count_failure(parts.settings.credentials, missing=not credential)
             raise
-        if self.identity.authenticated and identity.name != self.identity.name:
+        if self.identity.authenticated and identity.principal != self.identity.principal:
             raise self.deny("identify", identity.name, "")
         self.admit(identity)
         return identity
@@ -263,7 +257,7 @@ class Client:
             RateLimited: too many wrong ones came from its address.
         """
         try:
-            self._parts.failures.check(self.dialect, self.address, self._principal)
+            self._parts.failures.check(self.dialect, self.address, self.identity.principal)
         except RateLimited:
             self.refused = True
             raise
@@ -271,7 +265,7 @@ class Client:
     def _count_failure(self, setting: str, *, missing: bool) -> None:
         self.refused = True
         self._parts.metrics.auth_failures[self.dialect] += 1
-        self._parts.failures.count(self.dialect, self.address, setting, self._principal, missing=missing)
+        self._parts.failures.count(self.dialect, self.address, setting, self.identity.principal, missing=missing)
 
     def admit(self, identity: Identity) -> None:
         """See ``IPeer.admit``."""
@@ -279,9 +273,9 @@ class Client:
         self.admitted = True
         self._tries = 0
         self._share = None
-        if identity.name:
-            self._parts.mailboxes.open(identity.name)
-            self._bucket = self._find_bucket()
+        if identity.client:
+            self._parts.mailboxes.open(identity.client)
+        self._bucket = self._find_bucket()
 
     async def mint(self, claims: Mapping[str, Any], seconds: float) -> str:
         """See ``IPeer.mint``."""
@@ -319,18 +313,20 @@ class Client:
         """See ``IPeer.take_name``."""
         self._allow("identify", name)
         check_name(name, "name")
-        if name in (self.identity.name, self.named):
+        if name in (self.identity.client, self.named):
             return
         access = self._parts.access
         anonymous = access.mode != "none" and not self.identity.authenticated
-        if anonymous or self.identity.name or self.named or access.knows(name) or self._is_another(name):
+        # A user has the name of his token, or none.
+        named = self.identity.kind == "user" or self.identity.client or self.named
+        if anonymous or named or access.knows(name) or self._is_another(name):
             raise self.deny("identify", name, "")
         self.named = name
         self._parts.mailboxes.open(name)
 
     def _is_another(self, name: str) -> bool:
         """Whether *name* could be taken for the broker, a queue or another client's session."""
-        if name == BROKER or name.startswith((RESERVED_PREFIX, QUEUE)):
+        if is_reserved(name):
             return True
         if self._parts.bus.shared and SESSION_ID.fullmatch(name):
             return True  # it could be one of another node

@@ -57,7 +57,7 @@ class QueueVerbs(Client):
     def _empty_mailbox(self) -> None:
         mailbox = CLIENT + self.client
         # One without a name is new: nothing waits for it but what it has declined.
-        if self.identity.name or self.named or self._parts.queues.is_known(mailbox):
+        if self.identity.client or self.named or self._parts.queues.is_known(mailbox):
             self._parts.queues.drain(mailbox)
 
     def consume(self, queue: str) -> None:

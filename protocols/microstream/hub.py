@@ -92,7 +92,7 @@ class Service(SocketSession):
         try:
             self._identify(auth)
             name = self._name()
-            if not self.peer.identity.name:
+            if not self.peer.identity.client:
                 self.peer.take_name(name)
             await self.peer.perform([name], as_service=True, takeover=True)
         except BrokerError as error:

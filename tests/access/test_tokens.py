@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from broker.access.permissions import Grants, Rule
+from broker.access.permissions import Permissions, Rule
 from broker.access.principals import Access
 from broker.access.tokens import SIGNING_KEY, SPACE, Tokens
 from broker.core.service import Broker
@@ -214,7 +214,7 @@ def test_a_token_of_nobody_is_worth_nothing_where_a_credential_is_asked_for(cloc
 
 def test_a_token_has_the_permissions_of_who_minted_it():
     rules = {"mint": Rule((">",)), "read": Rule(("kv/open",))}
-    permissions = {"ann": Grants(rules), "bob": Grants({"read": Rule((">",))})}
+    permissions = Permissions({"key:ann": rules, "key:bob": {"read": Rule((">",))}})
     access = Access("required", keys=dict(KEYS), permissions=permissions)
     broker = make_broker(access=access)
     token = do(attach(broker, "ann-key").mint({}, 100))
@@ -227,7 +227,7 @@ def test_a_token_has_the_permissions_of_who_minted_it():
         do(attach(broker, "bob-key").mint({}, 100))
     with pytest.raises(Denied):
         do(attach(broker, "bob-key").revoke(token))
-    del permissions["ann"]
+    access.permissions = Permissions({})
     peer = attach(broker)
     do(peer.present(token))
     with pytest.raises(Denied):

@@ -39,7 +39,7 @@ def test_public_key_tells_how_tokens_are_signed(tmp_path, key, algorithm):
     file = tmp_path / "key.pem"
     file.write_text(pem(key))
     access = make_access(Settings(jwt_public_key_file=str(file)))
-    assert access.jwt_keys == ((pem(key), algorithm),)
+    assert [(key.key, key.algorithm) for key in access.web_tokens.keys] == [(pem(key), algorithm)]
     assert access.mode == "required"
 
 
@@ -72,7 +72,7 @@ def test_times_of_http_connections_are_those_of_the_settings(given, limits):
 
 def test_every_credential_of_the_settings_is_known(tmp_path):
     permissions = tmp_path / "permissions.toml"
-    permissions.write_text('[one.publish]\nallow = [">"]\n')
+    permissions.write_text('[key.one.publish]\nallow = [">"]\n')
     access = make_access(
         Settings(
             api_secret="now",
@@ -84,7 +84,7 @@ def test_every_credential_of_the_settings_is_known(tmp_path):
     )
     assert access.secrets == ("now", "before")
     assert access.identify("key1").name == "one"
-    assert access.jwt_keys == (("sign", "HS256"),)
+    assert [(key.key, key.algorithm) for key in access.web_tokens.keys] == [("sign", "HS256")]
     assert access.identify("key1").grants.may("publish", "a")
 
 

@@ -20,7 +20,7 @@ from tests.support.ws_client import Refused, ws_connect
 
 FULL, POOR = "full-key-12345", "poor-key-12345"
 PERMISSIONS = """
-[full]
+[key.full]
 publish.allow = [">"]
 subscribe.allow = [">"]
 call.allow = [">"]
@@ -31,7 +31,7 @@ read.allow = [">"]
 write.allow = [">"]
 mint.allow = [">"]
 
-[poor]
+[key.poor]
 register.allow = ["poor"]
 """
 LARGE = "x" * (2 << 20)

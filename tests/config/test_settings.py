@@ -315,3 +315,28 @@ def test_every_option_is_used_somewhere():
         if not re.search(rf"settings\.{name}\b", code) and f"self.{name}" not in own
     }
     assert unused <= {"redis_prefix"}  # which waits for the Redis store
+
+
+def test_credentials_that_are_easily_guessed_or_mistaken_are_warned_about():
+    environ = {
+        "TXBROKER_API_SECRET": "short",
+        "TXBROKER_JWT_SECRET": "x" * 16,
+        "TXBROKER_API_KEYS": "bob:also-short user:long-enough-to-be-safe",
+    }
+    warnings = Settings.from_environ(environ).warnings
+    assert [word in "".join(warnings) for word in ("API_SECRET", "'bob'", "JWT_SECRET", "'user'")] == [
+        True,
+        True,
+        False,
+        True,
+    ]
+    assert "reserved" in warnings[-1]
+    assert not [word for word in ("short", "long-enough-to-be-safe") if word in " ".join(warnings)]
+
+
+@pytest.mark.parametrize("name", ["API_SECRET", "API_SECRET_PREVIOUS"])
+def test_a_word_that_is_both_a_secret_and_a_key_is_refused(name: str):
+    environ = {f"TXBROKER_{name}": "the-same-long-word", "TXBROKER_API_KEYS": "bob:the-same-long-word"}
+    (problem,) = problems_of(**environ)
+    assert "TXBROKER_API_KEYS" in problem
+    assert "the-same-long-word" not in problem

@@ -12,7 +12,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from broker.access.permissions import Grants, Rule
+from broker.access.permissions import Permissions, Rule
 from broker.access.principals import Access
 from broker.buses import open_bus
 from broker.buses.local import LocalBus
@@ -332,7 +332,7 @@ def test_a_client_can_not_forge_a_change(broker):
 
 def check_permission():
     rules = {"read": Rule(("kv/open.>",)), "write": Rule(("kv/open.>",)), "subscribe": Rule(("kv/open.>",))}
-    access = Access("none", permissions={"anonymous": Grants(rules), "admin": Grants({})})
+    access = Access("none", permissions=Permissions({"anonymous": rules, "role:admin": {}}, lenient=True))
     return make_broker(access=access)
 
 
@@ -375,8 +375,8 @@ def test_each_change_needs_the_permission_to_write():
 
 
 def test_watching_needs_no_permission_and_no_token_of_the_rate():
-    grants = Grants({"subscribe": Rule(("kv/k",))})
-    access = Access("optional", keys={"ann": "key"}, permissions={"ann": grants})
+    permissions = Permissions({"key:ann": {"subscribe": Rule(("kv/k",))}})
+    access = Access("optional", keys={"ann": "key"}, permissions=permissions)
     broker = make_broker(access=access, rate=0.001, rate_burst=1)
     ann = attach(broker)
     ann.identify("key")

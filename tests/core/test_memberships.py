@@ -6,7 +6,7 @@ import attrs
 import pytest
 from twisted.internet.defer import Deferred, fail
 
-from broker.access.permissions import Grants, Rule
+from broker.access.permissions import Permissions, Rule
 from broker.access.principals import Access
 from broker.core.memberships import CONTROL
 from broker.errors import Denied, Gone, RateLimited, Unauthenticated, Unavailable
@@ -165,7 +165,9 @@ def test_a_member_that_comes_back_is_limited_by_what_it_has_joined_before():
 def test_a_membership_that_is_permitted_no_more_is_left_out(broker):
     do(attach(broker, "ann").join("open"))
     do(attach(broker, "ann").join("shut"))
-    broker.parts.access = Access("none", permissions={"anonymous": Grants({"subscribe": Rule(("open",))})})
+    broker.parts.access = Access(
+        "none", permissions=Permissions({"anonymous": {"subscribe": Rule(("open",))}}, lenient=True)
+    )
     assert do(attach(broker).become("ann")) == ["open"]
 
 
@@ -290,7 +292,7 @@ def test_closing_leaves_nothing_behind(broker):
 
 
 def test_what_was_joined_may_be_left_without_a_permission():
-    access = Access("optional", keys={"ann": "key"}, permissions={"ann": Grants({"subscribe": Rule(("a",))})})
+    access = Access("optional", keys={"ann": "key"}, permissions=Permissions({"key:ann": {"subscribe": Rule(("a",))}}))
     ann = attach(make_broker(access=access))
     ann.identify("key")
     assert do(ann.become("ann")) == []
@@ -300,7 +302,9 @@ def test_what_was_joined_may_be_left_without_a_permission():
 
 
 def test_a_denied_topic_is_not_joined():
-    access = Access("none", permissions={"anonymous": Grants({"subscribe": Rule((">",), ("shut",))})})
+    access = Access(
+        "none", permissions=Permissions({"anonymous": {"subscribe": Rule((">",), ("shut",))}}, lenient=True)
+    )
     ann = attach(make_broker(access=access), "ann")
     with pytest.raises(Denied):
         do(ann.join("shut"))

@@ -273,7 +273,7 @@ def test_a_node_sweeps_only_when_no_other_does(clustered, clock):
 def test_a_store_that_has_lost_all_gets_what_the_node_knows(clustered):
     ann, bob, nobody = attach(clustered), attach(clustered), attach(clustered)
     ann.take_name("ann")
-    bob.admit(Identity("bob"))
+    bob.admit(Identity("user", "bob", "bob"))
     for peer in (ann, bob, nobody):
         peer.appear()
     value_of(ann.become("ann"))

@@ -7,7 +7,7 @@ import pytest
 from twisted.internet.defer import Deferred, fail
 from zope.interface.verify import verifyObject
 
-from broker.access.permissions import Grants, Rule
+from broker.access.permissions import Grants, Permissions, Rule
 from broker.access.principals import Access
 from broker.errors import BrokerError, Denied, Gone, Invalid, NotFound, RateLimited, Taken, Unauthenticated, Unavailable
 from broker.interfaces import IPeer
@@ -345,7 +345,7 @@ def test_session_that_fails_at_something_is_closed_alone(broker):
 
 
 def test_reading_an_index_costs_one_token_and_the_permission_to_read_its_topic(clock):
-    access = Access("optional", keys={"ann": "key"}, permissions={"ann": Grants({"read": Rule(("open",))})})
+    access = Access("optional", keys={"ann": "key"}, permissions=Permissions({"key:ann": {"read": Rule(("open",))}}))
     broker = make_broker(clock, access, rate=0.001, rate_burst=2)
     value_of(broker.parts.indices.create("i", "open", "name"))
     value_of(broker.parts.indices.create("j", "shut", "name"))

@@ -112,10 +112,10 @@ def test_the_cursor_of_a_client_named_like_the_index_changes_nothing(api):
 
 
 def test_who_may_not_read_the_channel_may_not_read_its_index(api):
-    from broker.access.permissions import Grants, Rule
+    from broker.access.permissions import Permissions, Rule
 
-    rules = {"bob": Grants({"read": Rule(allow=("news",))})}
-    access = Access(mode="required", secrets=(SECRET,), keys={"bob": "b0b"}, permissions={**rules})
+    rules = Permissions({"key:bob": {"read": Rule(allow=("news",))}})
+    access = Access(mode="required", secrets=(SECRET,), keys={"bob": "b0b"}, permissions=rules)
     api = Api(access)
     assert create(api, channel="news", secret="b0b").body == b'"OK"'
     assert create(api, id="other", channel="users", secret="b0b").status == 403

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from broker.access.permissions import Grants, Rule
+from broker.access.permissions import Permissions, Rule
 from broker.access.principals import Access
 from broker.errors import Unavailable
 from broker.messages import HttpRequest
@@ -202,7 +202,7 @@ def test_where_no_credential_is_asked_for_any_secret_will_do_and_none_too():
 
 
 def test_a_named_key_is_a_secret_with_permissions_of_its_own():
-    rules = {"alice": Grants({"read": Rule(allow=("news",))})}
+    rules = Permissions({"key:alice": {"read": Rule(allow=("news",))}})
     api = Api(Access(mode="required", secrets=(SECRET,), keys={"alice": "al1ce"}, permissions=rules))
     assert api.ask("GET", "/latest?channel=news&secret=al1ce").status == 200
     refused = api.ask("GET", "/latest?channel=other&secret=al1ce")

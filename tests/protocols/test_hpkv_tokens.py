@@ -7,7 +7,7 @@ import json
 import pytest
 from twisted.internet.task import Clock
 
-from broker.access.permissions import Grants, Rule
+from broker.access.permissions import Permissions, Rule
 from broker.access.principals import Access
 from broker.config.settings import Settings
 from broker.errors import Refused, Unavailable
@@ -209,7 +209,9 @@ def test_without_a_good_key_there_is_no_token(bench, key):
 
 
 def test_a_key_may_be_forbidden_to_make_tokens(clock):
-    permissions = {"till": Grants({"read": Rule((">",))}), "shop": Grants({"mint": Rule((">",)), "read": Rule((">",))})}
+    permissions = Permissions(
+        {"key:till": {"read": Rule((">",))}, "key:shop": {"mint": Rule((">",)), "read": Rule((">",))}}
+    )
     bench = Bench(
         make_broker(clock, Access("required", keys=KEYS, permissions=permissions)), dialect(Settings(api_keys=KEYS))
     )

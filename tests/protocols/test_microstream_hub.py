@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from broker.access.permissions import Grants, Rule
+from broker.access.permissions import Permissions, Rule
 from broker.access.principals import Access
 from broker.config.settings import Settings
 from broker.errors import CalleeFailed, Invalid, NotFound, Refused
@@ -243,7 +243,7 @@ def test_leaving_with_own_calls_open_is_quiet(hub):
 
 def secured(**grants):
     permissions = (
-        {"default": Grants({verb: Rule(allow=tuple(names)) for verb, names in grants.items()})} if grants else {}
+        Permissions({"default": {verb: Rule(allow=tuple(names)) for verb, names in grants.items()}}) if grants else None
     )
     return Hub(Access("required", ("s3cret",), {"ann": "key-of-ann"}, permissions=permissions))
 

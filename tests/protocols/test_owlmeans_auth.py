@@ -6,6 +6,7 @@ import jwt
 import pytest
 
 from broker.access.principals import Access
+from broker.access.web_tokens import WebTokens, secret_key
 from broker.errors import Refused
 from broker.testing import make_broker
 from tests.protocols.owlmeans_emulator import Failed, Room, Violation
@@ -15,7 +16,9 @@ JWT_KEY = "0123456789abcdef0123456789abcdef"
 
 
 def make_room(mode="required", **settings):
-    access = Access(mode=mode, secrets=(SECRET,), keys={"bob": "bobs-key"}, jwt_keys=((JWT_KEY, "HS256"),))
+    access = Access(
+        mode=mode, secrets=(SECRET,), keys={"bob": "bobs-key"}, web_tokens=WebTokens((secret_key(JWT_KEY),))
+    )
     room = Room(make_broker(access=access, auth=mode, **settings))
     room.clock.advance(1700000000.0)
     return room

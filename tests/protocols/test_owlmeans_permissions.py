@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from broker.access.permissions import Grants, Rule
+from broker.access.permissions import Permissions, Rule
 from broker.access.principals import Access
 from broker.testing import make_broker
 from tests.protocols.owlmeans_emulator import Failed, Room
@@ -23,7 +23,7 @@ def make_room(**settings):
     access = Access(
         mode="required",
         keys={"alice": "a", "bob": "b", "friend": "f", "poor": "p"},
-        permissions={"alice": Grants(dict.fromkeys(VERBS, rule)), "bob": Grants({v: Rule((">",)) for v in VERBS})},
+        permissions=Permissions({"key:alice": dict.fromkeys(VERBS, rule), "key:bob": {v: Rule((">",)) for v in VERBS}}),
     )
     room = Room(make_broker(access=access, auth="required", **settings))
     room.clock.advance(1700000000.0)

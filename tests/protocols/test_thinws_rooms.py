@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from broker.access.permissions import Grants, Rule
+from broker.access.permissions import Permissions, Rule
 from broker.access.principals import Access
 from broker.config.settings import Settings
 from broker.errors import BrokerError, NotFound
@@ -731,7 +731,7 @@ def test_a_wrong_token_is_worse_than_none(thinws):
 
 def test_a_forbidden_room_is_refused(thinws):
     rules = {"subscribe": Rule((">",), ("secret",)), "publish": Rule(("open",))}
-    broker = make_broker(access=Access("none", permissions={"anonymous": Grants(rules)}))
+    broker = make_broker(access=Access("none", permissions=Permissions({"anonymous": rules}, lenient=True)))
     alice = FakeClient(broker, thinws, "alice", 1)
     for room in ("secret", "heard", "open"):
         alice.subscribe(room)

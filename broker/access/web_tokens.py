@@ -1,0 +1,204 @@
+"""JSON web tokens: which keys they may be signed with, and what they say of who shows them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from broker.errors import Invalid, Unauthenticated
+from broker.patterns import is_reserved
+
+MAX_NAME = 128  # characters of a ``sub``
+SHOWN = ("userId", "profileId", "role", "scopes")  # claims that a client may be told
+# What is not judged: ``iat`` says nothing of whether a token is good, and ``sub`` and ``jti`` may be of any type.
+OPTIONS: Any = {"require": ["exp"], "verify_iat": False, "verify_sub": False, "verify_jti": False}
+CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512", "secp256k1": "ES256K"}
+
+
+@attrs.frozen
+class SigningKey:
+    """A key that tokens may be signed with.
+
+    Attributes:
+        key: as PyJWT takes it.
+        algorithm: the only one that counts with it.
+        fingerprint: tells it from other keys, and says nothing else of it.
+        id: the ``kid`` of its tokens; "" for any.
+    """
+
+    key: Any = attrs.field(repr=False)
+    algorithm: str
+    fingerprint: str = attrs.field(repr=False)
+    id: str = ""
+
+
+@attrs.frozen
+class WebToken:
+    """What a token says.
+
+    Attributes:
+        name: its ``sub``; "" when it has none that could be a name.
+        roles: what its bearer is beside.
+        expires: when it is no longer accepted, in seconds since the epoch.
+        fingerprint: of the key it is signed with.
+        details: the claims that a client may be told.
+    """
+
+    name: str
+    roles: tuple[str, ...]
+    expires: float
+    fingerprint: str
+    details: Mapping[str, Any]
+
+
+@attrs.frozen
+class WebTokens:
+    """Verifies tokens.
+
+    Attributes:
+        keys: they may be signed with one of these.
+        audience: the ``aud`` they must have; None: they must have none.
+        issuer: the ``iss`` they must have; None: any.
+        leeway: for how many seconds clocks may differ.
+    """
+
+    keys: tuple[SigningKey, ...] = ()
+    audience: str | None = None
+    issuer: str | None = None
+    leeway: float = 60.0
+
+    def verify(self, token: bytes) -> WebToken:
+        """Return what *token* says.
+
+        Raises:
+            Unauthenticated: it is not signed with one of the keys, or not good now, or
+                says of its bearer what nobody could be.
+        """
+        import jwt  # here, for the cryptography it brings: a tenth of the time and memory of a start
+
+        wrong = Unauthenticated("token")
+        for key in self._candidates(token):
+            try:
+                claims = jwt.decode(
+                    token,
+                    key.key,
+                    algorithms=[key.algorithm],
+                    audience=self.audience,
+                    issuer=self.issuer,
+                    leeway=self.leeway,
+                    options=OPTIONS,
+                )
+                return self._said(claims, key)
+            except jwt.MissingRequiredClaimError as error:
+                wrong = Unauthenticated("token", message=f'The token has no claim "{error.claim}"')
+            except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
+                continue  # whatever else is wrong with it: a number that is none, text that can not be read …
+        raise wrong
+
+    def _candidates(self, token: bytes) -> Iterable[SigningKey]:
+        """Return the keys that *token* may be signed with: those of its ``kid`` if it has one."""
+        if not any(key.id for key in self.keys):
+            return self.keys
+        import jwt
+
+        try:
+            id = jwt.get_unverified_header(token).get("kid")
+        except (jwt.PyJWTError, ValueError, RecursionError):
+            return ()
+        return [key for key in self.keys if id is None or key.id in ("", id)]
+
+    def _said(self, claims: Mapping[str, Any], key: SigningKey) -> WebToken:
+        roles = claims.get("roles", claims.get("role", ()))
+        roles = (roles,) if isinstance(roles, str) else roles
+        if not isinstance(roles, (list, tuple)) or not all(isinstance(role, str) for role in roles):
+            raise Unauthenticated("token", message='The claim "roles" of the token is no list of text')
+        details = {name: claims[name] for name in SHOWN if name in claims}
+        json.dumps(details, ensure_ascii=False).encode()  # ValueError: a client could not be told
+        expires = float(int(claims["exp"])) + self.leeway
+        return WebToken(_name(claims.get("sub")), tuple(roles), expires, key.fingerprint, details)
+
+
+def fingerprint(*parts: str) -> str:
+    """Return what tells a key from all others; the same for the same *parts* on every node."""
+    return hashlib.sha256("\0".join(("txbroker", *parts)).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def secret_key(secret: str) -> SigningKey:
+    """Return the key that is the shared *secret* of an issuer (HS256)."""
+    return SigningKey(secret, "HS256", fingerprint("HS256", secret))
+
+
+def public_key(path: str) -> SigningKey:
+    """Return the public key in the PEM file *path*.
+
+    Raises:
+        Invalid: it holds none, or one of a kind that is not supported.
+    """
+    # Imported here: few need it, and it takes long.
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    pem = Path(path).read_text("utf-8", "replace")
+    try:
+        key = load_pem_public_key(pem.encode())
+    except ValueError:
+        key = None  # reported like a key of an unknown kind
+    algorithm = None
+    if isinstance(key, rsa.RSAPublicKey):
+        algorithm = "RS256"
+    elif isinstance(key, ed25519.Ed25519PublicKey):
+        algorithm = "EdDSA"
+    elif isinstance(key, ec.EllipticCurvePublicKey):
+        algorithm = CURVES.get(key.curve.name)
+    if algorithm is None:
+        message = f"TXBROKER_JWT_PUBLIC_KEY_FILE: {path} holds no RSA, Ed25519 or EC public key of a supported curve"
+        raise Invalid("key", message=message)
+    return SigningKey(pem, algorithm, fingerprint(algorithm, pem))
+
+
+def key_set(path: str) -> tuple[SigningKey, ...]:
+    """Return the keys in the JWK set file *path* (RFC 7517, 5), those that are for encryption left out.
+
+    Raises:
+        Invalid: it is no JWK set, or one of its keys is of a kind that is not supported.
+    """
+    import jwt
+
+    try:
+        entries = json.loads(Path(path).read_text("utf-8"))["keys"]
+        found = [(entry, jwt.PyJWK(entry)) for entry in entries if entry.get("use", "sig") == "sig"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, jwt.PyJWTError):
+        # Not what was wrong: that could be the text of a key.
+        raise Invalid("key", message=f"TXBROKER_JWKS_FILE: {path} is no set of keys that are supported") from None
+    if not found:
+        raise Invalid("key", message=f"TXBROKER_JWKS_FILE: {path} holds no key to verify tokens by")
+    return tuple(
+        SigningKey(
+            key.key, key.algorithm_name, fingerprint("JWK", json.dumps(entry, sort_keys=True)), _text(key.key_id)
+        )
+        for entry, key in found
+    )
+
+
+def _name(sub: object) -> str:
+    """Return the name that the claim *sub* gives; "" when it gives none.
+
+    Raises:
+        Unauthenticated: it holds control characters or lone surrogates: nobody is called so.
+    """
+    if isinstance(sub, int) and not isinstance(sub, bool):
+        sub = str(sub)
+    if not isinstance(sub, str) or not 0 < len(sub) <= MAX_NAME or is_reserved(sub):
+        return ""
+    if not sub.isprintable():
+        raise Unauthenticated("token", message='The claim "sub" of the token holds what is not printable')
+    return sub
+
+
+def _text(id: object) -> str:
+    return id if isinstance(id, str) else ""
