@@ -199,6 +199,9 @@ class IPeer(Interface):
             RateLimited: there were too many.
         """
 
+    def unauthenticated(verb: str) -> BrokerError:
+        """Return the error for what a client may not do before it has shown a credential, and log it."""
+
     def deny(verb: str, name: str, setting: str = "TXBROKER_PERMISSIONS_FILE") -> BrokerError:
         """Return the error for what the dialect itself does not permit, and log it as every refusal is.
 

@@ -149,6 +149,10 @@ class Client:
         """See ``IPeer.deny``."""
         return self._log(Denied(verb, name), verb, setting, name)
 
+    def unauthenticated(self, verb: str) -> BrokerError:
+        """See ``IPeer.unauthenticated``."""
+        return self._log(Unauthenticated(verb), verb, "TXBROKER_AUTH")
+
     def _log(self, error: BrokerError, verb: str, setting: str, name: str = "") -> BrokerError:
         """Return *error*, a refusal, when it has been logged."""
         self.refused = True
@@ -169,7 +173,7 @@ class Client:
         if rate_limited and self._bucket is not None:
             self._take_token(verb)
         if not self.admitted:
-            raise self._log(Unauthenticated(verb), verb, "TXBROKER_AUTH")
+            raise self.unauthenticated(verb)
         grants = self.identity.grants
         if check_permission and grants is not None and verb != "identify" and not grants.may(verb, name):
             raise self.deny(verb, name)

@@ -303,7 +303,7 @@ class Session(Outgoing):
 
     def _on_unauthorized(self, envelope: Envelope) -> None:
         """Refuse what a client may not do before it has shown who it is."""
-        self.refuse(Unauthenticated(envelope.type), envelope)
+        self.refuse(self.peer.unauthenticated(envelope.type), envelope)
 
     def _call_broker(self, ref: str, name: str, body: bytes) -> None:
         """Perform method *name* and answer the call *ref* of it."""

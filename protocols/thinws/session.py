@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from broker.errors import BrokerError, Denied, Invalid, RateLimited, Unauthenticated
+from broker.errors import BrokerError, Denied, Invalid, RateLimited
 from broker.interfaces import IPeer
 from broker.jsontext import object_text
 from broker.messages import Event
@@ -107,7 +107,7 @@ class Session(OrderedSession):
             if handler is None:
                 raise Invalid("type", message="Unknown message type" if kind else "Invalid message")
             if kind != "connect":
-                self._check_admitted()
+                self._check_admitted(kind)
             doing = handler(self, frame)
         except BrokerError as error:
             self._refuse(frame, error)
@@ -158,7 +158,7 @@ class Session(OrderedSession):
         token = text_of(frame.get("token"))
         if token:
             self.authenticate(token)
-        self._check_admitted()
+        self._check_admitted("connect")
         return Deferred.fromCoroutine(self._become(identity))
 
     def _subscribe(self, frame: Members) -> Deferred[str]:
@@ -184,13 +184,13 @@ class Session(OrderedSession):
         )
         return sent.addCallback(lambda _: room)
 
-    def _check_admitted(self) -> None:
+    def _check_admitted(self, kind: str) -> None:
         if self._postponed and self._peer.tries_left:
             self.authenticate(self._postponed)
             if self._postponed:
                 raise RateLimited("limit", "auth")
         if self._token_refused or not self._peer.admitted:
-            raise Unauthenticated("token")
+            raise self._peer.unauthenticated(kind)
 
     def _implied_identity(self, frame: Members) -> str:
         """Return the connectionID by which a subscribe or unsubscribe connects as well, or "".

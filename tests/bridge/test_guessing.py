@@ -206,14 +206,13 @@ def test_a_thinws_client_whose_token_waited_is_let_in_without_coming_again():
 
 def test_a_refusal_over_http_tells_when_to_come_again():
     broker = a_broker()
-    dialect = ganomede.dialect(broker.settings)
+    events, tokens = ganomede.dialect(broker.settings), hpkv.dialect(broker.settings)
     for _ in range(LIMIT):
-        http(broker, dialect, "GET", "/latest?channel=c&secret=wrong")
+        http(broker, events, "GET", "/latest?channel=c&secret=wrong")
     broker.clock.advance(20)
-    for target, asked in ((f"/latest?channel=c&secret={RIGHT}", dialect), ("/token/websocket", None)):
-        asked = asked or hpkv.dialect(broker.settings)
-        method, headers = ("GET", {}) if asked is dialect else ("POST", {"x-api-key": RIGHT})
-        answer = http(broker, asked, method, target, b"{}", headers)
+    polled = http(broker, events, "GET", f"/latest?channel=c&secret={RIGHT}")
+    minted = http(broker, tokens, "POST", "/token/websocket", b"{}", {"x-api-key": RIGHT})
+    for answer in (polled, minted):
         assert (answer.status, dict(answer.headers)["Retry-After"]) == (429, "40")
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from broker.access.principals import Access
 from broker.core.shares import Shares
@@ -94,13 +95,14 @@ def test_calls_of_one_client_leave_room_for_others():
 
 
 def test_calls_of_all_have_a_limit():
-    broker = make_broker(max_calls=2, max_calls_per_client=2)
+    clock = Clock()
+    broker = make_broker(clock, max_calls=2, max_calls_per_client=2)
     callee, first, second = attach(broker), attach(broker), attach(broker)
     perform(callee, "m")
     call(first, "m")
     call(second, "m")
     assert refused(lambda: call(second, "m")) == "calls"
-    broker.clock.advance(6)  # they have timed out
+    clock.advance(6)  # they have timed out
     assert broker.calls.pending == 0
     assert refused(lambda: call(second, "m")) == ""
 
