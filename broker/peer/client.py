@@ -247,7 +247,7 @@ class Client:
             identity = parts.access.identify(credential)
         except Unauthenticated:
             self._tries += 1
-            self._count_failure(parts.settings.credentials, missing=not credential)
+            self._count_failure(parts.settings.credentials if credential else "TXBROKER_AUTH", missing=not credential)
             raise
         if self.identity.authenticated and identity.principal != self.identity.principal:
             raise self.deny("identify", identity.name, "")
@@ -295,7 +295,7 @@ class Client:
             found = await self._parts.tokens.verify(token)
             self.admit(self._parts.access.recall(found.bearer))
         except Unauthenticated:
-            self._count_failure("TXBROKER_TOKEN_SECONDS", missing=not token)
+            self._count_failure("TXBROKER_TOKEN_SECONDS" if token else "TXBROKER_AUTH", missing=not token)
             raise
         if self.closed:
             raise Gone("lost")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import json
 import re
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,11 @@ import pytest_twisted
 from twisted.internet.task import Clock
 
 from broker.messages import HttpRequest
+from broker.observe.logs import LogLines, Redaction
 from broker.testing import connect, http_request, make_broker, value_of
 from protocols import ganomede, hpkv, owlmeans, thinws
 from protocols.microstream.hub import MicroStream
 from tests.bridge import test_guessing as doors
-from tests.bridge.clients import OwlMeans
 from tests.support.daemon import WITH_METRICS
 from tests.support.eventually import eventually
 from tests.support.http_client import get, post
@@ -156,30 +157,39 @@ def banned(output, form):
     return [match["host"] for line in lines for one in expressions if (match := re.search(one, line))]
 
 
+TRAP = "ganomede refused 10.6.6.6: UNAUTHENTICATED for anonymous at identify"
+
+
 @pytest.mark.parametrize("form", ["json", "text"])
+def test_fail2ban_bans_those_who_guess_and_nobody_else(logged, form):
+    broker = doors.a_broker()
+    peer = broker.attach("test", "192.0.2.1")
+    for name in (TRAP, f"\n{TRAP}", f'","msg":"{TRAP}', f"\n00:00:00 warn  {TRAP}"):
+        peer.deny("publish", name)
+    for door in (doors.owlmeans_query, doors.thinws_frame):
+        door(broker, "guess", "2001:db8::7")
+    stream = StringIO()
+    for event in logged:
+        LogLines(stream, "info", form, "node", Redaction())(event)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) >= 6
+    assert banned(lines, form) == ["2001:db8::7"] * 2
+
+
 @pytest_twisted.ensureDeferred
-async def test_fail2ban_finds_those_who_guess_and_nobody_else(start_daemon, form):
-    daemon = await start_daemon(
-        TXBROKER_API_KEYS=f"ann:{KEY}", TXBROKER_LOG_FORMAT=form, TXBROKER_ERROR_DELAY_SECONDS="0"
-    )
-    event = {"clientId": "c", "channel": "c", "from": "f", "type": "T"}
-    await post(daemon.url + "/events/v1/events", {**event, "secret": KEY})
-    trap = "ganomede refused 10.6.6.6: UNAUTHENTICATED for anonymous at identify"
-    for name in (f"\n{trap}", f'","msg":"{trap}', trap):
-        await post(daemon.url + "/events/v1/events", {**event, "secret": KEY, "channel": f"broker.{name}"})
-        await get(f"{daemon.url}/{trap.replace(' ', '%20')}")
-    owl = await OwlMeans.join(daemon, token=KEY)
-    owl.notify(f"broker.{trap}", "1")
-    await owl.sync()
-    await owl.socket.close()
-    assert banned(daemon.output, form) == []
-    await post(daemon.url + "/events/v1/events", {**event, "secret": "guess-1"})
-    with pytest.raises(Refused):
-        await ws_connect(daemon.ws("/ws?apiKey=guess-2"))
-    with pytest.raises(Refused):
-        await ws_connect(daemon.ws("/owlmeans?token=guess-3"))
-    await eventually(lambda: len(banned(daemon.output, form)) == 3)
-    assert set(banned(daemon.output, form)) == {"127.0.0.1"}
+async def test_fail2ban_finds_those_who_guess_in_the_output_of_a_daemon(start_daemon):
+    daemon = await start_daemon(TXBROKER_API_KEYS=f"ann:{KEY}", TXBROKER_ERROR_DELAY_SECONDS="0")
+    event = {"clientId": "c", "from": "f", "type": "T"}
+    for channel in ("c", f"broker.\n{TRAP}", f'broker."msg":"{TRAP}'):
+        await post(daemon.url + "/events/v1/events", {**event, "secret": KEY, "channel": channel})
+    await get(f"{daemon.url}/{TRAP.replace(' ', '%20')}")
+    assert banned(daemon.output, "json") == []
+    await post(daemon.url + "/events/v1/events", {**event, "channel": "c", "secret": "guess-1"})
+    for path in ("/ws?apiKey=guess-2", "/owlmeans?token=guess-3"):
+        with pytest.raises(Refused):
+            await ws_connect(daemon.ws(path))
+    await eventually(lambda: len(banned(daemon.output, "json")) == 3)
+    assert set(banned(daemon.output, "json")) == {"127.0.0.1"}
     assert "guess" not in "\n".join(daemon.output)
 
 
