@@ -508,12 +508,19 @@ class IPeer(Interface):
         """Return the entry of *key*, or None."""
 
     def range(
-        first: str, last: str, limit: int, *, predicate: Callable[[str], bool] | None = None, max_bytes: int = 0
+        first: str,
+        last: str,
+        limit: int,
+        *,
+        predicate: Callable[[str], bool] | None = None,
+        max_bytes: int = 0,
+        rate_limited: bool = True,
     ) -> Coro[list[tuple[str, Entry]]]:
         """Return at most *limit* entries with first <= key <= last that it may read, by the keys' UTF-8 bytes.
 
         *predicate* says which keys count; None: all.  With *max_bytes* it stops
         once keys and values have as many; two entries are returned however long they are.
+        *rate_limited* is false where the frame has been counted before.
         """
 
     def set(key: str, value: bytes, *, revision: int | None = None, expires: float = 0.0) -> Deferred[Entry]:

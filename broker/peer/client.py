@@ -118,8 +118,10 @@ class Client:
             RateLimited: there were too many.
         """
         if self._bucket is not None:
-            self._take_token("request")
-            self._bucket = None
+            try:
+                self._take_token("request")
+            finally:
+                self._bucket = None
 
     def _find_bucket(self) -> Bucket | None:
         buckets = self._parts.buckets
@@ -279,7 +281,8 @@ class Client:
         self._share = None
         if identity.client:
             self._parts.mailboxes.open(identity.client)
-        self._bucket = self._find_bucket()
+        if identity.name:
+            self._bucket = self._find_bucket()
 
     async def mint(self, claims: Mapping[str, Any], seconds: float) -> str:
         """See ``IPeer.mint``."""

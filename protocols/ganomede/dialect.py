@@ -53,27 +53,18 @@ class Ganomede:
 
     async def answer(self, peer: IPeer, request: HttpRequest) -> Response:
         """Return the answer to *request*; see ``IHttpDialect``."""
-        response = await self._answer(peer, request)
-        try:
-            if not request.path.endswith("/about"):
-                peer.take_one_token()  # unless it has authenticated, and was counted then
-        except RateLimited as error:
-            return failed(error, request)
-        return response
-
-    async def _answer(self, peer: IPeer, request: HttpRequest) -> Response:
         handlers = self._paths.get(request.path) or self._find(request.path)
         if handlers is None:
-            return missing(request)
+            return _counted(peer, request, missing(request))
         handler = handlers.get(request.method)
         if handler is None:
-            return not_allowed(request, tuple(handlers))
+            return _counted(peer, request, not_allowed(request, tuple(handlers)))
         try:
             return await handler(peer, request)
         except Refusal as refusal:
-            return refusal.response
+            return _counted(peer, request, refusal.response)
         except BrokerError as error:
-            return failed(error, request)
+            return _counted(peer, request, failed(error, request))
 
     def refusal(self, status: int, message: str, request: HttpRequest) -> Response:
         """Return how to say that *request* is refused before it has reached ``answer``."""
@@ -92,3 +83,12 @@ class Ganomede:
             case ["", "indices", _, _]:
                 return self._index
         return None
+
+
+def _counted(peer: IPeer, request: HttpRequest, response: Response) -> Response:
+    """Return *response*, unless *request* was not counted before, by its handler, and is one too many."""
+    try:
+        peer.take_one_token()
+    except RateLimited as error:
+        return failed(error, request)
+    return response

@@ -98,6 +98,7 @@ class Session(OrderedSession):
 
     def overrun(self, data: bytes, binary: bool) -> None:
         """Refuse a frame because too much waits for a RANGE to end."""
+        self._peer.ignore()
         operation = None if binary else read(data)
         self._refuse(RateLimited("limit", "backlog"), operation.id if operation else b"")
 

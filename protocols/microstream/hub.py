@@ -90,6 +90,7 @@ class Service(SocketSession):
     async def _join(self, auth: bytes) -> None:
         name = ", ".join(self._names)
         try:
+            self.peer.pace()
             self._identify(auth)
             name = self._name()
             if not self.peer.identity.client:

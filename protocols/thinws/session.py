@@ -117,6 +117,7 @@ class Session(OrderedSession):
     def overrun(self, data: bytes, binary: bool) -> None:
         """Refuse a frame because too much waits before it."""
         frame: Members = {}
+        self._peer.ignore()
         try:
             frame = read(data, binary)
         except Invalid:

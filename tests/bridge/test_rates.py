@@ -87,7 +87,9 @@ FRAMES = {
 
 
 @pytest.mark.parametrize(
-    ("come", "frame"), [(come, frame) for come, frames in FRAMES.items() for frame in frames], ids=str
+    ("come", "frame"),
+    [(come, frame) for come, frames in FRAMES.items() for frame in frames],
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_a_frame_counts_whatever_it_says(come, frame):
     client = come(a_broker())
@@ -133,6 +135,23 @@ def test_the_packets_of_a_post_count_each():
     session = dialect.sessions[sid]
     assert isinstance(session, Session)
     assert b"RATE_LIMITED" in value_of(http_request(broker, dialect, "GET", url)).body
+
+
+def test_requests_that_belong_to_no_session_count():
+    broker = a_broker()
+    dialect = MicroStream(broker.settings, broker.clock)
+    url = "/socket.io/?EIO=4&transport=polling&sid=nosuch"
+    answers = [value_of(http_request(broker, dialect, "GET", url)) for _ in range(BURST + 1)]
+    assert [answer.status for answer in answers] == [400] * BURST + [429]
+    assert b'"code"' in answers[-1].body
+
+
+def test_a_watch_takes_one_token():
+    client = owl(a_broker())
+    for _ in range(BURST - 1):
+        client.say(call("broker.watch", "a.>"))
+    assert b'"value":null' in client.say(ASK[owl])[0]
+    assert REFUSED[owl] in client.say(ASK[owl])[0]
 
 
 def test_an_awaited_answer_is_brought_at_any_rate():

@@ -108,7 +108,9 @@ DENIED = [
 ]
 
 
-@pytest.mark.parametrize(("act", "frame", "dialect", "what"), DENIED)
+@pytest.mark.parametrize(
+    ("act", "frame", "dialect", "what"), DENIED, ids=lambda value: getattr(value, "__name__", str(value))
+)
 def test_a_permission_that_is_missing_leaves_one_line(act, frame, dialect, what, logged, tmp_path):
     file = tmp_path / "permissions.toml"
     file.write_text(PERMISSIONS)
