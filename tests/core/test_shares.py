@@ -9,6 +9,7 @@ from broker.core.shares import Shares
 from broker.errors import RateLimited
 from broker.messages import Request
 from broker.testing import make_broker, value_of
+from tests.support.logs import lines_of
 from tests.support.peers import attach, call, perform
 
 KEYS = {"ann": "ann-key", "bob": "bob-key"}
@@ -122,3 +123,20 @@ def attach_as(broker, key):
     peer = attach(broker)
     peer.identify(key)
     return peer
+
+
+def test_who_has_too_much_is_told_in_the_log_with_the_setting(logged):
+    broker = make_broker(max_waiting_polls=2, max_calls=2, max_pending_calls=1)
+    waiting = poll(peer_of(broker))
+    with pytest.raises(RateLimited):
+        value_of(poll(peer_of(broker)))
+    callee, first, second = attach(broker), attach(broker), attach(broker)
+    perform(callee, "m")
+    call(first, "m")
+    assert [refused(lambda: call(first, "m")), refused(lambda: call(second, "m"))] == ["pending", "calls"]
+    assert [line.rpartition(" ")[2] for line in lines_of(logged) if "RATE_LIMITED" in line] == [
+        "TXBROKER_MAX_WAITING_POLLS_PER_CLIENT",
+        "TXBROKER_MAX_PENDING_CALLS",
+        "TXBROKER_MAX_CALLS_PER_CLIENT",
+    ]
+    waiting.addErrback(lambda _: None).cancel()
