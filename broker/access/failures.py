@@ -60,14 +60,15 @@ class AuthFailures:
             raise RateLimited("limit", "auth", retry_after=left)
 
     def count(
-        self, dialect: str, address: str, setting: str, principal: str = "anonymous", *, missing: bool = False
+        self, dialect: str, address: str, setting: str, principal: str = "anonymous", *, guessed: bool = True
     ) -> None:
-        """Count and log a wrong credential of *address*; one that is *missing* is no guess, and only logged.
+        """Count and log a wrong credential of *address*.
 
+        One that was not *guessed* is only logged: it is missing, or there is none that would be right.
         *setting* is what the operator could change.
         """
         self._refusals.add(dialect, address, principal, "identify", "UNAUTHENTICATED", setting)
-        if self._limit and address and not missing:
+        if self._limit and address and guessed:
             self._of(network_of(address)).number += 1
 
     def _of(self, network: str) -> Failures:

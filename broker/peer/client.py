@@ -249,7 +249,7 @@ class Client:
             identity = parts.access.identify(credential)
         except Unauthenticated:
             self._tries += 1
-            self._count_failure(parts.settings.credentials if credential else "TXBROKER_AUTH", missing=not credential)
+            self._count_failure(credential, parts.settings.credentials)
             raise
         if self.identity.authenticated and identity.principal != self.identity.principal:
             raise self.deny("identify", identity.name, "")
@@ -262,16 +262,21 @@ class Client:
         Raises:
             RateLimited: too many wrong ones came from its address.
         """
+        if not self._parts.access.configured:
+            return  # there is nothing to guess
         try:
             self._parts.failures.check(self.dialect, self.address, self.identity.principal)
         except RateLimited:
             self.refused = True
             raise
 
-    def _count_failure(self, setting: str, *, missing: bool) -> None:
+    def _count_failure(self, shown: object, setting: str) -> None:
+        parts = self._parts
         self.refused = True
-        self._parts.metrics.auth_failures[self.dialect] += 1
-        self._parts.failures.count(self.dialect, self.address, setting, self.identity.principal, missing=missing)
+        parts.metrics.auth_failures[self.dialect] += 1
+        setting = setting if shown else "TXBROKER_AUTH"
+        guessed = bool(shown) and parts.access.configured
+        parts.failures.count(self.dialect, self.address, setting, self.identity.principal, guessed=guessed)
 
     def admit(self, identity: Identity) -> None:
         """See ``IPeer.admit``."""
@@ -298,7 +303,7 @@ class Client:
             found = await self._parts.tokens.verify(token)
             self.admit(self._parts.access.recall(found.bearer))
         except Unauthenticated:
-            self._count_failure("TXBROKER_TOKEN_SECONDS" if token else "TXBROKER_AUTH", missing=not token)
+            self._count_failure(token, "TXBROKER_TOKEN_SECONDS")
             raise
         if self.closed:
             raise Gone("lost")

@@ -71,7 +71,7 @@ def test_zero_is_no_limit_and_a_unix_socket_has_none(clock, limit):
 
 def test_a_credential_that_is_missing_is_no_guess(clock):
     failures = failures_with(clock, 1)
-    fail(failures, "192.0.2.1", 10, missing=True)
+    fail(failures, "192.0.2.1", 10, guessed=False)
     assert may_try(failures, "192.0.2.1")
 
 

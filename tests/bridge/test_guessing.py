@@ -222,3 +222,11 @@ def test_those_who_show_nothing_are_not_limited():
     answers = [http(broker, dialect, "GET", "/latest?channel=c").status for _ in range(LIMIT + 2)]
     assert answers == [401] * (LIMIT + 2)
     assert ganomede_query(broker, RIGHT) == IN
+
+
+def test_where_no_credential_is_configured_there_is_nothing_to_guess():
+    broker = make_broker(auth_failures_per_minute=LIMIT)
+    for number in range(2 * LIMIT):
+        assert hpkv_token(broker, f"wrong-{number}") == WRONG
+    assert hpkv_query(broker, "any") == IN
+    assert token_endpoint(broker, "any") == IN

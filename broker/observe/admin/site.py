@@ -46,7 +46,7 @@ class AdminSite(Site):
         scheme, _, shown = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and compare_digest(shown.strip().encode("latin-1"), self._secret):
             return super().answer(request)
-        self._failures.count("admin", request.address, "TXBROKER_ADMIN_SECRET", missing=not scheme)
+        self._failures.count("admin", request.address, "TXBROKER_ADMIN_SECRET", guessed=bool(scheme))
         return _refused(json_refusal(401, "Show TXBROKER_ADMIN_SECRET as a bearer token."))
 
 
