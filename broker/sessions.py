@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import Any, ClassVar
 
 import attrs
@@ -16,6 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from broker.core.slices import Slices
 from broker.errors import NotFound
 from broker.interfaces import ILink, ISession
 from broker.messages import CloseCode, Event, Frame, Mail, Reply, Request
@@ -91,12 +93,14 @@ class OrderedSession(BaseSession):
         holds_events: whether events wait until the Deferred has fired; otherwise only
             until ``frame`` has returned.
         holding: whether an event has to wait now.
+        slices: lets others have their turn while many frames are worked off; None: they wait.
     """
 
     holds_events: ClassVar[bool] = True
 
     _link: ILink
     holding: bool = attrs.field(default=False, init=False)
+    slices: Slices | None = attrs.field(default=None, init=False)
     _busy: bool = attrs.field(default=False, init=False)
     _looping: bool = attrs.field(default=False, init=False)
     _backlog: deque[tuple[bytes, bool]] = attrs.field(factory=deque, init=False)
@@ -204,7 +208,12 @@ class OrderedSession(BaseSession):
         if self._looping:  # a frame of the loop below was done at once
             return
         self._looping = True
+        end = inf if self.slices is None else self.slices.deadline()
         while self._backlog and not self._busy:
+            if self.slices is not None and self.slices.now() >= end:
+                self._busy = True
+                self.slices.add(lambda: self._next(None))
+                break
             data, binary = self._backlog.popleft()
             self._backlog_bytes -= len(data)
             self._begin(data, binary)

@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList, DeferredLock
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from broker.core.pages import STEP
+from broker.core.pages import STEP, read_page
+from broker.core.slices import slices_of
 from broker.errors import Conflict, NotFound
 from broker.interfaces import MAX_PAGE_BYTES, IStore
 from broker.messages import Event, IndexRows
@@ -23,7 +26,8 @@ from broker.patterns import LOG_PREFIX, pair_key
 DEFINITION = "index"  # space: id -> channel and field
 POSITION = "index-at"  # space: id -> id of the last event that was indexed
 ROWS = "index/"  # the logs of rows begin with it
-EVENTS_PER_READ = 64  # events read at once, since each may be as large as a message
+EVENTS_PER_READ = 64  # events that are indexed before the position is stored
+BYTES_PER_READ = 1 << 20  # of their bodies
 
 Extract = Callable[[Event, str], str | None]
 
@@ -45,10 +49,18 @@ class Indices:
         store: keeps definitions, positions and rows.
         rows_limit: how many rows a read returns at most.
         max_bytes: bytes of their bodies after which it returns no more.
+        clock: the reactor, which gets to other work while an index is read; None: it does not.
     """
 
-    def __init__(self, store: IStore, rows_limit: int = 10000, max_bytes: int = MAX_PAGE_BYTES) -> None:
+    def __init__(
+        self,
+        store: IStore,
+        rows_limit: int = 10000,
+        max_bytes: int = MAX_PAGE_BYTES,
+        clock: IReactorTime | None = None,
+    ) -> None:
         self._store = store
+        self._slices = slices_of(clock or Clock())
         self._limit = rows_limit
         self._max_bytes = max_bytes
         self._locks: dict[str, DeferredLock] = {}
@@ -98,12 +110,14 @@ class Indices:
     async def _advance(self, id: str, topic: str, field: str, extract: Extract) -> None:
         entry = await self._store.get(POSITION, id)
         position = 0 if entry is None else int(entry.value)
-        while events := await self._store.read(LOG_PREFIX + topic, position, EVENTS_PER_READ):
-            writes = [
-                self._store.append(rows_log(id, value), Event(topic, "", b"%d" % event.id, time=event.time))
-                for event in events
-                if (value := extract(event, field))
-            ]
+        end = self._slices.deadline()
+        while events := await read_page(self._store, LOG_PREFIX + topic, position, EVENTS_PER_READ, BYTES_PER_READ):
+            writes = []
+            for event in events:
+                if value := extract(event, field):
+                    row = Event(topic, "", b"%d" % event.id, time=event.time)
+                    writes.append(self._store.append(rows_log(id, value), row))
+                end = await self._slices.checked(end)
             await _done(writes)
             position = events[-1].id
             await self._store.set(POSITION, id, b"%d" % position)
@@ -111,7 +125,9 @@ class Indices:
     async def _events(self, topic: str, ids: list[int]) -> list[Event]:
         found: list[Event] = []
         size = 0
+        end = self._slices.deadline()
         for first, last in _runs(ids):
+            end = await self._slices.checked(end)
             events = await self._store.read(LOG_PREFIX + topic, first - 1, last - first + 1)
             for event in reversed(events):
                 if event.id > last:

@@ -190,7 +190,7 @@ def make_parts(
         tokens=Tokens(store, channels.notify, clock),
         topics=Topics(bus.listen, bus.forget),
         channels=channels,
-        indices=Indices(store),
+        indices=Indices(store, clock=clock),
         keys=Keys(store, bus, channels.announce, clock, settings.max_value_bytes),
         memberships=Memberships(store, channels.notify, settings.max_subscriptions),
         presence=presence,

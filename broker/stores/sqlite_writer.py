@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from queue import SimpleQueue
 from typing import Any, TypeAlias
 
@@ -18,6 +18,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReac
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from broker.core.slices import slices_of
 from broker.errors import Unavailable
 from broker.stores.sqlite_tables import TableReader, TableWriter
 
@@ -71,6 +72,7 @@ class GroupCommit:
         self._tables = tables
         self._clock = clock
         self._reactor = reactor
+        self._slices = slices_of(clock)
         self._observe = observe
         self._failed = failed
         self._writer = WriterThread(tables, reactor, self._answer)
@@ -167,11 +169,22 @@ class GroupCommit:
         # Before the callbacks: they may read and submit again.
         self._running, self._running_bytes, self._running_touched = 0, 0, set()
         self._note_failure(batch)
-        for (answer, _, _), outcome in zip(batch.operations, batch.outcomes, strict=True):
+        self._answer_some(batch, iter(zip(batch.operations, batch.outcomes, strict=True)))
+
+    def _answer_some(self, batch: Batch, rest: Iterator[tuple[QueuedCall, Any]]) -> None:
+        """Answer those who wait for *batch*, in slices: what the answers cause may take long."""
+        now, end = self._slices.now, self._slices.deadline()
+        for (answer, _, _), outcome in rest:
             if isinstance(outcome, Exception):
                 answer.errback(outcome)
             else:
                 answer.callback(outcome)
+            if now() >= end:
+                self._slices.add(lambda: self._answer_some(batch, rest))
+                return
+        self._answered(batch)
+
+    def _answered(self, batch: Batch) -> None:
         if self._tables.to_purge and not batch.failure:
             self._purge()
         if self._waiting:

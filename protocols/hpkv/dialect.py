@@ -9,6 +9,7 @@ import msgspec
 from zope.interface import implementer
 
 from broker.access.origins import Origins
+from broker.core.slices import slices_of
 from broker.errors import Denied, RateLimited, Refused, Unauthenticated
 from broker.interfaces import IHttpDialect, ILink, IPeer, IWebSocketDialect
 from broker.messages import HttpRequest, Response
@@ -88,6 +89,7 @@ class Hpkv:
 
     @staticmethod
     def _bound(session: Session, peer: IPeer) -> Session:
+        session.slices = slices_of(peer.clock)
         peer.bind(session, session.disconnect)
         return session
 

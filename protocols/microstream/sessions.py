@@ -10,6 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
 from broker.core.deadlines import Deadlines
+from broker.core.slices import slices_of
 from broker.interfaces import ILink, IPeer
 from broker.messages import CloseCode
 from broker.sessions import BaseSession
@@ -97,6 +98,7 @@ class Session(BaseSession):
         self._waiting_get: Deferred[bytes] | None = None
         self._probes: list[Deferred[bool]] = []
         self._batching = False
+        self._slices = slices_of(context.clock)
         self._idle: IdleTimeout | None = None
         self._bucket = context.timers.add(self.heartbeat, context.times.ping_interval)
         peer.bind(self, self.end)
@@ -218,16 +220,32 @@ class Session(BaseSession):
             self.end()
             raise
 
-    def post(self, body: bytes) -> None:
-        """Handle the packets of the body of a POST.
+    async def post(self, body: bytes) -> None:
+        """Handle the packets of the body of a POST, in slices if there are many.
+
+        They are handled even if the client closes its connection meanwhile.
 
         Raises:
-            ProtocolError: a packet is malformed; this has ended the session.
+            ProtocolError: a packet is malformed, or another POST is under way; this has ended the session.
         """
+        if self._batching:
+            self.end()
+            raise ProtocolError("two POSTs at once")
         self._received()
+        done: Deferred[None] = Deferred()
+        handling = Deferred.fromCoroutine(self._handle_payload(body))
+        handling.addBoth(lambda result: None if done.called else done.callback(result))
+        await done
+
+    async def _handle_payload(self, body: bytes) -> None:
         self._batching = True
         try:
-            self._handle(self.engine.receive_payload(body))
+            end = self._slices.deadline()
+            for event in self.engine.receive_payload(body):
+                end = await self._slices.checked(end)
+                self._handle((event,))
+                if self.ended:
+                    return
         except ProtocolError:
             self.end()
             raise
@@ -265,7 +283,7 @@ class Session(BaseSession):
             self._waiting_get = None
             waiting.callback(payload)
 
-    def _handle(self, events: list[EngineEvent]) -> None:
+    def _handle(self, events: Iterable[EngineEvent]) -> None:
         for event in events:
             if type(event) is Message:
                 self.on_message(event.data, event.binary)

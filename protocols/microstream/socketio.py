@@ -26,6 +26,7 @@ RESERVED_EVENTS = frozenset(
     ("connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener")
 )
 MAX_ATTACHMENTS = 10
+MAX_CONTAINERS = 20_000  # arrays and objects of an event with attachments, all of which are looked at
 MAX_NAMESPACE = 255  # characters; an unknown one is repeated in the CONNECT_ERROR
 HEAD = re.compile(rb"([0-6])(?:(\d{1,4})-)?(?:(/[^,]*),?)?(\d{1,15})?")
 
@@ -268,7 +269,9 @@ def _event_name(text: Raw) -> str:
 
 
 def _check_placeholders(text: bytes, attachments: int) -> None:
-    """Raise ProtocolError when *text* refers to an attachment that is not there."""
+    """Raise ProtocolError when *text* refers to an attachment that is not there, or has too many parts to tell."""
+    if text.count(b"[") + text.count(b"{") > MAX_CONTAINERS:
+        raise ProtocolError("payload too complex")
     try:
         pending = [json.loads(text)]
     except (ValueError, RecursionError):

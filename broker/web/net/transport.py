@@ -34,6 +34,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.log import callWithLogger
 
+from broker.core.slices import slices_of
+
 log = Logger()
 
 TESTED_VERSIONS = "Twisted 26.4 to 26.10"
@@ -209,6 +211,7 @@ class ReactorLoop:
     def __init__(self, reactor: Any, outbox: Outbox) -> None:
         self._reactor = reactor
         self._outbox = outbox
+        self._slices = slices_of(reactor)
 
     def install(self) -> bool:
         """Replace ``doIteration``; return whether the reactor is of a kind that allows it."""
@@ -231,6 +234,7 @@ class ReactorLoop:
         # PEP 475: a signal does not end the wait, unless its handler raises.
         events = reactor._poller.poll(-1 if timeout is None else timeout, len(selectables))
         outbox.busy = True
+        self._slices.begin()
         try:
             for descriptor, event in events:
                 selectable = selectables.get(descriptor)
@@ -246,6 +250,7 @@ class ReactorLoop:
                 elif selectable is not None:
                     callWithLogger(selectable, reactor._doReadOrWrite, selectable, descriptor, event)
         finally:
+            self._slices.finish()
             outbox.busy = False
             outbox.flush()
 
