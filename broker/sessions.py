@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable
 from math import inf
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -17,7 +17,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from broker.core.slices import Slices
 from broker.errors import NotFound
 from broker.interfaces import ILink, ISession
 from broker.messages import CloseCode, Event, Frame, Mail, Reply, Request
@@ -28,6 +27,18 @@ MAX_BACKLOG_BYTES = 1 << 20  # of the frames that wait for the one before them
 MAX_BACKLOG_FRAMES = 8192
 MAX_HELD_BYTES = 1 << 23  # of the events that wait for an answer to go out first
 MAX_HELD_EVENTS = 10_000
+
+
+class Slices(Protocol):
+    """What a session needs of ``broker.core.slices.Slices``."""
+
+    now: Callable[[], float]
+
+    def deadline(self) -> float:
+        """Return until when work that begins now may go on."""
+
+    def add(self, go_on: Callable[[], object]) -> None:
+        """Call *go_on* in a later iteration of the reactor's loop."""
 
 
 @implementer(ISession)

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from math import inf
 from time import perf_counter
 from typing import Any
-from weakref import WeakKeyDictionary, proxy
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorCore
@@ -20,6 +19,7 @@ from twisted.logger import Logger
 log = Logger()
 
 SLICE = 0.005  # seconds of one loop iteration
+ATTRIBUTE = "_txbroker_slices"  # of a clock
 
 
 class Slices:
@@ -36,17 +36,13 @@ class Slices:
     __slots__ = ("_call", "_clock", "_waiting", "end", "now", "pauses")
 
     def __init__(self, clock: Any) -> None:
-        self._clock = proxy(clock)  # it is the key by which this is found
+        self._clock = clock
         self._waiting: deque[Callable[[], object]] = deque()
         self._call: IDelayedCall | None = None
         # The reactor's own time may jump.
-        self.now: Callable[[], float] = perf_counter if IReactorCore.providedBy(clock) else self._seconds
+        self.now: Callable[[], float] = perf_counter if IReactorCore.providedBy(clock) else clock.seconds
         self.end = inf
         self.pauses = 0
-
-    def _seconds(self) -> float:
-        seconds: float = self._clock.seconds()
-        return seconds
 
     def begin(self) -> None:
         """Begin a slice: what follows has to look at ``end``."""
@@ -111,12 +107,11 @@ class Slices:
             self._call = self._clock.callLater(0, self._run)
 
 
-_of: WeakKeyDictionary[Any, Slices] = WeakKeyDictionary()
-
-
 def slices_of(clock: Any) -> Slices:
     """Return the slices that all work on *clock* shares."""
-    found = _of.get(clock)
+    # Kept with the clock, so that they end together.
+    found: Slices | None = getattr(clock, ATTRIBUTE, None)
     if found is None:
-        found = _of[clock] = Slices(clock)
+        found = Slices(clock)
+        setattr(clock, ATTRIBUTE, found)
     return found

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import attrs
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReactorTime
+from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -72,7 +73,7 @@ class GroupCommit:
         self._tables = tables
         self._clock = clock
         self._reactor = reactor
-        self._slices = slices_of(clock)
+        self._slices = slices_of(reactor if IReactorTime.providedBy(reactor) else Clock())
         self._observe = observe
         self._failed = failed
         self._writer = WriterThread(tables, reactor, self._answer)

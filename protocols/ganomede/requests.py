@@ -197,6 +197,8 @@ def _complaint(text: str) -> str:
     if len(text) > MAX_EXPLAINED:
         try:
             _skip(text)
+        except RecursionError:
+            return "nested too deeply"
         except ERRORS:
             return "Unexpected token in JSON"
         return ""

@@ -124,8 +124,7 @@ class FrameReader(AutobahnCore):
         received = self.session.received
         slices, now = self.slices, self.slices.now
         limit = self.max_fast_bytes
-        position, end = 0, len(data)
-        slow = True
+        position, end, slow = 0, len(data), True
         while end - position >= 2:
             first = data[position]
             size = data[position + 1]
