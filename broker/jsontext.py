@@ -55,6 +55,7 @@ _MANY_DIGITS = re.compile(rb"[0-9][0-9.]{%d}" % (MIN_SUSPECT - 1)).search
 _SUSPECTS = re.compile(
     rb"(?<![0-9.eE+-])-?(?:[0-9.]+[eE]\+?[0-9]{3,}|[0-9]{%d}[0-9.]*(?:[eE][+-]?[0-9]+)?)" % MIN_SUSPECT
 ).finditer
+MAX_SUSPECT_LENGTH = 800  # characters of a number that count, see ``_has_infinite``
 MAX_SUSPECTS = 5000  # such numbers of one text; one with more is refused, for the time that each takes
 MAX_SCANNED = 5000  # members or items that are read on the slow path, see ``_scan``
 
@@ -66,7 +67,7 @@ def overflows(text: bytes) -> bool:
     """
     if len(text) < MIN_SUSPECT and _CAPITAL_E not in text and not _EXPONENT(text):
         return False
-    return bool(_ANY_EXPONENT(text) or _has_many_digits(text)) and _has_infinite(_without_strings(text))
+    return bool(_ANY_EXPONENT(text) or _has_many_digits(text)) and _has_infinite(without_strings(text))
 
 
 def members(data: bytes, *, numbers: bool = False) -> dict[str, Raw]:
@@ -243,7 +244,7 @@ def _has_many_digits(text: bytes) -> bool:
     return bool(len(text) >= MIN_SUSPECT and _TWO_DIGITS(text[:: MIN_SUSPECT // 2]) and _MANY_DIGITS(text))
 
 
-def _without_strings(text: bytes) -> bytes:
+def without_strings(text: bytes) -> bytes:
     """Return the JSON *text* with its strings empty, and nothing else changed."""
     unescaped = text.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in text else text
     return b'""'.join(unescaped.split(b'"')[::2])
@@ -251,7 +252,14 @@ def _without_strings(text: bytes) -> bytes:
 
 def _has_infinite(text: bytes) -> bool:
     """Whether one of the numbers of *text*, which has no strings, is infinite as a double."""
-    return any(count >= MAX_SUSPECTS or not isfinite(float(match[0])) for count, match in enumerate(_SUSPECTS(text)))
+    spent = 0
+    for match in _SUSPECTS(text):
+        number = match[0]
+        # A number of hundreds of digits takes as long as dozens of short ones.
+        spent += 1 + min(len(number), MAX_SUSPECT_LENGTH) // 16
+        if spent > MAX_SUSPECTS or not isfinite(float(number)):
+            return True
+    return False
 
 
 def _refuse(text: str) -> NoReturn:

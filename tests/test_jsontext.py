@@ -243,6 +243,9 @@ def test_only_numbers_that_may_be_infinite_are_read(monkeypatch):
 def test_more_numbers_near_the_end_of_doubles_than_can_be_read_in_time_overflow():
     assert not overflows(b"[1" + b",1e308" * MAX_SUSPECTS + b"]")
     assert overflows(b"[1" + b",1e308" * (MAX_SUSPECTS + 1) + b"]")
+    long = b"," + b"1" * 304
+    assert not overflows(b"[1" + long * (MAX_SUSPECTS // 20) + b"]")
+    assert overflows(b"[1" + long * (MAX_SUSPECTS // 20 + 1) + b"]")
 
 
 def test_members_beyond_those_that_can_be_read_in_time_are_refused_behind_a_lone_surrogate():

@@ -259,7 +259,7 @@ class Slow(Session):
     """Takes a slice for each message."""
 
     def on_message(self, data, binary):
-        self.context.clock.rightNow += SLICE
+        self.context.clock.rightNow += SLICE  # type: ignore[attr-defined]
         self.send([(data, binary)])
 
 
