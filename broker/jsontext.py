@@ -11,7 +11,8 @@ What passes through the broker keeps its exact text; only what is needed is deco
 * A number that is infinite as a double, ``1e309`` or 310 digits, is found by
   :func:`overflows`; any other passes as it is written, whatever its length.
 * A text with more than ``MAX_SUSPECTS`` numbers of such a size, finite or not, counts as one
-  that overflows; one with a lone surrogate and more than ``MAX_SCANNED`` members or items is refused.
+  that overflows; one with a lone surrogate and more than ``MAX_SCANNED`` members or items, or
+  ``MAX_PARTS`` in all, is refused.
 """
 
 from __future__ import annotations
@@ -51,12 +52,11 @@ _ANY_EXPONENT = re.compile(rb"[eE](?<=[0-9].)\+?[0-9]{3,}(?:[\],}\s]|\Z)").searc
 _TWO_DIGITS = re.compile(rb"[0-9.]{2}").search
 _MANY_DIGITS = re.compile(rb"[0-9][0-9.]{%d}" % (MIN_SUSPECT - 1)).search
 
-# Every number that may be infinite; one begins behind what is no part of a number, so that a long one is read once.
-_SUSPECTS = re.compile(
-    rb"(?<![0-9.eE+-])-?(?:[0-9.]+[eE]\+?[0-9]{3,}|[0-9]{%d}[0-9.]*(?:[eE][+-]?[0-9]+)?)" % MIN_SUSPECT
-).finditer
+_EXPONENTS = re.compile(rb"[eE](?<=[0-9].)\+?[0-9]{3,}").finditer
+_LONG = re.compile(rb"(?<![0-9.eE+-])-?[0-9]{%d}[0-9.]*(?:[eE][+-]?[0-9]+)?" % MIN_SUSPECT).finditer
 MAX_SUSPECT_LENGTH = 800  # characters of a number that count, see ``_has_infinite``
 MAX_SUSPECTS = 5000  # such numbers of one text; one with more is refused, for the time that each takes
+MAX_PARTS = 20_000  # of a text with a lone surrogate, all of which are decoded
 MAX_SCANNED = 5000  # members or items that are read on the slow path, see ``_scan``
 
 
@@ -186,6 +186,8 @@ def _scanned(data: bytes, opening: str, closing: str) -> list[tuple[str, Raw]]:
     Raises:
         Invalid: it is not of that form.
     """
+    if data.count(b",") > MAX_PARTS and without_strings(data).count(b",") > MAX_PARTS:
+        raise Invalid("object" if opening == "{" else "array")
     try:
         found = list(_scan(data.decode(), opening, closing))
         if overflows(data):
@@ -253,13 +255,25 @@ def without_strings(text: bytes) -> bytes:
 def _has_infinite(text: bytes) -> bool:
     """Whether one of the numbers of *text*, which has no strings, is infinite as a double."""
     spent = 0
-    for match in _SUSPECTS(text):
-        number = match[0]
+    for number in _suspects(text):
         # A number of hundreds of digits takes as long as dozens of short ones.
         spent += 1 + min(len(number), MAX_SUSPECT_LENGTH) // 16
         if spent > MAX_SUSPECTS or not isfinite(float(number)):
             return True
     return False
+
+
+def _suspects(text: bytes) -> Iterator[bytes]:
+    """Yield the numbers of *text*, which has no strings, that may be infinite; some without their sign."""
+    for match in _EXPONENTS(text):
+        start = match.start()
+        head = text[max(0, start - MAX_SUSPECT_LENGTH) : start]
+        if not head.strip(b"0123456789."):
+            head = text[:start]
+        yield head[len(head.rstrip(b"0123456789.")) :] + match[0]
+    if _has_many_digits(text):
+        for match in _LONG(text):
+            yield match[0]
 
 
 def _refuse(text: str) -> NoReturn:

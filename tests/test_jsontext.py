@@ -8,6 +8,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from broker.errors import Invalid
 from broker.jsontext import (
+    MAX_PARTS,
     MAX_SCANNED,
     MAX_SUSPECTS,
     decode,
@@ -255,3 +256,11 @@ def test_members_beyond_those_that_can_be_read_in_time_are_refused_behind_a_lone
         members(text % b',"more":1')
     with pytest.raises(Invalid):
         members(b'{"\\ud800":1,"a":1e999}')
+
+
+def test_parts_beyond_those_that_can_be_decoded_in_time_are_refused_behind_a_lone_surrogate():
+    few, many = ([b'"\\ud800"', *[b"1"] * count] for count in (MAX_PARTS - 1, MAX_PARTS + 1))
+    commas = b'{"\\ud800":"' + b"," * (MAX_PARTS + 1) + b'"}'
+    assert len(members(b'{"\\ud800":[' + b",".join(few) + b"]}")) == len(members(commas)) == 1
+    with pytest.raises(Invalid):
+        members(b'{"\\ud800":[' + b",".join(many) + b"]}")

@@ -19,7 +19,7 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from broker.core.slices import slices_of
+from broker.core.slices import SLICE, slices_of
 from broker.errors import Unavailable
 from broker.stores.sqlite_tables import TableReader, TableWriter
 
@@ -174,7 +174,8 @@ class GroupCommit:
 
     def _answer_some(self, batch: Batch, rest: Iterator[tuple[QueuedCall, Any]]) -> None:
         """Answer those who wait for *batch*, in slices: what the answers cause may take long."""
-        now, end = self._slices.now, self._slices.deadline()
+        now = self._slices.now
+        end = min(self._slices.end, now() + SLICE)
         for (answer, _, _), outcome in rest:
             if isinstance(outcome, Exception):
                 answer.errback(outcome)

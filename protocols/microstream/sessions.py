@@ -232,16 +232,21 @@ class Session(BaseSession):
             self.end()
             raise ProtocolError("two POSTs at once")
         self._received()
+        try:
+            events = self.engine.receive_payload(body)
+        except ProtocolError:
+            self.end()
+            raise
         done: Deferred[None] = Deferred()
-        handling = Deferred.fromCoroutine(self._handle_payload(body))
+        handling = Deferred.fromCoroutine(self._handle_in_slices(events))
         handling.addBoth(lambda result: None if done.called else done.callback(result))
         await done
 
-    async def _handle_payload(self, body: bytes) -> None:
+    async def _handle_in_slices(self, events: list[EngineEvent]) -> None:
         self._batching = True
         try:
             end = self._slices.deadline()
-            for event in self.engine.receive_payload(body):
+            for event in events:
                 end = await self._slices.checked(end)
                 self._handle((event,))
                 if self.ended:
