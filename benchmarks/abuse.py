@@ -80,6 +80,13 @@ def attack(act: Attack) -> Attack:
     return act
 
 
+@attack
+def nothing(target: Target) -> None:
+    """No attack: what the machine itself costs."""
+    while not target.over():
+        time.sleep(0.1)
+
+
 # Patterns
 
 
@@ -409,6 +416,20 @@ def methods_listed(target: Target) -> None:
         for number in range(50):
             links[0].send_call("broker.methods", "*.*.*.none" if number % 2 else ">")
         links[0].drain(0.5)
+
+
+@attack
+def calls_that_expire(target: Target) -> None:
+    """Ten thousand calls that end at the same moment."""
+    one = WebSocket.frame(json.dumps({"type": "call", "id": "x", "method": "me", "timeout": 900, "payload": []}))
+    callee, caller = target.owlmeans(), target.owlmeans()
+    callee.call("broker.register", "me")
+    while not target.over():
+        for _ in range(100):
+            caller.socket.sendall(one * 100)
+            callee.discard()
+            caller.discard()
+        caller.drain(1.0)
 
 
 @attack
