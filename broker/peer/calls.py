@@ -7,6 +7,7 @@ from typing import Protocol, cast
 
 from broker.core.calls import Party
 from broker.core.registry import Registry
+from broker.core.shares import Share
 from broker.core.slices import slices_of
 from broker.errors import BrokerError, Gone, NotFound, RateLimited, Taken
 from broker.messages import Request
@@ -15,6 +16,8 @@ from broker.peer.client import Client
 
 MAX_PROCEDURES = 10_000  # names of one answer, unless it asks for another number
 NAMES_PER_LOOK = 100  # names looked at between two looks at the clock
+# The setting of how many calls may wait, by whether it is that of one client.
+CALL_LIMITS = ("TXBROKER_MAX_CALLS", "TXBROKER_MAX_CALLS_PER_CLIENT")
 
 
 class Holder(Protocol):
@@ -93,14 +96,14 @@ class CallVerbs(Client):
 
     def procedures(self) -> list[str]:
         """See ``IPeer.procedures``."""
-        self._verbs["procedures"] += 1
+        self._allow("procedures", "", check_permission=False)
         calls, grants = self._parts.calls, self.identity.grants
         names = sorted({*calls.performers, *calls.services})
         return [name for name in names if grants is None or grants.may("call", name)]
 
     async def matching_procedures(self, pattern: str, limit: int = MAX_PROCEDURES) -> list[str]:
         """See ``IPeer.matching_procedures``."""
-        self._verbs["procedures"] += 1
+        self._allow("procedures", "", check_permission=False)
         check_pattern(pattern)
         calls, grants, slices = self._parts.calls, self.identity.grants, slices_of(self._parts.clock)
         found: set[str] = set()
@@ -126,7 +129,11 @@ class CallVerbs(Client):
         request.method = request.procedure[len(service) + 1 :]
         request.caller = self.client
         request.dialect = self.dialect
-        calls.open(self, callee, ref, request, quiet=quiet)
+        share = self._share or self._take_share()
+        try:
+            calls.open(self, callee, ref, request, quiet=quiet, share=share)
+        except RateLimited as error:
+            raise self._log_calls(error, "call", share) from None
 
     def answer(
         self,
@@ -139,9 +146,13 @@ class CallVerbs(Client):
     ) -> bool:
         """See ``IPeer.answer``."""
         self._verbs["answer"] += 1
+        within_rate = self._bucket is None or self._bucket.take_token()
+        # What somebody waits for is brought at any rate: that it was asked for has been counted.
         awaited = self._parts.calls.answer(self, id, body, error, time, attachments)
         if not awaited:
             self._parts.metrics.answers_dropped += 1
+            if not within_rate:
+                raise self._over_rate("answer")
         return awaited
 
     def acknowledge(self, topic: str) -> None:
@@ -172,7 +183,20 @@ class CallVerbs(Client):
         request.streamed = True
         request.caller = self.client
         request.dialect = self.dialect
-        calls.open(self, target, ref, request)
+        share = self._share or self._take_share()
+        try:
+            calls.open(self, target, ref, request, share=share)
+        except RateLimited as error:
+            raise self._log_calls(error, "request", share) from None
+
+    def _log_calls(self, error: RateLimited, verb: str, share: Share) -> BrokerError:
+        """Return *error*; log it, unless it is the callee's own."""
+        if error.name == "pending":
+            return self._log(error, verb, "TXBROKER_MAX_PENDING_CALLS")
+        if error.name == "calls":
+            of_client = share.calls >= self._parts.settings.max_calls_per_client
+            return self._log(error, verb, CALL_LIMITS[of_client])
+        return error
 
     def _session(self, recipient: str) -> Party:
         try:

@@ -19,6 +19,7 @@ from protocols.microstream.engineio import (
     CLOSE,
     CLOSED,
     NOOP,
+    SEPARATOR,
     Engine,
     Message,
     Packet,
@@ -181,7 +182,9 @@ class Session(BaseSession):
             if not binary and self.engine.is_plain(data):
                 self.on_message(data[1:], False)
             else:
-                self._handle(self.engine.receive_frame(data, binary))
+                events = self.engine.receive_frame(data, binary)
+                self._ignore(1, events)
+                self._handle(events)
         except ProtocolError as error:
             self.end(error.code, str(error))
 
@@ -237,6 +240,7 @@ class Session(BaseSession):
         except ProtocolError:
             self.end()
             raise
+        self._ignore(body.count(SEPARATOR) + 1, events)
         done: Deferred[None] = Deferred()
         handling = Deferred.fromCoroutine(self._handle_in_slices(events))
         handling.addBoth(lambda result: None if done.called else done.callback(result))
@@ -287,6 +291,12 @@ class Session(BaseSession):
         if waiting is not None and payload:
             self._waiting_get = None
             waiting.callback(payload)
+
+    def _ignore(self, packets: int, events: list[EngineEvent]) -> None:
+        """Count those of *packets* that are no message: they ask for nothing."""
+        ignored = packets - sum(type(event) is Message for event in events)
+        if ignored:
+            self.peer.ignore(ignored)
 
     def _handle(self, events: Iterable[EngineEvent]) -> None:
         for event in events:
