@@ -328,7 +328,7 @@ def json_ganomede(target: Target) -> None:
     texts = list(hostile_texts().values())
     while not target.over():
         for text in texts:
-            said = '{"clientId":"a","channel":"c","from":"a","type":"t","data":%s}' % text
+            said = '{"clientId":"a","channel":"c","from":"a","type":"t","data":{"a":%s}}' % text
             post(target.port, "/events/v1/events", said)
             post(target.port, "/events/v1/events", text)
 
@@ -386,22 +386,24 @@ def json_patched(target: Target) -> None:
 
 @attack
 def index_rows(target: Target) -> None:
-    """An index of ten thousand rows, each alone."""
-    link = target.port
-    post(link, "/events/v1/indices", {"id": "i", "channel": "c", "field": "type"})
-    with socket.create_connection(("127.0.0.1", link)) as sender:
-        for number in range(20_000):
-            said = json.dumps({"clientId": "a", "channel": "c", "from": "a", "type": "xy"[number % 2], "data": 1})
-            sender.sendall(
-                b"POST /events/v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-                b"Content-Length: %d\r\n\r\n%b" % (len(said), said.encode())
-            )
-            if number % 16 == 15:
-                answers = b""
-                while answers.count(b"HTTP/1.1 200") < 16:
-                    answers += sender.recv(1 << 20)
+    """An index of thousands of rows, none beside another."""
+    post(target.port, "/events/v1/indices", {"id": "i", "channel": "c", "field": "type"})
+    said = [json.dumps({"clientId": "a", "channel": "c", "from": "a", "type": kind, "data": {}}) for kind in "xy"]
+    requests = b"".join(
+        b"POST /events/v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n%b" % (len(body), body.encode())
+        for body in said
+    )
+    links = [socket.create_connection(("127.0.0.1", target.port)) for _ in range(100)]
+    for _ in range(50):
+        for link in links:
+            link.sendall(requests)
+        for link in links:
+            answers = b""
+            while answers.count(b"HTTP/1.1 ") < len(said):
+                answers += link.recv(1 << 16)
     while not target.over():
-        raw_request(link, "GET /events/v1/indices/i/x HTTP/1.1\r\nHost: localhost\r\n")
+        raw_request(target.port, "GET /events/v1/indices/i/x HTTP/1.1\r\nHost: localhost\r\n")
 
 
 @attack
