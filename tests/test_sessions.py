@@ -226,3 +226,27 @@ def test_a_bug_closes_the_connection_and_ends_what_waits(session, link, logged, 
     assert b"now" not in session.begun
     assert [type(failure) for failure in failures_of(logged)] == [RuntimeError]
     assert session.closed(1011, "") is None
+
+
+def test_frames_and_events_that_wait_are_counted():
+    link = FakeLink()
+    session = Session(link)
+    session.received(b"wait 1", False)
+    session.received(b"wait 22", False)
+    session.received(b"now", False)
+    session.on_event(b"event")
+    assert link.held == 7 + 3 + 5
+    session.answer()
+    assert link.held == 3
+    session.answer()
+    assert link.held == 0
+
+
+def test_frames_that_are_dropped_are_counted_no_more():
+    link = FakeLink()
+    session = Session(link)
+    session.received(b"wait 1", False)
+    session.received(b"now", False)
+    session.disconnect(1008, "go")
+    assert link.held == 0
+    session.answer()

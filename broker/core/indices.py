@@ -14,7 +14,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, DeferredList, DeferredLock
 from twisted.python.failure import Failure
 
-from broker.core.pages import STEP
+from broker.core.pages import READ_BYTES, STEP, read_before
 from broker.errors import Conflict, NotFound
 from broker.interfaces import MAX_PAGE_BYTES, IStore
 from broker.messages import Event, IndexRows
@@ -98,7 +98,7 @@ class Indices:
     async def _advance(self, id: str, topic: str, field: str, extract: Extract) -> None:
         entry = await self._store.get(POSITION, id)
         position = 0 if entry is None else int(entry.value)
-        while events := await self._store.read(LOG_PREFIX + topic, position, EVENTS_PER_READ):
+        while events := await self._store.read(LOG_PREFIX + topic, position, EVENTS_PER_READ, READ_BYTES):
             writes = [
                 self._store.append(rows_log(id, value), Event(topic, "", b"%d" % event.id, time=event.time))
                 for event in events
@@ -112,14 +112,15 @@ class Indices:
         found: list[Event] = []
         size = 0
         for first, last in _runs(ids):
-            events = await self._store.read(LOG_PREFIX + topic, first - 1, last - first + 1)
-            for event in reversed(events):
-                if event.id > last:
-                    continue  # retention took some: a read then returns later ones instead
-                size += len(event.body or b"")
-                if size > self._max_bytes and found:
-                    return found
-                found.append(event)
+            while last >= first:
+                events = await read_before(self._store, LOG_PREFIX + topic, last + 1, last - first + 1)
+                for event in reversed(events):
+                    size += len(event.body or b"")
+                    if size > self._max_bytes and found:
+                        return found
+                    found.append(event)
+                # Fewer than asked for when they are large; none when retention took them.
+                last = events[0].id - 1 if events else 0
         return found
 
 

@@ -22,6 +22,7 @@ from broker.patterns import KEY_PREFIX
 
 SPACE = "kv"
 ENTRIES_PER_READ = 64  # entries read at once, since each may be as large as a message
+READ_BYTES = 1 << 20  # bytes after which one read of the store returns no more
 YIELD_AFTER = 1024  # entries filtered before the reactor gets to other work
 MAX_SLICE = 0.01  # seconds of filtering before it does, since a predicate may be slow
 
@@ -118,7 +119,7 @@ class Keys:
         now = self._clock.seconds
         slice_end = now() + MAX_SLICE
         while len(found) < limit:
-            entries = await self._store.range(SPACE, first, last, ENTRIES_PER_READ)
+            entries = await self._store.range(SPACE, first, last, ENTRIES_PER_READ, READ_BYTES)
             for key, entry in entries:
                 seen += 1
                 if predicate is not None and (now() >= slice_end or seen % YIELD_AFTER == 0):
@@ -129,7 +130,7 @@ class Keys:
                     size += len(key) + len(entry.value)
                     if len(found) == limit or (0 < max_bytes < size and len(found) > 1):
                         return found
-            if len(entries) < ENTRIES_PER_READ:
+            if len(entries) < ENTRIES_PER_READ and _size_of(entries) < READ_BYTES:
                 break
             first = entries[-1][0] + "\0"  # the next key there can be
         return found
@@ -226,6 +227,11 @@ class Keys:
         text = None if value is None else value.decode("utf-8", "replace")
         body = _encode({"key": key, "value": text, "timestamp": int(now * 1000)})
         return Event(KEY_PREFIX + key, name, body, time=now, origin=origin)
+
+
+def _size_of(entries: list[tuple[str, Entry]]) -> int:
+    """Return at most how many bytes *entries* have in a store."""
+    return sum(len(entry.value) + 4 * len(key) + 100 for key, entry in entries)
 
 
 def _drop(table: dict[T, dict[Watcher, None]], key: T, watcher: Watcher) -> None:

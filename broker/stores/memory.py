@@ -139,9 +139,9 @@ class MemoryStore(Service):
         stored.rows.append(row)
         return Event(*row, self.epoch, event.origin, event.dialect, event.original)
 
-    def read(self, log: str, after: int, limit: int) -> Deferred[list[Event]]:
+    def read(self, log: str, after: int, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:
         """See ``IStore.read``."""
-        return self._do(self._read, log, after, limit)
+        return self._do(lambda: _cut(self._read(log, after, limit), _body_bytes, max_bytes))
 
     def _read(self, log: str, after: int, limit: int) -> list[Event]:
         stored = self._logs.get(log)
@@ -150,9 +150,11 @@ class MemoryStore(Service):
         start = max(0, after - stored.trimmed)
         return [Event(*row, self.epoch) for row in stored.rows[start : start + max(0, limit)]]
 
-    def latest(self, log: str, limit: int) -> Deferred[list[Event]]:
+    def latest(self, log: str, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:
         """See ``IStore.latest``."""
-        return self._do(lambda: self._read(log, self._head(log) - limit, limit))
+        return self._do(
+            lambda: _cut(self._read(log, self._head(log) - limit, limit)[::-1], _body_bytes, max_bytes)[::-1]
+        )
 
     def head(self, log: str) -> Deferred[int]:
         """See ``IStore.head``."""
@@ -234,9 +236,11 @@ class MemoryStore(Service):
         """See ``IStore.increment``."""
         return self._do(lambda: self._space(space).put(key, increased(self._get(space, key), amount)))
 
-    def range(self, space: str, first: str, last: str, limit: int) -> Deferred[list[tuple[str, Entry]]]:
+    def range(
+        self, space: str, first: str, last: str, limit: int, max_bytes: int = 0
+    ) -> Deferred[list[tuple[str, Entry]]]:
         """See ``IStore.range``."""
-        return self._do(self._range, space, first, last, limit)
+        return self._do(lambda: _cut(self._range(space, first, last, limit), _value_bytes, max_bytes))
 
     def _range(self, space: str, first: str, last: str, limit: int) -> list[tuple[str, Entry]]:
         found: list[tuple[str, Entry]] = []
@@ -257,3 +261,21 @@ class MemoryStore(Service):
         if self.ready:
             return refused(self.ready)
         return execute(act, *arguments, **named)
+
+
+def _cut(items: list[T], size_of: Callable[[T], int], max_bytes: int) -> list[T]:
+    """Return the first of *items*, up to that with which they have *max_bytes* bytes; 0: all."""
+    size = 0
+    for index, item in enumerate(items if max_bytes else ()):
+        size += size_of(item)
+        if size >= max_bytes:
+            return items[: index + 1]
+    return items
+
+
+def _body_bytes(event: Event) -> int:
+    return len(event.body or b"")
+
+
+def _value_bytes(found: tuple[str, Entry]) -> int:
+    return len(found[1].value)

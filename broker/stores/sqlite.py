@@ -117,13 +117,13 @@ class SqliteStore(Service):
         time = event.time or self._clock.seconds()
         return self._commits.submit(TableWriter.append, (log, event, time), len(event.body or b""), log)
 
-    def read(self, log: str, after: int, limit: int) -> Deferred[list[Event]]:
+    def read(self, log: str, after: int, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:
         """See ``IStore.read``."""
-        return self._query(TableReader.read, (log, after, limit), log, EVERY_LOG)
+        return self._query(TableReader.read, (log, after, limit, max_bytes), log, EVERY_LOG)
 
-    def latest(self, log: str, limit: int) -> Deferred[list[Event]]:
+    def latest(self, log: str, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:
         """See ``IStore.latest``."""
-        return self._query(TableReader.latest, (log, limit), log, EVERY_LOG)
+        return self._query(TableReader.latest, (log, limit, max_bytes), log, EVERY_LOG)
 
     def head(self, log: str) -> Deferred[int]:
         """See ``IStore.head``."""
@@ -161,9 +161,11 @@ class SqliteStore(Service):
         """See ``IStore.get``."""
         return self._query(TableReader.get, (space, key, self._clock.seconds()), (space, key))
 
-    def range(self, space: str, first: str, last: str, limit: int) -> Deferred[list[tuple[str, Entry]]]:
+    def range(
+        self, space: str, first: str, last: str, limit: int, max_bytes: int = 0
+    ) -> Deferred[list[tuple[str, Entry]]]:
         """See ``IStore.range``."""
-        return self._query(TableReader.range, (space, first, last, limit, self._clock.seconds()), (space,))
+        return self._query(TableReader.range, (space, first, last, limit, self._clock.seconds(), max_bytes), (space,))
 
     def set(
         self, space: str, key: str, value: bytes, *, revision: int | None = None, expires: float = 0.0
