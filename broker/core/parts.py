@@ -21,6 +21,7 @@ from broker.core.topics import Topics
 from broker.interfaces import IBus, IStore
 
 if TYPE_CHECKING:
+    from broker.access.lifetimes import Lifetimes
     from broker.access.limits import Buckets
     from broker.access.principals import Access
     from broker.access.tokens import Tokens
@@ -40,6 +41,7 @@ class Parts:
         access: knows the credentials.
         metrics: counts.
         buckets: how often each client may ask.
+        lifetimes: how long each may stay.
         cluster: the names that this node holds among the nodes.
         about: what the daemon is.
     """
@@ -51,6 +53,7 @@ class Parts:
     access: Access
     metrics: Metrics
     buckets: Buckets
+    lifetimes: Lifetimes
     tokens: Tokens
     topics: Topics
     channels: Channels

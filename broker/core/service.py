@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from broker.access.lifetimes import Lifetimes
 from broker.access.limits import Buckets
 from broker.access.principals import Access
 from broker.access.tokens import CONTROL as REVOKED
@@ -110,12 +111,21 @@ class Broker(MultiService):
         self.draining = True
         self.channels.drain()
 
+    def credentials_changed(self) -> int:
+        """Disconnect those who were admitted by what is not configured any more; return how many.
+
+        To be called when the credentials of ``access`` were replaced.  Polls that wait are
+        answered with nothing: whoever may not come again is refused when he does.
+        """
+        self.channels.end_polls()
+        return self.parts.lifetimes.withdraw(self.access.is_valid)
+
     def stopService(self) -> Deferred[None]:
         """Stop the parts, the store last."""
         self.drain()
         self.calls.stop()
         self.channels.stop()
-        self.tokens.stop()
+        self.parts.lifetimes.stop()
         self.queues.stop()
         return ensureDeferred(self._stop())
 
@@ -175,6 +185,7 @@ def make_parts(
     channels = Channels(
         store, bus, clock, settings.durable_topics, settings.max_waiting_polls, settings.retention.seconds
     )
+    lifetimes = Lifetimes(clock)
     presence: Presence[Any] = Presence(lambda *change: _presence_changed(parts, *change))
     queues = make_queues(
         store, clock, lambda queue: _takers_of(parts, queue), settings.max_mailbox, settings.mailbox_seconds
@@ -187,7 +198,8 @@ def make_parts(
         access=access,
         metrics=metrics,
         buckets=Buckets(clock, settings.rate, settings.rate_burst),
-        tokens=Tokens(store, channels.notify, clock),
+        lifetimes=lifetimes,
+        tokens=Tokens(store, channels.notify, clock, lifetimes.revoke),
         topics=Topics(bus.listen, bus.forget),
         channels=channels,
         indices=Indices(store),

@@ -45,6 +45,7 @@ class Client:
         identity: who it is.
         admitted: whether it may do anything yet.
         named: the client id it took, where its credential names nobody.
+        token: the id of the minted token that it lives by, or "".
         member: whose memberships it has, or "".
         session: its ``ISession``, once bound.
         closed: whether ``close`` was called.
@@ -60,6 +61,7 @@ class Client:
     _bucket: Bucket | None = attrs.field(init=False)
     id: str = attrs.field(init=False)
     named: str = ""
+    token: str = ""
     member: str = ""
     session: ISession | None = None
     closed: bool = False
@@ -67,9 +69,11 @@ class Client:
     serving: dict[str, Call] = attrs.field(factory=dict, repr=False)
     _topics: dict[tuple[str, bool], bool] | None = None
     _disconnect: Callable[[int, str], object] | None = attrs.field(default=None, repr=False)
+    _warn: Callable[[float], object] | None = attrs.field(default=None, repr=False)
+    _ended: tuple[int, str] | None = None  # how it is to be disconnected, once it can be
     _tries: int = 0
     _token_taken: bool = False
-    _holds_token: bool = False
+    _held: bool = False  # by ``lifetimes``
 
     def __attrs_post_init__(self) -> None:
         parts = self._parts
@@ -191,9 +195,24 @@ class Client:
 
     # Who it is.
 
-    def bind(self, session: ISession, disconnect: Callable[[int, str], object] | None = None) -> None:
+    def bind(
+        self,
+        session: ISession,
+        disconnect: Callable[[int, str], object] | None = None,
+        warn: Callable[[float], object] | None = None,
+    ) -> None:
         """See ``IPeer.bind``."""
-        self.session, self._disconnect = session, disconnect
+        self.session, self._disconnect, self._warn = session, disconnect, warn
+        if self._ended is not None:
+            self.disconnect(*self._ended)
+        else:
+            self._hold()
+
+    def _hold(self) -> None:
+        """Let the client be disconnected when its credential ends."""
+        if not self.closed:
+            self._held = True
+            self._parts.lifetimes.hold(self)
 
     def identify(self, credential: object) -> Identity:
         """See ``IPeer.identify``."""
@@ -206,7 +225,7 @@ class Client:
             self._tries += 1
             self._parts.metrics.auth_failures[self.dialect] += 1
             raise
-        if self.identity.authenticated and identity.principal != self.identity.principal:
+        if self.identity.authenticated and not _is_renewed(self.identity, identity):
             raise Denied("identify", identity.name)
         self.admit(identity)
         return identity
@@ -215,10 +234,13 @@ class Client:
         """See ``IPeer.admit``."""
         self.identity = identity
         self.admitted = True
+        self.token = ""
         self._tries = 0
         if identity.client:
             self._parts.mailboxes.open(identity.client)
             self._bucket = self._bucket_of(identity.principal)
+        if self.session is not None:
+            self._hold()
 
     async def mint(self, claims: Mapping[str, Any], seconds: float) -> str:
         """See ``IPeer.mint``."""
@@ -228,17 +250,18 @@ class Client:
     async def present(self, token: str) -> Mapping[str, Any]:
         """See ``IPeer.present``."""
         self._verbs["identify"] += 1
+        tokens = self._parts.tokens
         try:
-            found = await self._parts.tokens.verify(token)
-            self.admit(self._parts.access.recall(found.bearer))
+            found = await tokens.verify(token)
+            self.admit(attrs.evolve(self._parts.access.recall(found.bearer, tokens.tag), expires=found.expires))
         except Unauthenticated:
             self._parts.metrics.auth_failures[self.dialect] += 1
             raise
         if self.closed:
             raise Gone("lost")
         self._bucket = self._bucket_of(f"token:{found.id}")
-        self._holds_token = True
-        self._parts.tokens.hold(self, found)
+        self.token = found.id
+        self._hold()
         return found.claims
 
     async def revoke(self, token: str) -> None:
@@ -324,6 +347,16 @@ class Client:
         """See ``IPeer.disconnect``."""
         if self._disconnect is not None:
             self._disconnect(code, reason)
+        else:
+            self._ended = code, reason
+
+    def warn(self, seconds: float) -> None:
+        """Tell the session that the client's credential ends in *seconds*."""
+        try:
+            if self._warn is not None:
+                self._warn(seconds)
+        except Exception:
+            self.fail("a warning")
 
     # The end.
 
@@ -332,8 +365,8 @@ class Client:
         if self.closed:
             return
         self.closed = True
-        if self._holds_token:
-            self._parts.tokens.release(self)
+        if self._held:
+            self._parts.lifetimes.release(self)
         self.undo()
 
     async def lives(self, timeout: float) -> bool:
@@ -361,6 +394,14 @@ class Client:
             parts.presence.leave(self)
             # Others may hold the same: only now it is known what nobody here holds.
             parts.cluster.release(held)
+
+
+def _is_renewed(before: Identity, now: Identity) -> bool:
+    """Whether *now* may take the place of *before*: the same principal, which has lost no role.
+
+    What it has subscribed to by a role must not outlive that.
+    """
+    return now.principal == before.principal and set(before.roles) <= set(now.roles)
 
 
 def _no_response(failure: Failure) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 from twisted.internet.defer import Deferred, succeed
 
 from broker.core.indices import Extract
-from broker.errors import RateLimited
+from broker.errors import RateLimited, Unauthenticated
 from broker.interfaces import MAX_PAGE_BYTES
 from broker.messages import Event, IndexRows
 from broker.patterns import check_name, check_pattern
@@ -103,7 +105,15 @@ class TopicVerbs(Client):
     ) -> list[Event]:
         """See ``IPeer.poll``."""
         self._allow("read", topic)
-        return await self._parts.channels.poll(self._shown(topic), after, limit, timeout, max_bytes)
+        expires = self.identity.expires
+        if not expires:
+            return await self._parts.channels.poll(self._shown(topic), after, limit, timeout, max_bytes)
+        # Whole seconds: each other time would need a bucket of deadlines of its own.
+        timeout = min(timeout, max(0.0, ceil(expires - self.clock.seconds())))
+        events = await self._parts.channels.poll(self._shown(topic), after, limit, timeout, max_bytes)
+        if self.clock.seconds() >= expires:
+            raise Unauthenticated("token", message="The credential has expired")
+        return events
 
     async def cursor(self, client: str, topic: str) -> int:
         """See ``IPeer.cursor``."""

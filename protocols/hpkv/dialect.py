@@ -78,8 +78,8 @@ class Hpkv:
                 peer.identify(key)
                 return self._bound(Session(link, peer, self._max_frame_bytes), peer)
             claims = await peer.present(given.get("token", ""))
-        except (Unauthenticated, Denied, RateLimited):
-            raise _forbidden("Invalid API key" if key else "Invalid token") from None
+        except (Unauthenticated, Denied, RateLimited) as error:
+            raise _forbidden(error.explanation or ("Invalid API key" if key else "Invalid token")) from None
         session = self._bound(Session(link, peer, self._max_frame_bytes, rights_of(claims)), peer)
         # "Subscriptions exist from the handshake on": on every node, before it is answered.
         session.watch()

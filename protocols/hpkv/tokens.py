@@ -77,6 +77,8 @@ class TokenEndpoint:
         if isinstance(error, Invalid):
             return self.error(request, 400, error.message)
         status, text = STATUSES.get(error.code, (500, "Internal server error"))
+        if status == 401:
+            text = error.explanation or text
         if isinstance(error, RateLimited):
             return self.error(request, status, text, ("Retry-After", f"{error.retry_after:.0f}"))
         return self.error(request, status, text)

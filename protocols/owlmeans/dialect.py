@@ -40,6 +40,7 @@ class OwlMeans:
         session = Session(peer, link, self.settings, TABLES, topics=topics)
         token = query.get("token") or link.handshake.headers.get("authorization", "")
         handshake(session, token, query.get("client", ""))
+        peer.bind(session, session.disconnect, session.warn)
         return session
 
 

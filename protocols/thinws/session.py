@@ -49,7 +49,7 @@ class Session(OrderedSession):
     _hooks: Hooks
     _open_rooms: bool
     identity: str = ""
-    _token_refused: bool = False
+    _refusal: BrokerError | None = None  # of the token that it has shown last
     _connected: bool = False
 
     @property
@@ -61,9 +61,9 @@ class Session(OrderedSession):
         """Become who *token* names; after a wrong one, every frame is refused until a right one comes."""
         try:
             self._peer.identify(token)
-            self._token_refused = False
-        except BrokerError:
-            self._token_refused = True
+            self._refusal = None
+        except BrokerError as error:
+            self._refusal = error
 
     # What the transport and the core call
 
@@ -134,6 +134,8 @@ class Session(OrderedSession):
         text = ERRORS.get(error.code, "Internal server error")
         if isinstance(error, Invalid):
             text = error.message
+        elif isinstance(error, Unauthenticated) and error.explanation:
+            text = f"{text}: {error.explanation}"
         elif isinstance(error, Denied) and error.what == "room":
             text = "Not a member of this room"
         elif isinstance(error, RateLimited) and error.name in TOO_MANY:
@@ -176,8 +178,8 @@ class Session(OrderedSession):
         return sent.addCallback(lambda _: room)
 
     def _check_admitted(self) -> None:
-        if self._token_refused or not self._peer.admitted:
-            raise Unauthenticated("token")
+        if self._refusal is not None or not self._peer.admitted:
+            raise Unauthenticated("token", message=self._refusal.explanation if self._refusal else "")
 
     def _implied_identity(self, frame: Members) -> str:
         """Return the connectionID by which a subscribe or unsubscribe connects as well, or "".
