@@ -30,6 +30,7 @@ from broker.config.settings import Settings, SettingsError
 from broker.core.service import Broker
 from broker.errors import BrokerError
 from broker.observe.admin.port import AdminPort, MetricsPage
+from broker.observe.admin.tokens import TokenPage
 from broker.observe.logs import LogLines, Redaction
 from broker.observe.metrics import Metrics
 from broker.web.http.parser import Limits
@@ -92,7 +93,7 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
     broker = make_core(reactor, settings)
     broker.about.facts["dialects"] = [dialect.name for dialect in dialects]
     site = make_site(reactor, settings, broker, dialects)
-    admin_site = make_site(reactor, settings, broker, [MetricsPage(metrics_reader(broker.metrics))])
+    admin_site = make_site(reactor, settings, broker, [MetricsPage(metrics_reader(broker.metrics)), TokenPage()])
     outbox = Outbox(reactor)
     ReactorLoop(reactor, outbox).install()
 
