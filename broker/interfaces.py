@@ -215,7 +215,7 @@ class IPeer(Interface):
         """Fire in *seconds*."""
 
     def about() -> dict[str, Any]:
-        """Return what the daemon is: name, version, node, store, epoch and more; no secrets."""
+        """Return what the daemon is: name, version, kind of store, epoch and more; nothing confidential."""
 
     # Who the client is.
 
@@ -594,9 +594,14 @@ class IDialectExtras(Interface):
         "A shell command by which to try it, logged at the start; ``{http}`` and ``{ws}`` stand "
         "for the URLs of the daemon, ``{websocket}`` for a WebSocket client."
     )
-    any_origin: bool = Attribute("Whether its WebSockets may be opened by pages of any origin; False.")
+    any_origin: bool = Attribute(
+        "Whether its WebSockets may be opened by pages of any origin, for a credential that no browser adds by itself; "
+        "False.  Not where ``TXBROKER_ALLOWED_ORIGINS`` names some, and without a credential only by pages of this "
+        "machine."
+    )
     refusal_delay: float = Attribute(
-        "Seconds for which refused handshakes are held, for clients that reconnect at once; 0."
+        "Seconds for which refused handshakes are held, and requests that are refused for their origin or host, for "
+        "clients that come again at once; 0."
     )
     half_close: bool = Attribute(
         "Whether a request that waits goes on when its client shuts down its side of the connection; True.  "
@@ -641,7 +646,7 @@ class IStore(IService):
     shared: bool = Attribute("Whether several nodes may use this store at once.")
     announces: bool = Attribute("Whether append itself publishes the event on the bus.")
     ready: str = Attribute("Why writes can not be taken now; '' when they can.")
-    description: str = Attribute("What it is and what it promises; without secrets.")
+    description: str = Attribute("Its kind as one word, then where it is and what it promises; without secrets.")
 
     def append(log: str, event: Event) -> Deferred[Event]:
         """Store *event* at the end of *log*; return a copy with ``id`` and ``epoch`` set.

@@ -15,12 +15,10 @@ class Admission:
     Attributes:
         connections: how many at once; 0: any number.
         per_address: how many of them from one address; 0: any number.
-        origins: of the web pages that may open WebSockets; see ``Origins``.
     """
 
     connections: int = 10000
     per_address: int = 0
-    origins: tuple[str, ...] = ()
 
 
 class ConnectionCounter:

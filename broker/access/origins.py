@@ -1,17 +1,11 @@
-"""The one judge of which web pages may use the broker, whatever they use it by.
-
-The site asks it for WebSocket handshakes; the dialects that answer pages over HTTP
-ask it for their requests and CORS preflights.  Each makes its own of the same setting,
-so that nobody has to hand a verdict on and a dialect judges alike without the site.
-"""
+"""Which web pages may use the broker, whatever they use it by."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from ipaddress import AddressValueError, IPv6Address
+from collections.abc import Iterable, Mapping
 
-from broker.messages import HttpRequest
+from broker.access.hosts import host_name
 
 PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -19,12 +13,15 @@ LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 ORIGIN = re.compile(
     r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[^\s/?#@:\\\[\]]+)(?::([0-9]{0,5}))?(?:/.*)?", re.IGNORECASE
 )
+# Fetch Metadata, 2.1: the values of Sec-Fetch-Site for a page that is not of the origin it asks.  A page of another
+# port is "same-site", and of another origin.
+OTHER_SITES = frozenset(("cross-site", "same-site"))
 
 Origin = tuple[str, str, int | None]  # scheme, host, port; RFC 6454, 4
 
 
 class Origins:
-    """Judges the ``Origin`` that a browser says its page is from.
+    """Judges the page that a browser makes a request for, by ``Origin`` and ``Sec-Fetch-Site``.
 
     RFC 6455, 10.2: "Servers that are not intended to process input from any web page but only for
     certain sites SHOULD verify the |Origin| field is an origin they expect."
@@ -33,33 +30,62 @@ class Origins:
     port of the scheme where none is given.  "null", the origin of pages that have none,
     is allowed only by that word.
 
+    Where a browser names no origin, as for images and links, ``Sec-Fetch-Site`` says whether the page
+    is of another one.  Programs send neither.
+
     Args:
         allowed: origins such as "https://app.example"; "*" is any.  Empty: pages
             of the host and port that the request names.
-        this_machine: whether, with *allowed* empty, also pages of this machine and
-            of any port of that host are.
+
+    Raises:
+        ValueError: one of *allowed* is no origin.
+
+    Attributes:
+        named: whether there are *allowed* ones.
+        all: whether they are all.
     """
 
-    def __init__(self, allowed: Iterable[str] = (), *, this_machine: bool = False) -> None:
-        self._allowed = {origin if origin == "*" else parse_origin(origin) or origin for origin in allowed}
-        self._this_machine = this_machine
+    def __init__(self, allowed: Iterable[str] = ()) -> None:
+        self._allowed: set[Origin | str] = set()
+        for text in allowed:
+            origin = parse_origin(text)
+            if origin is None and text not in ("*", "null"):
+                raise ValueError(f"TXBROKER_ALLOWED_ORIGINS: {text!r} is no origin such as https://app.example")
+            self._allowed.add(origin or text)
+        self.named = bool(self._allowed)
+        self.all = "*" in self._allowed
 
-    def admit(self, request: HttpRequest) -> bool:
-        """Whether the page that *request* comes from is allowed; a request of no page always is."""
-        given = request.headers.get("origin")
-        if given is None or "*" in self._allowed:
+    def admit(self, headers: Mapping[str, str], *, this_machine: bool = False) -> bool:
+        """Whether the page that a request with *headers* comes from is allowed; a request of no page always is.
+
+        Args:
+            headers: by lower-case name.
+            this_machine: whether, where no origin is named, pages of this machine and of any port of that host are
+                allowed besides.
+        """
+        if self.all:
             return True
+        given = headers.get("origin")
+        if given is None:
+            return not is_of_other_site(headers)
         origin = parse_origin(given)
         if self._allowed:
             return (origin or given) in self._allowed
-        return origin is not None and self._is_own(origin, request.headers.get("host", ""))
+        return origin is not None and self._is_own(origin, headers, this_machine)
 
-    def _is_own(self, origin: Origin, host: str) -> bool:
+    @staticmethod
+    def _is_own(origin: Origin, headers: Mapping[str, str], this_machine: bool) -> bool:
         # Behind a proxy that ends TLS the scheme differs: host and port decide.
-        own = parse_origin(f"{origin[0]}://{host}")
-        if own is not None and own[1:] == origin[1:]:
+        own = parse_origin(f"{origin[0]}://{headers.get('host', '')}")
+        if this_machine and origin[1] in (*LOOPBACK, own and own[1]):
             return True
-        return self._this_machine and origin[1] in (*LOOPBACK, own and own[1])
+        return own is not None and own[1:] == origin[1:] and not is_of_other_site(headers)
+
+
+def is_of_other_site(headers: Mapping[str, str]) -> bool:
+    """Whether a browser says by ``Sec-Fetch-Site`` that another origin's page makes the request with *headers*."""
+    said = headers.get("sec-fetch-site")
+    return said is not None and not OTHER_SITES.isdisjoint(re.split("[, \t]+", said.lower()))
 
 
 def parse_origin(text: str) -> Origin | None:
@@ -67,15 +93,5 @@ def parse_origin(text: str) -> Origin | None:
     found = ORIGIN.fullmatch(text)
     if found is None:
         return None
-    scheme, host, port = found[1].lower(), _host(found[2].lower()), int(found[3] or 0)
+    scheme, host, port = found[1].lower(), host_name(found[2]), int(found[3] or 0)
     return (scheme, host, port or PORTS.get(scheme)) if host else None
-
-
-def _host(host: str) -> str:
-    """Return *host* as browsers write it; "" when it is none."""
-    try:
-        if host.startswith("["):
-            return f"[{IPv6Address(host[1:-1]).compressed}]"
-        return host if host.isascii() else host.encode("idna").decode("ascii")
-    except (AddressValueError, UnicodeError):
-        return ""

@@ -81,7 +81,7 @@ def _revoke_token(settings: Settings, chosen: argparse.Namespace) -> None:
         token = (chosen.file.read_text("utf-8") if chosen.file else sys.stdin.read()).strip()
         if not token:
             raise AdminError("there is no token to revoke")
-        client = AdminClient(chosen.admin or url_of_port(settings.admin_listen), getattr(settings, "admin_secret", ""))
+        client = AdminClient(chosen.admin or url_of_port(settings.admin_listen), settings.admin_secret)
         client.post(REVOKE, {"token": token})
     except (AdminError, OSError, UnicodeDecodeError) as error:
         _print_error(str(error))

@@ -1,17 +1,24 @@
-"""The daemon as a process: signals, systemd, the message of a failed start, and garbage collection."""
+"""The daemon as a process: signals, systemd, the message of a failed start, limits, and garbage collection."""
 
 from __future__ import annotations
 
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
 from twisted.internet.interfaces import IReactorFromThreads
+from twisted.logger import Logger
+
+log = Logger()
+
+OTHER_FILES = 64  # open files besides connections: the store, the log, Redis, libraries
 
 
 class StartError(Exception):
@@ -53,6 +60,34 @@ def notify_systemd(state: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         # An address that begins with "@" stands for one of Linux's abstract namespace.
         sender.sendto(state.encode(), "\0" + address[1:] if address[0] == "@" else address)
+
+
+def raise_file_limit(connections: int) -> None:
+    """Let the process open as many files as it may; warn if those are too few for *connections* (0: any number)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = connections + OTHER_FILES
+    if connections and _reaches(soft, needed):
+        return
+    with suppress(OSError, ValueError):  # a container may not permit it
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    now = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if not connections:
+        return
+    words = "RLIMIT_NOFILE was {soft}, too low for TXBROKER_MAX_CONNECTIONS={connections}, and is {now} now"
+    if _reaches(now, needed):
+        log.info(words, soft=soft, connections=connections, now=now)
+    else:
+        log.warn(
+            words + ": raise it (LimitNOFILE= of systemd, ulimit -n) to {needed} at least, or allow fewer connections",
+            soft=soft,
+            connections=connections,
+            now=now,
+            needed=needed,
+        )
+
+
+def _reaches(limit: int, needed: int) -> bool:
+    return limit == resource.RLIM_INFINITY or limit >= needed
 
 
 def tune_garbage_collector() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -19,17 +20,26 @@ from twisted.python.logfile import LogFile
 
 from broker import __version__
 from broker.access.admission import Admission
+from broker.access.browsers import BrowserPolicy
 from broker.access.principals import make_access
 from broker.app.daemon import Daemon
 from broker.app.dialects import DialectError, found_dialects, load_dialects
 from broker.app.greeting import announce_start
-from broker.app.process import catch_signals, explain_start_errors, notify_systemd, tune_garbage_collector
+from broker.app.process import (
+    catch_signals,
+    explain_start_errors,
+    notify_systemd,
+    raise_file_limit,
+    tune_garbage_collector,
+)
 from broker.app.store import make_store
 from broker.buses import open_bus
 from broker.config.settings import Settings, SettingsError
 from broker.core.service import Broker
 from broker.errors import BrokerError
-from broker.observe.admin.port import AdminPort, MetricsPage
+from broker.observe.admin.pages import AdminPages
+from broker.observe.admin.port import AdminPort
+from broker.observe.admin.site import AdminSite
 from broker.observe.admin.tokens import TokenPage
 from broker.observe.logs import LogLines, Redaction
 from broker.observe.metrics import Metrics
@@ -93,7 +103,7 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
     broker = make_core(reactor, settings)
     broker.about.facts["dialects"] = [dialect.name for dialect in dialects]
     site = make_site(reactor, settings, broker, dialects)
-    admin_site = make_site(reactor, settings, broker, [MetricsPage(metrics_reader(broker.metrics)), TokenPage()])
+    admin_site = make_admin_site(reactor, settings, broker)
     outbox = Outbox(reactor)
     ReactorLoop(reactor, outbox).install()
 
@@ -101,6 +111,7 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
         for warning in settings.warnings:
             log.warn("{warning}", warning=warning)
         announce_start(ports, dialects)
+        raise_file_limit(settings.max_connections)
         notify_systemd("READY=1")
         tune_garbage_collector()
 
@@ -132,6 +143,7 @@ def make_core(reactor: Any, settings: Settings) -> Broker:
     broker = Broker(settings, store, bus, reactor, access, metrics)
     if not store.shared:
         broker.about.facts["durability"] = settings.durability  # the description of a shared one says what it promises
+    broker.about.private["hostname"] = socket.gethostname()
     return broker
 
 
@@ -167,11 +179,27 @@ def make_site(reactor: Any, settings: Settings, broker: Broker, dialects: Iterab
         reactor,
         WebSocketUpgrader(options, reactor, broker.metrics),
         broker.metrics,
-        admission=Admission(settings.max_connections, settings.max_connections_per_address, settings.allowed_origins),
+        admission=Admission(settings.max_connections, settings.max_connections_per_address),
+        policy=BrowserPolicy(settings.allowed_origins, settings.judged_hosts, secured=settings.guarded),
         limits=Limits(body_bytes=settings.max_message_bytes + BODY_OVERHEAD),
         times=Times(idle=settings.keepalive_seconds or math.inf, body=settings.upload_stall_seconds or math.inf),
-        ready=broker.ready,
+        ready=broker.obstacles,
         about=broker.about,
+    )
+
+
+def make_admin_site(reactor: Any, settings: Settings, broker: Broker) -> AdminSite:
+    """Return the admin port's factory."""
+    pages = AdminPages(metrics_reader(broker.metrics), broker.ready, broker.about.details)
+    return AdminSite(
+        [pages, TokenPage()],
+        broker.attach,
+        reactor,
+        WebSocketUpgrader(WebSocketOptions(), reactor, broker.metrics),
+        broker.metrics,
+        secret=settings.admin_secret,
+        hosts=settings.allowed_hosts,
+        ready=broker.ready,
     )
 
 
@@ -183,7 +211,13 @@ def _log_observer(parent: Any, settings: Settings, reactor: Any) -> ILogObserver
     form = settings.log_format
     if form == "auto":
         form = "text" if stream is sys.stdout and stream.isatty() else "json"
-    credentials = (settings.api_secret, settings.api_secret_previous, settings.jwt_secret, *settings.api_keys.values())
+    credentials = (
+        settings.api_secret,
+        settings.api_secret_previous,
+        settings.admin_secret,
+        settings.jwt_secret,
+        *settings.api_keys.values(),
+    )
     observer = LogLines(stream, settings.log_level, form, settings.node, Redaction(credentials))
     if "fileLogObserverFactory" in parent:  # python -m twisted
         parent["fileLogObserverFactory"] = lambda _: observer

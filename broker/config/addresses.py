@@ -18,15 +18,15 @@ def is_local(endpoint: str) -> bool:
     kind, *words = re.split(r"(?<!\\):", endpoint)
     if kind == "unix":
         return True
-    for word in words:
-        name, _, value = word.partition("=")
-        if name == "interface":
-            value = value.replace("\\", "")
-            try:
-                return value == "localhost" or ipaddress.ip_address(value).is_loopback
-            except ValueError:
-                return False
-    return False
+    interfaces = [word.partition("=")[2].replace("\\", "") for word in words if word.startswith("interface=")]
+    return bool(interfaces) and all(map(_is_loopback, interfaces))
+
+
+def _is_loopback(interface: str) -> bool:
+    try:
+        return interface == "localhost" or ipaddress.ip_address(interface).is_loopback
+    except ValueError:
+        return False
 
 
 def is_redis(url: str) -> bool:

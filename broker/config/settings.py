@@ -109,8 +109,15 @@ class Settings:
     allowed_origins: tuple[str, ...] = option(
         WORDS,
         (),
-        "The origins, such as ``https://app.example``, whose pages may connect; ``*`` for all. "
-        "Without it, pages of the same host may.",
+        "The origins, such as ``https://app.example``, whose pages may use the broker; ``*`` for all. "
+        "Without it, pages of the host and port of the broker may: a page on the same host on another port is of "
+        "another origin.",
+    )
+    allowed_hosts: tuple[str, ...] = option(
+        WORDS,
+        (),
+        "What ``Host`` may name, besides ``localhost`` and loopback addresses, while no credential is required; "
+        "``*`` for anything. Where other machines may connect, ``Host`` is judged only if this is given.",
     )
 
     # Listening
@@ -122,7 +129,16 @@ class Settings:
         shown=f"tcp:{DEFAULT_PORT}:interface=127.0.0.1 unless a credential is required, else tcp:{DEFAULT_PORT}",
     )
     admin_listen: tuple[str, ...] = option(
-        ENDPOINTS, ("tcp:8001:interface=127.0.0.1",), "Where ``/metrics`` is served; ``none`` for nowhere."
+        ENDPOINTS,
+        ("tcp:8001:interface=127.0.0.1",),
+        "Where ``/metrics`` is served, and ``/about`` and ``/ready`` with names and addresses; ``none`` for nowhere. "
+        "Where other machines can connect, ``TXBROKER_ADMIN_SECRET`` is needed.",
+    )
+    admin_secret: str = option(
+        TEXT,
+        "",
+        "The secret that the admin port asks for, as ``Authorization: Bearer …``, for everything but ``/health``.",
+        secret=True,
     )
     protocols: tuple[str, ...] = option(
         WORDS,
@@ -293,6 +309,17 @@ class Settings:
         """Whether a client without a credential is refused anything."""
         return self.secured and (self.auth == "required" or (self.auth == "optional" and bool(self.permissions_file)))
 
+    @property
+    def judged_hosts(self) -> tuple[str, ...] | None:
+        """What ``Host`` may name besides this machine; None: anything."""
+        if self.guarded or (self._exposed and not self.allowed_hosts):
+            return None
+        return self.allowed_hosts
+
+    @property
+    def _exposed(self) -> list[str]:
+        return [endpoint for endpoint in self.listen if not is_local(endpoint)]
+
     def problems(self) -> list[str]:
         """Return a sentence for each option that does not go together with the others."""
         found = []
@@ -303,11 +330,14 @@ class Settings:
             )
         if {self.api_secret, self.api_secret_previous} & set(self.api_keys.values()):
             found.append("TXBROKER_API_KEYS: a key is the same word as the shared secret; whom it names is not clear")
+        shared = {self.api_secret, self.api_secret_previous, *self.api_keys.values()}
+        if self.admin_secret and self.admin_secret in shared:
+            found.append("TXBROKER_ADMIN_SECRET: clients have the same word; let it be one that operators alone know")
         if not self.listen:
             found.append("TXBROKER_LISTEN names nothing to listen on")
         if is_redis(self.bus) and not is_redis(self.store):
             found.append("TXBROKER_BUS: nodes that share a bus must share a store: set TXBROKER_STORE=redis://… too")
-        exposed = [endpoint for endpoint in self.listen if not is_local(endpoint)]
+        exposed = self._exposed
         open_to_all = [name for name in self.protocols if name not in self.insecure]
         if exposed and open_to_all and not self.guarded:
             remedy = "TXBROKER_AUTH=required" if self.secured else "TXBROKER_API_SECRET"
@@ -315,6 +345,12 @@ class Settings:
                 f"{exposed[0]} can be reached from other machines, and no credential is required: "
                 f"set {remedy}, or TXBROKER_INSECURE={','.join(self.protocols)} if that is meant"
             )
+        for endpoint in self.admin_listen:
+            if not self.admin_secret and not is_local(endpoint):
+                found.append(
+                    f"TXBROKER_ADMIN_LISTEN: {endpoint} can be reached from other machines, and no secret is "
+                    "asked for: set TXBROKER_ADMIN_SECRET, or listen on interface=127.0.0.1"
+                )
         for name in ("jwt_public_key_file", "jwks_file", "permissions_file"):
             path = getattr(self, name)
             if path and not os.access(path, os.R_OK):
@@ -326,6 +362,7 @@ class Settings:
         words = {
             "API_SECRET": self.api_secret,
             "API_SECRET_PREVIOUS": self.api_secret_previous,
+            "ADMIN_SECRET": self.admin_secret,
             "JWT_SECRET": self.jwt_secret,
             **{f"API_KEYS: the key of {name!r}": key for name, key in self.api_keys.items()},
         }

@@ -1,4 +1,7 @@
-"""What the daemon is, for people and tools that ask."""
+"""What the daemon is, for people and tools that ask.
+
+Clients are not told what the machine is called, nor where its store is: ``details`` is for operators.
+"""
 
 from __future__ import annotations
 
@@ -12,26 +15,31 @@ from broker.interfaces import IBus, IStore
 
 @attrs.define(eq=False)
 class About:
-    """Returns, when called, the daemon's name, version, node, store and more; no secrets.
+    """Returns, when called, the daemon's name, version, kind of store and more, for everybody.
 
     Attributes:
         started: when, in seconds since the epoch.
         facts: what others add.
+        private: what others add for operators; without secrets.
     """
 
     _store: IStore
     _bus: IBus
     started: float
     facts: dict[str, Any] = attrs.field(factory=dict)
+    private: dict[str, Any] = attrs.field(factory=dict)
 
     def __call__(self) -> dict[str, Any]:
         """Return it as a JSON object."""
         return {
             "name": "txbroker",
             "version": __version__,
-            "node": self._bus.node,
             "started": self.started,
-            "store": self._store.description,
+            "store": self._store.description.split()[0].rstrip(";"),
             "epoch": self._store.epoch,
             **self.facts,
         }
+
+    def details(self) -> dict[str, Any]:
+        """Return it with the names of the node and the machine and the whole description of the store; no secrets."""
+        return {**self(), "node": self._bus.node, "store": self._store.description, **self.private}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, cast
 
@@ -98,13 +98,22 @@ class Broker(MultiService):
         self._name_gauges()
 
     def ready(self) -> list[str]:
-        """Return why the daemon can not do its work now; [] when it can."""
-        reasons = [reason for reason in (self.store.ready, self.bus.ready) if reason]
+        """Return why the daemon can not do its work now, for operators; [] when it can."""
+        return [reason for reason, _ in self._obstacles()]
+
+    def obstacles(self) -> list[str]:
+        """Return the same for everybody: without addresses, paths and texts of errors."""
+        return [public for _, public in self._obstacles()]
+
+    def _obstacles(self) -> Iterator[tuple[str, str]]:
+        if self.store.ready:
+            yield self.store.ready, "the store takes no writes"
+        if self.bus.ready:
+            yield self.bus.ready, "the bus carries no events"
         if self.draining:
-            reasons.append("draining")
+            yield "draining", "draining"
         if not self.running:
-            reasons.append("not started")
-        return reasons
+            yield "not started", "not started"
 
     def drain(self) -> None:
         """Begin to stop: waiting polls end with nothing, and ``ready`` says no."""

@@ -56,6 +56,12 @@ class LateRefusals:
         if delay > 0 and not await self._held.hold(link.handshake.address, lambda: deferLater(self._clock, delay)):
             link.abort()
 
+    async def pause(self, dialect: Any, address: str) -> None:
+        """Return when a request of *address* may be refused; at once when too many are held already."""
+        delay = self.delay(dialect)
+        if delay > 0:
+            await self._held.hold(address, lambda: deferLater(self._clock, delay))
+
     async def refuse(self, dialect: Any, link: ILink) -> Any:
         """Raise Unavailable when the handshake of *link* may be refused: a session factory that makes none."""
         await self.hold(dialect, link)

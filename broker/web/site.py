@@ -1,13 +1,13 @@
 """The public port: finds the dialect for each request, and answers those that no dialect takes.
 
-In this order: WebSocket handshakes go to a dialect by path or subprotocol, other
-requests to a dialect by path, then ``/health``, ``/ready`` and ``/about`` are
-answered here, and the rest is not found.
+In this order: what browsers may not do is refused, WebSocket handshakes go to a dialect by
+path or subprotocol, other requests to a dialect by path, then ``/health``, ``/ready`` and
+``/about`` are answered here, and the rest is not found.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any
 from typing import Protocol as TypingProtocol
@@ -20,11 +20,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.access.admission import Admission, ConnectionCounter
-from broker.access.origins import Origins
+from broker.access.browsers import BrowserPolicy
 from broker.core.deadlines import Deadlines
 from broker.errors import BrokerError, Refused
 from broker.interfaces import ILink, ISession
 from broker.messages import CloseCode, HttpRequest, Response
+from broker.web.browsers import Browsers
 from broker.web.http.channel import HttpChannel, Times
 from broker.web.http.parser import Limits
 from broker.web.http.response import Dates
@@ -74,6 +75,7 @@ class Site(Factory):
         upgrader: takes WebSocket connections over.
         counts: where connections are counted.
         admission: who may connect.
+        policy: what pages of browsers may do.
         limits: of a request.
         times: that a client may take.
         ready: returns why the daemon can not do its work now; [] when it can.
@@ -94,6 +96,7 @@ class Site(Factory):
         counts: Counts,
         *,
         admission: Admission | None = None,
+        policy: BrowserPolicy | None = None,
         limits: Limits | None = None,
         times: Times | None = None,
         ready: Callable[[], list[str]] = list,
@@ -111,11 +114,12 @@ class Site(Factory):
         self._counts = counts
         admission = admission or Admission()
         self._counter = ConnectionCounter(admission.connections, admission.per_address, self._emptied)
-        self._origins = Origins(admission.origins)
         self._ready = ready
         names = [dialect.name for dialect in self.routes.dialects]
         self._pages = Pages(self._reasons, lambda: {**about(), "dialects": names})
         self._throttled = ThrottledLogger(log, clock)
+        self._browsers = Browsers(policy or BrowserPolicy(), self._throttled)
+        self._known_hosts = self._browsers.known_hosts
         self._channels: set[HttpChannel] = set()
         self._late = LateRefusals(self.routes, clock, self.dates, self.limits)
         self._drained: Deferred[None] | None = None
@@ -155,8 +159,29 @@ class Site(Factory):
 
     # Requests.
 
-    async def answer(self, request: HttpRequest) -> Response:
+    def answer(self, request: HttpRequest) -> Coroutine[Any, Any, Response]:
         """Return the answer of the dialect that takes *request*, or of the site itself."""
+        headers = request.headers
+        if "origin" in headers or "sec-fetch-site" in headers or headers.get("host") not in self._known_hosts:
+            return self._answer_browser(request)
+        return self._answer(request)
+
+    async def _answer_browser(self, request: HttpRequest) -> Response:
+        """Return the answer to a request that a browser may have made for a page."""
+        dialect = self.routes.http(request)
+        response = self._browser_refusal(dialect, request)
+        if response is None:
+            response = await self._answer(request)
+        else:
+            await self._late.pause(dialect, request.address)
+        return self._browsers.grant(request, response)
+
+    def _browser_refusal(self, dialect: Any, request: HttpRequest, *, handshake: bool = False) -> Response | None:
+        extras = None if dialect is None else self.routes.extras[dialect.name]
+        why = self._browsers.objection(request, extras, handshake=handshake)
+        return (self._shaped(dialect, 403, why, request) or json_refusal(403, why)) if why else None
+
+    async def _answer(self, request: HttpRequest) -> Response:
         dialect = self._http_paths.get(request.path) or self.routes.http(request)
         if dialect is None:
             return self._page(request)
@@ -184,12 +209,14 @@ class Site(Factory):
         """Return the refusal in the form of the dialect of *request*, if it has one, else of the site."""
         if status == 413:
             self._throttled.log("body", "a body was refused as too large; TXBROKER_MAX_MESSAGE_BYTES allows no more")
-        dialect = self.routes.http(request) if request is not None else None
-        return self._shaped(dialect, status, message, request) or json_refusal(status, message)
+        if request is None:
+            return json_refusal(status, message)
+        shaped = self._shaped(self.routes.http(request), status, message, request)
+        return self._browsers.grant(request, shaped or json_refusal(status, message))
 
-    def _shaped(self, dialect: Any, status: int, message: str, request: HttpRequest | None) -> Response | None:
+    def _shaped(self, dialect: Any, status: int, message: str, request: HttpRequest) -> Response | None:
         """Return the refusal in the form of *dialect*, or None when it has no form of its own."""
-        if dialect is None or request is None:
+        if dialect is None:
             return None
         try:
             shaped = self.routes.extras[dialect.name].refusal(status, message, request)
@@ -233,7 +260,8 @@ class Site(Factory):
         """Hand the connection of *channel* to the upgrader, or return why not; see ``HttpSite``."""
         dialect, subprotocol = self.routes.websocket(request)
         if dialect is None:
-            return json_refusal(404, f"No WebSocket is at {request.path[:200]}.")
+            missing = json_refusal(404, f"No WebSocket is at {request.path[:200]}.")
+            return self._browser_refusal(None, request, handshake=True) or missing
         address = channel.address  # not the channel itself: it would live as long as the link
         peer = self._peer_of(dialect, request)
         if not isinstance(peer, Response):
@@ -267,13 +295,9 @@ class Site(Factory):
         """Return the peer for a handshake with *dialect*, or how it is refused."""
         if self._drained is not None:
             return json_refusal(503, "The daemon is stopping.")
-        if not (self.routes.extras[dialect.name].any_origin or self._origins.admit(request)):
-            self._throttled.log(
-                "origin",
-                "a page of {origin} was refused a WebSocket; TXBROKER_ALLOWED_ORIGINS does not name it",
-                origin=request.headers.get("origin", "")[:200],
-            )
-            return json_refusal(403, "Pages of this origin are not allowed.")
+        refusal = self._browser_refusal(dialect, request, handshake=True)
+        if refusal is not None:
+            return refusal
         try:
             return self._attach(dialect.name, request.address)
         except Exception as error:

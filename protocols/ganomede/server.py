@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 from collections.abc import Container
 from datetime import UTC, datetime
 
@@ -16,6 +15,7 @@ from protocols.ganomede.requests import unquote
 JSON, TEXT = "application/json", "text/plain"
 KINDS = (JSON, TEXT)  # that ping can answer with; the first is what we prefer
 RANGE = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')  # one range of an Accept header
+PORT = re.compile(":[0-9]*$")
 WEIGHT = re.compile(r";\s*q\s*=\s*([0-9.]+)")
 
 
@@ -33,11 +33,11 @@ async def ping(peer: IPeer, request: HttpRequest) -> Response:
 
 
 async def about(peer: IPeer, request: HttpRequest) -> Response:
-    """Say what the server is; no secrets."""
+    """Say what the server is; no secrets, nor what the machine is called."""
     known = peer.about()
     started = datetime.fromtimestamp(known["started"], UTC)
     said = {
-        "hostname": socket.gethostname(),
+        "hostname": PORT.sub("", request.headers.get("host", "")),  # what the client calls it
         "type": "ganomede-events",
         "version": known["version"],
         "description": "Events over HTTP with cursors and long polls",

@@ -8,7 +8,6 @@ from urllib.parse import unquote
 import msgspec
 from zope.interface import implementer
 
-from broker.access.origins import Origins
 from broker.errors import Denied, RateLimited, Refused, Unauthenticated
 from broker.interfaces import IHttpDialect, ILink, IPeer, IWebSocketDialect
 from broker.messages import HttpRequest, Response
@@ -22,8 +21,6 @@ def dialect(settings: Any) -> Hpkv:
     """Return the dialect; see ``broker.app.dialects``."""
     return Hpkv(
         settings.token_seconds,
-        settings.allowed_origins,
-        settings.secured,
         settings.max_value_bytes,
         settings.max_message_bytes,
     )
@@ -34,13 +31,10 @@ class Hpkv:
     """The HPKV dialect.
 
     Pages of all origins may connect: what lets a client in is in its URL, not
-    a cookie that a browser adds by itself.  Only a broker without any credential asks
-    where a page is from, for else every page could use one on its visitor's machine.
+    a cookie that a browser adds by itself.  See ``IDialectExtras.any_origin``.
 
     Args:
         token_seconds: how long a token is valid.
-        origins: of the web pages that may connect; empty: see above.
-        secured: whether there is a credential to be shown.
         max_value_bytes: of a value as it is stored.
         max_frame_bytes: of a frame besides its value.
     """
@@ -50,26 +44,16 @@ class Hpkv:
     http_paths = ("/token/websocket", "/hpkv/token/websocket")
     subprotocols = ()
     example = "{websocket} '{ws}/ws?apiKey=KEY'"
+    any_origin = True
 
-    def __init__(
-        self,
-        token_seconds: float,
-        origins: tuple[str, ...],
-        secured: bool,
-        max_value_bytes: int = 1 << 20,
-        max_frame_bytes: int = 1 << 20,
-    ) -> None:
-        self.any_origin = not origins
-        self._origins = Origins(origins or (("*",) if secured else ()), this_machine=True)
+    def __init__(self, token_seconds: float, max_value_bytes: int = 1 << 20, max_frame_bytes: int = 1 << 20) -> None:
         self._max_message_bytes = ESCAPED * max_value_bytes + max_frame_bytes
         self._max_frame_bytes = max_frame_bytes
-        self._token_endpoint = TokenEndpoint(token_seconds, origins)
+        self._token_endpoint = TokenEndpoint(token_seconds)
 
     async def session(self, peer: IPeer, link: ILink) -> Session:
         """Admit whoever shows an API key or a token: "Refuse during the handshake with HTTP 403"."""
         request = link.handshake
-        if not self._origins.admit(request):
-            raise _forbidden("Pages of this origin are not allowed")
         link.allow_messages(self._max_message_bytes)
         given = _parameters(request.query)
         key = given.get("apiKey") or request.headers.get("x-api-key")
@@ -97,7 +81,7 @@ class Hpkv:
 
     def refusal(self, status: int, message: str, request: HttpRequest | None) -> Response:
         """Return how this dialect says what the transport has to refuse."""
-        return self._token_endpoint.error(request, status, message)
+        return self._token_endpoint.error(status, message)
 
 
 def _forbidden(text: str) -> Refused:

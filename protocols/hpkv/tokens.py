@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 
-from broker.access.origins import Origins
 from broker.errors import BrokerError, Invalid, RateLimited, TooLarge
 from broker.interfaces import IPeer
 from broker.jsontext import ERRORS
@@ -15,7 +14,15 @@ from broker.messages import HttpRequest, Response
 from protocols.hpkv.patterns import Rights, rights
 
 MAX_TOKEN_BYTES = 4096  # of the claims of a token, since it travels in a URL
-PREFLIGHT_SECONDS = 86400
+# Which pages may read it is for the port to say.
+PREFLIGHT = Response(
+    204,
+    headers=(
+        ("Access-Control-Allow-Methods", "POST"),
+        ("Access-Control-Allow-Headers", "content-type, x-api-key"),
+        ("Access-Control-Max-Age", "86400"),
+    ),
+)
 
 STATUSES = {
     "UNAUTHENTICATED": (401, "Invalid API key"),
@@ -42,25 +49,22 @@ class TokenEndpoint:
 
     Args:
         seconds: how long a token is valid.
-        origins: of the web pages that may ask, see ``Origins``; but empty: all.
     """
 
-    def __init__(self, seconds: float, origins: tuple[str, ...]) -> None:
+    def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._all_origins = not origins or "*" in origins
-        self._origins = Origins(origins)
 
     async def answer(self, peer: IPeer, request: HttpRequest) -> Response:
         """Return the answer to *request*."""
         if request.method == "OPTIONS":
-            return self._preflight(request)
+            return PREFLIGHT
         if request.method != "POST":
-            return self.error(request, 405, "Method not allowed", ("Allow", "POST, OPTIONS"))
+            return self.error(405, "Method not allowed", ("Allow", "POST, OPTIONS"))
         try:
             token = await self._mint(peer, request)
         except BrokerError as error:
-            return self._refused(request, error)
-        return Response(200, _encode({"token": token}), headers=(*self._cors(request), ("Cache-Control", "no-store")))
+            return self._refused(error)
+        return Response(200, _encode({"token": token}), headers=(("Cache-Control", "no-store"),))
 
     async def _mint(self, peer: IPeer, request: HttpRequest) -> str:
         peer.identify(request.headers.get("x-api-key"))
@@ -68,38 +72,19 @@ class TokenEndpoint:
         rights_of(claims)
         return await peer.mint(claims, self._seconds)
 
-    def error(self, request: HttpRequest | None, status: int, text: str, *headers: tuple[str, str]) -> Response:
+    def error(self, status: int, text: str, *headers: tuple[str, str]) -> Response:
         """Return an error, ``{"error": text}``."""
-        cors = () if request is None else self._cors(request)
-        return Response(status, _encode({"error": text}), headers=(*cors, *headers))
+        return Response(status, _encode({"error": text}), headers=headers)
 
-    def _refused(self, request: HttpRequest, error: BrokerError) -> Response:
+    def _refused(self, error: BrokerError) -> Response:
         if isinstance(error, Invalid):
-            return self.error(request, 400, error.message)
+            return self.error(400, error.message)
         status, text = STATUSES.get(error.code, (500, "Internal server error"))
         if status == 401:
             text = error.explanation or text
         if isinstance(error, RateLimited):
-            return self.error(request, status, text, ("Retry-After", f"{error.retry_after:.0f}"))
-        return self.error(request, status, text)
-
-    def _preflight(self, request: HttpRequest) -> Response:
-        return Response(
-            204,
-            headers=(
-                *self._cors(request),
-                ("Access-Control-Allow-Methods", "POST"),
-                ("Access-Control-Allow-Headers", "content-type, x-api-key"),
-                ("Access-Control-Max-Age", str(PREFLIGHT_SECONDS)),
-            ),
-        )
-
-    def _cors(self, request: HttpRequest) -> tuple[tuple[str, str], ...]:
-        if self._all_origins:
-            return (("Access-Control-Allow-Origin", "*"),)
-        origin = request.headers.get("origin", "")
-        allowed = (("Access-Control-Allow-Origin", origin),) if origin and self._origins.admit(request) else ()
-        return (*allowed, ("Vary", "Origin"))
+            return self.error(status, text, ("Retry-After", f"{error.retry_after:.0f}"))
+        return self.error(status, text)
 
 
 def read_claims(body: bytes) -> dict[str, Any]:

@@ -322,12 +322,7 @@ def _times(settings: Settings) -> Times:
 
 
 def _bounds(settings: Settings) -> Bounds:
-    return Bounds(
-        settings.max_connections,
-        settings.max_connections_per_address,
-        settings.send_queue_bytes,
-        settings.allowed_origins,
-    )
+    return Bounds(settings.max_connections, settings.max_connections_per_address, settings.send_queue_bytes)
 
 
 def dialect(settings: Settings) -> MicroStream:

@@ -14,7 +14,6 @@ from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from broker.access.admission import ConnectionCounter
-from broker.access.origins import Origins
 from broker.core.deadlines import GRAIN, Deadlines
 from broker.errors import Refused
 from broker.interfaces import IHttpDialect, ILink, IPeer, IWebSocketDialect
@@ -24,7 +23,7 @@ from protocols.microstream.sessions import Handshake, Session, SessionContext
 from protocols.microstream.upgrade import Upgrade
 
 TEXT = "text/plain; charset=UTF-8"
-CORS = (("Cache-Control", "no-store"), ("Access-Control-Allow-Origin", "*"))
+NO_STORE = (("Cache-Control", "no-store"),)
 MAX_FIELDS = 100  # of a query
 
 
@@ -44,7 +43,7 @@ class ErrorCode(IntEnum):
     UNKNOWN_SID = 1, "Session ID unknown"  # there is no such session, or it has ended
     BAD_METHOD = 2, "Bad handshake method"  # a handshake that is not a GET
     BAD_REQUEST = 3, "Bad request"  # not possible in the session's state, malformed or too large
-    FORBIDDEN = 4, "Forbidden"  # pages of this origin are not allowed
+    FORBIDDEN = 4, "Forbidden"  # pages of this origin are not allowed, or this name of the broker
     BAD_VERSION = 5, "Unsupported protocol version"  # EIO is missing or not 4
 
 
@@ -64,13 +63,11 @@ class Bounds:
         sessions: most sessions at once; 0: any number.
         per_address: most of them from one IP address; 0: any number.
         queue_bytes: most bytes in the send queue of a client that does not poll.
-        origins: of web pages that may poll; see ``Origins``.
     """
 
     sessions: int = 10000
     per_address: int = 0
     queue_bytes: int = 1 << 20
-    origins: tuple[str, ...] = ()
 
 
 @implementer(IWebSocketDialect, IHttpDialect)
@@ -118,7 +115,6 @@ class Server:
         self._make = make
         self._sid_prefix = re.sub("[^A-Za-z0-9_-]", "-", node) + "." if node else ""
         self._bounds = bounds or Bounds()
-        self._origins = Origins(self._bounds.origins)
         self._counter = ConnectionCounter(self._bounds.sessions, self._bounds.per_address)
         self._draining = False
         self._context = SessionContext(self.times, clock, self.timers, self._bounds.queue_bytes, self._forget)
@@ -157,17 +153,15 @@ class Server:
 
     async def answer(self, peer: IPeer, request: HttpRequest) -> Response:
         """Return the response to a request of the polling transport."""
-        if not self._origins.admit(request):
-            return Response(403, _error_body(ErrorCode.FORBIDDEN))
         if request.method == "OPTIONS":
             return _preflight(request)
         try:
             return await self._answer(peer, request, _query(request))
         except RequestRefused as error:
-            return Response(400, _error_body(error.code), headers=CORS)
+            return Response(400, _error_body(error.code), headers=NO_STORE)
         except ProtocolError as error:
             status = 413 if error.code == CloseCode.MESSAGE_TOO_BIG else 400
-            return Response(status, _error_body(ErrorCode.BAD_REQUEST), headers=CORS)
+            return Response(status, _error_body(ErrorCode.BAD_REQUEST), headers=NO_STORE)
 
     def refusal(self, status: int, message: str, request: HttpRequest) -> Response:
         """Return the response to *request* that the port itself refuses, before ``answer``; see ``IDialectExtras``."""
@@ -176,7 +170,8 @@ class Server:
             session = self.sessions.get(_first(_query(request), "sid"))
             if session is not None and session.engine.polling:
                 session.end()
-        return Response(status, _error_body(ErrorCode.BAD_REQUEST, message), headers=CORS)
+        code = ErrorCode.FORBIDDEN if status == 403 else ErrorCode.BAD_REQUEST
+        return Response(status, _error_body(code, message), headers=NO_STORE)
 
     async def _answer(self, peer: IPeer, request: HttpRequest, query: Mapping[str, Sequence[str]]) -> Response:
         transport = _first(query, "transport")
@@ -198,7 +193,7 @@ class Server:
             session.end()
             raise RequestRefused(ErrorCode.BAD_REQUEST)
         session.post(request.body)
-        return Response(200, b"ok", "text/html", CORS)
+        return Response(200, b"ok", "text/html", NO_STORE)
 
     def _find(self, query: Mapping[str, Sequence[str]]) -> Session:
         session = self.sessions.get(_first(query, "sid"))
@@ -236,7 +231,7 @@ def _first(query: Mapping[str, Sequence[str]], name: str) -> str:
 
 
 def _text(payload: bytes) -> Response:
-    return Response(200, payload, TEXT, CORS)
+    return Response(200, payload, TEXT, NO_STORE)
 
 
 def _error_body(code: ErrorCode, message: str = "") -> bytes:
@@ -248,7 +243,7 @@ def _preflight(request: HttpRequest) -> Response:
     return Response(
         204,
         headers=(
-            *CORS,
+            *NO_STORE,
             ("Access-Control-Allow-Methods", "GET, POST, OPTIONS"),
             ("Access-Control-Allow-Headers", wanted),
             ("Access-Control-Max-Age", "600"),

@@ -3,7 +3,6 @@
 import pytest
 
 from broker.access.origins import Origins
-from broker.messages import HttpRequest
 
 APP = ("https://app.example",)
 SAME = [  # spellings of APP
@@ -39,7 +38,7 @@ OTHERS = [
 
 def admits(origin: str | None, allowed: tuple[str, ...] = (), host: str = "h", this_machine: bool = False) -> bool:
     headers = {"host": host} | ({} if origin is None else {"origin": origin})
-    return Origins(allowed, this_machine=this_machine).admit(HttpRequest("GET", "/", "", headers))
+    return Origins(allowed).admit(headers, this_machine=this_machine)
 
 
 @pytest.mark.parametrize("allowed", SAME)
@@ -133,9 +132,40 @@ def test_pages_of_this_machine_can_be_allowed_besides(origin, admitted):
 
 
 def test_pages_of_this_machine_are_not_allowed_by_themselves():
-    request = HttpRequest("GET", "/", "", {"host": "broker:8000", "origin": "http://localhost"})
-    assert not Origins().admit(request)
+    assert not admits("http://localhost", host="broker:8000")
 
 
 def test_a_request_that_names_no_host_has_no_page_of_its_own():
     assert not admits("http://h", host="", this_machine=True)
+
+
+@pytest.mark.parametrize("text", ["app.example", "https://", "app.example:8000", "https://a@b", "http://*.example:x"])
+def test_what_is_no_origin_can_not_be_allowed(text):
+    with pytest.raises(ValueError, match="TXBROKER_ALLOWED_ORIGINS"):
+        Origins((*APP, text))
+
+
+# What browsers say where they name no origin
+
+
+@pytest.mark.parametrize("said", ["cross-site", "same-site", "Cross-Site", "none, cross-site", "cross-site,none"])
+def test_another_sites_page_is_known_without_an_origin(said):
+    assert not Origins().admit({"host": "h", "sec-fetch-site": said})
+    assert not Origins(APP).admit({"host": "h", "sec-fetch-site": said})
+    assert Origins(("*",)).admit({"host": "h", "sec-fetch-site": said})
+
+
+@pytest.mark.parametrize("said", ["none", "same-origin", "", "nonsense"])
+def test_users_and_own_pages_are_admitted(said):
+    assert Origins().admit({"host": "h", "sec-fetch-site": said})
+    assert Origins(APP).admit({"host": "h", "sec-fetch-site": said})
+
+
+def test_an_allowed_origin_is_of_another_site():
+    assert Origins(APP).admit({"host": "h", "origin": APP[0], "sec-fetch-site": "cross-site"})
+
+
+def test_what_only_looks_like_the_own_origin_is_refused():
+    """A page over http asks a port behind a proxy that ends TLS: the name is the same, the site is not."""
+    assert not Origins().admit({"host": "h", "origin": "http://h", "sec-fetch-site": "cross-site"})
+    assert Origins().admit({"host": "h", "origin": "http://h", "sec-fetch-site": "same-origin"})

@@ -91,14 +91,14 @@ def admin_urls(daemon):
     return [line.removeprefix("metrics are at ").removesuffix("/metrics") for line in told][::-1]
 
 
-def run(daemon, *arguments, text=""):
+def run(daemon, *arguments, text="", **environ):
     """Return the Deferred of what ``txbroker`` did with *arguments*."""
     command = [str(TXBROKER), "token", "revoke", *arguments]
     return deferToThread(
         subprocess.run,
         command,
         input=text,
-        env=clean_environ(daemon.directory),
+        env=clean_environ(daemon.directory) | environ,
         capture_output=True,
         text=True,
         timeout=TIMEOUT,
@@ -140,3 +140,17 @@ async def test_a_token_stays_revoked_after_a_restart(daemon, tmp_path):
     assert done.stderr.endswith("has answered with 400: This is no token of this broker.\n")
     done = await run(daemon, "--admin", daemon.url, text=token)
     assert (done.returncode, "has answered with 404" in done.stderr) == (1, True)
+
+
+@pytest_twisted.ensureDeferred
+async def test_where_the_admin_port_asks_for_a_secret_the_command_shows_it(start_daemon, daemon_environ):
+    secret = "the-secret-of-the-operators"
+    daemon = await start_daemon(**daemon_environ, TXBROKER_ADMIN_SECRET=secret)
+    token, url = await minted(daemon), admin_urls(daemon)[0]
+    done = await run(daemon, "--admin", url, text=token)
+    assert (done.returncode, done.stderr.count("401: Show TXBROKER_ADMIN_SECRET")) == (1, 1)
+    done = await run(daemon, "--admin", url, text=token, TXBROKER_ADMIN_SECRET=secret)
+    assert (done.returncode, done.stdout) == (0, "the token is revoked\n")
+    page = {"origin": "http://evil.example", "authorization": f"Bearer {secret}"}
+    answer = await post(url + "/admin/api/tokens/revoke", {"token": token}, headers=page)
+    assert answer.status == 403

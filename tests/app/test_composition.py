@@ -1,5 +1,6 @@
 """How the settings become the parts of the daemon."""
 
+import resource
 import signal
 import sys
 from math import inf
@@ -10,13 +11,13 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
-from twisted.logger import LogLevel
+from twisted.logger import LogLevel, formatEvent
 from twisted.python.logfile import LogFile
 
 from broker.access.principals import make_access
 from broker.app import tap
 from broker.app.daemon import Daemon
-from broker.app.process import StartError, explain_start_errors
+from broker.app.process import StartError, explain_start_errors, raise_file_limit
 from broker.config.settings import Settings
 from broker.errors import Invalid, Unavailable
 from broker.testing import make_broker
@@ -165,3 +166,36 @@ def test_start_error_is_explained_and_others_are_passed_on(capsys, monkeypatch):
     sys.excepthook(StartError, StartError("no room"), None)
     assert others == [wrong]
     assert capsys.readouterr().err == "txbroker: no room\n"
+
+
+@pytest.mark.parametrize(
+    ("limits", "connections", "after", "level"),
+    [
+        ((1024, 100_000), 10_000, 100_000, LogLevel.info),
+        ((256, 512), 10_000, 512, LogLevel.warn),
+        ((10_000, 10_000), 10_000, 10_000, LogLevel.warn),  # other files need some, too
+        ((1024, resource.RLIM_INFINITY), 10_000, resource.RLIM_INFINITY, LogLevel.info),
+        ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), 10_000, resource.RLIM_INFINITY, None),
+        ((1024, 4096), 100, 1024, None),
+        ((1024, 4096), 0, 4096, None),
+    ],
+)
+def test_as_many_files_may_be_open_as_the_system_allows(monkeypatch, logged, limits, connections, after, level):
+    now = [limits]
+    monkeypatch.setattr(resource, "getrlimit", lambda which: now[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda which, wanted: now.append(wanted))
+    raise_file_limit(connections)
+    assert now[-1][0] == after
+    assert [event["log_level"] for event in logged] == ([level] if level else [])
+    assert not logged or f"TXBROKER_MAX_CONNECTIONS={connections}" in formatEvent(logged[0])
+
+
+def test_a_limit_that_can_not_be_raised_is_warned_of(monkeypatch, logged):
+    def refuse(which, wanted):
+        raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (64, 1_000_000))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    raise_file_limit(10_000)
+    assert "RLIMIT_NOFILE was 64" in formatEvent(logged[0])
+    assert logged[0]["log_level"] is LogLevel.warn

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -52,7 +53,6 @@ async def test_about_tells_what_it_is(daemon):
     about = (await http_client.get(daemon.url + "/about")).json()
     assert (about["name"], about["version"], about["dialects"]) == ("txbroker", __version__, ["waiter"])
     assert about["durability"] == "fsync"
-    assert about["node"] == daemon.events()[0]["node"]
 
 
 @pytest_twisted.ensureDeferred
@@ -136,6 +136,7 @@ async def test_bad_settings_end_it_with_status_2_and_all_reasons(short_path):
         ({"TXBROKER_PROTOCOLS": "dodo"}, "dialect dodo: there is no module protocols.dodo"),
         ({"TXBROKER_STORE": "papyrus:"}, "There is no store 'papyrus'"),
         ({"TXBROKER_BUS": "horse:"}, "no such bus: horse:"),
+        ({"TXBROKER_ALLOWED_ORIGINS": "app.example"}, "TXBROKER_ALLOWED_ORIGINS: 'app.example' is no origin"),
     ],
 )
 @pytest_twisted.ensureDeferred
@@ -201,6 +202,40 @@ async def test_metrics_are_served_on_the_admin_port_only(start_daemon):
     assert answer.status == 200
     assert "txbroker_bytes_in_total" in answer.text
     assert (await http_client.get(daemon.url + "/metrics")).status == 404
+    about = (await http_client.get(line.removeprefix("metrics are at ").replace("/metrics", "/about"))).json()
+    assert (about["node"], about["dialects"]) == (daemon.events()[0]["node"], ["waiter"])
+    assert socket.gethostname() not in (await http_client.get(daemon.url + "/about")).text
+
+
+@pytest_twisted.ensureDeferred
+async def test_secret_of_the_admin_port_is_not_logged(start_daemon):
+    secrets = {"TXBROKER_ADMIN_SECRET": "hush, only for operators"}
+    daemon = await start_daemon(**WAITER, **secrets, TXBROKER_ADMIN_LISTEN="tcp:0:interface=127.0.0.1")
+    (line,) = (event["msg"] for event in daemon.events() if "metrics are at" in event["msg"])
+    url = line.removeprefix("metrics are at ")
+    for shown, status in (("hush, only for operators", 200), ("hush", 401)):
+        assert (await http_client.get(url, headers={"Authorization": f"Bearer {shown}"})).status == status
+    assert not [line for line in daemon.output if "hush" in line]
+
+
+@pytest_twisted.ensureDeferred
+async def test_admin_port_for_other_machines_without_a_secret_ends_it_with_status_2(short_path):
+    status, words = await failed_start(short_path, TXBROKER_ADMIN_LISTEN="tcp:0")
+    assert status == 2
+    assert "set TXBROKER_ADMIN_SECRET" in words
+
+
+@pytest_twisted.ensureDeferred
+async def test_file_limit_is_raised(short_path):
+    """Started by a shell that allows few open files, but as many as it may allow itself."""
+    daemon = Daemon(short_path, **WAITER, TXBROKER_MAX_CONNECTIONS="200")
+    command = ["/bin/sh", "-c", 'ulimit -Sn 128; exec "$@"', "sh", str(TWISTD), "-n", "--pidfile=", "broker"]
+    program = Program.start(command, env=daemon.environ, cwd=short_path)
+    await program.line(lambda line: "RLIMIT_NOFILE was 128, too low for TXBROKER_MAX_CONNECTIONS=200" in line)
+    soft, hard = resource.prlimit(program.pid, resource.RLIMIT_NOFILE)
+    assert soft == hard > 128
+    program.signal(signal.SIGTERM)
+    assert await program.exit() == 0
 
 
 @pytest_twisted.ensureDeferred

@@ -20,14 +20,14 @@ WAYS_IN = {  # method, path, header fields, how an admitted page is known
     "token's preflight": ("OPTIONS", "/token/websocket", ASKS, "Access-Control-Allow-Origin: "),
     "token": ("POST", "/token/websocket", ("X-API-Key: any", "Content-Length: 2"), "Access-Control-Allow-Origin: "),
 }
-# Without an origin in the settings hpkv lets every page ask for a token, and those of this machine use it.
-OWN_HOST = ("owlmeans", "thinws", "microstream", "polling", "polling's preflight")
+# Without an origin in the settings hpkv lets the pages of this machine open WebSockets, or with a credential all.
+OWN_HOST = [name for name in WAYS_IN if name != "hpkv"]
 FOREIGN = ("https://evil.example", "http://app.example", "https://app.example:8443", "null", "https://app.example.evil")
 APP = ("https://app.example", "https://app.example:443", "https://App.Example", "https://app.example/")
 
 
 async def open_port(*allowed: str) -> PublicPort:
-    return await PublicPort.open(allowed_origins=allowed)
+    return await PublicPort.open(allowed_origins=allowed, allowed_hosts=("*",))
 
 
 async def admitting(port: PublicPort, origin: str | None, host: str) -> list[str]:
@@ -97,6 +97,16 @@ async def test_without_any_named_pages_of_the_same_host_are_admitted(origin, hos
 async def test_without_any_named_other_pages_are_not(origin):
     port = await open_port()
     assert not set(OWN_HOST).intersection(await admitting(port, origin, "app.example:8000"))
+    await port.close()
+
+
+@pytest.mark.parametrize(("secret", "origins"), [("", ["http://localhost", "http://[::1]:3000"]), ("s" * 20, FOREIGN)])
+@pytest_twisted.ensureDeferred
+async def test_a_page_that_knows_an_hpkv_key_may_be_of_another_origin(secret, origins):
+    port = await PublicPort.open(api_secret=secret)
+    for origin in origins:
+        head = await port.ask(f"/ws?apiKey={secret or 'any'}", f"Origin: {origin}", *UPGRADE)
+        assert " 101 " in head, origin
     await port.close()
 
 

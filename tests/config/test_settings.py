@@ -180,6 +180,48 @@ def test_naming_some_dialects_insecure_is_not_enough_for_the_others():
     assert Settings.from_environ({**environ, "TXBROKER_INSECURE": "thinws,ganomede"}).listen == ("tcp:8000",)
 
 
+@pytest.mark.parametrize(
+    "endpoint",
+    ["tcp:8001", "tcp:8001:interface=0.0.0.0", "tcp6:8001", "ssl:8001", "tcp:8001:interface=127.0.0.1:interface="],
+)
+def test_an_admin_port_for_other_machines_needs_a_secret(endpoint: str):
+    environ = {"TXBROKER_ADMIN_LISTEN": f"tcp:8001:interface=127.0.0.1;{endpoint}"}
+    (problem,) = problems_of(**environ)
+    assert problem.startswith(f"TXBROKER_ADMIN_LISTEN: {endpoint} can be reached from other machines")
+    assert "TXBROKER_ADMIN_SECRET" in problem
+    assert problems_of(**environ, TXBROKER_API_SECRET="another secret than that", TXBROKER_AUTH="required")
+    assert Settings.from_environ({**environ, "TXBROKER_ADMIN_SECRET": "only for operators"}).admin_listen
+
+
+@pytest.mark.parametrize("name", ["TXBROKER_API_SECRET", "TXBROKER_API_SECRET_PREVIOUS", "TXBROKER_API_KEYS"])
+def test_the_secret_of_the_admin_port_is_no_clients_word(name: str):
+    word = "a-word-that-is-long-enough"
+    given = f"mailer:{word}" if name.endswith("KEYS") else word
+    (problem,) = problems_of(**{name: given}, TXBROKER_ADMIN_SECRET=word)
+    assert "TXBROKER_ADMIN_SECRET" in problem
+
+
+@pytest.mark.parametrize("endpoint", ["none", "unix:/run/admin", "tcp6:8001:interface=\\:\\:1"])
+def test_an_admin_port_of_this_machine_needs_none(endpoint: str):
+    Settings.from_environ({"TXBROKER_ADMIN_LISTEN": endpoint})
+
+
+@pytest.mark.parametrize(
+    ("options", "hosts"),
+    [
+        ({}, ()),
+        ({"allowed_hosts": ("broker.lan",)}, ("broker.lan",)),
+        ({"api_secret": "x", "allowed_hosts": ("broker.lan",)}, None),
+        ({"api_secret": "x", "auth": "optional"}, ()),
+        ({"listen": ("tcp:8000",)}, None),
+        ({"listen": ("tcp:8000",), "allowed_hosts": ("broker.lan",)}, ("broker.lan",)),
+        ({"listen": ("unix:/run/x", "tcp:8000:interface=127.0.0.1")}, ()),
+    ],
+)
+def test_hosts_are_judged_where_everybody_on_this_machine_is_let_in(options, hosts):
+    assert Settings(**options).judged_hosts == hosts
+
+
 @pytest.mark.parametrize("auth", ["none", "optional"])
 def test_secret_that_nobody_must_show_does_not_open_the_daemon(auth: str):
     environ = {"TXBROKER_API_SECRET": "x", "TXBROKER_AUTH": auth}

@@ -184,6 +184,14 @@ def test_ready_gives_every_reason(clock):
     assert "not started" in broker.ready()
 
 
+def test_about_tells_clients_no_address():
+    broker = make_broker()
+    broker.store.description = "Redis at 10.1.2.3:6379; version 7.0.15"
+    assert broker.about()["store"] == "Redis"
+    assert "10.1.2.3" not in json.dumps(broker.about())
+    assert broker.about.details()["store"] == broker.store.description
+
+
 def test_about_tells_no_secret():
     about = make_broker(api_secret="hush").about()
     assert about["name"] == "txbroker"

@@ -74,7 +74,7 @@ def http(method: str, path: str, said: Any = None, **query: object) -> bytes:
     target = f"{path}?{urlencode(query)}" if query else path
     body = said if isinstance(said, bytes) else b"" if said is None else json.dumps(said).encode()
     kind = "text/plain" if isinstance(said, bytes) else "application/json"
-    lines = (f"{method} {target} HTTP/1.1", "Host: h", "X-Api-Key: any", f"Content-Type: {kind}")
+    lines = (f"{method} {target} HTTP/1.1", "Host: localhost", "X-Api-Key: any", f"Content-Type: {kind}")
     return "\r\n".join((*lines, f"Content-Length: {len(body)}", "", "")).encode() + body
 
 
@@ -82,7 +82,7 @@ def opening(path: str, **query: object) -> bytes:
     fields = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13")
     key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
     target = f"{path}?{urlencode(query)}" if query else path
-    return "\r\n".join((f"GET {target} HTTP/1.1", "Host: h", *fields, key, "", "")).encode()
+    return "\r\n".join((f"GET {target} HTTP/1.1", "Host: localhost", *fields, key, "", "")).encode()
 
 
 def say(*frames: Any) -> bytes:

@@ -13,6 +13,7 @@ import attrs
 from twisted.internet import reactor
 from twisted.internet.task import Clock
 
+from broker.access.browsers import BrowserPolicy
 from broker.core.service import Broker
 from broker.testing import make_broker
 from broker.web.net.listening import listen
@@ -37,7 +38,7 @@ class SuiteServer:
     port: Any  # an IListeningPort
 
     @classmethod
-    async def start(cls, times: Times = TIMES, **bounds: Any) -> SuiteServer:
+    async def start(cls, times: Times = TIMES, origins: tuple[str, ...] = (), **bounds: Any) -> SuiteServer:
         clock, example = Clock(), load_example("socketio_echo")
         servers = [
             Server(make, clock, name=name, path=f"/{name}/", times=times, bounds=Bounds(**bounds))
@@ -45,7 +46,7 @@ class SuiteServer:
         ]
         broker = make_broker(reactor)
         upgrader = WebSocketUpgrader(WebSocketOptions(), reactor, broker.metrics)
-        site = Site(servers, broker.attach, reactor, upgrader, broker.metrics)
+        site = Site(servers, broker.attach, reactor, upgrader, broker.metrics, policy=BrowserPolicy(origins))
         port = await listen(reactor, "tcp:0:interface=127.0.0.1", site, Outbox(reactor))
         return cls(clock, broker, servers, site, port)
 

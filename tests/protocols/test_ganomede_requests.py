@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import socket
 from base64 import b64encode
 from hashlib import md5
 from typing import Any
@@ -146,7 +147,8 @@ def test_about_names_the_original_as_its_type(api, path):
     about = json.loads(response.body)
     assert about["type"] == "ganomede-events"
     assert about["startDate"] == "2026-11-20T21:46:23.941Z"
-    assert {"hostname", "version", "description", "node", "store", "epoch"} <= set(about)
+    assert {"hostname", "version", "description", "store", "epoch"} <= set(about)
+    assert socket.gethostname() not in response.body.decode()
     assert SECRET not in response.body.decode()
 
 

@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from broker.access.admission import Admission
+from broker.access.browsers import BrowserPolicy
 from broker.errors import (
     BrokerError,
     CalleeFailed,
@@ -604,6 +605,19 @@ def test_a_page_of_another_origin_is_refused(port: Port, logged: list[LogEvent])
 
 def test_a_dialect_may_take_any_origin(port: Port) -> None:
     assert port.upgrade("/careless", "Origin: http://evil") is None
+
+
+def test_a_dialect_sees_nothing_of_what_browsers_may_not_do() -> None:
+    port = Port().open(policy=BrowserPolicy(hosts=("h",), secured=False))
+    for lines in (("Origin: http://evil",), ("Sec-Fetch-Site: cross-site",)):
+        assert port.ask("/pages", *lines, method="POST").status == 403
+        assert port.ask("/shaped", *lines).headers["x-form"] == "own"
+        for path in ("/ws", "/careless", "/nowhere"):
+            heard = port.upgrade(path, *lines)
+            assert heard is not None
+            assert heard.status == 403
+    assert (port.pages.asked, port.shaped.asked, port.upgrader.taken, port.peers) == ([], [], [], [])
+    assert port.ask("/pages").status == 200
 
 
 # Refused WebSockets.

@@ -1,4 +1,4 @@
-"""The port for operators: ``/metrics``."""
+"""The port for operators as a service of the daemon."""
 
 from __future__ import annotations
 
@@ -10,32 +10,10 @@ from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from broker.config.addresses import url_of
-from broker.interfaces import IHttpDialect
-from broker.messages import HttpRequest, Response
 
 log = Logger()
-
-
-@implementer(IHttpDialect)
-class MetricsPage:
-    """``/metrics``, served as a dialect is.
-
-    Args:
-        read: returns the metrics as text, and its content type.
-    """
-
-    name = "admin"
-    http_paths = ("/metrics",)
-
-    def __init__(self, read: Callable[[], tuple[bytes, str]]) -> None:
-        self._read = read
-
-    async def answer(self, peer: object, request: HttpRequest) -> Response:
-        """Return the metrics in the text format of Prometheus."""
-        return Response(200, *self._read())
 
 
 class Drainable(Protocol):

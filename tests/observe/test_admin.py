@@ -1,0 +1,99 @@
+"""What the admin port shows, and to whom."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+import pytest
+from twisted.internet.address import IPv4Address
+from twisted.internet.task import Clock
+
+from broker.app.tap import make_admin_site, make_core
+from broker.config.settings import Settings
+from tests.web.wire import Heard, Wire
+
+SECRET = "n\u00fcr f\u00fcr Betreiber"  # its bytes go over the wire as they are
+SHOWN = f"Authorization: Bearer {SECRET}"
+PATHS = ("/metrics", "/about", "/ready", "/readyz", "/nothing", "//metrics", "/health")
+
+
+class Port:
+    """The admin port of a broker that was not started, so that it is not ready."""
+
+    def __init__(self, **options: Any) -> None:
+        settings = Settings(store="memory:", **options)
+        self.broker = make_core(Clock(), settings)
+        self.site = make_admin_site(Clock(), settings, self.broker)
+
+    def ask(self, path: str, *lines: str, host: str = "localhost:8001") -> Heard:
+        wire = Wire(self.site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1)))  # type: ignore[arg-type]
+        (heard,) = wire.say("\r\n".join((f"GET {path} HTTP/1.1", f"Host: {host}", *lines, "", "")).encode())
+        wire.lose()
+        return heard
+
+    def statuses(self, *lines: str, **more: str) -> list[int]:
+        return [self.ask(path, *lines, **more).status for path in PATHS]
+
+
+def test_everything_is_shown_on_this_machine():
+    assert Port().statuses() == [200, 200, 503, 503, 404, 200, 200]
+
+
+def test_about_names_the_machine_to_operators_only():
+    port = Port()
+    about = json.loads(port.ask("/about").body)
+    assert about["hostname"] == socket.gethostname()
+    assert about["store"] == "memory; everything is lost at the end of the process"
+    assert about["node"]
+    public = port.broker.about()
+    assert about.items() > public.items() - {("store", "memory")}
+    assert public["store"] == "memory"
+    assert not {"hostname", "node"} & set(public)
+
+
+def test_reasons_are_told_in_full_to_operators_only():
+    port = Port()
+    port.broker.store.ready = "Redis at 10.1.2.3:6379: Connection refused"
+    port.broker.bus.ready = "Redis at 10.1.2.3:6379: timeout"
+    assert port.broker.store.ready in json.loads(port.ask("/ready").body)["error"]["data"]["reasons"]
+    assert port.broker.obstacles() == ["the store takes no writes", "the bus carries no events", "not started"]
+
+
+def test_with_a_secret_it_is_asked_for_everywhere_but_at_health():
+    port = Port(admin_secret=SECRET)
+    assert port.statuses() == [401] * 6 + [200]
+    assert port.statuses(SHOWN) == [200, 200, 503, 503, 404, 200, 200]
+    assert port.ask("/metrics").headers["www-authenticate"].startswith("Bearer")
+
+
+@pytest.mark.parametrize(
+    "shown",
+    ["", "Bearer", "Bearer ", f"Basic {SECRET}", f"Bearer {SECRET}x", f"Bearer {SECRET[:-1]}", SECRET, "Bearer \u00ff"],
+)
+def test_a_wrong_secret_is_refused(shown):
+    assert Port(admin_secret=SECRET).ask("/metrics", f"Authorization: {shown}").status == 401
+
+
+def test_the_scheme_is_taken_in_any_case():
+    assert Port(admin_secret=SECRET).ask("/metrics", f"authorization: bearer  {SECRET}").status == 200
+
+
+@pytest.mark.parametrize("origin", ["http://localhost:3000", "https://app.example", "null"])
+def test_no_other_page_is_shown_anything(origin):
+    port = Port(allowed_origins=("https://app.example",))
+    assert port.statuses(f"Origin: {origin}") == [403] * 7
+    assert port.statuses("Sec-Fetch-Site: cross-site") == [403] * 7
+    assert b"TXBROKER" not in port.ask("/metrics", f"Origin: {origin}").body  # no setting allows it
+    shown = Port(admin_secret=SECRET, allowed_origins=("https://app.example",)).ask(
+        "/metrics", f"Origin: {origin}", SHOWN
+    )
+    assert (shown.status, "access-control-allow-origin" in shown.headers) == (403, False)
+
+
+def test_without_a_secret_a_foreign_name_is_answered_nowhere():
+    port = Port(allowed_hosts=("ops.lan",))
+    assert port.statuses(host="evil.example:8001") == [403] * 7
+    assert port.ask("/metrics", host="ops.lan:8001").status == 200
+    assert Port(admin_secret=SECRET).ask("/metrics", SHOWN, host="ops.example").status == 200
