@@ -8,11 +8,16 @@ from typing import Protocol
 
 import attrs
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
 
 from broker.messages import CloseCode, Identity
 
+log = Logger()
+
 WARNING = 30.0  # seconds before the end at which a client is warned; a tenth of what it has, if that is less
 MAX_WAIT = 60.0  # seconds after which the time is looked at again: clocks are set
+AT_ONCE = 50  # holders that are disconnected at once: 0.1 ms each, and as much when the connection has ended
+PAUSE = 0.02  # seconds until the next ones are
 
 End = tuple[int, str]  # the code and the reason of a close frame
 
@@ -63,6 +68,7 @@ class Lifetimes:
     """Disconnects clients when their credential expires, is revoked or is not configured any more.
 
     A credential expires by the wall clock, which may be set: a timer only says when to look at it.
+    When it is that of many connections, they are closed a few at a time, so that others are served in between.
 
     Args:
         clock: starts the timers.
@@ -73,6 +79,9 @@ class Lifetimes:
         self._clock, self._now = clock, now or clock.seconds
         self._lifetimes: dict[Holder, Lifetime | None] = {}
         self._tokens: dict[str, dict[Holder, None]] = {}
+        self._ending: dict[Holder, End] = {}  # those that wait to be disconnected, the first one first
+        self._left = AT_ONCE
+        self._pause: IDelayedCall | None = None
 
     def __len__(self) -> int:
         return len(self._lifetimes)
@@ -92,6 +101,7 @@ class Lifetimes:
 
     def release(self, holder: Holder) -> None:
         """Undo ``hold``; a no-op without one."""
+        self._ending.pop(holder, None)
         lifetime = self._lifetimes.pop(holder, None)
         if lifetime is None:
             return
@@ -119,6 +129,10 @@ class Lifetimes:
         """Forget all holders."""
         for holder in list(self._lifetimes):
             self.release(holder)
+        self._ending.clear()
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
 
     def _wait(self, holder: Holder, lifetime: Lifetime) -> None:
         left = (lifetime.warning or lifetime.expires) - self._now()
@@ -138,4 +152,23 @@ class Lifetimes:
 
     def _end(self, holder: Holder, end: End) -> None:
         self.release(holder)
-        holder.disconnect(*end)
+        self._ending[holder] = end
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        """Disconnect those that have to be, at most ``AT_ONCE`` in each ``PAUSE``."""
+        while self._ending and self._left:
+            self._left -= 1
+            holder = next(iter(self._ending))
+            end = self._ending.pop(holder)
+            try:
+                holder.disconnect(*end)
+            except Exception:
+                log.failure("a client could not be disconnected")
+        if self._pause is None:
+            self._pause = self._clock.callLater(PAUSE, self._resume)
+
+    def _resume(self) -> None:
+        self._pause, self._left = None, AT_ONCE
+        if self._ending:
+            self._disconnect()

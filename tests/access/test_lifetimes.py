@@ -6,7 +6,7 @@ import attrs
 import pytest
 from twisted.internet.task import Clock
 
-from broker.access.lifetimes import Lifetimes
+from broker.access.lifetimes import PAUSE, Lifetimes
 from broker.messages import Identity
 
 NOW = 1_700_000_000.0
@@ -21,6 +21,7 @@ class Holder:
     warnings: list = attrs.field(factory=list)
     ends: list = attrs.field(factory=list)
     on_warning: Callable[[], object] = lambda: None
+    on_end: Callable[[], object] = lambda: None
 
     def warn(self, seconds):
         self.warnings.append(seconds)
@@ -28,6 +29,7 @@ class Holder:
 
     def disconnect(self, code, reason):
         self.ends.append((code, reason))
+        self.on_end()
 
 
 class Clocks:
@@ -58,6 +60,7 @@ def test_a_credential_ends_at_its_time_and_not_before(clocks):
     assert holder.ends == []
     clocks.advance(1)
     assert holder.ends == [EXPIRED]
+    clocks.advance(1)
     assert (len(clocks.lifetimes), clocks.timers.getDelayedCalls()) == (0, [])
 
 
@@ -148,11 +151,53 @@ def test_an_end_beyond_all_times_is_none(clocks, seconds):
     assert (holder.ends, len(clocks.timers.getDelayedCalls())) == ([], 1)
 
 
+@pytest.fixture
+def many(clocks):
+    return [clocks.hold(100, "id") for _ in range(120)]
+
+
+def ended(holders):
+    return sum(bool(holder.ends) for holder in holders)
+
+
+def test_many_connections_are_closed_a_few_at_a_time(clocks, many):
+    clocks.lifetimes.revoke("id")
+    seen = [ended(many)]
+    for _ in range(3):
+        clocks.timers.advance(PAUSE)
+        seen.append(ended(many))
+    assert seen == [50, 100, 120, 120]
+    assert clocks.timers.getDelayedCalls() == []
+
+
+def test_one_that_leaves_before_it_is_closed_is_left_alone(clocks, many):
+    clocks.lifetimes.revoke("id")
+    clocks.lifetimes.release(many[60])
+    clocks.timers.pump([PAUSE, PAUSE])
+    assert (many[60].ends, ended(many)) == ([], 119)
+
+
+def test_one_whose_close_fails_does_not_keep_the_others(clocks, many, logged):
+    many[0].on_end = lambda: 1 / 0
+    clocks.lifetimes.revoke("id")
+    clocks.timers.pump([PAUSE, PAUSE])
+    assert ended(many) == 120
+    assert [event["log_failure"].type for event in logged if "log_failure" in event] == [ZeroDivisionError]
+
+
+def test_stopping_closes_nobody(clocks, many):
+    clocks.lifetimes.revoke("id")
+    clocks.lifetimes.stop()
+    clocks.advance(200)
+    assert (ended(many), clocks.timers.getDelayedCalls()) == (50, [])
+
+
 def test_whose_key_is_not_configured_any_more_is_disconnected(clocks):
     bob, ann, token, stranger = clocks.hold(100), clocks.hold(0), clocks.hold(100, "id"), clocks.hold(0)
     ann.identity = Identity("key", "ann", fingerprint="other")
     stranger.admitted = False
     assert clocks.lifetimes.withdraw(lambda identity: identity.fingerprint == "other") == 2
+    clocks.timers.advance(PAUSE)
     assert bob.ends == [(1008, "credential withdrawn")]
     assert token.ends == [(4003, "token revoked")]
     assert (ann.ends, stranger.ends) == ([], [])
