@@ -102,7 +102,9 @@ class Settings:
         SECONDS, 30.0, "How long a client may stay without a credential it must show."
     )
     auth_tries: int = option(COUNT, 5, "After so many wrong credentials a connection is closed.")
-    token_seconds: float = option(SECONDS, 7200.0, "How long an HPKV token is good.")
+    token_seconds: float = option(
+        SECONDS, 7200.0, "How long an HPKV token is good, unless the credential that it is made with ends before."
+    )
     insecure: tuple[str, ...] = option(
         WORDS, (), "The dialects that may be reached from other machines without a credential, named one by one."
     )
@@ -131,7 +133,8 @@ class Settings:
     admin_listen: tuple[str, ...] = option(
         ENDPOINTS,
         ("tcp:8001:interface=127.0.0.1",),
-        "Where ``/metrics`` is served, and ``/about`` and ``/ready`` with names and addresses; ``none`` for nowhere. "
+        "Where ``/metrics`` is served, ``/about`` and ``/ready`` with names and addresses, and tokens are revoked; "
+        "``none`` for nowhere. "
         "Where other machines can connect, ``TXBROKER_ADMIN_SECRET`` is needed.",
     )
     admin_secret: str = option(

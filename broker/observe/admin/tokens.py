@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from broker.errors import Unauthenticated
@@ -10,6 +11,8 @@ from broker.interfaces import IHttpDialect, IPeer
 from broker.jsontext import ERRORS
 from broker.messages import HttpRequest, Identity, Response
 from broker.web.refusals import json_refusal
+
+log = Logger()
 
 REVOKE = "/admin/api/tokens/revoke"
 JSON = "application/json"
@@ -51,4 +54,5 @@ class TokenPage:
             await peer.revoke(token)
         except Unauthenticated:
             return json_refusal(400, "This is no token of this broker.")
+        log.info("a token was revoked by {address}", address=request.address)
         return Response(200, b'{"revoked":true}', headers=(("Cache-Control", "no-store"),))
