@@ -339,6 +339,7 @@ class IPeer(Interface):
 
         Raises:
             RateLimited: too many polls are waiting.
+            Unauthenticated: the credential of the client has expired meanwhile.
         """
 
     def cursor(client: str, topic: str) -> Coro[int]:
