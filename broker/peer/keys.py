@@ -23,10 +23,17 @@ class KeyVerbs(Client):
         return self._parts.keys.get(key)
 
     async def range(
-        self, first: str, last: str, limit: int, *, predicate: Predicate | None = None, max_bytes: int = 0
+        self,
+        first: str,
+        last: str,
+        limit: int,
+        *,
+        predicate: Predicate | None = None,
+        max_bytes: int = 0,
+        rate_limited: bool = True,
     ) -> list[tuple[str, Entry]]:
         """See ``IPeer.range``."""
-        self._allow("read", KEY_PREFIX + first, check_permission=False)
+        self._allow("read", KEY_PREFIX + first, rate_limited=rate_limited, check_permission=False)
         return await self._parts.keys.range(
             first, last, limit, predicate=self._may("read", predicate), max_bytes=max_bytes
         )

@@ -13,6 +13,9 @@ from broker.messages import Event, IndexRows
 from broker.patterns import check_name, check_pattern
 from broker.peer.client import Client
 
+# The setting of how many polls may wait, by whether it is that of one client.
+POLL_LIMITS = ("TXBROKER_MAX_WAITING_POLLS", "TXBROKER_MAX_WAITING_POLLS_PER_CLIENT")
+
 
 class TopicVerbs(Client):
     """Subscribe, publish, and read what is stored."""
@@ -105,13 +108,16 @@ class TopicVerbs(Client):
     ) -> list[Event]:
         """See ``IPeer.poll``."""
         self._allow("read", topic)
-        expires = self.identity.expires
-        if not expires:
-            return await self._parts.channels.poll(self._shown(topic), after, limit, timeout, max_bytes)
-        # Whole seconds: each other time would need a bucket of deadlines of its own.
-        timeout = min(timeout, max(0.0, ceil(expires - self.clock.seconds())))
-        events = await self._parts.channels.poll(self._shown(topic), after, limit, timeout, max_bytes)
-        if self.clock.seconds() >= expires:
+        share, expires = self._share or self._take_share(), self.identity.expires
+        if expires:
+            # Whole seconds: each other time would need a bucket of deadlines of its own.
+            timeout = min(timeout, max(0.0, ceil(expires - self.clock.seconds())))
+        try:
+            events = await self._parts.channels.poll(self._shown(topic), after, limit, timeout, max_bytes, share)
+        except RateLimited as error:
+            of_client = share.polls >= self._parts.settings.max_waiting_polls_per_client
+            raise self._log(error, "poll", POLL_LIMITS[of_client]) from None
+        if expires and self.clock.seconds() >= expires:
             raise Unauthenticated("token", message="The credential has expired")
         return events
 
