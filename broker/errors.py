@@ -62,9 +62,17 @@ class Taken(BrokerError):
 
 
 class Unauthenticated(BrokerError):
-    """Credentials are missing or wrong."""
+    """Credentials are missing or wrong.
+
+    ``guessed`` is false for one that was issued to somebody, and is not good now: it has
+    expired, say, or was revoked.
+    """
 
     code = "UNAUTHENTICATED"
+
+    def __init__(self, what: str = "", name: str = "", *, message: str = "", guessed: bool = True) -> None:
+        super().__init__(what, name, message=message)
+        self.guessed = guessed
 
 
 class Denied(BrokerError):

@@ -107,13 +107,13 @@ class Access:
             kind, name, roles = record["kind"], record["name"], tuple(record["roles"])
             tagged, expires = record["fingerprint"], record["expires"]
         except KeyError:  # of another version
-            raise Unauthenticated("token") from None
+            raise Unauthenticated("token", guessed=False) from None
         if kind == "anonymous":
             found = "" if self.mode != "required" else None
         else:
             found = next((mark for mark in self._fingerprints(kind, name) if tag(mark) == tagged), None)
         if found is None:
-            raise Unauthenticated("token")
+            raise Unauthenticated("token", guessed=False)
         client, grants = self._client_of(kind, name), self._grants_of(kind, name, roles)
         return Identity(kind, name, client, roles, grants, expires, found)
 

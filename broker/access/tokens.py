@@ -106,9 +106,9 @@ class Tokens:
         """
         token = self._read(text, await self._signing_key())
         if token.expires <= self._clock.seconds() or await self._store.get(SPACE, REVOKED + token.id) is not None:
-            raise Unauthenticated("token")
+            raise Unauthenticated("token", guessed=False)
         if token.id in self._revoked:  # while the answer of the store was under way
-            raise Unauthenticated("token")
+            raise Unauthenticated("token", guessed=False)
         return token
 
     async def revoke(self, text: str) -> None:

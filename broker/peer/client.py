@@ -266,9 +266,9 @@ class Client:
             self._check_failures()
         try:
             identity = parts.access.identify(credential)
-        except Unauthenticated:
+        except Unauthenticated as error:
             self._tries += 1
-            self._count_failure(credential, parts.settings.credentials)
+            self._count_failure(credential, error, parts.settings.credentials)
             raise
         if self.identity.authenticated and not _is_renewed(self.identity, identity):
             raise self.deny("identify", identity.name, "")
@@ -289,12 +289,12 @@ class Client:
             self.refused = True
             raise
 
-    def _count_failure(self, shown: object, setting: str) -> None:
+    def _count_failure(self, shown: object, error: Unauthenticated, setting: str) -> None:
         parts = self._parts
         self.refused = True
         parts.metrics.auth_failures[self.dialect] += 1
         setting = setting if shown else "TXBROKER_AUTH"
-        guessed = bool(shown) and parts.access.configured
+        guessed = bool(shown) and parts.access.configured and error.guessed
         parts.failures.count(self.dialect, self.address, setting, self.identity.principal, guessed=guessed)
 
     def admit(self, identity: Identity) -> None:
@@ -325,8 +325,8 @@ class Client:
         try:
             found = await tokens.verify(token)
             self.admit(attrs.evolve(self._parts.access.recall(found.bearer, tokens.tag), expires=found.expires))
-        except Unauthenticated:
-            self._count_failure(token, "TXBROKER_TOKEN_SECONDS")
+        except Unauthenticated as error:
+            self._count_failure(token, error, "TXBROKER_TOKEN_SECONDS")
             raise
         if self.closed:
             raise Gone("lost")

@@ -452,3 +452,31 @@ def test_a_frame_that_was_paid_for_has_one_verb_free():
     peer.get("k")
     with pytest.raises(RateLimited):
         peer.get("k")
+
+
+def test_tokens_that_were_good_once_are_no_guesses(clock):
+    _, broker = user(clock, 100)
+    broker.access.keys = {"ann": "ann-key"}
+    minter = attach(broker, "ann-key")
+    revoked, expired = do(minter.mint({}, 1000)), do(minter.mint({}, 1))
+    do(minter.revoke(revoked))
+    clock.advance(1)
+    for claims in ({"exp": 1_000_000_000}, {"sub": "eve"}):
+        with pytest.raises(Unauthenticated):
+            attach(broker, jwt.encode(claims, SIGNING, "HS256"))
+    for token in (revoked, expired):
+        with pytest.raises(Unauthenticated):
+            do(attach(broker).present(token))
+    broker.access.keys = {"ann": "new-key"}
+    with pytest.raises(Unauthenticated):
+        do(attach(broker).present(do(minter.mint({}, 1000))))
+    assert broker.metrics.auth_failures["test"] == 5
+    assert not broker.parts.failures.addresses
+
+
+@pytest.mark.parametrize("claims", [{"exp": 1_000_000_000}, {"exp": 4_000_000_000}, {}])
+def test_tokens_with_the_signature_of_another_are_guesses_whatever_they_say(clock, claims):
+    _, broker = user(clock, 100)
+    with pytest.raises(Unauthenticated):
+        attach(broker, jwt.encode(claims, SIGNING[::-1], "HS256"))
+    assert [failures.number for failures in broker.parts.failures.addresses.values()] == [1]
