@@ -17,7 +17,7 @@ from twisted.internet.task import deferLater
 from broker.errors import Invalid, TooLarge
 from broker.interfaces import IBus, IStore
 from broker.jsontext import members, object_text
-from broker.messages import MAX_TIME, Entry, Event
+from broker.messages import MAX_TIME, Entry, Event, Quota
 from broker.patterns import KEY_PREFIX
 
 SPACE = "kv"
@@ -135,25 +135,32 @@ class Keys:
         return found
 
     def set(
-        self, key: str, value: bytes, *, revision: int | None = None, expires: float = 0.0, origin: str = ""
+        self,
+        key: str,
+        value: bytes,
+        *,
+        revision: int | None = None,
+        expires: float = 0.0,
+        origin: str = "",
+        quota: Quota | None = None,
     ) -> Deferred[Entry]:
         """Create or replace *key*; see ``IStore.set``."""
         if not 0 <= expires <= MAX_TIME:
             return fail(Invalid("expires"))
         if len(value) > self._max_bytes:
             return fail(TooLarge("value", key))
-        changed = self._store.set(SPACE, key, value, revision=revision, expires=expires)
+        changed = self._store.set(SPACE, key, value, revision=revision, expires=expires, quota=quota)
         return self._announced(changed, key, "set", origin)
 
-    def patch(self, key: str, value: bytes, *, origin: str = "") -> Deferred[Entry]:
+    def patch(self, key: str, value: bytes, *, origin: str = "", quota: Quota | None = None) -> Deferred[Entry]:
         """Merge *value* into *key* in one step; see :func:`merge`."""
         if len(value) > self._max_bytes:
             return fail(TooLarge("value", key))
-        return self._announced(self._store.patch(SPACE, key, value, self._merge), key, "set", origin)
+        return self._announced(self._store.patch(SPACE, key, value, self._merge, quota=quota), key, "set", origin)
 
-    def increment(self, key: str, amount: bytes, *, origin: str = "") -> Deferred[Entry]:
+    def increment(self, key: str, amount: bytes, *, origin: str = "", quota: Quota | None = None) -> Deferred[Entry]:
         """Add *amount* in one step; see ``IStore.increment``."""
-        return self._announced(self._store.increment(SPACE, key, amount), key, "set", origin)
+        return self._announced(self._store.increment(SPACE, key, amount, quota=quota), key, "set", origin)
 
     def delete(self, key: str, *, revision: int | None = None, origin: str = "") -> Deferred[bool]:
         """Remove *key*; say whether it was there."""

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred, succeed
 from broker.core.indices import Extract
 from broker.errors import RateLimited, Unauthenticated
 from broker.interfaces import MAX_PAGE_BYTES
-from broker.messages import Event, IndexRows
+from broker.messages import Event, IndexRows, Quota, quota_of
 from broker.patterns import check_name, check_pattern
 from broker.peer.client import Client
 
@@ -72,7 +72,7 @@ class TopicVerbs(Client):
         if parts.channels.is_durable(topic):
             # A client's clock must not decide how long its event is kept.
             event.time = parts.clock.seconds()
-            return parts.channels.post(event)
+            return parts.channels.post(event, self._channels())
         sent = parts.bus.publish(event)
         return succeed(event) if sent is None else sent.addCallback(lambda _: event)
 
@@ -80,7 +80,10 @@ class TopicVerbs(Client):
         """See ``IPeer.post``."""
         self._allow("publish", topic)
         self._own("publish", topic)
-        return self._parts.channels.post(self._event(topic, name, body, source or self.client, 0.0))
+        return self._parts.channels.post(self._event(topic, name, body, source or self.client, 0.0), self._channels())
+
+    def _channels(self) -> Quota:
+        return quota_of("channels", self.identity.kind, self.identity.name, self._parts.settings.max_channels)
 
     def _event(self, topic: str, name: str, body: bytes | None, source: str, time: float) -> Event:
         now = time or self._parts.clock.seconds()
@@ -129,12 +132,14 @@ class TopicVerbs(Client):
     def move_cursor(self, client: str, topic: str, id: int) -> Deferred[None]:
         """See ``IPeer.move_cursor``."""
         self._allow("read", topic)
-        return self._parts.channels.move_cursor(client, topic, id)
+        quota = quota_of("cursors", self.identity.kind, self.identity.name, self._parts.settings.max_cursors)
+        return self._parts.channels.move_cursor(client, topic, id, quota)
 
     async def create_index(self, id: str, topic: str, field: str) -> bool:
         """See ``IPeer.create_index``."""
         self._allow("read", topic)
-        return await self._parts.indices.create(id, self._shown(topic), field)
+        quota = quota_of("indices", self.identity.kind, self.identity.name, self._parts.settings.max_indices)
+        return await self._parts.indices.create(id, self._shown(topic), field, quota)
 
     async def read_index(self, id: str, value: str, extract: Extract) -> IndexRows:
         """See ``IPeer.read_index``."""

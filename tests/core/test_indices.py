@@ -26,7 +26,7 @@ class Shelf:
         self.clock = Clock()
         self.store = open_store("memory:", clock=self.clock)
         self.store.startService()
-        self.indices = Indices(self.store, **options)
+        self.indices = Indices(self.store, self.clock, **options)
         self.looked_at = []
 
     def post(self, *names, topic="t"):

@@ -18,7 +18,7 @@ from broker.testing import make_broker, value_of
 from tests.support.peers import Session, attach, call, closings_of, perform
 
 # What the core calls; a dialect does not.
-CALLED_BY_THE_CORE = {"on_event", "on_reply", "on_request", "post_mail", "probe", "lives", "warn"}
+CALLED_BY_THE_CORE = {"on_event", "on_reply", "on_request", "post_mail", "probe", "lives", "warn", "keep_mailbox"}
 
 
 def test_a_peer_provides_its_interface(broker):
@@ -657,7 +657,7 @@ def test_client_that_becomes_another_leaves_no_mailbox_open(clock):
 
 
 def test_client_that_could_not_be_remembered_is_when_it_comes_again(broker, monkeypatch):
-    monkeypatch.setattr(broker.store, "set", lambda *words: fail(Unavailable("store")))
+    monkeypatch.setattr(broker.store, "set", lambda *words, **named: fail(Unavailable("store")))
     attach(broker, "ann").close()
     monkeypatch.undo()
     attach(broker, "ann").close()

@@ -24,6 +24,17 @@ local function look(space, key)
   return stored, stored
 end
 
+local function admit(space, key, there, alive, quota)
+  -- Counts a key that is new; returns whether there may be one more.
+  if alive then
+    return true
+  end
+  if there then
+    uncount(space_key('owned', space), key)
+  end
+  return count(quota, space_key('owned', space), key)
+end
+
 local function put(space, key, there, entry, expires)
   -- there: what is there now, expired or not; expires: as text
   if call('HSET', space_key('keys', space), key, entry) == 1 then
@@ -44,10 +55,20 @@ local function remove(space, key)
   call('HDEL', space_key('keys', space), key)
   call('ZREM', space_key('order', space), key)
   call('ZREM', space_key('due', space), key)
+  uncount(space_key('owned', space), key)
 end
 
 local function revision_of(stored)
   return stored and (parts(stored)) or 0
+end
+
+local function fits(alive, size, small)
+  -- Whether a full store has room for a value in the place of another.
+  if not alive then
+    return false
+  end
+  local _, _, first = parts(alive)
+  return size <= math.max(small, #alive - first + 1)
 end
 
 -- space, key
@@ -56,17 +77,29 @@ verbs.get = function(at)
   return alive
 end
 
--- space, key, expected revision or "", expiry, value
+-- space, key, expected revision or "", expiry, value, quota
 -- Returns the new revision, or nil if another one was found.
 verbs.set = function(at)
-  local space, key, expires = ARGV[at], ARGV[at + 1], ARGV[at + 3]
+  local space, key, expires, value = ARGV[at], ARGV[at + 1], ARGV[at + 3], ARGV[at + 4]
   local there, alive = look(space, key)
   local revision = revision_of(alive)
   if ARGV[at + 2] ~= '' and tonumber(ARGV[at + 2]) ~= revision then
     return false
   end
-  put(space, key, there, string.format('%.0f %s ', revision + 1, expires) .. ARGV[at + 4], expires)
+  if not admit(space, key, there, alive, ARGV[at + 5]) then
+    return OVER_QUOTA
+  end
+  put(space, key, there, string.format('%.0f %s ', revision + 1, expires) .. value, expires)
   return revision + 1
+end
+
+-- the same, then the size that a value may have in any case: of a store that is full
+verbs.set_when_full = function(at)
+  local _, alive = look(ARGV[at], ARGV[at + 1])
+  if not fits(alive, #ARGV[at + 4], tonumber(ARGV[at + 6])) then
+    return FULL
+  end
+  return verbs.set(at)
 end
 
 -- space, key, expected revision or ""
@@ -88,13 +121,16 @@ local function is(alive, digest)
   return (alive and redis.sha1hex(alive) or '') == digest
 end
 
--- space, key, digest of the expected entry or "", the new entry, its expiry
+-- space, key, digest of the expected entry or "", the new entry, its expiry, quota
 -- A revision is not enough: a key that was created again has had all of them before.
 verbs.swap = function(at)
   local space, key = ARGV[at], ARGV[at + 1]
   local there, alive = look(space, key)
   if not is(alive, ARGV[at + 2]) then
     return STOP, alive
+  end
+  if not admit(space, key, there, alive, ARGV[at + 5]) then
+    return OVER_QUOTA
   end
   put(space, key, there, ARGV[at + 3], ARGV[at + 4])
   return 1
@@ -114,7 +150,7 @@ local function small(text)
   return #text <= 15 and (text == '0' or string.find(text, '^%-?[1-9]%d*$') ~= nil)
 end
 
--- space, key, a small whole number
+-- space, key, a small whole number, quota
 -- Returns the new entry.
 verbs.add = function(at)
   local space, key = ARGV[at], ARGV[at + 1]
@@ -128,6 +164,9 @@ verbs.add = function(at)
   end
   if not small(value) then
     return STOP, alive
+  end
+  if not admit(space, key, there, alive, ARGV[at + 3]) then
+    return OVER_QUOTA
   end
   local sum = tonumber(value) + tonumber(ARGV[at + 2])
   local entry = string.format('%.0f %s %.0f', revision + 1, expires, sum)
