@@ -440,7 +440,17 @@ class IPeer(Interface):
         """Undo ``perform`` of *name*; say whether it performed it."""
 
     def procedures() -> list[str]:
-        """Return every procedure and service of this node that the client may call, sorted."""
+        """Return every procedure and service of this node that the client may call, sorted.
+
+        With many of them this takes long: ``matching_procedures`` lets others have their turn meanwhile.
+        """
+
+    def matching_procedures(pattern: str, limit: int = 10_000) -> Coro[list[str]]:
+        """Return those of ``procedures`` that *pattern* matches, or that it names; the first *limit* of them.
+
+        Raises:
+            Invalid: *pattern* is neither a name nor a pattern.
+        """
 
     def call(ref: str, request: Request, *, quiet: bool = False, service: str = "") -> None:
         """Call ``request.procedure``; its one end comes to ``ISession.reply`` with *ref*.
@@ -575,6 +585,19 @@ class IPeer(Interface):
 
     def unwatch() -> None:
         """Undo ``watch``; a no-op without one."""
+
+    def watch_pattern(pattern: str) -> None:
+        """Get the changes of the keys that *pattern* matches as well, each once; idempotent.
+
+        They come as those of ``watch`` do.
+
+        Raises:
+            Invalid: it is neither a name nor a pattern.
+            RateLimited: too much is watched.
+        """
+
+    def unwatch_pattern(pattern: str) -> None:
+        """Undo ``watch_pattern``; a no-op without one."""
 
 
 class IWebSocketDialect(Interface):
@@ -786,10 +809,11 @@ class IStore(IService):
             RateLimited: it would create *key*, and *quota* is used up.
         """
 
-    def range(space: str, first: str, last: str, limit: int) -> Deferred[list[tuple[str, Entry]]]:
+    def range(space: str, first: str, last: str, limit: int, max_bytes: int = 0) -> Deferred[list[tuple[str, Entry]]]:
         """Return the entries with first <= key <= last, by the keys' UTF-8 bytes.
 
-        At most *limit*, in rising order.
+        At most *limit*, in rising order.  With *max_bytes* there may be fewer: none
+        follows when the values have as many; the first is returned however long it is.
         """
 
     def expired(space: str, limit: int) -> Deferred[list[str]]:

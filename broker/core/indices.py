@@ -17,7 +17,8 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from broker.core.lives import life_end
-from broker.core.pages import STEP
+from broker.core.pages import STEP, read_page
+from broker.core.slices import slices_of
 from broker.errors import Conflict, NotFound, Unavailable
 from broker.interfaces import MAX_PAGE_BYTES, IStore
 from broker.messages import Entry, Event, IndexRows, Quota, encode_text
@@ -27,7 +28,8 @@ DEFINITION = "index"  # space: id -> channel and field
 POSITION = "index-at"  # space: id -> id of the last event that was indexed
 ROWS = "index/"  # the logs of rows begin with it
 LOGS_PER_STEP = 500  # looked at, or trimmed, before the reactor gets to other work
-EVENTS_PER_READ = 64  # events read at once, since each may be as large as a message
+EVENTS_PER_READ = 64  # events that are indexed before the position is stored
+BYTES_PER_READ = 1 << 20  # of their bodies
 
 MAX_ID = 2**53  # no event has a greater one
 LAST = "\U0010ffff" * 8  # nearly all values sort before it
@@ -65,6 +67,7 @@ class Indices:
         max_bytes: int = MAX_PAGE_BYTES,
     ) -> None:
         self._store, self._clock, self._life = store, clock, life
+        self._slices = slices_of(clock)
         self._limit = rows_limit
         self._max_bytes = max_bytes
         self._locks: dict[str, DeferredLock] = {}
@@ -161,12 +164,14 @@ class Indices:
     async def _advance(self, id: str, topic: str, field: str, extract: Extract) -> None:
         entry = await self._store.get(POSITION, id)
         position = 0 if entry is None else int(entry.value)
-        while events := await self._store.read(LOG_PREFIX + topic, position, EVENTS_PER_READ):
-            writes = [
-                self._store.append(rows_log(id, value), Event(topic, "", b"%d" % event.id, time=event.time))
-                for event in events
-                if (value := extract(event, field))
-            ]
+        end = self._slices.deadline()
+        while events := await read_page(self._store, LOG_PREFIX + topic, position, EVENTS_PER_READ, BYTES_PER_READ):
+            writes = []
+            for event in events:
+                if value := extract(event, field):
+                    row = Event(topic, "", b"%d" % event.id, time=event.time)
+                    writes.append(self._store.append(rows_log(id, value), row))
+                end = await self._slices.checked(end)
             await _done(writes)
             position = events[-1].id
             await self._store.set(POSITION, id, b"%d" % position, expires=self._end())
@@ -174,7 +179,9 @@ class Indices:
     async def _events(self, topic: str, ids: list[int]) -> list[Event]:
         found: list[Event] = []
         size = 0
+        end = self._slices.deadline()
         for first, last in _runs(ids):
+            end = await self._slices.checked(end)
             events = await self._store.read(LOG_PREFIX + topic, first - 1, last - first + 1)
             for event in reversed(events):
                 if event.id > last:

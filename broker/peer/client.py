@@ -465,7 +465,7 @@ class Client:
         if self.session is not None:
             held = parts.cluster.names_of(self)
             parts.calls.leave(self)
-            parts.keys.unwatch(self)
+            parts.keys.leave(self)
             parts.queues.leave(self)
             parts.presence.leave(self)
             # Others may hold the same: only now it is known what nobody here holds.

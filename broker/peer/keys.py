@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 
 from broker.core.keys import Predicate
 from broker.messages import Entry, Quota, quota_of
-from broker.patterns import KEY_PREFIX
+from broker.patterns import KEY_PREFIX, check_pattern
 from broker.peer.client import Client
 
 
@@ -69,6 +69,16 @@ class KeyVerbs(Client):
         else:
             may = self._may("subscribe", predicate)
             self._parts.keys.watch(self, may if predicate else None, filter(self._may("subscribe"), names))
+
+    def watch_pattern(self, pattern: str) -> None:
+        """See ``IPeer.watch_pattern``."""
+        self._allow("watch", KEY_PREFIX, rate_limited=False, check_permission=False)
+        check_pattern(pattern)
+        self._parts.keys.watch_pattern(self, pattern, self._may("subscribe"))
+
+    def unwatch_pattern(self, pattern: str) -> None:
+        """See ``IPeer.unwatch_pattern``."""
+        self._parts.keys.unwatch_pattern(self, pattern)
 
     def unwatch(self) -> None:
         """See ``IPeer.unwatch``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import ceil
 
 from twisted.internet.defer import Deferred, succeed
@@ -10,9 +11,10 @@ from broker.core.indices import Extract
 from broker.errors import RateLimited, Unauthenticated
 from broker.interfaces import MAX_PAGE_BYTES
 from broker.messages import Event, IndexRows, Quota, quota_of
-from broker.patterns import check_name, check_pattern
+from broker.patterns import check_name, check_pattern, is_pattern
 from broker.peer.client import Client
 
+FREE_TOKENS = 8  # of a pattern, on the average of all that a client may subscribe to
 # The setting of how many polls may wait, by whether it is that of one client.
 POLL_LIMITS = ("TXBROKER_MAX_WAITING_POLLS", "TXBROKER_MAX_WAITING_POLLS_PER_CLIENT")
 
@@ -31,8 +33,22 @@ class TopicVerbs(Client):
             topics = self._topics = {}
         if (topic, exact) not in topics and len(topics) >= self._parts.settings.max_subscriptions:
             raise RateLimited("limit", "subscriptions")
+        if not exact and is_pattern(topic):
+            self._count_tokens(topics, topic)
         topics[topic, exact] = echo
         self._parts.topics.subscribe(self, topic, exact=exact, echo=echo)
+
+    def _count_tokens(self, topics: Iterable[tuple[str, bool]], pattern: str) -> None:
+        """Check that the patterns of this client have few tokens: each may be looked at for each event of others.
+
+        Raises:
+            RateLimited: they have too many.
+        """
+        tokens = pattern.count(".") + 1
+        if tokens > FREE_TOKENS:
+            tokens += sum(topic.count(".") + 1 for topic, exact in topics if not exact and is_pattern(topic))
+            if tokens > FREE_TOKENS * self._parts.settings.max_subscriptions:
+                raise RateLimited("limit", "subscriptions")
 
     async def listening(self) -> None:
         """See ``IPeer.listening``."""

@@ -341,18 +341,22 @@ class MemoryStore(Service):
         """See ``IStore.increment``."""
         return self._do(self._change, space, key, lambda stored: increased(stored, amount), quota)
 
-    def range(self, space: str, first: str, last: str, limit: int) -> Deferred[list[tuple[str, Entry]]]:
+    def range(
+        self, space: str, first: str, last: str, limit: int, max_bytes: int = 0
+    ) -> Deferred[list[tuple[str, Entry]]]:
         """See ``IStore.range``."""
-        return self._do(self._range, space, first, last, limit)
+        return self._do(self._range, space, first, last, limit, max_bytes)
 
-    def _range(self, space: str, first: str, last: str, limit: int) -> list[tuple[str, Entry]]:
+    def _range(self, space: str, first: str, last: str, limit: int, max_bytes: int) -> list[tuple[str, Entry]]:
         found: list[tuple[str, Entry]] = []
+        size = 0
         for key in self._space(space).between(first, last):
-            if len(found) >= limit:
+            if len(found) >= limit or 0 < max_bytes <= size:
                 break
             entry = self._get(space, key)
             if entry is not None:
                 found.append((key, entry))
+                size += len(entry.value)
         return found
 
     def expired(self, space: str, limit: int) -> Deferred[list[str]]:

@@ -397,7 +397,9 @@ class RedisStore(Service):
             return self._submit(Increment(space, key, amount, change, quota))
         return self._submit(CompareAndSwap(space, key, change, len(amount), quota))
 
-    def range(self, space: str, first: str, last: str, limit: int) -> Deferred[list[tuple[str, Entry]]]:
+    def range(
+        self, space: str, first: str, last: str, limit: int, max_bytes: int = 0
+    ) -> Deferred[list[tuple[str, Entry]]]:
         """See ``IStore.range``."""
         if limit <= 0:
             return self._nothing()
@@ -407,9 +409,8 @@ class RedisStore(Service):
                 (decode_text(key), decode_entry(stored)) for key, stored in zip(found[::2], found[1::2], strict=True)
             ]
 
-        return self._query(
-            (b"range", encode_text(space), b"[" + encode_text(first), b"[" + encode_text(last), _bounded(limit)), pairs
-        )
+        bounds = b"[" + encode_text(first), b"[" + encode_text(last)
+        return self._query((b"range", encode_text(space), *bounds, _bounded(limit), b"%d" % max_bytes), pairs)
 
     def expired(self, space: str, limit: int) -> Deferred[list[str]]:
         """See ``IStore.expired``."""

@@ -177,9 +177,11 @@ class SqliteStore(Service):
         """See ``IStore.get``."""
         return self._query(TableReader.get, (space, key, self._clock.seconds()), (space, key))
 
-    def range(self, space: str, first: str, last: str, limit: int) -> Deferred[list[tuple[str, Entry]]]:
+    def range(
+        self, space: str, first: str, last: str, limit: int, max_bytes: int = 0
+    ) -> Deferred[list[tuple[str, Entry]]]:
         """See ``IStore.range``."""
-        return self._query(TableReader.range, (space, first, last, limit, self._clock.seconds()), (space,))
+        return self._query(TableReader.range, (space, first, last, limit, self._clock.seconds(), max_bytes), (space,))
 
     def set(
         self,

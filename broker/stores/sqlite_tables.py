@@ -121,10 +121,20 @@ class TableReader:
         row = self._execute(_GET, (space, encode_text(key))).fetchone()
         return None if row is None else alive(Entry(*row), now)
 
-    def range(self, space: str, first: str, last: str, limit: int, now: float) -> list[tuple[str, Entry]]:
+    def range(
+        self, space: str, first: str, last: str, limit: int, now: float, max_bytes: int = 0
+    ) -> list[tuple[str, Entry]]:
         """See ``IStore.range``; *now* is in seconds since the epoch."""
-        rows = self._execute(_RANGE, (space, encode_text(first), encode_text(last), now, _fit(limit))).fetchall()
-        return [(decode_text(key), Entry(*entry)) for key, *entry in rows]
+        rows = self._execute(_RANGE, (space, encode_text(first), encode_text(last), now, _fit(limit)))
+        found: list[tuple[str, Entry]] = []
+        size = 0
+        for key, *entry in rows:
+            found.append((decode_text(key), Entry(*entry)))
+            size += len(entry[0])
+            if 0 < max_bytes <= size:
+                rows.close()  # so that no snapshot of the file stays open
+                break
+        return found
 
 
 class TableWriter(TableReader):

@@ -8,16 +8,18 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from queue import SimpleQueue
 from typing import Any, TypeAlias
 
 import attrs
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReactorTime
+from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from broker.core.slices import SLICE, slices_of
 from broker.errors import Unavailable
 from broker.stores.room import full_text
 from broker.stores.sqlite_tables import TableReader, TableWriter
@@ -74,6 +76,7 @@ class GroupCommit:
         self._tables = tables
         self._clock = clock
         self._reactor = reactor
+        self._slices = slices_of(reactor if IReactorTime.providedBy(reactor) else Clock())
         self._observe = observe
         self._failed = failed
         self._writer = WriterThread(tables, reactor, self._answer)
@@ -174,11 +177,23 @@ class GroupCommit:
         self._note_failure(batch)
         if self._tables.shortage != self.shortage:
             self._note_shortage(self._tables.shortage)
-        for (answer, _, _), outcome in zip(batch.operations, batch.outcomes, strict=True):
+        self._answer_some(batch, iter(zip(batch.operations, batch.outcomes, strict=True)))
+
+    def _answer_some(self, batch: Batch, rest: Iterator[tuple[QueuedCall, Any]]) -> None:
+        """Answer those who wait for *batch*, in slices: what the answers cause may take long."""
+        now = self._slices.now
+        end = min(self._slices.end, now() + SLICE)
+        for (answer, _, _), outcome in rest:
             if isinstance(outcome, Exception):
                 answer.errback(outcome)
             else:
                 answer.callback(outcome)
+            if now() >= end:
+                self._slices.add(lambda: self._answer_some(batch, rest))
+                return
+        self._answered(batch)
+
+    def _answered(self, batch: Batch) -> None:
         if self._tables.to_purge and not batch.failure:
             self._purge()
         if self._waiting:

@@ -575,6 +575,13 @@ class StoreContract:
         assert await store.get("s", "k") == Entry(b"5", 5)
 
     @pytest_twisted.ensureDeferred
+    async def test_range_stops_behind_so_many_bytes(self, store: IStore) -> None:
+        for key in "abc":
+            await store.set("s", key, b"x" * 100)
+        for max_bytes, count in ((0, 3), (1, 1), (100, 1), (150, 2), (1000, 3)):
+            assert [key for key, _ in await store.range("s", "", "~", 9, max_bytes)] == list("abc"[:count])
+        assert [key for key, _ in await store.range("s", "b", "~", 9, 1)] == ["b"]
+
     @pytest.mark.parametrize("value", [b"", b"\x00\xff", b"text", bytes(range(256)) * 4096])
     async def test_values_come_back_byte_for_byte(self, store: IStore, value: bytes) -> None:
         await store.set("s", "k", value)

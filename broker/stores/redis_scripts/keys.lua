@@ -174,11 +174,11 @@ verbs.add = function(at)
   return entry
 end
 
--- space, lower bound, upper bound, limit
+-- space, lower bound, upper bound, limit, bytes of entries after which no more are read (0: any number)
 -- Returns keys and entries alternately.
 verbs.range = function(at)
-  local order, limit = space_key('order', ARGV[at]), tonumber(ARGV[at + 3])
-  local found, offset = {}, 0
+  local order, limit, most = space_key('order', ARGV[at]), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
+  local found, offset, size = {}, 0, 0
   while true do
     local keys = call('ZRANGEBYLEX', order, ARGV[at + 1], ARGV[at + 2], 'LIMIT', offset, math.min(limit, 500))
     for _, key in ipairs(keys) do
@@ -186,7 +186,8 @@ verbs.range = function(at)
       if alive then
         found[#found + 1] = key
         found[#found + 1] = alive
-        if #found >= limit * 2 then
+        size = size + #alive
+        if #found >= limit * 2 or (most > 0 and size >= most) then
           return found
         end
       end
