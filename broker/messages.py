@@ -66,7 +66,8 @@ class Identity:
 
     Attributes:
         kind: of the principal: "anonymous" (no credential was shown), "secret" (the shared
-            secret, which names nobody), "key" (an API key) or "user" (a JSON web token).
+            secret, which names nobody), "key" (an API key), "user" (a JSON web token) or
+            "operator" (who has the admin port).
         name: of the key or the user, unique within its kind; "" where there is none, as for a token
             that names nobody, or a word that is reserved.
         client: the client id that is its own by its name; "" where it has no name.

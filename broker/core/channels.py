@@ -196,6 +196,10 @@ class Channels:
     def drain(self) -> None:
         """End every waiting poll with no events, and let none wait from now on."""
         self._draining = True
+        self.end_polls()
+
+    def end_polls(self) -> None:
+        """End every waiting poll with no events."""
         for waiters in list(self._waiters.values()):
             for waiter in list(waiters):
                 self._wake_empty(waiter)

@@ -145,6 +145,15 @@ def notice(marshalled: str, about: Envelope) -> bytes:
     return encode({"type": "system", "event": "broker.error", "payload": {"error": marshalled, "ref": ref}})
 
 
+def expiring(seconds: float, now: float) -> bytes:
+    """Return what tells a client at the time *now* that its credential ends in *seconds*: it may show another.
+
+    No ``auth`` frame: a client that waits for the answer to its own would take that for it.
+    """
+    payload = {"expires": milliseconds(now + seconds), "left": milliseconds(seconds)}
+    return encode({"type": "system", "event": "broker.expiring", "payload": payload})
+
+
 def entry_of(key: str, entry: Entry | None) -> dict[str, Any]:
     """Return the entry of *key* as an answer shows it; a missing one has the value null and the revision 0."""
     if entry is None:

@@ -20,7 +20,7 @@ from broker.testing import make_broker, value_of
 from tests.support.peers import Session, attach, call, closings_of, perform
 
 # What the core calls; a dialect does not.
-CALLED_BY_THE_CORE = {"on_event", "on_reply", "on_request", "post_mail", "probe", "lives", "keep_mailbox"}
+CALLED_BY_THE_CORE = {"on_event", "on_reply", "on_request", "post_mail", "probe", "lives", "warn", "keep_mailbox"}
 
 
 def test_a_peer_provides_its_interface(broker):
@@ -29,7 +29,7 @@ def test_a_peer_provides_its_interface(broker):
 
 def test_the_interface_has_every_verb():
     public = {name for name in dir(Peer) if not name.startswith("_")}
-    assert public - set(IPeer.names()) == CALLED_BY_THE_CORE | {"calling"}
+    assert public - set(IPeer.names()) == CALLED_BY_THE_CORE | {"calling", "token"}
 
 
 # Names
