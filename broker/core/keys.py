@@ -17,7 +17,7 @@ from twisted.internet.task import deferLater
 from broker.errors import Invalid, TooLarge
 from broker.interfaces import IBus, IStore
 from broker.jsontext import members, object_text
-from broker.messages import MAX_TIME, Entry, Event
+from broker.messages import MAX_EXPIRY, MAX_ID, Entry, Event
 from broker.patterns import KEY_PREFIX
 
 SPACE = "kv"
@@ -138,8 +138,10 @@ class Keys:
         self, key: str, value: bytes, *, revision: int | None = None, expires: float = 0.0, origin: str = ""
     ) -> Deferred[Entry]:
         """Create or replace *key*; see ``IStore.set``."""
-        if not 0 <= expires <= MAX_TIME:
+        if not 0 <= expires <= MAX_EXPIRY:
             return fail(Invalid("expires"))
+        if revision is not None and not 0 <= revision <= MAX_ID:
+            return fail(Invalid("revision"))
         if len(value) > self._max_bytes:
             return fail(TooLarge("value", key))
         changed = self._store.set(SPACE, key, value, revision=revision, expires=expires)
@@ -157,6 +159,8 @@ class Keys:
 
     def delete(self, key: str, *, revision: int | None = None, origin: str = "") -> Deferred[bool]:
         """Remove *key*; say whether it was there."""
+        if revision is not None and not 0 <= revision <= MAX_ID:
+            return fail(Invalid("revision"))
         return self._announced(self._store.delete(SPACE, key, revision=revision), key, "delete", origin)
 
     async def expire(self, limit: int = 1000) -> int:

@@ -8,7 +8,7 @@ from typing import Protocol, cast
 from broker.core.calls import Party
 from broker.core.registry import Registry
 from broker.errors import BrokerError, Gone, NotFound, RateLimited, Taken
-from broker.messages import Request
+from broker.messages import MAX_TIME, Request
 from broker.patterns import CLIENT, PROCEDURE, SERVICE, SESSION, TAKER, check_name
 from broker.peer.client import Client
 
@@ -119,6 +119,8 @@ class CallVerbs(Client):
     ) -> bool:
         """See ``IPeer.answer``."""
         self._verbs["answer"] += 1
+        if time and not 0 < time <= MAX_TIME:
+            time = 0.0  # no time that a clock shows: the caller must get its answer all the same
         awaited = self._parts.calls.answer(self, id, body, error, time, attachments)
         if not awaited:
             self._parts.metrics.answers_dropped += 1
@@ -129,6 +131,7 @@ class CallVerbs(Client):
         self._allow("acknowledge", topic)
         if topic != "*":
             check_name(topic)
+            self._own("acknowledge", topic)
         if len(self.acknowledged) >= self._parts.settings.max_registrations:
             raise RateLimited("limit", "registrations")
         self._parts.calls.takers.add(self, topic, shared=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred, succeed
 
 from broker.core.indices import Extract
-from broker.errors import RateLimited
+from broker.errors import Invalid, RateLimited
 from broker.interfaces import MAX_PAGE_BYTES
-from broker.messages import Event, IndexRows
+from broker.messages import MAX_TIME, Event, IndexRows
 from broker.patterns import check_name, check_pattern
 from broker.peer.client import Client
 
@@ -78,6 +78,8 @@ class TopicVerbs(Client):
         return self._parts.channels.post(self._event(topic, name, body, source or self.client, 0.0))
 
     def _event(self, topic: str, name: str, body: bytes | None, source: str, time: float) -> Event:
+        if time and not 0 < time <= MAX_TIME:
+            raise Invalid("time")
         now = time or self._parts.clock.seconds()
         return Event(topic, name, body, source, now, origin=self.id, dialect=self.dialect)
 
