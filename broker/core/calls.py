@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IReactorTime
 from broker.core.deadlines import Deadlines
 from broker.core.registry import Registry
 from broker.errors import BrokerError, Gone, Invalid, NotFound, RateLimited, Timeout
-from broker.messages import Reply, Request
+from broker.messages import MAX_TIME, Reply, Request
 from broker.patterns import BROKER
 
 MAX_KEPT_LENGTH = 1024  # characters of what a call keeps: the caller's own id of it, and the procedure
@@ -165,11 +165,14 @@ class Calls:
 
         Raises:
             Invalid: *ref* or the procedure is too long to be kept.
+            Invalid: its time or its timeout is no time that a clock shows.
             RateLimited: the caller has too many calls waiting.
             BrokerError: the callee refuses it.
         """
         if len(ref) > MAX_KEPT_LENGTH or len(request.procedure) > MAX_KEPT_LENGTH:
             raise Invalid("id" if len(ref) > MAX_KEPT_LENGTH else "method")
+        if not (0 <= request.timeout <= MAX_TIME and 0 <= request.time <= MAX_TIME):
+            raise Invalid("time" if 0 <= request.timeout <= MAX_TIME else "timeout")
         if len(caller.calling) >= self._limit:
             raise RateLimited("limit", "pending")
         request.id = key = f"{self._prefix}{next(self._numbers)}"

@@ -14,10 +14,10 @@ from zope.interface import implementer
 
 from broker.core.bounded import BoundedDict
 from broker.core.deadlines import Deadlines
-from broker.core.pages import read_last_page, read_page
+from broker.core.pages import position_of, read_last_page, read_page
 from broker.errors import BrokerError, Invalid, RateLimited, Unavailable
 from broker.interfaces import MAX_PAGE_BYTES, IBus, IEventSource, ISharedStore, IStore
-from broker.messages import Event
+from broker.messages import MAX_ID, Event
 from broker.patterns import LOG_PREFIX, matches, pair_key
 
 log = Logger()
@@ -197,14 +197,14 @@ class Channels:
     async def cursor(self, client: str, topic: str) -> int:
         """Return the id that *client* has acknowledged last; 0 for none."""
         entry = await self._store.get(CURSOR, cursor_key(client, topic))
-        return 0 if entry is None else int(entry.value)
+        return position_of(entry)
 
     def move_cursor(self, client: str, topic: str, id: int) -> Deferred[None]:
         """Remember that *client* has all events up to *id*; it may go back.
 
         A move to where it is already, as most polls ask for, costs no write.
         """
-        if id < 0:
+        if not 0 <= id <= MAX_ID:
             return fail(Invalid("after"))
         key, move = cursor_key(client, topic), Move(id, self._cursor_end())
         last = self._moves.get(key)

@@ -14,7 +14,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, DeferredList, DeferredLock
 from twisted.python.failure import Failure
 
-from broker.core.pages import STEP
+from broker.core.pages import STEP, position_of
 from broker.errors import Conflict, NotFound
 from broker.interfaces import MAX_PAGE_BYTES, IStore
 from broker.messages import Event, IndexRows
@@ -97,7 +97,7 @@ class Indices:
 
     async def _advance(self, id: str, topic: str, field: str, extract: Extract) -> None:
         entry = await self._store.get(POSITION, id)
-        position = 0 if entry is None else int(entry.value)
+        position = position_of(entry)
         while events := await self._store.read(LOG_PREFIX + topic, position, EVENTS_PER_READ):
             writes = [
                 self._store.append(rows_log(id, value), Event(topic, "", b"%d" % event.id, time=event.time))

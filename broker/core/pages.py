@@ -1,11 +1,20 @@
-"""Reading a log page by page, so that what is held at once has a bound, whatever its events hold."""
+"""Reading a log page by page, so that what is held at once has a bound, whatever its events hold.
+
+Up to where somebody has read is an id in decimal digits.
+"""
 
 from __future__ import annotations
 
 from broker.interfaces import MAX_PAGE_BYTES, IStore
-from broker.messages import Event
+from broker.messages import Entry, Event
 
+MAX_DIGITS = 19  # of an id: those of the largest integer of SQLite
 STEP = 32  # events read in one go, since each may be as large as a message
+
+
+def position_of(entry: Entry | None) -> int:
+    """Return the id that *entry* keeps; 0 without one, or for a value that is no id, whoever has stored it."""
+    return int(entry.value) if entry is not None and entry.value.isdigit() and len(entry.value) <= MAX_DIGITS else 0
 
 
 async def read_page(store: IStore, log: str, after: int, limit: int, max_bytes: int = MAX_PAGE_BYTES) -> list[Event]:

@@ -32,7 +32,7 @@ _LOGS = "SELECT name FROM log WHERE name >= ? AND name < ? AND name > ? ORDER BY
 _GET = "SELECT value, revision, expires FROM entry WHERE space = ? AND key = ?"
 _RANGE = (
     "SELECT key, value, revision, expires FROM entry WHERE space = ? AND key >= ? AND key <= ?"
-    " AND (expires = 0 OR expires > ?) ORDER BY key LIMIT ?"
+    " AND (expires <= 0 OR expires > ?) ORDER BY key LIMIT ?"
 )
 _NEW_LOG = "INSERT INTO log (name) VALUES (?)"
 _APPEND = "INSERT INTO event (log, id, time, source, name, body, topic) VALUES (?, ?, ?, ?, ?, ?, ?)"
