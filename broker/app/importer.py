@@ -16,7 +16,6 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from broker.core.channels import CURSOR, cursor_key
 from broker.core.indices import DEFINITION, definition_text
-from broker.core.pages import MAX_DIGITS
 from broker.errors import Conflict, Unavailable
 from broker.interfaces import IStore
 from broker.messages import MAX_ID, MAX_TIME, Event
@@ -25,6 +24,7 @@ from broker.redis import RedisAddress
 from broker.redis.connection import Connection
 
 PAGE_SIZE = 500  # keys read, or events stored, in one step
+MAX_CURSOR_DIGITS = 20  # more than those of ``MAX_ID``
 FIRST_CONNECTION_TIMEOUT = 10.0  # seconds
 
 
@@ -176,7 +176,7 @@ class Importer:
             if len(fitting) > 1:
                 self.report.notes.append(f"the cursor {rest!r} can be read in {len(fitting)} ways: all were imported")
             for channel in fitting if value is not None and value.isdigit() else ():
-                after = int(value[:MAX_DIGITS])  # of more digits, only that it is beyond every event counts
+                after = int(value[:MAX_CURSOR_DIGITS])  # of more, only that it is beyond every event counts
                 await self._import_cursor(rest[: -len(channel) - 1], channel, min(after, MAX_ID))
 
     async def _import_cursor(self, client: str, channel: str, after: int) -> None:

@@ -6,15 +6,18 @@ Up to where somebody has read is an id in decimal digits.
 from __future__ import annotations
 
 from broker.interfaces import MAX_PAGE_BYTES, IStore
-from broker.messages import Entry, Event
+from broker.messages import MAX_ID, Entry, Event
 
-MAX_DIGITS = 19  # of an id: those of the largest integer of SQLite
+MAX_DIGITS = len(str(MAX_ID))
 STEP = 32  # events read in one go, since each may be as large as a message
 
 
 def position_of(entry: Entry | None) -> int:
     """Return the id that *entry* keeps; 0 without one, or for a value that is no id, whoever has stored it."""
-    return int(entry.value) if entry is not None and entry.value.isdigit() and len(entry.value) <= MAX_DIGITS else 0
+    if entry is None or not entry.value.isdigit() or len(entry.value) > MAX_DIGITS:
+        return 0
+    number = int(entry.value)
+    return number if number <= MAX_ID else 0
 
 
 async def read_page(store: IStore, log: str, after: int, limit: int, max_bytes: int = MAX_PAGE_BYTES) -> list[Event]:
