@@ -6,6 +6,8 @@ JOBS ?= 2
 BIN := .venv/bin
 NPM := $(shell command -v npm || echo ../../$(BIN)/npm)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Without bytecode every worker and every daemon of the tests compiles all of the code anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: run test lint types tests quick soak bench docs clean
 
@@ -25,9 +27,9 @@ types: .venv/.test
 quick: .venv/.test
 	$(BIN)/python -m pytest -q -n $(JOBS) -m "not processes"
 
-# The tests that kill brokers and Redis at random, or look for leaks, with all their rounds.
+# The tests that kill brokers and Redis at random, look for leaks, or try examples, with all their rounds.
 soak: .venv/.test
-	$(BIN)/python -m pytest -q -n $(JOBS) --soak tests/faults
+	$(BIN)/python -m pytest -q -n $(JOBS) --soak -m soak
 
 # The report comes from all workers; see [tool.coverage] in pyproject.toml.
 tests: .venv/.test tests/interop/node_modules/.done

@@ -118,12 +118,22 @@ class CalleeFailed(BrokerError):
 
 
 class Refused(BrokerError):
-    """A connection is refused before the WebSocket upgrade, with an HTTP status."""
+    """A connection is refused before the WebSocket upgrade, with an HTTP status.
+
+    ``retry_after`` is for 429 and 503: the number of seconds after which to try again.
+    """
 
     def __init__(
-        self, status: int, message: str = "", *, body: bytes = b"", content_type: str = "text/plain; charset=utf-8"
+        self,
+        status: int,
+        message: str = "",
+        *,
+        body: bytes = b"",
+        content_type: str = "text/plain; charset=utf-8",
+        retry_after: float = 1.0,
     ) -> None:
         super().__init__("handshake", message=message)
+        self.retry_after = retry_after
         self.status = status
         self.body = body
         self.content_type = content_type

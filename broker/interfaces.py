@@ -156,6 +156,7 @@ class IPeer(Interface):
     closed: bool = Attribute("Whether ``close`` was called.")
     clock: IReactorTime = Attribute("The broker's time; a ``task.Clock`` in tests.")
     epoch: str = Attribute("Changes when the store was wiped: then ids of before mean nothing.")
+    refused: bool = Attribute("Whether it was refused anything by permission, rate or credential: that is logged.")
     tries_left: int = Attribute("How many wrong credentials may still be shown.")
     subscriptions: Sequence[str] = Attribute("The topics and patterns it has subscribed to, in that order.")
     acknowledged: Sequence[str] = Attribute("The topics whose streamed requests it takes, sorted.")
@@ -188,8 +189,24 @@ class IPeer(Interface):
     def close() -> None:
         """Undo everything it did, for good.  Idempotent."""
 
-    def ignore() -> None:
-        """Count a message that asked for nothing, in the metrics only."""
+    def ignore(messages: int = 1) -> None:
+        """Count *messages* that asked for nothing, in the metrics and against the rate; never raises."""
+
+    def take_token() -> None:
+        """Count a message that no verb follows, such as a ping, against the rate.
+
+        Raises:
+            RateLimited: there were too many.
+        """
+
+    def unauthenticated(verb: str) -> BrokerError:
+        """Return the error for what a client may not do before it has shown a credential, and log it."""
+
+    def deny(verb: str, name: str, setting: str = "TXBROKER_PERMISSIONS_FILE") -> BrokerError:
+        """Return the error for what the dialect itself does not permit, and log it as every refusal is.
+
+        *setting* is what the operator could change, or "".
+        """
 
     def pace() -> None:
         """Count a frame against the rate before it is decoded; its first verb is then not counted again.
@@ -219,7 +236,8 @@ class IPeer(Interface):
         Raises:
             Unauthenticated: it is missing or wrong.
             Denied: this session is somebody else already.
-            RateLimited: too many tries; the dialect may close.
+            RateLimited: too many tries, the dialect may close; or too many wrong credentials came from
+                its address, so that this one was not looked at.
         """
 
     def admit(identity: Identity) -> None:
@@ -248,6 +266,7 @@ class IPeer(Interface):
 
         Raises:
             Unauthenticated: it is not one of ours, has expired or was revoked.
+            RateLimited: too many wrong credentials came from its address.
         """
 
     def revoke(token: str) -> Coro[None]:
@@ -490,12 +509,19 @@ class IPeer(Interface):
         """Return the entry of *key*, or None."""
 
     def range(
-        first: str, last: str, limit: int, *, predicate: Callable[[str], bool] | None = None, max_bytes: int = 0
+        first: str,
+        last: str,
+        limit: int,
+        *,
+        predicate: Callable[[str], bool] | None = None,
+        max_bytes: int = 0,
+        rate_limited: bool = True,
     ) -> Coro[list[tuple[str, Entry]]]:
         """Return at most *limit* entries with first <= key <= last that it may read, by the keys' UTF-8 bytes.
 
         *predicate* says which keys count; None: all.  With *max_bytes* it stops
         once keys and values have as many; two entries are returned however long they are.
+        *rate_limited* is false where the frame has been counted before.
         """
 
     def set(key: str, value: bytes, *, revision: int | None = None, expires: float = 0.0) -> Deferred[Entry]:

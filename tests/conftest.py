@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
+import attrs
 import hypothesis
 import pytest
 import pytest_twisted
+from coverage import Coverage
 from twisted.logger import LogEvent
 
 from tests.support.cluster import Cluster
 from tests.support.daemon import Daemon
+from tests.support.greenlets import blockon
 from tests.support.logs import logging
 from tests.support.node import Node
 from tests.support.redis_server import RedisServer
@@ -22,30 +26,76 @@ StartDaemon = Callable[..., Awaitable[Daemon]]
 
 # On a busy machine any example may take long: what it takes says nothing of what is tested.
 hypothesis.settings.register_profile(
-    "txbroker", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
+    "txbroker",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    print_blob=True,
+    max_examples=40,
+    stateful_step_count=40,
 )
-hypothesis.settings.load_profile("txbroker")
+hypothesis.settings.register_profile("soak", hypothesis.settings.get_profile("txbroker"), max_examples=300)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--soak", action="store_true", help="run all rounds of the tests that kill at random")
+    parser.addoption("--soak", action="store_true", help="run all rounds and examples of the tests that use chance")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.load_profile("soak" if config.getoption("--soak") else "txbroker")
+    pytest_twisted.blockon_default = blockon
+    if (coverage := Coverage.current()) is not None:
+        config.pluginmanager.register(Measured(coverage))
 
 
 @pytest.fixture
 def soak(request: pytest.FixtureRequest) -> bool:
-    """Whether a test that kills at random runs all its rounds, not only the first few."""
+    """Whether a test that has many rounds runs all of them, not only the first few."""
     return bool(request.config.getoption("--soak"))
 
 
-# What starts a broker, Redis or Node.  A test that starts a process without them bears the mark itself.
-PROCESSES = {"daemon", "shared_daemon", "start_daemon", "node", "redis_server", "shared_redis_server"}
+# What starts a broker or Node.
+PROGRAMS = {"daemon", "shared_daemon", "start_daemon", "node"}
+# And what starts Redis.  A test that starts a process without them bears the mark itself.
+PROCESSES = {*PROGRAMS, "redis_server", "shared_redis_server"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need other processes: those that ``make quick`` leaves out."""
+    """Mark the tests that need other processes, and those of which ``make soak`` runs more."""
     for item in items:
-        if PROCESSES.intersection(getattr(item, "fixturenames", ())):
+        names = getattr(item, "fixturenames", ())
+        if PROCESSES.intersection(names):
             item.add_marker("processes")
+        if "soak" in names or hypothesis.is_hypothesis_test(getattr(item, "obj", None)):
+            item.add_marker("soak")
+        if PROGRAMS.intersection(names):
+            item.add_marker("unmeasured")
+
+
+def pytest_collection_finish() -> None:
+    # What was collected stays to the end: each full collection of garbage would look through all of it.
+    gc.freeze()
+
+
+@attrs.define
+class Measured:
+    """Stops the measuring of coverage for tests that run nothing of the broker in this process.
+
+    To be traced makes them, their clients and the reactor three to four times slower.
+    """
+
+    coverage: Coverage
+    running: bool = True
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> None:
+        wanted = item.get_closest_marker("unmeasured") is None
+        if wanted == self.running:
+            return
+        self.running = wanted
+        if wanted:
+            self.coverage.start()
+        else:
+            self.coverage.stop()
 
 
 def _directory() -> Path:

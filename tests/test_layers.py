@@ -8,6 +8,7 @@ The core knows neither the libraries of the network and of Redis nor the dialect
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,8 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.spl
 FOREIGN = ("autobahn", "twisted.web", "txredisapi", "hiredis", "httptools", "websockets", "sqlite3")
 # Handed its store, its bus and its dialects, the rest is the core, and knows no more of them.
 OUTSIDE = ("broker.redis", "broker.stores", "broker.buses", "broker.web", "broker.app", "protocols")
-
-
 MAX_FUNCTION_LINES = 60
+pytestmark = pytest.mark.unmeasured
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -54,8 +54,14 @@ def package(module: str) -> str:
     return whole if len(words) > 2 or (ROOT / Path(*words)).is_dir() else ""
 
 
-def imports(path: Path, *, typing: bool = False) -> Iterator[str]:
-    """Yield the modules that *path* imports, wherever in the file; those for types alone only when *typing*."""
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
+@cache
+def imports(path: Path, *, typing: bool = False) -> list[str]:
+    """Return the modules that *path* imports, wherever in the file; those for types alone only when *typing*."""
 
     def walk(node: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not typing:
@@ -71,7 +77,7 @@ def imports(path: Path, *, typing: bool = False) -> Iterator[str]:
         for child in ast.iter_child_nodes(node):
             yield from walk(child)
 
-    yield from walk(ast.parse(path.read_text("utf-8")))
+    return list(walk(parsed(path)))
 
 
 def offence(module: str, imported: str) -> str:
@@ -136,9 +142,9 @@ def test_circles_are_found_however_long():
     assert sorted(map(sorted, circles(graph))) == [["a", "b", "c"], ["e", "f"]]
 
 
-def long_functions(source: str) -> Iterator[str]:
+def long_functions(module: ast.Module) -> Iterator[str]:
     """Yield the functions of more than MAX_FUNCTION_LINES lines, from ``def`` to their end."""
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(module):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or 0) - node.lineno + 1
             if length > MAX_FUNCTION_LINES:
@@ -149,12 +155,13 @@ def long_functions(source: str) -> Iterator[str]:
 def test_no_function_is_longer_than_a_screen(folder):
     paths = sorted((ROOT / folder).rglob("*.py"))
     assert paths
-    assert [f"{path.name} {found}" for path in paths for found in long_functions(path.read_text("utf-8"))] == []
+    assert [f"{path.name} {found}" for path in paths for found in long_functions(parsed(path))] == []
 
 
 def test_a_function_that_is_too_long_is_found():
     body = "\n".join("    x = 1" for _ in range(MAX_FUNCTION_LINES))
-    assert list(long_functions(f"async def f():\n{body}\ndef g():\n{body[:-10]}")) == ["f: 61 lines"]
+    module = ast.parse(f"async def f():\n{body}\ndef g():\n{body[:-10]}")
+    assert list(long_functions(module)) == ["f: 61 lines"]
 
 
 def test_a_peer_needs_no_more_than_the_parts_of_the_core():

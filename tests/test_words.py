@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SUFFIXES = (".py", ".rst", ".sql", ".lua")
+pytestmark = pytest.mark.unmeasured
 
 # Not to be found at all, not in names either: whole words, or regular expressions of them.
 WORDS = (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -27,6 +29,11 @@ class Bucket:
             return False
         self._level -= 1.0
         return True
+
+    def spend(self, tokens: int) -> None:
+        """Take as many of *tokens* as there are."""
+        self.take_token()
+        self._level = max(0.0, self._level - (tokens - 1))
 
 
 class Buckets:
@@ -54,3 +61,21 @@ class Buckets:
         else:
             self._buckets.move_to_end(key)
         return bucket
+
+
+@lru_cache(maxsize=4096)
+def network_of(address: str) -> str:
+    """Return what stands for one client of all the addresses that it may have.
+
+    That is the /64 of an IPv6 address, of which the client chooses the other half itself (RFC 4291, 2.5.1),
+    and the IPv4 address of a mapped one; any other text, such as the path of a unix socket, is itself.
+    """
+    try:
+        found = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(found, IPv6Address):
+        if found.ipv4_mapped is not None:
+            return str(found.ipv4_mapped)
+        return f"{IPv6Address(int(found) >> 64 << 64)}/64"
+    return str(found)

@@ -100,6 +100,8 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
     """
     dialects = load_dialects(settings.protocols, settings)
     broker = make_core(reactor, settings)
+    for dialect in dialects:
+        broker.metrics.begin(dialect.name)
     broker.about.facts["dialects"] = [dialect.name for dialect in dialects]
     site = make_site(reactor, settings, broker, dialects)
     admin_site = make_admin_site(reactor, settings, broker)
@@ -196,6 +198,7 @@ def make_admin_site(reactor: Any, settings: Settings, broker: Broker) -> AdminSi
         reactor,
         WebSocketUpgrader(WebSocketOptions(), reactor, broker.metrics),
         broker.metrics,
+        failures=broker.parts.failures,
         secret=settings.admin_secret,
         hosts=settings.allowed_hosts,
         ready=broker.ready,

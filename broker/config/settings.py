@@ -102,6 +102,12 @@ class Settings:
         SECONDS, 30.0, "How long a client may stay without a credential it must show."
     )
     auth_tries: int = option(COUNT, 5, "After so many wrong credentials a connection is closed.")
+    auth_failures_per_minute: int = option(
+        COUNT,
+        30,
+        "After so many wrong credentials from one address within a minute, none is looked at until it is over; "
+        "0: any number. The addresses of an IPv6 /64 count as one.",
+    )
     token_seconds: float = option(SECONDS, 7200.0, "How long an HPKV token is good.")
     insecure: tuple[str, ...] = option(
         WORDS, (), "The dialects that may be reached from other machines without a credential, named one by one."
@@ -227,15 +233,34 @@ class Settings:
     max_connections_per_address: int = option(COUNT, 0, "How many of them from one IP address; 0: any number.")
     max_subscriptions: int = option(COUNT, 1000, "How many topics and patterns one client may listen to.")
     max_registrations: int = option(COUNT, 1000, "How many procedures and services one client may offer.")
-    max_pending_calls: int = option(COUNT, 10000, "How many calls of one client may be unanswered.")
+    max_pending_calls: int = option(COUNT, 10000, "How many calls of one connection may be unanswered.")
+    max_calls: int = option(COUNT, 100_000, "How many calls may be unanswered in all.")
+    max_calls_per_client: int = option(
+        COUNT,
+        lambda self: max(1, self.max_calls // 2),
+        "How many of them may be of one client, whatever the number of its connections; "
+        "those whom their credential does not name are one client by address.",
+        shown="half of TXBROKER_MAX_CALLS",
+    )
     max_waiting_polls: int = option(COUNT, 10000, "How many polls may wait at once.")
+    max_waiting_polls_per_client: int = option(
+        COUNT,
+        lambda self: max(1, self.max_waiting_polls // 2),
+        "How many of them may be of one client, as for ``TXBROKER_MAX_CALLS_PER_CLIENT``.",
+        shown="half of TXBROKER_MAX_WAITING_POLLS",
+    )
     send_queue_bytes: int = option(
         BYTES,
         1 << 20,
         "How much may wait for a client that does not read, for longer than ``TXBROKER_SLOW_GRACE_SECONDS``; "
         "when 16 times as much waits it is closed at once.",
     )
-    rate: float = option(PER_SECOND, 0.0, "How many requests one client may make; 0: without limit.")
+    rate: float = option(
+        PER_SECOND,
+        0.0,
+        "How many requests and frames one client may send, whatever they say, and whatever the number of its "
+        "connections; those whom their credential does not name are one client by address. 0: without limit.",
+    )
     rate_burst: int = option(COUNT, 0, "How often at once, after a pause; 0: as often as in one second.")
 
     # Dialects
@@ -303,6 +328,12 @@ class Settings:
             or self.jwt_public_key_file
             or self.jwks_file
         )
+
+    @property
+    def credentials(self) -> str:
+        """The names of the settings by which a credential is configured."""
+        names = ("api_secret", "api_secret_previous", "api_keys", "jwt_secret", "jwt_public_key_file", "jwks_file")
+        return ", ".join(f"{ENV_PREFIX}{name.upper()}" for name in names if getattr(self, name)) or "TXBROKER_AUTH"
 
     @property
     def guarded(self) -> bool:

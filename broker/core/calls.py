@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from broker.core.deadlines import Deadlines
 from broker.core.registry import Registry
+from broker.core.shares import Share
 from broker.errors import BrokerError, Gone, Invalid, NotFound, RateLimited, Timeout
 from broker.messages import MAX_TIME, Reply, Request
 from broker.patterns import BROKER
@@ -43,7 +44,11 @@ class Party(Protocol):
 
 
 class Call(msgspec.Struct, eq=False):
-    """One call under way.  ``bucket`` is what its deadline is to be dropped from; None: it has none."""
+    """One call under way.
+
+    ``bucket`` is what its deadline is to be dropped from; None: it has none.  ``share`` is that of
+    the caller, in which it counts, or None.
+    """
 
     id: str
     ref: str
@@ -54,6 +59,7 @@ class Call(msgspec.Struct, eq=False):
     quiet: bool = False
     bucket: dict[Call, float] | None = None
     answers: int = 0
+    share: Share | None = None
 
 
 class Calls:
@@ -63,14 +69,24 @@ class Calls:
         clock: gives the time and the deadlines.
         pending_limit: how many calls of one caller may wait at once.
         idle: seconds after which a streamed request without answers ends.
+        share_limit: how many calls that count in one share may wait at once.
+        total_limit: how many calls may wait at once in all.
     """
 
-    def __init__(self, clock: IReactorTime, pending_limit: int = 10000, idle: float = 60.0) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        pending_limit: int = 10000,
+        idle: float = 60.0,
+        *,
+        share_limit: int = 50_000,
+        total_limit: int = 100_000,
+    ) -> None:
         self.performers: Registry[Party] = Registry("exists")
         self.services: Registry[Party] = Registry("exists")
         self.takers: Registry[Party] = Registry("exists")
         self._idle = idle
-        self._limit = pending_limit
+        self._limit, self._share_limit, self._total_limit = pending_limit, share_limit, total_limit
         self._deadlines: Deadlines[Call] = Deadlines(clock, self._expired)
         self._numbers = count(1)
         # Ids are sent to clients: the random part makes them unique over
@@ -157,16 +173,25 @@ class Calls:
         entry = registry.get(name)
         return entry is not None and party in entry.holders
 
-    def open(self, caller: Party, callee: Party, ref: str, request: Request, *, quiet: bool = False) -> None:
+    def open(
+        self,
+        caller: Party,
+        callee: Party,
+        ref: str,
+        request: Request,
+        *,
+        quiet: bool = False,
+        share: Share | None = None,
+    ) -> None:
         """Send *request* to *callee* and keep the call.  Sets ``request.id``.
 
         Its end comes as a reply to ``caller.on_reply``; with *quiet*, the deadline
-        ends it without one.
+        ends it without one.  Until then it counts in *share*.
 
         Raises:
             Invalid: *ref* or the procedure is too long to be kept.
             Invalid: its time or its timeout is no time that a clock shows.
-            RateLimited: the caller has too many calls waiting.
+            RateLimited: too many calls are waiting: of the caller, in its share or in all.
             BrokerError: the callee refuses it.
         """
         if len(ref) > MAX_KEPT_LENGTH or len(request.procedure) > MAX_KEPT_LENGTH:
@@ -175,14 +200,18 @@ class Calls:
             raise Invalid("time" if 0 <= request.timeout <= MAX_TIME else "timeout")
         if len(caller.calling) >= self._limit:
             raise RateLimited("limit", "pending")
+        if self.pending >= self._total_limit or (share is not None and share.calls >= self._share_limit):
+            raise RateLimited("limit", "calls")
         request.id = key = f"{self._prefix}{next(self._numbers)}"
-        call = Call(key, ref, caller, callee, request.procedure, request.streamed, quiet)
+        call = Call(key, ref, caller, callee, request.procedure, request.streamed, quiet, share=share)
         delay = self._idle if request.streamed else request.timeout
         if delay > 0:
             call.bucket = self._deadlines.add(call, delay)
         caller.calling[key] = call
         callee.serving[key] = call
         self.pending += 1
+        if share is not None:
+            share.calls += 1
         try:
             callee.on_request(request)
         except BrokerError:
@@ -239,6 +268,8 @@ class Calls:
     def _end(self, call: Call) -> None:
         if call.callee.serving.pop(call.id, None) is not None:
             self.pending -= 1
+            if call.share is not None:
+                call.share.calls -= 1
         call.caller.calling.pop(call.id, None)
         if call.bucket is not None:
             call.bucket.pop(call, None)

@@ -15,6 +15,7 @@ from zope.interface import implementer
 from broker.core.bounded import BoundedDict
 from broker.core.deadlines import Deadlines
 from broker.core.pages import position_of, read_last_page, read_page
+from broker.core.shares import Share
 from broker.errors import BrokerError, Invalid, RateLimited, Unavailable
 from broker.interfaces import MAX_PAGE_BYTES, IBus, IEventSource, ISharedStore, IStore
 from broker.messages import MAX_ID, Event
@@ -44,6 +45,7 @@ class Waiter:
     """One poll that waits; ``woken`` fires with an event, or None when it is ``over``."""
 
     topic: str
+    share: Share
     woken: Deferred[Event | None] = attrs.field(factory=Deferred)
     bucket: dict[Waiter, float] = attrs.field(init=False, repr=False)  # of the deadlines
     over: bool = False
@@ -59,6 +61,7 @@ class Channels:
         durable: patterns of the topics whose live publications are stored.
         waiting_limit: how many polls may wait at once in this process.
         kept_seconds: how long events are kept; 0: no limit of age.
+        share_limit: how many polls that count in one share may wait at once.
     """
 
     def __init__(
@@ -69,10 +72,11 @@ class Channels:
         durable: Iterable[str] = (),
         waiting_limit: int = 10000,
         kept_seconds: float = 0.0,
+        share_limit: int = 5000,
     ) -> None:
         self._store, self._bus, self._clock = store, bus, clock
         self._durable = tuple(durable)
-        self._limit = waiting_limit
+        self._limit, self._share_limit = waiting_limit, share_limit
         self._kept = kept_seconds
         self._waiters: dict[str, dict[Waiter, None]] = {}
         self._deadlines: Deadlines[Waiter] = Deadlines(clock, self._wake_empty)
@@ -129,7 +133,13 @@ class Channels:
         return self._store.head(LOG_PREFIX + topic)
 
     async def poll(
-        self, topic: str, after: int, limit: int, timeout: float, max_bytes: int = MAX_PAGE_BYTES
+        self,
+        topic: str,
+        after: int,
+        limit: int,
+        timeout: float,
+        max_bytes: int = MAX_PAGE_BYTES,
+        share: Share | None = None,
     ) -> list[Event]:
         """Return events of *topic* newer than id *after*, oldest first, at most *limit*; see ``read``.
 
@@ -137,12 +147,12 @@ class Channels:
         then return what has arrived, perhaps nothing.  Cancelling leaves no trace.
 
         Raises:
-            RateLimited: too many polls are waiting already.
+            RateLimited: too many polls are waiting already, in all or of this client, which has *share*.
         """
         if timeout <= 0 or self._draining:
             return await self.read(topic, after, limit, max_bytes)
         # Register before reading: an event posted in between must wake us.
-        waiter = self._wait(topic, timeout)
+        waiter = self._wait(topic, timeout, share or Share())
         try:
             known = self._heads.get(topic)
             events: list[Event] = []
@@ -227,15 +237,16 @@ class Channels:
             return 0.0
         return (self._clock.seconds() // DAY + 2) * DAY + self._kept
 
-    def _wait(self, topic: str, timeout: float) -> Waiter:
-        if self.waiting >= self._limit:
+    def _wait(self, topic: str, timeout: float, share: Share) -> Waiter:
+        if self.waiting >= self._limit or share.polls >= self._share_limit:
             raise RateLimited("limit", "polls")
-        waiter = Waiter(topic)
+        waiter = Waiter(topic, share)
         self._waiters.setdefault(topic, {})[waiter] = None
         if len(self._waiters[topic]) == 1:
             self._bus.listen(topic)
         waiter.bucket = self._deadlines.add(waiter, timeout)
         self.waiting += 1
+        share.polls += 1
         return waiter
 
     def _stop_waiting(self, waiter: Waiter) -> None:
@@ -243,6 +254,7 @@ class Channels:
         waiters = self._waiters[waiter.topic]
         del waiters[waiter]
         self.waiting -= 1
+        waiter.share.polls -= 1
         if not waiters:
             del self._waiters[waiter.topic]
             self._bus.forget(waiter.topic)

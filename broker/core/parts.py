@@ -17,12 +17,15 @@ from broker.core.memberships import Memberships
 from broker.core.names import LocalNames
 from broker.core.presence import Presence
 from broker.core.queues import Queues
+from broker.core.shares import Shares
 from broker.core.topics import Topics
 from broker.interfaces import IBus, IStore
 
 if TYPE_CHECKING:
+    from broker.access.failures import AuthFailures
     from broker.access.limits import Buckets
     from broker.access.principals import Access
+    from broker.access.refusals import RefusalLog
     from broker.access.tokens import Tokens
     from broker.config.settings import Settings
     from broker.observe.metrics import Metrics
@@ -40,6 +43,9 @@ class Parts:
         access: knows the credentials.
         metrics: counts.
         buckets: how often each client may ask.
+        shares: what each client has of that which all have together.
+        refusals: logs what is refused.
+        failures: how often each address may show a wrong credential.
         cluster: the names that this node holds among the nodes.
         about: what the daemon is.
     """
@@ -51,6 +57,9 @@ class Parts:
     access: Access
     metrics: Metrics
     buckets: Buckets
+    shares: Shares
+    refusals: RefusalLog
+    failures: AuthFailures
     tokens: Tokens
     topics: Topics
     channels: Channels

@@ -13,8 +13,10 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from broker.access.failures import AuthFailures
 from broker.access.limits import Buckets
 from broker.access.principals import Access
+from broker.access.refusals import RefusalLog
 from broker.access.tokens import CONTROL as REVOKED
 from broker.access.tokens import Tokens
 from broker.cluster import ClusterNames, RemoteCalls, SharedQueues
@@ -32,6 +34,7 @@ from broker.core.parts import Parts
 from broker.core.presence import Presence
 from broker.core.queues import LOG as MAIL
 from broker.core.queues import Queues
+from broker.core.shares import Shares
 from broker.core.topics import Delivery, Topics
 from broker.errors import Taken
 from broker.interfaces import IBus, ISharedBus, ISharedStore, IStore
@@ -180,10 +183,23 @@ def make_parts(
 ) -> Parts:
     """Return the parts of the core, joined: those of one of several nodes when *bus* is shared."""
     make_calls, make_queues = (RemoteCalls, SharedQueues) if bus.shared else (Calls, Queues)
-    calls = make_calls(clock, settings.max_pending_calls, settings.request_idle_seconds)
-    channels = Channels(
-        store, bus, clock, settings.durable_topics, settings.max_waiting_polls, settings.retention.seconds
+    calls = make_calls(
+        clock,
+        settings.max_pending_calls,
+        settings.request_idle_seconds,
+        share_limit=settings.max_calls_per_client,
+        total_limit=settings.max_calls,
     )
+    channels = Channels(
+        store,
+        bus,
+        clock,
+        settings.durable_topics,
+        settings.max_waiting_polls,
+        settings.retention.seconds,
+        settings.max_waiting_polls_per_client,
+    )
+    refusals = RefusalLog(clock, metrics)
     presence: Presence[Any] = Presence(lambda *change: _presence_changed(parts, *change))
     queues = make_queues(
         store, clock, lambda queue: _takers_of(parts, queue), settings.max_mailbox, settings.mailbox_seconds
@@ -196,6 +212,9 @@ def make_parts(
         access=access,
         metrics=metrics,
         buckets=Buckets(clock, settings.rate, settings.rate_burst),
+        shares=Shares(),
+        refusals=refusals,
+        failures=AuthFailures(clock, settings.auth_failures_per_minute, refusals),
         tokens=Tokens(store, channels.notify, clock),
         topics=Topics(bus.listen, bus.forget),
         channels=channels,

@@ -64,6 +64,7 @@ class Exposition(Collector):
             ("bytes_out", "Bytes sent to clients.", self._metrics.bytes_out),
             ("messages_out", "Messages sent to clients.", self._metrics.messages_out),
             ("rate_limited", "Verbs refused for their rate.", self._metrics.rate_limited),
+            ("refusals_not_logged", "Refusals that the log has no line of.", self._metrics.refusals_not_logged),
             ("answers_dropped", "Late, double or forged answers.", self._metrics.answers_dropped),
             ("store_errors", "Writes that the store refused.", self._metrics.store_errors),
         ):
@@ -72,6 +73,9 @@ class Exposition(Collector):
         yield _labelled("connections_closed", "Connections closed.", ("dialect", "code"), self._metrics.closed_total)
         yield _labelled("slow_consumers", "Clients that read too slowly.", ("policy",), self._metrics.slow_consumers)
         yield _labelled("auth_failures", "Credentials refused.", ("dialect",), self._metrics.auth_failures)
+        yield _labelled(
+            "refusals", "Credentials, permissions and rates refused.", ("dialect", "code"), self._metrics.refusals
+        )
         counts = {(dialect, verb): n for dialect, verbs in self._metrics.verbs.items() for verb, n in verbs.items()}
         yield _labelled("messages_in", "Verbs called by clients.", ("dialect", "verb"), counts)
 

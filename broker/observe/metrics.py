@@ -12,6 +12,7 @@ from collections.abc import Callable
 import attrs
 
 COMMIT_SECONDS_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+REFUSALS = ("UNAUTHENTICATED", "DENIED", "RATE_LIMITED")  # the codes of what is counted as a refusal
 BATCH_ROWS_BOUNDS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 
 
@@ -62,6 +63,7 @@ class Metrics:
     bytes_out: int = 0
     messages_out: int = 0
     rate_limited: int = 0
+    refusals_not_logged: int = 0
     answers_dropped: int = 0
     store_errors: int = 0
     connections: Counter[str] = attrs.field(factory=Counter)
@@ -70,9 +72,18 @@ class Metrics:
     verbs: dict[str, dict[str, int]] = attrs.field(factory=dict)
     slow_consumers: Counter[str] = attrs.field(factory=Counter)
     auth_failures: Counter[str] = attrs.field(factory=Counter)
+    refusals: Counter[tuple[str, str]] = attrs.field(factory=Counter)
     commit_seconds: Histogram = attrs.field(factory=lambda: Histogram(COMMIT_SECONDS_BOUNDS))
     batch_rows: Histogram = attrs.field(factory=lambda: Histogram(BATCH_ROWS_BOUNDS))
     gauges: dict[str, tuple[str, Callable[[], float]]] = attrs.field(factory=dict)
+
+    def begin(self, dialect: str) -> None:
+        """Let the counters of *dialect* exist, at 0."""
+        self.opened_total[dialect] += 0
+        self.connections[dialect] += 0
+        self.auth_failures[dialect] += 0
+        for code in REFUSALS:
+            self.refusals[dialect, code] += 0
 
     def verbs_of(self, dialect: str) -> dict[str, int]:
         """Return the counts of one dialect by verb; a verb not yet counted has 0."""

@@ -7,10 +7,14 @@ from typing import Protocol, cast
 
 from broker.core.calls import Party
 from broker.core.registry import Registry
+from broker.core.shares import Share
 from broker.errors import BrokerError, Gone, NotFound, RateLimited, Taken
 from broker.messages import MAX_TIME, Request
 from broker.patterns import CLIENT, PROCEDURE, SERVICE, SESSION, TAKER, check_name
 from broker.peer.client import Client
+
+# The setting of how many calls may wait, by whether it is that of one client.
+CALL_LIMITS = ("TXBROKER_MAX_CALLS", "TXBROKER_MAX_CALLS_PER_CLIENT")
 
 
 class Holder(Protocol):
@@ -89,7 +93,7 @@ class CallVerbs(Client):
 
     def procedures(self) -> list[str]:
         """See ``IPeer.procedures``."""
-        self._verbs["procedures"] += 1
+        self._allow("procedures", "", check_permission=False)
         calls, grants = self._parts.calls, self.identity.grants
         names = sorted({*calls.performers.names(), *calls.services.names()})
         return [name for name in names if grants is None or grants.may("call", name)]
@@ -106,7 +110,11 @@ class CallVerbs(Client):
         request.method = request.procedure[len(service) + 1 :]
         request.caller = self.client
         request.dialect = self.dialect
-        calls.open(self, callee, ref, request, quiet=quiet)
+        share = self._share or self._take_share()
+        try:
+            calls.open(self, callee, ref, request, quiet=quiet, share=share)
+        except RateLimited as error:
+            raise self._log_calls(error, "call", share) from None
 
     def answer(
         self,
@@ -121,9 +129,13 @@ class CallVerbs(Client):
         self._verbs["answer"] += 1
         if time and not 0 < time <= MAX_TIME:
             time = 0.0  # no time that a clock shows: the caller must get its answer all the same
+        within_rate = self._bucket is None or self._bucket.take_token()
+        # What somebody waits for is brought at any rate: that it was asked for has been counted.
         awaited = self._parts.calls.answer(self, id, body, error, time, attachments)
         if not awaited:
             self._parts.metrics.answers_dropped += 1
+            if not within_rate:
+                raise self._over_rate("answer")
         return awaited
 
     def acknowledge(self, topic: str) -> None:
@@ -155,7 +167,20 @@ class CallVerbs(Client):
         request.streamed = True
         request.caller = self.client
         request.dialect = self.dialect
-        calls.open(self, target, ref, request)
+        share = self._share or self._take_share()
+        try:
+            calls.open(self, target, ref, request, share=share)
+        except RateLimited as error:
+            raise self._log_calls(error, "request", share) from None
+
+    def _log_calls(self, error: RateLimited, verb: str, share: Share) -> BrokerError:
+        """Return *error*; log it, unless it is the callee's own."""
+        if error.name == "pending":
+            return self._log(error, verb, "TXBROKER_MAX_PENDING_CALLS")
+        if error.name == "calls":
+            of_client = share.calls >= self._parts.settings.max_calls_per_client
+            return self._log(error, verb, CALL_LIMITS[of_client])
+        return error
 
     def _session(self, recipient: str) -> Party:
         try:

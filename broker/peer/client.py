@@ -15,11 +15,12 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from broker.access.limits import Bucket
+from broker.access.limits import Bucket, network_of
 from broker.core.calls import Call
 from broker.core.keys import Predicate
 from broker.core.memberships import Session
 from broker.core.parts import Parts
+from broker.core.shares import Share
 from broker.errors import BrokerError, Denied, Gone, RateLimited, Unauthenticated
 from broker.interfaces import ISession
 from broker.messages import CloseCode, Event, Identity, Mail, Reply, Request
@@ -59,6 +60,7 @@ class Client:
         session: its ``ISession``, once bound.
         closed: whether ``close`` was called.
         calling, serving: the calls it has made, and those it has to answer.
+        refused: whether it was refused something, which then stands in the log.
     """
 
     _parts: Parts = attrs.field(repr=False)
@@ -75,8 +77,10 @@ class Client:
     closed: bool = False
     calling: dict[str, Call] = attrs.field(factory=dict, repr=False)
     serving: dict[str, Call] = attrs.field(factory=dict, repr=False)
+    refused: bool = False
     _topics: dict[tuple[str, bool], bool] | None = None
     _disconnect: Callable[[int, str], object] | None = attrs.field(default=None, repr=False)
+    _share: Share | None = attrs.field(default=None, repr=False)  # of its principal, once that was asked for
     _tries: int = 0
     _token_taken: bool = False
     _holds_token: bool = False
@@ -87,7 +91,7 @@ class Client:
         self.identity = parts.access.anonymous
         self.admitted = parts.access.mode != "required"
         self._verbs = parts.metrics.verbs_of(self.dialect)
-        self._bucket = self._bucket_of(self.address)
+        self._bucket = self._find_bucket()
 
     @property
     def client(self) -> str:
@@ -103,8 +107,14 @@ class Client:
         """See ``IPeer.pace``."""
         if self._bucket is not None:
             self._token_taken = False
-            self._take_token()
+            self._take_token("frame")
             self._token_taken = True
+
+    def take_token(self) -> None:
+        """See ``IPeer.take_token``."""
+        if self._bucket is not None:
+            self._token_taken = False
+            self._take_token("frame")
 
     @property
     def epoch(self) -> str:
@@ -118,19 +128,48 @@ class Client:
             RateLimited: there were too many.
         """
         if self._bucket is not None:
-            self._take_token()
-            self._bucket = None
+            try:
+                self._take_token("request")
+            finally:
+                self._bucket = None
 
-    def _bucket_of(self, key: str) -> Bucket | None:
+    def _find_bucket(self) -> Bucket | None:
         buckets = self._parts.buckets
-        return buckets.of(key) if buckets.limited else None
+        return buckets.of(self._owner) if buckets.limited else None
 
-    def _take_token(self) -> None:
+    @property
+    def _owner(self) -> str:
+        """Whose rate and share are its own: its principal's, if that is somebody, else its address's."""
+        return self.identity.principal if self.identity.name else network_of(self.address)
+
+    def _take_share(self) -> Share:
+        """Return what all clients of its principal have together."""
+        self._share = share = self._parts.shares.of(self._owner)
+        return share
+
+    def _take_token(self, verb: str) -> None:
         if self._token_taken:
             self._token_taken = False
         elif not self._bucket.take_token():  # type: ignore[union-attr]
-            self._parts.metrics.rate_limited += 1
-            raise RateLimited("limit", "rate")
+            raise self._over_rate(verb)
+
+    def _over_rate(self, verb: str) -> BrokerError:
+        self._parts.metrics.rate_limited += 1
+        return self._log(RateLimited("limit", "rate"), verb, "TXBROKER_RATE")
+
+    def deny(self, verb: str, name: str, setting: str = "TXBROKER_PERMISSIONS_FILE") -> BrokerError:
+        """See ``IPeer.deny``."""
+        return self._log(Denied(verb, name), verb, setting, name)
+
+    def unauthenticated(self, verb: str) -> BrokerError:
+        """See ``IPeer.unauthenticated``."""
+        return self._log(Unauthenticated(verb), verb, "TXBROKER_AUTH")
+
+    def _log(self, error: BrokerError, verb: str, setting: str, name: str = "") -> BrokerError:
+        """Return *error*, a refusal, when it has been logged."""
+        self.refused = True
+        self._parts.refusals.add(self.dialect, self.address, self.identity.principal, verb, error.code, setting, name)
+        return error
 
     def _allow(self, verb: str, name: str, *, rate_limited: bool = True, check_permission: bool = True) -> None:
         """Check that the client may *verb* with *name*, and count it; every verb begins with this.
@@ -144,17 +183,16 @@ class Client:
         """
         self._verbs[verb] += 1
         if rate_limited and self._bucket is not None:
-            self._take_token()
+            self._take_token(verb)
         if not self.admitted:
-            raise Unauthenticated(verb)
+            raise self.unauthenticated(verb)
         grants = self.identity.grants
         if check_permission and grants is not None and verb != "identify" and not grants.may(verb, name):
-            raise Denied(verb, name)
+            raise self.deny(verb, name)
         if self.closed:
             raise Gone("lost", name)
 
-    @staticmethod
-    def _own(verb: str, name: str) -> None:
+    def _own(self, verb: str, name: str) -> None:
         """Check that *name* is well formed and not one of the broker itself.
 
         Raises:
@@ -163,10 +201,9 @@ class Client:
         """
         check_text(name)
         if name.startswith(STARTS_OF_RESERVED) and belongs_to_broker(name):
-            raise Denied(verb, name)
+            raise self.deny(verb, name, "")
 
-    @staticmethod
-    def _shown(topic: str) -> str:
+    def _shown(self, topic: str) -> str:
         """Return *topic* if clients may read what was stored of it.
 
         Raises:
@@ -174,7 +211,7 @@ class Client:
             Denied: it belongs to the nodes.
         """
         if topic.startswith(CONTROL_PREFIX):
-            raise Denied("read", topic)
+            raise self.deny("read", topic, "")
         return check_text(topic)
 
     def _may(self, verb: str, predicate: Predicate | None = None) -> Predicate | None:
@@ -186,9 +223,11 @@ class Client:
             return lambda key: grants.may(verb, KEY_PREFIX + key)
         return lambda key: predicate(key) and grants.may(verb, KEY_PREFIX + key)
 
-    def ignore(self) -> None:
+    def ignore(self, messages: int = 1) -> None:
         """See ``IPeer.ignore``."""
-        self._verbs["ignore"] += 1
+        self._verbs["ignore"] += messages
+        if self._bucket is not None:
+            self._bucket.spend(messages)
 
     def about(self) -> dict[str, Any]:
         """See ``IPeer.about``."""
@@ -207,28 +246,58 @@ class Client:
 
     def identify(self, credential: object) -> Identity:
         """See ``IPeer.identify``."""
+        parts = self._parts
         self._verbs["identify"] += 1
-        if self._tries >= self._parts.settings.auth_tries:
-            raise RateLimited("limit", "tries")
+        # A handshake is no frame: its client may come again at once, and what it shows has a limit of its own.
+        if self.session is not None and self._bucket is not None and not self._token_taken:
+            self._take_token("identify")
+        if self._tries >= parts.settings.auth_tries:
+            raise self._log(RateLimited("limit", "tries"), "identify", "TXBROKER_AUTH_TRIES")
+        if parts.failures.addresses:
+            self._check_failures()
         try:
-            identity = self._parts.access.identify(credential)
+            identity = parts.access.identify(credential)
         except Unauthenticated:
             self._tries += 1
-            self._parts.metrics.auth_failures[self.dialect] += 1
+            self._count_failure(credential, parts.settings.credentials)
             raise
         if self.identity.authenticated and identity.principal != self.identity.principal:
-            raise Denied("identify", identity.name)
+            raise self.deny("identify", identity.name, "")
         self.admit(identity)
         return identity
+
+    def _check_failures(self) -> None:
+        """Check that a credential may be looked at.
+
+        Raises:
+            RateLimited: too many wrong ones came from its address.
+        """
+        if not self._parts.access.configured:
+            return  # there is nothing to guess
+        try:
+            self._parts.failures.check(self.dialect, self.address, self.identity.principal)
+        except RateLimited:
+            self.refused = True
+            raise
+
+    def _count_failure(self, shown: object, setting: str) -> None:
+        parts = self._parts
+        self.refused = True
+        parts.metrics.auth_failures[self.dialect] += 1
+        setting = setting if shown else "TXBROKER_AUTH"
+        guessed = bool(shown) and parts.access.configured
+        parts.failures.count(self.dialect, self.address, setting, self.identity.principal, guessed=guessed)
 
     def admit(self, identity: Identity) -> None:
         """See ``IPeer.admit``."""
         self.identity = identity
         self.admitted = True
         self._tries = 0
+        self._share = None
         if identity.client:
             self._parts.mailboxes.open(identity.client)
-            self._bucket = self._bucket_of(identity.principal)
+        if identity.name:
+            self._bucket = self._find_bucket()
 
     async def mint(self, claims: Mapping[str, Any], seconds: float) -> str:
         """See ``IPeer.mint``."""
@@ -238,15 +307,16 @@ class Client:
     async def present(self, token: str) -> Mapping[str, Any]:
         """See ``IPeer.present``."""
         self._verbs["identify"] += 1
+        if self._parts.failures.addresses:
+            self._check_failures()
         try:
             found = await self._parts.tokens.verify(token)
             self.admit(self._parts.access.recall(found.bearer))
         except Unauthenticated:
-            self._parts.metrics.auth_failures[self.dialect] += 1
+            self._count_failure(token, "TXBROKER_TOKEN_SECONDS")
             raise
         if self.closed:
             raise Gone("lost")
-        self._bucket = self._bucket_of(f"token:{found.id}")
         self._holds_token = True
         self._parts.tokens.hold(self, found)
         return found.claims
@@ -272,7 +342,7 @@ class Client:
         # A user has the name of his token, or none.
         named = self.identity.kind == "user" or self.identity.client or self.named
         if anonymous or named or access.knows(name) or self._is_another(name):
-            raise Denied("identify", name)
+            raise self.deny("identify", name, "")
         self.named = name
         self._parts.mailboxes.open(name)
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from twisted.internet.defer import Deferred
 
 from broker.core.keys import Predicate
-from broker.errors import Denied
 from broker.messages import Entry
 from broker.patterns import BROKER, KEY_PREFIX, is_key_of_broker
 from broker.peer.client import Client
@@ -24,10 +23,17 @@ class KeyVerbs(Client):
         return self._parts.keys.get(key)
 
     async def range(
-        self, first: str, last: str, limit: int, *, predicate: Predicate | None = None, max_bytes: int = 0
+        self,
+        first: str,
+        last: str,
+        limit: int,
+        *,
+        predicate: Predicate | None = None,
+        max_bytes: int = 0,
+        rate_limited: bool = True,
     ) -> list[tuple[str, Entry]]:
         """See ``IPeer.range``."""
-        self._allow("read", KEY_PREFIX + first, check_permission=False)
+        self._allow("read", KEY_PREFIX + first, rate_limited=rate_limited, check_permission=False)
         return await self._parts.keys.range(
             first, last, limit, predicate=self._may("read", predicate), max_bytes=max_bytes
         )
@@ -36,21 +42,21 @@ class KeyVerbs(Client):
         """See ``IPeer.set``."""
         self._allow("write", KEY_PREFIX + key)
         if key.startswith(BROKER) and is_key_of_broker(key):
-            raise Denied("write", key)
+            raise self.deny("write", key, "")
         return self._parts.keys.set(key, value, revision=revision, expires=expires, origin=self.id)
 
     def patch(self, key: str, value: bytes) -> Deferred[Entry]:
         """See ``IPeer.patch``."""
         self._allow("write", KEY_PREFIX + key)
         if key.startswith(BROKER) and is_key_of_broker(key):
-            raise Denied("write", key)
+            raise self.deny("write", key, "")
         return self._parts.keys.patch(key, value, origin=self.id)
 
     def increment(self, key: str, amount: bytes) -> Deferred[Entry]:
         """See ``IPeer.increment``."""
         self._allow("write", KEY_PREFIX + key)
         if key.startswith(BROKER) and is_key_of_broker(key):
-            raise Denied("write", key)
+            raise self.deny("write", key, "")
         return self._parts.keys.increment(key, amount, origin=self.id)
 
     def delete(self, key: str, *, revision: int | None = None) -> Deferred[bool]:

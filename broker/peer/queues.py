@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred, ensureDeferred
 
-from broker.errors import Denied, Gone, Invalid, RateLimited
+from broker.errors import Gone, Invalid, RateLimited
 from broker.messages import MAX_TIME, Mail
 from broker.patterns import CLIENT, DEFAULT_QUEUE, QUEUE, belongs_to_broker, check_name
 from broker.peer.client import Client
@@ -26,7 +26,7 @@ class QueueVerbs(Client):
         self._allow("send", queue)
         check_name(queue, "recipient")
         if belongs_to_broker(queue.removeprefix(QUEUE)):
-            raise Denied("send", queue)
+            raise self.deny("send", queue, "")
         if queue == QUEUE or not 0 <= time <= MAX_TIME:
             raise Invalid("recipient" if queue == QUEUE else "time")
         if not queue.startswith(QUEUE):

@@ -11,6 +11,9 @@ from broker.messages import MAX_TIME, Event, IndexRows
 from broker.patterns import check_name, check_pattern
 from broker.peer.client import Client
 
+# The setting of how many polls may wait, by whether it is that of one client.
+POLL_LIMITS = ("TXBROKER_MAX_WAITING_POLLS", "TXBROKER_MAX_WAITING_POLLS_PER_CLIENT")
+
 
 class TopicVerbs(Client):
     """Subscribe, publish, and read what is stored."""
@@ -105,7 +108,12 @@ class TopicVerbs(Client):
     ) -> list[Event]:
         """See ``IPeer.poll``."""
         self._allow("read", topic)
-        return await self._parts.channels.poll(self._shown(topic), after, limit, timeout, max_bytes)
+        share = self._share or self._take_share()
+        try:
+            return await self._parts.channels.poll(self._shown(topic), after, limit, timeout, max_bytes, share)
+        except RateLimited as error:
+            of_client = share.polls >= self._parts.settings.max_waiting_polls_per_client
+            raise self._log(error, "poll", POLL_LIMITS[of_client]) from None
 
     async def cursor(self, client: str, topic: str) -> int:
         """See ``IPeer.cursor``."""

@@ -54,8 +54,7 @@ def json_refusal(
     """Return ``{"error":{"code","message","data"}}`` with *status*."""
     if not code:
         code = CODE_OF_STATUS.get(status) or HTTPStatus(status).name
-    if status in (429, 503):
-        headers = (*headers, ("Retry-After", str(max(1, math.ceil(retry_after)))))
+    headers = (*headers, *_retry_header(status, retry_after))
     body = b'{"error":{"code":%b,"message":%b,"data":%b}}' % (_quoted(code), _quoted(message), data or b"null")
     return Response(status, body, headers=headers)
 
@@ -64,8 +63,9 @@ def error_refusal(error: BrokerError) -> Response:
     """Return the HTTP answer for *error*."""
     if isinstance(error, Refused):
         if error.body:
-            return Response(error.status, error.body, error.content_type)
-        return json_refusal(error.status, error.message)
+            headers = _retry_header(error.status, error.retry_after)
+            return Response(error.status, error.body, error.content_type, headers)
+        return json_refusal(error.status, error.message, retry_after=error.retry_after)
     status = STATUSES.get(error.code, 500)
     retry_after = error.retry_after if isinstance(error, RateLimited) else RETRY_AFTER
     return json_refusal(status, error.message, code=error.code, data=error.data, retry_after=retry_after)
@@ -90,6 +90,11 @@ class ThrottledLogger:
         if skipped:
             text += " ({skipped} more like it in between)"
         self._log.info(text, skipped=skipped, **fields)
+
+
+def _retry_header(status: int, seconds: float) -> tuple[tuple[str, str], ...]:
+    """Return the header that tells when to try again, where *status* is one for which that is known."""
+    return (("Retry-After", str(max(1, math.ceil(seconds)))),) if status in (429, 503) else ()
 
 
 def _quoted(text: str) -> bytes:

@@ -309,7 +309,8 @@ class Site(Factory):
         except CancelledError:
             raise
         except Exception as error:
-            self._log_failed_session(dialect, link, error)
+            if not getattr(peer, "refused", False):  # else it stands in the log
+                self._log_failed_session(dialect, link, error)
             await self._late.hold(dialect, link)
             raise
         if peer.session is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from zope.interface import implementer
 
-from broker.errors import BrokerError
+from broker.errors import BrokerError, RateLimited
 from broker.interfaces import IHttpDialect, IPeer
 from broker.messages import HttpRequest, Response
 from protocols.ganomede.answers import STATUSES, Refusal, failed, failure, missing, not_allowed
@@ -57,16 +57,16 @@ class Ganomede:
         """Return the answer to *request*; see ``IHttpDialect``."""
         handlers = self._paths.get(request.path) or self._find(request.path)
         if handlers is None:
-            return missing(request)
+            return _counted(peer, request, missing(request))
         handler = handlers.get(request.method)
         if handler is None:
-            return not_allowed(request, tuple(handlers))
+            return _counted(peer, request, not_allowed(request, tuple(handlers)))
         try:
             return await handler(peer, request)
         except Refusal as refusal:
-            return refusal.response
+            return _counted(peer, request, refusal.response)
         except BrokerError as error:
-            return failed(error, request)
+            return _counted(peer, request, failed(error, request))
 
     def refusal(self, status: int, message: str, request: HttpRequest) -> Response:
         """Return how to say that *request* is refused before it has reached ``answer``."""
@@ -85,3 +85,12 @@ class Ganomede:
             case ["", "indices", _, _]:
                 return self._index
         return None
+
+
+def _counted(peer: IPeer, request: HttpRequest, response: Response) -> Response:
+    """Return *response*, unless *request* was not counted before, by its handler, and is one too many."""
+    try:
+        peer.take_one_token()
+    except RateLimited as error:
+        return failed(error, request)
+    return response

@@ -98,7 +98,6 @@ class Events:
         client = name_of(query.get("clientId"), "Invalid Client ID")
         channel = channel_of(query.get("channel"))
         limit = _limit(query)
-        peer.take_one_token()
         epoch = query.get("epoch")
         if epoch is None:
             return await self._read(peer, client, channel, limit, query.get("after"))
@@ -169,11 +168,18 @@ class Events:
 def authenticate(peer: IPeer, secret: str | msgspec.UnsetType, request: HttpRequest | None = None) -> None:
     """Identify *peer* by *secret*, or else by the secret in the query of *request*.
 
-    Where no credential is asked for, none need be shown.
+    Where no credential is asked for, none need be shown.  Then the request is counted
+    against the rate, once and for all.
 
     Raises:
         Unauthenticated: neither is good.
+        RateLimited: there were too many requests, or too many wrong secrets.
     """
+    _identify(peer, secret, request)
+    peer.take_one_token()
+
+
+def _identify(peer: IPeer, secret: str | msgspec.UnsetType, request: HttpRequest | None) -> None:
     if secret is not msgspec.UNSET:
         try:
             peer.identify(secret)

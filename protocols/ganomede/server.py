@@ -21,6 +21,7 @@ WEIGHT = re.compile(r";\s*q\s*=\s*([0-9.]+)")
 
 async def ping(peer: IPeer, request: HttpRequest) -> Response:
     """Say that the server is alive."""
+    peer.take_one_token()
     token = unquote(request.path.rpartition("/")[2])
     if token is None:
         raise Refusal(missing(request))

@@ -62,8 +62,10 @@ class Hpkv:
                 peer.identify(key)
                 return self._bound(Session(link, peer, self._max_frame_bytes), peer)
             claims = await peer.present(given.get("token", ""))
-        except (Unauthenticated, Denied, RateLimited):
-            raise _forbidden("Invalid API key" if key else "Invalid token") from None
+        except RateLimited as error:
+            raise _refused(429, "Rate limit exceeded", error.retry_after) from None
+        except (Unauthenticated, Denied):
+            raise _refused(403, "Invalid API key" if key else "Invalid token") from None
         session = self._bound(Session(link, peer, self._max_frame_bytes, rights_of(claims)), peer)
         # "Subscriptions exist from the handshake on": on every node, before it is answered.
         session.watch()
@@ -84,9 +86,9 @@ class Hpkv:
         return self._token_endpoint.error(status, message)
 
 
-def _forbidden(text: str) -> Refused:
+def _refused(status: int, text: str, retry_after: float = 1.0) -> Refused:
     body = msgspec.json.encode({"error": text})
-    return Refused(403, text, body=body, content_type="application/json")
+    return Refused(status, text, body=body, content_type="application/json", retry_after=retry_after)
 
 
 def _parameters(query: str) -> dict[str, str]:

@@ -15,9 +15,10 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from broker.errors import BrokerError, Denied, Invalid, RateLimited
+from broker.errors import BrokerError, Invalid, RateLimited
 from broker.interfaces import IPeer
 from broker.messages import CloseCode, Event
+from broker.patterns import KEY_PREFIX
 from broker.sessions import OrderedSession
 from protocols.hpkv import frames
 from protocols.hpkv.frames import Operation, check_key, end_key, number_value, read, record_limit, text_value
@@ -70,6 +71,12 @@ class Session(OrderedSession):
             self._link.close(CloseCode.UNSUPPORTED_DATA, "text frames only")
             return None
         operation = read(data)
+        try:
+            # "Check order: parse → rate → op → key → access → value → existence."
+            self._peer.pace()
+        except BrokerError as error:
+            self._refuse(error, operation.id if operation is not None else b"")
+            return None
         if len(data) > self._max_frame_bytes and not self._is_long_by_value(data, operation):
             self._link.close(CloseCode.MESSAGE_TOO_BIG, "message too big")
             return None
@@ -77,8 +84,6 @@ class Session(OrderedSession):
             self._refuse(Invalid("frame", message="Invalid message"), b"")
             return None
         try:
-            # "Check order: parse → rate → op → key → access → value → existence."
-            self._peer.pace()
             begin = OPERATIONS.get(operation.op)
             if begin is None:
                 raise Invalid("op", message="Invalid operation")
@@ -93,6 +98,7 @@ class Session(OrderedSession):
 
     def overrun(self, data: bytes, binary: bool) -> None:
         """Refuse a frame because too much waits for a RANGE to end."""
+        self._peer.ignore()
         operation = None if binary else read(data)
         self._refuse(RateLimited("limit", "backlog"), operation.id if operation else b"")
 
@@ -119,23 +125,23 @@ class Session(OrderedSession):
         self._link.send(frames.error(error, id))
 
     def _get(self, operation: Operation) -> None:
-        self._check_access(operation.key)
+        self._check_access("read", operation.key)
         self._answer(self._peer.get(operation.key), operation, frames.value)
 
     def _set(self, operation: Operation) -> None:
-        self._check_access(operation.key)
+        self._check_access("write", operation.key)
         self._answer(self._peer.set(operation.key, text_value(operation)), operation, frames.written)
 
     def _patch(self, operation: Operation) -> None:
-        self._check_access(operation.key)
+        self._check_access("write", operation.key)
         self._answer(self._peer.patch(operation.key, text_value(operation)), operation, frames.written)
 
     def _delete(self, operation: Operation) -> None:
-        self._check_access(operation.key)
+        self._check_access("write", operation.key)
         self._answer(self._peer.delete(operation.key), operation, frames.deleted)
 
     def _atomic(self, operation: Operation) -> None:
-        self._check_access(operation.key)
+        self._check_access("write", operation.key)
         increased = self._peer.increment(operation.key, number_value(operation))
         self._answer(increased.addErrback(_not_numeric), operation, frames.counted)
 
@@ -150,9 +156,9 @@ class Session(OrderedSession):
         self._answer(doing, operation, frames.records)
         return doing
 
-    def _check_access(self, key: str) -> None:
+    def _check_access(self, verb: str, key: str) -> None:
         if self._rights is not None and not self._rights.may(key):
-            raise Denied("key", key)
+            raise self._peer.deny(verb, KEY_PREFIX + key, "")
 
 
 Begin = Callable[[Session, Operation], Deferred[Any] | None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,6 +57,14 @@ class TokenEndpoint:
 
     async def answer(self, peer: IPeer, request: HttpRequest) -> Response:
         """Return the answer to *request*."""
+        response = await self._answer(peer, request)
+        try:
+            peer.take_one_token()  # unless it has authenticated, and was counted then
+        except RateLimited as error:
+            return self._refused(error)
+        return response
+
+    async def _answer(self, peer: IPeer, request: HttpRequest) -> Response:
         if request.method == "OPTIONS":
             return PREFLIGHT
         if request.method != "POST":
@@ -68,6 +77,7 @@ class TokenEndpoint:
 
     async def _mint(self, peer: IPeer, request: HttpRequest) -> str:
         peer.identify(request.headers.get("x-api-key"))
+        peer.take_one_token()
         claims = read_claims(request.body)
         rights_of(claims)
         return await peer.mint(claims, self._seconds)
@@ -81,7 +91,7 @@ class TokenEndpoint:
             return self.error(400, error.message)
         status, text = STATUSES.get(error.code, (500, "Internal server error"))
         if isinstance(error, RateLimited):
-            return self.error(status, text, ("Retry-After", f"{error.retry_after:.0f}"))
+            return self.error(status, text, ("Retry-After", str(max(1, math.ceil(error.retry_after)))))
         return self.error(status, text)
 
 

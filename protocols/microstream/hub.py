@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from broker.errors import BrokerError, CalleeFailed, Invalid, NotFound
+from broker.errors import BrokerError, CalleeFailed, Invalid, NotFound, RateLimited
 from broker.interfaces import ILink, IPeer
 from broker.jsontext import decode, overflows
 from broker.messages import CloseCode, Reply, Request
@@ -79,6 +79,7 @@ class Service(SocketSession):
     def on_connect(self, connect: Connect) -> None:
         """Register the service; the answer comes when a present holder of the name has been probed."""
         if connect.namespace != "/":
+            self.peer.ignore()
             self.refuse(connect.namespace, INVALID_NAMESPACE)
             return
         joining = Deferred.fromCoroutine(self._join(connect.auth))
@@ -89,6 +90,7 @@ class Service(SocketSession):
     async def _join(self, auth: bytes) -> None:
         name = ", ".join(self._names)
         try:
+            self.peer.pace()
             self._identify(auth)
             name = self._name()
             if not self.peer.identity.client:
@@ -142,6 +144,7 @@ class Service(SocketSession):
         """Unregister the service; its requests end, both those it was sent and those it made."""
         self._serving.clear()
         self.set_idle_timeout(0)
+        self.peer.ignore()
         self.peer.undo()
 
     def on_ended(self) -> None:
@@ -155,7 +158,9 @@ class Service(SocketSession):
     def on_event(self, emit: Emit) -> None:
         """Handle a request, a response or a heartbeat; "Unknown events: silently ignored"."""
         handle = self._events.get(emit.name)
-        if handle is not None:
+        if handle is None:
+            self.peer.ignore()
+        else:
             handle(self, emit)
 
     def _request(self, emit: Emit) -> None:
@@ -168,7 +173,7 @@ class Service(SocketSession):
         target, id, data = envelope.targetService, payload.id, bytes(payload.data)
         original = bytes(envelope.payload)
         if overflows(original):
-            self._respond(id, failed_response(Invalid("number", message=OVERFLOW), target, id))
+            self._fail(Invalid("number", message=OVERFLOW), target, id)
             return
         request = Request(
             "",
@@ -192,21 +197,34 @@ class Service(SocketSession):
             members = decode(_members, emit.args[0])
             id = decode(_numbered, members["payload"]).id
         except (Invalid, LookupError):
-            self._hub.dropped += 1
+            self._drop()
             return
         try:
             target = decode(_text, members["targetService"])
         except (Invalid, KeyError):
             target = ""
         error = Invalid("request", message="A request needs targetService, payload.id and payload.event")
+        self._fail(error, target, id)
+
+    def _fail(self, error: BrokerError, target: str, id: str) -> None:
+        """Respond with *error* to a request that no verb has counted."""
+        try:
+            self.peer.take_token()
+        except RateLimited as limited:
+            error = limited
         self._respond(id, failed_response(error, target, id))
+
+    def _drop(self) -> None:
+        """Count a message that can not be answered."""
+        self._hub.dropped += 1
+        self.peer.ignore()
 
     def _response(self, emit: Emit) -> None:
         """Answer a request that was sent to this service, once; drop any other response."""
         try:
             answer = decode(_answer, emit.args[0])
         except (Invalid, IndexError):
-            self._hub.dropped += 1
+            self._drop()
             return
         key, foreign = self._serving.pop(answer.id, ("", False))
         body = bytes(answer.response)
@@ -214,11 +232,16 @@ class Service(SocketSession):
             error: BrokerError | None = CalleeFailed(INVALID_RESPONSE, OVERFLOW)
         else:
             error = failure_in(body) if foreign else None
-        if not self.peer.answer(key, body, error, attachments=emit.attachments):
+        try:
+            awaited = self.peer.answer(key, body, error, attachments=emit.attachments)
+        except RateLimited:
+            awaited = False  # a response has no answer that could tell
+        if not awaited:
             self._hub.dropped += 1
 
     def _heartbeat(self, emit: Emit) -> None:
         """Limit the time without a packet, of any type, from the first heartbeat on; the name in it does not matter."""
+        self.peer.ignore()
         self.set_idle_timeout(self._hub.idle_seconds)
 
     _events: ClassVar[Mapping[str, Any]] = {"request": _request, "response": _response, "heartbeat": _heartbeat}

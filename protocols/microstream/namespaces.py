@@ -83,7 +83,9 @@ class SocketSession(Session):
         elif type(packet) is Disconnect:
             self.on_disconnect(packet.namespace)
         else:
-            assert packet is None or type(packet) is Ack  # no acknowledgement was ever asked for
+            assert packet is None or type(packet) is Ack
+            if packet is not None:  # no acknowledgement was ever asked for
+                self.peer.ignore()
 
     def on_ended(self) -> None:
         """Stop the timer."""

@@ -158,10 +158,11 @@ class Server:
         try:
             return await self._answer(peer, request, _query(request))
         except RequestRefused as error:
-            return Response(400, _error_body(error.code), headers=NO_STORE)
+            status, code = 400, error.code
         except ProtocolError as error:
-            status = 413 if error.code == CloseCode.MESSAGE_TOO_BIG else 400
-            return Response(status, _error_body(ErrorCode.BAD_REQUEST), headers=NO_STORE)
+            status, code = 413 if error.code == CloseCode.MESSAGE_TOO_BIG else 400, ErrorCode.BAD_REQUEST
+        peer.take_one_token()  # its session counts what it does, but this has none
+        return Response(status, _error_body(code), headers=NO_STORE)
 
     def refusal(self, status: int, message: str, request: HttpRequest) -> Response:
         """Return the response to *request* that the port itself refuses, before ``answer``; see ``IDialectExtras``."""

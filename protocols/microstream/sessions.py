@@ -18,6 +18,7 @@ from protocols.microstream.engineio import (
     CLOSE,
     CLOSED,
     NOOP,
+    SEPARATOR,
     Engine,
     Message,
     Packet,
@@ -179,7 +180,7 @@ class Session(BaseSession):
             if not binary and self.engine.is_plain(data):
                 self.on_message(data[1:], False)
             else:
-                self._handle(self.engine.receive_frame(data, binary))
+                self._handle(self.engine.receive_frame(data, binary), 1)
         except ProtocolError as error:
             self.end(error.code, str(error))
 
@@ -227,7 +228,7 @@ class Session(BaseSession):
         self._received()
         self._batching = True
         try:
-            self._handle(self.engine.receive_payload(body))
+            self._handle(self.engine.receive_payload(body), body.count(SEPARATOR) + 1)
         except ProtocolError:
             self.end()
             raise
@@ -265,7 +266,11 @@ class Session(BaseSession):
             self._waiting_get = None
             waiting.callback(payload)
 
-    def _handle(self, events: list[EngineEvent]) -> None:
+    def _handle(self, events: list[EngineEvent], packets: int) -> None:
+        """Act on *events*, those of so many packets; the others asked for nothing."""
+        ignored = packets - sum(type(event) is Message for event in events)
+        if ignored:
+            self.peer.ignore(ignored)
         for event in events:
             if type(event) is Message:
                 self.on_message(event.data, event.binary)

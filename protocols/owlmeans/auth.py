@@ -69,7 +69,8 @@ def handshake(session: Session, token: str, name: str) -> None:
         raise Refused(401, body=refused("token").encode()) from None
     except BrokerError as error:
         status = 400 if isinstance(error, Invalid) else 429 if isinstance(error, RateLimited) else 403
-        raise Refused(status, body=marshal(error).encode()) from None
+        seconds = error.retry_after if isinstance(error, RateLimited) else 0.0
+        raise Refused(status, body=marshal(error).encode(), retry_after=seconds) from None
 
 
 def on_auth(session: Session, envelope: Envelope) -> None:
@@ -78,6 +79,12 @@ def on_auth(session: Session, envelope: Envelope) -> None:
     Two peers that answer failures with failures would loop for ever.
     """
     stage = envelope.stage
+    try:
+        session.peer.pace()
+    except RateLimited as error:
+        if stage is not None:
+            _send(session, None, refused(_reason(error)))
+        return
     if stage is None:
         return
     if stage == "authenticate":
@@ -116,7 +123,9 @@ def _token(payload: bytes) -> str:
 def _reason(error: BrokerError) -> str:
     if isinstance(error, Denied):
         return "identity"
-    return "tries" if isinstance(error, RateLimited) else "token"
+    if isinstance(error, RateLimited):
+        return "tries" if error.name == "tries" else "limit"
+    return "token"
 
 
 def _record(peer: IPeer) -> dict[str, Any]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from broker.config.settings import Settings
 
 TABLES = make_tables(on_auth, METHODS.read)
+RATE_LIMITED_TABLES = make_tables(on_auth, METHODS.read, rate_limited=True)
 
 
 @implementer(IWebSocketDialect)
@@ -37,7 +38,9 @@ class OwlMeans:
         query = parameters(link.handshake)
         wanted = (topic for topic in query.get("subscribe", "").split(",") if topic)
         topics = tuple(dict.fromkeys((*self.settings.owlmeans_default_subscriptions, *wanted)))
-        session = Session(peer, link, self.settings, TABLES, topics=topics)
+        session = Session(
+            peer, link, self.settings, RATE_LIMITED_TABLES if self.settings.rate else TABLES, topics=topics
+        )
         token = query.get("token") or link.handshake.headers.get("authorization", "")
         handshake(session, token, query.get("client", ""))
         return session

@@ -194,9 +194,19 @@ class Session(Outgoing):
             self._dispatch(envelope, data)
         elif wrong and envelope.type in self._handlers:
             self._notice_start(envelope)
-            self.refuse(Invalid(wrong), envelope)
+            if self.pace(envelope):
+                self.refuse(Invalid(wrong), envelope)
         else:
             self._dispatch(envelope, data)
+
+    def pace(self, envelope: Envelope) -> bool:
+        """Count a frame against the rate; say whether it is within it, after a refusal if not."""
+        try:
+            self.peer.pace()
+        except RateLimited as error:
+            self.refuse(error, envelope)
+            return False
+        return True
 
     def _on_call(self, envelope: Envelope) -> None:
         """Call a method: of the broker, of the recipient, or of whoever performs it."""
@@ -226,22 +236,33 @@ class Session(Outgoing):
     def _on_result(self, envelope: Envelope) -> None:
         """Answer a call or a request."""
         if not envelope.id:
-            self.notice(Invalid("id"), envelope)
+            self._refuse_answer(envelope)
             return
+        error: BrokerError | None = None
         try:
             body = checked_payload(envelope) or b"null"
         except Invalid:
             # The caller must not wait for an answer that it can not get.
-            self.peer.answer(envelope.id, b"null", CalleeFailed(*MALFORMED_RESULT))
-        else:
-            self.peer.answer(envelope.id, body, time=envelope.dt / 1000)
+            body, error = b"null", CalleeFailed(*MALFORMED_RESULT)
+        try:
+            self.peer.answer(envelope.id, body, error, time=envelope.dt / 1000)
+        except RateLimited as refusal:
+            self.notice(refusal, envelope)
 
     def _on_error(self, envelope: Envelope) -> None:
         """Answer a call or a request with an error."""
-        if envelope.id:
-            error = normalise(bytes(envelope.payload), self.settings.owlmeans_pass_stacks)
+        if not envelope.id:
+            self._refuse_answer(envelope)
+            return
+        error = normalise(bytes(envelope.payload), self.settings.owlmeans_pass_stacks)
+        try:
             self.peer.answer(envelope.id, b"null", error, time=envelope.dt / 1000)
-        else:
+        except RateLimited as refusal:
+            self.notice(refusal, envelope)
+
+    def _refuse_answer(self, envelope: Envelope) -> None:
+        """Refuse an answer that does not say what it answers."""
+        if self.pace(envelope):
             self.notice(Invalid("id"), envelope)
 
     def _on_request(self, envelope: Envelope) -> None:
@@ -282,7 +303,7 @@ class Session(Outgoing):
 
     def _on_unauthorized(self, envelope: Envelope) -> None:
         """Refuse what a client may not do before it has shown who it is."""
-        self.refuse(Unauthenticated(envelope.type), envelope)
+        self.refuse(self.peer.unauthenticated(envelope.type), envelope)
 
     def _call_broker(self, ref: str, name: str, body: bytes) -> None:
         """Perform method *name* and answer the call *ref* of it."""
@@ -344,9 +365,31 @@ FRAMES: Handlers = {
 }
 
 
-def make_tables(on_auth: Callable[[Session, Envelope], None], read_method: Callable[[str, bytes], Method]) -> Tables:
-    """Return the tables with *on_auth*, which answers an ``auth`` frame."""
-    admitted: Handlers = {**FRAMES, "auth": on_auth}
+# Counted otherwise: what somebody waits for is brought at any rate.
+ANSWERS = ("result", "error", "response")
+
+
+def make_tables(
+    on_auth: Callable[[Session, Envelope], None],
+    read_method: Callable[[str, bytes], Method],
+    *,
+    rate_limited: bool = False,
+) -> Tables:
+    """Return the tables with *on_auth*, which answers an ``auth`` frame.
+
+    With *rate_limited*, what the others do is counted against the rate before it is done.
+    """
+    frames = {kind: _limited(act) if rate_limited and kind not in ANSWERS else act for kind, act in FRAMES.items()}
+    unauthorized = _limited(Session._on_unauthorized) if rate_limited else Session._on_unauthorized
+    admitted: Handlers = {**frames, "auth": on_auth}
     # "Required mode, not yet authenticated: only auth and ping work."
-    open_to_all = {"auth": on_auth, "ping": FRAMES["ping"]}
-    return Tables(admitted, {**dict.fromkeys(admitted, Session._on_unauthorized), **open_to_all}, read_method)
+    open_to_all = {"auth": on_auth, "ping": frames["ping"]}
+    return Tables(admitted, {**dict.fromkeys(admitted, unauthorized), **open_to_all}, read_method)
+
+
+def _limited(act: Callable[[Session, Envelope], None]) -> Callable[[Session, Envelope], None]:
+    def limited(session: Session, envelope: Envelope) -> None:
+        if session.pace(envelope):
+            act(session, envelope)
+
+    return limited

@@ -67,7 +67,12 @@ class Watches:
         await self._peer.listening()
         first, last = _bounds(pattern)
         found = await self._peer.range(
-            first, last, MAX_ENTRIES + 1, predicate=lambda key: matches(pattern, key), max_bytes=MAX_ANSWER_BYTES
+            first,
+            last,
+            MAX_ENTRIES + 1,
+            predicate=lambda key: matches(pattern, key),
+            max_bytes=MAX_ANSWER_BYTES,
+            rate_limited=False,  # the frame has been counted
         )
         if len(found) > MAX_ENTRIES or size_of(found) > MAX_ANSWER_BYTES:
             raise TooLarge("snapshot", pattern)

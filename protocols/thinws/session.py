@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from broker.errors import BrokerError, Denied, Invalid, RateLimited, Unauthenticated
+from broker.errors import BrokerError, Denied, Invalid, RateLimited
 from broker.interfaces import IPeer
 from broker.jsontext import object_text
 from broker.messages import Event
@@ -50,6 +50,7 @@ class Session(OrderedSession):
     _open_rooms: bool
     identity: str = ""
     _token_refused: bool = False
+    _postponed: str = ""  # the token that was not looked at, since too many wrong ones came from its address
     _connected: bool = False
 
     @property
@@ -58,12 +59,18 @@ class Session(OrderedSession):
         return self._peer.id
 
     def authenticate(self, token: str) -> None:
-        """Become who *token* names; after a wrong one, every frame is refused until a right one comes."""
+        """Become who *token* names; after a wrong one, every frame is refused until a right one comes.
+
+        One that can not be looked at now is looked at with a later frame.
+        """
+        self._token_refused, self._postponed = True, ""
         try:
             self._peer.identify(token)
             self._token_refused = False
+        except RateLimited:
+            self._postponed = token
         except BrokerError:
-            self._token_refused = True
+            pass
 
     # What the transport and the core call
 
@@ -89,8 +96,10 @@ class Session(OrderedSession):
         """Begin what a frame asks for; the Deferred fires when it was answered."""
         frame: Members = {}
         try:
-            frame = read(data, binary)
-            self._peer.pace()
+            try:
+                frame = read(data, binary)
+            finally:
+                self._peer.pace()  # what is malformed is counted as well
             kind = text_of(frame.get("type"))
             if kind == "ack":
                 return None
@@ -98,7 +107,7 @@ class Session(OrderedSession):
             if handler is None:
                 raise Invalid("type", message="Unknown message type" if kind else "Invalid message")
             if kind != "connect":
-                self._check_admitted()
+                self._check_admitted(kind)
             doing = handler(self, frame)
         except BrokerError as error:
             self._refuse(frame, error)
@@ -108,6 +117,7 @@ class Session(OrderedSession):
     def overrun(self, data: bytes, binary: bool) -> None:
         """Refuse a frame because too much waits before it."""
         frame: Members = {}
+        self._peer.ignore()
         try:
             frame = read(data, binary)
         except Invalid:
@@ -149,7 +159,7 @@ class Session(OrderedSession):
         token = text_of(frame.get("token"))
         if token:
             self.authenticate(token)
-        self._check_admitted()
+        self._check_admitted("connect")
         return Deferred.fromCoroutine(self._become(identity))
 
     def _subscribe(self, frame: Members) -> Deferred[str]:
@@ -175,9 +185,13 @@ class Session(OrderedSession):
         )
         return sent.addCallback(lambda _: room)
 
-    def _check_admitted(self) -> None:
+    def _check_admitted(self, kind: str) -> None:
+        if self._postponed and self._peer.tries_left:
+            self.authenticate(self._postponed)
+            if self._postponed:
+                raise RateLimited("limit", "auth")
         if self._token_refused or not self._peer.admitted:
-            raise Unauthenticated("token")
+            raise self._peer.unauthenticated(kind)
 
     def _implied_identity(self, frame: Members) -> str:
         """Return the connectionID by which a subscribe or unsubscribe connects as well, or "".

@@ -1,6 +1,7 @@
+import pytest
 from twisted.internet.task import Clock
 
-from broker.access.limits import Buckets
+from broker.access.limits import Buckets, network_of
 
 
 def test_a_bucket_gives_its_burst_and_then_its_rate():
@@ -34,3 +35,30 @@ def test_a_bucket_is_kept_for_each_key_seen_lately():
 
 def test_no_rate_is_no_bucket():
     assert Buckets(Clock(), rate=0.0, burst=5.0).of("ann") is None
+
+
+def test_what_is_spent_is_no_more_than_there_is():
+    clock = Clock()
+    bucket = Buckets(clock, rate=1.0, burst=3.0).of("ann")
+    bucket.spend(2)
+    assert [bucket.take_token(), bucket.take_token()] == [True, False]
+    bucket.spend(100)
+    clock.advance(1.0)
+    assert bucket.take_token()
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:DB8:1:2::9", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::1", "::/64"),
+        ("/run/txbroker.sock", "/run/txbroker.sock"),
+        ("", ""),
+    ],
+)
+def test_addresses_that_one_client_may_have_are_one_network(address, network):
+    assert network_of(address) == network

@@ -164,6 +164,7 @@ async def test_no_output_has_a_secret(start_daemon, level):
         TXBROKER_API_KEYS=f"named:{NAMED}",
         TXBROKER_JWT_SECRET=SIGNING,
         TXBROKER_LOG_LEVEL=level,
+        TXBROKER_AUTH_FAILURES_PER_MINUTE="0",
         TXBROKER_ERROR_DELAY_SECONDS="0",
         TXBROKER_POLL_TIMEOUT_SECONDS="0.01",
     )

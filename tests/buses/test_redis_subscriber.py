@@ -413,6 +413,7 @@ def test_stopping_leaves_no_timer(world: World) -> None:
     assert world.clock.getDelayedCalls() == []
 
 
+@pytest.mark.unmeasured
 def test_many_join_at_little_cost(world: World) -> None:
     for number in range(3000):
         world.subscriber.listen(f"room {number}", False)

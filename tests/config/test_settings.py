@@ -348,8 +348,9 @@ def test_example_file_and_documentation_name_every_option():
     page = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(page)
     assert (ROOT / ".env.example").read_text() == page.env_example(), "run docs/settings_page.py env >.env.example"
+    table = page.table()
     for name in options_of(Settings):
-        assert f".. envvar:: TXBROKER_{name.upper()}\n" in page.table()
+        assert f".. envvar:: TXBROKER_{name.upper()}\n" in table
 
 
 def test_every_option_is_used_somewhere():

@@ -94,6 +94,7 @@ def test_a_long_channel_is_worked_off_in_batches(shelf, monkeypatch):
     assert value_of(shelf.store.get(POSITION, "i")).value == b"10"
 
 
+@pytest.mark.unmeasured
 def test_a_hundred_thousand_events_come_to_an_end(shelf):
     for _ in range(100_000):
         shelf.store.append(LOG_PREFIX + "t", Event("t", "", None))

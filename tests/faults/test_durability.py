@@ -85,7 +85,7 @@ class Witness:
 @pytest.mark.timeout(600)
 @pytest_twisted.ensureDeferred
 async def test_nothing_acknowledged_is_lost_by_killing(start_daemon, soak):
-    rounds = 25 if soak else 5
+    rounds = 25 if soak else 3
 
     async def lives(number: int) -> None:
         daemon = await start_daemon(TXBROKER_PROTOCOLS="ganomede", TXBROKER_POLL_TIMEOUT_SECONDS="0")

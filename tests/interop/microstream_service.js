@@ -8,7 +8,7 @@ const { Service } = require("./microstream_client.js");
 const [url, name, transports = "polling,websocket"] = process.argv.slice(2);
 const say = (value) => console.log(JSON.stringify(value));
 
-const service = new Service(url, name, { transports: transports.split(",") })
+const service = new Service(url, name, { transports: transports.split(","), heartbeat: 200 })
   .onRequest("echo", (data) => ({ got: data }))
   .onRequest("hang", () => new Promise(() => {}));
 service.socket.on("connect", () => say({ connected: service.socket.id }));

@@ -128,12 +128,14 @@ async def test_an_index_is_created_once_and_read(shared_daemon, node):
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_poll_of_eight_seconds_is_no_error(start_daemon, node):
+async def test_a_poll_of_many_seconds_is_no_error(start_daemon, node, soak):
+    length = 8 if soak else 2
     # The old name, in milliseconds, of TXBROKER_POLL_TIMEOUT_SECONDS.
-    daemon = await start_daemon(TXBROKER_PROTOCOLS="ganomede", TXBROKER_API_SECRET=SECRET, POLL_TIMEOUT="8000")
+    timeout = str(1000 * length)
+    daemon = await start_daemon(TXBROKER_PROTOCOLS="ganomede", TXBROKER_API_SECRET=SECRET, POLL_TIMEOUT=timeout)
     ((word, seconds),) = await Client(node, daemon).run("idle", "quiet")
     assert word == "cycle"
-    assert seconds >= 8
+    assert seconds >= length
 
 
 @pytest_twisted.ensureDeferred

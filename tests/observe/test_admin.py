@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 
 from broker.app.tap import make_admin_site, make_core
 from broker.config.settings import Settings
+from tests.support.logs import lines_of
 from tests.web.wire import Heard, Wire
 
 SECRET = "n\u00fcr f\u00fcr Betreiber"  # its bytes go over the wire as they are
@@ -97,3 +98,16 @@ def test_without_a_secret_a_foreign_name_is_answered_nowhere():
     assert port.statuses(host="evil.example:8001") == [403] * 7
     assert port.ask("/metrics", host="ops.lan:8001").status == 200
     assert Port(admin_secret=SECRET).ask("/metrics", SHOWN, host="ops.example").status == 200
+
+
+def test_after_too_many_wrong_secrets_none_is_looked_at_and_each_is_logged(logged):
+    port = Port(admin_secret=SECRET, auth_failures_per_minute=2)
+    wrong = "Authorization: Bearer wrong"
+    answers = [port.ask("/metrics", *lines) for lines in ((), (wrong,), (wrong,), (wrong,), (SHOWN,))]
+    assert [answer.status for answer in answers] == [401, 401, 401, 429, 429]
+    assert answers[-1].headers["retry-after"] == "60"
+    assert port.ask("/health").status == 200
+    assert "admin refused 127.0.0.1: UNAUTHENTICATED for anonymous at identify; see TXBROKER_ADMIN_SECRET" in lines_of(
+        logged
+    )
+    assert "wrong" not in repr(lines_of(logged))

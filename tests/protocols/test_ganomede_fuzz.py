@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.access.principals import Access
@@ -74,7 +74,6 @@ def check(api, method, target, body, headers):
     return response
 
 
-@settings(max_examples=300)
 @given(
     st.sampled_from(("GET", "POST", "PUT", "HEAD")),
     paths,
@@ -93,7 +92,6 @@ def test_any_request_is_answered_in_the_shape_of_the_dialect(method, path, query
     assert json.loads(api.post("afterwards").body)["id"] == 1
 
 
-@settings(max_examples=200)
 @given(objects)
 def test_what_is_stored_comes_back_as_it_came(fields):
     api = Api()
@@ -109,7 +107,6 @@ def test_what_is_stored_comes_back_as_it_came(fields):
         assert stored.body in body
 
 
-@settings(max_examples=100)
 @given(st.lists(st.tuples(st.sampled_from("abc"), texts, st.integers(0, 5)), max_size=12))
 def test_an_index_has_what_a_look_at_every_event_finds(posts):
     api = Api()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.owlmeans.methods import METHODS as OWN
@@ -57,7 +57,6 @@ texts = (
 )
 
 
-@settings(max_examples=150)
 @given(st.lists(texts, max_size=12))
 def test_garbage_disturbs_nobody(garbage):
     room = Room()
@@ -79,7 +78,6 @@ def test_garbage_disturbs_nobody(garbage):
     assert room.ask(bob, "still.there") == "yes"
 
 
-@settings(max_examples=100)
 @given(st.lists(texts, max_size=6))
 def test_garbage_before_authentication_disturbs_nobody(garbage):
     room = Room(auth="required", api_secret="s")

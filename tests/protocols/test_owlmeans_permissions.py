@@ -186,7 +186,7 @@ def test_frames_without_a_method_of_the_broker_take_one_token_too(frame):
 
 
 def test_handshake_takes_one_token_whatever_its_url_says():
-    room = Room(rate=0.001, rate_burst=2)
+    room = Room(rate=0.001, rate_burst=3)
     alice = room.join("ann", "subscribe=a,b,c.*")
     assert room.ask(alice, "broker.unsubscribe", []) == {"subscribed": ["a", "b", "c.*"]}
     room.ask(alice, "broker.get", "k")

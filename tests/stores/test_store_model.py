@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
 from typing import Any
 
 import attrs
 import hypothesis.strategies as st
-from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -255,11 +253,5 @@ class SqliteMachine(StoreMachine):
         return open_store("sqlite:", clock=self.clock, directory=self.directory, durability="os", reactor=self.pump)
 
 
-def case(machine: Callable[[], StoreMachine], examples: int) -> type:
-    made: type = machine.TestCase  # type: ignore[attr-defined]
-    made.settings = settings(max_examples=examples, stateful_step_count=40)  # type: ignore[attr-defined]
-    return made
-
-
-TestMemoryModel = case(StoreMachine, 60)
-TestSqliteModel = case(SqliteMachine, 60)
+TestMemoryModel = StoreMachine.TestCase
+TestSqliteModel = SqliteMachine.TestCase

@@ -24,8 +24,9 @@ TROUBLE = ("Traceback (most recent call last)", "Unhandled", '"level":"error"', 
 
 def clean_environ(directory: Path) -> dict[str, str]:
     """Return an environment in which nothing of the developer's own is set."""
-    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
-    return {**kept, "HOME": str(directory), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    wanted = ("PATH", "LANG", "LC_ALL", "PYTHONDONTWRITEBYTECODE")
+    kept = {name: os.environ[name] for name in wanted if name in os.environ}
+    return {**kept, "HOME": str(directory), "PYTHONPATH": str(ROOT)}
 
 
 class Daemon:

@@ -7,8 +7,10 @@ from hmac import compare_digest
 from typing import Any
 
 from broker.access.browsers import BrowserPolicy
+from broker.access.failures import AuthFailures
+from broker.errors import RateLimited
 from broker.messages import HttpRequest, Response
-from broker.web.refusals import json_refusal
+from broker.web.refusals import error_refusal, json_refusal
 from broker.web.site import Site
 
 UNPROTECTED = ("/health", "/healthz")  # for those who only ask whether it is alive
@@ -20,32 +22,33 @@ class AdminSite(Site):
     Args:
         secret: to be shown as ``Authorization: Bearer``; "": everybody on this machine is shown them.
         hosts: what ``Host`` may name besides this machine where there is no secret.
+        failures: counts and logs wrong secrets.
         others: see ``Site``.
     """
 
-    def __init__(self, *others: Any, secret: str = "", hosts: tuple[str, ...] = (), **more: Any) -> None:
+    def __init__(
+        self, *others: Any, failures: AuthFailures, secret: str = "", hosts: tuple[str, ...] = (), **more: Any
+    ) -> None:
         # An origin that may use the broker is not thereby one that may watch it.
         policy = BrowserPolicy((), None if secret else hosts, secured=bool(secret), setting="")
         super().__init__(*others, policy=policy, **more)
         self._secret = secret.encode()
+        self._failures = failures
 
     def answer(self, request: HttpRequest) -> Coroutine[Any, Any, Response]:
         """Return the answer to *request*, or that the secret is missing or wrong."""
-        if request.path in UNPROTECTED or self._is_shown(request):
+        if not self._secret or request.path in UNPROTECTED:
             return super().answer(request)
-        return self._unauthenticated(request)
-
-    def _is_shown(self, request: HttpRequest) -> bool:
-        if not self._secret:
-            return True
+        try:
+            self._failures.check("admin", request.address)
+        except RateLimited as error:
+            return _refused(error_refusal(error))
         scheme, _, shown = request.headers.get("authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and compare_digest(shown.strip().encode("latin-1"), self._secret)
+        if scheme.lower() == "bearer" and compare_digest(shown.strip().encode("latin-1"), self._secret):
+            return super().answer(request)
+        self._failures.count("admin", request.address, "TXBROKER_ADMIN_SECRET", guessed=bool(scheme))
+        return _refused(json_refusal(401, "Show TXBROKER_ADMIN_SECRET as a bearer token."))
 
-    async def _unauthenticated(self, request: HttpRequest) -> Response:
-        self._throttled.log(
-            "secret",
-            "{path} of the admin port was refused to {address}, who did not show TXBROKER_ADMIN_SECRET",
-            path=request.path[:200],
-            address=request.address,
-        )
-        return json_refusal(401, "Show TXBROKER_ADMIN_SECRET as a bearer token.")
+
+async def _refused(response: Response) -> Response:
+    return response

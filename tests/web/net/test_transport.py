@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import main
 from twisted.internet.error import ConnectionDone
@@ -455,7 +455,6 @@ acts = st.lists(
 
 
 @given(acts=acts)
-@settings(max_examples=300)
 def test_every_byte_arrives_once_and_in_order(acts: list[tuple[str, Any]]) -> None:
     machine = Machine()
     transport, sock, _ = machine.connect(room=20)

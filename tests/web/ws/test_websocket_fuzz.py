@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.web.ws.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, client_frame, open_link
@@ -86,7 +86,6 @@ def outcome(stream: bytes, cuts: list[int], **options: Any) -> dict[str, Any]:
 
 
 @given(stream=streams, cuts=st.lists(st.integers(0, 1 << 20), max_size=12), limit=st.sampled_from((100, 130, 1 << 20)))
-@settings(max_examples=300)
 def test_both_ways_do_the_same(stream: bytes, cuts: list[int], limit: int) -> None:
     fast = outcome(stream, cuts, max_message_bytes=limit, fast_path=True)
     plain = outcome(stream, cuts, max_message_bytes=limit, fast_path=False)
@@ -94,13 +93,11 @@ def test_both_ways_do_the_same(stream: bytes, cuts: list[int], limit: int) -> No
 
 
 @given(stream=streams, cuts=st.lists(st.integers(0, 1 << 20), max_size=12))
-@settings(max_examples=300)
 def test_how_a_stream_is_cut_makes_no_difference(stream: bytes, cuts: list[int]) -> None:
     assert outcome(stream, cuts, fast_path=True) == outcome(stream, [], fast_path=True)
 
 
 @given(data=st.binary(max_size=400), cuts=st.lists(st.integers(0, 1 << 20), max_size=12))
-@settings(max_examples=300)
 def test_noise_does_the_same_both_ways(data: bytes, cuts: list[int]) -> None:
     # The zeros complete whatever has begun: bad UTF-8 is noticed at the end of a frame the short
     # way, and in the middle of it the other.

@@ -1,0 +1,37 @@
+"""What one client has of that which all have together, however many connections it makes."""
+
+from __future__ import annotations
+
+from weakref import WeakValueDictionary
+
+
+class Share:
+    """What one principal, or the nameless clients of one address, have at present.
+
+    Attributes:
+        calls: that wait for an answer.
+        polls: that wait.
+    """
+
+    __slots__ = ("__weakref__", "calls", "polls")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.polls = 0
+
+
+class Shares:
+    """The share of each client that has something; it ends with the last who holds it."""
+
+    def __init__(self) -> None:
+        self._shares: WeakValueDictionary[str, Share] = WeakValueDictionary()
+
+    def __len__(self) -> int:
+        return len(self._shares)
+
+    def of(self, client: str) -> Share:
+        """Return the share of *client*, new when nobody holds it."""
+        share = self._shares.get(client)
+        if share is None:
+            share = self._shares[client] = Share()
+        return share

@@ -1,0 +1,206 @@
+"""Each refusal of a credential or a permission leaves a line by which an operator, or fail2ban, can act."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import re
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet.task import Clock
+
+from broker.messages import HttpRequest
+from broker.observe.logs import LogLines, Redaction
+from broker.testing import connect, http_request, make_broker, value_of
+from protocols import ganomede, hpkv, owlmeans, thinws
+from protocols.microstream.hub import MicroStream
+from tests.bridge import test_guessing as doors
+from tests.support.daemon import WITH_METRICS
+from tests.support.eventually import eventually
+from tests.support.http_client import get, post
+from tests.support.logs import lines_of
+from tests.support.ws_client import Refused, ws_connect
+
+FILTER = Path(__file__).parents[2] / "docs" / "examples" / "fail2ban-filter.conf"
+PERMISSIONS = """
+[key.ann.mint]
+allow = ["ann"]
+"""
+KEY = doors.RIGHT
+DIALECTS = {"ganomede": "ganomede", "token": "hpkv"}
+
+
+def refused_lines(logged):
+    return [line for line in lines_of(logged) if " refused " in line]
+
+
+@pytest.mark.parametrize("door", doors.DOORS, ids=lambda door: door.__name__)
+def test_a_wrong_credential_leaves_one_line_with_its_address_and_without_itself(door, logged):
+    broker = doors.a_broker()
+    assert door(broker, "mistyped-credential") == doors.WRONG
+    dialect = DIALECTS.get(door.__name__.partition("_")[0], door.__name__.partition("_")[0])
+    setting = "TXBROKER_TOKEN_SECONDS" if door is doors.hpkv_token else "TXBROKER_API_KEYS"
+    line = f"{dialect} refused 192.0.2.7: UNAUTHENTICATED for anonymous at identify; see {setting}"
+    assert line in refused_lines(logged)
+    assert len([line for line in refused_lines(logged) if "identify" in line]) == 1
+    assert "mistyped" not in repr(logged)
+
+
+@pytest.mark.parametrize("door", doors.DOORS, ids=lambda door: door.__name__)
+def test_a_credential_that_is_not_looked_at_leaves_a_line_too(door, logged):
+    broker = doors.a_broker()
+    for number in range(doors.LIMIT + 1):
+        door(broker, f"wrong-{number}")
+    (line,) = [line for line in refused_lines(logged) if "RATE_LIMITED" in line][:1]
+    assert "refused 192.0.2.7: RATE_LIMITED for anonymous at identify" in line
+    assert line.endswith("see TXBROKER_AUTH_FAILURES_PER_MINUTE")
+
+
+def owl(broker, frame):
+    client = connect(broker, owlmeans.dialect(broker.settings), HttpRequest("GET", "/", f"token={KEY}", {}))
+    client.say(json.dumps(frame))
+
+
+def thin(broker, frame):
+    client = connect(broker, thinws.dialect(broker.settings), HttpRequest("GET", "/thinws", f"token={KEY}", {}))
+    client.say(json.dumps(frame))
+
+
+def keys(broker, frame):
+    client = connect(broker, hpkv.dialect(broker.settings), HttpRequest("GET", "/ws", f"apiKey={KEY}", {}))
+    client.say(json.dumps(frame))
+
+
+def events(broker, frame):
+    body = json.dumps({"clientId": "c", "secret": KEY, **frame}).encode()
+    headers = {"content-type": "application/json"}
+    value_of(http_request(broker, ganomede.dialect(broker.settings), "POST", "/events/v1/events", body, headers))
+
+
+def service(broker, packet):
+    request = HttpRequest("GET", "/socket.io/", f"EIO=4&transport=websocket&serviceName=ann&token={KEY}", {})
+    connect(broker, MicroStream(broker.settings, broker.clock), request).say(packet)
+
+
+def call(method, *args):
+    return {"type": "call", "id": "1", "method": method, "payload": args}
+
+
+DENIED = [
+    (owl, {"type": "event", "event": "t", "payload": 1}, "owlmeans", 'publish of "t"'),
+    (owl, call("m"), "owlmeans", 'call of "m"'),
+    (owl, call("broker.register", "m"), "owlmeans", 'register of "m"'),
+    (owl, call("broker.subscribe", "a.>"), "owlmeans", 'subscribe of "a.>"'),
+    (owl, call("broker.get", "k"), "owlmeans", 'read of "kv/k"'),
+    (owl, call("broker.set", "k", "v"), "owlmeans", 'write of "kv/k"'),
+    (owl, call("broker.consume", "q"), "owlmeans", 'consume of "queue:q"'),
+    (owl, call("broker.acknowledge", "t"), "owlmeans", 'acknowledge of "t"'),
+    (owl, {"type": "message", "recipient": "bob", "payload": 1}, "owlmeans", 'send of "bob"'),
+    (owl, {"type": "request", "id": "1", "payload": {"action": "t"}}, "owlmeans", 'request of "t"'),
+    (thin, {"type": "subscribe", "roomID": "r"}, "thinws", 'subscribe of "r"'),
+    (keys, {"op": 1, "key": "k"}, "hpkv", 'read of "kv/k"'),
+    (keys, {"op": 2, "key": "k", "value": "v"}, "hpkv", 'write of "kv/k"'),
+    (events, {"channel": "c", "from": "f", "type": "T"}, "ganomede", 'publish of "c"'),
+    (service, "40", "microstream", 'register of "ann"'),
+]
+
+
+@pytest.mark.parametrize(
+    ("act", "frame", "dialect", "what"), DENIED, ids=lambda value: getattr(value, "__name__", str(value))
+)
+def test_a_permission_that_is_missing_leaves_one_line(act, frame, dialect, what, logged, tmp_path):
+    file = tmp_path / "permissions.toml"
+    file.write_text(PERMISSIONS)
+    act(doors.a_broker(permissions_file=str(file)), frame)
+    assert refused_lines(logged) == [
+        f"{dialect} refused 127.0.0.1: DENIED for key:ann at {what}; see TXBROKER_PERMISSIONS_FILE"
+    ]
+
+
+def test_who_shows_nothing_is_told_apart(logged):
+    broker = doors.a_broker()
+    connect(broker, owlmeans.dialect(broker.settings)).say(json.dumps(call("m")))
+    connect(broker, thinws.dialect(broker.settings)).say('{"type":"subscribe","roomID":"r"}')
+    for line in refused_lines(logged):
+        assert re.fullmatch(r"\w+ refused 127\.0\.0\.1: UNAUTHENTICATED for anonymous at \w+; see TXBROKER_AUTH", line)
+    assert len(refused_lines(logged)) == 2
+
+
+def test_a_token_that_may_not_have_a_key_leaves_a_line(logged):
+    broker = make_broker(Clock())
+    minter = broker.attach("hpkv", "10.0.0.1")
+    token = value_of(minter.mint({"keys": [], "patterns": [], "access": "^mine$"}, 100.0))
+    client = connect(broker, hpkv.dialect(broker.settings), HttpRequest("GET", "/ws", f"token={token}", {}))
+    client.say('{"op":1,"key":"theirs"}')
+    assert refused_lines(logged) == ['hpkv refused 127.0.0.1: DENIED for anonymous at read of "kv/theirs"']
+
+
+def test_a_rate_that_is_exceeded_leaves_a_line(logged):
+    peer = make_broker(Clock(), rate=1.0, rate_burst=1).attach("test", "2001:db8::1")
+    peer.take_token()
+    with pytest.raises(Exception, match="rate"):
+        peer.subscribe("a")
+    assert refused_lines(logged) == [
+        "test refused 2001:db8::1: RATE_LIMITED for anonymous at subscribe; see TXBROKER_RATE"
+    ]
+
+
+def banned(output, form):
+    """Return the addresses that fail2ban finds in *output*, by the filter of the documentation for that form."""
+    parser = configparser.RawConfigParser()
+    parser.read_string(FILTER.read_text("utf-8"))
+    expressions = [line.replace("<HOST>", r"(?P<host>[0-9a-fA-F.:]+)")
+                   for line in parser["Definition"]["failregex"].strip().splitlines()]  # fmt: skip
+    date = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z" if form == "json" else r"^\d\d:\d\d:\d\d")
+    lines = [date.sub("", line, count=1) for line in output]  # as fail2ban does
+    return [match["host"] for line in lines for one in expressions if (match := re.search(one, line))]
+
+
+TRAP = "ganomede refused 10.6.6.6: UNAUTHENTICATED for anonymous at identify"
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_fail2ban_bans_those_who_guess_and_nobody_else(logged, form):
+    broker = doors.a_broker()
+    peer = broker.attach("test", "192.0.2.1")
+    for name in (TRAP, f"\n{TRAP}", f'","msg":"{TRAP}', f"\n00:00:00 warn  {TRAP}"):
+        peer.deny("publish", name)
+    for door in (doors.owlmeans_query, doors.thinws_frame):
+        door(broker, "guess", "2001:db8::7")
+    stream = StringIO()
+    for event in logged:
+        LogLines(stream, "info", form, "node", Redaction())(event)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) >= 6
+    assert banned(lines, form) == ["2001:db8::7"] * 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_fail2ban_finds_those_who_guess_in_the_output_of_a_daemon(start_daemon):
+    daemon = await start_daemon(TXBROKER_API_KEYS=f"ann:{KEY}", TXBROKER_ERROR_DELAY_SECONDS="0")
+    event = {"clientId": "c", "from": "f", "type": "T"}
+    for channel in ("c", f"broker.\n{TRAP}", f'broker."msg":"{TRAP}'):
+        await post(daemon.url + "/events/v1/events", {**event, "secret": KEY, "channel": channel})
+    await get(f"{daemon.url}/{TRAP.replace(' ', '%20')}")
+    assert banned(daemon.output, "json") == []
+    await post(daemon.url + "/events/v1/events", {**event, "channel": "c", "secret": "guess-1"})
+    for path in ("/ws?apiKey=guess-2", "/owlmeans?token=guess-3"):
+        with pytest.raises(Refused):
+            await ws_connect(daemon.ws(path))
+    await eventually(lambda: len(banned(daemon.output, "json")) == 3)
+    assert set(banned(daemon.output, "json")) == {"127.0.0.1"}
+    assert "guess" not in "\n".join(daemon.output)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_metrics_of_refusals_exist_from_the_start(start_daemon):
+    daemon = await start_daemon(**WITH_METRICS)
+    for dialect in ("owlmeans", "ganomede", "thinws", "hpkv", "microstream"):
+        await daemon.until_metric(f'txbroker_auth_failures_total{{dialect="{dialect}"}}', 0)
+        for code in ("UNAUTHENTICATED", "DENIED", "RATE_LIMITED"):
+            await daemon.until_metric(f'txbroker_refusals_total{{code="{code}",dialect="{dialect}"}}', 0)
+    await daemon.until_metric("txbroker_refusals_not_logged_total", 0)
+    await daemon.until_metric("txbroker_rate_limited_total", 0)
