@@ -11,10 +11,11 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 from twisted.internet.defer import Deferred, DeferredList, DeferredLock
 from twisted.python.failure import Failure
 
-from broker.core.pages import STEP, position_of
+from broker.core.pages import STEP, id_of, position_of
 from broker.errors import Conflict, NotFound
 from broker.interfaces import MAX_PAGE_BYTES, IStore
 from broker.messages import Event, IndexRows
@@ -24,6 +25,16 @@ DEFINITION = "index"  # space: id -> channel and field
 POSITION = "index-at"  # space: id -> id of the last event that was indexed
 ROWS = "index/"  # the logs of rows begin with it
 EVENTS_PER_READ = 64  # events read at once, since each may be as large as a message
+
+
+class Definition(msgspec.Struct):
+    """What is stored of an index."""
+
+    channel: str
+    field: str
+
+
+_definition = msgspec.json.Decoder(Definition).decode
 
 Extract = Callable[[Event, str], str | None]
 
@@ -70,8 +81,11 @@ class Indices:
         entry = await self._store.get(DEFINITION, id)
         if entry is None:
             raise NotFound("index", id)
-        definition = json.loads(entry.value)
-        return definition["channel"], definition["field"]
+        try:
+            found = _definition(entry.value)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise NotFound("index", id) from None  # stored by another program
+        return found.channel, found.field
 
     async def read(self, id: str, value: str, extract: Extract) -> IndexRows:
         """Return the events of the index whose field is *value*.
@@ -92,7 +106,7 @@ class Indices:
                 self._locks.pop(id, None)
         refs = await self._store.latest(rows_log(id, value), self._limit)
         # A crash between the rows and the position may have written one twice.
-        ids = sorted({int(ref.body or b"0") for ref in refs}, reverse=True)
+        ids = sorted({id_of(ref.body or b"") for ref in refs}, reverse=True)
         return IndexRows(id, field, value, await self._events(topic, ids))
 
     async def _advance(self, id: str, topic: str, field: str, extract: Extract) -> None:

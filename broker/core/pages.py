@@ -13,10 +13,15 @@ STEP = 32  # events read in one go, since each may be as large as a message
 
 
 def position_of(entry: Entry | None) -> int:
-    """Return the id that *entry* keeps; 0 without one, or for a value that is no id, whoever has stored it."""
-    if entry is None or not entry.value.isdigit() or len(entry.value) > MAX_DIGITS:
+    """Return the id that *entry* keeps; 0 without one."""
+    return 0 if entry is None else id_of(entry.value)
+
+
+def id_of(value: bytes) -> int:
+    """Return the id that *value* is in decimal digits; 0 for what is none, whoever has stored it."""
+    if not value.isdigit() or len(value) > MAX_DIGITS:
         return 0
-    number = int(entry.value)
+    number = int(value)
     return number if number <= MAX_ID else 0
 
 

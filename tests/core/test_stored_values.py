@@ -10,10 +10,13 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 
 from broker.core.channels import CURSOR, cursor_key
+from broker.core.indices import DEFINITION, rows_log
 from broker.core.indices import POSITION as INDEX_POSITION
+from broker.core.memberships import SPACE as MEMBERS
 from broker.core.queues import POSITION as QUEUE_POSITION
 from broker.errors import Invalid
 from broker.messages import MAX_ID, MAX_TIME, Event, Request
+from broker.patterns import pair_key
 from broker.testing import http_request, make_broker, value_of
 from protocols import ganomede
 from tests.protocols.owlmeans_emulator import Room
@@ -86,6 +89,28 @@ def test_positions_of_any_value_stop_no_index_and_no_queue(room, errors, positio
     bob.client.enqueue("hello", recipient="alice")
     room.advance(1.0)
     assert [message["payload"] for message in alice.client.of("message")] == ["hello"]
+
+
+@pytest.mark.parametrize("definition", [b"", b"x", b"null", b"[]", b"{}", b'{"channel":1,"field":"type"}', b"\xff"])
+def test_an_index_that_is_none_is_not_found(room, errors, definition):
+    value_of(room.broker.store.set(DEFINITION, "i", definition))
+    assert http(room, "indices/i/T").status == 404
+
+
+@pytest.mark.parametrize("ref", [None, b"", b"x", b"-1", b"9" * 5000])
+def test_a_row_of_an_index_that_is_none_is_passed_over(room, errors, ref):
+    value_of(room.broker.store.append("event/ch", Event("ch", "T", b"[1]")))
+    http(room, "indices", b'{"id":"i","channel":"ch","field":"type"}')
+    value_of(room.broker.store.append(rows_log("i", "T"), Event("ch", "", ref)))
+    assert len(json.loads(http(room, "indices/i/T").body)["rows"]) == 1
+
+
+@pytest.mark.parametrize("topic", ["", "line\nend", "x" * 256])
+def test_a_membership_of_what_is_no_topic_is_left_out(room, errors, topic):
+    value_of(room.broker.store.set(MEMBERS, pair_key("test:ann", topic), b""))
+    value_of(room.broker.store.set(MEMBERS, pair_key("test:ann", "good"), b""))
+    peer = attach(room.broker)
+    assert value_of(Deferred.fromCoroutine(peer.become("ann"))) == ["good"]
 
 
 @pytest.mark.parametrize("head", [*('["r",%s]' % time for time in ("1e308", "-1", "null", "8.64e12")), '["r",1e309]'])
