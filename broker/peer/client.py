@@ -23,7 +23,7 @@ from broker.core.parts import Parts
 from broker.core.shares import Share
 from broker.errors import BrokerError, Denied, Gone, RateLimited, Unauthenticated
 from broker.interfaces import ISession
-from broker.messages import CloseCode, Event, Identity, Mail, Reply, Request
+from broker.messages import CloseCode, Event, Identity, Mail, Reply, Request, quota_of
 from broker.patterns import (
     BROKER,
     CONTROL_PREFIX,
@@ -295,7 +295,7 @@ class Client:
         self._tries = 0
         self._share = None
         if identity.client:
-            self._parts.mailboxes.open(identity.client)
+            self.keep_mailbox()
         if identity.name:
             self._bucket = self._find_bucket()
 
@@ -344,7 +344,13 @@ class Client:
         if anonymous or named or access.knows(name) or self._is_another(name):
             raise self.deny("identify", name, "")
         self.named = name
-        self._parts.mailboxes.open(name)
+        self.keep_mailbox()
+
+    def keep_mailbox(self) -> None:
+        """Let the mailbox of its client id be there, if it has one by its credential or took it."""
+        if self.identity.client or self.named:
+            quota = quota_of("clients", self.identity.kind, self.identity.name, self._parts.settings.max_clients)
+            self._parts.mailboxes.open(self.client, quota)
 
     def _is_another(self, name: str) -> bool:
         """Whether *name* could be taken for the broker, a queue or another client's session."""
@@ -436,7 +442,7 @@ class Client:
         if self.session is not None:
             held = parts.cluster.names_of(self)
             parts.calls.leave(self)
-            parts.keys.unwatch(self)
+            parts.keys.leave(self)
             parts.queues.leave(self)
             parts.presence.leave(self)
             # Others may hold the same: only now it is known what nobody here holds.

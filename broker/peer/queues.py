@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred, ensureDeferred
 
 from broker.errors import Gone, Invalid, RateLimited
-from broker.messages import MAX_TIME, Mail
+from broker.messages import MAX_TIME, Mail, Quota, quota_of
 from broker.patterns import CLIENT, DEFAULT_QUEUE, QUEUE, belongs_to_broker, check_name
 from broker.peer.client import Client
 
@@ -31,7 +31,10 @@ class QueueVerbs(Client):
             raise Invalid("recipient" if queue == QUEUE else "time")
         if not queue.startswith(QUEUE):
             return ensureDeferred(self._send(queue, ref, body, time))
-        return self._parts.queues.put(self._mail(queue, ref, body, time))
+        return self._parts.queues.put(self._mail(queue, ref, body, time), self._queues())
+
+    def _queues(self) -> Quota:
+        return quota_of("queues", self.identity.kind, self.identity.name, self._parts.settings.max_queues)
 
     async def _send(self, client: str, ref: str, body: bytes, time: float) -> bool:
         sessions = self._parts.presence.sessions(client)
@@ -43,7 +46,7 @@ class QueueVerbs(Client):
             if not await self._parts.cluster.deliver(client, self._mail(CLIENT + client, ref, body, time)):
                 raise Gone("recipient", client)
             return False
-        return await self._parts.queues.put(self._mail(CLIENT + client, ref, body, time))
+        return await self._parts.queues.put(self._mail(CLIENT + client, ref, body, time), self._queues())
 
     def _names_explicitly(self, client: str) -> bool:
         grants = self.identity.grants

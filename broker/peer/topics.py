@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from twisted.internet.defer import Deferred, succeed
 
 from broker.core.indices import Extract
 from broker.errors import Invalid, RateLimited
 from broker.interfaces import MAX_PAGE_BYTES
-from broker.messages import MAX_TIME, Event, IndexRows
-from broker.patterns import check_name, check_pattern
+from broker.messages import MAX_TIME, Event, IndexRows, Quota, quota_of
+from broker.patterns import check_name, check_pattern, is_pattern
 from broker.peer.client import Client
 
+FREE_TOKENS = 8  # of a pattern, on the average of all that a client may subscribe to
 # The setting of how many polls may wait, by whether it is that of one client.
 POLL_LIMITS = ("TXBROKER_MAX_WAITING_POLLS", "TXBROKER_MAX_WAITING_POLLS_PER_CLIENT")
 
@@ -29,8 +32,22 @@ class TopicVerbs(Client):
             topics = self._topics = {}
         if (topic, exact) not in topics and len(topics) >= self._parts.settings.max_subscriptions:
             raise RateLimited("limit", "subscriptions")
+        if not exact and is_pattern(topic):
+            self._count_tokens(topics, topic)
         topics[topic, exact] = echo
         self._parts.topics.subscribe(self, topic, exact=exact, echo=echo)
+
+    def _count_tokens(self, topics: Iterable[tuple[str, bool]], pattern: str) -> None:
+        """Check that the patterns of this client have few tokens: each may be looked at for each event of others.
+
+        Raises:
+            RateLimited: they have too many.
+        """
+        tokens = pattern.count(".") + 1
+        if tokens > FREE_TOKENS:
+            tokens += sum(topic.count(".") + 1 for topic, exact in topics if not exact and is_pattern(topic))
+            if tokens > FREE_TOKENS * self._parts.settings.max_subscriptions:
+                raise RateLimited("limit", "subscriptions")
 
     async def listening(self) -> None:
         """See ``IPeer.listening``."""
@@ -70,7 +87,7 @@ class TopicVerbs(Client):
         if parts.channels.is_durable(topic):
             # A client's clock must not decide how long its event is kept.
             event.time = parts.clock.seconds()
-            return parts.channels.post(event)
+            return parts.channels.post(event, self._channels())
         sent = parts.bus.publish(event)
         return succeed(event) if sent is None else sent.addCallback(lambda _: event)
 
@@ -78,7 +95,10 @@ class TopicVerbs(Client):
         """See ``IPeer.post``."""
         self._allow("publish", topic)
         self._own("publish", topic)
-        return self._parts.channels.post(self._event(topic, name, body, source or self.client, 0.0))
+        return self._parts.channels.post(self._event(topic, name, body, source or self.client, 0.0), self._channels())
+
+    def _channels(self) -> Quota:
+        return quota_of("channels", self.identity.kind, self.identity.name, self._parts.settings.max_channels)
 
     def _event(self, topic: str, name: str, body: bytes | None, source: str, time: float) -> Event:
         if time and not 0 < time <= MAX_TIME:
@@ -123,12 +143,14 @@ class TopicVerbs(Client):
     def move_cursor(self, client: str, topic: str, id: int) -> Deferred[None]:
         """See ``IPeer.move_cursor``."""
         self._allow("read", topic)
-        return self._parts.channels.move_cursor(client, topic, id)
+        quota = quota_of("cursors", self.identity.kind, self.identity.name, self._parts.settings.max_cursors)
+        return self._parts.channels.move_cursor(client, topic, id, quota)
 
     async def create_index(self, id: str, topic: str, field: str) -> bool:
         """See ``IPeer.create_index``."""
         self._allow("read", topic)
-        return await self._parts.indices.create(id, self._shown(topic), field)
+        quota = quota_of("indices", self.identity.kind, self.identity.name, self._parts.settings.max_indices)
+        return await self._parts.indices.create(id, self._shown(topic), field, quota)
 
     async def read_index(self, id: str, value: str, extract: Extract) -> IndexRows:
         """See ``IPeer.read_index``."""
