@@ -6,7 +6,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable
 
-from broker.messages import Entry, Event, Quota, decode_text, encode_text
+from broker.messages import MAX_TIME, Entry, Event, Quota, decode_text, encode_text
 from broker.stores.entries import alive, check_revision, increased, merged, replaced
 from broker.stores.room import ROW_BYTES, check_quota, fits_when_full, floor_group, full_refusal
 from broker.stores.sqlite_space import FileSpace
@@ -333,7 +333,7 @@ class TableWriter(TableReader):
         """
         looked = 0
         for id_, time in self._execute(_TIMES, (number, upto, budget)):
-            if time >= before:
+            if before <= time <= MAX_TIME:  # what no clock shows is old: it must not keep all behind it for ever
                 break
             upto = id_
             looked += 1
