@@ -78,6 +78,17 @@ def _is_clean(name: str) -> bool:
     return not any(c < " " or c == "\x7f" or "\ud800" <= c <= "\udfff" for c in name)
 
 
+def is_unicode(name: str) -> bool:
+    """Whether *name* has a form in UTF-8: it holds no lone surrogate."""
+    if name.isascii():
+        return True
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def is_reserved(name: str) -> bool:
     """Whether *name* is none that a client or a principal may have."""
     return name in RESERVED_WORDS or name.startswith(RESERVED_BEGINNINGS)

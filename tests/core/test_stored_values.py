@@ -134,6 +134,22 @@ def test_what_is_no_message_stops_no_mailbox(room, errors, body):
     assert [message["payload"] for message in alice.client.of("message")] == ["behind it"]
 
 
+def test_a_key_with_half_a_character_is_passed_over_expires_and_can_be_removed(room, errors):
+    alice, peer = room.join("alice"), attach(room.broker)
+    room.ask(alice, "broker.watch", ">")
+    now = room.clock.seconds()
+    for key, expires in (("k", 0.0), ("k\ud800", 0.0), ("k\udfff", now + 1), ("kä", now + 1)):
+        value_of(room.broker.store.set("kv", key, b"v", expires=expires))
+    found = room.ask(alice, "broker.range", "", "~")["entries"] + room.ask(alice, "broker.range", "kä", "kä")["entries"]
+    assert [entry["key"] for entry in found] == ["k", "kä", "kä"]
+    room.advance(3.0)
+    assert [event["payload"]["key"] for event in alice.client.of("event")] == ["kä"]
+    assert value_of(peer.delete("k\ud800")) is True
+    for write in (peer.set, peer.patch, peer.increment):
+        with pytest.raises(Invalid):
+            value_of(write("k\ud800", b"1"))
+
+
 # What is refused before it is stored or passed on
 
 
