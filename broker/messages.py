@@ -37,6 +37,8 @@ __all__ = [
     "text_frame",
 ]
 
+MIN_RENDERINGS = 4  # of one event that are kept, however large it is: one for each dialect
+MAX_RENDERED_BYTES = 1 << 20  # of one event's bodies in them, if there are more
 # In seconds since the epoch.
 MAX_TIME = 8.64e12  # the last moment that a Date of JavaScript can hold
 MAX_EXPIRY = 253402300799.0  # the last second of the year 9999: RFC 3339, and most libraries, can name no later one
@@ -133,7 +135,10 @@ class Event:
     _rendered: dict[Any, Any] | None = attrs.field(default=None, init=False, repr=False)
 
     def render(self, encode: Callable[..., Any], *words: str) -> Any:
-        """Return ``encode(self, *words)``, computed once for all receivers."""
+        """Return ``encode(self, *words)``, computed once for all receivers.
+
+        Of very many or large renderings the first are kept only: each receiver that waits keeps its own anyway.
+        """
         key = (encode, *words)
         rendered = self._rendered
         if rendered is None:
@@ -141,7 +146,9 @@ class Event:
         try:
             return rendered[key]
         except KeyError:
-            made = rendered[key] = encode(self, *words)
+            made = encode(self, *words)
+            if len(rendered) < MIN_RENDERINGS or len(rendered) * len(self.body or b"") < MAX_RENDERED_BYTES:
+                rendered[key] = made
             return made
 
 
