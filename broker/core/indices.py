@@ -172,7 +172,7 @@ class Indices:
                 self._locks.pop(id, None)
         refs = await self._store.latest(rows_log(id, value), self._limit)
         # A crash between the rows and the position may have written one twice.
-        ids = sorted({id_of(ref.body or b"") for ref in refs}, reverse=True)
+        ids = sorted({number for ref in refs if (number := id_of(ref.body or b""))}, reverse=True)
         return IndexRows(id, field, value, await self._events(topic, ids))
 
     async def _advance(self, id: str, topic: str, field: str, extract: Extract) -> None:
