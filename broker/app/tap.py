@@ -42,6 +42,7 @@ from broker.errors import BrokerError
 from broker.observe.admin.pages import AdminPages
 from broker.observe.admin.port import AdminPort
 from broker.observe.admin.site import AdminSite
+from broker.observe.admin.tokens import TokenPage
 from broker.observe.logs import LogLines, Redaction
 from broker.observe.metrics import Metrics
 from broker.web.http.parser import Limits
@@ -206,7 +207,7 @@ def make_admin_site(reactor: Any, settings: Settings, broker: Broker) -> AdminSi
     """Return the admin port's factory."""
     pages = AdminPages(metrics_reader(broker.metrics), broker.ready, broker.about.details)
     return AdminSite(
-        [pages],
+        [pages, TokenPage()],
         broker.attach,
         reactor,
         WebSocketUpgrader(WebSocketOptions(), reactor, broker.metrics),

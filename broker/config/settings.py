@@ -114,7 +114,9 @@ class Settings:
         "After so many wrong credentials from one address within a minute, none is looked at until it is over; "
         "0: any number. The addresses of an IPv6 /64 count as one.",
     )
-    token_seconds: float = option(SECONDS, 7200.0, "How long an HPKV token is good.")
+    token_seconds: float = option(
+        SECONDS, 7200.0, "How long an HPKV token is good, unless the credential that it is made with ends before."
+    )
     insecure: tuple[str, ...] = option(
         WORDS, (), "The dialects that may be reached from other machines without a credential, named one by one."
     )
@@ -143,7 +145,8 @@ class Settings:
     admin_listen: tuple[str, ...] = option(
         ENDPOINTS,
         ("tcp:8001:interface=127.0.0.1",),
-        "Where ``/metrics`` is served, and ``/about`` and ``/ready`` with names and addresses; ``none`` for nowhere. "
+        "Where ``/metrics`` is served, ``/about`` and ``/ready`` with names and addresses, and tokens are revoked; "
+        "``none`` for nowhere. "
         "Where other machines can connect, ``TXBROKER_ADMIN_SECRET`` is needed.",
     )
     admin_secret: str = option(
