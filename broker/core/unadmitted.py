@@ -52,7 +52,7 @@ class UnadmittedClients:
 
     def __init__(self, clock: IReactorTime, total: int = 0, per_address: int = 0, deadline: float = 0.0) -> None:
         self.evicted = 0
-        self._total = total
+        self._limit = total
         self._per_address = per_address
         self._deadline = deadline
         self._deadlines: Deadlines[Unadmitted] = Deadlines(clock, self._expired)
@@ -64,7 +64,7 @@ class UnadmittedClients:
 
     def objection(self, address: str) -> str:
         """Make room for one more of *address*; return the setting that does not allow it, or ""."""
-        limit, total = self._per_address, self._total
+        limit, total = self._per_address, self._limit
         own = self._clients.get(address, {}) if address else {}
         if 0 < limit <= len(own) and not self._drop([own], lambda: len(own) < limit):
             return PER_ADDRESS
