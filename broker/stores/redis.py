@@ -183,6 +183,7 @@ class RedisStore(Service):
             event.origin,
             event.dialect,
             event.original,
+            event.author,
         )
 
     def read(self, log: str, after: int, limit: int) -> Deferred[list[Event]]:
