@@ -78,6 +78,16 @@ def is_reserved(name: str) -> bool:
     return name in RESERVED_WORDS or name.startswith(RESERVED_BEGINNINGS)
 
 
+def is_of_broker(name: str) -> bool:
+    """Whether *name* is reserved for every use: of a service, too, which may well be called "user"."""
+    return name == BROKER or name.startswith(RESERVED_BEGINNINGS)
+
+
+def has_control(name: str) -> bool:
+    """Whether *name* holds a control character or a lone surrogate."""
+    return not (name.isprintable() or _is_clean(name))
+
+
 def is_pattern(name: str) -> bool:
     """Whether *name* holds a wildcard token."""
     if "*" not in name and ">" not in name:

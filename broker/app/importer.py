@@ -205,7 +205,7 @@ class Importer:
 
 def _imported(channel: str, event: OriginalEvent) -> Event:
     body = None if event.data is msgspec.UNSET else bytes(event.data)
-    return Event(channel, event.name, body, event.source, event.timestamp / 1000)
+    return Event(channel, event.name, body, time=event.timestamp / 1000, author=event.source)
 
 
 async def _nothing(_: object) -> None:

@@ -63,7 +63,9 @@ class Settings:
 
     # Authentication
 
-    api_secret: str = option(TEXT, "", "The secret that clients share.", secret=True)
+    api_secret: str = option(
+        TEXT, "", "The secret that clients share; it names nobody, so that they share their ids, too.", secret=True
+    )
     api_secret_previous: str = option(
         TEXT, "", "The previous secret, still accepted while clients change over.", secret=True
     )

@@ -32,6 +32,9 @@ class Session(Protocol):
     def unsubscribe(self, topic: str, *, exact: bool = False) -> None:
         """Undo ``subscribe``; a no-op without one."""
 
+    async def keep_ids(self) -> None:
+        """Extend the claims of the ids by which it is connected."""
+
 
 @attrs.define(eq=False)
 class Member:
@@ -80,6 +83,10 @@ class Memberships:
         if member in self._members:  # else *session* has left meanwhile
             self._members[member].topics = set(topics)
         return topics
+
+    def sessions(self) -> list[Session]:
+        """Return all sessions of members."""
+        return [session for member in self._members.values() for session in member.sessions]
 
     def exit(self, member: str, session: Session) -> None:
         """Undo ``enter``, but for what is stored; a no-op without one."""

@@ -30,6 +30,8 @@ from broker.core.mailboxes import Mailboxes
 from broker.core.memberships import CONTROL as LEFT
 from broker.core.memberships import Memberships
 from broker.core.names import LocalNames
+from broker.core.owners import CONTROL as OWNED
+from broker.core.owners import Owners
 from broker.core.parts import Parts
 from broker.core.presence import Presence
 from broker.core.queues import LOG as MAIL
@@ -38,7 +40,7 @@ from broker.core.shares import Shares
 from broker.core.topics import Delivery, Topics
 from broker.errors import Taken
 from broker.interfaces import IBus, ISharedBus, ISharedStore, IStore
-from broker.messages import Event
+from broker.messages import CloseCode, Event
 from broker.observe.metrics import Metrics
 from broker.patterns import BROKER, CLIENT, LOG_PREFIX, RESERVED_PREFIX
 from broker.peer import Peer
@@ -83,7 +85,7 @@ class Broker(MultiService):
         self.calls, self.queues, self.presence = parts.calls, parts.queues, parts.presence
         self.memberships, self.about = parts.memberships, parts.about
         self.draining = False
-        controls = {LEFT: self.memberships.left, REVOKED: self.tokens.revoked}
+        controls = {LEFT: self.memberships.left, REVOKED: self.tokens.revoked, OWNED: parts.owners.moved}
         self.attach: Callable[[str, str], Peer] = partial(Peer, parts)
         self.arrived = bus.deliver = Delivery(self.topics, self.channels, self.keys, controls).arrived
         if bus.shared:
@@ -138,6 +140,7 @@ class Broker(MultiService):
         """Store again what is known here: the store has lost everything."""
         mailboxes = self.parts.mailboxes
         mailboxes.forget()
+        ensureDeferred(self.parts.owners.restore()).addErrback(event_lost, OWNED)
         self.tokens.forget_key()
         for peer in self.presence:
             if peer.identity.client or peer.named:
@@ -149,6 +152,9 @@ class Broker(MultiService):
         return ensureDeferred(self._swept()).addErrback(self._timer_failed, "retention")
 
     async def _swept(self) -> None:
+        if self.parts.owners.sweep():
+            for peer in {*self.presence, *self.memberships.sessions()}:
+                await peer.keep_ids()  # to be connected is to use them
         try:
             await self.bus.claim(SWEEPER)
         except Taken:
@@ -221,6 +227,7 @@ def make_parts(
         indices=Indices(store),
         keys=Keys(store, bus, channels.announce, clock, settings.max_value_bytes),
         memberships=Memberships(store, channels.notify, settings.max_subscriptions),
+        owners=Owners(store, access, channels.notify, clock, lambda *new: _replaced(parts, *new)),
         presence=presence,
         calls=calls,
         queues=queues,
@@ -229,15 +236,19 @@ def make_parts(
         about=About(store, bus, clock.seconds()),
     )
     if bus.shared:
-        parts.cluster = ClusterNames(
-            cast(ISharedBus, bus),
-            clock,
-            cast(RemoteCalls, calls),
-            cast(SharedQueues, queues),
-            presence,
-            settings.takeover_probe_seconds,
-        )
+        parts.cluster = _cluster_names(parts)
     return parts
+
+
+def _cluster_names(parts: Parts) -> ClusterNames:
+    return ClusterNames(
+        cast(ISharedBus, parts.bus),
+        parts.clock,
+        cast(RemoteCalls, parts.calls),
+        cast(SharedQueues, parts.queues),
+        parts.presence,
+        parts.settings.takeover_probe_seconds,
+    )
 
 
 def _takers_of(parts: Parts, queue: str) -> list[Any]:
@@ -245,6 +256,14 @@ def _takers_of(parts: Parts, queue: str) -> list[Any]:
     if queue.startswith(CLIENT):
         return parts.presence.sessions_of(queue.removeprefix(CLIENT))
     return parts.queues.consumers.in_turn(queue)
+
+
+def _replaced(parts: Parts, client: str, owner: str) -> None:
+    """Disconnect those who use the client id of *owner* and may not any more: it was theirs before that came."""
+    for peer in parts.presence.sessions_of(client):
+        if not peer.may_be(client, owner):
+            peer.disconnect(CloseCode.GOING_AWAY, "replaced")
+            peer.close()
 
 
 def _presence_changed(parts: Parts, change: str, client: str, session: str) -> None:

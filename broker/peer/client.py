@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any, cast
 from uuid import uuid4
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -19,16 +18,15 @@ from broker.access.limits import Bucket, network_of
 from broker.core.calls import Call
 from broker.core.keys import Predicate
 from broker.core.memberships import Session
+from broker.core.owners import CLIENT_ID
 from broker.core.parts import Parts
 from broker.core.shares import Share
 from broker.errors import BrokerError, Denied, Gone, RateLimited, Unauthenticated
 from broker.interfaces import ISession
 from broker.messages import CloseCode, Event, Identity, Mail, Reply, Request
-from broker.patterns import CONTROL_PREFIX, KEY_PREFIX, RESERVED_PREFIX, check_name, check_text, is_reserved
+from broker.patterns import CONTROL_PREFIX, KEY_PREFIX, RESERVED_PREFIX, check_text
 
 log = Logger()
-
-SESSION_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # the shape of a session id
 
 # Every request of an HTTP client makes a peer: the shape of a UUID without its price.
 _ID_PREFIX = str(uuid4())[:24]
@@ -45,7 +43,7 @@ class Client:
         address: where it comes from.
         identity: who it is.
         admitted: whether it may do anything yet.
-        named: the client id it took, where its credential names nobody.
+        named: the client id it took: its credential names nobody, or lets it act as that one.
         member: whose memberships it has, or "".
         session: its ``ISession``, once bound.
         closed: whether ``close`` was called.
@@ -86,7 +84,7 @@ class Client:
     @property
     def client(self) -> str:
         """See ``IPeer.client``."""
-        return self.identity.client or self.named or self.id
+        return self.named or self.identity.client or self.id
 
     @property
     def clock(self) -> IReactorTime:
@@ -280,11 +278,14 @@ class Client:
 
     def admit(self, identity: Identity) -> None:
         """See ``IPeer.admit``."""
+        if identity.client and identity.principal != self.identity.principal:
+            self.named = ""
         self.identity = identity
         self.admitted = True
         self._tries = 0
         self._share = None
         if identity.client:
+            self._parts.owners.claim_name(identity)
             self._parts.mailboxes.open(identity.client)
         if identity.name:
             self._bucket = self._find_bucket()
@@ -321,28 +322,26 @@ class Client:
         """See ``IPeer.tries_left``."""
         return max(0, self._parts.settings.auth_tries - self._tries)
 
-    def take_name(self, name: str) -> None:
-        """See ``IPeer.take_name``."""
-        self._allow("identify", name)
-        check_name(name, "name")
-        if name in (self.identity.client, self.named):
-            return
-        access = self._parts.access
-        anonymous = access.mode != "none" and not self.identity.authenticated
-        # A user has the name of his token, or none.
-        named = self.identity.kind == "user" or self.identity.client or self.named
-        if anonymous or named or access.knows(name) or self._is_another(name):
-            raise self.deny("identify", name, "")
-        self.named = name
-        self._parts.mailboxes.open(name)
+    def act_as(self, client: str) -> Deferred[None] | None:
+        """See ``IPeer.act_as``."""
+        if not self.admitted:
+            raise self.unauthenticated("act")
+        return self._see_to_id(CLIENT_ID, client, "act", only_check=True)
 
-    def _is_another(self, name: str) -> bool:
-        """Whether *name* could be taken for the broker, a queue or another client's session."""
-        if is_reserved(name):
-            return True
-        if self._parts.bus.shared and SESSION_ID.fullmatch(name):
-            return True  # it could be one of another node
-        return any(peer.id == name and peer is not self for peer in self._parts.presence.sessions(name))
+    def _see_to_id(self, kind: str, id: str, verb: str, *, only_check: bool = False) -> Deferred[None] | None:
+        """Fire when this peer may use *id*, which is its principal's from now on if it was nobody's; None: it may.
+
+        The Deferred fails with ``Denied`` of *verb* when it is another's; see ``Owners.claim``.
+        """
+        owners = self._parts.owners
+        kinds = owners.known.get(id)
+        if kinds is not None and kinds.get(kind) == self.identity.owner:
+            return None
+        claim = ensureDeferred(owners.claim(kind, id, self.identity, verb, only_check=only_check))
+        return claim.addErrback(self._log_denied, verb, id)
+
+    def _log_denied(self, failure: Failure, verb: str, id: str) -> Failure:
+        return Failure(self.deny(verb, id)) if failure.check(Denied) else failure
 
     # What the core calls.
 

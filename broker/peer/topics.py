@@ -5,7 +5,8 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred, succeed
 
 from broker.core.indices import Extract
-from broker.errors import RateLimited
+from broker.core.owners import CLIENT_ID, INDEX
+from broker.errors import Invalid, RateLimited
 from broker.interfaces import MAX_PAGE_BYTES
 from broker.messages import Event, IndexRows
 from broker.patterns import check_name, check_pattern
@@ -58,13 +59,13 @@ class TopicVerbs(Client):
         body: bytes | None,
         *,
         time: float = 0.0,
-        source: str | None = None,
+        named: bool = True,
         original: bytes = b"",
     ) -> Deferred[Event]:
         """See ``IPeer.publish``."""
         self._allow("publish", topic)
         self._own("publish", topic)
-        event = self._event(topic, name, body, self.client if source is None else source, time)
+        event = self._event(topic, name, body, self.client if named else "", time)
         event.original = original
         parts = self._parts
         if parts.channels.is_durable(topic):
@@ -74,11 +75,15 @@ class TopicVerbs(Client):
         sent = parts.bus.publish(event)
         return succeed(event) if sent is None else sent.addCallback(lambda _: event)
 
-    def post(self, topic: str, name: str, body: bytes | None, *, source: str = "") -> Deferred[Event]:
+    def post(self, topic: str, name: str, body: bytes | None, *, client: str = "", author: str = "") -> Deferred[Event]:
         """See ``IPeer.post``."""
         self._allow("publish", topic)
         self._own("publish", topic)
-        return self._parts.channels.post(self._event(topic, name, body, source or self.client, 0.0))
+        event = self._event(topic, name, body, client or self.client, 0.0)
+        event.author = author
+        waiting = self._see_to_id(CLIENT_ID, client, "act") if client else None
+        post = self._parts.channels.post
+        return post(event) if waiting is None else waiting.addCallback(lambda _: post(event))
 
     def _event(self, topic: str, name: str, body: bytes | None, source: str, time: float) -> Event:
         now = time or self._parts.clock.seconds()
@@ -116,17 +121,28 @@ class TopicVerbs(Client):
     async def cursor(self, client: str, topic: str) -> int:
         """See ``IPeer.cursor``."""
         self._allow("read", topic)
+        waiting = self._see_to_id(CLIENT_ID, client, "act")
+        if waiting is not None:
+            await waiting
         return await self._parts.channels.cursor(client, topic)
 
     def move_cursor(self, client: str, topic: str, id: int) -> Deferred[None]:
         """See ``IPeer.move_cursor``."""
         self._allow("read", topic)
-        return self._parts.channels.move_cursor(client, topic, id)
+        if id < 0:
+            raise Invalid("after")
+        waiting = self._see_to_id(CLIENT_ID, client, "act")
+        move = self._parts.channels.move_cursor
+        return move(client, topic, id) if waiting is None else waiting.addCallback(lambda _: move(client, topic, id))
 
     async def create_index(self, id: str, topic: str, field: str) -> bool:
         """See ``IPeer.create_index``."""
         self._allow("read", topic)
-        return await self._parts.indices.create(id, self._shown(topic), field)
+        self._shown(topic)
+        waiting = self._see_to_id(INDEX, id, "act")
+        if waiting is not None:
+            await waiting
+        return await self._parts.indices.create(id, topic, field)
 
     async def read_index(self, id: str, value: str, extract: Extract) -> IndexRows:
         """See ``IPeer.read_index``."""

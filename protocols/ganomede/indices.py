@@ -80,7 +80,7 @@ def text_at(event: Event, field: str) -> str | None:
     if first == "data":
         found = _value_at(event.body, rest)
     elif not rest:
-        found = {"type": event.name, "from": event.source}.get(first)
+        found = {"type": event.name, "from": event.author or event.source}.get(first)
     return found if isinstance(found, str) and len(found) <= MAX_VALUE else None
 
 
