@@ -27,6 +27,7 @@ from broker.messages import (
     Identity,
     IndexRows,
     Mail,
+    Quota,
     Reply,
     Request,
     Response,
@@ -455,7 +456,17 @@ class IPeer(Interface):
         """Undo ``perform`` of *name*; say whether it performed it."""
 
     def procedures() -> list[str]:
-        """Return every procedure and service of this node that the client may call, sorted."""
+        """Return every procedure and service of this node that the client may call, sorted.
+
+        With many of them this takes long: ``matching_procedures`` lets others have their turn meanwhile.
+        """
+
+    def matching_procedures(pattern: str, limit: int = 10_000) -> Coro[list[str]]:
+        """Return those of ``procedures`` that *pattern* matches, or that it names; the first *limit* of them.
+
+        Raises:
+            Invalid: *pattern* is neither a name nor a pattern.
+        """
 
     def call(ref: str, request: Request, *, quiet: bool = False, service: str = "") -> None:
         """Call ``request.procedure``; its one end comes to ``ISession.reply`` with *ref*.
@@ -591,6 +602,19 @@ class IPeer(Interface):
     def unwatch() -> None:
         """Undo ``watch``; a no-op without one."""
 
+    def watch_pattern(pattern: str) -> None:
+        """Get the changes of the keys that *pattern* matches as well, each once; idempotent.
+
+        They come as those of ``watch`` do.
+
+        Raises:
+            Invalid: it is neither a name nor a pattern.
+            RateLimited: too much is watched.
+        """
+
+    def unwatch_pattern(pattern: str) -> None:
+        """Undo ``watch_pattern``; a no-op without one."""
+
 
 class IWebSocketDialect(Interface):
     """A dialect whose clients come over WebSocket."""
@@ -686,6 +710,14 @@ class IStore(IService):
 
     ``startService`` raises ``Unavailable``, saying why, when the store can not be
     opened; ``stopService`` answers when all that was called before is done.
+
+    What a write creates, a log or a key, counts against its *quota* until it is removed
+    or forgotten: the store has one count for each kind and owner, which it keeps as safely
+    as the rest.  A write that changes what is there counts nothing, whoever made that.
+
+    A store that is *full*, by a limit of its own or because the disk nearly is, refuses what
+    makes it larger with ``Unavailable``.  It goes on to read, to remove, and to ``set`` keys that
+    exist to values of up to 64 bytes, or no longer than before.
     """
 
     epoch: str = Attribute("Changes when the store was wiped; known once started.")
@@ -693,8 +725,9 @@ class IStore(IService):
     announces: bool = Attribute("Whether append itself publishes the event on the bus.")
     ready: str = Attribute("Why writes can not be taken now; '' when they can.")
     description: str = Attribute("Its kind as one word, then where it is and what it promises; without secrets.")
+    used_bytes: int = Attribute("How large it is, as far as it knows; 0: it does not.")
 
-    def append(log: str, event: Event) -> Deferred[Event]:
+    def append(log: str, event: Event, quota: Quota | None = None) -> Deferred[Event]:
         """Store *event* at the end of *log*; return a copy with ``id`` and ``epoch`` set.
 
         Topic, name, body (None and b"" are two things), source, author and time are
@@ -702,7 +735,11 @@ class IStore(IService):
 
         Ids of a log rise by one, from 1, without a hole as any reader sees
         them, and none is ever used twice, whatever has been trimmed.  An event
-        is visible with its id and its body at once, or not at all.
+        is visible with its id and its body at once, or not at all.  Where logs were
+        forgotten (``sweep``), a new one may begin with a later id than 1.
+
+        Raises:
+            RateLimited: it would be the first of a log, and *quota* is used up.
         """
 
     def read(log: str, after: int, limit: int) -> Deferred[list[Event]]:
@@ -712,7 +749,10 @@ class IStore(IService):
         """Return the last *limit* events, in rising order."""
 
     def head(log: str) -> Deferred[int]:
-        """Return the last id given in *log*, trimmed or not; 0 for none."""
+        """Return the last id given in *log*, trimmed or not; 0 for none.
+
+        Of a log that was forgotten it is that or a later one, which the next event follows.
+        """
 
     def trim(log: str, upto: int) -> Deferred[None]:
         """Forget the events of *log* with id <= *upto*, however large that is."""
@@ -726,13 +766,22 @@ class IStore(IService):
         any space that expired an hour ago go too; until then they are left to
         ``expired``.  It may work in steps that others see.  Returns how many
         events went.
+
+        A log of that prefix that has no event left is forgotten, now or by a later
+        sweep: it is none any more, but for its ids.
         """
 
     def get(space: str, key: str) -> Deferred[Entry | None]:
         """Return the entry of *key*, or None if it is missing or has expired."""
 
     def set(
-        space: str, key: str, value: bytes, *, revision: int | None = None, expires: float = 0.0
+        space: str,
+        key: str,
+        value: bytes,
+        *,
+        revision: int | None = None,
+        expires: float = 0.0,
+        quota: Quota | None = None,
     ) -> Deferred[Entry]:
         """Create or replace *key*.
 
@@ -741,6 +790,7 @@ class IStore(IService):
 
         Raises:
             Conflict: *revision* was given and is not the stored one.
+            RateLimited: it would create *key*, and *quota* is used up.
         """
 
     def delete(space: str, key: str, *, revision: int | None = None) -> Deferred[bool]:
@@ -749,16 +799,21 @@ class IStore(IService):
         If it is created again, its revision begins again at 1.
         """
 
-    def patch(space: str, key: str, value: bytes, merge: Callable[[bytes, bytes], bytes]) -> Deferred[Entry]:
+    def patch(
+        space: str, key: str, value: bytes, merge: Callable[[bytes, bytes], bytes], *, quota: Quota | None = None
+    ) -> Deferred[Entry]:
         """Replace the value by ``merge(stored, value)`` in one step.
 
         A missing key is created with *value*; a present one keeps its expiry.
         *merge* is a pure function known to every store (``broker.core.keys.merge``); it may
         be called in another thread, and more than once, and a store may do
         the same work elsewhere.  If it raises, the caller gets that and nothing changes.
+
+        Raises:
+            RateLimited: it would create *key*, and *quota* is used up.
         """
 
-    def increment(space: str, key: str, amount: bytes) -> Deferred[Entry]:
+    def increment(space: str, key: str, amount: bytes, *, quota: Quota | None = None) -> Deferred[Entry]:
         """Add the decimal number *amount* to the stored one, in one step.
 
         A missing key counts as 0; a present one keeps its expiry.  Integers stay
@@ -767,12 +822,14 @@ class IStore(IService):
 
         Raises:
             Invalid: one of the two is no number, or one or the sum is not finite as a double.
+            RateLimited: it would create *key*, and *quota* is used up.
         """
 
-    def range(space: str, first: str, last: str, limit: int) -> Deferred[list[tuple[str, Entry]]]:
+    def range(space: str, first: str, last: str, limit: int, max_bytes: int = 0) -> Deferred[list[tuple[str, Entry]]]:
         """Return the entries with first <= key <= last, by the keys' UTF-8 bytes.
 
-        At most *limit*, in rising order.
+        At most *limit*, in rising order.  With *max_bytes* there may be fewer: none
+        follows when the values have as many; the first is returned however long it is.
         """
 
     def expired(space: str, limit: int) -> Deferred[list[str]]:
@@ -786,7 +843,7 @@ class IStore(IService):
         """Return names of logs that begin with *prefix* and sort after *after*.
 
         At most *limit*, in rising order of their UTF-8 bytes; a log that was
-        trimmed empty is still one.
+        trimmed empty is still one until a sweep forgets it.
         """
 
 

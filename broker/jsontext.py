@@ -10,6 +10,9 @@ What passes through the broker keeps its exact text; only what is needed is deco
 * Nesting of more than about 1000 levels, the recursion limit of Python, is refused.
 * A number that is infinite as a double, ``1e309`` or 310 digits, is found by
   :func:`overflows`; any other passes as it is written, whatever its length.
+* A text with more than ``MAX_SUSPECTS`` numbers of such a size, finite or not, counts as one
+  that overflows; one with a lone surrogate and more than ``MAX_SCANNED`` members or items, or
+  ``MAX_PARTS`` in all, is refused.
 """
 
 from __future__ import annotations
@@ -49,6 +52,13 @@ _ANY_EXPONENT = re.compile(rb"[eE](?<=[0-9].)\+?[0-9]{3,}(?:[\],}\s]|\Z)").searc
 _TWO_DIGITS = re.compile(rb"[0-9.]{2}").search
 _MANY_DIGITS = re.compile(rb"[0-9][0-9.]{%d}" % (MIN_SUSPECT - 1)).search
 
+_EXPONENTS = re.compile(rb"[eE](?<=[0-9].)\+?[0-9]{3,}").finditer
+_LONG = re.compile(rb"(?<![0-9.eE+-])-?[0-9]{%d}[0-9.]*(?:[eE][+-]?[0-9]+)?" % MIN_SUSPECT).finditer
+MAX_SUSPECT_LENGTH = 800  # characters of a number that count, see ``_has_infinite``
+MAX_SUSPECTS = 5000  # such numbers of one text; one with more is refused, for the time that each takes
+MAX_PARTS = 20_000  # of a text with a lone surrogate, all of which are decoded
+MAX_SCANNED = 5000  # members or items that are read on the slow path, see ``_scan``
+
 
 def overflows(text: bytes) -> bool:
     """Whether *text*, which must be JSON, holds a number that is infinite as a double.
@@ -57,7 +67,7 @@ def overflows(text: bytes) -> bool:
     """
     if len(text) < MIN_SUSPECT and _CAPITAL_E not in text and not _EXPONENT(text):
         return False
-    return bool(_ANY_EXPONENT(text) or _has_many_digits(text)) and not _is_finite(text)
+    return bool(_ANY_EXPONENT(text) or _has_many_digits(text)) and _has_infinite(without_strings(text))
 
 
 def members(data: bytes, *, numbers: bool = False) -> dict[str, Raw]:
@@ -176,8 +186,13 @@ def _scanned(data: bytes, opening: str, closing: str) -> list[tuple[str, Raw]]:
     Raises:
         Invalid: it is not of that form.
     """
+    if data.count(b",") > MAX_PARTS and without_strings(data).count(b",") > MAX_PARTS:
+        raise Invalid("object" if opening == "{" else "array")
     try:
-        return list(_scan(data.decode(), opening, closing))
+        found = list(_scan(data.decode(), opening, closing))
+        if overflows(data):
+            raise ValueError("number")
+        return found
     except (ValueError, IndexError, RecursionError):
         raise Invalid("object" if opening == "{" else "array") from None
 
@@ -191,7 +206,11 @@ def _scan(text: str, opening: str, closing: str) -> Iterator[tuple[str, Raw]]:
     """
     at = _expect(text, 0, opening)
     more = text[at] != closing
+    scanned = 0
     while more:
+        scanned += 1
+        if scanned > MAX_SCANNED:
+            raise ValueError("too many")
         name: Any = ""
         if opening == "{":
             name, at = _scanner.raw_decode(text, at)
@@ -227,19 +246,34 @@ def _has_many_digits(text: bytes) -> bool:
     return bool(len(text) >= MIN_SUSPECT and _TWO_DIGITS(text[:: MIN_SUSPECT // 2]) and _MANY_DIGITS(text))
 
 
-def _is_finite(text: bytes) -> bool:
-    try:
-        _scanner.decode(text.decode())
-    except (ValueError, RecursionError):
-        return False
-    return True
+def without_strings(text: bytes) -> bytes:
+    """Return the JSON *text* with its strings empty, and nothing else changed."""
+    unescaped = text.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in text else text
+    return b'""'.join(unescaped.split(b'"')[::2])
 
 
-def _finite(text: str) -> float:
-    number = float(text)
-    if not isfinite(number):
-        raise ValueError(text)
-    return number
+def _has_infinite(text: bytes) -> bool:
+    """Whether one of the numbers of *text*, which has no strings, is infinite as a double."""
+    spent = 0
+    for number in _suspects(text):
+        # A number of hundreds of digits takes as long as dozens of short ones.
+        spent += 1 + min(len(number), MAX_SUSPECT_LENGTH) // 16
+        if spent > MAX_SUSPECTS or not isfinite(float(number)):
+            return True
+    return False
+
+
+def _suspects(text: bytes) -> Iterator[bytes]:
+    """Yield the numbers of *text*, which has no strings, that may be infinite; some without their sign."""
+    for match in _EXPONENTS(text):
+        start = match.start()
+        head = text[max(0, start - MAX_SUSPECT_LENGTH) : start]
+        if not head.strip(b"0123456789."):
+            head = text[:start]
+        yield head[len(head.rstrip(b"0123456789.")) :] + match[0]
+    if _has_many_digits(text):
+        for match in _LONG(text):
+            yield match[0]
 
 
 def _refuse(text: str) -> NoReturn:
@@ -247,4 +281,4 @@ def _refuse(text: str) -> NoReturn:
 
 
 # Integers as floats: int() refuses those of more than 4300 digits, and takes long for others.
-_scanner = json.JSONDecoder(parse_float=_finite, parse_int=_finite, parse_constant=_refuse)
+_scanner = json.JSONDecoder(parse_int=float, parse_constant=_refuse)

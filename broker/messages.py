@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import IntEnum
+from functools import lru_cache
 from operator import methodcaller
 from typing import Any
 
@@ -26,9 +27,11 @@ __all__ = [
     "Identity",
     "IndexRows",
     "Mail",
+    "Quota",
     "Reply",
     "Request",
     "Response",
+    "quota_of",
     "text_frame",
 ]
 
@@ -237,6 +240,35 @@ class Entry:
     value: bytes
     revision: int
     expires: float = 0.0
+
+
+@attrs.frozen
+class Quota:
+    """How many things of one kind a store keeps for one owner.
+
+    Attributes:
+        kind: the word for the things, such as "cursors".
+        owner: the principal whom they count for.
+        limit: how many there may be; 0: any number, which are counted all the same.
+        account: the name under which a store counts them.
+        words: limit and account, with a blank between them, as the scripts of Redis read them.
+    """
+
+    kind: str
+    owner: str
+    limit: int = 0
+    account: str = attrs.field(init=False, repr=False, default=attrs.Factory("{0.kind} {0.owner}".format, True))
+    words: bytes = attrs.field(init=False, repr=False)
+
+    @words.default
+    def _words(self) -> bytes:
+        return b"%d %b" % (self.limit, self.account.encode("utf-8", "surrogatepass"))
+
+
+@lru_cache(maxsize=4096)  # the same ones are asked for with every post
+def quota_of(things: str, kind: str, name: str, limit: int) -> Quota:
+    """Return the quota of *things* of the principal that has the kind and the name of an ``Identity``."""
+    return Quota(things, Identity(kind, name).principal, limit)
 
 
 @attrs.frozen

@@ -11,6 +11,8 @@ from functools import lru_cache
 from broker.errors import Invalid
 
 MAX_NAME = 255  # characters
+MAX_TOKENS = 64  # of a pattern
+MAX_WILDCARDS = 16  # times that "*" may stand in a pattern
 LOG_PREFIX = "event/"  # + topic: the log in which a store keeps its events
 
 BROKER = "broker"  # the client id of the broker itself, as a sender
@@ -107,7 +109,8 @@ def check_pattern(pattern: object, what: str = "pattern", *, prefix: bool = Fals
     """
     text = check_name(pattern, what)
     tokens = text.split(".")
-    if (is_pattern(text) or ">" in tokens) and ("" in tokens or ">" in tokens[:-1]):
+    wild = is_pattern(text) or ">" in tokens
+    if wild and ("" in tokens or ">" in tokens[:-1] or len(tokens) > MAX_TOKENS or tokens.count("*") > MAX_WILDCARDS):
         raise Invalid(what, text)
     if prefix and any(
         "*" in token[: -1 if index == len(tokens) - 1 else None] for index, token in enumerate(tokens) if token != "*"

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar
+from math import inf
+from typing import Any, ClassVar, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -26,6 +27,18 @@ MAX_BACKLOG_BYTES = 1 << 20  # of the frames that wait for the one before them
 MAX_BACKLOG_FRAMES = 8192
 MAX_HELD_BYTES = 1 << 23  # of the events that wait for an answer to go out first
 MAX_HELD_EVENTS = 10_000
+
+
+class Slices(Protocol):
+    """What a session needs of ``broker.core.slices.Slices``."""
+
+    now: Callable[[], float]
+
+    def deadline(self) -> float:
+        """Return until when work that begins now may go on."""
+
+    def add(self, go_on: Callable[[], object]) -> None:
+        """Call *go_on* in a later iteration of the reactor's loop."""
 
 
 @implementer(ISession)
@@ -91,12 +104,14 @@ class OrderedSession(BaseSession):
         holds_events: whether events wait until the Deferred has fired; otherwise only
             until ``frame`` has returned.
         holding: whether an event has to wait now.
+        slices: lets others have their turn while many frames are worked off; None: they wait.
     """
 
     holds_events: ClassVar[bool] = True
 
     _link: ILink
     holding: bool = attrs.field(default=False, init=False)
+    slices: Slices | None = attrs.field(default=None, init=False)
     _busy: bool = attrs.field(default=False, init=False)
     _looping: bool = attrs.field(default=False, init=False)
     _backlog: deque[tuple[bytes, bool]] = attrs.field(factory=deque, init=False)
@@ -204,7 +219,12 @@ class OrderedSession(BaseSession):
         if self._looping:  # a frame of the loop below was done at once
             return
         self._looping = True
+        end = inf if self.slices is None else self.slices.deadline()
         while self._backlog and not self._busy:
+            if self.slices is not None and self.slices.now() >= end:
+                self._busy = True
+                self.slices.add(lambda: self._next(None))
+                break
             data, binary = self._backlog.popleft()
             self._backlog_bytes -= len(data)
             self._begin(data, binary)

@@ -7,7 +7,17 @@ from hypothesis import strategies as st
 from msgspec import UNSET, Raw, UnsetType
 
 from broker.errors import Invalid
-from broker.jsontext import decode, may_overflow, members, object_text, overflows, read_fields
+from broker.jsontext import (
+    MAX_PARTS,
+    MAX_SCANNED,
+    MAX_SUSPECTS,
+    decode,
+    may_overflow,
+    members,
+    object_text,
+    overflows,
+    read_fields,
+)
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -204,3 +214,53 @@ def test_fields_are_read_one_by_one():
     assert read_fields(Outer, b'{"size":5}') == (Outer(size=5), {})
     with pytest.raises(Invalid):
         read_fields(Outer, b"[]")
+
+
+LONG = 900_000  # bytes of a text that costs more than others
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[1e100" + b",1.5" * (LONG // 4) + b"]",
+        b'["1e999"' + b',"1e999"' * (LONG // 8) + b"]",
+        b"[" + b"1" * 250 + b".5" + b"0" * LONG + b"]",
+        b'["\\\\",1e100,"\\"1e999"]',
+        b'[1e100,"' + b"e" * LONG + b'"]',
+        b'[1e100,"' + b'\\"1e999,' * (LONG // 9) + b'"]',
+    ],
+)
+def test_finite_numbers_pass_however_many_there_are(text):
+    assert not overflows(text)
+
+
+def test_only_numbers_that_may_be_infinite_are_read(monkeypatch):
+    read = []
+    monkeypatch.setattr("broker.jsontext.isfinite", lambda number: read.append(number) or True)
+    overflows(b"[1e100" + b",1.5" * 10_000 + b',"1e999",2e200]')
+    assert read == [1e100, 2e200]
+
+
+def test_more_numbers_near_the_end_of_doubles_than_can_be_read_in_time_overflow():
+    assert not overflows(b"[1" + b",1e308" * MAX_SUSPECTS + b"]")
+    assert overflows(b"[1" + b",1e308" * (MAX_SUSPECTS + 1) + b"]")
+    long = b"," + b"1" * 304
+    assert not overflows(b"[1" + long * (MAX_SUSPECTS // 20) + b"]")
+    assert overflows(b"[1" + long * (MAX_SUSPECTS // 20 + 1) + b"]")
+
+
+def test_members_beyond_those_that_can_be_read_in_time_are_refused_behind_a_lone_surrogate():
+    text = b'{"\\ud800":1' + b"".join(b',"%d":1' % number for number in range(MAX_SCANNED - 1)) + b"%b}"
+    assert len(members(text % b"")) == MAX_SCANNED
+    with pytest.raises(Invalid):
+        members(text % b',"more":1')
+    with pytest.raises(Invalid):
+        members(b'{"\\ud800":1,"a":1e999}')
+
+
+def test_parts_beyond_those_that_can_be_decoded_in_time_are_refused_behind_a_lone_surrogate():
+    few, many = ([b'"\\ud800"', *[b"1"] * count] for count in (MAX_PARTS - 1, MAX_PARTS + 1))
+    commas = b'{"\\ud800":"' + b"," * (MAX_PARTS + 1) + b'"}'
+    assert len(members(b'{"\\ud800":[' + b",".join(few) + b"]}")) == len(members(commas)) == 1
+    with pytest.raises(Invalid):
+        members(b'{"\\ud800":[' + b",".join(many) + b"]}")

@@ -5,7 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.errors import Invalid
-from broker.patterns import check_name, check_pattern, covers, is_pattern, matches, overlaps, pair_key
+from broker.patterns import (
+    MAX_TOKENS,
+    MAX_WILDCARDS,
+    check_name,
+    check_pattern,
+    covers,
+    is_pattern,
+    matches,
+    overlaps,
+    pair_key,
+)
 
 tokens = st.sampled_from(["a", "b", "c"])
 names = st.lists(tokens, min_size=1, max_size=4).map(".".join)
@@ -83,3 +93,18 @@ def test_a_wildcard_inside_a_token_is_an_ordinary_character(name):
 def test_no_two_pairs_have_one_key():
     texts = ["", "a", "1", ":", "1:", "a1:", "1:a", "ab"]
     assert len({pair_key(first, second) for first in texts for second in texts}) == len(texts) ** 2
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [".".join(["a"] * MAX_TOKENS + ["*"]), ".".join(["*"] * (MAX_WILDCARDS + 1)), ".".join(["a"] * MAX_TOKENS + [">"])],
+)
+def test_a_pattern_has_so_many_tokens_and_wildcards_and_no_more(pattern):
+    with pytest.raises(Invalid):
+        check_pattern(pattern)
+    shorter = pattern.split(".", 1)[1]
+    assert check_pattern(shorter) == shorter
+
+
+def test_a_name_may_have_any_number_of_tokens():
+    assert check_pattern(".".join("a" * 128)) == ".".join("a" * 128)

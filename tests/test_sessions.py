@@ -7,8 +7,10 @@ from typing import Any
 import attrs
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
+from broker.core.slices import SLICE, slices_of
 from broker.interfaces import ISession
 from broker.messages import text_frame
 from broker.sessions import (
@@ -30,11 +32,14 @@ class Session(OrderedSession):
     begun: list[bytes] = attrs.field(factory=list)
     waiting: list[Deferred[Any]] = attrs.field(factory=list)
     ends: int = 0
+    clock: Clock | None = None
 
     def frame(self, data: bytes, binary: bool) -> Deferred[Any] | None:
         self.begun.append(data)
         if data == b"bug":
             raise RuntimeError("ours")
+        if data.startswith(b"slow") and self.clock is not None:
+            self.clock.rightNow += SLICE
         if data == b"event":
             self.on_event(b"meanwhile")
             self._link.send(b"answer")
@@ -226,3 +231,19 @@ def test_a_bug_closes_the_connection_and_ends_what_waits(session, link, logged, 
     assert b"now" not in session.begun
     assert [type(failure) for failure in failures_of(logged)] == [RuntimeError]
     assert session.closed(1011, "") is None
+
+
+def test_frames_that_waited_are_worked_off_in_slices(session):
+    clock = Clock()
+    session.slices, session.clock = slices_of(clock), clock
+    for data in (b"wait", b"slow 1", b"slow 2", b"slow 3"):
+        session.received(data, False)
+    session.answer()
+    assert session.begun == [b"wait", b"slow 1"]
+    session.received(b"slow 4", False)
+    closing = session.closed(1000, "")
+    assert (session.ends, closing.called) == (0, False)
+    clock.pump([0] * 5)
+    assert session.begun == [b"wait", b"slow 1", b"slow 2", b"slow 3", b"slow 4"]
+    assert slices_of(clock).pauses == 3
+    assert (session.ends, closing.called) == (1, True)

@@ -50,7 +50,14 @@ async def _import(reactor: Any, settings: Settings, url: str) -> None:
     from broker.app.importer import import_ganomede
 
     try:
-        report = await import_ganomede(url, make_store(reactor, settings), reactor, _print_error)
+        report = await import_ganomede(
+            url,
+            make_store(reactor, settings),
+            reactor,
+            _print_error,
+            cursor_seconds=settings.cursor_seconds,
+            index_seconds=settings.index_seconds,
+        )
     except BrokerError as error:
         _print_error(str(error))
         raise SystemExit(1) from None

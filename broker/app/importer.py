@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from broker.core.channels import CURSOR, cursor_key
 from broker.core.indices import DEFINITION, definition_text
+from broker.core.lives import life_end
 from broker.errors import Conflict, Unavailable
 from broker.interfaces import IStore
 from broker.messages import Event
@@ -79,6 +80,8 @@ class Importer:
         url: of the original's Redis.
         store: started.
         reactor: connects.
+        cursor_seconds: how long a cursor lives without use; 0: for ever.
+        index_seconds: how long an index does.
 
     Attributes:
         report: what was imported so far.
@@ -87,8 +90,11 @@ class Importer:
         Invalid: *url* is not that of a Redis, or Redis support is not installed.
     """
 
-    def __init__(self, url: str, store: IStore, reactor: Any) -> None:
+    def __init__(
+        self, url: str, store: IStore, reactor: Any, cursor_seconds: float = 0.0, index_seconds: float = 0.0
+    ) -> None:
         self._store, self._reactor = store, reactor
+        self._cursor_seconds, self._index_seconds = cursor_seconds, index_seconds
         self._opened: Deferred[None] = Deferred()
         self._connection = Connection(
             RedisAddress.parse(url), reactor, prepare=_nothing, opened=self._on_opened, closed=lambda: None
@@ -161,7 +167,8 @@ class Importer:
         definition = _decode_index(value)
         text = definition_text(definition.channel, definition.field)
         try:
-            await self._store.set(DEFINITION, definition.id, text, revision=0)
+            end = life_end(self._reactor.seconds(), self._index_seconds)
+            await self._store.set(DEFINITION, definition.id, text, revision=0, expires=end)
         except Conflict:
             return
         self.report.indices += 1
@@ -182,7 +189,8 @@ class Importer:
         ids = self._ids[channel]
         ours = sum(id <= after for id in ids) if not ids or after <= ids[-1] else after
         try:
-            await self._store.set(CURSOR, cursor_key(client, channel), b"%d" % ours, revision=0)
+            end = life_end(self._reactor.seconds(), self._cursor_seconds)
+            await self._store.set(CURSOR, cursor_key(client, channel), b"%d" % ours, revision=0, expires=end)
         except Conflict:
             return
         self.report.cursors += 1
@@ -212,7 +220,9 @@ async def _nothing(_: object) -> None:
     """Prepare nothing: the connection needs no script."""
 
 
-async def import_ganomede(url: str, store: IStore, reactor: Any, print_note: Callable[[str], object]) -> Report:
+async def import_ganomede(
+    url: str, store: IStore, reactor: Any, print_note: Callable[[str], object], **lives: float
+) -> Report:
     """Start *store*, copy what is in the Redis at *url* into it, and stop it.
 
     Args:
@@ -220,6 +230,7 @@ async def import_ganomede(url: str, store: IStore, reactor: Any, print_note: Cal
         store: not yet started.
         reactor: connects.
         print_note: called with each note of the report.
+        lives: ``cursor_seconds`` and ``index_seconds`` of ``Importer``.
 
     Raises:
         Invalid: *url* is not that of a Redis, or Redis support is not installed.
@@ -227,7 +238,7 @@ async def import_ganomede(url: str, store: IStore, reactor: Any, print_note: Cal
     """
     store.startService()
     try:
-        report = await Importer(url, store, reactor).run()
+        report = await Importer(url, store, reactor, **lives).run()
     finally:
         stopping = store.stopService()
         if stopping is not None:

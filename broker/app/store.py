@@ -30,6 +30,8 @@ def make_store(
         durability=settings.durability,
         prefix=settings.redis_prefix,
         announce=announce,
+        max_bytes=settings.max_store_bytes,
+        min_free_bytes=settings.min_free_bytes,
         observe=observe,
         failed=failed,
     )

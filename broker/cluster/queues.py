@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IDelayedCall
 
 from broker.core.queues import LOG, POSITION, Queues
 from broker.errors import Conflict
-from broker.messages import Mail
+from broker.messages import Mail, Quota
 
 LOCK_RETRY = 0.25  # seconds until a node tries again to lock a queue
 
@@ -58,8 +58,8 @@ class SharedQueues(Queues):
         for queue in list(self._backlogs):
             self.wake(queue)
 
-    async def _keep(self, mail: Mail) -> bool:
-        dropped = await super()._keep(mail)
+    async def _keep(self, mail: Mail, quota: Quota | None) -> bool:
+        dropped = await super()._keep(mail, quota)
         self._notify(mail.queue)
         return dropped
 
@@ -98,6 +98,8 @@ class SharedQueues(Queues):
 
     async def _advance(self, queue: str, upto: int) -> bool:
         while (state := await self._state(queue)).position < upto:
+            if not state.position and await self._begins_after(queue, upto):
+                return False
             if await self._change(queue, state, upto, state.node):
                 await self._store.trim(LOG + queue, upto)
                 return True
@@ -117,7 +119,8 @@ class SharedQueues(Queues):
     async def _change(self, queue: str, state: State, position: int, node: str) -> bool:
         """Write the position and the lock; False when *state* is out of date."""
         try:
-            await self._store.set(POSITION, queue, f"{position} {node}".strip().encode(), revision=state.revision)
+            text = f"{position} {node}".strip().encode()
+            await self._store.set(POSITION, queue, text, revision=state.revision, expires=self._end())
         except Conflict:
             return False
         return True

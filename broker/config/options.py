@@ -169,6 +169,10 @@ def _bytes(text: str) -> int:
     return size
 
 
+def _bytes_or_none(text: str) -> int:
+    return 0 if text == "none" else _bytes(text)
+
+
 def _seconds(text: str) -> float:
     try:
         value = float(text)
@@ -247,6 +251,7 @@ URL: Kind[str] = Kind("URL", str, str)
 FLAG: Kind[bool] = Kind("true or false", _flag, lambda value: str(value).lower())
 COUNT: Kind[int] = Kind("count", _count, str)
 BYTES: Kind[int] = Kind("bytes", _bytes, str)
+BYTES_OR_NONE: Kind[int] = Kind("bytes", _bytes_or_none, lambda value: str(value or "none"))
 SECONDS: Kind[float] = Kind("seconds", _seconds, _write_number)
 PER_SECOND: Kind[float] = Kind("per second", _seconds, _write_number)
 WORDS: Kind[tuple[str, ...]] = Kind("words", _words, _write_words)

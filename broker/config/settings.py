@@ -19,6 +19,7 @@ from broker.config.addresses import is_local, is_redis, without_password
 from broker.config.aliases import aliases
 from broker.config.options import (
     BYTES,
+    BYTES_OR_NONE,
     COUNT,
     ENDPOINTS,
     FLAG,
@@ -40,6 +41,7 @@ from broker.config.options import (
 from broker.patterns import is_reserved
 
 ENV_PREFIX = "TXBROKER_"
+DAY = 86400.0  # seconds
 MIN_SECRET = 16  # characters of a secret that is not warned about
 PROTOCOLS = ("owlmeans", "ganomede", "thinws", "hpkv", "microstream")
 DEFAULT_PORT = 8000
@@ -186,8 +188,50 @@ class Settings:
     durable_topics: tuple[str, ...] = option(
         PATTERNS, (), "Topics whose events are stored whichever dialect they come from."
     )
+    max_store_bytes: int = option(
+        BYTES_OR_NONE,
+        0,
+        "How large the store may be before it refuses writes: the file with its write-ahead log, "
+        "or the memory that the Redis server uses; ``none``: any size.",
+    )
+    min_free_bytes: int = option(
+        BYTES_OR_NONE,
+        64 << 20,
+        "How much of the disk under a SQLite store stays free; with less it refuses writes. ``none``: any.",
+    )
+
+    # What clients create
+
+    max_channels: int = option(COUNT, 100_000, "How many channels with events one principal may begin; 0: any number.")
+    max_cursors: int = option(COUNT, 100_000, "How many cursors one principal may have; 0: any number.")
+    cursor_seconds: float = option(
+        SECONDS,
+        # Else events that a client has acknowledged would come again.
+        lambda self: max(30 * DAY, 2 * self.retention.seconds),
+        "How long a cursor lives without being moved or read; 0: for ever.",
+        shown="2592000 (30 days), or twice the age of TXBROKER_RETENTION if that is longer",
+    )
+    max_indices: int = option(COUNT, 1000, "How many indices one principal may have; 0: any number.")
+    index_seconds: float = option(SECONDS, 30 * DAY, "How long an index lives without being read; 0: for ever.")
+    max_memberships: int = option(
+        COUNT, 100_000, "How many rooms one principal may have joined, under all its ids; 0: any number."
+    )
+    membership_seconds: float = option(
+        SECONDS, 90 * DAY, "How long what a client has joined is kept while it is away; 0: for ever."
+    )
+    max_clients: int = option(COUNT, 100_000, "How many client ids of one principal have a mailbox; 0: any number.")
+    client_seconds: float = option(SECONDS, 90 * DAY, "How long a client id that is away has a mailbox; 0: for ever.")
+    max_ids: int = option(
+        COUNT, 100_000, "How many ids that clients give themselves one principal may own; 0: any number."
+    )
+    max_queues: int = option(
+        COUNT,
+        100_000,
+        "How many queues and mailboxes may hold messages of which one principal sent the first; 0: any number.",
+    )
     max_mailbox: int = option(COUNT, 1000, "How many messages wait for one client or in one work queue.")
-    mailbox_seconds: float = option(SECONDS, 7 * 86400.0, "How long a message waits.")
+    mailbox_seconds: float = option(SECONDS, 7 * DAY, "How long a message waits.")
+    max_keys: int = option(COUNT, 1_000_000, "How many keys one principal may have created; 0: any number.")
 
     # Timeouts
 

@@ -18,6 +18,7 @@ from twisted.internet.interfaces import IReactorTime
 from broker.core.deadlines import Deadlines
 from broker.core.registry import Registry
 from broker.core.shares import Share
+from broker.core.slices import slices_of
 from broker.errors import BrokerError, Gone, Invalid, NotFound, RateLimited, Timeout
 from broker.messages import Reply, Request
 from broker.patterns import BROKER
@@ -85,6 +86,7 @@ class Calls:
         self.performers: Registry[Party] = Registry("exists")
         self.services: Registry[Party] = Registry("exists")
         self.takers: Registry[Party] = Registry("exists")
+        self._slices = slices_of(clock)
         self._idle = idle
         self._limit, self._share_limit, self._total_limit = pending_limit, share_limit, total_limit
         self._deadlines: Deadlines[Call] = Deadlines(clock, self._expired)
@@ -247,8 +249,17 @@ class Calls:
             registry.leave(party)
         for call in list(party.calling.values()):
             self._end(call)
-        for call in list(party.serving.values()):
-            self._fail(call, Gone("lost", call.name))
+        self._fail_all(iter(list(party.serving.values())))
+
+    def _fail_all(self, calls: Iterator[Call]) -> None:
+        """End *calls*, whose callee has left, in slices if there are many."""
+        now, end = self._slices.now, self._slices.deadline()
+        for call in calls:
+            if call.id in call.callee.serving:  # else it has ended meanwhile
+                self._fail(call, Gone("lost", call.name))
+            if now() >= end:
+                self._slices.add(lambda: self._fail_all(calls))
+                return
 
     def _expired(self, call: Call) -> None:
         if call.quiet:

@@ -14,17 +14,17 @@ from zope.interface import implementer
 
 from broker.core.bounded import BoundedDict
 from broker.core.deadlines import Deadlines
+from broker.core.lives import life_end
 from broker.core.pages import read_last_page, read_page
 from broker.core.shares import Share
-from broker.errors import BrokerError, Invalid, RateLimited, Unavailable
+from broker.errors import BrokerError, Conflict, Invalid, RateLimited, Unavailable
 from broker.interfaces import MAX_PAGE_BYTES, IBus, IEventSource, ISharedStore, IStore
-from broker.messages import Event
+from broker.messages import Event, Quota
 from broker.patterns import LOG_PREFIX, matches, pair_key
 
 log = Logger()
 
 CURSOR = "cursor"  # the space of the clients' cursors
-DAY = 86400.0  # seconds
 MAX_MOVES = 10000  # cursors whose last move is remembered
 MAX_HEADS = 10000  # topics whose newest event is remembered, to wait for the next without a look into the store
 
@@ -60,7 +60,7 @@ class Channels:
         clock: measures how long a poll waits.
         durable: patterns of the topics whose live publications are stored.
         waiting_limit: how many polls may wait at once in this process.
-        kept_seconds: how long events are kept; 0: no limit of age.
+        cursor_seconds: how long a cursor lives without use; 0: for ever.
         share_limit: how many polls that count in one share may wait at once.
     """
 
@@ -71,13 +71,13 @@ class Channels:
         clock: IReactorTime,
         durable: Iterable[str] = (),
         waiting_limit: int = 10000,
-        kept_seconds: float = 0.0,
+        cursor_seconds: float = 0.0,
         share_limit: int = 5000,
     ) -> None:
         self._store, self._bus, self._clock = store, bus, clock
         self._durable = tuple(durable)
         self._limit, self._share_limit = waiting_limit, share_limit
-        self._kept = kept_seconds
+        self._cursor_seconds = cursor_seconds
         self._waiters: dict[str, dict[Waiter, None]] = {}
         self._deadlines: Deadlines[Waiter] = Deadlines(clock, self._wake_empty)
         self._moves: BoundedDict[str, Move] = BoundedDict(MAX_MOVES)
@@ -89,8 +89,8 @@ class Channels:
         """Whether live publications on *topic* are stored as well."""
         return any(matches(pattern, topic) for pattern in self._durable)
 
-    def post(self, event: Event) -> Deferred[Event]:
-        """Store *event*, then publish it; the Deferred fires in between.
+    def post(self, event: Event, quota: Quota | None = None) -> Deferred[Event]:
+        """Store *event*, then publish it; the Deferred fires in between.  A new channel counts against *quota*.
 
         It fires when the event is safe: the poster knows before any reader does.
         """
@@ -101,7 +101,7 @@ class Channels:
             if not self._store.announces:
                 self._bus.publish(event)
 
-        self._store.append(LOG_PREFIX + event.topic, event).addCallbacks(stored, answer.errback)
+        self._store.append(LOG_PREFIX + event.topic, event, quota).addCallbacks(stored, answer.errback)
         return answer
 
     def announce(self, event: Event) -> Deferred[Any] | None:
@@ -206,17 +206,25 @@ class Channels:
 
     async def cursor(self, client: str, topic: str) -> int:
         """Return the id that *client* has acknowledged last; 0 for none."""
-        entry = await self._store.get(CURSOR, cursor_key(client, topic))
-        return 0 if entry is None else int(entry.value)
+        key = cursor_key(client, topic)
+        entry = await self._store.get(CURSOR, key)
+        if entry is None:
+            return 0
+        end = life_end(self._clock.seconds(), self._cursor_seconds)
+        if entry.expires != end:
+            # To be read is to be used.  It is no harm if that can not be stored, or it is moved meanwhile.
+            used = self._store.set(CURSOR, key, entry.value, revision=entry.revision, expires=end)
+            used.addErrback(lambda failure: failure.trap(Conflict, Unavailable))
+        return int(entry.value)
 
-    def move_cursor(self, client: str, topic: str, id: int) -> Deferred[None]:
-        """Remember that *client* has all events up to *id*; it may go back.
+    def move_cursor(self, client: str, topic: str, id: int, quota: Quota | None = None) -> Deferred[None]:
+        """Remember that *client* has all events up to *id*; it may go back.  A new one counts against *quota*.
 
         A move to where it is already, as most polls ask for, costs no write.
         """
         if id < 0:
             return fail(Invalid("after"))
-        key, move = cursor_key(client, topic), Move(id, self._cursor_end())
+        key, move = cursor_key(client, topic), Move(id, life_end(self._clock.seconds(), self._cursor_seconds))
         last = self._moves.get(key)
         if last == move and last.stored:
             return succeed(None)
@@ -226,16 +234,7 @@ class Channels:
         def stored(_: object) -> None:
             move.stored = True
 
-        return self._store.set(CURSOR, key, b"%d" % id, expires=move.expires).addCallback(stored)
-
-    def _cursor_end(self) -> float:
-        """Return when a cursor that moves now may expire: no event that it acknowledges is left then.
-
-        Whole days: most moves leave the time as it is, which spares the store work.
-        """
-        if not self._kept:
-            return 0.0
-        return (self._clock.seconds() // DAY + 2) * DAY + self._kept
+        return self._store.set(CURSOR, key, b"%d" % id, expires=move.expires, quota=quota).addCallback(stored)
 
     def _wait(self, topic: str, timeout: float, share: Share) -> Waiter:
         if self.waiting >= self._limit or share.polls >= self._share_limit:

@@ -7,16 +7,20 @@ it is enough to look at the first of each bucket, which holds those of one delay
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Generic, TypeVar
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
+
+from broker.core.slices import slices_of
 
 log = Logger()
 
 K = TypeVar("K")
 
 GRAIN = 0.05  # seconds between two sweeps
+BATCH = 100  # keys that expire between two looks at the clock
 MAX_BUCKETS = 64  # beyond that, new delays are rounded up to powers of two
 
 
@@ -29,6 +33,7 @@ class Deadlines(Generic[K]):
 
     def __init__(self, clock: IReactorTime, expire: Callable[[K], object], grain: float = GRAIN) -> None:
         self._clock = clock
+        self._slices = slices_of(clock)
         self._grain = grain
         self._expire = expire
         self._buckets: dict[float, dict[K, float]] = {}
@@ -73,22 +78,33 @@ class Deadlines(Generic[K]):
     def _sweep(self) -> None:
         self._timer = None
         now = self._clock.seconds()
-        due: list[K] = []
+        end = self._slices.deadline()
         for delay, bucket in list(self._buckets.items()):
-            expired = []
-            for key, when in bucket.items():
-                if when > now:
+            # What is added meanwhile has to wait, even with a delay of 0.
+            for _ in range(0, len(bucket), BATCH):
+                due = [key for key, when in islice(bucket.items(), BATCH) if when <= now]
+                self._expire_all(due, bucket)
+                if self._slices.now() >= end and self._buckets:  # else it was stopped
+                    self._next_sweep(0)
+                    return
+                if len(due) < BATCH:
                     break
-                expired.append(key)
-            for key in expired:
-                del bucket[key]
-            if not bucket:
+            if not bucket and self._buckets.get(delay) is bucket:
                 del self._buckets[delay]
-            due += expired
+        if self._buckets:
+            self._next_sweep(self._grain)
+
+    def _expire_all(self, due: list[K], bucket: dict[K, float]) -> None:
         for key in due:
+            if bucket.pop(key, None) is None:
+                continue  # it was dropped just now
             try:
                 self._expire(key)
             except Exception:
                 log.failure("what was due has failed")
-        if self._buckets and self._timer is None:
-            self._timer = self._clock.callLater(self._grain, self._sweep)
+
+    def _next_sweep(self, delay: float) -> None:
+        """Sweep in *delay* seconds, instead of whenever that was to be."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._clock.callLater(delay, self._sweep)

@@ -12,18 +12,27 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList, DeferredLock
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from broker.core.pages import STEP
-from broker.errors import Conflict, NotFound
+from broker.core.lives import life_end
+from broker.core.pages import STEP, read_page
+from broker.core.slices import slices_of
+from broker.errors import Conflict, NotFound, Unavailable
 from broker.interfaces import MAX_PAGE_BYTES, IStore
-from broker.messages import Event, IndexRows
+from broker.messages import Entry, Event, IndexRows, Quota, encode_text
 from broker.patterns import LOG_PREFIX, pair_key
 
 DEFINITION = "index"  # space: id -> channel and field
 POSITION = "index-at"  # space: id -> id of the last event that was indexed
 ROWS = "index/"  # the logs of rows begin with it
-EVENTS_PER_READ = 64  # events read at once, since each may be as large as a message
+LOGS_PER_STEP = 500  # looked at, or trimmed, before the reactor gets to other work
+EVENTS_PER_READ = 64  # events that are indexed before the position is stored
+BYTES_PER_READ = 1 << 20  # of their bodies
+
+MAX_ID = 2**53  # no event has a greater one
+LAST = "\U0010ffff" * 8  # nearly all values sort before it
 
 Extract = Callable[[Event, str], str | None]
 
@@ -43,23 +52,63 @@ class Indices:
 
     Args:
         store: keeps definitions, positions and rows.
+        clock: gives the time.
+        life: seconds that an index lives without being read; 0: for ever.
         rows_limit: how many rows a read returns at most.
         max_bytes: bytes of their bodies after which it returns no more.
     """
 
-    def __init__(self, store: IStore, rows_limit: int = 10000, max_bytes: int = MAX_PAGE_BYTES) -> None:
-        self._store = store
+    def __init__(
+        self,
+        store: IStore,
+        clock: IReactorTime,
+        life: float = 0.0,
+        rows_limit: int = 10000,
+        max_bytes: int = MAX_PAGE_BYTES,
+    ) -> None:
+        self._store, self._clock, self._life = store, clock, life
+        self._slices = slices_of(clock)
         self._limit = rows_limit
         self._max_bytes = max_bytes
         self._locks: dict[str, DeferredLock] = {}
 
-    async def create(self, id: str, topic: str, field: str) -> bool:
-        """Define index *id*; False when there is one of that id, which stays as it is."""
+    async def create(self, id: str, topic: str, field: str, quota: Quota | None = None) -> bool:
+        """Define index *id*, which counts against *quota*; False when there is one of that id, which stays as it is."""
+        if await self._store.get(DEFINITION, id) is not None:
+            return False
+        await self._forget_rows(id)  # of one that has ended
+        text, end = definition_text(topic, field), self._end()
         try:
-            await self._store.set(DEFINITION, id, definition_text(topic, field), revision=0)
+            await self._store.set(DEFINITION, id, text, revision=0, expires=end, quota=quota)
         except Conflict:
             return False
         return True
+
+    def _end(self) -> float:
+        return life_end(self._clock.seconds(), self._life)
+
+    async def forget_ended(self) -> None:
+        """Trim the rows of indices that have ended; sweeping forgets their logs."""
+        seen, after = 0, ""
+        while found := await self._store.logs(ROWS, after, 1):
+            id = _index_of(found[0])
+            if await self._store.get(DEFINITION, id) is None:
+                await self._forget_rows(id)
+            # Past all that begins like this; a log that is not, by its strange value, is looked at by itself.
+            after = max(found[0], rows_log(id, LAST), key=encode_text)
+            seen += 1
+            if seen % LOGS_PER_STEP == 0:
+                await deferLater(self._clock, 0)
+
+    async def _forget_rows(self, id: str) -> None:
+        await self._store.delete(POSITION, id)
+        after = ""
+        while logs := await self._store.logs(rows_log(id, ""), after, LOGS_PER_STEP):
+            await _done([self._store.trim(log, MAX_ID) for log in logs])
+            after = logs[-1]
+            if len(logs) < LOGS_PER_STEP:
+                return
+            await deferLater(self._clock, 0)
 
     async def definition(self, id: str) -> tuple[str, str]:
         """Return the topic and the field of index *id*.
@@ -67,11 +116,27 @@ class Indices:
         Raises:
             NotFound: there is no such index.
         """
+        definition = json.loads((await self._definition(id)).value)
+        return definition["channel"], definition["field"]
+
+    async def _definition(self, id: str) -> Entry:
         entry = await self._store.get(DEFINITION, id)
         if entry is None:
             raise NotFound("index", id)
-        definition = json.loads(entry.value)
-        return definition["channel"], definition["field"]
+        return entry
+
+    async def _prolong(self, id: str) -> None:
+        """Let the index live on: it is used."""
+        entry, end = await self._definition(id), self._end()
+        if entry.expires == end:
+            return
+        try:
+            await self._store.set(DEFINITION, id, entry.value, revision=entry.revision, expires=end)
+            position = await self._store.get(POSITION, id)
+            if position is not None:
+                await self._store.set(POSITION, id, position.value, revision=position.revision, expires=end)
+        except (Conflict, Unavailable):
+            pass  # another node has done so, or nothing can be stored now: the next use tries again
 
     async def read(self, id: str, value: str, extract: Extract) -> IndexRows:
         """Return the events of the index whose field is *value*.
@@ -85,6 +150,7 @@ class Indices:
         lock = self._locks.setdefault(id, DeferredLock())
         await lock.acquire()
         try:
+            await self._prolong(id)
             await self._advance(id, topic, field, extract)
         finally:
             lock.release()
@@ -98,20 +164,24 @@ class Indices:
     async def _advance(self, id: str, topic: str, field: str, extract: Extract) -> None:
         entry = await self._store.get(POSITION, id)
         position = 0 if entry is None else int(entry.value)
-        while events := await self._store.read(LOG_PREFIX + topic, position, EVENTS_PER_READ):
-            writes = [
-                self._store.append(rows_log(id, value), Event(topic, "", b"%d" % event.id, time=event.time))
-                for event in events
-                if (value := extract(event, field))
-            ]
+        end = self._slices.deadline()
+        while events := await read_page(self._store, LOG_PREFIX + topic, position, EVENTS_PER_READ, BYTES_PER_READ):
+            writes = []
+            for event in events:
+                if value := extract(event, field):
+                    row = Event(topic, "", b"%d" % event.id, time=event.time)
+                    writes.append(self._store.append(rows_log(id, value), row))
+                end = await self._slices.checked(end)
             await _done(writes)
             position = events[-1].id
-            await self._store.set(POSITION, id, b"%d" % position)
+            await self._store.set(POSITION, id, b"%d" % position, expires=self._end())
 
     async def _events(self, topic: str, ids: list[int]) -> list[Event]:
         found: list[Event] = []
         size = 0
+        end = self._slices.deadline()
         for first, last in _runs(ids):
+            end = await self._slices.checked(end)
             events = await self._store.read(LOG_PREFIX + topic, first - 1, last - first + 1)
             for event in reversed(events):
                 if event.id > last:
@@ -121,6 +191,12 @@ class Indices:
                     return found
                 found.append(event)
         return found
+
+
+def _index_of(log: str) -> str:
+    """Return the id of the index whose rows *log* has: the first of its ``pair_key``."""
+    length, _, rest = log.removeprefix(ROWS).partition(":")
+    return rest[: int(length)]
 
 
 async def _done(writes: list[Deferred[Any]]) -> None:

@@ -5,25 +5,29 @@ A change of key ``K`` is an event on topic ``kv/K``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+import attrs
 import msgspec
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
 
+from broker.core.slices import slices_of
+from broker.core.tree import PatternTree
 from broker.errors import Invalid, TooLarge
 from broker.interfaces import IBus, IStore
 from broker.jsontext import members, object_text
-from broker.messages import MAX_TIME, Entry, Event
-from broker.patterns import KEY_PREFIX
+from broker.messages import MAX_TIME, CloseCode, Entry, Event, Quota
+from broker.patterns import KEY_PREFIX, is_pattern
 
 SPACE = "kv"
 ENTRIES_PER_READ = 64  # entries read at once, since each may be as large as a message
-YIELD_AFTER = 1024  # entries filtered before the reactor gets to other work
-MAX_SLICE = 0.01  # seconds of filtering before it does, since a predicate may be slow
+BYTES_PER_READ = 1 << 18  # of values after which no more are read at once
+MAX_PREDICATES = 2  # that are asked at once, since each may be slow
+MAX_LATE = 1000  # changes that wait until it is known who watches their keys
 
 T = TypeVar("T")
 
@@ -36,8 +40,25 @@ class Watcher(Protocol):
     def on_event(self, event: Event, pattern: str) -> None:
         """Hand *event* to the client; never raises."""
 
+    def disconnect(self, code: int, reason: str) -> None:
+        """Close the connection."""
+
 
 Predicate = Callable[[str], bool]
+
+
+@attrs.define(eq=False)
+class Late:
+    """A change of which it is not known yet who watches its key.
+
+    Attributes:
+        predicates: those that were not asked yet.
+    """
+
+    event: Event
+    key: str
+    watchers: dict[Watcher, None]
+    predicates: Iterator[Predicate]
 
 
 def merge(stored: bytes, patch: bytes) -> bytes:
@@ -89,11 +110,16 @@ class Keys:
         max_bytes: int = 1 << 20,
     ) -> None:
         self._store, self._bus, self._publish, self._clock = store, bus, publish, clock
+        self._slices = slices_of(clock)
         self._max_bytes = max_bytes
         self._merge = partial(bounded_merge, max_bytes=max_bytes)
         self._watchers: dict[str, dict[Watcher, None]] = {}
         self._predicates: dict[Predicate, dict[Watcher, None]] = {}
         self._watched: dict[Watcher, tuple[tuple[str, ...], Predicate | None]] = {}
+        self._patterns: PatternTree[Watcher, Predicate | None] = PatternTree()
+        self._patterns_of: dict[Watcher, dict[str, None]] = {}
+        self._late: deque[Late] = deque()
+        self._costs: dict[Predicate, float] = {}  # seconds since changes began to wait
 
     def get(self, key: str) -> Deferred[Entry | None]:
         """Return the entry of *key*, or None."""
@@ -114,46 +140,51 @@ class Keys:
                 they are; 0: any number.
         """
         found: list[tuple[str, Entry]] = []
-        size = seen = 0
-        now = self._clock.seconds
-        slice_end = now() + MAX_SLICE
+        size = 0
+        slices, now = self._slices, self._slices.now
+        end = slices.deadline()
         while len(found) < limit:
-            entries = await self._store.range(SPACE, first, last, ENTRIES_PER_READ)
+            entries = await self._store.range(SPACE, first, last, ENTRIES_PER_READ, BYTES_PER_READ)
             for key, entry in entries:
-                seen += 1
-                if predicate is not None and (now() >= slice_end or seen % YIELD_AFTER == 0):
-                    await deferLater(self._clock, 0)
-                    slice_end = now() + MAX_SLICE
+                if now() >= end:  # a predicate may be slow, and so may reading
+                    end = await slices.checked(end)
                 if predicate is None or predicate(key):
                     found.append((key, entry))
                     size += len(key) + len(entry.value)
                     if len(found) == limit or (0 < max_bytes < size and len(found) > 1):
                         return found
-            if len(entries) < ENTRIES_PER_READ:
+            if len(entries) < ENTRIES_PER_READ and sum(len(entry.value) for _, entry in entries) < BYTES_PER_READ:
                 break
             first = entries[-1][0] + "\0"  # the next key there can be
         return found
 
     def set(
-        self, key: str, value: bytes, *, revision: int | None = None, expires: float = 0.0, origin: str = ""
+        self,
+        key: str,
+        value: bytes,
+        *,
+        revision: int | None = None,
+        expires: float = 0.0,
+        origin: str = "",
+        quota: Quota | None = None,
     ) -> Deferred[Entry]:
         """Create or replace *key*; see ``IStore.set``."""
         if not 0 <= expires <= MAX_TIME:
             return fail(Invalid("expires"))
         if len(value) > self._max_bytes:
             return fail(TooLarge("value", key))
-        changed = self._store.set(SPACE, key, value, revision=revision, expires=expires)
+        changed = self._store.set(SPACE, key, value, revision=revision, expires=expires, quota=quota)
         return self._announced(changed, key, "set", origin)
 
-    def patch(self, key: str, value: bytes, *, origin: str = "") -> Deferred[Entry]:
+    def patch(self, key: str, value: bytes, *, origin: str = "", quota: Quota | None = None) -> Deferred[Entry]:
         """Merge *value* into *key* in one step; see :func:`merge`."""
         if len(value) > self._max_bytes:
             return fail(TooLarge("value", key))
-        return self._announced(self._store.patch(SPACE, key, value, self._merge), key, "set", origin)
+        return self._announced(self._store.patch(SPACE, key, value, self._merge, quota=quota), key, "set", origin)
 
-    def increment(self, key: str, amount: bytes, *, origin: str = "") -> Deferred[Entry]:
+    def increment(self, key: str, amount: bytes, *, origin: str = "", quota: Quota | None = None) -> Deferred[Entry]:
         """Add *amount* in one step; see ``IStore.increment``."""
-        return self._announced(self._store.increment(SPACE, key, amount), key, "set", origin)
+        return self._announced(self._store.increment(SPACE, key, amount, quota=quota), key, "set", origin)
 
     def delete(self, key: str, *, revision: int | None = None, origin: str = "") -> Deferred[bool]:
         """Remove *key*; say whether it was there."""
@@ -162,7 +193,9 @@ class Keys:
     async def expire(self, limit: int = 1000) -> int:
         """Remove expired keys and announce them; return how many there were."""
         keys = await self._store.expired(SPACE, limit)
+        end = self._slices.deadline()
         for key in keys:
+            end = await self._slices.checked(end)
             self._publish(self._event(key, "expired", None, ""))
         return len(keys)
 
@@ -182,6 +215,41 @@ class Keys:
             self._bus.listen(KEY_PREFIX, prefix=True)
             self._predicates.setdefault(predicate, {})[watcher] = None
 
+    def watch_pattern(self, watcher: Watcher, pattern: str, may: Predicate | None = None) -> None:
+        """Deliver to *watcher* the changes of the keys that *pattern*, or a name, matches; idempotent.
+
+        Those apart for which *may* does not hold.  It comes on top of what was watched before.
+        """
+        mine = self._patterns_of.setdefault(watcher, {})
+        if pattern in mine:
+            return
+        mine[pattern] = None
+        if is_pattern(pattern):
+            self._bus.listen(KEY_PREFIX, prefix=True)
+        else:
+            self._bus.listen(KEY_PREFIX + pattern)
+        self._patterns.insert(pattern)[watcher] = may
+
+    def unwatch_pattern(self, watcher: Watcher, pattern: str) -> None:
+        """Undo ``watch_pattern``; a no-op without one."""
+        mine = self._patterns_of.get(watcher, {})
+        if pattern not in mine:
+            return
+        del mine[pattern]
+        if not mine:
+            del self._patterns_of[watcher]
+        if is_pattern(pattern):
+            self._bus.forget(KEY_PREFIX, prefix=True)
+        else:
+            self._bus.forget(KEY_PREFIX + pattern)
+        self._patterns.remove(pattern, watcher)
+
+    def leave(self, watcher: Watcher) -> None:
+        """Undo all that *watcher* watches."""
+        self.unwatch(watcher)
+        for pattern in list(self._patterns_of.get(watcher, ())):
+            self.unwatch_pattern(watcher, pattern)
+
     def unwatch(self, watcher: Watcher) -> None:
         """Undo ``watch``; a no-op without one."""
         names, predicate = self._watched.pop(watcher, ((), None))
@@ -197,11 +265,71 @@ class Keys:
         key = event.topic[len(KEY_PREFIX) :]
         by_name = self._watchers.get(key)
         watchers = dict(by_name) if by_name else {}
+        if self._patterns.count:
+            for node in self._patterns.matching(key):
+                for watcher, may in node.listeners.items():
+                    if may is None or may(key):
+                        watchers[watcher] = None
+        if self._late or len(self._predicates) > MAX_PREDICATES:
+            self._ask(Late(event, key, watchers, iter(list(self._predicates))))
+            return
         for predicate, matching in self._predicates.items():
             if predicate(key):
                 watchers.update(matching)
         for watcher in watchers:
             watcher.on_event(event, "")
+
+    def _ask(self, late: Late) -> None:
+        """Ask the predicates and deliver, in slices if that takes long; changes keep their order."""
+        if self._late:
+            self._late.append(late)
+            if len(self._late) > MAX_LATE:
+                self._drop_slowest()
+        elif self._asked(late):
+            self._costs.clear()
+        else:
+            self._late.append(late)
+            self._slices.add(self._ask_late)
+
+    def _asked(self, late: Late) -> bool:
+        """Ask the predicates that were not asked yet; deliver and return True unless the slice ends before."""
+        now = self._slices.now
+        began, end = now(), self._slices.deadline()
+        for predicate in late.predicates:
+            watchers = self._predicates.get(predicate)
+            if watchers is None:
+                continue  # they have gone meanwhile
+            if predicate(late.key):
+                late.watchers.update(watchers)
+            time = now()
+            self._costs[predicate] = self._costs.get(predicate, 0.0) + time - began
+            if time >= end:
+                return False
+            began = time
+        for watcher in late.watchers:
+            watcher.on_event(late.event, "")
+        return True
+
+    def _ask_late(self) -> None:
+        late = self._late
+        while late and self._asked(late[0]):
+            late.popleft()
+            if self._slices.over():
+                break
+        if late:
+            self._slices.add(self._ask_late)
+        else:
+            self._costs.clear()
+
+    def _drop_slowest(self) -> None:
+        """Disconnect those whose predicate takes the longest: all watchers wait for it."""
+        if not self._costs:
+            return  # one was dropped just now
+        slowest = max(self._costs, key=self._costs.__getitem__)
+        self._costs.clear()
+        for watcher in list(self._predicates.get(slowest, ())):
+            self.unwatch(watcher)
+            watcher.disconnect(CloseCode.TRY_AGAIN_LATER, "patterns that take too long")
 
     def _announced(self, changed: Deferred, key: str, name: str, origin: str) -> Deferred:  # type: ignore[type-arg]
         answer: Deferred = Deferred()  # type: ignore[type-arg]

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.core.bounded import BoundedDict
+from broker.core.lives import life_end
+from broker.errors import RateLimited
 from broker.interfaces import IStore
+from broker.messages import Quota
 
 log = Logger()
 
@@ -22,20 +26,25 @@ class Mailboxes:
     Args:
         store: keeps which there are.
         configured: whether a client id is one of the configuration.
+        clock: gives the time.
+        life: seconds for which a mailbox is there when its client is not; 0: for ever.
     """
 
-    def __init__(self, store: IStore, configured: Callable[[str], bool]) -> None:
-        self._store, self._configured = store, configured
-        self._opened: BoundedDict[str, None] = BoundedDict(MAX_OPENED)
+    def __init__(
+        self, store: IStore, configured: Callable[[str], bool], clock: IReactorTime, life: float = 0.0
+    ) -> None:
+        self._store, self._configured, self._clock, self._life = store, configured, clock, life
+        self._opened: BoundedDict[str, float] = BoundedDict(MAX_OPENED)  # when each of them ends
 
-    def open(self, client: str) -> None:
-        """Give *client* a mailbox from now on; idempotent.
+    def open(self, client: str, quota: Quota | None = None) -> None:
+        """Give *client* a mailbox for its life from now on; idempotent.  A new one counts against *quota*.
 
         Where the store is away that is logged, and the next call tries again.
         """
-        if client not in self._opened:
-            self._opened[client] = None
-            self._store.set(SPACE, client, b"").addErrback(self._not_opened, client)
+        end = life_end(self._clock.seconds(), self._life)
+        if self._opened.get(client) != end:
+            self._opened[client] = end
+            self._store.set(SPACE, client, b"", expires=end, quota=quota).addErrback(self._not_opened, client)
 
     async def has(self, client: str) -> bool:
         """Whether *client* has a mailbox, connected or not.
@@ -43,7 +52,8 @@ class Mailboxes:
         Raises:
             Unavailable: the store is away.
         """
-        if client in self._opened or self._configured(client):
+        end = self._opened.get(client)
+        if (end is not None and not 0 < end <= self._clock.seconds()) or self._configured(client):
             return True
         return await self._store.get(SPACE, client) is not None
 
@@ -53,4 +63,7 @@ class Mailboxes:
 
     def _not_opened(self, failure: Failure, client: str) -> None:
         self._opened.pop(client, None)
+        if failure.check(RateLimited):
+            log.debug("client not remembered: {reason}", reason=str(failure.value))
+            return
         log.warn("client not remembered: {reason}", reason=str(failure.value))

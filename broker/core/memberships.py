@@ -9,17 +9,21 @@ from uuid import uuid4
 import attrs
 import msgspec
 from twisted.internet.defer import ensureDeferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from broker.core.lives import life_end
 from broker.errors import BrokerError, RateLimited
 from broker.interfaces import IStore
-from broker.messages import Event
+from broker.messages import Event, Quota
 from broker.patterns import CONTROL_PREFIX, MAX_NAME, pair_key
 
 log = Logger()
 
 SPACE = "member"
+MEMBERS_PER_STEP = 100  # looked at before the reactor gets to other work
 CONTROL = CONTROL_PREFIX + "left"  # topic by which nodes notify each other
 
 _encode = msgspec.json.Encoder().encode
@@ -43,10 +47,12 @@ class Member:
     Attributes:
         sessions: those it is connected by.
         topics: what it has joined, as the store has it.
+        end: when its memberships end unless they are prolonged, as far as is known.
     """
 
     sessions: set[Session] = attrs.field(factory=set)
     topics: set[str] = attrs.field(factory=set)
+    end: float = 0.0
 
 
 class Memberships:
@@ -56,10 +62,20 @@ class Memberships:
         store: keeps a key for each membership.
         publish: notifies all nodes that a member has left.
         max_topics: how many one member may have joined.
+        clock: gives the time.
+        life: seconds for which they are kept while the member is away; 0: for ever.
     """
 
-    def __init__(self, store: IStore, publish: Callable[[Event], object], max_topics: int) -> None:
+    def __init__(
+        self,
+        store: IStore,
+        publish: Callable[[Event], object],
+        max_topics: int,
+        clock: IReactorTime,
+        life: float = 0.0,
+    ) -> None:
         self._store, self._publish, self._max_topics = store, publish, max_topics
+        self._clock, self._life = clock, life
         self._members: dict[str, Member] = {}
         self._source = uuid4().hex  # tells what this node has published
 
@@ -82,11 +98,39 @@ class Memberships:
         topics = [key[len(first) :] for key, _ in entries]
         if member in self._members:  # else *session* has left meanwhile
             self._members[member].topics = set(topics)
+            self._members[member].end = min((entry.expires for _, entry in entries), default=self._end())
+            ensureDeferred(self._prolong(member))
         return topics
 
     def sessions(self) -> list[Session]:
         """Return all sessions of members."""
         return [session for member in self._members.values() for session in member.sessions]
+
+    def _end(self) -> float:
+        return life_end(self._clock.seconds(), self._life)
+
+    async def prolong(self) -> None:
+        """Let the memberships of all who are connected here live on; for most of the time there is nothing to do."""
+        for number, member in enumerate(list(self._members), 1):
+            await self._prolong(member)
+            if number % MEMBERS_PER_STEP == 0:
+                await deferLater(self._clock, 0)
+
+    async def _prolong(self, member: str) -> None:
+        present, end = self._members.get(member), self._end()
+        if present is None or present.end == end:
+            return
+        present.end = end
+        for topic in list(present.topics):
+            try:
+                await self._prolong_one(pair_key(member, topic), end)
+            except BrokerError:
+                pass  # the life has further steps
+
+    async def _prolong_one(self, key: str, end: float) -> None:
+        entry = await self._store.get(SPACE, key)
+        if entry is not None and entry.expires != end:  # else it was left meanwhile
+            await self._store.set(SPACE, key, entry.value, revision=entry.revision, expires=end)
 
     def exit(self, member: str, session: Session) -> None:
         """Undo ``enter``, but for what is stored; a no-op without one."""
@@ -96,11 +140,12 @@ class Memberships:
             if not present.sessions:
                 del self._members[member]
 
-    async def join(self, member: str, topic: str, *, again: bool = False) -> None:
+    async def join(self, member: str, topic: str, *, again: bool = False, quota: Quota | None = None) -> None:
         """Remember that *member*, which has entered, has joined *topic*.
 
         With *again*, a session of it has joined *topic* before, so that nothing is to be stored:
         otherwise another node may have just forgotten what is known here.
+        A new one counts against *quota*.
 
         Raises:
             RateLimited: it has joined too many.
@@ -111,7 +156,7 @@ class Memberships:
                 return
         elif len(topics) >= self._max_topics:
             raise RateLimited("limit", "memberships")
-        await self._store.set(SPACE, pair_key(member, topic), b"")
+        await self._store.set(SPACE, pair_key(member, topic), b"", expires=self._end(), quota=quota)
         topics.add(topic)
 
     async def leave(self, member: str, topic: str) -> None:
@@ -125,7 +170,7 @@ class Memberships:
         """Store again what those who are connected have joined: the store has lost it."""
         for member, present in list(self._members.items()):
             for topic in list(present.topics):
-                await self._store.set(SPACE, pair_key(member, topic), b"")
+                await self._store.set(SPACE, pair_key(member, topic), b"", expires=self._end())
 
     def left(self, event: Event) -> None:
         """Let every session here of the member that *event* names leave its topic, if another node has published it."""

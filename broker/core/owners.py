@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from broker.core.bounded import BoundedDict
 from broker.errors import BrokerError, Conflict, Denied, Invalid
 from broker.interfaces import IStore
-from broker.messages import SHARED, Event, Identity, decode_text, encode_text
+from broker.messages import SHARED, Event, Identity, Quota, decode_text, encode_text
 from broker.patterns import CONTROL_PREFIX, has_control, is_of_broker, is_reserved, pair_key
 
 log = Logger()
@@ -64,6 +64,7 @@ class Owners:
         replaced: called with a client id and its owner, when that is another one from now on.
         lives: for how many seconds what is kept under an id lives without use, by kind; the
             id is its owner's for a little longer.  Of a kind without one, it is for ever.
+        limit: how many ids one principal may own; 0: any number.
 
     Attributes:
         known: the owners that are remembered, by id and kind: whoever is the owner there may
@@ -78,9 +79,10 @@ class Owners:
         clock: IReactorTime,
         replaced: Callable[[str, str], object],
         lives: Mapping[str, float] | None = None,
+        limit: int = 0,
     ) -> None:
         self._store, self._access, self._notify, self._clock = store, access, notify, clock
-        self._replaced, self._lives = replaced, lives or {}
+        self._replaced, self._lives, self._limit = replaced, lives or {}, limit
         self.known: BoundedDict[str, dict[str, str]] = BoundedDict(MAX_KNOWN)
         self._cleared = clock.seconds()
 
@@ -92,6 +94,7 @@ class Owners:
         Raises:
             Denied: it is reserved, or another's whose ids *identity* may not use; *verb* goes into that.
             Invalid: it holds a control character.
+            RateLimited: *identity* owns too many.
             Unavailable: the store is away.
         """
         if has_control(id):
@@ -108,6 +111,24 @@ class Owners:
             return  # it can have it
         if not _may_use(identity, owner, id, self._access.names_people):
             raise Denied(verb, id)
+
+    async def extend(self, kind: str, id: str) -> None:
+        """Let the claim of *id* live on, whoever's it is: what is kept under it was used.
+
+        Raises:
+            Unavailable: the store is away.
+        """
+        if kind in self.known.get(id, ()):
+            return
+        entry = await self._store.get(SPACE, pair_key(kind, id))
+        if entry is not None:
+            owner = decode_text(entry.value)
+            if 0 < entry.expires < self._end(kind):
+                try:
+                    await self._set(kind, id, owner, revision=entry.revision)
+                except Conflict:
+                    return  # another was faster
+            self._remember(kind, id, owner)
 
     def claim_name(self, identity: Identity) -> None:
         """Make the client id that is *identity*'s by its name known as such; idempotent.
@@ -198,7 +219,9 @@ class Owners:
 
     async def _set(self, kind: str, id: str, owner: str, *, revision: int) -> str:
         key, value, end = pair_key(kind, id), encode_text(owner), self._end(kind)
-        await self._store.set(SPACE, key, value, revision=revision, expires=end)
+        # What somebody is called is his however many ids he owns.
+        quota = None if kind == CLIENT_ID and owner.endswith(f":{id}") else Quota("ids", owner, self._limit)
+        await self._store.set(SPACE, key, value, revision=revision, expires=end, quota=quota)
         return owner
 
     def _end(self, kind: str) -> float:

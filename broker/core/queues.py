@@ -16,10 +16,11 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from broker.core.lives import life_end
 from broker.core.registry import Registry
 from broker.errors import BrokerError, Conflict
 from broker.interfaces import IStore
-from broker.messages import Event, Mail
+from broker.messages import Event, Mail, Quota
 
 log = Logger()
 
@@ -29,6 +30,7 @@ _encode = msgspec.json.Encoder().encode
 LOG = "mail/"
 POSITION = "mail-at"  # space: queue -> id of the last message that was delivered
 MESSAGES_PER_READ = 64
+MIN_LIFE = 3600.0  # seconds that a position is kept at least
 
 
 class Taker(Protocol):
@@ -80,20 +82,22 @@ class Queues:
     def __len__(self) -> int:
         return len(self._backlogs)
 
-    def put(self, mail: Mail) -> Deferred[bool]:
+    def put(self, mail: Mail, quota: Quota | None = None) -> Deferred[bool]:
         """Deliver *mail* or keep it; True when an older one was dropped for it.
+
+        A queue in which it is the first to be kept counts against *quota*.
 
         The Deferred fires when it has been handed to a connection or stored.
         """
-        return ensureDeferred(self._put(mail))
+        return ensureDeferred(self._put(mail, quota))
 
-    async def _put(self, mail: Mail) -> bool:
+    async def _put(self, mail: Mail, quota: Quota | None) -> bool:
         backlog = self._backlogs.get(mail.queue)
         # What waits goes first: order is kept.
         if backlog is not None and backlog.clear and self._offer(mail):
             return False
         self._unclear(mail.queue)
-        dropped = await self._keep(mail)
+        dropped = await self._keep(mail, quota)
         self._unclear(mail.queue)
         self.drain(mail.queue)
         return dropped
@@ -171,22 +175,31 @@ class Queues:
             return None
         return len(kept) < MESSAGES_PER_READ
 
-    async def _keep(self, mail: Mail) -> bool:
-        stored = await self._store.append(LOG + mail.queue, _event(mail, self._clock.seconds()))
+    async def _keep(self, mail: Mail, quota: Quota | None) -> bool:
+        stored = await self._store.append(LOG + mail.queue, _event(mail, self._clock.seconds()), quota)
         return stored.id > self._limit and await self._advance(mail.queue, stored.id - self._limit)
 
     async def _advance(self, queue: str, upto: int) -> bool:
         """Forget the messages up to *upto*; say whether any were left of them."""
         while True:
             position, revision = await self._position(queue)
-            if position >= upto:
+            if position >= upto or (not revision and await self._begins_after(queue, upto)):
                 return False
             try:
-                await self._store.set(POSITION, queue, b"%d" % upto, revision=revision)
+                await self._store.set(POSITION, queue, b"%d" % upto, revision=revision, expires=self._end())
             except Conflict:
                 continue  # another node has moved it meanwhile
             await self._store.trim(LOG + queue, upto)
             return True
+
+    async def _begins_after(self, queue: str, upto: int) -> bool:
+        """Whether *queue*, which has no position, keeps nothing up to *upto*: not every log begins with 1."""
+        first = await self._store.read(LOG + queue, 0, 1)
+        return not first or first[0].id > upto
+
+    def _end(self) -> float:
+        """Return when a position that is stored now may end: the messages before it are too old then."""
+        return life_end(self._clock.seconds(), max(self._max_age, MIN_LIFE))
 
     async def _position(self, queue: str) -> tuple[int, int]:
         entry = await self._store.get(POSITION, queue)

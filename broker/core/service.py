@@ -11,6 +11,7 @@ from twisted.application.internet import TimerService
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from broker.access.failures import AuthFailures
@@ -24,31 +25,33 @@ from broker.config.settings import Settings
 from broker.core.about import About
 from broker.core.calls import Calls
 from broker.core.channels import Channels, StoreEventSource, event_lost
-from broker.core.indices import ROWS, Indices
+from broker.core.indices import Indices
 from broker.core.keys import Keys
+from broker.core.lives import life_end
 from broker.core.mailboxes import Mailboxes
 from broker.core.memberships import CONTROL as LEFT
 from broker.core.memberships import Memberships
 from broker.core.names import LocalNames
+from broker.core.owners import CLIENT_ID, INDEX, MEMBER, SERVICE_NAME, Owners
 from broker.core.owners import CONTROL as OWNED
-from broker.core.owners import Owners
 from broker.core.parts import Parts
 from broker.core.presence import Presence
-from broker.core.queues import LOG as MAIL
 from broker.core.queues import Queues
 from broker.core.shares import Shares
+from broker.core.sweeper import Sweeper
 from broker.core.topics import Delivery, Topics
 from broker.errors import Taken
 from broker.interfaces import IBus, ISharedBus, ISharedStore, IStore
 from broker.messages import CloseCode, Event
 from broker.observe.metrics import Metrics
-from broker.patterns import BROKER, CLIENT, LOG_PREFIX, RESERVED_PREFIX
+from broker.patterns import BROKER, CLIENT, RESERVED_PREFIX
 from broker.peer import Peer
 
 log = Logger()
 
 SWEEP = 60.0  # seconds between two sweeps of what is too old
 EXPIRY = 1.0  # seconds between two searches for expired keys
+PEERS_PER_STEP = 1000  # whose mailboxes are prolonged before the reactor gets to other work
 SWEEPER = "sweeper"  # the name held by the node that sweeps for all
 
 
@@ -85,6 +88,8 @@ class Broker(MultiService):
         self.calls, self.queues, self.presence = parts.calls, parts.queues, parts.presence
         self.memberships, self.about = parts.memberships, parts.about
         self.draining = False
+        self._mailboxes_end = -1.0  # as it was when they were last prolonged
+        self._sweeper = Sweeper(store, clock, parts.indices, settings.retention, settings.mailbox_seconds)
         controls = {LEFT: self.memberships.left, REVOKED: self.tokens.revoked, OWNED: parts.owners.moved}
         self.attach: Callable[[str, str], Peer] = partial(Peer, parts)
         self.arrived = bus.deliver = Delivery(self.topics, self.channels, self.keys, controls).arrived
@@ -143,8 +148,7 @@ class Broker(MultiService):
         ensureDeferred(self.parts.owners.restore()).addErrback(event_lost, OWNED)
         self.tokens.forget_key()
         for peer in self.presence:
-            if peer.identity.client or peer.named:
-                mailboxes.open(peer.client)
+            peer.keep_mailbox()
         ensureDeferred(self.memberships.restore()).addErrback(event_lost, LEFT)
         cast(ISharedBus, self.bus).wiped()
 
@@ -155,15 +159,24 @@ class Broker(MultiService):
         if self.parts.owners.sweep():
             for peer in {*self.presence, *self.memberships.sessions()}:
                 await peer.keep_ids()  # to be connected is to use them
+        await self._keep_mailboxes()
+        await self.memberships.prolong()
         try:
             await self.bus.claim(SWEEPER)
         except Taken:
             return  # another node sweeps
-        kept, now = self.settings.retention, self.clock.seconds()
-        if kept.seconds or kept.count:
-            for logs in (LOG_PREFIX, ROWS):
-                await self.store.sweep(logs, now - kept.seconds if kept.seconds else 0.0, kept.count)
-        await self.store.sweep(MAIL, now - self.settings.mailbox_seconds, 0)
+        await self._sweeper.sweep()
+
+    async def _keep_mailboxes(self) -> None:
+        """Let the mailboxes of all who are connected here live on; for most of the time there is nothing to do."""
+        end = life_end(self.clock.seconds(), self.settings.client_seconds)
+        if end == self._mailboxes_end:
+            return
+        self._mailboxes_end = end
+        for number, peer in enumerate(self.presence, 1):
+            peer.keep_mailbox()
+            if number % PEERS_PER_STEP == 0:
+                await deferLater(self.clock, 0)
 
     def _expire(self) -> Deferred[Any]:
         return ensureDeferred(self.keys.expire()).addErrback(self._timer_failed, "expiry")
@@ -178,6 +191,7 @@ class Broker(MultiService):
         gauge("polls_waiting", "Long polls that wait.", lambda: self.channels.waiting)
         gauge("topics", "Topics and patterns somebody listens to.", lambda: len(self.topics))
         gauge("services", "Procedures and services that are performed.", self._services)
+        gauge("store_bytes", "Bytes that the store uses, as far as it knows.", lambda: self.store.used_bytes)
         gauge("sessions", "Sessions that others can see.", lambda: len(self.presence))
 
     def _services(self) -> float:
@@ -202,7 +216,7 @@ def make_parts(
         clock,
         settings.durable_topics,
         settings.max_waiting_polls,
-        settings.retention.seconds,
+        settings.cursor_seconds,
         settings.max_waiting_polls_per_client,
     )
     refusals = RefusalLog(clock, metrics)
@@ -224,14 +238,14 @@ def make_parts(
         tokens=Tokens(store, channels.notify, clock),
         topics=Topics(bus.listen, bus.forget),
         channels=channels,
-        indices=Indices(store),
+        indices=Indices(store, clock, settings.index_seconds),
         keys=Keys(store, bus, channels.announce, clock, settings.max_value_bytes),
-        memberships=Memberships(store, channels.notify, settings.max_subscriptions),
-        owners=Owners(store, access, channels.notify, clock, lambda *new: _replaced(parts, *new)),
+        memberships=Memberships(store, channels.notify, settings.max_subscriptions, clock, settings.membership_seconds),
+        owners=_make_owners(settings, store, access, channels, clock, lambda *new: _replaced(parts, *new)),
         presence=presence,
         calls=calls,
         queues=queues,
-        mailboxes=Mailboxes(store, access.knows),
+        mailboxes=Mailboxes(store, access.knows, clock, settings.client_seconds),
         cluster=LocalNames(),
         about=About(store, bus, clock.seconds()),
     )
@@ -256,6 +270,24 @@ def _takers_of(parts: Parts, queue: str) -> list[Any]:
     if queue.startswith(CLIENT):
         return parts.presence.sessions_of(queue.removeprefix(CLIENT))
     return parts.queues.consumers.in_turn(queue)
+
+
+def _make_owners(
+    settings: Settings,
+    store: IStore,
+    access: Access,
+    channels: Channels,
+    clock: IReactorTime,
+    replaced: Callable[[str, str], object],
+) -> Owners:
+    of_client = settings.cursor_seconds, settings.client_seconds, settings.mailbox_seconds
+    lives = {
+        CLIENT_ID: max(of_client) if all(of_client) else 0.0,
+        MEMBER: settings.membership_seconds,
+        SERVICE_NAME: settings.client_seconds,
+        INDEX: settings.index_seconds,
+    }
+    return Owners(store, access, channels.notify, clock, replaced, lives, settings.max_ids)
 
 
 def _replaced(parts: Parts, client: str, owner: str) -> None:

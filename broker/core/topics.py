@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
-
-import attrs
 
 from broker.core.channels import Channels
 from broker.core.keys import Keys
+from broker.core.tree import PatternTree
 from broker.messages import Event
 from broker.patterns import KEY_PREFIX, is_pattern
-
-WILDCARDS = ("*", ">")
 
 
 class Listener(Protocol):
@@ -27,15 +24,6 @@ class Listener(Protocol):
 Listeners = dict[Listener, bool]  # each with whether it gets its own events too
 
 
-@attrs.define(eq=False)
-class Node:
-    """A node of the tree: the end of the patterns that lead here, "" when there is none."""
-
-    children: dict[str, Node] = attrs.field(factory=dict)
-    pattern: str = ""
-    listeners: Listeners = attrs.field(factory=dict)
-
-
 class Topics:
     """Delivers an event to those who subscribed to its topic.
 
@@ -47,18 +35,19 @@ class Topics:
     def __init__(self, listen: Callable[[str], object], forget: Callable[[str], object]) -> None:
         self._listen, self._forget = listen, forget
         self._names: dict[str, Listeners] = {}
-        self._root = Node()
-        self._patterns = 0
+        self._patterns: PatternTree[Listener, bool] = PatternTree()
 
     def __len__(self) -> int:
-        return len(self._names) + self._patterns
+        return len(self._names) + self._patterns.count
 
     def subscribe(self, listener: Listener, topic: str, *, exact: bool = False, echo: bool = False) -> None:
         """Subscribe *listener* to *topic*; with *exact*, wildcards are ordinary characters.
 
         With *echo* it gets what it published itself, too.
         """
-        listeners = self._names.setdefault(topic, {}) if exact or not is_pattern(topic) else self._insert(topic)
+        listeners = (
+            self._names.setdefault(topic, {}) if exact or not is_pattern(topic) else self._patterns.insert(topic)
+        )
         first = not listeners
         listeners[listener] = echo
         if first:
@@ -71,12 +60,12 @@ class Topics:
             if listeners is not None and listeners.pop(listener, None) is not None and not listeners:
                 del self._names[topic]
                 self._forget(topic)
-        elif self._remove(self._root, topic.split("."), listener):
+        elif self._patterns.remove(topic, listener):
             self._forget(topic)
 
     def has_listeners(self, topic: str) -> bool:
         """Whether an event on *topic* would be delivered to anybody."""
-        return topic in self._names or any(node.listeners for node in self._matching(topic))
+        return topic in self._names or bool(self._patterns.count and self._patterns.matching(topic))
 
     def deliver(self, event: Event) -> None:
         """Hand *event* to every subscription that matches, once each."""
@@ -87,54 +76,11 @@ class Topics:
             for listener, echo in list(listeners.items()):
                 if echo or listener.id != origin:
                     listener.on_event(event, topic)
-        if self._patterns:
-            for node in list(self._matching(topic)):
+        if self._patterns.count:
+            for node in self._patterns.matching(topic):
                 for listener, echo in list(node.listeners.items()):
                     if echo or listener.id != origin:
                         listener.on_event(event, node.pattern)
-
-    def _insert(self, pattern: str) -> Listeners:
-        node = self._root
-        for token in pattern.split("."):
-            node = node.children.setdefault(token, Node())
-        if not node.pattern:
-            node.pattern = pattern
-            self._patterns += 1
-        return node.listeners
-
-    def _remove(self, node: Node, tokens: list[str], listener: Listener) -> bool:
-        """Remove *listener* below *node*; say whether the pattern is gone."""
-        if not tokens:
-            if node.listeners.pop(listener, None) is None or node.listeners:
-                return False
-            node.pattern = ""
-            self._patterns -= 1
-            return True
-        child = node.children.get(tokens[0])
-        if child is None or not self._remove(child, tokens[1:], listener):
-            return False
-        if not child.children and not child.pattern:
-            del node.children[tokens[0]]
-        return True
-
-    def _matching(self, topic: str) -> Iterator[Node]:
-        if not self._patterns:
-            return
-        nodes = [self._root]
-        for token in topic.split("."):
-            following = []
-            for node in nodes:
-                rest = node.children.get(">")
-                if rest is not None and rest.pattern:
-                    yield rest
-                # A name may have wildcard characters of its own: their nodes are visited once.
-                for child in (None if token in WILDCARDS else node.children.get(token), node.children.get("*")):
-                    if child is not None:
-                        following.append(child)
-            if not following:
-                return
-            nodes = following
-        yield from (node for node in nodes if node.pattern)
 
 
 class Delivery:

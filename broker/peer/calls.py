@@ -9,11 +9,14 @@ from broker.core.calls import Party
 from broker.core.owners import SERVICE_NAME
 from broker.core.registry import Registry
 from broker.core.shares import Share
+from broker.core.slices import slices_of
 from broker.errors import BrokerError, Gone, NotFound, RateLimited, Taken
 from broker.messages import Request
-from broker.patterns import CLIENT, PROCEDURE, SERVICE, SESSION, TAKER, check_name
+from broker.patterns import CLIENT, PROCEDURE, SERVICE, SESSION, TAKER, check_name, check_pattern, matches
 from broker.peer.client import Client
 
+MAX_PROCEDURES = 10_000  # names of one answer, unless it asks for another number
+NAMES_PER_LOOK = 100  # names looked at between two looks at the clock
 # The setting of how many calls may wait, by whether it is that of one client.
 CALL_LIMITS = ("TXBROKER_MAX_CALLS", "TXBROKER_MAX_CALLS_PER_CLIENT")
 
@@ -100,8 +103,24 @@ class CallVerbs(Client):
         """See ``IPeer.procedures``."""
         self._allow("procedures", "", check_permission=False)
         calls, grants = self._parts.calls, self.identity.grants
-        names = sorted({*calls.performers.names(), *calls.services.names()})
+        names = sorted({*calls.performers, *calls.services})
         return [name for name in names if grants is None or grants.may("call", name)]
+
+    async def matching_procedures(self, pattern: str, limit: int = MAX_PROCEDURES) -> list[str]:
+        """See ``IPeer.matching_procedures``."""
+        self._allow("procedures", "", check_permission=False)
+        check_pattern(pattern)
+        calls, grants, slices = self._parts.calls, self.identity.grants, slices_of(self._parts.clock)
+        found: set[str] = set()
+        end = slices.deadline()
+        for number, name in enumerate([*calls.performers, *calls.services]):
+            if number % NAMES_PER_LOOK == 0:
+                end = await slices.checked(end)
+                if len(found) > 2 * limit:
+                    found = set(sorted(found)[:limit])
+            if (pattern == ">" or matches(pattern, name)) and (grants is None or grants.may("call", name)):
+                found.add(name)
+        return sorted(found)[:limit]
 
     def call(self, ref: str, request: Request, *, quiet: bool = False, service: str = "") -> None:
         """See ``IPeer.call``."""

@@ -23,7 +23,7 @@ from broker.core.parts import Parts
 from broker.core.shares import Share
 from broker.errors import BrokerError, Denied, Gone, RateLimited, Unauthenticated
 from broker.interfaces import ISession
-from broker.messages import CloseCode, Event, Identity, Mail, Reply, Request
+from broker.messages import CloseCode, Event, Identity, Mail, Reply, Request, quota_of
 from broker.patterns import CONTROL_PREFIX, KEY_PREFIX, RESERVED_PREFIX, check_text
 
 log = Logger()
@@ -286,7 +286,7 @@ class Client:
         self._share = None
         if identity.client:
             self._parts.owners.claim_name(identity)
-            self._parts.mailboxes.open(identity.client)
+            self.keep_mailbox()
         if identity.name:
             self._bucket = self._find_bucket()
 
@@ -327,6 +327,12 @@ class Client:
         if not self.admitted:
             raise self.unauthenticated("act")
         return self._see_to_id(CLIENT_ID, client, "act", only_check=True)
+
+    def keep_mailbox(self) -> None:
+        """Let the mailbox of its client id be there, if it has one by its credential or took it."""
+        if self.identity.client or self.named:
+            quota = quota_of("clients", self.identity.kind, self.identity.name, self._parts.settings.max_clients)
+            self._parts.mailboxes.open(self.client, quota)
 
     def _see_to_id(self, kind: str, id: str, verb: str, *, only_check: bool = False) -> Deferred[None] | None:
         """Fire when this peer may use *id*, which is its principal's from now on if it was nobody's; None: it may.
@@ -425,7 +431,7 @@ class Client:
         if self.session is not None:
             held = parts.cluster.names_of(self)
             parts.calls.leave(self)
-            parts.keys.unwatch(self)
+            parts.keys.leave(self)
             parts.queues.leave(self)
             parts.presence.leave(self)
             # Others may hold the same: only now it is known what nobody here holds.

@@ -43,7 +43,7 @@ class IdVerbs(Client):
         if self.closed:
             raise Gone("lost", name)
         self.named = name
-        self._parts.mailboxes.open(name)
+        self.keep_mailbox()
 
     async def keep_ids(self) -> None:
         """Extend the claims of the ids by which it is connected: client id, member and services."""

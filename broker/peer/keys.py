@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from twisted.internet.defer import Deferred
 
 from broker.core.keys import Predicate
-from broker.messages import Entry
-from broker.patterns import KEY_PREFIX
+from broker.messages import Entry, Quota, quota_of
+from broker.patterns import KEY_PREFIX, check_pattern
 from broker.peer.client import Client
 
 
@@ -41,17 +41,20 @@ class KeyVerbs(Client):
     def set(self, key: str, value: bytes, *, revision: int | None = None, expires: float = 0.0) -> Deferred[Entry]:
         """See ``IPeer.set``."""
         self._allow("write", KEY_PREFIX + key)
-        return self._parts.keys.set(key, value, revision=revision, expires=expires, origin=self.id)
+        return self._parts.keys.set(key, value, revision=revision, expires=expires, origin=self.id, quota=self._keys())
+
+    def _keys(self) -> Quota:
+        return quota_of("keys", self.identity.kind, self.identity.name, self._parts.settings.max_keys)
 
     def patch(self, key: str, value: bytes) -> Deferred[Entry]:
         """See ``IPeer.patch``."""
         self._allow("write", KEY_PREFIX + key)
-        return self._parts.keys.patch(key, value, origin=self.id)
+        return self._parts.keys.patch(key, value, origin=self.id, quota=self._keys())
 
     def increment(self, key: str, amount: bytes) -> Deferred[Entry]:
         """See ``IPeer.increment``."""
         self._allow("write", KEY_PREFIX + key)
-        return self._parts.keys.increment(key, amount, origin=self.id)
+        return self._parts.keys.increment(key, amount, origin=self.id, quota=self._keys())
 
     def delete(self, key: str, *, revision: int | None = None) -> Deferred[bool]:
         """See ``IPeer.delete``."""
@@ -66,6 +69,16 @@ class KeyVerbs(Client):
         else:
             may = self._may("subscribe", predicate)
             self._parts.keys.watch(self, may if predicate else None, filter(self._may("subscribe"), names))
+
+    def watch_pattern(self, pattern: str) -> None:
+        """See ``IPeer.watch_pattern``."""
+        self._allow("watch", KEY_PREFIX, rate_limited=False, check_permission=False)
+        check_pattern(pattern)
+        self._parts.keys.watch_pattern(self, pattern, self._may("subscribe"))
+
+    def unwatch_pattern(self, pattern: str) -> None:
+        """See ``IPeer.unwatch_pattern``."""
+        self._parts.keys.unwatch_pattern(self, pattern)
 
     def unwatch(self) -> None:
         """See ``IPeer.unwatch``."""

@@ -6,6 +6,7 @@ from twisted.logger import Logger
 
 from broker.core.owners import MEMBER
 from broker.errors import BrokerError, Denied, Gone, RateLimited
+from broker.messages import Quota, quota_of
 from broker.peer.ids import IdVerbs
 from broker.peer.topics import TopicVerbs
 
@@ -27,7 +28,7 @@ class MembershipVerbs(TopicVerbs, IdVerbs):
         topics = await memberships.enter(member, self)
         try:
             for topic in [] if self.member else self._joined():
-                await memberships.join(member, topic, again=True)
+                await memberships.join(member, topic, again=True, quota=self._memberships())
             if self.closed:
                 raise Gone("lost", "session")
         except BrokerError:
@@ -42,6 +43,9 @@ class MembershipVerbs(TopicVerbs, IdVerbs):
             self._rejoin(topic)
         await self.listening()
         return self._joined()
+
+    def _memberships(self) -> Quota:
+        return quota_of("memberships", self.identity.kind, self.identity.name, self._parts.settings.max_memberships)
 
     def _joined(self) -> list[str]:
         return [topic for topic, exact in self._topics or () if exact]
@@ -58,7 +62,7 @@ class MembershipVerbs(TopicVerbs, IdVerbs):
         self.subscribe(topic, exact=True, echo=True, rate_limited=rate_limited)
         try:
             if self.member:
-                await self._parts.memberships.join(self.member, topic, again=joined)
+                await self._parts.memberships.join(self.member, topic, again=joined, quota=self._memberships())
         except BrokerError:
             if not joined:
                 self.unsubscribe(topic, exact=True)

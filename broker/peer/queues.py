@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred, ensureDeferred
 
 from broker.errors import Gone, RateLimited
-from broker.messages import Mail
+from broker.messages import Mail, Quota, quota_of
 from broker.patterns import CLIENT, DEFAULT_QUEUE, QUEUE, check_name
 from broker.peer.client import Client
 
@@ -27,7 +27,10 @@ class QueueVerbs(Client):
         check_name(queue, "recipient")
         if not queue.startswith(QUEUE):
             return ensureDeferred(self._send(queue, ref, body, time))
-        return self._parts.queues.put(self._mail(queue, ref, body, time))
+        return self._parts.queues.put(self._mail(queue, ref, body, time), self._queues())
+
+    def _queues(self) -> Quota:
+        return quota_of("queues", self.identity.kind, self.identity.name, self._parts.settings.max_queues)
 
     async def _send(self, client: str, ref: str, body: bytes, time: float) -> bool:
         sessions = self._parts.presence.sessions(client)
@@ -39,7 +42,7 @@ class QueueVerbs(Client):
             if not await self._parts.cluster.deliver(client, self._mail(CLIENT + client, ref, body, time)):
                 raise Gone("recipient", client)
             return False
-        return await self._parts.queues.put(self._mail(CLIENT + client, ref, body, time))
+        return await self._parts.queues.put(self._mail(CLIENT + client, ref, body, time), self._queues())
 
     def _names_explicitly(self, client: str) -> bool:
         grants = self.identity.grants

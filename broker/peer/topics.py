@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from twisted.internet.defer import Deferred, succeed
 
 from broker.core.indices import Extract
 from broker.core.owners import CLIENT_ID, INDEX
 from broker.errors import Invalid, RateLimited
 from broker.interfaces import MAX_PAGE_BYTES
-from broker.messages import Event, IndexRows
-from broker.patterns import check_name, check_pattern
+from broker.messages import Event, IndexRows, Quota, quota_of
+from broker.patterns import check_name, check_pattern, is_pattern
 from broker.peer.client import Client
 
+FREE_TOKENS = 8  # of a pattern, on the average of all that a client may subscribe to
 # The setting of how many polls may wait, by whether it is that of one client.
 POLL_LIMITS = ("TXBROKER_MAX_WAITING_POLLS", "TXBROKER_MAX_WAITING_POLLS_PER_CLIENT")
 
@@ -30,8 +33,22 @@ class TopicVerbs(Client):
             topics = self._topics = {}
         if (topic, exact) not in topics and len(topics) >= self._parts.settings.max_subscriptions:
             raise RateLimited("limit", "subscriptions")
+        if not exact and is_pattern(topic):
+            self._count_tokens(topics, topic)
         topics[topic, exact] = echo
         self._parts.topics.subscribe(self, topic, exact=exact, echo=echo)
+
+    def _count_tokens(self, topics: Iterable[tuple[str, bool]], pattern: str) -> None:
+        """Check that the patterns of this client have few tokens: each may be looked at for each event of others.
+
+        Raises:
+            RateLimited: they have too many.
+        """
+        tokens = pattern.count(".") + 1
+        if tokens > FREE_TOKENS:
+            tokens += sum(topic.count(".") + 1 for topic, exact in topics if not exact and is_pattern(topic))
+            if tokens > FREE_TOKENS * self._parts.settings.max_subscriptions:
+                raise RateLimited("limit", "subscriptions")
 
     async def listening(self) -> None:
         """See ``IPeer.listening``."""
@@ -71,7 +88,7 @@ class TopicVerbs(Client):
         if parts.channels.is_durable(topic):
             # A client's clock must not decide how long its event is kept.
             event.time = parts.clock.seconds()
-            return parts.channels.post(event)
+            return parts.channels.post(event, self._channels())
         sent = parts.bus.publish(event)
         return succeed(event) if sent is None else sent.addCallback(lambda _: event)
 
@@ -82,8 +99,11 @@ class TopicVerbs(Client):
         event = self._event(topic, name, body, client or self.client, 0.0)
         event.author = author
         waiting = self._see_to_id(CLIENT_ID, client, "act") if client else None
-        post = self._parts.channels.post
-        return post(event) if waiting is None else waiting.addCallback(lambda _: post(event))
+        post, quota = self._parts.channels.post, self._channels()
+        return post(event, quota) if waiting is None else waiting.addCallback(lambda _: post(event, quota))
+
+    def _channels(self) -> Quota:
+        return quota_of("channels", self.identity.kind, self.identity.name, self._parts.settings.max_channels)
 
     def _event(self, topic: str, name: str, body: bytes | None, source: str, time: float) -> Event:
         now = time or self._parts.clock.seconds()
@@ -131,9 +151,12 @@ class TopicVerbs(Client):
         self._allow("read", topic)
         if id < 0:
             raise Invalid("after")
+        quota = quota_of("cursors", self.identity.kind, self.identity.name, self._parts.settings.max_cursors)
         waiting = self._see_to_id(CLIENT_ID, client, "act")
         move = self._parts.channels.move_cursor
-        return move(client, topic, id) if waiting is None else waiting.addCallback(lambda _: move(client, topic, id))
+        if waiting is None:
+            return move(client, topic, id, quota)
+        return waiting.addCallback(lambda _: move(client, topic, id, quota))
 
     async def create_index(self, id: str, topic: str, field: str) -> bool:
         """See ``IPeer.create_index``."""
@@ -142,11 +165,13 @@ class TopicVerbs(Client):
         waiting = self._see_to_id(INDEX, id, "act")
         if waiting is not None:
             await waiting
-        return await self._parts.indices.create(id, topic, field)
+        quota = quota_of("indices", self.identity.kind, self.identity.name, self._parts.settings.max_indices)
+        return await self._parts.indices.create(id, topic, field, quota)
 
     async def read_index(self, id: str, value: str, extract: Extract) -> IndexRows:
         """See ``IPeer.read_index``."""
         self._allow("index", id, check_permission=False)
         topic, _ = await self._parts.indices.definition(id)
         self._allow("read", topic, rate_limited=False)
+        await self._parts.owners.extend(INDEX, id)
         return await self._parts.indices.read(id, value, extract)

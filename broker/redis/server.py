@@ -16,6 +16,12 @@ PROMISES = {
 }
 
 
+async def read_info(protocol: Any, *sections: bytes) -> dict[str, str]:
+    """Return the fields of INFO, or of some sections of it, of the server that *protocol* is connected to."""
+    text = (await protocol.execute_command(b"INFO", *sections)).decode("utf-8", "replace")
+    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
+
 @attrs.frozen
 class ServerInfo:
     """A Redis server as it was when we connected.
@@ -31,8 +37,7 @@ class ServerInfo:
     @classmethod
     async def query(cls, protocol: Any) -> ServerInfo:
         """Return what the server says that *protocol* is connected to."""
-        text = (await protocol.execute_command(b"INFO")).decode("utf-8", "replace")
-        info = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+        info = await read_info(protocol)
         options: dict[str, str] = {}
         for name in ("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy"):
             try:

@@ -30,6 +30,8 @@ def open_store(
     reactor: IReactorFromThreads | None = None,
     prefix: str = "txbroker:",
     announce: bool = False,
+    max_bytes: int = 0,
+    min_free_bytes: int = 0,
     observe: Callable[[int, float], object] | None = None,
     failed: Callable[[int], object] | None = None,
 ) -> IStore:
@@ -48,38 +50,47 @@ def open_store(
         prefix: what all keys in Redis begin with.
         announce: whether appending publishes the event in Redis, as the bus of
             the same URL expects it.
+        max_bytes: what the store may hold; 0: any number.
+        min_free_bytes: how much of the disk is left free.
         observe: called with the operations and the seconds of each commit.
         failed: called with the number of operations that a failure took.
 
     Raises:
         Invalid: there is no such store, no such durability, or Redis support is not installed.
     """
-    scheme, colon, rest = url.partition(":")
-    if durability not in ("fsync", "os"):
-        raise Invalid("durability", message='The durability must be "fsync" or "os".')
+    _check(url, durability)
+    scheme, _, rest = url.partition(":")
     # Imported where it is chosen: a daemon pays for the store it uses only.
-    if scheme == "memory" and colon and not rest:
+    if scheme == "memory":
         from broker.stores.memory import MemoryStore
 
-        return MemoryStore(clock)
-    if not (scheme == "sqlite" and colon) and not is_redis(url):
-        # The rest of the URL may hold a password, so that only its scheme is repeated.
-        raise Invalid(
-            "store", message=f"There is no store {scheme[:20]!r}: use sqlite:, sqlite:/path, redis:// or memory:."
-        )
+        return MemoryStore(clock, max_bytes)
     common: dict[str, Any] = {
         "clock": clock,
         "reactor": reactor or _threads(clock),
+        "max_bytes": max_bytes,
         "observe": observe,
         "failed": failed,
     }
     if scheme == "sqlite":
         from broker.stores.sqlite import SqliteStore
 
-        return SqliteStore(database_path(rest, directory), durability=durability, **common)
+        path = database_path(rest, directory)
+        return SqliteStore(path, durability=durability, min_free_bytes=min_free_bytes, **common)
     from broker.stores.redis import RedisStore
 
     return RedisStore(url, prefix=prefix, announce=announce, **common)
+
+
+def _check(url: str, durability: str) -> None:
+    scheme, colon, rest = url.partition(":")
+    if durability not in ("fsync", "os"):
+        raise Invalid("durability", message='The durability must be "fsync" or "os".')
+    if not (scheme == "sqlite" and colon) and not (scheme == "memory" and colon and not rest) and not is_redis(url):
+        # The rest of the URL may hold a password, so that only its scheme is repeated.
+        raise Invalid(
+            "store", message=f"There is no store {scheme[:20]!r}: use sqlite:, sqlite:/path, redis:// or memory:."
+        )
 
 
 def database_path(rest: str, directory: str) -> str:

@@ -12,12 +12,16 @@ import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, execute
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from zope.interface import implementer
 
 from broker.interfaces import IStore
-from broker.messages import Entry, Event
+from broker.messages import Entry, Event, Quota
 from broker.stores.entries import EXPIRED_KEPT, alive, check_revision, increased, merged, replaced
+from broker.stores.room import ROW_BYTES, Room, check_quota, fits_when_full, floor_group, full_refusal, full_text
 from broker.stores.states import NOT_RUNNING, refused
+
+SWEEP_STEP = 1000  # logs that are swept before the reactor gets to other work
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,18 +38,20 @@ class MemoryLog:
 
     rows: list[tuple[str, str, bytes | None, str, float, int, str]] = attrs.field(factory=list)
     trimmed: int = 0
+    owner: Quota | None = None
 
     @property
     def head(self) -> int:
         """The last id that was given, 0 for none."""
         return self.trimmed + len(self.rows)
 
-    def trim(self, upto: int) -> int:
-        """Remove the events up to the id *upto*; return how many those were."""
+    def trim(self, upto: int) -> list[int]:
+        """Remove the events up to the id *upto*; return the sizes of their bodies."""
         count = max(0, min(upto, self.head) - self.trimmed)
+        sizes = [len(row[2] or b"") for row in self.rows[:count]]
         del self.rows[:count]
         self.trimmed += count
-        return count
+        return sizes
 
 
 class MemorySpace:
@@ -53,6 +59,7 @@ class MemorySpace:
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
+        self.owners: dict[str, Quota] = {}  # of the keys that count against a quota
         self._sorted: list[str] = []  # code points sort as their UTF-8 does
         self._due: list[tuple[float, str]] = []  # a heap, also of times that were replaced
 
@@ -64,6 +71,8 @@ class MemorySpace:
         self.entries[key] = entry
         if entry.expires > 0 and (before is None or before.expires != entry.expires):
             heapq.heappush(self._due, (entry.expires, key))
+            if len(self._due) > 2 * len(self.entries) + SWEEP_STEP:
+                self._due = sorted((there.expires, name) for name, there in self.entries.items() if there.expires > 0)
         return entry
 
     def remove(self, key: str) -> None:
@@ -76,14 +85,13 @@ class MemorySpace:
         for index in range(bisect_left(self._sorted, first), bisect_right(self._sorted, last)):
             yield self._sorted[index]
 
-    def expire(self, limit: int, now: float) -> list[str]:
-        """Remove and return at most *limit* keys that have expired at *now*, the earliest first."""
+    def due(self, limit: int, now: float) -> list[str]:
+        """Return at most *limit* keys that have expired at *now*, the earliest first; they are to be removed."""
         keys: list[str] = []
         while self._due and self._due[0][0] <= now and len(keys) < limit:
             when, key = heapq.heappop(self._due)
             entry = self.entries.get(key)
-            if entry is not None and entry.expires == when:
-                self.remove(key)
+            if entry is not None and entry.expires == when and key not in keys[-1:]:
                 keys.append(key)
         return keys
 
@@ -94,40 +102,84 @@ class MemoryStore(Service):
 
     Args:
         clock: its time is that of events and of expiry.
+        max_bytes: what it may hold, about; 0: any number.
+
+    Attributes:
+        used_bytes: what it holds, about.
     """
 
     shared = False
     announces = False
     description = "memory; everything is lost at the end of the process"
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, clock: IReactorTime, max_bytes: int = 0) -> None:
         self.epoch = ""
-        self.ready = NOT_RUNNING
+        self.used_bytes = 0
         self._clock = clock
+        self._room = Room(max_bytes)
+        self._stopped_reason = NOT_RUNNING
+        self._forget()
+
+    def _forget(self) -> None:
         self._logs: dict[str, MemoryLog] = {}
+        self._floors: dict[str, int] = {}
         self._spaces: dict[str, MemorySpace] = {}
+        self._counts: dict[str, int] = {}
+        self.used_bytes = 0
+
+    @property
+    def ready(self) -> str:
+        """Why writes are not accepted now; "" when they are."""
+        if self._stopped_reason:
+            return self._stopped_reason
+        shortage = self._room.judge(self.used_bytes)
+        return full_text(shortage) if shortage else ""
 
     def startService(self) -> None:
         """Begin empty."""
         super().startService()
         self.epoch = secrets.token_hex(8)
-        self.ready = ""
+        self._stopped_reason = ""
 
     def stopService(self) -> None:
         """Forget everything."""
         super().stopService()
-        self.ready = NOT_RUNNING
-        self._logs.clear()
-        self._spaces.clear()
+        self._stopped_reason = NOT_RUNNING
+        self._forget()
 
-    def append(self, log: str, event: Event) -> Deferred[Event]:
+    # Room and quotas.
+
+    def _check_room(self) -> None:
+        shortage = self._room.judge(self.used_bytes)
+        if shortage:
+            raise full_refusal(shortage)
+
+    def _count(self, quota: Quota | None) -> None:
+        if quota is not None:
+            count = self._counts.get(quota.account, 0)
+            check_quota(quota, count)
+            self._counts[quota.account] = count + 1
+
+    def _uncount(self, quota: Quota | None) -> None:
+        if quota is not None:
+            self._counts[quota.account] -= 1
+            if not self._counts[quota.account]:
+                del self._counts[quota.account]
+
+    # Logs.
+
+    def append(self, log: str, event: Event, quota: Quota | None = None) -> Deferred[Event]:
         """See ``IStore.append``."""
-        return self._do(self._append, log, event)
+        return self._do(self._append, log, event, quota)
 
-    def _append(self, log: str, event: Event) -> Event:
+    def _append(self, log: str, event: Event, quota: Quota | None) -> Event:
+        size = len(event.body or b"")
+        self._check_room()
         stored = self._logs.get(log)
         if stored is None:
-            stored = self._logs[log] = MemoryLog()
+            self._count(quota)
+            stored = self._logs[log] = MemoryLog(trimmed=self._floors.get(floor_group(log), 0), owner=quota)
+        self.used_bytes += size + ROW_BYTES
         row = (
             event.topic,
             event.name,
@@ -161,7 +213,7 @@ class MemoryStore(Service):
 
     def _head(self, log: str) -> int:
         stored = self._logs.get(log)
-        return 0 if stored is None else stored.head
+        return self._floors.get(floor_group(log), 0) if stored is None else stored.head
 
     def trim(self, log: str, upto: int) -> Deferred[None]:
         """See ``IStore.trim``."""
@@ -169,22 +221,42 @@ class MemoryStore(Service):
 
     def _trim(self, log: str, upto: int) -> None:
         if log in self._logs:
-            self._logs[log].trim(upto)
+            self._cut(self._logs[log], upto)
+
+    def _cut(self, log: MemoryLog, upto: int) -> int:
+        sizes = log.trim(upto)
+        self.used_bytes -= sum(sizes) + len(sizes) * ROW_BYTES
+        return len(sizes)
 
     def sweep(self, prefix: str, before: float, keep: int) -> Deferred[int]:
         """See ``IStore.sweep``."""
-        return self._do(self._sweep, prefix, before, keep)
+        return Deferred.fromCoroutine(self._sweep(prefix, before, keep))
 
-    def _sweep(self, prefix: str, before: float, keep: int) -> int:
+    async def _sweep(self, prefix: str, before: float, keep: int) -> int:
+        names = await self._do(lambda: [name for name in self._logs if name.startswith(prefix)])
         removed = 0
-        for name, log in self._logs.items():
-            if name.startswith(prefix):
-                removed += log.trim(log.head - keep) if keep > 0 else 0
-                # Up to the first young one: taking an old one behind it would leave a hole.
-                young = (row[5] for row in log.rows if row[4] >= before)
-                removed += log.trim(next(young, log.head + 1) - 1)
-        for space in self._spaces.values():
-            space.expire(len(space.entries), self._clock.seconds() - EXPIRED_KEPT)
+        for number, name in enumerate(names, 1):
+            removed += self._sweep_log(name, before, keep)
+            if number % SWEEP_STEP == 0:
+                await deferLater(self._clock, 0)
+        for space in list(self._spaces):
+            while len(self._expire(space, SWEEP_STEP, self._clock.seconds() - EXPIRED_KEPT)) == SWEEP_STEP:
+                await deferLater(self._clock, 0)
+        return removed
+
+    def _sweep_log(self, name: str, before: float, keep: int) -> int:
+        log = self._logs.get(name)
+        if log is None:
+            return 0
+        removed = self._cut(log, log.head - keep) if keep > 0 else 0
+        # Up to the first young one: taking an old one behind it would leave a hole.
+        young = (row[5] for row in log.rows if row[4] >= before)
+        removed += self._cut(log, next(young, log.head + 1) - 1)
+        if not log.rows:
+            group = floor_group(name)
+            self._floors[group] = max(self._floors.get(group, 0), log.head)
+            self._uncount(log.owner)
+            del self._logs[name]
         return removed
 
     def logs(self, prefix: str, after: str, limit: int) -> Deferred[list[str]]:
@@ -205,15 +277,42 @@ class MemoryStore(Service):
         return stored
 
     def set(
-        self, space: str, key: str, value: bytes, *, revision: int | None = None, expires: float = 0.0
+        self,
+        space: str,
+        key: str,
+        value: bytes,
+        *,
+        revision: int | None = None,
+        expires: float = 0.0,
+        quota: Quota | None = None,
     ) -> Deferred[Entry]:
         """See ``IStore.set``."""
-        return self._do(self._set, space, key, value, revision, expires)
 
-    def _set(self, space: str, key: str, value: bytes, revision: int | None, expires: float) -> Entry:
+        def change(stored: Entry | None) -> Entry:
+            check_revision(stored, revision, key)
+            return replaced(stored, value, expires)
+
+        return self._do(self._change, space, key, change, quota)
+
+    def _change(self, space: str, key: str, change: Callable[[Entry | None], Entry], quota: Quota | None) -> Entry:
         stored = self._get(space, key)
-        check_revision(stored, revision, key)
-        return self._space(space).put(key, replaced(stored, value, expires))
+        entry = change(stored)
+        if not fits_when_full(space, stored, len(entry.value)):
+            self._check_room()
+        if stored is None:
+            self._remove(space, key)  # one that has expired counts no more
+            self._count(quota)
+            if quota is not None:
+                self._space(space).owners[key] = quota
+        self.used_bytes += len(entry.value) - len(stored.value) if stored else len(entry.value) + ROW_BYTES
+        return self._space(space).put(key, entry)
+
+    def _remove(self, space: str, key: str) -> None:
+        stored = self._space(space).entries.get(key)
+        if stored is not None:
+            self._space(space).remove(key)
+            self._uncount(self._space(space).owners.pop(key, None))
+            self.used_bytes -= len(stored.value) + ROW_BYTES
 
     def delete(self, space: str, key: str, *, revision: int | None = None) -> Deferred[bool]:
         """See ``IStore.delete``."""
@@ -224,37 +323,55 @@ class MemoryStore(Service):
         check_revision(stored, revision, key)
         if stored is None:
             return False
-        self._space(space).remove(key)
+        self._remove(space, key)
         return True
 
-    def patch(self, space: str, key: str, value: bytes, merge: Callable[[bytes, bytes], bytes]) -> Deferred[Entry]:
+    def patch(
+        self,
+        space: str,
+        key: str,
+        value: bytes,
+        merge: Callable[[bytes, bytes], bytes],
+        *,
+        quota: Quota | None = None,
+    ) -> Deferred[Entry]:
         """See ``IStore.patch``."""
-        return self._do(lambda: self._space(space).put(key, merged(self._get(space, key), value, merge)))
+        return self._do(self._change, space, key, lambda stored: merged(stored, value, merge), quota)
 
-    def increment(self, space: str, key: str, amount: bytes) -> Deferred[Entry]:
+    def increment(self, space: str, key: str, amount: bytes, *, quota: Quota | None = None) -> Deferred[Entry]:
         """See ``IStore.increment``."""
-        return self._do(lambda: self._space(space).put(key, increased(self._get(space, key), amount)))
+        return self._do(self._change, space, key, lambda stored: increased(stored, amount), quota)
 
-    def range(self, space: str, first: str, last: str, limit: int) -> Deferred[list[tuple[str, Entry]]]:
+    def range(
+        self, space: str, first: str, last: str, limit: int, max_bytes: int = 0
+    ) -> Deferred[list[tuple[str, Entry]]]:
         """See ``IStore.range``."""
-        return self._do(self._range, space, first, last, limit)
+        return self._do(self._range, space, first, last, limit, max_bytes)
 
-    def _range(self, space: str, first: str, last: str, limit: int) -> list[tuple[str, Entry]]:
+    def _range(self, space: str, first: str, last: str, limit: int, max_bytes: int) -> list[tuple[str, Entry]]:
         found: list[tuple[str, Entry]] = []
+        size = 0
         for key in self._space(space).between(first, last):
-            if len(found) >= limit:
+            if len(found) >= limit or 0 < max_bytes <= size:
                 break
             entry = self._get(space, key)
             if entry is not None:
                 found.append((key, entry))
+                size += len(entry.value)
         return found
 
     def expired(self, space: str, limit: int) -> Deferred[list[str]]:
         """See ``IStore.expired``."""
-        return self._do(lambda: self._space(space).expire(limit, self._clock.seconds()))
+        return self._do(lambda: self._expire(space, limit, self._clock.seconds()))
+
+    def _expire(self, space: str, limit: int, now: float) -> list[str]:
+        keys = self._space(space).due(limit, now)
+        for key in keys:
+            self._remove(space, key)
+        return keys
 
     def _do(self, act: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> Deferred[T]:
         """Return the result of *act*, or what it raises, as a Deferred."""
-        if self.ready:
-            return refused(self.ready)
+        if self._stopped_reason:
+            return refused(self._stopped_reason)
         return execute(act, *arguments, **named)

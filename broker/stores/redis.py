@@ -9,27 +9,39 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+from txredisapi import RedisError
 from zope.interface import implementer
 
+from broker.core.bounded import BoundedDict
 from broker.errors import Conflict
 from broker.interfaces import ISharedStore
-from broker.messages import Entry, Event, decode_text, encode_text
+from broker.messages import Entry, Event, Quota, decode_text, encode_text
 from broker.patterns import LOG_PREFIX
 from broker.redis import RedisAddress
 from broker.redis.batcher import Batcher, Operation
 from broker.redis.event_codec import decode_stored, encode_extras, encode_record
 from broker.redis.script import Script
-from broker.redis.server import ServerInfo
+from broker.redis.server import ServerInfo, read_info
 from broker.stores.entries import EXPIRED_KEPT, increased, merged
-from broker.stores.redis_swap import CompareAndSwap, Increment, decode_entry
+from broker.stores.redis_swap import (
+    FULL,
+    OVER_QUOTA,
+    Append,
+    CompareAndSwap,
+    Increment,
+    decode_entry,
+    over_quota,
+)
+from broker.stores.room import ESSENTIAL_SPACES, SMALL_VALUE, Room, full_refusal, full_text
 from broker.stores.states import NOT_RUNNING, STOPPING, refused
 
 log = Logger()
@@ -37,6 +49,8 @@ log = Logger()
 MAX_ID = 2**53  # beyond it Lua's numbers are not exact
 MAX_LIMIT = 2**31  # entries in one answer
 SWEEP_STEP = 100  # logs or keys that are swept in one call
+KNOWN_LOGS = 10_000  # logs of which a node remembers that they exist
+MEASURE_INTERVAL = 1.0  # seconds between two looks at how much memory is used
 SMALL_INTEGER = re.compile(rb"0|-?[1-9][0-9]{0,13}")  # what the script adds exactly
 
 
@@ -52,6 +66,10 @@ class RedisStore(Service):
         announce: whether appending to the log of a topic also publishes the event.
         observe: called with the operations and the seconds of each call.
         failed: called with the number of operations that a failure took.
+        max_bytes: how much memory the server may use; 0: any number.
+
+    Attributes:
+        used_bytes: how much it used when it was asked last; 0: it was not asked, without a limit.
 
     Raises:
         Invalid: *url* is not that of a Redis, or Redis support is not installed.
@@ -69,8 +87,10 @@ class RedisStore(Service):
         announce: bool = True,
         observe: Callable[[int, float], object] | None = None,
         failed: Callable[[int], object] | None = None,
+        max_bytes: int = 0,
     ) -> None:
         self.epoch = ""
+        self.used_bytes = 0
         self.announces = announce
         self.wiped: Callable[[], object] = _ignore
         self._address = RedisAddress.parse(url)
@@ -79,6 +99,10 @@ class RedisStore(Service):
         self._clock = clock
         self._server = ServerInfo()
         self._stopped_reason = NOT_RUNNING
+        self._room = Room(max_bytes)
+        self._measuring = LoopingCall(self._measure)
+        self._measuring.clock = reactor
+        self._known: BoundedDict[str, None] = BoundedDict(KNOWN_LOGS)
         self._batcher = Batcher(
             self._address,
             Script("broker.stores.redis_scripts", "state", "logs", "keys"),
@@ -111,13 +135,17 @@ class RedisStore(Service):
         if self._stopped_reason:
             return self._stopped_reason
         problem = self._batcher.problem
-        return f"Redis at {self._address}: {problem}" if problem else ""
+        if problem:
+            return f"Redis at {self._address}: {problem}"
+        return full_text(self._room.shortage) if self._room.shortage else ""
 
     def startService(self) -> None:
         """Begin to connect.  A Redis that is away now may come later."""
         super().startService()
         self._stopped_reason = ""
         self._batcher.start()
+        if self._room.max_bytes:
+            self._measuring.start(MEASURE_INTERVAL, now=False)
 
     def stopService(self) -> Deferred[Any]:
         """Refuse what is new, do what waits, disconnect."""
@@ -125,6 +153,8 @@ class RedisStore(Service):
         if self._stopped_reason:
             return succeed(None)
         self._stopped_reason = STOPPING
+        if self._measuring.running:
+            self._measuring.stop()
         return self._batcher.stop().addCallback(self._stopped)
 
     def _stopped(self, _: object) -> None:
@@ -136,6 +166,7 @@ class RedisStore(Service):
         self._server = await ServerInfo.query(protocol)
         self._server.check()
         await self._read_epoch(protocol)
+        self._judge(self._server.info)
 
     def _opened(self) -> None:
         log.info("{store}", store=self.description)
@@ -150,28 +181,60 @@ class RedisStore(Service):
             found = await protocol.execute_command(b"GET", key)
         epoch = found.decode()
         before, self.epoch = self.epoch, epoch
+        self._known.clear()
         if before and before != epoch:
             log.error("the data of Redis was lost: epoch {before} is now {epoch}", before=before, epoch=epoch)
             self.wiped()
+
+    async def _measure(self) -> None:
+        """Ask how much memory is used; a connection that breaks meanwhile is noticed elsewhere."""
+        protocol = self._batcher.connection.protocol
+        if protocol is None:
+            return
+        try:
+            self._judge(await read_info(protocol, b"memory"))
+        except RedisError:
+            return
+
+    def _judge(self, info: Mapping[str, str]) -> None:
+        before = self._room.shortage
+        self.used_bytes = int(info.get("used_memory", "0"))
+        shortage = self._room.judge(self.used_bytes)
+        if shortage and not before:
+            log.error("{reason}", reason=full_text(shortage))
+        elif before and not shortage:
+            log.info("the store has room again")
 
     def _preamble(self) -> list[bytes]:
         return [self._prefix, self.epoch.encode(), self._channels, repr(self._clock.seconds()).encode()]
 
     # Logs.
 
-    def append(self, log: str, event: Event) -> Deferred[Event]:
+    def append(self, log: str, event: Event, quota: Quota | None = None) -> Deferred[Event]:
         """See ``IStore.append``; the event is published in the same step if the store announces."""
+        if self._room.shortage:
+            return self._full()
         time = event.time or self._clock.seconds()
         extras = b""
         if log.startswith(LOG_PREFIX):
             extras = encode_extras(event) if self.announces else b"-"
         stored = encode_record(event, time)
-        words = (b"append", encode_text(log), stored, extras)
-        return self._submit(
-            Operation(words, partial(self._appended, event, time), len(stored), origin=event.origin if extras else "")
+        operation = Append(
+            (b"append", encode_text(log), stored, extras),
+            partial(self._appended, event, time, quota),
+            len(stored),
+            False,
+            event.origin if extras else "",
+            quota,
         )
+        if log not in self._known:
+            self._known[log] = None
+            operation.found(None)
+        return self._submit(operation)
 
-    def _appended(self, event: Event, time: float, id: int) -> Event:
+    def _appended(self, event: Event, time: float, quota: Quota | None, id: int) -> Event:
+        if id == OVER_QUOTA:
+            raise over_quota(quota)
         return Event(
             event.topic,
             event.name,
@@ -265,19 +328,39 @@ class RedisStore(Service):
         )
 
     def set(
-        self, space: str, key: str, value: bytes, *, revision: int | None = None, expires: float = 0.0
+        self,
+        space: str,
+        key: str,
+        value: bytes,
+        *,
+        revision: int | None = None,
+        expires: float = 0.0,
+        quota: Quota | None = None,
     ) -> Deferred[Entry]:
         """See ``IStore.set``."""
 
         def done(found: int | None) -> Entry:
             if found is None:
                 raise Conflict("revision", key)
+            if found == OVER_QUOTA:
+                raise over_quota(quota)
+            if found == FULL:
+                raise full_refusal(self._room.shortage)
             return Entry(value, found, expires)
 
         when = repr(expires).encode()
-        return self._change(
-            (b"set", encode_text(space), encode_text(key), _expected(revision), when, value), done, len(value)
+        words: tuple[bytes, ...] = (
+            b"set",
+            encode_text(space),
+            encode_text(key),
+            _expected(revision),
+            when,
+            value,
+            b"" if quota is None else quota.words,
         )
+        if self._room.shortage and space not in ESSENTIAL_SPACES:
+            words = (b"set_when_full", *words[1:], b"%d" % SMALL_VALUE)
+        return self._change(words, done, len(value))
 
     def delete(self, space: str, key: str, *, revision: int | None = None) -> Deferred[bool]:
         """See ``IStore.delete``."""
@@ -289,21 +372,35 @@ class RedisStore(Service):
 
         return self._change((b"delete", encode_text(space), encode_text(key), _expected(revision)), done)
 
-    def patch(self, space: str, key: str, value: bytes, merge: Callable[[bytes, bytes], bytes]) -> Deferred[Entry]:
+    def patch(
+        self,
+        space: str,
+        key: str,
+        value: bytes,
+        merge: Callable[[bytes, bytes], bytes],
+        *,
+        quota: Quota | None = None,
+    ) -> Deferred[Entry]:
         """See ``IStore.patch``."""
-        return self._submit(CompareAndSwap(space, key, lambda stored: merged(stored, value, merge), len(value)))
+        if self._room.shortage:
+            return self._full()
+        return self._submit(CompareAndSwap(space, key, lambda stored: merged(stored, value, merge), len(value), quota))
 
-    def increment(self, space: str, key: str, amount: bytes) -> Deferred[Entry]:
+    def increment(self, space: str, key: str, amount: bytes, *, quota: Quota | None = None) -> Deferred[Entry]:
         """See ``IStore.increment``."""
+        if self._room.shortage:
+            return self._full()
 
         def change(stored: Entry | None) -> Entry:
             return increased(stored, amount)
 
         if SMALL_INTEGER.fullmatch(amount):
-            return self._submit(Increment(space, key, amount, change))
-        return self._submit(CompareAndSwap(space, key, change, len(amount)))
+            return self._submit(Increment(space, key, amount, change, quota))
+        return self._submit(CompareAndSwap(space, key, change, len(amount), quota))
 
-    def range(self, space: str, first: str, last: str, limit: int) -> Deferred[list[tuple[str, Entry]]]:
+    def range(
+        self, space: str, first: str, last: str, limit: int, max_bytes: int = 0
+    ) -> Deferred[list[tuple[str, Entry]]]:
         """See ``IStore.range``."""
         if limit <= 0:
             return self._nothing()
@@ -313,9 +410,8 @@ class RedisStore(Service):
                 (decode_text(key), decode_entry(stored)) for key, stored in zip(found[::2], found[1::2], strict=True)
             ]
 
-        return self._query(
-            (b"range", encode_text(space), b"[" + encode_text(first), b"[" + encode_text(last), _bounded(limit)), pairs
-        )
+        bounds = b"[" + encode_text(first), b"[" + encode_text(last)
+        return self._query((b"range", encode_text(space), *bounds, _bounded(limit), b"%d" % max_bytes), pairs)
 
     def expired(self, space: str, limit: int) -> Deferred[list[str]]:
         """See ``IStore.expired``."""
@@ -333,6 +429,9 @@ class RedisStore(Service):
 
     def _query(self, words: tuple[bytes, ...], decode: Callable[[Any], Any] = lambda found: found) -> Deferred[Any]:
         return self._submit(Operation(words, decode, 0, True))
+
+    def _full(self) -> Deferred[Any]:
+        return refused(self._stopped_reason or full_text(self._room.shortage))
 
     def _nothing(self) -> Deferred[Any]:
         return refused(self._stopped_reason) if self._stopped_reason else succeed([])

@@ -18,9 +18,11 @@ from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from zope.interface import implementer
 
 from broker.interfaces import IStore
-from broker.messages import Entry, Event, encode_text
+from broker.messages import Entry, Event, Quota, encode_text
 from broker.stores.entries import EXPIRED_KEPT
+from broker.stores.room import full_text
 from broker.stores.sqlite_file import SqliteFile, open_file
+from broker.stores.sqlite_space import FileSpace
 from broker.stores.sqlite_tables import TableReader, TableWriter
 from broker.stores.sqlite_writer import GroupCommit, cannot_write
 from broker.stores.states import NOT_RUNNING, STOPPING, refused
@@ -42,6 +44,8 @@ class SqliteStore(Service):
         observe: called with the operations and the seconds of each commit.
         failed: called with the number of operations that a failure took.
         timeout: seconds to wait while another program holds the write lock.
+        max_bytes: what the file and its write-ahead log may use; 0: any number.
+        min_free_bytes: how much of the disk is left free.
     """
 
     shared = False
@@ -57,6 +61,8 @@ class SqliteStore(Service):
         observe: Callable[[int, float], object] | None = None,
         failed: Callable[[int], object] | None = None,
         timeout: float = LOCK_TIMEOUT,
+        max_bytes: int = 0,
+        min_free_bytes: int = 0,
     ) -> None:
         self.epoch = ""
         survives = "a power cut" if durability == "fsync" else "the end of the process but perhaps not a power cut"
@@ -68,6 +74,7 @@ class SqliteStore(Service):
         self._observe = observe or _ignore
         self._failed = failed or _ignore
         self._timeout = timeout
+        self._max_bytes, self._min_free_bytes = max_bytes, min_free_bytes
         self._file: SqliteFile | None = None
         self._stopped_reason = NOT_RUNNING
 
@@ -77,11 +84,13 @@ class SqliteStore(Service):
         Raises:
             Unavailable: it can not be used; the message says why.
         """
-        file = self._file = open_file(self._path, self._durability, self._timeout)
+        file = self._file = open_file(self._path, self._durability, self._timeout, self._max_bytes)
         self.epoch = file.epoch
         self._reader = TableReader(file.reads, file.epoch)
-        writer = TableWriter(file.writes, file.epoch)
+        self._space = FileSpace(file.writes, self._path, self._max_bytes, self._min_free_bytes)
+        writer = TableWriter(file.writes, file.epoch, self._space)
         self._commits = GroupCommit(writer, self._clock, self._reactor, self._observe, self._failed)
+        writer.measure()
         self._commits.start()
         self._stopped_reason = ""
         super().startService()
@@ -106,16 +115,23 @@ class SqliteStore(Service):
         if self._stopped_reason:
             return self._stopped_reason
         failure = self._commits.failure
-        return cannot_write(failure) if failure else ""
+        if failure:
+            return cannot_write(failure)
+        return full_text(self._commits.shortage) if self._commits.shortage else ""
+
+    @property
+    def used_bytes(self) -> int:
+        """See ``IStore.used_bytes``."""
+        return 0 if self._file is None else self._space.used_bytes
 
     # Logs.
 
-    def append(self, log: str, event: Event) -> Deferred[Event]:
+    def append(self, log: str, event: Event, quota: Quota | None = None) -> Deferred[Event]:
         """See ``IStore.append``."""
         if self._stopped_reason:
             return refused(self._stopped_reason)
         time = event.time or self._clock.seconds()
-        return self._commits.submit(TableWriter.append, (log, event, time), len(event.body or b""), log)
+        return self._commits.submit(TableWriter.append, (log, event, time, quota), len(event.body or b""), log)
 
     def read(self, log: str, after: int, limit: int) -> Deferred[list[Event]]:
         """See ``IStore.read``."""
@@ -161,15 +177,24 @@ class SqliteStore(Service):
         """See ``IStore.get``."""
         return self._query(TableReader.get, (space, key, self._clock.seconds()), (space, key))
 
-    def range(self, space: str, first: str, last: str, limit: int) -> Deferred[list[tuple[str, Entry]]]:
+    def range(
+        self, space: str, first: str, last: str, limit: int, max_bytes: int = 0
+    ) -> Deferred[list[tuple[str, Entry]]]:
         """See ``IStore.range``."""
-        return self._query(TableReader.range, (space, first, last, limit, self._clock.seconds()), (space,))
+        return self._query(TableReader.range, (space, first, last, limit, self._clock.seconds(), max_bytes), (space,))
 
     def set(
-        self, space: str, key: str, value: bytes, *, revision: int | None = None, expires: float = 0.0
+        self,
+        space: str,
+        key: str,
+        value: bytes,
+        *,
+        revision: int | None = None,
+        expires: float = 0.0,
+        quota: Quota | None = None,
     ) -> Deferred[Entry]:
         """See ``IStore.set``."""
-        arguments = (space, key, value, revision, expires, self._clock.seconds())
+        arguments = (space, key, value, revision, expires, self._clock.seconds(), quota)
         return self._change(TableWriter.set, arguments, len(value), (space,), (space, key))
 
     def delete(self, space: str, key: str, *, revision: int | None = None) -> Deferred[bool]:
@@ -177,14 +202,22 @@ class SqliteStore(Service):
         arguments = (space, key, revision, self._clock.seconds())
         return self._change(TableWriter.delete, arguments, 0, (space,), (space, key))
 
-    def patch(self, space: str, key: str, value: bytes, merge: Callable[[bytes, bytes], bytes]) -> Deferred[Entry]:
+    def patch(
+        self,
+        space: str,
+        key: str,
+        value: bytes,
+        merge: Callable[[bytes, bytes], bytes],
+        *,
+        quota: Quota | None = None,
+    ) -> Deferred[Entry]:
         """See ``IStore.patch``; *merge* is called in the writer thread."""
-        arguments = (space, key, value, merge, self._clock.seconds())
+        arguments = (space, key, value, merge, self._clock.seconds(), quota)
         return self._change(TableWriter.patch, arguments, len(value), (space,), (space, key))
 
-    def increment(self, space: str, key: str, amount: bytes) -> Deferred[Entry]:
+    def increment(self, space: str, key: str, amount: bytes, *, quota: Quota | None = None) -> Deferred[Entry]:
         """See ``IStore.increment``."""
-        arguments = (space, key, amount, self._clock.seconds())
+        arguments = (space, key, amount, self._clock.seconds(), quota)
         return self._change(TableWriter.increment, arguments, len(amount), (space,), (space, key))
 
     def expired(self, space: str, limit: int) -> Deferred[list[str]]:

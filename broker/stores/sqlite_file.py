@@ -16,6 +16,7 @@ from broker.errors import Unavailable
 
 APPLICATION_ID = 0x74786272  # "txbr": marks the file as one of ours
 MAX_WAL_BYTES = 64 * 1024 * 1024  # a write-ahead log that has grown beyond is truncated
+MIN_WAL_PAGES, MAX_WAL_PAGES = 16, 1000  # after which the log is written back into the file
 SYNCHRONOUS = {"fsync": "FULL", "os": "NORMAL"}
 
 
@@ -24,7 +25,8 @@ def schema_steps() -> tuple[str, ...]:
 
     The n-th leads from version n-1 to n.  A released one is never changed.
     """
-    return (resources.files("broker.stores").joinpath("schema.sql").read_text("utf-8"),)
+    folder = resources.files("broker.stores")
+    return tuple(folder.joinpath(name).read_text("utf-8") for name in ("schema.sql", "schema_2.sql"))
 
 
 @attrs.define(eq=False)
@@ -49,13 +51,14 @@ class SqliteFile:
         os.close(self._lock)
 
 
-def open_file(path: str, durability: str, timeout: float) -> SqliteFile:
+def open_file(path: str, durability: str, timeout: float, max_bytes: int = 0) -> SqliteFile:
     """Open the file at *path*, creating or upgrading it if need be.
 
     Args:
         path: the database file; another beside it is the lock.
         durability: ``fsync`` or ``os``.
         timeout: seconds to wait while another program holds its write lock.
+        max_bytes: what it may grow to; 0: any number.
 
     Raises:
         Unavailable: it can not be used; the message says why.
@@ -68,7 +71,7 @@ def open_file(path: str, durability: str, timeout: float) -> SqliteFile:
         upgrade(writes, path, schema_steps())
         writes.execute("PRAGMA journal_mode = WAL")
         writes.execute(f"PRAGMA synchronous = {SYNCHRONOUS[durability]}")
-        writes.execute(f"PRAGMA journal_size_limit = {MAX_WAL_BYTES}")
+        _limit_log(writes, max_bytes)
         reads = _connect(path, 0.0, connections)
         reads.execute("PRAGMA query_only = ON")
         return SqliteFile(writes, reads, _epoch(writes), lock)
@@ -134,6 +137,9 @@ def upgrade(connection: sqlite3.Connection, path: str, scripts: Sequence[str]) -
     if version > len(scripts):
         reason = f"it was written by a newer version (its schema is {version}, the newest known here is {len(scripts)})"
         raise _refusal(path, reason)
+    if not tables:
+        # One with tables would need a VACUUM, which takes long and twice the space.
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     for number, script in enumerate(scripts[version:], version + 1):
         try:
             connection.executescript(
@@ -144,6 +150,15 @@ def upgrade(connection: sqlite3.Connection, path: str, scripts: Sequence[str]) -
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+
+
+def _limit_log(connection: sqlite3.Connection, max_bytes: int) -> None:
+    """Let the write-ahead log keep an eighth of *max_bytes* at most, or ``MAX_WAL_BYTES``; 0: the latter."""
+    kept = min(MAX_WAL_BYTES, max_bytes // 8) if max_bytes else MAX_WAL_BYTES
+    connection.execute(f"PRAGMA journal_size_limit = {kept}")
+    (page_size,) = connection.execute("PRAGMA page_size").fetchone()
+    # What is committed is written back into the file before the log is longer than that, if nobody reads.
+    connection.execute(f"PRAGMA wal_autocheckpoint = {max(MIN_WAL_PAGES, min(MAX_WAL_PAGES, kept // page_size))}")
 
 
 def _epoch(connection: sqlite3.Connection) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Callable
 
-from broker.messages import Entry, Event, decode_text, encode_text
+from broker.messages import Entry, Event, Quota, decode_text, encode_text
 from broker.stores.entries import alive, check_revision, increased, merged, replaced
+from broker.stores.room import ROW_BYTES, check_quota, fits_when_full, floor_group, full_refusal
+from broker.stores.sqlite_space import FileSpace
 
 MAX_INTEGER = 2**63 - 1  # of SQLite
 MAX_CACHED_LOGS = 100_000  # logs whose last id is kept in memory
@@ -36,19 +39,23 @@ _RANGE = (
     "SELECT key, value, revision, expires FROM entry WHERE space = ? AND key >= ? AND key <= ?"
     " AND (expires = 0 OR expires > ?) ORDER BY key LIMIT ?"
 )
-_NEW_LOG = "INSERT INTO log (name) VALUES (?)"
+_NEW_LOG = "INSERT INTO log (name, account, trimmed, purged) VALUES (?, ?, ?, ?)"
+_FLOOR = "SELECT id FROM floor WHERE hash = ?"
+_RAISE_FLOOR = "INSERT INTO floor (hash, id) VALUES (?, ?) ON CONFLICT (hash) DO UPDATE SET id = max(id, excluded.id)"
+_COUNT = "SELECT count FROM account WHERE name = ?"
+_ADD = "INSERT INTO account (name, count) VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET count = count + 1"
+_SUBTRACT = "UPDATE account SET count = count - ? WHERE name = ?"
+_CLOSE = "DELETE FROM account WHERE name = ? AND count <= 0"
 _APPEND = "INSERT INTO event (log, id, time, source, name, body, topic) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _TRIM = "UPDATE log SET trimmed = ? WHERE id = ?"
 _TO_PURGE = "SELECT id, purged, trimmed FROM log WHERE purged < trimmed LIMIT 1"
-_SWEEP = "SELECT id, name, trimmed FROM log WHERE name >= ? AND name < ? ORDER BY name LIMIT ?"
+_SWEEP = "SELECT id, name, trimmed, purged, account FROM log WHERE name >= ? AND name < ? ORDER BY name LIMIT ?"
 _TIMES = "SELECT id, time FROM event WHERE log = ? AND id > ? ORDER BY id LIMIT ?"
-_PUT = (
-    "INSERT INTO entry (space, key, value, revision, expires) VALUES (?, ?, ?, ?, ?)"
-    " ON CONFLICT (space, key) DO UPDATE"
-    " SET value = excluded.value, revision = excluded.revision, expires = excluded.expires"
-)
+_LOOK = "SELECT value, revision, expires, account FROM entry WHERE space = ? AND key = ?"
+_PUT = "INSERT OR REPLACE INTO entry (space, key, value, revision, expires, account) VALUES (?, ?, ?, ?, ?, ?)"
+_REPLACE = "UPDATE entry SET value = ?, revision = ?, expires = ? WHERE space = ? AND key = ?"
 _DELETE = "DELETE FROM entry WHERE space = ? AND key = ?"
-_DUE = "SELECT key FROM entry WHERE space = ? AND expires > 0 AND expires <= ? ORDER BY expires LIMIT ?"
+_DUE = "SELECT key, account FROM entry WHERE space = ? AND expires > 0 AND expires <= ? ORDER BY expires LIMIT ?"
 _NEXT_SPACE = "SELECT min(space) FROM entry WHERE space > ?"
 
 
@@ -99,7 +106,11 @@ class TableReader:
         """See ``IStore.head``."""
         self.flush()
         row = self._execute(_HEAD, (encode_text(log),)).fetchone()
-        return 0 if row is None else int(row[1])
+        return self._floor(log) if row is None else int(row[1])
+
+    def _floor(self, log: str) -> int:
+        row = self._execute(_FLOOR, (floor_group(log),)).fetchone()
+        return 0 if row is None else int(row[0])
 
     def logs(self, prefix: str, after: str, limit: int) -> list[str]:
         """See ``IStore.logs``."""
@@ -113,10 +124,20 @@ class TableReader:
         row = self._execute(_GET, (space, encode_text(key))).fetchone()
         return None if row is None else alive(Entry(*row), now)
 
-    def range(self, space: str, first: str, last: str, limit: int, now: float) -> list[tuple[str, Entry]]:
+    def range(
+        self, space: str, first: str, last: str, limit: int, now: float, max_bytes: int = 0
+    ) -> list[tuple[str, Entry]]:
         """See ``IStore.range``; *now* is in seconds since the epoch."""
-        rows = self._execute(_RANGE, (space, encode_text(first), encode_text(last), now, _fit(limit))).fetchall()
-        return [(decode_text(key), Entry(*entry)) for key, *entry in rows]
+        rows = self._execute(_RANGE, (space, encode_text(first), encode_text(last), now, _fit(limit)))
+        found: list[tuple[str, Entry]] = []
+        size = 0
+        for key, *entry in rows:
+            found.append((decode_text(key), Entry(*entry)))
+            size += len(entry[0])
+            if 0 < max_bytes <= size:
+                rows.close()  # so that no snapshot of the file stays open
+                break
+        return found
 
 
 class TableWriter(TableReader):
@@ -125,22 +146,42 @@ class TableWriter(TableReader):
     Appended events are buffered until something needs them or the
     transaction ends, so that a run of them is one statement.
 
+    Args:
+        connection: the one that writes.
+        epoch: that of the events.
+        space: measures the file; None: it may have any size, and keeps it.
+
     Attributes:
-        to_purge: whether trimmed events are still to be deleted.
+        to_purge: whether trimmed events are still to be deleted, or unused pages to be given back.
+        shortage: why nothing may be added; "" when it may.
     """
 
-    def __init__(self, connection: sqlite3.Connection, epoch: str) -> None:
+    def __init__(self, connection: sqlite3.Connection, epoch: str, space: FileSpace | None = None) -> None:
         super().__init__(connection, epoch)
+        self.space = space
+        self.shortage = ""
         self._executemany = connection.executemany
         self._heads: dict[str, list[int]] = {}  # by the name of the log: its row id and its last event id
         self._buffer: list[tuple[int, int, float, bytes, bytes, bytes | None, bytes | int]] = []  # rows of "event"
         self.to_purge = self._execute(_TO_PURGE).fetchone() is not None  # the rest of an earlier run
 
-    def begin(self) -> None:
-        """Begin a transaction, of which there is one at a time."""
+    def begin(self, operations: int = 1, size: int = 0) -> None:
+        """Begin a transaction of so many operations and bytes, of which there is one at a time."""
         if len(self._heads) > MAX_CACHED_LOGS:
             self._heads.clear()
         self._execute("BEGIN IMMEDIATE")
+        space = self.space
+        if space is not None:
+            size += operations * ROW_BYTES
+            space.allowance -= size
+            if space.allowance < 0 or self.shortage:
+                self.measure(size)
+
+    def measure(self, size: int = 0) -> None:
+        """Measure the file before *size* bytes are added."""
+        if self.space is not None:
+            self.shortage = self.space.measure(size)
+            self.to_purge = self.to_purge or self.space.reclaimable
 
     def commit(self) -> None:
         """Commit everything since ``begin``."""
@@ -161,9 +202,11 @@ class TableWriter(TableReader):
             rows, self._buffer = self._buffer, []
             self._executemany(_APPEND, rows)
 
-    def append(self, log: str, event: Event, time: float) -> Event:
+    def append(self, log: str, event: Event, time: float, quota: Quota | None = None) -> Event:
         """See ``IStore.append``; *time* is that of the stored event."""
-        head = self._heads.get(log) or self._load_head(log)
+        if self.shortage:
+            raise full_refusal(self.shortage)
+        head = self._heads.get(log) or self._load_head(log, quota)
         number = head[1] + 1
         topic = event.topic
         self._buffer.append(
@@ -193,14 +236,30 @@ class TableWriter(TableReader):
             event.author,
         )
 
-    def _load_head(self, log: str) -> list[int]:
+    def _load_head(self, log: str, quota: Quota | None) -> list[int]:
         row = self._execute(_HEAD, (encode_text(log),)).fetchone()
         if row is None:
-            number = self._execute(_NEW_LOG, (encode_text(log),)).lastrowid
+            account, floor = self._count(quota), self._floor(log)
+            number = self._execute(_NEW_LOG, (encode_text(log), account, floor, floor)).lastrowid
             assert number is not None
-            row = (number, 0)
+            row = (number, floor)
         head = self._heads[log] = [row[0], row[1]]
         return head
+
+    def _count(self, quota: Quota | None) -> bytes | None:
+        """Count one more row for *quota*, and return its account."""
+        if quota is None:
+            return None
+        account = encode_text(quota.account)
+        row = self._execute(_COUNT, (account,)).fetchone()
+        check_quota(quota, row[0] if row else 0)
+        self._execute(_ADD, (account,))
+        return account
+
+    def _uncount(self, account: bytes | None, rows: int = 1) -> None:
+        if account is not None:
+            self._execute(_SUBTRACT, (rows, account))
+            self._execute(_CLOSE, (account,))
 
     def trim(self, log: str, upto: int) -> None:
         """See ``IStore.trim``; the events are hidden at once and deleted by ``purge``."""
@@ -219,17 +278,21 @@ class TableWriter(TableReader):
         return upto - trimmed
 
     def purge(self) -> None:
-        """Delete some of the events that are hidden.
+        """Delete some of the events that are hidden; when none are left, give back some of the pages they had.
 
         The ids of a log have no hole, so that a span of ids bounds the work.
         """
-        row = self._execute(_TO_PURGE).fetchone()
-        if row is not None:
+        budget = PURGED_ROWS
+        while budget > 0 and (row := self._execute(_TO_PURGE).fetchone()) is not None:
             number, purged, trimmed = row
-            upto = min(trimmed, purged + PURGED_ROWS)
+            upto = min(trimmed, purged + budget)
             self._execute("DELETE FROM event WHERE log = ? AND id <= ?", (number, upto))
             self._execute("UPDATE log SET purged = ? WHERE id = ?", (upto, number))
-        self.to_purge = self._execute(_TO_PURGE).fetchone() is not None
+            budget -= upto - purged
+        if budget == PURGED_ROWS and self.space is not None:
+            self.space.vacuum()
+        reclaimable = self.space is not None and self.space.reclaimable
+        self.to_purge = reclaimable or self._execute(_TO_PURGE).fetchone() is not None
 
     def sweep_logs(self, prefix: str, start: bytes, before: float, keep: int) -> tuple[int, bytes | None]:
         """Do one step of ``IStore.sweep``, from the log *start* on.
@@ -239,10 +302,13 @@ class TableWriter(TableReader):
         self.flush()
         rows = self._execute(_SWEEP, (start, after_prefix(encode_text(prefix)), SWEPT_ROWS)).fetchall()
         hidden, budget = 0, SWEPT_ROWS
-        for number, name, trimmed in rows:
+        for number, name, trimmed, purged, account in rows:
             if budget <= 0:
                 return hidden, name
             upto, looked = trimmed, 0
+            if purged == trimmed and self._forget(number, name, trimmed, account):
+                budget -= 1
+                continue
             if keep > 0:
                 upto = max(upto, self._execute(_HEAD, (name,)).fetchone()[1] - keep)
             if before > 0:
@@ -252,6 +318,17 @@ class TableWriter(TableReader):
                 return hidden, name  # there may be more of it
             budget -= looked + 1
         return hidden, rows[-1][1] if len(rows) == SWEPT_ROWS else None
+
+    def _forget(self, number: int, name: bytes, trimmed: int, account: bytes | None) -> bool:
+        """Remove a log whose events were all deleted; say whether it is one."""
+        if self._execute("SELECT 1 FROM event WHERE log = ? LIMIT 1", (number,)).fetchone() is not None:
+            return False
+        log = decode_text(name)
+        self._execute(_RAISE_FLOOR, (floor_group(log), trimmed))
+        self._execute("DELETE FROM log WHERE id = ?", (number,))
+        self._uncount(account)
+        self._heads.pop(log, None)
+        return True
 
     def _last_old(self, number: int, upto: int, before: float, budget: int) -> tuple[int, int]:
         """Return the id up to which all events are older than *before*, and how many were looked at.
@@ -276,38 +353,88 @@ class TableWriter(TableReader):
         following: str | None = self._execute(_NEXT_SPACE, (space,)).fetchone()[0]
         return following
 
-    def set(self, space: str, key: str, value: bytes, revision: int | None, expires: float, now: float) -> Entry:
+    def set(
+        self,
+        space: str,
+        key: str,
+        value: bytes,
+        revision: int | None,
+        expires: float,
+        now: float,
+        quota: Quota | None = None,
+    ) -> Entry:
         """See ``IStore.set``; *now* is in seconds since the epoch."""
-        stored = self.get(space, key, now)
+        stored, account = self._look(space, key, now)
         check_revision(stored, revision, key)
-        return self._put(space, key, replaced(stored, value, expires))
+        return self._put(space, key, stored, replaced(stored, value, expires), account, quota)
 
-    def _put(self, space: str, key: str, entry: Entry) -> Entry:
-        self._execute(_PUT, (space, encode_text(key), entry.value, entry.revision, entry.expires))
+    def _look(self, space: str, key: str, now: float) -> tuple[Entry | None, bytes | None]:
+        """Return the entry of *key*, and the account of the row, which may be one that has expired."""
+        row = self._execute(_LOOK, (space, encode_text(key))).fetchone()
+        if row is None:
+            return None, None
+        value, revision, expires, account = row
+        return alive(Entry(value, revision, expires), now), account
+
+    def _put(
+        self, space: str, key: str, stored: Entry | None, entry: Entry, account: bytes | None, quota: Quota | None
+    ) -> Entry:
+        if self.shortage and not fits_when_full(space, stored, len(entry.value)):
+            raise full_refusal(self.shortage)
+        if stored is None:
+            account = self._recount(account, quota)
+            self._execute(_PUT, (space, encode_text(key), entry.value, entry.revision, entry.expires, account))
+        else:
+            self._execute(_REPLACE, (entry.value, entry.revision, entry.expires, space, encode_text(key)))
         return entry
+
+    def _recount(self, expired: bytes | None, quota: Quota | None) -> bytes | None:
+        """Count a new key for *quota*, in the place of one that has expired; return its account."""
+        if quota is not None and expired == encode_text(quota.account):
+            return expired
+        account = self._count(quota)
+        self._uncount(expired)
+        return account
 
     def delete(self, space: str, key: str, revision: int | None, now: float) -> bool:
         """See ``IStore.delete``; a key that has expired at *now* is left to ``expired``."""
-        stored = self.get(space, key, now)
+        stored, account = self._look(space, key, now)
         check_revision(stored, revision, key)
         if stored is None:
             return False
         self._execute(_DELETE, (space, encode_text(key)))
+        self._uncount(account)
         return True
 
-    def patch(self, space: str, key: str, value: bytes, merge: Callable[[bytes, bytes], bytes], now: float) -> Entry:
+    def patch(
+        self,
+        space: str,
+        key: str,
+        value: bytes,
+        merge: Callable[[bytes, bytes], bytes],
+        now: float,
+        quota: Quota | None = None,
+    ) -> Entry:
         """See ``IStore.patch``; *now* is in seconds since the epoch."""
-        return self._put(space, key, merged(self.get(space, key, now), value, merge))
+        stored, account = self._look(space, key, now)
+        return self._put(space, key, stored, merged(stored, value, merge), account, quota)
 
-    def increment(self, space: str, key: str, amount: bytes, now: float) -> Entry:
+    def increment(self, space: str, key: str, amount: bytes, now: float, quota: Quota | None = None) -> Entry:
         """See ``IStore.increment``; *now* is in seconds since the epoch."""
-        return self._put(space, key, increased(self.get(space, key, now), amount))
+        stored, account = self._look(space, key, now)
+        return self._put(space, key, stored, increased(stored, amount), account, quota)
 
     def expired(self, space: str, limit: int, now: float) -> list[str]:
-        """See ``IStore.expired``; *now* is in seconds since the epoch."""
-        keys = self._execute(_DUE, (space, now, max(0, limit))).fetchall()
-        self._executemany(_DELETE, [(space, key) for (key,) in keys])
-        return [decode_text(key) for (key,) in keys]
+        """See ``IStore.expired``; *now* is in seconds since the epoch.
+
+        The daemon calls it every second, which is often enough to look how large the file is, too.
+        """
+        self.measure()
+        rows = self._execute(_DUE, (space, now, max(0, limit))).fetchall()
+        self._executemany(_DELETE, [(space, key) for key, _ in rows])
+        for account, count in Counter(account for _, account in rows).items():
+            self._uncount(account, count)
+        return [decode_text(key) for key, _ in rows]
 
     def probe(self) -> None:
         """Write ``PROBE_BYTES`` and remove them again, which fails when the disk is full."""

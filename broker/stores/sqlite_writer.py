@@ -8,17 +8,20 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from queue import SimpleQueue
 from typing import Any, TypeAlias
 
 import attrs
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReactorTime
+from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from broker.core.slices import SLICE, slices_of
 from broker.errors import Unavailable
+from broker.stores.room import full_text
 from broker.stores.sqlite_tables import TableReader, TableWriter
 
 MAX_PENDING = 20_000  # operations under way; more are refused at once
@@ -55,6 +58,7 @@ class GroupCommit:
 
     Attributes:
         failure: why the last attempt to write failed; "" when it did not.
+        shortage: why nothing may be added; "" when it may.
     """
 
     log = Logger()
@@ -68,9 +72,11 @@ class GroupCommit:
         failed: Callable[[int], object],
     ) -> None:
         self.failure = ""
+        self.shortage = ""
         self._tables = tables
         self._clock = clock
         self._reactor = reactor
+        self._slices = slices_of(reactor if IReactorTime.providedBy(reactor) else Clock())
         self._observe = observe
         self._failed = failed
         self._writer = WriterThread(tables, reactor, self._answer)
@@ -88,6 +94,8 @@ class GroupCommit:
 
     def start(self) -> None:
         """Start the writer thread."""
+        if self._tables.shortage:
+            self._note_shortage(self._tables.shortage)
         self._writer.start()
         if self._tables.to_purge:
             self._purge()
@@ -161,17 +169,31 @@ class GroupCommit:
         self._running, self._running_bytes = len(operations), self._waiting_bytes
         self._running_touched = self._waiting_touched
         self._waiting, self._waiting_bytes, self._waiting_touched = [], 0, set()
-        self._writer.put(Batch(operations))
+        self._writer.put(Batch(operations, self._running_bytes))
 
     def _answer(self, batch: Batch) -> None:
         # Before the callbacks: they may read and submit again.
         self._running, self._running_bytes, self._running_touched = 0, 0, set()
         self._note_failure(batch)
-        for (answer, _, _), outcome in zip(batch.operations, batch.outcomes, strict=True):
+        if self._tables.shortage != self.shortage:
+            self._note_shortage(self._tables.shortage)
+        self._answer_some(batch, iter(zip(batch.operations, batch.outcomes, strict=True)))
+
+    def _answer_some(self, batch: Batch, rest: Iterator[tuple[QueuedCall, Any]]) -> None:
+        """Answer those who wait for *batch*, in slices: what the answers cause may take long."""
+        now = self._slices.now
+        end = min(self._slices.end, now() + SLICE)
+        for (answer, _, _), outcome in rest:
             if isinstance(outcome, Exception):
                 answer.errback(outcome)
             else:
                 answer.callback(outcome)
+            if now() >= end:
+                self._slices.add(lambda: self._answer_some(batch, rest))
+                return
+        self._answered(batch)
+
+    def _answered(self, batch: Batch) -> None:
         if self._tables.to_purge and not batch.failure:
             self._purge()
         if self._waiting:
@@ -194,6 +216,13 @@ class GroupCommit:
             if self.failure:
                 self.log.info("The store can write again.")
                 self.failure = ""
+
+    def _note_shortage(self, shortage: str) -> None:
+        if not self.shortage:
+            self.log.error("{reason}", reason=full_text(shortage))
+        elif not shortage:
+            self.log.info("The store has room again.")
+        self.shortage = shortage
 
     def _try_again(self) -> None:
         self._probe = None
@@ -222,6 +251,7 @@ class Batch:
 
     Attributes:
         operations: in the order in which they were submitted.
+        size: the bytes that they carry.
         outcomes: for each its result, or the exception it ends with.
         failure: why nothing was written; "" when it was.
         wrote: whether there was anything to write.
@@ -229,6 +259,7 @@ class Batch:
     """
 
     operations: list[QueuedCall]
+    size: int = 0
     outcomes: list[Any] = attrs.field(factory=list)
     failure: str = ""
     wrote: bool = False
@@ -286,7 +317,7 @@ def write(tables: TableWriter, batch: Batch) -> None:
     operations = batch.operations
     batch.wrote = any(verb not in READS for _, verb, _ in operations)
     try:
-        batch.outcomes = _transaction(tables, operations)
+        batch.outcomes = _transaction(tables, operations, batch.size)
     except Exception as error:
         tables.rollback()
         if _lies_in_file(error):
@@ -298,9 +329,9 @@ def write(tables: TableWriter, batch: Batch) -> None:
             _one_by_one(tables, batch)
 
 
-def _transaction(tables: TableWriter, operations: list[QueuedCall]) -> list[Any]:
+def _transaction(tables: TableWriter, operations: list[QueuedCall], size: int) -> list[Any]:
     outcomes: list[Any] = []
-    tables.begin()
+    tables.begin(len(operations), size)
     for _, verb, arguments in operations:
         try:
             outcomes.append(verb(tables, *arguments))

@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from broker.access.admission import Admission, ConnectionCounter
 from broker.access.browsers import BrowserPolicy
 from broker.core.deadlines import Deadlines
+from broker.core.slices import slices_of
 from broker.errors import BrokerError, Refused
 from broker.interfaces import ILink, ISession
 from broker.messages import CloseCode, HttpRequest, Response
@@ -106,6 +107,7 @@ class Site(Factory):
         self.times = times or Times()
         self.dates = Dates(clock)
         self.deadlines: Deadlines[HttpChannel] = Deadlines(clock, HttpChannel.expired)
+        self.slices = slices_of(clock)
         self.routes = Routes(dialects)
         self._http_paths = self.routes.http_paths
         self._attach = attach

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -22,7 +22,9 @@ MAX_VALUE = 10000  # characters; a longer one fits into no path that asks for it
 PART = re.compile(r"""\[(?:(["'])(?P<quoted>.*?)\1|(?P<bracketed>[^\]]*))\]|(?P<plain>[^.\[\]]+)""")
 CREATED, EXISTS = Response(200, b'"OK"'), Response(200, b"null")
 
-_decode = msgspec.json.Decoder().decode
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_text = msgspec.json.Decoder(str).decode
 
 
 class Definition(msgspec.Struct, gc=False):
@@ -76,12 +78,12 @@ def text_at(event: Event, field: str) -> str | None:
     None when there is none, or something else than text: that is not indexed.
     """
     first, *rest = path_of(field)
-    found: Any = None
+    found = None
     if first == "data":
-        found = _value_at(event.body, rest)
+        found = _text_at(event.body, rest)
     elif not rest:
         found = {"type": event.name, "from": event.author or event.source}.get(first)
-    return found if isinstance(found, str) and len(found) <= MAX_VALUE else None
+    return found if found is not None and len(found) <= MAX_VALUE else None
 
 
 @lru_cache(maxsize=1024)
@@ -91,19 +93,16 @@ def path_of(field: str) -> tuple[str, ...]:
     return tuple(steps) or ("",)
 
 
-def _value_at(body: bytes | None, path: list[str]) -> Any:
-    if body is None:
-        return None
+def _text_at(body: bytes | None, path: list[str]) -> str | None:
+    """Return the text at *path* of the JSON *body*; what lies beside the path is skipped, not decoded."""
+    found = body or b"null"
     try:
-        found = _decode(body)
+        for step in path:
+            if found.lstrip()[:1] == b"[":
+                items, place = _items(found), whole_number(step)
+                found = bytes(items[place]) if place is not None and place < len(items) else b"null"
+            else:
+                found = bytes(_members(found).get(step, b"null"))
+        return _text(found)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None  # of another dialect, with what this one would not have taken
-    for step in path:
-        if isinstance(found, dict):
-            found = found.get(step)
-        elif isinstance(found, list):
-            place = whole_number(step)
-            found = found[place] if place is not None and place < len(found) else None
-        else:
-            return None
-    return found
+        return None  # no text, or of another dialect, with what this one would not have taken

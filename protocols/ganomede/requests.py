@@ -41,6 +41,7 @@ BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 CANONICAL = re.compile(r"0|[1-9][0-9]{0,15}")
 MAX_SAFE = 2**53 - 1  # the largest whole number of the clients' language
 MAX_PARAMETERS = 1000
+MAX_EXPLAINED = 65536  # characters of a text of which is told where it is no JSON: that takes long
 NO_TEXT = ""  # stands for a value that is there, but is no text
 
 
@@ -193,6 +194,14 @@ def _malformed(complaint: str) -> Refusal:
 
 def _complaint(text: str) -> str:
     """Say in the manner of the original's parser why *text* is no JSON; "" when it is."""
+    if len(text) > MAX_EXPLAINED:
+        try:
+            _skip(text)
+        except RecursionError:
+            return "nested too deeply"
+        except ERRORS:
+            return "Unexpected token in JSON"
+        return ""
     try:
         _reader.decode(text)
     except json.JSONDecodeError as found:
@@ -217,6 +226,7 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(name)  # NaN and Infinity, which Python takes
 
 
+_skip = msgspec.json.Decoder(msgspec.Raw).decode
 _reader = json.JSONDecoder(parse_int=len, parse_constant=_no_constant)
 
 

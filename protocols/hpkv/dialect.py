@@ -8,6 +8,7 @@ from urllib.parse import unquote
 import msgspec
 from zope.interface import implementer
 
+from broker.core.slices import slices_of
 from broker.errors import Denied, RateLimited, Refused, Unauthenticated
 from broker.interfaces import IHttpDialect, ILink, IPeer, IWebSocketDialect
 from broker.messages import HttpRequest, Response
@@ -74,6 +75,7 @@ class Hpkv:
 
     @staticmethod
     def _bound(session: Session, peer: IPeer) -> Session:
+        session.slices = slices_of(peer.clock)
         peer.bind(session, session.disconnect)
         return session
 

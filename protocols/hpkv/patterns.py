@@ -21,7 +21,8 @@ MAX_PATTERN_LENGTH = 256  # characters of a pattern
 MAX_PATTERN_BYTES = 1 << 17  # of memory in which a pattern must compile
 MAX_PATTERNS = 32  # of one token; plain keys are not counted
 MAX_TOKEN_BYTES = 1 << 20  # of memory for those that a token subscribes to together, or its accessPattern
-MAX_INSTRUCTIONS = 8000  # of RE2's program for these: with a thousand, a key of 1 KB takes some 10 ms
+MAX_INSTRUCTIONS = 8000  # of RE2's program for these
+MAX_WORK = 500_000  # instructions times bytes of a key, 7 ms at the worst; a longer key is none that they match
 MAX_CACHED = 128  # tokens whose compiled patterns are kept while nobody is connected with them
 SEPARATORS = ":/-_#|"
 SPECIAL = frozenset("\\^$.+?()[]{}|")  # without any of these, a subscription is a glob
@@ -179,8 +180,14 @@ def _search(expressions: list[str]) -> Predicate:
     if compiled.programsize > MAX_INSTRUCTIONS:
         raise TooLarge("token")
     search: Callable[[bytes], Any] = compiled.search
-    # Whatever a dialect takes for a key: a lone surrogate is a character here, as in JavaScript.
-    return lambda key: search(key.encode("utf-8", "surrogatepass")) is not None
+    longest = MAX_WORK // compiled.programsize
+
+    def predicate(key: str) -> bool:
+        # Whatever a dialect takes for a key: a lone surrogate is a character here, as in JavaScript.
+        text = key.encode("utf-8", "surrogatepass")
+        return len(text) <= longest and search(text) is not None
+
+    return predicate
 
 
 def _compile(text: str, max_bytes: int) -> Any:

@@ -24,6 +24,7 @@ CLOSE, PING, UPGRADE, NOOP = b"1", b"2", b"5", b"6"
 PROBE, PROBED = b"2probe", b"3probe"
 PACKET_TYPES = frozenset(b"0123456")
 MESSAGE = ord("4")
+MAX_PACKETS = 20_000  # of the body of one POST
 TIMER_TOLERANCE = 0.5  # seconds; a timer later than that leaves the client its full ping timeout
 
 
@@ -123,8 +124,10 @@ def decode_payload(body: bytes) -> list[Packet]:
     """Return the packets of the body of a POST.
 
     Raises:
-        ProtocolError: the text is not UTF-8, or a part of it is not a packet.
+        ProtocolError: the text is not UTF-8, a part of it is not a packet, or there are too many.
     """
+    if body.count(SEPARATOR) >= MAX_PACKETS:
+        raise ProtocolError("too many packets", CloseCode.MESSAGE_TOO_BIG)
     try:
         if not body.isascii():
             body.decode()

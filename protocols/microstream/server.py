@@ -193,7 +193,7 @@ class Server:
         if request.headers.get("content-type", "").startswith("application/octet-stream"):
             session.end()
             raise RequestRefused(ErrorCode.BAD_REQUEST)
-        session.post(request.body)
+        await session.post(request.body)
         return Response(200, b"ok", "text/html", NO_STORE)
 
     def _find(self, query: Mapping[str, Sequence[str]]) -> Session:

@@ -10,6 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
 from broker.core.deadlines import Deadlines
+from broker.core.slices import slices_of
 from broker.interfaces import ILink, IPeer
 from broker.messages import CloseCode
 from broker.sessions import BaseSession
@@ -98,6 +99,7 @@ class Session(BaseSession):
         self._waiting_get: Deferred[bytes] | None = None
         self._probes: list[Deferred[bool]] = []
         self._batching = False
+        self._slices = slices_of(context.clock)
         self._idle: IdleTimeout | None = None
         self._bucket = context.timers.add(self.heartbeat, context.times.ping_interval)
         peer.bind(self, self.end)
@@ -180,7 +182,9 @@ class Session(BaseSession):
             if not binary and self.engine.is_plain(data):
                 self.on_message(data[1:], False)
             else:
-                self._handle(self.engine.receive_frame(data, binary), 1)
+                events = self.engine.receive_frame(data, binary)
+                self._ignore(1, events)
+                self._handle(events)
         except ProtocolError as error:
             self.end(error.code, str(error))
 
@@ -219,16 +223,38 @@ class Session(BaseSession):
             self.end()
             raise
 
-    def post(self, body: bytes) -> None:
-        """Handle the packets of the body of a POST.
+    async def post(self, body: bytes) -> None:
+        """Handle the packets of the body of a POST, in slices if there are many.
+
+        They are handled even if the client closes its connection meanwhile.
 
         Raises:
-            ProtocolError: a packet is malformed; this has ended the session.
+            ProtocolError: a packet is malformed, or another POST is under way; this has ended the session.
         """
+        if self._batching:
+            self.end()
+            raise ProtocolError("two POSTs at once")
         self._received()
+        try:
+            events = self.engine.receive_payload(body)
+        except ProtocolError:
+            self.end()
+            raise
+        self._ignore(body.count(SEPARATOR) + 1, events)
+        done: Deferred[None] = Deferred()
+        handling = Deferred.fromCoroutine(self._handle_in_slices(events))
+        handling.addBoth(lambda result: None if done.called else done.callback(result))
+        await done
+
+    async def _handle_in_slices(self, events: list[EngineEvent]) -> None:
         self._batching = True
         try:
-            self._handle(self.engine.receive_payload(body), body.count(SEPARATOR) + 1)
+            end = self._slices.deadline()
+            for event in events:
+                end = await self._slices.checked(end)
+                self._handle((event,))
+                if self.ended:
+                    return
         except ProtocolError:
             self.end()
             raise
@@ -266,11 +292,13 @@ class Session(BaseSession):
             self._waiting_get = None
             waiting.callback(payload)
 
-    def _handle(self, events: list[EngineEvent], packets: int) -> None:
-        """Act on *events*, those of so many packets; the others asked for nothing."""
+    def _ignore(self, packets: int, events: list[EngineEvent]) -> None:
+        """Count those of *packets* that are no message: they ask for nothing."""
         ignored = packets - sum(type(event) is Message for event in events)
         if ignored:
             self.peer.ignore(ignored)
+
+    def _handle(self, events: Iterable[EngineEvent]) -> None:
         for event in events:
             if type(event) is Message:
                 self.on_message(event.data, event.binary)

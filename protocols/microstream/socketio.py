@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Raw
 
 from broker.errors import Invalid
-from broker.jsontext import ERRORS, decode
+from broker.jsontext import ERRORS, decode, without_strings
 from protocols.microstream.engineio import Packet, ProtocolError
 
 CONNECT, DISCONNECT, EVENT, ACK, CONNECT_ERROR, BINARY_EVENT, BINARY_ACK = range(7)
@@ -26,6 +26,7 @@ RESERVED_EVENTS = frozenset(
     ("connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener")
 )
 MAX_ATTACHMENTS = 10
+MAX_PARTS = 20_000  # of the JSON of an event with attachments, all of which are looked at
 MAX_NAMESPACE = 255  # characters; an unknown one is repeated in the CONNECT_ERROR
 HEAD = re.compile(rb"([0-6])(?:(\d{1,4})-)?(?:(/[^,]*),?)?(\d{1,15})?")
 
@@ -268,7 +269,10 @@ def _event_name(text: Raw) -> str:
 
 
 def _check_placeholders(text: bytes, attachments: int) -> None:
-    """Raise ProtocolError when *text* refers to an attachment that is not there."""
+    """Raise ProtocolError when *text* refers to an attachment that is not there, or has too many parts to tell."""
+    marks = without_strings(text)
+    if marks.count(b",") + marks.count(b"[") + marks.count(b"{") > MAX_PARTS:
+        raise ProtocolError("payload too complex")
     try:
         pending = [json.loads(text)]
     except (ValueError, RecursionError):

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import msgspec
 
-from broker.errors import BrokerError, Invalid, NotFound
+from broker.errors import BrokerError, Invalid, NotFound, TooLarge
 from broker.messages import MAX_TIME
-from broker.patterns import KEY_PREFIX, RESERVED_PREFIX, check_name, check_pattern, matches
+from broker.patterns import KEY_PREFIX, RESERVED_PREFIX, check_name, check_pattern
 from protocols.owlmeans.watches import MAX_ANSWER_BYTES, MAX_ENTRIES, size_of
 from protocols.owlmeans.wire import entry_of
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from protocols.owlmeans.session import Session
 
 Answer = dict[str, Any]
+
+MAX_NAMES = 1000  # names or patterns of one call, and names of one answer
 
 
 class Method(msgspec.Struct, array_like=True):
@@ -226,12 +228,20 @@ class Procedures(Method):
 
     async def run(self, session: Session) -> Answer:
         """Answer with the names that match and that the session may call."""
-        pattern = check_pattern(self.pattern)
-        return {"methods": [name for name in session.peer.procedures() if matches(pattern, name)]}
+        return {"methods": await session.peer.matching_procedures(self.pattern)}
 
 
 def _several(names: Names) -> list[str]:
-    return [names] if isinstance(names, str) else list(dict.fromkeys(names))
+    """Return *names*, each once.
+
+    Raises:
+        TooLarge: there are more than ``MAX_NAMES``.
+    """
+    if isinstance(names, str):
+        return [names]
+    if len(names) > MAX_NAMES:
+        raise TooLarge("names")
+    return list(dict.fromkeys(names))
 
 
 def _who(session: Session) -> Answer:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import takewhile
 
 import attrs
 
+from broker.core.tree import PatternTree
 from broker.errors import RateLimited, TooLarge
 from broker.interfaces import IPeer
 from broker.messages import CloseCode, Entry, Event, Frame
@@ -31,6 +32,7 @@ class Watches:
     _peer: IPeer
     _push: Callable[[Frame], object]
     _patterns: dict[str, None] = attrs.field(factory=dict)
+    _tree: PatternTree[Watches, None] = attrs.field(factory=PatternTree)  # the same
     _waiting: dict[str, list[Frame]] = attrs.field(factory=dict)  # pattern → changes that follow its snapshot
     _held: int = 0  # bytes of them
 
@@ -52,7 +54,8 @@ class Watches:
         self._waiting.setdefault(pattern, [])
         if fresh:
             self._patterns[pattern] = None
-            self._ask()
+            self._tree.insert(pattern)[self] = None
+            self._peer.watch_pattern(pattern)
         try:
             return await self._snapshot(pattern)
         except BaseException:  # cancelled, too
@@ -88,12 +91,12 @@ class Watches:
         self._release(pattern)
         if pattern in self._patterns:
             del self._patterns[pattern]
-            self._ask()
+            self._tree.remove(pattern, self)
+            self._peer.unwatch_pattern(pattern)
 
-    def matching(self, event: Event) -> Iterator[str]:
-        """Yield the patterns that the key of *event* matches."""
-        key = event.topic.removeprefix(KEY_PREFIX)
-        return (pattern for pattern in self.patterns if matches(pattern, key))
+    def matching(self, event: Event) -> list[str]:
+        """Return the patterns that the key of *event* matches."""
+        return [node.pattern for node in self._tree.matching(event.topic.removeprefix(KEY_PREFIX))]
 
     def notify(self, pattern: str, frame: Frame) -> None:
         """Send the change that came by *pattern*, or keep it."""
@@ -111,15 +114,6 @@ class Watches:
         frames = self._waiting.pop(pattern, [])
         self._held -= sum(len(frame.payload) for frame in frames)
         return frames
-
-    def _ask(self) -> None:
-        """Ask the broker for the changes of what is watched now."""
-        names = [pattern for pattern in self._patterns if not is_pattern(pattern)]
-        some = len(names) < len(self._patterns)
-        self._peer.watch(self._matches_any if some else None, names)
-
-    def _matches_any(self, key: str) -> bool:
-        return any(matches(pattern, key) for pattern in self._patterns)
 
 
 def size_of(entries: list[tuple[str, Entry]]) -> int:

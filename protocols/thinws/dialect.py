@@ -7,6 +7,7 @@ from urllib.parse import parse_qs
 
 from zope.interface import implementer
 
+from broker.core.slices import slices_of
 from broker.interfaces import ILink, IPeer, IWebSocketDialect
 from protocols.thinws.frames import NAME
 from protocols.thinws.session import Hook, Session
@@ -52,6 +53,7 @@ class ThinWs:
     async def session(self, peer: IPeer, link: ILink) -> Session:
         """Take every client; one with a wrong token is refused frame by frame."""
         session = Session(link, peer, self._hooks, self._open_rooms)
+        session.slices = slices_of(peer.clock)
         query = parse_qs(link.handshake.query).get("token", [""])
         token = link.handshake.headers.get("authorization") or query[-1]
         if token:

@@ -160,3 +160,16 @@ async def test_the_command_copies_and_says_what(original: Original, url: str, tm
     assert (await deferToThread(run, "import-ganomede", "horse://x")).returncode == 1
     assert (await deferToThread(run, "import-ganomede", url, TXBROKER_RATE="fast")).returncode == 2
     assert (await deferToThread(run)).returncode == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_imported_ends_when_nobody_uses_it(original: Original, url: str, tmp_path: Path) -> None:
+    await original.publish("ch", 1)
+    await original.cursor("c", "ch", 1)
+    await import_ganomede(url, new_store(tmp_path), reactor, print, cursor_seconds=1000.0)
+    store = new_store(tmp_path)
+    store.startService()
+    entry = await store.get(CURSOR, cursor_key("c", "ch"))
+    assert entry is not None
+    assert 900 < entry.expires - reactor.seconds() < 1200
+    await maybeDeferred(store.stopService)

@@ -7,11 +7,12 @@ import pytest
 from twisted.internet.task import Clock
 
 from broker.core.calls import Call, Calls
+from broker.core.slices import SLICE
 from broker.errors import CalleeFailed, Denied, Gone, Invalid, NotFound, RateLimited, Timeout
 from broker.messages import Reply, Request
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, slots=False)
 class Party:
     client: str
     refuses: Exception | None = None
@@ -193,6 +194,19 @@ def test_callee_that_leaves_ends_its_calls(calls, ann, bob):
     assert (error.what, error.name) == ("lost", "m")
     assert nothing_is_left(calls, ann, bob)
     assert (len(calls.performers), len(calls.services), len(calls.takers)) == (0, 0, 0)
+
+
+def test_the_calls_of_a_callee_that_leaves_end_in_slices(calls, ann, bob, clock):
+    for ref in "abc":
+        calls.open(ann, bob, ref, request())
+    answered = list(bob.serving)[2]
+    ann.on_reply = lambda reply: ann.heard.append(reply.ref) or setattr(clock, "rightNow", clock.rightNow + SLICE)
+    calls.leave(bob)
+    assert ann.heard == ["a"]
+    calls.answer(bob, answered, b"1")
+    clock.pump([0] * 3)
+    assert ann.heard == ["a", "c", "b"]
+    assert nothing_is_left(calls, ann, bob)
 
 
 def test_caller_that_leaves_hears_nothing(calls, ann, bob, clock):

@@ -10,10 +10,10 @@ from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
 from broker.config.options import Retention
-from broker.core.channels import DAY, Channels, StoreEventSource, cursor_key
+from broker.core.channels import Channels, StoreEventSource, cursor_key
 from broker.errors import Invalid, RateLimited, Unavailable
 from broker.interfaces import IEventSource
-from broker.messages import Event
+from broker.messages import Event, Quota
 from broker.patterns import LOG_PREFIX
 from broker.stores import open_store
 from broker.testing import make_broker, value_of
@@ -222,7 +222,7 @@ def test_draining_ends_waiting_polls_and_lets_none_wait(room):
 def test_the_poster_hears_of_its_event_before_the_readers_do(room):
     order, stored = [], Deferred()
     append = room.store.append
-    room.store.append = lambda log, event: stored.addCallback(lambda _: append(log, event))
+    room.store.append = lambda *words: stored.addCallback(lambda _: append(*words))
     room.bus.publish = lambda event: order.append(("bus", event.id))
     room.channels.post(Event("t", "n", b"1")).addCallback(lambda event: order.append(("poster", event.id)))
     stored.callback(None)
@@ -302,25 +302,63 @@ def test_cursors_of_different_pairs_are_different():
     assert len({cursor_key(*pair) for pair in pairs}) == len(pairs)
 
 
-def test_a_cursor_goes_when_no_event_that_it_acknowledges_can_be_left():
-    room = Room(kept_seconds=3 * DAY)
+DAY = 86400.0  # seconds
+
+
+def test_a_cursor_ends_when_it_was_not_used_for_its_life():
+    room = Room(cursor_seconds=10 * DAY)
     move(room, 7)
     left = value_of(room.store.get("cursor", cursor_key("c", "t"))).expires - room.clock.seconds()
-    assert 4 * DAY < left <= 5 * DAY
-    room.clock.advance(4 * DAY)
-    assert cursor(room) == 7
+    assert 10 * DAY < left <= 11 * DAY
+    room.clock.advance(10 * DAY)
     move(room, 8)
-    room.clock.advance(4 * DAY)
+    room.clock.advance(10 * DAY)
     assert cursor(room) == 8
-    room.clock.advance(2 * DAY)
+    room.clock.advance(11 * DAY)
     assert cursor(room) == 0
 
 
-def test_without_a_limit_of_age_a_cursor_stays(room):
+def test_to_be_read_is_to_be_used_and_costs_few_writes():
+    room = Room(cursor_seconds=10 * DAY)
+    move(room, 7)
+    counted = writes(room)
+    for _ in range(300):
+        assert cursor(room) == 7
+        room.clock.advance(DAY / 10)
+    assert 29 <= len(counted) <= 30
+
+
+def test_reading_a_cursor_does_not_take_back_what_was_moved_meanwhile():
+    room = Room(cursor_seconds=10 * DAY)
+    move(room, 7)
+    room.clock.advance(2 * DAY)
+    get = room.store.get
+
+    def moved_behind(*args):
+        found = get(*args)
+        value_of(room.store.set("cursor", cursor_key("c", "t"), b"9"))
+        return found
+
+    room.store.get = moved_behind
+    assert cursor(room) == 7
+    room.store.get = get
+    assert cursor(room) == 9
+
+
+def test_without_a_life_a_cursor_stays(room):
     move(room, 7)
     assert value_of(room.store.get("cursor", cursor_key("c", "t"))).expires == 0.0
     room.clock.advance(10_000 * DAY)
     assert cursor(room) == 7
+
+
+def test_one_cursor_too_many_is_refused_and_those_that_are_move_on(room):
+    quota = Quota("cursors", "secret", 2)
+    for topic in ("a", "b"):
+        value_of(room.channels.move_cursor("c", topic, 1, quota))
+    with pytest.raises(RateLimited, match="limit cursors"):
+        value_of(room.channels.move_cursor("c", "t", 1, quota))
+    value_of(room.channels.move_cursor("c", "a", 2, quota))
 
 
 def writes(room):
@@ -340,7 +378,7 @@ def test_a_cursor_that_stands_there_already_costs_no_write(room):
 
 
 def test_a_cursor_that_stands_there_is_renewed_before_it_goes():
-    room = Room(kept_seconds=3 * DAY)
+    room = Room(cursor_seconds=3 * DAY)
     for _ in range(20):
         move(room, 7)
         room.clock.advance(DAY / 2)

@@ -1,7 +1,8 @@
 import pytest
 from twisted.internet.task import Clock
 
-from broker.core.deadlines import GRAIN, MAX_BUCKETS, Deadlines
+from broker.core.deadlines import BATCH, GRAIN, MAX_BUCKETS, Deadlines
+from broker.core.slices import SLICE
 from tests.support.logs import failures_of, logging
 
 
@@ -111,3 +112,39 @@ def test_stopping_forgets_everything(clock, due, deadlines):
     pass_time(clock, 1.0)
     assert due == []
     assert not clock.getDelayedCalls()
+
+
+def test_many_that_are_due_at_once_let_others_have_their_turn(clock):
+    due, turns = [], []
+
+    def expire(key):
+        due.append(key)
+        clock.rightNow += SLICE / BATCH
+
+    def other():
+        turns.append(len(due))
+        if len(due) < 3 * BATCH - 1:
+            clock.callLater(0, other)
+
+    deadlines = Deadlines(clock, expire)
+    buckets = [deadlines.add(number, 1.0) for number in range(3 * BATCH)]
+    clock.callLater(1.0, other)
+    clock.callLater(1.0, buckets[-1].pop, 3 * BATCH - 1)
+    pass_time(clock, 1.3)
+    assert due == list(range(3 * BATCH - 1))
+    assert {BATCH, 2 * BATCH} <= {*turns}
+    assert len(deadlines) == 0
+
+
+def test_what_is_dropped_while_others_are_due_is_not_due(clock):
+    due = []
+
+    def expire(key):
+        due.append(key)
+        bucket.pop("b", None)
+
+    deadlines = Deadlines(clock, expire)
+    for key in "abc":
+        bucket = deadlines.add(key, 1.0)
+    pass_time(clock, 1.1)
+    assert due == ["a", "c"]

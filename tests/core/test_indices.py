@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 from broker.config.options import Retention
 from broker.core import indices
 from broker.core.indices import DEFINITION, POSITION, ROWS, Indices, rows_log
+from broker.core.slices import SLICE, slices_of
 from broker.errors import NotFound, Unauthenticated, Unavailable
 from broker.messages import Event
 from broker.patterns import LOG_PREFIX
@@ -26,7 +27,7 @@ class Shelf:
         self.clock = Clock()
         self.store = open_store("memory:", clock=self.clock)
         self.store.startService()
-        self.indices = Indices(self.store, **options)
+        self.indices = Indices(self.store, self.clock, **options)
         self.looked_at = []
 
     def post(self, *names, topic="t"):
@@ -211,3 +212,22 @@ def test_who_was_not_admitted_learns_nothing_of_an_index():
     peer = broker.attach("test", "")
     with pytest.raises(Unauthenticated):
         value_of(Deferred.fromCoroutine(peer.read_index("i", "a", lambda event, field: None)))
+
+
+def test_an_index_is_brought_up_to_date_and_read_in_slices(shelf):
+    clock = shelf.clock
+    shelf.indices = Indices(shelf.store, clock=clock)
+    extract = shelf.extract
+
+    def slowly(event, field):
+        clock.rightNow += SLICE
+        return extract(event, field)
+
+    shelf.extract = slowly
+    shelf.post(*"abab")
+    reading = shelf.start("a")
+    assert shelf.looked_at == [1]
+    clock.pump([0] * 5)
+    assert shelf.looked_at == [1, 2, 3, 4]
+    assert [event.id for event in value_of(reading).events] == [3, 1]
+    assert slices_of(clock).pauses >= 3

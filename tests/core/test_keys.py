@@ -16,7 +16,8 @@ from broker.access.permissions import Permissions, Rule
 from broker.access.principals import Access
 from broker.buses import open_bus
 from broker.buses.local import LocalBus
-from broker.core.keys import ENTRIES_PER_READ, MAX_SLICE, YIELD_AFTER, Keys, merge
+from broker.core.keys import BYTES_PER_READ, ENTRIES_PER_READ, MAX_LATE, MAX_PREDICATES, Keys, merge
+from broker.core.slices import SLICE, slices_of
 from broker.errors import Conflict, Denied, Invalid, TooLarge, Unauthenticated, Unavailable
 from broker.messages import MAX_TIME, Entry
 from broker.testing import make_broker, value_of
@@ -25,9 +26,13 @@ from broker.testing import make_broker, value_of
 @attrs.define(eq=False)
 class Watcher:
     heard: list = attrs.field(factory=list)
+    closed: int | None = None
 
     def on_event(self, event, pattern):
         self.heard.append(event)
+
+    def disconnect(self, code, reason):
+        self.closed = code
 
     event = on_event
 
@@ -120,40 +125,69 @@ def test_a_range_is_read_to_its_end_in_several_steps(keys):
     assert found(keys, "l", "k", 10) == []
 
 
-def test_a_long_search_lets_others_have_their_turn(keys, clock):
-    for number in range(2 * YIELD_AFTER + 1):
-        keys.set(f"k{number:05}", b"v")
-    last = f"k{2 * YIELD_AFTER:05}"
-    search = Deferred.fromCoroutine(keys.range("a", "z", 10, predicate=last.__eq__))
-    assert not search.called
-    clock.advance(0)
-    assert [key for key, _ in value_of(search)] == [last]
-    given_up = Deferred.fromCoroutine(keys.range("a", "z", 10, predicate=last.__eq__))
-    given_up.addErrback(lambda failure: failure.trap(CancelledError)).cancel()
-    assert [call for call in clock.getDelayedCalls() if call.getTime() <= clock.seconds()] == []
-
-
-def test_a_search_by_a_slow_predicate_lets_others_have_their_turn_in_time(keys, clock):
-    asked = []
+def slowly(clock, asked, matching=()):
+    """Return a predicate that takes as long as a slice."""
 
     def predicate(key):
         asked.append(key)
-        clock.rightNow += MAX_SLICE  # what it takes
-        return False
+        clock.rightNow += SLICE
+        return key in matching
 
-    for number in range(5):
-        keys.set(f"k{number}", b"v")
-    search = Deferred.fromCoroutine(keys.range("a", "z", 10, predicate=predicate))
+    return predicate
+
+
+def turns_between(clock, asked, upto):
+    """Return how many predicates were asked each time that other work got its turn."""
     turns = []
 
     def other():
         turns.append(len(asked))
-        if not search.called:
+        if len(asked) < upto:
             clock.callLater(0, other)
 
-    clock.callLater(0, other)
-    clock.advance(0)
-    assert (value_of(search), turns) == ([], [2, 3, 4, 5])
+    other()
+    clock.pump([0] * upto)
+    return turns
+
+
+def test_a_search_lets_others_have_their_turn_in_time(keys, clock):
+    for number in range(5):
+        keys.set(f"k{number}", b"v")
+    asked = []
+    search = Deferred.fromCoroutine(keys.range("a", "z", 10, predicate=slowly(clock, asked)))
+    assert turns_between(clock, asked, 5) == [1, 2, 3, 4, 5]
+    assert value_of(search) == []
+
+
+def test_many_searches_share_the_time_of_one(keys, clock):
+    keys.set("k0", b"v")
+    keys.set("k1", b"v")
+    asked = []
+    searches = [Deferred.fromCoroutine(keys.range("a", "z", 9, predicate=slowly(clock, asked))) for _ in range(20)]
+    assert turns_between(clock, asked, 40) == list(range(20, 41))
+    assert [value_of(search) for search in searches] == [[]] * 20
+
+
+def test_a_search_that_is_given_up_leaves_nothing_behind(keys, clock):
+    keys.set("k0", b"v")
+    keys.set("k1", b"v")
+    search = Deferred.fromCoroutine(keys.range("a", "z", 10, predicate=slowly(clock, [])))
+    search.addErrback(lambda failure: failure.trap(CancelledError)).cancel()
+    assert [call for call in clock.getDelayedCalls() if call.getTime() <= clock.seconds()] == []
+
+
+def test_large_values_are_read_few_at_once(keys, broker, monkeypatch):
+    for number in range(6):
+        keys.set(f"k{number}", b"v" * (BYTES_PER_READ // 2))
+    read, sizes = broker.store.range, []
+
+    def counting(*args):
+        entries = read(*args)
+        return entries.addCallback(lambda found: sizes.append(len(found)) or found)
+
+    monkeypatch.setattr(broker.store, "range", counting)
+    assert len(found(keys, "a", "z", 10)) == 6
+    assert sizes == [2, 2, 2, 0]
 
 
 def test_a_range_ends_when_it_has_enough_but_not_before_the_second(keys):
@@ -227,6 +261,76 @@ def test_one_question_serves_all_who_share_it(keys):
     keys.watch(Watcher(), lambda key: False)
     keys.set("k", b"v")
     assert asked == ["k"]
+
+
+def test_patterns_are_watched_beside_each_other(keys):
+    watcher = Watcher()
+    for pattern in ("a.*", "a.b", "a.b", "c.>"):
+        keys.watch_pattern(watcher, pattern)
+    keys.watch_pattern(watcher, "d.*", lambda key: key != "d.secret")
+    for key in ("a.b", "a", "c.d.e", "d.secret", "d.open"):
+        keys.set(key, b"v")
+    keys.unwatch_pattern(watcher, "a.*")
+    keys.unwatch_pattern(watcher, "never")
+    keys.set("a.c", b"v")
+    assert watcher.changes == [("kv/a.b", "set"), ("kv/c.d.e", "set"), ("kv/d.open", "set")]
+    keys.leave(watcher)
+    assert keys._patterns.count == 0
+    assert keys._patterns_of == {}
+
+
+def test_a_change_that_nobody_watches_asks_no_pattern_of_another_branch(keys):
+    for client in range(5):
+        watcher = Watcher()
+        for number in range(100):
+            keys.watch_pattern(watcher, f"a.*.b{number}.c{client}")
+    before = keys._patterns.visited
+    keys.set("a.q.zz", b"v")
+    keys.set("a.q.zz", b"v")
+    assert keys._patterns.visited - before == 3  # the root, a, *
+
+
+def test_many_slow_predicates_let_others_have_their_turn(keys, clock):
+    fast, slow, asked = Watcher(), [Watcher() for _ in range(MAX_PREDICATES + 1)], []
+    for watcher in slow:
+        keys.watch(watcher, slowly(clock, asked, ("k", "l")))
+    keys.watch(fast, None, ["k", "l"])
+    keys.set("k", b"v")
+    keys.set("l", b"v")
+    both = 2 * len(slow)
+    assert turns_between(clock, asked, both) == list(range(1, both + 1))
+    clock.pump([0] * 3)
+    for watcher in (fast, *slow):
+        assert watcher.changes == [("kv/k", "set"), ("kv/l", "set")]
+    assert not keys._late
+
+
+def test_the_slowest_predicate_is_dropped_when_too_many_changes_wait_for_it(keys, clock):
+    slow, others = Watcher(), [Watcher() for _ in range(MAX_PREDICATES)]
+    keys.watch(slow, slowly(clock, []))
+    for index, watcher in enumerate(others):
+        keys.watch(watcher, lambda key, index=index: True)
+    for _ in range(MAX_LATE + 2):
+        keys.set("k", b"v")
+    clock.pump([0] * 5)
+    assert slow.closed == 1013
+    assert [len(watcher.changes) for watcher in others] == [MAX_LATE + 2] * MAX_PREDICATES
+
+
+def test_expired_keys_are_announced_in_slices(keys, clock, monkeypatch):
+    watcher = Watcher()
+    keys.watch_pattern(watcher, ">", slowly(clock, [], ("k0", "k1", "k2")))
+    for number in range(3):
+        value_of(keys.set(f"k{number}", b"v", expires=clock.seconds() + 1))
+    watcher.heard.clear()
+    clock.rightNow += 2
+    before = slices_of(clock).pauses
+    done = Deferred.fromCoroutine(keys.expire())
+    assert not done.called
+    clock.pump([0] * 3)
+    assert value_of(done) == 3
+    assert slices_of(clock).pauses - before == 2
+    assert watcher.changes == [(f"kv/k{number}", "expired") for number in range(3)]
 
 
 def test_watching_again_takes_the_place_of_before(keys):

@@ -8,20 +8,30 @@ from twisted.internet.task import Clock
 
 from broker.core.mailboxes import Mailboxes
 from broker.errors import Unavailable
+from broker.messages import Quota
 from broker.stores import open_store
 from broker.testing import value_of
 
+LIFE = 100.0  # seconds
+
 
 @pytest.fixture
-def store():
-    store = open_store("memory:", clock=Clock())
+def clock():
+    clock = Clock()
+    clock.advance(1_000_000_000)
+    return clock
+
+
+@pytest.fixture
+def store(clock):
+    store = open_store("memory:", clock=clock)
     store.startService()
     return store
 
 
 @pytest.fixture
-def mailboxes(store):
-    return Mailboxes(store, {"configured"}.__contains__)
+def mailboxes(store, clock):
+    return Mailboxes(store, {"configured"}.__contains__, clock, LIFE)
 
 
 def has(mailboxes, client):
@@ -38,18 +48,44 @@ def test_an_identity_of_the_configuration_has_one(mailboxes):
     assert has(mailboxes, "configured")
 
 
-def test_the_store_knows_those_of_a_former_run(mailboxes, store):
+def test_the_store_knows_those_of_a_former_run(mailboxes, store, clock):
     mailboxes.open("ann")
-    assert has(Mailboxes(store, lambda _: False), "ann")
+    assert has(Mailboxes(store, lambda _: False, clock, LIFE), "ann")
 
 
 def test_one_that_could_not_be_stored_is_tried_again(mailboxes, store, monkeypatch):
-    monkeypatch.setattr(store, "set", lambda *words: fail(Unavailable("store")))
+    monkeypatch.setattr(store, "set", lambda *words, **named: fail(Unavailable("store")))
     mailboxes.open("ann")
     monkeypatch.undo()
     assert not has(mailboxes, "ann")
     mailboxes.open("ann")
     assert has(mailboxes, "ann")
+
+
+def test_one_that_is_not_used_ends(mailboxes, clock):
+    mailboxes.open("ann")
+    clock.advance(LIFE)
+    assert has(mailboxes, "ann")
+    clock.advance(LIFE / 10)
+    assert not has(mailboxes, "ann")
+
+
+def test_one_that_is_used_lives_on_and_that_costs_few_writes(mailboxes, store, clock):
+    writes = []
+    set_ = store.set
+    store.set = lambda *words, **named: writes.append(words) or set_(*words, **named)
+    for _ in range(300):
+        mailboxes.open("ann")
+        clock.advance(1.0)
+    assert has(mailboxes, "ann")
+    assert len(writes) == 30
+
+
+def test_one_too_many_is_not_kept_and_the_others_are(mailboxes):
+    for client in ("ann", "bob", "ann"):
+        mailboxes.open(client, Quota("clients", "secret", 1))
+    assert has(mailboxes, "ann")
+    assert not has(mailboxes, "bob")
 
 
 def test_a_wiped_store_gets_them_again(mailboxes, store):

@@ -10,7 +10,7 @@ from broker.access.permissions import Permissions, Rule
 from broker.access.principals import Access
 from broker.core.memberships import CONTROL
 from broker.errors import Denied, Gone, RateLimited, Unauthenticated, Unavailable
-from broker.messages import Event
+from broker.messages import Entry, Event
 from broker.testing import make_broker, value_of
 
 
@@ -234,7 +234,7 @@ def test_a_session_that_goes_while_it_comes_leaves_nothing_behind(broker):
     peer = attach(broker)
     coming = Deferred.fromCoroutine(peer.become("ann"))
     peer.close()
-    waiting.callback([("8:test:anna", None)])
+    waiting.callback([("8:test:anna", Entry(b"", 1))])
     with pytest.raises(Gone):
         value_of(coming)
     assert (len(broker.memberships), len(broker.topics)) == (0, 0)

@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from broker.access.permissions import Permissions, Rule
 from broker.access.principals import Access
 from broker.core.owners import CLIENT_ID, DAY, INDEX, MEMBER, SERVICE_NAME, SPACE, Owners
-from broker.errors import Conflict, Denied, Invalid, Unavailable
+from broker.errors import Conflict, Denied, Invalid, RateLimited, Unavailable
 from broker.messages import Identity
 from broker.patterns import pair_key
 from broker.stores.memory import MemoryStore
@@ -272,6 +272,28 @@ def test_a_claim_lives_as_long_as_what_it_owns_from_its_last_use_on():
     node.clock.advance(11 * DAY)
     node.owners.sweep()
     assert node.may(BOB, "phone")
+
+
+def test_a_claim_lives_on_by_what_others_do_with_what_it_owns():
+    node = Node(lives={INDEX: 7 * DAY})
+    value_of(node.owners.extend(INDEX, "by-type"))
+    node.claim(ANN, "by-type", INDEX)
+    for _ in range(20):
+        node.clock.advance(DAY)
+        node.owners.sweep()
+        value_of(node.owners.extend(INDEX, "by-type"))
+    assert not node.may(BOB, "by-type", INDEX)
+
+
+def test_a_principal_owns_so_many_ids():
+    node = Node(limit=2)
+    for id in ("a", "b", "a"):
+        node.claim(ANN, id)
+    with pytest.raises(RateLimited):
+        node.claim(ANN, "c")
+    node.claim(BOB, "c")
+    node.owners.claim_name(ANN)
+    assert not node.may(BOB, "ann")
 
 
 def test_use_of_an_id_costs_a_write_a_day_at_most():

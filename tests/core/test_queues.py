@@ -195,8 +195,8 @@ class SlowStore:
     def __getattr__(self, name):
         return getattr(self._store, name)
 
-    def append(self, log, event):
-        stored = value_of(self._store.append(log, event))
+    def append(self, log, event, quota=None):
+        stored = value_of(self._store.append(log, event, quota))
         answer = Deferred()
         self.waiting.append(lambda: answer.callback(stored))
         return answer

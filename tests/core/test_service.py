@@ -169,10 +169,10 @@ def test_presence_is_an_event():
     assert json.loads(watcher.session.heard[0][0].body) == {"id": "ann", "session": ann.id}
 
 
-def test_ready_gives_every_reason(clock):
+def test_ready_gives_every_reason(clock, monkeypatch):
     broker = make_broker(clock)
     assert broker.ready() == []
-    broker.store.ready = "disk full"
+    monkeypatch.setattr(type(broker.store), "ready", "disk full")
     broker.drain()
     assert broker.ready() == ["disk full", "draining"]
     broker.stopService()
@@ -304,7 +304,14 @@ def test_gauges_count_what_there_is(clock):
     ann.call("ref", Request("", "p", "", "", b"[]"))
     poll = ensureDeferred(ann.poll("news", 0, 10, 5.0))
     gauges = {name: read() for name, (_, read) in broker.metrics.gauges.items()}
-    assert gauges == {"calls_pending": 1, "polls_waiting": 1, "topics": 2, "services": 3, "sessions": 1}
+    assert gauges == {
+        "calls_pending": 1,
+        "polls_waiting": 1,
+        "topics": 2,
+        "services": 3,
+        "sessions": 1,
+        "store_bytes": 0,
+    }
     poll.addErrback(lambda failure: failure.trap(CancelledError)).cancel()
 
 

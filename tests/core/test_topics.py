@@ -107,7 +107,7 @@ def test_patterns_leave_the_tree_one_by_one(topics):
     assert sorted(ann.heard) == [("a.b", "a.>"), ("a.b.c", "a.*.c"), ("a.b.c", "a.>")]
     for pattern in ("a.*.c", "a.>"):
         topics.unsubscribe(ann, pattern)
-    assert topics._root.children == {}
+    assert topics._patterns._root.children == {}
 
 
 def test_listeners_may_come_and_go_while_an_event_is_delivered(topics):

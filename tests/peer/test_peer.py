@@ -9,16 +9,20 @@ from zope.interface.verify import verifyObject
 
 from broker.access.permissions import Grants, Permissions, Rule
 from broker.access.principals import Access
+from broker.core.slices import slices_of
 from broker.errors import BrokerError, Denied, Gone, Invalid, NotFound, RateLimited, Taken, Unauthenticated, Unavailable
 from broker.interfaces import IPeer
 from broker.messages import Event, Request
 from broker.patterns import CONTROL_PREFIX
 from broker.peer import Peer
+from broker.peer.calls import NAMES_PER_LOOK
 from broker.testing import make_broker, value_of
 from tests.support.peers import Session, attach, call, closings_of, perform
 
 # What the core calls; a dialect does not.
-CALLED_BY_THE_CORE = {"on_event", "on_reply", "on_request", "post_mail", "probe", "lives", "may_be", "keep_ids"}
+CALLED_BY_THE_CORE = {
+    "on_event", "on_reply", "on_request", "post_mail", "probe", "lives", "may_be", "keep_ids", "keep_mailbox",
+}  # fmt: skip
 
 
 def test_a_peer_provides_its_interface(broker):
@@ -656,8 +660,56 @@ def test_client_that_becomes_another_leaves_no_mailbox_open(clock):
 
 
 def test_client_that_could_not_be_remembered_is_when_it_comes_again(broker, monkeypatch):
-    monkeypatch.setattr(broker.store, "set", lambda *words: fail(Unavailable("store")))
+    monkeypatch.setattr(broker.store, "set", lambda *words, **named: fail(Unavailable("store")))
     attach(broker, "ann").close()
     monkeypatch.undo()
     attach(broker, "ann").close()
     assert value_of(broker.store.get("client", "ann")) is not None
+
+
+def test_the_patterns_of_a_peer_have_few_tokens_on_the_average(clock):
+    peer = attach(make_broker(clock, max_subscriptions=2))
+    peer.subscribe("*." + ".".join("a" * 14))
+    with pytest.raises(RateLimited):
+        peer.subscribe("*." + ".".join("b" * 8))
+    assert len(peer.subscriptions) == 1
+    peer.subscribe("*.b")
+
+
+def test_procedures_that_match_are_found_in_slices(broker, clock):
+    peers = [attach(broker) for _ in range(3)]
+    for number, peer in enumerate(peers):
+        perform(peer, *(f"m{number}.{index:03}" for index in range(NAMES_PER_LOOK)))
+    slices = slices_of(clock)
+    slices.begin()
+    clock.rightNow += 1
+    search = Deferred.fromCoroutine(peers[0].matching_procedures("m2.*"))
+    assert not search.called
+    slices.finish()
+    clock.pump([0] * 4)
+    assert value_of(search) == [f"m2.{index:03}" for index in range(NAMES_PER_LOOK)]
+    first = Deferred.fromCoroutine(peers[0].matching_procedures(">", 2))
+    assert value_of(first) == ["m0.000", "m0.001"]
+    with pytest.raises(Invalid):
+        value_of(Deferred.fromCoroutine(peers[0].matching_procedures("a..*")))
+
+
+def test_what_a_peer_watches_ends_with_it(broker):
+    ann, bob = attach(broker), attach(broker)
+    ann.watch_pattern("a.*")
+    ann.watch_pattern("a.*")
+    bob.set("a.b", b"1")
+    ann.unwatch_pattern("a.*")
+    ann.watch_pattern("b.>")
+    assert [event.topic for event, _ in ann.session.heard] == ["kv/a.b"]
+    ann.close()
+    assert broker.keys._patterns.count == 0
+
+
+def test_a_watch_shows_what_may_be_subscribed_to(broker):
+    ann = attach(broker)
+    ann.identity = attrs.evolve(ann.identity, grants=Grants({"subscribe": Rule(("kv/open.*",))}))
+    ann.watch_pattern(">")
+    for key in ("open.a", "secret.a"):
+        attach(broker).set(key, b"1")
+    assert [event.topic for event, _ in ann.session.heard] == ["kv/open.a"]

@@ -480,3 +480,11 @@ def test_any_text_of_signs_is_a_pattern_or_refused(text):
         to_re2(widened(text))
     except (NotRegex, Unsupported):
         pass
+
+
+def test_a_key_that_would_take_too_long_is_none_that_matches():
+    allows = access_pattern("([ab]{1,20}a){12}c")
+    assert allows("ab" * 100 + "aaac") or not allows("ab" * 100)
+    longest = max(length for length in range(1024) if access_pattern("^a*(b{1,100}){3}a*$")("a" * length + "bbb"))
+    assert longest < 1023
+    assert access_pattern("^a*$")("a" * 1024)

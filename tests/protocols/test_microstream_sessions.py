@@ -7,13 +7,14 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
+from broker.core.slices import SLICE, slices_of
 from broker.errors import NotFound, Refused
 from broker.messages import Event, HttpRequest, Mail, Reply, Request
 from broker.testing import FakeLink, make_broker, value_of
-from protocols.microstream.engineio import Times
+from protocols.microstream.engineio import MAX_PACKETS, Times
 from protocols.microstream.server import Server
 from protocols.microstream.sessions import Session
 
@@ -249,3 +250,56 @@ def test_no_sequence_leaves_anything_behind(steps):
             sessions.request(step.upper(), query, data)
     sessions.stop()
     assert all(link.closed for link, _ in links)
+
+
+# Many packets
+
+
+class Slow(Session):
+    """Takes a slice for each message."""
+
+    def on_message(self, data, binary):
+        self.context.clock.rightNow += SLICE  # type: ignore[attr-defined]
+        self.send([(data, binary)])
+
+
+@pytest.fixture
+def slow():
+    sessions = Sessions()
+    sessions.server = Server(Slow, sessions.clock)
+    yield sessions
+    sessions.stop()
+
+
+def test_the_packets_of_a_post_are_handled_in_slices(slow):
+    query, _ = slow.polling()
+    posted = slow.request("POST", query, b"\x1e".join(b"4%d" % number for number in range(4)))
+    assert not posted.called
+    slow.clock.pump([0] * 4)
+    assert value_of(posted).body == b"ok"
+    assert slices_of(slow.clock).pauses == 3
+    assert value_of(slow.request("GET", query)).body == b"40\x1e41\x1e42\x1e43"
+
+
+def test_a_post_whose_client_goes_takes_effect(slow):
+    query, _ = slow.polling()
+    posted = slow.request("POST", query, b"40\x1e41")
+    posted.addErrback(lambda failure: failure.trap(CancelledError)).cancel()
+    slow.clock.pump([0] * 2)
+    assert value_of(slow.request("GET", query)).body == b"40\x1e41"
+
+
+def test_a_second_post_meanwhile_ends_the_session(slow):
+    query, session = slow.polling()
+    first = slow.request("POST", query, b"40\x1e41\x1e42")
+    assert value_of(slow.request("POST", query, b"43")).status == 400
+    assert session.ended
+    slow.clock.pump([0] * 3)
+    assert value_of(first).body == b"ok"
+
+
+def test_more_packets_than_can_be_read_in_time_end_the_session(slow):
+    query, session = slow.polling()
+    assert value_of(slow.request("POST", query, b"\x1e".join([b"6"] * MAX_PACKETS))).status == 200
+    assert value_of(slow.request("POST", query, b"\x1e".join([b"6"] * (MAX_PACKETS + 1)))).status == 413
+    assert session.ended

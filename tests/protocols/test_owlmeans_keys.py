@@ -6,6 +6,7 @@ import pytest
 from twisted.internet.defer import Deferred, fail
 
 from broker.errors import Unavailable
+from protocols.owlmeans.methods import MAX_NAMES
 from tests.protocols.owlmeans_emulator import Failed, Room
 
 
@@ -244,3 +245,22 @@ def test_failed_second_snapshot_ends_no_watch(room, monkeypatch):
     assert failure(room, alice, "broker.watch", "k") == "SocketError: socket:internal"
     room.ask(alice, "broker.set", "k", "v")
     assert len(alice.client.of("event")) == 1
+
+
+@pytest.mark.parametrize("method", ["subscribe", "unsubscribe", "register", "unregister"])
+def test_lists_of_names_have_a_limit(room, method):
+    alice = room.join("alice")
+    names = [f"n{number}" for number in range(MAX_NAMES + 1)]
+    assert failure(room, alice, f"broker.{method}", names) == "SocketErrorMessage: socket:message:limit:names"
+    room.ask(alice, f"broker.{method}", names[1:])
+
+
+def test_a_change_is_compared_with_few_of_many_watched_patterns(room):
+    alice, bob = room.join("alice"), room.join("bob")
+    for number in range(50):
+        room.ask(alice, "broker.watch", f"a.*.b{number}")
+    before = room.broker.keys._patterns.visited
+    room.ask(bob, "broker.set", "a.q.b7", "v")
+    room.ask(bob, "broker.set", "a.q.c", "v")
+    assert [event["event"] for event in alice.client.of("event")] == ["kv/a.*.b7"]
+    assert room.broker.keys._patterns.visited - before == 6

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from protocols.microstream.engineio import ProtocolError
 from protocols.microstream.socketio import (
+    MAX_PARTS,
     Ack,
     Connect,
     Connection,
@@ -280,3 +281,15 @@ def test_what_is_sent_is_received(value, id, namespace):
     ((packet, _),) = event_packets(namespace, b'["x",%b]' % text, id=id)
     event = connection.receive(packet, False)
     assert (event.namespace, event.id, texts(event.args)) == (namespace, id, [text])
+
+
+def test_json_with_attachments_has_so_many_parts_and_no_more():
+    connection = Connection()
+    connection.accept("/", "sid")
+    words = b'"' + b"," * MAX_PARTS + b'"'
+    many = b"[" + b",".join([b"1"] * MAX_PARTS) + b"]"
+    assert connection.receive(b'51-["x",' + words + b"]", False) is None
+    assert connection.receive(b"1", True).attachments == (b"1",)
+    assert connection.receive(b'51-["x",' + many + b"]", False) is None
+    with pytest.raises(ProtocolError, match="complex"):
+        connection.receive(b"1", True)

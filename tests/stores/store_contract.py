@@ -7,23 +7,31 @@ to make one.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults, maybeDeferred
 from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
-from broker.errors import Conflict, Invalid, Unavailable
+from broker.errors import Conflict, Invalid, RateLimited, Unavailable
 from broker.interfaces import IStore
-from broker.messages import Entry, Event
+from broker.messages import Entry, Event, Quota
+from broker.stores import redis as redis_store
+from broker.stores.room import ESSENTIAL_SPACES, floor_group
+from tests.support.eventually import TIMEOUT, pause
 
 NOW = 1_700_000_000.0  # seconds since the epoch
 HOUR = 3600.0
 
 MakeStore = Callable[[], IStore]
+MakeFull = Callable[[], Awaitable[IStore]]
+
+LIMIT = 4 << 20  # bytes of a store that is to be filled
 
 # A log may have any name but the empty one; everything else may be any string.
 NAMES = ["plain", "nul\x00inside", "ä", "\uffff", "😀", "half \ud83d", "users/v1:add", "%", "x" * 5000]
@@ -67,6 +75,29 @@ class StoreContract:
     @pytest.fixture
     def make(self, clock: Clock) -> MakeStore:
         """Return a function that makes a store, not yet started, on the same data each time."""
+        raise AssertionError("the module of tests says how")
+
+    @pytest.fixture
+    def make_full(
+        self, clock: Clock, make_limited: Callable[[int], IStore], monkeypatch: pytest.MonkeyPatch
+    ) -> MakeFull:
+        """Return a function that starts a store with a small and a large key, which fill it."""
+        monkeypatch.setattr(redis_store, "MEASURE_INTERVAL", 0.05)
+
+        async def full() -> IStore:
+            store = make_limited(LIMIT)
+            store.startService()
+            await store.head("")
+            await store.set("s", "small", b"")
+            await store.set("s", "large", b"x" * LIMIT)
+            await self.until_ready(store, False)
+            return store
+
+        return full
+
+    @pytest.fixture
+    def make_limited(self, clock: Clock) -> Callable[[int], IStore]:
+        """Return a function that makes a store of at most so many bytes, on data of its own."""
         raise AssertionError("the module of tests says how")
 
     @pytest_twisted.async_yield_fixture
@@ -356,6 +387,44 @@ class StoreContract:
         assert (await store.append("log", event())).id == 4
 
     @pytest_twisted.ensureDeferred
+    async def test_a_log_without_events_is_forgotten_by_sweeping(self, store: IStore) -> None:
+        await fill(store, "t/old", 3)
+        await fill(store, "t/trimmed", 2)
+        await fill(store, "t/young", 1, time=NOW + 5)
+        await fill(store, "other", 1)
+        await store.trim("t/trimmed", 2)
+        await self.sweep_twice(store, "t/", NOW + 1)
+        assert await store.logs("", "", 9) == ["other", "t/young"]
+        assert [await store.read(log, 0, 9) for log in ("t/old", "t/trimmed")] == [[], []]
+
+    async def sweep_twice(self, store: IStore, prefix: str = "", before: float = 0) -> None:
+        """Sweep, and sweep again when what the first has hidden was deleted."""
+        await store.sweep(prefix, before, 0)
+        await gatherResults([store.set("space", "key", b"") for _ in range(2)])
+        await store.sweep(prefix, before, 0)
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_forgotten_log_never_gives_an_id_twice(self, store: IStore) -> None:
+        for name in NAMES:
+            await fill(store, name, 3)
+        await self.sweep_twice(store, before=NOW + 1)
+        assert await store.logs("", "", 99) == []
+        for name in NAMES:
+            head = await store.head(name)
+            assert head >= 3
+            assert (await store.append(name, event())).id == await store.head(name) == head + 1
+            assert ids(await store.read(name, 3, 9)) == ids(await store.latest(name, 9)) == [head + 1]
+
+    @pytest_twisted.ensureDeferred
+    async def test_what_remains_of_forgotten_logs_is_bounded(self, store: IStore) -> None:
+        # All names of one group: whichever was forgotten with the greatest id, a new one begins above it.
+        names = [name for number in range(40000) if floor_group(name := f"log{number}") == "000"][:4]
+        for count, name in enumerate(names[:3], 1):
+            await fill(store, name, count)
+        await self.sweep_twice(store, before=NOW + 1)
+        assert (await store.append(names[3], event())).id == 4
+
+    @pytest_twisted.ensureDeferred
     async def test_sweep_takes_keys_that_expired_an_hour_ago(self, store: IStore, clock: Clock) -> None:
         await store.set("a", "old", b"", expires=NOW + 1)
         await store.set("b", "young", b"", expires=NOW + HOUR)
@@ -376,6 +445,123 @@ class StoreContract:
         assert await store.logs("c", "", 9) == []
         assert await store.logs("", "", 0) == await store.logs("", "", -1) == []
 
+    # A full store.
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_full_store_refuses_what_makes_it_larger_and_recovers(self, make_full: MakeFull) -> None:
+        store = await make_full()
+        for _ in range(2):
+            await self.assert_full(store)
+            await store.delete("s", "large")
+            await self.until_ready(store, True)
+            await store.append("log", event())
+            await store.set("s", "large", b"x" * LIMIT)
+            await self.until_ready(store, False)
+        await maybeDeferred(store.stopService)
+
+    async def until_ready(self, store: IStore, ready: bool) -> None:
+        """Wait until *store* has noticed how full it is, while it is used as the daemon uses it."""
+        end = reactor.seconds() + TIMEOUT
+        while (store.ready == "") != ready:
+            assert reactor.seconds() < end, store.ready
+            await store.expired("s", 9)
+            await pause(0.01)
+
+    async def assert_full(self, store: IStore) -> None:
+        """Check what a full store refuses, and what it does all the same, on the keys of ``make_full``."""
+        assert re.fullmatch(r"The store is full: \d+ of \d+ bytes are used \(TXBROKER_MAX_STORE_BYTES\)\.", store.ready)
+        for refused in (
+            lambda: store.append("log", event()),
+            lambda: store.set("s", "new", b""),
+            lambda: store.set("s", "small", b"x" * 100),
+            lambda: store.patch("s", "new", b"x" * 100, join),
+            lambda: store.increment("s", "new", b"1"),
+        ):
+            with pytest.raises(Unavailable, match=r"The store is full: "):
+                await refused()
+        assert (await store.set("s", "small", b"x" * 64)).value == b"x" * 64
+        assert (await store.set("s", "large", b"y" * LIMIT)).value == b"y" * LIMIT
+        for space in ESSENTIAL_SPACES:
+            await store.set(space, "new", b"1")
+        assert await store.head("log") == len(await store.read("log", 0, 9))
+        await store.trim("log", 1)
+        await store.sweep("", 0, 0)
+        assert await store.expired("s", 9) == []
+
+    # Quotas.
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_quota_bounds_what_is_created_and_not_what_is_changed(self, store: IStore) -> None:
+        quota = Quota("keys", "ann", 2)
+        await store.set("s", "a", b"1", quota=quota)
+        await store.increment("s", "b", b"1", quota=quota)
+        for create in (
+            lambda: store.set("s", "c", b"1", quota=quota),
+            lambda: store.set("t", "a", b"1", quota=quota),
+            lambda: store.patch("s", "c", b"1", join, quota=quota),
+            lambda: store.increment("s", "c", b"1", quota=quota),
+            lambda: store.increment("s", "c", b"1.5", quota=quota),
+        ):
+            with pytest.raises(RateLimited, match="limit keys"):
+                await create()
+        assert await store.get("s", "c") is None
+        assert (await store.set("s", "a", b"2", quota=quota)).revision == 2
+        assert (await store.patch("s", "a", b"2", join, quota=quota)).revision == 3
+        assert (await store.increment("s", "b", b"1", quota=quota)).revision == 2
+
+    @pytest_twisted.ensureDeferred
+    async def test_each_owner_and_each_kind_has_a_quota_of_its_own(self, store: IStore) -> None:
+        for number, quota in enumerate([Quota("keys", "ann", 1), Quota("keys", "bob", 1), Quota("other", "ann", 1)]):
+            await store.set("s", f"{number}", b"", quota=quota)
+            with pytest.raises(RateLimited):
+                await store.set("s", "more", b"", quota=quota)
+        await store.set("s", "more", b"")
+        await store.set("s", "and more", b"", quota=Quota("keys", "ann", 0))
+
+    @pytest_twisted.ensureDeferred
+    async def test_what_was_removed_counts_no_more_whoever_has_removed_it(self, store: IStore, clock: Clock) -> None:
+        quota = Quota("keys", "ann", 3)
+        await store.set("s", "deleted", b"", quota=quota)
+        await store.set("s", "expired", b"", expires=NOW + 1, quota=quota)
+        await store.set("t", "swept", b"", expires=NOW + 1, quota=quota)
+        await store.delete("s", "deleted")
+        clock.advance(HOUR + 1)
+        assert await store.expired("s", 9) == ["expired"]
+        await store.sweep("", 0, 0)
+        for number in range(3):
+            await store.set("u", f"{number}", b"", quota=quota)
+        with pytest.raises(RateLimited):
+            await store.set("u", "more", b"", quota=quota)
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_key_that_has_expired_can_be_made_again_by_its_owner_or_another(
+        self, store: IStore, clock: Clock
+    ) -> None:
+        ann, bob = Quota("keys", "ann", 1), Quota("keys", "bob", 1)
+        await store.set("s", "k", b"", expires=NOW + 1, quota=ann)
+        clock.advance(2)
+        assert (await store.set("s", "k", b"", expires=NOW + 3, quota=ann)).revision == 1
+        clock.advance(2)
+        assert (await store.set("s", "k", b"", quota=bob)).revision == 1
+        await store.set("s", "of ann", b"", quota=ann)
+        with pytest.raises(RateLimited):
+            await store.set("s", "of bob", b"", quota=bob)
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_quota_bounds_the_logs_that_are_begun(self, store: IStore) -> None:
+        quota = Quota("channels", "ann \ud83d", 2)
+        for _ in range(2):
+            for log in ("a", "b"):
+                await store.append(log, event(), quota)
+        with pytest.raises(RateLimited, match="limit channels"):
+            await store.append("c", event(), quota)
+        assert await store.logs("", "", 9) == ["a", "b"]
+        await store.trim("a", 9)
+        await self.sweep_twice(store)
+        assert (await store.append("c", event(), quota)).id == 1
+        with pytest.raises(RateLimited):
+            await store.append("a", event(), quota)
+
     # Keys.
 
     @pytest_twisted.ensureDeferred
@@ -390,6 +576,13 @@ class StoreContract:
         assert await store.get("s", "k") == Entry(b"5", 5)
 
     @pytest_twisted.ensureDeferred
+    async def test_range_stops_behind_so_many_bytes(self, store: IStore) -> None:
+        for key in "abc":
+            await store.set("s", key, b"x" * 100)
+        for max_bytes, count in ((0, 3), (1, 1), (100, 1), (150, 2), (1000, 3)):
+            assert [key for key, _ in await store.range("s", "", "~", 9, max_bytes)] == list("abc"[:count])
+        assert [key for key, _ in await store.range("s", "b", "~", 9, 1)] == ["b"]
+
     @pytest.mark.parametrize("value", [b"", b"\x00\xff", b"text", bytes(range(256)) * 4096])
     async def test_values_come_back_byte_for_byte(self, store: IStore, value: bytes) -> None:
         await store.set("s", "k", value)
@@ -660,6 +853,21 @@ class DurableContract(StoreContract):
         assert await again.read("trimmed", 0, 9) == await again.read("swept", 0, 9) == []
         assert (await again.append("trimmed", event())).id == 4
         assert (await again.append("swept", event())).id == 4
+        await maybeDeferred(again.stopService)
+
+    @pytest_twisted.ensureDeferred
+    async def test_ends_counts_and_floors_survive(self, store: IStore, make: MakeStore, clock: Clock) -> None:
+        quota = Quota("keys", "ann", 1)
+        await store.set("s", "k", b"", expires=NOW + 5, quota=quota)
+        await fill(store, "forgotten", 3)
+        await self.sweep_twice(store, before=NOW + 1)
+        again = await self.reopen(store, make)
+        assert (await again.append("forgotten", event())).id == 4
+        with pytest.raises(RateLimited):
+            await again.set("s", "more", b"", quota=quota)
+        clock.advance(5)
+        assert await again.expired("s", 9) == ["k"]
+        await again.set("s", "more", b"", quota=quota)
         await maybeDeferred(again.stopService)
 
     @pytest_twisted.ensureDeferred

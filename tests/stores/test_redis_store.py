@@ -45,6 +45,11 @@ class TestRedisStore(DurableContract):
         prefix = f"test{next(_numbers)}:"
         return lambda: open_store(shared_redis_server.url, clock=clock, reactor=cast(Any, reactor), prefix=prefix)
 
+    @pytest.fixture
+    def make_limited(self, clock: Clock, redis_server: RedisServer) -> Callable[[int], IStore]:
+        # An empty Redis uses something already.
+        return lambda size: open_store(redis_server.url, clock=clock, reactor=cast(Any, reactor), max_bytes=size)
+
     @pytest_twisted.async_yield_fixture
     async def store(self, make: MakeStore) -> AsyncIterator[IStore]:
         store = make()

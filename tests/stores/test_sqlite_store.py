@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock
+from twisted.logger import LogLevel
+from twisted.python.failure import Failure
 
 from broker.errors import Conflict, Unavailable
-from broker.messages import Entry, Event
-from broker.stores import open_store, sqlite_file, sqlite_tables, sqlite_writer
+from broker.messages import Entry, Event, Quota
+from broker.stores import open_store, sqlite_file, sqlite_space, sqlite_tables, sqlite_writer
 from broker.stores.sqlite import SqliteStore
+from tests.support.logs import lines_of, logging
 from tests.support.store_pump import Pump
 
 NOW = 1_700_000_000.0
@@ -158,7 +161,7 @@ def test_a_file_of_a_newer_version_is_refused_and_left_alone(home: Home) -> None
         home.store()
     assert str(caught.value) == (
         f"The store {home.path} can not be opened: it was written by a newer version "
-        "(its schema is 99, the newest known here is 1)."
+        "(its schema is 99, the newest known here is 2)."
     )
     assert home.path.read_bytes() == before
 
@@ -180,7 +183,7 @@ def test_an_older_file_is_brought_up_to_date_step_by_step(home: Home, monkeypatc
     more = ("ALTER TABLE log ADD COLUMN colour TEXT", "UPDATE log SET colour = 'red'")
     monkeypatch.setattr(sqlite_file, "schema_steps", lambda: steps + more)
     again = home.store()
-    assert home.sql("PRAGMA user_version") == [(3,)]
+    assert home.sql("PRAGMA user_version") == [(len(steps) + 2,)]
     assert home.sql("SELECT colour FROM log") == [("red",)]
     assert again.epoch == store.epoch
     assert home.append(again) == 2
@@ -194,7 +197,7 @@ def test_a_step_that_fails_changes_nothing(home: Home, monkeypatch: pytest.Monke
     )
     with pytest.raises(Unavailable, match="no such table: missing"):
         home.store()
-    assert home.sql("PRAGMA user_version") == [(1,)]
+    assert home.sql("PRAGMA user_version") == [(len(steps),)]
     assert home.sql("SELECT count(*) FROM sqlite_master WHERE name = 'cake'") == [(0,)]
 
 
@@ -518,6 +521,99 @@ def test_the_thread_survives_when_even_undoing_fails(home: Home, monkeypatch: py
 # Trimming hides at once and deletes in steps.
 
 
+# Its size.
+
+
+def limited(home: Home, max_bytes: int = 0, min_free_bytes: int = 0) -> SqliteStore:
+    store = SqliteStore(
+        str(home.path), clock=home.clock, reactor=home.pump, max_bytes=max_bytes, min_free_bytes=min_free_bytes
+    )
+    store.startService()
+    home.stores.append(store)
+    return store
+
+
+def test_a_file_that_is_full_is_still_full_after_a_restart(home: Home) -> None:
+    store = home.store()
+    home.append(store, body=b"x" * 500_000)
+    home.stop(store)
+    again = limited(home, max_bytes=400_000)
+    with pytest.raises(Unavailable, match="The store is full"):
+        home.append(again)
+    assert "(TXBROKER_MAX_STORE_BYTES)" in again.ready
+    assert again.used_bytes > 400_000
+
+
+def test_it_notices_that_it_is_full_while_much_is_written_at_once(home: Home) -> None:
+    store = limited(home, max_bytes=1_000_000)
+    refused: list[Failure] = []
+    for _ in range(100):
+        home.result(store.append("log", event(b"x" * 100_000)).addErrback(refused.append))
+    assert 85 < len(refused) < 99
+    assert all(failure.check(Unavailable) for failure in refused)
+    assert home.path.stat().st_size < 1_500_000
+
+
+def test_a_disk_that_is_nearly_full_is_left_what_is_free(home: Home) -> None:
+    disk = os.statvfs(home.path.parent)
+    free = disk.f_bavail * disk.f_frsize
+    with logging(LogLevel.info) as lines:
+        store = limited(home, min_free_bytes=2 * free)
+        for _ in range(2):
+            with pytest.raises(Unavailable, match=r"bytes are free on its disk .TXBROKER_MIN_FREE_BYTES is"):
+                home.append(store)
+        store._space._min_free_bytes = 1
+        home.append(store)
+    assert [line.partition(":")[0] for line in lines_of(lines)] == ["The store is full", "The store has room again."]
+
+
+def test_a_full_store_logs_it_once_and_delivers_what_it_has(home: Home) -> None:
+    store = home.store()
+    home.append(store, body=b"x" * 100_000)
+    home.result(store.set("mail-at", "queue", b"1"))
+    home.stop(store)
+    again = limited(home, max_bytes=50_000)
+    home.result(again.expired("s", 1))
+    assert again.ready.startswith("The store is full")
+    assert home.result(again.set("mail-at", "another", b"1")).revision == 1
+    assert home.ids(again) == [1]
+
+
+def test_a_new_file_gives_back_what_was_deleted_in_steps(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_space, "FREE_PAGES_KEPT", 8)
+    store = home.store()
+    for _ in range(20):
+        home.append(store, body=b"x" * 100_000)
+    pages = home.sql("PRAGMA page_count")[0][0]
+    home.result(store.trim("log", 20))
+    steps = 0
+    while home.sql("PRAGMA page_count")[0][0] > 40 or home.sql("PRAGMA freelist_count")[0][0] > 8:
+        home.result(store.expired("s", 1))
+        home.append(store, "other")
+        steps += 1
+    assert pages > 400
+    assert steps >= (pages - 40) // sqlite_space.VACUUMED_PAGES // 2  # writers had their turn in between
+    assert home.sql("PRAGMA integrity_check") == [("ok",)]
+
+
+def test_a_file_of_before_keeps_its_pages_and_uses_them_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_space, "FREE_PAGES_KEPT", 8)
+    home.stop(home.store())
+    for statement in ("PRAGMA journal_mode = DELETE", "PRAGMA auto_vacuum = NONE; VACUUM"):
+        connection = home.other()
+        connection.executescript(statement)
+        connection.close()
+    store = home.store()
+    for _ in range(2):
+        head = home.append(store, body=b"x" * 400_000)
+        pages = home.sql("PRAGMA page_count")[0][0]
+        home.result(store.trim("log", head))
+        while home.sql("PRAGMA freelist_count")[0][0] < 90:
+            home.result(store.expired("s", 1))
+    assert home.sql("PRAGMA page_count")[0][0] <= pages + 2
+    assert store.used_bytes < 400_000 + (home.path.parent / "test.db-wal").stat().st_size
+
+
 def rows(home: Home) -> int:
     ((count,),) = home.sql("SELECT count(*) FROM event")
     return int(count)
@@ -644,3 +740,22 @@ def test_nothing_acknowledged_is_lost_when_the_process_is_killed(home: Home) -> 
             assert heads[log] == len(found) + 1
         home.stop(store)
     assert len(heads) == 4
+
+
+def test_a_file_of_version_1_keeps_what_it_has_and_counts_it_for_nobody(home: Home) -> None:
+    steps = sqlite_file.schema_steps()
+    connection = home.other()
+    connection.executescript(
+        f"{steps[0]}; PRAGMA application_id = {sqlite_file.APPLICATION_ID}; PRAGMA user_version = 1;"
+        "INSERT INTO log (name) VALUES (X'6c6f67'); INSERT INTO event VALUES (1, 1, 0, X'', X'', X'31', 0);"
+        "INSERT INTO entry VALUES ('s', X'6b', X'31', 1, 0);"
+    )
+    connection.close()
+    store = home.store()
+    quota = Quota("keys", "ann", 1)
+    assert home.ids(store) == [1]
+    assert home.append(store) == 2
+    assert home.result(store.set("s", "k", b"2", quota=quota)) == Entry(b"2", 2)
+    home.result(store.set("s", "of ann", b"", quota=quota))
+    assert home.result(store.delete("s", "k")) is True
+    assert home.sql("SELECT count FROM account") == [(1,)]

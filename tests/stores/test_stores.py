@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -13,6 +14,7 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from broker.errors import Invalid
+from broker.interfaces import IStore
 from broker.messages import Event
 from broker.stores import database_path, open_store
 from broker.stores.numbers import add
@@ -25,17 +27,30 @@ class TestMemoryStore(StoreContract):
     def make(self, clock: Clock) -> MakeStore:
         return lambda: open_store("memory:", clock=clock)
 
+    @pytest.fixture
+    def make_limited(self, clock: Clock) -> Callable[[int], IStore]:
+        return lambda size: open_store("memory:", clock=clock, max_bytes=size)
+
 
 class TestSqliteStore(DurableContract):
     @pytest.fixture
     def make(self, clock: Clock, tmp_path: Path) -> MakeStore:
         return lambda: open_store("sqlite:", clock=clock, directory=str(tmp_path))
 
+    @pytest.fixture
+    def make_limited(self, clock: Clock, tmp_path: Path) -> Callable[[int], IStore]:
+        return lambda size: open_store("sqlite:", clock=clock, directory=str(tmp_path), max_bytes=size)
+
 
 class TestSqliteStoreWithoutFsync(DurableContract):
     @pytest.fixture
     def make(self, clock: Clock, tmp_path: Path) -> MakeStore:
         return lambda: open_store("sqlite:my.db", clock=clock, directory=str(tmp_path), durability="os")
+
+    @pytest.fixture
+    def make_limited(self, clock: Clock, tmp_path: Path) -> Callable[[int], IStore]:
+        directory = str(tmp_path)
+        return lambda size: open_store("sqlite:", clock=clock, directory=directory, durability="os", max_bytes=size)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,17 @@ local function look(space, key)
   return stored, stored
 end
 
+local function admit(space, key, there, alive, quota)
+  -- Counts a key that is new; returns whether there may be one more.
+  if alive then
+    return true
+  end
+  if there then
+    uncount(space_key('owned', space), key)
+  end
+  return count(quota, space_key('owned', space), key)
+end
+
 local function put(space, key, there, entry, expires)
   -- there: what is there now, expired or not; expires: as text
   if call('HSET', space_key('keys', space), key, entry) == 1 then
@@ -44,10 +55,20 @@ local function remove(space, key)
   call('HDEL', space_key('keys', space), key)
   call('ZREM', space_key('order', space), key)
   call('ZREM', space_key('due', space), key)
+  uncount(space_key('owned', space), key)
 end
 
 local function revision_of(stored)
   return stored and (parts(stored)) or 0
+end
+
+local function fits(alive, size, small)
+  -- Whether a full store has room for a value in the place of another.
+  if not alive then
+    return false
+  end
+  local _, _, first = parts(alive)
+  return size <= math.max(small, #alive - first + 1)
 end
 
 -- space, key
@@ -56,17 +77,29 @@ verbs.get = function(at)
   return alive
 end
 
--- space, key, expected revision or "", expiry, value
+-- space, key, expected revision or "", expiry, value, quota
 -- Returns the new revision, or nil if another one was found.
 verbs.set = function(at)
-  local space, key, expires = ARGV[at], ARGV[at + 1], ARGV[at + 3]
+  local space, key, expires, value = ARGV[at], ARGV[at + 1], ARGV[at + 3], ARGV[at + 4]
   local there, alive = look(space, key)
   local revision = revision_of(alive)
   if ARGV[at + 2] ~= '' and tonumber(ARGV[at + 2]) ~= revision then
     return false
   end
-  put(space, key, there, string.format('%.0f %s ', revision + 1, expires) .. ARGV[at + 4], expires)
+  if not admit(space, key, there, alive, ARGV[at + 5]) then
+    return OVER_QUOTA
+  end
+  put(space, key, there, string.format('%.0f %s ', revision + 1, expires) .. value, expires)
   return revision + 1
+end
+
+-- the same, then the size that a value may have in any case: of a store that is full
+verbs.set_when_full = function(at)
+  local _, alive = look(ARGV[at], ARGV[at + 1])
+  if not fits(alive, #ARGV[at + 4], tonumber(ARGV[at + 6])) then
+    return FULL
+  end
+  return verbs.set(at)
 end
 
 -- space, key, expected revision or ""
@@ -88,13 +121,16 @@ local function is(alive, digest)
   return (alive and redis.sha1hex(alive) or '') == digest
 end
 
--- space, key, digest of the expected entry or "", the new entry, its expiry
+-- space, key, digest of the expected entry or "", the new entry, its expiry, quota
 -- A revision is not enough: a key that was created again has had all of them before.
 verbs.swap = function(at)
   local space, key = ARGV[at], ARGV[at + 1]
   local there, alive = look(space, key)
   if not is(alive, ARGV[at + 2]) then
     return STOP, alive
+  end
+  if not admit(space, key, there, alive, ARGV[at + 5]) then
+    return OVER_QUOTA
   end
   put(space, key, there, ARGV[at + 3], ARGV[at + 4])
   return 1
@@ -114,7 +150,7 @@ local function small(text)
   return #text <= 15 and (text == '0' or string.find(text, '^%-?[1-9]%d*$') ~= nil)
 end
 
--- space, key, a small whole number
+-- space, key, a small whole number, quota
 -- Returns the new entry.
 verbs.add = function(at)
   local space, key = ARGV[at], ARGV[at + 1]
@@ -129,17 +165,20 @@ verbs.add = function(at)
   if not small(value) then
     return STOP, alive
   end
+  if not admit(space, key, there, alive, ARGV[at + 3]) then
+    return OVER_QUOTA
+  end
   local sum = tonumber(value) + tonumber(ARGV[at + 2])
   local entry = string.format('%.0f %s %.0f', revision + 1, expires, sum)
   put(space, key, there, entry, expires)
   return entry
 end
 
--- space, lower bound, upper bound, limit
+-- space, lower bound, upper bound, limit, bytes of entries after which no more are read (0: any number)
 -- Returns keys and entries alternately.
 verbs.range = function(at)
-  local order, limit = space_key('order', ARGV[at]), tonumber(ARGV[at + 3])
-  local found, offset = {}, 0
+  local order, limit, most = space_key('order', ARGV[at]), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
+  local found, offset, size = {}, 0, 0
   while true do
     local keys = call('ZRANGEBYLEX', order, ARGV[at + 1], ARGV[at + 2], 'LIMIT', offset, math.min(limit, 500))
     for _, key in ipairs(keys) do
@@ -147,7 +186,8 @@ verbs.range = function(at)
       if alive then
         found[#found + 1] = key
         found[#found + 1] = alive
-        if #found >= limit * 2 then
+        size = size + #alive
+        if #found >= limit * 2 or (most > 0 and size >= most) then
           return found
         end
       end

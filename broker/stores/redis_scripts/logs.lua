@@ -1,6 +1,7 @@
 -- Logs of events.  A record begins with the event's time and a blank.
 
 local HEADS, LOGS, CHANGES = prefix .. 'heads', prefix .. 'logs', prefix .. 'changes'
+local FLOORS, OPENED = prefix .. 'floors', prefix .. 'opened'
 
 local mark  -- of this call, once it has appended to a marked log
 local marked = {}
@@ -9,15 +10,16 @@ local function log_key(log)
   return prefix .. 'log:' .. log
 end
 
--- log, record, extras: "" for a log without marks, "-" for a mark alone, else they go before the record
--- in the message that is published
-verbs.append = function(at)
-  local log, record, extras = ARGV[at], ARGV[at + 1], ARGV[at + 2]
-  local id = call('HINCRBY', HEADS, log, 1)
+local function group(log)
+  return string.sub(redis.sha1hex(log), 1, 3)
+end
+
+local function floor_of(log)
+  return tonumber(call('HGET', FLOORS, group(log)) or 0)
+end
+
+local function append(log, id, record, extras)
   local text = string.format('%.0f', id)
-  if id == 1 then
-    call('ZADD', LOGS, 0, log)
-  end
   if extras == '' then
     call('XADD', log_key(log), text .. '-0', 'e', record)
     return id
@@ -40,6 +42,33 @@ verbs.append = function(at)
   return id
 end
 
+-- log, record, extras: "" for a log without marks, "-" for a mark alone, else they go before the record
+-- in the message that is published
+-- Stops if there is no such log.
+verbs.append = function(at)
+  local log = ARGV[at]
+  local id = call('HINCRBY', HEADS, log, 1)
+  if id == 1 then
+    call('HDEL', HEADS, log)
+    return STOP, false
+  end
+  return append(log, id, ARGV[at + 1], ARGV[at + 2])
+end
+
+-- the same, then the quota of a new log
+verbs.open = function(at)
+  local log = ARGV[at]
+  if call('HEXISTS', HEADS, log) == 1 then
+    return verbs.append(at)
+  end
+  if not count(ARGV[at + 3], OPENED, log) then
+    return OVER_QUOTA
+  end
+  local id = call('HINCRBY', HEADS, log, floor_of(log) + 1)
+  call('ZADD', LOGS, 0, log)
+  return append(log, id, ARGV[at + 1], ARGV[at + 2])
+end
+
 -- log, first id, limit
 verbs.read = function(at)
   return call('XRANGE', log_key(ARGV[at]), ARGV[at + 1], '+', 'COUNT', ARGV[at + 2])
@@ -52,7 +81,19 @@ end
 
 -- log
 verbs.head = function(at)
-  return tonumber(call('HGET', HEADS, ARGV[at]) or 0)
+  return tonumber(call('HGET', HEADS, ARGV[at]) or floor_of(ARGV[at]))
+end
+
+local function forget(log, head)
+  -- Removes a log that has no events.
+  call('DEL', log_key(log))
+  call('HDEL', HEADS, log)
+  call('ZREM', LOGS, log)
+  call('ZREM', CHANGES, log)
+  uncount(OPENED, log)
+  if head > floor_of(log) then
+    call('HSET', FLOORS, group(log), string.format('%.0f', head))
+  end
 end
 
 local function trim(log, first)
@@ -110,6 +151,9 @@ verbs.sweep = function(at)
       if more then
         return {removed, '[' .. log}
       end
+    end
+    if call('XLEN', log_key(log)) == 0 then
+      forget(log, head)
     end
   end
   return {removed, #logs == count and '(' .. logs[#logs] or ''}

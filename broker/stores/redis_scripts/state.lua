@@ -6,17 +6,23 @@
 --   ARGV[3]  what the channels of announced events begin with
 --   ARGV[4]  now, in seconds since the epoch, of the caller's clock
 --
+-- A quota is "<limit> <account>", or "" for none; a limit of 0 is none.
+--
 -- Keys, after the prefix; one variable part at the end keeps them apart:
 --
 --   epoch          changes when the data was lost
 --   heads          hash: log -> the last id given
 --   logs           sorted set, in the order of bytes: the names of all logs
 --   log:<log>      stream: <id>-0 -> e <record> [m <mark> [n <extras>]]
+--   floors         hash: some digits of a log's hash -> the last id of all forgotten logs with these digits
+--   accounts       hash: account -> how many logs and keys count for it
+--   opened         hash: log -> the account that it counts for
 --   mark           counts the calls that have appended to a marked log
 --   changes        sorted set: marked log -> mark of its last event
 --   keys:<space>   hash: key -> "<revision> <expires> <value>"
 --   order:<space>  sorted set, in the order of bytes: its keys
 --   due:<space>    sorted set: key -> when it expires
+--   owned:<space>  hash: key -> the account that it counts for
 --   spaces         set: the spaces that have keys which expire
 
 local call = redis.call
@@ -27,7 +33,36 @@ local verbs = {}
 -- Returned by a verb that can not act on what its caller knows; the second result is the present state.
 local STOP = {}
 
+-- Returned by a verb in the place of a positive number or a text.
+local OVER_QUOTA, FULL = -1, -2
+
 local FIRST = 5  -- where the operations begin
+
+local ACCOUNTS = prefix .. 'accounts'
+
+local function count(quota, owners, name)
+  -- Counts a new log or key; returns whether there may be one more.
+  if quota == '' then
+    return true
+  end
+  local limit, account = string.match(quota, '^(%d+) (.*)$')
+  if limit ~= '0' and tonumber(call('HGET', ACCOUNTS, account) or 0) >= tonumber(limit) then
+    return false
+  end
+  call('HINCRBY', ACCOUNTS, account, 1)
+  call('HSET', owners, name, account)
+  return true
+end
+
+local function uncount(owners, name)
+  local account = call('HGET', owners, name)
+  if account then
+    call('HDEL', owners, name)
+    if call('HINCRBY', ACCOUNTS, account, -1) <= 0 then
+      call('HDEL', ACCOUNTS, account)
+    end
+  end
+end
 
 if call('GET', prefix .. 'epoch') ~= ARGV[2] then
   return redis.error_reply('STALE_EPOCH')

@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from broker.core.deadlines import Deadlines
+from broker.core.slices import Slices
 from broker.messages import HttpRequest, Response
 from broker.web.http.head import request_id
 from broker.web.http.parser import Arrival, Limits, Phase, RequestParser
@@ -56,6 +57,7 @@ class HttpSite(typing.Protocol):
     times: Times
     dates: Dates
     deadlines: Deadlines[HttpChannel]
+    slices: Slices
 
     def answer(self, request: HttpRequest) -> Coroutine[Any, Any, Response]:
         """Return the answer; the coroutine is cancelled when the client disconnects."""
@@ -109,6 +111,7 @@ class HttpChannel(Protocol):
         self._mark: object = None  # how far the client had come at the last check
         self._bucket: dict[HttpChannel, float] | None = None  # of the deadlines
         self._checks = 0  # without progress until the limit has passed
+        self._postponed = False  # what has arrived waits for a later slice of the reactor's time
 
     # IProtocol
 
@@ -240,9 +243,13 @@ class HttpChannel(Protocol):
         """Answer the queued requests until one has to wait or the client stops reading."""
         parser = self._parser
         arrived = parser.arrived
-        while self._state is READY:
+        while self._state is READY and not self._postponed:
             if arrived:
                 self._handle(arrived.popleft())
+                if (arrived or parser.unparsed) and self._site.slices.over():
+                    # Others have waited long enough.
+                    self._postponed = True
+                    self._site.slices.add(self._go_on)
             elif parser.unparsed:
                 parser.receive_more()
             else:
@@ -256,6 +263,14 @@ class HttpChannel(Protocol):
             self._set_reading(parser.has_room())
         if parser.phase is not self._timed_phase:
             self._update_timeout()
+
+    def _go_on(self) -> None:
+        self._postponed = False
+        try:
+            self._process_requests()
+        except Exception:
+            log.failure("an HTTP connection failed")
+            self.abort()
 
     def _set_reading(self, reading: bool) -> None:
         if reading is not self._reading:

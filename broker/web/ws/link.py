@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from broker.core.slices import slices_of
 from broker.interfaces import ILink, ISession
 from broker.messages import SHORT, TEXT_HEADERS, CloseCode, Frame, HttpRequest, wire_frame
 from broker.web.net.transport import FrameTransport, buffered_bytes, hand_over
@@ -180,7 +181,7 @@ class WebSocketLink(FrameReader):
 
     def on_timeout(self) -> None:
         """Drop the connection: see ``heartbeat.Monitored``."""
-        if not self.receiving:  # its answer to the ping was not read
+        if not self.receiving or self.postponed:  # its answer to the ping was not read
             self.pinged = False
             self.heartbeat.add(self)
             return
@@ -228,8 +229,13 @@ class WebSocketLink(FrameReader):
     # The end
 
     def connectionLost(self, reason: Failure) -> None:
-        """End the session, then call what the maker of the link wants to be called."""
-        self.receive_rest()
+        """Deliver what was read before, end the session, then call what the maker of the link wants to be called."""
+        if self.receive_rest():
+            self._end(reason)
+        else:
+            self.slices.add(lambda: self.connectionLost(reason))
+
+    def _end(self, reason: Failure) -> None:
         self.state = CLOSED
         self._cancel_timeout()
         self._end_grace()
@@ -280,6 +286,7 @@ class WebSocketLink(FrameReader):
             self.opening.abort()
         elif self.state != CLOSED:
             self.wasNotCleanReason = reason
+            self.data = b""  # may wait for a later slice
             self.dropConnection(abort=True)
         elif self.transport is not None:
             self.transport.abortConnection()
@@ -379,6 +386,7 @@ def link_class(
     namespace.update(
         options=options,
         clock=clock,
+        slices=slices_of(clock),
         traffic=traffic,
         links=links,
         heartbeat=Heartbeat(clock, options.ping_interval, options.pong_timeout),

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from twisted.internet.interfaces import IReactorTime
 
+from broker.core.slices import Slices
 from broker.interfaces import ISession
 from broker.web.ws.autobahn import CLOSED, OPEN, AutobahnCore
 from broker.web.ws.masking import unmask
@@ -40,7 +41,9 @@ class FrameReader(AutobahnCore):
         clock: the reactor, or a ``task.Clock``.
         traffic: where bytes are counted.
         alive: set when bytes come; cleared by the heartbeat.
-        receiving: whether messages are delivered; while not, what was read is kept in ``data``.
+        receiving: whether the session wants messages; while not, what was read is kept in ``data``.
+        postponed: whether what was read waits for a later slice of the reactor's time.
+        slices: says when, so that nobody else waits for the messages of one client.
         fast_path: whether there is one.
         max_fast_bytes: the longest payload on the fast path, in bytes.
     """
@@ -49,10 +52,12 @@ class FrameReader(AutobahnCore):
     traffic: ClassVar[Traffic]
     fast_path: ClassVar[bool]
     max_fast_bytes: ClassVar[int]
+    slices: ClassVar[Slices]
 
     session: ISession
     alive = False
     receiving = True
+    postponed = False
 
     def session_failed(self) -> None:
         """Close the connection: the session raised the exception that is being handled."""
@@ -71,16 +76,27 @@ class FrameReader(AutobahnCore):
             self.clock.callLater(0, self._receive_again)
 
     def _receive_again(self) -> None:
-        if self.receiving and self.state != CLOSED:
+        if self.receiving and not self.postponed and self.state != CLOSED:
             self.dataReceived(b"")
-        if self.receiving and self.state != CLOSED:
+        if self.receiving and not self.postponed and self.state != CLOSED:
             self.transport.resumeProducing()
 
-    def receive_rest(self) -> None:
-        """Deliver what was read before a pause: the connection has ended."""
+    def _postpone(self) -> None:
+        """Go on in a later slice: other connections have waited long enough."""
+        self.postponed = True
+        self.transport.pauseProducing()
+        self.slices.add(self._go_on)
+
+    def _go_on(self) -> None:
+        self.postponed = False
+        self._receive_again()
+
+    def receive_rest(self) -> bool:
+        """Deliver what was read before a pause: the connection has ended; say whether that is all, for now."""
         self.receiving = True
-        if self.state == OPEN and self.data:
+        if self.state == OPEN and self.data and not self.postponed:
             self.dataReceived(b"")
+        return not self.postponed
 
     def dataReceived(self, data: bytes) -> None:
         """Read *data* on the fast path as far as possible, and the rest with Autobahn."""
@@ -89,7 +105,7 @@ class FrameReader(AutobahnCore):
         if self.data:
             data = self.data + data
             self.data = b""
-        if not self.receiving:  # TLS had more at hand
+        if not self.receiving or self.postponed:  # TLS had more at hand
             self.data = data
         elif self.fast_path and self.state == OPEN and self.current_frame is None and not self.inside_message:
             while self._read_fast(data) and self._read_slow(True):
@@ -106,9 +122,9 @@ class FrameReader(AutobahnCore):
             or a part of a frame.
         """
         received = self.session.received
+        slices, now = self.slices, self.slices.now
         limit = self.max_fast_bytes
-        position, end = 0, len(data)
-        slow = True
+        position, end, slow = 0, len(data), True
         while end - position >= 2:
             first = data[position]
             size = data[position + 1]
@@ -118,7 +134,10 @@ class FrameReader(AutobahnCore):
                     slow = not stop
                     break
                 position = stop
-                continue
+                if now() < slices.end:
+                    continue
+                self._postpone()
+                break
             if size < MASKED or size == EIGHT_BYTES:
                 break
             if size < TWO_BYTES:
@@ -133,24 +152,21 @@ class FrameReader(AutobahnCore):
                 if size <= 125:
                     # 5.2: "the minimal number of bytes MUST be used to encode the length".
                     break
-            if size > limit:
-                break
             stop = start + size
-            if stop > end:
-                slow = False
+            if size > limit or stop > end:
+                slow = size > limit
                 break
             payload = unmask(data[start:stop], data[start - 4 : start])
-            if first == TEXT and not payload.isascii():
-                try:
-                    payload.decode()
-                except UnicodeDecodeError:
-                    break
+            if first == TEXT and not (payload.isascii() or is_utf8(payload)):
+                break
             position = stop
             try:
                 received(payload, first == BINARY)
             except Exception:
                 self.session_failed()
-            if self.state != OPEN or not self.receiving:
+            if now() >= slices.end and position < end:
+                self._postpone()
+            if self.postponed or self.state != OPEN or not self.receiving:
                 break
         else:
             slow = False
@@ -181,7 +197,10 @@ class FrameReader(AutobahnCore):
         Returns:
             Whether the fast path can go on.
         """
-        while self.state != CLOSED and self.receiving and self.processData():
+        while self.state != CLOSED and self.receiving and not self.postponed and self.processData():
+            if self.data and self.slices.over():
+                self._postpone()
+                return False
             if one and self.current_frame is None and not self.inside_message and self.state == OPEN:
                 return True
         return False
@@ -201,3 +220,12 @@ class FrameReader(AutobahnCore):
             self.session.received(bytes(message), self.message_is_binary)
         except Exception:
             self.session_failed()
+
+
+def is_utf8(text: bytes) -> bool:
+    """Whether *text* is UTF-8."""
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

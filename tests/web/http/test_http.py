@@ -9,6 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent
 
+from broker.core.slices import SLICE
 from broker.messages import HttpRequest, Response
 from broker.web.http.channel import HttpChannel
 from broker.web.http.parser import MAX_PIPELINED, MAX_UNPARSED_BYTES, Limits
@@ -595,3 +596,20 @@ def test_a_mistake_while_parsing_is_no_fault_of_the_client(site: FakeSite) -> No
     with pytest.raises(Exception, match="callback"):
         wire.say(GET)
     wire.lose()
+
+
+def test_requests_that_take_long_let_others_have_their_turn(site: FakeSite, wire: Wire) -> None:
+    def reply(request: HttpRequest) -> Response:
+        site.clock.rightNow += SLICE
+        return Response(body=b"done")
+
+    site.reply = reply
+    site.slices.begin()
+    wire.say(get("/1") + get("/2") + get("/3"))
+    site.slices.finish()
+    assert [request.path for request in site.requests] == ["/1"]
+    wire.say(get("/4"))
+    assert len(site.requests) == 1
+    site.clock.pump([0] * 4)
+    assert [request.path for request in site.requests] == ["/1", "/2", "/3", "/4"]
+    assert site.slices.pauses == 3

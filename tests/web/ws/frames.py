@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any, cast
 
 import attrs
@@ -115,12 +116,14 @@ class Session:
 
     link: ILink
     log: list[Any] = attrs.field(factory=list)
+    work: Callable[[], object] = lambda: None  # for each message
 
     def opened(self) -> None:
         self.log.append("opened")
 
     def received(self, data: bytes, binary: bool) -> None:
         self.log.append((data, binary))
+        self.work()
         if data.startswith(b"echo "):
             self.link.send(data[5:])
         elif data == b"bye":

@@ -15,6 +15,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent
 from zope.interface.verify import verifyObject
 
+from broker.core.slices import SLICE, slices_of
 from broker.errors import Refused
 from broker.interfaces import ILink
 from broker.messages import HttpRequest, Response, text_frame
@@ -78,6 +79,29 @@ class Arrival:
     def timers(self) -> list[Any]:
         self.clock.advance(0.1)
         return list(self.clock.getDelayedCalls())
+
+
+def slow_link(fast_path: bool) -> Bench:
+    """Return a link whose session takes a whole slice for each message."""
+    bench = open_link(fast_path=fast_path)
+
+    def work() -> None:
+        bench.clock.rightNow += SLICE
+
+    bench.session.work = work
+    return bench
+
+
+def feed_in_slice(bench: Bench, data: bytes) -> None:
+    """Let *data* come as the reactor's loop does."""
+    slices = slices_of(bench.clock)
+    slices.begin()
+    bench.wire.feed(data)
+    slices.finish()
+
+
+def arrived(bench: Bench) -> list[bytes]:
+    return [data for data, _ in bench.session.messages]
 
 
 class TestHandshake:
@@ -537,6 +561,56 @@ class TestLink:
             bench.clock.advance(0)
         assert bench.session.messages == [(b"wait", False), (b"2", False), (b"3", False)]
         assert ending != "resumed" or bench.wire.producerState == "producing"
+
+    @pytest.mark.parametrize("fast_path", [True, False])
+    def test_frames_that_take_long_let_others_have_their_turn(self, fast_path: bool) -> None:
+        bench = slow_link(fast_path)
+        feed_in_slice(bench, text("1") + text("2") + client_frame(TEXT, b"3", fin=False) + client_frame(0, b"3"))
+        assert arrived(bench) == [b"1"]
+        assert bench.wire.producerState == "paused"
+        bench.clock.advance(0)
+        assert arrived(bench) == [b"1", b"2", b"33"]
+        assert slices_of(bench.clock).pauses == 2
+        assert bench.wire.producerState == "producing"
+
+    @pytest.mark.parametrize("fast_path", [True, False])
+    def test_a_session_may_pause_while_its_frames_wait(self, fast_path: bool) -> None:
+        bench = slow_link(fast_path)
+        feed_in_slice(bench, text("1") + text("2"))
+        bench.link.pause_receiving()
+        bench.clock.advance(0)
+        assert arrived(bench) == [b"1"]
+        bench.link.resume_receiving()
+        bench.clock.advance(0)
+        assert arrived(bench) == [b"1", b"2"]
+
+    @pytest.mark.parametrize("fast_path", [True, False])
+    def test_frames_that_wait_when_the_connection_ends_are_done_before_its_end(self, fast_path: bool) -> None:
+        bench = slow_link(fast_path)
+        feed_in_slice(bench, text("1") + text("2") + text("3"))
+        bench.wire.lose()
+        assert (arrived(bench), bench.ended) == ([b"1"], [])
+        bench.clock.advance(0)
+        assert arrived(bench) == [b"1", b"2", b"3"]
+        assert [code for code, _ in bench.ended] == [1006]
+        assert slices_of(bench.clock).pauses >= 2
+
+    @pytest.mark.parametrize("fast_path", [True, False])
+    def test_frames_that_wait_are_dropped_with_the_connection(self, fast_path: bool) -> None:
+        bench = slow_link(fast_path)
+        feed_in_slice(bench, text("1") + text("2"))
+        bench.link.abort()
+        bench.clock.advance(0)
+        assert arrived(bench) == [b"1"]
+
+    def test_pings_let_others_have_their_turn(self) -> None:
+        bench = slow_link(True)
+        slices_of(bench.clock).begin()
+        bench.clock.rightNow += SLICE
+        bench.wire.feed(client_frame(PING, b"1") + client_frame(PING, b"2"))
+        assert [data for _, data in bench.sent] == [b"1"]
+        bench.clock.advance(0)
+        assert [data for _, data in bench.sent] == [b"1", b"2"]
 
     def test_a_client_that_has_to_wait_is_not_taken_for_dead(self) -> None:
         bench = open_link(ping_interval=10, pong_timeout=5)

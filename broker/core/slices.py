@@ -1,0 +1,117 @@
+"""Long work in slices, between which the reactor gets to other work.
+
+All long work of a process shares the same few milliseconds of each loop iteration, however many clients
+ask for it: what has used them up goes on in a later iteration, first come, first served.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from math import inf
+from time import perf_counter
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorCore
+from twisted.logger import Logger
+
+log = Logger()
+
+SLICE = 0.005  # seconds of one loop iteration
+ATTRIBUTE = "_txbroker_slices"  # of a clock
+
+
+class Slices:
+    """Says when work must pause, and lets it go on.
+
+    Args:
+        clock: the reactor, or a ``task.Clock``, whose time does not run while work is done.
+
+    Attributes:
+        end: when what runs now must pause; infinite outside of ``begin`` and ``finish``.
+        pauses: how often work has paused.
+    """
+
+    __slots__ = ("_call", "_clock", "_waiting", "end", "now", "pauses")
+
+    def __init__(self, clock: Any) -> None:
+        self._clock = clock
+        self._waiting: deque[Callable[[], object]] = deque()
+        self._call: IDelayedCall | None = None
+        # The reactor's own time may jump.
+        self.now: Callable[[], float] = perf_counter if IReactorCore.providedBy(clock) else clock.seconds
+        self.end = inf
+        self.pauses = 0
+
+    def begin(self) -> None:
+        """Begin a slice: what follows has to look at ``end``."""
+        self.end = self.now() + SLICE
+
+    def finish(self) -> None:
+        """End the slice that ``begin`` began."""
+        self.end = inf
+
+    def over(self) -> bool:
+        """Whether what runs now must pause."""
+        return self.now() >= self.end
+
+    def deadline(self) -> float:
+        """Return until when work that begins now may go on: the end of this slice, at most ``SLICE`` from now."""
+        return min(self.end, self.now() + SLICE)
+
+    def add(self, go_on: Callable[[], object]) -> None:
+        """Call *go_on* in a slice of a later loop iteration; work that is called so may ``add`` itself again."""
+        self.pauses += 1
+        self._waiting.append(go_on)
+        if self._call is None:
+            self._call = self._clock.callLater(0, self._run)
+
+    def pause(self) -> Deferred[None]:
+        """Return what fires in a slice of a later loop iteration."""
+        paused: Deferred[None] = Deferred(lambda _: self._drop(go_on))
+
+        def go_on() -> None:
+            paused.callback(None)
+
+        self.add(go_on)
+        return paused
+
+    async def checked(self, end: float) -> float:
+        """Pause if *end*, a ``deadline``, is over; return until when to go on."""
+        if self.now() < end:
+            return end
+        await self.pause()
+        return self.deadline()
+
+    def _drop(self, go_on: Callable[[], object]) -> None:
+        self._waiting.remove(go_on)
+        if not self._waiting and self._call is not None:
+            self._call.cancel()
+            self._call = None
+
+    def _run(self) -> None:
+        self._call = None
+        self.begin()
+        waiting = self._waiting
+        # What is added meanwhile has to wait for the next iteration.
+        for _ in range(len(waiting)):
+            try:
+                waiting.popleft()()
+            except Exception:
+                log.failure("work in slices has failed")
+            if self.over():
+                break
+        self.finish()
+        if waiting and self._call is None:
+            self._call = self._clock.callLater(0, self._run)
+
+
+def slices_of(clock: Any) -> Slices:
+    """Return the slices that all work on *clock* shares."""
+    # Kept with the clock, so that they end together.
+    found: Slices | None = getattr(clock, ATTRIBUTE, None)
+    if found is None:
+        found = Slices(clock)
+        setattr(clock, ATTRIBUTE, found)
+    return found

@@ -1,0 +1,108 @@
+"""Patterns in a tree of their tokens, and who listens to each."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+import attrs
+
+from broker.core.bounded import BoundedDict
+
+WILDCARDS = ("*", ">")
+MAX_CACHED = 1024  # names whose patterns are remembered
+MAX_CACHED_NODES = 64  # patterns of a name that is remembered
+
+L = TypeVar("L")  # a listener
+T = TypeVar("T")  # what is known of it
+
+
+@attrs.define(eq=False)
+class Node(Generic[L, T]):
+    """A node of the tree: the end of the patterns that lead here, "" when there is none."""
+
+    children: dict[str, Node[L, T]] = attrs.field(factory=dict)
+    pattern: str = ""
+    listeners: dict[L, T] = attrs.field(factory=dict)
+
+
+class PatternTree(Generic[L, T]):
+    """Patterns, each with its listeners.
+
+    Attributes:
+        count: how many patterns there are.
+        visited: how many nodes were looked at, ever.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.visited = 0
+        self._root: Node[L, T] = Node()
+        self._cached: BoundedDict[str, list[Node[L, T]]] = BoundedDict(MAX_CACHED)
+
+    def insert(self, pattern: str) -> dict[L, T]:
+        """Return the listeners of *pattern*, to which at least one is to be added."""
+        node = self._root
+        for token in pattern.split("."):
+            node = node.children.setdefault(token, Node())
+        if not node.pattern:
+            node.pattern = pattern
+            self.count += 1
+            self._cached.clear()
+        return node.listeners
+
+    def remove(self, pattern: str, listener: L) -> bool:
+        """Remove *listener* from *pattern*; say whether it was the last."""
+        path, node = [], self._root
+        tokens = pattern.split(".")
+        for token in tokens:
+            path.append(node)
+            following = node.children.get(token)
+            if following is None:
+                return False
+            node = following
+        if listener not in node.listeners:
+            return False
+        del node.listeners[listener]
+        if node.listeners:
+            return False
+        node.pattern = ""
+        self.count -= 1
+        self._cached.clear()
+        for parent, token in zip(reversed(path), reversed(tokens), strict=True):
+            if node.children or node.pattern:
+                break
+            del parent.children[token]
+            node = parent
+        return True
+
+    def matching(self, name: str) -> list[Node[L, T]]:
+        """Return the nodes of the patterns that match *name*; not to be changed."""
+        found = self._cached.get(name)
+        if found is None:
+            found = self._search(name)
+            if len(found) <= MAX_CACHED_NODES:
+                self._cached[name] = found
+        return found
+
+    def _search(self, name: str) -> list[Node[L, T]]:
+        found: list[Node[L, T]] = []
+        nodes = [self._root]
+        for token in name.split("."):
+            following: list[Node[L, T]] = []
+            # A name may have wildcard characters of its own: their nodes are visited once.
+            literal = token not in WILDCARDS
+            self.visited += len(nodes)
+            for node in nodes:
+                children = node.children
+                rest = children.get(">")
+                if rest is not None and rest.pattern:
+                    found.append(rest)
+                if literal and (child := children.get(token)) is not None:
+                    following.append(child)
+                if (child := children.get("*")) is not None:
+                    following.append(child)
+            if not following:
+                return found
+            nodes = following
+        found += [node for node in nodes if node.pattern]
+        return found

@@ -1,0 +1,94 @@
+"""Slices: what is long is done bit by bit, and all that is long shares the time of one."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from math import inf
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+
+from broker.core.slices import SLICE, Slices, slices_of
+from tests.support.logs import failures_of, logging
+
+
+def long_work(slices, clock, done, name, steps):
+    """Do *steps* steps, each as long as a slice."""
+
+    async def work():
+        end = slices.deadline()
+        for _ in range(steps):
+            end = await slices.checked(end)
+            done.append(name)
+            clock.rightNow += SLICE
+
+    return Deferred.fromCoroutine(work())
+
+
+def test_short_work_does_not_pause():
+    clock, done = Clock(), []
+    slices = Slices(clock)
+    assert long_work(slices, clock, done, "a", 1).called
+    assert slices.pauses == 0
+    assert clock.getDelayedCalls() == []
+
+
+def test_long_works_go_on_one_after_the_other():
+    clock, done = Clock(), []
+    slices = Slices(clock)
+    works = [long_work(slices, clock, done, name, 3) for name in "ab"]
+    assert done == ["a", "b"]
+    clock.pump([0] * 4)
+    assert done == ["a", "b"] * 3
+    assert all(work.called for work in works)
+
+
+def test_what_begins_in_a_slice_has_what_is_left_of_it():
+    clock = Clock()
+    slices = Slices(clock)
+    slices.begin()
+    clock.rightNow += SLICE * 0.75
+    assert not slices.over()
+    assert slices.deadline() == SLICE
+    clock.rightNow += SLICE
+    assert slices.over()
+    slices.finish()
+    assert slices.end == inf
+
+
+def test_work_that_fails_stops_no_other():
+    clock, done = Clock(), []
+    slices = Slices(clock)
+    slices.add(lambda: 1 / 0)
+    slices.add(lambda: done.append(1))
+    with logging() as events:
+        clock.advance(0)
+    assert done == [1]
+    assert len(failures_of(events)) == 1
+
+
+def test_work_that_is_cancelled_while_it_pauses_leaves_nothing_behind():
+    clock, done = Clock(), []
+    slices = Slices(clock)
+    one, other = (long_work(slices, clock, done, name, 2) for name in "ab")
+    one.addErrback(lambda failure: failure.trap(CancelledError)).cancel()
+    clock.advance(0)
+    assert done == ["a", "b", "b"]
+    assert other.called
+    assert clock.getDelayedCalls() == []
+
+
+def test_all_work_of_one_clock_shares_its_slices():
+    one, other = Clock(), Clock()
+    assert slices_of(one) is slices_of(one)
+    assert slices_of(one) is not slices_of(other)
+
+
+def test_slices_go_with_their_clock():
+    clock = Clock()
+    slices_of(clock).deadline()
+    gone = weakref.ref(clock)
+    del clock
+    gc.collect()
+    assert gone() is None
