@@ -72,6 +72,13 @@ class ILink(Interface):
     def send_frame(frame: Frame) -> None:
         """Send a message that was built once for many receivers."""
 
+    def hold(change: int) -> None:
+        """Count *change* bytes more that the session keeps for this client, or fewer when it is negative.
+
+        A session that keeps frames or events for later tells it here, for the bounds of memory; a client for which
+        too much is kept is closed with 1013.
+        """
+
     def close(code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Close with a close frame; *reason* is cut to the 123 bytes that one holds."""
 
@@ -165,6 +172,9 @@ class IPeer(Interface):
     serving: Mapping[str, object] = Attribute("The requests it has not answered yet, by ``Request.id``.")
 
     # The connection.
+
+    def hold(change: int) -> None:
+        """As ``ILink.hold``, for a session that has no link; beyond the bounds it is disconnected with 1013."""
 
     def bind(session: ISession, disconnect: Callable[[int, str], object] | None = None) -> None:
         """Let events, requests, replies and mail go to *session*.
@@ -742,11 +752,15 @@ class IStore(IService):
             RateLimited: it would be the first of a log, and *quota* is used up.
         """
 
-    def read(log: str, after: int, limit: int) -> Deferred[list[Event]]:
-        """Return at most *limit* events with id > *after*, in rising order."""
+    def read(log: str, after: int, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:
+        """Return at most *limit* events with id > *after*, in rising order.
 
-    def latest(log: str, limit: int) -> Deferred[list[Event]]:
-        """Return the last *limit* events, in rising order."""
+        With *max_bytes* it may return fewer, but for the first: it reads no more once those that it has
+        read have as many bytes, counting texts as UTF-8 and at most 100 more for each; 0: any number.
+        """
+
+    def latest(log: str, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:
+        """Return the last *limit* events, in rising order; with *max_bytes* perhaps fewer, as in read."""
 
     def head(log: str) -> Deferred[int]:
         """Return the last id given in *log*, trimmed or not; 0 for none.
@@ -935,8 +949,8 @@ class IEventSource(Interface):
     def since(topic: str, mark: int) -> Deferred[int]:
         """Return the id of the first event of *topic* after *mark*; 0 for none."""
 
-    def read(topic: str, after: int, limit: int) -> Deferred[list[Event]]:
-        """Return at most *limit* events with id > *after*, in rising order."""
+    def read(topic: str, after: int, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:
+        """Return at most *limit* events with id > *after*, in rising order; *max_bytes* as in ``IStore.read``."""
 
     def publishes(origin: str) -> bool:
         """Whether an event of that *origin* is being stored: its publisher is to be answered before it is delivered."""

@@ -36,6 +36,8 @@ __all__ = [
 ]
 
 SHARED = "shared"  # who owns what principals use that name nobody
+MIN_RENDERINGS = 4  # of one event that are kept, however large it is: one for each dialect
+MAX_RENDERED_BYTES = 1 << 20  # of one event's bodies in them, if there are more
 MAX_TIME = 8.64e12  # seconds since the epoch: the last moment that a Date of JavaScript can hold
 
 
@@ -139,7 +141,10 @@ class Event:
     _rendered: dict[Any, Any] | None = attrs.field(default=None, init=False, repr=False)
 
     def render(self, encode: Callable[..., Any], *words: str) -> Any:
-        """Return ``encode(self, *words)``, computed once for all receivers."""
+        """Return ``encode(self, *words)``, computed once for all receivers.
+
+        Of very many or large renderings the first are kept only: each receiver that waits keeps its own anyway.
+        """
         key = (encode, *words)
         rendered = self._rendered
         if rendered is None:
@@ -147,7 +152,9 @@ class Event:
         try:
             return rendered[key]
         except KeyError:
-            made = rendered[key] = encode(self, *words)
+            made = encode(self, *words)
+            if len(rendered) < MIN_RENDERINGS or len(rendered) * len(self.body or b"") < MAX_RENDERED_BYTES:
+                rendered[key] = made
             return made
 
 

@@ -148,6 +148,7 @@ class OrderedSession(BaseSession):
         else:
             self._backlog.append((data, binary))
             self._backlog_bytes += len(data)
+            self._link.hold(len(data))
             if not self._paused and self._backlog_exceeds(2):
                 self._paused = True
                 self._link.pause_receiving()
@@ -180,16 +181,18 @@ class OrderedSession(BaseSession):
             return
         self._held.append((topic, frame))
         self._held_bytes += len(frame.payload)
+        self._link.hold(len(frame.payload))
 
     def release(self, which: Callable[[str], bool] = bool) -> None:
         """Send what is held, of the topics that *which* says yes to, by default all."""
-        held, self._held, self._held_bytes = self._held, [], 0
+        before, held, self._held, self._held_bytes = self._held_bytes, self._held, [], 0
         for topic, frame in held:
             if which(topic):
                 self._link.send_frame(frame)
             else:
                 self._held.append((topic, frame))
                 self._held_bytes += len(frame.payload)
+        self._link.hold(self._held_bytes - before)
 
     # The order
 
@@ -227,6 +230,7 @@ class OrderedSession(BaseSession):
                 break
             data, binary = self._backlog.popleft()
             self._backlog_bytes -= len(data)
+            self._link.hold(-len(data))
             self._begin(data, binary)
         self._looping = False
         if self._paused and not self._backlog_exceeds(4):
@@ -242,6 +246,7 @@ class OrderedSession(BaseSession):
         self._next(None)
 
     def _drop_backlog(self) -> None:
+        self._link.hold(-self._backlog_bytes)
         self._backlog.clear()
         self._backlog_bytes = 0
 

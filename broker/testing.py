@@ -45,6 +45,7 @@ class FakeLink:
         closed: (code, reason) once closed, else None.
         paused: what ``ILink.paused`` says; set it as the test needs.
         receiving: whether the session wants to receive; a fake link hands it what it is told to all the same.
+        held: the bytes that the session says it keeps for later.
     """
 
     handshake: HttpRequest = attrs.field(factory=lambda: HttpRequest("GET", "/", "", {}))
@@ -52,6 +53,7 @@ class FakeLink:
     closed: tuple[int, str] | None = None
     paused: bool = False
     receiving: bool = True
+    held: int = 0
 
     @property
     def open(self) -> bool:
@@ -68,6 +70,10 @@ class FakeLink:
     def resume_receiving(self) -> None:
         """Remember it."""
         self.receiving = True
+
+    def hold(self, change: int) -> None:
+        """Add to ``held``."""
+        self.held += change
 
     def send(self, payload: bytes) -> None:
         """Keep a text message.

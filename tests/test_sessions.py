@@ -247,3 +247,27 @@ def test_frames_that_waited_are_worked_off_in_slices(session):
     assert session.begun == [b"wait", b"slow 1", b"slow 2", b"slow 3", b"slow 4"]
     assert slices_of(clock).pauses == 3
     assert (session.ends, closing.called) == (1, True)
+
+
+def test_frames_and_events_that_wait_are_counted():
+    link = FakeLink()
+    session = Session(link)
+    session.received(b"wait 1", False)
+    session.received(b"wait 22", False)
+    session.received(b"now", False)
+    session.on_event(b"event")
+    assert link.held == 7 + 3 + 5
+    session.answer()
+    assert link.held == 3
+    session.answer()
+    assert link.held == 0
+
+
+def test_frames_that_are_dropped_are_counted_no_more():
+    link = FakeLink()
+    session = Session(link)
+    session.received(b"wait 1", False)
+    session.received(b"now", False)
+    session.disconnect(1008, "go")
+    assert link.held == 0
+    session.answer()

@@ -21,6 +21,7 @@ VERBS = (
 NAMED = ("key", "user", "role")  # kinds whose tables have a name: [user.bob.read]
 NAMELESS = ("secret", "anonymous", "default")  # the others: [anonymous.read]
 MAX_DECISIONS = 1024  # that are remembered for a set of grants
+MAX_REMEMBERED = 300  # characters of a name whose decision is remembered
 MAX_PRINCIPALS = 4096  # whose grants are remembered
 
 Rules = Mapping[str, "Rule"]  # by verb
@@ -60,7 +61,8 @@ class Grants:
 
     def may(self, verb: str, name: str) -> bool:
         """Whether *verb* is permitted with *name*, which may be a pattern when subscribing."""
-        return self._decision(verb, name)
+        # What is no name anyway, since it is too long, is not remembered.
+        return self._decision(verb, name) if len(name) <= MAX_REMEMBERED else self._decide(verb, name)
 
     def may_act(self, client: str) -> bool:
         """Whether the client id *client*, which is another's, may be used: never without a rule."""

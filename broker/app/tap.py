@@ -33,6 +33,7 @@ from broker.app.process import (
     tune_garbage_collector,
 )
 from broker.app.store import make_store
+from broker.app.trimmer import MemoryTrimmer
 from broker.buses import open_bus
 from broker.config.settings import Settings, SettingsError
 from broker.core.service import Broker
@@ -105,7 +106,7 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
     broker.about.facts["dialects"] = [dialect.name for dialect in dialects]
     site = make_site(reactor, settings, broker, dialects)
     admin_site = make_admin_site(reactor, settings, broker)
-    outbox = Outbox(reactor)
+    outbox = Outbox(reactor, broker.memory.send_queue)
     ReactorLoop(reactor, outbox).install()
 
     def running(ports: list[tuple[str, IListeningPort]]) -> None:
@@ -124,7 +125,10 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
         drain_seconds=settings.drain_seconds,
         announce=lambda ports: reactor.callWhenRunning(running, ports),
         others=[
-            AdminPort(admin_site, lambda endpoint: listen(reactor, endpoint, admin_site, outbox), settings.admin_listen)
+            AdminPort(
+                admin_site, lambda endpoint: listen(reactor, endpoint, admin_site, outbox), settings.admin_listen
+            ),
+            MemoryTrimmer(lambda: broker.memory.freed + broker.metrics.bytes_in + broker.metrics.bytes_out),
         ],
         observer=observer,
     )
@@ -178,7 +182,7 @@ def make_site(reactor: Any, settings: Settings, broker: Broker, dialects: Iterab
         dialects,
         broker.attach,
         reactor,
-        WebSocketUpgrader(options, reactor, broker.metrics),
+        WebSocketUpgrader(options, reactor, broker.metrics, broker.memory),
         broker.metrics,
         admission=Admission(settings.max_connections, settings.max_connections_per_address),
         policy=BrowserPolicy(settings.allowed_origins, settings.judged_hosts, secured=settings.guarded),
@@ -186,6 +190,7 @@ def make_site(reactor: Any, settings: Settings, broker: Broker, dialects: Iterab
         times=Times(idle=settings.keepalive_seconds or math.inf, body=settings.upload_stall_seconds or math.inf),
         ready=broker.obstacles,
         about=broker.about,
+        memory=broker.memory,
     )
 
 

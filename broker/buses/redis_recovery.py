@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.buses.redis_subscription import UNKNOWN_MARK, Subscription, Subscriptions
+from broker.core.pages import READ_BYTES, is_last
 from broker.errors import BrokerError
 from broker.interfaces import IEventSource
 from broker.messages import Event
@@ -251,12 +252,12 @@ class GapRecovery:
     async def _deliver_after(self, topic: str, after: int, era: int) -> bool:
         """Deliver the stored events with ids above *after*; return False if the source was wiped meanwhile."""
         while era == self.era and after >= 0:
-            events = await self.source.read(topic, after, MAX_EVENTS)
+            events = await self.source.read(topic, after, MAX_EVENTS, READ_BYTES)
             if era != self.era:
                 return False
             for event in events:
                 self._deliver_next(event)
-            if len(events) < MAX_EVENTS:
+            if is_last(events, MAX_EVENTS):
                 return True
             after = events[-1].id
         return era == self.era

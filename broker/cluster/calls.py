@@ -56,6 +56,9 @@ class Callee:
     calling: dict[str, Call] = attrs.field(factory=dict)
     serving: dict[str, Call] = attrs.field(factory=dict)
 
+    def hold(self, change: int) -> None:
+        """Never called: it calls nobody."""
+
     def on_request(self, request: Request) -> None:
         """Begin to look for the callee."""
         self.request, self.call = request, self.serving[request.id]
@@ -75,6 +78,9 @@ class Caller:
     _send: Callable[[str, Message], object]
     calling: dict[str, Call] = attrs.field(factory=dict)
     serving: dict[str, Call] = attrs.field(factory=dict)
+
+    def hold(self, change: int) -> None:
+        """Do nothing: its own node counts what is kept for it."""
 
     def on_request(self, request: Request) -> None:
         """Never called: it performs nothing."""

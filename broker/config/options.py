@@ -170,7 +170,7 @@ def _bytes(text: str) -> int:
 
 
 def _bytes_or_none(text: str) -> int:
-    return 0 if text == "none" else _bytes(text)
+    return 0 if text in ("none", "0") else _bytes(text)
 
 
 def _seconds(text: str) -> float:

@@ -17,6 +17,7 @@ import attrs
 
 from broker.config.addresses import is_local, is_redis, without_password
 from broker.config.aliases import aliases
+from broker.config.machine import memory_bytes
 from broker.config.options import (
     BYTES,
     BYTES_OR_NONE,
@@ -301,6 +302,22 @@ class Settings:
         "How much may wait for a client that does not read, for longer than ``TXBROKER_SLOW_GRACE_SECONDS``; "
         "when 16 times as much waits it is closed at once.",
     )
+    memory_limit_bytes: int = option(
+        BYTES_OR_NONE,
+        lambda _: memory_bytes() // 2,
+        "How much clients may make the daemon hold: what they do not read, what they have sent in part, what waits for "
+        "something. Above 80 % publishing, calling and writing are refused, above it the largest holders are closed; "
+        "0: without limit in all.",
+        shown="half of the memory of the cgroup or the machine",
+    )
+    memory_per_address_bytes: int = option(
+        BYTES_OR_NONE,
+        lambda self: _share_of_address(self.memory_limit_bytes, max(self.send_queue_bytes, self.max_message_bytes)),
+        "How much of each kind of it the clients of one address may cause; then the largest of them are closed. "
+        "Raise it where many come through one proxy; 0: without a limit of its own.",
+        shown="16 times the greater of TXBROKER_SEND_QUEUE_BYTES and TXBROKER_MAX_MESSAGE_BYTES, "
+        "or all of a limit that is less than 64 times as much",
+    )
     rate: float = option(
         PER_SECOND,
         0.0,
@@ -478,6 +495,11 @@ class Settings:
 def _default_node_name() -> str:
     host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname().partition(".")[0]) or "node"
     return f"{host}-{secrets.token_hex(3)}"
+
+
+def _share_of_address(limit: int, message: int) -> int:
+    """Return what one address may have of *limit*, where a message or a send queue may have *message* bytes."""
+    return limit if 0 < limit < 64 * message else 16 * message
 
 
 def _unknown_names(environ: Mapping[str, str], known: set[str]) -> list[str]:

@@ -24,6 +24,8 @@ from broker.messages import Reply, Request
 from broker.patterns import BROKER
 
 MAX_KEPT_LENGTH = 1024  # characters of what a call keeps: the caller's own id of it, and the procedure
+LONG = 128  # characters of the two, from which on their bytes are counted
+MAX_KEPT_BYTES = 1 << 21  # of those of the calls of one caller
 
 
 class Party(Protocol):
@@ -37,6 +39,9 @@ class Party(Protocol):
     def client(self) -> str:
         """Its client id."""
 
+    def hold(self, change: int) -> None:
+        """Count how many bytes more are kept for it, or fewer."""
+
     def on_request(self, request: Request) -> None:
         """Hand *request* to the client; a ``BrokerError`` refuses it."""
 
@@ -48,7 +53,8 @@ class Call(msgspec.Struct, eq=False):
     """One call under way.
 
     ``bucket`` is what its deadline is to be dropped from; None: it has none.  ``share`` is that of
-    the caller, in which it counts, or None.
+    the caller, in which it counts, or None.  ``kept`` are the bytes of
+    its texts where they are long.
     """
 
     id: str
@@ -61,6 +67,7 @@ class Call(msgspec.Struct, eq=False):
     bucket: dict[Call, float] | None = None
     answers: int = 0
     share: Share | None = None
+    kept: int = 0
 
 
 class Calls:
@@ -94,6 +101,7 @@ class Calls:
         # Ids are sent to clients: the random part makes them unique over
         # nodes and restarts, and only the callee can use one anyway.
         self._prefix = uuid4().hex[:16] + "-"
+        self._kept: dict[Party, int] = {}  # bytes of the long texts of a caller's calls
         self.pending = 0
 
     def stop(self) -> None:
@@ -197,12 +205,15 @@ class Calls:
         """
         if len(ref) > MAX_KEPT_LENGTH or len(request.procedure) > MAX_KEPT_LENGTH:
             raise Invalid("id" if len(ref) > MAX_KEPT_LENGTH else "method")
-        if len(caller.calling) >= self._limit:
+        kept = 0
+        if len(ref) + len(request.procedure) > LONG:
+            kept = size_of(ref) + size_of(request.procedure)
+        if len(caller.calling) >= self._limit or (kept and self._kept.get(caller, 0) + kept > MAX_KEPT_BYTES):
             raise RateLimited("limit", "pending")
         if self.pending >= self._total_limit or (share is not None and share.calls >= self._share_limit):
             raise RateLimited("limit", "calls")
         request.id = key = f"{self._prefix}{next(self._numbers)}"
-        call = Call(key, ref, caller, callee, request.procedure, request.streamed, quiet, share=share)
+        call = Call(key, ref, caller, callee, request.procedure, request.streamed, quiet, share=share, kept=kept)
         delay = self._idle if request.streamed else request.timeout
         if delay > 0:
             call.bucket = self._deadlines.add(call, delay)
@@ -211,6 +222,8 @@ class Calls:
         self.pending += 1
         if share is not None:
             share.calls += 1
+        if kept:
+            self._keep(caller, kept)
         try:
             callee.on_request(request)
         except BrokerError:
@@ -278,6 +291,18 @@ class Calls:
             self.pending -= 1
             if call.share is not None:
                 call.share.calls -= 1
-        call.caller.calling.pop(call.id, None)
+        if call.caller.calling.pop(call.id, None) is not None and call.kept:
+            self._keep(call.caller, -call.kept)
         if call.bucket is not None:
             call.bucket.pop(call, None)
+
+    def _keep(self, caller: Party, change: int) -> None:
+        kept = self._kept.pop(caller, 0) + change
+        if kept:
+            self._kept[caller] = kept
+        caller.hold(change)
+
+
+def size_of(text: str) -> int:
+    """Return at most how many bytes *text* takes in memory."""
+    return len(text) if text.isascii() else 4 * len(text)

@@ -299,6 +299,6 @@ class StoreEventSource:
         """Return the id of the first event of *topic* after *mark*."""
         return self._store.since(LOG_PREFIX + topic, mark)
 
-    def read(self, topic: str, after: int, limit: int) -> Deferred[list[Event]]:
-        """Return at most *limit* events with id > *after*."""
-        return self._store.read(LOG_PREFIX + topic, after, limit)
+    def read(self, topic: str, after: int, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:
+        """Return at most *limit* events with id > *after*; see ``IStore.read``."""
+        return self._store.read(LOG_PREFIX + topic, after, limit, max_bytes)

@@ -17,7 +17,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from broker.core.lives import life_end
-from broker.core.pages import STEP, read_page
+from broker.core.pages import READ_BYTES, STEP, read_before
 from broker.core.slices import slices_of
 from broker.errors import Conflict, NotFound, Unavailable
 from broker.interfaces import MAX_PAGE_BYTES, IStore
@@ -165,7 +165,7 @@ class Indices:
         entry = await self._store.get(POSITION, id)
         position = 0 if entry is None else int(entry.value)
         end = self._slices.deadline()
-        while events := await read_page(self._store, LOG_PREFIX + topic, position, EVENTS_PER_READ, BYTES_PER_READ):
+        while events := await self._store.read(LOG_PREFIX + topic, position, EVENTS_PER_READ, READ_BYTES):
             writes = []
             for event in events:
                 if value := extract(event, field):
@@ -181,15 +181,16 @@ class Indices:
         size = 0
         end = self._slices.deadline()
         for first, last in _runs(ids):
-            end = await self._slices.checked(end)
-            events = await self._store.read(LOG_PREFIX + topic, first - 1, last - first + 1)
-            for event in reversed(events):
-                if event.id > last:
-                    continue  # retention took some: a read then returns later ones instead
-                size += len(event.body or b"")
-                if size > self._max_bytes and found:
-                    return found
-                found.append(event)
+            while last >= first:
+                end = await self._slices.checked(end)
+                events = await read_before(self._store, LOG_PREFIX + topic, last + 1, last - first + 1)
+                for event in reversed(events):
+                    size += len(event.body or b"")
+                    if size > self._max_bytes and found:
+                        return found
+                    found.append(event)
+                # Fewer than asked for when they are large; none when retention took them.
+                last = events[0].id - 1 if events else 0
         return found
 
 

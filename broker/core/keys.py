@@ -25,7 +25,7 @@ from broker.patterns import KEY_PREFIX, is_pattern
 
 SPACE = "kv"
 ENTRIES_PER_READ = 64  # entries read at once, since each may be as large as a message
-BYTES_PER_READ = 1 << 18  # of values after which no more are read at once
+BYTES_PER_READ = 1 << 18  # bytes after which one read of the store returns no more
 MAX_PREDICATES = 2  # that are asked at once, since each may be slow
 MAX_LATE = 1000  # changes that wait until it is known who watches their keys
 
@@ -153,7 +153,7 @@ class Keys:
                     size += len(key) + len(entry.value)
                     if len(found) == limit or (0 < max_bytes < size and len(found) > 1):
                         return found
-            if len(entries) < ENTRIES_PER_READ and sum(len(entry.value) for _, entry in entries) < BYTES_PER_READ:
+            if len(entries) < ENTRIES_PER_READ and _size_of(entries) < BYTES_PER_READ:
                 break
             first = entries[-1][0] + "\0"  # the next key there can be
         return found
@@ -354,6 +354,11 @@ class Keys:
         text = None if value is None else value.decode("utf-8", "replace")
         body = _encode({"key": key, "value": text, "timestamp": int(now * 1000)})
         return Event(KEY_PREFIX + key, name, body, time=now, origin=origin)
+
+
+def _size_of(entries: list[tuple[str, Entry]]) -> int:
+    """Return at most how many bytes *entries* have in a store."""
+    return sum(len(entry.value) + 4 * len(key) + 100 for key, entry in entries)
 
 
 def _drop(table: dict[T, dict[Watcher, None]], key: T, watcher: Watcher) -> None:

@@ -6,6 +6,7 @@ from broker.interfaces import MAX_PAGE_BYTES, IStore
 from broker.messages import Event
 
 STEP = 32  # events read in one go, since each may be as large as a message
+READ_BYTES = 1 << 20  # bytes after which one read of a store returns no more
 
 
 async def read_page(store: IStore, log: str, after: int, limit: int, max_bytes: int = MAX_PAGE_BYTES) -> list[Event]:
@@ -18,23 +19,36 @@ async def read_page(store: IStore, log: str, after: int, limit: int, max_bytes: 
     size = 0
     while len(page) < limit:
         step = min(STEP, limit - len(page))
-        events = await store.read(log, after, step)
+        events = await store.read(log, after, step, READ_BYTES)
         for event in events:
             size += len(event.body or b"")
             if size > max_bytes and page:
                 return page
             page.append(event)
-        if len(events) < step:
+        if is_last(events, step):
             break
         after = events[-1].id
     return page
+
+
+def is_last(events: list[Event], limit: int) -> bool:
+    """Whether a read of *limit* events has returned all there are, rather than ``READ_BYTES``."""
+    # The greatest size: six bytes stand for a control character in JSON.
+    return (
+        len(events) < limit
+        and sum(
+            len(event.body or b"") + 6 * (len(event.topic) + len(event.name) + len(event.source)) + 100
+            for event in events
+        )
+        < READ_BYTES
+    )
 
 
 async def read_last_page(store: IStore, log: str, limit: int, max_bytes: int = MAX_PAGE_BYTES) -> list[Event]:
     """Return the last events of *log*, oldest first, within the same bounds."""
     page: list[Event] = []  # newest first
     size = 0
-    events = await store.latest(log, min(STEP, limit))
+    events = await store.latest(log, min(STEP, limit), READ_BYTES)
     while events:
         for event in reversed(events):
             size += len(event.body or b"")
@@ -44,7 +58,16 @@ async def read_last_page(store: IStore, log: str, limit: int, max_bytes: int = M
         first, step = page[-1].id, min(STEP, limit - len(page))
         if step <= 0 or first <= 1:
             break
-        # "Ids of a log rise by one", so these are the ones before it, as far as they are kept.
-        before = await store.read(log, max(0, first - 1 - step), step)
-        events = [event for event in before if event.id < first]
+        events = await read_before(store, log, first, step)
     return page[::-1]
+
+
+async def read_before(store: IStore, log: str, first: int, step: int) -> list[Event]:
+    """Return up to *step* of the events right before that with the id *first*, as far as they are kept."""
+    while True:
+        # "Ids of a log rise by one", so these are the ones before it.
+        events = await store.read(log, max(0, first - 1 - step), step, READ_BYTES)
+        before = [event for event in events if event.id < first]
+        if step == 1 or is_last(events, step) or not before or before[-1].id == first - 1:
+            return before
+        step = (step + 1) // 2  # they are too large for one read

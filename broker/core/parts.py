@@ -14,6 +14,7 @@ from broker.core.indices import Indices
 from broker.core.keys import Keys
 from broker.core.mailboxes import Mailboxes
 from broker.core.memberships import Memberships
+from broker.core.memory import Memory
 from broker.core.names import LocalNames
 from broker.core.owners import Owners
 from broker.core.presence import Presence
@@ -49,6 +50,7 @@ class Parts:
         failures: how often each address may show a wrong credential.
         cluster: the names that this node holds among the nodes.
         about: what the daemon is.
+        memory: what clients make it hold.
     """
 
     settings: Settings
@@ -74,3 +76,4 @@ class Parts:
     mailboxes: Mailboxes
     cluster: LocalNames
     about: About
+    memory: Memory

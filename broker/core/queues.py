@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from broker.core.lives import life_end
+from broker.core.pages import READ_BYTES, is_last
 from broker.core.registry import Registry
 from broker.errors import BrokerError, Conflict
 from broker.interfaces import IStore
@@ -159,7 +160,7 @@ class Queues:
         True: nothing is left; False: more may be; None: no consumer accepts it now.
         """
         position, _ = await self._position(queue)
-        kept = await self._store.read(LOG + queue, position, MESSAGES_PER_READ)
+        kept = await self._store.read(LOG + queue, position, MESSAGES_PER_READ, READ_BYTES)
         oldest = self._clock.seconds() - self._max_age
         delivered = position
         refused = False
@@ -173,7 +174,7 @@ class Queues:
             await self._advance(queue, delivered)
         if refused:
             return None
-        return len(kept) < MESSAGES_PER_READ
+        return is_last(kept, MESSAGES_PER_READ)
 
     async def _keep(self, mail: Mail, quota: Quota | None) -> bool:
         stored = await self._store.append(LOG + mail.queue, _event(mail, self._clock.seconds()), quota)

@@ -31,6 +31,7 @@ from broker.core.lives import life_end
 from broker.core.mailboxes import Mailboxes
 from broker.core.memberships import CONTROL as LEFT
 from broker.core.memberships import Memberships
+from broker.core.memory import HELP, Memory
 from broker.core.names import LocalNames
 from broker.core.owners import CLIENT_ID, INDEX, MEMBER, SERVICE_NAME, Owners
 from broker.core.owners import CONTROL as OWNED
@@ -41,7 +42,7 @@ from broker.core.shares import Shares
 from broker.core.sweeper import Sweeper
 from broker.core.topics import Delivery, Topics
 from broker.errors import Taken
-from broker.interfaces import IBus, ISharedBus, ISharedStore, IStore
+from broker.interfaces import MAX_PAGE_BYTES, IBus, ISharedBus, ISharedStore, IStore
 from broker.messages import CloseCode, Event
 from broker.observe.metrics import Metrics
 from broker.patterns import BROKER, CLIENT, RESERVED_PREFIX
@@ -86,7 +87,7 @@ class Broker(MultiService):
         self.access, self.metrics, self.tokens = parts.access, parts.metrics, parts.tokens
         self.topics, self.channels, self.keys = parts.topics, parts.channels, parts.keys
         self.calls, self.queues, self.presence = parts.calls, parts.queues, parts.presence
-        self.memberships, self.about = parts.memberships, parts.about
+        self.memberships, self.about, self.memory = parts.memberships, parts.about, parts.memory
         self.draining = False
         self._mailboxes_end = -1.0  # as it was when they were last prolonged
         self._sweeper = Sweeper(store, clock, parts.indices, settings.retention, settings.mailbox_seconds)
@@ -119,6 +120,8 @@ class Broker(MultiService):
             yield self.store.ready, "the store takes no writes"
         if self.bus.ready:
             yield self.bus.ready, "the bus carries no events"
+        if self.memory.reason:
+            yield self.memory.reason, self.memory.reason
         if self.draining:
             yield "draining", "draining"
         if not self.running:
@@ -193,6 +196,10 @@ class Broker(MultiService):
         gauge("services", "Procedures and services that are performed.", self._services)
         gauge("store_bytes", "Bytes that the store uses, as far as it knows.", lambda: self.store.used_bytes)
         gauge("sessions", "Sessions that others can see.", lambda: len(self.presence))
+        gauge("memory_held_bytes", "Bytes that clients make the daemon hold, in all.", lambda: self.memory.used)
+        gauge("memory_limit_bytes", "How many there may be; 0: any number.", lambda: self.memory.limit)
+        for name, account in self.memory.accounts.items():
+            gauge(f"{name}_bytes", HELP[name], partial(getattr, account, "used"))
 
     def _services(self) -> float:
         return len(self.calls.performers) + len(self.calls.services)
@@ -210,15 +217,7 @@ def make_parts(
         share_limit=settings.max_calls_per_client,
         total_limit=settings.max_calls,
     )
-    channels = Channels(
-        store,
-        bus,
-        clock,
-        settings.durable_topics,
-        settings.max_waiting_polls,
-        settings.cursor_seconds,
-        settings.max_waiting_polls_per_client,
-    )
+    channels = make_channels(settings, store, bus, clock)
     refusals = RefusalLog(clock, metrics)
     presence: Presence[Any] = Presence(lambda *change: _presence_changed(parts, *change))
     queues = make_queues(
@@ -238,7 +237,7 @@ def make_parts(
         tokens=Tokens(store, channels.notify, clock),
         topics=Topics(bus.listen, bus.forget),
         channels=channels,
-        indices=Indices(store, clock, settings.index_seconds),
+        indices=Indices(store, clock, settings.index_seconds, max_bytes=min(MAX_PAGE_BYTES, settings.send_queue_bytes)),
         keys=Keys(store, bus, channels.announce, clock, settings.max_value_bytes),
         memberships=Memberships(store, channels.notify, settings.max_subscriptions, clock, settings.membership_seconds),
         owners=_make_owners(settings, store, access, channels, clock, lambda *new: _replaced(parts, *new)),
@@ -248,6 +247,7 @@ def make_parts(
         mailboxes=Mailboxes(store, access.knows, clock, settings.client_seconds),
         cluster=LocalNames(),
         about=About(store, bus, clock.seconds()),
+        memory=make_memory(settings, metrics),
     )
     if bus.shared:
         parts.cluster = _cluster_names(parts)
@@ -263,6 +263,25 @@ def _cluster_names(parts: Parts) -> ClusterNames:
         parts.presence,
         parts.settings.takeover_probe_seconds,
     )
+
+
+def make_channels(settings: Settings, store: IStore, bus: IBus, clock: IReactorTime) -> Channels:
+    """Return the stored topics."""
+    return Channels(
+        store,
+        bus,
+        clock,
+        settings.durable_topics,
+        settings.max_waiting_polls,
+        settings.cursor_seconds,
+        settings.max_waiting_polls_per_client,
+    )
+
+
+def make_memory(settings: Settings, metrics: Metrics) -> Memory:
+    """Return the accounts of what clients make the daemon hold."""
+    shed = partial(metrics.slow_consumer, "memory")
+    return Memory(settings.memory_limit_bytes, settings.memory_per_address_bytes, shed)
 
 
 def _takers_of(parts: Parts, queue: str) -> list[Any]:

@@ -18,6 +18,7 @@ from broker.access.limits import Bucket, network_of
 from broker.core.calls import Call
 from broker.core.keys import Predicate
 from broker.core.memberships import Session
+from broker.core.memory import Account
 from broker.core.owners import CLIENT_ID
 from broker.core.parts import Parts
 from broker.core.shares import Share
@@ -28,9 +29,43 @@ from broker.patterns import CONTROL_PREFIX, KEY_PREFIX, RESERVED_PREFIX, check_t
 
 log = Logger()
 
+# Verbs that make the daemon hold more, for a store, a callee or those who read: refused while memory is short.
+CROWDING = frozenset(("publish", "call", "request", "send", "write"))
+
 # Every request of an HTTP client makes a peer: the shape of a UUID without its price.
 _ID_PREFIX = str(uuid4())[:24]
 _ids = count(1)
+
+
+@attrs.define(eq=False)
+class HeldForPeer:
+    """The bytes that are kept for one client, as ``memory`` counts them."""
+
+    _peer: Client
+    _account: Account
+    _size: int = 0
+    _ended: bool = False
+
+    @property
+    def address(self) -> str:
+        """Where the client comes from."""
+        return self._peer.address
+
+    def change(self, change: int) -> None:
+        """Count *change* bytes more, or fewer."""
+        if not self._ended:
+            self._size = max(0, self._size + change)
+            self._account.hold(self, self._size)
+
+    def end(self) -> None:
+        """Count nothing any more."""
+        self.change(-self._size)
+        self._ended = True
+
+    def shed(self) -> None:
+        """Disconnect the client."""
+        self.end()
+        self._peer.disconnect(CloseCode.TRY_AGAIN_LATER, "too much waits")
 
 
 @attrs.define(eq=False)
@@ -71,6 +106,7 @@ class Client:
     _share: Share | None = attrs.field(default=None, repr=False)  # of its principal, once that was asked for
     _tries: int = 0
     _token_taken: bool = False
+    _held: HeldForPeer | None = None
     _holds_token: bool = False
 
     def __attrs_post_init__(self) -> None:
@@ -179,6 +215,9 @@ class Client:
             raise self.deny(verb, name)
         if self.closed:
             raise Gone("lost", name)
+        if self._parts.memory.crowded and verb in CROWDING:
+            self._parts.metrics.rate_limited += 1
+            raise self._log(RateLimited("limit", "memory"), verb, "TXBROKER_MEMORY_LIMIT_BYTES")
 
     def _own(self, verb: str, name: str) -> None:
         """Check that *name* is well formed and not one of the broker itself.
@@ -227,6 +266,14 @@ class Client:
         return deferLater(self._parts.clock, seconds)
 
     # Who it is.
+
+    def hold(self, change: int) -> None:
+        """See ``IPeer.hold``."""
+        if self.closed:
+            return
+        if self._held is None:
+            self._held = HeldForPeer(self, self._parts.memory.held)
+        self._held.change(change)
 
     def bind(self, session: ISession, disconnect: Callable[[int, str], object] | None = None) -> None:
         """See ``IPeer.bind``."""
@@ -407,6 +454,8 @@ class Client:
         if self.closed:
             return
         self.closed = True
+        if self._held is not None:
+            self._held.end()
         if self._holds_token:
             self._parts.tokens.release(self)
         self.undo()

@@ -25,7 +25,7 @@ from broker.redis.script import Script
 log = Logger()
 
 MAX_PENDING = 20_000  # operations; more are refused at once
-MAX_PENDING_BYTES = 64 * 1024 * 1024  # of what they carry
+MAX_PENDING_BYTES = 16 * 1024 * 1024  # of what they carry
 MAX_BATCH = 500  # operations in one call: Redis does nothing else meanwhile
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 RECONNECT_TIMEOUT = 2.0  # seconds that operations wait for a connection
@@ -47,6 +47,7 @@ class Operation:
         words: the verb, and its arguments.
         decode: makes the result of what the verb has returned; may raise.
         size: the bytes that it carries, about.
+        reply: the bytes that its result may have, about.
         reads: whether it changes nothing, so that it can be repeated.
         origin: the id of the session that it publishes for, or "".
         answer: fires with the result.
@@ -58,6 +59,7 @@ class Operation:
     size: int = 0
     reads: bool = False
     origin: str = ""
+    reply: int = 0
     answer: Deferred[Any] = attrs.field(factory=Deferred, init=False)
 
     chained: ClassVar[bool] = False
@@ -202,10 +204,11 @@ class Batcher:
         if not (self._usable and self._waiting):
             return
         batch: list[Operation] = []
-        size = 0
-        while self._waiting and len(batch) < MAX_BATCH and size < MAX_BATCH_BYTES:
+        size = replies = 0
+        while self._waiting and len(batch) < MAX_BATCH and size + replies < MAX_BATCH_BYTES:
             operation = self._waiting.popleft()
             size += operation.size
+            replies += operation.reply
             batch.append(operation)
         self._bytes -= size
         self._running = True

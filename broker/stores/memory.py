@@ -191,9 +191,9 @@ class MemoryStore(Service):
         stored.rows.append((*row, event.author))
         return Event(*row, self.epoch, event.origin, event.dialect, event.original, event.author)
 
-    def read(self, log: str, after: int, limit: int) -> Deferred[list[Event]]:
+    def read(self, log: str, after: int, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:
         """See ``IStore.read``."""
-        return self._do(self._read, log, after, limit)
+        return self._do(lambda: _cut(self._read(log, after, limit), _body_bytes, max_bytes))
 
     def _read(self, log: str, after: int, limit: int) -> list[Event]:
         stored = self._logs.get(log)
@@ -203,9 +203,11 @@ class MemoryStore(Service):
         rows = stored.rows[start : start + max(0, limit)]
         return [Event(*row[:6], self.epoch, author=row[6]) for row in rows]
 
-    def latest(self, log: str, limit: int) -> Deferred[list[Event]]:
+    def latest(self, log: str, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:
         """See ``IStore.latest``."""
-        return self._do(lambda: self._read(log, self._head(log) - limit, limit))
+        return self._do(
+            lambda: _cut(self._read(log, self._head(log) - limit, limit)[::-1], _body_bytes, max_bytes)[::-1]
+        )
 
     def head(self, log: str) -> Deferred[int]:
         """See ``IStore.head``."""
@@ -375,3 +377,17 @@ class MemoryStore(Service):
         if self._stopped_reason:
             return refused(self._stopped_reason)
         return execute(act, *arguments, **named)
+
+
+def _cut(items: list[T], size_of: Callable[[T], int], max_bytes: int) -> list[T]:
+    """Return the first of *items*, up to that with which they have *max_bytes* bytes; 0: all."""
+    size = 0
+    for index, item in enumerate(items if max_bytes else ()):
+        size += size_of(item)
+        if size >= max_bytes:
+            return items[: index + 1]
+    return items
+
+
+def _body_bytes(event: Event) -> int:
+    return len(event.body or b"")

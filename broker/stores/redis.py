@@ -11,7 +11,7 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
@@ -52,6 +52,10 @@ SWEEP_STEP = 100  # logs or keys that are swept in one call
 KNOWN_LOGS = 10_000  # logs of which a node remembers that they exist
 MEASURE_INTERVAL = 1.0  # seconds between two looks at how much memory is used
 SMALL_INTEGER = re.compile(rb"0|-?[1-9][0-9]{0,13}")  # what the script adds exactly
+
+MIN_REPLY_BYTES = 16384  # of a read, for what is known of it before
+
+T = TypeVar("T")
 
 
 @implementer(ISharedStore)
@@ -103,6 +107,7 @@ class RedisStore(Service):
         self._measuring = LoopingCall(self._measure)
         self._measuring.clock = reactor
         self._known: BoundedDict[str, None] = BoundedDict(KNOWN_LOGS)
+        self._reply_bytes = MIN_REPLY_BYTES  # that a read is expected to have: of many large ones, few are one call
         self._batcher = Batcher(
             self._address,
             Script("broker.stores.redis_scripts", "state", "logs", "keys"),
@@ -225,7 +230,7 @@ class RedisStore(Service):
             len(stored),
             False,
             event.origin if extras else "",
-            quota,
+            quota=quota,
         )
         if log not in self._known:
             self._known[log] = None
@@ -249,19 +254,22 @@ class RedisStore(Service):
             event.author,
         )
 
-    def read(self, log: str, after: int, limit: int) -> Deferred[list[Event]]:
+    def read(self, log: str, after: int, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:
         """See ``IStore.read``."""
         if limit <= 0 or after >= MAX_ID:
             return self._nothing()
-        return self._query((b"read", encode_text(log), b"%d" % (max(0, after) + 1), _bounded(limit)), self._events)
+        words = (b"read", encode_text(log), b"%d" % (max(0, after) + 1), _bounded(limit), b"%d" % max_bytes)
+        return self._query(words, self._events)
 
-    def latest(self, log: str, limit: int) -> Deferred[list[Event]]:
+    def latest(self, log: str, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:
         """See ``IStore.latest``."""
         if limit <= 0:
             return self._nothing()
-        return self._query((b"latest", encode_text(log), _bounded(limit)), lambda found: self._events(found)[::-1])
+        words = (b"latest", encode_text(log), _bounded(limit), b"%d" % max_bytes)
+        return self._query(words, lambda found: self._events(found)[::-1])
 
     def _events(self, found: list[Any]) -> list[Event]:
+        self._sized(None, sum(len(part) for _, fields in found for part in fields))
         return [decode_stored(int(id[:-2]), self.epoch, *fields[1::2]) for id, fields in found]
 
     def head(self, log: str) -> Deferred[int]:
@@ -324,7 +332,8 @@ class RedisStore(Service):
     def get(self, space: str, key: str) -> Deferred[Entry | None]:
         """See ``IStore.get``."""
         return self._query(
-            (b"get", encode_text(space), encode_text(key)), lambda found: None if found is None else decode_entry(found)
+            (b"get", encode_text(space), encode_text(key)),
+            lambda found: None if found is None else decode_entry(self._sized(found, len(found))),
         )
 
     def set(
@@ -406,6 +415,7 @@ class RedisStore(Service):
             return self._nothing()
 
         def pairs(found: list[bytes]) -> list[tuple[str, Entry]]:
+            self._sized(None, sum(map(len, found)))
             return [
                 (decode_text(key), decode_entry(stored)) for key, stored in zip(found[::2], found[1::2], strict=True)
             ]
@@ -428,7 +438,12 @@ class RedisStore(Service):
         return self._submit(Operation(words, decode, size))
 
     def _query(self, words: tuple[bytes, ...], decode: Callable[[Any], Any] = lambda found: found) -> Deferred[Any]:
-        return self._submit(Operation(words, decode, 0, True))
+        return self._submit(Operation(words, decode, 0, True, reply=self._reply_bytes))
+
+    def _sized(self, found: T, size: int) -> T:
+        """Return *found*, a reply of *size* bytes: the next ones are expected to be about as large."""
+        self._reply_bytes = max(size, MIN_REPLY_BYTES, self._reply_bytes * 7 // 8)
+        return found
 
     def _full(self) -> Deferred[Any]:
         return refused(self._stopped_reason or full_text(self._room.shortage))

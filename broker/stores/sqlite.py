@@ -133,13 +133,13 @@ class SqliteStore(Service):
         time = event.time or self._clock.seconds()
         return self._commits.submit(TableWriter.append, (log, event, time, quota), len(event.body or b""), log)
 
-    def read(self, log: str, after: int, limit: int) -> Deferred[list[Event]]:
+    def read(self, log: str, after: int, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:
         """See ``IStore.read``."""
-        return self._query(TableReader.read, (log, after, limit), log, EVERY_LOG)
+        return self._query(TableReader.read, (log, after, limit, max_bytes), log, EVERY_LOG)
 
-    def latest(self, log: str, limit: int) -> Deferred[list[Event]]:
+    def latest(self, log: str, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:
         """See ``IStore.latest``."""
-        return self._query(TableReader.latest, (log, limit), log, EVERY_LOG)
+        return self._query(TableReader.latest, (log, limit, max_bytes), log, EVERY_LOG)
 
     def head(self, log: str) -> Deferred[int]:
         """See ``IStore.head``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 from broker.messages import Entry, Event, Quota, decode_text, encode_text
 from broker.stores.entries import alive, check_revision, increased, merged, replaced
@@ -76,15 +77,16 @@ class TableReader:
     def flush(self) -> None:
         """Write the events that are buffered: none here."""
 
-    def read(self, log: str, after: int, limit: int) -> list[Event]:
+    def read(self, log: str, after: int, limit: int, max_bytes: int = 0) -> list[Event]:
         """See ``IStore.read``."""
         self.flush()
-        return self._events(log, self._execute(_READ, (encode_text(log), _fit(after), _fit(limit))).fetchall())
+        found = self._execute(_READ, (encode_text(log), _fit(after), _fit(limit)))
+        return self._events(log, _rows(found, 3, max_bytes))
 
-    def latest(self, log: str, limit: int) -> list[Event]:
+    def latest(self, log: str, limit: int, max_bytes: int = 0) -> list[Event]:
         """See ``IStore.latest``."""
         self.flush()
-        return self._events(log, self._execute(_LATEST, (encode_text(log), _fit(limit))).fetchall()[::-1])
+        return self._events(log, _rows(self._execute(_LATEST, (encode_text(log), _fit(limit))), 3, max_bytes)[::-1])
 
     def _events(self, log: str, rows: list[tuple[int, bytes | int, bytes, bytes | None, bytes, float]]) -> list[Event]:
         epoch = self._epoch
@@ -128,16 +130,9 @@ class TableReader:
         self, space: str, first: str, last: str, limit: int, now: float, max_bytes: int = 0
     ) -> list[tuple[str, Entry]]:
         """See ``IStore.range``; *now* is in seconds since the epoch."""
-        rows = self._execute(_RANGE, (space, encode_text(first), encode_text(last), now, _fit(limit)))
-        found: list[tuple[str, Entry]] = []
-        size = 0
-        for key, *entry in rows:
-            found.append((decode_text(key), Entry(*entry)))
-            size += len(entry[0])
-            if 0 < max_bytes <= size:
-                rows.close()  # so that no snapshot of the file stays open
-                break
-        return found
+        found = self._execute(_RANGE, (space, encode_text(first), encode_text(last), now, _fit(limit)))
+        rows = _rows(found, 1, max_bytes)
+        return [(decode_text(key), Entry(*entry)) for key, *entry in rows]
 
 
 class TableWriter(TableReader):
@@ -445,6 +440,20 @@ class TableWriter(TableReader):
 def after_prefix(prefix: bytes) -> bytes:
     """Return what sorts after every UTF-8 text that begins with *prefix*."""
     return prefix + b"\xff"
+
+
+def _rows(found: sqlite3.Cursor, column: int, max_bytes: int) -> list[Any]:
+    """Return the rows of *found*, no more once their *column* has *max_bytes* bytes in all; 0: all of them."""
+    if not max_bytes:
+        return found.fetchall()
+    rows, size = [], 0
+    for row in found:
+        rows.append(row)
+        size += len(row[column] or b"")
+        if size >= max_bytes:
+            found.close()  # it would go on reading
+            break
+    return rows
 
 
 def _said_by(event: Event) -> bytes:

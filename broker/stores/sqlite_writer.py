@@ -25,7 +25,7 @@ from broker.stores.room import full_text
 from broker.stores.sqlite_tables import TableReader, TableWriter
 
 MAX_PENDING = 20_000  # operations under way; more are refused at once
-MAX_PENDING_BYTES = 64 * 1024 * 1024  # of bodies and values under way
+MAX_PENDING_BYTES = 16 * 1024 * 1024  # of bodies and values under way
 LARGE_BATCH = 4  # operations, from which the next batch waits a little for more
 PROBE_INTERVAL = 1.0  # seconds between two attempts to write while writing fails
 

@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from broker.access.admission import Admission, ConnectionCounter
 from broker.access.browsers import BrowserPolicy
 from broker.core.deadlines import Deadlines
+from broker.core.memory import Memory
 from broker.core.slices import slices_of
 from broker.errors import BrokerError, Refused
 from broker.interfaces import ILink, ISession
@@ -81,6 +82,7 @@ class Site(Factory):
         times: that a client may take.
         ready: returns why the daemon can not do its work now; [] when it can.
         about: returns what the daemon is.
+        memory: where it is counted what clients make connections hold.
 
     Raises:
         ValueError: two dialects want the same path.
@@ -102,9 +104,11 @@ class Site(Factory):
         times: Times | None = None,
         ready: Callable[[], list[str]] = list,
         about: Callable[[], dict[str, Any]] = dict,
+        memory: Memory | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.times = times or Times()
+        self.memory = memory or Memory()
         self.dates = Dates(clock)
         self.deadlines: Deadlines[HttpChannel] = Deadlines(clock, HttpChannel.expired)
         self.slices = slices_of(clock)

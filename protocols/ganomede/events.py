@@ -26,7 +26,7 @@ log = Logger()
 
 LIMIT = 100  # events of one answer, where the request does not say
 MAX_LIMIT = 1000
-MAX_BYTES = 1 << 23  # bytes of the data in one answer, unless a single event has more
+MAX_BYTES = 1 << 23  # bytes of the data in one answer at most, unless a single event has more
 MAX_HELD = 1000  # error answers that are held back at once; more are sent at once
 MAX_LOGGED = 1000  # cursors beyond the end that are remembered as logged
 
@@ -47,6 +47,8 @@ class Events:
 
     def __init__(self, settings: Settings) -> None:
         self._timeout = settings.poll_timeout_seconds
+        # An answer that its client does not read must not be more than may wait for a client.
+        self._max_bytes = settings.send_queue_bytes
         self._error_delay = settings.error_delay_seconds
         self._bodies = Bodies(Publication, settings.max_message_bytes)
         self._held = HeldRefusals(MAX_HELD)
@@ -114,12 +116,12 @@ class Events:
     async def _read(self, peer: IPeer, client: str, channel: str, limit: int, said: str | None) -> Response:
         if said is None:
             after = await peer.cursor(client, channel)
-            events = await peer.poll(channel, after, limit, self._timeout, max_bytes=MAX_BYTES)
+            events = await peer.poll(channel, after, limit, self._timeout, max_bytes=self._page_bytes())
         elif (number := whole_number(said)) is None:
             # This acknowledges nothing.
             await peer.cursor(client, channel)
             after = 0
-            events = await peer.poll(channel, after, limit, self._timeout, max_bytes=MAX_BYTES)
+            events = await peer.poll(channel, after, limit, self._timeout, max_bytes=self._page_bytes())
         else:
             after = number
             events = await self._acknowledge(peer, client, channel, after, limit)
@@ -133,7 +135,7 @@ class Events:
         """Poll while the cursor is written; before anything is answered, it must have been."""
         lost: list[Failure] = []
         moved = peer.move_cursor(client, channel, after).addErrback(lost.append)
-        events = await peer.poll(channel, after, limit, self._timeout, max_bytes=MAX_BYTES)
+        events = await peer.poll(channel, after, limit, self._timeout, max_bytes=self._page_bytes())
         await moved
         if lost:
             lost[0].raiseException()
@@ -144,7 +146,10 @@ class Events:
         query = read_query(request.query)
         authenticate(peer, query.get("secret", msgspec.UNSET))
         channel = channel_of(query.get("channel"))
-        return _listed(await peer.latest(channel, _limit(query), max_bytes=MAX_BYTES))
+        return _listed(await peer.latest(channel, _limit(query), max_bytes=self._page_bytes()))
+
+    def _page_bytes(self) -> int:
+        return min(MAX_BYTES, self._max_bytes)
 
     async def _hold(self, peer: IPeer) -> None:
         if self._error_delay > 0:

@@ -31,6 +31,8 @@ from protocols.microstream.engineio import (
 from protocols.microstream.engineio import Event as EngineEvent
 from protocols.microstream.idle import IdleTimeout
 
+MIN_COUNTED = 4096  # bytes of packets that wait for a GET, from which on they are counted
+
 
 @attrs.frozen
 class Handshake:
@@ -101,6 +103,7 @@ class Session(BaseSession):
         self._batching = False
         self._slices = slices_of(context.clock)
         self._idle: IdleTimeout | None = None
+        self._held = 0  # bytes that the peer was told of
         self._bucket = context.timers.add(self.heartbeat, context.times.ping_interval)
         peer.bind(self, self.end)
 
@@ -212,6 +215,8 @@ class Session(BaseSession):
             raise ProtocolError("two polls at once")
         self._received()
         payload = self.engine.poll()
+        if self._held:
+            self._count_queued()
         if payload:
             return payload
         self._waiting_get = Deferred()
@@ -285,6 +290,16 @@ class Session(BaseSession):
                 self._answer(engine.poll())
         elif engine.queued > self.context.queue_bytes:
             self.end(CloseCode.TRY_AGAIN_LATER, "reading too slowly")
+        if engine.queued >= MIN_COUNTED or self._held:
+            self._count_queued()
+
+    def _count_queued(self) -> None:
+        """Count the packets that wait for the next GET, as far as they are more than a little."""
+        queued = self.engine.queued
+        size = queued if queued >= MIN_COUNTED else 0
+        change, self._held = size - self._held, size
+        if change:
+            self.peer.hold(change)
 
     def _answer(self, payload: bytes) -> None:
         waiting = self._waiting_get

@@ -39,11 +39,13 @@ class StartBuffer:
         clock: gives the time.
         on_timeout: called when something waits and the client has been silent for too long.
         max_bytes: bytes of payload that may be kept.
+        hold: counts how many more are kept, or fewer.
     """
 
     clock: IReactorTime
     on_timeout: Callable[[], object]
     max_bytes: int
+    hold: Callable[[int], object]
     _begin: float = 0.0
     _size: int = 0
     _frames: list[Frame] = attrs.field(factory=list)
@@ -68,10 +70,12 @@ class StartBuffer:
 
     def add(self, frame: Frame) -> bool:
         """Keep *frame*; False when there are too many."""
-        self._size += len(frame.payload)
-        if self._size > self.max_bytes:
+        size = len(frame.payload)
+        if self._size + size > self.max_bytes:
             return False
+        self._size += size
         self._frames.append(frame)
+        self.hold(size)
         self.schedule()
         return True
 
@@ -81,6 +85,8 @@ class StartBuffer:
             self._timer.cancel()
             self._timer = None
         frames, self._frames = self._frames, []
+        self.hold(-self._size)
+        self._size = 0
         return frames
 
     def _timed_out(self) -> None:
@@ -112,11 +118,11 @@ class Outgoing:
 
     def __attrs_post_init__(self) -> None:
         self.clock = self.peer.clock
-        self.watches = Watches(self.peer, self.push)
+        self.watches = Watches(self.peer, self.push, self.link.hold)
 
     def start(self) -> None:
         """Begin to keep what the broker sends, until the client is ready."""
-        self._buffer = StartBuffer(self.clock, self.ready, self.settings.send_queue_bytes)
+        self._buffer = StartBuffer(self.clock, self.ready, self.settings.send_queue_bytes, self.link.hold)
         self._buffer.restart()
 
     def stop(self) -> None:
@@ -153,6 +159,8 @@ class Outgoing:
 
     def event(self, event: Event, pattern: str) -> None:
         """Send *event* as it comes by one subscription, or by the watches of its key."""
+        if pattern is not event.topic and not self.link.open:
+            return  # it may have been closed for what came by another of its subscriptions
         if pattern:
             frame = event.render(wire.event, pattern)
             if self._buffer is None:

@@ -27,10 +27,12 @@ class Watches:
     Args:
         peer: the way into the broker.
         push: sends the frame of a change.
+        hold: counts how many more bytes are kept, or fewer.
     """
 
     _peer: IPeer
     _push: Callable[[Frame], object]
+    _hold: Callable[[int], object]
     _patterns: dict[str, None] = attrs.field(factory=dict)
     _tree: PatternTree[Watches, None] = attrs.field(factory=PatternTree)  # the same
     _waiting: dict[str, list[Frame]] = attrs.field(factory=dict)  # pattern → changes that follow its snapshot
@@ -103,16 +105,20 @@ class Watches:
         if pattern not in self._waiting:
             self._push(frame)
             return
-        self._held += len(frame.payload)
-        if self._held > MAX_HELD_BYTES:
+        if self._held + len(frame.payload) > MAX_HELD_BYTES:
             self._peer.disconnect(CloseCode.TRY_AGAIN_LATER, "too much before the snapshot")
         else:
+            self._held += len(frame.payload)
             self._waiting[pattern].append(frame)
+            self._hold(len(frame.payload))
 
     def _release(self, pattern: str) -> list[Frame]:
         """Return the changes that were kept for *pattern*, and keep none."""
         frames = self._waiting.pop(pattern, [])
-        self._held -= sum(len(frame.payload) for frame in frames)
+        size = sum(len(frame.payload) for frame in frames)
+        if size:
+            self._held -= size
+            self._hold(-size)
         return frames
 
 

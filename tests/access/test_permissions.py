@@ -43,6 +43,12 @@ def test_decisions_that_are_remembered_are_bounded():
     assert grants._decision.cache_info().currsize <= 1024
 
 
+def test_what_is_too_long_for_a_name_is_not_remembered():
+    grants = Grants({"publish": Rule((">",))})
+    assert grants.may("publish", "t" * 1_000_000)
+    assert grants._decision.cache_info().currsize == 0
+
+
 def test_grants_that_are_remembered_are_bounded():
     permissions = Permissions({"default": {"call": Rule(("x",))}})
     for number in range(5000):

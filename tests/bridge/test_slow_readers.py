@@ -162,6 +162,44 @@ async def test_one_that_never_reads_again_is_cut_off(start_daemon):
     await observer.socket.close()
 
 
+@pytest_twisted.ensureDeferred
+async def test_near_the_limit_of_memory_publishing_is_refused_until_somebody_reads(start_daemon):
+    daemon = await start_daemon(TXBROKER_SEND_QUEUE_BYTES="100000000", TXBROKER_MEMORY_LIMIT_BYTES="2000000")
+    dead = await OwlMeans.join(daemon)
+    await dead.subscribe("crowd")
+    dead.socket.mute()
+    said = {"clientId": "w", "channel": "crowd", "from": "w", "type": "t", "data": ["x" * MESSAGE]}
+    statuses = []
+    while 429 not in statuses:
+        statuses.append((await Ganomede(daemon).post_raw(json.dumps(said).encode())).status)
+        assert len(statuses) < 300
+    ready, health = await get(f"{daemon.url}/ready"), await get(f"{daemon.url}/health")
+    assert (set(statuses[:-1]), ready.status, health.status) == ({200}, 503, 200)
+    assert "TXBROKER_MEMORY_LIMIT_BYTES" in ready.text
+    dead.socket.listen()
+    for _ in statuses[:-1]:
+        await dead.event()
+    await Ganomede(daemon).post("crowd", "[1]")
+    assert '"payload":[1]' in await dead.event()
+    await dead.socket.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_whoever_does_not_read_the_most_is_closed_above_the_limit_of_memory(start_daemon):
+    daemon = await start_daemon(TXBROKER_SEND_QUEUE_BYTES="100000000", TXBROKER_MEMORY_LIMIT_BYTES="2000000")
+    dead, alive = await OwlMeans.join(daemon), await OwlMeans.join(daemon)
+    await dead.ask("broker.set", "large", "x" * MESSAGE)
+    dead.socket.mute()
+    for _ in range(200):
+        dead.begin("broker.get", json.dumps("large"))
+    assert (await alive.ask("broker.get", "large"))["value"] == "x" * MESSAGE
+    dead.socket.listen()
+    # 1006 where what the kernel is being given would have been too much by itself.
+    assert (await dead.socket.closed())[0] in (1013, 1006)
+    await alive.ask("broker.set", "large", "small")
+    await alive.socket.close()
+
+
 @pytest.mark.parametrize("stopped", [False, True], ids=["reading", "not running meanwhile"])
 @pytest_twisted.ensureDeferred
 async def test_a_process_that_does_nothing_but_read_is_not_slow(start_daemon, stopped):

@@ -62,7 +62,7 @@ class Source:
     def since(self, topic: str, mark: int) -> Deferred[int]:
         return self._answer(next((event.id for at, event in self.events.get(topic, ()) if at > mark), 0))
 
-    def read(self, topic: str, after: int, limit: int) -> Deferred[list[Event]]:
+    def read(self, topic: str, after: int, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:
         return self._answer([event for _, event in self.events.get(topic, ()) if event.id > after][:limit])
 
     def publishes(self, origin: str) -> bool:

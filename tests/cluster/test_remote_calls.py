@@ -77,12 +77,16 @@ class Party:
     refusal: BrokerError | None = None
     calling: dict = attrs.field(factory=dict)
     serving: dict = attrs.field(factory=dict)
+    held: int = 0
     requests: list = attrs.field(factory=list)
     replies: list = attrs.field(factory=list)
 
     @property
     def client(self):
         return self.id
+
+    def hold(self, change):
+        self.held += change
 
     def on_request(self, request):
         if self.refusal is not None:

@@ -6,7 +6,7 @@ import attrs
 import pytest
 from twisted.internet.task import Clock
 
-from broker.core.calls import Call, Calls
+from broker.core.calls import MAX_KEPT_BYTES, Call, Calls
 from broker.core.slices import SLICE
 from broker.errors import CalleeFailed, Denied, Gone, Invalid, NotFound, RateLimited, Timeout
 from broker.messages import Reply, Request
@@ -20,10 +20,14 @@ class Party:
     heard: list[Reply] = attrs.field(factory=list)
     calling: dict[str, Call] = attrs.field(factory=dict)
     serving: dict[str, Call] = attrs.field(factory=dict)
+    held: int = 0
 
     @property
     def id(self):
         return f"session of {self.client}"
+
+    def hold(self, change):
+        self.held += change
 
     def on_request(self, request):
         self.served.append(request)
@@ -294,3 +298,23 @@ def test_stream_without_idle_limit_lives_on(clock, ann, bob):
     assert calls.answer(bob, asked.id, b"1")
     assert clock.getDelayedCalls() == []
     assert calls.answer(bob, asked.id, b"2")
+
+
+def test_the_bytes_of_long_ids_and_procedures_of_one_caller_are_bounded(clock, ann, bob):
+    calls = Calls(clock)
+    name = "\U0001f600" * 250
+    calls.performers.add(bob, name, shared=False)
+    for _ in range(MAX_KEPT_BYTES // 5000):
+        calls.open(ann, bob, "\U0001f600" * 1000, request(name))
+    with pytest.raises(RateLimited, match="limit pending"):
+        calls.open(ann, bob, "\U0001f600" * 1000, request(name))
+    assert ann.held == MAX_KEPT_BYTES // 5000 * 5000
+    calls.answer(bob, bob.served[0].id, b"1")
+    clock.advance(6.0)
+    assert (ann.held, calls.pending, calls._kept) == (0, 0, {})
+
+
+def test_ids_of_an_ordinary_length_are_not_counted(calls, ann, bob):
+    calls.open(ann, bob, "x" * 36, request())
+    assert ann.held == 0
+    calls.leave(ann)

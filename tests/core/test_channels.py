@@ -456,7 +456,7 @@ def test_a_bus_reads_topics_where_the_store_has_logs():
     assert value_of(source.mark()) == 7
     assert value_of(source.changes(7)) == {"a": 8, LOG_PREFIX: 9}
     assert value_of(source.since("a", 5)) == (LOG_PREFIX + "a", 5)
-    assert value_of(source.read("a", 5, 10)) == (LOG_PREFIX + "a", 5, 10)
+    assert value_of(source.read("a", 5, 10, 99)) == (LOG_PREFIX + "a", 5, 10, 99)
     assert (source.publishes("ann"), source.publishes("bob")) == (True, False)
     source.on_answer(lambda: answered.append(True))
     assert answered == [True]

@@ -80,3 +80,11 @@ def test_what_retention_took_is_not_in_the_last_page():
     shelf = Shelf(*[0] * 100)
     value_of(shelf.store.trim("log", 60))
     assert shelf.last(90) == list(range(61, 101))
+
+
+def test_pages_of_large_events_are_read_in_small_parts_and_are_whole():
+    shelf = Shelf(*[700_000] * 6)
+    assert shelf.page(0, 9) == [1, 2, 3, 4, 5, 6]
+    assert shelf.last(5) == [2, 3, 4, 5, 6]
+    assert shelf.last(5, 2_000_000) == [5, 6]
+    assert max(shelf.read_at_once) == 2

@@ -304,14 +304,9 @@ def test_gauges_count_what_there_is(clock):
     ann.call("ref", Request("", "p", "", "", b"[]"))
     poll = ensureDeferred(ann.poll("news", 0, 10, 5.0))
     gauges = {name: read() for name, (_, read) in broker.metrics.gauges.items()}
-    assert gauges == {
-        "calls_pending": 1,
-        "polls_waiting": 1,
-        "topics": 2,
-        "services": 3,
-        "sessions": 1,
-        "store_bytes": 0,
-    }
+    counted = {"calls_pending": 1, "polls_waiting": 1, "topics": 2, "services": 3, "sessions": 1, "store_bytes": 0}
+    held = dict.fromkeys(("memory_held_bytes", "send_queue_bytes", "upload_bytes", "held_bytes"), 0)
+    assert gauges == {**counted, **held, "memory_limit_bytes": broker.settings.memory_limit_bytes}
     poll.addErrback(lambda failure: failure.trap(CancelledError)).cancel()
 
 

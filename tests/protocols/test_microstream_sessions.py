@@ -303,3 +303,26 @@ def test_more_packets_than_can_be_read_in_time_end_the_session(slow):
     assert value_of(slow.request("POST", query, b"\x1e".join([b"6"] * MAX_PACKETS))).status == 200
     assert value_of(slow.request("POST", query, b"\x1e".join([b"6"] * (MAX_PACKETS + 1)))).status == 413
     assert session.ended
+
+
+def test_packets_that_wait_for_a_get_are_counted_until_it_comes(sessions):
+    query, session = sessions.polling()
+    memory = sessions.broker.memory
+    session.send([(b"x" * 5000, False)])
+    assert memory.held.used == 5001
+    value_of(sessions.request("GET", query))
+    assert memory.used == 0
+    session.send([(b"x" * 5000, False)])
+    session.end()
+    assert memory.used == 0
+
+
+def test_the_session_with_the_most_packets_ends_when_there_are_too_many():
+    sessions = Sessions()
+    sessions.broker.memory.held.share = 10_000
+    (_, first), (_, second) = sessions.polling(), sessions.polling()
+    first.send([(b"x" * 6000, False)])
+    second.send([(b"x" * 5000, False)])
+    assert (first.ended, second.ended, sessions.broker.memory.used) == (True, False, 5001)
+    sessions.stop()
+    assert sessions.broker.memory.used == 0

@@ -283,6 +283,26 @@ class StoreContract:
         assert ids(await store.latest("log", limit)) == expected
 
     @pytest_twisted.ensureDeferred
+    async def test_a_read_may_be_bounded_by_bytes_but_returns_one_event(self, store: IStore) -> None:
+        for _ in range(5):
+            await store.append("log", Event("t", "n", b"x" * 1000))
+        first, last = ids(await store.read("log", 1, 4, 1500)), ids(await store.latest("log", 5, 1500))
+        # A store may count what stands beside a body, or ignore the bound.
+        assert first in ([2, 3], [2, 3, 4, 5])
+        assert last in ([4, 5], [1, 2, 3, 4, 5])
+        assert ids(await store.read("log", 1, 4, 1))[:1] == [2]
+        assert ids(await store.latest("log", 4, 1))[-1:] == [5]
+        assert ids(await store.read("log", 1, 4, 100_000)) == [2, 3, 4, 5]
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_range_may_be_bounded_by_bytes_but_returns_one_entry(self, store: IStore) -> None:
+        await gatherResults([store.set("s", f"k{number}", b"x" * 1000) for number in range(5)])
+        found = [key for key, _ in await store.range("s", "k1", "k9", 9, 1500)]
+        assert found in (["k1", "k2"], ["k1", "k2", "k3", "k4"])
+        assert [key for key, _ in await store.range("s", "k1", "k9", 9, 1)][:1] == ["k1"]
+        assert len(await store.range("s", "k1", "k9", 9, 100_000)) == 4
+
+    @pytest_twisted.ensureDeferred
     async def test_an_unknown_log_is_empty(self, store: IStore) -> None:
         assert await store.read("log", 0, 9) == []
         assert await store.latest("log", 9) == []

@@ -400,6 +400,21 @@ async def test_too_much_at_once_is_refused(
 
 
 @pytest_twisted.ensureDeferred
+async def test_reads_of_much_are_not_all_one_call(make_store: MakeRedisStore) -> None:
+    calls: list[int] = []
+    store = make_store(observe=lambda operations, seconds: calls.append(operations))
+    await store.set("s", "k", b"x" * 1_000_000)
+    await store.get("s", "k")
+    calls.clear()
+    await gatherResults([store.get("s", "k") for _ in range(20)])
+    assert max(calls) == 5
+    assert store._reply_bytes > 1_000_000
+    await store.set("s", "k", b"x")
+    await gatherResults([store.get("s", "k") for _ in range(100)])
+    assert store._reply_bytes == 16384
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_stopped_store_leaves_no_timer(make_store: MakeRedisStore) -> None:
     store = make_store()
     await store.append("log", event())

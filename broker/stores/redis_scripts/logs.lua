@@ -69,14 +69,29 @@ verbs.open = function(at)
   return append(log, id, ARGV[at + 1], ARGV[at + 2])
 end
 
--- log, first id, limit
-verbs.read = function(at)
-  return call('XRANGE', log_key(ARGV[at]), ARGV[at + 1], '+', 'COUNT', ARGV[at + 2])
+local function cut(found, most)
+  -- Drops what comes after the first entries that have that many bytes; 0: nothing.
+  local size = 0
+  for i, entry in ipairs(most > 0 and found or {}) do
+    size = size + #entry[2][2]
+    if size >= most then
+      for j = #found, i + 1, -1 do
+        found[j] = nil
+      end
+      break
+    end
+  end
+  return found
 end
 
--- log, limit
+-- log, first id, limit, bytes after which there are no more or 0
+verbs.read = function(at)
+  return cut(call('XRANGE', log_key(ARGV[at]), ARGV[at + 1], '+', 'COUNT', ARGV[at + 2]), tonumber(ARGV[at + 3]))
+end
+
+-- log, limit, bytes after which there are no more or 0
 verbs.latest = function(at)
-  return call('XREVRANGE', log_key(ARGV[at]), '+', '-', 'COUNT', ARGV[at + 1])
+  return cut(call('XREVRANGE', log_key(ARGV[at]), '+', '-', 'COUNT', ARGV[at + 1]), tonumber(ARGV[at + 2]))
 end
 
 -- log

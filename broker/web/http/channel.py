@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from broker.core.deadlines import Deadlines
+from broker.core.memory import Memory
 from broker.core.slices import Slices
 from broker.messages import HttpRequest, Response
 from broker.web.http.head import request_id
@@ -43,11 +44,13 @@ from broker.web.http.states import (
     TRANSITIONS,
 )
 from broker.web.http.timeouts import STALLED, Timeout, Times
-from broker.web.net.transport import peer_is_gone, unacknowledged_bytes, writer_for
+from broker.web.net.transport import FrameTransport, peer_is_gone, unacknowledged_bytes, writer_for
 
 __all__ = ["HttpChannel", "HttpSite", "Times"]
 
 log = Logger()
+
+MIN_COUNTED = 4096  # bytes of a body, from which on it is counted while the connection holds it
 
 
 class HttpSite(typing.Protocol):
@@ -58,6 +61,7 @@ class HttpSite(typing.Protocol):
     dates: Dates
     deadlines: Deadlines[HttpChannel]
     slices: Slices
+    memory: Memory
 
     def answer(self, request: HttpRequest) -> Coroutine[Any, Any, Response]:
         """Return the answer; the coroutine is cancelled when the client disconnects."""
@@ -112,6 +116,7 @@ class HttpChannel(Protocol):
         self._bucket: dict[HttpChannel, float] | None = None  # of the deadlines
         self._checks = 0  # without progress until the limit has passed
         self._postponed = False  # what has arrived waits for a later slice of the reactor's time
+        self._holds = False  # whether ``memory`` knows that it does
 
     # IProtocol
 
@@ -127,15 +132,23 @@ class HttpChannel(Protocol):
         """Parse *data* and answer the requests it completes; the transport coalesces the answers."""
         if self._state in IS_ENDING:
             return
-        self._parser.receive(data)
+        parser = self._parser
+        parser.receive(data)
         self._process_requests()
+        if parser.body_bytes >= MIN_COUNTED or parser.unparsed or self._holds:
+            self._count_received()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Cancel the request under way."""
         self._detach()
+        request = self._request
         if self._pending is not None:
             self._pending.cancel()
+        if request is not None:
+            request.body = b""  # a traceback may keep the request until the garbage collector comes
         self._site.gone(self)
+        if self._holds:
+            self._release()
 
     # IHalfCloseableProtocol
 
@@ -171,6 +184,8 @@ class HttpChannel(Protocol):
         """The send buffer is empty again: continue."""
         self._state = TRANSITIONS[self._state, RESUME]
         self._timed_phase = None
+        if self._holds:
+            self._site.memory.send_queue.hold(self, 0)
         self._process_requests()
 
     def stopProducing(self) -> None:
@@ -188,6 +203,16 @@ class HttpChannel(Protocol):
     def abort(self) -> None:
         """Drop the connection."""
         self.transport.abortConnection()
+
+    def shed(self) -> None:
+        """Refuse the body under way, or drop the connection: too much is held for it."""
+        if self._state is READY and self._parser.phase is Phase.BODY:
+            self._parser.refuse(503, "Too much is being uploaded at once.")
+            self._process_requests()
+            self._release()
+        else:
+            self.abort()
+            self._release()
 
     def expired(self) -> None:
         """A check of the running time limit is due: enforce it, or schedule the next check."""
@@ -236,6 +261,23 @@ class HttpChannel(Protocol):
         else:
             self._parser.time_out()
             self._process_requests()
+
+    # Memory
+
+    def _count_received(self) -> None:
+        """Count what was received, and what is being answered, as far as it is more than a little."""
+        request = self._request
+        size = self._parser.held_bytes() + (len(request.body) if request is not None else 0)
+        if size < MIN_COUNTED:
+            size = 0
+        memory = self._site.memory
+        self._holds = size > 0 or memory.send_queue.of(self) > 0
+        memory.upload.hold(self, size)
+
+    def _release(self) -> None:
+        self._holds = False
+        self._site.memory.upload.hold(self, 0)
+        self._site.memory.send_queue.hold(self, 0)
 
     # Requests
 
@@ -307,6 +349,12 @@ class HttpChannel(Protocol):
         else:
             self._state = TRANSITIONS[self._state, AWAIT]
             self._pending, self._request = awaited, arrival.request
+            request = arrival.request
+            if self._holds or (request is not None and len(request.body) >= MIN_COUNTED):
+                if request is not None and request.method == "GET":
+                    # RFC 9110, 9.3.1: "content received in a GET request has no generally defined semantics".
+                    request.body = b""  # of a poll, it would be kept for as long as that waits
+                self._count_received()
             awaited.addBoth(self._resume, answer, arrival)
 
     def _resume(self, result: object, answer: Coroutine[Any, Any, Response], arrival: Arrival) -> None:
@@ -318,6 +366,8 @@ class HttpChannel(Protocol):
         except Exception:
             log.failure("an HTTP connection failed")
             self.abort()
+        if self._holds and self._state is not CLOSED:
+            self._count_received()
 
     def _upgrade(self, request: HttpRequest, arrival: Arrival) -> None:
         if self._parser.phase is Phase.ENDED:
@@ -355,7 +405,10 @@ class HttpChannel(Protocol):
             wire = render(response, id, head, keep_alive, date)
         self._served += 1
         self._write(wire)
-        if not keep_alive:
+        if self._state is BLOCKED and not isinstance(self.transport, FrameTransport):  # which counts itself
+            self._holds = True
+            self._site.memory.send_queue.hold(self, self._site.memory.send_queue.of(self) + len(wire))
+        if not keep_alive and self._state is not CLOSED:  # it may have been shed
             self._close(lingering=arrival.status != 0 or response.close)
 
     def _close(self, lingering: bool) -> None:

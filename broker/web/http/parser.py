@@ -114,6 +114,8 @@ class RequestParser:
         self._replay = b""
         self._request: HttpRequest | None = None
         self._keep_alive = False
+        self._body = b""
+        self._pieces: bytearray | None = None
 
     def receive(self, data: bytes) -> None:
         """Parse *data*, or keep it unparsed while the queue is full."""
@@ -202,6 +204,21 @@ class RequestParser:
         # message within the time that it was prepared to wait."
         self._fail(408, "The request took too long to arrive.")
 
+    def refuse(self, status: int, message: str) -> None:
+        """Refuse the message that has begun with *status*, and forget its body."""
+        self._fail(status, message)
+        self._body, self._pieces = b"", None
+
+    def held_bytes(self) -> int:
+        """Return how many bytes are kept: of bodies that are not answered yet, and unparsed ones."""
+        size = len(self.unparsed) + len(self.rest)
+        if self.phase is BODY:
+            size += self.body_bytes
+        for one in self.arrived:
+            if one.request is not None:
+                size += len(one.request.body)
+        return size
+
     def _fail(self, status: int, message: str) -> None:
         if self.phase is not CLOSED:
             self.phase = CLOSED
@@ -227,7 +244,7 @@ class RequestParser:
         self._repeated = 0
         self._body = b""
         self.body_bytes = 0
-        self._pieces: bytearray | None = None
+        self._pieces = None
         self._request = None
 
     def on_url(self, piece: bytes) -> None:

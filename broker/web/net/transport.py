@@ -35,6 +35,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.log import callWithLogger
 
+from broker.core.memory import Account
 from broker.core.slices import SLICE, slices_of
 
 log = Logger()
@@ -86,7 +87,8 @@ class FrameTransport(tcp.Server):
             return
         if self.dataBuffer:
             # The kernel was full before: doWrite goes on in order when it has room.
-            self._apply_backpressure(len(collected[-1]))
+            self._count_unsent()
+            self._apply_backpressure(len(collected[-1]) if collected else 0)
             return
         data = collected[0] if len(collected) == 1 else b"".join(collected)
         try:
@@ -100,6 +102,7 @@ class FrameTransport(tcp.Server):
             self.dataBuffer = data
             self.offset = sent
             self.startWriting()
+            self._count_unsent()
             self._apply_backpressure(len(data))
 
     def doRead(self) -> Any:
@@ -127,10 +130,56 @@ class FrameTransport(tcp.Server):
             outbox.flush()
         return None
 
+    def doWrite(self) -> Any:
+        """Send more of what the kernel had no room for; return as Twisted's ``doWrite`` does."""
+        end = super().doWrite()
+        self._count_unsent()
+        return end
+
     def connectionLost(self, reason: Failure) -> None:
         """Drop the overflow callback, which refers to the protocol."""
         self.overflowed = None
+        self._drop_unsent()
         super().connectionLost(reason)
+
+    def abortConnection(self) -> None:
+        """End the connection with a reset, and drop at once what was to be sent."""
+        super().abortConnection()
+        self._drop_unsent()
+
+    # Memory
+
+    @property
+    def address(self) -> str:
+        """See ``memory.Holder``."""
+        return str(self.client[0])
+
+    def shed(self) -> None:
+        """Let the protocol end the connection: too much waits."""
+        shed = getattr(self.protocol, "shed", None)
+        if shed is None:
+            self.abortConnection()
+        else:
+            shed()
+
+    def drop_frames(self) -> int:
+        """Drop every frame that waits, but for one of which a part is sent; return the bytes that are left."""
+        self._tempDataBuffer.clear()
+        self._tempDataLen = 0
+        self._count_unsent()
+        return len(self.dataBuffer) - self.offset
+
+    def _drop_unsent(self) -> None:
+        self.dataBuffer, self.offset = b"", 0
+        self._tempDataBuffer.clear()
+        self._tempDataLen = 0
+        self._count_unsent()
+
+    def _count_unsent(self) -> None:
+        # Not from the offset on: what was sent of it is kept as well.
+        account = self.server.outbox.unsent
+        if account is not None:
+            account.hold(self, len(self.dataBuffer) + self._tempDataLen)
 
     def _apply_backpressure(self, newest: int) -> None:
         """Pause the producer and report an overflow; *newest* bytes belong to the last frame."""
@@ -158,15 +207,18 @@ class Outbox:
 
     Attributes:
         busy: whether the caller that set it will flush when it is done.
+        unsent: where the bytes are counted that the kernel does not take; None for nowhere.
 
     Args:
         clock: the reactor, or a ``task.Clock``.
+        unsent: see above.
     """
 
-    __slots__ = ("_clock", "_scheduled", "_senders", "busy")
+    __slots__ = ("_clock", "_scheduled", "_senders", "busy", "unsent")
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, clock: IReactorTime, unsent: Account | None = None) -> None:
         self._clock = clock
+        self.unsent = unsent
         self._senders: list[FrameTransport] = []
         self._scheduled: IDelayedCall | None = None
         self.busy = False

@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from broker.core.memory import Memory
 from broker.core.slices import slices_of
 from broker.interfaces import ILink, ISession
 from broker.messages import SHORT, TEXT_HEADERS, CloseCode, Frame, HttpRequest, wire_frame
@@ -69,6 +70,7 @@ class WebSocketLink(FrameReader):
     bucket: dict[Monitored, float] | None = None
     _write: Callable[[bytes], None]
     _waiting = 0  # bytes written while paused, on a transport that does not know how many wait
+    _held = 0  # bytes that the session keeps for later
     _grace: SlowReaderGrace | None = None
     _finishing: Deferred[Any] | None = None  # while the session works off what came before the end
 
@@ -116,6 +118,44 @@ class WebSocketLink(FrameReader):
         traffic.messages_out += 1
         traffic.bytes_out += len(frame.payload)
 
+    @property
+    def address(self) -> str:
+        """Where the client comes from."""
+        return self.handshake.address
+
+    def hold(self, change: int) -> None:
+        """Count *change* bytes more, or fewer, that the session keeps for later."""
+        if self.state != CLOSED:
+            self._held = max(0, self._held + change)
+            self.memory.held.hold(self, self._held)
+
+    def shed(self) -> None:
+        """Close with 1013, or drop the connection when that would not free enough: too much is held for it."""
+        transport, options = self.transport, self.options
+        if self.state != OPEN or transport is None or self.failedByMe:
+            self._release()
+            self._drop("memory is short")
+            return
+        log.warn(
+            "{address} makes the daemon hold too much: closing with 1013",
+            address=self.address,
+        )
+        self.failedByMe = True  # what it sends now is not kept
+        self.message_data = None
+        self._release()
+        self._limit_queue(sys.maxsize)  # the close frame is no overflow
+        left = transport.drop_frames() if isinstance(transport, FrameTransport) else buffered_bytes(transport) or 0
+        if left > options.send_queue_bytes:
+            self._drop("memory is short")
+        else:
+            self._close(CloseCode.TRY_AGAIN_LATER, "too much waits", options.close_timeout)
+
+    def _release(self) -> None:
+        memory = self.memory
+        self._held = self._waiting = 0
+        for account in (memory.held, memory.upload, memory.send_queue):
+            account.hold(self, 0)
+
     def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Begin the closing handshake; a client that does not answer it in time is dropped."""
         if self.opening is not None:
@@ -137,7 +177,9 @@ class WebSocketLink(FrameReader):
     def resumeProducing(self) -> None:
         """Clear ``paused``: everything was sent."""
         self.paused = False
-        self._waiting = 0
+        if self._waiting:
+            self._waiting = 0
+            self.memory.send_queue.hold(self, 0)
         if self._grace is not None:
             self._recovered()
 
@@ -237,6 +279,8 @@ class WebSocketLink(FrameReader):
 
     def _end(self, reason: Failure) -> None:
         self.state = CLOSED
+        self.data, self.message_data = b"", None
+        self._release()
         self._cancel_timeout()
         self._end_grace()
         self.heartbeat.remove(self)
@@ -308,6 +352,7 @@ class WebSocketLink(FrameReader):
             if self._unsent() > self._queue_limit:
                 self._overflowed()
             self._waiting += len(data)
+            self.memory.send_queue.hold(self, self._waiting)
 
     def _unsent(self) -> int:
         """Return how many bytes wait for the client."""
@@ -368,6 +413,7 @@ def link_class(
     clock: IReactorTime,
     traffic: Traffic,
     links: set[WebSocketLink],
+    memory: Memory,
 ) -> type[WebSocketLink]:
     """Return the class of links with these options.
 
@@ -377,6 +423,7 @@ def link_class(
         clock: the reactor, or a ``task.Clock``.
         traffic: where bytes and messages are counted.
         links: from which a link goes when it has ended.
+        memory: where it is counted what the links hold.
     """
     state = autobahn_state(options, clock)
     fast_path = options.fast_path and state.keys() >= FAST_NAMES
@@ -389,6 +436,7 @@ def link_class(
         slices=slices_of(clock),
         traffic=traffic,
         links=links,
+        memory=memory,
         heartbeat=Heartbeat(clock, options.ping_interval, options.pong_timeout),
         fast_path=fast_path,
         max_fast_bytes=min(MAX_FAST_BYTES, options.max_message_bytes),

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from twisted.internet.interfaces import IReactorTime
 
+from broker.core.memory import Memory
 from broker.core.slices import Slices
 from broker.interfaces import ISession
 from broker.web.ws.autobahn import CLOSED, OPEN, AutobahnCore
@@ -29,6 +30,7 @@ MASKED = 0x80
 TWO_BYTES = 0xFE
 EIGHT_BYTES = 0xFF
 
+MIN_COUNTED = 4096  # bytes of an incomplete message, from which on they are counted
 MAX_FAST_BYTES = 65535  # bytes of a payload on the fast path: what two bytes can say
 FAST_NAMES = frozenset(("data", "current_frame", "inside_message"))  # of Autobahn's, that this needs
 
@@ -46,6 +48,7 @@ class FrameReader(AutobahnCore):
         slices: says when, so that nobody else waits for the messages of one client.
         fast_path: whether there is one.
         max_fast_bytes: the longest payload on the fast path, in bytes.
+        memory: where the bytes of incomplete messages are counted.
     """
 
     clock: ClassVar[IReactorTime]
@@ -53,11 +56,14 @@ class FrameReader(AutobahnCore):
     fast_path: ClassVar[bool]
     max_fast_bytes: ClassVar[int]
     slices: ClassVar[Slices]
+    memory: ClassVar[Memory]
 
     session: ISession
     alive = False
     receiving = True
     postponed = False
+    counted = False  # whether ``memory`` knows of an incomplete message
+    message_data: Any = None
 
     def session_failed(self) -> None:
         """Close the connection: the session raised the exception that is being handled."""
@@ -113,6 +119,16 @@ class FrameReader(AutobahnCore):
         elif self.state != CLOSED:
             self.data = data
             self._read_slow(False)
+        if len(self.data) >= MIN_COUNTED or self.message_data or self.counted:
+            self.count_received()
+
+    def count_received(self) -> None:
+        """Count what was received of a message that is not complete."""
+        size = len(self.data) + len(self.message_data or b"")
+        if size < MIN_COUNTED or self.state == CLOSED:
+            size = 0
+        self.counted = size > 0
+        self.memory.upload.hold(self, size)  # type: ignore[arg-type] # a link is a whole holder
 
     def _read_fast(self, data: bytes) -> bool:
         """Deliver the complete data frames that *data* begins with and keep the rest.
@@ -205,11 +221,14 @@ class FrameReader(AutobahnCore):
                 return True
         return False
 
-    def onMessageFrame(self, payload: Any) -> None:
-        """Keep a fragment, so that many small or empty ones cost no more than their bytes."""
+    def onMessageFrameData(self, payload: bytes) -> None:
+        """Keep a part of a fragment, so that many small or empty ones cost no more than their bytes."""
         if not self.failedByMe:
             self.message_data = self.message_data or bytearray()  # Autobahn begins with a list
-            self.message_data += b"".join(payload)
+            self.message_data += payload
+
+    def onMessageFrame(self, payload: Any) -> None:
+        """Do nothing: its parts are kept already."""
 
     def onMessageEnd(self) -> None:
         """Deliver a message of Autobahn's, unless the connection is closing."""

@@ -13,6 +13,7 @@ from typing import Any
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
+from broker.core.memory import Memory
 from broker.interfaces import ILink, ISession
 from broker.messages import HttpRequest, Response
 from broker.web.http.response import Dates
@@ -54,14 +55,21 @@ class WebSocketUpgrader:
         options: of all its links.
         clock: the reactor, or a ``task.Clock``.
         traffic: where bytes and messages are counted.
+        memory: where it is counted what clients make the links hold.
     """
 
-    def __init__(self, options: WebSocketOptions, clock: IReactorTime, traffic: Traffic | None = None) -> None:
+    def __init__(
+        self,
+        options: WebSocketOptions,
+        clock: IReactorTime,
+        traffic: Traffic | None = None,
+        memory: Memory | None = None,
+    ) -> None:
         self.links: set[WebSocketLink] = set()
         self._options = options
         self._clock = clock
         self._dates = Dates(clock)
-        common = (options, clock, traffic or TrafficCounter(), self.links)
+        common = (options, clock, traffic or TrafficCounter(), self.links, memory or Memory())
         self._plain = link_class(WebSocketLink, *common)
         self._compressed = link_class(CompressedLink, *common) if options.compression else None
 

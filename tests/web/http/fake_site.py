@@ -10,6 +10,7 @@ from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 
 from broker.core.deadlines import Deadlines
+from broker.core.memory import Memory
 from broker.core.slices import slices_of
 from broker.messages import HttpRequest, Response
 from broker.web.http.channel import HttpChannel, Times
@@ -39,6 +40,7 @@ class FakeSite:
         self.slices = slices_of(self.clock)
         self.times = Times(silent=10.0, head=10.0, body=20.0, idle=30.0, stalled=60.0, linger=2.0)
         self.dates = Dates(self.clock)
+        self.memory = Memory()
         self.deadlines: Deadlines[HttpChannel] = Deadlines(self.clock, HttpChannel.expired)
         self.requests: list[HttpRequest] = []
         self.waiting: list[Deferred[Response]] = []

@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IHalfCloseableProtocol, IPullProducer, I
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides, implementer
 
+from broker.core.memory import Memory
 from broker.web.net.transport import (
     FLUSH_BYTES,
     FrameTransport,
@@ -555,3 +556,68 @@ def test_a_connection_is_handed_over_below_tls_and_without() -> None:
     assert (first.got, second.got) == ([], [b"x"])
     hand_over(tls, second)
     assert tls.wrappedProtocol is second
+
+
+# What is counted of what the kernel does not take
+
+
+def test_what_a_client_does_not_read_is_counted_until_it_does() -> None:
+    machine = Machine()
+    account = machine.outbox.unsent = Memory().send_queue
+    transport, sock, _ = machine.connect(room=1000)
+    transport.send_frame(b"a" * 1000)
+    machine.iterate()
+    assert account.of(transport) == 0
+    transport.send_frame(b"b" * 300)
+    machine.iterate()
+    transport.send_frame(b"c" * 200)
+    machine.iterate()
+    assert (account.of(transport), transport.address) == (500, "192.0.2.1")
+    sock.room = 10_000
+    machine.reactor.writable(transport)
+    machine.reactor.writable(transport)
+    assert (account.used, len(account)) == (0, 0)
+
+
+@pytest.mark.parametrize("end", ["connectionLost", "abortConnection"])
+def test_a_connection_that_ends_keeps_nothing(end: str) -> None:
+    machine = Machine()
+    account = machine.outbox.unsent = Memory().send_queue
+    transport, _, _ = machine.connect(room=10)
+    transport.send_frame(b"a" * 100)
+    machine.iterate()
+    transport.send_frame(b"b" * 100)
+    machine.iterate()
+    assert account.used == 200
+    if end == "abortConnection":
+        transport.abortConnection()
+    else:
+        transport.connectionLost(Failure(ConnectionDone()))
+    assert (account.used, transport.dataBuffer, transport._tempDataBuffer) == (0, b"", [])
+    machine.iterate()
+
+
+def test_the_largest_queue_of_an_address_is_dropped_at_once() -> None:
+    machine = Machine()
+    account = machine.outbox.unsent = Memory(share=150_000).send_queue
+    (first, _, _), (second, _, _) = (machine.connect(room=10) for _ in range(2))
+    first.send_frame(b"a" * 100_000)
+    second.send_frame(b"b" * 80_000)
+    assert (account.of(first), account.of(second), first.dataBuffer) == (0, 80_000, b"")
+    machine.iterate()
+    assert (first.connected, second.connected) == (0, 1)
+
+
+def test_frames_can_be_dropped_but_for_the_one_that_is_under_way() -> None:
+    machine = Machine()
+    transport, sock, _ = machine.connect(room=10)
+    transport.send_frame(b"a" * 100)
+    machine.iterate()
+    transport.send_frame(b"b" * 100)
+    machine.iterate()
+    assert transport.drop_frames() == 90
+    transport.send_frame(b"c")
+    sock.room = 1000
+    machine.reactor.writable(transport)
+    machine.reactor.writable(transport)
+    assert sock.sent == b"a" * 100 + b"c"

@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
+from broker.core.memory import Memory
 from broker.interfaces import ILink
 from broker.messages import HttpRequest, Response
 from broker.web.ws.link import WebSocketLink
@@ -174,10 +175,10 @@ def refuse(failure: Failure) -> Response:
     return Response(500, failure.getErrorMessage().encode())
 
 
-def open_link(**options: Any) -> Bench:
+def open_link(memory: Memory | None = None, **options: Any) -> Bench:
     """Return an open link on a fake wire from which the 101 has been read."""
     clock, wire, traffic = Clock(), Wire(), TrafficCounter()
-    upgrader = WebSocketUpgrader(WebSocketOptions(**options), clock, traffic)
+    upgrader = WebSocketUpgrader(WebSocketOptions(**options), clock, traffic, memory)
     ended: list[tuple[int, str]] = []
     sessions: list[Session] = []
 

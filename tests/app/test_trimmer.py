@@ -1,0 +1,70 @@
+"""When memory is given back."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.task import Clock
+
+from broker.app import trimmer
+from broker.app.trimmer import MemoryTrimmer, resident_bytes
+
+MIB = 1 << 20
+
+
+class Process:
+    """A trimmer of a process that the test says the size of."""
+
+    def __init__(self, monkeypatch):
+        self.resident, self.moved, self.trims = 50 * MIB, 0, 0
+        self.frees = 0
+        monkeypatch.setattr(trimmer, "resident_bytes", lambda: self.resident)
+        self.clock = Clock()
+        self.trimmer = MemoryTrimmer(lambda: self.moved)
+        self.trimmer.clock = self.clock
+        self.trimmer.startService()
+        self.trimmer._trim = self.trim
+
+    def trim(self, pad):
+        self.trims += 1
+        self.resident -= self.frees
+        self.frees = 0
+
+    def look(self, resident=0, moved=0):
+        self.resident += resident
+        self.moved += moved
+        self.clock.advance(MemoryTrimmer.INTERVAL)
+        return self.trims
+
+
+@pytest.fixture
+def process(monkeypatch):
+    process = Process(monkeypatch)
+    yield process
+    process.trimmer.stopService()
+    assert process.clock.getDelayedCalls() == []
+
+
+def test_nothing_is_done_while_nothing_happens(process):
+    assert [process.look() for _ in range(10)] == [0] * 10
+
+
+def test_a_process_that_has_grown_is_trimmed_until_that_gains_nothing(process):
+    process.frees = 10 * MIB
+    assert process.look(resident=12 * MIB) == 1
+    assert [process.look() for _ in range(5)] == [2] * 5
+
+
+def test_it_is_trimmed_once_it_is_quiet_after_much_that_came_and_went(process):
+    assert [process.look(moved=3 * MIB) for _ in range(3)] == [0, 0, 0]
+    assert [process.look() for _ in range(3)] == [1, 1, 1]
+
+
+def test_what_takes_long_is_done_seldom(process, monkeypatch):
+    times = iter([0.0, 0.01, 1.0, 1.0])
+    monkeypatch.setattr(trimmer, "perf_counter", lambda: next(times))
+    assert process.look(resident=5 * MIB) == 1
+    assert [process.look(resident=5 * MIB) for _ in range(5)] == [1, 1, 1, 1, 2]
+
+
+def test_the_size_of_this_process_is_known():
+    assert 10 * MIB < resident_bytes() < 100_000 * MIB
