@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import msgspec
-from twisted.internet.defer import ensureDeferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -84,6 +84,7 @@ class Owners:
         self._store, self._access, self._notify, self._clock = store, access, notify, clock
         self._replaced, self._lives, self._limit = replaced, lives or {}, limit
         self.known: BoundedDict[str, dict[str, str]] = BoundedDict(MAX_KNOWN)
+        self._storing: dict[str, Deferred[None]] = {}  # by client id: the owner by its name
         self._cleared = clock.seconds()
 
     async def claim(
@@ -138,9 +139,20 @@ class Owners:
         """
         if identity.client and self.known.get(identity.client, {}).get(CLIENT_ID) != identity.owner:
             self.known[identity.client] = {CLIENT_ID: identity.owner}
-            ensureDeferred(self._store_name(identity.client, identity.owner)).addErrback(
-                self._name_not_stored, identity.client
-            )
+            storing = ensureDeferred(self._store_name(identity.client, identity.owner))
+            storing.addErrback(self._name_not_stored, identity.client)
+            if not storing.called:
+                self._storing[identity.client] = storing
+                storing.addCallback(lambda _: self._stored(identity.client))
+
+    def settled(self, client: str) -> Deferred[None] | None:
+        """Fire when the owner of *client*, by its name, is known to all nodes; None: it is."""
+        storing = self._storing.get(client)
+        if storing is None:
+            return None
+        settled: Deferred[None] = Deferred()
+        storing.addCallback(lambda _: settled.callback(None))
+        return settled
 
     def moved(self, event: Event) -> None:
         """Notice that the client id that *event* names has got another owner."""
@@ -232,6 +244,9 @@ class Owners:
         """
         life = self._lives.get(kind, 0.0)
         return (self._clock.seconds() // DAY + 2) * DAY + 1.2 * life if life else 0.0
+
+    def _stored(self, id: str) -> None:
+        del self._storing[id]
 
     def _name_not_stored(self, failure: Failure, id: str) -> None:
         failure.trap(BrokerError)

@@ -28,6 +28,9 @@ class IdVerbs(Client):
         self._allow("identify", name)
         check_name(name, "name")
         if name in (self.identity.client, self.named):
+            settled = self._parts.owners.settled(name)
+            if settled is not None:
+                await settled
             return
         identity = self.identity
         anonymous = self._parts.access.mode != "none" and not identity.authenticated

@@ -55,9 +55,9 @@ class TopicVerbs(Client):
         waiting = self._parts.bus.listening()
         if waiting is not None:
             await waiting
-        settled = self._parts.cluster.settled()
-        if settled is not None:
-            await settled
+        for settled in (self._parts.cluster.settled(), self._parts.owners.settled(self.identity.client)):
+            if settled is not None:
+                await settled
 
     def unsubscribe(self, topic: str, *, exact: bool = False) -> None:
         """See ``IPeer.unsubscribe``."""

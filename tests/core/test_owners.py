@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
@@ -235,6 +237,21 @@ def test_the_user_of_that_name_wins_a_race_with_anybody_else():
     assert node.owner("bob") == "user:bob"
     assert node.replaced == [("bob", "user:bob")]
     assert not node.may(SECRET, "bob")
+
+
+@pytest.mark.parametrize("stored", [None, Unavailable("store")])
+def test_who_asks_waits_until_the_name_of_a_user_is_stored(stored: Any) -> None:
+    node = Node()
+    asked: Deferred[None] = Deferred()
+    get, node.store.get = node.store.get, lambda *key: asked
+    node.owners.claim_name(BOB)
+    waiting: list[Any] = [node.owners.settled("bob"), node.owners.settled("bob")]
+    assert [deferred.called for deferred in waiting] == [False, False]
+    node.store.get = get
+    asked.callback(None) if stored is None else asked.errback(stored)
+    assert [value_of(deferred) for deferred in waiting] == [None, None]
+    assert node.owners.settled("bob") is None
+    assert node.owners.settled("ann") is None
 
 
 def test_while_the_store_is_away_no_new_id_can_be_used(logged):
