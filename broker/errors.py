@@ -15,6 +15,7 @@ class BrokerError(Exception):
         what: the short word for what was wrong (``"method"``, ``"publish"``).
         name: the name it was wrong with, perhaps empty.
         message: a whole sentence for people; made of the two when not given.
+        explanation: that sentence when it was given, for a dialect whose own words say less; else "".
         data: further details as JSON text, or None.
     """
 
@@ -23,6 +24,7 @@ class BrokerError(Exception):
     def __init__(self, what: str = "", name: str = "", *, message: str = "", data: bytes | None = None) -> None:
         self.what = what
         self.name = name
+        self.explanation = message
         self.message = message or f"{what} {name}".strip()
         self.data = data
         super().__init__(self.message)
@@ -60,9 +62,17 @@ class Taken(BrokerError):
 
 
 class Unauthenticated(BrokerError):
-    """Credentials are missing or wrong."""
+    """Credentials are missing or wrong.
+
+    ``guessed`` is false for one that was issued to somebody, and is not good now: it has
+    expired, say, or was revoked.
+    """
 
     code = "UNAUTHENTICATED"
+
+    def __init__(self, what: str = "", name: str = "", *, message: str = "", guessed: bool = True) -> None:
+        super().__init__(what, name, message=message)
+        self.guessed = guessed
 
 
 class Denied(BrokerError):

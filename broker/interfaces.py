@@ -176,11 +176,17 @@ class IPeer(Interface):
     def hold(change: int) -> None:
         """As ``ILink.hold``, for a session that has no link; beyond the bounds it is disconnected with 1013."""
 
-    def bind(session: ISession, disconnect: Callable[[int, str], object] | None = None) -> None:
+    def bind(
+        session: ISession,
+        disconnect: Callable[[int, str], object] | None = None,
+        warn: Callable[[float], object] | None = None,
+    ) -> None:
         """Let events, requests, replies and mail go to *session*.
 
         *disconnect* closes its connection; it is called with a close code and a
-        reason when the broker must disconnect the client.
+        reason when the broker must disconnect the client: with 1008 when its credential
+        has expired or is not configured any more.  *warn* is called with the seconds that
+        are left, at most 30, before a credential expires.
 
         The port does this for a WebSocket, with ``ILink.close``, when the dialect has not.
         """
@@ -210,8 +216,11 @@ class IPeer(Interface):
             RateLimited: there were too many.
         """
 
-    def unauthenticated(verb: str) -> BrokerError:
-        """Return the error for what a client may not do before it has shown a credential, and log it."""
+    def unauthenticated(verb: str, explanation: str = "") -> BrokerError:
+        """Return the error for what a client may not do before it has shown a credential, and log it.
+
+        *explanation* is what was wrong with one that it has shown, if it may be told that.
+        """
 
     def deny(verb: str, name: str, setting: str = "TXBROKER_PERMISSIONS_FILE") -> BrokerError:
         """Return the error for what the dialect itself does not permit, and log it as every refusal is.
@@ -244,9 +253,11 @@ class IPeer(Interface):
     def identify(credential: object) -> Identity:
         """Become who shows *credential*: the text of a secret, an API key or a JSON web token.
 
+        The same principal may show another one, which then says when it ends.
+
         Raises:
             Unauthenticated: it is missing or wrong.
-            Denied: this session is somebody else already.
+            Denied: this session is somebody else already, or has a role that the new credential lacks.
             RateLimited: too many tries, the dialect may close; or too many wrong credentials came from
                 its address, so that this one was not looked at.
         """
@@ -278,6 +289,7 @@ class IPeer(Interface):
     def mint(claims: Mapping[str, Any], seconds: float) -> Coro[str]:
         """Return a token that speaks for this peer's identity for *seconds*; see ``present``.
 
+        It ends with the credential of the peer, if that is sooner, and when the key of that is replaced.
         *claims* are JSON values; whoever has the token can read them.
         """
 
@@ -332,7 +344,8 @@ class IPeer(Interface):
         """Publish an event; on a durable topic it is stored first.
 
         Args:
-            topic: where; not one of the broker's own, which begin with ``broker.``.
+            topic: where; not one of the broker's own, which are ``broker`` and those that begin with
+                ``broker.``, ``queue:`` or ``kv/``.
             name: the kind of event.
             body: JSON text, passed on byte for byte, or None.
             time: the client's clock in seconds since the epoch; 0: the broker's.
@@ -378,6 +391,7 @@ class IPeer(Interface):
 
         Raises:
             RateLimited: too many polls are waiting.
+            Unauthenticated: the credential of the client has expired meanwhile.
         """
 
     def cursor(client: str, topic: str) -> Coro[int]:
@@ -577,7 +591,8 @@ class IPeer(Interface):
         """Create or replace *key*; *revision* and *expires* as in ``IStore.set``.
 
         Raises:
-            Invalid: *expires* is no moment up to ``MAX_TIME``.
+            Invalid: *expires* is no moment up to ``MAX_EXPIRY``, or *revision* no number up to ``MAX_ID``.
+            Denied: the key is one of the broker's own: ``broker``, or with ``broker.`` before it.
             Conflict: *revision* was given and is not the stored one.
             TooLarge: the value is over its limit.
         """

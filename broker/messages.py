@@ -18,6 +18,8 @@ import msgspec
 from broker.errors import BrokerError
 
 __all__ = [
+    "MAX_EXPIRY",
+    "MAX_ID",
     "MAX_TIME",
     "CloseCode",
     "Entry",
@@ -38,7 +40,10 @@ __all__ = [
 SHARED = "shared"  # who owns what principals use that name nobody
 MIN_RENDERINGS = 4  # of one event that are kept, however large it is: one for each dialect
 MAX_RENDERED_BYTES = 1 << 20  # of one event's bodies in them, if there are more
-MAX_TIME = 8.64e12  # seconds since the epoch: the last moment that a Date of JavaScript can hold
+# In seconds since the epoch.
+MAX_TIME = 8.64e12  # the last moment that a Date of JavaScript can hold
+MAX_EXPIRY = 253402300799.0  # the last second of the year 9999: RFC 3339, and most libraries, can name no later one
+MAX_ID = 2**53  # of events, and of revisions: what every client and every store has exactly
 
 
 class CloseCode(IntEnum):
@@ -67,7 +72,8 @@ class Identity:
 
     Attributes:
         kind: of the principal: "anonymous" (no credential was shown), "secret" (the shared
-            secret, which names nobody), "key" (an API key) or "user" (a JSON web token).
+            secret, which names nobody), "key" (an API key), "user" (a JSON web token) or
+            "operator" (who has the admin port).
         name: of the key or the user, unique within its kind; "" where there is none, as for a token
             that names nobody, or a word that is reserved.
         client: the client id that is its own by its name; "" where it has no name.
@@ -241,7 +247,8 @@ class Entry:
     Attributes:
         value: the bytes that were set.
         revision: 1 when created, +1 at each change.
-        expires: when it expires, in seconds since the epoch, at most ``MAX_TIME``; 0: never.
+        expires: when it expires, in seconds since the epoch; 0: never.  At most ``MAX_EXPIRY``, but an
+            older version may have stored any number.
     """
 
     value: bytes
@@ -354,6 +361,8 @@ class HttpRequest:
         address: the client's IP address or socket path.
         secure: whether it came over TLS.
         id: the ``X-Request-Id`` of the answer.
+        peer: of the client that asks, once there is one.  A dialect whose sessions outlive
+            their requests puts that of the session here.
     """
 
     method: str
@@ -364,6 +373,7 @@ class HttpRequest:
     address: str = ""
     secure: bool = False
     id: str = ""
+    peer: Any = attrs.field(default=None, repr=False)
 
 
 @attrs.define  # made for every request: see Event

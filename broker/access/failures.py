@@ -64,7 +64,7 @@ class AuthFailures:
     ) -> None:
         """Count and log a wrong credential of *address*.
 
-        One that was not *guessed* is only logged: it is missing, or there is none that would be right.
+        One that was not *guessed* is only logged: it is missing or was good once, or there is none that would be right.
         *setting* is what the operator could change.
         """
         self._refusals.add(dialect, address, principal, "identify", "UNAUTHENTICATED", setting)

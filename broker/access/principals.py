@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,26 +103,36 @@ class Access:
             "fingerprint": identity.fingerprint,
         }
 
-    def recall(self, record: Mapping[str, Any]) -> Identity:
+    def recall(self, record: Mapping[str, Any], tag: Callable[[str], str] = str) -> Identity:
         """Return the identity of *record*, with the rights that it has today.
+
+        Args:
+            record: what ``remember`` has returned, with *tag* applied to its fingerprint.
+            tag: see ``Tokens.tag``.
 
         Raises:
             Unauthenticated: the key that it was good by is not configured any more, or it
                 had shown nothing and now must.
         """
-        kind, name, roles = record["kind"], record["name"], tuple(record["roles"])
-        known = self.mode != "required" if kind == "anonymous" else record["fingerprint"] in self._fingerprints()
-        if not known:
-            raise Unauthenticated("token")
-        return Identity(
-            kind,
-            name,
-            self._client_of(kind, name),
-            roles,
-            self._grants_of(kind, name, roles),
-            record["expires"],
-            record["fingerprint"],
-        )
+        try:
+            kind, name, roles = record["kind"], record["name"], tuple(record["roles"])
+            tagged, expires = record["fingerprint"], record["expires"]
+        except KeyError:  # of another version
+            raise Unauthenticated("token", guessed=False) from None
+        if kind == "anonymous":
+            found = "" if self.mode != "required" else None
+        else:
+            found = next((mark for mark in self._fingerprints(kind, name) if tag(mark) == tagged), None)
+        if found is None:
+            raise Unauthenticated("token", guessed=False)
+        client, grants = self._client_of(kind, name), self._grants_of(kind, name, roles)
+        return Identity(kind, name, client, roles, grants, expires, found)
+
+    def is_valid(self, identity: Identity) -> bool:
+        """Whether the key that *identity* was admitted by is still configured, or none is needed."""
+        if not identity.fingerprint:  # nothing was shown, or a dialect has looked at it
+            return identity.authenticated or self.mode != "required"
+        return identity.fingerprint in self._fingerprints(identity.kind, identity.name)
 
     def _secret(self, secret: str) -> Identity:
         return Identity("secret", grants=self._grants_of("secret"), fingerprint=_fingerprint("secret", secret))
@@ -154,13 +164,13 @@ class Access:
     def _grants_of(self, kind: str, name: str = "", roles: tuple[str, ...] = ()) -> Grants | None:
         return self.permissions.grants_of(kind, name, roles) if self.permissions is not None else None
 
-    def _fingerprints(self) -> set[str]:
-        """Return the fingerprints of everything that a credential could be good by."""
-        return {
-            *(_fingerprint("secret", secret) for secret in self.secrets),
-            *(_fingerprint("key", name, key) for name, key in self.keys.items()),
-            *(key.fingerprint for key in self.web_tokens.keys),
-        }
+    def _fingerprints(self, kind: str, name: str) -> list[str]:
+        """Return the fingerprints of everything that a credential of a principal could be good by."""
+        if kind == "secret":
+            return [_fingerprint("secret", secret) for secret in self.secrets]
+        if kind == "key":
+            return [_fingerprint("key", name, self.keys[name])] if name in self.keys else []
+        return [key.fingerprint for key in self.web_tokens.keys]
 
 
 def make_access(settings: Settings) -> Access:

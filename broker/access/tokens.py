@@ -6,16 +6,19 @@ valid on every node and after a restart, until it expires or is revoked.
 
 from __future__ import annotations
 
+import hmac
 import secrets
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from math import inf
+from typing import Any
 
 import attrs
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 
 from broker.errors import Conflict, Unauthenticated
 from broker.interfaces import IStore
-from broker.messages import CloseCode, Event
+from broker.messages import Event
 from broker.patterns import CONTROL_PREFIX
 
 SPACE = "token"  # holds the signing key, and what was revoked
@@ -23,15 +26,8 @@ SIGNING_KEY = "key"
 REVOKED = "revoked:"  # + id
 CONTROL = CONTROL_PREFIX + "revoked"  # topic by which nodes notify each other
 ALGORITHM = "HS256"
-HAS_EXPIRED = (CloseCode.TOKEN_EXPIRED, "token expired")
-WAS_REVOKED = (CloseCode.TOKEN_REVOKED, "token revoked")
-
-
-class Holder(Protocol):
-    """What tokens need of a peer."""
-
-    def disconnect(self, code: int, reason: str) -> None:
-        """Close the client's connection."""
+MAX_REVOKED = 1000  # tokens that are known here as revoked, while the store may not have said so yet
+TAG_LENGTH = 32  # hexadecimal digits
 
 
 @attrs.frozen
@@ -40,7 +36,8 @@ class Token:
 
     Attributes:
         id: unique; by it the token is revoked.
-        bearer: the record that ``Access.remember`` made of the identity it speaks for.
+        bearer: the record that ``Access.remember`` made of the identity it speaks for, with
+            the ``Tokens.tag`` of its fingerprint.
         claims: what the dialect that asked for it wants to know again.
         expires: seconds since the epoch.
     """
@@ -51,40 +48,55 @@ class Token:
     expires: float
 
 
-@attrs.define(eq=False)
-class Held:
-    """A token that a connected client lives by."""
-
-    token: Token
-    expiry: IDelayedCall
-
-
 class Tokens:
-    """Signs, verifies and revokes tokens, and disconnects those whose token has ended.
+    """Signs, verifies and revokes tokens.
 
     Args:
         store: keeps the signing key and what was revoked.
         publish: notifies all nodes of a revocation.
         clock: gives the time.
+        end: disconnects those who live by the token with an id.
     """
 
-    def __init__(self, store: IStore, publish: Callable[[Event], object], clock: IReactorTime) -> None:
-        self._store, self._publish, self._clock = store, publish, clock
+    def __init__(
+        self,
+        store: IStore,
+        publish: Callable[[Event], object],
+        clock: IReactorTime,
+        end: Callable[[str], object] = lambda id: None,
+    ) -> None:
+        self._store, self._publish, self._clock, self._end = store, publish, clock, end
         self._key = b""
-        self._holders: dict[str, dict[Holder, Held]] = {}
-        self._tokens: dict[Holder, str] = {}
+        self._revoked: OrderedDict[str, None] = OrderedDict()
 
     async def mint(self, bearer: Mapping[str, Any], claims: Mapping[str, Any], seconds: float) -> str:
-        """Return a new token that is valid for *seconds*."""
+        """Return a new token that is valid for *seconds*, but no longer than what *bearer* was admitted by.
+
+        Raises:
+            Unauthenticated: that has expired already.
+        """
+        key, now = await self._signing_key(), self._clock.seconds()
+        expires = min(now + seconds, bearer.get("expires") or inf)
+        if expires <= now:
+            raise Unauthenticated("token")
         record = {
             "jti": secrets.token_urlsafe(12),
-            "exp": self._clock.seconds() + seconds,
-            "bearer": dict(bearer),
+            "exp": expires,
+            "bearer": {**bearer, "fingerprint": self.tag(bearer.get("fingerprint", ""))},
             "claims": dict(claims),
         }
-        import jwt  # here: see principals.py
+        import jwt  # here: see web_tokens.py
 
-        return jwt.encode(record, await self._signing_key(), algorithm=ALGORITHM)
+        return jwt.encode(record, key, algorithm=ALGORITHM)
+
+    def tag(self, fingerprint: str) -> str:
+        """Return what stands for the *fingerprint* of a key in tokens: nobody else can tell of which key it is.
+
+        Whoever has a token can read it, and could try all likely secrets until one has its
+        fingerprint.  Only while ``mint`` or ``verify`` has read the signing key.
+        """
+        assert self._key, "the signing key was not read"
+        return hmac.digest(self._key, b"fingerprint\0" + fingerprint.encode(), "sha256").hex()[:TAG_LENGTH]
 
     async def verify(self, text: str) -> Token:
         """Return what the token *text* says.
@@ -94,11 +106,13 @@ class Tokens:
         """
         token = self._read(text, await self._signing_key())
         if token.expires <= self._clock.seconds() or await self._store.get(SPACE, REVOKED + token.id) is not None:
-            raise Unauthenticated("token")
+            raise Unauthenticated("token", guessed=False)
+        if token.id in self._revoked:  # while the answer of the store was under way
+            raise Unauthenticated("token", guessed=False)
         return token
 
     async def revoke(self, text: str) -> None:
-        """Revoke the token *text*, and disconnect those who live by it.
+        """Revoke the token *text*, and disconnect those who live by it, on every node.
 
         Raises:
             Unauthenticated: it is not one of ours.
@@ -109,44 +123,17 @@ class Tokens:
 
     def revoked(self, event: Event) -> None:
         """Disconnect those who live by the token that *event* names."""
-        for holder in list(self._holders.get(event.source, ())):
-            self._end(holder, WAS_REVOKED)
-
-    def hold(self, holder: Holder, token: Token) -> None:
-        """Disconnect *holder* when *token* ends; it replaces one held before."""
-        self.release(holder)
-        delay = max(0.0, token.expires - self._clock.seconds())
-        held = Held(token, self._clock.callLater(delay, self._end, holder, HAS_EXPIRED))
-        self._tokens[holder] = token.id
-        self._holders.setdefault(token.id, {})[holder] = held
-
-    def release(self, holder: Holder) -> None:
-        """Undo ``hold``; a no-op without one."""
-        id = self._tokens.pop(holder, None)
-        if id is None:
-            return
-        holders = self._holders[id]
-        held = holders.pop(holder)
-        if not holders:
-            del self._holders[id]
-        if held.expiry.active():
-            held.expiry.cancel()
+        self._revoked[event.source] = None
+        if len(self._revoked) > MAX_REVOKED:
+            self._revoked.popitem(last=False)
+        self._end(event.source)
 
     def forget_key(self) -> None:
         """Read the signing key again when it is needed next: the store has lost it."""
         self._key = b""
 
-    def stop(self) -> None:
-        """Forget all holders."""
-        for holder in list(self._tokens):
-            self.release(holder)
-
-    def _end(self, holder: Holder, end: tuple[int, str]) -> None:
-        self.release(holder)
-        holder.disconnect(*end)
-
     def _read(self, text: str, key: bytes) -> Token:
-        import jwt  # here: see principals.py
+        import jwt  # here: see web_tokens.py
 
         try:
             # Expiry is compared with our own clock instead.

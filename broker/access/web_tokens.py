@@ -94,8 +94,10 @@ class WebTokens:
                     options=OPTIONS,
                 )
                 return self._said(claims, key)
+            except jwt.ExpiredSignatureError:  # which is noticed behind a signature that is right
+                wrong = Unauthenticated("token", guessed=False)
             except jwt.MissingRequiredClaimError as error:
-                wrong = Unauthenticated("token", message=f'The token has no claim "{error.claim}"')
+                wrong = Unauthenticated("token", message=f'The token has no claim "{error.claim}"', guessed=False)
             except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
                 continue  # whatever else is wrong with it: a number that is none, text that can not be read …
         raise wrong

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SettingsError as error:
         print("txbroker:", *error.problems, sep="\n  ", file=sys.stderr)
         raise SystemExit(2) from None
-    react(lambda reactor: Deferred.fromCoroutine(_import(reactor, settings, chosen.url)))
+    chosen.run(settings, chosen)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -42,7 +43,22 @@ def _parser() -> argparse.ArgumentParser:
         "names.  It can be run again: what was imported already stays as it is.",
     )
     importing.add_argument("url", help="of the original's Redis, such as redis://localhost:6379")
+    importing.set_defaults(run=_import_ganomede)
+    tokens = commands.add_parser("token", help="revoke a minted token").add_subparsers(metavar="ACTION", required=True)
+    revoking = tokens.add_parser(
+        "revoke",
+        help="revoke a minted token, and close what lives by it, on every node",
+        description="Reads the token from the standard input or a file, since others can see the arguments of a "
+        "program, and gives it to the admin port of a daemon.  TXBROKER_ADMIN_SECRET is what that may ask for.",
+    )
+    revoking.add_argument("--file", type=Path, help="with the token; by default the standard input")
+    revoking.add_argument("--admin", metavar="URL", help="of the admin port; by default that of TXBROKER_ADMIN_LISTEN")
+    revoking.set_defaults(run=_revoke_token)
     return parser
+
+
+def _import_ganomede(settings: Settings, chosen: argparse.Namespace) -> None:
+    react(lambda reactor: Deferred.fromCoroutine(_import(reactor, settings, chosen.url)))
 
 
 async def _import(reactor: Any, settings: Settings, url: str) -> None:
@@ -62,6 +78,22 @@ async def _import(reactor: Any, settings: Settings, url: str) -> None:
         _print_error(str(error))
         raise SystemExit(1) from None
     print(report)
+
+
+def _revoke_token(settings: Settings, chosen: argparse.Namespace) -> None:
+    from broker.app.admin_client import AdminClient, AdminError, url_of_port
+    from broker.observe.admin.tokens import REVOKE
+
+    try:
+        token = (chosen.file.read_text("utf-8") if chosen.file else sys.stdin.read()).strip()
+        if not token:
+            raise AdminError("there is no token to revoke")
+        client = AdminClient(chosen.admin or url_of_port(settings.admin_listen), settings.admin_secret)
+        client.post(REVOKE, {"token": token})
+    except (AdminError, OSError, UnicodeDecodeError) as error:
+        _print_error(str(error))
+        raise SystemExit(1) from None
+    print("the token is revoked")
 
 
 def _print_error(text: str) -> None:

@@ -25,6 +25,7 @@ from broker.interfaces import IBus, IStore
 
 if TYPE_CHECKING:
     from broker.access.failures import AuthFailures
+    from broker.access.lifetimes import Lifetimes
     from broker.access.limits import Buckets
     from broker.access.principals import Access
     from broker.access.refusals import RefusalLog
@@ -45,6 +46,7 @@ class Parts:
         access: knows the credentials.
         metrics: counts.
         buckets: how often each client may ask.
+        lifetimes: how long each may stay.
         shares: what each client has of that which all have together.
         refusals: logs what is refused.
         failures: how often each address may show a wrong credential.
@@ -60,6 +62,7 @@ class Parts:
     access: Access
     metrics: Metrics
     buckets: Buckets
+    lifetimes: Lifetimes
     shares: Shares
     refusals: RefusalLog
     failures: AuthFailures

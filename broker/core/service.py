@@ -15,6 +15,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from broker.access.failures import AuthFailures
+from broker.access.lifetimes import Lifetimes
 from broker.access.limits import Buckets
 from broker.access.principals import Access
 from broker.access.refusals import RefusalLog
@@ -132,12 +133,21 @@ class Broker(MultiService):
         self.draining = True
         self.channels.drain()
 
+    def credentials_changed(self) -> int:
+        """Disconnect those who were admitted by what is not configured any more; return how many.
+
+        To be called when the credentials of ``access`` were replaced.  Polls that wait are
+        answered with nothing: whoever may not come again is refused when he does.
+        """
+        self.channels.end_polls()
+        return self.parts.lifetimes.withdraw(self.access.is_valid)
+
     def stopService(self) -> Deferred[None]:
         """Stop the parts, the store last."""
         self.drain()
         self.calls.stop()
         self.channels.stop()
-        self.tokens.stop()
+        self.parts.lifetimes.stop()
         self.queues.stop()
         return ensureDeferred(self._stop())
 
@@ -218,7 +228,7 @@ def make_parts(
         total_limit=settings.max_calls,
     )
     channels = make_channels(settings, store, bus, clock)
-    refusals = RefusalLog(clock, metrics)
+    lifetimes, refusals = Lifetimes(clock), RefusalLog(clock, metrics)
     presence: Presence[Any] = Presence(lambda *change: _presence_changed(parts, *change))
     queues = make_queues(
         store, clock, lambda queue: _takers_of(parts, queue), settings.max_mailbox, settings.mailbox_seconds
@@ -234,7 +244,8 @@ def make_parts(
         shares=Shares(),
         refusals=refusals,
         failures=AuthFailures(clock, settings.auth_failures_per_minute, refusals),
-        tokens=Tokens(store, channels.notify, clock),
+        lifetimes=lifetimes,
+        tokens=Tokens(store, channels.notify, clock, lifetimes.revoke),
         topics=Topics(bus.listen, bus.forget),
         channels=channels,
         indices=Indices(store, clock, settings.index_seconds, max_bytes=min(MAX_PAGE_BYTES, settings.send_queue_bytes)),

@@ -25,9 +25,18 @@ from broker.core.shares import Share
 from broker.errors import BrokerError, Denied, Gone, RateLimited, Unauthenticated
 from broker.interfaces import ISession
 from broker.messages import CloseCode, Event, Identity, Mail, Reply, Request, quota_of
-from broker.patterns import CONTROL_PREFIX, KEY_PREFIX, RESERVED_PREFIX, check_text
+from broker.patterns import (
+    BROKER,
+    CONTROL_PREFIX,
+    KEY_PREFIX,
+    QUEUE,
+    belongs_to_broker,
+    check_text,
+)
 
 log = Logger()
+
+STARTS_OF_RESERVED = (BROKER, QUEUE, KEY_PREFIX)  # a name that begins otherwise needs no second look
 
 # Verbs that make the daemon hold more, for a store, a callee or those who read: refused while memory is short.
 CROWDING = frozenset(("publish", "call", "request", "send", "write"))
@@ -79,6 +88,7 @@ class Client:
         identity: who it is.
         admitted: whether it may do anything yet.
         named: the client id it took: its credential names nobody, or lets it act as that one.
+        token: the id of the minted token that it lives by, or "".
         member: whose memberships it has, or "".
         session: its ``ISession``, once bound.
         closed: whether ``close`` was called.
@@ -95,6 +105,7 @@ class Client:
     _bucket: Bucket | None = attrs.field(init=False)
     id: str = attrs.field(init=False)
     named: str = ""
+    token: str = ""
     member: str = ""
     session: ISession | None = None
     closed: bool = False
@@ -104,10 +115,12 @@ class Client:
     _topics: dict[tuple[str, bool], bool] | None = None
     _disconnect: Callable[[int, str], object] | None = attrs.field(default=None, repr=False)
     _share: Share | None = attrs.field(default=None, repr=False)  # of its principal, once that was asked for
+    _warn: Callable[[float], object] | None = attrs.field(default=None, repr=False)
+    _ended: tuple[int, str] | None = None  # how it is to be disconnected, once it can be
     _tries: int = 0
     _token_taken: bool = False
     _held: HeldForPeer | None = None
-    _holds_token: bool = False
+    _timed: bool = False  # whether ``lifetimes`` holds it
 
     def __attrs_post_init__(self) -> None:
         parts = self._parts
@@ -185,9 +198,9 @@ class Client:
         """See ``IPeer.deny``."""
         return self._log(Denied(verb, name), verb, setting, name)
 
-    def unauthenticated(self, verb: str) -> BrokerError:
+    def unauthenticated(self, verb: str, explanation: str = "") -> BrokerError:
         """See ``IPeer.unauthenticated``."""
-        return self._log(Unauthenticated(verb), verb, "TXBROKER_AUTH")
+        return self._log(Unauthenticated(verb, message=explanation), verb, "TXBROKER_AUTH")
 
     def _log(self, error: BrokerError, verb: str, setting: str, name: str = "") -> BrokerError:
         """Return *error*, a refusal, when it has been logged."""
@@ -227,7 +240,7 @@ class Client:
             Denied: it is reserved.
         """
         check_text(name)
-        if name.startswith(RESERVED_PREFIX):
+        if name.startswith(STARTS_OF_RESERVED) and belongs_to_broker(name):
             raise self.deny(verb, name, "")
 
     def _shown(self, topic: str) -> str:
@@ -275,9 +288,24 @@ class Client:
             self._held = HeldForPeer(self, self._parts.memory.held)
         self._held.change(change)
 
-    def bind(self, session: ISession, disconnect: Callable[[int, str], object] | None = None) -> None:
+    def bind(
+        self,
+        session: ISession,
+        disconnect: Callable[[int, str], object] | None = None,
+        warn: Callable[[float], object] | None = None,
+    ) -> None:
         """See ``IPeer.bind``."""
-        self.session, self._disconnect = session, disconnect
+        self.session, self._disconnect, self._warn = session, disconnect, warn
+        if self._ended is not None:
+            self.disconnect(*self._ended)
+        else:
+            self._hold()
+
+    def _hold(self) -> None:
+        """Let the client be disconnected when its credential ends."""
+        if not self.closed:
+            self._timed = True
+            self._parts.lifetimes.hold(self)
 
     def identify(self, credential: object) -> Identity:
         """See ``IPeer.identify``."""
@@ -292,11 +320,11 @@ class Client:
             self._check_failures()
         try:
             identity = parts.access.identify(credential)
-        except Unauthenticated:
+        except Unauthenticated as error:
             self._tries += 1
-            self._count_failure(credential, parts.settings.credentials)
+            self._count_failure(credential, error, parts.settings.credentials)
             raise
-        if self.identity.authenticated and identity.principal != self.identity.principal:
+        if self.identity.authenticated and not _is_renewed(self.identity, identity):
             raise self.deny("identify", identity.name, "")
         self.admit(identity)
         return identity
@@ -315,12 +343,12 @@ class Client:
             self.refused = True
             raise
 
-    def _count_failure(self, shown: object, setting: str) -> None:
+    def _count_failure(self, shown: object, error: Unauthenticated, setting: str) -> None:
         parts = self._parts
         self.refused = True
         parts.metrics.auth_failures[self.dialect] += 1
         setting = setting if shown else "TXBROKER_AUTH"
-        guessed = bool(shown) and parts.access.configured
+        guessed = bool(shown) and parts.access.configured and error.guessed
         parts.failures.count(self.dialect, self.address, setting, self.identity.principal, guessed=guessed)
 
     def admit(self, identity: Identity) -> None:
@@ -329,6 +357,7 @@ class Client:
             self.named = ""
         self.identity = identity
         self.admitted = True
+        self.token = ""
         self._tries = 0
         self._share = None
         if identity.client:
@@ -336,6 +365,8 @@ class Client:
             self.keep_mailbox()
         if identity.name:
             self._bucket = self._find_bucket()
+        if self.session is not None:
+            self._hold()
 
     async def mint(self, claims: Mapping[str, Any], seconds: float) -> str:
         """See ``IPeer.mint``."""
@@ -345,18 +376,19 @@ class Client:
     async def present(self, token: str) -> Mapping[str, Any]:
         """See ``IPeer.present``."""
         self._verbs["identify"] += 1
+        tokens = self._parts.tokens
         if self._parts.failures.addresses:
             self._check_failures()
         try:
-            found = await self._parts.tokens.verify(token)
-            self.admit(self._parts.access.recall(found.bearer))
-        except Unauthenticated:
-            self._count_failure(token, "TXBROKER_TOKEN_SECONDS")
+            found = await tokens.verify(token)
+            self.admit(attrs.evolve(self._parts.access.recall(found.bearer, tokens.tag), expires=found.expires))
+        except Unauthenticated as error:
+            self._count_failure(token, error, "TXBROKER_TOKEN_SECONDS")
             raise
         if self.closed:
             raise Gone("lost")
-        self._holds_token = True
-        self._parts.tokens.hold(self, found)
+        self.token = found.id
+        self._hold()
         return found.claims
 
     async def revoke(self, token: str) -> None:
@@ -446,6 +478,16 @@ class Client:
         """See ``IPeer.disconnect``."""
         if self._disconnect is not None:
             self._disconnect(code, reason)
+        else:
+            self._ended = code, reason
+
+    def warn(self, seconds: float) -> None:
+        """Tell the session that the client's credential ends in *seconds*."""
+        try:
+            if self._warn is not None:
+                self._warn(seconds)
+        except Exception:
+            self.fail("a warning")
 
     # The end.
 
@@ -456,8 +498,8 @@ class Client:
         self.closed = True
         if self._held is not None:
             self._held.end()
-        if self._holds_token:
-            self._parts.tokens.release(self)
+        if self._timed:
+            self._parts.lifetimes.release(self)
         self.undo()
 
     async def lives(self, timeout: float) -> bool:
@@ -485,6 +527,14 @@ class Client:
             parts.presence.leave(self)
             # Others may hold the same: only now it is known what nobody here holds.
             parts.cluster.release(held)
+
+
+def _is_renewed(before: Identity, now: Identity) -> bool:
+    """Whether *now* may take the place of *before*: the same principal, which has lost no role.
+
+    What it has subscribed to by a role must not outlive that.
+    """
+    return now.principal == before.principal and set(before.roles) <= set(now.roles)
 
 
 def _no_response(failure: Failure) -> bool:

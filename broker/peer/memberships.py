@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.logger import Logger
 
 from broker.core.owners import MEMBER
-from broker.errors import BrokerError, Denied, Gone, RateLimited
+from broker.errors import BrokerError, Denied, Gone, Invalid, RateLimited
 from broker.messages import Quota, quota_of
 from broker.peer.ids import IdVerbs
 from broker.peer.topics import TopicVerbs
@@ -53,7 +53,7 @@ class MembershipVerbs(TopicVerbs, IdVerbs):
     def _rejoin(self, topic: str) -> None:
         try:
             self.subscribe(topic, exact=True, echo=True, rate_limited=False)
-        except (Denied, RateLimited) as error:
+        except (Denied, Invalid, RateLimited) as error:
             log.info("a membership of {peer} was left out: {code}", peer=self.id, code=error.code)
 
     async def join(self, topic: str, *, rate_limited: bool = True) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import ceil
 
 from twisted.internet.defer import Deferred, succeed
 
 from broker.core.indices import Extract
 from broker.core.owners import CLIENT_ID, INDEX
-from broker.errors import Invalid, RateLimited
+from broker.errors import Invalid, RateLimited, Unauthenticated
 from broker.interfaces import MAX_PAGE_BYTES
-from broker.messages import Event, IndexRows, Quota, quota_of
+from broker.messages import MAX_TIME, Event, IndexRows, Quota, quota_of
 from broker.patterns import check_name, check_pattern, is_pattern
 from broker.peer.client import Client
 
@@ -106,6 +107,8 @@ class TopicVerbs(Client):
         return quota_of("channels", self.identity.kind, self.identity.name, self._parts.settings.max_channels)
 
     def _event(self, topic: str, name: str, body: bytes | None, source: str, time: float) -> Event:
+        if time and not 0 < time <= MAX_TIME:
+            raise Invalid("time")
         now = time or self._parts.clock.seconds()
         return Event(topic, name, body, source, now, origin=self.id, dialect=self.dialect)
 
@@ -131,12 +134,18 @@ class TopicVerbs(Client):
     ) -> list[Event]:
         """See ``IPeer.poll``."""
         self._allow("read", topic)
-        share = self._share or self._take_share()
+        share, expires = self._share or self._take_share(), self.identity.expires
+        if expires:
+            # Whole seconds: each other time would need a bucket of deadlines of its own.
+            timeout = min(timeout, max(0.0, ceil(expires - self.clock.seconds())))
         try:
-            return await self._parts.channels.poll(self._shown(topic), after, limit, timeout, max_bytes, share)
+            events = await self._parts.channels.poll(self._shown(topic), after, limit, timeout, max_bytes, share)
         except RateLimited as error:
             of_client = share.polls >= self._parts.settings.max_waiting_polls_per_client
             raise self._log(error, "poll", POLL_LIMITS[of_client]) from None
+        if expires and self.clock.seconds() >= expires:
+            raise Unauthenticated("token", message="The credential has expired")
+        return events
 
     async def cursor(self, client: str, topic: str) -> int:
         """See ``IPeer.cursor``."""

@@ -93,6 +93,6 @@ def failed(error: BrokerError, request: HttpRequest) -> Response:
     if status in (429, 503):
         seconds = error.retry_after if isinstance(error, RateLimited) else 1.0
         headers = (("Retry-After", str(max(1, math.ceil(seconds)))),)
-    # The original says no more than this, and clients may compare.
-    message = "" if status == 401 else error.message
+    # The original says nothing, and clients may compare; what it does not have, a web token, is explained.
+    message = error.explanation if status == 401 else error.message
     return failure(status, code, message, headers=headers)

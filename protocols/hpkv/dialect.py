@@ -65,8 +65,8 @@ class Hpkv:
             claims = await peer.present(given.get("token", ""))
         except RateLimited as error:
             raise _refused(429, "Rate limit exceeded", error.retry_after) from None
-        except (Unauthenticated, Denied):
-            raise _refused(403, "Invalid API key" if key else "Invalid token") from None
+        except (Unauthenticated, Denied) as error:
+            raise _refused(403, error.explanation or ("Invalid API key" if key else "Invalid token")) from None
         session = self._bound(Session(link, peer, self._max_frame_bytes, rights_of(claims)), peer)
         # "Subscriptions exist from the handshake on": on every node, before it is answered.
         session.watch()

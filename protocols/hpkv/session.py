@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from broker.access.lifetimes import HAS_EXPIRED, WAS_WITHDRAWN
 from broker.errors import BrokerError, Invalid, RateLimited
 from broker.interfaces import IPeer
 from broker.messages import CloseCode, Event
@@ -25,6 +26,9 @@ from protocols.hpkv.frames import Operation, check_key, end_key, number_value, r
 from protocols.hpkv.patterns import Rights
 
 log = Logger()
+
+# "4001 token expired …; 4003 token revoked": of keys, too, which may be JSON web tokens.
+CODES = {HAS_EXPIRED: CloseCode.TOKEN_EXPIRED, WAS_WITHDRAWN: CloseCode.TOKEN_REVOKED}
 
 
 @attrs.define(eq=False)
@@ -49,6 +53,10 @@ class Session(OrderedSession):
             self._peer.watch(rights.predicate, rights.names)
 
     # What the core calls
+
+    def disconnect(self, code: int, reason: str) -> None:
+        """Close the connection because the broker says so, with the code that this dialect has for it."""
+        OrderedSession.disconnect(self, CODES.get((code, reason), code), reason)
 
     def event(self, event: Event, pattern: str) -> None:
         """Notify the client of the change of a key."""

@@ -90,6 +90,8 @@ class TokenEndpoint:
         if isinstance(error, Invalid):
             return self.error(400, error.message)
         status, text = STATUSES.get(error.code, (500, "Internal server error"))
+        if status == 401:
+            text = error.explanation or text
         if isinstance(error, RateLimited):
             return self.error(status, text, ("Retry-After", str(max(1, math.ceil(error.retry_after)))))
         return self.error(status, text)

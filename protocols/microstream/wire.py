@@ -119,6 +119,8 @@ def connect_error(error: BrokerError, name: str) -> bytes:
 
 
 def _error_message(error: BrokerError, target: str) -> str:
+    if error.code == "UNAUTHENTICATED" and error.explanation:
+        return error.explanation
     template = ERROR_MESSAGES.get(error.code, "")
     return template.format(target=target) if template else error.message
 

@@ -71,8 +71,8 @@ async def handshake(session: Session, token: str, name: str) -> None:
             await session.take_name(name)
         elif name:
             session.name = check_client_id(name)
-    except Unauthenticated:
-        raise Refused(401, body=refused("token").encode()) from None
+    except Unauthenticated as error:
+        raise Refused(401, body=refused("token", error.explanation).encode()) from None
     except BrokerError as error:
         seconds = error.retry_after if isinstance(error, RateLimited) else 0.0
         status = STATUSES.get(error.code, 403)
@@ -81,6 +81,9 @@ async def handshake(session: Session, token: str, name: str) -> None:
 
 def on_auth(session: Session, envelope: Envelope) -> None:
     """Answer an ``auth`` frame: one with a stage by exactly one, one without by none.
+
+    Who is authenticated already may show another credential of the same principal, which then
+    says when the connection ends.
 
     Two peers that answer failures with failures would loop for ever.
     """
@@ -109,7 +112,7 @@ def _authenticate(session: Session, payload: bytes) -> None:
     try:
         session.peer.identify(token)
     except BrokerError as error:
-        _send(session, None, refused(_reason(error)))
+        _send(session, None, refused(_reason(error), error.explanation))
         if not session.peer.tries_left:
             session.link.close(CloseCode.POLICY_VIOLATION, refused("tries"))
         return

@@ -43,6 +43,7 @@ class OwlMeans:
         )
         token = query.get("token") or link.handshake.headers.get("authorization", "")
         await handshake(session, token, query.get("client", ""))
+        peer.bind(session, session.disconnect, session.warn)
         return session
 
 

@@ -51,8 +51,10 @@ def marshal(error: BrokerError, stacks: bool = False) -> str:
     return f"{kind}|||{message.format(what=clean(error.what), name=clean(error.name))}|||"
 
 
-def refused(why: str) -> str:
+def refused(why: str, explanation: str = "") -> str:
     """Return the failure of an authentication."""
+    if explanation:
+        why = f"{why}:{explanation}"
     return f"AuthManagerErrorAuthenFailed|||auth:manager:authen:{clean(why)}|||"
 
 

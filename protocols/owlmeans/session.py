@@ -18,7 +18,7 @@ from broker.interfaces import ISession
 from broker.messages import CloseCode, Request, text_frame
 from broker.patterns import RESERVED_PREFIX, check_name
 from protocols.owlmeans import wire
-from protocols.owlmeans.marshalled import marshal, normalise
+from protocols.owlmeans.marshalled import marshal, normalise, refused
 from protocols.owlmeans.outgoing import Outgoing
 from protocols.owlmeans.wire import ABSENT, RESULT, Envelope, checked_payload, decode, encode
 
@@ -94,7 +94,8 @@ class Session(Outgoing):
         if self.peer.admitted:
             self.admit()
         else:
-            self._auth_timer = self.clock.callLater(self.settings.auth_deadline_seconds, self._auth_timeout)
+            seconds = self.settings.auth_deadline_seconds
+            self._auth_timer = self.clock.callLater(seconds, self._auth_timeout) if seconds else None
 
     def received(self, data: bytes, binary: bool) -> None:
         """Do what a frame asks for; what is no frame is dropped and counted."""
@@ -117,6 +118,16 @@ class Session(Outgoing):
         """Leave no timer behind."""
         self._cancel_auth_timer()
         self.stop()
+
+    # Called by the core, besides what ``Outgoing`` has.
+
+    def disconnect(self, code: int, reason: str) -> None:
+        """Close the connection because the broker says so: for the end of a credential, as for a wrong one."""
+        self.link.close(code, refused(reason) if code == CloseCode.POLICY_VIOLATION else reason)
+
+    def warn(self, seconds: float) -> None:
+        """Tell the client that its credential ends in *seconds*."""
+        self.push(text_frame(wire.expiring(seconds, self.clock.seconds())))
 
     # Called by this package.
 

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from broker.errors import BrokerError, Denied, Invalid, RateLimited
+from broker.errors import BrokerError, Denied, Invalid, RateLimited, Unauthenticated
 from broker.interfaces import IPeer
 from broker.jsontext import object_text
 from broker.messages import Event
@@ -50,6 +50,7 @@ class Session(OrderedSession):
     _open_rooms: bool
     identity: str = ""
     _token_refused: bool = False
+    _lack: str = ""  # what a web token lacked that was refused
     _postponed: str = ""  # the token that was not looked at, since too many wrong ones came from its address
     _connected: bool = False
 
@@ -63,14 +64,14 @@ class Session(OrderedSession):
 
         One that can not be looked at now is looked at with a later frame.
         """
-        self._token_refused, self._postponed = True, ""
+        self._token_refused, self._postponed, self._lack = True, "", ""
         try:
             self._peer.identify(token)
             self._token_refused = False
         except RateLimited:
             self._postponed = token
-        except BrokerError:
-            pass
+        except BrokerError as error:
+            self._lack = error.explanation
 
     # What the transport and the core call
 
@@ -144,6 +145,8 @@ class Session(OrderedSession):
         text = ERRORS.get(error.code, "Internal server error")
         if isinstance(error, Invalid):
             text = error.message
+        elif isinstance(error, Unauthenticated) and error.explanation:
+            text = f"{text}: {error.explanation}"
         elif isinstance(error, Denied) and error.what == "room":
             text = "Not a member of this room"
         elif isinstance(error, RateLimited) and error.name in TOO_MANY:
@@ -191,7 +194,7 @@ class Session(OrderedSession):
             if self._postponed:
                 raise RateLimited("limit", "auth")
         if self._token_refused or not self._peer.admitted:
-            raise self._peer.unauthenticated(kind)
+            raise self._peer.unauthenticated(kind, self._lack)
 
     def _implied_identity(self, frame: Members) -> str:
         """Return the connectionID by which a subscribe or unsubscribe connects as well, or "".

@@ -46,7 +46,7 @@ def run(work: Any) -> Deferred[Any]:
 
 
 async def ready(daemon: Daemon) -> Answer:
-    return await get(daemon.url + "/ready")
+    return await get(daemon.admin_url + "/ready")  # where reasons are told in full
 
 
 async def all_ready(cluster: Cluster, timeout: float = TIMEOUT) -> None:

@@ -56,7 +56,8 @@ def test_about_names_the_machine_to_operators_only():
 
 def test_reasons_are_told_in_full_to_operators_only():
     port = Port()
-    port.broker.store.ready = "Redis at 10.1.2.3:6379: Connection refused"
+    store: Any = port.broker.store
+    store._stopped_reason = "Redis at 10.1.2.3:6379: Connection refused"
     port.broker.bus.ready = "Redis at 10.1.2.3:6379: timeout"
     assert port.broker.store.ready in json.loads(port.ask("/ready").body)["error"]["data"]["reasons"]
     assert port.broker.obstacles() == ["the store takes no writes", "the bus carries no events", "not started"]

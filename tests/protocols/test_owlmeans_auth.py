@@ -14,11 +14,12 @@ from tests.protocols.owlmeans_emulator import Failed, Room, Violation
 
 SECRET = "the-secret"
 JWT_KEY = "0123456789abcdef0123456789abcdef"
+EXP = 4_000_000_000
 
 
 def make_room(mode="required", **settings):
     access = Access(
-        mode=mode, secrets=(SECRET,), keys={"bob": "bobs-key"}, web_tokens=WebTokens((secret_key(JWT_KEY),))
+        mode=mode, secrets=(SECRET,), keys={"bob": "bobs-key"}, web_tokens=WebTokens((secret_key(JWT_KEY),), leeway=0.0)
     )
     room = Room(make_broker(access=access, auth=mode, **settings))
     room.clock.advance(1700000000.0)
@@ -26,7 +27,7 @@ def make_room(mode="required", **settings):
 
 
 def token(**claims):
-    return jwt.encode({"exp": 4000000000, **claims}, JWT_KEY, "HS256")
+    return jwt.encode({"exp": EXP, **claims}, JWT_KEY, "HS256")
 
 
 def whoami(room, member):
@@ -323,6 +324,21 @@ def test_mail_waits_until_the_client_has_authenticated():
     assert bob.client.queue == []
     room.advance(0.3)
     assert [message["payload"] for message in bob.client.queue] == [1]
+
+
+def test_the_warning_before_the_end_is_no_answer_to_an_auth_that_is_under_way():
+    room = make_room()
+    room.clock.advance(EXP - 50 - room.clock.seconds())
+    alice = room.join("", "token=" + token(sub="ann"))
+    whoami(room, alice)
+    pending = alice.client.auth("authenticated", {})
+    room.clock.advance(45)
+    alice.pump()
+    assert ([frame["event"] for frame in alice.client.of("system")], pending.done) == (["broker.expiring"], False)
+    room.pump()
+    assert pending.result()["profileId"] == "ann"
+    room.clock.advance(5)
+    assert alice.closed[0] == 1008
 
 
 # Names

@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 
 from twisted.internet.defer import Deferred, gatherResults
 
-from tests.support.daemon import Daemon
+from tests.support.daemon import WITH_METRICS, Daemon
 from tests.support.redis_server import RedisServer
 
 NODES = 3
@@ -48,7 +48,7 @@ class Cluster:
         """Start the nodes alone, for a Redis that has run before."""
         shared = {"TXBROKER_STORE": f"redis+unix://{self.redis.socket}", "TXBROKER_DRAIN_SECONDS": "2"}
         for node in self.nodes:
-            node.environ.update({**self.environ, **shared})
+            node.environ.update({**WITH_METRICS, **self.environ, **shared})
         await gatherResults([Deferred.fromCoroutine(node.start()) for node in self.nodes])
         return self
 

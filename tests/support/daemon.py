@@ -118,11 +118,15 @@ class Daemon:
         """Return the log lines of all its runs as objects."""
         return [json.loads(line) for line in self.output if line.startswith("{")]
 
+    @property
+    def admin_url(self) -> str:
+        """Where its admin port is; needs :data:`WITH_METRICS`."""
+        return next(str(event["metrics"]) for event in self.events() if "metrics" in event).removesuffix("/metrics")
+
     async def until_metric(self, name: str, value: float) -> None:
         """Return when the sample *name*, labels included, has *value*; needs :data:`WITH_METRICS`."""
-        told = next(str(event["msg"]) for event in self.events() if "metrics are at" in str(event["msg"]))
-        sample, end = f"{name} {value:.1f}", reactor.seconds() + TIMEOUT
-        while sample not in (await get(told.removeprefix("metrics are at "))).text.split("\n"):
+        url, sample, end = self.admin_url + "/metrics", f"{name} {value:.1f}", reactor.seconds() + TIMEOUT
+        while sample not in (await get(url)).text.split("\n"):
             assert reactor.seconds() < end, f"not {sample} within {TIMEOUT} s"
 
     def troubles(self) -> list[str]:

@@ -1,0 +1,174 @@
+"""How long clients stay connected: no longer than the credentials that they were admitted by are good."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from typing import Protocol
+
+import attrs
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from broker.messages import CloseCode, Identity
+
+log = Logger()
+
+WARNING = 30.0  # seconds before the end at which a client is warned; a tenth of what it has, if that is less
+MAX_WAIT = 60.0  # seconds after which the time is looked at again: clocks are set
+AT_ONCE = 50  # holders that are disconnected at once: 0.1 ms each, and as much when the connection has ended
+PAUSE = 0.02  # seconds until the next ones are
+
+End = tuple[int, str]  # the code and the reason of a close frame
+
+HAS_EXPIRED: End = (CloseCode.POLICY_VIOLATION, "credential expired")
+WAS_WITHDRAWN: End = (CloseCode.POLICY_VIOLATION, "credential withdrawn")
+TOKEN_HAS_EXPIRED: End = (CloseCode.TOKEN_EXPIRED, "token expired")
+TOKEN_WAS_REVOKED: End = (CloseCode.TOKEN_REVOKED, "token revoked")
+
+
+class Holder(Protocol):
+    """What is asked of a peer.
+
+    Attributes:
+        identity: who it is, and until when.
+        admitted: whether it is anybody yet.
+        token: the id of the minted token that it lives by, or "".
+    """
+
+    identity: Identity
+    admitted: bool
+    token: str
+
+    def warn(self, seconds: float) -> None:
+        """Tell the client that its credential ends in *seconds*, if its dialect has words for that."""
+
+    def disconnect(self, code: int, reason: str) -> None:
+        """Close the client's connection."""
+
+
+@attrs.define(eq=False)
+class Lifetime:
+    """What is known of a holder whose time is limited.
+
+    Attributes:
+        token: see ``Holder``.
+        expires: when it ends, in seconds since the epoch.
+        warning: when it is to be warned; 0.0: it was.
+        timer: of what comes next.
+    """
+
+    token: str
+    expires: float
+    warning: float
+    timer: IDelayedCall | None = None
+
+
+class Lifetimes:
+    """Disconnects clients when their credential expires, is revoked or is not configured any more.
+
+    A credential expires by the wall clock, which may be set: a timer only says when to look at it.
+    When it is that of many connections, they are closed a few at a time, so that others are served in between.
+
+    Args:
+        clock: starts the timers.
+        now: returns the seconds since the epoch; by default the time of *clock*.
+    """
+
+    def __init__(self, clock: IReactorTime, now: Callable[[], float] | None = None) -> None:
+        self._clock, self._now = clock, now or clock.seconds
+        self._lifetimes: dict[Holder, Lifetime | None] = {}
+        self._tokens: dict[str, dict[Holder, None]] = {}
+        self._ending: dict[Holder, End] = {}  # those that wait to be disconnected, the first one first
+        self._left = AT_ONCE
+        self._pause: IDelayedCall | None = None
+
+    def __len__(self) -> int:
+        return len(self._lifetimes)
+
+    def hold(self, holder: Holder) -> None:
+        """Disconnect *holder*, which is connected, when its credential ends; this replaces what was held before."""
+        self.release(holder)
+        expires, token = holder.identity.expires or inf, holder.token
+        if expires == inf and not token:
+            self._lifetimes[holder] = None
+            return
+        left = max(0.0, expires - self._now())
+        lifetime = self._lifetimes[holder] = Lifetime(token, expires, expires - min(WARNING, left / 10))
+        if token:
+            self._tokens.setdefault(token, {})[holder] = None
+        self._wait(holder, lifetime)
+
+    def release(self, holder: Holder) -> None:
+        """Undo ``hold``; a no-op without one."""
+        self._ending.pop(holder, None)
+        lifetime = self._lifetimes.pop(holder, None)
+        if lifetime is None:
+            return
+        if lifetime.timer is not None and lifetime.timer.active():
+            lifetime.timer.cancel()
+        if lifetime.token:
+            holders = self._tokens[lifetime.token]
+            del holders[holder]
+            if not holders:
+                del self._tokens[lifetime.token]
+
+    def revoke(self, token: str) -> None:
+        """Disconnect those who live by the minted token with the id *token*."""
+        for holder in list(self._tokens.get(token, ())):
+            self._end(holder, TOKEN_WAS_REVOKED)
+
+    def withdraw(self, is_valid: Callable[[Identity], bool]) -> int:
+        """Disconnect those for whose identity *is_valid* is false; return how many."""
+        ended = [holder for holder in self._lifetimes if holder.admitted and not is_valid(holder.identity)]
+        for holder in ended:
+            self._end(holder, TOKEN_WAS_REVOKED if holder.token else WAS_WITHDRAWN)
+        return len(ended)
+
+    def stop(self) -> None:
+        """Forget all holders."""
+        for holder in list(self._lifetimes):
+            self.release(holder)
+        self._ending.clear()
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+
+    def _wait(self, holder: Holder, lifetime: Lifetime) -> None:
+        left = (lifetime.warning or lifetime.expires) - self._now()
+        lifetime.timer = self._clock.callLater(min(max(0.0, left), MAX_WAIT), self._look, holder, lifetime)
+
+    def _look(self, holder: Holder, lifetime: Lifetime) -> None:
+        """Warn *holder* or disconnect it, if the time for that has come."""
+        now = self._now()
+        if now >= lifetime.expires:
+            self._end(holder, TOKEN_HAS_EXPIRED if lifetime.token else HAS_EXPIRED)
+            return
+        if lifetime.warning and now >= lifetime.warning:
+            lifetime.warning = 0.0
+            holder.warn(lifetime.expires - now)
+        if self._lifetimes.get(holder) is lifetime:  # the warning has not ended it
+            self._wait(holder, lifetime)
+
+    def _end(self, holder: Holder, end: End) -> None:
+        self.release(holder)
+        self._ending[holder] = end
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        """Disconnect those that have to be, at most ``AT_ONCE`` in each ``PAUSE``."""
+        while self._ending and self._left:
+            self._left -= 1
+            holder = next(iter(self._ending))
+            end = self._ending.pop(holder)
+            try:
+                holder.disconnect(*end)
+            except Exception:
+                log.failure("a client could not be disconnected")
+        if self._pause is None:
+            self._pause = self._clock.callLater(PAUSE, self._resume)
+
+    def _resume(self) -> None:
+        self._pause, self._left = None, AT_ONCE
+        if self._ending:
+            self._disconnect()

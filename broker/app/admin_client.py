@@ -1,0 +1,89 @@
+"""A client of the admin port of a daemon, for the commands of operators."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import Any
+from urllib.parse import urlsplit
+
+import attrs
+
+from broker.config.addresses import LOOPBACK_OF
+
+DEFAULT_URL = "http://127.0.0.1:8001"
+TIMEOUT = 30.0  # seconds without an answer
+SCHEMES = {"http": HTTPConnection, "https": HTTPSConnection}
+ENDPOINT = re.compile(r"(tcp|ssl):(?:port=)?(\d+)\b(.*)")
+INTERFACE = re.compile(r":interface=((?:\\:|[^:])*)")
+
+
+class AdminError(Exception):
+    """The admin port could not be asked, or has refused; the message says why, for the operator."""
+
+
+@attrs.frozen
+class AdminClient:
+    """Asks an admin port, over neither proxies nor redirects, which would get to know the secret.
+
+    Attributes:
+        url: of the port, ``http://127.0.0.1:8001``.
+        secret: what it asks for, or "".
+    """
+
+    url: str
+    secret: str = attrs.field(default="", repr=False)
+
+    def post(self, path: str, content: Any) -> Any:
+        """Send *content* to *path* as JSON; return what the answer says.
+
+        Raises:
+            AdminError: there was no answer, or it says no.
+        """
+        headers: dict[str, str | bytes] = {"Content-Type": "application/json"}
+        if self.secret:
+            if not self.secret.isprintable():  # the library would show it in its error
+                raise AdminError("TXBROKER_ADMIN_SECRET has characters that can not be sent")
+            headers["Authorization"] = f"Bearer {self.secret}".encode()
+        connection, prefix = self._connection()
+        try:
+            connection.request("POST", prefix + path, json.dumps(content), headers)
+            response = connection.getresponse()
+            text = response.read()
+        except (OSError, HTTPException) as error:
+            raise AdminError(f"{self.url} can not be asked: {error}") from None
+        finally:
+            connection.close()
+        try:
+            answer = json.loads(text)
+            if response.status == 200:
+                return answer
+            why = answer["error"]["message"]
+        except (ValueError, LookupError, TypeError):
+            why = "is this the admin port of a txbroker?"
+        raise AdminError(f"{self.url} has answered with {response.status}: {why}")
+
+    def _connection(self) -> tuple[HTTPConnection, str]:
+        """Return a connection, not yet made, and what all paths begin with."""
+        try:
+            split = urlsplit(self.url)
+            make = SCHEMES[split.scheme]
+            return make(split.hostname or "", split.port, timeout=TIMEOUT), split.path.rstrip("/")
+        except (KeyError, ValueError, HTTPException):
+            raise AdminError(f"{self.url} is no URL of http or https") from None
+
+
+def url_of_port(endpoints: Sequence[str]) -> str:
+    """Return the URL of the first of the *endpoints*, those of ``TXBROKER_ADMIN_LISTEN``, that has one."""
+    for endpoint in endpoints:
+        found = ENDPOINT.match(endpoint)
+        if found is None or found[2] == "0":
+            continue
+        interface = INTERFACE.search(found[3])
+        host = interface[1].replace("\\", "") if interface else ""
+        host = LOOPBACK_OF.get(host, host)
+        scheme = "https" if found[1] == "ssl" else "http"
+        return f"{scheme}://[{host}]:{found[2]}" if ":" in host else f"{scheme}://{host}:{found[2]}"
+    return DEFAULT_URL

@@ -1,0 +1,156 @@
+"""The client of the admin port, and the command that revokes tokens by it."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet.threads import deferToThread
+
+from broker.app.admin_client import AdminClient, AdminError, url_of_port
+from broker.app.command import main
+from tests.support.daemon import WITH_METRICS, clean_environ
+from tests.support.eventually import TIMEOUT
+from tests.support.http_client import post
+from tests.support.ws_client import Refused, ws_connect
+
+KEY = "the-key-of-the-shop"
+TXBROKER = Path(sys.executable).with_name("txbroker")
+
+
+@pytest.fixture(scope="module")
+def daemon_environ():
+    return {"TXBROKER_API_KEYS": f"shop:{KEY}", **WITH_METRICS}
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "url"),
+    [
+        (("tcp:8001:interface=127.0.0.1",), "http://127.0.0.1:8001"),
+        (("tcp:port=9001",), "http://127.0.0.1:9001"),
+        (("tcp:9001:interface=0.0.0.0:backlog=5",), "http://127.0.0.1:9001"),
+        ((r"tcp:9001:interface=\:\:1",), "http://[::1]:9001"),
+        (("unix:/run/admin", "ssl:9443:interface=10.0.0.1"), "https://10.0.0.1:9443"),
+        (("tcp:0",), "http://127.0.0.1:8001"),
+        ((), "http://127.0.0.1:8001"),
+    ],
+)
+def test_the_port_is_where_the_settings_say(endpoints, url):
+    assert url_of_port(endpoints) == url
+
+
+@pytest.mark.parametrize(
+    "url", ["", "localhost:8001", "ftp://localhost", "http://localhost:x", "unix:/run/admin", "http://["]
+)
+def test_what_is_no_url_is_told(url):
+    with pytest.raises(AdminError, match="is no URL of http or https"):
+        AdminClient(url).post("/x", {})
+
+
+def test_a_port_that_does_not_answer_is_told():
+    with pytest.raises(AdminError, match=r"http://127\.0\.0\.1:1 can not be asked: .*refused"):
+        AdminClient("http://127.0.0.1:1").post("/x", {})
+
+
+@pytest.mark.parametrize("secret", ["hunter22\n", "hunter22\0", "hunter22\r\nHost: x"])
+def test_a_secret_that_no_header_can_hold_is_told_without_it(secret):
+    with pytest.raises(AdminError) as caught:
+        AdminClient("http://127.0.0.1:1", secret).post("/x", {})
+    assert str(caught.value) == "TXBROKER_ADMIN_SECRET has characters that can not be sent"
+
+
+@pytest.mark.parametrize("given", ["", " \n"])
+def test_nothing_is_no_token(monkeypatch, capsys, given):
+    monkeypatch.setattr("sys.stdin", io.StringIO(given))
+    with pytest.raises(SystemExit) as caught:
+        main(["token", "revoke"])
+    assert (caught.value.code, capsys.readouterr().err) == (1, "txbroker: there is no token to revoke\n")
+
+
+def test_a_token_is_no_argument(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["token", "revoke", "a.b.c"])
+    assert caught.value.code == 2
+    assert "unrecognized arguments" in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_there_is_told(capsys, tmp_path):
+    with pytest.raises(SystemExit) as caught:
+        main(["token", "revoke", "--file", str(tmp_path / "none")])
+    assert caught.value.code == 1
+    assert "No such file" in capsys.readouterr().err
+
+
+def admin_urls(daemon):
+    """Return the admin ports of all nodes, the last one first."""
+    told = [str(event["msg"]) for event in daemon.events() if "metrics are at" in str(event["msg"])]
+    return [line.removeprefix("metrics are at ").removesuffix("/metrics") for line in told][::-1]
+
+
+def run(daemon, *arguments, text="", **environ):
+    """Return the Deferred of what ``txbroker`` did with *arguments*."""
+    command = [str(TXBROKER), "token", "revoke", *arguments]
+    return deferToThread(
+        subprocess.run,
+        command,
+        input=text,
+        env=clean_environ(daemon.directory) | environ,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+
+
+async def minted(daemon):
+    answer = await post(daemon.url + "/token/websocket", {"accessPattern": ".*"}, headers={"x-api-key": KEY})
+    return answer.json()["token"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_token_is_revoked_on_every_node(shared_daemon):
+    token, other = await minted(shared_daemon), await minted(shared_daemon)
+    sockets = [await ws_connect(shared_daemon.ws(f"/ws?token={token}")) for _ in range(3)]
+    kept = await ws_connect(shared_daemon.ws(f"/ws?token={other}"))
+    done = await run(shared_daemon, "--admin", admin_urls(shared_daemon)[0], text=token + "\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "the token is revoked\n", "")
+    assert [await socket.closed() for socket in sockets] == [(4003, "token revoked")] * 3
+    for _ in range(3):
+        with pytest.raises(Refused, match="403"):
+            await ws_connect(shared_daemon.ws(f"/ws?token={token}"))
+    assert await kept.close() == (1000, "")
+    assert not [line for line in shared_daemon.output if token in line]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_token_stays_revoked_after_a_restart(daemon, tmp_path):
+    token, file = await minted(daemon), tmp_path / "token"
+    file.write_text(token)
+    done = await run(daemon, "--admin", admin_urls(daemon)[0], "--file", str(file))
+    assert (done.returncode, done.stderr) == (0, "")
+    await daemon.restart()
+    with pytest.raises(Refused, match="403"):
+        await ws_connect(daemon.ws(f"/ws?token={token}"))
+    done = await run(daemon, "--admin", admin_urls(daemon)[0], text="no.token.this")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.endswith("has answered with 400: This is no token of this broker.\n")
+    done = await run(daemon, "--admin", daemon.url, text=token)
+    assert (done.returncode, "has answered with 404" in done.stderr) == (1, True)
+
+
+@pytest_twisted.ensureDeferred
+async def test_where_the_admin_port_asks_for_a_secret_the_command_shows_it(start_daemon, daemon_environ):
+    secret = "the-secret-of-the-operators"
+    daemon = await start_daemon(**daemon_environ, TXBROKER_ADMIN_SECRET=secret)
+    token, url = await minted(daemon), admin_urls(daemon)[0]
+    done = await run(daemon, "--admin", url, text=token)
+    assert (done.returncode, done.stderr.count("401: Show TXBROKER_ADMIN_SECRET")) == (1, 1)
+    done = await run(daemon, "--admin", url, text=token, TXBROKER_ADMIN_SECRET=secret)
+    assert (done.returncode, done.stdout) == (0, "the token is revoked\n")
+    page = {"origin": "http://evil.example", "authorization": f"Bearer {secret}"}
+    answer = await post(url + "/admin/api/tokens/revoke", {"token": token}, headers=page)
+    assert answer.status == 403
