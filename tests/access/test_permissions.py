@@ -153,6 +153,12 @@ def test_everything_that_is_wrong_is_told_at_once_with_its_line(tmp_path):
     assert [line for line in range(1, 7) if f"permissions.toml:{line}: " in told] == [4, 5, 6]
 
 
+def test_a_table_with_a_wrong_head_is_looked_at_to_its_end(tmp_path):
+    told = problem(tmp_path, '[key.malier.publish]\nalow = ["x"]\n[user.bob.raed]\nallow = ["a.>.b"]\n')
+    for fault in ("did you mean mailer?", "takes allow and deny", "did you mean read?", "can match nothing"):
+        assert fault in told
+
+
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(Invalid, match="TXBROKER_PERMISSIONS_FILE"):
         read_permissions(tmp_path / "none.toml", ())
