@@ -333,7 +333,8 @@ class IPeer(Interface):
         """Publish an event; on a durable topic it is stored first.
 
         Args:
-            topic: where; not one of the broker's own, which begin with ``broker.``.
+            topic: where; not one of the broker's own, which are ``broker`` and those that begin with
+                ``broker.``, ``queue:`` or ``kv/``.
             name: the kind of event.
             body: JSON text, passed on byte for byte, or None.
             time: the client's clock in seconds since the epoch; 0: the broker's.
@@ -561,7 +562,8 @@ class IPeer(Interface):
         """Create or replace *key*; *revision* and *expires* as in ``IStore.set``.
 
         Raises:
-            Invalid: *expires* is no moment up to ``MAX_TIME``.
+            Invalid: *expires* is no moment up to ``MAX_EXPIRY``, or *revision* no number up to ``MAX_ID``.
+            Denied: the key is one of the broker's own: ``broker``, or with ``broker.`` before it.
             Conflict: *revision* was given and is not the stored one.
             TooLarge: the value is over its limit.
         """

@@ -18,6 +18,8 @@ import msgspec
 from broker.errors import BrokerError
 
 __all__ = [
+    "MAX_EXPIRY",
+    "MAX_ID",
     "MAX_TIME",
     "CloseCode",
     "Entry",
@@ -37,7 +39,10 @@ __all__ = [
 
 MIN_RENDERINGS = 4  # of one event that are kept, however large it is: one for each dialect
 MAX_RENDERED_BYTES = 1 << 20  # of one event's bodies in them, if there are more
-MAX_TIME = 8.64e12  # seconds since the epoch: the last moment that a Date of JavaScript can hold
+# In seconds since the epoch.
+MAX_TIME = 8.64e12  # the last moment that a Date of JavaScript can hold
+MAX_EXPIRY = 253402300799.0  # the last second of the year 9999: RFC 3339, and most libraries, can name no later one
+MAX_ID = 2**53  # of events, and of revisions: what every client and every store has exactly
 
 
 class CloseCode(IntEnum):
@@ -231,7 +236,8 @@ class Entry:
     Attributes:
         value: the bytes that were set.
         revision: 1 when created, +1 at each change.
-        expires: when it expires, in seconds since the epoch, at most ``MAX_TIME``; 0: never.
+        expires: when it expires, in seconds since the epoch; 0: never.  At most ``MAX_EXPIRY``, but an
+            older version may have stored any number.
     """
 
     value: bytes

@@ -18,6 +18,8 @@ from broker.patterns import check_pattern
 
 T = TypeVar("T")
 
+MAX_DIGITS = 15  # of a count: what the clients' language has exactly
+MAX_SECONDS = 3153600000.0  # 36500 days: sums with the time of day stay times that every client can be told
 UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 
 
@@ -158,6 +160,8 @@ class EnvironmentReader:
 def _count(text: str) -> int:
     if not text.isdecimal() or not text.isascii():
         raise ValueError("expected a whole number")
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"expected at most {MAX_DIGITS} digits")
     return int(text)
 
 
@@ -180,6 +184,8 @@ def _seconds(text: str) -> float:
         value = -1.0
     if not (math.isfinite(value) and value >= 0):
         raise ValueError("expected a number that is not negative")
+    if value > MAX_SECONDS:
+        raise ValueError(f"expected at most {MAX_SECONDS:.0f}")
     return value
 
 
@@ -224,7 +230,7 @@ def _retention(text: str) -> Retention:
         if word.isdecimal() and not count:
             count = _count(word)
         elif word[-1] in UNITS and not seconds:
-            seconds = _seconds(word[:-1]) * UNITS[word[-1]]
+            seconds = _seconds(f"{_seconds(word[:-1]) * UNITS[word[-1]]}")
         else:
             raise ValueError("expected an age such as 7d, 12h, 30m or 90s, a count, both, or none")
     return Retention(seconds, count)

@@ -10,7 +10,7 @@ from broker.core.registry import Registry
 from broker.core.shares import Share
 from broker.core.slices import slices_of
 from broker.errors import BrokerError, Gone, NotFound, RateLimited, Taken
-from broker.messages import Request
+from broker.messages import MAX_TIME, Request
 from broker.patterns import CLIENT, PROCEDURE, SERVICE, SESSION, TAKER, check_name, check_pattern, matches
 from broker.peer.client import Client
 
@@ -146,6 +146,8 @@ class CallVerbs(Client):
     ) -> bool:
         """See ``IPeer.answer``."""
         self._verbs["answer"] += 1
+        if time and not 0 < time <= MAX_TIME:
+            time = 0.0  # no time that a clock shows: the caller must get its answer all the same
         within_rate = self._bucket is None or self._bucket.take_token()
         # What somebody waits for is brought at any rate: that it was asked for has been counted.
         awaited = self._parts.calls.answer(self, id, body, error, time, attachments)
@@ -160,6 +162,7 @@ class CallVerbs(Client):
         self._allow("acknowledge", topic)
         if topic != "*":
             check_name(topic)
+            self._own("acknowledge", topic)
         if len(self.acknowledged) >= self._parts.settings.max_registrations:
             raise RateLimited("limit", "registrations")
         self._parts.calls.takers.add(self, topic, shared=True)

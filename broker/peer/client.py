@@ -25,10 +25,20 @@ from broker.core.shares import Share
 from broker.errors import BrokerError, Denied, Gone, RateLimited, Unauthenticated
 from broker.interfaces import ISession
 from broker.messages import CloseCode, Event, Identity, Mail, Reply, Request, quota_of
-from broker.patterns import CONTROL_PREFIX, KEY_PREFIX, RESERVED_PREFIX, check_name, check_text, is_reserved
+from broker.patterns import (
+    BROKER,
+    CONTROL_PREFIX,
+    KEY_PREFIX,
+    QUEUE,
+    belongs_to_broker,
+    check_name,
+    check_text,
+    is_reserved,
+)
 
 log = Logger()
 
+STARTS_OF_RESERVED = (BROKER, QUEUE, KEY_PREFIX)  # a name that begins otherwise needs no second look
 SESSION_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # the shape of a session id
 
 # Verbs that make the daemon hold more, for a store, a callee or those who read: refused while memory is short.
@@ -233,7 +243,7 @@ class Client:
             Denied: it is reserved.
         """
         check_text(name)
-        if name.startswith(RESERVED_PREFIX):
+        if name.startswith(STARTS_OF_RESERVED) and belongs_to_broker(name):
             raise self.deny(verb, name, "")
 
     def _shown(self, topic: str) -> str:

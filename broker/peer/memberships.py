@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.logger import Logger
 
-from broker.errors import BrokerError, Denied, Gone, RateLimited
+from broker.errors import BrokerError, Denied, Gone, Invalid, RateLimited
 from broker.messages import Quota, quota_of
 from broker.peer.topics import TopicVerbs
 
@@ -48,7 +48,7 @@ class MembershipVerbs(TopicVerbs):
     def _rejoin(self, topic: str) -> None:
         try:
             self.subscribe(topic, exact=True, echo=True, rate_limited=False)
-        except (Denied, RateLimited) as error:
+        except (Denied, Invalid, RateLimited) as error:
             log.info("a membership of {peer} was left out: {code}", peer=self.id, code=error.code)
 
     async def join(self, topic: str, *, rate_limited: bool = True) -> None:

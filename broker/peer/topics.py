@@ -8,9 +8,9 @@ from math import ceil
 from twisted.internet.defer import Deferred, succeed
 
 from broker.core.indices import Extract
-from broker.errors import RateLimited, Unauthenticated
+from broker.errors import Invalid, RateLimited, Unauthenticated
 from broker.interfaces import MAX_PAGE_BYTES
-from broker.messages import Event, IndexRows, Quota, quota_of
+from broker.messages import MAX_TIME, Event, IndexRows, Quota, quota_of
 from broker.patterns import check_name, check_pattern, is_pattern
 from broker.peer.client import Client
 
@@ -102,6 +102,8 @@ class TopicVerbs(Client):
         return quota_of("channels", self.identity.kind, self.identity.name, self._parts.settings.max_channels)
 
     def _event(self, topic: str, name: str, body: bytes | None, source: str, time: float) -> Event:
+        if time and not 0 < time <= MAX_TIME:
+            raise Invalid("time")
         now = time or self._parts.clock.seconds()
         return Event(topic, name, body, source, now, origin=self.id, dialect=self.dialect)
 

@@ -16,7 +16,7 @@ from twisted.internet.task import deferLater
 from zope.interface import implementer
 
 from broker.interfaces import IStore
-from broker.messages import Entry, Event, Quota
+from broker.messages import MAX_TIME, Entry, Event, Quota
 from broker.stores.entries import EXPIRED_KEPT, alive, check_revision, increased, merged, replaced
 from broker.stores.room import ROW_BYTES, Room, check_quota, fits_when_full, floor_group, full_refusal, full_text
 from broker.stores.states import NOT_RUNNING, refused
@@ -251,7 +251,7 @@ class MemoryStore(Service):
             return 0
         removed = self._cut(log, log.head - keep) if keep > 0 else 0
         # Up to the first young one: taking an old one behind it would leave a hole.
-        young = (row[5] for row in log.rows if row[4] >= before)
+        young = (row[5] for row in log.rows if before <= row[4] <= MAX_TIME)
         removed += self._cut(log, next(young, log.head + 1) - 1)
         if not log.rows:
             group = floor_group(name)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from broker.messages import Entry, Event, Quota, decode_text, encode_text
+from broker.messages import MAX_TIME, Entry, Event, Quota, decode_text, encode_text
 from broker.stores.entries import alive, check_revision, increased, merged, replaced
 from broker.stores.room import ROW_BYTES, check_quota, fits_when_full, floor_group, full_refusal
 from broker.stores.sqlite_space import FileSpace
@@ -36,7 +36,7 @@ _LOGS = "SELECT name FROM log WHERE name >= ? AND name < ? AND name > ? ORDER BY
 _GET = "SELECT value, revision, expires FROM entry WHERE space = ? AND key = ?"
 _RANGE = (
     "SELECT key, value, revision, expires FROM entry WHERE space = ? AND key >= ? AND key <= ?"
-    " AND (expires = 0 OR expires > ?) ORDER BY key LIMIT ?"
+    " AND (expires <= 0 OR expires > ?) ORDER BY key LIMIT ?"
 )
 _NEW_LOG = "INSERT INTO log (name, account, trimmed, purged) VALUES (?, ?, ?, ?)"
 _FLOOR = "SELECT id FROM floor WHERE hash = ?"
@@ -328,7 +328,7 @@ class TableWriter(TableReader):
         """
         looked = 0
         for id_, time in self._execute(_TIMES, (number, upto, budget)):
-            if time >= before:
+            if before <= time <= MAX_TIME:  # what no clock shows is old: it must not keep all behind it for ever
                 break
             upto = id_
             looked += 1

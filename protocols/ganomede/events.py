@@ -15,7 +15,7 @@ from broker.core.bounded import BoundedDict
 from broker.errors import BrokerError
 from broker.interfaces import IPeer
 from broker.jsontext import may_overflow, overflows
-from broker.messages import Event, HttpRequest, Response
+from broker.messages import MAX_TIME, Event, HttpRequest, Response
 from protocols.ganomede.answers import NOTHING, Refusal, failed, failure, invalid, quote
 from protocols.ganomede.requests import Bodies, channel_of, name_of, read_query, whole_number
 
@@ -201,7 +201,9 @@ def _identify(peer: IPeer, secret: str | msgspec.UnsetType, request: HttpRequest
 
 def encode(event: Event) -> bytes:
     """Return *event* as JSON; its body goes through as it came."""
-    head = (event.id, round(event.time * 1000), quote(event.name), quote(event.source))
+    # An older version may have stored what no clock shows.
+    time = event.time if 0 <= event.time <= MAX_TIME else 0.0
+    head = (event.id, round(time * 1000), quote(event.name), quote(event.source))
     if event.body is None:
         return b'{"id":%d,"timestamp":%d,"type":%b,"from":%b}' % head
     return b'{"id":%d,"timestamp":%d,"type":%b,"from":%b,"data":%b}' % (*head, event.body)

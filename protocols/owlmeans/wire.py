@@ -104,8 +104,8 @@ def action(payload: bytes) -> str:
 
 
 def milliseconds(seconds: float) -> int:
-    """Return a time as the wire has it."""
-    return int(seconds * 1000 + 0.5)
+    """Return a time as the wire has it; 0 for one that no clock shows, as an older version may have stored it."""
+    return int(seconds * 1000 + 0.5) if 0 <= seconds <= MAX_TIME else 0
 
 
 def request(request: Request, recipient: bytes, dt: int) -> bytes:
@@ -159,7 +159,8 @@ def entry_of(key: str, entry: Entry | None) -> dict[str, Any]:
     if entry is None:
         return {"key": key, "value": None, "revision": 0}
     answer = {"key": key, "value": entry.value.decode("utf-8", "replace"), "revision": entry.revision}
-    return {**answer, "expires": milliseconds(entry.expires)} if entry.expires else answer
+    # What expires after all time that a client can name does not expire.
+    return {**answer, "expires": milliseconds(entry.expires)} if 0 < entry.expires <= MAX_TIME else answer
 
 
 def mail(mail: Mail) -> bytes:

@@ -229,14 +229,50 @@ def test_names_that_are_none_are_invalid(broker, name):
             act()
 
 
-def test_names_of_the_broker_can_not_be_used(broker):
+USES_OF_A_NAME = {
+    "publish": lambda peer, name: peer.publish(name, "e", b"1"),
+    "post": lambda peer, name: value_of(peer.post(name, "e", b"1")),
+    "perform": lambda peer, name: perform(peer, name),
+    "perform as a service": lambda peer, name: perform(peer, name, as_service=True),
+    "acknowledge": lambda peer, name: peer.acknowledge(name),
+    "consume": lambda peer, name: peer.consume(name),
+    "send to a queue": lambda peer, name: value_of(peer.enqueue("r", b"1", recipient=f"queue:{name}")),
+}
+
+
+@pytest.mark.parametrize("name", ["broker", "broker.", "broker.x", "broker.control.left", "kv/k", "kv/", "queue:q"])
+@pytest.mark.parametrize("use", USES_OF_A_NAME.values(), ids=USES_OF_A_NAME)
+def test_names_of_the_broker_can_not_be_used(broker, use, name):
+    watcher, peer = attach(broker), attach(broker)
+    watcher.subscribe(">")
+    watcher.subscribe(name, exact=True)
+    with pytest.raises(Denied):
+        use(peer, name)
+    assert watcher.session.heard == []
+
+
+@pytest.mark.parametrize("name", ["user", "default", "secret", "user:bob", "brokerage", "brokers.x", "kv", "kvx/y"])
+@pytest.mark.parametrize("use", USES_OF_A_NAME.values(), ids=USES_OF_A_NAME)
+def test_other_names_are_anybodys(broker, use, name):
+    use(attach(broker), name)
+
+
+@pytest.mark.parametrize("recipient", ["broker", "broker.x"])
+def test_nobody_sends_messages_to_the_broker_itself(broker, recipient):
+    with pytest.raises(Denied):
+        attach(broker).enqueue("r", b"1", recipient=recipient)
+
+
+@pytest.mark.parametrize("key", ["broker", "broker.x"])
+def test_keys_of_the_broker_can_be_read_and_removed_but_not_written(broker, key):
     peer = attach(broker)
-    with pytest.raises(Denied):
-        peer.publish("broker.x", "e", b"1")
-    with pytest.raises(Denied):
-        peer.post("broker.x", "e", b"1")
-    with pytest.raises(Denied):
-        perform(peer, "broker.x")
+    value_of(broker.keys.set(key, b"1"))  # by an older version
+    for write in (lambda: peer.set(key, b"2"), lambda: peer.patch(key, b"2"), lambda: peer.increment(key, b"1")):
+        with pytest.raises(Denied):
+            write()
+    assert value_of(peer.get(key)).value == b"1"
+    assert [found for found, _ in value_of(peer.range(key, key, 5))] == [key]
+    assert value_of(peer.delete(key)) is True
 
 
 def test_peer_that_is_closed_can_do_nothing(broker):

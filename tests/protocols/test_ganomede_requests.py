@@ -556,6 +556,7 @@ def test_one_request_takes_one_token(request_of):
     assert api.post().status == 429
 
 
-def test_names_of_the_broker_itself_can_not_be_posted_to(api):
-    response = api.post("broker.client.connected")
+@pytest.mark.parametrize("channel", ["broker", "broker.client.connected", "kv/k", "kv/"])
+def test_names_of_the_broker_itself_can_not_be_posted_to(api, channel):
+    response = api.post(channel)
     assert (response.status, json.loads(response.body)["code"]) == (403, "Forbidden")

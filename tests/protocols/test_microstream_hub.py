@@ -186,8 +186,9 @@ def test_no_name_or_two_are_refused(hub, query):
     assert hub.broker.calls.services.names() == []
 
 
-def test_names_of_the_broker_itself_are_refused(hub):
-    (answer,) = hub.open("serviceName=broker.x").say("40")
+@pytest.mark.parametrize("name", ["broker", "broker.x", "kv/x", "queue:x"])
+def test_names_of_the_broker_itself_are_refused(hub, name):
+    (answer,) = hub.open(f"serviceName={name}").say("40")
     assert json.loads(answer[2:])["message"] == "FORBIDDEN"
 
 

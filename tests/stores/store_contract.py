@@ -399,6 +399,13 @@ class StoreContract:
         assert ids(await store.read("log", 0, 9)) == [2, 3]
 
     @pytest_twisted.ensureDeferred
+    async def test_sweep_by_age_takes_times_that_no_clock_shows_for_old(self, store: IStore) -> None:
+        for time in (1e308, float("inf"), -1.0, NOW - HOUR, NOW):
+            await store.append("log", event(time=time))
+        assert await store.sweep("", NOW - 60, 0) == 4
+        assert ids(await store.read("log", 0, 9)) == [5]
+
+    @pytest_twisted.ensureDeferred
     async def test_sweep_of_everything_never_gives_an_id_twice(self, store: IStore) -> None:
         await fill(store, "log", 3)
         assert await store.sweep("", NOW + 1, 0) == 3
