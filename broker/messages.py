@@ -350,6 +350,8 @@ class HttpRequest:
         address: the client's IP address or socket path.
         secure: whether it came over TLS.
         id: the ``X-Request-Id`` of the answer.
+        peer: of the client that asks, once there is one.  A dialect whose sessions outlive
+            their requests puts that of the session here.
     """
 
     method: str
@@ -360,6 +362,7 @@ class HttpRequest:
     address: str = ""
     secure: bool = False
     id: str = ""
+    peer: Any = attrs.field(default=None, repr=False)
 
 
 @attrs.define  # made for every request: see Event

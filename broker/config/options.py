@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -200,6 +201,16 @@ def _words(text: str) -> tuple[str, ...]:
     return () if text == "none" else tuple(text.replace(",", " ").split())
 
 
+def _networks(text: str) -> tuple[str, ...]:
+    words = _words(text)
+    for word in words:
+        try:
+            word == "unix" or ip_network(word, strict=False)
+        except ValueError:
+            raise ValueError(f"{word!r} is no address or network of addresses") from None
+    return words
+
+
 def _endpoints(text: str) -> tuple[str, ...]:
     return () if text == "none" else tuple(part.strip() for part in text.split(";") if part.strip())
 
@@ -261,6 +272,7 @@ BYTES_OR_NONE: Kind[int] = Kind("bytes", _bytes_or_none, lambda value: str(value
 SECONDS: Kind[float] = Kind("seconds", _seconds, _write_number)
 PER_SECOND: Kind[float] = Kind("per second", _seconds, _write_number)
 WORDS: Kind[tuple[str, ...]] = Kind("words", _words, _write_words)
+NETWORKS: Kind[tuple[str, ...]] = Kind("addresses", _networks, _write_words)
 PATTERNS: Kind[tuple[str, ...]] = Kind("patterns", _patterns, _write_words)
 ENDPOINTS: Kind[tuple[str, ...]] = Kind("endpoints", _endpoints, lambda value: ";".join(value) or "none")
 PAIRS: Kind[Mapping[str, str]] = Kind("name:key pairs", _pairs, lambda value: " ".join(value) or "none")

@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from broker.access.addresses import TrustedProxies
 from broker.errors import BrokerError, CalleeFailed, Invalid, NotFound, RateLimited
 from broker.interfaces import ILink, IPeer
 from broker.jsontext import decode, overflows
@@ -47,6 +48,7 @@ log = Logger()
 
 MAX_PAYLOAD = 1_000_000  # bytes; what socket.io servers take
 TRANSIENT = frozenset(("RATE_LIMITED", "UNAVAILABLE", "GONE"))  # reasons that pass by themselves
+UNADMITTED_PART = 4  # of so many connections of clients that are not admitted, sessions may be one: they cost more
 MAX_STALE = 64  # expired requests that a service remembers besides twice the open ones
 
 _envelope = msgspec.json.Decoder(Envelope)
@@ -65,6 +67,7 @@ class Service(SocketSession):
     def __init__(
         self, hub: MicroStream, context: SessionContext, peer: IPeer, handshake: Handshake, link: ILink | None
     ) -> None:
+        self.connect_timeout = 0.0  # ``Bounds.deadline`` does the same
         super().__init__(context, peer, handshake, link)
         self._hub = hub
         self._names = handshake.query.get("serviceName", ())
@@ -345,7 +348,15 @@ def _times(settings: Settings) -> Times:
 
 
 def _bounds(settings: Settings) -> Bounds:
-    return Bounds(settings.max_connections, settings.max_connections_per_address, settings.send_queue_bytes)
+    return Bounds(
+        settings.max_connections,
+        settings.max_connections_per_address,
+        settings.send_queue_bytes,
+        -(-settings.max_unadmitted // UNADMITTED_PART),
+        -(-settings.max_unadmitted_per_address // UNADMITTED_PART),
+        settings.auth_deadline_seconds,
+        TrustedProxies(settings.trusted_proxies).is_exempt,
+    )
 
 
 def dialect(settings: Settings) -> MicroStream:

@@ -94,7 +94,8 @@ class Session(Outgoing):
         if self.peer.admitted:
             self.admit()
         else:
-            self._auth_timer = self.clock.callLater(self.settings.auth_deadline_seconds, self._auth_timeout)
+            seconds = self.settings.auth_deadline_seconds
+            self._auth_timer = self.clock.callLater(seconds, self._auth_timeout) if seconds else None
 
     def received(self, data: bytes, binary: bool) -> None:
         """Do what a frame asks for; what is no frame is dropped and counted."""
