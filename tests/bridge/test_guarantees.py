@@ -38,6 +38,8 @@ def test_each_guarantee_has_a_proof():
 
 def test_each_defence_has_a_test_of_its_own():
     rows = ROW.findall(text_of("security.rst") + "\nend")
-    assert len(rows) == text_of("security.rst").count("\n   * - ") - text_of("security.rst").count("   * - Attack\n") > 50
+    assert (
+        len(rows) == text_of("security.rst").count("\n   * - ") - text_of("security.rst").count("   * - Attack\n") > 50
+    )
     for row in rows:
         assert any("::test_" in parts for _, parts in PROOF.findall(row)), row
