@@ -37,6 +37,7 @@ __all__ = [
     "text_frame",
 ]
 
+SHARED = "shared"  # who owns what principals use that name nobody
 MIN_RENDERINGS = 4  # of one event that are kept, however large it is: one for each dialect
 MAX_RENDERED_BYTES = 1 << 20  # of one event's bodies in them, if there are more
 # In seconds since the epoch.
@@ -98,6 +99,13 @@ class Identity:
         return self.kind != "anonymous"
 
     @property
+    def owner(self) -> str:
+        """Who owns the ids that it uses: itself by its name, all nameless ones together, or "": nobody."""
+        if self.name:
+            return f"{self.kind}:{self.name}"
+        return "" if self.kind == "user" else SHARED
+
+    @property
     def principal(self) -> str:
         """How permissions and logs write it: "user:bob", "secret"; "user" for one without a name."""
         return f"{self.kind}:{self.name}" if self.name else self.kind
@@ -113,7 +121,7 @@ class Event:
         topic: the one flat namespace of all dialects.
         name: the kind of event (ganomede's ``type``).
         body: JSON text, or None when there is none.
-        source: the client id of the publisher, or "".
+        source: the client id of the publisher, stamped by the broker, or "".
         time: seconds since the epoch.
         id: 1, 2, 3 … within the topic when stored, 0 when live only.
         epoch: the store's epoch when stored.
@@ -121,6 +129,8 @@ class Event:
         dialect: which dialect *original* is written in.
         original: the publisher's own frame, for receivers of the same dialect
             that pass it on verbatim; b"" when there is none.
+        author: what the publisher's application says of whom it is from (ganomede's ``from``);
+            nobody has checked that.  "" when it says nothing.
     """
 
     topic: str
@@ -133,6 +143,7 @@ class Event:
     origin: str = ""
     dialect: str = ""
     original: bytes = b""
+    author: str = ""
     _rendered: dict[Any, Any] | None = attrs.field(default=None, init=False, repr=False)
 
     def render(self, encode: Callable[..., Any], *words: str) -> Any:

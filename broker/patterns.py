@@ -94,6 +94,16 @@ def is_reserved(name: str) -> bool:
     return name in RESERVED_WORDS or name.startswith(RESERVED_BEGINNINGS)
 
 
+def is_of_broker(name: str) -> bool:
+    """Whether *name* is reserved for every use: of a service, too, which may well be called "user"."""
+    return name == BROKER or name.startswith(RESERVED_BEGINNINGS)
+
+
+def has_control(name: str) -> bool:
+    """Whether *name* holds a control character or a lone surrogate."""
+    return not (name.isprintable() or _is_clean(name))
+
+
 def belongs_to_broker(name: str) -> bool:
     """Whether a topic, a service, a procedure or a work queue *name* is the broker's: no client publishes or serves it.
 

@@ -217,7 +217,7 @@ def _imported(channel: str, event: OriginalEvent) -> Event:
     body = None if event.data is msgspec.UNSET else bytes(event.data)
     time = event.timestamp / 1000
     # 0.0: that of the import.  A time that no clock shows could not be told to any client.
-    return Event(channel, event.name, body, event.source, time if 0 <= time <= MAX_TIME else 0.0)
+    return Event(channel, event.name, body, time=time if 0 <= time <= MAX_TIME else 0.0, author=event.source)
 
 
 async def _nothing(_: object) -> None:

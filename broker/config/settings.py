@@ -67,7 +67,9 @@ class Settings:
 
     # Authentication
 
-    api_secret: str = option(TEXT, "", "The secret that clients share.", secret=True)
+    api_secret: str = option(
+        TEXT, "", "The secret that clients share; it names nobody, so that they share their ids, too.", secret=True
+    )
     api_secret_previous: str = option(
         TEXT, "", "The previous secret, still accepted while clients change over.", secret=True
     )
@@ -232,6 +234,9 @@ class Settings:
     )
     max_clients: int = option(COUNT, 100_000, "How many client ids of one principal have a mailbox; 0: any number.")
     client_seconds: float = option(SECONDS, 90 * DAY, "How long a client id that is away has a mailbox; 0: for ever.")
+    max_ids: int = option(
+        COUNT, 100_000, "How many ids that clients give themselves one principal may own; 0: any number."
+    )
     max_queues: int = option(
         COUNT,
         100_000,

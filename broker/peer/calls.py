@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Protocol, cast
 
 from broker.core.calls import Party
+from broker.core.owners import SERVICE_NAME
 from broker.core.registry import Registry
 from broker.core.shares import Share
 from broker.core.slices import slices_of
@@ -43,6 +44,10 @@ class CallVerbs(Client):
         registry = self._parts.calls.registry(as_service)
         if len(registry.names_of(self)) + len(names) > self._parts.settings.max_registrations:
             raise RateLimited("limit", "registrations")
+        for name in names if as_service else ():
+            waiting = self._see_to_id(SERVICE_NAME, name, "register")
+            if waiting is not None:
+                await waiting
         for name in names:
             await self._vacate(registry, name, shared, takeover)
         await self._claim(names, shared, as_service, takeover)

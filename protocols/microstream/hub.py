@@ -18,6 +18,7 @@ from broker.errors import BrokerError, CalleeFailed, Invalid, NotFound, RateLimi
 from broker.interfaces import ILink, IPeer
 from broker.jsontext import decode, overflows
 from broker.messages import CloseCode, Reply, Request
+from broker.patterns import is_of_broker, is_reserved
 from protocols.microstream.engineio import Times
 from protocols.microstream.namespaces import INVALID_NAMESPACE, SocketSession
 from protocols.microstream.server import Bounds, Server
@@ -96,8 +97,8 @@ class Service(SocketSession):
             self.peer.pace()
             self._identify(auth)
             name = self._name()
-            if not self.peer.identity.client:
-                self.peer.take_name(name)
+            if not self.peer.identity.client and not self._has_reserved_word(name):
+                await self.peer.take_name(name)
             await self.peer.perform([name], as_service=True, takeover=True)
         except BrokerError as error:
             if error.code in TRANSIENT:
@@ -137,6 +138,11 @@ class Service(SocketSession):
         if len(self._names) != 1 or self._names[0] in ("", "undefined"):
             raise CalleeFailed(INVALID_NAME, "One serviceName is needed in the query")
         return self._names[0]
+
+    def _has_reserved_word(self, name: str) -> bool:
+        """Whether *name*, such as "user", is one that a service may have and a client id not."""
+        may_take_names = self._hub.is_open or self.peer.identity.authenticated
+        return may_take_names and is_reserved(name) and not is_of_broker(name)
 
     def _not_joined(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
@@ -313,6 +319,7 @@ class MicroStream(Server):
         clock: the reactor, or a ``task.Clock``.
 
     Attributes:
+        is_open: whether clients need no credential to have a name.
         idle_seconds: after which a service that has sent heartbeats is removed when nothing
             more is received; 0: never.
         timeout: seconds for which a request stays open.  The requester has a
@@ -324,6 +331,7 @@ class MicroStream(Server):
 
     def __init__(self, settings: Settings, clock: IReactorTime) -> None:
         super().__init__(partial(Service, self), clock, **server_options(settings))
+        self.is_open = settings.auth == "none"
         self.idle_seconds = settings.microstream_idle_seconds
         self.timeout = settings.call_timeout_seconds + settings.late_window_seconds
         self.dropped = 0

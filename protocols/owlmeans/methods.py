@@ -197,14 +197,14 @@ class Release(Method):
 
 
 class Identify(Method):
-    """Take a name as client id, where the credential names nobody."""
+    """Take a name as client id, where the credential names nobody or allows it."""
 
     called = "identify"
     name: str
 
     async def run(self, session: Session) -> Answer:
         """Answer as ``broker.whoami`` does."""
-        session.take_name(self.name)
+        await session.take_name(self.name)
         session.appear()
         await session.peer.listening()
         return _who(session)

@@ -183,9 +183,9 @@ def event(event: Event, pattern: str) -> Frame:
     counts within its topic, and ``eventId`` is what no other event has.
     """
     topic = b"" if pattern == event.topic else b',"topic":' + encode(event.topic)
-    stored = b""
+    stored = b',"from":' + encode(event.author) if event.author else b""
     if event.id:
-        stored = b',"epoch":%b,"eventId":%b' % (encode(event.epoch), encode(f"{event.epoch}:{event.topic}:{event.id}"))
+        stored += b',"epoch":%b,"eventId":%b' % (encode(event.epoch), encode(f"{event.epoch}:{event.topic}:{event.id}"))
     return text_frame(
         b'{"type":"event","event":%b%b,"id":%b,"payload":%b,"sender":%b,"dt":%d,"name":%b%b}'
         % (

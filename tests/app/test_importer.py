@@ -92,7 +92,7 @@ async def test_events_cursors_and_indices_are_imported(original: Original, copy:
     report, store = await copy()
     assert str(report) == "1201 events of 2 channels, 1 cursors, 1 indices"
     (event,) = await store.read(LOG_PREFIX + "users/v1", 41, 1)
-    assert (event.id, event.topic, event.name, event.source) == (42, "users/v1", "add", "svc/v1")
+    assert (event.id, event.topic, event.name, event.source, event.author) == (42, "users/v1", "add", "", "svc/v1")
     assert (event.body, event.time) == (b'{"n": 42.0}', (TIME + 42) / 1000)
     assert await store.head(LOG_PREFIX + "users/v1") == 1200
     assert await cursor(store, "reader", "users/v1") == 700
