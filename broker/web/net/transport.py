@@ -30,6 +30,7 @@ from math import inf
 from typing import Any
 
 from twisted.internet import main, tcp
+from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -144,9 +145,18 @@ class FrameTransport(tcp.Server):
         super().connectionLost(reason)
 
     def abortConnection(self) -> None:
-        """End the connection with a reset, and drop at once what was to be sent."""
-        super().abortConnection()
+        """End the connection with a reset, and drop at once what was to be sent.
+
+        As Twisted's, but many that are ended at once end in slices.
+        """
+        if self.disconnected or self._aborting:
+            return
+        self._aborting = True
+        self.stopReading()
+        self.stopWriting()
+        self.doRead = self.doWrite = lambda: None  # type: ignore[method-assign]
         self._drop_unsent()
+        slices_of(self.reactor).add(lambda: self.connectionLost(Failure(ConnectionAborted())))
 
     # Memory
 
