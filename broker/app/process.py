@@ -1,7 +1,8 @@
-"""The daemon as a process: signals, systemd, the message of a failed start, limits, and garbage collection."""
+"""The daemon as a process: signals, systemd, the message of a failed start, limits, memory, garbage collection."""
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import resource
@@ -18,6 +19,7 @@ from twisted.logger import Logger
 
 log = Logger()
 
+M_ARENA_MAX = -8  # of <malloc.h>
 OTHER_FILES = 64  # open files besides connections: the store, the log, Redis, libraries
 
 
@@ -95,3 +97,12 @@ def tune_garbage_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+
+
+def use_one_arena() -> None:
+    """Let all threads take memory from one arena of the C library, so that what one of them frees is of use to all.
+
+    Else each thread of the store would keep the most that it ever had.
+    """
+    with suppress(OSError, AttributeError):  # not the GNU C library
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)

@@ -31,6 +31,7 @@ from broker.app.process import (
     notify_systemd,
     raise_file_limit,
     tune_garbage_collector,
+    use_one_arena,
 )
 from broker.app.store import make_store
 from broker.app.trimmer import MemoryTrimmer
@@ -100,6 +101,7 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
         BrokerError: there is no such store or bus, or a file has wrong contents.
         ValueError: two dialects claim the same path.
     """
+    use_one_arena()
     dialects = load_dialects(settings.protocols, settings)
     broker = make_core(reactor, settings)
     for dialect in dialects:

@@ -321,7 +321,6 @@ class ReactorLoop:
             outbox.busy = False
             outbox.flush()
 
-
     def _disconnect(self, selectable: Any, end: Any) -> None:
         """End a connection that has been closed: with many at once in slices."""
         reactor, slices = self._reactor, self._slices
