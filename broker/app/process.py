@@ -19,7 +19,8 @@ from twisted.logger import Logger
 
 log = Logger()
 
-M_ARENA_MAX = -8  # of <malloc.h>
+M_ARENA_MAX, M_MMAP_THRESHOLD = -8, -3  # of <malloc.h>
+OWN_PAGES = 1 << 17  # bytes
 OTHER_FILES = 64  # open files besides connections: the store, the log, Redis, libraries
 
 
@@ -99,10 +100,14 @@ def tune_garbage_collector() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
-def use_one_arena() -> None:
-    """Let all threads take memory from one arena of the C library, so that what one of them frees is of use to all.
+def tune_allocator() -> None:
+    """Let the C library keep little of what is freed.
 
-    Else each thread of the store would keep the most that it ever had.
+    With one arena for all threads, those of the store do not each keep the most that they ever had.
+    With a fixed threshold, large buffers are pages of their own, which go back at once; else the library
+    raises it to the size of the largest that was freed, and they leave holes between what is in use.
     """
     with suppress(OSError, AttributeError):  # not the GNU C library
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_ARENA_MAX, 1)
+        mallopt(M_MMAP_THRESHOLD, OWN_PAGES)

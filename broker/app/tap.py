@@ -30,8 +30,8 @@ from broker.app.process import (
     explain_start_errors,
     notify_systemd,
     raise_file_limit,
+    tune_allocator,
     tune_garbage_collector,
-    use_one_arena,
 )
 from broker.app.store import make_store
 from broker.app.trimmer import MemoryTrimmer
@@ -101,7 +101,7 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
         BrokerError: there is no such store or bus, or a file has wrong contents.
         ValueError: two dialects claim the same path.
     """
-    use_one_arena()
+    tune_allocator()
     dialects = load_dialects(settings.protocols, settings)
     broker = make_core(reactor, settings)
     for dialect in dialects:
