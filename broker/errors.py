@@ -70,8 +70,10 @@ class Unauthenticated(BrokerError):
 
     code = "UNAUTHENTICATED"
 
-    def __init__(self, what: str = "", name: str = "", *, message: str = "", guessed: bool = True) -> None:
-        super().__init__(what, name, message=message)
+    def __init__(
+        self, what: str = "", name: str = "", *, message: str = "", data: bytes | None = None, guessed: bool = True
+    ) -> None:
+        super().__init__(what, name, message=message, data=data)
         self.guessed = guessed
 
 
@@ -101,8 +103,10 @@ class RateLimited(BrokerError):
 
     code = "RATE_LIMITED"
 
-    def __init__(self, what: str = "", name: str = "", *, retry_after: float = 1.0) -> None:
-        super().__init__(what, name)
+    def __init__(
+        self, what: str = "", name: str = "", *, message: str = "", data: bytes | None = None, retry_after: float = 1.0
+    ) -> None:
+        super().__init__(what, name, message=message, data=data)
         self.retry_after = retry_after
 
 

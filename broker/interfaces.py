@@ -265,14 +265,25 @@ class IPeer(Interface):
     def admit(identity: Identity) -> None:
         """Become *identity*, which the dialect itself has verified."""
 
-    def take_name(name: str) -> None:
-        """Take *name* as client id, where the credential names nobody; once.
+    def take_name(name: str) -> Coro[None]:
+        """Take *name* as client id, where the credential names nobody or lets it ``act`` as that one; once.
 
         That needs a credential wherever clients may show one.
 
         Raises:
-            Denied: it has another name already, or *name* belongs to a
-                credential, to the broker or to a session.
+            Denied: it has another name already, or *name* belongs to another
+                principal, to the broker or to a session.
+        """
+
+    def act_as(client: str) -> Deferred[None] | None:
+        """See whether the peer may use the client id *client* in what it does next; None: it may, and need not wait.
+
+        An id belongs to the principal that first used it, for as long as something is kept
+        under it.  The verbs that take one see to that themselves: this is for a dialect
+        that has to refuse early.
+
+        Raises:
+            Denied: it is reserved or another's, and the permissions do not let this one ``act`` as that.
         """
 
     def mint(claims: Mapping[str, Any], seconds: float) -> Coro[str]:
@@ -327,24 +338,32 @@ class IPeer(Interface):
         body: bytes | None,
         *,
         time: float = 0.0,
-        source: str | None = None,
+        named: bool = True,
         original: bytes = b"",
     ) -> Deferred[Event]:
         """Publish an event; on a durable topic it is stored first.
 
         Args:
-            topic: where; not one of the broker's own, which begin with ``broker.``.
+            topic: where; not one of the broker's own, which are ``broker`` and those that begin with
+                ``broker.``, ``queue:`` or ``kv/``.
             name: the kind of event.
             body: JSON text, passed on byte for byte, or None.
             time: the client's clock in seconds since the epoch; 0: the broker's.
-            source: whom it is said to be from; None: the client id; "": nobody.
+            named: whether others are told the client id of the publisher.
             original: the client's own frame, for receivers of this dialect.
 
         The Deferred fires with the event when it is on its way, and safe if stored.
         """
 
-    def post(topic: str, name: str, body: bytes | None, *, source: str = "") -> Deferred[Event]:
+    def post(topic: str, name: str, body: bytes | None, *, client: str = "", author: str = "") -> Deferred[Event]:
         """Publish an event and store it, whatever the topic.
+
+        Args:
+            topic: as that of ``publish``.
+            name: as that of ``publish``.
+            body: as that of ``publish``.
+            client: the client id that it is from, see ``act_as``; "": the peer's own.
+            author: what the application says of whom it is from, see ``Event.author``.
 
         The Deferred fires with the event, its id set, when it is safe.
         """
@@ -376,17 +395,26 @@ class IPeer(Interface):
         """
 
     def cursor(client: str, topic: str) -> Coro[int]:
-        """Return the id that *client* has acknowledged last; 0 for none."""
+        """Return the id that *client* has acknowledged last; 0 for none.
+
+        A client id belongs to the principal that first used it, see ``act_as``.
+        """
 
     def move_cursor(client: str, topic: str, id: int) -> Deferred[None]:
         """Remember that *client* has all events up to *id*; it may go back.
+
+        A client id belongs to the principal that first used it, see ``act_as``.
 
         Raises:
             Invalid: *id* is negative.
         """
 
     def create_index(id: str, topic: str, field: str) -> Coro[bool]:
-        """Define an index of *topic* by *field*; False when that id exists, which stays as it is."""
+        """Define an index of *topic* by *field*; False when that id exists, which stays as it is.
+
+        Its *id* belongs to the principal that first defined it, as a client id does to who
+        used it first; whoever may read *topic* may read it.
+        """
 
     def read_index(id: str, value: str, extract: Callable[[Event, str], str | None]) -> Coro[IndexRows]:
         """Return the events of an index whose field is *value*, the newest first.
@@ -401,6 +429,8 @@ class IPeer(Interface):
 
     def become(member: str) -> Coro[list[str]]:
         """Have the memberships of *member* from now on; return their topics.
+
+        A member belongs to the principal that first was it, as a client id does.
 
         What was joined before is left, in this session only, if that was as
         another member; if it was as nobody, those become memberships too.
@@ -561,7 +591,8 @@ class IPeer(Interface):
         """Create or replace *key*; *revision* and *expires* as in ``IStore.set``.
 
         Raises:
-            Invalid: *expires* is no moment up to ``MAX_TIME``.
+            Invalid: *expires* is no moment up to ``MAX_EXPIRY``, or *revision* no number up to ``MAX_ID``.
+            Denied: the key is one of the broker's own: ``broker``, or with ``broker.`` before it.
             Conflict: *revision* was given and is not the stored one.
             TooLarge: the value is over its limit.
         """
@@ -724,7 +755,7 @@ class IStore(IService):
     def append(log: str, event: Event, quota: Quota | None = None) -> Deferred[Event]:
         """Store *event* at the end of *log*; return a copy with ``id`` and ``epoch`` set.
 
-        Topic, name, body (None and b"" are two things), source and time are
+        Topic, name, body (None and b"" are two things), source, author and time are
         stored; an event whose time is 0 gets the store's.
 
         Ids of a log rise by one, from 1, without a hole as any reader sees

@@ -18,6 +18,8 @@ import msgspec
 from broker.errors import BrokerError
 
 __all__ = [
+    "MAX_EXPIRY",
+    "MAX_ID",
     "MAX_TIME",
     "CloseCode",
     "Entry",
@@ -35,9 +37,13 @@ __all__ = [
     "text_frame",
 ]
 
+SHARED = "shared"  # who owns what principals use that name nobody
 MIN_RENDERINGS = 4  # of one event that are kept, however large it is: one for each dialect
 MAX_RENDERED_BYTES = 1 << 20  # of one event's bodies in them, if there are more
-MAX_TIME = 8.64e12  # seconds since the epoch: the last moment that a Date of JavaScript can hold
+# In seconds since the epoch.
+MAX_TIME = 8.64e12  # the last moment that a Date of JavaScript can hold
+MAX_EXPIRY = 253402300799.0  # the last second of the year 9999: RFC 3339, and most libraries, can name no later one
+MAX_ID = 2**53  # of events, and of revisions: what every client and every store has exactly
 
 
 class CloseCode(IntEnum):
@@ -93,6 +99,13 @@ class Identity:
         return self.kind != "anonymous"
 
     @property
+    def owner(self) -> str:
+        """Who owns the ids that it uses: itself by its name, all nameless ones together, or "": nobody."""
+        if self.name:
+            return f"{self.kind}:{self.name}"
+        return "" if self.kind == "user" else SHARED
+
+    @property
     def principal(self) -> str:
         """How permissions and logs write it: "user:bob", "secret"; "user" for one without a name."""
         return f"{self.kind}:{self.name}" if self.name else self.kind
@@ -108,7 +121,7 @@ class Event:
         topic: the one flat namespace of all dialects.
         name: the kind of event (ganomede's ``type``).
         body: JSON text, or None when there is none.
-        source: the client id of the publisher, or "".
+        source: the client id of the publisher, stamped by the broker, or "".
         time: seconds since the epoch.
         id: 1, 2, 3 … within the topic when stored, 0 when live only.
         epoch: the store's epoch when stored.
@@ -116,6 +129,8 @@ class Event:
         dialect: which dialect *original* is written in.
         original: the publisher's own frame, for receivers of the same dialect
             that pass it on verbatim; b"" when there is none.
+        author: what the publisher's application says of whom it is from (ganomede's ``from``);
+            nobody has checked that.  "" when it says nothing.
     """
 
     topic: str
@@ -128,6 +143,7 @@ class Event:
     origin: str = ""
     dialect: str = ""
     original: bytes = b""
+    author: str = ""
     _rendered: dict[Any, Any] | None = attrs.field(default=None, init=False, repr=False)
 
     def render(self, encode: Callable[..., Any], *words: str) -> Any:
@@ -231,7 +247,8 @@ class Entry:
     Attributes:
         value: the bytes that were set.
         revision: 1 when created, +1 at each change.
-        expires: when it expires, in seconds since the epoch, at most ``MAX_TIME``; 0: never.
+        expires: when it expires, in seconds since the epoch; 0: never.  At most ``MAX_EXPIRY``, but an
+            older version may have stored any number.
     """
 
     value: bytes
@@ -344,6 +361,8 @@ class HttpRequest:
         address: the client's IP address or socket path.
         secure: whether it came over TLS.
         id: the ``X-Request-Id`` of the answer.
+        peer: of the client that asks, once there is one.  A dialect whose sessions outlive
+            their requests puts that of the session here.
     """
 
     method: str
@@ -354,6 +373,7 @@ class HttpRequest:
     address: str = ""
     secure: bool = False
     id: str = ""
+    peer: Any = attrs.field(default=None, repr=False)
 
 
 @attrs.define  # made for every request: see Event

@@ -29,10 +29,13 @@ SERVICE = "service:"  # one whose procedures are all performed
 TAKER = "taker:"  # a topic of streamed requests
 DEFAULT_QUEUE = QUEUE + "default"
 
+# What no topic, service, procedure or queue of a client begins with: clients read there, but the broker alone writes.
+BROKER_BEGINNINGS = (RESERVED_PREFIX, QUEUE, KEY_PREFIX)
+
 # What no client and no principal may be called: it could be taken for the broker, or for another kind of name.
 PRINCIPALS = ("user", "key", "role", "token")  # the kinds of principals that have names
 RESERVED_WORDS = frozenset((BROKER, "secret", "anonymous", "default", *PRINCIPALS))
-RESERVED_BEGINNINGS = (RESERVED_PREFIX, QUEUE, KEY_PREFIX, *(f"{kind}:" for kind in PRINCIPALS))
+RESERVED_BEGINNINGS = (*BROKER_BEGINNINGS, *(f"{kind}:" for kind in PRINCIPALS))
 
 
 def split_kind(name: str) -> tuple[str, str]:
@@ -75,9 +78,43 @@ def _is_clean(name: str) -> bool:
     return not any(c < " " or c == "\x7f" or "\ud800" <= c <= "\udfff" for c in name)
 
 
+def is_unicode(name: str) -> bool:
+    """Whether *name* has a form in UTF-8: it holds no lone surrogate."""
+    if name.isascii():
+        return True
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def is_reserved(name: str) -> bool:
     """Whether *name* is none that a client or a principal may have."""
     return name in RESERVED_WORDS or name.startswith(RESERVED_BEGINNINGS)
+
+
+def is_of_broker(name: str) -> bool:
+    """Whether *name* is reserved for every use: of a service, too, which may well be called "user"."""
+    return name == BROKER or name.startswith(RESERVED_BEGINNINGS)
+
+
+def has_control(name: str) -> bool:
+    """Whether *name* holds a control character or a lone surrogate."""
+    return not (name.isprintable() or _is_clean(name))
+
+
+def belongs_to_broker(name: str) -> bool:
+    """Whether a topic, a service, a procedure or a work queue *name* is the broker's: no client publishes or serves it.
+
+    A topic may well begin with "user:" or be called "default", unlike a client or a principal.
+    """
+    return name == BROKER or name.startswith(BROKER_BEGINNINGS)
+
+
+def is_key_of_broker(key: str) -> bool:
+    """Whether no client may write the key *key*."""
+    return key == BROKER or key.startswith(RESERVED_PREFIX)
 
 
 def is_pattern(name: str) -> bool:

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.abuse import combined, frames, measure, memory, patterns, texts, verbs  # noqa: F401 # attacks
+from benchmarks.abuse import measure
 from benchmarks.abuse.measure import Result
 from benchmarks.abuse.target import ATTACKS
 from benchmarks.servers import Broker, Missing

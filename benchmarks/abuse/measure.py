@@ -12,6 +12,7 @@ from pathlib import Path
 
 import attrs
 
+from benchmarks.abuse import combined, frames, memory, patterns, strangers, texts, verbs  # noqa: F401 # attacks
 from benchmarks.abuse.target import ATTACKS, HOST, Target
 from benchmarks.clients import raw_request
 from benchmarks.servers import LOAD_CORE, Broker, pin

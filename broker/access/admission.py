@@ -7,6 +7,12 @@ from collections.abc import Awaitable, Callable
 
 import attrs
 
+from broker.access.addresses import TrustedProxies
+from broker.access.limits import network_of
+
+TOTAL = "TXBROKER_MAX_CONNECTIONS"
+PER_ADDRESS = "TXBROKER_MAX_CONNECTIONS_PER_ADDRESS"
+
 
 @attrs.frozen
 class Admission:
@@ -15,10 +21,18 @@ class Admission:
     Attributes:
         connections: how many at once; 0: any number.
         per_address: how many of them from one address; 0: any number.
+        unadmitted: how many of them may be of clients that are not admitted yet; 0: any number.
+        unadmitted_per_address: how many of those from one address; 0: any number.
+        deadline: seconds that a client has to be admitted; 0: any time.
+        proxies: that are believed when they say whom they speak for.
     """
 
     connections: int = 10000
     per_address: int = 0
+    unadmitted: int = 0
+    unadmitted_per_address: int = 0
+    deadline: float = 0.0
+    proxies: TrustedProxies = attrs.field(factory=TrustedProxies)
 
 
 class ConnectionCounter:
@@ -26,15 +40,23 @@ class ConnectionCounter:
 
     Args:
         total: how many there may be at once; 0: any number.
-        per_address: how many of them from one address; 0: any number.  Clients of
-            a unix socket have no address (""), and are not limited by it.
+        per_address: how many of them from one address, or from one /64 of IPv6; 0: any number.
+            Clients of a unix socket have no address (""), and are not limited by it.
         emptied: called whenever the last one has left.
+        exempt: says which addresses are not limited either.
     """
 
-    def __init__(self, total: int = 0, per_address: int = 0, emptied: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self,
+        total: int = 0,
+        per_address: int = 0,
+        emptied: Callable[[], object] = lambda: None,
+        exempt: Callable[[str], bool] = lambda address: False,
+    ) -> None:
         self._limit = total
         self._per_address = per_address
         self._emptied = emptied
+        self._exempt = exempt
         self._addresses: Counter[str] = Counter()
         self._total = 0
 
@@ -44,22 +66,26 @@ class ConnectionCounter:
     def objection(self, address: str) -> str:
         """Return the setting that keeps one more client of *address* out, or ""."""
         if self._limit and self._total >= self._limit:
-            return "TXBROKER_MAX_CONNECTIONS"
-        if self._per_address and address and self._addresses[address] >= self._per_address:
-            return "TXBROKER_MAX_CONNECTIONS_PER_ADDRESS"
-        return ""
+            return TOTAL
+        return PER_ADDRESS if self.has_most(address) else ""
+
+    def has_most(self, address: str) -> bool:
+        """Whether there are as many clients of *address* as there may be."""
+        limit = self._per_address
+        return 0 < limit <= self._addresses[network_of(address)] and address != "" and not self._exempt(address)
 
     def enter(self, address: str) -> None:
         """Count a client that came."""
         self._total += 1
-        self._addresses[address] += 1
+        self._addresses[network_of(address)] += 1
 
     def leave(self, address: str) -> None:
         """Count a client that went."""
+        network = network_of(address)
         self._total -= 1
-        self._addresses[address] -= 1
-        if not self._addresses[address]:
-            del self._addresses[address]
+        self._addresses[network] -= 1
+        if not self._addresses[network]:
+            del self._addresses[network]
         if not self._total:
             self._emptied()
 

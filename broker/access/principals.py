@@ -80,7 +80,18 @@ class Access:
 
     def knows(self, name: str) -> bool:
         """Whether the client id *name* is that of a key, or of a user whom the permissions name."""
-        return name in self.keys or (self.permissions is not None and self.permissions.names(name))
+        return bool(self.owner_by_name(name))
+
+    @property
+    def names_people(self) -> bool:
+        """Whether any credential exists that names who shows it."""
+        return bool(self.keys or self.web_tokens.keys)
+
+    def owner_by_name(self, id: str) -> str:
+        """Return whose *id* is by the configuration: that of the key or the user who is called so; "" for nobody's."""
+        if id in self.keys:
+            return f"key:{id}"
+        return f"user:{id}" if self.permissions is not None and self.permissions.names(id) else ""
 
     def remember(self, identity: Identity) -> dict[str, Any]:
         """Return what ``recall`` needs to know of *identity*; no secrets."""

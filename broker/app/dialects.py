@@ -10,6 +10,7 @@ that attribute) is called with the settings and returns a provider of
 from __future__ import annotations
 
 import pkgutil
+import re
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
@@ -18,8 +19,10 @@ from zope.interface import Invalid
 from zope.interface.verify import verifyObject
 
 from broker.interfaces import IHttpDialect, IWebSocketDialect
+from broker.patterns import is_reserved
 
 NAMESPACE = "protocols"
+NAME = re.compile("[A-Za-z0-9_-]{1,64}")  # what a dialect may call itself
 
 
 class DialectError(Exception):
@@ -36,12 +39,14 @@ def load_dialects(names: Iterable[str], settings: object) -> list[Any]:
     """Return the dialects of *names*, made with *settings*, in that order.
 
     Raises:
-        DialectError: one is missing or broken, or two claim the same name, path or subprotocol.
+        DialectError: one is missing or broken, has a name that is none or is reserved, or two
+            claim the same name, path or subprotocol.
     """
     dialects: list[Any] = []
     owners: dict[tuple[str, str], str] = {}
     for name in names:
         dialect = _load(name, settings)
+        _check_own_name(name, dialect.name)
         for claim in _claims(dialect):
             if claim in owners:
                 raise DialectError(f"dialect {name}: {' '.join(claim)} is taken by dialect {owners[claim]}")
@@ -67,6 +72,21 @@ def _load(name: str, settings: object) -> Any:
         except Invalid as error:
             raise DialectError(f"dialect {name}: {' '.join(str(error).split())}") from None
     return dialect
+
+
+def _check_own_name(module: str, name: object) -> None:
+    """Check the name that a dialect gives itself.
+
+    It tells events and memberships of dialects apart, and the broker's own events are those of no
+    dialect: one without a name could announce changes of keys.
+
+    Raises:
+        DialectError: it is not 1 to 64 letters, digits, "-" or "_", or reserved.
+    """
+    if not isinstance(name, str) or NAME.fullmatch(name) is None:
+        raise DialectError(f"dialect {module}: its name must be 1 to 64 letters, digits, - or _, not {name!r}")
+    if is_reserved(name):
+        raise DialectError(f"dialect {module}: the name {name} is reserved")
 
 
 def _factory(name: str) -> Callable[[object], Any]:

@@ -19,12 +19,13 @@ from broker.core.indices import DEFINITION, definition_text
 from broker.core.lives import life_end
 from broker.errors import Conflict, Unavailable
 from broker.interfaces import IStore
-from broker.messages import Event
+from broker.messages import MAX_ID, MAX_TIME, Event
 from broker.patterns import LOG_PREFIX
 from broker.redis import RedisAddress
 from broker.redis.connection import Connection
 
 PAGE_SIZE = 500  # keys read, or events stored, in one step
+MAX_CURSOR_DIGITS = 20  # more than those of ``MAX_ID``
 FIRST_CONNECTION_TIMEOUT = 10.0  # seconds
 
 
@@ -182,7 +183,8 @@ class Importer:
             if len(fitting) > 1:
                 self.report.notes.append(f"the cursor {rest!r} can be read in {len(fitting)} ways: all were imported")
             for channel in fitting if value is not None and value.isdigit() else ():
-                await self._import_cursor(rest[: -len(channel) - 1], channel, int(value))
+                after = int(value[:MAX_CURSOR_DIGITS])  # of more, only that it is beyond every event counts
+                await self._import_cursor(rest[: -len(channel) - 1], channel, min(after, MAX_ID))
 
     async def _import_cursor(self, client: str, channel: str, after: int) -> None:
         # Ours of the last event that was acknowledged; beyond the end it stays what it was.
@@ -213,7 +215,9 @@ class Importer:
 
 def _imported(channel: str, event: OriginalEvent) -> Event:
     body = None if event.data is msgspec.UNSET else bytes(event.data)
-    return Event(channel, event.name, body, event.source, event.timestamp / 1000)
+    time = event.timestamp / 1000
+    # 0.0: that of the import.  A time that no clock shows could not be told to any client.
+    return Event(channel, event.name, body, time=time if 0 <= time <= MAX_TIME else 0.0, author=event.source)
 
 
 async def _nothing(_: object) -> None:

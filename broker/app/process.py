@@ -21,7 +21,8 @@ log = Logger()
 
 M_ARENA_MAX, M_MMAP_THRESHOLD = -8, -3  # of <malloc.h>
 OWN_PAGES = 1 << 17  # bytes
-OTHER_FILES = 64  # open files besides connections: the store, the log, Redis, libraries
+# Open files besides connections: the store, the log, Redis, libraries, and those who ask for pages over the limit.
+OTHER_FILES = 264
 
 
 class StartError(Exception):

@@ -19,6 +19,7 @@ from twisted.python import usage
 from twisted.python.logfile import LogFile
 
 from broker import __version__
+from broker.access.addresses import TrustedProxies
 from broker.access.admission import Admission
 from broker.access.browsers import BrowserPolicy
 from broker.access.principals import make_access
@@ -187,7 +188,14 @@ def make_site(reactor: Any, settings: Settings, broker: Broker, dialects: Iterab
         reactor,
         WebSocketUpgrader(options, reactor, broker.metrics, broker.memory),
         broker.metrics,
-        admission=Admission(settings.max_connections, settings.max_connections_per_address),
+        admission=Admission(
+            settings.max_connections,
+            settings.max_connections_per_address,
+            settings.max_unadmitted,
+            settings.max_unadmitted_per_address,
+            settings.auth_deadline_seconds,
+            TrustedProxies(settings.trusted_proxies),
+        ),
         policy=BrowserPolicy(settings.allowed_origins, settings.judged_hosts, secured=settings.guarded),
         limits=Limits(body_bytes=settings.max_message_bytes + BODY_OVERHEAD),
         times=Times(idle=settings.keepalive_seconds or math.inf, body=settings.upload_stall_seconds or math.inf),

@@ -24,14 +24,13 @@ class WireError(msgspec.Struct, array_like=True):
     @classmethod
     def of(cls, error: BrokerError) -> WireError:
         """Return *error* as it travels."""
-        return cls(type(error).__name__, error.code, error.what, error.name, error.message, error.data)
+        message = error.message if isinstance(error, CalleeFailed) else error.explanation
+        return cls(type(error).__name__, error.code, error.what, error.name, message, error.data)
 
     def error(self) -> BrokerError:
         """Return the error again."""
         if self.kind == CalleeFailed.__name__:
             return CalleeFailed(self.code, self.message, self.data)
-        if self.kind == errors.RateLimited.__name__:
-            return errors.RateLimited(self.what, self.name)
         kind = getattr(errors, self.kind, BrokerError)
         error: BrokerError = kind(self.what, self.name, message=self.message, data=self.data)
         return error

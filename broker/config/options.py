@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +19,8 @@ from broker.patterns import check_pattern
 
 T = TypeVar("T")
 
+MAX_DIGITS = 15  # of a count: what the clients' language has exactly
+MAX_SECONDS = 3153600000.0  # 36500 days: sums with the time of day stay times that every client can be told
 UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 
 
@@ -158,6 +161,8 @@ class EnvironmentReader:
 def _count(text: str) -> int:
     if not text.isdecimal() or not text.isascii():
         raise ValueError("expected a whole number")
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"expected at most {MAX_DIGITS} digits")
     return int(text)
 
 
@@ -180,6 +185,8 @@ def _seconds(text: str) -> float:
         value = -1.0
     if not (math.isfinite(value) and value >= 0):
         raise ValueError("expected a number that is not negative")
+    if value > MAX_SECONDS:
+        raise ValueError(f"expected at most {MAX_SECONDS:.0f}")
     return value
 
 
@@ -192,6 +199,16 @@ def _flag(text: str) -> bool:
 
 def _words(text: str) -> tuple[str, ...]:
     return () if text == "none" else tuple(text.replace(",", " ").split())
+
+
+def _networks(text: str) -> tuple[str, ...]:
+    words = _words(text)
+    for word in words:
+        try:
+            word == "unix" or ip_network(word, strict=False)
+        except ValueError:
+            raise ValueError(f"{word!r} is no address or network of addresses") from None
+    return words
 
 
 def _endpoints(text: str) -> tuple[str, ...]:
@@ -224,7 +241,7 @@ def _retention(text: str) -> Retention:
         if word.isdecimal() and not count:
             count = _count(word)
         elif word[-1] in UNITS and not seconds:
-            seconds = _seconds(word[:-1]) * UNITS[word[-1]]
+            seconds = _seconds(f"{_seconds(word[:-1]) * UNITS[word[-1]]}")
         else:
             raise ValueError("expected an age such as 7d, 12h, 30m or 90s, a count, both, or none")
     return Retention(seconds, count)
@@ -255,6 +272,7 @@ BYTES_OR_NONE: Kind[int] = Kind("bytes", _bytes_or_none, lambda value: str(value
 SECONDS: Kind[float] = Kind("seconds", _seconds, _write_number)
 PER_SECOND: Kind[float] = Kind("per second", _seconds, _write_number)
 WORDS: Kind[tuple[str, ...]] = Kind("words", _words, _write_words)
+NETWORKS: Kind[tuple[str, ...]] = Kind("addresses", _networks, _write_words)
 PATTERNS: Kind[tuple[str, ...]] = Kind("patterns", _patterns, _write_words)
 ENDPOINTS: Kind[tuple[str, ...]] = Kind("endpoints", _endpoints, lambda value: ";".join(value) or "none")
 PAIRS: Kind[Mapping[str, str]] = Kind("name:key pairs", _pairs, lambda value: " ".join(value) or "none")

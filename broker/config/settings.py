@@ -24,6 +24,7 @@ from broker.config.options import (
     COUNT,
     ENDPOINTS,
     FLAG,
+    NETWORKS,
     PAIRS,
     PATH,
     PATTERNS,
@@ -66,7 +67,9 @@ class Settings:
 
     # Authentication
 
-    api_secret: str = option(TEXT, "", "The secret that clients share.", secret=True)
+    api_secret: str = option(
+        TEXT, "", "The secret that clients share; it names nobody, so that they share their ids, too.", secret=True
+    )
     api_secret_previous: str = option(
         TEXT, "", "The previous secret, still accepted while clients change over.", secret=True
     )
@@ -102,7 +105,9 @@ class Settings:
         shown="none without a credential, else required",
     )
     auth_deadline_seconds: float = option(
-        SECONDS, 30.0, "How long a client may stay without a credential it must show."
+        SECONDS,
+        30.0,
+        "How long a client may stay without a credential it must show, or without asking for anything; 0: any time.",
     )
     auth_tries: int = option(COUNT, 5, "After so many wrong credentials a connection is closed.")
     auth_failures_per_minute: int = option(
@@ -151,6 +156,12 @@ class Settings:
         "",
         "The secret that the admin port asks for, as ``Authorization: Bearer …``, for everything but ``/health``.",
         secret=True,
+    )
+    trusted_proxies: tuple[str, ...] = option(
+        NETWORKS,
+        (),
+        "Addresses of proxies, such as ``10.0.0.5`` or ``10.0.0.0/8``, that say by ``X-Forwarded-For`` or "
+        "``Forwarded`` for whom they speak; ``unix`` for those that come over a unix socket.",
     )
     protocols: tuple[str, ...] = option(
         WORDS,
@@ -223,6 +234,9 @@ class Settings:
     )
     max_clients: int = option(COUNT, 100_000, "How many client ids of one principal have a mailbox; 0: any number.")
     client_seconds: float = option(SECONDS, 90 * DAY, "How long a client id that is away has a mailbox; 0: for ever.")
+    max_ids: int = option(
+        COUNT, 100_000, "How many ids that clients give themselves one principal may own; 0: any number."
+    )
     max_queues: int = option(
         COUNT,
         100_000,
@@ -275,7 +289,21 @@ class Settings:
     max_message_bytes: int = option(BYTES, 1 << 20, "The longest message or body that is accepted.")
     max_value_bytes: int = option(BYTES, 1 << 20, "The longest value of a key.")
     max_connections: int = option(COUNT, 10000, "How many clients may be connected; 0: any number.")
-    max_connections_per_address: int = option(COUNT, 0, "How many of them from one IP address; 0: any number.")
+    max_connections_per_address: int = option(
+        COUNT,
+        1000,
+        "How many of them from one IP address, or one /64 of IPv6; 0: any number. Connections from this machine "
+        "and from trusted proxies are not limited by it.",
+    )
+    max_unadmitted: int = option(
+        COUNT,
+        1000,
+        "How many connections may be of clients that are not admitted yet, since they have not made a whole request "
+        "or have not shown a credential they must show; the oldest is dropped for the next. 0: any number.",
+    )
+    max_unadmitted_per_address: int = option(
+        COUNT, 100, "How many of those from one address, counted as above; 0: any number."
+    )
     max_subscriptions: int = option(COUNT, 1000, "How many topics and patterns one client may listen to.")
     max_registrations: int = option(COUNT, 1000, "How many procedures and services one client may offer.")
     max_pending_calls: int = option(COUNT, 10000, "How many calls of one connection may be unanswered.")

@@ -20,7 +20,7 @@ from broker.core.registry import Registry
 from broker.core.shares import Share
 from broker.core.slices import slices_of
 from broker.errors import BrokerError, Gone, Invalid, NotFound, RateLimited, Timeout
-from broker.messages import Reply, Request
+from broker.messages import MAX_TIME, Reply, Request
 from broker.patterns import BROKER
 
 MAX_KEPT_LENGTH = 1024  # characters of what a call keeps: the caller's own id of it, and the procedure
@@ -200,11 +200,14 @@ class Calls:
 
         Raises:
             Invalid: *ref* or the procedure is too long to be kept.
+            Invalid: its time or its timeout is no time that a clock shows.
             RateLimited: too many calls are waiting: of the caller, in its share or in all.
             BrokerError: the callee refuses it.
         """
         if len(ref) > MAX_KEPT_LENGTH or len(request.procedure) > MAX_KEPT_LENGTH:
             raise Invalid("id" if len(ref) > MAX_KEPT_LENGTH else "method")
+        if not (0 <= request.timeout <= MAX_TIME and 0 <= request.time <= MAX_TIME):
+            raise Invalid("time" if 0 <= request.timeout <= MAX_TIME else "timeout")
         kept = 0
         if len(ref) + len(request.procedure) > LONG:
             kept = size_of(ref) + size_of(request.procedure)

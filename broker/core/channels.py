@@ -15,11 +15,11 @@ from zope.interface import implementer
 from broker.core.bounded import BoundedDict
 from broker.core.deadlines import Deadlines
 from broker.core.lives import life_end
-from broker.core.pages import read_last_page, read_page
+from broker.core.pages import position_of, read_last_page, read_page
 from broker.core.shares import Share
 from broker.errors import BrokerError, Conflict, Invalid, RateLimited, Unavailable
 from broker.interfaces import MAX_PAGE_BYTES, IBus, IEventSource, ISharedStore, IStore
-from broker.messages import Event, Quota
+from broker.messages import MAX_ID, Event, Quota
 from broker.patterns import LOG_PREFIX, matches, pair_key
 
 log = Logger()
@@ -219,14 +219,14 @@ class Channels:
             # To be read is to be used.  It is no harm if that can not be stored, or it is moved meanwhile.
             used = self._store.set(CURSOR, key, entry.value, revision=entry.revision, expires=end)
             used.addErrback(lambda failure: failure.trap(Conflict, Unavailable))
-        return int(entry.value)
+        return position_of(entry)
 
     def move_cursor(self, client: str, topic: str, id: int, quota: Quota | None = None) -> Deferred[None]:
         """Remember that *client* has all events up to *id*; it may go back.  A new one counts against *quota*.
 
         A move to where it is already, as most polls ask for, costs no write.
         """
-        if id < 0:
+        if not 0 <= id <= MAX_ID:
             return fail(Invalid("after"))
         key, move = cursor_key(client, topic), Move(id, life_end(self._clock.seconds(), self._cursor_seconds))
         last = self._moves.get(key)

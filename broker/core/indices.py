@@ -11,17 +11,18 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 from twisted.internet.defer import Deferred, DeferredList, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from broker.core.lives import life_end
-from broker.core.pages import READ_BYTES, STEP, read_before
+from broker.core.pages import READ_BYTES, STEP, id_of, position_of, read_before
 from broker.core.slices import slices_of
 from broker.errors import Conflict, NotFound, Unavailable
 from broker.interfaces import MAX_PAGE_BYTES, IStore
-from broker.messages import Entry, Event, IndexRows, Quota, encode_text
+from broker.messages import MAX_ID, Entry, Event, IndexRows, Quota, encode_text
 from broker.patterns import LOG_PREFIX, pair_key
 
 DEFINITION = "index"  # space: id -> channel and field
@@ -31,8 +32,17 @@ LOGS_PER_STEP = 500  # looked at, or trimmed, before the reactor gets to other w
 EVENTS_PER_READ = 64  # events that are indexed before the position is stored
 BYTES_PER_READ = 1 << 20  # of their bodies
 
-MAX_ID = 2**53  # no event has a greater one
 LAST = "\U0010ffff" * 8  # nearly all values sort before it
+
+
+class Definition(msgspec.Struct):
+    """What is stored of an index."""
+
+    channel: str
+    field: str
+
+
+_definition = msgspec.json.Decoder(Definition).decode
 
 Extract = Callable[[Event, str], str | None]
 
@@ -116,8 +126,12 @@ class Indices:
         Raises:
             NotFound: there is no such index.
         """
-        definition = json.loads((await self._definition(id)).value)
-        return definition["channel"], definition["field"]
+        entry = await self._definition(id)
+        try:
+            found = _definition(entry.value)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise NotFound("index", id) from None  # stored by another program
+        return found.channel, found.field
 
     async def _definition(self, id: str) -> Entry:
         entry = await self._store.get(DEFINITION, id)
@@ -158,12 +172,12 @@ class Indices:
                 self._locks.pop(id, None)
         refs = await self._store.latest(rows_log(id, value), self._limit)
         # A crash between the rows and the position may have written one twice.
-        ids = sorted({int(ref.body or b"0") for ref in refs}, reverse=True)
+        ids = sorted({number for ref in refs if (number := id_of(ref.body or b""))}, reverse=True)
         return IndexRows(id, field, value, await self._events(topic, ids))
 
     async def _advance(self, id: str, topic: str, field: str, extract: Extract) -> None:
         entry = await self._store.get(POSITION, id)
-        position = 0 if entry is None else int(entry.value)
+        position = position_of(entry)
         end = self._slices.deadline()
         while events := await self._store.read(LOG_PREFIX + topic, position, EVENTS_PER_READ, READ_BYTES):
             writes = []

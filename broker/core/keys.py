@@ -1,6 +1,7 @@
 """Keys and values, and the events of their changes.
 
-A change of key ``K`` is an event on topic ``kv/K``.
+A change of key ``K`` is an event on topic ``kv/K``.  A key with a lone surrogate, which an older
+version may have stored, can be told to nobody: it is passed over, expires and can be removed.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from broker.core.tree import PatternTree
 from broker.errors import Invalid, TooLarge
 from broker.interfaces import IBus, IStore
 from broker.jsontext import members, object_text
-from broker.messages import MAX_TIME, CloseCode, Entry, Event, Quota
-from broker.patterns import KEY_PREFIX, is_pattern
+from broker.messages import MAX_EXPIRY, MAX_ID, CloseCode, Entry, Event, Quota
+from broker.patterns import KEY_PREFIX, is_pattern, is_unicode
 
 SPACE = "kv"
 ENTRIES_PER_READ = 64  # entries read at once, since each may be as large as a message
@@ -148,7 +149,7 @@ class Keys:
             for key, entry in entries:
                 if now() >= end:  # a predicate may be slow, and so may reading
                     end = await slices.checked(end)
-                if predicate is None or predicate(key):
+                if (predicate is None or predicate(key)) and (key.isascii() or is_unicode(key)):
                     found.append((key, entry))
                     size += len(key) + len(entry.value)
                     if len(found) == limit or (0 < max_bytes < size and len(found) > 1):
@@ -169,8 +170,10 @@ class Keys:
         quota: Quota | None = None,
     ) -> Deferred[Entry]:
         """Create or replace *key*; see ``IStore.set``."""
-        if not 0 <= expires <= MAX_TIME:
-            return fail(Invalid("expires"))
+        if not 0 <= expires <= MAX_EXPIRY or not (key.isascii() or is_unicode(key)):
+            return fail(Invalid("key" if 0 <= expires <= MAX_EXPIRY else "expires"))
+        if revision is not None and not 0 <= revision <= MAX_ID:
+            return fail(Invalid("revision"))
         if len(value) > self._max_bytes:
             return fail(TooLarge("value", key))
         changed = self._store.set(SPACE, key, value, revision=revision, expires=expires, quota=quota)
@@ -178,17 +181,24 @@ class Keys:
 
     def patch(self, key: str, value: bytes, *, origin: str = "", quota: Quota | None = None) -> Deferred[Entry]:
         """Merge *value* into *key* in one step; see :func:`merge`."""
+        if not is_unicode(key):
+            return fail(Invalid("key"))
         if len(value) > self._max_bytes:
             return fail(TooLarge("value", key))
         return self._announced(self._store.patch(SPACE, key, value, self._merge, quota=quota), key, "set", origin)
 
     def increment(self, key: str, amount: bytes, *, origin: str = "", quota: Quota | None = None) -> Deferred[Entry]:
         """Add *amount* in one step; see ``IStore.increment``."""
+        if not is_unicode(key):
+            return fail(Invalid("key"))
         return self._announced(self._store.increment(SPACE, key, amount, quota=quota), key, "set", origin)
 
     def delete(self, key: str, *, revision: int | None = None, origin: str = "") -> Deferred[bool]:
         """Remove *key*; say whether it was there."""
-        return self._announced(self._store.delete(SPACE, key, revision=revision), key, "delete", origin)
+        if revision is not None and not 0 <= revision <= MAX_ID:
+            return fail(Invalid("revision"))
+        deleted = self._store.delete(SPACE, key, revision=revision)
+        return self._announced(deleted, key, "delete", origin) if is_unicode(key) else deleted
 
     async def expire(self, limit: int = 1000) -> int:
         """Remove expired keys and announce them; return how many there were."""
@@ -196,7 +206,8 @@ class Keys:
         end = self._slices.deadline()
         for key in keys:
             end = await self._slices.checked(end)
-            self._publish(self._event(key, "expired", None, ""))
+            if is_unicode(key):
+                self._publish(self._event(key, "expired", None, ""))
         return len(keys)
 
     def watch(self, watcher: Watcher, predicate: Predicate | None = None, names: Iterable[str] = ()) -> None:

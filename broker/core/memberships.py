@@ -36,6 +36,9 @@ class Session(Protocol):
     def unsubscribe(self, topic: str, *, exact: bool = False) -> None:
         """Undo ``subscribe``; a no-op without one."""
 
+    async def keep_ids(self) -> None:
+        """Extend the claims of the ids by which it is connected."""
+
 
 @attrs.define(eq=False)
 class Member:
@@ -98,6 +101,10 @@ class Memberships:
             self._members[member].end = min((entry.expires for _, entry in entries), default=self._end())
             ensureDeferred(self._prolong(member))
         return topics
+
+    def sessions(self) -> list[Session]:
+        """Return all sessions of members."""
+        return [session for member in self._members.values() for session in member.sessions]
 
     def _end(self) -> float:
         return life_end(self._clock.seconds(), self._life)

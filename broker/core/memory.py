@@ -7,6 +7,7 @@ When a bound is crossed, those who hold the most lose their connections, until t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from twisted.logger import Logger
 log = Logger()
 
 HIGH = 0.8  # of the limit: above, nobody may publish
+UNADMITTED_BYTES = 16 << 20  # that clients may make the daemon hold before they are admitted
 SHED_TO = 0.75  # of a bound that was crossed: so each search for the largest holders is worth its price
 SPARED = 65536  # bytes of a send queue that count for no share: many who are sent the same keep it once only
 PARTS = {"send_queue": 1, "upload": 2, "held": 2}  # a class may have the limit divided by this
@@ -108,6 +110,49 @@ class Account:
         self._memory.enforce()
 
 
+class UnadmittedBytes:
+    """What clients that are not admitted have sent of requests and messages that are not complete.
+
+    It is counted elsewhere, too; here it has a small bound of its own.  When that is crossed, the
+    oldest of the address that holds most is shed: they are those that will never be complete.
+
+    Args:
+        limit: bytes of all of them.
+
+    Attributes:
+        used: the bytes that are held now.
+    """
+
+    def __init__(self, limit: int = UNADMITTED_BYTES) -> None:
+        self.used = 0
+        self._limit = limit
+        self._sizes: dict[Holder, int] = {}
+        self._addresses: Counter[str] = Counter()
+
+    def hold(self, holder: Holder, size: int) -> None:
+        """Note that *holder* holds *size* bytes now; 0: nothing, or it is admitted.  It may be shed at once."""
+        more = size - self._sizes.get(holder, 0)
+        if not more:
+            return
+        if size:
+            self._sizes[holder] = size
+        else:
+            del self._sizes[holder]
+        self.used += more
+        self._addresses[holder.address] += more
+        if not self._addresses[holder.address]:
+            del self._addresses[holder.address]
+        if more > 0:
+            while self.used > self._limit:
+                self._shed_one()
+
+    def _shed_one(self) -> None:
+        address = max(self._addresses, key=self._addresses.__getitem__)
+        oldest = next(holder for holder in self._sizes if holder.address == address)
+        oldest.shed()
+        self.hold(oldest, 0)
+
+
 class Memory:
     """The accounts of all classes, and the limit of them together.
 
@@ -123,6 +168,7 @@ class Memory:
         send_queue: what waits for clients that do not read it.
         upload: requests and messages that have come in part, or are being answered.
         held: what sessions keep for later.
+        unadmitted: what of the uploads is of clients that are not admitted.
     """
 
     def __init__(self, limit: int = 0, share: int = 0, on_shed: Callable[[], object] = lambda: None) -> None:
@@ -135,6 +181,7 @@ class Memory:
         self.accounts = {name: Account(self, name, limit // part, share) for name, part in PARTS.items()}
         self.send_queue, self.upload, self.held = (self.accounts[name] for name in PARTS)
         self.send_queue.spared = SPARED
+        self.unadmitted = UnadmittedBytes()
 
     @property
     def reason(self) -> str:

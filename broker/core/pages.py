@@ -1,12 +1,29 @@
-"""Reading a log page by page, so that what is held at once has a bound, whatever its events hold."""
+"""Reading a log page by page, so that what is held at once has a bound, whatever its events hold.
+
+Up to where somebody has read is an id in decimal digits.
+"""
 
 from __future__ import annotations
 
 from broker.interfaces import MAX_PAGE_BYTES, IStore
-from broker.messages import Event
+from broker.messages import MAX_ID, Entry, Event
 
+MAX_DIGITS = len(str(MAX_ID))
 STEP = 32  # events read in one go, since each may be as large as a message
 READ_BYTES = 1 << 20  # bytes after which one read of a store returns no more
+
+
+def position_of(entry: Entry | None) -> int:
+    """Return the id that *entry* keeps; 0 without one."""
+    return 0 if entry is None else id_of(entry.value)
+
+
+def id_of(value: bytes) -> int:
+    """Return the id that *value* is in decimal digits; 0 for what is none, whoever has stored it."""
+    if not value.isdigit() or len(value) > MAX_DIGITS:
+        return 0
+    number = int(value)
+    return number if number <= MAX_ID else 0
 
 
 async def read_page(store: IStore, log: str, after: int, limit: int, max_bytes: int = MAX_PAGE_BYTES) -> list[Event]:

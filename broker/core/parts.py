@@ -16,6 +16,7 @@ from broker.core.mailboxes import Mailboxes
 from broker.core.memberships import Memberships
 from broker.core.memory import Memory
 from broker.core.names import LocalNames
+from broker.core.owners import Owners
 from broker.core.presence import Presence
 from broker.core.queues import Queues
 from broker.core.shares import Shares
@@ -71,6 +72,7 @@ class Parts:
     indices: Indices
     keys: Keys
     memberships: Memberships
+    owners: Owners
     presence: Presence[Any]  # of peers
     calls: Calls
     queues: Queues

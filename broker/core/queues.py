@@ -17,15 +17,15 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from broker.core.lives import life_end
-from broker.core.pages import READ_BYTES, is_last
+from broker.core.pages import READ_BYTES, is_last, position_of
 from broker.core.registry import Registry
 from broker.errors import BrokerError, Conflict
 from broker.interfaces import IStore
-from broker.messages import Event, Mail, Quota
+from broker.messages import MAX_TIME, Event, Mail, Quota
 
 log = Logger()
 
-_decode = msgspec.json.Decoder(tuple[str, float]).decode
+_decode = msgspec.json.Decoder(tuple[str, float | None]).decode
 _encode = msgspec.json.Encoder().encode
 
 LOG = "mail/"
@@ -165,7 +165,8 @@ class Queues:
         delivered = position
         refused = False
         for event in kept:
-            if event.time >= oldest and not self._offer(_mail(queue, event)):
+            mail = _mail(queue, event) if event.time >= oldest else None
+            if mail is not None and not self._offer(mail):
                 refused = True
                 break
             delivered = event.id
@@ -204,7 +205,7 @@ class Queues:
 
     async def _position(self, queue: str) -> tuple[int, int]:
         entry = await self._store.get(POSITION, queue)
-        return (0, 0) if entry is None else (int(entry.value), entry.revision)
+        return position_of(entry), 0 if entry is None else entry.revision
 
     def _offer(self, mail: Mail) -> bool:
         consumers = self.consumers.get(mail.queue)
@@ -229,7 +230,16 @@ def _event(mail: Mail, now: float) -> Event:
     return Event(mail.queue, "mail", _encode((mail.ref, mail.time)) + b"\n" + mail.body, source=mail.source, time=now)
 
 
-def _mail(queue: str, event: Event) -> Mail:
+def _mail(queue: str, event: Event) -> Mail | None:
+    """Return the message that is kept as *event*, with the broker's time if its own is none that a clock shows.
+
+    None: it is no message, so that nobody can get it; those behind it must not wait for that.
+    """
     head, _, body = (event.body or b"").partition(b"\n")
-    ref, time = _decode(head)
-    return Mail(queue, ref, body, event.source, time)
+    try:
+        ref, time = _decode(head)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        log.warn("queue {queue}: what is stored as {id} is no message and is dropped", queue=queue, id=event.id)
+        return None
+    known = time is not None and 0 < time <= MAX_TIME
+    return Mail(queue, ref, body, event.source, time if time is not None and known else event.time)

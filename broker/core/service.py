@@ -34,6 +34,8 @@ from broker.core.memberships import CONTROL as LEFT
 from broker.core.memberships import Memberships
 from broker.core.memory import HELP, Memory
 from broker.core.names import LocalNames
+from broker.core.owners import CLIENT_ID, INDEX, MEMBER, SERVICE_NAME, Owners
+from broker.core.owners import CONTROL as OWNED
 from broker.core.parts import Parts
 from broker.core.presence import Presence
 from broker.core.queues import Queues
@@ -42,7 +44,7 @@ from broker.core.sweeper import Sweeper
 from broker.core.topics import Delivery, Topics
 from broker.errors import Taken
 from broker.interfaces import MAX_PAGE_BYTES, IBus, ISharedBus, ISharedStore, IStore
-from broker.messages import Event
+from broker.messages import CloseCode, Event
 from broker.observe.metrics import Metrics
 from broker.patterns import BROKER, CLIENT, RESERVED_PREFIX
 from broker.peer import Peer
@@ -90,7 +92,7 @@ class Broker(MultiService):
         self.draining = False
         self._mailboxes_end = -1.0  # as it was when they were last prolonged
         self._sweeper = Sweeper(store, clock, parts.indices, settings.retention, settings.mailbox_seconds)
-        controls = {LEFT: self.memberships.left, REVOKED: self.tokens.revoked}
+        controls = {LEFT: self.memberships.left, REVOKED: self.tokens.revoked, OWNED: parts.owners.moved}
         self.attach: Callable[[str, str], Peer] = partial(Peer, parts)
         self.arrived = bus.deliver = Delivery(self.topics, self.channels, self.keys, controls).arrived
         if bus.shared:
@@ -156,6 +158,7 @@ class Broker(MultiService):
         """Store again what is known here: the store has lost everything."""
         mailboxes = self.parts.mailboxes
         mailboxes.forget()
+        ensureDeferred(self.parts.owners.restore()).addErrback(event_lost, OWNED)
         self.tokens.forget_key()
         for peer in self.presence:
             peer.keep_mailbox()
@@ -166,6 +169,9 @@ class Broker(MultiService):
         return ensureDeferred(self._swept()).addErrback(self._timer_failed, "retention")
 
     async def _swept(self) -> None:
+        if self.parts.owners.sweep():
+            for peer in {*self.presence, *self.memberships.sessions()}:
+                await peer.keep_ids()  # to be connected is to use them
         await self._keep_mailboxes()
         await self.memberships.prolong()
         try:
@@ -245,6 +251,7 @@ def make_parts(
         indices=Indices(store, clock, settings.index_seconds, max_bytes=min(MAX_PAGE_BYTES, settings.send_queue_bytes)),
         keys=Keys(store, bus, channels.announce, clock, settings.max_value_bytes),
         memberships=Memberships(store, channels.notify, settings.max_subscriptions, clock, settings.membership_seconds),
+        owners=_make_owners(settings, store, access, channels, clock, lambda *new: _replaced(parts, *new)),
         presence=presence,
         calls=calls,
         queues=queues,
@@ -254,15 +261,19 @@ def make_parts(
         memory=make_memory(settings, metrics),
     )
     if bus.shared:
-        parts.cluster = ClusterNames(
-            cast(ISharedBus, bus),
-            clock,
-            cast(RemoteCalls, calls),
-            cast(SharedQueues, queues),
-            presence,
-            settings.takeover_probe_seconds,
-        )
+        parts.cluster = _cluster_names(parts)
     return parts
+
+
+def _cluster_names(parts: Parts) -> ClusterNames:
+    return ClusterNames(
+        cast(ISharedBus, parts.bus),
+        parts.clock,
+        cast(RemoteCalls, parts.calls),
+        cast(SharedQueues, parts.queues),
+        parts.presence,
+        parts.settings.takeover_probe_seconds,
+    )
 
 
 def make_channels(settings: Settings, store: IStore, bus: IBus, clock: IReactorTime) -> Channels:
@@ -289,6 +300,32 @@ def _takers_of(parts: Parts, queue: str) -> list[Any]:
     if queue.startswith(CLIENT):
         return parts.presence.sessions_of(queue.removeprefix(CLIENT))
     return parts.queues.consumers.in_turn(queue)
+
+
+def _make_owners(
+    settings: Settings,
+    store: IStore,
+    access: Access,
+    channels: Channels,
+    clock: IReactorTime,
+    replaced: Callable[[str, str], object],
+) -> Owners:
+    of_client = settings.cursor_seconds, settings.client_seconds, settings.mailbox_seconds
+    lives = {
+        CLIENT_ID: max(of_client) if all(of_client) else 0.0,
+        MEMBER: settings.membership_seconds,
+        SERVICE_NAME: settings.client_seconds,
+        INDEX: settings.index_seconds,
+    }
+    return Owners(store, access, channels.notify, clock, replaced, lives, settings.max_ids)
+
+
+def _replaced(parts: Parts, client: str, owner: str) -> None:
+    """Disconnect those who use the client id of *owner* and may not any more: it was theirs before that came."""
+    for peer in parts.presence.sessions_of(client):
+        if not peer.may_be(client, owner):
+            peer.disconnect(CloseCode.GOING_AWAY, "replaced")
+            peer.close()
 
 
 def _presence_changed(parts: Parts, change: str, client: str, session: str) -> None:

@@ -108,6 +108,6 @@ class Delivery:
         if event.id:
             self._channels.arrived(event)
         self._topics.deliver(event)
-        # Only the broker itself announces key changes: what a client publishes there is an event like any other.
+        # Only the broker itself announces key changes; an older version let clients publish there.
         if event.topic.startswith(KEY_PREFIX) and not event.dialect:
             self._keys.arrived(event)

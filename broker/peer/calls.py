@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from typing import Protocol, cast
 
 from broker.core.calls import Party
+from broker.core.owners import SERVICE_NAME
 from broker.core.registry import Registry
 from broker.core.shares import Share
 from broker.core.slices import slices_of
 from broker.errors import BrokerError, Gone, NotFound, RateLimited, Taken
-from broker.messages import Request
+from broker.messages import MAX_TIME, Request
 from broker.patterns import CLIENT, PROCEDURE, SERVICE, SESSION, TAKER, check_name, check_pattern, matches
 from broker.peer.client import Client
 
@@ -43,6 +44,10 @@ class CallVerbs(Client):
         registry = self._parts.calls.registry(as_service)
         if len(registry.names_of(self)) + len(names) > self._parts.settings.max_registrations:
             raise RateLimited("limit", "registrations")
+        for name in names if as_service else ():
+            waiting = self._see_to_id(SERVICE_NAME, name, "register")
+            if waiting is not None:
+                await waiting
         for name in names:
             await self._vacate(registry, name, shared, takeover)
         await self._claim(names, shared, as_service, takeover)
@@ -146,6 +151,8 @@ class CallVerbs(Client):
     ) -> bool:
         """See ``IPeer.answer``."""
         self._verbs["answer"] += 1
+        if time and not 0 < time <= MAX_TIME:
+            time = 0.0  # no time that a clock shows: the caller must get its answer all the same
         within_rate = self._bucket is None or self._bucket.take_token()
         # What somebody waits for is brought at any rate: that it was asked for has been counted.
         awaited = self._parts.calls.answer(self, id, body, error, time, attachments)
@@ -160,6 +167,7 @@ class CallVerbs(Client):
         self._allow("acknowledge", topic)
         if topic != "*":
             check_name(topic)
+            self._own("acknowledge", topic)
         if len(self.acknowledged) >= self._parts.settings.max_registrations:
             raise RateLimited("limit", "registrations")
         self._parts.calls.takers.add(self, topic, shared=True)

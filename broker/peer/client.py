@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any, cast
 from uuid import uuid4
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -20,16 +19,24 @@ from broker.core.calls import Call
 from broker.core.keys import Predicate
 from broker.core.memberships import Session
 from broker.core.memory import Account
+from broker.core.owners import CLIENT_ID
 from broker.core.parts import Parts
 from broker.core.shares import Share
 from broker.errors import BrokerError, Denied, Gone, RateLimited, Unauthenticated
 from broker.interfaces import ISession
 from broker.messages import CloseCode, Event, Identity, Mail, Reply, Request, quota_of
-from broker.patterns import CONTROL_PREFIX, KEY_PREFIX, RESERVED_PREFIX, check_name, check_text, is_reserved
+from broker.patterns import (
+    BROKER,
+    CONTROL_PREFIX,
+    KEY_PREFIX,
+    QUEUE,
+    belongs_to_broker,
+    check_text,
+)
 
 log = Logger()
 
-SESSION_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # the shape of a session id
+STARTS_OF_RESERVED = (BROKER, QUEUE, KEY_PREFIX)  # a name that begins otherwise needs no second look
 
 # Verbs that make the daemon hold more, for a store, a callee or those who read: refused while memory is short.
 CROWDING = frozenset(("publish", "call", "request", "send", "write"))
@@ -80,7 +87,7 @@ class Client:
         address: where it comes from.
         identity: who it is.
         admitted: whether it may do anything yet.
-        named: the client id it took, where its credential names nobody.
+        named: the client id it took: its credential names nobody, or lets it act as that one.
         token: the id of the minted token that it lives by, or "".
         member: whose memberships it has, or "".
         session: its ``ISession``, once bound.
@@ -126,7 +133,7 @@ class Client:
     @property
     def client(self) -> str:
         """See ``IPeer.client``."""
-        return self.identity.client or self.named or self.id
+        return self.named or self.identity.client or self.id
 
     @property
     def clock(self) -> IReactorTime:
@@ -233,7 +240,7 @@ class Client:
             Denied: it is reserved.
         """
         check_text(name)
-        if name.startswith(RESERVED_PREFIX):
+        if name.startswith(STARTS_OF_RESERVED) and belongs_to_broker(name):
             raise self.deny(verb, name, "")
 
     def _shown(self, topic: str) -> str:
@@ -346,12 +353,15 @@ class Client:
 
     def admit(self, identity: Identity) -> None:
         """See ``IPeer.admit``."""
+        if identity.client and identity.principal != self.identity.principal:
+            self.named = ""
         self.identity = identity
         self.admitted = True
         self.token = ""
         self._tries = 0
         self._share = None
         if identity.client:
+            self._parts.owners.claim_name(identity)
             self.keep_mailbox()
         if identity.name:
             self._bucket = self._find_bucket()
@@ -391,20 +401,11 @@ class Client:
         """See ``IPeer.tries_left``."""
         return max(0, self._parts.settings.auth_tries - self._tries)
 
-    def take_name(self, name: str) -> None:
-        """See ``IPeer.take_name``."""
-        self._allow("identify", name)
-        check_name(name, "name")
-        if name in (self.identity.client, self.named):
-            return
-        access = self._parts.access
-        anonymous = access.mode != "none" and not self.identity.authenticated
-        # A user has the name of his token, or none.
-        named = self.identity.kind == "user" or self.identity.client or self.named
-        if anonymous or named or access.knows(name) or self._is_another(name):
-            raise self.deny("identify", name, "")
-        self.named = name
-        self.keep_mailbox()
+    def act_as(self, client: str) -> Deferred[None] | None:
+        """See ``IPeer.act_as``."""
+        if not self.admitted:
+            raise self.unauthenticated("act")
+        return self._see_to_id(CLIENT_ID, client, "act", only_check=True)
 
     def keep_mailbox(self) -> None:
         """Let the mailbox of its client id be there, if it has one by its credential or took it."""
@@ -412,13 +413,20 @@ class Client:
             quota = quota_of("clients", self.identity.kind, self.identity.name, self._parts.settings.max_clients)
             self._parts.mailboxes.open(self.client, quota)
 
-    def _is_another(self, name: str) -> bool:
-        """Whether *name* could be taken for the broker, a queue or another client's session."""
-        if is_reserved(name):
-            return True
-        if self._parts.bus.shared and SESSION_ID.fullmatch(name):
-            return True  # it could be one of another node
-        return any(peer.id == name and peer is not self for peer in self._parts.presence.sessions(name))
+    def _see_to_id(self, kind: str, id: str, verb: str, *, only_check: bool = False) -> Deferred[None] | None:
+        """Fire when this peer may use *id*, which is its principal's from now on if it was nobody's; None: it may.
+
+        The Deferred fails with ``Denied`` of *verb* when it is another's; see ``Owners.claim``.
+        """
+        owners = self._parts.owners
+        kinds = owners.known.get(id)
+        if kinds is not None and kinds.get(kind) == self.identity.owner:
+            return None
+        claim = ensureDeferred(owners.claim(kind, id, self.identity, verb, only_check=only_check))
+        return claim.addErrback(self._log_denied, verb, id)
+
+    def _log_denied(self, failure: Failure, verb: str, id: str) -> Failure:
+        return Failure(self.deny(verb, id)) if failure.check(Denied) else failure
 
     # What the core calls.
 

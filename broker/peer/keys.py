@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 
 from broker.core.keys import Predicate
 from broker.messages import Entry, Quota, quota_of
-from broker.patterns import KEY_PREFIX, check_pattern
+from broker.patterns import BROKER, KEY_PREFIX, check_pattern, is_key_of_broker
 from broker.peer.client import Client
 
 
@@ -41,6 +41,8 @@ class KeyVerbs(Client):
     def set(self, key: str, value: bytes, *, revision: int | None = None, expires: float = 0.0) -> Deferred[Entry]:
         """See ``IPeer.set``."""
         self._allow("write", KEY_PREFIX + key)
+        if key.startswith(BROKER) and is_key_of_broker(key):
+            raise self.deny("write", key, "")
         return self._parts.keys.set(key, value, revision=revision, expires=expires, origin=self.id, quota=self._keys())
 
     def _keys(self) -> Quota:
@@ -49,16 +51,20 @@ class KeyVerbs(Client):
     def patch(self, key: str, value: bytes) -> Deferred[Entry]:
         """See ``IPeer.patch``."""
         self._allow("write", KEY_PREFIX + key)
+        if key.startswith(BROKER) and is_key_of_broker(key):
+            raise self.deny("write", key, "")
         return self._parts.keys.patch(key, value, origin=self.id, quota=self._keys())
 
     def increment(self, key: str, amount: bytes) -> Deferred[Entry]:
         """See ``IPeer.increment``."""
         self._allow("write", KEY_PREFIX + key)
+        if key.startswith(BROKER) and is_key_of_broker(key):
+            raise self.deny("write", key, "")
         return self._parts.keys.increment(key, amount, origin=self.id, quota=self._keys())
 
     def delete(self, key: str, *, revision: int | None = None) -> Deferred[bool]:
         """See ``IPeer.delete``."""
-        self._allow("write", KEY_PREFIX + key)
+        self._allow("write", KEY_PREFIX + key)  # also one that is reserved: an older version may have let it in
         return self._parts.keys.delete(key, revision=revision, origin=self.id)
 
     def watch(self, predicate: Predicate | None = None, names: Iterable[str] = ()) -> None:

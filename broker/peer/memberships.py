@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from twisted.logger import Logger
 
-from broker.errors import BrokerError, Denied, Gone, RateLimited
+from broker.core.owners import MEMBER
+from broker.errors import BrokerError, Denied, Gone, Invalid, RateLimited
 from broker.messages import Quota, quota_of
+from broker.peer.ids import IdVerbs
 from broker.peer.topics import TopicVerbs
 
 log = Logger()
 
 
-class MembershipVerbs(TopicVerbs):
+class MembershipVerbs(TopicVerbs, IdVerbs):
     """Join topics until they are left."""
 
     __slots__ = ()
@@ -19,6 +21,9 @@ class MembershipVerbs(TopicVerbs):
     async def become(self, member: str) -> list[str]:
         """See ``IPeer.become``."""
         self._allow("join", member, check_permission=False)
+        waiting = self._see_to_id(MEMBER, member, "join")
+        if waiting is not None:
+            await waiting
         memberships, member = self._parts.memberships, f"{self.dialect}:{member}"
         topics = await memberships.enter(member, self)
         try:
@@ -48,7 +53,7 @@ class MembershipVerbs(TopicVerbs):
     def _rejoin(self, topic: str) -> None:
         try:
             self.subscribe(topic, exact=True, echo=True, rate_limited=False)
-        except (Denied, RateLimited) as error:
+        except (Denied, Invalid, RateLimited) as error:
             log.info("a membership of {peer} was left out: {code}", peer=self.id, code=error.code)
 
     async def join(self, topic: str, *, rate_limited: bool = True) -> None:

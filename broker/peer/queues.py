@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred, ensureDeferred
 
-from broker.errors import Gone, RateLimited
-from broker.messages import Mail, Quota, quota_of
-from broker.patterns import CLIENT, DEFAULT_QUEUE, QUEUE, check_name
+from broker.errors import Gone, Invalid, RateLimited
+from broker.messages import MAX_TIME, Mail, Quota, quota_of
+from broker.patterns import CLIENT, DEFAULT_QUEUE, QUEUE, belongs_to_broker, check_name
 from broker.peer.client import Client
 
 
@@ -25,6 +25,10 @@ class QueueVerbs(Client):
         queue = recipient or DEFAULT_QUEUE
         self._allow("send", queue)
         check_name(queue, "recipient")
+        if belongs_to_broker(queue.removeprefix(QUEUE)):
+            raise self.deny("send", queue, "")
+        if queue == QUEUE or not 0 <= time <= MAX_TIME:
+            raise Invalid("recipient" if queue == QUEUE else "time")
         if not queue.startswith(QUEUE):
             return ensureDeferred(self._send(queue, ref, body, time))
         return self._parts.queues.put(self._mail(queue, ref, body, time), self._queues())
@@ -67,6 +71,7 @@ class QueueVerbs(Client):
         """See ``IPeer.consume``."""
         self._allow("consume", QUEUE + queue)
         check_name(queue, "queue")
+        self._own("consume", queue)
         if len(self.consumed) >= self._parts.settings.max_registrations:
             raise RateLimited("limit", "registrations")
         self._parts.queues.consumers.add(self, QUEUE + queue, shared=True)

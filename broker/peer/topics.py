@@ -8,9 +8,10 @@ from math import ceil
 from twisted.internet.defer import Deferred, succeed
 
 from broker.core.indices import Extract
-from broker.errors import RateLimited, Unauthenticated
+from broker.core.owners import CLIENT_ID, INDEX
+from broker.errors import Invalid, RateLimited, Unauthenticated
 from broker.interfaces import MAX_PAGE_BYTES
-from broker.messages import Event, IndexRows, Quota, quota_of
+from broker.messages import MAX_TIME, Event, IndexRows, Quota, quota_of
 from broker.patterns import check_name, check_pattern, is_pattern
 from broker.peer.client import Client
 
@@ -55,9 +56,9 @@ class TopicVerbs(Client):
         waiting = self._parts.bus.listening()
         if waiting is not None:
             await waiting
-        settled = self._parts.cluster.settled()
-        if settled is not None:
-            await settled
+        for settled in (self._parts.cluster.settled(), self._parts.owners.settled(self.identity.client)):
+            if settled is not None:
+                await settled
 
     def unsubscribe(self, topic: str, *, exact: bool = False) -> None:
         """See ``IPeer.unsubscribe``."""
@@ -76,13 +77,13 @@ class TopicVerbs(Client):
         body: bytes | None,
         *,
         time: float = 0.0,
-        source: str | None = None,
+        named: bool = True,
         original: bytes = b"",
     ) -> Deferred[Event]:
         """See ``IPeer.publish``."""
         self._allow("publish", topic)
         self._own("publish", topic)
-        event = self._event(topic, name, body, self.client if source is None else source, time)
+        event = self._event(topic, name, body, self.client if named else "", time)
         event.original = original
         parts = self._parts
         if parts.channels.is_durable(topic):
@@ -92,16 +93,22 @@ class TopicVerbs(Client):
         sent = parts.bus.publish(event)
         return succeed(event) if sent is None else sent.addCallback(lambda _: event)
 
-    def post(self, topic: str, name: str, body: bytes | None, *, source: str = "") -> Deferred[Event]:
+    def post(self, topic: str, name: str, body: bytes | None, *, client: str = "", author: str = "") -> Deferred[Event]:
         """See ``IPeer.post``."""
         self._allow("publish", topic)
         self._own("publish", topic)
-        return self._parts.channels.post(self._event(topic, name, body, source or self.client, 0.0), self._channels())
+        event = self._event(topic, name, body, client or self.client, 0.0)
+        event.author = author
+        waiting = self._see_to_id(CLIENT_ID, client, "act") if client else None
+        post, quota = self._parts.channels.post, self._channels()
+        return post(event, quota) if waiting is None else waiting.addCallback(lambda _: post(event, quota))
 
     def _channels(self) -> Quota:
         return quota_of("channels", self.identity.kind, self.identity.name, self._parts.settings.max_channels)
 
     def _event(self, topic: str, name: str, body: bytes | None, source: str, time: float) -> Event:
+        if time and not 0 < time <= MAX_TIME:
+            raise Invalid("time")
         now = time or self._parts.clock.seconds()
         return Event(topic, name, body, source, now, origin=self.id, dialect=self.dialect)
 
@@ -143,23 +150,37 @@ class TopicVerbs(Client):
     async def cursor(self, client: str, topic: str) -> int:
         """See ``IPeer.cursor``."""
         self._allow("read", topic)
+        waiting = self._see_to_id(CLIENT_ID, client, "act")
+        if waiting is not None:
+            await waiting
         return await self._parts.channels.cursor(client, topic)
 
     def move_cursor(self, client: str, topic: str, id: int) -> Deferred[None]:
         """See ``IPeer.move_cursor``."""
         self._allow("read", topic)
+        if id < 0:
+            raise Invalid("after")
         quota = quota_of("cursors", self.identity.kind, self.identity.name, self._parts.settings.max_cursors)
-        return self._parts.channels.move_cursor(client, topic, id, quota)
+        waiting = self._see_to_id(CLIENT_ID, client, "act")
+        move = self._parts.channels.move_cursor
+        if waiting is None:
+            return move(client, topic, id, quota)
+        return waiting.addCallback(lambda _: move(client, topic, id, quota))
 
     async def create_index(self, id: str, topic: str, field: str) -> bool:
         """See ``IPeer.create_index``."""
         self._allow("read", topic)
+        self._shown(topic)
+        waiting = self._see_to_id(INDEX, id, "act")
+        if waiting is not None:
+            await waiting
         quota = quota_of("indices", self.identity.kind, self.identity.name, self._parts.settings.max_indices)
-        return await self._parts.indices.create(id, self._shown(topic), field, quota)
+        return await self._parts.indices.create(id, topic, field, quota)
 
     async def read_index(self, id: str, value: str, extract: Extract) -> IndexRows:
         """See ``IPeer.read_index``."""
         self._allow("index", id, check_permission=False)
         topic, _ = await self._parts.indices.definition(id)
         self._allow("read", topic, rate_limited=False)
+        await self._parts.owners.extend(INDEX, id)
         return await self._parts.indices.read(id, value, extract)

@@ -23,7 +23,8 @@ _decode = msgspec.msgpack.Decoder().decode
 def encode_record(event: Event, time: float) -> bytes:
     """Return *event* as a record with *time*, in seconds since the epoch."""
     body = event.body
-    head = _encode_head(event.topic, event.name, event.source, body is not None)
+    author = (event.author,) if event.author else ()
+    head = _encode_head(event.topic, event.name, event.source, body is not None, *author)
     return b"%b %d %b%b" % (repr(time).encode(), len(head), head, body or b"")
 
 
@@ -66,9 +67,12 @@ def decode_message(message: bytes) -> Event:
 def _decode_record(record: bytes, id: int, epoch: str) -> Event:
     time, size, rest = record.split(b" ", 2)
     length = int(size)
-    topic, name, source, has_body = _decode(rest[:length])
+    topic, name, source, has_body, *author = _decode(rest[:length])
     body = rest[length:] if has_body else None
-    return Event(_decode_string(topic), _decode_string(name), body, _decode_string(source), float(time), id, epoch)
+    event = Event(_decode_string(topic), _decode_string(name), body, _decode_string(source), float(time), id, epoch)
+    if author:
+        event.author = _decode_string(author[0])
+    return event
 
 
 def _encode_head(*values: str | bytes | bool) -> bytes:

@@ -16,7 +16,7 @@ from twisted.internet.task import deferLater
 from zope.interface import implementer
 
 from broker.interfaces import IStore
-from broker.messages import Entry, Event, Quota
+from broker.messages import MAX_TIME, Entry, Event, Quota
 from broker.stores.entries import EXPIRED_KEPT, alive, check_revision, increased, merged, replaced
 from broker.stores.room import ROW_BYTES, Room, check_quota, fits_when_full, floor_group, full_refusal, full_text
 from broker.stores.states import NOT_RUNNING, refused
@@ -32,11 +32,11 @@ class MemoryLog:
     """The events of one log.
 
     Attributes:
-        rows: of each event the first arguments of ``Event``, from the topic to the id.
+        rows: of each event the first arguments of ``Event``, from the topic to the id, and its author.
         trimmed: the last id that was trimmed; the first row has the next one.
     """
 
-    rows: list[tuple[str, str, bytes | None, str, float, int]] = attrs.field(factory=list)
+    rows: list[tuple[str, str, bytes | None, str, float, int, str]] = attrs.field(factory=list)
     trimmed: int = 0
     owner: Quota | None = None
 
@@ -188,8 +188,8 @@ class MemoryStore(Service):
             event.time or self._clock.seconds(),
             stored.head + 1,
         )
-        stored.rows.append(row)
-        return Event(*row, self.epoch, event.origin, event.dialect, event.original)
+        stored.rows.append((*row, event.author))
+        return Event(*row, self.epoch, event.origin, event.dialect, event.original, event.author)
 
     def read(self, log: str, after: int, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:
         """See ``IStore.read``."""
@@ -200,7 +200,8 @@ class MemoryStore(Service):
         if stored is None:
             return []
         start = max(0, after - stored.trimmed)
-        return [Event(*row, self.epoch) for row in stored.rows[start : start + max(0, limit)]]
+        rows = stored.rows[start : start + max(0, limit)]
+        return [Event(*row[:6], self.epoch, author=row[6]) for row in rows]
 
     def latest(self, log: str, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:
         """See ``IStore.latest``."""
@@ -251,7 +252,7 @@ class MemoryStore(Service):
             return 0
         removed = self._cut(log, log.head - keep) if keep > 0 else 0
         # Up to the first young one: taking an old one behind it would leave a hole.
-        young = (row[5] for row in log.rows if row[4] >= before)
+        young = (row[5] for row in log.rows if before <= row[4] <= MAX_TIME)
         removed += self._cut(log, next(young, log.head + 1) - 1)
         if not log.rows:
             group = floor_group(name)

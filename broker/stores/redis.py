@@ -251,6 +251,7 @@ class RedisStore(Service):
             event.origin,
             event.dialect,
             event.original,
+            event.author,
         )
 
     def read(self, log: str, after: int, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:

@@ -23,7 +23,7 @@ CREATE TABLE event (
     log INTEGER NOT NULL,
     id INTEGER NOT NULL,
     time REAL NOT NULL,
-    source BLOB NOT NULL,
+    source BLOB NOT NULL,  -- then, if the event has an author, a byte 255 and that
     name BLOB NOT NULL,
     body BLOB,
     topic BLOB NOT NULL  -- an integer: the name of the log without so many characters

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from broker.messages import Entry, Event, Quota, decode_text, encode_text
+from broker.messages import MAX_TIME, Entry, Event, Quota, decode_text, encode_text
 from broker.stores.entries import alive, check_revision, increased, merged, replaced
 from broker.stores.room import ROW_BYTES, check_quota, fits_when_full, floor_group, full_refusal
 from broker.stores.sqlite_space import FileSpace
@@ -17,6 +17,8 @@ MAX_CACHED_LOGS = 100_000  # logs whose last id is kept in memory
 PURGED_ROWS = 1000  # events deleted in one transaction
 SWEPT_ROWS = 2000  # logs, events or keys looked at in one transaction
 PROBE_BYTES = 65536  # what must fit on the disk before the store says again that it can write
+
+AUTHOR = b"\xff"  # between source and author of an event in one column, which no text holds
 
 _EVENT = "e.id, e.topic, e.name, e.body, e.source, e.time"
 # max() and not a second condition: only one lower bound steers the index.
@@ -36,7 +38,7 @@ _LOGS = "SELECT name FROM log WHERE name >= ? AND name < ? AND name > ? ORDER BY
 _GET = "SELECT value, revision, expires FROM entry WHERE space = ? AND key = ?"
 _RANGE = (
     "SELECT key, value, revision, expires FROM entry WHERE space = ? AND key >= ? AND key <= ?"
-    " AND (expires = 0 OR expires > ?) ORDER BY key LIMIT ?"
+    " AND (expires <= 0 OR expires > ?) ORDER BY key LIMIT ?"
 )
 _NEW_LOG = "INSERT INTO log (name, account, trimmed, purged) VALUES (?, ?, ?, ?)"
 _FLOOR = "SELECT id FROM floor WHERE hash = ?"
@@ -93,10 +95,11 @@ class TableReader:
                 decode_text(topic) if isinstance(topic, bytes) else log[topic:],
                 decode_text(name),
                 body,
-                decode_text(source),
+                decode_text((said := source.partition(AUTHOR))[0]),
                 time,
                 number,
                 epoch,
+                author=decode_text(said[2]),
             )
             for number, topic, name, body, source, time in rows
         ]
@@ -207,7 +210,7 @@ class TableWriter(TableReader):
                 number,
                 time,
                 # As ``encode_text`` does, without the price of the call.
-                event.source.encode("utf-8", "surrogatepass"),
+                _said_by(event) if event.author else event.source.encode("utf-8", "surrogatepass"),
                 event.name.encode("utf-8", "surrogatepass"),
                 event.body,
                 len(log) - len(topic) if log.endswith(topic) else encode_text(topic),
@@ -225,6 +228,7 @@ class TableWriter(TableReader):
             event.origin,
             event.dialect,
             event.original,
+            event.author,
         )
 
     def _load_head(self, log: str, quota: Quota | None) -> list[int]:
@@ -328,7 +332,7 @@ class TableWriter(TableReader):
         """
         looked = 0
         for id_, time in self._execute(_TIMES, (number, upto, budget)):
-            if time >= before:
+            if before <= time <= MAX_TIME:  # what no clock shows is old: it must not keep all behind it for ever
                 break
             upto = id_
             looked += 1
@@ -450,6 +454,11 @@ def _rows(found: sqlite3.Cursor, column: int, max_bytes: int) -> list[Any]:
             found.close()  # it would go on reading
             break
     return rows
+
+
+def _said_by(event: Event) -> bytes:
+    """Return source and author of *event* as they are stored."""
+    return encode_text(event.source) + AUTHOR + encode_text(event.author)
 
 
 def _fit(number: int) -> int:

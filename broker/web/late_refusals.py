@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
@@ -10,17 +10,23 @@ from twisted.internet.protocol import Protocol
 from twisted.internet.task import deferLater
 
 from broker.access.admission import HeldRefusals
+from broker.access.limits import network_of
+from broker.core.unadmitted import UnadmittedClients
 from broker.errors import Unavailable
 from broker.interfaces import ILink
-from broker.web.http.parser import Limits, RequestParser
+from broker.messages import HttpRequest, Response
 from broker.web.http.reject import RejectProtocol
 from broker.web.http.response import Dates
 from broker.web.refusals import json_refusal
 from broker.web.routes import Routes
 
-# Refused handshakes that are held at once, and connections over the limit that are told so; more are dropped.
+# Refused handshakes that are held at once; more are dropped.
 MAX_HELD = 1000
 MAX_HELD_PER_ADDRESS = 100
+# Connections over the limit, which are answered nothing but pages for everybody: those held, and so many
+# more, of which the oldest is dropped for each that comes.
+MAX_READ = 100
+MAX_READ_PER_ADDRESS = 20
 
 
 class LateRefusals:
@@ -30,15 +36,19 @@ class LateRefusals:
         routes: finds the dialect of a connection that is refused as such.
         clock: the reactor, or a ``task.Clock``.
         dates: for the header of answers.
-        limits: of a request.
+        page: returns the answer to a request that is answered though its connection is one too many, or None.
     """
 
-    def __init__(self, routes: Routes, clock: IReactorTime, dates: Dates, limits: Limits) -> None:
+    def __init__(
+        self, routes: Routes, clock: IReactorTime, dates: Dates, page: Callable[[HttpRequest], Response | None]
+    ) -> None:
         self._routes = routes
         self._clock = clock
         self._dates = dates
-        self._limits = limits
+        self._page = page
         self._held = HeldRefusals(MAX_HELD, MAX_HELD_PER_ADDRESS)
+        self._rejected = UnadmittedClients(clock, MAX_HELD + MAX_READ, MAX_HELD_PER_ADDRESS + MAX_READ_PER_ADDRESS)
+        self._holding: set[RejectProtocol] = set()
 
     def __len__(self) -> int:
         return len(self._held)
@@ -69,17 +79,29 @@ class LateRefusals:
 
     def reject(self, address: str, why: str) -> Protocol | None:
         """Return what refuses a new connection of *address* with 503, or None to drop it unread."""
-        if not self._held.enter(address):
+        if self._rejected.objection(network_of(address)):
             return None
-        gone = partial(self._held.leave, address)
-        return RejectProtocol(json_refusal(503, why), self._clock, self._dates, gone, self._delay_of_head)
+        protocol = RejectProtocol(address, json_refusal(503, why), self._decide, self._clock, self._dates, self._gone)
+        self._rejected.enter(protocol, network_of(address))
+        return protocol
 
-    def _delay_of_head(self, head: bytes) -> float:
-        """Return the seconds for which the refusal of a request with this *head* is held."""
-        parser = RequestParser(self._limits)
-        parser.feed(head)
-        arrival = parser.arrived.popleft() if parser.arrived else None
-        parser.close()
-        if arrival is None or not arrival.upgrade or arrival.request is None:
-            return 0.0
-        return self.delay(self._routes.websocket(arrival.request)[0])
+    def _decide(
+        self, protocol: RejectProtocol, request: HttpRequest | None, upgrade: bool
+    ) -> tuple[Response | None, float]:
+        """Return the page that *request* of *protocol* gets, None for its refusal, and for how long that is held."""
+        page = None if request is None or upgrade else self._page(request)
+        if page is not None:
+            return page, 0.0
+        delay = self.delay(self._routes.websocket(request)[0]) if request is not None and upgrade else 0.0
+        if delay > 0:
+            if self._held.enter(protocol.address):
+                self._holding.add(protocol)
+            else:
+                protocol.evict()
+        return None, delay
+
+    def _gone(self, protocol: RejectProtocol) -> None:
+        self._rejected.leave(protocol)
+        if protocol in self._holding:
+            self._holding.remove(protocol)
+            self._held.leave(protocol.address)

@@ -19,11 +19,14 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from broker.access.admission import Admission, ConnectionCounter
+from broker.access.addresses import plain_address
+from broker.access.admission import PER_ADDRESS, Admission, ConnectionCounter
 from broker.access.browsers import BrowserPolicy
+from broker.access.limits import network_of
 from broker.core.deadlines import Deadlines
 from broker.core.memory import Memory
 from broker.core.slices import slices_of
+from broker.core.unadmitted import UnadmittedClients
 from broker.errors import BrokerError, Refused
 from broker.interfaces import ILink, ISession
 from broker.messages import CloseCode, HttpRequest, Response
@@ -35,9 +38,13 @@ from broker.web.late_refusals import LateRefusals
 from broker.web.pages import Pages
 from broker.web.refusals import ThrottledLogger, error_refusal, json_refusal
 from broker.web.routes import Routes
+from broker.web.unadmitted import UnadmittedSocket
 from broker.web.ws.upgrade import WebSocketUpgrader
 
 log = Logger()
+
+# What is answered even when there are too many connections: whoever watches the daemon asks for them.
+PAGES_FOR_ALL = ("/health", "/healthz", "/ready", "/readyz")
 
 
 class SitePeer(TypingProtocol):
@@ -45,6 +52,7 @@ class SitePeer(TypingProtocol):
 
     id: str
     session: Any
+    admitted: bool
 
     @property
     def client(self) -> str:
@@ -119,7 +127,13 @@ class Site(Factory):
         self._upgrader = upgrader
         self._counts = counts
         admission = admission or Admission()
-        self._counter = ConnectionCounter(admission.connections, admission.per_address, self._emptied)
+        self._proxies = proxies = admission.proxies
+        self._counter = ConnectionCounter(
+            admission.connections, admission.per_address, self._emptied, proxies.is_exempt
+        )
+        self._unadmitted = UnadmittedClients(
+            clock, admission.unadmitted, admission.unadmitted_per_address, admission.deadline
+        )
         self._ready = ready
         names = [dialect.name for dialect in self.routes.dialects]
         self._pages = Pages(self._reasons, lambda: {**about(), "dialects": names})
@@ -127,7 +141,7 @@ class Site(Factory):
         self._browsers = Browsers(policy or BrowserPolicy(), self._throttled)
         self._known_hosts = self._browsers.known_hosts
         self._channels: set[HttpChannel] = set()
-        self._late = LateRefusals(self.routes, clock, self.dates, self.limits)
+        self._late = LateRefusals(self.routes, clock, self.dates, self._page_for_all)
         self._drained: Deferred[None] | None = None
 
     @property
@@ -139,10 +153,38 @@ class Site(Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """Return the channel for a new connection, or reject it."""
-        address = str(getattr(addr, "host", None) or getattr(addr, "name", None) or "")
+        address = plain_address(str(getattr(addr, "host", None) or getattr(addr, "name", None) or ""))
         if self._drained is not None:
             return self._late.reject(address, "The daemon is stopping.")
+        if self._objection(address):
+            return self._late.reject(address, "Too many connections.")
+        self._counter.enter(address)
+        self._counts.opened("http")
+        proxies = self._proxies
+        channel = HttpChannel(self, address, partial(proxies.client_of, address) if proxies.trusts(address) else None)
+        self._channels.add(channel)
+        self._unadmitted.enter(channel, self._limited(address))
+        return channel
+
+    def _limited(self, address: str) -> str:
+        """Return what limits of one address know *address* by, "" where they do not hold for it."""
+        return "" if self._proxies.is_exempt(address) else network_of(address)
+
+    def _objection(self, address: str, *, connected: bool = False) -> str:
+        """Make room for one more connection of *address*; return the setting that keeps it out, or "".
+
+        Clients that are not admitted are dropped for it: they can not keep others out.  One that is
+        *connected* is counted already, as one of the proxy that speaks for it.
+        """
+        limited, unadmitted = self._limited(address), self._unadmitted
+        evicted = unadmitted.evicted
         setting = self._counter.objection(address)
+        if connected:
+            setting = PER_ADDRESS if self._counter.has_most(address) else ""
+        if not setting:
+            setting = unadmitted.objection(limited)
+        elif unadmitted.evict(limited if setting == PER_ADDRESS else ""):
+            setting = ""
         if setting:
             self._throttled.log(
                 setting,
@@ -150,18 +192,25 @@ class Site(Factory):
                 address=address,
                 setting=setting,
             )
-            return self._late.reject(address, "Too many connections.")
-        self._counter.enter(address)
-        self._counts.opened("http")
-        channel = HttpChannel(self, address)
-        self._channels.add(channel)
-        return channel
+        elif unadmitted.evicted > evicted:
+            self._throttled.log(
+                "evicted",
+                "a client that was not admitted was dropped for the next, of {address}; TXBROKER_MAX_UNADMITTED "
+                "and _PER_ADDRESS allow no more",
+                address=address,
+            )
+        return setting
 
     def gone(self, channel: HttpChannel) -> None:
         """Forget *channel*, whose connection has ended."""
         self._channels.discard(channel)
+        self._unadmitted.leave(channel)
         self._counts.closed("http", 1000)
         self._counter.leave(channel.address)
+
+    def on_admitted(self, channel: HttpChannel) -> None:
+        """Forget that the client of *channel* was not admitted."""
+        self._unadmitted.leave(channel)
 
     # Requests.
 
@@ -193,7 +242,7 @@ class Site(Factory):
             return self._page(request)
         peer: SitePeer | None = None
         try:
-            peer = self._attach(dialect.name, request.address)
+            request.peer = peer = self._attach(dialect.name, request.address)
             response = await dialect.answer(peer, request)
             if not isinstance(response, Response):
                 raise TypeError(f"no Response, but {type(response).__name__}")
@@ -254,6 +303,13 @@ class Site(Factory):
             return json_refusal(426, "This path takes WebSockets.", headers=(("Upgrade", "websocket"),))
         return self._pages.answer(request)
 
+    def _page_for_all(self, request: HttpRequest) -> Response | None:
+        """Return what *request* is answered though its connection is one too many, or None if that is nothing."""
+        if request.path not in PAGES_FOR_ALL or self.routes.http(request) is not None:
+            return None
+        refusal = self._browser_refusal(None, request)
+        return self._browsers.grant(request, refusal or self._pages.answer(request))
+
     def _reasons(self) -> list[str]:
         reasons = list(self._ready())
         if self._drained is not None and "draining" not in reasons:
@@ -268,17 +324,21 @@ class Site(Factory):
         if dialect is None:
             missing = json_refusal(404, f"No WebSocket is at {request.path[:200]}.")
             return self._browser_refusal(None, request, handshake=True) or missing
-        address = channel.address  # not the channel itself: it would live as long as the link
-        peer = self._peer_of(dialect, request)
+        self._unadmitted.leave(channel)  # it becomes a socket now, or is closed
+        peer = self._peer_of(dialect, request, channel)
+        delay = self._late.delay(dialect)
+        socket = UnadmittedSocket(request, self._clock, delay)
         if not isinstance(peer, Response):
-            make = partial(self._open, dialect, peer)
-            closed = partial(self._closed, dialect, peer, address, self._clock.seconds())
-        elif self._late.delay(dialect) > 0:
+            request.peer = peer
+            make = partial(self._open, dialect, peer, socket)
+            closed = partial(self._closed, dialect, peer, socket, self._clock.seconds())
+        elif delay > 0:
             # Only the upgrader can wait with an answer.
-            make = partial(self._late.refuse, dialect)
-            closed = partial(self._refused, dialect, address)
+            make = partial(self._refuse, dialect, socket)
+            closed = partial(self._refused, dialect, socket)
         else:
             return peer
+        self._count_as(request.address, channel.address)
         objection = self._upgrader.upgrade(
             channel.transport,
             request,
@@ -289,18 +349,29 @@ class Site(Factory):
             subprotocol=subprotocol,
         )
         if objection is not None:
+            self._count_as(channel.address, request.address)
             if not isinstance(peer, Response):
                 peer.close()
             return objection
         self._channels.discard(channel)
+        if not (socket.over or socket.admitted):
+            self._unadmitted.enter(socket, self._limited(request.address))
         self._counts.closed("http", 101)
         self._counts.opened(dialect.name)
         return None
 
-    def _peer_of(self, dialect: Any, request: HttpRequest) -> SitePeer | Response:
-        """Return the peer for a handshake with *dialect*, or how it is refused."""
+    def _count_as(self, address: str, before: str) -> None:
+        """Count a connection as one of *address*; *before* it was one of the proxy that speaks for it."""
+        if address != before:
+            self._counter.enter(address)
+            self._counter.leave(before)
+
+    def _peer_of(self, dialect: Any, request: HttpRequest, channel: HttpChannel) -> SitePeer | Response:
+        """Return the peer for a handshake with *dialect* on *channel*, or how it is refused."""
         if self._drained is not None:
             return json_refusal(503, "The daemon is stopping.")
+        if request.address != channel.address and self._objection(request.address, connected=True):
+            return json_refusal(503, "Too many connections.")
         refusal = self._browser_refusal(dialect, request, handshake=True)
         if refusal is not None:
             return refusal
@@ -309,7 +380,12 @@ class Site(Factory):
         except Exception as error:
             return self._failed(dialect, request, error)
 
-    async def _open(self, dialect: Any, peer: SitePeer, link: ILink) -> Any:
+    async def _refuse(self, dialect: Any, socket: UnadmittedSocket, link: ILink) -> Any:
+        socket.began(link)
+        return await self._late.refuse(dialect, link)
+
+    async def _open(self, dialect: Any, peer: SitePeer, socket: UnadmittedSocket, link: ILink) -> Any:
+        socket.began(link)
         try:
             session = await dialect.session(peer, link)
         except CancelledError:
@@ -347,11 +423,16 @@ class Site(Factory):
         error = failure.value
         return error_refusal(error) if isinstance(error, BrokerError) else json_refusal(500, "Internal error.")
 
-    def _refused(self, dialect: Any, address: str, code: int, _: str) -> None:
+    def _refused(self, dialect: Any, socket: UnadmittedSocket, code: int, _: str) -> None:
         self._counts.closed(dialect.name, code)
-        self._counter.leave(address)
+        self._gone_socket(socket)
 
-    def _closed(self, dialect: Any, peer: SitePeer, address: str, came: float, code: int, _: str) -> None:
+    def _gone_socket(self, socket: UnadmittedSocket) -> None:
+        self._unadmitted.leave(socket)
+        self._counter.leave(socket.address)
+        socket.ended()
+
+    def _closed(self, dialect: Any, peer: SitePeer, socket: UnadmittedSocket, came: float, code: int, _: str) -> None:
         self._counts.closed(dialect.name, code)
         if peer.session is not None:
             log.info(
@@ -363,7 +444,7 @@ class Site(Factory):
                 identity=peer.client,
             )
         peer.close()
-        self._counter.leave(address)
+        self._gone_socket(socket)
 
     # The end.
 
@@ -412,3 +493,4 @@ class Site(Factory):
         if late.active():
             late.cancel()
         self.deadlines.stop()
+        self._unadmitted.stop()

@@ -15,7 +15,7 @@ from broker.core.bounded import BoundedDict
 from broker.errors import BrokerError
 from broker.interfaces import IPeer
 from broker.jsontext import may_overflow, overflows
-from broker.messages import Event, HttpRequest, Response
+from broker.messages import MAX_TIME, Event, HttpRequest, Response
 from protocols.ganomede.answers import NOTHING, Refusal, failed, failure, invalid, quote
 from protocols.ganomede.requests import Bodies, channel_of, name_of, read_query, whole_number
 
@@ -71,7 +71,7 @@ class Events:
             body = bytes(data)
             if body[:1] not in (b"{", b"[") or (may_overflow(body) and overflows(body)):
                 raise invalid("Invalid data")
-        event = await peer.post(channel, said.type, body, source=said.source)
+        event = await peer.post(channel, said.type, body, client=said.clientId, author=said.source)
         return Response(200, event.render(encode))
 
     async def poll(self, peer: IPeer, request: HttpRequest) -> Response:
@@ -100,6 +100,9 @@ class Events:
         client = name_of(query.get("clientId"), "Invalid Client ID")
         channel = channel_of(query.get("channel"))
         limit = _limit(query)
+        waiting = peer.act_as(client)  # before the poll, which another's client must not wait for
+        if waiting is not None:
+            await waiting
         epoch = query.get("epoch")
         if epoch is None:
             return await self._read(peer, client, channel, limit, query.get("after"))
@@ -116,6 +119,7 @@ class Events:
             events = await peer.poll(channel, after, limit, self._timeout, max_bytes=self._page_bytes())
         elif (number := whole_number(said)) is None:
             # This acknowledges nothing.
+            await peer.cursor(client, channel)
             after = 0
             events = await peer.poll(channel, after, limit, self._timeout, max_bytes=self._page_bytes())
         else:
@@ -201,7 +205,9 @@ def _identify(peer: IPeer, secret: str | msgspec.UnsetType, request: HttpRequest
 
 def encode(event: Event) -> bytes:
     """Return *event* as JSON; its body goes through as it came."""
-    head = (event.id, round(event.time * 1000), quote(event.name), quote(event.source))
+    # An older version may have stored what no clock shows.
+    time = event.time if 0 <= event.time <= MAX_TIME else 0.0
+    head = (event.id, round(time * 1000), quote(event.name), quote(event.author or event.source))
     if event.body is None:
         return b'{"id":%d,"timestamp":%d,"type":%b,"from":%b}' % head
     return b'{"id":%d,"timestamp":%d,"type":%b,"from":%b,"data":%b}' % (*head, event.body)

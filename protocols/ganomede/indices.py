@@ -82,7 +82,7 @@ def text_at(event: Event, field: str) -> str | None:
     if first == "data":
         found = _text_at(event.body, rest)
     elif not rest:
-        found = {"type": event.name, "from": event.source}.get(first)
+        found = {"type": event.name, "from": event.author or event.source}.get(first)
     return found if found is not None and len(found) <= MAX_VALUE else None
 
 

@@ -21,7 +21,7 @@ import msgspec
 from broker.errors import Invalid
 from broker.jsontext import ERRORS, read_fields
 from broker.messages import HttpRequest
-from broker.patterns import MAX_NAME, check_text
+from broker.patterns import MAX_NAME, check_text, has_control
 from protocols.ganomede.answers import Refusal, failure, invalid
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -275,6 +275,8 @@ def whole_number(text: str) -> int | None:
 def name_of(value: object, message: str) -> str:
     """Return *value* if something can be kept under that name, else refuse with *message*."""
     if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME:
+        raise invalid(message)
+    if not value.isprintable() and has_control(value):
         raise invalid(message)
     return value
 

@@ -13,10 +13,12 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from broker.access.addresses import TrustedProxies
 from broker.errors import BrokerError, CalleeFailed, Invalid, NotFound, RateLimited
 from broker.interfaces import ILink, IPeer
 from broker.jsontext import decode, overflows
 from broker.messages import CloseCode, Reply, Request
+from broker.patterns import is_of_broker, is_reserved
 from protocols.microstream.engineio import Times
 from protocols.microstream.namespaces import INVALID_NAMESPACE, SocketSession
 from protocols.microstream.server import Bounds, Server
@@ -47,6 +49,7 @@ log = Logger()
 
 MAX_PAYLOAD = 1_000_000  # bytes; what socket.io servers take
 TRANSIENT = frozenset(("RATE_LIMITED", "UNAVAILABLE", "GONE"))  # reasons that pass by themselves
+UNADMITTED_PART = 4  # of so many connections of clients that are not admitted, sessions may be one: they cost more
 MAX_STALE = 64  # expired requests that a service remembers besides twice the open ones
 
 _envelope = msgspec.json.Decoder(Envelope)
@@ -65,6 +68,7 @@ class Service(SocketSession):
     def __init__(
         self, hub: MicroStream, context: SessionContext, peer: IPeer, handshake: Handshake, link: ILink | None
     ) -> None:
+        self.connect_timeout = 0.0  # ``Bounds.deadline`` does the same
         super().__init__(context, peer, handshake, link)
         self._hub = hub
         self._names = handshake.query.get("serviceName", ())
@@ -93,8 +97,8 @@ class Service(SocketSession):
             self.peer.pace()
             self._identify(auth)
             name = self._name()
-            if not self.peer.identity.client:
-                self.peer.take_name(name)
+            if not self.peer.identity.client and not self._has_reserved_word(name):
+                await self.peer.take_name(name)
             await self.peer.perform([name], as_service=True, takeover=True)
         except BrokerError as error:
             if error.code in TRANSIENT:
@@ -134,6 +138,11 @@ class Service(SocketSession):
         if len(self._names) != 1 or self._names[0] in ("", "undefined"):
             raise CalleeFailed(INVALID_NAME, "One serviceName is needed in the query")
         return self._names[0]
+
+    def _has_reserved_word(self, name: str) -> bool:
+        """Whether *name*, such as "user", is one that a service may have and a client id not."""
+        may_take_names = self._hub.is_open or self.peer.identity.authenticated
+        return may_take_names and is_reserved(name) and not is_of_broker(name)
 
     def _not_joined(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
@@ -310,6 +319,7 @@ class MicroStream(Server):
         clock: the reactor, or a ``task.Clock``.
 
     Attributes:
+        is_open: whether clients need no credential to have a name.
         idle_seconds: after which a service that has sent heartbeats is removed when nothing
             more is received; 0: never.
         timeout: seconds for which a request stays open.  The requester has a
@@ -321,6 +331,7 @@ class MicroStream(Server):
 
     def __init__(self, settings: Settings, clock: IReactorTime) -> None:
         super().__init__(partial(Service, self), clock, **server_options(settings))
+        self.is_open = settings.auth == "none"
         self.idle_seconds = settings.microstream_idle_seconds
         self.timeout = settings.call_timeout_seconds + settings.late_window_seconds
         self.dropped = 0
@@ -345,7 +356,15 @@ def _times(settings: Settings) -> Times:
 
 
 def _bounds(settings: Settings) -> Bounds:
-    return Bounds(settings.max_connections, settings.max_connections_per_address, settings.send_queue_bytes)
+    return Bounds(
+        settings.max_connections,
+        settings.max_connections_per_address,
+        settings.send_queue_bytes,
+        -(-settings.max_unadmitted // UNADMITTED_PART),
+        -(-settings.max_unadmitted_per_address // UNADMITTED_PART),
+        settings.auth_deadline_seconds,
+        TrustedProxies(settings.trusted_proxies).is_exempt,
+    )
 
 
 def dialect(settings: Settings) -> MicroStream:

@@ -18,7 +18,7 @@ class SocketSession(Session):
 
     Attributes:
         connect_timeout: seconds from the handshake after which the session ends if no
-            namespace was joined; a subclass may set its own.
+            namespace was joined; 0: never.  A subclass may set its own.
         sockets: the protocol state of all namespaces.
     """
 
@@ -27,7 +27,9 @@ class SocketSession(Session):
     def __init__(self, context: SessionContext, peer: IPeer, handshake: Handshake, link: ILink | None) -> None:
         super().__init__(context, peer, handshake, link)
         self.sockets = Connection()
-        self._connect_bucket = context.timers.add(self._connect_timed_out, self.connect_timeout)
+        self._joined = False
+        timeout = self.connect_timeout
+        self._connect_bucket = context.timers.add(self._connect_timed_out, timeout) if timeout else None
 
     # For subclasses
 
@@ -44,6 +46,7 @@ class SocketSession(Session):
     def accept(self, namespace: str) -> None:
         """Answer a CONNECT: the client has joined *namespace*."""
         self._stop_connect_timer()
+        self._joined = True
         self.send([(self.sockets.accept(namespace, token_urlsafe(15)), False)])
 
     def refuse(self, namespace: str, error: bytes) -> None:
@@ -70,6 +73,16 @@ class SocketSession(Session):
         """Acknowledge *emit*, if it asks for that; *items* is the JSON array of the arguments."""
         if emit.id is not None:
             self.send(ack_packets(emit.namespace, emit.id, items, attachments=attachments))
+
+    @property
+    def admitted(self) -> bool:
+        """Whether it has joined a namespace: till then it can do nothing."""
+        return self._joined
+
+    def overdue(self, seconds: float) -> bool:
+        """End the session: no namespace was joined in time."""
+        self._connect_timed_out()
+        return False
 
     # Called by Session
 

@@ -13,8 +13,10 @@ import attrs
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from broker.access.admission import ConnectionCounter
+from broker.access.admission import PER_ADDRESS, ConnectionCounter
+from broker.access.limits import network_of
 from broker.core.deadlines import GRAIN, Deadlines
+from broker.core.unadmitted import UnadmittedClients
 from broker.errors import Refused
 from broker.interfaces import IHttpDialect, ILink, IPeer, IWebSocketDialect
 from broker.messages import CloseCode, HttpRequest, Response
@@ -63,11 +65,19 @@ class Bounds:
         sessions: most sessions at once; 0: any number.
         per_address: most of them from one IP address; 0: any number.
         queue_bytes: most bytes in the send queue of a client that does not poll.
+        unadmitted: most sessions of clients that are not admitted yet; 0: any number.
+        unadmitted_per_address: most of those from one address; 0: any number.
+        deadline: seconds that a client has to be admitted; 0: any time.
+        exempt: says which addresses are not limited.
     """
 
     sessions: int = 10000
     per_address: int = 0
     queue_bytes: int = 1 << 20
+    unadmitted: int = 0
+    unadmitted_per_address: int = 0
+    deadline: float = 0.0
+    exempt: Callable[[str], bool] = lambda address: False
 
 
 @implementer(IWebSocketDialect, IHttpDialect)
@@ -114,8 +124,9 @@ class Server:
         self.sessions: dict[str, Session] = {}
         self._make = make
         self._sid_prefix = re.sub("[^A-Za-z0-9_-]", "-", node) + "." if node else ""
-        self._bounds = bounds or Bounds()
-        self._counter = ConnectionCounter(self._bounds.sessions, self._bounds.per_address)
+        self._bounds = bounds = bounds or Bounds()
+        self._counter = ConnectionCounter(bounds.sessions, bounds.per_address, exempt=bounds.exempt)
+        self._unadmitted = UnadmittedClients(clock, bounds.unadmitted, bounds.unadmitted_per_address, bounds.deadline)
         self._draining = False
         self._context = SessionContext(self.times, clock, self.timers, self._bounds.queue_bytes, self._forget)
 
@@ -123,6 +134,7 @@ class Server:
         """Remove *session*, which has ended."""
         if self.sessions.pop(session.sid, None) is not None:
             self._counter.leave(session.peer.address)
+            self._unadmitted.leave(session)
 
     def drain(self) -> None:
         """End every session, stop the timers, and refuse new sessions."""
@@ -130,6 +142,7 @@ class Server:
         for session in list(self.sessions.values()):
             session.end(CloseCode.GOING_AWAY, "leaving")
         self.timers.stop()
+        self._unadmitted.stop()
 
     # WebSocket
 
@@ -144,7 +157,9 @@ class Server:
             if _first(query, "transport") != "websocket":
                 raise RequestRefused(ErrorCode.UNKNOWN_TRANSPORT)
             if _first(query, "sid"):
-                return Upgrade(self._find(query), link)
+                session = self._find(query)
+                link.handshake.peer = session.peer
+                return Upgrade(session, link)
             return self._begin(peer, query, link.handshake, link)
         except RequestRefused as error:
             raise Refused(400, str(error), body=str(error).encode(), content_type="text/html") from None
@@ -186,6 +201,7 @@ class Server:
             session = self._begin(peer, query, request, None)
             return _text(open_packet(session.sid, self.times, upgrades=True))
         session = self._find(query)
+        request.peer = session.peer
         if transport != "polling" or not session.engine.polling or request.method not in ("GET", "POST"):
             raise RequestRefused(ErrorCode.BAD_REQUEST)
         if request.method == "GET":
@@ -211,13 +227,23 @@ class Server:
             raise RequestRefused(ErrorCode.BAD_VERSION)
         if self._draining:
             raise Refused(503, "The daemon is stopping.")
-        if self._counter.objection(peer.address):
+        limited = "" if self._bounds.exempt(peer.address) else network_of(peer.address)
+        if not self._makes_room(peer.address, limited):
             raise Refused(503, "Too many connections.")
         handshake = Handshake(self._sid_prefix + token_urlsafe(15), query, request.headers)
         session = self._make(self._context, peer, handshake, link)
         self.sessions[session.sid] = session
         self._counter.enter(peer.address)
+        if not session.admitted:
+            self._unadmitted.enter(session, limited)
         return session
+
+    def _makes_room(self, address: str, limited: str) -> bool:
+        """Make room for one more session, if need be by ending one of a client that is not admitted."""
+        setting = self._counter.objection(address)
+        if setting:
+            return self._unadmitted.evict(limited if setting == PER_ADDRESS else "")
+        return not self._unadmitted.objection(limited)
 
 
 def _query(request: HttpRequest) -> Mapping[str, Sequence[str]]:

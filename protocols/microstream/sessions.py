@@ -169,6 +169,27 @@ class Session(BaseSession):
         self.on_ended()
         self.peer.close()
 
+    # Unadmitted
+
+    @property
+    def admitted(self) -> bool:
+        """Whether its client is admitted; see ``broker.core.unadmitted``."""
+        return self.peer.admitted
+
+    @property
+    def evictable(self) -> bool:
+        """Whether it can be ended to make room: always, since clients wait before they come again."""
+        return True
+
+    def evict(self) -> None:
+        """End the session to make room for another."""
+        self.end(CloseCode.TRY_AGAIN_LATER, "too many sessions")
+
+    def overdue(self, seconds: float) -> bool:
+        """End the session: its client was not admitted in time."""
+        self.end(CloseCode.POLICY_VIOLATION, f"not admitted within {seconds:g} s")
+        return False
+
     # WebSocket
 
     def opened(self) -> None:

@@ -6,6 +6,9 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import msgspec
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from broker.errors import BrokerError, Denied, Invalid, RateLimited, Refused, Unauthenticated
 from broker.interfaces import IPeer
@@ -16,6 +19,9 @@ from protocols.owlmeans.marshalled import marshal, refused, unsupported
 from protocols.owlmeans.session import Session, check_client_id
 from protocols.owlmeans.wire import Envelope
 
+log = Logger()
+
+STATUSES = {"INVALID": 400, "RATE_LIMITED": 429, "UNAVAILABLE": 503}  # of a refused handshake, else 403
 MAX_PARAMETERS = 32  # of the query
 
 
@@ -41,7 +47,7 @@ def parameters(request: HttpRequest) -> dict[str, str]:
     return {name: values[0] for name, values in found.items()}
 
 
-def handshake(session: Session, token: str, name: str) -> None:
+async def handshake(session: Session, token: str, name: str) -> None:
     """Authenticate and name the client as its URL and headers say.
 
     A name needs a credential wherever clients may show one.  Without one, it is
@@ -62,14 +68,14 @@ def handshake(session: Session, token: str, name: str) -> None:
             peer.identify(token)
             session.authenticated = True
         if name and (token or session.settings.auth == "none"):
-            session.take_name(name)
+            await session.take_name(name)
         elif name:
             session.name = check_client_id(name)
     except Unauthenticated as error:
         raise Refused(401, body=refused("token", error.explanation).encode()) from None
     except BrokerError as error:
-        status = 400 if isinstance(error, Invalid) else 429 if isinstance(error, RateLimited) else 403
         seconds = error.retry_after if isinstance(error, RateLimited) else 0.0
+        status = STATUSES.get(error.code, 403)
         raise Refused(status, body=marshal(error).encode(), retry_after=seconds) from None
 
 
@@ -111,9 +117,25 @@ def _authenticate(session: Session, payload: bytes) -> None:
             session.link.close(CloseCode.POLICY_VIOLATION, refused("tries"))
         return
     session.authenticated = True
-    session.take_name_of_url()  # before the answer, which says under which name the client is known
-    _send(session, "authenticated", {**_record(session.peer), "token": token})
-    session.admit()
+    # The name comes before the answer, which says under which one the client is known.
+    if not session.name:
+        _authenticated(session, token)
+        return
+    session.link.pause_receiving()  # what it sends meanwhile is looked at when it is admitted
+    named = Deferred.fromCoroutine(session.take_name_of_url())
+    named.addCallback(lambda _: _authenticated(session, token)).addErrback(_failed, session)
+    named.addBoth(lambda _: session.link.resume_receiving())
+
+
+def _authenticated(session: Session, token: str) -> None:
+    if not session.peer.closed:
+        _send(session, "authenticated", {**_record(session.peer), "token": token})
+        session.admit()
+
+
+def _failed(failure: Failure, session: Session) -> None:
+    log.failure("owlmeans session {conn} failed to take its name", failure, conn=session.peer.id)
+    session.link.close(CloseCode.INTERNAL_ERROR, "internal error")
 
 
 def _token(payload: bytes) -> str:

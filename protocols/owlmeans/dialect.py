@@ -42,7 +42,7 @@ class OwlMeans:
             peer, link, self.settings, RATE_LIMITED_TABLES if self.settings.rate else TABLES, topics=topics
         )
         token = query.get("token") or link.handshake.headers.get("authorization", "")
-        handshake(session, token, query.get("client", ""))
+        await handshake(session, token, query.get("client", ""))
         peer.bind(session, session.disconnect, session.warn)
         return session
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import msgspec
 
 from broker.errors import BrokerError, Invalid, NotFound, TooLarge
-from broker.messages import MAX_TIME
+from broker.messages import MAX_EXPIRY, MAX_ID
 from broker.patterns import KEY_PREFIX, RESERVED_PREFIX, check_name, check_pattern
 from protocols.owlmeans.watches import MAX_ANSWER_BYTES, MAX_ENTRIES, size_of
 from protocols.owlmeans.wire import entry_of
@@ -197,14 +197,14 @@ class Release(Method):
 
 
 class Identify(Method):
-    """Take a name as client id, where the credential names nobody."""
+    """Take a name as client id, where the credential names nobody or allows it."""
 
     called = "identify"
     name: str
 
     async def run(self, session: Session) -> Answer:
         """Answer as ``broker.whoami`` does."""
-        session.take_name(self.name)
+        await session.take_name(self.name)
         session.appear()
         await session.peer.listening()
         return _who(session)
@@ -293,7 +293,7 @@ class Set(Method):
         expires = 0.0
         if options.ttl is not None:
             expires = session.clock.seconds() + options.ttl
-            if not (options.ttl > 0 and expires <= MAX_TIME):
+            if not (options.ttl > 0 and expires <= MAX_EXPIRY):
                 raise Invalid("ttl")
         value = self.value.encode()
         entry = await session.peer.set(_checked(self.key), value, revision=_revision(options), expires=expires)
@@ -396,7 +396,7 @@ def _checked(key: str) -> str:
 
 
 def _revision(options: Condition) -> int | None:
-    if options.revision is not None and options.revision < 0:
+    if options.revision is not None and not 0 <= options.revision <= MAX_ID:
         raise Invalid("revision")
     return options.revision
 

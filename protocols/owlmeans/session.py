@@ -94,7 +94,8 @@ class Session(Outgoing):
         if self.peer.admitted:
             self.admit()
         else:
-            self._auth_timer = self.clock.callLater(self.settings.auth_deadline_seconds, self._auth_timeout)
+            seconds = self.settings.auth_deadline_seconds
+            self._auth_timer = self.clock.callLater(seconds, self._auth_timeout) if seconds else None
 
     def received(self, data: bytes, binary: bool) -> None:
         """Do what a frame asks for; what is no frame is dropped and counted."""
@@ -144,23 +145,23 @@ class Session(Outgoing):
                 self._report_failure(error, Envelope(type="handshake", event=topic))
         self.appear()
 
-    def take_name_of_url(self) -> None:
+    async def take_name_of_url(self) -> None:
         """Take the name that the URL asks for, if it does: a credential was shown."""
         name, self.name = self.name, ""
         if name:
             try:
-                self.take_name(name)
+                await self.take_name(name)
             except BrokerError as error:
                 self._report_failure(error, Envelope(type="handshake", id=name))
 
-    def take_name(self, name: str) -> None:
-        """Let *name* be the client id, where the credential names nobody.
+    async def take_name(self, name: str) -> None:
+        """Let *name* be the client id, where the credential names nobody or allows it.
 
         Raises:
             Invalid: it can be no client id.
             Denied: the client can not have it.
         """
-        self.peer.take_name(check_client_id(name))
+        await self.peer.take_name(check_client_id(name))
 
     # Incoming frames.
 

@@ -108,8 +108,8 @@ def action(payload: bytes) -> str:
 
 
 def milliseconds(seconds: float) -> int:
-    """Return a time as the wire has it."""
-    return int(seconds * 1000 + 0.5)
+    """Return a time as the wire has it; 0 for one that no clock shows, as an older version may have stored it."""
+    return int(seconds * 1000 + 0.5) if 0 <= seconds <= MAX_TIME else 0
 
 
 def request(request: Request, recipient: bytes, dt: int) -> bytes:
@@ -163,7 +163,8 @@ def entry_of(key: str, entry: Entry | None) -> dict[str, Any]:
     if entry is None:
         return {"key": key, "value": None, "revision": 0}
     answer = {"key": key, "value": entry.value.decode("utf-8", "replace"), "revision": entry.revision}
-    return {**answer, "expires": milliseconds(entry.expires)} if entry.expires else answer
+    # What expires after all time that a client can name does not expire.
+    return {**answer, "expires": milliseconds(entry.expires)} if 0 < entry.expires <= MAX_TIME else answer
 
 
 def mail(mail: Mail) -> bytes:
@@ -186,9 +187,9 @@ def event(event: Event, pattern: str) -> Frame:
     counts within its topic, and ``eventId`` is what no other event has.
     """
     topic = b"" if pattern == event.topic else b',"topic":' + encode(event.topic)
-    stored = b""
+    stored = b',"from":' + encode(event.author) if event.author else b""
     if event.id:
-        stored = b',"epoch":%b,"eventId":%b' % (encode(event.epoch), encode(f"{event.epoch}:{event.topic}:{event.id}"))
+        stored += b',"epoch":%b,"eventId":%b' % (encode(event.epoch), encode(f"{event.epoch}:{event.topic}:{event.id}"))
     return text_frame(
         b'{"type":"event","event":%b%b,"id":%b,"payload":%b,"sender":%b,"dt":%d,"name":%b%b}'
         % (

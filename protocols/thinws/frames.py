@@ -10,7 +10,7 @@ from msgspec import Raw
 from broker.errors import Invalid
 from broker.jsontext import ERRORS, members
 from broker.messages import Event, Frame, text_frame
-from broker.patterns import MAX_NAME, check_name
+from broker.patterns import MAX_NAME, check_name, has_control
 
 NAME = "thinws"
 MAX_ID_LENGTH = 256  # characters of a connectionID
@@ -69,11 +69,11 @@ def room_of(frame: Members) -> str:
 def connection_id(frame: Members) -> str:
     """Return the connectionID: "any non-empty string (≤ 256 chars); a number is turned into its decimal string".
 
-    "" where it is none of these.
+    "" where it is none of these, or has a control character.
     """
     raw = frame.get("connectionID")
     text = text_of(raw) or _number(raw)
-    return text if len(text) <= MAX_ID_LENGTH else ""
+    return text if len(text) <= MAX_ID_LENGTH and not has_control(text) else ""
 
 
 def text_of(raw: Raw | None) -> str:

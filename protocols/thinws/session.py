@@ -184,7 +184,7 @@ class Session(OrderedSession):
         # The connectionID is the only credential: it goes to nobody.
         forwarded = {name: text for name, text in frame.items() if name not in ("messageID", "connectionID")}
         sent = self._peer.publish(
-            room, "message", None if body is None else bytes(body), source="", original=object_text(forwarded)
+            room, "message", None if body is None else bytes(body), named=False, original=object_text(forwarded)
         )
         return sent.addCallback(lambda _: room)
 

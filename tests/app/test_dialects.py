@@ -56,6 +56,12 @@ def refusal(*names: str) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["broker", "secret", "user", "", " ", "a:b", "broker.x", "ä", "x" * 65])
+def test_dialect_can_not_have_a_name_that_is_none_or_is_reserved(plugin, name):
+    plugin("protocols/parrot.py", GOOD, name=name, path="/parrot")
+    assert "name" in refusal("parrot")
+
+
 def test_file_added_to_the_namespace_is_a_dialect(plugin):
     plugin("protocols/parrot.py", GOOD, name="parrot", path="/parrot")
     (dialect,) = load_dialects(["parrot"], "settings")

@@ -20,6 +20,7 @@ from broker.app.importer import Report, import_ganomede
 from broker.core.channels import CURSOR, cursor_key
 from broker.errors import Unavailable
 from broker.interfaces import IStore
+from broker.messages import MAX_ID
 from broker.patterns import LOG_PREFIX
 from broker.stores import open_store
 from tests.support.eventually import TIMEOUT
@@ -91,7 +92,7 @@ async def test_events_cursors_and_indices_are_imported(original: Original, copy:
     report, store = await copy()
     assert str(report) == "1201 events of 2 channels, 1 cursors, 1 indices"
     (event,) = await store.read(LOG_PREFIX + "users/v1", 41, 1)
-    assert (event.id, event.topic, event.name, event.source) == (42, "users/v1", "add", "svc/v1")
+    assert (event.id, event.topic, event.name, event.source, event.author) == (42, "users/v1", "add", "", "svc/v1")
     assert (event.body, event.time) == (b'{"n": 42.0}', (TIME + 42) / 1000)
     assert await store.head(LOG_PREFIX + "users/v1") == 1200
     assert await cursor(store, "reader", "users/v1") == 700
@@ -136,6 +137,19 @@ async def test_what_can_not_be_told_apart_is_noted(original: Original, copy: Any
     assert await cursor(store, "x", "users/v1:add") == 1
     assert "'add:1' is no event: it was skipped" in notes
     assert "the cursor 'x:users/v1:add' can be read in 2 ways: all were imported" in notes
+    await maybeDeferred(store.stopService)
+
+
+@pytest_twisted.ensureDeferred
+async def test_times_and_cursors_that_can_not_be_are_not_taken_over(original: Original, copy: Any) -> None:
+    for number, timestamp in enumerate(("1e308", "-1", "8.65e15"), 1):
+        await original.publish("ch", number)
+        await original.do("SET", f"ch:{number}", f'{{"id":{number},"timestamp":{timestamp},"type":"T","from":"f"}}')
+    for client, digits in (("a", 17), ("b", 400), ("c", 5000)):
+        await original.do("SET", f"last-fetched:{client}:ch", "1" + "0" * digits)
+    _, store = await copy()
+    assert [0 < event.time <= reactor.seconds() for event in await store.read(LOG_PREFIX + "ch", 0, 5)] == [True] * 3
+    assert [await cursor(store, client, "ch") for client in "abc"] == [MAX_ID] * 3
     await maybeDeferred(store.stopService)
 
 

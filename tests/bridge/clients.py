@@ -9,6 +9,7 @@ import json
 from collections import defaultdict, deque
 from typing import Any, ClassVar
 from urllib.parse import quote, urlencode
+from uuid import uuid4
 
 import attrs
 import msgspec
@@ -141,7 +142,7 @@ class ThinWs(Client):
     connection_id: str = "1"
 
     async def greet(self) -> None:
-        self.connection_id = str(id(self))
+        self.connection_id = str(uuid4())  # no other client's, which may be another principal's
         assert (await self.ask(type="connect", connectionID=self.connection_id))["type"] == "ack"
 
     def kind(self, text: str) -> str:

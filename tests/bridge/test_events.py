@@ -33,6 +33,7 @@ class Published:
     body: str | None
     source: str
     original: str = ""
+    author: str = ""
 
 
 # Published by
@@ -40,7 +41,7 @@ class Published:
 
 async def by_ganomede(daemon, join, topic):
     await Ganomede(daemon).post(topic, BODY, kind="Type é", source="svc/v1")
-    return Published(topic, "Type é", BODY, "svc/v1")
+    return Published(topic, "Type é", BODY, "w", author="svc/v1")
 
 
 async def by_owlmeans(daemon, join, topic):
@@ -122,6 +123,7 @@ async def test_owlmeans_observers_hear_of_it(shared_daemon, join, publisher, dur
     heard = json.loads(text)
     assert (heard["type"], heard["event"]) == ("event", topic)
     assert (heard["name"], heard["sender"]) == (published.name, published.source)
+    assert heard.get("from", "") == published.author
     assert without_time(member(text, "payload")) == without_time(published.body)
     stored = durable or publisher == "ganomede POST"
     assert ("epoch" in heard) == stored
@@ -163,7 +165,11 @@ async def test_ganomede_reads_what_is_stored(shared_daemon, join, publisher, dur
     assert len(stored) == events_of(publisher)
     last = json.loads(stored[-1])
     assert list(last) == ["id", "timestamp", "type", "from", "data"]
-    assert (last["id"], last["type"], last["from"]) == (len(stored), published.name, published.source)
+    assert (last["id"], last["type"], last["from"]) == (
+        len(stored),
+        published.name,
+        published.author or published.source,
+    )
     assert without_time(member(stored[-1], "data")) == without_time(published.body)
 
 
@@ -172,8 +178,7 @@ async def test_ganomede_reads_what_is_stored(shared_daemon, join, publisher, dur
 @pytest_twisted.ensureDeferred
 async def test_hpkv_is_notified_of_keys_only(shared_daemon, join, publisher, durable):
     topic = topic_for(publisher, durable)
-    # Whatever the topic is called: what is published there is no change of a key.
-    topic = topic if topic.startswith("kv/") else f"kv/{topic}"
+    # What is published on a topic that is called like a key is no change of that key.
     key = topic.removeprefix("kv/")
     hpkv = await join(Hpkv.watcher, key)
     published = await PUBLISHERS[publisher](shared_daemon, join, topic)

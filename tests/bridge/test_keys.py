@@ -72,7 +72,8 @@ async def test_nobody_can_forge_the_change_of_a_key(join, key):
     owl.notify(f"kv/{key}", forged)
     await owl.sync()
     await thin.enter(f"kv/{key}")
-    await thin.send(f"kv/{key}", forged)
+    refused = await thin.ask(type="message", roomID=f"kv/{key}", message=json.loads(forged))
+    assert refused["message"] == "Not authorized"
     await owl.ask("broker.set", key, "true")
     assert (await hpkv.notification())["value"] == "true"
 

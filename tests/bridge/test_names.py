@@ -186,7 +186,8 @@ async def test_each_client_id_is_told_as_the_source(shared_daemon, join):
     alice.notify("ids", "1")
     assert json.loads(await owl.event())["sender"] == "alice"
     await Ganomede(shared_daemon).post("ids", "[]", source="svc/v1")
-    assert json.loads(await owl.event())["sender"] == "svc/v1"
+    heard = json.loads(await owl.event())
+    assert (heard["sender"], heard["from"]) == ("w", "svc/v1")
     await thin.send("ids", "1")
     text = await owl.event()
     assert json.loads(text)["sender"] == ""

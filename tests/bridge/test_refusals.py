@@ -40,12 +40,13 @@ async def test_pages_of_another_origin_are_refused_late():
     await port.close()
 
 
-@pytest.mark.parametrize("limit", [{"max_connections": 1}, {"max_connections_per_address": 1}])
+@pytest.mark.parametrize("limit", ["max_connections", "max_connections_per_address"])
 @pytest_twisted.ensureDeferred
 async def test_clients_over_a_limit_are_refused_late(limit):
-    port = await PublicPort.open(**limit)
-    assert " 101 " in await (await port.connect(request("/thinws", *UPGRADE))).head()
-    assert await seconds_of_ten(port, "503", *UPGRADE) > 3 * DELAY
+    port = await PublicPort.open(**{limit: 1}, trusted_proxies=("127.0.0.1",))
+    client = (*UPGRADE, "X-Forwarded-For: 203.0.113.5")
+    assert " 101 " in await (await port.connect(request("/thinws", *client))).head()
+    assert await seconds_of_ten(port, "503", *client) > 3 * DELAY
     await port.close()
 
 

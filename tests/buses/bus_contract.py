@@ -47,12 +47,25 @@ class BusContract:
     async def test_an_event_comes_as_it_was_published(self, bus: IBus, heard: list[Event], body: bytes | None) -> None:
         await self.listen(bus, "topic")
         given = live("topic", body)
+        given.author = "me \ud800"
         await_ = bus.publish(given)
         if await_ is not None:
             await await_
         await eventually(lambda: heard)
         (found,) = heard
-        for name in ("topic", "name", "body", "source", "time", "id", "epoch", "origin", "dialect", "original"):
+        for name in (
+            "topic",
+            "name",
+            "body",
+            "source",
+            "time",
+            "id",
+            "epoch",
+            "origin",
+            "dialect",
+            "original",
+            "author",
+        ):
             assert getattr(found, name) == getattr(given, name)
 
     @pytest_twisted.ensureDeferred

@@ -21,6 +21,7 @@ from broker.messages import Event, Mail, Reply, Request
 from broker.peer import Peer
 from broker.sessions import BaseSession
 from broker.stores import open_store
+from broker.testing import value_of
 from tests.support.eventually import eventually
 from tests.support.redis_server import RedisServer
 
@@ -125,7 +126,7 @@ class Node:
 
         peer.bind(session, disconnect)
         if name:
-            peer.take_name(name)
+            value_of(peer.take_name(name))
         peer.appear()
         return session
 
@@ -710,7 +711,7 @@ async def test_nobody_takes_the_name_of_a_session_of_another_node(make_nodes: Ma
     one, two, _ = await make_nodes()
     ann, bob = one.client(), two.client()
     with pytest.raises(Denied):
-        bob.peer.take_name(ann.peer.id)
+        value_of(bob.peer.take_name(ann.peer.id))
 
 
 @pytest_twisted.ensureDeferred

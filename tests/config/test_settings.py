@@ -67,6 +67,10 @@ def test_empty_text_is_the_same_as_none():
     ("name", "text", "expected"),
     [
         ("RATE", "fast", "expected a number that is not negative, not 'fast'"),
+        ("PING_SECONDS", "1e308", "expected at most 3153600000, not '1e308'"),
+        ("RETENTION", "1e300d", "expected at most 3153600000, not '1e300d'"),
+        ("RETENTION", "40000d", "expected at most 3153600000, not '40000d'"),
+        ("MAX_CONNECTIONS", "9999999999999999", "expected at most 15 digits, not '9999999999999999'"),
         ("PING_SECONDS", "-1", "expected a number that is not negative, not '-1'"),
         ("PING_SECONDS", "inf", "expected a number that is not negative, not 'inf'"),
         ("MAX_CONNECTIONS", "1e3", "expected a whole number, not '1e3'"),

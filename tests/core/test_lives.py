@@ -78,14 +78,14 @@ def index(house: House, peer: Any, name: str) -> None:
 
 def membership(house: House, peer: Any, name: str) -> None:
     member = house.peer(peer.identity)
-    done(member.become("ann"))
+    done(member.become(f"member of {peer.identity.principal}"))
     done(member.join(name))
     member.close()
 
 
 def client(house: House, peer: Any, name: str) -> None:
     named = house.peer(peer.identity)
-    named.take_name(name)
+    done(named.take_name(name))
     named.close()
 
 
@@ -160,7 +160,7 @@ def test_what_is_used_lives_on() -> None:
     done(peer.move_cursor("c", "news", 7))
     done(member.become("ann"))
     done(member.join("room"))
-    named.take_name("bob")
+    done(named.take_name("bob"))
     named.appear()
     for _ in range(10):
         house.wait(LIFE / 2)

@@ -15,6 +15,7 @@ from broker.buses.local import LocalBus
 from broker.config.options import Retention
 from broker.config.settings import Settings
 from broker.core.memberships import CONTROL as LEFT
+from broker.core.owners import CONTROL as OWNED
 from broker.core.service import EXPIRY, SWEEP, SWEEPER, Broker
 from broker.errors import Taken, Unauthenticated, Unavailable
 from broker.messages import Event, Identity, Request
@@ -57,17 +58,11 @@ def test_a_posted_event_is_stored_and_heard(clock):
     broker = make_broker(clock)
     ann, bob = attach(broker), attach(broker)
     bob.subscribe("news")
-    stored = value_of(ann.post("news", "add", b'{"a":1}', source="svc"))
+    stored = value_of(ann.post("news", "add", b'{"a":1}', client="svc", author="me"))
     assert (stored.id, stored.epoch, stored.time) == (1, broker.store.epoch, clock.seconds())
     (event, pattern) = bob.session.heard[0]
-    assert (event.id, event.topic, event.name, event.body, event.source, pattern) == (
-        1,
-        "news",
-        "add",
-        b'{"a":1}',
-        "svc",
-        "news",
-    )
+    assert (event.id, event.topic, event.name, event.body, pattern) == (1, "news", "add", b'{"a":1}', "news")
+    assert (event.source, event.author) == ("svc", "me")
 
 
 def test_a_posted_event_wakes_a_poll_and_a_live_one_does_not():
@@ -167,7 +162,7 @@ def test_presence_is_an_event():
     broker = make_broker()
     watcher, ann = attach(broker), attach(broker)
     watcher.subscribe("broker.client.*")
-    ann.take_name("ann")
+    value_of(ann.take_name("ann"))
     ann.appear()
     ann.close()
     assert watcher.session.topics == ["broker.client.online", "broker.client.offline"]
@@ -266,7 +261,7 @@ def clustered(clock):
 
 
 def test_a_node_listens_to_what_the_nodes_tell_each_other(clustered):
-    assert sorted(clustered.bus.listened) == [LEFT, REVOKED]
+    assert sorted(clustered.bus.listened) == [LEFT, OWNED, REVOKED]
 
 
 def test_a_node_sweeps_only_when_no_other_does(clustered, clock):
@@ -280,7 +275,7 @@ def test_a_node_sweeps_only_when_no_other_does(clustered, clock):
 
 def test_a_store_that_has_lost_all_gets_what_the_node_knows(clustered):
     ann, bob, nobody = attach(clustered), attach(clustered), attach(clustered)
-    ann.take_name("ann")
+    value_of(ann.take_name("ann"))
     bob.admit(Identity("user", "bob", "bob"))
     for peer in (ann, bob, nobody):
         peer.appear()
@@ -324,7 +319,7 @@ def test_a_peer_that_closes_leaves_nothing_behind(clock):
     value_of(broker.store.get("x", "y"))
     ann.acknowledge("*")
     ann.consume("work")
-    ann.take_name("ann")
+    value_of(ann.take_name("ann"))
     ann.appear()
     ann.close()
     ann.close()

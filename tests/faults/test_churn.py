@@ -48,7 +48,7 @@ async def visit(broker: Broker, number: int) -> None:
     """Create one of each kind, and go."""
     peer: Any = broker.attach("test", "127.0.0.1")
     peer.bind(Session())
-    peer.take_name(f"client{number}")
+    await peer.take_name(f"client{number}")
     peer.appear()
     await peer.post(f"channel{number}", f"value{number}", b"1" * 100)
     await peer.move_cursor(f"client{number}", f"channel{number}", 1)

@@ -237,10 +237,11 @@ class Everything:
         parts = [
             part for part in parts if not IStore.providedBy(part) and part not in (broker.settings, broker.metrics)
         ]
-        parts += [site._counter, site._upgrader, broker.calls._deadlines, broker.channels._deadlines]
+        parts += [site._counter, site._unadmitted, site._upgrader, broker.calls._deadlines, broker.channels._deadlines]
+        parts += [*broker.memory.accounts.values(), broker.memory.unadmitted]
         for dialect in self.dialects:
             if dialect.name == "microstream":
-                parts += [dialect, dialect._counter]
+                parts += [dialect, dialect._counter, dialect._unadmitted]
         found = {name: len(table) for part in parts for name, table in tables(part)}
         found |= {
             "Site.deadlines": len(site.deadlines),
@@ -248,7 +249,7 @@ class Everything:
             "Site._late": len(site._late),
         }
         found |= {f"connections of {name}": count for name, count in broker.metrics.connections.items()}
-        settled = ("Server.websocket_paths", "MicroStream.websocket_paths")
+        settled = ("Server.websocket_paths", "MicroStream.websocket_paths", "Memory.accounts")
         return [f"{name}: {count}" for name, count in found.items() if count and name not in settled]
 
 

@@ -236,7 +236,7 @@ def test_an_event_of_another_dialect_is_answered_as_the_bridge_says():
     api = Api(Access(), durable_topics=("ch",))
     poll = api.poll()
     peer = api.broker.attach("other", "")
-    peer.take_name("ann")
+    value_of(peer.take_name("ann"))
     value_of(peer.publish("ch", "ch", b'"any json"'))
     assert value_of(poll).body == b'[{"id":1,"timestamp":1795211183941,"type":"ch","from":"ann","data":"any json"}]'
 
@@ -286,8 +286,22 @@ def test_a_poll_that_fails_by_a_fault_of_ours_is_answered_and_logged(api, monkey
     assert line["req_id"] == "an-id"
 
 
+def test_anothers_cursor_is_refused_without_a_wait_and_stays_where_it_is():
+    api = Api(Access("required", keys={"ann": SECRET, "eve": "eve-key"}), poll_timeout_seconds=30.0)
+    fill(api, 3)
+    assert api.ids(after=2) == [3]
+    answers = [api.poll("c", secret="eve-key", **more) for more in ({}, {"after": 3}, {"after": 0}, {"after": "x"})]
+    assert api.broker.channels.waiting == 0
+    api.clock.advance(1)
+    refused = [(answer.status, answer.body) for answer in map(value_of, answers)]
+    assert refused == [(403, error("Forbidden", "act c"))] * 4
+    assert api.post(clientId="c", secret="eve-key").status == 403
+    assert api.ids() == [3]
+
+
 def test_a_cursor_that_could_not_be_stored_fails_the_poll_that_moved_it(api, monkeypatch):
     fill(api, 3)
+    assert api.ids() == [1, 2, 3]  # the client id is its own now
     monkeypatch.setattr(api.broker.store, "set", lambda *args, **options: fail(Unavailable("store")))
     response = api.start("GET", api.target(clientId="c", channel="ch", after=1))
     api.clock.advance(1)

@@ -16,6 +16,7 @@ from broker.access.permissions import Permissions, Rule
 from broker.access.principals import Access
 from broker.errors import Unavailable
 from broker.messages import HttpRequest
+from broker.testing import value_of
 from protocols.ganomede.requests import read_query, unquote, whole_number
 from protocols.ganomede.server import preferred
 from tests.protocols.ganomede_api import EVENTS, SECRET, Api, error
@@ -288,7 +289,14 @@ def test_what_can_name_no_topic_can_name_no_channel(api, name):
 def test_a_client_id_is_bounded(api):
     assert api.post(clientId="x" * 255).status == 200
     assert api.post(clientId="x" * 256).body == error("InvalidContent", "Invalid Client ID")
-    assert api.ids("a\x00b", after=0) == [1]
+    assert api.ids("a : é\u2028", after=0) == [1]
+
+
+def test_a_client_id_has_no_control_characters(api):
+    polls = [api.poll("a\nb"), api.poll("a\x7f", after=1)]
+    api.clock.advance(1)
+    refused = [api.post(clientId="a\0b"), *map(value_of, polls)]
+    assert {response.body for response in refused} == {error("InvalidContent", "Invalid Client ID")}
 
 
 # Bodies
@@ -556,6 +564,7 @@ def test_one_request_takes_one_token(request_of):
     assert api.post().status == 429
 
 
-def test_names_of_the_broker_itself_can_not_be_posted_to(api):
-    response = api.post("broker.client.connected")
+@pytest.mark.parametrize("channel", ["broker", "broker.client.connected", "kv/k", "kv/"])
+def test_names_of_the_broker_itself_can_not_be_posted_to(api, channel):
+    response = api.post(channel)
     assert (response.status, json.loads(response.body)["code"]) == (403, "Forbidden")

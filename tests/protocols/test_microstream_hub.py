@@ -186,8 +186,9 @@ def test_no_name_or_two_are_refused(hub, query):
     assert hub.broker.calls.services.names() == []
 
 
-def test_names_of_the_broker_itself_are_refused(hub):
-    (answer,) = hub.open("serviceName=broker.x").say("40")
+@pytest.mark.parametrize("name", ["broker", "broker.x", "kv/x", "queue:x"])
+def test_names_of_the_broker_itself_are_refused(hub, name):
+    (answer,) = hub.open(f"serviceName={name}").say("40")
     assert json.loads(answer[2:])["message"] == "FORBIDDEN"
 
 
@@ -265,6 +266,37 @@ def code_of(answers):
 def test_a_token_lets_in(query, connect, headers):
     hub = secured()
     assert code_of(hub.open(f"serviceName=a&{query}", headers).say(connect)) == "connected"
+    hub.stop()
+
+
+@pytest.mark.parametrize("name", ["user", "default", "secret"])
+def test_a_service_may_be_called_by_a_word_that_no_client_may(name):
+    for hub, token in ((secured(), "s3cret"), (Hub(), "")):
+        service = hub.open(f"serviceName={name}&token={token}")
+        assert code_of(service.say("40")) == "connected"
+        assert service.peer.client == service.peer.id
+        hub.stop()
+
+
+@pytest.mark.parametrize("name", ["broker", "queue:q", "kv/k", "user:ann", "key:ann", "role:r", "token:t"])
+def test_what_could_be_taken_for_another_kind_of_name_is_no_service(name):
+    for hub, token in ((secured(), "s3cret"), (secured(), "key-of-ann"), (Hub(), "")):
+        assert code_of(hub.open(f"serviceName={name}&token={token}").say("40")) == "FORBIDDEN"
+        hub.stop()
+
+
+def test_a_service_that_is_silent_or_has_gone_is_replaced_by_its_own_principal_only():
+    hub = secured()
+    first = hub.open("serviceName=billing&token=key-of-ann")
+    assert code_of(first.say("40")) == "connected"
+    assert code_of(hub.open("serviceName=billing&token=s3cret").say("40")) == "FORBIDDEN"
+    second = hub.open("serviceName=billing&token=key-of-ann")
+    assert second.say("40") == []  # the first is probed
+    hub.clock.advance(1.0)
+    assert code_of(second.link.take()) == "connected"
+    assert first.link.closed is not None
+    second.disconnect()
+    assert code_of(hub.open("serviceName=billing&token=s3cret").say("40")) == "FORBIDDEN"
     hub.stop()
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import jwt
 import pytest
+from twisted.internet.defer import Deferred, fail
 
 from broker.access.principals import Access
 from broker.access.web_tokens import WebTokens, secret_key
-from broker.errors import Refused
+from broker.errors import Refused, Unavailable
 from broker.testing import make_broker
 from tests.protocols.owlmeans_emulator import Failed, Room, Violation
 
@@ -286,6 +287,29 @@ def test_name_of_the_url_that_is_not_to_be_had_is_told_when_a_credential_is_show
     room.advance(0.3)
     assert whoami(room, alice)["id"] == (taken or alice.id)
     assert alice.client.notices == [f"ForbiddenAuthorizationError|||auth:authorization:forbidden:identify:{name}|||"]
+
+
+def test_what_comes_while_the_store_is_asked_for_the_name_waits_by_tcp():
+    room = make_room()
+    alice = room.join("alice")
+    asked: Deferred[None] = Deferred()
+    room.broker.store.get = lambda *key: asked
+    pending = shown(room, alice, SECRET)
+    assert (alice.connected.link.receiving, pending.done) == (False, False)
+    asked.callback(None)
+    room.pump()
+    assert (alice.connected.link.receiving, pending.result()["profileId"]) == (True, "alice")
+
+
+def test_a_name_can_not_be_had_while_the_store_is_away():
+    room = make_room()
+    alice = room.join("", "token=the-secret")
+    room.broker.store.get = lambda *key: fail(Unavailable("store"))
+    with pytest.raises(Refused) as caught:
+        room.join("", "client=alice&token=the-secret")
+    assert (caught.value.status, caught.value.body) == (503, b"SocketError|||socket:internal|||")
+    with pytest.raises(Failed, match="socket:internal"):
+        room.ask(alice, "broker.identify", "alice")
 
 
 def test_mail_waits_until_the_client_has_authenticated():

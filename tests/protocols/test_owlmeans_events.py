@@ -134,6 +134,8 @@ def test_too_many_subscriptions_are_refused():
     [
         ("", "SocketErrorMessageMalformed|||socket:message:malformed:topic|||"),
         ("broker.x", "ForbiddenAuthorizationError|||auth:authorization:forbidden:publish:broker.x|||"),
+        ("broker", "ForbiddenAuthorizationError|||auth:authorization:forbidden:publish:broker|||"),
+        ("kv/k", "ForbiddenAuthorizationError|||auth:authorization:forbidden:publish:kv/k|||"),
         (5, "SocketErrorMessageMalformed|||socket:message:malformed:event|||"),
         ("a\nb", "SocketErrorMessageMalformed|||socket:message:malformed:topic|||"),
     ],

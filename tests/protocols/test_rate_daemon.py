@@ -35,8 +35,8 @@ async def test_one_request_takes_one_token(shared_daemon):
     answers = [
         await post(shared_daemon.url + EVENTS, event),
         await get(url(shared_daemon, "first", channel="ch", clientId="a")),
-        await get(url(shared_daemon, "again", channel="ch", clientId="a", after=0)),
-        await get(url(shared_daemon, "end", channel="ch", clientId="a", after=9)),
+        await get(url(shared_daemon, "again", channel="ch", clientId="b", after=0)),
+        await get(url(shared_daemon, "end", channel="ch", clientId="c", after=9)),
         await get(url(shared_daemon, "last", "/latest", channel="ch")),
         await post(shared_daemon.url + "/events/v1/indices", index),
         await get(url(shared_daemon, "reader", "/events/v1/indices/by-type/T")),

@@ -413,7 +413,7 @@ def test_a_number_that_is_finite_as_a_double_passes_however_long(client):
 
 @pytest.mark.parametrize(
     "room",
-    ["constructor", "__proto__", "*", ">", "a.*", "a.>", "?", "r 1", " ", "žluťoučký", "😀", "x" * 255, "../r", "kv/k"],
+    ["constructor", "__proto__", "*", ">", "a.*", "a.>", "?", "r 1", " ", "žluťoučký", "😀", "x" * 255, "../r", "kv"],
 )
 def test_a_room_has_any_name(broker, client, room):
     alice, other = client("alice", room), client("bob", "elsewhere")
@@ -724,6 +724,45 @@ def test_a_token_in_connect_lets_in_and_reaches_nobody(guarded, thinws):
     assert client.say('{"type":"subscribe","roomID":"r"}') == [b'{"type":"ack"}']
 
 
+@pytest.fixture
+def two_keys():
+    """Return how to connect with one of two keys."""
+    broker = make_broker(access=Access("required", keys={"ann": "ann-key", "eve": "eve-key"}))
+    return lambda key: raw(broker, dialect(Settings()), HttpRequest("GET", "/thinws", f"token={key}", {}))
+
+
+def test_another_has_nothing_of_the_rooms_of_a_connection_id(two_keys):
+    ann, eve = two_keys("ann-key"), two_keys("eve-key")
+    ann.say('{"type":"subscribe","roomID":"r","connectionID":"a"}')
+    for kind in ("connect", "subscribe", "unsubscribe"):
+        said = eve.say('{"type":"%s","roomID":"r","connectionID":"a","messageID":1}' % kind)
+        assert said == [error("Not authorized", 1).encode()]
+    assert eve.link.closed is None
+    assert eve.peer.member == ""
+    assert ann.say('{"type":"message","roomID":"r","message":1}') == [
+        b'{"type":"ack"}',
+        b'{"type":"message","roomID":"r","message":1}',
+    ]
+
+
+def test_who_is_refused_a_connection_id_keeps_the_one_it_has(two_keys):
+    ann, eve = two_keys("ann-key"), two_keys("eve-key")
+    ann.say('{"type":"connect","connectionID":"a"}')
+    eve.say('{"type":"subscribe","roomID":"r","connectionID":"e"}')
+    assert eve.say('{"type":"connect","connectionID":"a"}') == [error("Not authorized").encode()]
+    assert (eve.session.identity, eve.peer.member, eve.peer.joined("r")) == ("e", "thinws:e", True)
+
+
+@pytest.mark.parametrize("id", ["broker", "broker.x", "user:ann", "default", "ann"])
+def test_some_connection_ids_are_not_to_be_had(two_keys, id):
+    assert two_keys("eve-key").say('{"type":"connect","connectionID":"%s"}' % id) == [error("Not authorized").encode()]
+
+
+def test_a_connection_id_has_no_control_characters(broker, thinws):
+    said = raw(broker, thinws).say('{"type":"connect","connectionID":"a\\u0000b"}')
+    assert said == [error("connectionID is required").encode()]
+
+
 def test_a_wrong_token_is_worse_than_none(thinws):
     broker = make_broker(access=Access("optional", secrets=("s",)))
     client = raw(broker, thinws, HttpRequest("GET", "/thinws", "token=wrong", {}))
@@ -750,9 +789,10 @@ def test_a_forbidden_room_is_refused(thinws):
     ]
 
 
-def test_the_names_of_the_broker_itself_can_not_be_sent_to(client):
-    alice = client("alice", "broker.client.online")
-    id = alice.send("x", "broker.client.online")
+@pytest.mark.parametrize("room", ["broker", "broker.client.online", "kv/k"])
+def test_the_names_of_the_broker_itself_can_not_be_sent_to(client, room):
+    alice = client("alice", room)
+    id = alice.send("x", room)
     assert alice.heard() == [error("Not authorized", id)]
 
 

@@ -52,7 +52,7 @@ def ids(events: list[Event]) -> list[int]:
 
 def facts(each: Event) -> tuple[object, ...]:
     """What a store keeps of an event, and what it adds."""
-    return each.topic, each.name, each.body, each.source, each.time, each.id, each.epoch
+    return each.topic, each.name, each.body, each.source, each.author, each.time, each.id, each.epoch
 
 
 async def fill(store: IStore, log: str, count: int, *, time: float = NOW) -> None:
@@ -175,7 +175,7 @@ class StoreContract:
     async def test_append_returns_a_copy_with_id_and_epoch(self, store: IStore) -> None:
         given = Event("topic", "kind", b"1", "me", NOW, origin="session", dialect="native", original=b"frame")
         stored = await store.append("log", given)
-        assert facts(stored) == ("topic", "kind", b"1", "me", NOW, 1, store.epoch)
+        assert facts(stored) == ("topic", "kind", b"1", "me", "", NOW, 1, store.epoch)
         assert (stored.origin, stored.dialect, stored.original) == ("session", "native", b"frame")
         assert (given.id, given.epoch) == (0, "")
 
@@ -210,10 +210,11 @@ class StoreContract:
 
     @pytest_twisted.ensureDeferred
     @pytest.mark.parametrize("text", TEXTS)
-    async def test_topic_kind_and_source_may_be_any_string(self, store: IStore, text: str) -> None:
-        await store.append("log", Event(text, text, None, text, NOW))
-        (found,) = await store.read("log", 0, 9)
-        assert (found.topic, found.name, found.source) == (text, text, text)
+    async def test_topic_kind_source_and_author_may_be_any_string(self, store: IStore, text: str) -> None:
+        given = [Event(text, text, None, source, NOW, author=text) for source in (text, "", "me")]
+        assert [facts(await store.append("log", each))[:5] for each in given] == [facts(each)[:5] for each in given]
+        for found in (await store.read("log", 0, 9), await store.latest("log", 9)):
+            assert [facts(each)[:5] for each in found] == [facts(each)[:5] for each in given]
 
     @pytest_twisted.ensureDeferred
     @pytest.mark.parametrize("log", ["a/b", "x:a/b", "a/b:x", "b", "other"])
@@ -397,6 +398,13 @@ class StoreContract:
             await store.append("log", event(time=NOW + time))
         assert await store.sweep("", NOW + 3, 0) == 1
         assert ids(await store.read("log", 0, 9)) == [2, 3]
+
+    @pytest_twisted.ensureDeferred
+    async def test_sweep_by_age_takes_times_that_no_clock_shows_for_old(self, store: IStore) -> None:
+        for time in (1e308, float("inf"), -1.0, NOW - HOUR, NOW):
+            await store.append("log", event(time=time))
+        assert await store.sweep("", NOW - 60, 0) == 4
+        assert ids(await store.read("log", 0, 9)) == [5]
 
     @pytest_twisted.ensureDeferred
     async def test_sweep_of_everything_never_gives_an_id_twice(self, store: IStore) -> None:

@@ -7,6 +7,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 import pytest_twisted
 import trustme
@@ -25,6 +26,7 @@ from broker.interfaces import ISharedStore, IStore
 from broker.messages import Event
 from broker.redis import RedisAddress
 from broker.redis.connection import NotUsable
+from broker.redis.event_codec import decode_stored
 from broker.redis.server import ServerInfo
 from broker.stores import open_store
 from tests.stores.store_contract import DurableContract, MakeStore
@@ -469,3 +471,9 @@ async def test_marks_tell_what_was_appended_since(make_store: MakeRedisStore) ->
     assert len(await store.changes(0)) == 2503
     await gatherResults([store.append("event/a", event()) for _ in range(600)])
     assert await store.since("event/a", mark) == 2
+
+
+def test_an_event_that_was_stored_before_there_were_authors_is_read() -> None:
+    head = msgspec.msgpack.encode(("topic", "kind", "svc/v1", True))
+    found = decode_stored(1, "epoch", b"1.5 %d %b{}" % (len(head), head))
+    assert (found.topic, found.name, found.body, found.source, found.author) == ("topic", "kind", b"{}", "svc/v1", "")

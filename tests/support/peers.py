@@ -48,7 +48,7 @@ def attach(broker, name="", dialect="test"):
     peer = broker.attach(dialect, "127.0.0.1")
     peer.bind(Session())
     if name:
-        peer.take_name(name)
+        value_of(peer.take_name(name))
     peer.appear()
     return peer
 

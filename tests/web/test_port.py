@@ -48,6 +48,7 @@ UPGRADE = (
 
 class Peer:
     id = client = "conn-1"
+    admitted = True
     session: Any = None
     closed = 0
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 import pytest
-from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
@@ -14,6 +14,7 @@ from twisted.logger import LogEvent
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from broker.access.addresses import TrustedProxies
 from broker.access.admission import Admission
 from broker.access.browsers import BrowserPolicy
 from broker.errors import (
@@ -37,10 +38,10 @@ from broker.messages import HttpRequest, Response
 from broker.observe.metrics import Metrics
 from broker.web.http.channel import Times
 from broker.web.http.parser import Limits
-from broker.web.late_refusals import MAX_HELD, MAX_HELD_PER_ADDRESS
+from broker.web.late_refusals import MAX_HELD, MAX_HELD_PER_ADDRESS, MAX_READ_PER_ADDRESS
 from broker.web.site import Site
 from tests.support.logs import lines_of
-from tests.web.wire import Heard, Wire
+from tests.web.wire import Heard, Wire, read_all
 
 
 @attrs.define(eq=False)
@@ -52,6 +53,7 @@ class Peer:
     closed: int = 0
     id: str = "conn-1"
     client: str = "ann"
+    admitted: bool = True
 
     def bind(self, session: Any, disconnect: Any = None) -> None:
         self.session, self.disconnect = session, disconnect
@@ -235,10 +237,16 @@ class Port:
         return self.peers[-1]
 
     def connect(self, host: str = "10.0.0.1") -> Wire:
-        protocol = self.site.buildProtocol(IPv4Address("TCP", host, 1))
+        protocol = self.site.buildProtocol((IPv6Address if ":" in host else IPv4Address)("TCP", host, 1))
         assert protocol is not None
         wire = Wire(protocol)  # type: ignore[arg-type]
         self.wires.append(wire)
+        return wire
+
+    def connect_admitted(self, host: str = "10.0.0.1") -> Wire:
+        """Return a connection on which an admitted client was answered."""
+        wire = self.connect(host)
+        assert [heard.status for heard in wire.say(request("/pages"))] == [200]
         return wire
 
     def ask(self, path: str, *lines: str, method: str = "GET") -> Heard:
@@ -732,29 +740,71 @@ def test_a_held_refusal_ends_with_its_client(port: Port) -> None:
 
 def test_connections_over_the_limit_are_rejected(logged: list[LogEvent]) -> None:
     port = Port().open(admission=Admission(connections=2))
-    wires = [port.connect(), port.connect()]
-    (heard,) = port.connect().say(request("/health"))
+    wires = [port.connect_admitted(), port.connect_admitted()]
+    (heard,) = port.connect().say(request("/pages"))
     assert (heard.status, heard.headers["retry-after"], heard.headers["connection"]) == (503, "1", "close")
     wires[0].lose()
-    assert port.connect().say(request("/health"))[0].status == 200
+    assert port.connect().say(request("/pages"))[0].status == 200
     (line,) = lines_of(logged)
     assert "TXBROKER_MAX_CONNECTIONS allows no more" in line
+
+
+@pytest.mark.parametrize("path", ["/health", "/healthz", "/ready", "/readyz"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_who_watches_the_daemon_is_answered_even_over_the_limit(path: str, method: str) -> None:
+    port = Port().open(admission=Admission(connections=1))
+    port.connect_admitted()
+    for _ in range(2 * MAX_HELD_PER_ADDRESS):
+        port.connect()  # and says nothing
+    wire = port.connect()
+    wire.server.dataReceived(request(path, method=method))
+    (heard,) = read_all(wire.value(), heads=method == "HEAD")
+    assert (heard.status, heard.headers["connection"], bool(heard.body)) == (200, "close", method == "GET")
+
+
+def test_what_is_not_ready_says_so_over_the_limit() -> None:
+    port = Port().open(admission=Admission(connections=1))
+    port.connect_admitted()
+    port.reasons.append("store")
+    (heard,) = port.connect().say(request("/ready"))
+    assert (heard.status, "store" in error_of(heard)["message"]) == (503, True)
+
+
+def test_pages_of_others_learn_nothing_over_the_limit() -> None:
+    port = Port().open(admission=Admission(connections=1), policy=BrowserPolicy(hosts=("h",)))
+    port.connect_admitted()
+    wire = port.connect()
+    assert [heard.status for heard in wire.say(b"GET /health HTTP/1.1\r\nHost: evil.example\r\n\r\n")] == [403]
 
 
 def test_a_websocket_counts_as_a_connection() -> None:
     port = Port().open(admission=Admission(connections=1))
     port.upgrade("/ws")
-    assert port.ask("/health").status == 503
+    assert port.ask("/pages").status == 503
     port.upgrader.taken[0].end(1000)
-    assert port.ask("/health").status == 200
+    assert port.ask("/pages").status == 200
 
 
 def test_connections_of_one_address_are_limited(logged: list[LogEvent]) -> None:
     port = Port().open(admission=Admission(per_address=1))
-    port.connect("10.0.0.1")
-    assert port.ask("/health").status == 503
-    assert port.connect("10.0.0.2").say(request("/health"))[0].status == 200
+    port.connect_admitted("10.0.0.1")
+    assert port.ask("/pages").status == 503
+    assert port.connect("10.0.0.2").say(request("/pages"))[0].status == 200
     assert "TXBROKER_MAX_CONNECTIONS_PER_ADDRESS" in lines_of(logged)[0]
+
+
+def test_the_addresses_of_one_network_of_ipv6_are_limited_as_one() -> None:
+    port = Port().open(admission=Admission(per_address=1))
+    port.connect_admitted("2001:db8::1")
+    assert port.connect("2001:db8::ffff:2").say(request("/pages"))[0].status == 503
+    assert port.connect("2001:db8:0:1::1").say(request("/pages"))[0].status == 200
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1", "10.9.9.9"])
+def test_this_machine_and_trusted_proxies_are_not_limited_by_address(host: str) -> None:
+    port = Port().open(admission=Admission(per_address=1, proxies=TrustedProxies(["10.9.0.0/16"])))
+    for _ in range(3):
+        assert port.connect_admitted(host).lost is False
 
 
 def test_clients_of_a_unix_socket_have_no_address() -> None:
@@ -766,20 +816,31 @@ def test_clients_of_a_unix_socket_have_no_address() -> None:
 
 def test_rejecting_is_bounded_too() -> None:
     port = Port().open(admission=Admission(connections=1))
-    port.connect()
-    for _ in range(MAX_HELD_PER_ADDRESS):
-        port.connect()
-    assert port.site.buildProtocol(IPv4Address("TCP", "10.0.0.1", 1)) is None
+    port.connect_admitted()
+    limit = MAX_HELD_PER_ADDRESS + MAX_READ_PER_ADDRESS
+    silent = [port.connect() for _ in range(limit)]
     port.connect("10.0.0.2")
-    port.clock.advance(2.0)
-    assert [wire.aborted for wire in port.wires] == [False] + [True] * (MAX_HELD_PER_ADDRESS + 1)
+    assert not any(wire.lost for wire in silent)
     port.connect()
+    assert [wire.aborted for wire in silent] == [True] + [False] * (limit - 1)
+    port.clock.advance(2.0)
+    assert [wire.aborted for wire in port.wires] == [False] + [True] * (limit + 2)
+
+
+def test_handshakes_that_are_refused_late_leave_room_for_those_who_watch() -> None:
+    port = Port().open(admission=Admission(connections=1))
+    port.connect_admitted()
+    held = [port.connect() for _ in range(MAX_HELD_PER_ADDRESS + 5)]
+    for wire in held:
+        wire.server.dataReceived(handshake("/refusing"))
+    assert [wire.aborted for wire in held] == [False] * MAX_HELD_PER_ADDRESS + [True] * 5
+    assert port.ask("/health").status == 200
 
 
 @pytest.mark.parametrize(("path", "line"), [("/refusing?a=b", "X: y"), ("/none", "Sec-WebSocket-Protocol: refusing")])
 def test_a_handshake_over_the_limit_is_refused_late_as_well(path: str, line: str) -> None:
     port = Port().open(admission=Admission(connections=1))
-    port.connect()
+    port.connect_admitted()
     wire = port.connect()
     head = handshake(path, line)
     wire.server.dataReceived(head[:2])
@@ -794,7 +855,7 @@ def test_a_handshake_over_the_limit_is_refused_late_as_well(path: str, line: str
 
 def test_who_does_not_read_its_late_refusal_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     port = Port().open(admission=Admission(connections=1))
-    port.connect()
+    port.connect_admitted()
     wire = port.connect()
     monkeypatch.setattr(wire, "loseConnection", lambda: None)  # what is written waits for the client
     wire.server.dataReceived(handshake("/refusing"))
@@ -807,7 +868,7 @@ def test_who_does_not_read_its_late_refusal_is_cut_off(monkeypatch: pytest.Monke
 
 def test_who_leaves_before_it_is_refused_makes_room() -> None:
     port = Port().open(admission=Admission(connections=1))
-    port.connect()
+    port.connect_admitted()
     for _ in range(MAX_HELD_PER_ADDRESS + 1):
         wire = port.connect()
         wire.server.dataReceived(handshake("/refusing"))
@@ -820,17 +881,17 @@ def test_who_leaves_before_it_is_refused_makes_room() -> None:
 )
 def test_anything_else_over_the_limit_is_refused_at_once(data: bytes) -> None:
     port = Port().open(admission=Admission(connections=1))
-    port.connect()
+    port.connect_admitted()
     assert [answer.status for answer in port.connect().say(data)] == [503]
 
 
 def test_refusals_are_logged_now_and_then(logged: list[LogEvent]) -> None:
     port = Port().open(admission=Admission(connections=1), times=Times(silent=60.0))
-    port.connect()
+    port.connect_admitted()
     for _ in range(5):
-        port.ask("/health")
+        port.ask("/pages")
     port.clock.advance(10.0)
-    port.ask("/health")
+    port.ask("/pages")
     first, second = lines_of(logged)
     assert "more like it" not in first
     assert second.endswith("(4 more like it in between)")

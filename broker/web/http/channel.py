@@ -8,7 +8,7 @@ limits, back-pressure, and cancellation when a client disconnects.
 from __future__ import annotations
 
 import typing
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import attrs
@@ -51,6 +51,7 @@ __all__ = ["HttpChannel", "HttpSite", "Times"]
 log = Logger()
 
 SHORT = 512  # bytes of a body that is handled at once, however long others have taken
+MIN_BODY_RATE = 1024  # bytes a second, below which a client that is not admitted is too slow
 MIN_COUNTED = 4096  # bytes of a body, from which on it is counted while the connection holds it
 
 
@@ -82,6 +83,9 @@ class HttpSite(typing.Protocol):
     def gone(self, channel: HttpChannel) -> None:
         """Forget *channel*: its connection is lost."""
 
+    def on_admitted(self, channel: HttpChannel) -> None:
+        """Note that a request of an admitted client was answered on *channel*."""
+
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class HttpChannel(Protocol):
@@ -95,14 +99,22 @@ class HttpChannel(Protocol):
     that is not in there can not happen and raises ``KeyError``.
 
     Attributes:
-        address: the client's IP address or socket path.
+        address: the client's IP address or socket path, or that of the proxy that speaks for it.
         secure: whether it came over TLS.
+
+    Args:
+        site: answers its requests.
+        address: see above.
+        client_of: of a trusted proxy, returns the address that the headers of a request tell.
     """
 
     transport: Any
 
-    def __init__(self, site: HttpSite, address: str) -> None:
+    def __init__(self, site: HttpSite, address: str, client_of: Callable[[dict[str, str]], str] | None = None) -> None:
         self.address = address
+        self._client_of = client_of
+        self._admitted = False
+        self._reached = (0, 0)  # answers, and bytes of a body, when its client was last found not admitted
         self.secure = False
         self._site = site
         self._state = READY
@@ -124,7 +136,7 @@ class HttpChannel(Protocol):
     def connectionMade(self) -> None:
         """Register as producer and start the first timeout."""
         self.secure = ISSLTransport.providedBy(self.transport)
-        self._parser = RequestParser(self._site.limits, self.address, self.secure)
+        self._parser = RequestParser(self._site.limits, self.address, self.secure, self._client_of)
         self._write = writer_for(self.transport)
         self.transport.registerProducer(self, True)
         self._set_timeout(Timeout.SILENT)
@@ -263,6 +275,37 @@ class HttpChannel(Protocol):
             self._parser.time_out()
             self._process_requests()
 
+    # Unadmitted
+
+    @property
+    def admitted(self) -> bool:
+        """Whether a request of an admitted client was answered, or is being answered, on it."""
+        return self._admitted or (self._request is not None and _is_admitted(self._request))
+
+    @property
+    def evictable(self) -> bool:
+        """Whether no answer is due: one that is awaited ends by itself."""
+        return self._state not in IS_ANSWERING and not self._parser.arrived
+
+    def evict(self) -> None:
+        """Drop the connection."""
+        self.abort()
+
+    def overdue(self, seconds: float) -> bool:
+        """Close the connection, unless something was answered in the last *seconds*, or a body comes quickly."""
+        then, body_bytes = self._reached
+        self._reached = self._served, self._parser.body_bytes
+        if self._state is not READY or self._parser.arrived or self._served > then:
+            return True
+        if self._parser.phase is Phase.BODY and self._parser.body_bytes >= body_bytes + seconds * MIN_BODY_RATE:
+            return True
+        if self._parser.phase is Phase.IDLE:
+            self._close(lingering=False)
+        else:
+            self._parser.time_out()
+            self._process_requests()
+        return False
+
     # Memory
 
     def _count_received(self) -> None:
@@ -274,11 +317,13 @@ class HttpChannel(Protocol):
         memory = self._site.memory
         self._holds = size > 0 or memory.send_queue.of(self) > 0
         memory.upload.hold(self, size)
+        memory.unadmitted.hold(self, 0 if self.admitted else size)
 
     def _release(self) -> None:
         self._holds = False
-        self._site.memory.upload.hold(self, 0)
-        self._site.memory.send_queue.hold(self, 0)
+        memory = self._site.memory
+        for account in (memory.upload, memory.send_queue, memory.unadmitted):
+            account.hold(self, 0)
 
     # Requests
 
@@ -413,6 +458,9 @@ class HttpChannel(Protocol):
             response, keep_alive = self._site.refusal(500, "Internal error.", None), 0
             wire = render(response, id, head, keep_alive, date)
         self._served += 1
+        if not self._admitted and request is not None and _is_admitted(request):
+            self._admitted = True
+            self._site.on_admitted(self)
         self._write(wire)
         if self._state is BLOCKED and not isinstance(self.transport, FrameTransport):  # which counts itself
             self._holds = True
@@ -466,6 +514,10 @@ class HttpChannel(Protocol):
             )
             self._checks, delay = site.times.checks[timeout]
             self._bucket = site.deadlines.add(self, delay)
+
+
+def _is_admitted(request: HttpRequest) -> bool:
+    return request.peer is not None and request.peer.admitted
 
 
 TIMEOUT_OF_PHASE = {

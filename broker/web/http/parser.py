@@ -9,6 +9,7 @@ public server should not is refused here.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
 
@@ -96,7 +97,13 @@ class RequestParser:
         unparsed: what was received while the queue was full.
     """
 
-    def __init__(self, limits: Limits, address: str = "", secure: bool = False) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        address: str = "",
+        secure: bool = False,
+        client_of: Callable[[dict[str, str]], str] | None = None,
+    ) -> None:
         self.arrived: deque[Arrival] = deque()
         self.phase = IDLE
         self.begun = 0
@@ -108,6 +115,7 @@ class RequestParser:
         self._limits = limits
         self._address = address
         self._secure = secure
+        self._client_of = client_of  # the address that the headers of a trusted proxy tell
         self._parser: Any = HttpRequestParser(self)
         self._undelivered = 0  # bytes fed since llhttp last called back with progress
         self._delivered = False
@@ -280,7 +288,8 @@ class RequestParser:
             raise RequestError(431, f"More than {self._limits.head_fields} header fields.")
         method = METHODS.get(parser.get_method()) or parser.get_method().decode("ascii")
         path, query = read_target(method, self._target.decode("ascii"), headers)
-        self._request = HttpRequest(method, path, query, headers, b"", self._address, self._secure, request_id())
+        address = self._address if self._client_of is None else self._client_of(headers)
+        self._request = HttpRequest(method, path, query, headers, b"", address, self._secure, request_id())
         version = parser.get_http_version()
         check_host(version, headers)
         self.expects = check_framing(version, headers, self._limits.body_bytes)

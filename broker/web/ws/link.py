@@ -153,7 +153,7 @@ class WebSocketLink(FrameReader):
     def _release(self) -> None:
         memory = self.memory
         self._held = self._waiting = 0
-        for account in (memory.held, memory.upload, memory.send_queue):
+        for account in (memory.held, memory.upload, memory.send_queue, memory.unadmitted):
             account.hold(self, 0)
 
     def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:

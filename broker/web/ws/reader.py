@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from broker.core.memory import Memory
 from broker.core.slices import Slices
 from broker.interfaces import ISession
+from broker.messages import HttpRequest
 from broker.web.ws.autobahn import CLOSED, OPEN, AutobahnCore
 from broker.web.ws.masking import unmask
 from broker.web.ws.options import Traffic
@@ -41,6 +42,7 @@ class FrameReader(AutobahnCore):
 
     Attributes:
         session: what receives the messages.
+        handshake: the request that opened the connection; its peer tells whether the client is admitted.
         clock: the reactor, or a ``task.Clock``.
         traffic: where bytes are counted.
         alive: set when bytes come; cleared by the heartbeat.
@@ -61,6 +63,7 @@ class FrameReader(AutobahnCore):
     memory: ClassVar[Memory]
 
     session: ISession
+    handshake: HttpRequest
     alive = False
     receiving = True
     complete = False
@@ -136,7 +139,9 @@ class FrameReader(AutobahnCore):
         if size < MIN_COUNTED or self.state == CLOSED:
             size = 0
         self.counted = size > 0
+        peer = self.handshake.peer
         self.memory.upload.hold(self, size)  # type: ignore[arg-type] # a link is a whole holder
+        self.memory.unadmitted.hold(self, 0 if peer is None or peer.admitted else size)  # type: ignore[arg-type]
 
     def _read_fast(self, data: bytes) -> bool:
         """Deliver the complete data frames that *data* begins with and keep the rest.

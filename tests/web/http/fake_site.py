@@ -46,6 +46,7 @@ class FakeSite:
         self.waiting: list[Deferred[Response]] = []
         self.cancelled: list[str] = []
         self.lost: list[HttpChannel] = []
+        self.admitted: list[HttpChannel] = []
         self.upgraded: list[tuple[HttpRequest, bytes]] = []
         self.refuse_upgrade: Response | None = None
         self.reply: Callable[[HttpRequest], Any] = lambda request: Response(body=request.path.encode())
@@ -75,6 +76,9 @@ class FakeSite:
 
     def refusal(self, status: int, message: str, request: HttpRequest | None) -> Response:
         return Response(status, f"{message} {request and request.path}".encode(), "text/plain")
+
+    def on_admitted(self, channel: HttpChannel) -> None:
+        self.admitted.append(channel)
 
     def gone(self, channel: HttpChannel) -> None:
         self.lost.append(channel)

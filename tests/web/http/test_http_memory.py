@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import attrs
 from twisted.internet.defer import Deferred
 
-from broker.core.memory import Memory
-from broker.messages import Response
+from broker.core.memory import Memory, UnadmittedBytes
+from broker.messages import HttpRequest, Response
 from broker.web.http.channel import HttpChannel
 from broker.web.http.parser import Limits
 from tests.web.http.fake_site import FakeSite, get, post
@@ -113,3 +114,41 @@ def test_the_largest_of_those_that_do_not_read_is_dropped() -> None:
     assert 100_000 < site.memory.used < 101_000
     second.lose()
     assert site.memory.used == 0
+
+
+@attrs.define
+class Stranger:
+    admitted: bool = False
+
+
+def half_upload(site: FakeSite, size: int, address: str = "10.0.0.1") -> Wire:
+    wire = Wire(HttpChannel(site, address))
+    wire.say(HEAD + b"x" * size)
+    return wire
+
+
+def test_the_uploads_of_strangers_have_a_bound_of_their_own() -> None:
+    site = a_site()
+    site.memory.unadmitted = UnadmittedBytes(100_000)
+    other = half_upload(site, 20_000, "10.0.0.2")
+    wires = [half_upload(site, 30_000) for _ in range(3)]
+    assert [[heard.status for heard in wire.heard()] for wire in (other, *wires)] == [[], [503], [], []]
+    assert (site.memory.unadmitted.used, site.memory.upload.used) == (80_000, 80_000)
+    for wire in (other, *wires):
+        wire.lose()
+    assert (site.memory.unadmitted.used, site.memory.used) == (0, 0)
+
+
+def test_the_upload_of_an_admitted_client_does_not_count_for_it() -> None:
+    site = a_site()
+
+    def admit(request: HttpRequest) -> Response:
+        request.peer = Stranger(admitted=True)
+        return Response()
+
+    site.reply = admit
+    wire = Wire(HttpChannel(site, "10.0.0.1"))
+    wire.say(HEAD + b"x" * 100_000)
+    wire.say(HEAD + b"x" * 50_000)
+    assert (site.memory.unadmitted.used, site.memory.upload.used, len(site.admitted)) == (0, 50_000, 1)
+    wire.lose()

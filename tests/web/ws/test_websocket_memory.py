@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 
-from broker.core.memory import Memory
+from broker.core.memory import Memory, UnadmittedBytes
 from broker.messages import CloseCode
 from tests.web.ws.frames import CLOSE, TEXT, client_frame, open_link, server_frames, text
 
@@ -96,3 +97,26 @@ def test_what_a_session_holds_is_counted_for_its_link() -> None:
     assert first.session.messages == [(b"hello", False)]
     for bench in (first, second):
         bench.wire.lose()
+
+
+@attrs.define
+class Stranger:
+    admitted: bool = False
+
+
+def test_the_fragments_of_strangers_have_a_bound_of_their_own() -> None:
+    memory = Memory()
+    memory.unadmitted = UnadmittedBytes(70_000)
+    bench = open_link(memory=memory)
+    bench.link.handshake.peer = peer = Stranger()
+    bench.wire.feed(PART)
+    assert memory.unadmitted.used == 50_000
+    peer.admitted = True
+    bench.wire.feed(REST)
+    assert (memory.unadmitted.used, bench.link.open) == (0, True)
+    peer.admitted = False
+    bench.wire.feed(client_frame(0, b"z"))
+    assert (memory.unadmitted.used, bench.link.open, memory.used) == (0, True, 0)
+    bench.wire.feed(PART + REST)
+    assert (memory.unadmitted.used, bench.link.open) == (0, False)
+    bench.wire.lose()

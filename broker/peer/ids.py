@@ -1,0 +1,74 @@
+"""The verbs of the ids that a client gives itself."""
+
+from __future__ import annotations
+
+import re
+from typing import cast
+
+from twisted.logger import Logger
+
+from broker.core.calls import Party
+from broker.core.owners import CLIENT_ID, MEMBER, SERVICE_NAME
+from broker.errors import BrokerError, Gone
+from broker.patterns import check_name, is_reserved, split_kind
+from broker.peer.client import Client
+
+log = Logger()
+
+SESSION_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # the shape of a session id
+
+
+class IdVerbs(Client):
+    """Take a name, and keep it."""
+
+    __slots__ = ()
+
+    async def take_name(self, name: str) -> None:
+        """See ``IPeer.take_name``."""
+        self._allow("identify", name)
+        check_name(name, "name")
+        if name in (self.identity.client, self.named):
+            settled = self._parts.owners.settled(name)
+            if settled is not None:
+                await settled
+            return
+        identity = self.identity
+        anonymous = self._parts.access.mode != "none" and not identity.authenticated
+        # A user has the name of his token, or none; and so has a key.
+        named = (identity.kind == "user" or identity.client) and not self.may_be(name)
+        if anonymous or named or self.named or self._is_another(name):
+            raise self.deny("identify", name, "")
+        waiting = self._see_to_id(CLIENT_ID, name, "identify")
+        if waiting is not None:
+            await waiting
+        if self.named not in ("", name):
+            raise self.deny("identify", name, "")
+        if self.closed:
+            raise Gone("lost", name)
+        self.named = name
+        self.keep_mailbox()
+
+    async def keep_ids(self) -> None:
+        """Extend the claims of the ids by which it is connected: client id, member and services."""
+        self._parts.owners.claim_name(self.identity)
+        services = [(SERVICE_NAME, name) for name in self._parts.calls.services.names_of(cast(Party, self))]
+        for kind, id in ((CLIENT_ID, self.named), (MEMBER, split_kind(self.member)[1]), *services):
+            try:
+                waiting = self._see_to_id(kind, id, "act") if id else None
+                if waiting is not None:
+                    await waiting
+            except BrokerError as error:
+                log.info("an id of {peer} was not kept: {code}", peer=self.id, code=error.code)
+
+    def may_be(self, client: str, owner: str | None = None) -> bool:
+        """Whether it may use the client id *client*: it is the *owner*, or may act as others."""
+        identity = self.identity
+        return identity.owner == owner or (identity.grants is not None and identity.grants.may_act(client))
+
+    def _is_another(self, name: str) -> bool:
+        """Whether *name* could be taken for the broker, a queue or another client's session."""
+        if is_reserved(name):
+            return True
+        if self._parts.bus.shared and SESSION_ID.fullmatch(name):
+            return True  # it could be one of another node
+        return any(peer.id == name and peer is not self for peer in self._parts.presence.sessions(name))

@@ -1,0 +1,67 @@
+"""A WebSocket whose client is not admitted yet."""
+
+from __future__ import annotations
+
+import attrs
+from twisted.internet.interfaces import IReactorTime
+
+from broker.interfaces import ILink
+from broker.messages import CloseCode, HttpRequest
+
+
+@attrs.define(eq=False)
+class UnadmittedSocket:
+    """A WebSocket from its handshake on, as ``UnadmittedClients`` knows it.
+
+    Attributes:
+        over: whether it has ended.
+        address: of its client.
+
+    Args:
+        request: the handshake, whose ``peer`` tells whether its client is admitted.
+        clock: the reactor, or a ``task.Clock``.
+        delay: seconds that it can not be dropped, as its client would be back at once.
+    """
+
+    _request: HttpRequest
+    _clock: IReactorTime
+    _delay: float
+    over: bool = False
+    address: str = attrs.field(init=False)
+    _link: ILink | None = None
+    _since: float = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.address = self._request.address
+        self._since = self._clock.seconds()
+
+    def began(self, link: ILink) -> None:
+        """Note what the socket is."""
+        self._link = link
+
+    def ended(self) -> None:
+        """Forget the link and the peer: it has ended."""
+        self.over = True
+        self._link = self._request.peer = None
+
+    @property
+    def admitted(self) -> bool:
+        """Whether its client is admitted."""
+        peer = self._request.peer
+        return peer is not None and peer.admitted
+
+    @property
+    def evictable(self) -> bool:
+        """Whether its client may come back now."""
+        return self._clock.seconds() - self._since >= self._delay
+
+    def evict(self) -> None:
+        """Drop it."""
+        if self._link is not None:
+            self._link.abort()
+
+    def overdue(self, seconds: float) -> bool:
+        """Close it with 1008."""
+        if self._link is not None:
+            self._link.close(CloseCode.POLICY_VIOLATION, f"no credential within {seconds:g} s")
+        return False
