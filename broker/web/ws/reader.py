@@ -193,7 +193,7 @@ class FrameReader(AutobahnCore):
                 received(payload, first == BINARY)
             except Exception:
                 self.session_failed()
-            if now() >= slices.end and position < end:
+            if position < end and now() >= slices.end:
                 self._postpone()
             if self.postponed or self.state != OPEN or not self.receiving:
                 break
