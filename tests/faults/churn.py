@@ -26,7 +26,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater, react
 
-from benchmarks.abuse import ATTACKS, run_attack
+from benchmarks.abuse.measure import run_attack
+from benchmarks.abuse.target import ATTACKS
 from tests.faults.test_leaks import all_visits
 from tests.support.daemon import Daemon
 
