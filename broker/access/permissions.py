@@ -177,16 +177,18 @@ class _Reader:
                 self._wrong((kind,), f"takes tables such as [{kind}.bob.read]")
             else:
                 for name, verbs in inner.items():
-                    if self._is_good_name(kind, name):
-                        yield f"{kind}:{name}", self._rules((kind, name), verbs)
+                    self._check_name(kind, name)
+                    yield f"{kind}:{name}", self._rules((kind, name), verbs)
 
     def _rules(self, path: tuple[str, ...], verbs: Any) -> Rules:
         if not isinstance(verbs, dict):
             self._wrong(path, "takes a table for each verb")
             return {}
-        return {verb: self._rule((*path, verb), rule) for verb, rule in verbs.items() if self._is_verb((*path, verb))}
+        return {verb: self._rule((*path, verb), rule) for verb, rule in verbs.items()}
 
     def _rule(self, path: tuple[str, ...], rule: Any) -> Rule:
+        if path[-1] not in VERBS:
+            self._wrong(path, f"no such verb{_nearest(path[-1], VERBS)}; there are {', '.join(VERBS)}")
         if not isinstance(rule, dict) or not set(rule) <= {"allow", "deny"}:
             self._wrong(path, "takes allow and deny")
             return Rule()
@@ -201,20 +203,11 @@ class _Reader:
                 self._wrong(path, f"{key}: {pattern!r} is a pattern that can match nothing")
         return tuple(pattern for pattern in patterns if isinstance(pattern, str))
 
-    def _is_verb(self, path: tuple[str, ...]) -> bool:
-        if path[-1] in VERBS:
-            return True
-        self._wrong(path, f"no such verb{_nearest(path[-1], VERBS)}; there are {', '.join(VERBS)}")
-        return False
-
-    def _is_good_name(self, kind: str, name: str) -> bool:
+    def _check_name(self, kind: str, name: str) -> None:
         if not _can_match(name):
             self._wrong((kind, name), "is a pattern that can match no name")
-            return False
-        if kind == "key" and not any(matches(name, key, prefix=True) for key in self.keys):
+        elif kind == "key" and not any(matches(name, key, prefix=True) for key in self.keys):
             self._wrong((kind, name), f"TXBROKER_API_KEYS has no key of this name{_nearest(name, self.keys)}")
-            return False
-        return True
 
     def _unknown_kind(self, kind: str, inner: Any) -> None:
         verb = next((verb for verb in inner if verb in VERBS), "") if isinstance(inner, dict) else ""

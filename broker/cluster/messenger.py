@@ -75,7 +75,10 @@ class NodeMessenger:
             # Nodes of two versions may be at work during an upgrade.
             log.warn("a message of node {sender} was not understood: {error}", sender=sender, error=str(error))
             return
-        self._handlers[type(decoded)](sender, decoded)
+        try:
+            self._handlers[type(decoded)](sender, decoded)
+        except Exception:  # else the connection to the bus would end with it, and all that others have sent
+            log.failure("a message of node {sender} could not be handled", sender=sender)
 
     def departed(self, address: str) -> None:
         """Tell all that a node has gone; see ``on_departure``."""

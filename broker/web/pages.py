@@ -47,7 +47,7 @@ class Pages:
         if not reasons:
             return _page({"ready": True})
         data = json.dumps({"reasons": reasons}).encode("ascii")
-        return json_refusal(503, f"Not ready: {'; '.join(reasons)}.", data=data)
+        return json_refusal(503, f"Not ready: {'; '.join(reason.rstrip('.') for reason in reasons)}.", data=data)
 
     def _about_page(self) -> Response:
         return _page(self._about())

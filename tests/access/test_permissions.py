@@ -1,5 +1,8 @@
 """What a permissions file lets principals do, and what is wrong with one."""
 
+import textwrap
+from pathlib import Path
+
 import pytest
 
 from broker.access.permissions import Grants, Permissions, Rule, read_permissions
@@ -151,6 +154,24 @@ def test_everything_that_is_wrong_is_told_at_once_with_its_line(tmp_path):
     text = '[user.bob.read]\nallow = [">"]\n\n[user.bob.fly]\n[admin.read]\n[key.zoe.read]\n'
     told = problem(tmp_path, text)
     assert [line for line in range(1, 7) if f"permissions.toml:{line}: " in told] == [4, 5, 6]
+
+
+def test_a_table_with_a_wrong_head_is_looked_at_to_its_end(tmp_path):
+    told = problem(tmp_path, '[key.malier.publish]\nalow = ["x"]\n[user.bob.raed]\nallow = ["a.>.b"]\n')
+    for fault in ("did you mean mailer?", "takes allow and deny", "did you mean read?", "can match nothing"):
+        assert fault in told
+
+
+def test_the_file_of_the_docs_says_what_they_say(tmp_path):
+    docs = (Path(__file__).parents[2] / "docs" / "operations" / "access.rst").read_text("utf-8")
+    text = docs.partition("may use the verb::\n")[2].partition("\nThe tables")[0]
+    permissions = read(tmp_path, textwrap.dedent(text))
+    mailer = permissions.grants_of("key", "mailer")
+    assert mailer.may("publish", "orders.new")
+    assert not mailer.may("publish", "orders.internal.x")
+    assert permissions.grants_of("user", "eve").may("act", "worker-7")
+    assert permissions.grants_of("user", "zoe", ("admin",)).may("subscribe", ">")
+    assert permissions.grants_of("anonymous", "").may("read", "public.news")
 
 
 def test_a_missing_file_is_refused(tmp_path):

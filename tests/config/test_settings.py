@@ -341,16 +341,31 @@ def test_settings_are_frozen():
         Settings().rate = 1.0  # type: ignore[misc]
 
 
-def test_example_file_and_documentation_name_every_option():
+def settings_page():
+    """Return the module that makes the page of all settings."""
     spec = importlib.util.spec_from_file_location("settings_page", ROOT / "docs" / "settings_page.py")
     assert spec is not None
     assert spec.loader is not None
     page = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(page)
+    return page
+
+
+def test_example_file_and_documentation_name_every_option():
+    page = settings_page()
     assert (ROOT / ".env.example").read_text() == page.env_example(), "run docs/settings_page.py env >.env.example"
     table = page.table()
     for name in options_of(Settings):
         assert f".. envvar:: TXBROKER_{name.upper()}\n" in table
+
+
+@pytest.mark.parametrize("group", ["Limits", "What clients create"])
+def test_the_page_of_limits_has_each_limit_with_its_default(group):
+    rows = (ROOT / "docs" / "operations" / "limits.rst").read_text("utf-8").splitlines()
+    for name, setting in settings_page().groups()[group].items():
+        default = ".*" if setting.computed or name.endswith("_seconds") else setting.default
+        row = re.compile(rf"\w.*  :envvar:`TXBROKER_{name.upper()}`[^:]*  {default}\b")
+        assert any(map(row.match, rows)), name
 
 
 def test_every_option_is_used_somewhere():

@@ -573,10 +573,11 @@ def test_health_is_answered_while_the_loop_turns(port: Port, path: str, logged: 
 @pytest.mark.parametrize("path", ["/ready", "/readyz"])
 def test_readiness_has_reasons(port: Port, path: str) -> None:
     assert port.ask(path).status == 200
-    port.reasons = ["the store is away"]
+    port.reasons = ["the store is away", "The disk is full."]
     heard = port.ask(path)
     assert (heard.status, heard.headers["retry-after"]) == (503, "1")
-    assert error_of(heard)["data"] == {"reasons": ["the store is away"]}
+    assert error_of(heard)["message"] == "Not ready: the store is away; The disk is full."
+    assert error_of(heard)["data"] == {"reasons": ["the store is away", "The disk is full."]}
 
 
 def test_about_names_the_dialects(port: Port) -> None:
