@@ -71,6 +71,21 @@ def test_a_user_who_comes_disconnects_who_had_his_name_but_not_who_may_act_as_hi
     assert [squatter.closed, helper.closed] == [True, False]
 
 
+@pytest.mark.parametrize("use", ["member", "service"])
+@pytest.mark.parametrize("before", [SECRET, EVE])
+def test_a_user_who_comes_disconnects_who_had_his_name_for_something_else(broker, before, use):
+    squatter, helper = admitted(broker, before), admitted(broker, allowed_to_act("bob", EVE), dialect="other")
+    for peer in (squatter, helper):
+        if use == "member":
+            value_of(peer.become("bob"))
+        else:
+            perform(peer, "bob", as_service=True, shared=True)
+    closings = [closings_of(peer) for peer in (squatter, helper)]
+    admitted(broker, BOB)
+    assert closings == [[(1001, "replaced")], []]
+    assert squatter.closed
+
+
 def test_nobody_acts_before_he_has_shown_who_he_is(broker):
     with pytest.raises(Unauthenticated):
         broker.attach("test", "x").act_as("ann")
