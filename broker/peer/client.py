@@ -30,6 +30,7 @@ from broker.patterns import (
     CONTROL_PREFIX,
     KEY_PREFIX,
     QUEUE,
+    SESSION_VERSION,
     belongs_to_broker,
     check_text,
 )
@@ -42,7 +43,7 @@ STARTS_OF_RESERVED = (BROKER, QUEUE, KEY_PREFIX)  # a name that begins otherwise
 CROWDING = frozenset(("publish", "call", "request", "send", "write"))
 
 # Every request of an HTTP client makes a peer: the shape of a UUID without its price.
-_ID_PREFIX = str(uuid4())[:24]
+_ID_PREFIX = f"{str(uuid4())[:14]}{SESSION_VERSION}{str(uuid4())[15:24]}"
 _ids = count(1)
 
 
