@@ -115,9 +115,9 @@ class WebTokens:
         return [key for key in self.keys if id is None or key.id in ("", id)]
 
     def _said(self, claims: Mapping[str, Any], key: SigningKey) -> WebToken:
-        roles = claims.get("roles", claims.get("role", ()))
-        roles = (roles,) if isinstance(roles, str) else roles
-        if not isinstance(roles, (list, tuple)) or not all(isinstance(role, str) for role in roles):
+        role = claims.get("role", [])
+        roles = claims.get("roles", [role] if isinstance(role, str) else role)
+        if not isinstance(roles, list) or not all(isinstance(role, str) for role in roles):
             raise Unauthenticated("token", message='The claim "roles" of the token is no list of text')
         details = {name: claims[name] for name in SHOWN if name in claims}
         json.dumps(details, ensure_ascii=False).encode()  # ValueError: a client could not be told
