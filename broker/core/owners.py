@@ -109,6 +109,7 @@ class Owners:
             raise Denied(verb, id)
         new = "" if only_check else identity.owner
         owner = self.known.get(id, {}).get(kind) or await self._find(kind, id, new)
+        owner = self.called(id) or owner  # he may have come meanwhile
         if owner:
             self._remember(kind, id, owner)
         elif only_check and identity.owner:
@@ -147,6 +148,11 @@ class Owners:
             if not storing.called:
                 self._storing[identity.client] = storing
                 storing.addCallback(lambda _: self._stored(identity.client))
+
+    def called(self, id: str) -> str:
+        """Return the principal that is called *id*, as far as it is remembered; "" for none."""
+        owner = self.known.get(id, {}).get(CLIENT_ID, "")
+        return owner if owner in (f"key:{id}", f"user:{id}") else ""
 
     def settled(self, client: str) -> Deferred[None] | None:
         """Fire when the owner of *client*, by its name, is known to all nodes; None: it is."""

@@ -426,6 +426,21 @@ class Client:
         claim = ensureDeferred(owners.claim(kind, id, self.identity, verb, only_check=only_check))
         return claim.addErrback(self._log_denied, verb, id)
 
+    def may_be(self, client: str, owner: str | None = None) -> bool:
+        """Whether it may use the client id *client*: it is the *owner*, or may act as others."""
+        identity = self.identity
+        return identity.owner == owner or (identity.grants is not None and identity.grants.may_act(client))
+
+    def _check_id(self, id: str, verb: str) -> None:
+        """Check that nobody has come who is called *id* since it was found that this peer may use it.
+
+        Raises:
+            Denied: somebody has.
+        """
+        owner = self._parts.owners.called(id)
+        if owner and not self.may_be(id, owner):
+            raise self.deny(verb, id)
+
     def _log_denied(self, failure: Failure, verb: str, id: str) -> Failure:
         return Failure(self.deny(verb, id)) if failure.check(Denied) else failure
 

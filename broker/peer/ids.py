@@ -56,8 +56,3 @@ class IdVerbs(Client):
                     await waiting
             except BrokerError as error:
                 log.info("an id of {peer} was not kept: {code}", peer=self.id, code=error.code)
-
-    def may_be(self, client: str, owner: str | None = None) -> bool:
-        """Whether it may use the client id *client*: it is the *owner*, or may act as others."""
-        identity = self.identity
-        return identity.owner == owner or (identity.grants is not None and identity.grants.may_act(client))
