@@ -16,10 +16,14 @@ TIMEOUT = 60.0  # seconds for one answer
 
 
 class WebSocket:
-    """A blocking WebSocket client that masks with zeros."""
+    """A blocking WebSocket client that masks with zeros; with *receive*, its receive buffer has so many bytes."""
 
-    def __init__(self, port: int, path: str) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), TIMEOUT)
+    def __init__(self, port: int, path: str, receive: int = 0) -> None:
+        self.socket = socket.socket()
+        self.socket.settimeout(TIMEOUT)
+        if receive:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive)
+        self.socket.connect(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         key = base64.b64encode(os.urandom(16)).decode()
         self.socket.sendall(
@@ -33,9 +37,9 @@ class WebSocket:
         self._buffer = self._buffer.partition(b"\r\n\r\n")[2]
 
     @staticmethod
-    def frame(message: str | bytes) -> bytes:
-        """Return the frame of a message: of text, or of bytes."""
-        first = 0x81 if isinstance(message, str) else 0x82
+    def frame(message: str | bytes, first: int = 0) -> bytes:
+        """Return the frame of a message, of text or of bytes; *first* is its first byte, where that is another."""
+        first = first or (0x81 if isinstance(message, str) else 0x82)
         data = message.encode() if isinstance(message, str) else message
         size = len(data)
         if size < 126:

@@ -25,6 +25,7 @@ log = Logger()
 
 MAX_BACKLOG_BYTES = 1 << 20  # of the frames that wait for the one before them
 MAX_BACKLOG_FRAMES = 8192
+MAX_AT_ONCE = 1 << 17  # bytes of a frame that waited, and may be handled where the one before it has ended
 MAX_HELD_BYTES = 1 << 23  # of the events that wait for an answer to go out first
 MAX_HELD_EVENTS = 10_000
 
@@ -214,8 +215,8 @@ class OrderedSession(BaseSession):
             self.release()
         doing.addCallbacks(self._next, self._fail)
 
-    def _next(self, _: object) -> None:
-        """Send what was held for the answer, then go on with the frames that wait."""
+    def _next(self, _: object = None, *, in_slice: bool = False) -> None:
+        """Send what was held for the answer, then go on with the frames that wait: a long one *in_slice* only."""
         self._busy = self.holding = False
         if self._held:
             self.release()
@@ -224,10 +225,12 @@ class OrderedSession(BaseSession):
         self._looping = True
         end = inf if self.slices is None else self.slices.deadline()
         while self._backlog and not self._busy:
-            if self.slices is not None and self.slices.now() >= end:
+            long = not in_slice and len(self._backlog[0][0]) > MAX_AT_ONCE
+            if self.slices is not None and (long or self.slices.now() >= end):
                 self._busy = True
-                self.slices.add(lambda: self._next(None))
+                self.slices.add(lambda: self._next(in_slice=True))
                 break
+            in_slice = False
             data, binary = self._backlog.popleft()
             self._backlog_bytes -= len(data)
             self._link.hold(-len(data))
@@ -243,7 +246,7 @@ class OrderedSession(BaseSession):
         log.failure("a session failed", failure)
         self._link.close(CloseCode.INTERNAL_ERROR, "internal error")
         self._drop_backlog()
-        self._next(None)
+        self._next()
 
     def _drop_backlog(self) -> None:
         self._link.hold(-self._backlog_bytes)

@@ -14,6 +14,7 @@ from broker.core.slices import SLICE, slices_of
 from broker.interfaces import ISession
 from broker.messages import text_frame
 from broker.sessions import (
+    MAX_AT_ONCE,
     MAX_BACKLOG_BYTES,
     MAX_BACKLOG_FRAMES,
     MAX_HELD_BYTES,
@@ -271,3 +272,15 @@ def test_frames_that_are_dropped_are_counted_no_more():
     session.disconnect(1008, "go")
     assert link.held == 0
     session.answer()
+
+
+def test_long_frames_that_waited_are_handled_in_slices(session: Session, link: FakeLink) -> None:
+    clock = Clock()
+    session.slices = slices_of(clock)
+    long = b"1" * (MAX_AT_ONCE + 1)
+    for data in (b"wait", long, b"now"):
+        session.received(data, False)
+    session.waiting[0].callback(None)
+    assert session.begun == [b"wait"]
+    clock.advance(0)
+    assert session.begun == [b"wait", long, b"now"]

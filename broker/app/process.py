@@ -1,7 +1,8 @@
-"""The daemon as a process: signals, systemd, the message of a failed start, limits, and garbage collection."""
+"""The daemon as a process: signals, systemd, the message of a failed start, limits, memory, garbage collection."""
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import resource
@@ -18,6 +19,8 @@ from twisted.logger import Logger
 
 log = Logger()
 
+M_ARENA_MAX, M_MMAP_THRESHOLD = -8, -3  # of <malloc.h>
+OWN_PAGES = 1 << 17  # bytes
 # Open files besides connections: the store, the log, Redis, libraries, and those who ask for pages over the limit.
 OTHER_FILES = 264
 
@@ -96,3 +99,16 @@ def tune_garbage_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+
+
+def tune_allocator() -> None:
+    """Let the C library keep little of what is freed.
+
+    With one arena for all threads, those of the store do not each keep the most that they ever had.
+    With a fixed threshold, large buffers are pages of their own, which go back at once; else the library
+    raises it to the size of the largest that was freed, and they leave holes between what is in use.
+    """
+    with suppress(OSError, AttributeError):  # not the GNU C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_ARENA_MAX, 1)
+        mallopt(M_MMAP_THRESHOLD, OWN_PAGES)

@@ -31,6 +31,7 @@ from broker.app.process import (
     explain_start_errors,
     notify_systemd,
     raise_file_limit,
+    tune_allocator,
     tune_garbage_collector,
 )
 from broker.app.store import make_store
@@ -101,6 +102,7 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
         BrokerError: there is no such store or bus, or a file has wrong contents.
         ValueError: two dialects claim the same path.
     """
+    tune_allocator()
     dialects = load_dialects(settings.protocols, settings)
     broker = make_core(reactor, settings)
     for dialect in dialects:

@@ -19,6 +19,7 @@ from twisted.logger import Logger
 log = Logger()
 
 SLICE = 0.005  # seconds of one loop iteration
+BYTE = 30e-9  # seconds that a byte of a long message costs, at worst
 ATTRIBUTE = "_txbroker_slices"  # of a clock
 
 
@@ -33,12 +34,13 @@ class Slices:
         pauses: how often work has paused.
     """
 
-    __slots__ = ("_call", "_clock", "_waiting", "end", "now", "pauses")
+    __slots__ = ("_call", "_clock", "_running", "_waiting", "end", "now", "pauses")
 
     def __init__(self, clock: Any) -> None:
         self._clock = clock
         self._waiting: deque[Callable[[], object]] = deque()
         self._call: IDelayedCall | None = None
+        self._running = False
         # The reactor's own time may jump.
         self.now: Callable[[], float] = perf_counter if IReactorCore.providedBy(clock) else clock.seconds
         self.end = inf
@@ -56,6 +58,15 @@ class Slices:
         """Whether what runs now must pause."""
         return self.now() >= self.end
 
+    def allows(self, size: int) -> bool:
+        """Whether a message of *size* bytes may be handled now; if not, ``add`` that.
+
+        What may take longer than the rest of the slice needs one that ``add`` gives it, so that long messages
+        that many connections have received in one loop iteration are handled one in each.
+        """
+        now = self.now()
+        return now < self.end and (self._running or now + size * BYTE < self.end)
+
     def deadline(self) -> float:
         """Return until when work that begins now may go on: the end of this slice, at most ``SLICE`` from now."""
         return min(self.end, self.now() + SLICE)
@@ -64,7 +75,7 @@ class Slices:
         """Call *go_on* in a slice of a later loop iteration; work that is called so may ``add`` itself again."""
         self.pauses += 1
         self._waiting.append(go_on)
-        if self._call is None:
+        if self._call is None and not self._running:
             self._call = self._clock.callLater(0, self._run)
 
     def pause(self) -> Deferred[None]:
@@ -91,7 +102,7 @@ class Slices:
             self._call = None
 
     def _run(self) -> None:
-        self._call = None
+        self._call, self._running = None, True
         self.begin()
         waiting = self._waiting
         # What is added meanwhile has to wait for the next iteration.
@@ -102,9 +113,12 @@ class Slices:
                 log.failure("work in slices has failed")
             if self.over():
                 break
+        overrun = self.now() - self.end
+        self._running = False
         self.finish()
-        if waiting and self._call is None:
-            self._call = self._clock.callLater(0, self._run)
+        if waiting:
+            # Who was kept waiting by what can not be divided has as long for itself.
+            self._call = self._clock.callLater(overrun if overrun > SLICE else 0, self._run)
 
 
 def slices_of(clock: Any) -> Slices:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import count
 from typing import Any, cast
 from uuid import uuid4
@@ -18,8 +18,6 @@ from broker.access.limits import Bucket, network_of
 from broker.core.calls import Call
 from broker.core.keys import Predicate
 from broker.core.memberships import Session
-from broker.core.memory import Account
-from broker.core.owners import CLIENT_ID
 from broker.core.parts import Parts
 from broker.core.shares import Share
 from broker.errors import BrokerError, Denied, Gone, RateLimited, Unauthenticated
@@ -34,6 +32,7 @@ from broker.patterns import (
     belongs_to_broker,
     check_text,
 )
+from broker.peer.held import HeldForPeer
 
 log = Logger()
 
@@ -45,37 +44,6 @@ CROWDING = frozenset(("publish", "call", "request", "send", "write"))
 # Every request of an HTTP client makes a peer: the shape of a UUID without its price.
 _ID_PREFIX = f"{str(uuid4())[:14]}{SESSION_VERSION}{str(uuid4())[15:24]}"
 _ids = count(1)
-
-
-@attrs.define(eq=False)
-class HeldForPeer:
-    """The bytes that are kept for one client, as ``memory`` counts them."""
-
-    _peer: Client
-    _account: Account
-    _size: int = 0
-    _ended: bool = False
-
-    @property
-    def address(self) -> str:
-        """Where the client comes from."""
-        return self._peer.address
-
-    def change(self, change: int) -> None:
-        """Count *change* bytes more, or fewer."""
-        if not self._ended:
-            self._size = max(0, self._size + change)
-            self._account.hold(self, self._size)
-
-    def end(self) -> None:
-        """Count nothing any more."""
-        self.change(-self._size)
-        self._ended = True
-
-    def shed(self) -> None:
-        """Disconnect the client."""
-        self.end()
-        self._peer.disconnect(CloseCode.TRY_AGAIN_LATER, "too much waits")
 
 
 @attrs.define(eq=False)
@@ -368,45 +336,6 @@ class Client:
             self._bucket = self._find_bucket()
         if self.session is not None:
             self._hold()
-
-    async def mint(self, claims: Mapping[str, Any], seconds: float) -> str:
-        """See ``IPeer.mint``."""
-        self._allow("mint", self.identity.name)
-        return await self._parts.tokens.mint(self._parts.access.remember(self.identity), claims, seconds)
-
-    async def present(self, token: str) -> Mapping[str, Any]:
-        """See ``IPeer.present``."""
-        self._verbs["identify"] += 1
-        tokens = self._parts.tokens
-        if self._parts.failures.addresses:
-            self._check_failures()
-        try:
-            found = await tokens.verify(token)
-            self.admit(attrs.evolve(self._parts.access.recall(found.bearer, tokens.tag), expires=found.expires))
-        except Unauthenticated as error:
-            self._count_failure(token, error, "TXBROKER_TOKEN_SECONDS")
-            raise
-        if self.closed:
-            raise Gone("lost")
-        self.token = found.id
-        self._hold()
-        return found.claims
-
-    async def revoke(self, token: str) -> None:
-        """See ``IPeer.revoke``."""
-        self._allow("mint", self.identity.name)
-        await self._parts.tokens.revoke(token)
-
-    @property
-    def tries_left(self) -> int:
-        """See ``IPeer.tries_left``."""
-        return max(0, self._parts.settings.auth_tries - self._tries)
-
-    def act_as(self, client: str) -> Deferred[None] | None:
-        """See ``IPeer.act_as``."""
-        if not self.admitted:
-            raise self.unauthenticated("act")
-        return self._see_to_id(CLIENT_ID, client, "act", only_check=True)
 
     def keep_mailbox(self) -> None:
         """Let the mailbox of its client id be there, if it has one by its credential or took it."""

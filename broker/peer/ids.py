@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from broker.core.calls import Party
@@ -19,6 +20,12 @@ class IdVerbs(Client):
     """Take a name, and keep it."""
 
     __slots__ = ()
+
+    def act_as(self, client: str) -> Deferred[None] | None:
+        """See ``IPeer.act_as``."""
+        if not self.admitted:
+            raise self.unauthenticated("act")
+        return self._see_to_id(CLIENT_ID, client, "act", only_check=True)
 
     async def take_name(self, name: str) -> None:
         """See ``IPeer.take_name``."""

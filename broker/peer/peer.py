@@ -14,10 +14,11 @@ from broker.peer.calls import CallVerbs
 from broker.peer.keys import KeyVerbs
 from broker.peer.memberships import MembershipVerbs
 from broker.peer.queues import QueueVerbs
+from broker.peer.tokens import TokenVerbs
 
 
 @implementer(IPeer)
-class Peer(MembershipVerbs, CallVerbs, QueueVerbs, KeyVerbs):
+class Peer(TokenVerbs, MembershipVerbs, CallVerbs, QueueVerbs, KeyVerbs):
     """One client, or one HTTP request of one, and all that it holds.
 
     Its verbs are in the modules beside this one, a module for each part of the

@@ -16,6 +16,7 @@ from broker.errors import Unavailable
 
 APPLICATION_ID = 0x74786272  # "txbr": marks the file as one of ours
 MAX_WAL_BYTES = 64 * 1024 * 1024  # a write-ahead log that has grown beyond is truncated
+CACHE_KIB = 1000  # of each of the two connections
 MIN_WAL_PAGES, MAX_WAL_PAGES = 16, 1000  # after which the log is written back into the file
 SYNCHRONOUS = {"fsync": "FULL", "os": "NORMAL"}
 
@@ -120,6 +121,8 @@ def _connect(path: str, timeout: float, connections: list[sqlite3.Connection]) -
     # No isolation level: no statement begins or ends a transaction implicitly.
     connection = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
     connections.append(connection)
+    # What is read again is in the cache of the operating system: its own must not hold what a burst has left.
+    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     return connection
 
 

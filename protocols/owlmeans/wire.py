@@ -11,8 +11,8 @@ from uuid import uuid4
 import msgspec
 
 from broker.errors import Invalid
+from broker.jsontext import ERRORS, overflows, read_fields
 from broker.jsontext import decode as decode_leniently
-from broker.jsontext import overflows, read_fields
 from broker.messages import MAX_TIME, Entry, Event, Frame, Mail, Request, text_frame
 
 ABSENT = msgspec.Raw(b"")
@@ -49,6 +49,7 @@ decode = msgspec.json.Decoder(Envelope).decode
 encode = msgspec.json.Encoder().encode
 _payload = msgspec.json.Decoder(_Payload)
 _array = msgspec.json.Decoder(list[msgspec.Raw])
+_checked = msgspec.json.Decoder(msgspec.Raw)  # takes a tenth of the time that a list of the items does
 
 PONG = b'{"type":"pong"}'
 BROKER_JSON = b'"broker"'
@@ -72,7 +73,10 @@ def read(data: bytes) -> tuple[Envelope, str]:
         Invalid: it is neither an object nor an array.
     """
     if data[:1] == b"[":
-        decode_leniently(_array, data)
+        try:
+            _checked.decode(data)
+        except ERRORS:
+            decode_leniently(_array, data)
         return Envelope(payload=msgspec.Raw(data)), ""
     if data[:1] != b"{":
         # "Everything else (also a leading blank) is ignored without trace."

@@ -9,7 +9,7 @@ from math import inf
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
-from broker.core.slices import SLICE, Slices, slices_of
+from broker.core.slices import BYTE, SLICE, Slices, slices_of
 from tests.support.logs import failures_of, logging
 
 
@@ -92,3 +92,35 @@ def test_slices_go_with_their_clock():
     del clock
     gc.collect()
     assert gone() is None
+
+
+def test_a_long_message_waits_for_a_slice_of_its_own() -> None:
+    clock = Clock()
+    slices = Slices(clock)
+    large = int(SLICE / BYTE) + 1
+    assert slices.allows(large)  # outside of slices nobody waits
+    slices.begin()
+    assert slices.allows(1000)
+    assert not slices.allows(large)
+    slices.finish()
+    allowed = []
+    slices.add(lambda: allowed.append(slices.allows(large)))
+    clock.advance(0)
+    assert allowed == [True]
+
+
+def test_after_a_slice_that_took_too_long_others_have_as_long() -> None:
+    clock, done = Clock(), []
+    slices = Slices(clock)
+
+    def work() -> None:
+        clock.rightNow += SLICE * 5
+        done.append(clock.seconds())
+
+    slices.add(work)
+    slices.add(work)
+    clock.advance(0)
+    clock.advance(SLICE * 3)
+    assert len(done) == 1
+    clock.advance(SLICE)
+    assert len(done) == 2

@@ -267,7 +267,7 @@ async def _inside(directory: Path) -> tuple[Everything, Any]:
 
 @pytest_twisted.ensureDeferred
 async def test_nothing_is_left_in_any_table_of_those_who_have_gone(short_path, soak):
-    rounds = 100 if soak else 25
+    rounds = 100 if soak else 12
     everything, port = await _inside(short_path)
     assert everything.left() == []
     assert await all_visits(port.getHost().port, range(rounds)) > 20 * rounds

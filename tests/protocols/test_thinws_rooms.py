@@ -559,6 +559,8 @@ def test_only_so_much_waits(broker, client, store):
     alice.client.session.received(b"x" * 1000, True)
     assert alice.heard() == [error("Rate limit exceeded", refused), error("Rate limit exceeded")]
     store.answer()
+    broker.clock.advance(0)
+    store.answer()
     assert [text[:30] for text in alice.heard() if "ack" in text] == [ack(2)[:30], ack(3)[:30]]
     assert alice.client.link.receiving
 

@@ -50,6 +50,7 @@ __all__ = ["HttpChannel", "HttpSite", "Times"]
 
 log = Logger()
 
+SHORT = 512  # bytes of a body that is handled at once, however long others have taken
 MIN_BODY_RATE = 1024  # bytes a second, below which a client that is not admitted is too slow
 MIN_COUNTED = 4096  # bytes of a body, from which on it is counted while the connection holds it
 
@@ -332,11 +333,14 @@ class HttpChannel(Protocol):
         arrived = parser.arrived
         while self._state is READY and not self._postponed:
             if arrived:
+                request = arrived[0].request
+                size = len(request.body) if request is not None else 0
+                if size > SHORT and not self._site.slices.allows(size):
+                    self._postpone()
+                    break
                 self._handle(arrived.popleft())
                 if (arrived or parser.unparsed) and self._site.slices.over():
-                    # Others have waited long enough.
-                    self._postponed = True
-                    self._site.slices.add(self._go_on)
+                    self._postpone()
             elif parser.unparsed:
                 parser.receive_more()
             else:
@@ -350,6 +354,11 @@ class HttpChannel(Protocol):
             self._set_reading(parser.has_room())
         if parser.phase is not self._timed_phase:
             self._update_timeout()
+
+    def _postpone(self) -> None:
+        """Go on in a later slice: others have waited long enough, or would have to."""
+        self._postponed = True
+        self._site.slices.add(self._go_on)
 
     def _go_on(self) -> None:
         self._postponed = False

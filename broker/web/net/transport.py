@@ -30,6 +30,7 @@ from math import inf
 from typing import Any
 
 from twisted.internet import main, tcp
+from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -43,6 +44,7 @@ log = Logger()
 TESTED_VERSIONS = "Twisted 26.4 to 26.10"
 PRIVATE_NAMES = ("_tempDataBuffer", "_tempDataLen", "_writeDisconnected", "_aborting", "_maybePauseProducer")
 LOOP_NAMES = ("_poller", "_selectables", "_doReadOrWrite", "_disconnectSelectable")  # of its EPollReactor
+HANG_UP = select.EPOLLHUP | select.EPOLLERR
 READ_BYTES = 65536  # bytes asked for in one recv
 FLUSH_BYTES = 65536  # bytes collected before they are sent without waiting for the outbox
 
@@ -143,9 +145,18 @@ class FrameTransport(tcp.Server):
         super().connectionLost(reason)
 
     def abortConnection(self) -> None:
-        """End the connection with a reset, and drop at once what was to be sent."""
-        super().abortConnection()
+        """End the connection with a reset, and drop at once what was to be sent.
+
+        As Twisted's, but many that are ended at once end in slices.
+        """
+        if self.disconnected or self._aborting:
+            return
+        self._aborting = True
+        self.stopReading()
+        self.stopWriting()
+        self.doRead = self.doWrite = lambda: None  # type: ignore[method-assign]
         self._drop_unsent()
+        slices_of(self.reactor).add(lambda: self.connectionLost(Failure(ConnectionAborted())))
 
     # Memory
 
@@ -300,13 +311,29 @@ class ReactorLoop:
                         log.failure("a connection failed")
                         end = sys.exc_info()[1]
                     if end:
-                        reactor._disconnectSelectable(selectable, end, True)
+                        self._disconnect(selectable, end)
+                elif event & HANG_UP and slices.over():
+                    continue  # epoll reports it again
                 elif selectable is not None:
                     callWithLogger(selectable, reactor._doReadOrWrite, selectable, descriptor, event)
         finally:
             slices.end = inf
             outbox.busy = False
             outbox.flush()
+
+    def _disconnect(self, selectable: Any, end: Any) -> None:
+        """End a connection that has been closed: with many at once in slices."""
+        reactor, slices = self._reactor, self._slices
+        if not slices.over():
+            reactor._disconnectSelectable(selectable, end, True)
+            return
+        reactor.removeReader(selectable)
+
+        def disconnect() -> None:
+            if not selectable.disconnected:  # it may have been dropped meanwhile
+                reactor._disconnectSelectable(selectable, end, True)
+
+        slices.add(disconnect)
 
 
 def writer_for(transport: Any) -> Callable[[bytes], None]:

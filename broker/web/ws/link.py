@@ -265,7 +265,7 @@ class WebSocketLink(FrameReader):
         self.transport.loseConnection()
         self._cancel_timeout()
         self.closeHandshakeTimeoutCall = self.clock.callLater(
-            self.options.close_timeout, self.transport.abortConnection
+            self.options.close_timeout, self.slices.add, self.transport.abortConnection
         )
 
     # The end

@@ -31,6 +31,7 @@ MASKED = 0x80
 TWO_BYTES = 0xFE
 EIGHT_BYTES = 0xFF
 
+SHORT = 512  # bytes that are handled at once, however long others have taken
 MIN_COUNTED = 4096  # bytes of an incomplete message, from which on they are counted
 MAX_FAST_BYTES = 65535  # bytes of a payload on the fast path: what two bytes can say
 FAST_NAMES = frozenset(("data", "current_frame", "inside_message"))  # of Autobahn's, that this needs
@@ -46,6 +47,7 @@ class FrameReader(AutobahnCore):
         traffic: where bytes are counted.
         alive: set when bytes come; cleared by the heartbeat.
         receiving: whether the session wants messages; while not, what was read is kept in ``data``.
+        complete: whether ``message_data`` is a whole message, that waits for a later slice.
         postponed: whether what was read waits for a later slice of the reactor's time.
         slices: says when, so that nobody else waits for the messages of one client.
         fast_path: whether there is one.
@@ -64,6 +66,7 @@ class FrameReader(AutobahnCore):
     handshake: HttpRequest
     alive = False
     receiving = True
+    complete = False
     postponed = False
     counted = False  # whether ``memory`` knows of an incomplete message
     message_data: Any = None
@@ -98,6 +101,8 @@ class FrameReader(AutobahnCore):
 
     def _go_on(self) -> None:
         self.postponed = False
+        if self.complete:
+            self._deliver()
         self._receive_again()
 
     def receive_rest(self) -> bool:
@@ -116,6 +121,9 @@ class FrameReader(AutobahnCore):
             self.data = b""
         if not self.receiving or self.postponed:  # TLS had more at hand
             self.data = data
+        elif len(data) > SHORT and not self.slices.allows(SHORT):
+            self.data = data
+            self._postpone()
         elif self.fast_path and self.state == OPEN and self.current_frame is None and not self.inside_message:
             while self._read_fast(data) and self._read_slow(True):
                 data, self.data = self.data, b""
@@ -185,7 +193,7 @@ class FrameReader(AutobahnCore):
                 received(payload, first == BINARY)
             except Exception:
                 self.session_failed()
-            if now() >= slices.end and position < end:
+            if position < end and now() >= slices.end:
                 self._postpone()
             if self.postponed or self.state != OPEN or not self.receiving:
                 break
@@ -219,6 +227,8 @@ class FrameReader(AutobahnCore):
             Whether the fast path can go on.
         """
         while self.state != CLOSED and self.receiving and not self.postponed and self.processData():
+            if self.complete:
+                return False
             if self.data and self.slices.over():
                 self._postpone()
                 return False
@@ -237,7 +247,14 @@ class FrameReader(AutobahnCore):
 
     def onMessageEnd(self) -> None:
         """Deliver a message of Autobahn's, unless the connection is closing."""
-        message, self.message_data = self.message_data, None
+        if self.message_data and not self.slices.allows(len(self.message_data)):
+            self.complete = True
+            self._postpone()
+        else:
+            self._deliver()
+
+    def _deliver(self) -> None:
+        message, self.message_data, self.complete = self.message_data, None, False
         if self.state != OPEN:
             return
         try:

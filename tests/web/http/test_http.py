@@ -613,3 +613,18 @@ def test_requests_that_take_long_let_others_have_their_turn(site: FakeSite, wire
     site.clock.pump([0] * 4)
     assert [request.path for request in site.requests] == ["/1", "/2", "/3", "/4"]
     assert site.slices.pauses == 3
+
+
+def test_bodies_that_are_complete_when_the_slice_is_over_wait(site: FakeSite) -> None:
+    wires = [Wire(HttpChannel(site, "10.0.0.1")) for _ in range(3)]
+    body = b"x" * 600
+    site.slices.begin()
+    site.clock.rightNow += SLICE
+    for wire in wires:
+        wire.say(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+    assert site.requests == []
+    site.slices.finish()
+    site.clock.advance(0)
+    assert len(site.requests) == site.slices.pauses == 3
+    for wire in wires:
+        wire.lose()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
+from math import inf
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 
+from broker.core.slices import slices_of
 from broker.web.net.listening import listen
 from broker.web.net.transport import FrameTransport, Outbox, ReactorLoop
 from tests.support.eventually import TIMEOUT
@@ -202,3 +204,26 @@ def test_removing_gives_the_reactor_its_own_iteration_back(setup: Setup) -> None
     setup.loop.remove()
     assert "doIteration" not in vars(setup.reactor)
     assert setup.loop.install()
+
+
+def test_connections_that_close_at_once_end_in_slices(setup: Setup) -> None:
+    ends = [setup.connect() for _ in range(5)]
+    slices = slices_of(setup.reactor)
+    slices.now = lambda: inf  # every slice is over at once
+    for client, _ in ends:
+        client.close()
+    setup.run(lambda: not setup.factory.connections)
+    assert slices.pauses == 5
+
+
+def test_connections_that_are_aborted_at_once_end_in_slices(setup: Setup) -> None:
+    ends = [setup.connect() for _ in range(5)]
+    slices = slices_of(setup.reactor)
+    for _, connection in ends:
+        connection.transport.abortConnection()
+        connection.transport.abortConnection()
+    assert slices.pauses == 5
+    slices.now = lambda: inf
+    setup.reactor.runUntilCurrent()
+    assert len(setup.factory.connections) == 4
+    setup.run(lambda: not setup.factory.connections)

@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent
 from zope.interface.verify import verifyObject
 
-from broker.core.slices import SLICE, slices_of
+from broker.core.slices import BYTE, SLICE, slices_of
 from broker.errors import Refused
 from broker.interfaces import ILink
 from broker.messages import HttpRequest, Response, text_frame
@@ -572,6 +572,36 @@ class TestLink:
         assert arrived(bench) == [b"1", b"2", b"33"]
         assert slices_of(bench.clock).pauses == 2
         assert bench.wire.producerState == "producing"
+
+    @pytest.mark.parametrize("fast_path", [True, False])
+    def test_a_long_message_waits_for_a_slice_of_its_own_and_keeps_its_place(self, fast_path: bool) -> None:
+        bench = slow_link(fast_path)
+        long = b"1" * (int(SLICE / BYTE) + 1)
+        feed_in_slice(bench, client_frame(TEXT, long) + text("2"))
+        assert arrived(bench) == []
+        assert bench.wire.producerState == "paused"
+        bench.clock.pump([0, 0])
+        assert arrived(bench) == [long, b"2"]
+        assert bench.wire.producerState == "producing"
+
+    def test_a_long_message_that_waits_is_handled_though_its_connection_has_ended(self) -> None:
+        bench = slow_link(True)
+        long = b"1" * (int(SLICE / BYTE) + 1)
+        feed_in_slice(bench, client_frame(TEXT, long))
+        bench.wire.lose()
+        bench.clock.pump([0, 0])
+        assert arrived(bench) == [long]
+
+    def test_what_comes_when_the_slice_is_over_waits(self) -> None:
+        bench = open_link()
+        slices = slices_of(bench.clock)
+        slices.begin()
+        bench.clock.rightNow += SLICE
+        bench.wire.feed(text("a" * 600))
+        slices.finish()
+        assert arrived(bench) == []
+        bench.clock.advance(0)
+        assert arrived(bench) == [b"a" * 600]
 
     @pytest.mark.parametrize("fast_path", [True, False])
     def test_a_session_may_pause_while_its_frames_wait(self, fast_path: bool) -> None:

@@ -1,15 +1,11 @@
-"""What strangers can do to all others: further attacks for ``benchmarks.abuse``, which measures them.
-
-Usage: ``python -m benchmarks.abuse_strangers [SECONDS] [ROUNDS] [NAME …]``.
-"""
+"""What strangers, who show no credential, can do to all others."""
 
 from __future__ import annotations
 
 import socket
-import sys
 from contextlib import suppress
 
-from benchmarks.abuse import ATTACKS, Target, attack, main
+from benchmarks.abuse.target import Target, attack
 
 HANDSHAKE = b"GET /socket.io/?EIO=4&transport=polling&serviceName=s HTTP/1.1\r\nHost: localhost\r\n\r\n"
 UPGRADE = (
@@ -69,10 +65,3 @@ def _hold(target: Target, data: bytes) -> None:
             links.pop(0).close()
     for link in links:
         link.close()
-
-
-if __name__ == "__main__":
-    words = sys.argv[1:]
-    if all(word.replace(".", "").isdigit() for word in words):
-        words += [name for name, act in ATTACKS.items() if act.__module__ == __name__]
-    sys.exit(main(words))
