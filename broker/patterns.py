@@ -6,6 +6,7 @@ for exactly one token and ``>``, as the last token, for one or more.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 from broker.errors import Invalid
@@ -36,6 +37,10 @@ BROKER_BEGINNINGS = (RESERVED_PREFIX, QUEUE, KEY_PREFIX)
 PRINCIPALS = ("user", "key", "role", "token")  # the kinds of principals that have names
 RESERVED_WORDS = frozenset((BROKER, "secret", "anonymous", "default", *PRINCIPALS))
 RESERVED_BEGINNINGS = (*BROKER_BEGINNINGS, *(f"{kind}:" for kind in PRINCIPALS))
+
+# RFC 9562, 5.8: "UUIDv8 provides a format for experimental or vendor-specific use cases."  Clients use other versions.
+SESSION_VERSION = "8"
+_is_session_id = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}").fullmatch
 
 
 def split_kind(name: str) -> tuple[str, str]:
@@ -102,6 +107,11 @@ def is_of_broker(name: str) -> bool:
 def has_control(name: str) -> bool:
     """Whether *name* holds a control character or a lone surrogate."""
     return not (name.isprintable() or _is_clean(name))
+
+
+def is_session_id(name: str) -> bool:
+    """Whether *name* could be the id of a session, of this or another node: who is not named is known by it."""
+    return _is_session_id(name) is not None
 
 
 def belongs_to_broker(name: str) -> bool:

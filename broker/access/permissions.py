@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 
+from broker.access.web_tokens import could_name
 from broker.errors import Invalid
 from broker.patterns import check_pattern, covers, is_pattern, matches, overlaps
 
@@ -206,6 +207,8 @@ class _Reader:
     def _check_name(self, kind: str, name: str) -> None:
         if not _can_match(name):
             self._wrong((kind, name), "is a pattern that can match no name")
+        elif kind == "user" and not (could_name(name) and name.isprintable()):
+            self._wrong((kind, name), "is a name that no user can have")
         elif kind == "key" and not any(matches(name, key, prefix=True) for key in self.keys):
             self._wrong((kind, name), f"TXBROKER_API_KEYS has no key of this name{_nearest(name, self.keys)}")
 

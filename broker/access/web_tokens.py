@@ -115,9 +115,9 @@ class WebTokens:
         return [key for key in self.keys if id is None or key.id in ("", id)]
 
     def _said(self, claims: Mapping[str, Any], key: SigningKey) -> WebToken:
-        roles = claims.get("roles", claims.get("role", ()))
-        roles = (roles,) if isinstance(roles, str) else roles
-        if not isinstance(roles, (list, tuple)) or not all(isinstance(role, str) for role in roles):
+        role = claims.get("role", [])
+        roles = claims.get("roles", [role] if isinstance(role, str) else role)
+        if not isinstance(roles, list) or not all(isinstance(role, str) for role in roles):
             raise Unauthenticated("token", message='The claim "roles" of the token is no list of text')
         details = {name: claims[name] for name in SHOWN if name in claims}
         json.dumps(details, ensure_ascii=False).encode()  # ValueError: a client could not be told
@@ -187,6 +187,11 @@ def key_set(path: str) -> tuple[SigningKey, ...]:
     )
 
 
+def could_name(sub: str) -> bool:
+    """Whether *sub* could be the name of a user, if all of it is printable."""
+    return 0 < len(sub) <= MAX_NAME and not is_reserved(sub)
+
+
 def _name(sub: object) -> str:
     """Return the name that the claim *sub* gives; "" when it gives none.
 
@@ -195,7 +200,7 @@ def _name(sub: object) -> str:
     """
     if isinstance(sub, int) and not isinstance(sub, bool):
         sub = str(sub)
-    if not isinstance(sub, str) or not 0 < len(sub) <= MAX_NAME or is_reserved(sub):
+    if not isinstance(sub, str) or not could_name(sub):
         return ""
     if not sub.isprintable():
         raise Unauthenticated("token", message='The claim "sub" of the token holds what is not printable')

@@ -453,6 +453,8 @@ class Settings:
         shared = {self.api_secret, self.api_secret_previous, *self.api_keys.values()}
         if self.admin_secret and self.admin_secret in shared:
             found.append("TXBROKER_ADMIN_SECRET: clients have the same word; let it be one that operators alone know")
+        if self.jwt_secret and self.jwt_secret in shared:
+            found.append("TXBROKER_JWT_SECRET: clients have the same word, by which they could sign tokens of anybody")
         if not self.listen:
             found.append("TXBROKER_LISTEN names nothing to listen on")
         if is_redis(self.bus) and not is_redis(self.store):

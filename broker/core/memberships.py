@@ -18,7 +18,7 @@ from broker.core.lives import life_end
 from broker.errors import BrokerError, RateLimited
 from broker.interfaces import IStore
 from broker.messages import Event, Quota
-from broker.patterns import CONTROL_PREFIX, MAX_NAME, pair_key
+from broker.patterns import CONTROL_PREFIX, MAX_NAME, pair_key, split_kind
 
 log = Logger()
 
@@ -105,6 +105,11 @@ class Memberships:
     def sessions(self) -> list[Session]:
         """Return all sessions of members."""
         return [session for member in self._members.values() for session in member.sessions]
+
+    def sessions_of(self, id: str) -> list[Session]:
+        """Return the sessions of the members called *id*, one of each dialect."""
+        members = [member for name, member in self._members.items() if split_kind(name)[1] == id]
+        return [session for member in members for session in member.sessions]
 
     def _end(self) -> float:
         return life_end(self._clock.seconds(), self._life)

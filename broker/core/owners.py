@@ -19,7 +19,7 @@ from broker.core.bounded import BoundedDict
 from broker.errors import BrokerError, Conflict, Denied, Invalid
 from broker.interfaces import IStore
 from broker.messages import SHARED, Event, Identity, Quota, decode_text, encode_text
-from broker.patterns import CONTROL_PREFIX, has_control, is_of_broker, is_reserved, pair_key
+from broker.patterns import CONTROL_PREFIX, has_control, is_of_broker, is_reserved, is_session_id, pair_key
 
 log = Logger()
 
@@ -93,7 +93,8 @@ class Owners:
         """Let *identity* use *id*, which is its own from now on if it was nobody's and not *only_check*.
 
         Raises:
-            Denied: it is reserved, or another's whose ids *identity* may not use; *verb* goes into that.
+            Denied: it is reserved, or could be the id of a session, or is another's whose ids *identity* may
+                not use; *verb* goes into that.
             Invalid: it holds a control character.
             RateLimited: *identity* owns too many.
             Unavailable: the store is away.
@@ -104,8 +105,11 @@ class Owners:
             return  # its own by its name, even one that is "key:…" in full
         if is_of_broker(id) if kind == SERVICE_NAME else is_reserved(id):
             raise Denied(verb, id)
+        if kind == CLIENT_ID and is_session_id(id):
+            raise Denied(verb, id)
         new = "" if only_check else identity.owner
         owner = self.known.get(id, {}).get(kind) or await self._find(kind, id, new)
+        owner = self.called(id) or owner  # he may have come meanwhile
         if owner:
             self._remember(kind, id, owner)
         elif only_check and identity.owner:
@@ -144,6 +148,11 @@ class Owners:
             if not storing.called:
                 self._storing[identity.client] = storing
                 storing.addCallback(lambda _: self._stored(identity.client))
+
+    def called(self, id: str) -> str:
+        """Return the principal that is called *id*, as far as it is remembered; "" for none."""
+        owner = self.known.get(id, {}).get(CLIENT_ID, "")
+        return owner if owner in (f"key:{id}", f"user:{id}") else ""
 
     def settled(self, client: str) -> Deferred[None] | None:
         """Fire when the owner of *client*, by its name, is known to all nodes; None: it is."""

@@ -321,8 +321,16 @@ def _make_owners(
 
 
 def _replaced(parts: Parts, client: str, owner: str) -> None:
-    """Disconnect those who use the client id of *owner* and may not any more: it was theirs before that came."""
-    for peer in parts.presence.sessions_of(client):
+    """Disconnect those who use the client id of *owner*, for whatever, and may not any more.
+
+    Until he came, it was theirs: as client id, as member or as the name of a service.
+    """
+    users = [
+        *parts.presence.sessions_of(client),
+        *parts.memberships.sessions_of(client),
+        *parts.calls.services.in_turn(client),
+    ]
+    for peer in cast(list[Peer], users):
         if not peer.may_be(client, owner):
             peer.disconnect(CloseCode.GOING_AWAY, "replaced")
             peer.close()

@@ -10,7 +10,7 @@ from broker.core.owners import SERVICE_NAME
 from broker.core.registry import Registry
 from broker.core.shares import Share
 from broker.core.slices import slices_of
-from broker.errors import BrokerError, Gone, NotFound, RateLimited, Taken
+from broker.errors import BrokerError, Denied, Gone, NotFound, RateLimited, Taken
 from broker.messages import MAX_TIME, Request
 from broker.patterns import CLIENT, PROCEDURE, SERVICE, SESSION, TAKER, check_name, check_pattern, matches
 from broker.peer.client import Client
@@ -52,10 +52,12 @@ class CallVerbs(Client):
             await self._vacate(registry, name, shared, takeover)
         await self._claim(names, shared, as_service, takeover)
         try:
-            # Others may have registered while we waited.
+            # Others may have registered while we waited, or who is called so may have come.
             for name in names:
                 registry.check(self, name, shared)
-        except Taken:
+                if as_service:
+                    self._check_id(name, "register")
+        except (Taken, Denied):
             self._unclaim(names, as_service)
             raise
         for name in names:

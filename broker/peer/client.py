@@ -28,6 +28,7 @@ from broker.patterns import (
     CONTROL_PREFIX,
     KEY_PREFIX,
     QUEUE,
+    SESSION_VERSION,
     belongs_to_broker,
     check_text,
 )
@@ -41,7 +42,7 @@ STARTS_OF_RESERVED = (BROKER, QUEUE, KEY_PREFIX)  # a name that begins otherwise
 CROWDING = frozenset(("publish", "call", "request", "send", "write"))
 
 # Every request of an HTTP client makes a peer: the shape of a UUID without its price.
-_ID_PREFIX = str(uuid4())[:24]
+_ID_PREFIX = f"{str(uuid4())[:14]}{SESSION_VERSION}{str(uuid4())[15:24]}"
 _ids = count(1)
 
 
@@ -353,6 +354,21 @@ class Client:
             return None
         claim = ensureDeferred(owners.claim(kind, id, self.identity, verb, only_check=only_check))
         return claim.addErrback(self._log_denied, verb, id)
+
+    def may_be(self, client: str, owner: str | None = None) -> bool:
+        """Whether it may use the client id *client*: it is the *owner*, or may act as others."""
+        identity = self.identity
+        return identity.owner == owner or (identity.grants is not None and identity.grants.may_act(client))
+
+    def _check_id(self, id: str, verb: str) -> None:
+        """Check that nobody has come who is called *id* since it was found that this peer may use it.
+
+        Raises:
+            Denied: somebody has.
+        """
+        owner = self._parts.owners.called(id)
+        if owner and not self.may_be(id, owner):
+            raise self.deny(verb, id)
 
     def _log_denied(self, failure: Failure, verb: str, id: str) -> Failure:
         return Failure(self.deny(verb, id)) if failure.check(Denied) else failure

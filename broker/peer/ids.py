@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import cast
 
 from twisted.internet.defer import Deferred
@@ -11,12 +10,10 @@ from twisted.logger import Logger
 from broker.core.calls import Party
 from broker.core.owners import CLIENT_ID, MEMBER, SERVICE_NAME
 from broker.errors import BrokerError, Gone
-from broker.patterns import check_name, is_reserved, split_kind
+from broker.patterns import check_name, split_kind
 from broker.peer.client import Client
 
 log = Logger()
-
-SESSION_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # the shape of a session id
 
 
 class IdVerbs(Client):
@@ -34,7 +31,7 @@ class IdVerbs(Client):
         """See ``IPeer.take_name``."""
         self._allow("identify", name)
         check_name(name, "name")
-        if name in (self.identity.client, self.named):
+        if name in (self.client, self.identity.client):
             settled = self._parts.owners.settled(name)
             if settled is not None:
                 await settled
@@ -43,7 +40,7 @@ class IdVerbs(Client):
         anonymous = self._parts.access.mode != "none" and not identity.authenticated
         # A user has the name of his token, or none; and so has a key.
         named = (identity.kind == "user" or identity.client) and not self.may_be(name)
-        if anonymous or named or self.named or self._is_another(name):
+        if anonymous or named or self.named:
             raise self.deny("identify", name, "")
         waiting = self._see_to_id(CLIENT_ID, name, "identify")
         if waiting is not None:
@@ -66,16 +63,3 @@ class IdVerbs(Client):
                     await waiting
             except BrokerError as error:
                 log.info("an id of {peer} was not kept: {code}", peer=self.id, code=error.code)
-
-    def may_be(self, client: str, owner: str | None = None) -> bool:
-        """Whether it may use the client id *client*: it is the *owner*, or may act as others."""
-        identity = self.identity
-        return identity.owner == owner or (identity.grants is not None and identity.grants.may_act(client))
-
-    def _is_another(self, name: str) -> bool:
-        """Whether *name* could be taken for the broker, a queue or another client's session."""
-        if is_reserved(name):
-            return True
-        if self._parts.bus.shared and SESSION_ID.fullmatch(name):
-            return True  # it could be one of another node
-        return any(peer.id == name and peer is not self for peer in self._parts.presence.sessions(name))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred, ensureDeferred
 
-from broker.errors import Gone, Invalid, RateLimited
-from broker.messages import MAX_TIME, Mail, Quota, quota_of
+from broker.errors import Denied, Gone, Invalid, RateLimited
+from broker.messages import MAX_TIME, CloseCode, Mail, Quota, quota_of
 from broker.patterns import CLIENT, DEFAULT_QUEUE, QUEUE, belongs_to_broker, check_name
 from broker.peer.client import Client
 
@@ -17,6 +17,12 @@ class QueueVerbs(Client):
 
     def appear(self) -> None:
         """See ``IPeer.appear``."""
+        try:
+            self._check_id(self.client, "identify")
+        except Denied:  # who is called so came after it had taken that name
+            self.disconnect(CloseCode.GOING_AWAY, "replaced")
+            self.close()
+            return
         self._parts.presence.enter(self)
         self._empty_mailbox()
 

@@ -67,6 +67,7 @@ WRONG: dict[str, dict[str, Any]] = {  # each differs from GOOD in one claim only
     "with a role that is no text": {"role": "\ud800"},
     "with a scope that is no text": {"scopes": ["x", {"\udfff": 1}]},
     "with roles that are a number": {"roles": 5},
+    "with roles that are a text": {"roles": "admin"},
     "with roles that are none": {"roles": True},
     "with roles that are an object": {"roles": {"admin": 1}},
     "with a role among them that is no text": {"roles": ["admin", 5]},

@@ -402,3 +402,13 @@ def test_a_word_that_is_both_a_secret_and_a_key_is_refused(name: str):
     (problem,) = problems_of(**environ)
     assert "TXBROKER_API_KEYS" in problem
     assert "the-same-long-word" not in problem
+
+
+@pytest.mark.parametrize("given", ["API_SECRET", "API_SECRET_PREVIOUS", "API_KEYS"])
+def test_a_word_that_clients_have_is_refused_as_the_key_of_an_issuer(given):
+    word = "the word of all of them"
+    shown = f"bob:{word.replace(' ', '-')}" if given == "API_KEYS" else word
+    (problem,) = problems_of(
+        **{f"TXBROKER_{given}": shown}, TXBROKER_JWT_SECRET=shown.removeprefix("bob:"), TXBROKER_AUTH="required"
+    )
+    assert problem.startswith("TXBROKER_JWT_SECRET: clients have the same word")

@@ -239,6 +239,21 @@ def test_the_user_of_that_name_wins_a_race_with_anybody_else():
     assert not node.may(SECRET, "bob")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_who_is_told_that_he_may_after_the_user_of_that_name_came_may_not(kind):
+    node, answer = Node(), Deferred()
+    store_it, node.store.set = node.store.set, lambda *key, **more: answer
+    claim = Deferred.fromCoroutine(node.owners.claim(kind, "bob", SECRET))
+    node.store.set = store_it
+    value_of(node.store.set(SPACE, pair_key(kind, "bob"), b"shared"))
+    Node(node.store, node.nodes).owners.claim_name(BOB)
+    answer.callback(None)
+    with pytest.raises(Denied):
+        value_of(claim)
+    assert node.owners.called("bob") == "user:bob"
+    assert not node.may(SECRET, "bob", kind)
+
+
 @pytest.mark.parametrize("stored", [None, Unavailable("store")])
 def test_who_asks_waits_until_the_name_of_a_user_is_stored(stored: Any) -> None:
     node = Node()

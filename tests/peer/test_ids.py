@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from broker.access.permissions import Permissions, Rule
 from broker.access.principals import Access
@@ -69,6 +70,44 @@ def test_a_user_who_comes_disconnects_who_had_his_name_but_not_who_may_act_as_hi
     admitted(broker, BOB)
     assert closings == [[(1001, "replaced")], []]
     assert [squatter.closed, helper.closed] == [True, False]
+
+
+@pytest.mark.parametrize("use", ["member", "service"])
+@pytest.mark.parametrize("before", [SECRET, EVE])
+def test_a_user_who_comes_disconnects_who_had_his_name_for_something_else(broker, before, use):
+    squatter, helper = admitted(broker, before), admitted(broker, allowed_to_act("bob", EVE), dialect="other")
+    for peer in (squatter, helper):
+        if use == "member":
+            value_of(peer.become("bob"))
+        else:
+            perform(peer, "bob", as_service=True, shared=True)
+    closings = [closings_of(peer) for peer in (squatter, helper)]
+    admitted(broker, BOB)
+    assert closings == [[(1001, "replaced")], []]
+    assert squatter.closed
+
+
+def test_who_has_a_name_but_is_not_seen_yet_when_its_user_comes_is_disconnected(broker):
+    squatter = broker.attach("test", "127.0.0.1")
+    squatter.bind(Session())
+    squatter.admit(SECRET)
+    closings = closings_of(squatter)
+    value_of(squatter.take_name("bob"))
+    bob = admitted(broker, BOB)
+    squatter.appear()
+    assert closings == [(1001, "replaced")]
+    assert broker.presence.sessions_of("bob") == [bob]
+
+
+def test_who_registers_a_service_while_its_user_comes_does_not_get_it(broker):
+    squatter, held = admitted(broker, EVE), Deferred()
+    broker.parts.cluster.claim = lambda *name, **more: held
+    registering = Deferred.fromCoroutine(squatter.perform(["bob"], as_service=True))
+    admitted(broker, BOB)
+    held.callback(None)
+    with pytest.raises(Denied):
+        value_of(registering)
+    assert "bob" not in broker.calls.services
 
 
 def test_nobody_acts_before_he_has_shown_who_he_is(broker):

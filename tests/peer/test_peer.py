@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import uuid1, uuid4
+
 import attrs
 import pytest
 from twisted.internet.defer import Deferred, fail
@@ -61,21 +63,28 @@ def test_names_of_others_can_not_be_taken(broker, name):
         value_of(attach(broker).take_name(name))
 
 
-def test_where_there_are_several_nodes_no_session_id_can_be_taken(broker):
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_session_id_of_another_can_not_be_taken_be_it_of_another_node_or_to_come(broker, shared):
     ann, bob = attach(broker), attach(broker)
-    broker.bus.shared = True
-    for name in (ann.id, bob.id, "01234567-89ab-cdef-0123-456789abcdef"):
+    broker.bus.shared = shared
+    to_come = f"{bob.id[:24]}{int(bob.id[24:], 16) + 5:012x}"
+    for name in (bob.id, to_come, "01234567-89ab-8def-8123-456789abcdef"):
         with pytest.raises(Denied):
             value_of(ann.take_name(name))
-    broker.bus.shared = False
-    value_of(ann.take_name("01234567-89ab-cdef-0123-456789abcdef"))
+        with pytest.raises(Denied):
+            value_of(ann.act_as(name))
+        with pytest.raises(Denied):
+            value_of(ann.post("t", "e", None, client=name))
+    value_of(ann.take_name(ann.id))
+    assert ann.client == ann.id
 
 
-def test_session_id_of_another_can_not_be_taken(broker):
-    ann, bob = attach(broker), attach(broker)
-    with pytest.raises(Denied):
-        value_of(bob.take_name(ann.id))
-    value_of(bob.take_name(bob.id))
+def test_a_uuid_of_a_client_is_a_name_like_any_other(broker):
+    for shared, name in ((False, str(uuid4())), (True, str(uuid1()))):
+        broker.bus.shared = shared
+        peer = attach(broker)
+        value_of(peer.take_name(name))
+        assert peer.client == name
 
 
 @pytest.mark.parametrize(
