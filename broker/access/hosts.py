@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from ipaddress import AddressValueError, IPv6Address, ip_address
 
 HOST_AND_PORT = re.compile(r"(\[[0-9a-f:.]+\]|[^\s/?#@:\\\[\]]+)(?::[0-9]*)?", re.IGNORECASE)
+INTERNATIONAL = re.compile(r"[^\s/?#@:\\\[\]]*[^\x00-\x7f][^\s/?#@:\\\[\]]*")  # a name with other letters than ASCII's
 
 
 class Hosts:
@@ -29,7 +30,7 @@ class Hosts:
         self._any = False
         self._allowed: set[str] = set()
         for text in allowed:
-            name = _name_of(text)
+            name = _name_of(in_ascii(text))
             if not name:
                 raise ValueError(f"TXBROKER_ALLOWED_HOSTS: {text!r} is no name of a host")
             self._any |= name == "*"
@@ -43,14 +44,26 @@ class Hosts:
         return name in self._allowed or name == "localhost" or _is_loopback(name)
 
 
+def in_ascii(text: str) -> str:
+    """Return *text*, which an operator has written, with its names as browsers send them, in ASCII (RFC 3490)."""
+    try:
+        return INTERNATIONAL.sub(lambda found: found[0].encode("idna").decode("ascii"), text)
+    except UnicodeError:
+        return text
+
+
 def host_name(host: str) -> str:
-    """Return *host*, a name or an address without a port, as browsers write it; "" when it is none."""
+    """Return *host*, a name or an address without a port, in its one comparable form; "" when it is none.
+
+    One with other letters than those of ASCII is none: no browser sends it, and to translate it would take a
+    client's request 0.1 s.
+    """
     host = host.lower()
     try:
         if host.startswith("["):
             return f"[{IPv6Address(host[1:-1]).compressed}]"
-        return host if host.isascii() else host.encode("idna").decode("ascii")
-    except (AddressValueError, UnicodeError):
+        return host if host.isascii() else ""
+    except AddressValueError:
         return ""
 
 

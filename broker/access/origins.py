@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from broker.access.hosts import host_name
+from broker.access.hosts import host_name, in_ascii
 
 PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -48,7 +48,7 @@ class Origins:
     def __init__(self, allowed: Iterable[str] = ()) -> None:
         self._allowed: set[Origin | str] = set()
         for text in allowed:
-            origin = parse_origin(text)
+            origin = parse_origin(in_ascii(text))
             if origin is None and text not in ("*", "null"):
                 raise ValueError(f"TXBROKER_ALLOWED_ORIGINS: {text!r} is no origin such as https://app.example")
             self._allowed.add(origin or text)

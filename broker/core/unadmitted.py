@@ -22,7 +22,7 @@ class Unadmitted(Protocol):
 
     @property
     def evictable(self) -> bool:
-        """Whether it may be dropped now to make room."""
+        """Whether it may be dropped now to make room for its own address."""
 
     def evict(self) -> object:
         """Drop it."""
@@ -38,7 +38,8 @@ class UnadmittedClients:
     """The clients that are not admitted yet, in the order in which they came.
 
     When there are too many, the newest is not refused: who shows its credential at once
-    gets in, whatever strangers do meanwhile.  The oldest of the address that has most is dropped.
+    gets in, whatever strangers do meanwhile.  The oldest of the address that has most is dropped,
+    one that is ``evictable`` if there is one: only its own address is limited by those that are not.
 
     Attributes:
         evicted: how many were dropped to make room.
@@ -68,15 +69,16 @@ class UnadmittedClients:
         own = self._clients.get(address, {}) if address else {}
         if 0 < limit <= len(own) and not self._drop([own], lambda: len(own) < limit):
             return PER_ADDRESS
-        if 0 < total <= len(self) and not self._drop(self._largest_first(), lambda: len(self) < total):
+        if 0 < total <= len(self) and not self._drop_any(lambda: len(self) < total):
             return TOTAL
         return ""
 
     def evict(self, address: str = "") -> bool:
         """Drop one of *address*, or of the one that has most; return False when none can be dropped."""
         wanted = self.evicted + 1
-        groups = [self._clients.get(address, {})] if address else self._largest_first()
-        return self._drop(groups, lambda: self.evicted == wanted)
+        if not address:
+            return self._drop_any(lambda: self.evicted == wanted)
+        return self._drop([self._clients.get(address, {})], lambda: self.evicted == wanted)
 
     def enter(self, client: Unadmitted, address: str) -> None:
         """Add *client*, for which ``objection`` had none."""
@@ -110,11 +112,19 @@ class UnadmittedClients:
     def _largest_first(self) -> list[Clients]:
         return sorted(self._clients.values(), key=len, reverse=True)
 
-    def _drop(self, groups: Iterable[Clients], done: Callable[[], bool]) -> bool:
-        """Drop the oldest of each group, one after the other, until it is *done*; return whether it is."""
+    def _drop_any(self, done: Callable[[], bool]) -> bool:
+        """Drop clients of any address until it is *done*; return whether it is."""
+        # A refusal that is held back, or an answer that is due, must not be a way to keep others out.
+        return self._drop(self._largest_first(), done) or self._drop(self._largest_first(), done, spare=False)
+
+    def _drop(self, groups: Iterable[Clients], done: Callable[[], bool], *, spare: bool = True) -> bool:
+        """Drop the oldest of each group, one after the other, until it is *done*; return whether it is.
+
+        *spare* those that are not evictable.
+        """
         for clients in groups:
             while not done():
-                client = next((client for client in clients if client.admitted or client.evictable), None)
+                client = next((each for each in clients if not spare or each.admitted or each.evictable), None)
                 if client is None:
                     break
                 # That it was admitted is noticed here, so that nobody has to tell.

@@ -153,7 +153,8 @@ class Site(Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """Return the channel for a new connection, or reject it."""
-        address = plain_address(str(getattr(addr, "host", None) or getattr(addr, "name", None) or ""))
+        # Not the name of a unix socket: a client binds its own to whatever it likes.
+        address = plain_address(str(getattr(addr, "host", "")))
         if self._drained is not None:
             return self._late.reject(address, "The daemon is stopping.")
         if self._objection(address):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from broker.access.hosts import Hosts
+from broker.access.hosts import Hosts, host_name
 
 LOCAL = [
     None,  # HTTP/1.0: no browser leaves it out
@@ -87,6 +87,11 @@ def test_other_names_can_be_allowed(allowed, host):
     assert hosts.admit(host)
     assert hosts.admit("localhost")
     assert not any(hosts.admit(other) for other in OTHERS if other != "10.0.0.1")
+
+
+def test_what_a_client_sends_is_not_translated():
+    assert not Hosts(("b\u00fccher.example",)).admit("b\u00fccher.example")
+    assert host_name("\u00bd" * 15000) == ""
 
 
 @pytest.mark.parametrize("host", [*LOCAL, *OTHERS])

@@ -52,6 +52,10 @@ def test_another_origin_is_not_allowed(origin):
     assert not admits(origin, APP)
 
 
+def test_an_origin_that_no_browser_sends_is_not_translated():
+    assert not admits("https://b\u00fccher.example", ("https://b\u00fccher.example",))
+
+
 def test_once_origins_are_named_the_own_host_must_be_too():
     assert not admits("http://h", APP)
 

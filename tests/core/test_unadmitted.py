@@ -8,7 +8,7 @@ import attrs
 import pytest
 from twisted.internet.task import Clock
 
-from broker.core.unadmitted import PER_ADDRESS, TOTAL, UnadmittedClients
+from broker.core.unadmitted import PER_ADDRESS, UnadmittedClients
 
 
 @attrs.define(eq=False)
@@ -70,14 +70,35 @@ def test_those_without_an_address_are_limited_in_all_only(clock):
     assert (first.evicted, any(client.evicted for client in others), len(clients)) == (True, False, 3)
 
 
-@pytest.mark.parametrize(("limits", "setting"), [((2, 0), TOTAL), ((0, 2), PER_ADDRESS)])
-def test_the_next_is_refused_when_none_can_be_dropped(clock, limits, setting):
-    clients = UnadmittedClients(clock, *limits)
+def test_the_next_of_an_address_is_refused_when_none_of_it_may_be_dropped(clock):
+    clients = UnadmittedClients(clock, 0, 2)
     first = enter(clients, "a", evictable=False)
     enter(clients, "a", evictable=False)
-    assert clients.objection("a") == setting
+    assert (clients.objection("a"), clients.evict("a")) == (PER_ADDRESS, False)
     first.evictable = True
     assert (clients.objection("a"), first.evicted) == ("", True)
+
+
+def test_those_that_wait_for_a_refusal_keep_no_other_address_out(clock):
+    clients = UnadmittedClients(clock, 3, 2)
+    early = enter(clients, "b", evictable=False)
+    first, second = (enter(clients, "a", evictable=False) for _ in range(2))
+    enter(clients, "c", evictable=False)
+    assert [client.evicted for client in (early, first, second)] == [False, True, False]
+    assert clients.evict()
+    assert early.evicted
+
+
+def test_who_may_be_dropped_is_dropped_before_those_that_wait(clock):
+    clients = UnadmittedClients(clock, 3)
+    first, second = (enter(clients, "a", evictable=False) for _ in range(2))
+    idle = enter(clients, "b")
+    enter(clients, "c")
+    assert [client.evicted for client in (first, second, idle)] == [False, False, True]
+
+
+def test_there_is_no_room_when_all_are_gone(clock):
+    assert not UnadmittedClients(clock, 1).evict()
 
 
 @pytest.mark.parametrize("limits", [(2, 0), (0, 2)])

@@ -808,10 +808,12 @@ def test_this_machine_and_trusted_proxies_are_not_limited_by_address(host: str) 
         assert port.connect_admitted(host).lost is False
 
 
-def test_clients_of_a_unix_socket_have_no_address() -> None:
+@pytest.mark.parametrize("name", [None, "", "/tmp/me", "\x00203.0.113.9"])
+def test_clients_of_a_unix_socket_have_no_address(name: str | None) -> None:
     port = Port().open(admission=Admission(per_address=1))
     for _ in range(3):
-        wire = Wire(port.site.buildProtocol(UNIXAddress(None)))  # type: ignore[arg-type]
+        wire = Wire(port.site.buildProtocol(UNIXAddress(name)))  # type: ignore[arg-type]
+        assert wire.server.address == ""
         assert wire.say(request("/health"))[0].status == 200
 
 

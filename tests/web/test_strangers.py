@@ -124,13 +124,22 @@ def test_a_socket_that_was_admitted_stays() -> None:
     assert (port.upgrader.taken[0].dropped, port.upgrader.taken[0].closed) == (False, None)
 
 
-def test_a_socket_whose_client_would_be_back_at_once_is_not_dropped_before_its_time() -> None:
+def test_a_socket_whose_client_would_be_back_at_once_is_not_dropped_for_its_own_address() -> None:
+    port = guarded(unadmitted_per_address=1)
+    port.upgrade("/refusing")
+    host = port.upgrader.taken[0].handshake.address
+    assert port.connect(host).say(request("/pages"))[0].status == 503
+    assert port.connect(host).say(request("/health"))[0].status == 200
+    port.clock.advance(3.0)
+    port.connect(host)
+    assert port.upgrader.taken[0].dropped
+
+
+def test_refusals_that_are_held_back_keep_no_other_address_out() -> None:
     port = guarded(unadmitted=1)
     port.upgrade("/refusing")
-    assert port.connect("10.0.0.2").say(request("/pages"))[0].status == 503
-    assert port.connect("10.0.0.2").say(request("/health"))[0].status == 200
-    port.clock.advance(3.0)
-    port.connect("10.0.0.2")
+    port.open_to_all = True
+    port.connect_admitted("10.0.0.2")
     assert port.upgrader.taken[0].dropped
 
 

@@ -99,7 +99,7 @@ class HttpChannel(Protocol):
     that is not in there can not happen and raises ``KeyError``.
 
     Attributes:
-        address: the client's IP address or socket path, or that of the proxy that speaks for it.
+        address: the client's IP address, or that of the proxy that speaks for it; "" for a unix socket.
         secure: whether it came over TLS.
 
     Args:
