@@ -2,7 +2,8 @@
 # need in .venv, once: they work on a fresh clone with Python 3.11 or later.
 
 PYTHON ?= python3
-JOBS ?= 2
+# Tests wait, too: one more worker than there are processors.
+JOBS ?= $(shell expr $$(nproc) + 1)
 BIN := .venv/bin
 NPM := $(shell command -v npm || echo ../../$(BIN)/npm)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
