@@ -23,12 +23,12 @@ from typing import Any
 
 import attrs
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import deferLater, react
 
 from benchmarks.abuse.measure import run_attack
 from benchmarks.abuse.target import ATTACKS
-from tests.faults.test_leaks import all_visits
+from tests.faults.test_leaks import visits
 from tests.support.daemon import Daemon
 
 MINUTES, PAUSE = 60.0, 3.0  # of a run, and seconds between two rounds
@@ -84,16 +84,24 @@ async def abuse(daemon: Daemon, name: str) -> None:
         await deferLater(reactor, 0.1)
 
 
+async def visitors(port: int, first: int) -> int:
+    """Let clients of each kind come; return how many were refused, as when an attack has used a share up."""
+    done = await DeferredList(
+        [visit for n in range(first, first + CLIENTS) for visit in visits(port, n)], consumeErrors=True
+    )
+    return sum(not well for well, _ in done)
+
+
 async def run(minutes: float, pause: float, directory: Path) -> list[Sample]:
     """Return what was seen."""
     daemon = await Daemon(directory, **LIVES).start()
     began = time.monotonic()
     found: list[Sample] = []
-    rounds, attacks = count(), cycle(ATTACKS)
+    rounds, attacks, refused = count(), cycle(ATTACKS), 0
     next_abuse = ABUSE_EVERY
     while (now := time.monotonic() - began) < minutes * 60:
         first = next(rounds) * CLIENTS
-        await all_visits(daemon.port, range(first, first + CLIENTS))
+        refused += await visitors(daemon.port, first)
         if now >= next_abuse:
             next_abuse = now + ABUSE_EVERY
             await abuse(daemon, next(attacks))
@@ -103,7 +111,7 @@ async def run(minutes: float, pause: float, directory: Path) -> list[Sample]:
                 print(found[-1], flush=True)
         await deferLater(reactor, pause)
     await daemon.stop()
-    print(f"{next(rounds)} rounds; troubles in the log: {len(daemon.troubles())}")
+    print(f"{next(rounds)} rounds, {refused} visits refused; troubles in the log: {len(daemon.troubles())}")
     for line in daemon.troubles()[:5]:
         print(line[:300])
     return found
