@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
+from math import inf
 from typing import Any
 from typing import Protocol as TypingProtocol
 
@@ -328,7 +329,8 @@ class Site(Factory):
         self._unadmitted.leave(channel)  # it becomes a socket now, or is closed
         peer = self._peer_of(dialect, request, channel)
         delay = self._late.delay(dialect)
-        socket = UnadmittedSocket(request, self._clock, delay)
+        # One that is refused makes no room for its address: it is one too many itself.
+        socket = UnadmittedSocket(request, self._clock, inf if isinstance(peer, Response) else delay)
         if not isinstance(peer, Response):
             request.peer = peer
             make = partial(self._open, dialect, peer, socket)
