@@ -11,6 +11,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -23,7 +24,7 @@ from broker.interfaces import IEventSource, ISharedBus
 from broker.messages import Event, decode_text, encode_text
 from broker.patterns import LOG_PREFIX
 from broker.redis import RedisAddress
-from broker.redis.batcher import RECONNECT_ERRORS, Batcher, Operation
+from broker.redis.batcher import RECONNECT_ERRORS, RECONNECT_TIMEOUT, Batcher, Operation
 from broker.redis.connection import Connection, ResponseError
 from broker.redis.event_codec import encode_message
 from broker.redis.script import Script
@@ -88,6 +89,7 @@ class RedisBus(Service):
         self._server = ""  # the run id of the server that it is connected to
         self._server_told = ""  # the one that it was connected to when it renewed its lease last
         self._first_renewal: tuple[list[Any], float] | None = None  # of a connection: the answer, and when it was sent
+        self._awaiting_lease: list[Deferred[Any]] = []  # what is to be done under the first one
         self._renewing = self._renew_again = False
         self._stopped_reason = NOT_RUNNING
         script = Script("broker.buses.redis_scripts", "names")
@@ -154,6 +156,9 @@ class RedisBus(Service):
             self._heartbeats.stop()
         self._subscriber.stop()
         self._lease.stop()
+        for first in self._awaiting_lease:
+            if not first.called:
+                first.errback(NotDone("lease", message=self._stopped_reason))
         self._do(b"leave").addErrback(_ignore_reported)
         return Deferred.fromCoroutine(self._stop())
 
@@ -341,6 +346,10 @@ class RedisBus(Service):
             Deferred.fromCoroutine(self._tidy()).addErrback(_ignore_reported)
 
     def _on_leased(self) -> None:
+        waiting, self._awaiting_lease = self._awaiting_lease, []
+        for first in waiting:
+            if not first.called:
+                first.callback(None)
         self.leased()
         self._reclaim()
 
@@ -364,7 +373,13 @@ class RedisBus(Service):
         """Do an operation for this node, under its lease."""
         number = self._lease.number
         if not number:
-            return fail(NotDone("lease", message=NO_LEASE))
+            if self._lease.last or self._stopped_reason:
+                return fail(NotDone("lease", message=NO_LEASE))
+            # It has just begun: as long as other operations wait for Redis, this one waits for the first lease.
+            first: Deferred[Any] = Deferred()
+            self._awaiting_lease.append(first)
+            first.addTimeout(RECONNECT_TIMEOUT, self._reactor).addErrback(_no_lease)
+            return first.addCallback(lambda _: self._act(verb, *words, decode=decode))
         return self._do(verb, b"%d" % number, *words, decode=partial(self._unless_fenced, decode))
 
     def _unless_fenced(self, decode: Callable[[Any], Any], result: Any) -> Any:
@@ -399,6 +414,11 @@ def _claimed(name: str, answer: bytes | int) -> None:
 
 def _refused(answer: list[bytes]) -> dict[str, str]:
     return {decode_text(name): holder.decode() for name, holder in zip(answer[::2], answer[1::2], strict=True)}
+
+
+def _no_lease(failure: Failure) -> Any:
+    failure.trap(DeferredTimeout)
+    raise NotDone("lease", message=NO_LEASE)
 
 
 def _is_released(failure: Failure) -> bool:

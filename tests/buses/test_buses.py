@@ -402,6 +402,19 @@ async def test_the_names_of_a_silent_node_are_free_after_the_lease(make_node: Ma
     assert await two.bus.holders(["shared"]) == ("shared", [one.bus.address])
 
 
+@pytest_twisted.ensureDeferred
+async def test_what_is_claimed_before_the_first_lease_waits_for_it(make_node: MakeNode) -> None:
+    one = await make_node("one")
+    early = Node(one.url, one.prefix, "early")
+    early.store.startService()
+    early.bus.startService()
+    assert not early.bus.lease
+    claimed = early.bus.claim("name")
+    await claimed
+    assert await one.bus.holders(["name"]) == ("name", [early.bus.address])
+    await early.stop()
+
+
 async def comes_back(asked: Node, name: str, holder: Node) -> None:
     end = reactor.seconds() + TIMEOUT
     found: object = ()
