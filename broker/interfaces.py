@@ -955,6 +955,8 @@ class IBus(IService):
 class IEventSource(Interface):
     """Where a bus finds the stored events that it has missed; see ``ISharedStore``."""
 
+    epoch: str = Attribute("That of the events that it reads; changes when everything was lost.")
+
     def mark() -> Deferred[int]:
         """Return the present mark."""
 

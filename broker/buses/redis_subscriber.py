@@ -13,11 +13,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from broker.buses.redis_recovery import GapRecovery
-from broker.buses.redis_subscription import UNKNOWN_MARK, Subscription, Subscriptions, subscription_to
+from broker.buses.redis_subscription import UNKNOWN_MARK, Subscription, Subscriptions, Target, kind_of
 from broker.core.deadlines import Deadlines
 from broker.errors import BrokerError
 from broker.interfaces import IEventSource
-from broker.messages import Event, decode_text, encode_text
+from broker.messages import Event, encode_text
 from broker.redis.connection import Connection
 from broker.redis.event_codec import decode_message
 
@@ -55,11 +55,11 @@ class RedisSubscriber:
     ) -> None:
         self.generation = 0
         self._clock = clock
-        self._channels, self._inbox = channels, encode_text(inbox)
+        self._inbox = encode_text(inbox)
         self._deliver, self._notify, self._publishes = deliver, notify, publishes
         self._on_answer = on_answer
         self._connection: Connection
-        self._subscriptions = Subscriptions()
+        self._subscriptions = Subscriptions(channels)
         self._recovery = GapRecovery(clock, self._subscriptions, deliver)
         self._unused: Deadlines[Subscription] = Deadlines(clock, self._unsubscribe)
         self._added: list[Subscription] = []  # those that Redis was not asked for yet
@@ -96,11 +96,10 @@ class RedisSubscriber:
 
     def listen(self, topic: str, prefix: bool) -> None:
         """See ``IBus.listen``."""
-        made = subscription_to(topic, prefix)
-        subscription = self._subscriptions.get(made.target)
+        kind = kind_of(topic, prefix)
+        subscription = self._subscriptions.get(kind, topic)
         if subscription is None:
-            subscription = made
-            self._add(made)
+            subscription = self._add(kind, topic)
         else:
             self._unused.drop(subscription, subscription.bucket)
             subscription.bucket = None
@@ -108,7 +107,7 @@ class RedisSubscriber:
 
     def forget(self, topic: str, prefix: bool) -> None:
         """See ``IBus.forget``."""
-        subscription = self._subscriptions.get(subscription_to(topic, prefix).target)
+        subscription = self._subscriptions.get(kind_of(topic, prefix), topic)
         assert subscription is not None, f"nobody listens to {topic!r}"
         subscription.count -= 1
         if not subscription.count:
@@ -122,19 +121,22 @@ class RedisSubscriber:
         self._waiting.append((next(reversed(self._pending.values())), waiting))
         return waiting.addTimeout(SUBSCRIBE_TIMEOUT, self._clock).addErrback(_ignore_timeout)
 
-    def _add(self, subscription: Subscription) -> None:
-        self._subscriptions.add(subscription)
+    def _add(self, kind: str, text: str) -> Subscription:
+        subscription = self._subscriptions.add(kind, text)
         self._recovery.add(subscription)
         self._pending[subscription] = next(self._numbers)
         self._added.append(subscription)
         if len(self._added) == 1:
             # Asked for at once: who reads the store after this has missed nothing that is before the mark.
             self._clock.callLater(0, self._subscribe_added, self.source.mark())
+        return subscription
 
     def _subscribe_added(self, mark: Deferred[int]) -> None:
         added, self._added = self._added, []
         mark.addCallbacks(self._begin_at, self._begin_anyway, (added,), errbackArgs=(added,))
-        self._subscribe(added)
+        # Another one may have needed the same before.
+        targets = {subscription.target: None for subscription in added if subscription.target.subscriptions}
+        self._subscribe([target for target in targets if not target.subscribed])
 
     def _begin_at(self, mark: int, subscriptions: Collection[Subscription]) -> None:
         for subscription in self._recovery.begin_at(mark, subscriptions):
@@ -157,25 +159,22 @@ class RedisSubscriber:
             if not waiting.called:
                 waiting.callback(None)
 
-    def _subscribe(self, subscriptions: Collection[Subscription]) -> None:
+    def _subscribe(self, targets: Collection[Target]) -> None:
         protocol = self._connection.protocol
         if protocol is None:
             return
         for command, glob in ((b"SUBSCRIBE", False), (b"PSUBSCRIBE", True)):
-            channels = [self._channel(subscription) for subscription in subscriptions if subscription.glob is glob]
-            for start in range(0, len(channels), MAX_CHANNELS):
-                protocol.send(command, *channels[start : start + MAX_CHANNELS])
+            words = [target.ask() for target in targets if target.glob is glob]
+            for start in range(0, len(words), MAX_CHANNELS):
+                protocol.send(command, *words[start : start + MAX_CHANNELS])
 
     def _unsubscribe(self, subscription: Subscription) -> None:
-        self._subscriptions.remove(subscription)
+        last = self._subscriptions.remove(subscription)
         self._recovery.remove(subscription)
         self._in_effect(subscription)
-        if self._connection.protocol is not None:
-            command = b"PUNSUBSCRIBE" if subscription.glob else b"UNSUBSCRIBE"
-            self._connection.protocol.send(command, self._channel(subscription))
-
-    def _channel(self, subscription: Subscription) -> bytes:
-        return encode_text(self._channels + subscription.target)
+        if last and self._connection.protocol is not None:
+            target = subscription.target
+            self._connection.protocol.send(b"PUNSUBSCRIBE" if target.glob else b"UNSUBSCRIBE", target.word)
 
     # The connection.
 
@@ -184,7 +183,7 @@ class RedisSubscriber:
         self.generation += 1
         self._answered = self._clock.seconds()
         self._connection.protocol.send(b"SUBSCRIBE", self._inbox)
-        self._subscribe(list(self._subscriptions))
+        self._subscribe(self._subscriptions.targets)
 
     def closed(self) -> None:
         """Note that from now on everything is missed."""
@@ -230,18 +229,18 @@ class RedisSubscriber:
         elif kind == b"pmessage":
             self._on_event(reply[3])
         elif kind in (b"subscribe", b"psubscribe"):
-            self._on_confirmation(reply[1])
+            self._on_confirmation(kind == b"psubscribe", reply[1])
         elif kind in (b"pong", b"PONG"):
             self._on_pong()
         elif isinstance(reply, Exception):
             self._connection.drop(str(reply))
 
-    def _on_confirmation(self, channel: bytes) -> None:
-        subscription = self._subscriptions.get(decode_text(channel).removeprefix(self._channels))
-        if subscription is not None:
-            subscription.confirmed = True
-            if subscription.mark != UNKNOWN_MARK:
-                self._in_effect(subscription)
+    def _on_confirmation(self, glob: bool, word: bytes) -> None:
+        target = self._subscriptions.on_confirmation(glob, word)
+        if target is not None:
+            for subscription in target.subscriptions:
+                if subscription.mark != UNKNOWN_MARK:
+                    self._in_effect(subscription)
             self._recovery.catch_up()
 
     def _on_event(self, message: bytes) -> None:
