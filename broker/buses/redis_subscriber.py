@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from itertools import count
 from typing import Any
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
@@ -15,6 +16,7 @@ from twisted.python.failure import Failure
 from broker.buses.redis_recovery import GapRecovery
 from broker.buses.redis_subscription import UNKNOWN_MARK, Subscription, Subscriptions, Target, kind_of
 from broker.core.deadlines import Deadlines
+from broker.core.slices import slices_of
 from broker.errors import BrokerError
 from broker.interfaces import IEventSource
 from broker.messages import Event, encode_text
@@ -25,6 +27,35 @@ MAX_CHANNELS = 500  # in one command
 UNSUBSCRIBE_DELAY = 10.0  # seconds for which a topic stays subscribed after its last listener: polls come again
 SUBSCRIBE_TIMEOUT = 2.0  # seconds that ``listening`` waits
 SILENCE_TIMEOUT = 5.0  # seconds without an answer after which a connection is given up
+
+
+@attrs.frozen
+class Ping:
+    """A ping that Redis has not answered yet.
+
+    Attributes:
+        sent: when.
+        mark: everything before it has arrived when the answer does; or ``UNKNOWN_MARK``.
+        era: of the recovery, to which the mark belongs.
+    """
+
+    sent: float
+    mark: int
+    era: int
+
+
+@attrs.frozen
+class Held:
+    """An event that is not delivered yet.
+
+    Attributes:
+        bus_answers: how often the bus must have answered its publishers.
+        source_answers: the same of the source.
+    """
+
+    event: Event
+    bus_answers: int
+    source_answers: int
 
 
 class RedisSubscriber:
@@ -66,10 +97,12 @@ class RedisSubscriber:
         self._numbers = count(1)
         self._pending: dict[Subscription, int] = {}  # those not yet in effect, numbered in their order
         self._waiting: deque[tuple[int, Deferred[None]]] = deque()  # who waits for all up to a number
-        self._pings: list[tuple[int, int]] = []  # era and mark of each that is under way
-        self._answered = 0.0  # when the connection last showed that it lives
+        self._pings: deque[Ping] = deque()  # those that are under way
+        self._asking = False  # whether the source is asked for its mark
         self._last = b""  # the last message
-        self._held: deque[Event] = deque()  # what waits until its publisher was answered, and all after it
+        self._slices = slices_of(clock)
+        self._held: deque[Held] = deque()  # what waits until its publisher was answered, and all after it
+        self._bus_answers = self._source_answers = 0  # how often, while something was held, publishers were answered
 
     def __len__(self) -> int:
         return len(self._subscriptions)
@@ -181,7 +214,6 @@ class RedisSubscriber:
     def opened(self) -> None:
         """Subscribe to everything again."""
         self.generation += 1
-        self._answered = self._clock.seconds()
         self._connection.protocol.send(b"SUBSCRIBE", self._inbox)
         self._subscribe(self._subscriptions.targets)
 
@@ -196,25 +228,46 @@ class RedisSubscriber:
 
     def heartbeat(self) -> None:
         """See whether the connection lives, and move the mark.  To be called every second or so."""
-        if self._clock.seconds() - self._answered > SILENCE_TIMEOUT:
-            self._connection.drop("it does not answer")
-        # Not those that join while the answer is under way: its mark is older than they are.
-        behind = self._recovery.behind
-        self.source.mark().addCallbacks(self._ping, self._begin_anyway, (self._recovery.era, behind))
+        if self._is_silent():
+            # Once more when what has arrived meanwhile was read: it may be this process that has stood still.
+            self._clock.callLater(0, self._drop_silent, self._pings[0], self._last)
+        # Whatever the source does: it says nothing of this connection.
+        self._ping(UNKNOWN_MARK, self._recovery.era)
+        if not self._asking:
+            self._asking = True
+            # Not those that join while the answer is under way: its mark is older than they are.
+            behind = self._recovery.behind
+            asked = self.source.mark().addCallbacks(self._on_mark, self._begin_anyway, (self._recovery.era, behind))
+            asked.addBoth(self._mark_answered)
 
-    def _ping(self, mark: int, era: int, behind: list[Subscription]) -> None:
+    def _mark_answered(self, result: object) -> object:
+        self._asking = False
+        return result
+
+    def _on_mark(self, mark: int, era: int, behind: list[Subscription]) -> None:
         self._begin_at(mark, behind)
+        # What was published before the mark comes before the answer.
+        self._ping(mark, era)
+
+    def _ping(self, mark: int, era: int) -> None:
         protocol = self._connection.protocol
         if protocol is not None:
-            # What was published before the mark comes before the answer.
-            self._pings.append((era, mark))
+            self._pings.append(Ping(self._clock.seconds(), mark, era))
             protocol.send(b"PING")
 
     def _on_pong(self) -> None:
-        self._answered = self._clock.seconds()
         if self._pings:
-            era, mark = self._pings.pop(0)
-            self._recovery.received_up_to(mark, era)
+            ping = self._pings.popleft()
+            if ping.mark != UNKNOWN_MARK:
+                self._recovery.received_up_to(ping.mark, ping.era)
+
+    def _is_silent(self) -> bool:
+        return bool(self._pings) and self._clock.seconds() - self._pings[0].sent > SILENCE_TIMEOUT
+
+    def _drop_silent(self, ping: Ping, last: bytes) -> None:
+        # Messages are a sign of life, too: the answer may be behind many of them.
+        if self._pings and self._pings[0] is ping and self._last is last:
+            self._connection.drop("it does not answer")
 
     # Messages.
 
@@ -223,6 +276,7 @@ class RedisSubscriber:
         kind = reply[0] if type(reply) is list else reply
         if kind == b"message":
             if reply[1] == self._inbox:
+                self._last = reply[2]
                 self._notify(reply[2])
             else:
                 self._on_event(reply[2])
@@ -249,29 +303,42 @@ class RedisSubscriber:
             return
         self._last = message
         event = decode_message(message)
-        if self._held:
-            self._held.append(event)
-        elif self._is_early(event.origin):
-            self._held.append(event)
-            self._pause()
+        if self._held or (event.origin and self._is_early(event.origin)):
+            self._hold(event)
         else:
             self._pass_on(event)
 
     def _is_early(self, origin: str) -> bool:
         """Whether the publisher, a session of this node, does not know yet that it has published."""
-        return bool(origin) and (self._publishes(origin) or self._recovery.source.publishes(origin))
+        return self._publishes(origin) or self.source.publishes(origin)
 
-    def _pause(self) -> None:
-        """Go on when the publishers of this bus, or those of the store, were answered."""
-        self._on_answer(self.resume)
-        self.source.on_answer(self.resume)
+    def _hold(self, event: Event) -> None:
+        """Keep *event* until what its publisher waits for now is answered; not what it may publish after that."""
+        origin = event.origin
+        by_bus = bool(origin) and self._publishes(origin)
+        by_source = bool(origin) and self.source.publishes(origin)
+        if by_bus:
+            self._on_answer(self._bus_answered)
+        if by_source:
+            self.source.on_answer(self._source_answered)
+        self._held.append(Held(event, self._bus_answers + by_bus, self._source_answers + by_source))
 
-    def resume(self) -> None:
-        """Deliver the events that were held until their publishers were answered."""
-        while self._held and not self._is_early(self._held[0].origin):
-            self._pass_on(self._held.popleft())
-        if self._held:
-            self._pause()
+    def _bus_answered(self) -> None:
+        self._bus_answers += 1
+        self._release()
+
+    def _source_answered(self) -> None:
+        self._source_answers += 1
+        self._release()
+
+    def _release(self) -> None:
+        """Deliver the events whose publishers were answered, up to the first whose was not."""
+        held, end = self._held, self._slices.deadline()
+        while held and held[0].bus_answers <= self._bus_answers and held[0].source_answers <= self._source_answers:
+            self._pass_on(held.popleft().event)
+            if held and self._slices.now() >= end:
+                self._slices.add(self._release)
+                return
 
     def _pass_on(self, event: Event) -> None:
         if event.id:
