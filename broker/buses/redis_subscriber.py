@@ -265,7 +265,7 @@ class RedisSubscriber:
         return bool(self._pings) and self._clock.seconds() - self._pings[0].sent > SILENCE_TIMEOUT
 
     def _drop_silent(self, ping: Ping, last: bytes) -> None:
-        # Messages are a sign of life, too: the answer may be behind many of them.
+        # Messages show that it lives, too: the answer may be behind many of them.
         if self._pings and self._pings[0] is ping and self._last is last:
             self._connection.drop("it does not answer")
 
