@@ -186,7 +186,8 @@ class IPeer(Interface):
         *disconnect* closes its connection; it is called with a close code and a
         reason when the broker must disconnect the client: with 1008 when its credential
         has expired or is not configured any more.  *warn* is called with the seconds that
-        are left, at most 30, before a credential expires.
+        are left, at most 30, before a credential expires.  Without them, the methods of the session
+        that are called so are used, if it has them.
 
         The port does this for a WebSocket, with ``ILink.close``, when the dialect has not.
         """
@@ -954,6 +955,8 @@ class IBus(IService):
 
 class IEventSource(Interface):
     """Where a bus finds the stored events that it has missed; see ``ISharedStore``."""
+
+    epoch: str = Attribute("That of the events that it reads; changes when everything was lost.")
 
     def mark() -> Deferred[int]:
         """Return the present mark."""

@@ -228,13 +228,14 @@ class Batcher:
         Deferred.fromCoroutine(self._run(batch)).addErrback(self._fail_bug, batch).addBoth(self._ended)
 
     def _ended(self, _: object) -> None:
-        self._running = False
         if self.publishing:
             self.publishing = frozenset()
         if self._on_answer:
             calls, self._on_answer = self._on_answer, set()
             for call in calls:
                 call()
+        # Not before: what they submit begins below, and only once.
+        self._running = False
         # Not in the next loop iteration: there is nothing to wait for.
         if self._waiting and self._usable:
             self._begin()
