@@ -80,6 +80,7 @@ class Data:
 
     def __init__(self, seconds: Callable[[], float], publish: Callable[[bytes, bytes], int]) -> None:
         self.keys: dict[bytes, Any] = {}
+        self.ends: dict[bytes, float] = {}  # when keys expire
         self._seconds, self._publish = seconds, publish
 
     def copy(self) -> dict[bytes, Any]:
@@ -100,7 +101,15 @@ class Data:
         command = self.commands.get(name)
         if command is None:
             raise CommandError(f"ERR unknown command {name!r}: tests/simulation/commands.py has it not yet")
+        if self.ends:
+            self._expire()
         return command(*words)
+
+    def _expire(self) -> None:
+        now = self._seconds()
+        for key in [key for key, end in self.ends.items() if end <= now or key not in self.keys]:
+            self.keys.pop(key, None)
+            del self.ends[key]
 
     def _get(self, key: bytes, kind: type[Any]) -> Any:
         found = self.keys.get(key)
@@ -132,6 +141,7 @@ class Data:
         if options and key in self.keys:
             return None
         self.keys[key] = value
+        self.ends.pop(key, None)
         return OK
 
     def INCR(self, key: bytes) -> Reply:
@@ -149,6 +159,19 @@ class Data:
 
     def EXISTS(self, *keys: bytes) -> Reply:
         return sum(key in self.keys for key in keys)
+
+    def PEXPIRE(self, key: bytes, millis: bytes) -> Reply:
+        if key not in self.keys:
+            return 0
+        self.ends[key] = self._seconds() + integer_of(millis) / 1000
+        self._expire()
+        return 1
+
+    def EXPIRE(self, key: bytes, seconds: bytes) -> Reply:
+        return self.PEXPIRE(key, b"%d" % (1000 * integer_of(seconds)))
+
+    def PERSIST(self, key: bytes) -> Reply:
+        return int(self.ends.pop(key, None) is not None)
 
     def PUBLISH(self, channel: bytes, message: bytes) -> Reply:
         return self._publish(channel, message)

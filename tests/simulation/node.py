@@ -15,9 +15,8 @@ from twisted.internet.defer import maybeDeferred
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from zope.interface import implementer
 
-from broker.buses import open_bus
+from broker.buses import open_bus, redis_subscriber
 from broker.buses import redis as redis_bus
-from broker.buses import redis_subscriber
 from broker.config.settings import Settings
 from broker.core import service
 from broker.core.service import Broker

@@ -34,6 +34,8 @@ COMMANDS: list[tuple[bytes, list[list[bytes]]]] = [
     (b"INCR", [KEYS[b"t"]]),
     (b"INCRBY", [KEYS[b"t"], NUMBERS]),
     (b"DEL", [[*KEYS[b"t"], *KEYS[b"h"], *KEYS[b"s"], *KEYS[b"z"], *KEYS[b"x"]]]),
+    (b"EXPIRE", [[*KEYS[b"t"], *KEYS[b"h"]], [b"0", b"1000"]]),
+    (b"PERSIST", [[*KEYS[b"t"], *KEYS[b"h"]]]),
     (b"EXISTS", [[*KEYS[b"t"], *KEYS[b"h"]]]),
     (b"HGET", [KEYS[b"h"], NAMES]),
     (b"HMGET", [KEYS[b"h"], NAMES, NAMES]),

@@ -22,7 +22,7 @@ QUICK_MUTANTS = ("gap not filled", "position not moved")  # those that one of th
 MUTANT_SEEDS = 2000  # in which each mutant must be found
 ROOT = Path(__file__).parents[2]
 # What is known to fail, and is being mended.
-OPEN = {"a call ended twice", "a call ended late", "a watcher is deaf", "a job was not done"}
+OPEN = {"a call ended twice", "a call ended late", "a job was not done", "names are not given back"}
 
 
 def is_open(result: Result, violation: Violation) -> bool:
