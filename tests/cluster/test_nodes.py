@@ -759,7 +759,7 @@ async def test_what_was_known_is_stored_again_after_a_wipe(make_nodes: MakeNodes
     await protocol.execute_command(b"DEL", *keys)
     await one.broker.store.append("log", Event("t", "kind", None))
     for _ in range(100):  # it is stored again some time after the wipe was noticed
-        await one.settle()
+        await one.store.head("")
         if await two.client().peer.become("member") == ["room"]:
             break
     else:
