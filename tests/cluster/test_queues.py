@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -72,7 +72,7 @@ class Store:
 
 class Node:
     def __init__(self, world: World, address: str) -> None:
-        self.store = Store(world.store)
+        self.store = cast(Any, Store(world.store))
         self.takers: list[Taker] = []
         self.bus = Bus(address, world.leases)
         self.told: list[str] = []
@@ -189,13 +189,11 @@ def test_a_node_without_a_lease_delivers_nothing_that_is_kept(world: World) -> N
 def test_a_lease_that_ends_while_the_queue_is_read_ends_the_delivery(world: World) -> None:
     value_of(world.one.put(b"1"))
     read: Deferred[Any] = Deferred()
-    world.one.store.read = lambda *words: read.addCallback(  # type: ignore[attr-defined]
-        lambda _: world.store.read(*words)
-    )
+    world.one.store.read = lambda *words: read.addCallback(lambda _: world.store.read(*words))
     taker = world.one.take()
     world.leases["one"] = 5
     assert world.two.take().got == []  # it does not know yet
-    del world.one.store.read  # type: ignore[attr-defined]
+    del world.one.store.read
     read.callback(None)
     assert taker.got == []
     world.clock.advance(LOCK_RETRY)
@@ -223,7 +221,7 @@ def test_the_others_are_notified_of_what_may_have_been_stored(world: World) -> N
         value_of(world.store.append(*words))
         return fail(Unavailable("redis"))
 
-    world.one.store.append = append  # type: ignore[attr-defined]
+    world.one.store.append = append
     with pytest.raises(Unavailable):
         value_of(world.one.put(b"1"))
     assert taker.got == [b"1"]
