@@ -57,7 +57,7 @@ class Schedule:
 
 
 SETUP = (
-    ("observe", TOPICS, 3),
+    ("observe", TOPICS, 4),
     ("observe", LIVE, 2),
     ("observe", ("durable.*", "durable.>", "live.*"), 2),
     ("read", TOPICS, 3),
@@ -70,7 +70,7 @@ SETUP = (
     ("observe", ("kv/*", "kv/watched.x"), 1),
 )
 WORK = (
-    ("post", TOPICS, 8),
+    ("post", TOPICS, 9),
     ("publish", LIVE, 4),
     ("call", NAMES, 6),
     ("call", SHARED, 3),
@@ -86,9 +86,10 @@ WORK = (
     ("observe", TOPICS, 1),
     ("publish", ROOMS, 2),
 )
+BURSTS = {"post", "publish", "enqueue"}
 FAULTS = (
     ("cut", 4),
-    ("reset", 4),
+    ("reset", 5),
     ("lag", 3),
     ("freeze", 4),
     ("crash", 3),
@@ -110,10 +111,14 @@ def make_schedule(seed: int) -> Schedule:
         for _ in range(chance.choice((0, 1, 1, 2, 2, 3, 4, 6)))
     ]
     steps = list(faults)
-    for _ in range(chance.randint(6, 14)):
+    for _ in range(chance.randint(8, 16)):
         steps.append(_client_step(chance, clients, SETUP, FIRST + chance.random()))
     for _ in range(chance.randint(15, 45)):
-        steps.append(_client_step(chance, clients, WORK, _moment(chance, faults)))
+        step = _client_step(chance, clients, WORK, _moment(chance, faults))
+        # Often several of the same, one right after the other.
+        for _ in range(chance.choice((1, 1, 2, 4)) if step.what in BURSTS else 1):
+            steps.append(step)
+            step = attrs.evolve(step, at=step.at + 0.2 * chance.random())
     return Schedule(seed, nodes, clients, tuple(sorted(steps, key=lambda step: step.at)))
 
 
