@@ -138,7 +138,7 @@ class CallVerbs(Client):
         request.dialect = self.dialect
         share = self._share or self._take_share()
         try:
-            calls.open(self, callee, ref, request, quiet=quiet, share=share)
+            calls.open(self, callee, ref, request, quiet, share)
         except RateLimited as error:
             raise self._log_calls(error, "call", share) from None
 
@@ -153,7 +153,7 @@ class CallVerbs(Client):
     ) -> bool:
         """See ``IPeer.answer``."""
         self._verbs["answer"] += 1
-        if time and not 0 < time <= MAX_TIME:
+        if not 0.0 <= time <= MAX_TIME:
             time = 0.0  # no time that a clock shows: the caller must get its answer all the same
         within_rate = self._bucket is None or self._bucket.take_token()
         # What somebody waits for is brought at any rate: that it was asked for has been counted.
@@ -195,7 +195,7 @@ class CallVerbs(Client):
         request.dialect = self.dialect
         share = self._share or self._take_share()
         try:
-            calls.open(self, target, ref, request, share=share)
+            calls.open(self, target, ref, request, False, share)
         except RateLimited as error:
             raise self._log_calls(error, "request", share) from None
 
