@@ -23,7 +23,7 @@ class MemoryTrimmer(TimerService):
 
     INTERVAL = 0.5  # seconds between two looks
     GROWTH = 4 << 20  # bytes by which the process may grow, or that may come and go, before something is done
-    QUIET = 1 << 20  # bytes that come and go between two looks, while it is quiet
+    QUIET = 1 << 20  # bytes that come and go between two looks, while it is quiet; or that it may have grown by then
     MAX_LOAD = 0.005  # of the time may be spent with it
 
     def __init__(self, moved: Callable[[], int]) -> None:
@@ -47,11 +47,14 @@ class MemoryTrimmer(TimerService):
         """Trim if that is worth it now."""
         resident, moved = resident_bytes(), self._moved()
         self._lowest = min(self._lowest or resident, resident)
+        grown = resident - self._lowest
         quiet, self._seen = moved - self._seen < self.QUIET, moved
         if self._skip:
             self._skip -= 1
         elif self._trim is not None and (
-            self._again or resident > self._lowest + self.GROWTH or (quiet and moved - self._trimmed > self.GROWTH)
+            self._again
+            or grown > self.GROWTH
+            or (quiet and (grown > self.QUIET or moved - self._trimmed > self.GROWTH))
         ):
             began = perf_counter()
             gc.collect(0)  # what failed may be kept by its traceback

@@ -16,7 +16,7 @@ import msgspec
 from twisted.internet.interfaces import IReactorTime
 
 from broker.core.deadlines import Deadlines
-from broker.core.registry import Registry
+from broker.core.registry import Registry, text_bytes
 from broker.core.shares import Share
 from broker.core.slices import slices_of
 from broker.errors import BrokerError, Gone, Invalid, NotFound, RateLimited, Timeout
@@ -90,9 +90,9 @@ class Calls:
         share_limit: int = 50_000,
         total_limit: int = 100_000,
     ) -> None:
-        self.performers: Registry[Party] = Registry("exists")
-        self.services: Registry[Party] = Registry("exists")
-        self.takers: Registry[Party] = Registry("exists")
+        self.performers: Registry[Party] = Registry("exists", hold_for)
+        self.services: Registry[Party] = Registry("exists", hold_for)
+        self.takers: Registry[Party] = Registry("exists", hold_for)
         self._slices = slices_of(clock)
         self._idle = idle
         self._limit, self._share_limit, self._total_limit = pending_limit, share_limit, total_limit
@@ -240,7 +240,7 @@ class Calls:
         """
         if len(ref) > MAX_KEPT_LENGTH or len(procedure) > MAX_KEPT_LENGTH:
             raise Invalid("id" if len(ref) > MAX_KEPT_LENGTH else "method")
-        kept = size_of(ref) + size_of(procedure)
+        kept = text_bytes(ref) + text_bytes(procedure)
         if self._kept.get(caller, 0) + kept > MAX_KEPT_BYTES:
             raise RateLimited("limit", "pending")
         return kept
@@ -320,6 +320,6 @@ class Calls:
         caller.hold(change)
 
 
-def size_of(text: str) -> int:
-    """Return at most how many bytes *text* takes in memory."""
-    return len(text) if text.isascii() else 4 * len(text)
+def hold_for(party: Party, change: int) -> None:
+    """Count how many bytes more are kept for *party*, or fewer."""
+    party.hold(change)

@@ -34,7 +34,7 @@ class Watches:
     _push: Callable[[Frame], object]
     _hold: Callable[[int], object]
     _patterns: dict[str, None] = attrs.field(factory=dict)
-    _tree: PatternTree[Watches, None] = attrs.field(factory=PatternTree)  # the same
+    _tree: PatternTree[str, None] = attrs.field(factory=PatternTree)  # the same
     _waiting: dict[str, list[Frame]] = attrs.field(factory=dict)  # pattern → changes that follow its snapshot
     _held: int = 0  # bytes of them
 
@@ -56,7 +56,7 @@ class Watches:
         self._waiting.setdefault(pattern, [])
         if fresh:
             self._patterns[pattern] = None
-            self._tree.insert(pattern)[self] = None
+            self._tree.insert(pattern)[pattern] = None
             self._peer.watch_pattern(pattern)
         try:
             return await self._snapshot(pattern)
@@ -93,7 +93,7 @@ class Watches:
         self._release(pattern)
         if pattern in self._patterns:
             del self._patterns[pattern]
-            self._tree.remove(pattern, self)
+            self._tree.remove(pattern, pattern)
             self._peer.unwatch_pattern(pattern)
 
     def matching(self, event: Event) -> list[str]:

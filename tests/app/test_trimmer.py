@@ -59,6 +59,10 @@ def test_it_is_trimmed_once_it_is_quiet_after_much_that_came_and_went(process):
     assert [process.look() for _ in range(3)] == [1, 1, 1]
 
 
+def test_a_quiet_process_is_trimmed_though_it_has_grown_by_little(process):
+    assert [process.look(resident=2 * MIB, moved=2 * MIB), process.look()] == [0, 1]
+
+
 def test_what_takes_long_is_done_seldom(process, monkeypatch):
     times = iter([0.0, 0.01, 1.0, 1.0])
     monkeypatch.setattr(trimmer, "perf_counter", lambda: next(times))
