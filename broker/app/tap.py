@@ -148,7 +148,13 @@ def make_core(reactor: Any, settings: Settings) -> Broker:
         observe=metrics.committed,
         failed=metrics.store_failed,
     )
-    bus = open_bus(settings.bus, settings.node, reactor=reactor, prefix=settings.redis_prefix)
+    bus = open_bus(
+        settings.bus,
+        settings.node,
+        reactor=reactor,
+        prefix=settings.redis_prefix,
+        lease=settings.node_lease_seconds,
+    )
     broker = Broker(settings, store, bus, reactor, access, metrics)
     if not store.shared:
         broker.about.facts["durability"] = settings.durability  # the description of a shared one says what it promises

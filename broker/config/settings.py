@@ -269,6 +269,13 @@ class Settings:
     takeover_probe_seconds: float = option(
         SECONDS, 1.0, "How long the holder of a name may stay silent when another asks for it."
     )
+    node_lease_seconds: float = option(
+        SECONDS,
+        5.0,
+        "With a shared store: for how long a node that is silent keeps its names; a call to it ends within 2 seconds "
+        "of that. All nodes should have the same, 1 at least: less lets others take over sooner, more bears longer "
+        "stalls.",
+    )
     ping_seconds: float = option(SECONDS, 25.0, "The time between two pings to a silent client; 0: none.")
     pong_seconds: float = option(SECONDS, 20.0, "How long the answer to a ping may take.")
     slow_grace_seconds: float = option(
@@ -457,6 +464,8 @@ class Settings:
             found.append("TXBROKER_JWT_SECRET: clients have the same word, by which they could sign tokens of anybody")
         if not self.listen:
             found.append("TXBROKER_LISTEN names nothing to listen on")
+        if self.node_lease_seconds < 1:
+            found.append("TXBROKER_NODE_LEASE_SECONDS: expected 1 at least: a slow node would lose its names")
         if is_redis(self.bus) and not is_redis(self.store):
             found.append("TXBROKER_BUS: nodes that share a bus must share a store: set TXBROKER_STORE=redis://… too")
         exposed = self._exposed

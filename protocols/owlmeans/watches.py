@@ -9,7 +9,7 @@ import attrs
 
 from broker.core.tree import PatternTree
 from broker.errors import RateLimited, TooLarge
-from broker.interfaces import IPeer
+from broker.interfaces import ILink, IPeer
 from broker.messages import CloseCode, Entry, Event, Frame
 from broker.patterns import KEY_PREFIX, is_pattern, matches
 
@@ -27,12 +27,12 @@ class Watches:
     Args:
         peer: the way into the broker.
         push: sends the frame of a change.
-        hold: counts how many more bytes are kept, or fewer.
+        link: counts what is kept.
     """
 
     _peer: IPeer
     _push: Callable[[Frame], object]
-    _hold: Callable[[int], object]
+    _link: ILink
     _patterns: dict[str, None] = attrs.field(factory=dict)
     _tree: PatternTree[str, None] = attrs.field(factory=PatternTree)  # the same
     _waiting: dict[str, list[Frame]] = attrs.field(factory=dict)  # pattern → changes that follow its snapshot
@@ -110,7 +110,7 @@ class Watches:
         else:
             self._held += len(frame.payload)
             self._waiting[pattern].append(frame)
-            self._hold(len(frame.payload))
+            self._link.hold(len(frame.payload))
 
     def _release(self, pattern: str) -> list[Frame]:
         """Return the changes that were kept for *pattern*, and keep none."""
@@ -118,7 +118,7 @@ class Watches:
         size = sum(len(frame.payload) for frame in frames)
         if size:
             self._held -= size
-            self._hold(-size)
+            self._link.hold(-size)
         return frames
 
 

@@ -259,6 +259,12 @@ def test_required_credential_that_nobody_can_have_is_refused():
     assert "no client could be admitted" in problems_of(TXBROKER_AUTH="required")[0]
 
 
+@pytest.mark.parametrize("seconds", ["0", "0.5"])
+def test_a_lease_that_ends_before_a_slow_node_can_renew_it_is_refused(seconds: str):
+    (problem,) = problems_of(TXBROKER_NODE_LEASE_SECONDS=seconds)
+    assert problem.startswith("TXBROKER_NODE_LEASE_SECONDS: expected 1 at least")
+
+
 def test_nothing_to_listen_on_is_refused():
     assert problems_of(TXBROKER_LISTEN="none") == ["TXBROKER_LISTEN names nothing to listen on"]
 

@@ -194,11 +194,10 @@ class FrameReader(AutobahnCore):
                 if not stop or stop > end:
                     slow = not stop
                     break
-                position = stop
-                if slices.now() < slices.end:
-                    continue
-                over = True
-                break
+                position, over = stop, slices.now() >= slices.end
+                if over:
+                    break
+                continue
             if size < MASKED or size == EIGHT_BYTES:
                 break
             if size < TWO_BYTES:
@@ -225,10 +224,8 @@ class FrameReader(AutobahnCore):
                 received(payload, first == BINARY)
             except Exception:
                 self.session_failed()
-            if self.state != OPEN or not self.receiving:
-                break
-            if position < end and slices.now() >= slices.end:
-                over = True
+            over = position < end and slices.now() >= slices.end
+            if over or self.state != OPEN or not self.receiving:
                 break
         else:
             slow = False
