@@ -139,8 +139,8 @@ def _replaced(mutant: Mutant, source: str) -> str:
 
 
 def _method(mutant: Mutant) -> tuple[Any, str, Any]:
-    original = inspect.getattr_static(mutant.owner, mutant.method)
-    function = original.fget if isinstance(original, property) else original
+    original: Any = inspect.getattr_static(mutant.owner, mutant.method)
+    function: Any = original.fget if isinstance(original, property) else original
     source = _replaced(mutant, textwrap.dedent(inspect.getsource(function)))
     names: dict[str, Any] = {}
     exec(compile("from __future__ import annotations\n" + source, "<mutant>", "exec"), function.__globals__, names)
