@@ -289,6 +289,11 @@ class StoreEventSource:
         self._store = store
         self.publishes, self.on_answer = store.publishes, store.on_answer
 
+    @property
+    def epoch(self) -> str:
+        """That of the store."""
+        return self._store.epoch
+
     def mark(self) -> Deferred[int]:
         """Return the present mark."""
         return self._store.mark()

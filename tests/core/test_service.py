@@ -293,6 +293,24 @@ def test_a_store_that_has_lost_all_gets_what_the_node_knows(clustered):
     assert clustered.bus.begun == 1
 
 
+def test_a_store_that_comes_back_empty_and_late_gets_what_the_node_knows(clustered, clock, monkeypatch):
+    ann, keys = attach(clustered), {"client": "ann", "member": "8:test:annroom"}
+    value_of(ann.take_name("ann"))
+    ann.appear()
+    value_of(ann.become("ann"))
+    value_of(ann.join("room"))
+    for space, key in keys.items():
+        value_of(clustered.store.delete(space, key))
+    with monkeypatch.context() as away:
+        away.setattr(clustered.store, "set", lambda *words, **named: fail(Unavailable("redis")))
+        clustered.store.wiped()
+        clock.pump([1.0] * 5)
+    assert [value_of(clustered.store.get(*pair)) for pair in keys.items()] == [None, None]
+    assert value_of(attach(clustered).become("ann")) == ["room"]  # what the store has yet to get counts, too
+    clock.pump([1.0] * 2)
+    assert None not in [value_of(clustered.store.get(*pair)) for pair in keys.items()]
+
+
 def test_gauges_count_what_there_is(clock):
     broker = make_broker(clock)
     ann, bob = attach(broker), attach(broker)
