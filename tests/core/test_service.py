@@ -16,6 +16,7 @@ from broker.config.options import Retention
 from broker.config.settings import Settings
 from broker.core.memberships import CONTROL as LEFT
 from broker.core.owners import CONTROL as OWNED
+from broker.core.registry import NAME_BYTES
 from broker.core.service import EXPIRY, SWEEP, SWEEPER, Broker
 from broker.errors import Taken, Unauthenticated, Unavailable
 from broker.messages import Event, Identity, Request
@@ -323,7 +324,8 @@ def test_gauges_count_what_there_is(clock):
     poll = ensureDeferred(ann.poll("news", 0, 10, 5.0))
     gauges = {name: read() for name, (_, read) in broker.metrics.gauges.items()}
     counted = {"calls_pending": 1, "polls_waiting": 1, "topics": 2, "services": 3, "sessions": 1, "store_bytes": 0}
-    held = dict.fromkeys(("memory_held_bytes", "send_queue_bytes", "upload_bytes", "held_bytes"), 0)
+    names = 3 * (NAME_BYTES + 1)
+    held = {"memory_held_bytes": names, "send_queue_bytes": 0, "upload_bytes": 0, "held_bytes": names}
     assert gauges == {**counted, **held, "memory_limit_bytes": broker.settings.memory_limit_bytes}
     poll.addErrback(lambda failure: failure.trap(CancelledError)).cancel()
 
