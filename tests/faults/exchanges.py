@@ -315,7 +315,8 @@ class Jobs(Exchange):
 
     def begin(self) -> None:
         self.done: Counter[Any] = Counter()
-        self.sent = 0
+        self.sent: dict[int, Native] = {}
+        self.refused: set[int] = set()
         self._numbers = count()
         self._producers: dict[int, Native] = {}
 
@@ -334,9 +335,12 @@ class Jobs(Exchange):
         await pause(0.1)
 
     async def _produce(self, number: int, client: Native) -> None:
-        self._producers[number] = client
-        self.sent += 1
-        client.send(type="message", recipient=f"queue:{self.queue}", payload=next(self._numbers))
+        if self._producers.get(number) is not client:
+            self._producers[number] = client
+            client.on_error = lambda id: self.refused.add(int(id.removeprefix("j") or -1))
+        job = next(self._numbers)
+        self.sent[job] = client
+        client.send(type="message", id=f"j{job}", recipient=f"queue:{self.queue}", payload=job)
         await pause(0.05)
 
     async def finish(self) -> None:
@@ -348,9 +352,14 @@ class Jobs(Exchange):
             await eventually(lambda: all(self.done[word] for word in last), 20.0)
         except AssertionError:
             self.faults.append(f"the queue is stuck: {[word for word in last if not self.done[word]]} not done")
-        self.counts["sent"] = self.sent
-        self.counts["done"] = len(self.done)
+        done = {job for job in self.sent if self.done[job]}
+        self.counts["sent"], self.counts["done"] = len(self.sent), len(done)
         self.counts["done again"] = sum(times - 1 for times in self.done.values())
+        self.counts["refused"] = len(self.refused - done)
+        left = set(self.sent) - done - self.refused
+        # Some were on the way to a node or to a consumer, or back, when that was lost.
+        self.counts["lost with a connection of theirs"] = sum(self.sent[job].closed for job in left)
+        self.counts["neither done nor refused"] = sum(not self.sent[job].closed for job in left)
 
 
 class Increments(Exchange):
