@@ -793,10 +793,10 @@ class IStore(IService):
 
         Those with a time before *before* (0: none for its age) and those beyond
         the newest *keep* (0: none for their count) go.  The oldest go first, and
-        an old one behind a young one stays: there is never a hole.  Keys of
-        any space that expired an hour ago go too; until then they are left to
-        ``expired``.  It may work in steps that others see.  Returns how many
-        events went.
+        an old one behind a young one stays: there is never a hole.  Keys that
+        expired an hour ago go too; until then they are left to ``expired``, and those of the
+        space ``kv`` always, since they are announced.  It may work in steps that others see.
+        Returns how many events went.
 
         A log of that prefix that has no event left is forgotten, now or by a later
         sweep: it is none any more, but for its ids.

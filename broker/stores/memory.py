@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 from broker.interfaces import IStore
 from broker.messages import MAX_TIME, Entry, Event, Quota
-from broker.stores.entries import EXPIRED_KEPT, alive, check_revision, increased, merged, replaced
+from broker.stores.entries import ANNOUNCED_SPACES, EXPIRED_KEPT, alive, check_revision, increased, merged, replaced
 from broker.stores.room import ROW_BYTES, Room, check_quota, fits_when_full, floor_group, full_refusal, full_text
 from broker.stores.states import NOT_RUNNING, refused
 
@@ -241,7 +241,7 @@ class MemoryStore(Service):
             removed += self._sweep_log(name, before, keep)
             if number % SWEEP_STEP == 0:
                 await deferLater(self._clock, 0)
-        for space in list(self._spaces):
+        for space in set(self._spaces) - ANNOUNCED_SPACES:
             while len(self._expire(space, SWEEP_STEP, self._clock.seconds() - EXPIRED_KEPT)) == SWEEP_STEP:
                 await deferLater(self._clock, 0)
         return removed

@@ -31,7 +31,7 @@ from broker.redis.batcher import MAX_REPLY_BYTES, Batcher, Operation
 from broker.redis.event_codec import encode_extras, encode_record
 from broker.redis.script import Script
 from broker.redis.server import ServerInfo, read_info
-from broker.stores.entries import EXPIRED_KEPT, increased, merged
+from broker.stores.entries import ANNOUNCED_SPACES, EXPIRED_KEPT, increased, merged
 from broker.stores.redis_reader import MAX_ID, RedisReader, end_of
 from broker.stores.redis_swap import (
     FULL,
@@ -268,7 +268,7 @@ class RedisStore(RedisReader, Service):
             count, start = await self._submit(Operation(words))
             removed += count
         due = repr(self._clock.seconds() - EXPIRED_KEPT).encode()
-        for space in await self._spaces():
+        for space in await self._spaces() - set(map(encode_text, ANNOUNCED_SPACES)):
             while len(await self._expire(space, due, KEYS_STEP)) == KEYS_STEP:
                 pass
         return removed

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from broker.messages import MAX_TIME, Entry, Event, Quota, decode_text, encode_text
-from broker.stores.entries import alive, check_revision, increased, merged, replaced
+from broker.stores.entries import ANNOUNCED_SPACES, alive, check_revision, increased, merged, replaced
 from broker.stores.room import ROW_BYTES, check_quota, fits_when_full, floor_group, full_refusal
 from broker.stores.sqlite_space import FileSpace
 
@@ -343,7 +343,7 @@ class TableWriter(TableReader):
 
         Returns the space to go on with, None at the end.
         """
-        if len(self.expired(space, SWEPT_ROWS, due)) == SWEPT_ROWS:
+        if space not in ANNOUNCED_SPACES and len(self.expired(space, SWEPT_ROWS, due)) == SWEPT_ROWS:
             return space
         following: str | None = self._execute(_NEXT_SPACE, (space,)).fetchone()[0]
         return following

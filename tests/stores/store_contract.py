@@ -462,6 +462,21 @@ class StoreContract:
         assert await store.expired("b", 9) == ["young"]
 
     @pytest_twisted.ensureDeferred
+    async def test_sweep_leaves_expired_keys_that_are_announced(self, store: IStore, clock: Clock) -> None:
+        await store.set("kv", "old", b"", expires=NOW + 1)
+        clock.advance(3 * HOUR)
+        assert await store.sweep("", 0, 0) == 0
+        assert await store.expired("kv", 9) == ["old"]
+
+    @pytest_twisted.ensureDeferred
+    async def test_any_number_of_expired_keys_is_returned(self, store: IStore, clock: Clock) -> None:
+        names = [f"{number:04}" for number in range(1000)]
+        await gatherResults([store.set("s", name, b"", expires=NOW + 1) for name in names])
+        clock.advance(2)
+        found = [*await store.expired("s", 700), *await store.expired("s", 700)]
+        assert sorted(found) == names
+
+    @pytest_twisted.ensureDeferred
     async def test_logs_come_by_prefix_in_the_order_of_their_bytes(self, store: IStore) -> None:
         names = ["a", "a/", "a/\x00", "a/1", "a/é", "a/\uffff", "a/😀", "b"]
         await gatherResults([store.append(name, event()) for name in reversed(names)])
