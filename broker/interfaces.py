@@ -754,8 +754,10 @@ class IStore(IService):
     description: str = Attribute("Its kind as one word, then where it is and what it promises; without secrets.")
     used_bytes: int = Attribute("How large it is, as far as it knows; 0: it does not.")
 
-    def append(log: str, event: Event, quota: Quota | None = None) -> Deferred[Event]:
+    def append(log: str, event: Event, quota: Quota | None = None, head: int | None = None) -> Deferred[Event]:
         """Store *event* at the end of *log*; return a copy with ``id`` and ``epoch`` set.
+
+        With *head*, only if that is what ``head`` returns.
 
         Topic, name, body (None and b"" are two things), source, author and time are
         stored; an event whose time is 0 gets the store's.
@@ -766,6 +768,7 @@ class IStore(IService):
         forgotten (``sweep``), a new one may begin with a later id than 1.
 
         Raises:
+            Conflict: *head* was given and is not the last id.
             RateLimited: it would be the first of a log, and *quota* is used up.
         """
 

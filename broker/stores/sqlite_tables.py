@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from broker.errors import Conflict
 from broker.messages import MAX_TIME, Entry, Event, Quota, decode_text, encode_text
 from broker.stores.entries import ANNOUNCED_SPACES, alive, check_revision, increased, merged, replaced
 from broker.stores.room import ROW_BYTES, check_quota, fits_when_full, floor_group, full_refusal
@@ -197,10 +198,14 @@ class TableWriter(TableReader):
             rows, self._buffer = self._buffer, []
             self._executemany(_APPEND, rows)
 
-    def append(self, log: str, event: Event, time: float, quota: Quota | None = None) -> Event:
+    def append(
+        self, log: str, event: Event, time: float, quota: Quota | None = None, expected: int | None = None
+    ) -> Event:
         """See ``IStore.append``; *time* is that of the stored event."""
         if self.shortage:
             raise full_refusal(self.shortage)
+        if expected is not None and expected != self.head(log):
+            raise Conflict("head", log)
         head = self._heads.get(log) or self._load_head(log, quota)
         number = head[1] + 1
         topic = event.topic
