@@ -183,12 +183,12 @@ class Indices:
         """Return the ids of the last events whose rows *log* has, the latest first."""
         refs = await self._store.latest(log, self._limit)
         found = {id_of(ref.body or b"") for ref in refs}
-        whole = len(refs) < self._limit
+        complete = len(refs) < self._limit
         # There may be several rows of an event that were written by a version before this.
-        while not whole and len(found) < self._limit:
+        while not complete and len(found) < self._limit:
             refs = await read_before(self._store, log, refs[0].id, STEP)
             found.update(id_of(ref.body or b"") for ref in refs)
-            whole = not refs
+            complete = not refs
         return sorted(found - {0}, reverse=True)[: self._limit]
 
     async def _advance(self, id: str, topic: str, field: str, extract: Extract) -> None:
