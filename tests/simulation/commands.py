@@ -260,6 +260,7 @@ class Data:
         return sorted(self._get(key, set) or ())
 
     def SSCAN(self, key: bytes, cursor: bytes, *options: bytes) -> Reply:
+        """Return a page in the order of the members; a cursor is how many were returned."""
         found = sorted(self._get(key, set) or ())
         start, count = int(cursor), int(options[1]) if options else 10
         following = start + count if start + count < len(found) else 0
