@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from broker.access.failures import AuthFailures
 from broker.access.lifetimes import Lifetimes
-from broker.access.limits import Buckets
+from broker.access.limits import Buckets, network_of
 from broker.access.principals import Access
 from broker.access.refusals import RefusalLog
 from broker.access.tokens import CONTROL as REVOKED
@@ -202,7 +202,8 @@ class Broker(MultiService):
                 await deferLater(self.clock, 0)
 
     def _expire(self) -> Deferred[Any]:
-        return ensureDeferred(self.keys.expire()).addErrback(self._timer_failed, "expiry")
+        expired = self.keys.expire(go_on=lambda: not self.draining)
+        return ensureDeferred(expired).addErrback(self._timer_failed, "expiry")
 
     def _timer_failed(self, failure: Any, what: str) -> None:
         if not self.draining:  # the store may have stopped in the middle
@@ -302,7 +303,7 @@ def make_channels(settings: Settings, store: IStore, bus: IBus, clock: IReactorT
 def make_memory(settings: Settings, metrics: Metrics) -> Memory:
     """Return the accounts of what clients make the daemon hold."""
     shed = partial(metrics.slow_consumer, "memory")
-    return Memory(settings.memory_limit_bytes, settings.memory_per_address_bytes, shed)
+    return Memory(settings.memory_limit_bytes, settings.memory_per_address_bytes, shed, network_of)
 
 
 def _takers_of(parts: Parts, queue: str) -> list[Any]:
