@@ -289,6 +289,11 @@ class StoreEventSource:
         self._store = store
         self.publishes, self.on_answer = store.publishes, store.on_answer
 
+    @property
+    def kept(self) -> int:
+        """See ``ISharedStore.kept``."""
+        return self._store.kept
+
     def mark(self) -> Deferred[int]:
         """Return the present mark."""
         return self._store.mark()

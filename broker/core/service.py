@@ -155,7 +155,9 @@ class Broker(MultiService):
         await super().stopService()
 
     def _wiped(self) -> None:
-        """Store again what is known here: the store has lost everything."""
+        """Store again what is known here: the store has lost everything, or what was written last."""
+        self.metrics.store_went_back += 1
+        self.channels.end_polls()  # what they wait for may never come: whoever comes again is told
         mailboxes = self.parts.mailboxes
         mailboxes.forget()
         ensureDeferred(self.parts.owners.restore()).addErrback(event_lost, OWNED)

@@ -92,6 +92,10 @@ class Batcher:
         opened: called whenever Redis can be used.
         refresh: called with the protocol when the script says ``STALE_EPOCH``; then the batch is repeated.
         probe: the words of an operation that writes, to see whether Redis accepts writes.
+        marks: whether the script counts calls that write: after the preamble it gets ``mark``, and "1" if any
+            of the operations writes.
+        wait: how many replicas must have a write before it is answered, and the milliseconds that takes at most;
+            otherwise it fails although it may have been done.
         observe: called with the operations and the seconds of each call.
         failed: called with the number of operations that a failure took.
 
@@ -99,6 +103,7 @@ class Batcher:
         connection: leads to Redis.
         refusal: why Redis accepts no writes; "" when it does.
         publishing: the origins of the operations that are under way.
+        mark: how many calls have written, as the last answer has shown; 0 at first.
 
     Raises:
         Invalid: Redis support is not installed.
@@ -115,6 +120,8 @@ class Batcher:
         opened: Callable[[], object] | None = None,
         refresh: Callable[[Any], Awaitable[None]] | None = None,
         probe: Sequence[bytes] = (),
+        marks: bool = False,
+        wait: tuple[int, int] = (0, 0),
         observe: Callable[[int, float], object] | None = None,
         failed: Callable[[int], object] | None = None,
     ) -> None:
@@ -122,6 +129,7 @@ class Batcher:
             address, reactor, prepare=self._prepare, opened=self._on_opened, closed=self._on_closed
         )
         self.refusal = ""
+        self.mark = 0
         self.publishing: frozenset[str] = frozenset()
         self._on_answer: set[Callable[[], object]] = set()  # to be called when they were answered
         self._script = script
@@ -129,6 +137,7 @@ class Batcher:
         self._preamble, self._prepare_owner, self._refresh = preamble, prepare, refresh
         self._opened = opened or _ignore
         self._probe_words = probe
+        self._marks, self._wait = marks, wait
         self._observe, self._failed = observe or _ignore, failed or _ignore
         self._waiting: deque[Operation] = deque()
         self._bytes = 0  # of those that wait
@@ -250,7 +259,9 @@ class Batcher:
             while rest:
                 if chained:
                     self._chain(rest)
-                rest = self._answer(rest, *await self._call(protocol, [operation.words for operation in rest]))
+                writes = not all(operation.reads for operation in rest)
+                asked = [operation.words for operation in rest]
+                rest = self._answer(rest, *await self._call(protocol, asked, writes))
         except ResponseError as error:
             self._fail_script(rest, error)
         except RedisError as error:
@@ -263,7 +274,7 @@ class Batcher:
         asking = [(operation, words) for operation in batch if (words := operation.peek())]
         if not asking:
             return
-        results, _ = await self._call(protocol, [words for _, words in asking])
+        results, *_ = await self._call(protocol, [words for _, words in asking], False)
         for (operation, _), result in zip(asking, results, strict=True):
             if isinstance(result, ResponseError):
                 raise result
@@ -276,15 +287,21 @@ class Batcher:
             if operation.chained:
                 operation.follow(before)
 
-    async def _call(self, protocol: Any, asked: list[Sequence[bytes]]) -> tuple[list[Any], Any]:
+    async def _call(self, protocol: Any, asked: list[Sequence[bytes]], writes: bool) -> tuple[list[Any], Any, str]:
+        """Return the results, the state that the first of the others must know, and why writes are not safe or ""."""
         while True:
             words = self._preamble()
+            if self._marks:
+                words += (b"%d" % self.mark, b"1" if writes else b"")
             for each in asked:
                 words.append(b"%d" % len(each))
                 words += each
             try:
-                results, state = await protocol.execute_command(b"EVALSHA", self._script.hash, b"0", *words)
-                return results, state
+                answer = protocol.execute_command(b"EVALSHA", self._script.hash, b"0", *words)
+                replicated = self._replicated(protocol) if writes and self._wait[0] else None
+                results, state, mark = await answer
+                self.mark = mark or 0
+                return results, state, "" if replicated is None else await replicated
             except ResponseError as error:
                 reason = str(error)
                 again: Callable[[Any], Awaitable[None]]
@@ -296,8 +313,21 @@ class Batcher:
                     raise
             await again(protocol)
 
-    def _answer(self, batch: list[Operation], results: list[Any], state: Any) -> list[Operation]:
-        """Answer those of *batch* that were done; return the others."""
+    def _replicated(self, protocol: Any) -> Deferred[str]:
+        """Wait for the replicas; fire with why what was written is not safe, "" if it is."""
+        replicas, milliseconds = self._wait
+
+        def judged(count: int) -> str:
+            if count >= replicas:
+                return ""
+            return f"Redis has written it, but only {count} of {replicas} replicas have confirmed that in time."
+
+        waiting: Deferred[int] = protocol.execute_command(b"WAIT", b"%d" % replicas, b"%d" % milliseconds)
+        # Lost with the connection, as the answer of the script is.
+        return waiting.addCallbacks(judged, lambda failure: f"Redis has not answered: {failure.value}.")
+
+    def _answer(self, batch: list[Operation], results: list[Any], state: Any, unsafe: str) -> list[Operation]:
+        """Answer those of *batch* that were done, the writes with an error if they are *unsafe*; return the others."""
         # Before the callbacks: they may look at ``problem``.
         self._note_refusal(
             next((str(result) for result in results if isinstance(result, ResponseError)), ""),
@@ -306,6 +336,9 @@ class Batcher:
         for operation, result in zip(batch, results, strict=False):
             if isinstance(result, ResponseError):
                 self._fail((operation,), f"Redis refuses: {result}.")
+                continue
+            if unsafe and not operation.reads:
+                self._fail((operation,), unsafe)
                 continue
             try:
                 value = operation.decode(result)

@@ -34,6 +34,7 @@ def open_store(
     min_free_bytes: int = 0,
     observe: Callable[[int, float], object] | None = None,
     failed: Callable[[int], object] | None = None,
+    wait: tuple[int, int] = (0, 0),
 ) -> IStore:
     """Return the store that *url* names; ``startService`` opens it.
 
@@ -54,6 +55,8 @@ def open_store(
         min_free_bytes: how much of the disk is left free.
         observe: called with the operations and the seconds of each commit.
         failed: called with the number of operations that a failure took.
+        wait: how many replicas of a Redis must have a write before it is answered, and how many milliseconds
+            that may take.
 
     Raises:
         Invalid: there is no such store, no such durability, or Redis support is not installed.
@@ -79,7 +82,7 @@ def open_store(
         return SqliteStore(path, durability=durability, min_free_bytes=min_free_bytes, **common)
     from broker.stores.redis import RedisStore
 
-    return RedisStore(url, prefix=prefix, announce=announce, **common)
+    return RedisStore(url, prefix=prefix, announce=announce, wait=wait, **common)
 
 
 def _check(url: str, durability: str) -> None:

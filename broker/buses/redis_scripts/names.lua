@@ -18,6 +18,7 @@ local prefix, me = ARGV[1], ARGV[3]
 local NODES, GENERATIONS, NAMES = prefix .. 'nodes', prefix .. 'generations', prefix .. 'names'
 local FIRST = 4  -- where the operations begin
 local STOP = {}  -- see run.lua: no verb of these stops
+local mark = false  -- neither has a bus marks
 
 local verbs = {}
 
