@@ -116,6 +116,19 @@ class Unavailable(BrokerError):
     code = "UNAVAILABLE"
 
 
+class NotDone(Unavailable):
+    """As ``Unavailable``, and nothing was done: with others of that kind, it may have been done or not.
+
+    ``retry_after`` is the number of seconds after which it may be tried again; 0: that is not known.
+    """
+
+    def __init__(
+        self, what: str = "", name: str = "", *, message: str = "", data: bytes | None = None, retry_after: float = 0.0
+    ) -> None:
+        super().__init__(what, name, message=message, data=data)
+        self.retry_after = retry_after
+
+
 class Conflict(BrokerError):
     """A compare-and-set found another revision than it expected."""
 

@@ -186,7 +186,8 @@ class IPeer(Interface):
         *disconnect* closes its connection; it is called with a close code and a
         reason when the broker must disconnect the client: with 1008 when its credential
         has expired or is not configured any more.  *warn* is called with the seconds that
-        are left, at most 30, before a credential expires.
+        are left, at most 30, before a credential expires.  Without them, the methods of the session
+        that are called so are used, if it has them.
 
         The port does this for a WebSocket, with ``ILink.close``, when the dialect has not.
         """
@@ -964,12 +965,14 @@ class IBus(IService):
             Taken: another living node holds it, and not both share.
         """
 
-    def release(name: str) -> None:
+    def release(name: str) -> object:
         """Give *name* back."""
 
 
 class IEventSource(Interface):
     """Where a bus finds the stored events that it has missed; see ``ISharedStore``."""
+
+    epoch: str = Attribute("That of the events that it reads; changes when everything was lost.")
 
     def mark() -> Deferred[int]:
         """Return the present mark."""
@@ -995,17 +998,31 @@ class IEventSource(Interface):
 class ISharedBus(IBus):
     """What a bus between several nodes offers besides.
 
-    A node has an *address* of its own at each start.  It holds its names by a lease,
-    which it renews: those of a node that has ended without notice are free after that.
-    The attributes below the first are set by the service before start.
+    A node has an *address* of its own at each start, and a *lease* with a number, which it renews.  It holds
+    names under the number of its lease: when that ends, they are free for others.  It gets another, higher
+    number with each new lease.  A node takes its own lease for ended before the others do: so no
+    two nodes hold a name that is not shared, however long one of them was frozen or cut off.
+    Whatever is done by a node whose lease has ended is refused (``NotDone``).
+
+    The callbacks below are set by the service before start.
     """
 
     address: str = Attribute("Where other nodes reach this one.")
     source: IEventSource = Attribute("Where missed events are read.")
+    lease: int = Attribute("The number of this node's lease; 0 while it has none.")
     received: Callable[[str, bytes], object] = Attribute("Called with the address of a node and its message.")
-    lost: Callable[[str], object] = Attribute("Called with a name that was held here and is another node's now.")
+    lost: Callable[[str], object] = Attribute(
+        "Called with a name that was held here and that another node has seized.  It may be called again until the "
+        "name was released."
+    )
     departed: Callable[[str], object] = Attribute(
-        "Called with the address of a node that has gone, or that may have missed messages."
+        "Called with the address of a node whose lease has ended; one that comes back under a new number departs "
+        "first.  Also with that of a node that may have missed messages, be it this one."
+    )
+    lapsed: Callable[[], object] = Attribute("Called when this node's lease has ended: it holds no names any more.")
+    leased: Callable[[], object] = Attribute(
+        "Called when this node has a new lease, so that all names are to be claimed again; under the same "
+        "number, too, when names may have been forgotten."
     )
 
     def wiped() -> None:
@@ -1017,18 +1034,53 @@ class ISharedBus(IBus):
         As messages come in the order of their marks, none is higher.
         """
 
+    def lease_of(address: str) -> int:
+        """Return the number of the lease of that node, as far as this one knows; 0 for none."""
+
+    def lives(address: str) -> bool:
+        """Whether that node has a lease, as far as this one knows."""
+
     def send(address: str, message: bytes) -> Deferred[bool]:
-        """Send *message* to one node, at most once; fire with whether that node is listening."""
+        """Send *message* to one node, at most once, from this node's lease to that node's.
+
+        It fires with True when that node listens and was handed the message, and with False when the message was
+        surely not sent: that node has no lease or does not listen, this one has none, or
+        nothing can be sent now.  What arrives at a node whose lease has ended meanwhile is dropped there.
+
+        Raises:
+            Unavailable: it is not known whether the message was sent.
+        """
 
     def holders(names: Sequence[str]) -> Deferred[tuple[str, list[str]]]:
-        """Return the first of *names* that is held, and the addresses of its living holders; "" and none."""
+        """Return the first of *names* that is held, and the addresses of its holders; "" and none.
+
+        After a time in which no node could renew its lease, there may be some among them that have no lease at the
+        moment, and are waited for.
+        """
+
+    def claim(name: str, *, shared: bool = False) -> Deferred[None]:
+        """See ``IBus.claim``; claims of a node, its releases and seizures take effect in their order.
+
+        Raises:
+            Taken: another node holds it, and not both share.
+            NotDone: this node has no lease, or, with ``retry_after``, nodes that hold names are waited for.
+            Unavailable: it is not known whether it was claimed.
+        """
+
+    def claim_all(names: Mapping[str, bool]) -> Deferred[dict[str, str]]:
+        """Claim names that this node has held, each with whether it is shared; one operation for some hundreds.
+
+        Return those that were refused, each with the address of a holder; "" when it can not be had yet, and is
+        to be claimed again.  When it fails, some may have been claimed.
+        """
 
     def seize(name: str, holder: str) -> Deferred[None]:
         """Hold *name* in the place of the node with the address *holder*, which is notified by ``lost``.
 
         Raises:
             Taken: yet another living node holds it.
+            NotDone, Unavailable: as with ``claim``.
         """
 
-    def lives(address: str) -> bool:
-        """Whether that node has renewed its lease, as far as this one knows."""
+    def release(name: str) -> Deferred[bool]:
+        """Give *name* back; fire with whether this node surely does not hold it any more.  It does not fail."""

@@ -96,8 +96,8 @@ class OrderedSession(BaseSession):
       frame has gone out: give it to :meth:`hold` instead of the link.
     * When the connection has ended, the frames that came before are worked off, and
       then ``ended`` is called; see ``ISession.closed``.  Those that wait are dropped
-      when the broker itself disconnects the client: bind :meth:`disconnect` for
-      that, ``peer.bind(session, session.disconnect)``.
+      when the broker itself disconnects the client: bind it for
+      that, ``peer.bind(session)``: its :meth:`disconnect` is used.
 
     It is an attrs class, and so must be those built upon it.
 

@@ -4,34 +4,40 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import count
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from broker.buses.redis_lease import Lease
 from broker.buses.redis_subscriber import RedisSubscriber
-from broker.errors import BrokerError, Taken
+from broker.errors import BrokerError, NotDone, Taken
 from broker.interfaces import IEventSource, ISharedBus
 from broker.messages import Event, decode_text, encode_text
 from broker.patterns import LOG_PREFIX
 from broker.redis import RedisAddress
-from broker.redis.batcher import Batcher, Operation
-from broker.redis.connection import Connection
+from broker.redis.batcher import RECONNECT_ERRORS, RECONNECT_TIMEOUT, Batcher, Operation
+from broker.redis.connection import Connection, ResponseError
 from broker.redis.event_codec import encode_message
 from broker.redis.script import Script
+from broker.redis.server import read_info
 
 log = Logger()
 
 NOT_RUNNING = "The bus is not running."
+NO_LEASE = "This node has lost contact with the others."
 LEASE = 5.0  # seconds for which the names of a silent node are kept
 HEARTBEATS = 5  # how often a lease is renewed in its time
+MAX_CLAIMS = 200  # names in one operation: Redis does nothing else meanwhile
+FENCED = -1  # what a verb of the script answers to a node without a lease
 
 
 @implementer(ISharedBus)
@@ -59,21 +65,37 @@ class RedisBus(Service):
         self.received: Callable[[str, bytes], object] = _ignore
         self.lost: Callable[[str], object] = _ignore
         self.departed: Callable[[str], object] = _ignore
+        self.lapsed: Callable[[], object] = _ignore
+        self.leased: Callable[[], object] = _ignore
         self._address = RedisAddress.parse(url)
         self._prefix = encode_text(prefix)
         # Channels, unlike keys, are the same in all databases of a server.
         channels = f"{prefix}{self._address.db}/"
         self._base = encode_text(channels)
         self._topics = channels + LOG_PREFIX  # a store publishes to the channel named like the log
-        self._reactor, self._lease = reactor, lease
+        self._reactor = reactor
         self._numbers = count(1)
         self._serial = secrets.token_hex(6).encode()
         self._names: dict[str, bool] = {}  # those that this node holds, and whether they are shared
-        self._nodes: dict[str, str] = {}  # addresses of the living nodes, and their generations
-        self._registered = False  # whether Redis knows of this node and its names
+        self._lease = Lease(
+            self.address,
+            lease,
+            reactor,
+            lapsed=lambda: self.lapsed(),
+            leased=self._on_leased,
+            departed=lambda address: self.departed(address),
+        )
+        self._connections = 0  # how often it has connected to do operations
+        self._server = ""  # the run id of the server that it is connected to
+        self._server_told = ""  # the one that it was connected to when it renewed its lease last
+        self._first_renewal: tuple[list[Any], float] | None = None  # of a connection: the answer, and when it was sent
+        self._awaiting_lease: list[Deferred[Any]] = []  # what is to be done under the first one
+        self._renewing = self._renew_again = False
         self._stopped_reason = NOT_RUNNING
         script = Script("broker.buses.redis_scripts", "names")
-        self._batcher = Batcher(self._address, script, reactor, preamble=self._preamble, opened=self._opened)
+        self._batcher = Batcher(
+            self._address, script, reactor, preamble=self._preamble, prepare=self._prepare, opened=self._opened
+        )
         self._subscriber = self._make_subscriber(f"{channels}node/{self.address}")
         self._heartbeats = LoopingCall(self._heartbeat)
         self._heartbeats.clock = reactor
@@ -122,7 +144,7 @@ class RedisBus(Service):
         self._stopped_reason = ""
         self._batcher.start()
         self._subscriber_connection.start()
-        self._heartbeats.start(self._lease / HEARTBEATS, now=False).addErrback(_heartbeats_failed)
+        self._heartbeats.start(self._lease.seconds / HEARTBEATS, now=False).addErrback(_heartbeats_failed)
 
     def stopService(self) -> Deferred[Any]:
         """Release all names, and disconnect."""
@@ -133,8 +155,10 @@ class RedisBus(Service):
         if self._heartbeats.running:
             self._heartbeats.stop()
         self._subscriber.stop()
-        for name in list(self._names):
-            self.release(name)
+        self._lease.stop()
+        for first in self._awaiting_lease:
+            if not first.called:
+                first.errback(NotDone("lease", message=self._stopped_reason))
         self._do(b"leave").addErrback(_ignore_reported)
         return Deferred.fromCoroutine(self._stop())
 
@@ -176,10 +200,10 @@ class RedisBus(Service):
     def claim(self, name: str, *, shared: bool = False) -> Deferred[None]:
         """See ``IBus.claim``."""
         self._names[name] = shared
-        return self._claim(name, shared).addErrback(self._claim_failed, name)
-
-    def _claim(self, name: str, shared: bool) -> Deferred[None]:
-        return self._do(b"claim", encode_text(name), b"s" if shared else b"x", decode=partial(_claimed, name))
+        kind = b"s" if shared else b"x"
+        return self._act(b"claim", encode_text(name), kind, decode=partial(_claimed, name)).addErrback(
+            self._claim_failed, name
+        )
 
     def _claim_failed(self, failure: Failure, name: str) -> Failure:
         # Those that are shared are claimed again when Redis is back.
@@ -187,46 +211,94 @@ class RedisBus(Service):
             self._names.pop(name, None)
         return failure
 
+    def claim_all(self, names: Mapping[str, bool]) -> Deferred[dict[str, str]]:
+        """See ``ISharedBus.claim_all``."""
+        return Deferred.fromCoroutine(self._claim_all(list(names.items()), self._lease.unbroken))
+
+    async def _claim_all(self, names: list[tuple[str, bool]], unbroken: bool) -> dict[str, str]:
+        refused: dict[str, str] = {}
+        for start in range(0, len(names), MAX_CLAIMS):
+            words = []
+            for name, shared in names[start : start + MAX_CLAIMS]:
+                words += [encode_text(name), b"s" if shared else b"x" if unbroken else b"X"]
+            refused.update(await self._act(b"reclaim", b"%d" % (len(words) // 2), *words, decode=_refused))
+        return refused
+
     def seize(self, name: str, holder: str) -> Deferred[None]:
         """See ``ISharedBus.seize``."""
         self._names[name] = False
-        seized = self._do(b"seize", encode_text(name), holder.encode(), decode=partial(_claimed, name))
+        seized = self._act(b"seize", encode_text(name), holder.encode(), decode=partial(_claimed, name))
         return seized.addErrback(self._claim_failed, name)
 
-    def release(self, name: str) -> None:
-        """See ``IBus.release``."""
-        if self._names.pop(name, None) is not None:
-            self._do(b"release", encode_text(name)).addErrback(_ignore_reported)
+    def release(self, name: str) -> Deferred[bool]:
+        """See ``ISharedBus.release``."""
+        self._names.pop(name, None)
+        return self._act(b"release", encode_text(name), decode=lambda _: True).addErrback(_is_released)
 
     def holders(self, names: Sequence[str]) -> Deferred[tuple[str, list[str]]]:
         """See ``ISharedBus.holders``."""
-        return self._do(b"holders", b"%d" % len(names), *map(encode_text, names), decode=_holders)
+        return self._act(b"holders", b"%d" % len(names), *map(encode_text, names), decode=self._holders)
+
+    def _holders(self, found: list[bytes]) -> tuple[str, list[str]]:
+        if not found:
+            return "", []
+        addresses = [address.decode() for address in found[1::2]]
+        for address, number in zip(addresses, found[2::2], strict=True):
+            if number != b"0":
+                self._lease.learn(address, int(number))
+        return decode_text(found[0]), addresses
 
     # Nodes.
 
-    def send(self, address: str, message: bytes) -> Deferred[bool]:
-        """See ``ISharedBus.send``."""
-        return self._do(b"send", address.encode(), message, decode=bool)
+    @property
+    def lease(self) -> int:
+        """See ``ISharedBus.lease``."""
+        return self._lease.number
+
+    def lease_of(self, address: str) -> int:
+        """See ``ISharedBus.lease_of``."""
+        return self._lease.number_of(address)
 
     def lives(self, address: str) -> bool:
         """See ``ISharedBus.lives``."""
-        return address in self._nodes
+        return bool(self._lease.number_of(address))
+
+    def send(self, address: str, message: bytes) -> Deferred[bool]:
+        """See ``ISharedBus.send``."""
+        number = self._lease.number_of(address)
+        if not number:
+            return succeed(False)
+        return self._act(b"send", address.encode(), b"%d" % number, message, decode=bool).addErrback(_not_sent)
 
     def _on_message(self, message: bytes) -> None:
         kind, _, rest = message.partition(b" ")
         if kind == b"from":
-            sender, _, text = rest.partition(b" ")
-            self.received(sender.decode(), text)
+            sender, number, ours, text = rest.split(b" ", 3)
+            address = sender.decode()
+            if self._lease.is_for_us(int(ours)) and self._lease.learn(address, int(number)):
+                self.received(address, text)
         elif kind == b"lost":
-            name = decode_text(rest)
-            if self._names.pop(name, None) is not None:
-                self.lost(name)
+            self._renew()  # the answer says which, in order with those to claims
 
-    # Heartbeats.
+    # The lease.
+
+    async def _prepare(self, protocol: Any) -> None:
+        """Renew the lease before all else: then operations of an earlier connection can not be done any more."""
+        self._server = (await read_info(protocol, b"server")).get("run_id", "")
+        self._connections += 1
+        self._first_renewal = None
+        sent = self._lease.now()
+        try:
+            self._first_renewal = (await self._batcher.call(protocol, self._renewal()), sent)
+        except ResponseError as error:
+            if any(word in str(error) for word in RECONNECT_ERRORS):
+                raise
+            log.warn("Redis does not renew the lease: {error}", error=str(error))  # it is full, perhaps
 
     def _opened(self) -> None:
-        self._registered = False
-        self._renew()
+        if self._first_renewal is not None:
+            self._renewed(*self._first_renewal)
+            self._first_renewal = None
 
     def _subscriber_opened(self) -> None:
         self._subscriber.opened()
@@ -239,33 +311,59 @@ class RedisBus(Service):
         self._subscriber.heartbeat()
         self._renew()
 
-    def _renew(self) -> None:
-        if self._batcher.connection.protocol is not None:
-            lease = b"%d" % (self._lease * 1000)
-            renewed = self._do(b"renew", b"%d" % self._subscriber.generation, lease)
-            renewed.addCallbacks(self._renewed, _ignore_reported)
+    def _renewal(self) -> tuple[bytes, ...]:
+        lease = self._lease
+        numbers = (lease.number, lease.last, self._subscriber.generation, lease.seconds * 1000)
+        server = "" if self._server == self._server_told else self._server
+        return (b"renew", *(b"%d" % number for number in numbers), server.encode())
 
-    def _renewed(self, answer: list[Any]) -> None:
-        known, removed, *pairs = answer
-        nodes = {id.decode(): generation.decode() for id, generation in zip(pairs[::2], pairs[1::2], strict=True)}
-        before, self._nodes = self._nodes, nodes
-        for address, generation in before.items():
-            if nodes.get(address) != generation and address != self.address:
-                self.departed(address)
-        if not (known and self._registered):
-            self._registered = True
-            for name, shared in list(self._names.items()):
-                self._claim(name, shared).addErrback(self._reclaim_failed, name)
+    def _renew(self) -> None:
+        """Renew the lease, or have it done again when that is under way."""
+        if self._batcher.connection.protocol is None:
+            return
+        if self._renewing:
+            self._renew_again = True
+            return
+        self._renewing = True
+        renewed = self._batcher.submit(Operation(self._renewal()))
+        renewed.addCallback(self._renewed, self._lease.now()).addErrback(_ignore_reported).addBoth(self._renewal_ended)
+
+    def _renewal_ended(self, _: object) -> None:
+        self._renewing = False
+        if self._renew_again:
+            self._renew_again = False
+            self._renew()
+
+    def _renewed(self, answer: list[Any], sent: float) -> None:
+        number, removed, lost, nodes = answer
+        if self._stopped_reason:
+            return
+        moved = bool(self._server_told) and self._server_told != self._server
+        self._server_told = self._server
+        others = [(address.decode(), each, generation.decode()) for address, each, generation in nodes]
+        self._lease.renewed(sent, number, others, moved=moved)
+        for name in map(decode_text, lost):
+            if self._names.pop(name, None) is not None:
+                self.release(name)
+                self.lost(name)
         if removed:
             Deferred.fromCoroutine(self._tidy()).addErrback(_ignore_reported)
 
-    def _reclaim_failed(self, failure: Failure, name: str) -> None:
-        if failure.check(Taken):
+    def _on_leased(self) -> None:
+        waiting, self._awaiting_lease = self._awaiting_lease, []
+        for first in waiting:
+            if not first.called:
+                first.callback(None)
+        self.leased()
+        self._reclaim()
+
+    def _reclaim(self) -> None:
+        self.claim_all(dict(self._names)).addCallbacks(self._reclaimed, _ignore_reported)
+
+    def _reclaimed(self, refused: dict[str, str]) -> None:
+        for name in refused:
             if self._names.pop(name, None) is not None:
                 self.lost(name)
-        else:
-            failure.trap(BrokerError)
-            self._registered = False  # again at the next heartbeat
 
     async def _tidy(self) -> None:
         cursor = b"0"
@@ -273,7 +371,26 @@ class RedisBus(Service):
             pass
 
     def _preamble(self) -> list[bytes]:
-        return [self._prefix, self._base, self.address.encode()]
+        return [self._prefix, self._base, self.address.encode(), b"%d" % self._connections]
+
+    def _act(self, verb: bytes, *words: bytes, decode: Callable[[Any], Any] = lambda result: result) -> Deferred[Any]:
+        """Do an operation for this node, under its lease."""
+        number = self._lease.number
+        if not number:
+            if self._lease.last or self._stopped_reason:
+                return fail(NotDone("lease", message=NO_LEASE))
+            # It has just begun: as long as other operations wait for Redis, this one waits for the first lease.
+            first: Deferred[Any] = Deferred()
+            self._awaiting_lease.append(first)
+            first.addTimeout(RECONNECT_TIMEOUT, self._reactor).addErrback(_no_lease)
+            return first.addCallback(lambda _: self._act(verb, *words, decode=decode))
+        return self._do(verb, b"%d" % number, *words, decode=partial(self._unless_fenced, decode))
+
+    def _unless_fenced(self, decode: Callable[[Any], Any], result: Any) -> Any:
+        if result == FENCED:
+            self._renew()
+            raise NotDone("lease", message=NO_LEASE)
+        return decode(result)
 
     def _do(self, verb: bytes, *words: bytes, decode: Callable[[Any], Any] = lambda result: result) -> Deferred[Any]:
         size = len(words[-1]) if words else 0
@@ -292,13 +409,31 @@ async def _nothing(_: object) -> None:
     """Prepare nothing: a connection for subscriptions needs no script."""
 
 
-def _claimed(name: str, holder: bytes) -> None:
-    if holder:
+def _claimed(name: str, answer: bytes | int) -> None:
+    if isinstance(answer, int):
+        raise NotDone("lease", message="The nodes are claiming their names again.", retry_after=answer / 1000)
+    if answer:
         raise Taken("exists", name)
 
 
-def _holders(found: list[bytes]) -> tuple[str, list[str]]:
-    return (decode_text(found[0]), [id.decode() for id in found[1:]]) if found else ("", [])
+def _refused(answer: list[bytes]) -> dict[str, str]:
+    return {decode_text(name): holder.decode() for name, holder in zip(answer[::2], answer[1::2], strict=True)}
+
+
+def _no_lease(failure: Failure) -> Any:
+    failure.trap(DeferredTimeout)
+    raise NotDone("lease", message=NO_LEASE)
+
+
+def _is_released(failure: Failure) -> bool:
+    failure.trap(BrokerError)
+    # Without a lease nothing is held; what else keeps Redis from doing it may pass.
+    return isinstance(failure.value, NotDone) and failure.value.what == "lease"
+
+
+def _not_sent(failure: Failure) -> bool:
+    failure.trap(NotDone)
+    return False
 
 
 def _ignore_reported(failure: Failure) -> None:

@@ -18,7 +18,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from broker.buses.redis_subscription import UNKNOWN_MARK, Subscription, Subscriptions
+from broker.buses.redis_subscription import EXACT, UNKNOWN_MARK, Subscription, Subscriptions
 from broker.core.pages import READ_BYTES, is_last
 from broker.errors import BrokerError
 from broker.interfaces import IEventSource
@@ -99,7 +99,7 @@ class GapRecovery:
     def remove(self, subscription: Subscription) -> None:
         """Forget *subscription*, which is not in the table any more, and the topics nobody else wants."""
         self._behind.pop(subscription, None)
-        for topic in list(self._seen) if subscription.glob else [subscription.target]:
+        for topic in [subscription.text] if subscription.kind == EXACT else list(self._seen):
             if not self._subscriptions.match(topic):
                 self._seen.pop(topic, None)
 
@@ -118,8 +118,8 @@ class GapRecovery:
     def disconnected(self) -> None:
         """Note that from now on everything is missed."""
         self._disconnections += 1
+        self._subscriptions.disconnected()
         for subscription in self._subscriptions:
-            subscription.confirmed = False
             if subscription.mark is None:
                 subscription.mark = max(self._mark, subscription.base)
                 self._behind[subscription] = None
@@ -131,6 +131,10 @@ class GapRecovery:
         self._mark = min(before, kept)
         self._had, self._kept = {topic: id for topic, (_, id) in self._seen.items()}, kept
         self._seen.clear()
+        for topic, gap in self._gaps.items():
+            # After what had come of it, else after the marks of the subscriptions.
+            gap.mark = 0 if topic in self._had else min(gap.mark, kept)
+            gap.waiting.clear()  # they are of before, or are read again
         for subscription in self._subscriptions:
             mark = subscription.mark
             if mark is None:
@@ -155,17 +159,21 @@ class GapRecovery:
                 self._deliver_next(event)
             elif event.id > id:
                 self._fill(topic, UNKNOWN_MARK, event)
+        elif event.epoch != self.source.epoch:
+            # Of before the source was wiped; or the source has not noticed yet that it was, which asking it changes:
+            # then all that it has is read.
+            self.source.mark().addErrback(_ignore_unavailable)
         elif epoch:
             del self._seen[topic]
             self._fill(topic, 0, event)
-        elif marks := self._marks(topic):
-            self._fill(topic, min(marks), event)
-        else:
-            self._deliver_next(event)
-
-    def _marks(self, topic: str) -> list[int]:
-        matching = self._subscriptions.matching(topic)
-        return [subscription.mark for subscription in matching if subscription.mark is not None]
+        elif marks := [subscription.mark for subscription in self._subscriptions.matching(topic)]:
+            missed = [mark for mark in marks if mark is not None]
+            if missed:
+                self._fill(topic, min(missed), event)
+            else:
+                self._deliver_next(event)
+        # Else the glob that Redis was asked for matches more than anybody wants.  To note that this one was seen would
+        # be wrong: who subscribes to the topic later would get what is in between.
 
     def _deliver_next(self, event: Event) -> None:
         self._seen[event.topic] = (event.epoch, event.id)
@@ -231,12 +239,10 @@ class GapRecovery:
                 await self._pause(RETRY_DELAY)
         del self._gaps[topic]
         for event in gap.waiting if complete else ():
-            known = self._seen.get(topic)
-            if topic in self._gaps or (known is not None and known[0] == event.epoch):
+            if topic in self._gaps or topic in self._seen:
                 self.on_event(event)
-            elif known is None:
+            elif event.epoch == self.source.epoch:
                 self._deliver_next(event)
-            # Else it is of an epoch that the source does not know any more, or not yet.
 
     async def _read(self, topic: str, gap: Gap) -> bool:
         """Deliver what is stored of *topic*; return whether that was all."""
@@ -244,7 +250,8 @@ class GapRecovery:
         _, after = self._seen.get(topic, ("", 0))
         if not after:
             if gap.mark == UNKNOWN_MARK:
-                marks = self._marks(topic)
+                matching = self._subscriptions.matching(topic)
+                marks = [subscription.mark for subscription in matching if subscription.mark is not None]
                 if UNKNOWN_MARK in marks:
                     await self._pause(MARK_DELAY)
                     return False
@@ -253,8 +260,6 @@ class GapRecovery:
                 gap.mark = min(marks)
             after = await self._first_missed(topic, gap.mark) - 1
         complete = await self._deliver_after(topic, after, era)
-        if era != self.era:
-            gap.mark = 0
         return complete
 
     async def _first_missed(self, topic: str, mark: int) -> int:
@@ -290,6 +295,10 @@ class GapRecovery:
     def _pause_over(self, result: Any, pause: Deferred[None]) -> Any:
         self._pauses.discard(pause)
         return result
+
+
+def _ignore_unavailable(failure: Failure) -> None:
+    failure.trap(BrokerError)
 
 
 def _log_failure(failure: Failure) -> None:

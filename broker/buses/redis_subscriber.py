@@ -7,17 +7,19 @@ from collections.abc import Callable, Collection
 from itertools import count
 from typing import Any
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from broker.buses.redis_recovery import GapRecovery
-from broker.buses.redis_subscription import UNKNOWN_MARK, Subscription, Subscriptions, subscription_to
+from broker.buses.redis_subscription import UNKNOWN_MARK, Subscription, Subscriptions, Target, kind_of
 from broker.core.deadlines import Deadlines
+from broker.core.slices import slices_of
 from broker.errors import BrokerError
 from broker.interfaces import IEventSource
-from broker.messages import Event, decode_text, encode_text
+from broker.messages import Event, encode_text
 from broker.redis.connection import Connection
 from broker.redis.event_codec import decode_message, mark_of
 
@@ -25,6 +27,35 @@ MAX_CHANNELS = 500  # in one command
 UNSUBSCRIBE_DELAY = 10.0  # seconds for which a topic stays subscribed after its last listener: polls come again
 SUBSCRIBE_TIMEOUT = 2.0  # seconds that ``listening`` waits
 SILENCE_TIMEOUT = 5.0  # seconds without an answer after which a connection is given up
+
+
+@attrs.frozen
+class Ping:
+    """A ping that Redis has not answered yet.
+
+    Attributes:
+        sent: when.
+        mark: everything before it has arrived when the answer does; or ``UNKNOWN_MARK``.
+        era: of the recovery, to which the mark belongs.
+    """
+
+    sent: float
+    mark: int
+    era: int
+
+
+@attrs.frozen
+class Held:
+    """An event that is not delivered yet.
+
+    Attributes:
+        bus_answers: how often the bus must have answered its publishers.
+        source_answers: the same of the source.
+    """
+
+    event: Event
+    bus_answers: int
+    source_answers: int
 
 
 class RedisSubscriber:
@@ -55,22 +86,24 @@ class RedisSubscriber:
     ) -> None:
         self.generation = 0
         self._clock = clock
-        self._channels, self._inbox = channels, encode_text(inbox)
+        self._inbox = encode_text(inbox)
         self._deliver, self._notify, self._publishes = deliver, notify, publishes
         self._on_answer = on_answer
         self._connection: Connection
-        self._subscriptions = Subscriptions()
+        self._subscriptions = Subscriptions(channels)
         self._recovery = GapRecovery(clock, self._subscriptions, deliver)
         self._unused: Deadlines[Subscription] = Deadlines(clock, self._unsubscribe)
         self._added: list[Subscription] = []  # those that Redis was not asked for yet
         self._numbers = count(1)
         self._pending: dict[Subscription, int] = {}  # those not yet in effect, numbered in their order
         self._waiting: deque[tuple[int, Deferred[None]]] = deque()  # who waits for all up to a number
-        self._pings: list[tuple[int, int]] = []  # era and mark of each that is under way
-        self._answered = 0.0  # when the connection last showed that it lives
+        self._pings: deque[Ping] = deque()  # those that are under way
+        self._asking = False  # whether the source is asked for its mark
         self._last = b""  # the last message
         self._last_stored = b""  # that of the last event that is stored
-        self._held: deque[Event] = deque()  # what waits until its publisher was answered, and all after it
+        self._slices = slices_of(clock)
+        self._held: deque[Held] = deque()  # what waits until its publisher was answered, and all after it
+        self._bus_answers = self._source_answers = 0  # how often, while something was held, publishers were answered
 
     def __len__(self) -> int:
         return len(self._subscriptions)
@@ -97,11 +130,10 @@ class RedisSubscriber:
 
     def listen(self, topic: str, prefix: bool) -> None:
         """See ``IBus.listen``."""
-        made = subscription_to(topic, prefix)
-        subscription = self._subscriptions.get(made.target)
+        kind = kind_of(topic, prefix)
+        subscription = self._subscriptions.get(kind, topic)
         if subscription is None:
-            subscription = made
-            self._add(made)
+            subscription = self._add(kind, topic)
         else:
             self._unused.drop(subscription, subscription.bucket)
             subscription.bucket = None
@@ -109,7 +141,7 @@ class RedisSubscriber:
 
     def forget(self, topic: str, prefix: bool) -> None:
         """See ``IBus.forget``."""
-        subscription = self._subscriptions.get(subscription_to(topic, prefix).target)
+        subscription = self._subscriptions.get(kind_of(topic, prefix), topic)
         assert subscription is not None, f"nobody listens to {topic!r}"
         subscription.count -= 1
         if not subscription.count:
@@ -123,19 +155,22 @@ class RedisSubscriber:
         self._waiting.append((next(reversed(self._pending.values())), waiting))
         return waiting.addTimeout(SUBSCRIBE_TIMEOUT, self._clock).addErrback(_ignore_timeout)
 
-    def _add(self, subscription: Subscription) -> None:
-        self._subscriptions.add(subscription)
+    def _add(self, kind: str, text: str) -> Subscription:
+        subscription = self._subscriptions.add(kind, text)
         self._recovery.add(subscription)
         self._pending[subscription] = next(self._numbers)
         self._added.append(subscription)
         if len(self._added) == 1:
             # Asked for at once: who reads the store after this has missed nothing that is before the mark.
             self._clock.callLater(0, self._subscribe_added, self.source.mark())
+        return subscription
 
     def _subscribe_added(self, mark: Deferred[int]) -> None:
         added, self._added = self._added, []
         mark.addCallbacks(self._begin_at, self._begin_anyway, (added,), errbackArgs=(added,))
-        self._subscribe(added)
+        # Another one may have needed the same before.
+        targets = {subscription.target: None for subscription in added if subscription.target.subscriptions}
+        self._subscribe([target for target in targets if not target.subscribed])
 
     def _begin_at(self, mark: int, subscriptions: Collection[Subscription]) -> None:
         for subscription in self._recovery.begin_at(mark, subscriptions):
@@ -158,34 +193,30 @@ class RedisSubscriber:
             if not waiting.called:
                 waiting.callback(None)
 
-    def _subscribe(self, subscriptions: Collection[Subscription]) -> None:
+    def _subscribe(self, targets: Collection[Target]) -> None:
         protocol = self._connection.protocol
         if protocol is None:
             return
         for command, glob in ((b"SUBSCRIBE", False), (b"PSUBSCRIBE", True)):
-            channels = [self._channel(subscription) for subscription in subscriptions if subscription.glob is glob]
-            for start in range(0, len(channels), MAX_CHANNELS):
-                protocol.send(command, *channels[start : start + MAX_CHANNELS])
+            words = [target.ask() for target in targets if target.glob is glob]
+            for start in range(0, len(words), MAX_CHANNELS):
+                protocol.send(command, *words[start : start + MAX_CHANNELS])
 
     def _unsubscribe(self, subscription: Subscription) -> None:
-        self._subscriptions.remove(subscription)
+        last = self._subscriptions.remove(subscription)
         self._recovery.remove(subscription)
         self._in_effect(subscription)
-        if self._connection.protocol is not None:
-            command = b"PUNSUBSCRIBE" if subscription.glob else b"UNSUBSCRIBE"
-            self._connection.protocol.send(command, self._channel(subscription))
-
-    def _channel(self, subscription: Subscription) -> bytes:
-        return encode_text(self._channels + subscription.target)
+        if last and self._connection.protocol is not None:
+            target = subscription.target
+            self._connection.protocol.send(b"PUNSUBSCRIBE" if target.glob else b"UNSUBSCRIBE", target.word)
 
     # The connection.
 
     def opened(self) -> None:
         """Subscribe to everything again."""
         self.generation += 1
-        self._answered = self._clock.seconds()
         self._connection.protocol.send(b"SUBSCRIBE", self._inbox)
-        self._subscribe(list(self._subscriptions))
+        self._subscribe(self._subscriptions.targets)
 
     def closed(self) -> None:
         """Note that from now on everything is missed."""
@@ -203,25 +234,46 @@ class RedisSubscriber:
 
     def heartbeat(self) -> None:
         """See whether the connection lives, and move the mark.  To be called every second or so."""
-        if self._clock.seconds() - self._answered > SILENCE_TIMEOUT:
-            self._connection.drop("it does not answer")
-        # Not those that join while the answer is under way: its mark is older than they are.
-        behind = self._recovery.behind
-        self.source.mark().addCallbacks(self._ping, self._begin_anyway, (self._recovery.era, behind))
+        if self._is_silent():
+            # Once more when what has arrived meanwhile was read: it may be this process that has stood still.
+            self._clock.callLater(0, self._drop_silent, self._pings[0], self._last)
+        # Whatever the source does: it says nothing of this connection.
+        self._ping(UNKNOWN_MARK, self._recovery.era)
+        if not self._asking:
+            self._asking = True
+            # Not those that join while the answer is under way: its mark is older than they are.
+            behind = self._recovery.behind
+            asked = self.source.mark().addCallbacks(self._on_mark, self._begin_anyway, (self._recovery.era, behind))
+            asked.addBoth(self._mark_answered)
 
-    def _ping(self, mark: int, era: int, behind: list[Subscription]) -> None:
+    def _mark_answered(self, result: object) -> object:
+        self._asking = False
+        return result
+
+    def _on_mark(self, mark: int, era: int, behind: list[Subscription]) -> None:
         self._begin_at(mark, behind)
+        # What was published before the mark comes before the answer.
+        self._ping(mark, era)
+
+    def _ping(self, mark: int, era: int) -> None:
         protocol = self._connection.protocol
         if protocol is not None:
-            # What was published before the mark comes before the answer.
-            self._pings.append((era, mark))
+            self._pings.append(Ping(self._clock.seconds(), mark, era))
             protocol.send(b"PING")
 
     def _on_pong(self) -> None:
-        self._answered = self._clock.seconds()
         if self._pings:
-            era, mark = self._pings.pop(0)
-            self._recovery.received_up_to(mark, era)
+            ping = self._pings.popleft()
+            if ping.mark != UNKNOWN_MARK:
+                self._recovery.received_up_to(ping.mark, ping.era)
+
+    def _is_silent(self) -> bool:
+        return bool(self._pings) and self._clock.seconds() - self._pings[0].sent > SILENCE_TIMEOUT
+
+    def _drop_silent(self, ping: Ping, last: bytes) -> None:
+        # Messages show that it lives, too: the answer may be behind many of them.
+        if self._pings and self._pings[0] is ping and self._last is last:
+            self._connection.drop("it does not answer")
 
     # Messages.
 
@@ -230,24 +282,25 @@ class RedisSubscriber:
         kind = reply[0] if type(reply) is list else reply
         if kind == b"message":
             if reply[1] == self._inbox:
+                self._last = reply[2]
                 self._notify(reply[2])
             else:
                 self._on_event(reply[2])
         elif kind == b"pmessage":
             self._on_event(reply[3])
         elif kind in (b"subscribe", b"psubscribe"):
-            self._on_confirmation(reply[1])
+            self._on_confirmation(kind == b"psubscribe", reply[1])
         elif kind in (b"pong", b"PONG"):
             self._on_pong()
         elif isinstance(reply, Exception):
             self._connection.drop(str(reply))
 
-    def _on_confirmation(self, channel: bytes) -> None:
-        subscription = self._subscriptions.get(decode_text(channel).removeprefix(self._channels))
-        if subscription is not None:
-            subscription.confirmed = True
-            if subscription.mark != UNKNOWN_MARK:
-                self._in_effect(subscription)
+    def _on_confirmation(self, glob: bool, word: bytes) -> None:
+        target = self._subscriptions.on_confirmation(glob, word)
+        if target is not None:
+            for subscription in target.subscriptions:
+                if subscription.mark != UNKNOWN_MARK:
+                    self._in_effect(subscription)
             self._recovery.catch_up()
 
     def _on_event(self, message: bytes) -> None:
@@ -258,29 +311,42 @@ class RedisSubscriber:
         event = decode_message(message)
         if event.id:
             self._last_stored = message
-        if self._held:
-            self._held.append(event)
-        elif self._is_early(event.origin):
-            self._held.append(event)
-            self._pause()
+        if self._held or (event.origin and self._is_early(event.origin)):
+            self._hold(event)
         else:
             self._pass_on(event)
 
     def _is_early(self, origin: str) -> bool:
         """Whether the publisher, a session of this node, does not know yet that it has published."""
-        return bool(origin) and (self._publishes(origin) or self._recovery.source.publishes(origin))
+        return self._publishes(origin) or self.source.publishes(origin)
 
-    def _pause(self) -> None:
-        """Go on when the publishers of this bus, or those of the store, were answered."""
-        self._on_answer(self.resume)
-        self.source.on_answer(self.resume)
+    def _hold(self, event: Event) -> None:
+        """Keep *event* until what its publisher waits for now is answered; not what it may publish after that."""
+        origin = event.origin
+        by_bus = bool(origin) and self._publishes(origin)
+        by_source = bool(origin) and self.source.publishes(origin)
+        if by_bus:
+            self._on_answer(self._bus_answered)
+        if by_source:
+            self.source.on_answer(self._source_answered)
+        self._held.append(Held(event, self._bus_answers + by_bus, self._source_answers + by_source))
 
-    def resume(self) -> None:
-        """Deliver the events that were held until their publishers were answered."""
-        while self._held and not self._is_early(self._held[0].origin):
-            self._pass_on(self._held.popleft())
-        if self._held:
-            self._pause()
+    def _bus_answered(self) -> None:
+        self._bus_answers += 1
+        self._release()
+
+    def _source_answered(self) -> None:
+        self._source_answers += 1
+        self._release()
+
+    def _release(self) -> None:
+        """Deliver the events whose publishers were answered, up to the first whose was not."""
+        held, end = self._held, self._slices.deadline()
+        while held and held[0].bus_answers <= self._bus_answers and held[0].source_answers <= self._source_answers:
+            self._pass_on(held.popleft().event)
+            if held and self._slices.now() >= end:
+                self._slices.add(self._release)
+                return
 
     def _pass_on(self, event: Event) -> None:
         if event.id:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -61,7 +61,7 @@ class ClusterNames(LocalNames):
         self._messenger = NodeMessenger(bus, clock)
         bus.lost = self._lost
         calls.use(self._messenger, presence.sessions)
-        queues.use(bus.address, bus.lives, self._wake_others)
+        queues.use(bus, self._wake_others)
         self._messenger.on(Probe, self._probed)
         self._messenger.on(Deliver, self._delivered)
         self._messenger.on(Drain, lambda _, message: queues.wake(message.queue))
@@ -189,14 +189,12 @@ class ClusterNames(LocalNames):
         sessions: list[Any] = self._presence.sessions(message.session)
         self._messenger.send(address, BoolReply(message.id, bool(sessions) and sessions[0].post_mail(mail)))
 
-    def _wake_others(self, queue: str) -> None:
-        Deferred.fromCoroutine(self._wake(queue)).addErrback(_ignore_unavailable)
-
-    async def _wake(self, queue: str) -> None:
+    async def _wake_others(self, queue: str) -> bool:
+        """Notify the other nodes that something waits in *queue*; return whether all of them know."""
         _, addresses = await self._messenger.holders(queue)
-        for address in addresses:
-            if address != self._bus.address:
-                self._messenger.send(address, Drain(queue))
+        others = [address for address in addresses if address != self._bus.address]
+        sent = await gatherResults([self._messenger.send(address, Drain(queue)) for address in others])
+        return all(sent)
 
 
 def _ignore_unavailable(failure: Failure) -> None:

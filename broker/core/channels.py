@@ -294,6 +294,11 @@ class StoreEventSource:
         """See ``ISharedStore.kept``."""
         return self._store.kept
 
+    @property
+    def epoch(self) -> str:
+        """That of the store."""
+        return self._store.epoch
+
     def mark(self) -> Deferred[int]:
         """Return the present mark."""
         return self._store.mark()

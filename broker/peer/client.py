@@ -421,16 +421,19 @@ class Client:
 
     def disconnect(self, code: int, reason: str) -> None:
         """See ``IPeer.disconnect``."""
-        if self._disconnect is not None:
-            self._disconnect(code, reason)
+        # Looked up late: a bound method kept for each client would be memory of each.
+        disconnect = self._disconnect or getattr(self.session, "disconnect", None)
+        if disconnect is not None:
+            disconnect(code, reason)
         else:
             self._ended = code, reason
 
     def warn(self, seconds: float) -> None:
         """Tell the session that the client's credential ends in *seconds*."""
         try:
-            if self._warn is not None:
-                self._warn(seconds)
+            warn = self._warn or getattr(self.session, "warn", None)
+            if warn is not None:
+                warn(seconds)
         except Exception:
             self.fail("a warning")
 

@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from txredisapi import RedisError
 
-from broker.errors import BrokerError, Unavailable
+from broker.errors import BrokerError, NotDone, Unavailable
 from broker.redis.address import RedisAddress
 from broker.redis.connection import Connection, ResponseError
 from broker.redis.script import Script
@@ -189,20 +189,32 @@ class Batcher:
     def submit(self, operation: Operation) -> Deferred[Any]:
         """Do *operation* after those that were submitted before.
 
-        It fails with ``Unavailable`` when Redis can not be reached or refuses, or too much waits already.
+        It fails with ``NotDone`` when Redis can not be reached or refuses, or too much waits already; with
+        another ``Unavailable`` when it was sent and not answered.
         """
         if not self._usable and self._timeout is None:
             self._failed(1)
-            return fail(Unavailable("redis", message=self._unusable))
+            return fail(NotDone("redis", message=self._unusable))
         if len(self._waiting) >= MAX_PENDING or self._bytes + operation.size > MAX_PENDING_BYTES:
             self._failed(1)
-            return fail(Unavailable("redis", message="Redis can not keep up: too much waits for it."))
+            return fail(NotDone("redis", message="Redis can not keep up: too much waits for it."))
         self._waiting.append(operation)
         self._bytes += operation.size
         if self._next is None and not self._running and self._usable:
             # At the end of this loop iteration: what else is submitted in it goes along.
             self._next = self._clock.callLater(0, self._begin)
         return operation.answer
+
+    async def call(self, protocol: Any, words: Sequence[bytes]) -> Any:
+        """Do one operation by *protocol* before those that wait: for ``prepare``.
+
+        Raises:
+            RedisError: Redis refuses, as a ``ResponseError``, or has not answered.
+        """
+        (result,), *_ = await self._call(protocol, [words], True)
+        if isinstance(result, ResponseError):
+            raise result
+        return result
 
     def on_answer(self, call: Callable[[], object]) -> None:
         """Call *call* once, when the operations that are under way were answered; idempotent until then."""
@@ -225,13 +237,14 @@ class Batcher:
         Deferred.fromCoroutine(self._run(batch)).addErrback(self._fail_bug, batch).addBoth(self._ended)
 
     def _ended(self, _: object) -> None:
-        self._running = False
         if self.publishing:
             self.publishing = frozenset()
         if self._on_answer:
             calls, self._on_answer = self._on_answer, set()
             for call in calls:
                 call()
+        # Not before: what they submit begins below, and only once.
+        self._running = False
         # Not in the next loop iteration: there is nothing to wait for.
         if self._waiting and self._usable:
             self._begin()
@@ -300,7 +313,8 @@ class Batcher:
                 answer = protocol.execute_command(b"EVALSHA", self._script.hash, b"0", *words)
                 replicated = self._replicated(protocol) if writes and self._wait[0] else None
                 results, state, mark = await answer
-                self.mark = mark or 0
+                if mark:
+                    self.mark = max(self.mark, mark)
                 return results, state, "" if replicated is None else await replicated
             except ResponseError as error:
                 reason = str(error)
@@ -335,7 +349,7 @@ class Batcher:
         )
         for operation, result in zip(batch, results, strict=False):
             if isinstance(result, ResponseError):
-                self._fail((operation,), f"Redis refuses: {result}.")
+                self._fail((operation,), f"Redis refuses: {result}.", NotDone)
                 continue
             if unsafe and not operation.reads:
                 self._fail((operation,), unsafe)
@@ -375,7 +389,7 @@ class Batcher:
         """Fail *batch*, since the script as a whole has failed."""
         self._note_refusal(str(error), False)
         self.connection.drop(str(error))
-        self._fail(batch, f"Redis refuses: {error}.")
+        self._fail(batch, f"Redis refuses: {error}.", NotDone)
 
     def _fail_lost(self, batch: list[Operation], error: RedisError) -> None:
         """Fail *batch*, since there was no reply; what only reads is repeated on the next connection."""
@@ -388,11 +402,11 @@ class Batcher:
                 self._bytes += operation.size
         self._fail([operation for operation in batch if not operation.reads], f"Redis has not answered: {error}.")
 
-    def _fail(self, batch: Iterable[Operation], message: str) -> None:
+    def _fail(self, batch: Iterable[Operation], message: str, error: type[Unavailable] = Unavailable) -> None:
         for operation in batch:
             # A new one for each caller: whoever raises it adds its own traceback.
             self._failed(1)
-            operation.answer.errback(Unavailable("redis", message=message))
+            operation.answer.errback(error("redis", message=message))
 
     def _fail_bug(self, failure: Any, batch: list[Operation]) -> None:
         log.failure("operations on Redis failed", failure)
@@ -403,7 +417,7 @@ class Batcher:
     def _give_up(self) -> None:
         self._timeout = None
         waiting, self._waiting, self._bytes = self._waiting, deque(), 0
-        self._fail(waiting, self._unusable)
+        self._fail(waiting, self._unusable, NotDone)
         self._finish_stop()
 
     @property

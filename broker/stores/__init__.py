@@ -55,11 +55,10 @@ def open_store(
         min_free_bytes: how much of the disk is left free.
         observe: called with the operations and the seconds of each commit.
         failed: called with the number of operations that a failure took.
-        wait: how many replicas of a Redis must have a write before it is answered, and how many milliseconds
-            that may take.
+        wait: as for ``RedisStore``.
 
     Raises:
-        Invalid: there is no such store, no such durability, or Redis support is not installed.
+        Invalid: there is no such store or durability, or Redis support is not installed.
     """
     _check(url, durability)
     scheme, _, rest = url.partition(":")

@@ -334,7 +334,7 @@ class Site(Factory):
         if not isinstance(peer, Response):
             request.peer = peer
             make = partial(self._open, dialect, peer, socket)
-            closed = partial(self._closed, dialect, peer, socket, self._clock.seconds())
+            closed = partial(self._closed, dialect, peer, socket)
         elif delay > 0:
             # Only the upgrader can wait with an answer.
             make = partial(self._refuse, dialect, socket)
@@ -435,13 +435,13 @@ class Site(Factory):
         self._counter.leave(socket.address)
         socket.ended()
 
-    def _closed(self, dialect: Any, peer: SitePeer, socket: UnadmittedSocket, came: float, code: int, _: str) -> None:
+    def _closed(self, dialect: Any, peer: SitePeer, socket: UnadmittedSocket, code: int, _: str) -> None:
         self._counts.closed(dialect.name, code)
         if peer.session is not None:
             log.info(
                 "{dialect}: a client went after {seconds:.3f} s, with {code}",
                 dialect=dialect.name,
-                seconds=round(self._clock.seconds() - came, 3),
+                seconds=round(self._clock.seconds() - socket.since, 3),
                 code=code,
                 conn=peer.id,
                 identity=peer.client,

@@ -16,6 +16,7 @@ class UnadmittedSocket:
     Attributes:
         over: whether it has ended.
         address: of its client.
+        since: when it came.
 
     Args:
         request: the handshake, whose ``peer`` tells whether its client is admitted.
@@ -29,11 +30,11 @@ class UnadmittedSocket:
     over: bool = False
     address: str = attrs.field(init=False)
     _link: ILink | None = None
-    _since: float = attrs.field(init=False)
+    since: float = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.address = self._request.address
-        self._since = self._clock.seconds()
+        self.since = self._clock.seconds()
 
     def began(self, link: ILink) -> None:
         """Note what the socket is."""
@@ -53,7 +54,7 @@ class UnadmittedSocket:
     @property
     def evictable(self) -> bool:
         """Whether its client may come back now."""
-        return self._clock.seconds() - self._since >= self._delay
+        return self._clock.seconds() - self.since >= self._delay
 
     def evict(self) -> None:
         """Drop it."""

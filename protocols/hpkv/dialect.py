@@ -76,7 +76,7 @@ class Hpkv:
     @staticmethod
     def _bound(session: Session, peer: IPeer) -> Session:
         session.slices = slices_of(peer.clock)
-        peer.bind(session, session.disconnect)
+        peer.bind(session)
         return session
 
     async def answer(self, peer: IPeer, request: HttpRequest) -> Response:

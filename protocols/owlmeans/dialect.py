@@ -43,7 +43,7 @@ class OwlMeans:
         )
         token = query.get("token") or link.handshake.headers.get("authorization", "")
         await handshake(session, token, query.get("client", ""))
-        peer.bind(session, session.disconnect, session.warn)
+        peer.bind(session)
         return session
 
 

@@ -39,13 +39,13 @@ class StartBuffer:
         clock: gives the time.
         on_timeout: called when something waits and the client has been silent for too long.
         max_bytes: bytes of payload that may be kept.
-        hold: counts how many more are kept, or fewer.
+        link: counts what is kept.
     """
 
     clock: IReactorTime
     on_timeout: Callable[[], object]
     max_bytes: int
-    hold: Callable[[int], object]
+    link: ILink
     _begin: float = 0.0
     _size: int = 0
     _frames: list[Frame] = attrs.field(factory=list)
@@ -75,7 +75,7 @@ class StartBuffer:
             return False
         self._size += size
         self._frames.append(frame)
-        self.hold(size)
+        self.link.hold(size)
         self.schedule()
         return True
 
@@ -85,7 +85,7 @@ class StartBuffer:
             self._timer.cancel()
             self._timer = None
         frames, self._frames = self._frames, []
-        self.hold(-self._size)
+        self.link.hold(-self._size)
         self._size = 0
         return frames
 
@@ -118,11 +118,11 @@ class Outgoing:
 
     def __attrs_post_init__(self) -> None:
         self.clock = self.peer.clock
-        self.watches = Watches(self.peer, self.push, self.link.hold)
+        self.watches = Watches(self.peer, self.push, self.link)
 
     def start(self) -> None:
         """Begin to keep what the broker sends, until the client is ready."""
-        self._buffer = StartBuffer(self.clock, self.ready, self.settings.send_queue_bytes, self.link.hold)
+        self._buffer = StartBuffer(self.clock, self.ready, self.settings.send_queue_bytes, self.link)
         self._buffer.restart()
 
     def stop(self) -> None:

@@ -9,7 +9,7 @@ import attrs
 
 from broker.core.tree import PatternTree
 from broker.errors import RateLimited, TooLarge
-from broker.interfaces import IPeer
+from broker.interfaces import ILink, IPeer
 from broker.messages import CloseCode, Entry, Event, Frame
 from broker.patterns import KEY_PREFIX, is_pattern, matches
 
@@ -27,14 +27,14 @@ class Watches:
     Args:
         peer: the way into the broker.
         push: sends the frame of a change.
-        hold: counts how many more bytes are kept, or fewer.
+        link: counts what is kept.
     """
 
     _peer: IPeer
     _push: Callable[[Frame], object]
-    _hold: Callable[[int], object]
+    _link: ILink
     _patterns: dict[str, None] = attrs.field(factory=dict)
-    _tree: PatternTree[Watches, None] = attrs.field(factory=PatternTree)  # the same
+    _tree: PatternTree[Watches, None] | None = None  # the same; most sessions watch nothing
     _waiting: dict[str, list[Frame]] = attrs.field(factory=dict)  # pattern → changes that follow its snapshot
     _held: int = 0  # bytes of them
 
@@ -56,6 +56,8 @@ class Watches:
         self._waiting.setdefault(pattern, [])
         if fresh:
             self._patterns[pattern] = None
+            if self._tree is None:
+                self._tree = PatternTree()
             self._tree.insert(pattern)[self] = None
             self._peer.watch_pattern(pattern)
         try:
@@ -91,13 +93,15 @@ class Watches:
     def end(self, pattern: str) -> None:
         """Watch *pattern* no more."""
         self._release(pattern)
-        if pattern in self._patterns:
+        if self._tree is not None and pattern in self._patterns:
             del self._patterns[pattern]
             self._tree.remove(pattern, self)
             self._peer.unwatch_pattern(pattern)
 
     def matching(self, event: Event) -> list[str]:
         """Return the patterns that the key of *event* matches."""
+        if self._tree is None:
+            return []
         return [node.pattern for node in self._tree.matching(event.topic.removeprefix(KEY_PREFIX))]
 
     def notify(self, pattern: str, frame: Frame) -> None:
@@ -110,7 +114,7 @@ class Watches:
         else:
             self._held += len(frame.payload)
             self._waiting[pattern].append(frame)
-            self._hold(len(frame.payload))
+            self._link.hold(len(frame.payload))
 
     def _release(self, pattern: str) -> list[Frame]:
         """Return the changes that were kept for *pattern*, and keep none."""
@@ -118,7 +122,7 @@ class Watches:
         size = sum(len(frame.payload) for frame in frames)
         if size:
             self._held -= size
-            self._hold(-size)
+            self._link.hold(-size)
         return frames
 
 

@@ -58,5 +58,5 @@ class ThinWs:
         token = link.handshake.headers.get("authorization") or query[-1]
         if token:
             session.authenticate(token)
-        peer.bind(session, session.disconnect)
+        peer.bind(session)
         return session

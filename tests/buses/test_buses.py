@@ -14,12 +14,12 @@ from zope.interface.verify import verifyObject
 
 from broker.buses import LocalBus, open_bus
 from broker.core.channels import StoreEventSource
-from broker.errors import Invalid, Taken
+from broker.errors import Invalid, Taken, Unavailable
 from broker.interfaces import IBus, ISharedBus
 from broker.messages import Event
 from broker.patterns import LOG_PREFIX
 from broker.stores import open_store
-from tests.buses.bus_contract import BusContract, live
+from tests.buses.bus_contract import BusContract, SharedBusContract, Told, live
 from tests.support.eventually import TIMEOUT, eventually
 from tests.support.redis_server import RedisServer
 
@@ -128,6 +128,26 @@ class TestRedisBus(BusContract):
 
     async def listen(self, bus: IBus, *topics: str) -> None:
         await listen(bus, *topics)
+
+
+class TestSharedRedisBus(SharedBusContract):
+    @pytest_twisted.async_yield_fixture
+    async def pair(self, make_node: MakeNode) -> AsyncIterator[tuple[Told, Told]]:
+        one, two = [await make_node(name) for name in ("one", "two")]
+        await eventually(lambda: one.bus.lives(two.bus.address) and two.bus.lives(one.bus.address))
+        yield Told(one.bus), Told(two.bus)
+
+    async def lapse(self, node: Told, other: Told) -> None:
+        node.bus._heartbeats.stop()
+        execute, prefix = node.bus._batcher.connection.protocol.execute_command, node.bus._prefix
+        await execute(b"SET", prefix + b"grace", 0)  # the time that nodes are given after the first start
+        await execute(b"ZADD", prefix + b"nodes", 0, node.bus.address)
+        node.bus._lease.end()
+        await eventually(lambda: not other.bus.lives(node.bus.address))
+
+    async def renew(self, node: Told) -> None:
+        node.bus._heartbeats.start(BEAT)
+        await eventually(lambda: node.bus.lease)
 
 
 @pytest_twisted.ensureDeferred
@@ -341,6 +361,7 @@ async def test_a_name_is_seized_from_the_holder_that_was_asked_and_from_no_other
 @pytest_twisted.ensureDeferred
 async def test_messages_go_to_one_node(make_node: MakeNode) -> None:
     one, two, three = [await make_node(name) for name in ("one", "two", "three")]
+    await eventually(lambda: one.bus.lives(two.bus.address))
     assert await one.bus.send(two.bus.address, b"\x00\xff hello")
     await eventually(lambda: two.messages)
     assert two.messages == [(one.bus.address, b"\x00\xff hello")]
@@ -369,22 +390,40 @@ async def test_the_names_of_a_silent_node_are_free_after_the_lease(make_node: Ma
         await two.bus.claim("name")
     # The time that all nodes are given after the first start is over, and the lease short.
     await one.store._batcher.connection.protocol.execute_command(b"SET", one.prefix + "grace", 0)
-    one.bus._lease = 2.5 * BEAT
+    one.bus._lease.seconds = 2.5 * BEAT
     one.bus._renew()
     await eventually(lambda: two.departed == [one.bus.address])
     await two.bus.claim("name")
     assert await two.bus.holders(["shared"]) == ("", [])
-    one.bus._lease = LEASE
+    one.bus._lease.seconds = LEASE
     one.beat()
     await eventually(lambda: one.lost == ["name"])
     await eventually(lambda: two.bus.lives(one.bus.address))
     assert await two.bus.holders(["shared"]) == ("shared", [one.bus.address])
 
 
+@pytest_twisted.ensureDeferred
+async def test_what_is_claimed_before_the_first_lease_waits_for_it(make_node: MakeNode) -> None:
+    one = await make_node("one")
+    early = Node(one.url, one.prefix, "early")
+    early.store.startService()
+    early.bus.startService()
+    assert not early.bus.lease
+    claimed = early.bus.claim("name")
+    await claimed
+    assert await one.bus.holders(["name"]) == ("name", [early.bus.address])
+    await early.stop()
+
+
 async def comes_back(asked: Node, name: str, holder: Node) -> None:
     end = reactor.seconds() + TIMEOUT
-    while await asked.bus.holders([name]) != (name, [holder.bus.address]):
+    found: object = ()
+    while found != (name, [holder.bus.address]):
         assert reactor.seconds() < end, f"{name} did not come back"
+        try:
+            found = await asked.bus.holders([name])
+        except Unavailable:  # its lease was lost, too
+            await eventually(lambda: asked.bus.lease)
 
 
 @pytest_twisted.ensureDeferred

@@ -343,26 +343,60 @@ def test_coming_back_soon_is_as_if_one_had_stayed(world: World) -> None:
     assert world.ids == [1, 2, 3]
 
 
+def published(world: World, origin: str, body: bytes = b"") -> None:
+    world.announce(Event("t", "live", body, origin=origin))
+
+
 def test_the_publisher_is_answered_before_anybody_hears(world: World) -> None:
     world.listen("t")
     world.source.publishing.add("mine")
     event = world.source.append("t")
     event.origin = "mine"
     world.announce(event)
-    world.announce(Event("t", "live", b"after", origin="other"))
+    published(world, "other", b"after")
     assert world.heard == []
     world.source.publishing.clear()
     world.source.resume()
     assert [event.body for event in world.heard] == [b"1", b"after"]
+
+
+def test_each_publisher_is_answered_by_the_one_it_waits_for(world: World) -> None:
+    world.listen("t")
     world.publishing.add("mine")
-    world.announce(Event("t", "live", b"mine", origin="mine"))
-    assert len(world.heard) == 2
-    world.resumed.pop()()  # others than its publisher were answered
-    assert len(world.heard) == 2
-    world.publishing.clear()
+    published(world, "mine", b"1")
+    world.source.publishing.add("too")
+    published(world, "too", b"2")
+    world.source.resume()
+    assert world.heard == []
     world.resumed.pop()()
-    assert len(world.heard) == 3
-    assert world.resumed == [world.subscriber.resume]  # from the first time: it was the store's turn then
+    assert [event.body for event in world.heard] == [b"1", b"2"]
+
+
+def test_who_publishes_again_as_soon_as_it_is_answered_holds_nobody_up(world: World) -> None:
+    world.listen("t")
+    world.publishing.add("busy")
+    world.source.publishing.add("busy")
+    published(world, "busy", b"1")
+    published(world, "other", b"2")
+    world.resumed.pop()()  # its next one is under way already, and so it is when the source answers
+    assert world.heard == []
+    world.source.resume()
+    assert [event.body for event in world.heard] == [b"1", b"2"]
+
+
+def test_many_events_that_were_held_let_others_have_their_turn(world: World) -> None:
+    world.listen("t")
+    world.publishing.add("mine")
+    for number in range(50):
+        published(world, "mine", b"%d" % number)
+    slices = world.subscriber._slices
+    slices.now = iter(range(1000)).__next__  # each look at the time takes a second
+    world.resumed[0]()
+    published(world, "other", b"50")
+    assert 0 < len(world.heard) < 50
+    world.clock.pump([1000.0] * 60)
+    assert [event.body for event in world.heard] == [b"%d" % number for number in range(51)]
+    assert slices.pauses > 1
 
 
 def test_waiting_for_what_is_listened_to(world: World) -> None:
@@ -392,10 +426,30 @@ def test_waiting_has_an_end_when_redis_is_away(world: World) -> None:
 
 
 def test_a_silent_connection_is_dropped(world: World) -> None:
-    world.heartbeat()
+    world.subscriber.heartbeat()
     world.clock.advance(SILENCE_TIMEOUT + 0.1)
     world.subscriber.heartbeat()
+    world.clock.advance(0)
     assert world.connection.dropped == ["it does not answer"]
+
+
+def test_a_source_that_hangs_says_nothing_of_the_connection(world: World) -> None:
+    world.source.slow = []
+    for _ in range(10):
+        world.clock.advance(SILENCE_TIMEOUT / 2)
+        world.heartbeat()
+    assert world.connection.dropped == []
+    assert len(world.source.slow) == 1  # nor is it asked again and again
+
+
+@pytest.mark.parametrize("message", [[b"pong", b""], [b"message", b"p0/node/me", b"for me"]])
+def test_a_process_that_has_stood_still_reads_before_it_judges(world: World, message: list[bytes]) -> None:
+    world.subscriber.heartbeat()
+    world.clock.advance(SILENCE_TIMEOUT * 3)
+    world.subscriber.heartbeat()
+    world.subscriber.on_message(message)  # what has arrived meanwhile
+    world.clock.advance(0)
+    assert world.connection.dropped == []
 
 
 def test_an_error_of_redis_drops_the_connection(world: World) -> None:

@@ -400,6 +400,38 @@ async def test_too_much_at_once_is_refused(
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_is_submitted_at_an_answer_is_one_call_of_its_own(
+    make_store: MakeRedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store()
+    await store.head("log")
+    batcher, under_way, most = store._batcher, 0, 0
+
+    async def run(batch: Any, original: Any = batcher._run) -> None:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await original(batch)
+        under_way -= 1
+
+    monkeypatch.setattr(batcher, "_run", run)
+    later: list[Any] = []
+
+    def append() -> None:
+        later.append(store.append("log", event()))
+
+    def answered() -> None:
+        cast(Any, reactor).callLater(0, append)
+        append()
+
+    store.on_answer(answered)
+    await store.append("log", event())
+    await eventually(lambda: len(later) == 2)
+    assert [stored.id for stored in await gatherResults(later)] == [2, 3]
+    assert most == 1
+
+
+@pytest_twisted.ensureDeferred
 async def test_reads_of_much_are_not_all_one_call(make_store: MakeRedisStore) -> None:
     calls: list[int] = []
     store = make_store(observe=lambda operations, seconds: calls.append(operations))

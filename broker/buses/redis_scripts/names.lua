@@ -4,67 +4,122 @@
 --   ARGV[1]  what all keys begin with
 --   ARGV[2]  what all channels begin with
 --   ARGV[3]  the id of the calling node
+--   ARGV[4]  which of its connections this is, counted
 --
 -- Keys, after the prefix:
 --
---   nodes        sorted set: id of a node -> when its lease ends, in milliseconds of this server's clock
---   generations  hash: id of a node -> how often it has begun to listen
---   names        hash: name -> "x <id>" of the one that holds it alone, "s <id> <id> ..." of those that share it
---   renewed      when a node last renewed its lease, in milliseconds
---   grace        until when leases that have ended still count: after a time in which no node could renew
+--   nodes     sorted set: id of a node -> when its lease ends, in milliseconds of this server's clock
+--   leases    hash: id of a node -> "<number of its lease> <connection> <how often it has begun to listen>"
+--   numbers   the number of the lease that was given last
+--   names     hash: name -> "x <id>:<number>" of the one that holds it alone under that lease,
+--             "s <id>:<number> <id>:<number> ..." of those that share it
+--   lost/<id> set: names that were seized from a node, until it claims or releases them
+--   renewed   when a node last renewed its lease, in milliseconds
+--   grace     until when names are kept for nodes whose leases have ended: after a time in which no node could renew
+--   server    the run id of the server that has written this
+--   settling  until when a name that nobody holds is given to those only that held it before: after the server went
+--             back, some hold names here of which this server does not know
+--
+-- Verbs that act for a node take the number of the lease that it believes to have, and return FENCED when that
+-- has ended, or when they come late, by a connection that the node has given up.
 
 local call = redis.call
 local prefix, me = ARGV[1], ARGV[3]
-local NODES, GENERATIONS, NAMES = prefix .. 'nodes', prefix .. 'generations', prefix .. 'names'
-local FIRST = 4  -- where the operations begin
+local NODES, LEASES, NUMBERS, NAMES = prefix .. 'nodes', prefix .. 'leases', prefix .. 'numbers', prefix .. 'names'
+local FIRST = 5  -- where the operations begin
 local STOP = {}  -- see run.lua: no verb of these stops
 local mark = false  -- neither has a bus marks
+local FENCED = -1
+local KEPT = 86400  -- seconds for which a node may still ask what it has lost: much longer than any lease
 
 local verbs = {}
 
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local grace = tonumber(call('GET', prefix .. 'grace') or 0)
+local known = {}  -- id of a node -> what ``look`` has found
 
 local function inbox(node)
   return ARGV[2] .. 'node/' .. node
 end
 
-local function lives(node)
-  local lease = call('ZSCORE', NODES, node)
-  return lease and (tonumber(lease) > now or now < grace)
+local function whole(number)
+  return string.format('%.0f', number)
+end
+
+local function look(node)
+  -- Returns the number of the lease of *node*, 0 when it has none, and its connection; nil when it is unknown.
+  local found = known[node]
+  if not found then
+    found = {number = 0}
+    local record = call('HGET', LEASES, node)
+    if record then
+      local ends = tonumber(call('ZSCORE', NODES, node) or 0)
+      local number, connection, generation = string.match(record, '^(%d+) (%d+) (%d+)$')
+      found.known, found.connection, found.generation = true, tonumber(connection), generation
+      found.number = ends > now and tonumber(number) or 0
+    end
+    known[node] = found
+  end
+  return found
+end
+
+local function fenced(number)
+  local found = look(me)
+  return found.number == 0 or found.number ~= tonumber(number) or found.connection ~= tonumber(ARGV[4])
 end
 
 local function holders(name)
-  -- Returns whether they share it, and the ids of those that are alive.
-  local held, alive = call('HGET', NAMES, name), {}
+  -- Returns whether they share it, and for each of those that hold it: id, and id with the number.
+  local held, ids, entries = call('HGET', NAMES, name), {}, {}
   if not held then
-    return true, alive
+    return true, ids, entries
   end
-  for node in string.gmatch(string.sub(held, 3), '%S+') do
-    if lives(node) then
-      alive[#alive + 1] = node
+  for entry in string.gmatch(string.sub(held, 3), '%S+') do
+    local id, number = string.match(entry, '^(.*):(%d+)$')
+    local found = id and look(id)
+    if found and (found.known and now < grace or found.number > 0 and found.number == tonumber(number)) then
+      ids[#ids + 1], entries[#entries + 1] = id, entry
     end
   end
-  return string.sub(held, 1, 1) == 's', alive
+  return string.sub(held, 1, 1) == 's', ids, entries
 end
 
-local function hold(name, shared, nodes)
-  if #nodes == 0 then
+local function hold(name, shared, entries)
+  if #entries == 0 then
     call('HDEL', NAMES, name)
   else
-    call('HSET', NAMES, name, (shared and 's ' or 'x ') .. table.concat(nodes, ' '))
+    call('HSET', NAMES, name, (shared and 's ' or 'x ') .. table.concat(entries, ' '))
   end
 end
 
-local function without(nodes, node)
-  local others = {}
-  for _, each in ipairs(nodes) do
-    if each ~= node then
-      others[#others + 1] = each
+local function without(ids, entries, node)
+  local others, rest = {}, {}
+  for index, id in ipairs(ids) do
+    if id ~= node then
+      others[#others + 1], rest[#rest + 1] = id, entries[index]
     end
   end
-  return others
+  return others, rest
+end
+
+-- Returns '', or who holds it; with *new*, how long nobody new can have it, in milliseconds.
+local function claim(name, shared, number, new)
+  local sharing, ids, entries = holders(name)
+  local others, rest = without(ids, entries, me)
+  if #others > 0 and not (shared and sharing) then
+    return others[1]
+  end
+  if new and #ids == 0 then
+    local settling = tonumber(call('GET', prefix .. 'settling') or 0)
+    if now < settling then
+      return settling - now
+    end
+  end
+  rest[#rest + 1] = me .. ':' .. number
+  hold(name, shared, rest)
+  call('SREM', prefix .. 'lost/' .. me, name)
+  return ''
 end
 
 -- channel, message
@@ -72,109 +127,189 @@ verbs.publish = function(at)
   return call('PUBLISH', ARGV[at], ARGV[at + 1])
 end
 
--- node, message
--- Returns how many received it: 0 or 1.
+-- number, node, number of its lease, message
+-- The message carries both numbers.  Returns how many received it, 0 or 1; or FENCED.
 verbs.send = function(at)
-  return call('PUBLISH', inbox(ARGV[at]), 'from ' .. me .. ' ' .. ARGV[at + 1])
+  if fenced(ARGV[at]) then
+    return FENCED
+  end
+  if look(ARGV[at + 1]).number ~= tonumber(ARGV[at + 2]) then
+    return 0
+  end
+  return call('PUBLISH', inbox(ARGV[at + 1]), table.concat({'from', me, ARGV[at], ARGV[at + 2], ARGV[at + 3]}, ' '))
 end
 
--- generation, length of the lease in milliseconds
--- Returns whether the node was known, how many of the others have just been removed, then ids and
--- generations of all that are alive.
-verbs.renew = function(at)
-  local lease = tonumber(ARGV[at + 1])
+local function give_grace(lease)
   local renewed = tonumber(call('GET', prefix .. 'renewed') or 0)
   if now - renewed > lease / 2 then
     grace = now + lease
-    call('SET', prefix .. 'grace', string.format('%.0f', grace))
+    call('SET', prefix .. 'grace', whole(grace))
   end
-  call('SET', prefix .. 'renewed', string.format('%.0f', now))
-  local known = call('ZSCORE', NODES, me) and 1 or 0
-  call('ZADD', NODES, string.format('%.0f', now + lease), me)
-  call('HSET', GENERATIONS, me, ARGV[at])
-  local removed = {}
-  if now >= grace then
-    removed = call('ZRANGEBYSCORE', NODES, '-inf', string.format('%.0f', now))
-    for _, node in ipairs(removed) do
-      call('ZREM', NODES, node)
-      call('HDEL', GENERATIONS, node)
+  call('SET', prefix .. 'renewed', whole(now))
+end
+
+local function went_back(last, server)
+  -- Whether nodes may hold names of which this server does not know; *last* is a number that it has given.
+  local back = tonumber(call('GET', NUMBERS) or 0) < last
+  if back then
+    call('SET', NUMBERS, whole(last))
+  end
+  if server ~= '' then
+    local before = call('GET', prefix .. 'server')
+    if before ~= server then
+      call('SET', prefix .. 'server', server)
+      back = back or before
     end
   end
-  local answer = {known, #removed}
+  return back
+end
+
+local function remove_ended()
+  if now < grace then
+    return 0
+  end
+  local ended = call('ZRANGEBYSCORE', NODES, '-inf', whole(now))
+  for _, node in ipairs(ended) do
+    call('ZREM', NODES, node)
+    call('HDEL', LEASES, node)
+    call('DEL', prefix .. 'lost/' .. node)
+  end
+  return #ended
+end
+
+-- number of the lease that the node believes to have or 0, the highest that it ever had, how often it has begun to
+-- listen, length of the lease in milliseconds, run id of the server; '' if this is not the first by this connection
+-- Returns: the number of the lease that it has now; how many names might have to be forgotten: see ``tidy``; the
+-- names that were seized from it; then id, number and generation of each node: number 0 of one that is awaited.
+verbs.renew = function(at)
+  local believed, last, lease = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 3])
+  give_grace(lease)
+  if went_back(last, ARGV[at + 4]) then
+    call('SET', prefix .. 'settling', whole(now + lease))
+  end
+  local number = look(me).number
+  if number == 0 or number ~= believed then
+    number = call('INCR', NUMBERS)
+  end
+  call('ZADD', NODES, whole(now + lease), me)
+  call('HSET', LEASES, me, whole(number) .. ' ' .. ARGV[4] .. ' ' .. ARGV[at + 2])
+  local removed = remove_ended()
+  known = {}
+  local nodes = {}
   for _, node in ipairs(call('ZRANGE', NODES, 0, -1)) do
-    answer[#answer + 1] = node
-    answer[#answer + 1] = call('HGET', GENERATIONS, node) or '0'
+    local found = look(node)
+    nodes[#nodes + 1] = {node, found.number, found.generation or '0'}
   end
-  return answer
+  return {number, removed, call('SMEMBERS', prefix .. 'lost/' .. me), nodes}
 end
 
--- Ends the lease.
+-- Ends the lease, and frees all names at once.  The others remove what is left of the node.
 verbs.leave = function()
-  call('ZREM', NODES, me)
-  return call('HDEL', GENERATIONS, me)
-end
-
--- name, "s" to share it or "x"
--- Returns '', or who holds it.
-verbs.claim = function(at)
-  local name, shared = ARGV[at], ARGV[at + 1] == 's'
-  local sharing, nodes = holders(name)
-  local others = without(nodes, me)
-  if #others > 0 and not (shared and sharing) then
-    return others[1]
+  if call('HDEL', LEASES, me) > 0 then
+    call('ZADD', NODES, 0, me)
   end
-  others[#others + 1] = me
-  hold(name, shared, others)
-  return ''
-end
-
--- name, the node that loses it
--- Holds it alone, if nobody else but that node holds it, which gets a message.
--- Returns '', or who else holds it.
-verbs.seize = function(at)
-  local _, nodes = holders(ARGV[at])
-  local others = without(nodes, me)
-  for _, node in ipairs(others) do
-    if node ~= ARGV[at + 1] then
-      return node
-    end
-  end
-  hold(ARGV[at], false, {me})
-  for _, node in ipairs(others) do
-    call('PUBLISH', inbox(node), 'lost ' .. ARGV[at])
-  end
-  return ''
-end
-
--- name
-verbs.release = function(at)
-  local sharing, nodes = holders(ARGV[at])
-  hold(ARGV[at], sharing, without(nodes, me))
+  known = {}
   return 1
 end
 
--- names, after their number
--- Returns the first of them that is held, then by whom; nothing when none is.
+-- number, name, "s" to share it or "x"
+-- Returns '' or who holds it, or for how many milliseconds it can not be given yet, or FENCED.
+verbs.claim = function(at)
+  if fenced(ARGV[at]) then
+    return FENCED
+  end
+  return claim(ARGV[at + 1], ARGV[at + 2] == 's', ARGV[at], true)
+end
+
+-- number, how many names, each name with "s" or "x", or "X": that must not have been the node's all the while
+-- Claims names that the node held before.
+-- Returns those that others hold, each with who does, and those that can not be given yet, each with ''; or FENCED.
+verbs.reclaim = function(at)
+  if fenced(ARGV[at]) then
+    return FENCED
+  end
+  local refused = {}
+  for index = at + 2, at + 2 * tonumber(ARGV[at + 1]), 2 do
+    local holder = claim(ARGV[index], ARGV[index + 1] == 's', ARGV[at], ARGV[index + 1] == 'X')
+    if holder ~= '' then
+      refused[#refused + 1] = ARGV[index]
+      refused[#refused + 1] = type(holder) == 'string' and holder or ''
+    end
+  end
+  return refused
+end
+
+-- number, name, the node that loses it
+-- Holds it alone, if nobody else but that node holds it, which gets a message.
+-- Returns '' or who else holds it, or for how many milliseconds it can not be given yet, or FENCED.
+verbs.seize = function(at)
+  if fenced(ARGV[at]) then
+    return FENCED
+  end
+  local name, loser = ARGV[at + 1], ARGV[at + 2]
+  local _, ids, entries = holders(name)
+  local others = without(ids, entries, me)
+  for _, node in ipairs(others) do
+    if node ~= loser then
+      return node
+    end
+  end
+  if #others == 0 then
+    return claim(name, false, ARGV[at], true)
+  end
+  hold(name, false, {me .. ':' .. ARGV[at]})
+  call('SREM', prefix .. 'lost/' .. me, name)
+  call('SADD', prefix .. 'lost/' .. loser, name)
+  call('EXPIRE', prefix .. 'lost/' .. loser, KEPT)
+  call('PUBLISH', inbox(loser), 'lost')
+  return ''
+end
+
+-- number, name
+-- Returns 1, or FENCED when there is nothing to release.
+verbs.release = function(at)
+  if fenced(ARGV[at]) then
+    return FENCED
+  end
+  local name = ARGV[at + 1]
+  local sharing, ids, entries = holders(name)
+  local _, rest = without(ids, entries, me)
+  hold(name, sharing, rest)
+  call('SREM', prefix .. 'lost/' .. me, name)
+  return 1
+end
+
+-- number, then names
+-- Returns the first of the names that is held, then by whom, each with the number of its lease or 0; nothing when
+-- none is held; or FENCED.
 verbs.holders = function(at)
-  for index = at + 1, at + tonumber(ARGV[at]) do
-    local _, nodes = holders(ARGV[index])
-    if #nodes > 0 then
-      return {ARGV[index], unpack(nodes)}
+  if fenced(ARGV[at]) then
+    return FENCED
+  end
+  for index = at + 2, at + 1 + tonumber(ARGV[at + 1]) do
+    local _, ids = holders(ARGV[index])
+    if #ids > 0 then
+      local found = {ARGV[index]}
+      for _, id in ipairs(ids) do
+        found[#found + 1] = id
+        found[#found + 1] = whole(look(id).number)
+      end
+      return found
     end
   end
   return {}
 end
 
 -- cursor
--- Forgets some of the names whose holders are not alive; returns the next cursor, "0" at the end.
+-- Forgets some of the names whose holders have no lease; returns the next cursor, "0" at the end.
 verbs.tidy = function(at)
   local found = call('HSCAN', NAMES, ARGV[at], 'COUNT', 500)
   for index = 1, #found[2], 2 do
     local name, held = found[2][index], found[2][index + 1]
-    local sharing, nodes = holders(name)
-    local present = (sharing and 's ' or 'x ') .. table.concat(nodes, ' ')
+    local sharing, _, entries = holders(name)
+    local present = (sharing and 's ' or 'x ') .. table.concat(entries, ' ')
     if present ~= held then
-      hold(name, sharing, nodes)
+      hold(name, sharing, entries)
     end
   end
   return found[1]

@@ -20,7 +20,7 @@
 --
 --   timelines  list: the latest first
 --   members    sorted set: node -> when it was last heard of, in milliseconds
---   settling   "<since> <horizon>" while nodes are waited for: those that were heard of after the horizon
+--   arriving   "<since> <horizon>" while nodes are waited for: those that were heard of after the horizon
 --   arrived    set: the nodes that have come since
 --
 -- Returns how many nodes are waited for, the epoch, the mark, up to which mark what the node knew is still there,
@@ -29,7 +29,7 @@
 local call = redis.call
 local prefix, member, run = ARGV[1], ARGV[2], ARGV[3]
 local TIMELINES, MEMBERS = prefix .. 'timelines', prefix .. 'members'
-local SETTLING, ARRIVED = prefix .. 'settling', prefix .. 'arrived'
+local ARRIVING, ARRIVED = prefix .. 'arriving', prefix .. 'arrived'
 local MAX_TIMELINES = 30
 local ALIVE = 5000  -- milliseconds since a node was heard of, as of the last that was
 
@@ -70,7 +70,7 @@ elseif last_run ~= run then
 end
 if last_run ~= run then
   local newest = call('ZREVRANGE', MEMBERS, 0, 0, 'WITHSCORES')[2] or 0
-  call('SET', SETTLING, string.format('%.0f %.0f', now, newest - ALIVE))
+  call('SET', ARRIVING, string.format('%.0f %.0f', now, newest - ALIVE))
   call('DEL', ARRIVED)
 end
 
@@ -111,7 +111,7 @@ end
 
 local function settle()
   -- Returns how many nodes are waited for.
-  local since, horizon = string.match(call('GET', SETTLING) or '', '^(%S+) (%S+)$')
+  local since, horizon = string.match(call('GET', ARRIVING) or '', '^(%S+) (%S+)$')
   if not since then
     call('ZADD', MEMBERS, now, member)
     return 0
@@ -130,7 +130,7 @@ local function settle()
   for _, each in ipairs(call('SMEMBERS', ARRIVED)) do
     call('ZADD', MEMBERS, now, each)
   end
-  call('DEL', SETTLING, ARRIVED)
+  call('DEL', ARRIVING, ARRIVED)
   return 0
 end
 

@@ -1,0 +1,189 @@
+"""The lease of a node, and those of the others, as the answers to its renewals say."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import attrs
+from twisted.internet.interfaces import IDelayedCall, IReactorCore
+from twisted.logger import Logger
+
+from broker.core.bounded import BoundedDict
+
+log = Logger()
+
+MARGIN = 0.02  # of the lease: this node takes it for ended sooner than Redis does
+MAX_ENDED = 1000  # leases of others that are known to have ended
+
+
+@attrs.frozen
+class Other:
+    """Another node that has a lease.
+
+    Attributes:
+        number: of its lease.
+        generation: how often it has begun to listen; "" while that is not known.
+        seen: when it was known to have it.
+    """
+
+    number: int
+    generation: str
+    seen: float
+
+
+class Lease:
+    """Whether this node has a lease, and which other nodes have one.
+
+    It lasts from the sending of a renewal that was answered, by a clock that can not be set.
+
+    Args:
+        address: of this node.
+        seconds: its length.
+        reactor: calls when it ends, and tells the time where it is a ``task.Clock``.
+        lapsed: called when it has ended.
+        leased: called when there is a new one, or when all names are to be claimed again.
+        departed: called with the address of a node whose lease has ended, or that may have missed messages.
+
+    Attributes:
+        last: the highest number that this node has had.
+        unbroken: whether this node had a lease all the time until it got the one that it has.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        seconds: float,
+        reactor: Any,
+        *,
+        lapsed: Callable[[], object],
+        leased: Callable[[], object],
+        departed: Callable[[str], object],
+    ) -> None:
+        self.seconds = seconds
+        self.last = 0
+        self.unbroken = False
+        self._address, self._reactor = address, reactor
+        self._lapsed, self._leased, self._departed = lapsed, leased, departed
+        self._now = monotonic_time_of(reactor)
+        self._number = 0
+        self._end = 0.0
+        self._others: dict[str, Other] = {}
+        self._ended: BoundedDict[str, int] = BoundedDict(MAX_ENDED)  # the highest number of each that has ended
+        self._timer: IDelayedCall | None = None
+
+    @property
+    def number(self) -> int:
+        """The number of this node's lease; 0 when it has none."""
+        return self._number if self._now() < self._end else 0
+
+    def number_of(self, address: str) -> int:
+        """Return the number of the lease of a node, as far as it is known; 0 for none."""
+        if address == self._address:
+            return self.number
+        other = self._others.get(address)
+        return 0 if other is None else other.number
+
+    def now(self) -> float:
+        """Return the time of this clock, to be handed to ``renewed``."""
+        return self._now()
+
+    def stop(self) -> None:
+        """Have no lease any more, without a word."""
+        self._number = 0
+        self._cancel()
+
+    def end(self) -> None:
+        """Note that this node has no lease; idempotent."""
+        if self._number:
+            log.warn("this node has lost its lease {number}: it holds no names now", number=self._number)
+            self._number = 0
+            self._cancel()
+            self._lapsed()
+
+    def renewed(self, sent: float, number: int, others: Iterable[tuple[str, int, str]], *, moved: bool) -> None:
+        """Take the answer to a renewal that was sent at *sent*.
+
+        Args:
+            sent: see ``now``.
+            number: of the lease that this node has.
+            others: address, number and generation of each node.
+            moved: whether Redis may have forgotten names: it is another server than before.
+        """
+        now, end = self._now(), sent + self.seconds * (1 - MARGIN)
+        if now >= self._end:
+            self.end()
+        if now >= end:
+            return  # it came so late that the lease may have ended again
+        self.unbroken = bool(self._number)
+        if number != self._number:
+            self.end()
+            self._number = self.last = number
+            moved = True
+        self._end = max(self._end, end) if self.unbroken else end
+        if self._timer is None:
+            self._timer = self._reactor.callLater(self._end - now, self._look)
+        living = {address: Other(each, generation, sent) for address, each, generation in others if each}
+        living.pop(self._address, None)
+        self._compare(living, sent)
+        if moved:
+            self._leased()
+
+    def _look(self) -> None:
+        """End the lease when it is over."""
+        self._timer = None
+        left = self._end - self._now()
+        if left <= 0:
+            self.end()
+        else:
+            self._timer = self._reactor.callLater(left, self._look)
+
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _compare(self, found: dict[str, Other], sent: float) -> None:
+        before, self._others = self._others, found
+        for address, old in before.items():
+            new = found.get(address)
+            if old.seen > sent and (new is None or new.number < old.number):
+                found[address] = old  # it has come after this was asked for
+            elif new is None or new.number != old.number:
+                self._note_ended(address, old.number)
+                self._departed(address)
+            elif old.generation and new.generation != old.generation:
+                self._departed(address)
+
+    def _note_ended(self, address: str, number: int) -> None:
+        self._ended.pop(address, None)
+        self._ended[address] = number
+
+    def learn(self, address: str, number: int) -> bool:
+        """Note that a node has shown the *number* of its lease; False when that one has ended."""
+        if address == self._address:
+            return True
+        known = self._others.get(address)
+        if number <= self._ended.get(address, 0) or (known is not None and number < known.number):
+            return False
+        if known is None or number > known.number:
+            self._others[address] = Other(number, "", self._now())
+            if known is not None:
+                self._note_ended(address, known.number)
+                self._departed(address)
+        return True
+
+    def is_for_us(self, number: int) -> bool:
+        """Whether a message to the lease of that *number* is one to this node as it is now."""
+        # A higher one was given by an answer that has not come yet.
+        return number > self.last or (number == self.last and bool(self.number))
+
+
+def monotonic_time_of(clock: Any) -> Callable[[], float]:
+    """Return what tells a time that can not be set: it runs while the process, or the machine, stands still."""
+    if not IReactorCore.providedBy(clock):
+        seconds: Callable[[], float] = clock.seconds
+        return seconds
+    boot = getattr(time, "CLOCK_BOOTTIME", None)  # Linux has it
+    return time.monotonic if boot is None else lambda: time.clock_gettime(boot)
