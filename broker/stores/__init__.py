@@ -46,8 +46,7 @@ def open_store(
         directory: where files are; "" is the working directory.
         durability: ``fsync``: what was answered survives a power cut;
             ``os``: it survives the end of the process only.
-        reactor: where the answers of a writer thread are delivered; *clock*
-            if it can do that, else the reactor in use.
+        reactor: where a writer thread answers; *clock* if it can do that, else the reactor in use.
         prefix: what all keys in Redis begin with.
         announce: whether appending publishes the event in Redis, as the bus of
             the same URL expects it.

@@ -177,7 +177,8 @@ class RedisStore(Service):
         self._stopped_reason = STOPPING
         if self._measuring.running:
             self._measuring.stop()
-        self._batcher.submit(Operation((b"leave", self._timeline.member))).addErrback(_ignore_unavailable)
+        if self._batcher.connection.protocol is not None:
+            self._batcher.submit(Operation((b"leave", self._timeline.member))).addErrback(_ignore_unavailable)
         return self._batcher.stop().addCallback(self._stopped)
 
     def _stopped(self, _: object) -> None:
