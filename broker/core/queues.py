@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from broker.core.lives import life_end
 from broker.core.pages import READ_BYTES, is_last, position_of
 from broker.core.registry import Registry
+from broker.core.uncancelled import uncancelled
 from broker.errors import BrokerError, Conflict
 from broker.interfaces import IStore
 from broker.messages import MAX_TIME, Event, Mail, Quota
@@ -101,12 +102,7 @@ class Queues:
         # What waits goes first: order is kept.
         if backlog is not None and backlog.clear and self._offer(mail):
             return succeed(False)
-        kept = ensureDeferred(self._put(mail, quota))
-        if kept.called:
-            return kept
-        answer: Deferred[bool] = Deferred()
-        kept.addCallbacks(answer.callback, answer.errback)
-        return answer
+        return uncancelled(self._put(mail, quota))
 
     async def _put(self, mail: Mail, quota: Quota | None) -> bool:
         self._unclear(mail.queue)
