@@ -114,6 +114,7 @@ async def test_after_an_old_snapshot_there_is_one_new_epoch_and_all_go_on(cluste
         assert await observed(client, 9) == list(range(10))
     waiting = polled(nodes[0], 10, before)
     await nodes[0].until_metric("txbroker_polls_waiting", 1)
+    assert (await polled(nodes[0], 0, before)).status == 200  # after that, the cursor of the first is stored
     await cluster.redis.kill()
     shutil.copy(file, cluster.redis.directory / "dump.rdb")
     await cluster.redis.start()

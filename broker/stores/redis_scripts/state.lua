@@ -5,8 +5,9 @@
 --   ARGV[2]  the epoch that the caller knows
 --   ARGV[3]  what the channels of announced events begin with
 --   ARGV[4]  now, in seconds since the epoch, of the caller's clock
---   ARGV[5]  the highest mark that the caller has seen
---   ARGV[6]  whether any of the operations writes: "1" or ""
+--   ARGV[5]  bytes of replies after which reads are left to the next call
+--   ARGV[6]  the highest mark that the caller has seen
+--   ARGV[7]  whether any of the operations writes: "1" or ""
 --
 -- A quota is "<limit> <account>", or "" for none; a limit of 0 is none.
 --
@@ -28,17 +29,21 @@
 --   spaces         set: the spaces that have keys which expire
 
 local call = redis.call
-local prefix, now = ARGV[1], tonumber(ARGV[4])
+local prefix, now, BUDGET = ARGV[1], tonumber(ARGV[4]), tonumber(ARGV[5])
 
 local verbs = {}
 
 -- Returned by a verb that can not act on what its caller knows; the second result is the present state.
 local STOP = {}
 
+-- Bytes of what was read in this call, about.  A verb that may return much does so only below BUDGET.
+local replied = 0
+local LATER = 0  -- the second result of a verb that returns STOP for that
+
 -- Returned by a verb in the place of a positive number or a text.
 local OVER_QUOTA, FULL = -1, -2
 
-local FIRST = 7  -- where the operations begin
+local FIRST = 8  -- where the operations begin
 
 local ACCOUNTS = prefix .. 'accounts'
 
@@ -68,10 +73,10 @@ end
 
 local present = call('MGET', prefix .. 'epoch', prefix .. 'mark')
 local mark = tonumber(present[2] or 0)
-if present[1] ~= ARGV[2] or mark < tonumber(ARGV[5]) then
+if present[1] ~= ARGV[2] or mark < tonumber(ARGV[6]) then
   return redis.error_reply('STALE_EPOCH')
 end
-if ARGV[6] == '1' then
+if ARGV[7] == '1' then
   local raised = redis.pcall('INCR', prefix .. 'mark')
   if type(raised) == 'number' then
     mark = raised
