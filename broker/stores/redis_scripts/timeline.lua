@@ -18,7 +18,7 @@
 --
 -- Keys, after the prefix, beside those of state.lua:
 --
---   timelines  list: the latest first
+--   timelines  a line for each, the latest first
 --   members    sorted set: node -> when it was last heard of, in milliseconds
 --   arriving   "<since> <horizon>" while nodes are waited for: those that were heard of after the horizon
 --   arrived    set: the nodes that have come since
@@ -35,7 +35,10 @@ local ALIVE = 5000  -- milliseconds since a node was heard of, as of the last th
 
 local epoch = call('GET', prefix .. 'epoch')
 local mark = tonumber(call('GET', prefix .. 'mark') or 0)
-local timelines = call('LRANGE', TIMELINES, 0, -1)
+local timelines = {}
+for timeline in string.gmatch(call('GET', TIMELINES) or '', '[^\n]+') do
+  timelines[#timelines + 1] = timeline
+end
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -69,7 +72,7 @@ elseif last_run ~= run then
   begin(ARGV[7], mark)
 end
 if last_run ~= run then
-  local newest = call('ZREVRANGE', MEMBERS, 0, 0, 'WITHSCORES')[2] or 0
+  local newest = call('ZRANGE', MEMBERS, -1, -1, 'WITHSCORES')[2] or 0
   call('SET', ARRIVING, string.format('%.0f %.0f', now, newest - ALIVE))
   call('DEL', ARRIVED)
 end
@@ -102,10 +105,7 @@ if latest and (found ~= latest or (epoch == ARGV[4] and tonumber(ARGV[5]) > kept
   end
 end
 
-call('DEL', TIMELINES)
-for index = 1, math.min(#timelines, MAX_TIMELINES) do
-  call('RPUSH', TIMELINES, timelines[index])
-end
+call('SET', TIMELINES, table.concat(timelines, '\n', 1, math.min(#timelines, MAX_TIMELINES)))
 
 -- Who else must have compared before anything is written.
 
