@@ -754,8 +754,10 @@ class IStore(IService):
     description: str = Attribute("Its kind as one word, then where it is and what it promises; without secrets.")
     used_bytes: int = Attribute("How large it is, as far as it knows; 0: it does not.")
 
-    def append(log: str, event: Event, quota: Quota | None = None) -> Deferred[Event]:
+    def append(log: str, event: Event, quota: Quota | None = None, head: int | None = None) -> Deferred[Event]:
         """Store *event* at the end of *log*; return a copy with ``id`` and ``epoch`` set.
+
+        With *head*, only if that is what ``head`` returns.
 
         Topic, name, body (None and b"" are two things), source, author and time are
         stored; an event whose time is 0 gets the store's.
@@ -766,6 +768,7 @@ class IStore(IService):
         forgotten (``sweep``), a new one may begin with a later id than 1.
 
         Raises:
+            Conflict: *head* was given and is not the last id.
             RateLimited: it would be the first of a log, and *quota* is used up.
         """
 
@@ -793,10 +796,10 @@ class IStore(IService):
 
         Those with a time before *before* (0: none for its age) and those beyond
         the newest *keep* (0: none for their count) go.  The oldest go first, and
-        an old one behind a young one stays: there is never a hole.  Keys of
-        any space that expired an hour ago go too; until then they are left to
-        ``expired``.  It may work in steps that others see.  Returns how many
-        events went.
+        an old one behind a young one stays: there is never a hole.  Keys that
+        expired an hour ago go too; until then they are left to ``expired``, and those of the
+        space ``kv`` always, since they are announced.  It may work in steps that others see.
+        Returns how many events went.
 
         A log of that prefix that has no event left is forgotten, now or by a later
         sweep: it is none any more, but for its ids.

@@ -205,7 +205,8 @@ class Broker(MultiService):
                 await deferLater(self.clock, 0)
 
     def _expire(self) -> Deferred[Any]:
-        return ensureDeferred(self.keys.expire()).addErrback(self._timer_failed, "expiry")
+        expired = self.keys.expire(go_on=lambda: not self.draining)
+        return ensureDeferred(expired).addErrback(self._timer_failed, "expiry")
 
     def _timer_failed(self, failure: Any, what: str) -> None:
         if not self.draining:  # the store may have stopped in the middle

@@ -31,9 +31,10 @@ from broker.redis.batcher import MAX_REPLY_BYTES, Batcher, Operation
 from broker.redis.event_codec import encode_extras, encode_record
 from broker.redis.script import Script
 from broker.redis.server import ServerInfo, read_info
-from broker.stores.entries import EXPIRED_KEPT, increased, merged
+from broker.stores.entries import ANNOUNCED_SPACES, EXPIRED_KEPT, increased, merged
 from broker.stores.redis_reader import MAX_ID, RedisReader, end_of
 from broker.stores.redis_swap import (
+    CONFLICT,
     FULL,
     OVER_QUOTA,
     Append,
@@ -236,7 +237,7 @@ class RedisStore(RedisReader, Service):
 
     # Logs.
 
-    def append(self, log: str, event: Event, quota: Quota | None = None) -> Deferred[Event]:
+    def append(self, log: str, event: Event, quota: Quota | None = None, head: int | None = None) -> Deferred[Event]:
         """See ``IStore.append``; the event is published in the same step if the store announces."""
         if self._room.shortage:
             return self._full()
@@ -253,7 +254,9 @@ class RedisStore(RedisReader, Service):
             event.origin if extras else "",
             quota=quota,
         )
-        if log not in self._known:
+        if head is not None:
+            operation.words = (b"append_at", *operation.words[1:], quota.words if quota else b"", b"%d" % head)
+        elif log not in self._known:
             self._known[log] = None
             operation.found(None)
         return self._submit(operation)
@@ -261,6 +264,8 @@ class RedisStore(RedisReader, Service):
     def _appended(self, event: Event, time: float, quota: Quota | None, id: int) -> Event:
         if id == OVER_QUOTA:
             raise over_quota(quota)
+        if id == CONFLICT:
+            raise Conflict("head", event.topic)
         return Event(
             event.topic,
             event.name,
@@ -292,7 +297,7 @@ class RedisStore(RedisReader, Service):
             count, start = await self._submit(Operation(words))
             removed += count
         due = repr(self._clock.seconds() - EXPIRED_KEPT).encode()
-        for space in await self._spaces():
+        for space in await self._spaces() - set(map(encode_text, ANNOUNCED_SPACES)):
             while len(await self._expire(space, due, KEYS_STEP)) == KEYS_STEP:
                 pass
         return removed

@@ -7,13 +7,13 @@ local function log_place(at)
   return ARGV[at]
 end
 
-for _, verb in ipairs({'append', 'open', 'read', 'latest', 'head', 'trim', 'since'}) do
+for _, verb in ipairs({'append', 'open', 'append_at', 'read', 'latest', 'head', 'trim', 'since'}) do
   places[verb] = log_place
 end
 reads.read, reads.latest, reads.head, reads.since = true, true, true, true
 reads.logs, reads.mark, reads.changes, reads.spaces = true, true, true, true
 -- Who reads a log may find what was appended after he has asked.
-passes.append, passes.open = true, true
+passes.append, passes.open, passes.append_at = true, true, true
 
 local marked = {}
 
@@ -75,6 +75,15 @@ verbs.open = function(at)
   local id = call('HINCRBY', HEADS, log, floor_of(log) + 1)
   call('ZADD', LOGS, 0, log)
   return append(log, id, ARGV[at + 1], ARGV[at + 2])
+end
+
+-- the same, then the last id that the log must have
+verbs.append_at = function(at)
+  local head = tonumber(call('HGET', HEADS, ARGV[at]) or floor_of(ARGV[at]))
+  if head ~= tonumber(ARGV[at + 4]) then
+    return CONFLICT
+  end
+  return verbs.open(at)
 end
 
 local ENTRY = 100  -- bytes that an entry takes besides its record, about

@@ -41,7 +41,7 @@ local replied = 0
 local LATER = 0  -- the second result of a verb that returns STOP for that
 
 -- Returned by a verb in the place of a positive number or a text.
-local OVER_QUOTA, FULL = -1, -2
+local OVER_QUOTA, FULL, CONFLICT = -1, -2, -3
 
 local FIRST = 8  -- where the operations begin
 
