@@ -81,6 +81,7 @@ class Data:
     def __init__(self, seconds: Callable[[], float], publish: Callable[[bytes, bytes], int]) -> None:
         self.keys: dict[bytes, Any] = {}
         self.ends: dict[bytes, float] = {}  # when keys expire
+        self.unknown: list[bytes] = []  # commands that were asked for and are not simulated
         self._seconds, self._publish = seconds, publish
 
     def copy(self) -> dict[bytes, Any]:
@@ -100,6 +101,7 @@ class Data:
         """
         command = self.commands.get(name)
         if command is None:
+            self.unknown.append(name)
             raise CommandError(f"ERR unknown command {name!r}: tests/simulation/commands.py has it not yet")
         if self.ends:
             self._expire()
