@@ -21,10 +21,21 @@ OPTIONS = (
 )
 
 
+MIN_VERSION = (6, 2)  # XTRIM with MINID is of that
+
+
 async def read_info(protocol: Any, *sections: bytes) -> dict[str, str]:
     """Return the fields of INFO, or of some sections of it, of the server that *protocol* is connected to."""
     text = (await protocol.execute_command(b"INFO", *sections)).decode("utf-8", "replace")
     return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
+
+def check_version(info: dict[str, str]) -> None:
+    """Raise ``NotUsable`` if the server of *info*, the fields of INFO, is older than ``MIN_VERSION``."""
+    version = info.get("redis_version", "")
+    numbers = version.split(".")[:2]
+    if len(numbers) == 2 and all(map(str.isdecimal, numbers)) and tuple(map(int, numbers)) < MIN_VERSION:
+        raise NotUsable(f"its version {version} is too old: 6.2 or later is needed")
 
 
 @attrs.frozen
@@ -53,7 +64,8 @@ class ServerInfo:
         return cls(info, options)
 
     def check(self) -> None:
-        """Raise ``NotUsable`` unless it takes writes now."""
+        """Raise ``NotUsable`` unless it takes writes now, and is not too old."""
+        check_version(self.info)
         if self.info.get("loading") == "1":
             raise NotUsable("it is loading its data")
         if self.info.get("role") == "slave":
