@@ -174,6 +174,9 @@ class Exclusive(Exchange):
             made.append(self.stay(partial(Native.join, node), self._probe))
         return made
 
+    def _who(self, client: Connection) -> str:
+        return f"{id(client):x} at node{self.nodes.index(client.node)}"
+
     def held(self, who: str) -> Holding:
         """Note that a client was told that it has the name."""
         self.counts["holders"] += 1
@@ -187,13 +190,14 @@ class Exclusive(Exchange):
             return  # its registration is not answered yet, or it has given the name up
         for later in self.holdings[self.holdings.index(holding) + 1 :]:
             if holding.since < later.since < called:
-                self.two.append(
-                    f"{who} of {self.name} was called {called - later.since:.2f} s after {later.who} had it"
-                )
+                late = called - later.since
+                text = f"{who} was called as {self.name} {late:.2f} s after {later.who} was told to be that"
+                self.faults_of.say(text)
+                self.two.append(text)
                 return
 
     async def _contend(self, client: Native) -> None:
-        who = f"{client.node.url} {id(client):x}"
+        who = self._who(client)
         state: dict[str, Holding | None] = {"holding": None}
 
         def handle(called: float) -> str:
@@ -237,7 +241,7 @@ class ExclusiveService(Exclusive):
         return made
 
     async def _hold(self, client: Micro) -> None:
-        who = f"{client.node.url} {id(client):x}"
+        who = self._who(client)
         holding = self.held(who)
         client.performs["who"] = lambda called: (self.served(holding, called, who), who)[1]
         await self._keep(client)
