@@ -77,6 +77,8 @@ class Run:
                 node.stop()
         world.run_until(world.now + 6.0)
         checks.check_stopped(self)
+        if self.server.data.unknown:
+            world.violate("a command is not simulated", f"{sorted(set(self.server.data.unknown))}")
 
     def _place(self, client: Client) -> Node | None:
         alive = [
@@ -134,7 +136,7 @@ class Run:
     def node_crash(self, node: Node, silently: bool, seconds: float) -> None:
         node.crash(silently=silently)
         self._process_over(node)
-        self._later(seconds, self._start, node.name, node.starts + 1)
+        self._later(seconds, self._restart, node)
 
     def _process_over(self, node: Node) -> None:
         for client in self.clients:

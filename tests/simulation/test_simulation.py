@@ -22,7 +22,13 @@ QUICK_MUTANTS = ("gap not filled", "disconnection not noted", "position not move
 MUTANT_SEEDS = 2000  # in which each mutant must be found
 ROOT = Path(__file__).parents[2]
 # What is known to fail, and is being mended.
-OPEN = {"a call ended twice", "a call ended late", "a job was not done", "names are not given back"}
+OPEN = {
+    "a call ended twice",
+    "a call ended late",
+    "a job was not done",
+    "names are not given back",
+    "two holders of a name",
+}
 
 
 def is_open(result: Result, violation: Violation) -> bool:
