@@ -65,8 +65,9 @@ class GapRecovery:
         self._mark = UNKNOWN_MARK  # everything up to it was received
         self._behind: dict[Subscription, None] = {}  # those that may have missed something
         self._seen: dict[str, tuple[str, int]] = {}  # epoch and id of the last event of a topic
-        self._had: dict[str, int] = {}  # what was seen of a topic before the source was wiped, the last id
-        self._kept = 0  # the mark up to which that is still there
+        # The last id seen of a topic before the source went back, and the mark up to which that is still there:
+        # as long as nothing of it was seen since.
+        self._had: dict[str, tuple[int, int]] = {}
         self._gaps: dict[str, Gap] = {}  # by topic
         self._disconnections = 0
         self._catching_up = False
@@ -99,9 +100,10 @@ class GapRecovery:
     def remove(self, subscription: Subscription) -> None:
         """Forget *subscription*, which is not in the table any more, and the topics nobody else wants."""
         self._behind.pop(subscription, None)
-        for topic in [subscription.text] if subscription.kind == EXACT else list(self._seen):
+        for topic in [subscription.text] if subscription.kind == EXACT else [*self._seen, *self._had]:
             if not self._subscriptions.match(topic):
                 self._seen.pop(topic, None)
+                self._had.pop(topic, None)
 
     def begin_at(self, mark: int, subscriptions: Collection[Subscription]) -> list[Subscription]:
         """Let those of *subscriptions* without a mark begin at *mark*; return them."""
@@ -129,7 +131,8 @@ class GapRecovery:
         self.era += 1
         before = kept if self._mark == UNKNOWN_MARK else self._mark
         self._mark = min(before, kept)
-        self._had, self._kept = {topic: id for topic, (_, id) in self._seen.items()}, kept
+        self._had = {topic: (id, min(mark, kept)) for topic, (id, mark) in self._had.items()}
+        self._had.update((topic, (id, kept)) for topic, (_, id) in self._seen.items())
         self._seen.clear()
         for topic, gap in self._gaps.items():
             # After what had come of it, else after the marks of the subscriptions.
@@ -265,11 +268,11 @@ class GapRecovery:
     async def _first_missed(self, topic: str, mark: int) -> int:
         """Return the id of the first event of *topic* after *mark* that has not come yet; 0 for none."""
         first = await self.source.since(topic, mark)
-        had = self._had.pop(topic, 0)
+        had, kept = self._had.get(topic, (0, 0))
         if not 0 < first <= had:
             return first
         # Some have come before the source went back; those that it got since may have the same ids.
-        new = await self.source.since(topic, self._kept)
+        new = await self.source.since(topic, kept)
         return min(had + 1, new) if new else had + 1
 
     async def _deliver_after(self, topic: str, after: int, era: int) -> bool:
