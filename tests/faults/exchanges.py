@@ -165,6 +165,7 @@ class Exclusive(Exchange):
     def begin(self) -> None:
         self.holdings: list[Holding] = []
         self.two: list[str] = []
+        self._told: set[tuple[Holding, Holding]] = set()  # whose incidents were shown
         self._callers = count()
 
     def tasks(self) -> list[Work]:
@@ -192,7 +193,9 @@ class Exclusive(Exchange):
             if holding.since < later.since < called:
                 late = called - later.since
                 text = f"{who} was called as {self.name} {late:.2f} s after {later.who} was told to be that"
-                self.faults_of.say(text)
+                if (holding, later) not in self._told:
+                    self._told.add((holding, later))
+                    self.faults_of.say(text)
                 self.two.append(text)
                 return
 
