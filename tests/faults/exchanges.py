@@ -78,6 +78,7 @@ class Calls(Exchange):
 
     def begin(self) -> None:
         self.executed: Counter[int] = Counter()
+        self._executors: dict[int, list[tuple[float, Connection]]] = {}
         self.open: dict[int, tuple[Daemon, float]] = {}
         self.longest = 0.0
         self._numbers = count()
@@ -91,24 +92,29 @@ class Calls(Exchange):
             made.append(self.stay(partial(Micro.join, node, f"asker{number}"), self._ask))
         return made
 
-    async def _execute(self, number: int) -> Any:
+    def _note(self, number: int, client: Connection) -> None:
         self.executed[number] += 1
+        self._executors.setdefault(number, []).append((reactor.seconds(), client))
+        if self.executed[number] > 1:
+            now = reactor.seconds()
+            at = [f"node{self.nodes.index(one.node)} {now - when:.2f} s ago" for when, one in self._executors[number]]
+            self.faults_of.say(f"call {number} is executed again: {at}; it is {'open' * (number in self.open)}")
+
+    async def _execute(self, number: int) -> Any:
         await pause(self.chance.choice((0.0, 0.0, 0.05)))
         return number
 
-    def _handle(self, said: Any) -> Any:
-        if said["answer"]:
-            return Deferred.fromCoroutine(self._execute(said["n"]))
-        self.executed[said["n"]] += 1
-        return Deferred()
+    def _handle(self, client: Connection, said: Any) -> Any:
+        self._note(said["n"], client)
+        return Deferred.fromCoroutine(self._execute(said["n"])) if said["answer"] else Deferred()
 
     async def _perform(self, client: Native) -> None:
         if "work" not in client.performs:
-            await client.perform("work", self._handle, mode="roundrobin")
+            await client.perform("work", partial(self._handle, client), mode="roundrobin")
         await pause(0.1)
 
     async def _serve(self, client: Micro) -> None:
-        client.performs["work"] = self._handle
+        client.performs["work"] = partial(self._handle, client)
         await pause(0.1)
 
     async def _call(self, client: Native) -> None:
