@@ -149,6 +149,7 @@ class Broker(MultiService):
         self.channels.stop()
         self.parts.lifetimes.stop()
         self.queues.stop()
+        self.parts.cluster.stop()
         return ensureDeferred(self._stop())
 
     async def _stop(self) -> None:
