@@ -5,7 +5,8 @@
  * prints one line of JSON.  Run it pinned to another core than the server.
  *
  * Modes
- *   relay   N callers with W calls in flight each -> one service -> back
+ *   relay   N callers with W calls in flight each -> one service -> back;
+ *           -q is the port of the service, where that is another server
  *   fanout  one publisher with W publications in flight -> N subscribers
  *   append  N keep-alive HTTP connections, one POST in flight each
  *   poll    N long polls wait on one channel, a POST every I milliseconds
@@ -56,8 +57,8 @@ struct kind {
     void (*answer)(struct conn *, char *head, char *body, size_t size);
 };
 
-static struct { const char *mode, *path; int port, conns, window, size, interval; double seconds, warm; } opt =
-    {"relay", "/", 0, 32, 1, 120, 100, 3, 1};
+static struct { const char *mode, *path; int port, peer, conns, window, size, interval; double seconds, warm; } opt =
+    {"relay", "/", 0, 0, 32, 1, 120, 100, 3, 1};
 static const struct kind *kind;
 static struct conn *conns;
 static int nconns, nreceivers, loop, pids[PIDS], npids, measuring;
@@ -448,7 +449,7 @@ static void pump(double seconds) {
     }
 }
 static void connect_one(struct conn *c) {
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(opt.port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(c->role == SERVICE ? opt.peer : opt.port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int one = 1;
     c->fd = socket(AF_INET, SOCK_STREAM, 0);
     if (c->fd < 0 || connect(c->fd, (void *)&to, sizeof to)) fail("connect");
@@ -491,10 +492,11 @@ static void begin(void) {
 int main(int argc, char **argv) {
     int o;
     const char *name = "owlmeans";
-    while ((o = getopt(argc, argv, "m:k:p:n:w:s:d:W:P:u:i:")) != -1) switch (o) {
+    while ((o = getopt(argc, argv, "m:k:p:q:n:w:s:d:W:P:u:i:")) != -1) switch (o) {
         case 'm': opt.mode = optarg; break;
         case 'k': name = optarg; break;
         case 'p': opt.port = atoi(optarg); break;
+        case 'q': opt.peer = atoi(optarg); break;
         case 'n': opt.conns = atoi(optarg); break;
         case 'w': opt.window = atoi(optarg); break;
         case 's': opt.size = atoi(optarg); break;
@@ -507,6 +509,7 @@ int main(int argc, char **argv) {
     }
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) if (!strcmp(kinds[i].name, name)) kind = &kinds[i];
     if (!kind || !opt.port || opt.window > FLIGHT || opt.size > MEGABYTE / 2) { fprintf(stderr, "bad options\n"); return 2; }
+    if (!opt.peer) opt.peer = opt.port;
     signal(SIGPIPE, SIG_IGN);
     struct rlimit files = {65536, 65536};
     if (setrlimit(RLIMIT_NOFILE, &files)) { getrlimit(RLIMIT_NOFILE, &files); files.rlim_cur = files.rlim_max; setrlimit(RLIMIT_NOFILE, &files); }

@@ -25,8 +25,10 @@ from benchmarks.servers import (
     Missing,
     Nats,
     Nchan,
+    OneNode,
     Server,
     SocketIo,
+    TwoNodes,
     build_load,
     install_peers,
     pin,
@@ -108,6 +110,13 @@ GOALS = [
         2.0,
         "p99_us",
     ),
+    Goal(
+        "P11",
+        "request relay between two nodes on one Redis, 32 x 16 in flight, CPU of both",
+        Side(TwoNodes, "owlmeans", RELAY_DEEP),
+        Side(OneNode, "owlmeans", RELAY_DEEP),
+        1.5,
+    ),
 ]
 
 
@@ -120,6 +129,8 @@ def measure(binary: Path, server: Server, side: Side, seconds: float) -> Figures
         side.kind,
         "-p",
         str(server.port),
+        "-q",
+        str(server.service_port),
         "-u",
         side.path or server.path,
         "-d",

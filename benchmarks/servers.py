@@ -9,7 +9,9 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from urllib.request import urlopen
 
 HERE = Path(__file__).parent
 BUILD = HERE / ".build"
@@ -34,7 +36,8 @@ def pin(core: int) -> None:
 
 def program(*names: str) -> str:
     for name in names:
-        found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+        beside = Path(sys.executable).parent  # where the tests have their redis-server
+        found = shutil.which(name) or shutil.which(name, path=f"{beside}:/usr/sbin:/usr/local/sbin")
         if found:
             return found
     raise Missing(f"{names[0]} is not installed")
@@ -82,6 +85,11 @@ class Server:
     def _accepts(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    @property
+    def service_port(self) -> int:
+        """Where the one connects that serves the others."""
+        return self.port
 
     def pids(self) -> list[int]:
         """The processes that do the work."""
@@ -135,6 +143,15 @@ class Broker(Server):
             **self.more,
         }
 
+    def until_ready(self) -> None:
+        """Return when it takes work: with Redis that is some time after it takes connections."""
+        end = time.perf_counter() + STARTING
+        while time.perf_counter() < end:
+            with suppress(OSError), urlopen(f"http://127.0.0.1:{self.port}/ready", timeout=1):
+                return
+            time.sleep(0.02)
+        raise Missing(f"{self.name} is not ready")
+
 
 class Nats(Server):
     """nats-server with its WebSocket listener, no TLS, no compression."""
@@ -182,6 +199,67 @@ class Redis(Server):
             "--appendonly",
             "no",
         ]
+
+
+class OneNode(Broker):
+    """twistd broker on a Redis of its own, whose CPU time does not count."""
+
+    name = "one node"
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.redis = Redis(self.directory)
+
+    def environ(self) -> dict[str, str]:
+        return {**super().environ(), "TXBROKER_STORE": f"redis://127.0.0.1:{self.redis.port}"}
+
+    def start(self) -> None:
+        self.redis.start()
+        super().start()
+        self.until_ready()
+
+    def stop(self) -> None:
+        super().stop()
+        self.redis.stop()
+
+
+class TwoNodes(OneNode):
+    """Two of them on one Redis; services connect to the second, which is a process of its own."""
+
+    name = "two nodes"
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.other = SecondNode(self.directory, self.redis)
+
+    @property
+    def service_port(self) -> int:
+        return self.other.port
+
+    def start(self) -> None:
+        super().start()
+        self.other.start()
+        self.other.until_ready()
+
+    def pids(self) -> list[int]:
+        return [*super().pids(), *self.other.pids()]
+
+    def stop(self) -> None:
+        self.other.stop()
+        super().stop()
+
+
+class SecondNode(Broker):
+    """A broker on the Redis of another."""
+
+    name = "second node"
+
+    def __init__(self, directory: Path, redis: Redis) -> None:
+        super().__init__(directory)
+        self.redis = redis
+
+    def environ(self) -> dict[str, str]:
+        return {**super().environ(), "TXBROKER_STORE": f"redis://127.0.0.1:{self.redis.port}"}
 
 
 class Ganomede(Server):

@@ -730,9 +730,10 @@ class IStore(IService):
 
     Operations of one caller take effect in the order in which they were called,
     whether or not it waited in between; a read sees every write called before
-    it.  When a write has answered, it survives ``kill -9`` of the daemon and, with
-    the durability "fsync", a power cut (but for the memory store, which forgets
-    at its stop).  Bodies and values come back byte for byte.
+    it.  Of a log or a range it may also see what was appended or set after it was called,
+    for small writes do not wait behind large reads.  When a write has answered, it survives
+    ``kill -9`` of the daemon and, with the durability "fsync", a power cut (but for the memory
+    store, which forgets at its stop).  Bodies and values come back byte for byte.
 
     ``startService`` raises ``Unavailable``, saying why, when the store can not be
     opened; ``stopService`` answers when all that was called before is done.

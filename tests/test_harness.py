@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from twisted.web.server import Site
 
 from tests.support import http_client
 from tests.support.processes import Ended, Program
+from tests.support.proxy import Proxy
 from tests.support.ws_client import Closed, Refused, WebSocket, ws_connect
 
 
@@ -119,3 +121,52 @@ async def test_redis_server_restarts_with_its_data(redis_server):
     assert redis_server.running
     assert redis_server.port == port
     assert redis_server.socket.exists()
+
+
+@pytest_twisted.async_yield_fixture
+async def proxied_echo() -> AsyncIterator[tuple[Proxy, str]]:
+    factory = WebSocketServerFactory()
+    factory.protocol = Echo
+    port: Any = reactor.listenTCP(0, factory, interface="127.0.0.1")
+    proxy = await Proxy(port.getHost().port).start()
+    yield proxy, f"ws://127.0.0.1:{proxy.port}"
+    await proxy.stop()
+    await port.stopListening()
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_proxy_swallows_is_lost_for_good_and_nobody_notices(proxied_echo):
+    proxy, url = proxied_echo
+    old = await ws_connect(url)
+    proxy.swallow()
+    old.send("lost")
+    proxy.heal()
+    old.send("lost, too")
+    new = await ws_connect(url)
+    new.send("passed")
+    assert await new.receive() == "passed"
+    assert old.waiting == []
+    assert not old.closed().called
+    assert await new.close() == (1000, "")
+    old.abort()
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_proxy_holds_arrives_when_it_is_healed(proxied_echo):
+    proxy, url = proxied_echo
+    socket = await ws_connect(url)
+    proxy.hold()
+    later = ws_connect(url)
+    socket.send("late")
+    proxy.heal()
+    assert await socket.receive() == "late"
+    assert await (await later).close() == (1000, "")
+    assert await socket.close() == (1000, "")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_proxy_tells_the_end_of_one_side_to_the_other(proxied_echo):
+    _, url = proxied_echo
+    socket = await ws_connect(url)
+    socket.send("vanish")
+    assert await socket.closed() == (1006, "")

@@ -8,7 +8,11 @@ import os
 from collections.abc import Callable
 from time import perf_counter
 
+import msgspec
 from twisted.application.internet import TimerService
+
+NAMES = b"{%s}" % b",".join(b'"~%d~":0' % number for number in range(4096))
+_decode = msgspec.json.Decoder(dict[str, int]).decode
 
 
 class MemoryTrimmer(TimerService):
@@ -23,7 +27,7 @@ class MemoryTrimmer(TimerService):
 
     INTERVAL = 0.5  # seconds between two looks
     GROWTH = 4 << 20  # bytes by which the process may grow, or that may come and go, before something is done
-    QUIET = 1 << 20  # bytes that come and go between two looks, while it is quiet
+    QUIET = 1 << 20  # bytes that come and go between two looks, while it is quiet; or that it may have grown by then
     MAX_LOAD = 0.005  # of the time may be spent with it
 
     def __init__(self, moved: Callable[[], int]) -> None:
@@ -47,18 +51,31 @@ class MemoryTrimmer(TimerService):
         """Trim if that is worth it now."""
         resident, moved = resident_bytes(), self._moved()
         self._lowest = min(self._lowest or resident, resident)
+        grown = resident - self._lowest
         quiet, self._seen = moved - self._seen < self.QUIET, moved
         if self._skip:
             self._skip -= 1
         elif self._trim is not None and (
-            self._again or resident > self._lowest + self.GROWTH or (quiet and moved - self._trimmed > self.GROWTH)
+            self._again
+            or grown > self.GROWTH
+            or (quiet and (grown > self.QUIET or moved - self._trimmed > self.GROWTH))
         ):
             began = perf_counter()
             gc.collect(0)  # what failed may be kept by its traceback
+            _forget_names()
             self._trim(0)
             self._lowest, self._trimmed = resident_bytes(), moved
             self._again = resident - self._lowest > self.QUIET
             self._skip = int((perf_counter() - began) / self.MAX_LOAD / self.INTERVAL)
+
+
+def _forget_names() -> None:
+    """Replace the short member names that msgspec keeps, the last 512 by their hashes.
+
+    Those of a large text lie between thousands of objects that are free, and each keeps a
+    megabyte of them from the operating system.
+    """
+    _decode(NAMES)
 
 
 def resident_bytes() -> int:

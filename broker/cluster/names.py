@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -18,7 +18,7 @@ from broker.cluster.queues import SharedQueues
 from broker.core.names import Claimant, LocalNames
 from broker.core.presence import Presence
 from broker.core.registry import Registration
-from broker.errors import BrokerError, NotDone, Taken
+from broker.errors import NotDone, Taken
 from broker.interfaces import ISharedBus
 from broker.messages import CloseCode, Mail
 from broker.patterns import CLIENT, PROCEDURE, QUEUE, SERVICE, SESSION, TAKER, split_kind
@@ -65,7 +65,7 @@ class ClusterNames(LocalNames):
         self._messenger.on_lapse(self._claims.lapsed)
         self._messenger.on_lease(self._claims.leased)
         calls.use(self._messenger, presence.sessions, self._claims.holds)
-        queues.use(bus.address, bus.lives, self._wake_others)
+        queues.use(bus, self._wake_others)
         self._messenger.on(Probe, self._probed)
         self._messenger.on(Deliver, self._delivered)
         self._messenger.on(Drain, lambda _, message: queues.wake(message.queue))
@@ -164,14 +164,12 @@ class ClusterNames(LocalNames):
         sessions: list[Any] = self._presence.sessions(message.session)
         self._messenger.send(address, BoolReply(message.id, bool(sessions) and sessions[0].post_mail(mail)))
 
-    def _wake_others(self, queue: str) -> None:
-        Deferred.fromCoroutine(self._wake(queue)).addErrback(_ignore_unavailable)
-
-    async def _wake(self, queue: str) -> None:
+    async def _wake_others(self, queue: str) -> bool:
+        """Notify the other nodes that something waits in *queue*; return whether all of them know."""
         _, addresses = await self._messenger.holders(queue)
-        for address in addresses:
-            if address != self._bus.address:
-                self._messenger.send(address, Drain(queue))
+        others = [address for address in addresses if address != self._bus.address]
+        sent = await gatherResults([self._messenger.send(address, Drain(queue)) for address in others])
+        return all(sent)
 
 
 class ClusterClaimant(Claimant):
@@ -240,11 +238,6 @@ class ClusterClaimant(Claimant):
                 if not self._bus.lease:
                     raise NotDone("lease", message=LAPSED)
                 raise Taken("exists", split_kind(claim.name)[1])
-
-
-def _ignore_unavailable(failure: Failure) -> None:
-    """Ignore that Redis is away: names and queues are synchronised when it is back."""
-    failure.trap(BrokerError)
 
 
 def _failed(failure: Failure, what: str) -> None:

@@ -1,22 +1,29 @@
 """Queues that several nodes deliver from: one at a time.
 
-The position of a queue also holds a lock: the node that is delivering.  It locks with a
+The position of a queue also holds a lock: the node that is delivering, and the number of its lease.  It locks with a
 compare-and-set, stores the position after the hand-over as a node alone does, and unlocks; when
-it dies in between, another delivers again what is after the stored position.
+its lease ends in between, another delivers again what is after the stored position.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import attrs
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from broker.core.queues import LOG, POSITION, Queues
-from broker.errors import Conflict
+from broker.errors import BrokerError, Conflict, Unavailable
+from broker.interfaces import ISharedBus
 from broker.messages import Mail, Quota
 
+log = Logger()
+
 LOCK_RETRY = 0.25  # seconds until a node tries again to lock a queue
+RETRY_DELAY = 1.0  # seconds until it tries again to unlock one, or to notify the others
 
 
 @attrs.frozen
@@ -26,27 +33,30 @@ class State:
     Attributes:
         position: the id of the last message that was delivered.
         node: the address of the node that is delivering; "" for none.
-        revision: of the key that holds both.
+        lease: the number of the lease under which it does; 0: an older version has not said so.
+        revision: of the key that holds all three.
     """
 
     position: int
     node: str
+    lease: int
     revision: int
 
 
 class SharedQueues(Queues):
     """Delivers mail or keeps it, on one of several nodes; *use* must be called first."""
 
-    def use(self, address: str, lives: Callable[[str], bool], notify: Callable[[str], object]) -> None:
-        """Be the node of *address*.
+    def use(self, bus: ISharedBus, notify: Callable[[str], Awaitable[bool]]) -> None:
+        """Be the node of *bus*.
 
         Args:
-            address: of this node.
-            lives: whether the node of an address is alive.
-            notify: notifies the other nodes that something waits in a queue.
+            bus: knows the leases.
+            notify: notifies the other nodes that something waits in a queue; returns whether all know.
         """
-        self._address, self._lives, self._notify = address, lives, notify
-        self._later: dict[str, IDelayedCall] = {}
+        self._bus, self._notify = bus, notify
+        self._notifying: dict[str, bool] = {}  # queues whose nodes are being notified, and whether once more
+        self._locks: dict[str, int] = {}  # the leases under which queues are locked here
+        self._pauses: set[Deferred[None]] = set()
 
     def wake(self, queue: str) -> None:
         """Drain *queue*: another node has stored something there, or has gone."""
@@ -58,49 +68,123 @@ class SharedQueues(Queues):
         for queue in list(self._backlogs):
             self.wake(queue)
 
-    async def _keep(self, mail: Mail, quota: Quota | None) -> bool:
-        dropped = await super()._keep(mail, quota)
-        self._notify(mail.queue)
-        return dropped
-
     def stop(self) -> None:
         """Cancel all timers."""
-        for timer in self._later.values():
-            timer.cancel()
-        self._later.clear()
+        super().stop()
+        for pause in list(self._pauses):
+            pause.cancel()
+
+    # The other nodes.
+
+    async def _keep(self, mail: Mail, quota: Quota | None) -> bool:
+        try:
+            dropped = await super()._keep(mail, quota)
+        except Unavailable:
+            self._notify_others(mail.queue)  # it may be stored all the same
+            raise
+        self._notify_others(mail.queue)
+        return dropped
+
+    def _notify_others(self, queue: str) -> None:
+        """Notify the other nodes that something waits in *queue*, until they know."""
+        if queue in self._notifying:
+            self._notifying[queue] = True
+        else:
+            Deferred.fromCoroutine(self._until_notified(queue)).addErrback(_failed, queue)
+
+    async def _until_notified(self, queue: str) -> None:
+        try:
+            again = True
+            while again:
+                self._notifying[queue] = False
+                if await self._notified(queue):
+                    again = self._notifying[queue]
+                else:
+                    await self._pause(RETRY_DELAY)
+        finally:
+            del self._notifying[queue]
+
+    async def _notified(self, queue: str) -> bool:
+        try:
+            return await self._notify(queue)
+        except BrokerError:
+            return False
+
+    def _pause(self, seconds: float) -> Deferred[None]:
+        if self._stopped:
+            raise CancelledError
+        pause: Deferred[None] = deferLater(self._clock, seconds)
+        self._pauses.add(pause)
+        return pause.addBoth(self._pause_over, pause)
+
+    def _pause_over(self, result: None, pause: Deferred[None]) -> None:
+        self._pauses.discard(pause)
+        return result
+
+    # The lock.
 
     async def _deliver_batch(self, queue: str) -> bool | None:
-        if not await self._lock(queue):
-            if queue not in self._later:
-                self._later[queue] = self._clock.callLater(LOCK_RETRY, self._retry, queue)
-            return None
+        lease = self._bus.lease
+        locked = bool(lease)  # as long as nothing else is known: the answer may be lost
         try:
-            return await super()._deliver_batch(queue)
+            locked = locked and await self._lock(queue, lease)
+            if locked:
+                self._locks[queue] = lease
+                return await super()._deliver_batch(queue)
         finally:
-            await self._unlock(queue)
+            if locked:
+                await self._unlock(queue, lease)
+        self._drain_later(queue, LOCK_RETRY)
+        return None
 
-    def _retry(self, queue: str) -> None:
-        del self._later[queue]
-        self.wake(queue)
+    def _may_deliver(self, queue: str) -> bool:
+        if self._locks.get(queue) == self._bus.lease:
+            return True
+        self._drain_later(queue, LOCK_RETRY)
+        return False
 
-    async def _lock(self, queue: str) -> bool:
+    async def _lock(self, queue: str, lease: int) -> bool:
         while True:
             state = await self._state(queue)
-            if state.node not in ("", self._address) and self._lives(state.node):
+            if not await self._is_free(queue, state):
                 return False
-            if await self._change(queue, state, state.position, self._address):
+            if await self._change(queue, state, state.position, self._bus.address, lease):
                 return True
 
-    async def _unlock(self, queue: str) -> None:
-        while (state := await self._state(queue)).node == self._address:
-            if await self._change(queue, state, state.position, ""):
-                return
+    async def _is_free(self, queue: str, state: State) -> bool:
+        # One of this node is left from an earlier lease: it delivers from a queue once at a time.
+        if state.node in ("", self._bus.address):
+            return True
+        if not self._holds(state):
+            await self._bus.holders([queue])  # if it has come just now, it is known after this
+        return not self._holds(state)
+
+    def _holds(self, state: State) -> bool:
+        """Whether the lease under which the queue was locked has not ended; a later one may not be known here yet."""
+        lease = self._bus.lease_of(state.node)
+        return lease > 0 and (not state.lease or state.lease >= lease)
+
+    async def _unlock(self, queue: str, lease: int) -> None:
+        """Give the lock of *queue* back, however often that fails: while *lease* lasts, nobody else can deliver."""
+        self._locks.pop(queue, None)
+        while self._bus.lease in (0, lease):
+            try:
+                if await self._unlocked(queue):
+                    return
+            except BrokerError:
+                await self._pause(RETRY_DELAY)
+
+    async def _unlocked(self, queue: str) -> bool:
+        state = await self._state(queue)
+        return state.node != self._bus.address or await self._change(queue, state, state.position, "", 0)
+
+    # The position.
 
     async def _advance(self, queue: str, upto: int) -> bool:
         while (state := await self._state(queue)).position < upto:
             if not state.position and await self._begins_after(queue, upto):
                 return False
-            if await self._change(queue, state, upto, state.node):
+            if await self._change(queue, state, upto, state.node, state.lease):
                 await self._store.trim(LOG + queue, upto)
                 return True
         return False
@@ -112,15 +196,20 @@ class SharedQueues(Queues):
     async def _state(self, queue: str) -> State:
         entry = await self._store.get(POSITION, queue)
         if entry is None:
-            return State(0, "", 0)
-        position, _, node = entry.value.partition(b" ")
-        return State(int(position), node.decode(), entry.revision)
+            return State(0, "", 0, 0)
+        position, node, lease, *_ = (*entry.value.split(b" "), b"", b"")
+        return State(int(position), node.decode(), int(lease or 0), entry.revision)
 
-    async def _change(self, queue: str, state: State, position: int, node: str) -> bool:
+    async def _change(self, queue: str, state: State, position: int, node: str, lease: int) -> bool:
         """Write the position and the lock; False when *state* is out of date."""
+        text = f"{position} {node} {lease}" if node else str(position)
         try:
-            text = f"{position} {node}".strip().encode()
-            await self._store.set(POSITION, queue, text, revision=state.revision, expires=self._end())
+            await self._store.set(POSITION, queue, text.encode(), revision=state.revision, expires=self._end())
         except Conflict:
             return False
         return True
+
+
+def _failed(failure: Failure, queue: str) -> None:
+    if not failure.check(CancelledError):
+        log.failure("the other nodes were not notified of {queue}", failure, queue=queue)

@@ -16,7 +16,7 @@ import msgspec
 from twisted.internet.interfaces import IReactorTime
 
 from broker.core.deadlines import Deadlines
-from broker.core.registry import Registry
+from broker.core.registry import Registry, text_bytes
 from broker.core.shares import Share
 from broker.core.slices import slices_of
 from broker.errors import BrokerError, Gone, Invalid, NotFound, RateLimited, Timeout
@@ -90,9 +90,9 @@ class Calls:
         share_limit: int = 50_000,
         total_limit: int = 100_000,
     ) -> None:
-        self.performers: Registry[Party] = Registry("exists")
-        self.services: Registry[Party] = Registry("exists")
-        self.takers: Registry[Party] = Registry("exists")
+        self.performers: Registry[Party] = Registry("exists", hold_for)
+        self.services: Registry[Party] = Registry("exists", hold_for)
+        self.takers: Registry[Party] = Registry("exists", hold_for)
         self._slices = slices_of(clock)
         self._idle = idle
         self._limit, self._share_limit, self._total_limit = pending_limit, share_limit, total_limit
@@ -189,7 +189,6 @@ class Calls:
         callee: Party,
         ref: str,
         request: Request,
-        *,
         quiet: bool = False,
         share: Share | None = None,
     ) -> None:
@@ -204,24 +203,23 @@ class Calls:
             RateLimited: too many calls are waiting: of the caller, in its share or in all.
             BrokerError: the callee refuses it.
         """
-        if len(ref) > MAX_KEPT_LENGTH or len(request.procedure) > MAX_KEPT_LENGTH:
-            raise Invalid("id" if len(ref) > MAX_KEPT_LENGTH else "method")
-        if not (0 <= request.timeout <= MAX_TIME and 0 <= request.time <= MAX_TIME):
-            raise Invalid("time" if 0 <= request.timeout <= MAX_TIME else "timeout")
-        kept = 0
-        if len(ref) + len(request.procedure) > LONG:
-            kept = size_of(ref) + size_of(request.procedure)
-        if len(caller.calling) >= self._limit or (kept and self._kept.get(caller, 0) + kept > MAX_KEPT_BYTES):
+        procedure, kept = request.procedure, 0
+        if len(ref) + len(procedure) > LONG:
+            kept = self._check_texts(caller, ref, procedure)
+        # Floats, as what they are compared with: that is faster.
+        if not (0.0 <= request.timeout <= MAX_TIME and 0.0 <= request.time <= MAX_TIME):
+            raise Invalid("time" if 0.0 <= request.timeout <= MAX_TIME else "timeout")
+        calling = caller.calling
+        if len(calling) >= self._limit:
             raise RateLimited("limit", "pending")
         if self.pending >= self._total_limit or (share is not None and share.calls >= self._share_limit):
             raise RateLimited("limit", "calls")
         request.id = key = f"{self._prefix}{next(self._numbers)}"
-        call = Call(key, ref, caller, callee, request.procedure, request.streamed, quiet, share=share, kept=kept)
+        call = Call(key, ref, caller, callee, procedure, request.streamed, quiet, None, 0, share, kept)
         delay = self._idle if request.streamed else request.timeout
         if delay > 0:
             call.bucket = self._deadlines.add(call, delay)
-        caller.calling[key] = call
-        callee.serving[key] = call
+        calling[key] = callee.serving[key] = call
         self.pending += 1
         if share is not None:
             share.calls += 1
@@ -232,6 +230,20 @@ class Calls:
         except BrokerError:
             self._end(call)
             raise
+
+    def _check_texts(self, caller: Party, ref: str, procedure: str) -> int:
+        """Return the bytes of *ref* and *procedure*, which are long enough to be counted.
+
+        Raises:
+            Invalid: one is too long to be kept.
+            RateLimited: the calls of *caller* have too many of them.
+        """
+        if len(ref) > MAX_KEPT_LENGTH or len(procedure) > MAX_KEPT_LENGTH:
+            raise Invalid("id" if len(ref) > MAX_KEPT_LENGTH else "method")
+        kept = text_bytes(ref) + text_bytes(procedure)
+        if self._kept.get(caller, 0) + kept > MAX_KEPT_BYTES:
+            raise RateLimited("limit", "pending")
+        return kept
 
     def answer(
         self,
@@ -250,12 +262,13 @@ class Calls:
         call = callee.serving.get(key)
         if call is None:
             return False
-        call.answers += 1
         if not call.streamed:
             self._end(call)
-        elif call.bucket is not None:
-            call.bucket.pop(call, None)
-            call.bucket = self._deadlines.add(call, self._idle)
+        else:
+            call.answers += 1
+            if call.bucket is not None:
+                call.bucket.pop(call, None)
+                call.bucket = self._deadlines.add(call, self._idle)
         call.caller.on_reply(Reply(call.ref, body, error, callee.client, time, call.streamed, attachments))
         return True
 
@@ -290,14 +303,15 @@ class Calls:
             call.caller.on_reply(Reply(call.ref, b"null", error, BROKER, streamed=call.streamed))
 
     def _end(self, call: Call) -> None:
-        if call.callee.serving.pop(call.id, None) is not None:
+        key, bucket = call.id, call.bucket
+        if call.callee.serving.pop(key, None) is not None:
             self.pending -= 1
             if call.share is not None:
                 call.share.calls -= 1
-        if call.caller.calling.pop(call.id, None) is not None and call.kept:
+        if call.caller.calling.pop(key, None) is not None and call.kept:
             self._keep(call.caller, -call.kept)
-        if call.bucket is not None:
-            call.bucket.pop(call, None)
+        if bucket is not None:
+            bucket.pop(call, None)
 
     def _keep(self, caller: Party, change: int) -> None:
         kept = self._kept.pop(caller, 0) + change
@@ -306,6 +320,6 @@ class Calls:
         caller.hold(change)
 
 
-def size_of(text: str) -> int:
-    """Return at most how many bytes *text* takes in memory."""
-    return len(text) if text.isascii() else 4 * len(text)
+def hold_for(party: Party, change: int) -> None:
+    """Count how many bytes more are kept for *party*, or fewer."""
+    party.hold(change)

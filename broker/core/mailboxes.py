@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -18,6 +19,9 @@ log = Logger()
 
 SPACE = "client"  # of the store: a key for each client id that was seen
 MAX_OPENED = 10000  # client ids whose mailbox is known to be stored
+MAX_REFUSED = 100_000  # client ids whose mailbox is yet to be stored
+RETRY_DELAY = 1.0  # seconds until those that were refused are stored
+RETRIES = 1000  # of them at once
 
 
 class Mailboxes:
@@ -35,16 +39,20 @@ class Mailboxes:
     ) -> None:
         self._store, self._configured, self._clock, self._life = store, configured, clock, life
         self._opened: BoundedDict[str, float] = BoundedDict(MAX_OPENED)  # when each of them ends
+        self._refused: BoundedDict[str, Quota | None] = BoundedDict(MAX_REFUSED)  # those that the store did not take
+        self._retry: IDelayedCall | None = None
+        self._stopped = False
 
     def open(self, client: str, quota: Quota | None = None) -> None:
         """Give *client* a mailbox for its life from now on; idempotent.  A new one counts against *quota*.
 
-        Where the store is away that is logged, and the next call tries again.
+        Where the store is away that is logged and tried again.
         """
         end = life_end(self._clock.seconds(), self._life)
         if self._opened.get(client) != end:
             self._opened[client] = end
-            self._store.set(SPACE, client, b"", expires=end, quota=quota).addErrback(self._not_opened, client)
+            self._refused.pop(client, None)
+            self._store.set(SPACE, client, b"", expires=end, quota=quota).addErrback(self._not_opened, client, quota)
 
     async def has(self, client: str) -> bool:
         """Whether *client* has a mailbox, connected or not.
@@ -61,9 +69,28 @@ class Mailboxes:
         """Notice that the store has lost them: each is stored again when it is opened again."""
         self._opened.clear()
 
-    def _not_opened(self, failure: Failure, client: str) -> None:
+    def stop(self) -> None:
+        """Cancel the timer."""
+        self._stopped = True
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+
+    def _not_opened(self, failure: Failure, client: str, quota: Quota | None) -> None:
         self._opened.pop(client, None)
         if failure.check(RateLimited):
             log.debug("client not remembered: {reason}", reason=str(failure.value))
             return
-        log.warn("client not remembered: {reason}", reason=str(failure.value))
+        if not self._refused:
+            log.warn("clients are not remembered yet: {reason}", reason=str(failure.value))
+        self._refused[client] = quota
+        if self._retry is None and not self._stopped:
+            self._retry = self._clock.callLater(RETRY_DELAY, self._open_refused)
+
+    def _open_refused(self) -> None:
+        self._retry = None
+        some = list(islice(self._refused.items(), RETRIES))
+        for client, quota in some:
+            self.open(client, quota)
+        if len(some) == RETRIES and self._retry is None:
+            self._retry = self._clock.callLater(0, self._open_refused)

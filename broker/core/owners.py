@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.core.bounded import BoundedDict
-from broker.errors import BrokerError, Conflict, Denied, Invalid
+from broker.errors import BrokerError, Conflict, Denied, Invalid, RateLimited
 from broker.interfaces import IStore
 from broker.messages import SHARED, Event, Identity, Quota, decode_text, encode_text
 from broker.patterns import CONTROL_PREFIX, has_control, is_of_broker, is_reserved, is_session_id, pair_key
@@ -182,12 +182,16 @@ class Owners:
         return True
 
     async def restore(self) -> None:
-        """Store again what is remembered: the store has lost it."""
+        """Store again what is remembered: the store has lost it.
+
+        Raises:
+            Unavailable: some of it is not stored.
+        """
         for id, kinds in list(self.known.items()):
             for kind, owner in list(kinds.items()):
                 try:
                     await self._set(kind, id, owner, revision=0)
-                except Conflict:
+                except (Conflict, RateLimited):
                     kinds.pop(kind, None)
 
     def _remember(self, kind: str, id: str, owner: str) -> None:

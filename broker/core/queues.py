@@ -12,13 +12,15 @@ from typing import Protocol
 
 import attrs
 import msgspec
-from twisted.internet.defer import Deferred, ensureDeferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.defer import Deferred, ensureDeferred, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from broker.core.lives import life_end
 from broker.core.pages import READ_BYTES, is_last, position_of
 from broker.core.registry import Registry
+from broker.core.uncancelled import uncancelled
 from broker.errors import BrokerError, Conflict
 from broker.interfaces import IStore
 from broker.messages import MAX_TIME, Event, Mail, Quota
@@ -32,6 +34,8 @@ LOG = "mail/"
 POSITION = "mail-at"  # space: queue -> id of the last message that was delivered
 MESSAGES_PER_READ = 64
 MIN_LIFE = 3600.0  # seconds that a position is kept at least
+RETRY_DELAY = 1.0  # seconds until a delivery that has failed is tried again, doubled each time
+MAX_RETRY_DELAY = 30.0  # seconds
 
 
 class Taker(Protocol):
@@ -49,11 +53,13 @@ class Backlog:
         clear: whether nothing is stored.
         draining: whether what is stored is being delivered.
         again: whether something was stored, or there was reason to drain again, since that began.
+        failures: how often delivery has failed since it last succeeded.
     """
 
     clear: bool = False
     draining: bool = False
     again: bool = False
+    failures: int = 0
 
 
 class Queues:
@@ -79,6 +85,8 @@ class Queues:
         self._store, self._clock, self._takers_of = store, clock, takers_of
         self._limit, self._max_age = limit, max_age
         self._backlogs: dict[str, Backlog] = {}
+        self._later: dict[str, IDelayedCall] = {}  # queues to be drained again
+        self._stopped = False
 
     def __len__(self) -> int:
         return len(self._backlogs)
@@ -88,20 +96,22 @@ class Queues:
 
         A queue in which it is the first to be kept counts against *quota*.
 
-        The Deferred fires when it has been handed to a connection or stored.
+        The Deferred fires when it has been handed to a connection or stored.  Cancelling it gives up the answer only.
         """
-        return ensureDeferred(self._put(mail, quota))
-
-    async def _put(self, mail: Mail, quota: Quota | None) -> bool:
         backlog = self._backlogs.get(mail.queue)
         # What waits goes first: order is kept.
         if backlog is not None and backlog.clear and self._offer(mail):
-            return False
+            return succeed(False)
+        return uncancelled(self._put(mail, quota))
+
+    async def _put(self, mail: Mail, quota: Quota | None) -> bool:
         self._unclear(mail.queue)
-        dropped = await self._keep(mail, quota)
-        self._unclear(mail.queue)
-        self.drain(mail.queue)
-        return dropped
+        try:
+            return await self._keep(mail, quota)
+        finally:
+            # Whatever has failed: it may be stored all the same.
+            self._unclear(mail.queue)
+            self.drain(mail.queue)
 
     def _unclear(self, queue: str) -> None:
         """Note that something is stored, or about to be."""
@@ -120,7 +130,7 @@ class Queues:
         if backlog.clear:
             return
         backlog.draining = True
-        ensureDeferred(self._drain(queue, backlog)).addErrback(self._drain_failed, queue)
+        ensureDeferred(self._drain(queue, backlog)).addErrback(self._drain_failed, queue, backlog)
 
     def is_known(self, queue: str) -> bool:
         """Whether anything was delivered from *queue*, or kept there, since its present consumers came."""
@@ -134,7 +144,11 @@ class Queues:
                 del self._backlogs[queue]
 
     def stop(self) -> None:
-        """Cancel all timers: there are none on a node alone."""
+        """Cancel all timers."""
+        self._stopped = True
+        for timer in self._later.values():
+            timer.cancel()
+        self._later.clear()
 
     def leave(self, taker: Taker) -> None:
         """Remove *taker* from all work queues."""
@@ -146,6 +160,7 @@ class Queues:
             while True:
                 backlog.again = False
                 emptied = await self._deliver_batch(queue)
+                backlog.failures = 0
                 # Who was asked to drain meanwhile may have a consumer that accepts what was declined before.
                 if emptied is not False and not backlog.again:
                     backlog.clear = emptied is True
@@ -161,6 +176,8 @@ class Queues:
         """
         position, _ = await self._position(queue)
         kept = await self._store.read(LOG + queue, position, MESSAGES_PER_READ, READ_BYTES)
+        if not self._may_deliver(queue):
+            return None
         oldest = self._clock.seconds() - self._max_age
         delivered = position
         refused = False
@@ -176,6 +193,10 @@ class Queues:
         if refused:
             return None
         return is_last(kept, MESSAGES_PER_READ)
+
+    def _may_deliver(self, queue: str) -> bool:
+        """Whether it is still for this node to deliver what *queue* keeps."""
+        return True
 
     async def _keep(self, mail: Mail, quota: Quota | None) -> bool:
         stored = await self._store.append(LOG + mail.queue, _event(mail, self._clock.seconds()), quota)
@@ -213,12 +234,31 @@ class Queues:
             consumers.next()
         return any(taker.post_mail(mail) for taker in self._takers_of(mail.queue))
 
-    def _drain_failed(self, failure: object, queue: str) -> None:
-        reason = getattr(failure, "value", failure)
-        if isinstance(reason, BrokerError):
-            log.warn("queue {queue} waits: {reason}", queue=queue, reason=str(reason))
-        else:
-            log.error("queue {queue} stopped: {failure}", queue=queue, failure=failure)
+    def _drain_failed(self, failure: Failure, queue: str, backlog: Backlog) -> None:
+        if self._stopped:
+            return
+        if not backlog.failures:
+            if failure.check(BrokerError):
+                log.warn("queue {queue} waits: {reason}", queue=queue, reason=str(failure.value))
+            else:
+                log.error("queue {queue} stopped: {failure}", queue=queue, failure=failure)
+        # Nothing else may come that would wake it.
+        self._drain_later(queue, min(RETRY_DELAY * 2**backlog.failures, MAX_RETRY_DELAY))
+        backlog.failures = min(backlog.failures + 1, 10)
+
+    def _drain_later(self, queue: str, delay: float) -> None:
+        """Drain *queue* in *delay* seconds at the latest."""
+        timer = self._later.get(queue)
+        if timer is None:
+            if not self._stopped:
+                self._later[queue] = self._clock.callLater(delay, self._drain_again, queue)
+        elif timer.getTime() > self._clock.seconds() + delay:
+            timer.reset(delay)
+
+    def _drain_again(self, queue: str) -> None:
+        del self._later[queue]
+        self._unclear(queue)
+        self.drain(queue)
 
 
 # In the log, reference and time go before the body, as JSON, with a newline in between.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import attrs
@@ -9,6 +10,8 @@ import attrs
 from broker.errors import Taken
 
 H = TypeVar("H")
+
+NAME_BYTES = 200  # that a name costs besides its text
 
 
 @attrs.define(eq=False)
@@ -41,12 +44,15 @@ class Registry(dict[str, Registration[H]]):
 
     Args:
         what: the word for such a name in an error.
+        hold: counts how many more bytes are kept for a holder, or fewer.
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, hold: Callable[[H, int], object] = lambda holder, change: None) -> None:
         super().__init__()
         self._what = what
+        self._hold = hold
         self._names: dict[H, set[str]] = {}
+        self._alone: dict[H, Registration[H]] = {}  # of each that shares no name: all those are the same
 
     def check(self, holder: H, name: str, shared: bool = False) -> None:
         """Raise ``Taken`` when *holder* can not have *name*."""
@@ -65,23 +71,38 @@ class Registry(dict[str, Registration[H]]):
         self.check(holder, name, shared)
         entry = self.get(name)
         if entry is None:
-            entry = self[name] = Registration(shared)
+            entry = self[name] = Registration(True) if shared else self._alone_with(holder)
         if holder not in entry.holders:
             entry.holders.append(holder)
-            self._names.setdefault(holder, set()).add(name)
+        names = self._names.setdefault(holder, set())
+        if name not in names:
+            names.add(name)
+            self._hold(holder, NAME_BYTES + text_bytes(name))
+
+    def _alone_with(self, holder: H) -> Registration[H]:
+        """Return the registration of every name that *holder* has alone: clients have thousands."""
+        entry = self._alone.get(holder)
+        if entry is None:
+            entry = self._alone[holder] = Registration(False, [holder])
+        return entry
 
     def remove(self, holder: H, name: str) -> bool:
         """Undo ``add``; say whether *holder* had *name*."""
         entry = self.get(name)
         if entry is None or holder not in entry.holders:
             return False
-        entry.holders.remove(holder)
-        if not entry.holders:
+        if entry.shared:
+            entry.holders.remove(holder)
+        if not entry.shared or not entry.holders:
             del self[name]
         names = self._names[holder]
         names.discard(name)
+        self._hold(holder, -NAME_BYTES - text_bytes(name))
         if not names:
             del self._names[holder]
+            self._alone.pop(holder, None)
+        if not self:
+            self.clear()  # else it keeps the room for as many as there ever were
         return True
 
     def leave(self, holder: H) -> list[str]:
@@ -106,3 +127,8 @@ class Registry(dict[str, Registration[H]]):
     def names_of(self, holder: H) -> list[str]:
         """Return the names of *holder*, sorted."""
         return sorted(self._names.get(holder, ()))
+
+
+def text_bytes(text: str) -> int:
+    """Return at most how many bytes *text* takes in memory."""
+    return len(text) if text.isascii() else 4 * len(text)

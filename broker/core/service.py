@@ -25,7 +25,7 @@ from broker.cluster import ClusterNames, RemoteCalls, SharedQueues
 from broker.config.settings import Settings
 from broker.core.about import About
 from broker.core.calls import Calls
-from broker.core.channels import Channels, StoreEventSource, event_lost
+from broker.core.channels import Channels, StoreEventSource
 from broker.core.indices import Indices
 from broker.core.keys import Keys
 from broker.core.lives import life_end
@@ -39,6 +39,7 @@ from broker.core.owners import CONTROL as OWNED
 from broker.core.parts import Parts
 from broker.core.presence import Presence
 from broker.core.queues import Queues
+from broker.core.restoration import Restoration
 from broker.core.shares import Shares
 from broker.core.sweeper import Sweeper
 from broker.core.topics import Delivery, Topics
@@ -91,6 +92,14 @@ class Broker(MultiService):
         self.memberships, self.about, self.memory = parts.memberships, parts.about, parts.memory
         self.draining = False
         self._mailboxes_end = -1.0  # as it was when they were last prolonged
+        self._restoration = Restoration(
+            clock,
+            (
+                ("owners of ids", parts.owners.restore),
+                ("mailboxes", self._open_mailboxes),
+                ("memberships", self.memberships.restore),
+            ),
+        )
         self._sweeper = Sweeper(store, clock, parts.indices, settings.retention, settings.mailbox_seconds)
         controls = {LEFT: self.memberships.left, REVOKED: self.tokens.revoked, OWNED: parts.owners.moved}
         self.attach: Callable[[str, str], Peer] = partial(Peer, parts)
@@ -150,6 +159,8 @@ class Broker(MultiService):
         self.parts.lifetimes.stop()
         self.queues.stop()
         self.parts.cluster.stop()
+        self.parts.mailboxes.stop()
+        self._restoration.stop()
         return ensureDeferred(self._stop())
 
     async def _stop(self) -> None:
@@ -157,13 +168,10 @@ class Broker(MultiService):
 
     def _wiped(self) -> None:
         """Store again what is known here: the store has lost everything."""
-        mailboxes = self.parts.mailboxes
-        mailboxes.forget()
-        ensureDeferred(self.parts.owners.restore()).addErrback(event_lost, OWNED)
+        self.parts.mailboxes.forget()
+        self.memberships.lost()
         self.tokens.forget_key()
-        for peer in self.presence:
-            peer.keep_mailbox()
-        ensureDeferred(self.memberships.restore()).addErrback(event_lost, LEFT)
+        self._restoration.begin()
         cast(ISharedBus, self.bus).wiped()
 
     def _sweep(self) -> Deferred[None]:
@@ -184,9 +192,11 @@ class Broker(MultiService):
     async def _keep_mailboxes(self) -> None:
         """Let the mailboxes of all who are connected here live on; for most of the time there is nothing to do."""
         end = life_end(self.clock.seconds(), self.settings.client_seconds)
-        if end == self._mailboxes_end:
-            return
-        self._mailboxes_end = end
+        if end != self._mailboxes_end:
+            self._mailboxes_end = end
+            await self._open_mailboxes()
+
+    async def _open_mailboxes(self) -> None:
         for number, peer in enumerate(self.presence, 1):
             peer.keep_mailbox()
             if number % PEERS_PER_STEP == 0:

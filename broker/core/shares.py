@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from weakref import WeakValueDictionary
 
+from twisted.internet.defer import DeferredLock
+
 
 class Share:
     """What one principal, or the nameless clients of one address, have at present.
@@ -11,13 +13,15 @@ class Share:
     Attributes:
         calls: that wait for an answer.
         polls: that wait.
+        listing: held while all names are looked through for it: each look keeps all of them.
     """
 
-    __slots__ = ("__weakref__", "calls", "polls")
+    __slots__ = ("__weakref__", "calls", "listing", "polls")
 
     def __init__(self) -> None:
         self.calls = 0
         self.polls = 0
+        self.listing = DeferredLock()
 
 
 class Shares:

@@ -43,7 +43,10 @@ class PatternTree(Generic[L, T]):
         """Return the listeners of *pattern*, to which at least one is to be added."""
         node = self._root
         for token in pattern.split("."):
-            node = node.children.setdefault(token, Node())
+            following = node.children.get(token)
+            if following is None:
+                following = node.children[token] = Node()
+            node = following
         if not node.pattern:
             node.pattern = pattern
             self.count += 1

@@ -16,6 +16,7 @@ from broker.patterns import CLIENT, PROCEDURE, SERVICE, SESSION, TAKER, check_na
 from broker.peer.client import Client
 
 MAX_PROCEDURES = 10_000  # names of one answer, unless it asks for another number
+MAX_LISTINGS = 100  # that wait for another of the same client to be done
 NAMES_PER_LOOK = 100  # names looked at between two looks at the clock
 # The setting of how many calls may wait, by whether it is that of one client.
 CALL_LIMITS = ("TXBROKER_MAX_CALLS", "TXBROKER_MAX_CALLS_PER_CLIENT")
@@ -101,12 +102,24 @@ class CallVerbs(Client):
         """See ``IPeer.matching_procedures``."""
         self._allow("procedures", "", check_permission=False)
         check_pattern(pattern)
+        share = self._share or self._take_share()
+        if len(share.listing.waiting) >= MAX_LISTINGS:
+            raise self._log(RateLimited("limit", "procedures"), "procedures", "")
+        await share.listing.acquire()
+        try:
+            return await self._list(pattern, limit)
+        finally:
+            share.listing.release()
+
+    async def _list(self, pattern: str, limit: int) -> list[str]:
         calls, grants, slices = self._parts.calls, self.identity.grants, slices_of(self._parts.clock)
         found: set[str] = set()
         end = slices.deadline()
         for number, name in enumerate([*calls.performers, *calls.services]):
             if number % NAMES_PER_LOOK == 0:
                 end = await slices.checked(end)
+                if self.closed:
+                    raise Gone("lost", pattern)
                 if len(found) > 2 * limit:
                     found = set(sorted(found)[:limit])
             if (pattern == ">" or matches(pattern, name)) and (grants is None or grants.may("call", name)):
@@ -127,7 +140,7 @@ class CallVerbs(Client):
         request.dialect = self.dialect
         share = self._share or self._take_share()
         try:
-            calls.open(self, callee, ref, request, quiet=quiet, share=share)
+            calls.open(self, callee, ref, request, quiet, share)
         except RateLimited as error:
             raise self._log_calls(error, "call", share) from None
 
@@ -142,7 +155,7 @@ class CallVerbs(Client):
     ) -> bool:
         """See ``IPeer.answer``."""
         self._verbs["answer"] += 1
-        if time and not 0 < time <= MAX_TIME:
+        if not 0.0 <= time <= MAX_TIME:
             time = 0.0  # no time that a clock shows: the caller must get its answer all the same
         within_rate = self._bucket is None or self._bucket.take_token()
         # What somebody waits for is brought at any rate: that it was asked for has been counted.
@@ -184,7 +197,7 @@ class CallVerbs(Client):
         request.dialect = self.dialect
         share = self._share or self._take_share()
         try:
-            calls.open(self, target, ref, request, share=share)
+            calls.open(self, target, ref, request, False, share)
         except RateLimited as error:
             raise self._log_calls(error, "request", share) from None
 

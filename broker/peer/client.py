@@ -397,6 +397,8 @@ class Client:
         except BrokerError:
             raise
         except Exception:
+            if self.closed:
+                raise Gone("lost", request.procedure) from None
             self.fail("a request")
 
     def on_reply(self, reply: Reply) -> None:
@@ -416,6 +418,8 @@ class Client:
 
     def fail(self, what: str) -> None:
         """See ``IPeer.fail``."""
+        if self.closed:  # it has no session any more
+            return
         log.failure("{dialect} session {peer} failed at {what}", dialect=self.dialect, peer=self.id, what=what)
         self.disconnect(CloseCode.INTERNAL_ERROR, "internal error")
 
@@ -446,9 +450,12 @@ class Client:
         self.closed = True
         if self._held is not None:
             self._held.end()
+            self._held = None
         if self._timed:
             self._parts.lifetimes.release(self)
         self.undo()
+        # Those refer to this peer: all would have to wait for the garbage collector.
+        self.session = self._disconnect = self._warn = None
 
     async def lives(self, timeout: float) -> bool:
         """Say whether the client responds within *timeout* seconds; if not, disconnect and close it."""

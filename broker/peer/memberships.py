@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from twisted.logger import Logger
 
+from broker.core.memberships import Session
 from broker.core.owners import MEMBER
-from broker.errors import BrokerError, Denied, Gone, Invalid, RateLimited
+from broker.errors import Denied, Gone, Invalid, RateLimited
 from broker.messages import Quota, quota_of
 from broker.peer.ids import IdVerbs
 from broker.peer.topics import TopicVerbs
@@ -25,24 +28,39 @@ class MembershipVerbs(TopicVerbs, IdVerbs):
         if waiting is not None:
             await waiting
         memberships, member = self._parts.memberships, f"{self.dialect}:{member}"
-        topics = await memberships.enter(member, self)
+        session = cast(Session, self)  # every client is a whole peer
+        await memberships.enter(member, session)
         try:
-            for topic in [] if self.member else self._joined():
-                await memberships.join(member, topic, again=True, quota=self._memberships())
+            await self._keep_joined(member)
             if self.closed:
                 raise Gone("lost", "session")
-        except BrokerError:
-            if member != self.member:
-                memberships.exit(member, self)
+        except BaseException:  # to be cancelled is one
+            memberships.exit(member, session)
             raise
-        if self.member and self.member != member:
-            self.part_all()
-            memberships.exit(self.member, self)
-        self.member = member
-        for topic in topics:
+        before, self.member = self.member, member
+        if before:
+            if before != member:
+                self.part_all()
+            memberships.exit(before, session)
+        # As it is now: some may have been left while this went on.
+        for topic in memberships.topics_of(member):
             self._rejoin(topic)
         await self.listening()
         return self._joined()
+
+    async def _keep_joined(self, member: str) -> None:
+        """Make memberships of *member* of what was joined as nobody, also while this goes on."""
+        memberships, session = self._parts.memberships, cast(Session, self)
+        while not (self.member or self.closed):
+            known = set(memberships.topics_of(member))
+            new = [topic for topic in self._joined() if topic not in known]
+            if not new:
+                return
+            for topic in new:
+                if self.joined(topic):  # else it was left meanwhile
+                    await memberships.join(member, session, topic, joined=True, quota=self._memberships())
+                    if not self.joined(topic):
+                        await memberships.leave(member, topic)
 
     def _memberships(self) -> Quota:
         return quota_of("memberships", self.identity.kind, self.identity.name, self._parts.settings.max_memberships)
@@ -60,23 +78,19 @@ class MembershipVerbs(TopicVerbs, IdVerbs):
         """See ``IPeer.join``."""
         joined = self.joined(topic)
         self.subscribe(topic, exact=True, echo=True, rate_limited=rate_limited)
-        try:
-            if self.member:
-                await self._parts.memberships.join(self.member, topic, again=joined, quota=self._memberships())
-        except BrokerError:
-            if not joined:
-                self.unsubscribe(topic, exact=True)
-            raise
-        if not self.closed and not self.joined(topic):  # another session of the member left it just before
-            self._rejoin(topic)
+        if self.member:
+            memberships, session = self._parts.memberships, cast(Session, self)
+            await memberships.join(self.member, session, topic, joined=joined, quota=self._memberships())
         await self.listening()
 
     async def part(self, topic: str, *, rate_limited: bool = True) -> None:
         """See ``IPeer.part``."""
         self._allow("part", topic, rate_limited=rate_limited, check_permission=False)
         if self.member:
+            # It unsubscribes all sessions, but for those that have joined again meanwhile.
             await self._parts.memberships.leave(self.member, topic)
-        self.unsubscribe(topic, exact=True)
+        else:
+            self.unsubscribe(topic, exact=True)
 
     def part_all(self) -> None:
         """See ``IPeer.part_all``."""

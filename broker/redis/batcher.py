@@ -3,15 +3,18 @@
 One call is under way at a time, and what is submitted meanwhile is the next: so
 operations take effect in the order in which they were submitted, and the more
 there is to do, the less each of them costs.
+
+A call is bounded by what it carries and by what it returns.  What the script leaves undone, because there
+was enough to return or because more must be known first, is in the next call, alone; operations on other
+places do not wait for it.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
-import attrs
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -19,15 +22,21 @@ from txredisapi import RedisError
 
 from broker.errors import BrokerError, NotDone, Unavailable
 from broker.redis.address import RedisAddress
+from broker.redis.chains import Chain
 from broker.redis.connection import Connection, ResponseError
+from broker.redis.operations import AGAIN, Operation
+from broker.redis.postponed import Postponed
 from broker.redis.script import Script
+
+__all__ = ["Batcher", "Operation"]
 
 log = Logger()
 
 MAX_PENDING = 20_000  # operations; more are refused at once
 MAX_PENDING_BYTES = 16 * 1024 * 1024  # of what they carry
 MAX_BATCH = 500  # operations in one call: Redis does nothing else meanwhile
-MAX_BATCH_BYTES = 4 * 1024 * 1024
+MAX_BATCH_BYTES = 4 * 1024 * 1024  # of what they carry, and of what they are expected to return
+MAX_REPLY_BYTES = 4 * 1024 * 1024  # that a call has read before it leaves further reads to the next
 RECONNECT_TIMEOUT = 2.0  # seconds that operations wait for a connection
 PROBE_INTERVAL = 1.0  # seconds between two attempts to write while Redis refuses that
 
@@ -35,53 +44,11 @@ PROBE_INTERVAL = 1.0  # seconds between two attempts to write while Redis refuse
 RECONNECT_ERRORS = ("READONLY", "LOADING", "MASTERDOWN", "NOAUTH")
 
 
-def _unchanged(result: Any) -> Any:
-    return result
-
-
-@attrs.define(eq=False)
-class Operation:
-    """One call of a verb of the script.
-
-    Attributes:
-        words: the verb, and its arguments.
-        decode: makes the result of what the verb has returned; may raise.
-        size: the bytes that it carries, about.
-        reply: the bytes that its result may have, about.
-        reads: whether it changes nothing, so that it can be repeated.
-        origin: the id of the session that it publishes for, or "".
-        answer: fires with the result.
-        chained: whether ``follow`` is to be called.
-    """
-
-    words: Sequence[bytes]
-    decode: Callable[[Any], Any] = _unchanged
-    size: int = 0
-    reads: bool = False
-    origin: str = ""
-    reply: int = 0
-    answer: Deferred[Any] = attrs.field(factory=Deferred, init=False)
-
-    chained: ClassVar[bool] = False
-
-    def peek(self) -> Sequence[bytes]:
-        """Return the words that read what it must know first; none if it need not know anything."""
-        return ()
-
-    def found(self, state: Any) -> None:
-        """Take the result of ``peek``, or the present state when the verb could not act on that."""
-        raise AssertionError(f"the script has stopped at {self.words[0]!r}")
-
-    def follow(self, before: dict[Any, Any]) -> None:
-        """Set ``words`` in view of *before*, what earlier operations of the same call will do, and add to it."""
-
-
 class Batcher:
     """Calls one script on one Redis with the operations that are submitted.
 
-    The script gets a few words of the owner's, then for each operation the number
-    of its words and those.  It answers with the results of those that it has done and, if it has stopped at
-    one, with the state that this one must know.
+    The script gets a few words of the owner's, then for each operation the number of its words and those.
+    It answers with the results, and with numbers and states of the operations that it has left undone.
 
     Args:
         address: where Redis is.
@@ -131,7 +98,8 @@ class Batcher:
         self._probe_words = probe
         self._observe, self._failed = observe or _ignore, failed or _ignore
         self._waiting: deque[Operation] = deque()
-        self._bytes = 0  # of those that wait
+        self._postponed = Postponed()  # those that are older than all that wait
+        self._bytes = 0  # of both
         self._running = False
         self._usable = False
         self._next: IDelayedCall | None = None
@@ -166,7 +134,7 @@ class Batcher:
     def _on_opened(self) -> None:
         self._usable = True
         self._cancel_timeout()
-        if self._waiting and not self._running and self._next is None:
+        if (self._waiting or self._postponed.operations) and not self._running and self._next is None:
             self._next = self._clock.callLater(0, self._begin)
         self._opened()
 
@@ -186,7 +154,11 @@ class Batcher:
         if not self._usable and self._timeout is None:
             self._failed(1)
             return fail(NotDone("redis", message=self._unusable))
-        if len(self._waiting) >= MAX_PENDING or self._bytes + operation.size > MAX_PENDING_BYTES:
+        if (
+            len(self._waiting) >= MAX_PENDING
+            or self._bytes + operation.size > MAX_PENDING_BYTES
+            or (operation.reads and len(self._postponed.operations) >= MAX_PENDING)
+        ) and not operation.control:
             self._failed(1)
             return fail(NotDone("redis", message="Redis can not keep up: too much waits for it."))
         self._waiting.append(operation)
@@ -213,12 +185,22 @@ class Batcher:
 
     def _begin(self) -> None:
         self._next = None
-        if not (self._usable and self._waiting):
+        if not (self._usable and (self._waiting or self._postponed.operations)):
             return
         batch: list[Operation] = []
+        waiting, postponed = self._waiting, self._postponed
+        older = postponed.operations
         size = replies = 0
-        while self._waiting and len(batch) < MAX_BATCH and size + replies < MAX_BATCH_BYTES:
-            operation = self._waiting.popleft()
+        while older and len(batch) < MAX_BATCH and size + replies < MAX_BATCH_BYTES:
+            operation = postponed.pop()
+            size += operation.size
+            replies += operation.reply
+            batch.append(operation)
+        while waiting and len(batch) < MAX_BATCH and size < MAX_BATCH_BYTES:
+            operation = waiting.popleft()
+            if (operation.reply and size + replies >= MAX_BATCH_BYTES) or (older and postponed.blocks(operation)):
+                postponed.add(operation)
+                continue
             size += operation.size
             replies += operation.reply
             batch.append(operation)
@@ -237,14 +219,18 @@ class Batcher:
         # Not before: what they submit begins below, and only once.
         self._running = False
         # Not in the next loop iteration: there is nothing to wait for.
-        if self._waiting and self._usable:
+        if (self._waiting or self._postponed.operations) and self._usable:
             self._begin()
         else:
             self._finish_stop()
 
     def _finish_stop(self) -> None:
         stopped = self._stopped
-        if stopped is not None and not stopped.called and not (self._waiting or self._running):
+        if (
+            stopped is not None
+            and not stopped.called
+            and not (self._waiting or self._postponed.operations or self._running)
+        ):
             for timer in (self._next, self._timeout, self._probing):
                 if timer is not None:
                     timer.cancel()
@@ -255,49 +241,40 @@ class Batcher:
     async def _run(self, batch: list[Operation]) -> None:
         started = self._clock.seconds()
         protocol = self.connection.protocol
-        rest = batch
+        under_way = batch
         try:
-            chained = any(operation.chained for operation in batch)
-            if chained:
-                await self._peek(protocol, batch)
-            while rest:
-                if chained:
-                    self._chain(rest)
-                rest = self._answer(rest, *await self._call(protocol, [operation.words for operation in rest]))
+            if any(operation.chained for operation in batch):
+                chain = Chain(batch)
+                if questions := chain.questions():
+                    chain.know(*await self._call(protocol, questions))
+                self._postpone(chain.link(MAX_BATCH_BYTES))
+                under_way = chain.operations()
+                results, left = chain.outcomes(*await self._call(protocol, [each.words for each in chain.sent]))
+            else:
+                results, left = await self._call(protocol, [operation.words for operation in batch])
+            self._answer(under_way, results, left)
         except ResponseError as error:
-            self._fail_script(rest, error)
+            self._fail_script(under_way, error)
         except RedisError as error:
-            self._fail_lost(rest, error)
+            self._fail_lost(under_way, error)
         else:
             self._observe(len(batch), self._clock.seconds() - started)
 
-    async def _peek(self, protocol: Any, batch: list[Operation]) -> None:
-        """Read what some of *batch* must know first."""
-        asking = [(operation, words) for operation in batch if (words := operation.peek())]
-        if not asking:
-            return
-        results, _ = await self._call(protocol, [words for _, words in asking])
-        for (operation, _), result in zip(asking, results, strict=True):
-            if isinstance(result, ResponseError):
-                raise result
-            operation.found(result)
+    def _postpone(self, operations: list[Operation]) -> None:
+        """Let *operations*, which were under way, be done before all others."""
+        self._bytes += sum(operation.size for operation in operations)
+        self._postponed.add_first(operations)
 
-    @staticmethod
-    def _chain(batch: list[Operation]) -> None:
-        before: dict[Any, Any] = {}
-        for operation in batch:
-            if operation.chained:
-                operation.follow(before)
-
-    async def _call(self, protocol: Any, asked: list[Sequence[bytes]]) -> tuple[list[Any], Any]:
+    async def _call(self, protocol: Any, asked: list[Sequence[bytes]]) -> tuple[list[Any], dict[int, Any]]:
+        """Return the results, and by their index the states of those that were left undone."""
         while True:
             words = self._preamble()
             for each in asked:
                 words.append(b"%d" % len(each))
                 words += each
             try:
-                results, state = await protocol.execute_command(b"EVALSHA", self._script.hash, b"0", *words)
-                return results, state
+                results, left = await protocol.execute_command(b"EVALSHA", self._script.hash, b"0", *words)
+                return results, {left[i] - 1: left[i + 1] for i in range(0, len(left), 2)} if left else {}
             except ResponseError as error:
                 reason = str(error)
                 again: Callable[[Any], Awaitable[None]]
@@ -309,14 +286,22 @@ class Batcher:
                     raise
             await again(protocol)
 
-    def _answer(self, batch: list[Operation], results: list[Any], state: Any) -> list[Operation]:
-        """Answer those of *batch* that were done; return the others."""
+    def _answer(self, batch: list[Operation], results: list[Any], left: dict[int, Any]) -> None:
+        """Answer those of *batch* that were done, and let the others be done next."""
+        if left:
+            again = [operation for index, operation in enumerate(batch) if index in left]
+            for index, state in left.items():
+                if state != AGAIN:
+                    batch[index].found(state)
+            results = [result for index, result in enumerate(results) if index not in left]
+            batch = [operation for index, operation in enumerate(batch) if index not in left]
+            self._postpone(again)
         # Before the callbacks: they may look at ``problem``.
         self._note_refusal(
             next((str(result) for result in results if isinstance(result, ResponseError)), ""),
-            not all(operation.reads for operation in batch[: len(results)]),
+            not all(operation.reads for operation in batch),
         )
-        for operation, result in zip(batch, results, strict=False):
+        for operation, result in zip(batch, results, strict=True):
             if isinstance(result, ResponseError):
                 self._fail((operation,), f"Redis refuses: {result}.", NotDone)
                 continue
@@ -328,10 +313,6 @@ class Batcher:
                 operation.answer.errback()
             else:
                 operation.answer.callback(value)
-        rest = batch[len(results) :]
-        if rest:
-            rest[0].found(state)
-        return rest
 
     def _note_refusal(self, refusal: str, written: bool) -> None:
         if refusal:
@@ -376,13 +357,15 @@ class Batcher:
 
     def _fail_bug(self, failure: Any, batch: list[Operation]) -> None:
         log.failure("operations on Redis failed", failure)
+        postponed = set(map(id, self._postponed.operations))
         for operation in batch:
-            if not operation.answer.called:
+            if not operation.answer.called and id(operation) not in postponed:
                 operation.answer.errback(failure)
 
     def _give_up(self) -> None:
         self._timeout = None
-        waiting, self._waiting, self._bytes = self._waiting, deque(), 0
+        waiting = [*self._postponed.operations, *self._waiting]
+        self._waiting, self._postponed, self._bytes = deque(), Postponed(), 0
         self._fail(waiting, self._unusable, NotDone)
         self._finish_stop()
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Any
 
-RUN = ("broker.redis.scripts", "run")  # package and name of the part that all scripts end with
+PACKAGE = "broker.redis.scripts"  # of the parts that all scripts have
 
 
 class Script:
     """The text of several .lua files, one after the other, as one script.
 
-    The last is always ``run.lua``: the others fill the table ``verbs`` and set
-    ``FIRST`` and ``STOP``.
+    The first is always ``begin.lua``, the last ``run.lua``: the others fill the table ``verbs``, and those of
+    ``begin.lua`` if a verb may stop, and set ``FIRST`` and ``STOP``.
 
     Args:
         package: where the files are.
@@ -23,7 +23,7 @@ class Script:
     """
 
     def __init__(self, package: str, *names: str) -> None:
-        parts = [(package, name) for name in names] + [RUN]
+        parts = [(PACKAGE, "begin"), *((package, name) for name in names), (PACKAGE, "run")]
         self._text = b"\n".join(files(folder).joinpath(f"{name}.lua").read_bytes() for folder, name in parts)
         self.hash = b""
 

@@ -11,7 +11,7 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
@@ -22,23 +22,25 @@ from txredisapi import RedisError
 from zope.interface import implementer
 
 from broker.core.bounded import BoundedDict
-from broker.errors import Conflict
+from broker.errors import Conflict, Unavailable
 from broker.interfaces import ISharedStore
 from broker.messages import Entry, Event, Quota, decode_text, encode_text
 from broker.patterns import LOG_PREFIX
 from broker.redis import RedisAddress
-from broker.redis.batcher import Batcher, Operation
-from broker.redis.event_codec import decode_stored, encode_extras, encode_record
+from broker.redis.batcher import MAX_REPLY_BYTES, Batcher, Operation
+from broker.redis.event_codec import encode_extras, encode_record
 from broker.redis.script import Script
 from broker.redis.server import ServerInfo, read_info
 from broker.stores.entries import EXPIRED_KEPT, increased, merged
+from broker.stores.redis_reader import MAX_ID, RedisReader, end_of
 from broker.stores.redis_swap import (
     FULL,
     OVER_QUOTA,
     Append,
     CompareAndSwap,
     Increment,
-    decode_entry,
+    KeyOperation,
+    LogOperation,
     over_quota,
 )
 from broker.stores.room import ESSENTIAL_SPACES, SMALL_VALUE, Room, full_refusal, full_text
@@ -46,20 +48,15 @@ from broker.stores.states import NOT_RUNNING, STOPPING, refused
 
 log = Logger()
 
-MAX_ID = 2**53  # beyond it Lua's numbers are not exact
-MAX_LIMIT = 2**31  # entries in one answer
-SWEEP_STEP = 100  # logs or keys that are swept in one call
+SWEEP_WORK = 500  # events that are looked at or removed in one call
+KEYS_STEP = 200  # keys that are removed in one call
 KNOWN_LOGS = 10_000  # logs of which a node remembers that they exist
 MEASURE_INTERVAL = 1.0  # seconds between two looks at how much memory is used
 SMALL_INTEGER = re.compile(rb"0|-?[1-9][0-9]{0,13}")  # what the script adds exactly
 
-MIN_REPLY_BYTES = 16384  # of a read, for what is known of it before
-
-T = TypeVar("T")
-
 
 @implementer(ISharedStore)
-class RedisStore(Service):
+class RedisStore(RedisReader, Service):
     """A store in Redis.
 
     Args:
@@ -93,7 +90,7 @@ class RedisStore(Service):
         failed: Callable[[int], object] | None = None,
         max_bytes: int = 0,
     ) -> None:
-        self.epoch = ""
+        super().__init__()
         self.used_bytes = 0
         self.announces = announce
         self.wiped: Callable[[], object] = _ignore
@@ -107,7 +104,6 @@ class RedisStore(Service):
         self._measuring = LoopingCall(self._measure)
         self._measuring.clock = reactor
         self._known: BoundedDict[str, None] = BoundedDict(KNOWN_LOGS)
-        self._reply_bytes = MIN_REPLY_BYTES  # that a read is expected to have: of many large ones, few are one call
         self._batcher = Batcher(
             self._address,
             Script("broker.stores.redis_scripts", "state", "logs", "keys"),
@@ -211,7 +207,8 @@ class RedisStore(Service):
             log.info("the store has room again")
 
     def _preamble(self) -> list[bytes]:
-        return [self._prefix, self.epoch.encode(), self._channels, repr(self._clock.seconds()).encode()]
+        now = repr(self._clock.seconds()).encode()
+        return [self._prefix, self.epoch.encode(), self._channels, now, b"%d" % MAX_REPLY_BYTES]
 
     # Logs.
 
@@ -254,31 +251,10 @@ class RedisStore(Service):
             event.author,
         )
 
-    def read(self, log: str, after: int, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:
-        """See ``IStore.read``."""
-        if limit <= 0 or after >= MAX_ID:
-            return self._nothing()
-        words = (b"read", encode_text(log), b"%d" % (max(0, after) + 1), _bounded(limit), b"%d" % max_bytes)
-        return self._query(words, self._events)
-
-    def latest(self, log: str, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:
-        """See ``IStore.latest``."""
-        if limit <= 0:
-            return self._nothing()
-        words = (b"latest", encode_text(log), _bounded(limit), b"%d" % max_bytes)
-        return self._query(words, lambda found: self._events(found)[::-1])
-
-    def _events(self, found: list[Any]) -> list[Event]:
-        self._sized(None, sum(len(part) for _, fields in found for part in fields))
-        return [decode_stored(int(id[:-2]), self.epoch, *fields[1::2]) for id, fields in found]
-
-    def head(self, log: str) -> Deferred[int]:
-        """See ``IStore.head``."""
-        return self._query((b"head", encode_text(log)), int)
-
     def trim(self, log: str, upto: int) -> Deferred[None]:
-        """See ``IStore.trim``."""
-        return self._change((b"trim", encode_text(log), b"%d" % (max(0, min(upto, MAX_ID)) + 1)), _none)
+        """See ``IStore.trim``; in steps, for which later operations on the log wait."""
+        words = (b"trim", encode_text(log), b"%d" % (max(0, min(upto, MAX_ID)) + 1))
+        return self._submit(LogOperation(words, _none))
 
     def sweep(self, prefix: str, before: float, keep: int) -> Deferred[int]:
         """See ``IStore.sweep``; in steps, between which other operations are done."""
@@ -288,26 +264,27 @@ class RedisStore(Service):
         removed = 0
         start = b"[" + prefix
         while start:
-            words = (b"sweep", start, _end(prefix), repr(before).encode(), b"%d" % keep, b"%d" % SWEEP_STEP)
-            count, start = await self._change(words)
+            words = (b"sweep", start, end_of(prefix), repr(before).encode(), b"%d" % keep, b"%d" % SWEEP_WORK)
+            count, start = await self._submit(Operation(words))
             removed += count
         due = repr(self._clock.seconds() - EXPIRED_KEPT).encode()
-        for space in await self._query((b"spaces",)):
-            while len(await self._change((b"expire", space, due, b"%d" % SWEEP_STEP))) == SWEEP_STEP:
+        for space in await self._spaces():
+            while len(await self._expire(space, due, KEYS_STEP)) == KEYS_STEP:
                 pass
         return removed
 
-    def logs(self, prefix: str, after: str, limit: int) -> Deferred[list[str]]:
-        """See ``IStore.logs``."""
-        if limit <= 0:
-            return self._nothing()
-        first, last = encode_text(prefix), encode_text(after)
-        start = b"[" + first if first > last else b"(" + last
-        return self._query((b"logs", start, _end(first), _bounded(limit)), lambda found: list(map(decode_text, found)))
+    async def _spaces(self) -> set[bytes]:
+        found: set[bytes] = set()
+        cursor = b"0"
+        while True:
+            cursor, some = await self._submit(Operation((b"spaces", cursor), reads=True))
+            found.update(some)
+            if cursor == b"0":
+                return found
 
     def mark(self) -> Deferred[int]:
         """See ``ISharedStore.mark``."""
-        return self._query((b"mark",), int)
+        return self._submit(Operation((b"mark",), int, reads=True, control=True))
 
     def changes(self, mark: int) -> Deferred[dict[str, int]]:
         """See ``ISharedStore.changes``."""
@@ -317,7 +294,8 @@ class RedisStore(Service):
         found: dict[str, int] = {}
         while True:
             # Twice as many as one call can have appended to: each step gets on.
-            some = await self._query((b"changes", b"%d" % mark, b"1000"))
+            words = (b"changes", b"%d" % mark, b"1000")
+            some = await self._submit(Operation(words, reads=True, control=True))
             found.update((decode_text(log), int(score)) for log, score in zip(some[::2], some[1::2], strict=True))
             if len(some) < 2000:
                 return found
@@ -325,16 +303,10 @@ class RedisStore(Service):
 
     def since(self, log: str, mark: int) -> Deferred[int]:
         """See ``ISharedStore.since``."""
-        return self._query((b"since", encode_text(log), b"%d" % mark), int)
+        words = (b"since", encode_text(log), b"%d" % mark)
+        return self._submit(LogOperation(words, int, reads=True, control=True))
 
     # Keys.
-
-    def get(self, space: str, key: str) -> Deferred[Entry | None]:
-        """See ``IStore.get``."""
-        return self._query(
-            (b"get", encode_text(space), encode_text(key)),
-            lambda found: None if found is None else decode_entry(self._sized(found, len(found))),
-        )
 
     def set(
         self,
@@ -369,7 +341,7 @@ class RedisStore(Service):
         )
         if self._room.shortage and space not in ESSENTIAL_SPACES:
             words = (b"set_when_full", *words[1:], b"%d" % SMALL_VALUE)
-        return self._change(words, done, len(value))
+        return self._submit(KeyOperation(words, done, len(value)))
 
     def delete(self, space: str, key: str, *, revision: int | None = None) -> Deferred[bool]:
         """See ``IStore.delete``."""
@@ -379,7 +351,8 @@ class RedisStore(Service):
                 raise Conflict("revision", key)
             return found == 1
 
-        return self._change((b"delete", encode_text(space), encode_text(key), _expected(revision)), done)
+        words = (b"delete", encode_text(space), encode_text(key), _expected(revision))
+        return self._submit(KeyOperation(words, done))
 
     def patch(
         self,
@@ -407,43 +380,32 @@ class RedisStore(Service):
             return self._submit(Increment(space, key, amount, change, quota))
         return self._submit(CompareAndSwap(space, key, change, len(amount), quota))
 
-    def range(
-        self, space: str, first: str, last: str, limit: int, max_bytes: int = 0
-    ) -> Deferred[list[tuple[str, Entry]]]:
-        """See ``IStore.range``."""
-        if limit <= 0:
-            return self._nothing()
-
-        def pairs(found: list[bytes]) -> list[tuple[str, Entry]]:
-            self._sized(None, sum(map(len, found)))
-            return [
-                (decode_text(key), decode_entry(stored)) for key, stored in zip(found[::2], found[1::2], strict=True)
-            ]
-
-        bounds = b"[" + encode_text(first), b"[" + encode_text(last)
-        return self._query((b"range", encode_text(space), *bounds, _bounded(limit), b"%d" % max_bytes), pairs)
-
     def expired(self, space: str, limit: int) -> Deferred[list[str]]:
-        """See ``IStore.expired``."""
+        """See ``IStore.expired``; in steps, between which other operations are done."""
         if limit <= 0:
             return self._nothing()
-        words = (b"expire", encode_text(space), repr(self._clock.seconds()).encode(), _bounded(limit))
-        return self._change(words, lambda found: list(map(decode_text, found)))
+        return Deferred.fromCoroutine(self._expired(encode_text(space), limit))
+
+    async def _expired(self, space: bytes, limit: int) -> list[str]:
+        due = repr(self._clock.seconds()).encode()
+        found: list[bytes] = []
+        while len(found) < limit:
+            step = min(limit - len(found), KEYS_STEP)
+            try:
+                some = await self._expire(space, due, step)
+            except Unavailable:
+                if not found:
+                    raise
+                break  # those that were removed must be told
+            found += some
+            if len(some) < step:
+                break
+        return list(map(decode_text, found))
+
+    def _expire(self, space: bytes, due: bytes, limit: int) -> Deferred[list[bytes]]:
+        return self._submit(Operation((b"expire", space, due, b"%d" % limit)))
 
     # Submitting.
-
-    def _change(
-        self, words: tuple[bytes, ...], decode: Callable[[Any], Any] = lambda found: found, size: int = 0
-    ) -> Deferred[Any]:
-        return self._submit(Operation(words, decode, size))
-
-    def _query(self, words: tuple[bytes, ...], decode: Callable[[Any], Any] = lambda found: found) -> Deferred[Any]:
-        return self._submit(Operation(words, decode, 0, True, reply=self._reply_bytes))
-
-    def _sized(self, found: T, size: int) -> T:
-        """Return *found*, a reply of *size* bytes: the next ones are expected to be about as large."""
-        self._reply_bytes = max(size, MIN_REPLY_BYTES, self._reply_bytes * 7 // 8)
-        return found
 
     def _full(self) -> Deferred[Any]:
         return refused(self._stopped_reason or full_text(self._room.shortage))
@@ -461,15 +423,6 @@ def _ignore() -> None:
 
 def _none(_: object) -> None:
     return None
-
-
-def _bounded(limit: int) -> bytes:
-    return b"%d" % min(limit, MAX_LIMIT)
-
-
-def _end(prefix: bytes) -> bytes:
-    """Return the upper bound of what begins with *prefix*: no UTF-8 has the byte 0xFF."""
-    return b"[" + prefix + b"\xff"
 
 
 def _expected(revision: int | None) -> bytes:

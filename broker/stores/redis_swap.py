@@ -6,17 +6,17 @@ that is still the entry; else Redis answers with the present one, and it is comp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from hashlib import sha1
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import attrs
 
 from broker.errors import RateLimited
 from broker.messages import Entry, Quota, encode_text
-from broker.redis.batcher import Operation
+from broker.redis.chains import LEFT, NOT_KNOWN, Computed
+from broker.redis.operations import Operation
 
-NOT_READ: Any = object()
 OVER_QUOTA, FULL = -1, -2  # what verbs return when they refuse to create, or to add
 
 
@@ -36,8 +36,18 @@ def over_quota(quota: Quota | None) -> RateLimited:
     return RateLimited("limit", "" if quota is None else quota.kind)
 
 
+class LogOperation(Operation):
+    """An operation on the log that its first argument names."""
+
+    __slots__ = ()
+
+    def place(self) -> Hashable:
+        """Return the name of the log."""
+        return self.words[1]
+
+
 @attrs.define(eq=False)
-class Append(Operation):
+class Append(LogOperation):
     """Appends to a log, as to one that exists; if it does not, the script stops, and it is begun.
 
     Attributes:
@@ -46,12 +56,34 @@ class Append(Operation):
 
     quota: Quota | None = None
 
+    passes_reads: ClassVar[bool] = True
+
     def found(self, state: Any) -> None:
         """Notice that the log does not exist, or not any more."""
-        self.words = (b"open", *self.words[1:], self.quota.words if self.quota else b"")
+        self.words = (b"open", *self.words[1:4], self.quota.words if self.quota else b"")
 
 
-class CompareAndSwap(Operation):
+class KeyOperation(Operation):
+    """An operation on the key that its first arguments name, with its space."""
+
+    __slots__ = ()
+
+    def place(self) -> Hashable:
+        """Return space and key."""
+        return (self.words[1], self.words[2])
+
+    def foresee(self, state: bytes | None) -> Any:
+        """Return what a change leaves, unless a quota or a lack of room refuses it."""
+        verb, _, _, *words = self.words
+        if verb not in (b"set", b"delete"):
+            return state if self.reads else NOT_KNOWN
+        revision = 0 if state is None else decode_entry(state).revision
+        if words[0] and int(words[0]) != revision:
+            return state
+        return b"%d %b %b" % (revision + 1, words[1], words[2]) if verb == b"set" else None
+
+
+class CompareAndSwap(Computed):
     """Replaces the entry of a key by what a function makes of it.
 
     Args:
@@ -62,8 +94,6 @@ class CompareAndSwap(Operation):
         quota: what a new key counts against.
     """
 
-    chained = True
-
     def __init__(
         self,
         space: str,
@@ -73,35 +103,54 @@ class CompareAndSwap(Operation):
         quota: Quota | None = None,
     ) -> None:
         super().__init__((), self._outcome, size)
+        self.chained = True
         self._quota = quota
         self._place = (encode_text(space), encode_text(key))
         self._change = change
-        self._present: bytes | None = NOT_READ
         self._made: Entry | Exception = AssertionError("nothing was made yet")
 
-    def peek(self) -> Sequence[bytes]:
+    def place(self) -> Hashable:
+        """Return space and key."""
+        return self._place
+
+    def question(self) -> Sequence[bytes]:
         """Ask for the present entry."""
         return (b"get", *self._place)
 
-    def found(self, state: bytes | None) -> None:
-        """Take the present entry as Redis holds it, None for a missing key."""
-        self._present = state
-
-    def follow(self, before: dict[Any, Any]) -> None:
-        """Build on what changes of the same key *before* it will have made."""
-        present = self._present = before.get(self._place, self._present)
-        digest = b"" if present is None else sha1(present).hexdigest().encode()
+    def make(self, state: bytes | None) -> bytes | None:
+        """Return the new entry as Redis holds it."""
         try:
-            made = self._made = self._change(None if present is None else decode_entry(present))
+            self._made = self._change(None if state is None else decode_entry(state))
         except Exception as error:
             # It has failed only if it was given what is there.
             self._made = error
+            return state
+        return encode_entry(self._made)
+
+    def lead(self, followers: Sequence[Computed], before: bytes | None, after: bytes | None) -> None:
+        """Swap, or look whether the entry is still that with which they have failed."""
+        self.followers = followers
+        digest = b"" if before is None else sha1(before).hexdigest().encode()
+        writers = [each for each in self._members() if isinstance(each._made, Entry)]
+        if not writers:
             self.words = (b"same", *self._place, digest)
-            before[self._place] = present
-        else:
-            stored = before[self._place] = encode_entry(made)
-            expires, quota = repr(made.expires).encode(), self._quota.words if self._quota else b""
-            self.words = (b"swap", *self._place, digest, stored, expires, quota)
+            return
+        assert after is not None
+        # The first of them creates the key, if it is missing.
+        quota = writers[0]._quota
+        expires = repr(cast(Entry, writers[-1]._made).expires).encode()
+        self.words = (b"swap", *self._place, digest, after, expires, quota.words if quota else b"")
+
+    def _members(self) -> list[CompareAndSwap]:
+        return [self, *cast(Sequence[CompareAndSwap], self.followers)]
+
+    def share(self, result: Any) -> list[Any]:
+        """Return *result* for each; only the one that would have created the key is over its quota."""
+        members = self._members()
+        if result != OVER_QUOTA:
+            return [result] * len(members)
+        refused = next(index for index, each in enumerate(members) if isinstance(each._made, Entry))
+        return [None] * refused + [result] + [LEFT] * (len(members) - refused - 1)
 
     def _outcome(self, result: Any) -> Entry:
         if result == OVER_QUOTA:
@@ -123,18 +172,20 @@ class Increment(CompareAndSwap):
         quota: Quota | None = None,
     ) -> None:
         super().__init__(space, key, change, quota=quota)
+        self.chained = False
         self.words = (b"add", *self._place, amount, quota.words if quota else b"")
 
-    def peek(self) -> Sequence[bytes]:
-        """Return no words: Redis adds without a look."""
-        return ()
+    def found(self, state: Any) -> None:
+        """Compute the sum here, since Redis could not."""
+        super().found(state)
+        self.chained = True
 
-    def follow(self, before: dict[Any, Any]) -> None:
-        """Compute the sum here once Redis could not."""
-        if self._present is not NOT_READ:
-            super().follow(before)
+    def make(self, state: bytes | None) -> bytes | None:
+        """Compute the sum here, for one before it is computed here."""
+        self.chained = True
+        return super().make(state)
 
     def _outcome(self, result: Any) -> Entry:
-        if self._present is NOT_READ and result != OVER_QUOTA:
+        if not self.chained and result != OVER_QUOTA:
             return decode_entry(result)
         return super()._outcome(result)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -18,9 +18,13 @@ if TYPE_CHECKING:
     from broker.config.settings import Settings
 
 MAX_FIELD = 1000  # characters
+MAX_PLACE = 64  # of an item that is found without a look at those behind it
+MAX_PARTS = 20_000  # of what is looked through all the same; in a larger one nothing is found
 MAX_VALUE = 10000  # characters; a longer one fits into no path that asks for it
 PART = re.compile(r"""\[(?:(["'])(?P<quoted>.*?)\1|(?P<bracketed>[^\]]*))\]|(?P<plain>[^.\[\]]+)""")
 CREATED, EXISTS = Response(200, b'"OK"'), Response(200, b"null")
+
+NULL = msgspec.Raw(b"null")
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _items = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -98,11 +102,45 @@ def _text_at(body: bytes | None, path: list[str]) -> str | None:
     found = body or b"null"
     try:
         for step in path:
-            if found.lstrip()[:1] == b"[":
-                items, place = _items(found), whole_number(step)
-                found = bytes(items[place]) if place is not None and place < len(items) else b"null"
-            else:
-                found = bytes(_members(found).get(step, b"null"))
+            found = _item(found, whole_number(step)) if found.lstrip()[:1] == b"[" else _member(found, step)
         return _text(found)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None  # no text, or of another dialect, with what this one would not have taken
+
+
+def _member(text: bytes, name: str) -> bytes:
+    """Return the member *name* of the JSON object *text*, or ``null``."""
+    decoder = _member_decoder(name)
+    if decoder is not None:
+        return bytes(decoder.decode(text).value)
+    return bytes(_members(text).get(name, b"null")) if text.count(b",") <= MAX_PARTS else b"null"
+
+
+def _item(text: bytes, place: int | None) -> bytes:
+    """Return the item at *place* of the JSON array *text*, or ``null``."""
+    if place is None:
+        return b"null"
+    if place < MAX_PLACE:
+        return bytes(getattr(_item_decoder(place).decode(text), f"item{place}"))
+    items = _items(text) if text.count(b",") <= MAX_PARTS else []
+    return bytes(items[place]) if place < len(items) else b"null"
+
+
+# A struct skips what it has no field for, of which a list or a dict would make an object each.
+
+
+@lru_cache(maxsize=1024)
+def _member_decoder(name: str) -> msgspec.json.Decoder[Any] | None:
+    """Return what reads the member *name* of an object; None where there can be none."""
+    try:
+        kind = msgspec.defstruct("Member", [("value", msgspec.Raw, NULL)], rename={"value": name})
+    except ValueError:  # a quote, a backslash or a control character
+        return None
+    return msgspec.json.Decoder(kind)
+
+
+@lru_cache(maxsize=MAX_PLACE)
+def _item_decoder(place: int) -> msgspec.json.Decoder[Any]:
+    """Return what reads the items of an array up to the one at *place*."""
+    fields = [(f"item{number}", msgspec.Raw, NULL) for number in range(place + 1)]
+    return msgspec.json.Decoder(msgspec.defstruct("Items", fields, array_like=True))

@@ -305,6 +305,8 @@ class Session(BaseSession):
                     link.send_binary(data)
                 else:
                     link.send(data)
+            if not self._held:
+                return
         elif self._waiting_get is not None:
             # What the packets of one POST cause is sent in one response.
             if not self._batching:

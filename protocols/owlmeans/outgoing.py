@@ -103,14 +103,13 @@ class Outgoing:
         link: the way out to the client.
         settings: of the daemon.
         clock: gives the time.
-        watches: the keys it watches.
     """
 
     peer: IPeer
     link: ILink
     settings: Settings
     clock: IReactorTime = attrs.field(init=False)
-    watches: Watches = attrs.field(init=False)
+    _watches: Watches | None = attrs.field(default=None, init=False)
     _client: bytes = attrs.field(default=b'""', init=False)  # its client id as JSON
     _buffer: StartBuffer | None = attrs.field(default=None, init=False)  # until it has its handlers in place
     _burst: int = attrs.field(default=0, init=False)  # bytes of queued messages in the present burst
@@ -118,7 +117,13 @@ class Outgoing:
 
     def __attrs_post_init__(self) -> None:
         self.clock = self.peer.clock
-        self.watches = Watches(self.peer, self.push, self.link)
+
+    @property
+    def watches(self) -> Watches:
+        """The keys it watches."""
+        if self._watches is None:
+            self._watches = Watches(self.peer, self.push, self.link)
+        return self._watches
 
     def start(self) -> None:
         """Begin to keep what the broker sends, until the client is ready."""
@@ -127,6 +132,7 @@ class Outgoing:
 
     def stop(self) -> None:
         """Send nothing more; leave no timer behind."""
+        self._watches = None  # it refers to this session
         if self._buffer is not None:
             self._buffer.close()
             self._buffer = None

@@ -34,7 +34,7 @@ class Watches:
     _push: Callable[[Frame], object]
     _link: ILink
     _patterns: dict[str, None] = attrs.field(factory=dict)
-    _tree: PatternTree[Watches, None] | None = None  # the same; most sessions watch nothing
+    _tree: PatternTree[str, None] = attrs.field(factory=PatternTree)  # the same
     _waiting: dict[str, list[Frame]] = attrs.field(factory=dict)  # pattern → changes that follow its snapshot
     _held: int = 0  # bytes of them
 
@@ -56,9 +56,7 @@ class Watches:
         self._waiting.setdefault(pattern, [])
         if fresh:
             self._patterns[pattern] = None
-            if self._tree is None:
-                self._tree = PatternTree()
-            self._tree.insert(pattern)[self] = None
+            self._tree.insert(pattern)[pattern] = None
             self._peer.watch_pattern(pattern)
         try:
             return await self._snapshot(pattern)
@@ -93,15 +91,13 @@ class Watches:
     def end(self, pattern: str) -> None:
         """Watch *pattern* no more."""
         self._release(pattern)
-        if self._tree is not None and pattern in self._patterns:
+        if pattern in self._patterns:
             del self._patterns[pattern]
-            self._tree.remove(pattern, self)
+            self._tree.remove(pattern, pattern)
             self._peer.unwatch_pattern(pattern)
 
     def matching(self, event: Event) -> list[str]:
         """Return the patterns that the key of *event* matches."""
-        if self._tree is None:
-            return []
         return [node.pattern for node in self._tree.matching(event.topic.removeprefix(KEY_PREFIX))]
 
     def notify(self, pattern: str, frame: Frame) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from twisted.internet.task import Clock
 
@@ -59,6 +60,10 @@ def test_it_is_trimmed_once_it_is_quiet_after_much_that_came_and_went(process):
     assert [process.look() for _ in range(3)] == [1, 1, 1]
 
 
+def test_a_quiet_process_is_trimmed_though_it_has_grown_by_little(process):
+    assert [process.look(resident=2 * MIB, moved=2 * MIB), process.look()] == [0, 1]
+
+
 def test_what_takes_long_is_done_seldom(process, monkeypatch):
     times = iter([0.0, 0.01, 1.0, 1.0])
     monkeypatch.setattr(trimmer, "perf_counter", lambda: next(times))
@@ -68,3 +73,17 @@ def test_what_takes_long_is_done_seldom(process, monkeypatch):
 
 def test_the_size_of_this_process_is_known():
     assert 10 * MIB < resident_bytes() < 100_000 * MIB
+
+
+def test_the_names_of_a_large_text_are_not_kept():
+    decode = msgspec.json.Decoder(dict[str, int]).decode
+    text = b"{%s}" % b",".join(b'"m%d":0' % number for number in range(1000))
+
+    def cached() -> int:
+        """Return how many names are the same objects when they are read again."""
+        return len({id(name) for name in decode(text)} & {id(name) for name in kept})
+
+    kept = list(decode(text))
+    assert cached() > 100
+    trimmer._forget_names()
+    assert cached() < 20

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import signal
+import weakref
 
+import pytest
 import pytest_twisted
 
+from broker.app.dialects import load_dialects
+from broker.config.settings import PROTOCOLS, Settings
+from broker.messages import HttpRequest
+from broker.testing import connect, make_broker
 from tests.bridge.clients import Ganomede, Hpkv, MicroStream, OwlMeans, ThinWs
 from tests.support.daemon import WITH_METRICS
 
@@ -26,3 +33,29 @@ async def test_at_term_everybody_is_let_go_in_good_order(start_daemon):
     assert (answer.status, answer.body) == (200, b"[]")
     assert [(await client.socket.closed())[0] for client in clients] == [1001] * 4
     assert await daemon.program.exit() == 0
+
+
+REQUESTS = {
+    "owlmeans": "/owlmeans",
+    "hpkv": "/ws?apiKey=x",
+    "thinws": "/thinws",
+    "microstream": "/socket.io/?EIO=4&transport=websocket&serviceName=me",
+}
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_nothing_of_a_client_that_has_left_waits_for_the_garbage_collector(name):
+    broker = make_broker()
+    dialect = next(one for one in load_dialects(PROTOCOLS, Settings()) if one.name == name)
+    path, _, query = REQUESTS[name].partition("?")
+    gc.disable()
+    try:
+        client = connect(broker, dialect, HttpRequest("GET", path, query, {}))
+        if name == "owlmeans":
+            client.say('{"type":"call","id":"1","method":"broker.watch","payload":["a.*"]}')
+        left = [weakref.ref(one) for one in (client.peer, client.link, client.session)]
+        client.leave()
+        del client
+        assert [one() for one in left] == [None] * 3
+    finally:
+        gc.enable()

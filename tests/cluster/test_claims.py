@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ class Bus:
     def claim(self, name: str, *, shared: bool = False) -> Deferred[None]:
         return self._ask("claim", name, shared)
 
-    def claim_all(self, names: dict[str, bool]) -> Deferred[dict[str, str]]:
+    def claim_all(self, names: Mapping[str, bool]) -> Deferred[dict[str, str]]:
         return self._ask("claim_all", dict(names))
 
     def seize(self, name: str, holder: str) -> Deferred[None]:

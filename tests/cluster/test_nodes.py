@@ -601,7 +601,7 @@ async def test_what_one_node_s_taker_declines_another_s_may_take(make_nodes: Mak
 async def test_the_mail_that_a_dead_node_had_in_hand_is_delivered(make_nodes: MakeNodes) -> None:
     one, two, three = await make_nodes()
     queues: Any = one.broker.queues
-    assert await queues._lock("queue:work")
+    assert await queues._lock("queue:work", one.bus.lease)
     await one.die()
     await two.outlive(one)
     taker = two.client()

@@ -432,6 +432,8 @@ def test_remembered_moves_are_limited(room):
 class SharedStore:
     """Answers with what it was asked for."""
 
+    epoch = "e1"
+
     def mark(self):
         return succeed(7)
 
@@ -453,6 +455,7 @@ class SharedStore:
 def test_a_bus_reads_topics_where_the_store_has_logs():
     source, answered = StoreEventSource(cast(Any, SharedStore())), []
     verifyObject(IEventSource, source)
+    assert source.epoch == "e1"
     assert value_of(source.mark()) == 7
     assert value_of(source.changes(7)) == {"a": 8, LOG_PREFIX: 9}
     assert value_of(source.since("a", 5)) == (LOG_PREFIX + "a", 5)

@@ -6,7 +6,7 @@ import pytest
 from twisted.internet.defer import fail
 from twisted.internet.task import Clock
 
-from broker.core.mailboxes import Mailboxes
+from broker.core.mailboxes import RETRIES, RETRY_DELAY, Mailboxes
 from broker.errors import Unavailable
 from broker.messages import Quota
 from broker.stores import open_store
@@ -60,6 +60,25 @@ def test_one_that_could_not_be_stored_is_tried_again(mailboxes, store, monkeypat
     assert not has(mailboxes, "ann")
     mailboxes.open("ann")
     assert has(mailboxes, "ann")
+
+
+def test_one_that_could_not_be_stored_is_stored_by_itself(mailboxes, store, clock, monkeypatch):
+    with monkeypatch.context() as away:
+        away.setattr(store, "set", lambda *words, **named: fail(Unavailable("store")))
+        for number in range(RETRIES + 1):
+            mailboxes.open(f"client {number}")
+        clock.pump([RETRY_DELAY] * 3)
+    clock.pump([RETRY_DELAY, 0.0])
+    assert all(has(mailboxes, f"client {number}") for number in (0, RETRIES))
+    assert clock.getDelayedCalls() == []
+
+
+def test_stopping_leaves_no_timer(mailboxes, store, clock, monkeypatch):
+    monkeypatch.setattr(store, "set", lambda *words, **named: fail(Unavailable("store")))
+    mailboxes.open("ann")
+    mailboxes.stop()
+    mailboxes.open("bob")
+    assert clock.getDelayedCalls() == []
 
 
 def test_one_that_is_not_used_ends(mailboxes, clock):

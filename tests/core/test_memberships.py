@@ -4,7 +4,7 @@ import json
 
 import attrs
 import pytest
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail
 
 from broker.access.permissions import Permissions, Rule
 from broker.access.principals import Access
@@ -48,13 +48,14 @@ def test_what_was_joined_comes_back(broker):
     ann = attach(broker, "ann")
     do(ann.join("a"))
     do(ann.join("b*"))
+    before = ann.session
     ann.close()
     speak(broker, "a")
     again = attach(broker)
     assert do(again.become("ann")) == ["a", "b*"]
     speak(broker, "a", "b*", "c")
     assert again.session.heard == ["a", "b*"]
-    assert ann.session.heard == []
+    assert before.heard == []
 
 
 def test_members_and_dialects_are_kept_apart(broker):
@@ -251,6 +252,235 @@ def test_a_store_that_has_lost_all_gets_the_memberships_of_those_who_are_here(br
     bob.close()
     assert do(attach(broker).become("ann")) == ["a", "b"]
     assert do(attach(broker).become("bob")) == ["c"]
+
+
+# While the store has not answered
+
+
+class Slow:
+    """A store that does what it is asked for at once, but answers when it is told to, in order."""
+
+    def __init__(self, store):
+        self._store, self.waiting, self.slow = store, [], True
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    def _later(self, method, words, named):
+        result = method(*words, **named)
+        if not self.slow:
+            return result
+        answer = Deferred()
+        self.waiting.append((answer, result))
+        return answer
+
+    def set(self, *words, **named):
+        return self._later(self._store.set, words, named)
+
+    def delete(self, *words, **named):
+        return self._later(self._store.delete, words, named)
+
+    def range(self, *words, **named):
+        return self._later(self._store.range, words, named)
+
+    def answer(self, failure=None):
+        answer, result = self.waiting.pop(0)
+        answer.callback(value_of(result)) if failure is None else answer.errback(failure)
+
+    def answer_all(self):
+        while self.waiting:
+            self.answer()
+        self.slow = False
+
+
+@pytest.fixture
+def slow(broker):
+    slow = broker.memberships._store = Slow(broker.store)
+    slow.slow = False
+    return slow
+
+
+def begin(coroutine):
+    return Deferred.fromCoroutine(coroutine)
+
+
+def test_what_is_left_while_one_becomes_a_member_is_not_joined_again(broker, slow):
+    first = attach(broker, "ann")
+    do(first.join("a"))
+    second = attach(broker)
+    do(second.join("early"))
+    slow.slow = True
+    coming = begin(second.become("ann"))
+    slow.answer()  # it has read what there is, and stores what it has joined before
+    parting = begin(first.part("a"))
+    slow.answer_all()
+    assert value_of(coming) == ["early"]
+    assert parting.called
+    assert not second.joined("a")
+
+
+def test_what_is_left_as_nobody_while_it_becomes_a_membership_is_none(broker, slow):
+    ann = attach(broker)
+    for topic in ("a", "b"):
+        do(ann.join(topic))
+    slow.slow = True
+    coming = begin(ann.become("ann"))
+    slow.answer()
+    do(ann.part("a"))  # while it is stored
+    do(ann.part("b"))  # before it is stored
+    slow.answer_all()
+    assert value_of(coming) == []
+    assert do(attach(broker).become("ann")) == []
+
+
+def test_what_is_joined_as_nobody_while_one_becomes_a_member_is_a_membership(broker, slow):
+    ann = attach(broker)
+    slow.slow = True
+    coming = begin(ann.become("ann"))
+    do(ann.join("a"))
+    slow.answer_all()
+    assert value_of(coming) == ["a"]
+    assert do(attach(broker).become("ann")) == ["a"]
+
+
+@pytest.mark.parametrize("answers", [0, 1])
+def test_becoming_that_is_given_up_leaves_nothing_behind(broker, slow, answers):
+    ann = attach(broker)
+    do(ann.join("early"))
+    slow.slow = True
+    coming = begin(ann.become("ann"))
+    for _ in range(answers):
+        slow.answer()
+    coming.cancel()
+    slow.answer_all()
+    with pytest.raises(CancelledError):
+        value_of(coming)
+    assert (ann.member, len(broker.memberships)) == ("", 0)
+    ann.close()
+    assert len(broker.topics) == 0
+
+
+def test_becoming_the_same_twice_at_once_is_to_become_it_once(broker, slow):
+    ann = attach(broker)
+    slow.slow = True
+    first, second = begin(ann.become("ann")), begin(ann.become("ann"))
+    first.cancel()
+    slow.answer_all()
+    with pytest.raises(CancelledError):
+        value_of(first)
+    assert value_of(second) == []
+    do(ann.join("a"))
+    assert do(ann.become("ann")) == ["a"]
+    ann.close()
+    assert len(broker.memberships) == 0
+
+
+def test_joining_that_is_given_up_is_done_all_the_same(broker, slow):
+    ann = attach(broker, "ann")
+    slow.slow = True
+    joining = begin(ann.join("a"))
+    joining.cancel()
+    slow.answer_all()
+    with pytest.raises(CancelledError):
+        value_of(joining)
+    assert ann.joined("a")
+    assert do(attach(broker).become("ann")) == ["a"]
+
+
+def test_joining_that_is_given_up_and_fails_leaves_no_subscription(broker, slow):
+    ann = attach(broker, "ann")
+    slow.slow = True
+    joining = begin(ann.join("a"))
+    joining.cancel()
+    slow.answer(Unavailable("store"))
+    with pytest.raises(CancelledError):
+        value_of(joining)
+    assert not ann.joined("a")
+
+
+def test_parting_that_is_given_up_is_done_all_the_same(broker, slow):
+    first, second = attach(broker, "ann"), attach(broker, "ann")
+    for peer in (first, second):
+        do(peer.join("a"))
+    slow.slow = True
+    parting = begin(first.part("a"))
+    parting.cancel()
+    slow.answer_all()
+    with pytest.raises(CancelledError):
+        value_of(parting)
+    assert (first.joined("a"), second.joined("a")) == (False, False)
+
+
+def test_joining_again_while_one_leaves_is_to_stay(broker, slow):
+    first, second = attach(broker, "ann"), attach(broker, "ann")
+    do(first.join("a"))
+    slow.slow = True
+    calls = [begin(second.part("a")), begin(first.join("a")), begin(second.join("a"))]
+    slow.answer_all()
+    assert all(call.called for call in calls)
+    assert (first.joined("a"), second.joined("a")) == (True, True)
+    assert do(attach(broker).become("ann")) == ["a"]
+
+
+def test_joining_again_while_one_leaves_fails_as_a_whole(broker, slow):
+    first, second = attach(broker, "ann"), attach(broker, "ann")
+    do(first.join("a"))
+    slow.slow = True
+    begin(second.part("a"))
+    joining = begin(first.join("a"))
+    slow.answer()
+    slow.answer(Unavailable("store"))
+    with pytest.raises(Unavailable):
+        value_of(joining)
+    assert not first.joined("a")
+
+
+def test_parting_from_all_while_one_joins_is_not_undone(broker, slow):
+    ann = attach(broker, "ann")
+    slow.slow = True
+    joining = begin(ann.join("a"))
+    ann.part_all()
+    slow.answer_all()
+    assert value_of(joining) is None
+    assert not ann.joined("a")
+
+
+def test_becoming_another_while_one_joins_is_not_undone(broker, slow):
+    peer = attach(broker, "ann")
+    slow.slow = True
+    joining, coming = begin(peer.join("a")), begin(peer.become("bob"))
+    slow.waiting.reverse()
+    slow.answer_all()
+    assert (value_of(coming), value_of(joining)) == ([], None)
+    assert not peer.joined("a")
+
+
+def test_what_is_left_while_all_is_stored_again_stays_left(broker, slow):
+    ann = attach(broker, "ann")
+    for topic in ("a", "b"):
+        do(ann.join(topic))
+    slow.slow = True
+    restoring = begin(broker.memberships.restore())
+    for topic in ("a", "b"):
+        begin(ann.part(topic))
+    slow.answer_all()
+    assert value_of(restoring) is None
+    assert do(attach(broker).become("ann")) == []
+
+
+def test_who_comes_while_all_is_stored_again_has_what_is_known(broker, slow):
+    first = attach(broker, "ann")
+    do(first.join("a"))
+    for key, _ in value_of(broker.store.range("member", "", "\U0010ffff", 10)):
+        value_of(broker.store.delete("member", key))
+    broker.memberships.lost()
+    assert do(attach(broker).become("ann")) == ["a"]
+    do(broker.memberships.restore())
+    first.close()
+    assert do(attach(broker).become("ann")) == ["a"]
+
+
+# Several nodes
 
 
 def told_by_another_node(member, topic):

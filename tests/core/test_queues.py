@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import attrs
 import pytest
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.task import Clock
 
 from broker.core import queues as queues_module
@@ -306,3 +306,53 @@ def test_drain_during_a_drain_looks_again(store, clock, takers):
     queues.drain("client:bob")
     value_of(queues.put(Mail("client:bob", "", b"2")))
     assert bob.bodies == [b"1", b"2"]
+
+
+@pytest.mark.parametrize("error", [Unavailable("store"), ZeroDivisionError()])
+def test_delivery_that_has_failed_is_tried_again_by_itself(queues, store, takers, clock, monkeypatch, error):
+    put(queues, 1)
+    takers["client:bob"] = [bob := Taker()]
+    monkeypatch.setattr(queues_module.log, "error", lambda text, **_: None, raising=False)
+    with monkeypatch.context() as broken:
+        broken.setattr(store, "read", lambda *_: fail(error))
+        queues.drain("client:bob")
+        clock.pump([queues_module.RETRY_DELAY] * 10)
+    clock.advance(queues_module.MAX_RETRY_DELAY)
+    assert bob.bodies == [b"1"]
+    assert clock.getDelayedCalls() == []
+
+
+def test_mail_that_was_stored_although_that_failed_is_delivered(queues, store, takers, monkeypatch):
+    takers["client:bob"] = [bob := Taker()]
+    original = store.append
+
+    def append(*words):
+        value_of(original(*words))
+        return fail(Unavailable("store"))
+
+    monkeypatch.setattr(store, "append", append)
+    with pytest.raises(Unavailable):
+        put(queues, 1)
+    assert bob.bodies == [b"1"]
+
+
+def test_a_sender_that_goes_while_its_mail_is_stored_keeps_nobody_waiting(store, clock, takers):
+    slow = SlowStore(store)
+    queues = Queues(cast(Any, slow), clock, lambda queue: takers.get(queue, []))
+    takers["client:bob"] = [bob := Taker()]
+    sent = queues.put(Mail("client:bob", "", b"1"))
+    sent.cancel()
+    slow.go()
+    with pytest.raises(CancelledError):
+        value_of(sent)
+    assert bob.bodies == [b"1"]
+
+
+def test_stopping_leaves_no_timer(queues, store, takers, clock, monkeypatch):
+    put(queues, 1)
+    takers["client:bob"] = [Taker()]
+    monkeypatch.setattr(store, "read", lambda *_: fail(Unavailable("store")))
+    queues.drain("client:bob")
+    queues.stop()
+    queues.drain("client:bob")
+    assert clock.getDelayedCalls() == []

@@ -1,6 +1,9 @@
+import sys
+from collections import Counter
+
 import pytest
 
-from broker.core.registry import Registry
+from broker.core.registry import NAME_BYTES, Registry
 from broker.errors import Taken
 
 
@@ -80,3 +83,28 @@ def test_removing_what_one_does_not_hold_is_nothing(registry):
     assert not registry.remove("ann", "b")
     assert registry.remove("ann", "a")
     assert registry.names_of("ann") == []
+
+
+def test_the_names_of_one_holder_have_one_registration_and_each_counts():
+    counted = Counter()
+    registry = Registry("exists", lambda holder, change: counted.update({holder: change}))
+    for name in ("add", "sub"):
+        registry.add("ann", name)
+        registry.add("ann", name)
+    registry.add("ann", "shared", shared=True)
+    assert registry["add"] is registry["sub"]
+    assert registry["add"].holders == ["ann"]
+    assert counted["ann"] == 3 * NAME_BYTES + len("addsubshared")
+    assert registry.remove("ann", "add")
+    assert registry["sub"].next() == "ann"
+    registry.leave("ann")
+    assert (dict(registry), counted["ann"]) == ({}, 0)
+
+
+def test_a_registry_without_names_keeps_no_room_for_those_it_had():
+    registry = Registry("exists")
+    empty = sys.getsizeof(registry)
+    for number in range(1000):
+        registry.add("ann", f"m{number}")
+    registry.leave("ann")
+    assert sys.getsizeof(registry) <= empty

@@ -16,6 +16,7 @@ from broker.config.options import Retention
 from broker.config.settings import Settings
 from broker.core.memberships import CONTROL as LEFT
 from broker.core.owners import CONTROL as OWNED
+from broker.core.registry import NAME_BYTES
 from broker.core.service import EXPIRY, SWEEP, SWEEPER, Broker
 from broker.errors import Taken, Unauthenticated, Unavailable
 from broker.messages import Event, Identity, Request
@@ -297,6 +298,24 @@ def test_a_store_that_has_lost_all_gets_what_the_node_knows(clustered):
     assert clustered.bus.begun == 1
 
 
+def test_a_store_that_comes_back_empty_and_late_gets_what_the_node_knows(clustered, clock, monkeypatch):
+    ann, keys = attach(clustered), {"client": "ann", "member": "8:test:annroom"}
+    value_of(ann.take_name("ann"))
+    ann.appear()
+    value_of(ann.become("ann"))
+    value_of(ann.join("room"))
+    for space, key in keys.items():
+        value_of(clustered.store.delete(space, key))
+    with monkeypatch.context() as away:
+        away.setattr(clustered.store, "set", lambda *words, **named: fail(Unavailable("redis")))
+        clustered.store.wiped()
+        clock.pump([1.0] * 5)
+    assert [value_of(clustered.store.get(*pair)) for pair in keys.items()] == [None, None]
+    assert value_of(attach(clustered).become("ann")) == ["room"]  # what the store has yet to get counts, too
+    clock.pump([1.0] * 2)
+    assert None not in [value_of(clustered.store.get(*pair)) for pair in keys.items()]
+
+
 def test_gauges_count_what_there_is(clock):
     broker = make_broker(clock)
     ann, bob = attach(broker), attach(broker)
@@ -309,7 +328,8 @@ def test_gauges_count_what_there_is(clock):
     poll = ensureDeferred(ann.poll("news", 0, 10, 5.0))
     gauges = {name: read() for name, (_, read) in broker.metrics.gauges.items()}
     counted = {"calls_pending": 1, "polls_waiting": 1, "topics": 2, "services": 3, "sessions": 1, "store_bytes": 0}
-    held = dict.fromkeys(("memory_held_bytes", "send_queue_bytes", "upload_bytes", "held_bytes"), 0)
+    names = 3 * (NAME_BYTES + 1)
+    held = {"memory_held_bytes": names, "send_queue_bytes": 0, "upload_bytes": 0, "held_bytes": names}
     assert gauges == {**counted, **held, "memory_limit_bytes": broker.settings.memory_limit_bytes}
     poll.addErrback(lambda failure: failure.trap(CancelledError)).cancel()
 

@@ -1,168 +1,214 @@
-"""Nodes and Redis are killed at random while writers post and readers follow.
+"""Nodes, Redis and the network between them fail at random, while clients of all kinds go on.
 
-``python -m tests.faults.fault_loop 30`` prints its tally: every event that was
-acknowledged must have been read by every reader, once and in order.
+``python -m tests.faults.fault_loop 30 --sentinel`` does thirty faults and prints what came of it; its exit
+status is 1 when a promise was broken.  ``--seed`` repeats the choices of a run, though not its timing.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
 import random
-import sys
-from collections.abc import Sequence
 from typing import Any
 
-import attrs
 from twisted.internet import reactor
-from twisted.internet.defer import CancelledError, Deferred, gatherResults
-from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost
-from twisted.internet.task import deferLater, react
-from twisted.web.client import RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import react
 
-from tests.bridge.clients import Ganomede
-from tests.support.cluster import Cluster
+from tests.faults.events import Log, Observer, Poller, Reader, deaf
+from tests.faults.exchanges import (
+    LIMIT,
+    Calls,
+    Exchange,
+    Exclusive,
+    ExclusiveService,
+    Increments,
+    Jobs,
+    Rooms,
+    Streams,
+)
+from tests.faults.faults import LEASE, Faults, SentinelFaults
+from tests.support.cluster import ProxiedCluster, SentinelCluster
+from tests.support.eventually import eventually, pause
 from tests.support.http_client import get
 
-GONE = (
-    *(ConnectError, ConnectionDone, ConnectionLost),
-    *(ResponseFailed, ResponseNeverReceived, RequestTransmissionFailed),
-)
-WRITERS, READERS = 6, 3
-PAUSE = 0.25  # seconds between two faults
-CHANNEL = "faults"
-
-
-@attrs.define
-class Tally:
-    """What happened.
-
-    Attributes:
-        acknowledged: number of the event by its id, as its writer was told.
-        refused: how many posts were answered with an error, or not at all.
-        read: what each reader has read, in that order: id and number.
-        faults: how often what was killed.
-    """
-
-    acknowledged: dict[int, int] = attrs.field(factory=dict)
-    refused: int = 0
-    read: list[list[tuple[int, int]]] = attrs.field(factory=list)
-    faults: dict[str, int] = attrs.field(factory=lambda: {"node": 0, "redis": 0})
-
-    def problems(self) -> list[str]:
-        """Return what should not be."""
-        found = []
-        for reader, events in enumerate(self.read):
-            ids = [id for id, _ in events]
-            if ids != list(range(1, len(ids) + 1)):
-                found.append(f"reader {reader} has read {len(ids)} events with a hole, twice or out of order")
-            read = dict(events)
-            lost = [id for id, number in self.acknowledged.items() if read.get(id) != number]
-            if lost:
-                found.append(f"reader {reader} misses {len(lost)} acknowledged events: {sorted(lost)[:10]}")
-        return found
-
-    def __str__(self) -> str:
-        return (
-            f"{self.faults['node']} nodes and {self.faults['redis']} times Redis killed; "
-            f"{len(self.acknowledged)} events acknowledged, {self.refused} posts not; "
-            f"read by {len(self.read)} readers: {[len(events) for events in self.read]}; "
-            f"problems: {self.problems() or 'none'}"
-        )
+WRITERS, POLLERS, OBSERVERS = 20, 3, 3
+PAUSE = 0.5  # seconds between two faults
+ENVIRON = {
+    "TXBROKER_NODE_LEASE_SECONDS": str(LEASE),
+    "TXBROKER_DURABLE_TOPICS": "kept.>",
+    "TXBROKER_ERROR_DELAY_SECONDS": "0.05",
+    "TXBROKER_POLL_TIMEOUT_SECONDS": "1",
+    "TXBROKER_REQUEST_IDLE_SECONDS": "5",
+    "TXBROKER_CALL_TIMEOUT_SECONDS": "5",
+}
 
 
 class Loop:
-    """Writers, readers and faults on one cluster."""
+    """All the clients, and the faults, on one cluster."""
 
-    def __init__(self, cluster: Cluster, seed: int) -> None:
+    def __init__(self, cluster: ProxiedCluster, seed: int, *, going_back: bool) -> None:
         self._cluster = cluster
-        self._random = random.Random(seed)
-        self._numbers = iter(range(1, 1 << 60))
+        chance = random.Random(seed)
+        kind = SentinelFaults if isinstance(cluster, SentinelCluster) else Faults
+        self.faults = kind(cluster, random.Random(chance.random()), going_back=going_back)
+        self.log = Log()
+        nodes = cluster.nodes
+        self.readers: list[Reader] = [
+            *(Poller(f"poller{n}", nodes, random.Random(chance.random())) for n in range(POLLERS)),
+            *(Observer(f"observer{n}", nodes, random.Random(chance.random())) for n in range(OBSERVERS)),
+        ]
+        self._chance = chance
+        self.calls, self.streams, self.jobs = self._make(Calls), self._make(Streams), self._make(Jobs)
+        self.exclusive, self.service = self._make(Exclusive), self._make(ExclusiveService)
+        self.increments, self.rooms = self._make(Increments), self._make(Rooms)
         self._writing = True
-        self._goal: int | None = None
-        self.tally = Tally(read=[[] for _ in range(READERS)])
+        self.deaf: list[str] = []
+        self.unanswered: set[int] = set()
 
-    async def run(self, rounds: int) -> Tally:
-        """Do *rounds* faults; return what happened."""
+    def _make(self, kind: Any) -> Any:
+        return kind(self.faults, random.Random(self._chance.random()))
+
+    @property
+    def exchanges(self) -> list[Exchange]:
+        return [self.calls, self.streams, self.jobs, self.exclusive, self.service, self.increments, self.rooms]
+
+    async def run(self, rounds: int) -> None:
+        """Let *rounds* things fail, then let everything come to rest."""
         writers = [Deferred.fromCoroutine(self._write()) for _ in range(WRITERS)]
-        readers = [Deferred.fromCoroutine(self._read(number)) for number in range(READERS)]
+        readers = [Deferred.fromCoroutine(reader.follow()) for reader in self.readers]
+        working = [Deferred.fromCoroutine(task) for exchange in self.exchanges for task in exchange.tasks()]
+        await pause(PAUSE)
         for _ in range(rounds):
-            await self._fault()
-            await deferLater(reactor, PAUSE)
+            await self.faults.strike()
+            self.unanswered.update(self.calls.late())
+            await pause(PAUSE)
+        self.faults.say("everything is well again")
+        await self._until_ready()
         self._writing = False
         await gatherResults(writers)
-        self._goal = max(self.tally.acknowledged, default=0)
-        await gatherResults(readers)
-        return self.tally
-
-    async def _fault(self) -> None:
-        if self._random.random() < 0.4:
-            self.tally.faults["redis"] += 1
-            await self._cluster.redis.kill()
-            await self._cluster.redis.start()
-        else:
-            self.tally.faults["node"] += 1
-            node = self._random.choice(self._cluster.nodes)
-            await node.kill()
-            await node.start()
-
-    def _api(self) -> Ganomede:
-        return Ganomede(self._random.choice(self._cluster.nodes))
+        await self._last_words()
+        self.faults.say("the last events are read, and the calls have ended")
+        for exchange in self.exchanges:
+            await exchange.finish()
+            exchange.going_on = False
+        self.faults.say("all exchanges are finished")
+        for reader in self.readers:
+            reader.going_on = False
+        for task in (*readers, *working):
+            task.cancel()  # wherever it waits; it goes on from there, and finds that it is time to go
+        await gatherResults([*readers, *working])
+        self.faults.say("everybody has gone")
 
     async def _write(self) -> None:
         while self._writing:
-            number = next(self._numbers)
-            said = {"clientId": "w", "secret": "any", "channel": CHANNEL, "from": "s", "type": "T"}
-            try:
-                answer = await self._api().post_raw(json.dumps({**said, "data": {"n": number}}).encode())
-            except GONE:
-                answer = None
-            if answer is not None and answer.status == 200:
-                self.tally.acknowledged[answer.json()["id"]] = number
-            else:
-                self.tally.refused += 1
-                await deferLater(reactor, 0.02)
+            acknowledged = await self.log.post(self._chance.choice(self._cluster.nodes))
+            await pause(0.1 if acknowledged else 0.05)
 
-    async def _read(self, reader: int) -> None:
-        events = self.tally.read[reader]
-        while self._goal is None or len(events) < self._goal:
-            after: dict[str, Any] = {"after": events[-1][0]} if events else {}
-            url = self._api().url("events", channel=CHANNEL, clientId=f"reader {reader}", limit=500, **after)
-            try:
-                answer = await get(url)
-            except (*GONE, CancelledError):
-                answer = None
-            if answer is not None and answer.status == 200:
-                events += [(event["id"], event["data"]["n"]) for event in answer.json()]
-            else:
-                await deferLater(reactor, 0.02)
+    async def _until_ready(self) -> None:
+        for node in self._cluster.nodes:
+            while (await get(node.admin_url + "/ready")).status != 200:
+                await pause(0.1)
+
+    async def _last_words(self) -> None:
+        """Post one event more at each node, and see who hears it; let the calls end meanwhile."""
+        began = reactor.seconds()
+        while reactor.seconds() - began < 1.0:  # readers that have just connected subscribe
+            await pause(0.1)
+        for node in self._cluster.nodes:
+            while not await self.log.post(node):
+                await pause(0.1)
+        last = max(self.log.acknowledged)
+        try:
+            await eventually(lambda: not deaf(self.readers, last), 2 * LIMIT)
+        except AssertionError:
+            self.deaf = deaf(self.readers, last)
+        self.calls.going_on = False
+        while self.calls.open and not self.calls.late():
+            await pause(0.1)
+        self.unanswered.update(self.calls.open)
+
+    # What came of it
+
+    def lost(self) -> set[int]:
+        """Return the acknowledged events that some reader has missed without being told."""
+        return {number for reader in self.readers for number in reader.missing(self.log, self.faults.back)}
+
+    def doubled(self) -> list[str]:
+        """Return what readers have read twice, out of order or with a hole."""
+        return [fault for reader in self.readers for fault in reader.faults]
+
+    def problems(self) -> list[str]:
+        """Return which promises were broken."""
+        found = {
+            f"acknowledged events lost: {sorted(self.lost())[:10]}": self.lost(),
+            f"read twice, out of order or with holes: {self.doubled()[:5]}": self.doubled(),
+            f"calls without an end: {sorted(self.unanswered)[:10]}": self.unanswered,
+            f"calls executed twice: {self.calls.twice()[:10]}": self.calls.twice(),
+            f"deaf readers: {self.deaf}": self.deaf,
+            f"two holders of a name: {self.two_holders()[:5]}": self.two_holders(),
+            f"others: {self.others()[:5]}": self.others(),
+        }
+        return [text for text, there in found.items() if there]
+
+    def two_holders(self) -> list[str]:
+        return self.exclusive.two + self.service.two
+
+    def others(self) -> list[str]:
+        return [fault for exchange in self.exchanges for fault in exchange.faults]
+
+    def __str__(self) -> str:
+        told = max(len(reader.epochs) - 1 for reader in self.readers)
+        lines = [
+            f"faults: {self.faults.summary()}",
+            f"acknowledged {len(self.log.acknowledged)} (refused or without an answer {self.log.refused})",
+            f"lost {len(self.lost())} (new epochs told: {told})",
+            f"doubled, out of order or with holes {len(self.doubled())}",
+            f"unanswered calls {len(self.unanswered)} of {sum(self.calls.counts.values())}; "
+            f"the longest took {self.calls.longest:.1f} s",
+            f"calls executed twice {len(self.calls.twice())}",
+            f"deaf readers {len(self.deaf)} of {len(self.readers)}",
+            f"two holders of an exclusive name {len(self.two_holders())} of {self.exclusive.counts['holders']} + "
+            f"{self.service.counts['holders']} holders",
+            f"longest gap {self.log.longest_gap:.1f} s",
+            *(f"{type(exchange).__name__.lower()}: {dict(exchange.counts)}" for exchange in self.exchanges),
+            *(f"BROKEN: {problem}" for problem in self.problems()),
+        ]
+        return "\n".join(lines)
 
 
-async def run(rounds: int, seed: int) -> Tally:
+async def run(rounds: int, seed: int, *, sentinel: bool = False, going_back: bool = True) -> Loop:
     """Run the loop on a cluster of its own."""
-    cluster = await Cluster.new(
-        TXBROKER_ERROR_DELAY_SECONDS="0.05", TXBROKER_POLL_TIMEOUT_SECONDS="1", TXBROKER_PROTOCOLS="ganomede"
-    ).start()
-    cluster.provoked.append("Redis")
+    cluster = (SentinelCluster if sentinel else ProxiedCluster).new(**ENVIRON)
+    await cluster.start()
+    cluster.provoked.extend(["Redis", "store", "lease", "epoch", "subscription"])
     try:
-        return await Loop(cluster, seed).run(rounds)
+        loop = Loop(cluster, seed, going_back=going_back)
+        await loop.run(rounds)
+        return loop
     finally:
         await cluster.end()
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Run as many rounds as the first argument says; the second is the seed."""
-    rounds = int(arguments[0]) if arguments else 30
-    seed = int(arguments[1]) if len(arguments) > 1 else random.randrange(1 << 30)
+def main() -> None:
+    """Do as many rounds as are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("count", type=int, nargs="?", default=30, metavar="ROUNDS")
+    parser.add_argument("--rounds", type=int, help="the same")
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
+    parser.add_argument("--sentinel", action="store_true", help="a master with two replicas and three Sentinels")
+    parser.add_argument("--no-going-back", action="store_true", help="let Redis lose nothing")
+    options = parser.parse_args()
+    rounds = options.count if options.rounds is None else options.rounds
 
     async def work(_: Any) -> None:
-        print(f"{rounds} rounds, seed {seed}")
-        tally = await run(rounds, seed)
-        print(tally)
-        if tally.problems():
+        print(f"{rounds} rounds, seed {options.seed}")
+        loop = await run(rounds, options.seed, sentinel=options.sentinel, going_back=not options.no_going_back)
+        print(loop)
+        if loop.problems():
             raise SystemExit(1)
 
     react(lambda reactor: Deferred.fromCoroutine(work(reactor)))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

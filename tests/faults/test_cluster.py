@@ -353,8 +353,18 @@ async def test_a_redis_that_hangs_is_unavailable_within_a_bounded_time(cluster: 
 @pytest.mark.timeout(600)
 @pytest_twisted.ensureDeferred
 async def test_nothing_acknowledged_is_lost_in_rounds_of_faults(soak: bool) -> None:
-    rounds = 30 if soak else 4
-    tally = await fault_loop.run(rounds, seed=random.randrange(1 << 30))
-    print(tally)
-    assert tally.problems() == []
-    assert len(tally.acknowledged) > rounds
+    loop = await fault_loop.run(30 if soak else 2, seed=random.randrange(1 << 30), going_back=False)
+    print(loop)
+    assert (loop.lost(), loop.doubled(), loop.deaf) == (set(), [], [])
+    assert len(loop.log.acknowledged) > 30
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("sentinel", [False, True], ids=["one Redis", "Sentinels"])
+@pytest_twisted.ensureDeferred
+async def test_no_promise_is_broken_in_many_rounds_of_faults(soak: bool, sentinel: bool) -> None:
+    if not soak:
+        pytest.skip("it takes minutes")
+    loop = await fault_loop.run(30, seed=random.randrange(1 << 30), sentinel=sentinel)
+    print(loop)
+    assert loop.problems() == []

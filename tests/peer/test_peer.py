@@ -11,13 +11,14 @@ from zope.interface.verify import verifyObject
 
 from broker.access.permissions import Grants, Permissions, Rule
 from broker.access.principals import Access
+from broker.core.registry import NAME_BYTES
 from broker.core.slices import slices_of
 from broker.errors import BrokerError, Denied, Gone, Invalid, NotFound, RateLimited, Taken, Unauthenticated, Unavailable
 from broker.interfaces import IPeer
 from broker.messages import Event, Request
 from broker.patterns import CONTROL_PREFIX
 from broker.peer import Peer
-from broker.peer.calls import NAMES_PER_LOOK
+from broker.peer.calls import MAX_LISTINGS, NAMES_PER_LOOK
 from broker.testing import make_broker, value_of
 from tests.support.peers import Session, attach, call, closings_of, perform
 
@@ -687,6 +688,7 @@ def test_closing_undoes_everything(broker, clock):
     bob.watch(lambda key: True)
     call(ann, "m")
     call(bob, "m")
+    heard = bob.session.heard
     bob.close()
     assert len(broker.topics) == 0
     assert broker.calls.pending == 0
@@ -695,7 +697,7 @@ def test_closing_undoes_everything(broker, clock):
     assert len(broker.queues) == 1  # ann's
     assert isinstance(ann.session.replies[0].error, BrokerError)
     broker.arrived(Event("kv/k", "set", b"1"))
-    assert bob.session.heard == []
+    assert heard == []
     assert not bob.post_mail(None)
 
 
@@ -742,6 +744,47 @@ def test_procedures_that_match_are_found_in_slices(broker, clock):
     assert value_of(first) == ["m0.000", "m0.001"]
     with pytest.raises(Invalid):
         value_of(Deferred.fromCoroutine(peers[0].matching_procedures("a..*")))
+
+
+def test_procedures_are_searched_for_one_client_after_the_other(broker, clock):
+    ann, bob = attach(broker), attach(broker)
+    perform(ann, *(f"m.{index:03}" for index in range(NAMES_PER_LOOK)))
+    slices = slices_of(clock)
+    slices.begin()
+    clock.rightNow += 1
+    searches = [Deferred.fromCoroutine(bob.matching_procedures(">", 1)) for _ in range(MAX_LISTINGS + 1)]
+    assert slices.pauses == 1
+    with pytest.raises(RateLimited):
+        value_of(Deferred.fromCoroutine(bob.matching_procedures(">")))
+    slices.finish()
+    clock.advance(0)
+    assert [value_of(search) for search in searches] == [["m.000"]] * len(searches)
+
+
+def test_a_search_for_procedures_ends_with_its_client(broker, clock):
+    ann, bob = attach(broker), attach(broker)
+    perform(ann, *(f"m.{index:03}" for index in range(NAMES_PER_LOOK)))
+    slices = slices_of(clock)
+    slices.begin()
+    clock.rightNow += 1
+    searches = [Deferred.fromCoroutine(bob.matching_procedures(">")) for _ in range(2)]
+    bob.close()
+    slices.finish()
+    clock.advance(0)
+    for search in searches:
+        with pytest.raises(Gone):
+            value_of(search)
+
+
+def test_names_that_a_client_registers_count_as_held_for_it(broker):
+    ann = attach(broker)
+    perform(ann, "a", "b")
+    perform(ann, "s", as_service=True)
+    assert broker.memory.held.used == 3 * (NAME_BYTES + 1)
+    ann.release("a")
+    assert broker.memory.held.used == 2 * (NAME_BYTES + 1)
+    ann.close()
+    assert broker.memory.held.used == 0
 
 
 def test_what_a_peer_watches_ends_with_it(broker):

@@ -8,7 +8,7 @@ import pytest
 
 from broker.access.principals import Access
 from broker.messages import Event
-from protocols.ganomede.indices import MAX_VALUE, path_of, text_at
+from protocols.ganomede.indices import MAX_PARTS, MAX_PLACE, MAX_VALUE, path_of, text_at
 from tests.protocols.ganomede_api import SECRET, Api, error
 
 INDICES = "/events/v1/indices"
@@ -154,6 +154,26 @@ def test_who_may_not_read_the_channel_may_not_read_its_index(api):
 )
 def test_the_text_at_a_path(field, found):
     body = b'{"username":"alice","user name":"quoted","empty":"","number":42,"null":null,"deep":{"a":[{"b":"B"}]}}'
+    assert text_at(Event("users", "T", body, "svc", id=1), field) == found
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "found"),
+    [
+        (b'["x",%s1]' % (b"[]," * 30_000), "data[0]", "x"),
+        (b'{%s"a":"x"}' % b"".join(b'"%d":1,' % number for number in range(30_000)), "data.a", "x"),
+        (b'{"a":"x","a":"y"}', "data.a", "y"),
+        (b'{"a\\"b":"x"}', 'data[a"b]', "x"),
+        (b"[%s]" % b",".join(b'"%d"' % number for number in range(200)), "data[199]", "199"),
+        (b"[%s]" % b",".join(b'"%d"' % number for number in range(MAX_PARTS + 2)), f"data[{MAX_PLACE}]", None),
+        (b"[%s]" % b",".join(b'"%d"' % number for number in range(MAX_PARTS + 2)), "data[63]", "63"),
+        (b'{%s"a\\"b":"x"}' % b"".join(b'"%d":1,' % number for number in range(30_000)), 'data[a"b]', None),
+        (b'["x"]', "data.a", None),
+        (b"{}", "data[0]", None),
+    ],
+    ids=range(10),
+)
+def test_the_text_at_a_path_of_a_large_body(body, field, found):
     assert text_at(Event("users", "T", body, "svc", id=1), field) == found
 
 

@@ -1,4 +1,4 @@
-"""Three real brokers on one real Redis, which look like one."""
+"""Three real brokers on one real Redis, which look like one; if need be over a network that fails."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import ClassVar, Self
 from twisted.internet.defer import Deferred, gatherResults
 
 from tests.support.daemon import WITH_METRICS, Daemon
+from tests.support.proxy import Network, Proxy
 from tests.support.redis_server import RedisServer
+from tests.support.sentinel import MASTER, SentinelSetup
 
 NODES = 3
 
@@ -39,29 +41,39 @@ class Cluster:
         # Not pytest's own: the path of a unix socket holds no more than 107 bytes.
         return cls(Path(tempfile.mkdtemp(prefix="txbroker-")), nodes, **environ)
 
-    async def start(self) -> Cluster:
+    async def start(self) -> Self:
         """Start Redis and all nodes."""
         await self.redis.start()
         return await self.start_nodes()
 
-    async def start_nodes(self) -> Cluster:
+    async def start_nodes(self) -> Self:
         """Start the nodes alone, for a Redis that has run before."""
-        shared = {"TXBROKER_STORE": f"redis+unix://{self.redis.socket}", "TXBROKER_DRAIN_SECONDS": "2"}
-        for node in self.nodes:
+        for number, node in enumerate(self.nodes):
+            shared = {"TXBROKER_STORE": await self.store_of(number), "TXBROKER_DRAIN_SECONDS": "2"}
             node.environ.update({**WITH_METRICS, **self.environ, **shared})
         await gatherResults([Deferred.fromCoroutine(node.start()) for node in self.nodes])
         return self
+
+    async def store_of(self, number: int) -> str:
+        """Return the URL by which a node reaches Redis."""
+        return f"redis+unix://{self.redis.socket}"
 
     async def end(self) -> None:
         """Stop all of it, and fail when a node had an error in its log that no test provoked."""
         try:
             running = [node for node in self.nodes if node.running]
+            for node in running:
+                node.program.thaw()
             statuses = await gatherResults([Deferred.fromCoroutine(node.stop()) for node in running])
             assert set(statuses) <= {0}, "\n".join(self.output)
         finally:
-            await self.redis.kill()
+            await self.end_redis()
             shutil.rmtree(self.directory)
         assert not self.troubles(), "\n".join(self.output)
+
+    async def end_redis(self) -> None:
+        """Kill Redis."""
+        await self.redis.kill()
 
     # What tests ask of a daemon.
 
@@ -98,3 +110,57 @@ class Cluster:
         for node in self.nodes[1:]:
             node.provoked = self.provoked
         return [line for node in self.nodes for line in node.troubles()]
+
+
+class ProxiedCluster(Cluster):
+    """One where each node reaches Redis over a network of its own that can fail, ``networks[number]``."""
+
+    def __init__(self, directory: Path, nodes: int = NODES, /, **environ: str) -> None:
+        super().__init__(directory, nodes, **environ)
+        self.networks: list[Network] = []
+
+    async def store_of(self, number: int) -> str:
+        proxy = await Proxy(self.redis.port).start()
+        self.networks.append(Network([proxy]))
+        return f"redis://127.0.0.1:{proxy.port}"
+
+    async def end(self) -> None:
+        for network in self.networks:
+            network.heal()
+        try:
+            await super().end()
+        finally:
+            for network in self.networks:
+                await network.stop()
+
+
+class SentinelCluster(ProxiedCluster):
+    """One on a master with replicas and Sentinels, ``setup``, in the place of the one Redis."""
+
+    def __init__(self, directory: Path, nodes: int = NODES, /, **environ: str) -> None:
+        super().__init__(directory, nodes, **environ)
+        place = directory / "s"
+        place.mkdir()
+        self.setup = SentinelSetup(place, "--appendonly", "yes", "--appendfsync", "always")
+
+    async def start(self) -> Self:
+        await self.setup.start()
+        await self.start_nodes()
+        return self
+
+    async def store_of(self, number: int) -> str:
+        servers = [await Proxy(server.port).start() for server in self.setup.servers]
+        # What the Sentinels say of a server leads to the way that this node has to it.
+        rewritten = {_resp(proxy.target): _resp(proxy.port) for proxy in servers}
+        sentinels = [await Proxy(port, rewritten).start() for port in self.setup.sentinels]
+        self.networks.append(Network([*servers, *sentinels]))
+        places = ",".join(f"127.0.0.1:{proxy.port}" for proxy in sentinels)
+        return f"redis+sentinel://{places}/{MASTER}"
+
+    async def end_redis(self) -> None:
+        await self.setup.end()
+
+
+def _resp(port: int) -> bytes:
+    assert port > 9999  # so that the length stays the same
+    return b"$5\r\n%d\r\n" % port

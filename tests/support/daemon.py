@@ -120,8 +120,9 @@ class Daemon:
 
     @property
     def admin_url(self) -> str:
-        """Where its admin port is; needs :data:`WITH_METRICS`."""
-        return next(str(event["metrics"]) for event in self.events() if "metrics" in event).removesuffix("/metrics")
+        """Where the admin port of its last run is; needs :data:`WITH_METRICS`."""
+        told = [str(event["metrics"]) for event in self.events() if "metrics" in event]
+        return told[-1].removesuffix("/metrics")
 
     async def until_metric(self, name: str, value: float) -> None:
         """Return when the sample *name*, labels included, has *value*; needs :data:`WITH_METRICS`."""

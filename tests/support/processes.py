@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -66,6 +67,17 @@ class Program(ProcessProtocol):
 
     def signal(self, number: int) -> None:
         self.transport.signalProcess(int(number))  # not all have a name that Twisted knows
+
+    def freeze(self) -> None:
+        """Let it hang, with its connections open, until ``thaw``; return when it does."""
+        self.signal(signal.SIGSTOP)
+        state = Path(f"/proc/{self.pid}/stat")
+        while state.read_text().rpartition(") ")[2][0] != "T":
+            time.sleep(0.001)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self.signal(signal.SIGCONT)
 
     def exit(self, timeout: float = TIMEOUT) -> Deferred[int]:
         """Return its exit status once it has ended and all it said is in ``lines``."""

@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,13 +95,10 @@ class RedisServer:
 
     def pause(self) -> None:
         """Let it hang, with its connections open, until ``resume``; return when it does."""
-        self.program.signal(signal.SIGSTOP)
-        state = Path(f"/proc/{self.program.pid}/stat")
-        while state.read_text().rpartition(") ")[2][0] != "T":
-            time.sleep(0.001)
+        self.program.freeze()
 
     def resume(self) -> None:
-        self.program.signal(signal.SIGCONT)
+        self.program.thaw()
 
     async def command(self, *words: str) -> object:
         """Do as an operator would with redis-cli."""

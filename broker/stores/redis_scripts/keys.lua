@@ -4,6 +4,15 @@ local function space_key(kind, space)
   return prefix .. kind .. ':' .. space
 end
 
+local function key_place(at)
+  return ARGV[at] .. '\0' .. ARGV[at + 1]
+end
+
+for _, verb in ipairs({'get', 'set', 'set_when_full', 'delete', 'swap', 'same', 'add'}) do
+  places[verb] = key_place
+end
+reads.get, reads.range = true, true
+
 local function parts(stored)
   -- Returns revision and expiry of an entry, and where its value begins.
   local first = string.find(stored, ' ', 1, true)
@@ -73,7 +82,11 @@ end
 
 -- space, key
 verbs.get = function(at)
+  if replied >= BUDGET then
+    return STOP, LATER
+  end
   local _, alive = look(ARGV[at], ARGV[at + 1])
+  replied = replied + (alive and #alive or 0)
   return alive
 end
 
@@ -174,29 +187,36 @@ verbs.add = function(at)
   return entry
 end
 
--- space, lower bound, upper bound, limit, bytes of entries after which no more are read (0: any number)
--- Returns keys and entries alternately.
+local RANGE_STEP = 1000  -- keys that one call looks at
+
+-- space, lower bound, upper bound, limit, bytes of entries after which no more are read
+-- Returns the lower bound of the next step, "" at the end; then keys and entries alternately.
 verbs.range = function(at)
-  local order, limit, most = space_key('order', ARGV[at]), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
-  local found, offset, size = {}, 0, 0
-  while true do
-    local keys = call('ZRANGEBYLEX', order, ARGV[at + 1], ARGV[at + 2], 'LIMIT', offset, math.min(limit, 500))
-    for _, key in ipairs(keys) do
-      local _, alive = look(ARGV[at], key)
-      if alive then
-        found[#found + 1] = key
-        found[#found + 1] = alive
-        size = size + #alive
-        if #found >= limit * 2 or (most > 0 and size >= most) then
-          return found
-        end
+  if replied >= BUDGET then
+    return STOP, LATER
+  end
+  local limit, most = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
+  local found, size = {''}, 0
+  local count = math.min(limit, RANGE_STEP)
+  local keys = call('ZRANGEBYLEX', space_key('order', ARGV[at]), ARGV[at + 1], ARGV[at + 2], 'LIMIT', 0, count)
+  for _, key in ipairs(keys) do
+    local _, alive = look(ARGV[at], key)
+    if alive then
+      found[#found + 1] = key
+      found[#found + 1] = alive
+      size = size + #key + #alive
+      if size >= most then
+        found[1] = '(' .. key
+        replied = replied + size
+        return found
       end
     end
-    if #keys < math.min(limit, 500) then
-      return found
-    end
-    offset = offset + #keys
   end
+  replied = replied + size
+  if #keys == count then
+    found[1] = '(' .. keys[count]
+  end
+  return found
 end
 
 -- space, time, limit
@@ -209,9 +229,10 @@ verbs.expire = function(at)
   return keys
 end
 
--- Returns the spaces that have, or have had, keys which expire.
-verbs.spaces = function()
-  return call('SMEMBERS', prefix .. 'spaces')
+-- cursor
+-- Returns the next cursor, "0" at the end, and spaces that have, or have had, keys which expire.
+verbs.spaces = function(at)
+  return call('SSCAN', prefix .. 'spaces', ARGV[at])
 end
 
 -- Writes, to see whether that is possible.

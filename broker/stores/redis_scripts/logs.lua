@@ -3,6 +3,18 @@
 local HEADS, LOGS, CHANGES = prefix .. 'heads', prefix .. 'logs', prefix .. 'changes'
 local FLOORS, OPENED = prefix .. 'floors', prefix .. 'opened'
 
+local function log_place(at)
+  return ARGV[at]
+end
+
+for _, verb in ipairs({'append', 'open', 'read', 'latest', 'head', 'trim', 'since'}) do
+  places[verb] = log_place
+end
+reads.read, reads.latest, reads.head, reads.since = true, true, true, true
+reads.logs, reads.mark, reads.changes, reads.spaces = true, true, true, true
+-- Who reads a log may find what was appended after he has asked.
+passes.append, passes.open = true, true
+
 local mark  -- of this call, once it has appended to a marked log
 local marked = {}
 
@@ -69,29 +81,58 @@ verbs.open = function(at)
   return append(log, id, ARGV[at + 1], ARGV[at + 2])
 end
 
-local function cut(found, most)
-  -- Drops what comes after the first entries that have that many bytes; 0: nothing.
-  local size = 0
-  for i, entry in ipairs(most > 0 and found or {}) do
-    size = size + #entry[2][2]
-    if size >= most then
-      for j = #found, i + 1, -1 do
-        found[j] = nil
+local ENTRY = 100  -- bytes that an entry takes besides its record, about
+local MAX_STEP = 1000  -- entries in one look
+
+local function next_from(log, id, newest_first)
+  local number = tonumber(string.match(id, '^%d+'))
+  return string.format('%.0f-0', newest_first and number - 1 or number + 1)
+end
+
+local function collect(log, from, newest_first, limit, most, step)
+  -- Returns entries of a log from that id on, until they have so many bytes, records and ENTRY (0: any number).
+  -- step: how many to look at first: those of a log are about as large as each other.
+  local command, last = newest_first and 'XREVRANGE' or 'XRANGE', newest_first and '-' or '+'
+  local found, count, size = {}, 0, 0
+  while true do
+    step = math.max(1, math.min(step, limit - count, MAX_STEP))
+    local some = call(command, log_key(log), from, last, 'COUNT', step)
+    for _, entry in ipairs(some) do
+      local fields = entry[2]
+      count = count + 1
+      found[count] = entry
+      size = size + #fields[2] + ENTRY
+      replied = replied + #fields[2] + (fields[6] and #fields[6] or 0) + ENTRY
+      if most > 0 and size >= most then
+        return found
       end
-      break
     end
+    if #some < step or count >= limit then
+      return found
+    end
+    from = next_from(log, some[#some][1], newest_first)
+    -- As many as there is room for, if the others are like these.
+    step = most > 0 and math.ceil((most - size) * count / size) or MAX_STEP
+    step = math.min(step, 8 * count)
   end
-  return found
 end
 
--- log, first id, limit, bytes after which there are no more or 0
+-- log, first id, limit, bytes after which there are no more or 0, how many to look at first
 verbs.read = function(at)
-  return cut(call('XRANGE', log_key(ARGV[at]), ARGV[at + 1], '+', 'COUNT', ARGV[at + 2]), tonumber(ARGV[at + 3]))
+  if replied >= BUDGET then
+    return STOP, LATER
+  end
+  local limit, most, step = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
+  return collect(ARGV[at], ARGV[at + 1], false, limit, most, step)
 end
 
--- log, limit, bytes after which there are no more or 0
+-- log, last id or "+", limit, bytes after which there are no more or 0, how many to look at first
 verbs.latest = function(at)
-  return cut(call('XREVRANGE', log_key(ARGV[at]), '+', '-', 'COUNT', ARGV[at + 1]), tonumber(ARGV[at + 2]))
+  if replied >= BUDGET then
+    return STOP, LATER
+  end
+  local limit, most, step = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
+  return collect(ARGV[at], ARGV[at + 1], true, limit, most, step)
 end
 
 -- log
@@ -111,68 +152,118 @@ local function forget(log, head)
   end
 end
 
+local TRIM_STEP = 500  -- events that one call removes, of one log
+
 local function trim(log, first)
   -- first: the first id that stays
-  if first <= 1 then
-    return 0
-  end
   return call('XTRIM', log_key(log), 'MINID', string.format('%.0f-0', first))
 end
 
+local function first_of(log, head)
+  -- The id of the first event there is, or the one after the last: ids rise by one without a hole.
+  return head - call('XLEN', log_key(log)) + 1
+end
+
 -- log, the first id that stays
+-- In steps: until the last of them is done, later operations on the log wait.
 verbs.trim = function(at)
-  return trim(ARGV[at], tonumber(ARGV[at + 1]))
+  local log, stays = ARGV[at], tonumber(ARGV[at + 1])
+  local head = tonumber(call('HGET', HEADS, log) or 0)
+  if stays > head then
+    return call('UNLINK', log_key(log))  -- its memory is given back in another thread
+  end
+  local upto = first_of(log, head) + TRIM_STEP
+  if stays <= upto or trim(log, upto) == 0 then
+    return trim(log, stays)
+  end
+  return STOP, LATER
 end
 
 -- lower bound, upper bound, limit
 verbs.logs = function(at)
-  return call('ZRANGEBYLEX', LOGS, ARGV[at], ARGV[at + 1], 'LIMIT', 0, ARGV[at + 2])
+  if replied >= BUDGET then
+    return STOP, LATER
+  end
+  local found = call('ZRANGEBYLEX', LOGS, ARGV[at], ARGV[at + 1], 'LIMIT', 0, ARGV[at + 2])
+  for _, log in ipairs(found) do
+    replied = replied + #log
+  end
+  return found
 end
 
 local MAX_TIME = 8.64e12  -- seconds; that of broker/messages.py
 
-local function young(log, before, most)
-  -- Returns the id of the first event that is not too old, and whether the search was given up before it.
-  local from, seen = '-', 0
-  while seen < most do
-    local found = call('XRANGE', log_key(log), from, '+', 'COUNT', 100)
+local LARGE = 10000  -- bytes of a record, from which on they are looked at one by one
+local WORK_BYTES = 1000  -- bytes of a record that cost as much as to look at a small one
+
+local function young(log, first, head, before, work)
+  -- Returns the id of the first event from *first* on that is not too old, or the last that there was work
+  -- for, the work that is left, and whether the search was given up.
+  local step = 1
+  while first <= head do
+    if work <= 0 then
+      return first, 0, true
+    end
+    local found = call('XRANGE', log_key(log), string.format('%.0f-0', first), '+', 'COUNT', step)
+    local size = 0
     for _, entry in ipairs(found) do
-      local id = tonumber(string.match(entry[1], '^%d+'))
-      local time = tonumber(string.match(entry[2][2], '^%S+'))
+      local record, time = entry[2][2], tonumber(string.match(entry[2][2], '^%S+'))
+      first = tonumber(string.match(entry[1], '^%d+'))
+      size = math.max(size, #record)
+      work = work - 1 - #record / WORK_BYTES
       -- What no clock shows is old: it must not keep all behind it for ever.
       if time >= before and time <= MAX_TIME then
-        return id, false
+        return first, work, false
       end
-      from = string.format('%.0f-0', id + 1)
+      first = first + 1
     end
-    seen = seen + #found
-    if #found < 100 then
-      return nil, false
+    if #found == 0 then
+      return head + 1, work, false
     end
+    step = size > LARGE and 1 or math.min(4 * step, 100)
   end
-  return tonumber(string.match(from, '^%d+')), true
+  return first, work, false
 end
 
--- lower bound, upper bound, time before which events are removed or "0", number that are kept or "0", how many logs
+local LOG_WORK = 5  -- what a log costs in which nothing is too old
+
+local function shorten(log, before, keep, work)
+  -- Removes old events; returns how many, the work that is left, and whether there is more to do.
+  local head, more = tonumber(call('HGET', HEADS, log) or 0), false
+  local stays = first_of(log, head)
+  work = work - LOG_WORK
+  if keep > 0 and head - keep + 1 > stays then
+    local wanted = head - keep + 1
+    stays = math.min(wanted, stays + math.max(1, math.ceil(work)))
+    more = stays < wanted
+  end
+  if before > 0 and not more then
+    stays, work, more = young(log, stays, head, before, work)
+  end
+  local removed = trim(log, stays)
+  if more and removed == 0 then
+    removed, more = trim(log, math.max(stays, head - keep + 1)), false  -- there are holes after all
+  end
+  if not more and call('XLEN', log_key(log)) == 0 then
+    forget(log, head)
+  end
+  return removed, work - removed, more
+end
+
+-- lower bound, upper bound, time before which events are removed or "0", number that are kept or "0", how much
+-- work is done at most, in events that are looked at or removed
 -- Returns how many events were removed, and the lower bound of the next step: "" at the end.
 verbs.sweep = function(at)
-  local before, keep, count = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
-  local removed = 0
+  local before, keep, work = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
+  local removed, count = 0, math.ceil(work / LOG_WORK)
   local logs = call('ZRANGEBYLEX', LOGS, ARGV[at], ARGV[at + 1], 'LIMIT', 0, count)
   for _, log in ipairs(logs) do
-    local head = tonumber(call('HGET', HEADS, log))
-    if keep > 0 then
-      removed = removed + trim(log, head - keep + 1)
-    end
-    if before > 0 then
-      local first, more = young(log, before, 5000)
-      removed = removed + trim(log, first or head + 1)
-      if more then
-        return {removed, '[' .. log}
-      end
-    end
-    if call('XLEN', log_key(log)) == 0 then
-      forget(log, head)
+    local gone, left, more = shorten(log, before, keep, work)
+    removed, work = removed + gone, left
+    if more then
+      return {removed, '[' .. log}
+    elseif work <= 0 then
+      return {removed, '(' .. log}
     end
   end
   return {removed, #logs == count and '(' .. logs[#logs] or ''}
@@ -186,24 +277,40 @@ end
 -- mark, limit: more than one call has operations
 -- Returns marks and names of the logs that were appended to after that mark, the least mark first.
 verbs.changes = function(at)
+  if replied >= BUDGET then
+    return STOP, LATER
+  end
   return call('ZRANGEBYSCORE', CHANGES, '(' .. ARGV[at], '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[at + 1])
+end
+
+local function mark_of(log, id)
+  local found = call('XRANGE', log_key(log), string.format('%.0f-0', id), '+', 'COUNT', 1)[1]
+  return found and tonumber(found[2][4] or 0) or math.huge
 end
 
 -- log, mark
 -- Returns the id of the log's first event after that mark; 0 for none.
 verbs.since = function(at)
-  local last, first, to = tonumber(ARGV[at + 1]), 0, '+'
-  while true do
-    local found = call('XREVRANGE', log_key(ARGV[at]), to, '-', 'COUNT', 100)
-    for _, entry in ipairs(found) do
-      if tonumber(entry[2][4] or 0) <= last then
-        return first
-      end
-      first = tonumber(string.match(entry[1], '^%d+'))
+  local log, last = ARGV[at], tonumber(ARGV[at + 1])
+  local head = tonumber(call('HGET', HEADS, log) or 0)
+  local first = first_of(log, head)
+  -- Marks rise with the ids: from the end in steps that double, for few were missed as a rule, then by halves.
+  local low, high, step = first - 1, head + 1, 1
+  while high - 1 > low do
+    local id = math.max(high - step, low + 1)
+    if mark_of(log, id) <= last then
+      low = id
+      break
     end
-    if #found < 100 then
-      return first
-    end
-    to = string.format('%.0f-0', first - 1)
+    high, step = id, step * 2
   end
+  while high - low > 1 do
+    local middle = math.floor((low + high) / 2)
+    if mark_of(log, middle) <= last then
+      low = middle
+    else
+      high = middle
+    end
+  end
+  return high <= head and high or 0
 end

@@ -5,6 +5,7 @@
 --   ARGV[2]  the epoch that the caller knows
 --   ARGV[3]  what the channels of announced events begin with
 --   ARGV[4]  now, in seconds since the epoch, of the caller's clock
+--   ARGV[5]  bytes of replies after which reads are left to the next call
 --
 -- A quota is "<limit> <account>", or "" for none; a limit of 0 is none.
 --
@@ -26,17 +27,21 @@
 --   spaces         set: the spaces that have keys which expire
 
 local call = redis.call
-local prefix, now = ARGV[1], tonumber(ARGV[4])
+local prefix, now, BUDGET = ARGV[1], tonumber(ARGV[4]), tonumber(ARGV[5])
 
 local verbs = {}
 
 -- Returned by a verb that can not act on what its caller knows; the second result is the present state.
 local STOP = {}
 
+-- Bytes of what was read in this call, about.  A verb that may return much does so only below BUDGET.
+local replied = 0
+local LATER = 0  -- the second result of a verb that returns STOP for that
+
 -- Returned by a verb in the place of a positive number or a text.
 local OVER_QUOTA, FULL = -1, -2
 
-local FIRST = 5  -- where the operations begin
+local FIRST = 6  -- where the operations begin
 
 local ACCOUNTS = prefix .. 'accounts'
 

@@ -37,7 +37,7 @@ from twisted.python.failure import Failure
 from twisted.python.log import callWithLogger
 
 from broker.core.memory import Account
-from broker.core.slices import SLICE, slices_of
+from broker.core.slices import READ_SLICE, slices_of
 
 log = Logger()
 
@@ -299,7 +299,7 @@ class ReactorLoop:
         events = reactor._poller.poll(-1 if timeout is None else timeout, len(selectables))
         outbox.busy = True
         slices = self._slices
-        slices.end = slices.now() + SLICE  # as ``begin`` does, for less
+        slices.end = slices.now() + READ_SLICE  # as ``begin`` does, for less
         try:
             for descriptor, event in events:
                 selectable = selectables.get(descriptor)

@@ -439,6 +439,7 @@ def link_class(
         memory=memory,
         heartbeat=Heartbeat(clock, options.ping_interval, options.pong_timeout),
         fast_path=fast_path,
+        fast=fast_path,
         max_fast_bytes=min(MAX_FAST_BYTES, options.max_message_bytes),
     )
     return type(base.__name__, (base,), namespace)

@@ -32,6 +32,7 @@ TWO_BYTES = 0xFE
 EIGHT_BYTES = 0xFF
 
 SHORT = 512  # bytes that are handled at once, however long others have taken
+MAX_READING = 16384  # bytes that wait, up to which more is read
 MIN_COUNTED = 4096  # bytes of an incomplete message, from which on they are counted
 MAX_FAST_BYTES = 65535  # bytes of a payload on the fast path: what two bytes can say
 FAST_NAMES = frozenset(("data", "current_frame", "inside_message"))  # of Autobahn's, that this needs
@@ -51,6 +52,7 @@ class FrameReader(AutobahnCore):
         postponed: whether what was read waits for a later slice of the reactor's time.
         slices: says when, so that nobody else waits for the messages of one client.
         fast_path: whether there is one.
+        fast: whether frames take it now: nothing that was read waits.
         max_fast_bytes: the longest payload on the fast path, in bytes.
         memory: where the bytes of incomplete messages are counted.
     """
@@ -58,6 +60,7 @@ class FrameReader(AutobahnCore):
     clock: ClassVar[IReactorTime]
     traffic: ClassVar[Traffic]
     fast_path: ClassVar[bool]
+    fast: bool
     max_fast_bytes: ClassVar[int]
     slices: ClassVar[Slices]
     memory: ClassVar[Memory]
@@ -78,14 +81,18 @@ class FrameReader(AutobahnCore):
     def pause_receiving(self) -> None:
         """Stop reading, so that TCP makes the client wait."""
         if self.state == OPEN and self.receiving:
-            self.receiving = False
+            self.receiving = self.fast = False
             self.transport.pauseProducing()
 
     def resume_receiving(self) -> None:
         """Read again: first, in an iteration of its own, what was read before the pause."""
         if not self.receiving:
             self.receiving = True
+            self._choose_path()
             self.clock.callLater(0, self._receive_again)
+
+    def _choose_path(self) -> None:
+        self.fast = self.fast_path and self.receiving and not self.postponed
 
     def _receive_again(self) -> None:
         if self.receiving and not self.postponed and self.state != CLOSED:
@@ -95,12 +102,15 @@ class FrameReader(AutobahnCore):
 
     def _postpone(self) -> None:
         """Go on in a later slice: other connections have waited long enough."""
-        self.postponed = True
-        self.transport.pauseProducing()
+        self.postponed, self.fast = True, False
+        # Most send nothing more until they are answered, and to stop reading costs a system call.
+        if self.complete or len(self.data) > MAX_READING:
+            self.transport.pauseProducing()
         self.slices.add(self._go_on)
 
     def _go_on(self) -> None:
         self.postponed = False
+        self._choose_path()
         if self.complete:
             self._deliver()
         self._receive_again()
@@ -108,6 +118,7 @@ class FrameReader(AutobahnCore):
     def receive_rest(self) -> bool:
         """Deliver what was read before a pause: the connection has ended; say whether that is all, for now."""
         self.receiving = True
+        self._choose_path()
         if self.state == OPEN and self.data and not self.postponed:
             self.dataReceived(b"")
         return not self.postponed
@@ -116,20 +127,41 @@ class FrameReader(AutobahnCore):
         """Read *data* on the fast path as far as possible, and the rest with Autobahn."""
         self.alive = True
         self.traffic.bytes_in += len(data)
-        if self.data:
-            data = self.data + data
+        kept = self.data
+        if kept:
+            data = kept + data
             self.data = b""
-        if not self.receiving or self.postponed:  # TLS had more at hand
+        if (
+            self.fast
+            and self.state == OPEN
+            and self.current_frame is None
+            and not self.inside_message
+            and (len(data) <= SHORT or self.slices.allows(SHORT))
+        ):
+            while self._read_fast(data):
+                if not self._read_slow(True):
+                    kept = data
+                    break
+                data, self.data = self.data, b""
+            if kept or self.data:
+                self._count_if_long()
+        else:
+            self._receive_slowly(data)
+
+    def _receive_slowly(self, data: bytes) -> None:
+        """Read *data* with Autobahn, or keep it."""
+        if not self.receiving or self.postponed:
             self.data = data
+            self.transport.pauseProducing()
         elif len(data) > SHORT and not self.slices.allows(SHORT):
             self.data = data
             self._postpone()
-        elif self.fast_path and self.state == OPEN and self.current_frame is None and not self.inside_message:
-            while self._read_fast(data) and self._read_slow(True):
-                data, self.data = self.data, b""
         elif self.state != CLOSED:
             self.data = data
             self._read_slow(False)
+        self._count_if_long()
+
+    def _count_if_long(self) -> None:
         if len(self.data) >= MIN_COUNTED or self.message_data or self.counted:
             self.count_received()
 
@@ -151,9 +183,9 @@ class FrameReader(AutobahnCore):
             or a part of a frame.
         """
         received = self.session.received
-        slices, now = self.slices, self.slices.now
+        slices = self.slices
         limit = self.max_fast_bytes
-        position, end, slow = 0, len(data), True
+        position, end, slow, over = 0, len(data), True, False
         while end - position >= 2:
             first = data[position]
             size = data[position + 1]
@@ -162,11 +194,10 @@ class FrameReader(AutobahnCore):
                 if not stop or stop > end:
                     slow = not stop
                     break
-                position = stop
-                if now() < slices.end:
-                    continue
-                self._postpone()
-                break
+                position, over = stop, slices.now() >= slices.end
+                if over:
+                    break
+                continue
             if size < MASKED or size == EIGHT_BYTES:
                 break
             if size < TWO_BYTES:
@@ -193,16 +224,16 @@ class FrameReader(AutobahnCore):
                 received(payload, first == BINARY)
             except Exception:
                 self.session_failed()
-            if position < end and now() >= slices.end:
-                self._postpone()
-            if self.postponed or self.state != OPEN or not self.receiving:
+            over = position < end and slices.now() >= slices.end
+            if over or self.state != OPEN or not self.receiving:
                 break
         else:
             slow = False
         if position < end:
             self.data = data[position:] if position else data
-            return slow
-        return False
+        if over:
+            self._postpone()
+        return slow and not over and position < end
 
     def _read_ping(self, data: bytes, position: int) -> int:
         """Answer the ping, or drop the pong, at *position* of *data*.

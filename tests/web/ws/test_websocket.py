@@ -22,6 +22,7 @@ from broker.messages import HttpRequest, Response, text_frame
 from broker.web.ws import masking
 from broker.web.ws.link import WebSocketLink
 from broker.web.ws.options import WebSocketOptions
+from broker.web.ws.reader import MAX_READING
 from broker.web.ws.upgrade import WebSocketUpgrader
 from tests.web.ws.frames import (
     BINARY,
@@ -567,10 +568,24 @@ class TestLink:
         bench = slow_link(fast_path)
         feed_in_slice(bench, text("1") + text("2") + client_frame(TEXT, b"3", fin=False) + client_frame(0, b"3"))
         assert arrived(bench) == [b"1"]
-        assert bench.wire.producerState == "paused"
         bench.clock.advance(0)
         assert arrived(bench) == [b"1", b"2", b"33"]
         assert slices_of(bench.clock).pauses == 2
+
+    @pytest.mark.parametrize("fast_path", [True, False])
+    @pytest.mark.parametrize("size", [10, MAX_READING])
+    def test_no_more_is_read_of_who_sends_more_than_a_little_while_its_frames_wait(
+        self, fast_path: bool, size: int
+    ) -> None:
+        bench = slow_link(fast_path)
+        second = text("2" * size)
+        feed_in_slice(bench, text("1") + second)
+        assert bench.wire.producerState == ("paused" if size == MAX_READING else "producing")
+        bench.wire.feed(text("3"))
+        assert bench.wire.producerState == "paused"
+        assert arrived(bench) == [b"1"]
+        bench.clock.pump([0, 0])
+        assert arrived(bench) == [b"1", b"2" * size, b"3"]
         assert bench.wire.producerState == "producing"
 
     @pytest.mark.parametrize("fast_path", [True, False])

@@ -1,0 +1,59 @@
+"""What is submitted to a ``Batcher``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, ClassVar
+
+import attrs
+from twisted.internet.defer import Deferred
+
+AGAIN = 0  # in the place of a state: the operation was left undone, and nothing new is known
+
+
+def _unchanged(result: Any) -> Any:
+    return result
+
+
+@attrs.define(eq=False)
+class Operation:
+    """One call of a verb of the script.
+
+    Attributes:
+        words: the verb, and its arguments.
+        decode: makes the result of what the verb has returned; may raise.
+        size: the bytes that it carries, about.
+        reply: the bytes that its result may have, about.
+        reads: whether it changes nothing, so that it can be repeated.
+        origin: the id of the session that it publishes for, or "".
+        control: whether it keeps the node going, and is accepted however much waits.
+        answer: fires with the result.
+        chained: whether its new state must be computed here.
+        computes: whether that is possible; see ``broker.redis.chains``.
+        passes_reads: whether it may go before reads of the same place.
+    """
+
+    words: Sequence[bytes]
+    decode: Callable[[Any], Any] = _unchanged
+    size: int = 0
+    reads: bool = False
+    origin: str = ""
+    reply: int = 0
+    control: bool = False
+    answer: Deferred[Any] = attrs.field(factory=Deferred, init=False)
+    chained: bool = attrs.field(default=False, init=False)
+
+    computes: ClassVar[bool] = False
+    passes_reads: ClassVar[bool] = False
+
+    def place(self) -> Hashable:
+        """Return what it reads or changes; None for more than one place."""
+        return None
+
+    def found(self, state: Any) -> None:
+        """Take the present state, on which the verb could not act."""
+        raise AssertionError(f"the script has stopped at {self.words[0]!r}")
+
+    def foresee(self, state: Any) -> Any:
+        """Return the state of its place after it, for *state* before it."""
+        return state

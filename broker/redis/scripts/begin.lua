@@ -1,0 +1,8 @@
+-- The beginning of each script: what run.lua must know of its verbs.
+
+-- verb -> function of the index of its first argument, which returns the name of the place that it reads or
+-- changes.  A verb without one concerns everything.
+local places = {}
+
+-- Verbs that change nothing, and those that may go before such reads of the same place.
+local reads, passes = {}, {}

@@ -1,0 +1,404 @@
+"""A Redis with much to do: calls are bounded, nobody waits for others' work, and the order stays."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.task import Clock
+
+from broker.errors import BrokerError, Conflict, Invalid, RateLimited
+from broker.messages import Event, Quota
+from broker.stores import open_store
+from tests.support.redis_server import RedisServer
+
+MakeRedisStore = Callable[..., Any]
+
+
+@pytest_twisted.async_yield_fixture
+async def make_store(redis_server: RedisServer) -> AsyncIterator[MakeRedisStore]:
+    """Makes started stores on a Redis of the test's own."""
+    made: list[Any] = []
+
+    def make(**options: Any) -> Any:
+        store = open_store(redis_server.url, prefix="own:", **{"clock": reactor, "reactor": reactor, **options})
+        made.append(store)
+        store.startService()
+        return store
+
+    yield make
+    for store in made:
+        await maybeDeferred(store.stopService)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let calls carry and return little."""
+    monkeypatch.setattr("broker.redis.batcher.MAX_BATCH_BYTES", 40_000)
+    monkeypatch.setattr("broker.stores.redis.MAX_REPLY_BYTES", 40_000)
+    monkeypatch.setattr("broker.stores.redis_reader.STEP_BYTES", 10_000)
+    monkeypatch.setattr("broker.stores.redis_reader.MIN_REPLY_BYTES", 100)
+
+
+class Meter:
+    """What a Redis has been asked since the last ``read``: calls of scripts, bytes in and bytes out."""
+
+    def __init__(self, redis: RedisServer) -> None:
+        self._redis = redis
+        self._before = [0, 0, 0]
+
+    async def read(self) -> list[int]:
+        text = str(await self._redis.command("INFO", "all"))
+        fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+        calls = fields["cmdstat_evalsha"].split(",")[0].removeprefix("calls=")
+        now = [int(calls), int(fields["total_net_input_bytes"]), int(fields["total_net_output_bytes"])]
+        found = [after - before for after, before in zip(now, self._before, strict=True)]
+        self._before = now
+        return found
+
+
+def event(body: bytes = b"1") -> Event:
+    return Event("topic", "kind", body)
+
+
+def joined(stored: bytes, value: bytes) -> bytes:
+    return stored + value
+
+
+# Reads.
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("verb", ["read", "latest", "get", "range"])
+async def test_a_small_write_does_not_wait_behind_large_reads(make_store: MakeRedisStore, verb: str) -> None:
+    store = make_store()
+    for number in range(10):
+        await gatherResults([store.append("big", event(b"x" * 5000)), store.set("big", f"{number}", b"x" * 5000)])
+    read = {
+        "read": lambda number: store.read("big", 0, 10),
+        "latest": lambda number: store.latest("big", 10, 10_000),
+        "get": lambda number: store.get("big", f"{number % 10}"),
+        "range": lambda number: store.range("big", "", "~", 10),
+    }[verb]
+    answered: list[Any] = []
+    reads = [read(number).addCallback(answered.append) for number in range(100)]
+    written = [store.append("small", event()), store.set("small", "key", b""), store.set("big", "new", b"")]
+    if verb in ("read", "latest"):
+        written.append(store.append("big", event()))
+    await gatherResults(written)
+    assert len(answered) <= 30
+    await gatherResults(reads)
+    assert len(answered) == 100
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.usefixtures("small")
+async def test_a_read_of_any_size_comes_in_steps_and_whole(
+    make_store: MakeRedisStore, redis_server: RedisServer
+) -> None:
+    store, meter = make_store(), Meter(redis_server)
+    for number in range(100):
+        await gatherResults([store.append("log", event(b"x" * 1000)), store.set("s", f"{number:03}", b"x" * 1000)])
+    await meter.read()
+    assert [each.id for each in await store.read("log", 0, 1000)] == list(range(1, 101))
+    assert [each.id for each in await store.latest("log", 50)] == list(range(51, 101))
+    assert [each.id for each in await store.latest("log", 50, 20_000)] == list(range(83, 101))
+    assert [key for key, _ in await store.range("s", "", "~", 1000)] == [f"{number:03}" for number in range(100)]
+    calls, _, _ = await meter.read()
+    assert calls >= 25
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.usefixtures("small")
+async def test_a_read_in_steps_has_no_hole_where_it_was_trimmed(make_store: MakeRedisStore) -> None:
+    store, other = make_store(), make_store()
+    await gatherResults([store.append("log", event(b"x" * 1000)) for _ in range(50)])
+    reading = store.read("log", 0, 50)
+    await other.trim("log", 30)
+    found = [each.id for each in await reading]
+    assert found == list(range(found[0], 51))
+    assert found[0] in (1, 31)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_index_of_names_of_any_length_comes_in_steps(make_store: MakeRedisStore) -> None:
+    store = make_store()
+    names = [f"log/{number:04}" for number in range(2500)]
+    await gatherResults([store.append(name, event()) for name in names])
+    assert await store.logs("log/", "", 10_000) == names
+    assert await store.logs("log/", "log/0100", 1500) == names[101:1601]
+
+
+@pytest_twisted.ensureDeferred
+async def test_redis_holds_little_for_many_readers_of_much(
+    make_store: MakeRedisStore, redis_server: RedisServer
+) -> None:
+    store = make_store()
+    await gatherResults([store.append("big", event(b"x" * 500_000)) for _ in range(8)])
+    await redis_server.command("CONFIG", "RESETSTAT")  # the peak of its memory, too
+    before = await used_memory(redis_server, "used_memory")
+    reads = [store.read("big", 0, 8).addCallback(lambda found: None) for _ in range(20)]
+    await store.append("small", event())
+    await gatherResults(reads)
+    assert await used_memory(redis_server, "used_memory_peak") - before < 30_000_000
+
+
+async def used_memory(redis: RedisServer, field: str) -> int:
+    text = str(await redis.command("INFO", "memory"))
+    return int(dict(line.split(":", 1) for line in text.splitlines() if ":" in line)[field])
+
+
+# Changes that are computed here.
+
+
+@pytest_twisted.ensureDeferred
+async def test_increments_of_a_fraction_are_computed_in_one_go(
+    make_store: MakeRedisStore, redis_server: RedisServer
+) -> None:
+    store, meter = make_store(), Meter(redis_server)
+    await store.set("kv", "k", b"0.5")
+    await meter.read()
+    sums = [store.increment("kv", "k", b"1") for _ in range(400)]
+    appended = [store.append("log", event(b"x" * 40_000)) for _ in range(95)]
+    other = store.get("kv", "other")
+    found = await gatherResults(sums)
+    await gatherResults([*appended, other])
+    assert [(entry.value, entry.revision) for entry in found] == [
+        (b"%d.5" % number, number + 1) for number in range(1, 401)
+    ]
+    calls, sent, _ = await meter.read()
+    assert calls <= 4
+    assert sent < 1.2 * 95 * 40_000
+
+
+@pytest_twisted.ensureDeferred
+async def test_conflicts_of_many_keys_are_solved_in_one_go(
+    make_store: MakeRedisStore, redis_server: RedisServer
+) -> None:
+    store, meter = make_store(), Meter(redis_server)
+    await gatherResults([store.set("kv", f"{number}", b"0.5") for number in range(200)])
+    await meter.read()
+    found = await gatherResults([store.increment("kv", f"{number % 200}", b"2") for number in range(400)])
+    assert [entry.value for entry in found] == [b"2.5"] * 200 + [b"4.5"] * 200
+    calls, _, _ = await meter.read()
+    assert calls <= 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_patches_between_other_changes_of_their_key_are_computed_in_one_go(
+    make_store: MakeRedisStore, redis_server: RedisServer
+) -> None:
+    store, meter = make_store(), Meter(redis_server)
+    await store.set("kv", "k", b"0.5")
+    await meter.read()
+    answers = []
+    for number in range(40):
+        text = b"%d" % number
+        answers += [
+            store.set("kv", "k", text),
+            store.patch("kv", "k", b".25", joined),
+            store.get("kv", "k"),
+            store.increment("kv", "k", b"1"),
+            store.patch("kv", "k", b"0", joined),
+            store.delete("kv", "k"),
+        ]
+    found = await gatherResults(answers)
+    for number in range(40):
+        _, patched, read, increased, last, deleted = found[number * 6 : number * 6 + 6]
+        assert read == patched
+        assert patched.value == b"%d.25" % number
+        assert (increased.value, last.value) == (b"%d.25" % (number + 1), b"%d.250" % (number + 1))
+        assert deleted is True
+    calls, _, _ = await meter.read()
+    assert calls <= 3
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.usefixtures("small")
+async def test_patches_of_a_large_value_send_it_once_for_each_call(
+    make_store: MakeRedisStore, redis_server: RedisServer
+) -> None:
+    store, meter = make_store(), Meter(redis_server)
+    await store.set("kv", "k", b"x" * 10_000)
+    await meter.read()
+    patched = [store.patch("kv", "k", b"y", joined) for _ in range(100)]
+    written = [store.append("log", event(b"x" * 400)) for _ in range(90)]
+    await gatherResults(written)
+    assert not patched[-1].called
+    await gatherResults(patched)
+    assert (await store.get("kv", "k")).value == b"x" * 10_000 + b"y" * 100
+    calls, sent, _ = await meter.read()
+    assert calls <= 60
+    assert sent < 30 * 11_000 + 2 * 90 * 600
+
+
+@pytest_twisted.ensureDeferred
+async def test_only_one_of_those_that_would_create_a_key_is_refused_for_its_quota(make_store: MakeRedisStore) -> None:
+    store = make_store()
+    none, one = Quota("keys", "none", 1), Quota("keys", "one", 1)
+    await store.patch("kv", "first", b"1", joined, quota=none)
+    patched = [store.patch("kv", "k", b"1", joined, quota=quota) for quota in (none, one, none)]
+    with pytest.raises(RateLimited):
+        await patched[0]
+    assert [(await each).value for each in patched[1:]] == [b"1", b"11"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_change_that_fails_changes_nothing_for_those_after_it(make_store: MakeRedisStore) -> None:
+    store = make_store()
+    await store.set("kv", "k", b"1.5")
+    amounts = [store.increment("kv", "k", amount) for amount in (b"1", b"no number", b"2")]
+    with pytest.raises(Invalid):
+        await amounts[1]
+    assert [(await amounts[index]).value for index in (0, 2)] == [b"2.5", b"4.5"]
+
+
+# The order.
+
+
+class Script:
+    """Random operations, the same on any store, all submitted before the first has answered."""
+
+    def __init__(self, seed: int, store: Any) -> None:
+        self._random, self._store = random.Random(seed), store
+        self.answers: list[Deferred[Any]] = []
+
+    def run(self, count: int) -> None:
+        for _ in range(count):
+            self.answers.append(self._one(self._random.choice("gsrdpiianlthc")))
+
+    def _one(self, verb: str) -> Deferred[Any]:
+        choose, store = self._random.choice, self._store
+        key, log = choose("abc"), choose(("log/a", "log/b"))
+        filler = b"1" * choose((1, 3, 3000))
+        match verb:
+            case "g":
+                return store.get("kv", key)
+            case "s":
+                return store.set("kv", key, choose((b"1", b"0.5", filler)), revision=choose((None, None, None, 1)))
+            case "r":
+                return store.set("other", key, filler)
+            case "d":
+                return store.delete("kv", key, revision=choose((None, None, 2)))
+            case "p":
+                return store.patch("kv", key, filler, joined)
+            case "i":
+                return store.increment("kv", key, choose((b"1", b"-2", b"0.25", b"x")))
+            case "a":
+                return store.append(log, Event("t", "n", filler, time=1.0))
+            case "n":
+                return store.append(log, Event("t", "n", b"small", time=1.0))
+            case "l":
+                return store.latest(log, 3).addCallback(lambda found: None)
+            case "t":
+                return store.trim(log, self._random.randrange(20))
+            case "h":
+                return store.head(log)
+            case _:
+                return store.read(log, self._random.randrange(10), 4).addCallback(lambda found: None)
+
+
+def comparable(result: Any) -> Any:
+    if isinstance(result, BrokerError):
+        return type(result)
+    return (result.id, result.body) if isinstance(result, Event) else result
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("seed", range(6))
+async def test_operations_that_wait_for_nothing_take_effect_in_their_order(
+    make_store: MakeRedisStore, monkeypatch: pytest.MonkeyPatch, small: None, seed: int
+) -> None:
+    if seed % 2:
+        monkeypatch.setattr("broker.redis.batcher.MAX_BATCH_BYTES", 9_000)
+        monkeypatch.setattr("broker.stores.redis.MAX_REPLY_BYTES", 3_000)
+    memory = open_store("memory:", clock=Clock())
+    memory.startService()  # type: ignore[no-untyped-call]
+    results = []
+    for store in (memory, make_store()):
+        script = Script(seed, store)
+        script.run(300)
+        for answer in script.answers:
+            answer.addErrback(lambda failure: failure.value)
+        results.append([comparable(result) for result in await gatherResults(script.answers)])
+    assert Conflict in results[0]
+    assert Invalid in results[0]
+    assert results[1] == results[0]
+
+
+# Sweeping and trimming.
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_sweep_of_much_goes_in_steps(make_store: MakeRedisStore, redis_server: RedisServer) -> None:
+    store, meter = make_store(announce=False), Meter(redis_server)
+    await fill(redis_server, store, 3000)
+    await meter.read()
+    assert await store.sweep("log", 5.0, 0) == 2999
+    by_age, _, _ = await meter.read()
+    assert by_age >= 2999 / 500
+    assert [each.id for each in await store.read("log", 0, 9)] == [3000]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_sweep_by_number_goes_in_steps(make_store: MakeRedisStore, redis_server: RedisServer) -> None:
+    store, meter = make_store(announce=False), Meter(redis_server)
+    await fill(redis_server, store, 3000)
+    await meter.read()
+    assert await store.sweep("log", 0, 10) == 2990
+    by_number, _, _ = await meter.read()
+    assert by_number >= 2990 / 500
+    assert [each.id for each in await store.read("log", 0, 1)] == [2991]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_trim_of_much_goes_in_steps_for_which_its_log_waits(
+    make_store: MakeRedisStore, redis_server: RedisServer
+) -> None:
+    store, meter = make_store(announce=False), Meter(redis_server)
+    await fill(redis_server, store, 3000)
+    await meter.read()
+    trimmed, read = store.trim("log", 2990), store.read("log", 0, 1)
+    other = await store.append("other", event())
+    assert other.id == 1
+    assert not trimmed.called
+    await trimmed
+    assert [each.id for each in await read] == [2991]
+    steps, _, _ = await meter.read()
+    assert steps >= 2990 / 500
+    await store.trim("log", 2**60)
+    assert (await store.read("log", 0, 1), (await store.append("log", event())).id) == ([], 3001)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_came_after_a_mark_is_found_with_few_looks(
+    make_store: MakeRedisStore, redis_server: RedisServer
+) -> None:
+    store = make_store(announce=True)
+    marks = []
+    for _ in range(40):
+        await gatherResults([store.append("event/a", event()) for _ in range(50)])
+        marks.append(await store.mark())
+    await redis_server.command("CONFIG", "RESETSTAT")
+    for number, mark in enumerate(marks[:-1], 1):
+        assert await store.since("event/a", mark) == number * 50 + 1
+    assert await store.since("event/a", 0) == 1
+    assert await store.since("event/a", marks[-1]) == 0
+    text = str(await redis_server.command("INFO", "commandstats"))
+    looks = int(text.partition("cmdstat_xrange:calls=")[2].partition(",")[0])
+    assert looks < 41 * 25
+    assert "cmdstat_xrevrange" not in text
+
+
+async def fill(redis: RedisServer, store: Any, count: int) -> None:
+    """Let ``log`` have *count* events, all but the last of them from the second 1.0."""
+    await redis.command("CONFIG", "SET", "appendfsync", "no")
+    old = Event("t", "n", b"x" * 50, time=1.0)
+    await gatherResults([store.append("log", old) for _ in range(count - 1)])
+    await store.append("log", Event("t", "n", b"", time=9.0))
