@@ -17,7 +17,8 @@ from broker.errors import BrokerError, NotDone, Taken
 
 log = Logger()
 
-BATCH = 200  # names that are claimed again at once; publications go in between
+BATCH = 40  # names that are claimed again at once: publications that go along wait for no more than that
+PAUSE = 0.006  # seconds between two batches: 25,000 names are held again after 5 seconds, and others get their turn
 RETRY = 0.5  # seconds until what was not done is tried again
 LAPSED = "This node has lost contact with the others, and may not hold this name any more."
 
@@ -79,7 +80,7 @@ class Claims:
         clock: times the retries.
         is_needed: whether somebody here holds a name, those left out that are ``pending``.
         lost: called with a name that was held here and is another node's now.
-        granted: called with a name that was granted to one who did not wait for it.
+        on_new: called with a name that was granted to one who did not wait for it.
         renewed: called when all were claimed again.
     """
 
@@ -89,11 +90,11 @@ class Claims:
         clock: IReactorTime,
         is_needed: Callable[[str], bool],
         lost: Callable[[str], object],
-        granted: Callable[[str], object],
+        on_new: Callable[[str], object],
         renewed: Callable[[], object],
     ) -> None:
         self._bus, self._clock, self._is_needed = bus, clock, is_needed
-        self._on_lost, self._on_granted, self._on_renewed = lost, granted, renewed
+        self._on_lost, self._on_new, self._on_renewed = lost, on_new, renewed
         self._claims: dict[str, Claim] = {}
         self._alone: deque[Claim] = deque()  # to be claimed again: those first that are useless until then
         self._sharing: deque[Claim] = deque()
@@ -239,11 +240,11 @@ class Claims:
 
     def _answered(self, _: None, claim: Claim) -> None:
         alone = not claim.waiting
-        self._granted(claim)
+        self._on_grant(claim)
         if alone and claim.state is State.HELD:
-            self._on_granted(claim.name)
+            self._on_new(claim.name)
 
-    def _granted(self, claim: Claim) -> None:
+    def _on_grant(self, claim: Claim) -> None:
         lease = self._bus.lease
         if not lease or claim.lease not in (0, lease):
             self._happen(claim, Event.FAILED, NotDone("lease", message=LAPSED))
@@ -351,11 +352,11 @@ class Claims:
 
     def _batch_answered(self, refused: Mapping[str, str]) -> None:
         batch, self._batch = self._batch, []
-        self._next = self._clock.callLater(0, self._pump)
+        self._next = self._clock.callLater(PAUSE, self._pump)
         for claim in batch:
             holder = refused.get(claim.name)
             if holder is None:
-                self._granted(claim)
+                self._on_grant(claim)
             elif holder:
                 self._happen(claim, Event.REFUSED)
             else:

@@ -59,7 +59,7 @@ class ClusterNames(LocalNames):
         self._probe = probe
         self._messenger = NodeMessenger(bus, clock)
         self._claims = Claims(
-            bus, clock, lambda name: bool(self._holders_here(name)), self._lost, self._granted, queues.wake_all
+            bus, clock, lambda name: bool(self._holders_here(name)), self._lost, self._on_new_name, queues.wake_all
         )
         bus.lost = self._claims.lost
         self._messenger.on_lapse(self._claims.lapsed)
@@ -81,7 +81,7 @@ class ClusterNames(LocalNames):
         """See ``LocalNames.hold``."""
         self._claims.hold(name)
 
-    def _granted(self, name: str) -> None:
+    def _on_new_name(self, name: str) -> None:
         if name.startswith((QUEUE, CLIENT)):
             # What was put there just before was announced to those who held it then.
             self._queues.wake(name)
@@ -218,9 +218,9 @@ class ClusterClaimant(Claimant):
         await self._join(name, shared, holder)
 
     async def _join(self, name: str, shared: bool, holder: str = "") -> None:
-        claim, granted = self._claims.join(name, shared, holder)
+        claim, held = self._claims.join(name, shared, holder)
         try:
-            await granted
+            await held
         except BaseException:  # cancelled, too
             self._claims.leave(claim)
             raise

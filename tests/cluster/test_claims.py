@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
-from broker.cluster.claims import BATCH, RETRY, Claims
+from broker.cluster.claims import BATCH, PAUSE, RETRY, Claims
 from broker.cluster.transitions import TRANSITIONS, Event, State
 from broker.errors import NotDone, Taken, Unavailable
 from broker.testing import value_of
@@ -238,7 +238,7 @@ def test_a_name_is_not_held_without_a_lease_and_claimed_again_under_the_next(nod
     assert not node.claims.holds("n")
     assert node.bus.answer({}) == ("claim_all", {"n": False})
     assert node.claims.holds("n")
-    node.clock.advance(0)
+    node.clock.advance(PAUSE)
     assert node.renewed == 1
 
 
@@ -340,7 +340,7 @@ def test_many_names_are_claimed_again_in_batches_one_at_a_time_those_first_that_
     while node.bus.asked:
         assert len(node.bus.asked) == 1
         batches.append(node.bus.answer({})[1])
-        node.clock.advance(0)
+        node.clock.advance(PAUSE)
     assert [len(batch) for batch in batches] == [BATCH, BATCH, 1]
     assert next(iter(batches[0])) == "x"
     assert node.renewed == 1
@@ -353,16 +353,16 @@ def test_names_that_can_not_be_had_yet_do_not_delay_those_that_are_shared(node):
     held(node, "s", shared=True)
     node.renew(1)
     node.bus.answer({f"x{number}": "" for number in range(BATCH)})
-    node.clock.advance(0)
+    node.clock.advance(PAUSE)
     assert node.bus.answer({}) == ("claim_all", {"s": True})
-    node.clock.advance(0)
+    node.clock.advance(PAUSE)
     assert node.bus.asked == []
     node.clock.advance(RETRY)
     assert len(node.bus.answer({})[1]) == BATCH
     assert not node.renewed
-    node.clock.advance(0)
+    node.clock.advance(PAUSE)
     node.bus.answer({})
-    node.clock.advance(0)
+    node.clock.advance(PAUSE)
     assert node.renewed == 1
 
 
