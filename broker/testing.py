@@ -126,7 +126,11 @@ def make_broker(clock: IReactorTime | None = None, access: Access | None = None,
     if access is None and checked.auth == "required" and not checked.secured:
         raise ValueError('auth="required" lets nobody in without an api_secret, api_keys or a JWT key')
     broker = Broker(
-        checked, open_store("memory:", clock=clock), open_bus("local:", "test"), clock, access or make_access(checked)
+        checked,
+        open_store("memory:", clock=clock),
+        open_bus("local:", "test", reactor=clock),
+        clock,
+        access or make_access(checked),
     )
     broker.startService()
     return broker

@@ -6,7 +6,7 @@ import ctypes
 import gc
 import os
 from collections.abc import Callable
-from time import perf_counter
+from time import thread_time
 
 import msgspec
 from twisted.application.internet import TimerService
@@ -60,13 +60,13 @@ class MemoryTrimmer(TimerService):
             or grown > self.GROWTH
             or (quiet and (grown > self.QUIET or moved - self._trimmed > self.GROWTH))
         ):
-            began = perf_counter()
+            began = thread_time()
             gc.collect(0)  # what failed may be kept by its traceback
             _forget_names()
             self._trim(0)
             self._lowest, self._trimmed = resident_bytes(), moved
             self._again = resident - self._lowest > self.QUIET
-            self._skip = int((perf_counter() - began) / self.MAX_LOAD / self.INTERVAL)
+            self._skip = int((thread_time() - began) / self.MAX_LOAD / self.INTERVAL)
 
 
 def _forget_names() -> None:

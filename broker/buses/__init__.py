@@ -20,7 +20,7 @@ def open_bus(
     Args:
         url: ``local:``, or that of a Redis (``broker.redis.address``).
         node: the name of this node.
-        reactor: connects; only a bus between nodes needs it.
+        reactor: connects, and gives others their turn; only a bus between nodes needs it.
         prefix: what all keys and channels in Redis begin with.
         lease: seconds for which the names of a silent node are kept.
 
@@ -29,7 +29,7 @@ def open_bus(
     """
     scheme = url.partition(":")[0]
     if scheme == "local":
-        return LocalBus(node)
+        return LocalBus(node, reactor)
     if is_redis(url):
         # Imported where it is chosen: a daemon pays for the bus it uses only.
         from broker.buses.redis import LEASE, RedisBus

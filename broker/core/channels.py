@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -27,6 +27,8 @@ log = Logger()
 CURSOR = "cursor"  # the space of the clients' cursors
 MAX_MOVES = 10000  # cursors whose last move is remembered
 MAX_HEADS = 10000  # topics whose newest event is remembered, to wait for the next without a look into the store
+NOTICE_RETRY = 1.0  # seconds until what nodes notify each other of is stored again
+MAX_NOTICES = 10000  # that wait for that
 
 cursor_key = pair_key  # of a client id and a topic
 
@@ -82,6 +84,8 @@ class Channels:
         self._deadlines: Deadlines[Waiter] = Deadlines(clock, self._wake_empty)
         self._moves: BoundedDict[str, Move] = BoundedDict(MAX_MOVES)
         self._heads: BoundedDict[str, int] = BoundedDict(MAX_HEADS)
+        self._notices: list[Event] = []  # by which nodes notify each other, and that the store has not taken yet
+        self._retry: IDelayedCall | None = None
         self._draining = False
         self.waiting = 0
 
@@ -114,11 +118,28 @@ class Channels:
         return None if sent is None else sent.addErrback(event_lost, event.topic)
 
     def notify(self, event: Event) -> None:
-        """Bring *event* to this node and all others; those that are away get it later."""
+        """Bring *event* to this node and all others; those that are away get it later, perhaps more than once."""
         if self._bus.shared:
-            self.post(event).addErrback(event_lost, event.topic)
+            self.post(event).addErrback(self._not_posted, event)
         else:
             self._bus.publish(event)
+
+    def _not_posted(self, failure: Failure, event: Event) -> None:
+        if not (failure.check(Unavailable) and self._store.running) or len(self._notices) >= MAX_NOTICES:
+            event_lost(failure, event.topic)
+            return
+        # What it tells has happened: a token was revoked, a room left.
+        if not self._notices:
+            log.warn("an event on {topic} waits: {reason}", topic=event.topic, reason=str(failure.value))
+        self._notices.append(event)
+        if self._retry is None and not self._draining:
+            self._retry = self._clock.callLater(NOTICE_RETRY, self._notify_again)
+
+    def _notify_again(self) -> None:
+        self._retry = None
+        notices, self._notices = self._notices, []
+        for event in notices:
+            self.notify(event)
 
     def read(self, topic: str, after: int, limit: int, max_bytes: int = MAX_PAGE_BYTES) -> Deferred[list[Event]]:
         """Return at most *limit* events newer than id *after*, oldest first; see ``pages.read_page``."""
@@ -205,8 +226,12 @@ class Channels:
                 self._wake_empty(waiter)
 
     def stop(self) -> None:
-        """Drop all deadlines."""
+        """Cancel all timers."""
+        self._draining = True
         self._deadlines.stop()
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
 
     async def cursor(self, client: str, topic: str) -> int:
         """Return the id that *client* has acknowledged last; 0 for none."""

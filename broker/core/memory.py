@@ -78,7 +78,7 @@ class Account:
         more = size - before
         if not more:
             return
-        address, spared = holder.address, self.spared
+        address, spared = self._memory.network(holder.address), self.spared
         if size:
             self._sizes[holder] = size
         else:
@@ -97,8 +97,11 @@ class Account:
 
     def items(self, address: str = "") -> list[tuple[int, Account, Holder]]:
         """Return the holders, those of *address* alone if there is one, with their bytes."""
+        network = self._memory.network
         return [
-            (size, self, holder) for holder, size in self._sizes.items() if not address or holder.address == address
+            (size, self, holder)
+            for holder, size in self._sizes.items()
+            if not address or network(holder.address) == address
         ]
 
     def _enforce(self, address: str) -> None:
@@ -118,13 +121,15 @@ class UnadmittedBytes:
 
     Args:
         limit: bytes of all of them.
+        network: as for ``Memory``.
 
     Attributes:
         used: the bytes that are held now.
     """
 
-    def __init__(self, limit: int = UNADMITTED_BYTES) -> None:
+    def __init__(self, limit: int = UNADMITTED_BYTES, network: Callable[[str], str] = str) -> None:
         self.used = 0
+        self._network = network
         self._limit = limit
         self._sizes: dict[Holder, int] = {}
         self._addresses: Counter[str] = Counter()
@@ -139,16 +144,17 @@ class UnadmittedBytes:
         else:
             del self._sizes[holder]
         self.used += more
-        self._addresses[holder.address] += more
-        if not self._addresses[holder.address]:
-            del self._addresses[holder.address]
+        address = self._network(holder.address)
+        self._addresses[address] += more
+        if not self._addresses[address]:
+            del self._addresses[address]
         if more > 0:
             while self.used > self._limit:
                 self._shed_one()
 
     def _shed_one(self) -> None:
         address = max(self._addresses, key=self._addresses.__getitem__)
-        oldest = next(holder for holder in self._sizes if holder.address == address)
+        oldest = next(holder for holder in self._sizes if self._network(holder.address) == address)
         oldest.shed()
         self.hold(oldest, 0)
 
@@ -160,6 +166,7 @@ class Memory:
         limit: bytes; 0: any number.
         share: bytes of one class for the clients of one address; 0: any number.
         on_shed: called for each holder that was shed.
+        network: returns what stands for one client of all the addresses that it may have.
 
     Attributes:
         used: the bytes that are held now.
@@ -171,8 +178,15 @@ class Memory:
         unadmitted: what of the uploads is of clients that are not admitted.
     """
 
-    def __init__(self, limit: int = 0, share: int = 0, on_shed: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self,
+        limit: int = 0,
+        share: int = 0,
+        on_shed: Callable[[], object] = lambda: None,
+        network: Callable[[str], str] = str,
+    ) -> None:
         self.limit = limit
+        self.network = network
         self.used = 0
         self.freed = 0
         self.crowded = False
@@ -181,7 +195,7 @@ class Memory:
         self.accounts = {name: Account(self, name, limit // part, share) for name, part in PARTS.items()}
         self.send_queue, self.upload, self.held = (self.accounts[name] for name in PARTS)
         self.send_queue.spared = SPARED
-        self.unadmitted = UnadmittedBytes()
+        self.unadmitted = UnadmittedBytes(network=network)
 
     @property
     def reason(self) -> str:

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from broker.access.failures import AuthFailures
 from broker.access.lifetimes import Lifetimes
-from broker.access.limits import Buckets
+from broker.access.limits import Buckets, network_of
 from broker.access.principals import Access
 from broker.access.refusals import RefusalLog
 from broker.access.tokens import CONTROL as REVOKED
@@ -303,7 +303,7 @@ def make_channels(settings: Settings, store: IStore, bus: IBus, clock: IReactorT
 def make_memory(settings: Settings, metrics: Metrics) -> Memory:
     """Return the accounts of what clients make the daemon hold."""
     shed = partial(metrics.slow_consumer, "memory")
-    return Memory(settings.memory_limit_bytes, settings.memory_per_address_bytes, shed)
+    return Memory(settings.memory_limit_bytes, settings.memory_per_address_bytes, shed, network_of)
 
 
 def _takers_of(parts: Parts, queue: str) -> list[Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from weakref import WeakValueDictionary
 
-from twisted.internet.defer import DeferredLock
+from twisted.internet.defer import DeferredLock, DeferredSemaphore
+
+READS_AT_ONCE = 8  # of ranges of keys: each may hold some values that are as large as a message
 
 
 class Share:
@@ -14,14 +16,16 @@ class Share:
         calls: that wait for an answer.
         polls: that wait.
         listing: held while all names are looked through for it: each look keeps all of them.
+        reading: held while a range of keys is read for it.
     """
 
-    __slots__ = ("__weakref__", "calls", "listing", "polls")
+    __slots__ = ("__weakref__", "calls", "listing", "polls", "reading")
 
     def __init__(self) -> None:
         self.calls = 0
         self.polls = 0
         self.listing = DeferredLock()
+        self.reading = DeferredSemaphore(READS_AT_ONCE)
 
 
 class Shares:

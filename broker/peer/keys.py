@@ -34,9 +34,14 @@ class KeyVerbs(Client):
     ) -> list[tuple[str, Entry]]:
         """See ``IPeer.range``."""
         self._allow("read", KEY_PREFIX + first, rate_limited=rate_limited, check_permission=False)
-        return await self._parts.keys.range(
-            first, last, limit, predicate=self._may("read", predicate), max_bytes=max_bytes
-        )
+        reading = (self._share or self._take_share()).reading
+        await reading.acquire()
+        try:
+            return await self._parts.keys.range(
+                first, last, limit, predicate=self._may("read", predicate), max_bytes=max_bytes
+            )
+        finally:
+            reading.release()
 
     def set(self, key: str, value: bytes, *, revision: int | None = None, expires: float = 0.0) -> Deferred[Entry]:
         """See ``IPeer.set``."""

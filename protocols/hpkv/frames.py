@@ -47,6 +47,10 @@ class Operation(msgspec.Struct, gc=False):
         """The messageId as the client wrote it."""
         return bytes(self.messageId)
 
+    def forget_value(self) -> None:
+        """Refer to nothing of the frame any more: each ``Raw`` keeps all of it."""
+        self.value, self.messageId = Raw(b""), Raw(self.id)
+
 
 encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Operation).decode

@@ -27,6 +27,8 @@ from protocols.hpkv.patterns import Rights
 
 log = Logger()
 
+LONG = 4096  # bytes of a frame that is not kept until its answer goes out
+
 # "4001 token expired …; 4003 token revoked": of keys, too, which may be JSON web tokens.
 CODES = {HAS_EXPIRED: CloseCode.TOKEN_EXPIRED, WAS_WITHDRAWN: CloseCode.TOKEN_REVOKED}
 
@@ -96,7 +98,10 @@ class Session(OrderedSession):
             if begin is None:
                 raise Invalid("op", message="Invalid operation")
             check_key(operation.key)
-            return begin(self, operation)
+            doing = begin(self, operation)
+            if len(data) > LONG:
+                operation.forget_value()
+            return doing
         except BrokerError as error:
             self._refuse(error, operation.id)
             return None

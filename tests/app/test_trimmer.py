@@ -66,7 +66,7 @@ def test_a_quiet_process_is_trimmed_though_it_has_grown_by_little(process):
 
 def test_what_takes_long_is_done_seldom(process, monkeypatch):
     times = iter([0.0, 0.01, 1.0, 1.0])
-    monkeypatch.setattr(trimmer, "perf_counter", lambda: next(times))
+    monkeypatch.setattr(trimmer, "thread_time", lambda: next(times))
     assert process.look(resident=5 * MIB) == 1
     assert [process.look(resident=5 * MIB) for _ in range(5)] == [1, 1, 1, 1, 2]
 

@@ -10,9 +10,11 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import gatherResults, maybeDeferred
+from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
 from broker.buses import LocalBus, open_bus
+from broker.buses.local import MAX_DEPTH
 from broker.core.channels import StoreEventSource
 from broker.errors import Invalid, Taken, Unavailable
 from broker.interfaces import IBus, ISharedBus
@@ -35,6 +37,54 @@ class TestLocalBus(BusContract):
         bus = LocalBus("node")
         bus.deliver = heard.append
         return bus
+
+
+def endless_bus(heard: list[str], clock: Clock) -> LocalBus:
+    """Return a bus on which "ping" and "pong" are published in answer to each other."""
+    bus = LocalBus("node", clock)
+
+    def deliver(event: Event) -> None:
+        heard.append(event.topic)
+        if event.topic in ("ping", "pong"):
+            bus.publish(live("pong" if event.topic == "ping" else "ping"))
+
+    bus.deliver = deliver
+    return bus
+
+
+def test_events_in_answer_to_each_other_let_others_have_their_turn() -> None:
+    heard: list[str] = []
+    clock = Clock()
+    bus = endless_bus(heard, clock)
+    bus._slices.now = iter(range(10**6)).__next__  # type: ignore[union-attr]  # each look takes a second
+    bus.publish(live("ping"))
+    assert heard == ["ping", "pong"] * (MAX_DEPTH // 2)
+    bus.publish(live("other"))
+    clock.pump([10.0] * 10)
+    assert heard.count("other") == 1
+    assert MAX_DEPTH < len(heard) < MAX_DEPTH + 20
+    assert heard.index("other") == MAX_DEPTH + 1
+
+
+def test_a_failure_costs_no_event_behind_it() -> None:
+    heard: list[str] = []
+    clock = Clock()
+    bus = endless_bus(heard, clock)
+    original = bus.deliver
+
+    def deliver(event: Event) -> None:
+        if event.topic == "ping" and len(heard) > 2 * MAX_DEPTH:
+            raise ZeroDivisionError
+        original(event)
+
+    bus._slices.now = iter(range(10**6)).__next__  # type: ignore[union-attr]
+    bus.deliver = deliver
+    bus.publish(live("ping"))
+    bus.publish(live("other"))
+    clock.pump([10.0] * 500)
+    bus.publish(live("after"))
+    assert (heard.count("other"), heard[-1]) == (1, "after")
+    assert clock.getDelayedCalls() == []
 
 
 async def listen(bus: Any, *topics: str) -> None:

@@ -32,6 +32,8 @@ class Server:
     world: World
     channels: set[bytes] = attrs.field(factory=set)
     globs: set[bytes] = attrs.field(factory=set)
+    lagging: bool = False
+    replies: list[list[object]] = attrs.field(factory=list)  # that have not arrived yet
 
     def step(self) -> bool:
         """Take the next command; say whether there was one."""
@@ -40,25 +42,36 @@ class Server:
             return False
         command, *words = protocol.sent.pop(0)
         if command == b"PING":
-            self.world.subscriber.on_message([b"pong", b""])
+            self._reply([b"pong", b""])
         subscribed = self.globs if command.startswith(b"P") else self.channels
         for word in words:
             if command.endswith(b"UNSUBSCRIBE"):
                 subscribed.discard(word)
             else:
                 subscribed.add(word)
-            self.world.subscriber.on_message([command.lower(), word, 1])
+            self._reply([command.lower(), word, 1])
         return True
+
+    def _reply(self, reply: list[object]) -> None:
+        self.replies.append(reply)
+        if not self.lagging:
+            self.flow()
+
+    def flow(self) -> None:
+        """Let what has not arrived yet arrive, and what follows at once."""
+        self.lagging = False
+        replies, self.replies = self.replies, []
+        for reply in replies:
+            self.world.subscriber.on_message(reply)
 
     def publish(self, event: Event) -> None:
         stamp = event.epoch.encode() if event.id else b"me.%d" % id(event)
         channel, message = encode_text("p0/event/" + event.topic), encode_message(event, event.id, stamp)
-        on_message = self.world.subscriber.on_message
         if channel in self.channels:
-            on_message([b"message", channel, message])
+            self._reply([b"message", channel, message])
         for word in sorted(self.globs):
             if redis_glob(word).fullmatch(channel):
-                on_message([b"pmessage", word, channel, message])
+                self._reply([b"pmessage", word, channel, message])
 
 
 class Node(World):
@@ -92,6 +105,7 @@ class Node(World):
     def settle(self) -> None:
         """Let everything that is under way come to its end."""
         self.connect()
+        self.server.flow()
         if self.source.slow is not None:
             self.source.release()
         for _ in range(4):
@@ -201,7 +215,21 @@ INTERESTS: list[Interest] = [
     ("a.*.c", False),
 ]
 TOPICS = ["a.b", "a.b.c", "kv/*", "kv/x", "a.x", "other"]
-COMMANDS = ["cut", "connect", "connect", "answer", "answer", "step", "heartbeat", "slow", "release", "away", "back"]
+COMMANDS = [
+    "cut",
+    "connect",
+    "connect",
+    "answer",
+    "answer",
+    "step",
+    "heartbeat",
+    "slow",
+    "release",
+    "away",
+    "back",
+    "lag",
+    "flow",
+]
 STEPS: list[tuple[str, object]] = [
     *((verb, which) for verb in ("listen", "listen", "forget", "post", "post") for which in range(3)),
     *(("advance", seconds) for seconds in (0.0, MARK_DELAY, RETRY_DELAY, UNSUBSCRIBE_DELAY + 1)),
@@ -258,6 +286,12 @@ class Model:
 
     def step(self) -> None:
         self.node.server.step()
+
+    def lag(self) -> None:
+        self.node.server.lagging = True
+
+    def flow(self) -> None:
+        self.node.server.flow()
 
     def slow(self) -> None:
         self.node.source.slow = self.node.source.slow or []

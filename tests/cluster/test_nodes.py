@@ -10,7 +10,7 @@ import attrs
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, DeferredList, gatherResults, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, fail, gatherResults, maybeDeferred
 from twisted.python.failure import Failure
 
 from broker.buses import open_bus
@@ -610,6 +610,29 @@ async def test_the_mail_that_a_dead_node_had_in_hand_is_delivered(make_nodes: Ma
     await eventually(lambda: taker.mails)
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_lock_that_its_node_could_not_give_back_stops_no_queue(make_nodes: MakeNodes) -> None:
+    one, two = await make_nodes(2)
+    first, second, sender = one.client(), two.client(), two.client()
+    await sender.peer.enqueue("", b"1", recipient="queue:work")
+    set_, refused = one.store.set, []
+
+    def refuse_unlock(space: str, key: str, value: bytes, **options: Any) -> Any:
+        if space == "mail-at" and b" " not in value and not refused:
+            refused.append(value)
+            return fail(Unavailable("redis"))
+        return set_(space, key, value, **options)
+
+    one.store.set = refuse_unlock
+    first.peer.consume("work")
+    await eventually(lambda: refused)
+    first.peer.close()
+    second.peer.consume("work")
+    await sender.peer.enqueue("", b"2", recipient="queue:work")
+    await eventually(lambda: len(second.mails) == 1)
+    assert [mail.body for mail in first.mails + second.mails] == [b"1", b"2"]
+
+
 # Events, rooms and keys.
 
 
@@ -627,6 +650,64 @@ async def test_events_reach_listeners_on_every_node(make_nodes: MakeNodes) -> No
     await eventually(lambda: all(len(client.heard) == 6 for client in clients))
     for client in clients:
         assert [event.id for event, _ in client.heard if event.id] == [1, 2, 3]
+
+
+async def listening(session: Session) -> None:
+    await session.peer.listening()
+    subscriber = session.peer._parts.bus._subscriber  # type: ignore[attr-defined]
+    await eventually(lambda: all(each.confirmed and each.mark is None for each in subscriber._subscriptions))
+
+
+@pytest_twisted.ensureDeferred
+async def test_patterns_that_are_one_glob_for_redis_miss_nothing_each(make_nodes: MakeNodes) -> None:
+    one, two = await make_nodes(2, durable_topics=("a.>",))
+    narrow, wide, sender = one.client(), one.client(), two.client()
+    narrow.peer.subscribe("a.*")
+    wide.peer.subscribe("a.>")
+    await listening(wide)
+    one.bus._subscriber_connection.drop("cut")
+    await eventually(lambda: one.bus._subscriber_connection.protocol is None)
+    for number in range(3):
+        await sender.peer.publish("a.b.c", "x", b"%d" % number)
+        await sender.peer.publish("a.b", "x", b"%d" % number)
+    await eventually(lambda: (len(wide.heard), len(narrow.heard)) == (6, 3))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_topic_that_is_a_glob_for_redis_blinds_no_watcher(make_nodes: MakeNodes) -> None:
+    one, two = await make_nodes(2)
+    reader, watcher, writer = one.client(), one.client(), two.client()
+    reader.peer.subscribe("kv/*")
+    watcher.peer.watch(lambda key: key.startswith("user"))
+    await listening(watcher)
+    await writer.peer.set("user1", b"1")
+    await eventually(lambda: len(watcher.heard) == 1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_publishes_as_soon_as_it_is_answered_lets_others_be_heard(make_nodes: MakeNodes) -> None:
+    (one,) = await make_nodes(1, durable_topics=("kept",))
+    busy, other, reader = one.client(), one.client(), one.client()
+    reader.peer.subscribe("other")
+    for topic in ("live", "kept"):
+        busy.peer.subscribe(topic, echo=True)
+    await listening(busy)
+    sent = 0
+
+    def again(_: object, topic: str) -> None:
+        nonlocal sent
+        sent += 1
+        if not busy.peer.closed:
+            busy.peer.publish(topic, "x", None).addCallback(again, topic).addErrback(lambda _: None)
+
+    for topic in ("live", "kept"):
+        again(None, topic)
+    for number in range(5):
+        await other.peer.publish("other", "x", b"%d" % number)
+    await eventually(lambda: len(reader.heard) == 5)
+    assert busy.heard
+    busy.peer.close()
+    assert sent > 2
 
 
 @pytest_twisted.ensureDeferred

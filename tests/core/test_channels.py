@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
 from broker.config.options import Retention
-from broker.core.channels import Channels, StoreEventSource, cursor_key
+from broker.core.channels import NOTICE_RETRY, Channels, StoreEventSource, cursor_key
 from broker.errors import Invalid, RateLimited, Unavailable
 from broker.interfaces import IEventSource
 from broker.messages import Event, Quota
@@ -424,6 +424,35 @@ def test_remembered_moves_are_limited(room):
     for id in range(5):
         move(room, id, client=str(id))
     assert len(room.channels._moves) <= 2
+
+
+# What nodes notify each other of
+
+
+@pytest.fixture
+def nodes():
+    room = Room()
+    room.bus.shared = True
+    return room
+
+
+def test_what_the_store_did_not_take_is_told_later(nodes, monkeypatch):
+    with monkeypatch.context() as away:
+        away.setattr(nodes.store, "append", lambda *words: fail(Unavailable("redis")))
+        for name in ("left", "revoked"):
+            nodes.channels.notify(Event("broker.control.x", name, None))
+        nodes.clock.pump([NOTICE_RETRY] * 3)
+    nodes.clock.advance(NOTICE_RETRY)
+    assert [event.name for event in nodes.bus.published] == ["left", "revoked"]
+    assert nodes.clock.getDelayedCalls() == []
+
+
+def test_stopping_leaves_no_notice_behind(nodes, monkeypatch):
+    monkeypatch.setattr(nodes.store, "append", lambda *words: fail(Unavailable("redis")))
+    nodes.channels.notify(Event("broker.control.x", "left", None))
+    nodes.channels.stop()
+    nodes.channels.notify(Event("broker.control.x", "left", None))
+    assert nodes.clock.getDelayedCalls() == []
 
 
 # What a bus reads that has missed some

@@ -48,6 +48,18 @@ def test_what_is_held_no_more_leaves_nothing_behind():
     assert memory.freed == 9 * 100_000
 
 
+def test_the_addresses_that_one_client_may_choose_have_one_share():
+    broker = make_broker(memory_per_address_bytes=1000)
+    first, second = (Holder(broker.memory.upload, f"2001:db8::{number}") for number in (1, 2))
+    other = Holder(broker.memory.upload, "2001:db8:0:1::1").hold(900)
+    first.hold(600)
+    second.hold(500)
+    assert sheds(first, second, other) == [1, 0, 0]
+    for number in range(3):
+        broker.memory.unadmitted.hold(Holder(broker.memory.upload, f"2001:db8::{number}"), 10)
+    assert len(broker.memory.unadmitted._addresses) == 1
+
+
 def test_the_largest_of_an_address_is_shed_when_its_share_is_used_up():
     memory = Memory(share=1000)
     small, large, other = (Holder(memory.upload), Holder(memory.upload), Holder(memory.upload, "192.0.2.2"))

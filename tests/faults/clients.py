@@ -13,7 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.defer import TimeoutError as TookTooLong
 from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost
 from twisted.web.client import RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived
-from websockets.exceptions import InvalidState
+from websockets.exceptions import InvalidHandshake, InvalidState
 
 from tests.support.daemon import Daemon
 from tests.support.ws_client import Closed, Refused, WebSocket, ws_connect
@@ -38,7 +38,7 @@ class Lost(Exception):
 # What a client sees of a node or a network that fails.
 NOT_REACHED = (
     *(ConnectError, ConnectionDone, ConnectionLost, CancelledError, TookTooLong, Closed, Refused),
-    *(ResponseFailed, ResponseNeverReceived, RequestTransmissionFailed),
+    *(ResponseFailed, ResponseNeverReceived, RequestTransmissionFailed, InvalidHandshake),
 )
 
 

@@ -11,7 +11,7 @@ import random
 from typing import Any
 
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, DeferredList, gatherResults
 from twisted.internet.task import react
 
 from tests.faults.events import Log, Observer, Poller, Reader, deaf
@@ -63,6 +63,7 @@ class Loop:
         self.increments, self.rooms = self._make(Increments), self._make(Rooms)
         self._writing = True
         self.deaf: list[str] = []
+        self._failed: list[str] = []  # tasks of the loop itself
         self.unanswered: set[int] = set()
 
     def _make(self, kind: Any) -> Any:
@@ -96,7 +97,8 @@ class Loop:
             reader.going_on = False
         for task in (*readers, *working):
             task.cancel()  # wherever it waits; it goes on from there, and finds that it is time to go
-        await gatherResults([*readers, *working])
+        done = await DeferredList([*readers, *working], consumeErrors=True)
+        self._failed = [str(result) for well, result in done if not well]
         self.faults.say("everybody has gone")
 
     async def _write(self) -> None:
@@ -154,7 +156,7 @@ class Loop:
         return self.exclusive.two + self.service.two
 
     def others(self) -> list[str]:
-        return [fault for exchange in self.exchanges for fault in exchange.faults]
+        return [*self._failed, *(fault for exchange in self.exchanges for fault in exchange.faults)]
 
     def __str__(self) -> str:
         told = max(len(reader.epochs) - 1 for reader in self.readers)

@@ -54,12 +54,20 @@ class Operation:
                 yield state
             return
         if self.kind == "compare" and self.argument[1] != revision:
-            if self.answer in (UNKNOWN, CONFLICT):
+            if self.answer == CONFLICT:
                 yield state
-            return
+            return  # without an answer it need not have happened, and nothing would be different
         after = (self._written(value), revision + 1)
         if self.answer is UNKNOWN or self._told(after) == self.answer:
             yield after
+
+    @property
+    def needs(self) -> float:
+        """The revision in which alone it can have had its answer; infinite if that says nothing."""
+        if self.answer is UNKNOWN or self.answer == CONFLICT:
+            return math.inf
+        revision: int = self.answer if self.kind in ("set", "compare") else self.answer[1]
+        return revision if self.kind == "get" else revision - 1
 
     def _written(self, value: str) -> str:
         if self.kind == "set":
@@ -112,6 +120,7 @@ class _Search:
     def __init__(self, operations: Sequence[Operation]) -> None:
         self._operations = operations
         self._answered = sum(1 << place for place, one in enumerate(operations) if one.end < math.inf)
+        self._needs = sorted((one.needs, place) for place, one in enumerate(operations) if one.needs < math.inf)
 
     def succeeds(self, state: State) -> bool:
         """Return whether there is an order in which all that were answered have happened."""
@@ -126,13 +135,19 @@ class _Search:
             for place in self._next(done):
                 for after in self._operations[place].steps(state):
                     reached = done | 1 << place, after
-                    if reached not in seen:
+                    if reached not in seen and not self._is_too_late(*reached):
                         seen.add(reached)
                         stack.append(reached)
             steps += 1
             if steps > MAX_STEPS:
                 raise Undecided(f"after {steps} steps, with {len(self._operations)} operations")
         return False
+
+    def _is_too_late(self, done: int, state: State) -> bool:
+        """Return whether one that is left needs an earlier revision: there is no way back to that."""
+        if state is None:
+            return False
+        return next((needs < state[1] for needs, place in self._needs if not done >> place & 1), False)
 
     def _next(self, done: int) -> list[int]:
         """Return which may be the next: each that was called before the first end of those that are left."""

@@ -20,7 +20,7 @@ from twisted.internet.task import react
 
 from tests.faults.clients import NOT_REACHED, Failed, Lost, Native
 from tests.faults.faults import LEASE, Faults
-from tests.faults.histories import CONFLICT, UNKNOWN, Operation, State, is_linearizable
+from tests.faults.histories import CONFLICT, UNKNOWN, Operation, State, Undecided, is_linearizable
 from tests.support.cluster import ProxiedCluster
 from tests.support.daemon import Daemon
 from tests.support.eventually import pause
@@ -193,9 +193,13 @@ class Tally:
         """Count a history that began in *state*, and note it when it is not linearizable."""
         for one in history:
             self.operations["without an answer" if one.answer is UNKNOWN else "answered"] += 1
-        if not is_linearizable(history, state):
-            self.violations.append(name)
-            print(f"{name} is not linearizable:")
+        try:
+            verdict = "" if is_linearizable(history, state) else "is not linearizable"
+        except Undecided as undecided:
+            verdict = f"could not be judged {undecided}"
+        if verdict:
+            self.violations.append(f"{name} {verdict}")
+            print(f"{name} {verdict}:")
             for one in sorted(history, key=lambda one: one.start):
                 print("   ", one)
 

@@ -12,6 +12,7 @@ from zope.interface.verify import verifyObject
 from broker.access.permissions import Grants, Permissions, Rule
 from broker.access.principals import Access
 from broker.core.registry import NAME_BYTES
+from broker.core.shares import READS_AT_ONCE
 from broker.core.slices import slices_of
 from broker.errors import BrokerError, Denied, Gone, Invalid, NotFound, RateLimited, Taken, Unauthenticated, Unavailable
 from broker.interfaces import IPeer
@@ -774,6 +775,25 @@ def test_a_search_for_procedures_ends_with_its_client(broker, clock):
     for search in searches:
         with pytest.raises(Gone):
             value_of(search)
+
+
+def test_few_ranges_of_one_client_are_read_at_once(broker, monkeypatch):
+    reads = []
+
+    def read(*bounds, **options):
+        reads.append(Deferred())
+        return reads[-1]
+
+    monkeypatch.setattr(broker.keys, "range", read)
+    peers = [attach(broker) for _ in range(2)]
+    ranges = [Deferred.fromCoroutine(peers[number % 2].range("a", "b", 1)) for number in range(READS_AT_ONCE + 1)]
+    assert len(reads) == READS_AT_ONCE
+    reads[0].errback(Invalid("range"))
+    assert len(reads) == READS_AT_ONCE + 1
+    ranges[0].addErrback(lambda failure: failure.trap(Invalid))
+    for number, each in enumerate(reads[1:]):
+        each.callback([number])
+    assert sorted(value_of(each) for each in ranges[1:]) == [[number] for number in range(READS_AT_ONCE)]
 
 
 def test_names_that_a_client_registers_count_as_held_for_it(broker):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 from twisted.internet.defer import Deferred, fail
@@ -16,7 +17,7 @@ from broker.peer import Peer
 from broker.sessions import MAX_BACKLOG_BYTES, MAX_BACKLOG_FRAMES
 from broker.testing import make_broker, value_of
 from protocols.hpkv import dialect
-from protocols.hpkv.frames import MAX_RECORDS
+from protocols.hpkv.frames import MAX_RECORDS, read
 from tests.protocols.fitful_store import FitfulStore
 from tests.protocols.hpkv_client import Bench, frame, say, told
 from tests.support.logs import failures_of
@@ -623,3 +624,12 @@ def test_a_bug_in_a_range_costs_one_connection(client, monkeypatch, logged):
     client.say(frame(RANGE, "a", endKey="z"))
     assert client.link.closed[0] == 1011
     assert len(failures_of(logged)) == 1
+
+
+def test_an_operation_that_waits_does_not_keep_its_frame():
+    data = b'{"op":2,"key":"k","value":"%b","messageId":"m"}' % (b"x" * 10_000)
+    before = sys.getrefcount(data)
+    operation = read(data)
+    assert sys.getrefcount(data) > before
+    operation.forget_value()
+    assert (sys.getrefcount(data), operation.id) == (before, b'"m"')

@@ -117,7 +117,13 @@ def listen(
             when the address is taken.
     """
     if isinstance(endpoint, str):
-        server: IStreamServerEndpoint = serverFromString(FrameReactor(reactor, outbox, backlog), endpoint)
+        try:
+            server: IStreamServerEndpoint = serverFromString(FrameReactor(reactor, outbox, backlog), endpoint)
+        except (TypeError, LookupError):
+            words = "a word is missing, unknown or too many; several endpoints are separated by ';'"
+            raise ValueError(words) from None
+        except OSError as error:  # a certificate that can not be read
+            raise ValueError(f"{error.filename}: {error.strerror}") from None
     else:
         server = endpoint
     return server.listen(factory)

@@ -213,3 +213,18 @@ async def test_a_client_that_ends_its_half_is_answered_all_the_same(scene: Scene
     client.transport.loseWriteConnection()
     assert await client.until(10) == b"last words"
     await client.ended.addTimeout(TIMEOUT, reactor)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "words"),
+    [
+        ("tcp:8011:interface=127.0.0.1 tcp:8012:interface=127.0.0.1", "separated by ';'"),
+        ("tcp", "missing"),
+        ("tcp:8011:nonsense=1", "unknown"),
+        ("tcp:x", "int"),
+        ("ssl:0:privateKey=/nowhere/key.pem", "/nowhere/key.pem"),
+    ],
+)
+def test_what_is_no_endpoint_is_said_so(endpoint: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        listen(reactor, endpoint, Servers(), Outbox(reactor))

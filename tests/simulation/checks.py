@@ -1,0 +1,220 @@
+"""What must hold at the end of a run."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from broker.patterns import matches
+from tests.simulation.clients import Client, Issued
+from tests.simulation.schedule import KEYS, QUEUES, TOPICS
+
+if TYPE_CHECKING:
+    from tests.simulation.run import Run
+
+KEPT_NAMES = {b"sweeper"}
+
+
+def connected(run: Run) -> list[Client]:
+    """Return the clients that are connected."""
+    return [client for client in run.clients if client.peer is not None and client.node.alive]
+
+
+def open_calls(run: Run) -> list[Issued]:
+    """Return the calls whose end somebody still waits for."""
+    return [issued for issued in run.history.calls.values() if not (issued.ends or issued.parts or issued.gone)]
+
+
+def check_deaf(run: Run) -> None:
+    """Check that all who listen hear what is published now, and that all names are reachable by one holder."""
+    world, clients = run.world, connected(run)
+    if not clients:
+        return
+    poster = clients[0]
+    before = len(run.history.acknowledged)
+    asked = sorted({topic for client in clients for topic in client.listening if not topic.startswith("kv/")})
+    topics = {topic if not topic.endswith(("*", ">")) else topic[:-1] + "a" for topic in asked} | set(TOPICS)
+    for topic in sorted(topics):
+        poster.do("post" if topic.startswith("durable.") else "publish", topic)
+    marker = b"%d" % (run.history.numbers + 1)
+    poster.do("set", "watched.x")
+    began = world.now
+    world.run_until(began + 2.5)
+    if len(run.history.acknowledged) == before:
+        world.violate("a post failed in quiet", f"by {poster.name} at {poster.node.name}")
+        return
+    final = run.history.acknowledged[before:]
+    for client in connected(run):
+        for key, since in client.watching.items():
+            if since < began and not any(b'"' + marker + b'"' in body for body in client.keys_heard):
+                world.violate("a watcher is deaf", f"{client.name} at {client.node.name}: {key}")
+        for pattern, since in client.listening.items():
+            if since < began:
+                check_hears(run, client, pattern, final)
+
+
+def check_hears(run: Run, client: Client, pattern: str, final: list[tuple[str, str, int, bytes, float]]) -> None:
+    for topic, epoch, id, body, _ in final:
+        heard = client.heard[pattern, topic]
+        if matches(pattern, topic) and not any((each.epoch, each.id) == (epoch, id) for each in heard):
+            run.world.violate(
+                "an observer is deaf",
+                f"{client.name} at {client.node.name} has not heard {body!r}, {topic} {id}, by {pattern}; "
+                f"it has heard {[each.id for each in heard]}",
+            )
+    if pattern.startswith("live.") and not any(by == pattern for by, _ in client.live):
+        run.world.violate("an observer is deaf", f"{client.name} at {client.node.name}: {pattern}")
+
+
+def check_history(run: Run) -> None:
+    """Check what was acknowledged."""
+    check_events(run)
+    check_calls(run)
+    check_jobs(run)
+    check_counters(run)
+
+
+def check_events(run: Run) -> None:
+    world, history = run.world, run.history
+    epochs = {node.store.epoch for node in run.living()}
+    if len(epochs) != 1:
+        world.violate("nodes disagree on the epoch", f"{epochs}")
+        return
+    (epoch,) = epochs
+    acknowledged: defaultdict[str, dict[int, tuple[bytes, float]]] = defaultdict(dict)
+    for topic, theirs, id, body, began in history.acknowledged:
+        if theirs == epoch:
+            acknowledged[topic][id] = (body, began)
+        elif not run.lost_data:
+            world.violate("an epoch has ended without reason", f"{topic} {id}")
+    for client in connected(run):
+        for topic, reader in client.readers.items():
+            missing = [id for id in acknowledged[topic] if reader.epoch == epoch and id > reader.after]
+            if missing or (acknowledged[topic] and reader.epoch != epoch):
+                world.violate(
+                    "a reader missed events",
+                    f"{client.name} at {client.node.name} has read {topic} up to {reader.after} "
+                    f"of {reader.epoch}, and not {missing} of {epoch}",
+                )
+        for pattern, since in client.listening.items():
+            for topic, found in acknowledged.items():
+                if not matches(pattern, topic):
+                    continue
+                heard = {event.id for event in client.heard[pattern, topic] if event.epoch == epoch}
+                missing = [id for id, (_, began) in found.items() if began > since and id not in heard]
+                if missing:
+                    world.violate(
+                        "an observer missed events",
+                        f"{client.name} at {client.node.name} has not got {topic} {missing} by {pattern}",
+                    )
+    bodies: dict[bytes, tuple[str, str, int]] = {}
+    for place, body in history.appended.items():
+        if bodies.setdefault(body, place) != place and place[1] == bodies[body][1]:
+            world.violate("an event was stored twice", f"{body!r} at {bodies[body]} and {place}")
+
+
+def check_calls(run: Run) -> None:
+    world, history = run.world, run.history
+    for issued in open_calls(run):
+        if issued.limit:
+            world.violate("a call never ended", f"{issued.token} of {issued.client.name}, with a deadline")
+            continue
+        executions = history.executions[issued.token]
+        if not executions:
+            world.violate("a call never ended", f"{issued.token} of {issued.client.name}, which nobody executes")
+        elif not executions[-1].node.alive or executions[-1].node.died:
+            world.violate(
+                "a call never ended",
+                f"{issued.token} of {issued.client.name}, executed at {executions[-1].node.name}, which has died",
+            )
+    for issued in history.calls.values():
+        if (
+            issued.ends
+            and issued.ends[0].error is None
+            and not issued.streamed
+            and not history.executions[issued.token]
+        ):
+            world.violate("a call was answered by nobody", issued.token)
+
+
+def check_jobs(run: Run) -> None:
+    world, history = run.world, run.history
+    clients = connected(run)
+    if not clients:
+        return
+    for client in clients[:1]:
+        client.do("consume", "work")
+    world.run_until(world.now + 3.0)
+    gone = {client.name for client in run.clients} - {client.name for client in connected(run)}
+    if run.lost_data:
+        return
+    for body, acknowledged in history.jobs.items():
+        if acknowledged and not history.done[body] and not gone:
+            world.violate("a job was not done", body)
+        if history.done[body] > 1 and not any(_may_repeat(step.what) for step in run.schedule.steps):
+            world.violate("a job was done twice", body)
+
+
+def _may_repeat(what: str) -> bool:
+    return what not in QUEUES and what in (
+        *("cut", "reset", "lag", "freeze", "crash", "stop", "hang", "down", "wipe", "back", "leave"),
+    )
+
+
+def check_counters(run: Run) -> None:
+    world, history = run.world, run.history
+    clients = connected(run)
+    if run.lost_data or not clients:
+        return
+    found: list[int] = []
+    for key in KEYS:
+        peer = clients[0].peer
+        assert peer is not None
+        peer.get(key).addCallback(lambda entry: found.append(int(entry.value) if entry else 0))
+        world.run_until(world.now + 1.0)
+        least, most = sum(amount for amount, _ in history.added[key]), history.maybe_added[key]
+        if not found or not least <= found[-1] <= most:
+            world.violate("increments were lost or doubled", f"{key} is {found}, of {least} to {most}")
+
+
+def check_empty(run: Run) -> None:
+    """Check that nothing is left of clients that have all gone."""
+    world = run.world
+    for issued in open_calls(run):
+        world.violate("a call never ended", f"{issued.token} of {issued.client.name}, although all have left")
+    for node in run.living():
+        parts: Any = node.broker.parts
+        tables = {
+            "calls": parts.calls.pending,
+            "calls out": len(getattr(parts.calls, "_out", ())),
+            "calls in": len(getattr(parts.calls, "_in", ())),
+            "deadlines": len(parts.calls._deadlines),
+            "polls": parts.channels.waiting,
+            "waiters": len(parts.channels._waiters),
+            "sessions": len(parts.presence),
+            "performers": len(parts.calls.performers) + len(parts.calls.services) + len(parts.calls.takers),
+            "backlogs": len(parts.queues),
+            "topics": len(parts.topics),
+            "gaps": len(node.bus._subscriber._recovery._gaps),
+            "questions": len(parts.cluster._messenger._asked),
+            "names": len(parts.cluster._held),
+        }
+        left = {name: number for name, number in tables.items() if number}
+        if left:
+            world.violate("tables are not empty", f"{node.name}: {left}")
+    names = set(run.server.data.keys.get(b"sim:names", ())) - KEPT_NAMES
+    if names:
+        world.violate("names are not given back", f"{sorted(names)}")
+    for key, position in run.server.data.keys.get(b"sim:keys:mail-at", {}).items():
+        if b"/" in position:
+            world.violate("a queue is locked", f"{key!r}: {position!r}")
+
+
+def check_stopped(run: Run) -> None:
+    """Check that nodes that have stopped have no timer left."""
+    for node in run.all_nodes:
+        if node.alive:
+            run.world.violate("a node does not stop", node.name)
+        elif not node.died and node.clock.timers:
+            timers = sorted({getattr(timer.call, "__qualname__", repr(timer.call)) for timer in node.clock.timers})
+            run.world.violate("timers are left", f"{node.name}: {timers}")

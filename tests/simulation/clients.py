@@ -1,0 +1,524 @@
+"""Clients of the simulated nodes: what they ask for, what they are told, and what that must never be.
+
+A client is an identity that comes again, perhaps to another node, when its node or its connection has ended, and
+then asks for everything that it had.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import attrs
+from twisted.internet.defer import ensureDeferred
+from twisted.internet.task import deferLater
+
+from broker.errors import BrokerError, Taken
+from broker.messages import Event, Mail, Reply, Request
+from broker.peer import Peer
+from broker.sessions import BaseSession
+from tests.simulation.node import LEASE, Node
+from tests.simulation.world import World
+
+GRACE = 0.4  # seconds that the end of a call may be late: the grain of deadlines, and the network
+RETRY = 0.5  # seconds until a reader asks again
+POLL = 3.0  # seconds that a poll waits
+
+
+@attrs.define(eq=False)
+class Issued:
+    """A call that a client has made.
+
+    Attributes:
+        token: in its body, unlike all others.
+        limit: when it must have ended at the latest; 0.0: it has no deadline.
+        ends: the replies that ended it.
+        parts: the answers of a stream.
+        gone: whether its caller, or the process of that, has ended meanwhile.
+    """
+
+    token: str
+    client: Client
+    node: Node
+    issued: float
+    limit: float
+    streamed: bool = False
+    ends: list[Reply] = attrs.field(factory=list)
+    parts: list[bytes] = attrs.field(factory=list)
+    gone: bool = False
+
+
+@attrs.define(eq=False)
+class Execution:
+    """A call that a client was asked to perform."""
+
+    token: str
+    client: Client
+    node: Node
+    when: float
+
+
+@attrs.define(eq=False)
+class Held:
+    """An exclusive name that a client has got; *until*: when it lost it or gave it back, as far as it knows."""
+
+    name: str
+    client: Client
+    node: Node
+    since: float
+    takeover: bool
+
+
+class History:
+    """What clients have seen, and what follows from it at once.
+
+    Attributes:
+        appended: the bodies by topic, epoch and id, from whomever they are known.
+        acknowledged: topic, epoch, id, body and when it was asked for, of posts that were answered.
+        upset: until when names may have two holders: the store has forgotten who has them.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.appended: dict[tuple[str, str, int], bytes] = {}
+        self.acknowledged: list[tuple[str, str, int, bytes, float]] = []
+        self.calls: dict[str, Issued] = {}
+        self.executions: defaultdict[str, list[Execution]] = defaultdict(list)
+        self.held: list[Held] = []
+        self.jobs: dict[str, bool] = {}  # whether its enqueuing was answered, by body
+        self.done: defaultdict[str, int] = defaultdict(int)  # deliveries, by body
+        self.added: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)  # amounts and epochs, by key
+        self.maybe_added: defaultdict[str, int] = defaultdict(int)
+        self.upset = 0.0
+        self.numbers = 0
+
+    def number(self) -> int:
+        self.numbers += 1
+        return self.numbers
+
+    def append(self, event: Event) -> None:
+        """Note that *event* is stored."""
+        place, body = (event.topic, event.epoch, event.id), event.body or b""
+        known = self.appended.setdefault(place, body)
+        if known != body:
+            self.world.violate("an id was given twice", f"{place}: {known!r} and {body!r}")
+
+    def executed(self, client: Client, token: str, name: str) -> None:
+        """Note that *client* was asked to perform a call; nobody else may hold the name meanwhile."""
+        found = self.executions[token]
+        found.append(Execution(token, client, client.node, self.world.now))
+        if len(found) > 1 and found[0].client is not client:
+            places = [f"{each.client.name} at {each.node.name}" for each in found]
+            self.world.violate("a call was executed twice", f"{token} by {places}")
+        elif len(found) > 1:
+            self.world.violate("a call was executed twice", f"{token} by {client.name}")
+        self.check_holders(name, client)
+
+    def check_holders(self, name: str, client: Client) -> None:
+        """Check that no other has got *name* since *client*, which serves it now, has."""
+        mine = next((held for held in self.held if held.name == name and held.client is client), None)
+        if mine is None or self.world.now < self.upset:
+            return
+        for held in self.held:
+            if held.name != name or held.since <= mine.since or not held.node.alive:
+                continue
+            # Whoever was taken over learns of it by a message, or by the end of its lease.
+            if not held.takeover or self.world.now - held.since > LEASE + 1:
+                self.world.violate(
+                    "two holders of a name",
+                    f"{name} is served by {client.name} at {mine.node.name}, and {held.client.name} at "
+                    f"{held.node.name} has had it for {self.world.now - held.since:.3f} s",
+                )
+
+
+class Reader:
+    """Polls a topic from its beginning, one page after the other, and goes on at the cursor.
+
+    Attributes:
+        ids: of what was read in the present epoch.
+    """
+
+    def __init__(self, client: Client, topic: str) -> None:
+        self.client, self.topic = client, topic
+        self.epoch, self.after = "", 0
+        self.bodies: list[bytes] = []
+        self.stopped = False
+
+    async def run(self, peer: Peer, node: Node) -> None:
+        history = self.client.history
+        while self.client.peer is peer and not self.stopped:
+            try:
+                if not self.epoch:
+                    self.epoch = peer.epoch
+                if peer.epoch != self.epoch:  # 410, in HTTP: all is new
+                    self._begin_again(peer.epoch)
+                events = await peer.poll(self.topic, self.after, 50, POLL)
+                if self.client.peer is not peer:
+                    return  # its client is elsewhere meanwhile
+                for event in events:
+                    if event.epoch != self.epoch:
+                        self._begin_again("")
+                        break
+                    if event.id != self.after + 1:
+                        history.world.violate(
+                            "a reader missed events",
+                            f"{self.client.name} has read {self.topic} up to {self.after}, then {event.id}",
+                        )
+                    history.append(event)
+                    self.after = event.id
+                    self.bodies.append(event.body or b"")
+                if events and self.after:
+                    await peer.move_cursor(self.client.name, self.topic, self.after)
+            except BrokerError:
+                await deferLater(node.clock, RETRY)  # type: ignore[arg-type]
+
+    def _begin_again(self, epoch: str) -> None:
+        self.epoch, self.after = epoch, 0
+        self.bodies.clear()
+
+
+class Client(BaseSession):
+    """One client.
+
+    Args:
+        history: what all have seen.
+        name: of the client.
+        place: returns a node to come to, or None.
+
+    Attributes:
+        peer: at the broker, None while it is not connected.
+        wishes: what it asks for at each start, by a name.
+        heard: what it was handed in this session, by pattern and topic.
+    """
+
+    def __init__(self, history: History, name: str, place: Callable[[Client], Node | None]) -> None:
+        self.history, self.world, self.name, self._place = history, history.world, name, place
+        self.chance = self.world.chance("client", name)
+        self.peer: Peer | None = None
+        self.node: Node
+        self.wishes: dict[tuple[str, str], Callable[[], Coroutine[Any, Any, object]]] = {}
+        self.readers: dict[str, Reader] = {}
+        self.session = 0
+        self.away = False  # for good
+        self.takes_jobs = True
+        self._forget()
+
+    def _forget(self) -> None:
+        self.heard: defaultdict[tuple[str, str], list[Event]] = defaultdict(list)
+        self.live: dict[tuple[str, bytes], int] = {}
+        self.listening: dict[str, float] = {}  # since when it surely hears all of a topic
+        self.watching: dict[str, float] = {}  # since when it surely hears all changes
+        self.keys_heard: set[bytes] = set()
+
+    # Coming and going.
+
+    def connect(self) -> None:
+        """Come to a node, or try later."""
+        if self.away or self.peer is not None:
+            return
+        node = self._place(self)
+        if node is None:
+            self.world.after(0.3, self.connect)
+            return
+        self.node = node
+        self.session += 1
+        self._forget()
+        peer = self.peer = node.broker.attach("test", "127.0.0.1")
+        peer.bind(self, self._disconnected)
+        self.world.log(f"{self.name} comes to {node.name}")
+        self._run(self._begin(peer), "begin")
+
+    async def _begin(self, peer: Peer) -> None:
+        while not peer.closed:
+            try:
+                await peer.take_name(self.name)
+                break
+            except BrokerError:
+                await deferLater(self.node.clock, RETRY)  # type: ignore[arg-type]
+        if peer.closed:
+            return
+        peer.appear()
+        for what, wish in list(self.wishes.items()):
+            self._run(self._get(what, wish, peer), " ".join(what))
+
+    async def _get(self, what: tuple[str, str], wish: Callable[[], Coroutine[Any, Any, object]], peer: Peer) -> None:
+        while self.peer is peer and self.wishes.get(what) is wish:
+            try:
+                await wish()
+                return
+            except Taken:
+                self.wishes.pop(what, None)  # another has it
+            except BrokerError:
+                await deferLater(self.node.clock, RETRY)  # type: ignore[arg-type]
+
+    def want(self, kind: str, name: str, wish: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Ask for something now, and whenever this client comes again; a no-op where it does already."""
+        if (kind, name) in self.wishes:
+            return
+        self.wishes[kind, name] = wish
+        if self.peer is not None:
+            self._run(self._get((kind, name), wish, self.peer), f"{kind} {name}")
+
+    def _disconnected(self, code: int, reason: str) -> None:
+        """The broker closes the connection."""
+        self.world.log(f"{self.name} is disconnected: {code} {reason}")
+        peer, self.peer = self.peer, None
+        if reason == "replaced":
+            for what in [what for what in self.wishes if what[0] == "name"]:
+                del self.wishes[what]
+        self._over()
+        if peer is not None:
+            self.node.clock.callLater(0, peer.close)
+        self.world.after(0.2 + self.chance.random(), self.connect)
+
+    def lose_process(self) -> None:
+        """The node's process has ended."""
+        if self.peer is not None:
+            self.peer = None
+            self._over()
+            self.world.after(0.2 + self.chance.random(), self.connect)
+
+    def disconnect(self, *, again: bool = True) -> None:
+        """Close the connection; come again soon, or not."""
+        self.away = self.away or not again
+        peer, self.peer = self.peer, None
+        if peer is not None:
+            self.world.log(f"{self.name} leaves {self.node.name}")
+            self._over()
+            self.node.clock.receive(peer.close)
+        if again:
+            self.world.after(0.2 + self.chance.random(), self.connect)
+
+    def _over(self) -> None:
+        history = self.history
+        history.held = [held for held in history.held if held.client is not self]
+        for issued in history.calls.values():
+            if issued.client is self and not issued.ends:
+                issued.gone = True
+
+    def _run(self, work: Coroutine[Any, Any, object], what: str) -> None:
+        doing = ensureDeferred(work)  # type: ignore[arg-type]
+        doing.addErrback(self._failed, what)
+
+    def _failed(self, failure: Any, what: str) -> None:
+        if failure.check(BrokerError) is None:
+            self.world.violate("exception", f"{self.name}: {what}: {failure.type.__name__}: {failure.value}")
+            self.world.log(failure.getTraceback())
+        else:
+            self.world.log(f"{self.name}: {what}: {type(failure.value).__name__}: {failure.value}")
+
+    def do(self, what: str, *arguments: Any) -> None:
+        """Do one thing, if it is connected."""
+        if self.peer is not None and self.node.alive:
+            self.node.clock.receive(self._do, what, self.peer, *arguments)
+
+    def _do(self, what: str, peer: Peer, *arguments: Any) -> None:
+        if self.peer is peer:
+            self.world.log(f"{self.name}: {what} {' '.join(map(str, arguments))}")
+            self._run(getattr(self, f"do_{what}")(peer, *arguments), what)
+
+    # Topics.
+
+    async def do_post(self, peer: Peer, topic: str) -> None:
+        body, began = b"%s %d" % (topic.encode(), self.history.number()), self.world.now
+        stored = await peer.publish(topic, "post", body)
+        self.world.log(f"{self.name}: {topic} {stored.id} is {body!r}")
+        self.history.append(stored)
+        self.history.acknowledged.append((topic, stored.epoch, stored.id, body, began))
+
+    async def do_publish(self, peer: Peer, topic: str) -> None:
+        await peer.publish(topic, "live", b"%s %d" % (topic.encode(), self.history.number()))
+
+    async def do_read(self, peer: Peer, topic: str) -> None:
+        reader = self.readers.setdefault(topic, Reader(self, topic))
+
+        async def read() -> None:
+            assert self.peer is not None
+            await reader.run(self.peer, self.node)
+
+        self.want("read", topic, read)
+
+    async def do_observe(self, peer: Peer, topic: str) -> None:
+        async def observe() -> None:
+            peer = self.peer
+            assert peer is not None
+            peer.subscribe(topic, echo=True)
+            await peer.listening()
+            if self.peer is peer:
+                self.listening[topic] = self.world.now
+
+        self.want("observe", topic, observe)
+
+    async def do_join(self, peer: Peer, room: str) -> None:
+        async def join() -> None:
+            assert self.peer is not None
+            await self.peer.become(self.name)
+            await self.peer.join(room)
+
+        self.want("join", room, join)
+
+    async def do_part(self, peer: Peer, room: str) -> None:
+        self.wishes.pop(("join", room), None)
+        await peer.part(room)
+
+    def event(self, event: Event, pattern: str) -> None:
+        body = event.body or b""
+        if event.topic.startswith("kv/"):
+            if not pattern:
+                self.keys_heard.add(body)
+            return
+        if not event.id:
+            times = self.live[pattern, body] = self.live.get((pattern, body), 0) + 1
+            if times > 1 and not event.topic.startswith("$"):
+                self.world.violate("a live event came twice", f"{body!r} to {self.name}, by {pattern}")
+            return
+        self.history.append(event)
+        before = self.heard[pattern, event.topic]
+        if before and before[-1].epoch == event.epoch and event.id != before[-1].id + 1:
+            self.world.violate(
+                "an observer got events out of order",
+                f"{self.name} at {self.node.name}, by {pattern}: {event.topic} {before[-1].id}, then {event.id}",
+            )
+        before.append(event)
+
+    # Calls.
+
+    async def do_perform(self, peer: Peer, name: str, takeover: bool) -> None:
+        async def perform() -> None:
+            peer = self.peer
+            assert peer is not None
+            await peer.perform([name], takeover=takeover)
+            if self.peer is peer and not any(held.client is self and held.name == name for held in self.history.held):
+                self.history.held.append(Held(name, self, self.node, self.world.now, takeover))
+
+        self.want("name", name, perform)
+
+    async def do_share(self, peer: Peer, name: str) -> None:
+        async def share() -> None:
+            assert self.peer is not None
+            await self.peer.perform([name], shared=True)
+
+        self.want("share", name, share)
+
+    async def do_release(self, peer: Peer, name: str) -> None:
+        self.wishes.pop(("name", name), None)
+        history = self.history
+        history.held = [held for held in history.held if not (held.client is self and held.name == name)]
+        peer.release(name)
+
+    async def do_take(self, peer: Peer, topic: str) -> None:
+        async def take() -> None:
+            assert self.peer is not None
+            self.peer.acknowledge(topic)
+
+        self.want("take", topic, take)
+
+    async def do_call(self, peer: Peer, name: str, timeout: float) -> None:
+        token = f"call-{self.history.number()}"
+        limit = self.world.now + timeout + GRACE if timeout else 0.0
+        issued = self.history.calls[token] = Issued(token, self, self.node, self.world.now, limit)
+        request = Request("", name, "", "", token.encode(), timeout=timeout)
+        try:
+            peer.call(token, request)
+        except BrokerError as error:
+            issued.ends.append(Reply(token, b"", error))
+
+    async def do_stream(self, peer: Peer, topic: str) -> None:
+        token = f"stream-{self.history.number()}"
+        issued = self.history.calls[token] = Issued(token, self, self.node, self.world.now, 0.0, streamed=True)
+        try:
+            peer.request(token, Request("", "", "", "", token.encode()), topic)
+        except BrokerError as error:
+            issued.ends.append(Reply(token, b"", error))
+
+    def reply(self, reply: Reply) -> None:
+        issued = self.history.calls[reply.ref]
+        self.world.log(f"{self.name}: the reply to {reply.ref} is {reply.error or reply.body!r}")
+        if reply.streamed and reply.error is None:
+            if reply.body != b"%d" % (len(issued.parts) + 1):
+                self.world.violate(
+                    "a stream has a hole", f"{reply.ref}: {len(issued.parts)} parts, then {reply.body!r}"
+                )
+            issued.parts.append(reply.body)
+            return
+        issued.ends.append(reply)
+        if len(issued.ends) > 1:
+            texts = [str(each.error or each.body) for each in issued.ends]
+            self.world.violate("a call ended twice", f"{reply.ref} of {self.name}: {texts}")
+        if issued.limit:
+            late = self.world.now - max(issued.limit, issued.node.thawed + GRACE)
+            if late > 0:
+                self.world.violate("a call ended late", f"{reply.ref} of {self.name} by {late:.3f} s")
+
+    def request(self, request: Request) -> None:
+        token = request.body.decode()
+        self.world.log(f"{self.name}: executes {token} for {request.caller}")
+        self.history.executed(self, token, request.procedure)
+        peer = self.peer
+        if peer is None:
+            return
+        if request.streamed:
+            self._run(self._answer_stream(peer, request.id), "stream")
+            return
+        what = self.chance.random()
+        if what < 0.5:
+            self.node.clock.callLater(0, self._answer, peer, request.id, request.body)
+        elif what < 0.9:
+            self.node.clock.callLater(0.5 * self.chance.random(), self._answer, peer, request.id, request.body)
+        # Else never.
+
+    def _answer(self, peer: Peer, id: str, body: bytes) -> None:
+        if not peer.closed:
+            peer.answer(id, body)
+
+    async def _answer_stream(self, peer: Peer, id: str) -> None:
+        for number in range(1, 2 + int(6 * self.chance.random())):
+            await deferLater(self.node.clock, 0.3 * self.chance.random())  # type: ignore[arg-type]
+            self._answer(peer, id, b"%d" % number)
+
+    # Queues and keys.
+
+    async def do_consume(self, peer: Peer, queue: str) -> None:
+        async def consume() -> None:
+            assert self.peer is not None
+            self.peer.consume(queue)
+
+        self.want("consume", queue, consume)
+
+    async def do_enqueue(self, peer: Peer, recipient: str) -> None:
+        body = f"job {self.history.number()}"
+        self.history.jobs[body] = False
+        await peer.enqueue("", body.encode(), recipient=recipient)
+        self.history.jobs[body] = True
+
+    def mail(self, mail: Mail) -> bool:
+        if self.peer is None:
+            return False
+        self.world.log(f"{self.name}: takes {mail.body!r}")
+        self.history.done[mail.body.decode()] += 1
+        return True
+
+    async def do_increment(self, peer: Peer, key: str) -> None:
+        amount = int(1 + 9 * self.chance.random())
+        epoch = peer.epoch
+        self.history.maybe_added[key] += amount
+        await peer.increment(key, b"%d" % amount)
+        self.history.added[key].append((amount, epoch))
+
+    async def do_watch(self, peer: Peer, key: str) -> None:
+        async def watch() -> None:
+            peer = self.peer
+            assert peer is not None
+            if key.endswith("*"):
+                peer.watch_pattern(key)
+            else:
+                peer.watch(names=[key])
+            await peer.listening()
+            if self.peer is peer:
+                self.watching[key] = self.world.now
+
+        self.want("watch", key, watch)
+
+    async def do_set(self, peer: Peer, key: str) -> None:
+        await peer.set(key, b"%d" % self.history.number())

@@ -1,0 +1,171 @@
+"""What happens in a run: a list of steps, of which any may be left out."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import attrs
+
+NODES = (2, 3)
+CLIENTS = (4, 7)
+ACTIVE = 12.0  # seconds in which clients and faults are at work
+FIRST = 1.5  # seconds until the nodes have found each other
+TOPICS = ("durable.a", "durable.b")
+LIVE = ("live.a", "live.b")
+NAMES = ("svc.one", "svc.two")
+SHARED = ("pool.one",)
+STREAMS = ("feed",)
+QUEUES = ("queue:work",)
+ROOMS = ("durable.room", "room")
+KEYS = ("counter",)
+KINDS = ({"commands"}, {"subscriber"}, {"commands", "subscriber"})
+ALL = {"commands", "subscriber"}
+
+
+@attrs.frozen
+class Step:
+    """One thing that happens.
+
+    Attributes:
+        at: seconds since the start.
+        actor: "n0" for a node, "c0" for a client, "redis".
+        what: a method of ``Run`` for faults, of ``Client`` for clients.
+    """
+
+    at: float
+    actor: str
+    what: str
+    arguments: tuple[Any, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.at:7.3f} {self.actor:6} {self.what} {' '.join(map(str, self.arguments))}"
+
+
+@attrs.frozen
+class Schedule:
+    """How many there are, and what they do.
+
+    Attributes:
+        faults: whether the store may lose what it has acknowledged ("wipe", "back").
+    """
+
+    seed: int
+    nodes: int
+    clients: int
+    steps: tuple[Step, ...]
+
+
+SETUP = (
+    ("observe", TOPICS, 4),
+    ("observe", LIVE, 2),
+    ("observe", ("durable.*", "durable.>", "live.*"), 2),
+    ("read", TOPICS, 3),
+    ("perform", NAMES, 4),
+    ("share", SHARED, 2),
+    ("take", STREAMS, 2),
+    ("consume", ("work",), 2),
+    ("join", ROOMS, 2),
+    ("watch", ("watched.x", "watched.*"), 2),
+    ("observe", ("kv/*", "kv/watched.x"), 1),
+)
+WORK = (
+    ("post", TOPICS, 9),
+    ("publish", LIVE, 4),
+    ("call", NAMES, 6),
+    ("call", SHARED, 3),
+    ("stream", STREAMS, 3),
+    ("enqueue", QUEUES, 4),
+    ("enqueue", (), 3),
+    ("increment", KEYS, 3),
+    ("set", ("watched.x",), 1),
+    ("perform", NAMES, 2),
+    ("release", NAMES, 1),
+    ("join", ROOMS, 1),
+    ("part", ROOMS, 1),
+    ("observe", TOPICS, 1),
+    ("publish", ROOMS, 2),
+)
+BURSTS = {"post", "publish", "enqueue"}
+FAULTS = (
+    ("cut", 4),
+    ("reset", 5),
+    ("lag", 3),
+    ("freeze", 4),
+    ("crash", 3),
+    ("stop", 1),
+    ("hang", 2),
+    ("down", 2),
+    ("wipe", 1),
+    ("back", 1),
+    ("leave", 3),
+)
+
+
+def make_schedule(seed: int) -> Schedule:
+    """Return what happens in the run of *seed*."""
+    chance = Random(f"schedule {seed}")
+    nodes, clients = chance.randint(*NODES), chance.randint(*CLIENTS)
+    faults = [
+        _fault(chance, nodes, clients, FIRST + 1 + (ACTIVE - 3) * chance.random())
+        for _ in range(chance.choice((0, 1, 1, 2, 2, 3, 4, 6)))
+    ]
+    steps = list(faults)
+    for _ in range(chance.randint(8, 16)):
+        steps.append(_client_step(chance, clients, SETUP, FIRST + chance.random()))
+    for _ in range(chance.randint(15, 45)):
+        step = _client_step(chance, clients, WORK, _moment(chance, faults))
+        # Often several of the same, one right after the other.
+        for _ in range(chance.choice((1, 1, 2, 4)) if step.what in BURSTS else 1):
+            steps.append(step)
+            step = attrs.evolve(step, at=step.at + 0.2 * chance.random())
+    return Schedule(seed, nodes, clients, tuple(sorted(steps, key=lambda step: step.at)))
+
+
+def _moment(chance: Random, faults: list[Step]) -> float:
+    """Return when a client does something: often at the beginning or at the end of a fault."""
+    if not faults or chance.random() < 0.5:
+        return FIRST + 0.5 + (ACTIVE - 2) * chance.random()
+    fault = chance.choice(faults)
+    at = fault.at
+    lasts = [word for word in fault.arguments if type(word) is float]
+    if lasts and chance.random() < 0.5:
+        at += lasts[0]
+    return min(ACTIVE, max(FIRST, at + chance.choice((0.01, 0.3, 1.0)) * (chance.random() - 0.3)))
+
+
+def _weighted(chance: Random, table: tuple[tuple[Any, ...], ...]) -> tuple[Any, ...]:
+    return chance.choices(table, [row[-1] for row in table])[0]
+
+
+def _client_step(chance: Random, clients: int, table: tuple[tuple[Any, ...], ...], at: float) -> Step:
+    what, names, _ = _weighted(chance, table)
+    name = chance.choice(names) if names else f"c{chance.randrange(clients)}"
+    arguments: tuple[Any, ...] = (name,)
+    if what == "call":
+        arguments = (name, chance.choice((0.0, 1.0, 3.0)))
+    elif what == "perform":
+        arguments = (name, chance.random() < 0.3)
+    return Step(at, f"c{chance.randrange(clients)}", what, arguments)
+
+
+def _fault(chance: Random, nodes: int, clients: int, at: float) -> Step:
+    what = _weighted(chance, FAULTS)[0]
+    node = f"n{chance.randrange(nodes)}"
+    seconds = round(chance.choice((0.2, 1.0, 3.0, 6.0, 8.0)) * (0.5 + chance.random()), 3)
+    if what in ("cut", "reset"):
+        kinds = " ".join(sorted(chance.choice(KINDS)))
+        return Step(at, node, what, (kinds, seconds) if what == "cut" else (kinds,))
+    if what == "lag":
+        return Step(at, node, what, (chance.choice((0.05, 0.3, 1.0)), seconds))
+    if what == "freeze":
+        return Step(at, node, what, (seconds, chance.random() < 0.5))
+    if what == "crash":
+        return Step(at, node, what, (chance.random() < 0.5, seconds))
+    if what == "stop":
+        return Step(at, node, what, (seconds,))
+    if what == "leave":
+        return Step(at, f"c{chance.randrange(clients)}", what)
+    if what == "back":
+        return Step(at, "redis", what, (seconds, round(2 * chance.random(), 3)))
+    return Step(at, "redis", what, (seconds,))
