@@ -197,7 +197,7 @@ def check_empty(run: Run) -> None:
             "topics": len(parts.topics),
             "gaps": len(node.bus._subscriber._recovery._gaps),
             "questions": len(parts.cluster._messenger._asked),
-            "names": len(parts.cluster._held),
+            "names": len(parts.cluster._claims),
         }
         left = {name: number for name, number in tables.items() if number}
         if left:
