@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from zope.interface import implementer
 
 START = 1_700_000_000.0  # seconds since the epoch
-MAX_AT_ONCE = 20_000  # things that happen at one moment
+MAX_AT_ONCE = 3_000  # things that happen at one moment
 
 
 class Endless(Exception):
