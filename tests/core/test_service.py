@@ -203,6 +203,14 @@ def test_about_tells_clients_no_address():
     assert broker.about.details()["store"] == broker.store.description
 
 
+def test_about_tells_operators_what_to_change_at_a_store_that_nodes_share():
+    broker: Any = make_broker()
+    assert "warnings" not in broker.about.details()
+    broker.store.shared, broker.store.warnings = True, ["set noeviction"]
+    assert broker.about.details()["warnings"] == ["set noeviction"]
+    assert "warnings" not in broker.about()
+
+
 def test_about_tells_no_secret():
     about = make_broker(api_secret="hush").about()
     assert about["name"] == "txbroker"
