@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -396,3 +398,11 @@ def test_what_can_not_be_given_back_now_is_tried_again_later_and_not_at_once(nod
     node.clock.pump([PAUSE] * 10)
     assert node.bus.asked == [("release", "n")] * 2
     assert len(node.clock.getDelayedCalls()) == 1
+
+
+def test_the_table_of_the_documentation_has_every_state_in_its_order():
+    page = (Path(__file__).parents[2] / "docs" / "architecture.rst").read_text()
+    rows = re.findall(r"^``([A-Z]+)`` .* (FREE|CLAIMING|HELD|STALE|RELEASING) +[a-z]", page, re.M)
+    assert {(State[before], State[after]) for before, after in rows} == {
+        (before, after) for (before, _), (after, _) in TRANSITIONS.items()
+    }
