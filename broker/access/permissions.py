@@ -13,7 +13,18 @@ import attrs
 
 from broker.access.web_tokens import could_name
 from broker.errors import Invalid
-from broker.patterns import check_pattern, covers, is_pattern, matches, overlaps
+from broker.patterns import (
+    KEY_PREFIX,
+    QUEUE,
+    RESERVED_BEGINNINGS,
+    check_pattern,
+    covers,
+    is_of_broker,
+    is_pattern,
+    literal_beginning,
+    matches,
+    overlaps,
+)
 
 VERBS = (
     "publish", "subscribe", "call", "register", "request", "acknowledge",
@@ -21,6 +32,8 @@ VERBS = (
 )  # fmt: skip
 NAMED = ("key", "user", "role")  # kinds whose tables have a name: [user.bob.read]
 NAMELESS = ("secret", "anonymous", "default")  # the others: [anonymous.read]
+# Verbs whose names all begin alike; a pattern of others would allow, or deny, nothing.
+BEGINNINGS = {"write": KEY_PREFIX, "consume": QUEUE}
 MAX_DECISIONS = 1024  # that are remembered for a set of grants
 MAX_REMEMBERED = 300  # characters of a name whose decision is remembered
 MAX_PRINCIPALS = 4096  # whose grants are remembered
@@ -202,6 +215,8 @@ class _Reader:
         for pattern in patterns:
             if not _can_match(pattern):
                 self._wrong(path, f"{key}: {pattern!r} is a pattern that can match nothing")
+            elif reason := _unusable(path[-1], pattern):
+                self._wrong(path, f"{key}: {pattern!r} is a pattern that can match nothing: {reason}")
         return tuple(pattern for pattern in patterns if isinstance(pattern, str))
 
     def _check_name(self, kind: str, name: str) -> None:
@@ -253,6 +268,18 @@ def _can_match(pattern: object) -> bool:
     except Invalid:
         return False
     return True
+
+
+def _unusable(verb: str, pattern: str) -> str:
+    """Return why no name that *verb* is used with is matched by *pattern*, which is well formed; "" where one is."""
+    beginning = literal_beginning(pattern)
+    wild = beginning != pattern
+    if verb == "act" and (beginning.startswith(RESERVED_BEGINNINGS) or (not wild and is_of_broker(pattern))):
+        return "nobody acts as a name that is reserved"
+    wanted = BEGINNINGS.get(verb, "")
+    if not (beginning.startswith(wanted) or (wild and wanted.startswith(beginning))):
+        return f"what is used with {verb} begins with {wanted}"
+    return ""
 
 
 def _lines_of(text: str) -> dict[tuple[str, ...], int]:
