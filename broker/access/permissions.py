@@ -32,7 +32,7 @@ VERBS = (
 )  # fmt: skip
 NAMED = ("key", "user", "role")  # kinds whose tables have a name: [user.bob.read]
 NAMELESS = ("secret", "anonymous", "default")  # the others: [anonymous.read]
-# Verbs whose names all begin alike; a pattern of others would allow, or deny, nothing.
+# Verbs whose names all begin alike; a list without any that does would allow, or deny, nothing.
 BEGINNINGS = {"write": KEY_PREFIX, "consume": QUEUE}
 MAX_DECISIONS = 1024  # that are remembered for a set of grants
 MAX_REMEMBERED = 300  # characters of a name whose decision is remembered
@@ -215,9 +215,16 @@ class _Reader:
         for pattern in patterns:
             if not _can_match(pattern):
                 self._wrong(path, f"{key}: {pattern!r} is a pattern that can match nothing")
-            elif reason := _unusable(path[-1], pattern):
-                self._wrong(path, f"{key}: {pattern!r} is a pattern that can match nothing: {reason}")
-        return tuple(pattern for pattern in patterns if isinstance(pattern, str))
+            elif path[-1] == "act" and _is_reserved(pattern):
+                self._wrong(
+                    path, f"{key}: {pattern!r} is a pattern that can match nothing: nobody acts as a reserved name"
+                )
+        texts = tuple(pattern for pattern in patterns if isinstance(pattern, str))
+        wanted = BEGINNINGS.get(path[-1], "")
+        # One list may do for several verbs, but not if nothing in it is for this one.
+        if texts and not any(_begins(pattern, wanted) for pattern in texts):
+            self._wrong(path, f"{key} can match nothing: the names of {path[-1]} begin with {wanted}")
+        return texts
 
     def _check_name(self, kind: str, name: str) -> None:
         if not _can_match(name):
@@ -270,16 +277,16 @@ def _can_match(pattern: object) -> bool:
     return True
 
 
-def _unusable(verb: str, pattern: str) -> str:
-    """Return why no name that *verb* is used with is matched by *pattern*, which is well formed; "" where one is."""
+def _is_reserved(pattern: str) -> bool:
+    """Whether *pattern*, a name or one with wildcards, matches reserved names alone."""
     beginning = literal_beginning(pattern)
-    wild = beginning != pattern
-    if verb == "act" and (beginning.startswith(RESERVED_BEGINNINGS) or (not wild and is_of_broker(pattern))):
-        return "nobody acts as a name that is reserved"
-    wanted = BEGINNINGS.get(verb, "")
-    if not (beginning.startswith(wanted) or (wild and wanted.startswith(beginning))):
-        return f"what is used with {verb} begins with {wanted}"
-    return ""
+    return beginning.startswith(RESERVED_BEGINNINGS) or (beginning == pattern and is_of_broker(pattern))
+
+
+def _begins(pattern: str, wanted: str) -> bool:
+    """Whether some name that *pattern* matches begins with *wanted*."""
+    beginning = literal_beginning(pattern)
+    return beginning.startswith(wanted) or (beginning != pattern and wanted.startswith(beginning))
 
 
 def _lines_of(text: str) -> dict[tuple[str, ...], int]:
