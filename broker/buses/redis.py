@@ -28,7 +28,7 @@ from broker.redis.batcher import RECONNECT_ERRORS, RECONNECT_TIMEOUT, Batcher, O
 from broker.redis.connection import Connection, ResponseError
 from broker.redis.event_codec import encode_message
 from broker.redis.script import Script
-from broker.redis.server import read_info
+from broker.redis.server import check_version, read_info
 
 log = Logger()
 
@@ -169,7 +169,11 @@ class RedisBus(Service):
 
     def wiped(self) -> None:
         """See ``ISharedBus.wiped``."""
-        self._subscriber.wiped()
+        self._subscriber.wiped(self.source.kept)
+
+    def last_mark(self, epoch: str) -> int:
+        """See ``ISharedBus.last_mark``."""
+        return self._subscriber.last_mark(epoch)
 
     # Events.
 
@@ -280,7 +284,9 @@ class RedisBus(Service):
 
     async def _prepare(self, protocol: Any) -> None:
         """Renew the lease before all else: then operations of an earlier connection can not be done any more."""
-        self._server = (await read_info(protocol, b"server")).get("run_id", "")
+        info = await read_info(protocol, b"server")
+        check_version(info)
+        self._server = info.get("run_id", "")
         self._connections += 1
         self._first_renewal = None
         sent = self._lease.now()
@@ -390,7 +396,8 @@ class RedisBus(Service):
 
     def _do(self, verb: bytes, *words: bytes, decode: Callable[[Any], Any] = lambda result: result) -> Deferred[Any]:
         size = len(words[-1]) if words else 0
-        return self._batcher.submit(Operation((verb, *words), decode, size))
+        # However much is published: names and calls must not suffer, and links bound what is sent by them.
+        return self._batcher.submit(Operation((verb, *words), decode, size, control=True))
 
 
 def _ignore(*_: object) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from twisted.internet.defer import Deferred, DeferredList, DeferredLock
@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
+from broker.core.bounded import BoundedDict
 from broker.core.lives import life_end
 from broker.core.pages import READ_BYTES, STEP, id_of, position_of, read_before
 from broker.core.slices import slices_of
@@ -28,11 +29,15 @@ from broker.patterns import LOG_PREFIX, pair_key
 DEFINITION = "index"  # space: id -> channel and field
 POSITION = "index-at"  # space: id -> id of the last event that was indexed
 ROWS = "index/"  # the logs of rows begin with it
+KNOWN_TAILS = 10_000  # logs of rows whose last row a node remembers
 LOGS_PER_STEP = 500  # looked at, or trimmed, before the reactor gets to other work
 EVENTS_PER_READ = 64  # events that are indexed before the position is stored
 BYTES_PER_READ = 1 << 20  # of their bodies
 
 LAST = "\U0010ffff" * 8  # nearly all values sort before it
+
+
+T = TypeVar("T")
 
 
 class Definition(msgspec.Struct):
@@ -81,6 +86,7 @@ class Indices:
         self._limit = rows_limit
         self._max_bytes = max_bytes
         self._locks: dict[str, DeferredLock] = {}
+        self._tails: BoundedDict[str, tuple[int, int]] = BoundedDict(KNOWN_TAILS)
 
     async def create(self, id: str, topic: str, field: str, quota: Quota | None = None) -> bool:
         """Define index *id*, which counts against *quota*; False when there is one of that id, which stays as it is."""
@@ -170,25 +176,78 @@ class Indices:
             lock.release()
             if not lock.locked and not lock.waiting:
                 self._locks.pop(id, None)
-        refs = await self._store.latest(rows_log(id, value), self._limit)
-        # A crash between the rows and the position may have written one twice.
-        ids = sorted({number for ref in refs if (number := id_of(ref.body or b""))}, reverse=True)
+        ids = await self._ids(rows_log(id, value))
         return IndexRows(id, field, value, await self._events(topic, ids))
+
+    async def _ids(self, log: str) -> list[int]:
+        """Return the ids of the last events whose rows *log* has, the latest first."""
+        refs = await self._store.latest(log, self._limit)
+        found = {id_of(ref.body or b"") for ref in refs}
+        complete = len(refs) < self._limit
+        # There may be several rows of an event that were written by a version before this.
+        while not complete and len(found) < self._limit:
+            refs = await read_before(self._store, log, refs[0].id, STEP)
+            found.update(id_of(ref.body or b"") for ref in refs)
+            complete = not refs
+        return sorted(found - {0}, reverse=True)[: self._limit]
 
     async def _advance(self, id: str, topic: str, field: str, extract: Extract) -> None:
         entry = await self._store.get(POSITION, id)
-        position = position_of(entry)
+        while events := await self._store.read(LOG_PREFIX + topic, position_of(entry), EVENTS_PER_READ, READ_BYTES):
+            position, revision = b"%d" % events[-1].id, entry.revision if entry else 0
+            try:
+                await self._add_rows(id, topic, field, events, extract)
+                entry = await self._store.set(POSITION, id, position, revision=revision, expires=self._end())
+            except Conflict:
+                entry = await self._store.get(POSITION, id)  # another node indexes it, too
+
+    async def _add_rows(self, id: str, topic: str, field: str, events: list[Event], extract: Extract) -> None:
+        """Add the rows of *events*, but for those that there are.
+
+        Raises:
+            Conflict: another node has added some at the same time.
+        """
+        rows: dict[str, list[Event]] = {}
         end = self._slices.deadline()
-        while events := await self._store.read(LOG_PREFIX + topic, position, EVENTS_PER_READ, READ_BYTES):
-            writes = []
-            for event in events:
-                if value := extract(event, field):
-                    row = Event(topic, "", b"%d" % event.id, time=event.time)
-                    writes.append(self._store.append(rows_log(id, value), row))
-                end = await self._slices.checked(end)
-            await _done(writes)
-            position = events[-1].id
-            await self._store.set(POSITION, id, b"%d" % position, expires=self._end())
+        for event in events:
+            if value := extract(event, field):
+                row = Event(topic, "", b"%d" % event.id, time=event.time)
+                rows.setdefault(rows_log(id, value), []).append(row)
+            end = await self._slices.checked(end)
+        try:
+            tails = await _done([Deferred.fromCoroutine(self._tail(log, events[0].id)) for log in rows])
+            await _done(self._append_missing(rows, tails))
+        except BaseException:
+            for log in rows:
+                self._tails.pop(log, None)
+            raise
+
+    def _append_missing(self, rows: dict[str, list[Event]], tails: list[tuple[int, int]]) -> list[Deferred[Event]]:
+        """Append those of *rows* that come after the *tails* of their logs.
+
+        Each only if what is before it is what is expected: so there are no two rows of an event, and none is
+        missing, whatever becomes of the writes.
+        """
+        writes: list[Deferred[Event]] = []
+        for (log, new), (head, last) in zip(rows.items(), tails, strict=True):
+            missing = [row for row in new if id_of(row.body or b"") > last]
+            self._tails[log] = head + len(missing), max(last, id_of(new[-1].body or b""))
+            writes += [self._store.append(log, row, None, head + index) for index, row in enumerate(missing)]
+        return writes
+
+    async def _tail(self, log: str, first: int) -> tuple[int, int]:
+        """Return the last id of *log*, and the id of the event whose row that is; 0 for none.
+
+        *first* is the id of the first event that is to be indexed.
+        """
+        known = self._tails.get(log)
+        # One beyond that may be of an index that has ended since.
+        if known is not None and known[1] < first:
+            return known
+        # The head first: if it is that of no row, then none is added in between without a conflict.
+        reads: list[Deferred[Any]] = [self._store.head(log), self._store.latest(log, 1)]
+        head, rows = await _done(reads)
+        return (rows[0].id, id_of(rows[0].body or b"")) if rows else (head, 0)
 
     async def _events(self, topic: str, ids: list[int]) -> list[Event]:
         found: list[Event] = []
@@ -214,11 +273,14 @@ def _index_of(log: str) -> str:
     return rest[: int(length)]
 
 
-async def _done(writes: list[Deferred[Any]]) -> None:
-    """Return when all of *writes* are done; raise what one of them has failed with."""
-    for _, outcome in await DeferredList(writes, consumeErrors=True):
+async def _done(operations: list[Deferred[T]]) -> list[T]:
+    """Return the results when all of *operations* are done; raise what one of them has failed with."""
+    results: list[T] = []
+    for _, outcome in await DeferredList(operations, consumeErrors=True):
         if isinstance(outcome, Failure):
             outcome.raiseException()
+        results.append(outcome)
+    return results
 
 
 def _runs(ids: list[int]) -> Iterator[tuple[int, int]]:

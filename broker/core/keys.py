@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 import attrs
 import msgspec
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, DeferredList, fail
 from twisted.internet.interfaces import IReactorTime
 
 from broker.core.slices import slices_of
@@ -26,6 +26,7 @@ from broker.patterns import KEY_PREFIX, is_pattern, is_unicode
 
 SPACE = "kv"
 ENTRIES_PER_READ = 64  # entries read at once, since each may be as large as a message
+EXPIRED_PER_STEP = 1000  # keys that are announced before others get their turn
 BYTES_PER_READ = 1 << 18  # bytes after which one read of the store returns no more
 MAX_PREDICATES = 2  # that are asked at once, since each may be slow
 MAX_LATE = 1000  # changes that wait until it is known who watches their keys
@@ -200,15 +201,32 @@ class Keys:
         deleted = self._store.delete(SPACE, key, revision=revision)
         return self._announced(deleted, key, "delete", origin) if is_unicode(key) else deleted
 
-    async def expire(self, limit: int = 1000) -> int:
-        """Remove expired keys and announce them; return how many there were."""
-        keys = await self._store.expired(SPACE, limit)
+    async def expire(self, limit: int = EXPIRED_PER_STEP, go_on: Callable[[], bool] = lambda: True) -> int:
+        """Remove all expired keys and announce them; return how many there were.
+
+        There are *limit* in one step.  Between two of them others get their turn, and all announcements of
+        the first are on their way; the second is taken only if *go_on* says so.
+        """
+        count = 0
+        while True:
+            keys = await self._store.expired(SPACE, limit)
+            await self._announce_expired(keys)
+            count += len(keys)
+            if len(keys) < limit or not go_on():
+                return count
+            await self._slices.pause()
+
+    async def _announce_expired(self, keys: list[str]) -> None:
+        sent: list[Deferred[Any]] = []
         end = self._slices.deadline()
         for key in keys:
             end = await self._slices.checked(end)
             if is_unicode(key):
-                self._publish(self._event(key, "expired", None, ""))
-        return len(keys)
+                announced = self._publish(self._event(key, "expired", None, ""))
+                if announced is not None:
+                    sent.append(announced)
+        if sent:
+            await DeferredList(sent, consumeErrors=True)
 
     def watch(self, watcher: Watcher, predicate: Predicate | None = None, names: Iterable[str] = ()) -> None:
         """Deliver to *watcher* the changes of the keys *names* and of all for which *predicate* holds.

@@ -166,10 +166,13 @@ class Broker(MultiService):
         await super().stopService()
 
     def _wiped(self) -> None:
-        """Store again what is known here: the store has lost everything."""
+        """Store again what is known here: the store has lost everything, or what was written last."""
+        self.metrics.store_went_back += 1
+        self.channels.end_polls()  # what they wait for may never come: whoever comes again is told
         self.parts.mailboxes.forget()
         self.memberships.lost()
         self.tokens.forget_key()
+        cast(SharedQueues, self.queues).lost()
         self._restoration.begin()
         cast(ISharedBus, self.bus).wiped()
 
@@ -202,7 +205,8 @@ class Broker(MultiService):
                 await deferLater(self.clock, 0)
 
     def _expire(self) -> Deferred[Any]:
-        return ensureDeferred(self.keys.expire()).addErrback(self._timer_failed, "expiry")
+        expired = self.keys.expire(go_on=lambda: not self.draining)
+        return ensureDeferred(expired).addErrback(self._timer_failed, "expiry")
 
     def _timer_failed(self, failure: Any, what: str) -> None:
         if not self.draining:  # the store may have stopped in the middle

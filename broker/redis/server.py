@@ -15,11 +15,27 @@ PROMISES = {
     "no": "what the system had not written may be lost in a power cut",
 }
 
+OPTIONS = (
+    *("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy"),
+    *("min-replicas-to-write", "min-replicas-max-lag"),
+)
+
+
+MIN_VERSION = (6, 2)  # XTRIM with MINID is of that
+
 
 async def read_info(protocol: Any, *sections: bytes) -> dict[str, str]:
     """Return the fields of INFO, or of some sections of it, of the server that *protocol* is connected to."""
     text = (await protocol.execute_command(b"INFO", *sections)).decode("utf-8", "replace")
     return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
+
+def check_version(info: dict[str, str]) -> None:
+    """Raise ``NotUsable`` if the server of *info*, the fields of INFO, is older than ``MIN_VERSION``."""
+    version = info.get("redis_version", "")
+    numbers = version.split(".")[:2]
+    if len(numbers) == 2 and all(map(str.isdecimal, numbers)) and tuple(map(int, numbers)) < MIN_VERSION:
+        raise NotUsable(f"its version {version} is too old: 6.2 or later is needed")
 
 
 @attrs.frozen
@@ -39,7 +55,7 @@ class ServerInfo:
         """Return what the server says that *protocol* is connected to."""
         info = await read_info(protocol)
         options: dict[str, str] = {}
-        for name in ("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy"):
+        for name in OPTIONS:
             try:
                 found = await protocol.execute_command(b"CONFIG", b"GET", name)
             except ResponseError:
@@ -48,11 +64,17 @@ class ServerInfo:
         return cls(info, options)
 
     def check(self) -> None:
-        """Raise ``NotUsable`` unless it takes writes now."""
+        """Raise ``NotUsable`` unless it takes writes now, and is not too old."""
+        check_version(self.info)
         if self.info.get("loading") == "1":
             raise NotUsable("it is loading its data")
         if self.info.get("role") == "slave":
             raise NotUsable("it is a replica, which takes no writes")
+
+    @property
+    def run(self) -> bytes:
+        """A word that is another one each time a server is started."""
+        return self.info.get("run_id", "").encode() or b"-"
 
     @property
     def promise(self) -> str:
@@ -69,9 +91,16 @@ class ServerInfo:
             return f"{version}, appendonly yes, appendfsync unknown"
         return f"{version}, appendonly yes, appendfsync {fsync}: {PROMISES.get(fsync, 'unknown')}"
 
-    def warnings(self) -> list[str]:
-        """Return what an operator should change."""
+    def warnings(self, fails_over: bool = False) -> list[str]:
+        """Return what an operator should change; *fails_over*: whether Sentinels may make a replica the master."""
+        found = []
         policy = self.options.get("maxmemory-policy", "noeviction")
         if policy != "noeviction" and self.options.get("maxmemory", "0") != "0":
-            return [f"Redis throws data away when it is full (maxmemory-policy {policy}): set noeviction"]
-        return []
+            found.append(f"Redis throws data away when it is full (maxmemory-policy {policy}): set noeviction")
+        replicates = fails_over or self.info.get("connected_slaves", "0") != "0"
+        if replicates and self.options.get("min-replicas-to-write") == "0":
+            found.append(
+                "Redis acknowledges what no replica has: a failover may lose it; "
+                "set min-replicas-to-write 1 and min-replicas-max-lag 10, see docs/operations/scaling"
+            )
+        return found

@@ -9,6 +9,7 @@ from broker.messages import Entry
 from broker.stores.numbers import add
 
 EXPIRED_KEPT = 3600.0  # seconds for which sweeping leaves an expired key to ``IStore.expired``
+ANNOUNCED_SPACES = frozenset({"kv"})  # whose expired keys are announced, however late: sweeping leaves them for ever
 
 
 def alive(entry: Entry | None, now: float) -> Entry | None:

@@ -15,9 +15,10 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from zope.interface import implementer
 
+from broker.errors import Conflict
 from broker.interfaces import IStore
 from broker.messages import MAX_TIME, Entry, Event, Quota
-from broker.stores.entries import EXPIRED_KEPT, alive, check_revision, increased, merged, replaced
+from broker.stores.entries import ANNOUNCED_SPACES, EXPIRED_KEPT, alive, check_revision, increased, merged, replaced
 from broker.stores.room import ROW_BYTES, Room, check_quota, fits_when_full, floor_group, full_refusal, full_text
 from broker.stores.states import NOT_RUNNING, refused
 
@@ -168,12 +169,14 @@ class MemoryStore(Service):
 
     # Logs.
 
-    def append(self, log: str, event: Event, quota: Quota | None = None) -> Deferred[Event]:
+    def append(self, log: str, event: Event, quota: Quota | None = None, head: int | None = None) -> Deferred[Event]:
         """See ``IStore.append``."""
-        return self._do(self._append, log, event, quota)
+        return self._do(self._append, log, event, quota, head)
 
-    def _append(self, log: str, event: Event, quota: Quota | None) -> Event:
+    def _append(self, log: str, event: Event, quota: Quota | None, head: int | None) -> Event:
         size = len(event.body or b"")
+        if head is not None and head != self._head(log):
+            raise Conflict("head", log)
         self._check_room()
         stored = self._logs.get(log)
         if stored is None:
@@ -241,7 +244,7 @@ class MemoryStore(Service):
             removed += self._sweep_log(name, before, keep)
             if number % SWEEP_STEP == 0:
                 await deferLater(self._clock, 0)
-        for space in list(self._spaces):
+        for space in set(self._spaces) - ANNOUNCED_SPACES:
             while len(self._expire(space, SWEEP_STEP, self._clock.seconds() - EXPIRED_KEPT)) == SWEEP_STEP:
                 await deferLater(self._clock, 0)
         return removed

@@ -17,7 +17,7 @@ from broker.messages import Entry, Quota, encode_text
 from broker.redis.chains import LEFT, NOT_KNOWN, Computed
 from broker.redis.operations import Operation
 
-OVER_QUOTA, FULL = -1, -2  # what verbs return when they refuse to create, or to add
+OVER_QUOTA, FULL, CONFLICT = -1, -2, -3  # what verbs return when they refuse to create, or to add
 
 
 def decode_entry(stored: bytes) -> Entry:

@@ -126,12 +126,12 @@ class SqliteStore(Service):
 
     # Logs.
 
-    def append(self, log: str, event: Event, quota: Quota | None = None) -> Deferred[Event]:
+    def append(self, log: str, event: Event, quota: Quota | None = None, head: int | None = None) -> Deferred[Event]:
         """See ``IStore.append``."""
         if self._stopped_reason:
             return refused(self._stopped_reason)
         time = event.time or self._clock.seconds()
-        return self._commits.submit(TableWriter.append, (log, event, time, quota), len(event.body or b""), log)
+        return self._commits.submit(TableWriter.append, (log, event, time, quota, head), len(event.body or b""), log)
 
     def read(self, log: str, after: int, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:
         """See ``IStore.read``."""

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from broker.errors import Conflict
 from broker.messages import MAX_TIME, Entry, Event, Quota, decode_text, encode_text
-from broker.stores.entries import alive, check_revision, increased, merged, replaced
+from broker.stores.entries import ANNOUNCED_SPACES, alive, check_revision, increased, merged, replaced
 from broker.stores.room import ROW_BYTES, check_quota, fits_when_full, floor_group, full_refusal
 from broker.stores.sqlite_space import FileSpace
 
@@ -197,10 +198,14 @@ class TableWriter(TableReader):
             rows, self._buffer = self._buffer, []
             self._executemany(_APPEND, rows)
 
-    def append(self, log: str, event: Event, time: float, quota: Quota | None = None) -> Event:
+    def append(
+        self, log: str, event: Event, time: float, quota: Quota | None = None, expected: int | None = None
+    ) -> Event:
         """See ``IStore.append``; *time* is that of the stored event."""
         if self.shortage:
             raise full_refusal(self.shortage)
+        if expected is not None and expected != self.head(log):
+            raise Conflict("head", log)
         head = self._heads.get(log) or self._load_head(log, quota)
         number = head[1] + 1
         topic = event.topic
@@ -343,7 +348,7 @@ class TableWriter(TableReader):
 
         Returns the space to go on with, None at the end.
         """
-        if len(self.expired(space, SWEPT_ROWS, due)) == SWEPT_ROWS:
+        if space not in ANNOUNCED_SPACES and len(self.expired(space, SWEPT_ROWS, due)) == SWEPT_ROWS:
             return space
         following: str | None = self._execute(_NEXT_SPACE, (space,)).fetchone()[0]
         return following

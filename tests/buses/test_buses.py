@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.defer import gatherResults, maybeDeferred
+from twisted.internet.defer import DeferredList, gatherResults, maybeDeferred
 from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
@@ -406,6 +406,24 @@ async def test_a_name_is_seized_from_the_holder_that_was_asked_and_from_no_other
     assert await one.bus.holders(["name"]) == ("", [])
     await two.bus.seize("name", old.bus.address)
     assert await two.bus.holders(["name"]) == ("name", [two.bus.address])
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_published_too_fast_keeps_no_name_message_or_mark_waiting_in_vain(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = await make_node("one"), await make_node("two")
+    await eventually(lambda: one.bus.lives(two.bus.address) and two.bus.lives(one.bus.address))
+    monkeypatch.setattr("broker.redis.batcher.MAX_PENDING", 5)
+    published = [one.bus.publish(Event("t", "n", b"")) for _ in range(20)]
+    appended = [one.store.append("event/t", Event("t", "n", b"")) for _ in range(20)]
+    claimed, sent = one.bus.claim("name"), one.bus.send(two.bus.address, b"hello")
+    marks = [one.store.mark(), one.store.since("event/t", 0), one.store.changes(0)]
+    outcomes = await DeferredList([*published, *appended], consumeErrors=True)
+    assert 0 < sum(done for done, _ in outcomes) < 40
+    await claimed
+    assert await sent is True
+    await gatherResults(marks)
 
 
 @pytest_twisted.ensureDeferred

@@ -171,6 +171,52 @@ def test_a_crash_between_the_rows_and_the_position_repeats_nothing(shelf):
     assert shelf.ids("a") == [2, 1]
 
 
+def test_an_event_has_one_row_whatever_becomes_of_the_position(shelf):
+    shelf.post("a", "b", "a")
+    assert shelf.ids("a") == [3, 1]
+    value_of(shelf.store.delete(POSITION, "i"))
+    shelf.post("a")
+    assert shelf.ids("a") == [4, 3, 1]
+    assert value_of(shelf.store.head(rows_log("i", "a"))) == 3
+
+
+def test_a_row_that_was_not_written_is_written_before_those_after_it(shelf, monkeypatch):
+    append, refused = shelf.store.append, []
+
+    def refuse_first(log, row, *words):
+        if refused:
+            return append(log, row, *words)
+        refused.append(row.body)
+        return fail(Unavailable("store"))
+
+    shelf.post("a", "a", "a")
+    monkeypatch.setattr(shelf.store, "append", refuse_first)
+    with pytest.raises(Unavailable):
+        shelf.ids("a")
+    assert shelf.ids("a") == [3, 2, 1]
+    rows = value_of(shelf.store.read(rows_log("i", "a"), 0, 9))
+    assert [row.body for row in rows] == [b"1", b"2", b"3"]
+
+
+def test_an_index_that_was_made_anew_has_the_rows_of_all_events_again(shelf):
+    shelf.post("a", "a")
+    other = Indices(shelf.store, shelf.clock)
+    assert shelf.ids("a") == [2, 1]
+    value_of(shelf.store.delete(DEFINITION, "i"))
+    assert value_of(Deferred.fromCoroutine(other.create("i", "t", "name"))) is True
+    assert shelf.ids("a") == [2, 1]
+
+
+def test_rows_that_were_written_twice_are_read_past():
+    shelf = Shelf(rows_limit=4)
+    shelf.create()
+    shelf.post(*"aaaaaa")
+    for number in (1, 2, 3, 3, 4, 4, 4, 5, 6, 5, 6):
+        value_of(shelf.store.append(rows_log("i", "a"), Event("t", "", b"%d" % number)))
+    value_of(shelf.store.set(POSITION, "i", b"6"))
+    assert shelf.ids("a") == [6, 5, 4, 3]
+
+
 def test_events_that_retention_took_are_gone_from_the_rows(shelf):
     shelf.post("a", "a", "b", "a")
     assert shelf.ids("a") == [4, 2, 1]

@@ -129,6 +129,21 @@ def test_a_key_that_expires_tells_its_watchers_once(clock):
     assert value_of(ann.get("k")) is None
 
 
+def test_a_backlog_of_expired_keys_is_told_at_once_and_however_old(clock):
+    broker = make_broker(clock)
+    ann = attach(broker)
+    ann.watch(lambda key: True)
+    broker.store.set("kv", "old", b"", expires=clock.seconds() + 0.5)
+    clock.rightNow += 3 * 3600
+    for number in range(2500):
+        broker.store.set("kv", f"k{number}", b"", expires=clock.seconds() + 0.5)
+    clock.advance(1.0)
+    for _ in range(10):
+        clock.advance(0)
+    told = sorted(event.topic for event, _ in ann.session.heard)
+    assert told == sorted(["kv/old", *(f"kv/k{number}" for number in range(2500))])
+
+
 def test_that_a_key_has_expired_is_told_within_a_second(clock):
     broker = make_broker(clock)
     ann = attach(broker)
@@ -186,6 +201,14 @@ def test_about_tells_clients_no_address():
     assert broker.about()["store"] == "Redis"
     assert "10.1.2.3" not in json.dumps(broker.about())
     assert broker.about.details()["store"] == broker.store.description
+
+
+def test_about_tells_operators_what_to_change_at_a_store_that_nodes_share():
+    broker: Any = make_broker()
+    assert "warnings" not in broker.about.details()
+    broker.store.shared, broker.store.warnings = True, ["set noeviction"]
+    assert broker.about.details()["warnings"] == ["set noeviction"]
+    assert "warnings" not in broker.about()
 
 
 def test_about_tells_no_secret():

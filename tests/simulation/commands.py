@@ -81,6 +81,7 @@ class Data:
     def __init__(self, seconds: Callable[[], float], publish: Callable[[bytes, bytes], int]) -> None:
         self.keys: dict[bytes, Any] = {}
         self.ends: dict[bytes, float] = {}  # when keys expire
+        self.unknown: list[bytes] = []  # commands that were asked for and are not simulated
         self._seconds, self._publish = seconds, publish
 
     def copy(self) -> dict[bytes, Any]:
@@ -100,6 +101,7 @@ class Data:
         """
         command = self.commands.get(name)
         if command is None:
+            self.unknown.append(name)
             raise CommandError(f"ERR unknown command {name!r}: tests/simulation/commands.py has it not yet")
         if self.ends:
             self._expire()
@@ -135,6 +137,10 @@ class Data:
 
     def GET(self, key: bytes) -> Reply:
         return self._get(key, bytes)
+
+    def MGET(self, *keys: bytes) -> Reply:
+        found = [self.keys.get(key) for key in keys]
+        return [each if type(each) is bytes else None for each in found]
 
     def SET(self, key: bytes, value: bytes, *options: bytes) -> Reply:
         assert options in ((), (b"NX",)), options
@@ -256,6 +262,13 @@ class Data:
 
     def SMEMBERS(self, key: bytes) -> Reply:
         return sorted(self._get(key, set) or ())
+
+    def SSCAN(self, key: bytes, cursor: bytes, *options: bytes) -> Reply:
+        """Return a page in the order of the members; a cursor is how many were returned."""
+        found = sorted(self._get(key, set) or ())
+        start, count = int(cursor), int(options[1]) if options else 10
+        following = start + count if start + count < len(found) else 0
+        return [b"%d" % following, found[start : start + count]]
 
     # Sorted sets.
 

@@ -102,19 +102,30 @@ FAULTS = (
 )
 
 
+# What runs are about, and how much likelier than otherwise each of its kinds is.
+THEMES: tuple[dict[str, float], ...] = (
+    {},
+    {"perform": 12, "release": 2, "call": 4, "freeze": 4, "cut": 3, "long": 1},
+    {"call": 5, "stream": 6, "share": 3, "take": 3, "perform": 2, "freeze": 2, "cut": 2, "crash": 2},
+    {"post": 4, "observe": 3, "read": 2, "reset": 3, "cut": 2},
+    {"enqueue": 8, "consume": 3, "leave": 3, "lag": 2, "crash": 2},
+)
+
+
 def make_schedule(seed: int) -> Schedule:
     """Return what happens in the run of *seed*."""
     chance = Random(f"schedule {seed}")
+    theme = chance.choice(THEMES)
     nodes, clients = chance.randint(*NODES), chance.randint(*CLIENTS)
     faults = [
-        _fault(chance, nodes, clients, FIRST + 1 + (ACTIVE - 3) * chance.random())
+        _fault(chance, theme, nodes, clients, FIRST + 1 + (ACTIVE - 3) * chance.random() ** 2)
         for _ in range(chance.choice((0, 1, 1, 2, 2, 3, 4, 6)))
     ]
     steps = list(faults)
     for _ in range(chance.randint(8, 16)):
-        steps.append(_client_step(chance, clients, SETUP, FIRST + chance.random()))
+        steps.append(_client_step(chance, theme, clients, SETUP, FIRST + chance.random()))
     for _ in range(chance.randint(15, 45)):
-        step = _client_step(chance, clients, WORK, _moment(chance, faults))
+        step = _client_step(chance, theme, clients, WORK, _moment(chance, faults))
         # Often several of the same, one right after the other.
         for _ in range(chance.choice((1, 1, 2, 4)) if step.what in BURSTS else 1):
             steps.append(step)
@@ -134,12 +145,14 @@ def _moment(chance: Random, faults: list[Step]) -> float:
     return min(ACTIVE, max(FIRST, at + chance.choice((0.01, 0.3, 1.0)) * (chance.random() - 0.3)))
 
 
-def _weighted(chance: Random, table: tuple[tuple[Any, ...], ...]) -> tuple[Any, ...]:
-    return chance.choices(table, [row[-1] for row in table])[0]
+def _weighted(chance: Random, theme: dict[str, float], table: tuple[tuple[Any, ...], ...]) -> tuple[Any, ...]:
+    return chance.choices(table, [row[-1] * theme.get(row[0], 1) for row in table])[0]
 
 
-def _client_step(chance: Random, clients: int, table: tuple[tuple[Any, ...], ...], at: float) -> Step:
-    what, names, _ = _weighted(chance, table)
+def _client_step(
+    chance: Random, theme: dict[str, float], clients: int, table: tuple[tuple[Any, ...], ...], at: float
+) -> Step:
+    what, names, _ = _weighted(chance, theme, table)
     name = chance.choice(names) if names else f"c{chance.randrange(clients)}"
     arguments: tuple[Any, ...] = (name,)
     if what == "call":
@@ -149,10 +162,11 @@ def _client_step(chance: Random, clients: int, table: tuple[tuple[Any, ...], ...
     return Step(at, f"c{chance.randrange(clients)}", what, arguments)
 
 
-def _fault(chance: Random, nodes: int, clients: int, at: float) -> Step:
-    what = _weighted(chance, FAULTS)[0]
+def _fault(chance: Random, theme: dict[str, float], nodes: int, clients: int, at: float) -> Step:
+    what = _weighted(chance, theme, FAULTS)[0]
     node = f"n{chance.randrange(nodes)}"
-    seconds = round(chance.choice((0.2, 1.0, 3.0, 6.0, 8.0)) * (0.5 + chance.random()), 3)
+    lengths = (6.0, 8.0) if "long" in theme else (0.2, 1.0, 3.0, 6.0, 8.0)
+    seconds = round(chance.choice(lengths) * (0.7 + 0.6 * chance.random()), 3)
     if what in ("cut", "reset"):
         kinds = " ".join(sorted(chance.choice(KINDS)))
         return Step(at, node, what, (kinds, seconds) if what == "cut" else (kinds,))

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.defer import CancelledError, Deferred, gatherResults, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, gatherResults, maybeDeferred
 from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
@@ -460,6 +460,35 @@ class StoreContract:
         assert await store.sweep("", 0, 0) == 0
         assert await store.expired("a", 9) == []
         assert await store.expired("b", 9) == ["young"]
+
+    @pytest_twisted.ensureDeferred
+    async def test_an_event_is_appended_only_behind_the_head_that_is_expected(self, store: IStore) -> None:
+        assert (await store.append("log", event(), None, 0)).id == 1
+        assert (await store.append("log", event(), None, 1)).id == 2
+        answers = [store.append("log", event(b"%d" % head), None, head) for head in (0, 2, 2, 3, 5)]
+        outcomes: Any = await DeferredList(answers, consumeErrors=True)
+        found = [result.id if done else result.type for done, result in outcomes]
+        assert found == [Conflict, 3, Conflict, 4, Conflict]
+        with pytest.raises(Conflict):
+            await store.append("other", event(), None, 1)
+        assert await store.logs("", "", 9) == ["log"]
+        await store.trim("log", 9)
+        assert (await store.append("log", event(), None, 4)).id == 5
+
+    @pytest_twisted.ensureDeferred
+    async def test_sweep_leaves_expired_keys_that_are_announced(self, store: IStore, clock: Clock) -> None:
+        await store.set("kv", "old", b"", expires=NOW + 1)
+        clock.advance(3 * HOUR)
+        assert await store.sweep("", 0, 0) == 0
+        assert await store.expired("kv", 9) == ["old"]
+
+    @pytest_twisted.ensureDeferred
+    async def test_any_number_of_expired_keys_is_returned(self, store: IStore, clock: Clock) -> None:
+        names = [f"{number:04}" for number in range(1000)]
+        await gatherResults([store.set("s", name, b"", expires=NOW + 1) for name in names])
+        clock.advance(2)
+        found = [*await store.expired("s", 700), *await store.expired("s", 700)]
+        assert sorted(found) == names
 
     @pytest_twisted.ensureDeferred
     async def test_logs_come_by_prefix_in_the_order_of_their_bytes(self, store: IStore) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytest_twisted
@@ -12,6 +12,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.task import Clock
 
+from broker.core.indices import Indices, rows_log
 from broker.errors import BrokerError, Conflict, Invalid, RateLimited
 from broker.messages import Event, Quota
 from broker.stores import open_store
@@ -402,3 +403,23 @@ async def fill(redis: RedisServer, store: Any, count: int) -> None:
     old = Event("t", "n", b"x" * 50, time=1.0)
     await gatherResults([store.append("log", old) for _ in range(count - 1)])
     await store.append("log", Event("t", "n", b"", time=9.0))
+
+
+# Several nodes.
+
+
+@pytest_twisted.ensureDeferred
+async def test_nodes_that_read_an_index_at_once_write_one_row_of_each_event(make_store: MakeRedisStore) -> None:
+    clock = cast(Any, reactor)
+    nodes = [Indices(make_store(), clock) for _ in range(3)]
+    store = make_store()
+    await gatherResults([store.append("event/t", Event("t", "ab"[number % 2], None)) for number in range(600)])
+    await nodes[0].create("i", "t", "name")
+
+    def name(event: Event, field: str) -> str:
+        return event.name
+
+    reads = [Deferred.fromCoroutine(node.read("i", value, name)) for node in nodes * 2 for value in "ab"]
+    for number, rows in enumerate(await gatherResults(reads)):
+        assert [event.id for event in rows.events] == list(range(599 + number % 2, 0, -2))
+    assert [await store.head(rows_log("i", value)) for value in "ab"] == [300, 300]

@@ -14,12 +14,13 @@ import trustme
 import txredisapi
 from twisted.internet import reactor
 from twisted.internet.defer import gatherResults, maybeDeferred
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import PrivateCertificate
 from twisted.internet.task import Clock
 from twisted.protocols.portforward import ProxyServer
 from zope.interface.verify import verifyObject
 
+from broker.buses import open_bus
 from broker.config.addresses import is_redis
 from broker.errors import Invalid, Unavailable
 from broker.interfaces import ISharedStore, IStore
@@ -135,6 +136,11 @@ def test_what_can_not_serve_is_not_used() -> None:
     for info, reason in (({"loading": "1"}, "loading"), ({"role": "slave"}, "replica")):
         with pytest.raises(NotUsable, match=reason):
             ServerInfo(info).check()
+    for version in ("6.0.16", "5.0.14", "2.8.4"):
+        with pytest.raises(NotUsable, match="too old"):
+            ServerInfo({"redis_version": version}).check()
+    for version in ("6.2.0", "7.4.1", "10.0.0", "", "unstable"):
+        ServerInfo({"redis_version": version}).check()
     assert ServerInfo({"aof_enabled": "1"}).promise == "version unknown, appendonly yes, appendfsync unknown"
 
 
@@ -276,6 +282,31 @@ async def test_a_redis_that_is_away_at_the_start_may_come(
     await redis_server.start()
     await eventually(lambda: store.ready == "")
     assert (await store.append("log", event())).id == 1
+
+
+class OldRedis(Protocol):
+    """Answers INFO with a version that we can not use."""
+
+    def dataReceived(self, data: bytes) -> None:
+        text = b"redis_version:6.0.16\r\nrole:master\r\n"
+        answer = b"$%d\r\n%b\r\n" % (len(text), text) if b"INFO" in data else b"*0\r\n"
+        cast(Any, self.transport).write(answer)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_redis_that_is_too_old_is_refused_with_a_word(make_store: MakeRedisStore) -> None:
+    port = cast(Any, reactor).listenTCP(0, Factory.forProtocol(OldRedis), interface="127.0.0.1")
+    url = f"redis://127.0.0.1:{port.getHost().port}"
+    store = make_store(url)
+    bus: Any = open_bus(url, "node", reactor=reactor, prefix="own:")
+    bus.startService()
+    reason = "its version 6.0.16 is too old: 6.2 or later is needed"
+    await eventually(lambda: reason in store.ready and reason in bus.ready)
+    with pytest.raises(Unavailable, match="too old"):
+        await store.append("log", event())
+    for part in (store, bus):
+        await maybeDeferred(part.stopService)
+    await maybeDeferred(port.stopListening)
 
 
 @pytest_twisted.ensureDeferred

@@ -7,15 +7,14 @@ local function log_place(at)
   return ARGV[at]
 end
 
-for _, verb in ipairs({'append', 'open', 'read', 'latest', 'head', 'trim', 'since'}) do
+for _, verb in ipairs({'append', 'open', 'append_at', 'read', 'latest', 'head', 'trim', 'since'}) do
   places[verb] = log_place
 end
 reads.read, reads.latest, reads.head, reads.since = true, true, true, true
 reads.logs, reads.mark, reads.changes, reads.spaces = true, true, true, true
 -- Who reads a log may find what was appended after he has asked.
-passes.append, passes.open = true, true
+passes.append, passes.open, passes.append_at = true, true, true
 
-local mark  -- of this call, once it has appended to a marked log
 local marked = {}
 
 local function log_key(log)
@@ -36,20 +35,17 @@ local function append(log, id, record, extras)
     call('XADD', log_key(log), text .. '-0', 'e', record)
     return id
   end
-  if not mark then
-    mark = string.format('%.0f', call('INCR', prefix .. 'mark'))
-  end
   if extras == '-' then
-    call('XADD', log_key(log), text .. '-0', 'e', record, 'm', mark)
+    call('XADD', log_key(log), text .. '-0', 'e', record, 'm', mark_text)
   else
-    call('XADD', log_key(log), text .. '-0', 'e', record, 'm', mark, 'n', extras)
+    call('XADD', log_key(log), text .. '-0', 'e', record, 'm', mark_text, 'n', extras)
   end
   if not marked[log] then
     marked[log] = true
-    call('ZADD', CHANGES, mark, log)
+    call('ZADD', CHANGES, mark_text, log)
   end
   if extras ~= '-' then
-    call('PUBLISH', ARGV[3] .. log, text .. ' ' .. ARGV[2] .. ' ' .. extras .. record)
+    call('PUBLISH', ARGV[3] .. log, text .. ' ' .. ARGV[2] .. '.' .. mark_text .. ' ' .. extras .. record)
   end
   return id
 end
@@ -79,6 +75,15 @@ verbs.open = function(at)
   local id = call('HINCRBY', HEADS, log, floor_of(log) + 1)
   call('ZADD', LOGS, 0, log)
   return append(log, id, ARGV[at + 1], ARGV[at + 2])
+end
+
+-- the same, then the last id that the log must have
+verbs.append_at = function(at)
+  local head = tonumber(call('HGET', HEADS, ARGV[at]) or floor_of(ARGV[at]))
+  if head ~= tonumber(ARGV[at + 4]) then
+    return CONFLICT
+  end
+  return verbs.open(at)
 end
 
 local ENTRY = 100  -- bytes that an entry takes besides its record, about
@@ -269,9 +274,16 @@ verbs.sweep = function(at)
   return {removed, #logs == count and '(' .. logs[#logs] or ''}
 end
 
--- Returns the mark of the last call that has appended to a marked log.
-verbs.mark = function()
-  return tonumber(call('GET', prefix .. 'mark') or 0)
+-- node
+-- Returns the mark of the last call that has written, and notes that the node lives.
+verbs.mark = function(at)
+  redis.pcall('ZADD', prefix .. 'members', call('TIME')[1] * 1000, ARGV[at])
+  return mark
+end
+
+-- node
+verbs.leave = function(at)
+  return call('ZREM', prefix .. 'members', ARGV[at])
 end
 
 -- mark, limit: more than one call has operations
