@@ -315,11 +315,11 @@ class Batcher:
         def judged(count: int) -> str:
             if count >= replicas:
                 return ""
-            return f"Redis has written it, but only {count} of {replicas} replicas have confirmed that in time."
+            return f"it is written, but only {count} of {replicas} replicas have confirmed that in time"
 
         waiting: Deferred[int] = protocol.execute_command(b"WAIT", b"%d" % replicas, b"%d" % milliseconds)
         # Lost with the connection, as the answer of the script is.
-        return waiting.addCallbacks(judged, lambda failure: f"Redis has not answered: {failure.value}.")
+        return waiting.addCallbacks(judged, lambda failure: f"it has not answered: {failure.value}")
 
     def _answer(self, batch: list[Operation], results: list[Any], left: dict[int, Any]) -> None:
         """Answer those of *batch* that were done, and let the others be done next."""
@@ -342,7 +342,7 @@ class Batcher:
                 self._fail((operation,), "Redis refuses.", str(result), NotDone)
                 continue
             if unsafe and not operation.reads:
-                self._fail((operation,), unsafe)
+                self._fail((operation,), "Redis has not confirmed it.", unsafe)
                 continue
             try:
                 value = operation.decode(result)
