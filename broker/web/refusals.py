@@ -92,7 +92,7 @@ class ThrottledLogger:
         self._log.info(text, skipped=skipped, **fields)
 
 
-def retry_header(status: int, seconds: float) -> tuple[tuple[str, str], ...]:
+def retry_header(status: int, seconds: float = RETRY_AFTER) -> tuple[tuple[str, str], ...]:
     """Return the header that tells when to try again, where *status* is one for which that is known."""
     return (("Retry-After", str(max(1, math.ceil(seconds)))),) if status in (429, 503) else ()
 
