@@ -251,6 +251,7 @@ class NodeBus(LocalBus):
 
     shared = True
     address = "here"
+    lease = 1
 
     def __init__(self):
         super().__init__("test")
@@ -262,6 +263,9 @@ class NodeBus(LocalBus):
     def claim(self, name, *, shared=False):
         self.claims.append((name, shared))
         return fail(Taken("exists", name)) if name == SWEEPER else succeed(None)
+
+    def release(self, name):
+        return succeed(True)
 
     def publish(self, event):
         super().publish(event)
