@@ -747,7 +747,7 @@ class IStore(IService):
     exist to values of up to 64 bytes, or no longer than before.
     """
 
-    epoch: str = Attribute("Changes when the store was wiped; known once started.")
+    epoch: str = Attribute("Changes when the store was wiped or has gone back; known once started.")
     shared: bool = Attribute("Whether several nodes may use this store at once.")
     announces: bool = Attribute("Whether append itself publishes the event on the bus.")
     ready: str = Attribute("Why writes can not be taken now; '' when they can.")
@@ -888,11 +888,27 @@ class ISharedStore(IStore):
     connection breaks while an operation is under way, that fails with
     ``Unavailable`` although it may have been done: its answer is what was lost.
 
-    Some logs are *marked*, those of topics.  A mark is a number that rises as
-    they are appended to; by it a node finds what it has missed.
+    Some logs are *marked*, those of topics.  A mark is a number that rises with what is
+    written; by it a node finds what it has missed.
+
+    The data may *go back*: a replica that lacks what was acknowledged last becomes the server, or a server is
+    started from a snapshot, or with nothing.  A node that has seen more than there is, in its answers or by
+    ``witness``, begins another epoch, and those that share the store get the same one.  That is
+    noticed on each new connection before anything is written by it, and by each operation, which takes
+    effect in the new epoch then; so no id is given twice in one epoch, unless a node that alone has seen it
+    could not be waited for.  What only nodes have seen that have gone since is lost in silence.
     """
 
-    wiped: Callable[[], object] = Attribute("Called when ``epoch`` has changed while running.")
+    wiped: Callable[[], object] = Attribute(
+        "Called when ``epoch`` has changed while running, as soon as operations are possible."
+    )
+    kept: int = Attribute(
+        "The mark up to which what was stored before the present epoch is still there; 0: nothing is."
+    )
+    witness: Callable[[str], int] = Attribute(
+        "Called with an epoch: returns the highest mark of it that came to this node by the bus."
+    )
+    warnings: Sequence[str] = Attribute("What an operator should change at the server, a sentence each.")
 
     def mark() -> Deferred[int]:
         """Return the present mark."""
@@ -974,6 +990,8 @@ class IEventSource(Interface):
     def read(topic: str, after: int, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:
         """Return at most *limit* events with id > *after*, in rising order; *max_bytes* as in ``IStore.read``."""
 
+    kept: int = Attribute("The mark up to which what the node has received of it is still there; see ``ISharedStore``.")
+
     def publishes(origin: str) -> bool:
         """Whether an event of that *origin* is being stored: its publisher is to be answered before it is delivered."""
 
@@ -1012,7 +1030,13 @@ class ISharedBus(IBus):
     )
 
     def wiped() -> None:
-        """Begin anew: the source has lost everything."""
+        """Begin anew: the source has lost everything after its mark ``kept``."""
+
+    def last_mark(epoch: str) -> int:
+        """Return the mark of the last stored event of *epoch* that has arrived; 0: none has, or its mark is not known.
+
+        As messages come in the order of their marks, none is higher.
+        """
 
     def lease_of(address: str) -> int:
         """Return the number of the lease of that node, as far as this one knows; 0 for none."""

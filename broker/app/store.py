@@ -34,4 +34,5 @@ def make_store(
         min_free_bytes=settings.min_free_bytes,
         observe=observe,
         failed=failed,
+        wait=(settings.redis_wait_replicas, settings.redis_wait_ms),
     )

@@ -169,7 +169,11 @@ class RedisBus(Service):
 
     def wiped(self) -> None:
         """See ``ISharedBus.wiped``."""
-        self._subscriber.wiped()
+        self._subscriber.wiped(self.source.kept)
+
+    def last_mark(self, epoch: str) -> int:
+        """See ``ISharedBus.last_mark``."""
+        return self._subscriber.last_mark(epoch)
 
     # Events.
 

@@ -65,6 +65,9 @@ class GapRecovery:
         self._mark = UNKNOWN_MARK  # everything up to it was received
         self._behind: dict[Subscription, None] = {}  # those that may have missed something
         self._seen: dict[str, tuple[str, int]] = {}  # epoch and id of the last event of a topic
+        # The last id seen of a topic before the source went back, and the mark up to which that is still there:
+        # as long as nothing of it was seen since.
+        self._had: dict[str, tuple[int, int]] = {}
         self._gaps: dict[str, Gap] = {}  # by topic
         self._disconnections = 0
         self._catching_up = False
@@ -97,9 +100,10 @@ class GapRecovery:
     def remove(self, subscription: Subscription) -> None:
         """Forget *subscription*, which is not in the table any more, and the topics nobody else wants."""
         self._behind.pop(subscription, None)
-        for topic in [subscription.text] if subscription.kind == EXACT else list(self._seen):
+        for topic in [subscription.text] if subscription.kind == EXACT else [*self._seen, *self._had]:
             if not self._subscriptions.match(topic):
                 self._seen.pop(topic, None)
+                self._had.pop(topic, None)
 
     def begin_at(self, mark: int, subscriptions: Collection[Subscription]) -> list[Subscription]:
         """Let those of *subscriptions* without a mark begin at *mark*; return them."""
@@ -122,16 +126,24 @@ class GapRecovery:
                 subscription.mark = max(self._mark, subscription.base)
                 self._behind[subscription] = None
 
-    def wiped(self) -> None:
-        """Start over: all that is in the source now is new."""
+    def wiped(self, kept: int = 0) -> None:
+        """Start over: all that is in the source after the mark *kept* is new."""
         self.era += 1
-        self._mark = 0
+        before = kept if self._mark == UNKNOWN_MARK else self._mark
+        self._mark = min(before, kept)
+        self._had = {topic: (id, min(mark, kept)) for topic, (id, mark) in self._had.items()}
+        self._had.update((topic, (id, kept)) for topic, (_, id) in self._seen.items())
         self._seen.clear()
-        for gap in self._gaps.values():
-            gap.mark = 0
+        for topic, gap in self._gaps.items():
+            # After what had come of it, else after the marks of the subscriptions.
+            gap.mark = 0 if topic in self._had else min(gap.mark, kept)
             gap.waiting.clear()  # they are of before, or are read again
         for subscription in self._subscriptions:
-            subscription.mark = subscription.base = 0
+            mark = subscription.mark
+            if mark is None:
+                mark = max(before, subscription.base)
+            subscription.mark = kept if mark == UNKNOWN_MARK else min(mark, kept)
+            subscription.base = subscription.mark
             self._behind[subscription] = None
         self.catch_up()
 
@@ -249,9 +261,19 @@ class GapRecovery:
                 if not marks:
                     return True  # the mark became known in between, and nothing was missed
                 gap.mark = min(marks)
-            after = await self.source.since(topic, gap.mark) - 1
+            after = await self._first_missed(topic, gap.mark) - 1
         complete = await self._deliver_after(topic, after, era)
         return complete
+
+    async def _first_missed(self, topic: str, mark: int) -> int:
+        """Return the id of the first event of *topic* after *mark* that has not come yet; 0 for none."""
+        first = await self.source.since(topic, mark)
+        had, kept = self._had.get(topic, (0, 0))
+        if not 0 < first <= had:
+            return first
+        # Some have come before the source went back; those that it got since may have the same ids.
+        new = await self.source.since(topic, kept)
+        return min(had + 1, new) if new else had + 1
 
     async def _deliver_after(self, topic: str, after: int, era: int) -> bool:
         """Deliver the stored events with ids above *after*; return False if the source was wiped meanwhile."""

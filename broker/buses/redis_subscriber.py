@@ -21,7 +21,7 @@ from broker.errors import BrokerError
 from broker.interfaces import IEventSource
 from broker.messages import Event, encode_text
 from broker.redis.connection import Connection
-from broker.redis.event_codec import decode_message
+from broker.redis.event_codec import decode_message, mark_of
 
 MAX_CHANNELS = 500  # in one command
 UNSUBSCRIBE_DELAY = 10.0  # seconds for which a topic stays subscribed after its last listener: polls come again
@@ -100,6 +100,7 @@ class RedisSubscriber:
         self._pings: deque[Ping] = deque()  # those that are under way
         self._asking = False  # whether the source is asked for its mark
         self._last = b""  # the last message
+        self._last_stored = b""  # that of the last event that is stored
         self._slices = slices_of(clock)
         self._held: deque[Held] = deque()  # what waits until its publisher was answered, and all after it
         self._bus_answers = self._source_answers = 0  # how often, while something was held, publishers were answered
@@ -222,9 +223,14 @@ class RedisSubscriber:
         self._pings.clear()
         self._recovery.disconnected()
 
-    def wiped(self) -> None:
+    def wiped(self, kept: int = 0) -> None:
         """See ``ISharedBus.wiped``."""
-        self._recovery.wiped()
+        self._recovery.wiped(kept)
+
+    def last_mark(self, epoch: str) -> int:
+        """See ``ISharedBus.last_mark``."""
+        last, mark = mark_of(self._last_stored) if self._last_stored else ("", 0)
+        return mark if last == epoch else 0
 
     def heartbeat(self) -> None:
         """See whether the connection lives, and move the mark.  To be called every second or so."""
@@ -303,6 +309,8 @@ class RedisSubscriber:
             return
         self._last = message
         event = decode_message(message)
+        if event.id:
+            self._last_stored = message
         if self._held or (event.origin and self._is_early(event.origin)):
             self._hold(event)
         else:

@@ -34,13 +34,15 @@ class State:
         position: the id of the last message that was delivered.
         node: the address of the node that is delivering; "" for none.
         lease: the number of the lease under which it does; 0: an older version has not said so.
-        revision: of the key that holds all three.
+        epoch: of the store when it locked: one that went back may have a lock that was given back already.
+        revision: of the key that holds all of them.
     """
 
     position: int
-    node: str
-    lease: int
-    revision: int
+    node: str = ""
+    lease: int = 0
+    epoch: str = ""
+    revision: int = 0
 
 
 class SharedQueues(Queues):
@@ -67,6 +69,11 @@ class SharedQueues(Queues):
         """Drain every queue that has consumers here."""
         for queue in list(self._backlogs):
             self.wake(queue)
+
+    def lost(self) -> None:
+        """Notice that the store went back: so have its locks, and what was delivered may have to be again."""
+        self._locks.clear()
+        self.wake_all()
 
     def stop(self) -> None:
         """Cancel all timers."""
@@ -148,7 +155,8 @@ class SharedQueues(Queues):
             state = await self._state(queue)
             if not await self._is_free(queue, state):
                 return False
-            if await self._change(queue, state, state.position, self._bus.address, lease):
+            ours = attrs.evolve(state, node=self._bus.address, lease=lease, epoch=self._store.epoch)
+            if await self._change(queue, ours):
                 return True
 
     async def _is_free(self, queue: str, state: State) -> bool:
@@ -161,6 +169,8 @@ class SharedQueues(Queues):
 
     def _holds(self, state: State) -> bool:
         """Whether the lease under which the queue was locked has not ended; a later one may not be known here yet."""
+        if state.epoch and state.epoch != self._store.epoch:
+            return False
         lease = self._bus.lease_of(state.node)
         return lease > 0 and (not state.lease or state.lease >= lease)
 
@@ -176,7 +186,7 @@ class SharedQueues(Queues):
 
     async def _unlocked(self, queue: str) -> bool:
         state = await self._state(queue)
-        return state.node != self._bus.address or await self._change(queue, state, state.position, "", 0)
+        return state.node != self._bus.address or await self._change(queue, attrs.evolve(state, node=""))
 
     # The position.
 
@@ -184,7 +194,7 @@ class SharedQueues(Queues):
         while (state := await self._state(queue)).position < upto:
             if not state.position and await self._begins_after(queue, upto):
                 return False
-            if await self._change(queue, state, upto, state.node, state.lease):
+            if await self._change(queue, attrs.evolve(state, position=upto)):
                 await self._store.trim(LOG + queue, upto)
                 return True
         return False
@@ -196,13 +206,13 @@ class SharedQueues(Queues):
     async def _state(self, queue: str) -> State:
         entry = await self._store.get(POSITION, queue)
         if entry is None:
-            return State(0, "", 0, 0)
-        position, node, lease, *_ = (*entry.value.split(b" "), b"", b"")
-        return State(int(position), node.decode(), int(lease or 0), entry.revision)
+            return State(0)
+        position, node, lease, epoch, *_ = (*entry.value.decode().split(" "), "", "", "")
+        return State(int(position), node, int(lease or 0), epoch, entry.revision)
 
-    async def _change(self, queue: str, state: State, position: int, node: str, lease: int) -> bool:
-        """Write the position and the lock; False when *state* is out of date."""
-        text = f"{position} {node} {lease}" if node else str(position)
+    async def _change(self, queue: str, state: State) -> bool:
+        """Write *state*, which was made of what ``_state`` has found; False when that is out of date."""
+        text = f"{state.position} {state.node} {state.lease} {state.epoch}" if state.node else str(state.position)
         try:
             await self._store.set(POSITION, queue, text.encode(), revision=state.revision, expires=self._end())
         except Conflict:

@@ -44,6 +44,7 @@ from broker.patterns import is_reserved
 
 ENV_PREFIX = "TXBROKER_"
 DAY = 86400.0  # seconds
+MAX_WAIT_MS = 4000  # milliseconds: less than broker/redis/connection.py waits for any reply
 MIN_SECRET = 16  # characters of a secret that is not warned about
 PROTOCOLS = ("owlmeans", "ganomede", "thinws", "hpkv", "microstream")
 DEFAULT_PORT = 8000
@@ -195,6 +196,12 @@ class Settings:
         "Whether an acknowledged write to SQLite is on the disk (``fsync``) or with the operating system (``os``).",
     )
     redis_prefix: str = option(TEXT, "txbroker:", "What all keys in Redis begin with.")
+    redis_wait_replicas: int = option(
+        COUNT, 0, "How many replicas of Redis must have a write before it is acknowledged; 0: none."
+    )
+    redis_wait_ms: int = option(
+        COUNT, 1000, "Milliseconds that they have; then the write is refused, although it may have been done."
+    )
     retention: Retention = option(
         RETENTION, DEFAULT_RETENTION, "The greatest age and number of the events of a channel; ``none``: any."
     )
@@ -466,6 +473,8 @@ class Settings:
             found.append("TXBROKER_LISTEN names nothing to listen on")
         if self.node_lease_seconds < 1:
             found.append("TXBROKER_NODE_LEASE_SECONDS: expected 1 at least: a slow node would lose its names")
+        if not 0 < self.redis_wait_ms <= MAX_WAIT_MS:
+            found.append(f"TXBROKER_REDIS_WAIT_MS: expected 1 to {MAX_WAIT_MS}: Redis is given up when it is silent")
         if is_redis(self.bus) and not is_redis(self.store):
             found.append("TXBROKER_BUS: nodes that share a bus must share a store: set TXBROKER_STORE=redis://… too")
         exposed = self._exposed

@@ -5,12 +5,12 @@ Clients are not told what the machine is called, nor where its store is: ``detai
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
 from broker import __version__
-from broker.interfaces import IBus, IStore
+from broker.interfaces import IBus, ISharedStore, IStore
 
 
 @attrs.define(eq=False)
@@ -41,5 +41,15 @@ class About:
         }
 
     def details(self) -> dict[str, Any]:
-        """Return it with the names of the node and the machine and the whole description of the store; no secrets."""
-        return {**self(), "node": self._bus.node, "store": self._store.description, **self.private}
+        """Return it with the names of the node and the machine and the whole description of the store; no secrets.
+
+        "warnings" is what an operator should change at a store that nodes share, if there is anything.
+        """
+        warnings = cast(ISharedStore, self._store).warnings if self._store.shared else ()
+        return {
+            **self(),
+            "node": self._bus.node,
+            "store": self._store.description,
+            **({"warnings": list(warnings)} if warnings else {}),
+            **self.private,
+        }

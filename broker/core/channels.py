@@ -315,6 +315,11 @@ class StoreEventSource:
         self.publishes, self.on_answer = store.publishes, store.on_answer
 
     @property
+    def kept(self) -> int:
+        """See ``ISharedStore.kept``."""
+        return self._store.kept
+
+    @property
     def epoch(self) -> str:
         """That of the store."""
         return self._store.epoch

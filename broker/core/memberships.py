@@ -98,13 +98,14 @@ class Memberships:
         # Before reading: what is left meanwhile must reach this session too.
         present = self._members.setdefault(member, Member())
         present.sessions[session] += 1
-        first = pair_key(member, "")
+        first, before = pair_key(member, ""), set(present.topics)
         try:
             entries = await self._store.range(SPACE, first, first + "\U0010ffff" * MAX_NAME, self._max_topics)
         except BaseException:  # to be cancelled is one
             self.exit(member, session)
             raise
         topics = {key[len(first) :] for key, _ in entries} - present.leaving.keys()
+        topics = (topics | (present.topics - before)) - (before - present.topics)  # what has changed meanwhile
         if self._lost:
             topics |= present.topics
         present.topics.clear()

@@ -166,10 +166,13 @@ class Broker(MultiService):
         await super().stopService()
 
     def _wiped(self) -> None:
-        """Store again what is known here: the store has lost everything."""
+        """Store again what is known here: the store has lost everything, or what was written last."""
+        self.metrics.store_went_back += 1
+        self.channels.end_polls()  # what they wait for may never come: whoever comes again is told
         self.parts.mailboxes.forget()
         self.memberships.lost()
         self.tokens.forget_key()
+        cast(SharedQueues, self.queues).lost()
         self._restoration.begin()
         cast(ISharedBus, self.bus).wiped()
 

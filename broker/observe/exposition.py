@@ -67,6 +67,11 @@ class Exposition(Collector):
             ("refusals_not_logged", "Refusals that the log has no line of.", self._metrics.refusals_not_logged),
             ("answers_dropped", "Late, double or forged answers.", self._metrics.answers_dropped),
             ("store_errors", "Writes that the store refused.", self._metrics.store_errors),
+            (
+                "store_went_back",
+                "How often the store was found to lack what was acknowledged.",
+                self._metrics.store_went_back,
+            ),
         ):
             yield CounterMetricFamily(METRIC_PREFIX + name, help, value)
         yield _labelled("connections_opened", "Connections opened.", ("dialect",), self._metrics.opened_total)

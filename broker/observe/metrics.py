@@ -66,6 +66,7 @@ class Metrics:
     refusals_not_logged: int = 0
     answers_dropped: int = 0
     store_errors: int = 0
+    store_went_back: int = 0
     connections: Counter[str] = attrs.field(factory=Counter)
     opened_total: Counter[str] = attrs.field(factory=Counter)
     closed_total: Counter[tuple[str, str]] = attrs.field(factory=Counter)

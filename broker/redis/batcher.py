@@ -59,6 +59,10 @@ class Batcher:
         opened: called whenever Redis can be used.
         refresh: called with the protocol when the script says ``STALE_EPOCH``; then the batch is repeated.
         probe: the words of an operation that writes, to see whether Redis accepts writes.
+        marks: whether the script counts calls that write: after the preamble it gets ``mark``, and "1" if any
+            of the operations writes.
+        wait: how many replicas must have a write before it is answered, and the milliseconds that takes at most;
+            otherwise it fails although it may have been done.
         observe: called with the operations and the seconds of each call.
         failed: called with the number of operations that a failure took.
 
@@ -66,6 +70,7 @@ class Batcher:
         connection: leads to Redis.
         refusal: why Redis accepts no writes; "" when it does.
         publishing: the origins of the operations that are under way.
+        mark: how many calls have written, as the last answer has shown; 0 at first.
 
     Raises:
         Invalid: Redis support is not installed.
@@ -82,6 +87,8 @@ class Batcher:
         opened: Callable[[], object] | None = None,
         refresh: Callable[[Any], Awaitable[None]] | None = None,
         probe: Sequence[bytes] = (),
+        marks: bool = False,
+        wait: tuple[int, int] = (0, 0),
         observe: Callable[[int, float], object] | None = None,
         failed: Callable[[int], object] | None = None,
     ) -> None:
@@ -89,6 +96,7 @@ class Batcher:
             address, reactor, prepare=self._prepare, opened=self._on_opened, closed=self._on_closed
         )
         self.refusal = ""
+        self.mark = 0
         self.publishing: frozenset[str] = frozenset()
         self._on_answer: set[Callable[[], object]] = set()  # to be called when they were answered
         self._script = script
@@ -96,6 +104,8 @@ class Batcher:
         self._preamble, self._prepare_owner, self._refresh = preamble, prepare, refresh
         self._opened = opened or _ignore
         self._probe_words = probe
+        self._marks, self._wait = marks, wait
+        self._unsafe = ""  # why what the last call has written may be lost, or ""
         self._observe, self._failed = observe or _ignore, failed or _ignore
         self._waiting: deque[Operation] = deque()
         self._postponed = Postponed()  # those that are older than all that wait
@@ -174,7 +184,7 @@ class Batcher:
         Raises:
             RedisError: Redis refuses, as a ``ResponseError``, or has not answered.
         """
-        (result,), _ = await self._call(protocol, [words])
+        (result,), _ = await self._call(protocol, [words], True)
         if isinstance(result, ResponseError):
             raise result
         return result
@@ -246,12 +256,14 @@ class Batcher:
             if any(operation.chained for operation in batch):
                 chain = Chain(batch)
                 if questions := chain.questions():
-                    chain.know(*await self._call(protocol, questions))
+                    chain.know(*await self._call(protocol, questions, False))
                 self._postpone(chain.link(MAX_BATCH_BYTES))
                 under_way = chain.operations()
-                results, left = chain.outcomes(*await self._call(protocol, [each.words for each in chain.sent]))
+                sent = [each.words for each in chain.sent]
+                results, left = chain.outcomes(*await self._call(protocol, sent, True))
             else:
-                results, left = await self._call(protocol, [operation.words for operation in batch])
+                writes = not all(operation.reads for operation in batch)
+                results, left = await self._call(protocol, [operation.words for operation in batch], writes)
             self._answer(under_way, results, left)
         except ResponseError as error:
             self._fail_script(under_way, error)
@@ -265,15 +277,24 @@ class Batcher:
         self._bytes += sum(operation.size for operation in operations)
         self._postponed.add_first(operations)
 
-    async def _call(self, protocol: Any, asked: list[Sequence[bytes]]) -> tuple[list[Any], dict[int, Any]]:
+    async def _call(
+        self, protocol: Any, asked: list[Sequence[bytes]], writes: bool
+    ) -> tuple[list[Any], dict[int, Any]]:
         """Return the results, and by their index the states of those that were left undone."""
         while True:
             words = self._preamble()
+            if self._marks:
+                words += (b"%d" % self.mark, b"1" if writes else b"")
             for each in asked:
                 words.append(b"%d" % len(each))
                 words += each
             try:
-                results, left = await protocol.execute_command(b"EVALSHA", self._script.hash, b"0", *words)
+                answer = protocol.execute_command(b"EVALSHA", self._script.hash, b"0", *words)
+                replicated = self._replicated(protocol) if writes and self._wait[0] else None
+                results, left, mark = await answer
+                if mark:
+                    self.mark = max(self.mark, mark)
+                self._unsafe = await replicated if replicated is not None else ""
                 return results, {left[i] - 1: left[i + 1] for i in range(0, len(left), 2)} if left else {}
             except ResponseError as error:
                 reason = str(error)
@@ -286,8 +307,22 @@ class Batcher:
                     raise
             await again(protocol)
 
+    def _replicated(self, protocol: Any) -> Deferred[str]:
+        """Wait for the replicas; fire with why what was written is not safe, "" if it is."""
+        replicas, milliseconds = self._wait
+
+        def judged(count: int) -> str:
+            if count >= replicas:
+                return ""
+            return f"Redis has written it, but only {count} of {replicas} replicas have confirmed that in time."
+
+        waiting: Deferred[int] = protocol.execute_command(b"WAIT", b"%d" % replicas, b"%d" % milliseconds)
+        # Lost with the connection, as the answer of the script is.
+        return waiting.addCallbacks(judged, lambda failure: f"Redis has not answered: {failure.value}.")
+
     def _answer(self, batch: list[Operation], results: list[Any], left: dict[int, Any]) -> None:
         """Answer those of *batch* that were done, and let the others be done next."""
+        unsafe = self._unsafe
         if left:
             again = [operation for index, operation in enumerate(batch) if index in left]
             for index, state in left.items():
@@ -304,6 +339,9 @@ class Batcher:
         for operation, result in zip(batch, results, strict=True):
             if isinstance(result, ResponseError):
                 self._fail((operation,), f"Redis refuses: {result}.", NotDone)
+                continue
+            if unsafe and not operation.reads:
+                self._fail((operation,), unsafe)
                 continue
             try:
                 value = operation.decode(result)

@@ -111,7 +111,7 @@ class _Factory(RedisFactory):
     """Keeps one connection; with jitter, for all nodes would reconnect at once."""
 
     initialDelay = 0.1
-    maxDelay = 3.0
+    maxDelay = 1.0  # no longer: after a failover writes wait for the last node, see the timeline of the store
     factor = 1.8
     jitter = 0.25
 

@@ -4,7 +4,7 @@ A stored event is a *record*: its time and the length of its head as decimal
 text, the head, and the body as it is.  In a *message*, id and epoch go before the
 record (or 0 and a number that no other message has, when the event is not
 stored), then the *extras*: origin, dialect and original, which matter to subscribers
-and not to readers of the log.
+and not to readers of the log.  The script of the store adds a dot and the mark to the epoch.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 import msgspec
 
 from broker.messages import Event, decode_text, encode_text
+
+EPOCH_LENGTH = 16  # characters, as the store makes them
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
@@ -59,9 +61,15 @@ def decode_message(message: bytes) -> Event:
     """Return the event of *message*."""
     number, stamp, size, rest = message.split(b" ", 3)
     id, length = int(number), int(size)
-    event = _decode_record(rest[length:], id, stamp.decode() if id else "")
+    event = _decode_record(rest[length:], id, stamp[:EPOCH_LENGTH].decode() if id else "")
     event.origin, event.dialect, event.original = _decode(rest[:length])
     return event
+
+
+def mark_of(message: bytes) -> tuple[str, int]:
+    """Return epoch and mark of the *message* of a stored event; 0 for the mark if it says none."""
+    epoch, _, mark = message.split(b" ", 2)[1].partition(b".")
+    return epoch.decode(), int(mark or 0)
 
 
 def _decode_record(record: bytes, id: int, epoch: str) -> Event:

@@ -15,6 +15,11 @@ PROMISES = {
     "no": "what the system had not written may be lost in a power cut",
 }
 
+OPTIONS = (
+    *("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy"),
+    *("min-replicas-to-write", "min-replicas-max-lag"),
+)
+
 
 MIN_VERSION = (6, 2)  # XTRIM with MINID is of that
 
@@ -50,7 +55,7 @@ class ServerInfo:
         """Return what the server says that *protocol* is connected to."""
         info = await read_info(protocol)
         options: dict[str, str] = {}
-        for name in ("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy"):
+        for name in OPTIONS:
             try:
                 found = await protocol.execute_command(b"CONFIG", b"GET", name)
             except ResponseError:
@@ -67,6 +72,11 @@ class ServerInfo:
             raise NotUsable("it is a replica, which takes no writes")
 
     @property
+    def run(self) -> bytes:
+        """A word that is another one each time a server is started."""
+        return self.info.get("run_id", "").encode() or b"-"
+
+    @property
     def promise(self) -> str:
         """Its version, and what becomes of what it has answered."""
         if not self.info:
@@ -81,9 +91,16 @@ class ServerInfo:
             return f"{version}, appendonly yes, appendfsync unknown"
         return f"{version}, appendonly yes, appendfsync {fsync}: {PROMISES.get(fsync, 'unknown')}"
 
-    def warnings(self) -> list[str]:
-        """Return what an operator should change."""
+    def warnings(self, fails_over: bool = False) -> list[str]:
+        """Return what an operator should change; *fails_over*: whether Sentinels may make a replica the master."""
+        found = []
         policy = self.options.get("maxmemory-policy", "noeviction")
         if policy != "noeviction" and self.options.get("maxmemory", "0") != "0":
-            return [f"Redis throws data away when it is full (maxmemory-policy {policy}): set noeviction"]
-        return []
+            found.append(f"Redis throws data away when it is full (maxmemory-policy {policy}): set noeviction")
+        replicates = fails_over or self.info.get("connected_slaves", "0") != "0"
+        if replicates and self.options.get("min-replicas-to-write") == "0":
+            found.append(
+                "Redis acknowledges what no replica has: a failover may lose it; "
+                "set min-replicas-to-write 1 and min-replicas-max-lag 10, see docs/operations/scaling"
+            )
+        return found

@@ -34,6 +34,7 @@ def open_store(
     min_free_bytes: int = 0,
     observe: Callable[[int, float], object] | None = None,
     failed: Callable[[int], object] | None = None,
+    wait: tuple[int, int] = (0, 0),
 ) -> IStore:
     """Return the store that *url* names; ``startService`` opens it.
 
@@ -45,8 +46,7 @@ def open_store(
         directory: where files are; "" is the working directory.
         durability: ``fsync``: what was answered survives a power cut;
             ``os``: it survives the end of the process only.
-        reactor: where the answers of a writer thread are delivered; *clock*
-            if it can do that, else the reactor in use.
+        reactor: where a writer thread answers; *clock* if it can do that, else the reactor in use.
         prefix: what all keys in Redis begin with.
         announce: whether appending publishes the event in Redis, as the bus of
             the same URL expects it.
@@ -54,9 +54,10 @@ def open_store(
         min_free_bytes: how much of the disk is left free.
         observe: called with the operations and the seconds of each commit.
         failed: called with the number of operations that a failure took.
+        wait: as for ``RedisStore``.
 
     Raises:
-        Invalid: there is no such store, no such durability, or Redis support is not installed.
+        Invalid: there is no such store or durability, or Redis support is not installed.
     """
     _check(url, durability)
     scheme, _, rest = url.partition(":")
@@ -79,7 +80,7 @@ def open_store(
         return SqliteStore(path, durability=durability, min_free_bytes=min_free_bytes, **common)
     from broker.stores.redis import RedisStore
 
-    return RedisStore(url, prefix=prefix, announce=announce, **common)
+    return RedisStore(url, prefix=prefix, announce=announce, wait=wait, **common)
 
 
 def _check(url: str, durability: str) -> None:

@@ -8,7 +8,6 @@ was appended, so that an event is stored and announced to the nodes in one step.
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -18,6 +17,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from txredisapi import RedisError
 from zope.interface import implementer
 
@@ -44,6 +44,7 @@ from broker.stores.redis_swap import (
     LogOperation,
     over_quota,
 )
+from broker.stores.redis_timeline import Timeline
 from broker.stores.room import ESSENTIAL_SPACES, SMALL_VALUE, Room, full_refusal, full_text
 from broker.stores.states import NOT_RUNNING, STOPPING, refused
 
@@ -69,6 +70,7 @@ class RedisStore(RedisReader, Service):
         observe: called with the operations and the seconds of each call.
         failed: called with the number of operations that a failure took.
         max_bytes: how much memory the server may use; 0: any number.
+        wait: how many replicas must have a write before it is answered, and how many milliseconds that may take.
 
     Attributes:
         used_bytes: how much it used when it was asked last; 0: it was not asked, without a limit.
@@ -90,16 +92,19 @@ class RedisStore(RedisReader, Service):
         observe: Callable[[int, float], object] | None = None,
         failed: Callable[[int], object] | None = None,
         max_bytes: int = 0,
+        wait: tuple[int, int] = (0, 0),
     ) -> None:
         super().__init__()
         self.used_bytes = 0
         self.announces = announce
         self.wiped: Callable[[], object] = _ignore
+        self.witness: Callable[[str], int] = _nothing_seen
         self._address = RedisAddress.parse(url)
         self._prefix = encode_text(prefix)
         self._channels = encode_text(f"{prefix}{self._address.db}/")
         self._clock = clock
         self._server = ServerInfo()
+        self._timeline = Timeline(self._prefix, reactor, lambda epoch: self.witness(epoch))
         self._stopped_reason = NOT_RUNNING
         self._room = Room(max_bytes)
         self._measuring = LoopingCall(self._measure)
@@ -112,8 +117,10 @@ class RedisStore(RedisReader, Service):
             preamble=self._preamble,
             prepare=self._prepare,
             opened=self._opened,
-            refresh=self._read_epoch,
+            refresh=self._refresh,
             probe=(b"probe",),
+            marks=True,
+            wait=wait,
             observe=observe,
             failed=failed,
         )
@@ -130,6 +137,16 @@ class RedisStore(RedisReader, Service):
     def description(self) -> str:
         """Where it is, and what the server's configuration promises."""
         return f"Redis at {self._address}; {self._server.promise}"
+
+    @property
+    def kept(self) -> int:
+        """See ``ISharedStore.kept``."""
+        return self._timeline.kept
+
+    @property
+    def warnings(self) -> list[str]:
+        """See ``ISharedStore.warnings``."""
+        return self._server.warnings(bool(self._address.master))
 
     @property
     def ready(self) -> str:
@@ -157,6 +174,9 @@ class RedisStore(RedisReader, Service):
         self._stopped_reason = STOPPING
         if self._measuring.running:
             self._measuring.stop()
+        if self._batcher.connection.protocol is not None:
+            leaving = Operation((b"leave", self._timeline.member), control=True)
+            self._batcher.submit(leaving).addErrback(_ignore_unavailable)
         return self._batcher.stop().addCallback(self._stopped)
 
     def _stopped(self, _: object) -> None:
@@ -167,25 +187,29 @@ class RedisStore(RedisReader, Service):
     async def _prepare(self, protocol: Any) -> None:
         self._server = await ServerInfo.query(protocol)
         self._server.check()
-        await self._read_epoch(protocol)
+        await self._compare(protocol)
         self._judge(self._server.info)
 
     def _opened(self) -> None:
         log.info("{store}", store=self.description)
-        for warning in self._server.warnings():
+        for warning in self.warnings:
             log.warn("{warning}", warning=warning)
+        self._tell_wiped()
 
-    async def _read_epoch(self, protocol: Any) -> None:
-        key = self._prefix + b"epoch"
-        found = await protocol.execute_command(b"GET", key)
-        if found is None:
-            await protocol.execute_command(b"SET", key, secrets.token_hex(8).encode(), b"NX")
-            found = await protocol.execute_command(b"GET", key)
-        epoch = found.decode()
-        before, self.epoch = self.epoch, epoch
+    async def _refresh(self, protocol: Any) -> None:
+        """Find out why the script has refused to act in the epoch, or on the mark, that we know."""
+        await self._compare(protocol)
+        self._tell_wiped()
+
+    async def _compare(self, protocol: Any) -> None:
+        self._batcher.mark = await self._timeline.compare(protocol, self._server.run, self._batcher.mark)
+        self.epoch = self._timeline.epoch
         self._known.clear()
-        if before and before != epoch:
-            log.error("the data of Redis was lost: epoch {before} is now {epoch}", before=before, epoch=epoch)
+
+    def _tell_wiped(self) -> None:
+        # Not before Redis can be used: what is stored again then would be refused.
+        if not self._timeline.told:
+            self._timeline.told = True
             self.wiped()
 
     async def _measure(self) -> None:
@@ -289,7 +313,9 @@ class RedisStore(RedisReader, Service):
 
     def mark(self) -> Deferred[int]:
         """See ``ISharedStore.mark``."""
-        return self._submit(Operation((b"mark",), int, reads=True, control=True))
+        batcher = self._batcher
+        batcher.mark = max(batcher.mark, self.witness(self.epoch))
+        return self._submit(Operation((b"mark", self._timeline.member), int, reads=True, control=True))
 
     def changes(self, mark: int) -> Deferred[dict[str, int]]:
         """See ``ISharedStore.changes``."""
@@ -424,6 +450,15 @@ class RedisStore(RedisReader, Service):
 
 def _ignore() -> None:
     """The callback until the service sets one."""
+
+
+def _nothing_seen(_: str) -> int:
+    """The witness until the service sets one."""
+    return 0
+
+
+def _ignore_unavailable(failure: Failure) -> None:
+    failure.trap(Unavailable)
 
 
 def _none(_: object) -> None:

@@ -107,11 +107,13 @@ class Events:
         if epoch is None:
             return await self._read(peer, client, channel, limit, query.get("after"))
         # Not known to the shipped client: "epoch=" asks for it, and whoever shows one of the past gets 410.
-        current = (("X-Epoch", peer.epoch),)
-        if epoch and epoch != peer.epoch:
-            raise Refusal(failure(410, "Gone", "The store was wiped: ids begin anew", headers=current))
+        began = peer.epoch
+        if epoch and epoch != began:
+            raise _gone(peer)
         response = await self._read(peer, client, channel, limit, query.get("after"))
-        return Response(response.status, response.body, headers=current)
+        if peer.epoch != began:
+            raise _gone(peer)
+        return Response(response.status, response.body, headers=(("X-Epoch", began),))
 
     async def _read(self, peer: IPeer, client: str, channel: str, limit: int, said: str | None) -> Response:
         if said is None:
@@ -172,6 +174,11 @@ class Events:
             after=after,
             newest=newest,
         )
+
+
+def _gone(peer: IPeer) -> Refusal:
+    current = (("X-Epoch", peer.epoch),)
+    return Refusal(failure(410, "Gone", "The store was wiped or has gone back: ids begin anew", headers=current))
 
 
 def authenticate(peer: IPeer, secret: str | msgspec.UnsetType, request: HttpRequest | None = None) -> None:

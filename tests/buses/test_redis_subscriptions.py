@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import count
 
 import attrs
 import pytest
@@ -97,8 +98,9 @@ class Node(World):
         while self.server.step():
             pass
 
-    def post(self, topic: str = "t", *, announce: bool = True) -> Event:
+    def post(self, topic: str = "t", *, announce: bool = True, body: bytes = b"") -> Event:
         event = self.source.append(topic)
+        event.body = body
         self.server.publish(event)
         return event
 
@@ -124,6 +126,32 @@ def node() -> Node:
     node.connect()
     node.answer()
     return node
+
+
+def test_what_came_before_the_source_went_back_comes_once_whatever_breaks_then(node: Node) -> None:
+    node.subscriber.listen(">", False)
+    node.settle()
+    node.post("a")
+    node.post("b")
+    for topic in ("c", "d"):
+        go_back(node, 1)
+        node.cut()
+        node.settle()
+        node.post(topic)
+    assert node.got == [("a", 1), ("b", 1), ("c", 1), ("d", 1)]
+
+
+def go_back(node: Node, events: int) -> None:
+    """Let the source lose the last *events*, and begin a new epoch with the others."""
+    source = node.source
+    kept = max(0, source.last - events)
+    source.epoch += "'"
+    for topic, log in list(source.events.items()):
+        log[:] = [(mark, attrs.evolve(event, epoch=source.epoch)) for mark, event in log if mark <= kept]
+        if not log:
+            del source.events[topic]
+    source.last = kept
+    node.subscriber.wiped(kept)
 
 
 @pytest.mark.parametrize(("first", "second"), [(("a.*", False), ("a.>", False)), (("a.>", False), ("a.*", False))])
@@ -233,7 +261,7 @@ COMMANDS = [
 STEPS: list[tuple[str, object]] = [
     *((verb, which) for verb in ("listen", "listen", "forget", "post", "post") for which in range(3)),
     *(("advance", seconds) for seconds in (0.0, MARK_DELAY, RETRY_DELAY, UNSUBSCRIBE_DELAY + 1)),
-    *((command, None) for command in [*COMMANDS, "wipe", "settle", "settle", "settle", "settle"]),
+    *((command, None) for command in [*COMMANDS, "wipe", "go_back", "settle", "settle", "settle", "settle"]),
 ]
 
 
@@ -250,8 +278,10 @@ class Model:
         self.listened: dict[Interest, int] = {}  # how often
         self.since: dict[Interest, int] = {}
         self.posted: list[Event] = []
-        self.told: set[tuple[str, str, int]] = set()
+        self.told: set[bytes | None] = set()
+        self.told_now: dict[bytes | None, str] = {}  # what came of topics that somebody listens to since, by body
         self.last: dict[tuple[str, str], int] = {}
+        self.bodies = count(1)
 
     def run(self, step: str, what: object) -> None:
         do = getattr(self, step, None) or getattr(self.node, step)
@@ -276,7 +306,7 @@ class Model:
                 self.since.pop(interest, None)
 
     def post(self, which: int) -> None:
-        self.posted.append(self.node.post(self.topics[which]))
+        self.posted.append(self.node.post(self.topics[which], body=b"%d" % next(self.bodies)))
 
     def advance(self, seconds: float) -> None:
         self.node.clock.advance(seconds)
@@ -311,6 +341,13 @@ class Model:
         self.node.source.wipe()
         self.node.subscriber.wiped()
 
+    def go_back(self) -> None:
+        go_back(self.node, 2)
+        left = {event.body for log in self.node.source.events.values() for _, event in log}
+        for interest, start in self.since.items():
+            self.since[interest] = sum(event.body in left for event in self.posted[:start])
+        self.posted = [event for event in self.posted if event.body in left]
+
     def check(self) -> None:
         self.back()
         self.node.settle()
@@ -318,7 +355,7 @@ class Model:
         for interest, start in self.since.items():
             subscription = self.node.subscriber._subscriptions.get(*self._key(interest))
             assert subscription is not None
-            wanted = {(e.topic, e.epoch, e.id) for e in self.posted[start:] if subscription.predicate(e.topic)}
+            wanted = {event.body for event in self.posted[start:] if subscription.predicate(event.topic)}
             assert wanted <= self.told
         assert not self.node.subscriber._recovery._gaps
 
@@ -326,11 +363,14 @@ class Model:
         """Check that what was told since comes once, and in order for as long as somebody listens."""
         for event in self.node.heard:
             assert event.id > self.last.get((event.topic, event.epoch), 0)
+            assert event.body not in self.told_now
             self.last[event.topic, event.epoch] = event.id
-            self.told.add((event.topic, event.epoch, event.id))
+            self.told_now[event.body] = event.topic
+            self.told.add(event.body)
         self.node.heard.clear()
         match = self.node.subscriber._subscriptions.match
         self.last = {key: id for key, id in self.last.items() if match(key[0])}
+        self.told_now = {body: topic for body, topic in self.told_now.items() if match(topic)}
 
     def _key(self, interest: Interest) -> tuple[str, str]:
         topic, prefix = interest

@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from broker.cluster.queues import LOCK_RETRY, RETRY_DELAY, SharedQueues
 from broker.core.queues import POSITION
 from broker.errors import Unavailable
-from broker.messages import Mail
+from broker.messages import Event, Mail
 from broker.stores import open_store
 from broker.testing import value_of
 
@@ -125,7 +125,7 @@ def test_a_lock_that_can_not_be_given_back_is_given_back_later(world: World) -> 
     calls = iter([False, False] + [True] * 5)  # locking and the position succeed
     world.one.store.broken = lambda: next(calls, False)
     taker = world.one.take()
-    assert (taker.got, world.lock()) == ([b"1"], b"1 one 1")
+    assert (taker.got, world.lock()) == ([b"1"], f"1 one 1 {world.store.epoch}".encode())
     world.one.takers.clear()
     other = world.two.take()
     value_of(world.two.put(b"2"))
@@ -145,6 +145,20 @@ def test_a_lock_whose_answer_was_lost_is_given_back(world: World) -> None:
     world.one.takers.clear()
     world.clock.pump([RETRY_DELAY] * 4)
     assert world.two.take().got == [b"1"]
+
+
+def test_a_lock_that_came_back_when_the_store_went_back_is_none(world: World) -> None:
+    value_of(world.two.put(b"1"))
+    world.store.set(POSITION, QUEUE, b"0 one 1 another-epoch")
+    assert world.two.take().got == [b"1"]
+
+
+def test_when_the_store_went_back_what_is_kept_there_is_delivered(world: World) -> None:
+    taker = world.one.take()
+    value_of(world.store.append("mail/" + QUEUE, Event(QUEUE, "mail", b'["",1.0]\n1', time=world.clock.seconds())))
+    assert taker.got == []
+    world.one.queues.lost()
+    assert taker.got == [b"1"]
 
 
 @pytest.mark.parametrize("lock", [b"0 one 1", b"0 gone 7"])

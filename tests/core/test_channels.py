@@ -462,6 +462,7 @@ class SharedStore:
     """Answers with what it was asked for."""
 
     epoch = "e1"
+    kept = 3
 
     def mark(self):
         return succeed(7)

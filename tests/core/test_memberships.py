@@ -360,6 +360,18 @@ def test_becoming_that_is_given_up_leaves_nothing_behind(broker, slow, answers):
     assert len(broker.topics) == 0
 
 
+def test_what_changes_while_one_reads_what_it_has_joined_stays_changed(broker, slow):
+    first, second = attach(broker, "ann"), attach(broker)
+    do(first.join("a"))
+    slow.slow = True
+    coming = begin(second.become("ann"))
+    joining, parting = begin(first.join("b")), begin(first.part("a"))
+    slow.waiting.append(slow.waiting.pop(0))  # what was read before is answered last
+    slow.answer_all()
+    assert (value_of(joining), value_of(parting)) == (None, None)
+    assert value_of(coming) == ["b"]
+
+
 def test_becoming_the_same_twice_at_once_is_to_become_it_once(broker, slow):
     ann = attach(broker)
     slow.slow = True

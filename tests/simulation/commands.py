@@ -138,6 +138,10 @@ class Data:
     def GET(self, key: bytes) -> Reply:
         return self._get(key, bytes)
 
+    def MGET(self, *keys: bytes) -> Reply:
+        found = [self.keys.get(key) for key in keys]
+        return [each if type(each) is bytes else None for each in found]
+
     def SET(self, key: bytes, value: bytes, *options: bytes) -> Reply:
         assert options in ((), (b"NX",)), options
         if options and key in self.keys:

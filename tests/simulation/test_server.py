@@ -30,6 +30,7 @@ KEYS = {kind: [b"%s%d" % (kind, number) for number in (1, 2)] for kind in (b"t",
 # Of each command, its name and where its words are taken from.
 COMMANDS: list[tuple[bytes, list[list[bytes]]]] = [
     (b"GET", [KEYS[b"t"]]),
+    (b"MGET", [KEYS[b"t"], [*KEYS[b"t"], *KEYS[b"h"]]]),
     (b"SET", [KEYS[b"t"], NUMBERS]),
     (b"INCR", [KEYS[b"t"]]),
     (b"INCRBY", [KEYS[b"t"], NUMBERS]),

@@ -51,7 +51,7 @@ class SentinelSetup:
         self._count = sentinels
         for number in range(1 + replicas):
             place = directory / f"redis{number}"
-            place.mkdir()
+            place.mkdir(parents=True)
             self.servers.append(RedisServer(place, *OPTIONS, *options))
 
     @classmethod

@@ -28,6 +28,7 @@ local prefix, me = ARGV[1], ARGV[3]
 local NODES, LEASES, NUMBERS, NAMES = prefix .. 'nodes', prefix .. 'leases', prefix .. 'numbers', prefix .. 'names'
 local FIRST = 5  -- where the operations begin
 local STOP = {}  -- see run.lua: no verb of these stops
+local mark = false  -- neither has a bus marks
 local FENCED = -1
 local KEPT = 86400  -- seconds for which a node may still ask what it has lost: much longer than any lease
 

@@ -2,7 +2,8 @@
 -- not at all: when Redis refuses a write, it refuses the first one of an operation.
 --
 -- An operation whose verb returns STOP is left to the next call, and so are those of the same place after
--- it; all others are done now.  Returned are the results, and of what was left the numbers and the states.
+-- it; all others are done now.  Returned are the results, and of what was left the numbers and the states,
+-- and the mark of the store, or false.
 
 local AGAIN = 0  -- the state of what only has to be sent again
 
@@ -58,4 +59,4 @@ while at < #ARGV do
   end
   at = at + words + 1
 end
-return {results, left}
+return {results, left, mark}

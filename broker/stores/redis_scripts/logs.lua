@@ -17,7 +17,6 @@ describe[1] = function()
   passes.append, passes.open, passes.append_at = true, true, true
 end
 
-local mark  -- of this call, once it has appended to a marked log
 local marked = {}
 
 local function log_key(log)
@@ -38,20 +37,17 @@ local function append(log, id, record, extras)
     call('XADD', log_key(log), text .. '-0', 'e', record)
     return id
   end
-  if not mark then
-    mark = string.format('%.0f', call('INCR', prefix .. 'mark'))
-  end
   if extras == '-' then
-    call('XADD', log_key(log), text .. '-0', 'e', record, 'm', mark)
+    call('XADD', log_key(log), text .. '-0', 'e', record, 'm', mark_text)
   else
-    call('XADD', log_key(log), text .. '-0', 'e', record, 'm', mark, 'n', extras)
+    call('XADD', log_key(log), text .. '-0', 'e', record, 'm', mark_text, 'n', extras)
   end
   if not marked[log] then
     marked[log] = true
-    call('ZADD', CHANGES, mark, log)
+    call('ZADD', CHANGES, mark_text, log)
   end
   if extras ~= '-' then
-    call('PUBLISH', ARGV[3] .. log, text .. ' ' .. ARGV[2] .. ' ' .. extras .. record)
+    call('PUBLISH', ARGV[3] .. log, text .. ' ' .. ARGV[2] .. '.' .. mark_text .. ' ' .. extras .. record)
   end
   return id
 end
@@ -280,9 +276,16 @@ verbs.sweep = function(at)
   return {removed, #logs == count and '(' .. logs[#logs] or ''}
 end
 
--- Returns the mark of the last call that has appended to a marked log.
-verbs.mark = function()
-  return tonumber(call('GET', prefix .. 'mark') or 0)
+-- node
+-- Returns the mark of the last call that has written, and notes that the node lives.
+verbs.mark = function(at)
+  redis.pcall('ZADD', prefix .. 'members', call('TIME')[1] * 1000, ARGV[at])
+  return mark
+end
+
+-- node
+verbs.leave = function(at)
+  return call('ZREM', prefix .. 'members', ARGV[at])
 end
 
 -- mark, limit: more than one call has operations

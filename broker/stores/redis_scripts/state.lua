@@ -6,6 +6,8 @@
 --   ARGV[3]  what the channels of announced events begin with
 --   ARGV[4]  now, in seconds since the epoch, of the caller's clock
 --   ARGV[5]  bytes of replies after which reads are left to the next call
+--   ARGV[6]  the highest mark that the caller has seen
+--   ARGV[7]  whether any of the operations writes: "1" or ""
 --
 -- A quota is "<limit> <account>", or "" for none; a limit of 0 is none.
 --
@@ -18,7 +20,7 @@
 --   floors         hash: some digits of a log's hash -> the last id of all forgotten logs with these digits
 --   accounts       hash: account -> how many logs and keys count for it
 --   opened         hash: log -> the account that it counts for
---   mark           counts the calls that have appended to a marked log
+--   mark           counts the calls that write; timeline.lua compares it with what nodes have seen
 --   changes        sorted set: marked log -> mark of its last event
 --   keys:<space>   hash: key -> "<revision> <expires> <value>"
 --   order:<space>  sorted set, in the order of bytes: its keys
@@ -41,7 +43,7 @@ local LATER = 0  -- the second result of a verb that returns STOP for that
 -- Returned by a verb in the place of a positive number or a text.
 local OVER_QUOTA, FULL, CONFLICT = -1, -2, -3
 
-local FIRST = 6  -- where the operations begin
+local FIRST = 8  -- where the operations begin
 
 local ACCOUNTS = prefix .. 'accounts'
 
@@ -69,6 +71,17 @@ local function uncount(owners, name)
   end
 end
 
-if call('GET', prefix .. 'epoch') ~= ARGV[2] then
+local present = call('MGET', prefix .. 'epoch', prefix .. 'mark')
+local mark = tonumber(present[2] or 0)
+if present[1] ~= ARGV[2] or mark < tonumber(ARGV[6]) then
   return redis.error_reply('STALE_EPOCH')
 end
+if ARGV[7] == '1' then
+  local raised = redis.pcall('INCR', prefix .. 'mark')
+  if type(raised) == 'number' then
+    mark = raised
+  elseif string.find(raised.err, 'READONLY', 1, true) then
+    return raised
+  end  -- else the writes are refused, too, but for removals, which Redis accepts when it is full
+end
+local mark_text = string.format('%.0f', mark)
