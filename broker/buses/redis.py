@@ -76,7 +76,6 @@ class RedisBus(Service):
         self._reactor = reactor
         self._numbers = count(1)
         self._serial = secrets.token_hex(6).encode()
-        self._names: dict[str, bool] = {}  # those that this node holds, and whether they are shared
         self._lease = Lease(
             self.address,
             lease,
@@ -199,17 +198,7 @@ class RedisBus(Service):
 
     def claim(self, name: str, *, shared: bool = False) -> Deferred[None]:
         """See ``IBus.claim``."""
-        self._names[name] = shared
-        kind = b"s" if shared else b"x"
-        return self._act(b"claim", encode_text(name), kind, decode=partial(_claimed, name)).addErrback(
-            self._claim_failed, name
-        )
-
-    def _claim_failed(self, failure: Failure, name: str) -> Failure:
-        # Those that are shared are claimed again when Redis is back.
-        if failure.check(Taken) or not self._names.get(name, True):
-            self._names.pop(name, None)
-        return failure
+        return self._act(b"claim", encode_text(name), b"s" if shared else b"x", decode=partial(_claimed, name))
 
     def claim_all(self, names: Mapping[str, bool]) -> Deferred[dict[str, str]]:
         """See ``ISharedBus.claim_all``."""
@@ -226,13 +215,10 @@ class RedisBus(Service):
 
     def seize(self, name: str, holder: str) -> Deferred[None]:
         """See ``ISharedBus.seize``."""
-        self._names[name] = False
-        seized = self._act(b"seize", encode_text(name), holder.encode(), decode=partial(_claimed, name))
-        return seized.addErrback(self._claim_failed, name)
+        return self._act(b"seize", encode_text(name), holder.encode(), decode=partial(_claimed, name))
 
     def release(self, name: str) -> Deferred[bool]:
         """See ``ISharedBus.release``."""
-        self._names.pop(name, None)
         return self._act(b"release", encode_text(name), decode=lambda _: True).addErrback(_is_released)
 
     def holders(self, names: Sequence[str]) -> Deferred[tuple[str, list[str]]]:
@@ -345,9 +331,7 @@ class RedisBus(Service):
         others = [(address.decode(), each, generation.decode()) for address, each, generation in nodes]
         self._lease.renewed(sent, number, others, moved=moved)
         for name in map(decode_text, lost):
-            if self._names.pop(name, None) is not None:
-                self.release(name)
-                self.lost(name)
+            self.lost(name)
         if removed:
             Deferred.fromCoroutine(self._tidy()).addErrback(_ignore_reported)
 
@@ -357,15 +341,6 @@ class RedisBus(Service):
             if not first.called:
                 first.callback(None)
         self.leased()
-        self._reclaim()
-
-    def _reclaim(self) -> None:
-        self.claim_all(dict(self._names)).addCallbacks(self._reclaimed, _ignore_reported)
-
-    def _reclaimed(self, refused: dict[str, str]) -> None:
-        for name in refused:
-            if self._names.pop(name, None) is not None:
-                self.lost(name)
 
     async def _tidy(self) -> None:
         cursor = b"0"

@@ -121,7 +121,7 @@ class Lease:
             self.end()
             self._number = self.last = number
             moved = True
-        self._end = max(self._end, end) if self.unbroken else end
+        self._end = end
         if self._timer is None:
             self._timer = self._reactor.callLater(self._end - now, self._look)
         living = {address: Other(each, generation, sent) for address, each, generation in others if each}

@@ -15,12 +15,13 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from broker.cluster.claims import LAPSED
 from broker.cluster.messages import Answered, Called, Ended, Message, NotHere, WireError
 from broker.cluster.messenger import NodeMessenger
 from broker.core.bounded import BoundedDict
 from broker.core.calls import Call, Calls, Party
 from broker.core.registry import Registry
-from broker.errors import BrokerError, Gone, NotFound
+from broker.errors import BrokerError, Gone, NotFound, Unavailable
 from broker.messages import Reply, Request
 from broker.patterns import BROKER, CLIENT, PROCEDURE, SERVICE, SESSION, TAKER, split_kind
 
@@ -96,9 +97,15 @@ class RemoteCalls(Calls):
     *use* must be called before the first call.
     """
 
-    def use(self, nodes: NodeMessenger, sessions_of: Callable[[str], Sequence[Party]]) -> None:
-        """Send by *nodes*; *sessions_of* returns the sessions here of a client or session id."""
-        self._messenger, self._sessions_of = nodes, sessions_of
+    def use(
+        self, nodes: NodeMessenger, sessions_of: Callable[[str], Sequence[Party]], holds: Callable[[str], bool]
+    ) -> None:
+        """Send by *nodes*.
+
+        *sessions_of* returns the sessions here of a client or session id; *holds* says whether this node holds
+        a name now.
+        """
+        self._messenger, self._sessions_of, self._holds = nodes, sessions_of, holds
         self._out: dict[str, Callee] = {}  # by the id of the call here
         self._in: dict[tuple[str, str], Caller] = {}  # by the caller's node and its id of the call
         self._known: BoundedDict[tuple[str, ...], tuple[str, list[str]]] = BoundedDict(MAX_KNOWN)
@@ -118,6 +125,8 @@ class RemoteCalls(Calls):
         """Return who is called for *procedure*, or a stand-in that will find out."""
         entry = self.services.get(service) if service else self.performers.get(procedure)
         if entry is not None:
+            if not entry.shared:
+                self._check_held(SERVICE + service if service else PROCEDURE + procedure)
             return entry.next(), service or procedure
         names = [SERVICE + service] if service else []
         names.append(PROCEDURE + procedure)
@@ -128,6 +137,11 @@ class RemoteCalls(Calls):
             names.append(SERVICE + name)
             name = name.rpartition(".")[0]
         return self.find_remote(names, NotFound("method", procedure)), ""
+
+    def _check_held(self, name: str) -> None:
+        """Raise ``Unavailable`` when another node may hold *name*, since this one has lost its lease."""
+        if not self._holds(name):
+            raise Unavailable("call", split_kind(name)[1], message=LAPSED)
 
     def find_taker(self, topic: str) -> Party:
         """Return who gets streamed requests of *topic*, or a stand-in that will find out."""
@@ -243,14 +257,16 @@ class RemoteCalls(Calls):
         except (NotFound, Gone) as error:
             self._messenger.send(address, NotHere(message.id, WireError.of(error)))
             return
+        except Unavailable as error:
+            self._messenger.send(address, _refusal(message.id, error))
+            return
         request.method = request.procedure[len(request.service) + 1 :] if request.procedure else ""
         caller = Caller(address, message.id, request.caller, self._messenger.send)
         self._in[address, message.id] = caller
         try:
             self.open(caller, callee, message.id, request, quiet=message.quiet)
         except BrokerError as error:
-            refusal = Answered(message.id, b"null", WireError.of(error), BROKER, 0.0, False, ())
-            self._messenger.send(address, refusal)
+            self._messenger.send(address, _refusal(message.id, error))
 
     def _at(self, name: str, request: Request) -> tuple[Party, str]:
         """Return who is known here under the *name* of the bus, and the service or procedure it performs."""
@@ -263,6 +279,8 @@ class RemoteCalls(Calls):
         entry = self.registry_of(kind).get(rest)
         if entry is None:
             raise NotFound("method", rest)
+        if not entry.shared:
+            self._check_held(name)
         return entry.next(), "" if kind == TAKER else rest
 
     def _ended(self, address: str, message: Ended) -> None:
@@ -298,3 +316,7 @@ class RemoteCalls(Calls):
         caller = call.caller
         if isinstance(caller, Caller):
             self._in.pop((caller.address, caller.id), None)
+
+
+def _refusal(id: str, error: BrokerError) -> Answered:
+    return Answered(id, b"null", WireError.of(error), BROKER, 0.0, False, ())

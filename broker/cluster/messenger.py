@@ -32,10 +32,13 @@ class NodeMessenger:
         self.bus, self.clock = bus, clock
         self._handlers: dict[type[Any], Callable[[str, Any], object]] = {BoolReply: self._replied}
         self._departure_handlers: list[Callable[[str], object]] = []
+        self._lapse_handlers: list[Callable[[], object]] = []
+        self._lease_handlers: list[Callable[[], object]] = []
         self._numbers = count(1)
         self._asked: dict[int, Deferred[bool]] = {}
         bus.received = self.received
         bus.departed = self.departed
+        bus.lapsed, bus.leased = self.lapsed, self.leased
 
     def on(self, kind: type[Any], handler: Callable[[str, Any], object]) -> None:
         """Let *handler* be called with the sender's address and each message of *kind*."""
@@ -44,6 +47,14 @@ class NodeMessenger:
     def on_departure(self, handler: Callable[[str], object]) -> None:
         """Let *handler* be called with the address of each node that has gone; see ``ISharedBus.departed``."""
         self._departure_handlers.append(handler)
+
+    def on_lapse(self, handler: Callable[[], object]) -> None:
+        """Let *handler* be called when this node's lease has ended; see ``ISharedBus.lapsed``."""
+        self._lapse_handlers.append(handler)
+
+    def on_lease(self, handler: Callable[[], object]) -> None:
+        """Let *handler* be called when all names are to be claimed again; see ``ISharedBus.leased``."""
+        self._lease_handlers.append(handler)
 
     def send(self, address: str, message: Message) -> Deferred[bool]:
         """Send *message*; fire with whether that node is listening.  It does not fail."""
@@ -84,6 +95,16 @@ class NodeMessenger:
         """Tell all that a node has gone; see ``on_departure``."""
         for handler in self._departure_handlers:
             handler(address)
+
+    def lapsed(self) -> None:
+        """Tell all that this node's lease has ended."""
+        for handler in self._lapse_handlers:
+            handler()
+
+    def leased(self) -> None:
+        """Tell all that this node has a lease again."""
+        for handler in self._lease_handlers:
+            handler()
 
     def _replied(self, _: str, reply: BoolReply) -> None:
         asked = self._asked.get(reply.id)

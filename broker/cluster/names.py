@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from twisted.internet.defer import Deferred, gatherResults, succeed
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.cluster.calls import RemoteCalls
+from broker.cluster.claims import LAPSED, Claim, Claims
 from broker.cluster.messages import BoolReply, Deliver, Drain, Probe
 from broker.cluster.messenger import NodeMessenger
 from broker.cluster.queues import SharedQueues
-from broker.core.names import LocalNames
+from broker.core.names import Claimant, LocalNames
 from broker.core.presence import Presence
 from broker.core.registry import Registration
-from broker.errors import BrokerError, Taken
+from broker.errors import NotDone, Taken
 from broker.interfaces import ISharedBus
 from broker.messages import CloseCode, Mail
 from broker.patterns import CLIENT, PROCEDURE, QUEUE, SERVICE, SESSION, TAKER, split_kind
@@ -56,11 +57,14 @@ class ClusterNames(LocalNames):
     ) -> None:
         self._bus, self._calls, self._queues, self._presence = bus, calls, queues, presence
         self._probe = probe
-        self._held: set[str] = set()
-        self._latest: Deferred[None] = succeed(None)  # the last name that was to be held
         self._messenger = NodeMessenger(bus, clock)
-        bus.lost = self._lost
-        calls.use(self._messenger, presence.sessions)
+        self._claims = Claims(
+            bus, clock, lambda name: bool(self._holders_here(name)), self._lost, self._on_new_name, queues.wake_all
+        )
+        bus.lost = self._claims.lost
+        self._messenger.on_lapse(self._claims.lapsed)
+        self._messenger.on_lease(self._claims.leased)
+        calls.use(self._messenger, presence.sessions, self._claims.holds)
         queues.use(bus, self._wake_others)
         self._messenger.on(Probe, self._probed)
         self._messenger.on(Deliver, self._delivered)
@@ -69,61 +73,31 @@ class ClusterNames(LocalNames):
 
     # Names.
 
-    async def claim(self, name: str, *, shared: bool, takeover: bool) -> None:
-        """See ``LocalNames.claim``."""
-        try:
-            await self._claim(name, shared, takeover)
-        except Taken as error:
-            raise Taken(error.what, split_kind(name)[1]) from None
-
-    async def _claim(self, name: str, shared: bool, takeover: bool) -> None:
-        if not takeover:
-            return await self._bus.claim(name, shared=shared)
-        for _ in range(ATTEMPTS):
-            try:
-                return await self._bus.claim(name, shared=shared)
-            except Taken as error:
-                _, addresses = await self._messenger.holders(name)
-                holder = addresses[0] if addresses else ""
-                alive = await self._lives(name, holder) if holder else False
-                if alive:
-                    raise error
-                if alive is None:
-                    break
-            # That node has given the name back.  Others may have asked it too: one of us gets the name, here or
-            # there, and is then found to be alive.
-        await self._bus.seize(name, holder)
-
-    async def _lives(self, name: str, holder: str) -> bool | None:
-        # A node that does not answer, None, is taken for dead before its lease ends: clients that were
-        # refused now would not come again.
-        return await self._messenger.ask(holder, lambda number: Probe(number, name), self._probe + MARGIN)
+    def claimant(self) -> ClusterClaimant:
+        """See ``LocalNames.claimant``."""
+        return ClusterClaimant(self._claims, self._bus, self._messenger, self._probe + MARGIN)
 
     def hold(self, name: str) -> None:
         """See ``LocalNames.hold``."""
-        if name not in self._held:
-            self._held.add(name)
-            self._latest = self._bus.claim(name, shared=True).addCallbacks(self._is_held, _ignore_unavailable, (name,))
+        self._claims.hold(name)
 
-    def _is_held(self, _: None, name: str) -> None:
+    def _on_new_name(self, name: str) -> None:
         if name.startswith((QUEUE, CLIENT)):
             # What was put there just before was announced to those who held it then.
             self._queues.wake(name)
 
     def settled(self) -> Deferred[None] | None:
         """See ``LocalNames.settled``."""
-        if self._latest.called:
-            return None
-        settled: Deferred[None] = Deferred()
-        self._latest.addCallback(lambda _: settled.callback(None))
-        return settled
+        return self._claims.settled()
 
     def release(self, names: Iterable[str]) -> None:
         """See ``LocalNames.release``."""
         for name in names:
-            if not self._holders_here(name):
-                self._held.discard(name)
-                self._bus.release(name)
+            self._claims.release(name)
+
+    def stop(self) -> None:
+        """See ``LocalNames.stop``."""
+        self._claims.stop()
 
     def names_of(self, peer: Any) -> list[str]:
         """See ``LocalNames.names_of``."""
@@ -146,7 +120,6 @@ class ClusterNames(LocalNames):
         if not name.startswith(KINDS):
             return
         log.warn("another node holds {name} now", name=name)
-        self._held.discard(name)
         for peer in self._holders_here(name):
             peer.disconnect(CloseCode.GOING_AWAY, "replaced")
             peer.close()
@@ -158,6 +131,8 @@ class ClusterNames(LocalNames):
         )
 
     async def _probe_here(self, name: str) -> bool:
+        if self._claims.is_pending(name):
+            return True  # somebody has just got it
         for peer in self._holders_here(name):
             if await peer.lives(self._probe):
                 return True
@@ -197,9 +172,72 @@ class ClusterNames(LocalNames):
         return all(sent)
 
 
-def _ignore_unavailable(failure: Failure) -> None:
-    """Ignore that Redis is away: names and queues are synchronised when it is back."""
-    failure.trap(BrokerError)
+class ClusterClaimant(Claimant):
+    """One who is about to hold names among several nodes.
+
+    Args:
+        claims: the table of this node.
+        bus: seizes names.
+        messenger: asks their holders.
+        timeout: seconds in which they must respond.
+    """
+
+    def __init__(self, claims: Claims, bus: ISharedBus, messenger: NodeMessenger, timeout: float) -> None:
+        self._claims, self._bus, self._messenger, self._timeout = claims, bus, messenger, timeout
+        self._joined: list[Claim] = []
+
+    def __exit__(self, *_: object) -> None:
+        """See ``Claimant``."""
+        for claim in self._joined:
+            self._claims.leave(claim)
+
+    async def claim(self, name: str, *, shared: bool, takeover: bool) -> None:
+        """See ``Claimant.claim``."""
+        try:
+            await self._claim(name, shared, takeover)
+        except Taken as error:
+            raise Taken(error.what, split_kind(name)[1]) from None
+
+    async def _claim(self, name: str, shared: bool, takeover: bool) -> None:
+        holder = ""
+        for _ in range(ATTEMPTS):
+            try:
+                return await self._join(name, shared)
+            except Taken:
+                if not takeover:
+                    raise
+                _, addresses = await self._messenger.holders(name)
+                holder = addresses[0] if addresses else ""
+                alive = await self._lives(name, holder) if holder else False
+                if alive:
+                    raise
+                if alive is None:
+                    break
+            # That node has given the name back.  Others may have asked it too: one of us gets the name, here or
+            # there, and is then found to be alive.
+        await self._join(name, shared, holder)
+
+    async def _join(self, name: str, shared: bool, holder: str = "") -> None:
+        claim, held = self._claims.join(name, shared, holder)
+        try:
+            await held
+        except BaseException:  # cancelled, too
+            self._claims.leave(claim)
+            raise
+        self._joined.append(claim)
+
+    async def _lives(self, name: str, holder: str) -> bool | None:
+        # A node that does not answer, None, is taken for dead before its lease ends: clients that were
+        # refused now would not come again.
+        return await self._messenger.ask(holder, lambda number: Probe(number, name), self._timeout)
+
+    def check(self) -> None:
+        """See ``Claimant.check``."""
+        for claim in self._joined:
+            if not self._claims.holds(claim.name):
+                if not self._bus.lease:
+                    raise NotDone("lease", message=LAPSED)
+                raise Taken("exists", split_kind(claim.name)[1])
 
 
 def _failed(failure: Failure, what: str) -> None:

@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Self
 
 from twisted.internet.defer import Deferred
 
 from broker.messages import Mail
+
+
+class Claimant:
+    """One who is about to hold names among the nodes: used as a context, at whose end he holds them here, or not.
+
+    What he does not hold then is given back, unless others here need it.
+    """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End."""
+
+    async def claim(self, name: str, *, shared: bool, takeover: bool) -> None:
+        """Hold *name*; with *takeover*, in the place of a holder on another node that does not respond.
+
+        Raises:
+            Taken: another node holds it, and not both share.
+            Unavailable: the other nodes can not be reached.
+        """
+
+    def check(self) -> None:
+        """Raise ``Taken`` or ``Unavailable`` when a name that was claimed is not held any more."""
 
 
 class LocalNames:
@@ -16,12 +40,9 @@ class LocalNames:
     A name begins with its kind; see ``patterns``.
     """
 
-    async def claim(self, name: str, *, shared: bool, takeover: bool) -> None:
-        """Hold *name*; with *takeover*, in the place of a holder on another node that does not respond.
-
-        Raises:
-            Taken: another node holds it, and not both share.
-        """
+    def claimant(self) -> Claimant:
+        """Return what claims names for one who is about to hold them."""
+        return NOBODY_ELSE
 
     def hold(self, name: str) -> None:
         """Share *name* with all who hold it."""
@@ -33,6 +54,9 @@ class LocalNames:
     def release(self, names: Iterable[str]) -> None:
         """Give those of *names* back that nobody here holds any more."""
 
+    def stop(self) -> None:
+        """Cancel all timers."""
+
     def names_of(self, peer: Any) -> Sequence[str]:
         """Return the names of what *peer* performs, takes and consumes."""
         return ()
@@ -43,3 +67,6 @@ class LocalNames:
     async def deliver(self, session: str, mail: Mail) -> bool:
         """Hand *mail* to the session of that id on another node; say whether it took it."""
         return False
+
+
+NOBODY_ELSE = Claimant()

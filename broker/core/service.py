@@ -158,6 +158,7 @@ class Broker(MultiService):
         self.channels.stop()
         self.parts.lifetimes.stop()
         self.queues.stop()
+        self.parts.cluster.stop()
         self.parts.mailboxes.stop()
         self._restoration.stop()
         return ensureDeferred(self._stop())

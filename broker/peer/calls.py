@@ -10,7 +10,7 @@ from broker.core.owners import SERVICE_NAME
 from broker.core.registry import Registry
 from broker.core.shares import Share
 from broker.core.slices import slices_of
-from broker.errors import BrokerError, Denied, Gone, NotFound, RateLimited, Taken
+from broker.errors import BrokerError, Gone, NotFound, RateLimited, Taken
 from broker.messages import MAX_TIME, Request
 from broker.patterns import CLIENT, PROCEDURE, SERVICE, SESSION, TAKER, check_name, check_pattern, matches
 from broker.peer.client import Client
@@ -51,18 +51,20 @@ class CallVerbs(Client):
                 await waiting
         for name in names:
             await self._vacate(registry, name, shared, takeover)
-        await self._claim(names, shared, as_service, takeover)
-        try:
+        kind = SERVICE if as_service else PROCEDURE
+        with self._parts.cluster.claimant() as claimant:
+            for name in names:
+                await claimant.claim(kind + name, shared=shared, takeover=takeover)
+            if self.closed:
+                raise Gone("lost", names[0])
             # Others may have registered while we waited, or who is called so may have come.
+            claimant.check()
             for name in names:
                 registry.check(self, name, shared)
                 if as_service:
                     self._check_id(name, "register")
-        except (Taken, Denied):
-            self._unclaim(names, as_service)
-            raise
-        for name in names:
-            registry.add(self, name, shared)
+            for name in names:
+                registry.add(self, name, shared)
 
     async def _vacate(self, registry: Registry[Party], name: str, shared: bool, takeover: bool) -> None:
         """Return when this peer can have *name*, perhaps after the disconnect of a holder that does not respond."""
@@ -76,19 +78,6 @@ class CallVerbs(Client):
                     raise
             if self.closed:
                 raise Gone("lost", name)
-
-    async def _claim(self, names: list[str], shared: bool, as_service: bool, takeover: bool) -> None:
-        """Hold *names* among the nodes; all of them or none."""
-        cluster = self._parts.cluster
-        kind = SERVICE if as_service else PROCEDURE
-        try:
-            for name in names:
-                await cluster.claim(kind + name, shared=shared, takeover=takeover)
-            if self.closed:
-                raise Gone("lost", names[0])
-        except BaseException:  # cancelled, too
-            self._unclaim(names, as_service)
-            raise
 
     def _unclaim(self, names: Iterable[str], as_service: bool) -> None:
         """Give those of *names* back to the other nodes that nobody performs here."""

@@ -461,11 +461,13 @@ async def test_the_names_of_a_silent_node_are_free_after_the_lease(make_node: Ma
     one.bus._lease.seconds = 2.5 * BEAT
     one.bus._renew()
     await eventually(lambda: two.departed == [one.bus.address])
+    one.bus._lease.end()
     await two.bus.claim("name")
     assert await two.bus.holders(["shared"]) == ("", [])
     one.bus._lease.seconds = LEASE
     one.beat()
-    await eventually(lambda: one.lost == ["name"])
+    await eventually(lambda: one.bus.lease)
+    assert await one.bus.claim_all({"name": False, "shared": True}) == {"name": two.bus.address}
     await eventually(lambda: two.bus.lives(one.bus.address))
     assert await two.bus.holders(["shared"]) == ("shared", [one.bus.address])
 
@@ -499,6 +501,8 @@ async def test_names_come_back_after_redis_was_wiped(make_frail_node: MakeNode) 
     one, two = [await make_frail_node(name) for name in ("one", "two")]
     await one.bus.claim("name")
     await two.bus.claim("shared", shared=True)
+    one.bus.leased = lambda: one.bus.claim_all({"name": False})
+    two.bus.leased = lambda: two.bus.claim_all({"shared": True})
     await one.store._batcher.connection.protocol.execute_command(b"FLUSHALL")
     await comes_back(two, "name", one)
     await comes_back(one, "shared", two)

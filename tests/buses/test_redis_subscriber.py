@@ -39,6 +39,13 @@ class Source:
         self.events.clear()
         self.last, self.epoch = 0, f"{self.epoch}'"
 
+    def go_back(self, topic: str, to: int) -> int:
+        """Lose the events of *topic* after id *to*; return the mark that is left."""
+        self.epoch = f"{self.epoch}'"
+        self.events[topic] = [(at, attrs.evolve(event, epoch=self.epoch)) for at, event in self.events[topic][:to]]
+        self.last = self.events[topic][-1][0]
+        return self.last
+
     def _answer(self, result: Any) -> Deferred[Any]:
         if self.away:
             return fail(Unavailable("store"))
@@ -289,6 +296,59 @@ def test_a_wiped_source_begins_anew(world: World) -> None:
     world.connect()
     world.post()
     assert world.ids == [1, 1, 2]
+
+
+def test_after_a_source_went_back_only_what_is_new_comes(world: World) -> None:
+    world.listen("t")
+    for _ in range(5):
+        world.post()
+    world.cut()
+    kept = world.source.go_back("t", 3)
+    world.post(announce=False)
+    world.subscriber.wiped(kept)
+    world.connect()
+    world.post()
+    assert world.ids == [1, 2, 3, 4, 5, 4, 5]
+    assert [event.epoch for event in world.heard[-2:]] == [world.source.epoch] * 2
+
+
+def test_what_was_missed_before_a_source_went_back_and_is_still_there_comes(world: World) -> None:
+    world.listen("t")
+    world.post()
+    world.heartbeat()
+    world.cut()
+    for _ in range(4):
+        world.post(announce=False)
+    kept = world.source.go_back("t", 3)
+    world.subscriber.wiped(kept)
+    world.connect()
+    assert world.ids == [1, 2, 3]
+
+
+def test_a_gap_that_is_being_read_when_the_source_goes_back_is_read_to_its_end(world: World) -> None:
+    world.listen("t")
+    world.post()
+    for _ in range(3):
+        world.post(announce=False)
+    world.source.slow = []
+    world.post()
+    kept = world.source.go_back("t", 4)
+    world.subscriber.wiped(kept)
+    world.source.release()
+    world.heartbeat()
+    world.post()
+    assert world.ids == [1, 2, 3, 4, 5]
+
+
+def test_the_mark_of_the_last_stored_event_is_known_of_its_epoch(world: World) -> None:
+    world.listen("t")
+    assert world.subscriber.last_mark("e1") == 0
+    event = world.source.append("t")
+    stored = encode_message(event, event.id, b"0123456789abcdef.77")
+    world.subscriber.on_message([b"message", b"p0/event/t", stored])
+    world.announce(Event("t", "live", None))
+    assert world.subscriber.last_mark("0123456789abcdef") == 77
+    assert world.subscriber.last_mark("e1") == 0
 
 
 def test_an_event_of_a_new_epoch_begins_anew_by_itself(world: World) -> None:

@@ -522,6 +522,112 @@ async def test_a_name_that_was_lost_while_away_parts_with_its_holder(make_nodes:
     assert old.hung_up == (1001, "replaced")
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_performer_is_reachable_when_another_of_its_name_leaves_at_the_same_moment(
+    make_nodes: MakeNodes,
+) -> None:
+    one, two, _ = await make_nodes()
+    first, second, ann = one.client(), one.client(), two.client()
+    second.answers = second.echo
+    await first.peer.perform(["work"], shared=True)
+    performing = Deferred.fromCoroutine(second.peer.perform(["work"], shared=True))
+    first.peer.close()
+    await performing
+    await one.settle()
+    ann.peer.call("1", call("work"))
+    assert (await reply_to(ann)).error is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_who_fails_to_get_all_its_names_gives_back_its_own_only(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    await two.client().peer.perform(["taken"])
+    failing, other = one.client(), one.client()
+    failed = Deferred.fromCoroutine(failing.peer.perform(["n1", "taken"], shared=True))
+    got = Deferred.fromCoroutine(other.peer.perform(["n1", "n2"], shared=True))
+    with pytest.raises(Taken):
+        await failed
+    await got
+    await one.settle()
+    for name in ("procedure:n1", "procedure:n2"):
+        assert await two.bus.holders([name]) == (name, [one.bus.address])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_claim_that_was_cancelled_blocks_nobody(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    performing = Deferred.fromCoroutine(one.client().peer.perform(["p"]))
+    performing.addErrback(lambda _: None)
+    performing.cancel()
+    await eventually(lambda: "procedure:p" not in one.broker.parts.cluster._claims)  # type: ignore[attr-defined]
+    await two.client().peer.perform(["p"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_claim_whose_answer_was_lost_blocks_nobody(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    performing = Deferred.fromCoroutine(one.client().peer.perform(["p"]))
+    one.bus._batcher._begin()  # it is sent
+    one.bus._batcher.connection.drop("cut by the test")
+    with pytest.raises(Unavailable):
+        await performing
+    await eventually(lambda: "procedure:p" not in one.broker.parts.cluster._claims)  # type: ignore[attr-defined]
+    await two.client().peer.perform(["p"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_name_that_is_taken_over_while_its_node_hears_nothing_has_one_holder(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    old, new = one.client(), two.client()
+    await old.peer.perform(["s"], as_service=True)
+    old.alive = False
+    two.broker.parts.cluster._probe = -0.4  # type: ignore[attr-defined]  # seconds: it asks for 0.1
+    one.bus._subscriber_connection.drop("cut by the test")
+    await new.peer.perform(["s"], as_service=True, takeover=True)
+    await eventually(lambda: old.hung_up)
+    assert one.broker.calls.services.names() == []
+    assert await one.bus.holders(["service:s"]) == ("service:s", [two.bus.address])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_without_a_lease_serves_no_name_that_another_may_hold(make_nodes: MakeNodes) -> None:
+    one, _, _ = await make_nodes()
+    ann, bob = one.client(), one.client()
+    bob.answers = bob.echo
+    await bob.peer.perform(["alone"])
+    await bob.peer.perform(["pool"], shared=True)
+    one.bus._heartbeats.stop()
+    await one.settle()
+    one.bus._lease.end()
+    with pytest.raises(Unavailable):
+        ann.peer.call("1", call("alone"))
+    with pytest.raises(Unavailable):
+        await bob.peer.perform(["more"])
+    ann.peer.call("2", call("pool"))
+    assert (await reply_to(ann)).error is None
+    one.beat()
+    claims: Any = one.broker.parts.cluster._claims  # type: ignore[attr-defined]
+    await eventually(lambda: claims.holds("procedure:alone"))
+    ann.peer.call("3", call("alone"))
+    assert (await reply_to(ann, 2)).error is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_lease_that_has_ended_is_not_taken_up_again_with_its_names(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    old, new = one.client(), two.client()
+    await old.peer.perform(["job"])
+    one.bus._heartbeats.stop()
+    await one.settle()
+    number = one.bus.lease
+    await two.outlive(one)  # and nobody has removed it
+    await new.peer.perform(["job"])
+    one.bus._renew()
+    await eventually(lambda: old.hung_up)
+    assert one.bus.lease > number
+    assert await one.bus.holders(["procedure:job"]) == ("procedure:job", [two.bus.address])
+
+
 # Mail.
 
 

@@ -53,7 +53,8 @@ class Node:
     def __init__(self, wire, address):
         self.clock, self.bus, self.parties = Clock(), Bus(wire, address), {}
         self.calls = RemoteCalls(self.clock)
-        self.calls.use(NodeMessenger(cast(Any, self.bus), self.clock), lambda name: self.parties.get(name, []))
+        messenger = NodeMessenger(cast(Any, self.bus), self.clock)
+        self.calls.use(messenger, lambda name: self.parties.get(name, []), lambda name: name in self.names())
         wire.nodes[address] = self
 
     def names(self):

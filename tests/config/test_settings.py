@@ -265,6 +265,12 @@ def test_a_lease_that_ends_before_a_slow_node_can_renew_it_is_refused(seconds: s
     assert problem.startswith("TXBROKER_NODE_LEASE_SECONDS: expected 1 at least")
 
 
+@pytest.mark.parametrize("milliseconds", ["0", "4001"])
+def test_a_wait_for_replicas_that_outlasts_the_wait_for_any_reply_is_refused(milliseconds: str):
+    (problem,) = problems_of(TXBROKER_REDIS_WAIT_MS=milliseconds)
+    assert problem.startswith("TXBROKER_REDIS_WAIT_MS: expected 1 to 4000")
+
+
 def test_nothing_to_listen_on_is_refused():
     assert problems_of(TXBROKER_LISTEN="none") == ["TXBROKER_LISTEN names nothing to listen on"]
 

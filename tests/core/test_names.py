@@ -12,8 +12,11 @@ from broker.testing import value_of
 
 def test_a_node_alone_gets_any_name_at_once():
     names = LocalNames()
-    assert value_of(names.claim("service:a", shared=False, takeover=False)) is None
+    with names.claimant() as claimant:
+        assert value_of(claimant.claim("service:a", shared=False, takeover=False)) is None
+        claimant.check()
     assert names.settled() is None
+    names.stop()
 
 
 def test_no_other_node_takes_mail():

@@ -203,6 +203,14 @@ def test_about_tells_clients_no_address():
     assert broker.about.details()["store"] == broker.store.description
 
 
+def test_about_tells_operators_what_to_change_at_a_store_that_nodes_share():
+    broker: Any = make_broker()
+    assert "warnings" not in broker.about.details()
+    broker.store.shared, broker.store.warnings = True, ["set noeviction"]
+    assert broker.about.details()["warnings"] == ["set noeviction"]
+    assert "warnings" not in broker.about()
+
+
 def test_about_tells_no_secret():
     about = make_broker(api_secret="hush").about()
     assert about["name"] == "txbroker"
@@ -243,6 +251,7 @@ class NodeBus(LocalBus):
 
     shared = True
     address = "here"
+    lease = 1
 
     def __init__(self):
         super().__init__("test")
@@ -254,6 +263,9 @@ class NodeBus(LocalBus):
     def claim(self, name, *, shared=False):
         self.claims.append((name, shared))
         return fail(Taken("exists", name)) if name == SWEEPER else succeed(None)
+
+    def release(self, name):
+        return succeed(True)
 
     def publish(self, event):
         super().publish(event)

@@ -138,12 +138,14 @@ class Native(Connection):
 
     Attributes:
         on_event, on_message: called with each event, and with each message of a mailbox or queue, as JSON.
+        on_error: called with the id of each message that the broker has refused.
         on_request: called with the id and the payload of each streamed request; ``reply`` answers.
         streams: called with each part of the streamed request that has this id.
     """
 
     on_event: Callable[[dict[str, Any]], object] = lambda _: None
     on_message: Callable[[dict[str, Any]], object] = lambda _: None
+    on_error: Callable[[str], object] = lambda _: None
     on_request: Callable[[str, Any], object] = lambda *_: None
     streams: dict[str, Callable[[Any], object]] = attrs.field(factory=dict)
 
@@ -198,6 +200,8 @@ class Native(Connection):
             self.on_event(frame)
         elif kind == "message":
             self.on_message(frame)
+        elif kind == "system":
+            self.on_error((payload.get("ref") or {}).get("id", ""))
         elif kind == "request":
             self.on_request(id, payload)
         elif kind == "response":

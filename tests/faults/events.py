@@ -75,6 +75,7 @@ class Reader:
     epoch: str = ""
     last: int = 0
     going_on: bool = True
+    node: Daemon | None = None  # where it is connected, if it stays there
     _anywhere: bool = False  # whether the next event may have any id
 
     def took(self, epoch: str, id: int, number: int) -> None:
@@ -149,7 +150,8 @@ class Observer(Reader):
     async def follow(self) -> None:
         while self.going_on:
             try:
-                client = await Native.join(self.chance.choice(self.nodes))
+                self.node = self.chance.choice(self.nodes)
+                client = await Native.join(self.node)
                 self.last, self._anywhere = 0, True
                 client.on_event = lambda frame: self.took(frame["epoch"], frame["id"], frame["payload"]["n"])
                 await client.ask("broker.subscribe", CHANNEL).addTimeout(POST_TIMEOUT, reactor)
@@ -166,4 +168,8 @@ class Observer(Reader):
 
 def deaf(readers: Sequence[Reader], number: int) -> list[str]:
     """Return the readers that have not read the event *number*, the last one."""
-    return [reader.name for reader in readers if number not in reader.read[-1000:]]
+    return [
+        f"{reader.name} at {reader.node and reader.node.directory.name}, at {reader.last} of {reader.epoch}"
+        for reader in readers
+        if number not in reader.read[-1000:]
+    ]

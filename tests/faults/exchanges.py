@@ -78,6 +78,7 @@ class Calls(Exchange):
 
     def begin(self) -> None:
         self.executed: Counter[int] = Counter()
+        self._executors: dict[int, list[tuple[float, Connection]]] = {}
         self.open: dict[int, tuple[Daemon, float]] = {}
         self.longest = 0.0
         self._numbers = count()
@@ -91,24 +92,29 @@ class Calls(Exchange):
             made.append(self.stay(partial(Micro.join, node, f"asker{number}"), self._ask))
         return made
 
-    async def _execute(self, number: int) -> Any:
+    def _note(self, number: int, client: Connection) -> None:
         self.executed[number] += 1
+        self._executors.setdefault(number, []).append((reactor.seconds(), client))
+        if self.executed[number] > 1:
+            now = reactor.seconds()
+            at = [f"node{self.nodes.index(one.node)} {now - when:.2f} s ago" for when, one in self._executors[number]]
+            self.faults_of.say(f"call {number} is executed again: {at}; it is {'open' * (number in self.open)}")
+
+    async def _execute(self, number: int) -> Any:
         await pause(self.chance.choice((0.0, 0.0, 0.05)))
         return number
 
-    def _handle(self, said: Any) -> Any:
-        if said["answer"]:
-            return Deferred.fromCoroutine(self._execute(said["n"]))
-        self.executed[said["n"]] += 1
-        return Deferred()
+    def _handle(self, client: Connection, said: Any) -> Any:
+        self._note(said["n"], client)
+        return Deferred.fromCoroutine(self._execute(said["n"])) if said["answer"] else Deferred()
 
     async def _perform(self, client: Native) -> None:
         if "work" not in client.performs:
-            await client.perform("work", self._handle, mode="roundrobin")
+            await client.perform("work", partial(self._handle, client), mode="roundrobin")
         await pause(0.1)
 
     async def _serve(self, client: Micro) -> None:
-        client.performs["work"] = self._handle
+        client.performs["work"] = partial(self._handle, client)
         await pause(0.1)
 
     async def _call(self, client: Native) -> None:
@@ -165,6 +171,7 @@ class Exclusive(Exchange):
     def begin(self) -> None:
         self.holdings: list[Holding] = []
         self.two: list[str] = []
+        self._told: set[tuple[Holding, Holding]] = set()  # whose incidents were shown
         self._callers = count()
 
     def tasks(self) -> list[Work]:
@@ -173,6 +180,9 @@ class Exclusive(Exchange):
             made.append(self.stay(partial(Native.join, node), self._contend))
             made.append(self.stay(partial(Native.join, node), self._probe))
         return made
+
+    def _who(self, client: Connection) -> str:
+        return f"{id(client):x} at node{self.nodes.index(client.node)}"
 
     def held(self, who: str) -> Holding:
         """Note that a client was told that it has the name."""
@@ -187,13 +197,16 @@ class Exclusive(Exchange):
             return  # its registration is not answered yet, or it has given the name up
         for later in self.holdings[self.holdings.index(holding) + 1 :]:
             if holding.since < later.since < called:
-                self.two.append(
-                    f"{who} of {self.name} was called {called - later.since:.2f} s after {later.who} had it"
-                )
+                late = called - later.since
+                text = f"{who} was called as {self.name} {late:.2f} s after {later.who} was told to be that"
+                if (holding, later) not in self._told:
+                    self._told.add((holding, later))
+                    self.faults_of.say(text)
+                self.two.append(text)
                 return
 
     async def _contend(self, client: Native) -> None:
-        who = f"{client.node.url} {id(client):x}"
+        who = self._who(client)
         state: dict[str, Holding | None] = {"holding": None}
 
         def handle(called: float) -> str:
@@ -237,7 +250,7 @@ class ExclusiveService(Exclusive):
         return made
 
     async def _hold(self, client: Micro) -> None:
-        who = f"{client.node.url} {id(client):x}"
+        who = self._who(client)
         holding = self.held(who)
         client.performs["who"] = lambda called: (self.served(holding, called, who), who)[1]
         await self._keep(client)
@@ -315,7 +328,8 @@ class Jobs(Exchange):
 
     def begin(self) -> None:
         self.done: Counter[Any] = Counter()
-        self.sent = 0
+        self.sent: dict[int, Native] = {}
+        self.refused: set[int] = set()
         self._numbers = count()
         self._producers: dict[int, Native] = {}
 
@@ -334,9 +348,12 @@ class Jobs(Exchange):
         await pause(0.1)
 
     async def _produce(self, number: int, client: Native) -> None:
-        self._producers[number] = client
-        self.sent += 1
-        client.send(type="message", recipient=f"queue:{self.queue}", payload=next(self._numbers))
+        if self._producers.get(number) is not client:
+            self._producers[number] = client
+            client.on_error = lambda id: self.refused.add(int(id.removeprefix("j") or -1))
+        job = next(self._numbers)
+        self.sent[job] = client
+        client.send(type="message", id=f"j{job}", recipient=f"queue:{self.queue}", payload=job)
         await pause(0.05)
 
     async def finish(self) -> None:
@@ -348,9 +365,14 @@ class Jobs(Exchange):
             await eventually(lambda: all(self.done[word] for word in last), 20.0)
         except AssertionError:
             self.faults.append(f"the queue is stuck: {[word for word in last if not self.done[word]]} not done")
-        self.counts["sent"] = self.sent
-        self.counts["done"] = len(self.done)
+        done = {job for job in self.sent if self.done[job]}
+        self.counts["sent"], self.counts["done"] = len(self.sent), len(done)
         self.counts["done again"] = sum(times - 1 for times in self.done.values())
+        self.counts["refused"] = len(self.refused - done)
+        left = set(self.sent) - done - self.refused
+        # Some were on the way to a node or to a consumer, or back, when that was lost.
+        self.counts["lost with a connection of theirs"] = sum(self.sent[job].closed for job in left)
+        self.counts["neither done nor refused"] = sum(not self.sent[job].closed for job in left)
 
 
 class Increments(Exchange):

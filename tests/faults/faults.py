@@ -183,6 +183,8 @@ class SentinelFaults(Faults):
     async def _go_back(self) -> None:
         """Let the replicas lag behind, and then one of them take over."""
         self.say("the replicas are cut off")
+        # Else it would refuse what they do not get.
+        await (await self._setup.master()).command("CONFIG", "SET", "min-replicas-to-write", "0")
         await self._fail_over(lambda: self._setup.lagging_failover(lambda: pause(1.0)))
 
     async def _fail_over(self, how: Callable[[], Awaitable[object]]) -> None:

@@ -7,6 +7,7 @@ from twisted.internet.defer import Deferred
 
 from broker.access.permissions import Permissions, Rule
 from broker.access.principals import Access
+from broker.core.names import Claimant
 from broker.core.owners import CLIENT_ID, DAY, MEMBER, SERVICE_NAME, SPACE
 from broker.core.service import SWEEP
 from broker.errors import Denied, Invalid, Unauthenticated
@@ -99,9 +100,19 @@ def test_who_has_a_name_but_is_not_seen_yet_when_its_user_comes_is_disconnected(
     assert broker.presence.sessions_of("bob") == [bob]
 
 
+class SlowClaimant(Claimant):
+    """Waits for the other nodes."""
+
+    def __init__(self, held):
+        self.held = held
+
+    async def claim(self, name, *, shared, takeover):
+        await self.held
+
+
 def test_who_registers_a_service_while_its_user_comes_does_not_get_it(broker):
     squatter, held = admitted(broker, EVE), Deferred()
-    broker.parts.cluster.claim = lambda *name, **more: held
+    broker.parts.cluster.claimant = lambda: SlowClaimant(held)
     registering = Deferred.fromCoroutine(squatter.perform(["bob"], as_service=True))
     admitted(broker, BOB)
     held.callback(None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
-from broker.core.names import LocalNames
+from broker.core.names import Claimant, LocalNames
 from broker.errors import Gone, RateLimited, Taken
 from broker.messages import Mail
 from broker.testing import make_broker, value_of
@@ -30,16 +30,35 @@ def test_living_holder_keeps_its_name(broker):
     assert broker.calls.services.names_of(ann) == ["s"]
 
 
+class SlowClaimant(Claimant):
+    """Waits for other nodes, and checks then as often as it is asked."""
+
+    def __init__(self, names):
+        self.names, self.claimed = names, []
+
+    def __exit__(self, *_):
+        self.names.ended += self.claimed
+
+    async def claim(self, name, *, shared, takeover):
+        self.names.asked.append((name, shared, takeover))
+        await self.names.answer
+        self.claimed.append(name)
+
+    def check(self):
+        if self.names.lost:
+            raise Taken("exists", self.claimed[0])
+
+
 class SlowNames(LocalNames):
     """Other nodes that take their time; keeps what they were asked for."""
 
     def __init__(self):
-        self.asked, self.released, self.answer = [], [], Deferred()
+        self.asked, self.ended, self.released, self.answer = [], [], [], Deferred()
+        self.lost = False
         self.waiting = None
 
-    async def claim(self, name, *, shared, takeover):
-        self.asked.append((name, shared, takeover))
-        await self.answer
+    def claimant(self):
+        return SlowClaimant(self)
 
     def hold(self, name):
         self.asked.append(name)
@@ -76,8 +95,19 @@ def test_who_was_slower_at_the_other_nodes_gets_none_of_its_names(broker, names)
     names.answer.callback(None)
     with pytest.raises(Taken):
         value_of(slow)
-    assert names.released == ["procedure:a", "procedure:b"]
+    assert names.ended == ["procedure:a", "procedure:b"]
     assert broker.calls.performers.names() == ["b"]
+
+
+def test_who_has_lost_a_name_while_it_waited_for_the_next_gets_none(broker, names):
+    ann = attach(broker)
+    slow = Deferred.fromCoroutine(ann.perform(["a", "b"]))
+    names.lost = True
+    names.answer.callback(None)
+    with pytest.raises(Taken):
+        value_of(slow)
+    assert names.ended == ["procedure:a", "procedure:b"]
+    assert broker.calls.performers.names() == []
 
 
 @pytest.mark.parametrize("end", [lambda ann, taking: ann.close(), lambda ann, taking: taking.cancel()])
@@ -90,7 +120,7 @@ def test_who_leaves_while_it_waits_for_its_names_gets_none(broker, names, end):
     with pytest.raises((Gone, CancelledError)) as caught:
         value_of(taking)
     assert str(caught.value) in ("lost a", "")
-    assert names.released == ["procedure:a", "procedure:b"]
+    assert names.ended == (["procedure:a", "procedure:b"] if caught.type is Gone else [])
     assert broker.calls.performers.names() == []
 
 

@@ -406,3 +406,12 @@ def test_whoever_shows_the_epoch_is_told_that_the_store_was_wiped(api):
     refused = api.ask("GET", api.target(clientId="c", channel="ch", after=1, epoch="of the past"))
     assert (refused.status, json.loads(refused.body)["code"]) == (410, "Gone")
     assert refused.headers == answer.headers
+
+
+def test_a_poll_that_waits_when_the_epoch_ends_is_told(api):
+    waiting = api.poll(after=0, epoch=api.broker.store.epoch)
+    api.broker.store.epoch = "another"
+    api.broker.channels.end_polls()
+    api.clock.advance(1.0)  # for which what says no is held back
+    answer = value_of(waiting)
+    assert (answer.status, answer.headers) == (410, (("X-Epoch", "another"),))

@@ -197,7 +197,8 @@ def check_empty(run: Run) -> None:
             "topics": len(parts.topics),
             "gaps": len(node.bus._subscriber._recovery._gaps),
             "questions": len(parts.cluster._messenger._asked),
-            "names": len(parts.cluster._held),
+            "names": len(getattr(parts.cluster, "_claims", ())),
+            "kept by links": getattr(getattr(parts.cluster._messenger, "_links", None), "kept", 0),
         }
         left = {name: number for name, number in tables.items() if number}
         if left:

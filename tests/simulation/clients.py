@@ -352,9 +352,10 @@ class Client(BaseSession):
 
     async def do_join(self, peer: Peer, room: str) -> None:
         async def join() -> None:
-            assert self.peer is not None
-            await self.peer.become(self.name)
-            await self.peer.join(room)
+            peer = self.peer
+            assert peer is not None
+            await peer.become(self.name)
+            await peer.join(room)
 
         self.want("join", room, join)
 

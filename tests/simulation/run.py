@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -14,7 +15,7 @@ from tests.simulation.clients import Client, History
 from tests.simulation.node import LEASE, Node, simulated
 from tests.simulation.schedule import ACTIVE, ALL, Schedule, Step, make_schedule
 from tests.simulation.server import Server
-from tests.simulation.world import START, Violation, World
+from tests.simulation.world import START, Endless, Violation, World
 
 SETTLE = 6.0  # seconds after everything has healed
 READY = 30.0  # seconds in which all nodes must be ready again
@@ -255,7 +256,7 @@ def run_schedule(schedule: Schedule, *, keep_trace: bool = False) -> Result:
     enabled = gc.isenabled()
     gc.disable()  # what it finds is logged whenever it runs
     try:
-        with simulated(run.world):
+        with simulated(run.world), suppress(Endless):
             run.run()
     finally:
         if enabled:

@@ -13,6 +13,11 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from zope.interface import implementer
 
 START = 1_700_000_000.0  # seconds since the epoch
+MAX_AT_ONCE = 3_000  # things that happen at one moment
+
+
+class Endless(Exception):
+    """Things go on happening at one moment: time stands still."""
 
 
 @implementer(IDelayedCall)
@@ -176,11 +181,11 @@ class World:
 
     def run_until(self, end: float) -> None:
         """Let everything happen that is due until then."""
-        heap = self._heap
+        heap, began = self._heap, self.steps
         while heap and heap[0][0] <= end:
             when, _, timer = heappop(heap)
             if when > self.now:
-                self.now = when
+                self.now, began = when, self.steps
             if timer.done or timer.when > when:
                 continue
             clock = timer.clock
@@ -191,6 +196,9 @@ class World:
                     clock.late.append(timer)
                     continue
             self.steps += 1
+            if self.steps - began > MAX_AT_ONCE:
+                self.violate("a loop without end", f"{timer.call!r}")
+                raise Endless
             try:
                 timer.run()
             except Exception as error:

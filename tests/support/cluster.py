@@ -17,6 +17,7 @@ from tests.support.redis_server import RedisServer
 from tests.support.sentinel import MASTER, SentinelSetup
 
 NODES = 3
+SAFE = ("--min-replicas-to-write", "1", "--min-replicas-max-lag", "10")
 
 
 class Cluster:
@@ -141,7 +142,10 @@ class SentinelCluster(ProxiedCluster):
         super().__init__(directory, nodes, **environ)
         place = directory / "s"
         place.mkdir()
-        self.setup = SentinelSetup(place, "--appendonly", "yes", "--appendfsync", "always")
+        # As the documentation recommends.  Without replicas to write to, a master that was frozen, and whose
+        # successor was made meanwhile, refuses what nodes ask that have not noticed.
+        options = ("--appendonly", "yes", "--appendfsync", "always", *SAFE)
+        self.setup = SentinelSetup(place, *options)
 
     async def start(self) -> Self:
         await self.setup.start()

@@ -136,7 +136,10 @@ class SentinelSetup:
         for port, sentinel in self.sentinels.items():
             if sentinel.status is None:
                 _, named = await self.ask(port, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER)
-                return next(server for server in self.servers if server.port == int(named))
+                for server in self.servers:
+                    if server.port == int(named):
+                        return server
+                raise LookupError(f"no server has the port {named}, those are {[each.port for each in self.servers]}")
         raise AssertionError("no Sentinel is running")
 
     async def replicas(self) -> list[RedisServer]:
@@ -201,7 +204,10 @@ class SentinelSetup:
 
     async def _successor(self, before: RedisServer, timeout: float) -> RedisServer:
         async def promoted() -> bool:
-            named = await self.master()
+            try:
+                named = await self.master()
+            except LookupError:  # one that has another port since it was started again
+                return False
             return named is not before and named.running and (await info_of(named, "replication"))["role"] == "master"
 
         await _until(promoted, timeout)

@@ -1,0 +1,56 @@
+"""Schedules that have shown what was wrong, as short as they could be made."""
+
+from __future__ import annotations
+
+from tests.simulation.schedule import Schedule, Step
+
+FOUND: dict[str, Schedule] = {
+    "an event that came by a pattern was lost when its topic was subscribed to at that moment": Schedule(
+        572,
+        3,
+        5,
+        (
+            Step(1.729, "c2", "observe", ("durable.*",)),
+            Step(2.892, "redis", "hang", (0.125,)),
+            Step(2.8921, "c1", "post", ("durable.b",)),
+            Step(2.945, "c2", "observe", ("durable.b",)),
+            Step(2.969, "c3", "post", ("durable.b",)),
+        ),
+    ),
+    "mail for a client of a node that was frozen stayed where it was": Schedule(
+        266,
+        2,
+        7,
+        (
+            Step(4.045, "n1", "freeze", (8.272, True)),
+            Step(4.114, "c4", "enqueue", ("c3",)),
+        ),
+    ),
+    "names that could not be given back while Redis was down stayed claimed": Schedule(
+        71,
+        3,
+        4,
+        (
+            Step(2.647, "redis", "down", (2.684,)),
+            Step(5.478, "c1", "leave"),
+        ),
+    ),
+    "a call that had reached its deadline ended once more when its callee was not found": Schedule(
+        152,
+        2,
+        6,
+        (
+            Step(2.834, "redis", "hang", (6.306,)),
+            Step(2.968, "c1", "call", ("pool.one", 3.0)),
+        ),
+    ),
+    "a key watcher heard nothing when another subscribed to the topics of keys": Schedule(
+        54,
+        2,
+        4,
+        (
+            Step(1.8, "c0", "observe", ("kv/*",)),
+            Step(1.9, "c2", "watch", ("watched.*",)),
+        ),
+    ),
+}
