@@ -99,12 +99,13 @@ class Link:
     Attributes:
         peer: the other side's number of the link, 0 while it is not known.
         closed: whether it is broken.
+        refused: whether the last frame has surely not arrived: nobody listens there.
     """
 
     def __init__(self, links: ILinkOwner, address: str, number: int, to: int) -> None:
         self.node, self.number, self.to, self.peer = address, number, to, 0
         self.address = ""  # for the accounts of memory: it is no client, and has no share
-        self.closed = False
+        self.closed = self.refused = False
         self.bytes = 0
         self._links = links
         self._clock = links.clock
@@ -194,6 +195,7 @@ class Link:
     def _answered(self, received: bool, first: int, flags: int, acknowledged: int) -> None:
         """Go on after the bus has said whether the other node has got a frame."""
         self._in_flight = False
+        self.refused = not received
         if self.closed:
             return
         if received:

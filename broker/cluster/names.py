@@ -7,6 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -29,6 +30,7 @@ log = Logger()
 MARGIN = 0.5  # seconds that a reply may take on its way
 KINDS = (PROCEDURE, SERVICE, TAKER)  # of names that calls look for
 DELIVERY = 5.0  # seconds for handing over a message
+PAUSE = 0.1  # seconds between two questions to a node that does not answer
 ATTEMPTS = 2  # to get a name whose holder has been found dead
 
 
@@ -217,6 +219,8 @@ class ClusterClaimant(Claimant):
                 _, addresses = await self._messenger.holders(name)
                 holder = addresses[0] if addresses else ""
                 alive = await self._lives(name, holder) if holder else False
+                if alive is None:
+                    alive = await self._outwait(name, holder)
                 if alive:
                     raise
                 if alive is None:
@@ -234,9 +238,20 @@ class ClusterClaimant(Claimant):
             raise
         self._joined.append(claim)
 
+    async def _outwait(self, name: str, holder: str) -> bool | None:
+        """Ask *holder*, which has not answered, until it does; None: its lease has ended, or nobody listens there.
+
+        As long as somebody listens it may only be slow, or frozen: going on, it would serve *name*, and so would we.
+        """
+        alive, lease = None, self._messenger.lease_of(holder)
+        while alive is None and lease and self._bus.lease and not self._messenger.is_deaf(holder):
+            await deferLater(self._messenger.clock, PAUSE)
+            if self._messenger.lease_of(holder) != lease:
+                break
+            alive = await self._lives(name, holder)
+        return alive
+
     async def _lives(self, name: str, holder: str) -> bool | None:
-        # A node that does not answer, None, is taken for dead before its lease ends: clients that were
-        # refused now would not come again.
         return await self._messenger.ask(holder, lambda number: Probe(number, name), self._timeout)
 
     def check(self) -> None:

@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred, DeferredList, fail, gatherResults, 
 from twisted.python.failure import Failure
 
 from broker.buses import open_bus
+from broker.cluster import names
 from broker.config.settings import Settings
 from broker.core.service import Broker
 from broker.errors import BrokerError, CalleeFailed, Denied, Gone, NotFound, Taken, Unavailable
@@ -556,6 +557,26 @@ async def test_the_holder_on_a_dead_node_is_replaced_before_the_lease_ends(make_
     await one.die()
     two.broker.parts.cluster._probe = 0.1  # type: ignore[attr-defined]  # seconds
     await new.peer.perform(["s"], as_service=True, takeover=True)
+    assert await two.bus.holders(["service:s"]) == ("service:s", [two.bus.address])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_name_is_not_taken_from_a_node_that_listens_and_does_not_answer(
+    make_nodes: MakeNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(names, "MARGIN", 0.0)
+    one, two, _ = await make_nodes()
+    old, new = one.client(), two.client()
+    await old.peer.perform(["s"], as_service=True)
+    asked: list[str] = []
+    one.bus.received = lambda sender, _: asked.append(sender)  # as a node that is frozen
+    two.broker.parts.cluster._probe = 0.1  # type: ignore[attr-defined]  # seconds
+    taking = Deferred.fromCoroutine(new.peer.perform(["s"], as_service=True, takeover=True))
+    await eventually(lambda: len(asked) > 2)
+    assert not taking.called
+    one.bus._heartbeats.stop()
+    await two.outlive(one)
+    await taking
     assert await two.bus.holders(["service:s"]) == ("service:s", [two.bus.address])
 
 
