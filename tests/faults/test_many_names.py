@@ -105,12 +105,13 @@ async def test_all_names_of_a_node_are_held_again_soon_after_a_reconnect(soak: b
             assert reactor.seconds() - began < HELD_AGAIN, f"{failed} of {len(sample)} are not held again"
             await pause(0.1)
         print(f"held again after {reactor.seconds() - began:.1f} s")
+        during = list(publisher.seconds)  # without what the calls of all names cost
         assert await unanswered(caller, names) == 0
         publisher.going_on = False
         await gatherResults([publishing])
-        print(f"an event takes {median(publisher.seconds):.4f} s, before {median(before):.4f} s")
-        print(f"the slowest {max(publisher.seconds):.4f} s, before {max(before):.4f} s; refused {publisher.refused}")
-        assert median(publisher.seconds) < 2 * median(before)
+        print(f"an event takes {median(during):.4f} s, before {median(before):.4f} s")
+        print(f"the slowest {max(during):.4f} s, before {max(before):.4f} s; refused {publisher.refused}")
+        assert median(during) < 2 * median(before)
     finally:
         await cluster.end()
 
