@@ -294,7 +294,7 @@ class Claims:
         for each in waiting:
             # A new one for each: whoever raises it adds its own traceback.
             each.errback(type(error)(error.what, error.name, message=error.message))
-        self._queue(claim, error, RETRY)
+        self._retry(claim, None)
         self._look(claim)
 
     def _release(self, claim: Claim, _: object) -> None:
@@ -323,6 +323,9 @@ class Claims:
         if self._next is None and not self._batch:
             self._next = self._clock.callLater(delay, self._pump)
 
+    def _retry(self, claim: Claim, _: object) -> None:
+        self._queue(claim, None, RETRY)
+
     def _pump(self) -> None:
         """Claim the next names of the queue again."""
         if self._next is not None and self._next.active():
@@ -330,14 +333,15 @@ class Claims:
         self._next = None
         if self._batch or not self._bus.lease:
             return  # the end of that batch, or the next lease, goes on
-        for _ in range(BATCH):
+        # Each once: what can not be given back now is queued again.
+        for _ in range(min(BATCH, len(self._alone) + len(self._sharing))):
             queue = self._alone if self._alone and self._pause is None else self._sharing
             if not queue:
                 break
             claim = queue.popleft()
             claim.queued = False
             self._look(claim)
-            if claim.state is State.STALE:
+            if claim.state is State.STALE and not claim.queued:
                 claim.lease, claim.asked = self._bus.lease, claim.shared
                 self._happen(claim, Event.AGAIN)
                 self._batch.append(claim)
@@ -345,7 +349,8 @@ class Claims:
             names = {claim.name: claim.shared for claim in self._batch}
             self._bus.claim_all(names).addCallbacks(self._batch_answered, self._batch_failed).addErrback(_failed)
         elif self._sharing or (self._alone and self._pause is None):
-            self._next = self._clock.callLater(0, self._pump)
+            if self._next is None:
+                self._next = self._clock.callLater(PAUSE, self._pump)
         elif self._renewing and not self._alone:
             self._renewing = False
             self._on_renewed()

@@ -50,5 +50,5 @@ TRANSITIONS: dict[tuple[State, Event], tuple[State, str]] = {
     (State.STALE, Event.LEAVE): (State.RELEASING, "release"),
     (State.STALE, Event.LEASED): (State.STALE, "queue"),
     (State.RELEASING, Event.RELEASED): (State.FREE, "begin_again"),
-    (State.RELEASING, Event.UNRELEASED): (State.STALE, "queue"),
+    (State.RELEASING, Event.UNRELEASED): (State.STALE, "retry"),
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock
 
 from broker.cluster.claims import BATCH, PAUSE, RETRY, Claims
@@ -386,3 +388,21 @@ def test_a_name_is_not_held_from_the_moment_on_at_which_the_lease_is_over(node):
     held(node)
     node.bus.lease = 0  # and nobody has been told
     assert not node.claims.holds("n")
+
+
+def test_what_can_not_be_given_back_now_is_tried_again_later_and_not_at_once(node):
+    node.bus.release = lambda name: node.bus.asked.append(("release", name)) or succeed(False)
+    held(node)
+    node.leave()
+    node.clock.advance(RETRY)
+    node.clock.pump([PAUSE] * 10)
+    assert node.bus.asked == [("release", "n")] * 2
+    assert len(node.clock.getDelayedCalls()) == 1
+
+
+def test_the_table_of_the_documentation_has_every_state_in_its_order():
+    page = (Path(__file__).parents[2] / "docs" / "architecture.rst").read_text()
+    rows = re.findall(r"^``([A-Z]+)`` .* (FREE|CLAIMING|HELD|STALE|RELEASING) +[a-z]", page, re.M)
+    assert {(State[before], State[after]) for before, after in rows} == {
+        (before, after) for (before, _), (after, _) in TRANSITIONS.items()
+    }
