@@ -12,7 +12,7 @@ import attrs
 
 from broker.buses.redis_lease import Lease
 from broker.buses.redis_recovery import GapRecovery
-from broker.cluster.names import ClusterNames
+from broker.cluster.claims import Claims
 from broker.cluster.queues import SharedQueues
 from broker.redis.script import Script
 from tests.simulation.run import Result, run_seed
@@ -94,11 +94,25 @@ MUTANTS: dict[str, Mutant] = {
         "messages go to an address whose lease has ended",
     ),
     "released for another holder": Mutant(
-        ClusterNames,
-        "release",
-        "if not self._holders_here(name):",
-        "if True:",
+        Claims,
+        "_needed",
+        "return claim.pending > 0 or self._is_needed(claim.name)",
+        "return claim.pending > 0",
         "a name is given back that somebody else has here",
+    ),
+    "names not suspended": Mutant(
+        Claims,
+        "holds",
+        "claim.state is State.HELD and bool(self._bus.lease)",
+        "True",
+        "a node without a lease performs what another node may hold",
+    ),
+    "not claimed again": Mutant(
+        Claims,
+        "leased",
+        "self._happen(claim, Event.LEASED)",
+        "pass",
+        "names that were held before the lease ended are not claimed under the next one",
     ),
     "all holders released": Mutant(
         Script,
