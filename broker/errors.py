@@ -7,6 +7,11 @@ dialect's edge, in that dialect's own words.
 from __future__ import annotations
 
 
+def with_detail(message: str, detail: str) -> str:
+    """Return the sentence *message* with *detail*, for operators, behind a colon."""
+    return f"{message.removesuffix('.')}: {detail}."
+
+
 class BrokerError(Exception):
     """A refusal that a client may be told.
 
@@ -111,9 +116,20 @@ class RateLimited(BrokerError):
 
 
 class Unavailable(BrokerError):
-    """The store or the bus is away, or the daemon is draining."""
+    """The store or the bus is away, or the daemon is draining.
+
+    ``detail`` says why, in words that only operators may see: errors of the system, addresses,
+    numbers.  It stands in ``str()`` of the error, and never in ``message``.
+    """
 
     code = "UNAVAILABLE"
+
+    def __init__(
+        self, what: str = "", name: str = "", *, message: str = "", data: bytes | None = None, detail: str = ""
+    ) -> None:
+        super().__init__(what, name, message=message, data=data)
+        if detail:
+            self.args = (with_detail(message, detail),)
 
 
 class NotDone(Unavailable):
@@ -123,9 +139,16 @@ class NotDone(Unavailable):
     """
 
     def __init__(
-        self, what: str = "", name: str = "", *, message: str = "", data: bytes | None = None, retry_after: float = 0.0
+        self,
+        what: str = "",
+        name: str = "",
+        *,
+        message: str = "",
+        data: bytes | None = None,
+        detail: str = "",
+        retry_after: float = 0.0,
     ) -> None:
-        super().__init__(what, name, message=message, data=data)
+        super().__init__(what, name, message=message, data=data, detail=detail)
         self.retry_after = retry_after
 
 

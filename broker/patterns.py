@@ -135,6 +135,15 @@ def is_pattern(name: str) -> bool:
     return "*" in tokens or tokens[-1] == ">"
 
 
+def literal_beginning(pattern: str) -> str:
+    """Return what all names begin with that *pattern* matches, its last token perhaps a prefix; itself for a name."""
+    tokens = pattern.split(".")
+    for index, token in enumerate(tokens):
+        if token == "*" or (index == len(tokens) - 1 and (token == ">" or _is_prefix(token))):
+            return "".join(f"{each}." for each in tokens[:index]) + token[:-1]
+    return pattern
+
+
 def check_pattern(pattern: object, what: str = "pattern", *, prefix: bool = False) -> str:
     """Return *pattern* if it is a name or a well-formed pattern.
 

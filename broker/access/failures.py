@@ -14,6 +14,8 @@ from broker.errors import RateLimited
 WINDOW = 60.0  # seconds, from the first failure on
 MAX_ADDRESSES = 10000  # that are remembered
 SETTING = "TXBROKER_AUTH_FAILURES_PER_MINUTE"
+MISSING = "TXBROKER_AUTH"  # what a line about a credential that is missing names
+NO_GUESS = "not counted as a guess"  # in a line, so that nobody is banned for a token that has expired
 
 
 @attrs.define
@@ -67,7 +69,8 @@ class AuthFailures:
         One that was not *guessed* is only logged: it is missing or was good once, or there is none that would be right.
         *setting* is what the operator could change.
         """
-        self._refusals.add(dialect, address, principal, "identify", "UNAUTHENTICATED", setting)
+        note = "" if guessed or setting == MISSING else NO_GUESS
+        self._refusals.add(dialect, address, principal, "identify", "UNAUTHENTICATED", setting, note=note)
         if self._limit and address and guessed:
             self._of(network_of(address)).number += 1
 

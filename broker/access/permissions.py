@@ -13,7 +13,18 @@ import attrs
 
 from broker.access.web_tokens import could_name
 from broker.errors import Invalid
-from broker.patterns import check_pattern, covers, is_pattern, matches, overlaps
+from broker.patterns import (
+    KEY_PREFIX,
+    QUEUE,
+    RESERVED_BEGINNINGS,
+    check_pattern,
+    covers,
+    is_of_broker,
+    is_pattern,
+    literal_beginning,
+    matches,
+    overlaps,
+)
 
 VERBS = (
     "publish", "subscribe", "call", "register", "request", "acknowledge",
@@ -21,6 +32,8 @@ VERBS = (
 )  # fmt: skip
 NAMED = ("key", "user", "role")  # kinds whose tables have a name: [user.bob.read]
 NAMELESS = ("secret", "anonymous", "default")  # the others: [anonymous.read]
+# Verbs whose names all begin alike; a list without any that does would allow, or deny, nothing.
+BEGINNINGS = {"write": KEY_PREFIX, "consume": QUEUE}
 MAX_DECISIONS = 1024  # that are remembered for a set of grants
 MAX_REMEMBERED = 300  # characters of a name whose decision is remembered
 MAX_PRINCIPALS = 4096  # whose grants are remembered
@@ -202,7 +215,16 @@ class _Reader:
         for pattern in patterns:
             if not _can_match(pattern):
                 self._wrong(path, f"{key}: {pattern!r} is a pattern that can match nothing")
-        return tuple(pattern for pattern in patterns if isinstance(pattern, str))
+            elif path[-1] == "act" and _is_reserved(pattern):
+                self._wrong(
+                    path, f"{key}: {pattern!r} is a pattern that can match nothing: nobody acts as a reserved name"
+                )
+        texts = tuple(pattern for pattern in patterns if isinstance(pattern, str))
+        wanted = BEGINNINGS.get(path[-1], "")
+        # One list may do for several verbs, but not if nothing in it is for this one.
+        if texts and not any(_begins(pattern, wanted) for pattern in texts):
+            self._wrong(path, f"{key} can match nothing: the names of {path[-1]} begin with {wanted}")
+        return texts
 
     def _check_name(self, kind: str, name: str) -> None:
         if not _can_match(name):
@@ -253,6 +275,18 @@ def _can_match(pattern: object) -> bool:
     except Invalid:
         return False
     return True
+
+
+def _is_reserved(pattern: str) -> bool:
+    """Whether *pattern*, a name or one with wildcards, matches reserved names alone."""
+    beginning = literal_beginning(pattern)
+    return beginning.startswith(RESERVED_BEGINNINGS) or (beginning == pattern and is_of_broker(pattern))
+
+
+def _begins(pattern: str, wanted: str) -> bool:
+    """Whether some name that *pattern* matches begins with *wanted*."""
+    beginning = literal_beginning(pattern)
+    return beginning.startswith(wanted) or (beginning != pattern and wanted.startswith(beginning))
 
 
 def _lines_of(text: str) -> dict[tuple[str, ...], int]:

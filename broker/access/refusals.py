@@ -58,7 +58,16 @@ class RefusalLog:
         self._addresses: OrderedDict[str, AddressLines] = OrderedDict()
 
     def add(
-        self, dialect: str, address: str, principal: str, verb: str, code: str, setting: str, name: str = ""
+        self,
+        dialect: str,
+        address: str,
+        principal: str,
+        verb: str,
+        code: str,
+        setting: str,
+        name: str = "",
+        *,
+        note: str = "",
     ) -> None:
         """Count a refusal, and log it if its address has lines left.
 
@@ -70,6 +79,7 @@ class RefusalLog:
             code: that of the error which it gets.
             setting: the one to change, or "".
             name: with which it may not do it; no credential.
+            note: what else there is to say, for the end of the line.
         """
         self._counts.refusals[dialect, code] += 1
         lines = self._of(network_of(address))
@@ -83,6 +93,9 @@ class RefusalLog:
             text += " of {name}"
         if setting:
             text += "; see {setting}"
+        if note:
+            text += "; {note}"
+            fields["note"] = note
         if lines.skipped:
             text += " ({skipped} more were not logged)"
         skipped, lines.skipped = lines.skipped, 0

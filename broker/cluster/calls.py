@@ -4,6 +4,10 @@ A call to somebody who is not here is opened with a stand-in for the callee, whi
 finds the callee's node and sends the request there; that node opens it a second time, with a
 stand-in for the caller.  So each node knows the call as one of its own: the deadline
 is the caller's node's, and what ends the call on one side ends it on the other.
+
+What the nodes tell each other of it goes over a link, and so arrives once and in order, or the
+link breaks: then the call ends on both nodes.  A request that has surely not arrived is sent
+elsewhere, any other never.
 """
 
 from __future__ import annotations
@@ -16,79 +20,34 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.cluster.claims import LAPSED
-from broker.cluster.messages import Answered, Called, Ended, Message, NotHere, WireError
+from broker.cluster.messages import Answered, Called, Ended, NotHere, WireError
 from broker.cluster.messenger import NodeMessenger
+from broker.cluster.stand_ins import Callee, Caller
 from broker.core.bounded import BoundedDict
 from broker.core.calls import Call, Calls, Party
 from broker.core.registry import Registry
-from broker.errors import BrokerError, Gone, NotFound, Unavailable
+from broker.errors import BrokerError, Gone, NotDone, NotFound, Unavailable
 from broker.messages import Reply, Request
 from broker.patterns import BROKER, CLIENT, PROCEDURE, SERVICE, SESSION, TAKER, split_kind
 
 log = Logger()
 
 MAX_KNOWN = 10000  # callees whose nodes are remembered
+NO_LEASE = "This node has no lease at the moment: it can not reach the others."
+TOO_MUCH = "Too much waits for that node."
 
 
-@attrs.define(eq=False)
-class Callee:
-    """Stands for a callee on another node, in one call.
+@attrs.define
+class Route:
+    """Where a callee was found.
 
     Attributes:
-        names: to look for it by, the best first.
-        error: what the caller gets when there is none.
-        client: the client id that has answered last.
-        address: the node that the request was sent to.
-        orphaned: whether the caller left while the callee was looked for.
+        name: by which it was.
+        nodes: addresses of the nodes that have it, and the numbers of their leases; the next to be used first.
     """
 
-    names: tuple[str, ...]
-    error: BrokerError
-    _forward: Callable[[Callee], None]
-    id: str = ""
-    client: str = BROKER
-    address: str = ""
-    name: str = ""  # the one by which it was found
-    request: Request | None = None
-    call: Call | None = None
-    untried: list[str] = attrs.field(factory=list)
-    fresh: bool = False
-    orphaned: bool = False
-    calling: dict[str, Call] = attrs.field(factory=dict)
-    serving: dict[str, Call] = attrs.field(factory=dict)
-
-    def hold(self, change: int) -> None:
-        """Never called: it calls nobody."""
-
-    def on_request(self, request: Request) -> None:
-        """Begin to look for the callee."""
-        self.request, self.call = request, self.serving[request.id]
-        self._forward(self)
-
-    def on_reply(self, reply: Reply) -> None:
-        """Never called: it calls nobody."""
-
-
-@attrs.define(eq=False)
-class Caller:
-    """Stands for a caller on another node, in one call, by whose id there it goes."""
-
-    address: str
-    id: str
-    client: str
-    _send: Callable[[str, Message], object]
-    calling: dict[str, Call] = attrs.field(factory=dict)
-    serving: dict[str, Call] = attrs.field(factory=dict)
-
-    def hold(self, change: int) -> None:
-        """Do nothing: its own node counts what is kept for it."""
-
-    def on_request(self, request: Request) -> None:
-        """Never called: it performs nothing."""
-
-    def on_reply(self, reply: Reply) -> None:
-        """Send *reply* to the caller's node."""
-        self._send(self.address, Answered.of(reply))
+    name: str
+    nodes: list[tuple[str, int]]
 
 
 class RemoteCalls(Calls):
@@ -108,12 +67,16 @@ class RemoteCalls(Calls):
         self._messenger, self._sessions_of, self._holds = nodes, sessions_of, holds
         self._out: dict[str, Callee] = {}  # by the id of the call here
         self._in: dict[tuple[str, str], Caller] = {}  # by the caller's node and its id of the call
-        self._known: BoundedDict[tuple[str, ...], tuple[str, list[str]]] = BoundedDict(MAX_KNOWN)
+        self._known: BoundedDict[tuple[str, ...], Route] = BoundedDict(MAX_KNOWN)
+        self._searches: dict[tuple[str, ...], list[Callee]] = {}  # who waits for the result of each
         nodes.on(Called, self._called)
         nodes.on(Answered, self._answered)
         nodes.on(NotHere, self._not_here)
         nodes.on(Ended, self._ended)
-        nodes.on_departure(self._departed)
+        nodes.on_departure(self._forget)
+        nodes.on_lapse(self._lapsed)
+        nodes.on_break(self._broken)
+        nodes.on_refusal(self._refused)
 
     def registry_of(self, kind: str) -> Registry[Party]:
         """Return who holds the names of *kind* here; see ``ClusterNames``."""
@@ -158,48 +121,82 @@ class RemoteCalls(Calls):
     def _forward(self, callee: Callee) -> None:
         assert callee.call is not None
         self._out[callee.call.id] = callee
-        known = None if callee.fresh else self._known.get(callee.names)
-        if known is not None:
-            self._try(callee, known)
+        route = None if callee.fresh else self._route(callee.names)
+        if route is not None:
+            self._try(callee, route)
             return
         callee.fresh = True
-        search = Deferred.fromCoroutine(self._messenger.holders(*callee.names))
-        search.addCallback(self._found, callee).addErrback(self._not_found, callee)
+        waiting = self._searches.get(callee.names)
+        if waiting is None:
+            self._search([callee])
+        else:
+            waiting.append(callee)  # not another way, on which it could overtake
 
-    def _found(self, found: tuple[str, list[str]], callee: Callee) -> None:
-        known = self._known.get(callee.names)
-        if known is not None and known[0] == found[0] and set(known[1]) == set(found[1]):
-            found = known  # another call has looked, too: keep its round-robin order
-        elif found[1]:
-            self._known[callee.names] = found
-        self._try(callee, found)
+    def _search(self, callees: list[Callee]) -> None:
+        """Look for *callees*, which have the same names; those that come meanwhile wait for the result."""
+        names = callees[0].names
+        self._searches[names] = []
+        search = Deferred.fromCoroutine(self._messenger.holders(*names))
+        search.addCallback(self._found, callees).addErrback(self._not_found, callees)
 
-    def _try(self, callee: Callee, found: tuple[str, list[str]]) -> None:
-        callee.name, addresses = found
-        callee.untried = list(addresses)
-        if len(addresses) > 1:
+    def _route(self, names: tuple[str, ...]) -> Route | None:
+        """Return where one of *names* was found, if all those nodes have had their leases since."""
+        route = self._known.get(names)
+        if route is not None:
+            for address, lease in route.nodes:
+                if self._messenger.lease_of(address) != lease:
+                    del self._known[names]
+                    return None
+        return route
+
+    def _found(self, found: tuple[str, list[str]], callees: list[Callee]) -> None:
+        name, addresses = found
+        names = callees[0].names
+        later = self._searches.pop(names)
+        route = Route(name, [(address, self._messenger.lease_of(address)) for address in addresses])
+        if addresses:
+            self._known[names] = route
+            callees += later
+            later = []
+        for callee in callees:
+            self._try(callee, route)
+        if later:  # they may have come after somebody began to perform it, and that after the search
+            self._search_again(later)
+
+    def _search_again(self, callees: list[Callee]) -> None:
+        waiting = self._searches.get(callees[0].names)
+        if waiting is None:
+            self._search(callees)
+        else:
+            waiting += callees
+
+    def _try(self, callee: Callee, route: Route) -> None:
+        callee.name, nodes = route.name, route.nodes
+        callee.untried = [address for address, _ in nodes]
+        if len(nodes) > 1:
             # Nodes that share the name are used round-robin.
-            addresses.append(addresses.pop(0))
+            nodes.append(nodes.pop(0))
         self._try_next(callee)
 
-    def _not_found(self, failure: Failure, callee: Callee) -> None:
+    def _not_found(self, failure: Failure, callees: list[Callee]) -> None:
         if failure.check(BrokerError) is None:
             log.failure("looking for a callee failed", failure)
         error = failure.value if isinstance(failure.value, BrokerError) else BrokerError("call")
-        self._give_up(callee, error)
+        for callee in callees + self._searches.pop(callees[0].names, []):
+            self._give_up(callee, error)
 
     def _try_next(self, callee: Callee) -> None:
         call, request = callee.call, callee.request
         assert call is not None
         assert request is not None
-        if call.id not in self._out:
+        if call.id not in self._out:  # it has ended meanwhile
             if callee.orphaned:
-                self._send_orphan(False, callee, call, request)
-            return  # it has ended meanwhile
+                self._send_orphan(callee, call.id)
+            return
         if callee.untried:
             callee.address = callee.untried.pop(0)
-            message = Called(call.id, callee.name, request, call.quiet)
-            self._messenger.send(callee.address, message).addCallback(self._sent, callee, callee.address)
+            if not self._send_call(callee, call.id):
+                self._give_up(callee, self._not_sent())
             return
         known = self._known.pop(callee.names, None)
         if known is not None and not callee.fresh:
@@ -207,26 +204,47 @@ class RemoteCalls(Calls):
         else:
             self._give_up(callee, callee.error)
 
-    def _send_orphan(self, received: bool, callee: Callee, call: Call, request: Request) -> None:
+    def _send_call(self, callee: Callee, id: str) -> bool:
+        assert callee.call is not None
+        assert callee.request is not None
+        message = Called(id, callee.name, callee.request, callee.call.quiet)
+        return self._messenger.send(callee.address, message, callee)
+
+    def _not_sent(self) -> BrokerError:
+        return NotDone("call", message=TOO_MUCH if self._messenger.bus.lease else NO_LEASE)
+
+    def _send_orphan(self, callee: Callee, id: str) -> None:
         """Send the request all the same: alone, the callee would have got it before the caller left."""
-        if not received and callee.untried:
-            address = callee.untried.pop(0)
-            message = Called(call.id, callee.name, request, call.quiet)
-            self._messenger.send(address, message).addCallback(self._send_orphan, callee, call, request)
-            self._messenger.send(address, Ended(call.id))
+        if callee.untried:
+            callee.address = callee.untried.pop(0)
+            if self._send_call(callee, id):
+                self._messenger.send(callee.address, Ended(id), urgent=True)
 
     def _forward_again(self, callee: Callee) -> None:
         callee.fresh = True
+        callee.address = ""
         self._forward(callee)
 
-    def _sent(self, received: bool, callee: Callee, address: str) -> None:
-        if not received and callee.address == address:
-            self._try_next(callee)
+    def _refused(self, callee: Callee) -> bool:
+        """Send a request elsewhere that has surely not arrived; False: there is no other node."""
+        assert callee.call is not None
+        over = callee.call.id not in self._out
+        if over and not (callee.orphaned and callee.untried):
+            return False
+        if callee.fresh and not callee.untried:
+            return False  # its node may begin to listen again, and else its lease will end
+        callee.address = ""
+        self._try_next(callee)
+        return True
 
     def _give_up(self, callee: Callee, error: BrokerError) -> None:
-        assert callee.call is not None
-        callee.address = ""  # it has ended there, too
-        self._fail(callee.call, error)
+        """End the call of *callee* with *error*, whether or not some of its answers have come; its node knows."""
+        call = callee.call
+        assert call is not None
+        if call.id in self._out:
+            callee.address = ""
+            self._end(call)
+            call.caller.on_reply(Reply(call.ref, b"null", error, BROKER, streamed=call.streamed))
 
     def _answered(self, address: str, answer: Answered) -> None:
         callee = self._out.get(answer.id)
@@ -238,7 +256,7 @@ class RemoteCalls(Calls):
             return
         callee.client = answer.source
         if not answer.streamed:
-            callee.address = ""
+            callee.address = ""  # it has ended there, too
         self.answer(callee, answer.id, answer.body, error, answer.time, answer.attachments)
 
     def _not_here(self, address: str, message: NotHere) -> None:
@@ -255,18 +273,32 @@ class RemoteCalls(Calls):
         try:
             callee, request.service = self._at(message.name, request)
         except (NotFound, Gone) as error:
-            self._messenger.send(address, NotHere(message.id, WireError.of(error)))
+            self._messenger.send(address, NotHere(message.id, WireError.of(error)), urgent=True)
             return
         except Unavailable as error:
-            self._messenger.send(address, _refusal(message.id, error))
+            self._messenger.send(address, _refusal(message.id, error), urgent=True)
             return
         request.method = request.procedure[len(request.service) + 1 :] if request.procedure else ""
-        caller = Caller(address, message.id, request.caller, self._messenger.send)
+        caller = Caller(address, message.id, request.caller, self._reply)
         self._in[address, message.id] = caller
         try:
             self.open(caller, callee, message.id, request, quiet=message.quiet)
         except BrokerError as error:
-            self._messenger.send(address, _refusal(message.id, error))
+            self._in.pop((address, message.id), None)  # it may not have been opened at all
+            self._refuse(caller, error)
+
+    def _refuse(self, caller: Caller, error: BrokerError) -> None:
+        """Let the call of *caller* fail there."""
+        caller.told = True
+        self._messenger.send(caller.address, _refusal(caller.id, error), urgent=True)
+
+    def _reply(self, caller: Caller, reply: Reply) -> None:
+        if self._messenger.send(caller.address, Answered.of(reply)):
+            return
+        # Not without a word, and never with a hole in the stream.
+        self._refuse(caller, self._not_sent())
+        for call in list(caller.calling.values()):
+            self._end(call)
 
     def _at(self, name: str, request: Request) -> tuple[Party, str]:
         """Return who is known here under the *name* of the bus, and the service or procedure it performs."""
@@ -283,11 +315,6 @@ class RemoteCalls(Calls):
             self._check_held(name)
         return entry.next(), "" if kind == TAKER else rest
 
-    def _ended(self, address: str, message: Ended) -> None:
-        caller = self._in.get((address, message.id))
-        for call in list(caller.calling.values()) if caller is not None else ():
-            self._end(call)
-
     # Both.
 
     def leave(self, party: Party) -> None:
@@ -298,24 +325,59 @@ class RemoteCalls(Calls):
                 callee.orphaned = not callee.address
         super().leave(party)
 
-    def _departed(self, address: str) -> None:
-        """End what was under way with a node that has gone; of this one's own address, with any."""
-        ours = address == self._messenger.bus.address
-        for callee in [each for each in self._out.values() if each.address == address or (ours and each.address)]:
+    def _ended(self, address: str, message: Ended) -> None:
+        """End a call that has ended at the other node, whichever side that is."""
+        caller = self._in.get((address, message.id))
+        if caller is not None:
+            self._end_caller(caller)
+        callee = self._out.get(message.id)
+        if callee is not None and callee.address == address:
             assert callee.call is not None
-            self._fail(callee.call, Gone("lost", callee.call.name))
-        for caller in [each for each in self._in.values() if each.address == address and not ours]:
-            for call in list(caller.calling.values()):
-                self._end(call)
+            callee.address = ""
+            self._end(callee.call)
+
+    def _end_caller(self, caller: Caller) -> None:
+        caller.told = True
+        for call in list(caller.calling.values()):
+            self._end(call)
+
+    def _forget(self, address: str) -> None:
+        """Forget what was found on a node whose lease has ended."""
+        lease = self._messenger.lease_of(address)
+        for names, route in list(self._known.items()):
+            if any(each == address and number != lease for each, number in route.nodes):
+                del self._known[names]
+
+    def _lapsed(self) -> None:
+        """End what is still looked for; the rest has ended with the links."""
+        self._known.clear()
+        for callee in [each for each in self._out.values() if not each.address]:
+            self._give_up(callee, self._not_sent())
+
+    def _broken(self, address: str, unsent: list[Callee]) -> None:
+        """End what was under way with a node; send requests elsewhere that have surely not arrived there."""
+        for caller in [each for each in self._in.values() if each.address == address]:
+            self._end_caller(caller)
+        again = set(unsent)
+        for callee in [each for each in self._out.values() if each.address == address]:
+            assert callee.call is not None
+            if callee in again and self._messenger.bus.lease:
+                self._forward_again(callee)
+            elif callee in again:
+                self._give_up(callee, self._not_sent())
+            else:
+                self._give_up(callee, Gone("lost", callee.call.name))
 
     def _end(self, call: Call) -> None:
         super()._end(call)
         callee = self._out.pop(call.id, None)
         if callee is not None and callee.address:
-            self._messenger.send(callee.address, Ended(call.id))
+            self._messenger.send(callee.address, Ended(call.id), urgent=True)
         caller = call.caller
         if isinstance(caller, Caller):
             self._in.pop((caller.address, caller.id), None)
+            if call.streamed and call.answers and not caller.told:
+                self._messenger.send(caller.address, Ended(caller.id), urgent=True)
 
 
 def _refusal(id: str, error: BrokerError) -> Answered:

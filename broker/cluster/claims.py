@@ -249,7 +249,7 @@ class Claims:
         if not lease or claim.lease not in (0, lease):
             self._happen(claim, Event.FAILED, NotDone("lease", message=LAPSED))
         elif claim.asked != claim.shared:
-            self._ask(claim)  # the one who wanted it otherwise has gone
+            self._happen(claim, Event.CHANGED)  # the one who wanted it otherwise has gone
         else:
             self._happen(claim, Event.GRANTED)
 

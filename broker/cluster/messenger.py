@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from itertools import count
 from typing import Any
@@ -11,31 +12,35 @@ from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as NoReply
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
+from broker.cluster.links import LinkAccount, Links
 from broker.cluster.messages import BoolReply, Message, decode, encode
-from broker.errors import BrokerError
 from broker.interfaces import ISharedBus
 
 log = Logger()
 
 
 class NodeMessenger:
-    """Sends messages to other nodes by the bus, and hands theirs on.
+    """Sends messages to other nodes over links, and hands theirs on.
 
     Args:
-        bus: carries the messages.
+        bus: carries the frames of the links.
         clock: times how long answers take.
+        account: counts what is kept for other nodes.
     """
 
-    def __init__(self, bus: ISharedBus, clock: IReactorTime) -> None:
+    def __init__(self, bus: ISharedBus, clock: IReactorTime, account: LinkAccount | None = None) -> None:
         self.bus, self.clock = bus, clock
+        self._links = Links(self, clock, account)
         self._handlers: dict[type[Any], Callable[[str, Any], object]] = {BoolReply: self._replied}
         self._departure_handlers: list[Callable[[str], object]] = []
         self._lapse_handlers: list[Callable[[], object]] = []
         self._lease_handlers: list[Callable[[], object]] = []
+        self._break_handlers: list[Callable[[str, list[Any]], object]] = []
+        self._refusal_handler: Callable[[Any], bool] = _keep
         self._numbers = count(1)
-        self._asked: dict[int, Deferred[bool]] = {}
+        self._asked: dict[int, tuple[str, Deferred[bool | None]]] = {}
+        self._to_self: deque[bytes] = deque()  # what this node has sent to itself
         bus.received = self.received
         bus.departed = self.departed
         bus.lapsed, bus.leased = self.lapsed, self.leased
@@ -56,16 +61,58 @@ class NodeMessenger:
         """Let *handler* be called when all names are to be claimed again; see ``ISharedBus.leased``."""
         self._lease_handlers.append(handler)
 
-    def send(self, address: str, message: Message) -> Deferred[bool]:
-        """Send *message*; fire with whether that node is listening.  It does not fail."""
-        return self.bus.send(address, encode(message)).addErrback(_not_sent)
+    def on_break(self, handler: Callable[[str, list[Any]], object]) -> None:
+        """Let *handler* be called when the link to a node is broken: what was open over it has ended.
+
+        It gets the address, and the tokens of the messages that have surely not arrived there.
+        """
+        self._break_handlers.append(handler)
+
+    def on_refusal(self, handler: Callable[[Any], bool]) -> None:
+        """Let *handler* be called with each token whose message has surely not arrived, so far.
+
+        It returns whether the message is to be forgotten; else it is sent again, until the link is broken.
+        """
+        self._refusal_handler = handler
+
+    def lease_of(self, address: str) -> int:
+        """Return the number of the lease of a node, this one included, as far as it is known; 0 for none."""
+        return self.bus.lease if address == self.bus.address else self.bus.lease_of(address)
+
+    def send(self, address: str, message: Message, token: object = None, *, urgent: bool = False) -> bool:
+        """Send *message* to a node; say whether that was begun.
+
+        It arrives there once and in order, unless the link to that node is broken before.
+        It is not begun while this node has no lease, nor while too much waits for that one.
+
+        Args:
+            address: of the node.
+            message: to send.
+            token: names the message for the handlers of ``on_refusal`` and ``on_break``.
+            urgent: it tells of an end, and is small: it is begun although much waits.
+        """
+        if address == self.bus.address:
+            if not self._to_self:
+                self.clock.callLater(0, self._receive_from_self)
+            self._to_self.append(encode(message))
+            return True
+        return self._links.put(address, encode(message), token, urgent=urgent)
+
+    def _receive_from_self(self) -> None:
+        messages, self._to_self = self._to_self, deque()
+        for message in messages:
+            self._dispatch(self.bus.address, message)
 
     async def ask(self, address: str, make: Callable[[int], Message], timeout: float) -> bool | None:
-        """Send ``make(number)``; return what the node replies, None when it does not within *timeout* seconds."""
+        """Send ``make(number)``; return what the node replies.
+
+        None: it does not within *timeout* seconds, or can not be asked.
+        """
         number = next(self._numbers)
-        reply = self._asked[number] = Deferred()
+        reply: Deferred[bool | None] = Deferred()
+        self._asked[number] = address, reply
         try:
-            if not await self.send(address, make(number)):
+            if not self.send(address, make(number)):
                 return None
             return await reply.addTimeout(timeout, self.clock)
         except NoReply:
@@ -73,31 +120,41 @@ class NodeMessenger:
         finally:
             del self._asked[number]
 
+    def is_deaf(self, address: str) -> bool:
+        """See ``Links.is_deaf``."""
+        return self._links.is_deaf(address)
+
     async def holders(self, *names: str) -> tuple[str, list[str]]:
         """Return the first of *names* that is held, and the nodes that hold it, this one first."""
         name, addresses = await self.bus.holders(names)
         return name, sorted(addresses, key=lambda address: address != self.bus.address)
 
-    def received(self, sender: str, message: bytes) -> None:
-        """Dispatch what another node has sent."""
+    def stop(self) -> None:
+        """Drop what was not sent; nobody is told."""
+        self._links.stop()
+
+    # What the bus says.
+
+    def received(self, sender: str, frame: bytes) -> None:
+        """Take what another node has sent."""
         try:
-            decoded = decode(message)
+            self._links.received(sender, frame)
         except msgspec.DecodeError as error:
             # Nodes of two versions may be at work during an upgrade.
-            log.warn("a message of node {sender} was not understood: {error}", sender=sender, error=str(error))
-            return
-        try:
-            self._handlers[type(decoded)](sender, decoded)
-        except Exception:  # else the connection to the bus would end with it, and all that others have sent
-            log.failure("a message of node {sender} could not be handled", sender=sender)
+            _not_understood(sender, error)
 
     def departed(self, address: str) -> None:
         """Tell all that a node has gone; see ``on_departure``."""
+        if address == self.bus.address:
+            self._links.missed()
+            return
+        self._links.departed(address)
         for handler in self._departure_handlers:
             handler(address)
 
     def lapsed(self) -> None:
         """Tell all that this node's lease has ended."""
+        self._links.lapsed()
         for handler in self._lapse_handlers:
             handler()
 
@@ -106,12 +163,52 @@ class NodeMessenger:
         for handler in self._lease_handlers:
             handler()
 
+    # What the links say.
+
+    def lease(self) -> int:
+        """See ``INode.lease``."""
+        return self.bus.lease
+
+    def transmit(self, address: str, frame: bytes) -> Deferred[bool]:
+        """See ``INode.transmit``."""
+        return self.bus.send(address, frame)
+
+    def on_message(self, address: str, message: msgspec.Raw) -> None:
+        """See ``INode.on_message``."""
+        self._dispatch(address, message)
+
+    def _dispatch(self, sender: str, message: msgspec.Raw | bytes) -> None:
+        try:
+            decoded = decode(message)
+        except msgspec.DecodeError as error:
+            _not_understood(sender, error)
+            return
+        try:
+            self._handlers[type(decoded)](sender, decoded)
+        except Exception:  # else the connection to the bus would end with it, and all that others have sent
+            log.failure("a message of node {sender} could not be handled", sender=sender)
+
+    def on_refused(self, address: str, token: Any) -> bool:
+        """See ``INode.on_refused``."""
+        return self._refusal_handler(token)
+
+    def on_broken(self, address: str, unsent: list[Any]) -> None:
+        """See ``INode.on_broken``."""
+        for asked, reply in list(self._asked.values()):
+            if asked == address and not reply.called:
+                reply.callback(None)
+        for handler in self._break_handlers:
+            handler(address, unsent)
+
     def _replied(self, _: str, reply: BoolReply) -> None:
         asked = self._asked.get(reply.id)
-        if asked is not None and not asked.called:
-            asked.callback(reply.yes)
+        if asked is not None and not asked[1].called:
+            asked[1].callback(reply.yes)
 
 
-def _not_sent(failure: Failure) -> bool:
-    failure.trap(BrokerError)
+def _keep(_: object) -> bool:
     return False
+
+
+def _not_understood(sender: str, error: Exception) -> None:
+    log.warn("a message of node {sender} was not understood: {error}", sender=sender, error=str(error))

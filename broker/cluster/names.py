@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.cluster.calls import RemoteCalls
 from broker.cluster.claims import LAPSED, Claim, Claims
+from broker.cluster.links import LinkAccount
 from broker.cluster.messages import BoolReply, Deliver, Drain, Probe
 from broker.cluster.messenger import NodeMessenger
 from broker.cluster.queues import SharedQueues
 from broker.core.names import Claimant, LocalNames
 from broker.core.presence import Presence
 from broker.core.registry import Registration
-from broker.errors import NotDone, Taken
+from broker.errors import NotDone, Taken, Unavailable
 from broker.interfaces import ISharedBus
 from broker.messages import CloseCode, Mail
 from broker.patterns import CLIENT, PROCEDURE, QUEUE, SERVICE, SESSION, TAKER, split_kind
@@ -28,6 +30,7 @@ log = Logger()
 MARGIN = 0.5  # seconds that a reply may take on its way
 KINDS = (PROCEDURE, SERVICE, TAKER)  # of names that calls look for
 DELIVERY = 5.0  # seconds for handing over a message
+PAUSE = 0.1  # seconds between two questions to a node that does not answer
 ATTEMPTS = 2  # to get a name whose holder has been found dead
 
 
@@ -44,6 +47,7 @@ class ClusterNames(LocalNames):
         queues: those of this node.
         presence: who is connected here.
         probe: seconds in which the holder of a name must respond.
+        account: counts what is kept for other nodes.
     """
 
     def __init__(
@@ -54,10 +58,11 @@ class ClusterNames(LocalNames):
         queues: SharedQueues,
         presence: Presence[Any],
         probe: float,
+        account: LinkAccount | None = None,
     ) -> None:
         self._bus, self._calls, self._queues, self._presence = bus, calls, queues, presence
         self._probe = probe
-        self._messenger = NodeMessenger(bus, clock)
+        self._messenger = NodeMessenger(bus, clock, account)
         self._claims = Claims(
             bus, clock, lambda name: bool(self._holders_here(name)), self._lost, self._on_new_name, queues.wake_all
         )
@@ -70,6 +75,7 @@ class ClusterNames(LocalNames):
         self._messenger.on(Deliver, self._delivered)
         self._messenger.on(Drain, lambda _, message: queues.wake(message.queue))
         self._messenger.on_departure(lambda _: queues.wake_all())
+        self._messenger.on_break(lambda *_: queues.wake_all())  # a message that something waits may be lost
 
     # Names.
 
@@ -98,6 +104,7 @@ class ClusterNames(LocalNames):
     def stop(self) -> None:
         """See ``LocalNames.stop``."""
         self._claims.stop()
+        self._messenger.stop()
 
     def names_of(self, peer: Any) -> list[str]:
         """See ``LocalNames.names_of``."""
@@ -127,7 +134,7 @@ class ClusterNames(LocalNames):
     def _probed(self, address: str, message: Probe) -> None:
         asked = Deferred.fromCoroutine(self._probe_here(message.name))
         asked.addErrback(_failed, "a probe").addCallback(
-            lambda alive: self._messenger.send(address, BoolReply(message.id, bool(alive)))
+            lambda alive: self._messenger.send(address, BoolReply(message.id, bool(alive)), urgent=True)
         )
 
     async def _probe_here(self, name: str) -> bool:
@@ -157,19 +164,22 @@ class ClusterNames(LocalNames):
         if not addresses:
             return False
         message = (session, mail.ref, mail.body, mail.source, mail.time)
-        return bool(await self._messenger.ask(addresses[0], lambda number: Deliver(number, *message), DELIVERY))
+        taken = await self._messenger.ask(addresses[0], lambda number: Deliver(number, *message), DELIVERY)
+        if taken is None:
+            raise Unavailable("bus", message="The node of that session has not answered.")
+        return taken
 
     def _delivered(self, address: str, message: Deliver) -> None:
         mail = Mail(CLIENT + message.session, message.ref, message.body, message.source, message.time)
         sessions: list[Any] = self._presence.sessions(message.session)
-        self._messenger.send(address, BoolReply(message.id, bool(sessions) and sessions[0].post_mail(mail)))
+        taken = bool(sessions) and sessions[0].post_mail(mail)
+        self._messenger.send(address, BoolReply(message.id, taken), urgent=True)
 
     async def _wake_others(self, queue: str) -> bool:
-        """Notify the other nodes that something waits in *queue*; return whether all of them know."""
+        """Notify the other nodes that something waits in *queue*; return whether that was begun for all of them."""
         _, addresses = await self._messenger.holders(queue)
         others = [address for address in addresses if address != self._bus.address]
-        sent = await gatherResults([self._messenger.send(address, Drain(queue)) for address in others])
-        return all(sent)
+        return all(self._messenger.send(address, Drain(queue)) for address in others)
 
 
 class ClusterClaimant(Claimant):
@@ -209,6 +219,8 @@ class ClusterClaimant(Claimant):
                 _, addresses = await self._messenger.holders(name)
                 holder = addresses[0] if addresses else ""
                 alive = await self._lives(name, holder) if holder else False
+                if alive is None:
+                    alive = await self._outwait(name, holder)
                 if alive:
                     raise
                 if alive is None:
@@ -226,9 +238,20 @@ class ClusterClaimant(Claimant):
             raise
         self._joined.append(claim)
 
+    async def _outwait(self, name: str, holder: str) -> bool | None:
+        """Ask *holder*, which has not answered, until it does; None: its lease has ended, or nobody listens there.
+
+        As long as somebody listens it may only be slow, or frozen: going on, it would serve *name*, and so would we.
+        """
+        alive, lease = None, self._messenger.lease_of(holder)
+        while alive is None and lease and self._bus.lease and not self._messenger.is_deaf(holder):
+            await deferLater(self._messenger.clock, PAUSE)
+            if self._messenger.lease_of(holder) != lease:
+                break
+            alive = await self._lives(name, holder)
+        return alive
+
     async def _lives(self, name: str, holder: str) -> bool | None:
-        # A node that does not answer, None, is taken for dead before its lease ends: clients that were
-        # refused now would not come again.
         return await self._messenger.ask(holder, lambda number: Probe(number, name), self._timeout)
 
     def check(self) -> None:

@@ -22,6 +22,7 @@ class Event(Enum):
     LEAVE = "nobody here needs it any more"
     AGAIN = "it is its turn to be claimed again"
     GRANTED = "claimed"
+    CHANGED = "claimed, but as shared where it is wanted alone now, or the other way round"
     REFUSED = "another node holds it"
     WAIT = "it can not be had yet"
     FAILED = "it is not known whether it was claimed, or it was under a lease that has ended"
@@ -37,6 +38,7 @@ class Event(Enum):
 TRANSITIONS: dict[tuple[State, Event], tuple[State, str]] = {
     (State.FREE, Event.JOIN): (State.CLAIMING, "ask"),
     (State.CLAIMING, Event.GRANTED): (State.HELD, "answer"),
+    (State.CLAIMING, Event.CHANGED): (State.RELEASING, "release"),
     (State.CLAIMING, Event.REFUSED): (State.FREE, "refuse"),
     (State.CLAIMING, Event.WAIT): (State.CLAIMING, "ask_later"),
     (State.CLAIMING, Event.FAILED): (State.STALE, "fail"),

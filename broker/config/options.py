@@ -207,7 +207,7 @@ def _networks(text: str) -> tuple[str, ...]:
         try:
             word == "unix" or ip_network(word, strict=False)
         except ValueError:
-            raise ValueError(f"{word!r} is no address or network of addresses") from None
+            raise ValueError("expected addresses or networks of addresses, such as 10.0.0.0/8") from None
     return words
 
 

@@ -284,8 +284,7 @@ class Calls:
         """End *calls*, whose callee has left, in slices if there are many."""
         now, end = self._slices.now, self._slices.deadline()
         for call in calls:
-            if call.id in call.callee.serving:  # else it has ended meanwhile
-                self._fail(call, Gone("lost", call.name))
+            self._fail(call, Gone("lost", call.name))  # unless it has ended meanwhile
             if now() >= end:
                 self._slices.add(lambda: self._fail_all(calls))
                 return
@@ -297,6 +296,9 @@ class Calls:
             self._fail(call, Timeout("request" if call.streamed else "call"))
 
     def _fail(self, call: Call, error: BrokerError) -> None:
+        """End *call* with *error*; a no-op when it has ended."""
+        if call.id not in call.callee.serving:
+            return
         self._end(call)
         # A stream that was answered has simply come to its end.
         if not (call.streamed and call.answers):

@@ -288,6 +288,7 @@ def _cluster_names(parts: Parts) -> ClusterNames:
         cast(SharedQueues, parts.queues),
         parts.presence,
         parts.settings.takeover_probe_seconds,
+        parts.memory.held,
     )
 
 

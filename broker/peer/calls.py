@@ -44,7 +44,7 @@ class CallVerbs(Client):
             self._own("register", name)
         registry = self._parts.calls.registry(as_service)
         if len(registry.names_of(self)) + len(names) > self._parts.settings.max_registrations:
-            raise RateLimited("limit", "registrations")
+            raise self._log(RateLimited("limit", "registrations"), "register", "TXBROKER_MAX_REGISTRATIONS")
         for name in names if as_service else ():
             waiting = self._see_to_id(SERVICE_NAME, name, "register")
             if waiting is not None:
@@ -173,7 +173,7 @@ class CallVerbs(Client):
             check_name(topic)
             self._own("acknowledge", topic)
         if len(self.acknowledged) >= self._parts.settings.max_registrations:
-            raise RateLimited("limit", "registrations")
+            raise self._log(RateLimited("limit", "registrations"), "acknowledge", "TXBROKER_MAX_REGISTRATIONS")
         self._parts.calls.takers.add(self, topic, shared=True)
         self._parts.cluster.hold(TAKER + topic)
 

@@ -14,6 +14,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from broker.access.failures import MISSING
 from broker.access.limits import Bucket, network_of
 from broker.core.calls import Call
 from broker.core.keys import Predicate
@@ -31,6 +32,7 @@ from broker.patterns import (
     SESSION_VERSION,
     belongs_to_broker,
     check_text,
+    is_of_broker,
 )
 from broker.peer.held import HeldForPeer
 
@@ -316,7 +318,7 @@ class Client:
         parts = self._parts
         self.refused = True
         parts.metrics.auth_failures[self.dialect] += 1
-        setting = setting if shown else "TXBROKER_AUTH"
+        setting = setting if shown else MISSING
         guessed = bool(shown) and parts.access.configured and error.guessed
         parts.failures.count(self.dialect, self.address, setting, self.identity.principal, guessed=guessed)
 
@@ -371,7 +373,11 @@ class Client:
             raise self.deny(verb, id)
 
     def _log_denied(self, failure: Failure, verb: str, id: str) -> Failure:
-        return Failure(self.deny(verb, id)) if failure.check(Denied) else failure
+        if isinstance(failure.value, RateLimited):
+            return Failure(self._log(failure.value, verb, "TXBROKER_MAX_IDS"))
+        # No permission opens a name that is reserved.
+        setting = "" if is_of_broker(id) else "TXBROKER_PERMISSIONS_FILE"
+        return Failure(self.deny(verb, id, setting)) if failure.check(Denied) else failure
 
     # What the core calls.
 

@@ -79,7 +79,7 @@ class QueueVerbs(Client):
         check_name(queue, "queue")
         self._own("consume", queue)
         if len(self.consumed) >= self._parts.settings.max_registrations:
-            raise RateLimited("limit", "registrations")
+            raise self._log(RateLimited("limit", "registrations"), "consume", "TXBROKER_MAX_REGISTRATIONS")
         self._parts.queues.consumers.add(self, QUEUE + queue, shared=True)
         self._parts.cluster.hold(QUEUE + queue)
         self._parts.queues.drain(QUEUE + queue)

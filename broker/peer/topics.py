@@ -33,7 +33,7 @@ class TopicVerbs(Client):
         if topics is None:
             topics = self._topics = {}
         if (topic, exact) not in topics and len(topics) >= self._parts.settings.max_subscriptions:
-            raise RateLimited("limit", "subscriptions")
+            raise self._log(RateLimited("limit", "subscriptions"), "subscribe", "TXBROKER_MAX_SUBSCRIPTIONS")
         if not exact and is_pattern(topic):
             self._count_tokens(topics, topic)
         topics[topic, exact] = echo
@@ -49,7 +49,7 @@ class TopicVerbs(Client):
         if tokens > FREE_TOKENS:
             tokens += sum(topic.count(".") + 1 for topic, exact in topics if not exact and is_pattern(topic))
             if tokens > FREE_TOKENS * self._parts.settings.max_subscriptions:
-                raise RateLimited("limit", "subscriptions")
+                raise self._log(RateLimited("limit", "subscriptions"), "subscribe", "TXBROKER_MAX_SUBSCRIPTIONS")
 
     async def listening(self) -> None:
         """See ``IPeer.listening``."""

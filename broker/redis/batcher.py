@@ -38,6 +38,7 @@ MAX_BATCH = 500  # operations in one call: Redis does nothing else meanwhile
 MAX_BATCH_BYTES = 4 * 1024 * 1024  # of what they carry, and of what they are expected to return
 MAX_REPLY_BYTES = 4 * 1024 * 1024  # that a call has read before it leaves further reads to the next
 RECONNECT_TIMEOUT = 2.0  # seconds that operations wait for a connection
+UNUSABLE = "Redis can not be used."  # what clients are told of it
 PROBE_INTERVAL = 1.0  # seconds between two attempts to write while Redis refuses that
 
 # Errors by which Redis says that another server, or a new connection, is needed.
@@ -163,7 +164,7 @@ class Batcher:
         """
         if not self._usable and self._timeout is None:
             self._failed(1)
-            return fail(NotDone("redis", message=self._unusable))
+            return fail(NotDone("redis", message=UNUSABLE, detail=self.connection.problem))
         if (
             len(self._waiting) >= MAX_PENDING
             or self._bytes + operation.size > MAX_PENDING_BYTES
@@ -314,11 +315,11 @@ class Batcher:
         def judged(count: int) -> str:
             if count >= replicas:
                 return ""
-            return f"Redis has written it, but only {count} of {replicas} replicas have confirmed that in time."
+            return f"it is written, but only {count} of {replicas} replicas have confirmed that in time"
 
         waiting: Deferred[int] = protocol.execute_command(b"WAIT", b"%d" % replicas, b"%d" % milliseconds)
         # Lost with the connection, as the answer of the script is.
-        return waiting.addCallbacks(judged, lambda failure: f"Redis has not answered: {failure.value}.")
+        return waiting.addCallbacks(judged, lambda failure: f"it has not answered: {failure.value}")
 
     def _answer(self, batch: list[Operation], results: list[Any], left: dict[int, Any]) -> None:
         """Answer those of *batch* that were done, and let the others be done next."""
@@ -338,10 +339,10 @@ class Batcher:
         )
         for operation, result in zip(batch, results, strict=True):
             if isinstance(result, ResponseError):
-                self._fail((operation,), f"Redis refuses: {result}.", NotDone)
+                self._fail((operation,), "Redis refuses.", str(result), NotDone)
                 continue
             if unsafe and not operation.reads:
-                self._fail((operation,), unsafe)
+                self._fail((operation,), "Redis has not confirmed it.", unsafe)
                 continue
             try:
                 value = operation.decode(result)
@@ -374,7 +375,7 @@ class Batcher:
         """Fail *batch*, since the script as a whole has failed."""
         self._note_refusal(str(error), False)
         self.connection.drop(str(error))
-        self._fail(batch, f"Redis refuses: {error}.", NotDone)
+        self._fail(batch, "Redis refuses.", str(error), NotDone)
 
     def _fail_lost(self, batch: list[Operation], error: RedisError) -> None:
         """Fail *batch*, since there was no reply; what only reads is repeated on the next connection."""
@@ -385,13 +386,16 @@ class Batcher:
             if operation.reads:
                 self._waiting.appendleft(operation)
                 self._bytes += operation.size
-        self._fail([operation for operation in batch if not operation.reads], f"Redis has not answered: {error}.")
+        unanswered = [operation for operation in batch if not operation.reads]
+        self._fail(unanswered, "Redis has not answered.", str(error))
 
-    def _fail(self, batch: Iterable[Operation], message: str, error: type[Unavailable] = Unavailable) -> None:
+    def _fail(
+        self, batch: Iterable[Operation], message: str, detail: str, error: type[Unavailable] = Unavailable
+    ) -> None:
         for operation in batch:
             # A new one for each caller: whoever raises it adds its own traceback.
             self._failed(1)
-            operation.answer.errback(error("redis", message=message))
+            operation.answer.errback(error("redis", message=message, detail=detail))
 
     def _fail_bug(self, failure: Any, batch: list[Operation]) -> None:
         log.failure("operations on Redis failed", failure)
@@ -404,12 +408,8 @@ class Batcher:
         self._timeout = None
         waiting = [*self._postponed.operations, *self._waiting]
         self._waiting, self._postponed, self._bytes = deque(), Postponed(), 0
-        self._fail(waiting, self._unusable, NotDone)
+        self._fail(waiting, UNUSABLE, self.connection.problem, NotDone)
         self._finish_stop()
-
-    @property
-    def _unusable(self) -> str:
-        return f"Redis can not be used: {self.connection.problem}."
 
     def _cancel_timeout(self) -> None:
         if self._timeout is not None:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -439,7 +439,7 @@ class RedisStore(RedisReader, Service):
     # Submitting.
 
     def _full(self) -> Deferred[Any]:
-        return refused(self._stopped_reason or full_text(self._room.shortage))
+        return refused(self._stopped_reason) if self._stopped_reason else fail(full_refusal(self._room.shortage))
 
     def _nothing(self) -> Deferred[Any]:
         return refused(self._stopped_reason) if self._stopped_reason else succeed([])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hashlib import sha1
 
-from broker.errors import RateLimited, Unavailable
+from broker.errors import RateLimited, Unavailable, with_detail
 from broker.messages import Entry, Quota, encode_text
 
 # What a full store accepts all the same: without the positions of queues nothing
@@ -12,6 +12,8 @@ from broker.messages import Entry, Quota, encode_text
 ESSENTIAL_SPACES = frozenset({"mail-at", "token"})
 SMALL_VALUE = 64  # bytes that the value of an existing key may have in any case, so that cursors move
 HYSTERESIS = 64  # once full, a store has room again when this part of its limit is free
+
+FULL = "The store is full."  # what clients are told of it
 
 # Bytes that an event or a key takes beside what it carries, about.
 ROW_BYTES = 200
@@ -45,12 +47,12 @@ class Room:
 
 def full_refusal(shortage: str) -> Unavailable:
     """Return the refusal of a write that would make a full store larger."""
-    return Unavailable("store", message=full_text(shortage))
+    return Unavailable("store", message=FULL, detail=shortage)
 
 
 def full_text(shortage: str) -> str:
-    """Return the sentence that tells of *shortage* to clients and operators."""
-    return f"The store is full: {shortage}."
+    """Return the sentence that tells of *shortage* to operators."""
+    return with_detail(FULL, shortage)
 
 
 def fits_when_full(space: str, stored: Entry | None, size: int) -> bool:

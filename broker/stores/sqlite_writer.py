@@ -20,13 +20,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.core.slices import SLICE, slices_of
-from broker.errors import Unavailable
+from broker.errors import Unavailable, with_detail
 from broker.stores.room import full_text
 from broker.stores.sqlite_tables import TableReader, TableWriter
 
 MAX_PENDING = 20_000  # operations under way; more are refused at once
 MAX_PENDING_BYTES = 16 * 1024 * 1024  # of bodies and values under way
 LARGE_BATCH = 4  # operations, from which the next batch waits a little for more
+CANNOT_WRITE = "The store can not write."  # what clients are told of it
 PROBE_INTERVAL = 1.0  # seconds between two attempts to write while writing fails
 
 # The caller's Deferred, the method of TableWriter to call, and its arguments.
@@ -359,18 +360,18 @@ def _without_writing(tables: TableWriter, operations: list[QueuedCall], failure:
         try:
             outcomes.append(verb(tables, *arguments))
         except sqlite3.Error as error:
-            outcomes.append(Unavailable("store", message=f"The store can not be read: {error}."))
+            outcomes.append(Unavailable("store", message="The store can not be read.", detail=str(error)))
     return outcomes
 
 
 def _refusal(failure: str) -> Unavailable:
     # A new one for each caller: whoever raises it adds its own traceback.
-    return Unavailable("store", message=cannot_write(failure))
+    return Unavailable("store", message=CANNOT_WRITE, detail=failure)
 
 
 def cannot_write(failure: str) -> str:
-    """Return the sentence that tells of *failure* to clients and operators."""
-    return f"The store can not write: {failure}."
+    """Return the sentence that tells of *failure* to operators."""
+    return with_detail(CANNOT_WRITE, failure)
 
 
 def _one_by_one(tables: TableWriter, batch: Batch) -> None:

@@ -54,7 +54,7 @@ def json_refusal(
     """Return ``{"error":{"code","message","data"}}`` with *status*."""
     if not code:
         code = CODE_OF_STATUS.get(status) or HTTPStatus(status).name
-    headers = (*headers, *_retry_header(status, retry_after))
+    headers = (*headers, *retry_header(status, retry_after))
     body = b'{"error":{"code":%b,"message":%b,"data":%b}}' % (_quoted(code), _quoted(message), data or b"null")
     return Response(status, body, headers=headers)
 
@@ -63,7 +63,7 @@ def error_refusal(error: BrokerError) -> Response:
     """Return the HTTP answer for *error*."""
     if isinstance(error, Refused):
         if error.body:
-            headers = _retry_header(error.status, error.retry_after)
+            headers = retry_header(error.status, error.retry_after)
             return Response(error.status, error.body, error.content_type, headers)
         return json_refusal(error.status, error.message, retry_after=error.retry_after)
     status = STATUSES.get(error.code, 500)
@@ -92,7 +92,7 @@ class ThrottledLogger:
         self._log.info(text, skipped=skipped, **fields)
 
 
-def _retry_header(status: int, seconds: float) -> tuple[tuple[str, str], ...]:
+def retry_header(status: int, seconds: float = RETRY_AFTER) -> tuple[tuple[str, str], ...]:
     """Return the header that tells when to try again, where *status* is one for which that is known."""
     return (("Retry-After", str(max(1, math.ceil(seconds)))),) if status in (429, 503) else ()
 

@@ -37,7 +37,7 @@ from broker.web.http.parser import Limits
 from broker.web.http.response import Dates
 from broker.web.late_refusals import LateRefusals
 from broker.web.pages import Pages
-from broker.web.refusals import ThrottledLogger, error_refusal, json_refusal
+from broker.web.refusals import ThrottledLogger, error_refusal, json_refusal, retry_header
 from broker.web.routes import Routes
 from broker.web.unadmitted import UnadmittedSocket
 from broker.web.ws.upgrade import WebSocketUpgrader
@@ -269,6 +269,8 @@ class Site(Factory):
         if request is None:
             return json_refusal(status, message)
         shaped = self._shaped(self.routes.http(request), status, message, request)
+        if shaped is not None:
+            shaped = attrs.evolve(shaped, headers=(*shaped.headers, *retry_header(status)))
         return self._browsers.grant(request, shaped or json_refusal(status, message))
 
     def _shaped(self, dialect: Any, status: int, message: str, request: HttpRequest) -> Response | None:

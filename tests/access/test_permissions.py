@@ -136,6 +136,15 @@ WRONG = {
     '[user.bob.call]\ndeny = ["a*b"]': "'a*b' is a pattern that can match nothing",
     '[user.bob.call]\ndeny = ["*b"]': "'*b' is a pattern that can match nothing",
     "[user.bob.call]\ndeny = [7]": "7 is a pattern that can match nothing",
+    '[user.bob.act]\nallow = ["broker"]': "'broker' is a pattern that can match nothing: nobody acts as a",
+    '[user.bob.act]\nallow = ["broker.*"]': "nobody acts as a reserved name",
+    '[user.bob.act]\nallow = ["worker-*", "kv/x"]': "'kv/x' is a pattern that can match nothing: nobody acts as a",
+    '[user.bob.act]\nallow = ["queue:*"]': "nobody acts as a reserved name",
+    '[user.bob.act]\ndeny = ["user:ann"]': "nobody acts as a reserved name",
+    '[user.bob.act]\nallow = ["key:a.>"]': "nobody acts as a reserved name",
+    '[user.bob.write]\nallow = ["news", "x.>"]': "allow can match nothing: the names of write begin with kv/",
+    '[user.bob.write]\ndeny = ["kv.>"]': "deny can match nothing: the names of write begin with kv/",
+    '[user.bob.consume]\nallow = ["jobs*"]': "allow can match nothing: the names of consume begin with queue:",
     '[user."a..*".call]': "can match no name",
     "[user.broker.call]": "no user can have",
     '[user."user:bob".call]': "no user can have",
@@ -153,6 +162,20 @@ WRONG = {
 @pytest.mark.parametrize("text", WRONG)
 def test_a_file_that_says_something_else_is_refused(tmp_path, text):
     assert WRONG[text] in problem(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("verb", "patterns"),
+    [
+        ("act", ["*", ">", "b*", "broker*", "worker-*", "kv", "users.>", "bro.*"]),
+        ("write", ["*", ">", "k*", "kv/", "kv/*", "kv/a.>", "*.b", "kv/broker.old", "news"]),
+        ("consume", ["*", ">", "q*", "queue:jobs", "queue:a.*"]),
+        ("read", ["news", "kv/a", "queue:a", "broker.client.>"]),
+    ],
+)
+def test_a_pattern_that_some_name_of_its_verb_matches_is_accepted(tmp_path, verb, patterns):
+    grants = read(tmp_path, f"[user.bob.{verb}]\nallow = {patterns}").grants_of("user", "bob")
+    assert list(grants.names(verb)) == patterns
 
 
 def test_everything_that_is_wrong_is_told_at_once_with_its_line(tmp_path):

@@ -8,6 +8,7 @@ import re
 from io import StringIO
 from pathlib import Path
 
+import jwt
 import pytest
 import pytest_twisted
 from twisted.internet.task import Clock
@@ -120,6 +121,21 @@ def test_a_permission_that_is_missing_leaves_one_line(act, frame, dialect, what,
     ]
 
 
+@pytest.mark.parametrize("id", ["broker", "broker.x", "kv/x", "queue:x", "user:ann"])
+def test_an_id_that_is_reserved_leaves_a_line_without_a_setting(id, logged):
+    events(doors.a_broker(), {"channel": "c", "from": "f", "type": "T", "clientId": id})
+    assert refused_lines(logged) == [f'ganomede refused 127.0.0.1: DENIED for key:ann at act of "{id}"']
+
+
+def test_an_id_too_many_leaves_a_line(logged):
+    broker = doors.a_broker(max_ids=1)
+    for id in ("one", "two"):
+        events(broker, {"channel": "c", "from": "f", "type": "T", "clientId": id})
+    assert refused_lines(logged) == [
+        "ganomede refused 127.0.0.1: RATE_LIMITED for key:ann at act; see TXBROKER_MAX_IDS"
+    ]
+
+
 def test_who_shows_nothing_is_told_apart(logged):
     broker = doors.a_broker()
     connect(broker, owlmeans.dialect(broker.settings)).say(json.dumps(call("m")))
@@ -157,6 +173,23 @@ def banned(output, form):
     date = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z" if form == "json" else r"^\d\d:\d\d:\d\d")
     lines = [date.sub("", line, count=1) for line in output]  # as fail2ban does
     return [match["host"] for line in lines for one in expressions if (match := re.search(one, line))]
+
+
+EXPIRED = jwt.encode({"sub": "bob", "exp": 1000}, doors.RIGHT + "-to-sign-tokens-with-it", "HS256")
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_fail2ban_bans_nobody_for_a_token_that_has_expired(logged, form):
+    broker = doors.a_broker(jwt_secret=doors.RIGHT + "-to-sign-tokens-with-it")
+    for door in (doors.owlmeans_query, doors.thinws_frame, doors.hpkv_query, doors.ganomede_query):
+        assert door(broker, EXPIRED) == doors.WRONG
+    lines = [line for line in refused_lines(logged) if "identify" in line]
+    assert [line.endswith("_JWT_SECRET; not counted as a guess") for line in lines] == [True] * 4, lines
+    stream = StringIO()
+    for event in logged:
+        LogLines(stream, "info", form, "node", Redaction())(event)
+    assert len(stream.getvalue().splitlines()) >= 4
+    assert banned(stream.getvalue().splitlines(), form) == []
 
 
 TRAP = "ganomede refused 10.6.6.6: UNAUTHENTICATED for anonymous at identify"

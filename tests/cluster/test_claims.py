@@ -219,8 +219,20 @@ def test_a_claim_of_one_who_has_gone_is_repeated_as_the_next_one_needs_it(node):
     joined = node.join(shared=False)
     assert node.bus.answer() == ("claim", "n", True)
     assert not joined.called
+    assert node.bus.answer(True) == ("release", "n")
     assert node.bus.answer() == ("claim", "n", False)
     value_of(joined)
+
+
+def test_what_was_claimed_for_one_who_has_gone_is_given_back_when_the_next_one_is_refused(node):
+    node.join(shared=True).addErrback(lambda _: None).cancel()
+    joined = node.join(shared=False)
+    node.bus.answer()
+    assert node.bus.answer(True) == ("release", "n")
+    node.bus.answer(Taken("exists", "n"))  # another node shares it
+    with pytest.raises(Taken):
+        value_of(joined)
+    assert node.bus.asked == []
 
 
 def test_a_name_that_can_not_be_had_yet_is_asked_for_again(node):

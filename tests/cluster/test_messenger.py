@@ -2,18 +2,31 @@
 
 from typing import Any
 
+import msgspec
 import pytest
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from broker.cluster.messages import BoolReply, encode
+from broker.cluster.link import Frame
+from broker.cluster.messages import BoolReply, Drain, encode
 from broker.cluster.messenger import NodeMessenger
 from tests.support.logs import failures_of, logging
 
 
 class Bus:
-    """A shared bus that sends nothing."""
+    """A shared bus that keeps what it is to send."""
 
-    received: Any = None
+    def __init__(self) -> None:
+        self.address, self.lease = "here", 1
+        self.sent: list[bytes] = []
+        self.received: Any = None
+
+    def lease_of(self, address: str) -> int:
+        return 2
+
+    def send(self, address: str, frame: bytes) -> Deferred[bool]:
+        self.sent.append(frame)
+        return Deferred()
 
 
 @pytest.fixture
@@ -22,8 +35,15 @@ def messenger():
     return NodeMessenger(bus, Clock())
 
 
-def test_a_message_that_is_none_is_passed_over(messenger):
-    messenger.received("other", b"\xff")
+def frame(*messages: bytes) -> bytes:
+    return msgspec.msgpack.encode(Frame(2, 1, 1, 0, 0, 1, 0, [msgspec.Raw(message) for message in messages]))
+
+
+@pytest.mark.parametrize(
+    "message", [b"\xff", b"\xc1 of a later version", frame(b"\x01", encode(BoolReply(1, yes=True)))]
+)
+def test_a_message_that_is_none_is_passed_over(messenger, message):
+    messenger.received("other", message)
 
 
 def test_a_message_whose_handler_fails_is_passed_over(messenger):
@@ -35,7 +55,34 @@ def test_a_message_whose_handler_fails_is_passed_over(messenger):
 
     messenger.on(BoolReply, fail)
     with logging() as events:
-        for number in range(2):
-            messenger.received("other", encode(BoolReply(number, yes=True)))
+        messenger.received("other", frame(*(encode(BoolReply(number, yes=True)) for number in range(2))))
     assert len(heard) == 2
     assert [str(failure) for failure in failures_of(events)] == ["boom", "boom"]
+
+
+def test_a_question_ends_when_the_link_is_broken(messenger):
+    asked = Deferred.fromCoroutine(messenger.ask("other", lambda number: BoolReply(number, yes=True), 60.0))
+    messenger.clock.advance(0)
+    assert not asked.called
+    messenger.bus.lease = 0
+    messenger.lapsed()
+    assert asked.result is None
+    assert messenger.clock.getDelayedCalls() == []
+
+
+def test_what_this_node_sends_itself_arrives_in_order_without_the_bus(messenger):
+    heard: list[str] = []
+    messenger.on(Drain, lambda _, message: heard.append(message.queue))
+    for queue in "ab":
+        messenger.send("here", Drain(queue))
+    assert heard == []
+    messenger.clock.advance(0)
+    assert (heard, messenger.bus.sent) == (["a", "b"], [])
+
+
+def test_what_waits_is_sent_when_the_node_stops(messenger):
+    messenger.send("other", Drain("a"))
+    messenger.stop()
+    assert len(messenger.bus.sent) == 1
+    assert messenger.clock.getDelayedCalls() == []
+    assert not messenger.send("other", Drain("b"))

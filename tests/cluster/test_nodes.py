@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -14,6 +15,7 @@ from twisted.internet.defer import Deferred, DeferredList, fail, gatherResults, 
 from twisted.python.failure import Failure
 
 from broker.buses import open_bus
+from broker.cluster import names
 from broker.config.settings import Settings
 from broker.core.service import Broker
 from broker.errors import BrokerError, CalleeFailed, Denied, Gone, NotFound, Taken, Unavailable
@@ -416,15 +418,66 @@ async def test_the_death_of_the_caller_s_node_ends_the_call_for_the_callee(make_
 
 
 @pytest_twisted.ensureDeferred
-async def test_calls_end_when_this_node_may_have_missed_their_answers(make_nodes: MakeNodes) -> None:
+@pytest.mark.parametrize("which", ["subscriptions", "operations"])
+async def test_calls_and_streams_go_on_when_a_node_has_lost_its_connection(make_nodes: MakeNodes, which: str) -> None:
     one, two, _ = await make_nodes()
     ann, bob = one.client(), two.client()
     await bob.peer.perform(["slow"])
-    ann.peer.call("ref", call("slow", timeout=0.0))
-    await eventually(lambda: bob.requests)
-    one.bus._subscriber_connection.drop("cut by the test")
-    assert isinstance((await reply_to(ann)).error, Gone)
+    bob.peer.acknowledge("prices")
+    await two.settle()
+    ann.peer.call("call", call("slow", timeout=0.0))
+    ann.peer.request("stream", call(""), "prices")
+    await eventually(lambda: len(bob.requests) == 2)
+    asked, stream = sorted(bob.requests, key=lambda request: request.streamed)
+    for number in range(20):
+        if number % 5 == 0:
+            for node in (one, two):
+                bus: Any = node.bus
+                (bus._subscriber_connection if which == "subscriptions" else bus._batcher.connection).drop(
+                    "by the test"
+                )
+        assert bob.peer.answer(stream.id, b"%d" % number)
+        await eventually(partial(has_replies, ann, number - 4))
+    bob.peer.answer(asked.id, b'"end"')
+    await eventually(lambda: len(ann.replies) == 21)
+    assert [reply.error for reply in ann.replies] == [None] * 21
+    assert [reply.body for reply in ann.replies if reply.streamed] == [b"%d" % number for number in range(20)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_lost_answer_of_redis_makes_no_call_be_executed_twice(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    ann, bob = one.client(), two.client()
+    await bob.peer.perform(["p"])
+    bob.answers = bob.echo
+    ann.peer.call("first", call("p"))
+    await reply_to(ann)
+    for node in (one, two):
+        lose_answers(node, 2)
+    ann.peer.call("ref", call("p", timeout=0.0))
+    assert (await reply_to(ann, 2)).error is None
     await eventually(lambda: nothing_is_left(one, two))
+    assert [len(bob.requests), len(ann.replies)] == [2, 2]
+
+
+def has_replies(session: Session, number: int) -> bool:
+    return len(session.replies) >= number
+
+
+def lose_answers(node: Node, number: int) -> None:
+    """Let Redis do what *node* sends to others the next *number* times, but lose its answer."""
+    bus: Any = node.bus
+    send = bus.send
+
+    def lossy(address: str, message: bytes) -> Deferred[bool]:
+        nonlocal number
+        sent: Deferred[bool] = send(address, message)
+        if number:
+            number -= 1
+            sent.addCallback(lambda _: Failure(Unavailable("redis", message="Redis has not answered")))
+        return sent
+
+    bus.send = lossy
 
 
 # Names.
@@ -504,6 +557,26 @@ async def test_the_holder_on_a_dead_node_is_replaced_before_the_lease_ends(make_
     await one.die()
     two.broker.parts.cluster._probe = 0.1  # type: ignore[attr-defined]  # seconds
     await new.peer.perform(["s"], as_service=True, takeover=True)
+    assert await two.bus.holders(["service:s"]) == ("service:s", [two.bus.address])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_name_is_not_taken_from_a_node_that_listens_and_does_not_answer(
+    make_nodes: MakeNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(names, "MARGIN", 0.0)
+    one, two, _ = await make_nodes()
+    old, new = one.client(), two.client()
+    await old.peer.perform(["s"], as_service=True)
+    asked: list[str] = []
+    one.bus.received = lambda sender, _: asked.append(sender)  # as a node that is frozen
+    two.broker.parts.cluster._probe = 0.1  # type: ignore[attr-defined]  # seconds
+    taking = Deferred.fromCoroutine(new.peer.perform(["s"], as_service=True, takeover=True))
+    await eventually(lambda: len(asked) > 2)
+    assert not taking.called
+    one.bus._heartbeats.stop()
+    await two.outlive(one)
+    await taking
     assert await two.bus.holders(["service:s"]) == ("service:s", [two.bus.address])
 
 

@@ -6,29 +6,68 @@ from typing import Any, cast
 
 import attrs
 import pytest
-from twisted.internet.defer import succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
+from broker.cluster import links
 from broker.cluster.calls import RemoteCalls
+from broker.cluster.links import _decode as decode_frame
+from broker.cluster.messages import decode
 from broker.cluster.messenger import NodeMessenger
-from broker.errors import BrokerError, CalleeFailed, Gone, NotFound
+from broker.errors import BrokerError, CalleeFailed, Denied, Gone, NotDone, NotFound, Unavailable
 from broker.messages import Request
 
 
 class Wire:
-    """Brings the messages of nodes to each other at once, in order."""
+    """Brings the frames of nodes to each other in order, as long as it is whole.
+
+    Attributes:
+        fates: what becomes of the next frames: whether each arrives, and what its sender is told; None: nobody knows.
+        fate: what becomes of all others.
+        sent: the messages that were sent.
+    """
 
     def __init__(self):
         self.nodes = {}
         self.sent = []
+        self.fates = []
+        self.fate = (True, True)
 
-    def send(self, sender, address, message):
+    def send(self, sender, address, data):
+        frame = decode_frame(data)
         node = self.nodes.get(address)
-        if node is None:
+        if node is None or node.bus.lease == 0:
             return succeed(False)
-        self.sent.append(message)
-        node.bus.received(sender, message)
-        return succeed(True)
+        self.sent += [decode(message) for message in frame.messages]
+        arrives, told = self.fates.pop(0) if self.fates else self.fate
+        if arrives:
+            node.bus.received(sender, data)
+        return fail(Unavailable("redis")) if told is None else succeed(told)
+
+    def settle(self):
+        """Let the nodes do what they do at once."""
+        for _ in range(20):
+            for node in self.nodes.values():
+                node.clock.advance(0)
+
+    def pass_time(self, seconds):
+        for _ in range(round(seconds * 20)):
+            for node in self.nodes.values():
+                node.clock.advance(0.05)
+            self.settle()
+
+    def end_lease(self, node, number=0):
+        """End the lease of *node*, which notices it when it gets the next one."""
+        node.bus.lease = 0
+        for other in self.nodes.values():
+            if other is not node:
+                other.bus.departed(node.bus.address)
+        if number:
+            node.bus.lapsed()
+            node.bus.lease = number
+
+
+LOST, REFUSED, LOST_UNKNOWN, ARRIVED_UNKNOWN = (False, True), (False, False), (False, None), (True, None)
 
 
 class Bus:
@@ -36,14 +75,26 @@ class Bus:
 
     def __init__(self, wire, address):
         self.wire, self.address = wire, address
-        self.held = {}
+        self.lease = 1 + len(wire.nodes)
+        self.slow = []  # the answers of ``holders`` that wait
+        self.hangs = False
 
     def send(self, address, message):
         return self.wire.send(self.address, address, message)
 
+    def lease_of(self, address):
+        node = self.wire.nodes.get(address)
+        return node.bus.lease if node is not None else 0
+
     def holders(self, names):
+        if self.hangs:
+            waiting = Deferred()
+            self.slow.append((waiting, names))
+            return waiting
+        if not self.lease:
+            return fail(NotDone("lease"))
         for name in names:
-            found = [address for address, node in self.wire.nodes.items() if name in node.names()]
+            found = [address for address, node in self.wire.nodes.items() if name in node.names() and node.bus.lease]
             if found:
                 return succeed((name, found))
         return succeed(("", []))
@@ -51,10 +102,10 @@ class Bus:
 
 class Node:
     def __init__(self, wire, address):
-        self.clock, self.bus, self.parties = Clock(), Bus(wire, address), {}
+        self.clock, self.bus, self.parties, self.wire = Clock(), Bus(wire, address), {}, wire
         self.calls = RemoteCalls(self.clock)
-        messenger = NodeMessenger(cast(Any, self.bus), self.clock)
-        self.calls.use(messenger, lambda name: self.parties.get(name, []), lambda name: name in self.names())
+        self.messenger = NodeMessenger(cast(Any, self.bus), self.clock)
+        self.calls.use(self.messenger, lambda name: self.parties.get(name, []), lambda name: name in self.names())
         wire.nodes[address] = self
 
     def names(self):
@@ -62,10 +113,20 @@ class Node:
         held = [kind + name for kind, registry in kinds.items() for name in registry.names()]
         return held + [f"client:{name}" for name in self.parties]
 
-    def call(self, caller, procedure="slow", *, timeout=0.0, quiet=False, streamed=False):
+    def call(self, caller, procedure="slow", *, timeout=0.0, quiet=False, streamed=False, ref="ref"):
         request = Request("", procedure, "", "", b"[]", timeout=timeout, streamed=streamed)
         callee = self.calls.find_taker(procedure) if streamed else self.calls.find(procedure)[0]
-        self.calls.open(caller, callee, "ref", request, quiet=quiet)
+        self.calls.open(caller, callee, ref, request, quiet=quiet)
+        self.wire.settle()
+
+    def answer(self, callee, body=b"1", error=None, index=-1):
+        awaited = self.calls.answer(callee, callee.requests[index].id, body, error)
+        self.wire.settle()
+        return awaited
+
+    def leave(self, party):
+        self.calls.leave(party)
+        self.wire.settle()
 
     @property
     def left(self):
@@ -98,31 +159,46 @@ class Party:
         self.replies.append(reply)
 
 
+NOTHING = (0, 0, 0, 0)
+
+
 @attrs.define
 class Pair:
+    wire: Wire
     near: Node
     far: Node
     caller: Party
     callee: Party
 
     def answer(self, body=b"1", error=None):
-        return self.far.calls.answer(self.callee, self.callee.requests[-1].id, body, error)
+        return self.far.answer(self.callee, body, error)
+
+    @property
+    def errors(self):
+        return [reply.error and reply.error.code for reply in self.caller.replies]
 
     @property
     def nothing_left(self):
-        left = (0, 0, 0, 0)
-        return (self.near.left, self.far.left) == (left, left) and not (self.caller.calling or self.callee.serving)
+        nodes = self.wire.nodes.values()
+        return {node.left for node in nodes} == {NOTHING} and not (self.caller.calling or self.callee.serving)
 
 
 @pytest.fixture
 def pair():
     wire = Wire()
-    pair = Pair(Node(wire, "near"), Node(wire, "far"), Party("ann"), Party("bob"))
+    pair = Pair(wire, Node(wire, "near"), Node(wire, "far"), Party("ann"), Party("bob"))
     pair.far.calls.performers.add(pair.callee, "slow")
     pair.far.calls.takers.add(pair.callee, "slow", shared=True)
     yield pair
-    pair.near.calls.stop()
-    pair.far.calls.stop()
+    wire.fate, wire.fates = (True, True), []
+    for node in wire.nodes.values():
+        if not node.bus.lease:
+            wire.end_lease(node, 99)
+    wire.pass_time(3.0)
+    for node in wire.nodes.values():
+        node.calls.stop()
+        assert node.messenger._links.kept == 0
+        assert node.clock.getDelayedCalls() == []
 
 
 def test_a_call_is_under_way_on_both_nodes(pair):
@@ -147,14 +223,14 @@ def test_an_error_ends_it_on_both(pair):
 
 def test_a_caller_that_leaves_ends_it_for_the_callee(pair):
     pair.near.call(pair.caller)
-    pair.near.calls.leave(pair.caller)
+    pair.near.leave(pair.caller)
     assert pair.nothing_left
     assert not pair.answer()
 
 
 def test_a_callee_that_leaves_ends_it_for_the_caller(pair):
     pair.near.call(pair.caller)
-    pair.far.calls.leave(pair.callee)
+    pair.far.leave(pair.callee)
     (reply,) = pair.caller.replies
     assert isinstance(reply.error, Gone)
     assert pair.nothing_left
@@ -164,6 +240,7 @@ def test_a_callee_that_leaves_ends_it_for_the_caller(pair):
 def test_the_caller_s_deadline_ends_it_for_the_callee(pair, quiet):
     pair.near.call(pair.caller, timeout=1.0, quiet=quiet)
     pair.near.clock.pump([0.1] * 12)  # the clock of the other node stands still
+    pair.wire.settle()
     assert [reply.error.code for reply in pair.caller.replies] == ([] if quiet else ["TIMEOUT"])
     assert pair.nothing_left
 
@@ -173,6 +250,7 @@ def test_an_idle_stream_ends_for_the_callee(pair):
     pair.answer()
     assert len(pair.caller.replies) == 1
     pair.near.clock.pump([0.1] * 610)
+    pair.wire.settle()
     assert pair.nothing_left
 
 
@@ -186,28 +264,300 @@ def test_a_call_that_was_refused_is_over(pair):
 @pytest.mark.parametrize(("node", "gone"), [("near", "far"), ("far", "near")])
 def test_a_node_that_departs_ends_it_on_the_other(pair, node, gone):
     pair.near.call(pair.caller)
-    getattr(pair, node).bus.departed(gone)
-    assert getattr(pair, node).left == (0, 0, 0, 0)
+    pair.wire.end_lease(getattr(pair, gone))
+    assert getattr(pair, node).left == NOTHING
 
 
 def test_a_call_that_is_over_is_told_to_the_callee_s_node_once(pair):
     pair.near.call(pair.caller)
-    wire = pair.near.bus.wire
-    wire.sent.clear()
-    pair.near.calls.leave(pair.caller)
-    assert len(wire.sent) == 1
+    pair.wire.sent.clear()
+    pair.near.leave(pair.caller)
+    assert len(pair.wire.sent) == 1
 
 
 def test_an_answered_call_is_not_told_of_again(pair):
     pair.near.call(pair.caller)
-    wire = pair.near.bus.wire
-    wire.sent.clear()
+    pair.wire.sent.clear()
     pair.answer()
-    assert len(wire.sent) == 1  # the answer itself
+    assert len(pair.wire.sent) == 1  # the answer itself
 
 
 def test_the_shortest_timeout_is_a_limit(pair):
     pair.near.call(pair.caller, timeout=0.0004)
     pair.near.clock.advance(0.1)
+    pair.wire.settle()
     assert pair.caller.replies[0].error.code == "TIMEOUT"
     assert pair.nothing_left
+
+
+# Each message arrives once, or the call ends.
+
+
+@pytest.mark.parametrize("fate", [LOST, REFUSED, LOST_UNKNOWN, ARRIVED_UNKNOWN])
+@pytest.mark.parametrize("which", [0, 1])  # the request, the answer
+def test_a_call_is_executed_once_and_answered_once_whatever_the_bus_says(pair, fate, which):
+    pair.wire.fates = [(True, True)] * which + [fate]
+    pair.near.call(pair.caller)
+    pair.wire.pass_time(3.0)
+    assert len(pair.callee.requests) == 1
+    assert pair.answer(b"[2]")
+    pair.wire.pass_time(3.0)
+    assert [reply.body for reply in pair.caller.replies] == [b"[2]"]
+    assert pair.nothing_left
+
+
+@pytest.mark.parametrize("fate", [LOST, REFUSED, LOST_UNKNOWN, ARRIVED_UNKNOWN])
+def test_an_end_that_was_lost_is_told_again(pair, fate):
+    pair.near.call(pair.caller)
+    pair.wire.fates = [fate]
+    pair.near.leave(pair.caller)
+    pair.wire.pass_time(3.0)
+    assert pair.nothing_left
+
+
+@pytest.mark.parametrize("fate", [LOST, REFUSED, LOST_UNKNOWN, ARRIVED_UNKNOWN])
+def test_a_refusal_that_was_lost_is_told_again(pair, fate):
+    pair.callee.refusal = Denied("call", "slow")
+    pair.wire.fates = [(True, True), fate]
+    pair.near.call(pair.caller)
+    pair.wire.pass_time(3.0)
+    assert pair.errors == ["DENIED"]
+    assert pair.nothing_left
+
+
+def test_a_stream_has_no_hole(pair):
+    pair.near.call(pair.caller, streamed=True)
+    for number, fate in enumerate([LOST, ARRIVED_UNKNOWN, REFUSED, LOST_UNKNOWN, LOST]):
+        pair.wire.fates = [fate]
+        pair.answer(b"%d" % number)
+        pair.wire.pass_time(0.1)
+    pair.wire.pass_time(5.0)
+    assert [reply.body for reply in pair.caller.replies] == [b"0", b"1", b"2", b"3", b"4"]
+
+
+def test_a_lost_connection_of_this_node_ends_nothing(pair):
+    pair.near.call(pair.caller)
+    pair.wire.fates = [LOST]
+    pair.answer()
+    pair.near.bus.departed("near")  # it has connected again
+    pair.wire.settle()
+    assert pair.errors == [None]
+    assert pair.nothing_left
+
+
+def test_a_stream_whose_node_has_gone_ends_with_an_error_though_it_had_answers(pair):
+    pair.near.call(pair.caller, streamed=True)
+    pair.answer()
+    pair.wire.end_lease(pair.far)
+    assert pair.errors == [None, "GONE"]
+    assert pair.near.left == NOTHING
+
+
+def test_an_idle_stream_of_a_node_that_has_gone_ends_for_the_callee(pair):
+    pair.near.call(pair.caller, streamed=True)
+    pair.answer()
+    pair.wire.end_lease(pair.near)
+    assert pair.far.left == NOTHING
+    assert not pair.answer()
+
+
+def test_a_callee_that_leaves_a_stream_ends_it_for_the_caller_s_node(pair):
+    pair.near.call(pair.caller, streamed=True)
+    pair.answer()
+    pair.far.leave(pair.callee)
+    assert pair.errors == [None]
+    assert pair.nothing_left
+
+
+def test_a_stream_that_the_link_can_not_keep_ends_with_an_error(pair, monkeypatch):
+    pair.near.call(pair.caller, streamed=True)
+    monkeypatch.setattr(links, "MAX_MESSAGES", 2)
+    pair.wire.fate = REFUSED
+    awaited = [pair.answer(b"%d" % number) for number in range(5)]
+    assert awaited == [True, True, True, False, False]
+    pair.wire.fate = (True, True)
+    pair.wire.pass_time(1.0)
+    assert [reply.body for reply in pair.caller.replies] == [b"0", b"1", b"null"]
+    assert pair.errors == [None, None, "UNAVAILABLE"]
+    assert pair.nothing_left
+
+
+def test_a_call_that_the_link_can_not_keep_is_refused(pair, monkeypatch):
+    pair.near.call(pair.caller)
+    monkeypatch.setattr(links, "MAX_MESSAGES", 0)
+    pair.near.call(pair.caller, ref="more")
+    assert pair.errors == ["UNAVAILABLE"]
+
+
+def test_a_refused_call_leaves_nothing_at_the_callee_s_node(pair):
+    pair.far.calls._total_limit = 0
+    pair.near.call(pair.caller)
+    assert pair.errors == ["RATE_LIMITED"]
+    assert pair.nothing_left
+
+
+# Looking for the callee.
+
+
+def test_a_call_that_times_out_while_its_callee_is_looked_for_has_one_end(pair):
+    pair.near.bus.hangs = True
+    pair.near.call(pair.caller, timeout=1.0)
+    pair.wire.pass_time(1.1)
+    for waiting, _ in pair.near.bus.slow:
+        waiting.errback(Unavailable("redis"))
+    assert pair.errors == ["TIMEOUT"]
+    assert pair.nothing_left
+
+
+def test_a_callee_that_is_found_too_late_is_not_called(pair):
+    pair.near.bus.hangs = True
+    pair.near.call(pair.caller, timeout=1.0)
+    pair.wire.pass_time(1.1)
+    for waiting, _ in pair.near.bus.slow:
+        waiting.callback(("procedure:slow", ["far"]))
+    pair.wire.settle()
+    assert (pair.errors, pair.callee.requests) == (["TIMEOUT"], [])
+
+
+def test_what_is_looked_for_ends_with_this_node_s_lease(pair):
+    pair.near.bus.hangs = True
+    pair.near.call(pair.caller)
+    pair.wire.end_lease(pair.near, 9)
+    assert pair.errors == ["UNAVAILABLE"]
+    pair.near.bus.slow[0][0].callback(("procedure:slow", ["far"]))
+    pair.wire.settle()
+    assert (len(pair.errors), pair.callee.requests) == (1, [])
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_calls_to_elsewhere_are_unavailable_while_this_node_has_no_lease(pair, known):
+    if known:
+        pair.near.call(pair.caller)
+        pair.answer()
+        pair.caller.replies.clear()
+    pair.near.bus.lease = 0
+    pair.near.call(pair.caller)
+    assert pair.errors == ["UNAVAILABLE"]
+    assert pair.near.left == NOTHING
+
+
+@pytest.mark.parametrize("fate", [LOST, LOST_UNKNOWN, ARRIVED_UNKNOWN])
+def test_a_request_that_may_have_arrived_is_sent_nowhere_else(pair, fate):
+    third = Node(pair.wire, "third")
+    other = Party("eve")
+    pair.near.call(pair.caller)
+    pair.answer()
+    pair.wire.fate = fate
+    pair.near.call(pair.caller)
+    third.calls.performers.add(other, "slow")
+    pair.far.calls.performers.remove(pair.callee, "slow")
+    pair.wire.end_lease(pair.far)
+    pair.wire.fate = (True, True)
+    pair.wire.pass_time(1.0)
+    assert pair.errors == [None, "GONE"]
+    assert other.requests == []
+
+
+def test_a_request_that_has_surely_not_arrived_is_sent_to_the_node_that_has_the_name_now(pair):
+    third = Node(pair.wire, "third")
+    other = Party("eve")
+    pair.near.call(pair.caller)
+    pair.answer()
+    pair.wire.fate = REFUSED
+    pair.near.call(pair.caller)
+    third.calls.performers.add(other, "slow")
+    pair.wire.end_lease(pair.far)
+    pair.wire.fate = (True, True)
+    pair.wire.pass_time(1.0)
+    assert third.answer(other)
+    assert pair.errors == [None, None]
+    assert len(pair.callee.requests) == 1
+
+
+def test_of_nodes_that_share_a_name_one_that_listens_is_used(pair):
+    third = Node(pair.wire, "third")
+    parties = [Party("one"), Party("two")]
+    for node, party in zip((pair.far, third), parties, strict=True):
+        node.calls.performers.add(party, "work", shared=True)
+    for number in range(4):
+        pair.wire.fates = [REFUSED]
+        pair.near.call(pair.caller, "work", ref=str(number))
+        pair.wire.pass_time(0.5)
+    assert [len(party.requests) for party in parties] == [2, 2]
+
+
+def test_a_caller_that_leaves_while_its_callee_is_looked_for_is_served_once(pair):
+    pair.near.bus.hangs = True
+    pair.near.call(pair.caller)
+    pair.near.leave(pair.caller)
+    pair.wire.fates = [ARRIVED_UNKNOWN, ARRIVED_UNKNOWN]
+    pair.near.bus.slow[0][0].callback(("procedure:slow", ["far"]))
+    pair.wire.pass_time(3.0)
+    assert len(pair.callee.requests) == 1
+    assert pair.nothing_left
+
+
+# Leases.
+
+
+def test_a_route_is_forgotten_with_the_lease_of_its_node(pair):
+    pair.near.call(pair.caller)
+    assert pair.near.calls._known
+    pair.wire.end_lease(pair.far)
+    assert not pair.near.calls._known
+    pair.wire.sent.clear()
+    pair.near.call(pair.caller, ref="next")
+    assert pair.errors == ["GONE", "NOT_FOUND"]
+    assert pair.wire.sent == []
+
+
+def test_a_route_is_not_used_under_the_next_lease_of_its_node(pair):
+    third = Node(pair.wire, "third")
+    other = Party("eve")
+    pair.near.call(pair.caller)
+    pair.answer()
+    pair.far.bus.lease = 9  # nobody has noticed yet
+    pair.far.calls.performers.remove(pair.callee, "slow")
+    third.calls.performers.add(other, "slow")
+    pair.near.call(pair.caller)
+    assert (len(pair.callee.requests), len(other.requests)) == (1, 1)
+
+
+@pytest.mark.parametrize("which", ["near", "far"])
+def test_the_end_of_a_lease_ends_every_call_once_on_both_nodes(pair, which):
+    pair.near.call(pair.caller, timeout=30.0)
+    pair.wire.end_lease(getattr(pair, which), 9)
+    pair.wire.pass_time(3.0)
+    assert pair.errors == ["GONE"]
+    assert pair.nothing_left
+    assert not pair.answer()
+
+
+def test_calls_go_on_under_the_next_lease(pair):
+    pair.near.call(pair.caller)
+    pair.wire.end_lease(pair.far, 9)
+    pair.near.call(pair.caller)
+    assert pair.answer()
+    assert pair.errors == ["GONE", None]
+
+
+def test_a_node_that_was_frozen_does_not_execute_what_was_told_to_have_ended(pair):
+    pair.near.call(pair.caller)
+    pair.answer()
+    late = []
+    pair.wire.nodes["far"].bus.received, take = lambda *frame: late.append(frame), pair.far.bus.received
+    pair.near.call(pair.caller)
+    pair.wire.end_lease(pair.far, 9)
+    pair.far.bus.received = take
+    for frame in late:
+        take(*frame)
+    pair.wire.pass_time(3.0)
+    assert pair.errors == [None, "GONE"]
+    assert len(pair.callee.requests) == 1
+
+
+def test_a_call_to_this_node_itself_takes_no_way_over_the_bus(pair):
+    pair.near.calls.services.add(Party("shop"), "shop")
+    pair.near.call(pair.caller, "shop.buy")
+    assert pair.wire.sent == []
+    assert pair.near.calls.pending == 2

@@ -32,7 +32,7 @@ async def test_a_full_store_refuses_writes_and_serves_readers(start_daemon: Star
     while (answer := await post(events, event("large", 200_000))).status == 200:
         stored = answer.json()["id"]
         assert stored * 200_000 < 2 * LIMIT
-    assert answer.status == 503
+    assert (answer.status, answer.json()["message"]) == (503, "The store is full.")
     ready = await get(f"{daemon.url}/ready")
     assert (ready.status, "the store takes no writes" in ready.text) == (503, True)
     assert len((await poll("small", 0)).json()) == 1

@@ -21,6 +21,7 @@ from broker.patterns import CONTROL_PREFIX
 from broker.peer import Peer
 from broker.peer.calls import MAX_LISTINGS, NAMES_PER_LOOK
 from broker.testing import make_broker, value_of
+from tests.support.logs import lines_of
 from tests.support.peers import Session, attach, call, closings_of, perform
 
 # What the core calls; a dialect does not.
@@ -476,7 +477,7 @@ def test_names_are_taken_all_or_none(broker):
     assert not bob.release("a")
 
 
-def test_registrations_are_limited(clock):
+def test_registrations_are_limited(clock, logged):
     broker = make_broker(clock, max_registrations=2)
     peer = attach(broker)
     with pytest.raises(RateLimited):
@@ -491,6 +492,8 @@ def test_registrations_are_limited(clock):
         peer.acknowledge("c")
     with pytest.raises(RateLimited):
         peer.consume("c")
+    told = [line for line in lines_of(logged) if line.endswith("; see TXBROKER_MAX_REGISTRATIONS")]
+    assert [line.split()[-3].removesuffix(";") for line in told] == ["register", "register", "acknowledge", "consume"]
 
 
 # Requests

@@ -354,6 +354,7 @@ def assert_unavailable(home: Home, answer: Deferred[Any], reason: str) -> None:
     with pytest.raises(Unavailable) as caught:
         home.result(answer)
     assert str(caught.value) == f"The store can not write: {reason}."
+    assert caught.value.message == "The store can not write."  # and no more for clients
 
 
 def tick(home: Home) -> None:

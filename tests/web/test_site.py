@@ -532,6 +532,15 @@ def test_a_dialect_may_have_a_form_for_refusals(port: Port) -> None:
     assert (heard.status, error_of(heard)["code"]) == (413, "TOO_LARGE")
 
 
+@pytest.mark.parametrize(("status", "told"), [(503, True), (429, True), (413, False)])
+def test_what_the_port_refuses_in_a_form_of_the_dialect_tells_when_to_come_again(
+    port: Port, status: int, told: bool
+) -> None:
+    refusal = port.site.refusal(status, "Too much.", HttpRequest("POST", "/shaped", "", {}))
+    assert refusal.body == b"/shaped: Too much."
+    assert (("Retry-After", "1") in refusal.headers) == told
+
+
 def test_errors_take_the_form_of_the_dialect_too(port: Port) -> None:
     port.shaped.error = Unavailable("store", message="away")
     heard = port.ask("/shaped")

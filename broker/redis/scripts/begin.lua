@@ -1,4 +1,4 @@
--- The beginning of each script: what run.lua must know of its verbs.
+-- The beginning of each script: what run.lua must know of its verbs, once one of them has stopped.
 
 -- verb -> function of the index of its first argument, which returns the name of the place that it reads or
 -- changes.  A verb without one concerns everything.
@@ -6,3 +6,6 @@ local places = {}
 
 -- Verbs that change nothing, and those that may go before such reads of the same place.
 local reads, passes = {}, {}
+
+-- Functions that fill these tables: most calls need none of them.
+local describe = {}

@@ -20,7 +20,12 @@ local function waits(verb, first)
 end
 
 local function leave(verb, first, state)
-  blocked = blocked or {}
+  if not blocked then
+    blocked = {}
+    for _, fill in ipairs(describe) do
+      fill()
+    end
+  end
   left[#left + 1] = number
   left[#left + 1] = state
   local place = places[verb]

@@ -8,10 +8,12 @@ local function key_place(at)
   return ARGV[at] .. '\0' .. ARGV[at + 1]
 end
 
-for _, verb in ipairs({'get', 'set', 'set_when_full', 'delete', 'swap', 'same', 'add'}) do
-  places[verb] = key_place
+describe[2] = function()
+  for _, verb in ipairs({'get', 'set', 'set_when_full', 'delete', 'swap', 'same', 'add'}) do
+    places[verb] = key_place
+  end
+  reads.get, reads.range = true, true
 end
-reads.get, reads.range = true, true
 
 local function parts(stored)
   -- Returns revision and expiry of an entry, and where its value begins.

@@ -16,6 +16,7 @@ from broker.interfaces import ISession
 from broker.messages import CloseCode, Response
 from broker.web.http.response import Dates, render
 from broker.web.net.transport import hand_over, writer_for
+from broker.web.refusals import retry_header
 from broker.web.ws.options import WebSocketOptions
 
 log = Logger()
@@ -156,7 +157,8 @@ class Opening:
     def _answer_to(self, failure: Failure) -> Response:
         error = failure.value
         if isinstance(error, Refused):
-            return Response(error.status, error.body or error.message.encode(), error.content_type)
+            headers = retry_header(error.status, error.retry_after)
+            return Response(error.status, error.body or error.message.encode(), error.content_type, headers)
         try:
             return self.refuse(failure)
         except Exception:

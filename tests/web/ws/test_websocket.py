@@ -223,6 +223,14 @@ class TestSession:
         assert not arrival.upgrader.links
         assert arrival.timers() == []
 
+    def test_a_refusal_of_too_many_tells_when_to_come_again(self) -> None:
+        for status, field in ((429, b"Retry-After: 18\r\n"), (503, b"Retry-After: 18\r\n"), (403, b"")):
+            arrival = Arrival()
+            arrival.enter(arrival.later)
+            arrival.making.errback(Refused(status, body=b"no", retry_after=17.2))
+            assert field in arrival.wire.value()
+            assert (b"Retry-After" in arrival.wire.value()) == bool(field)
+
     def test_a_refusal_without_a_body_tells_its_message(self) -> None:
         arrival = Arrival()
 
