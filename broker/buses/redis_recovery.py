@@ -262,6 +262,9 @@ class GapRecovery:
                     return True  # the mark became known in between, and nothing was missed
                 gap.mark = min(marks)
             after = await self._first_missed(topic, gap.mark) - 1
+            if after > 0 and gap.waiting:
+                # What has come may be from before the mark, by a subscription that began earlier.
+                after = min(after, gap.waiting[0].id - 1)
         complete = await self._deliver_after(topic, after, era)
         return complete
 

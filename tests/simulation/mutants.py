@@ -12,7 +12,9 @@ import attrs
 
 from broker.buses.redis_lease import Lease
 from broker.buses.redis_recovery import GapRecovery
-from broker.cluster.names import ClusterNames
+from broker.cluster.calls import RemoteCalls
+from broker.cluster.claims import Claims
+from broker.cluster.link import Link
 from broker.cluster.queues import SharedQueues
 from broker.redis.script import Script
 from tests.simulation.run import Result, run_seed
@@ -94,11 +96,67 @@ MUTANTS: dict[str, Mutant] = {
         "messages go to an address whose lease has ended",
     ),
     "released for another holder": Mutant(
-        ClusterNames,
-        "release",
-        "if not self._holders_here(name):",
-        "if True:",
+        Claims,
+        "_needed",
+        "return claim.pending > 0 or self._is_needed(claim.name)",
+        "return claim.pending > 0",
         "a name is given back that somebody else has here",
+    ),
+    "names not suspended": Mutant(
+        Claims,
+        "holds",
+        "claim.state is State.HELD and bool(self._bus.lease)",
+        "True",
+        "a node without a lease performs what another node may hold",
+    ),
+    "not claimed again": Mutant(
+        Claims,
+        "leased",
+        "self._happen(claim, Event.LEASED)",
+        "pass",
+        "names that were held before the lease ended are not claimed under the next one",
+    ),
+    "route not purged": Mutant(
+        RemoteCalls,
+        "_forget",
+        "del self._known[names]",
+        "pass",
+        "a callee is still looked for where its node has had a lease",
+    ),
+    "call not ended with its link": Mutant(
+        RemoteCalls,
+        "_broken",
+        'self._give_up(callee, Gone("lost", callee.call.name))',
+        "pass",
+        "a call waits for ever for a node that has gone",
+    ),
+    "doubles not dropped": Mutant(
+        Link,
+        "on_frame",
+        "if number > self._received:",
+        "if True:",
+        "what a link sends again is done again",
+    ),
+    "holes not noticed": Mutant(
+        Link,
+        "on_frame",
+        "if number > self._received + 1:",
+        "if False:",
+        "what comes after a hole is taken, and what was in it dropped",
+    ),
+    "acknowledged too much": Mutant(
+        Link,
+        "on_frame",
+        "self._trim(frame.ack)",
+        "self._trim(frame.ack + 1000)",
+        "a message that has not arrived is forgotten",
+    ),
+    "not sent again": Mutant(
+        Link,
+        "_failed",
+        "self._again = self._base",
+        "pass",
+        "what nobody knows to have arrived is not sent again before the other side asks",
     ),
     "all holders released": Mutant(
         Script,

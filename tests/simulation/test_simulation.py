@@ -10,29 +10,24 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation.found import FOUND
 from tests.simulation.mutants import MUTANTS, find
-from tests.simulation.run import Result, run_seed
+from tests.simulation.run import Result, run_schedule, run_seed
 from tests.simulation.schedule import Schedule, make_schedule
 from tests.simulation.shrink import shrink
 from tests.simulation.world import Violation
 
 SEEDS, SOAK_SEEDS = 200, 50_000
 BLOCKS = 10  # tests that share the seeds, each of them perhaps in another process
-QUICK_MUTANTS = ("gap not filled", "disconnection not noted", "position not moved")  # one of the first seeds finds them
+QUICK_MUTANTS = {"position not moved": 0, "gap not filled": 85}  # and from which seed on they are looked for
 MUTANT_SEEDS = 2000  # in which each mutant must be found
 ROOT = Path(__file__).parents[2]
-# What is known to fail, and is being mended.
-OPEN = {
-    "a call ended twice",
-    "a call ended late",
-    "a job was not done",
-    "names are not given back",
-    "two holders of a name",
-}
 
 
-def is_open(_: Result, violation: Violation) -> bool:
-    return violation.kind in OPEN
+def is_open(result: Result, violation: Violation) -> bool:
+    """Whether it is known that this happens, and not mended yet."""
+    # Names that were given back after the state that the server went back to are this node's again.
+    return violation.kind == "names are not given back" and any(step.what == "back" for step in result.schedule.steps)
 
 
 pytestmark = pytest.mark.unmeasured
@@ -53,6 +48,12 @@ def test_what_is_promised_holds_whatever_happens(block: int, soak: bool) -> None
         result = run_seed(seed)
         violations = [str(violation) for violation in result.violations if not is_open(result, violation)]
         assert violations == [], f"python -m tests.simulation --seed {seed}"
+
+
+@pytest.mark.parametrize("what", FOUND)
+def test_what_was_found_once_does_not_come_again(what: str) -> None:
+    result = run_schedule(FOUND[what])
+    assert [str(violation) for violation in result.violations if not is_open(result, violation)] == []
 
 
 def test_a_seed_shows_the_same_in_every_process() -> None:
@@ -79,7 +80,8 @@ def test_runs_of_two_seeds_differ() -> None:
 def test_faults_of_the_code_are_found(name: str, soak: bool) -> None:
     if not soak and name not in QUICK_MUTANTS:
         pytest.skip("it takes long: make soak")
-    assert find(name, MUTANT_SEEDS, known=is_open) is not None
+    first = 0 if soak else QUICK_MUTANTS[name]
+    assert find(name, MUTANT_SEEDS, first, known=is_open) is not None
 
 
 def test_a_failing_schedule_is_shrunk_to_what_matters(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@
 --   names     hash: name -> "x <id>:<number>" of the one that holds it alone under that lease,
 --             "s <id>:<number> <id>:<number> ..." of those that share it
 --   lost/<id> set: names that were seized from a node, until it claims or releases them
+--   untidy    there while names may be held under a lease that has ended, of a node that has another
 --   renewed   when a node last renewed its lease, in milliseconds
 --   grace     until when names are kept for nodes whose leases have ended: after a time in which no node could renew
 --   server    the run id of the server that has written this
@@ -174,7 +175,7 @@ local function remove_ended()
     call('HDEL', LEASES, node)
     call('DEL', prefix .. 'lost/' .. node)
   end
-  return #ended
+  return #ended + call('DEL', prefix .. 'untidy')
 end
 
 -- number of the lease that the node believes to have or 0, the highest that it ever had, how often it has begun to
@@ -190,6 +191,9 @@ verbs.renew = function(at)
   local number = look(me).number
   if number == 0 or number ~= believed then
     number = call('INCR', NUMBERS)
+    if last > 0 then
+      call('SET', prefix .. 'untidy', '1')
+    end
   end
   call('ZADD', NODES, whole(now + lease), me)
   call('HSET', LEASES, me, whole(number) .. ' ' .. ARGV[4] .. ' ' .. ARGV[at + 2])
