@@ -420,6 +420,15 @@ async def test_a_full_redis_refuses_some_operations_of_a_call_and_does_the_other
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_node_that_comes_while_redis_is_full_reads(
+    make_store: MakeRedisStore, redis_server: RedisServer
+) -> None:
+    await make_store().append("log", event())
+    await redis_server.command("CONFIG", "SET", "maxmemory", "1")
+    assert [each.id for each in await make_store().read("log", 0, 9)] == [1]
+
+
+@pytest_twisted.ensureDeferred
 async def test_too_much_at_once_is_refused(
     make_store: MakeRedisStore, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,14 @@ end
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
+local function note(...)
+  -- Writes what can be done without while Redis is full: reads go on then, also of a node that has just come.
+  local result = redis.pcall(...)
+  if type(result) == 'table' and result.err and not string.find(result.err, 'OOM', 1, true) then
+    call(...)
+  end
+end
+
 local function parts(timeline)
   return string.match(timeline, '^(%S+) (%S+) (%S+) (%d+)$')
 end
@@ -105,7 +113,10 @@ if latest and (found ~= latest or (epoch == ARGV[4] and tonumber(ARGV[5]) > kept
   end
 end
 
-call('SET', TIMELINES, table.concat(timelines, '\n', 1, math.min(#timelines, MAX_TIMELINES)))
+local written = table.concat(timelines, '\n', 1, math.min(#timelines, MAX_TIMELINES))
+if written ~= call('GET', TIMELINES) then
+  call('SET', TIMELINES, written)
+end
 
 -- Who else must have compared before anything is written.
 
@@ -113,7 +124,7 @@ local function settle()
   -- Returns how many nodes are waited for.
   local since, horizon = string.match(call('GET', ARRIVING) or '', '^(%S+) (%S+)$')
   if not since then
-    call('ZADD', MEMBERS, now, member)
+    note('ZADD', MEMBERS, now, member)
     return 0
   end
   call('SADD', ARRIVED, member)
