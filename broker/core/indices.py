@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import msgspec
-from twisted.internet.defer import Deferred, DeferredList, DeferredLock
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from broker.core.bounded import BoundedDict
 from broker.core.lives import life_end
 from broker.core.pages import READ_BYTES, STEP, id_of, position_of, read_before
+from broker.core.semaphore import Semaphore
 from broker.core.slices import slices_of
 from broker.errors import Conflict, NotFound, Unavailable
 from broker.interfaces import MAX_PAGE_BYTES, IStore
@@ -30,6 +31,7 @@ DEFINITION = "index"  # space: id -> channel and field
 POSITION = "index-at"  # space: id -> id of the last event that was indexed
 ROWS = "index/"  # the logs of rows begin with it
 KNOWN_TAILS = 10_000  # logs of rows whose last row a node remembers
+MAX_READERS = 10_000  # of one index, that wait
 LOGS_PER_STEP = 500  # looked at, or trimmed, before the reactor gets to other work
 EVENTS_PER_READ = 64  # events that are indexed before the position is stored
 BYTES_PER_READ = 1 << 20  # of their bodies
@@ -85,7 +87,7 @@ class Indices:
         self._slices = slices_of(clock)
         self._limit = rows_limit
         self._max_bytes = max_bytes
-        self._locks: dict[str, DeferredLock] = {}
+        self._semaphores: dict[str, Semaphore] = {}
         self._tails: BoundedDict[str, tuple[int, int]] = BoundedDict(KNOWN_TAILS)
 
     async def create(self, id: str, topic: str, field: str, quota: Quota | None = None) -> bool:
@@ -167,15 +169,16 @@ class Indices:
             NotFound: there is no such index.
         """
         topic, field = await self.definition(id)
-        lock = self._locks.setdefault(id, DeferredLock())
-        await lock.acquire()
+        semaphore = self._semaphores.get(id)
+        if semaphore is None:
+            semaphore = self._semaphores[id] = Semaphore(1, MAX_READERS, "index")
         try:
-            await self._prolong(id)
-            await self._advance(id, topic, field, extract)
+            async with semaphore.permit():
+                await self._prolong(id)
+                await self._advance(id, topic, field, extract)
         finally:
-            lock.release()
-            if not lock.locked and not lock.waiting:
-                self._locks.pop(id, None)
+            if semaphore.unused:
+                self._semaphores.pop(id, None)
         ids = await self._ids(rows_log(id, value))
         return IndexRows(id, field, value, await self._events(topic, ids))
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from weakref import WeakValueDictionary
 
-from twisted.internet.defer import DeferredLock, DeferredSemaphore
+from broker.core.semaphore import Semaphore
 
 READS_AT_ONCE = 8  # of ranges of keys: each may hold some values that are as large as a message
+MAX_READS = 10_000  # that wait
+MAX_LISTINGS = 100  # that wait
 
 
 class Share:
@@ -15,8 +17,8 @@ class Share:
     Attributes:
         calls: that wait for an answer.
         polls: that wait.
-        listing: held while all names are looked through for it: each look keeps all of them.
-        reading: held while a range of keys is read for it.
+        listing: of looking through all names: each look keeps all of them.
+        reading: of reading a range of keys.
     """
 
     __slots__ = ("__weakref__", "calls", "listing", "polls", "reading")
@@ -24,8 +26,8 @@ class Share:
     def __init__(self) -> None:
         self.calls = 0
         self.polls = 0
-        self.listing = DeferredLock()
-        self.reading = DeferredSemaphore(READS_AT_ONCE)
+        self.listing = Semaphore(1, MAX_LISTINGS, "procedures")
+        self.reading = Semaphore(READS_AT_ONCE, MAX_READS, "ranges")
 
 
 class Shares:

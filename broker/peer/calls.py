@@ -16,7 +16,6 @@ from broker.patterns import CLIENT, PROCEDURE, SERVICE, SESSION, TAKER, check_na
 from broker.peer.client import Client
 
 MAX_PROCEDURES = 10_000  # names of one answer, unless it asks for another number
-MAX_LISTINGS = 100  # that wait for another of the same client to be done
 NAMES_PER_LOOK = 100  # names looked at between two looks at the clock
 # The setting of how many calls may wait, by whether it is that of one client.
 CALL_LIMITS = ("TXBROKER_MAX_CALLS", "TXBROKER_MAX_CALLS_PER_CLIENT")
@@ -103,13 +102,12 @@ class CallVerbs(Client):
         self._allow("procedures", "", check_permission=False)
         check_pattern(pattern)
         share = self._share or self._take_share()
-        if len(share.listing.waiting) >= MAX_LISTINGS:
-            raise self._log(RateLimited("limit", "procedures"), "procedures", "")
-        await share.listing.acquire()
         try:
+            permit = share.listing.permit()
+        except RateLimited as error:
+            raise self._log(error, "procedures", "") from None
+        async with permit:
             return await self._list(pattern, limit)
-        finally:
-            share.listing.release()
 
     async def _list(self, pattern: str, limit: int) -> list[str]:
         calls, grants, slices = self._parts.calls, self.identity.grants, slices_of(self._parts.clock)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from twisted.internet.defer import Deferred
 
 from broker.core.keys import Predicate
+from broker.errors import RateLimited
 from broker.messages import Entry, Quota, quota_of
 from broker.patterns import BROKER, KEY_PREFIX, check_pattern, is_key_of_broker
 from broker.peer.client import Client
@@ -35,13 +36,14 @@ class KeyVerbs(Client):
         """See ``IPeer.range``."""
         self._allow("read", KEY_PREFIX + first, rate_limited=rate_limited, check_permission=False)
         reading = (self._share or self._take_share()).reading
-        await reading.acquire()
         try:
+            permit = reading.permit()
+        except RateLimited as error:
+            raise self._log(error, "read", "") from None
+        async with permit:
             return await self._parts.keys.range(
                 first, last, limit, predicate=self._may("read", predicate), max_bytes=max_bytes
             )
-        finally:
-            reading.release()
 
     def set(self, key: str, value: bytes, *, revision: int | None = None, expires: float = 0.0) -> Deferred[Entry]:
         """See ``IPeer.set``."""

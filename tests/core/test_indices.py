@@ -118,7 +118,7 @@ def test_two_readers_at_once_index_each_event_once(shelf, monkeypatch):
     held.callback(None)
     assert [len(value_of(reader).events) for reader in (first, second)] == [2, 2]
     assert shelf.looked_at == [1, 2]
-    assert shelf.indices._locks == {}
+    assert shelf.indices._semaphores == {}
 
 
 def test_a_failure_frees_the_index(shelf, monkeypatch):
@@ -128,7 +128,7 @@ def test_a_failure_frees_the_index(shelf, monkeypatch):
         shelf.ids("a")
     monkeypatch.undo()
     assert shelf.ids("a") == [1]
-    assert shelf.indices._locks == {}
+    assert shelf.indices._semaphores == {}
 
 
 def test_rows_that_fail_together_are_one_failure(shelf, monkeypatch):

@@ -113,7 +113,7 @@ async def run(minutes: float, pause: float, directory: Path) -> list[Sample]:
     await daemon.stop()
     print(f"{next(rounds)} rounds, {refused} visits refused; troubles in the log: {len(daemon.troubles())}")
     for line in daemon.troubles()[:5]:
-        print(line[:300])
+        print(line[:3000])
     return found
 
 

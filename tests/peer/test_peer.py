@@ -12,14 +12,14 @@ from zope.interface.verify import verifyObject
 from broker.access.permissions import Grants, Permissions, Rule
 from broker.access.principals import Access
 from broker.core.registry import NAME_BYTES
-from broker.core.shares import READS_AT_ONCE
+from broker.core.shares import MAX_LISTINGS, READS_AT_ONCE
 from broker.core.slices import slices_of
 from broker.errors import BrokerError, Denied, Gone, Invalid, NotFound, RateLimited, Taken, Unauthenticated, Unavailable
 from broker.interfaces import IPeer
 from broker.messages import Event, Request
 from broker.patterns import CONTROL_PREFIX
 from broker.peer import Peer
-from broker.peer.calls import MAX_LISTINGS, NAMES_PER_LOOK
+from broker.peer.calls import NAMES_PER_LOOK
 from broker.testing import make_broker, value_of
 from tests.support.logs import lines_of
 from tests.support.peers import Session, attach, call, closings_of, perform

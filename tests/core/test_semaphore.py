@@ -1,0 +1,77 @@
+"""Work of one client has its semaphore, however much there is of it."""
+
+import pytest
+from twisted.internet.defer import CancelledError, Deferred
+
+from broker.core.semaphore import Semaphore
+from broker.errors import RateLimited
+from broker.testing import value_of
+
+
+class Work:
+    """Works in *semaphore* until ``go_on`` has fired, and notes its name in *done*."""
+
+    def __init__(self, semaphore, name, done):
+        self.go_on = Deferred()
+        self.begun = False
+        self.result = Deferred.fromCoroutine(self._run(semaphore, name, done))
+
+    async def _run(self, semaphore, name, done):
+        async with semaphore.permit():
+            self.begun = True
+            await self.go_on
+            done.append(name)
+
+
+def many(semaphore, number):
+    done = []
+    return [Work(semaphore, name, done) for name in range(number)], done
+
+
+def test_so_many_are_at_work_at_once():
+    works, _ = many(Semaphore(2, 9, "works"), 3)
+    assert [work.begun for work in works] == [True, True, False]
+
+
+def test_the_next_begins_in_the_order_in_which_they_came():
+    works, done = many(Semaphore(1, 9, "works"), 3)
+    for work in works:
+        work.go_on.callback(None)
+    assert done == [0, 1, 2]
+
+
+def test_a_thousand_that_end_at_once_are_no_recursion():
+    semaphore = Semaphore(1, 9999, "works")
+    works, done = many(semaphore, 5000)
+    for work in reversed(works):
+        work.go_on.callback(None)
+    assert done == list(range(5000))
+    assert semaphore.unused
+
+
+def test_one_that_fails_lets_the_next_begin():
+    works, done = many(Semaphore(1, 9, "works"), 2)
+    works[1].go_on.callback(None)
+    works[0].go_on.errback(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        value_of(works[0].result)
+    assert done == [1]
+
+
+def test_one_that_is_cancelled_while_it_waits_leaves_nothing():
+    semaphore = Semaphore(1, 9, "works")
+    works, done = many(semaphore, 3)
+    works[1].result.cancel()
+    with pytest.raises(CancelledError):
+        value_of(works[1].result)
+    works[0].go_on.callback(None)
+    works[2].go_on.callback(None)
+    assert done == [0, 2]
+    assert semaphore.unused
+
+
+def test_too_many_are_refused():
+    semaphore = Semaphore(1, 1, "works")
+    many(semaphore, 2)
+    with pytest.raises(RateLimited, match="works"):
+        semaphore.permit()
