@@ -44,6 +44,15 @@ FOUND: dict[str, Schedule] = {
             Step(2.968, "c1", "call", ("pool.one", 3.0)),
         ),
     ),
+    "names that a restored state had as held, and that were given back since, stayed with their node": Schedule(
+        339,
+        3,
+        4,
+        (
+            Step(8.348, "c0", "leave"),
+            Step(8.95, "redis", "back", (0.159, 1.374)),
+        ),
+    ),
     "a key watcher heard nothing when another subscribed to the topics of keys": Schedule(
         54,
         2,
