@@ -120,6 +120,28 @@ class Run:
     def node_reset(self, node: Node, kinds: str) -> None:
         node.network.reset(set(kinds.split()))
 
+    def node_stall(self, node: Node, kinds: str, seconds: float) -> None:
+        """Let nothing through of the connections that there are; new ones are well."""
+        links = [link for link, kind in node.network.links.items() if kind in kinds.split()]
+        for link in links:
+            link.set_cut(True)
+            self._later(seconds, link.set_cut, False)
+
+    def node_flaky(self, node: Node, kinds: str, seconds: float, lag: float) -> None:
+        """Break connections again and again, slow as they are."""
+        network = node.network
+        network.set_lag(lag)
+        end = min(self.world.now + seconds, START + ACTIVE)
+        self._later(seconds, network.set_lag, 0.0)
+        chance = self.world.chance("flaky", node.name, self.world.now)
+
+        def reset() -> None:
+            if self.world.now < end:
+                network.reset(set(kinds.split()))
+                self.world.after(0.1 + 0.9 * chance.random(), reset)
+
+        reset()
+
     def node_lag(self, node: Node, lag: float, seconds: float) -> None:
         node.network.set_lag(lag)
         self._later(seconds, node.network.set_lag, 0.0)
@@ -245,9 +267,9 @@ class Run:
         world.run_until(world.now + LEAVING)
 
 
-def run_seed(seed: int, *, keep_trace: bool = False) -> Result:
-    """Return what the run of *seed* shows."""
-    return run_schedule(make_schedule(seed), keep_trace=keep_trace)
+def run_seed(seed: int, theme: str = "", *, keep_trace: bool = False) -> Result:
+    """Return what the run of *seed* shows; see ``make_schedule``."""
+    return run_schedule(make_schedule(seed, theme), keep_trace=keep_trace)
 
 
 def run_schedule(schedule: Schedule, *, keep_trace: bool = False) -> Result:

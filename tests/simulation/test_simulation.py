@@ -20,7 +20,6 @@ from tests.simulation.world import Violation
 SEEDS, SOAK_SEEDS = 200, 50_000
 BLOCKS = 10  # tests that share the seeds, each of them perhaps in another process
 QUICK_MUTANTS = {"position not moved": 0, "gap not filled": 85}  # and from which seed on they are looked for
-MUTANT_SEEDS = 2000  # in which each mutant must be found
 ROOT = Path(__file__).parents[2]
 
 
@@ -74,8 +73,7 @@ def test_runs_of_two_seeds_differ() -> None:
 def test_faults_of_the_code_are_found(name: str, soak: bool) -> None:
     if not soak and name not in QUICK_MUTANTS:
         pytest.skip("it takes long: make soak")
-    first = 0 if soak else QUICK_MUTANTS[name]
-    assert find(name, MUTANT_SEEDS, first) is not None
+    assert find(name, first=0 if soak else QUICK_MUTANTS[name]) is not None
 
 
 def test_a_failing_schedule_is_shrunk_to_what_matters(monkeypatch: pytest.MonkeyPatch) -> None:
