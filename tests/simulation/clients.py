@@ -36,6 +36,7 @@ class Issued:
         ends: the replies that ended it.
         parts: the answers of a stream.
         gone: whether its caller, or the process of that, has ended meanwhile.
+        ended: when it ended.
     """
 
     token: str
@@ -47,6 +48,7 @@ class Issued:
     ends: list[Reply] = attrs.field(factory=list)
     parts: list[bytes] = attrs.field(factory=list)
     gone: bool = False
+    ended: float = 0.0
 
 
 @attrs.define(eq=False)
@@ -424,6 +426,7 @@ class Client(BaseSession):
             peer.call(token, request)
         except BrokerError as error:
             issued.ends.append(Reply(token, b"", error))
+            issued.ended = self.world.now
 
     async def do_stream(self, peer: Peer, topic: str) -> None:
         token = f"stream-{self.history.number()}"
@@ -444,6 +447,7 @@ class Client(BaseSession):
             issued.parts.append(reply.body)
             return
         issued.ends.append(reply)
+        issued.ended = self.world.now
         if len(issued.ends) > 1:
             texts = [str(each.error or each.body) for each in issued.ends]
             self.world.violate("a call ended twice", f"{reply.ref} of {self.name}: {texts}")

@@ -70,6 +70,7 @@ class Run:
         self._wait_until_ready()
         world.run_until(world.now + SETTLE)
         checks.check_deaf(self)
+        checks.check_names(self)
         checks.check_history(self)
         self._leave()
         checks.check_empty(self)
