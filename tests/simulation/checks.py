@@ -73,7 +73,7 @@ def check_names(run: Run) -> None:
     world, history = run.world, run.history
     clients = connected(run)
     holders = {name: [held.client for held in history.held if held.name == name and held.client.peer] for name in NAMES}
-    holders |= {name: [client for client in clients if ("name", name) in client.wishes] for name in SHARED}
+    holders |= {name: [client for client in clients if ("share", name) in client.wishes] for name in SHARED}
     asked: list[tuple[str, Issued]] = []
     for name in filter(holders.__getitem__, holders):
         for caller in {client.node: client for client in clients}.values():
@@ -212,7 +212,7 @@ def check_jobs(run: Run) -> None:
 
 def _may_repeat(what: str) -> bool:
     return what not in QUEUES and what in (
-        *("cut", "reset", "lag", "freeze", "crash", "stop", "hang", "down", "wipe", "back", "leave"),
+        *("cut", "reset", "lag", "freeze", "crash", "stop", "hang", "down", "wipe", "back", "leave", "flaky", "stall"),
     )
 
 

@@ -406,6 +406,7 @@ class Client(BaseSession):
 
     async def do_release(self, peer: Peer, name: str) -> None:
         self.wishes.pop(("name", name), None)
+        self.wishes.pop(("share", name), None)
         history = self.history
         history.held = [held for held in history.held if not (held.client is self and held.name == name)]
         peer.release(name)

@@ -239,8 +239,8 @@ def _method(edit: Edit) -> tuple[Any, str, Any]:
     names: dict[str, Any] = {}
     exec(compile("from __future__ import annotations\n" + source, "<mutant>", "exec"), function.__globals__, names)
     new = names[edit.method]
-    _sources[new] = source
-    return edit.owner, edit.method, property(new) if isinstance(original, property) else new
+    _sources[new.fget if isinstance(new, property) else new] = source
+    return edit.owner, edit.method, new
 
 
 def _script(edit: Edit) -> tuple[Any, str, Any]:

@@ -163,7 +163,7 @@ THEMES = {
     "jobs": Theme({"consume": 20, "enqueue": 15}, faults=(0, 0, 1)),
     "back": Theme({"back": 40, "wipe": 15, "perform": 8, "call": 5, "release": 4, "crash": 2}, faults=(1, 2, 3)),
     "shared": Theme(
-        {"share": 15, "consume": 3, "leave": 8}, work=(("release", SHARED, 15), ("share", SHARED, 15)), faults=(0, 1, 2)
+        {"share": 5, "consume": 2, "leave": 8}, work=(("release", SHARED, 3), ("share", SHARED, 3)), faults=(0, 0, 1)
     ),
     # Nodes of callees end, while all else goes on.
     "ends": Theme(
