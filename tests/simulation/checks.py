@@ -212,7 +212,22 @@ def check_jobs(run: Run) -> None:
 
 def _may_repeat(what: str) -> bool:
     return what not in QUEUES and what in (
-        *("cut", "reset", "lag", "freeze", "crash", "stop", "hang", "down", "wipe", "back", "leave", "flaky", "stall"),
+        *(
+            "cut",
+            "reset",
+            "lag",
+            "freeze",
+            "crash",
+            "stop",
+            "hang",
+            "down",
+            "wipe",
+            "back",
+            "leave",
+            "flaky",
+            "stall",
+            "lossy",
+        ),
     )
 
 

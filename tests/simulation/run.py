@@ -139,9 +139,14 @@ class Run:
         def reset() -> None:
             if self.world.now < end:
                 network.reset(set(kinds.split()))
-                self.world.after(0.1 + 0.9 * chance.random(), reset)
+                self.world.after(0.2 + 0.6 * chance.random(), reset)
 
         reset()
+
+    def node_lossy(self, node: Node, seconds: float, loss: float) -> None:
+        """Lose some of what other nodes send, and bring some of it twice."""
+        node.network.set_loss(loss)
+        self._later(seconds, node.network.set_loss, 0.0)
 
     def node_lag(self, node: Node, lag: float, seconds: float) -> None:
         node.network.set_lag(lag)
@@ -232,6 +237,7 @@ class Run:
         for node in list(self.nodes.values()):
             node.network.set_cut(ALL, False)
             node.network.set_lag(0.0)
+            node.network.set_loss(0.0)
             if node.clock.frozen:
                 node.thaw(True)
 

@@ -93,6 +93,7 @@ FAULTS = (
     ("lag", 3),
     ("flaky", 1),
     ("stall", 1),
+    ("lossy", 1),
     ("freeze", 4),
     ("crash", 3),
     ("stop", 1),
@@ -118,6 +119,7 @@ class Theme:
         faults: how many there are: one of these.
         lengths: seconds of a fault, about.
         within: seconds after the beginning of a fault from which on clients do all their work, until it ends.
+        bursts: what is often done several times, one right after the other.
     """
 
     likelier: dict[str, float] = attrs.field(factory=dict)
@@ -126,6 +128,7 @@ class Theme:
     faults: tuple[int, ...] = (0, 1, 1, 2, 2, 3, 4, 6)
     lengths: tuple[float, ...] = LENGTHS
     within: float | None = None
+    bursts: set[str] = BURSTS
 
 
 THEMES = {
@@ -140,10 +143,11 @@ THEMES = {
     ),
     # What nodes tell each other is lost on the way, or nobody knows.
     "frames": Theme(
-        {"call": 6, "stream": 12, "share": 5, "take": 8, "perform": 3, "flaky": 60},
+        {"call": 6, "stream": 12, "share": 5, "take": 8, "perform": 3, "flaky": 40, "lossy": 60},
         faults=(1, 2, 2, 3),
-        lengths=(1.0, 3.0, 6.0),
+        lengths=(1.0, 1.5, 3.0),
         within=0.0,
+        bursts=BURSTS | {"call", "stream"},
     ),
     # What nodes ask Redis comes there much later, when they have asked again.
     "stalls": Theme(
@@ -186,8 +190,7 @@ def make_schedule(seed: int, theme: str = "") -> Schedule:
         steps.append(_client_step(chance, about, clients, SETUP + about.setup, FIRST + chance.random()))
     for _ in range(chance.randint(15, 45)):
         step = _client_step(chance, about, clients, WORK + about.work, _moment(chance, about, faults))
-        # Often several of the same, one right after the other.
-        for _ in range(chance.choice((1, 1, 2, 4)) if step.what in BURSTS else 1):
+        for _ in range(chance.choice((1, 1, 2, 4)) if step.what in about.bursts else 1):
             steps.append(step)
             step = attrs.evolve(step, at=step.at + 0.2 * chance.random())
     return Schedule(seed, nodes, clients, tuple(sorted(steps, key=lambda step: step.at)))
@@ -232,8 +235,10 @@ def _fault(chance: Random, theme: Theme, nodes: int, clients: int, at: float) ->
         return Step(at, node, what, (kinds, seconds) if what == "cut" else (kinds,))
     if what == "stall":
         return Step(at, node, what, (" ".join(sorted(chance.choice(KINDS))), seconds))
+    if what == "lossy":
+        return Step(at, node, what, (seconds, chance.choice((0.1, 0.3))))
     if what == "flaky":
-        return Step(at, node, what, (" ".join(sorted(chance.choice(KINDS))), seconds, chance.choice((0.0, 0.05, 0.2))))
+        return Step(at, node, what, (" ".join(sorted(chance.choice(KINDS))), seconds, chance.choice((0.0, 0.1, 0.3))))
     if what == "lag":
         return Step(at, node, what, (chance.choice((0.05, 0.3, 1.0)), seconds))
     if what == "freeze":
