@@ -332,6 +332,8 @@ class RedisBus(Service):
         self._server_told = self._server
         others = [(address.decode(), each, generation.decode()) for address, each, generation in nodes]
         self._lease.renewed(sent, number, others, moved=moved)
+        if not self._lease.number:
+            self._renew()
         for name in map(decode_text, lost):
             self.lost(name)
         self._unsure = self._unsure or moved

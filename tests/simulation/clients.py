@@ -18,9 +18,10 @@ from broker.errors import BrokerError, Taken
 from broker.messages import Event, Mail, Reply, Request
 from broker.peer import Peer
 from broker.sessions import BaseSession
-from tests.simulation.node import LEASE, Node
+from tests.simulation.node import Node
 from tests.simulation.world import World
 
+OVERLAP = 0.5  # seconds for which one whose name was taken over may go on
 GRACE = 0.4  # seconds that the end of a call may be late: the grain of deadlines, and the network
 RETRY = 0.5  # seconds until a reader asks again
 POLL = 3.0  # seconds that a poll waits
@@ -78,7 +79,6 @@ class History:
     Attributes:
         appended: the bodies by topic, epoch and id, from whomever they are known.
         acknowledged: topic, epoch, id, body and when it was asked for, of posts that were answered.
-        upset: until when names may have two holders: the store has forgotten who has them.
     """
 
     def __init__(self, world: World) -> None:
@@ -92,7 +92,6 @@ class History:
         self.done: defaultdict[str, int] = defaultdict(int)  # deliveries, by body
         self.added: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)  # amounts and epochs, by key
         self.maybe_added: defaultdict[str, int] = defaultdict(int)
-        self.upset = 0.0
         self.numbers = 0
 
     def number(self) -> int:
@@ -120,13 +119,13 @@ class History:
     def check_holders(self, name: str, client: Client) -> None:
         """Check that no other has got *name* since *client*, which serves it now, has."""
         mine = next((held for held in self.held if held.name == name and held.client is client), None)
-        if mine is None or self.world.now < self.upset:
+        if mine is None:
             return
         for held in self.held:
             if held.name != name or held.since <= mine.since or not held.node.alive:
                 continue
             # Whoever was taken over learns of it by a message, or by the end of its lease.
-            if not held.takeover or self.world.now - held.since > LEASE + 1:
+            if not held.takeover or self.world.now - held.since > OVERLAP:
                 self.world.violate(
                     "two holders of a name",
                     f"{name} is served by {client.name} at {mine.node.name}, and {held.client.name} at "

@@ -53,6 +53,17 @@ FOUND: dict[str, Schedule] = {
             Step(8.95, "redis", "back", (0.159, 1.374)),
         ),
     ),
+    "a lease that had ended for its node went on for the others, who sent over links that it had ended": Schedule(
+        117,
+        3,
+        6,
+        (
+            Step(1.636, "c1", "consume", ("work",)),
+            Step(1.727, "c4", "perform", ("svc.two", True)),
+            Step(7.816, "c3", "enqueue", ("queue:work",)),
+            Step(7.938, "n1", "cut", ("commands subscriber", 8.535)),
+        ),
+    ),
     "a key watcher heard nothing when another subscribed to the topics of keys": Schedule(
         54,
         2,

@@ -12,7 +12,7 @@ import attrs
 
 from tests.simulation import checks
 from tests.simulation.clients import Client, History
-from tests.simulation.node import LEASE, Node, simulated
+from tests.simulation.node import Node, simulated
 from tests.simulation.schedule import ACTIVE, ALL, Schedule, Step, make_schedule
 from tests.simulation.server import Server
 from tests.simulation.world import START, Endless, Violation, World
@@ -212,8 +212,6 @@ class Run:
         if not self.server.up:
             return
         self.server.end()
-        if data is not None:
-            self.history.upset = self.world.now + seconds + 3 * LEASE
         self._later(seconds, self._redis_up, data)
 
     def _redis_up(self, data: dict[bytes, Any] | None) -> None:
