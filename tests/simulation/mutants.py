@@ -45,18 +45,20 @@ class Mutant:
     Attributes:
         what: what is wrong then.
         theme: of the schedules that look for it; see ``THEMES``.
-        seeds: in which it must be found.
+        seeds: in which it must be found, wherever they begin.
+        first: of them that has found it.
         edits: several where the code has a second defence, which has to fail, too.
     """
 
     what: str
     theme: str
     seeds: int
+    first: int
     edits: tuple[Edit, ...]
 
 
-def _mutant(what: str, theme: str, seeds: int, *edits: Edit) -> Mutant:
-    return Mutant(what, theme, seeds, edits)
+def _mutant(what: str, theme: str, seeds: int, first: int, *edits: Edit) -> Mutant:
+    return Mutant(what, theme, seeds, first, edits)
 
 
 # Not here, since nothing goes wrong with it:
@@ -68,43 +70,50 @@ MUTANTS: dict[str, Mutant] = {
     "seam not held": _mutant(
         "what was stored between mark and subscription is not read",
         "seams",
-        500,
+        200,
+        53,
         Edit(GapRecovery, "on_event", "if missed:", "if False:"),
     ),
     "gap not filled": _mutant(
         "an event that comes after a hole is delivered at once",
         "seams",
-        500,
+        100,
+        0,
         Edit(GapRecovery, "on_event", "self._fill(topic, UNKNOWN_MARK, event)", "self._deliver_next(event)"),
     ),
     "disconnection not noted": _mutant(
         "what was missed while pub/sub was away is not read",
         "seams",
-        500,
+        100,
+        0,
         Edit(GapRecovery, "disconnected", "subscription.mark = max(self._mark, subscription.base)", "continue"),
     ),
     "position not moved": _mutant(
         "the position of a queue is not moved, and nothing that was delivered is removed",
         "jobs",
-        500,
+        100,
+        1,
         Edit(SharedQueues, "_advance", "while (state", "return True\n    while (state"),
     ),
     "lock not checked": _mutant(
         "two nodes deliver from one queue",
         "jobs",
-        500,
+        100,
+        8,
         Edit(SharedQueues, "_lock", "not await self._is_free(queue, state)", "False"),
     ),
     "lease not checked": _mutant(
         "a node goes on when its lease is over, until it is told",
         "lapse",
-        500,
+        100,
+        5,
         Edit(Lease, "number", "return self._number if self._now() < self._end else 0", "return self._number"),
     ),
     "fencing number ignored": _mutant(
         "a node acts under a lease that has ended, or by a connection that it has given up",
         "stalls",
-        500,
+        300,
+        84,
         Edit(
             Script,
             "local function fenced(number)",
@@ -115,7 +124,8 @@ MUTANTS: dict[str, Mutant] = {
     "released for another holder": _mutant(
         "a name is given back that somebody else has here",
         "shared",
-        500,
+        100,
+        0,
         Edit(
             Claims,
             "_needed",
@@ -126,19 +136,22 @@ MUTANTS: dict[str, Mutant] = {
     "names not suspended": _mutant(
         "a node without a lease performs what another node may hold",
         "lapse",
-        500,
+        100,
+        2,
         Edit(Claims, "holds", "claim.state is State.HELD and bool(self._bus.lease)", "True"),
     ),
     "not claimed again": _mutant(
         "names that were held before the lease ended are not claimed under the next one",
         "lapse",
-        500,
+        100,
+        0,
         Edit(Claims, "leased", "self._happen(claim, Event.LEASED)", "pass"),
     ),
     "route not purged": _mutant(
         "a callee is still looked for where its node has had a lease, until the link is given up",
         "ends",
-        500,
+        100,
+        18,
         Edit(RemoteCalls, "_forget", "del self._known[names]", "pass"),
         Edit(RemoteCalls, "_route", "if self._messenger.lease_of(address) != lease:", "if False:"),
         Edit(RemoteCalls, "_refused", "if callee.fresh and not callee.untried:", "if True:"),
@@ -146,39 +159,45 @@ MUTANTS: dict[str, Mutant] = {
     "call not ended with its link": _mutant(
         "a call waits for ever for a node that has gone",
         "ends",
-        500,
+        100,
+        0,
         Edit(RemoteCalls, "_broken", 'self._give_up(callee, Gone("lost", callee.call.name))', "pass"),
     ),
     "doubles not dropped": _mutant(
         "what a link sends again is done again",
         "frames",
-        500,
+        100,
+        9,
         Edit(Link, "on_frame", "if number > self._received:", "if True:"),
     ),
     "holes not noticed": _mutant(
         "what comes after a hole is taken, and what was in it dropped",
         "frames",
-        500,
+        100,
+        7,
         Edit(Link, "on_frame", "if number > self._received + 1:", "if False:"),
     ),
     "acknowledged too much": _mutant(
         "a message that has not arrived is forgotten",
         "frames",
-        500,
+        100,
+        2,
         Edit(Link, "on_frame", "if frame.ack >= self._base:\n", "if True:\n"),
         Edit(Link, "on_frame", "self._trim(frame.ack)", "self._trim(frame.ack + 1000)"),
     ),
     "not sent again": _mutant(
         "what nobody knows to have arrived is not sent again, also when the other side asks for it",
         "frames",
-        500,
+        100,
+        2,
         Edit(Link, "_failed", "self._again = self._base", "pass"),
         Edit(Link, "on_frame", "if frame.flags & MISSING and self._sent:", "if False:"),
     ),
     "all holders released": _mutant(
         "a node gives back a shared name for all others",
         "shared",
-        500,
+        100,
+        17,
         Edit(
             Script,
             "verbs.release =",
@@ -189,7 +208,8 @@ MUTANTS: dict[str, Mutant] = {
     "went back unnoticed": _mutant(
         "a server that went back lets newcomers have names that others hold",
         "back",
-        500,
+        100,
+        5,
         Edit(
             Script,
             "local function went_back",
