@@ -112,8 +112,8 @@ MUTANTS: dict[str, Mutant] = {
     "fencing number ignored": _mutant(
         "a node acts under a lease that has ended, or by a connection that it has given up",
         "stalls",
-        300,
-        84,
+        500,
+        74,
         Edit(
             Script,
             "local function fenced(number)",

@@ -119,6 +119,7 @@ class Theme:
         faults: how many there are: one of these.
         lengths: seconds of a fault, about.
         within: seconds after the beginning of a fault from which on clients do all their work, until it ends.
+        caught: whether much is on its way when a fault begins.
         bursts: what is often done several times, one right after the other.
     """
 
@@ -129,6 +130,7 @@ class Theme:
     lengths: tuple[float, ...] = LENGTHS
     within: float | None = None
     bursts: set[str] = BURSTS
+    caught: bool = False
 
 
 THEMES = {
@@ -151,10 +153,11 @@ THEMES = {
     ),
     # What nodes ask Redis comes there much later, when they have asked again.
     "stalls": Theme(
-        {"perform": 9, "release": 5, "leave": 4, "share": 2, "call": 2, "stall": 60},
-        faults=(1, 2, 3),
-        lengths=(6.0, 7.0, 8.0),
-        within=0.0,
+        {"perform": 6, "release": 6, "leave": 4, "stall": 90},
+        work=(("share", SHARED, 12), ("release", SHARED, 6)),
+        faults=(1, 1, 2, 3),
+        lengths=(7.0, 8.0),
+        caught=True,
     ),
     # What is posted comes before, between and after subscriptions that begin or are lost.
     "seams": Theme(
@@ -202,6 +205,8 @@ def _moment(chance: Random, theme: Theme, faults: list[Step]) -> float:
         return FIRST + 0.5 + (ACTIVE - 2) * chance.random()
     fault = chance.choice(faults)
     at = fault.at
+    if theme.caught and chance.random() < 0.5:
+        return at - 0.0005 * chance.random()
     lasts = [word for word in fault.arguments if type(word) is float]
     if lasts and theme.within is not None and lasts[0] > theme.within:
         at += theme.within + (lasts[0] + 0.2 - theme.within) * chance.random()
