@@ -15,7 +15,7 @@ from twisted.logger import LogEvent
 
 from broker.stores import redis_timeline
 from broker.stores.redis_timeline import Timeline
-from tests.support.eventually import pause
+from tests.support.eventually import TIMEOUT, pause
 from tests.support.redis_server import RedisServer
 
 PREFIX = "t:"
@@ -319,7 +319,7 @@ async def test_a_node_that_was_silent_before_is_not_waited_for(data: Data, monke
     one, two = node(), node()
     await data.compare(one)
     await data.compare(two)
-    await data.protocol.execute_command("ZINCRBY", PREFIX + "members", 5001, one.member)
+    await data.protocol.execute_command("ZINCRBY", PREFIX + "members", 60_000, one.member)
     monkeypatch.setattr(redis_timeline, "SETTLE_TIMEOUT", 1000.0)
     data.run = b"run2"
-    await data.compare(one)
+    await Deferred.fromCoroutine(data.compare(one)).addTimeout(TIMEOUT, reactor)
