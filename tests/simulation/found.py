@@ -64,6 +64,15 @@ FOUND: dict[str, Schedule] = {
             Step(7.938, "n1", "cut", ("commands subscriber", 8.535)),
         ),
     ),
+    "a node that was stopping noticed that Redis went back, and left a timer": Schedule(
+        977,
+        3,
+        4,
+        (
+            Step(5.178, "redis", "back", (1.184, 1.85)),
+            Step(6.116, "n2", "stop", (0.872,)),
+        ),
+    ),
     "a key watcher heard nothing when another subscribed to the topics of keys": Schedule(
         54,
         2,
