@@ -1019,6 +1019,10 @@ class ISharedBus(IBus):
         "Called with a name that was held here and that another node has seized.  It may be called again until the "
         "name was released."
     )
+    found: Callable[[str], object] = Attribute(
+        "Called, after names may have been forgotten, with each that this node holds as far as the others know: it may "
+        "have given it back, and that was forgotten too."
+    )
     departed: Callable[[str], object] = Attribute(
         "Called with the address of a node whose lease has ended; one that comes back under a new number departs "
         "first.  Also with that of a node that may have missed messages, be it this one."

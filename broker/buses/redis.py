@@ -64,6 +64,7 @@ class RedisBus(Service):
         self.deliver: Callable[[Event], object] = _ignore
         self.received: Callable[[str, bytes], object] = _ignore
         self.lost: Callable[[str], object] = _ignore
+        self.found: Callable[[str], object] = _ignore
         self.departed: Callable[[str], object] = _ignore
         self.lapsed: Callable[[], object] = _ignore
         self.leased: Callable[[], object] = _ignore
@@ -90,6 +91,7 @@ class RedisBus(Service):
         self._first_renewal: tuple[list[Any], float] | None = None  # of a connection: the answer, and when it was sent
         self._awaiting_lease: list[Deferred[Any]] = []  # what is to be done under the first one
         self._renewing = self._renew_again = False
+        self._unsure = self._reviewing = False  # whether names that were given back may be there, and are asked for
         self._stopped_reason = NOT_RUNNING
         script = Script("broker.buses.redis_scripts", "names")
         self._batcher = Batcher(
@@ -330,8 +332,14 @@ class RedisBus(Service):
         self._server_told = self._server
         others = [(address.decode(), each, generation.decode()) for address, each, generation in nodes]
         self._lease.renewed(sent, number, others, moved=moved)
+        if not self._lease.number:
+            self._renew()
         for name in map(decode_text, lost):
             self.lost(name)
+        self._unsure = self._unsure or moved
+        if self._unsure and not self._reviewing:
+            self._reviewing = True
+            Deferred.fromCoroutine(self._review()).addErrback(_ignore_reported).addBoth(self._reviewed)
         if removed:
             Deferred.fromCoroutine(self._tidy()).addErrback(_ignore_reported)
 
@@ -346,6 +354,18 @@ class RedisBus(Service):
         cursor = b"0"
         while (cursor := await self._do(b"tidy", cursor)) != b"0":
             pass
+
+    async def _review(self) -> None:
+        """Tell all names that Redis has for this node; when that fails it is done again after the next renewal."""
+        server, cursor = self._server, b""
+        while cursor != b"0":
+            cursor, names = await self._act(b"own", cursor or b"0")
+            for name in map(decode_text, names):
+                self.found(name)
+        self._unsure = self._server != server
+
+    def _reviewed(self, _: object) -> None:
+        self._reviewing = False
 
     def _preamble(self) -> list[bytes]:
         return [self._prefix, self._base, self.address.encode(), b"%d" % self._connections]

@@ -116,6 +116,8 @@ class Lease:
             self.end()
         if now >= end:
             return  # it came so late that the lease may have ended again
+        if not self._number and number <= self.last:
+            return  # it has ended here, of which the others have not heard: the next renewal gives another
         self.unbroken = bool(self._number)
         if number != self._number:
             self.end()

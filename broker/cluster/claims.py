@@ -204,6 +204,12 @@ class Claims:
         else:
             self._happen(claim, Event.LOST)
 
+    def found(self, name: str) -> None:
+        """Note that this node holds *name* as far as the others know; give it back if nobody here needs it."""
+        if name not in self._claims and not self._is_needed(name):
+            claim = self._claims[name] = Claim(name, False, State.STALE)
+            self._look(claim)
+
     # Transitions.
 
     def _happen(self, claim: Claim, event: Event, error: BrokerError | None = None) -> None:

@@ -67,6 +67,7 @@ class ClusterNames(LocalNames):
             bus, clock, lambda name: bool(self._holders_here(name)), self._lost, self._on_new_name, queues.wake_all
         )
         bus.lost = self._claims.lost
+        bus.found = self._found
         self._messenger.on_lapse(self._claims.lapsed)
         self._messenger.on_lease(self._claims.leased)
         calls.use(self._messenger, presence.sessions, self._claims.holds)
@@ -121,6 +122,10 @@ class ClusterNames(LocalNames):
             self._queues.consumers.get(name) if kind == QUEUE else self._calls.registry_of(kind).get(rest)
         )
         return [] if registration is None else list(registration.holders)
+
+    def _found(self, name: str) -> None:
+        if name.startswith((*KINDS, QUEUE, CLIENT, SESSION)):  # others are claimed without the table
+            self._claims.found(name)
 
     def _lost(self, name: str) -> None:
         """Disconnect whoever held *name* here: another node holds it now."""

@@ -28,14 +28,21 @@ class Restoration:
     def __init__(self, clock: IReactorTime, steps: Sequence[tuple[str, Callable[[], Awaitable[object]]]]) -> None:
         self._clock, self._steps = clock, steps
         self._work: Deferred[None] | None = None
+        self._stopped = False
 
     def begin(self) -> None:
-        """Take all steps, from the first if they are under way."""
-        self.stop()
+        """Take all steps, from the first if they are under way; a no-op after ``stop``."""
+        if self._stopped:
+            return  # that the store went back may be noticed while the daemon stops
+        self._cancel()
         self._work = Deferred.fromCoroutine(self._run()).addErrback(_ignore_cancelled)
 
     def stop(self) -> None:
-        """Take no further step."""
+        """Take no further step, ever."""
+        self._stopped = True
+        self._cancel()
+
+    def _cancel(self) -> None:
         if self._work is not None:
             self._work.cancel()
 

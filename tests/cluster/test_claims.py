@@ -306,6 +306,21 @@ def test_a_loss_of_what_is_not_held_is_answered_so_that_it_is_not_told_again(nod
     assert node.bus.answer(True) == ("release", "n")
 
 
+def test_a_name_that_the_others_take_for_held_here_is_given_back_until_that_is_done(node):
+    node.claims.found("n")
+    assert node.bus.answer(False) == ("release", "n")
+    node.clock.advance(RETRY)
+    assert node.bus.answer(True) == ("release", "n")
+    assert len(node.claims) == 0
+
+
+def test_a_name_that_is_held_here_or_being_given_back_is_no_find(node):
+    held(node)
+    node.claims.found("n")
+    assert node.claims.holds("n")
+    assert node.bus.asked == []
+
+
 def test_one_who_is_about_to_hold_a_name_that_is_seized_sees_that(node):
     claim, granted = node.claims.join("n", False)
     node.bus.answer()

@@ -50,6 +50,14 @@ def test_a_store_that_loses_everything_again_gets_everything_again() -> None:
     assert clock.getDelayedCalls() == []
 
 
+def test_a_store_that_loses_everything_while_the_daemon_stops_gets_nothing_again() -> None:
+    clock, step = Clock(), Step(Unavailable("store"))
+    restoration = Restoration(clock, [("names", step)])
+    restoration.stop()
+    restoration.begin()
+    assert (step.taken, clock.getDelayedCalls()) == (0, [])
+
+
 def test_stopping_leaves_no_timer() -> None:
     clock = Clock()
     restoration = Restoration(clock, [("names", Step(Unavailable("store")))])

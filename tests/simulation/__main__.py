@@ -12,6 +12,7 @@ from multiprocessing import get_context
 
 from tests.simulation.mutants import MUTANTS, find, mutated
 from tests.simulation.run import Result, run_schedule, run_seed
+from tests.simulation.schedule import THEMES
 from tests.simulation.shrink import shrink
 
 EXAMPLES = 3  # seeds that are named for each kind of violation
@@ -22,26 +23,27 @@ def main() -> int:
     """Do what the command line says; return the status."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seed", type=int, help="run this one, say what happens in it, and shrink it if it fails")
-    parser.add_argument("--seeds", type=int, default=200, help="how many to run (200)")
+    parser.add_argument("--seeds", type=int, help="how many to run (200; for mutants: what each has)")
     parser.add_argument("--from", dest="first", type=int, default=0, help="the first of them (0)")
     parser.add_argument("--jobs", type=int, default=1, help="processes that run them (1)")
     parser.add_argument("--mutants", action="store_true", help="look for each mutant instead")
     parser.add_argument("--mutant", choices=sorted(MUTANTS), help="run the seeds with this mutant")
     parser.add_argument("--kind", default="", help="with --seed: the kind of violation to shrink for, else the first")
+    parser.add_argument("--theme", choices=sorted(THEMES), default="", help="of all seeds, else each chooses its own")
     parser.add_argument("--no-shrink", action="store_true", help="with --seed: do not shrink")
     parser.add_argument("--trace", action="store_true", help="with --seed: the whole trace of the shrunk run")
     options = parser.parse_args()
     if options.mutants:
-        return find_mutants(options.seeds)
+        return find_mutants(options.seeds or 0, options.mutant)
     with mutated(options.mutant):
         if options.seed is not None:
-            return show(options.seed, options.kind, shorten=not options.no_shrink, whole=options.trace)
-        return run_many(options.first, options.seeds, options.jobs, options.mutant)
+            return show(options.seed, options.theme, options.kind, shorten=not options.no_shrink, whole=options.trace)
+        return run_many(options.first, options.seeds or 200, options.jobs, options.mutant, options.theme)
 
 
-def show(seed: int, kind: str, *, shorten: bool, whole: bool) -> int:
+def show(seed: int, theme: str, kind: str, *, shorten: bool, whole: bool) -> int:
     """Print what happens in the run of *seed*, and the shortest schedule that fails in the same way."""
-    result = run_seed(seed, keep_trace=True)
+    result = run_seed(seed, theme, keep_trace=True)
     if not shorten or not result.violations:
         print(*result.trace, sep="\n")
     print(f"seed {seed}: {len(result.violations)} violations, digest {result.digest}")
@@ -59,12 +61,12 @@ def show(seed: int, kind: str, *, shorten: bool, whole: bool) -> int:
     return 1
 
 
-def run_many(first: int, count: int, jobs: int, mutant: str | None) -> int:
+def run_many(first: int, count: int, jobs: int, mutant: str | None, theme: str) -> int:
     """Run seeds; print the violations by their kinds, and how long a seed takes."""
     began = time.perf_counter()
     kinds: Counter[str] = Counter()
     examples: dict[str, list[str]] = {}
-    for number, result in enumerate(results(first, count, jobs, mutant), 1):
+    for number, result in enumerate(results(first, count, jobs, mutant, theme), 1):
         for violation in {each.kind: each for each in result.violations}.values():
             kinds[violation.kind] += 1
             if kinds[violation.kind] <= EXAMPLES:
@@ -82,28 +84,32 @@ def run_many(first: int, count: int, jobs: int, mutant: str | None) -> int:
     return 1 if kinds else 0
 
 
-def results(first: int, count: int, jobs: int, mutant: str | None) -> Iterator[Result]:
+def results(first: int, count: int, jobs: int, mutant: str | None, theme: str) -> Iterator[Result]:
     """Yield what the runs show, in the order of their seeds."""
     seeds = range(first, first + count)
     if jobs == 1:
-        yield from map(run_seed, seeds)
+        yield from (run_seed(seed, theme) for seed in seeds)
         return
     with get_context("spawn").Pool(jobs) as pool:
-        yield from pool.imap(partial(_run, mutant), seeds, chunksize=20)
+        yield from pool.imap(partial(_run, mutant, theme), seeds, chunksize=20)
 
 
-def _run(mutant: str | None, seed: int) -> Result:
+def _run(mutant: str | None, theme: str, seed: int) -> Result:
     with mutated(mutant):
-        return run_seed(seed)
+        return run_seed(seed, theme)
 
 
-def find_mutants(limit: int) -> int:
+def find_mutants(limit: int, only: str | None) -> int:
     """Print for each mutant which seed finds it; return 1 if one is not found."""
     missed = 0
-    for name in MUTANTS:
+    for name in [only] if only else MUTANTS:
         found = find(name, limit)
         missed += found is None
-        text = f"NOT FOUND in {limit} seeds" if found is None else f"found by seed {found[0]}: {found[1]}"
+        text = (
+            f"NOT FOUND in {limit or MUTANTS[name].seeds} seeds"
+            if found is None
+            else f"found by seed {found[0]}: {found[1]}"
+        )
         print(f"{name}: {text}"[:300], flush=True)
     return 1 if missed else 0
 

@@ -6,8 +6,10 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from broker.patterns import matches
-from tests.simulation.clients import Client, Issued
-from tests.simulation.schedule import KEYS, QUEUES, TOPICS
+from tests.simulation.clients import GRACE, Client, Issued
+from tests.simulation.node import LEASE, TOLD
+from tests.simulation.schedule import KEYS, NAMES, QUEUES, SHARED, TOPICS
+from tests.simulation.world import START
 
 if TYPE_CHECKING:
     from tests.simulation.run import Run
@@ -64,6 +66,33 @@ def check_hears(run: Run, client: Client, pattern: str, final: list[tuple[str, s
             )
     if pattern.startswith("live.") and not any(by == pattern for by, _ in client.live):
         run.world.violate("an observer is deaf", f"{client.name} at {client.node.name}: {pattern}")
+
+
+def check_names(run: Run) -> None:
+    """Check that one client holds each name, and that calls from all nodes reach it."""
+    world, history = run.world, run.history
+    clients = connected(run)
+    holders = {name: [held.client for held in history.held if held.name == name and held.client.peer] for name in NAMES}
+    holders |= {name: [client for client in clients if ("share", name) in client.wishes] for name in SHARED}
+    asked: list[tuple[str, Issued]] = []
+    for name in filter(holders.__getitem__, holders):
+        for caller in {client.node: client for client in clients}.values():
+            before = len(history.calls)
+            caller.do("call", name, 1.0)
+            asked += [(name, issued) for issued in list(history.calls.values())[before:]]
+    world.run_until(world.now + 2.0)
+    for name, issued in asked:
+        who = [execution.client for execution in history.executions[issued.token]]
+        # Who has released a shared name before he had it may have it.
+        if len(who) != 1 or (name in NAMES and who[0] not in holders[name]):
+            world.violate(
+                "a name is not reachable",
+                f"{name} of {[each.name for each in holders[name]]} by {issued.client.name} at {issued.node.name}: "
+                f"executed by {[each.name for each in who]}, {[each.error for each in issued.ends]}",
+            )
+    for name in NAMES:
+        if len(holders[name]) > 1:
+            world.violate("two holders of a name", f"{name}, in quiet: {[each.name for each in holders[name]]}")
 
 
 def check_history(run: Run) -> None:
@@ -127,6 +156,7 @@ def check_calls(run: Run) -> None:
                 "a call never ended",
                 f"{issued.token} of {issued.client.name}, executed at {executions[-1].node.name}, which has died",
             )
+    check_absent(run)
     for issued in history.calls.values():
         if (
             issued.ends
@@ -135,6 +165,32 @@ def check_calls(run: Run) -> None:
             and not history.executions[issued.token]
         ):
             world.violate("a call was answered by nobody", issued.token)
+
+
+def check_absent(run: Run) -> None:
+    """Check that calls without a deadline have ended soon after the end of the lease of a node that is away.
+
+    Looks at runs in which nothing else has happened to nodes, and nothing to that of the caller.
+    """
+    world, history = run.world, run.history
+    faults = [step for step in run.schedule.steps if not step.actor.startswith("c")]
+    if any(step.what not in ("crash", "freeze") for step in faults):
+        return
+    for issued in history.calls.values():
+        if issued.limit or issued.streamed or issued.gone or issued.node.name in [step.actor for step in faults]:
+            continue
+        ended = issued.ended or world.now
+        executions = history.executions[issued.token]
+        if executions:
+            begun = [max(executions[-1].when, began) for began in executions[-1].node.absences if began < ended]
+        else:
+            begun = [max([issued.issued, *(START + step.at for step in faults if START + step.at < ended)])]
+        for began in begun:
+            late = ended - (began + LEASE + TOLD + GRACE)
+            if late > 0:
+                world.violate(
+                    "a call ended late", f"{issued.token} of {issued.client.name}: {late:.3f} s after a lease"
+                )
 
 
 def check_jobs(run: Run) -> None:
@@ -157,7 +213,22 @@ def check_jobs(run: Run) -> None:
 
 def _may_repeat(what: str) -> bool:
     return what not in QUEUES and what in (
-        *("cut", "reset", "lag", "freeze", "crash", "stop", "hang", "down", "wipe", "back", "leave"),
+        *(
+            "cut",
+            "reset",
+            "lag",
+            "freeze",
+            "crash",
+            "stop",
+            "hang",
+            "down",
+            "wipe",
+            "back",
+            "leave",
+            "flaky",
+            "stall",
+            "lossy",
+        ),
     )
 
 

@@ -18,9 +18,10 @@ from broker.errors import BrokerError, Taken
 from broker.messages import Event, Mail, Reply, Request
 from broker.peer import Peer
 from broker.sessions import BaseSession
-from tests.simulation.node import LEASE, Node
+from tests.simulation.node import Node
 from tests.simulation.world import World
 
+OVERLAP = 0.5  # seconds for which one whose name was taken over may go on
 GRACE = 0.4  # seconds that the end of a call may be late: the grain of deadlines, and the network
 RETRY = 0.5  # seconds until a reader asks again
 POLL = 3.0  # seconds that a poll waits
@@ -36,6 +37,7 @@ class Issued:
         ends: the replies that ended it.
         parts: the answers of a stream.
         gone: whether its caller, or the process of that, has ended meanwhile.
+        ended: when it ended.
     """
 
     token: str
@@ -47,6 +49,7 @@ class Issued:
     ends: list[Reply] = attrs.field(factory=list)
     parts: list[bytes] = attrs.field(factory=list)
     gone: bool = False
+    ended: float = 0.0
 
 
 @attrs.define(eq=False)
@@ -76,7 +79,6 @@ class History:
     Attributes:
         appended: the bodies by topic, epoch and id, from whomever they are known.
         acknowledged: topic, epoch, id, body and when it was asked for, of posts that were answered.
-        upset: until when names may have two holders: the store has forgotten who has them.
     """
 
     def __init__(self, world: World) -> None:
@@ -90,7 +92,6 @@ class History:
         self.done: defaultdict[str, int] = defaultdict(int)  # deliveries, by body
         self.added: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)  # amounts and epochs, by key
         self.maybe_added: defaultdict[str, int] = defaultdict(int)
-        self.upset = 0.0
         self.numbers = 0
 
     def number(self) -> int:
@@ -118,13 +119,13 @@ class History:
     def check_holders(self, name: str, client: Client) -> None:
         """Check that no other has got *name* since *client*, which serves it now, has."""
         mine = next((held for held in self.held if held.name == name and held.client is client), None)
-        if mine is None or self.world.now < self.upset:
+        if mine is None:
             return
         for held in self.held:
             if held.name != name or held.since <= mine.since or not held.node.alive:
                 continue
             # Whoever was taken over learns of it by a message, or by the end of its lease.
-            if not held.takeover or self.world.now - held.since > LEASE + 1:
+            if not held.takeover or self.world.now - held.since > OVERLAP:
                 self.world.violate(
                     "two holders of a name",
                     f"{name} is served by {client.name} at {mine.node.name}, and {held.client.name} at "
@@ -404,6 +405,7 @@ class Client(BaseSession):
 
     async def do_release(self, peer: Peer, name: str) -> None:
         self.wishes.pop(("name", name), None)
+        self.wishes.pop(("share", name), None)
         history = self.history
         history.held = [held for held in history.held if not (held.client is self and held.name == name)]
         peer.release(name)
@@ -424,6 +426,7 @@ class Client(BaseSession):
             peer.call(token, request)
         except BrokerError as error:
             issued.ends.append(Reply(token, b"", error))
+            issued.ended = self.world.now
 
     async def do_stream(self, peer: Peer, topic: str) -> None:
         token = f"stream-{self.history.number()}"
@@ -444,6 +447,7 @@ class Client(BaseSession):
             issued.parts.append(reply.body)
             return
         issued.ends.append(reply)
+        issued.ended = self.world.now
         if len(issued.ends) > 1:
             texts = [str(each.error or each.body) for each in issued.ends]
             self.world.violate("a call ended twice", f"{reply.ref} of {self.name}: {texts}")

@@ -44,6 +44,35 @@ FOUND: dict[str, Schedule] = {
             Step(2.968, "c1", "call", ("pool.one", 3.0)),
         ),
     ),
+    "names that a restored state had as held, and that were given back since, stayed with their node": Schedule(
+        339,
+        3,
+        4,
+        (
+            Step(8.348, "c0", "leave"),
+            Step(8.95, "redis", "back", (0.159, 1.374)),
+        ),
+    ),
+    "a lease that had ended for its node went on for the others, who sent over links that it had ended": Schedule(
+        117,
+        3,
+        6,
+        (
+            Step(1.636, "c1", "consume", ("work",)),
+            Step(1.727, "c4", "perform", ("svc.two", True)),
+            Step(7.816, "c3", "enqueue", ("queue:work",)),
+            Step(7.938, "n1", "cut", ("commands subscriber", 8.535)),
+        ),
+    ),
+    "a node that was stopping noticed that Redis went back, and left a timer": Schedule(
+        977,
+        3,
+        4,
+        (
+            Step(5.178, "redis", "back", (1.184, 1.85)),
+            Step(6.116, "n2", "stop", (0.872,)),
+        ),
+    ),
     "a key watcher heard nothing when another subscribed to the topics of keys": Schedule(
         54,
         2,

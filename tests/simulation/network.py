@@ -81,12 +81,14 @@ class Link:
     Attributes:
         cut: whether nothing gets through for now.
         lag: seconds that a message takes longer, at most.
+        loss: how likely a message of another node is lost; half as likely it comes twice.
     """
 
     def __init__(self, world: World, name: str, server: Server, client: SimProtocol) -> None:
         self.world, self.name, self.server, self.client = world, name, server, client
         chance = world.chance("link", name)
         self.cut, self.lag = False, 0.0
+        self.loss = 0.0
         self.up = Pipe(world, chance, self, self._to_server)
         self.down = Pipe(world, chance, self, self._to_client)
         self.channels: set[bytes] = set()
@@ -298,13 +300,14 @@ class Network:
     Attributes:
         cut: the kinds of its connections that get nothing through now; see ``Fault``.
         lag: seconds that what it sends and receives takes longer, at most.
+        loss: how likely a message of another node is lost.
     """
 
     def __init__(self, world: World, server: Server, clock: NodeClock, name: str) -> None:
         self.world, self.server, self.clock, self.name = world, server, clock, name
         self.chance = world.chance("network", name)
         self.cut: set[str] = set()
-        self.lag = 0.0
+        self.lag = self.loss = 0.0
         self.links: dict[Link, str] = {}
         self._numbers = 0
 
@@ -325,7 +328,7 @@ class Network:
         self._numbers += 1
         protocol = SimProtocol(owner, self.clock)
         link = protocol.link = Link(self.world, f"{self.name}.{self._numbers}", self.server, protocol)
-        link.lag, link.cut = self.lag, kind in self.cut
+        link.lag, link.cut, link.loss = self.lag, kind in self.cut, self.loss
         self.links[link] = kind
         self.server.accept(link)
         self.clock.receive(done, protocol)
@@ -341,6 +344,11 @@ class Network:
         self.lag = lag
         for link in self.links:
             link.lag = lag
+
+    def set_loss(self, loss: float) -> None:
+        self.loss = loss
+        for link in self.links:
+            link.loss = loss
 
     def reset(self, kinds: set[str]) -> None:
         """Break connections."""

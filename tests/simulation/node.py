@@ -28,6 +28,7 @@ from tests.simulation.server import Server
 from tests.simulation.world import NodeClock, World
 
 LEASE = 5.0  # seconds
+TOLD = 2.0  # seconds from the end of a lease until all calls to its node have ended
 PROBE = 1.0  # seconds in which the holder of a name must respond
 UNSUBSCRIBE_DELAY = 2.0  # seconds for which an unused topic stays subscribed
 EXPIRY = 5.0  # seconds between two looks for expired keys: a second's are most of a run's work
@@ -40,6 +41,7 @@ class Node:
         name: the same at each start.
         thawed: when it was frozen last and has gone on.
         died: when it has ended without notice; 0.0: it has not.
+        absences: when it began to be frozen for longer than its lease, or has ended without notice.
     """
 
     def __init__(self, world: World, server: Server, name: str, start: int = 1) -> None:
@@ -49,6 +51,8 @@ class Node:
         self.clock.network = self.network  # type: ignore[attr-defined]
         self.thawed = self.died = 0.0
         self.alive = True
+        self.froze = 0.0
+        self.absences: list[float] = []
         clock: Any = self.clock
         settings = Settings(
             takeover_probe_seconds=PROBE, durable_topics=("durable.>",), max_mailbox=100_000, request_idle_seconds=20.0
@@ -71,14 +75,18 @@ class Node:
 
     def freeze(self) -> None:
         self.clock.frozen = True
+        self.froze = self.world.now
 
     def thaw(self, net_first: bool) -> None:
         self.thawed = self.world.now
+        if self.thawed > self.froze + LEASE + TOLD:
+            self.absences.append(self.froze)
         self.clock.thaw(net_first)
 
     def crash(self, *, silently: bool) -> None:
         """End without notice; *silently*: by a power cut, of which nobody is told."""
         self.alive, self.died = False, self.world.now
+        self.absences.append(self.died)
         self.clock.die()
         self.network.end(silently=silently)
 

@@ -12,7 +12,7 @@ import attrs
 
 from tests.simulation import checks
 from tests.simulation.clients import Client, History
-from tests.simulation.node import LEASE, Node, simulated
+from tests.simulation.node import Node, simulated
 from tests.simulation.schedule import ACTIVE, ALL, Schedule, Step, make_schedule
 from tests.simulation.server import Server
 from tests.simulation.world import START, Endless, Violation, World
@@ -70,6 +70,7 @@ class Run:
         self._wait_until_ready()
         world.run_until(world.now + SETTLE)
         checks.check_deaf(self)
+        checks.check_names(self)
         checks.check_history(self)
         self._leave()
         checks.check_empty(self)
@@ -119,6 +120,33 @@ class Run:
 
     def node_reset(self, node: Node, kinds: str) -> None:
         node.network.reset(set(kinds.split()))
+
+    def node_stall(self, node: Node, kinds: str, seconds: float) -> None:
+        """Let nothing through of the connections that there are; new ones are well."""
+        links = [link for link, kind in node.network.links.items() if kind in kinds.split()]
+        for link in links:
+            link.set_cut(True)
+            self._later(seconds, link.set_cut, False)
+
+    def node_flaky(self, node: Node, kinds: str, seconds: float, lag: float) -> None:
+        """Break connections again and again, slow as they are."""
+        network = node.network
+        network.set_lag(lag)
+        end = min(self.world.now + seconds, START + ACTIVE)
+        self._later(seconds, network.set_lag, 0.0)
+        chance = self.world.chance("flaky", node.name, self.world.now)
+
+        def reset() -> None:
+            if self.world.now < end:
+                network.reset(set(kinds.split()))
+                self.world.after(0.2 + 0.6 * chance.random(), reset)
+
+        reset()
+
+    def node_lossy(self, node: Node, seconds: float, loss: float) -> None:
+        """Lose some of what other nodes send, and bring some of it twice."""
+        node.network.set_loss(loss)
+        self._later(seconds, node.network.set_loss, 0.0)
 
     def node_lag(self, node: Node, lag: float, seconds: float) -> None:
         node.network.set_lag(lag)
@@ -184,8 +212,6 @@ class Run:
         if not self.server.up:
             return
         self.server.end()
-        if data is not None:
-            self.history.upset = self.world.now + seconds + 3 * LEASE
         self._later(seconds, self._redis_up, data)
 
     def _redis_up(self, data: dict[bytes, Any] | None) -> None:
@@ -209,6 +235,7 @@ class Run:
         for node in list(self.nodes.values()):
             node.network.set_cut(ALL, False)
             node.network.set_lag(0.0)
+            node.network.set_loss(0.0)
             if node.clock.frozen:
                 node.thaw(True)
 
@@ -245,9 +272,9 @@ class Run:
         world.run_until(world.now + LEAVING)
 
 
-def run_seed(seed: int, *, keep_trace: bool = False) -> Result:
-    """Return what the run of *seed* shows."""
-    return run_schedule(make_schedule(seed), keep_trace=keep_trace)
+def run_seed(seed: int, theme: str = "", *, keep_trace: bool = False) -> Result:
+    """Return what the run of *seed* shows; see ``make_schedule``."""
+    return run_schedule(make_schedule(seed, theme), keep_trace=keep_trace)
 
 
 def run_schedule(schedule: Schedule, *, keep_trace: bool = False) -> Result:

@@ -91,6 +91,9 @@ FAULTS = (
     ("cut", 4),
     ("reset", 5),
     ("lag", 3),
+    ("flaky", 1),
+    ("stall", 1),
+    ("lossy", 1),
     ("freeze", 4),
     ("crash", 3),
     ("stop", 1),
@@ -102,56 +105,122 @@ FAULTS = (
 )
 
 
-# What runs are about, and how much likelier than otherwise each of its kinds is.
-THEMES: tuple[dict[str, float], ...] = (
-    {},
-    {"perform": 12, "release": 2, "call": 4, "freeze": 4, "cut": 3, "long": 1},
-    {"call": 5, "stream": 6, "share": 3, "take": 3, "perform": 2, "freeze": 2, "cut": 2, "crash": 2},
-    {"post": 4, "observe": 3, "read": 2, "reset": 3, "cut": 2},
-    {"enqueue": 8, "consume": 3, "leave": 3, "lag": 2, "crash": 2},
-)
+LENGTHS = (0.2, 1.0, 3.0, 6.0, 8.0)  # seconds of a fault, about
+FRESH = tuple(f"durable.{letter}" for letter in "cdefgh")  # of which nothing may have been seen
 
 
-def make_schedule(seed: int) -> Schedule:
-    """Return what happens in the run of *seed*."""
-    chance = Random(f"schedule {seed}")
-    theme = chance.choice(THEMES)
+@attrs.frozen
+class Theme:
+    """What runs are about.
+
+    Attributes:
+        likelier: how much likelier than otherwise each kind is.
+        setup, work: what clients do besides.
+        faults: how many there are: one of these.
+        lengths: seconds of a fault, about.
+        within: seconds after the beginning of a fault from which on clients do all their work, until it ends.
+        caught: whether much is on its way when a fault begins.
+        bursts: what is often done several times, one right after the other.
+    """
+
+    likelier: dict[str, float] = attrs.field(factory=dict)
+    setup: tuple[tuple[Any, ...], ...] = ()
+    work: tuple[tuple[Any, ...], ...] = ()
+    faults: tuple[int, ...] = (0, 1, 1, 2, 2, 3, 4, 6)
+    lengths: tuple[float, ...] = LENGTHS
+    within: float | None = None
+    bursts: set[str] = BURSTS
+    caught: bool = False
+
+
+THEMES = {
+    "anything": Theme(),
+    "names": Theme({"perform": 12, "release": 2, "call": 4, "freeze": 4, "cut": 3}, lengths=(6.0, 8.0)),
+    "calls": Theme({"call": 5, "stream": 6, "share": 3, "take": 3, "perform": 2, "freeze": 2, "cut": 2, "crash": 2}),
+    "topics": Theme({"post": 4, "observe": 3, "read": 2, "reset": 3, "cut": 2}),
+    "mail": Theme({"enqueue": 8, "consume": 3, "leave": 3, "lag": 2, "crash": 2}),
+    # A lease ends, others claim the names, and calls come at that moment.
+    "lapse": Theme(
+        {"perform": 9, "call": 6, "share": 2, "freeze": 20, "cut": 20}, faults=(1, 1, 2), lengths=(8.0, 9.0), within=4.5
+    ),
+    # What nodes tell each other is lost on the way, or nobody knows.
+    "frames": Theme(
+        {"call": 6, "stream": 12, "share": 5, "take": 8, "perform": 3, "flaky": 40, "lossy": 60},
+        faults=(1, 2, 2, 3),
+        lengths=(1.0, 1.5, 3.0),
+        within=0.0,
+        bursts=BURSTS | {"call", "stream"},
+    ),
+    # What nodes ask Redis comes there much later, when they have asked again.
+    "stalls": Theme(
+        {"perform": 6, "release": 6, "leave": 4, "stall": 90},
+        work=(("share", SHARED, 12), ("release", SHARED, 6)),
+        faults=(1, 1, 2, 3),
+        lengths=(7.0, 8.0),
+        caught=True,
+    ),
+    # What is posted comes before, between and after subscriptions that begin or are lost.
+    "seams": Theme(
+        {"reset": 15, "flaky": 10, "lag": 10},
+        setup=(("observe", FRESH, 30),),
+        work=(("post", FRESH, 60), ("observe", FRESH, 20)),
+        faults=(1, 2, 3, 4),
+        lengths=(0.2, 1.0, 3.0),
+    ),
+    "jobs": Theme({"consume": 20, "enqueue": 15}, faults=(0, 0, 1)),
+    "back": Theme({"back": 40, "wipe": 15, "perform": 8, "call": 5, "release": 4, "crash": 2}, faults=(1, 2, 3)),
+    "shared": Theme(
+        {"share": 5, "consume": 2, "leave": 8}, work=(("release", SHARED, 3), ("share", SHARED, 3)), faults=(0, 0, 1)
+    ),
+    # Nodes of callees end, while all else goes on.
+    "ends": Theme(
+        {"call": 12, "perform": 4, "share": 4, "crash": 40, "freeze": 40}, faults=(1, 1, 2), lengths=(8.0, 9.0)
+    ),
+}
+
+
+def make_schedule(seed: int, theme: str = "") -> Schedule:
+    """Return what happens in the run of *seed*, with the *theme* of that name, or the one that the seed chooses."""
+    chance = Random(f"schedule {seed} {theme}")
+    about = THEMES[theme or chance.choice(list(THEMES))]
     nodes, clients = chance.randint(*NODES), chance.randint(*CLIENTS)
     faults = [
-        _fault(chance, theme, nodes, clients, FIRST + 1 + (ACTIVE - 3) * chance.random() ** 2)
-        for _ in range(chance.choice((0, 1, 1, 2, 2, 3, 4, 6)))
+        _fault(chance, about, nodes, clients, FIRST + 1 + (ACTIVE - 3) * chance.random() ** 2)
+        for _ in range(chance.choice(about.faults))
     ]
     steps = list(faults)
     for _ in range(chance.randint(8, 16)):
-        steps.append(_client_step(chance, theme, clients, SETUP, FIRST + chance.random()))
+        steps.append(_client_step(chance, about, clients, SETUP + about.setup, FIRST + chance.random()))
     for _ in range(chance.randint(15, 45)):
-        step = _client_step(chance, theme, clients, WORK, _moment(chance, faults))
-        # Often several of the same, one right after the other.
-        for _ in range(chance.choice((1, 1, 2, 4)) if step.what in BURSTS else 1):
+        step = _client_step(chance, about, clients, WORK + about.work, _moment(chance, about, faults))
+        for _ in range(chance.choice((1, 1, 2, 4)) if step.what in about.bursts else 1):
             steps.append(step)
             step = attrs.evolve(step, at=step.at + 0.2 * chance.random())
     return Schedule(seed, nodes, clients, tuple(sorted(steps, key=lambda step: step.at)))
 
 
-def _moment(chance: Random, faults: list[Step]) -> float:
+def _moment(chance: Random, theme: Theme, faults: list[Step]) -> float:
     """Return when a client does something: often at the beginning or at the end of a fault."""
     if not faults or chance.random() < 0.5:
         return FIRST + 0.5 + (ACTIVE - 2) * chance.random()
     fault = chance.choice(faults)
     at = fault.at
+    if theme.caught and chance.random() < 0.5:
+        return at - 0.0005 * chance.random()
     lasts = [word for word in fault.arguments if type(word) is float]
+    if lasts and theme.within is not None and lasts[0] > theme.within:
+        at += theme.within + (lasts[0] + 0.2 - theme.within) * chance.random()
+        return min(ACTIVE, at)
     if lasts and chance.random() < 0.5:
         at += lasts[0]
     return min(ACTIVE, max(FIRST, at + chance.choice((0.01, 0.3, 1.0)) * (chance.random() - 0.3)))
 
 
-def _weighted(chance: Random, theme: dict[str, float], table: tuple[tuple[Any, ...], ...]) -> tuple[Any, ...]:
-    return chance.choices(table, [row[-1] * theme.get(row[0], 1) for row in table])[0]
+def _weighted(chance: Random, theme: Theme, table: tuple[tuple[Any, ...], ...]) -> tuple[Any, ...]:
+    return chance.choices(table, [row[-1] * theme.likelier.get(row[0], 1) for row in table])[0]
 
 
-def _client_step(
-    chance: Random, theme: dict[str, float], clients: int, table: tuple[tuple[Any, ...], ...], at: float
-) -> Step:
+def _client_step(chance: Random, theme: Theme, clients: int, table: tuple[tuple[Any, ...], ...], at: float) -> Step:
     what, names, _ = _weighted(chance, theme, table)
     name = chance.choice(names) if names else f"c{chance.randrange(clients)}"
     arguments: tuple[Any, ...] = (name,)
@@ -162,14 +231,19 @@ def _client_step(
     return Step(at, f"c{chance.randrange(clients)}", what, arguments)
 
 
-def _fault(chance: Random, theme: dict[str, float], nodes: int, clients: int, at: float) -> Step:
+def _fault(chance: Random, theme: Theme, nodes: int, clients: int, at: float) -> Step:
     what = _weighted(chance, theme, FAULTS)[0]
     node = f"n{chance.randrange(nodes)}"
-    lengths = (6.0, 8.0) if "long" in theme else (0.2, 1.0, 3.0, 6.0, 8.0)
-    seconds = round(chance.choice(lengths) * (0.7 + 0.6 * chance.random()), 3)
+    seconds = round(chance.choice(theme.lengths) * (0.7 + 0.6 * chance.random()), 3)
     if what in ("cut", "reset"):
         kinds = " ".join(sorted(chance.choice(KINDS)))
         return Step(at, node, what, (kinds, seconds) if what == "cut" else (kinds,))
+    if what == "stall":
+        return Step(at, node, what, (" ".join(sorted(chance.choice(KINDS))), seconds))
+    if what == "lossy":
+        return Step(at, node, what, (seconds, chance.choice((0.1, 0.3))))
+    if what == "flaky":
+        return Step(at, node, what, (" ".join(sorted(chance.choice(KINDS))), seconds, chance.choice((0.0, 0.1, 0.3))))
     if what == "lag":
         return Step(at, node, what, (chance.choice((0.05, 0.3, 1.0)), seconds))
     if what == "freeze":

@@ -59,7 +59,8 @@ class Server:
         count = 0
         for link in self.links:
             if channel in link.channels:
-                link.reply([b"message", channel, message])
+                for _ in range(_times(link, channel)):
+                    link.reply([b"message", channel, message])
                 count += 1
             for glob, pattern in link.patterns.items():
                 if pattern.fullmatch(channel):
@@ -159,6 +160,14 @@ class Server:
         self.runs += 1
         if data is not None:
             self.data.keys = data
+
+
+def _times(link: Link, channel: bytes) -> int:
+    """Return how often a message arrives; Redis would close the connection, but links must do without that."""
+    if not link.loss or b"node/" not in channel:
+        return 1
+    chance = link.chance.random()
+    return 0 if chance < link.loss else 2 if chance > 1 - link.loss / 2 else 1
 
 
 def _errors(found: Any) -> Any:

@@ -19,15 +19,7 @@ from tests.simulation.world import Violation
 
 SEEDS, SOAK_SEEDS = 200, 50_000
 BLOCKS = 10  # tests that share the seeds, each of them perhaps in another process
-QUICK_MUTANTS = {"position not moved": 0, "gap not filled": 85}  # and from which seed on they are looked for
-MUTANT_SEEDS = 2000  # in which each mutant must be found
 ROOT = Path(__file__).parents[2]
-
-
-def is_open(result: Result, violation: Violation) -> bool:
-    """Whether it is known that this happens, and not mended yet."""
-    # Names that were given back after the state that the server went back to are this node's again.
-    return violation.kind == "names are not given back" and any(step.what == "back" for step in result.schedule.steps)
 
 
 pytestmark = pytest.mark.unmeasured
@@ -46,14 +38,14 @@ def _end_what_was_abandoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_what_is_promised_holds_whatever_happens(block: int, soak: bool) -> None:
     for seed in range(block, SOAK_SEEDS if soak else SEEDS, BLOCKS):
         result = run_seed(seed)
-        violations = [str(violation) for violation in result.violations if not is_open(result, violation)]
+        violations = [str(violation) for violation in result.violations]
         assert violations == [], f"python -m tests.simulation --seed {seed}"
 
 
 @pytest.mark.parametrize("what", FOUND)
 def test_what_was_found_once_does_not_come_again(what: str) -> None:
     result = run_schedule(FOUND[what])
-    assert [str(violation) for violation in result.violations if not is_open(result, violation)] == []
+    assert [str(violation) for violation in result.violations] == []
 
 
 def test_a_seed_shows_the_same_in_every_process() -> None:
@@ -78,10 +70,8 @@ def test_runs_of_two_seeds_differ() -> None:
 @pytest.mark.timeout(6 * 3600)
 @pytest.mark.parametrize("name", MUTANTS)
 def test_faults_of_the_code_are_found(name: str, soak: bool) -> None:
-    if not soak and name not in QUICK_MUTANTS:
-        pytest.skip("it takes long: make soak")
-    first = 0 if soak else QUICK_MUTANTS[name]
-    assert find(name, MUTANT_SEEDS, first, known=is_open) is not None
+    for first in (0, 1000) if soak else (MUTANTS[name].first,):
+        assert find(name, first=first) is not None
 
 
 def test_a_failing_schedule_is_shrunk_to_what_matters(monkeypatch: pytest.MonkeyPatch) -> None:

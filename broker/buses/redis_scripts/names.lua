@@ -304,6 +304,21 @@ verbs.holders = function(at)
   return {}
 end
 
+-- number, cursor
+-- Returns the next cursor, "0" at the end, and some of the names that the node holds; or FENCED.
+verbs.own = function(at)
+  if fenced(ARGV[at]) then
+    return FENCED
+  end
+  local found, names, mine = call('HSCAN', NAMES, ARGV[at + 1], 'COUNT', 500), {}, ' ' .. me .. ':' .. ARGV[at] .. ' '
+  for index = 1, #found[2], 2 do
+    if string.find(found[2][index + 1] .. ' ', mine, 1, true) then
+      names[#names + 1] = found[2][index]
+    end
+  end
+  return {found[1], names}
+end
+
 -- cursor
 -- Forgets some of the names whose holders have no lease; returns the next cursor, "0" at the end.
 verbs.tidy = function(at)
