@@ -82,6 +82,7 @@ class Identity:
         expires: when its credential ends, in seconds since the epoch; 0.0: never.
         fingerprint: of the key that its credential is good by; it changes with the key, and is "" without one.
         details: claims of its credential that a dialect may show to the client.
+        owner: who owns the ids that it uses: itself by its name, all nameless ones together, or "": nobody.
     """
 
     kind: str = "anonymous"
@@ -92,18 +93,19 @@ class Identity:
     expires: float = 0.0
     fingerprint: str = attrs.field(default="", repr=False)
     details: Mapping[str, Any] = attrs.field(factory=dict)
+    # Not a property: it is asked for with every post and poll.
+    owner: str = attrs.field(init=False, repr=False, eq=False)
+
+    @owner.default
+    def _owner(self) -> str:
+        if self.name:
+            return f"{self.kind}:{self.name}"
+        return "" if self.kind == "user" else SHARED
 
     @property
     def authenticated(self) -> bool:
         """Whether a valid credential was shown."""
         return self.kind != "anonymous"
-
-    @property
-    def owner(self) -> str:
-        """Who owns the ids that it uses: itself by its name, all nameless ones together, or "": nobody."""
-        if self.name:
-            return f"{self.kind}:{self.name}"
-        return "" if self.kind == "user" else SHARED
 
     @property
     def principal(self) -> str:

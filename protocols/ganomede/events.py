@@ -48,7 +48,7 @@ class Events:
     def __init__(self, settings: Settings) -> None:
         self._timeout = settings.poll_timeout_seconds
         # An answer that its client does not read must not be more than may wait for a client.
-        self._max_bytes = settings.send_queue_bytes
+        self._page_bytes = min(MAX_BYTES, settings.send_queue_bytes)
         self._error_delay = settings.error_delay_seconds
         self._bodies = Bodies(Publication, settings.max_message_bytes)
         self._held = HeldRefusals(MAX_HELD)
@@ -118,12 +118,12 @@ class Events:
     async def _read(self, peer: IPeer, client: str, channel: str, limit: int, said: str | None) -> Response:
         if said is None:
             after = await peer.cursor(client, channel)
-            events = await peer.poll(channel, after, limit, self._timeout, max_bytes=self._page_bytes())
+            events = await peer.poll(channel, after, limit, self._timeout, max_bytes=self._page_bytes)
         elif (number := whole_number(said)) is None:
             # This acknowledges nothing.
             await peer.cursor(client, channel)
             after = 0
-            events = await peer.poll(channel, after, limit, self._timeout, max_bytes=self._page_bytes())
+            events = await peer.poll(channel, after, limit, self._timeout, max_bytes=self._page_bytes)
         else:
             after = number
             events = await self._acknowledge(peer, client, channel, after, limit)
@@ -137,7 +137,7 @@ class Events:
         """Poll while the cursor is written; before anything is answered, it must have been."""
         lost: list[Failure] = []
         moved = peer.move_cursor(client, channel, after).addErrback(lost.append)
-        events = await peer.poll(channel, after, limit, self._timeout, max_bytes=self._page_bytes())
+        events = await peer.poll(channel, after, limit, self._timeout, max_bytes=self._page_bytes)
         await moved
         if lost:
             lost[0].raiseException()
@@ -148,10 +148,7 @@ class Events:
         query = read_query(request.query)
         authenticate(peer, query.get("secret", msgspec.UNSET))
         channel = channel_of(query.get("channel"))
-        return _listed(await peer.latest(channel, _limit(query), max_bytes=self._page_bytes()))
-
-    def _page_bytes(self) -> int:
-        return min(MAX_BYTES, self._max_bytes)
+        return _listed(await peer.latest(channel, _limit(query), max_bytes=self._page_bytes))
 
     async def _hold(self, peer: IPeer) -> None:
         if self._error_delay > 0:

@@ -133,8 +133,9 @@ def test_a_limit_is_at_most_a_thousand(api, monkeypatch):
     assert api.ids(limit=2**53 - 1) == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_an_answer_is_cut_where_it_grows_too_long(api, monkeypatch):
+def test_an_answer_is_cut_where_it_grows_too_long(monkeypatch):
     monkeypatch.setattr(events, "MAX_BYTES", 100)
+    api = Api()
     for size in (40, 40, 40, 200, 10):
         api.post(data=["x" * size])
     assert [api.ids(after=after) for after in (0, 2, 3, 4)] == [[1, 2], [3], [4], [5]]
@@ -384,8 +385,9 @@ def latest_ids(api):
     return [event["id"] for event in json.loads(api.ask("GET", api.target("/latest", channel="ch")).body)]
 
 
-def test_latest_is_cut_where_it_grows_too_long(api, monkeypatch):
+def test_latest_is_cut_where_it_grows_too_long(monkeypatch):
     monkeypatch.setattr(events, "MAX_BYTES", 100)
+    api = Api()
     for size in (10, 200, 40, 40):
         api.post(data=["x" * size])
     assert latest_ids(api) == [3, 4]
