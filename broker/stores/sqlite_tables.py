@@ -463,7 +463,8 @@ def _rows(found: sqlite3.Cursor, column: int, max_bytes: int) -> list[Any]:
 
 def _said_by(event: Event) -> bytes:
     """Return source and author of *event* as they are stored."""
-    return encode_text(event.source) + AUTHOR + encode_text(event.author)
+    # As ``encode_text`` does, without the price of the calls.
+    return event.source.encode("utf-8", "surrogatepass") + AUTHOR + event.author.encode("utf-8", "surrogatepass")
 
 
 def _fit(number: int) -> int:

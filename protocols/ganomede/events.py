@@ -188,23 +188,24 @@ def authenticate(peer: IPeer, secret: str | msgspec.UnsetType, request: HttpRequ
         Unauthenticated: neither is good.
         RateLimited: there were too many requests, or too many wrong secrets.
     """
-    _identify(peer, secret, request)
-    peer.take_one_token()
-
-
-def _identify(peer: IPeer, secret: str | msgspec.UnsetType, request: HttpRequest | None) -> None:
-    if secret is not msgspec.UNSET:
+    if secret is msgspec.UNSET:
+        _identify_by_query(peer, request, "" if not peer.admitted else None)
+    else:
         try:
             peer.identify(secret)
-            return
         except BrokerError:
             if request is None or not request.query:
                 raise
-    other = read_query(request.query).get("secret") if request is not None and request.query else None
-    if other is not None:
-        peer.identify(other)
-    elif secret is not msgspec.UNSET or not peer.admitted:
-        peer.identify("")
+            _identify_by_query(peer, request, "")
+    peer.take_one_token()
+
+
+def _identify_by_query(peer: IPeer, request: HttpRequest | None, other: str | None) -> None:
+    """Identify *peer* by the secret in the query of *request*, or by *other* where there is none."""
+    query = read_query(request.query) if request is not None and request.query else {}
+    secret = query.get("secret", other)
+    if secret is not None:
+        peer.identify(secret)
 
 
 def encode(event: Event) -> bytes:
