@@ -116,11 +116,16 @@ class Network:
         self.frames += 1
         fate = self.fates.pop(0) if self.fates else WELL
         for delay in fate.copies:
-            self.clock.callLater(delay, self.nodes[address].links.received, sender, frame)
+            self.clock.callLater(delay, self._arrive, sender, self.nodes[sender].number, address, frame)
         result: Deferred[bool] = fail(Unavailable("redis")) if fate.told is None else succeed(fate.told)
         told: Deferred[bool] = Deferred()
         self.clock.callLater(fate.after, result.chainDeferred, told)
         return told
+
+    def _arrive(self, sender: str, lease: int, address: str, frame: bytes) -> None:
+        """Hand *frame* over, unless the *lease* under which it was sent has ended: the bus drops it then."""
+        if lease == self.nodes[sender].number:
+            self.nodes[address].links.received(sender, frame)
 
     def pass_time(self, seconds: float) -> None:
         for _ in range(round(seconds / 0.05)):
