@@ -13,6 +13,7 @@ elsewhere, any other never.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import cast
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -22,7 +23,7 @@ from twisted.python.failure import Failure
 from broker.cluster.claims import LAPSED
 from broker.cluster.messages import Answered, Called, Ended, NotHere, WireError
 from broker.cluster.messenger import NodeMessenger
-from broker.cluster.stand_ins import Callee, Caller
+from broker.cluster.stand_ins import Callee, Caller, lookup
 from broker.core.bounded import BoundedDict
 from broker.core.calls import Call, Calls, Party
 from broker.core.registry import Registry
@@ -43,11 +44,13 @@ class Route:
 
     Attributes:
         name: by which it was.
-        nodes: addresses of the nodes that have it, and the numbers of their leases; the next to be used first.
+        nodes: addresses of the nodes that have it, and the numbers of their leases.
+        untried: those addresses, the next to be used first.
     """
 
     name: str
     nodes: list[tuple[str, int]]
+    untried: tuple[str, ...]
 
 
 class RemoteCalls(Calls):
@@ -65,8 +68,10 @@ class RemoteCalls(Calls):
         a name now.
         """
         self._messenger, self._sessions_of, self._holds = nodes, sessions_of, holds
-        self._out: dict[str, Callee] = {}  # by the id of the call here
-        self._in: dict[tuple[str, str], Caller] = {}  # by the caller's node and its id of the call
+        self._lease_of = nodes.lease_of
+        self._registries = {PROCEDURE: self.performers, SERVICE: self.services, TAKER: self.takers}
+        self._out: dict[str, Call] = {}  # those whose callees are elsewhere, by their ids
+        self._in: dict[str, Caller] = {}  # by the id of the call at the caller's node, which no other node uses
         self._known: BoundedDict[tuple[str, ...], Route] = BoundedDict(MAX_KNOWN)
         self._searches: dict[tuple[str, ...], list[Callee]] = {}  # who waits for the result of each
         nodes.on(Called, self._called)
@@ -80,7 +85,7 @@ class RemoteCalls(Calls):
 
     def registry_of(self, kind: str) -> Registry[Party]:
         """Return who holds the names of *kind* here; see ``ClusterNames``."""
-        return {PROCEDURE: self.performers, SERVICE: self.services, TAKER: self.takers}[kind]
+        return self._registries[kind]
 
     # The caller's side.
 
@@ -91,15 +96,8 @@ class RemoteCalls(Calls):
             if not entry.shared:
                 self._check_held(SERVICE + service if service else PROCEDURE + procedure)
             return entry.next(), service or procedure
-        names = [SERVICE + service] if service else []
-        names.append(PROCEDURE + procedure)
-        if service:
-            return self.find_remote(names, NotFound("service", service)), service
-        name = procedure.rpartition(".")[0]
-        while name:
-            names.append(SERVICE + name)
-            name = name.rpartition(".")[0]
-        return self.find_remote(names, NotFound("method", procedure)), ""
+        names, missing = lookup(procedure, service)
+        return Callee(names, missing, self._forward, self._out), service
 
     def _check_held(self, name: str) -> None:
         """Raise ``Unavailable`` when another node may hold *name*, since this one has lost its lease."""
@@ -116,11 +114,9 @@ class RemoteCalls(Calls):
 
     def find_remote(self, names: Iterable[str], error: BrokerError) -> Party:
         """Return a stand-in for whoever holds one of *names*."""
-        return Callee(tuple(names), error, self._forward)
+        return Callee(tuple(names), lambda: error, self._forward, self._out)
 
     def _forward(self, callee: Callee) -> None:
-        assert callee.call is not None
-        self._out[callee.call.id] = callee
         route = None if callee.fresh else self._route(callee.names)
         if route is not None:
             self._try(callee, route)
@@ -144,7 +140,7 @@ class RemoteCalls(Calls):
         route = self._known.get(names)
         if route is not None:
             for address, lease in route.nodes:
-                if self._messenger.lease_of(address) != lease:
+                if self._lease_of(address) != lease:
                     del self._known[names]
                     return None
         return route
@@ -153,7 +149,7 @@ class RemoteCalls(Calls):
         name, addresses = found
         names = callees[0].names
         later = self._searches.pop(names)
-        route = Route(name, [(address, self._messenger.lease_of(address)) for address in addresses])
+        route = Route(name, [(address, self._lease_of(address)) for address in addresses], tuple(addresses))
         if addresses:
             self._known[names] = route
             callees += later
@@ -171,11 +167,10 @@ class RemoteCalls(Calls):
             waiting += callees
 
     def _try(self, callee: Callee, route: Route) -> None:
-        callee.name, nodes = route.name, route.nodes
-        callee.untried = [address for address, _ in nodes]
-        if len(nodes) > 1:
+        callee.name, callee.untried = route.name, route.untried
+        if len(route.untried) > 1:
             # Nodes that share the name are used round-robin.
-            nodes.append(nodes.pop(0))
+            route.untried = (*route.untried[1:], route.untried[0])
         self._try_next(callee)
 
     def _not_found(self, failure: Failure, callees: list[Callee]) -> None:
@@ -186,39 +181,34 @@ class RemoteCalls(Calls):
             self._give_up(callee, error)
 
     def _try_next(self, callee: Callee) -> None:
-        call, request = callee.call, callee.request
-        assert call is not None
+        request = callee.request
         assert request is not None
-        if call.id not in self._out:  # it has ended meanwhile
+        if request.id not in self._out:  # it has ended meanwhile
             if callee.orphaned:
-                self._send_orphan(callee, call.id)
+                self._send_orphan(callee, request.id)
             return
         if callee.untried:
-            callee.address = callee.untried.pop(0)
-            if not self._send_call(callee, call.id):
+            if not self._send_call(callee, request):
                 self._give_up(callee, self._not_sent())
             return
         known = self._known.pop(callee.names, None)
         if known is not None and not callee.fresh:
             self._forward_again(callee)
         else:
-            self._give_up(callee, callee.error)
+            self._give_up(callee, callee.error or callee.missing())
 
-    def _send_call(self, callee: Callee, id: str) -> bool:
-        assert callee.call is not None
-        assert callee.request is not None
-        message = Called(id, callee.name, callee.request, callee.call.quiet)
-        return self._messenger.send(callee.address, message, callee)
+    def _send_call(self, callee: Callee, request: Request) -> bool:
+        """Send *request* to the next node that was not tried."""
+        callee.address, callee.untried = callee.untried[0], callee.untried[1:]
+        return self._messenger.send(callee.address, Called(callee.name, request, callee.quiet), callee)
 
     def _not_sent(self) -> BrokerError:
         return NotDone("call", message=TOO_MUCH if self._messenger.bus.lease else NO_LEASE)
 
     def _send_orphan(self, callee: Callee, id: str) -> None:
         """Send the request all the same: alone, the callee would have got it before the caller left."""
-        if callee.untried:
-            callee.address = callee.untried.pop(0)
-            if self._send_call(callee, id):
-                self._messenger.send(callee.address, Ended(id), urgent=True)
+        if callee.untried and callee.request is not None and self._send_call(callee, callee.request):
+            self._messenger.send(callee.address, Ended(id), urgent=True)
 
     def _forward_again(self, callee: Callee) -> None:
         callee.fresh = True
@@ -227,8 +217,7 @@ class RemoteCalls(Calls):
 
     def _refused(self, callee: Callee) -> bool:
         """Send a request elsewhere that has surely not arrived; False: there is no other node."""
-        assert callee.call is not None
-        over = callee.call.id not in self._out
+        over = self._call_of(callee) is None
         if over and not (callee.orphaned and callee.untried):
             return False
         if callee.fresh and not callee.untried:
@@ -237,18 +226,21 @@ class RemoteCalls(Calls):
         self._try_next(callee)
         return True
 
+    def _call_of(self, callee: Callee) -> Call | None:
+        """Return the call of *callee*; None: it has ended."""
+        return self._out.get(callee.request.id) if callee.request is not None else None
+
     def _give_up(self, callee: Callee, error: BrokerError) -> None:
         """End the call of *callee* with *error*, whether or not some of its answers have come; its node knows."""
-        call = callee.call
-        assert call is not None
-        if call.id in self._out:
+        call = self._call_of(callee)
+        if call is not None:
             callee.address = ""
             self._end(call)
             call.caller.on_reply(Reply(call.ref, b"null", error, BROKER, streamed=call.streamed))
 
     def _answered(self, address: str, answer: Answered) -> None:
-        callee = self._out.get(answer.id)
-        if callee is None or callee.address != address:
+        callee = self._callee_at(address, answer.id)
+        if callee is None:
             return
         error = None if answer.wire_error is None else answer.wire_error.error()
         if error is not None and answer.source == BROKER:
@@ -259,9 +251,17 @@ class RemoteCalls(Calls):
             callee.address = ""  # it has ended there, too
         self.answer(callee, answer.id, answer.body, error, answer.time, answer.attachments)
 
+    def _callee_at(self, address: str, id: str) -> Callee | None:
+        """Return who performs the call *id* at the node *address*, or None."""
+        call = self._out.get(id)
+        if call is None:
+            return None
+        callee = cast(Callee, call.callee)
+        return callee if callee.address == address else None
+
     def _not_here(self, address: str, message: NotHere) -> None:
-        callee = self._out.get(message.id)
-        if callee is not None and callee.address == address:
+        callee = self._callee_at(address, message.id)
+        if callee is not None:
             if callee.name.startswith((CLIENT, SESSION)):
                 callee.error = message.wire_error.error()  # the recipient is connected, but does not perform it
             self._try_next(callee)
@@ -270,21 +270,21 @@ class RemoteCalls(Calls):
 
     def _called(self, address: str, message: Called) -> None:
         request = message.request
+        id = request.id  # there; it gets another one here
         try:
             callee, request.service = self._at(message.name, request)
         except (NotFound, Gone) as error:
-            self._messenger.send(address, NotHere(message.id, WireError.of(error)), urgent=True)
+            self._messenger.send(address, NotHere(id, WireError.of(error)), urgent=True)
             return
         except Unavailable as error:
-            self._messenger.send(address, _refusal(message.id, error), urgent=True)
+            self._messenger.send(address, _refusal(id, error), urgent=True)
             return
         request.method = request.procedure[len(request.service) + 1 :] if request.procedure else ""
-        caller = Caller(address, message.id, request.caller, self._reply)
-        self._in[address, message.id] = caller
+        caller = self._in[id] = Caller(address, id, request.caller, self._reply)
         try:
-            self.open(caller, callee, message.id, request, quiet=message.quiet)
+            self.open(caller, callee, id, request, message.quiet)
         except BrokerError as error:
-            self._in.pop((address, message.id), None)  # it may not have been opened at all
+            self._in.pop(id, None)  # it may not have been opened at all
             self._refuse(caller, error)
 
     def _refuse(self, caller: Caller, error: BrokerError) -> None:
@@ -308,7 +308,7 @@ class RemoteCalls(Calls):
             if not sessions:
                 raise Gone("recipient", rest)
             return (sessions[0], "") if request.streamed else self.find_at(request.procedure, sessions)
-        entry = self.registry_of(kind).get(rest)
+        entry = self._registries[kind].get(rest)
         if entry is None:
             raise NotFound("method", rest)
         if not entry.shared:
@@ -320,21 +320,21 @@ class RemoteCalls(Calls):
     def leave(self, party: Party) -> None:
         """End every call of *party*; the requests whose callees are still looked for are sent all the same."""
         for key in party.calling:
-            callee = self._out.get(key)
-            if callee is not None:
+            call = self._out.get(key)
+            if call is not None:
+                callee = cast(Callee, call.callee)
                 callee.orphaned = not callee.address
         super().leave(party)
 
     def _ended(self, address: str, message: Ended) -> None:
         """End a call that has ended at the other node, whichever side that is."""
-        caller = self._in.get((address, message.id))
-        if caller is not None:
+        caller = self._in.get(message.id)
+        if caller is not None and caller.address == address:
             self._end_caller(caller)
-        callee = self._out.get(message.id)
-        if callee is not None and callee.address == address:
-            assert callee.call is not None
+        callee = self._callee_at(address, message.id)
+        if callee is not None:
             callee.address = ""
-            self._end(callee.call)
+            self._end(self._out[message.id])
 
     def _end_caller(self, caller: Caller) -> None:
         caller.told = True
@@ -343,7 +343,7 @@ class RemoteCalls(Calls):
 
     def _forget(self, address: str) -> None:
         """Forget what was found on a node whose lease has ended."""
-        lease = self._messenger.lease_of(address)
+        lease = self._lease_of(address)
         for names, route in list(self._known.items()):
             if any(each == address and number != lease for each, number in route.nodes):
                 del self._known[names]
@@ -351,31 +351,37 @@ class RemoteCalls(Calls):
     def _lapsed(self) -> None:
         """End what is still looked for; the rest has ended with the links."""
         self._known.clear()
-        for callee in [each for each in self._out.values() if not each.address]:
+        for callee, _ in self._callees(""):
             self._give_up(callee, self._not_sent())
+
+    def _callees(self, address: str) -> list[tuple[Callee, Call]]:
+        """Return those who are asked at the node *address*; with "", those who are looked for."""
+        found = [(cast(Callee, call.callee), call) for call in self._out.values()]
+        return [(callee, call) for callee, call in found if callee.address == address]
 
     def _broken(self, address: str, unsent: list[Callee]) -> None:
         """End what was under way with a node; send requests elsewhere that have surely not arrived there."""
         for caller in [each for each in self._in.values() if each.address == address]:
             self._end_caller(caller)
         again = set(unsent)
-        for callee in [each for each in self._out.values() if each.address == address]:
-            assert callee.call is not None
+        for callee, call in self._callees(address):
             if callee in again and self._messenger.bus.lease:
                 self._forward_again(callee)
             elif callee in again:
                 self._give_up(callee, self._not_sent())
             else:
-                self._give_up(callee, Gone("lost", callee.call.name))
+                self._give_up(callee, Gone("lost", call.name))
 
     def _end(self, call: Call) -> None:
+        away = call.id in self._out
         super()._end(call)
-        callee = self._out.pop(call.id, None)
-        if callee is not None and callee.address:
-            self._messenger.send(callee.address, Ended(call.id), urgent=True)
+        if away:
+            callee = cast(Callee, call.callee)
+            if callee.address:
+                self._messenger.send(callee.address, Ended(call.id), urgent=True)
         caller = call.caller
-        if isinstance(caller, Caller):
-            self._in.pop((caller.address, caller.id), None)
+        if type(caller) is Caller:
+            self._in.pop(caller.id, None)
             if call.streamed and call.answers and not caller.told:
                 self._messenger.send(caller.address, Ended(caller.id), urgent=True)
 

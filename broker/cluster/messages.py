@@ -40,13 +40,11 @@ class Called(msgspec.Struct, tag="call", array_like=True):
     """A call or a streamed request for somebody on the node that gets it.
 
     Attributes:
-        id: of the call, at the caller's node.
         name: under which the callee was found, as the bus knows it.
-        request: what is asked.
+        request: what is asked, with the id of the call at the caller's node.
         quiet: whether the deadline ends it without a reply.
     """
 
-    id: str
     name: str
     request: Request
     quiet: bool

@@ -3,69 +3,91 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import ClassVar
 
-import attrs
+import msgspec
 
 from broker.core.calls import Call
-from broker.errors import BrokerError
+from broker.errors import BrokerError, NotFound
 from broker.messages import Reply, Request
-from broker.patterns import BROKER
+from broker.patterns import BROKER, PROCEDURE, SERVICE
+
+MAX_LOOKUPS = 10_000  # procedures whose names are remembered
+MAX_LENGTH = 128  # characters of each
+
+# Both are made for every call: a struct costs a quarter of what an attrs class does.
 
 
-@attrs.define(eq=False)
-class Callee:
+class Callee(msgspec.Struct, eq=False):
     """Stands for a callee on another node, in one call.
+
+    It does not refer to the call, which refers to it: else both would have to wait for the garbage collector.
 
     Attributes:
         names: to look for it by, the best first.
-        error: what the caller gets when there is none.
+        missing: makes the error that the caller gets when there is none.
+        forward: begins to look for it.
+        serving: the calls of all that are elsewhere.
         client: the client id that has answered last.
         address: the node that the request was sent to; "" while it is looked for, and when that node knows of the end.
+        name: the one by which it was found.
+        request: what is asked, with the id of the call.
+        quiet: whether the deadline ends the call without a reply.
+        untried: addresses of the nodes that can still be asked.
+        error: what the caller gets instead, since somebody has said so; or None.
+        fresh: whether it was looked for since the call began.
         orphaned: whether the caller left while the callee was looked for.
     """
 
     names: tuple[str, ...]
-    error: BrokerError
-    _forward: Callable[[Callee], None]
+    missing: Callable[[], BrokerError]
+    forward: Callable[[Callee], None]
+    serving: dict[str, Call]
     id: str = ""
     client: str = BROKER
     address: str = ""
-    name: str = ""  # the one by which it was found
+    name: str = ""
     request: Request | None = None
-    call: Call | None = None
-    untried: list[str] = attrs.field(factory=list)
+    quiet: bool = False
+    untried: tuple[str, ...] = ()
+    error: BrokerError | None = None
     fresh: bool = False
     orphaned: bool = False
-    calling: dict[str, Call] = attrs.field(factory=dict)
-    serving: dict[str, Call] = attrs.field(factory=dict)
+
+    calling: ClassVar[dict[str, Call]] = {}  # it calls nobody
 
     def hold(self, change: int) -> None:
         """Never called: it calls nobody."""
 
     def on_request(self, request: Request) -> None:
         """Begin to look for the callee."""
-        self.request, self.call = request, self.serving[request.id]
-        self._forward(self)
+        self.request, self.quiet = request, self.serving[request.id].quiet
+        self.forward(self)
 
     def on_reply(self, reply: Reply) -> None:
         """Never called: it calls nobody."""
 
 
-@attrs.define(eq=False)
-class Caller:
+class Caller(msgspec.Struct, eq=False):
     """Stands for a caller on another node, in one call, by whose id there it goes.
 
     Attributes:
+        address: of that node.
+        id: of the call there.
+        client: the client id of the caller.
+        reply: brings a reply to that node.
         told: whether its node knows of the end.
     """
 
     address: str
     id: str
     client: str
-    _reply: Callable[[Caller, Reply], object]
+    reply: Callable[[Caller, Reply], object]
     told: bool = False
-    calling: dict[str, Call] = attrs.field(factory=dict)
-    serving: dict[str, Call] = attrs.field(factory=dict)
+    calling: dict[str, Call] = {}
+
+    serving: ClassVar[dict[str, Call]] = {}  # it performs nothing
 
     def hold(self, change: int) -> None:
         """Do nothing: its own node counts what is kept for it."""
@@ -75,4 +97,28 @@ class Caller:
 
     def on_reply(self, reply: Reply) -> None:
         """Send *reply* to the caller's node."""
-        self._reply(self, reply)
+        self.reply(self, reply)
+
+
+def lookup(procedure: str, service: str) -> tuple[tuple[str, ...], Callable[[], BrokerError]]:
+    """Return the names by which other nodes may know the callee of *procedure*, and what makes the error if none does.
+
+    They are those that ``Calls.find`` looks at, in that order.
+    """
+    if len(procedure) + len(service) > MAX_LENGTH:
+        return _lookup(procedure, service)
+    return _remembered(procedure, service)
+
+
+def _lookup(procedure: str, service: str) -> tuple[tuple[str, ...], Callable[[], BrokerError]]:
+    if service:
+        return (SERVICE + service, PROCEDURE + procedure), partial(NotFound, "service", service)
+    names = [PROCEDURE + procedure]
+    name = procedure.rpartition(".")[0]
+    while name:
+        names.append(SERVICE + name)
+        name = name.rpartition(".")[0]
+    return tuple(names), partial(NotFound, "method", procedure)
+
+
+_remembered = lru_cache(MAX_LOOKUPS)(_lookup)

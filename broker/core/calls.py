@@ -32,8 +32,14 @@ class Party(Protocol):
     """What calls need of a peer, on either side."""
 
     id: str
-    calling: dict[str, Call]
-    serving: dict[str, Call]
+
+    @property
+    def calling(self) -> dict[str, Call]:
+        """The calls that it has made, by their ids."""
+
+    @property
+    def serving(self) -> dict[str, Call]:
+        """Those that it has to answer."""
 
     @property
     def client(self) -> str:

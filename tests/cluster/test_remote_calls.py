@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any, cast
 
 import attrs
@@ -212,6 +213,22 @@ def test_an_answer_ends_it_on_both(pair):
     assert pair.answer(b"[2]")
     assert [(reply.ref, reply.body, reply.source) for reply in pair.caller.replies] == [("ref", b"[2]", "bob")]
     assert pair.nothing_left
+
+
+def test_it_leaves_nothing_for_the_garbage_collector(pair):
+    pair.near.call(pair.caller)  # the first is looked for
+    pair.answer()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(10):
+            pair.near.call(pair.caller)
+            pair.answer()
+        pair.callee.requests.clear()
+        found = gc.collect()
+    finally:
+        gc.enable()
+    assert found < 10
 
 
 def test_an_error_ends_it_on_both(pair):

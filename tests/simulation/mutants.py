@@ -153,7 +153,7 @@ MUTANTS: dict[str, Mutant] = {
         100,
         18,
         Edit(RemoteCalls, "_forget", "del self._known[names]", "pass"),
-        Edit(RemoteCalls, "_route", "if self._messenger.lease_of(address) != lease:", "if False:"),
+        Edit(RemoteCalls, "_route", "if self._lease_of(address) != lease:", "if False:"),
         Edit(RemoteCalls, "_refused", "if callee.fresh and not callee.untried:", "if True:"),
     ),
     "call not ended with its link": _mutant(
@@ -161,7 +161,7 @@ MUTANTS: dict[str, Mutant] = {
         "ends",
         100,
         0,
-        Edit(RemoteCalls, "_broken", 'self._give_up(callee, Gone("lost", callee.call.name))', "pass"),
+        Edit(RemoteCalls, "_broken", 'self._give_up(callee, Gone("lost", call.name))', "pass"),
     ),
     "doubles not dropped": _mutant(
         "what a link sends again is done again",
