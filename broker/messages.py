@@ -292,12 +292,22 @@ class Frame:
     """One message in both shapes: for a WebSocket and for other transports.
 
     Attributes:
-        payload: what the message says.
         wire: the finished server-to-client WebSocket frame.
+        header_size: bytes at its start that are not of the payload.
     """
 
-    payload: bytes
     wire: bytes
+    header_size: int
+
+    @property
+    def payload(self) -> bytes:
+        """What the message says; a copy."""
+        return self.wire[self.header_size :]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the payload."""
+        return len(self.wire) - self.header_size
 
 
 def _header(opcode: int, size: int) -> bytes:
@@ -330,7 +340,14 @@ def wire_frame(payload: bytes, binary: bool = False) -> bytes:
 
 def text_frame(payload: bytes) -> Frame:
     """Return *payload*, which must be UTF-8, as a text :class:`Frame`."""
-    return Frame(payload, wire_frame(payload))
+    wire = wire_frame(payload)
+    return Frame(wire, len(wire) - len(payload))
+
+
+def long_text_frame(*parts: bytes) -> Frame:
+    """As ``text_frame`` of *parts* in a row, but each is copied only once."""
+    header = _header(1, sum(map(len, parts)))
+    return Frame(b"".join((header, *parts)), len(header))
 
 
 @attrs.frozen

@@ -70,7 +70,7 @@ class StartBuffer:
 
     def add(self, frame: Frame) -> bool:
         """Keep *frame*; False when there are too many."""
-        size = len(frame.payload)
+        size = frame.size
         if self._size + size > self.max_bytes:
             return False
         self._size += size

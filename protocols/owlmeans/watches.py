@@ -105,17 +105,17 @@ class Watches:
         if pattern not in self._waiting:
             self._push(frame)
             return
-        if self._held + len(frame.payload) > MAX_HELD_BYTES:
+        if self._held + frame.size > MAX_HELD_BYTES:
             self._peer.disconnect(CloseCode.TRY_AGAIN_LATER, "too much before the snapshot")
         else:
-            self._held += len(frame.payload)
+            self._held += frame.size
             self._waiting[pattern].append(frame)
-            self._link.hold(len(frame.payload))
+            self._link.hold(frame.size)
 
     def _release(self, pattern: str) -> list[Frame]:
         """Return the changes that were kept for *pattern*, and keep none."""
         frames = self._waiting.pop(pattern, [])
-        size = sum(len(frame.payload) for frame in frames)
+        size = sum(frame.size for frame in frames)
         if size:
             self._held -= size
             self._link.hold(-size)

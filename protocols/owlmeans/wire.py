@@ -13,7 +13,7 @@ import msgspec
 from broker.errors import Invalid
 from broker.jsontext import ERRORS, overflows, read_fields
 from broker.jsontext import decode as decode_leniently
-from broker.messages import MAX_TIME, Entry, Event, Frame, Mail, Request, text_frame
+from broker.messages import MAX_TIME, Entry, Event, Frame, Mail, Request, long_text_frame, text_frame
 
 ABSENT = msgspec.Raw(b"")
 
@@ -61,6 +61,13 @@ CALL = b'{"type":"call","id":%b,"method":%b,"payload":%b,"timeout":%d,"sender":%
 RESULT = b'{"type":"result","id":%b,"payload":%b,"sender":%b,"dt":%d}'
 RESPONSE = b'{"type":"response","id":%b,"payload":%b,"sender":%b,"dt":%d}'
 ERROR = b'{"type":"error","id":%b,"payload":%b,"sender":%b,"dt":%d}'
+
+# The pattern, the topic as a member or nothing, the id; the sender, the time, the name, more members or nothing.
+EVENT_HEAD = b'{"type":"event","event":%b%b,"id":%b,"payload":'
+EVENT_TAIL = b',"sender":%b,"dt":%d,"name":%b%b}'
+EVENT = EVENT_HEAD + b"%b" + EVENT_TAIL
+
+LONG = 1 << 16  # bytes of a payload that is not copied more often than need be
 
 
 def read(data: bytes) -> tuple[Envelope, str]:
@@ -190,19 +197,20 @@ def event(event: Event, pattern: str) -> Frame:
     stored = b',"from":' + encode(event.author) if event.author else b""
     if event.id:
         stored += b',"epoch":%b,"eventId":%b' % (encode(event.epoch), encode(f"{event.epoch}:{event.topic}:{event.id}"))
-    return text_frame(
-        b'{"type":"event","event":%b%b,"id":%b,"payload":%b,"sender":%b,"dt":%d,"name":%b%b}'
-        % (
-            encode(pattern),
-            topic,
-            encode(event.id or event.render(_new_id)),
-            b"{}" if event.body is None else event.body,
-            encode(event.source),
-            milliseconds(event.time),
-            encode(event.name),
-            stored,
-        )
+    body = b"{}" if event.body is None else event.body
+    fields = (
+        encode(pattern),
+        topic,
+        encode(event.id or event.render(_new_id)),
+        body,
+        encode(event.source),
+        milliseconds(event.time),
+        encode(event.name),
+        stored,
     )
+    if len(body) > LONG:
+        return long_text_frame(EVENT_HEAD % fields[:3], body, EVENT_TAIL % fields[4:])
+    return text_frame(EVENT % fields)
 
 
 def _new_id(event: Event) -> str:

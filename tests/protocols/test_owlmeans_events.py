@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from broker.messages import Event
+from broker.messages import Event, wire_frame
+from protocols.owlmeans import wire
+from protocols.owlmeans.wire import encode
 from tests.protocols.owlmeans_emulator import Failed, Room
 
 
@@ -49,6 +53,27 @@ def test_event_comes_once_by_each_subscription_with_one_id(room):
     ]
     assert len({e["id"] for e in events}) == 2
     assert ("order.*", 1) in alice.client.heard
+
+
+@pytest.mark.parametrize("size", [wire.LONG - 2, wire.LONG - 1])
+def test_a_long_payload_is_framed_as_a_short_one(size):
+    event = Event("a.b", "n", encode("x" * size), "alice", time=1.0, id=7, epoch="e", author="user:a")
+    frame = wire.event(event, "a.*")
+    assert frame.wire == wire_frame(frame.payload)
+    assert frame.size == len(frame.payload)
+    assert json.loads(frame.payload) == {
+        "type": "event",
+        "event": "a.*",
+        "topic": "a.b",
+        "id": 7,
+        "payload": "x" * size,
+        "sender": "alice",
+        "dt": 1000,
+        "name": "n",
+        "from": "user:a",
+        "epoch": "e",
+        "eventId": "e:a.b:7",
+    }
 
 
 def test_all_receivers_get_the_same_id(room):

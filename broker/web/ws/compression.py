@@ -59,7 +59,7 @@ class CompressedLink(WebSocketLink):
 
     def send_frame(self, frame: Frame) -> None:
         """Send a message that was built once for many receivers."""
-        if self.state == OPEN and len(frame.payload) >= MIN_COMPRESSED_BYTES:
+        if self.state == OPEN and frame.size >= MIN_COMPRESSED_BYTES:
             self._send_compressed(frame.payload, frame.wire[0] & 0x0F)
         else:
             super().send_frame(frame)

@@ -65,6 +65,7 @@ class WebSocketLink(FrameReader):
 
     opening: Opening | None = None
     state: int = CONNECTING
+    _lost = False  # whether the connection has ended, though what was read before may not be delivered yet
     paused = False
     pinged = False
     bucket: dict[Monitored, float] | None = None
@@ -84,7 +85,7 @@ class WebSocketLink(FrameReader):
     @property
     def open(self) -> bool:
         """Whether what is sent now goes out."""
-        return self.state == OPEN
+        return self.state == OPEN and not self._lost
 
     def allow_messages(self, max_bytes: int) -> None:
         """Receive messages of up to *max_bytes*, instead of what the options allow."""
@@ -116,7 +117,7 @@ class WebSocketLink(FrameReader):
         self._write(frame.wire)
         traffic = self.traffic
         traffic.messages_out += 1
-        traffic.bytes_out += len(frame.payload)
+        traffic.bytes_out += frame.size
 
     @property
     def address(self) -> str:
@@ -272,6 +273,7 @@ class WebSocketLink(FrameReader):
 
     def connectionLost(self, reason: Failure) -> None:
         """Deliver what was read before, end the session, then call what the maker of the link wants to be called."""
+        self._lost = True
         if self.receive_rest():
             self._end(reason)
         else:

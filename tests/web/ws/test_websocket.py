@@ -642,7 +642,7 @@ class TestLink:
         bench = slow_link(fast_path)
         feed_in_slice(bench, text("1") + text("2") + text("3"))
         bench.wire.lose()
-        assert (arrived(bench), bench.ended) == ([b"1"], [])
+        assert (arrived(bench), bench.ended, bench.link.open) == ([b"1"], [], False)
         bench.clock.advance(0)
         assert arrived(bench) == [b"1", b"2", b"3"]
         assert [code for code, _ in bench.ended] == [1006]
