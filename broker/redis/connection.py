@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from txredisapi import BaseRedisProtocol, InvalidData, RedisError, RedisFactory, ResponseError
+from txredisapi import ConnectionError as NotConnected
+from txredisapi import TimeoutError as NotAnswered
 from zope.interface import implementer
 
 from broker.errors import Invalid
@@ -57,6 +60,8 @@ class Protocol(BaseRedisProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._replies = make_reply_parser()
+        self._awaited: deque[tuple[Deferred[Any], float]] = deque()  # replies, and when each is due
+        self._timer: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
         """Let the owner authenticate."""
@@ -78,12 +83,56 @@ class Protocol(BaseRedisProtocol):
         while (reply := self._replies.gets()) is not False:
             self.replyReceived(reply)
 
+    def execute_command(self, *words: Any, **_: Any) -> Deferred[Any]:
+        """Send a command; fire with its reply, or fail with a ``RedisError``."""
+        # One Deferred for each, and one timer for all, where the library has three and a timer.
+        if not self.connected:
+            raise NotConnected("Not connected")
+        clock = self.factory.owner.reactor
+        reply: Deferred[Any] = Deferred()
+        self._awaited.append((reply, clock.seconds() + self.replyTimeout))
+        if self._timer is None:
+            self._timer = clock.callLater(self.replyTimeout, self._check_timeout)
+        self.transport.write(self._build_command(*words))
+        return reply
+
+    def replyReceived(self, reply: Any) -> None:
+        """Answer the oldest command."""
+        if self._awaited:
+            awaited, _ = self._awaited.popleft()
+            if isinstance(reply, Exception):
+                awaited.errback(reply)
+            else:
+                awaited.callback(reply)
+
+    def _check_timeout(self) -> None:
+        """Give the connection up when the oldest command has waited for too long."""
+        self._timer = None
+        if not self._awaited:
+            return
+        clock = self.factory.owner.reactor
+        left = self._awaited[0][1] - clock.seconds()
+        if left > 0:
+            self._timer = clock.callLater(left, self._check_timeout)
+            return
+        self._fail_all(NotAnswered, f"Not received Redis response in {self.replyTimeout} seconds")
+        self.transport.abortConnection()
+
+    def _fail_all(self, error: type[RedisError], reason: str) -> None:
+        while self._awaited:
+            awaited, _ = self._awaited.popleft()
+            awaited.errback(error(reason))
+
     def connectionLost(self, why: Failure = connectionDone) -> None:
         """Fail every command that waits for its reply."""
         self.lost_reason = why.getErrorMessage()
         # The owner first: whose command has failed may issue the next at once.
         self.factory.owner.closed(self, why)
         super().connectionLost(why)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._fail_all(NotConnected, "Lost connection")
 
     def send(self, *words: bytes) -> None:
         """Send a command whose replies go to ``on_message`` of the owner."""
@@ -137,6 +186,7 @@ class Connection:
     Attributes:
         problem: why it can not be used, in some words; "" when it can.
         protocol: the one that is ready for use, or None.
+        reactor: as it was given.
 
     Raises:
         Invalid: Redis support is not installed.
@@ -156,7 +206,7 @@ class Connection:
         self.problem = NOT_CONNECTED_YET
         self.protocol: Any = None
         self.on_message = on_message
-        self._address, self._reactor = address, reactor
+        self._address, self.reactor = address, reactor
         self._prepare, self._opened, self._closed = prepare, opened, closed
         self._protocol_class = Protocol if on_message is None else SubscribingProtocol
         self._factory: _Factory | None = None
@@ -172,7 +222,7 @@ class Connection:
         return maybeDeferred(self._try, protocolFactory).addErrback(self._failed)
 
     def _try(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
-        return self._address.endpoint(self._reactor).connect(factory)
+        return self._address.endpoint(self.reactor).connect(factory)
 
     def _failed(self, failure: Failure) -> Failure:
         if not failure.check(CancelledError):

@@ -241,7 +241,7 @@ class SimConnection(real.Connection):
 
     def start(self) -> None:
         self.problem = real.NOT_CONNECTED_YET
-        self._clock = self._reactor
+        self._clock = self.reactor
         self._factory = self  # type: ignore[assignment]
         self._stopped = None
         self._delay = FIRST_RETRY
