@@ -253,10 +253,15 @@ class RedisBus(Service):
 
     def send(self, address: str, message: bytes) -> Deferred[bool]:
         """See ``ISharedBus.send``."""
-        number = self._lease.number_of(address)
-        if not number:
+        own, number = self._lease.number, self._lease.number_of(address)
+        if not (own and number):
             return succeed(False)
-        return self._act(b"send", address.encode(), b"%d" % number, message, decode=bool).addErrback(_not_sent)
+        words = (b"send", b"%d" % own, address.encode(), b"%d" % number, message)
+        sending = Operation(words, self._decode_sent, len(message), control=True, prompt=True)
+        return self._batcher.submit(sending).addErrback(_not_sent)
+
+    def _decode_sent(self, result: int) -> bool:
+        return self._unless_fenced(bool, result)  # type: ignore[no-any-return]
 
     def _on_message(self, message: bytes) -> None:
         kind, _, rest = message.partition(b" ")

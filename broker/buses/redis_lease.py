@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import attrs
@@ -188,4 +189,4 @@ def monotonic_time_of(clock: Any) -> Callable[[], float]:
         seconds: Callable[[], float] = clock.seconds
         return seconds
     boot = getattr(time, "CLOCK_BOOTTIME", None)  # Linux has it
-    return time.monotonic if boot is None else lambda: time.clock_gettime(boot)
+    return time.monotonic if boot is None else partial(time.clock_gettime, boot)

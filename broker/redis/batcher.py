@@ -175,8 +175,10 @@ class Batcher:
         self._waiting.append(operation)
         self._bytes += operation.size
         if self._next is None and not self._running and self._usable:
-            # At the end of this loop iteration: what else is submitted in it goes along.
-            self._next = self._clock.callLater(0, self._begin)
+            if operation.prompt:
+                self._begin()
+            else:  # at the end of this loop iteration: what else is submitted in it goes along
+                self._next = self._clock.callLater(0, self._begin)
         return operation.answer
 
     async def call(self, protocol: Any, words: Sequence[bytes]) -> Any:

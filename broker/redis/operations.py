@@ -27,6 +27,7 @@ class Operation:
         reads: whether it changes nothing, so that it can be repeated.
         origin: the id of the session that it publishes for, or "".
         control: whether it keeps the node going, and is accepted however much waits.
+        prompt: whether it need not wait for others of the loop iteration: it is a batch itself.
         answer: fires with the result.
         chained: whether its new state must be computed here.
         computes: whether that is possible; see ``broker.redis.chains``.
@@ -40,6 +41,7 @@ class Operation:
     origin: str = ""
     reply: int = 0
     control: bool = False
+    prompt: bool = False
     answer: Deferred[Any] = attrs.field(factory=Deferred, init=False)
     chained: bool = attrs.field(default=False, init=False)
 
