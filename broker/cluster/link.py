@@ -24,7 +24,7 @@ log = Logger()
 
 MAX_FRAME_BYTES = 1 << 20  # bytes of the messages of one frame, unless a single one has more
 MAX_FRAME_MESSAGES = 1000
-ACK_MESSAGES = 500  # messages that are acknowledged at once, without a wait for something to send along
+ACK_MESSAGES = 5000  # messages that are acknowledged at once, without a wait for something to send along
 TICK = 0.1  # seconds between two looks at what a link has to do; for so long an acknowledgement waits
 RETRY = 0.25  # seconds until a frame is sent again that has surely or perhaps not arrived
 ASK_TICKS = 10  # without an acknowledgement, until the other side is asked for one
@@ -71,7 +71,7 @@ class ILinkOwner(Protocol):
     def lease_of(self, address: str) -> int:
         """Return the number of another node's lease, as far as it is known; 0: there is none."""
 
-    def transmit(self, link: Link, ack: int, first: int, flags: int, messages: list[msgspec.Raw]) -> Deferred[bool]:
+    def transmit(self, link: Link, ack: int, first: int, flags: int, messages: list[bytes]) -> Deferred[bool]:
         """Send a frame; fire with whether it was handed over.  A failure says that nobody knows."""
 
     def on_message(self, address: str, message: msgspec.Raw) -> None:
@@ -99,14 +99,17 @@ class Link:
     Attributes:
         peer: the other side's number of the link, 0 while it is not known.
         closed: whether it is broken.
+        kept: how many messages are kept.
+        bytes: that they have.
+        due: whether a frame is sent anyway: at the end of this loop iteration, or when the present one was answered.
         refused: whether the last frame has surely not arrived: nobody listens there.
     """
 
     def __init__(self, links: ILinkOwner, address: str, number: int, to: int) -> None:
         self.node, self.number, self.to, self.peer = address, number, to, 0
         self.address = ""  # for the accounts of memory: it is no client, and has no share
-        self.closed = self.refused = False
-        self.bytes = 0
+        self.closed = self.refused = self.due = False
+        self.kept = self.bytes = 0
         self._links = links
         self._clock = links.clock
         self._base = 1  # number of the first message that is not acknowledged
@@ -126,18 +129,15 @@ class Link:
         self._flush: IDelayedCall | None = None
         self._timer: IDelayedCall | None = None
 
-    @property
-    def kept(self) -> int:
-        """How many messages are kept."""
-        return len(self._sent) + len(self._flying) + len(self._waiting)
-
     # To the other side.
 
     def put(self, message: bytes, token: object) -> None:
         """Send *message* after those before it."""
         self._waiting.append((message, token))
+        self.kept += 1
         self.bytes += len(message)
-        self.wake()
+        if not self.due:
+            self.wake()
         if self.bytes - self._counted > UNCOUNTED_BYTES:
             self._count()
 
@@ -146,6 +146,7 @@ class Link:
         self._flags |= flags
         if self._flush is None and not self._in_flight and not self._retry_at:
             self._flush = self._clock.callLater(0, self._send)
+            self.due = True
         if self._timer is None:
             self._timer = self._clock.callLater(TICK, self._tick)
 
@@ -158,6 +159,7 @@ class Link:
         if self._flush is not None and self._flush.active():
             self._flush.cancel()
         self._flush = None
+        self.due = True
         first, messages = self._next() if self._again is None else self._resent(self._again)
         flags, self._flags = self._flags, 0
         self._in_flight = True
@@ -168,25 +170,28 @@ class Link:
         sent = self._links.transmit(self, self._received, first, flags, messages)
         sent.addCallbacks(self._answered, self._failed, (first, flags, acknowledged), errbackArgs=(flags,))
 
-    def _next(self) -> tuple[int, list[msgspec.Raw]]:
+    def _next(self) -> tuple[int, list[bytes]]:
         """Return the number of the first message that was not sent yet, and those of the next frame."""
         waiting, flying, size = self._waiting, self._flying, 0
+        if not flying and self.bytes < MAX_FRAME_BYTES and len(waiting) <= MAX_FRAME_MESSAGES:
+            self._waiting, self._flying = flying, waiting  # all of them
+            return self._base + len(self._sent), [message for message, _ in waiting]
         while waiting and size < MAX_FRAME_BYTES and len(flying) < MAX_FRAME_MESSAGES:
             entry = waiting.popleft()
             size += len(entry[0])
             flying.append(entry)
-        return self._base + len(self._sent), [msgspec.Raw(message) for message, _ in flying]
+        return self._base + len(self._sent), [message for message, _ in flying]
 
-    def _resent(self, first: int) -> tuple[int, list[msgspec.Raw]]:
+    def _resent(self, first: int) -> tuple[int, list[bytes]]:
         """Return the same of those that are sent again, of which *first* is the next."""
-        messages: list[msgspec.Raw] = []
+        messages: list[bytes] = []
         size, index = 0, max(0, first - self._base)
         first = self._base + index
         for message, _ in islice(self._sent, index, index + MAX_FRAME_MESSAGES):
             if size >= MAX_FRAME_BYTES:
                 break
             size += len(message)
-            messages.append(msgspec.Raw(message))
+            messages.append(message)
         self._again = first + len(messages)
         if self._again >= self._base + len(self._sent):
             self._again = None
@@ -194,7 +199,7 @@ class Link:
 
     def _answered(self, received: bool, first: int, flags: int, acknowledged: int) -> None:
         """Go on after the bus has said whether the other node has got a frame."""
-        self._in_flight = False
+        self._in_flight = self.due = False
         self.refused = not received
         if self.closed:
             return
@@ -216,7 +221,7 @@ class Link:
         """Go on after the bus has said that it does not know."""
         if failure.check(BrokerError) is None:
             log.failure("a message to node {node} could not be sent", failure, node=self.node)
-        self._in_flight = False
+        self._in_flight = self.due = False
         if self.closed:
             return
         self._sent.extend(self._flying)
@@ -239,6 +244,7 @@ class Link:
         for entry in list(self._waiting):
             if entry[1] is not None and self._links.on_refused(self.node, entry[1]):
                 gone.add(id(entry))
+                self.kept -= 1
                 self.bytes -= len(entry[0])
             if self.closed:
                 return
@@ -254,14 +260,14 @@ class Link:
         if frame.flags & MISSING and self._sent:
             self._again = self._base
             self.wake()
-        number = frame.first
+        number, on_message = frame.first, self._links.on_message
         if number > self._received + 1:
             self._ask_again(frame.flags & ASK)
             return
         for message in frame.messages:
             if number > self._received:
                 self._received = number
-                self._links.on_message(self.node, message)
+                on_message(self.node, message)
                 if self.closed:
                     return
             number += 1
@@ -273,10 +279,14 @@ class Link:
     def _trim(self, upto: int) -> None:
         """Forget the messages up to the number *upto*: they have arrived."""
         self._quiet_ticks = 0
+        base, size = self._base, 0
         for entries in (self._sent, self._flying):
-            while entries and self._base <= upto:
-                self.bytes -= len(entries.popleft()[0])
-                self._base += 1
+            while entries and base <= upto:
+                size += len(entries.popleft()[0])
+                base += 1
+        self.kept -= base - self._base
+        self.bytes -= size
+        self._base = base
         if not self._sent:
             self._again = None
         self._count()
@@ -341,10 +351,11 @@ class Link:
             if timer is not None and timer.active():
                 timer.cancel()
         self._flush = self._timer = None
+        self.due = False
         unsent = [token for _, token in self._waiting if token is not None]
         for entries in (self._sent, self._flying, self._waiting):
             entries.clear()
-        self.bytes = 0
+        self.kept = self.bytes = 0
         self._count()
         return unsent
 

@@ -95,14 +95,16 @@ class Links:
             token: names the message for ``INode.on_refused`` and ``INode.on_broken``.
             urgent: see above.
         """
-        if self._stopped or not self.node.lease():
-            return False
-        link = self._links.get(address) or self._begin(address)
-        size, number = link.bytes + len(message), link.kept
-        if size > MAX_BYTES or number >= MAX_MESSAGES:
+        link = self._links.get(address)
+        if link is None or not link.due:  # else the bus looks at that when the frame is sent
+            if self._stopped or not self.node.lease():
+                return False
+            if link is None:
+                link = self._begin(address)
+        if link.bytes + len(message) > MAX_BYTES or link.kept >= MAX_MESSAGES:
             if not urgent:
                 return False
-            if size > 2 * MAX_BYTES or number >= 2 * MAX_MESSAGES:
+            if link.bytes + len(message) > 2 * MAX_BYTES or link.kept >= 2 * MAX_MESSAGES:
                 link.shed()
                 return False
         link.put(message, token)
@@ -113,11 +115,13 @@ class Links:
         link = self._links[address] = Link(self, address, self._number, self.node.lease_of(address))
         return link
 
-    def transmit(self, link: Link, ack: int, first: int, flags: int, messages: list[msgspec.Raw]) -> Deferred[bool]:
+    def transmit(self, link: Link, ack: int, first: int, flags: int, messages: list[bytes]) -> Deferred[bool]:
         """Send a frame over *link*; see ``INode.transmit``."""
         peer = link.peer or -self._past.get(link.node, 0)
-        frame = Frame(self.node.lease(), link.to, link.number, peer, ack, first, flags, messages)
-        return self.node.transmit(link.node, _encode(frame))
+        head = Frame(self.node.lease(), link.to, link.number, peer, ack, first, flags, [])
+        # An array of 32 bits' length in the place of the empty one, which is a single byte, the last.
+        frame = b"".join((_encode(head)[:-1], b"\xdd", len(messages).to_bytes(4), *messages))
+        return self.node.transmit(link.node, frame)
 
     def received(self, address: str, data: bytes) -> None:
         """Take what the node *address* has sent.

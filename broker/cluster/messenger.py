@@ -77,7 +77,7 @@ class NodeMessenger:
 
     def lease_of(self, address: str) -> int:
         """Return the number of the lease of a node, this one included, as far as it is known; 0 for none."""
-        return self.bus.lease if address == self.bus.address else self.bus.lease_of(address)
+        return self.bus.lease_of(address)
 
     def send(self, address: str, message: Message, token: object = None, *, urgent: bool = False) -> bool:
         """Send *message* to a node; say whether that was begun.
@@ -101,7 +101,7 @@ class NodeMessenger:
     def _receive_from_self(self) -> None:
         messages, self._to_self = self._to_self, deque()
         for message in messages:
-            self._dispatch(self.bus.address, message)
+            self.on_message(self.bus.address, message)
 
     async def ask(self, address: str, make: Callable[[int], Message], timeout: float) -> bool | None:
         """Send ``make(number)``; return what the node replies.
@@ -173,20 +173,17 @@ class NodeMessenger:
         """See ``INode.transmit``."""
         return self.bus.send(address, frame)
 
-    def on_message(self, address: str, message: msgspec.Raw) -> None:
+    def on_message(self, address: str, message: msgspec.Raw | bytes) -> None:
         """See ``INode.on_message``."""
-        self._dispatch(address, message)
-
-    def _dispatch(self, sender: str, message: msgspec.Raw | bytes) -> None:
         try:
             decoded = decode(message)
         except msgspec.DecodeError as error:
-            _not_understood(sender, error)
+            _not_understood(address, error)
             return
         try:
-            self._handlers[type(decoded)](sender, decoded)
+            self._handlers[type(decoded)](address, decoded)
         except Exception:  # else the connection to the bus would end with it, and all that others have sent
-            log.failure("a message of node {sender} could not be handled", sender=sender)
+            log.failure("a message of node {node} could not be handled", node=address)
 
     def on_refused(self, address: str, token: Any) -> bool:
         """See ``INode.on_refused``."""

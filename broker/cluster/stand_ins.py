@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import msgspec
 
+from broker.cluster.messages import Answered
 from broker.core.calls import Call
 from broker.errors import BrokerError, NotFound
 from broker.messages import Reply, Request
@@ -33,7 +34,6 @@ class Callee(msgspec.Struct, eq=False):
         address: the node that the request was sent to; "" while it is looked for, and when that node knows of the end.
         name: the one by which it was found.
         request: what is asked, with the id of the call.
-        quiet: whether the deadline ends the call without a reply.
         untried: addresses of the nodes that can still be asked.
         error: what the caller gets instead, since somebody has said so; or None.
         fresh: whether it was looked for since the call began.
@@ -49,7 +49,6 @@ class Callee(msgspec.Struct, eq=False):
     address: str = ""
     name: str = ""
     request: Request | None = None
-    quiet: bool = False
     untried: tuple[str, ...] = ()
     error: BrokerError | None = None
     fresh: bool = False
@@ -62,7 +61,7 @@ class Callee(msgspec.Struct, eq=False):
 
     def on_request(self, request: Request) -> None:
         """Begin to look for the callee."""
-        self.request, self.quiet = request, self.serving[request.id].quiet
+        self.request = request
         self.forward(self)
 
     def on_reply(self, reply: Reply) -> None:
@@ -76,14 +75,16 @@ class Caller(msgspec.Struct, eq=False):
         address: of that node.
         id: of the call there.
         client: the client id of the caller.
-        reply: brings a reply to that node.
+        send: sends a message to a node; says whether that was begun.
+        refuse: lets the call fail there, since that could not be.
         told: whether its node knows of the end.
     """
 
     address: str
     id: str
     client: str
-    reply: Callable[[Caller, Reply], object]
+    send: Callable[[str, Answered], bool]
+    refuse: Callable[[Caller], object]
     told: bool = False
     calling: dict[str, Call] = {}
 
@@ -97,7 +98,8 @@ class Caller(msgspec.Struct, eq=False):
 
     def on_reply(self, reply: Reply) -> None:
         """Send *reply* to the caller's node."""
-        self.reply(self, reply)
+        if not self.send(self.address, Answered.of(reply)):
+            self.refuse(self)
 
 
 def lookup(procedure: str, service: str) -> tuple[tuple[str, ...], Callable[[], BrokerError]]:
