@@ -201,7 +201,7 @@ class Request(msgspec.Struct, array_like=True, eq=False):  # as it travels betwe
     attachments: tuple[bytes, ...] = ()
 
 
-class Reply(msgspec.Struct, eq=False):
+class Reply(msgspec.Struct, tag="answer", array_like=True, eq=False):  # as it travels between nodes
     """The end of a call, or one answer of a streamed request.
 
     Attributes:

@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.cluster.claims import LAPSED
-from broker.cluster.messages import Answered, Called, Ended, NotHere, WireError
+from broker.cluster.messages import Called, Ended, NotHere, WireError
 from broker.cluster.messenger import NodeMessenger
 from broker.cluster.stand_ins import Callee, Caller, lookup
 from broker.core.bounded import BoundedDict
@@ -77,7 +77,7 @@ class RemoteCalls(Calls):
         self._known: BoundedDict[tuple[str, ...], Route] = BoundedDict(MAX_KNOWN)
         self._searches: dict[tuple[str, ...], list[Callee]] = {}  # who waits for the result of each
         nodes.on(Called, self._called)
-        nodes.on(Answered, self._answered)
+        nodes.on(Reply, self._answered)
         nodes.on(NotHere, self._not_here)
         nodes.on(Ended, self._ended)
         nodes.on_departure(self._forget)
@@ -250,21 +250,23 @@ class RemoteCalls(Calls):
             self._end(call)
             call.caller.on_reply(Reply(call.ref, b"null", error, BROKER, streamed=call.streamed))
 
-    def _answered(self, address: str, answer: Answered) -> None:
-        call = self._out.get(answer.id)
+    def _answered(self, address: str, reply: Reply) -> None:
+        call = self._out.get(reply.ref)
         if call is None:
             return
         callee = cast(Callee, call.callee)
         if callee.address != address:
             return
-        error = None if answer.wire_error is None else answer.wire_error.error()
-        if error is not None and answer.source == BROKER:
-            self._give_up(callee, error)
-            return
-        callee.client = answer.source
-        if not answer.streamed:
+        if reply.error is not None and reply.source == BROKER:
+            self._give_up(callee, reply.error)
+        elif call.streamed:
+            callee.client = reply.source
+            self.answer(callee, reply.ref, reply.body, reply.error, reply.time, reply.attachments)
+        else:
             callee.address = ""  # it has ended there, too
-        self.answer(callee, answer.id, answer.body, error, answer.time, answer.attachments)
+            self._end(call)
+            reply.ref = call.ref
+            call.caller.on_reply(reply)
 
     def _callee_at(self, address: str, id: str) -> Callee | None:
         """Return who performs the call *id* at the node *address*, or None."""
@@ -401,5 +403,5 @@ class RemoteCalls(Calls):
 _split = lru_cache(MAX_NAMES)(split_kind)
 
 
-def _refusal(id: str, error: BrokerError) -> Answered:
-    return Answered(id, b"null", WireError.of(error), BROKER, 0.0, False, ())
+def _refusal(id: str, error: BrokerError) -> Reply:
+    return Reply(id, b"null", error, BROKER)

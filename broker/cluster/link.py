@@ -47,7 +47,7 @@ class Frame(msgspec.Struct, array_like=True):
         ack: number of the last message that has arrived.
         first: number of the first message here, or of the next one if there is none.
         flags: ``ASK``, ``MISSING``, both or 0.
-        messages: encoded.
+        messages: an array of them.
     """
 
     lease: int
@@ -57,7 +57,7 @@ class Frame(msgspec.Struct, array_like=True):
     ack: int
     first: int
     flags: int
-    messages: list[msgspec.Raw]
+    messages: msgspec.Raw
 
 
 Entry: TypeAlias = tuple[bytes, object]  # a message, and what its sender knows it by, or None
@@ -74,8 +74,8 @@ class ILinkOwner(Protocol):
     def transmit(self, link: Link, ack: int, first: int, flags: int, messages: list[bytes]) -> Deferred[bool]:
         """Send a frame; fire with whether it was handed over.  A failure says that nobody knows."""
 
-    def on_message(self, address: str, message: msgspec.Raw) -> None:
-        """Take the next message of the node *address*; must not raise."""
+    def on_messages(self, link: Link, messages: list[Any]) -> None:
+        """Take the next messages of the node of *link*, until that is closed; must not raise."""
 
     def on_refused(self, address: str, token: Any) -> bool:
         """Say whether to forget the message of *token*, which has surely not arrived, instead of trying again."""
@@ -101,6 +101,8 @@ class Link:
         closed: whether it is broken.
         kept: how many messages are kept.
         bytes: that they have.
+        waiting: messages that have surely not arrived.
+        limit: how many bytes may be kept until they are counted again.
         due: whether a frame is sent anyway: at the end of this loop iteration, or when the present one was answered.
         refused: whether the last frame has surely not arrived: nobody listens there.
     """
@@ -110,12 +112,13 @@ class Link:
         self.address = ""  # for the accounts of memory: it is no client, and has no share
         self.closed = self.refused = self.due = False
         self.kept = self.bytes = 0
+        self.limit = UNCOUNTED_BYTES
+        self.waiting: deque[Entry] = deque()
         self._links = links
         self._clock = links.clock
         self._base = 1  # number of the first message that is not acknowledged
         self._sent: deque[Entry] = deque()  # that may have arrived
         self._flying: deque[Entry] = deque()  # that are sent for the first time, now
-        self._waiting: deque[Entry] = deque()  # that have surely not arrived
         self._again: int | None = None  # number of the next of those that is sent again; None: none is
         self._in_flight = False  # whether the bus has a frame
         self._received = 0  # number of the last message that has arrived
@@ -133,12 +136,12 @@ class Link:
 
     def put(self, message: bytes, token: object) -> None:
         """Send *message* after those before it."""
-        self._waiting.append((message, token))
+        self.waiting.append((message, token))
         self.kept += 1
         self.bytes += len(message)
         if not self.due:
             self.wake()
-        if self.bytes - self._counted > UNCOUNTED_BYTES:
+        if self.bytes > self.limit:
             self._count()
 
     def wake(self, flags: int = 0) -> None:
@@ -152,7 +155,7 @@ class Link:
 
     def send_waiting(self) -> None:
         """Send what waits at once, if no frame is under way."""
-        if self._waiting and not self._in_flight:
+        if self.waiting and not self._in_flight:
             self._send()
 
     def _send(self) -> None:
@@ -172,9 +175,9 @@ class Link:
 
     def _next(self) -> tuple[int, list[bytes]]:
         """Return the number of the first message that was not sent yet, and those of the next frame."""
-        waiting, flying, size = self._waiting, self._flying, 0
+        waiting, flying, size = self.waiting, self._flying, 0
         if not flying and self.bytes < MAX_FRAME_BYTES and len(waiting) <= MAX_FRAME_MESSAGES:
-            self._waiting, self._flying = flying, waiting  # all of them
+            self.waiting, self._flying = flying, waiting  # all of them
             return self._base + len(self._sent), [message for message, _ in waiting]
         while waiting and size < MAX_FRAME_BYTES and len(flying) < MAX_FRAME_MESSAGES:
             entry = waiting.popleft()
@@ -206,7 +209,7 @@ class Link:
         if received:
             self._sent.extend(self._flying)
             self._flying.clear()
-            if self._waiting or self._again is not None or self._flags:
+            if self.waiting or self._again is not None or self._flags:
                 self._send()
             return
         self._flags |= flags
@@ -238,10 +241,10 @@ class Link:
 
     def _refused(self) -> None:
         """Keep those messages of the frame, and after it, that their senders do not take back."""
-        self._waiting.extendleft(reversed(self._flying))
+        self.waiting.extendleft(reversed(self._flying))
         self._flying.clear()
         gone: set[int] = set()
-        for entry in list(self._waiting):
+        for entry in list(self.waiting):
             if entry[1] is not None and self._links.on_refused(self.node, entry[1]):
                 gone.add(id(entry))
                 self.kept -= 1
@@ -249,31 +252,30 @@ class Link:
             if self.closed:
                 return
         if gone:
-            self._waiting = deque(entry for entry in self._waiting if id(entry) not in gone)
+            self.waiting = deque(entry for entry in self.waiting if id(entry) not in gone)
 
     # From the other side.
 
-    def on_frame(self, frame: Frame) -> None:
-        """Take what the other side has sent over this link."""
+    def on_frame(self, frame: Frame, messages: list[Any]) -> None:
+        """Take what the other side has sent over this link; *messages* are those of *frame*, decoded."""
         if frame.ack >= self._base:
             self._trim(frame.ack)
         if frame.flags & MISSING and self._sent:
             self._again = self._base
             self.wake()
-        number, on_message = frame.first, self._links.on_message
+        number = frame.first
         if number > self._received + 1:
             self._ask_again(frame.flags & ASK)
             return
-        for message in frame.messages:
-            if number > self._received:
-                self._received = number
-                on_message(self.node, message)
-                if self.closed:
-                    return
-            number += 1
+        new = messages[max(0, self._received + 1 - number) :]
+        if new:
+            self._received += len(new)
+            self._links.on_messages(self, new)
+            if self.closed:
+                return
         if frame.flags & ASK or self._received - self._acknowledged >= ACK_MESSAGES:
             self.wake()
-        elif frame.messages and self._timer is None:
+        elif messages and self._timer is None:
             self._timer = self._clock.callLater(TICK, self._tick)
 
     def _trim(self, upto: int) -> None:
@@ -352,8 +354,8 @@ class Link:
                 timer.cancel()
         self._flush = self._timer = None
         self.due = False
-        unsent = [token for _, token in self._waiting if token is not None]
-        for entries in (self._sent, self._flying, self._waiting):
+        unsent = [token for _, token in self.waiting if token is not None]
+        for entries in (self._sent, self._flying, self.waiting):
             entries.clear()
         self.kept = self.bytes = 0
         self._count()
@@ -362,4 +364,5 @@ class Link:
     def _count(self) -> None:
         if self.bytes != self._counted:
             self._counted = self.bytes
+            self.limit = self.bytes + UNCOUNTED_BYTES
             self._links.hold(self, self.bytes)

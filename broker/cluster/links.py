@@ -46,8 +46,11 @@ class INode(Protocol):
     def transmit(self, address: str, frame: bytes) -> Deferred[bool]:
         """Send *frame*; fire with whether it was handed over.  A ``BrokerError`` says that nobody knows."""
 
-    def on_message(self, address: str, message: msgspec.Raw) -> None:
-        """Take the next message of the node *address*; must not raise."""
+    def decode(self, messages: msgspec.Raw) -> list[Any]:
+        """Return the messages of an array, one for each.  A ``msgspec.DecodeError`` says that it is no array."""
+
+    def on_messages(self, link: Link, messages: list[Any]) -> None:
+        """Take the next messages of the node of *link*, until that is closed; must not raise."""
 
     def on_refused(self, address: str, token: Any) -> bool:
         """Say whether to forget the message of *token*, which has surely not arrived, instead of trying again."""
@@ -67,7 +70,7 @@ class Links:
 
     def __init__(self, node: INode, clock: IReactorTime, account: LinkAccount | None = None) -> None:
         self.node, self.clock, self._account = node, clock, account
-        self.lease_of, self.on_message, self.on_refused = node.lease_of, node.on_message, node.on_refused
+        self.lease_of, self.on_messages, self.on_refused = node.lease_of, node.on_messages, node.on_refused
         self._links: dict[str, Link] = {}
         self._stopped = False
         self._number = 0  # of the link that was begun last
@@ -101,13 +104,20 @@ class Links:
                 return False
             if link is None:
                 link = self._begin(address)
-        if link.bytes + len(message) > MAX_BYTES or link.kept >= MAX_MESSAGES:
+        size = link.bytes + len(message)
+        if size > MAX_BYTES or link.kept >= MAX_MESSAGES:
             if not urgent:
                 return False
-            if link.bytes + len(message) > 2 * MAX_BYTES or link.kept >= 2 * MAX_MESSAGES:
+            if size > 2 * MAX_BYTES or link.kept >= 2 * MAX_MESSAGES:
                 link.shed()
                 return False
-        link.put(message, token)
+        if link.due and size <= link.limit:
+            # Most go with others: here, since a call costs as much as the rest.
+            link.waiting.append((message, token))
+            link.kept += 1
+            link.bytes = size
+        else:
+            link.put(message, token)
         return True
 
     def _begin(self, address: str) -> Link:
@@ -118,10 +128,9 @@ class Links:
     def transmit(self, link: Link, ack: int, first: int, flags: int, messages: list[bytes]) -> Deferred[bool]:
         """Send a frame over *link*; see ``INode.transmit``."""
         peer = link.peer or -self._past.get(link.node, 0)
-        head = Frame(self.node.lease(), link.to, link.number, peer, ack, first, flags, [])
-        # An array of 32 bits' length in the place of the empty one, which is a single byte, the last.
-        frame = b"".join((_encode(head)[:-1], b"\xdd", len(messages).to_bytes(4), *messages))
-        return self.node.transmit(link.node, frame)
+        array = b"".join((b"\xdd", len(messages).to_bytes(4), *messages))  # of a length with 32 bits
+        frame = Frame(self.node.lease(), link.to, link.number, peer, ack, first, flags, msgspec.Raw(array))
+        return self.node.transmit(link.node, _encode(frame))
 
     def received(self, address: str, data: bytes) -> None:
         """Take what the node *address* has sent.
@@ -130,6 +139,7 @@ class Links:
             msgspec.DecodeError: it is no frame.
         """
         frame = _decode(data)
+        messages = self.node.decode(frame.messages)
         lease = self.node.lease()
         if self._stopped or not lease or frame.to not in (0, lease):
             return  # it is for a lease of this node that has ended
@@ -147,7 +157,7 @@ class Links:
             self._show(address)
             return
         link.peer, link.to = frame.link, frame.lease
-        link.on_frame(frame)
+        link.on_frame(frame, messages)
 
     def _show(self, address: str) -> None:
         """Send a frame of the present link: the other side has not noticed that the one before has ended."""

@@ -1,8 +1,12 @@
-"""The messages between nodes, as bytes (MessagePack arrays)."""
+"""The messages between nodes, as bytes (MessagePack arrays).
+
+The answer to a call is the ``Reply`` itself, whose ``ref`` is the id of the call at the caller's node.
+"""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -50,24 +54,6 @@ class Called(msgspec.Struct, tag="call", array_like=True):
     quiet: bool
 
 
-class Answered(msgspec.Struct, tag="answer", array_like=True):
-    """A reply to ``Called``, from the callee's node."""
-
-    id: str
-    body: bytes
-    wire_error: WireError | None
-    source: str
-    time: float
-    streamed: bool
-    attachments: tuple[bytes, ...]
-
-    @classmethod
-    def of(cls, reply: Reply) -> Answered:
-        """Return what brings *reply*, whose ``ref`` is the id of the call."""
-        wire_error = None if reply.error is None else WireError.of(reply.error)
-        return cls(reply.ref, reply.body, wire_error, reply.source, reply.time, reply.streamed, reply.attachments)
-
-
 class NotHere(msgspec.Struct, tag="elsewhere", array_like=True):
     """The callee of ``Called`` is not here, or not any more."""
 
@@ -112,7 +98,37 @@ class Drain(msgspec.Struct, tag="drain", array_like=True):
     queue: str
 
 
-Message: TypeAlias = Called | Answered | NotHere | Ended | Probe | Deliver | BoolReply | Drain
+Message: TypeAlias = Called | Reply | NotHere | Ended | Probe | Deliver | BoolReply | Drain
 
-encode = msgspec.msgpack.Encoder().encode
-decode = msgspec.msgpack.Decoder(Message).decode
+
+def _wire_error(error: BrokerError) -> WireError:
+    return WireError.of(error)
+
+
+def _error(_: type[BrokerError], fields: list[Any]) -> BrokerError:
+    return msgspec.convert(fields, WireError).error()
+
+
+encode = msgspec.msgpack.Encoder(enc_hook=_wire_error).encode
+decode: Callable[[msgspec.Raw | bytes], Message] = msgspec.msgpack.Decoder(Message, dec_hook=_error).decode
+_decode_all = msgspec.msgpack.Decoder(list[Message], dec_hook=_error).decode
+_divide = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+
+
+def decode_all(messages: msgspec.Raw) -> list[Message | msgspec.DecodeError]:
+    """Return the messages of an array; an error in the place of each that can not be understood.
+
+    Raises:
+        msgspec.DecodeError: it is no array.
+    """
+    try:
+        return _decode_all(messages)  # type: ignore[return-value]
+    except msgspec.DecodeError:
+        return [_decoded(message) for message in _divide(messages)]
+
+
+def _decoded(message: msgspec.Raw) -> Message | msgspec.DecodeError:
+    try:
+        return decode(message)
+    except msgspec.DecodeError as error:
+        return error

@@ -13,8 +13,9 @@ from twisted.internet.defer import TimeoutError as NoReply
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from broker.cluster.link import Link
 from broker.cluster.links import LinkAccount, Links
-from broker.cluster.messages import BoolReply, Message, decode, encode
+from broker.cluster.messages import BoolReply, Message, decode, decode_all, encode
 from broker.interfaces import ISharedBus
 
 log = Logger()
@@ -32,7 +33,11 @@ class NodeMessenger:
     def __init__(self, bus: ISharedBus, clock: IReactorTime, account: LinkAccount | None = None) -> None:
         self.bus, self.clock = bus, clock
         self._links = Links(self, clock, account)
-        self._handlers: dict[type[Any], Callable[[str, Any], object]] = {BoolReply: self._replied}
+        self._handlers: dict[type[Any], Callable[[str, Any], object]] = {
+            BoolReply: self._replied,
+            msgspec.DecodeError: _not_understood,
+            msgspec.ValidationError: _not_understood,
+        }
         self._departure_handlers: list[Callable[[str], object]] = []
         self._lapse_handlers: list[Callable[[], object]] = []
         self._lease_handlers: list[Callable[[], object]] = []
@@ -101,7 +106,7 @@ class NodeMessenger:
     def _receive_from_self(self) -> None:
         messages, self._to_self = self._to_self, deque()
         for message in messages:
-            self.on_message(self.bus.address, message)
+            self._handle(self.bus.address, decode(message))
 
     async def ask(self, address: str, make: Callable[[int], Message], timeout: float) -> bool | None:
         """Send ``make(number)``; return what the node replies.
@@ -173,15 +178,20 @@ class NodeMessenger:
         """See ``INode.transmit``."""
         return self.bus.send(address, frame)
 
-    def on_message(self, address: str, message: msgspec.Raw | bytes) -> None:
-        """See ``INode.on_message``."""
+    def decode(self, messages: msgspec.Raw) -> list[Any]:
+        """See ``INode.decode``."""
+        return decode_all(messages)
+
+    def on_messages(self, link: Link, messages: list[Any]) -> None:
+        """See ``INode.on_messages``."""
+        for message in messages:
+            self._handle(link.node, message)
+            if link.closed:
+                return
+
+    def _handle(self, address: str, message: Any) -> None:
         try:
-            decoded = decode(message)
-        except msgspec.DecodeError as error:
-            _not_understood(address, error)
-            return
-        try:
-            self._handlers[type(decoded)](address, decoded)
+            self._handlers[type(message)](address, message)
         except Exception:  # else the connection to the bus would end with it, and all that others have sent
             log.failure("a message of node {node} could not be handled", node=address)
 

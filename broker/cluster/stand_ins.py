@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import msgspec
 
-from broker.cluster.messages import Answered
 from broker.core.calls import Call
 from broker.errors import BrokerError, NotFound
 from broker.messages import Reply, Request
@@ -83,7 +82,7 @@ class Caller(msgspec.Struct, eq=False):
     address: str
     id: str
     client: str
-    send: Callable[[str, Answered], bool]
+    send: Callable[[str, Reply], bool]
     refuse: Callable[[Caller], object]
     told: bool = False
     calling: dict[str, Call] = {}
@@ -98,7 +97,7 @@ class Caller(msgspec.Struct, eq=False):
 
     def on_reply(self, reply: Reply) -> None:
         """Send *reply* to the caller's node."""
-        if not self.send(self.address, Answered.of(reply)):
+        if not self.send(self.address, reply):
             self.refuse(self)
 
 

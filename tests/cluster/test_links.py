@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, cast
 
 import attrs
 import msgspec
@@ -14,6 +15,7 @@ from twisted.internet.task import Clock
 
 from broker.cluster import link as link_module
 from broker.cluster import links as links_module
+from broker.cluster.link import Link
 from broker.cluster.links import Links
 from broker.core.memory import Memory
 from broker.errors import Unavailable
@@ -71,8 +73,11 @@ class Node:
     def transmit(self, address: str, frame: bytes) -> Deferred[bool]:
         return self.network.transmit(self.address, address, frame)
 
-    def on_message(self, address: str, message: msgspec.Raw) -> None:
-        self.got.append(msgspec.msgpack.decode(message)[0])
+    def decode(self, messages: msgspec.Raw) -> list[Any]:
+        return cast(list[Any], msgspec.msgpack.decode(messages))
+
+    def on_messages(self, link: Link, messages: list[Any]) -> None:
+        self.got += [number for number, _ in messages]
 
     def on_refused(self, address: str, token: int) -> bool:
         if self.takes_back:

@@ -36,7 +36,8 @@ def messenger():
 
 
 def frame(*messages: bytes) -> bytes:
-    return msgspec.msgpack.encode(Frame(2, 1, 1, 0, 0, 1, 0, [msgspec.Raw(message) for message in messages]))
+    array = msgspec.msgpack.encode([msgspec.Raw(message) for message in messages])
+    return msgspec.msgpack.encode(Frame(2, 1, 1, 0, 0, 1, 0, msgspec.Raw(array)))
 
 
 @pytest.mark.parametrize(

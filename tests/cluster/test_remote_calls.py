@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from broker.cluster import links
 from broker.cluster.calls import RemoteCalls
 from broker.cluster.links import _decode as decode_frame
-from broker.cluster.messages import decode
+from broker.cluster.messages import decode_all
 from broker.cluster.messenger import NodeMessenger
 from broker.errors import BrokerError, CalleeFailed, Denied, Gone, NotDone, NotFound, Unavailable
 from broker.messages import Request
@@ -39,7 +39,7 @@ class Wire:
         node = self.nodes.get(address)
         if node is None or node.bus.lease == 0:
             return succeed(False)
-        self.sent += [decode(message) for message in frame.messages]
+        self.sent += decode_all(frame.messages)
         arrives, told = self.fates.pop(0) if self.fates else self.fate
         if arrives:
             node.bus.received(sender, data)

@@ -168,7 +168,7 @@ MUTANTS: dict[str, Mutant] = {
         "frames",
         100,
         9,
-        Edit(Link, "on_frame", "if number > self._received:", "if True:"),
+        Edit(Link, "on_frame", "messages[max(0, self._received + 1 - number) :]", "messages"),
     ),
     "holes not noticed": _mutant(
         "what comes after a hole is taken, and what was in it dropped",
