@@ -70,7 +70,7 @@ class RemoteCalls(Calls):
         a name now.
         """
         self._messenger, self._sessions_of, self._holds = nodes, sessions_of, holds
-        self._lease_of, self._send = nodes.bus.lease_of, nodes.send
+        self._lease_of, self._send = nodes.lease_of, nodes.send
         self._registries = {PROCEDURE: self.performers, SERVICE: self.services, TAKER: self.takers}
         self._out: dict[str, Call] = {}  # those whose callees are elsewhere, by their ids
         self._in: dict[str, Caller] = {}  # by the id of the call at the caller's node, which no other node uses
