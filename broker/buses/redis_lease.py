@@ -81,10 +81,10 @@ class Lease:
 
     def number_of(self, address: str) -> int:
         """Return the number of the lease of a node, as far as it is known; 0 for none."""
-        if address == self._address:
-            return self.number
         other = self._others.get(address)
-        return 0 if other is None else other.number
+        if other is not None:
+            return other.number
+        return self.number if address == self._address else 0
 
     def now(self) -> float:
         """Return the time of this clock, to be handed to ``renewed``."""

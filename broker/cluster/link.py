@@ -283,6 +283,10 @@ class Link:
         self._quiet_ticks = 0
         base, size = self._base, 0
         for entries in (self._sent, self._flying):
+            if base + len(entries) - 1 <= upto:  # all of them, as a rule
+                base += len(entries)
+                size += sum([len(message) for message, _ in entries])
+                entries.clear()
             while entries and base <= upto:
                 size += len(entries.popleft()[0])
                 base += 1

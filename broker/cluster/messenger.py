@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import count
 from typing import Any
 
@@ -105,8 +105,7 @@ class NodeMessenger:
 
     def _receive_from_self(self) -> None:
         messages, self._to_self = self._to_self, deque()
-        for message in messages:
-            self._handle(self.bus.address, decode(message))
+        self._handle(self.bus.address, map(decode, messages))
 
     async def ask(self, address: str, make: Callable[[int], Message], timeout: float) -> bool | None:
         """Send ``make(number)``; return what the node replies.
@@ -184,16 +183,18 @@ class NodeMessenger:
 
     def on_messages(self, link: Link, messages: list[Any]) -> None:
         """See ``INode.on_messages``."""
-        for message in messages:
-            self._handle(link.node, message)
-            if link.closed:
-                return
+        self._handle(link.node, messages, link)
 
-    def _handle(self, address: str, message: Any) -> None:
-        try:
-            self._handlers[type(message)](address, message)
-        except Exception:  # else the connection to the bus would end with it, and all that others have sent
-            log.failure("a message of node {node} could not be handled", node=address)
+    def _handle(self, address: str, messages: Iterable[Any], link: Link | None = None) -> None:
+        """Call the handlers of *messages*, until *link* is closed."""
+        handlers = self._handlers
+        for message in messages:
+            try:
+                handlers[type(message)](address, message)
+            except Exception:  # else the connection to the bus would end with it, and all that others have sent
+                log.failure("a message of node {node} could not be handled", node=address)
+            if link is not None and link.closed:
+                return
 
     def on_refused(self, address: str, token: Any) -> bool:
         """See ``INode.on_refused``."""
