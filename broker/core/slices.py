@@ -19,7 +19,7 @@ from twisted.logger import Logger
 log = Logger()
 
 SLICE = 0.005  # seconds of one loop iteration
-READ_SLICE = 0.008  # seconds in which one iteration reads: as long as hundreds of messages take that need no slices
+READ_SLICE = 0.006  # seconds in which one iteration reads: as long as hundreds of messages take that need no slices
 BYTE = 30e-9  # seconds that a byte of a long message costs, at worst
 ATTRIBUTE = "_txbroker_slices"  # of a clock
 

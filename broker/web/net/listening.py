@@ -12,7 +12,8 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.logger import Logger
 
-from broker.web.net.transport import PRIVATE_NAMES, TESTED_VERSIONS, FramePort, Outbox
+from broker.web.net.port import FramePort
+from broker.web.net.transport import PRIVATE_NAMES, TESTED_VERSIONS, Outbox
 from twisted import __version__ as twisted_version
 
 log = Logger()

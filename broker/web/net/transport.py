@@ -38,13 +38,22 @@ from twisted.python.log import callWithLogger
 
 from broker.core.memory import Account
 from broker.core.slices import READ_SLICE, slices_of
+from broker.web.net.probes import is_probe, peek
 
 log = Logger()
 
 TESTED_VERSIONS = "Twisted 26.4 to 26.10"
-PRIVATE_NAMES = ("_tempDataBuffer", "_tempDataLen", "_writeDisconnected", "_aborting", "_maybePauseProducer")
+PRIVATE_NAMES = (
+    "_tempDataBuffer",
+    "_tempDataLen",
+    "_writeDisconnected",
+    "_writeDisconnecting",
+    "_aborting",
+    "_maybePauseProducer",
+)
 LOOP_NAMES = ("_poller", "_selectables", "_doReadOrWrite", "_disconnectSelectable")  # of its EPollReactor
 HANG_UP = select.EPOLLHUP | select.EPOLLERR
+FEW = 4  # connections that are read in one iteration without a look at the time
 READ_BYTES = 65536  # bytes asked for in one recv
 FLUSH_BYTES = 65536  # bytes collected before they are sent without waiting for the outbox
 
@@ -62,7 +71,7 @@ class FrameTransport(tcp.Server):
     overflowed: Callable[[], object] | None = None
     _in_outbox = False
 
-    server: FramePort
+    server: Any  # the FramePort
     _tempDataBuffer: list[bytes]
     _tempDataLen: int
 
@@ -106,6 +115,21 @@ class FrameTransport(tcp.Server):
             self.startWriting()
             self._count_unsent()
             self._apply_backpressure(len(data))
+        elif self.disconnecting or self._writeDisconnecting:
+            self.server.outbox.close_soon(self)
+
+    def finish(self) -> None:
+        """Close, or shut down the side that writes, as was asked for; everything is sent.
+
+        Twisted does so when the reactor finds that there is room to write, which a client that waits for
+        the end of its answer waits for, too.
+        """
+        if self.connected and not self._aborting:
+            end = self.doWrite()
+            if end:
+                self.stopReading()
+                self.stopWriting()
+                self.connectionLost(Failure(end))
 
     def doRead(self) -> Any:
         """Deliver what one recv returns, then flush every connection that it caused frames on.
@@ -225,12 +249,13 @@ class Outbox:
         unsent: see above.
     """
 
-    __slots__ = ("_clock", "_scheduled", "_senders", "busy", "unsent")
+    __slots__ = ("_clock", "_closing", "_scheduled", "_senders", "busy", "unsent")
 
     def __init__(self, clock: IReactorTime, unsent: Account | None = None) -> None:
         self._clock = clock
         self.unsent = unsent
         self._senders: list[FrameTransport] = []
+        self._closing: list[FrameTransport] = []
         self._scheduled: IDelayedCall | None = None
         self.busy = False
 
@@ -251,17 +276,18 @@ class Outbox:
                     # A producer or an overflow callback failed: its own connection's loss only.
                     log.failure("flushing a connection failed")
                     sender.abortConnection()
+        if self._closing:
+            closing, self._closing = self._closing, []
+            for sender in closing:
+                sender.finish()
+
+    def close_soon(self, sender: FrameTransport) -> None:
+        """Have *sender*, that is being flushed, closed after that."""
+        self._closing.append(sender)
 
     def _flush_scheduled(self) -> None:
         self._scheduled = None
         self.flush()
-
-
-class FramePort(tcp.Port):
-    """A TCP port whose connections are :class:`FrameTransport`."""
-
-    transport = FrameTransport
-    outbox: Outbox
 
 
 class ReactorLoop:
@@ -276,6 +302,7 @@ class ReactorLoop:
         self._reactor = reactor
         self._outbox = outbox
         self._slices = slices_of(reactor)
+        self._late: list[int] = []  # descriptors for which the iteration before had no time
 
     def install(self) -> bool:
         """Replace ``doIteration``; return whether the reactor is of a kind that allows it."""
@@ -298,12 +325,27 @@ class ReactorLoop:
         # PEP 475: a signal does not end the wait, unless its handler raises.
         events = reactor._poller.poll(-1 if timeout is None else timeout, len(selectables))
         outbox.busy = True
-        slices = self._slices
-        slices.end = slices.now() + READ_SLICE  # as ``begin`` does, for less
+        slices, late = self._slices, self._late
+        if late:
+            # Those first, in the same order, and behind them who has become ready since.
+            places = {descriptor: place for place, descriptor in enumerate(late)}
+            events.sort(key=lambda ready: places.get(ready[0], len(places)))
+            late.clear()
+        many, over, now = len(events) > FEW, False, slices.now
+        slices.end = end_of_slice = now() + READ_SLICE  # as ``begin`` does, for less
         try:
             for descriptor, event in events:
                 selectable = selectables.get(descriptor)
-                if event == select.EPOLLIN and type(selectable) is FrameTransport:
+                if type(selectable) is not FrameTransport:
+                    if event & HANG_UP and slices.over():
+                        late.append(descriptor)
+                    elif selectable is not None:
+                        callWithLogger(selectable, reactor._doReadOrWrite, selectable, descriptor, event)
+                    continue
+                if over and not is_probe(peek(selectable.socket)):
+                    late.append(descriptor)  # epoll reports it again
+                    continue
+                if event == select.EPOLLIN:
                     try:
                         end = selectable.doRead()
                     except Exception:
@@ -312,10 +354,9 @@ class ReactorLoop:
                         end = sys.exc_info()[1]
                     if end:
                         self._disconnect(selectable, end)
-                elif event & HANG_UP and slices.over():
-                    continue  # epoll reports it again
-                elif selectable is not None:
+                else:
                     callWithLogger(selectable, reactor._doReadOrWrite, selectable, descriptor, event)
+                over = many and now() >= end_of_slice
         finally:
             slices.end = inf
             outbox.busy = False

@@ -9,7 +9,8 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
-from broker.web.net.transport import FramePort, FrameTransport, Outbox
+from broker.web.net.port import FramePort
+from broker.web.net.transport import FrameTransport, Outbox
 
 
 class Socket:

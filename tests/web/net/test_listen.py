@@ -16,7 +16,8 @@ from twisted.internet.task import Clock
 
 from broker.web.net import listening
 from broker.web.net.listening import FrameReactor, listen, unsupported
-from broker.web.net.transport import FramePort, FrameTransport, Outbox
+from broker.web.net.port import FramePort
+from broker.web.net.transport import FrameTransport, Outbox
 from tests.support.eventually import TIMEOUT
 from tests.web.sockets import OLD_OPENSSL_OBJECTS, Client, Scene, Server, Servers, reactor
 

@@ -2,109 +2,17 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable, Iterator
 from math import inf
 from typing import Any
 
 import pytest
-from twisted.internet.epollreactor import EPollReactor
-from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 
-from broker.core.slices import slices_of
-from broker.web.net.listening import listen
-from broker.web.net.transport import FrameTransport, Outbox, ReactorLoop
-from tests.support.eventually import TIMEOUT
+from broker.core.slices import READ_SLICE, slices_of
+from broker.web.net.transport import FEW, FrameTransport, Outbox, ReactorLoop
 from tests.support.logs import failures_of, logging
-
-
-class Connection(Protocol):
-    """Hands what it reads to the test's function."""
-
-    factory: Connections
-
-    def connectionMade(self) -> None:
-        self.factory.connections.append(self)
-
-    def dataReceived(self, data: bytes) -> None:
-        self.factory.on_data(self, data)
-
-    def connectionLost(self, reason: Any = None) -> None:
-        self.factory.connections.remove(self)
-
-
-class Connections(Factory):
-    protocol = Connection  # type: ignore[assignment]
-
-    def __init__(self) -> None:
-        self.connections: list[Connection] = []
-        self.on_data: Callable[[Connection, bytes], object] = lambda connection, data: None
-
-
-class CountingSocket:
-    """A socket that remembers each piece it was given to send."""
-
-    def __init__(self, inner: socket.socket) -> None:
-        self._inner = inner
-        self.pieces: list[bytes] = []
-
-    def send(self, data: bytes) -> int:
-        self.pieces.append(bytes(data))
-        return self._inner.send(data)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-
-class Setup:
-    """A reactor, a port, and clients that are plain sockets."""
-
-    def __init__(self) -> None:
-        self.reactor: Any = EPollReactor()
-        outbox = Outbox(self.reactor)
-        self.loop = ReactorLoop(self.reactor, outbox)
-        assert self.loop.install()
-        self.factory = Connections()
-        ports: list[Any] = []
-        listen(self.reactor, "tcp:0:interface=127.0.0.1", self.factory, outbox).addCallback(ports.append)
-        self.port = ports[0]
-        self.clients: list[socket.socket] = []
-
-    def run(self, until: Callable[[], object]) -> None:
-        for _ in range(1000):
-            if until():
-                return
-            self.reactor.runUntilCurrent()
-            self.reactor.doIteration(0.01)
-        raise AssertionError("it did not come to that")
-
-    def connect(self) -> tuple[socket.socket, Connection]:
-        count = len(self.factory.connections)
-        client = socket.create_connection(self.port.socket.getsockname())
-        client.settimeout(TIMEOUT)
-        self.clients.append(client)
-        self.run(lambda: len(self.factory.connections) > count)
-        return client, self.factory.connections[-1]
-
-    def close(self) -> None:
-        for client in self.clients:
-            client.close()
-        self.run(lambda: not self.factory.connections)
-        self.port.stopListening()
-        self.reactor.runUntilCurrent()
-        self.loop.remove()
-        self.reactor.removeAll()
-        self.reactor.waker.connectionLost(None)
-        self.reactor._poller.close()
-
-
-@pytest.fixture
-def setup() -> Iterator[Setup]:
-    setup = Setup()
-    yield setup
-    setup.close()
+from tests.web.net.loop import Connection, CountingSocket, Setup
 
 
 def test_what_several_connections_cause_leaves_in_one_send(setup: Setup) -> None:
@@ -227,3 +135,37 @@ def test_connections_that_are_aborted_at_once_end_in_slices(setup: Setup) -> Non
     setup.reactor.runUntilCurrent()
     assert len(setup.factory.connections) == 4
     setup.run(lambda: not setup.factory.connections)
+
+
+def late_setup(setup: Setup) -> tuple[list[Any], list[bytes]]:
+    """Return more clients than ``FEW``, and what is read of them: each uses up the time of its iteration."""
+    clients = [setup.connect()[0] for _ in range(FEW + 2)]
+    heard: list[bytes] = []
+    slices_of(setup.reactor).now = lambda: len(heard) * READ_SLICE
+
+    def on_data(connection: Connection, data: bytes) -> None:
+        heard.append(data)
+
+    setup.factory.on_data = on_data
+    return clients, heard
+
+
+def test_what_an_iteration_has_no_time_for_goes_first_in_the_next(setup: Setup) -> None:
+    clients, heard = late_setup(setup)
+    for number, client in enumerate(clients):
+        client.sendall(b"%d" % number)
+    setup.reactor.doIteration(0)
+    [first] = heard
+    clients[int(first)].sendall(b"again")
+    setup.run(lambda: len(heard) == len(clients) + 1)
+    assert heard[-1] == b"again"
+    assert sorted(heard[:-1]) == [b"%d" % number for number in range(len(clients))]
+
+
+def test_a_probe_of_health_is_read_though_the_time_is_over(setup: Setup) -> None:
+    clients, heard = late_setup(setup)
+    for client in clients[:-1]:
+        client.sendall(b"x")
+    clients[-1].sendall(b"GET /health HTTP/1.1\r\n\r\n")
+    setup.reactor.doIteration(0)
+    assert heard == [b"x", b"GET /health HTTP/1.1\r\n\r\n"]

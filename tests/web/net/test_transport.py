@@ -208,7 +208,8 @@ def test_what_is_sent_in_the_chunk_that_closes_arrives() -> None:
     sock.incoming = [b"x"]
     transport.doRead()
     assert sock.sent == b"bye"
-    assert machine.reactor.writable(transport) is main.CONNECTION_DONE
+    assert [reason.type for reason in peer.lost] == [ConnectionDone]
+    assert machine.reactor.readers == machine.reactor.writers == set()
 
 
 def test_a_limit_of_the_writer_does_not_end_it_too_early() -> None:

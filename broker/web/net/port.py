@@ -1,0 +1,194 @@
+"""TCP ports that accept as fast as connections come, and begin them as there is time.
+
+A connection costs much more to begin than to accept.  Twisted does both at once, for all that have come:
+thousands of clients that come together keep every other connection, and whoever asks for the health of
+the daemon, waiting for seconds.  :class:`FramePort` begins connections for a few milliseconds of an
+iteration; whoever has come besides waits, in the order of coming, but those that have sent something
+before those that are silent, and probes of health before all.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections import deque
+from collections.abc import Callable, Iterator
+from time import perf_counter
+from typing import Any
+
+from twisted.internet import tcp
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+
+from broker.web.net.probes import is_probe, peek
+from broker.web.net.transport import FrameTransport, Outbox
+
+log = Logger()
+
+SLICE = 0.002  # seconds of one iteration in which connections begin
+ACCEPTING = 0.01  # seconds of one iteration in which they are accepted
+MAX_WAITING = 1024  # connections of a kind that wait to begin
+
+Arrival = tuple[socket.socket, Any]  # with its address
+
+
+class Queue:
+    """Connections that are accepted and have not begun.
+
+    Attributes:
+        probes: those that ask for the health of the daemon.
+        ended: those that are to be closed.
+    """
+
+    def __init__(self) -> None:
+        self.probes: deque[Arrival] = deque()
+        self.ended: deque[socket.socket] = deque()
+        self._said: deque[Arrival] = deque()
+        self._silent: dict[int, Arrival] = {}  # by file descriptor
+        self._poll = select.poll()  # of the silent
+
+    def __len__(self) -> int:
+        return len(self.probes) + len(self._said) + len(self._silent) + len(self.ended)
+
+    def __iter__(self) -> Iterator[Arrival]:
+        """Return those that wait in the order in which they may begin; each is removed."""
+        for arrivals in (self.probes, self._said):
+            while arrivals:
+                yield arrivals.popleft()
+        while self._silent:
+            yield self._remove(next(iter(self._silent)))
+
+    def add(self, arrival: Arrival) -> bool:
+        """Let *arrival* wait in its place, unless too many of its kind do; say whether it does."""
+        begin = peek(arrival[0])
+        if begin is None:
+            if len(self._silent) >= MAX_WAITING:
+                return False
+            descriptor = arrival[0].fileno()
+            self._silent[descriptor] = arrival
+            self._poll.register(descriptor, select.POLLIN)
+            return True
+        if not begin:
+            return False
+        arrivals = self.probes if is_probe(begin) else self._said
+        if len(arrivals) >= MAX_WAITING:
+            return False
+        arrivals.append(arrival)
+        return True
+
+    def look(self) -> None:
+        """Let those that were silent, and are not any more, have the place that is theirs now."""
+        if self._silent:
+            for descriptor, _ in self._poll.poll(0):
+                arrival = self._remove(descriptor)
+                if not self.add(arrival):
+                    self.ended.append(arrival[0])
+
+    def close(self) -> None:
+        """Close all that wait."""
+        self.ended.extend(connection for connection, _ in self)
+        while self.ended:
+            self.ended.popleft().close()
+
+    def _remove(self, descriptor: int) -> Arrival:
+        self._poll.unregister(descriptor)
+        return self._silent.pop(descriptor)
+
+
+class FramePort(tcp.Port):
+    """A TCP port whose connections are :class:`FrameTransport`.
+
+    Attributes:
+        outbox: of the daemon.
+        now: gives the time, which runs while work is done.
+    """
+
+    transport = FrameTransport
+    outbox: Outbox
+    now: Callable[[], float]
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.now = perf_counter
+        self._clock: Any = self.reactor
+        self._waiting = Queue()
+        self._refused = 0  # connections since the queue was full
+        self._call: IDelayedCall | None = None  # while some wait
+
+    def doRead(self) -> None:
+        """Accept whoever has come, and begin as many connections as there is time for."""
+        waiting, now = self._waiting, self.now()
+        end, last = now + SLICE, now + ACCEPTING
+        while now < last:
+            try:
+                arrival = self.socket.accept()
+            except BlockingIOError:
+                break
+            except OSError:
+                super().doRead()  # it will meet that again, and knows what to do
+                break
+            if now < end and not waiting:
+                self._begin(*arrival)
+            elif not waiting.add(arrival):
+                arrival[0].close()
+                self._refused += 1
+            now = self.now()
+        probes = waiting.probes
+        while probes and now < last:
+            self._begin(*probes.popleft())
+            now = self.now()
+        self._schedule()
+
+    def connectionLost(self, reason: Any) -> None:
+        """Close those that still wait."""
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+        self._waiting.close()
+        super().connectionLost(reason)
+
+    def _schedule(self) -> None:
+        if self._call is None and self._waiting:
+            self._call = self._clock.callLater(0, self._go_on)
+
+    def _go_on(self) -> None:
+        """Begin as many of those that wait as there is time for."""
+        self._call = None
+        waiting = self._waiting
+        waiting.look()
+        end, ended = self.now() + SLICE, waiting.ended
+        while ended and self.now() < end:
+            ended.popleft().close()
+        end = self.now() + SLICE
+        for arrival in waiting:
+            self._begin(*arrival)
+            if self.now() >= end:
+                break
+        if self._refused and not waiting:
+            log.warn(
+                "{count} connections were dropped: more came than can begin, and {limit} of a kind waited",
+                count=self._refused,
+                limit=MAX_WAITING,
+            )
+            self._refused = 0
+        self._schedule()
+
+    def _begin(self, connection: socket.socket, address: Any) -> None:
+        """Let the protocol of *connection* begin, with what was sent already."""
+        if len(address) == 4:  # of IPv6: with the scope, as Twisted does
+            host, _ = socket.getnameinfo(address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
+            address = (host, *address[1:])
+        try:
+            factory: Any = self.factory
+            protocol = factory.buildProtocol(self._buildAddr(address))
+            if protocol is None:
+                connection.close()
+                return
+            number = self.sessionno
+            self.sessionno = number + 1
+            transport = self.transport(connection, protocol, address, self, number, self.reactor)
+            protocol.makeConnection(transport)
+            transport.doRead()  # what it returns for one that has ended, it returns to the reactor again
+        except Exception:
+            log.failure("a connection can not begin")
+            connection.close()
