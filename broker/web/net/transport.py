@@ -56,6 +56,7 @@ HANG_UP = select.EPOLLHUP | select.EPOLLERR
 FEW = 4  # connections that are read in one iteration without a look at the time
 READ_BYTES = 65536  # bytes asked for in one recv
 FLUSH_BYTES = 65536  # bytes collected before they are sent without waiting for the outbox
+MAX_FLUSHED = 4 << 20  # bytes sent in one iteration
 
 
 class FrameTransport(tcp.Server):
@@ -82,25 +83,26 @@ class FrameTransport(tcp.Server):
         if not self._in_outbox:
             self._in_outbox = True
             self.server.outbox.add(self)
-        if collected > FLUSH_BYTES:
-            # One handler may send more than the limit: it must see `paused` before it is done.
+        if collected > FLUSH_BYTES and (collected - len(data) > FLUSH_BYTES or not self.server.outbox.is_late()):
+            # One handler may send more than the limit: it must see `paused` before it is done.  A first long
+            # frame can wait, since one handler may send it to many.
             self.flush_frames()
 
-    def flush_frames(self) -> None:
-        """Send what was collected, in one system call; called by the outbox."""
+    def flush_frames(self) -> int:
+        """Send what was collected, in one system call; return the bytes.  Called by the outbox."""
         self._in_outbox = False
         collected = self._tempDataBuffer
         if not collected:
-            return
+            return 0
         if not self.connected or self._writeDisconnected or self._aborting:
             collected.clear()
             self._tempDataLen = 0
-            return
+            return 0
         if self.dataBuffer:
             # The kernel was full before: doWrite goes on in order when it has room.
             self._count_unsent()
             self._apply_backpressure(len(collected[-1]) if collected else 0)
-            return
+            return 0
         data = collected[0] if len(collected) == 1 else b"".join(collected)
         try:
             sent = self.socket.send(data)
@@ -117,6 +119,7 @@ class FrameTransport(tcp.Server):
             self._apply_backpressure(len(data))
         elif self.disconnecting or self._writeDisconnecting:
             self.server.outbox.close_soon(self)
+        return sent
 
     def finish(self) -> None:
         """Close, or shut down the side that writes, as was asked for; everything is sent.
@@ -249,10 +252,11 @@ class Outbox:
         unsent: see above.
     """
 
-    __slots__ = ("_clock", "_closing", "_scheduled", "_senders", "busy", "unsent")
+    __slots__ = ("_clock", "_closing", "_scheduled", "_senders", "_slices", "busy", "unsent")
 
     def __init__(self, clock: IReactorTime, unsent: Account | None = None) -> None:
         self._clock = clock
+        self._slices = slices_of(clock)
         self.unsent = unsent
         self._senders: list[FrameTransport] = []
         self._closing: list[FrameTransport] = []
@@ -265,17 +269,27 @@ class Outbox:
         if not self.busy and self._scheduled is None:
             self._scheduled = self._clock.callLater(0, self._flush_scheduled)
 
+    def is_late(self) -> bool:
+        """Whether the time of this iteration is over."""
+        return self._slices.over()
+
     def flush(self) -> None:
-        """Flush every sender, those included that are added meanwhile."""
-        while self._senders:
+        """Flush every sender, those included that are added meanwhile, unless they send very much: then go on later."""
+        left = MAX_FLUSHED
+        while self._senders and left > 0:
             senders, self._senders = self._senders, []
-            for sender in senders:
+            for number, sender in enumerate(senders, 1):
                 try:
-                    sender.flush_frames()
+                    left -= sender.flush_frames()
                 except Exception:
                     # A producer or an overflow callback failed: its own connection's loss only.
                     log.failure("flushing a connection failed")
                     sender.abortConnection()
+                if left <= 0:
+                    self._senders[:0] = senders[number:]
+                    break
+        if self._senders and self._scheduled is None:
+            self._scheduled = self._clock.callLater(0, self._flush_scheduled)
         if self._closing:
             closing, self._closing = self._closing, []
             for sender in closing:

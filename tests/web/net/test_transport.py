@@ -18,6 +18,8 @@ from twisted.python.failure import Failure
 from zope.interface import directlyProvides, implementer
 
 from broker.core.memory import Memory
+from broker.core.slices import slices_of
+from broker.web.net import transport as of_transports
 from broker.web.net.transport import (
     FLUSH_BYTES,
     FrameTransport,
@@ -622,3 +624,40 @@ def test_frames_can_be_dropped_but_for_the_one_that_is_under_way() -> None:
     machine.reactor.writable(transport)
     machine.reactor.writable(transport)
     assert sock.sent == b"a" * 100 + b"c"
+
+
+def test_no_more_is_sent_in_one_iteration_than_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(of_transports, "MAX_FLUSHED", 5)
+    machine = Machine()
+    ends = [machine.connect() for _ in range(3)]
+    for transport, _, _ in ends:
+        transport.send_frame(b"1234")
+    machine.outbox.flush()
+    assert [sock.sent for _, sock, _ in ends] == [b"1234", b"1234", b""]
+    ends[2][0].send_frame(b"5")
+    machine.iterate()
+    assert [sock.sent for _, sock, _ in ends] == [b"1234", b"1234", b"12345"]
+    assert not machine.reactor.getDelayedCalls()
+
+
+def test_a_long_frame_for_many_waits_when_the_time_is_over() -> None:
+    machine = Machine()
+    ends = [machine.connect() for _ in range(2)]
+    machine.outbox.busy = True
+    slices_of(machine.reactor).end = -1.0
+    for transport, _, _ in ends:
+        transport.send_frame(b"x" * (FLUSH_BYTES + 1))
+    assert [sock.sent for _, sock, _ in ends] == [b"", b""]
+    ends[0][0].send_frame(b"y")  # one connection for which much more is sent must see that it is too much
+    assert len(ends[0][1].sent) == FLUSH_BYTES + 2
+    machine.outbox.flush()
+    assert len(ends[1][1].sent) == FLUSH_BYTES + 1
+
+
+def test_the_end_of_what_is_sent_comes_with_it() -> None:
+    machine = Machine()
+    transport, sock, peer = machine.connect()
+    transport.send_frame(b"abc")
+    transport.loseWriteConnection()
+    machine.outbox.flush()
+    assert (sock.sent, sock.shut, peer.lost) == (b"abc", True, [])
