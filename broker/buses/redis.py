@@ -95,7 +95,13 @@ class RedisBus(Service):
         self._stopped_reason = NOT_RUNNING
         script = Script("broker.buses.redis_scripts", "names")
         self._batcher = Batcher(
-            self._address, script, reactor, preamble=self._preamble, prepare=self._prepare, opened=self._opened
+            self._address,
+            script,
+            reactor,
+            purpose="names and messages",
+            preamble=self._preamble,
+            prepare=self._prepare,
+            opened=self._opened,
         )
         self._subscriber = self._make_subscriber(f"{channels}node/{self.address}")
         self._heartbeats = LoopingCall(self._heartbeat)
@@ -114,6 +120,7 @@ class RedisBus(Service):
         self._subscriber_connection = Connection(
             self._address,
             self._reactor,
+            purpose="subscriptions",
             prepare=_nothing,
             opened=self._subscriber_opened,
             closed=subscriber.closed,

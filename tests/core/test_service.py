@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -244,6 +245,25 @@ def test_a_timer_that_fails_says_why_unless_the_broker_stops(clock):
         broker.drain()
         clock.advance(EXPIRY)
     assert len(events) == 1
+
+
+def test_a_timer_that_goes_on_failing_says_so_once_until_it_has_succeeded(clock):
+    broker = make_broker(clock)
+    with logging() as events:
+        for _ in range(2):
+            expired, broker.store.expired = broker.store.expired, lambda *_: fail(Unavailable("store"))
+            clock.pump([EXPIRY] * 3)
+            broker.store.expired = expired
+            clock.advance(EXPIRY)
+    assert lines_of(events) == ["expiry waits: store"] * 2
+
+
+def test_one_reason_of_the_store_and_the_bus_is_told_once(clock, monkeypatch):
+    broker = make_broker(clock)
+    for part in ("store", "bus"):
+        monkeypatch.setattr(broker, part, SimpleNamespace(ready="Redis is away"))
+    assert broker.ready() == ["Redis is away"]
+    assert broker.obstacles() == ["the store takes no writes", "the bus carries no events"]
 
 
 class NodeBus(LocalBus):
