@@ -355,8 +355,8 @@ class Settings:
         lambda self: _share_of_address(self.memory_limit_bytes, max(self.send_queue_bytes, self.max_message_bytes)),
         "How much of each kind of it the clients of one address may cause; then the largest of them are closed. "
         "Raise it where many come through one proxy; 0: without a limit of its own.",
-        shown="16 times the greater of TXBROKER_SEND_QUEUE_BYTES and TXBROKER_MAX_MESSAGE_BYTES, "
-        "or all of a limit that is less than 64 times as much",
+        shown="12 times the greater of TXBROKER_SEND_QUEUE_BYTES and TXBROKER_MAX_MESSAGE_BYTES, "
+        "or all of a limit that is less than 48 times as much",
     )
     rate: float = option(
         PER_SECOND,
@@ -545,7 +545,7 @@ def _default_node_name() -> str:
 
 def _share_of_address(limit: int, message: int) -> int:
     """Return what one address may have of *limit*, where a message or a send queue may have *message* bytes."""
-    return limit if 0 < limit < 64 * message else 16 * message
+    return limit if 0 < limit < 48 * message else 12 * message
 
 
 def _unknown_names(environ: Mapping[str, str], known: set[str]) -> list[str]:
