@@ -250,6 +250,11 @@ class RedisBus(Service):
         """See ``ISharedBus.lease``."""
         return self._lease.number
 
+    @property
+    def nodes(self) -> list[str]:
+        """See ``ISharedBus.nodes``."""
+        return self._lease.names
+
     def lease_of(self, address: str) -> int:
         """See ``ISharedBus.lease_of``."""
         return self._lease.number_of(address)

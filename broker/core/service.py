@@ -230,11 +230,15 @@ class Broker(MultiService):
         gauge("topics", "Topics and patterns somebody listens to.", lambda: len(self.topics))
         gauge("services", "Procedures and services that are performed.", self._services)
         gauge("store_bytes", "Bytes that the store uses, as far as it knows.", lambda: self.store.used_bytes)
+        gauge("nodes", "Nodes that have a lease, this one included; 0 while it has none.", self._nodes)
         gauge("sessions", "Sessions that others can see.", lambda: len(self.presence))
         gauge("memory_held_bytes", "Bytes that clients make the daemon hold, in all.", lambda: self.memory.used)
         gauge("memory_limit_bytes", "How many there may be; 0: any number.", lambda: self.memory.limit)
         for name, account in self.memory.accounts.items():
             gauge(f"{name}_bytes", HELP[name], partial(getattr, account, "used"))
+
+    def _nodes(self) -> float:
+        return len(cast(ISharedBus, self.bus).nodes) if self.bus.shared else 1
 
     def _services(self) -> float:
         return len(self.calls.performers) + len(self.calls.services)

@@ -272,6 +272,7 @@ class NodeBus(LocalBus):
     shared = True
     address = "here"
     lease = 1
+    nodes = ("node1", "node2")
 
     def __init__(self):
         super().__init__("test")
@@ -310,6 +311,13 @@ def clustered(clock):
 
 def test_a_node_listens_to_what_the_nodes_tell_each_other(clustered):
     assert sorted(clustered.bus.listened) == [LEFT, OWNED, REVOKED]
+
+
+def test_operators_are_told_which_nodes_there_are(clustered):
+    assert clustered.about.details()["nodes"] == ("node1", "node2")
+    assert "nodes" not in clustered.about()
+    assert clustered.metrics.gauges["nodes"][1]() == 2
+    assert make_broker().metrics.gauges["nodes"][1]() == 1
 
 
 def test_a_node_sweeps_only_when_no_other_does(clustered, clock):
@@ -370,7 +378,15 @@ def test_gauges_count_what_there_is(clock):
     ann.call("ref", Request("", "p", "", "", b"[]"))
     poll = ensureDeferred(ann.poll("news", 0, 10, 5.0))
     gauges = {name: read() for name, (_, read) in broker.metrics.gauges.items()}
-    counted = {"calls_pending": 1, "polls_waiting": 1, "topics": 2, "services": 3, "sessions": 1, "store_bytes": 0}
+    counted = {
+        "calls_pending": 1,
+        "polls_waiting": 1,
+        "topics": 2,
+        "services": 3,
+        "sessions": 1,
+        "store_bytes": 0,
+        "nodes": 1,
+    }
     names = 3 * (NAME_BYTES + 1)
     held = {"memory_held_bytes": names, "send_queue_bytes": 0, "upload_bytes": 0, "held_bytes": names}
     assert gauges == {**counted, **held, "memory_limit_bytes": broker.settings.memory_limit_bytes}
