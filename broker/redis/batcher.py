@@ -363,16 +363,28 @@ class Batcher:
             self.refusal = f"Redis refuses: {refusal}"
             if any(word in refusal for word in RECONNECT_ERRORS):
                 self.connection.drop(refusal)
-            if self._probing is None and self._probe_words and self._stopped is None:
-                self._probing = self._clock.callLater(PROBE_INTERVAL, self._probe)
-        elif written and self.refusal:
+            self._probe_later()
+        elif written and not self._probe_words:
+            self._accepted()
+
+    def _accepted(self, _: object = None) -> None:
+        if self.refusal:
             log.info("Redis accepts writes again")
             self.refusal = ""
 
+    def _probe_later(self) -> None:
+        if self._probing is None and self._probe_words and self._stopped is None:
+            self._probing = self._clock.callLater(PROBE_INTERVAL, self._probe)
+
     def _probe(self) -> None:
+        """Write: that others are done says nothing, for they may have had nothing to write, or have deleted."""
         self._probing = None
         if self.refusal:
-            self.submit(Operation(self._probe_words)).addErrback(_ignore_reported)
+            self.submit(Operation(self._probe_words)).addCallbacks(self._accepted, self._not_accepted)
+
+    def _not_accepted(self, failure: Any) -> None:
+        failure.trap(Unavailable)
+        self._probe_later()
 
     def _fail_script(self, batch: list[Operation], error: ResponseError) -> None:
         """Fail *batch*, since the script as a whole has failed."""
@@ -419,11 +431,6 @@ class Batcher:
         if self._timeout is not None:
             self._timeout.cancel()
             self._timeout = None
-
-
-def _ignore_reported(failure: Any) -> None:
-    """Drop an error that ``refusal`` and the log show already."""
-    failure.trap(Unavailable)
 
 
 def _ignore(*_: object) -> None:

@@ -436,6 +436,8 @@ async def test_a_full_redis_refuses_some_operations_of_a_call_and_does_the_other
     assert (await read).value == b"1"
     assert "OOM" in store.ready
     await store.trim("log", 2)
+    assert await store.expired("s", 9) == []
+    assert "OOM" in store.ready  # what deletes, and what finds nothing to do, is done and says nothing
     assert [each.id for each in await store.read("log", 0, 9)] == [3]
     await redis_server.command("CONFIG", "SET", "maxmemory", "0")
     await eventually(lambda: store.ready == "")  # it tries by itself
