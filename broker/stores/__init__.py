@@ -18,6 +18,7 @@ from broker.interfaces import IStore
 
 __all__ = ["open_store"]
 
+FORMS = "sqlite:, sqlite:/path, memory:, redis://, rediss://, redis+unix:// or redis+sentinel://"
 DATABASE = "txbroker.db"  # the file of a bare "sqlite:"
 
 
@@ -89,9 +90,7 @@ def _check(url: str, durability: str) -> None:
         raise Invalid("durability", message='The durability must be "fsync" or "os".')
     if not (scheme == "sqlite" and colon) and not (scheme == "memory" and colon and not rest) and not is_redis(url):
         # The rest of the URL may hold a password, so that only its scheme is repeated.
-        raise Invalid(
-            "store", message=f"There is no store {scheme[:20]!r}: use sqlite:, sqlite:/path, redis:// or memory:."
-        )
+        raise Invalid("store", message=f"There is no store {scheme[:20]!r}: use {FORMS}.")
 
 
 def database_path(rest: str, directory: str) -> str:

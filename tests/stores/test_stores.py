@@ -16,7 +16,7 @@ from zope.interface import implementer
 from broker.errors import Invalid
 from broker.interfaces import IStore
 from broker.messages import Event
-from broker.stores import database_path, open_store
+from broker.stores import FORMS, database_path, open_store
 from broker.stores.numbers import add
 from tests.stores.store_contract import DurableContract, MakeStore, StoreContract
 from tests.support.store_pump import Pump
@@ -77,10 +77,10 @@ def test_without_a_directory_the_file_is_in_the_working_directory(
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("mysql://user:secret@host", "There is no store 'mysql': use sqlite:, sqlite:/path, redis:// or memory:."),
-        ("", "There is no store '': use sqlite:, sqlite:/path, redis:// or memory:."),
-        ("memory:secret", "There is no store 'memory': use sqlite:, sqlite:/path, redis:// or memory:."),
-        ("sqlite", "There is no store 'sqlite': use sqlite:, sqlite:/path, redis:// or memory:."),
+        ("mysql://user:secret@host", f"There is no store 'mysql': use {FORMS}."),
+        ("", f"There is no store '': use {FORMS}."),
+        ("memory:secret", f"There is no store 'memory': use {FORMS}."),
+        ("sqlite", f"There is no store 'sqlite': use {FORMS}."),
         ("sqlite://host/path", "A SQLite store has no host: write sqlite:/path or sqlite:path."),
     ],
 )
