@@ -108,8 +108,8 @@ class Lease:
         """Note that this node has no lease; idempotent."""
         if self._number:
             log.warn(
-                "this node has lost its lease {number}: it was frozen, or can not reach Redis; calls to other nodes "
-                "are refused until it has one again",
+                "this node has lost its lease {number}: it was frozen, or could not renew it at Redis; calls to other "
+                "nodes are refused until it has one again",
                 number=self._number,
             )
             self._number = 0
@@ -172,7 +172,7 @@ class Lease:
             elif new is None or new.number != old.number:
                 if new is None:
                     log.warn(
-                        "node {other} is gone: it was stopped or killed, is frozen, or can not reach Redis",
+                        "node {other} is gone: it was stopped or killed, is frozen, or can not renew its lease",
                         other=name_of(address),
                     )
                 self._note_ended(address, old.number)

@@ -42,7 +42,7 @@ def test_the_log_says_which_nodes_come_and_go(node: Node) -> None:
     assert lines_of(events) == [
         "node two is there",
         "node three is there",
-        "node two is gone: it was stopped or killed, is frozen, or can not reach Redis",
+        "node two is gone: it was stopped or killed, is frozen, or can not renew its lease",
     ]
 
 
