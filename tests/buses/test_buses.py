@@ -472,6 +472,34 @@ async def test_the_names_of_a_silent_node_are_free_after_the_lease(make_node: Ma
     assert await two.bus.holders(["shared"]) == ("shared", [one.bus.address])
 
 
+async def let_the_clock_have_been_ahead(node: Node) -> None:
+    """Leave in Redis what it would have if its clock had been set back by an hour just now."""
+    execute = node.store._batcher.connection.protocol.execute_command
+    for address in await execute(b"ZRANGE", node.prefix + "nodes", 0, -1):
+        await execute(b"ZINCRBY", node.prefix + "nodes", 3_600_000, address)
+    for key in ("renewed", "grace", "settling"):
+        await execute(b"INCRBY", node.prefix + key, 3_600_000)
+
+
+@pytest_twisted.ensureDeferred
+async def test_leases_end_in_time_when_the_clock_of_redis_was_set_back(make_node: MakeNode) -> None:
+    one, two = [await make_node(name) for name in ("one", "two")]
+    await one.bus.claim("name")
+    one.bus._heartbeats.stop()
+    two.bus._heartbeats.stop()
+    for node in (one, two):
+        node.bus._lease.seconds = 2.5 * BEAT
+        node.bus._renew()
+    await eventually(lambda: not (one.bus._renewing or two.bus._renewing))
+    # The time that all nodes are given after the first start is over.
+    await two.store._batcher.connection.protocol.execute_command(b"SET", two.prefix + "grace", 0)
+    await let_the_clock_have_been_ahead(two)
+    two.bus._lease.seconds = LEASE
+    two.beat()
+    await eventually(lambda: two.departed == [one.bus.address])
+    await two.bus.claim("name")
+
+
 @pytest_twisted.ensureDeferred
 async def test_what_is_claimed_before_the_first_lease_waits_for_it(make_node: MakeNode) -> None:
     one = await make_node("one")

@@ -140,6 +140,21 @@ verbs.send = function(at)
   return call('PUBLISH', inbox(ARGV[at + 1]), table.concat({'from', me, ARGV[at], ARGV[at + 2], ARGV[at + 3]}, ' '))
 end
 
+local function follow_clock()
+  -- Moves what was written to the present time, if the clock was set back, or is another server's that is behind.
+  local ahead = tonumber(call('GET', prefix .. 'renewed') or 0) - now
+  if ahead <= 0 then
+    return
+  end
+  for _, node in ipairs(call('ZRANGE', NODES, 0, -1)) do
+    call('ZINCRBY', NODES, -ahead, node)
+  end
+  for _, key in ipairs({'grace', 'settling'}) do
+    call('SET', prefix .. key, whole(math.max(0, tonumber(call('GET', prefix .. key) or 0) - ahead)))
+  end
+  grace = math.max(0, grace - ahead)
+end
+
 local function give_grace(lease)
   local renewed = tonumber(call('GET', prefix .. 'renewed') or 0)
   if now - renewed > lease / 2 then
@@ -184,6 +199,7 @@ end
 -- names that were seized from it; then id, number and generation of each node: number 0 of one that is awaited.
 verbs.renew = function(at)
   local believed, last, lease = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 3])
+  follow_clock()
   give_grace(lease)
   if went_back(last, ARGV[at + 4]) then
     call('SET', prefix .. 'settling', whole(now + lease))
