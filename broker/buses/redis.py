@@ -215,9 +215,10 @@ class RedisBus(Service):
             refused.update(await self._act(b"reclaim", b"%d" % (len(words) // 2), *words, decode=_refused))
         return refused
 
-    def seize(self, name: str, holder: str) -> Deferred[None]:
+    def seize(self, name: str, holder: str, lease: int) -> Deferred[None]:
         """See ``ISharedBus.seize``."""
-        return self._act(b"seize", encode_text(name), holder.encode(), decode=partial(_claimed, name))
+        words = (encode_text(name), holder.encode(), b"%d" % lease)
+        return self._act(b"seize", *words, decode=partial(_claimed, name))
 
     def release(self, name: str) -> Deferred[bool]:
         """See ``ISharedBus.release``."""

@@ -388,7 +388,7 @@ async def test_a_shared_name_is_held_by_several(make_node: MakeNode) -> None:
 async def test_a_seized_name_is_lost_to_the_other(make_node: MakeNode) -> None:
     one, two = [await make_node(name) for name in ("one", "two")]
     await one.bus.claim("name")
-    await two.bus.seize("name", one.bus.address)
+    await two.bus.seize("name", one.bus.address, one.bus.lease)
     await eventually(lambda: one.lost)
     assert one.lost == ["name"]
     assert await one.bus.holders(["name"]) == ("name", [two.bus.address])
@@ -398,13 +398,13 @@ async def test_a_seized_name_is_lost_to_the_other(make_node: MakeNode) -> None:
 async def test_a_name_is_seized_from_the_holder_that_was_asked_and_from_no_other(make_node: MakeNode) -> None:
     old, one, two = [await make_node(name) for name in ("old", "one", "two")]
     await old.bus.claim("name")
-    await one.bus.seize("name", old.bus.address)
+    await one.bus.seize("name", old.bus.address, old.bus.lease)
     with pytest.raises(Taken):
-        await two.bus.seize("name", old.bus.address)
+        await two.bus.seize("name", old.bus.address, old.bus.lease)
     assert await two.bus.holders(["name"]) == ("name", [one.bus.address])
     one.bus.release("name")
     assert await one.bus.holders(["name"]) == ("", [])
-    await two.bus.seize("name", old.bus.address)
+    await two.bus.seize("name", old.bus.address, old.bus.lease)
     assert await two.bus.holders(["name"]) == ("name", [two.bus.address])
 
 

@@ -146,8 +146,9 @@ local function follow_clock()
   if ahead <= 0 then
     return
   end
-  for _, node in ipairs(call('ZRANGE', NODES, 0, -1)) do
-    call('ZINCRBY', NODES, -ahead, node)
+  local ends = call('ZRANGE', NODES, 0, -1, 'WITHSCORES')
+  for index = 1, #ends, 2 do
+    call('ZADD', NODES, whole(ends[index + 1] - ahead), ends[index])
   end
   for _, key in ipairs({'grace', 'settling'}) do
     call('SET', prefix .. key, whole(math.max(0, tonumber(call('GET', prefix .. key) or 0) - ahead)))
@@ -259,8 +260,8 @@ verbs.reclaim = function(at)
   return refused
 end
 
--- number, name, the node that loses it
--- Holds it alone, if nobody else but that node holds it, which gets a message.
+-- number, name, the node that loses it, number of its lease or 0
+-- Holds it alone, if nobody else but that node holds it, which gets a message, and has no later lease.
 -- Returns '' or who else holds it, or for how many milliseconds it can not be given yet, or FENCED.
 verbs.seize = function(at)
   if fenced(ARGV[at]) then
@@ -270,7 +271,8 @@ verbs.seize = function(at)
   local _, ids, entries = holders(name)
   local others = without(ids, entries, me)
   for _, node in ipairs(others) do
-    if node ~= loser then
+    local lease = look(node).number
+    if node ~= loser or lease ~= 0 and lease ~= tonumber(ARGV[at + 3]) then
       return node
     end
   end
