@@ -16,7 +16,7 @@ from zope.interface.verify import verifyObject
 from broker.buses import LocalBus, open_bus
 from broker.buses.local import MAX_DEPTH
 from broker.core.channels import StoreEventSource
-from broker.errors import Invalid, Taken, Unavailable
+from broker.errors import Invalid, NotDone, Taken, Unavailable
 from broker.interfaces import IBus, ISharedBus
 from broker.messages import Event
 from broker.patterns import LOG_PREFIX
@@ -511,6 +511,20 @@ async def test_what_is_claimed_before_the_first_lease_waits_for_it(make_node: Ma
     await claimed
     assert await one.bus.holders(["name"]) == ("name", [early.bus.address])
     await early.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_names_are_claimed_again_when_the_data_of_the_same_server_went_back(make_node: MakeNode) -> None:
+    one, two = [await make_node(name) for name in ("one", "two")]
+    await one.bus.claim("name")
+    leased: list[int] = []
+    found: list[str] = []
+    one.bus.leased, one.bus.found = lambda: leased.append(one.bus.lease), found.append
+    one.store.wiped()
+    await eventually(lambda: found)
+    assert (leased, found) == ([one.bus.lease], ["name"])
+    with pytest.raises(NotDone):  # another node may hold it, and say so soon
+        await two.bus.claim("other")
 
 
 async def comes_back(asked: Node, name: str, holder: Node) -> None:

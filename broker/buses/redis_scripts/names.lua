@@ -165,10 +165,11 @@ local function give_grace(lease)
   call('SET', prefix .. 'renewed', whole(now))
 end
 
-local function went_back(last, server)
+local function went_back(last, server, told)
   -- Whether nodes may hold names of which this server does not know; *last* is a number that it has given.
-  local back = tonumber(call('GET', NUMBERS) or 0) < last
-  if back then
+  local back = told == '1'
+  if tonumber(call('GET', NUMBERS) or 0) < last then
+    back = true
     call('SET', NUMBERS, whole(last))
   end
   if server ~= '' then
@@ -195,14 +196,15 @@ local function remove_ended()
 end
 
 -- number of the lease that the node believes to have or 0, the highest that it ever had, how often it has begun to
--- listen, length of the lease in milliseconds, run id of the server; '' if this is not the first by this connection
+-- listen, length of the lease in milliseconds, run id of the server; '' if this is not the first by this connection,
+-- "1" if the store was found to have gone back
 -- Returns: the number of the lease that it has now; how many names might have to be forgotten: see ``tidy``; the
 -- names that were seized from it; then id, number and generation of each node: number 0 of one that is awaited.
 verbs.renew = function(at)
   local believed, last, lease = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 3])
   follow_clock()
   give_grace(lease)
-  if went_back(last, ARGV[at + 4]) then
+  if went_back(last, ARGV[at + 4], ARGV[at + 5]) then
     call('SET', prefix .. 'settling', whole(now + lease))
   end
   local number = look(me).number
