@@ -1014,6 +1014,9 @@ class ISharedBus(IBus):
     address: str = Attribute("Where other nodes reach this one.")
     source: IEventSource = Attribute("Where missed events are read.")
     lease: int = Attribute("The number of this node's lease; 0 while it has none.")
+    nodes: list[str] = Attribute(
+        "The names of the nodes that have a lease, this one included, as far as it knows; none while it has no lease."
+    )
     received: Callable[[str, bytes], object] = Attribute("Called with the address of a node and its message.")
     lost: Callable[[str], object] = Attribute(
         "Called with a name that was held here and that another node has seized.  It may be called again until the "

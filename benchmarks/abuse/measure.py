@@ -65,7 +65,7 @@ def run_attack(name: str, port: int, end: float) -> None:
 
 
 def measure(name: str, seconds: float, server: Broker) -> Result:
-    """Attack *server*, that has just been started and has done nothing else yet."""
+    """Attack *server* and return what that costs."""
     raw_request(server.port, f"GET /ready {HOST}")
     assert server.process is not None
     before = most = server.resident_kib()

@@ -98,7 +98,12 @@ class Importer:
         self._cursor_seconds, self._index_seconds = cursor_seconds, index_seconds
         self._opened: Deferred[None] = Deferred()
         self._connection = Connection(
-            RedisAddress.parse(url), reactor, prepare=_nothing, opened=self._on_opened, closed=lambda: None
+            RedisAddress.parse(url),
+            reactor,
+            purpose="the import",
+            prepare=_nothing,
+            opened=self._on_opened,
+            closed=lambda: None,
         )
         self._ids: dict[str, list[int]] = {}  # by channel: the ids of the original, in the order of ours
         self.report = Report()

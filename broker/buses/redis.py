@@ -97,7 +97,13 @@ class RedisBus(Service):
         self._stopped_reason = NOT_RUNNING
         script = Script("broker.buses.redis_scripts", "names")
         self._batcher = Batcher(
-            self._address, script, reactor, preamble=self._preamble, prepare=self._prepare, opened=self._opened
+            self._address,
+            script,
+            reactor,
+            purpose="names and messages",
+            preamble=self._preamble,
+            prepare=self._prepare,
+            opened=self._opened,
         )
         self._subscriber = self._make_subscriber(f"{channels}node/{self.address}")
         self._heartbeats = LoopingCall(self._heartbeat)
@@ -116,6 +122,7 @@ class RedisBus(Service):
         self._subscriber_connection = Connection(
             self._address,
             self._reactor,
+            purpose="subscriptions",
             prepare=_nothing,
             opened=self._subscriber_opened,
             closed=subscriber.closed,
@@ -248,6 +255,11 @@ class RedisBus(Service):
     def lease(self) -> int:
         """See ``ISharedBus.lease``."""
         return self._lease.number
+
+    @property
+    def nodes(self) -> list[str]:
+        """See ``ISharedBus.nodes``."""
+        return self._lease.names
 
     def lease_of(self, address: str) -> int:
         """See ``ISharedBus.lease_of``."""

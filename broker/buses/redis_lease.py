@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -16,6 +17,7 @@ from broker.core.bounded import BoundedDict
 log = Logger()
 
 MARGIN = 0.02  # of the lease: this node takes it for ended sooner than Redis does
+NAMESAKE_LEASES = 2  # so many times its length a node that was killed and started again may seem to be there twice
 MAX_ENDED = 1000  # leases of others that are known to have ended
 
 
@@ -49,6 +51,7 @@ class Lease:
 
     Attributes:
         last: the highest number that this node has had.
+        names: of the nodes that have one.
         unbroken: whether this node had a lease all the time until it got the one that it has.
     """
 
@@ -72,7 +75,13 @@ class Lease:
         self._end = 0.0
         self._others: dict[str, Other] = {}
         self._ended: BoundedDict[str, int] = BoundedDict(MAX_ENDED)  # the highest number of each that has ended
+        self._namesakes: dict[str, float] = {}  # other nodes of the same name: when each was noticed
         self._timer: IDelayedCall | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the nodes that have a lease, as far as is known, in order; none while this node has none."""
+        return sorted(map(name_of, (self._address, *self._others))) if self.number else []
 
     @property
     def number(self) -> int:
@@ -98,7 +107,11 @@ class Lease:
     def end(self) -> None:
         """Note that this node has no lease; idempotent."""
         if self._number:
-            log.warn("this node has lost its lease {number}: it holds no names now", number=self._number)
+            log.warn(
+                "this node has lost its lease {number}: it was frozen, or can not reach Redis; calls to other nodes "
+                "are refused until it has one again",
+                number=self._number,
+            )
             self._number = 0
             self._cancel()
             self._lapsed()
@@ -122,6 +135,8 @@ class Lease:
         self.unbroken = bool(self._number)
         if number != self._number:
             self.end()
+            if self.last:
+                log.info("this node has a lease again: {number}", number=number)
             self._number = self.last = number
             moved = True
         self._end = end
@@ -130,6 +145,7 @@ class Lease:
         living = {address: Other(each, generation, sent) for address, each, generation in others if each}
         living.pop(self._address, None)
         self._compare(living, sent)
+        self._warn_of_namesakes(now)
         if moved:
             self._leased()
 
@@ -154,10 +170,27 @@ class Lease:
             if old.seen > sent and (new is None or new.number < old.number):
                 found[address] = old  # it has come after this was asked for
             elif new is None or new.number != old.number:
+                if new is None:
+                    log.warn(
+                        "node {other} is gone: it was stopped or killed, is frozen, or can not reach Redis",
+                        other=name_of(address),
+                    )
                 self._note_ended(address, old.number)
                 self._departed(address)
             elif old.generation and new.generation != old.generation:
                 self._departed(address)
+        for address in found.keys() - before.keys():
+            log.info("node {other} is there", other=name_of(address))
+
+    def _warn_of_namesakes(self, now: float) -> None:
+        """Warn once of each other node that has the name of this one for longer than one that has died would."""
+        name = name_of(self._address)
+        namesakes = [address for address in self._others if name_of(address) == name]
+        self._namesakes = {address: self._namesakes.get(address, now) for address in namesakes}
+        for address, noticed in self._namesakes.items():
+            if now - noticed > NAMESAKE_LEASES * self.seconds:
+                self._namesakes[address] = math.inf
+                log.warn("another node is called {name}, too: give each node a TXBROKER_NODE of its own", name=name)
 
     def _note_ended(self, address: str, number: int) -> None:
         self._ended.pop(address, None)
@@ -170,6 +203,8 @@ class Lease:
         known = self._others.get(address)
         if number <= self._ended.get(address, 0) or (known is not None and number < known.number):
             return False
+        if known is None:
+            log.info("node {other} is there", other=name_of(address))
         if known is None or number > known.number:
             self._others[address] = Other(number, "", self._now())
             if known is not None:
@@ -181,6 +216,11 @@ class Lease:
         """Whether a message to the lease of that *number* is one to this node as it is now."""
         # A higher one was given by an answer that has not come yet.
         return number > self.last or (number == self.last and bool(self.number))
+
+
+def name_of(address: str) -> str:
+    """Return the name of the node at *address*."""
+    return address.rpartition("/")[0]
 
 
 def monotonic_time_of(clock: Any) -> Callable[[], float]:

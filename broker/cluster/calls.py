@@ -95,16 +95,12 @@ class RemoteCalls(Calls):
         """Return who is called for *procedure*, or a stand-in that will find out."""
         entry = self.services.get(service) if service else self.performers.get(procedure)
         if entry is not None:
-            if not entry.shared:
-                self._check_held(SERVICE + service if service else PROCEDURE + procedure)
+            name = SERVICE + service if service else PROCEDURE + procedure
+            if not (entry.shared or self._holds(name)):
+                raise _not_held(name)
             return entry.next(), service or procedure
         names, missing = lookup(procedure, service)
         return Callee(names, missing, self._forward, self._out), service
-
-    def _check_held(self, name: str) -> None:
-        """Raise ``Unavailable`` when another node may hold *name*, since this one has lost its lease."""
-        if not self._holds(name):
-            raise Unavailable("call", split_kind(name)[1], message=LAPSED)
 
     def find_taker(self, topic: str) -> Party:
         """Return who gets streamed requests of *topic*, or a stand-in that will find out."""
@@ -121,7 +117,8 @@ class RemoteCalls(Calls):
     def _forward(self, callee: Callee) -> None:
         route = None if callee.fresh else self._route(callee.names)
         if route is None:
-            self._look_for(callee)
+            callee.fresh = True
+            self._look_for([callee])
         elif len(route.untried) > 1:
             self._try(callee, route)
         else:
@@ -131,16 +128,16 @@ class RemoteCalls(Calls):
             if not self._send(callee.address, Called(route.name, request, self._out[request.id].quiet), callee):
                 self._give_up(callee, self._not_sent())
 
-    def _look_for(self, callee: Callee) -> None:
-        callee.fresh = True
-        waiting = self._searches.get(callee.names)
+    def _look_for(self, callees: list[Callee]) -> None:
+        """Look for *callees*, which have the same names; behind those that are looked for by these already."""
+        waiting = self._searches.get(callees[0].names)
         if waiting is None:
-            self._search([callee])
+            self._search(callees)
         else:
-            waiting.append(callee)  # not another way, on which it could overtake
+            waiting += callees
 
     def _search(self, callees: list[Callee]) -> None:
-        """Look for *callees*, which have the same names; those that come meanwhile wait for the result."""
+        """Look for *callees*; those that come meanwhile wait for the result."""
         names = callees[0].names
         self._searches[names] = []
         search = Deferred.fromCoroutine(self._messenger.holders(*names))
@@ -168,14 +165,7 @@ class RemoteCalls(Calls):
         for callee in callees:
             self._try(callee, route)
         if later:  # they may have come after somebody began to perform it, and that after the search
-            self._search_again(later)
-
-    def _search_again(self, callees: list[Callee]) -> None:
-        waiting = self._searches.get(callees[0].names)
-        if waiting is None:
-            self._search(callees)
-        else:
-            waiting += callees
+            self._look_for(later)
 
     def _try(self, callee: Callee, route: Route) -> None:
         callee.name, callee.untried = route.name, route.untried
@@ -328,7 +318,7 @@ class RemoteCalls(Calls):
         if entry is None:
             raise NotFound("method", rest)
         if not (entry.shared or self._holds(name)):
-            self._check_held(name)
+            raise _not_held(name)
         return entry.next(), "" if kind == TAKER else rest
 
     # Both.
@@ -405,3 +395,8 @@ _split = lru_cache(MAX_NAMES)(split_kind)
 
 def _refusal(id: str, error: BrokerError) -> Reply:
     return Reply(id, b"null", error, BROKER)
+
+
+def _not_held(name: str) -> Unavailable:
+    """Return the error for *name*, which another node may hold since this one has lost its lease."""
+    return Unavailable("call", split_kind(name)[1], message=LAPSED)

@@ -10,7 +10,7 @@ from typing import Any, cast
 import attrs
 
 from broker import __version__
-from broker.interfaces import IBus, ISharedStore, IStore
+from broker.interfaces import IBus, ISharedBus, ISharedStore, IStore
 
 
 @attrs.define(eq=False)
@@ -43,6 +43,7 @@ class About:
     def details(self) -> dict[str, Any]:
         """Return it with the names of the node and the machine and the whole description of the store; no secrets.
 
+        "nodes" are those that share the store and have a lease, by this node's knowledge.
         "warnings" is what an operator should change at a store that nodes share, if there is anything.
         """
         warnings = cast(ISharedStore, self._store).warnings if self._store.shared else ()
@@ -50,6 +51,7 @@ class About:
             **self(),
             "node": self._bus.node,
             "store": self._store.description,
+            **({"nodes": cast(ISharedBus, self._bus).nodes} if self._bus.shared else {}),
             **({"warnings": list(warnings)} if warnings else {}),
             **self.private,
         }

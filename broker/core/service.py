@@ -91,6 +91,7 @@ class Broker(MultiService):
         self.calls, self.queues, self.presence = parts.calls, parts.queues, parts.presence
         self.memberships, self.about, self.memory = parts.memberships, parts.about, parts.memory
         self.draining = False
+        self._timers_failing: set[str] = set()  # of which it was logged
         self._mailboxes_end = -1.0  # as it was when they were last prolonged
         self._restoration = Restoration(
             clock,
@@ -119,7 +120,7 @@ class Broker(MultiService):
 
     def ready(self) -> list[str]:
         """Return why the daemon can not do its work now, for operators; [] when it can."""
-        return [reason for reason, _ in self._obstacles()]
+        return list(dict.fromkeys(reason for reason, _ in self._obstacles()))  # the store and the bus may have the same
 
     def obstacles(self) -> list[str]:
         """Return the same for everybody: without addresses, paths and texts of errors."""
@@ -178,7 +179,9 @@ class Broker(MultiService):
         cast(ISharedBus, self.bus).wiped()
 
     def _sweep(self) -> Deferred[None]:
-        return ensureDeferred(self._swept()).addErrback(self._timer_failed, "retention")
+        return ensureDeferred(self._swept()).addCallbacks(
+            self._timer_done, self._timer_failed, ("retention",), errbackArgs=("retention",)
+        )
 
     async def _swept(self) -> None:
         if self.parts.owners.sweep():
@@ -207,10 +210,17 @@ class Broker(MultiService):
 
     def _expire(self) -> Deferred[Any]:
         expired = self.keys.expire(go_on=lambda: not self.draining)
-        return ensureDeferred(expired).addErrback(self._timer_failed, "expiry")
+        return ensureDeferred(expired).addCallbacks(
+            self._timer_done, self._timer_failed, ("expiry",), errbackArgs=("expiry",)
+        )
+
+    def _timer_done(self, _: object, what: str) -> None:
+        self._timers_failing.discard(what)
 
     def _timer_failed(self, failure: Any, what: str) -> None:
-        if not self.draining:  # the store may have stopped in the middle
+        # Once, not each second while the store is away; and it may have stopped in the middle.
+        if not self.draining and what not in self._timers_failing:
+            self._timers_failing.add(what)
             log.warn("{what} waits: {reason}", what=what, reason=str(failure.value))
 
     def _name_gauges(self) -> None:
@@ -220,11 +230,15 @@ class Broker(MultiService):
         gauge("topics", "Topics and patterns somebody listens to.", lambda: len(self.topics))
         gauge("services", "Procedures and services that are performed.", self._services)
         gauge("store_bytes", "Bytes that the store uses, as far as it knows.", lambda: self.store.used_bytes)
+        gauge("nodes", "Nodes that have a lease, this one included; 0 while it has none.", self._nodes)
         gauge("sessions", "Sessions that others can see.", lambda: len(self.presence))
         gauge("memory_held_bytes", "Bytes that clients make the daemon hold, in all.", lambda: self.memory.used)
         gauge("memory_limit_bytes", "How many there may be; 0: any number.", lambda: self.memory.limit)
         for name, account in self.memory.accounts.items():
             gauge(f"{name}_bytes", HELP[name], partial(getattr, account, "used"))
+
+    def _nodes(self) -> float:
+        return len(cast(ISharedBus, self.bus).nodes) if self.bus.shared else 1
 
     def _services(self) -> float:
         return len(self.calls.performers) + len(self.calls.services)

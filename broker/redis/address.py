@@ -10,7 +10,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
-from txredisapi import Sentinel, lazyConnection
+from txredisapi import MasterNotFoundError, Sentinel, lazyConnection
 from zope.interface import implementer
 
 from broker.errors import Invalid
@@ -128,6 +128,9 @@ class SentinelEndpoint:
         try:
             found: tuple[str, int] = await sentinels.discover_master(address.master)
             return found
+        except MasterNotFoundError:
+            reason = f"no Sentinel that can be reached knows a master {address.master!r} that is up"
+            raise MasterNotFoundError(reason) from None
         finally:
             sentinels.disconnect().addErrback(lambda _: None)  # it is not needed any more
 

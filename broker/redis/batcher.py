@@ -23,7 +23,7 @@ from txredisapi import RedisError
 from broker.errors import BrokerError, NotDone, Unavailable
 from broker.redis.address import RedisAddress
 from broker.redis.chains import Chain
-from broker.redis.connection import Connection, ResponseError
+from broker.redis.connection import Connection, ResponseError, refusal_text
 from broker.redis.operations import AGAIN, Operation
 from broker.redis.postponed import Postponed
 from broker.redis.script import Script
@@ -83,6 +83,7 @@ class Batcher:
         script: Script,
         reactor: Any,
         *,
+        purpose: str,
         preamble: Callable[[], list[bytes]],
         prepare: Callable[[Any], Awaitable[None]] | None = None,
         opened: Callable[[], object] | None = None,
@@ -94,7 +95,7 @@ class Batcher:
         failed: Callable[[int], object] | None = None,
     ) -> None:
         self.connection = Connection(
-            address, reactor, prepare=self._prepare, opened=self._on_opened, closed=self._on_closed
+            address, reactor, purpose=purpose, prepare=self._prepare, opened=self._on_opened, closed=self._on_closed
         )
         self.refusal = ""
         self.mark = 0
@@ -336,12 +337,12 @@ class Batcher:
             self._postpone(again)
         # Before the callbacks: they may look at ``problem``.
         self._note_refusal(
-            next((str(result) for result in results if isinstance(result, ResponseError)), ""),
+            next((refusal_text(result) for result in results if isinstance(result, ResponseError)), ""),
             not all(operation.reads for operation in batch),
         )
         for operation, result in zip(batch, results, strict=True):
             if isinstance(result, ResponseError):
-                self._fail((operation,), "Redis refuses.", str(result), NotDone)
+                self._fail((operation,), "Redis refuses.", refusal_text(result), NotDone)
                 continue
             if unsafe and not operation.reads:
                 self._fail((operation,), "Redis has not confirmed it.", unsafe)
@@ -375,9 +376,10 @@ class Batcher:
 
     def _fail_script(self, batch: list[Operation], error: ResponseError) -> None:
         """Fail *batch*, since the script as a whole has failed."""
-        self._note_refusal(str(error), False)
-        self.connection.drop(str(error))
-        self._fail(batch, "Redis refuses.", str(error), NotDone)
+        reason = refusal_text(error)
+        self._note_refusal(reason, False)
+        self.connection.drop(reason)
+        self._fail(batch, "Redis refuses.", reason, NotDone)
 
     def _fail_lost(self, batch: list[Operation], error: RedisError) -> None:
         """Fail *batch*, since there was no reply; what only reads is repeated on the next connection."""

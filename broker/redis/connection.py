@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -25,6 +26,15 @@ log = Logger()
 
 NOT_CONNECTED_YET = "not connected yet"
 REPLY_TIMEOUT = 5.0  # seconds without a reply after which the connection is given up
+
+
+# Where in a script Redis has refused, which says nothing to an operator.
+SCRIPT_POSITION = re.compile(r"^.*@user_script: ?\d+: -(?=[A-Z]+ )| script: \w+, on @user_script:\d+\.?$")
+
+
+def refusal_text(error: BaseException | None) -> str:
+    """Return why Redis refuses, in its words, without the position in a script."""
+    return SCRIPT_POSITION.sub("", str(error))
 
 
 class NotUsable(Exception):
@@ -115,7 +125,7 @@ class Protocol(BaseRedisProtocol):
         if left > 0:
             self._timer = clock.callLater(left, self._check_timeout)
             return
-        self._fail_all(NotAnswered, f"Not received Redis response in {self.replyTimeout} seconds")
+        self._fail_all(NotAnswered, f"no answer within {self.replyTimeout:g} s")
         self.transport.abortConnection()
 
     def _fail_all(self, error: type[RedisError], reason: str) -> None:
@@ -178,6 +188,7 @@ class Connection:
     Args:
         address: where.
         reactor: connects.
+        purpose: what it is for, as log lines say it.
         prepare: called with each new protocol before it is used; may raise ``NotUsable``.
         opened: called when ``protocol`` is ready for use.
         closed: called when the one that was ready is lost.
@@ -197,6 +208,7 @@ class Connection:
         address: RedisAddress,
         reactor: Any,
         *,
+        purpose: str,
         prepare: Callable[[Any], Awaitable[None]],
         opened: Callable[[], object],
         closed: Callable[[], object],
@@ -206,7 +218,7 @@ class Connection:
         self.problem = NOT_CONNECTED_YET
         self.protocol: Any = None
         self.on_message = on_message
-        self._address, self.reactor = address, reactor
+        self._address, self.reactor, self._purpose = address, reactor, purpose
         self._prepare, self._opened, self._closed = prepare, opened, closed
         self._protocol_class = Protocol if on_message is None else SubscribingProtocol
         self._factory: _Factory | None = None
@@ -259,7 +271,7 @@ class Connection:
             return
         self.protocol = protocol
         if self.problem != NOT_CONNECTED_YET:
-            log.info("Redis {redis} can be used again", redis=str(self._address))
+            log.info("Redis {redis} can be used again for {purpose}", redis=str(self._address), purpose=self._purpose)
         self.problem = ""
         self._opened()
 
@@ -267,7 +279,7 @@ class Connection:
         """Note why a connection can not be used; *lost_reason* says why it was lost, or ""."""
         if failure.check(NotUsable, RedisError) is None:
             log.failure("no connection to Redis {redis}", failure, redis=str(self._address))
-        self._note(lost_reason or str(failure.value))
+        self._note(lost_reason or refusal_text(failure.value))
 
     def closed(self, protocol: Any, why: Failure) -> None:
         """Note that *protocol* was lost."""
@@ -280,4 +292,9 @@ class Connection:
     def _note(self, problem: str) -> None:
         if self._factory is not None and problem != self.problem:
             self.problem = problem
-            log.warn("Redis {redis} can not be used: {problem}", redis=str(self._address), problem=problem)
+            log.warn(
+                "Redis {redis} can not be used for {purpose}: {problem}",
+                redis=str(self._address),
+                purpose=self._purpose,
+                problem=problem,
+            )

@@ -91,13 +91,24 @@ class ServerInfo:
             return f"{version}, appendonly yes, appendfsync unknown"
         return f"{version}, appendonly yes, appendfsync {fsync}: {PROMISES.get(fsync, 'unknown')}"
 
-    def warnings(self, fails_over: bool = False) -> list[str]:
-        """Return what an operator should change; *fails_over*: whether Sentinels may make a replica the master."""
+    def warnings(self, fails_over: bool = False, wait: int = 0) -> list[str]:
+        """Return what an operator should change.
+
+        Args:
+            fails_over: whether Sentinels may make a replica the master.
+            wait: how many replicas must have a write before it is acknowledged.
+        """
         found = []
         policy = self.options.get("maxmemory-policy", "noeviction")
         if policy != "noeviction" and self.options.get("maxmemory", "0") != "0":
             found.append(f"Redis throws data away when it is full (maxmemory-policy {policy}): set noeviction")
-        replicates = fails_over or self.info.get("connected_slaves", "0") != "0"
+        replicas = int(self.info.get("connected_slaves", "0"))
+        if replicas < wait and self.info:
+            found.append(
+                f"all writes are refused: TXBROKER_REDIS_WAIT_REPLICAS is {wait} and Redis has {replicas} replicas; "
+                "connect more, or set less"
+            )
+        replicates = fails_over or replicas > 0
         if replicates and self.options.get("min-replicas-to-write") == "0":
             found.append(
                 "Redis acknowledges what no replica has: a failover may lose it; "

@@ -107,6 +107,7 @@ class RedisStore(RedisReader, Service):
         self._timeline = Timeline(self._prefix, reactor, lambda epoch: self.witness(epoch))
         self._stopped_reason = NOT_RUNNING
         self._room = Room(max_bytes)
+        self._wait = wait[0]
         self._measuring = LoopingCall(self._measure)
         self._measuring.clock = reactor
         self._known: BoundedDict[str, None] = BoundedDict(KNOWN_LOGS)
@@ -114,6 +115,7 @@ class RedisStore(RedisReader, Service):
             self._address,
             Script("broker.stores.redis_scripts", "state", "logs", "keys"),
             reactor,
+            purpose="stored data",
             preamble=self._preamble,
             prepare=self._prepare,
             opened=self._opened,
@@ -146,7 +148,7 @@ class RedisStore(RedisReader, Service):
     @property
     def warnings(self) -> list[str]:
         """See ``ISharedStore.warnings``."""
-        return self._server.warnings(bool(self._address.master))
+        return self._server.warnings(bool(self._address.master), self._wait)
 
     @property
     def ready(self) -> str:

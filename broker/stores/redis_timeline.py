@@ -80,8 +80,8 @@ class Timeline:
         self.kept = kept if self.told else min(kept, self.kept)
         self.told = False
         log.error(
-            "data of Redis was lost: of what this node has seen up to mark {seen}, there is what was before mark "
-            "{kept}; epoch {before} is now {epoch}, {by}",
+            "data of Redis was lost: what was written after mark {kept} is gone, and this node had seen it up to mark "
+            "{seen}; epoch {before} is now {epoch}, {by}; see docs/operations/scaling",
             seen=seen,
             kept=kept,
             before=before,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -246,12 +247,32 @@ def test_a_timer_that_fails_says_why_unless_the_broker_stops(clock):
     assert len(events) == 1
 
 
+def test_a_timer_that_goes_on_failing_says_so_once_until_it_has_succeeded(clock):
+    broker = make_broker(clock)
+    with logging() as events:
+        for _ in range(2):
+            expired, broker.store.expired = broker.store.expired, lambda *_: fail(Unavailable("store"))
+            clock.pump([EXPIRY] * 3)
+            broker.store.expired = expired
+            clock.advance(EXPIRY)
+    assert lines_of(events) == ["expiry waits: store"] * 2
+
+
+def test_one_reason_of_the_store_and_the_bus_is_told_once(clock, monkeypatch):
+    broker = make_broker(clock)
+    for part in ("store", "bus"):
+        monkeypatch.setattr(broker, part, SimpleNamespace(ready="Redis is away"))
+    assert broker.ready() == ["Redis is away"]
+    assert broker.obstacles() == ["the store takes no writes", "the bus carries no events"]
+
+
 class NodeBus(LocalBus):
     """A bus of several nodes that has no other; keeps what it was asked for."""
 
     shared = True
     address = "here"
     lease = 1
+    nodes = ("node1", "node2")
 
     def __init__(self):
         super().__init__("test")
@@ -290,6 +311,13 @@ def clustered(clock):
 
 def test_a_node_listens_to_what_the_nodes_tell_each_other(clustered):
     assert sorted(clustered.bus.listened) == [LEFT, OWNED, REVOKED]
+
+
+def test_operators_are_told_which_nodes_there_are(clustered):
+    assert clustered.about.details()["nodes"] == ("node1", "node2")
+    assert "nodes" not in clustered.about()
+    assert clustered.metrics.gauges["nodes"][1]() == 2
+    assert make_broker().metrics.gauges["nodes"][1]() == 1
 
 
 def test_a_node_sweeps_only_when_no_other_does(clustered, clock):
@@ -350,7 +378,15 @@ def test_gauges_count_what_there_is(clock):
     ann.call("ref", Request("", "p", "", "", b"[]"))
     poll = ensureDeferred(ann.poll("news", 0, 10, 5.0))
     gauges = {name: read() for name, (_, read) in broker.metrics.gauges.items()}
-    counted = {"calls_pending": 1, "polls_waiting": 1, "topics": 2, "services": 3, "sessions": 1, "store_bytes": 0}
+    counted = {
+        "calls_pending": 1,
+        "polls_waiting": 1,
+        "topics": 2,
+        "services": 3,
+        "sessions": 1,
+        "store_bytes": 0,
+        "nodes": 1,
+    }
     names = 3 * (NAME_BYTES + 1)
     held = {"memory_held_bytes": names, "send_queue_bytes": 0, "upload_bytes": 0, "held_bytes": names}
     assert gauges == {**counted, **held, "memory_limit_bytes": broker.settings.memory_limit_bytes}

@@ -179,7 +179,7 @@ class SimProtocol:
         self.link.up.send("command", *[word if type(word) is bytes else str(word).encode() for word in words])
 
     def _timed_out(self) -> None:
-        self._fail(RedisTimeout(f"Not received Redis response in {real.REPLY_TIMEOUT} seconds"))
+        self._fail(RedisTimeout(f"no answer within {real.REPLY_TIMEOUT:g} s"))
         self.transport.abortConnection()
 
     def _fail(self, error: Exception) -> None:

@@ -83,6 +83,7 @@ async def execute(shared_redis_server: RedisServer) -> AsyncIterator[Any]:
     connection = Connection(
         RedisAddress.parse(shared_redis_server.url),
         reactor,
+        purpose="a flush",
         prepare=nothing,
         opened=lambda: opened.callback(None),
         closed=lambda: None,

@@ -26,7 +26,7 @@ from broker.errors import Invalid, Unavailable
 from broker.interfaces import ISharedStore, IStore
 from broker.messages import Event
 from broker.redis import RedisAddress
-from broker.redis.connection import NotUsable
+from broker.redis.connection import NotUsable, ResponseError, refusal_text
 from broker.redis.event_codec import decode_stored
 from broker.redis.server import ServerInfo
 from broker.stores import open_store
@@ -130,6 +130,30 @@ async def test_a_redis_that_throws_data_away_is_warned_of(redis_server: RedisSer
         "Redis throws data away when it is full (maxmemory-policy allkeys-lru): set noeviction"
     ]
     await client.disconnect()
+
+
+def test_a_number_of_replicas_that_no_write_can_reach_is_warned_of() -> None:
+    server = ServerInfo({"connected_slaves": "1"}, {"min-replicas-to-write": "1"})
+    assert server.warnings(wait=1) == []
+    (warning,) = server.warnings(wait=2)
+    assert "TXBROKER_REDIS_WAIT_REPLICAS is 2 and Redis has 1 replicas" in warning
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "@user_script: 159: -OOM command not allowed",
+        "ERR Error running script (call to f_fb): @user_script:84: @user_script: 84: -OOM command not allowed",
+        "OOM command not allowed script: fb23f8, on @user_script:84.",
+    ],
+)
+def test_what_a_script_was_refused_for_is_told_without_its_position(text: str) -> None:
+    assert refusal_text(ResponseError(text)) == "OOM command not allowed"
+
+
+def test_where_a_script_has_failed_itself_is_told() -> None:
+    text = "ERR Error running script (call to f_fb): @user_script:84: attempt to index a nil value"
+    assert refusal_text(ResponseError(text)) == text
 
 
 def test_what_can_not_serve_is_not_used() -> None:

@@ -135,7 +135,7 @@ async def test_a_server_that_lacks_what_was_seen_begins_an_epoch(data: Data, log
     assert (one.kept, one.told) == (95, False)
     (line,) = errors(logged)
     assert "up to mark 100" in line
-    assert "before mark 95" in line
+    assert "after mark 95" in line
     assert f"epoch {before} is now {after}, which this node has begun" in line
 
 

@@ -98,7 +98,7 @@ def listen(
     endpoint: str | IStreamServerEndpoint,
     factory: IProtocolFactory,
     outbox: Outbox,
-    backlog: int = 1024,
+    backlog: int = 4096,
 ) -> Deferred[IListeningPort]:
     """Listen on one endpoint and return its port.
 

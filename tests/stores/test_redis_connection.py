@@ -1,0 +1,79 @@
+"""Commands on one connection to Redis get their own replies, or fail with it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import txredisapi
+from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+
+from broker.redis.connection import REPLY_TIMEOUT, Protocol
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def protocol(clock):
+    owner = SimpleNamespace(reactor=clock, closed=lambda *_: None)
+    protocol = Protocol(replyTimeout=REPLY_TIMEOUT)
+    protocol.factory = SimpleNamespace(owner=owner, delConnection=lambda _: None)
+    protocol.transport = StringTransport()
+    protocol.connected = 1
+    yield protocol
+    protocol.connectionLost(Failure(ConnectionDone()))
+    assert clock.getDelayedCalls() == []
+
+
+def outcomes(*commands: Any) -> list[Any]:
+    """Return the results of *commands* so far; in the place of one that has failed, the class of its error."""
+    seen: list[Any] = []
+    for command in commands:
+        command.addCallbacks(seen.append, lambda failure: seen.append(failure.type))
+    return seen
+
+
+def test_replies_are_those_of_the_commands_in_their_order(protocol):
+    seen = outcomes(*(protocol.execute_command(b"GET", name) for name in (b"a", b"b", b"c")))
+    protocol.dataReceived(b"$1\r\n1\r\n-ERR no\r\n$1\r")
+    assert seen == [b"1", txredisapi.ResponseError]
+    protocol.dataReceived(b"\n3\r\n")
+    assert seen[2] == b"3"
+
+
+def test_a_command_that_was_cancelled_takes_no_reply_of_another(protocol):
+    first, second = protocol.execute_command(b"GET", b"a"), protocol.execute_command(b"GET", b"b")
+    outcomes(first)
+    first.cancel()
+    seen = outcomes(second)
+    protocol.dataReceived(b"$1\r\n1\r\n$1\r\n2\r\n")
+    assert seen == [b"2"]
+
+
+def test_one_that_is_not_answered_in_time_fails_and_all_after_it(protocol, clock):
+    first = protocol.execute_command(b"GET", b"a")
+    clock.advance(REPLY_TIMEOUT - 1)
+    protocol.dataReceived(b"$1\r\n1\r\n")
+    late = [protocol.execute_command(b"GET", b"b")]
+    clock.advance(1)
+    late.append(protocol.execute_command(b"GET", b"c"))
+    seen = outcomes(first, *late)
+    clock.advance(REPLY_TIMEOUT - 1)
+    assert seen == [b"1", txredisapi.TimeoutError, txredisapi.TimeoutError]
+    assert protocol.transport.disconnecting
+
+
+def test_what_waits_fails_with_the_connection(protocol):
+    seen = outcomes(protocol.execute_command(b"GET", b"a"))
+    protocol.connectionLost(Failure(ConnectionDone()))
+    assert seen == [txredisapi.ConnectionError]
+    protocol.connected = 0
+    with pytest.raises(txredisapi.ConnectionError):
+        protocol.execute_command(b"GET", b"b")
