@@ -1085,11 +1085,16 @@ class ISharedBus(IBus):
         to be claimed again.  When it fails, some may have been claimed.
         """
 
-    def seize(name: str, holder: str) -> Deferred[None]:
+    def seize(name: str, holder: str, lease: int) -> Deferred[None]:
         """Hold *name* in the place of the node with the address *holder*, which is notified by ``lost``.
 
+        Args:
+            name: to hold.
+            holder: who has held it.
+            lease: the number of the lease of *holder* under which nobody was found to live there; 0: it had none.
+
         Raises:
-            Taken: yet another living node holds it.
+            Taken: another living node holds it, or *holder* has come back under another lease.
             NotDone, Unavailable: as with ``claim``.
         """
 

@@ -88,7 +88,9 @@ class RedisBus(Service):
         self._connections = 0  # how often it has connected to do operations
         self._server = ""  # the run id of the server that it is connected to
         self._server_told = ""  # the one that it was connected to when it renewed its lease last
-        self._first_renewal: tuple[list[Any], float] | None = None  # of a connection: the answer, and when it was sent
+        self._moved_by = 0  # the connection that has shown another server than before
+        self._losses = self._losses_told = 0  # how often the store went back, and what a renewal has said of that
+        self._first_renewal: tuple[Any, ...] | None = None  # of a connection: the arguments of ``_renewed``
         self._awaiting_lease: list[Deferred[Any]] = []  # what is to be done under the first one
         self._renewing = self._renew_again = False
         self._unsure = self._reviewing = False  # whether names that were given back may be there, and are asked for
@@ -178,6 +180,9 @@ class RedisBus(Service):
     def wiped(self) -> None:
         """See ``ISharedBus.wiped``."""
         self._subscriber.wiped(self.source.kept)
+        if self._moved_by != self._connections:  # else the names are claimed again already
+            self._losses += 1
+            self._renew()
 
     def last_mark(self, epoch: str) -> int:
         """See ``ISharedBus.last_mark``."""
@@ -222,9 +227,10 @@ class RedisBus(Service):
             refused.update(await self._act(b"reclaim", b"%d" % (len(words) // 2), *words, decode=_refused))
         return refused
 
-    def seize(self, name: str, holder: str) -> Deferred[None]:
+    def seize(self, name: str, holder: str, lease: int) -> Deferred[None]:
         """See ``ISharedBus.seize``."""
-        return self._act(b"seize", encode_text(name), holder.encode(), decode=partial(_claimed, name))
+        words = (encode_text(name), holder.encode(), b"%d" % lease)
+        return self._act(b"seize", *words, decode=partial(_claimed, name))
 
     def release(self, name: str) -> Deferred[bool]:
         """See ``ISharedBus.release``."""
@@ -294,9 +300,9 @@ class RedisBus(Service):
         self._server = info.get("run_id", "")
         self._connections += 1
         self._first_renewal = None
-        sent = self._lease.now()
+        sent, losses = self._lease.now(), self._losses
         try:
-            self._first_renewal = (await self._batcher.call(protocol, self._renewal()), sent)
+            self._first_renewal = (await self._batcher.call(protocol, self._renewal()), sent, losses)
         except ResponseError as error:
             if any(word in str(error) for word in RECONNECT_ERRORS):
                 raise
@@ -322,7 +328,8 @@ class RedisBus(Service):
         lease = self._lease
         numbers = (lease.number, lease.last, self._subscriber.generation, lease.seconds * 1000)
         server = "" if self._server == self._server_told else self._server
-        return (b"renew", *(b"%d" % number for number in numbers), server.encode())
+        lost = b"1" if self._losses != self._losses_told else b""
+        return (b"renew", *(b"%d" % number for number in numbers), server.encode(), lost)
 
     def _renew(self) -> None:
         """Renew the lease, or have it done again when that is under way."""
@@ -333,7 +340,8 @@ class RedisBus(Service):
             return
         self._renewing = True
         renewed = self._batcher.submit(Operation(self._renewal()))
-        renewed.addCallback(self._renewed, self._lease.now()).addErrback(_ignore_reported).addBoth(self._renewal_ended)
+        renewed.addCallback(self._renewed, self._lease.now(), self._losses)
+        renewed.addErrback(_ignore_reported).addBoth(self._renewal_ended)
 
     def _renewal_ended(self, _: object) -> None:
         self._renewing = False
@@ -341,12 +349,11 @@ class RedisBus(Service):
             self._renew_again = False
             self._renew()
 
-    def _renewed(self, answer: list[Any], sent: float) -> None:
+    def _renewed(self, answer: list[Any], sent: float, losses: int) -> None:
         number, removed, lost, nodes = answer
         if self._stopped_reason:
             return
-        moved = bool(self._server_told) and self._server_told != self._server
-        self._server_told = self._server
+        moved = self._moved(losses)
         others = [(address.decode(), each, generation.decode()) for address, each, generation in nodes]
         self._lease.renewed(sent, number, others, moved=moved)
         if not self._lease.number:
@@ -359,6 +366,14 @@ class RedisBus(Service):
             Deferred.fromCoroutine(self._review()).addErrback(_ignore_reported).addBoth(self._reviewed)
         if removed:
             Deferred.fromCoroutine(self._tidy()).addErrback(_ignore_reported)
+
+    def _moved(self, losses: int) -> bool:
+        """Whether Redis may have forgotten names, as a renewal has told it that was sent after so many *losses*."""
+        moved = losses != self._losses_told
+        if self._server_told and self._server_told != self._server:
+            moved, self._moved_by = True, self._connections
+        self._server_told, self._losses_told = self._server, losses
+        return moved
 
     def _on_leased(self) -> None:
         waiting, self._awaiting_lease = self._awaiting_lease, []

@@ -123,7 +123,7 @@ class Lease:
             sent: see ``now``.
             number: of the lease that this node has.
             others: address, number and generation of each node.
-            moved: whether Redis may have forgotten names: it is another server than before.
+            moved: whether Redis may have forgotten names: it is another server than before, or has older data.
         """
         now, end = self._now(), sent + self.seconds * (1 - MARGIN)
         if now >= self._end:

@@ -34,7 +34,7 @@ class ClaimingBus(Protocol):
     def claim_all(self, names: Mapping[str, bool]) -> Deferred[dict[str, str]]:
         """See ``ISharedBus.claim_all``."""
 
-    def seize(self, name: str, holder: str) -> Deferred[None]:
+    def seize(self, name: str, holder: str, lease: int) -> Deferred[None]:
         """See ``ISharedBus.seize``."""
 
     def release(self, name: str) -> Deferred[bool]:
@@ -52,6 +52,7 @@ class Claim:
         lease: the number of the lease under which the bus was asked last.
         asked: how it was asked for.
         holder: the node from which it is to be seized; "" when it is simply claimed.
+        holder_lease: the number of the lease of that node.
         queued: whether it is in the queue.
         settled: who is told when the bus has answered.
         timer: of the next attempt.
@@ -62,6 +63,7 @@ class Claim:
     state: State = State.FREE
     pending: int = 0
     holder: str = ""
+    holder_lease: int = 0
     waiting: list[Deferred[None]] = attrs.field(factory=list)
     lease: int = 0
     asked: bool = False
@@ -122,8 +124,10 @@ class Claims:
         claim = self._claims.get(name)
         return claim is not None and claim.pending > 0
 
-    def join(self, name: str, shared: bool, holder: str = "") -> tuple[Claim, Deferred[None]]:
+    def join(self, name: str, shared: bool, holder: str = "", lease: int = 0) -> tuple[Claim, Deferred[None]]:
         """Claim *name* for one who must be counted out by ``leave``; with *holder*, seize it from that node.
+
+        *lease* is the number of that node's lease, see ``ISharedBus.seize``.
 
         The Deferred, which may be cancelled, fires when it is held.
 
@@ -139,7 +143,7 @@ class Claims:
             claim.shared = shared
         claim.pending += 1
         if claim.state in (State.FREE, State.RELEASING):
-            claim.holder = holder
+            claim.holder, claim.holder_lease = holder, lease
         elif claim.state is State.STALE and not self._bus.lease:
             return claim, fail(NotDone("lease", message=LAPSED))
         waiting: Deferred[None] = Deferred(lambda cancelled: _drop(claim.waiting, cancelled))
@@ -241,7 +245,10 @@ class Claims:
         claim.lease, claim.asked = self._bus.lease, claim.shared
         holder, claim.holder = claim.holder, ""
         bus = self._bus
-        asked = bus.seize(claim.name, holder) if holder else bus.claim(claim.name, shared=claim.shared)
+        if holder:
+            asked = bus.seize(claim.name, holder, claim.holder_lease)
+        else:
+            asked = bus.claim(claim.name, shared=claim.shared)
         asked.addCallback(self._answered, claim).addErrback(self._not_answered, claim)
 
     def _answered(self, _: None, claim: Claim) -> None:

@@ -214,7 +214,7 @@ class ClusterClaimant(Claimant):
             raise Taken(error.what, split_kind(name)[1]) from None
 
     async def _claim(self, name: str, shared: bool, takeover: bool) -> None:
-        holder = ""
+        holder, lease = "", 0
         for _ in range(ATTEMPTS):
             try:
                 return await self._join(name, shared)
@@ -223,19 +223,20 @@ class ClusterClaimant(Claimant):
                     raise
                 _, addresses = await self._messenger.holders(name)
                 holder = addresses[0] if addresses else ""
+                lease = self._messenger.lease_of(holder)  # one that comes back has another, and lives
                 alive = await self._lives(name, holder) if holder else False
                 if alive is None:
-                    alive = await self._outwait(name, holder)
+                    alive = await self._outwait(name, holder, lease)
                 if alive:
                     raise
                 if alive is None:
                     break
             # That node has given the name back.  Others may have asked it too: one of us gets the name, here or
             # there, and is then found to be alive.
-        await self._join(name, shared, holder)
+        await self._join(name, shared, holder, lease)
 
-    async def _join(self, name: str, shared: bool, holder: str = "") -> None:
-        claim, held = self._claims.join(name, shared, holder)
+    async def _join(self, name: str, shared: bool, holder: str = "", lease: int = 0) -> None:
+        claim, held = self._claims.join(name, shared, holder, lease)
         try:
             await held
         except BaseException:  # cancelled, too
@@ -243,12 +244,12 @@ class ClusterClaimant(Claimant):
             raise
         self._joined.append(claim)
 
-    async def _outwait(self, name: str, holder: str) -> bool | None:
-        """Ask *holder*, which has not answered, until it does; None: its lease has ended, or nobody listens there.
+    async def _outwait(self, name: str, holder: str, lease: int) -> bool | None:
+        """Ask *holder*, which has not answered, until it does; None: its *lease* has ended, or nobody listens there.
 
         As long as somebody listens it may only be slow, or frozen: going on, it would serve *name*, and so would we.
         """
-        alive, lease = None, self._messenger.lease_of(holder)
+        alive = None
         while alive is None and lease and self._bus.lease and not self._messenger.is_deaf(holder):
             await deferLater(self._messenger.clock, PAUSE)
             if self._messenger.lease_of(holder) != lease:

@@ -193,6 +193,7 @@ async def test_whoever_does_not_read_the_most_is_closed_above_the_limit_of_memor
     for _ in range(200):
         dead.begin("broker.get", json.dumps("large"))
     assert (await alive.ask("broker.get", "large"))["value"] == "x" * MESSAGE
+    await daemon.program.line(lambda line: "bytes were held" in line)
     dead.socket.listen()
     # 1006 where what the kernel is being given would have been too much by itself.
     assert (await dead.socket.closed())[0] in (1013, 1006)

@@ -199,11 +199,21 @@ class SharedBusContract:
         one, two = pair
         await one.bus.claim("name")
         with pytest.raises(Taken):
-            await two.bus.seize("name", "nobody")
-        await two.bus.seize("name", one.bus.address)
+            await two.bus.seize("name", "nobody", 0)
+        await two.bus.seize("name", one.bus.address, one.bus.lease)
         await eventually(lambda: one.lost)
         assert set(one.lost) == {"name"}
         assert await one.bus.holders(["name"]) == ("name", [two.bus.address])
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_name_is_not_seized_from_a_holder_that_has_come_back(self, pair: tuple[Told, Told]) -> None:
+        one, two = pair
+        await one.bus.claim("name")
+        with pytest.raises(Taken):
+            await two.bus.seize("name", one.bus.address, one.bus.lease - 1)
+        with pytest.raises(Taken):
+            await two.bus.seize("name", one.bus.address, 0)
+        assert await two.bus.holders(["name"]) == ("name", [one.bus.address])
 
     @pytest_twisted.ensureDeferred
     async def test_a_message_goes_to_a_node_that_has_a_lease(self, pair: tuple[Told, Told]) -> None:
@@ -224,7 +234,7 @@ class SharedBusContract:
         for act in (
             lambda: one.bus.claim("name"),
             lambda: one.bus.claim_all({"name": True}),
-            lambda: one.bus.seize("name", two.bus.address),
+            lambda: one.bus.seize("name", two.bus.address, two.bus.lease),
             lambda: one.bus.holders(["name"]),
         ):
             with pytest.raises(NotDone):

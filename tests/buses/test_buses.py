@@ -16,7 +16,7 @@ from zope.interface.verify import verifyObject
 from broker.buses import LocalBus, open_bus
 from broker.buses.local import MAX_DEPTH
 from broker.core.channels import StoreEventSource
-from broker.errors import Invalid, Taken, Unavailable
+from broker.errors import Invalid, NotDone, Taken, Unavailable
 from broker.interfaces import IBus, ISharedBus
 from broker.messages import Event
 from broker.patterns import LOG_PREFIX
@@ -388,7 +388,7 @@ async def test_a_shared_name_is_held_by_several(make_node: MakeNode) -> None:
 async def test_a_seized_name_is_lost_to_the_other(make_node: MakeNode) -> None:
     one, two = [await make_node(name) for name in ("one", "two")]
     await one.bus.claim("name")
-    await two.bus.seize("name", one.bus.address)
+    await two.bus.seize("name", one.bus.address, one.bus.lease)
     await eventually(lambda: one.lost)
     assert one.lost == ["name"]
     assert await one.bus.holders(["name"]) == ("name", [two.bus.address])
@@ -398,13 +398,13 @@ async def test_a_seized_name_is_lost_to_the_other(make_node: MakeNode) -> None:
 async def test_a_name_is_seized_from_the_holder_that_was_asked_and_from_no_other(make_node: MakeNode) -> None:
     old, one, two = [await make_node(name) for name in ("old", "one", "two")]
     await old.bus.claim("name")
-    await one.bus.seize("name", old.bus.address)
+    await one.bus.seize("name", old.bus.address, old.bus.lease)
     with pytest.raises(Taken):
-        await two.bus.seize("name", old.bus.address)
+        await two.bus.seize("name", old.bus.address, old.bus.lease)
     assert await two.bus.holders(["name"]) == ("name", [one.bus.address])
     one.bus.release("name")
     assert await one.bus.holders(["name"]) == ("", [])
-    await two.bus.seize("name", old.bus.address)
+    await two.bus.seize("name", old.bus.address, old.bus.lease)
     assert await two.bus.holders(["name"]) == ("name", [two.bus.address])
 
 
@@ -472,6 +472,34 @@ async def test_the_names_of_a_silent_node_are_free_after_the_lease(make_node: Ma
     assert await two.bus.holders(["shared"]) == ("shared", [one.bus.address])
 
 
+async def let_the_clock_have_been_ahead(node: Node) -> None:
+    """Leave in Redis what it would have if its clock had been set back by an hour just now."""
+    execute = node.store._batcher.connection.protocol.execute_command
+    for address in await execute(b"ZRANGE", node.prefix + "nodes", 0, -1):
+        await execute(b"ZINCRBY", node.prefix + "nodes", 3_600_000, address)
+    for key in ("renewed", "grace", "settling"):
+        await execute(b"INCRBY", node.prefix + key, 3_600_000)
+
+
+@pytest_twisted.ensureDeferred
+async def test_leases_end_in_time_when_the_clock_of_redis_was_set_back(make_node: MakeNode) -> None:
+    one, two = [await make_node(name) for name in ("one", "two")]
+    await one.bus.claim("name")
+    one.bus._heartbeats.stop()
+    two.bus._heartbeats.stop()
+    for node in (one, two):
+        node.bus._lease.seconds = 2.5 * BEAT
+        node.bus._renew()
+    await eventually(lambda: not (one.bus._renewing or two.bus._renewing))
+    # The time that all nodes are given after the first start is over.
+    await two.store._batcher.connection.protocol.execute_command(b"SET", two.prefix + "grace", 0)
+    await let_the_clock_have_been_ahead(two)
+    two.bus._lease.seconds = LEASE
+    two.beat()
+    await eventually(lambda: two.departed == [one.bus.address])
+    await two.bus.claim("name")
+
+
 @pytest_twisted.ensureDeferred
 async def test_what_is_claimed_before_the_first_lease_waits_for_it(make_node: MakeNode) -> None:
     one = await make_node("one")
@@ -483,6 +511,20 @@ async def test_what_is_claimed_before_the_first_lease_waits_for_it(make_node: Ma
     await claimed
     assert await one.bus.holders(["name"]) == ("name", [early.bus.address])
     await early.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_names_are_claimed_again_when_the_data_of_the_same_server_went_back(make_node: MakeNode) -> None:
+    one, two = [await make_node(name) for name in ("one", "two")]
+    await one.bus.claim("name")
+    leased: list[int] = []
+    found: list[str] = []
+    one.bus.leased, one.bus.found = lambda: leased.append(one.bus.lease), found.append
+    one.store.wiped()
+    await eventually(lambda: found)
+    assert (leased, found) == ([one.bus.lease], ["name"])
+    with pytest.raises(NotDone):  # another node may hold it, and say so soon
+        await two.bus.claim("other")
 
 
 async def comes_back(asked: Node, name: str, holder: Node) -> None:

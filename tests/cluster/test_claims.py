@@ -37,8 +37,8 @@ class Bus:
     def claim_all(self, names: Mapping[str, bool]) -> Deferred[dict[str, str]]:
         return self._ask("claim_all", dict(names))
 
-    def seize(self, name: str, holder: str) -> Deferred[None]:
-        return self._ask("seize", name, holder)
+    def seize(self, name: str, holder: str, lease: int) -> Deferred[None]:
+        return self._ask("seize", name, holder, lease)
 
     def release(self, name: str) -> Deferred[bool]:
         return self._ask("release", name)
@@ -333,8 +333,8 @@ def test_one_who_is_about_to_hold_a_name_that_is_seized_sees_that(node):
 
 
 def test_a_name_is_seized_from_the_node_that_was_named(node):
-    claim, granted = node.claims.join("n", False, "other")
-    assert node.bus.answer() == ("seize", "n", "other")
+    claim, granted = node.claims.join("n", False, "other", 7)
+    assert node.bus.answer() == ("seize", "n", "other", 7)
     value_of(granted)
     node.claims.leave(claim)
 

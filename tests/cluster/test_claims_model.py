@@ -38,9 +38,9 @@ class Registry:
         self.shared = shared
         self.entries = {each: self.leases[each] for each in [*others, node]}
 
-    def seize(self, node: str, holder: str) -> None:
+    def seize(self, node: str, holder: str, lease: int) -> None:
         others = [each for each in self.holders() if each != node]
-        if [each for each in others if each != holder]:
+        if [each for each in others if each != holder or self.leases[each] not in (0, lease)]:
             raise Taken("exists", NAME)
         self.shared, self.entries = False, {node: self.leases[node]}
         for each in others:
@@ -72,8 +72,8 @@ class Bus:
     def claim(self, name: str, *, shared: bool = False) -> Deferred[None]:
         return self._ask(lambda: self._granted(self.registry.claim, shared))
 
-    def seize(self, name: str, holder: str) -> Deferred[None]:
-        return self._ask(lambda: self._granted(self.registry.seize, holder))
+    def seize(self, name: str, holder: str, lease: int) -> Deferred[None]:
+        return self._ask(lambda: self._granted(self.registry.seize, holder, lease))
 
     def _granted(self, do: Callable[..., None], *words: Any) -> None:
         do(self.node, *words)
@@ -140,7 +140,7 @@ class Node:
         if self.holding and not (shared and all(self.holding)):
             return  # the registry of this node has refused it
         try:
-            claim, granted = self.claims.join(NAME, shared, holder)
+            claim, granted = self.claims.join(NAME, shared, holder, self.bus.registry.leases.get(holder, 0))
         except Taken:
             return
         self.joining.append(granted)

@@ -581,6 +581,29 @@ async def test_a_name_is_not_taken_from_a_node_that_listens_and_does_not_answer(
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_name_is_not_taken_from_a_node_that_has_come_back(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    old, new = one.client(), two.client()
+    await old.peer.perform(["s"], as_service=True)
+    asked: list[str] = []
+    one.bus.received = lambda sender, _: asked.append(sender)  # as a node that is frozen
+    taking = Deferred.fromCoroutine(new.peer.perform(["s"], as_service=True, takeover=True))
+    await eventually(lambda: asked)
+    for node in (one, two):  # else two sees that the lease has ended, and may have the name
+        node.bus._heartbeats.stop()
+        await node.settle()
+    await two.outlive(one)
+    one.bus._lease.end()
+    one.beat()
+    claims: Any = one.broker.parts.cluster._claims  # type: ignore[attr-defined]
+    await eventually(lambda: claims.holds("service:s"))
+    two.beat()
+    with pytest.raises(Taken):
+        await taking
+    assert not old.hung_up
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_name_that_was_lost_while_away_parts_with_its_holder(make_nodes: MakeNodes) -> None:
     one, two, _ = await make_nodes()
     old, new = one.client(), two.client()

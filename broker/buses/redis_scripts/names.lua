@@ -140,6 +140,22 @@ verbs.send = function(at)
   return call('PUBLISH', inbox(ARGV[at + 1]), table.concat({'from', me, ARGV[at], ARGV[at + 2], ARGV[at + 3]}, ' '))
 end
 
+local function follow_clock()
+  -- Moves what was written to the present time, if the clock was set back, or is another server's that is behind.
+  local ahead = tonumber(call('GET', prefix .. 'renewed') or 0) - now
+  if ahead <= 0 then
+    return
+  end
+  local ends = call('ZRANGE', NODES, 0, -1, 'WITHSCORES')
+  for index = 1, #ends, 2 do
+    call('ZADD', NODES, whole(ends[index + 1] - ahead), ends[index])
+  end
+  for _, key in ipairs({'grace', 'settling'}) do
+    call('SET', prefix .. key, whole(math.max(0, tonumber(call('GET', prefix .. key) or 0) - ahead)))
+  end
+  grace = math.max(0, grace - ahead)
+end
+
 local function give_grace(lease)
   local renewed = tonumber(call('GET', prefix .. 'renewed') or 0)
   if now - renewed > lease / 2 then
@@ -149,10 +165,11 @@ local function give_grace(lease)
   call('SET', prefix .. 'renewed', whole(now))
 end
 
-local function went_back(last, server)
+local function went_back(last, server, told)
   -- Whether nodes may hold names of which this server does not know; *last* is a number that it has given.
-  local back = tonumber(call('GET', NUMBERS) or 0) < last
-  if back then
+  local back = told == '1'
+  if tonumber(call('GET', NUMBERS) or 0) < last then
+    back = true
     call('SET', NUMBERS, whole(last))
   end
   if server ~= '' then
@@ -179,13 +196,15 @@ local function remove_ended()
 end
 
 -- number of the lease that the node believes to have or 0, the highest that it ever had, how often it has begun to
--- listen, length of the lease in milliseconds, run id of the server; '' if this is not the first by this connection
+-- listen, length of the lease in milliseconds, run id of the server; '' if this is not the first by this connection,
+-- "1" if the store was found to have gone back
 -- Returns: the number of the lease that it has now; how many names might have to be forgotten: see ``tidy``; the
 -- names that were seized from it; then id, number and generation of each node: number 0 of one that is awaited.
 verbs.renew = function(at)
   local believed, last, lease = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 3])
+  follow_clock()
   give_grace(lease)
-  if went_back(last, ARGV[at + 4]) then
+  if went_back(last, ARGV[at + 4], ARGV[at + 5]) then
     call('SET', prefix .. 'settling', whole(now + lease))
   end
   local number = look(me).number
@@ -243,8 +262,8 @@ verbs.reclaim = function(at)
   return refused
 end
 
--- number, name, the node that loses it
--- Holds it alone, if nobody else but that node holds it, which gets a message.
+-- number, name, the node that loses it, number of its lease or 0
+-- Holds it alone, if nobody else but that node holds it, which gets a message, and has no later lease.
 -- Returns '' or who else holds it, or for how many milliseconds it can not be given yet, or FENCED.
 verbs.seize = function(at)
   if fenced(ARGV[at]) then
@@ -254,7 +273,8 @@ verbs.seize = function(at)
   local _, ids, entries = holders(name)
   local others = without(ids, entries, me)
   for _, node in ipairs(others) do
-    if node ~= loser then
+    local lease = look(node).number
+    if node ~= loser or lease ~= 0 and lease ~= tonumber(ARGV[at + 3]) then
       return node
     end
   end
