@@ -33,7 +33,7 @@ from broker.redis.server import check_version, read_info
 log = Logger()
 
 NOT_RUNNING = "The bus is not running."
-NO_LEASE = "This node has lost contact with the others."
+NO_LEASE = "This node has no contact with the others."
 LEASE = 5.0  # seconds for which the names of a silent node are kept
 HEARTBEATS = 5  # how often a lease is renewed in its time
 MAX_CLAIMS = 200  # names in one operation: Redis does nothing else meanwhile
