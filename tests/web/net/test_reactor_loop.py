@@ -10,7 +10,8 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 
 from broker.core.slices import READ_SLICE, slices_of
-from broker.web.net.transport import FEW, FrameTransport, Outbox, ReactorLoop
+from broker.web.net import transport
+from broker.web.net.transport import FrameTransport, Outbox, ReactorLoop
 from tests.support.logs import failures_of, logging
 from tests.web.net.loop import Connection, CountingSocket, Setup
 
@@ -137,9 +138,10 @@ def test_connections_that_are_aborted_at_once_end_in_slices(setup: Setup) -> Non
     setup.run(lambda: not setup.factory.connections)
 
 
-def late_setup(setup: Setup) -> tuple[list[Any], list[bytes]]:
-    """Return more clients than ``FEW``, and what is read of them: each uses up the time of its iteration."""
-    clients = [setup.connect()[0] for _ in range(FEW + 2)]
+def late_setup(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], list[bytes]]:
+    """Return clients, and what is read of them: each uses up the time of its iteration."""
+    monkeypatch.setattr(transport, "CHECKED", 1)
+    clients = [setup.connect()[0] for _ in range(6)]
     heard: list[bytes] = []
     slices_of(setup.reactor).now = lambda: len(heard) * READ_SLICE
 
@@ -150,8 +152,10 @@ def late_setup(setup: Setup) -> tuple[list[Any], list[bytes]]:
     return clients, heard
 
 
-def test_what_an_iteration_has_no_time_for_goes_first_in_the_next(setup: Setup) -> None:
-    clients, heard = late_setup(setup)
+def test_what_an_iteration_has_no_time_for_goes_first_in_the_next(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients, heard = late_setup(setup, monkeypatch)
     for number, client in enumerate(clients):
         client.sendall(b"%d" % number)
     setup.reactor.doIteration(0)
@@ -162,8 +166,8 @@ def test_what_an_iteration_has_no_time_for_goes_first_in_the_next(setup: Setup) 
     assert sorted(heard[:-1]) == [b"%d" % number for number in range(len(clients))]
 
 
-def test_a_probe_of_health_is_read_though_the_time_is_over(setup: Setup) -> None:
-    clients, heard = late_setup(setup)
+def test_a_probe_of_health_is_read_though_the_time_is_over(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    clients, heard = late_setup(setup, monkeypatch)
     for client in clients[:-1]:
         client.sendall(b"x")
     clients[-1].sendall(b"GET /health HTTP/1.1\r\n\r\n")
