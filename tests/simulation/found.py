@@ -73,6 +73,16 @@ FOUND: dict[str, Schedule] = {
             Step(6.116, "n2", "stop", (0.872,)),
         ),
     ),
+    "a call to a node that had been away, and was there again when it came, counted as late": Schedule(
+        2665,
+        2,
+        4,
+        (
+            Step(2.833, "n0", "freeze", (7.061, True)),
+            Step(2.844, "c2", "perform", ("svc.two", True)),
+            Step(10.813, "c3", "call", ("svc.two", 0.0)),
+        ),
+    ),
     "a key watcher heard nothing when another subscribed to the topics of keys": Schedule(
         54,
         2,
