@@ -83,6 +83,16 @@ FOUND: dict[str, Schedule] = {
             Step(10.813, "c3", "call", ("svc.two", 0.0)),
         ),
     ),
+    "what only a node had seen that ended together with Redis was lost, which nobody can notice": Schedule(
+        6105,
+        2,
+        6,
+        (
+            Step(2.46, "c0", "post", ("durable.b",)),
+            Step(2.505, "redis", "back", (2.346, 0.674)),
+            Step(2.513, "n0", "crash", (False, 4.857)),
+        ),
+    ),
     "a key watcher heard nothing when another subscribed to the topics of keys": Schedule(
         54,
         2,
