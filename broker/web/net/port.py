@@ -4,7 +4,7 @@ A connection costs much more to begin than to accept.  Twisted does both at once
 thousands of clients that come together keep every other connection, and whoever asks for the health of
 the daemon, waiting for seconds.  :class:`FramePort` begins connections for a few milliseconds of an
 iteration; whoever has come besides waits, in the order of coming, but those that have sent something
-before those that are silent, and probes of health before all.
+before those that are silent.  Probes of health have a time of their own, before all others.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from typing import Any
 from twisted.internet import tcp
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.python.log import callWithLogger
 
+from broker.core.slices import slices_of
 from broker.web.net.probes import is_probe, peek
 from broker.web.net.transport import FrameTransport, Outbox
 
@@ -51,15 +54,14 @@ class Queue:
         return len(self.probes) + len(self._said) + len(self._silent) + len(self.ended)
 
     def __iter__(self) -> Iterator[Arrival]:
-        """Return those that wait in the order in which they may begin; each is removed."""
-        for arrivals in (self.probes, self._said):
-            while arrivals:
-                yield arrivals.popleft()
+        """Return those that wait, but for probes, in the order in which they may begin; each is removed."""
+        while self._said:
+            yield self._said.popleft()
         while self._silent:
             yield self._remove(next(iter(self._silent)))
 
     def add(self, arrival: Arrival) -> bool:
-        """Let *arrival* wait in its place, unless too many of its kind do; say whether it does."""
+        """Let *arrival* wait in its place, unless too many of its kind do; say whether there was room."""
         begin = peek(arrival[0])
         if begin is None:
             if len(self._silent) >= MAX_WAITING:
@@ -69,7 +71,10 @@ class Queue:
             self._poll.register(descriptor, select.POLLIN)
             return True
         if not begin:
-            return False
+            self.ended.append(arrival[0])
+            if len(self.ended) > MAX_WAITING:
+                self.ended.popleft().close()
+            return True
         arrivals = self.probes if is_probe(begin) else self._said
         if len(arrivals) >= MAX_WAITING:
             return False
@@ -86,7 +91,8 @@ class Queue:
 
     def close(self) -> None:
         """Close all that wait."""
-        self.ended.extend(connection for connection, _ in self)
+        self.ended.extend(connection for connection, _ in (*self.probes, *self))
+        self.probes.clear()
         while self.ended:
             self.ended.popleft().close()
 
@@ -111,6 +117,7 @@ class FramePort(tcp.Port):
         super().__init__(*arguments, **options)
         self.now = perf_counter
         self._clock: Any = self.reactor
+        self._slices = slices_of(self.reactor)
         self._waiting = Queue()
         self._refused = 0  # connections since the queue was full
         self._call: IDelayedCall | None = None  # while some wait
@@ -133,10 +140,7 @@ class FramePort(tcp.Port):
                 arrival[0].close()
                 self._refused += 1
             now = self.now()
-        probes = waiting.probes
-        while probes and now < last:
-            self._begin(*probes.popleft())
-            now = self.now()
+        self._begin_probes(last)
         self._schedule()
 
     def connectionLost(self, reason: Any) -> None:
@@ -151,19 +155,28 @@ class FramePort(tcp.Port):
         if self._call is None and self._waiting:
             self._call = self._clock.callLater(0, self._go_on)
 
+    def _begin_probes(self, end: float) -> None:
+        """Begin the probes that wait, until *end*."""
+        probes = self._waiting.probes
+        while probes and self.now() < end:
+            self._begin(*probes.popleft())
+
     def _go_on(self) -> None:
         """Begin as many of those that wait as there is time for."""
         self._call = None
-        waiting = self._waiting
+        waiting, slices, now = self._waiting, self._slices, self.now
         waiting.look()
-        end, ended = self.now() + SLICE, waiting.ended
-        while ended and self.now() < end:
+        end, ended = now() + SLICE, waiting.ended
+        while ended and now() < end:
             ended.popleft().close()
-        end = self.now() + SLICE
+        slices.begin()  # for what they have sent already
+        self._begin_probes(now() + SLICE)
+        end = now() + SLICE  # however many probes there are
         for arrival in waiting:
             self._begin(*arrival)
-            if self.now() >= end:
+            if now() >= end:
                 break
+        slices.finish()
         if self._refused and not waiting:
             log.warn(
                 "{count} connections were dropped: more came than can begin, and {limit} of a kind waited",
@@ -175,10 +188,11 @@ class FramePort(tcp.Port):
 
     def _begin(self, connection: socket.socket, address: Any) -> None:
         """Let the protocol of *connection* begin, with what was sent already."""
-        if len(address) == 4:  # of IPv6: with the scope, as Twisted does
-            host, _ = socket.getnameinfo(address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
-            address = (host, *address[1:])
+        transport: FrameTransport | None = None
         try:
+            if len(address) == 4:  # of IPv6: with the scope, as Twisted does
+                host, _ = socket.getnameinfo(address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
+                address = (host, *address[1:])
             factory: Any = self.factory
             protocol = factory.buildProtocol(self._buildAddr(address))
             if protocol is None:
@@ -191,4 +205,7 @@ class FramePort(tcp.Port):
             transport.doRead()  # what it returns for one that has ended, it returns to the reactor again
         except Exception:
             log.failure("a connection can not begin")
-            connection.close()
+            if transport is None:
+                connection.close()
+            else:  # the reactor has to forget its descriptor, which the next one gets
+                callWithLogger(transport, transport.connectionLost, Failure())

@@ -54,6 +54,7 @@ PRIVATE_NAMES = (
 LOOP_NAMES = ("_poller", "_selectables", "_doReadOrWrite", "_disconnectSelectable")  # of its EPollReactor
 HANG_UP = select.EPOLLHUP | select.EPOLLERR
 FEW = 4  # connections that are read in one iteration without a look at the time
+MAX_PROBES = 16  # probes of health that are read in one iteration though its time is over
 READ_BYTES = 65536  # bytes asked for in one recv
 FLUSH_BYTES = 65536  # bytes collected before they are sent without waiting for the outbox
 MAX_FLUSHED = 4 << 20  # bytes sent in one iteration
@@ -340,6 +341,8 @@ class ReactorLoop:
         events = reactor._poller.poll(-1 if timeout is None else timeout, len(selectables))
         outbox.busy = True
         slices, late = self._slices, self._late
+        places: dict[int, int] = {}
+        probes = MAX_PROBES
         if late:
             # Those first, in the same order, and behind them who has become ready since.
             places = {descriptor: place for place, descriptor in enumerate(late)}
@@ -356,9 +359,12 @@ class ReactorLoop:
                     elif selectable is not None:
                         callWithLogger(selectable, reactor._doReadOrWrite, selectable, descriptor, event)
                     continue
-                if over and not is_probe(peek(selectable.socket)):
-                    late.append(descriptor)  # epoll reports it again
-                    continue
+                if over:
+                    # Who is late again is no probe, or one of too many.
+                    if not probes or descriptor in places or not is_probe(peek(selectable.socket)):
+                        late.append(descriptor)  # epoll reports it again
+                        continue
+                    probes -= 1
                 if event == select.EPOLLIN:
                     try:
                         end = selectable.doRead()

@@ -10,6 +10,8 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 
 from broker.core.slices import READ_SLICE, slices_of
+from broker.web.net import transport as of_transports
+from broker.web.net.probes import is_probe
 from broker.web.net.transport import FEW, FrameTransport, Outbox, ReactorLoop
 from tests.support.logs import failures_of, logging
 from tests.web.net.loop import Connection, CountingSocket, Setup
@@ -169,3 +171,29 @@ def test_a_probe_of_health_is_read_though_the_time_is_over(setup: Setup) -> None
     clients[-1].sendall(b"GET /health HTTP/1.1\r\n\r\n")
     setup.reactor.doIteration(0)
     assert heard == [b"x", b"GET /health HTTP/1.1\r\n\r\n"]
+
+
+def test_many_probes_of_health_have_to_wait(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(of_transports, "MAX_PROBES", 2)
+    clients, heard = late_setup(setup)
+    for client in clients:
+        client.sendall(b"HEAD /ready?x HTTP/1.1\r\n\r\n")
+    setup.reactor.doIteration(0)
+    assert len(heard) == 3
+
+
+def test_who_is_late_again_is_not_looked_at_again(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    clients, heard = late_setup(setup)
+    looks: list[object] = []
+    monkeypatch.setattr(of_transports, "peek", lambda connection: looks.append(connection))
+    for client in clients:
+        client.sendall(b"x")
+    setup.run(lambda: len(heard) == len(clients))
+    assert len(looks) == len(clients) - 1
+
+
+@pytest.mark.parametrize(
+    "head", [b"GET /healthz HTTP/1.1\r\n\r\n", b"GET /health HTTP/1.1\r\n", b"get /health \r\n\r\n"]
+)
+def test_what_only_looks_like_a_probe_is_none(head: bytes) -> None:
+    assert not is_probe(head)
