@@ -25,6 +25,7 @@ import fcntl
 import select
 import sys
 import termios
+from collections import deque
 from collections.abc import Callable
 from math import inf
 from typing import Any
@@ -57,7 +58,7 @@ FEW = 4  # connections that are read in one iteration without a look at the time
 MAX_PROBES = 16  # probes of health that are read in one iteration though its time is over
 READ_BYTES = 65536  # bytes asked for in one recv
 FLUSH_BYTES = 65536  # bytes collected before they are sent without waiting for the outbox
-MAX_FLUSHED = 4 << 20  # bytes sent in one iteration
+MAX_FLUSHED = 4 << 20  # bytes sent in one iteration, of long frames and of others
 
 
 class FrameTransport(tcp.Server):
@@ -253,13 +254,14 @@ class Outbox:
         unsent: see above.
     """
 
-    __slots__ = ("_clock", "_closing", "_scheduled", "_senders", "_slices", "busy", "unsent")
+    __slots__ = ("_clock", "_closing", "_long", "_scheduled", "_senders", "_slices", "busy", "unsent")
 
     def __init__(self, clock: IReactorTime, unsent: Account | None = None) -> None:
         self._clock = clock
         self._slices = slices_of(clock)
         self.unsent = unsent
         self._senders: list[FrameTransport] = []
+        self._long: deque[FrameTransport] = deque()  # senders of long frames
         self._closing: list[FrameTransport] = []
         self._scheduled: IDelayedCall | None = None
         self.busy = False
@@ -276,10 +278,13 @@ class Outbox:
 
     def flush(self) -> None:
         """Flush every sender, those included that are added meanwhile, unless they send very much: then go on later."""
-        left = MAX_FLUSHED
+        left, long = MAX_FLUSHED, self._long
         while self._senders and left > 0:
             senders, self._senders = self._senders, []
             for number, sender in enumerate(senders, 1):
+                if sender._tempDataLen > FLUSH_BYTES:
+                    long.append(sender)  # the others do not wait for it
+                    continue
                 try:
                     left -= sender.flush_frames()
                 except Exception:
@@ -289,12 +294,28 @@ class Outbox:
                 if left <= 0:
                     self._senders[:0] = senders[number:]
                     break
-        if self._senders and self._scheduled is None:
+        if long:
+            self._flush_long()
+        if (self._senders or long) and self._scheduled is None:
             self._scheduled = self._clock.callLater(0, self._flush_scheduled)
         if self._closing:
             closing, self._closing = self._closing, []
             for sender in closing:
-                sender.finish()
+                try:
+                    sender.finish()
+                except Exception:
+                    log.failure("closing a connection failed")
+                    sender.abortConnection()
+
+    def _flush_long(self) -> None:
+        long, left = self._long, MAX_FLUSHED
+        while long and left > 0:
+            sender = long.popleft()
+            try:
+                left -= sender.flush_frames()
+            except Exception:
+                log.failure("flushing a connection failed")
+                sender.abortConnection()
 
     def close_soon(self, sender: FrameTransport) -> None:
         """Have *sender*, that is being flushed, closed after that."""
