@@ -3,7 +3,7 @@
 A connection costs much more to begin than to accept.  Twisted does both at once, for all that have come:
 thousands of clients that come together keep every other connection, and whoever asks for the health of
 the daemon, waiting for seconds.  :class:`FramePort` begins connections for a few milliseconds of an
-iteration; whoever has come besides waits, in the order of coming, but those that have sent something
+iteration; whoever has come besides waits, the addresses taking turns, but those that have sent something
 before those that are silent.  Probes of health have a time of their own, before all others.
 """
 
@@ -22,6 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.log import callWithLogger
 
+from broker.access.limits import network_of
 from broker.core.slices import slices_of
 from broker.web.net.probes import is_probe, peek
 from broker.web.net.transport import FrameTransport, Outbox
@@ -35,19 +36,65 @@ MAX_WAITING = 1024  # connections of a kind that wait to begin
 Arrival = tuple[socket.socket, Any]  # with its address
 
 
+class Line:
+    """Connections of one kind that wait: one of each network in turn, and of one network in the order of coming."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, dict[int, Arrival]] = {}  # by network, then by file descriptor
+        self._networks: dict[int, str] = {}  # by file descriptor
+
+    def __len__(self) -> int:
+        return len(self._networks)
+
+    def add(self, arrival: Arrival) -> Arrival | None:
+        """Let *arrival* wait; return who can not any more, perhaps itself: too many do."""
+        network, dropped = network_of(arrival[1][0]), None
+        if len(self) >= MAX_WAITING:
+            larger = self._larger_than(len(self._of.get(network, ())))
+            if larger is None:
+                return arrival
+            dropped = self.remove(next(reversed(larger)))
+        descriptor = arrival[0].fileno()
+        self._networks[descriptor] = network
+        self._of.setdefault(network, {})[descriptor] = arrival
+        return dropped
+
+    def take(self) -> Arrival:
+        """Remove and return who is next."""
+        network = next(iter(self._of))
+        self._of[network] = own = self._of.pop(network)  # the others go before it now
+        return self.remove(next(iter(own)))
+
+    def remove(self, descriptor: int) -> Arrival:
+        """Remove and return who has *descriptor*."""
+        network = self._networks.pop(descriptor)
+        arrival = self._of[network].pop(descriptor)
+        if not self._of[network]:
+            del self._of[network]
+        return arrival
+
+    def _larger_than(self, size: int) -> dict[int, Arrival] | None:
+        """Return those of a network that is larger than one of *size* and one more, and than the average."""
+        networks = self._of.values()
+        least = max(size + 1, len(self) / (len(networks) + (not size)))
+        return next((own for own in networks if len(own) > least), None)
+
+
 class Queue:
     """Connections that are accepted and have not begun.
 
     Attributes:
         probes: those that ask for the health of the daemon.
         ended: those that are to be closed.
+        dropped: how many were, since too many waited.
     """
 
     def __init__(self) -> None:
-        self.probes: deque[Arrival] = deque()
+        self.probes = Line()
         self.ended: deque[socket.socket] = deque()
-        self._said: deque[Arrival] = deque()
-        self._silent: dict[int, Arrival] = {}  # by file descriptor
+        self.dropped = 0
+        self._said = Line()
+        self._silent = Line()
         self._poll = select.poll()  # of the silent
 
     def __len__(self) -> int:
@@ -56,49 +103,49 @@ class Queue:
     def __iter__(self) -> Iterator[Arrival]:
         """Return those that wait, but for probes, in the order in which they may begin; each is removed."""
         while self._said:
-            yield self._said.popleft()
+            yield self._said.take()
         while self._silent:
-            yield self._remove(next(iter(self._silent)))
+            arrival = self._silent.take()
+            self._poll.unregister(arrival[0])
+            yield arrival
 
-    def add(self, arrival: Arrival) -> bool:
-        """Let *arrival* wait in its place, unless too many of its kind do; say whether there was room."""
+    def add(self, arrival: Arrival) -> None:
+        """Let *arrival* wait in its place; if too many of its kind do, drop it, or one of whose network more wait."""
         begin = peek(arrival[0])
         if begin is None:
-            if len(self._silent) >= MAX_WAITING:
-                return False
-            descriptor = arrival[0].fileno()
-            self._silent[descriptor] = arrival
-            self._poll.register(descriptor, select.POLLIN)
-            return True
-        if not begin:
-            self.ended.append(arrival[0])
-            if len(self.ended) > MAX_WAITING:
-                self.ended.popleft().close()
-            return True
-        arrivals = self.probes if is_probe(begin) else self._said
-        if len(arrivals) >= MAX_WAITING:
-            return False
-        arrivals.append(arrival)
-        return True
+            self._poll.register(arrival[0], select.POLLIN)
+            dropped = self._silent.add(arrival)
+            if dropped is not None:
+                self._poll.unregister(dropped[0])
+        elif begin:
+            dropped = (self.probes if is_probe(begin) else self._said).add(arrival)
+        else:
+            self._end(arrival)
+            return
+        if dropped is not None:
+            self.dropped += 1
+            self._end(dropped)
 
     def look(self) -> None:
         """Let those that were silent, and are not any more, have the place that is theirs now."""
         if self._silent:
             for descriptor, _ in self._poll.poll(0):
-                arrival = self._remove(descriptor)
-                if not self.add(arrival):
-                    self.ended.append(arrival[0])
+                self._poll.unregister(descriptor)
+                self.add(self._silent.remove(descriptor))
 
     def close(self) -> None:
         """Close all that wait."""
-        self.ended.extend(connection for connection, _ in (*self.probes, *self))
-        self.probes.clear()
+        while self.probes:
+            self.probes.take()[0].close()
+        for connection, _ in self:
+            connection.close()
         while self.ended:
             self.ended.popleft().close()
 
-    def _remove(self, descriptor: int) -> Arrival:
-        self._poll.unregister(descriptor)
-        return self._silent.pop(descriptor)
+    def _end(self, arrival: Arrival) -> None:
+        self.ended.append(arrival[0])
+        if len(self.ended) > MAX_WAITING:
+            self.ended.popleft().close()
 
 
 class FramePort(tcp.Port):
@@ -119,7 +166,6 @@ class FramePort(tcp.Port):
         self._clock: Any = self.reactor
         self._slices = slices_of(self.reactor)
         self._waiting = Queue()
-        self._refused = 0  # connections since the queue was full
         self._call: IDelayedCall | None = None  # while some wait
 
     def doRead(self) -> None:
@@ -136,9 +182,8 @@ class FramePort(tcp.Port):
                 break
             if now < end and not waiting:
                 self._begin(*arrival)
-            elif not waiting.add(arrival):
-                arrival[0].close()
-                self._refused += 1
+            else:
+                waiting.add(arrival)
             now = self.now()
         self._begin_probes(last)
         self._schedule()
@@ -159,7 +204,7 @@ class FramePort(tcp.Port):
         """Begin the probes that wait, until *end*."""
         probes = self._waiting.probes
         while probes and self.now() < end:
-            self._begin(*probes.popleft())
+            self._begin(*probes.take())
 
     def _go_on(self) -> None:
         """Begin as many of those that wait as there is time for."""
@@ -177,13 +222,13 @@ class FramePort(tcp.Port):
             if now() >= end:
                 break
         slices.finish()
-        if self._refused and not waiting:
+        if waiting.dropped and not waiting:
             log.warn(
                 "{count} connections were dropped: more came than can begin, and {limit} of a kind waited",
-                count=self._refused,
+                count=waiting.dropped,
                 limit=MAX_WAITING,
             )
-            self._refused = 0
+            waiting.dropped = 0
         self._schedule()
 
     def _begin(self, connection: socket.socket, address: Any) -> None:
