@@ -54,11 +54,12 @@ PRIVATE_NAMES = (
 )
 LOOP_NAMES = ("_poller", "_selectables", "_doReadOrWrite", "_disconnectSelectable")  # of its EPollReactor
 HANG_UP = select.EPOLLHUP | select.EPOLLERR
-FEW = 4  # connections that are read in one iteration without a look at the time
+CHECKED = 4  # connections that are read between two looks at the time
+NOBODY: dict[int, int] = {}  # was late
 MAX_PROBES = 16  # probes of health that are read in one iteration though its time is over
 READ_BYTES = 65536  # bytes asked for in one recv
 FLUSH_BYTES = 65536  # bytes collected before they are sent without waiting for the outbox
-MAX_FLUSHED = 4 << 20  # bytes sent in one iteration, of long frames and of others
+MAX_FLUSHED = 4 << 20  # bytes of long frames sent in one iteration
 
 
 class FrameTransport(tcp.Server):
@@ -90,21 +91,21 @@ class FrameTransport(tcp.Server):
             # frame can wait, since one handler may send it to many.
             self.flush_frames()
 
-    def flush_frames(self) -> int:
-        """Send what was collected, in one system call; return the bytes.  Called by the outbox."""
+    def flush_frames(self) -> None:
+        """Send what was collected, in one system call; called by the outbox."""
         self._in_outbox = False
         collected = self._tempDataBuffer
         if not collected:
-            return 0
+            return
         if not self.connected or self._writeDisconnected or self._aborting:
             collected.clear()
             self._tempDataLen = 0
-            return 0
+            return
         if self.dataBuffer:
             # The kernel was full before: doWrite goes on in order when it has room.
             self._count_unsent()
             self._apply_backpressure(len(collected[-1]) if collected else 0)
-            return 0
+            return
         data = collected[0] if len(collected) == 1 else b"".join(collected)
         try:
             sent = self.socket.send(data)
@@ -119,17 +120,25 @@ class FrameTransport(tcp.Server):
             self.startWriting()
             self._count_unsent()
             self._apply_backpressure(len(data))
-        elif self.disconnecting or self._writeDisconnecting:
-            self.server.outbox.close_soon(self)
-        return sent
+        if sent > FLUSH_BYTES:
+            self.server.outbox.flushed += sent
+
+    def loseConnection(self, *arguments: Any) -> None:
+        """Close when everything is sent, without waiting until the reactor sees that there is room to write."""
+        super().loseConnection(*arguments)
+        self.server.outbox.close_soon(self)
+
+    def loseWriteConnection(self) -> None:
+        """Shut down the side that writes when everything is sent, as soon as that."""
+        super().loseWriteConnection()
+        self.server.outbox.close_soon(self)
 
     def finish(self) -> None:
-        """Close, or shut down the side that writes, as was asked for; everything is sent.
+        """Do what was asked for by ``loseConnection`` or ``loseWriteConnection``, if everything is sent.
 
-        Twisted does so when the reactor finds that there is room to write, which a client that waits for
-        the end of its answer waits for, too.
+        The client may wait for the end of its answer.
         """
-        if self.connected and not self._aborting:
+        if self.connected and not (self._aborting or self._writeDisconnected or self.dataBuffer or self._tempDataLen):
             end = self.doWrite()
             if end:
                 self.stopReading()
@@ -247,6 +256,7 @@ class Outbox:
 
     Attributes:
         busy: whether the caller that set it will flush when it is done.
+        flushed: bytes of long frames sent since the present flush began.
         unsent: where the bytes are counted that the kernel does not take; None for nowhere.
 
     Args:
@@ -254,72 +264,87 @@ class Outbox:
         unsent: see above.
     """
 
-    __slots__ = ("_clock", "_closing", "_long", "_scheduled", "_senders", "_slices", "busy", "unsent")
+    __slots__ = ("_clock", "_closing", "_long", "_scheduled", "_senders", "_slices", "busy", "flushed", "unsent")
 
     def __init__(self, clock: IReactorTime, unsent: Account | None = None) -> None:
         self._clock = clock
         self._slices = slices_of(clock)
         self.unsent = unsent
         self._senders: list[FrameTransport] = []
-        self._long: deque[FrameTransport] = deque()  # senders of long frames
+        self._long: deque[FrameTransport] = deque()  # whose long frames are sent in a later iteration
         self._closing: list[FrameTransport] = []
         self._scheduled: IDelayedCall | None = None
         self.busy = False
+        self.flushed = 0
 
     def add(self, sender: FrameTransport) -> None:
         """Have *sender* flushed; it is added at most once until then."""
         self._senders.append(sender)
-        if not self.busy and self._scheduled is None:
-            self._scheduled = self._clock.callLater(0, self._flush_scheduled)
+        if not self.busy:
+            self._schedule()
 
     def is_late(self) -> bool:
         """Whether the time of this iteration is over."""
         return self._slices.over()
 
     def flush(self) -> None:
-        """Flush every sender, those included that are added meanwhile, unless they send very much: then go on later."""
-        left, long = MAX_FLUSHED, self._long
-        while self._senders and left > 0:
+        """Flush every sender, those included that are added meanwhile, but very many long frames later."""
+        self.flushed = 0
+        if self._long:
+            self._flush_long()
+        while self._senders:
             senders, self._senders = self._senders, []
-            for number, sender in enumerate(senders, 1):
-                if sender._tempDataLen > FLUSH_BYTES:
-                    long.append(sender)  # the others do not wait for it
-                    continue
+            for sender in senders:
                 try:
-                    left -= sender.flush_frames()
+                    sender.flush_frames()
                 except Exception:
                     # A producer or an overflow callback failed: its own connection's loss only.
                     log.failure("flushing a connection failed")
                     sender.abortConnection()
-                if left <= 0:
-                    self._senders[:0] = senders[number:]
+                if self.flushed > MAX_FLUSHED:
+                    self._put_off_long(senders[senders.index(sender) + 1 :])
                     break
-        if long:
-            self._flush_long()
-        if (self._senders or long) and self._scheduled is None:
-            self._scheduled = self._clock.callLater(0, self._flush_scheduled)
         if self._closing:
-            closing, self._closing = self._closing, []
-            for sender in closing:
-                try:
-                    sender.finish()
-                except Exception:
-                    log.failure("closing a connection failed")
-                    sender.abortConnection()
+            self._close()
+        if self._long:
+            self._schedule()
+
+    def _put_off_long(self, senders: list[FrameTransport]) -> None:
+        """Go on with those of *senders* that have no long frame: they need not wait for the others."""
+        short: list[FrameTransport] = []
+        for sender in senders:
+            (self._long if sender._tempDataLen > FLUSH_BYTES else short).append(sender)
+        self._senders[:0] = short
+        self.flushed = 0
 
     def _flush_long(self) -> None:
-        long, left = self._long, MAX_FLUSHED
-        while long and left > 0:
+        long = self._long
+        while long and self.flushed < MAX_FLUSHED:
             sender = long.popleft()
             try:
-                left -= sender.flush_frames()
+                sender.flush_frames()
             except Exception:
                 log.failure("flushing a connection failed")
                 sender.abortConnection()
 
+    def _close(self) -> None:
+        closing, self._closing = self._closing, []
+        for sender in closing:
+            try:
+                sender.finish()
+            except Exception:
+                log.failure("closing a connection failed")
+                sender.abortConnection()
+
     def close_soon(self, sender: FrameTransport) -> None:
-        """Have *sender*, that is being flushed, closed after that."""
+        """Have *sender* closed after the next flush."""
         self._closing.append(sender)
+        if not self.busy:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        if self._scheduled is None:
+            self._scheduled = self._clock.callLater(0, self._flush_scheduled)
 
     def _flush_scheduled(self) -> None:
         self._scheduled = None
@@ -362,14 +387,13 @@ class ReactorLoop:
         events = reactor._poller.poll(-1 if timeout is None else timeout, len(selectables))
         outbox.busy = True
         slices, late = self._slices, self._late
-        places: dict[int, int] = {}
-        probes = MAX_PROBES
+        places, probes = NOBODY, MAX_PROBES
         if late:
             # Those first, in the same order, and behind them who has become ready since.
             places = {descriptor: place for place, descriptor in enumerate(late)}
             events.sort(key=lambda ready: places.get(ready[0], len(places)))
             late.clear()
-        many, over, now = len(events) > FEW, False, slices.now
+        over, unchecked, now = False, CHECKED, slices.now
         slices.end = end_of_slice = now() + READ_SLICE  # as ``begin`` does, for less
         try:
             for descriptor, event in events:
@@ -397,7 +421,9 @@ class ReactorLoop:
                         self._disconnect(selectable, end)
                 else:
                     callWithLogger(selectable, reactor._doReadOrWrite, selectable, descriptor, event)
-                over = many and now() >= end_of_slice
+                unchecked -= 1
+                if not unchecked:
+                    over, unchecked = now() >= end_of_slice, CHECKED
         finally:
             slices.end = inf
             outbox.busy = False

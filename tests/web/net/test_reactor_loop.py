@@ -12,7 +12,7 @@ from twisted.logger import LogLevel
 from broker.core.slices import READ_SLICE, slices_of
 from broker.web.net import transport as of_transports
 from broker.web.net.probes import is_probe
-from broker.web.net.transport import FEW, FrameTransport, Outbox, ReactorLoop
+from broker.web.net.transport import FrameTransport, Outbox, ReactorLoop
 from tests.support.logs import failures_of, logging
 from tests.web.net.loop import Connection, CountingSocket, Setup
 
@@ -139,9 +139,10 @@ def test_connections_that_are_aborted_at_once_end_in_slices(setup: Setup) -> Non
     setup.run(lambda: not setup.factory.connections)
 
 
-def late_setup(setup: Setup) -> tuple[list[Any], list[bytes]]:
-    """Return more clients than ``FEW``, and what is read of them: each uses up the time of its iteration."""
-    clients = [setup.connect()[0] for _ in range(FEW + 2)]
+def late_setup(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], list[bytes]]:
+    """Return clients, and what is read of them: each uses up the time of its iteration."""
+    monkeypatch.setattr(of_transports, "CHECKED", 1)
+    clients = [setup.connect()[0] for _ in range(6)]
     heard: list[bytes] = []
     slices_of(setup.reactor).now = lambda: len(heard) * READ_SLICE
 
@@ -152,8 +153,10 @@ def late_setup(setup: Setup) -> tuple[list[Any], list[bytes]]:
     return clients, heard
 
 
-def test_what_an_iteration_has_no_time_for_goes_first_in_the_next(setup: Setup) -> None:
-    clients, heard = late_setup(setup)
+def test_what_an_iteration_has_no_time_for_goes_first_in_the_next(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients, heard = late_setup(setup, monkeypatch)
     for number, client in enumerate(clients):
         client.sendall(b"%d" % number)
     setup.reactor.doIteration(0)
@@ -164,8 +167,8 @@ def test_what_an_iteration_has_no_time_for_goes_first_in_the_next(setup: Setup) 
     assert sorted(heard[:-1]) == [b"%d" % number for number in range(len(clients))]
 
 
-def test_a_probe_of_health_is_read_though_the_time_is_over(setup: Setup) -> None:
-    clients, heard = late_setup(setup)
+def test_a_probe_of_health_is_read_though_the_time_is_over(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    clients, heard = late_setup(setup, monkeypatch)
     for client in clients[:-1]:
         client.sendall(b"x")
     clients[-1].sendall(b"GET /health HTTP/1.1\r\n\r\n")
@@ -175,7 +178,7 @@ def test_a_probe_of_health_is_read_though_the_time_is_over(setup: Setup) -> None
 
 def test_many_probes_of_health_have_to_wait(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(of_transports, "MAX_PROBES", 2)
-    clients, heard = late_setup(setup)
+    clients, heard = late_setup(setup, monkeypatch)
     for client in clients:
         client.sendall(b"HEAD /ready?x HTTP/1.1\r\n\r\n")
     setup.reactor.doIteration(0)
@@ -183,7 +186,7 @@ def test_many_probes_of_health_have_to_wait(setup: Setup, monkeypatch: pytest.Mo
 
 
 def test_who_is_late_again_is_not_looked_at_again(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    clients, heard = late_setup(setup)
+    clients, heard = late_setup(setup, monkeypatch)
     looks: list[object] = []
     monkeypatch.setattr(of_transports, "peek", lambda connection: looks.append(connection))
     for client in clients:

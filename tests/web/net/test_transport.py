@@ -629,16 +629,17 @@ def test_frames_can_be_dropped_but_for_the_one_that_is_under_way() -> None:
 
 
 def test_no_more_is_sent_in_one_iteration_than_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(of_transports, "MAX_FLUSHED", 5)
+    monkeypatch.setattr(of_transports, "MAX_FLUSHED", 2 * FLUSH_BYTES)
     machine = Machine()
+    slices_of(machine.reactor).end = -1.0
     ends = [machine.connect() for _ in range(3)]
     for transport, _, _ in ends:
-        transport.send_frame(b"1234")
+        transport.send_frame(b"x" * (FLUSH_BYTES + 1))
     machine.outbox.flush()
-    assert [sock.sent for _, sock, _ in ends] == [b"1234", b"1234", b""]
-    ends[2][0].send_frame(b"5")
-    machine.iterate()
-    assert [sock.sent for _, sock, _ in ends] == [b"1234", b"1234", b"12345"]
+    assert [len(sock.sent) for _, sock, _ in ends] == [FLUSH_BYTES + 1, FLUSH_BYTES + 1, 0]
+    ends[2][0].send_frame(b"")
+    machine.reactor.pump([0, 0])
+    assert [len(sock.sent) for _, sock, _ in ends] == [FLUSH_BYTES + 1] * 3
     assert not machine.reactor.getDelayedCalls()
 
 
@@ -698,3 +699,18 @@ def test_a_connection_that_fails_at_its_end_keeps_no_other_from_its_own(logged: 
     machine.iterate()
     assert [len(peer.lost) for _, _, peer in ends] == [0, 1]
     assert [type(failure) for failure in failures_of(logged)] == [ZeroDivisionError]
+
+
+def test_half_a_close_is_told_once() -> None:
+    machine = Machine()
+    transport, _, peer = machine.connect()
+    directlyProvides(peer, IHalfCloseableProtocol)
+    ended: list[str] = []
+    peer.writeConnectionLost = lambda: ended.append("half")
+    transport.loseWriteConnection()
+    machine.reactor.writable(transport)
+    machine.iterate()
+    assert ended == ["half"]
+    transport.loseConnection()
+    machine.iterate()
+    assert len(peer.lost) == 1
