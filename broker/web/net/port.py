@@ -36,7 +36,7 @@ MAX_WAITING = 1024  # connections of a kind that wait to begin
 Arrival = tuple[socket.socket, Any]  # with its address
 
 
-class Line:
+class FairQueue:
     """Connections of one kind that wait: one of each network in turn, and of one network in the order of coming."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Line:
         self._of.setdefault(network, {})[descriptor] = arrival
         return dropped
 
-    def take(self) -> Arrival:
+    def popleft(self) -> Arrival:
         """Remove and return who is next."""
         network = next(iter(self._of))
         self._of[network] = own = self._of.pop(network)  # the others go before it now
@@ -76,8 +76,8 @@ class Line:
     def _larger_than(self, size: int) -> dict[int, Arrival] | None:
         """Return those of a network that is larger than one of *size* and one more, and than the average."""
         networks = self._of.values()
-        least = max(size + 1, len(self) / (len(networks) + (not size)))
-        return next((own for own in networks if len(own) > least), None)
+        bound = max(size + 1, len(self) / (len(networks) + (not size)))
+        return next((own for own in networks if len(own) > bound), None)
 
 
 class Queue:
@@ -90,11 +90,11 @@ class Queue:
     """
 
     def __init__(self) -> None:
-        self.probes = Line()
+        self.probes = FairQueue()
         self.ended: deque[socket.socket] = deque()
         self.dropped = 0
-        self._said = Line()
-        self._silent = Line()
+        self._said = FairQueue()
+        self._silent = FairQueue()
         self._poll = select.poll()  # of the silent
 
     def __len__(self) -> int:
@@ -103,9 +103,9 @@ class Queue:
     def __iter__(self) -> Iterator[Arrival]:
         """Return those that wait, but for probes, in the order in which they may begin; each is removed."""
         while self._said:
-            yield self._said.take()
+            yield self._said.popleft()
         while self._silent:
-            arrival = self._silent.take()
+            arrival = self._silent.popleft()
             self._poll.unregister(arrival[0])
             yield arrival
 
@@ -136,7 +136,7 @@ class Queue:
     def close(self) -> None:
         """Close all that wait."""
         while self.probes:
-            self.probes.take()[0].close()
+            self.probes.popleft()[0].close()
         for connection, _ in self:
             connection.close()
         while self.ended:
@@ -204,7 +204,7 @@ class FramePort(tcp.Port):
         """Begin the probes that wait, until *end*."""
         probes = self._waiting.probes
         while probes and self.now() < end:
-            self._begin(*probes.take())
+            self._begin(*probes.popleft())
 
     def _go_on(self) -> None:
         """Begin as many of those that wait as there is time for."""

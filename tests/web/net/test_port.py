@@ -154,21 +154,21 @@ def arrivals(number: int, host: str) -> list[of_ports.Arrival]:
 
 
 def test_networks_take_turns() -> None:
-    line = of_ports.Line()
+    queue = of_ports.FairQueue()
     many, few = arrivals(3, "192.0.2.1"), arrivals(1, "2001:db8::1")
     for arrival in many + few:
-        assert line.add(arrival) is None
-    assert [line.take() for _ in range(4)] == [many[0], few[0], *many[1:]]
-    assert not line
+        assert queue.add(arrival) is None
+    assert [queue.popleft() for _ in range(4)] == [many[0], few[0], *many[1:]]
+    assert not queue
 
 
 def test_one_network_keeps_no_other_from_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(of_ports, "MAX_WAITING", 3)
-    line = of_ports.Line()
+    queue = of_ports.FairQueue()
     many, few = arrivals(4, "2001:db8::1"), arrivals(3, "192.0.2.1")
-    assert [line.add(arrival) for arrival in many] == [None, None, None, many[3]]
-    assert [line.add(arrival) for arrival in few] == [many[2], few[1], few[2]]
-    assert [line.take() for _ in range(3)] == [many[0], few[0], many[1]]
+    assert [queue.add(arrival) for arrival in many] == [None, None, None, many[3]]
+    assert [queue.add(arrival) for arrival in few] == [many[2], few[1], few[2]]
+    assert [queue.popleft() for _ in range(3)] == [many[0], few[0], many[1]]
 
 
 def test_those_that_wait_are_closed_with_the_port(flood: Flood) -> None:
