@@ -28,7 +28,7 @@ from broker.redis.batcher import RECONNECT_ERRORS, RECONNECT_TIMEOUT, Batcher, O
 from broker.redis.connection import Connection, ResponseError
 from broker.redis.event_codec import encode_message
 from broker.redis.script import Script
-from broker.redis.server import check_version, read_info
+from broker.redis.server import ServerInfo, check_version, read_info
 
 log = Logger()
 
@@ -88,6 +88,7 @@ class RedisBus(Service):
         self._connections = 0  # how often it has connected to do operations
         self._server = ""  # the run id of the server that it is connected to
         self._server_told = ""  # the one that it was connected to when it renewed its lease last
+        self._subscribed_server = ""  # the one that it subscribes at
         self._moved_by = 0  # the connection that has shown another server than before
         self._losses = self._losses_told = 0  # how often the store went back, and what a renewal has said of that
         self._first_renewal: tuple[Any, ...] | None = None  # of a connection: the arguments of ``_renewed``
@@ -123,7 +124,7 @@ class RedisBus(Service):
             self._address,
             self._reactor,
             purpose="subscriptions",
-            prepare=_nothing,
+            prepare=self._prepare_subscriber,
             opened=self._subscriber_opened,
             closed=subscriber.closed,
             on_message=subscriber.on_message,
@@ -313,6 +314,20 @@ class RedisBus(Service):
             self._renewed(*self._first_renewal)
             self._first_renewal = None
 
+    async def _prepare_subscriber(self, protocol: Any) -> None:
+        """Refuse a replica, which a Sentinel that is behind may name.
+
+        It hands over what its master is given to publish, late, and the master counts that as received by nobody.
+        """
+        server = ServerInfo(await read_info(protocol))
+        server.check()
+        self._subscribed_server = server.info.get("run_id", "")
+
+    def _follow_server(self) -> None:
+        """Subscribe anew unless that is where this node's lease was just renewed: the master is another one now."""
+        if self._server and self._subscribed_server and self._server != self._subscribed_server:
+            self._subscriber_connection.drop("it leads to another server than that for names and messages")
+
     def _subscriber_opened(self) -> None:
         self._subscriber.opened()
         self._subscriber.heartbeat()
@@ -353,6 +368,7 @@ class RedisBus(Service):
         number, removed, lost, nodes = answer
         if self._stopped_reason:
             return
+        self._follow_server()
         moved = self._moved(losses)
         others = [(address.decode(), each, generation.decode()) for address, each, generation in nodes]
         self._lease.renewed(sent, number, others, moved=moved)
@@ -433,10 +449,6 @@ def _ignore(*_: object) -> None:
 
 def _none(_: object) -> None:
     return None
-
-
-async def _nothing(_: object) -> None:
-    """Prepare nothing: a connection for subscriptions needs no script."""
 
 
 def _claimed(name: str, answer: bytes | int) -> None:
