@@ -1,4 +1,4 @@
-"""Connections on a virtual clock keep their order."""
+"""Connections on a virtual clock keep their order, and bring nobody what he has left."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any, cast
 import pytest
 
 from tests.simulation.network import LATENCY, Pipe
+from tests.simulation.run import run_schedule
+from tests.simulation.schedule import Schedule, Step
 from tests.simulation.world import START, World
 
 
@@ -51,3 +53,14 @@ def test_what_a_pipe_has_lost_does_not_come_in_the_place_of_another() -> None:
     pipe.closed = cable.cut = False
     world.run_until(START + 2.0)
     assert got == [2]
+
+
+def test_a_client_that_has_left_a_frozen_node_gets_nothing_of_it() -> None:
+    steps = (
+        Step(2.371, "c3", "observe", ("durable.b",)),
+        Step(2.95, "n0", "freeze", (9.405, False)),
+        Step(4.247, "c1", "post", ("durable.b",)),
+        Step(4.269, "c3", "leave"),
+        Step(4.404, "c1", "post", ("durable.b",)),
+    )
+    assert run_schedule(Schedule(7448, 3, 4, steps)).violations == []
