@@ -73,6 +73,16 @@ FOUND: dict[str, Schedule] = {
             Step(6.116, "n2", "stop", (0.872,)),
         ),
     ),
+    "an event came after a subscription was said to be in force, and before its mark was known": Schedule(
+        9359,
+        3,
+        7,
+        (
+            Step(4.288, "n0", "stall", ("commands subscriber", 6.679)),
+            Step(7.817, "c6", "observe", ("durable.a",)),
+            Step(10.015, "c6", "post", ("durable.a",)),
+        ),
+    ),
     "a key watcher heard nothing when another subscribed to the topics of keys": Schedule(
         54,
         2,
