@@ -182,7 +182,8 @@ def check_absent(run: Run) -> None:
         ended = issued.ended or world.now
         executions = history.executions[issued.token]
         if executions:
-            begun = [max(executions[-1].when, began) for began in executions[-1].node.absences if began < ended]
+            last = executions[-1]
+            begun = [max(last.when, began) for began, over in last.node.absences if began < ended and last.when <= over]
         else:
             begun = [max([issued.issued, *(START + step.at for step in faults if START + step.at < ended)])]
         for began in begun:

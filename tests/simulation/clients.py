@@ -19,12 +19,16 @@ from broker.messages import Event, Mail, Reply, Request
 from broker.peer import Peer
 from broker.sessions import BaseSession
 from tests.simulation.node import Node
+from tests.simulation.server import Server
 from tests.simulation.world import World
 
 OVERLAP = 0.5  # seconds for which one whose name was taken over may go on
 GRACE = 0.4  # seconds that the end of a call may be late: the grain of deadlines, and the network
 RETRY = 0.5  # seconds until a reader asks again
 POLL = 3.0  # seconds that a poll waits
+
+
+Place = tuple[str, str, int]  # topic, epoch and id of an event
 
 
 @attrs.define(eq=False)
@@ -81,9 +85,11 @@ class History:
         acknowledged: topic, epoch, id, body and when it was asked for, of posts that were answered.
     """
 
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.appended: dict[tuple[str, str, int], bytes] = {}
+    def __init__(self, world: World, server: Server) -> None:
+        self.world, self._server = world, server
+        self.appended: dict[Place, bytes] = {}
+        self._witnesses: defaultdict[Place, set[Node]] = defaultdict(set)
+        self._lost: set[tuple[Place, bytes]] = set()
         self.acknowledged: list[tuple[str, str, int, bytes, float]] = []
         self.calls: dict[str, Issued] = {}
         self.executions: defaultdict[str, list[Execution]] = defaultdict(list)
@@ -98,12 +104,26 @@ class History:
         self.numbers += 1
         return self.numbers
 
-    def append(self, event: Event) -> None:
-        """Note that *event* is stored."""
+    def append(self, event: Event, node: Node) -> None:
+        """Note that *event* is stored, as a client of *node* has learnt."""
         place, body = (event.topic, event.epoch, event.id), event.body or b""
+        if (place, body) in self._lost:
+            return
         known = self.appended.setdefault(place, body)
-        if known != body:
+        if known != body and self._noticeable(place):
             self.world.violate("an id was given twice", f"{place}: {known!r} and {body!r}")
+        elif known != body:
+            self._lost.add((place, known))
+            self.appended[place] = body
+            self._witnesses[place].clear()
+        self._witnesses[place].add(node)
+
+    def _noticeable(self, place: Place) -> bool:
+        """Return whether the loss of what was there had to be noticed: a node that knew it has come since."""
+        if not self._server.has_lost:
+            return True
+        compared: Any = self._server.data.keys.get(b"sim:members", ())
+        return any(node.store._timeline.member in compared for node in self._witnesses[place])
 
     def executed(self, client: Client, token: str, name: str) -> None:
         """Note that *client* was asked to perform a call; nobody else may hold the name meanwhile."""
@@ -166,7 +186,7 @@ class Reader:
                             "a reader missed events",
                             f"{self.client.name} has read {self.topic} up to {self.after}, then {event.id}",
                         )
-                    history.append(event)
+                    history.append(event, node)
                     self.after = event.id
                     self.bodies.append(event.body or b"")
                 if events and self.after:
@@ -360,9 +380,10 @@ class Client:
 
     async def do_post(self, peer: Peer, topic: str) -> None:
         body, began = b"%s %d" % (topic.encode(), self.history.number()), self.world.now
+        node = self.node
         stored = await peer.publish(topic, "post", body)
         self.world.log(f"{self.name}: {topic} {stored.id} is {body!r}")
-        self.history.append(stored)
+        self.history.append(stored, node)
         self.history.acknowledged.append((topic, stored.epoch, stored.id, body, began))
 
     async def do_publish(self, peer: Peer, topic: str) -> None:
@@ -412,7 +433,7 @@ class Client:
             if times > 1 and not event.topic.startswith("$"):
                 self.world.violate("a live event came twice", f"{body!r} to {self.name}, by {pattern}")
             return
-        self.history.append(event)
+        self.history.append(event, self.node)
         before = self.heard[pattern, event.topic]
         if before and before[-1].epoch == event.epoch and event.id != before[-1].id + 1:
             self.world.violate(

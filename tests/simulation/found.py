@@ -83,6 +83,26 @@ FOUND: dict[str, Schedule] = {
             Step(10.015, "c6", "post", ("durable.a",)),
         ),
     ),
+    "a call to a node that had been away, and was there again when it came, counted as late": Schedule(
+        2665,
+        2,
+        4,
+        (
+            Step(2.833, "n0", "freeze", (7.061, True)),
+            Step(2.844, "c2", "perform", ("svc.two", True)),
+            Step(10.813, "c3", "call", ("svc.two", 0.0)),
+        ),
+    ),
+    "what only a node had seen that ended together with Redis was lost, which nobody can notice": Schedule(
+        6105,
+        2,
+        6,
+        (
+            Step(2.46, "c0", "post", ("durable.b",)),
+            Step(2.505, "redis", "back", (2.346, 0.674)),
+            Step(2.513, "n0", "crash", (False, 4.857)),
+        ),
+    ),
     "a key watcher heard nothing when another subscribed to the topics of keys": Schedule(
         54,
         2,

@@ -17,6 +17,7 @@ from broker.cluster.claims import Claims
 from broker.cluster.link import Link
 from broker.cluster.queues import SharedQueues
 from broker.redis.script import Script
+from broker.stores.redis_timeline import Timeline
 from tests.simulation.run import run_seed
 
 _sources: dict[Any, str] = {}  # of methods that were changed
@@ -204,6 +205,13 @@ MUTANTS: dict[str, Mutant] = {
             "hold(name, sharing, rest)\n  call('SREM', prefix .. 'lost/' .. me, name)\n  return 1",
             "hold(name, sharing, {})\n  call('SREM', prefix .. 'lost/' .. me, name)\n  return 1",
         ),
+    ),
+    "loss not noticed": _mutant(
+        "a node does not compare what it has seen with what the store has",
+        "back",
+        100,
+        0,
+        Edit(Timeline, "_ask", "timeout, *self._known)", "timeout)"),
     ),
     "went back unnoticed": _mutant(
         "a server that went back lets newcomers have names that others hold",

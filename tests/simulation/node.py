@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
+from math import inf
 from typing import Any
 
 import attrs
@@ -41,7 +42,7 @@ class Node:
         name: the same at each start.
         thawed: when it was frozen last and has gone on.
         died: when it has ended without notice; 0.0: it has not.
-        absences: when it began to be frozen for longer than its lease, or has ended without notice.
+        absences: from when to when it was frozen for longer than its lease, or that it has ended without notice.
     """
 
     def __init__(self, world: World, server: Server, name: str, start: int = 1) -> None:
@@ -52,7 +53,7 @@ class Node:
         self.thawed = self.died = 0.0
         self.alive = True
         self.froze = 0.0
-        self.absences: list[float] = []
+        self.absences: list[tuple[float, float]] = []
         clock: Any = self.clock
         settings = Settings(
             takeover_probe_seconds=PROBE, durable_topics=("durable.>",), max_mailbox=100_000, request_idle_seconds=20.0
@@ -80,13 +81,13 @@ class Node:
     def thaw(self, net_first: bool) -> None:
         self.thawed = self.world.now
         if self.thawed > self.froze + LEASE + TOLD:
-            self.absences.append(self.froze)
+            self.absences.append((self.froze, self.thawed))
         self.clock.thaw(net_first)
 
     def crash(self, *, silently: bool) -> None:
         """End without notice; *silently*: by a power cut, of which nobody is told."""
         self.alive, self.died = False, self.world.now
-        self.absences.append(self.died)
+        self.absences.append((self.died, inf))
         self.clock.die()
         self.network.end(silently=silently)
 

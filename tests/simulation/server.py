@@ -24,12 +24,12 @@ class Server:
     Attributes:
         up: whether it runs.
         hung: whether it does nothing for now.
-        now_cut: names of nodes whose connections do not get through.
+        has_lost: whether it was ever started with other data than it had.
     """
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.up, self.hung = True, False
+        self.up, self.hung, self.has_lost = True, False, False
         self.links: dict[Link, None] = {}
         self.all_links: list[Link] = []
         self._waiting: list[tuple[Link, tuple[bytes, ...]]] = []
@@ -159,7 +159,7 @@ class Server:
         self.up = True
         self.runs += 1
         if data is not None:
-            self.data.keys = data
+            self.data.keys, self.has_lost = data, True
 
 
 def _times(link: Link, channel: bytes) -> int:

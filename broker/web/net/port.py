@@ -3,8 +3,8 @@
 A connection costs much more to begin than to accept.  Twisted does both at once, for all that have come:
 thousands of clients that come together keep every other connection, and whoever asks for the health of
 the daemon, waiting for seconds.  :class:`FramePort` begins connections for a few milliseconds of an
-iteration; whoever has come besides waits, in the order of coming, but those that have sent something
-before those that are silent, and probes of health before all.
+iteration; whoever has come besides waits, the addresses taking turns, but those that have sent something
+before those that are silent.  Probes of health have a time of their own, before all others.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ from typing import Any
 from twisted.internet import tcp
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.python.log import callWithLogger
 
+from broker.access.limits import network_of
+from broker.core.slices import slices_of
 from broker.web.net.probes import is_probe, peek
 from broker.web.net.transport import FrameTransport, Outbox
 
@@ -32,67 +36,116 @@ MAX_WAITING = 1024  # connections of a kind that wait to begin
 Arrival = tuple[socket.socket, Any]  # with its address
 
 
+class FairQueue:
+    """Connections of one kind that wait: one of each network in turn, and of one network in the order of coming."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, dict[int, Arrival]] = {}  # by network, then by file descriptor
+        self._networks: dict[int, str] = {}  # by file descriptor
+
+    def __len__(self) -> int:
+        return len(self._networks)
+
+    def add(self, arrival: Arrival) -> Arrival | None:
+        """Let *arrival* wait; return who can not any more, perhaps itself: too many do."""
+        network, dropped = network_of(arrival[1][0]), None
+        if len(self) >= MAX_WAITING:
+            larger = self._larger_than(len(self._of.get(network, ())))
+            if larger is None:
+                return arrival
+            dropped = self.remove(next(reversed(larger)))
+        descriptor = arrival[0].fileno()
+        self._networks[descriptor] = network
+        self._of.setdefault(network, {})[descriptor] = arrival
+        return dropped
+
+    def popleft(self) -> Arrival:
+        """Remove and return who is next."""
+        network = next(iter(self._of))
+        self._of[network] = own = self._of.pop(network)  # the others go before it now
+        return self.remove(next(iter(own)))
+
+    def remove(self, descriptor: int) -> Arrival:
+        """Remove and return who has *descriptor*."""
+        network = self._networks.pop(descriptor)
+        arrival = self._of[network].pop(descriptor)
+        if not self._of[network]:
+            del self._of[network]
+        return arrival
+
+    def _larger_than(self, size: int) -> dict[int, Arrival] | None:
+        """Return those of a network that is larger than one of *size* and one more, and than the average."""
+        networks = self._of.values()
+        bound = max(size + 1, len(self) / (len(networks) + (not size)))
+        return next((own for own in networks if len(own) > bound), None)
+
+
 class Queue:
     """Connections that are accepted and have not begun.
 
     Attributes:
         probes: those that ask for the health of the daemon.
         ended: those that are to be closed.
+        dropped: how many were, since too many waited.
     """
 
     def __init__(self) -> None:
-        self.probes: deque[Arrival] = deque()
+        self.probes = FairQueue()
         self.ended: deque[socket.socket] = deque()
-        self._said: deque[Arrival] = deque()
-        self._silent: dict[int, Arrival] = {}  # by file descriptor
+        self.dropped = 0
+        self._said = FairQueue()
+        self._silent = FairQueue()
         self._poll = select.poll()  # of the silent
 
     def __len__(self) -> int:
         return len(self.probes) + len(self._said) + len(self._silent) + len(self.ended)
 
     def __iter__(self) -> Iterator[Arrival]:
-        """Return those that wait in the order in which they may begin; each is removed."""
-        for arrivals in (self.probes, self._said):
-            while arrivals:
-                yield arrivals.popleft()
+        """Return those that wait, but for probes, in the order in which they may begin; each is removed."""
+        while self._said:
+            yield self._said.popleft()
         while self._silent:
-            yield self._remove(next(iter(self._silent)))
+            arrival = self._silent.popleft()
+            self._poll.unregister(arrival[0])
+            yield arrival
 
-    def add(self, arrival: Arrival) -> bool:
-        """Let *arrival* wait in its place, unless too many of its kind do; say whether it does."""
+    def add(self, arrival: Arrival) -> None:
+        """Let *arrival* wait in its place; if too many of its kind do, drop it, or one of whose network more wait."""
         begin = peek(arrival[0])
         if begin is None:
-            if len(self._silent) >= MAX_WAITING:
-                return False
-            descriptor = arrival[0].fileno()
-            self._silent[descriptor] = arrival
-            self._poll.register(descriptor, select.POLLIN)
-            return True
-        if not begin:
-            return False
-        arrivals = self.probes if is_probe(begin) else self._said
-        if len(arrivals) >= MAX_WAITING:
-            return False
-        arrivals.append(arrival)
-        return True
+            self._poll.register(arrival[0], select.POLLIN)
+            dropped = self._silent.add(arrival)
+            if dropped is not None:
+                self._poll.unregister(dropped[0])
+        elif begin:
+            dropped = (self.probes if is_probe(begin) else self._said).add(arrival)
+        else:
+            self._end(arrival)
+            return
+        if dropped is not None:
+            self.dropped += 1
+            self._end(dropped)
 
     def look(self) -> None:
         """Let those that were silent, and are not any more, have the place that is theirs now."""
         if self._silent:
             for descriptor, _ in self._poll.poll(0):
-                arrival = self._remove(descriptor)
-                if not self.add(arrival):
-                    self.ended.append(arrival[0])
+                self._poll.unregister(descriptor)
+                self.add(self._silent.remove(descriptor))
 
     def close(self) -> None:
         """Close all that wait."""
-        self.ended.extend(connection for connection, _ in self)
+        while self.probes:
+            self.probes.popleft()[0].close()
+        for connection, _ in self:
+            connection.close()
         while self.ended:
             self.ended.popleft().close()
 
-    def _remove(self, descriptor: int) -> Arrival:
-        self._poll.unregister(descriptor)
-        return self._silent.pop(descriptor)
+    def _end(self, arrival: Arrival) -> None:
+        self.ended.append(arrival[0])
+        if len(self.ended) > MAX_WAITING:
+            self.ended.popleft().close()
 
 
 class FramePort(tcp.Port):
@@ -111,8 +164,8 @@ class FramePort(tcp.Port):
         super().__init__(*arguments, **options)
         self.now = perf_counter
         self._clock: Any = self.reactor
+        self._slices = slices_of(self.reactor)
         self._waiting = Queue()
-        self._refused = 0  # connections since the queue was full
         self._call: IDelayedCall | None = None  # while some wait
 
     def doRead(self) -> None:
@@ -129,14 +182,10 @@ class FramePort(tcp.Port):
                 break
             if now < end and not waiting:
                 self._begin(*arrival)
-            elif not waiting.add(arrival):
-                arrival[0].close()
-                self._refused += 1
+            else:
+                waiting.add(arrival)
             now = self.now()
-        probes = waiting.probes
-        while probes and now < last:
-            self._begin(*probes.popleft())
-            now = self.now()
+        self._begin_probes(last)
         self._schedule()
 
     def connectionLost(self, reason: Any) -> None:
@@ -151,34 +200,44 @@ class FramePort(tcp.Port):
         if self._call is None and self._waiting:
             self._call = self._clock.callLater(0, self._go_on)
 
+    def _begin_probes(self, end: float) -> None:
+        """Begin the probes that wait, until *end*."""
+        probes = self._waiting.probes
+        while probes and self.now() < end:
+            self._begin(*probes.popleft())
+
     def _go_on(self) -> None:
         """Begin as many of those that wait as there is time for."""
         self._call = None
-        waiting = self._waiting
+        waiting, slices, now = self._waiting, self._slices, self.now
         waiting.look()
-        end, ended = self.now() + SLICE, waiting.ended
-        while ended and self.now() < end:
+        end, ended = now() + SLICE, waiting.ended
+        while ended and now() < end:
             ended.popleft().close()
-        end = self.now() + SLICE
+        slices.begin()  # for what they have sent already
+        self._begin_probes(now() + SLICE)
+        end = now() + SLICE  # however many probes there are
         for arrival in waiting:
             self._begin(*arrival)
-            if self.now() >= end:
+            if now() >= end:
                 break
-        if self._refused and not waiting:
+        slices.finish()
+        if waiting.dropped and not waiting:
             log.warn(
                 "{count} connections were dropped: more came than can begin, and {limit} of a kind waited",
-                count=self._refused,
+                count=waiting.dropped,
                 limit=MAX_WAITING,
             )
-            self._refused = 0
+            waiting.dropped = 0
         self._schedule()
 
     def _begin(self, connection: socket.socket, address: Any) -> None:
         """Let the protocol of *connection* begin, with what was sent already."""
-        if len(address) == 4:  # of IPv6: with the scope, as Twisted does
-            host, _ = socket.getnameinfo(address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
-            address = (host, *address[1:])
+        transport: FrameTransport | None = None
         try:
+            if len(address) == 4:  # of IPv6: with the scope, as Twisted does
+                host, _ = socket.getnameinfo(address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
+                address = (host, *address[1:])
             factory: Any = self.factory
             protocol = factory.buildProtocol(self._buildAddr(address))
             if protocol is None:
@@ -191,4 +250,7 @@ class FramePort(tcp.Port):
             transport.doRead()  # what it returns for one that has ended, it returns to the reactor again
         except Exception:
             log.failure("a connection can not begin")
-            connection.close()
+            if transport is None:
+                connection.close()
+            else:  # the reactor has to forget its descriptor, which the next one gets
+                callWithLogger(transport, transport.connectionLost, Failure())

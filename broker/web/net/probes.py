@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import socket
 
-PROBES = (b"GET /health", b"GET /ready", b"HEAD /health", b"HEAD /ready")  # how the request of a probe begins
+# How the request of a probe begins.
+PROBES = tuple(
+    b"%b /%b%b" % (method, page, end)
+    for method in (b"GET", b"HEAD")
+    for page in (b"health", b"ready")
+    for end in (b" ", b"?")
+)
 END_OF_HEAD = b"\r\n\r\n"
 PEEKED = 1024  # bytes in which the head of a probe has to end
 

@@ -25,6 +25,7 @@ import fcntl
 import select
 import sys
 import termios
+from collections import deque
 from collections.abc import Callable
 from math import inf
 from typing import Any
@@ -54,9 +55,11 @@ PRIVATE_NAMES = (
 LOOP_NAMES = ("_poller", "_selectables", "_doReadOrWrite", "_disconnectSelectable")  # of its EPollReactor
 HANG_UP = select.EPOLLHUP | select.EPOLLERR
 CHECKED = 4  # connections that are read between two looks at the time
+NOBODY: dict[int, int] = {}  # was late
+MAX_PROBES = 16  # probes of health that are read in one iteration though its time is over
 READ_BYTES = 65536  # bytes asked for in one recv
 FLUSH_BYTES = 65536  # bytes collected before they are sent without waiting for the outbox
-MAX_FLUSHED = 4 << 20  # bytes sent in one iteration
+MAX_FLUSHED = 4 << 20  # bytes of long frames sent in one iteration
 
 
 class FrameTransport(tcp.Server):
@@ -135,7 +138,7 @@ class FrameTransport(tcp.Server):
 
         The client may wait for the end of its answer.
         """
-        if self.connected and not self._aborting and not self.dataBuffer and not self._tempDataLen:
+        if self.connected and not (self._aborting or self._writeDisconnected or self.dataBuffer or self._tempDataLen):
             end = self.doWrite()
             if end:
                 self.stopReading()
@@ -261,13 +264,14 @@ class Outbox:
         unsent: see above.
     """
 
-    __slots__ = ("_clock", "_closing", "_scheduled", "_senders", "_slices", "busy", "flushed", "unsent")
+    __slots__ = ("_clock", "_closing", "_long", "_scheduled", "_senders", "_slices", "busy", "flushed", "unsent")
 
     def __init__(self, clock: IReactorTime, unsent: Account | None = None) -> None:
         self._clock = clock
         self._slices = slices_of(clock)
         self.unsent = unsent
         self._senders: list[FrameTransport] = []
+        self._long: deque[FrameTransport] = deque()  # whose long frames are sent in a later iteration
         self._closing: list[FrameTransport] = []
         self._scheduled: IDelayedCall | None = None
         self.busy = False
@@ -284,9 +288,11 @@ class Outbox:
         return self._slices.over()
 
     def flush(self) -> None:
-        """Flush every sender, those included that are added meanwhile, unless they send very much: then go on later."""
+        """Flush every sender, those included that are added meanwhile, but very many long frames later."""
         self.flushed = 0
-        while self._senders and self.flushed < MAX_FLUSHED:
+        if self._long:
+            self._flush_long()
+        while self._senders:
             senders, self._senders = self._senders, []
             for sender in senders:
                 try:
@@ -296,14 +302,39 @@ class Outbox:
                     log.failure("flushing a connection failed")
                     sender.abortConnection()
                 if self.flushed > MAX_FLUSHED:
-                    self._senders[:0] = senders[senders.index(sender) + 1 :]
+                    self._put_off_long(senders[senders.index(sender) + 1 :])
                     break
         if self._closing:
-            closing, self._closing = self._closing, []
-            for sender in closing:
-                sender.finish()
-        if self._senders:
+            self._close()
+        if self._long:
             self._schedule()
+
+    def _put_off_long(self, senders: list[FrameTransport]) -> None:
+        """Go on with those of *senders* that have no long frame: they need not wait for the others."""
+        short: list[FrameTransport] = []
+        for sender in senders:
+            (self._long if sender._tempDataLen > FLUSH_BYTES else short).append(sender)
+        self._senders[:0] = short
+        self.flushed = 0
+
+    def _flush_long(self) -> None:
+        long = self._long
+        while long and self.flushed < MAX_FLUSHED:
+            sender = long.popleft()
+            try:
+                sender.flush_frames()
+            except Exception:
+                log.failure("flushing a connection failed")
+                sender.abortConnection()
+
+    def _close(self) -> None:
+        closing, self._closing = self._closing, []
+        for sender in closing:
+            try:
+                sender.finish()
+            except Exception:
+                log.failure("closing a connection failed")
+                sender.abortConnection()
 
     def close_soon(self, sender: FrameTransport) -> None:
         """Have *sender* closed after the next flush."""
@@ -356,6 +387,7 @@ class ReactorLoop:
         events = reactor._poller.poll(-1 if timeout is None else timeout, len(selectables))
         outbox.busy = True
         slices, late = self._slices, self._late
+        places, probes = NOBODY, MAX_PROBES
         if late:
             # Those first, in the same order, and behind them who has become ready since.
             places = {descriptor: place for place, descriptor in enumerate(late)}
@@ -372,9 +404,12 @@ class ReactorLoop:
                     elif selectable is not None:
                         callWithLogger(selectable, reactor._doReadOrWrite, selectable, descriptor, event)
                     continue
-                if over and not is_probe(peek(selectable.socket)):
-                    late.append(descriptor)  # epoll reports it again
-                    continue
+                if over:
+                    # Who is late again is no probe, or one of too many.
+                    if not probes or descriptor in places or not is_probe(peek(selectable.socket)):
+                        late.append(descriptor)  # epoll reports it again
+                        continue
+                    probes -= 1
                 if event == select.EPOLLIN:
                     try:
                         end = selectable.doRead()

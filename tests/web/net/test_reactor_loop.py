@@ -10,7 +10,8 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 
 from broker.core.slices import READ_SLICE, slices_of
-from broker.web.net import transport
+from broker.web.net import transport as of_transports
+from broker.web.net.probes import is_probe
 from broker.web.net.transport import FrameTransport, Outbox, ReactorLoop
 from tests.support.logs import failures_of, logging
 from tests.web.net.loop import Connection, CountingSocket, Setup
@@ -140,7 +141,7 @@ def test_connections_that_are_aborted_at_once_end_in_slices(setup: Setup) -> Non
 
 def late_setup(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], list[bytes]]:
     """Return clients, and what is read of them: each uses up the time of its iteration."""
-    monkeypatch.setattr(transport, "CHECKED", 1)
+    monkeypatch.setattr(of_transports, "CHECKED", 1)
     clients = [setup.connect()[0] for _ in range(6)]
     heard: list[bytes] = []
     slices_of(setup.reactor).now = lambda: len(heard) * READ_SLICE
@@ -173,3 +174,29 @@ def test_a_probe_of_health_is_read_though_the_time_is_over(setup: Setup, monkeyp
     clients[-1].sendall(b"GET /health HTTP/1.1\r\n\r\n")
     setup.reactor.doIteration(0)
     assert heard == [b"x", b"GET /health HTTP/1.1\r\n\r\n"]
+
+
+def test_many_probes_of_health_have_to_wait(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(of_transports, "MAX_PROBES", 2)
+    clients, heard = late_setup(setup, monkeypatch)
+    for client in clients:
+        client.sendall(b"HEAD /ready?x HTTP/1.1\r\n\r\n")
+    setup.reactor.doIteration(0)
+    assert len(heard) == 3
+
+
+def test_who_is_late_again_is_not_looked_at_again(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    clients, heard = late_setup(setup, monkeypatch)
+    looks: list[object] = []
+    monkeypatch.setattr(of_transports, "peek", lambda connection: looks.append(connection))
+    for client in clients:
+        client.sendall(b"x")
+    setup.run(lambda: len(heard) == len(clients))
+    assert len(looks) == len(clients) - 1
+
+
+@pytest.mark.parametrize(
+    "head", [b"GET /healthz HTTP/1.1\r\n\r\n", b"GET /health HTTP/1.1\r\n", b"get /health \r\n\r\n"]
+)
+def test_what_only_looks_like_a_probe_is_none(head: bytes) -> None:
+    assert not is_probe(head)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from twisted.internet import main
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPullProducer, IPushProducer
+from twisted.logger import LogEvent
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides, implementer
 
@@ -28,6 +29,7 @@ from broker.web.net.transport import (
     unacknowledged_bytes,
     writer_for,
 )
+from tests.support.logs import failures_of
 from tests.web.net.kernel import Machine, Peer
 
 
@@ -662,3 +664,53 @@ def test_the_end_of_what_is_sent_comes_with_it() -> None:
     transport.loseWriteConnection()
     machine.outbox.flush()
     assert (sock.sent, sock.shut, peer.lost) == (b"abc", True, [])
+
+
+def test_a_short_frame_does_not_wait_for_the_long_ones_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(of_transports, "MAX_FLUSHED", 5)
+    machine = Machine()
+    ends = [machine.connect() for _ in range(3)]
+    machine.outbox.busy = True
+    slices_of(machine.reactor).end = -1.0
+    for transport, _, _ in ends:
+        transport.send_frame(b"x" * (FLUSH_BYTES + 1))
+    machine.outbox.flush()
+    short, sock, _ = machine.connect()
+    short.send_frame(b"short")
+    machine.outbox.flush()
+    assert sock.sent == b"short"
+    assert [len(other.sent) > 0 for _, other, _ in ends] == [True, True, False]
+    machine.iterate()
+    assert len(ends[2][1].sent) == FLUSH_BYTES + 1
+    assert not machine.reactor.getDelayedCalls()
+
+
+def test_a_connection_that_fails_at_its_end_keeps_no_other_from_its_own(logged: list[LogEvent]) -> None:
+    machine = Machine()
+    ends = [machine.connect() for _ in range(2)]
+
+    def fail(reason: Any) -> None:
+        raise ZeroDivisionError
+
+    ends[0][2].connectionLost = fail  # type: ignore[method-assign, assignment]
+    for transport, _, _ in ends:
+        transport.send_frame(b"bye")
+        transport.loseConnection()
+    machine.iterate()
+    assert [len(peer.lost) for _, _, peer in ends] == [0, 1]
+    assert [type(failure) for failure in failures_of(logged)] == [ZeroDivisionError]
+
+
+def test_half_a_close_is_told_once() -> None:
+    machine = Machine()
+    transport, _, peer = machine.connect()
+    directlyProvides(peer, IHalfCloseableProtocol)
+    ended: list[str] = []
+    peer.writeConnectionLost = lambda: ended.append("half")
+    transport.loseWriteConnection()
+    machine.reactor.writable(transport)
+    machine.iterate()
+    assert ended == ["half"]
+    transport.loseConnection()
+    machine.iterate()
+    assert len(peer.lost) == 1
