@@ -103,6 +103,21 @@ FOUND: dict[str, Schedule] = {
             Step(2.513, "n0", "crash", (False, 4.857)),
         ),
     ),
+    "names of a node that had ended stayed when the answer that said so to another was lost": Schedule(
+        292,
+        2,
+        4,
+        (
+            Step(1.943, "c3", "observe", ("durable.*",)),
+            Step(2.478, "c1", "observe", ("kv/watched.x",)),
+            Step(3.596, "c3", "observe", ("durable.a",)),
+            Step(3.621, "n1", "crash", (True, 3.784)),
+            Step(5.886, "c3", "publish", ("live.b",)),
+            Step(5.954, "c2", "publish", ("room",)),
+            Step(5.982, "c3", "publish", ("live.b",)),
+            Step(5.9998602950378555, "n0", "flaky", ("commands subscriber", 8.849, 0.1)),
+        ),
+    ),
     "a key watcher heard nothing when another subscribed to the topics of keys": Schedule(
         54,
         2,
