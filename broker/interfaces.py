@@ -957,6 +957,7 @@ class IBus(IService):
     def listening() -> Deferred[None] | None:
         """Fire when all ``listen`` so far are in force for every node, or that takes too long.
 
+        What is stored from then on comes in either case, perhaps late; unless this node has had no contact yet.
         None: they are already.
         """
 

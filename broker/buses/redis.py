@@ -365,7 +365,7 @@ class RedisBus(Service):
             self._renew()
 
     def _renewed(self, answer: list[Any], sent: float, losses: int) -> None:
-        number, removed, lost, nodes = answer
+        number, untidy, lost, nodes = answer
         if self._stopped_reason:
             return
         self._follow_server()
@@ -380,8 +380,8 @@ class RedisBus(Service):
         if self._unsure and not self._reviewing:
             self._reviewing = True
             Deferred.fromCoroutine(self._review()).addErrback(_ignore_reported).addBoth(self._reviewed)
-        if removed:
-            Deferred.fromCoroutine(self._tidy()).addErrback(_ignore_reported)
+        if untidy:
+            Deferred.fromCoroutine(self._tidy(b"%d" % untidy)).addErrback(_ignore_reported)
 
     def _moved(self, losses: int) -> bool:
         """Whether Redis may have forgotten names, as a renewal has told it that was sent after so many *losses*."""
@@ -398,9 +398,10 @@ class RedisBus(Service):
                 first.callback(None)
         self.leased()
 
-    async def _tidy(self) -> None:
+    async def _tidy(self, number: bytes) -> None:
+        """Forget names; when that fails, a node is told so again after a while."""
         cursor = b"0"
-        while (cursor := await self._do(b"tidy", cursor)) != b"0":
+        while (cursor := await self._do(b"tidy", cursor, number)) != b"0":
             pass
 
     async def _review(self) -> None:

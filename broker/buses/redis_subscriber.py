@@ -153,7 +153,12 @@ class RedisSubscriber:
             return None
         waiting: Deferred[None] = Deferred()
         self._waiting.append((next(reversed(self._pending.values())), waiting))
-        return waiting.addTimeout(SUBSCRIBE_TIMEOUT, self._clock).addErrback(_ignore_timeout)
+        return waiting.addTimeout(SUBSCRIBE_TIMEOUT, self._clock).addErrback(self._wait_no_longer)
+
+    def _wait_no_longer(self, failure: Failure) -> None:
+        failure.trap(DeferredTimeout)
+        # Who waited is told that it listens: a mark that comes only now may be later than what it must hear of.
+        self._begin_at(self._recovery.mark, self._pending)
 
     def _add(self, kind: str, text: str) -> Subscription:
         subscription = self._subscriptions.add(kind, text)
@@ -353,7 +358,3 @@ class RedisSubscriber:
             self._recovery.on_event(event)
         else:
             self._deliver(event)
-
-
-def _ignore_timeout(failure: Failure) -> None:
-    failure.trap(DeferredTimeout)

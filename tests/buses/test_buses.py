@@ -472,6 +472,33 @@ async def test_the_names_of_a_silent_node_are_free_after_the_lease(make_node: Ma
     assert await two.bus.holders(["shared"]) == ("shared", [one.bus.address])
 
 
+@pytest_twisted.ensureDeferred
+async def test_names_of_a_node_that_has_gone_are_forgotten_though_who_was_told_so_first_does_not(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two, three = [await make_node(name) for name in ("one", "two", "three")]
+    await one.bus.claim("name")
+    one.bus._heartbeats.stop()
+    told: list[bytes] = []
+
+    async def lose(number: bytes) -> None:
+        told.append(number)
+
+    for node in (two, three):
+        monkeypatch.setattr(node.bus, "_tidy", lose)
+    execute = two.store._batcher.connection.protocol.execute_command
+    await execute(b"SET", two.prefix + "grace", 0)
+    await execute(b"ZADD", two.prefix + "nodes", 0, one.bus.address)
+    await eventually(lambda: two.departed == three.departed == [one.bus.address])
+    assert told == [b"1"]
+    monkeypatch.undo()
+    assert await execute(b"PEXPIRE", two.prefix + "tidying", 1)
+    while await execute(b"EXISTS", two.prefix + "untidy"):
+        pass
+    assert await execute(b"HLEN", two.prefix + "names") == 0
+    assert not await execute(b"EXISTS", two.prefix + "tidying")
+
+
 async def let_the_clock_have_been_ahead(node: Node) -> None:
     """Leave in Redis what it would have if its clock had been set back by an hour just now."""
     execute = node.store._batcher.connection.protocol.execute_command

@@ -485,6 +485,23 @@ def test_waiting_has_an_end_when_redis_is_away(world: World) -> None:
     assert world.subscriber.listening() is None
 
 
+def test_what_is_appended_after_waiting_has_ended_is_heard_though_the_mark_comes_later(world: World) -> None:
+    world.heartbeat()
+    world.cut()
+    world.source.slow = []
+    world.listen("t")
+    waiting = world.subscriber.listening()
+    assert waiting is not None
+    world.clock.advance(SUBSCRIBE_TIMEOUT)
+    assert waiting.called
+    world.post(announce=False)
+    # Asked once more by the store, when it has connected again.
+    world.source.slow = [(answer, world.source.last) for answer, _ in world.source.slow]
+    world.source.release()
+    world.connect()
+    assert world.ids == [1]
+
+
 def test_a_silent_connection_is_dropped(world: World) -> None:
     world.subscriber.heartbeat()
     world.clock.advance(SILENCE_TIMEOUT + 0.1)

@@ -199,7 +199,43 @@ class Reader:
         self.bodies.clear()
 
 
-class Client(BaseSession):
+@attrs.define(eq=False)
+class Session(BaseSession):
+    """What one connection of a client brings it; what is on its way when the client has left is lost.
+
+    A node that is frozen then learns of that only later, when the client may be elsewhere.
+    """
+
+    client: Client
+    peer: Peer
+
+    @property
+    def over(self) -> bool:
+        """Whether the client has left."""
+        return self.client.peer is not self.peer
+
+    def event(self, event: Event, pattern: str) -> None:
+        if not self.over:
+            self.client.event(event, pattern)
+
+    def reply(self, reply: Reply) -> None:
+        if not self.over:
+            self.client.reply(reply)
+
+    def request(self, request: Request) -> None:
+        if not self.over:
+            self.client.request(request)
+
+    def mail(self, mail: Mail) -> bool:
+        return not self.over and self.client.mail(mail)
+
+    def disconnect(self, code: int, reason: str) -> None:
+        """The broker closes the connection."""
+        if not self.over:
+            self.client.disconnected(code, reason)
+
+
+class Client:
     """One client.
 
     Args:
@@ -246,7 +282,8 @@ class Client(BaseSession):
         self.session += 1
         self._forget()
         peer = self.peer = node.broker.attach("test", "127.0.0.1")
-        peer.bind(self, self._disconnected)
+        session = Session(self, peer)
+        peer.bind(session, session.disconnect)
         self.world.log(f"{self.name} comes to {node.name}")
         self._run(self._begin(peer), "begin")
 
@@ -281,7 +318,7 @@ class Client(BaseSession):
         if self.peer is not None:
             self._run(self._get((kind, name), wish, self.peer), f"{kind} {name}")
 
-    def _disconnected(self, code: int, reason: str) -> None:
+    def disconnected(self, code: int, reason: str) -> None:
         """The broker closes the connection."""
         self.world.log(f"{self.name} is disconnected: {code} {reason}")
         peer, self.peer = self.peer, None
@@ -482,8 +519,7 @@ class Client(BaseSession):
         self.world.log(f"{self.name}: executes {token} for {request.caller}")
         self.history.executed(self, token, request.procedure)
         peer = self.peer
-        if peer is None:
-            return
+        assert peer is not None
         if request.streamed:
             self._run(self._answer_stream(peer, request.id), "stream")
             return
@@ -519,8 +555,6 @@ class Client(BaseSession):
         self.history.jobs[body] = True
 
     def mail(self, mail: Mail) -> bool:
-        if self.peer is None:
-            return False
         self.world.log(f"{self.name}: takes {mail.body!r}")
         self.history.done[mail.body.decode()] += 1
         return True

@@ -73,6 +73,16 @@ FOUND: dict[str, Schedule] = {
             Step(6.116, "n2", "stop", (0.872,)),
         ),
     ),
+    "an event came after a subscription was said to be in force, and before its mark was known": Schedule(
+        9359,
+        3,
+        7,
+        (
+            Step(4.288, "n0", "stall", ("commands subscriber", 6.679)),
+            Step(7.817, "c6", "observe", ("durable.a",)),
+            Step(10.015, "c6", "post", ("durable.a",)),
+        ),
+    ),
     "a call to a node that had been away, and was there again when it came, counted as late": Schedule(
         2665,
         2,
@@ -91,6 +101,21 @@ FOUND: dict[str, Schedule] = {
             Step(2.46, "c0", "post", ("durable.b",)),
             Step(2.505, "redis", "back", (2.346, 0.674)),
             Step(2.513, "n0", "crash", (False, 4.857)),
+        ),
+    ),
+    "names of a node that had ended stayed when the answer that said so to another was lost": Schedule(
+        292,
+        2,
+        4,
+        (
+            Step(1.943, "c3", "observe", ("durable.*",)),
+            Step(2.478, "c1", "observe", ("kv/watched.x",)),
+            Step(3.596, "c3", "observe", ("durable.a",)),
+            Step(3.621, "n1", "crash", (True, 3.784)),
+            Step(5.886, "c3", "publish", ("live.b",)),
+            Step(5.954, "c2", "publish", ("room",)),
+            Step(5.982, "c3", "publish", ("live.b",)),
+            Step(5.9998602950378555, "n0", "flaky", ("commands subscriber", 8.849, 0.1)),
         ),
     ),
     "a key watcher heard nothing when another subscribed to the topics of keys": Schedule(

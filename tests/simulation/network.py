@@ -7,6 +7,7 @@ learns of it when the cut heals.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,8 @@ class Pipe:
     def __init__(self, world: World, chance: Random, link: Link, receive: Callable[..., None]) -> None:
         self._world, self._chance, self._link, self._receive = world, chance, link, receive
         self._last = 0.0  # when the last message arrives
-        self._held: list[tuple[Any, ...]] = []
+        self._messages: deque[tuple[Any, ...]] = deque()  # that have not arrived
+        self._held = 0  # how many of them would have, but for a cut
         self.closed = False
 
     def send(self, *message: Any) -> None:
@@ -54,25 +56,31 @@ class Pipe:
         if chance > 0.995:
             delay += 0.3 * self._chance.random()  # a packet was sent again
         self._last = max(self._last + 1e-6, self._world.now + delay)
-        self._world.at(self._last, self._arrive, message)
+        self._messages.append(message)
+        self._world.at(self._last, self._arrive)
 
-    def _arrive(self, message: tuple[Any, ...]) -> None:
-        if self._link.cut or self._held:
-            self._held.append(message)
-        elif not self.closed:
+    def _arrive(self) -> None:
+        """Bring the oldest message, whichever this was meant for: what is held comes before what was sent after it."""
+        if self._link.cut:
+            self._held += 1
+            return
+        message = self._messages.popleft()
+        if not self.closed:
             self._receive(*message)
 
     def heal(self) -> None:
         """Bring what was held."""
-        held, self._held = self._held, []
-        for message in held:
-            self._last = max(self._last + 1e-6, self._world.now + LATENCY)
-            self._world.at(self._last, self._arrive, message)
+        for number in range(self._held):
+            self._world.after(LATENCY + number * 1e-6, self._arrive)
+        self._last = max(self._last, self._world.now + LATENCY + self._held * 1e-6)
+        self._held = 0
 
     def close(self) -> None:
         """Lose what is on its way."""
         self.closed = True
-        self._held.clear()
+        for _ in range(self._held):
+            self._messages.popleft()
+        self._held = 0
 
 
 class Link:

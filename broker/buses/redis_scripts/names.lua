@@ -14,7 +14,8 @@
 --   names     hash: name -> "x <id>:<number>" of the one that holds it alone under that lease,
 --             "s <id>:<number> <id>:<number> ..." of those that share it
 --   lost/<id> set: names that were seized from a node, until it claims or releases them
---   untidy    there while names may be held under a lease that has ended, of a node that has another
+--   untidy    there while names may be held under leases that have ended: how many have, since there was none
+--   tidying   there while a node forgets those, for as long as a lease at most
 --   renewed   when a node last renewed its lease, in milliseconds
 --   grace     until when names are kept for nodes whose leases have ended: after a time in which no node could renew
 --   server    the run id of the server that has written this
@@ -183,23 +184,31 @@ local function went_back(last, server, told)
 end
 
 local function remove_ended()
-  if now < grace then
-    return 0
-  end
-  local ended = call('ZRANGEBYSCORE', NODES, '-inf', whole(now))
-  for _, node in ipairs(ended) do
+  for _, node in ipairs(call('ZRANGEBYSCORE', NODES, '-inf', whole(now))) do
     call('ZREM', NODES, node)
     call('HDEL', LEASES, node)
     call('DEL', prefix .. 'lost/' .. node)
+    call('INCR', prefix .. 'untidy')
   end
-  return #ended + call('DEL', prefix .. 'untidy')
+end
+
+-- Returns what ``untidy`` says if it is for this node to forget names, else 0.  Who was told so may not learn of it,
+-- or end before it is done: then another one is told.
+local function begin_tidying(lease)
+  local untidy = tonumber(call('GET', prefix .. 'untidy') or 0)
+  if untidy == 0 or call('EXISTS', prefix .. 'tidying') == 1 then
+    return 0
+  end
+  call('SET', prefix .. 'tidying', me)
+  call('PEXPIRE', prefix .. 'tidying', whole(lease))
+  return untidy
 end
 
 -- number of the lease that the node believes to have or 0, the highest that it ever had, how often it has begun to
 -- listen, length of the lease in milliseconds, run id of the server; '' if this is not the first by this connection,
 -- "1" if the store was found to have gone back
--- Returns: the number of the lease that it has now; how many names might have to be forgotten: see ``tidy``; the
--- names that were seized from it; then id, number and generation of each node: number 0 of one that is awaited.
+-- Returns: the number of the lease that it has now; a number for ``tidy``, if this node has to forget names, else 0;
+-- the names that were seized from it; then id, number and generation of each node: number 0 of one that is awaited.
 verbs.renew = function(at)
   local believed, last, lease = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 3])
   follow_clock()
@@ -211,19 +220,23 @@ verbs.renew = function(at)
   if number == 0 or number ~= believed then
     number = call('INCR', NUMBERS)
     if last > 0 then
-      call('SET', prefix .. 'untidy', '1')
+      call('INCR', prefix .. 'untidy')
     end
   end
   call('ZADD', NODES, whole(now + lease), me)
   call('HSET', LEASES, me, whole(number) .. ' ' .. ARGV[4] .. ' ' .. ARGV[at + 2])
-  local removed = remove_ended()
+  local untidy = 0
+  if now >= grace then
+    remove_ended()
+    untidy = begin_tidying(lease)
+  end
   known = {}
   local nodes = {}
   for _, node in ipairs(call('ZRANGE', NODES, 0, -1)) do
     local found = look(node)
     nodes[#nodes + 1] = {node, found.number, found.generation or '0'}
   end
-  return {number, removed, call('SMEMBERS', prefix .. 'lost/' .. me), nodes}
+  return {number, untidy, call('SMEMBERS', prefix .. 'lost/' .. me), nodes}
 end
 
 -- Ends the lease, and frees all names at once.  The others remove what is left of the node.
@@ -339,7 +352,7 @@ verbs.own = function(at)
   return {found[1], names}
 end
 
--- cursor
+-- cursor, the number that ``renew`` has returned
 -- Forgets some of the names whose holders have no lease; returns the next cursor, "0" at the end.
 verbs.tidy = function(at)
   local found = call('HSCAN', NAMES, ARGV[at], 'COUNT', 500)
@@ -350,6 +363,12 @@ verbs.tidy = function(at)
     if present ~= held then
       hold(name, sharing, entries)
     end
+  end
+  if found[1] == '0' then
+    if now >= grace and call('GET', prefix .. 'untidy') == ARGV[at + 1] then
+      call('DEL', prefix .. 'untidy')
+    end
+    call('DEL', prefix .. 'tidying')
   end
   return found[1]
 end
