@@ -118,6 +118,18 @@ FOUND: dict[str, Schedule] = {
             Step(5.9998602950378555, "n0", "flaky", ("commands subscriber", 8.849, 0.1)),
         ),
     ),
+    "what was stored before a node had had any contact was missed by who had subscribed there": Schedule(
+        1,
+        2,
+        4,
+        (
+            Step(0.015, "n1", "cut", ("commands subscriber", 6.0)),
+            Step(1.5, "c1", "observe", ("durable.a",)),
+            Step(1.5, "c3", "observe", ("durable.*",)),
+            Step(5.0, "c0", "post", ("durable.a",)),
+            Step(5.5, "c2", "post", ("durable.b",)),
+        ),
+    ),
     "a key watcher heard nothing when another subscribed to the topics of keys": Schedule(
         54,
         2,

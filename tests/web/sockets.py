@@ -16,7 +16,8 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from broker.web.net.listening import listen
-from broker.web.net.transport import Outbox, writer_for
+from broker.web.net.sockets import writer_for
+from broker.web.net.transport import Outbox
 from tests.support.eventually import TIMEOUT
 
 reactor: Any = real_reactor

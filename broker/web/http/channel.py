@@ -44,7 +44,8 @@ from broker.web.http.states import (
     TRANSITIONS,
 )
 from broker.web.http.timeouts import STALLED, Timeout, Times
-from broker.web.net.transport import FrameTransport, peer_is_gone, unacknowledged_bytes, writer_for
+from broker.web.net.sockets import peer_is_gone, unacknowledged_bytes, writer_for
+from broker.web.net.transport import FrameTransport
 
 __all__ = ["HttpChannel", "HttpSite", "Times"]
 

@@ -18,7 +18,8 @@ from broker.core.memory import Memory
 from broker.core.slices import slices_of
 from broker.interfaces import ILink, ISession
 from broker.messages import SHORT, TEXT_HEADERS, CloseCode, Frame, HttpRequest, wire_frame
-from broker.web.net.transport import FrameTransport, buffered_bytes, hand_over
+from broker.web.net.sockets import buffered_bytes, hand_over
+from broker.web.net.transport import FrameTransport
 from broker.web.ws.autobahn import CLOSED, CONNECTING, OPEN, autobahn_state
 from broker.web.ws.grace import HARD_LIMIT, SlowReaderGrace
 from broker.web.ws.heartbeat import Heartbeat, Monitored

@@ -15,7 +15,7 @@ from broker.errors import Refused, Timeout, Unavailable
 from broker.interfaces import ISession
 from broker.messages import CloseCode, Response
 from broker.web.http.response import Dates, render
-from broker.web.net.transport import hand_over, writer_for
+from broker.web.net.sockets import hand_over, writer_for
 from broker.web.refusals import retry_header
 from broker.web.ws.options import WebSocketOptions
 

@@ -20,7 +20,7 @@ from twisted.internet.threads import deferToThread
 
 from broker.messages import Response
 from broker.web.http.channel import HttpChannel, Times
-from broker.web.net.transport import peer_is_gone
+from broker.web.net.sockets import peer_is_gone
 from tests.support.eventually import TIMEOUT, eventually
 from tests.web.http.fake_site import GET, UPGRADE, FakeSite, get, post
 from tests.web.sockets import OLD_OPENSSL_OBJECTS

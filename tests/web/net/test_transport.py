@@ -21,14 +21,8 @@ from zope.interface import directlyProvides, implementer
 from broker.core.memory import Memory
 from broker.core.slices import slices_of
 from broker.web.net import transport as of_transports
-from broker.web.net.transport import (
-    FLUSH_BYTES,
-    FrameTransport,
-    hand_over,
-    peer_is_gone,
-    unacknowledged_bytes,
-    writer_for,
-)
+from broker.web.net.sockets import hand_over, peer_is_gone, unacknowledged_bytes, writer_for
+from broker.web.net.transport import FLUSH_BYTES, FrameTransport
 from tests.support.logs import failures_of
 from tests.web.net.kernel import Machine, Peer
 

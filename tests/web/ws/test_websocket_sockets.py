@@ -12,7 +12,8 @@ from twisted.internet.protocol import Factory, Protocol
 
 from broker.interfaces import ILink
 from broker.messages import HttpRequest, text_frame
-from broker.web.net.transport import FrameTransport, buffered_bytes
+from broker.web.net.sockets import buffered_bytes
+from broker.web.net.transport import FrameTransport
 from broker.web.ws.grace import HARD_LIMIT
 from broker.web.ws.options import TrafficCounter, WebSocketOptions
 from broker.web.ws.upgrade import WebSocketUpgrader

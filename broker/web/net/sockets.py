@@ -1,0 +1,80 @@
+"""What is asked of a connection's transport, whichever kind it is: ours, Twisted's own, or that of TLS."""
+
+from __future__ import annotations
+
+import fcntl
+import select
+import sys
+import termios
+from collections.abc import Callable
+from typing import Any
+
+from broker.web.net.transport import FrameTransport
+
+
+def writer_for(transport: Any) -> Callable[[bytes], None]:
+    """Return the fastest way to send bytes on *transport*; it keeps order with ``write``."""
+    if isinstance(transport, FrameTransport):
+        return transport.send_frame
+    return transport.write  # type: ignore[no-any-return]
+
+
+def peer_is_gone(transport: Any) -> bool:
+    """Whether the connection of *transport* was reset, or closed in both directions by its peer.
+
+    A TCP peer that has closed its socket looks like one that has only shut down its
+    write side, until it is sent something: then this is False.
+    """
+    handle = getattr(_of_socket(transport), "socket", None)
+    if handle is None:
+        return False
+    poll = select.poll()
+    poll.register(handle, 0)  # errors and hang-ups are always reported
+    return bool(poll.poll(0))
+
+
+def buffered_bytes(transport: Any) -> int | None:
+    """Return how many bytes *transport* has not yet given to the kernel, or None if it does not tell.
+
+    For TLS they are those of the encrypted stream.
+    """
+    lower = _of_socket(transport)
+    buffer = getattr(lower, "dataBuffer", None)  # of twisted.internet.abstract.FileDescriptor
+    if buffer is None:
+        return None
+    waiting: int = len(buffer) - getattr(lower, "offset", 0) + getattr(lower, "_tempDataLen", 0)
+    return waiting
+
+
+def unacknowledged_bytes(transport: Any) -> int:
+    """Return how many bytes written to *transport* its peer has not received; 0 where that is not known.
+
+    Over TCP the peer's kernel has received what it has acknowledged.  Where the kernel
+    does not tell, what it was given counts as received.
+    """
+    waiting = buffered_bytes(transport) or 0
+    handle = getattr(_of_socket(transport), "socket", None)
+    if handle is None:
+        return waiting
+    try:
+        queued = fcntl.ioctl(handle, termios.TIOCOUTQ, bytes(4))
+    except OSError:
+        return waiting
+    return waiting + int.from_bytes(queued, sys.byteorder)
+
+
+def _of_socket(transport: Any) -> Any:
+    """Return the transport that has the socket: under TLS the one below *transport*."""
+    return transport.transport if hasattr(transport, "wrappedProtocol") else transport
+
+
+def hand_over(transport: Any, protocol: Any) -> None:
+    """Let *transport* deliver to *protocol* from now on.
+
+    The previous protocol gets no further call, not even ``connectionLost``.
+    """
+    # TLS and other wrappers are themselves the protocol of the socket's transport.
+    if hasattr(transport, "wrappedProtocol"):
+        transport.wrappedProtocol = protocol
+    else:
+        transport.protocol = protocol
