@@ -58,6 +58,7 @@ MAX_PROBES = 16  # probes of health that are read in one iteration though its ti
 READ_BYTES = 65536  # bytes asked for in one recv
 FLUSH_BYTES = 65536  # bytes collected before they are sent without waiting for the outbox
 MAX_FLUSHED = 4 << 20  # bytes of long frames sent in one iteration
+MAX_KEPT = 4 << 20  # bytes of different long frames that wait for a later one
 
 
 class FrameTransport(tcp.Server):
@@ -84,9 +85,8 @@ class FrameTransport(tcp.Server):
         if not self._in_outbox:
             self._in_outbox = True
             self.server.outbox.add(self)
-        if collected > FLUSH_BYTES and (collected - len(data) > FLUSH_BYTES or not self.server.outbox.is_late()):
-            # One handler may send more than the limit: it must see `paused` before it is done.  A first long
-            # frame can wait, since one handler may send it to many.
+        if collected > FLUSH_BYTES and not self.server.outbox.keeps(data):
+            # One handler may send more than the limit: it must see `paused` before it is done.
             self.flush_frames()
 
     def flush_frames(self) -> None:
@@ -262,7 +262,19 @@ class Outbox:
         unsent: see above.
     """
 
-    __slots__ = ("_clock", "_closing", "_long", "_scheduled", "_senders", "_slices", "busy", "flushed", "unsent")
+    __slots__ = (
+        "_clock",
+        "_closing",
+        "_kept",
+        "_kept_bytes",
+        "_long",
+        "_scheduled",
+        "_senders",
+        "_slices",
+        "busy",
+        "flushed",
+        "unsent",
+    )
 
     def __init__(self, clock: IReactorTime, unsent: Account | None = None) -> None:
         self._clock = clock
@@ -270,6 +282,8 @@ class Outbox:
         self.unsent = unsent
         self._senders: list[FrameTransport] = []
         self._long: deque[FrameTransport] = deque()  # whose long frames are sent in a later iteration
+        self._kept: dict[int, bytes] = {}  # long frames that wait, or have waited since none did
+        self._kept_bytes = 0
         self._closing: list[FrameTransport] = []
         self._scheduled: IDelayedCall | None = None
         self.busy = False
@@ -281,9 +295,21 @@ class Outbox:
         if not self.busy:
             self._schedule()
 
-    def is_late(self) -> bool:
-        """Whether the time of this iteration is over."""
-        return self._slices.over()
+    def keeps(self, data: bytes) -> bool:
+        """Whether *data*, a long frame, may wait for a flush: the time is over, and few such frames wait.
+
+        One handler may send it to very many; of what they share there is one copy only.
+        """
+        size = len(data)
+        if size <= FLUSH_BYTES or not self._slices.over():
+            return False
+        kept = self._kept
+        if id(data) not in kept:
+            if self._kept_bytes + size > MAX_KEPT:
+                return False
+            kept[id(data)] = data
+            self._kept_bytes += size
+        return True
 
     def flush(self) -> None:
         """Flush every sender, those included that are added meanwhile, but very many long frames later."""
@@ -306,6 +332,9 @@ class Outbox:
             self._close()
         if self._long:
             self._schedule()
+        elif self._kept:
+            self._kept.clear()
+            self._kept_bytes = 0
 
     def _put_off_long(self, senders: list[FrameTransport]) -> None:
         """Go on with those of *senders* that have no long frame: they need not wait for the others."""

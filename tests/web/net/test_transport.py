@@ -24,7 +24,7 @@ from broker.web.net import transport as of_transports
 from broker.web.net.sockets import hand_over, peer_is_gone, unacknowledged_bytes, writer_for
 from broker.web.net.transport import FLUSH_BYTES, FrameTransport
 from tests.support.logs import failures_of
-from tests.web.net.kernel import Machine, Peer
+from tests.web.net.kernel import Machine, Peer, Socket
 
 
 def test_the_frames_of_a_chunk_leave_in_one_send_at_its_end() -> None:
@@ -637,18 +637,41 @@ def test_no_more_is_sent_in_one_iteration_than_so_much(monkeypatch: pytest.Monke
     assert not machine.reactor.getDelayedCalls()
 
 
-def test_a_long_frame_for_many_waits_when_the_time_is_over() -> None:
+def late_machine(connections: int) -> tuple[Machine, list[tuple[FrameTransport, Socket, Peer]]]:
+    """Return a machine whose time is over, in the middle of an iteration."""
     machine = Machine()
-    ends = [machine.connect() for _ in range(2)]
     machine.outbox.busy = True
     slices_of(machine.reactor).end = -1.0
-    for transport, _, _ in ends:
-        transport.send_frame(b"x" * (FLUSH_BYTES + 1))
-    assert [sock.sent for _, sock, _ in ends] == [b"", b""]
-    ends[0][0].send_frame(b"y")  # one connection for which much more is sent must see that it is too much
-    assert len(ends[0][1].sent) == FLUSH_BYTES + 2
+    return machine, [machine.connect() for _ in range(connections)]
+
+
+def test_long_frames_for_many_wait_when_the_time_is_over() -> None:
+    machine, ends = late_machine(3)
+    for data in (b"x" * (FLUSH_BYTES + 1), b"y" * (FLUSH_BYTES + 2)):
+        for transport, _, _ in ends:
+            transport.send_frame(data)
+    assert [sock.sent for _, sock, _ in ends] == [b"", b"", b""]
     machine.outbox.flush()
-    assert len(ends[1][1].sent) == FLUSH_BYTES + 1
+    assert [len(sock.sent) for _, sock, _ in ends] == [2 * FLUSH_BYTES + 3] * 3
+
+
+def test_of_different_long_frames_few_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(of_transports, "MAX_KEPT", 2 * FLUSH_BYTES + 2)
+    machine, ends = late_machine(3)
+    for _ in range(2):  # as many again wait once these are sent
+        for transport, sock, _ in ends:
+            sock.calls.clear()
+            transport.send_frame(bytes([0]) * (FLUSH_BYTES + 1))
+        assert [len(sock.sent) for _, sock, _ in ends] == [0, 0, FLUSH_BYTES + 1]
+        machine.outbox.flush()
+        assert [len(sock.sent) for _, sock, _ in ends] == [FLUSH_BYTES + 1] * 3
+
+
+def test_who_is_sent_much_that_is_short_sees_that_it_is_too_much() -> None:
+    _, [(transport, sock, _)] = late_machine(1)
+    for _ in range(3):
+        transport.send_frame(b"x" * (FLUSH_BYTES // 2))
+    assert len(sock.sent) == 3 * (FLUSH_BYTES // 2)
 
 
 def test_the_end_of_what_is_sent_comes_with_it() -> None:
