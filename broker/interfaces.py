@@ -902,6 +902,7 @@ class ISharedStore(IStore):
     wiped: Callable[[], object] = Attribute(
         "Called when ``epoch`` has changed while running, as soon as operations are possible."
     )
+    server: str = Attribute("Which server it is connected to, another word each time one is started; '' for none yet.")
     kept: int = Attribute(
         "The mark up to which what was stored before the present epoch is still there; 0: nothing is."
     )
@@ -978,6 +979,8 @@ class IEventSource(Interface):
     """Where a bus finds the stored events that it has missed; see ``ISharedStore``."""
 
     epoch: str = Attribute("That of the events that it reads; changes when everything was lost.")
+
+    server: str = Attribute("That of the store, when ``mark`` has answered; see ``ISharedStore``.")
 
     def mark() -> Deferred[int]:
         """Return the present mark."""

@@ -88,7 +88,6 @@ class RedisBus(Service):
         self._connections = 0  # how often it has connected to do operations
         self._server = ""  # the run id of the server that it is connected to
         self._server_told = ""  # the one that it was connected to when it renewed its lease last
-        self._subscribed_server = ""  # the one that it subscribes at
         self._moved_by = 0  # the connection that has shown another server than before
         self._losses = self._losses_told = 0  # how often the store went back, and what a renewal has said of that
         self._first_renewal: tuple[Any, ...] | None = None  # of a connection: the arguments of ``_renewed``
@@ -321,11 +320,11 @@ class RedisBus(Service):
         """
         server = ServerInfo(await read_info(protocol))
         server.check()
-        self._subscribed_server = server.info.get("run_id", "")
+        self._subscriber.server = server.info.get("run_id", "")
 
     def _follow_server(self) -> None:
         """Subscribe anew unless that is where this node's lease was just renewed: the master is another one now."""
-        if self._server and self._subscribed_server and self._server != self._subscribed_server:
+        if self._server and self._subscriber.server and self._server != self._subscriber.server:
             self._subscriber_connection.drop("it leads to another server than that for names and messages")
 
     def _subscriber_opened(self) -> None:

@@ -72,6 +72,7 @@ class RedisSubscriber:
 
     Attributes:
         generation: how often it has connected.
+        server: to which, as ``IEventSource.server`` says it: a mark of another says nothing of what has arrived.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class RedisSubscriber:
         on_answer: Callable[[Callable[[], object]], object],
     ) -> None:
         self.generation = 0
+        self.server = ""
         self._clock = clock
         self._inbox = encode_text(inbox)
         self._deliver, self._notify, self._publishes = deliver, notify, publishes
@@ -257,8 +259,9 @@ class RedisSubscriber:
 
     def _on_mark(self, mark: int, era: int, behind: list[Subscription]) -> None:
         self._begin_at(mark, behind)
-        # What was published before the mark comes before the answer.
-        self._ping(mark, era)
+        if self.server == self.source.server:
+            # What was published before the mark comes before the answer.
+            self._ping(mark, era)
 
     def _ping(self, mark: int, era: int) -> None:
         protocol = self._connection.protocol

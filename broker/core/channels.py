@@ -324,6 +324,11 @@ class StoreEventSource:
         """That of the store."""
         return self._store.epoch
 
+    @property
+    def server(self) -> str:
+        """That of the store."""
+        return self._store.server
+
     def mark(self) -> Deferred[int]:
         """Return the present mark."""
         return self._store.mark()

@@ -141,6 +141,11 @@ class RedisStore(RedisReader, Service):
         return f"Redis at {self._address}; {self._server.promise}"
 
     @property
+    def server(self) -> str:
+        """See ``ISharedStore.server``."""
+        return self._server.info.get("run_id", "")
+
+    @property
     def kept(self) -> int:
         """See ``ISharedStore.kept``."""
         return self._timeline.kept

@@ -23,6 +23,7 @@ class Source:
     events: dict[str, list[tuple[int, Event]]] = attrs.field(factory=dict)
     last: int = 0
     epoch: str = "e1"
+    server: str = ""
     away: bool = False
     slow: list[tuple[Deferred[Any], Any]] | None = None
     publishing: set[str] = attrs.field(factory=set)
@@ -192,6 +193,18 @@ def test_what_was_missed_while_away_is_read_first(world: World) -> None:
     world.connect()
     world.post()
     assert world.ids == [1, 2, 3, 4, 5]
+
+
+def test_the_mark_of_another_server_does_not_say_that_everything_before_it_has_arrived(world: World) -> None:
+    world.listen("t")
+    world.heartbeat()
+    world.source.server = "two"  # the store has noticed already that another one is the master
+    world.post(announce=False)
+    world.heartbeat()
+    world.cut()
+    world.subscriber.server = "two"
+    world.connect()
+    assert world.ids == [1]
 
 
 def test_a_cut_before_the_first_beat_loses_nothing(world: World) -> None:

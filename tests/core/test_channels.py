@@ -463,6 +463,7 @@ class SharedStore:
 
     epoch = "e1"
     kept = 3
+    server = "one"
 
     def mark(self):
         return succeed(7)
@@ -485,7 +486,7 @@ class SharedStore:
 def test_a_bus_reads_topics_where_the_store_has_logs():
     source, answered = StoreEventSource(cast(Any, SharedStore())), []
     verifyObject(IEventSource, source)
-    assert source.epoch == "e1"
+    assert (source.epoch, source.server) == ("e1", "one")
     assert value_of(source.mark()) == 7
     assert value_of(source.changes(7)) == {"a": 8, LOG_PREFIX: 9}
     assert value_of(source.since("a", 5)) == (LOG_PREFIX + "a", 5)
