@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_twisted
@@ -99,11 +98,22 @@ async def test_a_bus_leaves_a_server_that_has_become_a_replica(
     await other.command("REPLICAOF", "127.0.0.1", str(redis_server.port))
     while "state=online" not in (await info_of(redis_server, "replication")).get("slave0", ""):
         await pause(0.01)
-    nodes: list[Any] = [one, two]
-    for node in nodes:
+    for node in (one, two):
         subscribe_at(node, other)
-        node.bus._batcher.connection._address = RedisAddress.parse(other.url)
+        for part in (node.bus, node.store):
+            part._batcher.connection._address = RedisAddress.parse(other.url)
     await other.command("REPLICAOF", "NO", "ONE")
     await redis_server.command("REPLICAOF", "127.0.0.1", str(other.port))  # closes no connection
-    await eventually(lambda: all(node.bus._subscriber.generation > 1 for node in nodes))
+    await eventually(lambda: all(node.bus._subscriber.generation > 1 for node in (one, two)))
     await follows(one, two, other)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_store_that_only_reads_leaves_a_server_that_has_become_a_replica(
+    make_pair: MakePair, redis_server: RedisServer, other: RedisServer
+) -> None:
+    one, _ = await make_pair(redis_server)
+    before = one.store.server
+    one.store._batcher.connection._address = RedisAddress.parse(other.url)
+    await redis_server.command("REPLICAOF", "127.0.0.1", str(other.port))  # closes no connection
+    await eventually(lambda: one.store.ready == "" and one.store.server not in ("", before))

@@ -279,7 +279,10 @@ end
 -- node
 -- Returns the mark of the last call that has written, and notes that the node lives.
 verbs.mark = function(at)
-  redis.pcall('ZADD', prefix .. 'members', call('TIME')[1] * 1000, ARGV[at])
+  local noted = redis.pcall('ZADD', prefix .. 'members', call('TIME')[1] * 1000, ARGV[at])
+  if type(noted) == 'table' and string.find(noted.err, 'READONLY', 1, true) then
+    return noted  -- what is read here may be old: another server is the master
+  end
   return mark
 end
 
