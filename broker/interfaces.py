@@ -9,7 +9,7 @@ an :class:`IPeer` and sends by an :class:`ILink`.  Stores and buses implement
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from twisted.application.service import IService
@@ -1082,8 +1082,10 @@ class ISharedBus(IBus):
             Unavailable: it is not known whether it was claimed.
         """
 
-    def claim_all(names: Mapping[str, bool]) -> Deferred[dict[str, str]]:
+    def claim_all(names: Mapping[str, bool], new: Container[str] = ()) -> Deferred[dict[str, str]]:
         """Claim names that this node has held, each with whether it is shared; one operation for some hundreds.
+
+        Those that are in *new*, too, it may never have held: another node may, although the server does not know it.
 
         Return those that were refused, each with the address of a holder; "" when it can not be had yet, and is
         to be claimed again.  When it fails, some may have been claimed.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from itertools import count
 from typing import Any
@@ -214,16 +214,16 @@ class RedisBus(Service):
         """See ``IBus.claim``."""
         return self._act(b"claim", encode_text(name), b"s" if shared else b"x", decode=partial(_claimed, name))
 
-    def claim_all(self, names: Mapping[str, bool]) -> Deferred[dict[str, str]]:
+    def claim_all(self, names: Mapping[str, bool], new: Container[str] = ()) -> Deferred[dict[str, str]]:
         """See ``ISharedBus.claim_all``."""
-        return Deferred.fromCoroutine(self._claim_all(list(names.items()), self._lease.unbroken))
+        return Deferred.fromCoroutine(self._claim_all(list(names.items()), new if self._lease.unbroken else names))
 
-    async def _claim_all(self, names: list[tuple[str, bool]], unbroken: bool) -> dict[str, str]:
+    async def _claim_all(self, names: list[tuple[str, bool]], new: Container[str]) -> dict[str, str]:
         refused: dict[str, str] = {}
         for start in range(0, len(names), MAX_CLAIMS):
             words = []
             for name, shared in names[start : start + MAX_CLAIMS]:
-                words += [encode_text(name), b"s" if shared else b"x" if unbroken else b"X"]
+                words += [encode_text(name), b"s" if shared else b"X" if name in new else b"x"]
             refused.update(await self._act(b"reclaim", b"%d" % (len(words) // 2), *words, decode=_refused))
         return refused
 

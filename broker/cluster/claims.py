@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Protocol
 
 import attrs
@@ -31,7 +31,7 @@ class ClaimingBus(Protocol):
     def claim(self, name: str, *, shared: bool = False) -> Deferred[None]:
         """See ``IBus.claim``."""
 
-    def claim_all(self, names: Mapping[str, bool]) -> Deferred[dict[str, str]]:
+    def claim_all(self, names: Mapping[str, bool], new: Container[str] = ()) -> Deferred[dict[str, str]]:
         """See ``ISharedBus.claim_all``."""
 
     def seize(self, name: str, holder: str, lease: int) -> Deferred[None]:
@@ -51,6 +51,7 @@ class Claim:
         waiting: who is told whether it was granted.
         lease: the number of the lease under which the bus was asked last.
         asked: how it was asked for.
+        kept: whether it was held here, and not given back since.
         holder: the node from which it is to be seized; "" when it is simply claimed.
         holder_lease: the number of the lease of that node.
         queued: whether it is in the queue.
@@ -67,6 +68,7 @@ class Claim:
     waiting: list[Deferred[None]] = attrs.field(factory=list)
     lease: int = 0
     asked: bool = False
+    kept: bool = False
     queued: bool = False
     settled: list[Deferred[None]] = attrs.field(factory=list)
     timer: IDelayedCall | None = None
@@ -221,6 +223,8 @@ class Claims:
         if found is None:
             return
         claim.state, action = found
+        if claim.state in (State.HELD, State.FREE, State.RELEASING):
+            claim.kept = claim.state is State.HELD
         if action:
             getattr(self, "_" + action)(claim, error)
         if claim.settled and claim.state not in (State.CLAIMING, State.RELEASING):
@@ -360,7 +364,8 @@ class Claims:
                 self._batch.append(claim)
         if self._batch:
             names = {claim.name: claim.shared for claim in self._batch}
-            self._bus.claim_all(names).addCallbacks(self._batch_answered, self._batch_failed).addErrback(_failed)
+            new = {claim.name for claim in self._batch if not claim.kept}
+            self._bus.claim_all(names, new).addCallbacks(self._batch_answered, self._batch_failed).addErrback(_failed)
         elif self._sharing or (self._alone and self._pause is None):
             if self._next is None:
                 self._next = self._clock.callLater(PAUSE, self._pump)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ class Bus:
     def __init__(self) -> None:
         self.lease = 1
         self.asked: list[tuple[Any, ...]] = []
+        self.new: list[Container[str]] = []
         self.answers: list[Deferred[Any]] = []
 
     def _ask(self, *words: Any) -> Deferred[Any]:
@@ -34,7 +35,8 @@ class Bus:
     def claim(self, name: str, *, shared: bool = False) -> Deferred[None]:
         return self._ask("claim", name, shared)
 
-    def claim_all(self, names: Mapping[str, bool]) -> Deferred[dict[str, str]]:
+    def claim_all(self, names: Mapping[str, bool], new: Container[str] = ()) -> Deferred[dict[str, str]]:
+        self.new.append(new)
         return self._ask("claim_all", dict(names))
 
     def seize(self, name: str, holder: str, lease: int) -> Deferred[None]:
@@ -337,6 +339,19 @@ def test_a_name_is_seized_from_the_node_that_was_named(node):
     assert node.bus.answer() == ("seize", "n", "other", 7)
     value_of(granted)
     node.claims.leave(claim)
+
+
+def test_a_name_that_was_only_asked_for_is_claimed_again_as_a_new_one(node):
+    node.hold("held")
+    node.bus.answer()
+    _, granted = node.claims.join("asked", False)
+    node.bus.answer(Unavailable("redis"))  # it may have been claimed at a server that went back since
+    granted.addErrback(lambda _: None)
+    node.needed.add("asked")
+    node.claims.leased()
+    node.clock.advance(RETRY)
+    assert node.bus.asked[0][0] == "claim_all"
+    assert node.bus.new == [{"asked"}]
 
 
 def test_a_held_name_is_claimed_until_it_is_granted(node):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import hypothesis.strategies as st
@@ -79,7 +79,7 @@ class Bus:
         do(self.node, *words)
         self.seized = False
 
-    def claim_all(self, names: Mapping[str, bool]) -> Deferred[dict[str, str]]:
+    def claim_all(self, names: Mapping[str, bool], new: Container[str] = ()) -> Deferred[dict[str, str]]:
         def do() -> dict[str, str]:
             try:
                 self._granted(self.registry.claim, names[NAME])

@@ -130,6 +130,18 @@ FOUND: dict[str, Schedule] = {
             Step(5.5, "c2", "post", ("durable.b",)),
         ),
     ),
+    "a name that was asked for while Redis was down was taken from its holder when the data went back": Schedule(
+        20163,
+        2,
+        5,
+        (
+            Step(1.845, "c2", "perform", ("svc.two", True)),
+            Step(3.336, "redis", "back", (0.2, 0.641)),
+            Step(5.383, "redis", "back", (2.446, 1.999)),
+            Step(5.387, "c1", "perform", ("svc.two", False)),
+            Step(8.971, "c0", "call", ("svc.two", 0.0)),
+        ),
+    ),
     "a key watcher heard nothing when another subscribed to the topics of keys": Schedule(
         54,
         2,
