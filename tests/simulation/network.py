@@ -44,7 +44,7 @@ class Pipe:
     def __init__(self, world: World, chance: Random, link: Link, receive: Callable[..., None]) -> None:
         self._world, self._chance, self._link, self._receive = world, chance, link, receive
         self._last = 0.0  # when the last message arrives
-        self._messages: deque[tuple[Any, ...]] = deque()  # that have not arrived
+        self._messages: deque[tuple[Any, ...] | None] = deque()  # that have not arrived; None: one that is lost
         self._held = 0  # how many of them would have, but for a cut
         self.closed = False
 
@@ -65,7 +65,7 @@ class Pipe:
             self._held += 1
             return
         message = self._messages.popleft()
-        if not self.closed:
+        if message is not None and not self.closed:
             self._receive(*message)
 
     def heal(self) -> None:
@@ -76,11 +76,15 @@ class Pipe:
         self._held = 0
 
     def close(self) -> None:
-        """Lose what is on its way."""
+        """Lose what is on its way, and all that is sent from now on."""
         self.closed = True
-        for _ in range(self._held):
-            self._messages.popleft()
-        self._held = 0
+        self.lose()
+
+    def lose(self) -> None:
+        """Lose what a cut holds, and what was sent after it: nothing comes of which an earlier part is missing."""
+        if self._held:
+            self._messages = deque([None] * (len(self._messages) - self._held))
+            self._held = 0
 
 
 class Link:
@@ -126,8 +130,7 @@ class Link:
         self._client_gone = True
         self.down.close()
         if self.cut and self.chance.random() < 0.5:
-            self.up.close()  # what was not acknowledged is never sent again
-            self.up.closed = False
+            self.up.lose()  # what was not acknowledged is never sent again
         if not silently:
             self.up.send("end")
 
@@ -138,8 +141,7 @@ class Link:
         self._server_gone = True
         self.up.close()
         if self.chance.random() < 0.5:
-            self.down.close()  # replies that were on their way are lost
-            self.down.closed = False
+            self.down.lose()  # replies that were on their way are lost
         self.down.send("end")
 
     def set_cut(self, cut: bool) -> None:

@@ -43,16 +43,17 @@ def test_what_was_held_by_a_cut_comes_before_what_was_sent_after_it(sent: int) -
     assert got == list(range(sent + 2))
 
 
-def test_what_a_pipe_has_lost_does_not_come_in_the_place_of_another() -> None:
+def test_nothing_comes_of_which_an_earlier_part_was_lost() -> None:
     world, cable, got = World(1), Cable(), list[int]()
     pipe = Pipe(world, cast(Any, Slow()), cast(Any, cable), got.append)
     pipe.send(1)
     world.run_until(START + 1.0)
     pipe.send(2)
-    pipe.close()
-    pipe.closed = cable.cut = False
+    pipe.lose()
+    cable.cut = False
+    pipe.send(3)
     world.run_until(START + 2.0)
-    assert got == [2]
+    assert got == [3]
 
 
 def test_a_client_that_has_left_a_frozen_node_gets_nothing_of_it() -> None:
