@@ -7,7 +7,7 @@ from weakref import WeakValueDictionary
 from broker.core.semaphore import Semaphore
 
 READS_AT_ONCE = 8  # of ranges of keys: each may hold some values that are as large as a message
-MAX_READS = 10_000  # that wait
+MAX_READS = 5000  # that wait
 MAX_LISTINGS = 100  # that wait
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from twisted.internet.defer import Deferred
 
 from broker.core.keys import Predicate
-from broker.errors import RateLimited
+from broker.errors import Gone, RateLimited
 from broker.messages import Entry, Quota, quota_of
 from broker.patterns import BROKER, KEY_PREFIX, check_pattern, is_key_of_broker
 from broker.peer.client import Client
@@ -41,6 +41,8 @@ class KeyVerbs(Client):
         except RateLimited as error:
             raise self._log(error, "read", "") from None
         async with permit:
+            if self.closed:  # thousands may have waited, for whom nobody waits any more
+                raise Gone("lost", "range")
             return await self._parts.keys.range(
                 first, last, limit, predicate=self._may("read", predicate), max_bytes=max_bytes
             )

@@ -799,6 +799,26 @@ def test_few_ranges_of_one_client_are_read_at_once(broker, monkeypatch):
     assert sorted(value_of(each) for each in ranges[1:]) == [[number] for number in range(READS_AT_ONCE)]
 
 
+def test_ranges_that_wait_end_with_their_client(broker, monkeypatch):
+    reads = []
+
+    def read(*bounds, **options):
+        reads.append(Deferred())
+        return reads[-1]
+
+    monkeypatch.setattr(broker.keys, "range", read)
+    peers = [attach(broker) for _ in range(2)]
+    ranges = [Deferred.fromCoroutine(peers[0].range("a", "b", 1)) for _ in range(READS_AT_ONCE + 2)]
+    last = Deferred.fromCoroutine(peers[1].range("a", "b", 1))
+    peers[0].close()
+    reads[0].callback([])
+    for ended in ranges[READS_AT_ONCE:]:
+        with pytest.raises(Gone):
+            value_of(ended)
+    reads[READS_AT_ONCE].callback(["found"])
+    assert value_of(last) == ["found"]
+
+
 def test_names_that_a_client_registers_count_as_held_for_it(broker):
     ann = attach(broker)
     perform(ann, "a", "b")
