@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
@@ -18,6 +19,7 @@ from tests.support.redis_server import RedisServer, free_port, redis_executable
 
 MASTER = "shop"  # the name by which the Sentinels know the master
 DOWN_AFTER = 500  # milliseconds without an answer after which a Sentinel takes a server for down
+PATIENT = 60_000  # the same, where nothing may depend on it
 REPLICAS, SENTINELS = 2, 3
 
 # Small and quick: what is tested is the broker, not how fast a replica can copy gigabytes.
@@ -178,11 +180,21 @@ class SentinelSetup:
     async def lagging_failover(self, lose: Callable[[], Awaitable[object]], timeout: float = TIMEOUT) -> RedisServer:
         """Cut the replicas off, let *lose* write what they do not get, kill the master; return its successor.
 
-        *lose* has about three seconds: a replica that was cut off for longer is not made the master.
+        However long *lose* takes: Sentinels would not make a replica the master that was cut off for ten times as
+        long as it takes them to notice, so they are told to be slow in that, and to begin at once.
         """
+        await self._set_down_after(PATIENT)
         await self.cut_replicas()
         await lose()
-        return await self.failover(timeout)
+        before = await self.master()
+        await before.kill()
+        successor = await self._successor(before, timeout, force=True)
+        await self._set_down_after(DOWN_AFTER)
+        return successor
+
+    async def _set_down_after(self, milliseconds: int) -> None:
+        for port in self.sentinels:
+            await self.ask(port, "SENTINEL", "SET", MASTER, "down-after-milliseconds", str(milliseconds))
 
     async def cut_replicas(self) -> None:
         """Let no replica get what is written from now on, until they are mended or their master ends."""
@@ -202,12 +214,15 @@ class SentinelSetup:
         await server.start()
         await self.until_replicas(1, timeout)
 
-    async def _successor(self, before: RedisServer, timeout: float) -> RedisServer:
+    async def _successor(self, before: RedisServer, timeout: float, *, force: bool = False) -> RedisServer:
         async def promoted() -> bool:
             try:
                 named = await self.master()
             except LookupError:  # one that has another port since it was started again
                 return False
+            if named is before and force:
+                with suppress(txredisapi.ResponseError):  # it is under way, or no replica is fit yet
+                    await self.ask(next(iter(self.sentinels)), "SENTINEL", "FAILOVER", MASTER)
             return named is not before and named.running and (await info_of(named, "replication"))["role"] == "master"
 
         await _until(promoted, timeout)
