@@ -28,7 +28,7 @@ from broker.redis.batcher import RECONNECT_ERRORS, RECONNECT_TIMEOUT, Batcher, O
 from broker.redis.connection import Connection, ResponseError
 from broker.redis.event_codec import encode_message
 from broker.redis.script import Script
-from broker.redis.server import ServerInfo, check_version, read_info
+from broker.redis.server import ServerInfo, check_publishing, check_subscribing, check_version, read_info
 
 log = Logger()
 
@@ -104,6 +104,7 @@ class RedisBus(Service):
             preamble=self._preamble,
             prepare=self._prepare,
             opened=self._opened,
+            probe=(b"probe",),
         )
         self._subscriber = self._make_subscriber(f"{channels}node/{self.address}")
         self._heartbeats = LoopingCall(self._heartbeat)
@@ -301,6 +302,7 @@ class RedisBus(Service):
         self._connections += 1
         self._first_renewal = None
         sent, losses = self._lease.now(), self._losses
+        await check_publishing(protocol, self._base)
         try:
             self._first_renewal = (await self._batcher.call(protocol, self._renewal()), sent, losses)
         except ResponseError as error:
@@ -314,9 +316,9 @@ class RedisBus(Service):
             self._first_renewal = None
 
     async def _prepare_subscriber(self, protocol: Any) -> None:
-        """Refuse a replica, which a Sentinel that is behind may name.
+        """Refuse a replica, which a Sentinel that is behind may name, and one that does not let us subscribe.
 
-        It hands over what its master is given to publish, late, and the master counts that as received by nobody.
+        A replica hands over late what its master is given to publish, which that counts as received by nobody.
         """
         server = ServerInfo(await read_info(protocol))
         server.check()
@@ -325,6 +327,7 @@ class RedisBus(Service):
     def _follow_server(self) -> None:
         """Subscribe anew unless that is where this node's lease was just renewed: the master is another one now."""
         if self._server and self._subscriber.server and self._server != self._subscriber.server:
+        await check_subscribing(protocol, self._base)
             self._subscriber_connection.drop("it leads to another server than that for names and messages")
 
     def _subscriber_opened(self) -> None:

@@ -30,7 +30,7 @@ from broker.redis import RedisAddress
 from broker.redis.batcher import MAX_REPLY_BYTES, Batcher, Operation
 from broker.redis.event_codec import encode_extras, encode_record
 from broker.redis.script import Script
-from broker.redis.server import ServerInfo, read_info
+from broker.redis.server import ServerInfo, check_publishing, read_info
 from broker.stores.entries import ANNOUNCED_SPACES, EXPIRED_KEPT, increased, merged
 from broker.stores.redis_reader import MAX_ID, RedisReader, end_of
 from broker.stores.redis_swap import (
@@ -107,7 +107,6 @@ class RedisStore(RedisReader, Service):
         self._timeline = Timeline(self._prefix, reactor, lambda epoch: self.witness(epoch))
         self._stopped_reason = NOT_RUNNING
         self._room = Room(max_bytes)
-        self._wait = wait[0]
         self._measuring = LoopingCall(self._measure)
         self._measuring.clock = reactor
         self._known: BoundedDict[str, None] = BoundedDict(KNOWN_LOGS)
@@ -120,7 +119,7 @@ class RedisStore(RedisReader, Service):
             prepare=self._prepare,
             opened=self._opened,
             refresh=self._refresh,
-            probe=(b"probe",),
+            probe=(b"probe", b"1" if announce else b""),
             marks=True,
             wait=wait,
             observe=observe,
@@ -153,7 +152,7 @@ class RedisStore(RedisReader, Service):
     @property
     def warnings(self) -> list[str]:
         """See ``ISharedStore.warnings``."""
-        return self._server.warnings(bool(self._address.master), self._wait)
+        return self._server.warnings(bool(self._address.master))
 
     @property
     def ready(self) -> str:
@@ -194,6 +193,8 @@ class RedisStore(RedisReader, Service):
     async def _prepare(self, protocol: Any) -> None:
         self._server = await ServerInfo.query(protocol)
         self._server.check()
+        if self.announces:
+            await check_publishing(protocol, self._channels)
         await self._compare(protocol)
         self._judge(self._server.info)
 

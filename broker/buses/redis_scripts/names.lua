@@ -239,6 +239,18 @@ verbs.renew = function(at)
   return {number, untidy, call('SMEMBERS', prefix .. 'lost/' .. me), nodes}
 end
 
+-- Writes and publishes in all the ways in which the others do, to see whether that is possible.
+verbs.probe = function()
+  local key = prefix .. 'probe'
+  call('SET', key, '1')
+  call('DEL', key)
+  call('HSET', key, 'field', '1')
+  call('DEL', key)
+  call('ZADD', key, 0, 'member')
+  call('PUBLISH', ARGV[2] .. 'nobody', '')
+  return call('DEL', key)
+end
+
 -- Ends the lease, and frees all names at once.  The others remove what is left of the node.
 verbs.leave = function()
   if call('HDEL', LEASES, me) > 0 then

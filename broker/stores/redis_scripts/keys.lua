@@ -237,7 +237,22 @@ verbs.spaces = function(at)
   return call('SSCAN', prefix .. 'spaces', ARGV[at])
 end
 
--- Writes, to see whether that is possible.
-verbs.probe = function()
-  return call('SET', prefix .. 'probe', '1')
+-- "1" to publish, too
+-- Writes in all the ways in which the others do, to see whether that is possible.
+verbs.probe = function(at)
+  local key = prefix .. 'probe'
+  call('SET', key, '1')
+  call('DEL', key)
+  call('HINCRBY', key, 'field', 1)
+  call('HSET', key, 'field', '2')
+  call('DEL', key)
+  call('ZADD', key, 0, 'member')
+  call('DEL', key)
+  call('SADD', key, 'member')
+  call('DEL', key)
+  call('XADD', key, '1-0', 'field', '1')
+  if ARGV[at] == '1' then
+    call('PUBLISH', ARGV[3] .. 'nobody', '')
+  end
+  return call('DEL', key)
 end
