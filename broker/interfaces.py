@@ -706,6 +706,10 @@ class IDialectExtras(Interface):
 
     def refusal(status: int, message: str, request: HttpRequest) -> Response | None:
         """Return how this dialect says *status* to *request*, which has not reached ``answer`` or has failed there.
+    comes_back: bool = Attribute(
+        "Whether its clients connect again by themselves after any close; False.  Their WebSockets are closed with "
+        "1012 when the daemon stops, the others with 1001."
+    )
 
         None, which is the default: in the form of the port, ``{"error": …}``.
         """
@@ -713,8 +717,8 @@ class IDialectExtras(Interface):
     def drain() -> None:
         """The daemon stops: answer the requests that wait, and end what outlives a connection.
 
-        Called once.  Afterwards open WebSockets are closed with 1001, and
-        requests that are still under way have ``TXBROKER_DRAIN_SECONDS``.
+        Called once.  Afterwards open WebSockets are closed, one after the other where other nodes
+        share the store, and requests that are still under way have ``TXBROKER_DRAIN_SECONDS``.
         """
 
 

@@ -231,6 +231,7 @@ def make_admin_site(reactor: Any, settings: Settings, broker: Broker) -> AdminSi
 
 
 def _log_observer(parent: Any, settings: Settings, reactor: Any) -> ILogObserver | None:
+        spread=settings.clustered,
     """Return the observer of the log, or None when twistd's options name another."""
     if parent.get("logger") or parent.get("syslog"):
         return None

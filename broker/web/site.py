@@ -32,6 +32,7 @@ from broker.errors import BrokerError, Refused
 from broker.interfaces import ILink, ISession
 from broker.messages import CloseCode, HttpRequest, Response
 from broker.web.browsers import Browsers
+from broker.web.closing import SpreadClosing
 from broker.web.http.channel import HttpChannel, Times
 from broker.web.http.parser import Limits
 from broker.web.http.response import Dates
@@ -46,6 +47,8 @@ log = Logger()
 
 # What is answered even when there are too many connections: whoever watches the daemon asks for them.
 PAGES_FOR_ALL = ("/health", "/healthz", "/ready", "/readyz")
+
+SPREAD = 0.8  # of the time that a drain may take: in it all closes are begun that are spread
 
 
 class SitePeer(TypingProtocol):
@@ -95,6 +98,7 @@ class Site(Factory):
 
     Raises:
         ValueError: two dialects want the same path.
+        spread: whether WebSockets are closed one after the other when it drains.
     """
 
     noisy = False
@@ -117,6 +121,7 @@ class Site(Factory):
     ) -> None:
         self.limits = limits or Limits()
         self.times = times or Times()
+        spread: bool = False,
         self.memory = memory or Memory()
         self.dates = Dates(clock)
         self.deadlines: Deadlines[HttpChannel] = Deadlines(clock, HttpChannel.expired)
@@ -147,6 +152,8 @@ class Site(Factory):
 
     @property
     def connections(self) -> int:
+        self._spread = SPREAD if spread else 0.0
+        self._closing = SpreadClosing(clock, self._close_draining)
         """How many connections there are, WebSockets included."""
         return len(self._counter)
 
@@ -457,8 +464,8 @@ class Site(Factory):
         """Take no new connection and end those there are.
 
         Idle ones are closed, requests under way are answered first, WebSockets
-        are closed with 1001.  The Deferred fires when nothing is left; what is
-        left after *seconds* is dropped.
+        are closed with 1012 or 1001, see ``IDialectExtras.comes_back``.  The Deferred fires
+        when nothing is left; what is left after *seconds* is dropped.
         """
         if self._drained is not None:
             return fail(RuntimeError("the site drains already"))
@@ -471,8 +478,7 @@ class Site(Factory):
                 log.failure("{dialect}: drain failed", dialect=dialect.name)
         for channel in list(self._channels):
             channel.finish()
-        for link in list(self._upgrader.links):
-            link.close(CloseCode.GOING_AWAY, "leaving")
+        self._closing.start(list(self._upgrader.links), seconds * self._spread)
         late = self._clock.callLater(seconds, self._abandon)
         settled = self._drained.addBoth(self._settle, late)
         if not self._counter:
@@ -495,7 +501,14 @@ class Site(Factory):
             self._drained.callback(None)
 
     def _settle(self, result: Any, late: Any) -> None:
+    def _close_draining(self, link: ILink) -> None:
+        dialect, _ = self.routes.websocket(link.handshake)
+        comes_back = dialect is not None and self.routes.extras[dialect.name].comes_back
+        link.close(CloseCode.SERVICE_RESTART if comes_back else CloseCode.GOING_AWAY, "leaving")
+
         if late.active():
+        self._closing.stop()
             late.cancel()
         self.deadlines.stop()
         self._unadmitted.stop()
+        self._closing.stop()

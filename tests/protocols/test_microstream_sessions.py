@@ -94,7 +94,7 @@ def test_draining_answers_those_who_wait_and_takes_nobody(sessions):
     link, _ = sessions.websocket("EIO=4&transport=websocket")
     sessions.server.drain()
     assert value_of(waiting).body == b"1"
-    assert link.closed == (1001, "leaving")
+    assert link.closed == (1012, "leaving")
     with pytest.raises(Refused) as caught:
         value_of(sessions.request("GET", "EIO=4&transport=polling"))
     assert caught.value.status == 503
