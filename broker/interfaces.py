@@ -176,6 +176,9 @@ class IPeer(Interface):
     def hold(change: int) -> None:
         """As ``ILink.hold``, for a session that has no link; beyond the bounds it is disconnected with 1013."""
 
+    def slow_consumer() -> None:
+        """Count it as a client that reads too slowly, and log that, before a session that has no link ends for it."""
+
     def bind(
         session: ISession,
         disconnect: Callable[[int, str], object] | None = None,

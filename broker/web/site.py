@@ -78,6 +78,9 @@ class Counts(TypingProtocol):
     def closed(self, dialect: str, code: int) -> None:
         """Count a connection that was closed with *code*."""
 
+    def slow_consumer(self, policy: str) -> None:
+        """Count a client that reads too slowly, and what was done about it."""
+
 
 class Site(Factory):
     """Makes the channels of the public port and answers their requests.
@@ -95,10 +98,10 @@ class Site(Factory):
         ready: returns why the daemon can not do its work now; [] when it can.
         about: returns what the daemon is.
         memory: where it is counted what clients make connections hold.
+        spread: whether WebSockets are closed one after the other when it drains.
 
     Raises:
         ValueError: two dialects want the same path.
-        spread: whether WebSockets are closed one after the other when it drains.
     """
 
     noisy = False
@@ -118,10 +121,10 @@ class Site(Factory):
         ready: Callable[[], list[str]] = list,
         about: Callable[[], dict[str, Any]] = dict,
         memory: Memory | None = None,
+        spread: bool = False,
     ) -> None:
         self.limits = limits or Limits()
         self.times = times or Times()
-        spread: bool = False,
         self.memory = memory or Memory()
         self.dates = Dates(clock)
         self.deadlines: Deadlines[HttpChannel] = Deadlines(clock, HttpChannel.expired)
@@ -149,11 +152,11 @@ class Site(Factory):
         self._channels: set[HttpChannel] = set()
         self._late = LateRefusals(self.routes, clock, self.dates, self._page_for_all)
         self._drained: Deferred[None] | None = None
+        self._spread = SPREAD if spread else 0.0
+        self._closing = SpreadClosing(clock, self._close_draining)
 
     @property
     def connections(self) -> int:
-        self._spread = SPREAD if spread else 0.0
-        self._closing = SpreadClosing(clock, self._close_draining)
         """How many connections there are, WebSockets included."""
         return len(self._counter)
 
@@ -212,6 +215,14 @@ class Site(Factory):
 
     def gone(self, channel: HttpChannel) -> None:
         """Forget *channel*, whose connection has ended."""
+        if channel.too_slow:
+            self._counts.slow_consumer("close")
+            self._throttled.log(
+                "stalled",
+                "{address} did not take its answer for {seconds:g} s and was dropped",
+                address=channel.address,
+                seconds=self.times.stalled,
+            )
         self._channels.discard(channel)
         self._unadmitted.leave(channel)
         self._counts.closed("http", 1000)
@@ -490,7 +501,13 @@ class Site(Factory):
         if self._drained is not None:
             self._abandon()
 
+    def _close_draining(self, link: ILink) -> None:
+        dialect, _ = self.routes.websocket(link.handshake)
+        comes_back = dialect is not None and self.routes.extras[dialect.name].comes_back
+        link.close(CloseCode.SERVICE_RESTART if comes_back else CloseCode.GOING_AWAY, "leaving")
+
     def _abandon(self) -> None:
+        self._closing.stop()
         for channel in list(self._channels):
             channel.abort()
         for link in list(self._upgrader.links):
@@ -501,14 +518,8 @@ class Site(Factory):
             self._drained.callback(None)
 
     def _settle(self, result: Any, late: Any) -> None:
-    def _close_draining(self, link: ILink) -> None:
-        dialect, _ = self.routes.websocket(link.handshake)
-        comes_back = dialect is not None and self.routes.extras[dialect.name].comes_back
-        link.close(CloseCode.SERVICE_RESTART if comes_back else CloseCode.GOING_AWAY, "leaving")
-
         if late.active():
-        self._closing.stop()
             late.cancel()
+        self._closing.stop()
         self.deadlines.stop()
         self._unadmitted.stop()
-        self._closing.stop()
