@@ -706,13 +706,13 @@ class IDialectExtras(Interface):
         "Whether a request that waits goes on when its client shuts down its side of the connection; True.  "
         "Otherwise it is cancelled, for clients of which a waiting request shows that they are there."
     )
-
-    def refusal(status: int, message: str, request: HttpRequest) -> Response | None:
-        """Return how this dialect says *status* to *request*, which has not reached ``answer`` or has failed there.
     comes_back: bool = Attribute(
         "Whether its clients connect again by themselves after any close; False.  Their WebSockets are closed with "
         "1012 when the daemon stops, the others with 1001."
     )
+
+    def refusal(status: int, message: str, request: HttpRequest) -> Response | None:
+        """Return how this dialect says *status* to *request*, which has not reached ``answer`` or has failed there.
 
         None, which is the default: in the form of the port, ``{"error": …}``.
         """
@@ -733,7 +733,8 @@ class IStore(IService):
 
     Every method returns a Deferred.  It fails with ``Unavailable`` when the
     store is away, not started, stopped, or can not keep up, and then nothing has
-    changed.  Cancelling gives up the answer, not the operation.
+    changed; or when it fails or is lost while it writes, and then that may have been done
+    all the same.  Cancelling gives up the answer, not the operation.
 
     Operations of one caller take effect in the order in which they were called,
     whether or not it waited in between; a read sees every write called before
