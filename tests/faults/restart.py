@@ -60,7 +60,7 @@ class Fleet:
     Attributes:
         clients: all there are.
         ups: when each was up, in seconds since the epoch.
-        given_up: those that will not come back, and why.
+        given_up: those that will not come back, and why; -1 for one of a process whose number is not known.
         closes: how often which clients were closed with which code or words.
     """
 
@@ -249,7 +249,7 @@ class Restarts:
         fleet = self.fleet
         end = time.monotonic() + TIMEOUT
         while len(back := fleet.back(since)) < len(fleet.clients) and time.monotonic() < end:
-            if len(back) + len(fleet.given_up) >= len(fleet.clients):
+            if set(fleet.clients) <= {*back, *(client for client, _ in fleet.given_up)}:
                 break
             await pause(0.05)
         return back

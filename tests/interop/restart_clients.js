@@ -148,4 +148,6 @@ async function again(act) {
 
 readline.createInterface({ input: process.stdin }).on("line", () => console.log(JSON.stringify(["report", readers])));
 const wanted = kinds.split(",");
+// The client of HPKV forgets a socket that it gave up while it was connecting, whose error then ends the process.
+process.on("uncaughtException", (error) => say("given up", wanted[0], -1, error.stack.split("\n", 3).join(" ")));
 for (let n = Number(first); n < Number(first) + Number(count); n++) starts[wanted[n % wanted.length]](n);
