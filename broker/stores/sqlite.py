@@ -78,6 +78,7 @@ class SqliteStore(Service):
         self._max_bytes, self._min_free_bytes = max_bytes, min_free_bytes
         self._file: SqliteFile | None = None
         self._stopped_reason = NOT_RUNNING
+        self.wiped: Callable[[], object] = _ignore
 
     def startService(self) -> None:
         """Open the file.
@@ -89,12 +90,14 @@ class SqliteStore(Service):
         self.epoch = file.epoch
         self._reader = TableReader(file.reads, file.epoch)
         self._space = FileSpace(file.writes, self._path, self._max_bytes, self._min_free_bytes)
-        writer = TableWriter(file.writes, file.epoch, self._space)
+        writer = TableWriter(file.writes, file.epoch, self._space, file.history)
         self._commits = GroupCommit(writer, self._clock, self._reactor, self._observe, self._failed)
         writer.measure()
         self._commits.start()
         self._stopped_reason = ""
         super().startService()
+        if file.history.went_back:
+            self.wiped()
 
     def stopService(self) -> Deferred[None]:
         """Refuse what is new, write what waits, close the file."""
