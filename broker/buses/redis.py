@@ -28,7 +28,7 @@ from broker.redis.batcher import RECONNECT_ERRORS, RECONNECT_TIMEOUT, Batcher, O
 from broker.redis.connection import Connection, ResponseError
 from broker.redis.event_codec import encode_message
 from broker.redis.script import Script
-from broker.redis.server import ServerInfo, check_publishing, check_subscribing, check_version, read_info
+from broker.redis.server import ServerInfo, check_subscribing, check_version, read_info
 
 log = Logger()
 
@@ -302,7 +302,6 @@ class RedisBus(Service):
         """Renew the lease before all else: then operations of an earlier connection can not be done any more."""
         info = await read_info(protocol, b"server")
         check_version(info)
-        await check_publishing(protocol, self._base)
         self._server = info.get("run_id", "")
         self._connections += 1
         self._first_renewal = None

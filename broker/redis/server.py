@@ -38,29 +38,16 @@ def check_version(info: dict[str, str]) -> None:
         raise NotUsable(f"its version {version} is too old: 6.2 or later is needed")
 
 
-async def check_publishing(protocol: Any, channels: bytes) -> None:
-    """Raise ``NotUsable`` if the ACL does not permit to publish to *channels*, which all that are used begin with.
-
-    Scripts publish: what they have written before that would stay, although it is refused.
-    """
-    await _check_permission(protocol, "to publish", b"PUBLISH", channels + b"nobody", b"")
-
-
 async def check_subscribing(protocol: Any, channels: bytes) -> None:
     """Raise ``NotUsable`` if the ACL does not permit to subscribe to channels, and to patterns of them."""
-    word = channels + b"silent"  # where nothing is published, by others neither
-    for commands in ((b"SUBSCRIBE", b"UNSUBSCRIBE"), (b"PSUBSCRIBE", b"PUNSUBSCRIBE")):
-        for command in commands:
-            await _check_permission(protocol, "to subscribe", command, word)
-
-
-async def _check_permission(protocol: Any, what: str, *words: bytes) -> None:
-    try:
-        await protocol.execute_command(*words)
-    except ResponseError as error:
-        if "NOPERM" not in str(error):
-            raise
-        raise NotUsable(f"its ACL does not permit this user {what}: {error}") from None
+    word = channels + b"silent"  # where nothing is published
+    for command in (b"SUBSCRIBE", b"UNSUBSCRIBE", b"PSUBSCRIBE", b"PUNSUBSCRIBE"):
+        try:
+            await protocol.execute_command(command, word)
+        except ResponseError as error:
+            if "NOPERM" not in str(error):
+                raise
+            raise NotUsable(f"its ACL does not permit this user to subscribe: {error}") from None
 
 
 @attrs.frozen
