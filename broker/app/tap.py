@@ -148,6 +148,7 @@ def make_core(reactor: Any, settings: Settings) -> Broker:
         announce=settings.bus == settings.store,
         observe=metrics.committed,
         failed=metrics.store_failed,
+        checkpoint_failed=metrics.checkpoint_failed,
     )
     bus = open_bus(
         settings.bus,

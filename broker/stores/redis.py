@@ -80,6 +80,7 @@ class RedisStore(RedisReader, Service):
     """
 
     shared = True
+    degraded = ""
 
     def __init__(
         self,

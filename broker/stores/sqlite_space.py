@@ -30,7 +30,7 @@ class FileSpace:
     """
 
     def __init__(self, connection: sqlite3.Connection, path: str, max_bytes: int, min_free_bytes: int) -> None:
-        self._execute = connection.execute
+        self.attach(connection)
         self._path = path
         self._room = Room(max_bytes)
         self._min_free_bytes = min_free_bytes
@@ -39,6 +39,10 @@ class FileSpace:
         self.allowance = 0
         self.used_bytes = 0
         self.reclaimable = False
+
+    def attach(self, connection: sqlite3.Connection) -> None:
+        """Use *connection* from now on."""
+        self._execute = connection.execute
 
     def measure(self, size: int) -> str:
         """Measure it before *size* bytes are added; return why nothing can be, or ""."""
@@ -52,7 +56,10 @@ class FileSpace:
     def _disk_shortage(self, size: int) -> str:
         if not self._min_free_bytes:
             return ""
-        disk = os.statvfs(os.path.dirname(self._path) or ".")
+        try:
+            disk = os.statvfs(os.path.dirname(self._path) or ".")
+        except OSError:
+            return ""  # the directory is gone, or not to be looked at: ``FileWatch`` says so
         free = disk.f_bavail * disk.f_frsize
         if free - size >= self._min_free_bytes:
             return ""
@@ -76,5 +83,5 @@ class FileSpace:
 def _size_of(path: str) -> int:
     try:
         return os.stat(path).st_size
-    except FileNotFoundError:
+    except OSError:
         return 0
