@@ -69,19 +69,18 @@ def open_store(
         from broker.stores.memory import MemoryStore
 
         return MemoryStore(clock, max_bytes)
-    common: dict[str, Any] = {
-        "clock": clock,
-        "reactor": reactor or _threads(clock),
-        "max_bytes": max_bytes,
-        "observe": observe,
-        "failed": failed,
-    }
+    common: dict[str, Any] = {"clock": clock, "reactor": reactor or _threads(clock), "max_bytes": max_bytes}
+    common |= {"observe": observe, "failed": failed}
     if scheme == "sqlite":
         from broker.stores.sqlite import SqliteStore
 
         path = database_path(rest, directory)
-        common["checkpoint_failed"] = checkpoint_failed
-        return SqliteStore(path, durability=durability, min_free_bytes=min_free_bytes, **common)
+        own: dict[str, Any] = {
+            "durability": durability,
+            "min_free_bytes": min_free_bytes,
+            "checkpoint_failed": checkpoint_failed,
+        }
+        return SqliteStore(path, **own, **common)
     from broker.stores.redis import RedisStore
 
     return RedisStore(url, prefix=prefix, announce=announce, wait=wait, **common)
