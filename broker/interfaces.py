@@ -754,6 +754,9 @@ class IStore(IService):
     degraded: str = Attribute("What is wrong although writes are taken; '' for nothing.")
     description: str = Attribute("Its kind as one word, then where it is and what it promises; without secrets.")
     used_bytes: int = Attribute("How large it is, as far as it knows; 0: it does not.")
+    wiped: Callable[[], object] = Attribute(
+        "Called when ``epoch`` has changed since the store was seen last, as soon as operations are possible."
+    )
 
     def append(log: str, event: Event, quota: Quota | None = None, head: int | None = None) -> Deferred[Event]:
         """Store *event* at the end of *log*; return a copy with ``id`` and ``epoch`` set.
@@ -900,9 +903,6 @@ class ISharedStore(IStore):
     could not be waited for.  What only nodes have seen that have gone since is lost in silence.
     """
 
-    wiped: Callable[[], object] = Attribute(
-        "Called when ``epoch`` has changed while running, as soon as operations are possible."
-    )
     server: str = Attribute("Which server it is connected to, another word each time one is started; '' for none yet.")
     kept: int = Attribute(
         "The mark up to which what was stored before the present epoch is still there; 0: nothing is."

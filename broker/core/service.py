@@ -107,7 +107,7 @@ class Broker(MultiService):
         self.arrived = bus.deliver = Delivery(self.topics, self.channels, self.keys, controls).arrived
         if bus.shared:
             cast(ISharedBus, bus).source = StoreEventSource(cast(ISharedStore, store))
-            cast(ISharedStore, store).wiped = self._wiped
+        store.wiped = self._wiped
         for topic in controls:
             bus.listen(topic)
         for part in (store, bus):
@@ -176,9 +176,11 @@ class Broker(MultiService):
         self.parts.mailboxes.forget()
         self.memberships.lost()
         self.tokens.forget_key()
-        cast(SharedQueues, self.queues).lost()
+        if self.bus.shared:
+            cast(SharedQueues, self.queues).lost()
         self._restoration.begin()
-        cast(ISharedBus, self.bus).wiped()
+        if self.bus.shared:
+            cast(ISharedBus, self.bus).wiped()
 
     def _sweep(self) -> Deferred[None]:
         return ensureDeferred(self._swept()).addCallbacks(

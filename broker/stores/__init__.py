@@ -74,13 +74,8 @@ def open_store(
     if scheme == "sqlite":
         from broker.stores.sqlite import SqliteStore
 
-        path = database_path(rest, directory)
-        own: dict[str, Any] = {
-            "durability": durability,
-            "min_free_bytes": min_free_bytes,
-            "checkpoint_failed": checkpoint_failed,
-        }
-        return SqliteStore(path, **own, **common)
+        common |= {"min_free_bytes": min_free_bytes, "checkpoint_failed": checkpoint_failed}
+        return SqliteStore(database_path(rest, directory), durability=durability, **common)
     from broker.stores.redis import RedisStore
 
     return RedisStore(url, prefix=prefix, announce=announce, wait=wait, **common)

@@ -117,6 +117,7 @@ class MemoryStore(Service):
     def __init__(self, clock: IReactorTime, max_bytes: int = 0) -> None:
         self.epoch = ""
         self.used_bytes = 0
+        self.wiped: Callable[[], object] = _ignore
         self._clock = clock
         self._room = Room(max_bytes)
         self._stopped_reason = NOT_RUNNING
@@ -395,3 +396,7 @@ def _cut(items: list[T], size_of: Callable[[T], int], max_bytes: int) -> list[T]
 
 def _body_bytes(event: Event) -> int:
     return len(event.body or b"")
+
+
+def _ignore() -> None:
+    """What is called where nobody is."""

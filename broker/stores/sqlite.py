@@ -84,6 +84,7 @@ class SqliteStore(Service):
         self._max_bytes, self._min_free_bytes = max_bytes, min_free_bytes
         self._file: SqliteFile | None = None
         self._stopped_reason = NOT_RUNNING
+        self.wiped: Callable[[], object] = _ignore
 
     def startService(self) -> None:
         """Open the file.
@@ -102,11 +103,13 @@ class SqliteStore(Service):
         self._commits.start()
         self._stopped_reason = ""
         super().startService()
+        if file.history.went_back:
+            self.wiped()
 
     def _open(self, file: SqliteFile) -> None:
         self._reader = TableReader(file.reads, file.epoch)
         self._space = FileSpace(file.writes, self._path, self._max_bytes, self._min_free_bytes)
-        writer = TableWriter(file.writes, file.epoch, self._space)
+        writer = TableWriter(file.writes, file.epoch, self._space, file.history)
         limit = min(MAX_LOG_BYTES, self._max_bytes // 8) if self._max_bytes else MAX_LOG_BYTES
         self._checkpoints = CheckpointHealth(self._checkpoint_failed, file.watch.length_of_log, limit)
         call = self._reactor.callFromThread

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
-import secrets
 import sqlite3
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,7 +13,10 @@ from importlib import resources
 import attrs
 
 from broker.errors import Unavailable
+from broker.stores.sqlite_copy import finish_restoring, own_like
 from broker.stores.sqlite_failures import FileLost, is_io_error
+from broker.stores.sqlite_history import History, Position, has_foreign_log, recall, set_log_aside
+from broker.stores.sqlite_space import let_shrink
 from broker.stores.sqlite_watch import FileWatch
 
 APPLICATION_ID = 0x74786272  # "txbr": marks the file as one of ours
@@ -87,7 +89,7 @@ class SqliteFile:
     Attributes:
         writes: the connection of the writer thread.
         reads: a second connection, which sees what was committed.
-        epoch: made at random when the file was made.
+        history: knows how far it has come, and its epoch.
         watch: knows the files that are open.
         log_pages: how long the write-ahead log becomes before it is written back into the file.
         lost: whether other files are at its path now.
@@ -95,12 +97,17 @@ class SqliteFile:
 
     writes: sqlite3.Connection
     reads: sqlite3.Connection
-    epoch: str
+    history: History
     watch: FileWatch
     log_pages: int
     _opening: Opening
     _lock: int
     lost: bool = False
+
+    @property
+    def epoch(self) -> str:
+        """Made at random when the file was made, restored, or found to lack what it had."""
+        return self.history.epoch
 
     def reopen(self) -> None:
         """Open it again, after both connections were closed.
@@ -122,9 +129,11 @@ class SqliteFile:
             for connection in (self.reads, self.writes):
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
         else:
+            self.history.finish()
             self.reads.close()
             self.writes.close()
             self.watch.close()
+            self.history.closed()
         os.close(self._lock)
 
 
@@ -135,10 +144,14 @@ def open_file(path: str, durability: str, timeout: float, max_bytes: int = 0) ->
         Unavailable: it can not be used; the message says why.
     """
     opening = Opening(path, durability, timeout, max_bytes)
-    lock = _lock(path)
+    lock = lock_file(path)
     try:
+        finish_restoring(path)
+        remembered = recall(path)
+        if has_foreign_log(path, remembered):
+            set_log_aside(path)
         _create(path)
-        return _opened(opening, lock)
+        return _opened(opening, lock, remembered)
     except (OSError, sqlite3.Error, FileLost, Unavailable) as error:
         os.close(lock)
         if isinstance(error, Unavailable):
@@ -146,18 +159,15 @@ def open_file(path: str, durability: str, timeout: float, max_bytes: int = 0) ->
         raise _refusal(path, error) from error
 
 
-def _opened(opening: Opening, lock: int) -> SqliteFile:
+def _opened(opening: Opening, lock: int, remembered: Position | None) -> SqliteFile:
     writes, reads = opening.connect()
     try:
-        epoch = _epoch(writes)
-        with suppress(sqlite3.OperationalError):
-            # So that what is in the file itself tells that it is the store's.
-            writes.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        let_shrink(writes, opening.path)
+        history = History(writes, opening.path, remembered)
         (page_size,) = writes.execute("PRAGMA page_size").fetchone()
-        (meta_page,) = writes.execute("SELECT rootpage FROM sqlite_master WHERE name = 'meta'").fetchone()
-        watch = FileWatch(opening.path, epoch, page_size, meta_page, opening.log_limit)
+        watch = FileWatch(opening.path, history, page_size, opening.log_limit)
         pages = max(MIN_WAL_PAGES, min(MAX_WAL_PAGES, opening.log_limit // page_size))
-        return SqliteFile(writes, reads, epoch, watch, pages, opening, lock)
+        return SqliteFile(writes, reads, history, watch, pages, opening, lock)
     except (OSError, sqlite3.Error, FileLost):
         reads.close()
         writes.close()
@@ -171,14 +181,18 @@ def _refusal(path: str, error: Exception | str) -> Unavailable:
     return Unavailable("store", message=f"The store {path} can not be opened: {reason}.")
 
 
-def _lock(path: str) -> int:
+def lock_file(path: str) -> int:
     """Return the descriptor that holds the lock of *path*.
 
     A file of its own: closing any descriptor of the database would release the
     locks that SQLite has on it.  The kernel releases it when the process is killed.
+
+    Raises:
+        Unavailable: another process holds it, or there can be none.
     """
     try:
         descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        own_like(f"{path}.lock", path if os.path.exists(path) else os.path.dirname(path))
     except OSError as error:
         raise _refusal(path, error) from error
     try:
@@ -190,6 +204,23 @@ def _lock(path: str) -> int:
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
     return descriptor
+
+
+def is_locked(path: str) -> bool:
+    """Whether a process has the lock of *path*, as far as this one may know."""
+    try:
+        descriptor = os.open(f"{path}.lock", os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _create(path: str) -> None:
@@ -220,16 +251,10 @@ def upgrade(connection: sqlite3.Connection, path: str, scripts: Sequence[str]) -
     Raises:
         Unavailable: it is newer than the newest, or another program's.
     """
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if application != APPLICATION_ID and (version or application or tables):
-        raise _refusal(path, "it is a SQLite file of another program")
-    if version > len(scripts):
-        reason = f"it was written by a newer version (its schema is {version}, the newest known here is {len(scripts)})"
-        raise _refusal(path, reason)
-    if not tables:
-        # One with tables would need a VACUUM, which takes long and twice the space.
+    version, problem = judge_version(connection, len(scripts))
+    if problem:
+        raise _refusal(path, problem)
+    if not version:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     for number, script in enumerate(scripts[version:], version + 1):
         try:
@@ -243,7 +268,15 @@ def upgrade(connection: sqlite3.Connection, path: str, scripts: Sequence[str]) -
             raise
 
 
-def _epoch(connection: sqlite3.Connection) -> str:
-    connection.execute("INSERT OR IGNORE INTO meta (name, value) VALUES ('epoch', ?)", (secrets.token_hex(8),))
-    (epoch,) = connection.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
-    return str(epoch)
+def judge_version(connection: sqlite3.Connection, newest: int) -> tuple[int, str]:
+    """Return the version of the schema of a file, 0 for an empty one, and why it can not be used, or ""."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if application != APPLICATION_ID and (version or application or tables):
+        return version, "it is a SQLite file of another program"
+    if version > newest:
+        return version, (
+            f"it was written by a newer version (its schema is {version}, the newest known here is {newest})"
+        )
+    return version, ""

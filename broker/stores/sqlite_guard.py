@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from broker.stores.sqlite_checkpoints import Checkpoints
 from broker.stores.sqlite_failures import FileLost, is_damage, is_io_error, is_unreadable
 from broker.stores.sqlite_file import SqliteFile, closed_connection
-from broker.stores.sqlite_tables import TableWriter
+from broker.stores.sqlite_tables import TableReader, TableWriter
 from broker.stores.sqlite_watch import first_damage
 
 RESTART = "nothing is written until the broker is started again"
@@ -101,6 +101,15 @@ class FileGuard:
         except (FileLost, OSError, sqlite3.Error) as error:
             self.judge(error)
 
+    def write_back(self) -> None:
+        """Write the log back however short it is: so the file ends where its last page does."""
+        if self.broken or self.suspect:
+            return
+        try:
+            self.checkpoints.run()
+        except (OSError, sqlite3.Error) as error:
+            self.judge(error)
+
     def judge(self, error: BaseException, reading: bool = False) -> str:
         """Return what *error* of SQLite, or of looking at the files, means for operators.
 
@@ -121,7 +130,7 @@ class FileGuard:
             return self.broken
         if not lost.readable:
             self.readable = False
-            self._tables.attach(closed_connection())
+            TableReader.attach(self._tables, closed_connection())
         # Then nothing of the log may be written to the database file any more.
         self.file.lost = not (lost.keeps and lost.logged)
         if not lost.keeps:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from broker.errors import Conflict
 from broker.messages import MAX_TIME, Entry, Event, Quota, decode_text, encode_text
 from broker.stores.entries import ANNOUNCED_SPACES, alive, check_revision, increased, merged, replaced
 from broker.stores.room import ROW_BYTES, check_quota, fits_when_full, floor_group, full_refusal
+from broker.stores.sqlite_history import History
 from broker.stores.sqlite_space import FileSpace
 
 MAX_INTEGER = 2**63 - 1  # of SQLite
@@ -150,14 +152,22 @@ class TableWriter(TableReader):
         connection: the one that writes.
         epoch: that of the events.
         space: measures the file; None: it may have any size, and keeps it.
+        history: counts how far it has come; None: nobody does.
 
     Attributes:
         to_purge: whether trimmed events are still to be deleted, or unused pages to be given back.
         shortage: why nothing may be added; "" when it may.
     """
 
-    def __init__(self, connection: sqlite3.Connection, epoch: str, space: FileSpace | None = None) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        epoch: str,
+        space: FileSpace | None = None,
+        history: History | None = None,
+    ) -> None:
         self.space = space
+        self._history = history
         self.shortage = ""
         self._heads: dict[str, list[int]] = {}  # by the name of the log: its row id and its last event id
         super().__init__(connection, epoch)
@@ -169,8 +179,9 @@ class TableWriter(TableReader):
         super().attach(connection)
         self._executemany = connection.executemany
         self._heads = {}
-        if self.space is not None:
-            self.space.attach(connection)
+        for part in (self.space, self._history):
+            if part is not None:
+                part.attach(connection)
 
     def begin(self, operations: int = 1, size: int = 0) -> None:
         """Begin a transaction of so many operations and bytes, of which there is one at a time."""
@@ -193,6 +204,9 @@ class TableWriter(TableReader):
     def commit(self) -> None:
         """Commit everything since ``begin``."""
         self.flush()
+        history = self._history
+        if history is not None and self._connection.total_changes != history.seen and monotonic() >= history.due:
+            history.step()
         self._execute("COMMIT")
 
     def rollback(self) -> None:
@@ -200,6 +214,8 @@ class TableWriter(TableReader):
         self._buffer.clear()
         self._heads.clear()
         self.to_purge = True
+        if self._history is not None:
+            self._history.undone()
         if self._connection.in_transaction:
             self._execute("ROLLBACK")
 
@@ -438,9 +454,12 @@ class TableWriter(TableReader):
     def expired(self, space: str, limit: int, now: float) -> list[str]:
         """See ``IStore.expired``; *now* is in seconds since the epoch.
 
-        The daemon calls it every second, which is often enough to look how large the file is, too.
+        The daemon calls it every second, which is often enough to look how large the file is, and to remember how
+        far it has come.
         """
         self.measure()
+        if self._history is not None:
+            self._history.save()
         rows = self._execute(_DUE, (space, now, max(0, limit))).fetchall()
         self._executemany(_DELETE, [(space, key) for key, _ in rows])
         for account, count in Counter(account for _, account in rows).items():

@@ -11,10 +11,11 @@ import os
 import sqlite3
 import struct
 import time
-from contextlib import suppress
-from urllib.parse import quote
+from contextlib import closing, suppress
 
+from broker.stores.sqlite_copy import open_uri, size_of
 from broker.stores.sqlite_failures import FileLost
+from broker.stores.sqlite_history import History, look, unused_name
 
 SIDE_FILES = ("-wal", "-shm", ".lock")
 STALE = "-wal.stale"  # what a log is renamed to that belongs to no file any more
@@ -32,9 +33,8 @@ class FileWatch:
 
     Args:
         path: the database file.
-        epoch: that of the store, which stands in the database.
+        history: knows its epoch, and how far the database has come.
         page_size: bytes of a page of the database.
-        meta_page: the number of the page that has the epoch, from 1.
         log_limit: bytes below which SQLite does not shorten the log.
 
     Attributes:
@@ -46,11 +46,10 @@ class FileWatch:
         changed: whether another program has written to the database file, which is still the store's.
     """
 
-    def __init__(self, path: str, epoch: str, page_size: int, meta_page: int, log_limit: int) -> None:
+    def __init__(self, path: str, history: History, page_size: int, log_limit: int) -> None:
         self.path, self.log_path = path, f"{path}-wal"
         self.changed = False
-        self._epoch = epoch.encode("ascii")
-        self._page_size, self._meta_page, self._log_limit = page_size, meta_page, log_limit
+        self._history, self._page_size, self._log_limit = history, page_size, log_limit
         # Not to be closed before SQLite has closed the file: that would end the locks of SQLite.
         self._descriptor = os.open(path, os.O_RDONLY)
         self.main: FileState = (0, 0, 0, 0)
@@ -58,7 +57,6 @@ class FileWatch:
         self.side: dict[str, tuple[int, int]] = {}
         self.log_bytes = 0
         self._header = b""
-        self._marked = False  # whether the epoch stands in the file, not in the log only
         self.begin()
 
     def begin(self) -> None:
@@ -80,7 +78,6 @@ class FileWatch:
         self.main = state_of(os.fstat(self._descriptor))
         self.log_bytes = self.length_of_log()
         self._header = self._read_header()
-        self._marked = self._epoch in self._read_page(self._meta_page)
 
     def close(self) -> None:
         """Let go of the file, after SQLite has closed it."""
@@ -130,13 +127,13 @@ class FileWatch:
         # SQLite does not raise the counter each time; a database that has fewer pages is an older one as a rule.
         if not same or any(_number(header, place) < _number(before, place) for place in (24, 28)):
             return "overwritten"
-        return "overwritten" if self._marked and self._epoch not in self._read_page(self._meta_page) else ""
+        alone, history = look(self.path, "immutable=1"), self._history
+        # None: it is damaged, perhaps.
+        ours = alone is None or (alone.epoch == history.epoch and alone.generation >= history.merged)
+        return "" if ours else "overwritten"
 
     def _read_header(self) -> bytes:
         return os.pread(self._descriptor, 100, 0).ljust(100, b"\0")
-
-    def _read_page(self, number: int) -> bytes:
-        return os.pread(self._descriptor, self._page_size, (number - 1) * self._page_size)
 
     def log_has(self, frames: int) -> bool:
         """Whether so many pages, or more, were written to the log since it began anew.
@@ -181,15 +178,13 @@ class FileWatch:
 
     def length_of_log(self) -> int:
         """Return how long the log is; 0 when it is gone."""
-        with suppress(OSError):
-            return os.stat(self.log_path).st_size
-        return 0
+        return size_of(self.log_path)
 
     def set_log_aside(self) -> None:
         """Rename the log if it is the store's: at its next start SQLite would apply it to whatever file is there."""
         with suppress(OSError, FileLost):
             if identity(self._stat("-wal")) == self.log:
-                os.rename(self.log_path, self.path + STALE)
+                os.rename(self.log_path, unused_name(self.path + STALE))
 
 
 def identity(status: os.stat_result) -> tuple[int, int]:
@@ -207,13 +202,11 @@ def first_damage(path: str) -> str:
 
     It reads the whole file.
     """
-    connection = sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, check_same_thread=False)
-    try:
-        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    except sqlite3.Error as error:
-        return str(error)
-    finally:
-        connection.close()
+    with closing(open_uri(path, "mode=ro")) as connection:
+        try:
+            (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.Error as error:
+            return str(error)
     return "" if found == "ok" else " ".join(str(found).split())
 
 

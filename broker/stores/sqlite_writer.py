@@ -274,6 +274,8 @@ class WriterThread:
         failed: called with the reason when nothing can be written, while there is no batch.
     """
 
+    log = Logger()
+
     def __init__(
         self,
         tables: TableWriter,
@@ -311,7 +313,7 @@ class WriterThread:
             try:
                 batch = self._batches.get(timeout=CHECK_INTERVAL)
             except Empty:
-                self._check()
+                self._between(None)
                 continue
             if batch is None:
                 return
@@ -322,16 +324,23 @@ class WriterThread:
                 # Even the rollback failed; the thread must live on to try again.
                 batch.failure = str(error) or type(error).__name__
                 batch.outcomes = [write_refusal(batch.failure) for _ in batch.operations]
-            ended = time.perf_counter()
-            batch.seconds = ended - started
+            batch.seconds = time.perf_counter() - started
             self._reactor.callFromThread(self._answer, batch)
-            # Nobody but the next batch waits for what follows.
-            if ended - self._checked >= CHECK_INTERVAL:
+            self._between(batch)
+
+    def _between(self, batch: Batch | None) -> None:
+        """Look at the files, and write the log back, if it is time to; nobody but the next batch waits for that."""
+        try:
+            if batch is None or time.perf_counter() - self._checked >= CHECK_INTERVAL:
                 self._check()
+            if batch is None:
+                return
             self._unlooked += PAGES_PER_COMMIT + PAGES_PER_OPERATION * len(batch.operations) + batch.size // PAGE
             if self._unlooked > self._look_after:
                 self._unlooked = 0
                 self._guard.look()
+        except Exception:
+            self._reactor.callFromThread(self.log.failure, "looking at the files of the store failed", Failure())
 
     def _do(self, batch: Batch) -> None:
         guard = self._guard
@@ -347,6 +356,10 @@ class WriterThread:
             batch.failure = guard.judge(batch.error, reading)
         elif batch.wrote:
             self._confirm(batch)
+            space = self._tables.space
+            if space is not None and space.shrunk:
+                space.shrunk = False
+                guard.write_back()
 
     def _confirm(self, batch: Batch) -> None:
         """Refuse *batch* if it was not written to the files at the paths of the store."""

@@ -96,7 +96,7 @@ HARMS: dict[Callable[[Path], None], tuple[str, list[int]]] = {
 async def test_files_that_are_lost_are_told_and_nothing_more_is_acknowledged(start_daemon: StartDaemon) -> None:
     async def lose(harm: Callable[[Path], None], reason: str, left: list[int]) -> None:
         daemon = await start_daemon(**SETTINGS, **WITH_METRICS)
-        daemon.provoked.append("The store can not write")
+        daemon.provoked += ["The store can not write", "data of the store was lost"]
         client = Client(daemon)
         assert (await client.post()).status == 200
         harm(database(daemon))
@@ -117,7 +117,7 @@ async def test_files_that_are_lost_are_told_and_nothing_more_is_acknowledged(sta
 @pytest_twisted.ensureDeferred
 async def test_a_file_that_was_replaced_is_not_touched_by_the_old_one(start_daemon: StartDaemon) -> None:
     daemon = await start_daemon(**SETTINGS, **WITH_METRICS)
-    daemon.provoked.append("The store can not write")
+    daemon.provoked += ["The store can not write", "data of the store was lost"]
     client, path = Client(daemon), database(daemon)
     assert (await client.post()).status == 200
     copy = path.with_name("copy.db")
