@@ -20,7 +20,7 @@ from zope.interface.verify import verifyObject
 
 from broker.errors import Conflict, Invalid, RateLimited, Unavailable
 from broker.interfaces import IStore
-from broker.messages import Announcement, Entry, Event, Quota
+from broker.messages import Announcement, Entry, Event, KeyAnnouncement, Quota
 from broker.stores import redis as redis_store
 from broker.stores.room import ESSENTIAL_SPACES, floor_group
 from tests.support.eventually import TIMEOUT, pause
@@ -61,7 +61,7 @@ async def fill(store: IStore, log: str, count: int, *, time: float = NOW) -> Non
 
 def announcement(name: str = "set", *, key: str = "k") -> Announcement:
     """Return that of a change of *key* whose event is stored."""
-    return Announcement(f"kv/{key}", key, name, NOW, "session", stored=True)
+    return KeyAnnouncement(f"kv/{key}", name, NOW, origin="session", stored=True, key=key)
 
 
 def told(value: str | None, key: str = "k") -> bytes:

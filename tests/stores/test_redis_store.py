@@ -25,7 +25,7 @@ from broker.config.addresses import is_redis
 from broker.core.channels import StoreEventSource
 from broker.errors import Invalid, NotDone, Unavailable
 from broker.interfaces import ISharedStore, IStore
-from broker.messages import Announcement, Event
+from broker.messages import Announcement, Event, KeyAnnouncement
 from broker.redis import RedisAddress
 from broker.redis.connection import NotUsable, ResponseError, refusal_text
 from broker.redis.event_codec import decode_stored
@@ -99,7 +99,7 @@ def event(body: bytes = b"1") -> Event:
 
 
 def announcement() -> Announcement:
-    return Announcement("kv/k", "k", "set", 1.0)
+    return KeyAnnouncement("kv/k", "set", 1.0, key="k")
 
 
 # What it says of itself.
