@@ -280,7 +280,7 @@ def make_parts(
         topics=Topics(bus.listen, bus.forget),
         channels=channels,
         indices=Indices(store, clock, settings.index_seconds, max_bytes=min(MAX_PAGE_BYTES, settings.send_queue_bytes)),
-        keys=Keys(store, bus, channels.announce, clock, settings.max_value_bytes),
+        keys=Keys(store, bus, channels.announce, clock, settings.max_value_bytes, settings.durable_topics),
         memberships=Memberships(store, channels.notify, settings.max_subscriptions, clock, settings.membership_seconds),
         owners=_make_owners(settings, store, access, channels, clock, lambda *new: _replaced(parts, *new)),
         presence=presence,

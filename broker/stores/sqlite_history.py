@@ -204,14 +204,20 @@ class History:
         return attrs.evolve(position, merged=position.generation if self._merge() else known)
 
     def _report(self, found: Position | None, remembered: Position, now: Position) -> None:
+        fields = {"path": self._path, "seen": remembered.generation, "before": remembered.epoch, "epoch": now.epoch}
+        if found is None:
+            log.warn(
+                "{path} is new: the store before had come to generation {seen} of epoch {before}; the epoch is {epoch} "
+                "now; see docs/operations/backup",
+                **fields,
+            )
+            return
         log.error(
-            "data of the store was lost: {path} {state}, and had come to generation {seen} of epoch {before}; the "
-            "epoch is {epoch} now; see docs/operations/backup",
-            path=self._path,
-            state=f"has generation {found.generation} of epoch {found.epoch}" if found else "is new",
-            seen=remembered.generation,
-            before=remembered.epoch,
-            epoch=now.epoch,
+            "data of the store was lost: {path} has generation {kept} of epoch {other}, and had come to generation "
+            "{seen} of epoch {before}; the epoch is {epoch} now; see docs/operations/backup",
+            kept=found.generation,
+            other=found.epoch,
+            **fields,
         )
 
     def _merge(self) -> bool:

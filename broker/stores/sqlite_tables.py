@@ -9,7 +9,8 @@ from time import monotonic
 from typing import Any
 
 from broker.errors import Conflict
-from broker.messages import MAX_TIME, Entry, Event, Quota, decode_text, encode_text
+from broker.messages import MAX_TIME, Announce, Announcement, Entry, Event, Quota, decode_text, encode_text
+from broker.patterns import LOG_PREFIX
 from broker.stores.entries import ANNOUNCED_SPACES, alive, check_revision, increased, merged, replaced
 from broker.stores.room import ROW_BYTES, check_quota, fits_when_full, floor_group, full_refusal
 from broker.stores.sqlite_history import History
@@ -443,7 +444,27 @@ class TableWriter(TableReader):
         stored, account = self._look(space, key, now)
         return self._put(space, key, stored, increased(stored, amount), account, quota)
 
-    def expired(self, space: str, limit: int, now: float) -> list[str]:
+    def change_announced(
+        self, change: Callable[..., Any], arguments: tuple[Any, ...], announcement: Announcement
+    ) -> Any:
+        """Make a change of a key by a method of this class, and append its event."""
+        if self.shortage and change is not TableWriter.delete:
+            raise full_refusal(self.shortage)
+        result = change(self, *arguments)
+        if result:
+            self._append_event(announcement, result.value if isinstance(result, Entry) else None)
+        return result
+
+    def _append_event(self, announcement: Announcement, value: bytes | None) -> None:
+        # Even if the file is full: a key has gone then, which is more than the event takes.
+        shortage, self.shortage = self.shortage, ""
+        try:
+            event = announcement.event_of(value)
+            announcement.event = self.append(LOG_PREFIX + event.topic, event, event.time)
+        finally:
+            self.shortage = shortage
+
+    def expired(self, space: str, limit: int, now: float, announce: Announce | None = None) -> list[str]:
         """See ``IStore.expired``; *now* is in seconds since the epoch.
 
         The daemon calls it every second, which is often enough to look how large the file is, and to remember how
@@ -456,7 +477,11 @@ class TableWriter(TableReader):
         self._executemany(_DELETE, [(space, key) for key, _ in rows])
         for account, count in Counter(account for _, account in rows).items():
             self._uncount(account, count)
-        return [decode_text(key) for key, _ in rows]
+        keys = [decode_text(key) for key, _ in rows]
+        for announcement in map(announce, keys) if announce else ():
+            if announcement is not None and announcement.stored:
+                self._append_event(announcement, None)
+        return keys
 
     def probe(self) -> None:
         """Write ``PROBE_BYTES`` and remove them again, which fails when the disk is full."""

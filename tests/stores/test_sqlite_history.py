@@ -109,10 +109,11 @@ def test_the_file_of_another_store_begins_a_new_epoch(home: Home, tmp_path: Path
 def test_a_file_that_has_gone_is_told_too(home: Home) -> None:
     before = run(home, b"1")
     home.path.unlink()
-    store, errors = errors_of(home)
+    with logging(LogLevel.warn) as events:
+        store = home.store()
     assert store.epoch != before
-    assert len(errors) == 1
-    assert f"{home.path} is new, and had come to generation 2 of epoch {before}" in errors[0]
+    (warning,) = lines_of(events)
+    assert warning.startswith(f"{home.path} is new: the store before had come to generation 2 of epoch {before}; the")
 
 
 def test_what_is_remembered_is_for_the_owner_and_may_be_lost(home: Home) -> None:
