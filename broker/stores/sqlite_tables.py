@@ -314,6 +314,8 @@ class TableWriter(TableReader):
         while budget > 0 and (row := self._execute(_TO_PURGE).fetchone()) is not None:
             number, purged, trimmed = row
             upto = min(trimmed, purged + budget)
+            if upto <= purged:
+                raise _damage("log_to_purge")  # it would be found again and again
             self._execute("DELETE FROM event WHERE log = ? AND id <= ?", (number, upto))
             self._execute("UPDATE log SET purged = ? WHERE id = ?", (upto, number))
             budget -= upto - purged
@@ -500,6 +502,13 @@ class TableWriter(TableReader):
 def after_prefix(prefix: bytes) -> bytes:
     """Return what sorts after every UTF-8 text that begins with *prefix*."""
     return prefix + b"\xff"
+
+
+def _damage(index: str) -> sqlite3.DatabaseError:
+    """Return the error for an *index* that has what its table has not, as SQLite would raise it if it looked."""
+    error = sqlite3.DatabaseError(f"the index {index} is damaged")
+    error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_CORRUPT, "SQLITE_CORRUPT"
+    return error
 
 
 def _rows(found: sqlite3.Cursor, column: int, max_bytes: int) -> list[Any]:
