@@ -210,10 +210,6 @@ class SentinelSetup:
         await self._set_down_after(self._down_after)
         return successor
 
-    async def _set_down_after(self, milliseconds: int) -> None:
-        for port in self.sentinels:
-            await self.ask(port, "SENTINEL", "SET", MASTER, "down-after-milliseconds", str(milliseconds))
-
     async def _all_name(self, server: RedisServer) -> bool:
         """Return whether all Sentinels name *server* as the master."""
         named = [await self.ask(port, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER) for port in self.sentinels]
