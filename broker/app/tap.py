@@ -41,7 +41,7 @@ from broker.buses import open_bus
 from broker.config.settings import Settings, SettingsError
 from broker.core.service import Broker
 from broker.errors import BrokerError
-from broker.interfaces import IBus, ISharedBus, ISharedStore, IStore
+from broker.interfaces import IBus, IStore
 from broker.observe.admin.pages import AdminPages
 from broker.observe.admin.port import AdminPort
 from broker.observe.admin.site import AdminSite
@@ -156,8 +156,6 @@ def make_core(reactor: Any, settings: Settings) -> Broker:
         bus = attempts.make("BUS", lambda: _make_bus(reactor, settings))
     attempts.finish()
     store, bus = cast(IStore, made), cast(IBus, bus)
-    if store.shared and bus.shared:
-        cast(ISharedStore, store).witness = cast(ISharedBus, bus).last_mark
     broker = Broker(settings, store, bus, reactor, access, metrics)
     if not store.shared:
         broker.about.facts["durability"] = settings.durability  # the description of a shared one says what it promises

@@ -295,6 +295,9 @@ class NodeBus(LocalBus):
     def wiped(self):
         self.begun += 1
 
+    def last_mark(self, epoch):
+        return 7
+
     def lives(self, address):
         return True
 
@@ -307,6 +310,10 @@ def clustered(clock):
     broker.startService()
     yield broker
     broker.stopService()
+
+
+def test_a_shared_store_is_told_how_far_the_bus_has_come(clustered):
+    assert clustered.store.witness("epoch") == 7
 
 
 def test_a_node_listens_to_what_the_nodes_tell_each_other(clustered):
