@@ -147,6 +147,7 @@ class Restart:
         doubled: the events that a reader has read twice, or is given again behind its cursor.
         closes: how often which clients were closed with which code or words.
         memory: the most MiB that the broker had after the start.
+        warnings: what the log has warned of since the start, and how often.
         troubles: lines of the log that tell of an error.
     """
 
@@ -160,6 +161,7 @@ class Restart:
     doubled: list[tuple[int, int]] = attrs.field(factory=list)
     closes: Counter[str] = attrs.field(factory=Counter)
     memory: int = 0
+    warnings: Counter[str] = attrs.field(factory=Counter)
     troubles: list[str] = attrs.field(factory=list)
 
     @property
@@ -188,6 +190,8 @@ class Restart:
         yield f"{self.acknowledged} events acknowledged, lost {len(self.lost)}, doubled {len(self.doubled)}"
         yield f"closes: {dict(sorted(self.closes.items()))}"
         yield f"memory of the broker: {self.memory} MiB at most"
+        for text, count in self.warnings.most_common(5):
+            yield f"warned {count} times: {text}"
         for what, cases in self.problems.items():
             yield f"BROKEN: {what}: {cases}"
 
@@ -241,6 +245,8 @@ class Restarts:
         await self._compare(restart)
         status = Path(f"/proc/{daemon.pid}/status").read_text()
         restart.memory = int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) // 1024
+        own = [json.loads(line) for line in daemon.program.lines if line.startswith("{")]
+        restart.warnings = Counter(str(event["msg"]) for event in own if event["level"] == "warn")
         restart.troubles = daemon.troubles()
         return restart
 
