@@ -138,6 +138,7 @@ class Restart:
 
     Attributes:
         signal: by which the broker was ended.
+        ending: after how many seconds it had ended.
         away: for how many seconds it could not be reached.
         back: the seconds from the signal until each client was back.
         missing: the clients that have not come back.
@@ -152,6 +153,7 @@ class Restart:
     """
 
     signal: signal.Signals
+    ending: float = 0.0
     away: float = 0.0
     back: dict[Client, float] = attrs.field(factory=dict)
     missing: list[Client] = attrs.field(factory=list)
@@ -182,7 +184,8 @@ class Restart:
         return "\n  ".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
-        yield f"{self.signal.name}: away for {self.away:.2f} s, {_times(list(self.back.values()))}"
+        away = f"ended after {self.ending:.2f} s, away for {self.away:.2f} s"
+        yield f"{self.signal.name}: {away}, {_times(list(self.back.values()))}"
         for kind in KINDS:
             own = [seconds for (other, _), seconds in self.back.items() if other == kind]
             yield f"{kind:<12} {_times(own)}"
@@ -235,11 +238,12 @@ class Restarts:
         self.fleet.closes.clear()
         daemon, began = self.daemon, time.time()
         await (daemon.kill() if number is signal.SIGKILL else daemon.stop())
+        ended = time.time()
         await daemon.start()
         ready = time.time()
         await self._marked(began)
         back = await self._all_back(began)
-        restart = Restart(number, ready - began, back, sorted(set(self.fleet.clients) - set(back)))
+        restart = Restart(number, ended - began, ready - began, back, sorted(set(self.fleet.clients) - set(back)))
         restart.given_up, restart.closes = list(self.fleet.given_up), Counter(self.fleet.closes)
         restart.acknowledged = sum(map(len, self.acknowledged.values()))
         await self._compare(restart)
