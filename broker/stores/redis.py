@@ -81,6 +81,7 @@ class RedisStore(RedisReader, Service):
     """
 
     shared = True
+    degraded = ""
 
     def __init__(
         self,

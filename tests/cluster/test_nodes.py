@@ -19,7 +19,7 @@ from broker.buses import open_bus
 from broker.cluster import names
 from broker.config.settings import Settings
 from broker.core.service import Broker
-from broker.errors import BrokerError, CalleeFailed, Denied, Gone, NotFound, Taken, Unavailable
+from broker.errors import BrokerError, CalleeFailed, Denied, Gone, NotDone, NotFound, Taken, Unavailable
 from broker.messages import Event, Mail, Reply, Request
 from broker.peer import Peer
 from broker.sessions import BaseSession
@@ -1053,6 +1053,26 @@ async def test_leaving_a_room_reaches_the_member_s_other_nodes(make_nodes: MakeN
     await eventually(lambda: again.peer.subscriptions == [])
     with pytest.raises(Denied):
         await again.peer.read("broker.control.left", 0, 10)
+
+
+@pytest_twisted.ensureDeferred
+async def test_nodes_notify_each_other_in_the_step_that_changes_the_store(
+    make_nodes: MakeNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changing, other = await make_nodes(2)
+    ended: list[str] = []
+    monkeypatch.setattr(changing.broker.channels, "post", lambda *_: fail(NotDone("redis")))
+    monkeypatch.setattr(other.broker.tokens, "_end", ended.append)
+    member = other.client()
+    await member.peer.become("ann")
+    await member.peer.join("room")
+    leaving = changing.client()
+    await leaving.peer.become("ann")
+    await leaving.peer.part("room")
+    await eventually(lambda: not member.peer.subscriptions)
+    token = await changing.broker.tokens.mint({}, {}, 60.0)
+    await changing.broker.tokens.revoke(token)
+    await eventually(lambda: ended)
 
 
 @pytest_twisted.ensureDeferred

@@ -25,13 +25,13 @@ from broker.config.addresses import is_redis
 from broker.core.channels import StoreEventSource
 from broker.errors import Invalid, NotDone, Unavailable
 from broker.interfaces import ISharedStore, IStore
-from broker.messages import Announcement, Event
+from broker.messages import Announcement, Event, KeyAnnouncement
 from broker.redis import RedisAddress
 from broker.redis.connection import NotUsable, ResponseError, refusal_text
 from broker.redis.event_codec import decode_stored
 from broker.redis.server import ServerInfo
 from broker.stores import open_store
-from tests.stores.store_contract import DurableContract, MakeStore
+from tests.stores.store_contract import AnnouncementContract, DurableContract, MakeStore
 from tests.support.eventually import eventually
 from tests.support.processes import Ended, Program
 from tests.support.redis_server import RedisServer, free_port, redis_executable, refusing_port
@@ -42,9 +42,11 @@ _numbers = count()
 class TestRedisStore(DurableContract):
     """What every durable store does, on a real redis-server."""
 
-    @pytest.fixture(params=[False, True], ids=["stores", "announces"])
-    def make(self, request: pytest.FixtureRequest, clock: Clock, shared_redis_server: RedisServer) -> MakeStore:
-        options: Any = {"prefix": f"test{next(_numbers)}:", "announce": request.param}
+    announces = False
+
+    @pytest.fixture
+    def make(self, clock: Clock, shared_redis_server: RedisServer) -> MakeStore:
+        options: Any = {"prefix": f"test{next(_numbers)}:", "announce": self.announces}
         return lambda: open_store(shared_redis_server.url, clock=clock, reactor=cast(Any, reactor), **options)
 
     @pytest.fixture
@@ -64,6 +66,13 @@ class TestRedisStore(DurableContract):
         again = await super().reopen(store, make)
         await again.head("")
         return again
+
+
+class TestAnnouncingRedisStore(AnnouncementContract):
+    """How the changes of keys are announced by a store that several nodes share."""
+
+    announces = True
+    make, store = TestRedisStore.make, TestRedisStore.store
 
 
 MakeRedisStore = Callable[..., Any]
@@ -90,7 +99,7 @@ def event(body: bytes = b"1") -> Event:
 
 
 def announcement() -> Announcement:
-    return Announcement("kv/k", "k", "set", 1.0)
+    return KeyAnnouncement("kv/k", "set", 1.0, key="k")
 
 
 # What it says of itself.
