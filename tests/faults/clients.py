@@ -11,7 +11,7 @@ from typing import Any, Self
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.defer import TimeoutError as TookTooLong
-from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost
+from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionDone, ConnectionLost
 from twisted.web.client import RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived
 from websockets.exceptions import InvalidHandshake, InvalidState
 
@@ -38,7 +38,7 @@ class Lost(Exception):
 # What a client sees of a node or a network that fails.
 NOT_REACHED = (
     *(ConnectError, ConnectionDone, ConnectionLost, CancelledError, TookTooLong, Closed, Refused),
-    *(ResponseFailed, ResponseNeverReceived, RequestTransmissionFailed, InvalidHandshake),
+    *(ConnectingCancelledError, ResponseFailed, ResponseNeverReceived, RequestTransmissionFailed, InvalidHandshake),
 )
 
 
@@ -150,9 +150,10 @@ class Native(Connection):
     streams: dict[str, Callable[[Any], object]] = attrs.field(factory=dict)
 
     @classmethod
-    async def join(cls, node: Daemon, client: str = "") -> Self:
-        """Connect to *node*, under the name *client* if that is given."""
-        made = await cls._connect(node, "/owlmeans" + (f"?client={client}" if client else ""))
+    async def join(cls, node: Daemon, client: str = "", token: str = "") -> Self:
+        """Connect to *node*, under the name *client*, or with the credential *token*, if one of them is given."""
+        query = f"?token={token}" if token else f"?client={client}" if client else ""
+        made = await cls._connect(node, "/owlmeans" + query)
         made._start()
         return made
 
