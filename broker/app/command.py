@@ -15,6 +15,7 @@ from twisted.internet.task import react
 from broker import __version__
 from broker.app.store import make_store
 from broker.config.settings import Settings, SettingsError
+from broker.core.clocks import use_monotonic_time
 from broker.errors import BrokerError
 
 
@@ -62,6 +63,7 @@ def _import_ganomede(settings: Settings, chosen: argparse.Namespace) -> None:
 
 
 async def _import(reactor: Any, settings: Settings, url: str) -> None:
+    use_monotonic_time(reactor)
     # Imported here: the other commands do without the libraries of Redis.
     from broker.app.importer import import_ganomede
 

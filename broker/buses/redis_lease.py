@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
 import attrs
-from twisted.internet.interfaces import IDelayedCall, IReactorCore
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from broker.core.bounded import BoundedDict
+from broker.core.clocks import monotonic_time_of
 
 log = Logger()
 
@@ -221,12 +220,3 @@ class Lease:
 def name_of(address: str) -> str:
     """Return the name of the node at *address*."""
     return address.rpartition("/")[0]
-
-
-def monotonic_time_of(clock: Any) -> Callable[[], float]:
-    """Return what tells a time that can not be set: it runs while the process, or the machine, stands still."""
-    if not IReactorCore.providedBy(clock):
-        seconds: Callable[[], float] = clock.seconds
-        return seconds
-    boot = getattr(time, "CLOCK_BOOTTIME", None)  # Linux has it
-    return time.monotonic if boot is None else partial(time.clock_gettime, boot)

@@ -99,7 +99,7 @@ class Keys:
         bus: listens to the topics of what is watched.
         publish: called with the event of each change; between nodes, it returns
             a Deferred that fires when the event is on its way, or lost.
-        clock: gives the time of a change.
+        clock: whose slices long work shares.
         max_bytes: of a value.
     """
 
@@ -111,7 +111,7 @@ class Keys:
         clock: IReactorTime,
         max_bytes: int = 1 << 20,
     ) -> None:
-        self._store, self._bus, self._publish, self._clock = store, bus, publish, clock
+        self._store, self._bus, self._publish = store, bus, publish
         self._slices = slices_of(clock)
         self._max_bytes = max_bytes
         self._merge = partial(bounded_merge, max_bytes=max_bytes)
@@ -379,7 +379,7 @@ class Keys:
         return answer
 
     def _event(self, key: str, name: str, value: bytes | None, origin: str) -> Event:
-        now = self._clock.seconds()
+        now = self._store.wall.time()
         text = None if value is None else value.decode("utf-8", "replace")
         body = _encode({"key": key, "value": text, "timestamp": int(now * 1000)})
         return Event(KEY_PREFIX + key, name, body, time=now, origin=origin)

@@ -60,7 +60,7 @@ class Owners:
         store: keeps the owner of each id.
         access: knows whom credentials name.
         notify: brings an event to all nodes.
-        clock: gives the time.
+        clock: for how long it is remembered.
         replaced: called with a client id and its owner, when that is another one from now on.
         lives: for how many seconds what is kept under an id lives without use, by kind; the
             id is its owner's for a little longer.  Of a kind without one, it is for ever.
@@ -240,7 +240,7 @@ class Owners:
         if entry is None or entry.value != encode_text(owner):
             self.known[id] = {CLIENT_ID: owner}
             # Whoever has used that name for another kind of id may not any more: all nodes look it up again.
-            self._notify(Event(CONTROL, "owner", _encode((id, owner)), time=self._clock.seconds()))
+            self._notify(Event(CONTROL, "owner", _encode((id, owner)), time=self._store.wall.time()))
 
     async def _set(self, kind: str, id: str, owner: str, *, revision: int) -> str:
         key, value, end = pair_key(kind, id), encode_text(owner), self._end(kind)
@@ -256,7 +256,7 @@ class Owners:
         under the id may live for a tenth longer than its life; see ``lives.life_end``.
         """
         life = self._lives.get(kind, 0.0)
-        return (self._clock.seconds() // DAY + 2) * DAY + 1.2 * life if life else 0.0
+        return (self._store.wall.time() // DAY + 2) * DAY + 1.2 * life if life else 0.0
 
     def _stored(self, id: str) -> None:
         del self._storing[id]

@@ -18,6 +18,7 @@ APPLICATION_ID = 0x74786272  # "txbr": marks the file as one of ours
 MAX_WAL_BYTES = 64 * 1024 * 1024  # a write-ahead log that has grown beyond is truncated
 CACHE_KIB = 1000  # of each of the two connections
 MIN_WAL_PAGES, MAX_WAL_PAGES = 16, 1000  # after which the log is written back into the file
+NOTE_TIME = "INSERT OR REPLACE INTO meta (name, value) VALUES ('time', ?)"
 SYNCHRONOUS = {"fsync": "FULL", "os": "NORMAL"}
 
 
@@ -38,12 +39,19 @@ class SqliteFile:
         writes: the connection of the writer thread.
         reads: a second connection, which sees what was committed.
         epoch: made at random when the file was made.
+        noted: the time that was noted last, in seconds since 1970; 0.0: none.
     """
 
     writes: sqlite3.Connection
     reads: sqlite3.Connection
     epoch: str
     _lock: int
+    noted: float = 0.0
+
+    def note_time(self, now: float) -> None:
+        """Note the time, for the next start; the writer thread must be at rest.  It can be done without."""
+        with suppress(sqlite3.Error):
+            self.writes.execute(NOTE_TIME, (now,))
 
     def close(self) -> None:
         """Close and unlock the file; the last connection writes the log back into it."""
@@ -75,7 +83,7 @@ def open_file(path: str, durability: str, timeout: float, max_bytes: int = 0) ->
         _limit_log(writes, max_bytes)
         reads = _connect(path, 0.0, connections)
         reads.execute("PRAGMA query_only = ON")
-        return SqliteFile(writes, reads, _epoch(writes), lock)
+        return SqliteFile(writes, reads, _epoch(writes), lock, _noted_time(reads))
     except (OSError, sqlite3.Error, Unavailable) as error:
         for connection in connections:
             connection.close()
@@ -168,3 +176,8 @@ def _epoch(connection: sqlite3.Connection) -> str:
     connection.execute("INSERT OR IGNORE INTO meta (name, value) VALUES ('epoch', ?)", (secrets.token_hex(8),))
     (epoch,) = connection.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
     return str(epoch)
+
+
+def _noted_time(connection: sqlite3.Connection) -> float:
+    row = connection.execute("SELECT value FROM meta WHERE name = 'time'").fetchone()
+    return float(row[0]) if row else 0.0

@@ -29,7 +29,7 @@ local function look(space, key)
     return false, false
   end
   local _, expires = parts(stored)
-  if expires > 0 and expires <= now then
+  if is_over(expires) then
     return stored, false
   end
   return stored, stored
@@ -221,14 +221,36 @@ verbs.range = function(at)
   return found
 end
 
+local function expire(space, first, last, limit)
+  local keys = call('ZRANGEBYSCORE', space_key('due', space), first, last, 'LIMIT', 0, limit)
+  for _, key in ipairs(keys) do
+    remove(space, key)
+  end
+  return keys
+end
+
 -- space, time, limit
 -- Removes and returns the keys that were due at that time.
 verbs.expire = function(at)
-  local keys = call('ZRANGEBYSCORE', space_key('due', ARGV[at]), '-inf', ARGV[at + 1], 'LIMIT', 0, ARGV[at + 2])
-  for _, key in ipairs(keys) do
-    remove(ARGV[at], key)
+  return expire(ARGV[at], '-inf', ARGV[at + 1], ARGV[at + 2])
+end
+
+-- space, limit
+-- Removes the keys that are due now; returns the time, how much of it is skipped, and the keys.
+verbs.expired = function(at)
+  local space, limit = ARGV[at], tonumber(ARGV[at + 1])
+  look_at_clock()
+  if ARGV[4] == '' then
+    note_clock()
   end
-  return keys
+  local keys = expire(space, '-inf', exact(now - skipped), limit)
+  if skipped > 0 and #keys < limit then
+    local more = expire(space, '(' .. exact(after), exact(now), limit - #keys)
+    for _, key in ipairs(more) do
+      keys[#keys + 1] = key
+    end
+  end
+  return {exact(now), exact(skipped), keys}
 end
 
 -- cursor
