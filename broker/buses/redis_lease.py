@@ -51,6 +51,7 @@ class Lease:
     Attributes:
         last: the highest number that this node has had.
         names: of the nodes that have one.
+        confirmed: when the renewal was sent that was answered last, by ``now``; None: none was.
         unbroken: whether this node had a lease all the time until it got the one that it has.
     """
 
@@ -67,6 +68,7 @@ class Lease:
         self.seconds = seconds
         self.last = 0
         self.unbroken = False
+        self.confirmed: float | None = None
         self._address, self._reactor = address, reactor
         self._lapsed, self._leased, self._departed = lapsed, leased, departed
         self._now = monotonic_time_of(reactor)
@@ -125,6 +127,7 @@ class Lease:
             moved: whether Redis may have forgotten names: it is another server than before, or has older data.
         """
         now, end = self._now(), sent + self.seconds * (1 - MARGIN)
+        self.confirmed = sent
         if now >= self._end:
             self.end()
         if now >= end:
