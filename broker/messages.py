@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from enum import IntEnum
 from functools import lru_cache
 from operator import methodcaller
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 import msgspec
@@ -21,6 +21,8 @@ __all__ = [
     "MAX_EXPIRY",
     "MAX_ID",
     "MAX_TIME",
+    "Announce",
+    "Announcement",
     "CloseCode",
     "Entry",
     "Event",
@@ -36,6 +38,8 @@ __all__ = [
     "quota_of",
     "text_frame",
 ]
+
+_encode = msgspec.json.Encoder().encode
 
 SHARED = "shared"  # who owns what principals use that name nobody
 MIN_RENDERINGS = 4  # of one event that are kept, however large it is: one for each dialect
@@ -256,6 +260,40 @@ class Entry:
     value: bytes
     revision: int
     expires: float = 0.0
+
+
+@attrs.define(eq=False)
+class Announcement:
+    """The event of a change of a key, which is made in one step with that; see ``IStore``.
+
+    Attributes:
+        topic: of the event.
+        key: that changes.
+        name: of the event.
+        time: of the change, in seconds since the epoch.
+        origin: session id of the client that makes the change, or "".
+        stored: whether the event is stored in the log of its topic, too.
+        published: set when the store is given it: whether that publishes it by itself.
+        event: set with the answer of the store, if that has stored the event and does not publish: with its id.
+    """
+
+    topic: str
+    key: str
+    name: str
+    time: float
+    origin: str = ""
+    stored: bool = False
+    published: bool = False
+    event: Event | None = None
+
+    def event_of(self, value: bytes | None) -> Event:
+        """Return the event of a change that leaves *value*; None: the key is missing then."""
+        text = None if value is None else value.decode("utf-8", "replace")
+        body = _encode({"key": self.key, "value": text, "timestamp": int(self.time * 1000)})
+        return Event(self.topic, self.name, body, time=self.time, origin=self.origin)
+
+
+Announce: TypeAlias = Callable[[str], Announcement | None]  # how to announce the change of a key; None: to nobody
 
 
 @attrs.frozen

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
 from broker import __version__
+from broker.app.maintenance import add_commands
 from broker.app.store import make_store
 from broker.config.settings import Settings, SettingsError
 from broker.core.clocks import use_monotonic_time
@@ -37,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="txbroker", description="Settings are the environment variables TXBROKER_….")
     parser.add_argument("--version", action="version", version=f"txbroker {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    add_commands(commands)
     importing = commands.add_parser(
         "import-ganomede",
         help="import the events, cursors and indices of a ganomede-events server",

@@ -66,7 +66,7 @@ class Expiry:
         now, began = wall.time(), elapsed()
         jumped = now - noted if noted and now - noted > MAX_DOWNTIME else 0.0
         self._moment = Moment(now, began, jumped, now, began)
-        self._next_note = began + NOTE_INTERVAL
+        self._next_note = began
         self._logged = 0.0  # what was skipped when it was logged
 
     def is_over(self, end: float) -> bool:

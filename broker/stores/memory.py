@@ -6,7 +6,8 @@ import heapq
 import secrets
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterator
-from typing import ParamSpec, TypeVar
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
 
 import attrs
 from twisted.application.service import Service
@@ -18,7 +19,8 @@ from zope.interface import implementer
 from broker.core.clocks import monotonic_time_of, wall_clock_of
 from broker.errors import Conflict
 from broker.interfaces import IStore, IWallClock
-from broker.messages import MAX_TIME, Entry, Event, Quota
+from broker.messages import MAX_TIME, Announce, Announcement, Entry, Event, Quota
+from broker.patterns import LOG_PREFIX
 from broker.stores.entries import ANNOUNCED_SPACES, EXPIRED_KEPT, alive, check_revision, increased, merged, replaced
 from broker.stores.expiry import Expiry
 from broker.stores.room import ROW_BYTES, Room, check_quota, fits_when_full, floor_group, full_refusal, full_text
@@ -131,6 +133,7 @@ class MemoryStore(Service):
     def __init__(self, clock: IReactorTime, max_bytes: int = 0, wall: IWallClock | None = None) -> None:
         self.epoch = ""
         self.used_bytes = 0
+        self.wiped: Callable[[], object] = _ignore
         self._clock = clock
         self.wall = wall or wall_clock_of(clock)
         self._expiry = Expiry(self.wall, monotonic_time_of(clock))
@@ -191,10 +194,13 @@ class MemoryStore(Service):
         return self._do(self._append, log, event, quota, head)
 
     def _append(self, log: str, event: Event, quota: Quota | None, head: int | None) -> Event:
-        size = len(event.body or b"")
         if head is not None and head != self._head(log):
             raise Conflict("head", log)
         self._check_room()
+        return self._add(log, event, quota)
+
+    def _add(self, log: str, event: Event, quota: Quota | None = None) -> Event:
+        size = len(event.body or b"")
         stored = self._logs.get(log)
         if stored is None:
             self._count(quota)
@@ -311,6 +317,7 @@ class MemoryStore(Service):
         revision: int | None = None,
         expires: float = 0.0,
         quota: Quota | None = None,
+        announcement: Announcement | None = None,
     ) -> Deferred[Entry]:
         """See ``IStore.set``."""
 
@@ -318,7 +325,23 @@ class MemoryStore(Service):
             check_revision(stored, revision, key)
             return replaced(stored, value, expires)
 
-        return self._do(self._change, space, key, change, quota)
+        return self._do(self._announced, announcement, self._change, space, key, change, quota)
+
+    def _announced(self, announcement: Announcement | None, change: Callable[..., T], *arguments: Any) -> T:
+        """Make a change of a key, and append its event if that is to be stored."""
+        if announcement is None or not announcement.stored:
+            return change(*arguments)
+        if change != self._delete:
+            self._check_room()
+        result = change(*arguments)
+        if result:
+            self._store_event(announcement, result.value if isinstance(result, Entry) else None)
+        return result
+
+    def _store_event(self, announcement: Announcement, value: bytes | None) -> None:
+        event = announcement.event_of(value)
+        event.time = 0.0  # the store's, which does not go back
+        announcement.event = self._add(LOG_PREFIX + announcement.topic, event)
 
     def _change(self, space: str, key: str, change: Callable[[Entry | None], Entry], quota: Quota | None) -> Entry:
         stored = self._get(space, key)
@@ -340,9 +363,11 @@ class MemoryStore(Service):
             self._uncount(self._space(space).owners.pop(key, None))
             self.used_bytes -= len(stored.value) + ROW_BYTES
 
-    def delete(self, space: str, key: str, *, revision: int | None = None) -> Deferred[bool]:
+    def delete(
+        self, space: str, key: str, *, revision: int | None = None, announcement: Announcement | None = None
+    ) -> Deferred[bool]:
         """See ``IStore.delete``."""
-        return self._do(self._delete, space, key, revision)
+        return self._do(self._announced, announcement, self._delete, space, key, revision)
 
     def _delete(self, space: str, key: str, revision: int | None) -> bool:
         stored = self._get(space, key)
@@ -360,13 +385,24 @@ class MemoryStore(Service):
         merge: Callable[[bytes, bytes], bytes],
         *,
         quota: Quota | None = None,
+        announcement: Announcement | None = None,
     ) -> Deferred[Entry]:
         """See ``IStore.patch``."""
-        return self._do(self._change, space, key, lambda stored: merged(stored, value, merge), quota)
+        change = partial(merged, value=value, merge=merge)
+        return self._do(self._announced, announcement, self._change, space, key, change, quota)
 
-    def increment(self, space: str, key: str, amount: bytes, *, quota: Quota | None = None) -> Deferred[Entry]:
+    def increment(
+        self,
+        space: str,
+        key: str,
+        amount: bytes,
+        *,
+        quota: Quota | None = None,
+        announcement: Announcement | None = None,
+    ) -> Deferred[Entry]:
         """See ``IStore.increment``."""
-        return self._do(self._change, space, key, lambda stored: increased(stored, amount), quota)
+        change = partial(increased, amount=amount)
+        return self._do(self._announced, announcement, self._change, space, key, change, quota)
 
     def range(
         self, space: str, first: str, last: str, limit: int, max_bytes: int = 0
@@ -386,9 +422,16 @@ class MemoryStore(Service):
                 size += len(entry.value)
         return found
 
-    def expired(self, space: str, limit: int) -> Deferred[list[str]]:
+    def expired(self, space: str, limit: int, announce: Announce | None = None) -> Deferred[list[str]]:
         """See ``IStore.expired``."""
-        return self._do(self._expired, space, limit)
+        return self._do(self._expire_announced, space, limit, announce)
+
+    def _expire_announced(self, space: str, limit: int, announce: Announce | None) -> list[str]:
+        keys = self._expired(space, limit)
+        for announcement in map(announce, keys) if announce else ():
+            if announcement is not None and announcement.stored:
+                self._store_event(announcement, None)
+        return keys
 
     def _expired(self, space: str, limit: int) -> list[str]:
         self._expiry.report()
@@ -422,3 +465,7 @@ def _cut(items: list[T], size_of: Callable[[T], int], max_bytes: int) -> list[T]
 
 def _body_bytes(event: Event) -> int:
     return len(event.body or b"")
+
+
+def _ignore() -> None:
+    """What is called where nobody is."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from broker.errors import Conflict
-from broker.messages import MAX_TIME, Entry, Event, Quota, decode_text, encode_text
+from broker.messages import MAX_TIME, Announce, Announcement, Entry, Event, Quota, decode_text, encode_text
+from broker.patterns import LOG_PREFIX
 from broker.stores.entries import ANNOUNCED_SPACES, alive, check_revision, increased, merged, replaced
 from broker.stores.expiry import Expiry
 from broker.stores.room import ROW_BYTES, check_quota, fits_when_full, floor_group, full_refusal
-from broker.stores.sqlite_file import NOTE_TIME
+from broker.stores.sqlite_history import History
 from broker.stores.sqlite_space import FileSpace
 
 MAX_INTEGER = 2**63 - 1  # of SQLite
@@ -64,6 +66,7 @@ _DUE = (
     "SELECT key, account FROM entry WHERE space = ? AND expires > 0 AND expires > ? AND expires <= ?"
     " ORDER BY expires LIMIT ?"
 )
+_NOTE_TIME = "INSERT OR REPLACE INTO meta (name, value) VALUES ('time', ?)"
 _NEXT_SPACE = "SELECT min(space) FROM entry WHERE space > ?"
 
 
@@ -153,15 +156,23 @@ class TableWriter(TableReader):
         connection: the one that writes.
         epoch: that of the events.
         space: measures the file; None: it may have any size, and keeps it.
+        history: counts how far it has come; None: nobody does.
 
     Attributes:
         to_purge: whether trimmed events are still to be deleted, or unused pages to be given back.
         shortage: why nothing may be added; "" when it may.
     """
 
-    def __init__(self, connection: sqlite3.Connection, epoch: str, space: FileSpace | None = None) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        epoch: str,
+        space: FileSpace | None = None,
+        history: History | None = None,
+    ) -> None:
         super().__init__(connection, epoch)
         self.space = space
+        self._history = history
         self.shortage = ""
         self._executemany = connection.executemany
         # By the name of the log: its row id, the id and the time of its last event.
@@ -190,13 +201,20 @@ class TableWriter(TableReader):
     def commit(self) -> None:
         """Commit everything since ``begin``."""
         self.flush()
+        history = self._history
+        if history is not None and self._connection.total_changes != history.seen and monotonic() >= history.due:
+            history.step()
         self._execute("COMMIT")
+        if self.space is not None and self.space.shrunk:
+            self.space.truncate()
 
     def rollback(self) -> None:
         """Undo everything since ``begin``, also the ids that were given."""
         self._buffer.clear()
         self._heads.clear()
         self.to_purge = True
+        if self._history is not None:
+            self._history.undone()
         if self._connection.in_transaction:
             self._execute("ROLLBACK")
 
@@ -438,19 +456,51 @@ class TableWriter(TableReader):
         stored, account = self._look(space, key, expiry)
         return self._put(space, key, stored, increased(stored, amount), account, quota)
 
-    def expired(self, space: str, limit: int, expiry: Expiry) -> list[str]:
+    def change_announced(
+        self, change: Callable[..., Any], arguments: tuple[Any, ...], announcement: Announcement
+    ) -> Any:
+        """Make a change of a key by a method of this class, and append its event."""
+        if self.shortage and change is not TableWriter.delete:
+            raise full_refusal(self.shortage)
+        result = change(self, *arguments)
+        if result:
+            self._append_event(announcement, result.value if isinstance(result, Entry) else None)
+        return result
+
+    def _append_event(self, announcement: Announcement, value: bytes | None) -> None:
+        # Even if the file is full: a key has gone then, which is more than the event takes.
+        shortage, self.shortage = self.shortage, ""
+        try:
+            event = announcement.event_of(value)
+            time, event.time = event.time, 0.0  # the store's, which does not go back
+            announcement.event = self.append(LOG_PREFIX + event.topic, event, time)
+        finally:
+            self.shortage = shortage
+
+    def expired(self, space: str, limit: int, expiry: Expiry, announce: Announce | None = None) -> list[str]:
         """See ``IStore.expired``.
 
-        The daemon calls it every second, which is often enough to look how large the file is, and what time it is.
+        The daemon calls it every second, which is often enough to look how large the file is, what time it is, and to
+        remember how far it has come.
         """
         self.measure()
-        noted = 0.0 if self.shortage else expiry.note_due()
-        if noted:
-            self._execute(NOTE_TIME, (noted,))
+        if self._history is not None:
+            self._history.save()
+        self._note_time(expiry)
         keys: list[str] = []
         for after, upto in expiry.look().spans():
             keys += self._remove_due(space, limit - len(keys), after, upto)
+        for announcement in map(announce, keys) if announce else ():
+            if announcement is not None and announcement.stored:
+                self._append_event(announcement, None)
         return keys
+
+    def _note_time(self, expiry: Expiry) -> None:
+        noted = 0.0 if self.shortage else expiry.note_due()
+        if noted:
+            self._execute(_NOTE_TIME, (noted,))
+            if self._history is not None:
+                self._history.seen += 1  # it is no data that could be missed
 
     def _remove_due(self, space: str, limit: int, after: float, upto: float) -> list[str]:
         """Remove at most *limit* keys that expire after *after* and up to *upto*; return them, the earliest first."""

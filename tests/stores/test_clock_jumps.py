@@ -156,9 +156,11 @@ async def test_a_jump_over_a_restart_is_skipped(place: Place) -> None:
     if place.url == "memory:":
         return  # it forgets all
     await place.store.set("kv", "old", b"1", expires=NOW + DAY)
+    assert await place.store.expired("kv", 9) == []
     place.ahead += WEEK
     store = await place.restart()
     assert (await store.get("kv", "old")).value == b"1"
+    assert await store.expired("kv", 9) == []
     store = await place.restart()  # what was noted meanwhile is not the new time
     assert (await store.get("kv", "old")).value == b"1"
     place.hour_passes()

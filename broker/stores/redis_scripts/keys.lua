@@ -1,5 +1,7 @@
 -- Keys and their values.
 
+local EVENT = 3  -- words of the event of a change: log, extras and text
+
 local function space_key(kind, space)
   return prefix .. kind .. ':' .. space
 end
@@ -9,10 +11,16 @@ local function key_place(at)
 end
 
 describe[2] = function()
-  for _, verb in ipairs({'get', 'set', 'set_when_full', 'delete', 'swap', 'same', 'add'}) do
+  for _, verb in ipairs({'get', 'set', 'set_when_full', 'delete', 'swap', 'same', 'add', 'remove_due'}) do
     places[verb] = key_place
   end
-  reads.get, reads.range = true, true
+  places.announced = function(at)
+    return key_place(at + EVENT * tonumber(ARGV[at]) + 2)
+  end
+  places.add_announced = function(at)
+    return key_place(at + EVENT + 1)
+  end
+  reads.get, reads.range, reads.due = true, true, true
 end
 
 local function parts(stored)
@@ -189,6 +197,59 @@ verbs.add = function(at)
   return entry
 end
 
+-- The event of a change is published alone if its extras are "", and its text is the whole message then; otherwise
+-- it is appended to the log, as by "append", and its text is the record.
+
+local function check_events(first, last)
+  for at = first, last, EVENT do
+    if ARGV[at + 1] ~= '-' then
+      check_permission(ARGV[at])
+    end
+  end
+end
+
+local function announce(found, log, extras, text)
+  -- Adds to *found* the id of an event that is not published.
+  if extras == '' then
+    call('PUBLISH', ARGV[3] .. log, text)
+    return
+  end
+  local id = append(log, next_id(log), text, extras)
+  if extras == '-' then
+    found[#found + 1] = id
+  end
+end
+
+-- how many events, and of each its words; then the verb of the change, and its arguments
+-- Those events are made if it takes effect.  Returns what that verb does; with the ids behind it in a list, if
+-- there are any.
+verbs.announced = function(at)
+  local first, verb = at + 1, at + EVENT * tonumber(ARGV[at]) + 1
+  check_events(first, verb - 1)
+  local result, state = verbs[ARGV[verb]](verb + 1)
+  if type(result) ~= 'number' or result <= 0 then
+    return result, state
+  end
+  local found = {result}
+  for event = first, verb - 1, EVENT do
+    announce(found, ARGV[event], ARGV[event + 1], ARGV[event + 2])
+  end
+  return #found > 1 and found or result
+end
+
+-- log, extras, the text before the sum, and after it; then the arguments of "add"
+verbs.add_announced = function(at)
+  check_events(at, at)
+  local entry, state = verbs.add(at + EVENT + 1)
+  if type(entry) ~= 'string' then
+    return entry, state
+  end
+  local _, _, first = parts(entry)
+  local found = {entry}
+  announce(found, ARGV[at], ARGV[at + 1], ARGV[at + 2] .. string.sub(entry, first) .. ARGV[at + 3])
+  return #found > 1 and found or entry
+end
+
 local RANGE_STEP = 1000  -- keys that one call looks at
 
 -- space, lower bound, upper bound, limit, bytes of entries after which no more are read
@@ -221,36 +282,49 @@ verbs.range = function(at)
   return found
 end
 
-local function expire(space, first, last, limit)
-  local keys = call('ZRANGEBYSCORE', space_key('due', space), first, last, 'LIMIT', 0, limit)
+-- space, time, limit
+-- Removes and returns the keys that were due at that time.
+verbs.expire = function(at)
+  local keys = call('ZRANGEBYSCORE', space_key('due', ARGV[at]), '-inf', ARGV[at + 1], 'LIMIT', 0, ARGV[at + 2])
   for _, key in ipairs(keys) do
-    remove(space, key)
+    remove(ARGV[at], key)
   end
   return keys
 end
 
--- space, time, limit
--- Removes and returns the keys that were due at that time.
-verbs.expire = function(at)
-  return expire(ARGV[at], '-inf', ARGV[at + 1], ARGV[at + 2])
-end
-
 -- space, limit
--- Removes the keys that are due now; returns the time, how much of it is skipped, and the keys.
-verbs.expired = function(at)
-  local space, limit = ARGV[at], tonumber(ARGV[at + 1])
+-- Returns the time, how much of it is skipped, and keys that have expired.
+verbs.due = function(at)
+  local due, limit = space_key('due', ARGV[at]), tonumber(ARGV[at + 1])
   look_at_clock()
-  if ARGV[4] == '' then
-    note_clock()
-  end
-  local keys = expire(space, '-inf', exact(now - skipped), limit)
+  note_clock()
+  local keys = call('ZRANGEBYSCORE', due, '-inf', exact(now - skipped), 'LIMIT', 0, limit)
   if skipped > 0 and #keys < limit then
-    local more = expire(space, '(' .. exact(after), exact(now), limit - #keys)
-    for _, key in ipairs(more) do
+    for _, key in ipairs(call('ZRANGEBYSCORE', due, '(' .. exact(after), exact(now), 'LIMIT', 0, limit - #keys)) do
       keys[#keys + 1] = key
     end
   end
   return {exact(now), exact(skipped), keys}
+end
+
+-- the same, which removes the keys
+verbs.expired = function(at)
+  local found = verbs.due(at)
+  for _, key in ipairs(found[3]) do
+    remove(ARGV[at], key)
+  end
+  return found
+end
+
+-- space, key
+-- Removes a key if it has expired; returns 1, or 0 if it has not, or is missing.
+verbs.remove_due = function(at)
+  local expires = call('ZSCORE', space_key('due', ARGV[at]), ARGV[at + 1])
+  if not expires or not is_over(tonumber(expires)) then
+    return 0
+  end
+  remove(ARGV[at], ARGV[at + 1])
+  return 1
 end
 
 -- cursor
@@ -259,7 +333,11 @@ verbs.spaces = function(at)
   return call('SSCAN', prefix .. 'spaces', ARGV[at])
 end
 
+-- whether the store announces: "1" or ""
 -- Writes, to see whether that is possible.
-verbs.probe = function()
+verbs.probe = function(at)
+  if ARGV[at] ~= '' then
+    check_permission('probe')
+  end
   return call('SET', prefix .. 'probe', '1')
 end
