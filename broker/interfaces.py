@@ -189,6 +189,9 @@ class IPeer(Interface):
     def hold(change: int) -> None:
         """As ``ILink.hold``, for a session that has no link; beyond the bounds it is disconnected with 1013."""
 
+    def slow_consumer() -> None:
+        """Count it as a client that reads too slowly, and log that, before a session that has no link ends for it."""
+
     def bind(
         session: ISession,
         disconnect: Callable[[int, str], object] | None = None,
@@ -716,6 +719,10 @@ class IDialectExtras(Interface):
         "Whether a request that waits goes on when its client shuts down its side of the connection; True.  "
         "Otherwise it is cancelled, for clients of which a waiting request shows that they are there."
     )
+    comes_back: bool = Attribute(
+        "Whether its clients connect again by themselves after any close; False.  Their WebSockets are closed with "
+        "1012 when the daemon stops, the others with 1001."
+    )
 
     def refusal(status: int, message: str, request: HttpRequest) -> Response | None:
         """Return how this dialect says *status* to *request*, which has not reached ``answer`` or has failed there.
@@ -726,8 +733,8 @@ class IDialectExtras(Interface):
     def drain() -> None:
         """The daemon stops: answer the requests that wait, and end what outlives a connection.
 
-        Called once.  Afterwards open WebSockets are closed with 1001, and
-        requests that are still under way have ``TXBROKER_DRAIN_SECONDS``.
+        Called once.  Afterwards open WebSockets are closed, one after the other where other nodes
+        share the store, and requests that are still under way have ``TXBROKER_DRAIN_SECONDS``.
         """
 
 
@@ -739,7 +746,8 @@ class IStore(IService):
 
     Every method returns a Deferred.  It fails with ``Unavailable`` when the
     store is away, not started, stopped, or can not keep up, and then nothing has
-    changed.  Cancelling gives up the answer, not the operation.
+    changed; or when it fails or is lost while it writes, and then that may have been done
+    all the same.  Cancelling gives up the answer, not the operation.
 
     Operations of one caller take effect in the order in which they were called,
     whether or not it waited in between; a read sees every write called before

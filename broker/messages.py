@@ -57,7 +57,7 @@ class CloseCode(IntEnum):
     """
 
     NORMAL = 1000
-    GOING_AWAY = 1001  #: the daemon stops, or somebody else has taken the client's name
+    GOING_AWAY = 1001  #: somebody else has taken the client's name, or the daemon stops
     PROTOCOL_ERROR = 1002
     UNSUPPORTED_DATA = 1003  #: a binary frame where the dialect has text only
     NO_STATUS = 1005  #: never sent: the close frame of the other side held no code
@@ -65,6 +65,7 @@ class CloseCode(IntEnum):
     POLICY_VIOLATION = 1008  #: not authenticated in time, or too many wrong credentials
     MESSAGE_TOO_BIG = 1009
     INTERNAL_ERROR = 1011  #: a bug of ours, which costs this connection only
+    SERVICE_RESTART = 1012  #: the daemon stops, and clients of this dialect come back by themselves
     TRY_AGAIN_LATER = 1013  #: it reads too slowly, or more waits for it than its limit
     TOKEN_EXPIRED = 4001
     TOKEN_REVOKED = 4003

@@ -53,7 +53,7 @@ def make_reply_parser() -> Any:
     except ModuleNotFoundError as error:
         if error.name != "hiredis":
             raise
-        raise Invalid("redis", message="Redis needs hiredis: pip install txbroker[redis]") from None
+        raise Invalid("hiredis", message="Redis needs hiredis: pip install txbroker[redis]") from None
     return hiredis.Reader(protocolError=InvalidData, replyError=ResponseError)
 
 
@@ -200,7 +200,7 @@ class Connection:
         reactor: as it was given.
 
     Raises:
-        Invalid: Redis support is not installed.
+        Invalid: Redis support is not installed, or the certificate that *address* names can not be used.
     """
 
     def __init__(
@@ -214,7 +214,9 @@ class Connection:
         closed: Callable[[], object],
         on_message: Callable[[Any], object] | None = None,
     ) -> None:
-        make_reply_parser()  # so that a missing hiredis is an error here, not of the first connection
+        # So that what is missing is an error here, not of the first connection.
+        make_reply_parser()
+        address.check_authority()
         self.problem = NOT_CONNECTED_YET
         self.protocol: Any = None
         self.on_message = on_message
