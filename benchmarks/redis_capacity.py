@@ -18,7 +18,7 @@ from twisted.internet.task import react
 
 from broker.buses import open_bus
 from broker.core.channels import StoreEventSource
-from broker.messages import Announcement, Event
+from broker.messages import Announcement, Event, KeyAnnouncement
 from broker.stores import open_store
 from tests.bridge.clients import Ganomede, OwlMeans
 from tests.support.daemon import Daemon
@@ -89,7 +89,7 @@ async def one_node(redis: RedisServer) -> None:
 
     def told(number: int) -> Announcement:
         key, _ = changed(number)
-        return Announcement(f"kv/{key}", key, "set", 1.0, "session")
+        return KeyAnnouncement(f"kv/{key}", "set", 1.0, origin="session", key=key)
 
     for flight in (1, 64, 512):
         await measure("append, announced", redis, 2000 if flight == 1 else 50_000, flight, append)

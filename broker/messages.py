@@ -30,6 +30,7 @@ __all__ = [
     "HttpRequest",
     "Identity",
     "IndexRows",
+    "KeyAnnouncement",
     "Mail",
     "Quota",
     "Reply",
@@ -265,30 +266,42 @@ class Entry:
 
 @attrs.define(eq=False)
 class Announcement:
-    """The event of a change of a key, which is made in one step with that; see ``IStore``.
+    """An event that is made in one step with a change of a key; see ``IStore``.
 
     Attributes:
-        topic: of the event.
-        key: that changes.
-        name: of the event.
-        time: of the change, in seconds since the epoch.
-        origin: session id of the client that makes the change, or "".
+        topic, name, time, body, source, origin: of the event.
         stored: whether the event is stored in the log of its topic, too.
         published: set when the store is given it: whether that publishes it by itself.
         event: set with the answer of the store, if that has stored the event and does not publish: with its id.
     """
 
     topic: str
-    key: str
     name: str
     time: float
+    body: bytes | None = None
+    source: str = ""
     origin: str = ""
     stored: bool = False
-    published: bool = False
-    event: Event | None = None
+    published: bool = attrs.field(default=False, init=False)
+    event: Event | None = attrs.field(default=None, init=False)
 
     def event_of(self, value: bytes | None) -> Event:
         """Return the event of a change that leaves *value*; None: the key is missing then."""
+        return Event(self.topic, self.name, self.body, self.source, self.time, origin=self.origin)
+
+
+@attrs.define(eq=False)
+class KeyAnnouncement(Announcement):
+    """The event that notifies those who watch a key of its change.
+
+    Attributes:
+        key: that changes.
+    """
+
+    key: str = attrs.field(kw_only=True)
+
+    def event_of(self, value: bytes | None) -> Event:
+        """Return the event, whose body has the key, *value* as text, and the time in milliseconds."""
         text = None if value is None else value.decode("utf-8", "replace")
         body = _encode({"key": self.key, "value": text, "timestamp": int(self.time * 1000)})
         return Event(self.topic, self.name, body, time=self.time, origin=self.origin)

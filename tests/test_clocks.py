@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import jwt
 import pytest
@@ -33,7 +33,18 @@ ALLOWED = {
 DATES = {"time.time", "time.time_ns", "time.localtime", "time.gmtime", "time.ctime", "time.asctime", "time.strftime"}
 DATES |= {f"{kind}.{name}" for kind in ("datetime", "date") for name in ("now", "utcnow", "today")}
 # What takes a date.
-DATED = {"Event", "Mail", "life_end", "milliseconds", "expiring", "fromtimestamp", "formatdate", "About"}
+DATED = {
+    "Announcement",
+    "KeyAnnouncement",
+    "Event",
+    "Mail",
+    "life_end",
+    "milliseconds",
+    "expiring",
+    "fromtimestamp",
+    "formatdate",
+    "About",
+}
 NAMES = {"expires", "expiry", "date", "dt", "timestamp", "time"}
 NOW = 1_800_000_000.0  # on the wall, when the other clock begins
 
@@ -66,8 +77,19 @@ def asks_timers(node: ast.AST) -> bool:
     return any(isinstance(each.func, ast.Attribute) and each.func.attr == "seconds" for each in calls)
 
 
+def seconds_in(function: ast.AST) -> set[str]:
+    """Return the names of what is given the seconds of a clock of timers in *function*."""
+    assigned = [node for node in ast.walk(function) if isinstance(node, ast.Assign) and asks_timers(node.value)]
+    return {each.id for node in assigned for each in ast.walk(node) if is_assigned(each)}
+
+
+def is_assigned(node: ast.AST) -> TypeGuard[ast.Name]:
+    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+
+
 def mixed_up(module: ast.Module) -> Iterator[str]:
     """Yield what gives the seconds of a clock of timers for a date, or hands ``time`` of the wall to a timer."""
+    functions = [node for node in ast.walk(module) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     for node in ast.walk(module):
         if isinstance(node, ast.Call):
             name = name_of(node.func)
@@ -80,6 +102,12 @@ def mixed_up(module: ast.Module) -> Iterator[str]:
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None and asks_timers(node.value):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             yield from (ast.unparse(node) for each in targets if name_of(each) in NAMES)
+    for function in functions:
+        names = seconds_in(function)
+        calls = [node for node in ast.walk(function) if isinstance(node, ast.Call) and name_of(node.func) in DATED]
+        for call in calls if names else ():
+            if any(isinstance(each, ast.Name) and each.id in names for each in ast.walk(call)):
+                yield ast.unparse(call)
 
 
 @pytest.mark.unmeasured
@@ -102,6 +130,7 @@ def test_no_source_takes_the_seconds_of_timers_for_a_date():
         "store.set(space, key, value, expires=clock.seconds() + 5)",
         "end = life_end(self._reactor.seconds(), 5)",
         "clock.callLater(end - self.wall.time(), call)",
+        "def f(self):\n    body, now = encode(), self._clock.seconds()\n    return Announcement('t', 'n', now, body)",
     ],
 )
 def test_what_is_mixed_up_is_found(line):

@@ -22,7 +22,7 @@ from broker.core.tree import PatternTree
 from broker.errors import Invalid, TooLarge
 from broker.interfaces import IBus, IStore
 from broker.jsontext import members, object_text
-from broker.messages import MAX_EXPIRY, MAX_ID, Announcement, CloseCode, Entry, Event, Quota
+from broker.messages import MAX_EXPIRY, MAX_ID, Announcement, CloseCode, Entry, Event, KeyAnnouncement, Quota
 from broker.patterns import KEY_PREFIX, is_pattern, is_unicode, matches
 
 SPACE = "kv"
@@ -362,7 +362,7 @@ class Keys:
     def _announcement(self, key: str, name: str, origin: str) -> Announcement:
         topic = KEY_PREFIX + key
         stored = any(matches(pattern, topic) for pattern in self._durable)
-        return Announcement(topic, key, name, self._store.wall.time(), origin, stored)
+        return KeyAnnouncement(topic, name, self._store.wall.time(), origin=origin, stored=stored, key=key)
 
     def _announced(self, change: Callable[..., Deferred[T]], key: str, name: str, origin: str) -> Deferred[T]:
         announcement = self._announcement(key, name, origin)

@@ -16,9 +16,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.core.bounded import BoundedDict
-from broker.errors import BrokerError, Conflict, Denied, Invalid, RateLimited
+from broker.errors import BrokerError, Conflict, Denied, Invalid, RateLimited, Unavailable
 from broker.interfaces import IStore
-from broker.messages import SHARED, Event, Identity, Quota, decode_text, encode_text
+from broker.messages import SHARED, Announcement, Event, Identity, Quota, decode_text, encode_text
 from broker.patterns import CONTROL_PREFIX, has_control, is_of_broker, is_reserved, is_session_id, pair_key
 
 log = Logger()
@@ -121,7 +121,7 @@ class Owners:
         """Let the claim of *id* live on, whoever's it is: what is kept under it was used.
 
         Raises:
-            Unavailable: the store is away.
+            Unavailable: the store can not be read.
         """
         if kind in self.known.get(id, ()):
             return
@@ -131,8 +131,8 @@ class Owners:
             if 0 < entry.expires < self._end(kind):
                 try:
                     await self._set(kind, id, owner, revision=entry.revision)
-                except Conflict:
-                    return  # another was faster
+                except (Conflict, Unavailable):
+                    return  # another was faster, or the next use tries again
             self._remember(kind, id, owner)
 
     def claim_name(self, identity: Identity) -> None:
@@ -219,10 +219,21 @@ class Owners:
                     return await self._set(kind, id, new, revision=0) if new else ""
                 owner = decode_text(entry.value)
                 if owner == new and 0 < entry.expires < self._end(kind):
-                    await self._set(kind, id, owner, revision=entry.revision)
+                    await self._prolong(kind, id, owner, entry.revision)
                 return owner
             except Conflict:
                 continue  # another was faster
+
+    async def _prolong(self, kind: str, id: str, owner: str, revision: int) -> None:
+        """Let the claim of *id* live on; while nothing can be stored it is its owner's all the same, as it has been.
+
+        Raises:
+            Conflict: it is another's meanwhile.
+        """
+        try:
+            await self._set(kind, id, owner, revision=revision)
+        except Unavailable:
+            return
 
     async def _store_name(self, id: str, owner: str) -> None:
         """Store *owner* in the place of whoever owned the client id *id*."""
@@ -232,21 +243,25 @@ class Owners:
             entry = await self._store.get(SPACE, pair_key(CLIENT_ID, id))
             if entry is not None and entry.value == encode_text(owner) and not 0 < entry.expires < self._end(CLIENT_ID):
                 return
+            # Whoever has used that name for another kind of id may not any more: all nodes look it up again.
+            changes = entry is None or entry.value != encode_text(owner)
+            body, now = _encode((id, owner)), self._store.wall.time()
+            made = Announcement(CONTROL, "owner", now, body, stored=True) if changes and self._store.announces else None
             try:
-                await self._set(CLIENT_ID, id, owner, revision=entry.revision if entry is not None else 0)
+                await self._set(CLIENT_ID, id, owner, revision=entry.revision if entry is not None else 0, made=made)
             except Conflict:
                 continue
             break
-        if entry is None or entry.value != encode_text(owner):
+        if changes:
             self.known[id] = {CLIENT_ID: owner}
-            # Whoever has used that name for another kind of id may not any more: all nodes look it up again.
-            self._notify(Event(CONTROL, "owner", _encode((id, owner)), time=self._store.wall.time()))
+            if made is None:
+                self._notify(Event(CONTROL, "owner", body, time=now))
 
-    async def _set(self, kind: str, id: str, owner: str, *, revision: int) -> str:
+    async def _set(self, kind: str, id: str, owner: str, *, revision: int, made: Announcement | None = None) -> str:
         key, value, end = pair_key(kind, id), encode_text(owner), self._end(kind)
         # What somebody is called is his however many ids he owns.
         quota = None if kind == CLIENT_ID and owner.endswith(f":{id}") else Quota("ids", owner, self._limit)
-        await self._store.set(SPACE, key, value, revision=revision, expires=end, quota=quota)
+        await self._store.set(SPACE, key, value, revision=revision, expires=end, quota=quota, announcement=made)
         return owner
 
     def _end(self, kind: str) -> float:

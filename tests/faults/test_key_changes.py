@@ -19,9 +19,9 @@ from tests.support.http_client import get
 pytestmark = [pytest.mark.processes, pytest.mark.unmeasured]
 
 
-@pytest_twisted.async_yield_fixture
+@pytest_twisted.async_yield_fixture(scope="module")
 async def cluster() -> AsyncIterator[ProxiedCluster]:
-    """Two nodes, each with its own way to Redis."""
+    """Two nodes, each with its own way to Redis, for all tests."""
     cluster = await ProxiedCluster.new(2).start()
     yield cluster
     await cluster.end()
@@ -54,7 +54,9 @@ async def test_a_change_is_heard_whatever_else_its_node_wanted_to_say(cluster: P
         writer.say(json.dumps({"op": op, "key": key, "messageId": op, **({} if value is None else {"value": value})}))
         await until_stored(reader, key, left)
         assert await heard_of(watcher, key) == left
+    cluster.networks[0].proxies[0].fatal = b""
     await writing.kill()
+    await writing.start()
 
 
 @pytest_twisted.ensureDeferred

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import pytest_twisted
 
+from tests.faults.power_cut.__main__ import GOAL, LARGE, STEPS
 from tests.faults.power_cut.disk import Disk, Image, Survival
 from tests.faults.power_cut.promises import NOTHING, Found, Promises
 from tests.faults.power_cut.recording import NoCompiler, Record, compile_recorder, environ, find_compiler, read_log
-from tests.faults.power_cut.replay import check_by_daemon, check_by_store, explain, record
+from tests.faults.power_cut.replay import check_by_daemon, check_by_store, explain, found_by_stores, record
 
 pytestmark = pytest.mark.unmeasured
 
@@ -37,7 +38,7 @@ def work(short_path: Path) -> Path:
 @pytest.mark.timeout(1800)
 @pytest_twisted.ensureDeferred
 async def test_nothing_acknowledged_is_lost_by_a_power_cut(work: Path, soak: bool) -> None:
-    recording = await (record(work, 4, 200, large=9) if soak else record(work, 2, 30))
+    recording = await (record(work, STEPS, GOAL, large=LARGE) if soak else record(work, ("kill", "stop"), 30))
     seed = random.randrange(1 << 30)
     by_store = check_by_store(recording, seed, 300 if soak else 24)
     by_daemon = await check_by_daemon(recording, seed, 9 if soak else 1)
@@ -51,11 +52,30 @@ async def test_nothing_acknowledged_is_lost_by_a_power_cut(work: Path, soak: boo
 @pytest.mark.processes
 @pytest_twisted.ensureDeferred
 async def test_a_power_cut_without_syncs_takes_only_what_came_last(work: Path, soak: bool) -> None:
-    recording = await record(work, 1, 200 if soak else 20, TXBROKER_DURABILITY="os")
+    recording = await record(work, ("kill",), 200 if soak else 20, TXBROKER_DURABILITY="os")
     report = check_by_store(recording, random.randrange(1 << 30), 100 if soak else 24)
     damages = ("store", "file", "holes", "doubled", "ids")
     assert [text for texts in report.broken.values() for text in texts if text.startswith(damages)] == []
     assert report.lost > 0
+
+
+@pytest.mark.processes
+@pytest_twisted.ensureDeferred
+async def test_a_power_cut_leaves_the_store_or_the_backup_that_is_restored(work: Path, soak: bool) -> None:
+    backup = work / "backup"
+    steps = ("kill", f"backup {backup}", "stop", f"restore {backup}")
+    recording = await record(work, steps, 100 if soak else 10)
+    promises, (_, saved, begun, _) = recording.promises, recording.marks
+    first = next(index for index, each in enumerate(recording.records) if each.stamp > begun)
+    restored = 0
+    for cut, found in found_by_stores(recording, random.randrange(1 << 30), 200 if soak else 20, first=first):
+        assert not found.unreadable
+        before = found.values["epoch", ""] is not NOTHING
+        broken = promises.broken(found, cut.stamp(recording) if before else saved)
+        assert [text for text in broken if before or not text.startswith("epoch ")] == []
+        assert not before or cut.position < len(recording.records)
+        restored += not before
+    assert restored > 0
 
 
 # The recorder.

@@ -25,13 +25,13 @@ from broker.config.addresses import is_redis
 from broker.core.channels import StoreEventSource
 from broker.errors import Invalid, NotDone, Unavailable
 from broker.interfaces import ISharedStore, IStore
-from broker.messages import Announcement, Event
+from broker.messages import Announcement, Event, KeyAnnouncement
 from broker.redis import RedisAddress
 from broker.redis.connection import NotUsable, ResponseError, refusal_text
 from broker.redis.event_codec import decode_stored
 from broker.redis.server import ServerInfo
 from broker.stores import open_store
-from tests.stores.store_contract import DurableContract, MakeStore
+from tests.stores.store_contract import AnnouncementContract, DurableContract, MakeStore
 from tests.support.eventually import eventually
 from tests.support.processes import Ended, Program
 from tests.support.redis_server import RedisServer, free_port, redis_executable, refusing_port
@@ -42,9 +42,11 @@ _numbers = count()
 class TestRedisStore(DurableContract):
     """What every durable store does, on a real redis-server."""
 
-    @pytest.fixture(params=[False, True], ids=["stores", "announces"])
-    def make(self, request: pytest.FixtureRequest, clock: Clock, shared_redis_server: RedisServer) -> MakeStore:
-        options: Any = {"prefix": f"test{next(_numbers)}:", "announce": request.param}
+    announces = False
+
+    @pytest.fixture
+    def make(self, clock: Clock, shared_redis_server: RedisServer) -> MakeStore:
+        options: Any = {"prefix": f"test{next(_numbers)}:", "announce": self.announces}
         return lambda: open_store(shared_redis_server.url, clock=clock, reactor=cast(Any, reactor), **options)
 
     @pytest.fixture
@@ -64,6 +66,13 @@ class TestRedisStore(DurableContract):
         again = await super().reopen(store, make)
         await again.head("")
         return again
+
+
+class TestAnnouncingRedisStore(AnnouncementContract):
+    """How the changes of keys are announced by a store that several nodes share."""
+
+    announces = True
+    make, store = TestRedisStore.make, TestRedisStore.store
 
 
 MakeRedisStore = Callable[..., Any]
@@ -90,7 +99,7 @@ def event(body: bytes = b"1") -> Event:
 
 
 def announcement() -> Announcement:
-    return Announcement("kv/k", "k", "set", 1.0)
+    return KeyAnnouncement("kv/k", "set", 1.0, key="k")
 
 
 # What it says of itself.
@@ -137,13 +146,6 @@ async def test_a_redis_that_throws_data_away_is_warned_of(redis_server: RedisSer
     await client.disconnect()
 
 
-def test_a_number_of_replicas_that_no_write_can_reach_is_warned_of() -> None:
-    server = ServerInfo({"connected_slaves": "1"}, {"min-replicas-to-write": "1"})
-    assert server.warnings(wait=1) == []
-    (warning,) = server.warnings(wait=2)
-    assert "TXBROKER_REDIS_WAIT_REPLICAS is 2 and Redis has 1 replicas" in warning
-
-
 @pytest.mark.parametrize(
     "text",
     [
@@ -154,6 +156,11 @@ def test_a_number_of_replicas_that_no_write_can_reach_is_warned_of() -> None:
 )
 def test_what_a_script_was_refused_for_is_told_without_its_position(text: str) -> None:
     assert refusal_text(ResponseError(text)) == "OOM command not allowed"
+
+
+def test_what_the_user_of_a_script_may_not_do_is_told_without_its_position() -> None:
+    text = "The user executing the script can't run this command or subcommand"
+    assert refusal_text(ResponseError(f"@user_script: 255: {text}")) == text
 
 
 def test_where_a_script_has_failed_itself_is_told() -> None:

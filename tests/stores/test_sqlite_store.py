@@ -504,6 +504,27 @@ def test_a_damaged_file_makes_reads_unavailable_too(home: Home) -> None:
     assert_unavailable(home, store.append("log", event()), "no such table: event")
 
 
+def test_a_damaged_index_does_not_let_the_thread_delete_for_ever(home: Home) -> None:
+    store = home.store()
+    home.append(store)
+    home.stop(store)
+    home.sql("UPDATE log SET trimmed = 1")
+    first, second = home.other(), home.other()
+    (index,) = first.execute("SELECT * FROM sqlite_master WHERE name = 'log_to_purge'").fetchall()
+    first.execute("PRAGMA writable_schema = ON")
+    first.execute("DELETE FROM sqlite_master WHERE name = 'log_to_purge'")
+    second.execute("UPDATE log SET purged = 1")  # the index is not told
+    first.execute("INSERT INTO sqlite_master VALUES (?, ?, ?, ?, ?)", index)
+    first.close()
+    second.close()
+    store = home.store()
+    purged = store._commits.submit(sqlite_tables.TableWriter.purge, (), 0)
+    assert_unavailable(home, purged, "the index log_to_purge is damaged")
+    home.failures.clear()
+    assert [home.append(store) for _ in range(5)] == [2, 3, 4, 5, 6]
+    assert home.failures == []  # it is not tried again
+
+
 def test_the_thread_survives_when_even_undoing_fails(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     store = home.store()
     other = home.other()

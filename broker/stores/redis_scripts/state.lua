@@ -73,7 +73,7 @@ local function uncount(owners, name)
   end
 end
 
-local may_publish  -- where Redis can not say that of a channel: whether it was possible, nil before it was tried
+local may_publish = false  -- whether that was asked, and permitted
 
 local function check_permission(log)
   -- Raises an error unless events of the log may be published: before anything is written, for what is written
@@ -81,7 +81,7 @@ local function check_permission(log)
   local channel = ARGV[3] .. log
   if redis.acl_check_cmd then  -- since version 7
     may_publish = redis.acl_check_cmd('PUBLISH', channel, '')
-  elseif may_publish == nil then
+  elseif not may_publish then
     may_publish = type(redis.pcall('PUBLISH', ARGV[3] .. 'probe', '')) == 'number'
   end
   if not may_publish then

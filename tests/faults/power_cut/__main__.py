@@ -20,14 +20,15 @@ from twisted.internet.task import react
 from tests.faults.power_cut.recording import NoCompiler
 from tests.faults.power_cut.replay import Recording, check_by_daemon, check_by_store, explain, record
 
-LIVES, GOAL, LARGE = 4, 200, 9  # of a recording: lives, events in each, large keys
+STEPS = ("kill", "stop", "compact", "kill", "stop")  # of a recording
+GOAL, LARGE = 200, 9  # events in each life, and large keys
 BY_DAEMON, CONTROL = 0.03, 0.2  # as many images more, as parts of those that are asked for
 FEW = 10  # images, of which the control may lose nothing by chance
 
 
 async def run(options: argparse.Namespace, work: Path) -> str:
     """Record in *work* unless there is a recording, and replay; return what is wrong."""
-    recording = Recording.load(options.recording) if options.recording else await record(work, LIVES, GOAL, large=LARGE)
+    recording = Recording.load(options.recording) if options.recording else await record(work, STEPS, GOAL, large=LARGE)
     print(f"recorded: {recording}; seeds from {options.seed} on")
     by_store = check_by_store(recording, options.seed, options.images)
     print(f"by a store: {by_store}")

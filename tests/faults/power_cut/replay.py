@@ -6,7 +6,9 @@ import math
 import pickle
 import shutil
 import tempfile
+import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,12 +18,15 @@ import attrs
 from tests.faults.power_cut.disk import SHARED, Disk, Image, Survival
 from tests.faults.power_cut.image import found_by_clients, found_by_store, write_image
 from tests.faults.power_cut.load import ENVIRON, KEPT_EVENTS, Load
-from tests.faults.power_cut.promises import Promises
+from tests.faults.power_cut.promises import Found, Promises
 from tests.faults.power_cut.recording import NAMING, RESIZE, SYNC, Record, compile_recorder, environ, read_log
+from tests.support.commands import TXBROKER
 from tests.support.daemon import Daemon
+from tests.support.processes import Program
 
 SYNC_SECONDS = 0.002  # that each sync takes longer: what is answered too early is answered before its end
 RARE = (*NAMING, RESIZE)
+ENDS = ("kill", "stop")  # of a life
 NEAR = 12  # records around a rare one
 LOG, PROMISES = "operations.log", "promises.pickle"  # the files of a recording
 SHOWN = 5  # of what is broken on one image
@@ -29,33 +34,42 @@ SHOWN = 5  # of what is broken on one image
 
 @attrs.frozen
 class Recording:
-    """What a daemon has written and synced in *directory*, and what it has acknowledged meanwhile."""
+    """What a daemon has written and synced in *directory*, and what it has acknowledged meanwhile.
+
+    Attributes:
+        marks: the end of each step, in nanoseconds of the monotonic clock.
+    """
 
     directory: str
     records: list[Record]
     promises: Promises
+    marks: list[int]
 
     @classmethod
     def load(cls, kept: Path) -> Recording:
         """Return the one in the directory *kept*."""
-        directory, promises = pickle.loads((kept / PROMISES).read_bytes())
-        return cls(directory, read_log((kept / LOG).read_bytes()), promises)
+        directory, promises, marks = pickle.loads((kept / PROMISES).read_bytes())
+        return cls(directory, read_log((kept / LOG).read_bytes()), promises, marks)
 
     def __str__(self) -> str:
         kinds = Counter(record.kind for record in self.records)
         processes = len({record.process for record in self.records})
         return f"{kinds['W']} writes and {kinds['S']} syncs of {processes} processes"
 
-    def indices(self, *kinds: str) -> list[int]:
-        """Return the indices of the records of these kinds."""
-        return [index for index, record in enumerate(self.records) if record.kind in kinds]
+    def indices(self, first: int, *kinds: str) -> list[int]:
+        """Return the indices, from *first* on, of the records of these kinds."""
+        return [index for index in range(first, len(self.records)) if self.records[index].kind in kinds]
 
 
-async def record(work: Path, lives: int, goal: int, *, large: int = 0, **settings: str) -> Recording:
-    """Let a daemon live so often, in each life until *goal* events were acknowledged; end it amid the work.
+async def record(work: Path, steps: Sequence[str], goal: int, *, large: int = 0, **settings: str) -> Recording:
+    """Let a daemon live and end amid the work of its clients, and commands of ``txbroker`` in between.
 
-    Its state is in *work*.  Lives end with SIGKILL and SIGTERM by turns.  With *large* values,
-    9 or more, the file is shortened once.
+    Args:
+        work: where its state is to be, and the recording.
+        steps: ``kill`` or ``stop`` for a life that ends so, or the words of a command.
+        goal: events that are acknowledged in each life.
+        large: how many large keys there are in the first life; from 9 on the file is shortened by that.
+        settings: of the daemon.
 
     Raises:
         NoCompiler: there is none.
@@ -65,19 +79,29 @@ async def record(work: Path, lives: int, goal: int, *, large: int = 0, **setting
     state.mkdir()
     preload = environ(compile_recorder(work), state, log, SYNC_SECONDS)
     daemon = Daemon(state, **{**ENVIRON, **settings, **preload})
-    promises = Promises(KEPT_EVENTS)
+    promises, marks = Promises(KEPT_EVENTS), list[int]()
     try:
-        for number in range(lives):
-            await daemon.start()
-            await Load(daemon, promises, number, large).run(goal, daemon.stop if number % 2 else daemon.kill)
+        for step in steps:
+            await _do(step, Load(daemon, promises, len(marks), large), goal)
+            marks.append(time.monotonic_ns())
     finally:
         if daemon.running:
             await daemon.kill()
     assert not daemon.troubles(), "\n".join(daemon.troubles())
-    (work / PROMISES).write_bytes(pickle.dumps((str(state), promises)))
+    (work / PROMISES).write_bytes(pickle.dumps((str(state), promises, marks)))
     recording = Recording.load(work)
     _check_whole(recording, state)
     return recording
+
+
+async def _do(step: str, load: Load, goal: int) -> None:
+    daemon = load.daemon
+    if step in ENDS:
+        await daemon.start()
+        await load.run(goal, daemon.stop if step == "stop" else daemon.kill)
+        return
+    command = Program.start([TXBROKER, *step.split()], env=daemon.environ, cwd=daemon.directory)
+    assert await command.exit() == 0, command.report()
 
 
 def _check_whole(recording: Recording, state: Path) -> None:
@@ -103,15 +127,15 @@ class Cut:
     survival: Survival
 
     @classmethod
-    def draw(cls, recording: Recording, seed: int) -> Cut:
-        """Return that of *seed*: at any moment, near a rare operation, or while a sync goes on."""
+    def draw(cls, recording: Recording, seed: int, first: int = 0) -> Cut:
+        """Return that of *seed*, not before *first*: at any moment, near a rare operation, or while a sync goes on."""
         chance, count = Random(seed), len(recording.records)
         moments = (
-            chance.randrange(count + 1),
-            chance.choice(recording.indices(*RARE)) + chance.randrange(-NEAR, NEAR),
-            chance.choice(recording.indices(SYNC)),
+            chance.randint(first, count),
+            chance.choice(recording.indices(first, *RARE)) + chance.randrange(-NEAR, NEAR),
+            chance.choice(recording.indices(first, SYNC)),
         )
-        position = max(0, min(chance.choice(moments), count))
+        position = max(first, min(chance.choice(moments), count))
         return cls(seed, position, chance.random() < 0.5, Survival.draw(chance, position))
 
     def image(self, recording: Recording, *, syncs: bool = True) -> Image:
@@ -182,14 +206,21 @@ def explain(work: Path, *reports: Report) -> str:
     return "\n".join(texts)
 
 
-def check_by_store(recording: Recording, first_seed: int, images: int, *, syncs: bool = True) -> Report:
-    """Start a store on so many images, those of the seeds from *first_seed* on."""
-    report = Report(recording)
+def found_by_stores(
+    recording: Recording, first_seed: int, images: int, *, first: int = 0, syncs: bool = True
+) -> Iterator[tuple[Cut, Found]]:
+    """Yield what a store finds on each of so many images, those of the seeds from *first_seed* on; see ``Cut.draw``."""
     for seed in range(first_seed, first_seed + images):
-        cut = Cut.draw(recording, seed)
+        cut = Cut.draw(recording, seed, first)
         with tempfile.TemporaryDirectory(prefix="txbroker-") as directory:
             write_image(cut.image(recording, syncs=syncs), Path(directory) / "state")
-            found = found_by_store(Path(directory) / "state", recording.promises)
+            yield cut, found_by_store(Path(directory) / "state", recording.promises)
+
+
+def check_by_store(recording: Recording, first_seed: int, images: int, *, syncs: bool = True) -> Report:
+    """Start a store on so many images, and compare what it finds with what was promised."""
+    report = Report(recording)
+    for cut, found in found_by_stores(recording, first_seed, images, syncs=syncs):
         report.note(cut, recording.promises.broken(found, cut.stamp(recording)))
     return report
 
