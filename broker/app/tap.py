@@ -42,7 +42,7 @@ from broker.config.settings import Settings, SettingsError
 from broker.core.clocks import use_monotonic_time
 from broker.core.service import Broker
 from broker.errors import BrokerError
-from broker.interfaces import IBus, ISharedBus, ISharedStore, IStore
+from broker.interfaces import IBus, IStore
 from broker.observe.admin.pages import AdminPages
 from broker.observe.admin.port import AdminPort
 from broker.observe.admin.site import AdminSite
@@ -158,8 +158,6 @@ def make_core(reactor: Any, settings: Settings) -> Broker:
         bus = attempts.make("BUS", lambda: _make_bus(reactor, settings))
     attempts.finish()
     store, bus = cast(IStore, made), cast(IBus, bus)
-    if store.shared and bus.shared:
-        cast(ISharedStore, store).witness = cast(ISharedBus, bus).last_mark
     broker = Broker(settings, store, bus, reactor, access, metrics)
     if not store.shared:
         broker.about.facts["durability"] = settings.durability  # the description of a shared one says what it promises

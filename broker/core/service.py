@@ -107,6 +107,7 @@ class Broker(MultiService):
         self.arrived = bus.deliver = Delivery(self.topics, self.channels, self.keys, controls).arrived
         if bus.shared:
             cast(ISharedBus, bus).source = StoreEventSource(cast(ISharedStore, store))
+            cast(ISharedStore, store).witness = cast(ISharedBus, bus).last_mark
         store.wiped = self._wiped
         for topic in controls:
             bus.listen(topic)
