@@ -39,6 +39,7 @@ from broker.app.store import make_store
 from broker.app.trimmer import MemoryTrimmer
 from broker.buses import open_bus
 from broker.config.settings import Settings, SettingsError
+from broker.core.clocks import use_monotonic_time
 from broker.core.service import Broker
 from broker.errors import BrokerError
 from broker.interfaces import IBus, IStore
@@ -84,6 +85,7 @@ def makeService(options: usage.Options) -> IService:
     """Return the daemon that the environment describes; exit with status 2 if it can not be made."""
     from twisted.internet import reactor
 
+    use_monotonic_time(reactor)
     explain_start_errors()
     try:
         settings = Settings.from_environ(os.environ)
