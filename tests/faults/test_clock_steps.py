@@ -27,6 +27,7 @@ TIMES = {
     "TXBROKER_PONG_SECONDS": "30",
     "TXBROKER_POLL_TIMEOUT_SECONDS": "0.5",
     "TXBROKER_DRAIN_SECONDS": "0",
+    "TXBROKER_DURABILITY": "os",  # no disk is waited for
 }
 
 pytestmark = [pytest.mark.processes, pytest.mark.unmeasured]
