@@ -1104,5 +1104,8 @@ class ISharedBus(IBus):
             NotDone, Unavailable: as with ``claim``.
         """
 
-    def release(name: str) -> Deferred[bool]:
-        """Give *name* back; fire with whether this node surely does not hold it any more.  It does not fail."""
+    def release(*names: str) -> Deferred[bool]:
+        """Give *names* back, some hundreds at most; fire with whether this node surely holds none of them any more.
+
+        It does not fail.
+        """

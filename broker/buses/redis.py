@@ -232,9 +232,10 @@ class RedisBus(Service):
         words = (encode_text(name), holder.encode(), b"%d" % lease)
         return self._act(b"seize", *words, decode=partial(_claimed, name))
 
-    def release(self, name: str) -> Deferred[bool]:
+    def release(self, *names: str) -> Deferred[bool]:
         """See ``ISharedBus.release``."""
-        return self._act(b"release", encode_text(name), decode=lambda _: True).addErrback(_is_released)
+        words = (b"release", b"%d" % len(names), *map(encode_text, names))
+        return self._act(*words, decode=lambda _: True).addErrback(_is_released)
 
     def holders(self, names: Sequence[str]) -> Deferred[tuple[str, list[str]]]:
         """See ``ISharedBus.holders``."""
