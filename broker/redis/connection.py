@@ -17,6 +17,7 @@ from txredisapi import ConnectionError as NotConnected
 from txredisapi import TimeoutError as NotAnswered
 from zope.interface import implementer
 
+from broker.core.slices import slices_of
 from broker.errors import Invalid
 from broker.redis.address import RedisAddress
 
@@ -155,7 +156,36 @@ class Protocol(BaseRedisProtocol):
 
 
 class SubscribingProtocol(Protocol):
-    """A connection whose replies, once it is authenticated, are messages of subscriptions."""
+    """A connection whose replies, once it is authenticated, are messages of subscriptions.
+
+    They are passed on in slices: thousands may come at once, and each may have many receivers.
+    """
+
+    _waits = False  # whether replies wait for the next slice
+
+    def dataReceived(self, data: bytes, unpause: bool = False) -> None:
+        """Parse replies, after those that wait."""
+        self._replies.feed(data)
+        if not self._waits:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        slices = slices_of(self.factory.owner.reactor)
+        end, now = slices.deadline(), slices.now
+        self._waits = False
+        while self.connected and (reply := self._replies.gets()) is not False:
+            self.replyReceived(reply)
+            if now() >= end:
+                self._waits = True
+                self.transport.pauseProducing()  # else it would be read faster than it is passed on
+                slices.add(self._go_on)
+                return
+
+    def _go_on(self) -> None:
+        if self.connected:  # else what has not been passed on is missing, as what was on its way
+            self._pass_on()
+            if not self._waits:
+                self.transport.resumeProducing()
 
     def replyReceived(self, reply: Any) -> None:
         """Pass each message to the owner, in order."""
