@@ -20,6 +20,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from txredisapi import RedisError
 
+from broker.core.slices import slices_of
 from broker.errors import BrokerError, NotDone, Unavailable
 from broker.redis.address import RedisAddress
 from broker.redis.chains import Chain
@@ -103,6 +104,7 @@ class Batcher:
         self._on_answer: set[Callable[[], object]] = set()  # to be called when they were answered
         self._script = script
         self._clock: IReactorTime = reactor
+        self._slices = slices_of(reactor)
         self._preamble, self._prepare_owner, self._refresh = preamble, prepare, refresh
         self._opened = opened or _ignore
         self._probe_words = probe
@@ -261,20 +263,22 @@ class Batcher:
                 chain = Chain(batch)
                 if questions := chain.questions():
                     chain.know(*await self._call(protocol, questions, False))
-                self._postpone(chain.link(MAX_BATCH_BYTES))
+                end, now = self._slices.deadline(), self._slices.now
+                self._postpone(chain.link(MAX_BATCH_BYTES, lambda: now() >= end))
                 under_way = chain.operations()
                 sent = [each.words for each in chain.sent]
                 results, left = chain.outcomes(*await self._call(protocol, sent, True))
             else:
                 writes = not all(operation.reads for operation in batch)
                 results, left = await self._call(protocol, [operation.words for operation in batch], writes)
-            self._answer(under_way, results, left)
+            seconds = self._clock.seconds() - started
+            await self._answer(under_way, results, left)
         except ResponseError as error:
             self._fail_script(under_way, error)
         except RedisError as error:
             self._fail_lost(under_way, error)
         else:
-            self._observe(len(batch), self._clock.seconds() - started)
+            self._observe(len(batch), seconds)
 
     def _postpone(self, operations: list[Operation]) -> None:
         """Let *operations*, which were under way, be done before all others."""
@@ -324,8 +328,8 @@ class Batcher:
         # Lost with the connection, as the answer of the script is.
         return waiting.addCallbacks(judged, lambda failure: f"it has not answered: {failure.value}")
 
-    def _answer(self, batch: list[Operation], results: list[Any], left: dict[int, Any]) -> None:
-        """Answer those of *batch* that were done, and let the others be done next."""
+    async def _answer(self, batch: list[Operation], results: list[Any], left: dict[int, Any]) -> None:
+        """Answer those of *batch* that were done, in slices, and let the others be done next."""
         unsafe = self._unsafe
         if left:
             again = [operation for index, operation in enumerate(batch) if index in left]
@@ -340,21 +344,29 @@ class Batcher:
             next((refusal_text(result) for result in results if isinstance(result, ResponseError)), ""),
             not all(operation.reads for operation in batch),
         )
+        slices, now = self._slices, self._slices.now
+        end = slices.deadline()
         for operation, result in zip(batch, results, strict=True):
-            if isinstance(result, ResponseError):
-                self._fail((operation,), "Redis refuses.", refusal_text(result), NotDone)
-                continue
-            if unsafe and not operation.reads:
-                self._fail((operation,), "Redis has not confirmed it.", unsafe)
-                continue
-            try:
-                value = operation.decode(result)
-            except BrokerError as error:
-                operation.answer.errback(error)
-            except Exception:
-                operation.answer.errback()
-            else:
-                operation.answer.callback(value)
+            self._answer_one(operation, result, unsafe)
+            if now() >= end:  # what the answers cause may take long
+                await slices.pause()
+                end = slices.deadline()
+
+    def _answer_one(self, operation: Operation, result: Any, unsafe: str) -> None:
+        if isinstance(result, ResponseError):
+            self._fail((operation,), "Redis refuses.", refusal_text(result), NotDone)
+            return
+        if unsafe and not operation.reads:
+            self._fail((operation,), "Redis has not confirmed it.", unsafe)
+            return
+        try:
+            value = operation.decode(result)
+        except BrokerError as error:
+            operation.answer.errback(error)
+        except Exception:
+            operation.answer.errback()
+        else:
+            operation.answer.callback(value)
 
     def _note_refusal(self, refusal: str, written: bool) -> None:
         if refusal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Callable
+from itertools import count
 from typing import Any, cast
 
 import pytest
@@ -13,8 +14,10 @@ from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.task import Clock
 
 from broker.core.indices import Indices, rows_log
+from broker.core.slices import slices_of
 from broker.errors import BrokerError, Conflict, Invalid, RateLimited
 from broker.messages import Event, Quota
+from broker.redis.chains import Chain
 from broker.stores import open_store
 from tests.support.redis_server import RedisServer
 
@@ -423,3 +426,53 @@ async def test_nodes_that_read_an_index_at_once_write_one_row_of_each_event(make
     for number, rows in enumerate(await gatherResults(reads)):
         assert [event.id for event in rows.events] == list(range(599 + number % 2, 0, -2))
     assert [await store.head(rows_log("i", value)) for value in "ab"] == [300, 300]
+
+
+# Slices.
+
+
+def each_look_takes_a_slice(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Let the reactor's slices end at each look at the time."""
+    slices = slices_of(reactor)
+    monkeypatch.setattr(slices, "now", count().__next__)
+    return slices
+
+
+@pytest_twisted.ensureDeferred
+async def test_those_who_wait_for_one_call_are_answered_in_slices_and_in_order(
+    make_store: MakeRedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    store = make_store(observe=lambda operations, seconds: calls.append(operations))
+    await store.head("log")
+    slices = each_look_takes_a_slice(monkeypatch)
+    before = slices.pauses
+    answered: list[int] = []
+    waiting = [store.append("log", event()).addCallback(lambda each: answered.append(each.id)) for _ in range(10)]
+    later: list[Any] = []
+    waiting[0].addCallback(lambda _: later.append(store.append("log", event())))
+    await gatherResults(waiting)
+    assert answered == list(range(1, 11))
+    assert slices.pauses - before >= 9
+    assert (await later[0]).id == 11
+    assert calls == [1, 10]  # and that of the last is told when it is answered
+
+
+@pytest_twisted.ensureDeferred
+async def test_changes_that_take_long_to_compute_are_not_all_made_in_one_slice(
+    make_store: MakeRedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, batches = make_store(), []
+    await store.set("s", "k", b"")
+    link = Chain.link
+
+    def spy(chain: Chain, *arguments: Any) -> Any:
+        left = link(chain, *arguments)
+        batches.append(len(chain.operations()))
+        return left
+
+    monkeypatch.setattr(Chain, "link", spy)
+    each_look_takes_a_slice(monkeypatch)
+    await gatherResults([store.patch("s", "k", b"%d" % number, joined) for number in range(5)])
+    assert batches == [1] * 5
+    assert (await store.get("s", "k")).value == b"01234"
