@@ -17,9 +17,9 @@ from txredisapi import ConnectionError as NotConnected
 from txredisapi import TimeoutError as NotAnswered
 from zope.interface import implementer
 
-from broker.core.slices import slices_of
 from broker.errors import Invalid
 from broker.redis.address import RedisAddress
+from broker.redis.slices import Slices
 
 __all__ = ["Connection", "NotUsable", "Protocol", "ResponseError"]
 
@@ -170,8 +170,9 @@ class SubscribingProtocol(Protocol):
             self._pass_on()
 
     def _pass_on(self) -> None:
-        slices = slices_of(self.factory.owner.reactor)
-        end, now = slices.deadline(), slices.now
+        slices = self.factory.owner.slices
+        now = slices.now
+        end = min(slices.end, now() + slices.seconds)
         self._waits = False
         while self.connected and (reply := self._replies.gets()) is not False:
             self.replyReceived(reply)
@@ -223,6 +224,7 @@ class Connection:
         opened: called when ``protocol`` is ready for use.
         closed: called when the one that was ready is lost.
         on_message: called with each reply, if the connection is for subscriptions.
+        slices: those in which replies are passed on then.
 
     Attributes:
         problem: why it can not be used, in some words; "" when it can.
@@ -243,11 +245,12 @@ class Connection:
         opened: Callable[[], object],
         closed: Callable[[], object],
         on_message: Callable[[Any], object] | None = None,
+        slices: Slices | None = None,
     ) -> None:
         make_reply_parser()  # so that a missing hiredis is an error here, not of the first connection
         self.problem = NOT_CONNECTED_YET
         self.protocol: Any = None
-        self.on_message = on_message
+        self.on_message, self.slices = on_message, slices
         self._address, self.reactor, self._purpose = address, reactor, purpose
         self._prepare, self._opened, self._closed = prepare, opened, closed
         self._protocol_class = Protocol if on_message is None else SubscribingProtocol

@@ -22,6 +22,7 @@ from txredisapi import RedisError
 from zope.interface import implementer
 
 from broker.core.bounded import BoundedDict
+from broker.core.slices import slices_of
 from broker.errors import Conflict, Unavailable
 from broker.interfaces import ISharedStore
 from broker.messages import Entry, Event, Quota, decode_text, encode_text
@@ -115,6 +116,7 @@ class RedisStore(RedisReader, Service):
             self._address,
             Script("broker.stores.redis_scripts", "state", "logs", "keys"),
             reactor,
+            slices_of(reactor),
             purpose="stored data",
             preamble=self._preamble,
             prepare=self._prepare,
@@ -256,7 +258,7 @@ class RedisStore(RedisReader, Service):
         operation = Append(
             (b"append", encode_text(log), stored, extras),
             partial(self._appended, event, time, quota),
-            len(stored),
+            2 * len(stored) + len(extras),
             False,
             event.origin if extras else "",
             quota=quota,

@@ -15,10 +15,12 @@ from twisted.internet.task import Clock
 
 from broker.core.indices import Indices, rows_log
 from broker.core.slices import slices_of
-from broker.errors import BrokerError, Conflict, Invalid, RateLimited
+from broker.errors import BrokerError, Conflict, Invalid, RateLimited, Unavailable
 from broker.messages import Event, Quota
+from broker.redis.batcher import MAX_BATCH_BYTES
 from broker.redis.chains import Chain
 from broker.stores import open_store
+from tests.support.eventually import eventually
 from tests.support.redis_server import RedisServer
 
 MakeRedisStore = Callable[..., Any]
@@ -38,6 +40,12 @@ async def make_store(redis_server: RedisServer) -> AsyncIterator[MakeRedisStore]
     yield make
     for store in made:
         await maybeDeferred(store.stopService)
+
+
+@pytest.fixture(autouse=True)
+def endless_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no slice of the reactor end, however busy the machine is: how many calls there are depends on that."""
+    monkeypatch.setattr(slices_of(reactor), "now", lambda: 0.0)
 
 
 @pytest.fixture
@@ -163,13 +171,14 @@ async def used_memory(redis: RedisServer, field: str) -> int:
 
 @pytest_twisted.ensureDeferred
 async def test_increments_of_a_fraction_are_computed_in_one_go(
-    make_store: MakeRedisStore, redis_server: RedisServer
+    make_store: MakeRedisStore, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("broker.redis.batcher.MAX_SENT_BYTES", MAX_BATCH_BYTES)
     store, meter = make_store(), Meter(redis_server)
     await store.set("kv", "k", b"0.5")
     await meter.read()
     sums = [store.increment("kv", "k", b"1") for _ in range(400)]
-    appended = [store.append("log", event(b"x" * 40_000)) for _ in range(95)]
+    appended = [store.append("log", event(b"x" * 20_000)) for _ in range(95)]
     other = store.get("kv", "other")
     found = await gatherResults(sums)
     await gatherResults([*appended, other])
@@ -178,7 +187,7 @@ async def test_increments_of_a_fraction_are_computed_in_one_go(
     ]
     calls, sent, _ = await meter.read()
     assert calls <= 4
-    assert sent < 1.2 * 95 * 40_000
+    assert sent < 1.2 * 95 * 20_000
 
 
 @pytest_twisted.ensureDeferred
@@ -476,3 +485,54 @@ async def test_changes_that_take_long_to_compute_are_not_all_made_in_one_slice(
     await gatherResults([store.patch("s", "k", b"%d" % number, joined) for number in range(5)])
     assert batches == [1] * 5
     assert (await store.get("s", "k")).value == b"01234"
+
+
+# A backlog.
+
+
+@pytest_twisted.ensureDeferred
+async def test_messages_wait_while_much_waits_for_redis(
+    make_store: MakeRedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.redis.batcher.BACKLOG_BYTES", 10_000)
+    monkeypatch.setattr("broker.redis.batcher.RESUME_BYTES", 2_000)
+    monkeypatch.setattr("broker.redis.batcher.MAX_SENT_BYTES", 2_000)
+    store, slices = make_store(), slices_of(reactor)
+    waiting = [store.set("s", f"{number}", b"x" * 1000) for number in range(10)]
+    assert slices.allows(1)
+    waiting.append(store.set("s", "last", b"x"))
+    assert not slices.allows(1)
+    done: list[int] = []
+    slices.add(lambda: done.append(sum(each.called for each in waiting)), message=True)
+    await gatherResults(waiting)
+    await eventually(lambda: done)
+    assert 6 <= done[0] < 11
+    assert slices.allows(1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_messages_do_not_wait_for_a_redis_that_is_given_up(
+    make_store: MakeRedisStore, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.redis.batcher.BACKLOG_BYTES", 1_000)
+    monkeypatch.setattr("broker.redis.batcher.RECONNECT_TIMEOUT", 0.1)
+    store = make_store()
+    await store.head("log")
+    await redis_server.kill()
+    await eventually(lambda: store.ready)
+    lost = store.set("s", "k", b"x" * 2000)
+    assert not slices_of(reactor).allows(1)
+    with pytest.raises(Unavailable):
+        await lost
+    assert slices_of(reactor).allows(1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_sent_at_once_is_bounded_by_its_bytes(
+    make_store: MakeRedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.redis.batcher.MAX_SENT_BYTES", 2_500)
+    calls: list[int] = []
+    store = make_store(observe=lambda operations, seconds: calls.append(operations))
+    await gatherResults([store.set("s", f"{number}", b"x" * 1000) for number in range(10)])
+    assert max(calls) == 3
