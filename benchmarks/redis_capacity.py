@@ -18,7 +18,7 @@ from twisted.internet.task import react
 
 from broker.buses import open_bus
 from broker.core.channels import StoreEventSource
-from broker.messages import Event
+from broker.messages import Announcement, Event, KeyAnnouncement
 from broker.stores import open_store
 from tests.bridge.clients import Ganomede, OwlMeans
 from tests.support.daemon import Daemon
@@ -84,12 +84,22 @@ async def one_node(redis: RedisServer) -> None:
     def publish(topic: str) -> Callable[[int], Deferred[Any]]:
         return lambda number: bus.publish(Event(topic, "kind", BODY, "me", 1.0, origin="session", dialect="x"))
 
+    def changed(number: int) -> tuple[str, bytes]:
+        return f"key {number % 1000}", BODY
+
+    def told(number: int) -> Announcement:
+        key, _ = changed(number)
+        return KeyAnnouncement(f"kv/{key}", "set", 1.0, origin="session", key=key)
+
     for flight in (1, 64, 512):
         await measure("append, announced", redis, 2000 if flight == 1 else 50_000, flight, append)
     await measure("live event that nobody hears", redis, 50_000, 64, publish("unheard"))
     await measure("live event that this node hears", redis, 50_000, 64, publish("heard"))
     await measure("read of 10 events", redis, 20_000, 64, lambda n: store.read(f"event/channel {n % 100}", n % 400, 10))
     await measure("set of a key", redis, 50_000, 64, lambda n: store.set("kv", f"key {n % 1000}", BODY))
+    await measure(
+        "set of a key, announced", redis, 50_000, 64, lambda n: store.set("kv", *changed(n), announcement=told(n))
+    )
     await measure("increment of one key", redis, 50_000, 64, lambda n: store.increment("kv", "n", b"1"))
     await measure("patch of a key", redis, 20_000, 64, lambda n: store.patch("kv", f"p {n % 1000}", b"1", _second))
     await gatherResults([maybeDeferred(part.stopService) for part in (bus, store)])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 def with_detail(message: str, detail: str) -> str:
     """Return the sentence *message* with *detail*, for operators, behind a colon."""
-    return f"{message.removesuffix('.')}: {detail.removesuffix('.')}."
+    return f"{message.rstrip('.')}: {detail.rstrip('.')}."
 
 
 class BrokerError(Exception):

@@ -19,6 +19,8 @@ from zope.interface import Attribute, Interface
 
 from broker.errors import BrokerError
 from broker.messages import (
+    Announce,
+    Announcement,
     CloseCode,
     Entry,
     Event,
@@ -175,6 +177,9 @@ class IPeer(Interface):
 
     def hold(change: int) -> None:
         """As ``ILink.hold``, for a session that has no link; beyond the bounds it is disconnected with 1013."""
+
+    def slow_consumer() -> None:
+        """Count it as a client that reads too slowly, and log that, before a session that has no link ends for it."""
 
     def bind(
         session: ISession,
@@ -703,6 +708,10 @@ class IDialectExtras(Interface):
         "Whether a request that waits goes on when its client shuts down its side of the connection; True.  "
         "Otherwise it is cancelled, for clients of which a waiting request shows that they are there."
     )
+    comes_back: bool = Attribute(
+        "Whether its clients connect again by themselves after any close; False.  Their WebSockets are closed with "
+        "1012 when the daemon stops, the others with 1001."
+    )
 
     def refusal(status: int, message: str, request: HttpRequest) -> Response | None:
         """Return how this dialect says *status* to *request*, which has not reached ``answer`` or has failed there.
@@ -713,8 +722,8 @@ class IDialectExtras(Interface):
     def drain() -> None:
         """The daemon stops: answer the requests that wait, and end what outlives a connection.
 
-        Called once.  Afterwards open WebSockets are closed with 1001, and
-        requests that are still under way have ``TXBROKER_DRAIN_SECONDS``.
+        Called once.  Afterwards open WebSockets are closed, one after the other where other nodes
+        share the store, and requests that are still under way have ``TXBROKER_DRAIN_SECONDS``.
         """
 
 
@@ -726,7 +735,8 @@ class IStore(IService):
 
     Every method returns a Deferred.  It fails with ``Unavailable`` when the
     store is away, not started, stopped, or can not keep up, and then nothing has
-    changed.  Cancelling gives up the answer, not the operation.
+    changed; or when it fails or is lost while it writes, and then that may have been done
+    all the same.  Cancelling gives up the answer, not the operation.
 
     Operations of one caller take effect in the order in which they were called,
     whether or not it waited in between; a read sees every write called before
@@ -745,14 +755,23 @@ class IStore(IService):
     A store that is *full*, by a limit of its own or because the disk nearly is, refuses what
     makes it larger with ``Unavailable``.  It goes on to read, to remove, and to ``set`` keys that
     exist to values of up to 64 bytes, or no longer than before.
+
+    A change of a key and the event of its *announcement* are one step: either both are there or none
+    is, also when the answer was lost.  A store that announces publishes the event in that step, so that
+    those of one key arrive everywhere in the order of the changes; any other
+    leaves that to the caller, and answers in the order of the changes.  An event that is to be stored is
+    appended in that step in either case: then a store that is full refuses all but removals.
     """
 
     epoch: str = Attribute("Changes when the store was wiped or has gone back; known once started.")
     shared: bool = Attribute("Whether several nodes may use this store at once.")
-    announces: bool = Attribute("Whether append itself publishes the event on the bus.")
+    announces: bool = Attribute("Whether append, and what changes keys, itself publishes the event on the bus.")
     ready: str = Attribute("Why writes can not be taken now; '' when they can.")
     description: str = Attribute("Its kind as one word, then where it is and what it promises; without secrets.")
     used_bytes: int = Attribute("How large it is, as far as it knows; 0: it does not.")
+    wiped: Callable[[], object] = Attribute(
+        "Called when ``epoch`` has changed since the store was seen last, as soon as operations are possible."
+    )
 
     def append(log: str, event: Event, quota: Quota | None = None, head: int | None = None) -> Deferred[Event]:
         """Store *event* at the end of *log*; return a copy with ``id`` and ``epoch`` set.
@@ -816,6 +835,7 @@ class IStore(IService):
         revision: int | None = None,
         expires: float = 0.0,
         quota: Quota | None = None,
+        announcement: Announcement | None = None,
     ) -> Deferred[Entry]:
         """Create or replace *key*.
 
@@ -827,14 +847,22 @@ class IStore(IService):
             RateLimited: it would create *key*, and *quota* is used up.
         """
 
-    def delete(space: str, key: str, *, revision: int | None = None) -> Deferred[bool]:
+    def delete(
+        space: str, key: str, *, revision: int | None = None, announcement: Announcement | None = None
+    ) -> Deferred[bool]:
         """Remove *key*; say whether it was there.  *revision* as in set.
 
         If it is created again, its revision begins again at 1.
         """
 
     def patch(
-        space: str, key: str, value: bytes, merge: Callable[[bytes, bytes], bytes], *, quota: Quota | None = None
+        space: str,
+        key: str,
+        value: bytes,
+        merge: Callable[[bytes, bytes], bytes],
+        *,
+        quota: Quota | None = None,
+        announcement: Announcement | None = None,
     ) -> Deferred[Entry]:
         """Replace the value by ``merge(stored, value)`` in one step.
 
@@ -847,7 +875,9 @@ class IStore(IService):
             RateLimited: it would create *key*, and *quota* is used up.
         """
 
-    def increment(space: str, key: str, amount: bytes, *, quota: Quota | None = None) -> Deferred[Entry]:
+    def increment(
+        space: str, key: str, amount: bytes, *, quota: Quota | None = None, announcement: Announcement | None = None
+    ) -> Deferred[Entry]:
         """Add the decimal number *amount* to the stored one, in one step.
 
         A missing key counts as 0; a present one keeps its expiry.  Integers stay
@@ -866,11 +896,12 @@ class IStore(IService):
         follows when the values have as many; the first is returned however long it is.
         """
 
-    def expired(space: str, limit: int) -> Deferred[list[str]]:
+    def expired(space: str, limit: int, announce: Announce | None = None) -> Deferred[list[str]]:
         """Remove and return at most *limit* keys of *space* that have expired.
 
         Each is returned by exactly one such call, over all nodes, unless it was
-        set again or swept before.
+        set again or swept before.  *announce* is called with each key; it may be called in another
+        thread, and for keys that are not removed then.
         """
 
     def logs(prefix: str, after: str, limit: int) -> Deferred[list[str]]:
@@ -899,9 +930,6 @@ class ISharedStore(IStore):
     could not be waited for.  What only nodes have seen that have gone since is lost in silence.
     """
 
-    wiped: Callable[[], object] = Attribute(
-        "Called when ``epoch`` has changed while running, as soon as operations are possible."
-    )
     server: str = Attribute("Which server it is connected to, another word each time one is started; '' for none yet.")
     kept: int = Attribute(
         "The mark up to which what was stored before the present epoch is still there; 0: nothing is."

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from enum import IntEnum
 from functools import lru_cache
 from operator import methodcaller
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 import msgspec
@@ -21,6 +21,8 @@ __all__ = [
     "MAX_EXPIRY",
     "MAX_ID",
     "MAX_TIME",
+    "Announce",
+    "Announcement",
     "CloseCode",
     "Entry",
     "Event",
@@ -28,6 +30,7 @@ __all__ = [
     "HttpRequest",
     "Identity",
     "IndexRows",
+    "KeyAnnouncement",
     "Mail",
     "Quota",
     "Reply",
@@ -36,6 +39,8 @@ __all__ = [
     "quota_of",
     "text_frame",
 ]
+
+_encode = msgspec.json.Encoder().encode
 
 SHARED = "shared"  # who owns what principals use that name nobody
 MIN_RENDERINGS = 4  # of one event that are kept, however large it is: one for each dialect
@@ -53,7 +58,7 @@ class CloseCode(IntEnum):
     """
 
     NORMAL = 1000
-    GOING_AWAY = 1001  #: the daemon stops, or somebody else has taken the client's name
+    GOING_AWAY = 1001  #: somebody else has taken the client's name, or the daemon stops
     PROTOCOL_ERROR = 1002
     UNSUPPORTED_DATA = 1003  #: a binary frame where the dialect has text only
     NO_STATUS = 1005  #: never sent: the close frame of the other side held no code
@@ -61,6 +66,7 @@ class CloseCode(IntEnum):
     POLICY_VIOLATION = 1008  #: not authenticated in time, or too many wrong credentials
     MESSAGE_TOO_BIG = 1009
     INTERNAL_ERROR = 1011  #: a bug of ours, which costs this connection only
+    SERVICE_RESTART = 1012  #: the daemon stops, and clients of this dialect come back by themselves
     TRY_AGAIN_LATER = 1013  #: it reads too slowly, or more waits for it than its limit
     TOKEN_EXPIRED = 4001
     TOKEN_REVOKED = 4003
@@ -256,6 +262,52 @@ class Entry:
     value: bytes
     revision: int
     expires: float = 0.0
+
+
+@attrs.define(eq=False)
+class Announcement:
+    """An event that is made in one step with a change of a key; see ``IStore``.
+
+    Attributes:
+        topic, name, time, body, source, origin: of the event.
+        stored: whether the event is stored in the log of its topic, too.
+        published: set when the store is given it: whether that publishes it by itself.
+        event: set with the answer of the store, if that has stored the event and does not publish: with its id.
+    """
+
+    topic: str
+    name: str
+    time: float
+    body: bytes | None = None
+    source: str = ""
+    origin: str = ""
+    stored: bool = False
+    published: bool = attrs.field(default=False, init=False)
+    event: Event | None = attrs.field(default=None, init=False)
+
+    def event_of(self, value: bytes | None) -> Event:
+        """Return the event of a change that leaves *value*; None: the key is missing then."""
+        return Event(self.topic, self.name, self.body, self.source, self.time, origin=self.origin)
+
+
+@attrs.define(eq=False)
+class KeyAnnouncement(Announcement):
+    """The event that notifies those who watch a key of its change.
+
+    Attributes:
+        key: that changes.
+    """
+
+    key: str = attrs.field(kw_only=True)
+
+    def event_of(self, value: bytes | None) -> Event:
+        """Return the event, whose body has the key, *value* as text, and the time in milliseconds."""
+        text = None if value is None else value.decode("utf-8", "replace")
+        body = _encode({"key": self.key, "value": text, "timestamp": int(self.time * 1000)})
+        return Event(self.topic, self.name, body, time=self.time, origin=self.origin)
+
+
+Announce: TypeAlias = Callable[[str], Announcement | None]  # how to announce the change of a key; None: to nobody
 
 
 @attrs.frozen

@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from broker.errors import Conflict, Unauthenticated
 from broker.interfaces import IStore
-from broker.messages import Event
+from broker.messages import Announcement, Event
 from broker.patterns import CONTROL_PREFIX
 
 SPACE = "token"  # holds the signing key, and what was revoked
@@ -118,8 +118,12 @@ class Tokens:
             Unauthenticated: it is not one of ours.
         """
         token = self._read(text, await self._signing_key())
-        await self._store.set(SPACE, REVOKED + token.id, b"", expires=token.expires)
-        self._publish(Event(CONTROL, "revoked", None, token.id, self._clock.seconds()))
+        now = self._clock.seconds()
+        # One step where there are other nodes: whoever has revoked a token may rely on it, whatever ends now.
+        made = Announcement(CONTROL, "revoked", now, None, token.id, stored=True) if self._store.announces else None
+        await self._store.set(SPACE, REVOKED + token.id, b"", expires=token.expires, announcement=made)
+        if made is None:
+            self._publish(Event(CONTROL, "revoked", None, token.id, now))
 
     def revoked(self, event: Event) -> None:
         """Disconnect those who live by the token that *event* names."""

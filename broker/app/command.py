@@ -13,9 +13,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
 from broker import __version__
+from broker.app.checks import NOT_INSTALLED
+from broker.app.maintenance import add_commands
 from broker.app.store import make_store
 from broker.config.settings import Settings, SettingsError
-from broker.errors import BrokerError
+from broker.errors import BrokerError, Invalid
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="txbroker", description="Settings are the environment variables TXBROKER_….")
     parser.add_argument("--version", action="version", version=f"txbroker {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    add_commands(commands)
     importing = commands.add_parser(
         "import-ganomede",
         help="import the events, cursors and indices of a ganomede-events server",
@@ -66,9 +69,14 @@ async def _import(reactor: Any, settings: Settings, url: str) -> None:
     from broker.app.importer import import_ganomede
 
     try:
+        store = make_store(reactor, settings)
+    except Invalid as error:
+        _print_error(str(error))
+        raise SystemExit(1 if error.what == NOT_INSTALLED else 2) from None
+    try:
         report = await import_ganomede(
             url,
-            make_store(reactor, settings),
+            store,
             reactor,
             _print_error,
             cursor_seconds=settings.cursor_seconds,

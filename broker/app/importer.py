@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from broker.core.channels import CURSOR, cursor_key
 from broker.core.indices import DEFINITION, definition_text
 from broker.core.lives import life_end
-from broker.errors import Conflict, Unavailable
+from broker.errors import Conflict, Unavailable, with_detail
 from broker.interfaces import IStore
 from broker.messages import MAX_ID, MAX_TIME, Event
 from broker.patterns import LOG_PREFIX
@@ -128,7 +128,7 @@ class Importer:
             self._opened.callback(None)
 
     def _timed_out(self, *_: object) -> None:
-        raise Unavailable("redis", message=f"Redis can not be used: {self._connection.problem}.")
+        raise Unavailable("redis", message=with_detail("Redis can not be used", self._connection.problem))
 
     async def _import_channels_and_indices(self) -> None:
         async for key in self._scan(b"indices:*"):
@@ -214,7 +214,7 @@ class Importer:
     async def _execute(self, *words: Any) -> Any:
         protocol = self._connection.protocol
         if protocol is None:
-            raise Unavailable("redis", message=f"Redis was lost: {self._connection.problem}.")
+            raise Unavailable("redis", message=with_detail("Redis was lost", self._connection.problem))
         return await protocol.execute_command(*words)
 
 

@@ -23,6 +23,7 @@ from broker.access.addresses import TrustedProxies
 from broker.access.admission import Admission
 from broker.access.browsers import BrowserPolicy
 from broker.access.principals import make_access
+from broker.app.checks import Attempts, problems_of
 from broker.app.daemon import Daemon
 from broker.app.dialects import DialectError, found_dialects, load_dialects
 from broker.app.greeting import announce_start
@@ -40,7 +41,7 @@ from broker.buses import open_bus
 from broker.config.settings import Settings, SettingsError
 from broker.core.service import Broker
 from broker.errors import BrokerError
-from broker.interfaces import ISharedBus, ISharedStore
+from broker.interfaces import IBus, ISharedBus, ISharedStore, IStore
 from broker.observe.admin.pages import AdminPages
 from broker.observe.admin.port import AdminPort
 from broker.observe.admin.site import AdminSite
@@ -99,13 +100,15 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
     """Return the daemon that *settings* describe, not yet started.
 
     Raises:
-        DialectError: a dialect can not be loaded.
-        BrokerError: there is no such store or bus, or a file has wrong contents.
+        SettingsError: with everything that can not be used.
         ValueError: two dialects claim the same path.
     """
     tune_allocator()
-    dialects = load_dialects(settings.protocols, settings)
-    broker = make_core(reactor, settings)
+    attempts = Attempts(problems_of(settings))
+    loaded = attempts.make("PROTOCOLS", lambda: load_dialects(settings.protocols, settings))
+    core = attempts.make("STORE", lambda: make_core(reactor, settings))
+    attempts.finish()
+    dialects, broker = cast(list[Any], loaded), cast(Broker, core)
     for dialect in dialects:
         broker.metrics.begin(dialect.name)
     broker.about.facts["dialects"] = [dialect.name for dialect in dialects]
@@ -140,22 +143,19 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
 
 
 def make_core(reactor: Any, settings: Settings) -> Broker:
-    """Return the core with the store, the bus and the credentials of *settings*, not yet started."""
-    access, metrics = make_access(settings), Metrics()
-    store = make_store(
-        reactor,
-        settings,
-        announce=settings.bus == settings.store,
-        observe=metrics.committed,
-        failed=metrics.store_failed,
-    )
-    bus = open_bus(
-        settings.bus,
-        settings.node,
-        reactor=reactor,
-        prefix=settings.redis_prefix,
-        lease=settings.node_lease_seconds,
-    )
+    """Return the core with the store, the bus and the credentials of *settings*, not yet started.
+
+    Raises:
+        SettingsError: there is no such store or bus, or a file has wrong contents.
+    """
+    attempts, metrics = Attempts(), Metrics()
+    access = attempts.make("PERMISSIONS_FILE", lambda: make_access(settings))
+    made = attempts.make("STORE", lambda: _make_store(reactor, settings, metrics))
+    bus = None
+    if made is not None or settings.bus != settings.store:  # else the same is wrong with it
+        bus = attempts.make("BUS", lambda: _make_bus(reactor, settings))
+    attempts.finish()
+    store, bus = cast(IStore, made), cast(IBus, bus)
     if store.shared and bus.shared:
         cast(ISharedStore, store).witness = cast(ISharedBus, bus).last_mark
     broker = Broker(settings, store, bus, reactor, access, metrics)
@@ -163,6 +163,26 @@ def make_core(reactor: Any, settings: Settings) -> Broker:
         broker.about.facts["durability"] = settings.durability  # the description of a shared one says what it promises
     broker.about.private["hostname"] = socket.gethostname()
     return broker
+
+
+def _make_store(reactor: Any, settings: Settings, metrics: Metrics) -> IStore:
+    return make_store(
+        reactor,
+        settings,
+        announce=settings.bus == settings.store,
+        observe=metrics.committed,
+        failed=metrics.store_failed,
+    )
+
+
+def _make_bus(reactor: Any, settings: Settings) -> IBus:
+    return open_bus(
+        settings.bus,
+        settings.node,
+        reactor=reactor,
+        prefix=settings.redis_prefix,
+        lease=settings.node_lease_seconds,
+    )
 
 
 def metrics_reader(metrics: Metrics) -> Callable[[], tuple[bytes, str]]:
@@ -211,6 +231,7 @@ def make_site(reactor: Any, settings: Settings, broker: Broker, dialects: Iterab
         ready=broker.obstacles,
         about=broker.about,
         memory=broker.memory,
+        spread=settings.clustered,
     )
 
 

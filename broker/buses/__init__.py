@@ -28,7 +28,7 @@ def open_bus(
         Invalid: there is no such bus, or Redis support is not installed.
     """
     scheme = url.partition(":")[0]
-    if scheme == "local":
+    if url == "local:":
         return LocalBus(node, reactor)
     if is_redis(url):
         # Imported where it is chosen: a daemon pays for the bus it uses only.

@@ -143,10 +143,7 @@ class EnvironmentReader:
         if text and file:
             raise ValueError(f"{name} and {name}_FILE are both set; keep one of them")
         if file:
-            try:
-                return Path(file).read_text("utf-8").strip(), f"{name}_FILE"
-            except (OSError, UnicodeDecodeError) as error:
-                raise ValueError(f"{name}_FILE: {error}") from None
+            return _read_secret(f"{name}_FILE", file), f"{name}_FILE"
         return (text, name) if text else None
 
     @staticmethod
@@ -156,6 +153,23 @@ class EnvironmentReader:
         except (ValueError, Invalid) as error:
             # The text of a secret must not reach a log, not even a wrong one.
             raise ValueError(f"{source}: {error}" + ("" if option.secret else f", not {text!r}")) from None
+
+
+def _read_secret(name: str, path: str) -> str:
+    """Return the text of the file that the variable *name* names.
+
+    Raises:
+        ValueError: it can not be read, or is empty: nobody would be asked for the secret.
+    """
+    try:
+        text = Path(path).read_text("utf-8").strip()
+    except OSError as error:
+        raise ValueError(f"{name}: {path} can not be read: {error.strerror}") from None
+    except ValueError:  # UnicodeDecodeError, whose text could be a part of the secret
+        raise ValueError(f"{name}: {path} is no text in UTF-8") from None
+    if not text:
+        raise ValueError(f"{name}: {path} is empty")
+    return text
 
 
 def _count(text: str) -> int:

@@ -7,7 +7,6 @@ variable ``TXBROKER_POLL_TIMEOUT_SECONDS``.
 from __future__ import annotations
 
 import difflib
-import os
 import re
 import secrets
 import socket
@@ -17,6 +16,7 @@ import attrs
 
 from broker.config.addresses import is_local, is_redis, without_password
 from broker.config.aliases import aliases
+from broker.config.files import unreadable
 from broker.config.machine import memory_bytes
 from broker.config.options import (
     BYTES,
@@ -293,8 +293,9 @@ class Settings:
     drain_seconds: float = option(
         SECONDS,
         # Alone it has ended within two seconds, whatever a client leaves undone.
-        lambda self: 10.0 if is_redis(self.bus) else 1.5,
-        "How long a stopping daemon waits for what is under way.",
+        lambda self: 10.0 if self.clustered else 1.5,
+        "How long a stopping daemon waits for what is under way; with a shared store it closes its clients one by one "
+        "in 80 % of that, so that they do not all come to the other nodes at once.",
         shown="1.5 alone, 10 with a shared store",
     )
 
@@ -433,6 +434,11 @@ class Settings:
         )
 
     @property
+    def clustered(self) -> bool:
+        """Whether other nodes may be there for the clients of this one."""
+        return is_redis(self.bus)
+
+    @property
     def credentials(self) -> str:
         """The names of the settings by which a credential is configured."""
         names = ("api_secret", "api_secret_previous", "api_keys", "jwt_secret", "jwt_public_key_file", "jwks_file")
@@ -491,10 +497,22 @@ class Settings:
                     f"TXBROKER_ADMIN_LISTEN: {endpoint} can be reached from other machines, and no secret is "
                     "asked for: set TXBROKER_ADMIN_SECRET, or listen on interface=127.0.0.1"
                 )
-        for name in ("jwt_public_key_file", "jwks_file", "permissions_file"):
-            path = getattr(self, name)
-            if path and not os.access(path, os.R_OK):
-                found.append(f"{ENV_PREFIX}{name.upper()}: {path} can not be read")
+        for name, known in options_of(type(self)).items():
+            reason = unreadable(getattr(self, name)) if known.kind is PATH else ""
+            if reason:
+                found.append(f"{ENV_PREFIX}{name.upper()}: {reason}")
+        return found + self._contradictions()
+
+    def _contradictions(self) -> list[str]:
+        """Return a sentence for each two options that can not hold together."""
+        found = []
+        if self.ping_seconds and not self.pong_seconds:
+            found.append("TXBROKER_PONG_SECONDS: expected more than 0: no client could answer a ping in time")
+        if "call_timeout_seconds" in self.sources and self.call_timeout_seconds > self.max_call_timeout_seconds:
+            found.append(
+                "TXBROKER_CALL_TIMEOUT_SECONDS: expected at most TXBROKER_MAX_CALL_TIMEOUT_SECONDS, "
+                f"which is {self.max_call_timeout_seconds:g}"
+            )
         return found
 
     def weaknesses(self) -> list[str]:

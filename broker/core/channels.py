@@ -109,12 +109,13 @@ class Channels:
         return answer
 
     def announce(self, event: Event) -> Deferred[Any] | None:
-        """Publish *event* for the broker itself, stored first if its topic is durable.
+        """Publish *event* for the broker itself, stored first if its topic is durable and it is not yet.
 
         It fires, without failing, when the event is on its way or was lost, which
         is logged; None: it has arrived.
         """
-        sent: Deferred[Any] | None = self.post(event) if self.is_durable(event.topic) else self._bus.publish(event)
+        unstored = not event.id and self.is_durable(event.topic)
+        sent: Deferred[Any] | None = self.post(event) if unstored else self._bus.publish(event)
         return None if sent is None else sent.addErrback(event_lost, event.topic)
 
     def notify(self, event: Event) -> None:

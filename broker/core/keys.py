@@ -1,7 +1,7 @@
 """Keys and values, and the events of their changes.
 
-A change of key ``K`` is an event on topic ``kv/K``.  A key with a lone surrogate, which an older
-version may have stored, can be told to nobody: it is passed over, expires and can be removed.
+A change of key ``K`` is an event on topic ``kv/K``, one step with the change.  A key with a lone surrogate, which an
+older version may have stored, can be told to nobody: it is passed over, expires and can be removed.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from typing import Any, Protocol, TypeVar
 
 import attrs
 import msgspec
-from twisted.internet.defer import Deferred, DeferredList, fail
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
 
+from broker.core.announcements import Announcer
 from broker.core.slices import slices_of
 from broker.core.tree import PatternTree
 from broker.errors import Invalid, TooLarge
 from broker.interfaces import IBus, IStore
 from broker.jsontext import members, object_text
-from broker.messages import MAX_EXPIRY, MAX_ID, CloseCode, Entry, Event, Quota
-from broker.patterns import KEY_PREFIX, is_pattern, is_unicode
+from broker.messages import MAX_EXPIRY, MAX_ID, Announcement, CloseCode, Entry, Event, KeyAnnouncement, Quota
+from broker.patterns import KEY_PREFIX, is_pattern, is_unicode, matches
 
 SPACE = "kv"
 ENTRIES_PER_READ = 64  # entries read at once, since each may be as large as a message
@@ -32,8 +33,6 @@ MAX_PREDICATES = 2  # that are asked at once, since each may be slow
 MAX_LATE = 1000  # changes that wait until it is known who watches their keys
 
 T = TypeVar("T")
-
-_encode = msgspec.json.Encoder().encode
 
 
 class Watcher(Protocol):
@@ -97,10 +96,11 @@ class Keys:
     Args:
         store: keeps the keys.
         bus: listens to the topics of what is watched.
-        publish: called with the event of each change; between nodes, it returns
+        publish: called with the event of each change that the store does not publish; between nodes, it returns
             a Deferred that fires when the event is on its way, or lost.
         clock: gives the time of a change.
         max_bytes: of a value.
+        durable: patterns of the topics whose events are stored.
     """
 
     def __init__(
@@ -110,9 +110,12 @@ class Keys:
         publish: Callable[[Event], Any],
         clock: IReactorTime,
         max_bytes: int = 1 << 20,
+        durable: Iterable[str] = (),
     ) -> None:
-        self._store, self._bus, self._publish, self._clock = store, bus, publish, clock
+        self._store, self._bus, self._clock = store, bus, clock
         self._slices = slices_of(clock)
+        self._announcer = Announcer(publish, self._slices, bus.shared)
+        self._durable = tuple(durable)
         self._max_bytes = max_bytes
         self._merge = partial(bounded_merge, max_bytes=max_bytes)
         self._watchers: dict[str, dict[Watcher, None]] = {}
@@ -177,8 +180,8 @@ class Keys:
             return fail(Invalid("revision"))
         if len(value) > self._max_bytes:
             return fail(TooLarge("value", key))
-        changed = self._store.set(SPACE, key, value, revision=revision, expires=expires, quota=quota)
-        return self._announced(changed, key, "set", origin)
+        change = partial(self._store.set, SPACE, key, value, revision=revision, expires=expires, quota=quota)
+        return self._announced(change, key, "set", origin)
 
     def patch(self, key: str, value: bytes, *, origin: str = "", quota: Quota | None = None) -> Deferred[Entry]:
         """Merge *value* into *key* in one step; see :func:`merge`."""
@@ -186,20 +189,21 @@ class Keys:
             return fail(Invalid("key"))
         if len(value) > self._max_bytes:
             return fail(TooLarge("value", key))
-        return self._announced(self._store.patch(SPACE, key, value, self._merge, quota=quota), key, "set", origin)
+        change = partial(self._store.patch, SPACE, key, value, self._merge, quota=quota)
+        return self._announced(change, key, "set", origin)
 
     def increment(self, key: str, amount: bytes, *, origin: str = "", quota: Quota | None = None) -> Deferred[Entry]:
         """Add *amount* in one step; see ``IStore.increment``."""
         if not is_unicode(key):
             return fail(Invalid("key"))
-        return self._announced(self._store.increment(SPACE, key, amount, quota=quota), key, "set", origin)
+        return self._announced(partial(self._store.increment, SPACE, key, amount, quota=quota), key, "set", origin)
 
     def delete(self, key: str, *, revision: int | None = None, origin: str = "") -> Deferred[bool]:
         """Remove *key*; say whether it was there."""
         if revision is not None and not 0 <= revision <= MAX_ID:
             return fail(Invalid("revision"))
-        deleted = self._store.delete(SPACE, key, revision=revision)
-        return self._announced(deleted, key, "delete", origin) if is_unicode(key) else deleted
+        change = partial(self._store.delete, SPACE, key, revision=revision)
+        return self._announced(change, key, "delete", origin) if is_unicode(key) else change()
 
     async def expire(self, limit: int = EXPIRED_PER_STEP, go_on: Callable[[], bool] = lambda: True) -> int:
         """Remove all expired keys and announce them; return how many there were.
@@ -209,24 +213,19 @@ class Keys:
         """
         count = 0
         while True:
-            keys = await self._store.expired(SPACE, limit)
-            await self._announce_expired(keys)
+            made: dict[str, Announcement | None] = {}
+            keys = await self._store.expired(SPACE, limit, partial(self._announce_end, made))
+            ended = [made[key] if key in made else self._announce_end(made, key) for key in keys]
+            unpublished = [each for each in ended if each is not None and not each.published]
+            await self._announcer.publish_all([each.event or each.event_of(None) for each in unpublished])
             count += len(keys)
             if len(keys) < limit or not go_on():
                 return count
             await self._slices.pause()
 
-    async def _announce_expired(self, keys: list[str]) -> None:
-        sent: list[Deferred[Any]] = []
-        end = self._slices.deadline()
-        for key in keys:
-            end = await self._slices.checked(end)
-            if is_unicode(key):
-                announced = self._publish(self._event(key, "expired", None, ""))
-                if announced is not None:
-                    sent.append(announced)
-        if sent:
-            await DeferredList(sent, consumeErrors=True)
+    def _announce_end(self, made: dict[str, Announcement | None], key: str) -> Announcement | None:
+        announcement = made[key] = self._announcement(key, "expired", "") if is_unicode(key) else None
+        return announcement
 
     def watch(self, watcher: Watcher, predicate: Predicate | None = None, names: Iterable[str] = ()) -> None:
         """Deliver to *watcher* the changes of the keys *names* and of all for which *predicate* holds.
@@ -360,29 +359,27 @@ class Keys:
             self.unwatch(watcher)
             watcher.disconnect(CloseCode.TRY_AGAIN_LATER, "patterns that take too long")
 
-    def _announced(self, changed: Deferred, key: str, name: str, origin: str) -> Deferred:  # type: ignore[type-arg]
-        answer: Deferred = Deferred()  # type: ignore[type-arg]
+    def _announcement(self, key: str, name: str, origin: str) -> Announcement:
+        topic = KEY_PREFIX + key
+        stored = any(matches(pattern, topic) for pattern in self._durable)
+        return KeyAnnouncement(topic, name, self._clock.seconds(), origin=origin, stored=stored, key=key)
 
-        def done(result: Entry | bool) -> None:
-            value = result.value if isinstance(result, Entry) else None
-            if result and self._bus.shared:
-                # Who reads the key after this answer, on whatever node, must not get the event of the change any more.
-                sent = self._publish(self._event(key, name, value, origin))
-                sent.addBoth(lambda _: answer.callback(result))
-                return
-            # The writer gets its answer before the event of the change.
-            answer.callback(result)
+    def _announced(self, change: Callable[..., Deferred[T]], key: str, name: str, origin: str) -> Deferred[T]:
+        announcement = self._announcement(key, name, origin)
+        changed = change(announcement=announcement)
+        if announcement.published:
+            return changed
+        answer: Deferred[T] = Deferred()
+
+        def done(result: T) -> None:
             if result:
-                self._publish(self._event(key, name, value, origin))
+                value = result.value if isinstance(result, Entry) else None
+                self._announcer.publish(announcement.event or announcement.event_of(value), answer, result)
+            else:
+                answer.callback(result)
 
         changed.addCallbacks(done, answer.errback)
         return answer
-
-    def _event(self, key: str, name: str, value: bytes | None, origin: str) -> Event:
-        now = self._clock.seconds()
-        text = None if value is None else value.decode("utf-8", "replace")
-        body = _encode({"key": key, "value": text, "timestamp": int(now * 1000)})
-        return Event(KEY_PREFIX + key, name, body, time=now, origin=origin)
 
 
 def _size_of(entries: list[tuple[str, Entry]]) -> int:

@@ -19,7 +19,7 @@ from broker.core.lives import life_end
 from broker.core.uncancelled import uncancelled
 from broker.errors import BrokerError, RateLimited
 from broker.interfaces import IStore
-from broker.messages import Event, Quota
+from broker.messages import Announcement, Event, Quota
 from broker.patterns import CONTROL_PREFIX, MAX_NAME, pair_key, split_kind
 
 log = Logger()
@@ -212,7 +212,7 @@ class Memberships:
         present.topics.discard(topic)  # at once: nothing may store it again after this
         present.leaving[topic] += 1
         try:
-            await self._store.delete(SPACE, pair_key(member, topic))
+            announced = await self._forget(member, topic)
         except BaseException:
             if known:
                 present.topics.add(topic)
@@ -221,7 +221,18 @@ class Memberships:
             _drop_one(present.leaving, topic)
         # At once, and not by the event: when that comes, a session may have joined again.
         self._unsubscribe(member, topic)
-        self._publish(Event(CONTROL, "left", _encode((member, topic)), source=self._source))
+        if not announced:
+            self._publish(Event(CONTROL, "left", _encode((member, topic)), source=self._source))
+
+    async def _forget(self, member: str, topic: str) -> bool:
+        """Remove the membership from the store; say whether that has notified the other nodes in the same step."""
+        key = pair_key(member, topic)
+        if not self._store.announces:
+            await self._store.delete(SPACE, key)
+            return False
+        body, now = _encode((member, topic)), self._clock.seconds()
+        left = Announcement(CONTROL, "left", now, body, self._source, stored=True)
+        return await self._store.delete(SPACE, key, announcement=left)
 
     def lost(self) -> None:
         """Notice that the store has lost them: until ``restore`` is done, what is known here counts, too."""

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from broker.core.bounded import BoundedDict
 from broker.errors import BrokerError, Conflict, Denied, Invalid, RateLimited
 from broker.interfaces import IStore
-from broker.messages import SHARED, Event, Identity, Quota, decode_text, encode_text
+from broker.messages import SHARED, Announcement, Event, Identity, Quota, decode_text, encode_text
 from broker.patterns import CONTROL_PREFIX, has_control, is_of_broker, is_reserved, is_session_id, pair_key
 
 log = Logger()
@@ -232,21 +232,25 @@ class Owners:
             entry = await self._store.get(SPACE, pair_key(CLIENT_ID, id))
             if entry is not None and entry.value == encode_text(owner) and not 0 < entry.expires < self._end(CLIENT_ID):
                 return
+            # Whoever has used that name for another kind of id may not any more: all nodes look it up again.
+            changes = entry is None or entry.value != encode_text(owner)
+            body, now = _encode((id, owner)), self._clock.seconds()
+            made = Announcement(CONTROL, "owner", now, body, stored=True) if changes and self._store.announces else None
             try:
-                await self._set(CLIENT_ID, id, owner, revision=entry.revision if entry is not None else 0)
+                await self._set(CLIENT_ID, id, owner, revision=entry.revision if entry is not None else 0, made=made)
             except Conflict:
                 continue
             break
-        if entry is None or entry.value != encode_text(owner):
+        if changes:
             self.known[id] = {CLIENT_ID: owner}
-            # Whoever has used that name for another kind of id may not any more: all nodes look it up again.
-            self._notify(Event(CONTROL, "owner", _encode((id, owner)), time=self._clock.seconds()))
+            if made is None:
+                self._notify(Event(CONTROL, "owner", body, time=now))
 
-    async def _set(self, kind: str, id: str, owner: str, *, revision: int) -> str:
+    async def _set(self, kind: str, id: str, owner: str, *, revision: int, made: Announcement | None = None) -> str:
         key, value, end = pair_key(kind, id), encode_text(owner), self._end(kind)
         # What somebody is called is his however many ids he owns.
         quota = None if kind == CLIENT_ID and owner.endswith(f":{id}") else Quota("ids", owner, self._limit)
-        await self._store.set(SPACE, key, value, revision=revision, expires=end, quota=quota)
+        await self._store.set(SPACE, key, value, revision=revision, expires=end, quota=quota, announcement=made)
         return owner
 
     def _end(self, kind: str) -> float:

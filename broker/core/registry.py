@@ -130,5 +130,5 @@ class Registry(dict[str, Registration[H]]):
 
 
 def text_bytes(text: str) -> int:
-    """Return at most how many bytes *text* takes in memory."""
-    return len(text) if text.isascii() else 4 * len(text)
+    """Return at most how many bytes *text* takes in memory; once written, a text keeps its UTF-8, too."""
+    return len(text) if text.isascii() else 8 * len(text)

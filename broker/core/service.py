@@ -107,7 +107,7 @@ class Broker(MultiService):
         self.arrived = bus.deliver = Delivery(self.topics, self.channels, self.keys, controls).arrived
         if bus.shared:
             cast(ISharedBus, bus).source = StoreEventSource(cast(ISharedStore, store))
-            cast(ISharedStore, store).wiped = self._wiped
+        store.wiped = self._wiped
         for topic in controls:
             bus.listen(topic)
         for part in (store, bus):
@@ -174,9 +174,11 @@ class Broker(MultiService):
         self.parts.mailboxes.forget()
         self.memberships.lost()
         self.tokens.forget_key()
-        cast(SharedQueues, self.queues).lost()
+        if self.bus.shared:
+            cast(SharedQueues, self.queues).lost()
         self._restoration.begin()
-        cast(ISharedBus, self.bus).wiped()
+        if self.bus.shared:
+            cast(ISharedBus, self.bus).wiped()
 
     def _sweep(self) -> Deferred[None]:
         return ensureDeferred(self._swept()).addCallbacks(
@@ -278,7 +280,7 @@ def make_parts(
         topics=Topics(bus.listen, bus.forget),
         channels=channels,
         indices=Indices(store, clock, settings.index_seconds, max_bytes=min(MAX_PAGE_BYTES, settings.send_queue_bytes)),
-        keys=Keys(store, bus, channels.announce, clock, settings.max_value_bytes),
+        keys=Keys(store, bus, channels.announce, clock, settings.max_value_bytes, settings.durable_topics),
         memberships=Memberships(store, channels.notify, settings.max_subscriptions, clock, settings.membership_seconds),
         owners=_make_owners(settings, store, access, channels, clock, lambda *new: _replaced(parts, *new)),
         presence=presence,

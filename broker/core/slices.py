@@ -1,7 +1,8 @@
 """Long work in slices, between which the reactor gets to other work.
 
 All long work of a process shares the same few milliseconds of each loop iteration, however many clients
-ask for it: what has used them up goes on in a later iteration, first come, first served.
+ask for it: what has used them up goes on in a later iteration, first come, first served.  Whatever else can be
+divided has slices of its own, which are short once the iteration has lasted for long.
 
 Long messages of clients wait, too, while there is a backlog of what came of those before them: what is not
 handled counts for its client, and TCP makes it wait.
@@ -22,6 +23,8 @@ from twisted.logger import Logger
 log = Logger()
 
 SLICE = 0.005  # seconds of one loop iteration
+SHORT_SLICE = 0.001  # the same, when an iteration has lasted for ``ITERATION``
+ITERATION = 0.015  # seconds; a request for the health of the daemon may have to wait for two
 READ_SLICE = 0.006  # seconds in which one iteration reads: as long as hundreds of messages take that need no slices
 BYTE = 30e-9  # seconds that a byte of a long message costs, at worst
 ATTRIBUTE = "_txbroker_slices"  # of a clock
@@ -34,14 +37,23 @@ class Slices:
         clock: the reactor, or a ``task.Clock``, whose time does not run while work is done.
 
     Attributes:
-        seconds: of one slice.
         end: when what runs now must pause; infinite outside of ``begin`` and ``finish``.
+        iteration_end: when the present loop iteration has lasted for long; infinite where nobody says when it began.
         pauses: how often work has paused.
     """
 
-    __slots__ = ("_backlogs", "_call", "_clock", "_held", "_running", "_waiting", "end", "now", "pauses")
-
-    seconds = SLICE
+    __slots__ = (
+        "_backlogs",
+        "_call",
+        "_clock",
+        "_held",
+        "_running",
+        "_waiting",
+        "end",
+        "iteration_end",
+        "now",
+        "pauses",
+    )
 
     def __init__(self, clock: Any) -> None:
         self._clock = clock
@@ -52,12 +64,13 @@ class Slices:
         self._running = False
         # The reactor's own time may jump.
         self.now: Callable[[], float] = perf_counter if IReactorCore.providedBy(clock) else clock.seconds
-        self.end = inf
+        self.end = self.iteration_end = inf
         self.pauses = 0
 
     def begin(self) -> None:
         """Begin a slice: what follows has to look at ``end``."""
-        self.end = self.now() + SLICE
+        now = self.now()
+        self.end = now + (SLICE if now < self.iteration_end else SHORT_SLICE)
 
     def finish(self) -> None:
         """End the slice that ``begin`` began."""
@@ -66,6 +79,10 @@ class Slices:
     def over(self) -> bool:
         """Whether what runs now must pause."""
         return self.now() >= self.end
+
+    def late(self) -> bool:
+        """Whether the present loop iteration has lasted for long, so that what can wait should."""
+        return self.now() >= self.iteration_end
 
     def allows(self, size: int) -> bool:
         """Whether a message of *size* bytes may be handled now; if not, ``add`` that.
@@ -80,7 +97,8 @@ class Slices:
 
     def deadline(self) -> float:
         """Return until when work that begins now may go on: the end of this slice, at most ``SLICE`` from now."""
-        return min(self.end, self.now() + SLICE)
+        now = self.now()
+        return min(self.end, now + (SLICE if now < self.iteration_end else SHORT_SLICE))
 
     def add(self, go_on: Callable[[], object], *, message: bool = False) -> None:
         """Call *go_on* in a slice of a later loop iteration; work that is called so may ``add`` itself again.

@@ -259,6 +259,16 @@ class Client:
             self._held = HeldForPeer(self, self._parts.memory.held)
         self._held.change(change)
 
+    def slow_consumer(self) -> None:
+        """See ``IPeer.slow_consumer``."""
+        self._parts.metrics.slow_consumer("close")
+        log.warn(
+            "{dialect}: {address} reads too slowly: more than TXBROKER_SEND_QUEUE_BYTES waited for it",
+            dialect=self.dialect,
+            address=self.address,
+            conn=self.id,
+        )
+
     def bind(
         self,
         session: ISession,

@@ -59,7 +59,7 @@ class RedisAddress:
             Invalid: it has none of the known forms.  The message does not repeat it, for its password.
         """
         try:
-            return _parsed(cls, urlsplit(url))
+            return _parsed(cls, _split(url))
         except ValueError as error:
             raise Invalid("redis", message=f"This is no URL of a Redis ({error}): write {FORMS}.") from None
 
@@ -88,12 +88,36 @@ class RedisAddress:
     def tls_options(self, host: str) -> Any:
         """Return the options that check the certificate of *host*."""
         # Imported here: it needs pyOpenSSL, which only TLS needs.
-        from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFromCertificates
+        from twisted.internet.ssl import optionsForClientTLS, trustRootFromCertificates
 
         if not self.ca:
             return optionsForClientTLS(host)
-        authority = Certificate.loadPEM(Path(self.ca).read_bytes())
-        return optionsForClientTLS(host, trustRoot=trustRootFromCertificates([authority]))
+        return optionsForClientTLS(host, trustRoot=trustRootFromCertificates([self.authority()]))
+
+    def check_authority(self) -> None:
+        """Look at the file ``ca``, if there is one.
+
+        Raises:
+            Invalid: it is no certificate.
+        """
+        if self.ca:
+            self.authority()
+
+    def authority(self) -> Any:
+        """Return the certificate in the file ``ca``.
+
+        Raises:
+            Invalid: there is none.
+        """
+        from twisted.internet.ssl import Certificate
+
+        try:
+            return Certificate.loadPEM(Path(self.ca).read_bytes())
+        except OSError as error:
+            reason = f"can not be read: {error.strerror}"
+        except Exception:  # OpenSSL has errors of its own, which say nothing to an operator
+            reason = "holds no certificate in PEM"
+        raise Invalid("redis", message=f"The file that ca names, {self.ca}, {reason}.")
 
 
 @implementer(IStreamClientEndpoint)
@@ -135,12 +159,22 @@ class SentinelEndpoint:
             sentinels.disconnect().addErrback(lambda _: None)  # it is not needed any more
 
 
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:  # whose text may repeat a part of the password
+        raise ValueError("its host can not be read") from None
+
+
 def _parsed(cls: type[RedisAddress], url: SplitResult) -> RedisAddress:
     if url.scheme not in SCHEMES:
         raise ValueError("its scheme is unknown")
     credentials, _, hosts = url.netloc.rpartition("@")
     user, _, password = (unquote(part) for part in credentials.partition(":"))
-    options = dict(parse_qsl(url.query, strict_parsing=bool(url.query)))
+    try:
+        options = dict(parse_qsl(url.query, strict_parsing=bool(url.query)))
+    except ValueError:  # whose text may repeat a part of the password
+        raise ValueError("its parameters are not written name=value") from None
     common: dict[str, Any] = {
         "user": user,
         "password": password,
@@ -150,6 +184,10 @@ def _parsed(cls: type[RedisAddress], url: SplitResult) -> RedisAddress:
     number = options.pop("db", "")
     if options:
         raise ValueError("it has an unknown parameter")
+    if url.fragment:
+        raise ValueError("it has a fragment: write # as %23")
+    if common["ca"] and not common["tls"]:
+        raise ValueError("ca is for rediss://, which alone uses TLS")
     if url.scheme == "redis+unix":
         if hosts or not url.path.strip("/"):
             raise ValueError("it names no path")
@@ -159,13 +197,28 @@ def _parsed(cls: type[RedisAddress], url: SplitResult) -> RedisAddress:
         if not words:
             raise ValueError("it names no master")
         places = tuple(_place(host, SENTINEL_PORT) for host in hosts.split(","))
-        return cls(hosts=places, master=words[0], db=_db("/".join(words[1:]) or number), **common)
-    return cls(hosts=(_place(hosts, REDIS_PORT),), db=_db("/".join(words) or number), **common)
+        return cls(hosts=places, master=words[0], db=_db_of(words[1:], number), **common)
+    return cls(hosts=(_place(hosts, REDIS_PORT),), db=_db_of(words, number), **common)
 
 
 def _place(text: str, port: int) -> tuple[str, int]:
-    split = urlsplit("//" + text)
-    return split.hostname or "localhost", split.port or port
+    if "," in text:
+        raise ValueError("it names several hosts, which redis+sentinel:// alone may have")
+    split = _split("//" + text)
+    try:
+        given = split.port
+    except ValueError:  # whose text may repeat a part of the password
+        given = 0
+    if given == 0:
+        raise ValueError("its port is no number from 1 to 65535")
+    return split.hostname or "localhost", given or port
+
+
+def _db_of(words: list[str], number: str) -> int:
+    """Return the database that the path, as *words*, or the parameter *number* names."""
+    if words and number:
+        raise ValueError("it names its database twice")
+    return _db("/".join(words) or number)
 
 
 def _db(text: str) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from math import inf
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
@@ -278,7 +279,7 @@ class Batcher:
                 chain = Chain(batch)
                 if questions := chain.questions():
                     chain.know(*await self._call(protocol, questions, False))
-                now, end = self._slices.now, self._deadline()
+                now, end = self._slices.now, self._slices.deadline()
                 self._postpone(chain.link(MAX_BATCH_BYTES, lambda: now() >= end))
                 under_way = chain.operations()
                 sent = [each.words for each in chain.sent]
@@ -359,17 +360,13 @@ class Batcher:
             next((refusal_text(result) for result in results if isinstance(result, ResponseError)), ""),
             not all(operation.reads for operation in batch),
         )
-        now, end = self._slices.now, self._deadline()
+        slices, now = self._slices, self._slices.now
+        end = slices.deadline() if len(batch) > 1 else inf
         for operation, result in zip(batch, results, strict=True):
             self._answer_one(operation, result, unsafe)
             if now() >= end:  # what the answers cause may take long
-                await self._slices.pause()
-                end = self._deadline()
-
-    def _deadline(self) -> float:
-        """Return until when work that begins now may go on."""
-        slices = self._slices
-        return min(slices.end, slices.now() + slices.seconds)
+                await slices.pause()
+                end = slices.deadline()
 
     def _answer_one(self, operation: Operation, result: Any, unsafe: str) -> None:
         if isinstance(result, ResponseError):

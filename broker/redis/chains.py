@@ -27,11 +27,13 @@ class Computed(Operation):
     Attributes:
         present: the state that it was given by the script; ``NOT_KNOWN`` at first.
         followers: those that it leads.
+        carried: the bytes that go along with the state that it has made.
     """
 
     computes = True
     present: Any = NOT_KNOWN
     followers: Sequence[Computed] = ()
+    carried = 0
 
     def found(self, state: Any) -> None:
         """Take the present state."""
@@ -110,7 +112,7 @@ class Chain:
                     run = runs[place] = _Run(states[place])
                     self.sent.append(operation)
                 states[place] = run.add(cast(Computed, operation))
-                size += len(states[place] or b"")
+                size += len(states[place] or b"") + cast(Computed, operation).carried
                 end = size >= max_bytes or over()
             elif operation.chained:
                 rest.add(operation)

@@ -54,7 +54,7 @@ def make_reply_parser() -> Any:
     except ModuleNotFoundError as error:
         if error.name != "hiredis":
             raise
-        raise Invalid("redis", message="Redis needs hiredis: pip install txbroker[redis]") from None
+        raise Invalid("hiredis", message="Redis needs hiredis: pip install txbroker[redis]") from None
     return hiredis.Reader(protocolError=InvalidData, replyError=ResponseError)
 
 
@@ -170,17 +170,23 @@ class SubscribingProtocol(Protocol):
             self._pass_on()
 
     def _pass_on(self) -> None:
-        slices = self.factory.owner.slices
-        now = slices.now
-        end = min(slices.end, now() + slices.seconds)
         self._waits = False
-        while self.connected and (reply := self._replies.gets()) is not False:
+        next_reply = self._replies.gets
+        if (reply := next_reply()) is False:
+            return
+        self.replyReceived(reply)
+        if (reply := next_reply()) is False:
+            return  # as usual, it was the only one
+        slices = self.factory.owner.slices
+        end, now = slices.deadline(), slices.now
+        while self.connected and reply is not False:
             self.replyReceived(reply)
             if now() >= end:
                 self._waits = True
                 self.transport.pauseProducing()  # else it would be read faster than it is passed on
                 slices.add(self._go_on)
                 return
+            reply = next_reply()
 
     def _go_on(self) -> None:
         if self.connected:  # else what has not been passed on is missing, as what was on its way
@@ -232,7 +238,7 @@ class Connection:
         reactor: as it was given.
 
     Raises:
-        Invalid: Redis support is not installed.
+        Invalid: Redis support is not installed, or the certificate that *address* names can not be used.
     """
 
     def __init__(
@@ -247,7 +253,9 @@ class Connection:
         on_message: Callable[[Any], object] | None = None,
         slices: Slices | None = None,
     ) -> None:
-        make_reply_parser()  # so that a missing hiredis is an error here, not of the first connection
+        # So that what is missing is an error here, not of the first connection.
+        make_reply_parser()
+        address.check_authority()
         self.problem = NOT_CONNECTED_YET
         self.protocol: Any = None
         self.on_message, self.slices = on_message, slices

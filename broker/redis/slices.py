@@ -12,8 +12,9 @@ class Slices(Protocol):
     """See ``broker.core.slices.Slices``."""
 
     now: Callable[[], float]
-    end: float
-    seconds: float
+
+    def deadline(self) -> float:
+        """Return until when work that begins now may go on."""
 
     def pause(self) -> Deferred[None]:
         """Return what fires in a slice of a later loop iteration."""

@@ -6,7 +6,8 @@ import heapq
 import secrets
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterator
-from typing import ParamSpec, TypeVar
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
 
 import attrs
 from twisted.application.service import Service
@@ -17,7 +18,8 @@ from zope.interface import implementer
 
 from broker.errors import Conflict
 from broker.interfaces import IStore
-from broker.messages import MAX_TIME, Entry, Event, Quota
+from broker.messages import MAX_TIME, Announce, Announcement, Entry, Event, Quota
+from broker.patterns import LOG_PREFIX
 from broker.stores.entries import ANNOUNCED_SPACES, EXPIRED_KEPT, alive, check_revision, increased, merged, replaced
 from broker.stores.room import ROW_BYTES, Room, check_quota, fits_when_full, floor_group, full_refusal, full_text
 from broker.stores.states import NOT_RUNNING, refused
@@ -116,6 +118,7 @@ class MemoryStore(Service):
     def __init__(self, clock: IReactorTime, max_bytes: int = 0) -> None:
         self.epoch = ""
         self.used_bytes = 0
+        self.wiped: Callable[[], object] = _ignore
         self._clock = clock
         self._room = Room(max_bytes)
         self._stopped_reason = NOT_RUNNING
@@ -174,10 +177,13 @@ class MemoryStore(Service):
         return self._do(self._append, log, event, quota, head)
 
     def _append(self, log: str, event: Event, quota: Quota | None, head: int | None) -> Event:
-        size = len(event.body or b"")
         if head is not None and head != self._head(log):
             raise Conflict("head", log)
         self._check_room()
+        return self._add(log, event, quota)
+
+    def _add(self, log: str, event: Event, quota: Quota | None = None) -> Event:
+        size = len(event.body or b"")
         stored = self._logs.get(log)
         if stored is None:
             self._count(quota)
@@ -290,6 +296,7 @@ class MemoryStore(Service):
         revision: int | None = None,
         expires: float = 0.0,
         quota: Quota | None = None,
+        announcement: Announcement | None = None,
     ) -> Deferred[Entry]:
         """See ``IStore.set``."""
 
@@ -297,7 +304,21 @@ class MemoryStore(Service):
             check_revision(stored, revision, key)
             return replaced(stored, value, expires)
 
-        return self._do(self._change, space, key, change, quota)
+        return self._do(self._announced, announcement, self._change, space, key, change, quota)
+
+    def _announced(self, announcement: Announcement | None, change: Callable[..., T], *arguments: Any) -> T:
+        """Make a change of a key, and append its event if that is to be stored."""
+        if announcement is None or not announcement.stored:
+            return change(*arguments)
+        if change != self._delete:
+            self._check_room()
+        result = change(*arguments)
+        if result:
+            self._store_event(announcement, result.value if isinstance(result, Entry) else None)
+        return result
+
+    def _store_event(self, announcement: Announcement, value: bytes | None) -> None:
+        announcement.event = self._add(LOG_PREFIX + announcement.topic, announcement.event_of(value))
 
     def _change(self, space: str, key: str, change: Callable[[Entry | None], Entry], quota: Quota | None) -> Entry:
         stored = self._get(space, key)
@@ -319,9 +340,11 @@ class MemoryStore(Service):
             self._uncount(self._space(space).owners.pop(key, None))
             self.used_bytes -= len(stored.value) + ROW_BYTES
 
-    def delete(self, space: str, key: str, *, revision: int | None = None) -> Deferred[bool]:
+    def delete(
+        self, space: str, key: str, *, revision: int | None = None, announcement: Announcement | None = None
+    ) -> Deferred[bool]:
         """See ``IStore.delete``."""
-        return self._do(self._delete, space, key, revision)
+        return self._do(self._announced, announcement, self._delete, space, key, revision)
 
     def _delete(self, space: str, key: str, revision: int | None) -> bool:
         stored = self._get(space, key)
@@ -339,13 +362,24 @@ class MemoryStore(Service):
         merge: Callable[[bytes, bytes], bytes],
         *,
         quota: Quota | None = None,
+        announcement: Announcement | None = None,
     ) -> Deferred[Entry]:
         """See ``IStore.patch``."""
-        return self._do(self._change, space, key, lambda stored: merged(stored, value, merge), quota)
+        change = partial(merged, value=value, merge=merge)
+        return self._do(self._announced, announcement, self._change, space, key, change, quota)
 
-    def increment(self, space: str, key: str, amount: bytes, *, quota: Quota | None = None) -> Deferred[Entry]:
+    def increment(
+        self,
+        space: str,
+        key: str,
+        amount: bytes,
+        *,
+        quota: Quota | None = None,
+        announcement: Announcement | None = None,
+    ) -> Deferred[Entry]:
         """See ``IStore.increment``."""
-        return self._do(self._change, space, key, lambda stored: increased(stored, amount), quota)
+        change = partial(increased, amount=amount)
+        return self._do(self._announced, announcement, self._change, space, key, change, quota)
 
     def range(
         self, space: str, first: str, last: str, limit: int, max_bytes: int = 0
@@ -365,9 +399,16 @@ class MemoryStore(Service):
                 size += len(entry.value)
         return found
 
-    def expired(self, space: str, limit: int) -> Deferred[list[str]]:
+    def expired(self, space: str, limit: int, announce: Announce | None = None) -> Deferred[list[str]]:
         """See ``IStore.expired``."""
-        return self._do(lambda: self._expire(space, limit, self._clock.seconds()))
+        return self._do(self._expire_announced, space, limit, announce)
+
+    def _expire_announced(self, space: str, limit: int, announce: Announce | None) -> list[str]:
+        keys = self._expire(space, limit, self._clock.seconds())
+        for announcement in map(announce, keys) if announce else ():
+            if announcement is not None and announcement.stored:
+                self._store_event(announcement, None)
+        return keys
 
     def _expire(self, space: str, limit: int, now: float) -> list[str]:
         keys = self._space(space).due(limit, now)
@@ -394,3 +435,7 @@ def _cut(items: list[T], size_of: Callable[[T], int], max_bytes: int) -> list[T]
 
 def _body_bytes(event: Event) -> int:
     return len(event.body or b"")
+
+
+def _ignore() -> None:
+    """What is called where nobody is."""

@@ -2,18 +2,18 @@
 
 All operations of one iteration of the reactor loop are one call of one script
 (``redis_scripts``), which does each of them as a whole.  The script also publishes what
-was appended, so that an event is stored and announced to the nodes in one step.
+was appended, and the changes of keys, so that each is stored and announced to the nodes in one step.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, DeferredList, fail, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -25,7 +25,7 @@ from broker.core.bounded import BoundedDict
 from broker.core.slices import slices_of
 from broker.errors import Conflict, Unavailable
 from broker.interfaces import ISharedStore
-from broker.messages import Entry, Event, Quota, decode_text, encode_text
+from broker.messages import Announce, Announcement, Entry, Event, Quota, decode_text, encode_text
 from broker.patterns import LOG_PREFIX
 from broker.redis import RedisAddress
 from broker.redis.batcher import MAX_REPLY_BYTES, Batcher, Operation
@@ -33,6 +33,7 @@ from broker.redis.event_codec import encode_extras, encode_record
 from broker.redis.script import Script
 from broker.redis.server import ServerInfo, read_info
 from broker.stores.entries import ANNOUNCED_SPACES, EXPIRED_KEPT, increased, merged
+from broker.stores.redis_announcements import KeyEvents, announced, split
 from broker.stores.redis_reader import MAX_ID, RedisReader, end_of
 from broker.stores.redis_swap import (
     CONFLICT,
@@ -67,7 +68,7 @@ class RedisStore(RedisReader, Service):
         prefix: what all keys begin with.
         clock: its time is that of events and of expiry.
         reactor: connects, and times how long operations wait.
-        announce: whether appending to the log of a topic also publishes the event.
+        announce: whether appending to the log of a topic, and a change of a key, also publishes the event.
         observe: called with the operations and the seconds of each call.
         failed: called with the number of operations that a failure took.
         max_bytes: how much memory the server may use; 0: any number.
@@ -112,6 +113,7 @@ class RedisStore(RedisReader, Service):
         self._measuring = LoopingCall(self._measure)
         self._measuring.clock = reactor
         self._known: BoundedDict[str, None] = BoundedDict(KNOWN_LOGS)
+        self._key_events = KeyEvents(announce, lambda: self.epoch)
         self._batcher = Batcher(
             self._address,
             Script("broker.stores.redis_scripts", "state", "logs", "keys"),
@@ -122,7 +124,7 @@ class RedisStore(RedisReader, Service):
             prepare=self._prepare,
             opened=self._opened,
             refresh=self._refresh,
-            probe=(b"probe",),
+            probe=(b"probe", b"1" if announce else b""),
             marks=True,
             wait=wait,
             observe=observe,
@@ -357,6 +359,7 @@ class RedisStore(RedisReader, Service):
         revision: int | None = None,
         expires: float = 0.0,
         quota: Quota | None = None,
+        announcement: Announcement | None = None,
     ) -> Deferred[Entry]:
         """See ``IStore.set``."""
 
@@ -380,10 +383,14 @@ class RedisStore(RedisReader, Service):
             b"" if quota is None else quota.words,
         )
         if self._room.shortage and space not in ESSENTIAL_SPACES:
+            if announcement is not None and announcement.stored:
+                return self._full()
             words = (b"set_when_full", *words[1:], b"%d" % SMALL_VALUE)
-        return self._submit(KeyOperation(words, done, len(value)))
+        return self._change(words, done, announcement, value)
 
-    def delete(self, space: str, key: str, *, revision: int | None = None) -> Deferred[bool]:
+    def delete(
+        self, space: str, key: str, *, revision: int | None = None, announcement: Announcement | None = None
+    ) -> Deferred[bool]:
         """See ``IStore.delete``."""
 
         def done(found: int | None) -> bool:
@@ -392,7 +399,29 @@ class RedisStore(RedisReader, Service):
             return found == 1
 
         words = (b"delete", encode_text(space), encode_text(key), _expected(revision))
-        return self._submit(KeyOperation(words, done))
+        return self._change(words, done, announcement, None)
+
+    def _change(
+        self,
+        words: Sequence[bytes],
+        decode: Callable[[Any], Any],
+        announcement: Announcement | None,
+        value: bytes | None,
+    ) -> Deferred[Any]:
+        """Do a change of a key that leaves *value*, and publish or store its event in the same step."""
+        size, event = len(value or b""), self._key_events.of(announcement)
+        if event is None:
+            return self._submit(KeyOperation(words, decode, size))
+
+        def done(found: Any) -> Any:
+            result, ids = split(found)
+            for id in ids:
+                event.store(id, value)
+            return decode(result)
+
+        encoded = event.encode(value)
+        words, ahead = announced(words, [encoded]), 2 + len(encoded)
+        return self._submit(KeyOperation(words, done, size + len(encoded[2]), origin=event.origin, ahead=ahead))
 
     def patch(
         self,
@@ -402,29 +431,71 @@ class RedisStore(RedisReader, Service):
         merge: Callable[[bytes, bytes], bytes],
         *,
         quota: Quota | None = None,
+        announcement: Announcement | None = None,
     ) -> Deferred[Entry]:
         """See ``IStore.patch``."""
         if self._room.shortage:
             return self._full()
-        return self._submit(CompareAndSwap(space, key, lambda stored: merged(stored, value, merge), len(value), quota))
+        change = partial(merged, value=value, merge=merge)
+        return self._submit(CompareAndSwap(space, key, change, len(value), quota, self._key_events.of(announcement)))
 
-    def increment(self, space: str, key: str, amount: bytes, *, quota: Quota | None = None) -> Deferred[Entry]:
+    def increment(
+        self,
+        space: str,
+        key: str,
+        amount: bytes,
+        *,
+        quota: Quota | None = None,
+        announcement: Announcement | None = None,
+    ) -> Deferred[Entry]:
         """See ``IStore.increment``."""
         if self._room.shortage:
             return self._full()
-
-        def change(stored: Entry | None) -> Entry:
-            return increased(stored, amount)
-
+        change = partial(increased, amount=amount)
+        event = self._key_events.of(announcement)
         if SMALL_INTEGER.fullmatch(amount):
-            return self._submit(Increment(space, key, amount, change, quota))
-        return self._submit(CompareAndSwap(space, key, change, len(amount), quota))
+            return self._submit(Increment(space, key, amount, change, quota, event))
+        return self._submit(CompareAndSwap(space, key, change, len(amount), quota, event))
 
-    def expired(self, space: str, limit: int) -> Deferred[list[str]]:
+    def expired(self, space: str, limit: int, announce: Announce | None = None) -> Deferred[list[str]]:
         """See ``IStore.expired``; in steps, between which other operations are done."""
         if limit <= 0:
             return self._nothing()
-        return Deferred.fromCoroutine(self._expired(encode_text(space), limit))
+        if announce is None:
+            return Deferred.fromCoroutine(self._expired(encode_text(space), limit))
+        return Deferred.fromCoroutine(self._expired_announced(encode_text(space), limit, announce))
+
+    async def _expired_announced(self, space: bytes, limit: int, announce: Announce) -> list[str]:
+        found: list[str] = []
+        while len(found) < limit:
+            step = min(limit - len(found), KEYS_STEP)
+            try:
+                looked_at, ended = await self._end_due(space, step, announce)
+            except Unavailable:
+                if not found:
+                    raise
+                break  # those that were removed must be told
+            found += ended
+            if looked_at < step:
+                break
+        return found
+
+    async def _end_due(self, space: bytes, limit: int, announce: Announce) -> tuple[int, list[str]]:
+        """Look which keys have expired, whose events are made here, and remove those that still have then.
+
+        Returns how many had, and those that were removed by this.
+        """
+        keys: list[bytes] = await self._submit(Operation((b"due", space, b"%d" % limit), reads=True))
+        removing = [self._remove_due(space, key, announce(decode_text(key))) for key in keys]
+        removed = await DeferredList(removing, consumeErrors=True)
+        ended = [decode_text(key) for key, (success, there) in zip(keys, removed, strict=True) if success and there]
+        failures = [cast(Failure, result) for success, result in removed if not success]
+        if failures and not ended:
+            failures[0].raiseException()
+        return 0 if failures else len(keys), ended
+
+    def _remove_due(self, space: bytes, key: bytes, announcement: Announcement | None) -> Deferred[int]:
+        return self._change((b"remove_due", space, key), int, announcement, None)
 
     async def _expired(self, space: bytes, limit: int) -> list[str]:
         due = repr(self._clock.seconds()).encode()

@@ -16,6 +16,7 @@ from broker.errors import RateLimited
 from broker.messages import Entry, Quota, encode_text
 from broker.redis.chains import LEFT, NOT_KNOWN, Computed
 from broker.redis.operations import Operation
+from broker.stores.redis_announcements import KeyEvent, announced, split
 
 OVER_QUOTA, FULL, CONFLICT = -1, -2, -3  # what verbs return when they refuse to create, or to add
 
@@ -63,18 +64,23 @@ class Append(LogOperation):
         self.words = (b"open", *self.words[1:4], self.quota.words if self.quota else b"")
 
 
+@attrs.define(eq=False)
 class KeyOperation(Operation):
-    """An operation on the key that its first arguments name, with its space."""
+    """An operation on the key that the first arguments of its verb name, with its space.
 
-    __slots__ = ()
+    Attributes:
+        ahead: how many words are before the verb: those that announce the change.
+    """
+
+    ahead: int = 0
 
     def place(self) -> Hashable:
         """Return space and key."""
-        return (self.words[1], self.words[2])
+        return (self.words[self.ahead + 1], self.words[self.ahead + 2])
 
     def foresee(self, state: bytes | None) -> Any:
         """Return what a change leaves, unless a quota or a lack of room refuses it."""
-        verb, _, _, *words = self.words
+        verb, _, _, *words = self.words[self.ahead :]
         if verb not in (b"set", b"delete"):
             return state if self.reads else NOT_KNOWN
         revision = 0 if state is None else decode_entry(state).revision
@@ -92,6 +98,7 @@ class CompareAndSwap(Computed):
         change: returns the new entry for the present one, or for None; may raise.
         size: the bytes that it carries.
         quota: what a new key counts against.
+        event: that of the change, if the script makes it.
     """
 
     def __init__(
@@ -101,12 +108,16 @@ class CompareAndSwap(Computed):
         change: Callable[[Entry | None], Entry],
         size: int = 0,
         quota: Quota | None = None,
+        event: KeyEvent | None = None,
     ) -> None:
-        super().__init__((), self._outcome, size)
+        super().__init__((), self._outcome, size, origin="" if event is None else event.origin)
         self.chained = True
         self._quota = quota
         self._place = (encode_text(space), encode_text(key))
         self._change = change
+        self._event = event
+        self._announced: Sequence[bytes] = ()  # the words of that of ``_made``
+        self._ids: list[int] = []  # of the event
         self._made: Entry | Exception = AssertionError("nothing was made yet")
 
     def place(self) -> Hashable:
@@ -119,12 +130,16 @@ class CompareAndSwap(Computed):
 
     def make(self, state: bytes | None) -> bytes | None:
         """Return the new entry as Redis holds it."""
+        self._announced, self.carried = (), 0
         try:
             self._made = self._change(None if state is None else decode_entry(state))
         except Exception as error:
             # It has failed only if it was given what is there.
             self._made = error
             return state
+        if self._event is not None:
+            self._announced = self._event.encode(self._made.value)
+            self.carried = sum(map(len, self._announced))
         return encode_entry(self._made)
 
     def lead(self, followers: Sequence[Computed], before: bytes | None, after: bytes | None) -> None:
@@ -139,7 +154,8 @@ class CompareAndSwap(Computed):
         # The first of them creates the key, if it is missing.
         quota = writers[0]._quota
         expires = repr(cast(Entry, writers[-1]._made).expires).encode()
-        self.words = (b"swap", *self._place, digest, after, expires, quota.words if quota else b"")
+        swap = (b"swap", *self._place, digest, after, expires, quota.words if quota else b"")
+        self.words = announced(swap, [each._announced for each in writers if each._announced])
 
     def _members(self) -> list[CompareAndSwap]:
         return [self, *cast(Sequence[CompareAndSwap], self.followers)]
@@ -147,7 +163,11 @@ class CompareAndSwap(Computed):
     def share(self, result: Any) -> list[Any]:
         """Return *result* for each; only the one that would have created the key is over its quota."""
         members = self._members()
+        result, ids = split(result)
         if result != OVER_QUOTA:
+            announced = [each for each in members if each._announced]
+            for each, id in zip(announced, ids, strict=False):
+                each._ids = [id]
             return [result] * len(members)
         refused = next(index for index, each in enumerate(members) if isinstance(each._made, Entry))
         return [None] * refused + [result] + [LEFT] * (len(members) - refused - 1)
@@ -157,7 +177,13 @@ class CompareAndSwap(Computed):
             raise over_quota(self._quota)
         if isinstance(self._made, Exception):
             raise self._made
-        return self._made
+        return self._stored(self._made)
+
+    def _stored(self, entry: Entry) -> Entry:
+        """Note the id of the event of the change that has left *entry*."""
+        for id in self._ids:
+            cast(KeyEvent, self._event).store(id, entry.value)
+        return entry
 
 
 class Increment(CompareAndSwap):
@@ -170,10 +196,12 @@ class Increment(CompareAndSwap):
         amount: bytes,
         change: Callable[[Entry | None], Entry],
         quota: Quota | None = None,
+        event: KeyEvent | None = None,
     ) -> None:
-        super().__init__(space, key, change, quota=quota)
+        super().__init__(space, key, change, 0, quota, event)
         self.chained = False
-        self.words = (b"add", *self._place, amount, quota.words if quota else b"")
+        verb = (b"add",) if event is None else (b"add_announced", *event.encode_around())
+        self.words = (*verb, *self._place, amount, quota.words if quota else b"")
 
     def found(self, state: Any) -> None:
         """Compute the sum here, since Redis could not."""
@@ -185,7 +213,12 @@ class Increment(CompareAndSwap):
         self.chained = True
         return super().make(state)
 
+    def share(self, result: Any) -> list[Any]:
+        """Return *result*, and for each of those that it leads, if it was computed here."""
+        return super().share(result) if self.chained else [result]
+
     def _outcome(self, result: Any) -> Entry:
-        if not self.chained and result != OVER_QUOTA:
-            return decode_entry(result)
-        return super()._outcome(result)
+        if self.chained or result == OVER_QUOTA:
+            return super()._outcome(result)
+        entry, self._ids = split(result)
+        return self._stored(decode_entry(entry))

@@ -18,7 +18,8 @@ from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from zope.interface import implementer
 
 from broker.interfaces import IStore
-from broker.messages import Entry, Event, Quota, encode_text
+from broker.messages import Announce, Announcement, Entry, Event, Quota, encode_text
+from broker.patterns import LOG_PREFIX
 from broker.stores.entries import EXPIRED_KEPT
 from broker.stores.room import full_text
 from broker.stores.sqlite_file import SqliteFile, open_file
@@ -77,6 +78,7 @@ class SqliteStore(Service):
         self._max_bytes, self._min_free_bytes = max_bytes, min_free_bytes
         self._file: SqliteFile | None = None
         self._stopped_reason = NOT_RUNNING
+        self.wiped: Callable[[], object] = _ignore
 
     def startService(self) -> None:
         """Open the file.
@@ -88,12 +90,14 @@ class SqliteStore(Service):
         self.epoch = file.epoch
         self._reader = TableReader(file.reads, file.epoch)
         self._space = FileSpace(file.writes, self._path, self._max_bytes, self._min_free_bytes)
-        writer = TableWriter(file.writes, file.epoch, self._space)
+        writer = TableWriter(file.writes, file.epoch, self._space, file.history)
         self._commits = GroupCommit(writer, self._clock, self._reactor, self._observe, self._failed)
         writer.measure()
         self._commits.start()
         self._stopped_reason = ""
         super().startService()
+        if file.history.went_back:
+            self.wiped()
 
     def stopService(self) -> Deferred[None]:
         """Refuse what is new, write what waits, close the file."""
@@ -192,15 +196,17 @@ class SqliteStore(Service):
         revision: int | None = None,
         expires: float = 0.0,
         quota: Quota | None = None,
+        announcement: Announcement | None = None,
     ) -> Deferred[Entry]:
         """See ``IStore.set``."""
         arguments = (space, key, value, revision, expires, self._clock.seconds(), quota)
-        return self._change(TableWriter.set, arguments, len(value), (space,), (space, key))
+        return self._change_key(TableWriter.set, arguments, len(value), announcement)
 
-    def delete(self, space: str, key: str, *, revision: int | None = None) -> Deferred[bool]:
+    def delete(
+        self, space: str, key: str, *, revision: int | None = None, announcement: Announcement | None = None
+    ) -> Deferred[bool]:
         """See ``IStore.delete``."""
-        arguments = (space, key, revision, self._clock.seconds())
-        return self._change(TableWriter.delete, arguments, 0, (space,), (space, key))
+        return self._change_key(TableWriter.delete, (space, key, revision, self._clock.seconds()), 0, announcement)
 
     def patch(
         self,
@@ -210,21 +216,42 @@ class SqliteStore(Service):
         merge: Callable[[bytes, bytes], bytes],
         *,
         quota: Quota | None = None,
+        announcement: Announcement | None = None,
     ) -> Deferred[Entry]:
         """See ``IStore.patch``; *merge* is called in the writer thread."""
         arguments = (space, key, value, merge, self._clock.seconds(), quota)
-        return self._change(TableWriter.patch, arguments, len(value), (space,), (space, key))
+        return self._change_key(TableWriter.patch, arguments, len(value), announcement)
 
-    def increment(self, space: str, key: str, amount: bytes, *, quota: Quota | None = None) -> Deferred[Entry]:
+    def increment(
+        self,
+        space: str,
+        key: str,
+        amount: bytes,
+        *,
+        quota: Quota | None = None,
+        announcement: Announcement | None = None,
+    ) -> Deferred[Entry]:
         """See ``IStore.increment``."""
         arguments = (space, key, amount, self._clock.seconds(), quota)
-        return self._change(TableWriter.increment, arguments, len(amount), (space,), (space, key))
+        return self._change_key(TableWriter.increment, arguments, len(amount), announcement)
 
-    def expired(self, space: str, limit: int) -> Deferred[list[str]]:
-        """See ``IStore.expired``."""
-        return self._change(TableWriter.expired, (space, limit, self._clock.seconds()), 0)
+    def expired(self, space: str, limit: int, announce: Announce | None = None) -> Deferred[list[str]]:
+        """See ``IStore.expired``; *announce* is called in the writer thread."""
+        return self._change(TableWriter.expired, (space, limit, self._clock.seconds(), announce), 0)
 
     # Submitting.
+
+    def _change_key(
+        self, verb: Callable[..., Any], arguments: tuple[Any, ...], size: int, announcement: Announcement | None
+    ) -> Deferred[Any]:
+        """Change the key that the first of *arguments* name, and append its event if that is to be stored."""
+        space, key, *_ = arguments
+        if announcement is None or not announcement.stored:
+            return self._change(verb, arguments, size, (space,), (space, key))
+        log = LOG_PREFIX + announcement.topic
+        return self._change(
+            TableWriter.change_announced, (verb, arguments, announcement), 2 * size, (space,), (space, key), log
+        )
 
     def _change(
         self, verb: Callable[..., Any], arguments: tuple[Any, ...], size: int, *touched: Hashable

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 import sqlite3
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,6 +12,9 @@ from importlib import resources
 import attrs
 
 from broker.errors import Unavailable
+from broker.stores.sqlite_copy import finish_restoring, own_like
+from broker.stores.sqlite_history import History, has_foreign_log, recall, set_log_aside
+from broker.stores.sqlite_space import let_shrink
 
 APPLICATION_ID = 0x74786272  # "txbr": marks the file as one of ours
 MAX_WAL_BYTES = 64 * 1024 * 1024  # a write-ahead log that has grown beyond is truncated
@@ -37,18 +39,25 @@ class SqliteFile:
     Attributes:
         writes: the connection of the writer thread.
         reads: a second connection, which sees what was committed.
-        epoch: made at random when the file was made.
+        history: knows how far it has come, and its epoch.
     """
 
     writes: sqlite3.Connection
     reads: sqlite3.Connection
-    epoch: str
+    history: History
     _lock: int
+
+    @property
+    def epoch(self) -> str:
+        """Made at random when the file was made, restored, or found to lack what it had."""
+        return self.history.epoch
 
     def close(self) -> None:
         """Close and unlock the file; the last connection writes the log back into it."""
+        self.history.finish()
         self.reads.close()
         self.writes.close()
+        self.history.closed()
         os.close(self._lock)
 
 
@@ -64,18 +73,24 @@ def open_file(path: str, durability: str, timeout: float, max_bytes: int = 0) ->
     Raises:
         Unavailable: it can not be used; the message says why.
     """
-    lock = _lock(path)
+    lock = lock_file(path)
     connections: list[sqlite3.Connection] = []
     try:
+        finish_restoring(path)
+        remembered = recall(path)
+        if has_foreign_log(path, remembered):
+            set_log_aside(path)
         _create(path)
         writes = _connect(path, timeout, connections)
         upgrade(writes, path, schema_steps())
         writes.execute("PRAGMA journal_mode = WAL")
         writes.execute(f"PRAGMA synchronous = {SYNCHRONOUS[durability]}")
         _limit_log(writes, max_bytes)
+        let_shrink(writes, path)
+        history = History(writes, path, remembered)
         reads = _connect(path, 0.0, connections)
         reads.execute("PRAGMA query_only = ON")
-        return SqliteFile(writes, reads, _epoch(writes), lock)
+        return SqliteFile(writes, reads, history, lock)
     except (OSError, sqlite3.Error, Unavailable) as error:
         for connection in connections:
             connection.close()
@@ -90,14 +105,18 @@ def _refusal(path: str, error: Exception | str) -> Unavailable:
     return Unavailable("store", message=f"The store {path} can not be opened: {reason}.")
 
 
-def _lock(path: str) -> int:
+def lock_file(path: str) -> int:
     """Return the descriptor that holds the lock of *path*.
 
     A file of its own: closing any descriptor of the database would release the
     locks that SQLite has on it.  The kernel releases it when the process is killed.
+
+    Raises:
+        Unavailable: another process holds it, or there can be none.
     """
     try:
         descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        own_like(f"{path}.lock", path if os.path.exists(path) else os.path.dirname(path))
     except OSError as error:
         raise _refusal(path, error) from error
     try:
@@ -109,6 +128,23 @@ def _lock(path: str) -> int:
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
     return descriptor
+
+
+def is_locked(path: str) -> bool:
+    """Whether a process has the lock of *path*, as far as this one may know."""
+    try:
+        descriptor = os.open(f"{path}.lock", os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _create(path: str) -> None:
@@ -132,16 +168,10 @@ def upgrade(connection: sqlite3.Connection, path: str, scripts: Sequence[str]) -
     Raises:
         Unavailable: it is newer than the newest, or another program's.
     """
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if application != APPLICATION_ID and (version or application or tables):
-        raise _refusal(path, "it is a SQLite file of another program")
-    if version > len(scripts):
-        reason = f"it was written by a newer version (its schema is {version}, the newest known here is {len(scripts)})"
-        raise _refusal(path, reason)
-    if not tables:
-        # One with tables would need a VACUUM, which takes long and twice the space.
+    version, problem = judge_version(connection, len(scripts))
+    if problem:
+        raise _refusal(path, problem)
+    if not version:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     for number, script in enumerate(scripts[version:], version + 1):
         try:
@@ -155,6 +185,20 @@ def upgrade(connection: sqlite3.Connection, path: str, scripts: Sequence[str]) -
             raise
 
 
+def judge_version(connection: sqlite3.Connection, newest: int) -> tuple[int, str]:
+    """Return the version of the schema of a file, 0 for an empty one, and why it can not be used, or ""."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if application != APPLICATION_ID and (version or application or tables):
+        return version, "it is a SQLite file of another program"
+    if version > newest:
+        return version, (
+            f"it was written by a newer version (its schema is {version}, the newest known here is {newest})"
+        )
+    return version, ""
+
+
 def _limit_log(connection: sqlite3.Connection, max_bytes: int) -> None:
     """Let the write-ahead log keep an eighth of *max_bytes* at most, or ``MAX_WAL_BYTES``; 0: the latter."""
     kept = min(MAX_WAL_BYTES, max_bytes // 8) if max_bytes else MAX_WAL_BYTES
@@ -162,9 +206,3 @@ def _limit_log(connection: sqlite3.Connection, max_bytes: int) -> None:
     (page_size,) = connection.execute("PRAGMA page_size").fetchone()
     # What is committed is written back into the file before the log is longer than that, if nobody reads.
     connection.execute(f"PRAGMA wal_autocheckpoint = {max(MIN_WAL_PAGES, min(MAX_WAL_PAGES, kept // page_size))}")
-
-
-def _epoch(connection: sqlite3.Connection) -> str:
-    connection.execute("INSERT OR IGNORE INTO meta (name, value) VALUES ('epoch', ?)", (secrets.token_hex(8),))
-    (epoch,) = connection.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
-    return str(epoch)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from broker.errors import Conflict
-from broker.messages import MAX_TIME, Entry, Event, Quota, decode_text, encode_text
+from broker.messages import MAX_TIME, Announce, Announcement, Entry, Event, Quota, decode_text, encode_text
+from broker.patterns import LOG_PREFIX
 from broker.stores.entries import ANNOUNCED_SPACES, alive, check_revision, increased, merged, replaced
 from broker.stores.room import ROW_BYTES, check_quota, fits_when_full, floor_group, full_refusal
+from broker.stores.sqlite_history import History
 from broker.stores.sqlite_space import FileSpace
 
 MAX_INTEGER = 2**63 - 1  # of SQLite
@@ -146,15 +149,23 @@ class TableWriter(TableReader):
         connection: the one that writes.
         epoch: that of the events.
         space: measures the file; None: it may have any size, and keeps it.
+        history: counts how far it has come; None: nobody does.
 
     Attributes:
         to_purge: whether trimmed events are still to be deleted, or unused pages to be given back.
         shortage: why nothing may be added; "" when it may.
     """
 
-    def __init__(self, connection: sqlite3.Connection, epoch: str, space: FileSpace | None = None) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        epoch: str,
+        space: FileSpace | None = None,
+        history: History | None = None,
+    ) -> None:
         super().__init__(connection, epoch)
         self.space = space
+        self._history = history
         self.shortage = ""
         self._executemany = connection.executemany
         self._heads: dict[str, list[int]] = {}  # by the name of the log: its row id and its last event id
@@ -182,13 +193,20 @@ class TableWriter(TableReader):
     def commit(self) -> None:
         """Commit everything since ``begin``."""
         self.flush()
+        history = self._history
+        if history is not None and self._connection.total_changes != history.seen and monotonic() >= history.due:
+            history.step()
         self._execute("COMMIT")
+        if self.space is not None and self.space.shrunk:
+            self.space.truncate()
 
     def rollback(self) -> None:
         """Undo everything since ``begin``, also the ids that were given."""
         self._buffer.clear()
         self._heads.clear()
         self.to_purge = True
+        if self._history is not None:
+            self._history.undone()
         if self._connection.in_transaction:
             self._execute("ROLLBACK")
 
@@ -286,6 +304,8 @@ class TableWriter(TableReader):
         while budget > 0 and (row := self._execute(_TO_PURGE).fetchone()) is not None:
             number, purged, trimmed = row
             upto = min(trimmed, purged + budget)
+            if upto <= purged:
+                raise _damage("log_to_purge")  # it would be found again and again
             self._execute("DELETE FROM event WHERE log = ? AND id <= ?", (number, upto))
             self._execute("UPDATE log SET purged = ? WHERE id = ?", (upto, number))
             budget -= upto - purged
@@ -424,17 +444,44 @@ class TableWriter(TableReader):
         stored, account = self._look(space, key, now)
         return self._put(space, key, stored, increased(stored, amount), account, quota)
 
-    def expired(self, space: str, limit: int, now: float) -> list[str]:
+    def change_announced(
+        self, change: Callable[..., Any], arguments: tuple[Any, ...], announcement: Announcement
+    ) -> Any:
+        """Make a change of a key by a method of this class, and append its event."""
+        if self.shortage and change is not TableWriter.delete:
+            raise full_refusal(self.shortage)
+        result = change(self, *arguments)
+        if result:
+            self._append_event(announcement, result.value if isinstance(result, Entry) else None)
+        return result
+
+    def _append_event(self, announcement: Announcement, value: bytes | None) -> None:
+        # Even if the file is full: a key has gone then, which is more than the event takes.
+        shortage, self.shortage = self.shortage, ""
+        try:
+            event = announcement.event_of(value)
+            announcement.event = self.append(LOG_PREFIX + event.topic, event, event.time)
+        finally:
+            self.shortage = shortage
+
+    def expired(self, space: str, limit: int, now: float, announce: Announce | None = None) -> list[str]:
         """See ``IStore.expired``; *now* is in seconds since the epoch.
 
-        The daemon calls it every second, which is often enough to look how large the file is, too.
+        The daemon calls it every second, which is often enough to look how large the file is, and to remember how
+        far it has come.
         """
         self.measure()
+        if self._history is not None:
+            self._history.save()
         rows = self._execute(_DUE, (space, now, max(0, limit))).fetchall()
         self._executemany(_DELETE, [(space, key) for key, _ in rows])
         for account, count in Counter(account for _, account in rows).items():
             self._uncount(account, count)
-        return [decode_text(key) for key, _ in rows]
+        keys = [decode_text(key) for key, _ in rows]
+        for announcement in map(announce, keys) if announce else ():
+            if announcement is not None and announcement.stored:
+                self._append_event(announcement, None)
+        return keys
 
     def probe(self) -> None:
         """Write ``PROBE_BYTES`` and remove them again, which fails when the disk is full."""
@@ -445,6 +492,13 @@ class TableWriter(TableReader):
 def after_prefix(prefix: bytes) -> bytes:
     """Return what sorts after every UTF-8 text that begins with *prefix*."""
     return prefix + b"\xff"
+
+
+def _damage(index: str) -> sqlite3.DatabaseError:
+    """Return the error for an *index* that has what its table has not, as SQLite would raise it if it looked."""
+    error = sqlite3.DatabaseError(f"the index {index} is damaged")
+    error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_CORRUPT, "SQLITE_CORRUPT"
+    return error
 
 
 def _rows(found: sqlite3.Cursor, column: int, max_bytes: int) -> list[Any]:

@@ -32,6 +32,7 @@ class DialectExtras:
     any_origin: bool = attrs.field(default=False, validator=instance_of(bool))
     refusal_delay: float = attrs.field(default=0.0, validator=instance_of((int, float)))
     half_close: bool = attrs.field(default=True, validator=instance_of(bool))
+    comes_back: bool = attrs.field(default=False, validator=instance_of(bool))
     refusal: Refusal = attrs.field(default=_no_refusal, validator=is_callable())
     drain: Callable[[], None] = attrs.field(default=_no_drain, validator=is_callable())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from broker.messages import HttpRequest, Response
@@ -43,14 +43,26 @@ class Pages:
         return _page({"status": "ok"})
 
     def _ready_page(self) -> Response:
-        reasons = self._ready()
+        reasons = _told_once(self._ready())
         if not reasons:
             return _page({"ready": True})
-        data = json.dumps({"reasons": reasons}).encode("ascii")
-        return json_refusal(503, f"Not ready: {'; '.join(reason.rstrip('.') for reason in reasons)}.", data=data)
+        data = json.dumps({"reasons": list(reasons.values())}).encode("ascii")
+        return json_refusal(503, f"Not ready: {'; '.join(reasons)}.", data=data)
 
     def _about_page(self) -> Response:
         return _page(self._about())
+
+
+def _told_once(reasons: Iterable[str]) -> dict[str, str]:
+    """Return *reasons*, each once and with one full stop if it had any, by their words without it.
+
+    Several parts may have the same reason, and texts of errors from libraries end as they like.
+    """
+    told: dict[str, str] = {}
+    for reason in reasons:
+        words = reason.rstrip(". \n")
+        told.setdefault(words, words + "." if words != reason.rstrip() else words)
+    return told
 
 
 def _page(content: Mapping[str, Any]) -> Response:

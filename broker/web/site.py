@@ -32,6 +32,7 @@ from broker.errors import BrokerError, Refused
 from broker.interfaces import ILink, ISession
 from broker.messages import CloseCode, HttpRequest, Response
 from broker.web.browsers import Browsers
+from broker.web.closing import SpreadClosing
 from broker.web.http.channel import HttpChannel, Times
 from broker.web.http.parser import Limits
 from broker.web.http.response import Dates
@@ -46,6 +47,8 @@ log = Logger()
 
 # What is answered even when there are too many connections: whoever watches the daemon asks for them.
 PAGES_FOR_ALL = ("/health", "/healthz", "/ready", "/readyz")
+
+SPREAD = 0.8  # of the time that a drain may take: in it all closes are begun that are spread
 
 
 class SitePeer(TypingProtocol):
@@ -75,6 +78,9 @@ class Counts(TypingProtocol):
     def closed(self, dialect: str, code: int) -> None:
         """Count a connection that was closed with *code*."""
 
+    def slow_consumer(self, policy: str) -> None:
+        """Count a client that reads too slowly, and what was done about it."""
+
 
 class Site(Factory):
     """Makes the channels of the public port and answers their requests.
@@ -92,6 +98,7 @@ class Site(Factory):
         ready: returns why the daemon can not do its work now; [] when it can.
         about: returns what the daemon is.
         memory: where it is counted what clients make connections hold.
+        spread: whether WebSockets are closed one after the other when it drains.
 
     Raises:
         ValueError: two dialects want the same path.
@@ -114,6 +121,7 @@ class Site(Factory):
         ready: Callable[[], list[str]] = list,
         about: Callable[[], dict[str, Any]] = dict,
         memory: Memory | None = None,
+        spread: bool = False,
     ) -> None:
         self.limits = limits or Limits()
         self.times = times or Times()
@@ -144,6 +152,8 @@ class Site(Factory):
         self._channels: set[HttpChannel] = set()
         self._late = LateRefusals(self.routes, clock, self.dates, self._page_for_all)
         self._drained: Deferred[None] | None = None
+        self._spread = SPREAD if spread else 0.0
+        self._closing = SpreadClosing(clock, self._close_draining)
 
     @property
     def connections(self) -> int:
@@ -205,6 +215,14 @@ class Site(Factory):
 
     def gone(self, channel: HttpChannel) -> None:
         """Forget *channel*, whose connection has ended."""
+        if channel.too_slow:
+            self._counts.slow_consumer("close")
+            self._throttled.log(
+                "stalled",
+                "{address} did not take its answer for {seconds:g} s and was dropped",
+                address=channel.address,
+                seconds=self.times.stalled,
+            )
         self._channels.discard(channel)
         self._unadmitted.leave(channel)
         self._counts.closed("http", 1000)
@@ -457,8 +475,8 @@ class Site(Factory):
         """Take no new connection and end those there are.
 
         Idle ones are closed, requests under way are answered first, WebSockets
-        are closed with 1001.  The Deferred fires when nothing is left; what is
-        left after *seconds* is dropped.
+        are closed with 1012 or 1001, see ``IDialectExtras.comes_back``.  The Deferred fires
+        when nothing is left; what is left after *seconds* is dropped.
         """
         if self._drained is not None:
             return fail(RuntimeError("the site drains already"))
@@ -471,8 +489,7 @@ class Site(Factory):
                 log.failure("{dialect}: drain failed", dialect=dialect.name)
         for channel in list(self._channels):
             channel.finish()
-        for link in list(self._upgrader.links):
-            link.close(CloseCode.GOING_AWAY, "leaving")
+        self._closing.start(list(self._upgrader.links), seconds * self._spread)
         late = self._clock.callLater(seconds, self._abandon)
         settled = self._drained.addBoth(self._settle, late)
         if not self._counter:
@@ -484,7 +501,13 @@ class Site(Factory):
         if self._drained is not None:
             self._abandon()
 
+    def _close_draining(self, link: ILink) -> None:
+        dialect, _ = self.routes.websocket(link.handshake)
+        comes_back = dialect is not None and self.routes.extras[dialect.name].comes_back
+        link.close(CloseCode.SERVICE_RESTART if comes_back else CloseCode.GOING_AWAY, "leaving")
+
     def _abandon(self) -> None:
+        self._closing.stop()
         for channel in list(self._channels):
             channel.abort()
         for link in list(self._upgrader.links):
@@ -497,5 +520,6 @@ class Site(Factory):
     def _settle(self, result: Any, late: Any) -> None:
         if late.active():
             late.cancel()
+        self._closing.stop()
         self.deadlines.stop()
         self._unadmitted.stop()

@@ -46,6 +46,7 @@ class Hpkv:
     subprotocols = ()
     example = "{websocket} '{ws}/ws?apiKey=KEY'"
     any_origin = True
+    comes_back = True  # "Any server-side close … makes the client reconnect"
 
     def __init__(self, token_seconds: float, max_value_bytes: int = 1 << 20, max_frame_bytes: int = 1 << 20) -> None:
         self._max_message_bytes = ESCAPED * max_value_bytes + max_frame_bytes

@@ -343,6 +343,7 @@ def server_options(settings: Settings) -> dict[str, Any]:
         "times": _times(settings),
         "bounds": _bounds(settings),
         "node": "" if settings.bus == "local:" else settings.node,
+        "spread": settings.clustered,
     }
 
 

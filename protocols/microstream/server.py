@@ -93,6 +93,8 @@ class Server:
         bounds: limits of all sessions together.
         node: prefix of every sid, so that a balancer can send all requests of a session
             to its node; "" for none.
+        spread: whether the port closes WebSockets one after the other when it drains, as it does where
+            other nodes share the store.
 
     Attributes:
         sessions: by sid.
@@ -101,6 +103,7 @@ class Server:
 
     subprotocols: Sequence[str] = ()
     half_close = False  # the session ends with the connection of a GET that waits, as in the original
+    comes_back = True  # after any close of the transport
 
     def __init__(
         self,
@@ -112,6 +115,7 @@ class Server:
         times: Times | None = None,
         bounds: Bounds | None = None,
         node: str = "",
+        spread: bool = False,
     ) -> None:
         self.name = name
         self.websocket_paths: Sequence[str] = (path,)
@@ -128,6 +132,7 @@ class Server:
         self._counter = ConnectionCounter(bounds.sessions, bounds.per_address, exempt=bounds.exempt)
         self._unadmitted = UnadmittedClients(clock, bounds.unadmitted, bounds.unadmitted_per_address, bounds.deadline)
         self._draining = False
+        self._spread = spread
         self._context = SessionContext(self.times, clock, self.timers, self._bounds.queue_bytes, self._forget)
 
     def _forget(self, session: Session) -> None:
@@ -137,10 +142,14 @@ class Server:
             self._unadmitted.leave(session)
 
     def drain(self) -> None:
-        """End every session, stop the timers, and refuse new sessions."""
+        """End every session, stop the timers, and refuse new sessions.
+
+        Where closes are *spread*, the port ends those on WebSocket, each when its link is closed.
+        """
         self._draining = True
         for session in list(self.sessions.values()):
-            session.end(CloseCode.GOING_AWAY, "leaving")
+            if session.link is None or not self._spread:
+                session.end(CloseCode.SERVICE_RESTART, "leaving")
         self.timers.stop()
         self._unadmitted.stop()
 

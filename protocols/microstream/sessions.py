@@ -312,6 +312,7 @@ class Session(BaseSession):
             if not self._batching:
                 self._answer(engine.poll())
         elif engine.queued > self.context.queue_bytes:
+            self.peer.slow_consumer()
             self.end(CloseCode.TRY_AGAIN_LATER, "reading too slowly")
         if engine.queued >= MIN_COUNTED or self._held:
             self._count_queued()

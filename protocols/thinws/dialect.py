@@ -33,6 +33,7 @@ class ThinWs:
     websocket_paths = ("/thinws",)
     subprotocols = ("thinws",)
     refusal_delay = REFUSAL_DELAY
+    comes_back = True  # about a millisecond after any close
 
     def __init__(self, open_rooms: bool = False) -> None:
         self._open_rooms = open_rooms

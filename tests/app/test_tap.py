@@ -138,6 +138,13 @@ async def test_bad_settings_end_it_with_status_2_and_all_reasons(short_path):
         ({"TXBROKER_STORE": "papyrus:"}, "There is no store 'papyrus'"),
         ({"TXBROKER_BUS": "horse:"}, "no such bus: horse:"),
         ({"TXBROKER_ALLOWED_ORIGINS": "app.example"}, "TXBROKER_ALLOWED_ORIGINS: 'app.example' is no origin"),
+        (
+            {"TXBROKER_LISTEN": "pigeon:interface=127.0.0.1"},
+            "TXBROKER_LISTEN: pigeon:interface=127.0.0.1 is no endpoint",
+        ),
+        ({"TXBROKER_LISTEN": "tcp:99999:interface=127.0.0.1"}, "99999 is no port"),
+        ({"TXBROKER_STORE": "rediss://host?ca=missing.pem"}, "ca names, missing.pem, can not be read: No such file"),
+        ({"TXBROKER_JWT_PUBLIC_KEY_FILE": "."}, "TXBROKER_JWT_PUBLIC_KEY_FILE: . can not be read: it is a directory"),
     ],
 )
 @pytest_twisted.ensureDeferred
@@ -154,13 +161,6 @@ async def test_taken_port_ends_it_with_status_1_in_plain_words(daemon, short_pat
     assert status == 1
     assert words.startswith("txbroker: TXBROKER_LISTEN: Couldn't listen on 127.0.0.1:")
     assert "Traceback" not in words
-
-
-@pytest_twisted.ensureDeferred
-async def test_endpoint_that_is_none_ends_it_with_status_1(short_path):
-    status, words = await failed_start(short_path, TXBROKER_LISTEN="pigeon:interface=127.0.0.1")
-    assert status == 1
-    assert words.startswith("txbroker: TXBROKER_LISTEN: pigeon:interface=127.0.0.1 is no endpoint: ")
 
 
 @pytest_twisted.ensureDeferred
@@ -298,10 +298,10 @@ async def test_twistd_runs_it_in_the_background(short_path):
 
 @pytest_twisted.ensureDeferred
 async def test_failed_start_in_the_background_is_told_in_front(short_path):
-    environ = Daemon(short_path, **WAITER, TXBROKER_LISTEN="pigeon:interface=127.0.0.1").environ
-    program = Program.start([TWISTD, "broker"], env=environ, cwd=short_path)
+    (short_path / "txbroker.db").write_text("this is no database, and it is long enough to be taken for none" * 20)
+    program = Program.start([TWISTD, "broker"], env=Daemon(short_path, **WAITER).environ, cwd=short_path)
     assert await program.exit() == 1
-    assert "TXBROKER_LISTEN: pigeon" in program.report()
+    assert "txbroker.db can not be opened" in program.report()
     # The child writes it and tidies it up, before and after it has told the one in front.
     await eventually(lambda: not (short_path / "twistd.pid").exists())
 

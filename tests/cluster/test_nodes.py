@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from itertools import count
@@ -18,7 +19,7 @@ from broker.buses import open_bus
 from broker.cluster import names
 from broker.config.settings import Settings
 from broker.core.service import Broker
-from broker.errors import BrokerError, CalleeFailed, Denied, Gone, NotFound, Taken, Unavailable
+from broker.errors import BrokerError, CalleeFailed, Denied, Gone, NotDone, NotFound, Taken, Unavailable
 from broker.messages import Event, Mail, Reply, Request
 from broker.peer import Peer
 from broker.sessions import BaseSession
@@ -937,6 +938,86 @@ async def test_key_changes_are_heard_on_every_node_once(make_nodes: MakeNodes) -
         client.peer.close()
 
 
+def _has_heard(watcher: Session, number: int) -> bool:
+    return len(watcher.heard) == number
+
+
+@pytest_twisted.ensureDeferred
+async def test_key_changes_are_heard_of_a_node_that_can_publish_nothing_else(
+    make_nodes: MakeNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, other = await make_nodes(2)
+    writer, watcher = writing.client(), other.client()
+    watcher.peer.watch(lambda key: True)
+    await watcher.peer.listening()
+    monkeypatch.setattr(writing.bus, "publish", lambda _: fail(Unavailable("bus")))
+    changes: list[Callable[[], Any]] = [
+        lambda: writer.peer.set("k", b"1", expires=1.0),  # which is long ago
+        lambda: writing.broker.keys.expire(),
+        lambda: writer.peer.set("k", b"2"),
+        lambda: writer.peer.patch("k", b"3"),
+        lambda: writer.peer.increment("k", b"4"),
+        lambda: writer.peer.increment("k", b"0.5"),
+        lambda: writer.peer.delete("k"),
+    ]
+    for number, change in enumerate(changes, 1):
+        await change()
+        await eventually(partial(_has_heard, watcher, number))
+    assert [event.name for event, _ in watcher.heard] == ["set", "expired", "set", "set", "set", "set", "delete"]
+    assert [json.loads(body or b"")["value"] for body in watcher.bodies] == ["1", None, "2", "23", "27", "27.5", None]
+
+
+@pytest_twisted.ensureDeferred
+async def test_key_changes_are_heard_in_the_order_of_their_revisions(make_nodes: MakeNodes) -> None:
+    nodes = await make_nodes()
+    watchers, values = [node.client() for node in nodes], {}
+    for watcher in watchers:
+        watcher.peer.watch(names=["k"])
+        await watcher.peer.listening()
+
+    async def write(writer: int) -> None:
+        peer = nodes[writer % 3].client().peer
+        for number in range(20):
+            change = peer.patch if number % 3 else peer.set
+            entry = await change("k", b"%d.%d" % (writer, number))
+            values[entry.revision] = entry.value.decode()
+
+    await gatherResults([Deferred.fromCoroutine(write(writer)) for writer in range(8)])
+    await eventually(lambda: all(len(watcher.heard) == 160 for watcher in watchers))
+    for watcher in watchers:
+        heard = [json.loads(body or b"")["value"] for body in watcher.bodies]
+        assert heard == [values[revision] for revision in range(1, 161)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_changes_of_a_durable_key_are_stored_and_heard_once_on_every_node(make_nodes: MakeNodes) -> None:
+    nodes = await make_nodes(durable_topics=("kv/k",))
+    clients = [node.client() for node in nodes]
+    for client in clients:
+        client.peer.watch(names=["k"])
+        await client.peer.listening()
+    await gatherResults([clients[number % 3].peer.increment("k", b"1") for number in range(30)])
+    await eventually(lambda: all(len(client.heard) == 30 for client in clients))
+    events = await clients[0].peer.read("kv/k", 0, 99)
+    assert [json.loads(event.body or b"")["value"] for event in events] == [str(number) for number in range(1, 31)]
+    for client in clients:
+        assert [event.id for event, _ in client.heard] == list(range(1, 31))
+
+
+@pytest_twisted.ensureDeferred
+async def test_each_expired_key_is_announced_by_one_node(make_nodes: MakeNodes) -> None:
+    nodes = await make_nodes()
+    watcher = nodes[0].client()
+    watcher.peer.watch(names=[f"k{number}" for number in range(500)])
+    await watcher.peer.listening()
+    await gatherResults([watcher.peer.set(f"k{number}", b"", expires=1.0) for number in range(500)])
+    counts = await gatherResults([Deferred.fromCoroutine(node.broker.keys.expire()) for node in nodes])
+    assert sum(counts) <= 500  # the timers of the nodes look, too
+    await eventually(lambda: len(watcher.heard) == 1000)
+    ended = [event.topic for event, _ in watcher.heard if event.name == "expired"]
+    assert sorted(ended) == sorted(f"kv/k{number}" for number in range(500))
+
+
 @pytest_twisted.ensureDeferred
 async def test_increments_from_three_nodes_add_up(make_nodes: MakeNodes) -> None:
     nodes = await make_nodes()
@@ -972,6 +1053,26 @@ async def test_leaving_a_room_reaches_the_member_s_other_nodes(make_nodes: MakeN
     await eventually(lambda: again.peer.subscriptions == [])
     with pytest.raises(Denied):
         await again.peer.read("broker.control.left", 0, 10)
+
+
+@pytest_twisted.ensureDeferred
+async def test_nodes_notify_each_other_in_the_step_that_changes_the_store(
+    make_nodes: MakeNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changing, other = await make_nodes(2)
+    ended: list[str] = []
+    monkeypatch.setattr(changing.broker.channels, "post", lambda *_: fail(NotDone("redis")))
+    monkeypatch.setattr(other.broker.tokens, "_end", ended.append)
+    member = other.client()
+    await member.peer.become("ann")
+    await member.peer.join("room")
+    leaving = changing.client()
+    await leaving.peer.become("ann")
+    await leaving.peer.part("room")
+    await eventually(lambda: not member.peer.subscriptions)
+    token = await changing.broker.tokens.mint({}, {}, 60.0)
+    await changing.broker.tokens.revoke(token)
+    await eventually(lambda: ended)
 
 
 @pytest_twisted.ensureDeferred

@@ -304,11 +304,11 @@ def test_the_bytes_of_long_ids_and_procedures_of_one_caller_are_bounded(clock, a
     calls = Calls(clock)
     name = "\U0001f600" * 250
     calls.performers.add(bob, name, shared=False)
-    for _ in range(MAX_KEPT_BYTES // 5000):
+    for _ in range(MAX_KEPT_BYTES // 10_000):
         calls.open(ann, bob, "\U0001f600" * 1000, request(name))
     with pytest.raises(RateLimited, match="limit pending"):
         calls.open(ann, bob, "\U0001f600" * 1000, request(name))
-    assert ann.held == MAX_KEPT_BYTES // 5000 * 5000
+    assert ann.held == MAX_KEPT_BYTES // 10_000 * 10_000
     calls.answer(bob, bob.served[0].id, b"1")
     clock.advance(6.0)
     assert (ann.held, calls.pending, calls._kept) == (0, 0, {})

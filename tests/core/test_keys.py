@@ -333,6 +333,54 @@ def test_expired_keys_are_announced_in_slices(keys, clock, monkeypatch):
     assert watcher.changes == [(f"kv/k{number}", "expired") for number in range(3)]
 
 
+def test_what_is_set_again_is_announced_after_its_end(keys, clock):
+    watcher, answered = Watcher(), []
+    keys.watch_pattern(watcher, ">", slowly(clock, [], ("k0", "k1")))
+    for number in range(2):
+        value_of(keys.set(f"k{number}", b"v", expires=clock.seconds() + 1))
+    watcher.heard.clear()
+    clock.rightNow += 2
+    expiring = Deferred.fromCoroutine(keys.expire())
+    keys.set("k1", b"w").addCallback(lambda _: answered.extend(watcher.changes))
+    assert answered == []
+    clock.pump([0] * 3)
+    assert value_of(expiring) == 2
+    assert watcher.changes == [("kv/k0", "expired"), ("kv/k1", "expired"), ("kv/k1", "set")]
+    assert answered == watcher.changes[:2]
+
+
+def test_expired_keys_are_announced_although_that_is_cancelled(keys, clock):
+    watcher = Watcher()
+    keys.watch_pattern(watcher, ">", slowly(clock, [], ("k0", "k1")))
+    for number in range(2):
+        value_of(keys.set(f"k{number}", b"v", expires=clock.seconds() + 1))
+    clock.rightNow += 2
+    expiring = Deferred.fromCoroutine(keys.expire())
+    expiring.addErrback(lambda failure: failure.trap(CancelledError)).cancel()
+    keys.set("k2", b"v")
+    clock.pump([0] * 3)
+    assert watcher.changes[2:] == [("kv/k0", "expired"), ("kv/k1", "expired")]
+
+
+def test_a_durable_change_and_its_event_are_stored_at_once(clock, monkeypatch):
+    broker = make_broker(clock, durable_topics=("kv/k",))
+    ann = attach(broker)
+    ann.watch(names=["k"])
+    monkeypatch.setattr(broker.store, "append", None)
+    for change in (
+        lambda: ann.set("k", b"1", expires=clock.seconds() + 1),
+        lambda: ann.patch("k", b"2"),
+        lambda: ann.increment("k", b"3"),
+        lambda: ann.delete("k"),
+        lambda: ann.set("k", b"4", expires=clock.seconds() + 1),
+    ):
+        value_of(change())
+    clock.advance(1)
+    assert [event.name for event in ann.session.heard] == ["set", "set", "set", "delete", "set", "expired"]
+    stored = value_of(broker.channels.read("kv/k", 0, 9))
+    assert [(event.id, event.body) for event in ann.session.heard] == [(event.id, event.body) for event in stored]
+
+
 def test_watching_again_takes_the_place_of_before(keys):
     watcher = Watcher()
     keys.watch(watcher, lambda key: True, ["a"])

@@ -10,7 +10,7 @@ from math import inf
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
-from broker.core.slices import BYTE, SLICE, Slices, slices_of
+from broker.core.slices import BYTE, SHORT_SLICE, SLICE, Slices, slices_of
 from tests.support.logs import failures_of, logging
 
 
@@ -56,6 +56,19 @@ def test_what_begins_in_a_slice_has_what_is_left_of_it():
     assert slices.over()
     slices.finish()
     assert slices.end == inf
+
+
+def test_slices_are_short_once_the_iteration_has_lasted_for_long():
+    clock = Clock()
+    slices = Slices(clock)
+    assert not slices.late()
+    slices.iteration_end = 1.0
+    assert slices.deadline() == SLICE
+    clock.rightNow = 1.0
+    assert slices.late()
+    assert slices.deadline() == 1.0 + SHORT_SLICE
+    slices.begin()
+    assert slices.end == 1.0 + SHORT_SLICE
 
 
 def test_work_that_fails_stops_no_other():

@@ -10,7 +10,7 @@ class Service {
     this.name = name;
     this.handlers = new Map();
     this.waiting = new Map();
-    const { heartbeat = 1000, ...rest } = options;
+    const { heartbeat = 1000, exit = process.exit, ...rest } = options;
     this.socket = io(url, { query: { serviceName: name }, reconnectionDelay: 100, ...rest });
     this.socket.on("connect", () => {
       clearInterval(this.beat);
@@ -20,7 +20,7 @@ class Service {
     this.socket.on("connect_error", (error) => {
       if (error.data && error.data.code === "DUPLICATE_SERVICE_REGISTRATION") {
         console.log(JSON.stringify({ duplicate: error.data }));
-        process.exit(1);
+        exit(1);
       }
     });
     this.socket.on("request", (payload) => this.serve(payload));

@@ -15,7 +15,7 @@ from broker.errors import NotFound, Refused
 from broker.messages import Event, HttpRequest, Mail, Reply, Request
 from broker.testing import FakeLink, make_broker, value_of
 from protocols.microstream.engineio import MAX_PACKETS, Times
-from protocols.microstream.server import Server
+from protocols.microstream.server import Bounds, Server
 from protocols.microstream.sessions import Session
 
 
@@ -94,10 +94,31 @@ def test_draining_answers_those_who_wait_and_takes_nobody(sessions):
     link, _ = sessions.websocket("EIO=4&transport=websocket")
     sessions.server.drain()
     assert value_of(waiting).body == b"1"
-    assert link.closed == (1001, "leaving")
+    assert link.closed == (1012, "leaving")
     with pytest.raises(Refused) as caught:
         value_of(sessions.request("GET", "EIO=4&transport=polling"))
     assert caught.value.status == 503
+
+
+def test_where_closes_are_spread_draining_ends_those_only_that_poll(sessions):
+    sessions.server = Server(Echo, sessions.clock, spread=True)
+    query, polling = sessions.polling()
+    waiting = sessions.request("GET", query)
+    link, session = sessions.websocket("EIO=4&transport=websocket")
+    sessions.server.drain()
+    assert (value_of(waiting).body, polling.ended) == (b"1", True)
+    assert (link.closed, session.ended) == (None, False)
+    session.closed(1012, "leaving")
+    assert session.ended
+
+
+def test_a_client_that_does_not_poll_counts_as_a_slow_consumer(sessions):
+    sessions.server = Server(Echo, sessions.clock, bounds=Bounds(queue_bytes=1000))
+    _, session = sessions.polling()
+    session.send([(b"x" * 990, False)])
+    assert (session.ended, dict(sessions.broker.metrics.slow_consumers)) == (False, {})
+    session.send([(b"x" * 990, False)])
+    assert (session.ended, dict(sessions.broker.metrics.slow_consumers)) == (True, {"close": 1})
 
 
 def test_ending_twice_is_ending_once(sessions):

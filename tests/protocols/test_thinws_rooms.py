@@ -12,6 +12,7 @@ from broker.access.permissions import Permissions, Rule
 from broker.access.principals import Access
 from broker.config.settings import Settings
 from broker.errors import BrokerError, NotFound
+from broker.jsontext import MAX_PARTS
 from broker.messages import HttpRequest, Mail, Request
 from broker.peer import Peer
 from broker.sessions import MAX_BACKLOG_BYTES, MAX_BACKLOG_FRAMES, MAX_HELD_EVENTS
@@ -147,6 +148,13 @@ def test_each_ack_is_before_its_echo_and_the_order_is_kept(client):
     said = ['{"type":"message","message":%d,"roomID":"r"}' % number for number in range(20)]
     assert alice.heard() == [text for id, echo in zip(ids, said, strict=True) for text in (ack(id), echo)]
     assert bob.heard() == said
+
+
+def test_a_frame_of_very_many_members_is_refused_but_a_message_may_have_them(client):
+    alice = client("alice", "r")
+    many = ",".join(f'"{number}":1' for number in range(MAX_PARTS + 2))
+    assert alice.client.say('{"type":"message","roomID":"r",%s}' % many) == [error("Invalid message").encode()]
+    assert alice.client.say('{"type":"message","roomID":"r","message":{%s}}' % many)[0] == b'{"type":"ack"}'
 
 
 def test_subscribing_twice_delivers_once(client):

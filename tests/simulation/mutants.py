@@ -231,6 +231,13 @@ MUTANTS: dict[str, Mutant] = {
             "local back = false",
         ),
     ),
+    "change not announced": _mutant(
+        "a key is changed, and nobody hears of it",
+        "anything",
+        10,
+        0,
+        Edit(Script, "verbs.announced", "for event = first, verb - 1, EVENT do", "for event = 1, 0 do"),
+    ),
 }
 
 

@@ -17,6 +17,9 @@ INFO = (
     "connected_slaves:0\r\nmaster_replid:{replid}\r\nmaster_repl_offset:{offset}\r\nrun_id:{run}\r\n"
 )
 
+KEYS = b"sim:keys:kv"  # where the store has what clients keep
+CHANGES = b"sim:0/event/kv/"  # what the channels of their changes begin with
+
 
 class Server:
     """A Redis server: its data, the connections to it, and what becomes of it.
@@ -35,6 +38,7 @@ class Server:
         self._waiting: list[tuple[Link, tuple[bytes, ...]]] = []
         self.data = Data(lambda: world.now, self.publish)
         self._loaded: set[bytes] = set()
+        self._published: set[bytes] = set()  # the channels of what a script has published
         self.runs = 0
 
     # Connections.
@@ -56,6 +60,7 @@ class Server:
             link.reply(reply)
 
     def publish(self, channel: bytes, message: bytes) -> int:
+        self._published.add(channel)
         count = 0
         for link in self.links:
             if channel in link.channels:
@@ -80,8 +85,20 @@ class Server:
         if name not in self._loaded:
             raise CommandError("NOSCRIPT No matching script. Please use EVAL.")
         assert keys == b"0"
+        before = dict(self.data.keys.get(KEYS, ()))
+        self._published.clear()
         found = scripts().run(name, self.data, words)
+        self._check_announced(before)
         return _errors(found)
+
+    def _check_announced(self, before: dict[bytes, bytes]) -> None:
+        """Check that the script which has changed a key has published that, too."""
+        after = self.data.keys.get(KEYS, {})
+        if after == before:
+            return
+        for key in before.keys() | after.keys():
+            if before.get(key) != after.get(key) and CHANGES + key not in self._published:
+                self.world.violate("a change of a key was not announced", key.decode())
 
     def _do_eval(self, link: Link, text: bytes, *words: bytes) -> Any:
         return self._do_evalsha(link, self._do_script(link, b"LOAD", text), *words)

@@ -20,7 +20,7 @@ from zope.interface.verify import verifyObject
 
 from broker.errors import Conflict, Invalid, RateLimited, Unavailable
 from broker.interfaces import IStore
-from broker.messages import Entry, Event, Quota
+from broker.messages import Announcement, Entry, Event, KeyAnnouncement, Quota
 from broker.stores import redis as redis_store
 from broker.stores.room import ESSENTIAL_SPACES, floor_group
 from tests.support.eventually import TIMEOUT, pause
@@ -59,12 +59,23 @@ async def fill(store: IStore, log: str, count: int, *, time: float = NOW) -> Non
     await gatherResults([store.append(log, event(b"%d" % number, time=time)) for number in range(1, count + 1)])
 
 
+def announcement(name: str = "set", *, key: str = "k") -> Announcement:
+    """Return that of a change of *key* whose event is stored."""
+    return KeyAnnouncement(f"kv/{key}", name, NOW, origin="session", stored=True, key=key)
+
+
+def told(value: str | None, key: str = "k") -> bytes:
+    """Return the body of the event of a change that has left *value*."""
+    text = "null" if value is None else f'"{value}"'
+    return f'{{"key":"{key}","value":{text},"timestamp":{NOW * 1000:.0f}}}'.encode()
+
+
 def join(stored: bytes, value: bytes) -> bytes:
     return stored + b"," + value
 
 
-class StoreContract:
-    """What holds for every store."""
+class AnnouncementContract:
+    """What holds for the changes of keys that are announced, and how a store of any contract is made."""
 
     @pytest.fixture
     def clock(self) -> Clock:
@@ -76,6 +87,70 @@ class StoreContract:
     def make(self, clock: Clock) -> MakeStore:
         """Return a function that makes a store, not yet started, on the same data each time."""
         raise AssertionError("the module of tests says how")
+
+    @pytest_twisted.async_yield_fixture
+    async def store(self, make: MakeStore) -> AsyncIterator[IStore]:
+        store = make()
+        store.startService()
+        yield store
+        await maybeDeferred(store.stopService)
+
+    # Announcements.
+
+    @pytest_twisted.ensureDeferred
+    async def test_each_change_and_its_event_are_one_step(self, store: IStore, clock: Clock) -> None:
+        made = [announcement(name) for name in ("set", "set", "set", "set", "delete", "set")]
+        await store.set("kv", "k", b"1", announcement=made[0])
+        await store.increment("kv", "k", b"2", announcement=made[1])
+        await store.increment("kv", "k", b"0.5", announcement=made[2])
+        await store.patch("kv", "k", b"4", join, announcement=made[3])
+        await store.delete("kv", "k", announcement=made[4])
+        await store.set("kv", "k", b"5", expires=NOW + 1, announcement=made[5])
+        clock.advance(1)
+        ended = announcement("expired")
+        assert await store.expired("kv", 9, {"k": ended}.get) == ["k"]
+        events = await store.read("event/kv/k", 0, 99)
+        assert bodies(events) == [told("1"), told("3"), told("3.5"), told("3.5,4"), told(None), told("5"), told(None)]
+        assert [each.name for each in events] == ["set", "set", "set", "set", "delete", "set", "expired"]
+        for each, stored in zip([*made, ended], events, strict=True):
+            assert each.published == store.announces
+            if not store.announces:
+                assert each.event is not None
+                assert facts(each.event) == facts(stored)
+                assert each.event.origin == "session"
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_change_that_is_refused_makes_no_event(self, store: IStore) -> None:
+        made = [announcement() for _ in range(5)]
+        await store.set("kv", "k", b"text")
+        assert await store.delete("kv", "other", announcement=made[0]) is False
+        for refused in (
+            store.set("kv", "k", b"2", revision=7, announcement=made[1]),
+            store.delete("kv", "k", revision=7, announcement=made[2]),
+            store.increment("kv", "k", b"1", announcement=made[3]),
+            store.set("kv", "n", b"2", quota=Quota("keys", "ann", 1), announcement=announcement(key="n")),
+            store.set("kv", "m", b"2", quota=Quota("keys", "ann", 1), announcement=made[4]),
+        ):
+            await refused.addErrback(lambda failure: failure.trap(Conflict, Invalid, RateLimited))
+        assert await store.head("event/kv/k") == 0
+        assert await store.head("event/kv/n") == 1
+        assert [each.event for each in made] == [None] * 5
+
+    @pytest_twisted.ensureDeferred
+    async def test_events_have_the_order_of_the_changes(self, store: IStore) -> None:
+        changes: list[Deferred[Any]] = []
+        for number in range(20):
+            changes.append(store.patch("kv", "k", b"%d" % number, join, announcement=announcement()))
+            changes.append(store.set("kv", "k", b"0", announcement=announcement()))
+            changes.append(store.increment("kv", "k", b"%d" % number, announcement=announcement()))
+        entries = await gatherResults(changes)
+        events = await store.read("event/kv/k", 0, 99)
+        assert [entry.revision for entry in entries] == ids(events) == list(range(1, 61))
+        assert bodies(events) == [told(entry.value.decode()) for entry in entries]
+
+
+class StoreContract(AnnouncementContract):
+    """What holds for every store."""
 
     @pytest.fixture
     def make_full(
@@ -99,13 +174,6 @@ class StoreContract:
     def make_limited(self, clock: Clock) -> Callable[[int], IStore]:
         """Return a function that makes a store of at most so many bytes, on data of its own."""
         raise AssertionError("the module of tests says how")
-
-    @pytest_twisted.async_yield_fixture
-    async def store(self, make: MakeStore) -> AsyncIterator[IStore]:
-        store = make()
-        store.startService()
-        yield store
-        await maybeDeferred(store.stopService)
 
     # As a whole.
 
@@ -870,6 +938,16 @@ class StoreContract:
         clock.advance(10)
         assert await store.expired("s", 9) == []
         assert await store.get("s", "k") == Entry(b"5", 5)
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_full_store_removes_keys_with_their_events_and_changes_none(self, make_full: MakeFull) -> None:
+        store = await make_full()
+        with pytest.raises(Unavailable):
+            await store.set("s", "small", b"1", announcement=announcement(key="small"))
+        assert await store.get("s", "small") == Entry(b"", 1)
+        assert await store.delete("s", "small", announcement=announcement("delete", key="small"))
+        assert bodies(await store.read("event/kv/small", 0, 9)) == [told(None, "small")]
+        await maybeDeferred(store.stopService)
 
 
 class DurableContract(StoreContract):

@@ -99,21 +99,21 @@ def subscribing(clock):
 
 
 def test_many_messages_at_once_are_passed_on_in_slices_and_in_order(subscribing, clock):
-    subscribing.protocol.dataReceived(b":1\r\n:2\r\n:3\r\n")
-    assert subscribing.passed == [1]
+    subscribing.protocol.dataReceived(b":1\r\n:2\r\n:3\r\n:4\r\n")
+    assert subscribing.passed == [1, 2]
     assert subscribing.state() == "paused"
-    subscribing.protocol.dataReceived(b":4\r\n")  # it was received before
-    assert subscribing.passed == [1]
+    subscribing.protocol.dataReceived(b":5\r\n")  # it was received before
+    assert subscribing.passed == [1, 2]
     clock.pump([0] * 4)
-    assert subscribing.passed == [1, 2, 3, 4]
-    assert slices_of(clock).pauses == 4  # one after each
+    assert subscribing.passed == [1, 2, 3, 4, 5]
     assert subscribing.state() == "producing"
+    assert slices_of(clock).pauses == 2
     assert clock.getDelayedCalls() == []
 
 
 def test_messages_that_wait_go_with_the_connection(subscribing, clock):
-    subscribing.protocol.dataReceived(b":1\r\n:2\r\n")
+    subscribing.protocol.dataReceived(b":1\r\n:2\r\n:3\r\n")
     subscribing.protocol.connected = 0
     clock.advance(0)
-    assert subscribing.passed == [1]
+    assert subscribing.passed == [1, 2]
     assert clock.getDelayedCalls() == []

@@ -22,15 +22,16 @@ from zope.interface.verify import verifyObject
 
 from broker.buses import open_bus
 from broker.config.addresses import is_redis
-from broker.errors import Invalid, Unavailable
+from broker.core.channels import StoreEventSource
+from broker.errors import Invalid, NotDone, Unavailable
 from broker.interfaces import ISharedStore, IStore
-from broker.messages import Event
+from broker.messages import Announcement, Event, KeyAnnouncement
 from broker.redis import RedisAddress
 from broker.redis.connection import NotUsable, ResponseError, refusal_text
 from broker.redis.event_codec import decode_stored
 from broker.redis.server import ServerInfo
 from broker.stores import open_store
-from tests.stores.store_contract import DurableContract, MakeStore
+from tests.stores.store_contract import AnnouncementContract, DurableContract, MakeStore
 from tests.support.eventually import eventually
 from tests.support.processes import Ended, Program
 from tests.support.redis_server import RedisServer, free_port, redis_executable, refusing_port
@@ -41,10 +42,12 @@ _numbers = count()
 class TestRedisStore(DurableContract):
     """What every durable store does, on a real redis-server."""
 
+    announces = False
+
     @pytest.fixture
     def make(self, clock: Clock, shared_redis_server: RedisServer) -> MakeStore:
-        prefix = f"test{next(_numbers)}:"
-        return lambda: open_store(shared_redis_server.url, clock=clock, reactor=cast(Any, reactor), prefix=prefix)
+        options: Any = {"prefix": f"test{next(_numbers)}:", "announce": self.announces}
+        return lambda: open_store(shared_redis_server.url, clock=clock, reactor=cast(Any, reactor), **options)
 
     @pytest.fixture
     def make_limited(self, clock: Clock, redis_server: RedisServer) -> Callable[[int], IStore]:
@@ -63,6 +66,13 @@ class TestRedisStore(DurableContract):
         again = await super().reopen(store, make)
         await again.head("")
         return again
+
+
+class TestAnnouncingRedisStore(AnnouncementContract):
+    """How the changes of keys are announced by a store that several nodes share."""
+
+    announces = True
+    make, store = TestRedisStore.make, TestRedisStore.store
 
 
 MakeRedisStore = Callable[..., Any]
@@ -86,6 +96,10 @@ async def make_store(redis_server: RedisServer) -> AsyncIterator[MakeRedisStore]
 
 def event(body: bytes = b"1") -> Event:
     return Event("topic", "kind", body)
+
+
+def announcement() -> Announcement:
+    return KeyAnnouncement("kv/k", "set", 1.0, key="k")
 
 
 # What it says of itself.
@@ -187,6 +201,62 @@ async def test_a_password_a_user_and_a_database(make_store: MakeRedisStore, redi
     await redis_server.command("ACL", "SETUSER", "me", ">wrong")
     await eventually(lambda: wrong.ready == "")
     assert await wrong.head("log") == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_may_not_be_published_is_not_stored(make_store: MakeRedisStore, redis_server: RedisServer) -> None:
+    await redis_server.command("ACL", "SETUSER", "me", "on", ">s", "+@all", "~*", "-publish")
+    store = make_store(f"redis://me:s@127.0.0.1:{redis_server.port}", announce=True)
+    for refused in (
+        lambda: store.append("event/topic", event()),
+        lambda: store.set("kv", "k", b"1", announcement=announcement()),
+        lambda: store.patch("kv", "k", b"1", lambda *_: b"", announcement=announcement()),
+        lambda: store.increment("kv", "k", b"1", announcement=announcement()),
+        lambda: store.increment("kv", "k", b"0.5", announcement=announcement()),
+    ):
+        with pytest.raises(NotDone, match="NOPERM"):
+            await refused()
+    assert "NOPERM" in store.ready
+    assert await store.head("event/topic") == 0
+    assert await store.get("kv", "k") is None
+    await redis_server.command("ACL", "SETUSER", "me", "+publish", "&*")
+    await eventually(lambda: store.ready == "")
+    assert (await store.set("kv", "k", b"1", announcement=announcement())).revision == 1
+    assert (await store.append("event/topic", event())).id == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_may_publish_elsewhere_only_is_refused_as_well(
+    make_store: MakeRedisStore, redis_server: RedisServer
+) -> None:
+    await redis_server.command("ACL", "SETUSER", "me", "on", ">s", "+@all", "~*", "resetchannels", "&other*")
+    store = make_store(f"redis://me:s@127.0.0.1:{redis_server.port}", announce=True)
+    with pytest.raises(NotDone, match="NOPERM"):
+        await store.set("kv", "k", b"1", announcement=announcement())
+    assert await store.get("kv", "k") is None
+    await redis_server.command("ACL", "SETUSER", "me", "&own:*")
+    await eventually(lambda: store.ready == "")
+    assert (await store.set("kv", "k", b"1", announcement=announcement())).revision == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_rights_that_the_documentation_names_are_enough(
+    make_store: MakeRedisStore, redis_server: RedisServer
+) -> None:
+    rights = "~own:* &* -@all +@read +@write +@connection +@scripting +@pubsub +time +info +wait +config|get"
+    await redis_server.command("ACL", "SETUSER", "me", "on", ">s", *rights.split())
+    url, heard = f"redis://me:s@127.0.0.1:{redis_server.port}", []
+    store, bus = make_store(url, announce=True), cast(Any, open_bus(url, "me", reactor=reactor, prefix="own:"))
+    bus.source, bus.deliver = StoreEventSource(store), heard.append
+    bus.startService()
+    bus.listen("kv/", prefix=True)
+    await bus.claim("name")
+    assert (await store.append("event/topic", event())).id == 1
+    await (bus.listening() or store.head(""))
+    await store.set("kv", "k", b"1", announcement=announcement())
+    await eventually(lambda: len(heard) == 1)
+    assert store.ready == bus.ready == ""
+    await bus.stopService()
 
 
 @pytest_twisted.ensureDeferred

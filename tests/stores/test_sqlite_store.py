@@ -504,6 +504,25 @@ def test_a_damaged_file_makes_reads_unavailable_too(home: Home) -> None:
     assert_unavailable(home, store.append("log", event()), "no such table: event")
 
 
+def test_a_damaged_index_does_not_let_the_thread_delete_for_ever(home: Home) -> None:
+    store = home.store()
+    home.append(store)
+    home.stop(store)
+    home.sql("UPDATE log SET trimmed = 1")
+    first, second = home.other(), home.other()
+    (index,) = first.execute("SELECT * FROM sqlite_master WHERE name = 'log_to_purge'").fetchall()
+    first.execute("PRAGMA writable_schema = ON")
+    first.execute("DELETE FROM sqlite_master WHERE name = 'log_to_purge'")
+    second.execute("UPDATE log SET purged = 1")  # the index is not told
+    first.execute("INSERT INTO sqlite_master VALUES (?, ?, ?, ?, ?)", index)
+    first.close()
+    second.close()
+    store = home.store()
+    purged = store._commits.submit(sqlite_tables.TableWriter.purge, (), 0)
+    assert_unavailable(home, purged, "the index log_to_purge is damaged")
+    assert home.append(store) == 2
+
+
 def test_the_thread_survives_when_even_undoing_fails(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     store = home.store()
     other = home.other()
@@ -595,15 +614,57 @@ def test_a_new_file_gives_back_what_was_deleted_in_steps(home: Home, monkeypatch
     assert pages > 400
     assert steps >= (pages - 40) // sqlite_space.VACUUMED_PAGES // 2  # writers had their turn in between
     assert home.sql("PRAGMA integrity_check") == [("ok",)]
+    while not store._commits.idle:
+        home.result(store.expired("s", 1))
+    assert home.path.stat().st_size <= 48 * 4096  # the disk has it, without that more is written
 
 
-def test_a_file_of_before_keeps_its_pages_and_uses_them_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_space, "FREE_PAGES_KEPT", 8)
-    home.stop(home.store())
+def never_shrinks(home: Home) -> None:
+    """Make the file what those of early versions were."""
     for statement in ("PRAGMA journal_mode = DELETE", "PRAGMA auto_vacuum = NONE; VACUUM"):
         connection = home.other()
         connection.executescript(statement)
         connection.close()
+
+
+def test_a_small_file_of_before_is_converted_at_the_start(home: Home) -> None:
+    store = home.store()
+    home.append(store, body=b"x" * 400_000)
+    home.stop(store)
+    never_shrinks(home)
+    again = home.store()
+    assert home.sql("PRAGMA auto_vacuum") == [(sqlite_space.INCREMENTAL,)]
+    assert (home.ids(again), again.epoch) == ([1], store.epoch)
+    assert Path(f"{home.path}-wal").stat().st_size < 400_000
+
+
+def test_a_large_file_of_before_is_a_warning(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.stop(home.store())
+    never_shrinks(home)
+    monkeypatch.setattr(sqlite_space, "MAX_CONVERTED_BYTES", 0)
+    with logging(LogLevel.warn) as events:
+        home.append(home.store())
+    reason = "stop the broker, and run txbroker compact"
+    assert lines_of(events) == [f"{home.path} does not shrink when events are removed: {reason}"]
+
+
+def test_a_conversion_that_fails_is_a_warning(home: Home) -> None:
+    home.stop(home.store())
+    never_shrinks(home)
+    other, connection = home.other(), sqlite3.connect(home.path, timeout=0.0, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with logging(LogLevel.warn) as events:
+        sqlite_space.let_shrink(connection, str(home.path))
+    assert lines_of(events) == [f"{home.path} does not shrink when events are removed: database is locked"]
+    other.close()
+    connection.close()
+
+
+def test_a_file_that_is_not_converted_uses_its_pages_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_space, "FREE_PAGES_KEPT", 8)
+    monkeypatch.setattr(sqlite_space, "MAX_CONVERTED_BYTES", 0)
+    home.stop(home.store())
+    never_shrinks(home)
     store = home.store()
     for _ in range(2):
         head = home.append(store, body=b"x" * 400_000)

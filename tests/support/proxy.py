@@ -27,6 +27,7 @@ class Proxy:
         """*rewritten* has what stands in place of some bytes that the target says, as long as those."""
         self.target = port
         self.rewritten = rewritten or {}
+        self.fatal = b""  # bytes for the target with which a connection begins to lose all, those included
         self.port = 0
         self.state = PASSING
         self._pairs: list[_Pair] = []
@@ -142,6 +143,8 @@ class _Pair:
         if end is self.far:
             for said, instead in self.proxy.rewritten.items():
                 data = data.replace(said, instead)
+        elif self.proxy.fatal and self.proxy.fatal in data:
+            self.lost = True
         if not self.lost and other.transport is not None:
             other.transport.write(data)
 

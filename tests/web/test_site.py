@@ -129,6 +129,7 @@ class Careless(Sockets):
 
 
 class Refusing(Sockets):
+    comes_back = True
     name = "refusing"
     websocket_paths = ("/refusing",)
     subprotocols = ("refusing",)
@@ -933,6 +934,39 @@ def test_draining_lets_requests_finish_and_closes_the_rest(port: Port) -> None:
     assert done == []
     port.upgrader.taken[0].end(1001)
     assert done == [None]
+
+
+def test_clients_that_come_back_are_closed_with_1012(port: Port) -> None:
+    port.upgrade("/refusing")
+    port.upgrade("/elsewhere", "Sec-WebSocket-Protocol: refusing")
+    port.site.drain(5.0)
+    assert [link.closed for link in port.upgrader.taken] == [(1012, "leaving")] * 2
+
+
+def test_where_other_nodes_are_websockets_are_closed_one_after_the_other() -> None:
+    port = Port().open(spread=True)
+    for _ in range(50):
+        port.upgrade("/ws")
+    done: list[None] = []
+    port.site.drain(10.0).addCallback(done.append)
+    counts = []
+    for _ in range(8):
+        counts.append(sum(link.closed is not None for link in port.upgrader.taken))
+        port.clock.pump([0.1] * 10)
+    assert [(count - 1) // 6 for count in counts] == list(range(8))
+    assert all(link.closed for link in port.upgrader.taken)
+    port.clock.advance(2.1)
+    assert done == [None]
+
+
+def test_a_site_that_stops_now_does_not_go_on_closing_one_after_the_other() -> None:
+    port = Port().open(spread=True)
+    for _ in range(5):
+        port.upgrade("/ws")
+    port.site.drain(10.0)
+    port.site.stop_now()
+    assert all(link.dropped for link in port.upgrader.taken)
+    assert port.clock.getDelayedCalls() == []
 
 
 def test_what_does_not_end_in_time_is_dropped(port: Port) -> None:

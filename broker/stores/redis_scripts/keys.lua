@@ -1,5 +1,7 @@
 -- Keys and their values.
 
+local EVENT = 3  -- words of the event of a change: log, extras and text
+
 local function space_key(kind, space)
   return prefix .. kind .. ':' .. space
 end
@@ -9,10 +11,16 @@ local function key_place(at)
 end
 
 describe[2] = function()
-  for _, verb in ipairs({'get', 'set', 'set_when_full', 'delete', 'swap', 'same', 'add'}) do
+  for _, verb in ipairs({'get', 'set', 'set_when_full', 'delete', 'swap', 'same', 'add', 'remove_due'}) do
     places[verb] = key_place
   end
-  reads.get, reads.range = true, true
+  places.announced = function(at)
+    return key_place(at + EVENT * tonumber(ARGV[at]) + 2)
+  end
+  places.add_announced = function(at)
+    return key_place(at + EVENT + 1)
+  end
+  reads.get, reads.range, reads.due = true, true, true
 end
 
 local function parts(stored)
@@ -189,6 +197,59 @@ verbs.add = function(at)
   return entry
 end
 
+-- The event of a change is published alone if its extras are "", and its text is the whole message then; otherwise
+-- it is appended to the log, as by "append", and its text is the record.
+
+local function check_events(first, last)
+  for at = first, last, EVENT do
+    if ARGV[at + 1] ~= '-' then
+      check_permission(ARGV[at])
+    end
+  end
+end
+
+local function announce(found, log, extras, text)
+  -- Adds to *found* the id of an event that is not published.
+  if extras == '' then
+    call('PUBLISH', ARGV[3] .. log, text)
+    return
+  end
+  local id = append(log, next_id(log), text, extras)
+  if extras == '-' then
+    found[#found + 1] = id
+  end
+end
+
+-- how many events, and of each its words; then the verb of the change, and its arguments
+-- Those events are made if it takes effect.  Returns what that verb does; with the ids behind it in a list, if
+-- there are any.
+verbs.announced = function(at)
+  local first, verb = at + 1, at + EVENT * tonumber(ARGV[at]) + 1
+  check_events(first, verb - 1)
+  local result, state = verbs[ARGV[verb]](verb + 1)
+  if type(result) ~= 'number' or result <= 0 then
+    return result, state
+  end
+  local found = {result}
+  for event = first, verb - 1, EVENT do
+    announce(found, ARGV[event], ARGV[event + 1], ARGV[event + 2])
+  end
+  return #found > 1 and found or result
+end
+
+-- log, extras, the text before the sum, and after it; then the arguments of "add"
+verbs.add_announced = function(at)
+  check_events(at, at)
+  local entry, state = verbs.add(at + EVENT + 1)
+  if type(entry) ~= 'string' then
+    return entry, state
+  end
+  local _, _, first = parts(entry)
+  local found = {entry}
+  announce(found, ARGV[at], ARGV[at + 1], ARGV[at + 2] .. string.sub(entry, first) .. ARGV[at + 3])
+  return #found > 1 and found or entry
+end
+
 local RANGE_STEP = 1000  -- keys that one call looks at
 
 -- space, lower bound, upper bound, limit, bytes of entries after which no more are read
@@ -231,13 +292,34 @@ verbs.expire = function(at)
   return keys
 end
 
+-- space, limit
+-- Returns keys that have expired.
+verbs.due = function(at)
+  return call('ZRANGEBYSCORE', space_key('due', ARGV[at]), '-inf', ARGV[4], 'LIMIT', 0, ARGV[at + 1])
+end
+
+-- space, key
+-- Removes a key if it has expired; returns 1, or 0 if it has not, or is missing.
+verbs.remove_due = function(at)
+  local expires = call('ZSCORE', space_key('due', ARGV[at]), ARGV[at + 1])
+  if not expires or tonumber(expires) > now then
+    return 0
+  end
+  remove(ARGV[at], ARGV[at + 1])
+  return 1
+end
+
 -- cursor
 -- Returns the next cursor, "0" at the end, and spaces that have, or have had, keys which expire.
 verbs.spaces = function(at)
   return call('SSCAN', prefix .. 'spaces', ARGV[at])
 end
 
+-- whether the store announces: "1" or ""
 -- Writes, to see whether that is possible.
-verbs.probe = function()
+verbs.probe = function(at)
+  if ARGV[at] ~= '' then
+    check_permission('probe')
+  end
   return call('SET', prefix .. 'probe', '1')
 end

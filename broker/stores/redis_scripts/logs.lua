@@ -52,11 +52,24 @@ local function append(log, id, record, extras)
   return id
 end
 
+local function next_id(log)
+  -- Begins the log if there is none.
+  if call('HEXISTS', HEADS, log) == 1 then
+    return call('HINCRBY', HEADS, log, 1)
+  end
+  local id = call('HINCRBY', HEADS, log, floor_of(log) + 1)
+  call('ZADD', LOGS, 0, log)
+  return id
+end
+
 -- log, record, extras: "" for a log without marks, "-" for a mark alone, else they go before the record
 -- in the message that is published
 -- Stops if there is no such log.
 verbs.append = function(at)
   local log = ARGV[at]
+  if not may_publish and #ARGV[at + 2] > 1 then  -- once in a call: it is a twentieth of an append
+    check_permission(log)
+  end
   local id = call('HINCRBY', HEADS, log, 1)
   if id == 1 then
     call('HDEL', HEADS, log)
@@ -71,12 +84,13 @@ verbs.open = function(at)
   if call('HEXISTS', HEADS, log) == 1 then
     return verbs.append(at)
   end
+  if not may_publish and #ARGV[at + 2] > 1 then
+    check_permission(log)
+  end
   if not count(ARGV[at + 3], OPENED, log) then
     return OVER_QUOTA
   end
-  local id = call('HINCRBY', HEADS, log, floor_of(log) + 1)
-  call('ZADD', LOGS, 0, log)
-  return append(log, id, ARGV[at + 1], ARGV[at + 2])
+  return append(log, next_id(log), ARGV[at + 1], ARGV[at + 2])
 end
 
 -- the same, then the last id that the log must have

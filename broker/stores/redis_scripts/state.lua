@@ -71,6 +71,22 @@ local function uncount(owners, name)
   end
 end
 
+local may_publish = false  -- whether that was asked, and permitted
+
+local function check_permission(log)
+  -- Raises an error unless events of the log may be published: before anything is written, for what is written
+  -- stays.
+  local channel = ARGV[3] .. log
+  if redis.acl_check_cmd then  -- since version 7
+    may_publish = redis.acl_check_cmd('PUBLISH', channel, '')
+  elseif not may_publish then
+    may_publish = type(redis.pcall('PUBLISH', ARGV[3] .. 'probe', '')) == 'number'
+  end
+  if not may_publish then
+    error({err = 'NOPERM this user may not publish to ' .. channel})
+  end
+end
+
 local present = call('MGET', prefix .. 'epoch', prefix .. 'mark')
 local mark = tonumber(present[2] or 0)
 if present[1] ~= ARGV[2] or mark < tonumber(ARGV[6]) then

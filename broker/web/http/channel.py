@@ -102,6 +102,7 @@ class HttpChannel(Protocol):
     Attributes:
         address: the client's IP address, or that of the proxy that speaks for it; "" for a unix socket.
         secure: whether it came over TLS.
+        too_slow: whether it was dropped since the client did not take what was sent.
 
     Args:
         site: answers its requests.
@@ -110,6 +111,7 @@ class HttpChannel(Protocol):
     """
 
     transport: Any
+    too_slow = False
 
     def __init__(self, site: HttpSite, address: str, client_of: Callable[[dict[str, str]], str] | None = None) -> None:
         self.address = address
@@ -269,6 +271,7 @@ class HttpChannel(Protocol):
         if timeout is Timeout.LINGER:
             self._set_timeout(STALLED)  # a client that reads may go on
         elif timeout is STALLED or timeout is Timeout.HALF_CLOSED:
+            self.too_slow = timeout is STALLED and unacknowledged_bytes(self.transport) > 0
             self.abort()
         elif self._parser.phase is Phase.IDLE:
             self._close(lingering=False)

@@ -8,10 +8,10 @@ from typing import Any
 from twisted.internet import tcp
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.logger import Logger
 
+from broker.web.net.endpoints import parse_endpoint
 from broker.web.net.port import FramePort
 from broker.web.net.transport import PRIVATE_NAMES, TESTED_VERSIONS, Outbox
 from twisted import __version__ as twisted_version
@@ -118,13 +118,7 @@ def listen(
             when the address is taken.
     """
     if isinstance(endpoint, str):
-        try:
-            server: IStreamServerEndpoint = serverFromString(FrameReactor(reactor, outbox, backlog), endpoint)
-        except (TypeError, LookupError):
-            words = "a word is missing, unknown or too many; several endpoints are separated by ';'"
-            raise ValueError(words) from None
-        except OSError as error:  # a certificate that can not be read
-            raise ValueError(f"{error.filename}: {error.strerror}") from None
+        server: IStreamServerEndpoint = parse_endpoint(FrameReactor(reactor, outbox, backlog), endpoint)
     else:
         server = endpoint
     return server.listen(factory)

@@ -30,7 +30,7 @@ from broker.web.net.transport import FrameTransport, Outbox
 log = Logger()
 
 SLICE = 0.002  # seconds of one iteration in which connections begin
-ACCEPTING = 0.01  # seconds of one iteration in which they are accepted
+ACCEPTING = 0.005  # seconds of one iteration in which they are accepted
 MAX_WAITING = 1024  # connections of a kind that wait to begin
 
 Arrival = tuple[socket.socket, Any]  # with its address

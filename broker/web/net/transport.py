@@ -36,7 +36,7 @@ from twisted.python.failure import Failure
 from twisted.python.log import callWithLogger
 
 from broker.core.memory import Account
-from broker.core.slices import READ_SLICE, slices_of
+from broker.core.slices import ITERATION, READ_SLICE, slices_of
 from broker.web.net.probes import is_probe, peek
 
 log = Logger()
@@ -53,6 +53,7 @@ PRIVATE_NAMES = (
 LOOP_NAMES = ("_poller", "_selectables", "_doReadOrWrite", "_disconnectSelectable")  # of its EPollReactor
 HANG_UP = select.EPOLLHUP | select.EPOLLERR
 CHECKED = 4  # connections that are read between two looks at the time
+CLOSED = 16  # connections that are closed between two
 NOBODY: dict[int, int] = {}  # was late
 MAX_PROBES = 16  # probes of health that are read in one iteration though its time is over
 READ_BYTES = 65536  # bytes asked for in one recv
@@ -356,7 +357,11 @@ class Outbox:
 
     def _close(self) -> None:
         closing, self._closing = self._closing, []
-        for sender in closing:
+        for number, sender in enumerate(closing):
+            if number % CLOSED == CLOSED - 1 and self._slices.late():
+                self._closing[:0] = closing[number:]
+                self._schedule()
+                return
             try:
                 sender.finish()
             except Exception:
@@ -421,7 +426,9 @@ class ReactorLoop:
             events.sort(key=lambda ready: places.get(ready[0], len(places)))
             late.clear()
         over, unchecked, now = False, CHECKED, slices.now
-        slices.end = end_of_slice = now() + READ_SLICE  # as ``begin`` does, for less
+        began = now()
+        slices.iteration_end = began + ITERATION
+        slices.end = end_of_slice = began + READ_SLICE  # as ``begin`` does, for less
         try:
             for descriptor, event in events:
                 selectable = selectables.get(descriptor)

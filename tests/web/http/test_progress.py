@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from math import inf
+from typing import Any
 
 import pytest
 import pytest_twisted
@@ -64,6 +65,8 @@ async def test_a_client_that_stops_reading_is_cut_off() -> None:
     client.transport.pauseProducing()
     client.transport.write(request(f"/much?{16 << 20}"))
     await eventually(lambda: served.dialect.much and not served.site.connections)
+    counts: Any = served.site._counts
+    assert counts.slow_consumers == {"close": 1}
     client.transport.abortConnection()
     await stop(served, port)
 

@@ -1,0 +1,21 @@
+"""What can be said of a file before it is opened."""
+
+from __future__ import annotations
+
+import os
+
+
+def unreadable(path: str) -> str:
+    """Return why the file at *path* can not be read, "" when it can; that of "" is nobody's business.
+
+    It is not opened: what is behind a pipe can be read only once.
+    """
+    if not path:
+        return ""
+    try:
+        os.stat(path)
+    except OSError as error:
+        return f"{path} can not be read: {error.strerror}"
+    if os.path.isdir(path):
+        return f"{path} can not be read: it is a directory"
+    return "" if os.access(path, os.R_OK) else f"{path} can not be read: permission denied"

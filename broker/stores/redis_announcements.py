@@ -1,0 +1,87 @@
+"""Events of changes of keys as the script of the Redis store takes them, which publishes or stores them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from itertools import chain, count
+from typing import Any
+
+from broker.messages import Announcement, encode_text
+from broker.patterns import LOG_PREFIX
+from broker.redis.event_codec import encode_extras, encode_message, encode_record
+
+# Where the value stands for which the script puts another: no text has a quote after it.
+ZERO = b'"0"'
+
+
+class KeyEvent:
+    """The event of one change of a key.
+
+    Args:
+        announcement: says what it is.
+        stamp: for its message, which no other one has: see ``event_codec``.
+        publishes: whether the script publishes it; else it stores it, and returns its id.
+        epoch: returns that of the store.
+    """
+
+    def __init__(self, announcement: Announcement, stamp: bytes, publishes: bool, epoch: Callable[[], str]) -> None:
+        self.origin = announcement.origin if publishes else ""
+        self._announcement, self._stamp, self._publishes, self._epoch = announcement, stamp, publishes, epoch
+        announcement.published = publishes
+
+    def encode(self, value: bytes | None) -> tuple[bytes, bytes, bytes]:
+        """Return the log of the topic, extras and text of the event of a change that leaves *value*.
+
+        Without extras, the event is published alone, and the text is its whole message; otherwise it is the record
+        that is appended to the log.
+        """
+        event = self._announcement.event_of(value)
+        log = encode_text(LOG_PREFIX + event.topic)
+        if self._announcement.stored:
+            return log, encode_extras(event) if self._publishes else b"-", encode_record(event, event.time)
+        return log, b"", encode_message(event, 0, self._stamp)
+
+    def encode_around(self) -> tuple[bytes, bytes, bytes, bytes]:
+        """Return the same for a whole number that the script computes: the text before it, and after it."""
+        log, extras, text = self.encode(b"0")
+        before, _, after = text.rpartition(ZERO)
+        return log, extras, before + b'"', b'"' + after
+
+    def store(self, id: int, value: bytes | None) -> None:
+        """Take the *id* of the event of the change that has left *value*."""
+        event = self._announcement.event_of(value)
+        event.id, event.epoch = id, self._epoch()
+        self._announcement.event = event
+
+
+class KeyEvents:
+    """Makes those of one store.
+
+    Args:
+        publishes, epoch: as for ``KeyEvent``.
+    """
+
+    def __init__(self, publishes: bool, epoch: Callable[[], str]) -> None:
+        self._publishes, self._epoch = publishes, epoch
+        self._serial = secrets.token_hex(6).encode()
+        self._numbers = count(1)
+
+    def of(self, announcement: Announcement | None) -> KeyEvent | None:
+        """Return the event that the script makes; None if it makes none."""
+        if announcement is None or not (self._publishes or announcement.stored):
+            return None
+        stamp = b"%b.%d" % (self._serial, next(self._numbers))
+        return KeyEvent(announcement, stamp, self._publishes, self._epoch)
+
+
+def announced(change: Sequence[bytes], events: Sequence[Sequence[bytes]]) -> Sequence[bytes]:
+    """Return the words of *change*, a change of a key, with those of its *events* before them."""
+    return (b"announced", b"%d" % len(events), *chain.from_iterable(events), *change) if events else change
+
+
+def split(result: Any) -> tuple[Any, list[int]]:
+    """Return what a change has returned, and the ids of its events: those that were stored and not published."""
+    if type(result) is list:
+        return result[0], result[1:]
+    return result, []
