@@ -767,6 +767,7 @@ class IStore(IService):
     shared: bool = Attribute("Whether several nodes may use this store at once.")
     announces: bool = Attribute("Whether append, and what changes keys, itself publishes the event on the bus.")
     ready: str = Attribute("Why writes can not be taken now; '' when they can.")
+    degraded: str = Attribute("What is wrong although writes are taken; '' for nothing.")
     description: str = Attribute("Its kind as one word, then where it is and what it promises; without secrets.")
     used_bytes: int = Attribute("How large it is, as far as it knows; 0: it does not.")
     wiped: Callable[[], object] = Attribute(

@@ -17,6 +17,7 @@ def make_store(
     announce: bool = False,
     observe: Callable[[int, float], object] | None = None,
     failed: Callable[[int], object] | None = None,
+    checkpoint_failed: Callable[[], object] | None = None,
 ) -> IStore:
     """Return the store of *settings*, not yet started; the other arguments are those of ``open_store``.
 
@@ -34,5 +35,6 @@ def make_store(
         min_free_bytes=settings.min_free_bytes,
         observe=observe,
         failed=failed,
+        checkpoint_failed=checkpoint_failed,
         wait=(settings.redis_wait_replicas, settings.redis_wait_ms),
     )

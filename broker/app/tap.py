@@ -172,6 +172,7 @@ def _make_store(reactor: Any, settings: Settings, metrics: Metrics) -> IStore:
         announce=settings.bus == settings.store,
         observe=metrics.committed,
         failed=metrics.store_failed,
+        checkpoint_failed=metrics.checkpoint_failed,
     )
 
 

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.core.bounded import BoundedDict
-from broker.errors import BrokerError, Conflict, Denied, Invalid, RateLimited
+from broker.errors import BrokerError, Conflict, Denied, Invalid, RateLimited, Unavailable
 from broker.interfaces import IStore
 from broker.messages import SHARED, Announcement, Event, Identity, Quota, decode_text, encode_text
 from broker.patterns import CONTROL_PREFIX, has_control, is_of_broker, is_reserved, is_session_id, pair_key
@@ -121,7 +121,7 @@ class Owners:
         """Let the claim of *id* live on, whoever's it is: what is kept under it was used.
 
         Raises:
-            Unavailable: the store is away.
+            Unavailable: the store can not be read.
         """
         if kind in self.known.get(id, ()):
             return
@@ -131,8 +131,8 @@ class Owners:
             if 0 < entry.expires < self._end(kind):
                 try:
                     await self._set(kind, id, owner, revision=entry.revision)
-                except Conflict:
-                    return  # another was faster
+                except (Conflict, Unavailable):
+                    return  # another was faster, or the next use tries again
             self._remember(kind, id, owner)
 
     def claim_name(self, identity: Identity) -> None:
@@ -219,10 +219,21 @@ class Owners:
                     return await self._set(kind, id, new, revision=0) if new else ""
                 owner = decode_text(entry.value)
                 if owner == new and 0 < entry.expires < self._end(kind):
-                    await self._set(kind, id, owner, revision=entry.revision)
+                    await self._prolong(kind, id, owner, entry.revision)
                 return owner
             except Conflict:
                 continue  # another was faster
+
+    async def _prolong(self, kind: str, id: str, owner: str, revision: int) -> None:
+        """Let the claim of *id* live on; while nothing can be stored it is its owner's all the same, as it has been.
+
+        Raises:
+            Conflict: it is another's meanwhile.
+        """
+        try:
+            await self._set(kind, id, owner, revision=revision)
+        except Unavailable:
+            return
 
     async def _store_name(self, id: str, owner: str) -> None:
         """Store *owner* in the place of whoever owned the client id *id*."""

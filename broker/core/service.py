@@ -129,6 +129,8 @@ class Broker(MultiService):
     def _obstacles(self) -> Iterator[tuple[str, str]]:
         if self.store.ready:
             yield self.store.ready, "the store takes no writes"
+        elif self.store.degraded:
+            yield self.store.degraded, "the store can not write back its log"
         if self.bus.ready:
             yield self.bus.ready, "the bus carries no events"
         if self.memory.reason:

@@ -68,6 +68,11 @@ class Exposition(Collector):
             ("answers_dropped", "Late, double or forged answers.", self._metrics.answers_dropped),
             ("store_errors", "Writes that the store refused.", self._metrics.store_errors),
             (
+                "store_checkpoint_errors",
+                "Attempts to write back the log of the store that failed.",
+                self._metrics.store_checkpoint_errors,
+            ),
+            (
                 "store_went_back",
                 "How often the store was found to lack what was acknowledged.",
                 self._metrics.store_went_back,

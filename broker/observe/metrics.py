@@ -66,6 +66,7 @@ class Metrics:
     refusals_not_logged: int = 0
     answers_dropped: int = 0
     store_errors: int = 0
+    store_checkpoint_errors: int = 0
     store_went_back: int = 0
     connections: Counter[str] = attrs.field(factory=Counter)
     opened_total: Counter[str] = attrs.field(factory=Counter)
@@ -114,6 +115,10 @@ class Metrics:
     def store_failed(self, operations: int) -> None:
         """Count operations that the store has refused."""
         self.store_errors += operations
+
+    def checkpoint_failed(self) -> None:
+        """Count an attempt to write back the log of the store that has failed."""
+        self.store_checkpoint_errors += 1
 
     def gauge(self, name: str, help: str, read: Callable[[], float]) -> None:
         """Add a gauge, whose value *read* returns."""

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred, succeed
 
 from broker.core.indices import Extract
 from broker.core.owners import CLIENT_ID, INDEX
-from broker.errors import Invalid, RateLimited, Unauthenticated
+from broker.errors import Invalid, RateLimited, Unauthenticated, Unavailable
 from broker.interfaces import MAX_PAGE_BYTES
 from broker.messages import MAX_TIME, Event, IndexRows, Quota, quota_of
 from broker.patterns import check_name, check_pattern, is_pattern
@@ -152,7 +152,13 @@ class TopicVerbs(Client):
         self._allow("read", topic)
         waiting = self._see_to_id(CLIENT_ID, client, "act")
         if waiting is not None:
-            await waiting
+            try:
+                await waiting
+            except Unavailable:
+                # That the id is its own now can not be stored, but perhaps read that it is nobody else's.
+                checked = self._see_to_id(CLIENT_ID, client, "act", only_check=True)
+                if checked is not None:
+                    await checked
         return await self._parts.channels.cursor(client, topic)
 
     def move_cursor(self, client: str, topic: str, id: int) -> Deferred[None]:

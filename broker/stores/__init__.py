@@ -35,6 +35,7 @@ def open_store(
     min_free_bytes: int = 0,
     observe: Callable[[int, float], object] | None = None,
     failed: Callable[[int], object] | None = None,
+    checkpoint_failed: Callable[[], object] | None = None,
     wait: tuple[int, int] = (0, 0),
 ) -> IStore:
     """Return the store that *url* names; ``startService`` opens it.
@@ -55,6 +56,7 @@ def open_store(
         min_free_bytes: how much of the disk is left free.
         observe: called with the operations and the seconds of each commit.
         failed: called with the number of operations that a failure took.
+        checkpoint_failed: called when the write-ahead log of SQLite could not be written back.
         wait: as for ``RedisStore``.
 
     Raises:
@@ -67,18 +69,13 @@ def open_store(
         from broker.stores.memory import MemoryStore
 
         return MemoryStore(clock, max_bytes)
-    common: dict[str, Any] = {
-        "clock": clock,
-        "reactor": reactor or _threads(clock),
-        "max_bytes": max_bytes,
-        "observe": observe,
-        "failed": failed,
-    }
+    common: dict[str, Any] = {"clock": clock, "reactor": reactor or _threads(clock), "max_bytes": max_bytes}
+    common |= {"observe": observe, "failed": failed}
     if scheme == "sqlite":
         from broker.stores.sqlite import SqliteStore
 
-        path = database_path(rest, directory)
-        return SqliteStore(path, durability=durability, min_free_bytes=min_free_bytes, **common)
+        common |= {"min_free_bytes": min_free_bytes, "checkpoint_failed": checkpoint_failed}
+        return SqliteStore(database_path(rest, directory), durability=durability, **common)
     from broker.stores.redis import RedisStore
 
     return RedisStore(url, prefix=prefix, announce=announce, wait=wait, **common)

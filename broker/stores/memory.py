@@ -113,6 +113,7 @@ class MemoryStore(Service):
 
     shared = False
     announces = False
+    degraded = ""
     description = "memory; everything is lost at the end of the process"
 
     def __init__(self, clock: IReactorTime, max_bytes: int = 0) -> None:

@@ -82,6 +82,7 @@ class RedisStore(RedisReader, Service):
     """
 
     shared = True
+    degraded = ""
 
     def __init__(
         self,

@@ -17,15 +17,19 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from zope.interface import implementer
 
+from broker.errors import Unavailable
 from broker.interfaces import IStore
 from broker.messages import Announce, Announcement, Entry, Event, Quota, encode_text
 from broker.patterns import LOG_PREFIX
 from broker.stores.entries import EXPIRED_KEPT
 from broker.stores.room import full_text
-from broker.stores.sqlite_file import SqliteFile, open_file
+from broker.stores.sqlite_checkpoints import MAX_LOG_BYTES, CheckpointHealth, Checkpoints, CheckpointState
+from broker.stores.sqlite_failures import cannot_write, is_damage
+from broker.stores.sqlite_file import SqliteFile, closed_connection, open_file
+from broker.stores.sqlite_guard import FileGuard
 from broker.stores.sqlite_space import FileSpace
 from broker.stores.sqlite_tables import TableReader, TableWriter
-from broker.stores.sqlite_writer import GroupCommit, cannot_write
+from broker.stores.sqlite_writer import GroupCommit
 from broker.stores.states import NOT_RUNNING, STOPPING, refused
 
 LOCK_TIMEOUT = 5.0  # seconds to wait while another program holds the file's write lock
@@ -44,6 +48,7 @@ class SqliteStore(Service):
             events, and their ids are given again.
         observe: called with the operations and the seconds of each commit.
         failed: called with the number of operations that a failure took.
+        checkpoint_failed: called when the write-ahead log could not be written back.
         timeout: seconds to wait while another program holds the write lock.
         max_bytes: what the file and its write-ahead log may use; 0: any number.
         min_free_bytes: how much of the disk is left free.
@@ -61,6 +66,7 @@ class SqliteStore(Service):
         durability: str = "fsync",
         observe: Callable[[int, float], object] | None = None,
         failed: Callable[[int], object] | None = None,
+        checkpoint_failed: Callable[[], object] | None = None,
         timeout: float = LOCK_TIMEOUT,
         max_bytes: int = 0,
         min_free_bytes: int = 0,
@@ -74,6 +80,7 @@ class SqliteStore(Service):
         self._durability = durability
         self._observe = observe or _ignore
         self._failed = failed or _ignore
+        self._checkpoint_failed = checkpoint_failed or _ignore
         self._timeout = timeout
         self._max_bytes, self._min_free_bytes = max_bytes, min_free_bytes
         self._file: SqliteFile | None = None
@@ -86,18 +93,57 @@ class SqliteStore(Service):
         Raises:
             Unavailable: it can not be used; the message says why.
         """
-        file = self._file = open_file(self._path, self._durability, self._timeout, self._max_bytes)
+        file = open_file(self._path, self._durability, self._timeout, self._max_bytes)
+        try:
+            self._open(file)
+        except sqlite3.Error as error:
+            file.close()
+            raise Unavailable("store", message=f"The store {self._path} can not be opened: {error}.") from error
+        self._file = file
         self.epoch = file.epoch
-        self._reader = TableReader(file.reads, file.epoch)
-        self._space = FileSpace(file.writes, self._path, self._max_bytes, self._min_free_bytes)
-        writer = TableWriter(file.writes, file.epoch, self._space, file.history)
-        self._commits = GroupCommit(writer, self._clock, self._reactor, self._observe, self._failed)
-        writer.measure()
         self._commits.start()
         self._stopped_reason = ""
         super().startService()
         if file.history.went_back:
             self.wiped()
+
+    def _open(self, file: SqliteFile) -> None:
+        self._reader = TableReader(file.reads, file.epoch)
+        self._space = FileSpace(file.writes, self._path, self._max_bytes, self._min_free_bytes)
+        writer = TableWriter(file.writes, file.epoch, self._space, file.history)
+        limit = min(MAX_LOG_BYTES, self._max_bytes // 8) if self._max_bytes else MAX_LOG_BYTES
+        self._checkpoints = CheckpointHealth(self._checkpoint_failed, file.watch.length_of_log, limit)
+        call = self._reactor.callFromThread
+
+        def checkpointed(state: CheckpointState) -> None:
+            call(self._checkpoints.note, state)
+
+        guard = FileGuard(
+            file,
+            writer,
+            Checkpoints(file.writes, file.watch, file.log_pages, checkpointed),
+            self._release,
+            self._adopt,
+            self._file_lost,
+            call,
+        )
+        self._guard = guard
+        self._commits = GroupCommit(writer, guard, self._clock, self._reactor, self._observe, self._failed)
+        writer.measure()
+
+    def _release(self, released: Callable[[], object]) -> None:
+        """Close the connection that reads: what is read until ``_adopt`` waits for the writer thread."""
+        assert self._file is not None
+        self._file.reads.close()
+        released()
+
+    def _adopt(self, file: SqliteFile) -> None:
+        self._reader.attach(file.reads)
+
+    def _file_lost(self) -> None:
+        if not self._guard.readable:
+            self._reader.attach(closed_connection())
+        self._commits.file_lost()
 
     def stopService(self) -> Deferred[None]:
         """Refuse what is new, write what waits, close the file."""
@@ -118,10 +164,15 @@ class SqliteStore(Service):
         """Why writes are not accepted now; "" when they are."""
         if self._stopped_reason:
             return self._stopped_reason
-        failure = self._commits.failure
+        failure = self._commits.broken or self._commits.failure
         if failure:
             return cannot_write(failure)
         return full_text(self._commits.shortage) if self._commits.shortage else ""
+
+    @property
+    def degraded(self) -> str:
+        """See ``IStore.degraded``."""
+        return "" if self._stopped_reason else self._checkpoints.problem
 
     @property
     def used_bytes(self) -> int:
@@ -267,8 +318,10 @@ class SqliteStore(Service):
         if not any(map(self._commits.outstanding, touched)):
             try:
                 return succeed(verb(self._reader, *arguments))
-            except sqlite3.Error:
-                pass  # another program holds the file; the writer thread may wait for it
+            except sqlite3.Error as error:
+                # Another program holds the file, and the writer thread may wait for it; or it is being opened anew.
+                if is_damage(error):
+                    self._commits.damaged(error)
         return self._commits.submit(verb, arguments, 0)
 
 

@@ -35,10 +35,10 @@ def open_uri(path: str, options: str, timeout: float = 0.0) -> sqlite3.Connectio
 
 
 def size_of(path: str) -> int:
-    """Return how many bytes the file *path* has; 0 if there is none."""
+    """Return how many bytes the file *path* has; 0 if there is none, or it can not be looked at."""
     try:
         return os.stat(path).st_size
-    except FileNotFoundError:
+    except OSError:
         return 0
 
 

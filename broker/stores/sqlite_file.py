@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import sqlite3
@@ -13,8 +14,10 @@ import attrs
 
 from broker.errors import Unavailable
 from broker.stores.sqlite_copy import finish_restoring, own_like
-from broker.stores.sqlite_history import History, has_foreign_log, recall, set_log_aside
+from broker.stores.sqlite_failures import FileLost, is_io_error
+from broker.stores.sqlite_history import History, Position, has_foreign_log, recall, set_log_aside
 from broker.stores.sqlite_space import let_shrink
+from broker.stores.sqlite_watch import FileWatch
 
 APPLICATION_ID = 0x74786272  # "txbr": marks the file as one of ours
 MAX_WAL_BYTES = 64 * 1024 * 1024  # a write-ahead log that has grown beyond is truncated
@@ -32,6 +35,53 @@ def schema_steps() -> tuple[str, ...]:
     return tuple(folder.joinpath(name).read_text("utf-8") for name in ("schema.sql", "schema_2.sql"))
 
 
+@attrs.frozen
+class Opening:
+    """How the file is opened.
+
+    Attributes:
+        path: the database file; another beside it is the lock.
+        durability: ``fsync`` or ``os``.
+        timeout: seconds to wait while another program holds its write lock.
+        max_bytes: what it may grow to; 0: any number.
+    """
+
+    path: str
+    durability: str
+    timeout: float
+    max_bytes: int
+
+    @property
+    def log_limit(self) -> int:
+        """Bytes that the write-ahead log keeps: an eighth of what there may be, or ``MAX_WAL_BYTES``."""
+        return min(MAX_WAL_BYTES, self.max_bytes // 8) if self.max_bytes else MAX_WAL_BYTES
+
+    def connect(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+        """Return the connection that writes and the one that reads, to a file of the newest version.
+
+        Raises:
+            Unavailable: the file is newer, or another program's.
+            sqlite3.Error: it can not be opened.
+        """
+        connections: list[sqlite3.Connection] = []
+        try:
+            writes = _connect(self.path, self.timeout, connections)
+            upgrade(writes, self.path, schema_steps())
+            writes.execute("PRAGMA journal_mode = WAL")
+            writes.execute(f"PRAGMA synchronous = {SYNCHRONOUS[self.durability]}")
+            writes.execute(f"PRAGMA journal_size_limit = {self.log_limit}")
+            writes.execute("PRAGMA wal_autocheckpoint = 0")  # see ``Checkpoints``
+            reads = _connect(self.path, 0.0, connections)
+            reads.execute("PRAGMA query_only = ON")
+            # Both have opened the log from here on: later its name may lead to another file.
+            reads.execute("SELECT count(*) FROM meta").fetchone()
+        except (OSError, sqlite3.Error, Unavailable):
+            for connection in connections:
+                connection.close()
+            raise
+        return writes, reads
+
+
 @attrs.define(eq=False)
 class SqliteFile:
     """An open file, locked by this process.
@@ -40,68 +90,94 @@ class SqliteFile:
         writes: the connection of the writer thread.
         reads: a second connection, which sees what was committed.
         history: knows how far it has come, and its epoch.
+        watch: knows the files that are open.
+        log_pages: how long the write-ahead log becomes before it is written back into the file.
+        lost: whether other files are at its path now.
     """
 
     writes: sqlite3.Connection
     reads: sqlite3.Connection
     history: History
+    watch: FileWatch
+    log_pages: int
+    _opening: Opening
     _lock: int
+    lost: bool = False
 
     @property
     def epoch(self) -> str:
         """Made at random when the file was made, restored, or found to lack what it had."""
         return self.history.epoch
 
+    def reopen(self) -> None:
+        """Open it again, after both connections were closed.
+
+        Raises:
+            FileLost: it is another file.
+            sqlite3.Error, OSError: it can not be opened.
+        """
+        try:
+            self.writes, self.reads = self._opening.connect()
+        except Unavailable as error:
+            raise FileLost(str(error).removesuffix("."), keeps=False) from error
+        self.watch.begin()
+
     def close(self) -> None:
         """Close and unlock the file; the last connection writes the log back into it."""
-        self.history.finish()
-        self.reads.close()
-        self.writes.close()
-        self.history.closed()
+        if self.lost:
+            # SQLite would write its log into what is another file by now, and delete what has the name of the log.
+            for connection in (self.reads, self.writes):
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+        else:
+            self.history.finish()
+            self.reads.close()
+            self.writes.close()
+            self.watch.close()
+            self.history.closed()
         os.close(self._lock)
 
 
 def open_file(path: str, durability: str, timeout: float, max_bytes: int = 0) -> SqliteFile:
-    """Open the file at *path*, creating or upgrading it if need be.
-
-    Args:
-        path: the database file; another beside it is the lock.
-        durability: ``fsync`` or ``os``.
-        timeout: seconds to wait while another program holds its write lock.
-        max_bytes: what it may grow to; 0: any number.
+    """Open the file at *path*, creating or upgrading it if need be; the arguments are those of ``Opening``.
 
     Raises:
         Unavailable: it can not be used; the message says why.
     """
+    opening = Opening(path, durability, timeout, max_bytes)
     lock = lock_file(path)
-    connections: list[sqlite3.Connection] = []
     try:
         finish_restoring(path)
         remembered = recall(path)
         if has_foreign_log(path, remembered):
             set_log_aside(path)
         _create(path)
-        writes = _connect(path, timeout, connections)
-        upgrade(writes, path, schema_steps())
-        writes.execute("PRAGMA journal_mode = WAL")
-        writes.execute(f"PRAGMA synchronous = {SYNCHRONOUS[durability]}")
-        _limit_log(writes, max_bytes)
-        let_shrink(writes, path)
-        history = History(writes, path, remembered)
-        reads = _connect(path, 0.0, connections)
-        reads.execute("PRAGMA query_only = ON")
-        return SqliteFile(writes, reads, history, lock)
-    except (OSError, sqlite3.Error, Unavailable) as error:
-        for connection in connections:
-            connection.close()
+        return _opened(opening, lock, remembered)
+    except (OSError, sqlite3.Error, FileLost, Unavailable) as error:
         os.close(lock)
         if isinstance(error, Unavailable):
             raise
         raise _refusal(path, error) from error
 
 
+def _opened(opening: Opening, lock: int, remembered: Position | None) -> SqliteFile:
+    writes, reads = opening.connect()
+    try:
+        let_shrink(writes, opening.path)
+        history = History(writes, opening.path, remembered)
+        (page_size,) = writes.execute("PRAGMA page_size").fetchone()
+        watch = FileWatch(opening.path, history, page_size, opening.log_limit)
+        pages = max(MIN_WAL_PAGES, min(MAX_WAL_PAGES, opening.log_limit // page_size))
+        return SqliteFile(writes, reads, history, watch, pages, opening, lock)
+    except (OSError, sqlite3.Error, FileLost):
+        reads.close()
+        writes.close()
+        raise
+
+
 def _refusal(path: str, error: Exception | str) -> Unavailable:
-    reason = error.strerror if isinstance(error, OSError) else error
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    if isinstance(error, sqlite3.Error) and is_io_error(error):
+        reason = f"{error} ({error.sqlite_errorname})"
     return Unavailable("store", message=f"The store {path} can not be opened: {reason}.")
 
 
@@ -162,6 +238,13 @@ def _connect(path: str, timeout: float, connections: list[sqlite3.Connection]) -
     return connection
 
 
+def closed_connection() -> sqlite3.Connection:
+    """Return a connection by which nothing can be done: each attempt raises ``sqlite3.ProgrammingError``."""
+    connection = sqlite3.connect(":memory:", check_same_thread=False)
+    connection.close()
+    return connection
+
+
 def upgrade(connection: sqlite3.Connection, path: str, scripts: Sequence[str]) -> None:
     """Bring the file to the newest version, each step whole or not at all.
 
@@ -197,12 +280,3 @@ def judge_version(connection: sqlite3.Connection, newest: int) -> tuple[int, str
             f"it was written by a newer version (its schema is {version}, the newest known here is {newest})"
         )
     return version, ""
-
-
-def _limit_log(connection: sqlite3.Connection, max_bytes: int) -> None:
-    """Let the write-ahead log keep an eighth of *max_bytes* at most, or ``MAX_WAL_BYTES``; 0: the latter."""
-    kept = min(MAX_WAL_BYTES, max_bytes // 8) if max_bytes else MAX_WAL_BYTES
-    connection.execute(f"PRAGMA journal_size_limit = {kept}")
-    (page_size,) = connection.execute("PRAGMA page_size").fetchone()
-    # What is committed is written back into the file before the log is longer than that, if nobody reads.
-    connection.execute(f"PRAGMA wal_autocheckpoint = {max(MIN_WAL_PAGES, min(MAX_WAL_PAGES, kept // page_size))}")

@@ -112,17 +112,18 @@ def has_foreign_log(path: str, remembered: Position | None) -> bool:
     """
     if remembered is None or not remembered.merged or not size_of(f"{path}-wal"):
         return False
-    alone = _look(path, "immutable=1")
+    alone = look(path, "immutable=1")
     if alone is None or (alone.epoch == remembered.epoch and alone.generation >= remembered.merged):
         return False
-    both = _look(path, "mode=ro")  # it does not write the log into the file when it is closed
+    both = look(path, "mode=ro")  # it does not write the log into the file when it is closed
     if both is None or both.epoch != alone.epoch or both.generation <= alone.generation:
         return True
     # Else it is the log of that older file itself, if what it has is not what was written last here.
     return both.epoch == remembered.epoch and both.generation >= remembered.generation
 
 
-def _look(path: str, options: str) -> Position | None:
+def look(path: str, options: str) -> Position | None:
+    """Return how far the file *path* has come, opened with *options*; None if that can not be read."""
     try:
         with closing(open_uri(path, options)) as connection:
             return position_of(connection)
@@ -219,6 +220,17 @@ class History:
             other=found.epoch,
             **fields,
         )
+
+    @property
+    def merged(self) -> int:
+        """See ``Position.merged``."""
+        return self._position.merged
+
+    def attach(self, connection: sqlite3.Connection) -> None:
+        """Use *connection* from now on, to the same file."""
+        self._connection = connection
+        self.seen = connection.total_changes
+        self.undone()
 
     def _merge(self) -> bool:
         """Write the log that a kill has left into the file; say whether the file has everything now."""

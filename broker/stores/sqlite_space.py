@@ -38,7 +38,7 @@ class FileSpace:
     """
 
     def __init__(self, connection: sqlite3.Connection, path: str, max_bytes: int, min_free_bytes: int) -> None:
-        self._execute = connection.execute
+        self.attach(connection)
         self._path = path
         self._room = Room(max_bytes)
         self._min_free_bytes = min_free_bytes
@@ -48,6 +48,10 @@ class FileSpace:
         self.used_bytes = 0
         self.reclaimable = False
         self.shrunk = False
+
+    def attach(self, connection: sqlite3.Connection) -> None:
+        """Use *connection* from now on."""
+        self._execute = connection.execute
 
     def measure(self, size: int) -> str:
         """Measure it before *size* bytes are added; return why nothing can be, or ""."""
@@ -61,7 +65,10 @@ class FileSpace:
     def _disk_shortage(self, size: int) -> str:
         if not self._min_free_bytes:
             return ""
-        disk = os.statvfs(os.path.dirname(self._path) or ".")
+        try:
+            disk = os.statvfs(os.path.dirname(self._path) or ".")
+        except OSError:
+            return ""  # the directory is gone, or not to be looked at: ``FileWatch`` says so
         free = disk.f_bavail * disk.f_frsize
         if free - size >= self._min_free_bytes:
             return ""
@@ -77,14 +84,6 @@ class FileSpace:
         free, pages = self._number("freelist_count"), self._number("page_count")
         self.reclaimable = before > free > max(FREE_PAGES_KEPT, pages // FREE_PART_KEPT)
         self.shrunk = not self.reclaimable
-
-    def truncate(self) -> None:
-        """Let the file end where its last page does; between two transactions.
-
-        Without that it would keep its size until enough was written for the next checkpoint.
-        """
-        self.shrunk = False
-        self._execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def _number(self, name: str) -> int:
         return pragma(self._execute, name)

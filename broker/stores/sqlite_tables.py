@@ -74,9 +74,13 @@ class TableReader:
     """
 
     def __init__(self, connection: sqlite3.Connection, epoch: str) -> None:
+        self.attach(connection)
+        self._epoch = epoch
+
+    def attach(self, connection: sqlite3.Connection) -> None:
+        """Use *connection* from now on."""
         self._connection = connection
         self._execute = connection.execute
-        self._epoch = epoch
 
     def flush(self) -> None:
         """Write the events that are buffered: none here."""
@@ -163,14 +167,22 @@ class TableWriter(TableReader):
         space: FileSpace | None = None,
         history: History | None = None,
     ) -> None:
-        super().__init__(connection, epoch)
         self.space = space
         self._history = history
         self.shortage = ""
-        self._executemany = connection.executemany
         self._heads: dict[str, list[int]] = {}  # by the name of the log: its row id and its last event id
+        super().__init__(connection, epoch)
         self._buffer: list[tuple[int, int, float, bytes, bytes, bytes | None, bytes | int]] = []  # rows of "event"
         self.to_purge = self._execute(_TO_PURGE).fetchone() is not None  # the rest of an earlier run
+
+    def attach(self, connection: sqlite3.Connection) -> None:
+        """Use *connection* from now on, for the file as it is now."""
+        super().attach(connection)
+        self._executemany = connection.executemany
+        self._heads = {}
+        for part in (self.space, self._history):
+            if part is not None:
+                part.attach(connection)
 
     def begin(self, operations: int = 1, size: int = 0) -> None:
         """Begin a transaction of so many operations and bytes, of which there is one at a time."""
@@ -197,8 +209,6 @@ class TableWriter(TableReader):
         if history is not None and self._connection.total_changes != history.seen and monotonic() >= history.due:
             history.step()
         self._execute("COMMIT")
-        if self.space is not None and self.space.shrunk:
-            self.space.truncate()
 
     def rollback(self) -> None:
         """Undo everything since ``begin``, also the ids that were given."""

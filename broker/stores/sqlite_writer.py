@@ -5,14 +5,14 @@ A batch of operations is one transaction.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
-from queue import SimpleQueue
-from typing import Any, TypeAlias
+from queue import Empty, SimpleQueue
+from typing import Any
 
-import attrs
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReactorTime
 from twisted.internet.task import Clock
@@ -20,29 +20,19 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.core.slices import SLICE, slices_of
-from broker.errors import Unavailable, with_detail
+from broker.errors import Unavailable
 from broker.stores.room import full_text
-from broker.stores.sqlite_tables import TableReader, TableWriter
+from broker.stores.sqlite_batches import READS, Batch, QueuedCall, without_writing
+from broker.stores.sqlite_failures import cannot_write, lies_in_file, write_refusal
+from broker.stores.sqlite_guard import FileGuard
+from broker.stores.sqlite_tables import TableWriter
 
 MAX_PENDING = 20_000  # operations under way; more are refused at once
 MAX_PENDING_BYTES = 16 * 1024 * 1024  # of bodies and values under way
 LARGE_BATCH = 4  # operations, from which the next batch waits a little for more
-CANNOT_WRITE = "The store can not write."  # what clients are told of it
 PROBE_INTERVAL = 1.0  # seconds between two attempts to write while writing fails
-
-# The caller's Deferred, the method of TableWriter to call, and its arguments.
-QueuedCall: TypeAlias = tuple[Deferred[Any], Callable[..., Any], tuple[Any, ...]]
-
-READS = frozenset(
-    {
-        TableReader.read,
-        TableReader.latest,
-        TableReader.head,
-        TableReader.logs,
-        TableReader.get,
-        TableReader.range,
-    }
-)
+CHECK_INTERVAL = 0.5  # seconds between two looks at the files
+PAGES_PER_COMMIT, PAGES_PER_OPERATION, PAGE = 4, 4, 4096  # that are written to the log, about
 
 
 class GroupCommit:
@@ -52,12 +42,14 @@ class GroupCommit:
 
     Args:
         tables: used by the writer thread.
+        guard: knows whether what is written is in the file; used by the writer thread.
         clock: times the attempts to write again after a failure.
         reactor: where the thread's answers are delivered.
         observe: called with the operations and the seconds of each commit.
         failed: called with the number of operations that a failure took.
 
     Attributes:
+        broken: why nothing can be written until the next start; "" for nothing.
         failure: why the last attempt to write failed; "" when it did not.
         shortage: why nothing may be added; "" when it may.
     """
@@ -67,20 +59,23 @@ class GroupCommit:
     def __init__(
         self,
         tables: TableWriter,
+        guard: FileGuard,
         clock: IReactorTime,
         reactor: IReactorFromThreads,
         observe: Callable[[int, float], object],
         failed: Callable[[int], object],
     ) -> None:
+        self.broken = ""
         self.failure = ""
         self.shortage = ""
         self._tables = tables
+        self._guard = guard
         self._clock = clock
         self._reactor = reactor
         self._slices = slices_of(reactor if IReactorTime.providedBy(reactor) else Clock())
         self._observe = observe
         self._failed = failed
-        self._writer = WriterThread(tables, reactor, self._answer)
+        self._writer = WriterThread(tables, guard, reactor, self._answer, self._note)
         self._waiting: list[QueuedCall] = []
         self._waiting_bytes = 0
         self._waiting_touched: set[Hashable] = set()
@@ -127,6 +122,9 @@ class GroupCommit:
             Unavailable: too much is under way, or the file can not be written.
         """
         waiting = self._waiting
+        if self.broken and verb not in READS:
+            self._failed(1)
+            return fail(write_refusal(self.broken))
         if (
             len(waiting) + self._running >= MAX_PENDING
             or self._waiting_bytes + self._running_bytes + size > MAX_PENDING_BYTES
@@ -207,16 +205,35 @@ class GroupCommit:
     def _note_failure(self, batch: Batch) -> None:
         if batch.failure:
             self._failed(sum(isinstance(outcome, Unavailable) for outcome in batch.outcomes))
-            if not self.failure:
-                self.log.error("{reason}", reason=cannot_write(batch.failure))
-            self.failure = batch.failure
-            if self._probe is None and self._drained is None:
-                self._probe = self._clock.callLater(PROBE_INTERVAL, self._try_again)
+            self._note(batch.failure)
         elif batch.wrote:
             self._observe(len(batch.operations), batch.seconds)
             if self.failure:
                 self.log.info("The store can write again.")
                 self.failure = ""
+
+    def _note(self, failure: str) -> None:
+        """Notice that nothing can be written."""
+        if self.broken:
+            return
+        if self._guard.broken:
+            self.broken = self._guard.broken
+            self.log.error("{reason}", reason=cannot_write(self.broken))
+            return
+        if not self.failure:
+            self.log.error("{reason}", reason=cannot_write(failure))
+        self.failure = failure
+        if self._probe is None and self._drained is None:
+            self._probe = self._clock.callLater(PROBE_INTERVAL, self._try_again)
+
+    def file_lost(self) -> None:
+        """Notice that the file is damaged, or not the store's any more."""
+        self._note(self._guard.broken)
+
+    def damaged(self, error: sqlite3.Error) -> None:
+        """Notice that a read in the reactor thread has found damage."""
+        self._guard.judge(error, reading=True)
+        self._note(self._guard.broken)
 
     def _note_shortage(self, shortage: str) -> None:
         if not self.shortage:
@@ -227,12 +244,12 @@ class GroupCommit:
 
     def _try_again(self) -> None:
         self._probe = None
-        if self.failure:
+        if self.failure and not self.broken:
             self.submit(TableWriter.probe, (), 0).addErrback(_ignore_reported)
 
     def _purge(self) -> None:
         """Delete some of the trimmed events; a no-op while that goes on."""
-        if self._purging or self._drained is not None:
+        if self._purging or self._drained is not None or self.broken:
             return
         self._purging = True
         self.submit(TableWriter.purge, (), 0).addErrback(_ignore_reported).addBoth(self._purged)
@@ -246,42 +263,37 @@ class GroupCommit:
         self._drained.callback(None)
 
 
-@attrs.define(eq=False)
-class Batch:
-    """Operations for the thread, and their outcomes.
-
-    Attributes:
-        operations: in the order in which they were submitted.
-        size: the bytes that they carry.
-        outcomes: for each its result, or the exception it ends with.
-        failure: why nothing was written; "" when it was.
-        wrote: whether there was anything to write.
-        seconds: how long it took.
-    """
-
-    operations: list[QueuedCall]
-    size: int = 0
-    outcomes: list[Any] = attrs.field(factory=list)
-    failure: str = ""
-    wrote: bool = False
-    seconds: float = 0.0
-
-
 class WriterThread:
     """Does one batch after the other, and returns each when it is on the disk.
 
     Args:
         tables: used by this thread alone from ``start`` to ``stop``.
-        reactor: where *answer* is called.
+        guard: the same.
+        reactor: where *answer* and *failed* are called.
         answer: called with each batch that is done.
+        failed: called with the reason when nothing can be written, while there is no batch.
     """
 
-    def __init__(self, tables: TableWriter, reactor: IReactorFromThreads, answer: Callable[[Batch], object]) -> None:
+    log = Logger()
+
+    def __init__(
+        self,
+        tables: TableWriter,
+        guard: FileGuard,
+        reactor: IReactorFromThreads,
+        answer: Callable[[Batch], object],
+        failed: Callable[[str], object],
+    ) -> None:
         self._tables = tables
+        self._guard = guard
         self._reactor = reactor
         self._answer = answer
+        self._failed = failed
         self._batches: SimpleQueue[Batch | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="txbroker store", daemon=True)
+        self._checked = 0.0  # when all files were looked at
+        self._unlooked = 0  # pages in the log that were written since the last look, about
+        self._look_after = guard.checkpoints.pages // 8  # of them
 
     def start(self) -> None:
         """Start the thread."""
@@ -297,16 +309,89 @@ class WriterThread:
         self._thread.join()
 
     def _run(self) -> None:
-        while (batch := self._batches.get()) is not None:
+        while True:
+            try:
+                batch = self._batches.get(timeout=CHECK_INTERVAL)
+            except Empty:
+                self._between(None)
+                continue
+            if batch is None:
+                return
             started = time.perf_counter()
             try:
-                write(self._tables, batch)
+                self._do(batch)
             except Exception as error:
                 # Even the rollback failed; the thread must live on to try again.
                 batch.failure = str(error) or type(error).__name__
-                batch.outcomes = [_refusal(batch.failure) for _ in batch.operations]
+                batch.outcomes = [write_refusal(batch.failure) for _ in batch.operations]
             batch.seconds = time.perf_counter() - started
             self._reactor.callFromThread(self._answer, batch)
+            self._between(batch)
+
+    def _between(self, batch: Batch | None) -> None:
+        """Look at the files, and write the log back, if it is time to; nobody but the next batch waits for that."""
+        try:
+            if batch is None or time.perf_counter() - self._checked >= CHECK_INTERVAL:
+                self._check()
+            if batch is None:
+                return
+            self._unlooked += PAGES_PER_COMMIT + PAGES_PER_OPERATION * len(batch.operations) + batch.size // PAGE
+            if self._unlooked > self._look_after:
+                self._unlooked = 0
+                self._guard.look()
+        except Exception:
+            self._reactor.callFromThread(self.log.failure, "looking at the files of the store failed", Failure())
+
+    def _do(self, batch: Batch) -> None:
+        guard = self._guard
+        if guard.broken or guard.suspect:
+            failure = guard.broken or guard.recover()
+            if failure:
+                batch.failure = failure
+                batch.outcomes = without_writing(self._tables, batch.operations, failure)
+                return
+        write(self._tables, batch)
+        if batch.error is not None:
+            reading = all(verb in READS for _, verb, _ in batch.operations)
+            batch.failure = guard.judge(batch.error, reading)
+        elif batch.wrote:
+            self._confirm(batch)
+            space = self._tables.space
+            if space is not None and space.shrunk:
+                space.shrunk = False
+                guard.write_back()
+
+    def _confirm(self, batch: Batch) -> None:
+        """Refuse *batch* if it was not written to the files at the paths of the store."""
+        if not self._unchanged() and (failure := self._guard.check()):
+            batch.refuse_writes(failure)
+
+    def _unchanged(self) -> bool:
+        """Whether database and log are as they were left: if not, ``FileGuard.check`` finds out why."""
+        watch = self._guard.watch
+        try:
+            main, log = os.stat(watch.path), os.stat(watch.log_path)
+        except OSError:
+            return False
+        known = (main.st_dev, main.st_ino, main.st_size, main.st_mtime_ns), (log.st_dev, log.st_ino)
+        if known != (watch.main, watch.log) or log.st_size < watch.log_bytes:
+            return False
+        watch.log_bytes = log.st_size
+        return True
+
+    def _check(self) -> None:
+        """Look at all files."""
+        guard = self._guard
+        self._checked = time.perf_counter()
+        if guard.broken:
+            return
+        if guard.checkpoints.failing:
+            guard.look()
+        if self._unchanged() and all(map(_is_there, guard.watch.side.items())):
+            return
+        failure = guard.check()
+        if failure and not guard.broken:
+            self._reactor.callFromThread(self._failed, failure)
 
 
 def write(tables: TableWriter, batch: Batch) -> None:
@@ -321,9 +406,9 @@ def write(tables: TableWriter, batch: Batch) -> None:
         batch.outcomes = _transaction(tables, operations, batch.size)
     except Exception as error:
         tables.rollback()
-        if _lies_in_file(error):
-            batch.failure = str(error)
-            batch.outcomes = _without_writing(tables, operations, batch.failure)
+        if lies_in_file(error):
+            batch.failure, batch.error = str(error), error
+            batch.outcomes = without_writing(tables, operations, batch.failure)
         elif len(operations) == 1:
             batch.outcomes = [error]
         else:
@@ -345,41 +430,22 @@ def _transaction(tables: TableWriter, operations: list[QueuedCall], size: int) -
     return outcomes
 
 
-def _lies_in_file(error: Exception) -> bool:
-    # DatabaseError itself, not its other children, tells of a damaged file.
-    return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
-
-
-def _without_writing(tables: TableWriter, operations: list[QueuedCall], failure: str) -> list[Any]:
-    """Return the outcomes when nothing is written: reads see what was before."""
-    outcomes: list[Any] = []
-    for _, verb, arguments in operations:
-        if verb not in READS:
-            outcomes.append(_refusal(failure))
-            continue
-        try:
-            outcomes.append(verb(tables, *arguments))
-        except sqlite3.Error as error:
-            outcomes.append(Unavailable("store", message="The store can not be read.", detail=str(error)))
-    return outcomes
-
-
-def _refusal(failure: str) -> Unavailable:
-    # A new one for each caller: whoever raises it adds its own traceback.
-    return Unavailable("store", message=CANNOT_WRITE, detail=failure)
-
-
-def cannot_write(failure: str) -> str:
-    """Return the sentence that tells of *failure* to operators."""
-    return with_detail(CANNOT_WRITE, failure)
-
-
 def _one_by_one(tables: TableWriter, batch: Batch) -> None:
     for operation in batch.operations:
         single = Batch([operation])
         write(tables, single)
         batch.outcomes += single.outcomes
         batch.failure = single.failure or batch.failure
+        batch.error = single.error or batch.error
+
+
+def _is_there(file: tuple[str, tuple[int, int]]) -> bool:
+    path, known = file
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False
+    return (status.st_dev, status.st_ino) == known
 
 
 def _ignore_reported(failure: Failure) -> None:

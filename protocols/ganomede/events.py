@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 
 from broker.access.admission import HeldRefusals
 from broker.core.bounded import BoundedDict
-from broker.errors import BrokerError
+from broker.errors import BrokerError, Unavailable
 from broker.interfaces import IPeer
 from broker.jsontext import may_overflow, overflows
 from broker.messages import MAX_TIME, Event, HttpRequest, Response
@@ -134,12 +134,15 @@ class Events:
         return NOTHING
 
     async def _acknowledge(self, peer: IPeer, client: str, channel: str, after: int, limit: int) -> list[Event]:
-        """Poll while the cursor is written; before anything is answered, it must have been."""
+        """Poll while the cursor is written; before anything is answered, it must have been.
+
+        While the store takes no writes, what it has is delivered all the same: the next poll moves the cursor.
+        """
         lost: list[Failure] = []
         moved = peer.move_cursor(client, channel, after).addErrback(lost.append)
         events = await peer.poll(channel, after, limit, self._timeout, max_bytes=self._page_bytes)
         await moved
-        if lost:
+        if lost and not lost[0].check(Unavailable):
             lost[0].raiseException()
         return events
 

@@ -9,7 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.logger import LogLevel
 
 from broker.access.principals import Access
-from broker.errors import Unavailable
+from broker.errors import RateLimited, Unavailable
 from broker.testing import value_of
 from protocols.ganomede import events
 from tests.protocols.ganomede_api import EVENTS, SECRET, Api, error
@@ -300,14 +300,37 @@ def test_anothers_cursor_is_refused_without_a_wait_and_stays_where_it_is():
     assert api.ids() == [3]
 
 
-def test_a_cursor_that_could_not_be_stored_fails_the_poll_that_moved_it(api, monkeypatch):
+def test_a_poll_whose_cursor_can_not_be_stored_delivers_and_the_next_one_moves_it(api, monkeypatch):
     fill(api, 3)
-    assert api.ids() == [1, 2, 3]  # the client id is its own now
+    assert api.ids() == [1, 2, 3]
+    with monkeypatch.context() as patch:
+        patch.setattr(api.broker.store, "set", lambda *args, **options: fail(Unavailable("store")))
+        assert api.ids(after=1) == [2, 3]
+        assert api.ids(after=3) == []
+        assert api.ids() == [1, 2, 3]  # the cursor is where it was
+    assert api.ids(after=2) == [3]
+    assert api.ids() == [3]
+
+
+def test_a_poll_of_a_new_client_whose_id_can_not_be_stored_delivers(monkeypatch):
+    api = Api(Access("required", keys={"ann": SECRET, "eve": "eve-key"}))
+    fill(api, 3)
+    assert api.ids("old", after=1) == [2, 3]
     monkeypatch.setattr(api.broker.store, "set", lambda *args, **options: fail(Unavailable("store")))
+    assert api.ids("new") == [1, 2, 3]
+    assert api.ids("newer", after=1) == [2, 3]
+    api.broker.parts.owners.known.clear()
+    refused = [api.poll("old", secret="eve-key"), api.poll("old", secret="eve-key", after=3)]
+    api.clock.advance(1)
+    assert [value_of(answer).status for answer in refused] == [403, 403]
+
+
+def test_a_poll_whose_cursor_is_one_too_many_is_refused(api, monkeypatch):
+    fill(api, 3)
+    monkeypatch.setattr(api.broker.store, "set", lambda *args, **options: fail(RateLimited("limit", "cursors")))
     response = api.start("GET", api.target(clientId="c", channel="ch", after=1))
     api.clock.advance(1)
-    assert value_of(response).status == 503
-    assert api.ids() == [1, 2, 3]
+    assert value_of(response).status == 429
 
 
 def test_nothing_is_answered_before_the_cursor_is_stored(api, monkeypatch):

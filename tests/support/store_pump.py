@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -12,7 +14,7 @@ from twisted.internet.interfaces import IReactorFromThreads
 from zope.interface import implementer
 
 from broker.interfaces import IStore
-from tests.support.eventually import TIMEOUT
+from tests.support.eventually import STEP, TIMEOUT
 
 T = TypeVar("T")
 
@@ -38,6 +40,14 @@ class Pump:
         if failures:
             raise failures[0]
         return found[0]
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Return once *condition* holds, which threads bring about."""
+        end = time.monotonic() + TIMEOUT
+        while not condition():
+            assert time.monotonic() < end, f"not within {TIMEOUT} s"
+            with suppress(Empty):
+                self._calls.get(timeout=STEP)()
 
     def stop(self, store: IStore) -> None:
         """Stop *store* and wait for it."""

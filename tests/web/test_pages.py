@@ -16,7 +16,7 @@ from broker.redis.connection import NOT_CONNECTED_YET
 from broker.stores.memory import MemoryStore
 from broker.stores.redis import RedisStore
 from broker.stores.room import full_text
-from broker.stores.sqlite_writer import cannot_write
+from broker.stores.sqlite_failures import cannot_write
 from broker.stores.states import NOT_RUNNING, STOPPING
 from broker.testing import make_broker
 from broker.web.pages import Pages
