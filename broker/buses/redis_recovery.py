@@ -100,10 +100,12 @@ class GapRecovery:
     def remove(self, subscription: Subscription) -> None:
         """Forget *subscription*, which is not in the table any more, and the topics nobody else wants."""
         self._behind.pop(subscription, None)
-        for topic in [subscription.text] if subscription.kind == EXACT else [*self._seen, *self._had]:
+        seen, had = self._seen, self._had
+        topics = [subscription.text] if subscription.kind == EXACT else filter(subscription.predicate, [*seen, *had])
+        for topic in topics:
             if not self._subscriptions.match(topic):
-                self._seen.pop(topic, None)
-                self._had.pop(topic, None)
+                seen.pop(topic, None)
+                had.pop(topic, None)
 
     def begin_at(self, mark: int, subscriptions: Collection[Subscription]) -> list[Subscription]:
         """Let those of *subscriptions* without a mark begin at *mark*; return them."""
