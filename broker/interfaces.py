@@ -1036,10 +1036,10 @@ class ISharedBus(IBus):
     """What a bus between several nodes offers besides.
 
     A node has an *address* of its own at each start, and a *lease* with a number, which it renews.  It holds
-    names under the number of its lease: when that ends, they are free for others.  It gets another, higher
-    number with each new lease.  A node takes its own lease for ended before the others do: so no
-    two nodes hold a name that is not shared, however long one of them was frozen or cut off.
-    Whatever is done by a node whose lease has ended is refused (``NotDone``).
+    names under the number of its lease: when that ends, they are free for others, and nobody can take one from a
+    node that has a lease.  It gets another, higher number with each new lease.  A node takes its own lease for
+    ended before the others do: so no two nodes hold a name that is not shared, however long one of them was frozen
+    or cut off.  Whatever is done by a node whose lease has ended is refused (``NotDone``).
 
     The callbacks below are set by the service before start.
     """
@@ -1047,14 +1047,15 @@ class ISharedBus(IBus):
     address: str = Attribute("Where other nodes reach this one.")
     source: IEventSource = Attribute("Where missed events are read.")
     lease: int = Attribute("The number of this node's lease; 0 while it has none.")
+    lease_seconds: float = Attribute("How long a lease lasts that is not renewed.  The others know a second later.")
+    unbroken_since: int = Attribute(
+        "The number of the first of this node's leases since which it has always had one: no other node can have got "
+        "what it has held since that one."
+    )
     nodes: list[str] = Attribute(
         "The names of the nodes that have a lease, this one included, as far as it knows; none while it has no lease."
     )
     received: Callable[[str, bytes], object] = Attribute("Called with the address of a node and its message.")
-    lost: Callable[[str], object] = Attribute(
-        "Called with a name that was held here and that another node has seized.  It may be called again until the "
-        "name was released."
-    )
     found: Callable[[str], object] = Attribute(
         "Called, after names may have been forgotten, with each that this node holds as far as the others know: it may "
         "have given it back, and that was forgotten too."
@@ -1103,7 +1104,7 @@ class ISharedBus(IBus):
         """
 
     def claim(name: str, *, shared: bool = False) -> Deferred[None]:
-        """See ``IBus.claim``; claims of a node, its releases and seizures take effect in their order.
+        """See ``IBus.claim``; claims of a node and its releases take effect in their order.
 
         Raises:
             Taken: another node holds it, and not both share.
@@ -1114,23 +1115,11 @@ class ISharedBus(IBus):
     def claim_all(names: Mapping[str, bool], new: Container[str] = ()) -> Deferred[dict[str, str]]:
         """Claim names that this node has held, each with whether it is shared; one operation for some hundreds.
 
-        Those that are in *new*, too, it may never have held: another node may, although the server does not know it.
+        Those that are in *new*, too, it may not have held all the while: another node may hold them, although the
+        server does not know it.
 
         Return those that were refused, each with the address of a holder; "" when it can not be had yet, and is
         to be claimed again.  When it fails, some may have been claimed.
-        """
-
-    def seize(name: str, holder: str, lease: int) -> Deferred[None]:
-        """Hold *name* in the place of the node with the address *holder*, which is notified by ``lost``.
-
-        Args:
-            name: to hold.
-            holder: who has held it.
-            lease: the number of the lease of *holder* under which nobody was found to live there; 0: it had none.
-
-        Raises:
-            Taken: another living node holds it, or *holder* has come back under another lease.
-            NotDone, Unavailable: as with ``claim``.
         """
 
     def release(*names: str) -> Deferred[bool]:

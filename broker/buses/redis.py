@@ -29,14 +29,15 @@ from broker.redis.batcher import RECONNECT_ERRORS, RECONNECT_TIMEOUT, Batcher, O
 from broker.redis.connection import Connection, ResponseError
 from broker.redis.event_codec import encode_message
 from broker.redis.script import Script
-from broker.redis.server import ServerInfo, check_version, read_info
+from broker.redis.server import ServerInfo, check_subscribing, check_version, read_info
 
 log = Logger()
 
 NOT_RUNNING = "The bus is not running."
 NO_LEASE = "This node has no contact with the others."
 LEASE = 5.0  # seconds for which the names of a silent node are kept
-HEARTBEATS = 5  # how often a lease is renewed in its time
+HEARTBEATS = 5  # how often a lease is renewed in its time, at least
+MAX_INTERVAL = 1.0  # seconds between two renewals, whose answers show which leases of others have ended
 MAX_CLAIMS = 200  # names in one operation: Redis does nothing else meanwhile
 FENCED = -1  # what a verb of the script answers to a node without a lease
 
@@ -64,7 +65,6 @@ class RedisBus(Service):
         self.address = f"{re.sub(r'[^!-~]', '-', node)}/{secrets.token_hex(4)}"
         self.deliver: Callable[[Event], object] = _ignore
         self.received: Callable[[str, bytes], object] = _ignore
-        self.lost: Callable[[str], object] = _ignore
         self.found: Callable[[str], object] = _ignore
         self.departed: Callable[[str], object] = _ignore
         self.lapsed: Callable[[], object] = _ignore
@@ -106,6 +106,7 @@ class RedisBus(Service):
             preamble=self._preamble,
             prepare=self._prepare,
             opened=self._opened,
+            probe=(b"probe",),
         )
         self._subscriber = self._make_subscriber(f"{channels}node/{self.address}")
         self._heartbeats = LoopingCall(self._heartbeat)
@@ -157,7 +158,8 @@ class RedisBus(Service):
         self._stopped_reason = ""
         self._batcher.start()
         self._subscriber_connection.start()
-        self._heartbeats.start(self._lease.seconds / HEARTBEATS, now=False).addErrback(_heartbeats_failed)
+        interval = min(self._lease.seconds / HEARTBEATS, MAX_INTERVAL)
+        self._heartbeats.start(interval, now=False).addErrback(_heartbeats_failed)
 
     def stopService(self) -> Deferred[Any]:
         """Release all names, and disconnect."""
@@ -220,7 +222,7 @@ class RedisBus(Service):
 
     def claim_all(self, names: Mapping[str, bool], new: Container[str] = ()) -> Deferred[dict[str, str]]:
         """See ``ISharedBus.claim_all``."""
-        return Deferred.fromCoroutine(self._claim_all(list(names.items()), new if self._lease.unbroken else names))
+        return Deferred.fromCoroutine(self._claim_all(list(names.items()), new))
 
     async def _claim_all(self, names: list[tuple[str, bool]], new: Container[str]) -> dict[str, str]:
         refused: dict[str, str] = {}
@@ -230,11 +232,6 @@ class RedisBus(Service):
                 words += [encode_text(name), b"s" if shared else b"X" if name in new else b"x"]
             refused.update(await self._act(b"reclaim", b"%d" % (len(words) // 2), *words, decode=_refused))
         return refused
-
-    def seize(self, name: str, holder: str, lease: int) -> Deferred[None]:
-        """See ``ISharedBus.seize``."""
-        words = (encode_text(name), holder.encode(), b"%d" % lease)
-        return self._act(b"seize", *words, decode=partial(_claimed, name))
 
     def release(self, *names: str) -> Deferred[bool]:
         """See ``ISharedBus.release``."""
@@ -260,6 +257,16 @@ class RedisBus(Service):
     def lease(self) -> int:
         """See ``ISharedBus.lease``."""
         return self._lease.number
+
+    @property
+    def lease_seconds(self) -> float:
+        """See ``ISharedBus.lease_seconds``."""
+        return self._lease.seconds
+
+    @property
+    def unbroken_since(self) -> int:
+        """See ``ISharedBus.unbroken_since``."""
+        return self._lease.unbroken_since
 
     @property
     def nodes(self) -> list[str]:
@@ -293,8 +300,6 @@ class RedisBus(Service):
             address = sender.decode()
             if self._lease.is_for_us(int(ours)) and self._lease.learn(address, int(number)):
                 self.received(address, text)
-        elif kind == b"lost":
-            self._renew()  # the answer says which, in order with those to claims
 
     # The lease.
 
@@ -319,13 +324,14 @@ class RedisBus(Service):
             self._first_renewal = None
 
     async def _prepare_subscriber(self, protocol: Any) -> None:
-        """Refuse a replica, which a Sentinel that is behind may name.
+        """Refuse a replica, which a Sentinel that is behind may name, and one that does not let us subscribe.
 
-        It hands over what its master is given to publish, late, and the master counts that as received by nobody.
+        A replica hands over late what its master is given to publish, which that counts as received by nobody.
         """
         server = ServerInfo(await read_info(protocol))
         server.check()
         self._subscriber.server = server.info.get("run_id", "")
+        await check_subscribing(protocol, self._base)
 
     def _follow_server(self) -> None:
         """Subscribe anew unless that is where this node's lease was just renewed: the master is another one now."""
@@ -369,7 +375,7 @@ class RedisBus(Service):
             self._renew()
 
     def _renewed(self, answer: list[Any], sent: float, losses: int) -> None:
-        number, untidy, lost, nodes = answer
+        number, untidy, nodes = answer
         if self._stopped_reason:
             return
         self._follow_server()
@@ -378,8 +384,6 @@ class RedisBus(Service):
         self._lease.renewed(sent, number, others, moved=moved)
         if not self._lease.number:
             self._renew()
-        for name in map(decode_text, lost):
-            self.lost(name)
         self._unsure = self._unsure or moved
         if self._unsure and not self._reviewing:
             self._reviewing = True

@@ -52,7 +52,7 @@ class Lease:
     Attributes:
         last: the highest number that this node has had.
         names: of the nodes that have one.
-        unbroken: whether this node had a lease all the time until it got the one that it has.
+        unbroken_since: the number of the first of its leases since which it has always had one.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Lease:
     ) -> None:
         self.seconds = seconds
         self.last = 0
-        self.unbroken = False
+        self.unbroken_since = 0
         self._address, self._reactor = address, reactor
         self._lapsed, self._leased, self._departed = lapsed, leased, departed
         self._now = monotonic_time_of(reactor)
@@ -132,7 +132,8 @@ class Lease:
             return  # it came so late that the lease may have ended again
         if not self._number and number <= self.last:
             return  # it has ended here, of which the others have not heard: the next renewal gives another
-        self.unbroken = bool(self._number)
+        if not self._number:
+            self.unbroken_since = number
         if number != self._number:
             self.end()
             if self.last:

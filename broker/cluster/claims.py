@@ -28,15 +28,13 @@ class ClaimingBus(Protocol):
     """What claims need of ``ISharedBus``."""
 
     lease: int
+    unbroken_since: int
 
     def claim(self, name: str, *, shared: bool = False) -> Deferred[None]:
         """See ``IBus.claim``."""
 
     def claim_all(self, names: Mapping[str, bool], new: Container[str] = ()) -> Deferred[dict[str, str]]:
         """See ``ISharedBus.claim_all``."""
-
-    def seize(self, name: str, holder: str, lease: int) -> Deferred[None]:
-        """See ``ISharedBus.seize``."""
 
     def release(self, *names: str) -> Deferred[bool]:
         """See ``ISharedBus.release``."""
@@ -52,9 +50,7 @@ class Claim:
         waiting: who is told whether it was granted.
         lease: the number of the lease under which the bus was asked last.
         asked: how it was asked for.
-        kept: whether it was held here, and not given back since.
-        holder: the node from which it is to be seized; "" when it is simply claimed.
-        holder_lease: the number of the lease of that node.
+        held: the number of the last lease under which it was held here; 0 when it was given back since.
         queued: whether it is in the queue.
         settled: who is told when the bus has answered.
         timer: of the next attempt.
@@ -64,12 +60,10 @@ class Claim:
     shared: bool
     state: State = State.FREE
     pending: int = 0
-    holder: str = ""
-    holder_lease: int = 0
     waiting: list[Deferred[None]] = attrs.field(factory=list)
     lease: int = 0
     asked: bool = False
-    kept: bool = False
+    held: int = 0
     queued: bool = False
     settled: list[Deferred[None]] = attrs.field(factory=list)
     timer: IDelayedCall | None = None
@@ -131,10 +125,8 @@ class Claims:
         claim = self._claims.get(name)
         return claim is not None and claim.pending > 0
 
-    def join(self, name: str, shared: bool, holder: str = "", lease: int = 0) -> tuple[Claim, Deferred[None]]:
-        """Claim *name* for one who must be counted out by ``leave``; with *holder*, seize it from that node.
-
-        *lease* is the number of that node's lease, see ``ISharedBus.seize``.
+    def join(self, name: str, shared: bool) -> tuple[Claim, Deferred[None]]:
+        """Claim *name* for one who must be counted out by ``leave``.
 
         The Deferred, which may be cancelled, fires when it is held.
 
@@ -149,9 +141,7 @@ class Claims:
                 raise Taken("exists", name)
             claim.shared = shared
         claim.pending += 1
-        if claim.state in (State.FREE, State.RELEASING):
-            claim.holder, claim.holder_lease = holder, lease
-        elif claim.state is State.STALE and not self._bus.lease:
+        if claim.state is State.STALE and not self._bus.lease:
             return claim, fail(NotDone("lease", message=LAPSED))
         waiting: Deferred[None] = Deferred(lambda cancelled: _drop(claim.waiting, cancelled))
         claim.waiting.append(waiting)
@@ -207,14 +197,6 @@ class Claims:
             self._happen(claim, Event.LEASED)
         self._pump()
 
-    def lost(self, name: str) -> None:
-        """Note that another node has seized *name*."""
-        claim = self._claims.get(name)
-        if claim is None:
-            self._bus.release(name)  # so that it is not told again
-        else:
-            self._happen(claim, Event.LOST)
-
     def found(self, name: str) -> None:
         """Note that this node holds *name* as far as the others know; give it back if nobody here needs it."""
         if name not in self._claims and not self._is_needed(name):
@@ -228,8 +210,8 @@ class Claims:
         if found is None:
             return
         claim.state, action = found
-        if claim.state in (State.HELD, State.FREE, State.RELEASING):
-            claim.kept = claim.state is State.HELD
+        if claim.state in (State.FREE, State.RELEASING):
+            claim.held = 0
         if action:
             getattr(self, "_" + action)(claim, error)
         if claim.settled and claim.state not in (State.CLAIMING, State.RELEASING):
@@ -252,12 +234,7 @@ class Claims:
 
     def _ask(self, claim: Claim, _: object = None) -> None:
         claim.lease, claim.asked = self._bus.lease, claim.shared
-        holder, claim.holder = claim.holder, ""
-        bus = self._bus
-        if holder:
-            asked = bus.seize(claim.name, holder, claim.holder_lease)
-        else:
-            asked = bus.claim(claim.name, shared=claim.shared)
+        asked = self._bus.claim(claim.name, shared=claim.shared)
         asked.addCallback(self._answered, claim).addErrback(self._not_answered, claim)
 
     def _answered(self, _: None, claim: Claim) -> None:
@@ -273,6 +250,7 @@ class Claims:
         elif claim.asked != claim.shared:
             self._happen(claim, Event.CHANGED)  # the one who wanted it otherwise has gone
         else:
+            claim.held = lease
             self._happen(claim, Event.GRANTED)
 
     def _not_answered(self, failure: Failure, claim: Claim) -> None:
@@ -342,10 +320,6 @@ class Claims:
             self._happen(claim, Event.RELEASED if done else Event.UNRELEASED)
         self._release_next()
 
-    def _lose(self, claim: Claim, _: object) -> None:
-        self._on_lost(claim.name)
-        self._release(claim, None)
-
     def _begin_again(self, claim: Claim, _: object) -> None:
         """Claim what was given back, if somebody has come meanwhile."""
         if self._needed(claim):
@@ -386,7 +360,8 @@ class Claims:
                 self._batch.append(claim)
         if self._batch:
             names = {claim.name: claim.shared for claim in self._batch}
-            new = {claim.name for claim in self._batch if not claim.kept}
+            since = self._bus.unbroken_since  # what is held since before that, another node may have got meanwhile
+            new = {claim.name for claim in self._batch if claim.held < since}
             self._bus.claim_all(names, new).addCallbacks(self._batch_answered, self._batch_failed).addErrback(_failed)
         elif self._sharing or (self._alone and self._pause is None):
             if self._next is None:

@@ -104,13 +104,12 @@ class Link:
         waiting: messages that have surely not arrived.
         limit: how many bytes may be kept until they are counted again.
         due: whether a frame is sent anyway: at the end of this loop iteration, or when the present one was answered.
-        refused: whether the last frame has surely not arrived: nobody listens there.
     """
 
     def __init__(self, links: ILinkOwner, address: str, number: int, to: int) -> None:
         self.node, self.number, self.to, self.peer = address, number, to, 0
         self.address = ""  # for the accounts of memory: it is no client, and has no share
-        self.closed = self.refused = self.due = False
+        self.closed = self.due = False
         self.kept = self.bytes = 0
         self.limit = UNCOUNTED_BYTES
         self.waiting: deque[Entry] = deque()
@@ -203,7 +202,6 @@ class Link:
     def _answered(self, received: bool, first: int, flags: int, acknowledged: int) -> None:
         """Go on after the bus has said whether the other node has got a frame."""
         self._in_flight = self.due = False
-        self.refused = not received
         if self.closed:
             return
         if received:

@@ -81,11 +81,6 @@ class Links:
         """How many messages are kept."""
         return sum(link.kept for link in self._links.values())
 
-    def is_deaf(self, address: str) -> bool:
-        """Whether nobody listens at *address*, as far as that was tried: its process has ended, as a rule."""
-        link = self._links.get(address)
-        return link is not None and link.refused
-
     def put(self, address: str, message: bytes, token: object = None, *, urgent: bool = False) -> bool:
         """Send *message* to *address*; say whether it was taken.
 

@@ -124,10 +124,6 @@ class NodeMessenger:
         finally:
             del self._asked[number]
 
-    def is_deaf(self, address: str) -> bool:
-        """See ``Links.is_deaf``."""
-        return self._links.is_deaf(address)
-
     async def holders(self, *names: str) -> tuple[str, list[str]]:
         """Return the first of *names* that is held, and the nodes that hold it, this one first."""
         name, addresses = await self.bus.holders(names)

@@ -27,11 +27,10 @@ from broker.patterns import CLIENT, PROCEDURE, QUEUE, SERVICE, SESSION, TAKER, s
 
 log = Logger()
 
-MARGIN = 0.5  # seconds that a reply may take on its way
+LEARNING = 1.5  # seconds after the end of a lease in which every node learns of it: they look every second
 KINDS = (PROCEDURE, SERVICE, TAKER)  # of names that calls look for
 DELIVERY = 5.0  # seconds for handing over a message
-PAUSE = 0.1  # seconds between two questions to a node that does not answer
-ATTEMPTS = 2  # to get a name whose holder has been found dead
+PAUSE = 0.1  # seconds between two attempts to get a name whose holder does not respond
 
 
 class ClusterNames(LocalNames):
@@ -66,7 +65,6 @@ class ClusterNames(LocalNames):
         self._claims = Claims(
             bus, clock, lambda name: bool(self._holders_here(name)), self._lost, self._on_new_name, queues.wake_all
         )
-        bus.lost = self._claims.lost
         bus.found = self._found
         self._messenger.on_lapse(self._claims.lapsed)
         self._messenger.on_lease(self._claims.leased)
@@ -82,7 +80,7 @@ class ClusterNames(LocalNames):
 
     def claimant(self) -> ClusterClaimant:
         """See ``LocalNames.claimant``."""
-        return ClusterClaimant(self._claims, self._bus, self._messenger, self._probe + MARGIN)
+        return ClusterClaimant(self._claims, self._bus, self._messenger)
 
     def hold(self, name: str) -> None:
         """See ``LocalNames.hold``."""
@@ -148,6 +146,7 @@ class ClusterNames(LocalNames):
         for peer in self._holders_here(name):
             if await peer.lives(self._probe):
                 return True
+        self._found(name)  # if it is still to be given back
         return False
 
     # Who is connected.
@@ -192,13 +191,12 @@ class ClusterClaimant(Claimant):
 
     Args:
         claims: the table of this node.
-        bus: seizes names.
+        bus: says for how long a node that is silent holds its names.
         messenger: asks their holders.
-        timeout: seconds in which they must respond.
     """
 
-    def __init__(self, claims: Claims, bus: ISharedBus, messenger: NodeMessenger, timeout: float) -> None:
-        self._claims, self._bus, self._messenger, self._timeout = claims, bus, messenger, timeout
+    def __init__(self, claims: Claims, bus: ISharedBus, messenger: NodeMessenger) -> None:
+        self._claims, self._bus, self._messenger = claims, bus, messenger
         self._joined: list[Claim] = []
 
     def __exit__(self, *_: object) -> None:
@@ -214,29 +212,17 @@ class ClusterClaimant(Claimant):
             raise Taken(error.what, split_kind(name)[1]) from None
 
     async def _claim(self, name: str, shared: bool, takeover: bool) -> None:
-        holder, lease = "", 0
-        for _ in range(ATTEMPTS):
+        clock = self._messenger.clock
+        end = clock.seconds() + self._bus.lease_seconds + LEARNING
+        while True:
             try:
                 return await self._join(name, shared)
             except Taken:
-                if not takeover:
+                if not takeover or clock.seconds() >= end or await self._lives(name, end):
                     raise
-                _, addresses = await self._messenger.holders(name)
-                holder = addresses[0] if addresses else ""
-                lease = self._messenger.lease_of(holder)  # one that comes back has another, and lives
-                alive = await self._lives(name, holder) if holder else False
-                if alive is None:
-                    alive = await self._outwait(name, holder, lease)
-                if alive:
-                    raise
-                if alive is None:
-                    break
-            # That node has given the name back.  Others may have asked it too: one of us gets the name, here or
-            # there, and is then found to be alive.
-        await self._join(name, shared, holder, lease)
 
-    async def _join(self, name: str, shared: bool, holder: str = "", lease: int = 0) -> None:
-        claim, held = self._claims.join(name, shared, holder, lease)
+    async def _join(self, name: str, shared: bool) -> None:
+        claim, held = self._claims.join(name, shared)
         try:
             await held
         except BaseException:  # cancelled, too
@@ -244,21 +230,28 @@ class ClusterClaimant(Claimant):
             raise
         self._joined.append(claim)
 
-    async def _outwait(self, name: str, holder: str, lease: int) -> bool | None:
-        """Ask *holder*, which has not answered, until it does; None: its *lease* has ended, or nobody listens there.
-
-        As long as somebody listens it may only be slow, or frozen: going on, it would serve *name*, and so would we.
-        """
-        alive = None
-        while alive is None and lease and self._bus.lease and not self._messenger.is_deaf(holder):
+    async def _lives(self, name: str, end: float) -> bool:
+        """Say whether a holder of *name* responds; False, after a pause: not, or nobody holds it, or nobody knows."""
+        _, addresses = await self._messenger.holders(name)
+        alive = bool(addresses) and await self._ask(addresses[0], name, end)
+        if not alive:
             await deferLater(self._messenger.clock, PAUSE)
-            if self._messenger.lease_of(holder) != lease:
-                break
-            alive = await self._lives(name, holder)
         return alive
 
-    async def _lives(self, name: str, holder: str) -> bool | None:
-        return await self._messenger.ask(holder, lambda number: Probe(number, name), self._timeout)
+    async def _ask(self, holder: str, name: str, end: float) -> bool:
+        """Ask a node whether its holder of *name* responds, until it answers, its lease ends, or it is *end*.
+
+        When it says no, it has disconnected that one, and gives the name back.  A node that does not answer may be
+        frozen, cut off, or about to subscribe again: as long as its lease lasts, it serves *name*, or will again.
+        """
+        messenger, clock = self._messenger, self._messenger.clock
+        lease = messenger.lease_of(holder)
+        while clock.seconds() < end and self._bus.lease and messenger.lease_of(holder) == lease:
+            alive = await messenger.ask(holder, lambda number: Probe(number, name), end - clock.seconds())
+            if alive is not None:
+                return alive
+            await deferLater(clock, PAUSE)
+        return False
 
     def check(self) -> None:
         """See ``Claimant.check``."""

@@ -28,7 +28,6 @@ class Event(Enum):
     FAILED = "it is not known whether it was claimed, or it was under a lease that has ended"
     RELEASED = "given back"
     UNRELEASED = "it is not known whether it was given back"
-    LOST = "another node has seized it"
     LAPSED = "the lease has ended"
     LEASED = "there is a new lease, or the names under it may have been forgotten"
 
@@ -44,7 +43,6 @@ TRANSITIONS: dict[tuple[State, Event], tuple[State, str]] = {
     (State.CLAIMING, Event.FAILED): (State.STALE, "fail"),
     (State.HELD, Event.JOIN): (State.HELD, "answer"),
     (State.HELD, Event.LEAVE): (State.RELEASING, "release"),
-    (State.HELD, Event.LOST): (State.RELEASING, "lose"),
     (State.HELD, Event.LAPSED): (State.STALE, ""),
     (State.HELD, Event.LEASED): (State.STALE, "queue"),
     (State.STALE, Event.JOIN): (State.STALE, "queue"),

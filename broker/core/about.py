@@ -44,14 +44,17 @@ class About:
         """Return it with the names of the node and the machine and the whole description of the store; no secrets.
 
         "nodes" are those that share the store and have a lease, by this node's knowledge.
-        "warnings" is what an operator should change at a store that nodes share, if there is anything.
+        "warnings" is what an operator should change at a store that nodes share, if there is anything, and why
+        the store or the bus can not be used now.
         """
-        warnings = cast(ISharedStore, self._store).warnings if self._store.shared else ()
+        lasting = cast(ISharedStore, self._store).warnings if self._store.shared else ()
+        present = filter(None, (self._store.ready, self._bus.ready))
+        warnings = list(dict.fromkeys((*lasting, *present)))  # both may have the same
         return {
             **self(),
             "node": self._bus.node,
             "store": self._store.description,
             **({"nodes": cast(ISharedBus, self._bus).nodes} if self._bus.shared else {}),
-            **({"warnings": list(warnings)} if warnings else {}),
+            **({"warnings": warnings} if warnings else {}),
             **self.private,
         }

@@ -19,6 +19,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from txredisapi import RedisError
 
 from broker.errors import BrokerError, NotDone, Unavailable
@@ -27,6 +28,7 @@ from broker.redis.chains import Chain
 from broker.redis.connection import Connection, ResponseError, refusal_text
 from broker.redis.operations import AGAIN, Operation
 from broker.redis.postponed import Postponed
+from broker.redis.replicas import Replicas
 from broker.redis.script import Script
 from broker.redis.slices import Slices
 
@@ -65,7 +67,8 @@ class Batcher:
         prepare: called with each new protocol before it is used; may raise ``NotUsable``.
         opened: called whenever Redis can be used.
         refresh: called with the protocol when the script says ``STALE_EPOCH``; then the batch is repeated.
-        probe: the words of an operation that writes, to see whether Redis accepts writes.
+        probe: the words of an operation that writes as all others do, to see whether Redis accepts that: it is done
+            with each new connection, and while Redis refuses something.
         marks: whether the script counts calls that write: after the preamble it gets ``mark``, and "1" if any
             of the operations writes.
         wait: how many replicas must have a write before it is answered, and the milliseconds that takes at most;
@@ -95,7 +98,7 @@ class Batcher:
         prepare: Callable[[Any], Awaitable[None]] | None = None,
         opened: Callable[[], object] | None = None,
         refresh: Callable[[Any], Awaitable[None]] | None = None,
-        probe: Sequence[bytes] = (),
+        probe: Sequence[bytes],
         marks: bool = False,
         wait: tuple[int, int] = (0, 0),
         observe: Callable[[int, float], object] | None = None,
@@ -114,7 +117,8 @@ class Batcher:
         self._preamble, self._prepare_owner, self._refresh = preamble, prepare, refresh
         self._opened = opened or _ignore
         self._probe_words = probe
-        self._marks, self._wait = marks, wait
+        self._marks = marks
+        self._replicas = Replicas(*wait, reactor, self.connection) if wait[0] else None
         self._unsafe = ""  # why what the last call has written may be lost, or ""
         self._observe, self._failed = observe or _ignore, failed or _ignore
         self._waiting: deque[Operation] = deque()
@@ -127,17 +131,20 @@ class Batcher:
         self._next: IDelayedCall | None = None
         self._timeout: IDelayedCall | None = None
         self._probing: IDelayedCall | None = None
+        self._probes = 0  # that wait, or are under way
         self._stopped: Deferred[None] | None = None
 
     @property
     def problem(self) -> str:
         """Why operations can not be done now; "" when they can."""
-        return self.connection.problem or self.refusal
+        return self.connection.problem or self.refusal or (self._replicas.problem if self._replicas else "")
 
     def start(self) -> None:
         """Begin to connect."""
         self._stopped = None
         self.refusal = ""
+        if self._replicas is not None:
+            self._replicas.start()
         self._on_closed()
         self.connection.start()
 
@@ -152,6 +159,8 @@ class Batcher:
         if self._prepare_owner is not None:
             await self._prepare_owner(protocol)
         await self._script.load(protocol)
+        if self._replicas is not None:
+            await self._replicas.look(protocol)
 
     def _on_opened(self) -> None:
         self._usable = True
@@ -159,6 +168,8 @@ class Batcher:
         if (self._waiting or self._postponed.operations) and not self._running and self._next is None:
             self._next = self._clock.callLater(0, self._begin)
         self._opened()
+        if not self._probes:  # else one waits
+            self._probe()
 
     def _on_closed(self) -> None:
         self._usable = False
@@ -267,6 +278,8 @@ class Batcher:
                 if timer is not None:
                     timer.cancel()
             self._next = self._timeout = self._probing = None
+            if self._replicas is not None:
+                self._replicas.stop()
             self._usable = False
             stopped.callback(None)
 
@@ -314,7 +327,7 @@ class Batcher:
                 words += each
             try:
                 answer = protocol.execute_command(b"EVALSHA", self._script.hash, b"0", *words)
-                replicated = self._replicated(protocol) if writes and self._wait[0] else None
+                replicated = self._replicas.confirm(protocol) if writes and self._replicas is not None else None
                 results, left, mark = await answer
                 if mark:
                     self.mark = max(self.mark, mark)
@@ -331,19 +344,6 @@ class Batcher:
                     raise
             await again(protocol)
 
-    def _replicated(self, protocol: Any) -> Deferred[str]:
-        """Wait for the replicas; fire with why what was written is not safe, "" if it is."""
-        replicas, milliseconds = self._wait
-
-        def judged(count: int) -> str:
-            if count >= replicas:
-                return ""
-            return f"it is written, but only {count} of {replicas} replicas have confirmed that in time"
-
-        waiting: Deferred[int] = protocol.execute_command(b"WAIT", b"%d" % replicas, b"%d" % milliseconds)
-        # Lost with the connection, as the answer of the script is.
-        return waiting.addCallbacks(judged, lambda failure: f"it has not answered: {failure.value}")
-
     async def _answer(self, batch: list[Operation], results: list[Any], left: dict[int, Any]) -> None:
         """Answer those of *batch* that were done, in slices, and let the others be done next."""
         unsafe = self._unsafe
@@ -356,10 +356,7 @@ class Batcher:
             batch = [operation for index, operation in enumerate(batch) if index not in left]
             self._postpone(again)
         # Before the callbacks: they may look at ``problem``.
-        self._note_refusal(
-            next((refusal_text(result) for result in results if isinstance(result, ResponseError)), ""),
-            not all(operation.reads for operation in batch),
-        )
+        self._note_refusal(next((refusal_text(result) for result in results if isinstance(result, ResponseError)), ""))
         slices, now = self._slices, self._slices.now
         end = slices.deadline() if len(batch) > 1 else inf
         for operation, result in zip(batch, results, strict=True):
@@ -376,7 +373,7 @@ class Batcher:
             self._fail((operation,), "Redis has not confirmed it.", unsafe)
             return
         try:
-            value = operation.decode(result)
+            value = operation.outcome(result)
         except BrokerError as error:
             operation.answer.errback(error)
         except Exception:
@@ -384,40 +381,46 @@ class Batcher:
         else:
             operation.answer.callback(value)
 
-    def _note_refusal(self, refusal: str, written: bool) -> None:
-        if refusal:
-            if not self.refusal:
-                log.error("Redis refuses: {reason}", reason=refusal)
-            self.refusal = f"Redis refuses: {refusal}"
-            if any(word in refusal for word in RECONNECT_ERRORS):
-                self.connection.drop(refusal)
-            self._probe_later()
-        elif written and not self._probe_words:
-            self._accepted()
-
-    def _accepted(self, _: object = None) -> None:
-        if self.refusal:
-            log.info("Redis accepts writes again")
-            self.refusal = ""
+    def _note_refusal(self, refusal: str) -> None:
+        if not refusal:
+            return
+        if not self.refusal:
+            log.error("Redis refuses: {reason}", reason=refusal)
+        self.refusal = f"Redis refuses: {refusal}"
+        if any(word in refusal for word in RECONNECT_ERRORS):
+            self.connection.drop(refusal)
+        self._probe_later()
 
     def _probe_later(self) -> None:
-        if self._probing is None and self._probe_words and self._stopped is None:
+        if self._probing is None and self._stopped is None:
             self._probing = self._clock.callLater(PROBE_INTERVAL, self._probe)
 
     def _probe(self) -> None:
         """Write: that others are done says nothing, for they may have had nothing to write, or have deleted."""
         self._probing = None
-        if self.refusal:
-            self.submit(Operation(self._probe_words)).addCallbacks(self._accepted, self._not_accepted)
+        self._probes += 1
+        # It may be repeated, and nobody waits until replicas have it.
+        probing = self.submit(Operation(self._probe_words, reads=True, control=True))
+        probing.addCallbacks(self._accepted, self._not_accepted).addBoth(self._probed)
 
-    def _not_accepted(self, failure: Any) -> None:
+    def _accepted(self, _: object) -> None:
+        if self.refusal:
+            log.info("Redis accepts writes again")
+            self.refusal = ""
+
+    def _not_accepted(self, failure: Failure) -> None:
         failure.trap(Unavailable)
-        self._probe_later()
+        if self.refusal:
+            self._probe_later()
+
+    def _probed(self, result: object) -> object:
+        self._probes -= 1
+        return result
 
     def _fail_script(self, batch: list[Operation], error: ResponseError) -> None:
         """Fail *batch*, since the script as a whole has failed."""
         reason = refusal_text(error)
-        self._note_refusal(reason, False)
+        self._note_refusal(reason)
         self.connection.drop(reason)
         self._fail(batch, "Redis refuses.", reason, NotDone)
 

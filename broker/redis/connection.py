@@ -30,7 +30,9 @@ REPLY_TIMEOUT = 5.0  # seconds without a reply after which the connection is giv
 
 
 # Where in a script Redis has refused, which says nothing to an operator.
-SCRIPT_POSITION = re.compile(r"^.*@user_script: ?\d+: -(?=[A-Z]+ )| script: \w+, on @user_script:\d+\.?$")
+SCRIPT_POSITION = re.compile(
+    r"^.*@user_script: ?\d+: (-(?=[A-Z]+ )|(?=The user executing ))| script: \w+, on @user_script:\d+\.?$"
+)
 
 
 def refusal_text(error: BaseException | None) -> str:

@@ -52,6 +52,10 @@ class Operation:
         """Return what it reads or changes; None for more than one place."""
         return None
 
+    def outcome(self, result: Any) -> Any:
+        """Return what *result*, which the verb has returned, means to who waits for it; may raise."""
+        return self.decode(result)
+
     def found(self, state: Any) -> None:
         """Take the present state, on which the verb could not act."""
         raise AssertionError(f"the script has stopped at {self.words[0]!r}")

@@ -38,6 +38,18 @@ def check_version(info: dict[str, str]) -> None:
         raise NotUsable(f"its version {version} is too old: 6.2 or later is needed")
 
 
+async def check_subscribing(protocol: Any, channels: bytes) -> None:
+    """Raise ``NotUsable`` if the ACL does not permit to subscribe to channels, and to patterns of them."""
+    word = channels + b"silent"  # where nothing is published
+    for command in (b"SUBSCRIBE", b"UNSUBSCRIBE", b"PSUBSCRIBE", b"PUNSUBSCRIBE"):
+        try:
+            await protocol.execute_command(command, word)
+        except ResponseError as error:
+            if "NOPERM" not in str(error):
+                raise
+            raise NotUsable(f"its ACL does not permit this user to subscribe: {error}") from None
+
+
 @attrs.frozen
 class ServerInfo:
     """A Redis server as it was when we connected.
@@ -91,24 +103,13 @@ class ServerInfo:
             return f"{version}, appendonly yes, appendfsync unknown"
         return f"{version}, appendonly yes, appendfsync {fsync}: {PROMISES.get(fsync, 'unknown')}"
 
-    def warnings(self, fails_over: bool = False, wait: int = 0) -> list[str]:
-        """Return what an operator should change.
-
-        Args:
-            fails_over: whether Sentinels may make a replica the master.
-            wait: how many replicas must have a write before it is acknowledged.
-        """
+    def warnings(self, fails_over: bool = False) -> list[str]:
+        """Return what an operator should change; *fails_over*: whether Sentinels may make a replica the master."""
         found = []
         policy = self.options.get("maxmemory-policy", "noeviction")
         if policy != "noeviction" and self.options.get("maxmemory", "0") != "0":
             found.append(f"Redis throws data away when it is full (maxmemory-policy {policy}): set noeviction")
-        replicas = int(self.info.get("connected_slaves", "0"))
-        if replicas < wait and self.info:
-            found.append(
-                f"all writes are refused: TXBROKER_REDIS_WAIT_REPLICAS is {wait} and Redis has {replicas} replicas; "
-                "connect more, or set less"
-            )
-        replicates = fails_over or replicas > 0
+        replicates = fails_over or int(self.info.get("connected_slaves", "0")) > 0
         if replicates and self.options.get("min-replicas-to-write") == "0":
             found.append(
                 "Redis acknowledges what no replica has: a failover may lose it; "

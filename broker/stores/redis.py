@@ -110,7 +110,6 @@ class RedisStore(RedisReader, Service):
         self._timeline = Timeline(self._prefix, reactor, lambda epoch: self.witness(epoch))
         self._stopped_reason = NOT_RUNNING
         self._room = Room(max_bytes)
-        self._wait = wait[0]
         self._measuring = LoopingCall(self._measure)
         self._measuring.clock = reactor
         self._known: BoundedDict[str, None] = BoundedDict(KNOWN_LOGS)
@@ -158,7 +157,7 @@ class RedisStore(RedisReader, Service):
     @property
     def warnings(self) -> list[str]:
         """See ``ISharedStore.warnings``."""
-        return self._server.warnings(bool(self._address.master), self._wait)
+        return self._server.warnings(bool(self._address.master))
 
     @property
     def ready(self) -> str:

@@ -170,6 +170,7 @@ class TableWriter(TableReader):
         self.space = space
         self._history = history
         self.shortage = ""
+        self._damaged = False  # whether the index of what is to be purged is; nothing else depends on it
         self._heads: dict[str, list[int]] = {}  # by the name of the log: its row id and its last event id
         super().__init__(connection, epoch)
         self._buffer: list[tuple[int, int, float, bytes, bytes, bytes | None, bytes | int]] = []  # rows of "event"
@@ -311,11 +312,15 @@ class TableWriter(TableReader):
         The ids of a log have no hole, so that a span of ids bounds the work.
         """
         budget = PURGED_ROWS
+        if self._damaged:
+            self.to_purge = False
+            return
         while budget > 0 and (row := self._execute(_TO_PURGE).fetchone()) is not None:
             number, purged, trimmed = row
             upto = min(trimmed, purged + budget)
             if upto <= purged:
-                raise _damage("log_to_purge")  # it would be found again and again
+                self._damaged = True  # it would be found again and again
+                raise sqlite3.DatabaseError("the index log_to_purge is damaged")
             self._execute("DELETE FROM event WHERE log = ? AND id <= ?", (number, upto))
             self._execute("UPDATE log SET purged = ? WHERE id = ?", (upto, number))
             budget -= upto - purged
@@ -502,13 +507,6 @@ class TableWriter(TableReader):
 def after_prefix(prefix: bytes) -> bytes:
     """Return what sorts after every UTF-8 text that begins with *prefix*."""
     return prefix + b"\xff"
-
-
-def _damage(index: str) -> sqlite3.DatabaseError:
-    """Return the error for an *index* that has what its table has not, as SQLite would raise it if it looked."""
-    error = sqlite3.DatabaseError(f"the index {index} is damaged")
-    error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_CORRUPT, "SQLITE_CORRUPT"
-    return error
 
 
 def _rows(found: sqlite3.Cursor, column: int, max_bytes: int) -> list[Any]:

@@ -131,7 +131,6 @@ class Told:
 
     bus: Any
     messages: list[tuple[str, bytes]] = attrs.field(factory=list)
-    lost: list[str] = attrs.field(factory=list)
     departed: list[str] = attrs.field(factory=list)
     lapsed: list[int] = attrs.field(factory=list)
     leased: list[int] = attrs.field(factory=list)
@@ -139,7 +138,7 @@ class Told:
     def __attrs_post_init__(self) -> None:
         bus = self.bus
         bus.received = lambda *message: self.messages.append(message)
-        bus.lost, bus.departed = self.lost.append, self.departed.append
+        bus.departed = self.departed.append
         bus.lapsed, bus.leased = lambda: self.lapsed.append(bus.lease), lambda: self.leased.append(bus.lease)
 
 
@@ -195,25 +194,13 @@ class SharedBusContract:
         assert await one.bus.claim_all(names) == {"name10": two.bus.address}
 
     @pytest_twisted.ensureDeferred
-    async def test_a_name_is_seized_from_the_holder_that_was_named_only(self, pair: tuple[Told, Told]) -> None:
+    async def test_a_lease_is_unbroken_since_the_first_after_a_time_without_one(self, pair: tuple[Told, Told]) -> None:
         one, two = pair
-        await one.bus.claim("name")
-        with pytest.raises(Taken):
-            await two.bus.seize("name", "nobody", 0)
-        await two.bus.seize("name", one.bus.address, one.bus.lease)
-        await eventually(lambda: one.lost)
-        assert set(one.lost) == {"name"}
-        assert await one.bus.holders(["name"]) == ("name", [two.bus.address])
-
-    @pytest_twisted.ensureDeferred
-    async def test_a_name_is_not_seized_from_a_holder_that_has_come_back(self, pair: tuple[Told, Told]) -> None:
-        one, two = pair
-        await one.bus.claim("name")
-        with pytest.raises(Taken):
-            await two.bus.seize("name", one.bus.address, one.bus.lease - 1)
-        with pytest.raises(Taken):
-            await two.bus.seize("name", one.bus.address, 0)
-        assert await two.bus.holders(["name"]) == ("name", [one.bus.address])
+        assert one.bus.unbroken_since == one.bus.lease
+        assert one.bus.lease_seconds == two.bus.lease_seconds > 0
+        await self.lapse(one, two)
+        await self.renew(one)
+        assert one.bus.unbroken_since == one.bus.lease
 
     @pytest_twisted.ensureDeferred
     async def test_a_message_goes_to_a_node_that_has_a_lease(self, pair: tuple[Told, Told]) -> None:
@@ -234,7 +221,6 @@ class SharedBusContract:
         for act in (
             lambda: one.bus.claim("name"),
             lambda: one.bus.claim_all({"name": True}),
-            lambda: one.bus.seize("name", two.bus.address, two.bus.lease),
             lambda: one.bus.holders(["name"]),
         ):
             with pytest.raises(NotDone):

@@ -102,13 +102,12 @@ class Node:
         self.bus = cast(Any, open_bus(url, name, reactor=reactor, prefix=prefix, lease=LEASE))
         self.heard: list[Event] = []
         self.messages: list[tuple[str, bytes]] = []
-        self.lost: list[str] = []
         self.departed: list[str] = []
         self.bus.source = StoreEventSource(self.store)
         self.store.wiped = self.bus.wiped
         self.bus.deliver = self.heard.append
         self.bus.received = lambda *message: self.messages.append(message)
-        self.bus.lost, self.bus.departed = self.lost.append, self.departed.append
+        self.bus.departed = self.departed.append
 
     async def start(self) -> Node:
         self.store.startService()
@@ -382,30 +381,6 @@ async def test_a_shared_name_is_held_by_several(make_node: MakeNode) -> None:
     assert await one.bus.holders(["name"]) == ("name", [two.bus.address])
     two.bus.release("name")
     assert await two.bus.holders(["name"]) == ("", [])
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_seized_name_is_lost_to_the_other(make_node: MakeNode) -> None:
-    one, two = [await make_node(name) for name in ("one", "two")]
-    await one.bus.claim("name")
-    await two.bus.seize("name", one.bus.address, one.bus.lease)
-    await eventually(lambda: one.lost)
-    assert one.lost == ["name"]
-    assert await one.bus.holders(["name"]) == ("name", [two.bus.address])
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_name_is_seized_from_the_holder_that_was_asked_and_from_no_other(make_node: MakeNode) -> None:
-    old, one, two = [await make_node(name) for name in ("old", "one", "two")]
-    await old.bus.claim("name")
-    await one.bus.seize("name", old.bus.address, old.bus.lease)
-    with pytest.raises(Taken):
-        await two.bus.seize("name", old.bus.address, old.bus.lease)
-    assert await two.bus.holders(["name"]) == ("name", [one.bus.address])
-    one.bus.release("name")
-    assert await one.bus.holders(["name"]) == ("", [])
-    await two.bus.seize("name", old.bus.address, old.bus.lease)
-    assert await two.bus.holders(["name"]) == ("name", [two.bus.address])
 
 
 @pytest_twisted.ensureDeferred

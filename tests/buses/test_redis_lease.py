@@ -64,6 +64,18 @@ def test_a_lease_that_was_lost_and_is_there_again_is_told(node: Node) -> None:
     assert again == "this node has a lease again: 2"
 
 
+def test_a_lease_is_unbroken_until_there_was_a_time_without_one(node: Node) -> None:
+    node.renew(1)
+    node.renew(2)  # Redis has forgotten the first
+    assert node.lease.unbroken_since == 1
+    node.clock.advance(LENGTH)
+    for _ in range(3):
+        node.renew(5)
+        assert node.lease.unbroken_since == 5
+    node.renew(6)
+    assert node.lease.unbroken_since == 5
+
+
 def test_another_node_of_the_same_name_is_warned_of_once(node: Node) -> None:
     with logging() as events:
         for _ in range(20):

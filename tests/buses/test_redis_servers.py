@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 
+from broker.errors import Unavailable
+from broker.messages import Event
 from broker.redis import RedisAddress
 from tests.buses.test_buses import Node
 from tests.support.eventually import eventually, pause
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import DENIED, RedisServer
 from tests.support.sentinel import info_of
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
@@ -117,3 +119,43 @@ async def test_a_store_that_only_reads_leaves_a_server_that_has_become_a_replica
     one.store._batcher.connection._address = RedisAddress.parse(other.url)
     await redis_server.command("REPLICAOF", "127.0.0.1", str(other.port))  # closes no connection
     await eventually(lambda: one.store.ready == "" and one.store.server not in ("", before))
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize(
+    ("change", "undo"),
+    [
+        ("-publish", "+publish"),
+        ("-subscribe", "+subscribe"),
+        ("-psubscribe", "+psubscribe"),
+        ("resetchannels", "allchannels"),
+        ("-evalsha", "+evalsha"),
+        ("-hset", "+hset"),
+    ],
+)
+async def test_a_bus_without_a_permission_that_it_needs_is_not_ready_until_it_has_it(
+    redis_server: RedisServer, change: str, undo: str
+) -> None:
+    await redis_server.command("ACL", "SETUSER", "default", change)
+    node = Node(redis_server.url, "own:", "one")
+    node.bus.startService()
+    await eventually(lambda: DENIED.search(node.bus.ready))
+    await redis_server.command("ACL", "SETUSER", "default", undo)
+    await eventually(lambda: node.bus.ready == "" and node.bus.lease)
+    await node.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_bus_whose_permission_to_publish_is_taken_away_is_not_ready_until_it_has_it_again(
+    redis_server: RedisServer,
+) -> None:
+    node = await Node(redis_server.url, "own:", "one").start()
+    await redis_server.command("ACL", "SETUSER", "default", "-publish")
+    with pytest.raises(Unavailable):
+        await node.bus.publish(Event("topic", "kind", b"1"))
+    await node.bus.holders([""])  # which is permitted
+    assert "Redis refuses" in node.bus.ready
+    await redis_server.command("ACL", "SETUSER", "default", "+publish")
+    await eventually(lambda: node.bus.ready == "")
+    await node.bus.publish(Event("topic", "kind", b"1"))
+    await node.stop()

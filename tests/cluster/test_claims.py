@@ -22,7 +22,7 @@ class Bus:
     """Keeps what it is asked for, until the test answers."""
 
     def __init__(self) -> None:
-        self.lease = 1
+        self.lease = self.unbroken_since = 1
         self.asked: list[tuple[Any, ...]] = []
         self.new: list[Container[str]] = []
         self.answers: list[Deferred[Any]] = []
@@ -39,9 +39,6 @@ class Bus:
     def claim_all(self, names: Mapping[str, bool], new: Container[str] = ()) -> Deferred[dict[str, str]]:
         self.new.append(new)
         return self._ask("claim_all", dict(names))
-
-    def seize(self, name: str, holder: str, lease: int) -> Deferred[None]:
-        return self._ask("seize", name, holder, lease)
 
     def release(self, *names: str) -> Deferred[bool]:
         return self._ask("release", *names)
@@ -295,20 +292,6 @@ def test_who_comes_while_it_is_claimed_again_waits_for_that(node):
     value_of(joined)
 
 
-def test_a_name_that_was_seized_is_lost_and_may_be_claimed_again(node):
-    held(node)
-    node.claims.lost("n")
-    assert node.lost == ["n"]
-    assert not node.claims.holds("n")
-    assert node.bus.answer(True) == ("release", "n")
-    assert len(node.claims) == 0
-
-
-def test_a_loss_of_what_is_not_held_is_answered_so_that_it_is_not_told_again(node):
-    node.claims.lost("n")
-    assert node.bus.answer(True) == ("release", "n")
-
-
 def test_a_name_that_the_others_take_for_held_here_is_given_back_until_that_is_done(node):
     node.claims.found("n")
     assert node.bus.answer(False) == ("release", "n")
@@ -324,22 +307,18 @@ def test_a_name_that_is_held_here_or_being_given_back_is_no_find(node):
     assert node.bus.asked == []
 
 
-def test_one_who_is_about_to_hold_a_name_that_is_seized_sees_that(node):
-    claim, granted = node.claims.join("n", False)
-    node.bus.answer()
-    value_of(granted)
-    node.claims.lost("n")
-    assert not node.claims.holds("n")
-    node.claims.leave(claim)
-    node.bus.answer(True)
-    assert len(node.claims) == 0
-
-
-def test_a_name_is_seized_from_the_node_that_was_named(node):
-    claim, granted = node.claims.join("n", False, "other", 7)
-    assert node.bus.answer() == ("seize", "n", "other", 7)
-    value_of(granted)
-    node.claims.leave(claim)
+@pytest.mark.parametrize(("unbroken_since", "new"), [(1, set()), (2, {"n"})])
+def test_what_was_held_before_a_time_without_a_lease_is_claimed_again_as_a_new_name(node, unbroken_since, new):
+    held(node)
+    node.lapse()
+    node.bus.unbroken_since = unbroken_since
+    node.renew(2)
+    assert node.bus.new == [new]
+    node.bus.answer({})
+    node.lapse()
+    node.renew(3)
+    node.clock.advance(PAUSE)
+    assert node.bus.new == [new, set()]  # it is held under the lease 2
 
 
 def test_a_name_that_was_only_asked_for_is_claimed_again_as_a_new_one(node):

@@ -26,7 +26,6 @@ class Registry:
         self.leases: dict[str, int] = {}
         self.shared = True
         self.entries: dict[str, int] = {}
-        self.buses: dict[str, Bus] = {}
 
     def holders(self) -> list[str]:
         return [node for node, number in self.entries.items() if self.leases.get(node) == number]
@@ -38,14 +37,6 @@ class Registry:
         self.shared = shared
         self.entries = {each: self.leases[each] for each in [*others, node]}
 
-    def seize(self, node: str, holder: str, lease: int) -> None:
-        others = [each for each in self.holders() if each != node]
-        if [each for each in others if each != holder or self.leases[each] not in (0, lease)]:
-            raise Taken("exists", NAME)
-        self.shared, self.entries = False, {node: self.leases[node]}
-        for each in others:
-            self.buses[each].seized = True
-
     def release(self, node: str) -> None:
         self.entries.pop(node, None)
 
@@ -55,11 +46,9 @@ class Bus:
 
     def __init__(self, registry: Registry, node: str) -> None:
         self.registry, self.node = registry, node
-        self.lease = 0
-        self.seized = False
+        self.lease = self.unbroken_since = 0
         self.asked: list[tuple[Callable[[], Any], int, Deferred[Any]]] = []
         self.done: list[tuple[Any, Deferred[Any]]] = []
-        registry.buses[node] = self
 
     def _ask(self, do: Callable[[], Any]) -> Deferred[Any]:
         answer: Deferred[Any] = Deferred()
@@ -70,19 +59,12 @@ class Bus:
         return answer
 
     def claim(self, name: str, *, shared: bool = False) -> Deferred[None]:
-        return self._ask(lambda: self._granted(self.registry.claim, shared))
-
-    def seize(self, name: str, holder: str, lease: int) -> Deferred[None]:
-        return self._ask(lambda: self._granted(self.registry.seize, holder, lease))
-
-    def _granted(self, do: Callable[..., None], *words: Any) -> None:
-        do(self.node, *words)
-        self.seized = False
+        return self._ask(lambda: self.registry.claim(self.node, shared))
 
     def claim_all(self, names: Mapping[str, bool], new: Container[str] = ()) -> Deferred[dict[str, str]]:
         def do() -> dict[str, str]:
             try:
-                self._granted(self.registry.claim, names[NAME])
+                self.registry.claim(self.node, names[NAME])
             except Taken:
                 return {NAME: "other"}
             return {}
@@ -92,7 +74,6 @@ class Bus:
     def release(self, *names: str) -> Deferred[bool]:
         def do() -> bool:
             self.registry.release(self.node)
-            self.seized = False
             return True
 
         return self._ask(do).addErrback(lambda failure: isinstance(failure.value, NotDone))
@@ -136,11 +117,11 @@ class Node:
         self.holding.clear()
         self.claims.release(NAME)
 
-    def join(self, shared: bool, holder: str = "") -> None:
+    def join(self, shared: bool) -> None:
         if self.holding and not (shared and all(self.holding)):
             return  # the registry of this node has refused it
         try:
-            claim, granted = self.claims.join(NAME, shared, holder, self.bus.registry.leases.get(holder, 0))
+            claim, granted = self.claims.join(NAME, shared)
         except Taken:
             return
         self.joining.append(granted)
@@ -159,13 +140,7 @@ class Node:
             while self.bus.asked or self.bus.done:
                 self.bus.do_next()
                 self.bus.answer_next()
-            self.learn()
             self.clock.advance(1)
-
-    def learn(self) -> None:
-        """Learn what was seized, as with each renewal."""
-        if self.bus.seized and self.bus.lease:
-            self.claims.lost(NAME)
 
 
 def _nothing(*_: object) -> None:
@@ -185,10 +160,6 @@ class TwoNodes(RuleBasedStateMachine):
     @rule(name=NODES, shared=st.booleans())
     def join(self, name: str, shared: bool) -> None:
         self.nodes[name].join(shared)
-
-    @rule(name=NODES)
-    def take_over(self, name: str) -> None:
-        self.nodes[name].join(False, "b" if name == "a" else "a")
 
     @rule(name=NODES)
     def leave(self, name: str) -> None:
@@ -211,12 +182,6 @@ class TwoNodes(RuleBasedStateMachine):
         self.nodes[name].bus.answer_next(lose)
 
     @rule(name=NODES)
-    def learn(self, name: str) -> None:
-        node = self.nodes[name]
-        if not (node.bus.asked or node.bus.done):  # it comes in order with the other answers
-            node.learn()
-
-    @rule(name=NODES)
     def wait(self, name: str) -> None:
         self.nodes[name].clock.advance(1)
 
@@ -237,8 +202,7 @@ class TwoNodes(RuleBasedStateMachine):
         node = self.nodes[name]
         if not node.bus.lease:
             self.registry.numbers += 1
-            self.registry.leases[name] = node.bus.lease = self.registry.numbers
-            node.bus.seized = False
+            self.registry.leases[name] = node.bus.lease = node.bus.unbroken_since = self.registry.numbers
             node.claims.leased()
 
     @rule(name=NODES)
@@ -250,9 +214,7 @@ class TwoNodes(RuleBasedStateMachine):
     def a_name_that_is_not_shared_has_one_holder(self) -> None:
         holding = [node for node in self.nodes.values() if node.holding and node.claims.holds(NAME)]
         alone = [node for node in holding if not all(node.holding)]
-        # One that was seized has it until it learns that; nobody else has.
-        knowing = [node for node in holding if not node.bus.seized]
-        assert len(knowing) < 2 or not alone
+        assert len(holding) < 2 or not alone
         assert all(len(node.holding) == 1 or all(node.holding) for node in self.nodes.values())
 
     def teardown(self) -> None:

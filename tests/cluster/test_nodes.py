@@ -110,6 +110,18 @@ class Node:
         await execute(b"SET", self.prefix + "grace", 0)  # the time that nodes are given after the first start
         await execute(b"ZADD", self.prefix + "nodes", 0, other.bus.address)
 
+    def note_sent(self) -> list[bool]:
+        """Return what is appended to for each message to another node: whether it was handed over."""
+        sent: list[bool] = []
+        send = self.bus.send
+
+        def note(arrived: bool) -> bool:
+            sent.append(arrived)
+            return arrived
+
+        self.bus.send = lambda address, message: send(address, message).addCallback(note)
+        return sent
+
     async def die(self) -> None:
         """End as the process would by ``kill -9``: nothing is given back."""
         self.bus._heartbeats.stop()
@@ -551,29 +563,77 @@ async def test_of_many_that_take_over_from_a_silent_holder_one_gets_the_name_and
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_holder_on_a_dead_node_is_replaced_before_the_lease_ends(make_nodes: MakeNodes) -> None:
+async def test_the_holder_on_a_dead_node_is_replaced_when_the_lease_ends(make_nodes: MakeNodes) -> None:
     one, two, _ = await make_nodes()
     old, new = one.client(), two.client()
     await old.peer.perform(["s"], as_service=True)
     await one.die()
-    two.broker.parts.cluster._probe = 0.1  # type: ignore[attr-defined]  # seconds
-    await new.peer.perform(["s"], as_service=True, takeover=True)
+    arrived = two.note_sent()
+    taking = Deferred.fromCoroutine(new.peer.perform(["s"], as_service=True, takeover=True))
+    await eventually(lambda: len(arrived) > 2)
+    assert not any(arrived)  # nobody listens there, as at one that has lost its subscriptions and goes on
+    assert not taking.called
+    await two.outlive(one)
+    await taking
     assert await two.bus.holders(["service:s"]) == ("service:s", [two.bus.address])
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_name_is_not_taken_from_a_node_that_listens_and_does_not_answer(
+@pytest.mark.parametrize("alive", [True, False])
+async def test_a_takeover_from_a_node_that_subscribes_again_waits_for_its_answer(
+    make_nodes: MakeNodes, alive: bool
+) -> None:
+    one, two, _ = await make_nodes()
+    old, new = one.client(), two.client()
+    await old.peer.perform(["s"], as_service=True)
+    old.alive = alive
+    one.broker.parts.cluster._probe = 0.1  # type: ignore[attr-defined]  # seconds
+    await one.bus._subscriber_connection.stop()
+    arrived = two.note_sent()
+    taking = Deferred.fromCoroutine(new.peer.perform(["s"], as_service=True, takeover=True))
+    taking.addErrback(lambda failure: failure.trap(Taken))
+    await eventually(lambda: len(arrived) > 2)
+    assert not any(arrived)
+    assert not taking.called
+    assert not old.hung_up
+    one.bus._subscriber_connection.start()
+    assert await taking == (Taken if alive else None)
+    assert bool(old.hung_up) is not alive
+    holder = one if alive else two
+    assert await two.bus.holders(["service:s"]) == ("service:s", [holder.bus.address])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_takeover_from_a_node_that_does_not_answer_ends_soon_after_a_lease(
     make_nodes: MakeNodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(names, "MARGIN", 0.0)
+    monkeypatch.setattr(names, "LEARNING", 0.2 - LEASE)  # seconds
+    one, two, _ = await make_nodes()
+    old, new = one.client(), two.client()
+    await old.peer.perform(["s"], as_service=True)
+    one.bus.received = lambda *_: None
+    with pytest.raises(Taken):  # that node goes on to renew its lease
+        await new.peer.perform(["s"], as_service=True, takeover=True)
+    assert await two.bus.holders(["service:s"]) == ("service:s", [one.bus.address])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_name_that_was_not_given_back_is_given_back_when_somebody_takes_it_over(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    await one.bus.claim("service:s")  # as if its release had been forgotten
+    await two.client().peer.perform(["s"], as_service=True, takeover=True)
+    assert await two.bus.holders(["service:s"]) == ("service:s", [two.bus.address])
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_name_is_not_taken_from_a_node_that_listens_and_does_not_answer(make_nodes: MakeNodes) -> None:
     one, two, _ = await make_nodes()
     old, new = one.client(), two.client()
     await old.peer.perform(["s"], as_service=True)
     asked: list[str] = []
     one.bus.received = lambda sender, _: asked.append(sender)  # as a node that is frozen
-    two.broker.parts.cluster._probe = 0.1  # type: ignore[attr-defined]  # seconds
     taking = Deferred.fromCoroutine(new.peer.perform(["s"], as_service=True, takeover=True))
-    await eventually(lambda: len(asked) > 2)
+    await eventually(lambda: asked)
     assert not taking.called
     one.bus._heartbeats.stop()
     await two.outlive(one)
@@ -587,6 +647,7 @@ async def test_a_name_is_not_taken_from_a_node_that_has_come_back(make_nodes: Ma
     old, new = one.client(), two.client()
     await old.peer.perform(["s"], as_service=True)
     asked: list[str] = []
+    received = one.bus.received
     one.bus.received = lambda sender, _: asked.append(sender)  # as a node that is frozen
     taking = Deferred.fromCoroutine(new.peer.perform(["s"], as_service=True, takeover=True))
     await eventually(lambda: asked)
@@ -598,6 +659,7 @@ async def test_a_name_is_not_taken_from_a_node_that_has_come_back(make_nodes: Ma
     one.beat()
     claims: Any = one.broker.parts.cluster._claims  # type: ignore[attr-defined]
     await eventually(lambda: claims.holds("service:s"))
+    one.bus.received = received
     two.beat()
     with pytest.raises(Taken):
         await taking
@@ -670,20 +732,6 @@ async def test_a_claim_whose_answer_was_lost_blocks_nobody(make_nodes: MakeNodes
         await performing
     await eventually(lambda: "procedure:p" not in one.broker.parts.cluster._claims)  # type: ignore[attr-defined]
     await two.client().peer.perform(["p"])
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_name_that_is_taken_over_while_its_node_hears_nothing_has_one_holder(make_nodes: MakeNodes) -> None:
-    one, two, _ = await make_nodes()
-    old, new = one.client(), two.client()
-    await old.peer.perform(["s"], as_service=True)
-    old.alive = False
-    two.broker.parts.cluster._probe = -0.4  # type: ignore[attr-defined]  # seconds: it asks for 0.1
-    one.bus._subscriber_connection.drop("cut by the test")
-    await new.peer.perform(["s"], as_service=True, takeover=True)
-    await eventually(lambda: old.hung_up)
-    assert one.broker.calls.services.names() == []
-    assert await one.bus.holders(["service:s"]) == ("service:s", [two.bus.address])
 
 
 @pytest_twisted.ensureDeferred

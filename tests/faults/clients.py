@@ -11,7 +11,7 @@ from typing import Any, Self
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.defer import TimeoutError as TookTooLong
-from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost
+from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionDone, ConnectionLost
 from twisted.web.client import RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived
 from websockets.exceptions import InvalidHandshake, InvalidState
 
@@ -38,7 +38,7 @@ class Lost(Exception):
 # What a client sees of a node or a network that fails.
 NOT_REACHED = (
     *(ConnectError, ConnectionDone, ConnectionLost, CancelledError, TookTooLong, Closed, Refused),
-    *(ResponseFailed, ResponseNeverReceived, RequestTransmissionFailed, InvalidHandshake),
+    *(ConnectingCancelledError, ResponseFailed, ResponseNeverReceived, RequestTransmissionFailed, InvalidHandshake),
 )
 
 

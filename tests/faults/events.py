@@ -151,16 +151,21 @@ class Observer(Reader):
         while self.going_on:
             try:
                 self.node = self.chance.choice(self.nodes)
-                client = await Native.join(self.node)
-                self.last, self._anywhere = 0, True
-                client.on_event = lambda frame: self.took(frame["epoch"], frame["id"], frame["payload"]["n"])
-                await client.ask("broker.subscribe", CHANNEL).addTimeout(POST_TIMEOUT, reactor)
-                while self.going_on and not client.closed:
-                    await pause(0.1)
-                client.drop()
+                await self._observe(await Native.join(self.node))
             except (Failed, Lost, *NOT_REACHED):
                 if self.going_on:
                     await pause(0.2)
+
+    async def _observe(self, client: Native) -> None:
+        self.last, self._anywhere = 0, True
+        client.on_event = lambda frame: self.took(frame["epoch"], frame["id"], frame["payload"]["n"])
+        try:
+            await client.ask("broker.subscribe", CHANNEL).addTimeout(POST_TIMEOUT, reactor)
+            while self.going_on and not client.closed:
+                await pause(0.1)
+        finally:
+            client.on_event = lambda _: None  # what the next one reads is in an order of its own
+            client.drop()
 
     def missing(self, log: Log, back: Sequence[tuple[float, float]]) -> list[int]:
         return []  # between two connections it may miss anything; holes within one are faults

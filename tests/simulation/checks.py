@@ -99,6 +99,7 @@ def check_history(run: Run) -> None:
     """Check what was acknowledged."""
     check_events(run)
     check_calls(run)
+    check_takeovers(run)
     check_jobs(run)
     check_counters(run)
 
@@ -192,6 +193,16 @@ def check_absent(run: Run) -> None:
                 world.violate(
                     "a call ended late", f"{issued.token} of {issued.client.name}: {late:.3f} s after a lease"
                 )
+
+
+def check_takeovers(run: Run) -> None:
+    """Check that a takeover has ended soon after a lease would have, where the rest of its way is well."""
+    world = run.world
+    faults = {step.actor for step in run.schedule.steps if not step.actor.startswith("c")}
+    for attempt in run.history.takeovers:
+        late = min(attempt.ended, world.now) - (attempt.began + LEASE + TOLD)
+        if late > 0 and not faults & {"redis", attempt.node.name}:
+            world.violate("a takeover ended late", f"{attempt.name} at {attempt.node.name} by {late:.3f} s")
 
 
 def check_jobs(run: Run) -> None:

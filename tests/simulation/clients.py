@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Coroutine
+from math import inf
 from typing import Any
 
 import attrs
-from twisted.internet.defer import ensureDeferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import deferLater
 
 from broker.errors import BrokerError, Taken
@@ -22,7 +23,6 @@ from tests.simulation.node import Node
 from tests.simulation.server import Server
 from tests.simulation.world import World
 
-OVERLAP = 0.5  # seconds for which one whose name was taken over may go on
 GRACE = 0.4  # seconds that the end of a call may be late: the grain of deadlines, and the network
 RETRY = 0.5  # seconds until a reader asks again
 POLL = 3.0  # seconds that a poll waits
@@ -68,13 +68,22 @@ class Execution:
 
 @attrs.define(eq=False)
 class Held:
-    """An exclusive name that a client has got; *until*: when it lost it or gave it back, as far as it knows."""
+    """An exclusive name that a client has got, and has neither lost nor given back, as far as it knows."""
 
     name: str
     client: Client
     node: Node
     since: float
-    takeover: bool
+
+
+@attrs.define(eq=False)
+class Takeover:
+    """An attempt to get a name from one who may not respond; *ended*: infinite while it has not."""
+
+    name: str
+    node: Node
+    began: float
+    ended: float = inf
 
 
 class History:
@@ -94,6 +103,7 @@ class History:
         self.calls: dict[str, Issued] = {}
         self.executions: defaultdict[str, list[Execution]] = defaultdict(list)
         self.held: list[Held] = []
+        self.takeovers: list[Takeover] = []
         self.jobs: dict[str, bool] = {}  # whether its enqueuing was answered, by body
         self.done: defaultdict[str, int] = defaultdict(int)  # deliveries, by body
         self.added: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)  # amounts and epochs, by key
@@ -142,10 +152,7 @@ class History:
         if mine is None:
             return
         for held in self.held:
-            if held.name != name or held.since <= mine.since or not held.node.alive:
-                continue
-            # Whoever was taken over learns of it by a message, or by the end of its lease.
-            if not held.takeover or self.world.now - held.since > OVERLAP:
+            if held.name == name and held.since > mine.since and held.node.alive:
                 self.world.violate(
                     "two holders of a name",
                     f"{name} is served by {client.name} at {mine.node.name}, and {held.client.name} at "
@@ -229,6 +236,12 @@ class Session(BaseSession):
     def mail(self, mail: Mail) -> bool:
         return not self.over and self.client.mail(mail)
 
+    async def probe(self) -> bool:
+        """See ``ISession.probe``."""
+        if self.over or self.client.mute_until > self.client.world.now:
+            await Deferred()
+        return True
+
     def disconnect(self, code: int, reason: str) -> None:
         """The broker closes the connection."""
         if not self.over:
@@ -259,6 +272,7 @@ class Client:
         self.session = 0
         self.away = False  # for good
         self.takes_jobs = True
+        self.mute_until = 0.0  # it does not respond to probes before
         self._forget()
 
     def _forget(self) -> None:
@@ -450,11 +464,20 @@ class Client:
         async def perform() -> None:
             peer = self.peer
             assert peer is not None
-            await peer.perform([name], takeover=takeover)
-            if self.peer is peer and not any(held.client is self and held.name == name for held in self.history.held):
-                self.history.held.append(Held(name, self, self.node, self.world.now, takeover))
+            history, attempt = self.history, Takeover(name, self.node, self.world.now)
+            if takeover:
+                history.takeovers.append(attempt)
+            try:
+                await peer.perform([name], takeover=takeover)
+            finally:
+                attempt.ended = self.world.now
+            if self.peer is peer and not any(held.client is self and held.name == name for held in history.held):
+                history.held.append(Held(name, self, self.node, self.world.now))
 
         self.want("name", name, perform)
+
+    async def do_mute(self, _: Peer, seconds: float) -> None:
+        self.mute_until = self.world.now + seconds
 
     async def do_share(self, peer: Peer, name: str) -> None:
         async def share() -> None:

@@ -142,6 +142,19 @@ FOUND: dict[str, Schedule] = {
             Step(8.971, "c0", "call", ("svc.two", 0.0)),
         ),
     ),
+    "a name was taken from the client of a node that was only subscribing again": Schedule(
+        20148,
+        3,
+        4,
+        (
+            Step(1.765, "c1", "perform", ("svc.one", False)),
+            Step(2.994, "n0", "cut", ("subscriber", 6.38)),
+            Step(3.717, "n1", "flaky", ("commands subscriber", 4.879, 0.1)),
+            Step(3.722, "c3", "perform", ("svc.one", True)),
+            Step(6.57, "n1", "cut", ("commands", 7.885)),
+            Step(8.464, "c1", "call", ("svc.one", 0.0)),
+        ),
+    ),
     "a key watcher heard nothing when another subscribed to the topics of keys": Schedule(
         54,
         2,

@@ -135,7 +135,11 @@ class Theme:
 
 THEMES = {
     "anything": Theme(),
-    "names": Theme({"perform": 12, "release": 2, "call": 4, "freeze": 4, "cut": 3}, lengths=(6.0, 8.0)),
+    "names": Theme(
+        {"perform": 12, "release": 2, "call": 4, "freeze": 4, "cut": 3, "reset": 3, "crash": 2},
+        work=(("mute", (1.0, 4.0), 12),),
+        lengths=(1.0, 6.0, 8.0),
+    ),
     "calls": Theme({"call": 5, "stream": 6, "share": 3, "take": 3, "perform": 2, "freeze": 2, "cut": 2, "crash": 2}),
     "topics": Theme({"post": 4, "observe": 3, "read": 2, "reset": 3, "cut": 2}),
     "mail": Theme({"enqueue": 8, "consume": 3, "leave": 3, "lag": 2, "crash": 2}),

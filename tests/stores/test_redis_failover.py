@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,9 +16,10 @@ from twisted.logger import LogEvent
 
 from broker.errors import Unavailable
 from broker.messages import Event
+from broker.redis import replicas
 from broker.stores import open_store
 from tests.support.eventually import eventually, pause
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import DENIED, RedisServer
 from tests.support.sentinel import SentinelSetup, info_of
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
@@ -189,9 +191,9 @@ async def test_a_failover_loses_nothing_or_what_it_loses_is_told(
 # Replicas.
 
 
-@pytest_twisted.async_yield_fixture
-async def replica(server: RedisServer) -> AsyncIterator[RedisServer]:
-    """A replica of the server."""
+@asynccontextmanager
+async def replica_of(server: RedisServer) -> AsyncIterator[RedisServer]:
+    """A replica of *server*."""
     directory = server.directory / "replica"
     directory.mkdir()
     replica = RedisServer(directory, "--replicaof", "127.0.0.1", str(server.port), "--repl-diskless-sync-delay", "0")
@@ -200,6 +202,13 @@ async def replica(server: RedisServer) -> AsyncIterator[RedisServer]:
         await pause(0.01)
     yield replica
     await replica.kill()
+
+
+@pytest_twisted.async_yield_fixture
+async def replica(server: RedisServer) -> AsyncIterator[RedisServer]:
+    """A replica of the server."""
+    async with replica_of(server) as replica:
+        yield replica
 
 
 @pytest_twisted.ensureDeferred
@@ -224,7 +233,46 @@ async def test_a_write_that_too_few_replicas_have_is_refused_and_a_read_is_not(
             await write
     assert await head == 1  # it may have been done, and was
     assert sum(failed) == 3
-    assert store.ready == ""
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_store_is_not_ready_while_too_few_replicas_confirm_writes(
+    make_store: MakeStore, server: RedisServer, short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replicas, "INTERVAL", 0.05)  # seconds
+    store = make_store(server.url, wait=(1, 4000))
+    await store.head("")
+    reason = "TXBROKER_REDIS_WAIT_REPLICAS is 1 and 0 replicas"
+    assert reason in store.ready  # although nothing was written
+    async with replica_of(server):
+        await eventually(lambda: store.ready == "")
+        assert (await store.append("event/topic", event())).id == 1
+    store._batcher._replicas._timeout = 10  # milliseconds
+    with pytest.raises(Unavailable):
+        await store.append("event/topic", event())
+    assert reason in store.ready
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_redis_that_permits_no_wait_is_not_ready_where_replicas_are_waited_for(
+    make_store: MakeStore, server: RedisServer
+) -> None:
+    await server.command("ACL", "SETUSER", "default", "-wait")
+    store = make_store(server.url, wait=(1, 4000))
+    await store.head("")
+    assert "WAIT is not possible: NOPERM" in store.ready
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("command", ["publish", "xadd", "hset", "hincrby", "zadd", "sadd", "set"])
+async def test_a_redis_that_does_not_permit_a_write_is_not_ready_though_nothing_was_written_yet(
+    make_store: MakeStore, server: RedisServer, command: str
+) -> None:
+    await server.command("ACL", "SETUSER", "default", f"-{command}")
+    store = make_store(server.url, announce=True)
+    await eventually(lambda: DENIED.search(store.ready))
+    await server.command("ACL", "SETUSER", "default", f"+{command}")
+    await eventually(lambda: store.ready == "")
 
 
 @pytest_twisted.ensureDeferred

@@ -146,13 +146,6 @@ async def test_a_redis_that_throws_data_away_is_warned_of(redis_server: RedisSer
     await client.disconnect()
 
 
-def test_a_number_of_replicas_that_no_write_can_reach_is_warned_of() -> None:
-    server = ServerInfo({"connected_slaves": "1"}, {"min-replicas-to-write": "1"})
-    assert server.warnings(wait=1) == []
-    (warning,) = server.warnings(wait=2)
-    assert "TXBROKER_REDIS_WAIT_REPLICAS is 2 and Redis has 1 replicas" in warning
-
-
 @pytest.mark.parametrize(
     "text",
     [
@@ -163,6 +156,11 @@ def test_a_number_of_replicas_that_no_write_can_reach_is_warned_of() -> None:
 )
 def test_what_a_script_was_refused_for_is_told_without_its_position(text: str) -> None:
     assert refusal_text(ResponseError(text)) == "OOM command not allowed"
+
+
+def test_what_the_user_of_a_script_may_not_do_is_told_without_its_position() -> None:
+    text = "The user executing the script can't run this command or subcommand"
+    assert refusal_text(ResponseError(f"@user_script: 255: {text}")) == text
 
 
 def test_where_a_script_has_failed_itself_is_told() -> None:

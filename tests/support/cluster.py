@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from tests.support.daemon import WITH_METRICS, Daemon
 from tests.support.proxy import Network, Proxy
 from tests.support.redis_server import RedisServer
-from tests.support.sentinel import MASTER, SentinelSetup
+from tests.support.sentinel import DOWN_AFTER, MASTER, SentinelSetup
 
 NODES = 3
 SAFE = ("--min-replicas-to-write", "1", "--min-replicas-max-lag", "10")
@@ -145,7 +145,7 @@ class SentinelCluster(ProxiedCluster):
         # As the documentation recommends.  Without replicas to write to, a master that was frozen, and whose
         # successor was made meanwhile, refuses what nodes ask that have not noticed.
         options = ("--appendonly", "yes", "--appendfsync", "always", *SAFE)
-        self.setup = SentinelSetup(place, *options)
+        self.setup = SentinelSetup(place, *options, down_after=DOWN_AFTER)
 
     async def start(self) -> Self:
         await self.setup.start()

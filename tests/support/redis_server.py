@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -15,6 +16,9 @@ import txredisapi
 
 from tests.support.eventually import TIMEOUT
 from tests.support.processes import Ended, Program
+
+# In what it says of an ACL, in the words of its versions.
+DENIED = re.compile("NOPERM|ACL failure|The user executing the script can't")
 
 
 def redis_executable() -> str:

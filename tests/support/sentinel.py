@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
@@ -17,7 +18,8 @@ from tests.support.processes import Ended, Program
 from tests.support.redis_server import RedisServer, free_port, redis_executable
 
 MASTER = "shop"  # the name by which the Sentinels know the master
-DOWN_AFTER = 500  # milliseconds without an answer after which a Sentinel takes a server for down
+DOWN_AFTER = 500  # milliseconds without an answer after which a Sentinel takes a server for down, if it is to notice
+PATIENT = 60_000  # the same, where none must be taken for down because the machine is busy
 REPLICAS, SENTINELS = 2, 3
 
 # Small and quick: what is tested is the broker, not how fast a replica can copy gigabytes.
@@ -44,8 +46,16 @@ class SentinelSetup:
         sentinels: the running Sentinels, by port.
     """
 
-    def __init__(self, directory: Path, *options: str, replicas: int = REPLICAS, sentinels: int = SENTINELS) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *options: str,
+        replicas: int = REPLICAS,
+        sentinels: int = SENTINELS,
+        down_after: int = PATIENT,
+    ) -> None:
         self.directory = directory
+        self._down_after = down_after
         self.servers: list[RedisServer] = []
         self.sentinels: dict[int, Program] = {}
         self._count = sentinels
@@ -96,7 +106,12 @@ class SentinelSetup:
             port = free_port()
             conf.write_text(
                 SENTINEL_CONF.format(
-                    port=port, directory=directory, name=MASTER, master=master, quorum=quorum, down_after=DOWN_AFTER
+                    port=port,
+                    directory=directory,
+                    name=MASTER,
+                    master=master,
+                    quorum=quorum,
+                    down_after=self._down_after,
                 )
             )
             command = [redis_executable(), str(conf), "--sentinel"]
@@ -170,19 +185,39 @@ class SentinelSetup:
     # What happens to it.
 
     async def failover(self, timeout: float = TIMEOUT) -> RedisServer:
-        """Kill the master, wait for its successor, and return that."""
-        before = await self.master()
-        await before.kill()
-        return await self._successor(before, timeout)
+        """Kill the master, let another take over, and return that."""
+        await self._set_down_after(PATIENT)
+        return await self._fail_over(timeout)
 
     async def lagging_failover(self, lose: Callable[[], Awaitable[object]], timeout: float = TIMEOUT) -> RedisServer:
         """Cut the replicas off, let *lose* write what they do not get, kill the master; return its successor.
 
-        *lose* has about three seconds: a replica that was cut off for longer is not made the master.
+        However long *lose* takes: Sentinels would not make a replica the master that was cut off for ten times as
+        long as it takes them to notice that a server is down.
         """
+        await self._set_down_after(PATIENT)
         await self.cut_replicas()
         await lose()
-        return await self.failover(timeout)
+        return await self._fail_over(timeout)
+
+    async def _fail_over(self, timeout: float) -> RedisServer:
+        """Kill the master, and tell a Sentinel to act: none need notice it, on a machine that may be busy."""
+        before = await self.master()
+        await before.kill()
+        successor = await self._successor(before, timeout)
+        # One that still takes the old one for the master would let a third one take over.
+        await _until(lambda: self._all_name(successor), timeout)
+        await self._set_down_after(self._down_after)
+        return successor
+
+    async def _all_name(self, server: RedisServer) -> bool:
+        """Return whether all Sentinels name *server* as the master."""
+        named = [await self.ask(port, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER) for port in self.sentinels]
+        return all(int(port) == server.port for _, port in named)
+
+    async def _set_down_after(self, milliseconds: int) -> None:
+        for port in self.sentinels:
+            await self.ask(port, "SENTINEL", "SET", MASTER, "down-after-milliseconds", str(milliseconds))
 
     async def cut_replicas(self) -> None:
         """Let no replica get what is written from now on, until they are mended or their master ends."""
@@ -208,6 +243,9 @@ class SentinelSetup:
                 named = await self.master()
             except LookupError:  # one that has another port since it was started again
                 return False
+            if named is before:
+                with suppress(txredisapi.ResponseError):  # it is under way, or no replica is fit yet
+                    await self.ask(next(iter(self.sentinels)), "SENTINEL", "FAILOVER", MASTER)
             return named is not before and named.running and (await info_of(named, "replication"))["role"] == "master"
 
         await _until(promoted, timeout)

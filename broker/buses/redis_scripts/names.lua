@@ -13,7 +13,6 @@
 --   numbers   the number of the lease that was given last
 --   names     hash: name -> "x <id>:<number>" of the one that holds it alone under that lease,
 --             "s <id>:<number> <id>:<number> ..." of those that share it
---   lost/<id> set: names that were seized from a node, until it claims or releases them
 --   untidy    there while names may be held under leases that have ended: how many have, since there was none
 --   tidying   there while a node forgets those, for as long as a lease at most
 --   renewed   when a node last renewed its lease, in milliseconds
@@ -32,7 +31,6 @@ local FIRST = 5  -- where the operations begin
 local STOP = {}  -- see run.lua: no verb of these stops
 local mark = false  -- neither has a bus marks
 local FENCED = -1
-local KEPT = 86400  -- seconds for which a node may still ask what it has lost: much longer than any lease
 
 local verbs = {}
 
@@ -120,7 +118,6 @@ local function claim(name, shared, number, new)
   end
   rest[#rest + 1] = me .. ':' .. number
   hold(name, shared, rest)
-  call('SREM', prefix .. 'lost/' .. me, name)
   return ''
 end
 
@@ -187,7 +184,6 @@ local function remove_ended()
   for _, node in ipairs(call('ZRANGEBYSCORE', NODES, '-inf', whole(now))) do
     call('ZREM', NODES, node)
     call('HDEL', LEASES, node)
-    call('DEL', prefix .. 'lost/' .. node)
     call('INCR', prefix .. 'untidy')
   end
 end
@@ -208,7 +204,7 @@ end
 -- listen, length of the lease in milliseconds, run id of the server; '' if this is not the first by this connection,
 -- "1" if the store was found to have gone back
 -- Returns: the number of the lease that it has now; a number for ``tidy``, if this node has to forget names, else 0;
--- the names that were seized from it; then id, number and generation of each node: number 0 of one that is awaited.
+-- id, number and generation of each node: number 0 of one that is awaited.
 verbs.renew = function(at)
   local believed, last, lease = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 3])
   follow_clock()
@@ -236,7 +232,19 @@ verbs.renew = function(at)
     local found = look(node)
     nodes[#nodes + 1] = {node, found.number, found.generation or '0'}
   end
-  return {number, untidy, call('SMEMBERS', prefix .. 'lost/' .. me), nodes}
+  return {number, untidy, nodes}
+end
+
+-- Writes and publishes in all the ways in which the others do, to see whether that is possible.
+verbs.probe = function()
+  local key = prefix .. 'probe'
+  call('SET', key, '1')
+  call('DEL', key)
+  call('HSET', key, 'field', '1')
+  call('DEL', key)
+  call('ZADD', key, 0, 'member')
+  call('PUBLISH', ARGV[2] .. 'nobody', '')
+  return call('DEL', key)
 end
 
 -- Ends the lease, and frees all names at once.  The others remove what is left of the node.
@@ -275,33 +283,6 @@ verbs.reclaim = function(at)
   return refused
 end
 
--- number, name, the node that loses it, number of its lease or 0
--- Holds it alone, if nobody else but that node holds it, which gets a message, and has no later lease.
--- Returns '' or who else holds it, or for how many milliseconds it can not be given yet, or FENCED.
-verbs.seize = function(at)
-  if fenced(ARGV[at]) then
-    return FENCED
-  end
-  local name, loser = ARGV[at + 1], ARGV[at + 2]
-  local _, ids, entries = holders(name)
-  local others = without(ids, entries, me)
-  for _, node in ipairs(others) do
-    local lease = look(node).number
-    if node ~= loser or lease ~= 0 and lease ~= tonumber(ARGV[at + 3]) then
-      return node
-    end
-  end
-  if #others == 0 then
-    return claim(name, false, ARGV[at], true)
-  end
-  hold(name, false, {me .. ':' .. ARGV[at]})
-  call('SREM', prefix .. 'lost/' .. me, name)
-  call('SADD', prefix .. 'lost/' .. loser, name)
-  call('EXPIRE', prefix .. 'lost/' .. loser, KEPT)
-  call('PUBLISH', inbox(loser), 'lost')
-  return ''
-end
-
 -- number, how many names, then those
 -- Returns 1, or FENCED when there is nothing to release.
 verbs.release = function(at)
@@ -313,7 +294,6 @@ verbs.release = function(at)
     local sharing, ids, entries = holders(name)
     local _, rest = without(ids, entries, me)
     hold(name, sharing, rest)
-    call('SREM', prefix .. 'lost/' .. me, name)
   end
   return 1
 end

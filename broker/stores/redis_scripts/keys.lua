@@ -316,10 +316,21 @@ verbs.spaces = function(at)
 end
 
 -- whether the store announces: "1" or ""
--- Writes, to see whether that is possible.
+-- Writes in all the ways in which the others do, to see whether that is possible.
 verbs.probe = function(at)
   if ARGV[at] ~= '' then
     check_permission('probe')
   end
-  return call('SET', prefix .. 'probe', '1')
+  local key = prefix .. 'probe'
+  call('SET', key, '1')
+  call('DEL', key)
+  call('HINCRBY', key, 'field', 1)
+  call('HSET', key, 'field', '2')
+  call('DEL', key)
+  call('ZADD', key, 0, 'member')
+  call('DEL', key)
+  call('SADD', key, 'member')
+  call('DEL', key)
+  call('XADD', key, '1-0', 'field', '1')
+  return call('DEL', key)
 end
