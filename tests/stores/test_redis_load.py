@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from collections.abc import AsyncIterator, Callable
 from itertools import count
 from typing import Any, cast
@@ -19,6 +21,7 @@ from broker.errors import BrokerError, Conflict, Invalid, RateLimited, Unavailab
 from broker.messages import Event, Quota
 from broker.redis.batcher import MAX_BATCH_BYTES
 from broker.redis.chains import Chain
+from broker.redis.operations import Operation
 from broker.stores import open_store
 from tests.support.eventually import eventually
 from tests.support.redis_server import RedisServer
@@ -535,3 +538,39 @@ async def test_what_is_sent_at_once_is_bounded_by_its_bytes(
     store = make_store(observe=lambda operations, seconds: calls.append(operations))
     await gatherResults([store.set("s", f"{number}", b"x" * 1000) for number in range(10)])
     assert max(calls) == 3
+
+
+# Memory.
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("verb", ["append", "get", "set", "patch", "increment", "of a fraction"])
+async def test_what_was_answered_is_gone_without_the_garbage_collector(
+    make_store: MakeRedisStore, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    store = make_store()
+    await store.set("s", "k", b"1")
+    submitted: list[weakref.ref[Operation]] = []
+    submit = store._batcher.submit
+
+    def spy(operation: Operation) -> Deferred[Any]:
+        submitted.append(weakref.ref(operation))
+        return submit(operation)
+
+    monkeypatch.setattr(store._batcher, "submit", spy)
+    act = {
+        "append": lambda: store.append("log", event()),
+        "get": lambda: store.get("s", "k"),
+        "set": lambda: store.set("s", "k", b"2"),
+        "patch": lambda: store.patch("s", "k", b"2", joined),
+        "increment": lambda: store.increment("s", "k", b"2"),
+        "of a fraction": lambda: store.increment("s", "k", b"0.5"),
+    }[verb]
+    gc.collect()
+    gc.disable()
+    try:
+        await gatherResults([act() for _ in range(3)])
+        await store.head("log")  # the batch of these has ended
+        assert [each() for each in submitted[:3]] == [None] * 3
+    finally:
+        gc.enable()
