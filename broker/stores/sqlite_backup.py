@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from contextlib import closing
@@ -74,6 +75,8 @@ def _target_problem(path: str, target: str, overwrite: bool) -> str:
 def _store_problem(path: str) -> str:
     if not os.path.exists(path):
         return f"there is no store {path}"
+    if not os.access(path, os.R_OK):
+        return f"{path} can not be read: {os.strerror(errno.EACCES)}"
     # Opening and closing the store would write that log into the file.  Of a file in use, that look may be wrong.
     if has_foreign_log(path, recall(path)) and not is_locked(path):
         return f"the write-ahead log beside {path} is that of a newer file: start the broker once, which sets it aside"

@@ -150,9 +150,10 @@ class Native(Connection):
     streams: dict[str, Callable[[Any], object]] = attrs.field(factory=dict)
 
     @classmethod
-    async def join(cls, node: Daemon, client: str = "") -> Self:
-        """Connect to *node*, under the name *client* if that is given."""
-        made = await cls._connect(node, "/owlmeans" + (f"?client={client}" if client else ""))
+    async def join(cls, node: Daemon, client: str = "", token: str = "") -> Self:
+        """Connect to *node*, under the name *client*, or with the credential *token*, if one of them is given."""
+        query = f"?token={token}" if token else f"?client={client}" if client else ""
+        made = await cls._connect(node, "/owlmeans" + query)
         made._start()
         return made
 

@@ -138,6 +138,7 @@ class Restart:
 
     Attributes:
         signal: by which the broker was ended.
+        ending: after how many seconds it had ended.
         away: for how many seconds it could not be reached.
         back: the seconds from the signal until each client was back.
         missing: the clients that have not come back.
@@ -147,10 +148,12 @@ class Restart:
         doubled: the events that a reader has read twice, or is given again behind its cursor.
         closes: how often which clients were closed with which code or words.
         memory: the most MiB that the broker had after the start.
+        warnings: what the log has warned of since the start, and how often.
         troubles: lines of the log that tell of an error.
     """
 
     signal: signal.Signals
+    ending: float = 0.0
     away: float = 0.0
     back: dict[Client, float] = attrs.field(factory=dict)
     missing: list[Client] = attrs.field(factory=list)
@@ -160,6 +163,7 @@ class Restart:
     doubled: list[tuple[int, int]] = attrs.field(factory=list)
     closes: Counter[str] = attrs.field(factory=Counter)
     memory: int = 0
+    warnings: Counter[str] = attrs.field(factory=Counter)
     troubles: list[str] = attrs.field(factory=list)
 
     @property
@@ -180,7 +184,8 @@ class Restart:
         return "\n  ".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
-        yield f"{self.signal.name}: away for {self.away:.2f} s, {_times(list(self.back.values()))}"
+        away = f"ended after {self.ending:.2f} s, away for {self.away:.2f} s"
+        yield f"{self.signal.name}: {away}, {_times(list(self.back.values()))}"
         for kind in KINDS:
             own = [seconds for (other, _), seconds in self.back.items() if other == kind]
             yield f"{kind:<12} {_times(own)}"
@@ -188,6 +193,8 @@ class Restart:
         yield f"{self.acknowledged} events acknowledged, lost {len(self.lost)}, doubled {len(self.doubled)}"
         yield f"closes: {dict(sorted(self.closes.items()))}"
         yield f"memory of the broker: {self.memory} MiB at most"
+        for text, count in self.warnings.most_common(5):
+            yield f"warned {count} times: {text}"
         for what, cases in self.problems.items():
             yield f"BROKEN: {what}: {cases}"
 
@@ -231,16 +238,19 @@ class Restarts:
         self.fleet.closes.clear()
         daemon, began = self.daemon, time.time()
         await (daemon.kill() if number is signal.SIGKILL else daemon.stop())
+        ended = time.time()
         await daemon.start()
         ready = time.time()
         await self._marked(began)
         back = await self._all_back(began)
-        restart = Restart(number, ready - began, back, sorted(set(self.fleet.clients) - set(back)))
+        restart = Restart(number, ended - began, ready - began, back, sorted(set(self.fleet.clients) - set(back)))
         restart.given_up, restart.closes = list(self.fleet.given_up), Counter(self.fleet.closes)
         restart.acknowledged = sum(map(len, self.acknowledged.values()))
         await self._compare(restart)
         status = Path(f"/proc/{daemon.pid}/status").read_text()
         restart.memory = int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) // 1024
+        own = [json.loads(line) for line in daemon.program.lines if line.startswith("{")]
+        restart.warnings = Counter(str(event["msg"]) for event in own if event["level"] == "warn")
         restart.troubles = daemon.troubles()
         return restart
 

@@ -107,6 +107,9 @@ async def test_a_backup_under_load_has_all_that_was_acknowledged_before(
     await writers.until(len(writers.acknowledged) + 2 * WRITERS)  # they go on
     writers.stopping = True
     await writers.ended
+    refused = begin(daemon, "restore", backup)
+    assert await refused.exit() == 1
+    assert refused.lines[0].endswith(f"can not be opened: process {daemon.pid} is using it.")
     epoch = await epoch_of(daemon)
     assert await stored(daemon) == writers.acknowledged
     await daemon.stop()
@@ -120,19 +123,6 @@ async def test_a_backup_under_load_has_all_that_was_acknowledged_before(
     assert await posted(daemon, {}) == len(found) + 1
     kept = Path(said.rpartition(" ")[2])
     assert sqlite3.connect(kept).execute("SELECT count(*) FROM event").fetchone() == (len(writers.acknowledged),)
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_daemon_that_runs_keeps_its_store(start_daemon: StartDaemon, tmp_path: Path) -> None:
-    daemon = await start_daemon(**ENVIRON)
-    await posted(daemon, {})
-    await txbroker(daemon, "backup", tmp_path / "backup.db")
-    program = begin(daemon, "restore", tmp_path / "backup.db")
-    assert await program.exit() == 1
-    assert program.lines == [
-        f"txbroker: The store {database(daemon)} can not be opened: process {daemon.pid} is using it."
-    ]
-    assert await posted(daemon, {}) == 2
 
 
 async def older_copy(daemon: Daemon, size: int = 10) -> tuple[Callable[[], object], str]:

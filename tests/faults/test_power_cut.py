@@ -15,8 +15,9 @@ import pytest_twisted
 from tests.faults.power_cut.__main__ import GOAL, LARGE, STEPS
 from tests.faults.power_cut.disk import Disk, Image, Survival
 from tests.faults.power_cut.promises import NOTHING, Found, Promises
-from tests.faults.power_cut.recording import NoCompiler, Record, compile_recorder, environ, find_compiler, read_log
+from tests.faults.power_cut.recording import SOURCE, Record, environ, read_log
 from tests.faults.power_cut.replay import check_by_daemon, check_by_store, explain, found_by_stores, record
+from tests.support.preloaded import NoCompiler, compile_library, find_compiler
 
 pytestmark = pytest.mark.unmeasured
 
@@ -113,7 +114,7 @@ os.remove("gone")
 def test_recorder_sees_every_way_to_change_a_file(work: Path) -> None:
     state, log = work / "state", work / "log"
     state.mkdir()
-    variables = environ(compile_recorder(work), state, log)
+    variables = environ(compile_library(SOURCE, work), state, log)
     subprocess.run([sys.executable, "-c", EVERY_WAY, str(state)], env=variables, check=True)
     records = read_log(log.read_bytes())
     there = {path.name: path.read_bytes() for path in state.iterdir()}

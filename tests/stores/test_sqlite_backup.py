@@ -167,6 +167,13 @@ def test_a_store_that_is_not_there_is_not_made(home: Home, backup: Path) -> None
     assert names(home.path.parent) == []
 
 
+def test_a_store_that_may_not_be_read_is_told(home: Home, backup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(home, b"1")
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may read all
+    with pytest.raises(CopyError, match=f"{home.path} can not be read: Permission denied"):
+        back_up(str(home.path), str(backup))
+
+
 def test_a_damaged_store_is_not_saved_as_if_it_were_sound(home: Home, backup: Path) -> None:
     run(home, *(b"x" * 9000 for _ in range(50)))
     damage(home.path)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.support.preloaded import NoCompiler, compile_library
 
 SOURCE = Path(__file__).with_suffix(".c")
 
@@ -21,11 +21,10 @@ class FaultyDisk:
     """
 
     def __init__(self, directory: Path) -> None:
-        compiler = shutil.which("cc") or shutil.which("gcc")
-        if compiler is None:
-            pytest.skip("there is no C compiler")
-        library = directory / "faulty_disk.so"
-        subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, SOURCE], check=True)
+        try:
+            library = compile_library(SOURCE, directory)
+        except NoCompiler as error:
+            pytest.skip(str(error))
         self._faults = directory / "faults"
         self.environ = {"LD_PRELOAD": str(library), "FAULTS": str(self._faults)}
 

@@ -11,11 +11,13 @@ from twisted.internet.task import Clock
 from broker.buses.redis import RedisBus
 from broker.core.memory import Memory
 from broker.core.service import Broker
+from broker.errors import with_detail
 from broker.messages import HttpRequest
 from broker.redis.connection import NOT_CONNECTED_YET
 from broker.stores.memory import MemoryStore
 from broker.stores.redis import RedisStore
 from broker.stores.room import full_text
+from broker.stores.sqlite_checkpoints import NOT_WRITTEN_BACK
 from broker.stores.sqlite_failures import cannot_write
 from broker.stores.states import NOT_RUNNING, STOPPING
 from broker.testing import make_broker
@@ -61,6 +63,7 @@ def not_started(broker: Broker) -> str:
 SOURCES = {
     "a disk": lambda: cannot_write("disk I/O error"),
     "a library that ends its sentence": lambda: cannot_write("database or disk is full."),
+    "a log that is not written back": lambda: with_detail(NOT_WRITTEN_BACK, "disk I/O error"),
     "a full store": lambda: full_text("9 of 8 bytes are used (TXBROKER_MAX_STORE_BYTES)"),
     "a store of no daemon": lambda: NOT_RUNNING,
     "a store that stops": lambda: STOPPING,

@@ -31,7 +31,9 @@ log = Logger()
 
 SLICE = 0.002  # seconds of one iteration in which connections begin
 ACCEPTING = 0.005  # seconds of one iteration in which they are accepted
-MAX_WAITING = 1024  # connections of a kind that wait to begin
+# Connections of a kind that wait to begin.  After a restart thousands of clients are back at once, some of which try
+# three times only: that they wait a second costs less than that they are dropped and come again.
+MAX_WAITING = 4096
 
 Arrival = tuple[socket.socket, Any]  # with its address
 

@@ -17,8 +17,8 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
-from tests.faults.power_cut.recording import NoCompiler
 from tests.faults.power_cut.replay import Recording, check_by_daemon, check_by_store, explain, record
+from tests.support.preloaded import NoCompiler
 
 STEPS = ("kill", "stop", "compact", "kill", "stop")  # of a recording
 GOAL, LARGE = 200, 9  # events in each life, and large keys

@@ -18,8 +18,9 @@ from broker.access.tokens import Tokens
 from broker.core.channels import CURSOR, cursor_key
 from broker.core.indices import DEFINITION
 from broker.core.keys import SPACE as KEYS
-from broker.core.mailboxes import SPACE as CLIENTS
 from broker.core.memberships import SPACE as MEMBERSHIPS
+from broker.core.owners import CLIENT_ID
+from broker.core.owners import SPACE as OWNERS
 from broker.core.pages import position_of
 from broker.core.queues import LOG as MAIL
 from broker.core.queues import POSITION
@@ -29,7 +30,7 @@ from broker.patterns import CLIENT, LOG_PREFIX, pair_key
 from broker.stores.sqlite import SqliteStore
 from tests.faults.clients import Failed, Native, Thin
 from tests.faults.power_cut.disk import Image
-from tests.faults.power_cut.load import CHANNEL, MEMBER
+from tests.faults.power_cut.load import CHANNEL, CREDENTIALS, MEMBER, OWNER
 from tests.faults.power_cut.promises import NOTHING, Found, Promises
 from tests.support.daemon import Daemon
 from tests.support.eventually import eventually
@@ -91,10 +92,11 @@ class StoreReader:
                 return True if self.get(MEMBERSHIPS, pair_key(f"thinws:{MEMBER}", name)) else NOTHING
             case "index":
                 return True if self.get(DEFINITION, name) else NOTHING
+            case "owner":
+                entry = self.get(OWNERS, pair_key(CLIENT_ID, name))
+                return entry.value.decode() if entry else NOTHING
             case "token":
                 return self._verified(name)
-            case "client":
-                return True if self.get(CLIENTS, name) else NOTHING
             case "mail":
                 return self._last_message(CLIENT + name)
         raise AssertionError(kind)
@@ -189,10 +191,10 @@ class ClientReader:
             case "index":
                 answer = await get(f"{self.daemon.url}/events/v1/indices/{name}/any")
                 return True if answer.status == 200 else NOTHING
+            case "owner":
+                return OWNER if (await self.poll(name)).status == 403 else NOTHING  # others may not use it
             case "token":
                 return await self._is_valid(name)
-            case "client":
-                return True  # whoever asks is known by that: only a store can tell
             case "mail":
                 return await self._last_message(name)
         raise AssertionError(kind)
@@ -214,7 +216,7 @@ class ClientReader:
     async def _last_message(self, client: str) -> Any:
         """Return the last message for *client*, in a mailbox that has room for one more."""
         got: list[Any] = []
-        recipient = await Native.join(self.daemon, client)
+        recipient = await Native.join(self.daemon, token=CREDENTIALS[client])
         recipient.on_message = lambda frame: got.append(frame["payload"])
         recipient.send(type="ping")
         # Its own message comes behind those that wait.

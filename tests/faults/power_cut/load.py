@@ -22,8 +22,12 @@ WRITERS = 3
 KEPT_EVENTS = 60
 ROOMS = 5
 LARGE_BYTES = 600_000  # of the value of a large key
+CREDENTIALS = {"shop": "the-key-of-the-shop", RECIPIENT: "the-key-of-bob-alone"}  # others need none
+KEY, OWNER = CREDENTIALS["shop"], "key:shop"
 ENVIRON = {
     **WITH_METRICS,
+    "TXBROKER_API_KEYS": ",".join(f"{name}:{key}" for name, key in CREDENTIALS.items()),
+    "TXBROKER_AUTH": "optional",
     "TXBROKER_POLL_TIMEOUT_SECONDS": "0",
     "TXBROKER_ERROR_DELAY_SECONDS": "0",
     "TXBROKER_RETENTION": str(KEPT_EVENTS),
@@ -91,7 +95,9 @@ class Load:
     async def prepare(self) -> None:
         """Make what others need."""
         if not self.number:
-            recipient = await Native.join(self.daemon, RECIPIENT)  # once: it would be given what waits for it
+            recipient = await Native.join(
+                self.daemon, token=CREDENTIALS[RECIPIENT]
+            )  # once: it would be given what waits for it
             await recipient.ask("broker.get", "anything")
             recipient.drop()
         answer = await self.poll("epoch=")
@@ -103,7 +109,7 @@ class Load:
         """Yield what is done again and again."""
         for writer in range(WRITERS):
             yield partial(self.post_events, f"{self.number}-{writer}")
-        yield from (self.read_events, self.change_keys, self.increment, self.send_mail, self.join_rooms)
+        yield from (self.read_events, self.change_keys, self.increment, self.send_mail, self.join_rooms, self.own_ids)
 
     async def _until_the_end(self, work: Callable[[], Work]) -> None:
         try:
@@ -148,6 +154,14 @@ class Load:
             last = max(self.promises.events, default=0)
             await self.write("cursor", READER, last, self.poll(f"after={last}"))
 
+    async def own_ids(self) -> None:
+        """Use ids that are their first user's from then on."""
+        for number in count():
+            id = f"own{self.number}-{number}"
+            url = f"{self.daemon.url}/events/v1/events?clientId={id}&channel={CHANNEL}&limit=1&secret={KEY}"
+            asked = get(url).addCallback(checked)
+            await self.write("owner", id, OWNER, asked)
+
     async def change_keys(self) -> None:
         """Write one key and delete it, again and again."""
         client = await Native.join(self.daemon)
@@ -167,7 +181,7 @@ class Load:
 
     async def send_mail(self) -> None:
         """Send one message after the other to a client that is away; of the first of all there is no word."""
-        client = await Sender.join(self.daemon, "alice")
+        client = await Sender.join(self.daemon)
         mail = self.promises.register("mail", RECIPIENT)
         number = mail.last or 0
         while True:
@@ -177,14 +191,6 @@ class Load:
             if number > 1:
                 await client.expect(f"mail{number}")
                 mail.acknowledge()
-                self._note_client()
-
-    def _note_client(self) -> None:
-        """Note that the recipient is known: the mailbox of a client that is not takes nothing."""
-        known = self.promises.register("client", RECIPIENT)
-        if known.last is NOTHING:
-            known.begin(True)
-            known.acknowledge()
 
     async def join_rooms(self) -> None:
         client = await Thin.join(self.daemon, MEMBER)
@@ -211,7 +217,7 @@ class Load:
     async def mint_and_revoke(self) -> None:
         """Mint two tokens, and revoke one of them."""
         for revoked in (False, True):
-            minting = self._post(f"{self.daemon.url}/token/websocket", {}, headers={"x-api-key": "any"})
+            minting = self._post(f"{self.daemon.url}/token/websocket", {}, headers={"x-api-key": KEY})
             token = (await minting).json()["token"]
             register = self.promises.register("token", token)
             register.begin(True)

@@ -25,7 +25,7 @@
 
 #define MAX_FILES 65536 /* descriptors */
 #define ROOM (2 * PATH_MAX)
-#define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
+#define REAL(name) (__extension__(__typeof__(&name))dlsym(RTLD_NEXT, #name))
 #define ALSO(name) __asm__(".globl " #name "64\n.set " #name "64, " #name) /* the same function, under its other name */
 _Static_assert(sizeof(off_t) == 8, "open and open64 differ here");
 

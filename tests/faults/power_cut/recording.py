@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
 import struct
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
 
 SOURCE = Path(__file__).with_name("recorder.c")
-FLAGS = ("-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror")
-LIBRARIES = ("-ldl", "-lpthread")
 HEADER = struct.Struct("=iiiIqq")  # as in the source
 OPEN, CLOSE, WRITE, RESIZE, SYNC, RENAME, LINK, UNLINK = "OCWRSNLU"
 NAMING = (OPEN, RENAME, LINK, UNLINK)  # those that have paths
 NAMES = {"O": "open", "C": "close", "W": "write", "R": "resize", "S": "sync", "N": "rename", "L": "link", "U": "unlink"}
-
-
-class NoCompiler(Exception):
-    """There is none; the message says how to get one."""
 
 
 @attrs.frozen
@@ -53,31 +45,6 @@ class Record:
         if self.kind in NAMING:
             return " ".join([NAMES[self.kind], *filter(None, map(os.path.basename, self.paths))])
         return f"{NAMES[self.kind]} {len(self.data)} bytes at {self.offset} of descriptor {self.file}"
-
-
-def find_compiler() -> str:
-    """Return the C compiler.
-
-    Raises:
-        NoCompiler: there is none.
-    """
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        raise NoCompiler("a C compiler is needed: apt-get install gcc libc6-dev, or what your system calls it")
-    return compiler
-
-
-def compile_recorder(directory: Path) -> Path:
-    """Compile the recorder into *directory*; return the library to preload.
-
-    Raises:
-        NoCompiler: there is none.
-    """
-    library = directory / "recorder.so"
-    command = [find_compiler(), *FLAGS, "-o", str(library), str(SOURCE), *LIBRARIES]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return library
 
 
 def environ(library: Path, directory: Path, log: Path, sync_seconds: float = 0.0) -> dict[str, str]:

@@ -19,9 +19,10 @@ from tests.faults.power_cut.disk import SHARED, Disk, Image, Survival
 from tests.faults.power_cut.image import found_by_clients, found_by_store, write_image
 from tests.faults.power_cut.load import ENVIRON, KEPT_EVENTS, Load
 from tests.faults.power_cut.promises import Found, Promises
-from tests.faults.power_cut.recording import NAMING, RESIZE, SYNC, Record, compile_recorder, environ, read_log
+from tests.faults.power_cut.recording import NAMING, RESIZE, SOURCE, SYNC, Record, environ, read_log
 from tests.support.commands import TXBROKER
 from tests.support.daemon import Daemon
+from tests.support.preloaded import compile_library
 from tests.support.processes import Program
 
 SYNC_SECONDS = 0.002  # that each sync takes longer: what is answered too early is answered before its end
@@ -77,7 +78,7 @@ async def record(work: Path, steps: Sequence[str], goal: int, *, large: int = 0,
     work = work.resolve()
     state, log = work / "state", work / LOG
     state.mkdir()
-    preload = environ(compile_recorder(work), state, log, SYNC_SECONDS)
+    preload = environ(compile_library(SOURCE, work), state, log, SYNC_SECONDS)
     daemon = Daemon(state, **{**ENVIRON, **settings, **preload})
     promises, marks = Promises(KEPT_EVENTS), list[int]()
     try:

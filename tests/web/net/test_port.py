@@ -162,6 +162,12 @@ def test_networks_take_turns() -> None:
     assert not queue
 
 
+def test_thousands_that_come_back_at_once_from_one_network_all_wait() -> None:
+    queue = of_ports.FairQueue()
+    assert not any(queue.add(arrival) for arrival in arrivals(4000, "192.0.2.1"))
+    assert len(queue) == 4000
+
+
 def test_one_network_keeps_no_other_from_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(of_ports, "MAX_WAITING", 3)
     queue = of_ports.FairQueue()
