@@ -372,8 +372,9 @@ class Batcher:
         if unsafe and not operation.reads:
             self._fail((operation,), "Redis has not confirmed it.", unsafe)
             return
+        decode, operation.decode = operation.decode, _ignore
         try:
-            value = operation.outcome(result)
+            value = decode(result)
         except BrokerError as error:
             operation.answer.errback(error)
         except Exception:
@@ -442,6 +443,7 @@ class Batcher:
         for operation in batch:
             # A new one for each caller: whoever raises it adds its own traceback.
             self._failed(1)
+            operation.decode = _ignore
             operation.answer.errback(error("redis", message=message, detail=detail))
 
     def _fail_bug(self, failure: Any, batch: list[Operation]) -> None:

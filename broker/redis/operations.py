@@ -21,7 +21,8 @@ class Operation:
 
     Attributes:
         words: the verb, and its arguments.
-        decode: makes the result of what the verb has returned; may raise.
+        decode: makes the result of what the verb has returned; may raise.  It is dropped when that was answered: as a
+            method of the operation it would keep it, and what it carries, until the garbage collector comes.
         size: the bytes that are kept for it, about: those that it carries, and those of an event that it returns.
         reply: the bytes that its result may have, about.
         reads: whether it changes nothing, so that it can be repeated.
@@ -51,10 +52,6 @@ class Operation:
     def place(self) -> Hashable:
         """Return what it reads or changes; None for more than one place."""
         return None
-
-    def outcome(self, result: Any) -> Any:
-        """Return what *result*, which the verb has returned, means to who waits for it; may raise."""
-        return self.decode(result)
 
     def found(self, state: Any) -> None:
         """Take the present state, on which the verb could not act."""

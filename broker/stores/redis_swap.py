@@ -110,8 +110,7 @@ class CompareAndSwap(Computed):
         quota: Quota | None = None,
         event: KeyEvent | None = None,
     ) -> None:
-        # No ``decode``: a method of its own would keep it, and the values, until the garbage collector comes.
-        super().__init__((), size=size, origin="" if event is None else event.origin)
+        super().__init__((), self._outcome, size, origin="" if event is None else event.origin)
         self.chained = True
         self._quota = quota
         self._place = (encode_text(space), encode_text(key))
@@ -173,8 +172,7 @@ class CompareAndSwap(Computed):
         refused = next(index for index, each in enumerate(members) if isinstance(each._made, Entry))
         return [None] * refused + [result] + [LEFT] * (len(members) - refused - 1)
 
-    def outcome(self, result: Any) -> Entry:
-        """See ``Operation``."""
+    def _outcome(self, result: Any) -> Entry:
         if result == OVER_QUOTA:
             raise over_quota(self._quota)
         if isinstance(self._made, Exception):
@@ -219,9 +217,8 @@ class Increment(CompareAndSwap):
         """Return *result*, and for each of those that it leads, if it was computed here."""
         return super().share(result) if self.chained else [result]
 
-    def outcome(self, result: Any) -> Entry:
-        """See ``Operation``."""
+    def _outcome(self, result: Any) -> Entry:
         if self.chained or result == OVER_QUOTA:
-            return super().outcome(result)
+            return super()._outcome(result)
         entry, self._ids = split(result)
         return self._stored(decode_entry(entry))
