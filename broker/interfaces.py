@@ -41,6 +41,16 @@ Coro: TypeAlias = Coroutine[Deferred[Any], Any, T]  # await it, or hand it to De
 MAX_PAGE_BYTES = 1 << 23  # bytes of bodies that one read of a stored topic returns
 
 
+class IWallClock(Interface):
+    """The time of day, for dates: of events, of ends that are stored, of credentials.
+
+    It can be set at any moment, forward or back.  How long something takes, and when it is due, is
+    asked of the monotonic clock of an ``IReactorTime`` instead, whose ``seconds`` are no date.
+    """
+
+    time: Callable[[], float] = Attribute("Returns the seconds since 1970.")
+
+
 class ILink(Interface):
     """The connection to one client, as a dialect sends by it."""
 
@@ -164,7 +174,8 @@ class IPeer(Interface):
     member: str = Attribute("Whose stored memberships it has, see ``become``; '' for nobody's.")
     session: ISession | None = Attribute("The session that events, requests, replies and mail go to, once bound.")
     closed: bool = Attribute("Whether ``close`` was called.")
-    clock: IReactorTime = Attribute("The broker's time; a ``task.Clock`` in tests.")
+    clock: IReactorTime = Attribute("For timers, and for how long something takes; a ``task.Clock`` in tests.")
+    wall: IWallClock = Attribute("For dates, and for until when a key lives: the time of day, as the store has it.")
     epoch: str = Attribute("Changes when the store was wiped: then ids of before mean nothing.")
     refused: bool = Attribute("Whether it was refused anything by permission, rate or credential: that is logged.")
     tries_left: int = Attribute("How many wrong credentials may still be shown.")
@@ -764,6 +775,7 @@ class IStore(IService):
     """
 
     epoch: str = Attribute("Changes when the store was wiped or has gone back; known once started.")
+    wall: IWallClock = Attribute("Its time: of what it stores, and of when that ends; the same for all nodes.")
     shared: bool = Attribute("Whether several nodes may use this store at once.")
     announces: bool = Attribute("Whether append, and what changes keys, itself publishes the event on the bus.")
     ready: str = Attribute("Why writes can not be taken now; '' when they can.")
@@ -780,7 +792,8 @@ class IStore(IService):
         With *head*, only if that is what ``head`` returns.
 
         Topic, name, body (None and b"" are two things), source, author and time are
-        stored; an event whose time is 0 gets the store's.
+        stored; an event whose time is 0 gets the store's, or that of the last event of the log if
+        that is later, because the clock was set back.
 
         Ids of a log rise by one, from 1, without a hole as any reader sees
         them, and none is ever used twice, whatever has been trimmed.  An event
@@ -823,6 +836,12 @@ class IStore(IService):
 
         A log of that prefix that has no event left is forgotten, now or by a later
         sweep: it is none any more, but for its ids.
+        """
+
+    def oldest(seconds: float) -> float:
+        """Return the time before which what is kept for *seconds* is too old.
+
+        A jump of the store's clock counts for this, and for the expiry of keys, when it has lasted an hour only.
         """
 
     def get(space: str, key: str) -> Deferred[Entry | None]:

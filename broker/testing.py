@@ -26,7 +26,7 @@ from broker.buses import open_bus
 from broker.config.options import Kind, options_of
 from broker.config.settings import Settings
 from broker.core.service import Broker
-from broker.interfaces import ILink, IPeer, ISession
+from broker.interfaces import ILink, IPeer, ISession, IWallClock
 from broker.messages import CloseCode, Frame, HttpRequest, Response
 from broker.stores import open_store
 from broker.web.site import Site
@@ -108,12 +108,19 @@ class FakeLink:
         return sent
 
 
-def make_broker(clock: IReactorTime | None = None, access: Access | None = None, **settings: Any) -> Broker:
+def make_broker(
+    clock: IReactorTime | None = None,
+    access: Access | None = None,
+    *,
+    wall: IWallClock | None = None,
+    **settings: Any,
+) -> Broker:
     """Return a started broker in memory.
 
     Args:
-        clock: gives the time; by default a ``task.Clock``, which stands still.
+        clock: for timers, and for how long something takes; by default a ``task.Clock``, which stands still.
         access: who may do what; by default what *settings* say, as in the daemon.
+        wall: for dates; by default that is *clock*, too.
         settings: fields of ``config.settings.Settings``: ``api_secret="s"``, ``max_subscriptions=2``.
 
     Raises:
@@ -127,7 +134,7 @@ def make_broker(clock: IReactorTime | None = None, access: Access | None = None,
         raise ValueError('auth="required" lets nobody in without an api_secret, api_keys or a JWT key')
     broker = Broker(
         checked,
-        open_store("memory:", clock=clock),
+        open_store("memory:", clock=clock, wall=wall),
         open_bus("local:", "test", reactor=clock),
         clock,
         access or make_access(checked),

@@ -13,8 +13,10 @@ import hypothesis
 import pytest
 import pytest_twisted
 from coverage import Coverage
+from twisted.internet import reactor
 from twisted.logger import LogEvent
 
+from broker.core.clocks import use_monotonic_time
 from tests.support.cluster import Cluster
 from tests.support.daemon import Daemon
 from tests.support.greenlets import blockon
@@ -41,6 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    use_monotonic_time(reactor)  # as the daemon does: whatever takes its seconds for a date is wrong
     hypothesis.settings.load_profile("soak" if config.getoption("--soak") else "txbroker")
     pytest_twisted.blockon_default = blockon
     if (coverage := Coverage.current()) is not None:

@@ -10,6 +10,7 @@ import attrs
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from broker.interfaces import IWallClock
 from broker.messages import CloseCode, Identity
 
 log = Logger()
@@ -72,11 +73,11 @@ class Lifetimes:
 
     Args:
         clock: starts the timers.
-        now: returns the seconds since the epoch; by default the time of *clock*.
+        wall: the time of day, by which credentials expire.
     """
 
-    def __init__(self, clock: IReactorTime, now: Callable[[], float] | None = None) -> None:
-        self._clock, self._now = clock, now or clock.seconds
+    def __init__(self, clock: IReactorTime, wall: IWallClock) -> None:
+        self._clock, self._wall = clock, wall
         self._lifetimes: dict[Holder, Lifetime | None] = {}
         self._tokens: dict[str, dict[Holder, None]] = {}
         self._ending: dict[Holder, End] = {}  # those that wait to be disconnected, the first one first
@@ -93,7 +94,7 @@ class Lifetimes:
         if expires == inf and not token:
             self._lifetimes[holder] = None
             return
-        left = max(0.0, expires - self._now())
+        left = max(0.0, expires - self._wall.time())
         lifetime = self._lifetimes[holder] = Lifetime(token, expires, expires - min(WARNING, left / 10))
         if token:
             self._tokens.setdefault(token, {})[holder] = None
@@ -135,12 +136,12 @@ class Lifetimes:
             self._pause = None
 
     def _wait(self, holder: Holder, lifetime: Lifetime) -> None:
-        left = (lifetime.warning or lifetime.expires) - self._now()
+        left = (lifetime.warning or lifetime.expires) - self._wall.time()
         lifetime.timer = self._clock.callLater(min(max(0.0, left), MAX_WAIT), self._look, holder, lifetime)
 
     def _look(self, holder: Holder, lifetime: Lifetime) -> None:
         """Warn *holder* or disconnect it, if the time for that has come."""
-        now = self._now()
+        now = self._wall.time()
         if now >= lifetime.expires:
             self._end(holder, TOKEN_HAS_EXPIRED if lifetime.token else HAS_EXPIRED)
             return

@@ -14,7 +14,6 @@ from math import inf
 from typing import Any
 
 import attrs
-from twisted.internet.interfaces import IReactorTime
 
 from broker.errors import Conflict, Unauthenticated
 from broker.interfaces import IStore
@@ -49,12 +48,11 @@ class Token:
 
 
 class Tokens:
-    """Signs, verifies and revokes tokens.
+    """Signs, verifies and revokes tokens; they expire by the time of the store, which is the same for all nodes.
 
     Args:
         store: keeps the signing key and what was revoked.
         publish: notifies all nodes of a revocation.
-        clock: gives the time.
         end: disconnects those who live by the token with an id.
     """
 
@@ -62,10 +60,9 @@ class Tokens:
         self,
         store: IStore,
         publish: Callable[[Event], object],
-        clock: IReactorTime,
         end: Callable[[str], object] = lambda id: None,
     ) -> None:
-        self._store, self._publish, self._clock, self._end = store, publish, clock, end
+        self._store, self._publish, self._end = store, publish, end
         self._key = b""
         self._revoked: OrderedDict[str, None] = OrderedDict()
 
@@ -75,7 +72,7 @@ class Tokens:
         Raises:
             Unauthenticated: that has expired already.
         """
-        key, now = await self._signing_key(), self._clock.seconds()
+        key, now = await self._signing_key(), self._store.wall.time()
         expires = min(now + seconds, bearer.get("expires") or inf)
         if expires <= now:
             raise Unauthenticated("token")
@@ -105,7 +102,7 @@ class Tokens:
             Unauthenticated: it is not one of ours, has expired or was revoked.
         """
         token = self._read(text, await self._signing_key())
-        if token.expires <= self._clock.seconds() or await self._store.get(SPACE, REVOKED + token.id) is not None:
+        if token.expires <= self._store.wall.time() or await self._store.get(SPACE, REVOKED + token.id) is not None:
             raise Unauthenticated("token", guessed=False)
         if token.id in self._revoked:  # while the answer of the store was under way
             raise Unauthenticated("token", guessed=False)
@@ -118,7 +115,7 @@ class Tokens:
             Unauthenticated: it is not one of ours.
         """
         token = self._read(text, await self._signing_key())
-        now = self._clock.seconds()
+        now = self._store.wall.time()
         # One step where there are other nodes: whoever has revoked a token may rely on it, whatever ends now.
         made = Announcement(CONTROL, "revoked", now, None, token.id, stored=True) if self._store.announces else None
         await self._store.set(SPACE, REVOKED + token.id, b"", expires=token.expires, announcement=made)

@@ -17,6 +17,7 @@ from broker.app.checks import NOT_INSTALLED
 from broker.app.maintenance import add_commands
 from broker.app.store import make_store
 from broker.config.settings import Settings, SettingsError
+from broker.core.clocks import use_monotonic_time
 from broker.errors import BrokerError, Invalid
 
 
@@ -65,6 +66,7 @@ def _import_ganomede(settings: Settings, chosen: argparse.Namespace) -> None:
 
 
 async def _import(reactor: Any, settings: Settings, url: str) -> None:
+    use_monotonic_time(reactor)
     # Imported here: the other commands do without the libraries of Redis.
     from broker.app.importer import import_ganomede
 

@@ -173,7 +173,7 @@ class Importer:
         definition = _decode_index(value)
         text = definition_text(definition.channel, definition.field)
         try:
-            end = life_end(self._reactor.seconds(), self._index_seconds)
+            end = life_end(self._store.wall.time(), self._index_seconds)
             await self._store.set(DEFINITION, definition.id, text, revision=0, expires=end)
         except Conflict:
             return
@@ -196,7 +196,7 @@ class Importer:
         ids = self._ids[channel]
         ours = sum(id <= after for id in ids) if not ids or after <= ids[-1] else after
         try:
-            end = life_end(self._reactor.seconds(), self._cursor_seconds)
+            end = life_end(self._store.wall.time(), self._cursor_seconds)
             await self._store.set(CURSOR, cursor_key(client, channel), b"%d" % ours, revision=0, expires=end)
         except Conflict:
             return

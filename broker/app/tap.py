@@ -39,9 +39,10 @@ from broker.app.store import make_store
 from broker.app.trimmer import MemoryTrimmer
 from broker.buses import open_bus
 from broker.config.settings import Settings, SettingsError
+from broker.core.clocks import use_monotonic_time
 from broker.core.service import Broker
 from broker.errors import BrokerError
-from broker.interfaces import IBus, ISharedBus, ISharedStore, IStore
+from broker.interfaces import IBus, IStore
 from broker.observe.admin.pages import AdminPages
 from broker.observe.admin.port import AdminPort
 from broker.observe.admin.site import AdminSite
@@ -84,6 +85,7 @@ def makeService(options: usage.Options) -> IService:
     """Return the daemon that the environment describes; exit with status 2 if it can not be made."""
     from twisted.internet import reactor
 
+    use_monotonic_time(reactor)
     explain_start_errors()
     try:
         settings = Settings.from_environ(os.environ)
@@ -156,8 +158,6 @@ def make_core(reactor: Any, settings: Settings) -> Broker:
         bus = attempts.make("BUS", lambda: _make_bus(reactor, settings))
     attempts.finish()
     store, bus = cast(IStore, made), cast(IBus, bus)
-    if store.shared and bus.shared:
-        cast(ISharedStore, store).witness = cast(ISharedBus, bus).last_mark
     broker = Broker(settings, store, bus, reactor, access, metrics)
     if not store.shared:
         broker.about.facts["durability"] = settings.durability  # the description of a shared one says what it promises

@@ -354,7 +354,8 @@ class RedisBus(Service):
         numbers = (lease.number, lease.last, self._subscriber.generation, lease.seconds * 1000)
         server = "" if self._server == self._server_told else self._server
         lost = b"1" if self._losses != self._losses_told else b""
-        return (b"renew", *(b"%d" % number for number in numbers), server.encode(), lost)
+        elapsed = b"" if lease.confirmed is None else b"%d" % ((lease.now() - lease.confirmed) * 1000)
+        return (b"renew", *(b"%d" % number for number in numbers), server.encode(), lost, elapsed)
 
     def _renew(self) -> None:
         """Renew the lease, or have it done again when that is under way."""

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
 import attrs
-from twisted.internet.interfaces import IDelayedCall, IReactorCore
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from broker.core.bounded import BoundedDict
+from broker.core.clocks import monotonic_time_of
 
 log = Logger()
 
@@ -52,6 +51,7 @@ class Lease:
     Attributes:
         last: the highest number that this node has had.
         names: of the nodes that have one.
+        confirmed: when the renewal was sent that was answered last, by ``now``; None: none was.
         unbroken_since: the number of the first of its leases since which it has always had one.
     """
 
@@ -68,6 +68,7 @@ class Lease:
         self.seconds = seconds
         self.last = 0
         self.unbroken_since = 0
+        self.confirmed: float | None = None
         self._address, self._reactor = address, reactor
         self._lapsed, self._leased, self._departed = lapsed, leased, departed
         self._now = monotonic_time_of(reactor)
@@ -126,6 +127,7 @@ class Lease:
             moved: whether Redis may have forgotten names: it is another server than before, or has older data.
         """
         now, end = self._now(), sent + self.seconds * (1 - MARGIN)
+        self.confirmed = sent
         if now >= self._end:
             self.end()
         if now >= end:
@@ -222,12 +224,3 @@ class Lease:
 def name_of(address: str) -> str:
     """Return the name of the node at *address*."""
     return address.rpartition("/")[0]
-
-
-def monotonic_time_of(clock: Any) -> Callable[[], float]:
-    """Return what tells a time that can not be set: it runs while the process, or the machine, stands still."""
-    if not IReactorCore.providedBy(clock):
-        seconds: Callable[[], float] = clock.seconds
-        return seconds
-    boot = getattr(time, "CLOCK_BOOTTIME", None)  # Linux has it
-    return time.monotonic if boot is None else partial(time.clock_gettime, boot)

@@ -96,8 +96,10 @@ class Channels:
     def post(self, event: Event, quota: Quota | None = None) -> Deferred[Event]:
         """Store *event*, then publish it; the Deferred fires in between.  A new channel counts against *quota*.
 
-        It fires when the event is safe: the poster knows before any reader does.
+        It fires when the event is safe: the poster knows before any reader does.  Its time is the store's: no other
+        clock must decide how long it is kept.
         """
+        event.time = 0.0
         answer: Deferred[Event] = Deferred()
 
         def stored(event: Event) -> None:
@@ -240,7 +242,7 @@ class Channels:
         entry = await self._store.get(CURSOR, key)
         if entry is None:
             return 0
-        end = life_end(self._clock.seconds(), self._cursor_seconds)
+        end = life_end(self._store.wall.time(), self._cursor_seconds)
         if entry.expires != end:
             # To be read is to be used.  It is no harm if that can not be stored, or it is moved meanwhile.
             used = self._store.set(CURSOR, key, entry.value, revision=entry.revision, expires=end)
@@ -254,7 +256,7 @@ class Channels:
         """
         if not 0 <= id <= MAX_ID:
             return fail(Invalid("after"))
-        key, move = cursor_key(client, topic), Move(id, life_end(self._clock.seconds(), self._cursor_seconds))
+        key, move = cursor_key(client, topic), Move(id, life_end(self._store.wall.time(), self._cursor_seconds))
         last = self._moves.get(key)
         if last == move and last.stored:
             return succeed(None)

@@ -103,7 +103,7 @@ class Indices:
         return True
 
     def _end(self) -> float:
-        return life_end(self._clock.seconds(), self._life)
+        return life_end(self._store.wall.time(), self._life)
 
     async def forget_ended(self) -> None:
         """Trim the rows of indices that have ended; sweeping forgets their logs."""

@@ -98,7 +98,7 @@ class Keys:
         bus: listens to the topics of what is watched.
         publish: called with the event of each change that the store does not publish; between nodes, it returns
             a Deferred that fires when the event is on its way, or lost.
-        clock: gives the time of a change.
+        clock: whose slices long work shares.
         max_bytes: of a value.
         durable: patterns of the topics whose events are stored.
     """
@@ -112,7 +112,7 @@ class Keys:
         max_bytes: int = 1 << 20,
         durable: Iterable[str] = (),
     ) -> None:
-        self._store, self._bus, self._clock = store, bus, clock
+        self._store, self._bus = store, bus
         self._slices = slices_of(clock)
         self._announcer = Announcer(publish, self._slices, bus.shared)
         self._durable = tuple(durable)
@@ -362,7 +362,7 @@ class Keys:
     def _announcement(self, key: str, name: str, origin: str) -> Announcement:
         topic = KEY_PREFIX + key
         stored = any(matches(pattern, topic) for pattern in self._durable)
-        return KeyAnnouncement(topic, name, self._clock.seconds(), origin=origin, stored=stored, key=key)
+        return KeyAnnouncement(topic, name, self._store.wall.time(), origin=origin, stored=stored, key=key)
 
     def _announced(self, change: Callable[..., Deferred[T]], key: str, name: str, origin: str) -> Deferred[T]:
         announcement = self._announcement(key, name, origin)

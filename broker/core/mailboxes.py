@@ -48,7 +48,7 @@ class Mailboxes:
 
         Where the store is away that is logged and tried again.
         """
-        end = life_end(self._clock.seconds(), self._life)
+        end = life_end(self._store.wall.time(), self._life)
         if self._opened.get(client) != end:
             self._opened[client] = end
             self._refused.pop(client, None)
@@ -61,7 +61,7 @@ class Mailboxes:
             Unavailable: the store is away.
         """
         end = self._opened.get(client)
-        if (end is not None and not 0 < end <= self._clock.seconds()) or self._configured(client):
+        if (end is not None and not 0 < end <= self._store.wall.time()) or self._configured(client):
             return True
         return await self._store.get(SPACE, client) is not None
 

@@ -127,7 +127,7 @@ class Memberships:
         return [session for member in members for session in member.sessions]
 
     def _end(self) -> float:
-        return life_end(self._clock.seconds(), self._life)
+        return life_end(self._store.wall.time(), self._life)
 
     async def prolong(self) -> None:
         """Let the memberships of all who are connected here live on; for most of the time there is nothing to do."""
@@ -230,7 +230,7 @@ class Memberships:
         if not self._store.announces:
             await self._store.delete(SPACE, key)
             return False
-        body, now = _encode((member, topic)), self._clock.seconds()
+        body, now = _encode((member, topic)), self._store.wall.time()
         left = Announcement(CONTROL, "left", now, body, self._source, stored=True)
         return await self._store.delete(SPACE, key, announcement=left)
 

@@ -60,7 +60,7 @@ class Owners:
         store: keeps the owner of each id.
         access: knows whom credentials name.
         notify: brings an event to all nodes.
-        clock: gives the time.
+        clock: for how long it is remembered.
         replaced: called with a client id and its owner, when that is another one from now on.
         lives: for how many seconds what is kept under an id lives without use, by kind; the
             id is its owner's for a little longer.  Of a kind without one, it is for ever.
@@ -245,7 +245,7 @@ class Owners:
                 return
             # Whoever has used that name for another kind of id may not any more: all nodes look it up again.
             changes = entry is None or entry.value != encode_text(owner)
-            body, now = _encode((id, owner)), self._clock.seconds()
+            body, now = _encode((id, owner)), self._store.wall.time()
             made = Announcement(CONTROL, "owner", now, body, stored=True) if changes and self._store.announces else None
             try:
                 await self._set(CLIENT_ID, id, owner, revision=entry.revision if entry is not None else 0, made=made)
@@ -271,7 +271,7 @@ class Owners:
         under the id may live for a tenth longer than its life; see ``lives.life_end``.
         """
         life = self._lives.get(kind, 0.0)
-        return (self._clock.seconds() // DAY + 2) * DAY + 1.2 * life if life else 0.0
+        return (self._store.wall.time() // DAY + 2) * DAY + 1.2 * life if life else 0.0
 
     def _stored(self, id: str) -> None:
         del self._storing[id]

@@ -42,7 +42,7 @@ class Parts:
         settings: the limits and times.
         store: keeps what is stored.
         bus: carries what is published.
-        clock: gives the time.
+        clock: for timers, and for how long something takes.
         access: knows the credentials.
         metrics: counts.
         buckets: how often each client may ask.

@@ -178,7 +178,7 @@ class Queues:
         kept = await self._store.read(LOG + queue, position, MESSAGES_PER_READ, READ_BYTES)
         if not self._may_deliver(queue):
             return None
-        oldest = self._clock.seconds() - self._max_age
+        oldest = self._store.oldest(self._max_age)
         delivered = position
         refused = False
         for event in kept:
@@ -199,7 +199,7 @@ class Queues:
         return True
 
     async def _keep(self, mail: Mail, quota: Quota | None) -> bool:
-        stored = await self._store.append(LOG + mail.queue, _event(mail, self._clock.seconds()), quota)
+        stored = await self._store.append(LOG + mail.queue, _event(mail), quota)
         return stored.id > self._limit and await self._advance(mail.queue, stored.id - self._limit)
 
     async def _advance(self, queue: str, upto: int) -> bool:
@@ -222,7 +222,7 @@ class Queues:
 
     def _end(self) -> float:
         """Return when a position that is stored now may end: the messages before it are too old then."""
-        return life_end(self._clock.seconds(), max(self._max_age, MIN_LIFE))
+        return life_end(self._store.wall.time(), max(self._max_age, MIN_LIFE))
 
     async def _position(self, queue: str) -> tuple[int, int]:
         entry = await self._store.get(POSITION, queue)
@@ -263,11 +263,11 @@ class Queues:
 
 # In the log, reference and time go before the body, as JSON, with a newline in between.
 # A body is not decoded: not every decoder takes all that JSON allows.  The time of
-# the stored event is the broker's: a sender's clock must not decide how long its message is kept.
+# the stored event is the store's: a sender's clock must not decide how long its message is kept.
 
 
-def _event(mail: Mail, now: float) -> Event:
-    return Event(mail.queue, "mail", _encode((mail.ref, mail.time)) + b"\n" + mail.body, source=mail.source, time=now)
+def _event(mail: Mail) -> Event:
+    return Event(mail.queue, "mail", _encode((mail.ref, mail.time)) + b"\n" + mail.body, source=mail.source)
 
 
 def _mail(queue: str, event: Event) -> Mail | None:

@@ -69,7 +69,7 @@ class Broker(MultiService):
         settings: the limits and times.
         store: started before, stopped after the bus.
         bus: carries what is published.
-        clock: gives the time.
+        clock: for timers, and for how long something takes.
         access: knows the credentials; by default nobody is asked.
         metrics: counts.
     """
@@ -107,6 +107,7 @@ class Broker(MultiService):
         self.arrived = bus.deliver = Delivery(self.topics, self.channels, self.keys, controls).arrived
         if bus.shared:
             cast(ISharedBus, bus).source = StoreEventSource(cast(ISharedStore, store))
+            cast(ISharedStore, store).witness = cast(ISharedBus, bus).last_mark
         store.wiped = self._wiped
         for topic in controls:
             bus.listen(topic)
@@ -201,7 +202,7 @@ class Broker(MultiService):
 
     async def _keep_mailboxes(self) -> None:
         """Let the mailboxes of all who are connected here live on; for most of the time there is nothing to do."""
-        end = life_end(self.clock.seconds(), self.settings.client_seconds)
+        end = life_end(self.store.wall.time(), self.settings.client_seconds)
         if end != self._mailboxes_end:
             self._mailboxes_end = end
             await self._open_mailboxes()
@@ -261,7 +262,7 @@ def make_parts(
         total_limit=settings.max_calls,
     )
     channels = make_channels(settings, store, bus, clock)
-    lifetimes, refusals = Lifetimes(clock), RefusalLog(clock, metrics)
+    lifetimes, refusals = Lifetimes(clock, store.wall), RefusalLog(clock, metrics)
     presence: Presence[Any] = Presence(lambda *change: _presence_changed(parts, *change))
     queues = make_queues(
         store, clock, lambda queue: _takers_of(parts, queue), settings.max_mailbox, settings.mailbox_seconds
@@ -278,7 +279,7 @@ def make_parts(
         refusals=refusals,
         failures=AuthFailures(clock, settings.auth_failures_per_minute, refusals),
         lifetimes=lifetimes,
-        tokens=Tokens(store, channels.notify, clock, lifetimes.revoke),
+        tokens=Tokens(store, channels.notify, lifetimes.revoke),
         topics=Topics(bus.listen, bus.forget),
         channels=channels,
         indices=Indices(store, clock, settings.index_seconds, max_bytes=min(MAX_PAGE_BYTES, settings.send_queue_bytes)),
@@ -290,7 +291,7 @@ def make_parts(
         queues=queues,
         mailboxes=Mailboxes(store, access.knows, clock, settings.client_seconds),
         cluster=LocalNames(),
-        about=About(store, bus, clock.seconds()),
+        about=About(store, bus, store.wall.time()),
         memory=make_memory(settings, metrics),
     )
     if bus.shared:
@@ -378,4 +379,4 @@ def _presence_changed(parts: Parts, change: str, client: str, session: str) -> N
     topic = f"{RESERVED_PREFIX}client.{change}"
     if parts.topics.has_listeners(topic) or parts.bus.shared:
         body = json.dumps({"id": client, "session": session}).encode()
-        parts.channels.announce(Event(topic, change, body, BROKER, parts.clock.seconds(), origin=session))
+        parts.channels.announce(Event(topic, change, body, BROKER, parts.store.wall.time(), origin=session))

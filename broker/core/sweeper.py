@@ -26,7 +26,7 @@ class Sweeper:
 
     Args:
         store: what is swept.
-        clock: gives the time.
+        clock: lets others work between the steps.
         indices: knows which rows belong to no index any more.
         retention: how long the events of channels are kept.
         mail_seconds: how long messages are kept.
@@ -40,12 +40,12 @@ class Sweeper:
 
     async def sweep(self) -> None:
         """Remove what has ended by now."""
-        now, kept = self._clock.seconds(), self._retention
-        before = now - kept.seconds if kept.seconds else 0.0
+        store, kept = self._store, self._retention
+        before = store.oldest(kept.seconds) if kept.seconds else 0.0
         for space in SPACES:
-            while len(await self._store.expired(space, KEYS_PER_STEP)) == KEYS_PER_STEP:
+            while len(await store.expired(space, KEYS_PER_STEP)) == KEYS_PER_STEP:
                 await deferLater(self._clock, 0)
         await self._indices.forget_ended()
         for logs in (LOG_PREFIX, ROWS):
-            await self._store.sweep(logs, before, kept.count)
-        await self._store.sweep(MAIL, now - self._mail_seconds, 0)
+            await store.sweep(logs, before, kept.count)
+        await store.sweep(MAIL, store.oldest(self._mail_seconds), 0)

@@ -22,7 +22,7 @@ from broker.core.memberships import Session
 from broker.core.parts import Parts
 from broker.core.shares import Share
 from broker.errors import BrokerError, Denied, Gone, RateLimited, Unauthenticated
-from broker.interfaces import ISession
+from broker.interfaces import ISession, IWallClock
 from broker.messages import CloseCode, Event, Identity, Mail, Reply, Request, quota_of
 from broker.patterns import (
     BROKER,
@@ -110,6 +110,11 @@ class Client:
     def clock(self) -> IReactorTime:
         """See ``IPeer.clock``."""
         return self._parts.clock
+
+    @property
+    def wall(self) -> IWallClock:
+        """See ``IPeer.wall``."""
+        return self._parts.store.wall
 
     def pace(self) -> None:
         """See ``IPeer.pace``."""

@@ -59,7 +59,7 @@ class QueueVerbs(Client):
         return grants is not None and client in grants.names("send")
 
     def _mail(self, queue: str, ref: str, body: bytes, time: float) -> Mail:
-        return Mail(queue, ref, body, self.client, time or self._parts.clock.seconds())
+        return Mail(queue, ref, body, self.client, time or self._parts.store.wall.time())
 
     def collect(self) -> None:
         """See ``IPeer.collect``."""

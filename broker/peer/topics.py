@@ -87,8 +87,6 @@ class TopicVerbs(Client):
         event.original = original
         parts = self._parts
         if parts.channels.is_durable(topic):
-            # A client's clock must not decide how long its event is kept.
-            event.time = parts.clock.seconds()
             return parts.channels.post(event, self._channels())
         sent = parts.bus.publish(event)
         return succeed(event) if sent is None else sent.addCallback(lambda _: event)
@@ -109,7 +107,7 @@ class TopicVerbs(Client):
     def _event(self, topic: str, name: str, body: bytes | None, source: str, time: float) -> Event:
         if time and not 0 < time <= MAX_TIME:
             raise Invalid("time")
-        now = time or self._parts.clock.seconds()
+        now = time or self._parts.store.wall.time()
         return Event(topic, name, body, source, now, origin=self.id, dialect=self.dialect)
 
     # What is stored.
@@ -137,13 +135,13 @@ class TopicVerbs(Client):
         share, expires = self._share or self._take_share(), self.identity.expires
         if expires:
             # Whole seconds: each other time would need a bucket of deadlines of its own.
-            timeout = min(timeout, max(0.0, ceil(expires - self.clock.seconds())))
+            timeout = min(timeout, max(0.0, ceil(expires - self.wall.time())))
         try:
             events = await self._parts.channels.poll(self._shown(topic), after, limit, timeout, max_bytes, share)
         except RateLimited as error:
             of_client = share.polls >= self._parts.settings.max_waiting_polls_per_client
             raise self._log(error, "poll", POLL_LIMITS[of_client]) from None
-        if expires and self.clock.seconds() >= expires:
+        if expires and self.wall.time() >= expires:
             raise Unauthenticated("token", message="The credential has expired")
         return events
 

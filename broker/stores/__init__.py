@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 
 from broker.config.addresses import is_redis
 from broker.errors import Invalid
-from broker.interfaces import IStore
+from broker.interfaces import IStore, IWallClock
 
 __all__ = ["open_store"]
 
@@ -37,27 +37,26 @@ def open_store(
     failed: Callable[[int], object] | None = None,
     checkpoint_failed: Callable[[], object] | None = None,
     wait: tuple[int, int] = (0, 0),
+    wall: IWallClock | None = None,
 ) -> IStore:
     """Return the store that *url* names; ``startService`` opens it.
 
     Args:
-        url: ``memory:``, ``sqlite:`` (the file ``txbroker.db`` in *directory*),
-            ``sqlite:/path`` or ``sqlite:path`` below *directory*, or that of a
-            Redis (``broker.redis.address``).
-        clock: its time is that of events and of expiry.
+        url: ``memory:``, ``sqlite:`` (the file ``txbroker.db`` in *directory*), ``sqlite:/path`` or ``sqlite:path``
+            below *directory*, or that of a Redis (``broker.redis.address``).
+        clock: for timers, and for how long something takes.
         directory: where files are; "" is the working directory.
-        durability: ``fsync``: what was answered survives a power cut;
-            ``os``: it survives the end of the process only.
+        durability: what was answered survives a power cut (``fsync``) or the end of the process only (``os``).
         reactor: where a writer thread answers; *clock* if it can do that, else the reactor in use.
         prefix: what all keys in Redis begin with.
-        announce: whether appending publishes the event in Redis, as the bus of
-            the same URL expects it.
+        announce: whether appending publishes the event in Redis, as the bus of the same URL expects it.
         max_bytes: what the store may hold; 0: any number.
         min_free_bytes: how much of the disk is left free.
         observe: called with the operations and the seconds of each commit.
         failed: called with the number of operations that a failure took.
         checkpoint_failed: called when the write-ahead log of SQLite could not be written back.
         wait: as for ``RedisStore``.
+        wall: the time of day, of a Redis until its own is known; by default that of *clock*.
 
     Raises:
         Invalid: there is no such store or durability, or Redis support is not installed.
@@ -68,9 +67,9 @@ def open_store(
     if scheme == "memory":
         from broker.stores.memory import MemoryStore
 
-        return MemoryStore(clock, max_bytes)
+        return MemoryStore(clock, max_bytes, wall)
     common: dict[str, Any] = {"clock": clock, "reactor": reactor or _threads(clock), "max_bytes": max_bytes}
-    common |= {"observe": observe, "failed": failed}
+    common |= {"observe": observe, "failed": failed, "wall": wall}
     if scheme == "sqlite":
         from broker.stores.sqlite import SqliteStore
 

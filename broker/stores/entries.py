@@ -6,15 +6,16 @@ from collections.abc import Callable
 
 from broker.errors import Conflict
 from broker.messages import Entry
+from broker.stores.expiry import Expiry
 from broker.stores.numbers import add
 
 EXPIRED_KEPT = 3600.0  # seconds for which sweeping leaves an expired key to ``IStore.expired``
 ANNOUNCED_SPACES = frozenset({"kv"})  # whose expired keys are announced, however late: sweeping leaves them for ever
 
 
-def alive(entry: Entry | None, now: float) -> Entry | None:
-    """Return *entry*, or None if it has expired at *now*, in seconds since the epoch."""
-    if entry is None or 0 < entry.expires <= now:
+def alive(entry: Entry | None, expiry: Expiry) -> Entry | None:
+    """Return *entry*, or None if it has expired."""
+    if entry is None or (entry.expires > 0 and expiry.is_over(entry.expires)):
         return None
     return entry
 

@@ -16,11 +16,13 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from zope.interface import implementer
 
+from broker.core.clocks import monotonic_time_of, wall_clock_of
 from broker.errors import Conflict
-from broker.interfaces import IStore
+from broker.interfaces import IStore, IWallClock
 from broker.messages import MAX_TIME, Announce, Announcement, Entry, Event, Quota
 from broker.patterns import LOG_PREFIX
 from broker.stores.entries import ANNOUNCED_SPACES, EXPIRED_KEPT, alive, check_revision, increased, merged, replaced
+from broker.stores.expiry import Expiry
 from broker.stores.room import ROW_BYTES, Room, check_quota, fits_when_full, floor_group, full_refusal, full_text
 from broker.stores.states import NOT_RUNNING, refused
 
@@ -47,6 +49,11 @@ class MemoryLog:
     def head(self) -> int:
         """The last id that was given, 0 for none."""
         return self.trimmed + len(self.rows)
+
+    def not_before(self, now: float) -> float:
+        """Return *now*, or the time of the last event if that is later."""
+        last = self.rows[-1][4] if self.rows else 0.0
+        return last if now < last <= MAX_TIME else now
 
     def trim(self, upto: int) -> list[int]:
         """Remove the events up to the id *upto*; return the sizes of their bodies."""
@@ -88,14 +95,21 @@ class MemorySpace:
         for index in range(bisect_left(self._sorted, first), bisect_right(self._sorted, last)):
             yield self._sorted[index]
 
-    def due(self, limit: int, now: float) -> list[str]:
-        """Return at most *limit* keys that have expired at *now*, the earliest first; they are to be removed."""
+    def due(self, limit: int, after: float, upto: float) -> list[str]:
+        """Return at most *limit* keys that expire after *after* and up to *upto*; they are to be removed."""
         keys: list[str] = []
-        while self._due and self._due[0][0] <= now and len(keys) < limit:
+        kept: list[tuple[float, str]] = []
+        while self._due and self._due[0][0] <= upto and len(keys) < limit:
             when, key = heapq.heappop(self._due)
             entry = self.entries.get(key)
-            if entry is not None and entry.expires == when and key not in keys[-1:]:
+            if entry is None or entry.expires != when or key in keys[-1:]:
+                continue
+            if when > after:
                 keys.append(key)
+            else:
+                kept.append((when, key))
+        for each in kept:
+            heapq.heappush(self._due, each)
         return keys
 
 
@@ -104,8 +118,9 @@ class MemoryStore(Service):
     """A store that is empty at each start.
 
     Args:
-        clock: its time is that of events and of expiry.
+        clock: lets others work between the steps of a sweep.
         max_bytes: what it may hold, about; 0: any number.
+        wall: its time is that of events and of expiry; by default the one that goes with *clock*.
 
     Attributes:
         used_bytes: what it holds, about.
@@ -116,11 +131,13 @@ class MemoryStore(Service):
     degraded = ""
     description = "memory; everything is lost at the end of the process"
 
-    def __init__(self, clock: IReactorTime, max_bytes: int = 0) -> None:
+    def __init__(self, clock: IReactorTime, max_bytes: int = 0, wall: IWallClock | None = None) -> None:
         self.epoch = ""
         self.used_bytes = 0
         self.wiped: Callable[[], object] = _ignore
         self._clock = clock
+        self.wall = wall or wall_clock_of(clock)
+        self._expiry = Expiry(self.wall, monotonic_time_of(clock))
         self._room = Room(max_bytes)
         self._stopped_reason = NOT_RUNNING
         self._forget()
@@ -195,7 +212,7 @@ class MemoryStore(Service):
             event.name,
             event.body,
             event.source,
-            event.time or self._clock.seconds(),
+            event.time or stored.not_before(self.wall.time()),
             stored.head + 1,
         )
         stored.rows.append((*row, event.author))
@@ -244,6 +261,10 @@ class MemoryStore(Service):
         """See ``IStore.sweep``."""
         return Deferred.fromCoroutine(self._sweep(prefix, before, keep))
 
+    def oldest(self, seconds: float) -> float:
+        """See ``IStore.oldest``."""
+        return self._expiry.oldest(seconds)
+
     async def _sweep(self, prefix: str, before: float, keep: int) -> int:
         names = await self._do(lambda: [name for name in self._logs if name.startswith(prefix)])
         removed = 0
@@ -252,7 +273,7 @@ class MemoryStore(Service):
             if number % SWEEP_STEP == 0:
                 await deferLater(self._clock, 0)
         for space in set(self._spaces) - ANNOUNCED_SPACES:
-            while len(self._expire(space, SWEEP_STEP, self._clock.seconds() - EXPIRED_KEPT)) == SWEEP_STEP:
+            while len(self._expire(space, SWEEP_STEP, 0.0, self.oldest(EXPIRED_KEPT))) == SWEEP_STEP:
                 await deferLater(self._clock, 0)
         return removed
 
@@ -280,7 +301,7 @@ class MemoryStore(Service):
         return self._do(self._get, space, key)
 
     def _get(self, space: str, key: str) -> Entry | None:
-        return alive(self._space(space).entries.get(key), self._clock.seconds())
+        return alive(self._space(space).entries.get(key), self._expiry)
 
     def _space(self, space: str) -> MemorySpace:
         stored = self._spaces.get(space)
@@ -319,7 +340,9 @@ class MemoryStore(Service):
         return result
 
     def _store_event(self, announcement: Announcement, value: bytes | None) -> None:
-        announcement.event = self._add(LOG_PREFIX + announcement.topic, announcement.event_of(value))
+        event = announcement.event_of(value)
+        event.time = 0.0  # the store's, which does not go back
+        announcement.event = self._add(LOG_PREFIX + announcement.topic, event)
 
     def _change(self, space: str, key: str, change: Callable[[Entry | None], Entry], quota: Quota | None) -> Entry:
         stored = self._get(space, key)
@@ -405,14 +428,21 @@ class MemoryStore(Service):
         return self._do(self._expire_announced, space, limit, announce)
 
     def _expire_announced(self, space: str, limit: int, announce: Announce | None) -> list[str]:
-        keys = self._expire(space, limit, self._clock.seconds())
+        keys = self._expired(space, limit)
         for announcement in map(announce, keys) if announce else ():
             if announcement is not None and announcement.stored:
                 self._store_event(announcement, None)
         return keys
 
-    def _expire(self, space: str, limit: int, now: float) -> list[str]:
-        keys = self._space(space).due(limit, now)
+    def _expired(self, space: str, limit: int) -> list[str]:
+        self._expiry.report()
+        keys: list[str] = []
+        for after, upto in self._expiry.look().spans():
+            keys += self._expire(space, limit - len(keys), after, upto)
+        return keys
+
+    def _expire(self, space: str, limit: int, after: float, upto: float) -> list[str]:
+        keys = self._space(space).due(limit, after, upto)
         for key in keys:
             self._remove(space, key)
         return keys

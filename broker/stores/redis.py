@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, fail, succeed
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IReactorCore, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -22,9 +22,10 @@ from txredisapi import RedisError
 from zope.interface import implementer
 
 from broker.core.bounded import BoundedDict
+from broker.core.clocks import monotonic_time_of, wall_clock_of
 from broker.core.slices import slices_of
 from broker.errors import Conflict, Unavailable
-from broker.interfaces import ISharedStore
+from broker.interfaces import ISharedStore, IWallClock
 from broker.messages import Announce, Announcement, Entry, Event, Quota, decode_text, encode_text
 from broker.patterns import LOG_PREFIX
 from broker.redis import RedisAddress
@@ -33,6 +34,7 @@ from broker.redis.event_codec import encode_extras, encode_record
 from broker.redis.script import Script
 from broker.redis.server import ServerInfo, read_info
 from broker.stores.entries import ANNOUNCED_SPACES, EXPIRED_KEPT, increased, merged
+from broker.stores.expiry import log_jump
 from broker.stores.redis_announcements import KeyEvents, announced, split
 from broker.stores.redis_reader import MAX_ID, RedisReader, end_of
 from broker.stores.redis_swap import (
@@ -66,13 +68,14 @@ class RedisStore(RedisReader, Service):
     Args:
         url: see ``RedisAddress``.
         prefix: what all keys begin with.
-        clock: its time is that of events and of expiry.
+        clock: the reactor; the time of a ``task.Clock`` stands for that of the server, by which all is dated and ends.
         reactor: connects, and times how long operations wait.
         announce: whether appending to the log of a topic, and a change of a key, also publishes the event.
         observe: called with the operations and the seconds of each call.
         failed: called with the number of operations that a failure took.
         max_bytes: how much memory the server may use; 0: any number.
         wait: how many replicas must have a write before it is answered, and how many milliseconds that may take.
+        wall: the time of this machine, until that of the server is known; by default the one that goes with *clock*.
 
     Attributes:
         used_bytes: how much it used when it was asked last; 0: it was not asked, without a limit.
@@ -96,6 +99,7 @@ class RedisStore(RedisReader, Service):
         failed: Callable[[int], object] | None = None,
         max_bytes: int = 0,
         wait: tuple[int, int] = (0, 0),
+        wall: IWallClock | None = None,
     ) -> None:
         super().__init__()
         self.used_bytes = 0
@@ -105,7 +109,7 @@ class RedisStore(RedisReader, Service):
         self._address = RedisAddress.parse(url)
         self._prefix = encode_text(prefix)
         self._channels = encode_text(f"{prefix}{self._address.db}/")
-        self._clock = clock
+        self.wall = self._time = RedisClock(clock, wall)
         self._server = ServerInfo()
         self._timeline = Timeline(self._prefix, reactor, lambda epoch: self.witness(epoch))
         self._stopped_reason = NOT_RUNNING
@@ -116,7 +120,7 @@ class RedisStore(RedisReader, Service):
         self._key_events = KeyEvents(announce, lambda: self.epoch)
         self._batcher = Batcher(
             self._address,
-            Script("broker.stores.redis_scripts", "state", "logs", "keys"),
+            Script("broker.stores.redis_scripts", "state", "clock", "logs", "keys"),
             reactor,
             slices_of(reactor),
             purpose="stored data",
@@ -198,6 +202,7 @@ class RedisStore(RedisReader, Service):
     async def _prepare(self, protocol: Any) -> None:
         self._server = await ServerInfo.query(protocol)
         self._server.check()
+        await self._time.begin(protocol)
         await self._compare(protocol)
         self._judge(self._server.info)
 
@@ -243,8 +248,7 @@ class RedisStore(RedisReader, Service):
             log.info("the store has room again")
 
     def _preamble(self) -> list[bytes]:
-        now = repr(self._clock.seconds()).encode()
-        return [self._prefix, self.epoch.encode(), self._channels, now, b"%d" % MAX_REPLY_BYTES]
+        return [self._prefix, self.epoch.encode(), self._channels, *self._time.words(), b"%d" % MAX_REPLY_BYTES]
 
     # Logs.
 
@@ -252,11 +256,13 @@ class RedisStore(RedisReader, Service):
         """See ``IStore.append``; the event is published in the same step if the store announces."""
         if self._room.shortage:
             return self._full()
-        time = event.time or self._clock.seconds()
+        time = event.time or self.wall.time()
         extras = b""
         if log.startswith(LOG_PREFIX):
             extras = encode_extras(event) if self.announces else b"-"
         stored = encode_record(event, time)
+        if event.time:
+            stored = b"=" + stored
         operation = Append(
             (b"append", encode_text(log), stored, extras),
             partial(self._appended, event, time, quota),
@@ -272,7 +278,11 @@ class RedisStore(RedisReader, Service):
             operation.found(None)
         return self._submit(operation)
 
-    def _appended(self, event: Event, time: float, quota: Quota | None, id: int) -> Event:
+    def _appended(self, event: Event, time: float, quota: Quota | None, result: int | list[Any]) -> Event:
+        if isinstance(result, list):
+            id, time = result[0], float(result[1])  # the last event of the log was later
+        else:
+            id = result
         if id == OVER_QUOTA:
             raise over_quota(quota)
         if id == CONFLICT:
@@ -300,6 +310,10 @@ class RedisStore(RedisReader, Service):
         """See ``IStore.sweep``; in steps, between which other operations are done."""
         return Deferred.fromCoroutine(self._sweep(encode_text(prefix), before, keep))
 
+    def oldest(self, seconds: float) -> float:
+        """See ``IStore.oldest``."""
+        return self._time.oldest(seconds)
+
     async def _sweep(self, prefix: bytes, before: float, keep: int) -> int:
         removed = 0
         start = b"[" + prefix
@@ -307,7 +321,7 @@ class RedisStore(RedisReader, Service):
             words = (b"sweep", start, end_of(prefix), repr(before).encode(), b"%d" % keep, b"%d" % SWEEP_WORK)
             count, start = await self._submit(Operation(words))
             removed += count
-        due = repr(self._clock.seconds() - EXPIRED_KEPT).encode()
+        due = repr(self.oldest(EXPIRED_KEPT)).encode()
         for space in await self._spaces() - set(map(encode_text, ANNOUNCED_SPACES)):
             while len(await self._expire(space, due, KEYS_STEP)) == KEYS_STEP:
                 pass
@@ -485,7 +499,8 @@ class RedisStore(RedisReader, Service):
 
         Returns how many had, and those that were removed by this.
         """
-        keys: list[bytes] = await self._submit(Operation((b"due", space, b"%d" % limit), reads=True))
+        now, skipped, keys = await self._submit(Operation((b"due", space, b"%d" % limit), reads=True))
+        self._time.judged(float(now), float(skipped))
         removing = [self._remove_due(space, key, announce(decode_text(key))) for key in keys]
         removed = await DeferredList(removing, consumeErrors=True)
         ended = [decode_text(key) for key, (success, there) in zip(keys, removed, strict=True) if success and there]
@@ -498,16 +513,16 @@ class RedisStore(RedisReader, Service):
         return self._change((b"remove_due", space, key), int, announcement, None)
 
     async def _expired(self, space: bytes, limit: int) -> list[str]:
-        due = repr(self._clock.seconds()).encode()
         found: list[bytes] = []
         while len(found) < limit:
             step = min(limit - len(found), KEYS_STEP)
             try:
-                some = await self._expire(space, due, step)
+                now, skipped, some = await self._submit(Operation((b"expired", space, b"%d" % step)))
             except Unavailable:
                 if not found:
                     raise
                 break  # those that were removed must be told
+            self._time.judged(float(now), float(skipped))
             found += some
             if len(some) < step:
                 break
@@ -526,6 +541,54 @@ class RedisStore(RedisReader, Service):
 
     def _submit(self, operation: Operation) -> Deferred[Any]:
         return refused(self._stopped_reason) if self._stopped_reason else self._batcher.submit(operation)
+
+
+@implementer(IWallClock)
+class RedisClock:
+    """Tells the time of the server: that of its last answer, and what has passed since by a clock that can not be set.
+
+    Until it has answered, this is the time of the machine.
+
+    Args:
+        clock: the reactor; a ``task.Clock`` is asked in the place of the server.
+        wall: the time of the machine; by default the one that goes with *clock*.
+    """
+
+    def __init__(self, clock: Any, wall: IWallClock | None = None) -> None:
+        self._wall = wall or wall_clock_of(clock)
+        self._elapsed = monotonic_time_of(clock)
+        self._virtual = not IReactorCore.providedBy(clock)
+        self._ahead: float | None = None  # how far the server's time is before ``_elapsed``
+        self._compared = False  # whether the script has judged the server's time
+        self._skipped = 0.0
+
+    def time(self) -> float:
+        """See ``IWallClock``."""
+        return self._wall.time() if self._ahead is None else self._elapsed() + self._ahead
+
+    def oldest(self, seconds: float) -> float:
+        """See ``IStore.oldest``."""
+        return self.time() - self._skipped - seconds
+
+    def words(self) -> tuple[bytes, bytes]:
+        """Return what the script is told: the time in the place of the server's or b"", and the one expected or b""."""
+        now = repr(self.time()).encode()
+        if self._virtual:
+            return now, b""
+        # The first time that a node gets is no measure: the script compares it with what is noted in Redis.
+        return b"", now if self._compared else b""
+
+    async def begin(self, protocol: Any) -> None:
+        """Ask for the server's time, for what is dated from now on, unless there is one already."""
+        if self._ahead is None and not self._virtual:
+            seconds, micros = await protocol.execute_command(b"TIME")
+            self._ahead = int(seconds) + int(micros) / 1e6 - self._elapsed()
+
+    def judged(self, now: float, skipped: float) -> None:
+        """Take the server's time *now*, of whose jumps the script skips so many seconds."""
+        self._skipped = log_jump(self._skipped, skipped)
+        if not self._virtual:
+            self._ahead, self._compared = now - self._elapsed(), True
 
 
 def _ignore() -> None:

@@ -48,10 +48,14 @@ class KeyEvent:
         before, _, after = text.rpartition(ZERO)
         return log, extras, before + b'"', b'"' + after
 
-    def store(self, id: int, value: bytes | None) -> None:
-        """Take the *id* of the event of the change that has left *value*."""
+    def store(self, id: int | list[Any], value: bytes | None) -> None:
+        """Take the *id* of the event of the change that has left *value*, with its time if it has got another."""
         event = self._announcement.event_of(value)
-        event.id, event.epoch = id, self._epoch()
+        if isinstance(id, list):
+            event.id, event.time = id[0], float(id[1])
+        else:
+            event.id = id
+        event.epoch = self._epoch()
         self._announcement.event = event
 
 
@@ -80,8 +84,11 @@ def announced(change: Sequence[bytes], events: Sequence[Sequence[bytes]]) -> Seq
     return (b"announced", b"%d" % len(events), *chain.from_iterable(events), *change) if events else change
 
 
-def split(result: Any) -> tuple[Any, list[int]]:
-    """Return what a change has returned, and the ids of its events: those that were stored and not published."""
+def split(result: Any) -> tuple[Any, list[Any]]:
+    """Return what a change has returned, and the ids of its events: those that were stored and not published.
+
+    With an id in a list is the time of its event, if that is not the one of its record.
+    """
     if type(result) is list:
         return result[0], result[1:]
     return result, []

@@ -17,11 +17,13 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from zope.interface import implementer
 
+from broker.core.clocks import monotonic_time_of, wall_clock_of
 from broker.errors import Unavailable
-from broker.interfaces import IStore
+from broker.interfaces import IStore, IWallClock
 from broker.messages import Announce, Announcement, Entry, Event, Quota, encode_text
 from broker.patterns import LOG_PREFIX
 from broker.stores.entries import EXPIRED_KEPT
+from broker.stores.expiry import Expiry
 from broker.stores.room import full_text
 from broker.stores.sqlite_checkpoints import MAX_LOG_BYTES, CheckpointHealth, Checkpoints, CheckpointState
 from broker.stores.sqlite_failures import cannot_write, is_damage
@@ -42,7 +44,7 @@ class SqliteStore(Service):
 
     Args:
         path: the file; made when it is missing.
-        clock: its time is that of events and of expiry.
+        clock: times the attempts to write again after a failure.
         reactor: where the writer thread's answers are delivered.
         durability: ``fsync``, or ``os``: then a power cut may take the last
             events, and their ids are given again.
@@ -52,6 +54,7 @@ class SqliteStore(Service):
         timeout: seconds to wait while another program holds the write lock.
         max_bytes: what the file and its write-ahead log may use; 0: any number.
         min_free_bytes: how much of the disk is left free.
+        wall: its time is that of events and of expiry; by default the one that goes with *clock*.
     """
 
     shared = False
@@ -70,8 +73,11 @@ class SqliteStore(Service):
         timeout: float = LOCK_TIMEOUT,
         max_bytes: int = 0,
         min_free_bytes: int = 0,
+        wall: IWallClock | None = None,
     ) -> None:
         self.epoch = ""
+        self.wall = wall or wall_clock_of(clock)
+        self._expiry = Expiry(self.wall, monotonic_time_of(clock))
         survives = "a power cut" if durability == "fsync" else "the end of the process but perhaps not a power cut"
         self.description = f"SQLite; what was answered survives {survives}"
         self._path = path
@@ -108,6 +114,7 @@ class SqliteStore(Service):
             self.wiped()
 
     def _open(self, file: SqliteFile) -> None:
+        self._expiry = Expiry(self.wall, monotonic_time_of(self._clock), noted=file.noted)
         self._reader = TableReader(file.reads, file.epoch)
         self._space = FileSpace(file.writes, self._path, self._max_bytes, self._min_free_bytes)
         writer = TableWriter(file.writes, file.epoch, self._space, file.history)
@@ -185,7 +192,7 @@ class SqliteStore(Service):
         """See ``IStore.append``."""
         if self._stopped_reason:
             return refused(self._stopped_reason)
-        time = event.time or self._clock.seconds()
+        time = event.time or self.wall.time()
         return self._commits.submit(TableWriter.append, (log, event, time, quota, head), len(event.body or b""), log)
 
     def read(self, log: str, after: int, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:
@@ -214,13 +221,17 @@ class SqliteStore(Service):
         """See ``IStore.sweep``; in steps, between which other operations are done."""
         return Deferred.fromCoroutine(self._sweep(prefix, before, keep))
 
+    def oldest(self, seconds: float) -> float:
+        """See ``IStore.oldest``."""
+        return self._expiry.oldest(seconds)
+
     async def _sweep(self, prefix: str, before: float, keep: int) -> int:
         removed = 0
         start: bytes | None = encode_text(prefix)
         while start is not None:
             count, start = await self._change(TableWriter.sweep_logs, (prefix, start, before, keep), 0, EVERY_LOG)
             removed += count
-        due = self._clock.seconds() - EXPIRED_KEPT
+        due = self.oldest(EXPIRED_KEPT)
         space: str | None = ""
         while space is not None:
             space = await self._change(TableWriter.sweep_keys, (space, due), 0)
@@ -230,13 +241,13 @@ class SqliteStore(Service):
 
     def get(self, space: str, key: str) -> Deferred[Entry | None]:
         """See ``IStore.get``."""
-        return self._query(TableReader.get, (space, key, self._clock.seconds()), (space, key))
+        return self._query(TableReader.get, (space, key, self._expiry), (space, key))
 
     def range(
         self, space: str, first: str, last: str, limit: int, max_bytes: int = 0
     ) -> Deferred[list[tuple[str, Entry]]]:
         """See ``IStore.range``."""
-        return self._query(TableReader.range, (space, first, last, limit, self._clock.seconds(), max_bytes), (space,))
+        return self._query(TableReader.range, (space, first, last, limit, self._expiry, max_bytes), (space,))
 
     def set(
         self,
@@ -250,14 +261,14 @@ class SqliteStore(Service):
         announcement: Announcement | None = None,
     ) -> Deferred[Entry]:
         """See ``IStore.set``."""
-        arguments = (space, key, value, revision, expires, self._clock.seconds(), quota)
+        arguments = (space, key, value, revision, expires, self._expiry, quota)
         return self._change_key(TableWriter.set, arguments, len(value), announcement)
 
     def delete(
         self, space: str, key: str, *, revision: int | None = None, announcement: Announcement | None = None
     ) -> Deferred[bool]:
         """See ``IStore.delete``."""
-        return self._change_key(TableWriter.delete, (space, key, revision, self._clock.seconds()), 0, announcement)
+        return self._change_key(TableWriter.delete, (space, key, revision, self._expiry), 0, announcement)
 
     def patch(
         self,
@@ -270,7 +281,7 @@ class SqliteStore(Service):
         announcement: Announcement | None = None,
     ) -> Deferred[Entry]:
         """See ``IStore.patch``; *merge* is called in the writer thread."""
-        arguments = (space, key, value, merge, self._clock.seconds(), quota)
+        arguments = (space, key, value, merge, self._expiry, quota)
         return self._change_key(TableWriter.patch, arguments, len(value), announcement)
 
     def increment(
@@ -283,12 +294,13 @@ class SqliteStore(Service):
         announcement: Announcement | None = None,
     ) -> Deferred[Entry]:
         """See ``IStore.increment``."""
-        arguments = (space, key, amount, self._clock.seconds(), quota)
+        arguments = (space, key, amount, self._expiry, quota)
         return self._change_key(TableWriter.increment, arguments, len(amount), announcement)
 
     def expired(self, space: str, limit: int, announce: Announce | None = None) -> Deferred[list[str]]:
         """See ``IStore.expired``; *announce* is called in the writer thread."""
-        return self._change(TableWriter.expired, (space, limit, self._clock.seconds(), announce), 0)
+        self._expiry.report()
+        return self._change(TableWriter.expired, (space, limit, self._expiry, announce), 0)
 
     # Submitting.
 

@@ -90,6 +90,7 @@ class SqliteFile:
         writes: the connection of the writer thread.
         reads: a second connection, which sees what was committed.
         history: knows how far it has come, and its epoch.
+        noted: the time that was noted last, in seconds since 1970; 0.0: none.
         watch: knows the files that are open.
         log_pages: how long the write-ahead log becomes before it is written back into the file.
         lost: whether other files are at its path now.
@@ -102,6 +103,7 @@ class SqliteFile:
     log_pages: int
     _opening: Opening
     _lock: int
+    noted: float
     lost: bool = False
 
     @property
@@ -167,7 +169,7 @@ def _opened(opening: Opening, lock: int, remembered: Position | None) -> SqliteF
         (page_size,) = writes.execute("PRAGMA page_size").fetchone()
         watch = FileWatch(opening.path, history, page_size, opening.log_limit)
         pages = max(MIN_WAL_PAGES, min(MAX_WAL_PAGES, opening.log_limit // page_size))
-        return SqliteFile(writes, reads, history, watch, pages, opening, lock)
+        return SqliteFile(writes, reads, history, watch, pages, opening, lock, _noted_time(reads))
     except (OSError, sqlite3.Error, FileLost):
         reads.close()
         writes.close()
@@ -280,3 +282,8 @@ def judge_version(connection: sqlite3.Connection, newest: int) -> tuple[int, str
             f"it was written by a newer version (its schema is {version}, the newest known here is {newest})"
         )
     return version, ""
+
+
+def _noted_time(connection: sqlite3.Connection) -> float:
+    row = connection.execute("SELECT value FROM meta WHERE name = 'time'").fetchone()
+    return float(row[0]) if row else 0.0

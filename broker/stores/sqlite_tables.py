@@ -12,6 +12,7 @@ from broker.errors import Conflict
 from broker.messages import MAX_TIME, Announce, Announcement, Entry, Event, Quota, decode_text, encode_text
 from broker.patterns import LOG_PREFIX
 from broker.stores.entries import ANNOUNCED_SPACES, alive, check_revision, increased, merged, replaced
+from broker.stores.expiry import Expiry
 from broker.stores.room import ROW_BYTES, check_quota, fits_when_full, floor_group, full_refusal
 from broker.stores.sqlite_history import History
 from broker.stores.sqlite_space import FileSpace
@@ -42,7 +43,7 @@ _LOGS = "SELECT name FROM log WHERE name >= ? AND name < ? AND name > ? ORDER BY
 _GET = "SELECT value, revision, expires FROM entry WHERE space = ? AND key = ?"
 _RANGE = (
     "SELECT key, value, revision, expires FROM entry WHERE space = ? AND key >= ? AND key <= ?"
-    " AND (expires <= 0 OR expires > ?) ORDER BY key LIMIT ?"
+    " AND (expires <= 0 OR expires > ? OR (expires > ? AND expires <= ?)) ORDER BY key LIMIT ?"
 )
 _NEW_LOG = "INSERT INTO log (name, account, trimmed, purged) VALUES (?, ?, ?, ?)"
 _FLOOR = "SELECT id FROM floor WHERE hash = ?"
@@ -51,6 +52,7 @@ _COUNT = "SELECT count FROM account WHERE name = ?"
 _ADD = "INSERT INTO account (name, count) VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET count = count + 1"
 _SUBTRACT = "UPDATE account SET count = count - ? WHERE name = ?"
 _CLOSE = "DELETE FROM account WHERE name = ? AND count <= 0"
+_LAST_TIME = "SELECT time FROM event WHERE log = ? ORDER BY id DESC LIMIT 1"
 _APPEND = "INSERT INTO event (log, id, time, source, name, body, topic) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _TRIM = "UPDATE log SET trimmed = ? WHERE id = ?"
 _TO_PURGE = "SELECT id, purged, trimmed FROM log WHERE purged < trimmed LIMIT 1"
@@ -60,7 +62,11 @@ _LOOK = "SELECT value, revision, expires, account FROM entry WHERE space = ? AND
 _PUT = "INSERT OR REPLACE INTO entry (space, key, value, revision, expires, account) VALUES (?, ?, ?, ?, ?, ?)"
 _REPLACE = "UPDATE entry SET value = ?, revision = ?, expires = ? WHERE space = ? AND key = ?"
 _DELETE = "DELETE FROM entry WHERE space = ? AND key = ?"
-_DUE = "SELECT key, account FROM entry WHERE space = ? AND expires > 0 AND expires <= ? ORDER BY expires LIMIT ?"
+_DUE = (
+    "SELECT key, account FROM entry WHERE space = ? AND expires > 0 AND expires > ? AND expires <= ?"
+    " ORDER BY expires LIMIT ?"
+)
+_NOTE_TIME = "INSERT OR REPLACE INTO meta (name, value) VALUES ('time', ?)"
 _NEXT_SPACE = "SELECT min(space) FROM entry WHERE space > ?"
 
 
@@ -129,16 +135,17 @@ class TableReader:
         rows = self._execute(_LOGS, (first, after_prefix(first), encode_text(after), _fit(limit))).fetchall()
         return [decode_text(name) for (name,) in rows]
 
-    def get(self, space: str, key: str, now: float) -> Entry | None:
-        """See ``IStore.get``; *now* is in seconds since the epoch."""
+    def get(self, space: str, key: str, expiry: Expiry) -> Entry | None:
+        """See ``IStore.get``."""
         row = self._execute(_GET, (space, encode_text(key))).fetchone()
-        return None if row is None else alive(Entry(*row), now)
+        return None if row is None else alive(Entry(*row), expiry)
 
     def range(
-        self, space: str, first: str, last: str, limit: int, now: float, max_bytes: int = 0
+        self, space: str, first: str, last: str, limit: int, expiry: Expiry, max_bytes: int = 0
     ) -> list[tuple[str, Entry]]:
-        """See ``IStore.range``; *now* is in seconds since the epoch."""
-        found = self._execute(_RANGE, (space, encode_text(first), encode_text(last), now, _fit(limit)))
+        """See ``IStore.range``."""
+        moment, keys = expiry.look(), (encode_text(first), encode_text(last))
+        found = self._execute(_RANGE, (space, *keys, moment.now, moment.passed, moment.after, _fit(limit)))
         rows = _rows(found, 1, max_bytes)
         return [(decode_text(key), Entry(*entry)) for key, *entry in rows]
 
@@ -171,7 +178,8 @@ class TableWriter(TableReader):
         self._history = history
         self.shortage = ""
         self._damaged = False  # whether the index of what is to be purged is; nothing else depends on it
-        self._heads: dict[str, list[int]] = {}  # by the name of the log: its row id and its last event id
+        # By the name of the log: its row id, the id and the time of its last event.
+        self._heads: dict[str, list[Any]] = {}
         super().__init__(connection, epoch)
         self._buffer: list[tuple[int, int, float, bytes, bytes, bytes | None, bytes | int]] = []  # rows of "event"
         self.to_purge = self._execute(_TO_PURGE).fetchone() is not None  # the rest of an earlier run
@@ -230,7 +238,7 @@ class TableWriter(TableReader):
     def append(
         self, log: str, event: Event, time: float, quota: Quota | None = None, expected: int | None = None
     ) -> Event:
-        """See ``IStore.append``; *time* is that of the stored event."""
+        """See ``IStore.append``; *time* is the event's own or the store's."""
         if self.shortage:
             raise full_refusal(self.shortage)
         if expected is not None and expected != self.head(log):
@@ -238,6 +246,8 @@ class TableWriter(TableReader):
         head = self._heads.get(log) or self._load_head(log, quota)
         number = head[1] + 1
         topic = event.topic
+        if time < head[2] <= MAX_TIME and not event.time:
+            time = head[2]  # the clock was set back
         self._buffer.append(
             (
                 head[0],
@@ -251,6 +261,7 @@ class TableWriter(TableReader):
             )
         )
         head[1] = number
+        head[2] = time
         return Event(
             topic,
             event.name,
@@ -265,14 +276,17 @@ class TableWriter(TableReader):
             event.author,
         )
 
-    def _load_head(self, log: str, quota: Quota | None) -> list[int]:
-        row = self._execute(_HEAD, (encode_text(log),)).fetchone()
-        if row is None:
+    def _load_head(self, log: str, quota: Quota | None) -> list[Any]:
+        row, time = self._execute(_HEAD, (encode_text(log),)).fetchone(), 0.0
+        if row is not None:
+            last = self._execute(_LAST_TIME, (row[0],)).fetchone()
+            time = last[0] if last is not None else 0.0
+        else:
             account, floor = self._count(quota), self._floor(log)
             number = self._execute(_NEW_LOG, (encode_text(log), account, floor, floor)).lastrowid
             assert number is not None
             row = (number, floor)
-        head = self._heads[log] = [row[0], row[1]]
+        head = self._heads[log] = [row[0], row[1], time]
         return head
 
     def _count(self, quota: Quota | None) -> bytes | None:
@@ -383,7 +397,7 @@ class TableWriter(TableReader):
 
         Returns the space to go on with, None at the end.
         """
-        if space not in ANNOUNCED_SPACES and len(self.expired(space, SWEPT_ROWS, due)) == SWEPT_ROWS:
+        if space not in ANNOUNCED_SPACES and len(self._remove_due(space, SWEPT_ROWS, 0.0, due)) == SWEPT_ROWS:
             return space
         following: str | None = self._execute(_NEXT_SPACE, (space,)).fetchone()[0]
         return following
@@ -395,21 +409,21 @@ class TableWriter(TableReader):
         value: bytes,
         revision: int | None,
         expires: float,
-        now: float,
+        expiry: Expiry,
         quota: Quota | None = None,
     ) -> Entry:
-        """See ``IStore.set``; *now* is in seconds since the epoch."""
-        stored, account = self._look(space, key, now)
+        """See ``IStore.set``."""
+        stored, account = self._look(space, key, expiry)
         check_revision(stored, revision, key)
         return self._put(space, key, stored, replaced(stored, value, expires), account, quota)
 
-    def _look(self, space: str, key: str, now: float) -> tuple[Entry | None, bytes | None]:
+    def _look(self, space: str, key: str, expiry: Expiry) -> tuple[Entry | None, bytes | None]:
         """Return the entry of *key*, and the account of the row, which may be one that has expired."""
         row = self._execute(_LOOK, (space, encode_text(key))).fetchone()
         if row is None:
             return None, None
         value, revision, expires, account = row
-        return alive(Entry(value, revision, expires), now), account
+        return alive(Entry(value, revision, expires), expiry), account
 
     def _put(
         self, space: str, key: str, stored: Entry | None, entry: Entry, account: bytes | None, quota: Quota | None
@@ -431,9 +445,9 @@ class TableWriter(TableReader):
         self._uncount(expired)
         return account
 
-    def delete(self, space: str, key: str, revision: int | None, now: float) -> bool:
-        """See ``IStore.delete``; a key that has expired at *now* is left to ``expired``."""
-        stored, account = self._look(space, key, now)
+    def delete(self, space: str, key: str, revision: int | None, expiry: Expiry) -> bool:
+        """See ``IStore.delete``; a key that has expired is left to ``expired``."""
+        stored, account = self._look(space, key, expiry)
         check_revision(stored, revision, key)
         if stored is None:
             return False
@@ -447,16 +461,16 @@ class TableWriter(TableReader):
         key: str,
         value: bytes,
         merge: Callable[[bytes, bytes], bytes],
-        now: float,
+        expiry: Expiry,
         quota: Quota | None = None,
     ) -> Entry:
-        """See ``IStore.patch``; *now* is in seconds since the epoch."""
-        stored, account = self._look(space, key, now)
+        """See ``IStore.patch``."""
+        stored, account = self._look(space, key, expiry)
         return self._put(space, key, stored, merged(stored, value, merge), account, quota)
 
-    def increment(self, space: str, key: str, amount: bytes, now: float, quota: Quota | None = None) -> Entry:
-        """See ``IStore.increment``; *now* is in seconds since the epoch."""
-        stored, account = self._look(space, key, now)
+    def increment(self, space: str, key: str, amount: bytes, expiry: Expiry, quota: Quota | None = None) -> Entry:
+        """See ``IStore.increment``."""
+        stored, account = self._look(space, key, expiry)
         return self._put(space, key, stored, increased(stored, amount), account, quota)
 
     def change_announced(
@@ -475,28 +489,43 @@ class TableWriter(TableReader):
         shortage, self.shortage = self.shortage, ""
         try:
             event = announcement.event_of(value)
-            announcement.event = self.append(LOG_PREFIX + event.topic, event, event.time)
+            time, event.time = event.time, 0.0  # the store's, which does not go back
+            announcement.event = self.append(LOG_PREFIX + event.topic, event, time)
         finally:
             self.shortage = shortage
 
-    def expired(self, space: str, limit: int, now: float, announce: Announce | None = None) -> list[str]:
-        """See ``IStore.expired``; *now* is in seconds since the epoch.
+    def expired(self, space: str, limit: int, expiry: Expiry, announce: Announce | None = None) -> list[str]:
+        """See ``IStore.expired``.
 
-        The daemon calls it every second, which is often enough to look how large the file is, and to remember how
-        far it has come.
+        The daemon calls it every second, which is often enough to look how large the file is, what time it is, and to
+        remember how far it has come.
         """
         self.measure()
         if self._history is not None:
             self._history.save()
-        rows = self._execute(_DUE, (space, now, max(0, limit))).fetchall()
-        self._executemany(_DELETE, [(space, key) for key, _ in rows])
-        for account, count in Counter(account for _, account in rows).items():
-            self._uncount(account, count)
-        keys = [decode_text(key) for key, _ in rows]
+        self._note_time(expiry)
+        keys: list[str] = []
+        for after, upto in expiry.look().spans():
+            keys += self._remove_due(space, limit - len(keys), after, upto)
         for announcement in map(announce, keys) if announce else ():
             if announcement is not None and announcement.stored:
                 self._append_event(announcement, None)
         return keys
+
+    def _note_time(self, expiry: Expiry) -> None:
+        noted = 0.0 if self.shortage else expiry.note_due()
+        if noted:
+            self._execute(_NOTE_TIME, (noted,))
+            if self._history is not None:
+                self._history.seen += 1  # it is no data that could be missed
+
+    def _remove_due(self, space: str, limit: int, after: float, upto: float) -> list[str]:
+        """Remove at most *limit* keys that expire after *after* and up to *upto*; return them, the earliest first."""
+        rows = self._execute(_DUE, (space, after, upto, max(0, limit))).fetchall()
+        self._executemany(_DELETE, [(space, key) for key, _ in rows])
+        for account, count in Counter(account for _, account in rows).items():
+            self._uncount(account, count)
+        return [decode_text(key) for key, _ in rows]
 
     def probe(self) -> None:
         """Write ``PROBE_BYTES`` and remove them again, which fails when the disk is full."""

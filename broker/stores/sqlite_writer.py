@@ -32,7 +32,7 @@ MAX_PENDING_BYTES = 16 * 1024 * 1024  # of bodies and values under way
 LARGE_BATCH = 4  # operations, from which the next batch waits a little for more
 PROBE_INTERVAL = 1.0  # seconds between two attempts to write while writing fails
 CHECK_INTERVAL = 0.5  # seconds between two looks at the files
-PAGES_PER_COMMIT, PAGES_PER_OPERATION, PAGE = 4, 4, 4096  # that are written to the log, about
+PAGES_PER_COMMIT, PAGES_PER_OPERATION, PAGE = 4, 1, 4096  # that are written to the log, about
 
 
 class GroupCommit:

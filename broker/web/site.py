@@ -24,6 +24,7 @@ from broker.access.addresses import plain_address
 from broker.access.admission import PER_ADDRESS, Admission, ConnectionCounter
 from broker.access.browsers import BrowserPolicy
 from broker.access.limits import network_of
+from broker.core.clocks import wall_clock_of
 from broker.core.deadlines import Deadlines
 from broker.core.memory import Memory
 from broker.core.slices import slices_of
@@ -126,7 +127,7 @@ class Site(Factory):
         self.limits = limits or Limits()
         self.times = times or Times()
         self.memory = memory or Memory()
-        self.dates = Dates(clock)
+        self.dates = Dates(wall_clock_of(clock))
         self.deadlines: Deadlines[HttpChannel] = Deadlines(clock, HttpChannel.expired)
         self.slices = slices_of(clock)
         self.routes = Routes(dialects)

@@ -292,7 +292,7 @@ class Set(Method):
         options = self.options or Lifetime()
         expires = 0.0
         if options.ttl is not None:
-            expires = session.clock.seconds() + options.ttl
+            expires = session.peer.wall.time() + options.ttl
             if not (options.ttl > 0 and expires <= MAX_EXPIRY):
                 raise Invalid("ttl")
         value = self.value.encode()

@@ -15,7 +15,7 @@ import attrs
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from broker.errors import BrokerError
-from broker.interfaces import ILink, IPeer
+from broker.interfaces import ILink, IPeer, IWallClock
 from broker.messages import CloseCode, Event, Frame, Mail, Reply, Request, text_frame
 from broker.patterns import KEY_PREFIX
 from protocols.owlmeans import wire
@@ -102,13 +102,15 @@ class Outgoing:
         peer: the way into the broker.
         link: the way out to the client.
         settings: of the daemon.
-        clock: gives the time.
+        clock: for timers.
+        wall: for the dates of messages.
     """
 
     peer: IPeer
     link: ILink
     settings: Settings
     clock: IReactorTime = attrs.field(init=False)
+    wall: IWallClock = attrs.field(init=False)
     _watches: Watches | None = attrs.field(default=None, init=False)
     _client: bytes = attrs.field(default=b'""', init=False)  # its client id as JSON
     _buffer: StartBuffer | None = attrs.field(default=None, init=False)  # until it has its handlers in place
@@ -116,7 +118,7 @@ class Outgoing:
     _burst_timer: IDelayedCall | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.clock = self.peer.clock
+        self.clock, self.wall = self.peer.clock, self.peer.wall
 
     @property
     def watches(self) -> Watches:
@@ -144,7 +146,7 @@ class Outgoing:
 
     def request(self, request: Request) -> None:
         """Send a call that this client performs, or a request it takes."""
-        dt = int((request.time or self.clock.seconds()) * 1000 + 0.5)
+        dt = int((request.time or self.wall.time()) * 1000 + 0.5)
         if request.streamed:
             self.push(text_frame(wire.request(request, self._client, dt)))
             return
@@ -155,7 +157,7 @@ class Outgoing:
 
     def reply(self, reply: Reply) -> None:
         """Send the end of a call, or one answer of a request."""
-        dt = int((reply.time or self.clock.seconds()) * 1000 + 0.5)
+        dt = int((reply.time or self.wall.time()) * 1000 + 0.5)
         sender, error = encode(reply.source), reply.error
         if error is None:
             form, body = RESPONSE if reply.streamed else RESULT, reply.body
@@ -234,7 +236,7 @@ class Outgoing:
 
     def answer(self, form: bytes, ref: str, body: bytes) -> None:
         """Answer *ref* in the broker's own name."""
-        self.link.send(form % (encode(ref), body, BROKER_JSON, milliseconds(self.clock.seconds())))
+        self.link.send(form % (encode(ref), body, BROKER_JSON, milliseconds(self.wall.time())))
 
     def _open_buffer(self) -> StartBuffer | None:
         """Return the buffer while the client may not have its handlers in place."""

@@ -127,7 +127,7 @@ class Session(Outgoing):
 
     def warn(self, seconds: float) -> None:
         """Tell the client that its credential ends in *seconds*."""
-        self.push(text_frame(wire.expiring(seconds, self.clock.seconds())))
+        self.push(text_frame(wire.expiring(seconds, self.wall.time())))
 
     # Called by this package.
 

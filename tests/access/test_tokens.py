@@ -170,7 +170,7 @@ def test_tokens_survive_a_restart_on_the_same_store(broker, clock):
 
 
 def test_the_signing_key_is_made_once_by_all_nodes(broker, clock):
-    nodes = [Tokens(broker.store, lambda _: None, clock) for _ in range(3)]
+    nodes = [Tokens(broker.store, lambda _: None) for _ in range(3)]
     minted = [do(node.mint({"name": ""}, {}, 60)) for node in nodes]
     assert [do(nodes[0].verify(token)).bearer["name"] for token in minted] == ["", "", ""]
     assert value_of(broker.store.get(SPACE, SIGNING_KEY)).revision == 1
@@ -186,11 +186,11 @@ def test_a_node_that_comes_second_takes_the_key_of_the_first(broker, clock):
             self.looks += 1
             return broker.store.get(space, "nothing" if self.looks == 1 else key)
 
-        set = broker.store.set
+        set, wall = broker.store.set, broker.store.wall
 
-    first = Tokens(broker.store, lambda _: None, clock)
+    first = Tokens(broker.store, lambda _: None)
     token = do(first.mint({}, {}, 60))
-    assert do(Tokens(cast(Any, Late()), lambda _: None, clock).verify(token)).claims == {}
+    assert do(Tokens(cast(Any, Late()), lambda _: None).verify(token)).claims == {}
 
 
 def claims_of(token):
@@ -259,10 +259,12 @@ def test_a_token_that_is_revoked_while_it_is_looked_at_is_refused(broker, clock)
     class Late:
         """A store whose answer is under way when the token is revoked."""
 
+        wall = broker.store.wall
+
         def get(self, space, key):
             return answer if key.startswith("revoked:") else broker.store.get(space, key)
 
-    tokens = Tokens(cast(Any, Late()), lambda _: None, clock)
+    tokens = Tokens(cast(Any, Late()), lambda _: None)
     looking = Deferred.fromCoroutine(tokens.verify(token))
     tokens.revoked(Event("", "revoked", None, claims_of(token)["jti"]))
     answer.callback(None)

@@ -148,7 +148,7 @@ async def test_times_and_cursors_that_can_not_be_are_not_taken_over(original: Or
     for client, digits in (("a", 17), ("b", 400), ("c", 5000)):
         await original.do("SET", f"last-fetched:{client}:ch", "1" + "0" * digits)
     _, store = await copy()
-    assert [0 < event.time <= reactor.seconds() for event in await store.read(LOG_PREFIX + "ch", 0, 5)] == [True] * 3
+    assert [0 < event.time <= store.wall.time() for event in await store.read(LOG_PREFIX + "ch", 0, 5)] == [True] * 3
     assert [await cursor(store, client, "ch") for client in "abc"] == [MAX_ID] * 3
     await maybeDeferred(store.stopService)
 
@@ -185,5 +185,5 @@ async def test_what_is_imported_ends_when_nobody_uses_it(original: Original, url
     store.startService()
     entry = await store.get(CURSOR, cursor_key("c", "ch"))
     assert entry is not None
-    assert 900 < entry.expires - reactor.seconds() < 1200
+    assert 900 < entry.expires - store.wall.time() < 1200
     await maybeDeferred(store.stopService)

@@ -474,13 +474,13 @@ async def test_names_of_a_node_that_has_gone_are_forgotten_though_who_was_told_s
     assert not await execute(b"EXISTS", two.prefix + "tidying")
 
 
-async def let_the_clock_have_been_ahead(node: Node) -> None:
-    """Leave in Redis what it would have if its clock had been set back by an hour just now."""
+async def let_the_clock_have_been_ahead(node: Node, millis: int = 3_600_000) -> None:
+    """Leave in Redis what it would have if its clock had been so far ahead until now; by default it was set back."""
     execute = node.store._batcher.connection.protocol.execute_command
     for address in await execute(b"ZRANGE", node.prefix + "nodes", 0, -1):
-        await execute(b"ZINCRBY", node.prefix + "nodes", 3_600_000, address)
+        await execute(b"ZINCRBY", node.prefix + "nodes", millis, address)
     for key in ("renewed", "grace", "settling"):
-        await execute(b"INCRBY", node.prefix + key, 3_600_000)
+        await execute(b"INCRBY", node.prefix + key, millis)
 
 
 @pytest_twisted.ensureDeferred
@@ -500,6 +500,24 @@ async def test_leases_end_in_time_when_the_clock_of_redis_was_set_back(make_node
     two.beat()
     await eventually(lambda: two.departed == [one.bus.address])
     await two.bus.claim("name")
+
+
+@pytest_twisted.ensureDeferred
+async def test_leases_do_not_end_when_the_clock_of_redis_was_set_forward(make_node: MakeNode) -> None:
+    one, two = [await make_node(name) for name in ("one", "two")]
+    await one.bus.claim("name")
+    numbers = [one.bus.lease, two.bus.lease]
+    for node in (one, two):
+        node.bus._heartbeats.stop()
+    await eventually(lambda: not (one.bus._renewing or two.bus._renewing))
+    await let_the_clock_have_been_ahead(two, -3_600_000)
+    two.beat()
+    one.beat()
+    await eventually(lambda: not (one.bus._renewing or two.bus._renewing))
+    assert [one.bus.lease, two.bus.lease] == numbers
+    assert two.departed == one.departed == []
+    with pytest.raises(Taken):
+        await two.bus.claim("name")
 
 
 @pytest_twisted.ensureDeferred

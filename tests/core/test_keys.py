@@ -16,6 +16,7 @@ from broker.access.permissions import Permissions, Rule
 from broker.access.principals import Access
 from broker.buses import open_bus
 from broker.buses.local import LocalBus
+from broker.core.clocks import WallClock
 from broker.core.keys import BYTES_PER_READ, ENTRIES_PER_READ, MAX_LATE, MAX_PREDICATES, Keys, merge
 from broker.core.slices import SLICE, slices_of
 from broker.errors import Conflict, Denied, Invalid, TooLarge, Unauthenticated, Unavailable
@@ -443,6 +444,7 @@ def test_the_body_of_a_change_tells_key_value_and_time(keys, clock):
 def test_the_writer_has_its_answer_before_anybody_is_told():
     class Store:
         answer = Deferred()
+        wall = WallClock(lambda: 0.0)
 
         def set(self, *_, **__):
             return self.answer

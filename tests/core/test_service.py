@@ -204,6 +204,14 @@ def test_about_tells_clients_no_address():
     assert broker.about.details()["store"] == broker.store.description
 
 
+def test_about_tells_operators_why_the_store_can_not_be_used(monkeypatch):
+    broker = make_broker()
+    monkeypatch.setattr(type(broker.store), "ready", "disk full")
+    monkeypatch.setattr(type(broker.bus), "ready", "disk full")
+    assert broker.about.details()["warnings"] == ["disk full"]
+    assert "disk full" not in json.dumps(broker.about())
+
+
 def test_about_tells_operators_what_to_change_at_a_store_that_nodes_share():
     broker: Any = make_broker()
     assert "warnings" not in broker.about.details()
@@ -295,6 +303,9 @@ class NodeBus(LocalBus):
     def wiped(self):
         self.begun += 1
 
+    def last_mark(self, epoch):
+        return 7
+
     def lives(self, address):
         return True
 
@@ -307,6 +318,10 @@ def clustered(clock):
     broker.startService()
     yield broker
     broker.stopService()
+
+
+def test_a_shared_store_is_told_how_far_the_bus_has_come(clustered):
+    assert clustered.store.witness("epoch") == 7
 
 
 def test_a_node_listens_to_what_the_nodes_tell_each_other(clustered):

@@ -58,7 +58,7 @@ async def visit(broker: Broker, number: int) -> None:
     await peer.join(f"room{number}")
     await peer.enqueue("", b"1" * 100, recipient=f"queue:queue{number}")
     await peer.enqueue("", b"1" * 100, recipient=f"client{number}")
-    await peer.set(f"key{number}", b"1" * 100, expires=broker.clock.seconds() + LIFE)
+    await peer.set(f"key{number}", b"1" * 100, expires=broker.store.wall.time() + LIFE)
     peer.close()
 
 

@@ -16,7 +16,7 @@ class FitfulStore:
     def __init__(self, store: Any) -> None:
         self.slow = self.away = False
         self.waiting: list[Callable[[], object]] = []
-        self._store = store
+        self._store, self.wall = store, store.wall
 
     def __getattr__(self, name: str) -> Callable[..., Deferred[Any]]:
         method = getattr(self._store, name)

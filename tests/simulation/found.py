@@ -142,6 +142,16 @@ FOUND: dict[str, Schedule] = {
             Step(8.971, "c0", "call", ("svc.two", 0.0)),
         ),
     ),
+    "what a node had only heard of by the bus was not compared with a Redis that went back": Schedule(
+        82,
+        3,
+        7,
+        (
+            Step(2.3304181491099967, "c3", "read", ("durable.b",)),
+            Step(3.3898639915141895, "c2", "post", ("durable.b",)),
+            Step(3.3911124208508503, "redis", "back", (6.71, 0.503)),
+        ),
+    ),
     "a name was taken from the client of a node that was only subscribing again": Schedule(
         20148,
         3,

@@ -81,10 +81,9 @@ class Pipe:
         self.lose()
 
     def lose(self) -> None:
-        """Lose what a cut holds, and what was sent after it: nothing comes of which an earlier part is missing."""
-        if self._held:
-            self._messages = deque([None] * (len(self._messages) - self._held))
-            self._held = 0
+        """Lose what a cut holds, and what else is on its way: nothing comes of which an earlier part is missing."""
+        self._messages = deque([None] * (len(self._messages) - self._held))
+        self._held = 0
 
 
 class Link:

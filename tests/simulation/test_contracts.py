@@ -14,13 +14,15 @@ from twisted.internet.task import Clock, LoopingCall
 from broker.buses import open_bus
 from broker.buses import redis as redis_bus
 from broker.core.channels import StoreEventSource
+from broker.errors import NotDone
 from broker.interfaces import IBus, IStore
-from broker.messages import Event
+from broker.messages import Event, KeyAnnouncement
 from broker.redis import batcher
 from broker.stores import open_store
 from tests.buses.bus_contract import BusContract
 from tests.buses.test_buses import listen
 from tests.simulation.network import Network, SimConnection
+from tests.simulation.scripts import scripts
 from tests.simulation.server import Server
 from tests.simulation.world import NodeClock, World
 from tests.stores.store_contract import DurableContract, MakeStore
@@ -84,3 +86,27 @@ class TestBusOnSimulatedRedis(BusContract):
 
     async def listen(self, bus: IBus, *topics: str) -> None:
         await listen(bus, *topics)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_can_say_what_may_be_published_is_asked_first(place: NodeClock) -> None:
+    """As one of version 7 can; the real one that tests start may be older."""
+    clock: Any = place
+    store: Any = open_store("redis://simulated", clock=reactor, reactor=clock, announce=True)
+    store.startService()
+    await store.head("")
+    library = scripts()._lua.globals()[b"redis"]
+    library[b"acl_check_cmd"] = lambda _, channel, __: channel.endswith(b"/kv/public")
+    made = {key: KeyAnnouncement(f"kv/{key}", "set", 1.0, key=key) for key in ("public", "secret")}
+    try:
+        public, secret = (store.set("kv", key, b"1", announcement=made[key]) for key in made)
+        assert (await public).revision == 1
+        with pytest.raises(NotDone, match="NOPERM this user may not publish to txbroker:0/event/kv/secret"):
+            await secret
+        with pytest.raises(NotDone, match="NOPERM"):
+            await store.append("event/topic", Event("topic", "kind", b"1"))
+    finally:
+        library[b"acl_check_cmd"] = lambda *_: True
+    assert [key for key, _ in await store.range("kv", "", "~", 9)] == ["public"]
+    assert await store.head("event/topic") == 0
+    await maybeDeferred(store.stopService)

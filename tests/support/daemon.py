@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -33,7 +33,10 @@ class Daemon:
     """``twistd -n broker`` on a port of the system's choice, with its state in *directory*.
 
     After the first start the port stays, so that clients find it again after a restart.
+    ``options`` are those of twistd, besides.
     """
+
+    options: Sequence[str] = ()
 
     def __init__(self, directory: Path, **environ: str) -> None:
         self.directory = directory
@@ -71,7 +74,7 @@ class Daemon:
 
     def spawn(self) -> Program:
         """Start the process without waiting for it to be ready."""
-        command = [str(TWISTD), "-n", "--pidfile=", "broker"]
+        command = [str(TWISTD), "-n", "--pidfile=", *self.options, "broker"]
         self._program = Program.start(command, env=self.environ, cwd=self.directory)
         return self._program
 

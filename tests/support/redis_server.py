@@ -8,7 +8,7 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,12 +50,14 @@ def refusing_port() -> Iterator[int]:
 class RedisServer:
     """A redis-server on a port and a socket of its own, with its files in *directory*.
 
-    *directory* must have a short name: a socket's path holds no more than 107 bytes.
+    *directory* must have a short name: a socket's path holds no more than 107 bytes.  *environ* is added to what
+    the process has in its environment.
     """
 
-    def __init__(self, directory: Path, *options: str) -> None:
+    def __init__(self, directory: Path, *options: str, environ: Mapping[str, str] | None = None) -> None:
         self.directory = directory
         self.options = list(options)
+        self.environ = {"LC_ALL": "C", **(environ or {})}
         self.socket = directory / "redis.sock"
         self.port = 0
         self._program: Program | None = None
@@ -87,7 +89,7 @@ class RedisServer:
             *("--unixsocket", str(self.socket), "--dir", str(self.directory), "--save", ""),
             *self.options,
         ]
-        self._program = Program.start(command, env={"LC_ALL": "C"}, cwd=self.directory)
+        self._program = Program.start(command, env=self.environ, cwd=self.directory)
         return self._program
 
     async def stop(self) -> None:

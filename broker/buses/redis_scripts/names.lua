@@ -138,11 +138,18 @@ verbs.send = function(at)
   return call('PUBLISH', inbox(ARGV[at + 1]), table.concat({'from', me, ARGV[at], ARGV[at + 2], ARGV[at + 3]}, ' '))
 end
 
-local function follow_clock()
-  -- Moves what was written to the present time, if the clock was set back, or is another server's that is behind.
-  local ahead = tonumber(call('GET', prefix .. 'renewed') or 0) - now
+local MAX_STEP = 1000  -- milliseconds by which a clock may be set forward
+
+local function follow_clock(elapsed)
+  -- Moves what was written to the present time, if the clock was set back, or is another server's that is behind; or
+  -- if it was set forward: more has passed by it than *elapsed*, which is no less than since a node has renewed.
+  local renewed = tonumber(call('GET', prefix .. 'renewed') or 0)
+  local ahead = renewed - now
   if ahead <= 0 then
-    return
+    ahead = ahead + (elapsed or math.huge)
+    if renewed == 0 or ahead >= -MAX_STEP then
+      return
+    end
   end
   local ends = call('ZRANGE', NODES, 0, -1, 'WITHSCORES')
   for index = 1, #ends, 2 do
@@ -152,6 +159,7 @@ local function follow_clock()
     call('SET', prefix .. key, whole(math.max(0, tonumber(call('GET', prefix .. key) or 0) - ahead)))
   end
   grace = math.max(0, grace - ahead)
+  call('SET', prefix .. 'renewed', whole(renewed - ahead))
 end
 
 local function give_grace(lease)
@@ -202,14 +210,17 @@ end
 
 -- number of the lease that the node believes to have or 0, the highest that it ever had, how often it has begun to
 -- listen, length of the lease in milliseconds, run id of the server; '' if this is not the first by this connection,
--- "1" if the store was found to have gone back
+-- "1" if the store was found to have gone back; milliseconds since the node has sent the renewal that was answered
+-- last, by a clock that can not be set, or ''
 -- Returns: the number of the lease that it has now; a number for ``tidy``, if this node has to forget names, else 0;
 -- id, number and generation of each node: number 0 of one that is awaited.
 verbs.renew = function(at)
   local believed, last, lease = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 3])
-  follow_clock()
+  local back = went_back(last, ARGV[at + 4], ARGV[at + 5])
+  -- Data that went back are older than a clock that can not be set would have it.
+  follow_clock(not back and tonumber(ARGV[at + 6]) or nil)
   give_grace(lease)
-  if went_back(last, ARGV[at + 4], ARGV[at + 5]) then
+  if back then
     call('SET', prefix .. 'settling', whole(now + lease))
   end
   local number = look(me).number

@@ -9,3 +9,6 @@ local reads, passes = {}, {}
 
 -- Functions that fill these tables: most calls need none of them.
 local describe = {}
+
+-- Functions that are called when all operations are done.
+local endings = {}

@@ -59,4 +59,7 @@ while at < #ARGV do
   end
   at = at + words + 1
 end
+for _, finish in ipairs(endings) do
+  finish()
+end
 return {results, left, mark}

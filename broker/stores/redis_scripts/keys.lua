@@ -37,7 +37,7 @@ local function look(space, key)
     return false, false
   end
   local _, expires = parts(stored)
-  if expires > 0 and expires <= now then
+  if is_over(expires) then
     return stored, false
   end
   return stored, stored
@@ -293,16 +293,34 @@ verbs.expire = function(at)
 end
 
 -- space, limit
--- Returns keys that have expired.
+-- Returns the time, how much of it is skipped, and keys that have expired.
 verbs.due = function(at)
-  return call('ZRANGEBYSCORE', space_key('due', ARGV[at]), '-inf', ARGV[4], 'LIMIT', 0, ARGV[at + 1])
+  local due, limit = space_key('due', ARGV[at]), tonumber(ARGV[at + 1])
+  look_at_clock()
+  note_clock()
+  local keys = call('ZRANGEBYSCORE', due, '-inf', exact(now - skipped), 'LIMIT', 0, limit)
+  if skipped > 0 and #keys < limit then
+    for _, key in ipairs(call('ZRANGEBYSCORE', due, '(' .. exact(after), exact(now), 'LIMIT', 0, limit - #keys)) do
+      keys[#keys + 1] = key
+    end
+  end
+  return {exact(now), exact(skipped), keys}
+end
+
+-- the same, which removes the keys
+verbs.expired = function(at)
+  local found = verbs.due(at)
+  for _, key in ipairs(found[3]) do
+    remove(ARGV[at], key)
+  end
+  return found
 end
 
 -- space, key
 -- Removes a key if it has expired; returns 1, or 0 if it has not, or is missing.
 verbs.remove_due = function(at)
   local expires = call('ZSCORE', space_key('due', ARGV[at]), ARGV[at + 1])
-  if not expires or tonumber(expires) > now then
+  if not expires or not is_over(tonumber(expires)) then
     return 0
   end
   remove(ARGV[at], ARGV[at + 1])

@@ -1,4 +1,4 @@
--- Logs of events.  A record begins with the event's time and a blank.
+-- Logs of events.  A record begins with the event's time and a blank; as it is appended perhaps with "=" before them.
 
 local HEADS, LOGS, CHANGES = prefix .. 'heads', prefix .. 'logs', prefix .. 'changes'
 local FLOORS, OPENED = prefix .. 'floors', prefix .. 'opened'
@@ -31,11 +31,58 @@ local function floor_of(log)
   return tonumber(call('HGET', FLOORS, group(log)) or 0)
 end
 
+local MAX_TIME = 8.64e12  -- seconds; that of broker/messages.py
+
+local written = tonumber(present[4] or 0)
+local latest = written  -- the latest time of an event of any log: only what is earlier needs a look into its log
+
+endings[#endings + 1] = function()
+  if latest > written then
+    redis.pcall('SET', prefix .. 'latest', exact(latest))
+  end
+end
+
+local function date(log, record)
+  -- Returns *record*, dated no earlier than the last event of its log, and that date if it had another.
+  if string.byte(record) == 61 then  -- "=": the event has a date of its own, and keeps it
+    record = string.sub(record, 2)
+    local own = tonumber(string.match(record, '^%S+'))
+    if own > latest and own <= MAX_TIME then
+      latest = own
+    end
+    return record
+  end
+  local given = string.match(record, '^%S+')
+  local text, time = given, tonumber(given)
+  if time > latest + MAX_STEP then
+    look_at_clock()
+    if time > now + MAX_STEP then
+      text, time = exact(now), now  -- the node did not know yet what time it is here
+    end
+  end
+  if time >= latest then
+    latest = time
+  else
+    local found = call('XREVRANGE', log_key(log), '+', '-', 'COUNT', 1)[1]
+    local last = found and string.match(found[2][2], '^%S+')
+    if last and time < tonumber(last) and tonumber(last) <= MAX_TIME then
+      text = last
+    end
+  end
+  if text == given then
+    return record
+  end
+  return text .. string.sub(record, #given + 1), text
+end
+
 local function append(log, id, record, extras)
-  local text = string.format('%.0f', id)
+  -- Returns the id, with the time if that is not the one of the record.
+  local text, time = string.format('%.0f', id), nil
+  record, time = date(log, record)
+  local result = time and {id, time} or id
   if extras == '' then
     call('XADD', log_key(log), text .. '-0', 'e', record)
-    return id
+    return result
   end
   if extras == '-' then
     call('XADD', log_key(log), text .. '-0', 'e', record, 'm', mark_text)
@@ -49,7 +96,7 @@ local function append(log, id, record, extras)
   if extras ~= '-' then
     call('PUBLISH', ARGV[3] .. log, text .. ' ' .. ARGV[2] .. '.' .. mark_text .. ' ' .. extras .. record)
   end
-  return id
+  return result
 end
 
 local function next_id(log)
@@ -211,8 +258,6 @@ verbs.logs = function(at)
   end
   return found
 end
-
-local MAX_TIME = 8.64e12  -- seconds; that of broker/messages.py
 
 local LARGE = 10000  -- bytes of a record, from which on they are looked at one by one
 local WORK_BYTES = 1000  -- bytes of a record that cost as much as to look at a small one

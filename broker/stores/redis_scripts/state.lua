@@ -4,10 +4,11 @@
 --   ARGV[1]  what all keys begin with
 --   ARGV[2]  the epoch that the caller knows
 --   ARGV[3]  what the channels of announced events begin with
---   ARGV[4]  now, in seconds since the epoch, of the caller's clock
---   ARGV[5]  bytes of replies after which reads are left to the next call
---   ARGV[6]  the highest mark that the caller has seen
---   ARGV[7]  whether any of the operations writes: "1" or ""
+--   ARGV[4]  the time in the place of this server's, in seconds since 1970, or ""
+--   ARGV[5]  which time the caller expects it to be here, or ""
+--   ARGV[6]  bytes of replies after which reads are left to the next call
+--   ARGV[7]  the highest mark that the caller has seen
+--   ARGV[8]  whether any of the operations writes: "1" or ""
 --
 -- A quota is "<limit> <account>", or "" for none; a limit of 0 is none.
 --
@@ -21,6 +22,7 @@
 --   accounts       hash: account -> how many logs and keys count for it
 --   opened         hash: log -> the account that it counts for
 --   mark           counts the calls that write; timeline.lua compares it with what nodes have seen
+--   latest         the latest time of an event of any log
 --   changes        sorted set: marked log -> mark of its last event
 --   keys:<space>   hash: key -> "<revision> <expires> <value>"
 --   order:<space>  sorted set, in the order of bytes: its keys
@@ -29,7 +31,7 @@
 --   spaces         set: the spaces that have keys which expire
 
 local call = redis.call
-local prefix, now, BUDGET = ARGV[1], tonumber(ARGV[4]), tonumber(ARGV[5])
+local prefix, BUDGET = ARGV[1], tonumber(ARGV[6])
 
 local verbs = {}
 
@@ -43,7 +45,7 @@ local LATER = 0  -- the second result of a verb that returns STOP for that
 -- Returned by a verb in the place of a positive number or a text.
 local OVER_QUOTA, FULL, CONFLICT = -1, -2, -3
 
-local FIRST = 8  -- where the operations begin
+local FIRST = 9  -- where the operations begin
 
 local ACCOUNTS = prefix .. 'accounts'
 
@@ -87,12 +89,12 @@ local function check_permission(log)
   end
 end
 
-local present = call('MGET', prefix .. 'epoch', prefix .. 'mark')
+local present = call('MGET', prefix .. 'epoch', prefix .. 'mark', prefix .. 'clock', prefix .. 'latest')
 local mark = tonumber(present[2] or 0)
-if present[1] ~= ARGV[2] or mark < tonumber(ARGV[6]) then
+if present[1] ~= ARGV[2] or mark < tonumber(ARGV[7]) then
   return redis.error_reply('STALE_EPOCH')
 end
-if ARGV[7] == '1' then
+if ARGV[8] == '1' then
   local raised = redis.pcall('INCR', prefix .. 'mark')
   if type(raised) == 'number' then
     mark = raised

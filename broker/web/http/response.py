@@ -7,8 +7,7 @@ from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 
-from twisted.internet.interfaces import IReactorTime
-
+from broker.interfaces import IWallClock
 from broker.messages import Response
 
 # Set by the channel alone; dropped from what a dialect adds.
@@ -24,14 +23,14 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 class Dates:
     """Makes the ``Date`` line, once a second."""
 
-    def __init__(self, clock: IReactorTime) -> None:
-        self._seconds = clock.seconds
+    def __init__(self, wall: IWallClock) -> None:
+        self._time = wall.time
         self._second = -1
         self._line = b""
 
     def line(self) -> bytes:
         """Return the line with CRLF, as bytes."""
-        now = int(self._seconds())
+        now = int(self._time())
         if now != self._second:
             self._second = now
             self._line = f"Date: {formatdate(now, usegmt=True)}\r\n".encode("ascii")

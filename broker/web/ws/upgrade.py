@@ -13,6 +13,7 @@ from typing import Any
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
+from broker.core.clocks import wall_clock_of
 from broker.core.memory import Memory
 from broker.interfaces import ILink, ISession
 from broker.messages import HttpRequest, Response
@@ -68,7 +69,7 @@ class WebSocketUpgrader:
         self.links: set[WebSocketLink] = set()
         self._options = options
         self._clock = clock
-        self._dates = Dates(clock)
+        self._dates = Dates(wall_clock_of(clock))
         common = (options, clock, traffic or TrafficCounter(), self.links, memory or Memory())
         self._plain = link_class(WebSocketLink, *common)
         self._compressed = link_class(CompressedLink, *common) if options.compression else None

@@ -102,7 +102,7 @@ class StoreReader:
         raise AssertionError(kind)
 
     def _verified(self, token: str) -> Any:
-        tokens = Tokens(self.store, lambda event: None, self.clock)
+        tokens = Tokens(self.store, lambda event: None)
         try:
             self.pump.result(Deferred.fromCoroutine(tokens.verify(token)))
         except Unauthenticated:

@@ -9,6 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 
+from broker.core.clocks import wall_clock_of
 from broker.core.deadlines import Deadlines
 from broker.core.memory import Memory
 from broker.core.slices import slices_of
@@ -39,7 +40,7 @@ class FakeSite:
         self.limits = BIG
         self.slices = slices_of(self.clock)
         self.times = Times(silent=10.0, head=10.0, body=20.0, idle=30.0, stalled=60.0, linger=2.0)
-        self.dates = Dates(self.clock)
+        self.dates = Dates(wall_clock_of(self.clock))
         self.memory = Memory()
         self.deadlines: Deadlines[HttpChannel] = Deadlines(self.clock, HttpChannel.expired)
         self.requests: list[HttpRequest] = []
