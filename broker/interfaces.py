@@ -954,8 +954,9 @@ class ISharedStore(IStore):
     kept: int = Attribute(
         "The mark up to which what was stored before the present epoch is still there; 0: nothing is."
     )
-    witness: Callable[[str], int] = Attribute(
-        "Called with an epoch: returns the highest mark of it that came to this node by the bus."
+    witness: Callable[[str, str], int] = Attribute(
+        "Called with an epoch and a server: returns the highest mark of it that came to this node from there by the "
+        "bus."
     )
     warnings: Sequence[str] = Attribute("What an operator should change at the server, a sentence each.")
 
@@ -1092,10 +1093,10 @@ class ISharedBus(IBus):
     def wiped() -> None:
         """Begin anew: the source has lost everything after its mark ``kept``."""
 
-    def last_mark(epoch: str) -> int:
-        """Return the mark of the last stored event of *epoch* that has arrived; 0: none has, or its mark is not known.
+    def last_mark(epoch: str, server: str) -> int:
+        """Return the mark of the last stored event of *epoch* that has arrived from *server*, see ``ISharedStore``.
 
-        As messages come in the order of their marks, none is higher.
+        0: none has, or its mark is not known.  As messages come in the order of their marks, none is higher.
         """
 
     def lease_of(address: str) -> int:

@@ -189,9 +189,9 @@ class RedisBus(Service):
             self._losses += 1
             self._renew()
 
-    def last_mark(self, epoch: str) -> int:
+    def last_mark(self, epoch: str, server: str) -> int:
         """See ``ISharedBus.last_mark``."""
-        return self._subscriber.last_mark(epoch)
+        return self._subscriber.last_mark(epoch, server)
 
     # Events.
 

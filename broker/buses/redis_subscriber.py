@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 
 from broker.buses.redis_recovery import GapRecovery
 from broker.buses.redis_subscription import UNKNOWN_MARK, Subscription, Subscriptions, Target, kind_of
+from broker.core.bounded import BoundedDict
 from broker.core.deadlines import Deadlines
 from broker.core.slices import slices_of
 from broker.errors import BrokerError
@@ -26,6 +27,7 @@ from broker.redis.event_codec import decode_message, mark_of
 MAX_CHANNELS = 500  # in one command
 UNSUBSCRIBE_DELAY = 10.0  # seconds for which a topic stays subscribed after its last listener: polls come again
 SUBSCRIBE_TIMEOUT = 2.0  # seconds that ``listening`` waits
+MAX_SERVERS = 10  # of which it is known what came from there last
 SILENCE_TIMEOUT = 5.0  # seconds without an answer after which a connection is given up
 
 
@@ -72,7 +74,6 @@ class RedisSubscriber:
 
     Attributes:
         generation: how often it has connected.
-        server: to which, as ``IEventSource.server`` says it: a mark of another says nothing of what has arrived.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class RedisSubscriber:
         on_answer: Callable[[Callable[[], object]], object],
     ) -> None:
         self.generation = 0
-        self.server = ""
+        self._server = ""
         self._clock = clock
         self._inbox = encode_text(inbox)
         self._deliver, self._notify, self._publishes = deliver, notify, publishes
@@ -103,13 +104,25 @@ class RedisSubscriber:
         self._pings: deque[Ping] = deque()  # those that are under way
         self._asking = False  # whether the source is asked for its mark
         self._last = b""  # the last message
-        self._last_stored = b""  # that of the last event that is stored
+        self._last_stored = b""  # that of the last event that is stored, since it is connected to this server
+        self._last_of: BoundedDict[str, bytes] = BoundedDict(MAX_SERVERS)  # the same of those before
         self._slices = slices_of(clock)
         self._held: deque[Held] = deque()  # what waits until its publisher was answered, and all after it
         self._bus_answers = self._source_answers = 0  # how often, while something was held, publishers were answered
 
     def __len__(self) -> int:
         return len(self._subscriptions)
+
+    @property
+    def server(self) -> str:
+        """To which it is connected, as ``IEventSource.server`` says it: a mark says nothing of another."""
+        return self._server
+
+    @server.setter
+    def server(self, server: str) -> None:
+        if server != self._server:
+            self._last_of[self._server] = self._last_stored
+            self._server, self._last_stored = server, self._last_of.pop(server, b"")
 
     def use(self, connection: Connection) -> None:
         """Subscribe by *connection*, whose ``on_message`` is that of this object."""
@@ -235,9 +248,10 @@ class RedisSubscriber:
         """See ``ISharedBus.wiped``."""
         self._recovery.wiped(kept)
 
-    def last_mark(self, epoch: str) -> int:
+    def last_mark(self, epoch: str, server: str) -> int:
         """See ``ISharedBus.last_mark``."""
-        last, mark = mark_of(self._last_stored) if self._last_stored else ("", 0)
+        message = self._last_stored if server == self._server else self._last_of.get(server, b"")
+        last, mark = mark_of(message) if message else ("", 0)
         return mark if last == epoch else 0
 
     def heartbeat(self) -> None:

@@ -105,13 +105,13 @@ class RedisStore(RedisReader, Service):
         self.used_bytes = 0
         self.announces = announce
         self.wiped: Callable[[], object] = _ignore
-        self.witness: Callable[[str], int] = _nothing_seen
+        self.witness: Callable[[str, str], int] = _nothing_seen
         self._address = RedisAddress.parse(url)
         self._prefix = encode_text(prefix)
         self._channels = encode_text(f"{prefix}{self._address.db}/")
         self.wall = self._time = RedisClock(clock, wall)
         self._server = ServerInfo()
-        self._timeline = Timeline(self._prefix, reactor, lambda epoch: self.witness(epoch))
+        self._timeline = Timeline(self._prefix, reactor, lambda *known: self.witness(*known))
         self._stopped_reason = NOT_RUNNING
         self._room = Room(max_bytes)
         self._measuring = LoopingCall(self._measure)
@@ -339,7 +339,7 @@ class RedisStore(RedisReader, Service):
     def mark(self) -> Deferred[int]:
         """See ``ISharedStore.mark``."""
         batcher = self._batcher
-        batcher.mark = max(batcher.mark, self.witness(self.epoch))
+        batcher.mark = max(batcher.mark, self.witness(self.epoch, self._timeline.server))
         return self._submit(Operation((b"mark", self._timeline.member), int, reads=True, control=True))
 
     def changes(self, mark: int) -> Deferred[dict[str, int]]:
@@ -595,7 +595,7 @@ def _ignore() -> None:
     """The callback until the service sets one."""
 
 
-def _nothing_seen(_: str) -> int:
+def _nothing_seen(*_: str) -> int:
     """The witness until the service sets one."""
     return 0
 

@@ -28,17 +28,19 @@ class Timeline:
     Args:
         prefix: what all keys begin with.
         clock: times the wait for other nodes.
-        witness: returns the highest mark of an epoch that this node has seen otherwise than in an answer.
+        witness: returns the highest mark of an epoch that has come to this node from a server, otherwise than in an
+            answer.
 
     Attributes:
         epoch: the present one; "" before the first look.
         kept: the mark up to which what this node knew before the present epoch is still there; 0: nothing is.
         told: whether it was told to others that there is another epoch; set by the owner.
         member: the id of this node, among those that use the data.
+        server: with which was compared last; what came from another belongs to a timeline that this node does not know.
     """
 
-    def __init__(self, prefix: bytes, clock: IReactorTime, witness: Callable[[str], int]) -> None:
-        self.epoch = ""
+    def __init__(self, prefix: bytes, clock: IReactorTime, witness: Callable[[str, str], int]) -> None:
+        self.epoch = self.server = ""
         self.kept = 0
         self.told = True
         self.member = secrets.token_hex(8).encode()
@@ -59,8 +61,9 @@ class Timeline:
             seen: the highest mark that answers in the present epoch have shown.
         """
         while True:
-            seen = max(seen, self._witness(self.epoch))
+            seen = max(seen, self._witness(self.epoch, self.server))
             pending, epoch, mark, kept, begun, *self._known = await self._ask(protocol, run, seen)
+            self.server = run.decode()
             self._found(epoch.decode(), seen, kept, bool(begun))
             if not pending:
                 return int(mark)

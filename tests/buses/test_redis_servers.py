@@ -10,7 +10,7 @@ import pytest_twisted
 
 from broker.errors import Unavailable
 from broker.messages import Event
-from broker.redis import RedisAddress
+from broker.redis import RedisAddress, batcher
 from tests.buses.test_buses import Node
 from tests.support.eventually import eventually, pause
 from tests.support.redis_server import DENIED, RedisServer
@@ -134,8 +134,9 @@ async def test_a_store_that_only_reads_leaves_a_server_that_has_become_a_replica
     ],
 )
 async def test_a_bus_without_a_permission_that_it_needs_is_not_ready_until_it_has_it(
-    redis_server: RedisServer, change: str, undo: str
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, change: str, undo: str
 ) -> None:
+    monkeypatch.setattr(batcher, "PROBE_INTERVAL", 0.05)  # seconds
     await redis_server.command("ACL", "SETUSER", "default", change)
     node = Node(redis_server.url, "own:", "one")
     node.bus.startService()
@@ -147,8 +148,9 @@ async def test_a_bus_without_a_permission_that_it_needs_is_not_ready_until_it_ha
 
 @pytest_twisted.ensureDeferred
 async def test_a_bus_whose_permission_to_publish_is_taken_away_is_not_ready_until_it_has_it_again(
-    redis_server: RedisServer,
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(batcher, "PROBE_INTERVAL", 0.05)  # seconds
     node = await Node(redis_server.url, "own:", "one").start()
     await redis_server.command("ACL", "SETUSER", "default", "-publish")
     with pytest.raises(Unavailable):

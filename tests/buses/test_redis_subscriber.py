@@ -393,13 +393,23 @@ def test_a_gap_that_is_being_read_when_the_source_goes_back_is_read_to_its_end(w
 
 def test_the_mark_of_the_last_stored_event_is_known_of_its_epoch(world: World) -> None:
     world.listen("t")
-    assert world.subscriber.last_mark("e1") == 0
+    assert world.subscriber.last_mark("e1", "") == 0
     event = world.source.append("t")
     stored = encode_message(event, event.id, b"0123456789abcdef.77")
     world.subscriber.on_message([b"message", b"p0/event/t", stored])
     world.announce(Event("t", "live", None))
-    assert world.subscriber.last_mark("0123456789abcdef") == 77
-    assert world.subscriber.last_mark("e1") == 0
+    assert world.subscriber.last_mark("0123456789abcdef", "") == 77
+    assert world.subscriber.last_mark("e1", "") == 0
+
+
+def test_the_last_mark_of_a_server_is_known_when_events_come_from_the_next(world: World) -> None:
+    event = world.source.append("t")
+    for server, mark in (("one", b"77"), ("two", b"80")):
+        world.subscriber.server = server
+        stored = encode_message(event, event.id, b"0123456789abcdef." + mark)
+        world.subscriber.on_message([b"message", b"p0/event/t", stored])
+    marks = [world.subscriber.last_mark("0123456789abcdef", server) for server in ("one", "two", "three")]
+    assert marks == [77, 80, 0]
 
 
 def test_an_event_of_a_new_epoch_begins_anew_by_itself(world: World) -> None:

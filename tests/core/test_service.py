@@ -303,7 +303,7 @@ class NodeBus(LocalBus):
     def wiped(self):
         self.begun += 1
 
-    def last_mark(self, epoch):
+    def last_mark(self, epoch, server):
         return 7
 
     def lives(self, address):
@@ -321,7 +321,7 @@ def clustered(clock):
 
 
 def test_a_shared_store_is_told_how_far_the_bus_has_come(clustered):
-    assert clustered.store.witness("epoch") == 7
+    assert clustered.store.witness("epoch", "server") == 7
 
 
 def test_a_node_listens_to_what_the_nodes_tell_each_other(clustered):

@@ -152,6 +152,17 @@ FOUND: dict[str, Schedule] = {
             Step(3.3911124208508503, "redis", "back", (6.71, 0.503)),
         ),
     ),
+    "what came from a server that a store could not look at yet was taken for something that it lacked": Schedule(
+        199,
+        2,
+        6,
+        (
+            Step(2.18, "c5", "observe", ("durable.>",)),
+            Step(2.622, "n1", "cut", ("commands", 8.598)),
+            Step(5.141, "redis", "down", (0.213,)),
+            Step(9.858, "c4", "post", ("durable.b",)),
+        ),
+    ),
     "a name was taken from the client of a node that was only subscribing again": Schedule(
         20148,
         3,

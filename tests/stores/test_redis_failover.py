@@ -16,7 +16,7 @@ from twisted.logger import LogEvent
 
 from broker.errors import Unavailable
 from broker.messages import Event
-from broker.redis import replicas
+from broker.redis import batcher, replicas
 from broker.stores import open_store
 from tests.support.eventually import eventually, pause
 from tests.support.redis_server import DENIED, RedisServer
@@ -266,8 +266,9 @@ async def test_a_redis_that_permits_no_wait_is_not_ready_where_replicas_are_wait
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("command", ["publish", "xadd", "hset", "hincrby", "zadd", "sadd", "set"])
 async def test_a_redis_that_does_not_permit_a_write_is_not_ready_though_nothing_was_written_yet(
-    make_store: MakeStore, server: RedisServer, command: str
+    make_store: MakeStore, server: RedisServer, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
+    monkeypatch.setattr(batcher, "PROBE_INTERVAL", 0.05)  # seconds
     await server.command("ACL", "SETUSER", "default", f"-{command}")
     store = make_store(server.url, announce=True)
     await eventually(lambda: DENIED.search(store.ready))

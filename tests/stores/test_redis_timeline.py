@@ -59,7 +59,7 @@ async def data(shared_redis_server: RedisServer) -> AsyncIterator[Data]:
 
 
 def node(witnessed: int = 0) -> Timeline:
-    return Timeline(PREFIX.encode(), reactor, lambda epoch: witnessed)
+    return Timeline(PREFIX.encode(), reactor, lambda epoch, server: witnessed)
 
 
 @pytest.fixture(autouse=True)
