@@ -1142,5 +1142,8 @@ class ISharedBus(IBus):
         to be claimed again.  When it fails, some may have been claimed.
         """
 
-    def release(name: str) -> Deferred[bool]:
-        """Give *name* back; fire with whether this node surely does not hold it any more.  It does not fail."""
+    def release(*names: str) -> Deferred[bool]:
+        """Give *names* back, some hundreds at most; fire with whether this node surely holds none of them any more.
+
+        It does not fail.
+        """

@@ -19,6 +19,7 @@ from zope.interface import implementer
 
 from broker.buses.redis_lease import Lease
 from broker.buses.redis_subscriber import RedisSubscriber
+from broker.core.slices import slices_of
 from broker.errors import BrokerError, NotDone, Taken
 from broker.interfaces import IEventSource, ISharedBus
 from broker.messages import Event, decode_text, encode_text
@@ -100,6 +101,7 @@ class RedisBus(Service):
             self._address,
             script,
             reactor,
+            slices_of(reactor),
             purpose="names and messages",
             preamble=self._preamble,
             prepare=self._prepare,
@@ -128,6 +130,7 @@ class RedisBus(Service):
             opened=self._subscriber_opened,
             closed=subscriber.closed,
             on_message=subscriber.on_message,
+            slices=slices_of(self._reactor),
         )
         subscriber.use(self._subscriber_connection)
         return subscriber
@@ -196,7 +199,8 @@ class RedisBus(Service):
         """See ``IBus.publish``."""
         stamp = event.epoch.encode() if event.id else b"%b.%d" % (self._serial, next(self._numbers))
         words = (b"publish", encode_text(self._topics + event.topic), encode_message(event, event.id, stamp))
-        return self._batcher.submit(Operation(words, _none, len(words[2]), origin=event.origin))
+        # Who publishes keeps the event until it is answered.
+        return self._batcher.submit(Operation(words, _none, 2 * len(words[2]), origin=event.origin))
 
     def listen(self, topic: str, *, prefix: bool = False) -> None:
         """See ``IBus.listen``."""
@@ -229,9 +233,10 @@ class RedisBus(Service):
             refused.update(await self._act(b"reclaim", b"%d" % (len(words) // 2), *words, decode=_refused))
         return refused
 
-    def release(self, name: str) -> Deferred[bool]:
+    def release(self, *names: str) -> Deferred[bool]:
         """See ``ISharedBus.release``."""
-        return self._act(b"release", encode_text(name), decode=lambda _: True).addErrback(_is_released)
+        words = (b"release", b"%d" % len(names), *map(encode_text, names))
+        return self._act(*words, decode=lambda _: True).addErrback(_is_released)
 
     def holders(self, names: Sequence[str]) -> Deferred[tuple[str, list[str]]]:
         """See ``ISharedBus.holders``."""

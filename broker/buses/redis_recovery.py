@@ -9,7 +9,7 @@ that is done, events of these topics that arrive wait, so that the order of the 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, TypeGuard
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
@@ -18,7 +18,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from broker.buses.redis_subscription import EXACT, UNKNOWN_MARK, Subscription, Subscriptions
+from broker.buses.redis_subscription import EXACT, UNKNOWN_MARK, Subscription, Subscriptions, Target
 from broker.core.pages import READ_BYTES, is_last
 from broker.errors import BrokerError
 from broker.interfaces import IEventSource
@@ -100,10 +100,12 @@ class GapRecovery:
     def remove(self, subscription: Subscription) -> None:
         """Forget *subscription*, which is not in the table any more, and the topics nobody else wants."""
         self._behind.pop(subscription, None)
-        for topic in [subscription.text] if subscription.kind == EXACT else [*self._seen, *self._had]:
+        seen, had = self._seen, self._had
+        topics = [subscription.text] if subscription.kind == EXACT else filter(subscription.predicate, [*seen, *had])
+        for topic in topics:
             if not self._subscriptions.match(topic):
-                self._seen.pop(topic, None)
-                self._had.pop(topic, None)
+                seen.pop(topic, None)
+                had.pop(topic, None)
 
     def begin_at(self, mark: int, subscriptions: Collection[Subscription]) -> list[Subscription]:
         """Let those of *subscriptions* without a mark begin at *mark*; return them."""
@@ -190,11 +192,17 @@ class GapRecovery:
             self._catching_up = True
             Deferred.fromCoroutine(self._find_changes()).addErrback(_log_failure)
 
+    def on_confirmation(self, target: Target) -> None:
+        """Begin to read what the subscriptions of *target*, which is confirmed, have missed."""
+        # A look at all of them at each of thousands of confirmations would take seconds.
+        if any(subscription in self._behind and _is_known(subscription.mark) for subscription in target.subscriptions):
+            self.catch_up()
+
     def _missing(self) -> dict[Subscription, int]:
         return {
-            subscription: subscription.mark
+            subscription: mark
             for subscription in self._behind
-            if subscription.confirmed and subscription.mark is not None and subscription.mark != UNKNOWN_MARK
+            if subscription.confirmed and _is_known(mark := subscription.mark)
         }
 
     async def _find_changes(self) -> None:
@@ -301,6 +309,10 @@ class GapRecovery:
     def _pause_over(self, result: Any, pause: Deferred[None]) -> Any:
         self._pauses.discard(pause)
         return result
+
+
+def _is_known(mark: int | None) -> TypeGuard[int]:
+    return mark is not None and mark != UNKNOWN_MARK
 
 
 def _ignore_unavailable(failure: Failure) -> None:

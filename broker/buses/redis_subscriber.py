@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Collection
 from itertools import count
 from typing import Any
@@ -98,7 +98,8 @@ class RedisSubscriber:
         self._unused: Deadlines[Subscription] = Deadlines(clock, self._unsubscribe)
         self._added: list[Subscription] = []  # those that Redis was not asked for yet
         self._numbers = count(1)
-        self._pending: dict[Subscription, int] = {}  # those not yet in effect, numbered in their order
+        # Those not yet in effect, numbered in their order.  Of a dict, the first is slow to find once many left.
+        self._pending: OrderedDict[Subscription, int] = OrderedDict()
         self._waiting: deque[tuple[int, Deferred[None]]] = deque()  # who waits for all up to a number
         self._pings: deque[Ping] = deque()  # those that are under way
         self._asking = False  # whether the source is asked for its mark
@@ -323,7 +324,7 @@ class RedisSubscriber:
             for subscription in target.subscriptions:
                 if subscription.mark != UNKNOWN_MARK:
                     self._in_effect(subscription)
-            self._recovery.catch_up()
+            self._recovery.on_confirmation(target)
 
     def _on_event(self, message: bytes) -> None:
         # An event that matches several subscriptions arrives once for each, one right after the other.

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 import attrs
 
+from broker.core.tree import PatternTree
 from broker.messages import encode_text
 from broker.patterns import is_pattern, matches
 
@@ -120,6 +121,8 @@ class Subscriptions:
         self._channels = channels
         self._exact: dict[str, Subscription] = {}
         self._others: dict[tuple[str, str], Subscription] = {}
+        self._patterns: PatternTree[Subscription, None] = PatternTree()  # of them
+        self._prefixes: dict[Subscription, None] = {}  # the rest of them, which are few
         self._targets: dict[tuple[bool, bytes], Target] = {}
 
     def __len__(self) -> int:
@@ -151,6 +154,7 @@ class Subscriptions:
             self._exact[text] = subscription
         else:
             self._others[kind, text] = subscription
+            (self._patterns.insert(text) if kind == PATTERN else self._prefixes)[subscription] = None
         return subscription
 
     def remove(self, subscription: Subscription) -> bool:
@@ -159,6 +163,10 @@ class Subscriptions:
             del self._exact[subscription.text]
         else:
             del self._others[subscription.kind, subscription.text]
+            if subscription.kind == PATTERN:
+                self._patterns.remove(subscription.text, subscription)
+            else:
+                del self._prefixes[subscription]
         target = subscription.target
         del target.subscriptions[subscription]
         if target.subscriptions:
@@ -192,7 +200,9 @@ class Subscriptions:
         exact = self._exact.get(topic)
         if exact is not None:
             yield exact
-        yield from (subscription for subscription in self._others.values() if subscription.predicate(topic))
+        for node in self._patterns.matching(topic) if self._patterns.count else ():
+            yield from node.listeners
+        yield from (subscription for subscription in self._prefixes if subscription.predicate(topic))
 
     def match(self, topic: str) -> bool:
         """Whether *topic* belongs to any subscription."""

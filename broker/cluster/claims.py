@@ -19,6 +19,7 @@ log = Logger()
 
 BATCH = 40  # names that are claimed again at once: publications that go along wait for no more than that
 PAUSE = 0.006  # seconds between two batches: 25,000 names are held again after 5 seconds, and others get their turn
+RELEASES = 200  # names that are given back in one operation
 RETRY = 0.5  # seconds until what was not done is tried again
 LAPSED = "This node has lost contact with the others, and may not hold this name any more."
 
@@ -35,7 +36,7 @@ class ClaimingBus(Protocol):
     def claim_all(self, names: Mapping[str, bool], new: Container[str] = ()) -> Deferred[dict[str, str]]:
         """See ``ISharedBus.claim_all``."""
 
-    def release(self, name: str) -> Deferred[bool]:
+    def release(self, *names: str) -> Deferred[bool]:
         """See ``ISharedBus.release``."""
 
 
@@ -71,7 +72,8 @@ class Claim:
 class Claims:
     """Owns the table of names, and is the only one that claims and releases them.
 
-    At most one operation is under way for each name, and one batch of names that are claimed again.
+    At most one operation is under way for each name, one batch of names that are claimed again, and one of those
+    that are given back: a client that leaves may have thousands, and no claim waits behind them.
 
     Args:
         bus: where they are claimed.
@@ -98,6 +100,9 @@ class Claims:
         self._sharing: deque[Claim] = deque()
         self._renewing = False  # whether the queue has all names of a new lease
         self._batch: list[Claim] = []  # those that are being claimed again
+        self._leaving: deque[Claim] = deque()  # to be given back
+        self._releasing = 0  # how many are being given back
+        self._looping = False  # whether more are about to be
         self._next: IDelayedCall | None = None
         self._pause: IDelayedCall | None = None  # of the queue of those that are not shared
         self._last: Claim | None = None  # that was held
@@ -293,10 +298,27 @@ class Claims:
         self._look(claim)
 
     def _release(self, claim: Claim, _: object) -> None:
-        self._bus.release(claim.name).addCallback(self._released, claim)
+        self._leaving.append(claim)
+        self._release_next()
 
-    def _released(self, done: bool, claim: Claim) -> None:
-        self._happen(claim, Event.RELEASED if done else Event.UNRELEASED)
+    def _release_next(self) -> None:
+        """Give the next names back, unless that is done already."""
+        if self._looping:
+            return
+        self._looping = True
+        leaving = self._leaving
+        while leaving and not self._releasing:
+            batch = [leaving.popleft() for _ in range(min(RELEASES, len(leaving)))]
+            self._releasing = len(batch)
+            released = self._bus.release(*[claim.name for claim in batch])
+            released.addErrback(_not_released).addCallback(self._released, batch)
+        self._looping = False
+
+    def _released(self, done: bool, batch: list[Claim]) -> None:
+        self._releasing = 0
+        for claim in batch:
+            self._happen(claim, Event.RELEASED if done else Event.UNRELEASED)
+        self._release_next()
 
     def _begin_again(self, claim: Claim, _: object) -> None:
         """Claim what was given back, if somebody has come meanwhile."""
@@ -381,3 +403,8 @@ def _drop(waiting: list[Deferred[None]], cancelled: Deferred[None]) -> None:
 
 def _failed(failure: Failure) -> None:
     log.failure("names could not be claimed again", failure)
+
+
+def _not_released(failure: Failure) -> bool:
+    log.failure("names could not be given back", failure)
+    return False

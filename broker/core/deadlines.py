@@ -20,7 +20,7 @@ log = Logger()
 K = TypeVar("K")
 
 GRAIN = 0.05  # seconds between two sweeps
-BATCH = 100  # keys that expire between two looks at the clock
+BATCH = 100  # keys that are looked at together
 MAX_BUCKETS = 64  # beyond that, new delays are rounded up to powers of two
 
 
@@ -83,8 +83,7 @@ class Deadlines(Generic[K]):
             # What is added meanwhile has to wait, even with a delay of 0.
             for _ in range(0, len(bucket), BATCH):
                 due = [key for key, when in islice(bucket.items(), BATCH) if when <= now]
-                self._expire_all(due, bucket)
-                if self._slices.now() >= end and self._buckets:  # else it was stopped
+                if self._expire_all(due, bucket, end) and self._buckets:  # else it was stopped
                     self._next_sweep(0)
                     return
                 if len(due) < BATCH:
@@ -94,7 +93,9 @@ class Deadlines(Generic[K]):
         if self._buckets:
             self._next_sweep(self._grain)
 
-    def _expire_all(self, due: list[K], bucket: dict[K, float]) -> None:
+    def _expire_all(self, due: list[K], bucket: dict[K, float], end: float) -> bool:
+        """Return whether the slice is over; then those that are left keep their places."""
+        now = self._slices.now
         for key in due:
             if bucket.pop(key, None) is None:
                 continue  # it was dropped just now
@@ -102,6 +103,9 @@ class Deadlines(Generic[K]):
                 self._expire(key)
             except Exception:
                 log.failure("what was due has failed")
+            if now() >= end:
+                return True
+        return False
 
     def _next_sweep(self, delay: float) -> None:
         """Sweep in *delay* seconds, instead of whenever that was to be."""

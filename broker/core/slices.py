@@ -3,6 +3,9 @@
 All long work of a process shares the same few milliseconds of each loop iteration, however many clients
 ask for it: what has used them up goes on in a later iteration, first come, first served.  Whatever else can be
 divided has slices of its own, which are short once the iteration has lasted for long.
+
+Long messages of clients wait, too, while there is a backlog of what came of those before them: what is not
+handled counts for its client, and TCP makes it wait.
 """
 
 from __future__ import annotations
@@ -39,11 +42,24 @@ class Slices:
         pauses: how often work has paused.
     """
 
-    __slots__ = ("_call", "_clock", "_running", "_waiting", "end", "iteration_end", "now", "pauses")
+    __slots__ = (
+        "_backlogs",
+        "_call",
+        "_clock",
+        "_held",
+        "_running",
+        "_waiting",
+        "end",
+        "iteration_end",
+        "now",
+        "pauses",
+    )
 
     def __init__(self, clock: Any) -> None:
         self._clock = clock
-        self._waiting: deque[Callable[[], object]] = deque()
+        self._waiting: deque[tuple[Callable[[], object], bool]] = deque()  # each with whether it is of a message
+        self._held: deque[Callable[[], object]] = deque()  # those of messages, while there is a backlog
+        self._backlogs: set[object] = set()  # who has one
         self._call: IDelayedCall | None = None
         self._running = False
         # The reactor's own time may jump.
@@ -74,6 +90,8 @@ class Slices:
         What may take longer than the rest of the slice needs one that ``add`` gives it, so that long messages
         that many connections have received in one loop iteration are handled one in each.
         """
+        if self._backlogs:
+            return False
         now = self.now()
         return now < self.end and (self._running or now + size * BYTE < self.end)
 
@@ -82,10 +100,31 @@ class Slices:
         now = self.now()
         return min(self.end, now + (SLICE if now < self.iteration_end else SHORT_SLICE))
 
-    def add(self, go_on: Callable[[], object]) -> None:
-        """Call *go_on* in a slice of a later loop iteration; work that is called so may ``add`` itself again."""
+    def add(self, go_on: Callable[[], object], *, message: bool = False) -> None:
+        """Call *go_on* in a slice of a later loop iteration; work that is called so may ``add`` itself again.
+
+        What handles a *message* of a client waits while there is a backlog.
+        """
         self.pauses += 1
-        self._waiting.append(go_on)
+        if message and self._backlogs:
+            self._held.append(go_on)
+            return
+        self._waiting.append((go_on, message))
+        self._run_soon()
+
+    def begin_backlog(self, owner: object) -> None:
+        """Let long messages wait until ``end_backlog`` is called for *owner*, too; idempotent."""
+        self._backlogs.add(owner)
+
+    def end_backlog(self, owner: object) -> None:
+        """Undo ``begin_backlog``; a no-op without one."""
+        self._backlogs.discard(owner)
+        if self._held and not self._backlogs:
+            self._waiting.extend((go_on, True) for go_on in self._held)
+            self._held.clear()
+            self._run_soon()
+
+    def _run_soon(self) -> None:
         if self._call is None and not self._running:
             self._call = self._clock.callLater(0, self._run)
 
@@ -107,7 +146,7 @@ class Slices:
         return self.deadline()
 
     def _drop(self, go_on: Callable[[], object]) -> None:
-        self._waiting.remove(go_on)
+        self._waiting.remove((go_on, False))
         if not self._waiting and self._call is not None:
             self._call.cancel()
             self._call = None
@@ -118,8 +157,12 @@ class Slices:
         waiting = self._waiting
         # What is added meanwhile has to wait for the next iteration.
         for _ in range(len(waiting)):
+            go_on, message = waiting.popleft()
+            if message and self._backlogs:
+                self._held.append(go_on)
+                continue
             try:
-                waiting.popleft()()
+                go_on()
             except Exception:
                 log.failure("work in slices has failed")
             if self.over():

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from math import inf
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
@@ -29,15 +30,19 @@ from broker.redis.operations import AGAIN, Operation
 from broker.redis.postponed import Postponed
 from broker.redis.replicas import Replicas
 from broker.redis.script import Script
+from broker.redis.slices import Slices
 
 __all__ = ["Batcher", "Operation"]
 
 log = Logger()
 
 MAX_PENDING = 20_000  # operations; more are refused at once
-MAX_PENDING_BYTES = 16 * 1024 * 1024  # of what they carry
+MAX_PENDING_BYTES = 16 * 1024 * 1024  # of what they carry, those under way too
+BACKLOG_BYTES = 1024 * 1024  # of them, from which on long messages of clients wait
+RESUME_BYTES = 512 * 1024  # of those that are not under way, with which they go on
 MAX_BATCH = 500  # operations in one call: Redis does nothing else meanwhile
 MAX_BATCH_BYTES = 4 * 1024 * 1024  # of what they carry, and of what they are expected to return
+MAX_SENT_BYTES = 1024 * 1024  # of what they carry alone, which is copied to be sent
 MAX_REPLY_BYTES = 4 * 1024 * 1024  # that a call has read before it leaves further reads to the next
 RECONNECT_TIMEOUT = 2.0  # seconds that operations wait for a connection
 UNUSABLE = "Redis can not be used."  # what clients are told of it
@@ -57,6 +62,7 @@ class Batcher:
         address: where Redis is.
         script: does the work.
         reactor: connects, and times how long operations wait.
+        slices: those in which operations are answered; they get to know of a backlog.
         preamble: returns the first words for the script.
         prepare: called with each new protocol before it is used; may raise ``NotUsable``.
         opened: called whenever Redis can be used.
@@ -85,6 +91,7 @@ class Batcher:
         address: RedisAddress,
         script: Script,
         reactor: Any,
+        slices: Slices,
         *,
         purpose: str,
         preamble: Callable[[], list[bytes]],
@@ -106,6 +113,7 @@ class Batcher:
         self._on_answer: set[Callable[[], object]] = set()  # to be called when they were answered
         self._script = script
         self._clock: IReactorTime = reactor
+        self._slices = slices
         self._preamble, self._prepare_owner, self._refresh = preamble, prepare, refresh
         self._opened = opened or _ignore
         self._probe_words = probe
@@ -116,6 +124,8 @@ class Batcher:
         self._waiting: deque[Operation] = deque()
         self._postponed = Postponed()  # those that are older than all that wait
         self._bytes = 0  # of both
+        self._sent_bytes = 0  # of those under way
+        self._has_backlog = False
         self._running = False
         self._usable = False
         self._next: IDelayedCall | None = None
@@ -177,15 +187,19 @@ class Batcher:
         if not self._usable and self._timeout is None:
             self._failed(1)
             return fail(NotDone("redis", message=UNUSABLE, detail=self.connection.problem))
+        size = self._bytes + self._sent_bytes + operation.size
         if (
             len(self._waiting) >= MAX_PENDING
-            or self._bytes + operation.size > MAX_PENDING_BYTES
+            or size > MAX_PENDING_BYTES
             or (operation.reads and len(self._postponed.operations) >= MAX_PENDING)
         ) and not operation.control:
             self._failed(1)
             return fail(NotDone("redis", message="Redis can not keep up: too much waits for it."))
         self._waiting.append(operation)
         self._bytes += operation.size
+        if size > BACKLOG_BYTES and not self._has_backlog:
+            self._has_backlog = True
+            self._slices.begin_backlog(self)
         if self._next is None and not self._running and self._usable:
             if operation.prompt:
                 self._begin()
@@ -216,12 +230,12 @@ class Batcher:
         waiting, postponed = self._waiting, self._postponed
         older = postponed.operations
         size = replies = 0
-        while older and len(batch) < MAX_BATCH and size + replies < MAX_BATCH_BYTES:
+        while older and len(batch) < MAX_BATCH and size < MAX_SENT_BYTES and size + replies < MAX_BATCH_BYTES:
             operation = postponed.pop()
             size += operation.size
             replies += operation.reply
             batch.append(operation)
-        while waiting and len(batch) < MAX_BATCH and size < MAX_BATCH_BYTES:
+        while waiting and len(batch) < MAX_BATCH and size < MAX_SENT_BYTES:
             operation = waiting.popleft()
             if (operation.reply and size + replies >= MAX_BATCH_BYTES) or (older and postponed.blocks(operation)):
                 postponed.add(operation)
@@ -230,6 +244,7 @@ class Batcher:
             replies += operation.reply
             batch.append(operation)
         self._bytes -= size
+        self._sent_bytes = size
         self._running = True
         self.publishing = frozenset(operation.origin for operation in batch if operation.origin)
         Deferred.fromCoroutine(self._run(batch)).addErrback(self._fail_bug, batch).addBoth(self._ended)
@@ -241,6 +256,9 @@ class Batcher:
             calls, self._on_answer = self._on_answer, set()
             for call in calls:
                 call()
+        self._sent_bytes = 0
+        if self._has_backlog and self._bytes <= RESUME_BYTES:
+            self._end_backlog()
         # Not before: what they submit begins below, and only once.
         self._running = False
         # Not in the next loop iteration: there is nothing to wait for.
@@ -274,20 +292,22 @@ class Batcher:
                 chain = Chain(batch)
                 if questions := chain.questions():
                     chain.know(*await self._call(protocol, questions, False))
-                self._postpone(chain.link(MAX_BATCH_BYTES))
+                now, end = self._slices.now, self._slices.deadline()
+                self._postpone(chain.link(MAX_BATCH_BYTES, lambda: now() >= end))
                 under_way = chain.operations()
                 sent = [each.words for each in chain.sent]
                 results, left = chain.outcomes(*await self._call(protocol, sent, True))
             else:
                 writes = not all(operation.reads for operation in batch)
                 results, left = await self._call(protocol, [operation.words for operation in batch], writes)
-            self._answer(under_way, results, left)
+            seconds = self._clock.seconds() - started
+            await self._answer(under_way, results, left)
         except ResponseError as error:
             self._fail_script(under_way, error)
         except RedisError as error:
             self._fail_lost(under_way, error)
         else:
-            self._observe(len(batch), self._clock.seconds() - started)
+            self._observe(len(batch), seconds)
 
     def _postpone(self, operations: list[Operation]) -> None:
         """Let *operations*, which were under way, be done before all others."""
@@ -324,8 +344,8 @@ class Batcher:
                     raise
             await again(protocol)
 
-    def _answer(self, batch: list[Operation], results: list[Any], left: dict[int, Any]) -> None:
-        """Answer those of *batch* that were done, and let the others be done next."""
+    async def _answer(self, batch: list[Operation], results: list[Any], left: dict[int, Any]) -> None:
+        """Answer those of *batch* that were done, in slices, and let the others be done next."""
         unsafe = self._unsafe
         if left:
             again = [operation for index, operation in enumerate(batch) if index in left]
@@ -337,21 +357,30 @@ class Batcher:
             self._postpone(again)
         # Before the callbacks: they may look at ``problem``.
         self._note_refusal(next((refusal_text(result) for result in results if isinstance(result, ResponseError)), ""))
+        slices, now = self._slices, self._slices.now
+        end = slices.deadline() if len(batch) > 1 else inf
         for operation, result in zip(batch, results, strict=True):
-            if isinstance(result, ResponseError):
-                self._fail((operation,), "Redis refuses.", refusal_text(result), NotDone)
-                continue
-            if unsafe and not operation.reads:
-                self._fail((operation,), "Redis has not confirmed it.", unsafe)
-                continue
-            try:
-                value = operation.decode(result)
-            except BrokerError as error:
-                operation.answer.errback(error)
-            except Exception:
-                operation.answer.errback()
-            else:
-                operation.answer.callback(value)
+            self._answer_one(operation, result, unsafe)
+            if now() >= end:  # what the answers cause may take long
+                await slices.pause()
+                end = slices.deadline()
+
+    def _answer_one(self, operation: Operation, result: Any, unsafe: str) -> None:
+        if isinstance(result, ResponseError):
+            self._fail((operation,), "Redis refuses.", refusal_text(result), NotDone)
+            return
+        if unsafe and not operation.reads:
+            self._fail((operation,), "Redis has not confirmed it.", unsafe)
+            return
+        decode, operation.decode = operation.decode, _ignore
+        try:
+            value = decode(result)
+        except BrokerError as error:
+            operation.answer.errback(error)
+        except Exception:
+            operation.answer.errback()
+        else:
+            operation.answer.callback(value)
 
     def _note_refusal(self, refusal: str) -> None:
         if not refusal:
@@ -414,6 +443,7 @@ class Batcher:
         for operation in batch:
             # A new one for each caller: whoever raises it adds its own traceback.
             self._failed(1)
+            operation.decode = _ignore
             operation.answer.errback(error("redis", message=message, detail=detail))
 
     def _fail_bug(self, failure: Any, batch: list[Operation]) -> None:
@@ -427,8 +457,14 @@ class Batcher:
         self._timeout = None
         waiting = [*self._postponed.operations, *self._waiting]
         self._waiting, self._postponed, self._bytes = deque(), Postponed(), 0
+        if not self._running:
+            self._end_backlog()
         self._fail(waiting, UNUSABLE, self.connection.problem, NotDone)
         self._finish_stop()
+
+    def _end_backlog(self) -> None:
+        self._has_backlog = False
+        self._slices.end_backlog(self)
 
     def _cancel_timeout(self) -> None:
         if self._timeout is not None:

@@ -7,7 +7,7 @@ script: it carries the last state, however many there are.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, cast
 
 from txredisapi import ResponseError
@@ -92,16 +92,19 @@ class Chain:
             if index not in left:
                 self._states[place] = result
 
-    def link(self, max_bytes: int) -> list[Operation]:
-        """Compute the states, until they have so many bytes; return the operations that are left to a later call."""
-        states, rest, size = self._states, Postponed(), 0
+    def link(self, max_bytes: int, over: Callable[[], bool] = lambda: False) -> list[Operation]:
+        """Compute the states, one at least, until they have so many bytes or the time is *over*.
+
+        Return the operations that are left to a later call.
+        """
+        states, rest, size, end = self._states, Postponed(), 0, False
         runs: dict[Hashable, _Run] = {}
         for operation in self._batch:
             place = operation.place()
             if rest.operations and rest.blocks(operation):
                 rest.add(operation)
             elif operation.computes and place in states:
-                if size >= max_bytes:
+                if end:
                     rest.add(operation)
                     continue
                 run = runs.get(place)
@@ -110,6 +113,7 @@ class Chain:
                     self.sent.append(operation)
                 states[place] = run.add(cast(Computed, operation))
                 size += len(states[place] or b"") + cast(Computed, operation).carried
+                end = size >= max_bytes or over()
             elif operation.chained:
                 rest.add(operation)
             else:

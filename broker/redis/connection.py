@@ -19,6 +19,7 @@ from zope.interface import implementer
 
 from broker.errors import Invalid
 from broker.redis.address import RedisAddress
+from broker.redis.slices import Slices
 
 __all__ = ["Connection", "NotUsable", "Protocol", "ResponseError"]
 
@@ -157,7 +158,43 @@ class Protocol(BaseRedisProtocol):
 
 
 class SubscribingProtocol(Protocol):
-    """A connection whose replies, once it is authenticated, are messages of subscriptions."""
+    """A connection whose replies, once it is authenticated, are messages of subscriptions.
+
+    They are passed on in slices: thousands may come at once, and each may have many receivers.
+    """
+
+    _waits = False  # whether replies wait for the next slice
+
+    def dataReceived(self, data: bytes, unpause: bool = False) -> None:
+        """Parse replies, after those that wait."""
+        self._replies.feed(data)
+        if not self._waits:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        self._waits = False
+        next_reply = self._replies.gets
+        if (reply := next_reply()) is False:
+            return
+        self.replyReceived(reply)
+        if (reply := next_reply()) is False:
+            return  # as usual, it was the only one
+        slices = self.factory.owner.slices
+        end, now = slices.deadline(), slices.now
+        while self.connected and reply is not False:
+            self.replyReceived(reply)
+            if now() >= end:
+                self._waits = True
+                self.transport.pauseProducing()  # else it would be read faster than it is passed on
+                slices.add(self._go_on)
+                return
+            reply = next_reply()
+
+    def _go_on(self) -> None:
+        if self.connected:  # else what has not been passed on is missing, as what was on its way
+            self._pass_on()
+            if not self._waits:
+                self.transport.resumeProducing()
 
     def replyReceived(self, reply: Any) -> None:
         """Pass each message to the owner, in order."""
@@ -195,6 +232,7 @@ class Connection:
         opened: called when ``protocol`` is ready for use.
         closed: called when the one that was ready is lost.
         on_message: called with each reply, if the connection is for subscriptions.
+        slices: those in which replies are passed on then.
 
     Attributes:
         problem: why it can not be used, in some words; "" when it can.
@@ -215,13 +253,14 @@ class Connection:
         opened: Callable[[], object],
         closed: Callable[[], object],
         on_message: Callable[[Any], object] | None = None,
+        slices: Slices | None = None,
     ) -> None:
         # So that what is missing is an error here, not of the first connection.
         make_reply_parser()
         address.check_authority()
         self.problem = NOT_CONNECTED_YET
         self.protocol: Any = None
-        self.on_message = on_message
+        self.on_message, self.slices = on_message, slices
         self._address, self.reactor, self._purpose = address, reactor, purpose
         self._prepare, self._opened, self._closed = prepare, opened, closed
         self._protocol_class = Protocol if on_message is None else SubscribingProtocol

@@ -21,8 +21,9 @@ class Operation:
 
     Attributes:
         words: the verb, and its arguments.
-        decode: makes the result of what the verb has returned; may raise.
-        size: the bytes that it carries, about.
+        decode: makes the result of what the verb has returned; may raise.  It is dropped when that was answered: as a
+            method of the operation it would keep it, and what it carries, until the garbage collector comes.
+        size: the bytes that are kept for it, about: those that it carries, and those of an event that it returns.
         reply: the bytes that its result may have, about.
         reads: whether it changes nothing, so that it can be repeated.
         origin: the id of the session that it publishes for, or "".

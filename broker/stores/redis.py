@@ -23,6 +23,7 @@ from zope.interface import implementer
 
 from broker.core.bounded import BoundedDict
 from broker.core.clocks import monotonic_time_of, wall_clock_of
+from broker.core.slices import slices_of
 from broker.errors import Conflict, Unavailable
 from broker.interfaces import ISharedStore, IWallClock
 from broker.messages import Announce, Announcement, Entry, Event, Quota, decode_text, encode_text
@@ -121,6 +122,7 @@ class RedisStore(RedisReader, Service):
             self._address,
             Script("broker.stores.redis_scripts", "state", "clock", "logs", "keys"),
             reactor,
+            slices_of(reactor),
             purpose="stored data",
             preamble=self._preamble,
             prepare=self._prepare,
@@ -264,7 +266,7 @@ class RedisStore(RedisReader, Service):
         operation = Append(
             (b"append", encode_text(log), stored, extras),
             partial(self._appended, event, time, quota),
-            len(stored),
+            2 * len(stored) + len(extras),
             False,
             event.origin if extras else "",
             quota=quota,

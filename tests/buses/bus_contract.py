@@ -192,6 +192,9 @@ class SharedBusContract:
             name: one.bus.address for name, shared in list(names.items())[:100] if not shared and name != "name10"
         }
         assert await one.bus.claim_all(names) == {"name10": two.bus.address}
+        assert await one.bus.release("name10", "name11", "name12")
+        assert await one.bus.holders(["name12", "name11"]) == ("name11", [two.bus.address])
+        assert await one.bus.holders(["name10", "name13"]) == ("name10", [two.bus.address])
 
     @pytest_twisted.ensureDeferred
     async def test_a_lease_is_unbroken_since_the_first_after_a_time_without_one(self, pair: tuple[Told, Told]) -> None:

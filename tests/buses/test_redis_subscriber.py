@@ -195,6 +195,44 @@ def test_what_was_missed_while_away_is_read_first(world: World) -> None:
     assert world.ids == [1, 2, 3, 4, 5]
 
 
+def test_thousands_of_confirmations_before_the_mark_cost_no_look_at_all_that_wait(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    recovery = world.subscriber._recovery
+    missing = recovery._missing
+    monkeypatch.setattr(recovery, "_missing", lambda: looks.append(1) or missing())
+    world.source.slow = []
+    for number in range(1000):
+        world.subscriber.listen(f"t{number}.*", False)
+    heard = world.subscriber.listening()
+    world.answer()
+    assert not looks
+    world.source.release()
+    assert len(looks) <= 3
+    assert heard is not None
+    assert heard.called
+
+
+def test_the_end_of_thousands_of_patterns_looks_at_few_topics_and_few_patterns(world: World) -> None:
+    subscriptions = world.subscriber._subscriptions
+    for number in range(1000):
+        world.subscriber.listen(f"t{number}.*", False)
+    world.subscriber.listen("seen.>", False)
+    world.answer()
+    for number in range(100):
+        world.post(f"seen.{number}")
+    visited = subscriptions._patterns.visited
+    for number in range(1000):
+        world.subscriber.forget(f"t{number}.*", False)
+    world.clock.pump([UNSUBSCRIBE_DELAY, 1])
+    assert len(subscriptions) == 1
+    assert subscriptions._patterns.visited == visited  # no topic was theirs
+    assert world.post("seen.0").id == 2
+    assert subscriptions._patterns.visited - visited < 10
+    assert len(world.heard) == 101
+
+
 def test_the_mark_of_another_server_does_not_say_that_everything_before_it_has_arrived(world: World) -> None:
     world.listen("t")
     world.heartbeat()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Mapping
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock
 
-from broker.cluster.claims import BATCH, PAUSE, RETRY, Claims
+from broker.cluster.claims import BATCH, PAUSE, RELEASES, RETRY, Claims
 from broker.cluster.transitions import TRANSITIONS, Event, State
 from broker.errors import NotDone, Taken, Unavailable
 from broker.testing import value_of
@@ -39,8 +40,8 @@ class Bus:
         self.new.append(new)
         return self._ask("claim_all", dict(names))
 
-    def release(self, name: str) -> Deferred[bool]:
-        return self._ask("release", name)
+    def release(self, *names: str) -> Deferred[bool]:
+        return self._ask("release", *names)
 
     def answer(self, result: Any = None) -> tuple[Any, ...]:
         """Answer the first that waits with *result*; return what it was."""
@@ -409,6 +410,49 @@ def test_a_name_is_not_held_from_the_moment_on_at_which_the_lease_is_over(node):
     held(node)
     node.bus.lease = 0  # and nobody has been told
     assert not node.claims.holds("n")
+
+
+def test_thousands_of_names_are_given_back_by_few_operations_one_at_a_time(node):
+    names = [f"n{number}" for number in range(1000)]
+    for name in names:
+        held(node, name)
+    for name in names:
+        node.leave(name)
+    operations = []
+    while node.bus.asked:
+        assert len(node.bus.asked) == 1
+        operations.append(node.bus.answer(True))
+    assert [name for _, *some in operations for name in some] == names
+    assert len(operations) == 1 + ceil(999 / RELEASES)
+    assert len(node.claims) == 0
+
+
+def test_a_claim_does_not_wait_behind_the_names_that_others_give_back(node):
+    for number in range(3):
+        held(node, f"n{number}")
+    for number in range(3):
+        node.leave(f"n{number}")
+    joined = node.join("other")
+    assert [words[0] for words in node.bus.asked] == ["release", "claim"]
+    again = node.join("n2")
+    assert len(node.bus.asked) == 2  # it is still to be given back, which would be done after the claim
+    node.bus.answer(True)
+    node.bus.answer()
+    value_of(joined)
+    assert node.bus.answer(True) == ("release", "n1", "n2")
+    assert node.bus.answer() == ("claim", "n2", False)
+    value_of(again)
+    assert node.claims.holds("n2")
+
+
+def test_names_that_are_given_back_without_a_lease_are_free_at_once_however_many(node):
+    names = [f"n{number}" for number in range(2000)]
+    for name in names:
+        held(node, name)
+    node.bus.release = lambda *names: succeed(True)
+    for name in names:
+        node.leave(name)
+    assert len(node.claims) == 0
 
 
 def test_what_can_not_be_given_back_now_is_tried_again_later_and_not_at_once(node):

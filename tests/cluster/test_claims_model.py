@@ -71,7 +71,7 @@ class Bus:
 
         return self._ask(do)
 
-    def release(self, name: str) -> Deferred[bool]:
+    def release(self, *names: str) -> Deferred[bool]:
         def do() -> bool:
             self.registry.release(self.node)
             return True

@@ -136,6 +136,22 @@ def test_many_that_are_due_at_once_let_others_have_their_turn(clock):
     assert len(deadlines) == 0
 
 
+def test_each_that_takes_a_whole_slice_lets_others_have_their_turn(clock):
+    due, turns = [], []
+
+    def expire(key):
+        due.append(key)
+        clock.rightNow += SLICE
+        clock.callLater(0, lambda: turns.append(len(due)))
+
+    deadlines = Deadlines(clock, expire)
+    for number in range(5):
+        deadlines.add(number, 1.0)
+    pass_time(clock, 1.3)
+    assert due == list(range(5))
+    assert turns == [1, 2, 3, 4, 5]
+
+
 def test_what_is_dropped_while_others_are_due_is_not_due(clock):
     due = []
 

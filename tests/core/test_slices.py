@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from functools import partial
 from math import inf
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -137,3 +138,41 @@ def test_after_a_slice_that_took_too_long_others_have_as_long() -> None:
     assert len(done) == 1
     clock.advance(SLICE)
     assert len(done) == 2
+
+
+def test_messages_wait_while_there_is_a_backlog_and_other_work_does_not() -> None:
+    clock, done = Clock(), []
+    slices = Slices(clock)
+    slices.begin_backlog("a")
+    slices.begin_backlog("b")
+    assert not slices.allows(1)
+    slices.add(lambda: done.append("message"), message=True)
+    slices.add(lambda: done.append("work"))
+    clock.advance(0)
+    slices.end_backlog("a")
+    assert clock.getDelayedCalls() == []
+    assert done == ["work"]
+    slices.end_backlog("b")
+    clock.advance(0)
+    assert done == ["work", "message"]
+    assert slices.allows(1)
+
+
+def test_a_backlog_stops_the_messages_of_the_same_slice_which_keep_their_order() -> None:
+    clock = Clock()
+    slices, done = Slices(clock), list[object]()
+
+    def handle(number: int) -> None:
+        done.append(number)
+        slices.begin_backlog("a")
+
+    for number in range(3):
+        slices.add(partial(handle, number), message=True)
+    slices.add(lambda: done.append("work"))
+    clock.advance(0)
+    assert done == [0, "work"]
+    for _ in range(2):
+        slices.end_backlog("a")
+        clock.advance(0)
+    assert done == [0, "work", 1, 2]
+    assert clock.getDelayedCalls() == []

@@ -202,8 +202,8 @@ MUTANTS: dict[str, Mutant] = {
         Edit(
             Script,
             "verbs.release =",
-            "hold(name, sharing, rest)\n  return 1",
-            "hold(name, sharing, {})\n  return 1",
+            "hold(name, sharing, rest)",
+            "hold(name, sharing, {})",
         ),
     ),
     "loss not noticed": _mutant(

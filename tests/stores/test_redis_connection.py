@@ -12,7 +12,8 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from broker.redis.connection import REPLY_TIMEOUT, Protocol
+from broker.core.slices import SLICE, slices_of
+from broker.redis.connection import REPLY_TIMEOUT, Protocol, SubscribingProtocol
 
 
 @pytest.fixture
@@ -77,3 +78,42 @@ def test_what_waits_fails_with_the_connection(protocol):
     protocol.connected = 0
     with pytest.raises(txredisapi.ConnectionError):
         protocol.execute_command(b"GET", b"b")
+
+
+# Messages of subscriptions.
+
+
+@pytest.fixture
+def subscribing(clock):
+    """A connection on which each message takes as long as a slice, and ``passed``, what it has passed on."""
+    passed: list[Any] = []
+
+    def on_message(message: Any) -> None:
+        passed.append(message)
+        clock.rightNow += SLICE
+
+    protocol = SubscribingProtocol()
+    protocol.factory = SimpleNamespace(owner=SimpleNamespace(slices=slices_of(clock), on_message=on_message))
+    protocol.transport, protocol.connected, protocol._ready = StringTransport(), 1, True
+    return SimpleNamespace(protocol=protocol, passed=passed, state=lambda: protocol.transport.producerState)
+
+
+def test_many_messages_at_once_are_passed_on_in_slices_and_in_order(subscribing, clock):
+    subscribing.protocol.dataReceived(b":1\r\n:2\r\n:3\r\n:4\r\n")
+    assert subscribing.passed == [1, 2]
+    assert subscribing.state() == "paused"
+    subscribing.protocol.dataReceived(b":5\r\n")  # it was received before
+    assert subscribing.passed == [1, 2]
+    clock.pump([2 * SLICE] * 4)
+    assert subscribing.passed == [1, 2, 3, 4, 5]
+    assert subscribing.state() == "producing"
+    assert slices_of(clock).pauses == 2
+    assert clock.getDelayedCalls() == []
+
+
+def test_messages_that_wait_go_with_the_connection(subscribing, clock):
+    subscribing.protocol.dataReceived(b":1\r\n:2\r\n:3\r\n")
+    subscribing.protocol.connected = 0
+    clock.advance(0)
+    assert subscribing.passed == [1, 2]
+    assert clock.getDelayedCalls() == []

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from collections.abc import AsyncIterator, Callable
+from itertools import count
 from typing import Any, cast
 
 import pytest
@@ -13,9 +16,14 @@ from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.task import Clock
 
 from broker.core.indices import Indices, rows_log
-from broker.errors import BrokerError, Conflict, Invalid, RateLimited
+from broker.core.slices import slices_of
+from broker.errors import BrokerError, Conflict, Invalid, RateLimited, Unavailable
 from broker.messages import Event, Quota
+from broker.redis.batcher import MAX_BATCH_BYTES
+from broker.redis.chains import Chain
+from broker.redis.operations import Operation
 from broker.stores import open_store
+from tests.support.eventually import eventually
 from tests.support.redis_server import RedisServer
 
 MakeRedisStore = Callable[..., Any]
@@ -35,6 +43,12 @@ async def make_store(redis_server: RedisServer) -> AsyncIterator[MakeRedisStore]
     yield make
     for store in made:
         await maybeDeferred(store.stopService)
+
+
+@pytest.fixture(autouse=True)
+def endless_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no slice of the reactor end, however busy the machine is: how many calls there are depends on that."""
+    monkeypatch.setattr(slices_of(reactor), "now", lambda: 0.0)
 
 
 @pytest.fixture
@@ -160,13 +174,14 @@ async def used_memory(redis: RedisServer, field: str) -> int:
 
 @pytest_twisted.ensureDeferred
 async def test_increments_of_a_fraction_are_computed_in_one_go(
-    make_store: MakeRedisStore, redis_server: RedisServer
+    make_store: MakeRedisStore, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("broker.redis.batcher.MAX_SENT_BYTES", MAX_BATCH_BYTES)
     store, meter = make_store(), Meter(redis_server)
     await store.set("kv", "k", b"0.5")
     await meter.read()
     sums = [store.increment("kv", "k", b"1") for _ in range(400)]
-    appended = [store.append("log", event(b"x" * 40_000)) for _ in range(95)]
+    appended = [store.append("log", event(b"x" * 20_000)) for _ in range(95)]
     other = store.get("kv", "other")
     found = await gatherResults(sums)
     await gatherResults([*appended, other])
@@ -175,7 +190,7 @@ async def test_increments_of_a_fraction_are_computed_in_one_go(
     ]
     calls, sent, _ = await meter.read()
     assert calls <= 4
-    assert sent < 1.2 * 95 * 40_000
+    assert sent < 1.2 * 95 * 20_000
 
 
 @pytest_twisted.ensureDeferred
@@ -423,3 +438,139 @@ async def test_nodes_that_read_an_index_at_once_write_one_row_of_each_event(make
     for number, rows in enumerate(await gatherResults(reads)):
         assert [event.id for event in rows.events] == list(range(599 + number % 2, 0, -2))
     assert [await store.head(rows_log("i", value)) for value in "ab"] == [300, 300]
+
+
+# Slices.
+
+
+def each_look_takes_a_slice(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Let the reactor's slices end at each look at the time."""
+    slices = slices_of(reactor)
+    monkeypatch.setattr(slices, "now", count().__next__)
+    return slices
+
+
+@pytest_twisted.ensureDeferred
+async def test_those_who_wait_for_one_call_are_answered_in_slices_and_in_order(
+    make_store: MakeRedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    store = make_store(observe=lambda operations, seconds: calls.append(operations))
+    await store.head("log")
+    slices = each_look_takes_a_slice(monkeypatch)
+    before = slices.pauses
+    answered: list[int] = []
+    waiting = [store.append("log", event()).addCallback(lambda each: answered.append(each.id)) for _ in range(10)]
+    later: list[Any] = []
+    waiting[0].addCallback(lambda _: later.append(store.append("log", event())))
+    await gatherResults(waiting)
+    assert answered == list(range(1, 11))
+    assert slices.pauses - before >= 9
+    assert (await later[0]).id == 11
+    assert calls[1:] == [10]  # and that of the last is told when it is answered
+
+
+@pytest_twisted.ensureDeferred
+async def test_changes_that_take_long_to_compute_are_not_all_made_in_one_slice(
+    make_store: MakeRedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, batches = make_store(), []
+    await store.set("s", "k", b"")
+    link = Chain.link
+
+    def spy(chain: Chain, *arguments: Any) -> Any:
+        left = link(chain, *arguments)
+        batches.append(len(chain.operations()))
+        return left
+
+    monkeypatch.setattr(Chain, "link", spy)
+    each_look_takes_a_slice(monkeypatch)
+    await gatherResults([store.patch("s", "k", b"%d" % number, joined) for number in range(5)])
+    assert batches == [1] * 5
+    assert (await store.get("s", "k")).value == b"01234"
+
+
+# A backlog.
+
+
+@pytest_twisted.ensureDeferred
+async def test_messages_wait_while_much_waits_for_redis(
+    make_store: MakeRedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.redis.batcher.BACKLOG_BYTES", 10_000)
+    monkeypatch.setattr("broker.redis.batcher.RESUME_BYTES", 2_000)
+    monkeypatch.setattr("broker.redis.batcher.MAX_SENT_BYTES", 2_000)
+    store, slices = make_store(), slices_of(reactor)
+    waiting = [store.set("s", f"{number}", b"x" * 1000) for number in range(10)]
+    assert slices.allows(1)
+    waiting.append(store.set("s", "last", b"x"))
+    assert not slices.allows(1)
+    done: list[int] = []
+    slices.add(lambda: done.append(sum(each.called for each in waiting)), message=True)
+    await gatherResults(waiting)
+    await eventually(lambda: done)
+    assert 6 <= done[0] < 11
+    assert slices.allows(1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_messages_do_not_wait_for_a_redis_that_is_given_up(
+    make_store: MakeRedisStore, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.redis.batcher.BACKLOG_BYTES", 1_000)
+    store = make_store()
+    await store.head("log")
+    await redis_server.kill()
+    await eventually(lambda: store.ready)
+    lost = store.set("s", "k", b"x" * 2000)
+    assert not slices_of(reactor).allows(1)
+    with pytest.raises(Unavailable):
+        await lost
+    assert slices_of(reactor).allows(1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_sent_at_once_is_bounded_by_its_bytes(
+    make_store: MakeRedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.redis.batcher.MAX_SENT_BYTES", 2_500)
+    calls: list[int] = []
+    store = make_store(observe=lambda operations, seconds: calls.append(operations))
+    await gatherResults([store.set("s", f"{number}", b"x" * 1000) for number in range(10)])
+    assert max(calls) == 3
+
+
+# Memory.
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("verb", ["append", "get", "set", "patch", "increment", "of a fraction"])
+async def test_what_was_answered_is_gone_without_the_garbage_collector(
+    make_store: MakeRedisStore, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    store = make_store()
+    await store.set("s", "k", b"1")
+    submitted: list[weakref.ref[Operation]] = []
+    submit = store._batcher.submit
+
+    def spy(operation: Operation) -> Deferred[Any]:
+        submitted.append(weakref.ref(operation))
+        return submit(operation)
+
+    monkeypatch.setattr(store._batcher, "submit", spy)
+    act = {
+        "append": lambda: store.append("log", event()),
+        "get": lambda: store.get("s", "k"),
+        "set": lambda: store.set("s", "k", b"2"),
+        "patch": lambda: store.patch("s", "k", b"2", joined),
+        "increment": lambda: store.increment("s", "k", b"2"),
+        "of a fraction": lambda: store.increment("s", "k", b"0.5"),
+    }[verb]
+    gc.collect()
+    gc.disable()
+    try:
+        await gatherResults([act() for _ in range(3)])
+        await store.head("log")  # the batch of these has ended
+        assert [each() for each in submitted[:3]] == [None] * 3
+    finally:
+        gc.enable()

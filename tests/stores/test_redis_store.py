@@ -422,7 +422,7 @@ async def test_a_lost_answer_fails_writes_and_repeats_reads(
     await store.append("log", event())
     redis_server.pause()
     write, read = store.append("log", event()), store.read("log", 0, 9)
-    await eventually(lambda: store._batcher._running)
+    await eventually(lambda: store._batcher._running and not store._batcher._waiting)
     store._batcher.connection.drop("cut by the test")
     with pytest.raises(Unavailable, match="has not answered"):
         await write

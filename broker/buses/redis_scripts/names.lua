@@ -294,16 +294,18 @@ verbs.reclaim = function(at)
   return refused
 end
 
--- number, name
+-- number, how many names, then those
 -- Returns 1, or FENCED when there is nothing to release.
 verbs.release = function(at)
   if fenced(ARGV[at]) then
     return FENCED
   end
-  local name = ARGV[at + 1]
-  local sharing, ids, entries = holders(name)
-  local _, rest = without(ids, entries, me)
-  hold(name, sharing, rest)
+  for index = at + 2, at + 1 + tonumber(ARGV[at + 1]) do
+    local name = ARGV[index]
+    local sharing, ids, entries = holders(name)
+    local _, rest = without(ids, entries, me)
+    hold(name, sharing, rest)
+  end
   return 1
 end
 

@@ -340,7 +340,7 @@ class HttpChannel(Protocol):
                 request = arrived[0].request
                 size = len(request.body) if request is not None else 0
                 if size > SHORT and not self._site.slices.allows(size):
-                    self._postpone()
+                    self._postpone(message=True)
                     break
                 self._handle(arrived.popleft())
                 if (arrived or parser.unparsed) and self._site.slices.over():
@@ -359,10 +359,10 @@ class HttpChannel(Protocol):
         if parser.phase is not self._timed_phase:
             self._update_timeout()
 
-    def _postpone(self) -> None:
-        """Go on in a later slice: others have waited long enough, or would have to."""
+    def _postpone(self, *, message: bool = False) -> None:
+        """Go on in a later slice: others have waited long enough, or would have to; see ``Slices.add``."""
         self._postponed = True
-        self._site.slices.add(self._go_on)
+        self._site.slices.add(self._go_on, message=message)
 
     def _go_on(self) -> None:
         self._postponed = False

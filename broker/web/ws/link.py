@@ -278,7 +278,7 @@ class WebSocketLink(FrameReader):
         if self.receive_rest():
             self._end(reason)
         else:
-            self.slices.add(lambda: self.connectionLost(reason))
+            self.slices.add(lambda: self.connectionLost(reason), message=True)  # after what was read
 
     def _end(self, reason: Failure) -> None:
         self.state = CLOSED

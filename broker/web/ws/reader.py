@@ -106,7 +106,7 @@ class FrameReader(AutobahnCore):
         # Most send nothing more until they are answered, and to stop reading costs a system call.
         if self.complete or len(self.data) > MAX_READING:
             self.transport.pauseProducing()
-        self.slices.add(self._go_on)
+        self.slices.add(self._go_on, message=True)
 
     def _go_on(self) -> None:
         self.postponed = False

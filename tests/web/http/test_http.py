@@ -615,6 +615,20 @@ def test_requests_that_take_long_let_others_have_their_turn(site: FakeSite, wire
     assert site.slices.pauses == 3
 
 
+def test_bodies_wait_for_the_end_of_a_backlog_and_other_requests_do_not(site: FakeSite) -> None:
+    wires = [Wire(HttpChannel(site, "10.0.0.1")) for _ in range(2)]
+    site.slices.begin_backlog("a")
+    wires[0].say(b"POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 600\r\n\r\n" + b"x" * 600)
+    wires[1].say(get("/2"))
+    site.clock.advance(0)
+    assert [request.path for request in site.requests] == ["/2"]
+    site.slices.end_backlog("a")
+    site.clock.advance(0)
+    assert [request.path for request in site.requests] == ["/2", "/1"]
+    for wire in wires:
+        wire.lose()
+
+
 def test_bodies_that_are_complete_when_the_slice_is_over_wait(site: FakeSite) -> None:
     wires = [Wire(HttpChannel(site, "10.0.0.1")) for _ in range(3)]
     body = b"x" * 600

@@ -615,6 +615,29 @@ class TestLink:
         bench.clock.pump([0, 0])
         assert arrived(bench) == [long]
 
+    @pytest.mark.parametrize("fast_path", [True, False])
+    @pytest.mark.parametrize("lost", [False, True])
+    def test_a_long_message_waits_for_the_end_of_a_backlog_and_counts_meanwhile(
+        self, fast_path: bool, lost: bool
+    ) -> None:
+        bench = open_link(fast_path=fast_path)
+        slices = slices_of(bench.clock)
+        bench.wire.feed(text("1"))
+        slices.begin_backlog("a")
+        bench.wire.feed(client_frame(TEXT, b"2" * 60_000))
+        bench.clock.pump([0] * 3)
+        assert arrived(bench) == [b"1"]
+        assert bench.link.memory.upload.used >= 60_000
+        if lost:
+            bench.wire.lose()
+        pauses = slices.pauses
+        bench.clock.pump([0] * 3)
+        assert slices.pauses == pauses  # it does not ask again and again
+        slices.end_backlog("a")
+        bench.clock.pump([0] * 3)
+        assert arrived(bench) == [b"1", b"2" * 60_000]
+        assert bench.link.memory.upload.used == 0
+
     def test_what_comes_when_the_slice_is_over_waits(self) -> None:
         bench = open_link()
         slices = slices_of(bench.clock)
