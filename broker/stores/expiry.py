@@ -88,7 +88,7 @@ class Expiry:
         if step > MAX_STEP:
             skipped, after, since = skipped + step, before.now + step, elapsed
         elif step < -MAX_STEP:
-            skipped, after = max(0.0, skipped + step), min(after, now)
+            skipped, after = max(0.0, skipped + step), min(after, before.now + step)
         if skipped <= MAX_STEP or elapsed - since >= SKIPPED_FOR:
             skipped = 0.0
         # One assignment: whatever another thread has seen meanwhile, it is seen again by the next look.

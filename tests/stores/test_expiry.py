@@ -81,6 +81,14 @@ def test_a_jump_that_is_undone_has_ended_nothing(clocks):
     assert clocks.ended(SKIPPED_FOR + 599, SKIPPED_FOR + 601, DAY) == [True, False, False]
 
 
+def test_what_is_new_after_a_jump_that_is_undone_in_part_ends_in_time(clocks):
+    clocks.jump(WEEK)
+    clocks.advance(60)
+    clocks.jump(-WEEK + 7200)
+    clocks.advance(5)  # it is noticed late
+    assert clocks.ended(7200 + 64, 7200 + 66) == [True, False]
+
+
 def test_jumps_add_up(clocks):
     clocks.jump(WEEK)
     clocks.advance(60)

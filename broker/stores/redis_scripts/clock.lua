@@ -54,7 +54,7 @@ local function look_at_clock()
     skipped, after, noticed = skipped + step, last and last + step or now, now
     note_clock()
   elseif step < -limit then
-    skipped, after, noticed = math.max(0, skipped + step), math.min(after, now), math.min(noticed, now)
+    skipped, after, noticed = math.max(0, skipped + step), math.min(after, last and last + step or now), math.min(noticed, now)
     note_clock()
   end
   if skipped <= MAX_STEP or now - noticed >= SKIPPED_FOR then
