@@ -19,6 +19,7 @@ from broker.stores.sqlite_watch import FileWatch
 
 MIN_DELAY, MAX_DELAY = 1.0, 30.0  # seconds until it is tried again; doubled with each failure
 MAX_LOG_BYTES = 1 << 24  # of a log that is not written back, before it is a reason not to be ready
+READER = 16  # times as long may it be while another program reads, which may be a backup
 NOT_WRITTEN_BACK = "The write-ahead log can not be written back into the database file."
 INCOMPLETE = "another program reads an old state of it"
 
@@ -42,7 +43,8 @@ class CheckpointHealth:
     Args:
         failed: called for each that has failed.
         log_bytes: returns how long the log is.
-        limit: bytes of the log from which on its length is a problem.
+        limit: bytes of the log from which on its length is a problem; ``READER`` times as many while
+            another program reads.
     """
 
     log = Logger()
@@ -64,7 +66,8 @@ class CheckpointHealth:
     @property
     def problem(self) -> str:
         """What is wrong, when the log has become long by that; "" for nothing."""
-        if not self._state.failure or (size := self._log_bytes()) <= self._limit:
+        limit = self._limit if self._state.failed else self._limit * READER
+        if not self._state.failure or (size := self._log_bytes()) <= limit:
             return ""
         return with_detail(NOT_WRITTEN_BACK, f"{self._state.failure}; it has {size} bytes")
 

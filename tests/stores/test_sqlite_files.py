@@ -16,7 +16,7 @@ from twisted.logger import LogLevel
 from broker.errors import Unavailable
 from broker.stores import sqlite_checkpoints, sqlite_tables, sqlite_writer
 from broker.stores.sqlite import SqliteStore
-from broker.stores.sqlite_checkpoints import CheckpointHealth, CheckpointState
+from broker.stores.sqlite_checkpoints import READER, CheckpointHealth, CheckpointState
 from tests.stores.test_sqlite_store import Home, event
 from tests.support.logs import lines_of, logging
 
@@ -502,6 +502,15 @@ def test_failing_checkpoints_are_logged_once_and_told_when_the_log_is_long() -> 
     ]
 
 
+def test_a_log_that_a_reader_keeps_may_be_longer() -> None:
+    sizes = [1000 * READER]
+    health = CheckpointHealth(lambda: None, lambda: sizes[0], 1000)
+    health.note(CheckpointState("another program reads", False))
+    assert health.problem == ""
+    sizes[0] += 1
+    assert "another program reads" in health.problem
+
+
 def test_the_log_is_written_back_when_it_is_long_and_begins_anew(home: Home) -> None:
     store = home.store()
     for _ in range(40):
@@ -511,7 +520,7 @@ def test_the_log_is_written_back_when_it_is_long_and_begins_anew(home: Home) -> 
 
 
 def test_a_reader_of_an_old_state_makes_the_store_degraded(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.stores.sqlite.MAX_LOG_BYTES", 1_000_000)
+    monkeypatch.setattr("broker.stores.sqlite.MAX_LOG_BYTES", 1_000_000 // READER)
     store = filled(home)
     reader = home.other()
     reader.execute("BEGIN")
