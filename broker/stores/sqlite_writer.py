@@ -259,6 +259,8 @@ class GroupCommit:
 
     def _finish(self) -> None:
         self._writer.stop()
+        if self._guard.broken:
+            self._note(self._guard.broken)  # what it calls from the thread may come too late
         assert self._drained is not None
         self._drained.callback(None)
 
@@ -316,6 +318,7 @@ class WriterThread:
                 self._between(None)
                 continue
             if batch is None:
+                self._between(None)  # closing would write the log into whatever has come since the last look
                 return
             started = time.perf_counter()
             try:

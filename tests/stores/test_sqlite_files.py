@@ -219,6 +219,21 @@ def test_the_file_that_has_come_instead_is_left_alone(home: Home, harm: Callable
     copy.stop(again)
 
 
+@pytest.mark.parametrize("harm", [replace_by_another, *RUINED], ids=lambda harm: harm.__name__)
+def test_a_file_that_comes_just_before_the_end_is_left_alone(
+    home: Home, harm: Callable[[Home], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_writer, "CHECK_INTERVAL", 60)
+    store = filled(home)
+    harm(home)
+    found = home.path.read_bytes()
+    with logging(LogLevel.error) as lines:
+        home.stop(store)
+    assert home.path.read_bytes() == found
+    assert not side(home, "-wal").exists()
+    assert [line.partition(" was ")[0] for line in lines_of(lines)] == [f"The store can not write: {home.path}"]
+
+
 def test_the_log_of_the_file_that_has_come_instead_is_not_deleted(home: Home) -> None:
     store = filled(home)
     replace_by_another(home)
