@@ -60,7 +60,8 @@ def restore(path: str, source: str) -> str:
             position = _prepare(source, part, path, subject)
             publish(part, path + RESTORED, overwrite=True)
         kept = _replace(path, subject)
-        remember(path, position, safely=True)
+        with suppress(OSError):  # it is in place; of what is remembered the next start sees that it is another one
+            remember(path, position, safely=True)
         return kept
     except (OSError, sqlite3.Error) as error:
         raise CopyError(subject, error) from error

@@ -476,3 +476,15 @@ def test_a_missing_store_and_that_of_another_program_are_not_compacted(home: Hom
     with pytest.raises(CopyError, match="it is a SQLite file of another program"):
         compact(str(of_another))
     assert of_another.read_bytes() == content
+
+
+def test_a_store_is_restored_where_nothing_can_be_remembered(home: Home, backup: Path) -> None:
+    run(home, b"1")
+    back_up(str(home.path), str(backup))
+    epoch = run(home, b"2")
+    memory = Path(memory_path(str(home.path)))
+    memory.unlink()
+    memory.mkdir()
+    assert restore(str(home.path), str(backup))
+    assert run(home) != epoch
+    assert bodies(home) == [b"1"]
