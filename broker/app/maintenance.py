@@ -47,7 +47,7 @@ def _back_up(settings: Settings, chosen: argparse.Namespace) -> None:
 
     path = _store_path(settings)
     size = _run(lambda: back_up(path, chosen.file, overwrite=chosen.overwrite))
-    print(f"{size} bytes of {path} are saved in {chosen.file}")
+    _print(f"{size} bytes of {path} are saved in {chosen.file}")
 
 
 def _restore(settings: Settings, chosen: argparse.Namespace) -> None:
@@ -55,9 +55,9 @@ def _restore(settings: Settings, chosen: argparse.Namespace) -> None:
 
     path = _store_path(settings)
     kept = _run(lambda: restore(path, chosen.file))
-    print(f"{path} is what {chosen.file} has, in a new epoch")
+    _print(f"{path} is what {chosen.file} has, in a new epoch")
     if kept:
-        print(f"what it was before is kept as {kept}")
+        _print(f"what it was before is kept as {kept}")
 
 
 def _compact(settings: Settings, chosen: argparse.Namespace) -> None:
@@ -65,7 +65,7 @@ def _compact(settings: Settings, chosen: argparse.Namespace) -> None:
 
     path = _store_path(settings)
     before, after = _run(lambda: compact(path))
-    print(f"{path} had {before} bytes, and has {after}")
+    _print(f"{path} had {before} bytes, and has {after}")
 
 
 def _store_path(settings: Settings) -> str:
@@ -100,6 +100,11 @@ def _run(work: Callable[[], Any]) -> Any:
 
 def _interrupt(number: int, frame: Any) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def _print(text: str) -> None:
+    """Print *text*, which may have names of files that are no UTF-8."""
+    print(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def _exit(text: str, status: int) -> NoReturn:

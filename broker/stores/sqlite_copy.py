@@ -31,7 +31,8 @@ class CopyError(Unavailable):
 
 def open_uri(path: str, options: str, timeout: float = 0.0) -> sqlite3.Connection:
     """Return a connection to the file *path*, which must exist, with *options* of SQLite's URIs."""
-    return sqlite3.connect(f"file:{quote(path)}?{options}", timeout=timeout, uri=True, isolation_level=None)
+    name = quote(os.fsencode(path))  # which need not be UTF-8
+    return sqlite3.connect(f"file:{name}?{options}", timeout=timeout, uri=True, isolation_level=None)
 
 
 def size_of(path: str) -> int:

@@ -136,3 +136,8 @@ def test_the_help_says_which_store_it_is(run: Run, name: str) -> None:
     status, said, _ = run(name, "--help")
     assert status == 0
     assert "TXBROKER_STORE" in said
+
+
+def test_names_of_files_need_not_be_utf8(run: Run, tmp_path: Path) -> None:
+    backup = os.fsdecode(os.fsencode(tmp_path) + b"/b\xff.db")
+    assert [run(command, backup)[::2] for command in ("backup", "restore")] == [(0, ""), (0, "")]
