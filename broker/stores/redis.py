@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList, fail, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorCore, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -36,6 +36,7 @@ from broker.redis.server import ServerInfo, read_info
 from broker.stores.entries import ANNOUNCED_SPACES, EXPIRED_KEPT, increased, merged
 from broker.stores.expiry import log_jump
 from broker.stores.redis_announcements import KeyEvents, announced, split
+from broker.stores.redis_expiry import KEYS_STEP, RedisExpiry
 from broker.stores.redis_reader import MAX_ID, RedisReader, end_of
 from broker.stores.redis_swap import (
     CONFLICT,
@@ -55,7 +56,6 @@ from broker.stores.states import NOT_RUNNING, STOPPING, refused
 log = Logger()
 
 SWEEP_WORK = 500  # events that are looked at or removed in one call
-KEYS_STEP = 200  # keys that are removed in one call
 KNOWN_LOGS = 10_000  # logs of which a node remembers that they exist
 MEASURE_INTERVAL = 1.0  # seconds between two looks at how much memory is used
 SMALL_INTEGER = re.compile(rb"0|-?[1-9][0-9]{0,13}")  # what the script adds exactly
@@ -110,6 +110,7 @@ class RedisStore(RedisReader, Service):
         self._prefix = encode_text(prefix)
         self._channels = encode_text(f"{prefix}{self._address.db}/")
         self.wall = self._time = RedisClock(clock, wall)
+        self._expiry = RedisExpiry(self._submit, self._change, self._time.judged)
         self._server = ServerInfo()
         self._timeline = Timeline(self._prefix, reactor, lambda *known: self.witness(*known))
         self._stopped_reason = NOT_RUNNING
@@ -323,7 +324,7 @@ class RedisStore(RedisReader, Service):
             removed += count
         due = repr(self.oldest(EXPIRED_KEPT)).encode()
         for space in await self._spaces() - set(map(encode_text, ANNOUNCED_SPACES)):
-            while len(await self._expire(space, due, KEYS_STEP)) == KEYS_STEP:
+            while len(await self._expiry.expire(space, due)) == KEYS_STEP:
                 pass
         return removed
 
@@ -473,63 +474,7 @@ class RedisStore(RedisReader, Service):
 
     def expired(self, space: str, limit: int, announce: Announce | None = None) -> Deferred[list[str]]:
         """See ``IStore.expired``; in steps, between which other operations are done."""
-        if limit <= 0:
-            return self._nothing()
-        if announce is None:
-            return Deferred.fromCoroutine(self._expired(encode_text(space), limit))
-        return Deferred.fromCoroutine(self._expired_announced(encode_text(space), limit, announce))
-
-    async def _expired_announced(self, space: bytes, limit: int, announce: Announce) -> list[str]:
-        found: list[str] = []
-        while len(found) < limit:
-            step = min(limit - len(found), KEYS_STEP)
-            try:
-                looked_at, ended = await self._end_due(space, step, announce)
-            except Unavailable:
-                if not found:
-                    raise
-                break  # those that were removed must be told
-            found += ended
-            if looked_at < step:
-                break
-        return found
-
-    async def _end_due(self, space: bytes, limit: int, announce: Announce) -> tuple[int, list[str]]:
-        """Look which keys have expired, whose events are made here, and remove those that still have then.
-
-        Returns how many had, and those that were removed by this.
-        """
-        now, skipped, keys = await self._submit(Operation((b"due", space, b"%d" % limit), reads=True))
-        self._time.judged(float(now), float(skipped))
-        removing = [self._remove_due(space, key, announce(decode_text(key))) for key in keys]
-        removed = await DeferredList(removing, consumeErrors=True)
-        ended = [decode_text(key) for key, (success, there) in zip(keys, removed, strict=True) if success and there]
-        failures = [cast(Failure, result) for success, result in removed if not success]
-        if failures and not ended:
-            failures[0].raiseException()
-        return 0 if failures else len(keys), ended
-
-    def _remove_due(self, space: bytes, key: bytes, announcement: Announcement | None) -> Deferred[int]:
-        return self._change((b"remove_due", space, key), int, announcement, None)
-
-    async def _expired(self, space: bytes, limit: int) -> list[str]:
-        found: list[bytes] = []
-        while len(found) < limit:
-            step = min(limit - len(found), KEYS_STEP)
-            try:
-                now, skipped, some = await self._submit(Operation((b"expired", space, b"%d" % step)))
-            except Unavailable:
-                if not found:
-                    raise
-                break  # those that were removed must be told
-            self._time.judged(float(now), float(skipped))
-            found += some
-            if len(some) < step:
-                break
-        return list(map(decode_text, found))
-
-    def _expire(self, space: bytes, due: bytes, limit: int) -> Deferred[list[bytes]]:
-        return self._submit(Operation((b"expire", space, due, b"%d" % limit)))
+        return self._expiry.expired(space, limit, announce) if limit > 0 else self._nothing()
 
     # Submitting.
 

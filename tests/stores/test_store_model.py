@@ -119,6 +119,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.5, 1, 5, HOUR]))
     def time_passes(self, seconds: float) -> None:
+        self.settle()  # a store looks at the clock when it does its work
         self.clock.advance(seconds)
         self.model.now += seconds
 
