@@ -17,6 +17,7 @@ from broker.stores.sqlite_copy import (
     own_like,
     publish,
     size_of,
+    use_log,
 )
 from broker.stores.sqlite_file import lock_file
 from broker.stores.sqlite_history import merge_log
@@ -48,6 +49,8 @@ def compact(path: str) -> tuple[int, int]:
                 check_room(store, os.path.dirname(path), subject)
                 store.execute("PRAGMA auto_vacuum = INCREMENTAL")
                 store.execute("VACUUM INTO ?", (part,))
+            with closing(open_uri(part, "mode=rw")) as compacted:
+                use_log(compacted)
             shutil.copymode(path, part)
             own_like(part, path)
             publish(part, path, overwrite=True)

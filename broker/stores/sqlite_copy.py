@@ -90,6 +90,14 @@ def copy_pages(source: sqlite3.Connection, path: str) -> None:
         copy.execute("PRAGMA journal_mode = DELETE")
 
 
+def use_log(connection: sqlite3.Connection) -> None:
+    """Let the file of *connection* have a write-ahead log from now on.
+
+    A daemon that finds it without one would have to wait until nobody reads it, which a backup may for long.
+    """
+    connection.execute("PRAGMA journal_mode = WAL").fetchone()
+
+
 def _pass_signals(status: int, remaining: int, total: int) -> None:
     """Do nothing: that Python is entered lets signals interrupt the copying."""
 

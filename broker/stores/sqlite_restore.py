@@ -24,6 +24,7 @@ from broker.stores.sqlite_copy import (
     remove,
     size_of,
     sync,
+    use_log,
 )
 from broker.stores.sqlite_file import lock_file
 from broker.stores.sqlite_history import (
@@ -81,6 +82,7 @@ def _prepare(source: str, part: str, path: str, subject: str) -> Position:
     check_pages(part, "integrity_check", subject)
     with closing(sqlite3.connect(part, isolation_level=None)) as connection:
         position = begin_epoch(connection, position_of(connection), recall(path))
+        use_log(connection)
     if os.path.exists(path):
         shutil.copymode(path, part)
     own_like(part, path if os.path.exists(path) else os.path.dirname(path))

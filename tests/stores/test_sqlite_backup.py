@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -488,3 +489,20 @@ def test_a_store_is_restored_where_nothing_can_be_remembered(home: Home, backup:
     assert restore(str(home.path), str(backup))
     assert run(home) != epoch
     assert bodies(home) == [b"1"]
+
+
+@pytest.mark.parametrize("command", ["restore", "compact"])
+def test_a_backup_that_is_being_made_does_not_keep_the_store_from_being_opened(
+    home: Home, backup: Path, command: str
+) -> None:
+    run(home, b"1")
+    back_up(str(home.path), str(backup))
+    if command == "restore":
+        restore(str(home.path), str(backup))
+    else:
+        compact(str(home.path))
+    with closing(home.other()) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM event").fetchone() == (1,)
+        assert run(home, b"2")
+    assert bodies(home) == [b"1", b"2"]
