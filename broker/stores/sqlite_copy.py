@@ -12,7 +12,7 @@ from urllib.parse import quote
 from broker.errors import Unavailable
 
 PAGES_PER_STEP = 1000  # copied between two looks for signals
-SIDE_FILES = ("-wal", "-shm")  # what SQLite has beside a file that is open; left behind by a kill
+SIDE_FILES = ("-wal", "-shm", "-journal")  # what SQLite has beside a file that is open; left behind by a kill
 RESTORED = ".restored"  # behind the name of the store: what is to be renamed to it
 
 

@@ -506,3 +506,21 @@ def test_a_backup_that_is_being_made_does_not_keep_the_store_from_being_opened(
         assert reader.execute("SELECT count(*) FROM event").fetchone() == (1,)
         assert run(home, b"2")
     assert bodies(home) == [b"1", b"2"]
+
+
+def test_what_a_kill_has_left_of_a_store_that_is_gone_is_not_applied_to_a_backup(home: Home, backup: Path) -> None:
+    run(home, b"1")
+    back_up(str(home.path), str(backup))
+    journal = Path(f"{home.path}-journal")
+    with closing(home.other()) as writer:
+        writer.execute("PRAGMA journal_mode = DELETE")
+        writer.execute("PRAGMA cache_size = 1")
+        writer.execute("BEGIN")
+        writer.execute("DROP TABLE event")
+        writer.execute("INSERT INTO meta VALUES ('filling', zeroblob(400000))")  # so that pages must be written
+        kept = journal.read_bytes()
+    home.path.unlink()
+    journal.write_bytes(kept)
+    restore(str(home.path), str(backup))
+    assert not journal.exists()
+    assert bodies(home) == [b"1"]
