@@ -30,7 +30,7 @@ from broker.web.net.transport import FrameTransport, Outbox
 log = Logger()
 
 SLICE = 0.002  # seconds of one iteration in which connections begin
-ACCEPTING = 0.005  # seconds of one iteration in which they are accepted
+ACCEPTING = 0.01  # seconds of one iteration in which they are accepted
 # Connections of a kind that wait to begin.  After a restart thousands of clients are back at once, some of which try
 # three times only: that they wait a second costs less than that they are dropped and come again.
 MAX_WAITING = 4096
