@@ -80,10 +80,6 @@ class Slices:
         """Whether what runs now must pause."""
         return self.now() >= self.end
 
-    def late(self) -> bool:
-        """Whether the present loop iteration has lasted for long, so that what can wait should."""
-        return self.now() >= self.iteration_end
-
     def allows(self, size: int) -> bool:
         """Whether a message of *size* bytes may be handled now; if not, ``add`` that.
 

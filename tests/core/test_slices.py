@@ -61,11 +61,9 @@ def test_what_begins_in_a_slice_has_what_is_left_of_it():
 def test_slices_are_short_once_the_iteration_has_lasted_for_long():
     clock = Clock()
     slices = Slices(clock)
-    assert not slices.late()
     slices.iteration_end = 1.0
     assert slices.deadline() == SLICE
     clock.rightNow = 1.0
-    assert slices.late()
     assert slices.deadline() == 1.0 + SHORT_SLICE
     slices.begin()
     assert slices.end == 1.0 + SHORT_SLICE

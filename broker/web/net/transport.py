@@ -53,7 +53,6 @@ PRIVATE_NAMES = (
 LOOP_NAMES = ("_poller", "_selectables", "_doReadOrWrite", "_disconnectSelectable")  # of its EPollReactor
 HANG_UP = select.EPOLLHUP | select.EPOLLERR
 CHECKED = 4  # connections that are read between two looks at the time
-CLOSED = 16  # connections that are closed between two
 NOBODY: dict[int, int] = {}  # was late
 MAX_PROBES = 16  # probes of health that are read in one iteration though its time is over
 READ_BYTES = 65536  # bytes asked for in one recv
@@ -357,11 +356,7 @@ class Outbox:
 
     def _close(self) -> None:
         closing, self._closing = self._closing, []
-        for number, sender in enumerate(closing):
-            if number % CLOSED == CLOSED - 1 and self._slices.late():
-                self._closing[:0] = closing[number:]
-                self._schedule()
-                return
+        for sender in closing:
             try:
                 sender.finish()
             except Exception:

@@ -22,7 +22,7 @@ from broker.core.memory import Memory
 from broker.core.slices import slices_of
 from broker.web.net import transport as of_transports
 from broker.web.net.sockets import hand_over, peer_is_gone, unacknowledged_bytes, writer_for
-from broker.web.net.transport import CLOSED, FLUSH_BYTES, FrameTransport
+from broker.web.net.transport import FLUSH_BYTES, FrameTransport
 from tests.support.logs import failures_of
 from tests.web.net.kernel import Machine, Peer, Socket
 
@@ -716,22 +716,6 @@ def test_a_connection_that_fails_at_its_end_keeps_no_other_from_its_own(logged: 
     machine.iterate()
     assert [len(peer.lost) for _, _, peer in ends] == [0, 1]
     assert [type(failure) for failure in failures_of(logged)] == [ZeroDivisionError]
-
-
-def test_very_many_that_close_at_once_close_in_several_iterations() -> None:
-    machine = Machine()
-    ends = [machine.connect() for _ in range(3 * CLOSED)]
-    slices_of(machine.reactor).iteration_end = -1.0
-    machine.outbox.busy = True
-    for transport, _, _ in ends:
-        transport.send_frame(b"bye")
-        transport.loseConnection()
-    machine.outbox.flush()
-    assert sum(len(peer.lost) for _, _, peer in ends) == CLOSED - 1
-    machine.iterate()
-    assert all(len(peer.lost) == 1 for _, _, peer in ends)
-    assert not machine.reactor.getDelayedCalls()
-    assert all(sock.sent == b"bye" for _, sock, _ in ends)
 
 
 def test_half_a_close_is_told_once() -> None:
