@@ -105,6 +105,17 @@ def test_patterns_match_tokens(room, pattern, heard):
     assert [payload for _, payload in alice.client.heard] == heard
 
 
+@pytest.mark.parametrize("name", ["job:*", "a*b", "a>", "*", "a.>.b", "a..*"])
+def test_a_name_that_holds_a_wildcard_is_subscribed_to_exactly(room, name):
+    alice, bob = room.join("alice"), room.join("bob")
+    assert subscribed(room, alice, name, exact=True) == {"subscribed": [name]}
+    for topic in ("job:1", "axb", name, "a"):
+        bob.client.notify(topic, topic)
+    room.pump()
+    assert alice.client.heard == [(name, name)]
+    assert room.ask(alice, "broker.unsubscribe", name) == {"subscribed": []}
+
+
 def test_publisher_hears_itself_only_with_echo(room):
     alice, other = room.join("alice"), room.join("alice")
     subscribed(room, alice, "e")
