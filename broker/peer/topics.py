@@ -29,8 +29,11 @@ class TopicVerbs(Client):
 
     def subscribe(self, topic: str, *, exact: bool = False, echo: bool = False, rate_limited: bool = True) -> None:
         """See ``IPeer.subscribe``."""
-        self._allow("subscribe", topic, rate_limited=rate_limited)
+        plain = exact and is_pattern(topic)
+        self._allow("subscribe", topic, rate_limited=rate_limited, check_permission=not plain)
         check_name(topic) if exact else check_pattern(topic)
+        if plain and not self._may_name("subscribe", topic):
+            raise self.deny("subscribe", topic)
         topics = self._topics
         if topics is None:
             topics = self._topics = {}

@@ -48,6 +48,8 @@ def marshal(error: BrokerError, stacks: bool = False) -> str:
     if isinstance(error, CalleeFailed):
         return _of_callee(error) + (_stack_of(error) if stacks else "")
     kind, message = TABLE.get(error.code, INTERNAL)
+    if error.what == "options" and error.name:
+        message += ":{name}"  # which of them
     return f"{kind}|||{message.format(what=clean(error.what), name=clean(error.name))}|||"
 
 

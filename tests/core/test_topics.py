@@ -37,8 +37,10 @@ def event(topic, origin=""):
     return Event(topic, "e", b"1", origin=origin)
 
 
-@pytest.mark.parametrize("pattern", ["a", "a.b", "*", "a.*", "*.b", ">", "a.>", "*.*", "a.*.c", "*.>", "a*", "a.b*"])
-@pytest.mark.parametrize("topic", ["a", "a.b", "b.b", "a.b.c", "a.x.c", "a.", "a*", "x"])
+@pytest.mark.parametrize(
+    "pattern", ["a", "a.b", "*", "a.*", "*.b", ">", "a.>", "*.*", "a.*.c", "*.>", "a*", "a.b*", "*.b*"]
+)
+@pytest.mark.parametrize("topic", ["a", "a.b", "b.b", "a.b.c", "a.x.c", "a.", "a*", "x", "ab", "a.bc.d"])
 def test_tree_agrees_with_the_rule(topics, pattern, topic):
     ann = Listener("ann")
     topics.subscribe(ann, pattern)
