@@ -44,6 +44,7 @@ class FakeLink:
         sent: text messages as bytes, binary ones as (bytes,) tuples.
         closed: (code, reason) once closed, else None.
         paused: what ``ILink.paused`` says; set it as the test needs.
+        unsent: what ``ILink.unsent`` says.
         receiving: whether the session wants to receive; a fake link hands it what it is told to all the same.
         held: the bytes that the session says it keeps for later.
     """
@@ -52,6 +53,7 @@ class FakeLink:
     sent: list[Any] = attrs.field(factory=list)
     closed: tuple[int, str] | None = None
     paused: bool = False
+    unsent: int = 0
     receiving: bool = True
     held: int = 0
 
@@ -192,7 +194,7 @@ def connect(broker: Broker, dialect: Any, request: HttpRequest | None = None) ->
         peer.close()
         raise
     if peer.session is None:
-        peer.bind(session, link.close)
+        peer.bind(session, link.close, link=link)
     session.opened()
     return Connected(peer, link, session)
 

@@ -125,6 +125,11 @@ class WebSocketLink(FrameReader):
         """Where the client comes from."""
         return self.handshake.address
 
+    @property
+    def unsent(self) -> int:
+        """How many bytes wait for the client."""
+        return self._unsent()
+
     def hold(self, change: int) -> None:
         """Count *change* bytes more, or fewer, that the session keeps for later."""
         if self.state != CLOSED:
