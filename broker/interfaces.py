@@ -19,6 +19,7 @@ from zope.interface import Attribute, Interface
 
 from broker.errors import BrokerError
 from broker.messages import (
+    Addition,
     Announce,
     Announcement,
     CloseCode,
@@ -29,6 +30,7 @@ from broker.messages import (
     Identity,
     IndexRows,
     Mail,
+    Publication,
     Quota,
     Reply,
     Request,
@@ -366,6 +368,11 @@ class IPeer(Interface):
         time: float = 0.0,
         named: bool = True,
         original: bytes = b"",
+        durable: bool = False,
+        key: str = "",
+        expect: int | None = None,
+        content_type: str = "",
+        expires: float = 0.0,
     ) -> Deferred[Event]:
         """Publish an event; on a durable topic it is stored first.
 
@@ -377,11 +384,46 @@ class IPeer(Interface):
             time: the client's clock in seconds since the epoch; 0: the broker's.
             named: whether others are told the client id of the publisher.
             original: the client's own frame, for receivers of this dialect.
+            durable: whether it is stored whatever the topic.
+            key: 1 to 255 characters; if the topic has got an event by it in the last ``TXBROKER_DEDUP_SECONDS``,
+                this one is dropped, and the result is a ``duplicate`` with id and time of that one.
+            expect: the last id that the topic must have, 0 for none.
+            content_type: see ``Event``.
+            expires: see ``Event``.
 
         The Deferred fires with the event when it is on its way, and safe if stored.
+
+        Raises:
+            Invalid: *key* or *expect* was given, and the event is not to be stored; or one of the values is
+                malformed.
+            Conflict: *expect* was given, and the topic has another last id: see ``IStore.append``.
         """
 
-    def post(topic: str, name: str, body: bytes | None, *, client: str = "", author: str = "") -> Deferred[Event]:
+    def publish_all(publications: Sequence[Publication]) -> Deferred[list[Event]]:
+        """Store 1 to 1000 events, of several topics perhaps, all or none, and publish them.
+
+        They are visible together.  The Deferred fires with them, as those of ``publish``, when they are safe.
+
+        Raises:
+            TooLarge: there are more.
+            Conflict: as for ``publish``; what a later one expects counts those before it.
+        """
+
+    def receivers(event: Event) -> int:
+        """Return how many sessions of this node listen to the topic of *event*, which it has published."""
+
+    def post(
+        topic: str,
+        name: str,
+        body: bytes | None,
+        *,
+        client: str = "",
+        author: str = "",
+        key: str = "",
+        expect: int | None = None,
+        content_type: str = "",
+        expires: float = 0.0,
+    ) -> Deferred[Event]:
         """Publish an event and store it, whatever the topic.
 
         Args:
@@ -390,6 +432,10 @@ class IPeer(Interface):
             body: as that of ``publish``.
             client: the client id that it is from, see ``act_as``; "": the peer's own.
             author: what the application says of whom it is from, see ``Event.author``.
+            key: as that of ``publish``.
+            expect: as that of ``publish``.
+            content_type: see ``Event``.
+            expires: see ``Event``.
 
         The Deferred fires with the event, its id set, when it is safe.
         """
@@ -821,12 +867,21 @@ class IStore(IService):
         "Called when ``epoch`` has changed since the store was seen last, as soon as operations are possible."
     )
 
-    def append(log: str, event: Event, quota: Quota | None = None, head: int | None = None) -> Deferred[Event]:
+    def append(
+        log: str,
+        event: Event,
+        quota: Quota | None = None,
+        head: int | None = None,
+        key: str = "",
+        key_seconds: float = 0.0,
+    ) -> Deferred[Event]:
         """Store *event* at the end of *log*; return a copy with ``id`` and ``epoch`` set.
 
-        With *head*, only if that is what ``head`` returns.
+        With *head*, only if that is what ``head`` returns.  With *key*, only if *log* has got no event by
+        that key in the last *key_seconds*: else what is returned is a ``duplicate``, with id and time of the
+        first event, whatever has become of that; *head* does not matter then.
 
-        Topic, name, body (None and b"" are two things), source, author and time are
+        Topic, name, body (None and b"" are two things), source, author, content type, expiry and time are
         stored; an event whose time is 0 gets the store's, or that of the last event of the log if
         that is later, because the clock was set back.
 
@@ -834,10 +889,23 @@ class IStore(IService):
         them, and none is ever used twice, whatever has been trimmed.  An event
         is visible with its id and its body at once, or not at all.  Where logs were
         forgotten (``sweep``), a new one may begin with a later id than 1.
+        What has expired is read all the same: its reader leaves it out.
 
         Raises:
-            Conflict: *head* was given and is not the last id.
+            Conflict: *head* was given and is not the last id; its ``data`` is the ``Position`` of that as JSON, and
+                its name the id.
             RateLimited: it would be the first of a log, and *quota* is used up.
+        """
+
+    def append_all(additions: Sequence[Addition], key_seconds: float = 0.0) -> Deferred[list[Event]]:
+        """Append all events of *additions*, in their order, or none; return what ``append`` would, for each.
+
+        They are visible together.  Conditions of a later one see what the earlier ones leave: its *head* counts
+        them, and a key that an earlier one has brought makes a duplicate.
+
+        Raises:
+            Conflict: as for ``append``.
+            RateLimited: as for ``append``, with all new logs together.
         """
 
     def read(log: str, after: int, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:

@@ -21,6 +21,7 @@ __all__ = [
     "MAX_EXPIRY",
     "MAX_ID",
     "MAX_TIME",
+    "Addition",
     "Announce",
     "Announcement",
     "CloseCode",
@@ -32,6 +33,8 @@ __all__ = [
     "IndexRows",
     "KeyAnnouncement",
     "Mail",
+    "Position",
+    "Publication",
     "Quota",
     "Reply",
     "Request",
@@ -119,6 +122,19 @@ class Identity:
         return f"{self.kind}:{self.name}" if self.name else self.kind
 
 
+@attrs.frozen
+class Position:
+    """Where an event stands in the log of its topic.
+
+    Attributes:
+        epoch: of the store; positions of two epochs have no order, and are never compared.
+        id: of the event; 0: before the first.
+    """
+
+    epoch: str
+    id: int
+
+
 # Not frozen: a frozen attrs class assigns through object.__setattr__, which
 # triples the price of what is made for every message.  They are not assigned to.
 @attrs.define(eq=False)
@@ -139,6 +155,10 @@ class Event:
             that pass it on verbatim; b"" when there is none.
         author: what the publisher's application says of whom it is from (ganomede's ``from``);
             nobody has checked that.  "" when it says nothing.
+        content_type: what the body is, if the publisher says it; "" for JSON.
+        expires: when it is good for nothing any more, in seconds since the epoch; 0.0: never.  Who reads a log
+            leaves out those whose time has come, as ``core/pages.py`` does; their ids stay used.
+        duplicate: whether this is what a store has returned for an event whose key it knew already.
     """
 
     topic: str
@@ -152,6 +172,9 @@ class Event:
     dialect: str = ""
     original: bytes = b""
     author: str = ""
+    content_type: str = ""
+    expires: float = 0.0
+    duplicate: bool = False
     _rendered: dict[Any, Any] | None = attrs.field(default=None, init=False, repr=False)
 
     def render(self, encode: Callable[..., Any], *words: str) -> Any:
@@ -170,6 +193,40 @@ class Event:
             if len(rendered) < MIN_RENDERINGS or len(rendered) * len(self.body or b"") < MAX_RENDERED_BYTES:
                 rendered[key] = made
             return made
+
+
+@attrs.frozen
+class Publication:
+    """What a client publishes to a stored topic, with others or alone.
+
+    Attributes:
+        topic, name, body, content_type, expires: of the event, see there.
+        key: if the topic has got an event by this key lately, that is the result; "": every one is new.
+        expect: the last id that the topic must have, 0 for none; None: any.
+    """
+
+    topic: str
+    name: str
+    body: bytes | None
+    key: str = ""
+    expect: int | None = None
+    content_type: str = ""
+    expires: float = 0.0
+
+
+@attrs.frozen
+class Addition:
+    """An event that is to be appended to a log, and under which conditions; see ``IStore.append``.
+
+    Attributes:
+        log, event, quota, head, key: the arguments of ``append``.
+    """
+
+    log: str
+    event: Event
+    quota: Quota | None = None
+    head: int | None = None
+    key: str = ""
 
 
 # Made for every call: a Struct is made in a third of the time of an attrs class.

@@ -208,6 +208,11 @@ class Settings:
     durable_topics: tuple[str, ...] = option(
         PATTERNS, (), "Topics whose events are stored whichever dialect they come from."
     )
+    dedup_seconds: float = option(
+        SECONDS,
+        300.0,
+        "How long a topic knows the key of an event, which is not stored again meanwhile; 0: not at all.",
+    )
     max_store_bytes: int = option(
         BYTES_OR_NONE,
         0,

@@ -1,15 +1,17 @@
 """Reading a log page by page, so that what is held at once has a bound, whatever its events hold.
 
-Up to where somebody has read is an id in decimal digits.
+Events that have expired are left out.  Up to where somebody has read is an id in decimal digits.
 """
 
 from __future__ import annotations
 
+from broker.core.slices import Slices
 from broker.interfaces import MAX_PAGE_BYTES, IStore
 from broker.messages import MAX_ID, Entry, Event
 
 MAX_DIGITS = len(str(MAX_ID))
 STEP = 32  # events read in one go, since each may be as large as a message
+MAX_STEP = 512  # the same, where many have expired
 READ_BYTES = 1 << 20  # bytes after which one read of a store returns no more
 
 
@@ -26,25 +28,45 @@ def id_of(value: bytes) -> int:
     return number if number <= MAX_ID else 0
 
 
-async def read_page(store: IStore, log: str, after: int, limit: int, max_bytes: int = MAX_PAGE_BYTES) -> list[Event]:
-    """Return events of *log* with id > *after*, oldest first.
+def is_over(store: IStore, event: Event) -> bool:
+    """Whether *event* has expired."""
+    # After a jump of the clock nothing ends too early, see ``stores/expiry.py``.
+    return 0.0 < event.expires <= store.oldest(0.0)
+
+
+async def read_page(
+    store: IStore,
+    log: str,
+    after: int,
+    limit: int,
+    max_bytes: int = MAX_PAGE_BYTES,
+    slices: Slices | None = None,
+) -> list[Event]:
+    """Return events of *log* with id > *after*, oldest first, without those that have expired.
 
     There are at most *limit* of them, and their bodies have at most *max_bytes* bytes
-    together; the first is returned however long it is.
+    together; the first is returned however long it is.  What has expired is passed over in *slices*.
     """
     page: list[Event] = []
-    size = 0
+    size = skipped = 0
+    end = slices.deadline() if slices else 0.0
     while len(page) < limit:
-        step = min(STEP, limit - len(page))
+        step = max(min(STEP, limit - len(page)), min(skipped, MAX_STEP))
         events = await store.read(log, after, step, READ_BYTES)
         for event in events:
+            if event.expires and is_over(store, event):
+                skipped += 1
+                continue
+            skipped = 0
             size += len(event.body or b"")
-            if size > max_bytes and page:
+            if len(page) == limit or (size > max_bytes and page):
                 return page
             page.append(event)
         if is_last(events, step):
             break
         after = events[-1].id
+        if slices and skipped:
+            end = await slices.checked(end)
     return page
 
 
@@ -61,20 +83,30 @@ def is_last(events: list[Event], limit: int) -> bool:
     )
 
 
-async def read_last_page(store: IStore, log: str, limit: int, max_bytes: int = MAX_PAGE_BYTES) -> list[Event]:
+async def read_last_page(
+    store: IStore, log: str, limit: int, max_bytes: int = MAX_PAGE_BYTES, slices: Slices | None = None
+) -> list[Event]:
     """Return the last events of *log*, oldest first, within the same bounds."""
     page: list[Event] = []  # newest first
-    size = 0
+    size = skipped = 0
+    end = slices.deadline() if slices else 0.0
     events = await store.latest(log, min(STEP, limit), READ_BYTES)
     while events:
         for event in reversed(events):
+            if event.expires and is_over(store, event):
+                skipped += 1
+                continue
+            skipped = 0
             size += len(event.body or b"")
-            if size > max_bytes and page:
+            if len(page) == limit or (size > max_bytes and page):
                 return page[::-1]
             page.append(event)
-        first, step = page[-1].id, min(STEP, limit - len(page))
-        if step <= 0 or first <= 1:
+        first = events[0].id
+        if len(page) == limit or first <= 1:
             break
+        if slices and skipped:
+            end = await slices.checked(end)
+        step = max(min(STEP, limit - len(page)), min(skipped, MAX_STEP))
         events = await read_before(store, log, first, step)
     return page[::-1]
 

@@ -324,6 +324,7 @@ def make_channels(settings: Settings, store: IStore, bus: IBus, clock: IReactorT
         settings.max_waiting_polls,
         settings.cursor_seconds,
         settings.max_waiting_polls_per_client,
+        settings.dedup_seconds,
     )
 
 

@@ -238,8 +238,13 @@ class Client:
         if grants is None:
             return predicate
         if predicate is None:
-            return lambda key: grants.may(verb, KEY_PREFIX + key)
-        return lambda key: predicate(key) and grants.may(verb, KEY_PREFIX + key)
+            return lambda key: grants.may_name(verb, KEY_PREFIX + key)
+        return lambda key: predicate(key) and grants.may_name(verb, KEY_PREFIX + key)
+
+    def _may_name(self, verb: str, name: str) -> bool:
+        """Whether it may *verb* with *name*, whose wildcards are ordinary characters."""
+        grants = self.identity.grants
+        return grants is None or grants.may_name(verb, name)
 
     def ignore(self, messages: int = 1) -> None:
         """See ``IPeer.ignore``."""

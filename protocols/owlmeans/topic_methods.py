@@ -11,10 +11,16 @@ if TYPE_CHECKING:
     from protocols.owlmeans.session import Session
 
 
-class Echo(Options):
-    """Whether a subscriber gets its own events too."""
+class Subscription(Options):
+    """What a subscriber wants.
+
+    Attributes:
+        echo: its own events too.
+        exact: wildcards to be ordinary characters.
+    """
 
     echo: bool = False
+    exact: bool = False
 
 
 class Subscribe(Method):
@@ -22,22 +28,21 @@ class Subscribe(Method):
 
     called = "subscribe"
     pattern: Names
-    options: Echo | None = None
+    options: Subscription | None = None
 
     async def run(self, session: Session) -> Answer:
         """Answer with all subscriptions of the session."""
-        peer = session.peer
-        echo = self.options is not None and self.options.echo
+        peer, options = session.peer, self.options or Subscription()
         before = set(peer.subscriptions)
         added: list[str] = []
         try:
             for pattern in distinct(self.pattern):
-                peer.subscribe(pattern, echo=echo, rate_limited=not added)
+                peer.subscribe(pattern, exact=options.exact, echo=options.echo, rate_limited=not added)
                 added.append(pattern)
         except BrokerError:
             for pattern in added:
                 if pattern not in before:
-                    peer.unsubscribe(pattern)
+                    peer.unsubscribe(pattern, exact=options.exact)
             raise
         await peer.listening()
         return {"subscribed": peer.subscriptions}
@@ -52,7 +57,8 @@ class Unsubscribe(Method):
     async def run(self, session: Session) -> Answer:
         """Answer with the subscriptions that are left."""
         for pattern in distinct(self.pattern):
-            session.peer.unsubscribe(pattern)
+            for exact in (False, True):
+                session.peer.unsubscribe(pattern, exact=exact)
         return {"subscribed": session.peer.subscriptions}
 
 

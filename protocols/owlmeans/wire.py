@@ -200,6 +200,10 @@ def event(event: Event, pattern: str) -> Frame:
     """
     topic = b"" if pattern == event.topic else b',"topic":' + encode(event.topic)
     stored = b',"from":' + encode(event.author) if event.author else b""
+    if event.content_type:
+        stored += b',"content_type":' + encode(event.content_type)
+    if event.expires:
+        stored += b',"expires":%d' % milliseconds(event.expires)
     if event.id:
         stored += b',"epoch":%b,"eventId":%b' % (encode(event.epoch), encode(f"{event.epoch}:{event.topic}:{event.id}"))
     body = b"{}" if event.body is None else event.body

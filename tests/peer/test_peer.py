@@ -842,6 +842,15 @@ def test_what_a_peer_watches_ends_with_it(broker):
     assert broker.keys._patterns.count == 0
 
 
+def test_a_name_that_holds_a_wildcard_needs_the_permission_of_that_name(broker):
+    ann = attach(broker)
+    ann.identity = attrs.evolve(ann.identity, grants=Grants({"subscribe": Rule(("a*",), ("ab",))}))
+    ann.subscribe("a*", exact=True)
+    for topic, exact in (("a*", False), ("b*", True)):
+        with pytest.raises(Denied):
+            ann.subscribe(topic, exact=exact)
+
+
 def test_a_watch_shows_what_may_be_subscribed_to(broker):
     ann = attach(broker)
     ann.identity = attrs.evolve(ann.identity, grants=Grants({"subscribe": Rule(("kv/open.*",))}))
