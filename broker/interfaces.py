@@ -23,18 +23,24 @@ from broker.messages import (
     Announce,
     Announcement,
     CloseCode,
+    CursorState,
     Entry,
     Event,
     Frame,
     HttpRequest,
     Identity,
     IndexRows,
+    Loss,
     Mail,
+    Origin,
+    Page,
+    Position,
     Publication,
     Quota,
     Reply,
     Request,
     Response,
+    Start,
 )
 
 T = TypeVar("T")
@@ -60,6 +66,9 @@ class ILink(Interface):
     open: bool = Attribute("Whether what is sent now goes out: from ``ISession.opened`` to the close by either side.")
     paused: bool = Attribute("True while more than a little waits to be sent.")
     unsent: int = Attribute("How many bytes wait to be sent, of which the system has not taken any yet.")
+    on_drained: Callable[[], object] | None = Attribute(
+        "Called once, as soon as nothing waits any more; None: nobody.  Set it while ``paused``."
+    )
 
     def allow_messages(max_bytes: int) -> None:
         """Receive messages of up to *max_bytes*, instead of ``TXBROKER_MAX_MESSAGE_BYTES``.
@@ -155,6 +164,21 @@ class ISession(Interface):
         """
 
 
+class IFollower(Interface):
+    """A subscription that begins at a position, see ``IPeer.follow``.  ``IPeer.unsubscribe`` ends it."""
+
+    topic: str = Attribute("The name or the pattern that it follows.")
+    starts: Sequence[Start] = Attribute(
+        "Where it begins: in its topic, or in each that its pattern has matched so far."
+    )
+
+    def start() -> None:
+        """Begin to deliver: the client has been told where it begins."""
+
+    def resume() -> None:
+        """Go on: the client has room for events again."""
+
+
 class IPeer(Interface):
     """One client, or one HTTP request of one: the client API of the broker.
 
@@ -198,8 +222,11 @@ class IPeer(Interface):
     def hold(change: int) -> None:
         """As ``ILink.hold``, for a session that has no link; beyond the bounds it is disconnected with 1013."""
 
-    def slow_consumer() -> None:
-        """Count it as a client that reads too slowly, and log that, before a session that has no link ends for it."""
+    def slow_consumer(policy: str = "close") -> None:
+        """Count it as a client that reads too slowly; *policy* says what is done about it.
+
+        A session that has no link and ends for it calls this before; that is logged.
+        """
 
     def bind(
         session: ISession,
@@ -354,6 +381,55 @@ class IPeer(Interface):
     def unsubscribe(topic: str, *, exact: bool = False) -> None:
         """Undo ``subscribe`` of the same *topic* and *exact*; a no-op without one."""
 
+    def follow(
+        topic: str,
+        origin: Origin | None,
+        deliver: Callable[[Event], bool],
+        lost: Callable[[Loss], object],
+        *,
+        cursor: str = "",
+        exact: bool = False,
+        echo: bool = False,
+        rate_limited: bool = True,
+    ) -> Coro[IFollower]:
+        """Get the events of *topic*, a name or a pattern, from *origin* on, each stored one once and in order.
+
+        Those that are stored already come first, read from the store as the client has room for them;
+        then those that are new.  It takes the place of ``subscribe`` to the same topic.
+
+        Args:
+            topic: of a pattern, 100 stored topics may match.
+            origin: a position (the first event is the one after it), ``START`` or ``NEW``; for a pattern one of
+                those words, or the position of each topic: a topic without one begins at its start.
+                None: as *cursor* says.
+            deliver: hands one event to the client.  False: it has no room now; the event comes again after
+                ``resume``, of the follower or of the peer, if it is stored.
+            lost: called with what can not be had any more, when that is noticed after the beginning.
+            cursor: a client id; "": none.  Without *origin*, each topic begins after what that has acknowledged,
+                or at its start.
+            exact: as in ``subscribe``.
+            echo: as in ``subscribe``; what is read from the store comes whoever has published it.
+            rate_limited: as in ``subscribe``.
+
+        Nothing is delivered before ``IFollower.start``.  It needs the permissions to subscribe and to read.
+
+        Raises:
+            Invalid: *origin* does not fit the topic, or a position is beyond the newest event.
+            TooLarge: the pattern matches too many topics.
+        """
+
+    def fall_behind(
+        event: Event, pattern: str, deliver: Callable[[Event], bool], lost: Callable[[Loss], object]
+    ) -> bool:
+        """Follow the topic or *pattern* by which *event* has come, from that on: the client has no room for it.
+
+        It goes on with ``resume``; *deliver* and *lost* as in ``follow``.  False: *event* is not stored, or it
+        did not come by a plain subscription.
+        """
+
+    def resume() -> None:
+        """Let all that it follows go on: the client has room again."""
+
     def listening() -> Coro[None]:
         """Return when its subscriptions are in force on all nodes, and they know what it takes and consumes.
 
@@ -454,6 +530,25 @@ class IPeer(Interface):
     def head(topic: str) -> Deferred[int]:
         """Return the id of the newest event there ever was; 0 for none."""
 
+    def page(
+        topic: str,
+        *,
+        after: Position | None = None,
+        before: Position | None = None,
+        last: bool = False,
+        limit: int = 100,
+        max_bytes: int = MAX_PAGE_BYTES,
+    ) -> Coro[Page]:
+        """Return stored events of *topic* with what there is besides: those after a position, or from the oldest on.
+
+        With *before*, they are the last ones before that; with *last*, the newest; within the bounds of
+        ``read``, and at most 1000.
+
+        Raises:
+            Gone: the position is of another epoch than the present one, which is the name in the error.
+            Invalid: it is beyond the newest event, or *limit* is no number up to 1000.
+        """
+
     def poll(
         topic: str, after: int, limit: int, timeout: float, *, max_bytes: int = MAX_PAGE_BYTES
     ) -> Coro[list[Event]]:
@@ -479,6 +574,20 @@ class IPeer(Interface):
 
         Raises:
             Invalid: *id* is negative.
+        """
+
+    def acknowledge_events(cursor: str, topic: str, position: Position) -> Coro[bool]:
+        """Move the cursor of the client id *cursor* to *position*; return whether that was back.
+
+        Raises:
+            Gone: the position is of another epoch than the present one, which is the name in the error.
+            Invalid: it is beyond the newest event.
+        """
+
+    def cursors(topic: str = "") -> Coro[tuple[list[CursorState], bool]]:
+        """Return the cursors of all client ids that it may use, and whether there may be more.
+
+        With *topic*, those of that alone.
         """
 
     def create_index(id: str, topic: str, field: str) -> Coro[bool]:

@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from broker.access.failures import MISSING
 from broker.access.limits import Bucket, network_of
 from broker.core.call import Call
+from broker.core.followers import Follower
 from broker.core.keys import Predicate
 from broker.core.memberships import Session
 from broker.core.parts import Parts
@@ -85,7 +86,9 @@ class Client:
     calling: dict[str, Call] = attrs.field(factory=dict, repr=False)
     serving: dict[str, Call] = attrs.field(factory=dict, repr=False)
     refused: bool = False
-    _topics: dict[tuple[str, bool], bool] | None = None
+    # By topic and whether that is exact: whether it gets its own events, too, or the subscription from a position.
+    _topics: dict[tuple[str, bool], bool | Follower] | None = None
+    _beginning: list[Follower] | None = None  # those whose beginning is looked for
     _disconnect: Callable[[int, str], object] | None = attrs.field(default=None, repr=False)
     _share: Share | None = attrs.field(default=None, repr=False)  # of its principal, once that was asked for
     _warn: Callable[[float], object] | None = attrs.field(default=None, repr=False)
@@ -271,9 +274,11 @@ class Client:
             self._held = HeldForPeer(self, self._parts.memory.held)
         self._held.change(change)
 
-    def slow_consumer(self) -> None:
+    def slow_consumer(self, policy: str = "close") -> None:
         """See ``IPeer.slow_consumer``."""
-        self._parts.metrics.slow_consumer("close")
+        self._parts.metrics.slow_consumer(policy)
+        if policy != "close":
+            return
         log.warn(
             "{dialect}: {address} reads too slowly: more than TXBROKER_SEND_QUEUE_BYTES waited for it",
             dialect=self.dialect,
@@ -506,9 +511,14 @@ class Client:
     def undo(self) -> None:
         """See ``IPeer.undo``."""
         parts = self._parts
-        for topic, exact in self._topics or ():
-            parts.topics.unsubscribe(self, topic, exact=exact)
-        self._topics = None
+        for (topic, exact), subscription in (self._topics or {}).items():
+            if isinstance(subscription, Follower):
+                subscription.stop()
+            else:
+                parts.topics.unsubscribe(self, topic, exact=exact)
+        for follower in self._beginning or ():
+            follower.stop()
+        self._topics = self._beginning = None
         if self.member:
             parts.memberships.exit(self.member, cast(Session, self))  # every client is a whole peer
             self.member = ""

@@ -10,6 +10,7 @@ import msgspec
 from broker.patterns import RESERVED_PREFIX, check_pattern, matches
 from protocols.owlmeans.call_methods import CALL_METHODS
 from protocols.owlmeans.client_methods import CLIENT_METHODS
+from protocols.owlmeans.history_methods import HISTORY_METHODS
 from protocols.owlmeans.key_methods import KEY_METHODS
 from protocols.owlmeans.methods import Answer, Method, Methods
 from protocols.owlmeans.queue_methods import QUEUE_METHODS
@@ -31,7 +32,9 @@ class Procedures(Method):
         return {"methods": await session.peer.matching_procedures(self.pattern)}
 
 
-METHODS = Methods((*CALL_METHODS, Procedures, *TOPIC_METHODS, *QUEUE_METHODS, *CLIENT_METHODS, *KEY_METHODS))
+METHODS = Methods(
+    (*CALL_METHODS, Procedures, *TOPIC_METHODS, *HISTORY_METHODS, *QUEUE_METHODS, *CLIENT_METHODS, *KEY_METHODS)
+)
 
 
 @cache
