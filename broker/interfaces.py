@@ -136,6 +136,12 @@ class ISession(Interface):
         Raising a ``BrokerError`` refuses it: the caller gets that error.
         """
 
+    def cancelled(id: str) -> None:
+        """The caller has cancelled request *id*: an answer is not awaited any more.
+
+        A session that has no such method is not told.
+        """
+
     def reply(reply: Reply) -> None:
         """An answer came to a ``Peer.call`` or a ``Peer.request``."""
 
@@ -226,6 +232,7 @@ class IPeer(Interface):
         session: ISession,
         disconnect: Callable[[int, str], object] | None = None,
         warn: Callable[[float], object] | None = None,
+        link: ILink | None = None,
     ) -> None:
         """Let events, requests, replies and mail go to *session*.
 
@@ -233,7 +240,8 @@ class IPeer(Interface):
         reason when the broker must disconnect the client: with 1008 when its credential
         has expired or is not configured any more.  *warn* is called with the seconds that
         are left, at most 30, before a credential expires.  Without them, the methods of the session
-        that are called so are used, if it has them.
+        that are called so are used, if it has them.  By *link* the broker notices that the client does not
+        read the answers to its streamed requests, and lets who sends them wait.
 
         The port does this for a WebSocket, with ``ILink.close``, when the dialect has not.
         """
@@ -633,7 +641,14 @@ class IPeer(Interface):
     # Calls.
 
     def perform(
-        names: Iterable[str], *, shared: bool = False, as_service: bool = False, takeover: bool = False
+        names: Iterable[str],
+        *,
+        shared: bool = False,
+        as_service: bool = False,
+        takeover: bool = False,
+        least_busy: bool = False,
+        max_in_flight: int = 0,
+        queue: int = 0,
     ) -> Coro[None]:
         """Get the calls of *names*, all of them or none, by ``ISession.request``.
 
@@ -643,9 +658,18 @@ class IPeer(Interface):
             shared: each call goes to one of those that share the name, round-robin.
             as_service: see *names*.
             takeover: probe a present holder, and replace it when it does not respond in time.
+            least_busy: each call goes to who has the fewest requests to answer, of those that share the name.
+            max_in_flight: how many calls of each of the names this peer may have at once; 0: any number.
+                One that has ended for its caller does not count, whether or not it was answered.
+            queue: how many more calls may wait for that; callers get ``Busy`` when the queues of all who
+                perform it are full.
+
+        What a peer performs already it performs on the new terms.
 
         Raises:
-            Taken: somebody else performs one of them.
+            Taken: somebody else performs one of them, alone or not *least_busy* as this one.
+            Invalid: it is one that performs services, or alone, on terms that are not for these; or *queue*
+                is too large, or is for what never waits.
             RateLimited: it has too many registrations.
         """
 
@@ -677,7 +701,17 @@ class IPeer(Interface):
             NotFound: nobody performs it, or not the recipient.
             Gone: the recipient is not connected.
             RateLimited: too many calls are waiting.
+            Busy: who performs it has as many as it takes; see ``perform``.
             BrokerError: the callee refuses it.
+        """
+
+    def cancel(ref: str) -> None:
+        """End its calls and streamed requests that it has made with *ref*: the callees are told.
+
+        Each ends with ``Cancelled``.
+
+        Raises:
+            NotFound: none is under way.
         """
 
     def answer(

@@ -203,7 +203,7 @@ def connect(broker: Broker, dialect: Any, request: HttpRequest | None = None) ->
         peer.close()
         raise
     if peer.session is None:
-        peer.bind(session, link.close)
+        peer.bind(session, link.close, link=link)
     session.opened()
     return Connected(peer, link, session)
 

@@ -258,6 +258,7 @@ def make_parts(
     settings: Settings, store: IStore, bus: IBus, clock: IReactorTime, access: Access, metrics: Metrics
 ) -> Parts:
     """Return the parts of the core, joined: those of one of several nodes when *bus* is shared."""
+    memory = make_memory(settings, metrics)
     make_calls, make_queues = (RemoteCalls, SharedQueues) if bus.shared else (Calls, Queues)
     calls = make_calls(
         clock,
@@ -265,6 +266,8 @@ def make_parts(
         settings.request_idle_seconds,
         share_limit=settings.max_calls_per_client,
         total_limit=settings.max_calls,
+        account=memory.held,
+        grace=settings.slow_grace_seconds,
     )
     channels = make_channels(settings, store, bus, clock)
     topics = Topics(bus.listen, bus.forget)
@@ -300,7 +303,7 @@ def make_parts(
         mailboxes=Mailboxes(store, access.knows, clock, settings.client_seconds),
         cluster=LocalNames(),
         about=About(store, bus, store.wall.time()),
-        memory=make_memory(settings, metrics),
+        memory=memory,
     )
     if bus.shared:
         parts.cluster = _cluster_names(parts)

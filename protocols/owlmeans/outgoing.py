@@ -175,6 +175,10 @@ class Outgoing:
         names = encode(request.id), encode(request.procedure)
         self.link.send(CALL % (*names, request.body, timeout, encode(request.caller), self._client, dt))
 
+    def cancelled(self, id: str) -> None:
+        """Tell the client that a call or a request which it has to answer was cancelled."""
+        self.push(text_frame(wire.cancelled(id)))
+
     def reply(self, reply: Reply) -> None:
         """Send the end of a call, or one answer of a request."""
         dt = int((reply.time or self.wall.time()) * 1000 + 0.5)

@@ -156,6 +156,11 @@ def notice(marshalled: str, about: Envelope) -> bytes:
     return encode({"type": "system", "event": "broker.error", "payload": {"error": marshalled, "ref": ref}})
 
 
+def cancelled(id: str) -> bytes:
+    """Return what tells a client that the call or request *id*, which it has to answer, was cancelled."""
+    return encode({"type": "system", "event": "broker.cancel", "id": id})
+
+
 def expiring(seconds: float, now: float) -> bytes:
     """Return what tells a client at the time *now* that its credential ends in *seconds*: it may show another.
 
