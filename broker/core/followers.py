@@ -204,7 +204,7 @@ class Follower:
     def restart(self) -> None:
         """Go on in the present epoch: tell what was lost of each topic, and begin with what is there."""
         epoch = self._followers.store.epoch
-        if epoch == self._epoch or not self._started:
+        if epoch == self._epoch or not self._started or self.stopped:
             return
         before, self._epoch = self._epoch, epoch
         topics = {**self._last, **{topic: behind.after for topic, behind in self.behind.items()}}
@@ -238,8 +238,8 @@ class Follower:
         if id <= last:
             return  # it has come by the store
         if id == last + 1 and self._started:
+            self._set_up_to_date(topic, id)  # before: the next one may come while this one is delivered
             if (event.origin == self.id and not self.echo) or self._deliver(event):
-                self._set_up_to_date(topic, id)
                 return
             self._full = True
         self._set_behind(topic, Behind(last, id))
