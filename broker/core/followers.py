@@ -8,6 +8,7 @@ out is read from the store.  While its client has no room it keeps nothing but t
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
@@ -107,6 +108,11 @@ class Follower:
         starts: see the interface.
         stopped: whether it was stopped.
         behind: the topics whose stored events are to be read.
+
+    Args:
+        deliver, lost: see ``IPeer.follow``.
+        hold: counts what is kept for the client.
+        share: lets its client, with all its connections, read so much at once.
     """
 
     _followers: Followers = attrs.field(repr=False)
@@ -117,9 +123,10 @@ class Follower:
     _deliver: Callable[[Event], bool] = attrs.field(repr=False)
     _lost: Callable[[Loss], object] = attrs.field(repr=False)
     _hold: Callable[[int], object] = attrs.field(repr=False)
+    _share: Semaphore = attrs.field(repr=False)
     starts: list[Start] = attrs.field(factory=list)
     stopped: bool = False
-    behind: dict[str, Behind] = attrs.field(factory=dict)
+    behind: OrderedDict[str, Behind] = attrs.field(factory=OrderedDict)
     _epoch: str = attrs.field(init=False)
     _last: BoundedDict[str, int] = attrs.field(factory=lambda: BoundedDict(MAX_REMEMBERED), repr=False)
     _replays: bool = False  # whether a topic that has begun anew is read from its start
@@ -272,14 +279,15 @@ class Follower:
         while self.behind and not (self._full or self.stopped):
             topic, behind = next(iter(self.behind.items()))
             try:
-                async with followers.reading.permit():
+                # Whoever follows very much waits for himself before all others wait for him.
+                async with self._share.permit(), followers.reading.permit():
                     done = await self._read_page(topic, behind)
             except BrokerError:
                 done = False
             if not done:
                 await deferLater(followers.clock, RETRY)
             if self.behind.get(topic) is behind:
-                self.behind[topic] = self.behind.pop(topic)  # behind the others
+                self.behind.move_to_end(topic)
             end = await followers.slices.checked(end)
 
     async def _read_page(self, topic: str, behind: Behind) -> bool:

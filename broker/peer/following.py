@@ -8,6 +8,7 @@ from functools import partial
 from broker.core.followers import Follower
 from broker.core.owners import CLIENT_ID
 from broker.core.pages import find_page
+from broker.core.semaphore import Semaphore
 from broker.core.starts import Place
 from broker.errors import Denied, Gone, Invalid
 from broker.interfaces import MAX_PAGE_BYTES
@@ -41,14 +42,13 @@ class FollowVerbs(TopicVerbs):
         if cursor:
             await self._use_client_id(cursor)
         self._check_room(topic, exact)
-        follower = Follower(
-            self._parts.followers, self.id, topic, exact, echo, partial(self._delivered, deliver), lost, self.hold
-        )
+        follower = self._make_follower(topic, exact, echo, deliver, lost)
         beginning = self._beginning = self._beginning or []
         beginning.append(follower)
         try:
             await self.listening()
-            await follower.begin(partial(self._acknowledged, cursor) if origin is None else origin)
+            async with self._reading.permit():
+                await follower.begin(partial(self._acknowledged, cursor) if origin is None else origin)
             if self.closed:
                 raise Gone("lost", "session")
         except BaseException:  # to be cancelled is one
@@ -90,6 +90,22 @@ class FollowVerbs(TopicVerbs):
         head = await channels.head(topic) if position.epoch == self.epoch else position.id
         return Position(position.epoch, min(position.id, head))
 
+    @property
+    def _reading(self) -> Semaphore:
+        """How much its principal may read at once."""
+        return (self._share or self._take_share()).reading
+
+    def _make_follower(
+        self,
+        topic: str,
+        exact: bool,
+        echo: bool,
+        deliver: Callable[[Event], bool],
+        lost: Callable[[Loss], object],
+    ) -> Follower:
+        delivered, followers = partial(self._delivered, deliver), self._parts.followers
+        return Follower(followers, self.id, topic, exact, echo, delivered, lost, self.hold, self._reading)
+
     def _delivered(self, deliver: Callable[[Event], bool], event: Event) -> bool:
         try:
             return deliver(event)
@@ -111,8 +127,7 @@ class FollowVerbs(TopicVerbs):
         echo = topics.get(key)
         if not event.id or not isinstance(echo, bool):
             return False
-        deliver = partial(self._delivered, deliver)
-        follower = Follower(self._parts.followers, self.id, *key, echo, deliver, lost, self.hold)
+        follower = self._make_follower(*key, echo, deliver, lost)
         self._parts.topics.unsubscribe(self, pattern, exact=key[1])
         self._keep(follower)
         follower.fall_behind(event)
@@ -143,9 +158,10 @@ class FollowVerbs(TopicVerbs):
             raise Invalid("limit")
         log = LOG_PREFIX + self._shown(topic)
         store, slices = self._parts.store, self._parts.followers.slices
-        return await find_page(
-            store, log, after=after, before=before, last=last, limit=limit, max_bytes=max_bytes, slices=slices
-        )
+        async with self._reading.permit():
+            return await find_page(
+                store, log, after=after, before=before, last=last, limit=limit, max_bytes=max_bytes, slices=slices
+            )
 
     async def acknowledge_events(self, cursor: str, topic: str, position: Position) -> bool:
         """See ``IPeer.acknowledge_events``."""

@@ -20,6 +20,8 @@ from protocols.owlmeans.wire import lost, milliseconds, stored_event
 if TYPE_CHECKING:
     from protocols.owlmeans.session import Session
 
+MAX_LIMIT = 1000  # events of one answer
+
 Id = Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)]
 
 
@@ -52,6 +54,8 @@ class Read(Method):
         given = [name for name in ("after", "before", "last") if getattr(options, name) is not None]
         if len(given) > 1:
             raise Invalid(given[1])
+        if options.last is not None and not 0 < options.last <= MAX_LIMIT:
+            raise Invalid("last")
         peer = session.peer
         page = await peer.page(
             self.topic,

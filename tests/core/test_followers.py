@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import attrs
@@ -12,6 +13,7 @@ from zope.interface.verify import verifyObject
 
 from broker.config.options import Retention
 from broker.core.followers import RETRY
+from broker.core.shares import READS_AT_ONCE
 from broker.core.starts import MAX_TOPICS
 from broker.errors import Denied, Gone, Invalid, RateLimited, TooLarge, Unavailable
 from broker.interfaces import IFollower
@@ -450,3 +452,20 @@ def test_what_has_expired_is_passed_over_and_is_no_loss(room, reader):
     room.peer.resume()
     room.publish(1)
     assert (reader.ids, reader.losses) == ([1, 4, 5], [])
+
+
+def test_one_client_that_follows_very_much_keeps_others_waiting_for_few_reads(room):
+    greedy, modest, other = Reader(0), Reader(0), attach(room.broker, address="10.0.0.2")
+    for number in range(60):
+        room.publish(1, f"a.{number}")
+        room.follow(greedy, START, f"a.{number}")
+    value_of(other.follow("a.0", START, modest.deliver, modest.losses.append)).start()
+    asked: deque[tuple[str, Deferred[Any]]] = deque()
+    read, room.store.read = room.store.read, lambda log, *_: asked.append((log, Deferred())) or asked[-1][1]
+    greedy.room = modest.room = 1000
+    room.peer.resume()
+    other.resume()
+    while not modest.got:
+        log, waiting = asked.popleft()
+        waiting.callback(value_of(read(log, 0, 100)))
+    assert 0 < len(greedy.got) <= 2 * READS_AT_ONCE
