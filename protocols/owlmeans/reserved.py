@@ -12,6 +12,7 @@ from protocols.owlmeans.call_methods import CALL_METHODS
 from protocols.owlmeans.client_methods import CLIENT_METHODS
 from protocols.owlmeans.key_methods import KEY_METHODS
 from protocols.owlmeans.methods import Answer, Method, Methods
+from protocols.owlmeans.publish_methods import PUBLISH_METHODS
 from protocols.owlmeans.queue_methods import QUEUE_METHODS
 from protocols.owlmeans.session import Session
 from protocols.owlmeans.topic_methods import TOPIC_METHODS
@@ -31,7 +32,17 @@ class Procedures(Method):
         return {"methods": await session.peer.matching_procedures(self.pattern)}
 
 
-METHODS = Methods((*CALL_METHODS, Procedures, *TOPIC_METHODS, *QUEUE_METHODS, *CLIENT_METHODS, *KEY_METHODS))
+METHODS = Methods(
+    (
+        *CALL_METHODS,
+        Procedures,
+        *PUBLISH_METHODS,
+        *TOPIC_METHODS,
+        *QUEUE_METHODS,
+        *CLIENT_METHODS,
+        *KEY_METHODS,
+    )
+)
 
 
 @cache
