@@ -25,6 +25,7 @@ __all__ = [
     "Announce",
     "Announcement",
     "CloseCode",
+    "CursorState",
     "Entry",
     "Event",
     "Frame",
@@ -32,13 +33,16 @@ __all__ = [
     "Identity",
     "IndexRows",
     "KeyAnnouncement",
+    "Loss",
     "Mail",
+    "Page",
     "Position",
     "Publication",
     "Quota",
     "Reply",
     "Request",
     "Response",
+    "Start",
     "quota_of",
     "text_frame",
 ]
@@ -52,6 +56,14 @@ MAX_RENDERED_BYTES = 1 << 20  # of one event's bodies in them, if there are more
 MAX_TIME = 8.64e12  # the last moment that a Date of JavaScript can hold
 MAX_EXPIRY = 253402300799.0  # the last second of the year 9999: RFC 3339, and most libraries, can name no later one
 MAX_ID = 2**53  # of events, and of revisions: what every client and every store has exactly
+
+# Where a subscription begins that is no position.
+START = "start"  # with the oldest event that is kept
+NEW = "new"  # with what comes from now on
+
+# Why stored events can not be had any more.
+RETENTION = "retention"  # they were too old, or too many
+EPOCH = "epoch"  # the store was wiped or restored, or has gone back
 
 
 class CloseCode(IntEnum):
@@ -474,6 +486,79 @@ class IndexRows:
     field: str
     value: str
     events: list[Event]
+
+
+@attrs.frozen
+class Page:
+    """Some stored events of a topic, and what there is besides.
+
+    Attributes:
+        events: in rising order of their ids.
+        epoch: of the store.
+        first: the id of the oldest event that is kept; ``head + 1`` if there is none.
+        head: the id of the newest event that there ever was; 0 for none.
+    """
+
+    events: list[Event]
+    epoch: str
+    first: int
+    head: int
+
+
+@attrs.frozen
+class Loss:
+    """Stored events that somebody who reads them in order can not get any more.
+
+    Attributes:
+        topic: theirs.
+        epoch: theirs, too.
+        first: the id of the first of them.
+        last: the id of the last; None: nobody knows, the epoch is another one now.
+        why: ``RETENTION`` or ``EPOCH``.
+    """
+
+    topic: str
+    epoch: str
+    first: int
+    last: int | None
+    why: str
+
+
+@attrs.frozen
+class Start:
+    """Where a subscription begins in one topic.
+
+    Attributes:
+        topic: a name.
+        position: the first event is the one after that.
+        loss: what it was to begin with and can not be had any more, or None.
+    """
+
+    topic: str
+    position: Position
+    loss: Loss | None = None
+
+
+Origin: TypeAlias = "Position | str | Mapping[str, Position]"  # START, NEW, or for a pattern the position by topic
+
+
+@attrs.frozen
+class CursorState:
+    """How far a client has acknowledged a topic.
+
+    Attributes:
+        client: the client id that the cursor belongs to.
+        topic: a name.
+        id: of the last event that it has acknowledged; 0 for none.
+        lag: how many there are after that.
+        moved: when it was moved last, in seconds since the epoch; 0.0: nobody knows.
+    """
+
+    client: str
+    topic: str
+    id: int
+    lag: int
+    moved: float
 
 
 @attrs.define(eq=False)

@@ -90,6 +90,11 @@ class Grants:
         rule = self._rules.get("act")
         return rule is not None and rule.may(client)
 
+    def may_all(self, verb: str, pattern: str) -> bool:
+        """Whether *verb* is permitted with every name that *pattern* matches."""
+        rule = self._rules.get(verb)
+        return self._lenient if rule is None else rule.may_all(pattern)
+
     def _decide(self, verb: str, name: str) -> bool:
         rule = self._rules.get(verb)
         if rule is None:

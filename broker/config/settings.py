@@ -348,6 +348,12 @@ class Settings:
         "How much may wait for a client that does not read, for longer than ``TXBROKER_SLOW_GRACE_SECONDS``; "
         "when 16 times as much waits it is closed at once.",
     )
+    resume_events: int = option(
+        COUNT,
+        10_000,
+        "How many stored events a subscription may send at once to a client that comes back; the others follow as it "
+        "reads.",
+    )
     memory_limit_bytes: int = option(
         BYTES_OR_NONE,
         lambda _: memory_bytes() // 2,

@@ -15,12 +15,12 @@ from zope.interface import implementer
 from broker.core.bounded import BoundedDict
 from broker.core.deadlines import Deadlines
 from broker.core.lives import life_end
-from broker.core.pages import is_over, position_of, read_last_page, read_page
+from broker.core.pages import decode_cursor, encode_cursor, is_over, read_last_page, read_page
 from broker.core.shares import Share
 from broker.core.slices import slices_of
 from broker.errors import BrokerError, Conflict, Invalid, RateLimited, Unavailable
 from broker.interfaces import MAX_PAGE_BYTES, IBus, IEventSource, ISharedStore, IStore
-from broker.messages import MAX_ID, Addition, Event, Quota
+from broker.messages import MAX_ID, Addition, Event, Position, Quota
 from broker.patterns import LOG_PREFIX, matches, pair_key
 
 log = Logger()
@@ -40,6 +40,8 @@ class Move:
 
     id: int
     expires: float
+    epoch: str
+    stamped: bool = attrs.field(eq=False)
     stored: bool = attrs.field(default=False, eq=False)
 
 
@@ -272,36 +274,47 @@ class Channels:
             self._retry = None
 
     async def cursor(self, client: str, topic: str) -> int:
-        """Return the id that *client* has acknowledged last; 0 for none."""
+        """Return the id that *client* has acknowledged last in the present epoch; 0 for none."""
+        position = await self.acknowledged(client, topic)
+        return 0 if position is None or position.epoch != self._store.epoch else position.id
+
+    async def acknowledged(self, client: str, topic: str) -> Position | None:
+        """Return the position that *client* has acknowledged last, or None."""
         key = cursor_key(client, topic)
         entry = await self._store.get(CURSOR, key)
         if entry is None:
-            return 0
+            return None
         end = life_end(self._store.wall.time(), self._cursor_seconds)
         if entry.expires != end:
             # To be read is to be used.  It is no harm if that can not be stored, or it is moved meanwhile.
             used = self._store.set(CURSOR, key, entry.value, revision=entry.revision, expires=end)
             used.addErrback(lambda failure: failure.trap(Conflict, Unavailable))
-        return position_of(entry)
+        return decode_cursor(entry.value, self._store.epoch)[0]
 
-    def move_cursor(self, client: str, topic: str, id: int, quota: Quota | None = None) -> Deferred[None]:
+    def move_cursor(
+        self, client: str, topic: str, id: int, quota: Quota | None = None, *, stamped: bool = False
+    ) -> Deferred[None]:
         """Remember that *client* has all events up to *id*; it may go back.  A new one counts against *quota*.
 
-        A move to where it is already, as most polls ask for, costs no write.
+        A move to where it is already, as most polls ask for, costs no write.  One that is *stamped* keeps its epoch,
+        and when it was moved.
         """
         if not 0 <= id <= MAX_ID:
             return fail(Invalid("after"))
-        key, move = cursor_key(client, topic), Move(id, life_end(self._store.wall.time(), self._cursor_seconds))
+        store, key = self._store, cursor_key(client, topic)
+        now, epoch = store.wall.time(), store.epoch
+        move = Move(id, life_end(now, self._cursor_seconds), epoch, stamped)
         last = self._moves.get(key)
-        if last == move and last.stored:
+        if last == move and last.stored and (last.stamped or not stamped):
             return succeed(None)
-        if not self._store.shared:  # else another node may move it meanwhile
+        if not store.shared:  # else another node may move it meanwhile
             self._moves[key] = move
 
         def stored(_: object) -> None:
             move.stored = True
 
-        return self._store.set(CURSOR, key, b"%d" % id, expires=move.expires, quota=quota).addCallback(stored)
+        value = encode_cursor(id, now, epoch) if stamped else b"%d" % id
+        return store.set(CURSOR, key, value, expires=move.expires, quota=quota).addCallback(stored)
 
     def _wait(self, topic: str, timeout: float, share: Share) -> Waiter:
         if self.waiting >= self._limit or share.polls >= self._share_limit:

@@ -68,12 +68,20 @@ class Topics:
         return topic in self._names or bool(self._patterns.count and self._patterns.matching(topic))
 
     def count(self, event: Event) -> int:
-        """Return to how many listeners ``deliver`` would hand *event*."""
+        """Return to how many sessions ``deliver`` would bring *event*."""
         topic, origin = event.topic, event.origin
         found = [self._names.get(topic) or {}]
         if self._patterns.count:
             found += [node.listeners for node in self._patterns.matching(topic)]
-        return len({listener for each in found for listener, echo in each.items() if echo or listener.id != origin})
+        return len(
+            {
+                listener.id
+                for each in found
+                for listener, echo in each.items()
+                # A follower takes its own events, too, but need not deliver them.
+                if (echo and getattr(listener, "echo", True)) or listener.id != origin
+            }
+        )
 
     def deliver(self, event: Event) -> None:
         """Hand *event* to every subscription that matches, once each."""

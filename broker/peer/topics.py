@@ -8,6 +8,7 @@ from math import ceil
 
 from twisted.internet.defer import Deferred, succeed
 
+from broker.core.followers import Follower
 from broker.core.indices import Extract
 from broker.core.owners import CLIENT_ID, INDEX
 from broker.errors import Invalid, RateLimited, TooLarge, Unauthenticated, Unavailable
@@ -29,20 +30,38 @@ class TopicVerbs(Client):
 
     def subscribe(self, topic: str, *, exact: bool = False, echo: bool = False, rate_limited: bool = True) -> None:
         """See ``IPeer.subscribe``."""
+        self._allow_to_subscribe(topic, exact=exact, rate_limited=rate_limited)
+        topics = self._check_room(topic, exact)
+        held = topics.get((topic, exact))
+        if isinstance(held, Follower):
+            held.echo = echo
+            return
+        topics[topic, exact] = echo
+        self._parts.topics.subscribe(self, topic, exact=exact, echo=echo)
+
+    def _allow_to_subscribe(self, topic: str, *, exact: bool, rate_limited: bool) -> None:
+        """Check that *topic* is well formed, and that the client may subscribe to it; see ``_allow``."""
         plain = exact and is_pattern(topic)
         self._allow("subscribe", topic, rate_limited=rate_limited, check_permission=not plain)
         check_name(topic) if exact else check_pattern(topic)
         if plain and not self._may_name("subscribe", topic):
             raise self.deny("subscribe", topic)
+
+    def _check_room(self, topic: str, exact: bool) -> dict[tuple[str, bool], bool | Follower]:
+        """Return its subscriptions, if there may be one of *topic* besides.
+
+        Raises:
+            RateLimited: there are too many, or their patterns have too many tokens.
+        """
         topics = self._topics
         if topics is None:
             topics = self._topics = {}
-        if (topic, exact) not in topics and len(topics) >= self._parts.settings.max_subscriptions:
+        beginning = len(self._beginning) if self._beginning else 0
+        if (topic, exact) not in topics and len(topics) + beginning >= self._parts.settings.max_subscriptions:
             raise self._log(RateLimited("limit", "subscriptions"), "subscribe", "TXBROKER_MAX_SUBSCRIPTIONS")
         if not exact and is_pattern(topic):
             self._count_tokens(topics, topic)
-        topics[topic, exact] = echo
-        self._parts.topics.subscribe(self, topic, exact=exact, echo=echo)
+        return topics
 
     def _count_tokens(self, topics: Iterable[tuple[str, bool]], pattern: str) -> None:
         """Check that the patterns of this client have few tokens: each may be looked at for each event of others.
@@ -67,7 +86,16 @@ class TopicVerbs(Client):
 
     def unsubscribe(self, topic: str, *, exact: bool = False) -> None:
         """See ``IPeer.unsubscribe``."""
-        if self._topics is not None and self._topics.pop((topic, exact), None) is not None:
+        self._end_subscription(topic, exact)
+        for follower in list(self._beginning or ()):
+            if (follower.topic, follower.exact) == (topic, exact):
+                follower.stop()
+
+    def _end_subscription(self, topic: str, exact: bool) -> None:
+        held = None if self._topics is None else self._topics.pop((topic, exact), None)
+        if isinstance(held, Follower):
+            held.stop()
+        elif held is not None:
             self._parts.topics.unsubscribe(self, topic, exact=exact)
 
     @property

@@ -1,9 +1,12 @@
-"""The reserved methods of calls and streamed requests: perform them."""
+"""The reserved methods of calls and streamed requests: perform them, or cancel one."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
+import msgspec
+
+from broker.messages import MAX_ID
 from broker.patterns import check_name
 from protocols.owlmeans.methods import Answer, Method, Names, Options, distinct
 
@@ -11,10 +14,18 @@ if TYPE_CHECKING:
     from protocols.owlmeans.session import Session
 
 
-class Mode(Options):
-    """Whether a method has one performer, or several that are called round-robin."""
+class Terms(Options):
+    """On which terms a method is performed.
 
-    mode: Literal["single", "roundrobin"] = "single"
+    Attributes:
+        mode: whether it has one performer, or several: called round-robin, or whoever has the fewest calls to answer.
+        max_in_flight: how many calls of it the performer takes at once.
+        queue: how many more may wait for that; beyond, callers are told that it is busy.
+    """
+
+    mode: Literal["single", "roundrobin", "leastbusy"] = "single"
+    max_in_flight: Annotated[int, msgspec.Meta(ge=1, le=MAX_ID)] | None = None
+    queue: Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)] | None = None
 
 
 class Register(Method):
@@ -22,13 +33,19 @@ class Register(Method):
 
     called = "register"
     method: Names
-    options: Mode | None = None
+    options: Terms | None = None
 
     async def run(self, session: Session) -> Answer:
         """Answer with the names that were registered."""
         names = [check_name(name, "method") for name in distinct(self.method)]
-        shared = self.options is not None and self.options.mode == "roundrobin"
-        await session.peer.perform(names, shared=shared)
+        terms = self.options or Terms()
+        await session.peer.perform(
+            names,
+            shared=terms.mode != "single",
+            least_busy=terms.mode == "leastbusy",
+            max_in_flight=terms.max_in_flight or 0,
+            queue=terms.queue or 0,
+        )
         return {"registered": names}
 
 
@@ -68,4 +85,16 @@ class Unacknowledge(Method):
         return {"acknowledging": session.peer.acknowledged}
 
 
-CALL_METHODS = (Register, Unregister, Acknowledge, Unacknowledge)
+class Cancel(Method):
+    """Cancel a call or a request of one's own by its id; whoever answers it is told."""
+
+    called = "cancel"
+    id: str
+
+    async def run(self, session: Session) -> Answer:
+        """Answer with the id; the call itself ends with an error."""
+        session.peer.cancel(self.id)
+        return {"cancelled": self.id}
+
+
+CALL_METHODS = (Register, Unregister, Cancel, Acknowledge, Unacknowledge)

@@ -43,7 +43,7 @@ class OwlMeans:
         )
         token = query.get("token") or link.handshake.headers.get("authorization", "")
         await handshake(session, token, query.get("client", ""))
-        peer.bind(session)
+        peer.bind(session, link=link)
         return session
 
 

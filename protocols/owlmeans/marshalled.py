@@ -23,6 +23,8 @@ TABLE = {
     "TAKEN": ("SocketErrorMessage", "socket:message:exists:{name}"),
     "CONFLICT": ("SocketErrorMessage", "socket:message:conflict:{name}"),
     "RATE_LIMITED": ("SocketErrorMessage", "socket:message:limit:{name}"),
+    "BUSY": ("SocketErrorMessage", "socket:message:busy:{name}"),
+    "CANCELLED": ("SocketErrorMessage", "socket:message:cancelled:{name}"),
     "TOO_LARGE": ("SocketErrorMessage", "socket:message:limit:{what}"),
 }
 INTERNAL = ("SocketError", "socket:internal")

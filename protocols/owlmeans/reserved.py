@@ -10,6 +10,7 @@ import msgspec
 from broker.patterns import RESERVED_PREFIX, check_pattern, matches
 from protocols.owlmeans.call_methods import CALL_METHODS
 from protocols.owlmeans.client_methods import CLIENT_METHODS
+from protocols.owlmeans.history_methods import HISTORY_METHODS
 from protocols.owlmeans.key_methods import KEY_METHODS
 from protocols.owlmeans.methods import Answer, Method, Methods
 from protocols.owlmeans.publish_methods import PUBLISH_METHODS
@@ -38,6 +39,7 @@ METHODS = Methods(
         Procedures,
         *PUBLISH_METHODS,
         *TOPIC_METHODS,
+        *HISTORY_METHODS,
         *QUEUE_METHODS,
         *CLIENT_METHODS,
         *KEY_METHODS,

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,11 @@ class Publishers:
     async def _disturb(self) -> None:
         for number in range(self.times):
             # By what is answered, not by the time: on a busy machine nothing would be between two of them.
-            due = CLIENTS * self.count * number // self.times
-            await eventually(lambda due=due: self.answered >= due)
+            await eventually(partial(self._has_answered, CLIENTS * self.count * number // self.times))
             await self.chance.choice(self.restarts)()
+
+    def _has_answered(self, due: int) -> bool:
+        return self.answered >= due
 
     async def _client(self, number: int) -> None:
         left = list(range(self.count))

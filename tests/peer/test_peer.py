@@ -26,7 +26,8 @@ from tests.support.peers import Session, attach, call, closings_of, perform
 
 # What the core calls; a dialect does not.
 CALLED_BY_THE_CORE = {
-    "on_event", "on_reply", "on_request", "post_mail", "probe", "lives", "may_be", "keep_ids", "keep_mailbox", "warn",
+    "on_cancel", "on_event", "on_reply", "on_request", "post_mail", "probe", "lives", "may_be", "keep_ids",
+    "keep_mailbox", "warn",
 }  # fmt: skip
 
 
@@ -36,7 +37,7 @@ def test_a_peer_provides_its_interface(broker):
 
 def test_the_interface_has_every_verb():
     public = {name for name in dir(Peer) if not name.startswith("_")}
-    assert public - set(IPeer.names()) == CALLED_BY_THE_CORE | {"calling", "token"}
+    assert public - set(IPeer.names()) == CALLED_BY_THE_CORE | {"calling", "flow", "token"}
 
 
 # Names
