@@ -77,21 +77,30 @@ class Methods:
 
 def _invalid(problem: str, body: bytes, fields: tuple[str, ...]) -> Invalid:
     """Return the error for the arguments *body* of a method that has *fields*: it names the argument or the option."""
+    surplus = _surplus(body, len(fields))
+    if surplus:
+        option = _first_member(surplus[0])
+        return Invalid("options", option) if option else Invalid("arguments")
     unknown = re.match(r"Object contains unknown field `(.*)` - at `\$\[\d+\]", problem, re.DOTALL)
     if unknown:
         return Invalid("options", unknown[1])
     place = re.search(r"\$\[(\d+)\]", problem)
-    if place:
-        return Invalid(fields[int(place[1])])
-    option = _surplus_option(body, len(fields))
-    return Invalid("options", option) if option else Invalid("arguments")
+    return Invalid(fields[int(place[1])] if place else "arguments")
 
 
-def _surplus_option(body: bytes, count: int) -> str:
-    """Return the first member of the object that follows *count* arguments, or "": the method has no options."""
+def _surplus(body: bytes, count: int) -> list[msgspec.Raw]:
+    """Return the arguments behind the first *count*."""
     try:
-        return next(iter(_members(_items(body)[count])), "")
-    except (msgspec.DecodeError, RecursionError, IndexError):
+        return _items(body)[count:]
+    except (msgspec.DecodeError, RecursionError):
+        return []
+
+
+def _first_member(value: msgspec.Raw) -> str:
+    """Return the name of the first member of *value*, or "": it is no object, or an empty one."""
+    try:
+        return next(iter(_members(value)), "")
+    except (msgspec.DecodeError, RecursionError):
         return ""
 
 

@@ -13,6 +13,7 @@ from protocols.owlmeans.client_methods import CLIENT_METHODS
 from protocols.owlmeans.history_methods import HISTORY_METHODS
 from protocols.owlmeans.key_methods import KEY_METHODS
 from protocols.owlmeans.methods import Answer, Method, Methods
+from protocols.owlmeans.publish_methods import PUBLISH_METHODS
 from protocols.owlmeans.queue_methods import QUEUE_METHODS
 from protocols.owlmeans.session import Session
 from protocols.owlmeans.topic_methods import TOPIC_METHODS
@@ -33,7 +34,16 @@ class Procedures(Method):
 
 
 METHODS = Methods(
-    (*CALL_METHODS, Procedures, *TOPIC_METHODS, *HISTORY_METHODS, *QUEUE_METHODS, *CLIENT_METHODS, *KEY_METHODS)
+    (
+        *CALL_METHODS,
+        Procedures,
+        *PUBLISH_METHODS,
+        *TOPIC_METHODS,
+        *HISTORY_METHODS,
+        *QUEUE_METHODS,
+        *CLIENT_METHODS,
+        *KEY_METHODS,
+    )
 )
 
 
