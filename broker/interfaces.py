@@ -66,6 +66,7 @@ class ILink(Interface):
     open: bool = Attribute("Whether what is sent now goes out: from ``ISession.opened`` to the close by either side.")
     paused: bool = Attribute("True while more than a little waits to be sent.")
     unsent: int = Attribute("How many bytes wait to be sent, of which the system has not taken any yet.")
+    drains: int = Attribute("How often all that waited was sent, after it was ``paused``.")
     on_drained: Callable[[], object] | None = Attribute(
         "Called once, as soon as nothing waits any more; None: nobody.  Set it while ``paused``."
     )

@@ -44,7 +44,7 @@ class FakeLink:
         sent: text messages as bytes, binary ones as (bytes,) tuples.
         closed: (code, reason) once closed, else None.
         paused: what ``ILink.paused`` says; set it as the test needs, and call ``drain`` for the end of that.
-        unsent: what ``ILink.unsent`` says.
+        unsent, drains: what ``ILink`` says.
         on_drained: see ``ILink``.
         receiving: whether the session wants to receive; a fake link hands it what it is told to all the same.
         held: the bytes that the session says it keeps for later.
@@ -55,6 +55,7 @@ class FakeLink:
     closed: tuple[int, str] | None = None
     paused: bool = False
     unsent: int = 0
+    drains: int = 0
     on_drained: Callable[[], object] | None = None
     receiving: bool = True
     held: int = 0
@@ -109,6 +110,7 @@ class FakeLink:
     def drain(self) -> None:
         """Send all that waits: tell the session that it may go on."""
         self.paused, self.unsent = False, 0
+        self.drains += 1
         on_drained, self.on_drained = self.on_drained, None
         if on_drained is not None:
             on_drained()

@@ -314,6 +314,7 @@ class RemoteCalls(Calls):
         caller = self._in.get(message.id)
         if caller is not None and caller.address == address:
             caller.halted, caller.unsent = message.paused, caller.unsent + 1
+            caller.drains += not message.paused
             for call in caller.calling.values() if message.paused else ():
                 self._pressure.add(call.callee, caller)
 

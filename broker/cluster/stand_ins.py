@@ -87,6 +87,7 @@ class Caller(msgspec.Struct, eq=False):
         told: whether its node knows of the end.
         halted: whether the caller has too much to read at present.
         unsent: another number whenever it has read some of that.
+        drains: how often it had no more than a little to read afterwards.
     """
 
     address: str
@@ -98,6 +99,7 @@ class Caller(msgspec.Struct, eq=False):
     told: bool = False
     halted: bool = False
     unsent: int = 0
+    drains: int = 0
     calling: dict[str, Call] = {}
 
     serving: ClassVar[dict[str, Call]] = {}  # it performs nothing

@@ -19,8 +19,12 @@ AGAIN = 1.0  # seconds after which a callee is paused again, while its caller re
 
 @attrs.define
 class Stall:
-    """What a caller had not read, since when it is as much, and when its callee was paused last."""
+    """What a caller had not read, since when it is as much, and when its callee was paused last.
 
+    ``drains`` is that of its connection at the beginning.
+    """
+
+    drains: int
     unsent: int
     since: float
     paused: float
@@ -60,7 +64,7 @@ class BackPressure:
             callee.flow.pause_receiving()  # perhaps again: a session may have resumed it for reasons of its own
         if caller not in callers and caller.flow is not None:
             now = self._clock.seconds()
-            callers[caller] = Stall(caller.flow.unsent, now, now)
+            callers[caller] = Stall(caller.flow.drains, caller.flow.unsent, now, now)
         if self._timer is None:
             self._timer = self._clock.callLater(INTERVAL, self._look)
 
@@ -91,7 +95,8 @@ class BackPressure:
 
     def _is_slow(self, callee: Party, caller: Party, stall: Stall) -> bool:
         flow, now = caller.flow, self._clock.seconds()
-        if flow is None or not (flow.open and flow.paused):
+        # Others may send it so much that it is paused again at once each time.
+        if flow is None or not (flow.open and flow.paused) or flow.drains != stall.drains:
             return False
         if not any(call.streamed and call.callee is callee for call in caller.calling.values()):
             return False  # the request has ended

@@ -25,6 +25,10 @@ class Flow(Protocol):
     def unsent(self) -> int:
         """How many bytes do."""
 
+    @property
+    def drains(self) -> int:
+        """How often all that waited was sent."""
+
     def pause_receiving(self) -> None:
         """Receive nothing more until ``resume_receiving``."""
 

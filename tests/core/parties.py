@@ -15,6 +15,7 @@ class FakeFlow:
     open: bool = True
     paused: bool = False
     unsent: int = 0
+    drains: int = 0
     receiving: bool = True
     closed: tuple[int, str] | None = None
 

@@ -142,6 +142,17 @@ def test_who_reads_slowly_is_waited_for(calls, ann, bob, clock):
     assert not bob.flow.receiving
 
 
+def test_who_is_sent_much_by_others_does_not_stop_its_callee(calls, ann, bob, clock):
+    answer = stream(calls, ann, bob)
+    ann.flow.paused = True
+    answer()
+    ann.flow.drains += 1  # and is paused again
+    clock.advance(0.1)
+    assert bob.flow.receiving
+    answer()
+    assert not bob.flow.receiving
+
+
 def test_two_that_wait_for_each_other_do_not_for_ever(calls, ann, bob, clock):
     for caller, callee in ((ann, bob), (bob, ann)):
         answer = stream(calls, caller, callee)

@@ -69,6 +69,7 @@ class WebSocketLink(FrameReader):
     state: int = CONNECTING
     _lost = False  # whether the connection has ended, though what was read before may not be delivered yet
     paused = False
+    drains = 0  # how often that has ended
     on_drained: Callable[[], object] | None = None
     pinged = False
     bucket: dict[Monitored, float] | None = None
@@ -186,6 +187,7 @@ class WebSocketLink(FrameReader):
     def resumeProducing(self) -> None:
         """Clear ``paused``: everything was sent."""
         self.paused = False
+        self.drains += 1
         if self._waiting:
             self._waiting = 0
             self.memory.send_queue.hold(self, 0)
