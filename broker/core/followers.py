@@ -113,6 +113,7 @@ class Follower:
         deliver, lost: see ``IPeer.follow``.
         hold: counts what is kept for the client.
         share: lets its client, with all its connections, read so much at once.
+        failed: called while an exception of *deliver* is handled, with what it was about.
     """
 
     _followers: Followers = attrs.field(repr=False)
@@ -124,6 +125,7 @@ class Follower:
     _lost: Callable[[Loss], object] = attrs.field(repr=False)
     _hold: Callable[[int], object] = attrs.field(repr=False)
     _share: Semaphore = attrs.field(repr=False)
+    _failed: Callable[[str], object] = attrs.field(repr=False)
     starts: list[Start] = attrs.field(factory=list)
     stopped: bool = False
     behind: OrderedDict[str, Behind] = attrs.field(factory=OrderedDict)
@@ -204,7 +206,7 @@ class Follower:
     def restart(self) -> None:
         """Go on in the present epoch: tell what was lost of each topic, and begin with what is there."""
         epoch = self._followers.store.epoch
-        if epoch == self._epoch or not self._started:
+        if epoch == self._epoch or not self._started or self.stopped:
             return
         before, self._epoch = self._epoch, epoch
         topics = {**self._last, **{topic: behind.after for topic, behind in self.behind.items()}}
@@ -222,9 +224,21 @@ class Follower:
     def on_event(self, event: Event, pattern: str) -> None:
         """Deliver *event* if it is the next of its topic; else read what is missing."""
         id, topic = event.id, event.topic
+        last = self._last.get(topic)  # of what is behind, there is none
+        if last is None or id != last + 1 or event.epoch != self._epoch or not self._started:
+            self._on_other_event(event)
+            return
+        self._last.replace(topic, id)  # before: the next one may come while this one is delivered
+        if (event.origin != self.id or self.echo) and not self._handed_over(event):
+            self._full = True
+            self._set_behind(topic, Behind(last, id))
+
+    def _on_other_event(self, event: Event) -> None:
+        """Do what *event* asks for, which is not the next of a topic that is up to date."""
+        id, topic = event.id, event.topic
         if not id:
             if self._started and (self.echo or event.origin != self.id):
-                self._deliver(event)
+                self._handed_over(event)
             return
         if event.epoch != self._epoch:
             self.restart()
@@ -234,16 +248,20 @@ class Follower:
         if behind is not None:
             behind.upto = max(behind.upto or 0, id)
             return
-        last = self._last.get(topic, id - 1)
-        if id <= last:
-            return  # it has come by the store
-        if id == last + 1 and self._started:
-            if (event.origin == self.id and not self.echo) or self._deliver(event):
-                self._set_up_to_date(topic, id)
-                return
-            self._full = True
-        self._set_behind(topic, Behind(last, id))
-        self._go_on()
+        last = self._last.get(topic)
+        if last is None and self._started:
+            self._last[topic] = id - 1  # a topic that is new, or that was not heard of for long
+            self.on_event(event, "")
+        elif last is None or id > last:  # else it has come by the store
+            self._set_behind(topic, Behind(id - 1 if last is None else last, id))
+            self._go_on()
+
+    def _handed_over(self, event: Event) -> bool:
+        try:
+            return self._deliver(event)
+        except Exception:
+            self._failed("an event")
+            return True
 
     def _set_behind(self, topic: str, behind: Behind) -> None:
         if topic not in self.behind:
@@ -320,7 +338,7 @@ class Follower:
         for event in events:
             if event.id <= behind.after:
                 continue
-            if not (event.expires and is_over(store, event)) and not self._deliver(event):
+            if not (event.expires and is_over(store, event)) and not self._handed_over(event):
                 self._full = True
                 return False
             behind.after, behind.oldest = event.id, False

@@ -103,15 +103,8 @@ class FollowVerbs(TopicVerbs):
         deliver: Callable[[Event], bool],
         lost: Callable[[Loss], object],
     ) -> Follower:
-        delivered, followers = partial(self._delivered, deliver), self._parts.followers
-        return Follower(followers, self.id, topic, exact, echo, delivered, lost, self.hold, self._reading)
-
-    def _delivered(self, deliver: Callable[[Event], bool], event: Event) -> bool:
-        try:
-            return deliver(event)
-        except Exception:
-            self.fail("an event")
-            return True
+        followers, reading = self._parts.followers, self._reading
+        return Follower(followers, self.id, topic, exact, echo, deliver, lost, self.hold, reading, self.fail)
 
     def _keep(self, follower: Follower) -> None:
         if self._topics is None:

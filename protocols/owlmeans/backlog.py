@@ -69,7 +69,7 @@ class Backlog:
             return True
         frame: Frame = event.render(wire.event, pattern, cursor) if cursor else event.render(wire.event, pattern)
         if not link.paused:
-            self._sent = 0
+            self._sent = 0  # it has read all
         elif self._sent >= self._max_events or not self._has_room(frame):
             self._wait()
             return False

@@ -123,6 +123,7 @@ def test_what_is_published_while_the_beginning_is_looked_for_comes_once(room, re
     room.store.head = head
     found.callback(2)
     value_of(beginning).start()
+    assert reader.ids == [3]
     room.publish(1)
     assert reader.ids == [3, 4]
 
