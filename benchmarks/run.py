@@ -131,7 +131,7 @@ GOALS = [
         "job cycle: enqueue, deliver, done, 32 x 4 in flight (fsync on ours, none on theirs)",
         Side(Broker, "owlmeans", JOBS),
         Side(JetStream, "nats", JOBS),
-        8.0,
+        10.0,
     ),
 ]
 
