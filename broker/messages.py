@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import IntEnum
-from functools import lru_cache
 from operator import methodcaller
 from typing import Any, TypeAlias
 
@@ -16,6 +15,7 @@ import attrs
 import msgspec
 
 from broker.errors import BrokerError
+from broker.remembered import remembered
 
 __all__ = [
     "MAX_EXPIRY",
@@ -333,7 +333,7 @@ class Quota:
         return b"%d %b" % (self.limit, self.account.encode("utf-8", "surrogatepass"))
 
 
-@lru_cache(maxsize=4096)  # the same ones are asked for with every post
+@remembered(4096)  # the same ones are asked for with every post
 def quota_of(things: str, kind: str, name: str, limit: int) -> Quota:
     """Return the quota of *things* of the principal that has the kind and the name of an ``Identity``."""
     return Quota(things, Identity(kind, name).principal, limit)
