@@ -88,3 +88,49 @@ def test_pages_of_large_events_are_read_in_small_parts_and_are_whole():
     assert shelf.last(5) == [2, 3, 4, 5, 6]
     assert shelf.last(5, 2_000_000) == [5, 6]
     assert max(shelf.read_at_once) == 2
+
+
+class Pauses:
+    """Slices that are over at once; counts the pauses."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def deadline(self) -> float:
+        return 0.0
+
+    async def checked(self, end: float) -> float:
+        self.count += 1
+        return end
+
+
+def log_of(count, alive):
+    """Return a store with *count* events, which have expired but for those with the ids *alive*."""
+    clock = Clock()
+    store = open_store("memory:", clock=clock)
+    store.startService()
+    for id in range(1, count + 1):
+        value_of(store.append("log", Event("t", "", b"1", expires=200.0 if id in alive else 50.0)))
+    clock.advance(100)
+    return store
+
+
+@pytest.mark.parametrize("alive", [(), (1,), (5, 40, 1500, 1999), (2000,), tuple(range(1, 2001, 3))])
+def test_what_has_expired_is_left_out(alive):
+    store = log_of(2000, set(alive))
+    for limit in (1, 3, 100, 1000):
+        page, last = value_of(read_page(store, "log", 0, limit)), value_of(read_last_page(store, "log", limit))
+        assert [event.id for event in page] == list(alive[:limit])
+        assert [event.id for event in last] == list(alive[-limit:])
+    for after in (4, 5, 1998):
+        page = value_of(read_page(store, "log", after, 2))
+        assert [event.id for event in page] == [id for id in alive if id > after][:2]
+
+
+def test_what_has_expired_is_passed_over_in_slices():
+    store, pauses = log_of(2000, {2000}), Pauses()
+    assert [event.id for event in value_of(read_page(store, "log", 0, 9, slices=cast(Any, pauses)))] == [2000]
+    assert 3 < pauses.count < 20
+    pauses.count = 0
+    assert [event.id for event in value_of(read_last_page(store, "log", 9, slices=cast(Any, pauses)))] == [2000]
+    assert 3 < pauses.count < 20
