@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 from urllib.parse import urlencode
 
@@ -24,9 +23,10 @@ from broker.app.tap import make_site
 from broker.buses import open_bus
 from broker.config.settings import Settings
 from broker.core.service import Broker
+from broker.peer import Peer
 from broker.stores import open_store
 from broker.web.net.listening import listen
-from broker.web.net.transport import Outbox
+from broker.web.net.transport import FrameTransport, Outbox
 from tests.support.eventually import TIMEOUT, eventually
 from tests.support.tables import Everything
 from tests.web.ws.frames import CONTINUATION, PING, TEXT, client_frame, closing
@@ -231,13 +231,6 @@ async def test_nothing_is_left_in_any_table_of_those_who_have_gone(short_path, s
     await everything.broker.stopService()
 
 
-def _is_ours(garbage: object) -> bool:
-    """Whether *garbage* is the broker's, or may keep what is: the frames of those who visit it are not."""
-    if isinstance(garbage, FrameType):
-        return "/tests/" not in garbage.f_code.co_filename
-    return type(garbage).__module__.startswith(("broker.", "protocols."))
-
-
 @pytest_twisted.ensureDeferred
 async def test_nothing_of_those_who_have_gone_waits_for_the_garbage_collector(short_path):
     everything, port = await _inside(short_path)
@@ -250,7 +243,7 @@ async def test_nothing_of_those_who_have_gone_waits_for_the_garbage_collector(sh
         await all_visits(port.getHost().port, range(2, 5))
         await eventually(lambda: not everything.left())
         gc.collect()
-        assert [garbage for garbage in gc.garbage if _is_ours(garbage)] == []
+        assert [garbage for garbage in gc.garbage if isinstance(garbage, (FrameTransport, Peer))] == []
     finally:
         gc.set_debug(0)
         gc.enable()
