@@ -387,10 +387,15 @@ class IPeer(Interface):
 
     # Stored topics.
 
-    def read(topic: str, after: int, limit: int, *, max_bytes: int = MAX_PAGE_BYTES) -> Deferred[list[Event]]:
+    def read(
+        topic: str, after: int, limit: int, *, max_bytes: int = MAX_PAGE_BYTES, page_bytes: int = 0
+    ) -> Deferred[list[Event]]:
         """Return at most *limit* stored events with id > *after*, oldest first.
 
         It stops when their bodies have *max_bytes* bytes; the first is returned however long it is.
+
+        With *page_bytes* it stops also with the event with which they have so many or more: for reading page by page.
+        A page that has fewer bytes, and fewer events than *limit*, is the last.
         """
 
     def latest(topic: str, limit: int, *, max_bytes: int = MAX_PAGE_BYTES) -> Deferred[list[Event]]:
@@ -400,7 +405,7 @@ class IPeer(Interface):
         """Return the id of the newest event there ever was; 0 for none."""
 
     def poll(
-        topic: str, after: int, limit: int, timeout: float, *, max_bytes: int = MAX_PAGE_BYTES
+        topic: str, after: int, limit: int, timeout: float, *, max_bytes: int = MAX_PAGE_BYTES, page_bytes: int = 0
     ) -> Coro[list[Event]]:
         """Return stored events as ``read`` does, waiting up to *timeout* seconds if there are none.
 

@@ -26,30 +26,36 @@ def id_of(value: bytes) -> int:
     return number if number <= MAX_ID else 0
 
 
-async def read_page(store: IStore, log: str, after: int, limit: int, max_bytes: int = MAX_PAGE_BYTES) -> list[Event]:
+async def read_page(
+    store: IStore, log: str, after: int, limit: int, max_bytes: int = MAX_PAGE_BYTES, page_bytes: int = 0
+) -> list[Event]:
     """Return events of *log* with id > *after*, oldest first.
 
     There are at most *limit* of them, and their bodies have at most *max_bytes* bytes
-    together; the first is returned however long it is.
+    together; the first is returned however long it is.  With *page_bytes*, there is none behind the one with which
+    they have so many: a page of less, and of fewer than *limit*, is the last.
     """
     page: list[Event] = []
     size = 0
+    read_bytes = min(READ_BYTES, page_bytes or READ_BYTES)
     while len(page) < limit:
         step = min(STEP, limit - len(page))
-        events = await store.read(log, after, step, READ_BYTES)
+        events = await store.read(log, after, step, read_bytes)
         for event in events:
             size += len(event.body or b"")
             if size > max_bytes and page:
                 return page
             page.append(event)
-        if is_last(events, step):
+            if 0 < page_bytes <= size:
+                return page
+        if is_last(events, step, read_bytes):
             break
         after = events[-1].id
     return page
 
 
-def is_last(events: list[Event], limit: int) -> bool:
-    """Whether a read of *limit* events has returned all there are, rather than ``READ_BYTES``."""
+def is_last(events: list[Event], limit: int, read_bytes: int = READ_BYTES) -> bool:
+    """Whether a read of *limit* events has returned all there are, rather than *read_bytes*."""
     # The greatest size: six bytes stand for a control character in JSON.
     return (
         len(events) < limit
@@ -57,7 +63,7 @@ def is_last(events: list[Event], limit: int) -> bool:
             len(event.body or b"") + 6 * (len(event.topic) + len(event.name) + len(event.source)) + 100
             for event in events
         )
-        < READ_BYTES
+        < read_bytes
     )
 
 
