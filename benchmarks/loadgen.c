@@ -8,7 +8,8 @@
  *   relay   N callers with W calls in flight each -> one service -> back;
  *           -q is the port of the service, where that is another server
  *   fanout  one publisher with W publications in flight -> N subscribers
- *   append  N keep-alive HTTP connections, one POST in flight each
+ *   append  N keep-alive HTTP connections, one POST in flight each; over
+ *           WebSocket, N connections with W acknowledged publications each
  *   poll    N long polls wait on one channel, a POST every I milliseconds
  *   idle    N connections that say nothing: memory and CPU to connect
  * Kinds (what is spoken): owlmeans, sio, micro, nats over WebSocket; ganomede,
@@ -182,6 +183,12 @@ static void owl_open(struct conn *c) {
 }
 static void owl_call(struct conn *c) {
     static char m[MEGABYTE];
+    if (opt.mode[0] == 'a') {
+        int k = sprintf(m, "{\"type\":\"call\",\"id\":\"c%d-%lu\",\"method\":\"broker.publish\",\"payload\":[\"bench-%d\",[\"", c->index, c->sent, c->index % 100);
+        sent(c);
+        frame(c, 1, m, fill(m, k, "\"],{\"durable\":true}]}"));
+        return;
+    }
     int n = sprintf(m, "{\"type\":\"call\",\"id\":\"c%d-%lu\",\"method\":\"svc.echo\",\"payload\":[\"", c->index, c->sent);
     sent(c);
     frame(c, 1, m, fill(m, n, "\"]}"));
@@ -193,7 +200,11 @@ static void owl_publish(struct conn *c) {
 }
 static void owl_frame(struct conn *c, char *p, size_t n) {
     if (!c->ready) { if (!member(p, n, "\"type\":\"result\"")) complain("refused", p, n); c->ready = 1; return; }
-    if (c->role == CALLER) { check_id(c, p, n); answered(c); owl_call(c); return; }
+    if (c->role == CALLER) {
+        if (opt.mode[0] == 'a' && !member(p, n, "\"duplicate\":false")) complain("not stored", p, n);
+        check_id(c, p, n); answered(c); owl_call(c);
+        return;
+    }
     if (c->role == SUBSCRIBER) { heard(); return; }
     if (c->role != SERVICE) return;
     static char m[MEGABYTE];
@@ -252,13 +263,18 @@ static void micro_frame(struct conn *c, char *p, size_t n) {
     frame(c, 1, m, sprintf(m, "42[\"response\",{\"id\":\"%.*s\",\"response\":%.*s}]", (int)(strchr(id, '"') - id), id, (int)value(data, p + n), data));
 }
 
-/* nats: the NATS text protocol in binary frames; a frame is a piece of a stream */
+/* nats: the NATS text protocol in binary frames; a frame is a piece of a stream.  What is appended goes to the
+ * JetStream stream "bench", in a file, which the first connection makes. */
+#define STREAM "{\"name\":\"bench\",\"subjects\":[\"bench.*\"],\"storage\":\"file\"}"
+static int makes_stream(struct conn *c) { return opt.mode[0] == 'a' && !c->index; }
 static void nats_open(struct conn *c) { (void)c; }
 static void nats_call(struct conn *c) {
     static char m[MEGABYTE], body[MEGABYTE];
     size_t size = fill(body, sprintf(body, "{\"id\":\"c%d-%lu\",\"payload\":[\"", c->index, c->sent), "\"]}");
+    char subject[32] = "svc.echo";
+    if (opt.mode[0] == 'a') sprintf(subject, "bench.%d", c->index % 100);
+    int n = sprintf(m, "PUB %s _INBOX.c%d.%lu %zu\r\n", subject, c->index, c->sent, size);
     sent(c);
-    int n = sprintf(m, "PUB svc.echo _INBOX.c%d.%lu %zu\r\n", c->index, c->sent, size);
     memcpy(m + n, body, size);
     memcpy(m + n + size, "\r\n", 2);
     frame(c, 2, m, n + size + 2);
@@ -273,7 +289,13 @@ static void nats_publish(struct conn *c) {
     frame(c, 2, m, n + size + 2);
 }
 static void nats_message(struct conn *c, char *line, char *body, size_t size) {
-    if (c->role == CALLER) { check_id(c, body, size); answered(c); nats_call(c); }
+    if (c->role == CALLER && opt.mode[0] == 'a') {
+        char want[48];
+        snprintf(want, sizeof want, "_INBOX.c%d.%lu ", c->index, c->answered);
+        if (!c->ready) { if (memmem(body, size, "\"error\"", 7)) complain("no stream", body, size); c->ready = 1; return; }
+        if (!strstr(line, want) || !memmem(body, size, "\"seq\"", 5)) complain("not stored", body, size);
+        answered(c); nats_call(c);
+    } else if (c->role == CALLER) { check_id(c, body, size); answered(c); nats_call(c); }
     else if (c->role == SUBSCRIBER) heard();
     else if (c->role == SERVICE) {
         static char m[MEGABYTE]; char reply[64];
@@ -301,14 +323,15 @@ static void nats_frame(struct conn *c, char *p, size_t n) {
             continue;
         }
         if (!strncmp(line, "INFO", 4)) {
-            char m[256];
+            char m[512];
             int k = sprintf(m, "CONNECT {\"verbose\":false,\"pedantic\":false,\"echo\":true,\"protocol\":1}\r\n");
             if (c->role == SERVICE) k += sprintf(m + k, "SUB svc.echo 1\r\n");
             else if (c->role == SUBSCRIBER) k += sprintf(m + k, "SUB news 1\r\n");
             else if (c->role == CALLER) k += sprintf(m + k, "SUB _INBOX.c%d.* 1\r\n", c->index);
+            if (makes_stream(c)) k += sprintf(m + k, "PUB $JS.API.STREAM.CREATE.bench _INBOX.c0.0 %zu\r\n" STREAM "\r\n", sizeof STREAM - 1);
             k += sprintf(m + k, "PING\r\n");
             frame(c, 2, m, k);
-        } else if (!strncmp(line, "PONG", 4)) c->ready = 1;
+        } else if (!strncmp(line, "PONG", 4)) c->ready = c->ready || !makes_stream(c);
         else if (!strncmp(line, "PING", 4)) frame(c, 2, "PONG\r\n", 6);
         else complain("nats", line, head);
         at += head;

@@ -22,6 +22,7 @@ from benchmarks.servers import (
     LOAD_CORE,
     Broker,
     Ganomede,
+    JetStream,
     Missing,
     Nats,
     Nchan,
@@ -116,6 +117,13 @@ GOALS = [
         Side(TwoNodes, "owlmeans", RELAY_DEEP),
         Side(OneNode, "owlmeans", RELAY_DEEP),
         1.5,
+    ),
+    Goal(
+        "P12",
+        "durable publish over the native dialect, 32 x 1 in flight (fsync on ours, none on theirs)",
+        Side(Broker, "owlmeans", APPEND),
+        Side(JetStream, "nats", APPEND),
+        2.5,
     ),
 ]
 

@@ -172,6 +172,18 @@ class Nats(Server):
         return [program("nats-server"), "-c", str(config)]
 
 
+class JetStream(Nats):
+    """The same with JetStream, whose files are written to the disk now and then."""
+
+    name = "jetstream"
+
+    def command(self) -> list[str]:
+        command = super().command()
+        with (self.directory / "nats.conf").open("a") as config:
+            config.write(f'jetstream {{ store_dir: "{self.directory}/store" }}\n')
+        return command
+
+
 class SocketIo(Server):
     """npm socket.io with the hub of peers/socketio_hub.js."""
 

@@ -152,6 +152,18 @@ class NotDone(Unavailable):
         self.retry_after = retry_after
 
 
+class Busy(BrokerError):
+    """Who could do it has all that it may have at once, and no more may wait.  It was not begun."""
+
+    code = "BUSY"
+
+
+class Cancelled(BrokerError):
+    """The caller has cancelled it; it may have been done or not."""
+
+    code = "CANCELLED"
+
+
 class Conflict(BrokerError):
     """A compare-and-set found another revision than it expected."""
 

@@ -19,20 +19,28 @@ from zope.interface import Attribute, Interface
 
 from broker.errors import BrokerError
 from broker.messages import (
+    Addition,
     Announce,
     Announcement,
     CloseCode,
+    CursorState,
     Entry,
     Event,
     Frame,
     HttpRequest,
     Identity,
     IndexRows,
+    Loss,
     Mail,
+    Origin,
+    Page,
+    Position,
+    Publication,
     Quota,
     Reply,
     Request,
     Response,
+    Start,
 )
 
 T = TypeVar("T")
@@ -57,6 +65,11 @@ class ILink(Interface):
     handshake: HttpRequest = Attribute("The HttpRequest that opened the connection.")
     open: bool = Attribute("Whether what is sent now goes out: from ``ISession.opened`` to the close by either side.")
     paused: bool = Attribute("True while more than a little waits to be sent.")
+    unsent: int = Attribute("How many bytes wait to be sent, of which the system has not taken any yet.")
+    drains: int = Attribute("How often all that waited was sent, after it was ``paused``.")
+    on_drained: Callable[[], object] | None = Attribute(
+        "Called once, as soon as nothing waits any more; None: nobody.  Set it while ``paused``."
+    )
 
     def allow_messages(max_bytes: int) -> None:
         """Receive messages of up to *max_bytes*, instead of ``TXBROKER_MAX_MESSAGE_BYTES``.
@@ -124,6 +137,12 @@ class ISession(Interface):
         Raising a ``BrokerError`` refuses it: the caller gets that error.
         """
 
+    def cancelled(id: str) -> None:
+        """The caller has cancelled request *id*: an answer is not awaited any more.
+
+        A session that has no such method is not told.
+        """
+
     def reply(reply: Reply) -> None:
         """An answer came to a ``Peer.call`` or a ``Peer.request``."""
 
@@ -144,6 +163,21 @@ class ISession(Interface):
         Only a client that the broker itself disconnects (``IPeer.disconnect``: it was
         kicked, or its credential has ended) may do nothing more.
         """
+
+
+class IFollower(Interface):
+    """A subscription that begins at a position, see ``IPeer.follow``.  ``IPeer.unsubscribe`` ends it."""
+
+    topic: str = Attribute("The name or the pattern that it follows.")
+    starts: Sequence[Start] = Attribute(
+        "Where it begins: in its topic, or in each that its pattern has matched so far."
+    )
+
+    def start() -> None:
+        """Begin to deliver: the client has been told where it begins."""
+
+    def resume() -> None:
+        """Go on: the client has room for events again."""
 
 
 class IPeer(Interface):
@@ -191,13 +225,17 @@ class IPeer(Interface):
     def hold(change: int) -> None:
         """As ``ILink.hold``, for a session that has no link; beyond the bounds it is disconnected with 1013."""
 
-    def slow_consumer() -> None:
-        """Count it as a client that reads too slowly, and log that, before a session that has no link ends for it."""
+    def slow_consumer(policy: str = "close") -> None:
+        """Count it as a client that reads too slowly; *policy* says what is done about it.
+
+        A session that has no link and ends for it calls this before; that is logged.
+        """
 
     def bind(
         session: ISession,
         disconnect: Callable[[int, str], object] | None = None,
         warn: Callable[[float], object] | None = None,
+        link: ILink | None = None,
     ) -> None:
         """Let events, requests, replies and mail go to *session*.
 
@@ -205,7 +243,8 @@ class IPeer(Interface):
         reason when the broker must disconnect the client: with 1008 when its credential
         has expired or is not configured any more.  *warn* is called with the seconds that
         are left, at most 30, before a credential expires.  Without them, the methods of the session
-        that are called so are used, if it has them.
+        that are called so are used, if it has them.  By *link* the broker notices that the client does not
+        read the answers to its streamed requests, and lets who sends them wait.
 
         The port does this for a WebSocket, with ``ILink.close``, when the dialect has not.
         """
@@ -345,6 +384,55 @@ class IPeer(Interface):
     def unsubscribe(topic: str, *, exact: bool = False) -> None:
         """Undo ``subscribe`` of the same *topic* and *exact*; a no-op without one."""
 
+    def follow(
+        topic: str,
+        origin: Origin | None,
+        deliver: Callable[[Event], bool],
+        lost: Callable[[Loss], object],
+        *,
+        cursor: str = "",
+        exact: bool = False,
+        echo: bool = False,
+        rate_limited: bool = True,
+    ) -> Coro[IFollower]:
+        """Get the events of *topic*, a name or a pattern, from *origin* on, each stored one once and in order.
+
+        Those that are stored already come first, read from the store as the client has room for them;
+        then those that are new.  It takes the place of ``subscribe`` to the same topic.
+
+        Args:
+            topic: of a pattern, 100 stored topics may match.
+            origin: a position (the first event is the one after it), ``START`` or ``NEW``; for a pattern one of
+                those words, or the position of each topic: a topic without one begins at its start.
+                None: as *cursor* says.
+            deliver: hands one event to the client.  False: it has no room now; the event comes again after
+                ``resume``, of the follower or of the peer, if it is stored.
+            lost: called with what can not be had any more, when that is noticed after the beginning.
+            cursor: a client id; "": none.  Without *origin*, each topic begins after what that has acknowledged,
+                or at its start.
+            exact: as in ``subscribe``.
+            echo: as in ``subscribe``; what is read from the store comes whoever has published it.
+            rate_limited: as in ``subscribe``.
+
+        Nothing is delivered before ``IFollower.start``.  It needs the permissions to subscribe and to read.
+
+        Raises:
+            Invalid: *origin* does not fit the topic, or a position is beyond the newest event.
+            TooLarge: the pattern matches too many topics.
+        """
+
+    def fall_behind(
+        event: Event, pattern: str, deliver: Callable[[Event], bool], lost: Callable[[Loss], object]
+    ) -> bool:
+        """Follow the topic or *pattern* by which *event* has come, from that on: the client has no room for it.
+
+        It goes on with ``resume``; *deliver* and *lost* as in ``follow``.  False: *event* is not stored, or it
+        did not come by a plain subscription.
+        """
+
+    def resume() -> None:
+        """Let all that it follows go on: the client has room again."""
+
     def listening() -> Coro[None]:
         """Return when its subscriptions are in force on all nodes, and they know what it takes and consumes.
 
@@ -359,6 +447,11 @@ class IPeer(Interface):
         time: float = 0.0,
         named: bool = True,
         original: bytes = b"",
+        durable: bool = False,
+        key: str = "",
+        expect: int | None = None,
+        content_type: str = "",
+        expires: float = 0.0,
     ) -> Deferred[Event]:
         """Publish an event; on a durable topic it is stored first.
 
@@ -370,11 +463,46 @@ class IPeer(Interface):
             time: the client's clock in seconds since the epoch; 0: the broker's.
             named: whether others are told the client id of the publisher.
             original: the client's own frame, for receivers of this dialect.
+            durable: whether it is stored whatever the topic.
+            key: 1 to 255 characters; if the topic has got an event by it in the last ``TXBROKER_DEDUP_SECONDS``,
+                this one is dropped, and the result is a ``duplicate`` with id and time of that one.
+            expect: the last id that the topic must have, 0 for none.
+            content_type: see ``Event``.
+            expires: see ``Event``.
 
         The Deferred fires with the event when it is on its way, and safe if stored.
+
+        Raises:
+            Invalid: *key* or *expect* was given, and the event is not to be stored; or one of the values is
+                malformed.
+            Conflict: *expect* was given, and the topic has another last id: see ``IStore.append``.
         """
 
-    def post(topic: str, name: str, body: bytes | None, *, client: str = "", author: str = "") -> Deferred[Event]:
+    def publish_all(publications: Sequence[Publication]) -> Deferred[list[Event]]:
+        """Store 1 to 1000 events, of several topics perhaps, all or none, and publish them.
+
+        They are visible together.  The Deferred fires with them, as those of ``publish``, when they are safe.
+
+        Raises:
+            TooLarge: there are more.
+            Conflict: as for ``publish``; what a later one expects counts those before it.
+        """
+
+    def receivers(event: Event) -> int:
+        """Return how many sessions of this node listen to the topic of *event*, which it has published."""
+
+    def post(
+        topic: str,
+        name: str,
+        body: bytes | None,
+        *,
+        client: str = "",
+        author: str = "",
+        key: str = "",
+        expect: int | None = None,
+        content_type: str = "",
+        expires: float = 0.0,
+    ) -> Deferred[Event]:
         """Publish an event and store it, whatever the topic.
 
         Args:
@@ -383,6 +511,10 @@ class IPeer(Interface):
             body: as that of ``publish``.
             client: the client id that it is from, see ``act_as``; "": the peer's own.
             author: what the application says of whom it is from, see ``Event.author``.
+            key: as that of ``publish``.
+            expect: as that of ``publish``.
+            content_type: see ``Event``.
+            expires: see ``Event``.
 
         The Deferred fires with the event, its id set, when it is safe.
         """
@@ -405,6 +537,25 @@ class IPeer(Interface):
 
     def head(topic: str) -> Deferred[int]:
         """Return the id of the newest event there ever was; 0 for none."""
+
+    def page(
+        topic: str,
+        *,
+        after: Position | None = None,
+        before: Position | None = None,
+        last: bool = False,
+        limit: int = 100,
+        max_bytes: int = MAX_PAGE_BYTES,
+    ) -> Coro[Page]:
+        """Return stored events of *topic* with what there is besides: those after a position, or from the oldest on.
+
+        With *before*, they are the last ones before that; with *last*, the newest; within the bounds of
+        ``read``, and at most 1000.
+
+        Raises:
+            Gone: the position is of another epoch than the present one, which is the name in the error.
+            Invalid: it is beyond the newest event, or *limit* is no number up to 1000.
+        """
 
     def poll(
         topic: str, after: int, limit: int, timeout: float, *, max_bytes: int = MAX_PAGE_BYTES, page_bytes: int = 0
@@ -431,6 +582,20 @@ class IPeer(Interface):
 
         Raises:
             Invalid: *id* is negative.
+        """
+
+    def acknowledge_events(cursor: str, topic: str, position: Position) -> Coro[bool]:
+        """Move the cursor of the client id *cursor* to *position*; return whether that was back.
+
+        Raises:
+            Gone: the position is of another epoch than the present one, which is the name in the error.
+            Invalid: it is beyond the newest event.
+        """
+
+    def cursors(topic: str = "") -> Coro[tuple[list[CursorState], bool]]:
+        """Return the cursors of all client ids that it may use, and whether there may be more.
+
+        With *topic*, those of that alone.
         """
 
     def create_index(id: str, topic: str, field: str) -> Coro[bool]:
@@ -484,7 +649,14 @@ class IPeer(Interface):
     # Calls.
 
     def perform(
-        names: Iterable[str], *, shared: bool = False, as_service: bool = False, takeover: bool = False
+        names: Iterable[str],
+        *,
+        shared: bool = False,
+        as_service: bool = False,
+        takeover: bool = False,
+        least_busy: bool = False,
+        max_in_flight: int = 0,
+        queue: int = 0,
     ) -> Coro[None]:
         """Get the calls of *names*, all of them or none, by ``ISession.request``.
 
@@ -494,9 +666,18 @@ class IPeer(Interface):
             shared: each call goes to one of those that share the name, round-robin.
             as_service: see *names*.
             takeover: probe a present holder, and replace it when it does not respond in time.
+            least_busy: each call goes to who has the fewest requests to answer, of those that share the name.
+            max_in_flight: how many calls of each of the names this peer may have at once; 0: any number.
+                One that has ended for its caller does not count, whether or not it was answered.
+            queue: how many more calls may wait for that; callers get ``Busy`` when the queues of all who
+                perform it are full.
+
+        What a peer performs already it performs on the new terms.
 
         Raises:
-            Taken: somebody else performs one of them.
+            Taken: somebody else performs one of them, alone or not *least_busy* as this one.
+            Invalid: it is one that performs services, or alone, on terms that are not for these; or *queue*
+                is too large, or is for what never waits.
             RateLimited: it has too many registrations.
         """
 
@@ -528,7 +709,17 @@ class IPeer(Interface):
             NotFound: nobody performs it, or not the recipient.
             Gone: the recipient is not connected.
             RateLimited: too many calls are waiting.
+            Busy: who performs it has as many as it takes; see ``perform``.
             BrokerError: the callee refuses it.
+        """
+
+    def cancel(ref: str) -> None:
+        """End its calls and streamed requests that it has made with *ref*: the callees are told.
+
+        Each ends with ``Cancelled``.
+
+        Raises:
+            NotFound: none is under way.
         """
 
     def answer(
@@ -796,12 +987,21 @@ class IStore(IService):
         "Called when ``epoch`` has changed since the store was seen last, as soon as operations are possible."
     )
 
-    def append(log: str, event: Event, quota: Quota | None = None, head: int | None = None) -> Deferred[Event]:
+    def append(
+        log: str,
+        event: Event,
+        quota: Quota | None = None,
+        head: int | None = None,
+        key: str = "",
+        key_seconds: float = 0.0,
+    ) -> Deferred[Event]:
         """Store *event* at the end of *log*; return a copy with ``id`` and ``epoch`` set.
 
-        With *head*, only if that is what ``head`` returns.
+        With *head*, only if that is what ``head`` returns.  With *key*, only if *log* has got no event by
+        that key in the last *key_seconds*: else what is returned is a ``duplicate``, with id and time of the
+        first event, whatever has become of that; *head* does not matter then.
 
-        Topic, name, body (None and b"" are two things), source, author and time are
+        Topic, name, body (None and b"" are two things), source, author, content type, expiry and time are
         stored; an event whose time is 0 gets the store's, or that of the last event of the log if
         that is later, because the clock was set back.
 
@@ -809,10 +1009,23 @@ class IStore(IService):
         them, and none is ever used twice, whatever has been trimmed.  An event
         is visible with its id and its body at once, or not at all.  Where logs were
         forgotten (``sweep``), a new one may begin with a later id than 1.
+        What has expired is read all the same: its reader leaves it out.
 
         Raises:
-            Conflict: *head* was given and is not the last id.
+            Conflict: *head* was given and is not the last id; its ``data`` is the ``Position`` of that as JSON, and
+                its name the id.
             RateLimited: it would be the first of a log, and *quota* is used up.
+        """
+
+    def append_all(additions: Sequence[Addition], key_seconds: float = 0.0) -> Deferred[list[Event]]:
+        """Append all events of *additions*, in their order, or none; return what ``append`` would, for each.
+
+        They are visible together.  Conditions of a later one see what the earlier ones leave: its *head* counts
+        them, and a key that an earlier one has brought makes a duplicate.
+
+        Raises:
+            Conflict: as for ``append``.
+            RateLimited: as for ``append``, with all new logs together.
         """
 
     def read(log: str, after: int, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:

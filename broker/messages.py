@@ -22,10 +22,12 @@ __all__ = [
     "MAX_EXPIRY",
     "MAX_ID",
     "MAX_TIME",
+    "Addition",
     "Announce",
     "Announcement",
     "BodyProducer",
     "CloseCode",
+    "CursorState",
     "Entry",
     "Event",
     "Frame",
@@ -33,11 +35,16 @@ __all__ = [
     "Identity",
     "IndexRows",
     "KeyAnnouncement",
+    "Loss",
     "Mail",
+    "Page",
+    "Position",
+    "Publication",
     "Quota",
     "Reply",
     "Request",
     "Response",
+    "Start",
     "quota_of",
     "text_frame",
 ]
@@ -51,6 +58,14 @@ MAX_RENDERED_BYTES = 1 << 20  # of one event's bodies in them, if there are more
 MAX_TIME = 8.64e12  # the last moment that a Date of JavaScript can hold
 MAX_EXPIRY = 253402300799.0  # the last second of the year 9999: RFC 3339, and most libraries, can name no later one
 MAX_ID = 2**53  # of events, and of revisions: what every client and every store has exactly
+
+# Where a subscription begins that is no position.
+START = "start"  # with the oldest event that is kept
+NEW = "new"  # with what comes from now on
+
+# Why stored events can not be had any more.
+RETENTION = "retention"  # they were too old, or too many
+EPOCH = "epoch"  # the store was wiped or restored, or has gone back
 
 
 class CloseCode(IntEnum):
@@ -121,6 +136,19 @@ class Identity:
         return f"{self.kind}:{self.name}" if self.name else self.kind
 
 
+@attrs.frozen
+class Position:
+    """Where an event stands in the log of its topic.
+
+    Attributes:
+        epoch: of the store; positions of two epochs have no order, and are never compared.
+        id: of the event; 0: before the first.
+    """
+
+    epoch: str
+    id: int
+
+
 # Not frozen: a frozen attrs class assigns through object.__setattr__, which
 # triples the price of what is made for every message.  They are not assigned to.
 @attrs.define(eq=False)
@@ -141,6 +169,10 @@ class Event:
             that pass it on verbatim; b"" when there is none.
         author: what the publisher's application says of whom it is from (ganomede's ``from``);
             nobody has checked that.  "" when it says nothing.
+        content_type: what the body is, if the publisher says it; "" for JSON.
+        expires: when it is good for nothing any more, in seconds since the epoch; 0.0: never.  Who reads a log
+            leaves out those whose time has come, as ``core/pages.py`` does; their ids stay used.
+        duplicate: whether this is what a store has returned for an event whose key it knew already.
     """
 
     topic: str
@@ -154,6 +186,9 @@ class Event:
     dialect: str = ""
     original: bytes = b""
     author: str = ""
+    content_type: str = ""
+    expires: float = 0.0
+    duplicate: bool = False
     _rendered: dict[Any, Any] | None = attrs.field(default=None, init=False, repr=False)
 
     def render(self, encode: Callable[..., Any], *words: str) -> Any:
@@ -172,6 +207,40 @@ class Event:
             if len(rendered) < MIN_RENDERINGS or len(rendered) * len(self.body or b"") < MAX_RENDERED_BYTES:
                 rendered[key] = made
             return made
+
+
+@attrs.frozen
+class Publication:
+    """What a client publishes to a stored topic, with others or alone.
+
+    Attributes:
+        topic, name, body, content_type, expires: of the event, see there.
+        key: if the topic has got an event by this key lately, that is the result; "": every one is new.
+        expect: the last id that the topic must have, 0 for none; None: any.
+    """
+
+    topic: str
+    name: str
+    body: bytes | None
+    key: str = ""
+    expect: int | None = None
+    content_type: str = ""
+    expires: float = 0.0
+
+
+@attrs.frozen
+class Addition:
+    """An event that is to be appended to a log, and under which conditions; see ``IStore.append``.
+
+    Attributes:
+        log, event, quota, head, key: the arguments of ``append``.
+    """
+
+    log: str
+    event: Event
+    quota: Quota | None = None
+    head: int | None = None
+    key: str = ""
 
 
 # Made for every call: a Struct is made in a third of the time of an attrs class.
@@ -419,6 +488,79 @@ class IndexRows:
     field: str
     value: str
     events: list[Event]
+
+
+@attrs.frozen
+class Page:
+    """Some stored events of a topic, and what there is besides.
+
+    Attributes:
+        events: in rising order of their ids.
+        epoch: of the store.
+        first: the id of the oldest event that is kept; ``head + 1`` if there is none.
+        head: the id of the newest event that there ever was; 0 for none.
+    """
+
+    events: list[Event]
+    epoch: str
+    first: int
+    head: int
+
+
+@attrs.frozen
+class Loss:
+    """Stored events that somebody who reads them in order can not get any more.
+
+    Attributes:
+        topic: theirs.
+        epoch: theirs, too.
+        first: the id of the first of them.
+        last: the id of the last; None: nobody knows, the epoch is another one now.
+        why: ``RETENTION`` or ``EPOCH``.
+    """
+
+    topic: str
+    epoch: str
+    first: int
+    last: int | None
+    why: str
+
+
+@attrs.frozen
+class Start:
+    """Where a subscription begins in one topic.
+
+    Attributes:
+        topic: a name.
+        position: the first event is the one after that.
+        loss: what it was to begin with and can not be had any more, or None.
+    """
+
+    topic: str
+    position: Position
+    loss: Loss | None = None
+
+
+Origin: TypeAlias = "Position | str | Mapping[str, Position]"  # START, NEW, or for a pattern the position by topic
+
+
+@attrs.frozen
+class CursorState:
+    """How far a client has acknowledged a topic.
+
+    Attributes:
+        client: the client id that the cursor belongs to.
+        topic: a name.
+        id: of the last event that it has acknowledged; 0 for none.
+        lag: how many there are after that.
+        moved: when it was moved last, in seconds since the epoch; 0.0: nobody knows.
+    """
+
+    client: str
+    topic: str
+    id: int
+    lag: int
+    moved: float
 
 
 @attrs.define(eq=False)

@@ -1,7 +1,9 @@
-"""Names and patterns of names, in the manner of NATS.
+"""Names and patterns of names, in the manner of NATS: one grammar for all that takes patterns.
 
-A name is split into tokens at each ".".  In a pattern the token ``*`` stands
-for exactly one token and ``>``, as the last token, for one or more.
+A name is split into tokens at each ".".  In a pattern the token ``*`` stands for exactly one token,
+``>``, as the last token, for one or more, and a last token that ends in ``*`` (``job:*``, ``orders.eu-*``)
+for whatever begins with the text before it, dots included.  A name that really holds ``*`` or ``>`` must be
+asked for as an exact one.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from broker.errors import Invalid
 
 MAX_NAME = 255  # characters
 MAX_TOKENS = 64  # of a pattern
-MAX_WILDCARDS = 16  # times that "*" may stand in a pattern
+MAX_WILDCARDS = 16  # times that the token "*" may stand in a pattern
+WILDCARDS = ("*", ">")
 LOG_PREFIX = "event/"  # + topic: the log in which a store keeps its events
 
 BROKER = "broker"  # the client id of the broker itself, as a sender
@@ -128,58 +131,66 @@ def is_key_of_broker(key: str) -> bool:
 
 
 def is_pattern(name: str) -> bool:
-    """Whether *name* holds a wildcard token."""
+    """Whether *name* stands for more than itself, unless it is asked for as an exact one."""
     if "*" not in name and ">" not in name:
         return False
     tokens = name.split(".")
-    return "*" in tokens or tokens[-1] == ">"
+    return tokens[-1] == ">" or name[-1] == "*" or "*" in tokens
+
+
+def is_prefix(token: str) -> bool:
+    """Whether *token*, the last one of a pattern, stands for whatever begins with the text before its ``*``."""
+    return token[-1:] == "*" and len(token) > 1
 
 
 def literal_beginning(pattern: str) -> str:
-    """Return what all names begin with that *pattern* matches, its last token perhaps a prefix; itself for a name."""
+    """Return what all names begin with that *pattern* matches; itself for a name."""
     tokens = pattern.split(".")
     for index, token in enumerate(tokens):
-        if token == "*" or (index == len(tokens) - 1 and (token == ">" or _is_prefix(token))):
+        if token == "*" or (index == len(tokens) - 1 and (token == ">" or is_prefix(token))):
             return "".join(f"{each}." for each in tokens[:index]) + token[:-1]
     return pattern
 
 
-def check_pattern(pattern: object, what: str = "pattern", *, prefix: bool = False) -> str:
-    """Return *pattern* if it is a name or a well-formed pattern.
-
-    With *prefix*, a last token that ends in ``*``, as in ``worker-*``, is a prefix, and a
-    ``*`` elsewhere in a token is refused: such a pattern could match nothing.
+def check_pattern(pattern: object, what: str = "pattern") -> str:
+    """Return *pattern* if it is a name without ``*`` and ``>``, or a pattern that can match a name.
 
     Raises:
-        Invalid: it is neither: an empty token, or ``>`` before the end.
+        Invalid: it is neither: ``>`` before the end or within a token, ``*`` at the beginning or in the midst of
+            one, or an empty token beside a wildcard.
     """
     text = check_name(pattern, what)
-    tokens = text.split(".")
-    wild = is_pattern(text) or ">" in tokens
-    if wild and ("" in tokens or ">" in tokens[:-1] or len(tokens) > MAX_TOKENS or tokens.count("*") > MAX_WILDCARDS):
-        raise Invalid(what, text)
-    if prefix and any(
-        "*" in token[: -1 if index == len(tokens) - 1 else None] for index, token in enumerate(tokens) if token != "*"
-    ):
+    if ("*" in text or ">" in text) and not _is_well_formed(text.split(".")):
         raise Invalid(what, text)
     return text
 
 
-def matches(pattern: str, name: str, *, prefix: bool = False) -> bool:
-    """Whether *pattern* matches the plain *name*; with *prefix*, its last token may be one, as in ``worker-*``."""
+def _is_well_formed(tokens: list[str]) -> bool:
+    """Whether *tokens*, some of which hold wildcard characters, are those of a pattern."""
+    if "" in tokens or len(tokens) > MAX_TOKENS or tokens.count("*") > MAX_WILDCARDS:
+        return False
+    last = tokens[-1]
+    literals = [token for token in tokens[:-1] if token != "*"]
+    if last not in WILDCARDS:
+        literals.append(last[:-1] if is_prefix(last) else last)
+    return not any("*" in token or ">" in token for token in literals)
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether *pattern* matches the plain *name*."""
     if pattern == name:
         return True
-    return _match(pattern.split("."), name.split("."), prefix)
+    return _match(pattern.split("."), name.split("."))
 
 
-def _match(pattern: list[str], name: list[str], prefix: bool) -> bool:
+def _match(pattern: list[str], name: list[str]) -> bool:
     last = len(pattern) - 1
     for index, token in enumerate(pattern):
         if index >= len(name):
             return False
         if index == last and token == ">":
             return True
-        if prefix and index == last and _is_prefix(token):
+        if index == last and is_prefix(token):
             return name[index].startswith(token[:-1])
         if token not in ("*", name[index]):
             return False
@@ -187,7 +198,7 @@ def _match(pattern: list[str], name: list[str], prefix: bool) -> bool:
 
 
 def covers(pattern: str, inner: str) -> bool:
-    """Whether every name that *inner* matches is matched by *pattern* too; the last token of both may be a prefix."""
+    """Whether every name that *inner* matches is matched by *pattern* too."""
     outer, tokens = pattern.split("."), inner.split(".")
     last = len(outer) - 1
     for index, token in enumerate(outer):
@@ -196,10 +207,10 @@ def covers(pattern: str, inner: str) -> bool:
         if index == last and token == ">":
             return True
         other = tokens[index]
-        if index == last and _is_prefix(token):
+        if index == last and is_prefix(token):
             return other.startswith(token[:-1])
         # A last token that stands for several is within none that stands for one.
-        if index == len(tokens) - 1 and (other == ">" or _is_prefix(other)):
+        if index == len(tokens) - 1 and (other == ">" or is_prefix(other)):
             return False
         if token not in ("*", other):
             return False
@@ -207,14 +218,14 @@ def covers(pattern: str, inner: str) -> bool:
 
 
 def overlaps(one: str, other: str) -> bool:
-    """Whether some name is matched by both patterns; the last token of each may be a prefix."""
+    """Whether some name is matched by both patterns."""
     left, right = one.split("."), other.split(".")
     for index in range(max(len(left), len(right))):
         if index >= len(left) or index >= len(right):
             return False
         a, b = left[index], right[index]
-        a_open = index == len(left) - 1 and (a == ">" or _is_prefix(a))
-        b_open = index == len(right) - 1 and (b == ">" or _is_prefix(b))
+        a_open = index == len(left) - 1 and (a == ">" or is_prefix(a))
+        b_open = index == len(right) - 1 and (b == ">" or is_prefix(b))
         if a_open or b_open:
             return _begin_alike(a, a_open, b, b_open)
         if a != b and a != "*" and b != "*":
@@ -228,7 +239,3 @@ def _begin_alike(a: str, a_open: bool, b: str, b_open: bool) -> bool:
         return True
     left, right = a[: -1 if a_open else None], b[: -1 if b_open else None]
     return (a_open and right.startswith(left)) or (b_open and left.startswith(right))
-
-
-def _is_prefix(token: str) -> bool:
-    return token[-1:] == "*" and len(token) > 1

@@ -62,6 +62,9 @@ class BaseSession:
         """Refuse: this client performs nothing."""
         raise NotFound("method", request.procedure)
 
+    def cancelled(self, id: str) -> None:
+        """Ignore it: an answer is dropped."""
+
     def reply(self, reply: Reply) -> None:
         """Ignore the reply."""
 

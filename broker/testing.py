@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import cache
 from typing import Any, TypeAlias, cast, get_args, get_origin, get_type_hints
 
@@ -47,7 +47,9 @@ class FakeLink:
         handshake: the request the client is said to have come with.
         sent: text messages as bytes, binary ones as (bytes,) tuples.
         closed: (code, reason) once closed, else None.
-        paused: what ``ILink.paused`` says; set it as the test needs.
+        paused: what ``ILink.paused`` says; set it as the test needs, and call ``drain`` for the end of that.
+        unsent, drains: what ``ILink`` says.
+        on_drained: see ``ILink``.
         receiving: whether the session wants to receive; a fake link hands it what it is told to all the same.
         held: the bytes that the session says it keeps for later.
     """
@@ -56,6 +58,9 @@ class FakeLink:
     sent: list[Any] = attrs.field(factory=list)
     closed: tuple[int, str] | None = None
     paused: bool = False
+    unsent: int = 0
+    drains: int = 0
+    on_drained: Callable[[], object] | None = None
     receiving: bool = True
     held: int = 0
 
@@ -105,6 +110,14 @@ class FakeLink:
     def abort(self) -> None:
         """Remember an abort as code 1006."""
         self.close(CloseCode.ABNORMAL)
+
+    def drain(self) -> None:
+        """Send all that waits: tell the session that it may go on."""
+        self.paused, self.unsent = False, 0
+        self.drains += 1
+        on_drained, self.on_drained = self.on_drained, None
+        if on_drained is not None:
+            on_drained()
 
     def take(self) -> list[Any]:
         """Return what was sent since the last time."""
@@ -196,7 +209,7 @@ def connect(broker: Broker, dialect: Any, request: HttpRequest | None = None) ->
         peer.close()
         raise
     if peer.session is None:
-        peer.bind(session, link.close)
+        peer.bind(session, link.close, link=link)
     session.opened()
     return Connected(peer, link, session)
 

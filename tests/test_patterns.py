@@ -12,6 +12,7 @@ from broker.patterns import (
     check_pattern,
     covers,
     is_pattern,
+    literal_beginning,
     matches,
     overlaps,
     pair_key,
@@ -21,10 +22,10 @@ tokens = st.sampled_from(["a", "b", "c"])
 names = st.lists(tokens, min_size=1, max_size=4).map(".".join)
 patterns = st.builds(
     lambda head, tail: ".".join([*head, *tail]),
-    st.lists(st.sampled_from(["a", "b", "*"]), min_size=1, max_size=3),
-    st.sampled_from([[], [">"]]),
+    st.lists(st.sampled_from(["a", "b", "ab", "*"]), min_size=1, max_size=3),
+    st.sampled_from([[], [">"], ["a*"], ["ab*"]]),
 )
-ALL_NAMES = [".".join(parts) for n in range(1, 6) for parts in product("abc", repeat=n)]
+ALL_NAMES = [".".join(parts) for n in range(1, 5) for parts in product(["a", "b", "ab", "abc", "c"], repeat=n)]
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,15 @@ ALL_NAMES = [".".join(parts) for n in range(1, 6) for parts in product("abc", re
         ("a.>", "a", False),
         (">", "anything.at.all", True),
         ("*.b", "a.b", True),
-        ("a*", "ab", False),
+        ("job:*", "job:1", True),
+        ("job:*", "job:", True),
+        ("job:*", "job:1.done", True),
+        ("job:*", "job", False),
+        ("job:*", "a.job:1", False),
+        ("orders.eu-*", "orders.eu-1", True),
+        ("orders.eu-*", "orders.us-1", False),
+        ("orders.eu-*", "orders", False),
+        ("*.eu-*", "orders.eu-1.x", True),
         ("users/v1", "users/v1", True),
     ],
 )
@@ -78,16 +87,53 @@ def test_any_other_text_names_a_topic(name):
     assert check_name(name) == name
 
 
-@pytest.mark.parametrize("pattern", ["a..*", ">.a", "*.", "a.>.b", ".>"])
-def test_a_pattern_with_an_empty_token_or_an_early_end_is_refused(pattern):
+IMPOSSIBLE = [
+    *("a..*", "*.", ".>", "a..b*", ".*", "*..a", "a*.", "a.*."),  # an empty token
+    *(">.a", "a.>.b", "a>", ">a", "a.>b", "a>b", ">>", "a>.b", ">*", "a.>*"),  # ">" elsewhere
+    *("*a", "a*b", "a*.b", "*a*", "**", "a.**", "a.*b*", "*>", "a*>", "a*b*"),  # "*" glued elsewhere
+    "a" * 255 + "*",
+]
+
+
+@pytest.mark.parametrize("pattern", IMPOSSIBLE)
+def test_a_pattern_that_can_match_nothing_is_refused(pattern):
     with pytest.raises(Invalid):
         check_pattern(pattern)
 
 
-@pytest.mark.parametrize("name", ["a>", "*a", "a*b", "a..b"])
-def test_a_wildcard_inside_a_token_is_an_ordinary_character(name):
+@pytest.mark.parametrize("pattern", ["*", ">", "a.*", "*.a", "*.*.>", "job:*", "a.b*", "*.b*", "a" * 254 + "*"])
+def test_a_pattern_that_can_match_something_is_one(pattern):
+    assert check_pattern(pattern) == pattern
+    assert is_pattern(pattern)
+
+
+@given(st.text("ab*>.", max_size=7))
+def test_what_holds_a_wildcard_character_is_a_pattern_or_refused(text):
+    try:
+        check_pattern(text)
+    except Invalid:
+        return
+    assert is_pattern(text) is ("*" in text or ">" in text)
+
+
+@pytest.mark.parametrize("name", ["a", "a..b", ".a", "a.", ".", "wait..."])
+def test_a_name_without_wildcard_characters_may_have_empty_tokens(name):
     assert not is_pattern(name)
     assert check_pattern(name) == name
+
+
+@pytest.mark.parametrize("name", ["*", ">", "job:*", "a*b", "a>", "a.>.b"])
+def test_a_name_that_holds_wildcard_characters_matches_itself(name):
+    assert check_name(name) == name
+    assert matches(name, name)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "beginning"),
+    [("job:*", "job:"), ("a.*", "a."), ("a.>", "a."), ("a.b*", "a.b"), ("*.b", ""), (">", ""), ("a.b", "a.b")],
+)
+def test_all_that_a_pattern_matches_begins_alike(pattern, beginning):
+    assert literal_beginning(pattern) == beginning
 
 
 def test_no_two_pairs_have_one_key():

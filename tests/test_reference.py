@@ -34,10 +34,10 @@ def test_an_interface_has_all_its_members_there(page, name):
 
 
 def test_a_verb_has_its_types_and_its_errors(page):
-    verb = page[page.index(".. py:method:: post(") :].split(".. py:method::")[1]
+    verb = page[page.index(".. py:method:: enqueue(") :].split(".. py:method::")[1]
     assert verb.startswith(
-        " post(topic: str, name: str, body: bytes | None, *, client: str='', author: str='') -> Deferred[Event]\n\n"
-        "      Publish an event and store it, whatever the topic.\n"
+        " enqueue(ref: str, body: bytes, *, recipient: str='', time: float=0.0) -> Deferred[bool]\n\n"
+        "      Send a message to a client's mailbox, or to the work queue ``queue:<name>``.\n"
     )
 
 

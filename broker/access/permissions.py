@@ -78,10 +78,22 @@ class Grants:
         # What is no name anyway, since it is too long, is not remembered.
         return self._decision(verb, name) if len(name) <= MAX_REMEMBERED else self._decide(verb, name)
 
+    def may_name(self, verb: str, name: str) -> bool:
+        """Whether *verb* is permitted with *name*, which is plain: wildcards in it are ordinary characters."""
+        if not is_pattern(name):
+            return self.may(verb, name)
+        rule = self._rules.get(verb)
+        return self._lenient if rule is None else rule.may(name)
+
     def may_act(self, client: str) -> bool:
         """Whether the client id *client*, which is another's, may be used: never without a rule."""
         rule = self._rules.get("act")
         return rule is not None and rule.may(client)
+
+    def may_all(self, verb: str, pattern: str) -> bool:
+        """Whether *verb* is permitted with every name that *pattern* matches."""
+        rule = self._rules.get(verb)
+        return self._lenient if rule is None else rule.may_all(pattern)
 
     def _decide(self, verb: str, name: str) -> bool:
         rule = self._rules.get(verb)
@@ -137,7 +149,7 @@ class Permissions:
         if table in self._plain:
             yield self._plain[table]
         for other, pattern, rules in self._patterns:
-            if name and other == kind and pattern != name and matches(pattern, name, prefix=True):
+            if name and other == kind and pattern != name and matches(pattern, name):
                 yield rules
 
 
@@ -231,7 +243,7 @@ class _Reader:
             self._wrong((kind, name), "is a pattern that can match no name")
         elif kind == "user" and not (could_name(name) and name.isprintable()):
             self._wrong((kind, name), "is a name that no user can have")
-        elif kind == "key" and not any(matches(name, key, prefix=True) for key in self.keys):
+        elif kind == "key" and not any(matches(name, key) for key in self.keys):
             self._wrong((kind, name), f"TXBROKER_API_KEYS has no key of this name{_nearest(name, self.keys)}")
 
     def _unknown_kind(self, kind: str, inner: Any) -> None:
@@ -261,17 +273,17 @@ class _Reader:
 def _pattern_of(table: str) -> Iterator[tuple[str, str]]:
     """Yield kind and name of *table* if that name is a pattern."""
     kind, _, name = table.partition(":")
-    if name.endswith(("*", ">")) or is_pattern(name):
+    if is_pattern(name):
         yield kind, name
 
 
 def _any(patterns: Iterable[str], name: str) -> bool:
-    return any(matches(pattern, name, prefix=True) for pattern in patterns)
+    return any(matches(pattern, name) for pattern in patterns)
 
 
 def _can_match(pattern: object) -> bool:
     try:
-        check_pattern(pattern, prefix=True)
+        check_pattern(pattern)
     except Invalid:
         return False
     return True

@@ -99,7 +99,9 @@ def _glob(kind: str, text: str) -> str:
     if kind == PREFIX:
         return escape_glob(text) + "*"
     # "*" of Redis goes over dots, too: it matches more, never less.
-    return ".".join("*" if token in ("*", ">") else escape_glob(token) for token in text.split("."))
+    *tokens, last = text.split(".")
+    end = escape_glob(last[:-1]) + "*" if last == ">" or last[-1:] == "*" else escape_glob(last)
+    return ".".join([*("*" if token == "*" else escape_glob(token) for token in tokens), end])
 
 
 def _predicate(kind: str, text: str) -> Callable[[str], bool]:

@@ -22,13 +22,16 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.cluster.claims import LAPSED
-from broker.cluster.messages import Called, Ended, NotHere, WireError
+from broker.cluster.loads import Known, Loads, distribute
+from broker.cluster.messages import Called, Ended, NotHere, Paused, WireError
 from broker.cluster.messenger import NodeMessenger
 from broker.cluster.stand_ins import Callee, Caller, lookup
 from broker.core.bounded import BoundedDict
-from broker.core.calls import Call, Calls, Party
-from broker.core.registry import Registry
-from broker.errors import BrokerError, Gone, NotDone, NotFound, Unavailable
+from broker.core.call import Call, Party
+from broker.core.calls import Calls
+from broker.core.performers import loads_of
+from broker.core.registry import Registration, Registry
+from broker.errors import BrokerError, Busy, Gone, NotDone, NotFound, Unavailable
 from broker.messages import Reply, Request
 from broker.patterns import BROKER, CLIENT, PROCEDURE, SERVICE, SESSION, TAKER, split_kind
 
@@ -36,6 +39,7 @@ log = Logger()
 
 MAX_KNOWN = 10000  # callees whose nodes are remembered
 MAX_NAMES = 1000  # of callees here whose kinds are remembered
+MAX_LOADS = 16  # performers of one procedure here, of whose load another node is told
 NO_LEASE = "This node has no lease at the moment: it can not reach the others."
 TOO_MUCH = "Too much waits for that node."
 
@@ -75,15 +79,22 @@ class RemoteCalls(Calls):
         self._out: dict[str, Call] = {}  # those whose callees are elsewhere, by their ids
         self._in: dict[str, Caller] = {}  # by the id of the call at the caller's node, which no other node uses
         self._known: BoundedDict[tuple[str, ...], Route] = BoundedDict(MAX_KNOWN)
+        self._loads = Loads(nodes, self._loads_of)
         self._searches: dict[tuple[str, ...], list[Callee]] = {}  # who waits for the result of each
         nodes.on(Called, self._called)
         nodes.on(Reply, self._answered)
         nodes.on(NotHere, self._not_here)
         nodes.on(Ended, self._ended)
+        nodes.on(Paused, self._paused)
         nodes.on_departure(self._forget)
         nodes.on_lapse(self._lapsed)
         nodes.on_break(self._broken)
         nodes.on_refusal(self._refused)
+
+    def stop(self) -> None:
+        """See ``Calls.stop``."""
+        super().stop()
+        self._loads.stop()
 
     def registry_of(self, kind: str) -> Registry[Party]:
         """Return who holds the names of *kind* here; see ``ClusterNames``."""
@@ -98,9 +109,14 @@ class RemoteCalls(Calls):
             name = SERVICE + service if service else PROCEDURE + procedure
             if not (entry.shared or self._holds(name)):
                 raise _not_held(name)
-            return entry.next(), service or procedure
+            if not self.performers.by_load or not self._others_may_be_less_busy(entry):
+                return entry.choose(), service or procedure
         names, missing = lookup(procedure, service)
         return Callee(names, missing, self._forward, self._out), service
+
+    def _others_may_be_less_busy(self, entry: Registration[Party]) -> bool:
+        loads = loads_of(entry, 1)
+        return bool(loads and loads[0]) and len(self._messenger.bus.nodes) > 1
 
     def find_taker(self, topic: str) -> Party:
         """Return who gets streamed requests of *topic*, or a stand-in that will find out."""
@@ -116,7 +132,7 @@ class RemoteCalls(Calls):
 
     def _forward(self, callee: Callee) -> None:
         route = None if callee.fresh else self._route(callee.names)
-        if route is None:
+        if route is None or route.name in self._loads:
             callee.fresh = True
             self._look_for([callee])
         elif len(route.untried) > 1:
@@ -162,8 +178,11 @@ class RemoteCalls(Calls):
             self._known[names] = route
             callees += later
             later = []
-        for callee in callees:
-            self._try(callee, route)
+        if len(addresses) > 1 and name.startswith(PROCEDURE):
+            self._loads.ask(name, addresses, lambda known: self._distribute(callees, route, known))
+        else:
+            for callee in callees:
+                self._try(callee, route)
         if later:  # they may have come after somebody began to perform it, and that after the search
             self._look_for(later)
 
@@ -173,6 +192,21 @@ class RemoteCalls(Calls):
             # Nodes that share the name are used round-robin.
             route.untried = (*route.untried[1:], route.untried[0])
         self._try_next(callee)
+
+    def _distribute(self, callees: list[Callee], route: Route, known: Known) -> None:
+        """Send the requests of *callees* to those who are least busy, if that matters, as far as it is known."""
+        if not any(known.values()):
+            for callee in callees:
+                self._try(callee, route)
+            return
+        orders = distribute(known, self._loads.rotated(route.untried), len(callees))
+        for callee, untried in zip(callees, orders, strict=True):
+            callee.name, callee.untried = route.name, untried
+            self._try_next(callee)
+
+    def _loads_of(self, name: str) -> list[int]:
+        entry = self.performers.get(name[len(PROCEDURE) :]) if name.startswith(PROCEDURE) else None
+        return [] if entry is None else loads_of(entry, MAX_LOADS)
 
     def _not_found(self, failure: Failure, callees: list[Callee]) -> None:
         if failure.check(BrokerError) is None:
@@ -248,6 +282,10 @@ class RemoteCalls(Calls):
         if callee.address != address:
             return
         if reply.error is not None and reply.source == BROKER:
+            if isinstance(reply.error, Busy) and callee.untried:
+                callee.error = reply.error
+                self._try_next(callee)  # it was not begun there
+                return
             self._give_up(callee, reply.error)
         elif call.streamed:
             callee.client = reply.source
@@ -265,6 +303,20 @@ class RemoteCalls(Calls):
             return None
         callee = cast(Callee, call.callee)
         return callee if callee.address == address else None
+
+    def _tell_pause(self, callee: Party, paused: bool) -> None:
+        """See ``Calls._tell_pause``."""
+        if isinstance(callee, Callee) and callee.address and callee.request is not None:
+            self._send(callee.address, Paused(callee.request.id, paused), urgent=True)
+
+    def _paused(self, address: str, message: Paused) -> None:
+        """Let those who answer a streamed request of another node wait, or go on."""
+        caller = self._in.get(message.id)
+        if caller is not None and caller.address == address:
+            caller.halted, caller.unsent = message.paused, caller.unsent + 1
+            caller.drains += not message.paused
+            for call in caller.calling.values() if message.paused else ():
+                self._pressure.add(call.callee, caller)
 
     def _not_here(self, address: str, message: NotHere) -> None:
         callee = self._callee_at(address, message.id)
@@ -287,12 +339,16 @@ class RemoteCalls(Calls):
             self._send(address, _refusal(id, error), urgent=True)
             return
         request.method = request.procedure[len(request.service) + 1 :] if request.procedure else ""
-        caller = self._in[id] = Caller(address, id, request.caller, self._send, self._not_answered)
+        caller = self._in[id] = Caller(
+            address, id, request.caller, self._send, self._not_answered, self._messenger.is_crowded
+        )
         try:
             self.open(caller, callee, id, request, message.quiet)
         except BrokerError as error:
             self._in.pop(id, None)  # it may not have been opened at all
             self._refuse(caller, error)
+        if self.performers.by_load and self._loads_of(message.name):
+            self._loads.notify(address, message.name)
 
     def _refuse(self, caller: Caller, error: BrokerError) -> None:
         """Let the call of *caller* fail there."""
@@ -319,7 +375,7 @@ class RemoteCalls(Calls):
             raise NotFound("method", rest)
         if not (entry.shared or self._holds(name)):
             raise _not_held(name)
-        return entry.next(), "" if kind == TAKER else rest
+        return entry.choose(), "" if kind == TAKER else rest
 
     # Both.
 
@@ -336,16 +392,19 @@ class RemoteCalls(Calls):
         """End a call that has ended at the other node, whichever side that is."""
         caller = self._in.get(message.id)
         if caller is not None and caller.address == address:
-            self._end_caller(caller)
+            self._end_caller(caller, message.cancelled)
         callee = self._callee_at(address, message.id)
         if callee is not None:
             callee.address = ""
             self._end(self._out[message.id])
 
-    def _end_caller(self, caller: Caller) -> None:
+    def _end_caller(self, caller: Caller, cancelled: bool = False) -> None:
         caller.told = True
         for call in list(caller.calling.values()):
-            self._end(call)
+            if cancelled:
+                call.callee.on_cancel(call.id)
+            if call.id in call.callee.serving:  # else it was answered at once
+                self._end(call)
 
     def _forget(self, address: str) -> None:
         """Forget what was found on a node whose lease has ended."""
@@ -383,7 +442,7 @@ class RemoteCalls(Calls):
         callee, caller = call.callee, call.caller
         if isinstance(callee, Callee) and callee.address:
             address, callee.address = callee.address, ""
-            self._send(address, Ended(call.id), urgent=True)
+            self._send(address, Ended(call.id, callee.cancelled), urgent=True)
         if isinstance(caller, Caller):
             self._in.pop(caller.id, None)
             if call.streamed and call.answers and not caller.told:

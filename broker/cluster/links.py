@@ -21,6 +21,8 @@ log = Logger()
 
 MAX_BYTES = 1 << 25  # bytes that one link keeps; the double for what must not be refused
 MAX_MESSAGES = 20_000  # that one link keeps; the double for what must not be refused
+CROWDED_BYTES = MAX_BYTES // 4  # from which on who sends much has to wait
+CROWDED_MESSAGES = MAX_MESSAGES // 2
 MAX_PAST = 10_000  # addresses whose last links are remembered
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -114,6 +116,11 @@ class Links:
         else:
             link.put(message, token)
         return True
+
+    def is_crowded(self, address: str) -> bool:
+        """Whether so much waits for *address* that what can wait should."""
+        link = self._links.get(address)
+        return link is not None and (link.bytes > CROWDED_BYTES or link.kept > CROWDED_MESSAGES)
 
     def _begin(self, address: str) -> Link:
         self._number += 1

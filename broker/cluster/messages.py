@@ -62,9 +62,35 @@ class NotHere(msgspec.Struct, tag="elsewhere", array_like=True):
 
 
 class Ended(msgspec.Struct, tag="end", array_like=True):
-    """The call of that id has ended at the caller's node."""
+    """The call of that id has ended at the caller's node.
+
+    Attributes:
+        id: of the call there.
+        cancelled: whether the caller has cancelled it, so that the callee is told.
+    """
 
     id: str
+    cancelled: bool = False
+
+
+class Paused(msgspec.Struct, tag="pause", array_like=True):
+    """Whether the caller of the streamed request of that id, at its node, has too much to read at present."""
+
+    id: str
+    paused: bool
+
+
+class LoadAsked(msgspec.Struct, tag="load?", array_like=True):
+    """The question how busy those are who perform *name* on the node that gets this."""
+
+    name: str
+
+
+class Load(msgspec.Struct, tag="load", array_like=True):
+    """How many calls the least busy performers of *name* have on the node that sends this, rising; [] for any order."""
+
+    name: str
+    loads: list[int]
 
 
 class Probe(msgspec.Struct, tag="probe", array_like=True):
@@ -98,7 +124,7 @@ class Drain(msgspec.Struct, tag="drain", array_like=True):
     queue: str
 
 
-Message: TypeAlias = Called | Reply | NotHere | Ended | Probe | Deliver | BoolReply | Drain
+Message: TypeAlias = Called | Reply | NotHere | Ended | Paused | LoadAsked | Load | Probe | Deliver | BoolReply | Drain
 
 
 def _wire_error(error: BrokerError) -> WireError:

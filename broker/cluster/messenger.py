@@ -103,6 +103,10 @@ class NodeMessenger:
             return True
         return self._links.put(address, encode(message), token, urgent=urgent)
 
+    def is_crowded(self, address: str) -> bool:
+        """Whether so much waits to be sent to a node that what can wait should."""
+        return self._links.is_crowded(address)
+
     def _receive_from_self(self) -> None:
         messages, self._to_self = self._to_self, deque()
         self._handle(self.bus.address, map(decode, messages))

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import msgspec
 
-from broker.core.calls import Call
+from broker.core.call import Call, Flow
 from broker.errors import BrokerError, NotFound
 from broker.messages import Reply, Request
 from broker.patterns import BROKER, PROCEDURE, SERVICE
@@ -37,6 +37,7 @@ class Callee(msgspec.Struct, eq=False):
         error: what the caller gets instead, since somebody has said so; or None.
         fresh: whether it was looked for since the call began.
         orphaned: whether the caller left while the callee was looked for.
+        cancelled: whether the caller has cancelled the call.
     """
 
     names: tuple[str, ...]
@@ -52,8 +53,10 @@ class Callee(msgspec.Struct, eq=False):
     error: BrokerError | None = None
     fresh: bool = False
     orphaned: bool = False
+    cancelled: bool = False
 
     calling: ClassVar[dict[str, Call]] = {}  # it calls nobody
+    flow: ClassVar[None] = None
 
     def hold(self, change: int) -> None:
         """Never called: it calls nobody."""
@@ -62,6 +65,10 @@ class Callee(msgspec.Struct, eq=False):
         """Begin to look for the callee."""
         self.request = request
         self.forward(self)
+
+    def on_cancel(self, id: str) -> None:
+        """Let its node be told, when the call ends, which is now."""
+        self.cancelled = True
 
     def on_reply(self, reply: Reply) -> None:
         """Never called: it calls nobody."""
@@ -76,7 +83,11 @@ class Caller(msgspec.Struct, eq=False):
         client: the client id of the caller.
         send: sends a message to a node; says whether that was begun.
         refuse: lets the call fail there, since that could not be.
+        is_crowded: whether much waits to be sent to a node.
         told: whether its node knows of the end.
+        halted: whether the caller has too much to read at present.
+        unsent: another number whenever it has read some of that.
+        drains: how often it had no more than a little to read afterwards.
     """
 
     address: str
@@ -84,15 +95,43 @@ class Caller(msgspec.Struct, eq=False):
     client: str
     send: Callable[[str, Reply], bool]
     refuse: Callable[[Caller], object]
+    is_crowded: Callable[[str], bool]
     told: bool = False
+    halted: bool = False
+    unsent: int = 0
+    drains: int = 0
     calling: dict[str, Call] = {}
 
     serving: ClassVar[dict[str, Call]] = {}  # it performs nothing
+    open: ClassVar[bool] = True
+
+    @property
+    def flow(self) -> Flow:
+        """It stands for the connection of the caller, too."""
+        return self
+
+    @property
+    def paused(self) -> bool:
+        """Whether more than a little waits to be sent, there or here."""
+        return self.halted or self.is_crowded(self.address)
+
+    def pause_receiving(self) -> None:
+        """Never called: it performs nothing."""
+
+    def resume_receiving(self) -> None:
+        """Never called: it performs nothing."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Let the call fail there."""
+        self.refuse(self)
 
     def hold(self, change: int) -> None:
         """Do nothing: its own node counts what is kept for it."""
 
     def on_request(self, request: Request) -> None:
+        """Never called: it performs nothing."""
+
+    def on_cancel(self, id: str) -> None:
         """Never called: it performs nothing."""
 
     def on_reply(self, reply: Reply) -> None:

@@ -208,6 +208,11 @@ class Settings:
     durable_topics: tuple[str, ...] = option(
         PATTERNS, (), "Topics whose events are stored whichever dialect they come from."
     )
+    dedup_seconds: float = option(
+        SECONDS,
+        300.0,
+        "How long a topic knows the key of an event, which is not stored again meanwhile; 0: not at all.",
+    )
     max_store_bytes: int = option(
         BYTES_OR_NONE,
         0,
@@ -342,6 +347,12 @@ class Settings:
         1 << 20,
         "How much may wait for a client that does not read, for longer than ``TXBROKER_SLOW_GRACE_SECONDS``; "
         "when 16 times as much waits it is closed at once.",
+    )
+    resume_events: int = option(
+        COUNT,
+        10_000,
+        "How many stored events a subscription may send at once to a client that comes back; the others follow as it "
+        "reads.",
     )
     memory_limit_bytes: int = option(
         BYTES_OR_NONE,

@@ -9,71 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import count
-from typing import Protocol
 from uuid import uuid4
 
-import msgspec
 from twisted.internet.interfaces import IReactorTime
 
+from broker.core.back_pressure import BackPressure
+from broker.core.call import Call, Party
+from broker.core.call_limits import Terms
 from broker.core.deadlines import Deadlines
+from broker.core.memory import Account
+from broker.core.performers import Performers
 from broker.core.registry import Registry, text_bytes
 from broker.core.shares import Share
 from broker.core.slices import slices_of
-from broker.errors import BrokerError, Gone, Invalid, NotFound, RateLimited, Timeout
+from broker.errors import BrokerError, Cancelled, Gone, Invalid, NotFound, RateLimited, Timeout
 from broker.messages import MAX_TIME, Reply, Request
 from broker.patterns import BROKER
 
 MAX_KEPT_LENGTH = 1024  # characters of what a call keeps: the caller's own id of it, and the procedure
 LONG = 128  # characters of the two, from which on their bytes are counted
 MAX_KEPT_BYTES = 1 << 21  # of those of the calls of one caller
-
-
-class Party(Protocol):
-    """What calls need of a peer, on either side."""
-
-    id: str
-
-    @property
-    def calling(self) -> dict[str, Call]:
-        """The calls that it has made, by their ids."""
-
-    @property
-    def serving(self) -> dict[str, Call]:
-        """Those that it has to answer."""
-
-    @property
-    def client(self) -> str:
-        """Its client id."""
-
-    def hold(self, change: int) -> None:
-        """Count how many bytes more are kept for it, or fewer."""
-
-    def on_request(self, request: Request) -> None:
-        """Hand *request* to the client; a ``BrokerError`` refuses it."""
-
-    def on_reply(self, reply: Reply) -> None:
-        """Hand *reply* to the client; never raises."""
-
-
-class Call(msgspec.Struct, eq=False):
-    """One call under way.
-
-    ``bucket`` is what its deadline is to be dropped from; None: it has none.  ``share`` is that of
-    the caller, in which it counts, or None.  ``kept`` are the bytes of
-    its texts where they are long.
-    """
-
-    id: str
-    ref: str
-    caller: Party
-    callee: Party
-    name: str
-    streamed: bool = False
-    quiet: bool = False
-    bucket: dict[Call, float] | None = None
-    answers: int = 0
-    share: Share | None = None
-    kept: int = 0
 
 
 class Calls:
@@ -85,6 +40,8 @@ class Calls:
         idle: seconds after which a streamed request without answers ends.
         share_limit: how many calls that count in one share may wait at once.
         total_limit: how many calls may wait at once in all.
+        account: counts the bytes of calls that no performer may have yet; None: nobody does.
+        grace: seconds for which a caller may read nothing of its streams while others wait for who answers them.
     """
 
     def __init__(
@@ -95,14 +52,17 @@ class Calls:
         *,
         share_limit: int = 50_000,
         total_limit: int = 100_000,
+        account: Account | None = None,
+        grace: float = 5.0,
     ) -> None:
-        self.performers: Registry[Party] = Registry("exists", hold_for)
+        self.performers = Performers(hold_for, self._fail, clock, account)
         self.services: Registry[Party] = Registry("exists", hold_for)
         self.takers: Registry[Party] = Registry("exists", hold_for)
         self._slices = slices_of(clock)
         self._idle = idle
         self._limit, self._share_limit, self._total_limit = pending_limit, share_limit, total_limit
         self._deadlines: Deadlines[Call] = Deadlines(clock, self._expired)
+        self._pressure = BackPressure(clock, self._tell_pause, grace)
         self._numbers = count(1)
         # Ids are sent to clients: the random part makes them unique over
         # nodes and restarts, and only the callee can use one anyway.
@@ -113,10 +73,25 @@ class Calls:
     def stop(self) -> None:
         """Drop all deadlines."""
         self._deadlines.stop()
+        self._pressure.stop()
 
     def registry(self, as_service: bool) -> Registry[Party]:
         """Return the registry of procedures, or, *as_service*, of services with all below them."""
         return self.services if as_service else self.performers
+
+    def check(self, party: Party, name: str, shared: bool, terms: Terms, as_service: bool) -> None:
+        """Raise ``Taken`` when *party* can not perform *name*; *terms* are of procedures only."""
+        if as_service:
+            self.services.check(party, name, shared)
+        else:
+            self.performers.check(party, name, shared, terms)
+
+    def perform(self, party: Party, name: str, shared: bool, terms: Terms, as_service: bool) -> None:
+        """Let *party* perform *name*; see ``check``."""
+        if as_service:
+            self.services.add(party, name, shared)
+        else:
+            self.performers.add(party, name, shared, terms)
 
     def find(self, procedure: str, service: str = "") -> tuple[Party, str]:
         """Return who is called for *procedure* now, and the registered name.
@@ -135,8 +110,8 @@ class Calls:
             return entry.next(), service
         entry = self.performers.get(procedure)
         if entry is not None:
-            # The usual one, that is alone, for the price of a look.
-            return entry.holders[0] if len(entry.holders) == 1 else entry.next(), procedure
+            only = entry.only  # the usual one, that is alone, for the price of a look
+            return entry.choose() if only is None else only, procedure
         if service:
             raise NotFound("service", service)
         for name in self._services_of(procedure):
@@ -153,7 +128,7 @@ class Calls:
         """
         for party in recipients:
             if self._has(self.performers, procedure, party):
-                return party, procedure
+                return self.performers.addressed(procedure, party), procedure
             for name in self._services_of(procedure):
                 if self._has(self.services, name, party):
                     return party, name
@@ -207,6 +182,7 @@ class Calls:
             Invalid: *ref* or the procedure is too long to be kept.
             Invalid: its time or its timeout is no time that a clock shows.
             RateLimited: too many calls are waiting: of the caller, in its share or in all.
+            Busy: who performs it may not have one more, and no more may wait.
             BrokerError: the callee refuses it.
         """
         procedure, kept = request.procedure, 0
@@ -276,12 +252,40 @@ class Calls:
                 call.bucket.pop(call, None)
                 call.bucket = self._deadlines.add(call, self._idle)
         call.caller.on_reply(Reply(call.ref, body, error, callee.client, time, call.streamed, attachments))
+        if call.streamed:
+            flow = call.caller.flow
+            if flow is not None and flow.paused:
+                self._pressure.add(callee, call.caller)
         return True
+
+    def _tell_pause(self, callee: Party, paused: bool) -> None:
+        """Let *callee* wait, or go on, if it is on another node; here, its connection does."""
+
+    def cancel(self, caller: Party, ref: str) -> None:
+        """End the calls of *caller* that it knows by *ref*, and tell their callees.
+
+        Raises:
+            NotFound: none is under way.
+        """
+        found = [call for call in caller.calling.values() if call.ref == ref]
+        if not found:
+            raise NotFound("call", ref)
+        for call in found:
+            if call.id in call.callee.serving:  # else it has ended meanwhile
+                self._cancel(call)
+
+    def _cancel(self, call: Call) -> None:
+        call.callee.on_cancel(call.id)
+        if call.id not in call.callee.serving:
+            return  # it was answered at once
+        self._end(call)
+        call.caller.on_reply(Reply(call.ref, b"null", Cancelled("call", call.name), BROKER, streamed=call.streamed))
 
     def leave(self, party: Party) -> None:
         """End every call of *party* on either side, and its registrations."""
         for registry in (self.performers, self.services, self.takers):
             registry.leave(party)
+        self._pressure.leave(party)
         for call in list(party.calling.values()):
             self._end(call)
         self._fail_all(iter(list(party.serving.values())))
@@ -298,6 +302,8 @@ class Calls:
     def _expired(self, call: Call) -> None:
         if call.quiet:
             self._end(call)
+        elif call.streamed and call.callee in self._pressure:
+            call.bucket = self._deadlines.add(call, self._idle)  # it was not listened to meanwhile
         else:
             self._fail(call, Timeout("request" if call.streamed else "call"))
 
@@ -320,6 +326,8 @@ class Calls:
             self._keep(call.caller, -call.kept)
         if bucket is not None:
             bucket.pop(call, None)
+        if call.limiter is not None:
+            call.limiter.ended(call)
 
     def _keep(self, caller: Party, change: int) -> None:
         kept = self._kept.pop(caller, 0) + change

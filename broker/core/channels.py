@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -15,11 +15,12 @@ from zope.interface import implementer
 from broker.core.bounded import BoundedDict
 from broker.core.deadlines import Deadlines
 from broker.core.lives import life_end
-from broker.core.pages import position_of, read_last_page, read_page
+from broker.core.pages import decode_cursor, encode_cursor, is_over, read_last_page, read_page
 from broker.core.shares import Share
+from broker.core.slices import slices_of
 from broker.errors import BrokerError, Conflict, Invalid, RateLimited, Unavailable
 from broker.interfaces import MAX_PAGE_BYTES, IBus, IEventSource, ISharedStore, IStore
-from broker.messages import MAX_ID, Event, Quota
+from broker.messages import MAX_ID, Addition, Event, Position, Quota
 from broker.patterns import LOG_PREFIX, matches, pair_key
 
 log = Logger()
@@ -39,6 +40,8 @@ class Move:
 
     id: int
     expires: float
+    epoch: str
+    stamped: bool = attrs.field(eq=False)
     stored: bool = attrs.field(default=False, eq=False)
 
 
@@ -64,6 +67,7 @@ class Channels:
         waiting_limit: how many polls may wait at once in this process.
         cursor_seconds: how long a cursor lives without use; 0: for ever.
         share_limit: how many polls that count in one share may wait at once.
+        dedup_seconds: how long a topic knows the key of an event that it has got.
     """
 
     def __init__(
@@ -75,11 +79,13 @@ class Channels:
         waiting_limit: int = 10000,
         cursor_seconds: float = 0.0,
         share_limit: int = 5000,
+        dedup_seconds: float = 300.0,
     ) -> None:
         self._store, self._bus, self._clock = store, bus, clock
+        self._slices = slices_of(clock)
         self._durable = tuple(durable)
         self._limit, self._share_limit = waiting_limit, share_limit
-        self._cursor_seconds = cursor_seconds
+        self._cursor_seconds, self._dedup_seconds = cursor_seconds, dedup_seconds
         self._waiters: dict[str, dict[Waiter, None]] = {}
         self._deadlines: Deadlines[Waiter] = Deadlines(clock, self._wake_empty)
         self._moves: BoundedDict[str, Move] = BoundedDict(MAX_MOVES)
@@ -93,22 +99,51 @@ class Channels:
         """Whether live publications on *topic* are stored as well."""
         return any(matches(pattern, topic) for pattern in self._durable)
 
-    def post(self, event: Event, quota: Quota | None = None) -> Deferred[Event]:
+    def post(
+        self, event: Event, quota: Quota | None = None, key: str = "", expect: int | None = None
+    ) -> Deferred[Event]:
         """Store *event*, then publish it; the Deferred fires in between.  A new channel counts against *quota*.
 
         It fires when the event is safe: the poster knows before any reader does.  Its time is the store's: no other
-        clock must decide how long it is kept.
+        clock must decide how long it is kept.  *key* and *expect*, the head, as in ``IStore.append``; a
+        duplicate is not published.
         """
         event.time = 0.0
         answer: Deferred[Event] = Deferred()
 
         def stored(event: Event) -> None:
             answer.callback(event)
-            if not self._store.announces:
+            if not (self._store.announces or event.duplicate):
                 self._bus.publish(event)
 
-        self._store.append(LOG_PREFIX + event.topic, event, quota).addCallbacks(stored, answer.errback)
+        log = LOG_PREFIX + event.topic
+        if key or expect is not None:
+            appended = self._store.append(log, event, quota, expect, key, self._dedup_seconds)
+        else:
+            appended = self._store.append(log, event, quota)
+        appended.addCallbacks(stored, answer.errback)
         return answer
+
+    def post_all(self, additions: Sequence[Addition]) -> Deferred[list[Event]]:
+        """Store the events of *additions*, whose logs are named by the topics, all or none; then publish them.
+
+        See ``post``.
+        """
+        answer: Deferred[list[Event]] = Deferred()
+
+        def stored(events: list[Event]) -> None:
+            answer.callback(events)
+            if not self._store.announces:
+                for event in events:
+                    if not event.duplicate:
+                        self._bus.publish(event)
+
+        self._store.append_all(additions, self._dedup_seconds).addCallbacks(stored, answer.errback)
+        return answer
+
+    def is_over(self, event: Event) -> bool:
+        """Whether *event* has expired."""
+        return is_over(self._store, event)
 
     def announce(self, event: Event) -> Deferred[Any] | None:
         """Publish *event* for the broker itself, stored first if its topic is durable and it is not yet.
@@ -148,11 +183,13 @@ class Channels:
         self, topic: str, after: int, limit: int, max_bytes: int = MAX_PAGE_BYTES, page_bytes: int = 0
     ) -> Deferred[list[Event]]:
         """Return at most *limit* events newer than id *after*, oldest first; see ``pages.read_page``."""
-        return Deferred.fromCoroutine(read_page(self._store, LOG_PREFIX + topic, after, limit, max_bytes, page_bytes))
+        page = read_page(self._store, LOG_PREFIX + topic, after, limit, max_bytes, self._slices, page_bytes)
+        return Deferred.fromCoroutine(page)
 
     def latest(self, topic: str, limit: int, max_bytes: int = MAX_PAGE_BYTES) -> Deferred[list[Event]]:
         """Return the last *limit* events, oldest first; fewer when they have *max_bytes* bytes."""
-        return Deferred.fromCoroutine(read_last_page(self._store, LOG_PREFIX + topic, limit, max_bytes))
+        page = read_last_page(self._store, LOG_PREFIX + topic, limit, max_bytes, self._slices)
+        return Deferred.fromCoroutine(page)
 
     def head(self, topic: str) -> Deferred[int]:
         """Return the id of the newest event there ever was; 0 for none."""
@@ -240,36 +277,47 @@ class Channels:
             self._retry = None
 
     async def cursor(self, client: str, topic: str) -> int:
-        """Return the id that *client* has acknowledged last; 0 for none."""
+        """Return the id that *client* has acknowledged last in the present epoch; 0 for none."""
+        position = await self.acknowledged(client, topic)
+        return 0 if position is None or position.epoch != self._store.epoch else position.id
+
+    async def acknowledged(self, client: str, topic: str) -> Position | None:
+        """Return the position that *client* has acknowledged last, or None."""
         key = cursor_key(client, topic)
         entry = await self._store.get(CURSOR, key)
         if entry is None:
-            return 0
+            return None
         end = life_end(self._store.wall.time(), self._cursor_seconds)
         if entry.expires != end:
             # To be read is to be used.  It is no harm if that can not be stored, or it is moved meanwhile.
             used = self._store.set(CURSOR, key, entry.value, revision=entry.revision, expires=end)
             used.addErrback(lambda failure: failure.trap(Conflict, Unavailable))
-        return position_of(entry)
+        return decode_cursor(entry.value, self._store.epoch)[0]
 
-    def move_cursor(self, client: str, topic: str, id: int, quota: Quota | None = None) -> Deferred[None]:
+    def move_cursor(
+        self, client: str, topic: str, id: int, quota: Quota | None = None, *, stamped: bool = False
+    ) -> Deferred[None]:
         """Remember that *client* has all events up to *id*; it may go back.  A new one counts against *quota*.
 
-        A move to where it is already, as most polls ask for, costs no write.
+        A move to where it is already, as most polls ask for, costs no write.  One that is *stamped* keeps its epoch,
+        and when it was moved.
         """
         if not 0 <= id <= MAX_ID:
             return fail(Invalid("after"))
-        key, move = cursor_key(client, topic), Move(id, life_end(self._store.wall.time(), self._cursor_seconds))
+        store, key = self._store, cursor_key(client, topic)
+        now, epoch = store.wall.time(), store.epoch
+        move = Move(id, life_end(now, self._cursor_seconds), epoch, stamped)
         last = self._moves.get(key)
-        if last == move and last.stored:
+        if last == move and last.stored and (last.stamped or not stamped):
             return succeed(None)
-        if not self._store.shared:  # else another node may move it meanwhile
+        if not store.shared:  # else another node may move it meanwhile
             self._moves[key] = move
 
         def stored(_: object) -> None:
             move.stored = True
 
-        return self._store.set(CURSOR, key, b"%d" % id, expires=move.expires, quota=quota).addCallback(stored)
+        value = encode_cursor(id, now, epoch) if stamped else b"%d" % id
+        return store.set(CURSOR, key, value, expires=move.expires, quota=quota).addCallback(stored)
 
     def _wait(self, topic: str, timeout: float, share: Share) -> Waiter:
         if self.waiting >= self._limit or share.polls >= self._share_limit:

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from broker.core.bounded import BoundedDict
 from broker.core.lives import life_end
-from broker.core.pages import READ_BYTES, STEP, id_of, position_of, read_before
+from broker.core.pages import READ_BYTES, STEP, id_of, is_over, position_of, read_before
 from broker.core.semaphore import Semaphore
 from broker.core.slices import slices_of
 from broker.errors import Conflict, NotFound, Unavailable
@@ -261,6 +261,8 @@ class Indices:
                 end = await self._slices.checked(end)
                 events = await read_before(self._store, LOG_PREFIX + topic, last + 1, last - first + 1)
                 for event in reversed(events):
+                    if event.expires and is_over(self._store, event):
+                        continue
                     size += len(event.body or b"")
                     if size > self._max_bytes and found:
                         return found

@@ -1,15 +1,19 @@
 """Reading a log page by page, so that what is held at once has a bound, whatever its events hold.
 
-Up to where somebody has read is an id in decimal digits.
+Events that have expired are left out.  Up to where somebody has read is an id in decimal digits; a cursor may
+have two more words behind that: when it was moved, in milliseconds, and in which epoch.
 """
 
 from __future__ import annotations
 
+from broker.core.slices import Slices
+from broker.errors import Gone, Invalid
 from broker.interfaces import MAX_PAGE_BYTES, IStore
-from broker.messages import MAX_ID, Entry, Event
+from broker.messages import MAX_ID, Entry, Event, Page, Position
 
 MAX_DIGITS = len(str(MAX_ID))
 STEP = 32  # events read in one go, since each may be as large as a message
+MAX_STEP = 512  # the same, where many have expired
 READ_BYTES = 1 << 20  # bytes after which one read of a store returns no more
 
 
@@ -26,24 +30,57 @@ def id_of(value: bytes) -> int:
     return number if number <= MAX_ID else 0
 
 
+def encode_cursor(id: int, time: float, epoch: str) -> bytes:
+    """Return what is stored of a cursor that is moved to *id* at *time*."""
+    return b"%d %d %b" % (id, time * 1000, epoch.encode())
+
+
+def decode_cursor(value: bytes, epoch: str) -> tuple[Position, float]:
+    """Return where a cursor is, and when it was moved there; 0.0: nobody knows.
+
+    One that does not say its epoch is taken to be of the present one, *epoch*.
+    """
+    id, _, rest = value.partition(b" ")
+    time, _, moved_in = rest.partition(b" ")
+    return Position(moved_in.decode() or epoch, id_of(id)), id_of(time) / 1000
+
+
+def is_over(store: IStore, event: Event) -> bool:
+    """Whether *event* has expired."""
+    # After a jump of the clock nothing ends too early, see ``stores/expiry.py``.
+    return 0.0 < event.expires <= store.oldest(0.0)
+
+
 async def read_page(
-    store: IStore, log: str, after: int, limit: int, max_bytes: int = MAX_PAGE_BYTES, page_bytes: int = 0
+    store: IStore,
+    log: str,
+    after: int,
+    limit: int,
+    max_bytes: int = MAX_PAGE_BYTES,
+    slices: Slices | None = None,
+    page_bytes: int = 0,
 ) -> list[Event]:
-    """Return events of *log* with id > *after*, oldest first.
+    """Return events of *log* with id > *after*, oldest first, without those that have expired.
 
     There are at most *limit* of them, and their bodies have at most *max_bytes* bytes
     together; the first is returned however long it is.  With *page_bytes*, there is none behind the one with which
-    they have so many: a page of less, and of fewer than *limit*, is the last.
+    they have so many: a page of less, and of fewer than *limit*, is the last.  What has expired is passed over
+    in *slices*.
     """
     page: list[Event] = []
-    size = 0
+    size = skipped = 0
     read_bytes = min(READ_BYTES, page_bytes or READ_BYTES)
+    end = slices.deadline() if slices else 0.0
     while len(page) < limit:
-        step = min(STEP, limit - len(page))
+        step = max(min(STEP, limit - len(page)), min(skipped, MAX_STEP))
         events = await store.read(log, after, step, read_bytes)
         for event in events:
+            if event.expires and is_over(store, event):
+                skipped += 1
+                continue
+            skipped = 0
             size += len(event.body or b"")
-            if size > max_bytes and page:
+            if len(page) == limit or (size > max_bytes and page):
                 return page
             page.append(event)
             if 0 < page_bytes <= size:
@@ -51,6 +88,8 @@ async def read_page(
         if is_last(events, step, read_bytes):
             break
         after = events[-1].id
+        if slices and skipped:
+            end = await slices.checked(end)
     return page
 
 
@@ -67,22 +106,82 @@ def is_last(events: list[Event], limit: int, read_bytes: int = READ_BYTES) -> bo
     )
 
 
-async def read_last_page(store: IStore, log: str, limit: int, max_bytes: int = MAX_PAGE_BYTES) -> list[Event]:
-    """Return the last events of *log*, oldest first, within the same bounds."""
+async def read_last_page(
+    store: IStore,
+    log: str,
+    limit: int,
+    max_bytes: int = MAX_PAGE_BYTES,
+    slices: Slices | None = None,
+    *,
+    before: int | None = None,
+) -> list[Event]:
+    """Return the last events of *log*, oldest first, within the same bounds; with *before*, of those below that id."""
     page: list[Event] = []  # newest first
-    size = 0
-    events = await store.latest(log, min(STEP, limit), READ_BYTES)
+    size = skipped = 0
+    end = slices.deadline() if slices else 0.0
+    step = min(STEP, limit)
+    events = await (store.latest(log, step, READ_BYTES) if before is None else read_before(store, log, before, step))
     while events:
         for event in reversed(events):
+            if event.expires and is_over(store, event):
+                skipped += 1
+                continue
+            skipped = 0
             size += len(event.body or b"")
-            if size > max_bytes and page:
+            if len(page) == limit or (size > max_bytes and page):
                 return page[::-1]
             page.append(event)
-        first, step = page[-1].id, min(STEP, limit - len(page))
-        if step <= 0 or first <= 1:
+        first = events[0].id
+        if len(page) == limit or first <= 1:
             break
+        if slices and skipped:
+            end = await slices.checked(end)
+        step = max(min(STEP, limit - len(page)), min(skipped, MAX_STEP))
         events = await read_before(store, log, first, step)
     return page[::-1]
+
+
+async def find_page(
+    store: IStore,
+    log: str,
+    *,
+    after: Position | None = None,
+    before: Position | None = None,
+    last: bool = False,
+    limit: int,
+    max_bytes: int = MAX_PAGE_BYTES,
+    slices: Slices | None = None,
+) -> Page:
+    """Return events of *log* within the bounds of ``read_page``: those after a position, or from the oldest on.
+
+    With *before*, they are the last ones before that; with *last*, the newest.
+
+    Raises:
+        Gone: the position is of another epoch than the present one, which is in the error.
+        Invalid: it is beyond the newest event.
+    """
+    epoch, head = store.epoch, await store.head(log)
+    for what, position, end in (("after", after, head), ("before", before, head + 1)):
+        if position is not None and position.epoch != epoch:
+            raise Gone("epoch", epoch)
+        if position is not None and not 0 <= position.id <= end:
+            raise Invalid(what)
+    if last or before is not None:
+        events = await read_last_page(
+            store, log, limit, max_bytes, slices, before=None if before is None else before.id
+        )
+    else:
+        events = await read_page(store, log, 0 if after is None else after.id, limit, max_bytes, slices)
+    first = await first_id(store, log)
+    if store.epoch != epoch:
+        raise Gone("epoch", store.epoch)
+    return Page(events, epoch, first, max(head, events[-1].id if events else 0))
+
+
+async def first_id(store: IStore, log: str) -> int:
+    """Return the id of the oldest event of *log* that is kept; if there is none, that which the next one gets."""
+    events = await store.read(log, 0, 1)
+    return events[0].id if events else await store.head(log) + 1
 
 
 async def read_before(store: IStore, log: str, first: int, step: int) -> list[Event]:

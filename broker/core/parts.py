@@ -10,6 +10,8 @@ from twisted.internet.interfaces import IReactorTime
 from broker.core.about import About
 from broker.core.calls import Calls
 from broker.core.channels import Channels
+from broker.core.cursors import Cursors
+from broker.core.followers import Followers
 from broker.core.indices import Indices
 from broker.core.keys import Keys
 from broker.core.mailboxes import Mailboxes
@@ -69,6 +71,8 @@ class Parts:
     tokens: Tokens
     topics: Topics
     channels: Channels
+    cursors: Cursors
+    followers: Followers
     indices: Indices
     keys: Keys
     memberships: Memberships

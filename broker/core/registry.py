@@ -22,11 +22,24 @@ class Registration(Generic[H]):
         shared: whether there may be several.
         holders: in the order in which they registered.
         position: of the holder that ``next`` has returned last.
+        only: who gets all that comes, since he is alone; None: ask ``choose``.
     """
 
     shared: bool
     holders: list[H] = attrs.field(factory=list)
     position: int = 0
+    only: H | None = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.changed()
+
+    def changed(self) -> None:
+        """Notice that the holders are others now."""
+        self.only = self.holders[0] if len(self.holders) == 1 else None
+
+    def choose(self) -> H:
+        """Return who gets what comes next."""
+        return self.next()
 
     def next(self) -> H:
         """Return the next holder, round-robin."""
@@ -72,8 +85,12 @@ class Registry(dict[str, Registration[H]]):
         entry = self.get(name)
         if entry is None:
             entry = self[name] = Registration(True) if shared else self._alone_with(holder)
+        self._join(entry, holder, name)
+
+    def _join(self, entry: Registration[H], holder: H, name: str) -> None:
         if holder not in entry.holders:
             entry.holders.append(holder)
+            entry.changed()
         names = self._names.setdefault(holder, set())
         if name not in names:
             names.add(name)
@@ -93,6 +110,7 @@ class Registry(dict[str, Registration[H]]):
             return False
         if entry.shared:
             entry.holders.remove(holder)
+            entry.changed()
         if not entry.shared or not entry.holders:
             del self[name]
         names = self._names[holder]

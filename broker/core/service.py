@@ -26,6 +26,8 @@ from broker.config.settings import Settings
 from broker.core.about import About
 from broker.core.calls import Calls
 from broker.core.channels import Channels, StoreEventSource
+from broker.core.cursors import Cursors
+from broker.core.followers import Followers
 from broker.core.indices import Indices
 from broker.core.keys import Keys
 from broker.core.lives import life_end
@@ -41,6 +43,7 @@ from broker.core.presence import Presence
 from broker.core.queues import Queues
 from broker.core.restoration import Restoration
 from broker.core.shares import Shares
+from broker.core.slices import slices_of
 from broker.core.sweeper import Sweeper
 from broker.core.topics import Delivery, Topics
 from broker.errors import Taken
@@ -160,6 +163,7 @@ class Broker(MultiService):
         self.drain()
         self.calls.stop()
         self.channels.stop()
+        self.parts.followers.stop()
         self.parts.lifetimes.stop()
         self.queues.stop()
         self.parts.cluster.stop()
@@ -174,6 +178,7 @@ class Broker(MultiService):
         """Store again what is known here: the store has lost everything, or what was written last."""
         self.metrics.store_went_back += 1
         self.channels.end_polls()  # what they wait for may never come: whoever comes again is told
+        self.parts.followers.restart()
         self.parts.mailboxes.forget()
         self.memberships.lost()
         self.tokens.forget_key()
@@ -253,6 +258,7 @@ def make_parts(
     settings: Settings, store: IStore, bus: IBus, clock: IReactorTime, access: Access, metrics: Metrics
 ) -> Parts:
     """Return the parts of the core, joined: those of one of several nodes when *bus* is shared."""
+    memory = make_memory(settings, metrics)
     make_calls, make_queues = (RemoteCalls, SharedQueues) if bus.shared else (Calls, Queues)
     calls = make_calls(
         clock,
@@ -260,8 +266,11 @@ def make_parts(
         settings.request_idle_seconds,
         share_limit=settings.max_calls_per_client,
         total_limit=settings.max_calls,
+        account=memory.held,
+        grace=settings.slow_grace_seconds,
     )
     channels = make_channels(settings, store, bus, clock)
+    topics = Topics(bus.listen, bus.forget)
     lifetimes, refusals = Lifetimes(clock, store.wall), RefusalLog(clock, metrics)
     presence: Presence[Any] = Presence(lambda *change: _presence_changed(parts, *change))
     queues = make_queues(
@@ -280,8 +289,10 @@ def make_parts(
         failures=AuthFailures(clock, settings.auth_failures_per_minute, refusals),
         lifetimes=lifetimes,
         tokens=Tokens(store, channels.notify, lifetimes.revoke),
-        topics=Topics(bus.listen, bus.forget),
+        topics=topics,
         channels=channels,
+        cursors=Cursors(store, channels, slices_of(clock)),
+        followers=Followers(store, topics, clock, settings.send_queue_bytes),
         indices=Indices(store, clock, settings.index_seconds, max_bytes=min(MAX_PAGE_BYTES, settings.send_queue_bytes)),
         keys=Keys(store, bus, channels.announce, clock, settings.max_value_bytes, settings.durable_topics),
         memberships=Memberships(store, channels.notify, settings.max_subscriptions, clock, settings.membership_seconds),
@@ -292,7 +303,7 @@ def make_parts(
         mailboxes=Mailboxes(store, access.knows, clock, settings.client_seconds),
         cluster=LocalNames(),
         about=About(store, bus, store.wall.time()),
-        memory=make_memory(settings, metrics),
+        memory=memory,
     )
     if bus.shared:
         parts.cluster = _cluster_names(parts)
@@ -321,6 +332,7 @@ def make_channels(settings: Settings, store: IStore, bus: IBus, clock: IReactorT
         settings.max_waiting_polls,
         settings.cursor_seconds,
         settings.max_waiting_polls_per_client,
+        settings.dedup_seconds,
     )
 
 

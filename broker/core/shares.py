@@ -6,7 +6,7 @@ from weakref import WeakValueDictionary
 
 from broker.core.semaphore import Semaphore
 
-READS_AT_ONCE = 8  # of ranges of keys: each may hold some values that are as large as a message
+READS_AT_ONCE = 8  # of ranges of keys and pages of events: each may hold some that are as large as a message
 MAX_READS = 5000  # that wait
 MAX_LISTINGS = 100  # that wait
 
@@ -18,7 +18,7 @@ class Share:
         calls: that wait for an answer.
         polls: that wait.
         listing: of looking through all names: each look keeps all of them.
-        reading: of reading a range of keys.
+        reading: of reading a range of keys, or stored events.
     """
 
     __slots__ = ("__weakref__", "calls", "listing", "polls", "reading")

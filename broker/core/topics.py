@@ -67,6 +67,22 @@ class Topics:
         """Whether an event on *topic* would be delivered to anybody."""
         return topic in self._names or bool(self._patterns.count and self._patterns.matching(topic))
 
+    def count(self, event: Event) -> int:
+        """Return to how many sessions ``deliver`` would bring *event*."""
+        topic, origin = event.topic, event.origin
+        found = [self._names.get(topic) or {}]
+        if self._patterns.count:
+            found += [node.listeners for node in self._patterns.matching(topic)]
+        return len(
+            {
+                listener.id
+                for each in found
+                for listener, echo in each.items()
+                # A follower takes its own events, too, but need not deliver them.
+                if (echo and getattr(listener, "echo", True)) or listener.id != origin
+            }
+        )
+
     def deliver(self, event: Event) -> None:
         """Hand *event* to every subscription that matches, once each."""
         topic, origin = event.topic, event.origin
@@ -100,10 +116,12 @@ class Delivery:
         self._controls = controls
 
     def arrived(self, event: Event) -> None:
-        """Deliver *event*, which the bus has brought; nothing is delivered otherwise."""
+        """Deliver *event*, which the bus has brought, unless it has expired; nothing is delivered otherwise."""
         control = self._controls.get(event.topic)
         if control is not None:
             control(event)
+            return
+        if event.expires and self._channels.is_over(event):
             return
         if event.id:
             self._channels.arrived(event)

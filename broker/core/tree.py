@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 import attrs
 
 from broker.core.bounded import BoundedDict
+from broker.patterns import is_prefix
 
-WILDCARDS = ("*", ">")
 MAX_CACHED = 1024  # names whose patterns are remembered
 MAX_CACHED_NODES = 64  # patterns of a name that is remembered
 
@@ -18,11 +19,33 @@ T = TypeVar("T")  # what is known of it
 
 @attrs.define(eq=False)
 class Node(Generic[L, T]):
-    """A node of the tree: the end of the patterns that lead here, "" when there is none."""
+    """A node of the tree.
+
+    Attributes:
+        children: by the next token, as patterns have it.
+        pattern: the one that ends here, "" when there is none.
+        listeners: of it.
+        lengths: of the prefixes among the tokens of the children: how many there are of each length.
+    """
 
     children: dict[str, Node[L, T]] = attrs.field(factory=dict)
     pattern: str = ""
     listeners: dict[L, T] = attrs.field(factory=dict)
+    lengths: dict[int, int] = attrs.field(factory=dict)
+
+    def count_prefix(self, token: str, change: int) -> None:
+        """Count a child more or less, if *token* is a prefix."""
+        if is_prefix(token):
+            length = len(token) - 1
+            count = self.lengths[length] = self.lengths.get(length, 0) + change
+            if not count:
+                del self.lengths[length]
+
+    def prefixes_of(self, token: str) -> Iterator[Node[L, T]]:
+        """Yield the children whose prefix *token* begins with: one look for each length there is."""
+        for length in self.lengths:
+            if length <= len(token) and (child := self.children.get(token[:length] + "*")) is not None:
+                yield child
 
 
 class PatternTree(Generic[L, T]):
@@ -46,6 +69,7 @@ class PatternTree(Generic[L, T]):
             following = node.children.get(token)
             if following is None:
                 following = node.children[token] = Node()
+                node.count_prefix(token, 1)
             node = following
         if not node.pattern:
             node.pattern = pattern
@@ -75,6 +99,7 @@ class PatternTree(Generic[L, T]):
             if node.children or node.pattern:
                 break
             del parent.children[token]
+            parent.count_prefix(token, -1)
             node = parent
         return True
 
@@ -93,13 +118,15 @@ class PatternTree(Generic[L, T]):
         for token in name.split("."):
             following: list[Node[L, T]] = []
             # A name may have wildcard characters of its own: their nodes are visited once.
-            literal = token not in WILDCARDS
+            literal = token != ">" and token[-1:] != "*"
             self.visited += len(nodes)
             for node in nodes:
                 children = node.children
                 rest = children.get(">")
                 if rest is not None and rest.pattern:
                     found.append(rest)
+                if node.lengths:
+                    found += node.prefixes_of(token)
                 if literal and (child := children.get(token)) is not None:
                     following.append(child)
                 if (child := children.get("*")) is not None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol, cast
 
-from broker.core.calls import Party
+from broker.core.call import Party
+from broker.core.call_limits import MAX_WAITING, PLAIN, Terms
 from broker.core.owners import SERVICE_NAME
-from broker.core.registry import Registry
 from broker.core.shares import Share
 from broker.core.slices import slices_of
-from broker.errors import BrokerError, Gone, NotFound, RateLimited, Taken
+from broker.errors import BrokerError, Gone, Invalid, NotFound, RateLimited, Taken
 from broker.messages import MAX_TIME, Request
 from broker.patterns import CLIENT, PROCEDURE, SERVICE, SESSION, TAKER, check_name, check_pattern, matches
 from broker.peer.client import Client
@@ -34,22 +34,32 @@ class CallVerbs(Client):
     __slots__ = ()
 
     async def perform(
-        self, names: Iterable[str], *, shared: bool = False, as_service: bool = False, takeover: bool = False
+        self,
+        names: Iterable[str],
+        *,
+        shared: bool = False,
+        as_service: bool = False,
+        takeover: bool = False,
+        least_busy: bool = False,
+        max_in_flight: int = 0,
+        queue: int = 0,
     ) -> None:
         """See ``IPeer.perform``."""
-        names = list(names)
+        names, calls = list(names), self._parts.calls
+        terms = _terms(least_busy, max_in_flight, queue)
+        if terms != PLAIN and (as_service or (least_busy and not shared)):
+            raise Invalid("mode")
         for name in names:
             self._allow("register", name, rate_limited=name is names[0])  # one request, one token
             self._own("register", name)
-        registry = self._parts.calls.registry(as_service)
-        if len(registry.names_of(self)) + len(names) > self._parts.settings.max_registrations:
+        if len(calls.registry(as_service).names_of(self)) + len(names) > self._parts.settings.max_registrations:
             raise self._log(RateLimited("limit", "registrations"), "register", "TXBROKER_MAX_REGISTRATIONS")
         for name in names if as_service else ():
             waiting = self._see_to_id(SERVICE_NAME, name, "register")
             if waiting is not None:
                 await waiting
         for name in names:
-            await self._vacate(registry, name, shared, takeover)
+            await self._vacate(name, shared, terms, as_service, takeover)
         kind = SERVICE if as_service else PROCEDURE
         with self._parts.cluster.claimant() as claimant:
             for name in names:
@@ -59,19 +69,20 @@ class CallVerbs(Client):
             # Others may have registered while we waited, or who is called so may have come.
             claimant.check()
             for name in names:
-                registry.check(self, name, shared)
+                calls.check(self, name, shared, terms, as_service)
                 if as_service:
                     self._check_id(name, "register")
             for name in names:
-                registry.add(self, name, shared)
+                calls.perform(self, name, shared, terms, as_service)
 
-    async def _vacate(self, registry: Registry[Party], name: str, shared: bool, takeover: bool) -> None:
+    async def _vacate(self, name: str, shared: bool, terms: Terms, as_service: bool, takeover: bool) -> None:
         """Return when this peer can have *name*, perhaps after the disconnect of a holder that does not respond."""
+        calls = self._parts.calls
         while True:
             try:
-                return registry.check(self, name, shared)
+                return calls.check(self, name, shared, terms, as_service)
             except Taken:
-                entry = registry.get(name)
+                entry = calls.registry(as_service).get(name)
                 seconds = self._parts.settings.takeover_probe_seconds
                 if not takeover or entry is None or await cast(Holder, entry.next()).lives(seconds):
                     raise
@@ -164,6 +175,11 @@ class CallVerbs(Client):
                 raise self._over_rate("answer")
         return awaited
 
+    def cancel(self, ref: str) -> None:
+        """See ``IPeer.cancel``."""
+        self._allow("cancel", ref, check_permission=False)
+        self._parts.calls.cancel(self, ref)
+
     def acknowledge(self, topic: str) -> None:
         """See ``IPeer.acknowledge``."""
         self._allow("acknowledge", topic)
@@ -226,6 +242,19 @@ class CallVerbs(Client):
         if not sessions:
             raise Gone("recipient", recipient)
         return sessions
+
+
+def _terms(least_busy: bool, max_in_flight: int, queue: int) -> Terms:
+    """Return those terms.
+
+    Raises:
+        Invalid: one of the numbers is none that there can be, or there is a queue for what never waits.
+    """
+    if max_in_flight < 0:
+        raise Invalid("max_in_flight")
+    if not 0 <= queue <= MAX_WAITING or (queue and not max_in_flight):
+        raise Invalid("queue")
+    return Terms(least_busy, max_in_flight, queue)
 
 
 def _names_of(recipient: str) -> tuple[str, str]:

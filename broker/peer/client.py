@@ -16,13 +16,14 @@ from twisted.python.failure import Failure
 
 from broker.access.failures import MISSING
 from broker.access.limits import Bucket, network_of
-from broker.core.calls import Call
+from broker.core.call import Call
+from broker.core.followers import Follower
 from broker.core.keys import Predicate
 from broker.core.memberships import Session
 from broker.core.parts import Parts
 from broker.core.shares import Share
 from broker.errors import BrokerError, Denied, Gone, RateLimited, Unauthenticated
-from broker.interfaces import ISession, IWallClock
+from broker.interfaces import ILink, ISession, IWallClock
 from broker.messages import CloseCode, Event, Identity, Mail, Reply, Request, quota_of
 from broker.patterns import (
     BROKER,
@@ -62,6 +63,7 @@ class Client:
         token: the id of the minted token that it lives by, or "".
         member: whose memberships it has, or "".
         session: its ``ISession``, once bound.
+        flow: its ``ILink``, once bound, if it has one.
         closed: whether ``close`` was called.
         calling, serving: the calls it has made, and those it has to answer.
         refused: whether it was refused something, which then stands in the log.
@@ -79,11 +81,14 @@ class Client:
     token: str = ""
     member: str = ""
     session: ISession | None = None
+    flow: ILink | None = attrs.field(default=None, repr=False)
     closed: bool = False
     calling: dict[str, Call] = attrs.field(factory=dict, repr=False)
     serving: dict[str, Call] = attrs.field(factory=dict, repr=False)
     refused: bool = False
-    _topics: dict[tuple[str, bool], bool] | None = None
+    # By topic and whether that is exact: whether it gets its own events, too, or the subscription from a position.
+    _topics: dict[tuple[str, bool], bool | Follower] | None = None
+    _beginning: list[Follower] | None = None  # those whose beginning is looked for
     _disconnect: Callable[[int, str], object] | None = attrs.field(default=None, repr=False)
     _share: Share | None = attrs.field(default=None, repr=False)  # of its principal, once that was asked for
     _warn: Callable[[float], object] | None = attrs.field(default=None, repr=False)
@@ -246,8 +251,13 @@ class Client:
         if grants is None:
             return predicate
         if predicate is None:
-            return lambda key: grants.may(verb, KEY_PREFIX + key)
-        return lambda key: predicate(key) and grants.may(verb, KEY_PREFIX + key)
+            return lambda key: grants.may_name(verb, KEY_PREFIX + key)
+        return lambda key: predicate(key) and grants.may_name(verb, KEY_PREFIX + key)
+
+    def _may_name(self, verb: str, name: str) -> bool:
+        """Whether it may *verb* with *name*, whose wildcards are ordinary characters."""
+        grants = self.identity.grants
+        return grants is None or grants.may_name(verb, name)
 
     def ignore(self, messages: int = 1) -> None:
         """See ``IPeer.ignore``."""
@@ -274,9 +284,11 @@ class Client:
             self._held = HeldForPeer(self, self._parts.memory.held)
         self._held.change(change)
 
-    def slow_consumer(self) -> None:
+    def slow_consumer(self, policy: str = "close") -> None:
         """See ``IPeer.slow_consumer``."""
-        self._parts.metrics.slow_consumer("close")
+        self._parts.metrics.slow_consumer(policy)
+        if policy != "close":
+            return
         log.warn(
             "{dialect}: {address} reads too slowly: more than TXBROKER_SEND_QUEUE_BYTES waited for it",
             dialect=self.dialect,
@@ -289,9 +301,10 @@ class Client:
         session: ISession,
         disconnect: Callable[[int, str], object] | None = None,
         warn: Callable[[float], object] | None = None,
+        link: ILink | None = None,
     ) -> None:
         """See ``IPeer.bind``."""
-        self.session, self._disconnect, self._warn = session, disconnect, warn
+        self.session, self._disconnect, self._warn, self.flow = session, disconnect, warn, link
         if self._ended is not None:
             self.disconnect(*self._ended)
         else:
@@ -432,6 +445,15 @@ class Client:
                 raise Gone("lost", request.procedure) from None
             self.fail("a request")
 
+    def on_cancel(self, id: str) -> None:
+        """Tell the session that the request *id* was cancelled by its caller."""
+        try:
+            cancelled = getattr(self.session, "cancelled", None)
+            if cancelled is not None:
+                cancelled(id)
+        except Exception:
+            self.fail("a cancellation")
+
     def on_reply(self, reply: Reply) -> None:
         """Hand *reply* to the session."""
         try:
@@ -486,7 +508,7 @@ class Client:
             self._parts.lifetimes.release(self)
         self.undo()
         # Those refer to this peer: all would have to wait for the garbage collector.
-        self.session = self._disconnect = self._warn = None
+        self.session = self._disconnect = self._warn = self.flow = None
 
     async def lives(self, timeout: float) -> bool:
         """Say whether the client responds within *timeout* seconds; if not, disconnect and close it."""
@@ -499,9 +521,14 @@ class Client:
     def undo(self) -> None:
         """See ``IPeer.undo``."""
         parts = self._parts
-        for topic, exact in self._topics or ():
-            parts.topics.unsubscribe(self, topic, exact=exact)
-        self._topics = None
+        for (topic, exact), subscription in (self._topics or {}).items():
+            if isinstance(subscription, Follower):
+                subscription.stop()
+            else:
+                parts.topics.unsubscribe(self, topic, exact=exact)
+        for follower in self._beginning or ():
+            follower.stop()
+        self._topics = self._beginning = None
         if self.member:
             parts.memberships.exit(self.member, cast(Session, self))  # every client is a whole peer
             self.member = ""

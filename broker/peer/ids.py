@@ -7,7 +7,7 @@ from typing import cast
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from broker.core.calls import Party
+from broker.core.call import Party
 from broker.core.owners import CLIENT_ID, MEMBER, SERVICE_NAME
 from broker.errors import BrokerError, Gone
 from broker.patterns import check_name, split_kind

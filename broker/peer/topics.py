@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from math import ceil
 
 from twisted.internet.defer import Deferred, succeed
 
+from broker.core.followers import Follower
 from broker.core.indices import Extract
 from broker.core.owners import CLIENT_ID, INDEX
-from broker.errors import Invalid, RateLimited, Unauthenticated, Unavailable
+from broker.errors import Invalid, RateLimited, TooLarge, Unauthenticated, Unavailable
 from broker.interfaces import MAX_PAGE_BYTES
-from broker.messages import MAX_TIME, Event, IndexRows, Quota, quota_of
-from broker.patterns import check_name, check_pattern, is_pattern
+from broker.messages import MAX_EXPIRY, MAX_ID, MAX_TIME, Addition, Event, IndexRows, Publication, Quota, quota_of
+from broker.patterns import LOG_PREFIX, check_name, check_pattern, is_pattern
 from broker.peer.client import Client
 
+MAX_PUBLICATIONS = 1000  # that are stored together
 FREE_TOKENS = 8  # of a pattern, on the average of all that a client may subscribe to
 # The setting of how many polls may wait, by whether it is that of one client.
 POLL_LIMITS = ("TXBROKER_MAX_WAITING_POLLS", "TXBROKER_MAX_WAITING_POLLS_PER_CLIENT")
@@ -27,17 +30,38 @@ class TopicVerbs(Client):
 
     def subscribe(self, topic: str, *, exact: bool = False, echo: bool = False, rate_limited: bool = True) -> None:
         """See ``IPeer.subscribe``."""
-        self._allow("subscribe", topic, rate_limited=rate_limited)
+        self._allow_to_subscribe(topic, exact=exact, rate_limited=rate_limited)
+        topics = self._check_room(topic, exact)
+        held = topics.get((topic, exact))
+        if isinstance(held, Follower):
+            held.echo = echo
+            return
+        topics[topic, exact] = echo
+        self._parts.topics.subscribe(self, topic, exact=exact, echo=echo)
+
+    def _allow_to_subscribe(self, topic: str, *, exact: bool, rate_limited: bool) -> None:
+        """Check that *topic* is well formed, and that the client may subscribe to it; see ``_allow``."""
+        plain = exact and is_pattern(topic)
+        self._allow("subscribe", topic, rate_limited=rate_limited, check_permission=not plain)
         check_name(topic) if exact else check_pattern(topic)
+        if plain and not self._may_name("subscribe", topic):
+            raise self.deny("subscribe", topic)
+
+    def _check_room(self, topic: str, exact: bool) -> dict[tuple[str, bool], bool | Follower]:
+        """Return its subscriptions, if there may be one of *topic* besides.
+
+        Raises:
+            RateLimited: there are too many, or their patterns have too many tokens.
+        """
         topics = self._topics
         if topics is None:
             topics = self._topics = {}
-        if (topic, exact) not in topics and len(topics) >= self._parts.settings.max_subscriptions:
+        beginning = len(self._beginning) if self._beginning else 0
+        if (topic, exact) not in topics and len(topics) + beginning >= self._parts.settings.max_subscriptions:
             raise self._log(RateLimited("limit", "subscriptions"), "subscribe", "TXBROKER_MAX_SUBSCRIPTIONS")
         if not exact and is_pattern(topic):
             self._count_tokens(topics, topic)
-        topics[topic, exact] = echo
-        self._parts.topics.subscribe(self, topic, exact=exact, echo=echo)
+        return topics
 
     def _count_tokens(self, topics: Iterable[tuple[str, bool]], pattern: str) -> None:
         """Check that the patterns of this client have few tokens: each may be looked at for each event of others.
@@ -62,7 +86,16 @@ class TopicVerbs(Client):
 
     def unsubscribe(self, topic: str, *, exact: bool = False) -> None:
         """See ``IPeer.unsubscribe``."""
-        if self._topics is not None and self._topics.pop((topic, exact), None) is not None:
+        self._end_subscription(topic, exact)
+        for follower in list(self._beginning or ()):
+            if (follower.topic, follower.exact) == (topic, exact):
+                follower.stop()
+
+    def _end_subscription(self, topic: str, exact: bool) -> None:
+        held = None if self._topics is None else self._topics.pop((topic, exact), None)
+        if isinstance(held, Follower):
+            held.stop()
+        elif held is not None:
             self._parts.topics.unsubscribe(self, topic, exact=exact)
 
     @property
@@ -79,27 +112,85 @@ class TopicVerbs(Client):
         time: float = 0.0,
         named: bool = True,
         original: bytes = b"",
+        durable: bool = False,
+        key: str = "",
+        expect: int | None = None,
+        content_type: str = "",
+        expires: float = 0.0,
     ) -> Deferred[Event]:
         """See ``IPeer.publish``."""
         self._allow("publish", topic)
         self._own("publish", topic)
         event = self._event(topic, name, body, self.client if named else "", time)
         event.original = original
+        if content_type or expires:
+            self._describe(event, content_type, expires)
         parts = self._parts
-        if parts.channels.is_durable(topic):
-            return parts.channels.post(event, self._channels())
+        if durable or parts.channels.is_durable(topic):
+            return parts.channels.post(event, self._channels(), _checked_key(key), _checked_head(expect))
+        if key or expect is not None:
+            raise Invalid("key" if key else "expect")  # what is not stored is not remembered
         sent = parts.bus.publish(event)
         return succeed(event) if sent is None else sent.addCallback(lambda _: event)
 
-    def post(self, topic: str, name: str, body: bytes | None, *, client: str = "", author: str = "") -> Deferred[Event]:
+    def publish_all(self, publications: Sequence[Publication]) -> Deferred[list[Event]]:
+        """See ``IPeer.publish_all``."""
+        if not 0 < len(publications) <= MAX_PUBLICATIONS:
+            self._allow("publish", "", check_permission=False)
+            raise TooLarge("events") if publications else Invalid("events")
+        for index, topic in enumerate(dict.fromkeys(each.topic for each in publications)):
+            self._allow("publish", topic, rate_limited=not index)
+            self._own("publish", topic)
+        return self._parts.channels.post_all([self._addition(each) for each in publications])
+
+    def _addition(self, publication: Publication) -> Addition:
+        key, expect = _checked_key(publication.key), _checked_head(publication.expect)
+        event = self._event(publication.topic, publication.name, publication.body, self.client, 0.0)
+        self._describe(event, publication.content_type, publication.expires)
+        event.time = 0.0
+        return Addition(LOG_PREFIX + event.topic, event, self._channels(), expect, key)
+
+    def receivers(self, event: Event) -> int:
+        """See ``IPeer.receivers``."""
+        return self._parts.topics.count(event)
+
+    def post(
+        self,
+        topic: str,
+        name: str,
+        body: bytes | None,
+        *,
+        client: str = "",
+        author: str = "",
+        key: str = "",
+        expect: int | None = None,
+        content_type: str = "",
+        expires: float = 0.0,
+    ) -> Deferred[Event]:
         """See ``IPeer.post``."""
         self._allow("publish", topic)
         self._own("publish", topic)
         event = self._event(topic, name, body, client or self.client, 0.0)
         event.author = author
+        if content_type or expires:
+            self._describe(event, content_type, expires)
         waiting = self._see_to_id(CLIENT_ID, client, "act") if client else None
         post, quota = self._parts.channels.post, self._channels()
+        if key or expect is not None:
+            post = partial(post, key=_checked_key(key), expect=_checked_head(expect))
         return post(event, quota) if waiting is None else waiting.addCallback(lambda _: post(event, quota))
+
+    def _describe(self, event: Event, content_type: str, expires: float) -> None:
+        """Say what the body of *event* is, and until when it is good.
+
+        Raises:
+            Invalid: that is no type, or no moment to come.
+        """
+        if content_type:
+            event.content_type = check_name(content_type, "content_type")
+        if expires and not self._parts.store.wall.time() < expires <= MAX_EXPIRY:
+            raise Invalid("expires")
+        event.expires = expires
 
     def _channels(self) -> Quota:
         return quota_of("channels", self.identity.kind, self.identity.name, self._parts.settings.max_channels)
@@ -199,3 +290,18 @@ class TopicVerbs(Client):
         self._allow("read", topic, rate_limited=False)
         await self._parts.owners.extend(INDEX, id)
         return await self._parts.indices.read(id, value, extract)
+
+
+def _checked_key(key: str) -> str:
+    """Return *key*, by which a publication may come again, if it can be one, or is "".
+
+    Raises:
+        Invalid: it is too long, or holds control characters.
+    """
+    return check_name(key, "key") if key else ""
+
+
+def _checked_head(expect: int | None) -> int | None:
+    if expect is not None and not 0 <= expect <= MAX_ID:
+        raise Invalid("expect")
+    return expect

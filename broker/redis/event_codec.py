@@ -25,8 +25,10 @@ _decode = msgspec.msgpack.Decoder().decode
 def encode_record(event: Event, time: float) -> bytes:
     """Return *event* as a record with *time*, in seconds since the epoch."""
     body = event.body
-    author = (event.author,) if event.author else ()
-    head = _encode_head(event.topic, event.name, event.source, body is not None, *author)
+    more: tuple[Any, ...] = (event.author,) if event.author else ()
+    if event.content_type or event.expires:
+        more = event.author, event.content_type, event.expires
+    head = _encode_head(event.topic, event.name, event.source, body is not None, *more)
     return b"%b %d %b%b" % (repr(time).encode(), len(head), head, body or b"")
 
 
@@ -75,15 +77,17 @@ def mark_of(message: bytes) -> tuple[str, int]:
 def _decode_record(record: bytes, id: int, epoch: str) -> Event:
     time, size, rest = record.split(b" ", 2)
     length = int(size)
-    topic, name, source, has_body, *author = _decode(rest[:length])
+    topic, name, source, has_body, *more = _decode(rest[:length])
     body = rest[length:] if has_body else None
     event = Event(_decode_string(topic), _decode_string(name), body, _decode_string(source), float(time), id, epoch)
-    if author:
-        event.author = _decode_string(author[0])
+    if more:
+        event.author = _decode_string(more[0])
+    if len(more) > 1:
+        event.content_type, event.expires = _decode_string(more[1]), more[2]
     return event
 
 
-def _encode_head(*values: str | bytes | bool) -> bytes:
+def _encode_head(*values: str | bytes | bool | float) -> bytes:
     try:
         return _encode(values)
     except UnicodeEncodeError:

@@ -33,6 +33,7 @@ class Operation:
         chained: whether its new state must be computed here.
         computes: whether that is possible; see ``broker.redis.chains``.
         passes_reads: whether it may go before reads of the same place.
+        barrier: whether all that is submitted later waits until it is done, as it has several places.
     """
 
     words: Sequence[bytes]
@@ -48,6 +49,7 @@ class Operation:
 
     computes: ClassVar[bool] = False
     passes_reads: ClassVar[bool] = False
+    barrier: ClassVar[bool] = False
 
     def place(self) -> Hashable:
         """Return what it reads or changes; None for more than one place."""

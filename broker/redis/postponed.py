@@ -22,6 +22,7 @@ class Postponed:
         self.operations: deque[Operation] = deque()
         self._reads: dict[Hashable, int] = {}  # how many of them read a place
         self._writes: dict[Hashable, int] = {}  # how many of them change it; None: those without one place
+        self._barriers = 0  # how many of them all others wait for
 
     def add(self, operation: Operation) -> None:
         """Let *operation* wait behind the others."""
@@ -43,6 +44,8 @@ class Postponed:
 
     def blocks(self, operation: Operation) -> bool:
         """Whether *operation*, which is newer than all these, must wait for one of them."""
+        if self._barriers:
+            return True
         place = operation.place()
         if place is None:
             return bool(self._writes)
@@ -51,6 +54,8 @@ class Postponed:
         return place in self._reads and not (operation.reads or operation.passes_reads)
 
     def _count(self, operation: Operation, number: int) -> None:
+        if operation.barrier:
+            self._barriers += number
         counts = self._reads if operation.reads else self._writes
         place = operation.place()
         left = counts.get(place, 0) + number

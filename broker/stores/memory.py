@@ -5,8 +5,9 @@ from __future__ import annotations
 import heapq
 import secrets
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any, ParamSpec, TypeVar
 
 import attrs
@@ -17,15 +18,16 @@ from twisted.internet.task import deferLater
 from zope.interface import implementer
 
 from broker.core.clocks import monotonic_time_of, wall_clock_of
-from broker.errors import Conflict
 from broker.interfaces import IStore, IWallClock
-from broker.messages import MAX_TIME, Announce, Announcement, Entry, Event, Quota
+from broker.messages import MAX_TIME, Addition, Announce, Announcement, Entry, Event, Quota
 from broker.patterns import LOG_PREFIX
+from broker.stores.additions import First, Plan, add_all
 from broker.stores.entries import ANNOUNCED_SPACES, EXPIRED_KEPT, alive, check_revision, increased, merged, replaced
 from broker.stores.expiry import Expiry
 from broker.stores.room import ROW_BYTES, Room, check_quota, fits_when_full, floor_group, full_refusal, full_text
 from broker.stores.states import NOT_RUNNING, refused
 
+NO_FIRST = (0, 0.0, 0.0)  # what is remembered by an unknown key
 SWEEP_STEP = 1000  # logs that are swept before the reactor gets to other work
 
 P = ParamSpec("P")
@@ -37,11 +39,12 @@ class MemoryLog:
     """The events of one log.
 
     Attributes:
-        rows: of each event the first arguments of ``Event``, from the topic to the id, and its author.
+        rows: of each event the first arguments of ``Event``, from the topic to the id; its author, content type and
+            expiry.
         trimmed: the last id that was trimmed; the first row has the next one.
     """
 
-    rows: list[tuple[str, str, bytes | None, str, float, int, str]] = attrs.field(factory=list)
+    rows: list[tuple[str, str, bytes | None, str, float, int, str, str, float]] = attrs.field(factory=list)
     trimmed: int = 0
     owner: Quota | None = None
 
@@ -147,6 +150,8 @@ class MemoryStore(Service):
         self._floors: dict[str, int] = {}
         self._spaces: dict[str, MemorySpace] = {}
         self._counts: dict[str, int] = {}
+        # By log and key: id and time of the event, and until when the key counts.
+        self._firsts: dict[tuple[str, str], tuple[int, float, float]] = {}
         self.used_bytes = 0
 
     @property
@@ -190,15 +195,68 @@ class MemoryStore(Service):
 
     # Logs.
 
-    def append(self, log: str, event: Event, quota: Quota | None = None, head: int | None = None) -> Deferred[Event]:
+    def append(
+        self,
+        log: str,
+        event: Event,
+        quota: Quota | None = None,
+        head: int | None = None,
+        key: str = "",
+        key_seconds: float = 0.0,
+    ) -> Deferred[Event]:
         """See ``IStore.append``."""
-        return self._do(self._append, log, event, quota, head)
+        if head is not None or key:
+            return self.append_all([Addition(log, event, quota, head, key)], key_seconds).addCallback(itemgetter(0))
+        return self._do(self._append, log, event, quota)
 
-    def _append(self, log: str, event: Event, quota: Quota | None, head: int | None) -> Event:
-        if head is not None and head != self._head(log):
-            raise Conflict("head", log)
+    def _append(self, log: str, event: Event, quota: Quota | None) -> Event:
         self._check_room()
         return self._add(log, event, quota)
+
+    def append_all(self, additions: Sequence[Addition], key_seconds: float = 0.0) -> Deferred[list[Event]]:
+        """See ``IStore.append_all``."""
+        return self._do(self._append_all, additions, key_seconds)
+
+    def _append_all(self, additions: Sequence[Addition], key_seconds: float) -> list[Event]:
+        decisions = Plan(self.epoch, self._found_head, self._first, self._counted).decide(additions)
+        if None in decisions:
+            self._check_room()
+        end = self.wall.time() + key_seconds
+
+        def add(addition: Addition) -> Event:
+            event = self._add(addition.log, addition.event, addition.quota)
+            if addition.key:
+                self._remember(addition.log, addition.key, (event.id, event.time, end))
+            return event
+
+        results = add_all(additions, decisions, self.epoch, add)
+        self._forget_keys()
+        return results
+
+    def _found_head(self, log: str) -> tuple[int, bool]:
+        return self._head(log), log in self._logs
+
+    def _first(self, log: str, key: str) -> First | None:
+        id, time, end = self._firsts.get((log, key), NO_FIRST)
+        return (id, time) if id and not self._expiry.is_over(end) else None
+
+    def _counted(self, quota: Quota) -> int:
+        return self._counts.get(quota.account, 0)
+
+    def _remember(self, log: str, key: str, first: tuple[int, float, float]) -> None:
+        # Behind all others, also in the place of one that has ended.
+        if self._firsts.pop((log, key), None) is None:
+            self.used_bytes += ROW_BYTES + len(key)
+        self._firsts[log, key] = first
+
+    def _forget_keys(self) -> None:
+        """Forget the keys that have ended; those of one setting end in the order in which they came."""
+        while self._firsts:
+            name, (_, _, end) = next(iter(self._firsts.items()))
+            if not self._expiry.is_over(end):
+                return
+            del self._firsts[name]
+            self.used_bytes -= ROW_BYTES + len(name[1])
 
     def _add(self, log: str, event: Event, quota: Quota | None = None) -> Event:
         size = len(event.body or b"")
@@ -215,8 +273,9 @@ class MemoryStore(Service):
             event.time or stored.not_before(self.wall.time()),
             stored.head + 1,
         )
-        stored.rows.append((*row, event.author))
-        return Event(*row, self.epoch, event.origin, event.dialect, event.original, event.author)
+        more = event.author, event.content_type, event.expires
+        stored.rows.append((*row, *more))
+        return Event(*row, self.epoch, event.origin, event.dialect, event.original, *more)
 
     def read(self, log: str, after: int, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:
         """See ``IStore.read``."""
@@ -228,7 +287,8 @@ class MemoryStore(Service):
             return []
         start = max(0, after - stored.trimmed)
         rows = stored.rows[start : start + max(0, limit)]
-        return [Event(*row[:6], self.epoch, author=row[6]) for row in rows]
+        epoch = self.epoch
+        return [Event(*row[:6], epoch, "", "", b"", *row[6:]) for row in rows]
 
     def latest(self, log: str, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:
         """See ``IStore.latest``."""
@@ -275,6 +335,7 @@ class MemoryStore(Service):
         for space in set(self._spaces) - ANNOUNCED_SPACES:
             while len(self._expire(space, SWEEP_STEP, 0.0, self.oldest(EXPIRED_KEPT))) == SWEEP_STEP:
                 await deferLater(self._clock, 0)
+        self._forget_keys()
         return removed
 
     def _sweep_log(self, name: str, before: float, keep: int) -> int:

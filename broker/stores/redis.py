@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from twisted.application.service import Service
@@ -26,20 +27,19 @@ from broker.core.clocks import monotonic_time_of, wall_clock_of
 from broker.core.slices import slices_of
 from broker.errors import Conflict, Unavailable
 from broker.interfaces import ISharedStore, IWallClock
-from broker.messages import Announce, Announcement, Entry, Event, Quota, decode_text, encode_text
-from broker.patterns import LOG_PREFIX
+from broker.messages import Addition, Announce, Announcement, Entry, Event, Quota, decode_text, encode_text
 from broker.redis import RedisAddress
 from broker.redis.batcher import MAX_REPLY_BYTES, Batcher, Operation
-from broker.redis.event_codec import encode_extras, encode_record
+from broker.redis.event_codec import encode_record
 from broker.redis.script import Script
 from broker.redis.server import ServerInfo, read_info
 from broker.stores.entries import ANNOUNCED_SPACES, EXPIRED_KEPT, increased, merged
 from broker.stores.expiry import log_jump
+from broker.stores.redis_additions import adding, extras_of
 from broker.stores.redis_announcements import KeyEvents, announced, split
 from broker.stores.redis_expiry import KEYS_STEP, RedisExpiry
 from broker.stores.redis_reader import MAX_ID, RedisReader, end_of
 from broker.stores.redis_swap import (
-    CONFLICT,
     FULL,
     OVER_QUOTA,
     Append,
@@ -253,14 +253,22 @@ class RedisStore(RedisReader, Service):
 
     # Logs.
 
-    def append(self, log: str, event: Event, quota: Quota | None = None, head: int | None = None) -> Deferred[Event]:
+    def append(
+        self,
+        log: str,
+        event: Event,
+        quota: Quota | None = None,
+        head: int | None = None,
+        key: str = "",
+        key_seconds: float = 0.0,
+    ) -> Deferred[Event]:
         """See ``IStore.append``; the event is published in the same step if the store announces."""
+        if head is not None or key:
+            return self.append_all([Addition(log, event, quota, head, key)], key_seconds).addCallback(itemgetter(0))
         if self._room.shortage:
             return self._full()
         time = event.time or self.wall.time()
-        extras = b""
-        if log.startswith(LOG_PREFIX):
-            extras = encode_extras(event) if self.announces else b"-"
+        extras = extras_of(log, event, self.announces)
         stored = encode_record(event, time)
         if event.time:
             stored = b"=" + stored
@@ -272,12 +280,18 @@ class RedisStore(RedisReader, Service):
             event.origin if extras else "",
             quota=quota,
         )
-        if head is not None:
-            operation.words = (b"append_at", *operation.words[1:], quota.words if quota else b"", b"%d" % head)
-        elif log not in self._known:
+        if log not in self._known:
             self._known[log] = None
             operation.found(None)
         return self._submit(operation)
+
+    def append_all(self, additions: Sequence[Addition], key_seconds: float = 0.0) -> Deferred[list[Event]]:
+        """See ``IStore.append_all``."""
+        if not additions:
+            return self._nothing()
+        if self._room.shortage:
+            return self._full()
+        return self._submit(adding(additions, self.wall.time(), key_seconds, self.announces, lambda: self.epoch))
 
     def _appended(self, event: Event, time: float, quota: Quota | None, result: int | list[Any]) -> Event:
         if isinstance(result, list):
@@ -286,8 +300,6 @@ class RedisStore(RedisReader, Service):
             id = result
         if id == OVER_QUOTA:
             raise over_quota(quota)
-        if id == CONFLICT:
-            raise Conflict("head", event.topic)
         return Event(
             event.topic,
             event.name,
@@ -300,6 +312,8 @@ class RedisStore(RedisReader, Service):
             event.dialect,
             event.original,
             event.author,
+            event.content_type,
+            event.expires,
         )
 
     def trim(self, log: str, upto: int) -> Deferred[None]:

@@ -9,7 +9,8 @@ reactor thread, by a second connection.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
+from operator import itemgetter
 from typing import Any
 
 from twisted.application.service import Service
@@ -20,11 +21,11 @@ from zope.interface import implementer
 from broker.core.clocks import monotonic_time_of, wall_clock_of
 from broker.errors import Unavailable
 from broker.interfaces import IStore, IWallClock
-from broker.messages import Announce, Announcement, Entry, Event, Quota, encode_text
+from broker.messages import Addition, Announce, Announcement, Entry, Event, Quota, encode_text
 from broker.patterns import LOG_PREFIX
 from broker.stores.entries import EXPIRED_KEPT
 from broker.stores.expiry import Expiry
-from broker.stores.room import full_text
+from broker.stores.room import ROW_BYTES, full_text
 from broker.stores.sqlite_checkpoints import MAX_LOG_BYTES, CheckpointHealth, Checkpoints, CheckpointState
 from broker.stores.sqlite_failures import cannot_write, is_damage
 from broker.stores.sqlite_file import SqliteFile, closed_connection, open_file
@@ -188,12 +189,28 @@ class SqliteStore(Service):
 
     # Logs.
 
-    def append(self, log: str, event: Event, quota: Quota | None = None, head: int | None = None) -> Deferred[Event]:
+    def append(
+        self,
+        log: str,
+        event: Event,
+        quota: Quota | None = None,
+        head: int | None = None,
+        key: str = "",
+        key_seconds: float = 0.0,
+    ) -> Deferred[Event]:
         """See ``IStore.append``."""
         if self._stopped_reason:
             return refused(self._stopped_reason)
+        if head is not None or key:
+            return self.append_all([Addition(log, event, quota, head, key)], key_seconds).addCallback(itemgetter(0))
         time = event.time or self.wall.time()
-        return self._commits.submit(TableWriter.append, (log, event, time, quota, head), len(event.body or b""), log)
+        return self._commits.submit(TableWriter.append, (log, event, time, quota), len(event.body or b""), log)
+
+    def append_all(self, additions: Sequence[Addition], key_seconds: float = 0.0) -> Deferred[list[Event]]:
+        """See ``IStore.append_all``."""
+        size = sum(len(each.event.body or b"") + ROW_BYTES for each in additions)
+        arguments = (additions, self.wall.time(), key_seconds, self._expiry)
+        return self._change(TableWriter.append_all, arguments, size, *{each.log for each in additions})
 
     def read(self, log: str, after: int, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:
         """See ``IStore.read``."""
@@ -235,6 +252,8 @@ class SqliteStore(Service):
         space: str | None = ""
         while space is not None:
             space = await self._change(TableWriter.sweep_keys, (space, due), 0)
+        while await self._change(TableWriter.forget_keys, (self._expiry,), 0):
+            pass
         return removed
 
     # Keys.

@@ -24,6 +24,7 @@ _DIGEST = (
     "SELECT total((SELECT max(e.id) FROM event e WHERE e.log = l.id)) FROM log l",
     f"SELECT count(*), total(revision), total(expires) FROM (SELECT * FROM entry LIMIT {MAX_COMPARED_KEYS})",
     "SELECT count(*), total(count) FROM account",
+    f"SELECT count(*), total(id), total(expires) FROM (SELECT * FROM known_key LIMIT {MAX_COMPARED_KEYS})",
     "SELECT value FROM meta WHERE name = 'epoch'",
 )
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Any
+from typing import Any, TypeAlias
 
-from broker.errors import Conflict
-from broker.messages import MAX_TIME, Announce, Announcement, Entry, Event, Quota, decode_text, encode_text
+from broker.messages import MAX_TIME, Addition, Announce, Announcement, Entry, Event, Quota, decode_text, encode_text
 from broker.patterns import LOG_PREFIX
+from broker.stores.additions import First, Plan, add_all
 from broker.stores.entries import ANNOUNCED_SPACES, alive, check_revision, increased, merged, replaced
 from broker.stores.expiry import Expiry
 from broker.stores.room import ROW_BYTES, check_quota, fits_when_full, floor_group, full_refusal
@@ -21,11 +21,12 @@ MAX_INTEGER = 2**63 - 1  # of SQLite
 MAX_CACHED_LOGS = 100_000  # logs whose last id is kept in memory
 PURGED_ROWS = 1000  # events deleted in one transaction
 SWEPT_ROWS = 2000  # logs, events or keys looked at in one transaction
+NO_FIRST = (0, 0.0, 0.0)  # what is remembered by an unknown key
 PROBE_BYTES = 65536  # what must fit on the disk before the store says again that it can write
 
 AUTHOR = b"\xff"  # between source and author of an event in one column, which no text holds
 
-_EVENT = "e.id, e.topic, e.name, e.body, e.source, e.time"
+_EVENT = "e.id, e.topic, e.name, e.body, e.source, e.time, e.content_type, e.expires"
 # max() and not a second condition: only one lower bound steers the index.
 _READ = (
     f"SELECT {_EVENT} FROM log l JOIN event e ON e.log = l.id"
@@ -53,7 +54,14 @@ _ADD = "INSERT INTO account (name, count) VALUES (?, 1) ON CONFLICT (name) DO UP
 _SUBTRACT = "UPDATE account SET count = count - ? WHERE name = ?"
 _CLOSE = "DELETE FROM account WHERE name = ? AND count <= 0"
 _LAST_TIME = "SELECT time FROM event WHERE log = ? ORDER BY id DESC LIMIT 1"
-_APPEND = "INSERT INTO event (log, id, time, source, name, body, topic) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_APPEND = (
+    "INSERT INTO event (log, id, time, source, name, body, topic, content_type, expires)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_FIRST = "SELECT id, time, expires FROM known_key WHERE log = ? AND key = ?"
+_REMEMBER = "INSERT OR REPLACE INTO known_key (log, key, id, time, expires) VALUES (?, ?, ?, ?, ?)"
+_ENDED_KEYS = "SELECT log, key FROM known_key WHERE expires > ? AND expires <= ? ORDER BY expires LIMIT ?"
+_FORGET_KEY = "DELETE FROM known_key WHERE log = ? AND key = ?"
 _TRIM = "UPDATE log SET trimmed = ? WHERE id = ?"
 _TO_PURGE = "SELECT id, purged, trimmed FROM log WHERE purged < trimmed LIMIT 1"
 _SWEEP = "SELECT id, name, trimmed, purged, account FROM log WHERE name >= ? AND name < ? ORDER BY name LIMIT ?"
@@ -68,6 +76,9 @@ _DUE = (
 )
 _NOTE_TIME = "INSERT OR REPLACE INTO meta (name, value) VALUES ('time', ?)"
 _NEXT_SPACE = "SELECT min(space) FROM entry WHERE space > ?"
+
+# Of an event: id, topic, name, body, source (with the author), time, content type and expiry.
+EventRow: TypeAlias = tuple[int, bytes | int, bytes, bytes | None, bytes, float, bytes | None, float | None]
 
 
 class TableReader:
@@ -102,7 +113,7 @@ class TableReader:
         self.flush()
         return self._events(log, _rows(self._execute(_LATEST, (encode_text(log), _fit(limit))), 3, max_bytes)[::-1])
 
-    def _events(self, log: str, rows: list[tuple[int, bytes | int, bytes, bytes | None, bytes, float]]) -> list[Event]:
+    def _events(self, log: str, rows: list[EventRow]) -> list[Event]:
         epoch = self._epoch
         return [
             Event(
@@ -114,8 +125,10 @@ class TableReader:
                 number,
                 epoch,
                 author=decode_text(said[2]),
+                content_type=decode_text(content_type) if content_type else "",
+                expires=expires or 0.0,
             )
-            for number, topic, name, body, source, time in rows
+            for number, topic, name, body, source, time, content_type, expires in rows
         ]
 
     def head(self, log: str) -> int:
@@ -181,7 +194,7 @@ class TableWriter(TableReader):
         # By the name of the log: its row id, the id and the time of its last event.
         self._heads: dict[str, list[Any]] = {}
         super().__init__(connection, epoch)
-        self._buffer: list[tuple[int, int, float, bytes, bytes, bytes | None, bytes | int]] = []  # rows of "event"
+        self._buffer: list[tuple[Any, ...]] = []  # rows of "event"
         self.to_purge = self._execute(_TO_PURGE).fetchone() is not None  # the rest of an earlier run
 
     def attach(self, connection: sqlite3.Connection) -> None:
@@ -235,14 +248,10 @@ class TableWriter(TableReader):
             rows, self._buffer = self._buffer, []
             self._executemany(_APPEND, rows)
 
-    def append(
-        self, log: str, event: Event, time: float, quota: Quota | None = None, expected: int | None = None
-    ) -> Event:
+    def append(self, log: str, event: Event, time: float, quota: Quota | None = None) -> Event:
         """See ``IStore.append``; *time* is the event's own or the store's."""
         if self.shortage:
             raise full_refusal(self.shortage)
-        if expected is not None and expected != self.head(log):
-            raise Conflict("head", log)
         head = self._heads.get(log) or self._load_head(log, quota)
         number = head[1] + 1
         topic = event.topic
@@ -258,6 +267,8 @@ class TableWriter(TableReader):
                 event.name.encode("utf-8", "surrogatepass"),
                 event.body,
                 len(log) - len(topic) if log.endswith(topic) else encode_text(topic),
+                encode_text(event.content_type) if event.content_type else None,
+                event.expires or None,
             )
         )
         head[1] = number
@@ -274,7 +285,51 @@ class TableWriter(TableReader):
             event.dialect,
             event.original,
             event.author,
+            event.content_type,
+            event.expires,
         )
+
+    def append_all(self, additions: Sequence[Addition], time: float, key_seconds: float, expiry: Expiry) -> list[Event]:
+        """See ``IStore.append_all``; *time* is the store's."""
+
+        def first(log: str, key: str) -> First | None:
+            id, date, end = self._execute(_FIRST, (encode_text(log), encode_text(key))).fetchone() or NO_FIRST
+            return (id, date) if id and not expiry.is_over(end) else None
+
+        def add(addition: Addition) -> Event:
+            log, event = addition.log, addition.event
+            stored = self.append(log, event, event.time or time, addition.quota)
+            if addition.key:
+                names = encode_text(log), encode_text(addition.key)
+                self._execute(_REMEMBER, (*names, stored.id, stored.time, time + key_seconds))
+            return stored
+
+        decisions = Plan(self._epoch, self._found_head, first, self._counted).decide(additions)
+        results = add_all(additions, decisions, self._epoch, add)
+        if keys := sum(each.key != "" for each in additions):
+            self.forget_keys(expiry, 1 + keys)
+        return results
+
+    def _found_head(self, log: str) -> tuple[int, bool]:
+        """Return the last id of *log*, and whether there is such a log."""
+        if head := self._heads.get(log):
+            return head[1], True
+        # What is buffered is of logs whose heads are known.
+        row = self._execute(_HEAD, (encode_text(log),)).fetchone()
+        return (self._floor(log), False) if row is None else (row[1], True)
+
+    def _counted(self, quota: Quota) -> int:
+        row = self._execute(_COUNT, (encode_text(quota.account),)).fetchone()
+        return row[0] if row else 0
+
+    def forget_keys(self, expiry: Expiry, limit: int = SWEPT_ROWS) -> bool:
+        """Forget keys of ``append`` that count no more; return whether there may be more than *limit* of them."""
+        for after, upto in expiry.look().spans():
+            rows = self._execute(_ENDED_KEYS, (after, upto, limit)).fetchall()
+            self._executemany(_FORGET_KEY, rows)
+            if len(rows) == limit:
+                return True
+        return False
 
     def _load_head(self, log: str, quota: Quota | None) -> list[Any]:
         row, time = self._execute(_HEAD, (encode_text(log),)).fetchone(), 0.0
@@ -294,8 +349,7 @@ class TableWriter(TableReader):
         if quota is None:
             return None
         account = encode_text(quota.account)
-        row = self._execute(_COUNT, (account,)).fetchone()
-        check_quota(quota, row[0] if row else 0)
+        check_quota(quota, self._counted(quota))
         self._execute(_ADD, (account,))
         return account
 

@@ -22,6 +22,7 @@ STATUSES = {
     "TOO_LARGE": 413,
     "RATE_LIMITED": 429,
     "UNAVAILABLE": 503,
+    "BUSY": 503,
     "TAKEN": 409,
     "CONFLICT": 409,
     "TIMEOUT": 504,

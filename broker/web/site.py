@@ -66,8 +66,14 @@ class SitePeer(TypingProtocol):
     def client(self) -> str:
         """Its client id."""
 
-    def bind(self, session: ISession, disconnect: Callable[[int, str], object] | None = None) -> None:
-        """Deliver to *session* what is for this peer; *disconnect* closes its connection."""
+    def bind(
+        self,
+        session: ISession,
+        disconnect: Callable[[int, str], object] | None = None,
+        *,
+        link: ILink | None = None,
+    ) -> None:
+        """Deliver to *session* what is for this peer; *disconnect* closes its connection, which is *link*."""
 
     def close(self) -> None:
         """Undo everything it did."""
@@ -435,7 +441,7 @@ class Site(Factory):
             await self._late.hold(dialect, link)
             raise
         if peer.session is None:
-            peer.bind(session, link.close)
+            peer.bind(session, link.close, link=link)
         log.info(
             "{dialect}: a client came from {address}",
             dialect=dialect.name,

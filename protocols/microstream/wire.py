@@ -35,6 +35,7 @@ ERROR_MESSAGES = {
     "UNAUTHENTICATED": "The token is missing or wrong",
     "DENIED": "Not permitted",
     "RATE_LIMITED": "Too many requests",
+    "BUSY": 'Service "{target}" is busy',
     "UNAVAILABLE": "The hub can not do this now",
     "INTERNAL": "Internal server error",
 }

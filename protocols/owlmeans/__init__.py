@@ -2,8 +2,8 @@
 
 One JSON object a frame.  Read on in this order: ``dialect`` (who may connect), ``wire`` (how
 frames look), ``session`` (what each of them does), ``outgoing`` (what a client is sent), ``auth``
-(who it is), ``methods`` and ``watches`` (what can be asked of the broker itself), ``marshalled``
-(how errors are written).
+(who it is), ``reserved`` (what can be asked of the broker itself), ``marshalled`` (how errors are
+written).
 """
 
 from protocols.owlmeans.dialect import OwlMeans, dialect

@@ -9,7 +9,7 @@ from zope.interface import implementer
 
 from broker.interfaces import ILink, IPeer, IWebSocketDialect
 from protocols.owlmeans.auth import handshake, on_auth, parameters
-from protocols.owlmeans.methods import METHODS
+from protocols.owlmeans.reserved import METHODS
 from protocols.owlmeans.session import Session, make_tables
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class OwlMeans:
         )
         token = query.get("token") or link.handshake.headers.get("authorization", "")
         await handshake(session, token, query.get("client", ""))
-        peer.bind(session)
+        peer.bind(session, link=link)
         return session
 
 

@@ -23,6 +23,8 @@ TABLE = {
     "TAKEN": ("SocketErrorMessage", "socket:message:exists:{name}"),
     "CONFLICT": ("SocketErrorMessage", "socket:message:conflict:{name}"),
     "RATE_LIMITED": ("SocketErrorMessage", "socket:message:limit:{name}"),
+    "BUSY": ("SocketErrorMessage", "socket:message:busy:{name}"),
+    "CANCELLED": ("SocketErrorMessage", "socket:message:cancelled:{name}"),
     "TOO_LARGE": ("SocketErrorMessage", "socket:message:limit:{what}"),
 }
 INTERNAL = ("SocketError", "socket:internal")
@@ -48,6 +50,8 @@ def marshal(error: BrokerError, stacks: bool = False) -> str:
     if isinstance(error, CalleeFailed):
         return _of_callee(error) + (_stack_of(error) if stacks else "")
     kind, message = TABLE.get(error.code, INTERNAL)
+    if error.what == "options" and error.name:
+        message += ":{name}"  # which of them
     return f"{kind}|||{message.format(what=clean(error.what), name=clean(error.name))}|||"
 
 

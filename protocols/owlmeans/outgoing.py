@@ -19,6 +19,7 @@ from broker.interfaces import ILink, IPeer, IWallClock
 from broker.messages import CloseCode, Event, Frame, Mail, Reply, Request, text_frame
 from broker.patterns import KEY_PREFIX
 from protocols.owlmeans import wire
+from protocols.owlmeans.backlog import Backlog
 from protocols.owlmeans.marshalled import marshal
 from protocols.owlmeans.watches import Watches
 from protocols.owlmeans.wire import BROKER_JSON, CALL, RESPONSE, RESULT, Envelope, encode, milliseconds
@@ -112,6 +113,7 @@ class Outgoing:
     clock: IReactorTime = attrs.field(init=False)
     wall: IWallClock = attrs.field(init=False)
     _watches: Watches | None = attrs.field(default=None, init=False)
+    _backlog: Backlog | None = attrs.field(default=None, init=False)
     _client: bytes = attrs.field(default=b'""', init=False)  # its client id as JSON
     _buffer: StartBuffer | None = attrs.field(default=None, init=False)  # until it has its handlers in place
     _burst: int = attrs.field(default=0, init=False)  # bytes of queued messages in the present burst
@@ -127,6 +129,21 @@ class Outgoing:
             self._watches = Watches(self.peer, self.push, self.link)
         return self._watches
 
+    @property
+    def backlog(self) -> Backlog:
+        """The events that it has no room for."""
+        if self._backlog is None:
+            settings = self.settings
+            self._backlog = Backlog(
+                self.peer,
+                self.link,
+                self.clock,
+                settings.send_queue_bytes,
+                settings.resume_events,
+                settings.slow_grace_seconds,
+            )
+        return self._backlog
+
     def start(self) -> None:
         """Begin to keep what the broker sends, until the client is ready."""
         self._buffer = StartBuffer(self.clock, self.ready, self.settings.send_queue_bytes, self.link)
@@ -135,6 +152,9 @@ class Outgoing:
     def stop(self) -> None:
         """Send nothing more; leave no timer behind."""
         self._watches = None  # it refers to this session
+        if self._backlog is not None:
+            self._backlog.close()
+            self._backlog = None
         if self._buffer is not None:
             self._buffer.close()
             self._buffer = None
@@ -155,6 +175,10 @@ class Outgoing:
         names = encode(request.id), encode(request.procedure)
         self.link.send(CALL % (*names, request.body, timeout, encode(request.caller), self._client, dt))
 
+    def cancelled(self, id: str) -> None:
+        """Tell the client that a call or a request which it has to answer was cancelled."""
+        self.push(text_frame(wire.cancelled(id)))
+
     def reply(self, reply: Reply) -> None:
         """Send the end of a call, or one answer of a request."""
         dt = int((reply.time or self.wall.time()) * 1000 + 0.5)
@@ -171,10 +195,12 @@ class Outgoing:
             return  # it may have been closed for what came by another of its subscriptions
         if pattern:
             frame = event.render(wire.event, pattern)
-            if self._buffer is None:
-                self.link.send_frame(frame)
+            if self._buffer is not None:
+                self._push_event(event, pattern, frame)
+            elif self.link.paused:
+                self.backlog.add(event, pattern)
             else:
-                self.push(frame)
+                self.link.send_frame(frame)
             return
         for watch in self.watches.matching(event):
             self.watches.notify(watch, event.render(wire.event, KEY_PREFIX + watch))
@@ -212,6 +238,7 @@ class Outgoing:
         if buffer is not None:
             for frame in buffer.close():
                 self.link.send_frame(frame)
+            self.peer.resume()
         self.peer.collect()
 
     def push(self, frame: Frame) -> None:
@@ -220,6 +247,14 @@ class Outgoing:
         if buffer is None:
             self.link.send_frame(frame)
         elif not buffer.add(frame):
+            self.link.close(CloseCode.TRY_AGAIN_LATER, "too much before the first frame")
+
+    def _push_event(self, event: Event, pattern: str, frame: Frame) -> None:
+        """Keep *frame* of *event* until the client is ready; a stored one that is too much is read again then."""
+        buffer = self._open_buffer()
+        if buffer is None:
+            self.link.send_frame(frame)
+        elif not (buffer.add(frame) or self.backlog.wait_in_store(event, pattern)):
             self.link.close(CloseCode.TRY_AGAIN_LATER, "too much before the first frame")
 
     def notice(self, error: BrokerError, envelope: Envelope) -> None:

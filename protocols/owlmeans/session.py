@@ -25,6 +25,7 @@ from protocols.owlmeans.wire import ABSENT, RESULT, Envelope, checked_payload, d
 log = Logger()
 
 BRACE, BRACKET = ord("{"), ord("[")
+NO_ARGUMENTS = b"[]"  # of a call without a payload
 MAX_NAME_LENGTH = 128  # characters of a client id
 MALFORMED_RESULT = ("SocketErrorMessageMalformed", "socket:message:malformed:payload")
 
@@ -226,7 +227,9 @@ class Session(Outgoing):
             if not ref:
                 raise Invalid("id")
             body = checked_payload(envelope)
-            if not body or body[0] != BRACKET:
+            if not body:
+                body = NO_ARGUMENTS
+            elif body[0] != BRACKET:
                 raise Invalid("payload")
             if not method:
                 raise Invalid("method")

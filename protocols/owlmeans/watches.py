@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import takewhile
 
 import attrs
 
@@ -11,7 +10,7 @@ from broker.core.tree import PatternTree
 from broker.errors import RateLimited, TooLarge
 from broker.interfaces import ILink, IPeer
 from broker.messages import CloseCode, Entry, Event, Frame
-from broker.patterns import KEY_PREFIX, is_pattern, matches
+from broker.patterns import KEY_PREFIX, is_pattern, literal_beginning, matches
 
 MAX_PATTERNS = 1000  # patterns of one session
 MAX_HELD_BYTES = 1 << 23  # of changes that wait for snapshots
@@ -131,5 +130,5 @@ def _bounds(pattern: str) -> tuple[str, str]:
     """Return the first and the last key that *pattern* could match."""
     if not is_pattern(pattern):
         return pattern, pattern
-    fixed = "".join(f"{token}." for token in takewhile(lambda token: token not in ("*", ">"), pattern.split(".")))
-    return fixed, fixed + HIGHEST
+    beginning = literal_beginning(pattern)
+    return beginning, beginning + HIGHEST

@@ -13,7 +13,7 @@ import msgspec
 from broker.errors import Invalid
 from broker.jsontext import ERRORS, overflows, read_fields
 from broker.jsontext import decode as decode_leniently
-from broker.messages import MAX_TIME, Entry, Event, Frame, Mail, Request, long_text_frame, text_frame
+from broker.messages import MAX_TIME, Entry, Event, Frame, Loss, Mail, Request, long_text_frame, text_frame
 
 ABSENT = msgspec.Raw(b"")
 
@@ -156,6 +156,11 @@ def notice(marshalled: str, about: Envelope) -> bytes:
     return encode({"type": "system", "event": "broker.error", "payload": {"error": marshalled, "ref": ref}})
 
 
+def cancelled(id: str) -> bytes:
+    """Return what tells a client that the call or request *id*, which it has to answer, was cancelled."""
+    return encode({"type": "system", "event": "broker.cancel", "id": id})
+
+
 def expiring(seconds: float, now: float) -> bytes:
     """Return what tells a client at the time *now* that its credential ends in *seconds*: it may show another.
 
@@ -185,8 +190,8 @@ def mail(mail: Mail) -> bytes:
     )
 
 
-def event(event: Event, pattern: str) -> Frame:
-    """Return *event* as it comes by the subscription to *pattern*.
+def event(event: Event, pattern: str, cursor: str = "") -> Frame:
+    """Return *event* as it comes by the subscription to *pattern*, with the *cursor* that acknowledges it, if any.
 
     ``observe`` takes exact names only: what came by a pattern is named by the
     pattern, and ``topic`` has the real name.  All copies of one event that a node sends have
@@ -195,8 +200,14 @@ def event(event: Event, pattern: str) -> Frame:
     """
     topic = b"" if pattern == event.topic else b',"topic":' + encode(event.topic)
     stored = b',"from":' + encode(event.author) if event.author else b""
+    if event.content_type:
+        stored += b',"content_type":' + encode(event.content_type)
+    if event.expires:
+        stored += b',"expires":%d' % milliseconds(event.expires)
     if event.id:
         stored += b',"epoch":%b,"eventId":%b' % (encode(event.epoch), encode(f"{event.epoch}:{event.topic}:{event.id}"))
+    if cursor:
+        stored += b',"cursor":' + encode(cursor)
     body = b"{}" if event.body is None else event.body
     fields = (
         encode(pattern),
@@ -211,6 +222,41 @@ def event(event: Event, pattern: str) -> Frame:
     if len(body) > LONG:
         return long_text_frame(EVENT_HEAD % fields[:3], body, EVENT_TAIL % fields[4:])
     return text_frame(EVENT % fields)
+
+
+def gap(topic: str, count: int) -> bytes:
+    """Return what tells that *count* events of *topic*, which are not stored, were dropped."""
+    return encode({"type": "system", "event": "broker.gap", "payload": {"topic": topic, "count": count}})
+
+
+def gap_of(loss: Loss) -> bytes:
+    """Return what tells that stored events can not be had any more."""
+    payload = {"topic": loss.topic, "epoch": loss.epoch, **lost(loss)}
+    return encode({"type": "system", "event": "broker.gap", "payload": payload})
+
+
+def lost(loss: Loss) -> dict[str, Any]:
+    """Return what a subscription can not begin with any more, both ids included."""
+    return {"from": loss.first, "to": loss.last, "why": loss.why}
+
+
+def stored_event(event: Event) -> dict[str, Any]:
+    """Return *event*, which is stored, as an answer shows it."""
+    more: dict[str, Any] = {"from": event.author} if event.author else {}
+    if event.content_type:
+        more["content_type"] = event.content_type
+    if event.expires:
+        more["expires"] = milliseconds(event.expires)
+    return {
+        "topic": event.topic,
+        "id": event.id,
+        "epoch": event.epoch,
+        "name": event.name,
+        "payload": None if event.body is None else msgspec.Raw(event.body),
+        "sender": event.source,
+        **more,
+        "time": milliseconds(event.time),
+    }
 
 
 def _new_id(event: Event) -> str:

@@ -135,6 +135,8 @@ WRONG = {
     '[user.bob.call]\nallow = ["a..>"]': "'a..>' is a pattern that can match nothing",
     '[user.bob.call]\ndeny = ["a*b"]': "'a*b' is a pattern that can match nothing",
     '[user.bob.call]\ndeny = ["*b"]': "'*b' is a pattern that can match nothing",
+    '[user.bob.call]\nallow = ["a>"]': "'a>' is a pattern that can match nothing",
+    '[user.bob.act]\nallow = ["wor*ker"]': "'wor*ker' is a pattern that can match nothing",
     "[user.bob.call]\ndeny = [7]": "7 is a pattern that can match nothing",
     '[user.bob.act]\nallow = ["broker"]': "'broker' is a pattern that can match nothing: nobody acts as a",
     '[user.bob.act]\nallow = ["broker.*"]': "nobody acts as a reserved name",
@@ -207,6 +209,15 @@ def test_a_missing_file_is_refused(tmp_path):
         read_permissions(tmp_path / "none.toml", ())
 
 
+def test_wildcards_of_a_plain_name_are_ordinary_characters():
+    grants = Grants({"subscribe": Rule(("job:*",), ("job:secret",)), "read": Rule(("a.*",))})
+    assert not grants.may("subscribe", "job:*")
+    assert grants.may_name("subscribe", "job:*")
+    assert not grants.may_name("subscribe", "job:secret")
+    assert not grants.may_name("publish", "job:*")
+    assert Grants({}, lenient=True).may_name("subscribe", "*")
+
+
 # The last token of a pattern may be a prefix.
 
 
@@ -225,8 +236,7 @@ def test_a_missing_file_is_refused(tmp_path):
     ],
 )
 def test_a_prefix_matches_whatever_begins_with_it(pattern, name, expected):
-    assert matches(pattern, name, prefix=True) is expected
-    assert matches(pattern, name) is (pattern == name)
+    assert matches(pattern, name) is expected
 
 
 @pytest.mark.parametrize(

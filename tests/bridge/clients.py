@@ -120,8 +120,8 @@ class OwlMeans(Client):
         failure: str = json.loads(text)["payload"]
         return failure
 
-    async def subscribe(self, *topics: str) -> None:
-        await self.ask("broker.subscribe", list(topics))
+    async def subscribe(self, *topics: str, **options: Any) -> None:
+        await self.ask("broker.subscribe", list(topics), options)
 
     def notify(self, event: str, payload: str | None) -> None:
         body = "" if payload is NO_BODY else f',"payload":{payload}'

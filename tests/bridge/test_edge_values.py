@@ -19,7 +19,7 @@ from broker.messages import HttpRequest
 from broker.testing import Connected, connect, http_request, make_broker, value_of
 from protocols import ganomede, hpkv, owlmeans, thinws
 from protocols.microstream import MicroStream
-from protocols.owlmeans.methods import METHODS
+from protocols.owlmeans.reserved import METHODS
 from tests.support.logs import lines_of, logging
 
 NUMBERS = (

@@ -33,7 +33,7 @@ NO_TOPICS = ["", "x" * 256, "line\nend", "nothing\0", "\x1b[0m", "\x7f"]
 @pytest_twisted.ensureDeferred
 async def test_a_name_is_the_same_topic_for_all(shared_daemon, join, topic):
     ganomede, owl, thin = Ganomede(shared_daemon), await join(OwlMeans), await join(ThinWs)
-    await owl.subscribe(topic)
+    await owl.subscribe(topic, exact=True)
     await thin.enter(topic)
 
     await ganomede.post(topic, '{"from":"ganomede"}')

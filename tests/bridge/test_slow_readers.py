@@ -49,12 +49,6 @@ class Fanout:
     publish: Callable[[Daemon, str], Awaitable[None]]
 
 
-async def owlmeans_reader(daemon: Daemon, number: int) -> Client:
-    owl = await OwlMeans.join(daemon)
-    await owl.subscribe("slow.owlmeans")
-    return owl
-
-
 async def thinws_reader(daemon: Daemon, number: int) -> Client:
     thin = await ThinWs.join(daemon)
     await thin.enter("slow.thinws")
@@ -79,7 +73,6 @@ async def set_key(daemon: Daemon, text: str) -> None:
 
 
 FANOUTS = {
-    "owlmeans": Fanout(owlmeans_reader, "event", post_to("slow.owlmeans")),
     "thinws": Fanout(thinws_reader, "message", post_to("slow.thinws")),
     "hpkv": Fanout(hpkv_reader, "notification", set_key),
 }
@@ -103,6 +96,43 @@ async def test_a_dead_reader_among_ten_is_closed_with_1013(shared_daemon, dialec
     assert (await dead.socket.closed())[0] == 1013
     for reader in others:
         await reader.socket.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_does_not_read_what_is_stored_costs_no_memory(start_daemon, soak):
+    daemon = await start_daemon()
+    dead = await OwlMeans.join(daemon)
+    await dead.subscribe("slow.disk")
+    dead.socket.mute()
+    before, messages = peak(daemon), 2000 if soak else MESSAGES
+    for number in range(messages):
+        await Ganomede(daemon).post("slow.disk", json.dumps([f"{number} " + "x" * MESSAGE]))
+    assert peak(daemon) - before < MAX_GROWTH
+    dead.socket.listen()
+    assert [json.loads(await dead.event())["id"] for _ in range(messages)] == list(range(1, messages + 1))
+    assert peak(daemon) - before < MAX_GROWTH
+    await dead.socket.close()
+
+
+@pytest.mark.alone
+@pytest_twisted.ensureDeferred
+async def test_a_native_client_is_told_how_many_other_events_it_did_not_get(shared_daemon):
+    dead, publisher = await OwlMeans.join(shared_daemon), await OwlMeans.join(shared_daemon)
+    await dead.subscribe("slow.live")
+    dead.socket.mute()
+    for number in range(MESSAGES):
+        publisher.notify("slow.live", json.dumps([number, "x" * MESSAGE]))
+    await publisher.sync()
+    dead.socket.listen()
+    publisher.notify("slow.live", "[-1]")
+    numbers = []
+    while -1 not in numbers:
+        numbers.append(json.loads(await dead.event())["payload"][0])
+    gaps = [json.loads(await dead.next("system"))["payload"] for _ in range(dead.count("system"))]
+    assert numbers[:-1] == sorted(numbers[:-1])
+    assert gaps == [{"topic": "slow.live", "count": MESSAGES + 1 - len(numbers)}]
+    for client in (dead, publisher):
+        await client.socket.close()
 
 
 @pytest.mark.alone
@@ -153,10 +183,10 @@ async def test_one_that_never_reads_again_is_cut_off(start_daemon):
     dead, observer = await OwlMeans.join(daemon), await OwlMeans.join(daemon)
     session = (await dead.ask("broker.whoami"))["session"]
     await observer.subscribe("broker.client.offline")
-    await dead.subscribe("cut")
+    await dead.ask("broker.set", "large", "x" * MESSAGE)
     dead.socket.mute()
     for _ in range(MESSAGES):
-        await Ganomede(daemon).post("cut", json.dumps(["x" * MESSAGE]))
+        dead.begin("broker.get", '"large"')
     assert json.loads(await observer.event())["payload"]["session"] == session
     dead.socket.abort()
     await observer.socket.close()

@@ -178,6 +178,18 @@ def test_a_topic_that_looks_like_a_glob_blinds_no_prefix(node: Node, topic: str,
     assert [event.topic for event in node.heard] == ["kv/user", topic]
 
 
+def test_a_prefix_is_asked_for_as_the_glob_of_its_text(node: Node) -> None:
+    node.subscriber.listen("a.b?c*", False)
+    node.settle()
+    assert node.server.globs == {b"p0/event/a.b\\?c*"}
+    for topic in ("a.b?c", "a.b?cd.e", "a.bxcd", "a.b"):
+        node.post(topic)
+    node.cut()
+    node.post("a.b?c")
+    node.settle()
+    assert node.got == [("a.b?c", 1), ("a.b?cd.e", 1), ("a.b?c", 2)]
+
+
 def test_what_another_subscription_needs_stays_subscribed(node: Node) -> None:
     for pattern in ("a.*", "a.>"):
         node.subscriber.listen(pattern, False)
@@ -374,7 +386,7 @@ class Model:
 
     def _key(self, interest: Interest) -> tuple[str, str]:
         topic, prefix = interest
-        return ("prefix" if prefix else "pattern" if topic in ("a.*", "a.>", ">", "a.*.c") else "exact"), topic
+        return ("prefix" if prefix else "pattern" if topic in ("a.*", "a.>", ">", "a.*.c", "kv/*") else "exact"), topic
 
 
 @settings(max_examples=150, deadline=None)

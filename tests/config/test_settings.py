@@ -77,6 +77,7 @@ def test_empty_text_is_the_same_as_none():
         ("COMPRESSION", "maybe", "expected true, false, 1 or 0, not 'maybe'"),
         ("DURABILITY", "maybe", "expected one of fsync, os, not 'maybe'"),
         ("DURABLE_TOPICS", "a.>.b", "'a.>.b' is no pattern, not 'a.>.b'"),
+        ("DURABLE_TOPICS", "a*b", "'a*b' is no pattern, not 'a*b'"),
         ("RETENTION", "7w", "expected an age such as 7d, 12h, 30m or 90s, a count, both, or none, not '7w'"),
         ("RETENTION", "1d 2d", "expected an age such as 7d, 12h, 30m or 90s, a count, both, or none, not '1d 2d'"),
     ],

@@ -2,40 +2,13 @@
 
 from __future__ import annotations
 
-import attrs
 import pytest
 from twisted.internet.task import Clock
 
-from broker.core.calls import MAX_KEPT_BYTES, Call, Calls
+from broker.core.calls import MAX_KEPT_BYTES, Calls
 from broker.core.slices import SLICE
 from broker.errors import CalleeFailed, Denied, Gone, Invalid, NotFound, RateLimited, Timeout
-from broker.messages import Reply, Request
-
-
-@attrs.define(eq=False, slots=False)
-class Party:
-    client: str
-    refuses: Exception | None = None
-    served: list[Request] = attrs.field(factory=list)
-    heard: list[Reply] = attrs.field(factory=list)
-    calling: dict[str, Call] = attrs.field(factory=dict)
-    serving: dict[str, Call] = attrs.field(factory=dict)
-    held: int = 0
-
-    @property
-    def id(self):
-        return f"session of {self.client}"
-
-    def hold(self, change):
-        self.held += change
-
-    def on_request(self, request):
-        self.served.append(request)
-        if self.refuses:
-            raise self.refuses
-
-    def on_reply(self, reply):
-        self.heard.append(reply)
+from tests.core.parties import Party, nothing_is_left, request
 
 
 @pytest.fixture
@@ -56,14 +29,6 @@ def ann():
 @pytest.fixture
 def bob():
     return Party("bob")
-
-
-def request(procedure="m", timeout=5.0, **more):
-    return Request("", procedure, "", "", b"[]", timeout=timeout, **more)
-
-
-def nothing_is_left(calls, *parties):
-    return calls.pending == 0 and not any(party.calling or party.serving for party in parties)
 
 
 # Who takes a call
@@ -255,6 +220,69 @@ def test_stopping_forgets_the_deadlines(calls, ann, bob, clock):
     calls.open(ann, bob, "ref", request())
     calls.stop()
     assert clock.getDelayedCalls() == []
+
+
+# What the caller takes back
+
+
+def test_cancelled_call_ends_on_both_sides(calls, ann, bob, clock):
+    asked = request()
+    calls.open(ann, bob, "ref", asked)
+    calls.cancel(ann, "ref")
+    assert bob.cancelled == [asked.id]
+    assert ann.errors == ["CANCELLED"]
+    assert not calls.answer(bob, asked.id, b"late")
+    clock.advance(100)
+    assert len(ann.heard) == 1
+    assert nothing_is_left(calls, ann, bob)
+
+
+def test_all_calls_of_one_reference_are_cancelled(calls, ann, bob):
+    for ref in ("a", "b", "a"):
+        calls.open(ann, bob, ref, request())
+    calls.cancel(ann, "a")
+    assert [reply.ref for reply in ann.heard] == ["a", "a"]
+    assert [call.ref for call in bob.serving.values()] == ["b"]
+
+
+@pytest.mark.parametrize("ref", ["", "other", "ref"])
+def test_only_a_call_of_ones_own_can_be_cancelled(calls, ann, bob, ref):
+    calls.open(ann, bob, "ref", request())
+    caller = ann if ref != "ref" else Party("eve")
+    with pytest.raises(NotFound) as caught:
+        calls.cancel(caller, ref)
+    assert (caught.value.what, caught.value.name) == ("call", ref)
+    assert (bob.cancelled, calls.pending) == ([], 1)
+
+
+def test_a_call_that_has_ended_can_not_be_cancelled(calls, ann, bob):
+    asked = request()
+    calls.open(ann, bob, "ref", asked)
+    calls.answer(bob, asked.id, b"1")
+    with pytest.raises(NotFound):
+        calls.cancel(ann, "ref")
+    assert bob.cancelled == []
+
+
+def test_a_callee_that_answers_when_it_is_told_ends_the_call_itself(calls, ann, bob):
+    asked = request()
+    calls.open(ann, bob, "ref", asked)
+    bob.on_cancel = lambda id: calls.answer(bob, id, b"partly")
+    calls.cancel(ann, "ref")
+    assert [(reply.body, reply.error) for reply in ann.heard] == [(b"partly", None)]
+    assert nothing_is_left(calls, ann, bob)
+
+
+@pytest.mark.parametrize("answers", [0, 2])
+def test_cancelled_stream_ends_with_a_word(calls, ann, bob, answers):
+    asked = request("", streamed=True)
+    calls.open(ann, bob, "ref", asked)
+    for _ in range(answers):
+        calls.answer(bob, asked.id, b"1")
+    calls.cancel(ann, "ref")
+    assert ann.errors == [None] * answers + ["CANCELLED"]
+    assert ann.heard[-1].streamed
+    assert not calls.answer(bob, asked.id, b"late")
 
 
 # Streamed requests

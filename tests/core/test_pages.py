@@ -92,19 +92,65 @@ def test_pages_of_large_events_are_read_in_small_parts_and_are_whole():
 
 def test_a_page_of_so_many_bytes_ends_with_the_event_that_fills_it():
     shelf = Shelf(40, 40, 40, 200, 10)
-    assert [shelf.page(after, 10, 10_000, 100) for after in (0, 3, 4)] == [[1, 2, 3], [4], [5]]
-    assert shelf.page(0, 2, 10_000, 100) == [1, 2]
-    assert shelf.page(0, 10, 90, 100) == [1, 2]
+    assert [shelf.page(after, 10, 10_000, None, 100) for after in (0, 3, 4)] == [[1, 2, 3], [4], [5]]
+    assert shelf.page(0, 2, 10_000, None, 100) == [1, 2]
+    assert shelf.page(0, 10, 90, None, 100) == [1, 2]
 
 
 def test_no_more_is_read_for_a_page_than_it_has():
     shelf = Shelf(*[10_000] * 100)
-    assert len(shelf.page(0, 100, 1 << 23, 100_000)) == 10
+    assert len(shelf.page(0, 100, 1 << 23, None, 100_000)) == 10
     assert sum(shelf.read_at_once) == 10
 
 
 def test_pages_of_so_many_bytes_are_the_whole_log():
     shelf, found = Shelf(*[number * 37 % 500 for number in range(300)]), []
-    while page := shelf.page(len(found), 1000, 1 << 23, 700):
+    while page := shelf.page(len(found), 1000, 1 << 23, None, 700):
         found += page
     assert found == list(range(1, 301))
+
+
+class Pauses:
+    """Slices that are over at once; counts the pauses."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def deadline(self) -> float:
+        return 0.0
+
+    async def checked(self, end: float) -> float:
+        self.count += 1
+        return end
+
+
+def log_of(count, alive):
+    """Return a store with *count* events, which have expired but for those with the ids *alive*."""
+    clock = Clock()
+    store = open_store("memory:", clock=clock)
+    store.startService()
+    for id in range(1, count + 1):
+        value_of(store.append("log", Event("t", "", b"1", expires=200.0 if id in alive else 50.0)))
+    clock.advance(100)
+    return store
+
+
+@pytest.mark.parametrize("alive", [(), (1,), (5, 40, 1500, 1999), (2000,), tuple(range(1, 2001, 3))])
+def test_what_has_expired_is_left_out(alive):
+    store = log_of(2000, set(alive))
+    for limit in (1, 3, 100, 1000):
+        page, last = value_of(read_page(store, "log", 0, limit)), value_of(read_last_page(store, "log", limit))
+        assert [event.id for event in page] == list(alive[:limit])
+        assert [event.id for event in last] == list(alive[-limit:])
+    for after in (4, 5, 1998):
+        page = value_of(read_page(store, "log", after, 2))
+        assert [event.id for event in page] == [id for id in alive if id > after][:2]
+
+
+def test_what_has_expired_is_passed_over_in_slices():
+    store, pauses = log_of(2000, {2000}), Pauses()
+    assert [event.id for event in value_of(read_page(store, "log", 0, 9, slices=cast(Any, pauses)))] == [2000]
+    assert 3 < pauses.count < 20
+    pauses.count = 0
+    assert [event.id for event in value_of(read_last_page(store, "log", 9, slices=cast(Any, pauses)))] == [2000]
+    assert 3 < pauses.count < 20

@@ -37,8 +37,10 @@ def event(topic, origin=""):
     return Event(topic, "e", b"1", origin=origin)
 
 
-@pytest.mark.parametrize("pattern", ["a", "a.b", "*", "a.*", "*.b", ">", "a.>", "*.*", "a.*.c", "*.>", "a*", "a.b*"])
-@pytest.mark.parametrize("topic", ["a", "a.b", "b.b", "a.b.c", "a.x.c", "a.", "a*", "x"])
+@pytest.mark.parametrize(
+    "pattern", ["a", "a.b", "*", "a.*", "*.b", ">", "a.>", "*.*", "a.*.c", "*.>", "a*", "a.b*", "*.b*"]
+)
+@pytest.mark.parametrize("topic", ["a", "a.b", "b.b", "a.b.c", "a.x.c", "a.", "a*", "x", "ab", "a.bc.d"])
 def test_tree_agrees_with_the_rule(topics, pattern, topic):
     ann = Listener("ann")
     topics.subscribe(ann, pattern)
@@ -120,3 +122,13 @@ def test_listeners_may_come_and_go_while_an_event_is_delivered(topics):
     topics.deliver(event("a"))
     assert [pattern for _, pattern in ann.heard] == ["a", "*", "*"]
     assert bob.heard == [("a", "a")]
+
+
+def test_listeners_are_counted_once_each_and_as_they_are_delivered_to(topics):
+    ann, bob, cid = Listener("ann"), Listener("bob"), Listener("cid")
+    for topic in ("a.b", "a.*", ">"):
+        topics.subscribe(ann, topic)
+    topics.subscribe(bob, "a.b")
+    topics.subscribe(cid, "a.*", echo=True)
+    assert [topics.count(event(topic)) for topic in ("a.b", "a.c", "b")] == [3, 2, 1]
+    assert [topics.count(event("a.b", origin)) for origin in ("ann", "bob", "cid")] == [2, 2, 3]

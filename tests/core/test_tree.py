@@ -9,8 +9,12 @@ from broker.core.tree import MAX_CACHED_NODES, PatternTree
 from broker.patterns import matches
 
 tokens = st.sampled_from(["a", "b", "*"])
-patterns = st.lists(tokens, min_size=1, max_size=4).map(".".join)
-names = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=5).map(".".join)
+patterns = st.builds(
+    lambda head, last: ".".join([*head, last]),
+    st.lists(tokens, max_size=3),
+    st.sampled_from(["a", "b", "*", ">", "a*", "ab*", "b*"]),
+)
+names = st.lists(st.sampled_from(["a", "b", "c", "ab", "abc", "*", ">", "a*"]), min_size=1, max_size=5).map(".".join)
 
 
 def found(tree, name):
@@ -62,6 +66,17 @@ def test_a_name_of_many_patterns_is_not_remembered():
     looks = tree.visited
     tree.matching(name)
     assert tree.visited == 2 * looks
+
+
+def test_one_of_many_prefixes_is_found_by_one_look_for_each_length():
+    tree = PatternTree()
+    for number in range(10_000):
+        tree.insert(f"user:{number:04}:*")["ann"] = None
+    assert found(tree, "user:0815:name") == ["user:0815:*"]
+    assert (tree.visited, tree._root.lengths) == (1, {10: 10_000})
+    for number in range(10_000):
+        tree.remove(f"user:{number:04}:*", "ann")
+    assert (tree.count, tree._root.lengths, tree._root.children) == (0, {}, {})
 
 
 @given(st.lists(patterns, max_size=8), st.lists(patterns, max_size=4), st.lists(names, min_size=1, max_size=4))

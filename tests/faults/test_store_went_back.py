@@ -104,6 +104,8 @@ async def check_everybody_goes_on(
 async def test_after_an_old_snapshot_there_is_one_new_epoch_and_all_go_on(cluster: Cluster) -> None:
     nodes = cluster.nodes
     clients = await observers(nodes)
+    follower = await OwlMeans.join(nodes[1])
+    await follower.ask("broker.subscribe", CHANNEL, {"from": "start"})
     before = (await about(nodes[0]))["epoch"]
     for number in range(10):
         await posted(nodes[number % 3], number)
@@ -124,6 +126,19 @@ async def test_after_an_old_snapshot_there_is_one_new_epoch_and_all_go_on(cluste
     for client in clients:
         assert [payload["n"] for _, payload in client.emulator.heard] == [*range(10), 100, 101, 102]
         await client.socket.close()
+    await check_follower_is_told(follower, before)
+
+
+async def check_follower_is_told(follower: OwlMeans, before: str) -> None:
+    """It has got ten events of the epoch *before*, then is told what is lost, and gets all of the new one."""
+    events = [json.loads(await follower.event()) for _ in range(19)]
+    assert [event["id"] for event in events] == [*range(1, 11), *range(1, 10)]
+    assert {event["epoch"] for event in events[:10]} == {before}
+    (epoch,) = {event["epoch"] for event in events[10:]}
+    gap = json.loads(await follower.next("system"))["payload"]
+    assert gap == {"topic": CHANNEL, "epoch": before, "from": 11, "to": None, "why": "epoch"}
+    assert epoch != before
+    await follower.socket.close()
 
 
 @pytest_twisted.ensureDeferred

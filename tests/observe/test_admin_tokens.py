@@ -49,6 +49,14 @@ def test_a_body_that_holds_no_token_is_refused(broker, body):
     assert json.loads(answer.body)["error"]["code"] == "INVALID"
 
 
+def test_a_member_that_is_not_known_is_refused_by_its_name(broker):
+    token = minted(broker)
+    answer = ask(broker, json.dumps({"token": token, "reasn": "lost"}))
+    assert answer.status == 400
+    assert "`reasn`" in json.loads(answer.body)["error"]["message"]
+    do(broker.attach("test", "").present(token))
+
+
 @pytest.mark.parametrize("token", ["", "x", "a.b.c", "ann-key", "ä", "\ud800"])
 def test_what_is_no_token_of_this_broker_is_refused(broker, token):
     answer = ask(broker, json.dumps({"token": token}))

@@ -26,7 +26,8 @@ from tests.support.peers import Session, attach, call, closings_of, perform
 
 # What the core calls; a dialect does not.
 CALLED_BY_THE_CORE = {
-    "on_event", "on_reply", "on_request", "post_mail", "probe", "lives", "may_be", "keep_ids", "keep_mailbox", "warn",
+    "on_cancel", "on_event", "on_reply", "on_request", "post_mail", "probe", "lives", "may_be", "keep_ids",
+    "keep_mailbox", "warn",
 }  # fmt: skip
 
 
@@ -36,7 +37,7 @@ def test_a_peer_provides_its_interface(broker):
 
 def test_the_interface_has_every_verb():
     public = {name for name in dir(Peer) if not name.startswith("_")}
-    assert public - set(IPeer.names()) == CALLED_BY_THE_CORE | {"calling", "token"}
+    assert public - set(IPeer.names()) == CALLED_BY_THE_CORE | {"calling", "flow", "token"}
 
 
 # Names
@@ -840,6 +841,15 @@ def test_what_a_peer_watches_ends_with_it(broker):
     assert [event.topic for event, _ in ann.session.heard] == ["kv/a.b"]
     ann.close()
     assert broker.keys._patterns.count == 0
+
+
+def test_a_name_that_holds_a_wildcard_needs_the_permission_of_that_name(broker):
+    ann = attach(broker)
+    ann.identity = attrs.evolve(ann.identity, grants=Grants({"subscribe": Rule(("a*",), ("ab",))}))
+    ann.subscribe("a*", exact=True)
+    for topic, exact in (("a*", False), ("b*", True)):
+        with pytest.raises(Denied):
+            ann.subscribe(topic, exact=exact)
 
 
 def test_a_watch_shows_what_may_be_subscribed_to(broker):

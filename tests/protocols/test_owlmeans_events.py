@@ -86,7 +86,15 @@ def test_all_receivers_get_the_same_id(room):
 
 
 @pytest.mark.parametrize(
-    ("pattern", "heard"), [("a.>", ["a.b", "a.b.c"]), ("a.*", ["a.b"]), ("*.b", ["a.b"]), ("a", ["a"])]
+    ("pattern", "heard"),
+    [
+        ("a.>", ["a.b", "a.b.c"]),
+        ("a.*", ["a.b"]),
+        ("*.b", ["a.b"]),
+        ("a", ["a"]),
+        ("a*", ["a", "a.b", "a.b.c"]),
+        ("a.b*", ["a.b", "a.b.c"]),
+    ],
 )
 def test_patterns_match_tokens(room, pattern, heard):
     alice, bob = room.join("alice"), room.join("bob")
@@ -95,6 +103,17 @@ def test_patterns_match_tokens(room, pattern, heard):
         bob.client.notify(name, name)
     room.pump()
     assert [payload for _, payload in alice.client.heard] == heard
+
+
+@pytest.mark.parametrize("name", ["job:*", "a*b", "a>", "*", "a.>.b", "a..*"])
+def test_a_name_that_holds_a_wildcard_is_subscribed_to_exactly(room, name):
+    alice, bob = room.join("alice"), room.join("bob")
+    assert subscribed(room, alice, name, exact=True) == {"subscribed": [name]}
+    for topic in ("job:1", "axb", name, "a"):
+        bob.client.notify(topic, topic)
+    room.pump()
+    assert alice.client.heard == [(name, name)]
+    assert room.ask(alice, "broker.unsubscribe", name) == {"subscribed": []}
 
 
 def test_publisher_hears_itself_only_with_echo(room):
@@ -122,7 +141,7 @@ def test_unsubscribed_events_come_no_more(room):
 
 def test_order_of_a_thousand_events_is_kept(room):
     alice, bob = room.join("alice"), room.join("bob")
-    subscribed(room, alice, "n", "n*")
+    subscribed(room, alice, "n", "m*")
     for number in range(1000):
         bob.client.notify("n", number)
     room.pump()
@@ -144,6 +163,14 @@ def test_failed_subscription_changes_nothing(room):
     with pytest.raises(Failed, match="malformed:pattern"):
         room.ask(alice, "broker.subscribe", ["kept", "new", "a.>.b"])
     assert room.ask(alice, "broker.unsubscribe", []) == {"subscribed": ["kept"]}
+
+
+@pytest.mark.parametrize("pattern", ["a..*", "a.>.b", "a>", "*a", "a*b", "**", ".*", "a" * 255 + "*"])
+@pytest.mark.parametrize("method", ["subscribe", "watch", "methods"])
+def test_a_pattern_that_can_match_nothing_is_refused(room, method, pattern):
+    alice = room.join("alice")
+    with pytest.raises(Failed, match="malformed:pattern"):
+        room.ask(alice, f"broker.{method}", pattern)
 
 
 def test_too_many_subscriptions_are_refused():

@@ -7,7 +7,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.owlmeans.methods import METHODS as OWN
+from protocols.owlmeans.reserved import METHODS as OWN
 from tests.protocols.owlmeans_emulator import HOLD, Room
 
 TYPES = ("call", "result", "error", "request", "response", "event", "message", "auth", "ping", "pong", "system")

@@ -152,6 +152,21 @@ def test_watch_of_one_key_names_it(room):
     assert "topic" not in event
 
 
+def test_watch_of_a_prefix_shows_whatever_begins_with_it(room):
+    alice = room.join("alice")
+    for key in ("job:1", "job:2.x", "jo", "a.job:3"):
+        room.ask(alice, "broker.set", key, "v")
+    found = room.ask(alice, "broker.watch", "job:*")["entries"]
+    assert [entry["key"] for entry in found] == ["job:1", "job:2.x"]
+    for key in ("job:", "job:1", "job:2.y", "jo", "a.job:3"):
+        room.ask(alice, "broker.set", key, "w")
+    assert [(event["event"], event["topic"]) for event in alice.client.of("event")] == [
+        ("kv/job:*", "kv/job:"),
+        ("kv/job:*", "kv/job:1"),
+        ("kv/job:*", "kv/job:2.y"),
+    ]
+
+
 def test_unwatched_keys_are_silent(room):
     alice = room.join("alice")
     for pattern in ("a", "b", "c.*"):

@@ -23,6 +23,7 @@ from tests.simulation.node import Node
 from tests.simulation.server import Server
 from tests.simulation.world import World
 
+MAX_IN_FLIGHT = 2  # calls of a limited procedure
 GRACE = 0.4  # seconds that the end of a call may be late: the grain of deadlines, and the network
 RETRY = 0.5  # seconds until a reader asks again
 POLL = 3.0  # seconds that a poll waits
@@ -281,6 +282,7 @@ class Client:
         self.listening: dict[str, float] = {}  # since when it surely hears all of a topic
         self.watching: dict[str, float] = {}  # since when it surely hears all changes
         self.keys_heard: set[bytes] = set()
+        self.limited: set[str] = set()  # what it performs of which it takes a few calls at once
 
     # Coming and going.
 
@@ -486,6 +488,29 @@ class Client:
 
         self.want("share", name, share)
 
+    async def do_balance(self, peer: Peer, name: str) -> None:
+        async def balance() -> None:
+            assert self.peer is not None
+            await self.peer.perform([name], shared=True, least_busy=True)
+
+        self.want("share", name, balance)
+
+    async def do_limit(self, peer: Peer, name: str) -> None:
+        async def limit() -> None:
+            assert self.peer is not None
+            await self.peer.perform([name], shared=True, max_in_flight=MAX_IN_FLIGHT, queue=2)
+            self.limited.add(name)
+
+        self.want("share", name, limit)
+
+    async def do_cancel(self, peer: Peer, _: str) -> None:
+        """Cancel the oldest call that it has open."""
+        for call in peer.calling.values():
+            peer.cancel(call.ref)
+            if not self.history.calls[call.ref].ends:
+                self.world.violate("a call that was cancelled goes on", f"{call.ref} of {self.name}")
+            return
+
     async def do_release(self, peer: Peer, name: str) -> None:
         self.wishes.pop(("name", name), None)
         self.wishes.pop(("share", name), None)
@@ -548,12 +573,20 @@ class Client:
         if request.streamed:
             self._run(self._answer_stream(peer, request.id), "stream")
             return
+        if request.procedure in self.limited:
+            self._check_limit(peer, request.procedure)
         what = self.chance.random()
         if what < 0.5:
             self.node.clock.callLater(0, self._answer, peer, request.id, request.body)
         elif what < 0.9:
             self.node.clock.callLater(0.5 * self.chance.random(), self._answer, peer, request.id, request.body)
         # Else never.
+
+    def _check_limit(self, peer: Peer, name: str) -> None:
+        """See that it has no more calls of *name* to answer than it takes at once."""
+        under_way = [call.id for call in peer.serving.values() if call.name == name]
+        if len(under_way) > MAX_IN_FLIGHT:
+            self.world.violate("a performer has too many calls", f"{self.name} has {under_way} of {name}")
 
     def _answer(self, peer: Peer, id: str, body: bytes) -> None:
         if not peer.closed:

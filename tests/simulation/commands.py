@@ -143,11 +143,13 @@ class Data:
         return [each if type(each) is bytes else None for each in found]
 
     def SET(self, key: bytes, value: bytes, *options: bytes) -> Reply:
-        assert options in ((), (b"NX",)), options
-        if options and key in self.keys:
+        assert options in ((), (b"NX",)) or options[0] == b"EX", options
+        if options == (b"NX",) and key in self.keys:
             return None
         self.keys[key] = value
         self.ends.pop(key, None)
+        if options[:1] == (b"EX",):
+            self.EXPIRE(key, options[1])
         return OK
 
     def INCR(self, key: bytes) -> Reply:

@@ -16,6 +16,7 @@ from broker.cluster.calls import RemoteCalls
 from broker.cluster.claims import Claims
 from broker.cluster.link import Link
 from broker.cluster.queues import SharedQueues
+from broker.core.call_limits import LimitedProcedure
 from broker.redis.script import Script
 from broker.stores.redis_timeline import Timeline
 from tests.simulation.run import run_seed
@@ -237,6 +238,20 @@ MUTANTS: dict[str, Mutant] = {
         10,
         0,
         Edit(Script, "verbs.announced", "for event = first, verb - 1, EVENT do", "for event = 1, 0 do"),
+    ),
+    "slots freed twice": _mutant(
+        "a performer with a limit is handed more calls than it takes at once",
+        "load",
+        50,
+        1,
+        Edit(LimitedProcedure, "ended", "slots.used -= 1", "slots.used -= 2"),
+    ),
+    "asked elsewhere after it was sent": _mutant(
+        "a request is sent to the next node although the first may have begun it",
+        "load",
+        50,
+        5,
+        Edit(RemoteCalls, "_answered", "isinstance(reply.error, Busy) and", "not call.streamed and"),
     ),
 }
 

@@ -15,6 +15,8 @@ TOPICS = ("durable.a", "durable.b")
 LIVE = ("live.a", "live.b")
 NAMES = ("svc.one", "svc.two")
 SHARED = ("pool.one",)
+BALANCED = ("pool.balanced",)
+LIMITED = ("pool.limited",)
 STREAMS = ("feed",)
 QUEUES = ("queue:work",)
 ROOMS = ("durable.room", "room")
@@ -176,6 +178,16 @@ THEMES = {
     "shared": Theme(
         {"share": 5, "consume": 2, "leave": 8}, work=(("release", SHARED, 3), ("share", SHARED, 3)), faults=(0, 0, 1)
     ),
+    # Nodes are asked how busy they are, calls wait for a performer, and are taken back.
+    "load": Theme(
+        {"call": 3, "flaky": 3, "lossy": 3},
+        setup=(("balance", BALANCED, 12), ("limit", LIMITED, 12)),
+        work=(
+            *(("call", BALANCED, 30), ("call", LIMITED, 40), ("cancel", (), 25), ("release", BALANCED + LIMITED, 4)),
+            *(("balance", BALANCED, 4), ("limit", LIMITED, 4)),
+        ),
+        bursts=BURSTS | {"call"},
+    ),
     # Nodes of callees end, while all else goes on.
     "ends": Theme(
         {"call": 12, "perform": 4, "share": 4, "crash": 40, "freeze": 40}, faults=(1, 1, 2), lengths=(8.0, 9.0)
@@ -229,7 +241,8 @@ def _client_step(chance: Random, theme: Theme, clients: int, table: tuple[tuple[
     name = chance.choice(names) if names else f"c{chance.randrange(clients)}"
     arguments: tuple[Any, ...] = (name,)
     if what == "call":
-        arguments = (name, chance.choice((0.0, 1.0, 3.0)))
+        # What waits for a performer that never answers would wait for ever.
+        arguments = (name, chance.choice((1.0, 3.0) if name in LIMITED else (0.0, 1.0, 3.0)))
     elif what == "perform":
         arguments = (name, chance.random() < 0.3)
     return Step(at, f"c{chance.randrange(clients)}", what, arguments)

@@ -32,6 +32,7 @@ COMMANDS: list[tuple[bytes, list[list[bytes]]]] = [
     (b"GET", [KEYS[b"t"]]),
     (b"MGET", [KEYS[b"t"], [*KEYS[b"t"], *KEYS[b"h"]]]),
     (b"SET", [KEYS[b"t"], NUMBERS]),
+    (b"SET", [KEYS[b"t"], NUMBERS, [b"EX"], [b"1000"]]),
     (b"INCR", [KEYS[b"t"]]),
     (b"INCRBY", [KEYS[b"t"], NUMBERS]),
     (b"DEL", [[*KEYS[b"t"], *KEYS[b"h"], *KEYS[b"s"], *KEYS[b"z"], *KEYS[b"x"]]]),

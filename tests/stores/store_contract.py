@@ -20,9 +20,10 @@ from zope.interface.verify import verifyObject
 
 from broker.errors import Conflict, Invalid, RateLimited, Unavailable
 from broker.interfaces import IStore
-from broker.messages import Announcement, Entry, Event, KeyAnnouncement, Quota
+from broker.messages import Addition, Announcement, Entry, Event, KeyAnnouncement, Quota
 from broker.stores import redis as redis_store
 from broker.stores.room import ESSENTIAL_SPACES, floor_group
+from tests.stores.addition_contract import KEPT, AdditionContract, briefly, keyed
 from tests.support.eventually import TIMEOUT, pause
 
 NOW = 1_700_000_000.0  # seconds since the epoch
@@ -149,7 +150,7 @@ class AnnouncementContract:
         assert bodies(events) == [told(entry.value.decode()) for entry in entries]
 
 
-class StoreContract(AnnouncementContract):
+class StoreContract(AdditionContract, AnnouncementContract):
     """What holds for every store."""
 
     @pytest.fixture
@@ -198,6 +199,9 @@ class StoreContract(AnnouncementContract):
         assert store.ready
         calls: list[Callable[[], Deferred[Any]]] = [
             lambda: store.append("log", event()),
+            lambda: store.append("log", event(), key="k"),
+            lambda: store.append_all([]),
+            lambda: store.append_all([Addition("log", event())]),
             lambda: store.read("log", 0, 1),
             lambda: store.latest("log", 1),
             lambda: store.head("log"),
@@ -596,6 +600,8 @@ class StoreContract(AnnouncementContract):
         assert re.fullmatch(r"The store is full: \d+ of \d+ bytes are used \(TXBROKER_MAX_STORE_BYTES\)\.", store.ready)
         for refused in (
             lambda: store.append("log", event()),
+            lambda: store.append("log", event(), key="k"),
+            lambda: store.append_all([Addition("log", event())]),
             lambda: store.set("s", "new", b""),
             lambda: store.set("s", "small", b"x" * 100),
             lambda: store.patch("s", "new", b"x" * 100, join),
@@ -1003,6 +1009,14 @@ class DurableContract(StoreContract):
         clock.advance(5)
         assert await again.expired("s", 9) == ["k"]
         await again.set("s", "more", b"", quota=quota)
+        await maybeDeferred(again.stopService)
+
+    @pytest_twisted.ensureDeferred
+    async def test_keys_of_events_survive(self, store: IStore, make: MakeStore, clock: Clock) -> None:
+        await keyed(store, "log", "k")
+        clock.advance(KEPT - 1)
+        again = await self.reopen(store, make)
+        assert briefly([await keyed(again, "log", "k"), await keyed(again, "log", "l")]) == [(1, True), (2, False)]
         await maybeDeferred(again.stopService)
 
     @pytest_twisted.ensureDeferred

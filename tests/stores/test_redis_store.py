@@ -640,6 +640,14 @@ async def test_marks_tell_what_was_appended_since(make_store: MakeRedisStore) ->
     assert await store.since("event/a", mark) == 2
 
 
+@pytest_twisted.ensureDeferred
+async def test_keys_of_events_end_by_themselves(make_store: MakeRedisStore, redis_server: RedisServer) -> None:
+    await make_store().append("log", event(), key="k", key_seconds=300.0)
+    assert await redis_server.command("KEYS", "own:known:*") == ["own:known:3:logk"]
+    # A minute longer, for a clock that is set forward.
+    assert 300 < cast(int, await redis_server.command("TTL", "own:known:3:logk")) <= 360
+
+
 def test_an_event_that_was_stored_before_there_were_authors_is_read() -> None:
     head = msgspec.msgpack.encode(("topic", "kind", "svc/v1", True))
     found = decode_stored(1, "epoch", b"1.5 %d %b{}" % (len(head), head))

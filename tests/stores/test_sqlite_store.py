@@ -161,7 +161,7 @@ def test_a_file_of_a_newer_version_is_refused_and_left_alone(home: Home) -> None
         home.store()
     assert str(caught.value) == (
         f"The store {home.path} can not be opened: it was written by a newer version "
-        "(its schema is 99, the newest known here is 2)."
+        f"(its schema is 99, the newest known here is {len(sqlite_file.schema_steps())})."
     )
     assert home.path.read_bytes() == before
 
@@ -823,3 +823,22 @@ def test_a_file_of_version_1_keeps_what_it_has_and_counts_it_for_nobody(home: Ho
     home.result(store.set("s", "of ann", b"", quota=quota))
     assert home.result(store.delete("s", "k")) is True
     assert home.sql("SELECT count FROM account") == [(1,)]
+    described = Event("topic", "kind", b"2", content_type="text/x", expires=5.0)
+    home.result(store.append("log", described, key="k", key_seconds=60))
+    assert home.result(store.append("log", described, key="k", key_seconds=60)).duplicate
+    found = [(event.content_type, event.expires) for event in home.result(store.read("log", 0, 9))]
+    assert found == [("", 0.0), ("", 0.0), ("text/x", 5.0)]
+
+
+@pytest.mark.parametrize("swept", [False, True])
+def test_keys_of_events_leave_no_row(home: Home, swept: bool) -> None:
+    store = home.store()
+    for number in range(50):
+        home.result(store.append("log", Event("topic", "kind", b"1"), key=f"k{number}", key_seconds=60))
+    home.clock.advance(60)
+    if swept:
+        home.result(store.sweep("", 0, 0))
+    else:  # each that comes takes two of them away
+        for number in range(25):
+            home.result(store.append("log", Event("topic", "kind", b"1"), key=f"new{number}", key_seconds=60))
+    assert home.sql("SELECT count(*) FROM known_key WHERE key < CAST('l' AS BLOB)") == [(0,)]

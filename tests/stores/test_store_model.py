@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import tempfile
 from typing import Any
@@ -14,7 +15,7 @@ from twisted.internet.task import Clock
 
 from broker.errors import BrokerError
 from broker.interfaces import IStore
-from broker.messages import Entry, Event
+from broker.messages import Addition, Entry, Event
 from broker.stores import open_store
 from tests.support.store_pump import Pump
 
@@ -28,6 +29,7 @@ keys = st.sampled_from(["", "k", "k\x00", "l", "é", "\uffff", "😀"])
 values = st.sampled_from([b"", b"1", b"-7", b"2.5", b"text", b"\xff"])
 revisions = st.none() | st.integers(0, 4)
 limits = st.integers(-1, 6)
+heads = st.sampled_from([None, None, 0, 1])  # what is expected, beside the last id that there is
 expiries = st.sampled_from([0, 0, 1, 5, 60])  # seconds from now; 0: never
 
 
@@ -51,7 +53,12 @@ class Model:
     events: dict[str, list[tuple[int, bytes, float]]] = attrs.field(factory=dict)
     heads: dict[str, int] = attrs.field(factory=dict)
     entries: dict[tuple[str, str], Entry] = attrs.field(factory=dict)
+    firsts: dict[tuple[str, str], tuple[int, float, float]] = attrs.field(factory=dict)  # id, end of the key, time
     now: float = NOW
+
+    def first(self, log: str, key: str) -> int:
+        id, end, _ = self.firsts.get((log, key), (0, 0.0, 0.0))
+        return id if key and end > self.now else 0
 
     def alive(self, space: str, key: str) -> Entry | None:
         entry = self.entries.get((space, key))
@@ -133,6 +140,28 @@ class StoreMachine(RuleBasedStateMachine):
             head = self.model.heads[log] = self.model.heads.get(log, 0) + 1
             self.model.events.setdefault(log, []).append((head, body, time))
             self.expect(self.store.append(log, Event("topic", "kind", body, time=time)), (head, body, time))
+
+    @rule(several=st.lists(st.tuples(logs, st.sampled_from(["", "", "k", "l"]), heads), min_size=1, max_size=5))
+    def append_all(self, several: list[tuple[str, str, int | None]]) -> None:
+        model, expected, additions = copy.deepcopy(self.model), [], []
+        for log, key, beside in several:
+            self.count += 1
+            head, body = model.heads.get(log, 0), b"%d" % self.count
+            wanted = None if beside is None else head + beside
+            additions.append(Addition(log, Event("topic", "kind", body, time=model.now), None, wanted, key))
+            first = model.first(log, key)
+            if first:
+                expected.append((first, body, model.firsts[log, key][2]))
+            elif beside:
+                self.expect(self.store.append_all(additions, 5.0), "CONFLICT")
+                return
+            else:
+                model.heads[log] = head + 1
+                model.events.setdefault(log, []).append((head + 1, body, model.now))
+                model.firsts[log, key] = (head + 1, model.now + 5, model.now)
+                expected.append((head + 1, body, model.now))
+        self.model = model
+        self.expect(self.store.append_all(additions, 5.0), expected)
 
     @rule(log=logs, after=st.integers(-1, 30), limit=limits)
     def read(self, log: str, after: int, limit: int) -> None:

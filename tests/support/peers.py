@@ -44,8 +44,8 @@ class Session:
             raise ZeroDivisionError("a bug")
 
 
-def attach(broker, name="", dialect="test"):
-    peer = broker.attach(dialect, "127.0.0.1")
+def attach(broker, name="", dialect="test", address="127.0.0.1"):
+    peer = broker.attach(dialect, address)
     peer.bind(Session())
     if name:
         value_of(peer.take_name(name))

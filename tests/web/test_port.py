@@ -52,7 +52,7 @@ class Peer:
     session: Any = None
     closed = 0
 
-    def bind(self, session: Any, disconnect: Any = None) -> None:
+    def bind(self, session: Any, disconnect: Any = None, *, link: Any = None) -> None:
         self.session = session
 
     def close(self) -> None:

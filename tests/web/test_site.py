@@ -55,7 +55,7 @@ class Peer:
     client: str = "ann"
     admitted: bool = True
 
-    def bind(self, session: Any, disconnect: Any = None) -> None:
+    def bind(self, session: Any, disconnect: Any = None, *, link: Any = None) -> None:
         self.session, self.disconnect = session, disconnect
 
     def close(self) -> None:

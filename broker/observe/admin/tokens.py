@@ -19,7 +19,7 @@ JSON = "application/json"
 OPERATOR = Identity("operator")  # whoever may use the admin port
 
 
-class Revocation(msgspec.Struct):
+class Revocation(msgspec.Struct, forbid_unknown_fields=True):
     """The body of a request."""
 
     token: str
@@ -47,8 +47,9 @@ class TokenPage:
             return json_refusal(415, f"The Content-Type must be {JSON}.")
         try:
             token = _decode(request.body).token
-        except ERRORS:
-            return json_refusal(400, 'The body must be {"token": "…"}.')
+        except ERRORS as error:
+            unknown = f": {error}" if str(error).startswith("Object contains unknown field") else ""
+            return json_refusal(400, 'The body must be {"token": "…"}' + f"{unknown}.")
         peer.admit(OPERATOR)
         try:
             await peer.revoke(token)

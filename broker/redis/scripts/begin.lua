@@ -7,6 +7,9 @@ local places = {}
 -- Verbs that change nothing, and those that may go before such reads of the same place.
 local reads, passes = {}, {}
 
+-- Verbs that change several places: all that follows one that was left is left, too.
+local barriers = {}
+
 -- Functions that fill these tables: most calls need none of them.
 local describe = {}
 

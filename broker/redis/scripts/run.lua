@@ -9,8 +9,12 @@ local AGAIN = 0  -- the state of what only has to be sent again
 
 local results, left, number, at = {}, {}, 0, FIRST
 local blocked  -- nil while all were done; place -> 'r' when a read of it was left, 'w' when a change was
+local barred = false  -- whether one of "barriers" was left
 
 local function waits(verb, first)
+  if barred then
+    return true
+  end
   local place = places[verb]
   if not place then
     return blocked.writes
@@ -28,6 +32,7 @@ local function leave(verb, first, state)
   end
   left[#left + 1] = number
   left[#left + 1] = state
+  barred = barred or barriers[verb]
   local place = places[verb]
   if not reads[verb] then
     blocked.writes = true

@@ -8,13 +8,14 @@ local function log_place(at)
 end
 
 describe[1] = function()
-  for _, verb in ipairs({'append', 'open', 'append_at', 'read', 'latest', 'head', 'trim', 'since'}) do
+  for _, verb in ipairs({'append', 'open', 'append_once', 'read', 'latest', 'head', 'trim', 'since'}) do
     places[verb] = log_place
   end
   reads.read, reads.latest, reads.head, reads.since = true, true, true, true
   reads.logs, reads.mark, reads.changes, reads.spaces = true, true, true, true
   -- Who reads a log may find what was appended after he has asked.
-  passes.append, passes.open, passes.append_at = true, true, true
+  passes.append, passes.open, passes.append_once = true, true, true
+  barriers.append_all = true
 end
 
 local marked = {}
@@ -140,13 +141,108 @@ verbs.open = function(at)
   return append(log, next_id(log), ARGV[at + 1], ARGV[at + 2])
 end
 
--- the same, then the last id that the log must have
-verbs.append_at = function(at)
-  local head = tonumber(call('HGET', HEADS, ARGV[at]) or floor_of(ARGV[at]))
-  if head ~= tonumber(ARGV[at + 4]) then
-    return CONFLICT
+-- Events that are appended under conditions.  Of each: log, record and extras as above, the quota of a new log, the id
+-- that its last event must have or "", the key by which it may come again or "", and for how many seconds.
+
+local ADDITION = 7  -- words of each
+
+-- Seconds that Redis keeps a key longer than it counts: a clock that is set forward by less forgets none.
+local KEY_SLACK = 60
+
+local function known_key(at)
+  return prefix .. 'known:' .. #ARGV[at] .. ':' .. ARGV[at] .. ARGV[at + 5]
+end
+
+local function first_by(name)
+  -- Returns the result for the event that has come by a key that counts still.
+  local id, date, expires = string.match(call('GET', name) or '', '^(%S+) (%S+) (%S+)$')
+  if id and not is_over(tonumber(expires)) then
+    return {tonumber(id), date, 1}
   end
-  return verbs.open(at)
+end
+
+local function plan(first, last)
+  -- Returns by the place of each what it repeats: a result, or the place of one before it; false: it is new.
+  -- Or nil, and why one of them is refused.
+  local repeats, heads, keys, opened = {}, {}, {}, {}
+  for at = first, last, ADDITION do
+    local log, quota, expected = ARGV[at], ARGV[at + 3], ARGV[at + 4]
+    if not may_publish and #ARGV[at + 2] > 1 then
+      check_permission(log)
+    end
+    local name = ARGV[at + 5] ~= '' and known_key(at)
+    repeats[at] = name and (keys[name] or first_by(name)) or false
+    if not repeats[at] then
+      local head, number = heads[log], (at - first) / ADDITION + 1
+      if not head then
+        local there = call('HGET', HEADS, log)
+        if not there then
+          opened[quota] = (opened[quota] or 0) + 1
+          if not has_room(quota, opened[quota]) then
+            return nil, {OVER_QUOTA, number}
+          end
+        end
+        head = tonumber(there or floor_of(log))
+      end
+      if expected ~= '' and tonumber(expected) ~= head then
+        return nil, {CONFLICT, number, head}
+      end
+      heads[log] = head + 1
+      if name then
+        keys[name] = at
+      end
+    end
+  end
+  return repeats
+end
+
+local function remember(at, id, date)
+  if ARGV[at + 5] == '' then
+    return
+  end
+  local seconds = tonumber(ARGV[at + 6])
+  look_at_clock()
+  local first = string.format('%.0f %s %s', id, date, exact(now + seconds))
+  call('SET', known_key(at), first, 'EX', string.format('%.0f', math.ceil(seconds) + KEY_SLACK))
+end
+
+local function append_all(first, last)
+  local repeats, refusal = plan(first, last)
+  if not repeats then
+    return refusal
+  end
+  local results, dates = {}, {}
+  for at = first, last, ADDITION do
+    local before, result = repeats[at], nil
+    if not before then
+      result = verbs.open(at)
+      local id, date = result, string.match(ARGV[at + 1], '^=?(%S+)')
+      if type(result) == 'table' then
+        id, date = result[1], result[2]
+      end
+      dates[at] = {id, date, 1}
+      remember(at, id, date)
+    elseif type(before) == 'number' then
+      result = dates[before]
+    else
+      result = before
+    end
+    results[#results + 1] = result
+  end
+  return results
+end
+
+-- one of them
+-- Returns its id; with its date in a list, if that is another than the one of its record or it is a duplicate; then a
+-- 1 follows.  Or, in the place of the first, why it is refused, with its number and the last id of the log.
+verbs.append_once = function(at)
+  return append_all(at, at)
+end
+
+-- how many; then their words
+-- Returns the same for each of them.
+verbs.append_all = function(at)
+  return append_all(at + 1, at + 1 + (tonumber(ARGV[at]) - 1) * ADDITION)
 end
 
 local ENTRY = 100  -- bytes that an entry takes besides its record, about

@@ -23,6 +23,7 @@
 --   opened         hash: log -> the account that it counts for
 --   mark           counts the calls that write; timeline.lua compares it with what nodes have seen
 --   latest         the latest time of an event of any log
+--   known:<length of the log>:<log><key>   the event that has come by a key: "<id> <date> <when the key ends>"
 --   changes        sorted set: marked log -> mark of its last event
 --   keys:<space>   hash: key -> "<revision> <expires> <value>"
 --   order:<space>  sorted set, in the order of bytes: its keys
@@ -49,14 +50,20 @@ local FIRST = 9  -- where the operations begin
 
 local ACCOUNTS = prefix .. 'accounts'
 
-local function count(quota, owners, name)
-  -- Counts a new log or key; returns whether there may be one more.
+local function has_room(quota, more)
+  -- Returns whether there may be so many more, and the account that they count for.
   if quota == '' then
     return true
   end
   local limit, account = string.match(quota, '^(%d+) (.*)$')
-  if limit ~= '0' and tonumber(call('HGET', ACCOUNTS, account) or 0) >= tonumber(limit) then
-    return false
+  return limit == '0' or tonumber(call('HGET', ACCOUNTS, account) or 0) + more <= tonumber(limit), account
+end
+
+local function count(quota, owners, name)
+  -- Counts a new log or key; returns whether there may be one more.
+  local room, account = has_room(quota, 1)
+  if not (room and account) then
+    return room
   end
   call('HINCRBY', ACCOUNTS, account, 1)
   call('HSET', owners, name, account)

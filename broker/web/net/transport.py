@@ -89,6 +89,10 @@ class FrameTransport(tcp.Server):
             # One handler may send more than the limit: it must see `paused` before it is done.
             self.flush_frames()
 
+    def pause_above(self, size: int) -> None:
+        """Pause the producer when more than *size* bytes wait, if that is less than what Twisted does it for."""
+        self.bufferSize = min(self.bufferSize, size)
+
     def flush_frames(self) -> None:
         """Send what was collected, in one system call; called by the outbox."""
         self._in_outbox = False

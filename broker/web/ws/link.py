@@ -54,7 +54,8 @@ class WebSocketLink(FrameReader):
     Attributes:
         handshake: the request that opened it; once open, without the header
             fields of the handshake itself.
-        paused: whether more than 64 KiB wait to be sent.
+        paused: whether more than 64 KiB wait to be sent, or than the limit of the send queue if that is less.
+        on_drained: see ``ILink``.
         opening: the protocol of the connection until it is open; then None.
         pinged, bucket: see ``heartbeat.Monitored``.
     """
@@ -68,6 +69,8 @@ class WebSocketLink(FrameReader):
     state: int = CONNECTING
     _lost = False  # whether the connection has ended, though what was read before may not be delivered yet
     paused = False
+    drains = 0  # how often that has ended
+    on_drained: Callable[[], object] | None = None
     pinged = False
     bucket: dict[Monitored, float] | None = None
     _write: Callable[[bytes], None]
@@ -125,6 +128,11 @@ class WebSocketLink(FrameReader):
         """Where the client comes from."""
         return self.handshake.address
 
+    @property
+    def unsent(self) -> int:
+        """How many bytes wait for the client."""
+        return self._unsent()
+
     def hold(self, change: int) -> None:
         """Count *change* bytes more, or fewer, that the session keeps for later."""
         if self.state != CLOSED:
@@ -179,11 +187,19 @@ class WebSocketLink(FrameReader):
     def resumeProducing(self) -> None:
         """Clear ``paused``: everything was sent."""
         self.paused = False
+        self.drains += 1
         if self._waiting:
             self._waiting = 0
             self.memory.send_queue.hold(self, 0)
         if self._grace is not None:
             self._recovered()
+        on_drained = self.on_drained
+        if on_drained is not None and self.state == OPEN:
+            self.on_drained = None
+            try:
+                on_drained()
+            except Exception:
+                self.session_failed()
 
     def stopProducing(self) -> None:
         """No-op: ``connectionLost`` follows."""
@@ -201,6 +217,8 @@ class WebSocketLink(FrameReader):
         self._write = transport.send_frame if isinstance(transport, FrameTransport) else self._write_counting
         self._limit_queue(self.options.send_queue_bytes)
         hand_over(transport, self)
+        if isinstance(transport, FrameTransport):
+            transport.pause_above(self.options.send_queue_bytes)
         transport.registerProducer(self, True)
         self.heartbeat.add(self)
         self._write(acceptance)
@@ -291,7 +309,7 @@ class WebSocketLink(FrameReader):
         session = self.session
         # With these it would have to wait for the garbage collector.
         del self.session, self._write
-        self.transport = None
+        self.transport = self.on_drained = None
         try:
             finishing: Any = session.closed(code, text)
             if finishing is not None:

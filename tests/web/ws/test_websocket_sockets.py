@@ -223,6 +223,29 @@ async def test_a_slow_reader_that_wakes_up_in_time_stays(scene: Scene) -> None:
     await server.ended
 
 
+@pytest.mark.parametrize("limit", [1000, 1 << 20])
+@pytest_twisted.ensureDeferred
+async def test_a_session_is_called_once_when_its_client_has_read_all(scene: Scene, limit: int) -> None:
+    server, port = await fronts(scene, send_queue_bytes=limit, slow_grace=TIMEOUT)
+    client = await connect(port)
+    [link] = server.upgrader.links
+    client.mute()
+    while not link.paused:
+        link.send(b"x" * 1000)
+        await loop_iteration()
+    assert 0 < link.unsent <= HARD_LIMIT * limit
+    drained: list[tuple[bool, int]] = []
+    link.on_drained = lambda: drained.append((link.paused, link.unsent))
+    client.listen()
+    await eventually(lambda: drained)
+    client.send("echo on")
+    while await client.receive() != "on":
+        pass
+    assert drained == [(False, 0)]
+    client.abort()
+    await server.ended
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_slow_reader_is_closed_when_its_grace_is_over(scene: Scene) -> None:
     server, port = await fronts(scene, send_queue_bytes=100_000, slow_grace=0.1)

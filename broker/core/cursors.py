@@ -1,0 +1,86 @@
+"""Cursors as their owners see them: acknowledgements that say what they have done, and lists."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from broker.core.channels import CURSOR, Channels
+from broker.core.pages import decode_cursor
+from broker.core.slices import Slices
+from broker.errors import Gone, Invalid
+from broker.interfaces import IStore
+from broker.messages import CursorState, Position, Quota
+from broker.patterns import MAX_NAME, pair_key
+
+MAX_LISTED = 1000  # cursors
+MAX_CLIENTS = 10_000  # client ids that are looked at for one list
+END = "\U0010ffff" * (MAX_NAME + 1)  # no name sorts after it
+
+
+class Cursors:
+    """The cursors that clients have stored.
+
+    Args:
+        store: has them.
+        channels: moves them.
+        slices: for long lists.
+    """
+
+    def __init__(self, store: IStore, channels: Channels, slices: Slices) -> None:
+        self._store, self._channels, self._slices = store, channels, slices
+
+    async def acknowledge(self, client: str, topic: str, position: Position, quota: Quota | None = None) -> bool:
+        """Move the cursor of *client* to *position*; say whether that was back.
+
+        Raises:
+            Gone: the position is of another epoch than the present one, which is in the error.
+            Invalid: it is beyond the newest event.
+        """
+        if position.epoch != self._store.epoch:
+            raise Gone("epoch", self._store.epoch)
+        if not 0 <= position.id <= await self._channels.head(topic):
+            raise Invalid("id")
+        before = await self._channels.acknowledged(client, topic)
+        await self._channels.move_cursor(client, topic, position.id, quota, stamped=True)
+        return before is not None and before.epoch == position.epoch and position.id < before.id
+
+    async def listed(
+        self, may_use: Callable[[str], Awaitable[bool]], topic: str = ""
+    ) -> tuple[list[CursorState], bool]:
+        """Return the cursors of all clients for whom *may_use* holds, and whether there may be more.
+
+        With *topic*, those of that alone.
+        """
+        found: list[CursorState] = []
+        heads: dict[str, int] = {}
+        first, end = "", self._slices.deadline()
+        for _ in range(MAX_CLIENTS):
+            following = await self._store.range(CURSOR, first, END, 1)
+            if not following:
+                return found, False
+            client, _ = _parts(following[0][0])
+            if await may_use(client):
+                found += await self._of(client, topic, MAX_LISTED + 1 - len(found), heads)
+                if len(found) > MAX_LISTED:
+                    return found[:MAX_LISTED], True
+            first = pair_key(client, END)
+            end = await self._slices.checked(end)
+        return found, True
+
+    async def _of(self, client: str, topic: str, limit: int, heads: dict[str, int]) -> list[CursorState]:
+        first, last = pair_key(client, topic), pair_key(client, topic or END)
+        found = []
+        for key, entry in await self._store.range(CURSOR, first, last, limit):
+            name, epoch = _parts(key)[1], self._store.epoch
+            position, moved = decode_cursor(entry.value, epoch)
+            if name not in heads:
+                heads[name] = await self._channels.head(name)
+            id = position.id if position.epoch == epoch else 0
+            found.append(CursorState(client, name, id, max(0, heads[name] - id), moved))
+        return found
+
+
+def _parts(key: str) -> tuple[str, str]:
+    """Return the client id and the topic of which ``pair_key`` has made *key*."""
+    size, _, rest = key.partition(":")
+    return rest[: int(size)], rest[int(size) :]

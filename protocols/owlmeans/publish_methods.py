@@ -1,0 +1,118 @@
+"""The reserved methods that publish and say what has become of it: one event, or several together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from broker.errors import Invalid
+from broker.messages import MAX_EXPIRY, Event, Publication
+from broker.patterns import check_name
+from protocols.owlmeans.methods import Answer, Method, Options
+from protocols.owlmeans.wire import ABSENT, milliseconds
+
+if TYPE_CHECKING:
+    from protocols.owlmeans.session import Session
+
+
+class PublishOptions(Options):
+    """How an event is published.
+
+    Attributes:
+        durable: whether it is stored, whatever the topic.
+        key: if the topic has got an event by it lately, this one is not stored.
+        name: the kind of event; the topic when it is missing.
+        expect: the last id that the topic must have; 0 for none.
+        ttl: seconds after which it is delivered to nobody any more.
+        content_type: what the payload is.
+    """
+
+    durable: bool = False
+    key: str | None = None
+    name: str | None = None
+    expect: int | None = None
+    ttl: float | None = None
+    content_type: str | None = None
+
+
+class Draft(Options, kw_only=True):
+    """One event of several; but for topic and payload as ``PublishOptions`` says."""
+
+    topic: str
+    payload: msgspec.Raw = msgspec.field(default_factory=lambda: ABSENT)  # a default would have to be described
+    key: str | None = None
+    name: str | None = None
+    expect: int | None = None
+    ttl: float | None = None
+    content_type: str | None = None
+
+
+class Publish(Method):
+    """Publish an event, and learn whether it is stored or how many it was delivered to."""
+
+    called = "publish"
+    topic: str
+    payload: msgspec.Raw = ABSENT
+    options: PublishOptions | None = None
+
+    async def run(self, session: Session) -> Answer:
+        """Answer with position and time of a stored event, or with how many sessions of this node have got it."""
+        peer, options = session.peer, self.options or PublishOptions()
+        draft = _publication(session, self.topic, self.payload, options)
+        event = await peer.publish(
+            draft.topic,
+            draft.name,
+            draft.body,
+            durable=options.durable,
+            key=draft.key,
+            expect=draft.expect,
+            content_type=draft.content_type,
+            expires=draft.expires,
+        )
+        if not event.id:
+            return {"delivered": peer.receivers(event)}
+        return {
+            "epoch": event.epoch,
+            "id": event.id,
+            "time": milliseconds(event.time),
+            "duplicate": event.duplicate,
+        }
+
+
+class Batch(Method):
+    """Store up to 1,000 events of several topics, all of them or none."""
+
+    called = "batch"
+    events: list[Draft]
+
+    async def run(self, session: Session) -> Answer:
+        """Answer with the position of each."""
+        drafts = [_publication(session, each.topic, each.payload, each) for each in self.events]
+        return {"events": [_stored(event) for event in await session.peer.publish_all(drafts)]}
+
+
+PUBLISH_METHODS = (Publish, Batch)
+
+
+def _stored(event: Event) -> Answer:
+    position = {"topic": event.topic, "epoch": event.epoch, "id": event.id}
+    return {**position, "duplicate": True} if event.duplicate else position
+
+
+def _publication(session: Session, topic: str, payload: msgspec.Raw, options: PublishOptions | Draft) -> Publication:
+    """Return what is to be published.
+
+    Raises:
+        Invalid: an option has a value that it can not have.
+    """
+    if options.key == "":
+        raise Invalid("key")
+    name = topic if options.name is None else check_name(options.name, "name")
+    expires = 0.0
+    if options.ttl is not None:
+        expires = session.peer.wall.time() + options.ttl
+        if not (options.ttl > 0 and expires <= MAX_EXPIRY):
+            raise Invalid("ttl")
+    body = bytes(payload) or None
+    return Publication(topic, name, body, options.key or "", options.expect, options.content_type or "", expires)
