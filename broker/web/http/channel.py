@@ -531,8 +531,9 @@ class HttpChannel(Protocol):
         if not self._admitted and _is_admitted(request):
             self._admitted = True
             site.on_admitted(self)
-        # One that has gone without a word would not be noticed before the buffers are full.
-        limit_unacknowledged(self.transport, site.times.stalled)
+        # One that has gone without a word would not be noticed before the buffers are full.  Then it is for
+        # ``STALLED`` to drop it, which is counted.
+        limit_unacknowledged(self.transport, 2 * site.times.stalled)
         self._send_piece(wire)
         if bodiless:
             stream.skip()
