@@ -123,7 +123,7 @@ GOALS = [
         "durable publish over the native dialect, 32 x 1 in flight (fsync on ours, none on theirs)",
         Side(Broker, "owlmeans", APPEND),
         Side(JetStream, "nats", APPEND),
-        2.5,
+        3.0,
     ),
 ]
 

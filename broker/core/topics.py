@@ -68,7 +68,7 @@ class Topics:
         return topic in self._names or bool(self._patterns.count and self._patterns.matching(topic))
 
     def count(self, event: Event) -> int:
-        """Return to how many sessions ``deliver`` would bring *event*."""
+        """Return to how many sessions ``deliver`` would hand *event*."""
         topic, origin = event.topic, event.origin
         found = [self._names.get(topic) or {}]
         if self._patterns.count:
@@ -78,8 +78,8 @@ class Topics:
                 listener.id
                 for each in found
                 for listener, echo in each.items()
-                # A follower takes its own events, too, but need not deliver them.
-                if (echo and getattr(listener, "echo", True)) or listener.id != origin
+                # A follower listens to all, and has its client's wish as an attribute.
+                if listener.id != origin or (echo and getattr(listener, "echo", True))
             }
         )
 

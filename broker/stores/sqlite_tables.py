@@ -54,10 +54,8 @@ _ADD = "INSERT INTO account (name, count) VALUES (?, 1) ON CONFLICT (name) DO UP
 _SUBTRACT = "UPDATE account SET count = count - ? WHERE name = ?"
 _CLOSE = "DELETE FROM account WHERE name = ? AND count <= 0"
 _LAST_TIME = "SELECT time FROM event WHERE log = ? ORDER BY id DESC LIMIT 1"
-_APPEND = (
-    "INSERT INTO event (log, id, time, source, name, body, topic, content_type, expires)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
+_APPEND = "INSERT INTO event (log, id, time, source, name, body, topic) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_DESCRIBE = "UPDATE event SET content_type = ?, expires = ? WHERE log = ? AND id = ?"
 _FIRST = "SELECT id, time, expires FROM known_key WHERE log = ? AND key = ?"
 _REMEMBER = "INSERT OR REPLACE INTO known_key (log, key, id, time, expires) VALUES (?, ?, ?, ?, ?)"
 _ENDED_KEYS = "SELECT log, key FROM known_key WHERE expires > ? AND expires <= ? ORDER BY expires LIMIT ?"
@@ -194,7 +192,8 @@ class TableWriter(TableReader):
         # By the name of the log: its row id, the id and the time of its last event.
         self._heads: dict[str, list[Any]] = {}
         super().__init__(connection, epoch)
-        self._buffer: list[tuple[Any, ...]] = []  # rows of "event"
+        self._buffer: list[tuple[int, int, float, bytes, bytes, bytes | None, bytes | int]] = []  # rows of "event"
+        self._described: list[tuple[bytes | None, float | None, int, int]] = []  # what few of them have besides
         self.to_purge = self._execute(_TO_PURGE).fetchone() is not None  # the rest of an earlier run
 
     def attach(self, connection: sqlite3.Connection) -> None:
@@ -235,6 +234,7 @@ class TableWriter(TableReader):
     def rollback(self) -> None:
         """Undo everything since ``begin``, also the ids that were given."""
         self._buffer.clear()
+        self._described.clear()
         self._heads.clear()
         self.to_purge = True
         if self._history is not None:
@@ -247,6 +247,9 @@ class TableWriter(TableReader):
         if self._buffer:
             rows, self._buffer = self._buffer, []
             self._executemany(_APPEND, rows)
+        if self._described:
+            described, self._described = self._described, []
+            self._executemany(_DESCRIBE, described)
 
     def append(self, log: str, event: Event, time: float, quota: Quota | None = None) -> Event:
         """See ``IStore.append``; *time* is the event's own or the store's."""
@@ -267,10 +270,11 @@ class TableWriter(TableReader):
                 event.name.encode("utf-8", "surrogatepass"),
                 event.body,
                 len(log) - len(topic) if log.endswith(topic) else encode_text(topic),
-                encode_text(event.content_type) if event.content_type else None,
-                event.expires or None,
             )
         )
+        if event.content_type or event.expires:
+            content_type = encode_text(event.content_type) if event.content_type else None
+            self._described.append((content_type, event.expires or None, head[0], number))
         head[1] = number
         head[2] = time
         return Event(

@@ -59,6 +59,16 @@ def test_a_live_publication_is_answered_with_how_many_have_got_it(room):
     assert room.ask(bob, "broker.publish", "a.b", 1) == {"delivered": 3}
 
 
+def test_a_session_counts_once_however_it_listens(room):
+    bob, alice = room.join("bob"), subscribed(room, "alice", "t")
+    for member in (bob, alice):
+        room.ask(member, "broker.subscribe", "*", {"from": "new"})
+    assert room.ask(bob, "broker.publish", "t", 1) == {"delivered": 1}
+    assert room.ask(alice, "broker.publish", "t", 1) == {"delivered": 1}
+    room.ask(bob, "broker.subscribe", "*", {"from": "new", "echo": True})
+    assert room.ask(bob, "broker.publish", "t", 1) == {"delivered": 2}
+
+
 def test_what_is_published_again_by_its_key_is_stored_and_delivered_once(room):
     bob, carol, alice = room.join("bob"), room.join("carol"), subscribed(room, "alice", "t")
     options = {"durable": True, "key": "k"}

@@ -25,7 +25,7 @@ from broker.config.addresses import is_redis
 from broker.core.channels import StoreEventSource
 from broker.errors import Invalid, NotDone, Unavailable
 from broker.interfaces import ISharedStore, IStore
-from broker.messages import Announcement, Event, KeyAnnouncement
+from broker.messages import Addition, Announcement, Event, KeyAnnouncement
 from broker.redis import RedisAddress
 from broker.redis.connection import NotUsable, ResponseError, refusal_text
 from broker.redis.event_codec import decode_stored
@@ -638,6 +638,34 @@ async def test_marks_tell_what_was_appended_since(make_store: MakeRedisStore) ->
     assert len(await store.changes(0)) == 2503
     await gatherResults([store.append("event/a", event()) for _ in range(600)])
     assert await store.since("event/a", mark) == 2
+
+
+async def append_around(store: Any, before: list[Any]) -> None:
+    """Append several to two logs behind operations that may not be done at once, and one more to each."""
+    several = store.append_all([Addition(log, Event("topic", "kind", b"1")) for log in "ab"])
+    after = [store.append(log, Event("topic", "kind", b"2")) for log in "ab"]
+    await gatherResults([*before, several, *after])
+    for log in "ab":
+        assert [each.body for each in await store.read(log, 0, 9)] == [b"1", b"2"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_follows_several_waits_with_them_in_the_script(make_store: MakeRedisStore) -> None:
+    store = make_store()
+    await store.head("")  # what a node knows of logs it forgets when it learns the epoch
+    await store.append("forgotten", event())
+    await store.trim("forgotten", 1)
+    await store.sweep("", 0.0, 0)
+    await append_around(store, [store.append("forgotten", event())])
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_follows_several_waits_with_them_for_a_later_call(make_store: MakeRedisStore) -> None:
+    store = make_store()
+    names = [f"large{number}" for number in range(6)]
+    await gatherResults([store.set("s", name, b"x" * (1 << 20)) for name in names])
+    # Each new value is computed here, and they are more than one call of the script has.
+    await append_around(store, [store.patch("s", name, b"y", lambda stored, value: stored + value) for name in names])
 
 
 @pytest_twisted.ensureDeferred
