@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 
 from broker.cluster.claims import LAPSED
 from broker.cluster.loads import Known, Loads, distribute
-from broker.cluster.messages import Called, Ended, NotHere, Paused, WireError
+from broker.cluster.messages import Called, Ended, Load, NotHere, Paused, WireError
 from broker.cluster.messenger import NodeMessenger
 from broker.cluster.stand_ins import Callee, Caller, lookup
 from broker.core.bounded import BoundedDict
@@ -80,6 +80,7 @@ class RemoteCalls(Calls):
         self._in: dict[str, Caller] = {}  # by the id of the call at the caller's node, which no other node uses
         self._known: BoundedDict[tuple[str, ...], Route] = BoundedDict(MAX_KNOWN)
         self._loads = Loads(nodes, self._loads_of)
+        self._by_load, self._is_crowded = self._loads.names, nodes.is_crowded
         self._searches: dict[tuple[str, ...], list[Callee]] = {}  # who waits for the result of each
         nodes.on(Called, self._called)
         nodes.on(Reply, self._answered)
@@ -109,14 +110,13 @@ class RemoteCalls(Calls):
             name = SERVICE + service if service else PROCEDURE + procedure
             if not (entry.shared or self._holds(name)):
                 raise _not_held(name)
-            if not self.performers.by_load or not self._others_may_be_less_busy(entry):
+            if procedure not in self.performers.by_load or not self._others_may_be_less_busy(entry):
                 return entry.choose(), service or procedure
         names, missing = lookup(procedure, service)
         return Callee(names, missing, self._forward, self._out), service
 
     def _others_may_be_less_busy(self, entry: Registration[Party]) -> bool:
-        loads = loads_of(entry, 1)
-        return bool(loads and loads[0]) and len(self._messenger.bus.nodes) > 1
+        return loads_of(entry, 1)[0] > 0 and len(self._messenger.bus.nodes) > 1
 
     def find_taker(self, topic: str) -> Party:
         """Return who gets streamed requests of *topic*, or a stand-in that will find out."""
@@ -132,7 +132,7 @@ class RemoteCalls(Calls):
 
     def _forward(self, callee: Callee) -> None:
         route = None if callee.fresh else self._route(callee.names)
-        if route is None or route.name in self._loads:
+        if route is None or route.name in self._by_load:
             callee.fresh = True
             self._look_for([callee])
         elif len(route.untried) > 1:
@@ -195,7 +195,7 @@ class RemoteCalls(Calls):
 
     def _distribute(self, callees: list[Callee], route: Route, known: Known) -> None:
         """Send the requests of *callees* to those who are least busy, if that matters, as far as it is known."""
-        if not any(known.values()):
+        if not known:
             for callee in callees:
                 self._try(callee, route)
             return
@@ -204,9 +204,11 @@ class RemoteCalls(Calls):
             callee.name, callee.untried = route.name, untried
             self._try_next(callee)
 
-    def _loads_of(self, name: str) -> list[int]:
-        entry = self.performers.get(name[len(PROCEDURE) :]) if name.startswith(PROCEDURE) else None
-        return [] if entry is None else loads_of(entry, MAX_LOADS)
+    def _loads_of(self, name: str) -> Load:
+        """Return how busy the performers of *name* are here; see ``Loads``."""
+        procedure = name.removeprefix(PROCEDURE)
+        entry = self.performers.get(procedure)
+        return Load(name, [] if entry is None else loads_of(entry, MAX_LOADS), procedure in self.performers.by_load)
 
     def _not_found(self, failure: Failure, callees: list[Callee]) -> None:
         if failure.check(BrokerError) is None:
@@ -339,15 +341,13 @@ class RemoteCalls(Calls):
             self._send(address, _refusal(id, error), urgent=True)
             return
         request.method = request.procedure[len(request.service) + 1 :] if request.procedure else ""
-        caller = self._in[id] = Caller(
-            address, id, request.caller, self._send, self._not_answered, self._messenger.is_crowded
-        )
+        caller = self._in[id] = Caller(address, id, request.caller, self._send, self._not_answered, self._is_crowded)
         try:
             self.open(caller, callee, id, request, message.quiet)
         except BrokerError as error:
             self._in.pop(id, None)  # it may not have been opened at all
             self._refuse(caller, error)
-        if self.performers.by_load and self._loads_of(message.name):
+        if self.performers.by_load and message.name.removeprefix(PROCEDURE) in self.performers.by_load:
             self._loads.notify(address, message.name)
 
     def _refuse(self, caller: Caller, error: BrokerError) -> None:

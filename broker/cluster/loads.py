@@ -28,6 +28,8 @@ class Question:
     Attributes:
         missing: addresses of those that have not answered yet.
         known: what the others have said.
+        matters: whether one of them has said that it matters.
+        new: whether it was not known before.
         then: to be called with that at the end.
         timer: ends it.
     """
@@ -36,6 +38,8 @@ class Question:
     known: Known
     then: list[Callable[[Known], object]]
     timer: IDelayedCall
+    new: bool
+    matters: bool = False
 
 
 class Loads:
@@ -43,11 +47,14 @@ class Loads:
 
     Args:
         messenger: leads to them.
-        loads_of: returns how many calls the least busy performers of a name here have; [] if that does not matter.
+        loads_of: returns what this node says of a name.
+
+    Attributes:
+        names: of which nodes are asked with each call, as far as is known.
     """
 
-    def __init__(self, messenger: NodeMessenger, loads_of: Callable[[str], list[int]]) -> None:
-        self._names: BoundedDict[str, None] = BoundedDict(MAX_NAMES)  # of which it matters, as far as it is known
+    def __init__(self, messenger: NodeMessenger, loads_of: Callable[[str], Load]) -> None:
+        self.names: BoundedDict[str, None] = BoundedDict(MAX_NAMES)
         self._messenger, self._loads_of = messenger, loads_of
         self._questions: dict[str, Question] = {}
         self._places = count()
@@ -55,28 +62,25 @@ class Loads:
         messenger.on(Load, self._answered)
         messenger.on_break(lambda address, _: self._gone(address))
 
-    def __contains__(self, name: str) -> bool:
-        """Whether nodes are asked of *name* with each call, as far as is known."""
-        return name in self._names or name in self._questions
-
     def notify(self, address: str, name: str) -> None:
         """Tell a node how busy the performers of *name* are here."""
-        self._messenger.send(address, Load(name, self._loads_of(name)))
+        self._messenger.send(address, self._loads_of(name))
 
     def ask(self, name: str, addresses: Sequence[str], then: Callable[[Known], object]) -> None:
-        """Call *then* with what the nodes at *addresses* say of *name*, as far as they answer in time.
+        """Call *then* with what the nodes at *addresses* say of *name*, or {} if it does not matter.
 
-        A question that is under way is not asked again.
+        Nodes that do not answer in time are missing there.  A question that is under way is not asked again.
         """
         question = self._questions.get(name)
         if question is not None:
             question.then.append(then)
             return
         timer = self._messenger.clock.callLater(TIMEOUT, self._end, name)
-        self._questions[name] = Question(set(addresses), {}, [then], timer)
+        self._questions[name] = Question(set(addresses), {}, [then], timer, name not in self.names)
+        self.names[name] = None  # those that are called meanwhile wait for the answers, too
         for address in addresses:
             if address == self._messenger.bus.address:
-                self._answered(address, Load(name, self._loads_of(name)))
+                self._answered(address, self._loads_of(name))
             elif not self._messenger.send(address, LoadAsked(name)):
                 self._gone(address)
 
@@ -86,12 +90,13 @@ class Loads:
         return addresses[place:] + addresses[:place]
 
     def _answered(self, address: str, message: Load) -> None:
-        if message.loads:
-            self._names[message.name] = None
+        if message.matters:
+            self.names[message.name] = None
         question = self._questions.get(message.name)
         if question is not None and address in question.missing:
             question.missing.discard(address)
             question.known[address] = message.loads
+            question.matters |= message.matters
             if not question.missing:
                 self._end(message.name)
 
@@ -105,10 +110,10 @@ class Loads:
         question = self._questions.pop(name)
         if question.timer.active():
             question.timer.cancel()
-        if question.known and not any(question.known.values()):
-            self._names.pop(name, None)
+        if not question.matters and (question.known or question.new):
+            self.names.pop(name, None)
         for then in question.then:
-            then(question.known)
+            then(question.known if question.matters else {})
 
     def stop(self) -> None:
         """Ask nothing more; those who wait are not told."""

@@ -87,10 +87,17 @@ class LoadAsked(msgspec.Struct, tag="load?", array_like=True):
 
 
 class Load(msgspec.Struct, tag="load", array_like=True):
-    """How many calls the least busy performers of *name* have on the node that sends this, rising; [] for any order."""
+    """How busy the performers of *name* are on the node that sends this.
+
+    Attributes:
+        name: of the procedure, as the bus knows it.
+        loads: how many calls those have that have the fewest, rising; [] when nobody performs it there.
+        matters: whether it depends on that who gets the next call.
+    """
 
     name: str
     loads: list[int]
+    matters: bool
 
 
 class Probe(msgspec.Struct, tag="probe", array_like=True):

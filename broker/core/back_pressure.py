@@ -13,7 +13,7 @@ from broker.messages import CloseCode
 
 log = Logger()
 
-INTERVAL = 0.02  # seconds between two looks at who had to be waited for
+INTERVAL = 0.005  # seconds between two looks at who had to be waited for
 AGAIN = 1.0  # seconds after which a callee is paused again, while its caller reads slowly
 
 

@@ -166,8 +166,8 @@ def least_busy(entry: Registration[Party]) -> bool:
 
 
 def loads_of(entry: Registration[Party], count: int) -> list[int]:
-    """Return ``entry.loads(count)`` where it depends on these who gets the next call, else []."""
-    return entry.loads(count) if isinstance(entry, Performance) and entry.by_load else []
+    """Return ``entry.loads(count)``; where there are no terms, everybody counts as idle."""
+    return entry.loads(count) if isinstance(entry, Performance) else [0] * min(count, len(entry.holders))
 
 
 def _anybody(_: Party) -> bool:

@@ -138,6 +138,13 @@ def test_round_robin_is_asked_for_once(wire, near, ann):
     assert len([message for message in wire.sent if isinstance(message, LoadAsked)]) == 2
 
 
+def test_nodes_that_share_a_procedure_otherwise_count_as_idle(wire, near, ann):
+    far, other = join(wire, "far"), join(wire, "other", Terms())
+    for _ in range(4):
+        near.call(ann)
+    assert loads(far, other) == [1, 3]
+
+
 def test_a_call_that_ends_while_nodes_are_asked_is_not_sent(wire, near, ann):
     far, other = join(wire, "far"), join(wire, "other")
     wire.nodes["far"].messenger.on(LoadAsked, lambda address, message: None)
