@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -90,6 +91,7 @@ class Channels:
         self._deadlines: Deadlines[Waiter] = Deadlines(clock, self._wake_empty)
         self._moves: BoundedDict[str, Move] = BoundedDict(MAX_MOVES)
         self._heads: BoundedDict[str, int] = BoundedDict(MAX_HEADS)
+        self._unpublished: deque[Event] = deque()  # the rest of what was stored together
         self._notices: list[Event] = []  # by which nodes notify each other, and that the store has not taken yet
         self._retry: IDelayedCall | None = None
         self._draining = False
@@ -114,7 +116,10 @@ class Channels:
         def stored(event: Event) -> None:
             answer.callback(event)
             if not (self._store.announces or event.duplicate):
-                self._bus.publish(event)
+                if self._unpublished:
+                    self._unpublished.append(event)
+                else:
+                    self._bus.publish(event)
 
         log = LOG_PREFIX + event.topic
         if key or expect is not None:
@@ -134,12 +139,25 @@ class Channels:
         def stored(events: list[Event]) -> None:
             answer.callback(events)
             if not self._store.announces:
-                for event in events:
-                    if not event.duplicate:
-                        self._bus.publish(event)
+                self._publish_all(event for event in events if not event.duplicate)
 
         self._store.append_all(additions, self._dedup_seconds).addCallbacks(stored, answer.errback)
         return answer
+
+    def _publish_all(self, events: Iterable[Event]) -> None:
+        """Publish *events* in slices; what is stored meanwhile is published after them."""
+        go_on = not self._unpublished
+        self._unpublished.extend(events)
+        if go_on:
+            self._publish_some()
+
+    def _publish_some(self) -> None:
+        waiting, now, end = self._unpublished, self._slices.now, self._slices.deadline()
+        while waiting:
+            self._bus.publish(waiting.popleft())
+            if waiting and now() >= end:
+                self._slices.add(self._publish_some)
+                return
 
     def is_over(self, event: Event) -> bool:
         """Whether *event* has expired."""
@@ -179,9 +197,11 @@ class Channels:
         for event in notices:
             self.notify(event)
 
-    def read(self, topic: str, after: int, limit: int, max_bytes: int = MAX_PAGE_BYTES) -> Deferred[list[Event]]:
+    def read(
+        self, topic: str, after: int, limit: int, max_bytes: int = MAX_PAGE_BYTES, page_bytes: int = 0
+    ) -> Deferred[list[Event]]:
         """Return at most *limit* events newer than id *after*, oldest first; see ``pages.read_page``."""
-        page = read_page(self._store, LOG_PREFIX + topic, after, limit, max_bytes, self._slices)
+        page = read_page(self._store, LOG_PREFIX + topic, after, limit, max_bytes, self._slices, page_bytes)
         return Deferred.fromCoroutine(page)
 
     def latest(self, topic: str, limit: int, max_bytes: int = MAX_PAGE_BYTES) -> Deferred[list[Event]]:
@@ -201,6 +221,7 @@ class Channels:
         timeout: float,
         max_bytes: int = MAX_PAGE_BYTES,
         share: Share | None = None,
+        page_bytes: int = 0,
     ) -> list[Event]:
         """Return events of *topic* newer than id *after*, oldest first, at most *limit*; see ``read``.
 
@@ -211,29 +232,29 @@ class Channels:
             RateLimited: too many polls are waiting already, in all or of this client, which has *share*.
         """
         if timeout <= 0 or self._draining:
-            return await self.read(topic, after, limit, max_bytes)
+            return await self.read(topic, after, limit, max_bytes, page_bytes)
         # Register before reading: an event posted in between must wake us.
         waiter = self._wait(topic, timeout, share or Share())
         try:
             known = self._heads.get(topic)
             events: list[Event] = []
             if known is None or after < known:
-                events = await self.read(topic, after, limit, max_bytes)
+                events = await self.read(topic, after, limit, max_bytes, page_bytes)
             while not events and not waiter.over:
                 event = await waiter.woken
                 # The usual case needs no second look into the store.
                 if event is not None and event.id == after + 1:
                     return [event]
                 waiter.woken = Deferred()
-                events = await self._read_again(topic, after, limit, max_bytes)
+                events = await self._read_again(topic, after, limit, max_bytes, page_bytes)
             return events
         finally:
             self._stop_waiting(waiter)
 
-    async def _read_again(self, topic: str, after: int, limit: int, max_bytes: int) -> list[Event]:
+    async def _read_again(self, topic: str, after: int, limit: int, max_bytes: int, page_bytes: int) -> list[Event]:
         """Read for one that waits already: while the store is away there is nothing new."""
         try:
-            return await self.read(topic, after, limit, max_bytes)
+            return await self.read(topic, after, limit, max_bytes, page_bytes)
         except Unavailable:
             return []
 
