@@ -215,7 +215,7 @@ class Publication:
     """What a client publishes to a stored topic, with others or alone.
 
     Attributes:
-        topic, name, body, content_type, expires: of the event, see there.
+        topic: of the event, as are name, body, content type and expiry.
         key: if the topic has got an event by this key lately, that is the result; "": every one is new.
         expect: the last id that the topic must have, 0 for none; None: any.
     """
@@ -234,7 +234,7 @@ class Addition:
     """An event that is to be appended to a log, and under which conditions; see ``IStore.append``.
 
     Attributes:
-        log, event, quota, head, key: the arguments of ``append``.
+        log: as the others, an argument of ``append``.
     """
 
     log: str
