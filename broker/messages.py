@@ -26,6 +26,7 @@ __all__ = [
     "Announcement",
     "CloseCode",
     "CursorState",
+    "Delivery",
     "Entry",
     "Event",
     "Frame",
@@ -315,6 +316,21 @@ class Mail:
     body: bytes
     source: str = ""
     time: float = 0.0
+
+
+@attrs.define(eq=False)
+class Delivery(Mail):
+    """A job of a work queue, for a consumer that acknowledges.
+
+    Attributes:
+        id: of this delivery, by which it is finished; no other one has it.
+        delivery: how many deliveries there were of the job, this one included.
+        lease: seconds for which the consumer has it.
+    """
+
+    id: str = ""
+    delivery: int = 1
+    lease: float = 0.0
 
 
 @attrs.frozen

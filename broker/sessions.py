@@ -72,6 +72,10 @@ class BaseSession:
         """Leave it in its queue."""
         return False
 
+    def accepts_jobs(self, all_left: bool) -> bool:
+        """Say yes."""
+        return True
+
     def probe(self) -> Awaitable[bool]:
         """Say yes: the transport's own pings notice a dead link."""
         return _yes()

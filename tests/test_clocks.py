@@ -183,8 +183,9 @@ def test_the_clock_of_a_client_dates_nothing_that_is_stored(peer):
 
 def test_mail_that_waits_has_a_date(broker, peer):
     value_of(peer.enqueue("ref", b"1"))
-    (stored,) = value_of(broker.store.read("mail/queue:default", 0, 9))
-    assert is_date(stored.time)
+    assert is_date(value_of(broker.store.jobs.state("default")).oldest)
+    (job,) = value_of(broker.store.jobs.ready("default", 0, 9, 0))
+    assert is_date(job.time)
 
 
 def test_a_frame_has_the_date_of_the_wall_and_a_ttl_runs_from_it(broker, clock):

@@ -28,12 +28,12 @@ from broker.patterns import (
 
 VERBS = (
     "publish", "subscribe", "call", "register", "request", "acknowledge",
-    "send", "consume", "read", "write", "mint", "act",
+    "send", "consume", "manage", "read", "write", "mint", "act",
 )  # fmt: skip
 NAMED = ("key", "user", "role")  # kinds whose tables have a name: [user.bob.read]
 NAMELESS = ("secret", "anonymous", "default")  # the others: [anonymous.read]
 # Verbs whose names all begin alike; a list without any that does would allow, or deny, nothing.
-BEGINNINGS = {"write": KEY_PREFIX, "consume": QUEUE}
+BEGINNINGS = {"write": KEY_PREFIX, "consume": QUEUE, "manage": QUEUE}
 MAX_DECISIONS = 1024  # that are remembered for a set of grants
 MAX_REMEMBERED = 300  # characters of a name whose decision is remembered
 MAX_PRINCIPALS = 4096  # whose grants are remembered

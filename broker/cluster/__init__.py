@@ -1,7 +1,8 @@
-"""What the core does when there are other nodes: calls, mail and takeovers between them."""
+"""What the core does when there are other nodes: calls, mail, jobs and takeovers between them."""
 
 from broker.cluster.calls import RemoteCalls
+from broker.cluster.jobs import SharedJobs
 from broker.cluster.names import ClusterNames
 from broker.cluster.queues import SharedQueues
 
-__all__ = ["ClusterNames", "RemoteCalls", "SharedQueues"]
+__all__ = ["ClusterNames", "RemoteCalls", "SharedJobs", "SharedQueues"]

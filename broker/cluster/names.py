@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 
 from broker.cluster.calls import RemoteCalls
 from broker.cluster.claims import LAPSED, Claim, Claims
+from broker.cluster.jobs import SharedJobs
 from broker.cluster.links import LinkAccount
 from broker.cluster.messages import BoolReply, Deliver, Drain, Probe
 from broker.cluster.messenger import NodeMessenger
@@ -43,7 +44,8 @@ class ClusterNames(LocalNames):
         bus: leads to the other nodes.
         clock: times their replies.
         calls: those of this node.
-        queues: those of this node.
+        queues: the mailboxes of this node.
+        jobs: those of this node.
         presence: who is connected here.
         probe: seconds in which the holder of a name must respond.
         account: counts what is kept for other nodes.
@@ -55,26 +57,31 @@ class ClusterNames(LocalNames):
         clock: IReactorTime,
         calls: RemoteCalls,
         queues: SharedQueues,
+        jobs: SharedJobs,
         presence: Presence[Any],
         probe: float,
         account: LinkAccount | None = None,
     ) -> None:
         self._bus, self._calls, self._queues, self._presence = bus, calls, queues, presence
+        self._jobs = jobs
         self._probe = probe
         self._messenger = NodeMessenger(bus, clock, account)
         self._claims = Claims(
-            bus, clock, lambda name: bool(self._holders_here(name)), self._lost, self._on_new_name, queues.wake_all
+            bus, clock, lambda name: bool(self._holders_here(name)), self._lost, self._on_new_name, self._wake_all
         )
         bus.found = self._found
         self._messenger.on_lapse(self._claims.lapsed)
         self._messenger.on_lease(self._claims.leased)
         calls.use(self._messenger, presence.sessions, self._claims.holds)
         queues.use(bus, self._wake_others)
+        jobs.use(bus, self._wake_others)
+        self._messenger.on_lease(jobs.recover_soon)
         self._messenger.on(Probe, self._probed)
         self._messenger.on(Deliver, self._delivered)
-        self._messenger.on(Drain, lambda _, message: queues.wake(message.queue))
+        self._messenger.on(Drain, lambda _, message: self._wake(message.queue))
         self._messenger.on_departure(lambda _: queues.wake_all())
-        self._messenger.on_break(lambda *_: queues.wake_all())  # a message that something waits may be lost
+        self._messenger.on_departure(jobs.departed)
+        self._messenger.on_break(lambda *_: self._wake_all())  # a message that something waits may be lost
 
     # Names.
 
@@ -89,7 +96,18 @@ class ClusterNames(LocalNames):
     def _on_new_name(self, name: str) -> None:
         if name.startswith((QUEUE, CLIENT)):
             # What was put there just before was announced to those who held it then.
-            self._queues.wake(name)
+            self._wake(name)
+
+    def _wake(self, queue: str) -> None:
+        """Hand out what waits in *queue*, named with its kind."""
+        if queue.startswith(QUEUE):
+            self._jobs.wake(queue.removeprefix(QUEUE))
+        else:
+            self._queues.wake(queue)
+
+    def _wake_all(self) -> None:
+        self._queues.wake_all()
+        self._jobs.wake_all()
 
     def settled(self) -> Deferred[None] | None:
         """See ``LocalNames.settled``."""
@@ -108,7 +126,7 @@ class ClusterNames(LocalNames):
     def names_of(self, peer: Any) -> list[str]:
         """See ``LocalNames.names_of``."""
         names = [kind + name for kind in KINDS for name in self._calls.registry_of(kind).names_of(peer)]
-        return names + self._queues.consumers.names_of(peer)
+        return names + self._jobs.consumers.names_of(peer)
 
     def _holders_here(self, name: str) -> list[Any]:
         """Return who holds *name* here."""
@@ -117,7 +135,7 @@ class ClusterNames(LocalNames):
             sessions: list[Any] = self._presence.sessions(rest)
             return [peer for peer in sessions if rest == (peer.client if kind == CLIENT else peer.id)]
         registration: Registration[Any] | None = (
-            self._queues.consumers.get(name) if kind == QUEUE else self._calls.registry_of(kind).get(rest)
+            self._jobs.consumers.get(name) if kind == QUEUE else self._calls.registry_of(kind).get(rest)
         )
         return [] if registration is None else list(registration.holders)
 
@@ -159,6 +177,11 @@ class ClusterNames(LocalNames):
                 self.hold(name)
         else:
             self.release(names)
+
+    async def is_elsewhere(self, client: str) -> bool:
+        """See ``LocalNames.is_elsewhere``."""
+        _, addresses = await self._messenger.holders(CLIENT + client)
+        return any(address != self._bus.address for address in addresses)
 
     # Mail.
 

@@ -12,18 +12,15 @@ from collections.abc import Awaitable, Callable
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 
+from broker.cluster.notifier import QueueNotifier
 from broker.core.queues import LOG, POSITION, Queues
 from broker.errors import BrokerError, Conflict, Unavailable
 from broker.interfaces import ISharedBus
 from broker.messages import Mail, Quota
 
-log = Logger()
-
 LOCK_RETRY = 0.25  # seconds until a node tries again to lock a queue
-RETRY_DELAY = 1.0  # seconds until it tries again to unlock one, or to notify the others
+RETRY_DELAY = 1.0  # seconds until it tries again to unlock one
 
 
 @attrs.frozen
@@ -55,8 +52,7 @@ class SharedQueues(Queues):
             bus: knows the leases.
             notify: notifies the other nodes that something waits in a queue; returns whether all know.
         """
-        self._bus, self._notify = bus, notify
-        self._notifying: dict[str, bool] = {}  # queues whose nodes are being notified, and whether once more
+        self._bus, self._notifier = bus, QueueNotifier(self._clock, notify)
         self._locks: dict[str, int] = {}  # the leases under which queues are locked here
         self._pauses: set[Deferred[None]] = set()
 
@@ -78,6 +74,7 @@ class SharedQueues(Queues):
     def stop(self) -> None:
         """Cancel all timers."""
         super().stop()
+        self._notifier.stop()
         for pause in list(self._pauses):
             pause.cancel()
 
@@ -87,35 +84,10 @@ class SharedQueues(Queues):
         try:
             dropped = await super()._keep(mail, quota)
         except Unavailable:
-            self._notify_others(mail.queue)  # it may be stored all the same
+            self._notifier.notify(mail.queue)  # it may be stored all the same
             raise
-        self._notify_others(mail.queue)
+        self._notifier.notify(mail.queue)
         return dropped
-
-    def _notify_others(self, queue: str) -> None:
-        """Notify the other nodes that something waits in *queue*, until they know."""
-        if queue in self._notifying:
-            self._notifying[queue] = True
-        else:
-            Deferred.fromCoroutine(self._until_notified(queue)).addErrback(_failed, queue)
-
-    async def _until_notified(self, queue: str) -> None:
-        try:
-            again = True
-            while again:
-                self._notifying[queue] = False
-                if await self._notified(queue):
-                    again = self._notifying[queue]
-                else:
-                    await self._pause(RETRY_DELAY)
-        finally:
-            del self._notifying[queue]
-
-    async def _notified(self, queue: str) -> bool:
-        try:
-            return await self._notify(queue)
-        except BrokerError:
-            return False
 
     def _pause(self, seconds: float) -> Deferred[None]:
         if self._stopped:
@@ -129,6 +101,17 @@ class SharedQueues(Queues):
         return result
 
     # The lock.
+
+    async def move(self, queue: str, put: Callable[[Mail, str], Awaitable[object]]) -> None:
+        """See ``Queues.move``; a no-op while another node delivers from *queue*."""
+        lease = self._bus.lease
+        if not lease or not await self._lock(queue, lease):
+            return
+        try:
+            self._locks[queue] = lease
+            await super().move(queue, put)
+        finally:
+            await self._unlock(queue, lease)
 
     async def _deliver_batch(self, queue: str) -> bool | None:
         lease = self._bus.lease
@@ -218,8 +201,3 @@ class SharedQueues(Queues):
         except Conflict:
             return False
         return True
-
-
-def _failed(failure: Failure, queue: str) -> None:
-    if not failure.check(CancelledError):
-        log.failure("the other nodes were not notified of {queue}", failure, queue=queue)

@@ -211,7 +211,8 @@ class Settings:
     dedup_seconds: float = option(
         SECONDS,
         300.0,
-        "How long a topic knows the key of an event, which is not stored again meanwhile; 0: not at all.",
+        "How long a topic knows the key of an event, or a work queue that of a job, which is not stored again "
+        "meanwhile; 0: not at all.",
     )
     max_store_bytes: int = option(
         BYTES_OR_NONE,
@@ -254,12 +255,19 @@ class Settings:
         100_000,
         "How many queues and mailboxes may hold messages of which one principal sent the first; 0: any number.",
     )
-    max_mailbox: int = option(COUNT, 1000, "How many messages wait for one client or in one work queue.")
-    mailbox_seconds: float = option(SECONDS, 7 * DAY, "How long a message waits.")
+    max_mailbox: int = option(COUNT, 1000, "How many messages wait for one client.")
+    mailbox_seconds: float = option(SECONDS, 7 * DAY, "How long a message waits; a job, too, and how long it is dead.")
+    max_jobs: int = option(
+        COUNT, 100_000, "How many jobs one work queue may have, without those that are dead; 0: any number."
+    )
     max_keys: int = option(COUNT, 1_000_000, "How many keys one principal may have created; 0: any number.")
 
     # Timeouts
 
+    lease_seconds: float = option(
+        SECONDS, 30.0, "How long a worker has a job before it must be done, if the worker does not say."
+    )
+    max_deliveries: int = option(COUNT, 5, "After so many failures a job is dead.")
     poll_timeout_seconds: float = option(SECONDS, 5.0, "How long a poll waits for an event.")
     error_delay_seconds: float = option(
         SECONDS, 1.0, "How long a failed long poll is held back, for clients that come again at once."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -90,6 +91,7 @@ class Channels:
         self._deadlines: Deadlines[Waiter] = Deadlines(clock, self._wake_empty)
         self._moves: BoundedDict[str, Move] = BoundedDict(MAX_MOVES)
         self._heads: BoundedDict[str, int] = BoundedDict(MAX_HEADS)
+        self._unpublished: deque[Event] = deque()  # the rest of what was stored together
         self._notices: list[Event] = []  # by which nodes notify each other, and that the store has not taken yet
         self._retry: IDelayedCall | None = None
         self._draining = False
@@ -114,7 +116,10 @@ class Channels:
         def stored(event: Event) -> None:
             answer.callback(event)
             if not (self._store.announces or event.duplicate):
-                self._bus.publish(event)
+                if self._unpublished:
+                    self._unpublished.append(event)
+                else:
+                    self._bus.publish(event)
 
         log = LOG_PREFIX + event.topic
         if key or expect is not None:
@@ -134,12 +139,25 @@ class Channels:
         def stored(events: list[Event]) -> None:
             answer.callback(events)
             if not self._store.announces:
-                for event in events:
-                    if not event.duplicate:
-                        self._bus.publish(event)
+                self._publish_all(event for event in events if not event.duplicate)
 
         self._store.append_all(additions, self._dedup_seconds).addCallbacks(stored, answer.errback)
         return answer
+
+    def _publish_all(self, events: Iterable[Event]) -> None:
+        """Publish *events* in slices; what is stored meanwhile is published after them."""
+        go_on = not self._unpublished
+        self._unpublished.extend(events)
+        if go_on:
+            self._publish_some()
+
+    def _publish_some(self) -> None:
+        waiting, now, end = self._unpublished, self._slices.now, self._slices.deadline()
+        while waiting:
+            self._bus.publish(waiting.popleft())
+            if waiting and now() >= end:
+                self._slices.add(self._publish_some)
+                return
 
     def is_over(self, event: Event) -> bool:
         """Whether *event* has expired."""

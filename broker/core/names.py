@@ -64,6 +64,10 @@ class LocalNames:
     def present(self, change: str, client: str, session: str) -> None:
         """Notify the other nodes that a session is ``"online"`` or ``"offline"``; see ``Presence``."""
 
+    async def is_elsewhere(self, client: str) -> bool:
+        """Whether a session of *client* is connected to another node."""
+        return False
+
     async def deliver(self, session: str, mail: Mail) -> bool:
         """Hand *mail* to the session of that id on another node; say whether it took it."""
         return False

@@ -13,6 +13,7 @@ from broker.core.channels import Channels
 from broker.core.cursors import Cursors
 from broker.core.followers import Followers
 from broker.core.indices import Indices
+from broker.core.jobs import Jobs
 from broker.core.keys import Keys
 from broker.core.mailboxes import Mailboxes
 from broker.core.memberships import Memberships
@@ -80,6 +81,7 @@ class Parts:
     presence: Presence[Any]  # of peers
     calls: Calls
     queues: Queues
+    jobs: Jobs
     mailboxes: Mailboxes
     cluster: LocalNames
     about: About

@@ -1,13 +1,13 @@
-"""Mailboxes of clients and work queues: each message is delivered to one of their consumers.
+"""Mailboxes of clients: each message is delivered to one of their sessions.
 
-A message goes straight to a consumer that accepts it now.  What none accepts is
+A message goes straight to a session that accepts it now.  What none accepts is
 kept in a log of the queue, with one position up to which it has been delivered.
 Delivered means handed to the consumer's connection.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import attrs
@@ -19,7 +19,6 @@ from twisted.python.failure import Failure
 
 from broker.core.lives import life_end
 from broker.core.pages import READ_BYTES, is_last, position_of
-from broker.core.registry import Registry
 from broker.core.uncancelled import uncancelled
 from broker.errors import BrokerError, Conflict
 from broker.interfaces import IStore
@@ -81,7 +80,6 @@ class Queues:
         limit: int = 1000,
         max_age: float = 7 * 86400.0,
     ) -> None:
-        self.consumers: Registry[Taker] = Registry("queue")
         self._store, self._clock, self._takers_of = store, clock, takers_of
         self._limit, self._max_age = limit, max_age
         self._backlogs: dict[str, Backlog] = {}
@@ -150,10 +148,28 @@ class Queues:
             timer.cancel()
         self._later.clear()
 
-    def leave(self, taker: Taker) -> None:
-        """Remove *taker* from all work queues."""
-        for queue in self.consumers.leave(taker):
-            self.left(queue)
+    async def move(self, queue: str, put: Callable[[Mail, str], Awaitable[object]]) -> None:
+        """Give all that *queue* keeps to *put*, one after the other, each with a text that is its own.
+
+        Raises:
+            BrokerError: one could not be put, or the store is away; what has been put is not kept any more.
+        """
+        while True:
+            position, _ = await self._position(queue)
+            kept = await self._store.read(LOG + queue, position, MESSAGES_PER_READ, READ_BYTES)
+            if not kept:
+                return
+            oldest = self._store.oldest(self._max_age)
+            moved = position
+            try:
+                for event in kept:
+                    mail = _mail(queue, event) if event.time >= oldest else None
+                    if mail is not None:
+                        await put(mail, f"{event.epoch}/{event.id}")
+                    moved = event.id
+            finally:
+                if moved != position:
+                    await self._advance(queue, moved)
 
     async def _drain(self, queue: str, backlog: Backlog) -> None:
         try:
@@ -229,9 +245,6 @@ class Queues:
         return position_of(entry), 0 if entry is None else entry.revision
 
     def _offer(self, mail: Mail) -> bool:
-        consumers = self.consumers.get(mail.queue)
-        if consumers is not None:
-            consumers.next()
         return any(taker.post_mail(mail) for taker in self._takers_of(mail.queue))
 
     def _drain_failed(self, failure: Failure, queue: str, backlog: Backlog) -> None:

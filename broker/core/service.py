@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import secrets
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any, cast
 
@@ -21,7 +22,7 @@ from broker.access.principals import Access
 from broker.access.refusals import RefusalLog
 from broker.access.tokens import CONTROL as REVOKED
 from broker.access.tokens import Tokens
-from broker.cluster import ClusterNames, RemoteCalls, SharedQueues
+from broker.cluster import ClusterNames, RemoteCalls, SharedJobs, SharedQueues
 from broker.config.settings import Settings
 from broker.core.about import About
 from broker.core.calls import Calls
@@ -29,6 +30,7 @@ from broker.core.channels import Channels, StoreEventSource
 from broker.core.cursors import Cursors
 from broker.core.followers import Followers
 from broker.core.indices import Indices
+from broker.core.jobs import Jobs
 from broker.core.keys import Keys
 from broker.core.lives import life_end
 from broker.core.mailboxes import Mailboxes
@@ -36,6 +38,7 @@ from broker.core.memberships import CONTROL as LEFT
 from broker.core.memberships import Memberships
 from broker.core.memory import HELP, Memory
 from broker.core.names import LocalNames
+from broker.core.old_jobs import move_old_jobs
 from broker.core.owners import CLIENT_ID, INDEX, MEMBER, SERVICE_NAME, Owners
 from broker.core.owners import CONTROL as OWNED
 from broker.core.parts import Parts
@@ -55,8 +58,16 @@ from broker.peer import Peer
 
 log = Logger()
 
+# The states of jobs that are counted, each with what it is.
+JOB_GAUGES = {
+    "ready": "Jobs that wait for a worker, in all work queues.",
+    "delayed": "Jobs whose time has not come, those included that have failed.",
+    "in_flight": "Jobs that workers have.",
+    "dead": "Jobs that have failed too often.",
+}
 SWEEP = 60.0  # seconds between two sweeps of what is too old
 EXPIRY = 1.0  # seconds between two searches for expired keys
+MEASURE = 5.0  # seconds between two counts of all jobs
 PEERS_PER_STEP = 1000  # whose mailboxes are prolonged before the reactor gets to other work
 SWEEPER = "sweeper"  # the name held by the node that sweeps for all
 
@@ -92,6 +103,7 @@ class Broker(MultiService):
         self.access, self.metrics, self.tokens = parts.access, parts.metrics, parts.tokens
         self.topics, self.channels, self.keys = parts.topics, parts.channels, parts.keys
         self.calls, self.queues, self.presence = parts.calls, parts.queues, parts.presence
+        self.jobs = parts.jobs
         self.memberships, self.about, self.memory = parts.memberships, parts.about, parts.memory
         self.draining = False
         self._timers_failing: set[str] = set()  # of which it was logged
@@ -104,7 +116,9 @@ class Broker(MultiService):
                 ("memberships", self.memberships.restore),
             ),
         )
-        self._sweeper = Sweeper(store, clock, parts.indices, settings.retention, settings.mailbox_seconds)
+        self._sweeper = Sweeper(
+            store, clock, parts.indices, settings.retention, settings.mailbox_seconds, parts.jobs.max_age
+        )
         controls = {LEFT: self.memberships.left, REVOKED: self.tokens.revoked, OWNED: parts.owners.moved}
         self.attach: Callable[[str, str], Peer] = partial(Peer, parts)
         self.arrived = bus.deliver = Delivery(self.topics, self.channels, self.keys, controls).arrived
@@ -116,7 +130,7 @@ class Broker(MultiService):
             bus.listen(topic)
         for part in (store, bus):
             part.setServiceParent(self)
-        for delay, work in ((SWEEP, self._sweep), (EXPIRY, self._expire)):
+        for delay, work in ((SWEEP, self._sweep), (EXPIRY, self._expire), (MEASURE, self._measure)):
             timer = TimerService(delay, work)
             timer.clock = clock
             timer.setServiceParent(self)
@@ -158,6 +172,15 @@ class Broker(MultiService):
         self.channels.end_polls()
         return self.parts.lifetimes.withdraw(self.access.is_valid)
 
+    def startService(self) -> None:
+        """Start the parts, and see to the jobs that the last run has left in flight."""
+        super().startService()
+        self.jobs.leases.until_done(self._begin_jobs)
+
+    async def _begin_jobs(self) -> None:
+        await self.jobs.recover()
+        await move_old_jobs(self.store, self.queues, self.jobs)
+
     def stopService(self) -> Deferred[None]:
         """Stop the parts, the store last."""
         self.drain()
@@ -166,6 +189,7 @@ class Broker(MultiService):
         self.parts.followers.stop()
         self.parts.lifetimes.stop()
         self.queues.stop()
+        self.jobs.stop()
         self.parts.cluster.stop()
         self.parts.mailboxes.stop()
         self._restoration.stop()
@@ -184,6 +208,7 @@ class Broker(MultiService):
         self.tokens.forget_key()
         if self.bus.shared:
             cast(SharedQueues, self.queues).lost()
+            cast(SharedJobs, self.jobs).lost()
         self._restoration.begin()
         if self.bus.shared:
             cast(ISharedBus, self.bus).wiped()
@@ -199,6 +224,8 @@ class Broker(MultiService):
                 await peer.keep_ids()  # to be connected is to use them
         await self._keep_mailboxes()
         await self.memberships.prolong()
+        await self._begin_jobs()
+        self.jobs.wake_all()
         try:
             await self.bus.claim(SWEEPER)
         except Taken:
@@ -224,6 +251,11 @@ class Broker(MultiService):
             self._timer_done, self._timer_failed, ("expiry",), errbackArgs=("expiry",)
         )
 
+    def _measure(self) -> Deferred[Any]:
+        return ensureDeferred(self.jobs.measure()).addCallbacks(
+            self._timer_done, self._timer_failed, ("counts of jobs",), errbackArgs=("counts of jobs",)
+        )
+
     def _timer_done(self, _: object, what: str) -> None:
         self._timers_failing.discard(what)
 
@@ -241,6 +273,9 @@ class Broker(MultiService):
         gauge("services", "Procedures and services that are performed.", self._services)
         gauge("store_bytes", "Bytes that the store uses, as far as it knows.", lambda: self.store.used_bytes)
         gauge("nodes", "Nodes that have a lease, this one included; 0 while it has none.", self._nodes)
+        for name, what in JOB_GAUGES.items():
+            gauge(f"jobs_{name}", what, partial(self._jobs, name))
+        gauge("jobs_oldest_seconds", "Age of the oldest job that is ready; 0: there is none.", self._oldest_job)
         gauge("sessions", "Sessions that others can see.", lambda: len(self.presence))
         gauge("memory_held_bytes", "Bytes that clients make the daemon hold, in all.", lambda: self.memory.used)
         gauge("memory_limit_bytes", "How many there may be; 0: any number.", lambda: self.memory.limit)
@@ -249,6 +284,13 @@ class Broker(MultiService):
 
     def _nodes(self) -> float:
         return len(cast(ISharedBus, self.bus).nodes) if self.bus.shared else 1
+
+    def _jobs(self, state: str) -> float:
+        return float(getattr(self.jobs.counted, state))
+
+    def _oldest_job(self) -> float:
+        oldest = self.jobs.counted.oldest
+        return max(0.0, self.store.wall.time() - oldest) if oldest else 0.0
 
     def _services(self) -> float:
         return len(self.calls.performers) + len(self.calls.services)
@@ -300,6 +342,7 @@ def make_parts(
         presence=presence,
         calls=calls,
         queues=queues,
+        jobs=_make_jobs(settings, store, bus, clock, lambda *gone: _came_back(parts, *gone)),
         mailboxes=Mailboxes(store, access.knows, clock, settings.client_seconds),
         cluster=LocalNames(),
         about=About(store, bus, store.wall.time()),
@@ -316,6 +359,7 @@ def _cluster_names(parts: Parts) -> ClusterNames:
         parts.clock,
         cast(RemoteCalls, parts.calls),
         cast(SharedQueues, parts.queues),
+        cast(SharedJobs, parts.jobs),
         parts.presence,
         parts.settings.takeover_probe_seconds,
         parts.memory.held,
@@ -336,6 +380,21 @@ def make_channels(settings: Settings, store: IStore, bus: IBus, clock: IReactorT
     )
 
 
+def _make_jobs(
+    settings: Settings, store: IStore, bus: IBus, clock: IReactorTime, came_back: Callable[[str, str], Awaitable[bool]]
+) -> Jobs:
+    run = secrets.token_hex(8)
+    return (SharedJobs if bus.shared else Jobs)(
+        store,
+        clock,
+        (lambda: cast(ISharedBus, bus).address) if bus.shared else (lambda: run),
+        came_back,
+        max_failures=settings.max_deliveries,
+        limit=settings.max_jobs,
+        max_age=settings.mailbox_seconds,
+    )
+
+
 def make_memory(settings: Settings, metrics: Metrics) -> Memory:
     """Return the accounts of what clients make the daemon hold."""
     shed = partial(metrics.slow_consumer, "memory")
@@ -343,10 +402,15 @@ def make_memory(settings: Settings, metrics: Metrics) -> Memory:
 
 
 def _takers_of(parts: Parts, queue: str) -> list[Any]:
-    """Return who would take from *queue* now; of a work queue, beginning with the one whose turn it is."""
-    if queue.startswith(CLIENT):
-        return parts.presence.sessions_of(queue.removeprefix(CLIENT))
-    return parts.queues.consumers.in_turn(queue)
+    """Return the sessions that would take from the mailbox *queue* now."""
+    return parts.presence.sessions_of(queue.removeprefix(CLIENT)) if queue.startswith(CLIENT) else []
+
+
+async def _came_back(parts: Parts, client: str, session: str) -> bool:
+    """Whether *client* has come again since its *session* has gone, here or to another node."""
+    if any(peer.id > session for peer in parts.presence.sessions_of(client)):  # later ones have higher ids
+        return True
+    return await parts.cluster.is_elsewhere(client)
 
 
 def _make_owners(

@@ -30,13 +30,20 @@ class Sweeper:
         indices: knows which rows belong to no index any more.
         retention: how long the events of channels are kept.
         mail_seconds: how long messages are kept.
+        job_seconds: how long jobs are kept, in flight or not claimed; 0.0: for ever.
     """
 
     def __init__(
-        self, store: IStore, clock: IReactorTime, indices: Indices, retention: Retention, mail_seconds: float
+        self,
+        store: IStore,
+        clock: IReactorTime,
+        indices: Indices,
+        retention: Retention,
+        mail_seconds: float,
+        job_seconds: float,
     ) -> None:
         self._store, self._clock, self._indices = store, clock, indices
-        self._retention, self._mail_seconds = retention, mail_seconds
+        self._retention, self._mail_seconds, self._job_seconds = retention, mail_seconds, job_seconds
 
     async def sweep(self) -> None:
         """Remove what has ended by now."""
@@ -49,3 +56,4 @@ class Sweeper:
         for logs in (LOG_PREFIX, ROWS):
             await store.sweep(logs, before, kept.count)
         await store.sweep(MAIL, store.oldest(self._mail_seconds), 0)
+        await store.jobs.sweep(self._job_seconds)

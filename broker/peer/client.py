@@ -213,6 +213,12 @@ class Client:
             self._parts.metrics.rate_limited += 1
             raise self._log(RateLimited("limit", "memory"), verb, "TXBROKER_MEMORY_LIMIT_BYTES")
 
+    def _check_permission(self, verb: str, name: str) -> None:
+        """Check that the client has the permission to *verb* *name*, where ``_allow`` could not know the name."""
+        grants = self.identity.grants
+        if grants is not None and not grants.may(verb, name):
+            raise self.deny(verb, name)
+
     def _own(self, verb: str, name: str) -> None:
         """Check that *name* is well formed and not one of the broker itself.
 
@@ -451,6 +457,14 @@ class Client:
         except Exception:
             self.fail("a reply")
 
+    def accepts_jobs(self, all_left: bool) -> bool:
+        """Whether the session can send a job now; see ``ISession.accepts_jobs``."""
+        try:
+            return not self.closed and self.session is not None and self.session.accepts_jobs(all_left)
+        except Exception:
+            self.fail("a look for room")
+            return False
+
     def post_mail(self, mail: Mail) -> bool:
         """Hand *mail* to the session; False when that declines it."""
         try:
@@ -526,7 +540,7 @@ class Client:
             held = parts.cluster.names_of(self)
             parts.calls.leave(self)
             parts.keys.leave(self)
-            parts.queues.leave(self)
+            parts.jobs.leave(self)
             parts.presence.leave(self)
             # Others may hold the same: only now it is known what nobody here holds.
             parts.cluster.release(held)

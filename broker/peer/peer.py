@@ -12,14 +12,14 @@ from zope.interface import implementer
 from broker.interfaces import IPeer
 from broker.peer.calls import CallVerbs
 from broker.peer.following import FollowVerbs
+from broker.peer.jobs import JobVerbs
 from broker.peer.keys import KeyVerbs
 from broker.peer.memberships import MembershipVerbs
-from broker.peer.queues import QueueVerbs
 from broker.peer.tokens import TokenVerbs
 
 
 @implementer(IPeer)
-class Peer(TokenVerbs, FollowVerbs, MembershipVerbs, CallVerbs, QueueVerbs, KeyVerbs):
+class Peer(TokenVerbs, FollowVerbs, MembershipVerbs, CallVerbs, JobVerbs, KeyVerbs):
     """One client, or one HTTP request of one, and all that it holds.
 
     Its verbs are in the modules beside this one, a module for each part of the

@@ -1,17 +1,18 @@
-"""The verbs of mailboxes and work queues."""
+"""The verbs of mailboxes, and of messages to work queues."""
 
 from __future__ import annotations
 
 from twisted.internet.defer import Deferred, ensureDeferred
 
-from broker.errors import Denied, Gone, Invalid, RateLimited
+from broker.errors import Denied, Gone, Invalid
+from broker.jobs import DEAD_SUFFIX
 from broker.messages import MAX_TIME, CloseCode, Mail, Quota, quota_of
 from broker.patterns import CLIENT, DEFAULT_QUEUE, QUEUE, belongs_to_broker, check_name
 from broker.peer.client import Client
 
 
 class QueueVerbs(Client):
-    """Send messages and consume them."""
+    """Send messages, and get those of the mailbox."""
 
     __slots__ = ()
 
@@ -37,7 +38,10 @@ class QueueVerbs(Client):
             raise Invalid("recipient" if queue == QUEUE else "time")
         if not queue.startswith(QUEUE):
             return ensureDeferred(self._send(queue, ref, body, time))
-        return self._parts.queues.put(self._mail(queue, ref, body, time), self._queues())
+        if queue.endswith(DEAD_SUFFIX):
+            raise self.deny("send", queue, "")
+        mail = self._mail(queue.removeprefix(QUEUE), ref, body, time)
+        return self._parts.jobs.put(mail, self._queues()).addCallback(_nothing_dropped)
 
     def _queues(self) -> Quota:
         return quota_of("queues", self.identity.kind, self.identity.name, self._parts.settings.max_queues)
@@ -64,8 +68,7 @@ class QueueVerbs(Client):
     def collect(self) -> None:
         """See ``IPeer.collect``."""
         self._empty_mailbox()
-        for queue in self.consumed:
-            self._parts.queues.drain(QUEUE + queue)
+        self._parts.jobs.collect(self)
 
     def _empty_mailbox(self) -> None:
         mailbox = CLIENT + self.client
@@ -73,24 +76,6 @@ class QueueVerbs(Client):
         if self.identity.client or self.named or self._parts.queues.is_known(mailbox):
             self._parts.queues.drain(mailbox)
 
-    def consume(self, queue: str) -> None:
-        """See ``IPeer.consume``."""
-        self._allow("consume", QUEUE + queue)
-        check_name(queue, "queue")
-        self._own("consume", queue)
-        if len(self.consumed) >= self._parts.settings.max_registrations:
-            raise self._log(RateLimited("limit", "registrations"), "consume", "TXBROKER_MAX_REGISTRATIONS")
-        self._parts.queues.consumers.add(self, QUEUE + queue, shared=True)
-        self._parts.cluster.hold(QUEUE + queue)
-        self._parts.queues.drain(QUEUE + queue)
 
-    def stop_consuming(self, queue: str) -> None:
-        """See ``IPeer.stop_consuming``."""
-        if self._parts.queues.consumers.remove(self, QUEUE + queue):
-            self._parts.queues.left(QUEUE + queue)
-            self._parts.cluster.release((QUEUE + queue,))
-
-    @property
-    def consumed(self) -> list[str]:
-        """See ``IPeer.consumed``."""
-        return [name.removeprefix(QUEUE) for name in self._parts.queues.consumers.names_of(self)]
+def _nothing_dropped(_: object) -> bool:
+    return False

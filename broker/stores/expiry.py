@@ -76,6 +76,13 @@ class Expiry:
         moment = self.look()
         return end <= moment.passed or (moment.skipped > 0.0 and moment.after < end <= moment.now)
 
+    def left(self, end: float) -> float:
+        """Return the seconds until *end*, after which ``is_over`` says so if no clock is set; 0.0: it has come."""
+        if self.is_over(end):
+            return 0.0
+        moment = self.look()
+        return end - (moment.passed if end <= moment.now else moment.now)
+
     def oldest(self, seconds: float) -> float:
         """Return the time before which what is kept for *seconds* is too old."""
         return self.look().passed - seconds

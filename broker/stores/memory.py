@@ -19,9 +19,10 @@ from zope.interface import implementer
 
 from broker.core.clocks import monotonic_time_of, wall_clock_of
 from broker.interfaces import IStore, IWallClock
-from broker.messages import MAX_TIME, Addition, Announce, Announcement, Entry, Event, Quota
+from broker.messages import MAX_TIME, Addition, Announce, Announcement, Entry, Event, Quota, decode_text, encode_text
 from broker.patterns import LOG_PREFIX
 from broker.stores.additions import First, Plan, add_all
+from broker.stores.embedded_jobs import EmbeddedJobs, MemoryJobTables
 from broker.stores.entries import ANNOUNCED_SPACES, EXPIRED_KEPT, alive, check_revision, increased, merged, replaced
 from broker.stores.expiry import Expiry
 from broker.stores.room import ROW_BYTES, Room, check_quota, fits_when_full, floor_group, full_refusal, full_text
@@ -143,9 +144,11 @@ class MemoryStore(Service):
         self._expiry = Expiry(self.wall, monotonic_time_of(clock))
         self._room = Room(max_bytes)
         self._stopped_reason = NOT_RUNNING
+        self.jobs = EmbeddedJobs(self._do_jobs)
         self._forget()
 
     def _forget(self) -> None:
+        self._job_tables = MemoryJobTables(self._expiry, self._count_account, self._uncount_account, self._check_room)
         self._logs: dict[str, MemoryLog] = {}
         self._floors: dict[str, int] = {}
         self._spaces: dict[str, MemorySpace] = {}
@@ -189,9 +192,28 @@ class MemoryStore(Service):
 
     def _uncount(self, quota: Quota | None) -> None:
         if quota is not None:
-            self._counts[quota.account] -= 1
-            if not self._counts[quota.account]:
-                del self._counts[quota.account]
+            self._uncount_account(encode_text(quota.account))
+
+    def _count_account(self, quota: Quota | None) -> bytes | None:
+        self._count(quota)
+        return None if quota is None else encode_text(quota.account)
+
+    def _uncount_account(self, account: bytes | None) -> None:
+        if account is not None:
+            name = decode_text(account)
+            self._counts[name] -= 1
+            if not self._counts[name]:
+                del self._counts[name]
+
+    def _do_jobs(self, verb: Callable[..., Any], arguments: tuple[Any, ...], size: int, reads: bool) -> Deferred[Any]:
+        return self._do(self._change_jobs, verb, arguments)
+
+    def _change_jobs(self, verb: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        before = self._job_tables.used_bytes
+        try:
+            return verb(self._job_tables, *arguments)
+        finally:
+            self.used_bytes += self._job_tables.used_bytes - before
 
     # Logs.
 

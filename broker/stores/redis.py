@@ -38,6 +38,7 @@ from broker.stores.expiry import log_jump
 from broker.stores.redis_additions import adding, extras_of
 from broker.stores.redis_announcements import KeyEvents, announced, split
 from broker.stores.redis_expiry import KEYS_STEP, RedisExpiry
+from broker.stores.redis_jobs import RedisJobs
 from broker.stores.redis_reader import MAX_ID, RedisReader, end_of
 from broker.stores.redis_swap import (
     FULL,
@@ -119,9 +120,10 @@ class RedisStore(RedisReader, Service):
         self._measuring.clock = reactor
         self._known: BoundedDict[str, None] = BoundedDict(KNOWN_LOGS)
         self._key_events = KeyEvents(announce, lambda: self.epoch)
+        self.jobs = RedisJobs(self._submit, lambda: self._full() if self._room.shortage else None)
         self._batcher = Batcher(
             self._address,
-            Script("broker.stores.redis_scripts", "state", "clock", "logs", "keys"),
+            Script("broker.stores.redis_scripts", "state", "clock", "logs", "keys", "jobs"),
             reactor,
             slices_of(reactor),
             purpose="stored data",

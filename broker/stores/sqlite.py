@@ -23,6 +23,7 @@ from broker.errors import Unavailable
 from broker.interfaces import IStore, IWallClock
 from broker.messages import Addition, Announce, Announcement, Entry, Event, Quota, encode_text
 from broker.patterns import LOG_PREFIX
+from broker.stores.embedded_jobs import EmbeddedJobs
 from broker.stores.entries import EXPIRED_KEPT
 from broker.stores.expiry import Expiry
 from broker.stores.room import ROW_BYTES, full_text
@@ -92,6 +93,7 @@ class SqliteStore(Service):
         self._max_bytes, self._min_free_bytes = max_bytes, min_free_bytes
         self._file: SqliteFile | None = None
         self._stopped_reason = NOT_RUNNING
+        self.jobs = EmbeddedJobs(self._do_jobs)
         self.wiped: Callable[[], object] = _ignore
 
     def startService(self) -> None:
@@ -118,7 +120,7 @@ class SqliteStore(Service):
         self._expiry = Expiry(self.wall, monotonic_time_of(self._clock), noted=file.noted)
         self._reader = TableReader(file.reads, file.epoch)
         self._space = FileSpace(file.writes, self._path, self._max_bytes, self._min_free_bytes)
-        writer = TableWriter(file.writes, file.epoch, self._space, file.history)
+        writer = TableWriter(file.writes, file.epoch, self._space, file.history, self._expiry)
         limit = min(MAX_LOG_BYTES, self._max_bytes // 8) if self._max_bytes else MAX_LOG_BYTES
         self._checkpoints = CheckpointHealth(self._checkpoint_failed, file.watch.length_of_log, limit)
         call = self._reactor.callFromThread
@@ -322,6 +324,13 @@ class SqliteStore(Service):
         return self._change(TableWriter.expired, (space, limit, self._expiry, announce), 0)
 
     # Submitting.
+
+    def _do_jobs(self, verb: Callable[..., Any], arguments: tuple[Any, ...], size: int, reads: bool) -> Deferred[Any]:
+        if self._stopped_reason:
+            return refused(self._stopped_reason)
+        return self._commits.submit(
+            TableWriter.read_jobs if reads else TableWriter.change_jobs, (verb, arguments), size
+        )
 
     def _change_key(
         self, verb: Callable[..., Any], arguments: tuple[Any, ...], size: int, announcement: Announcement | None

@@ -32,7 +32,8 @@ def schema_steps() -> tuple[str, ...]:
     The n-th leads from version n-1 to n.  A released one is never changed.
     """
     folder = resources.files("broker.stores")
-    return tuple(folder.joinpath(name).read_text("utf-8") for name in ("schema.sql", "schema_2.sql", "schema_3.sql"))
+    names = "schema.sql", "schema_2.sql", "schema_3.sql", "schema_jobs.sql"
+    return tuple(folder.joinpath(name).read_text("utf-8") for name in names)
 
 
 @attrs.frozen

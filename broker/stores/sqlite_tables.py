@@ -15,6 +15,7 @@ from broker.stores.entries import ANNOUNCED_SPACES, alive, check_revision, incre
 from broker.stores.expiry import Expiry
 from broker.stores.room import ROW_BYTES, check_quota, fits_when_full, floor_group, full_refusal
 from broker.stores.sqlite_history import History
+from broker.stores.sqlite_jobs import JobTables
 from broker.stores.sqlite_space import FileSpace
 
 MAX_INTEGER = 2**63 - 1  # of SQLite
@@ -172,8 +173,10 @@ class TableWriter(TableReader):
         epoch: that of the events.
         space: measures the file; None: it may have any size, and keeps it.
         history: counts how far it has come; None: nobody does.
+        expiry: says what has ended; None: there are no jobs.
 
     Attributes:
+        jobs: the tables of jobs.
         to_purge: whether trimmed events are still to be deleted, or unused pages to be given back.
         shortage: why nothing may be added; "" when it may.
     """
@@ -184,7 +187,11 @@ class TableWriter(TableReader):
         epoch: str,
         space: FileSpace | None = None,
         history: History | None = None,
+        expiry: Expiry | None = None,
     ) -> None:
+        self.jobs = (
+            None if expiry is None else JobTables(connection, expiry, self._count, self._uncount, self._check_room)
+        )
         self.space = space
         self._history = history
         self.shortage = ""
@@ -201,7 +208,7 @@ class TableWriter(TableReader):
         super().attach(connection)
         self._executemany = connection.executemany
         self._heads = {}
-        for part in (self.space, self._history):
+        for part in (self.space, self._history, self.jobs):
             if part is not None:
                 part.attach(connection)
 
@@ -236,6 +243,8 @@ class TableWriter(TableReader):
         self._buffer.clear()
         self._described.clear()
         self._heads.clear()
+        if self.jobs is not None:
+            self.jobs.forget()
         self.to_purge = True
         if self._history is not None:
             self._history.undone()
@@ -292,6 +301,18 @@ class TableWriter(TableReader):
             event.content_type,
             event.expires,
         )
+
+    def _check_room(self) -> None:
+        if self.shortage:
+            raise full_refusal(self.shortage)
+
+    def change_jobs(self, verb: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        """Call *verb*, a method of ``JobTables``."""
+        return verb(self.jobs, *arguments)
+
+    def read_jobs(self, verb: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        """As ``change_jobs``, for one that only reads."""
+        return verb(self.jobs, *arguments)
 
     def append_all(self, additions: Sequence[Addition], time: float, key_seconds: float, expiry: Expiry) -> list[Event]:
         """See ``IStore.append_all``; *time* is the store's."""

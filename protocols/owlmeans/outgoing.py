@@ -16,8 +16,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from broker.errors import BrokerError
 from broker.interfaces import ILink, IPeer, IWallClock
-from broker.messages import CloseCode, Event, Frame, Mail, Reply, Request, text_frame
-from broker.patterns import KEY_PREFIX
+from broker.messages import CloseCode, Delivery, Event, Frame, Mail, Reply, Request, text_frame
+from broker.patterns import KEY_PREFIX, QUEUE
 from protocols.owlmeans import wire
 from protocols.owlmeans.backlog import Backlog
 from protocols.owlmeans.marshalled import marshal
@@ -118,6 +118,7 @@ class Outgoing:
     _buffer: StartBuffer | None = attrs.field(default=None, init=False)  # until it has its handlers in place
     _burst: int = attrs.field(default=0, init=False)  # bytes of queued messages in the present burst
     _burst_timer: IDelayedCall | None = attrs.field(default=None, init=False)
+    _burst_delay: float = attrs.field(default=0.0, init=False)  # seconds until the next look for room
 
     def __attrs_post_init__(self) -> None:
         self.clock, self.wall = self.peer.clock, self.peer.wall
@@ -213,12 +214,31 @@ class Outgoing:
         if buffer is not None:
             buffer.schedule()
             return False
+        if mail.queue.startswith(QUEUE):  # there is room, see ``accepts_jobs``
+            self.link.send(wire.job(mail) if isinstance(mail, Delivery) else wire.mail(mail))
+            return True
         if self.link.paused or self._burst > MAX_BURST_BYTES:
             self._schedule_burst()
             return False
         frame = wire.mail(mail)
         self._burst += len(frame)
         self.link.send(frame)
+        return True
+
+    def accepts_jobs(self, all_left: bool) -> bool:
+        """Whether a job could be sent now; *all_left*: whether nothing may wait."""
+        if not self.link.open:
+            return False
+        buffer = self._open_buffer()
+        if buffer is not None:
+            buffer.schedule()
+            return False
+        if self.link.paused or (all_left and self.link.unsent):
+            # What was sent in this iteration leaves at its end, if it can.
+            delay, self._burst_delay = self._burst_delay, BURST_INTERVAL
+            self._schedule_burst(delay)
+            return False
+        self._burst_delay = 0.0
         return True
 
     async def probe(self) -> bool:
@@ -279,9 +299,9 @@ class Outgoing:
             self.ready()
         return self._buffer
 
-    def _schedule_burst(self) -> None:
+    def _schedule_burst(self, delay: float = BURST_INTERVAL) -> None:
         if self._burst_timer is None:
-            self._burst_timer = self.clock.callLater(BURST_INTERVAL, self._next_burst)
+            self._burst_timer = self.clock.callLater(delay, self._next_burst)
 
     def _next_burst(self) -> None:
         self._burst_timer = None

@@ -1,24 +1,96 @@
-"""The reserved methods of work queues: consume their messages, or not any more."""
+"""The reserved methods of work queues: add jobs, consume them, say what has become of them, look after the dead."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from protocols.owlmeans.methods import Answer, Method
+import msgspec
+
+from broker.errors import Invalid
+from broker.jobs import Job
+from broker.jsontext import overflows
+from protocols.owlmeans.methods import Answer, Method, Options
+from protocols.owlmeans.wire import milliseconds
 
 if TYPE_CHECKING:
     from protocols.owlmeans.session import Session
 
+MAILBOX = "@me"
+Ids = list[str] | str
+
+
+class EnqueueOptions(Options):
+    """``key``: makes it the only job; ``order``: of those with one, one goes at a time; ``delay``, ``ttl``: seconds."""
+
+    key: str = ""
+    delay: float = 0.0
+    order: str = ""
+    ttl: float | None = None
+
+
+class ConsumeOptions(Options):
+    """``ack``: jobs are to be done; ``prefetch``: how many at once; ``lease``: seconds; ``filter``: members of them."""
+
+    ack: bool = False
+    prefetch: int | None = None
+    lease: float | None = None
+    filter: dict[str, Any] | None = None
+
+
+class FailOptions(Options):
+    """``delay``: seconds until the job comes again; ``reason``: is kept with it."""
+
+    delay: float | None = None
+    reason: str = ""
+
+
+class DeadOptions(Options):
+    """``limit``: how many jobs at most; ``after``: the id after which they begin."""
+
+    limit: int = 100
+    after: str = ""
+
+
+class Enqueue(Method):
+    """Store a job of a work queue."""
+
+    called = "enqueue"
+    queue: str
+    payload: msgspec.Raw
+    options: EnqueueOptions | None = None
+
+    async def run(self, session: Session) -> Answer:
+        """Answer with its id, and whether it was there already."""
+        options, body = self.options or EnqueueOptions(), bytes(self.payload)
+        if overflows(body):
+            raise Invalid("payload")
+        if options.ttl is not None and options.ttl <= 0:
+            raise Invalid("ttl")
+        id, duplicate = await session.peer.add_job(
+            self.queue, body, key=options.key, order=options.order, delay=options.delay, ttl=options.ttl or 0.0
+        )
+        return {"id": id, "duplicate": duplicate}
+
 
 class Consume(Method):
-    """Consume the messages of a work queue, round-robin with others."""
+    """Consume the jobs of a work queue, with others: the next job goes to the one with the most room."""
 
     called = "consume"
     queue: str = "default"
+    options: ConsumeOptions | None = None
 
     async def run(self, session: Session) -> Answer:
         """Answer with all queues that the session takes from."""
-        session.peer.consume(self.queue)
+        options = self.options or ConsumeOptions()
+        if self.queue == MAILBOX:
+            raise Invalid("queue")
+        prefetch, lease = options.prefetch, options.lease
+        for name, value in (("prefetch", prefetch), ("lease", lease)):
+            if value is not None and not value > 0:
+                raise Invalid(name)
+        session.peer.consume(
+            self.queue, ack=options.ack, prefetch=prefetch or 0, lease=lease or 0.0, members=options.filter
+        )
         await session.peer.listening()
         return {"consuming": session.peer.consumed}
 
@@ -35,4 +107,118 @@ class Release(Method):
         return {"consuming": session.peer.consumed}
 
 
-QUEUE_METHODS = (Consume, Release)
+class Done(Method):
+    """Say that a job is done."""
+
+    called = "done"
+    id: str
+
+    async def run(self, session: Session) -> Answer:
+        """Answer with nothing."""
+        await session.peer.finish_job(self.id)
+        return {}
+
+
+class Fail(Method):
+    """Say that a job has failed: it comes again later, or is dead after the fifth time."""
+
+    called = "fail"
+    id: str
+    options: FailOptions | None = None
+
+    async def run(self, session: Session) -> Answer:
+        """Answer with nothing."""
+        options = self.options or FailOptions()
+        await session.peer.fail_job(self.id, reason=options.reason, delay=options.delay)
+        return {}
+
+
+class Extend(Method):
+    """Keep a job for so many seconds from now on."""
+
+    called = "extend"
+    id: str
+    seconds: float
+
+    async def run(self, session: Session) -> Answer:
+        """Answer with nothing."""
+        await session.peer.extend_job(self.id, self.seconds)
+        return {}
+
+
+class Queue(Method):
+    """Ask how many jobs a work queue has."""
+
+    called = "queue"
+    queue: str
+
+    async def run(self, session: Session) -> Answer:
+        """Answer with their numbers by state, and how old the oldest is that is ready."""
+        found = await session.peer.queue_state(self.queue)
+        age = max(0.0, session.peer.wall.time() - found.oldest) if found.oldest else 0.0
+        return {
+            "depth": found.ready,
+            "delayed": found.delayed,
+            "in_flight": found.in_flight,
+            "dead": found.dead,
+            "oldest": round(age, 3),
+        }
+
+
+class Dead(Method):
+    """Ask for the jobs of a work queue that have failed too often."""
+
+    called = "dead"
+    queue: str
+    options: DeadOptions | None = None
+
+    async def run(self, session: Session) -> Answer:
+        """Answer with them, the first first."""
+        options = self.options or DeadOptions()
+        found = await session.peer.dead_jobs(self.queue, options.limit, options.after)
+        return {"jobs": [_dead(id, job) for id, job in found]}
+
+
+class Retry(Method):
+    """Let dead jobs be delivered as new ones."""
+
+    called = "retry"
+    queue: str
+    ids: Ids
+
+    async def run(self, session: Session) -> Answer:
+        """Answer with how many there were."""
+        return {"retried": await session.peer.retry_jobs(self.queue, _chosen(self.ids))}
+
+
+class Drop(Method):
+    """Remove dead jobs."""
+
+    called = "drop"
+    queue: str
+    ids: Ids
+
+    async def run(self, session: Session) -> Answer:
+        """Answer with how many there were."""
+        return {"dropped": await session.peer.drop_jobs(self.queue, _chosen(self.ids))}
+
+
+def _dead(id: str, job: Job) -> Answer:
+    return {
+        "id": id,
+        "payload": msgspec.Raw(job.body),
+        "deliveries": job.deliveries,
+        "reason": job.reason,
+        "worker": job.worker,
+        "time": milliseconds(job.until),
+    }
+
+
+def _chosen(ids: Ids) -> list[str] | None:
+    """Return the ids, None for all."""
+    if isinstance(ids, list):
+        return ids
+    return None if ids == "all" else [ids]
+
+
+QUEUE_METHODS = (Enqueue, Consume, Release, Done, Fail, Extend, Queue, Dead, Retry, Drop)

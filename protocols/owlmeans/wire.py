@@ -13,7 +13,8 @@ import msgspec
 from broker.errors import Invalid
 from broker.jsontext import ERRORS, overflows, read_fields
 from broker.jsontext import decode as decode_leniently
-from broker.messages import MAX_TIME, Entry, Event, Frame, Loss, Mail, Request, long_text_frame, text_frame
+from broker.messages import MAX_TIME, Delivery, Entry, Event, Frame, Loss, Mail, Request, long_text_frame, text_frame
+from broker.patterns import QUEUE
 
 ABSENT = msgspec.Raw(b"")
 
@@ -187,6 +188,22 @@ def mail(mail: Mail) -> bytes:
         ref,
         encode(mail.source),
         milliseconds(mail.time),
+    )
+
+
+def job(job: Delivery) -> bytes:
+    """Return a job that is to be done: its ``id`` is that of the delivery, ``ref`` the sender's own."""
+    ref = b',"ref":' + encode(job.ref) if job.ref else b""
+    lease = int(job.lease) if job.lease == int(job.lease) else job.lease
+    return b'{"type":"message","id":%b%b,"queue":%b,"delivery":%d,"lease":%b,"payload":%b,"sender":%b,"dt":%d}' % (
+        encode(job.id),
+        ref,
+        encode(job.queue.removeprefix(QUEUE)),
+        job.delivery,
+        encode(lease),
+        job.body,
+        encode(job.source),
+        milliseconds(job.time),
     )
 
 

@@ -51,6 +51,13 @@ async def by_owlmeans(daemon, join, topic):
     return Published(topic, topic, BODY, "alice")
 
 
+async def by_owlmeans_with_an_answer(daemon, join, topic):
+    owl = await join(OwlMeans)
+    await owl.ask("broker.identify", "alice")
+    await owl.call("broker.publish", json.dumps(topic), BODY)
+    return Published(topic, topic, BODY, "alice")
+
+
 async def by_thinws(daemon, join, topic):
     thin = await join(ThinWs)
     await thin.enter(topic)
@@ -81,6 +88,7 @@ def by_hpkv(change: str) -> Callable[..., Awaitable[Published]]:
 PUBLISHERS = {
     "ganomede POST": by_ganomede,
     "OwlMeans notify": by_owlmeans,
+    "OwlMeans publish": by_owlmeans_with_an_answer,
     "ThinWS message": by_thinws,
     **{f"HPKV {change}": by_hpkv(change) for change in ("set", "patch", "delete", "increment")},
 }

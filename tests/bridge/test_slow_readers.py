@@ -100,7 +100,7 @@ async def test_a_dead_reader_among_ten_is_closed_with_1013(shared_daemon, dialec
 
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_does_not_read_what_is_stored_costs_no_memory(start_daemon, soak):
-    daemon = await start_daemon()
+    daemon = await start_daemon(TXBROKER_SEND_QUEUE_BYTES="65536", TXBROKER_SLOW_GRACE_SECONDS="0.1")
     dead = await OwlMeans.join(daemon)
     await dead.subscribe("slow.disk")
     dead.socket.mute()

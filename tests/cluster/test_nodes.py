@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -20,7 +20,7 @@ from broker.cluster import names
 from broker.config.settings import Settings
 from broker.core.service import Broker
 from broker.errors import BrokerError, CalleeFailed, Denied, Gone, NotDone, NotFound, Taken, Unavailable
-from broker.messages import Event, Mail, Reply, Request
+from broker.messages import Delivery, Event, Mail, Reply, Request
 from broker.peer import Peer
 from broker.sessions import BaseSession
 from broker.stores import open_store
@@ -852,20 +852,21 @@ async def test_what_one_node_s_taker_declines_another_s_may_take(make_nodes: Mak
 async def test_the_mail_that_a_dead_node_had_in_hand_is_delivered(make_nodes: MakeNodes) -> None:
     one, two, three = await make_nodes()
     queues: Any = one.broker.queues
-    assert await queues._lock("queue:work", one.bus.lease)
+    assert await queues._lock("client:bob", one.bus.lease)
     await one.die()
     await two.outlive(one)
-    taker = two.client()
-    taker.peer.consume("work")
-    await three.client().peer.enqueue("", b"1", recipient="queue:work")
+    taker = two.client("bob")
+    await three.client().peer.enqueue("", b"1", recipient="bob")
     await eventually(lambda: taker.mails)
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_lock_that_its_node_could_not_give_back_stops_no_queue(make_nodes: MakeNodes) -> None:
     one, two = await make_nodes(2)
-    first, second, sender = one.client(), two.client(), two.client()
-    await sender.peer.enqueue("", b"1", recipient="queue:work")
+    bob, sender = two.client("bob"), two.client()
+    await two.settle()
+    bob.peer.close()
+    await sender.peer.enqueue("", b"1", recipient="bob")
     set_, refused = one.store.set, []
 
     def refuse_unlock(space: str, key: str, value: bytes, **options: Any) -> Any:
@@ -875,13 +876,63 @@ async def test_a_lock_that_its_node_could_not_give_back_stops_no_queue(make_node
         return set_(space, key, value, **options)
 
     one.store.set = refuse_unlock
-    first.peer.consume("work")
+    first = one.client("bob")
     await eventually(lambda: refused)
     first.peer.close()
-    second.peer.consume("work")
-    await sender.peer.enqueue("", b"2", recipient="queue:work")
+    second = two.client("bob")
+    await sender.peer.enqueue("", b"2", recipient="bob")
     await eventually(lambda: len(second.mails) == 1)
     assert [mail.body for mail in first.mails + second.mails] == [b"1", b"2"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_job_is_done_on_another_node_than_it_was_added_to(make_nodes: MakeNodes) -> None:
+    one, two, three = await make_nodes()
+    worker, sender = one.client("bob"), two.client()
+    worker.peer.consume("work", ack=True, prefetch=3)
+    await one.settle()
+    ids = [await sender.peer.add_job("work", b"%d" % number, key=f"k{number // 2}") for number in range(10)]
+    assert [again for _, again in ids] == [False, True] * 5
+    for _ in range(5):
+        await eventually(lambda: worker.mails)
+        await worker.peer.finish_job(cast(Delivery, worker.mails.pop(0)).id)
+    assert (await three.client().peer.queue_state("work")).in_flight == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_jobs_of_a_node_that_is_lost_go_to_workers_of_others(make_nodes: MakeNodes) -> None:
+    one, two, three = await make_nodes()
+    lost = one.client()
+    lost.peer.consume("work", ack=True, prefetch=2)
+    for number in range(3):
+        await three.client().peer.add_job("work", b"%d" % number)
+    await eventually(lambda: len(lost.mails) == 2)
+    heir = two.client()
+    heir.peer.consume("work", ack=True, prefetch=9)
+    await eventually(lambda: len(heir.mails) == 1)
+    await one.die()
+    await two.outlive(one)
+    await eventually(lambda: len(heir.mails) == 3)
+    found = [(mail.body, cast(Delivery, mail).delivery) for mail in heir.mails]
+    assert found == [(b"2", 1), (b"0", 2), (b"1", 2)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_worker_comes_back_to_another_node_and_finishes(make_nodes: MakeNodes) -> None:
+    one, two, three = await make_nodes()
+    bob, other = one.client("bob"), three.client()
+    bob.peer.consume("work", ack=True)
+    await other.peer.add_job("work", b"1")
+    await eventually(lambda: bob.mails)
+    other.peer.consume("work", ack=True)
+    bob.peer.close()
+    again = two.client("bob")
+    await two.settle()
+    id = cast(Delivery, bob.mails[0]).id
+    await again.peer.extend_job(id, 60.0)
+    assert (await two.store.jobs.nodes()) == [two.bus.address]
+    await again.peer.finish_job(id)
+    assert other.mails == []
 
 
 # Events, rooms and keys.

@@ -225,7 +225,7 @@ def test_the_others_are_notified_until_they_know(world: World) -> None:
     world.clock.advance(RETRY_DELAY)
     assert taker.got == [b"1", b"2"]
     assert world.one.told == [QUEUE] * 3
-    assert not world.one.queues._notifying
+    assert not world.one.queues._notifier._again
 
 
 def test_the_others_are_notified_of_what_may_have_been_stored(world: World) -> None:

@@ -13,7 +13,7 @@ from broker.config.options import Retention
 from broker.core.channels import NOTICE_RETRY, Channels, StoreEventSource, cursor_key
 from broker.errors import Invalid, RateLimited, Unavailable
 from broker.interfaces import IEventSource
-from broker.messages import Event, Quota
+from broker.messages import Addition, Event, Quota
 from broker.patterns import LOG_PREFIX
 from broker.stores import open_store
 from broker.testing import make_broker, value_of
@@ -70,6 +70,23 @@ def room():
 
 def ids(deferred):
     return [event.id for event in value_of(deferred)]
+
+
+def test_what_was_stored_together_is_published_in_slices_and_before_what_comes_later(room):
+    def publish(event):
+        room.clock.rightNow += 0.002  # it has many subscribers
+        room.bus.published.append(event)
+
+    room.bus.publish = publish
+    several = [Addition(f"{LOG_PREFIX}t", Event("t", "n", b"%d" % number)) for number in range(20)]
+    value_of(room.channels.post_all(several[:10]))
+    assert 0 < len(room.bus.published) < 10
+    value_of(room.channels.post(Event("t", "n", b"10")))
+    value_of(room.channels.post_all(several[:5]))
+    assert 0 < len(room.bus.published) < 10
+    room.wait(1)
+    assert [event.id for event in room.bus.published] == list(range(1, 17))
+    assert room.clock.getDelayedCalls() == []
 
 
 def test_poll_answers_at_once_what_is_there(room):

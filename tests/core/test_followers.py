@@ -470,3 +470,18 @@ def test_one_client_that_follows_very_much_keeps_others_waiting_for_few_reads(ro
         log, waiting = asked.popleft()
         waiting.callback(value_of(read(log, 0, 100)))
     assert 0 < len(greedy.got) <= 2 * READS_AT_ONCE
+
+
+def test_a_session_may_end_by_what_is_delivered(room, reader, logged):
+    def deliver(event: Event) -> bool:
+        room.peer.close()
+        return reader.deliver(event)
+
+    room.publish(2)
+    follower = value_of(room.peer.follow("t", START, deliver, reader.losses.append))
+    waiting: Deferred[Any] = Deferred()
+    read, room.store.read = room.store.read, lambda *_: waiting
+    follower.start()
+    waiting.callback(value_of(read(LOG_PREFIX + "t", 0, 100)))
+    assert reader.ids == [1]
+    assert [event for event in logged if "log_failure" in event] == []

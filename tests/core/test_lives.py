@@ -13,7 +13,7 @@ from broker.config.options import Retention
 from broker.core.lives import STEPS, life_end
 from broker.core.service import SWEEP
 from broker.errors import NotFound, RateLimited
-from broker.messages import Event, Identity
+from broker.messages import Event, Identity, Mail
 from broker.testing import make_broker, value_of
 
 DAY = 86400.0
@@ -59,7 +59,9 @@ class House:
     def rows(self) -> int:
         """Count the logs and keys of the store, and what counts them."""
         keys = sum(len(space.entries) + len(space.owners) for space in self.store._spaces.values())
-        return len(self.store._logs) + keys + len(self.store._counts)
+        jobs = self.store._job_tables
+        (rows,) = jobs._execute("SELECT (SELECT count(*) FROM job) + (SELECT count(*) FROM queue)").fetchone()
+        return len(self.store._logs) + keys + len(self.store._counts) + int(rows)
 
 
 def done(work: Any) -> Any:
@@ -212,13 +214,13 @@ def test_indices_with_strange_values_are_told_apart() -> None:
 
 def test_a_queue_that_begins_anew_drops_nothing_and_keeps_its_order() -> None:
     house = House(max_mailbox=3)
-    peer = house.peer()
+    queues = house.broker.queues
     for _ in range(5):
-        queue(house, peer, "q")
+        done(queues.put(Mail("client:bob", "", b"1")))
     house.wait(2 * LIFE)
     assert house.store._logs == {}
-    assert [done(peer.enqueue("", b"%d" % n, recipient="queue:q")) for n in range(4)] == [False, False, False, True]
-    kept = done(house.store.read("mail/queue:q", 0, 9))
+    assert [done(queues.put(Mail("client:bob", "", b"%d" % n))) for n in range(4)] == [False, False, False, True]
+    kept = done(house.store.read("mail/client:bob", 0, 9))
     assert [event.body.partition(b"\n")[2] for event in kept] == [b"1", b"2", b"3"]
 
 

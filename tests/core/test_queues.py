@@ -1,4 +1,4 @@
-"""Mailboxes and work queues: order, turns, limits, and nothing lost in between."""
+"""Mailboxes: order, limits, and nothing lost in between."""
 
 from __future__ import annotations
 
@@ -167,19 +167,6 @@ def test_mail_too_old_is_dropped_by_the_brokers_clock(queues, takers, clock):
     takers["client:bob"] = [bob := Taker()]
     queues.drain("client:bob")
     assert bob.bodies == [b"2"]
-
-
-def test_consumers_of_a_work_queue_take_turns(queues, takers):
-    ann, bob = Taker(), Taker()
-    queues.consumers.add(ann, "queue:q", shared=True)
-    queues.consumers.add(bob, "queue:q", shared=True)
-    queues._takers_of = queues.consumers.in_turn
-    put(queues, 0, "queue:q")
-    queues.drain("queue:q")
-    for number in range(1, 10):
-        put(queues, number, "queue:q")
-    assert sorted(ann.bodies + bob.bodies) == [b"%d" % number for number in range(10)]
-    assert len(ann.got) == 5
 
 
 # While the store is at work

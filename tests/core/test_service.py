@@ -15,12 +15,13 @@ from broker.access.tokens import CONTROL as REVOKED
 from broker.buses.local import LocalBus
 from broker.config.options import Retention
 from broker.config.settings import Settings
+from broker.core.jobs import LEASE_BYTES
 from broker.core.memberships import CONTROL as LEFT
 from broker.core.owners import CONTROL as OWNED
 from broker.core.registry import NAME_BYTES
-from broker.core.service import EXPIRY, SWEEP, SWEEPER, Broker
+from broker.core.service import EXPIRY, MEASURE, SWEEP, SWEEPER, Broker
 from broker.errors import Taken, Unauthenticated, Unavailable
-from broker.messages import Event, Identity, Request
+from broker.messages import Event, Identity, Mail, Request
 from broker.stores import open_store
 from broker.testing import make_broker, value_of
 from tests.support.logs import lines_of, logging
@@ -37,6 +38,12 @@ class Listener:
 
     def request(self, request):
         """It never answers."""
+
+    def mail(self, mail):
+        return True
+
+    def accepts_jobs(self, all_left):
+        return True
 
     @property
     def topics(self):
@@ -70,7 +77,7 @@ def test_a_posted_event_is_stored_and_heard(clock):
 def test_a_posted_event_wakes_a_poll_and_a_live_one_does_not():
     broker = make_broker()
     ann = attach(broker)
-    poll = ensureDeferred(ann.poll("news", 0, 10, 5.0))
+    poll = ensureDeferred(ann.poll("news", 0, 10, 60.0))
     value_of(ann.publish("news", "live", b"1"))
     assert not poll.called
     value_of(ann.post("news", "stored", b"2"))
@@ -103,13 +110,16 @@ def test_a_sweep_takes_from_a_mailbox_what_is_too_old_and_no_more(clock):
     broker = make_broker(clock, retention=Retention(seconds=0.0, count=1), mailbox_seconds=2 * SWEEP)
     ann = attach(broker)
     for number in range(3):
+        value_of(broker.queues.put(Mail("client:bob", "", b"%d" % number)))
         value_of(ann.enqueue("", b"%d" % number, recipient="queue:q"))
     value_of(ann.post("news", "add", b"1"))
     clock.advance(SWEEP)
-    assert len(value_of(broker.store.read("mail/queue:q", 0, 10))) == 3
+    assert len(value_of(broker.store.read("mail/client:bob", 0, 10))) == 3
+    assert value_of(broker.store.jobs.state("q")).ready == 3
     assert len(value_of(ann.read("news", 0, 10))) == 1
     clock.advance(2 * SWEEP)
-    assert value_of(broker.store.read("mail/queue:q", 0, 10)) == []
+    assert value_of(broker.store.read("mail/client:bob", 0, 10)) == []
+    assert value_of(broker.store.jobs.state("q")).ready == 0
 
 
 def test_without_retention_everything_stays(clock):
@@ -391,7 +401,12 @@ def test_gauges_count_what_there_is(clock):
     value_of(bob.perform(["p", "q"]))
     value_of(bob.perform(["s"], as_service=True))
     ann.call("ref", Request("", "p", "", "", b"[]"))
-    poll = ensureDeferred(ann.poll("news", 0, 10, 5.0))
+    poll = ensureDeferred(ann.poll("news", 0, 10, 60.0))
+    for number in range(4):
+        value_of(ann.add_job("q", b"1", delay=60 * (number // 3)))
+    bob.consume("q", ack=True)
+    clock.advance(MEASURE)
+    bob.stop_consuming("q")
     gauges = {name: read() for name, (_, read) in broker.metrics.gauges.items()}
     counted = {
         "calls_pending": 1,
@@ -399,10 +414,15 @@ def test_gauges_count_what_there_is(clock):
         "topics": 2,
         "services": 3,
         "sessions": 1,
-        "store_bytes": 0,
+        "store_bytes": broker.store.used_bytes,
         "nodes": 1,
+        "jobs_ready": 2,
+        "jobs_delayed": 1,
+        "jobs_in_flight": 1,
+        "jobs_dead": 0,
+        "jobs_oldest_seconds": MEASURE,
     }
-    names = 3 * (NAME_BYTES + 1)
+    names = 3 * (NAME_BYTES + 1) + LEASE_BYTES
     held = {"memory_held_bytes": names, "send_queue_bytes": 0, "upload_bytes": 0, "held_bytes": names}
     assert gauges == {**counted, **held, "memory_limit_bytes": broker.settings.memory_limit_bytes}
     poll.addErrback(lambda failure: failure.trap(CancelledError)).cancel()

@@ -1,7 +1,7 @@
 """A subscriber behind a network that is cut, frozen and reset at random: it gets every event once and in order.
 
 ``python -m tests.faults.resume [--events 20000] [--faults 100] [--nodes 1|3] [--seed N]``.  Between the
-client and each node is a proxy; of three nodes on one Redis, some are killed, too.  The client comes back to
+client and each node is a proxy; nodes are killed, too: one on SQLite, or three on one Redis.  The client comes back to
 any of them with the position of the last event that it has.  The exit status is 1 when an event is missing, or
 comes twice, or out of order, and that was not told.
 """
@@ -118,10 +118,11 @@ class Torture:
         nodes: where the broker is.
         count: how many events are published.
         seed: of the choices.
+        kills: whether nodes are killed, too.
     """
 
-    def __init__(self, nodes: Sequence[Daemon], count: int, seed: int) -> None:
-        self.nodes, self.count = nodes, count
+    def __init__(self, nodes: Sequence[Daemon], count: int, seed: int, *, kills: bool) -> None:
+        self.nodes, self.count, self.kills = nodes, count, kills
         self.chance = random.Random(seed)
         self.proxies = [Proxy(node.port) for node in nodes]
         self.subscriber = Subscriber(self.proxies, random.Random(self.chance.random()))
@@ -171,7 +172,7 @@ class Torture:
 
     async def _fail(self) -> None:
         if not self._kinds:  # each once before any comes again
-            self._kinds = [self._reset, self._freeze, self._lose] + ([self._kill] if len(self.nodes) > 1 else [])
+            self._kinds = [self._reset, self._freeze, self._lose, *([self._kill] if self.kills else [])]
             self.chance.shuffle(self._kinds)
         kind = self._kinds.pop()
         name = kind.__name__.strip("_")
@@ -224,13 +225,13 @@ class Torture:
         )
 
 
-async def run(nodes: int, count: int, faults: int, seed: int = 1) -> Torture:
+async def run(nodes: int, count: int, faults: int, seed: int = 1, *, kills: bool = True) -> Torture:
     """Torture one node on SQLite, or three on one Redis."""
     if nodes == 1:
         directory = Path(tempfile.mkdtemp(prefix="txbroker-"))
         daemon = await Daemon(directory, **ENVIRON).start()
         try:
-            torture = Torture([daemon], count, seed)
+            torture = Torture([daemon], count, seed, kills=kills)
             await torture.run(faults)
         finally:
             await daemon.stop()
@@ -238,7 +239,7 @@ async def run(nodes: int, count: int, faults: int, seed: int = 1) -> Torture:
         assert daemon.troubles() == []
         return torture
     cluster = await Cluster.new(nodes, **ENVIRON).start()
-    torture = Torture(cluster.nodes, count, seed)
+    torture = Torture(cluster.nodes, count, seed, kills=kills)
     await torture.run(faults)
     await cluster.end()
     return torture

@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.processes, pytest.mark.unmeasured, pytest.mark.timeout
 
 @pytest_twisted.ensureDeferred
 async def test_a_subscriber_behind_a_failing_network_gets_every_event_once_and_in_order(soak: bool) -> None:
-    torture = await run(1, 20_000 if soak else 150, 100 if soak else 3)
+    torture = await run(1, 20_000 if soak else 150, 100 if soak else 3, kills=soak)
     print(torture)
     assert (torture.problems, torture.subscriber.lost) == ([], 0)
 

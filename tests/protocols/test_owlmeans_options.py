@@ -42,6 +42,11 @@ def option_classes(kind):
             yield from option_classes(value)
 
 
+def sample(field):
+    """Return a value that the argument *field* may have: a text, or a number where that must be one."""
+    return 1.5 if field.type is float else "x"
+
+
 EVERY_METHOD = [pytest.param(name, method, id=name) for name, method in METHODS.classes.items()]
 
 
@@ -49,7 +54,7 @@ EVERY_METHOD = [pytest.param(name, method, id=name) for name, method in METHODS.
 def test_an_unknown_option_of_any_method_is_named(name, method):
     fields = msgspec.structs.fields(method)
     # All arguments but the options are texts or something that comes later: the options are looked at all the same.
-    arguments = ["x" for field in fields if field.name != "options"]
+    arguments = [sample(field) for field in fields if field.name != "options"]
     with pytest.raises(Invalid) as caught:
         METHODS.read(name, msgspec.json.encode([*arguments, {"nope": 5}]))
     assert (caught.value.what, caught.value.name) == ("options", "nope")
@@ -57,7 +62,7 @@ def test_an_unknown_option_of_any_method_is_named(name, method):
 
 @pytest.mark.parametrize(("name", "method"), EVERY_METHOD)
 def test_an_argument_too_many_is_refused(name, method):
-    arguments = ["x" if field.name != "options" else {} for field in msgspec.structs.fields(method)]
+    arguments = [sample(field) if field.name != "options" else {} for field in msgspec.structs.fields(method)]
     for surplus in (None, 1, {}, [{"nope": 1}]):
         with pytest.raises(Invalid) as caught:
             METHODS.read(name, msgspec.json.encode([*arguments, surplus]))

@@ -14,6 +14,7 @@ from tests.simulation.world import START
 if TYPE_CHECKING:
     from tests.simulation.run import Run
 
+JOBS_DONE = 30.0  # seconds at the end, in which all jobs must have been done
 KEPT_NAMES = {b"sweeper"}
 
 
@@ -101,6 +102,7 @@ def check_history(run: Run) -> None:
     check_calls(run)
     check_takeovers(run)
     check_jobs(run)
+    check_workers(run)
     check_counters(run)
 
 
@@ -212,7 +214,12 @@ def check_jobs(run: Run) -> None:
         return
     for client in clients[:1]:
         client.do("consume", "work")
-    world.run_until(world.now + 3.0)
+    end = world.now + JOBS_DONE
+    while world.now < end and not all(
+        history.done[body] for body, acknowledged in history.jobs.items() if acknowledged
+    ):
+        world.run_until(world.now + 1.0)
+    world.run_until(world.now + 1.0)
     gone = {client.name for client in run.clients} - {client.name for client in connected(run)}
     if run.lost_data:
         return
@@ -221,6 +228,13 @@ def check_jobs(run: Run) -> None:
             world.violate("a job was not done", body)
         if history.done[body] > 1 and not any(_may_repeat(step.what) for step in run.schedule.steps):
             world.violate("a job was done twice", body)
+
+
+def check_workers(run: Run) -> None:
+    """Check that no job of a worker that lives went to another, where no node was cut off from Redis or frozen."""
+    if {step.what for step in run.schedule.steps if _may_repeat(step.what)} <= {"crash", "stop", "leave"}:
+        for what in run.history.shared_jobs:
+            run.world.violate("a job went to two workers", what)
 
 
 def _may_repeat(what: str) -> bool:
@@ -277,6 +291,8 @@ def check_empty(run: Run) -> None:
             "sessions": len(parts.presence),
             "performers": len(parts.calls.performers) + len(parts.calls.services) + len(parts.calls.takers),
             "backlogs": len(parts.queues),
+            "work queues": len(parts.jobs),
+            "leases": len(parts.jobs.leases),
             "topics": len(parts.topics),
             "gaps": len(node.bus._subscriber._recovery._gaps),
             "questions": len(parts.cluster._messenger._asked),

@@ -15,8 +15,8 @@ import attrs
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import deferLater
 
-from broker.errors import BrokerError, Taken
-from broker.messages import Event, Mail, Reply, Request
+from broker.errors import BrokerError, NotFound, Taken
+from broker.messages import Delivery, Event, Mail, Reply, Request
 from broker.peer import Peer
 from broker.sessions import BaseSession
 from tests.simulation.node import Node
@@ -25,6 +25,7 @@ from tests.simulation.world import World
 
 MAX_IN_FLIGHT = 2  # calls of a limited procedure
 GRACE = 0.4  # seconds that the end of a call may be late: the grain of deadlines, and the network
+JOB_SECONDS, JOB_LEASE = 0.2, 5.0  # that a job takes, and may take
 RETRY = 0.5  # seconds until a reader asks again
 POLL = 3.0  # seconds that a poll waits
 
@@ -109,11 +110,22 @@ class History:
         self.done: defaultdict[str, int] = defaultdict(int)  # deliveries, by body
         self.added: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)  # amounts and epochs, by key
         self.maybe_added: defaultdict[str, int] = defaultdict(int)
+        self.workers: dict[str, tuple[Client, Peer | None, float]] = {}  # who has a job, and until when, by body
+        self.shared_jobs: list[str] = []  # what went to another although its worker was there
         self.numbers = 0
 
     def number(self) -> int:
         self.numbers += 1
         return self.numbers
+
+    def on_delivery(self, body: str, client: Client) -> None:
+        """Note that *client* has got a job, and who has it at the same time although its lease has not ended."""
+        before = self.workers.get(body)
+        if before is not None:
+            other, peer, end = before
+            if other.peer is peer and other.node.alive and self.world.now < end and peer is not client.peer:
+                self.shared_jobs.append(f"{body} of {other.name} went to {client.name}")
+        self.workers[body] = client, client.peer, self.world.now + JOB_LEASE
 
     def append(self, event: Event, node: Node) -> None:
         """Note that *event* is stored, as a client of *node* has learnt."""
@@ -602,7 +614,7 @@ class Client:
     async def do_consume(self, peer: Peer, queue: str) -> None:
         async def consume() -> None:
             assert self.peer is not None
-            self.peer.consume(queue)
+            self.peer.consume(queue, ack=True, prefetch=2, lease=JOB_LEASE)
 
         self.want("consume", queue, consume)
 
@@ -614,8 +626,26 @@ class Client:
 
     def mail(self, mail: Mail) -> bool:
         self.world.log(f"{self.name}: takes {mail.body!r}")
-        self.history.done[mail.body.decode()] += 1
+        if isinstance(mail, Delivery):
+            self.history.on_delivery(mail.body.decode(), self)
+            self._run(self._work(mail), "work")
+        else:
+            self.history.done[mail.body.decode()] += 1
         return True
+
+    async def _work(self, job: Delivery) -> None:
+        """Do *job*, and say so until it is known, here or at the node that the client comes to meanwhile."""
+        await deferLater(self.node.clock, JOB_SECONDS)  # type: ignore[arg-type]
+        self.history.done[job.body.decode()] += 1
+        while self.peer is not None:
+            try:
+                await self.peer.finish_job(job.id)
+                self.history.workers.pop(job.body.decode(), None)
+                return
+            except NotFound:
+                return
+            except BrokerError:
+                await deferLater(self.node.clock, RETRY)  # type: ignore[arg-type]
 
     async def do_increment(self, peer: Peer, key: str) -> None:
         amount = int(1 + 9 * self.chance.random())

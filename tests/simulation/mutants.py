@@ -14,8 +14,8 @@ from broker.buses.redis_lease import Lease
 from broker.buses.redis_recovery import GapRecovery
 from broker.cluster.calls import RemoteCalls
 from broker.cluster.claims import Claims
+from broker.cluster.jobs import SharedJobs
 from broker.cluster.link import Link
-from broker.cluster.queues import SharedQueues
 from broker.core.call_limits import LimitedProcedure
 from broker.redis.script import Script
 from broker.stores.redis_timeline import Timeline
@@ -90,19 +90,19 @@ MUTANTS: dict[str, Mutant] = {
         0,
         Edit(GapRecovery, "disconnected", "subscription.mark = max(self._mark, subscription.base)", "continue"),
     ),
-    "position not moved": _mutant(
-        "the position of a queue is not moved, and nothing that was delivered is removed",
+    "others not notified": _mutant(
+        "a job that finds no room here is not told to the nodes where there is some",
         "jobs",
         100,
-        1,
-        Edit(SharedQueues, "_advance", "while (state", "return True\n    while (state"),
+        6,
+        Edit(SharedJobs, "notify", "self._notifier", "return\n    self._notifier"),
     ),
-    "lock not checked": _mutant(
-        "two nodes deliver from one queue",
-        "jobs",
+    "nothing recovered": _mutant(
+        "the jobs of a node that is lost stay in flight",
+        "workers",
         100,
-        8,
-        Edit(SharedQueues, "_lock", "not await self._is_free(queue, state)", "False"),
+        9,
+        Edit(SharedJobs, "departed", "self.recover_soon()", "pass"),
     ),
     "lease not checked": _mutant(
         "a node goes on when its lease is over, until it is told",

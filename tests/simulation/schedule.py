@@ -174,6 +174,8 @@ THEMES = {
         lengths=(0.2, 1.0, 3.0),
     ),
     "jobs": Theme({"consume": 20, "enqueue": 15}, faults=(0, 0, 1)),
+    # Nodes end while their workers, and those of others, have jobs.
+    "workers": Theme({"consume": 20, "enqueue": 30, "crash": 60, "stop": 20}, faults=(1, 1, 2)),
     "back": Theme({"back": 40, "wipe": 15, "perform": 8, "call": 5, "release": 4, "crash": 2}, faults=(1, 2, 3)),
     "shared": Theme(
         {"share": 5, "consume": 2, "leave": 8}, work=(("release", SHARED, 3), ("share", SHARED, 3)), faults=(0, 0, 1)

@@ -139,7 +139,7 @@ def test_the_scripts_of_the_broker_use_commands_that_are_simulated() -> None:
     data = Data(lambda: 0.0, lambda *_: 0)
     for script in (
         Script("broker.buses.redis_scripts", "names"),
-        Script("broker.stores.redis_scripts", "state", "logs", "keys"),
+        Script("broker.stores.redis_scripts", "state", "clock", "logs", "keys", "jobs"),
     ):
         for name in re.findall(rb"call\('([A-Z]+)'", script._text):
             assert name in data.commands

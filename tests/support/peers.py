@@ -36,6 +36,9 @@ class Session:
         self.mails.append(mail)
         return self.willing
 
+    def accepts_jobs(self, all_left):
+        return self.willing
+
     def probe(self):
         return self.alive if isinstance(self.alive, Deferred) else succeed(self.alive)
 

@@ -1,0 +1,570 @@
+"""Work queues: each job goes to one of the consumers that have room for it.
+
+A consumer that acknowledges has a job for a lease, see ``leases``.  One that does not gets it at most once: it
+is removed before it is sent; and if nothing waits in the queue it is not stored at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from heapq import heapify, heapreplace
+from typing import Any, Protocol
+
+import attrs
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from broker.core.leases import Leases
+from broker.core.registry import Registry
+from broker.errors import BrokerError, NotDone, Unavailable
+from broker.interfaces import IStore
+from broker.jobs import Claimed, Job, QueueState, Settled, Worker
+from broker.messages import Delivery, Mail, Quota
+from broker.patterns import QUEUE
+
+log = Logger()
+
+MAX_CLAIM = 64  # jobs in one claim
+CLAIM_BYTES = 1 << 18  # of their bodies, after which no more follow
+LOOKED_AT = 100  # jobs that are looked at together for those that filter
+MIN_WAIT = 0.01  # seconds until a job is looked for whose time is about to come
+RETRY_DELAY, MAX_RETRY_DELAY = 1.0, 30.0  # seconds until a claim that has failed is tried again, doubled each time
+LEASE_BYTES = 500  # that are held for a job in flight
+
+
+class Taker(Protocol):
+    """What jobs need of a peer."""
+
+    @property
+    def id(self) -> str:
+        """The session id."""
+
+    def post_mail(self, mail: Mail) -> bool:
+        """Hand *mail* to the client; False: it does not accept it now."""
+
+    def accepts_jobs(self, all_left: bool) -> bool:
+        """Whether a job can be sent now, and, if asked for, all that was sent before has left."""
+
+    def hold(self, change: int) -> None:
+        """Count bytes that are held for the client."""
+
+
+@attrs.define(eq=False)
+class Consumer:
+    """One who takes the jobs of a queue.
+
+    Attributes:
+        peer: who that is.
+        queue: which.
+        ack: whether it acknowledges.
+        prefetch: how many jobs it may have at once; without *ack*, how many may wait to leave for it.
+        lease: seconds for which it has one.
+        worker: what it is for the store.
+        matches: says which payloads it takes; None: all.
+        taken: how many it has, or were sent since all had left.
+        claiming: how many the store is asked for.
+        looked: up to which number no job that was ready matched.
+        declined: whether it has declined one, and was not heard of since.
+        gone: whether it takes no more.
+    """
+
+    peer: Taker
+    queue: str
+    ack: bool
+    prefetch: int
+    lease: float
+    worker: Worker
+    matches: Callable[[bytes], bool] | None = None
+    taken: int = 0
+    claiming: int = 0
+    looked: int = 0
+    declined: bool = False
+    gone: bool = False
+
+    def slots(self) -> int:
+        """Return for how many jobs there is room."""
+        if self.gone or self.declined:
+            return 0
+        full = not self.ack and self.taken >= self.prefetch
+        if not self.peer.accepts_jobs(full):
+            return 0
+        if full:
+            self.taken = 0
+        return max(0, self.prefetch - self.taken - self.claiming)
+
+
+@attrs.define(eq=False)
+class WorkQueue:
+    """A queue that has consumers here.
+
+    Attributes:
+        name: without ``queue:``.
+        consumers: who was served last is the last.
+        clear: whether all that is ready, as far as it is known, is being claimed.
+        version: rises with each reason to look again.
+        claims: how many are under way.
+        looking: whether those that filter are served.
+        timer: when the next job is due, or a claim is tried again.
+        failures: how many claims have failed one after the other.
+        busy: whether claims are being made.
+        again: whether there is reason to make more.
+    """
+
+    name: str
+    consumers: list[Consumer] = attrs.field(factory=list)
+    clear: bool = False
+    version: int = 0
+    claims: int = 0
+    looking: bool = False
+    timer: IDelayedCall | None = None
+    failures: int = 0
+    busy: bool = False
+    again: bool = False
+
+
+class Jobs:
+    """Adds jobs and hands them out.
+
+    Args:
+        store: keeps them.
+        clock: times leases.
+        node: returns the address of this node, another one at each start.
+        max_failures: how often a job may fail before it is dead.
+        limit: how many jobs a queue may have, without the dead ones; 0: any number.
+        max_age: seconds after which a job is too old; 0.0: never.
+        came_back: see ``Leases``.
+    """
+
+    def __init__(
+        self,
+        store: IStore,
+        clock: IReactorTime,
+        node: Callable[[], str],
+        came_back: Callable[[str, str], Awaitable[bool]],
+        *,
+        max_failures: int = 5,
+        limit: int = 0,
+        max_age: float = 0.0,
+    ) -> None:
+        self.consumers: Registry[Any] = Registry("queue")
+        self.counted = QueueState()
+        self.leases = Leases(store, clock, node, max_failures, came_back, self._freed, self._on_settled)
+        self.max_age = max_age
+        self._store, self._clock, self._node, self._limit = store, clock, node, limit
+        self._works: dict[str, WorkQueue] = {}
+        self._consumers: dict[tuple[Any, str], Consumer] = {}
+        self._stopped = False
+
+    def __len__(self) -> int:
+        return len(self._works)
+
+    def notify(self, queue: str) -> None:
+        """Notify the other nodes that a job of *queue* is ready: there are none here."""
+
+    async def lives(self, node: str) -> bool:
+        """Whether that node is there: there is no other."""
+        return False
+
+    # Adding.
+
+    def put(self, mail: Mail, quota: Quota | None = None) -> Deferred[None]:
+        """Hand *mail* to a consumer that does not acknowledge, or add it as a job; its queue is without ``queue:``."""
+        work = self._works.get(mail.queue)
+        if work is not None and work.clear and not work.claims and self._hand_over(work, mail):
+            return succeed(None)
+        return self.add(mail, quota=quota).addCallback(_nothing)
+
+    def _hand_over(self, work: WorkQueue, mail: Mail) -> bool:
+        """Hand *mail* over at once, if there is room and nobody else has a claim to it."""
+        if any(consumer.ack or consumer.matches is not None for consumer in work.consumers):
+            return False
+        consumer = max(work.consumers, key=Consumer.slots, default=None)
+        if consumer is None or not consumer.slots():
+            return False
+        if not consumer.peer.post_mail(Mail(QUEUE + mail.queue, mail.ref, mail.body, mail.source, mail.time)):
+            return False
+        consumer.taken += 1
+        self._served(work, consumer)
+        return True
+
+    def add(
+        self, mail: Mail, *, delay: float = 0.0, quota: Quota | None = None, **options: Any
+    ) -> Deferred[tuple[int, bool]]:
+        """Add a job; see ``IJobStore.add`` for the arguments and the result."""
+        queue = mail.queue
+        added = self._store.jobs.add(queue, mail, delay=delay, limit=self._limit, quota=quota, **options)
+        # At once: the claim goes along with it.
+        if delay > 0 or not self._claim_added(queue):
+            added.addBoth(self._added, queue, delay)
+        return added
+
+    def _added(self, result: Any, queue: str, delay: float) -> Any:
+        if not isinstance(result, Failure) or result.check(Unavailable):  # it may be stored all the same
+            if delay > 0:
+                self._due_in(queue, delay)
+            else:
+                self._look_again(queue)
+            self.notify(queue)
+        return result
+
+    # Consumers.
+
+    def consume(
+        self,
+        peer: Taker,
+        queue: str,
+        worker: Worker,
+        *,
+        ack: bool,
+        prefetch: int,
+        lease: float,
+        matches: Callable[[bytes], bool] | None = None,
+    ) -> None:
+        """Let *peer* take jobs of *queue*, or take them otherwise from now on."""
+        self.consumers.add(peer, QUEUE + queue, shared=True)
+        consumer = self._consumers.get((peer, queue))
+        work = self._works.get(queue)
+        if work is None:
+            work = self._works[queue] = WorkQueue(queue)
+        taken = 0
+        if consumer is not None:
+            self._remove(work, consumer)
+            taken = consumer.taken if consumer.ack and ack else 0
+        consumer = Consumer(peer, queue, ack, prefetch, lease, worker, matches, taken)
+        if taken:
+            self.leases.move(peer.id, queue, consumer)
+        self._consumers[peer, queue] = consumer
+        work.consumers.append(consumer)
+        self._look_again(queue)
+
+    def stop_consuming(self, peer: Taker, queue: str) -> bool:
+        """Let *peer* take no more jobs of *queue*; say whether it did.  It keeps what it has."""
+        consumer = self._consumers.pop((peer, queue), None)
+        if consumer is None:
+            return False
+        self.consumers.remove(peer, QUEUE + queue)
+        self._remove(self._works[queue], consumer)
+        self._left(queue)
+        return True
+
+    def _remove(self, work: WorkQueue, consumer: Consumer) -> None:
+        consumer.gone = True
+        work.consumers.remove(consumer)
+
+    def _left(self, queue: str) -> None:
+        work = self._works.get(queue)
+        if work is not None and not work.consumers and not work.claims and not work.looking:
+            if work.timer is not None:
+                work.timer.cancel()
+            del self._works[queue]
+
+    def consumed(self, peer: Taker) -> list[str]:
+        """Return the queues that *peer* takes jobs of, sorted."""
+        return [name.removeprefix(QUEUE) for name in self.consumers.names_of(peer)]
+
+    def leave(self, peer: Taker) -> None:
+        """Remove *peer*: it has gone."""
+        for queue in self.consumed(peer):
+            self.stop_consuming(peer, queue)
+        self.leases.leave(peer.id)
+
+    def collect(self, peer: Taker) -> None:
+        """Hand out jobs again to *peer*, which may have room now."""
+        for queue in self.consumed(peer):
+            consumer, work = self._consumers[peer, queue], self._works[queue]
+            if consumer.declined:
+                consumer.declined, work.clear = False, False
+            self._claim(work)
+
+    # Handing out.
+
+    def wake(self, queue: str) -> None:
+        """Look for jobs of *queue*: some are ready that were not, perhaps before those that were looked at."""
+        work = self._works.get(queue)
+        if work is not None:
+            for consumer in work.consumers:
+                consumer.looked = 0
+            self._look_again(queue)
+
+    def wake_all(self) -> None:
+        """Look for jobs of all queues that have consumers here."""
+        for queue in list(self._works):
+            self.wake(queue)
+
+    def _look_again(self, queue: str) -> None:
+        """Look for jobs: there may be one that no claim is for."""
+        work = self._works.get(queue)
+        if work is not None:
+            work.clear = False
+            work.version += 1
+            self._claim(work)
+
+    def added(self, queue: str) -> None:
+        """Notice that jobs of *queue* are ready, here and on the other nodes."""
+        self.wake(queue)
+        self.notify(queue)
+
+    def worker(self, client: str, named: bool) -> Worker:
+        """Return what a client of this node is for the store."""
+        return Worker(client, self._node(), named)
+
+    def _claim_added(self, queue: str) -> bool:
+        """Claim one job, which is being added to a queue that has no others; say whether that was done."""
+        work = self._works.get(queue)
+        if work is None or not work.clear or self._stopped:
+            return False
+        chosen = _slots(work.consumers)[:1]
+        if not chosen:
+            work.clear = False
+            return False
+        self._claim_for(work, chosen, chosen[0].ack).addErrback(self._claim_failed, work)
+        return True
+
+    def _claim(self, work: WorkQueue) -> None:
+        """Claim as many jobs as there is room for."""
+        work.again = True
+        if work.busy:
+            return  # the store has answered at once
+        work.busy = True
+        try:
+            while work.again and not (work.clear or self._stopped or (work.failures and work.timer is not None)):
+                work.again = False
+                self._claim_all(work)
+        finally:
+            work.busy = work.again = False
+
+    def _claim_all(self, work: WorkQueue) -> None:
+        for ack in (True, False):
+            chosen = _slots([each for each in work.consumers if each.ack is ack and each.matches is None])
+            if chosen:
+                self._claim_for(work, chosen, ack, all_slots=True).addErrback(self._claim_failed, work)
+        if not work.looking and any(each.matches is not None and each.slots() for each in work.consumers):
+            work.looking = True
+            Deferred.fromCoroutine(self._look(work)).addErrback(self._claim_failed, work).addBoth(self._looked, work)
+
+    def _claim_for(
+        self,
+        work: WorkQueue,
+        chosen: list[Consumer],
+        ack: bool,
+        numbers: list[int] | None = None,
+        all_slots: bool = False,
+    ) -> Deferred[None]:
+        work.claims += 1
+        for consumer in chosen:
+            consumer.claiming += 1
+        slots = [(each.worker, each.lease) for each in chosen]
+        claim = self._store.jobs.claim(work.name, slots, numbers=numbers, remove=not ack, max_bytes=CLAIM_BYTES)
+        claim.addBoth(self._claim_ended, work, chosen)
+        return claim.addCallback(self._claimed, work, chosen, work.version, numbers, all_slots)
+
+    def _claim_ended(self, result: Any, work: WorkQueue, chosen: list[Consumer]) -> Any:
+        work.claims -= 1
+        for consumer in chosen:
+            consumer.claiming -= 1
+        return result
+
+    def _claimed(
+        self,
+        claimed: Claimed,
+        work: WorkQueue,
+        chosen: list[Consumer],
+        version: int,
+        numbers: list[int] | None,
+        all_slots: bool,
+    ) -> None:
+        work.failures = 0
+        jobs = claimed.jobs
+        more = sum(len(job.body) for job in jobs) >= CLAIM_BYTES or len(jobs) == len(chosen)
+        if all_slots and not more and work.version == version:
+            work.clear = not any(each.matches is not None for each in work.consumers)
+        of = dict(zip(numbers, chosen, strict=True)) if numbers is not None else {}
+        for job, consumer in zip(jobs, chosen, strict=False):
+            self._deliver(work, job, of.get(job.number, consumer))
+        if claimed.due is not None:
+            self._due_in(work.name, claimed.due)
+        if all_slots and (more or work.version != version):
+            self._claim(work)
+        self._left(work.name)
+
+    def _deliver(self, work: WorkQueue, job: Job, consumer: Consumer) -> None:
+        words = QUEUE + work.name, job.ref, job.body, job.source, job.time
+        if not consumer.ack:
+            if not consumer.gone and consumer.peer.post_mail(Mail(*words)):
+                consumer.taken += 1
+                self._served(work, consumer)
+            else:
+                consumer.declined = True
+                restored = self._store.jobs.restore(job)
+                restored.addCallback(self._returned, work.name).addErrback(self._not_restored, job)
+            return
+        if consumer.gone:
+            self.leases.return_job(job.number, job.token, delivered=False)
+            return
+        id = self.leases.add(job, consumer.worker, consumer.peer.id, consumer.lease, consumer)
+        consumer.taken += 1
+        self._served(work, consumer)
+        consumer.peer.hold(LEASE_BYTES)
+        if not consumer.peer.post_mail(Delivery(*words, id=id, delivery=job.deliveries, lease=consumer.lease)):
+            consumer.declined = True
+            self.leases.undelivered(id)
+
+    def _served(self, work: WorkQueue, consumer: Consumer) -> None:
+        if len(work.consumers) > 1 and not consumer.gone:
+            work.consumers.remove(consumer)
+            work.consumers.append(consumer)
+
+    def _not_restored(self, failure: Failure, job: Job) -> None:
+        log.warn("a job of {queue} is lost: {reason}", queue=job.queue, reason=str(failure.value))
+
+    def _claim_failed(self, failure: Failure, work: WorkQueue) -> None:
+        if self._stopped:
+            return
+        if not failure.check(BrokerError):
+            log.failure("jobs of {queue} were not handed out", failure, queue=work.name)
+        elif not work.failures:
+            log.warn("jobs of {queue} wait: {reason}", queue=work.name, reason=str(failure.value))
+        delay = min(RETRY_DELAY * 2**work.failures, MAX_RETRY_DELAY)
+        work.failures = min(work.failures + 1, 10)
+        work.clear = False
+        self._due_in(work.name, delay)
+        if failure.check(Unavailable) and not failure.check(NotDone):
+            self.leases.check()  # it may have been done
+
+    # Those that filter.
+
+    async def _look(self, work: WorkQueue) -> None:
+        """Hand out jobs to those that filter, the first that match first."""
+        again = True
+        while again:
+            version = work.version
+            while await self._look_at_page(work):
+                pass
+            again = work.version != version
+
+    def _looked(self, _: object, work: WorkQueue) -> None:
+        work.looking = False
+        self._left(work.name)
+
+    async def _look_at_page(self, work: WorkQueue) -> bool:
+        """Look at some jobs; return whether there may be more to look at."""
+        looking = [each for each in work.consumers if each.matches is not None and each.slots()]
+        if not looking or self._stopped:
+            return False
+        after = min(each.looked for each in looking)
+        jobs = await self._store.jobs.ready(work.name, after, LOOKED_AT, CLAIM_BYTES)
+        room = {each: each.slots() for each in looking}
+        numbers: list[int] = []
+        chosen: list[Consumer] = []
+        for job in jobs:
+            consumer = _matching(job, room)
+            if consumer is not None:
+                room[consumer] -= 1
+                numbers.append(job.number)
+                chosen.append(consumer)
+        for consumer in looking:
+            if room[consumer] and jobs:
+                consumer.looked = max(consumer.looked, jobs[-1].number)
+        for ack in (True, False):
+            some = [(number, each) for number, each in zip(numbers, chosen, strict=True) if each.ack is ack]
+            if some:
+                await self._claim_for(work, [each for _, each in some], ack, [number for number, _ in some])
+        return bool(jobs)
+
+    # Slots and times.
+
+    def _freed(self, consumer: Consumer) -> None:
+        """Notice that *consumer* has a slot more."""
+        consumer.taken -= 1
+        consumer.peer.hold(-LEASE_BYTES)
+        work = self._works.get(consumer.queue)
+        if work is not None and not consumer.gone:
+            self._claim(work)
+
+    def _on_settled(self, settled: Settled) -> None:
+        """Notice what has become of a delivery."""
+        if settled.ready:
+            self._returned(None, settled.queue)
+        elif settled.delay:
+            self._due_in(settled.queue, settled.delay)
+            self.notify(settled.queue)
+
+    def _returned(self, _: object, queue: str) -> None:
+        self.wake(queue)
+        work = self._works.get(queue)
+        if work is None or not work.clear:
+            self.notify(queue)
+
+    def _due_in(self, queue: str, seconds: float) -> None:
+        """Look for jobs of *queue* in so many seconds at the latest."""
+        work = self._works.get(queue)
+        if work is None or self._stopped:
+            return
+        delay = max(seconds, MIN_WAIT)
+        if work.timer is None:
+            work.timer = self._clock.callLater(delay, self._due, work)
+        elif work.timer.getTime() > self._clock.seconds() + delay:
+            work.timer.reset(delay)
+
+    def _due(self, work: WorkQueue) -> None:
+        work.timer = None
+        self.wake(work.name)
+        self._left(work.name)
+
+    # All of it.
+
+    def recover_soon(self) -> None:
+        """Do ``recover`` until that was possible."""
+        self.leases.until_done(self.recover)
+
+    async def recover(self) -> None:
+        """Return the jobs that are in flight on nodes that are no more.
+
+        Raises:
+            Unavailable: the store is away.
+        """
+        for node in await self._store.jobs.nodes():
+            if node != self._node() and not await self.lives(node):
+                await self.leases.adopt(node)
+
+    async def measure(self) -> None:
+        """Count all jobs, for the metrics."""
+        self.counted = await self._store.jobs.totals()
+
+    def stop(self) -> None:
+        """Hand out no more, and cancel all timers."""
+        self._stopped = True
+        self.leases.stop()
+        for work in self._works.values():
+            if work.timer is not None:
+                work.timer.cancel()
+                work.timer = None
+
+
+def _slots(consumers: list[Consumer]) -> list[Consumer]:
+    """Return whom the next jobs go to: always the one with the most room, of those the one that was served first."""
+    heap = [(-free, place, each) for place, each in enumerate(consumers) if (free := each.slots())]
+    if len(heap) == 1:
+        return [heap[0][2]] * min(-heap[0][0], MAX_CLAIM)
+    heapify(heap)
+    chosen: list[Consumer] = []
+    place = len(consumers)
+    while heap and heap[0][0] < 0 and len(chosen) < MAX_CLAIM:
+        free, _, consumer = heap[0]
+        chosen.append(consumer)
+        place += 1
+        heapreplace(heap, (free + 1, place, consumer))
+    return chosen
+
+
+def _matching(job: Job, room: dict[Consumer, int]) -> Consumer | None:
+    """Return who takes *job*: of those that match, the one with the most room."""
+    able = [each for each, free in room.items() if free and each.looked < job.number]
+    able.sort(key=lambda each: -room[each])
+    return next((each for each in able if each.matches is not None and each.matches(job.body)), None)
+
+
+def _nothing(_: object) -> None:
+    return None

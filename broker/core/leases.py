@@ -1,0 +1,371 @@
+"""The jobs that workers of this node have: until when, and what becomes of them then.
+
+A lease is timed by the clock that can not be set.  A worker that has gone returns its jobs at once; one with a client
+id has some seconds to come back, and may then finish what it had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from broker.core.deadlines import Deadlines
+from broker.core.uncancelled import uncancelled
+from broker.errors import BrokerError, NotFound, Unavailable
+from broker.interfaces import IStore
+from broker.jobs import Job, Settled, Worker
+
+log = Logger()
+
+GRACE = 5.0  # seconds in which a worker with a client id may come back
+BACK_OFF = (1.0, 5.0, 30.0, 120.0)  # seconds after each failure; after more of them, the last
+MAX_DELIVERIES = 20  # of one job, however they ended
+EXPIRED = "its lease has ended"
+RETRY_DELAY, MAX_RETRY_DELAY = 1.0, 30.0  # seconds until the store is asked again, doubled each time
+ADOPTED = 500  # jobs in one step
+MAX_ADOPTED = 86400.0  # seconds that may be left of a lease: the clock by which it was stored may have been wrong
+
+
+@attrs.define(eq=False)
+class Lease:
+    """A job in flight.
+
+    Attributes:
+        id: the name of the delivery, as the client has it.
+        number, token, queue: of the job.
+        worker: who has it.
+        session: the id of the session that has it, or had it.
+        end: when it ends, by the clock of ``Leases``.
+        consumer: whose slot it takes; None: nobody's.
+        lost: whether that session has gone.
+        bucket: that of ``Deadlines``.
+    """
+
+    id: str
+    number: int
+    token: int
+    queue: str
+    worker: Worker
+    session: str
+    end: float
+    consumer: Any = None
+    lost: bool = False
+    bucket: dict[str, float] | None = None
+
+
+class Leases:
+    """Has the leases of this node.
+
+    Args:
+        store: keeps the jobs.
+        clock: times the leases.
+        node: returns the address of this node.
+        max_failures: how often a job may fail.
+        came_back: whether a client that has gone has come back since, by its id and that of the session.
+        freed: called with a consumer that has a slot more.
+        settled: called with what has become of a delivery.
+    """
+
+    def __init__(
+        self,
+        store: IStore,
+        clock: IReactorTime,
+        node: Callable[[], str],
+        max_failures: int,
+        came_back: Callable[[str, str], Awaitable[bool]],
+        freed: Callable[[Any], object],
+        settled: Callable[[Settled], object],
+    ) -> None:
+        self._store, self._clock, self._node = store, clock, node
+        self._delays = (*BACK_OFF, *BACK_OFF[-1:] * max_failures)[: max_failures - 1]
+        self._came_back, self._freed, self._settled = came_back, freed, settled
+        self._leases: dict[str, Lease] = {}
+        self._sessions: dict[str, dict[str, Lease]] = {}  # by the id of the session
+        self._deadlines: Deadlines[str] = Deadlines(clock, self._due)
+        self._pauses: set[Deferred[None]] = set()
+        self._checks = 0  # that were asked for, since one was done
+        self._stopped = False
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+    def of(self, session: str) -> int:
+        """Return how many jobs the session of that id has."""
+        return len(self._sessions.get(session, ()))
+
+    def id_of(self, number: int, token: int) -> str:
+        """Return the name of a delivery: no other one has it."""
+        return f"{self._store.epoch}-{number}-{token}"
+
+    def queue_of(self, id: str) -> str | None:
+        """Return the queue of a job that is in flight here; None: it is not."""
+        lease = self._leases.get(id)
+        return None if lease is None else lease.queue
+
+    def add(self, job: Job, worker: Worker, session: str, seconds: float, consumer: Any = None) -> str:
+        """Let *session* have *job* for so many seconds; return the name of the delivery."""
+        id = self.id_of(job.number, job.token)
+        end = self._clock.seconds() + seconds
+        self._hold(Lease(id, job.number, job.token, job.queue, worker, session, end, consumer), seconds)
+        return id
+
+    def _hold(self, lease: Lease, seconds: float) -> None:
+        self._leases[lease.id] = lease
+        self._sessions.setdefault(lease.session, {})[lease.id] = lease
+        lease.bucket = self._deadlines.add(lease.id, seconds)
+
+    def _forget(self, lease: Lease) -> None:
+        if self._leases.get(lease.id) is not lease:
+            return
+        del self._leases[lease.id]
+        others = self._sessions[lease.session]
+        del others[lease.id]
+        if not others:
+            del self._sessions[lease.session]
+        self._deadlines.drop(lease.id, lease.bucket)
+        self._free(lease)
+
+    def _free(self, lease: Lease) -> None:
+        consumer, lease.consumer = lease.consumer, None
+        if consumer is not None:
+            self._freed(consumer)
+
+    # What workers ask for.
+
+    def finish(self, id: str, worker: Worker) -> Deferred[None]:
+        """Notice that *worker* has done a job.
+
+        Raises:
+            NotFound: it is not the worker's, or not any more.
+        """
+        lease, number, token = self._find(id, worker)
+        return self._settle(lease, self._store.jobs.finish(number, token, worker.client))
+
+    def fail(self, id: str, worker: Worker, reason: str, delay: float | None) -> Deferred[None]:
+        """Notice that *worker* has failed; *delay*: seconds until the job comes again, None: as its failures say.
+
+        Raises:
+            NotFound: see ``finish``.
+        """
+        lease, number, token = self._find(id, worker)
+        delays = self._delays if delay is None else (delay,) * len(self._delays)
+        answer = self._store.jobs.fail(number, token, worker.client, reason=reason, delays=delays)
+        return self._settle(lease, answer)
+
+    def _find(self, id: str, worker: Worker) -> tuple[Lease | None, int, int]:
+        lease = self._leases.get(id)
+        if lease is not None:
+            return (lease if lease.worker.client == worker.client else None), lease.number, lease.token
+        epoch, _, rest = id.partition("-")
+        number, _, token = rest.partition("-")
+        if epoch != self._store.epoch or not is_number(number) or not is_number(token):
+            raise NotFound("job", id)
+        return None, int(number), int(token)
+
+    def _settle(self, lease: Lease | None, answer: Deferred[Settled]) -> Deferred[None]:
+        """Free the slot at once, so that its next job is claimed in the same step of the store."""
+        if lease is not None:
+            self._free(lease)
+        return uncancelled(self._until_answered(lease, answer))
+
+    async def _until_answered(self, lease: Lease | None, answer: Deferred[Settled]) -> None:
+        try:
+            settled = await answer
+        except NotFound:
+            if lease is not None:
+                self._forget(lease)
+            raise
+        # Else it may be in flight all the same, until the lease has ended.
+        if lease is not None:
+            self._forget(lease)
+        self._settled(settled)
+
+    def extend(self, id: str, worker: Worker, session: str, seconds: float) -> Deferred[None]:
+        """Let the lease of *worker*, now of *session*, end in so many seconds.
+
+        Raises:
+            NotFound: see ``finish``.
+        """
+        _, number, token = self._find(id, worker)
+        return uncancelled(self._extend(id, number, token, worker, session, seconds))
+
+    async def _extend(self, id: str, number: int, token: int, worker: Worker, session: str, seconds: float) -> None:
+        settled = await self._store.jobs.extend(number, token, worker, seconds)
+        lease, consumer = self._leases.get(id), None
+        if lease is not None:
+            consumer, lease.consumer = lease.consumer, None
+            self._forget(lease)
+        end = self._clock.seconds() + seconds
+        self._hold(Lease(id, number, token, settled.queue, worker, session, end, consumer), seconds)
+
+    def move(self, session: str, queue: str, consumer: Any) -> None:
+        """Let the jobs of *queue* that *session* has take slots of *consumer* in the place of another."""
+        for lease in self._sessions.get(session, {}).values():
+            if lease.queue == queue and lease.consumer is not None:
+                lease.consumer = consumer
+
+    # Ends.
+
+    def undelivered(self, id: str) -> None:
+        """Return a job that the client has not been sent; a no-op for one that is not in flight any more."""
+        lease = self._leases.get(id)
+        if lease is not None:
+            self._release(lease, delivered=False)
+
+    def leave(self, session: str) -> None:
+        """Notice that a session has gone: that is no failure of what it had."""
+        for lease in list(self._sessions.get(session, {}).values()):
+            lease.consumer = None
+            if lease.worker.named:
+                self._lose(lease)
+            else:
+                self._release(lease)
+
+    def _lose(self, lease: Lease) -> None:
+        lease.lost = True
+        self._deadlines.drop(lease.id, lease.bucket)
+        if not self._stopped:  # else another node, or the next start, sees to it
+            left = lease.end - self._clock.seconds()
+            lease.bucket = self._deadlines.add(lease.id, max(0.0, min(GRACE, left)))
+
+    def _release(self, lease: Lease, *, delivered: bool = True) -> None:
+        self._forget(lease)
+        self.return_job(lease.number, lease.token, delivered=delivered)
+
+    def return_job(self, number: int, token: int, *, delivered: bool) -> None:
+        """Let a job be ready again; see ``IJobStore.release``."""
+        release, words = self._store.jobs.release, (number, token, self._node())
+        self._ask(lambda: release(*words, max_deliveries=MAX_DELIVERIES, delivered=delivered))
+
+    def _due(self, id: str) -> None:
+        lease = self._leases.get(id)
+        if lease is None:
+            return
+        if not lease.lost:
+            self._expire(lease)
+        elif lease.end > self._clock.seconds():
+            Deferred.fromCoroutine(self._after_grace(lease)).addErrback(self._failed)
+        else:
+            self._release(lease)
+
+    def _expire(self, lease: Lease) -> None:
+        self._forget(lease)
+        node, words = self._node(), (lease.number, lease.token, lease.worker.client)
+        self._ask(lambda: self._store.jobs.fail(*words, reason=EXPIRED, delays=self._delays, expired=node))
+
+    async def _after_grace(self, lease: Lease) -> None:
+        """Return a job, unless its worker has come back: it may finish it then."""
+        try:
+            back = await self._came_back(lease.worker.client, lease.session)
+        except Unavailable:
+            back = True  # it can not be returned now either
+        if self._leases.get(lease.id) is not lease:
+            return
+        left = lease.end - self._clock.seconds()
+        if back and left > 0 and not self._stopped:
+            lease.bucket = self._deadlines.add(lease.id, left)
+        else:
+            self._release(lease)
+
+    def _ask(self, settle: Callable[[], Deferred[Settled]]) -> None:
+        """Settle a delivery, unless it was already."""
+
+        async def ask() -> None:
+            try:
+                settled = await settle()
+            except NotFound:
+                return
+            self._settled(settled)
+
+        self.until_done(ask)
+
+    def until_done(self, work: Callable[[], Awaitable[object]]) -> None:
+        """Do *work*, again and again while the store is away; after ``stop`` once."""
+        Deferred.fromCoroutine(self._until_done(work)).addErrback(self._failed)
+
+    async def _until_done(self, work: Callable[[], Awaitable[object]]) -> None:
+        delay = RETRY_DELAY
+        while True:
+            try:
+                await work()
+                return
+            except Unavailable:
+                if self._stopped:
+                    return
+            await self._pause(delay)
+            delay = min(2 * delay, MAX_RETRY_DELAY)
+
+    async def _pause(self, seconds: float) -> None:
+        pause: Deferred[None] = deferLater(self._clock, seconds)
+        self._pauses.add(pause)
+        try:
+            await pause
+        finally:
+            self._pauses.discard(pause)
+
+    def _failed(self, failure: Failure) -> None:
+        if not failure.check(CancelledError, BrokerError):
+            log.failure("a job could not be returned", failure)
+
+    def stop(self) -> None:
+        """Cancel all timers: what is in flight is returned by another node, or after the next start."""
+        self._stopped = True
+        self._deadlines.stop()
+        for pause in list(self._pauses):
+            pause.cancel()
+
+    # What nobody here has.
+
+    async def adopt(self, node: str) -> None:
+        """Return the jobs in flight on a node that is no more, those of workers with client ids after their grace."""
+        after = 0
+        while found := await self._store.jobs.adopt(node, self._node(), after, ADOPTED):
+            for job, named in found:
+                after = job.number
+                worker = Worker(job.worker, self._node(), named)
+                left = max(0.0, job.until - self._store.wall.time())
+                if not named or not left:
+                    self.return_job(job.number, job.token, delivered=True)
+                elif self.id_of(job.number, job.token) not in self._leases:
+                    self._adopt(job, worker, min(left, MAX_ADOPTED))
+
+    def _adopt(self, job: Job, worker: Worker, left: float) -> None:
+        lease = Lease(
+            self.id_of(job.number, job.token), job.number, job.token, job.queue, worker, "",
+            self._clock.seconds() + left, lost=True,
+        )  # fmt: skip
+        self._hold(lease, min(GRACE, left))
+
+    def check(self) -> None:
+        """Return the jobs that are in flight on this node in the store, and here are not: an answer was lost."""
+        self._checks += 1
+        if self._checks == 1 and not self._stopped:
+            self.until_done(self._check)
+
+    async def _check(self) -> None:
+        asked, after = self._checks, 0
+        while found := await self._store.jobs.adopt(self._node(), self._node(), after, ADOPTED):
+            for job, _ in found:
+                after = job.number
+                if self.id_of(job.number, job.token) not in self._leases:
+                    self.return_job(job.number, job.token, delivered=False)
+        again, self._checks = self._checks > asked, 0
+        if again:
+            self.check()
+
+    def forget(self) -> None:
+        """Forget all leases: the store went back, and what it has in flight is to be returned."""
+        for lease in list(self._leases.values()):
+            self._forget(lease)
+
+
+def is_number(text: str) -> bool:
+    """Whether *text* is a number of a job or a token, in decimal digits."""
+    return text.isascii() and text.isdigit() and len(text) <= 15

@@ -1,0 +1,195 @@
+"""The verbs of jobs: those of work queues that acknowledge, and what looks after them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, ensureDeferred
+
+from broker.core.job_filters import job_filter
+from broker.core.leases import is_number
+from broker.errors import Invalid, NotFound, RateLimited
+from broker.jobs import DEAD_SUFFIX, MAX_DELAY, Job, QueueState, Worker
+from broker.messages import MAX_TIME, Mail
+from broker.patterns import QUEUE, check_name, check_text
+from broker.peer.queues import QueueVerbs
+
+MAX_PREFETCH = 1000
+MAX_LEASE = 86400.0  # seconds
+MAX_REASON = 1000  # characters of a reason that are kept
+MAX_DEAD = 1000  # jobs in one answer
+DEAD_BYTES = 1 << 20  # of their bodies
+STEP = 500  # dead jobs that one step retries or drops
+PREFETCH, PREFETCH_WITH_ACK = 64, 1
+
+Ids = Sequence[str] | None
+
+
+class JobVerbs(QueueVerbs):
+    """Add jobs, consume them, say what has become of them, and look after those that are dead."""
+
+    __slots__ = ()
+
+    def add_job(
+        self,
+        queue: str,
+        body: bytes,
+        *,
+        ref: str = "",
+        key: str = "",
+        order: str = "",
+        delay: float = 0.0,
+        ttl: float = 0.0,
+        time: float = 0.0,
+    ) -> Deferred[tuple[str, bool]]:
+        """See ``IPeer.add_job``."""
+        self._allow_queue("send", queue)
+        for text, what in ((key, "key"), (order, "order")):
+            if text:
+                check_text(text, what)
+        if not 0 <= delay <= MAX_DELAY or not 0 <= ttl <= MAX_DELAY or not 0 <= time <= MAX_TIME:
+            raise Invalid("delay" if not 0 <= delay <= MAX_DELAY else "time" if 0 <= ttl <= MAX_DELAY else "ttl")
+        parts = self._parts
+        mail = Mail(queue, ref, body, self.client, time or parts.store.wall.time())
+        seconds = parts.settings.dedup_seconds if key else 0.0
+        options = {"key": key if seconds else "", "key_seconds": seconds, "order": order, "ttl": ttl}
+        added = parts.jobs.add(mail, delay=delay, quota=self._queues(), **options)
+        return added.addCallback(lambda found: (f"{parts.store.epoch}-{found[0]}", found[1]))
+
+    def _allow_queue(self, verb: str, queue: str) -> None:
+        """Check that the client may *verb* the work queue *queue*.
+
+        Raises:
+            Invalid: it is no name.
+            Denied: it is the broker's, or the client has no permission.
+        """
+        self._allow(verb, QUEUE + queue)
+        check_name(queue, "queue")
+        self._own(verb, queue)
+        if queue.endswith(DEAD_SUFFIX):
+            raise self.deny(verb, queue, "")
+
+    def consume(
+        self,
+        queue: str,
+        *,
+        ack: bool = False,
+        prefetch: int = 0,
+        lease: float = 0.0,
+        members: Mapping[str, Any] | None = None,
+    ) -> None:
+        """See ``IPeer.consume``."""
+        self._allow_queue("consume", queue)
+        parts = self._parts
+        prefetch = prefetch or (PREFETCH_WITH_ACK if ack else PREFETCH)
+        lease = lease or parts.settings.lease_seconds
+        if not 0 < prefetch <= MAX_PREFETCH or not 0 < lease <= MAX_LEASE:
+            raise Invalid("prefetch" if not 0 < prefetch <= MAX_PREFETCH else "lease")
+        if queue not in self.consumed and len(self.consumed) >= parts.settings.max_registrations:
+            raise self._log(RateLimited("limit", "registrations"), "consume", "TXBROKER_MAX_REGISTRATIONS")
+        matches = None if members is None else job_filter(members)
+        parts.jobs.consume(self, queue, self._worker(), ack=ack, prefetch=prefetch, lease=lease, matches=matches)
+        parts.cluster.hold(QUEUE + queue)
+
+    def stop_consuming(self, queue: str) -> None:
+        """See ``IPeer.stop_consuming``."""
+        if self._parts.jobs.stop_consuming(self, queue):
+            self._parts.cluster.release((QUEUE + queue,))
+
+    @property
+    def consumed(self) -> list[str]:
+        """See ``IPeer.consumed``."""
+        return self._parts.jobs.consumed(self)
+
+    def _worker(self) -> Worker:
+        return self._parts.jobs.worker(self.client, bool(self.identity.client or self.named))
+
+    # Deliveries.
+
+    def finish_job(self, id: str) -> Deferred[None]:
+        """See ``IPeer.finish_job``."""
+        return self._settle(id, lambda: self._parts.jobs.leases.finish(id, self._worker()))
+
+    def fail_job(self, id: str, *, reason: str = "", delay: float | None = None) -> Deferred[None]:
+        """See ``IPeer.fail_job``."""
+        if delay is not None and not 0 <= delay <= MAX_DELAY:
+            raise Invalid("delay")
+        return self._settle(id, lambda: self._parts.jobs.leases.fail(id, self._worker(), reason[:MAX_REASON], delay))
+
+    def extend_job(self, id: str, seconds: float) -> Deferred[None]:
+        """See ``IPeer.extend_job``."""
+        if not 0 < seconds <= MAX_LEASE:
+            raise Invalid("seconds")
+        return self._settle(id, lambda: self._parts.jobs.leases.extend(id, self._worker(), self.id, seconds))
+
+    def _settle(self, id: str, act: Callable[[], Awaitable[None]]) -> Deferred[None]:
+        """Do *act* with a delivery, if the client may consume its queue."""
+        queue = self._parts.jobs.leases.queue_of(id)
+        if queue is None:
+            return ensureDeferred(self._settle_elsewhere(id, act))
+        self._allow("consume", QUEUE + queue)
+        return ensureDeferred(_done(act()))
+
+    async def _settle_elsewhere(self, id: str, act: Callable[[], Awaitable[None]]) -> None:
+        self._allow("consume", "", check_permission=False)
+        (number,) = self._numbers([id], parts=3) or [0]
+        queue = await self._parts.store.jobs.find(number) if number else None
+        if queue is None:
+            raise NotFound("job", id)
+        self._check_permission("consume", QUEUE + queue)
+        await act()
+
+    def _numbers(self, ids: Sequence[str], parts: int = 2) -> list[int]:
+        """Return the numbers of the jobs that *ids* name, those of another epoch left out."""
+        words = (id.split("-") for id in ids)
+        epoch = self._parts.store.epoch
+        return [int(each[1]) for each in words if len(each) == parts and each[0] == epoch and is_number(each[1])]
+
+    # Looking after a queue.
+
+    def queue_state(self, queue: str) -> Deferred[QueueState]:
+        """See ``IPeer.queue_state``."""
+        self._allow_queue("consume", queue)
+        return self._parts.store.jobs.state(queue)
+
+    def dead_jobs(self, queue: str, limit: int, after: str = "") -> Deferred[list[tuple[str, Job]]]:
+        """See ``IPeer.dead_jobs``."""
+        self._allow_queue("manage", queue)
+        if not 0 < limit <= MAX_DEAD:
+            raise Invalid("limit")
+        numbers = self._numbers([after]) if after else [0]
+        if not numbers:
+            raise Invalid("after")
+        epoch = self._parts.store.epoch
+        found = self._parts.store.jobs.dead(queue, numbers[0], limit, DEAD_BYTES)
+        return found.addCallback(lambda jobs: [(f"{epoch}-{job.number}", job) for job in jobs])
+
+    async def retry_jobs(self, queue: str, ids: Ids) -> int:
+        """See ``IPeer.retry_jobs``."""
+        self._allow_queue("manage", queue)
+        retried = await self._of_dead(self._parts.store.jobs.retry, queue, ids)
+        if retried:
+            self._parts.jobs.added(queue)
+        return retried
+
+    async def drop_jobs(self, queue: str, ids: Ids) -> int:
+        """See ``IPeer.drop_jobs``."""
+        self._allow_queue("manage", queue)
+        return await self._of_dead(self._parts.store.jobs.drop, queue, ids)
+
+    async def _of_dead(self, act: Callable[..., Deferred[int]], queue: str, ids: Ids) -> int:
+        """Do *act* with the dead jobs of *ids*, None: all, in steps; return how many there were."""
+        if ids is not None:
+            numbers = list(dict.fromkeys(self._numbers(ids)))
+            steps = [numbers[start : start + STEP] for start in range(0, len(numbers), STEP)]
+            return sum([await act(queue, step, STEP) for step in steps])
+        total, last = 0, STEP
+        while last == STEP:
+            last = await act(queue, None, STEP)
+            total += last
+        return total
+
+
+async def _done(act: Awaitable[None]) -> None:
+    await act

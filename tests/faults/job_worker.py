@@ -1,0 +1,96 @@
+"""A program that adds jobs, or does them: ``python -m tests.faults.job_worker add|work …``; made to be killed.
+
+It writes a line for each thing it does at once, with the time by the clock that all processes of a machine share:
+``start``, ``done`` (the broker has answered) and ``lost`` (the connection has ended) with job and delivery.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from websockets.exceptions import WebSocketException
+from websockets.sync.client import ClientConnection, connect
+
+RETRY = 0.05  # seconds
+POISON = "poison"
+
+
+def say(what: str, *words: object) -> None:
+    """Write a line that is out before the next thing is done."""
+    print(f"{time.monotonic():.6f}", what, *words, flush=True)
+
+
+def call(ref: str, method: str, *arguments: Any) -> str:
+    return json.dumps({"type": "call", "id": ref, "method": f"broker.{method}", "payload": arguments})
+
+
+def connections(urls: list[str]) -> Iterator[ClientConnection]:
+    """Yield a connection to one of *urls* whenever the one before has ended."""
+    while True:
+        try:
+            with connect(random.choice(urls), open_timeout=5, compression=None) as connection:
+                yield connection
+        except (OSError, WebSocketException):
+            time.sleep(RETRY)
+
+
+def add(urls: list[str], queue: str, count: int, poison: int) -> None:
+    """Add *count* jobs, each with a key, until all were answered; every *poison*-th of them fails for ever."""
+    left = list(range(count))
+    for connection in connections(urls):
+        try:
+            while left:
+                some = left[:50]
+                for number in some:
+                    job = [number, POISON if number % poison == 0 else ""]
+                    connection.send(call(str(number), "enqueue", queue, job, {"key": f"job-{number}"}))
+                answered = {json.loads(connection.recv(timeout=10))["id"]: True for _ in some}
+                left = [number for number in left if str(number) not in answered]
+        except (OSError, WebSocketException):
+            continue
+        say("added", count)
+        return
+
+
+def work(urls: list[str], queue: str, lease: float, seconds: float) -> None:
+    """Do jobs, each of which takes up to *seconds*, until killed."""
+    for connection in connections(urls):
+        doing: set[str] = set()
+        try:
+            connection.send(call("consume", "consume", queue, {"ack": True, "prefetch": 3, "lease": lease}))
+            while True:
+                frame = json.loads(connection.recv())
+                if frame["type"] == "message":
+                    _do(connection, frame, doing, seconds)
+                elif frame["type"] == "result" and frame["id"] in doing:
+                    doing.discard(frame["id"])
+                    say("done", *frame["id"].split())
+        except (OSError, WebSocketException):
+            for each in doing:
+                say("lost", *each.split())
+
+
+def _do(connection: ClientConnection, frame: dict[str, Any], doing: set[str], seconds: float) -> None:
+    number, kind = frame["payload"]
+    ref = f"{number} {frame['delivery']}"
+    doing.add(ref)
+    say("start", ref)
+    time.sleep(random.random() * seconds)
+    if kind == POISON:
+        doing.discard(ref)
+        connection.send(call("fail", "fail", frame["id"], {"reason": "it is poison", "delay": 0.05}))
+    else:
+        connection.send(call(ref, "done", frame["id"]))
+
+
+if __name__ == "__main__":
+    role, urls, queue, first, second = sys.argv[1:]
+    if role == "add":
+        add(urls.split(","), queue, int(first), int(second))
+    else:
+        work(urls.split(","), queue, float(first), float(second))

@@ -1,0 +1,192 @@
+"""Kills workers and brokers at random while jobs are done: all are done at least once, and none is lost.
+
+Usage: ``python -m tests.faults.jobs [--nodes 1|3] [--jobs 10000] [--workers 8] [--kills 10]``.  A worker is killed
+every 200 ms, and a broker, or one of three nodes, so many times.  Every hundredth job fails for ever.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import attrs
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import react
+
+from tests.bridge.clients import OwlMeans
+from tests.support.cluster import Cluster
+from tests.support.daemon import ROOT, Daemon, clean_environ
+from tests.support.eventually import pause
+from tests.support.processes import Program
+
+QUEUE = "tortured"
+POISON = 100
+LEASE = 60.0  # seconds: only a loss returns a job of a worker that lives
+WORK = 0.02  # seconds that a job may take
+WORKER_LIFE = 0.2  # seconds between two kills of a worker
+ENVIRON = {"TXBROKER_NODE_LEASE_SECONDS": "3"}
+
+
+@attrs.define
+class Torture:
+    """One run.
+
+    Attributes:
+        nodes: the brokers.
+        programs: all workers that ever were.
+        killed: when each of them, and any broker, was killed, by the clock of the machine.
+        problems: what broke a promise.
+    """
+
+    nodes: list[Daemon]
+    jobs: int
+    directory: Path
+    chance: random.Random
+    programs: list[Program] = attrs.field(factory=list)
+    workers: list[Program] = attrs.field(factory=list)
+    kills: int = 0
+    worker_kills: int = 0
+    problems: list[str] = attrs.field(factory=list)
+    figures: dict[str, Any] = attrs.field(factory=dict)
+
+    def start(self, role: str, *words: object) -> Program:
+        urls = ",".join(node.ws("/owlmeans") for node in self.nodes)
+        command = [sys.executable, "-m", "tests.faults.job_worker", role, urls, QUEUE, *map(str, words)]
+        program = Program.start(command, env=clean_environ(self.directory), cwd=ROOT)
+        self.programs.append(program)
+        return program
+
+    def start_worker(self) -> None:
+        self.workers.append(self.start("work", LEASE, WORK))
+
+    async def kill_workers(self, busy: list[bool]) -> None:
+        """Kill one after the other, and start another in its place."""
+        while busy:
+            await pause(WORKER_LIFE)
+            begun = [worker for worker in self.workers if worker.lines]  # else a slow machine would start them only
+            if begun:
+                worker = self.chance.choice(begun)
+                self.workers.remove(worker)
+                worker.signal(9)
+                self.worker_kills += 1
+                self.start_worker()
+
+    async def kill_brokers(self, kills: int, busy: list[bool]) -> None:
+        done = 0
+        while busy and done < kills:
+            await pause(1.0 + 2.0 * self.chance.random())
+            node = self.chance.choice(self.nodes)
+            await node.kill()
+            await node.restart()
+            done += 1
+            self.kills = done
+
+    async def state(self) -> dict[str, int]:
+        client = await OwlMeans.join(self.chance.choice(self.nodes))
+        try:
+            found: dict[str, int] = await client.ask("broker.queue", QUEUE)
+            return found
+        finally:
+            client.socket.close()
+
+    async def until_done(self, timeout: float) -> None:
+        end = reactor.seconds() + timeout
+        poison = len(range(0, self.jobs, POISON))
+        while True:
+            try:
+                state = await self.state()
+            except Exception:
+                state = {}  # it was killed just now
+            left = state.get("depth", 1) + state.get("delayed", 1) + state.get("in_flight", 1)
+            if not left and state["dead"] == poison:
+                return
+            if reactor.seconds() > end:
+                self.problems.append(f"after {timeout} s there is {state}, and {poison} should be dead")
+                return
+            await pause(0.3)
+
+    def judge(self) -> None:
+        """Look at what the workers have said."""
+        starts: defaultdict[int, list[int]] = defaultdict(list)
+        for program in self.programs:
+            for line in program.lines:
+                words = line.split()
+                if len(words) == 4 and words[1] == "start":
+                    starts[int(words[2])].append(int(words[3]))
+                elif len(words) > 1 and words[1] not in ("start", "done", "lost", "added"):
+                    self.problems.append(f"a program said: {line}")
+        lost = [number for number in range(self.jobs) if not starts[number]]
+        if lost:
+            self.problems.append(f"{len(lost)} jobs were never delivered: {lost[:10]}")
+        for number, deliveries in starts.items():
+            twice = [delivery for delivery, times in Counter(deliveries).items() if times > 1]
+            if twice:
+                self.problems.append(f"job {number} had the deliveries {sorted(deliveries)}")
+            if number % POISON == 0 and max(deliveries) < 5:
+                self.problems.append(f"poison {number} was dead after {max(deliveries)} deliveries")
+        self.figures = {
+            "jobs": self.jobs,
+            "deliveries": sum(map(len, starts.values())),
+            "workers killed": self.worker_kills,
+            "brokers killed": self.kills,
+        }
+
+
+async def run(nodes: int, jobs: int, workers: int, kills: int, seed: int = 1, timeout: float = 600.0) -> Torture:
+    """Return what has become of so many jobs."""
+    with tempfile.TemporaryDirectory(prefix="txbroker-") as name:
+        directory = Path(name)
+        cluster = await Cluster.new(nodes, **ENVIRON).start() if nodes > 1 else None
+        daemons = cluster.nodes if cluster else [await Daemon(directory, **ENVIRON).start()]
+        torture = Torture(daemons, jobs, directory, random.Random(seed))
+        try:
+            await _torture(torture, workers, kills, timeout)
+        finally:
+            for program in torture.programs:
+                if program.status is None:
+                    program.signal(9)
+                    await program.exit()
+            if cluster is not None:
+                await cluster.end()
+            elif daemons[0].running:
+                await daemons[0].stop()
+    torture.judge()
+    return torture
+
+
+async def _torture(torture: Torture, workers: int, kills: int, timeout: float) -> None:
+    sender = torture.start("add", torture.jobs, POISON)
+    for _ in range(workers):
+        torture.start_worker()
+    busy = [True]
+    killers = [
+        Deferred.fromCoroutine(torture.kill_workers(busy)),
+        Deferred.fromCoroutine(torture.kill_brokers(kills, busy)),
+    ]
+    await sender.line(lambda line: "added" in line, timeout)
+    if kills:
+        await killers[1]
+    await torture.until_done(timeout)
+    busy.clear()
+    for killer in killers:
+        await killer
+
+
+async def _main(_: object, arguments: argparse.Namespace) -> None:
+    torture = await run(arguments.nodes, arguments.jobs, arguments.workers, arguments.kills, arguments.seed)
+    print(torture.figures, *torture.problems, sep="\n")
+    if torture.problems:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    for option, default in (("nodes", 1), ("jobs", 10_000), ("workers", 8), ("kills", 10), ("seed", 1)):
+        parser.add_argument(f"--{option}", type=int, default=default)
+    react(lambda reactor: Deferred.fromCoroutine(_main(reactor, parser.parse_args())))
