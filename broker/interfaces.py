@@ -220,6 +220,8 @@ class IPeer(Interface):
     epoch: str = Attribute("Changes when the store was wiped: then ids of before mean nothing.")
     refused: bool = Attribute("Whether it was refused anything by permission, rate or credential: that is logged.")
     tries_left: int = Attribute("How many wrong credentials may still be shown.")
+    send_queue_bytes: int = Attribute("How many bytes may wait for it: ``TXBROKER_SEND_QUEUE_BYTES``.")
+    slow_grace_seconds: float = Attribute("For how long more may: ``TXBROKER_SLOW_GRACE_SECONDS``.")
     subscriptions: Sequence[str] = Attribute("The topics and patterns it has subscribed to, in that order.")
     acknowledged: Sequence[str] = Attribute("The topics whose streamed requests it takes, sorted.")
     consumed: Sequence[str] = Attribute("The work queues it takes messages from, sorted.")
@@ -526,10 +528,15 @@ class IPeer(Interface):
 
     # Stored topics.
 
-    def read(topic: str, after: int, limit: int, *, max_bytes: int = MAX_PAGE_BYTES) -> Deferred[list[Event]]:
+    def read(
+        topic: str, after: int, limit: int, *, max_bytes: int = MAX_PAGE_BYTES, page_bytes: int = 0
+    ) -> Deferred[list[Event]]:
         """Return at most *limit* stored events with id > *after*, oldest first.
 
         It stops when their bodies have *max_bytes* bytes; the first is returned however long it is.
+
+        With *page_bytes* it stops also with the event with which they have so many or more: for reading page by page.
+        A page that has fewer bytes, and fewer events than *limit*, is the last.
         """
 
     def latest(topic: str, limit: int, *, max_bytes: int = MAX_PAGE_BYTES) -> Deferred[list[Event]]:
@@ -558,7 +565,7 @@ class IPeer(Interface):
         """
 
     def poll(
-        topic: str, after: int, limit: int, timeout: float, *, max_bytes: int = MAX_PAGE_BYTES
+        topic: str, after: int, limit: int, timeout: float, *, max_bytes: int = MAX_PAGE_BYTES, page_bytes: int = 0
     ) -> Coro[list[Event]]:
         """Return stored events as ``read`` does, waiting up to *timeout* seconds if there are none.
 
@@ -968,6 +975,9 @@ class IHttpDialect(Interface):
         It is cancelled when the client goes away.  *peer* is closed after the
         answer, unless the dialect has bound a session to it (``Peer.bind``):
         then that session closes it.
+
+        Where the body is sent while it is made (see ``Response``), *peer* is closed when that has ended, whoever
+        is bound to it; if nobody is, the port binds it, so that the connection ends with the credential of its client.
         """
 
 

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from enum import IntEnum
 from functools import lru_cache
 from operator import methodcaller
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import attrs
 import msgspec
+from twisted.internet.defer import Deferred
 
 from broker.errors import BrokerError
 
@@ -24,6 +25,7 @@ __all__ = [
     "Addition",
     "Announce",
     "Announcement",
+    "BodyProducer",
     "CloseCode",
     "CursorState",
     "Delivery",
@@ -592,6 +594,7 @@ class HttpRequest:
         id: the ``X-Request-Id`` of the answer.
         peer: of the client that asks, once there is one.  A dialect whose sessions outlive
             their requests puts that of the session here.
+        version: of HTTP: "1.1" or "1.0".
     """
 
     method: str
@@ -603,32 +606,56 @@ class HttpRequest:
     secure: bool = False
     id: str = ""
     peer: Any = attrs.field(default=None, repr=False)
+    version: str = "1.1"
+
+
+class BodyProducer(Protocol):
+    """What makes a body while it is sent: the part of ``twisted.web.iweb.IBodyProducer`` that is called."""
+
+    def startProducing(self, consumer: Any) -> Deferred[Any]:
+        """Call ``consumer.write`` with each piece; fire when that is done."""
+
+    def pauseProducing(self) -> object:
+        """Write no more until ``resumeProducing``: the client has to read first."""
+
+    def resumeProducing(self) -> object:
+        """Go on."""
+
+    def stopProducing(self) -> Any:
+        """End: the client has gone.  It may return a Deferred that fires when it has ended."""
 
 
 @attrs.define  # made for every request: see Event
 class Response:
     """An answer to an :class:`HttpRequest`.
 
-    ``Date``, ``Content-Length``, ``Connection`` and, unless
+    ``Date``, ``Content-Length`` or ``Transfer-Encoding``, ``Connection`` and, unless
     *plain* is set, ``X-Request-Id`` are added by the transport.
+
+    A body can be sent while it is made: then it is an asynchronous iterator of bytes, such as an
+    ``async def`` with ``yield``, or an ``IBodyProducer`` of Twisted.  The next piece is asked for when the
+    client has taken those before it.  When it goes away, the iterator is closed (``aclose``), or the
+    producer stopped.  What fails while it is sent ends the connection, so ask for what may be refused before.
 
     Attributes:
         status: the HTTP status.
-        body: the whole body; left out of the answer to a HEAD.
+        body: the whole body, or what makes it; left out of the answer to a HEAD.
         content_type: "" for none.
         headers: further fields, as pairs of name and value.
         reason: the reason phrase; "": that of the status.
         plain: whether to leave ``X-Request-Id`` out.
         close: whether the connection is closed after it.
+        length: how many bytes a body has that is sent while it is made; None: that is not known before.
     """
 
     status: int = 200
-    body: bytes = b""
+    body: Any = b""  # bytes, AsyncIterable[bytes] or BodyProducer: who made it knows which
     content_type: str = "application/json"
     headers: tuple[tuple[str, str], ...] = ()
     reason: str = ""
     plain: bool = False
     close: bool = False
+    length: int | None = None
 
 
 # Not functions of ours: the call of a method of ``str`` is all they are, and they are called for every message.

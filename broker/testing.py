@@ -6,6 +6,7 @@
     ann = connect(broker, dialect)                                    # over WebSocket
     assert ann.stream(["SUB news", "PUB news 1"]) == [[b"OK"], [b"OK"]]
     answer = value_of(http_request(broker, dialect, "GET", "/news"))  # over HTTP
+    assert answer.body.take() == b"first"                             # where that is sent while it is made
 """
 
 from __future__ import annotations
@@ -29,9 +30,12 @@ from broker.core.service import Broker
 from broker.interfaces import ILink, IPeer, ISession, IWallClock
 from broker.messages import CloseCode, Frame, HttpRequest, Response
 from broker.stores import open_store
+from broker.web.http.streaming import StreamedAnswer, framing_of, is_stream, length_of, source_of
 from broker.web.site import Site
 
 Message: TypeAlias = bytes | tuple[bytes]  # a text message, or a binary one in a tuple
+
+UNREAD_BYTES = 65536  # that a fake stream keeps before the client's network makes its source wait
 
 
 @implementer(ILink)
@@ -210,6 +214,89 @@ def connect(broker: Broker, dialect: Any, request: HttpRequest | None = None) ->
     return Connected(peer, link, session)
 
 
+@attrs.define(eq=False)
+class FakeStream:
+    """A body that is sent while it is made, as the client has it; its source waits while 64 KiB are not read.
+
+    Read it by ``take``, or with ``async for``.
+
+    Attributes:
+        ended: whether the client has all of it.
+        broken: whether the connection was dropped before.
+    """
+
+    ended: bool = False
+    broken: bool = False
+    _answer: StreamedAnswer = attrs.field(init=False, repr=False)
+    _unread: bytearray = attrs.field(factory=bytearray, repr=False)
+    _changed: Deferred[None] | None = attrs.field(default=None, repr=False)
+
+    def take(self) -> bytes:
+        """Return what has come since the last time; more can come now."""
+        data = bytes(self._unread)
+        self._unread.clear()
+        self._answer.resume()
+        return data
+
+    def leave(self) -> None:
+        """Let the client go away."""
+        self._answer.cancel()
+
+    def abort(self) -> None:
+        """Drop the connection, as the broker does it."""
+        self.broken = True
+        self._answer.cancel()
+        self._change()
+
+    def __aiter__(self) -> FakeStream:
+        """Return itself."""
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Return what comes next.
+
+        Raises:
+            ConnectionError: the connection was dropped.
+        """
+        while not self._unread:
+            if self.broken:
+                raise ConnectionError("the body is not complete")
+            if self.ended:
+                raise StopAsyncIteration
+            self._changed = Deferred()
+            await self._changed
+        return self.take()
+
+    async def aclose(self) -> None:
+        """As ``leave``."""
+        self.leave()
+
+    def _start(self, site: Site, request: HttpRequest, response: Response) -> None:
+        source = source_of(response.body, site.slices)
+        length = length_of(source) if response.length is None else response.length
+        release = site.streaming(request, cast(Any, self))
+        self._answer = StreamedAnswer(source, framing_of("1.0", length), self._receive, self._end, release)
+        if request.method == "HEAD":
+            self._answer.skip()
+        else:
+            self._answer.start(paused=False)
+
+    def _receive(self, data: bytes) -> None:
+        self._unread += data
+        if len(self._unread) > UNREAD_BYTES:
+            self._answer.pause()
+        self._change()
+
+    def _end(self, answer: StreamedAnswer, complete: bool) -> None:
+        self.ended, self.broken = complete, not complete
+        self._change()
+
+    def _change(self) -> None:
+        changed, self._changed = self._changed, None
+        if changed is not None:
+            changed.callback(None)
+
+
 def http_request(
     broker: Broker,
     dialect: Any,
@@ -224,7 +311,8 @@ def http_request(
 
     That includes what the port does around ``IHttpDialect.answer``: it finds the
     dialect by its path, turns errors into answers and closes the peer.  A long
-    poll fires later; cancelling is the client that goes away.
+    poll fires later; cancelling is the client that goes away.  A body that is sent while
+    it is made is a ``FakeStream``.
 
     Args:
         broker: what ``make_broker`` has returned.
@@ -245,7 +333,16 @@ def http_request(
         address,
     )
     site = Site([dialect], broker.attach, broker.clock, cast(Any, None), broker.metrics)
-    return Deferred.fromCoroutine(site.answer(request))
+    return Deferred.fromCoroutine(_answered(site, request))
+
+
+async def _answered(site: Site, request: HttpRequest) -> Response:
+    response = await site.answer(request)
+    if is_stream(response.body):
+        stream = FakeStream()
+        stream._start(site, request, response)
+        response = attrs.evolve(response, body=stream)
+    return response
 
 
 def value_of(waiting: Deferred[Any] | Coroutine[Deferred[Any], Any, Any]) -> Any:

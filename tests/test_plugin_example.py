@@ -1,7 +1,9 @@
-"""The example of docs/writing-a-plugin.rst does what that page says of it."""
+"""The examples of docs/writing-a-plugin.rst do what that page says of them."""
 
 from __future__ import annotations
 
+import json
+import re
 import runpy
 import sys
 from itertools import takewhile
@@ -10,10 +12,14 @@ from textwrap import dedent
 
 import pytest
 import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.endpoints import clientFromString, connectProtocol
 
-from broker.testing import connect, make_broker
+from broker.testing import connect, http_request, make_broker, value_of
 from tests.support.examples import EXAMPLES, load_example
+from tests.support.http_client import post
 from tests.support.ws_client import ws_connect
+from tests.web.test_port import Client
 
 
 @pytest.fixture
@@ -21,16 +27,19 @@ def lines():
     return load_example("lines").dialect(None)
 
 
-def test_the_example_is_shorter_than_sixty_lines():
-    assert len((EXAMPLES / "lines.py").read_text().splitlines()) < 60
+@pytest.mark.parametrize("name", ["lines", "sse", "export"])
+def test_an_example_is_shorter_than_sixty_lines(name):
+    assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) < 60
 
 
-def test_the_tests_of_that_page_pass(monkeypatch):
+@pytest.mark.parametrize(("name", "count"), [("lines", 5), ("sse", 6)])
+def test_the_tests_of_that_page_pass(monkeypatch, name, count):
     monkeypatch.syspath_prepend(EXAMPLES)
-    tests = runpy.run_path(str(EXAMPLES / "lines_test.py"))
-    monkeypatch.delitem(sys.modules, "lines")
+    tests = runpy.run_path(str(EXAMPLES / f"{name}_test.py"))
+    for module in ("lines", "sse"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     names = [name for name in tests if name.startswith("test_")]
-    assert len(names) == 5
+    assert len(names) == count
     for name in names:
         tests[name]()
 
@@ -78,6 +87,38 @@ async def test_the_daemon_speaks_it_beside_the_others(start_daemon, tmp_path, na
     client.send("PUB news {")
     assert await client.receive() == "ERR INVALID line"
     await client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stream_of_events_reaches_a_client_of_the_daemon_and_ends_with_it(start_daemon, tmp_path):
+    path = f"{EXAMPLES}:{Path(__file__).parent.parent}"
+    secret = {"TXBROKER_API_SECRET": "s"}
+    daemon = await start_daemon(TXBROKER_PROTOCOLS="ganomede sse:dialect", PYTHONPATH=path, **secret)
+    client = await connectProtocol(clientFromString(reactor, f"tcp:127.0.0.1:{daemon.port}"), Client())
+    client.transport.write(b"GET /sse/news HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer s\r\n\r\n")
+    await client.until(lambda: b"\r\n\r\n" in client.data)
+    assert b"Content-Type: text/event-stream\r\n" in client.data
+    said = {"clientId": "me", "channel": "news", "from": "me", "type": "hello", "secret": "s", "data": {"a": 1}}
+    assert (await post(f"{daemon.url}/events/v1/events", json=said)).status == 200
+    await client.until(lambda: re.search(rb'event: hello\ndata: {"a": ?1}\n\n', client.data))
+    await daemon.stop()
+    await client.until(lambda: client.lost)
+    assert client.data.endswith(b"\r\n0\r\n\r\n")
+    assert client.clean
+
+
+def test_a_whole_topic_is_exported_page_by_page():
+    broker, export = make_broker(), load_example("export").dialect(None)
+    peer = broker.attach("test", "127.0.0.1")
+    for number in range(300):
+        value_of(peer.post("news", "e", b'{"n":\n%d,"text":"%b"}' % (number, b"x" * 1000)))
+    stream = value_of(http_request(broker, export, "GET", "/export/news")).body
+    data = stream.take()
+    assert data.count(b"\n") < 100
+    while piece := stream.take():
+        data += piece
+    assert stream.ended
+    assert [json.loads(line)["n"] for line in data.splitlines()] == list(range(300))
 
 
 def test_every_other_piece_of_python_in_the_docs_compiles():

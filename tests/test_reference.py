@@ -41,7 +41,9 @@ def test_a_verb_has_its_types_and_its_errors(page):
     )
 
 
-@pytest.mark.parametrize("name", ["interfaces", "messages", "errors", "sessions", "jsontext", "patterns", "testing"])
+@pytest.mark.parametrize(
+    "name", ["interfaces", "messages", "errors", "sessions", "streams", "jsontext", "patterns", "testing"]
+)
 def test_a_module_that_plugin_authors_read_has_a_page(name):
     assert f"broker.{name}" in (DOCS / "reference" / f"{name}.rst").read_text()
     assert f"\n   {name}\n" in (DOCS / "reference" / "index.rst").read_text()

@@ -197,9 +197,11 @@ class Channels:
         for event in notices:
             self.notify(event)
 
-    def read(self, topic: str, after: int, limit: int, max_bytes: int = MAX_PAGE_BYTES) -> Deferred[list[Event]]:
+    def read(
+        self, topic: str, after: int, limit: int, max_bytes: int = MAX_PAGE_BYTES, page_bytes: int = 0
+    ) -> Deferred[list[Event]]:
         """Return at most *limit* events newer than id *after*, oldest first; see ``pages.read_page``."""
-        page = read_page(self._store, LOG_PREFIX + topic, after, limit, max_bytes, self._slices)
+        page = read_page(self._store, LOG_PREFIX + topic, after, limit, max_bytes, self._slices, page_bytes)
         return Deferred.fromCoroutine(page)
 
     def latest(self, topic: str, limit: int, max_bytes: int = MAX_PAGE_BYTES) -> Deferred[list[Event]]:
@@ -219,6 +221,7 @@ class Channels:
         timeout: float,
         max_bytes: int = MAX_PAGE_BYTES,
         share: Share | None = None,
+        page_bytes: int = 0,
     ) -> list[Event]:
         """Return events of *topic* newer than id *after*, oldest first, at most *limit*; see ``read``.
 
@@ -229,29 +232,29 @@ class Channels:
             RateLimited: too many polls are waiting already, in all or of this client, which has *share*.
         """
         if timeout <= 0 or self._draining:
-            return await self.read(topic, after, limit, max_bytes)
+            return await self.read(topic, after, limit, max_bytes, page_bytes)
         # Register before reading: an event posted in between must wake us.
         waiter = self._wait(topic, timeout, share or Share())
         try:
             known = self._heads.get(topic)
             events: list[Event] = []
             if known is None or after < known:
-                events = await self.read(topic, after, limit, max_bytes)
+                events = await self.read(topic, after, limit, max_bytes, page_bytes)
             while not events and not waiter.over:
                 event = await waiter.woken
                 # The usual case needs no second look into the store.
                 if event is not None and event.id == after + 1:
                     return [event]
                 waiter.woken = Deferred()
-                events = await self._read_again(topic, after, limit, max_bytes)
+                events = await self._read_again(topic, after, limit, max_bytes, page_bytes)
             return events
         finally:
             self._stop_waiting(waiter)
 
-    async def _read_again(self, topic: str, after: int, limit: int, max_bytes: int) -> list[Event]:
+    async def _read_again(self, topic: str, after: int, limit: int, max_bytes: int, page_bytes: int) -> list[Event]:
         """Read for one that waits already: while the store is away there is nothing new."""
         try:
-            return await self.read(topic, after, limit, max_bytes)
+            return await self.read(topic, after, limit, max_bytes, page_bytes)
         except Unavailable:
             return []
 

@@ -58,18 +58,22 @@ async def read_page(
     limit: int,
     max_bytes: int = MAX_PAGE_BYTES,
     slices: Slices | None = None,
+    page_bytes: int = 0,
 ) -> list[Event]:
     """Return events of *log* with id > *after*, oldest first, without those that have expired.
 
     There are at most *limit* of them, and their bodies have at most *max_bytes* bytes
-    together; the first is returned however long it is.  What has expired is passed over in *slices*.
+    together; the first is returned however long it is.  With *page_bytes*, there is none behind the one with which
+    they have so many: a page of less, and of fewer than *limit*, is the last.  What has expired is passed over
+    in *slices*.
     """
     page: list[Event] = []
     size = skipped = 0
+    read_bytes = min(READ_BYTES, page_bytes or READ_BYTES)
     end = slices.deadline() if slices else 0.0
     while len(page) < limit:
         step = max(min(STEP, limit - len(page)), min(skipped, MAX_STEP))
-        events = await store.read(log, after, step, READ_BYTES)
+        events = await store.read(log, after, step, read_bytes)
         for event in events:
             if event.expires and is_over(store, event):
                 skipped += 1
@@ -79,7 +83,9 @@ async def read_page(
             if len(page) == limit or (size > max_bytes and page):
                 return page
             page.append(event)
-        if is_last(events, step):
+            if 0 < page_bytes <= size:
+                return page
+        if is_last(events, step, read_bytes):
             break
         after = events[-1].id
         if slices and skipped:
@@ -87,8 +93,8 @@ async def read_page(
     return page
 
 
-def is_last(events: list[Event], limit: int) -> bool:
-    """Whether a read of *limit* events has returned all there are, rather than ``READ_BYTES``."""
+def is_last(events: list[Event], limit: int, read_bytes: int = READ_BYTES) -> bool:
+    """Whether a read of *limit* events has returned all there are, rather than *read_bytes*."""
     # The greatest size: six bytes stand for a control character in JSON.
     return (
         len(events) < limit
@@ -96,7 +102,7 @@ def is_last(events: list[Event], limit: int) -> bool:
             len(event.body or b"") + 6 * (len(event.topic) + len(event.name) + len(event.source)) + 100
             for event in events
         )
-        < READ_BYTES
+        < read_bytes
     )
 
 

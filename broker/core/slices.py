@@ -153,6 +153,8 @@ class Slices:
         waiting = self._waiting
         # What is added meanwhile has to wait for the next iteration.
         for _ in range(len(waiting)):
+            if not waiting:  # what ran just now has dropped it
+                break
             go_on, message = waiting.popleft()
             if message and self._backlogs:
                 self._held.append(go_on)

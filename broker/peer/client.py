@@ -139,6 +139,16 @@ class Client:
         """See ``IPeer.epoch``."""
         return self._parts.store.epoch
 
+    @property
+    def send_queue_bytes(self) -> int:
+        """See ``IPeer.send_queue_bytes``."""
+        return self._parts.settings.send_queue_bytes
+
+    @property
+    def slow_grace_seconds(self) -> float:
+        """See ``IPeer.slow_grace_seconds``."""
+        return self._parts.settings.slow_grace_seconds
+
     def take_one_token(self) -> None:
         """Count all that this peer does from now on once against the rate: it makes one HTTP request.
 

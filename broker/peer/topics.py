@@ -203,10 +203,12 @@ class TopicVerbs(Client):
 
     # What is stored.
 
-    def read(self, topic: str, after: int, limit: int, *, max_bytes: int = MAX_PAGE_BYTES) -> Deferred[list[Event]]:
+    def read(
+        self, topic: str, after: int, limit: int, *, max_bytes: int = MAX_PAGE_BYTES, page_bytes: int = 0
+    ) -> Deferred[list[Event]]:
         """See ``IPeer.read``."""
         self._allow("read", topic)
-        return self._parts.channels.read(self._shown(topic), after, limit, max_bytes)
+        return self._parts.channels.read(self._shown(topic), after, limit, max_bytes, page_bytes)
 
     def latest(self, topic: str, limit: int, *, max_bytes: int = MAX_PAGE_BYTES) -> Deferred[list[Event]]:
         """See ``IPeer.latest``."""
@@ -219,7 +221,14 @@ class TopicVerbs(Client):
         return self._parts.channels.head(self._shown(topic))
 
     async def poll(
-        self, topic: str, after: int, limit: int, timeout: float, *, max_bytes: int = MAX_PAGE_BYTES
+        self,
+        topic: str,
+        after: int,
+        limit: int,
+        timeout: float,
+        *,
+        max_bytes: int = MAX_PAGE_BYTES,
+        page_bytes: int = 0,
     ) -> list[Event]:
         """See ``IPeer.poll``."""
         self._allow("read", topic)
@@ -228,7 +237,9 @@ class TopicVerbs(Client):
             # Whole seconds: each other time would need a bucket of deadlines of its own.
             timeout = min(timeout, max(0.0, ceil(expires - self.wall.time())))
         try:
-            events = await self._parts.channels.poll(self._shown(topic), after, limit, timeout, max_bytes, share)
+            events = await self._parts.channels.poll(
+                self._shown(topic), after, limit, timeout, max_bytes, share, page_bytes
+            )
         except RateLimited as error:
             of_client = share.polls >= self._parts.settings.max_waiting_polls_per_client
             raise self._log(error, "poll", POLL_LIMITS[of_client]) from None

@@ -32,11 +32,14 @@ from broker.core.unadmitted import UnadmittedClients
 from broker.errors import BrokerError, Refused
 from broker.interfaces import ILink, ISession
 from broker.messages import CloseCode, HttpRequest, Response
+from broker.sessions import BaseSession
+from broker.streams import StreamSession
 from broker.web.browsers import Browsers
 from broker.web.closing import SpreadClosing
 from broker.web.http.channel import HttpChannel, Times
 from broker.web.http.parser import Limits
 from broker.web.http.response import Dates
+from broker.web.http.streaming import is_stream
 from broker.web.late_refusals import LateRefusals
 from broker.web.pages import Pages
 from broker.web.refusals import ThrottledLogger, error_refusal, json_refusal, retry_header
@@ -157,6 +160,7 @@ class Site(Factory):
         self._browsers = Browsers(policy or BrowserPolicy(), self._throttled)
         self._known_hosts = self._browsers.known_hosts
         self._channels: set[HttpChannel] = set()
+        self._streaming: dict[HttpRequest, SitePeer] = {}  # whose answer is to be sent while it is made
         self._late = LateRefusals(self.routes, clock, self.dates, self._page_for_all)
         self._drained: Deferred[None] | None = None
         self._spread = SPREAD if spread else 0.0
@@ -273,14 +277,25 @@ class Site(Factory):
             response = await dialect.answer(peer, request)
             if not isinstance(response, Response):
                 raise TypeError(f"no Response, but {type(response).__name__}")
+            if type(response.body) is not bytes and is_stream(response.body):
+                self._streaming[request], peer = peer, None
             return response
         except CancelledError:
             raise
         except Exception as error:
             return self._failed(dialect, request, error)
         finally:
-            if peer is not None and peer.session is None:
-                peer.close()
+            if peer is not None and (peer.session is None or isinstance(peer.session, StreamSession)):
+                peer.close()  # a stream that is nobody's answer will not do it
+
+    def streaming(self, request: HttpRequest, channel: HttpChannel) -> Callable[[], object]:
+        """Let the peer of *request* live until the end of its answer; see ``HttpSite``."""
+        peer = self._streaming.pop(request, None)
+        if peer is None:
+            return int  # it is none of a dialect
+        if peer.session is None:
+            peer.bind(BaseSession(), lambda code, reason: channel.abort())
+        return peer.close
 
     def serves_half_closed(self, request: HttpRequest) -> bool:
         """Whether *request* goes on when its client shuts down its side; see ``IDialectExtras.half_close``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from broker.access.admission import HeldRefusals
 from broker.core.bounded import BoundedDict
 from broker.errors import BrokerError, Unavailable
-from broker.interfaces import IPeer
+from broker.interfaces import Coro, IPeer
 from broker.jsontext import may_overflow, overflows
 from broker.messages import MAX_TIME, Event, HttpRequest, Response
 from protocols.ganomede.answers import NOTHING, Refusal, failed, failure, invalid, quote
@@ -27,6 +27,7 @@ log = Logger()
 LIMIT = 100  # events of one answer, where the request does not say
 MAX_LIMIT = 1000
 MAX_BYTES = 1 << 23  # bytes of the data in one answer at most, unless a single event has more
+PAGE_BYTES = 1 << 17  # bytes of it that are read and sent at once, and one event more
 MAX_HELD = 1000  # error answers that are held back at once; more are sent at once
 MAX_LOGGED = 1000  # cursors beyond the end that are remembered as logged
 
@@ -47,8 +48,10 @@ class Events:
 
     def __init__(self, settings: Settings) -> None:
         self._timeout = settings.poll_timeout_seconds
+        self._max_bytes = MAX_BYTES
         # An answer that its client does not read must not be more than may wait for a client.
-        self._page_bytes = min(MAX_BYTES, settings.send_queue_bytes)
+        self._whole_bytes = min(MAX_BYTES, settings.send_queue_bytes)
+        self._page_bytes = min(PAGE_BYTES, settings.send_queue_bytes)
         self._error_delay = settings.error_delay_seconds
         self._bodies = Bodies(Publication, settings.max_message_bytes)
         self._held = HeldRefusals(MAX_HELD)
@@ -118,20 +121,29 @@ class Events:
     async def _read(self, peer: IPeer, client: str, channel: str, limit: int, said: str | None) -> Response:
         if said is None:
             after = await peer.cursor(client, channel)
-            events = await peer.poll(channel, after, limit, self._timeout, max_bytes=self._page_bytes)
+            events = await self._wait(peer, channel, after, limit)
         elif (number := whole_number(said)) is None:
             # This acknowledges nothing.
             await peer.cursor(client, channel)
             after = 0
-            events = await peer.poll(channel, after, limit, self._timeout, max_bytes=self._page_bytes)
+            events = await self._wait(peer, channel, after, limit)
         else:
             after = number
             events = await self._acknowledge(peer, client, channel, after, limit)
         if events:
-            return events[0].render(_alone) if len(events) == 1 else _listed(events)
+            if len(events) == 1 and len(events[0].body or b"") < self._page_bytes:
+                alone: Response = events[0].render(_alone)
+                return alone
+            if self._is_last(events, limit):
+                return _listed(events)
+            return Response(200, self._pages(peer, channel, events, limit))
         if after:
             await self._log_lost_cursor(peer, client, channel, after)
         return NOTHING
+
+    def _wait(self, peer: IPeer, channel: str, after: int, limit: int) -> Coro[list[Event]]:
+        """Return the first page of what is newer than *after*, waiting for it if there is nothing."""
+        return peer.poll(channel, after, limit, self._timeout, max_bytes=self._max_bytes, page_bytes=self._page_bytes)
 
     async def _acknowledge(self, peer: IPeer, client: str, channel: str, after: int, limit: int) -> list[Event]:
         """Poll while the cursor is written; before anything is answered, it must have been.
@@ -140,18 +152,42 @@ class Events:
         """
         lost: list[Failure] = []
         moved = peer.move_cursor(client, channel, after).addErrback(lost.append)
-        events = await peer.poll(channel, after, limit, self._timeout, max_bytes=self._page_bytes)
+        events = await self._wait(peer, channel, after, limit)
         await moved
         if lost and not lost[0].check(Unavailable):
             lost[0].raiseException()
         return events
+
+    def _is_last(self, events: list[Event], limit: int) -> bool:
+        """Whether there are no more for an answer of *limit* events behind *events*, a page of it."""
+        return len(events) >= limit or _bytes_of(events) < self._page_bytes
+
+    async def _pages(self, peer: IPeer, channel: str, events: list[Event], limit: int) -> AsyncIterator[bytes]:
+        """Yield the array of *events* and those behind them, up to *limit*, which are read while it is sent.
+
+        Nothing is held while it is not asked for the next page, as by a client that does not read.
+        """
+        epoch, left, before = peer.epoch, self._max_bytes, b"["
+        while True:
+            after, last = events[-1].id, self._is_last(events, limit)
+            limit, left = limit - len(events), left - _bytes_of(events)
+            yield before + _joined(events)
+            if last or left <= 0:
+                break
+            events = await peer.read(channel, after, limit, max_bytes=left, page_bytes=self._page_bytes)
+            if peer.epoch != epoch:
+                raise Unavailable(message="The store was wiped or has gone back")
+            if not events or len(events[0].body or b"") > left:
+                break
+            before = b","
+        yield b"]"
 
     async def latest(self, peer: IPeer, request: HttpRequest) -> Response:
         """Answer the last events of a channel, oldest first."""
         query = read_query(request.query)
         authenticate(peer, query.get("secret", msgspec.UNSET))
         channel = channel_of(query.get("channel"))
-        return _listed(await peer.latest(channel, _limit(query), max_bytes=self._page_bytes))
+        return _listed(await peer.latest(channel, _limit(query), max_bytes=self._whole_bytes))
 
     async def _hold(self, peer: IPeer) -> None:
         if self._error_delay > 0:
@@ -224,6 +260,17 @@ def encode(event: Event) -> bytes:
 def listed(events: list[Event]) -> bytes:
     """Return *events* as a JSON array."""
     return b"[%b]" % b",".join([event.render(encode) for event in events])
+
+
+def _joined(events: list[Event]) -> bytes:
+    """Return *events* as the items of an array, and forget them."""
+    page = b",".join([event.render(encode) for event in events])
+    events.clear()
+    return page
+
+
+def _bytes_of(events: list[Event]) -> int:
+    return sum(len(event.body or b"") for event in events)
 
 
 def _listed(events: list[Event]) -> Response:

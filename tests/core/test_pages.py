@@ -90,6 +90,26 @@ def test_pages_of_large_events_are_read_in_small_parts_and_are_whole():
     assert max(shelf.read_at_once) == 2
 
 
+def test_a_page_of_so_many_bytes_ends_with_the_event_that_fills_it():
+    shelf = Shelf(40, 40, 40, 200, 10)
+    assert [shelf.page(after, 10, 10_000, None, 100) for after in (0, 3, 4)] == [[1, 2, 3], [4], [5]]
+    assert shelf.page(0, 2, 10_000, None, 100) == [1, 2]
+    assert shelf.page(0, 10, 90, None, 100) == [1, 2]
+
+
+def test_no_more_is_read_for_a_page_than_it_has():
+    shelf = Shelf(*[10_000] * 100)
+    assert len(shelf.page(0, 100, 1 << 23, None, 100_000)) == 10
+    assert sum(shelf.read_at_once) == 10
+
+
+def test_pages_of_so_many_bytes_are_the_whole_log():
+    shelf, found = Shelf(*[number * 37 % 500 for number in range(300)]), []
+    while page := shelf.page(len(found), 1000, 1 << 23, None, 700):
+        found += page
+    assert found == list(range(1, 301))
+
+
 class Pauses:
     """Slices that are over at once; counts the pauses."""
 

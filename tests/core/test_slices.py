@@ -174,3 +174,15 @@ def test_a_backlog_stops_the_messages_of_the_same_slice_which_keep_their_order()
         clock.advance(0)
     assert done == [0, "work", 1, 2]
     assert clock.getDelayedCalls() == []
+
+
+def test_work_that_cancels_what_waits_behind_it_stops_nothing() -> None:
+    clock = Clock()
+    slices, done = Slices(clock), []
+    slices.add(lambda: paused.cancel())
+    paused = slices.pause()
+    paused.addErrback(lambda failure: failure.trap(CancelledError))
+    clock.advance(0)
+    slices.add(lambda: done.append(1))
+    clock.advance(0)
+    assert done == [1]

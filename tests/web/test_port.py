@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +75,10 @@ class Echo:
 
 @implementer(IHttpDialect, IWebSocketDialect)
 class Dialect:
-    """Echoes, waits, or answers with much."""
+    """Echoes, waits, or answers with much, or with a stream."""
 
     name = "echo"
-    http_paths = ("/echo", "/wait", "/much")
+    http_paths = ("/echo", "/wait", "/much", "/stream")
     websocket_paths = ("/ws",)
     subprotocols = ("echo.v1",)
 
@@ -88,6 +88,7 @@ class Dialect:
         self.cancelled: Deferred[None] = Deferred()
         self.much = 0
         self.secure: list[bool] = []
+        self.body: Callable[[Any], Any] = lambda peer: b""
 
     async def answer(self, peer: Any, request: HttpRequest) -> Response:
         self.secure.append(request.secure)
@@ -98,6 +99,8 @@ class Dialect:
             waiting: Deferred[Response] = Deferred(lambda _: self.cancelled.callback(None))
             self.waiting.append(waiting)
             return await waiting
+        if request.path == "/stream":
+            return Response(body=self.body(peer), content_type="application/octet-stream")
         return Response(body=request.body or request.query.encode(), content_type="text/plain")
 
     async def session(self, peer: Any, link: Any) -> Any:
@@ -114,6 +117,7 @@ class Client(Protocol):
         self.counting = False
         self.counted = 0
         self.lost = False
+        self.aborted = False  # by the test, which notes it
         self._changed: list[Deferred[None]] = []
 
     def dataReceived(self, data: bytes) -> None:

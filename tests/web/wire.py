@@ -107,8 +107,24 @@ def read_all(data: bytes, heads: bool = False) -> list[Heard]:
             name, _, value = line.partition(": ")
             assert name.lower() not in headers
             headers[name.lower()] = value
-        size = 0 if heads else int(headers.get("content-length", "0"))
-        assert len(data) >= size
-        answers.append(Heard(int(status), reason, headers, data[:size]))
-        data = data[size:]
+        if headers.get("transfer-encoding") == "chunked":
+            body, data = read_chunks(data)
+        else:
+            size = 0 if heads else int(headers.get("content-length", "0"))
+            assert len(data) >= size
+            body, data = data[:size], data[size:]
+        answers.append(Heard(int(status), reason, headers, body))
     return answers
+
+
+def read_chunks(data: bytes) -> tuple[bytes, bytes]:
+    """Return the body that *data* begins with, which must be there to its last chunk, and what follows it."""
+    body = b""
+    while True:
+        length, found, data = data.partition(b"\r\n")
+        assert found, f"half a chunk: {length!r}"
+        size = int(length, 16)
+        assert data[size : size + 2] == b"\r\n", "half a chunk"
+        body, data = body + data[:size], data[size + 2 :]
+        if not size:
+            return body, data

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import attrs
@@ -25,8 +26,9 @@ from broker.core.slices import Slices
 from broker.messages import HttpRequest, Response
 from broker.web.http.head import request_id
 from broker.web.http.parser import Arrival, Limits, Phase, RequestParser
-from broker.web.http.response import CONTINUE, Dates, render
+from broker.web.http.response import CONTINUE, NO_BODY, Dates, render
 from broker.web.http.states import (
+    ANSWERING,
     ANSWERING_BLOCKED,
     AWAIT,
     BLOCKED,
@@ -43,8 +45,9 @@ from broker.web.http.states import (
     RESUME,
     TRANSITIONS,
 )
+from broker.web.http.streaming import StreamedAnswer, framing_of, is_stream, length_of, source_of, stop
 from broker.web.http.timeouts import STALLED, Timeout, Times
-from broker.web.net.sockets import peer_is_gone, unacknowledged_bytes, writer_for
+from broker.web.net.sockets import limit_unacknowledged, peer_is_gone, unacknowledged_bytes, writer_for
 from broker.web.net.transport import FrameTransport
 
 __all__ = ["HttpChannel", "HttpSite", "Times"]
@@ -80,6 +83,9 @@ class HttpSite(typing.Protocol):
 
     def refusal(self, status: int, message: str, request: HttpRequest | None) -> Response:
         """Return the response that refuses *request*, which is None when it could not be read."""
+
+    def streaming(self, request: HttpRequest, channel: HttpChannel) -> Callable[[], object]:
+        """Note that the body of the answer to *request* is sent while it is made; return what to call at its end."""
 
     def gone(self, channel: HttpChannel) -> None:
         """Forget *channel*: its connection is lost."""
@@ -122,10 +128,11 @@ class HttpChannel(Protocol):
         self._site = site
         self._state = READY
         self._pending: Deferred[Any] | None = None  # what the answer under way awaits
+        self._stream: StreamedAnswer | None = None  # its body, which is sent while it is made
         self._request: HttpRequest | None = None  # whose answer that is
         self._keep_alive = site.times.advertised  # seconds, or 0 when the next answer is the last
         self._reading = True
-        self._served = 0
+        self._served = 0  # answers, and pieces of those that are streams
         self._timeout: Timeout | None = None
         self._timed_phase: Phase | None = None
         self._mark: object = None  # how far the client had come at the last check
@@ -160,6 +167,8 @@ class HttpChannel(Protocol):
         request = self._request
         if self._pending is not None:
             self._pending.cancel()
+        if self._stream is not None:
+            self._stream.cancel()
         if request is not None:
             request.body = b""  # a traceback may keep the request until the garbage collector comes
         self._site.gone(self)
@@ -195,6 +204,8 @@ class HttpChannel(Protocol):
         """The client reads too slowly: answer nothing more for now."""
         self._state = TRANSITIONS[self._state, PAUSE]
         self._update_timeout()
+        if self._stream is not None:
+            self._stream.pause()
 
     def resumeProducing(self) -> None:
         """The send buffer is empty again: continue."""
@@ -203,6 +214,8 @@ class HttpChannel(Protocol):
         if self._holds:
             self._site.memory.send_queue.hold(self, 0)
         self._process_requests()
+        if self._stream is not None:
+            self._stream.resume()
 
     def stopProducing(self) -> None:
         """No-op: ``connectionLost`` follows."""
@@ -212,6 +225,8 @@ class HttpChannel(Protocol):
     def finish(self) -> None:
         """Close after the answer under way, or now when there is none."""
         self._keep_alive = 0
+        if self._stream is not None:
+            self._stream.drain()
         parser = self._parser
         if self._state in (READY, BLOCKED) and not parser.arrived and parser.phase is Phase.IDLE:
             self._close(lingering=False)
@@ -366,6 +381,9 @@ class HttpChannel(Protocol):
 
     def _go_on(self) -> None:
         self._postponed = False
+        self._process_or_abort()
+
+    def _process_or_abort(self) -> None:
         try:
             self._process_requests()
         except Exception:
@@ -447,6 +465,9 @@ class HttpChannel(Protocol):
             self._respond(self._site.refusal(500, "Internal error.", arrival.request), arrival)
 
     def _respond(self, response: Response, arrival: Arrival) -> None:
+        if isinstance(response, Response) and type(response.body) is not bytes and is_stream(response.body):
+            self._begin_stream(response, arrival)
+            return
         if self._state is CLOSED:
             return
         request = arrival.request
@@ -466,11 +487,80 @@ class HttpChannel(Protocol):
             self._admitted = True
             self._site.on_admitted(self)
         self._write(wire)
-        if self._state is BLOCKED and not isinstance(self.transport, FrameTransport):  # which counts itself
-            self._holds = True
-            self._site.memory.send_queue.hold(self, self._site.memory.send_queue.of(self) + len(wire))
+        if self._state is BLOCKED:
+            self._count_unsent(len(wire))
         if not keep_alive and self._state is not CLOSED:  # it may have been shed
             self._close(lingering=arrival.status != 0 or response.close)
+
+    def _count_unsent(self, size: int) -> None:
+        """Count *size* bytes that wait for a client which does not read, unless the transport does so itself."""
+        if not isinstance(self.transport, FrameTransport):
+            self._holds = True
+            self._site.memory.send_queue.hold(self, self._site.memory.send_queue.of(self) + size)
+
+    # Bodies that are sent while they are made
+
+    def _begin_stream(self, response: Response, arrival: Arrival) -> None:
+        """Send the head of *response*, and let the source of its body begin."""
+        request, site = arrival.request, self._site
+        source = source_of(response.body, site.slices)
+        release = site.streaming(request, self) if request is not None else int
+        if self._state is CLOSED or request is None:
+            stop(source, release)
+            return
+        length = length_of(source) if response.length is None else response.length
+        framing, bodiless = framing_of(request.version, length), request.method == "HEAD" or response.status in NO_BODY
+        keep_alive = arrival.keep_alive and not response.close and self._keep_alive
+        if not (bodiless or framing.delimits):
+            keep_alive = 0
+        # RFC 9110, 9.3.2, of HEAD: "a server MAY omit header fields for which a value is determined only while
+        # generating the content."
+        field = b"" if bodiless and length is None else framing.field
+        try:
+            wire = render(response, request.id, False, keep_alive, site.dates.line(), field)
+        except Exception:
+            log.failure("the answer to {path} can not be rendered", path=request.path, req_id=request.id)
+            stop(source, release)
+            self._respond(attrs.evolve(site.refusal(500, "Internal error.", None), close=True), arrival)
+            return
+        self._state = TRANSITIONS[self._state, AWAIT]
+        self._request = request
+        self._stream = stream = StreamedAnswer(
+            source, framing, self._send_piece, partial(self._end_stream, keep_alive, response.close), release
+        )
+        if not self._admitted and _is_admitted(request):
+            self._admitted = True
+            site.on_admitted(self)
+        # One that has gone without a word would not be noticed before the buffers are full.  Then it is for
+        # ``STALLED`` to drop it, which is counted.
+        limit_unacknowledged(self.transport, 2 * site.times.stalled)
+        self._send_piece(wire)
+        if bodiless:
+            stream.skip()
+        else:
+            stream.start(paused=self._state is not ANSWERING)
+
+    def _send_piece(self, wire: bytes) -> None:
+        self._served += 1
+        self._write(wire)
+        if self._state is ANSWERING_BLOCKED:
+            self._count_unsent(len(wire))
+
+    def _end_stream(self, keep_alive: int, lingering: bool, stream: StreamedAnswer, complete: bool) -> None:
+        """Go on with the next request, or close; drop the connection when the client has not got all."""
+        self._stream = self._request = None
+        if self._state is CLOSED:
+            return
+        if not complete:
+            self.abort()  # and answer nothing more: it goes on as if that answer was awaited
+            return
+        self._state = TRANSITIONS[self._state, RESULT]
+        if self._holds:
+            self._count_received()
+        if not (keep_alive and self._keep_alive):
+            self._close(lingering)
+        elif stream.started:  # else whoever has begun it goes on
+            self._process_or_abort()
 
     def _close(self, lingering: bool) -> None:
         """Close when everything is sent.

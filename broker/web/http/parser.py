@@ -291,6 +291,8 @@ class RequestParser:
         address = self._address if self._client_of is None else self._client_of(headers)
         self._request = HttpRequest(method, path, query, headers, b"", address, self._secure, request_id())
         version = parser.get_http_version()
+        if version != "1.1":
+            self._request.version = version
         check_host(version, headers)
         self.expects = check_framing(version, headers, self._limits.body_bytes)
         self._keep_alive = parser.should_keep_alive()

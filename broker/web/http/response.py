@@ -13,6 +13,7 @@ from broker.messages import Response
 # Set by the channel alone; dropped from what a dialect adds.
 OWN_HEADERS = frozenset(("connection", "content-length", "date", "keep-alive", "transfer-encoding", "x-request-id"))
 UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]+")
+NO_BODY = frozenset((*range(100, 200), 204, 304))  # statuses of answers that have none
 REASONS = {status.value: status.phrase for status in HTTPStatus}
 # RFC 9110, 15.5.2: "The server generating a 401 response MUST send a WWW-Authenticate header field […] containing at
 # least one challenge applicable to the target resource."
@@ -37,7 +38,9 @@ class Dates:
         return self._line
 
 
-def render(response: Response, request_id: str, head: bool, keep_alive: int, date: bytes) -> bytes:
+def render(
+    response: Response, request_id: str, head: bool, keep_alive: int, date: bytes, framing: bytes | None = None
+) -> bytes:
     """Return *response* as bytes of HTTP/1.1.
 
     Args:
@@ -46,6 +49,7 @@ def render(response: Response, request_id: str, head: bool, keep_alive: int, dat
         head: whether it answers a HEAD: then Content-Length is sent and the body is not.
         keep_alive: for how many seconds the client is told that the connection stays open; 0 closes it.
         date: the line of :class:`Dates`.
+        framing: the lines that say where the body ends, which is not rendered then; None: it is.
     """
     status, body = response.status, response.body
     start = _head_start(status, response.reason, response.content_type, keep_alive)
@@ -54,17 +58,19 @@ def render(response: Response, request_id: str, head: bool, keep_alive: int, dat
         more += CHALLENGE
     if not response.plain:
         more = b"%bX-Request-Id: %b\r\n" % (more, request_id.encode("ascii"))
-    if status < 200 or status == 204 or status == 304:
+    if status in NO_BODY:
         # RFC 9110, 8.6: "A server MUST NOT send a Content-Length header field in any response with
         # a status code of 1xx (Informational) or 204 (No Content)."
         return b"%b%b%b\r\n" % (start, date, more)
+    if framing is not None:
+        return b"%b%b%b%b\r\n" % (start, date, more, framing)
     return b"%b%b%bContent-Length: %d\r\n\r\n%b" % (start, date, more, len(body), b"" if head else body)
 
 
 @lru_cache(maxsize=512)
 def _head_start(status: int, reason: str, content_type: str, keep_alive: int) -> bytes:
     lines = [f"HTTP/1.1 {status} {_safe(reason or REASONS.get(status, 'Unknown'))}"]
-    if content_type and status >= 200 and status not in (204, 304):
+    if content_type and status not in NO_BODY:
         lines.append(f"Content-Type: {_safe(content_type)}")
     # RFC 9110, 7.8: "A sender of Upgrade MUST also send an "Upgrade" connection option in the Connection header field".
     option = "Upgrade, " if status == 426 else ""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import select
+import socket
 import sys
 import termios
 from collections.abc import Callable
+from contextlib import suppress
+from math import inf
 from typing import Any
 
 from broker.web.net.transport import FrameTransport
@@ -61,6 +64,17 @@ def unacknowledged_bytes(transport: Any) -> int:
     except OSError:
         return waiting
     return waiting + int.from_bytes(queued, sys.byteorder)
+
+
+def limit_unacknowledged(transport: Any, seconds: float) -> None:
+    """Have the kernel end the connection of *transport* when its peer receives nothing for *seconds* of what is sent.
+
+    Otherwise it tries for a quarter of an hour.  Only TCP has that.
+    """
+    handle = getattr(_of_socket(transport), "socket", None)
+    if handle is not None and handle.family != socket.AF_UNIX and seconds < inf:
+        with suppress(OSError):
+            handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
 
 
 def _of_socket(transport: Any) -> Any:

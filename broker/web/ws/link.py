@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from broker.core.grace import HARD_LIMIT, SlowReaderGrace
 from broker.core.memory import Memory
 from broker.core.slices import slices_of
 from broker.interfaces import ILink, ISession
@@ -21,7 +22,6 @@ from broker.messages import SHORT, TEXT_HEADERS, CloseCode, Frame, HttpRequest, 
 from broker.web.net.sockets import buffered_bytes, hand_over
 from broker.web.net.transport import FrameTransport
 from broker.web.ws.autobahn import CLOSED, CONNECTING, OPEN, autobahn_state
-from broker.web.ws.grace import HARD_LIMIT, SlowReaderGrace
 from broker.web.ws.heartbeat import Heartbeat, Monitored
 from broker.web.ws.opening import Opening
 from broker.web.ws.options import Traffic, WebSocketOptions

@@ -48,6 +48,7 @@ class FakeSite:
         self.cancelled: list[str] = []
         self.lost: list[HttpChannel] = []
         self.admitted: list[HttpChannel] = []
+        self.released: list[str] = []
         self.upgraded: list[tuple[HttpRequest, bytes]] = []
         self.refuse_upgrade: Response | None = None
         self.reply: Callable[[HttpRequest], Any] = lambda request: Response(body=request.path.encode())
@@ -71,6 +72,9 @@ class FakeSite:
             channel.transport.unregisterProducer()
             channel.transport.server = Protocol()
         return self.refuse_upgrade
+
+    def streaming(self, request: HttpRequest, channel: HttpChannel) -> Callable[[], object]:
+        return lambda: self.released.append(request.path)
 
     def serves_half_closed(self, request: HttpRequest) -> bool:
         return request.path != "/whole"

@@ -10,11 +10,11 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 
+from broker.core.grace import HARD_LIMIT
 from broker.interfaces import ILink
 from broker.messages import HttpRequest, text_frame
 from broker.web.net.sockets import buffered_bytes
 from broker.web.net.transport import FrameTransport
-from broker.web.ws.grace import HARD_LIMIT
 from broker.web.ws.options import TrafficCounter, WebSocketOptions
 from broker.web.ws.upgrade import WebSocketUpgrader
 from tests.support.eventually import TIMEOUT, eventually

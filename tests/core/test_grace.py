@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from twisted.internet.task import Clock
 
-from broker.web.ws.grace import LOOKS, SlowReaderGrace
+from broker.core.grace import LOOKS, SlowReaderGrace
 
 
 class Queue:
