@@ -13,7 +13,6 @@ elsewhere, any other never.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
 from typing import cast
 
 import attrs
@@ -34,6 +33,7 @@ from broker.core.registry import Registration, Registry
 from broker.errors import BrokerError, Busy, Gone, NotDone, NotFound, Unavailable
 from broker.messages import Reply, Request
 from broker.patterns import BROKER, CLIENT, PROCEDURE, SERVICE, SESSION, TAKER, split_kind
+from broker.remembered import remembered
 
 log = Logger()
 
@@ -466,7 +466,7 @@ def _not_sent_yet(callees: list[Callee]) -> list[Callee]:
     return [callee for callee in callees if not callee.address]
 
 
-_split = lru_cache(MAX_NAMES)(split_kind)
+_split = remembered(MAX_NAMES)(split_kind)
 
 
 def _refusal(id: str, error: BrokerError) -> Reply:
