@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import IntEnum
-from functools import lru_cache
 from operator import methodcaller
 from typing import Any, Protocol, TypeAlias
 
@@ -17,6 +16,7 @@ import msgspec
 from twisted.internet.defer import Deferred
 
 from broker.errors import BrokerError
+from broker.remembered import remembered
 
 __all__ = [
     "MAX_EXPIRY",
@@ -215,7 +215,7 @@ class Publication:
     """What a client publishes to a stored topic, with others or alone.
 
     Attributes:
-        topic, name, body, content_type, expires: of the event, see there.
+        topic: of the event, as are name, body, content type and expiry.
         key: if the topic has got an event by this key lately, that is the result; "": every one is new.
         expect: the last id that the topic must have, 0 for none; None: any.
     """
@@ -234,7 +234,7 @@ class Addition:
     """An event that is to be appended to a log, and under which conditions; see ``IStore.append``.
 
     Attributes:
-        log, event, quota, head, key: the arguments of ``append``.
+        log: as the others, an argument of ``append``.
     """
 
     log: str
@@ -420,7 +420,7 @@ class Quota:
         return b"%d %b" % (self.limit, self.account.encode("utf-8", "surrogatepass"))
 
 
-@lru_cache(maxsize=4096)  # the same ones are asked for with every post
+@remembered(4096)  # the same ones are asked for with every post
 def quota_of(things: str, kind: str, name: str, limit: int) -> Quota:
     """Return the quota of *things* of the principal that has the kind and the name of an ``Identity``."""
     return Quota(things, Identity(kind, name).principal, limit)

@@ -9,9 +9,9 @@ asked for as an exact one.
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 
 from broker.errors import Invalid
+from broker.remembered import remembered
 
 MAX_NAME = 255  # characters
 MAX_TOKENS = 64  # of a pattern
@@ -70,7 +70,7 @@ def check_name(name: object, what: str = "topic") -> str:
     return check_text(name, what)
 
 
-@lru_cache(maxsize=4096)
+@remembered(4096)
 def check_text(name: str, what: str = "topic") -> str:
     """Do what ``check_name`` does for a *name* that is known to be a text; good ones are remembered.
 

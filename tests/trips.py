@@ -28,7 +28,6 @@ from tests.support.cluster import Cluster
 from tests.support.daemon import Daemon
 from tests.support.eventually import pause
 from tests.support.http_client import get
-from tests.support.processes import Program
 from tests.support.profiled import ROOT, SIGN
 
 PAGE = ROOT / "docs" / "architecture.rst"
@@ -42,10 +41,7 @@ Round = Callable[[], Awaitable[None]]
 class ProfiledDaemon(Daemon):
     """A daemon that tells which of its files it has entered."""
 
-    def spawn(self) -> Program:
-        command = [sys.executable, "-m", "tests.support.profiled"]
-        self._program = Program.start(command, env=self.environ, cwd=self.directory)
-        return self._program
+    runs = (sys.executable, "-m", "tests.support.profiled")
 
     async def entered(self) -> Files:
         """Return what it has entered since it was last asked, once it has nothing more to do."""

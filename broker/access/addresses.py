@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+from broker.remembered import remembered
 
 UNIX = "unix"  # the word for those who come over a unix socket
 # What a proxy writes: an address, perhaps with a port; one of IPv6 that has a port is in brackets.
@@ -13,7 +14,7 @@ NODE = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::[0-9]{1,5})?|([0-9A-Fa
 MAX_HOPS = 32  # proxies of ours that one request may pass
 
 
-@lru_cache(maxsize=4096)
+@remembered(4096)
 def plain_address(text: str) -> str:
     """Return *text* as limits and logs have it: an IPv4 address that a socket of IPv6 tells of is one of IPv4."""
     address = _parsed(text)
@@ -38,9 +39,9 @@ class TrustedProxies:
         words = set(networks)
         self._networks = [ip_network(word, strict=False) for word in words - {UNIX}]
         self._unix = UNIX in words
-        self.trusts = lru_cache(maxsize=4096)(self._trusts)
-        self.is_exempt = lru_cache(maxsize=4096)(self._is_exempt)
-        self._read = lru_cache(maxsize=4096)(self._read_headers)
+        self.trusts = remembered(4096)(self._trusts)
+        self.is_exempt = remembered(4096)(self._is_exempt)
+        self._read = remembered(4096)(self._read_headers)
 
     def _trusts(self, address: str) -> bool:
         parsed = _parsed(address)

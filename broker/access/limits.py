@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
 from twisted.internet.interfaces import IReactorTime
+
+from broker.remembered import remembered
 
 
 class Bucket:
@@ -63,7 +64,7 @@ class Buckets:
         return bucket
 
 
-@lru_cache(maxsize=4096)
+@remembered(4096)
 def network_of(address: str) -> str:
     """Return what stands for one client of all the addresses that it may have.
 

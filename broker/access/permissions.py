@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from broker.patterns import (
     matches,
     overlaps,
 )
+from broker.remembered import remembered
 
 VERBS = (
     "publish", "subscribe", "call", "register", "request", "acknowledge",
@@ -71,7 +71,7 @@ class Grants:
     def __init__(self, rules: Rules, *, lenient: bool = False) -> None:
         self._lenient = lenient
         self._rules = dict(rules)
-        self._decision = lru_cache(MAX_DECISIONS)(self._decide)
+        self._decision = remembered(MAX_DECISIONS)(self._decide)
 
     def may(self, verb: str, name: str) -> bool:
         """Whether *verb* is permitted with *name*, which may be a pattern when subscribing."""
@@ -124,7 +124,7 @@ class Permissions:
         self._lenient = lenient
         self._plain = dict(tables)
         self._patterns = [(kind, name, tables[table]) for table in tables for kind, name in _pattern_of(table)]
-        self._grants = lru_cache(MAX_PRINCIPALS)(self._make)
+        self._grants = remembered(MAX_PRINCIPALS)(self._make)
 
     def grants_of(self, kind: str, name: str = "", roles: Sequence[str] = ()) -> Grants:
         """Return what the principal *name* of *kind* may do, which has *roles*."""

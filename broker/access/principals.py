@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +14,13 @@ from broker.access.web_tokens import WebTokens, fingerprint, key_set, public_key
 from broker.errors import Unauthenticated
 from broker.messages import Identity
 from broker.patterns import is_reserved
+from broker.remembered import remembered
 
 if TYPE_CHECKING:
     from broker.access.permissions import Grants
     from broker.config.settings import Settings
 
-_fingerprint = lru_cache(maxsize=1024)(fingerprint)
+_fingerprint = remembered(1024)(fingerprint)
 
 
 @attrs.define(eq=False)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import sys
 from collections.abc import Callable
 from time import thread_time
 
 import msgspec
 from twisted.application.internet import TimerService
+
+from broker.remembered import forget_results
 
 NAMES = b"{%s}" % b",".join(b'"~%d~":0' % number for number in range(4096))
 _decode = msgspec.json.Decoder(dict[str, int]).decode
@@ -19,7 +22,8 @@ class MemoryTrimmer(TimerService):
     """Gives memory back to the operating system that was used and is free again.
 
     The C library keeps what was freed between what is still in use: after a burst of large messages, all of it.
-    Something is done when the process has grown, and when it has become quiet after much that came and went.
+    Something is done when the process has grown, when it has become quiet after much that came and went, and
+    when many objects have gone, as those of clients that left.
 
     Args:
         moved: returns how many bytes have come and gone since the start.
@@ -28,6 +32,8 @@ class MemoryTrimmer(TimerService):
     INTERVAL = 0.5  # seconds between two looks
     GROWTH = 4 << 20  # bytes by which the process may grow, or that may come and go, before something is done
     QUIET = 1 << 20  # bytes that come and go between two looks, while it is quiet; or that it may have grown by then
+    FREED = 10_000  # blocks of memory, one for each small object, that have become free before something is done
+    MAX_OBJECTS = 50_000  # that the collector may have to look at: it takes a few milliseconds
     MAX_LOAD = 0.005  # of the time may be spent with it
 
     def __init__(self, moved: Callable[[], int]) -> None:
@@ -38,6 +44,7 @@ class MemoryTrimmer(TimerService):
         self._lowest = 0  # resident bytes, since the last trim
         self._skip = 0  # looks, since the last one has taken long
         self._again = False  # whether there may be more of what the last trim has found
+        self._blocks = 0  # the most that were in use since the last trim
 
     def startService(self) -> None:
         """Begin to look, where the C library can be asked for it."""
@@ -53,20 +60,30 @@ class MemoryTrimmer(TimerService):
         self._lowest = min(self._lowest or resident, resident)
         grown = resident - self._lowest
         quiet, self._seen = moved - self._seen < self.QUIET, moved
+        blocks = sys.getallocatedblocks()
+        self._blocks = max(self._blocks, blocks)
+        freed = self._blocks - blocks > self.FREED
         if self._skip:
             self._skip -= 1
         elif self._trim is not None and (
             self._again
+            or freed
             or grown > self.GROWTH
             or (quiet and (grown > self.QUIET or moved - self._trimmed > self.GROWTH))
         ):
-            began = thread_time()
-            gc.collect(0)  # what failed may be kept by its traceback
-            _forget_names()
-            self._trim(0)
-            self._lowest, self._trimmed = resident_bytes(), moved
-            self._again = resident - self._lowest > self.QUIET
-            self._skip = int((thread_time() - began) / self.MAX_LOAD / self.INTERVAL)
+            self._give_back(self._trim, resident, moved, freed)
+
+    def _give_back(self, trim: Callable[[int], int], resident: int, moved: int, freed: bool) -> None:
+        """Trim; when much was *freed*, the interpreter gives up what it keeps for its next objects, too."""
+        began = thread_time()
+        # What failed may be kept by its traceback.
+        gc.collect(2 if freed and len(gc.get_objects()) < self.MAX_OBJECTS else 0)
+        forget_results()
+        _forget_names()
+        trim(0)
+        self._lowest, self._trimmed, self._blocks = resident_bytes(), moved, 0
+        self._again = resident - self._lowest > self.QUIET
+        self._skip = int((thread_time() - began) / self.MAX_LOAD / self.INTERVAL)
 
 
 def _forget_names() -> None:

@@ -13,7 +13,6 @@ elsewhere, any other never.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
 from typing import cast
 
 import attrs
@@ -34,6 +33,7 @@ from broker.core.registry import Registration, Registry
 from broker.errors import BrokerError, Busy, Gone, NotDone, NotFound, Unavailable
 from broker.messages import Reply, Request
 from broker.patterns import BROKER, CLIENT, PROCEDURE, SERVICE, SESSION, TAKER, split_kind
+from broker.remembered import remembered
 
 log = Logger()
 
@@ -449,7 +449,7 @@ class RemoteCalls(Calls):
                 self._send(caller.address, Ended(caller.id), urgent=True)
 
 
-_split = lru_cache(MAX_NAMES)(split_kind)
+_split = remembered(MAX_NAMES)(split_kind)
 
 
 def _refusal(id: str, error: BrokerError) -> Reply:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from typing import ClassVar
 
 import msgspec
@@ -12,6 +12,7 @@ from broker.core.call import Call, Flow
 from broker.errors import BrokerError, NotFound
 from broker.messages import Reply, Request
 from broker.patterns import BROKER, PROCEDURE, SERVICE
+from broker.remembered import remembered
 
 MAX_LOOKUPS = 10_000  # procedures whose names are remembered
 MAX_LENGTH = 128  # characters of each
@@ -161,4 +162,4 @@ def _lookup(procedure: str, service: str) -> tuple[tuple[str, ...], Callable[[],
     return tuple(names), partial(NotFound, "method", procedure)
 
 
-_remembered = lru_cache(MAX_LOOKUPS)(_lookup)
+_remembered = remembered(MAX_LOOKUPS)(_lookup)

@@ -9,12 +9,12 @@ and not to readers of the log.  The script of the store adds a dot and the mark 
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import msgspec
 
 from broker.messages import Event, decode_text, encode_text
+from broker.remembered import remembered
 
 EPOCH_LENGTH = 16  # characters, as the store makes them
 
@@ -40,7 +40,7 @@ def encode_extras(event: Event) -> bytes:
     return _extras_without_original(event.origin, event.dialect)
 
 
-@lru_cache(maxsize=4096)
+@remembered(4096)
 def _extras_without_original(origin: str, dialect: str) -> bytes:
     extras = _encode((origin, dialect, b""))
     return b"%d %b" % (len(extras), extras)

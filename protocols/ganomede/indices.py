@@ -10,6 +10,7 @@ import msgspec
 
 from broker.interfaces import IPeer
 from broker.messages import Event, HttpRequest, Response
+from broker.remembered import remembered
 from protocols.ganomede.answers import Refusal, invalid, missing, quote
 from protocols.ganomede.events import authenticate, listed
 from protocols.ganomede.requests import Bodies, channel_of, name_of, read_query, unquote, whole_number
@@ -90,7 +91,7 @@ def text_at(event: Event, field: str) -> str | None:
     return found if found is not None and len(found) <= MAX_VALUE else None
 
 
-@lru_cache(maxsize=1024)
+@remembered(1024)
 def path_of(field: str) -> tuple[str, ...]:
     """Return the steps of a path: ``data.deep.a[0].b`` has five."""
     steps = [match["quoted"] or match["bracketed"] or match["plain"] or "" for match in PART.finditer(field)]
@@ -129,7 +130,7 @@ def _item(text: bytes, place: int | None) -> bytes:
 # A struct skips what it has no field for, of which a list or a dict would make an object each.
 
 
-@lru_cache(maxsize=1024)
+@remembered(1024)
 def _member_decoder(name: str) -> msgspec.json.Decoder[Any] | None:
     """Return what reads the member *name* of an object; None where there can be none."""
     try:

@@ -126,9 +126,12 @@ class Outgoing:
     @property
     def watches(self) -> Watches:
         """The keys it watches."""
-        if self._watches is None:
-            self._watches = Watches(self.peer, self.push, self.link)
-        return self._watches
+        if self._watches is not None:
+            return self._watches
+        watches = Watches(self.peer, self.push, self.link)
+        if self.link.open:  # else it would keep this session, to which it refers
+            self._watches = watches
+        return watches
 
     @property
     def backlog(self) -> Backlog:

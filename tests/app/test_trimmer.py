@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import sys
+
 import msgspec
 import pytest
 from twisted.internet.task import Clock
 
 from broker.app import trimmer
 from broker.app.trimmer import MemoryTrimmer, resident_bytes
+from broker.patterns import check_text
 
 MIB = 1 << 20
 
@@ -17,8 +21,9 @@ class Process:
 
     def __init__(self, monkeypatch):
         self.resident, self.moved, self.trims = 50 * MIB, 0, 0
-        self.frees = 0
+        self.frees, self.blocks = 0, 100_000
         monkeypatch.setattr(trimmer, "resident_bytes", lambda: self.resident)
+        monkeypatch.setattr(sys, "getallocatedblocks", lambda: self.blocks)
         self.clock = Clock()
         self.trimmer = MemoryTrimmer(lambda: self.moved)
         self.trimmer.clock = self.clock
@@ -62,6 +67,25 @@ def test_it_is_trimmed_once_it_is_quiet_after_much_that_came_and_went(process):
 
 def test_a_quiet_process_is_trimmed_though_it_has_grown_by_little(process):
     assert [process.look(resident=2 * MIB, moved=2 * MIB), process.look()] == [0, 1]
+
+
+def test_it_is_trimmed_when_those_have_gone_who_had_many_objects(process, monkeypatch):
+    collected = []
+    monkeypatch.setattr(gc, "collect", collected.append)
+    monkeypatch.setattr(gc, "get_objects", lambda: [])
+    process.blocks += 50_000
+    assert process.look(resident=5 * MIB) == 1
+    assert process.look() == 1
+    process.blocks -= 50_000
+    assert [process.look() for _ in range(3)] == [2, 2, 2]
+    assert collected == [0, 2]
+
+
+def test_results_that_were_remembered_are_forgotten(process):
+    name = "".join("a name that nobody else checks")
+    assert check_text(name) is name
+    process.look(resident=5 * MIB)
+    assert check_text(str(name.encode(), "utf-8")) is not name
 
 
 def test_what_takes_long_is_done_seldom(process, monkeypatch):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-import attrs
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
@@ -23,18 +22,16 @@ from broker.app.dialects import load_dialects
 from broker.app.tap import make_site
 from broker.buses import open_bus
 from broker.config.settings import Settings
-from broker.core.registry import Registry
 from broker.core.service import Broker
-from broker.interfaces import IStore
+from broker.peer import Peer
 from broker.stores import open_store
 from broker.web.net.listening import listen
-from broker.web.net.transport import Outbox
+from broker.web.net.transport import FrameTransport, Outbox
 from tests.support.eventually import TIMEOUT, eventually
+from tests.support.tables import Everything
 from tests.web.ws.frames import CONTINUATION, PING, TEXT, client_frame, closing
 
 AT_ONCE = 25  # visitors at the same time
-# What the broker remembers of those who were there, up to a limit that it keeps itself.
-REMEMBERED = {"_heads", "_moves", "_opened", "_buckets"}
 
 
 class Visitor(Protocol):
@@ -207,52 +204,6 @@ async def all_visits(port: int, numbers: Iterable[int]) -> int:
     return done + len(await gatherResults(under_way, consumeErrors=True))
 
 
-def tables(part: Any) -> Iterator[tuple[str, Any]]:
-    names = [field.name for field in attrs.fields(type(part))] if attrs.has(type(part)) else vars(part)
-    for name in names:
-        value = getattr(part, name)
-        if isinstance(value, (dict, set, list, Counter, Registry)) and name not in REMEMBERED:
-            yield f"{type(part).__name__}.{name}", value
-        elif isinstance(value, (int, float)) and name in (
-            "waiting",
-            "pending",
-            "_patterns",
-            "_total",
-        ):
-            yield f"{type(part).__name__}.{name}", [None] * int(value)
-
-
-@attrs.define(eq=False)
-class Everything:
-    """A daemon inside this process, so that its tables can be looked into."""
-
-    broker: Broker
-    site: Any
-    dialects: list[Any]
-
-    def left(self) -> list[str]:
-        """Return the tables that have something in them."""
-        broker, site = self.broker, self.site
-        parts = [part for part in vars(broker).values() if type(part).__module__.startswith("broker.")]
-        parts = [
-            part for part in parts if not IStore.providedBy(part) and part not in (broker.settings, broker.metrics)
-        ]
-        parts += [site._counter, site._unadmitted, site._upgrader, broker.calls._deadlines, broker.channels._deadlines]
-        parts += [*broker.memory.accounts.values(), broker.memory.unadmitted]
-        for dialect in self.dialects:
-            if dialect.name == "microstream":
-                parts += [dialect, dialect._counter, dialect._unadmitted]
-        found = {name: len(table) for part in parts for name, table in tables(part)}
-        found |= {
-            "Site.deadlines": len(site.deadlines),
-            "Site._channels": len(site._channels),
-            "Site._late": len(site._late),
-        }
-        found |= {f"connections of {name}": count for name, count in broker.metrics.connections.items()}
-        settled = ("Server.websocket_paths", "MicroStream.websocket_paths", "Memory.accounts")
-        return [f"{name}: {count}" for name, count in found.items() if count and name not in settled]
-
-
 async def _inside(directory: Path) -> tuple[Everything, Any]:
     settings = Settings(ping_seconds=0.5, pong_seconds=5.0, store="sqlite:", durability="os")
     dialects = load_dialects(settings.protocols, settings)
@@ -262,7 +213,7 @@ async def _inside(directory: Path) -> tuple[Everything, Any]:
     site = make_site(reactor, settings, broker, dialects)
     broker.startService()
     port = await listen(reactor, "tcp:0:interface=127.0.0.1", site, Outbox(reactor))
-    return Everything(broker, site, dialects), port
+    return Everything(broker, site), port
 
 
 @pytest_twisted.ensureDeferred
@@ -275,6 +226,28 @@ async def test_nothing_is_left_in_any_table_of_those_who_have_gone(short_path, s
         await eventually(lambda: not everything.left())
     except AssertionError:
         assert everything.left() == []
+    await port.stopListening()
+    await everything.site.drain(0.0)
+    await everything.broker.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_of_those_who_have_gone_waits_for_the_garbage_collector(short_path):
+    everything, port = await _inside(short_path)
+    await all_visits(port.getHost().port, range(2))  # what is made only once
+    await eventually(lambda: not everything.left())
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        await all_visits(port.getHost().port, range(2, 5))
+        await eventually(lambda: not everything.left())
+        gc.collect()
+        assert [garbage for garbage in gc.garbage if isinstance(garbage, (FrameTransport, Peer))] == []
+    finally:
+        gc.set_debug(0)
+        gc.enable()
+        gc.garbage.clear()
     await port.stopListening()
     await everything.site.drain(0.0)
     await everything.broker.stopService()

@@ -6,12 +6,10 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from functools import partial
-from multiprocessing import get_context
 
 from tests.simulation.mutants import MUTANTS, find, mutated
-from tests.simulation.run import Result, run_schedule, run_seed
+from tests.simulation.pool import results
+from tests.simulation.run import run_schedule, run_seed
 from tests.simulation.schedule import THEMES
 from tests.simulation.shrink import shrink
 
@@ -82,21 +80,6 @@ def run_many(first: int, count: int, jobs: int, mutant: str | None, theme: str) 
         for line in examples[kind]:
             print(f"       {line}")
     return 1 if kinds else 0
-
-
-def results(first: int, count: int, jobs: int, mutant: str | None, theme: str) -> Iterator[Result]:
-    """Yield what the runs show, in the order of their seeds."""
-    seeds = range(first, first + count)
-    if jobs == 1:
-        yield from (run_seed(seed, theme) for seed in seeds)
-        return
-    with get_context("spawn").Pool(jobs) as pool:
-        yield from pool.imap(partial(_run, mutant, theme), seeds, chunksize=20)
-
-
-def _run(mutant: str | None, theme: str, seed: int) -> Result:
-    with mutated(mutant):
-        return run_seed(seed, theme)
 
 
 def find_mutants(limit: int, only: str | None) -> int:

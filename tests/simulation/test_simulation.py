@@ -12,6 +12,7 @@ import pytest
 
 from tests.simulation.found import FOUND
 from tests.simulation.mutants import MUTANTS, find
+from tests.simulation.pool import results
 from tests.simulation.run import Result, run_schedule, run_seed
 from tests.simulation.schedule import Schedule, make_schedule
 from tests.simulation.shrink import shrink
@@ -85,3 +86,8 @@ def test_a_failing_schedule_is_shrunk_to_what_matters(monkeypatch: pytest.Monkey
     monkeypatch.setattr("tests.simulation.shrink.run_schedule", run)
     assert len(guilty) > 1
     assert shrink(schedule, "fault").steps == tuple(guilty)
+
+
+def test_two_processes_find_what_one_finds():
+    one, two = ([result.digest for result in results(0, 4, jobs, None, "names")] for jobs in (1, 2))
+    assert one == two

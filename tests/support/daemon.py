@@ -33,10 +33,11 @@ class Daemon:
     """``twistd -n broker`` on a port of the system's choice, with its state in *directory*.
 
     After the first start the port stays, so that clients find it again after a restart.
-    ``options`` are those of twistd, besides.
+    ``options`` are those of twistd, besides; ``runs`` is the program, for one that does more than ``twistd``.
     """
 
     options: Sequence[str] = ()
+    runs: Sequence[str] = (str(TWISTD), "-n", "--pidfile=")
 
     def __init__(self, directory: Path, **environ: str) -> None:
         self.directory = directory
@@ -74,8 +75,7 @@ class Daemon:
 
     def spawn(self) -> Program:
         """Start the process without waiting for it to be ready."""
-        command = [str(TWISTD), "-n", "--pidfile=", *self.options, "broker"]
-        self._program = Program.start(command, env=self.environ, cwd=self.directory)
+        self._program = Program.start([*self.runs, *self.options, "broker"], env=self.environ, cwd=self.directory)
         return self._program
 
     async def start(self, timeout: float = TIMEOUT) -> Daemon:

@@ -61,7 +61,7 @@ class Profiler:
 
 
 def main() -> None:
-    """Run the daemon as ``twistd -n broker`` does."""
+    """Run the daemon as ``twistd -n`` does."""
     from twisted.internet import reactor as real_reactor
     from twisted.scripts import twistd
 
@@ -70,7 +70,7 @@ def main() -> None:
     # Not at once: what has come before the signal is dealt with first.
     signal.signal(signal.SIGUSR2, lambda *_: reactor.callFromThread(profiler.report))
     profiler.install()
-    sys.argv = ["twistd", "-n", "--pidfile=", "broker"]
+    sys.argv[:1] = ["twistd", "-n", "--pidfile="]
     twistd.run()
 
 

@@ -420,6 +420,13 @@ class HttpChannel(Protocol):
             awaited = result.throwExceptionIntoGenerator(answer) if isinstance(result, Failure) else answer.send(result)
         except StopIteration as end:
             self._respond(end.value, arrival)
+        except CancelledError as error:
+            if self._state is not CLOSED:
+                self._answer_failed(Failure(), arrival)
+            # By its traceback, what it has passed would wait for the garbage collector: the request, the connection.
+            error.__traceback__ = None
+            if isinstance(result, Failure):
+                result.tb = None
         except Exception:
             self._answer_failed(Failure(), arrival)
         else:
@@ -460,9 +467,8 @@ class HttpChannel(Protocol):
             self._respond(attrs.evolve(refusal, close=True), arrival)
 
     def _answer_failed(self, failure: Failure, arrival: Arrival) -> None:
-        if not (self._state is CLOSED and failure.check(CancelledError)):
-            log.failure("answering a request failed", failure)
-            self._respond(self._site.refusal(500, "Internal error.", arrival.request), arrival)
+        log.failure("answering a request failed", failure)
+        self._respond(self._site.refusal(500, "Internal error.", arrival.request), arrival)
 
     def _respond(self, response: Response, arrival: Arrival) -> None:
         if isinstance(response, Response) and type(response.body) is not bytes and is_stream(response.body):

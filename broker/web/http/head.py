@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 from itertools import count
+
+from broker.remembered import remembered
 
 # Fields whose repetition would let two readers of one request disagree about it.
 SINGLE = frozenset(
@@ -127,7 +128,7 @@ def without_upgrade(method: str, target: bytes, version: str, headers: Mapping[s
     return f"{method} {target.decode('ascii')} HTTP/{version}\r\n{''.join(lines)}\r\n".encode("latin-1")
 
 
-@lru_cache(maxsize=256)
+@remembered(256)
 def _is_authority(host: str) -> bool:
     return AUTHORITY.fullmatch(host) is not None
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from email.utils import formatdate
-from functools import lru_cache
 from http import HTTPStatus
 
 from broker.interfaces import IWallClock
 from broker.messages import Response
+from broker.remembered import remembered
 
 # Set by the channel alone; dropped from what a dialect adds.
 OWN_HEADERS = frozenset(("connection", "content-length", "date", "keep-alive", "transfer-encoding", "x-request-id"))
@@ -67,7 +67,7 @@ def render(
     return b"%b%b%bContent-Length: %d\r\n\r\n%b" % (start, date, more, len(body), b"" if head else body)
 
 
-@lru_cache(maxsize=512)
+@remembered(512)
 def _head_start(status: int, reason: str, content_type: str, keep_alive: int) -> bytes:
     lines = [f"HTTP/1.1 {status} {_safe(reason or REASONS.get(status, 'Unknown'))}"]
     if content_type and status not in NO_BODY:
@@ -81,7 +81,7 @@ def _head_start(status: int, reason: str, content_type: str, keep_alive: int) ->
     return ("\r\n".join(lines) + "\r\n").encode("latin-1", "replace")
 
 
-@lru_cache(maxsize=512)
+@remembered(512)
 def _header_lines(headers: tuple[tuple[str, str], ...]) -> bytes:
     """Return *headers* as lines, made safe: a dialect may have put a client's text into them."""
     lines = [
