@@ -43,6 +43,7 @@ from broker.messages import (
     Response,
     Start,
 )
+from broker.plugins import OwnMetric
 
 T = TypeVar("T")
 Coro: TypeAlias = Coroutine[Deferred[Any], Any, T]  # await it, or hand it to Deferred.fromCoroutine
@@ -1010,6 +1011,25 @@ class IDialectExtras(Interface):
         "Whether its clients connect again by themselves after any close; False.  Their WebSockets are closed with "
         "1012 when the daemon stops, the others with 1001."
     )
+
+    metrics: Sequence[OwnMetric] = Attribute(
+        "Its own metrics, ``broker.plugins.Counter`` and ``Gauge``: ``txbroker_<dialect>_<name>`` in ``/metrics``; ()."
+    )
+
+    def start(peer: IPeer) -> Awaitable[object] | None:
+        """The daemon starts: do what is to be done without a client.
+
+        *peer* is for the dialect itself: it may do everything, is called ``broker.dialect.<name>``, and lasts until it
+        has stopped; bind a session to it, where events, calls and mail are to come.  Clients are let in when this has
+        returned; what it returns is not waited for.  A shared store may not be reached yet: verbs fail with
+        ``Unavailable`` then.  What it raises stops the daemon; what it returns and fails is logged.
+        """
+
+    def stop() -> Awaitable[object] | None:
+        """The daemon stops, and the last client has gone: end what ``start`` has begun.
+
+        What it returns is waited for, for at most five seconds.  Then *peer* is closed.
+        """
 
     def refusal(status: int, message: str, request: HttpRequest) -> Response | None:
         """Return how this dialect says *status* to *request*, which has not reached ``answer`` or has failed there.
