@@ -578,6 +578,22 @@ def test_a_job_that_could_not_be_said_to_be_done_stays_the_workers(
     assert house.state() == (0, 0, 0, 0)
 
 
+def test_jobs_that_were_adopted_although_that_failed_are_returned(
+    house: House, refusing: Refusing, clock: Clock
+) -> None:
+    house.consume(Peer("1"))
+    house.add(1)
+    house.jobs.stop()
+    house.begin("again")
+    refusing.broken["adopt"], refusing.done_all_the_same = Unavailable("store"), True
+    with pytest.raises(Unavailable):
+        value_of(house.jobs.recover())
+    refusing.broken.clear()
+    clock.advance(1.1)
+    bob = house.consume(Peer("2"))
+    assert bob.last.delivery == 2
+
+
 def test_a_job_that_may_have_been_added_is_looked_for(house: House, refusing: Refusing) -> None:
     bob = house.consume(Peer("1"))
     refusing.broken["add"], refusing.done_all_the_same = Unavailable("store"), True
