@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import attrs
 import pytest
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, ensureDeferred, fail
 from twisted.internet.task import Clock
 
 from broker.core.job_filters import job_filter
@@ -613,6 +613,21 @@ def test_other_nodes_are_told_of_what_finds_no_room_here(house: House) -> None:
     assert house.told == ["q"]
     house.add(3)
     assert house.told == ["q", "q"]
+
+
+def test_a_count_that_takes_long_is_not_begun_again_soon(
+    house: House, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[Deferred[QueueState]] = []
+    monkeypatch.setattr(house.store.jobs, "totals", lambda: answers.append(Deferred()) or answers[-1])
+    for passed, begun in ((0.0, 1), (99.0, 1), (2.0, 2)):
+        clock.advance(passed)
+        counting = ensureDeferred(house.jobs.measure())
+        assert len(answers) == begun
+        if not counting.called:
+            clock.advance(1.0)
+            answers[-1].callback(QueueState(begun))
+    assert house.jobs.counted == QueueState(2)
 
 
 def test_stopping_leaves_no_timer(house: House, clock: Clock) -> None:
