@@ -98,6 +98,38 @@ def event(body: bytes = b"1") -> Event:
     return Event("topic", "kind", body)
 
 
+@pytest_twisted.ensureDeferred
+async def test_revisions_go_on_above_those_of_an_older_version(
+    make_store: MakeRedisStore, redis_server: RedisServer
+) -> None:
+    store = make_store()
+    await store.append("log", event())
+    mark = await store.mark()
+    await redis_server.command("DEL", "own:revisions")
+    for key, entry in (("k", "7 0.0 old"), ("l", f"{500 * mark} 0.0 old")):
+        await redis_server.command("HSET", "own:keys:kv", key, entry)
+        await redis_server.command("ZADD", "own:order:kv", "0", key)
+    assert await store.revision("kv") >= 500 * mark
+    entry = await store.set("kv", "k", b"new", revision=7)
+    assert entry.revision > 500 * mark
+    assert (await store.patch("kv", "l", b"new", lambda old, new: new)).revision == entry.revision + 1
+    assert (await store.set("other", "k", b"new")).revision > 500 * mark
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_revision_is_above_that_which_a_node_of_an_older_version_has_given(
+    make_store: MakeRedisStore, redis_server: RedisServer
+) -> None:
+    store = make_store()
+    await store.set("kv", "k", b"1")
+    await redis_server.command("HSET", "own:keys:kv", "k", "2 0.0 of the older")
+    assert (await store.set("kv", "other", b"1")).revision == 2
+    assert (await store.set("kv", "k", b"1", revision=2)).revision == 3
+    await redis_server.command("HSET", "own:keys:kv", "k", "9 0.0 of the older")
+    assert (await store.set("kv", "k", b"1")).revision == 10
+    assert await store.revision("kv") == 10
+
+
 def announcement() -> Announcement:
     return KeyAnnouncement("kv/k", "set", 1.0, key="k")
 
