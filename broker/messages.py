@@ -421,7 +421,12 @@ def previous_value(change: Event) -> tuple[bool, bytes | None]:
 
 def revision_of(change: Event) -> int:
     """Return the revision that the *change* of a key has left; 0 for one of an older version, which has none."""
-    number = change.original[:MAX_REVISION_LENGTH].partition(VALUE)[0].removesuffix(NO_VALUE)
+    return revision_in(change.original)
+
+
+def revision_in(original: bytes) -> int:
+    """Return the revision in the ``Event.original`` of the change of a key."""
+    number = original[:MAX_REVISION_LENGTH].partition(VALUE)[0].removesuffix(NO_VALUE)
     return int(number) if number.isdigit() else 0
 
 

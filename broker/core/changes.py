@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
+from itertools import islice
 
 from twisted.internet.interfaces import IReactorTime
 
-from broker.messages import Event, revision_of
+from broker.messages import Event, revision_in
 
 MAX_CHANGES = 10_000  # that are kept
 MAX_SECONDS = 300.0  # for which a change is kept
@@ -24,7 +25,8 @@ class RecentChanges:
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._changes: deque[tuple[float, int, Event]] = deque()  # with time and size
+        # Time and size of each, and what its event is made of: the event itself keeps what it was rendered to.
+        self._changes: deque[tuple[float, int, bytes, str, str, bytes | None, float, int, str, str]] = deque()
         self._size = 0
 
     def __len__(self) -> int:
@@ -32,8 +34,10 @@ class RecentChanges:
 
     def add(self, change: Event) -> None:
         """Keep *change*, which is the newest."""
-        size = len(change.body or b"") + len(change.original) + CHANGE_BYTES
-        self._changes.append((self._clock.seconds(), size, change))
+        body, original = change.body, change.original
+        size = len(body or b"") + len(original) + CHANGE_BYTES
+        made = change.topic, change.name, body, change.time, change.id, change.epoch, change.origin
+        self._changes.append((self._clock.seconds(), size, original, *made))
         self._size += size
         if self._size > MAX_BYTES or len(self._changes) > MAX_CHANGES:
             self.drop()
@@ -47,10 +51,15 @@ class RecentChanges:
     def after(self, revision: int, head: int) -> list[Event] | None:
         """Return the changes after *revision*, when *head* is the last that was given; None: not all are kept."""
         self.drop()
-        changes = [change for _, _, change in self._changes]
         if revision == head:
             return []
+        revisions = [revision_in(original) for _, _, original, *_ in self._changes]
         # Revisions have no hole as long as the daemon runs.
-        if not changes or revision < revision_of(changes[0]) - 1:
+        if not revisions or revision < revisions[0] - 1:
             return None
-        return changes[bisect_right(changes, revision, key=revision_of) :]
+        return [
+            Event(topic, name, body, "", time, id, epoch, origin, "", original)
+            for _, _, original, topic, name, body, time, id, epoch, origin in islice(
+                self._changes, bisect_right(revisions, revision), None
+            )
+        ]

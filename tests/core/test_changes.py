@@ -64,6 +64,16 @@ def test_so_many_changes_are_kept(recent: RecentChanges) -> None:
     assert len(kept) == MAX_CHANGES
 
 
+def test_what_is_kept_of_a_change_is_not_what_it_was_rendered_to(recent: RecentChanges) -> None:
+    made = change(1)
+    recent.add(made)
+    made.render(lambda event, *_: b"a frame")
+    (kept,) = recent.after(0, 1) or []
+    assert kept._rendered is None
+    for name in ("topic", "name", "body", "source", "time", "id", "epoch", "origin", "dialect", "original", "author"):
+        assert getattr(kept, name) == getattr(made, name)
+
+
 def test_long_changes_are_fewer(recent: RecentChanges) -> None:
     for revision in range(1, 40):
         recent.add(change(revision, b"x" * (MAX_BYTES // 16), b"y" * (MAX_BYTES // 16)))

@@ -546,6 +546,21 @@ async def test_a_full_redis_refuses_some_operations_of_a_call_and_does_the_other
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_is_removed_while_redis_is_full_has_its_revision(
+    make_store: MakeRedisStore, redis_server: RedisServer
+) -> None:
+    store = make_store()
+    for key in ("a", "b", "c"):
+        await store.set("kv", key, b"1", expires=1.0 if key == "c" else 0.0)
+    await redis_server.command("CONFIG", "SET", "maxmemory", "1")
+    await store.keep_changes(600, 60)
+    assert await store.delete("kv", "a", announcement=announcement())
+    assert await gatherResults([store.delete("kv", "b"), store.expired("kv", 9)]) == [True, ["c"]]
+    await redis_server.command("CONFIG", "SET", "maxmemory", "0")
+    assert (await store.set("kv", "a", b"2")).revision == 7
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_node_that_comes_while_redis_is_full_reads(
     make_store: MakeRedisStore, redis_server: RedisServer
 ) -> None:

@@ -434,11 +434,12 @@ verbs.remove_due = function(at)
 end
 
 -- seconds, seconds or "0"
--- Lets changes be kept for so long at least, and say the value before for so long.
+-- Lets changes be kept for so long at least, and say the value before for so long.  A server that is full refuses;
+-- those who watch get the changes all the same.
 verbs.watched = function(at)
-  call('SET', prefix .. 'watched', '1', 'EX', ARGV[at])
+  redis.pcall('SET', prefix .. 'watched', '1', 'EX', ARGV[at])
   if ARGV[at + 1] ~= '0' then
-    call('SET', prefix .. 'previous', '1', 'EX', ARGV[at + 1])
+    redis.pcall('SET', prefix .. 'previous', '1', 'EX', ARGV[at + 1])
   end
   return 1
 end
