@@ -32,6 +32,7 @@ LOOKED_AT = 100  # jobs that are looked at together for those that filter
 MIN_WAIT = 0.01  # seconds until a job is looked for whose time is about to come
 RETRY_DELAY, MAX_RETRY_DELAY = 1.0, 30.0  # seconds until a claim that has failed is tried again, doubled each time
 LEASE_BYTES = 500  # that are held for a job in flight
+MAX_COUNTING = 0.01  # of the time may pass with counting jobs
 
 
 class Taker(Protocol):
@@ -155,6 +156,7 @@ class Jobs:
     ) -> None:
         self.consumers: Registry[Any] = Registry("queue")
         self.counted = QueueState()
+        self._next_count = 0.0
         self.leases = Leases(store, clock, node, max_failures, came_back, self._freed, self._on_settled)
         self.max_age = max_age
         self._store, self._clock, self._node, self._limit = store, clock, node, limit
@@ -535,8 +537,13 @@ class Jobs:
                 await self.leases.adopt(node)
 
     async def measure(self) -> None:
-        """Count all jobs, for the metrics."""
+        """Count all jobs, for the metrics; a no-op soon after a count that has taken long."""
+        began = self._clock.seconds()
+        if began < self._next_count:
+            return
         self.counted = await self._store.jobs.totals()
+        ended = self._clock.seconds()
+        self._next_count = ended + (ended - began) / MAX_COUNTING
 
     def stop(self) -> None:
         """Hand out no more, and cancel all timers."""

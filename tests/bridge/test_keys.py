@@ -118,6 +118,28 @@ async def test_a_revision_counts_the_writes_of_both(join, key):
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_watch_goes_on_by_another_connection_with_what_was_missed(join, key):
+    owl, other, hpkv = await join(OwlMeans), await join(OwlMeans), await join(Hpkv)
+    await hpkv.set(f"{key}:1", "before")
+    begun = await owl.ask("broker.watch", f"{key}:*")
+    assert [entry["value"] for entry in begun["entries"]] == ["before"]
+    await owl.ask("broker.unwatch", f"{key}:*")
+    for value in ("a", "ä"):
+        await hpkv.set(f"{key}:1", value)
+    await hpkv.delete(f"{key}:1")
+    since = {"epoch": begun["epoch"], "revision": begun["revision"]}
+    again = await other.ask("broker.watch", f"{key}:*", {"from": since, "previous": True})
+    assert (again["snapshot"], again["entries"]) == (False, [])
+    await hpkv.set(f"{key}:2", "live")
+    heard = [json.loads(await other.event())["payload"] for _ in range(4)]
+    assert [each["value"] for each in heard] == ["a", "ä", None, "live"]
+    revisions = [each["revision"] for each in heard]
+    assert revisions == sorted(set(revisions))
+    assert revisions[0] > begun["revision"]
+    assert heard[3]["previous"] is None
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_revision_of_before_a_key_was_removed_is_none_that_it_has_again(join, key):
     owl, hpkv = await join(OwlMeans), await join(Hpkv)
     old = (await owl.ask("broker.set", key, "old"))["revision"]

@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from broker.buses import open_bus
 from broker.cluster import names
 from broker.config.settings import Settings
+from broker.core.old_jobs import move_old_jobs
 from broker.core.service import Broker
 from broker.errors import BrokerError, CalleeFailed, Denied, Gone, Invalid, NotDone, NotFound, Taken, Unavailable
 from broker.messages import Delivery, Event, Mail, Reply, Request, previous_value, revision_of
@@ -897,6 +898,20 @@ async def test_a_job_is_done_on_another_node_than_it_was_added_to(make_nodes: Ma
         await eventually(lambda: worker.mails)
         await worker.peer.finish_job(cast(Delivery, worker.mails.pop(0)).id)
     assert (await three.client().peer.queue_state("work")).in_flight == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_an_older_version_keeps_in_a_work_queue_becomes_jobs_once(make_nodes: MakeNodes) -> None:
+    one, two = await make_nodes(2)
+    for number in range(3):
+        await one.broker.queues.put(Mail("queue:work", "ref", b"%d" % number))
+    moves = [Deferred.fromCoroutine(move_old_jobs(n.store, n.broker.queues, n.broker.jobs)) for n in (one, two)]
+    await gatherResults(moves)
+    worker = two.client()
+    worker.peer.consume("work", ack=True, prefetch=9)
+    await eventually(lambda: len(worker.mails) == 3)
+    assert [mail.body for mail in worker.mails] == [b"0", b"1", b"2"]
+    assert (await one.client().peer.queue_state("work")).in_flight == 3
 
 
 @pytest_twisted.ensureDeferred

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import attrs
 import pytest
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, ensureDeferred, fail
 from twisted.internet.task import Clock
 
 from broker.core.job_filters import job_filter
@@ -578,6 +578,22 @@ def test_a_job_that_could_not_be_said_to_be_done_stays_the_workers(
     assert house.state() == (0, 0, 0, 0)
 
 
+def test_jobs_that_were_adopted_although_that_failed_are_returned(
+    house: House, refusing: Refusing, clock: Clock
+) -> None:
+    house.consume(Peer("1"))
+    house.add(1)
+    house.jobs.stop()
+    house.begin("again")
+    refusing.broken["adopt"], refusing.done_all_the_same = Unavailable("store"), True
+    with pytest.raises(Unavailable):
+        value_of(house.jobs.recover())
+    refusing.broken.clear()
+    clock.advance(1.1)
+    bob = house.consume(Peer("2"))
+    assert bob.last.delivery == 2
+
+
 def test_a_job_that_may_have_been_added_is_looked_for(house: House, refusing: Refusing) -> None:
     bob = house.consume(Peer("1"))
     refusing.broken["add"], refusing.done_all_the_same = Unavailable("store"), True
@@ -597,6 +613,21 @@ def test_other_nodes_are_told_of_what_finds_no_room_here(house: House) -> None:
     assert house.told == ["q"]
     house.add(3)
     assert house.told == ["q", "q"]
+
+
+def test_a_count_that_takes_long_is_not_begun_again_soon(
+    house: House, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[Deferred[QueueState]] = []
+    monkeypatch.setattr(house.store.jobs, "totals", lambda: answers.append(Deferred()) or answers[-1])
+    for passed, begun in ((0.0, 1), (99.0, 1), (2.0, 2)):
+        clock.advance(passed)
+        counting = ensureDeferred(house.jobs.measure())
+        assert len(answers) == begun
+        if not counting.called:
+            clock.advance(1.0)
+            answers[-1].callback(QueueState(begun))
+    assert house.jobs.counted == QueueState(2)
 
 
 def test_stopping_leaves_no_timer(house: House, clock: Clock) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ from broker.core.service import SWEEP
 from broker.errors import Unavailable
 from broker.interfaces import IStore
 from broker.messages import Mail
-from broker.stores import open_store
+from broker.stores import open_store, sqlite_file
 from broker.testing import make_broker, value_of
+from tests.stores.test_sqlite_store import Home
 
 NOW = 1_700_000_000.0
 
@@ -108,29 +111,24 @@ def test_a_broker_moves_them_at_its_start_and_what_older_nodes_write_later(clock
 
 
 def test_a_file_of_an_older_version_keeps_what_waits_in_its_queues(tmp_path: Path) -> None:
-    from tests.stores.test_sqlite_store import Home
-
     home = Home(tmp_path)
+    texts = {name: text.encode().hex() for name, text in (("log", "mail/queue:q"), ("queue", "queue:q"))}
+    bodies = ['["ref",%d]\n%d' % (NOW, number) for number in range(3)]
+    events = ",".join(
+        f"(1, {number}, {NOW}, x'616e6e', x'6d61696c', x'{body.encode().hex()}', 5)"
+        for number, body in enumerate(bodies, 1)
+    )
+    with closing(sqlite3.connect(home.path)) as file:
+        file.executescript(
+            f"{''.join(sqlite_file.schema_steps()[:2])}; PRAGMA application_id = {sqlite_file.APPLICATION_ID};"
+            f"PRAGMA user_version = 2; INSERT INTO log (id, name) VALUES (1, x'{texts['log']}');"
+            f"INSERT INTO event (log, id, time, source, name, body, topic) VALUES {events};"
+            "INSERT INTO entry (space, key, value, revision, expires)"
+            f" VALUES ('mail-at', x'{texts['queue']}', x'31', 1, 0);"
+        )
     store = home.store()
-    for number in range(3):
-        body = b'["ref",%d]\n%d' % (NOW, number)
-        home.result(store.append("mail/queue:q", _event(body)))
-    home.result(store.set("mail-at", "queue:q", b"1"))
-    home.stop(store)
-    home.sql("DROP TABLE job; ")
-    home.sql("DROP TABLE queue")
-    home.sql("DROP TABLE job_key")
-    home.sql("PRAGMA user_version = 3")
-    store = home.store()
-    clock = Clock()
-    queues, jobs = Queues(store, clock, lambda _: []), Jobs(store, clock, lambda: "node", _never)
+    queues, jobs = Queues(store, home.clock, lambda _: []), Jobs(store, home.clock, lambda: "node", _never)
     home.result(ensureDeferred(move_old_jobs(store, queues, jobs)))
     found = home.result(store.jobs.ready("q", 0, 9, 0))
-    assert [job.body for job in found] == [b"1", b"2"]
+    assert [(job.body, job.ref, job.source) for job in found] == [(b"1", "ref", "ann"), (b"2", "ref", "ann")]
     home.stop(store)
-
-
-def _event(body: bytes) -> Any:
-    from broker.messages import Event
-
-    return Event("queue:q", "mail", body, source="ann")
