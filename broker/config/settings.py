@@ -270,7 +270,7 @@ class Settings:
     lease_seconds: float = option(
         SECONDS, 30.0, "How long a worker has a job before it must be done, if the worker does not say."
     )
-    max_deliveries: int = option(COUNT, 5, "After so many failures a job is dead.")
+    max_deliveries: int = option(COUNT, 5, "After so many failures a job is dead; 0: after the first, too.")
     poll_timeout_seconds: float = option(SECONDS, 5.0, "How long a poll waits for an event.")
     error_delay_seconds: float = option(
         SECONDS, 1.0, "How long a failed long poll is held back, for clients that come again at once."

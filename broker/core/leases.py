@@ -84,7 +84,7 @@ class Leases:
         settled: Callable[[Settled], object],
     ) -> None:
         self._store, self._clock, self._node = store, clock, node
-        self._delays = (*BACK_OFF, *BACK_OFF[-1:] * max_failures)[: max_failures - 1]
+        self._delays = (*BACK_OFF, *BACK_OFF[-1:] * max_failures)[: max(0, max_failures - 1)]
         self._came_back, self._freed, self._settled = came_back, freed, settled
         self._leases: dict[str, Lease] = {}
         self._sessions: dict[str, dict[str, Lease]] = {}  # by the id of the session

@@ -64,6 +64,7 @@ class House:
     node: str = "node"
     jobs: Jobs = attrs.field(init=False)
     told: list[str] = attrs.field(factory=list)
+    max_failures: int = 5
 
     def __attrs_post_init__(self) -> None:
         self.begin(self.node)
@@ -72,7 +73,7 @@ class House:
         async def came_back(client: str, session: str) -> bool:
             return client in self.back
 
-        self.jobs = Jobs(self.store, self.clock, lambda: node, came_back, max_failures=5, limit=1000)
+        self.jobs = Jobs(self.store, self.clock, lambda: node, came_back, max_failures=self.max_failures, limit=1000)
         self.jobs.notify = self.told.append  # type: ignore[method-assign, assignment]
 
     def add(self, *bodies: int, queue: str = "q", **options: Any) -> None:
@@ -318,6 +319,19 @@ def test_a_job_that_fails_comes_after_a_while_and_is_dead_after_the_fifth_time(h
     assert house.state() == (0, 0, 0, 1)
     (dead,) = value_of(house.store.jobs.dead("q", 0, 9, 0))
     assert (dead.body, dead.deliveries, dead.reason) == (b"1", 5, "at last")
+
+
+@pytest.mark.parametrize(("failures", "dead"), [(0, 1), (1, 1), (2, 2), (7, 7)])
+def test_a_job_is_dead_after_as_many_failures_as_are_set(house: House, clock: Clock, failures: int, dead: int) -> None:
+    house.max_failures = failures
+    house.begin("node")
+    bob = house.consume(Peer("1"))
+    house.add(1)
+    for _ in range(dead):
+        assert house.state()[3] == 0
+        house.fail(bob)
+        clock.advance(200.0)
+    assert house.state()[3] == 1
 
 
 def test_a_failure_may_say_when_the_job_comes_again(house: House, clock: Clock) -> None:
