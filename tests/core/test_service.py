@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -458,7 +458,7 @@ def test_names_that_nobody_uses_any_more_are_forgotten(clock):
     broker = make_broker(clock, api_secret="secret")
     peers = [broker.attach("test", "127.0.0.1") for _ in range(2)]
     for number, peer in enumerate(peers):
-        peer.bind(Listener())
+        cast(Any, peer).bind(Listener())
         peer.identify("secret")
         value_of(peer.take_name(f"client{number}"))
         peer.appear()
