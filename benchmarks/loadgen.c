@@ -10,6 +10,8 @@
  *   fanout  one publisher with W publications in flight -> N subscribers
  *   append  N keep-alive HTTP connections, one POST in flight each; over
  *           WebSocket, N connections with W acknowledged publications each
+ *   jobs    N connections that add jobs to one work queue and do those they
+ *           get, W of each connection at a time: added, delivered, done
  *   poll    N long polls wait on one channel, a POST every I milliseconds
  *   idle    N connections that say nothing: memory and CPU to connect
  * Kinds (what is spoken): owlmeans, sio, micro, nats over WebSocket; ganomede,
@@ -179,10 +181,31 @@ static void check_id(struct conn *c, char *p, size_t n) {
 static void owl_open(struct conn *c) {
     if (c->role == SERVICE) say(c, "{\"type\":\"call\",\"id\":\"r\",\"method\":\"broker.register\",\"payload\":[[\"svc.echo\"]]}");
     else if (c->role == SUBSCRIBER) say(c, "{\"type\":\"call\",\"id\":\"s\",\"method\":\"broker.subscribe\",\"payload\":[\"news\"]}");
-    else c->ready = 1;
+    else if (opt.mode[0] == 'j') {
+        char m[200];
+        sprintf(m, "{\"type\":\"call\",\"id\":\"k\",\"method\":\"broker.consume\",\"payload\":[\"jobs\",{\"ack\":true,\"prefetch\":%d}]}", opt.window);
+        say(c, m);
+    } else c->ready = 1;
+}
+/* A job says when it was added: whoever gets it measures the whole cycle. */
+static void owl_job(struct conn *c) {
+    static char m[MEGABYTE];
+    int n = sprintf(m, "{\"type\":\"call\",\"id\":\"e\",\"method\":\"broker.enqueue\",\"payload\":[\"jobs\",[\"%lu\",\"", now());
+    frame(c, 1, m, fill(m, n, "\"]]}"));
+}
+static void owl_worked(struct conn *c, char *p, size_t n) {
+    static char m[512];
+    if (member(p, n, "\"type\":\"message\"")) {
+        char *id = member(p, n, "\"id\":\""), *added = member(p, n, "\"payload\":[\"");
+        if (!id || !added) { complain("no job", p, n); return; }
+        c->sent_at[c->sent++ % FLIGHT] = strtoull(added, 0, 10);
+        frame(c, 1, m, sprintf(m, "{\"type\":\"call\",\"id\":\"d\",\"method\":\"broker.done\",\"payload\":[\"%.*s\"]}", (int)(strchr(id, '"') - id), id));
+    } else if (member(p, n, "\"type\":\"result\",\"id\":\"d\"")) { answered(c); owl_job(c); }
+    else if (!member(p, n, "\"duplicate\":false")) complain("not stored or not done", p, n);
 }
 static void owl_call(struct conn *c) {
     static char m[MEGABYTE];
+    if (opt.mode[0] == 'j') { owl_job(c); return; }
     if (opt.mode[0] == 'a') {
         int k = sprintf(m, "{\"type\":\"call\",\"id\":\"c%d-%lu\",\"method\":\"broker.publish\",\"payload\":[\"bench-%d\",[\"", c->index, c->sent, c->index % 100);
         sent(c);
@@ -200,6 +223,7 @@ static void owl_publish(struct conn *c) {
 }
 static void owl_frame(struct conn *c, char *p, size_t n) {
     if (!c->ready) { if (!member(p, n, "\"type\":\"result\"")) complain("refused", p, n); c->ready = 1; return; }
+    if (opt.mode[0] == 'j') { owl_worked(c, p, n); return; }
     if (c->role == CALLER) {
         if (opt.mode[0] == 'a' && !member(p, n, "\"duplicate\":false")) complain("not stored", p, n);
         check_id(c, p, n); answered(c); owl_call(c);
@@ -266,10 +290,37 @@ static void micro_frame(struct conn *c, char *p, size_t n) {
 /* nats: the NATS text protocol in binary frames; a frame is a piece of a stream.  What is appended goes to the
  * JetStream stream "bench", in a file, which the first connection makes. */
 #define STREAM "{\"name\":\"bench\",\"subjects\":[\"bench.*\"],\"storage\":\"file\"}"
-static int makes_stream(struct conn *c) { return opt.mode[0] == 'a' && !c->index; }
+/* Jobs are in the work-queue stream "work", whose consumer pushes each to one of the group; an acknowledgement is
+ * answered, as "done" is. */
+#define WORK "{\"name\":\"work\",\"subjects\":[\"jobs\"],\"storage\":\"file\",\"retention\":\"workqueue\"}"
+#define CONSUMER "{\"stream_name\":\"work\",\"config\":{\"durable_name\":\"w\",\"deliver_subject\":\"todo\",\"deliver_group\":\"g\",\"ack_policy\":\"explicit\",\"max_ack_pending\":20000}}"
+static int makes_stream(struct conn *c) { return strchr("aj", opt.mode[0]) && !c->index; }
 static void nats_open(struct conn *c) { (void)c; }
+static void nats_job(struct conn *c) {
+    static char m[MEGABYTE], body[MEGABYTE];
+    size_t size = fill(body, sprintf(body, "[\"%lu\",\"", now()), "\"]");
+    int n = sprintf(m, "PUB jobs _INBOX.c%d.e %zu\r\n", c->index, size);
+    memcpy(m + n, body, size);
+    memcpy(m + n + size, "\r\n", 2);
+    frame(c, 2, m, n + size + 2);
+}
+static void nats_worked(struct conn *c, char *line, char *body, size_t size) {
+    char m[256], subject[64], reply[128]; int sid = 0;
+    if (sscanf(line, "MSG %63s %d %127s", subject, &sid, reply) < 2) { complain("no message", line, 80); return; }
+    if (sid == 2) {
+        c->sent_at[c->sent++ % FLIGHT] = strtoull(body + 2, 0, 10);
+        frame(c, 2, m, sprintf(m, "PUB %s _INBOX.c%d.d 4\r\n+ACK\r\n", reply, c->index));
+        return;
+    }
+    char kind = subject[strlen(subject) - 1];
+    if (memmem(body, size, "\"error\"", 7)) complain("refused", body, size);
+    if (kind == 'k') c->ready = 1;
+    else if (kind == 'd') { answered(c); nats_job(c); }
+    else if (kind == 'e' && !memmem(body, size, "\"seq\"", 5)) complain("not stored", body, size);
+}
 static void nats_call(struct conn *c) {
     static char m[MEGABYTE], body[MEGABYTE];
+    if (opt.mode[0] == 'j') { nats_job(c); return; }
     size_t size = fill(body, sprintf(body, "{\"id\":\"c%d-%lu\",\"payload\":[\"", c->index, c->sent), "\"]}");
     char subject[32] = "svc.echo";
     if (opt.mode[0] == 'a') sprintf(subject, "bench.%d", c->index % 100);
@@ -289,6 +340,7 @@ static void nats_publish(struct conn *c) {
     frame(c, 2, m, n + size + 2);
 }
 static void nats_message(struct conn *c, char *line, char *body, size_t size) {
+    if (opt.mode[0] == 'j') { nats_worked(c, line, body, size); return; }
     if (c->role == CALLER && opt.mode[0] == 'a') {
         char want[48];
         snprintf(want, sizeof want, "_INBOX.c%d.%lu ", c->index, c->answered);
@@ -323,12 +375,16 @@ static void nats_frame(struct conn *c, char *p, size_t n) {
             continue;
         }
         if (!strncmp(line, "INFO", 4)) {
-            char m[512];
+            char m[1024];
             int k = sprintf(m, "CONNECT {\"verbose\":false,\"pedantic\":false,\"echo\":true,\"protocol\":1}\r\n");
             if (c->role == SERVICE) k += sprintf(m + k, "SUB svc.echo 1\r\n");
             else if (c->role == SUBSCRIBER) k += sprintf(m + k, "SUB news 1\r\n");
             else if (c->role == CALLER) k += sprintf(m + k, "SUB _INBOX.c%d.* 1\r\n", c->index);
-            if (makes_stream(c)) k += sprintf(m + k, "PUB $JS.API.STREAM.CREATE.bench _INBOX.c0.0 %zu\r\n" STREAM "\r\n", sizeof STREAM - 1);
+            if (opt.mode[0] == 'j') k += sprintf(m + k, "SUB todo g 2\r\n");
+            if (opt.mode[0] == 'j' && makes_stream(c)) {
+                k += sprintf(m + k, "PUB $JS.API.STREAM.CREATE.work _INBOX.c0.s %zu\r\n" WORK "\r\n", sizeof WORK - 1);
+                k += sprintf(m + k, "PUB $JS.API.CONSUMER.DURABLE.CREATE.work.w _INBOX.c0.k %zu\r\n" CONSUMER "\r\n", sizeof CONSUMER - 1);
+            } else if (makes_stream(c)) k += sprintf(m + k, "PUB $JS.API.STREAM.CREATE.bench _INBOX.c0.0 %zu\r\n" STREAM "\r\n", sizeof STREAM - 1);
             k += sprintf(m + k, "PING\r\n");
             frame(c, 2, m, k);
         } else if (!strncmp(line, "PONG", 4)) c->ready = c->ready || !makes_stream(c);
@@ -499,7 +555,7 @@ static enum role role_of(int index) {
     case 'r': return last ? SERVICE : CALLER;
     case 'f': return last ? PUBLISHER : SUBSCRIBER;
     case 'p': return last ? PUBLISHER : POLLER;
-    case 'a': return CALLER;
+    case 'a': case 'j': return CALLER;
     default: return SILENT;
     }
 }

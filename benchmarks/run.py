@@ -64,6 +64,7 @@ RELAY = ("-m", "relay", "-n", "32", "-w", "1")
 RELAY_DEEP = ("-m", "relay", "-n", "32", "-w", "16")
 FAN_OUT = ("-m", "fanout", "-n", "1000", "-w", "1")
 APPEND = ("-m", "append", "-n", "32", "-w", "1")
+JOBS = ("-m", "jobs", "-n", "32", "-w", "4")
 POLL = ("-m", "poll", "-n", "200", "-i", "100")
 IDLE = ("-m", "idle", "-n", "5000", "-W", "2")
 
@@ -124,6 +125,13 @@ GOALS = [
         Side(Broker, "owlmeans", APPEND),
         Side(JetStream, "nats", APPEND),
         3.0,
+    ),
+    Goal(
+        "P13",
+        "job cycle: enqueue, deliver, done, 32 x 4 in flight (fsync on ours, none on theirs)",
+        Side(Broker, "owlmeans", JOBS),
+        Side(JetStream, "nats", JOBS),
+        10.0,
     ),
 ]
 

@@ -43,6 +43,7 @@ from broker.messages import (
     Response,
     Start,
 )
+from broker.plugins import OwnMetric
 
 T = TypeVar("T")
 Coro: TypeAlias = Coroutine[Deferred[Any], Any, T]  # await it, or hand it to Deferred.fromCoroutine
@@ -928,18 +929,36 @@ class IPeer(Interface):
     def unwatch() -> None:
         """Undo ``watch``; a no-op without one."""
 
-    def watch_pattern(pattern: str) -> None:
+    def watch_pattern(pattern: str, *, exact: bool = False) -> None:
         """Get the changes of the keys that *pattern* matches as well, each once; idempotent.
 
-        They come as those of ``watch`` do.
+        They come as those of ``watch`` do.  With *exact*, wildcards in it are ordinary characters.
 
         Raises:
-            Invalid: it is neither a name nor a pattern.
-            RateLimited: too much is watched.
+            Invalid: it is neither a name nor a pattern that can match one.
         """
 
-    def unwatch_pattern(pattern: str) -> None:
-        """Undo ``watch_pattern``; a no-op without one."""
+    def unwatch_pattern(pattern: str, *, exact: bool = False) -> None:
+        """Undo ``watch_pattern`` of the same *pattern* and *exact*; a no-op without one."""
+
+    def revision() -> Deferred[int]:
+        """Return the revision of the last change of any key: a later read of a key shows that one, or a later one."""
+
+    def keep_changes(*, previous: bool = False) -> Coro[None]:
+        """Return when changes are kept for ``changes``: as long as this peer watches anything, and five minutes longer.
+
+        With *previous* they say the value before, too, in ``Event.original``, as long as it watches.
+        """
+
+    def changes(pattern: str, epoch: str, after: int, *, exact: bool = False) -> Coro[list[Event] | None]:
+        """Return the changes after the revision *after* of *epoch*, in their order, as ``watch_pattern`` brings them.
+
+        The last 10,000 changes of all keys are kept, for five minutes and within 16 MiB.  None: some may be missing,
+        or there is another epoch.  Those that come later are not among them: watch before.
+
+        Raises:
+            Invalid: *after* is no revision that was given, or *pattern* is none that can match.
+        """
 
 
 class IWebSocketDialect(Interface):
@@ -1011,6 +1030,25 @@ class IDialectExtras(Interface):
         "1012 when the daemon stops, the others with 1001."
     )
 
+    metrics: Sequence[OwnMetric] = Attribute(
+        "Its own metrics, ``broker.plugins.Counter`` and ``Gauge``: ``txbroker_<dialect>_<name>`` in ``/metrics``; ()."
+    )
+
+    def start(peer: IPeer) -> Awaitable[object] | None:
+        """The daemon starts: do what is to be done without a client.
+
+        *peer* is for the dialect itself: it may do everything, is called ``broker.dialect.<name>``, and lasts until it
+        has stopped; bind a session to it, where events, calls and mail are to come.  Clients are let in when this has
+        returned; what it returns is not waited for.  A shared store may not be reached yet: verbs fail with
+        ``Unavailable`` then.  What it raises stops the daemon; what it returns and fails is logged.
+        """
+
+    def stop() -> Awaitable[object] | None:
+        """The daemon stops, and the last client has gone: end what ``start`` has begun.
+
+        What it returns is waited for, for at most five seconds.  Then *peer* is closed.
+        """
+
     def refusal(status: int, message: str, request: HttpRequest) -> Response | None:
         """Return how this dialect says *status* to *request*, which has not reached ``answer`` or has failed there.
 
@@ -1045,6 +1083,11 @@ class IStore(IService):
 
     ``startService`` raises ``Unavailable``, saying why, when the store can not be
     opened; ``stopService`` answers when all that was called before is done.
+
+    Each change of a key (it is set, patched or increased, removed, or its time is over) gets a *revision*: a number of
+    its space, which rises by one with each change of any of its keys, and goes on when a key is removed or the store
+    is opened again.  So no two contents of a key have the same.  After a kill of the daemon some may be left out.
+    A store of an older version, where each key had its own, is converted: those that are given are above all there are.
 
     What a write creates, a log or a key, counts against its *quota* until it is removed
     or forgotten: the store has one count for each kind and owner, which it keeps as safely
@@ -1169,7 +1212,8 @@ class IStore(IService):
     ) -> Deferred[Entry]:
         """Create or replace *key*.
 
-        With *revision*, only if the stored revision equals it (0: is missing).
+        With *revision*, only if the stored revision equals it (0: is missing).  The answer says whether it was
+        ``created``.
         A key that has expired is missing, for every method but ``expired``.
 
         Raises:
@@ -1180,10 +1224,7 @@ class IStore(IService):
     def delete(
         space: str, key: str, *, revision: int | None = None, announcement: Announcement | None = None
     ) -> Deferred[bool]:
-        """Remove *key*; say whether it was there.  *revision* as in set.
-
-        If it is created again, its revision begins again at 1.
-        """
+        """Remove *key*; say whether it was there.  *revision* as in set."""
 
     def patch(
         space: str,
@@ -1234,6 +1275,9 @@ class IStore(IService):
         thread, and for keys that are not removed then.
         """
 
+    def revision(space: str) -> Deferred[int]:
+        """Return the last revision that was given in *space*, or a later one; 0 for none."""
+
     def logs(prefix: str, after: str, limit: int) -> Deferred[list[str]]:
         """Return names of logs that begin with *prefix* and sort after *after*.
 
@@ -1278,6 +1322,19 @@ class ISharedStore(IStore):
 
     def since(log: str, mark: int) -> Deferred[int]:
         """Return the id of the first event of *log* after *mark*; 0 for none."""
+
+    def keep_changes(seconds: int, previous: int) -> Deferred[None]:
+        """Let the changes of keys be kept for so many *seconds*, or longer, for ``key_changes``.
+
+        And let the events of changes, on all nodes, say the value before for *previous* seconds, or longer.
+        """
+
+    def key_changes(space: str, after: int, seconds: float) -> Deferred[tuple[int, list[Event] | None]]:
+        """Return the last revision of *space*, and the events of the changes after the revision *after* in their order.
+
+        The last 10,000 that were announced while ``keep_changes`` held are there, fewer if they are long.  None: some
+        may be missing, or are older than so many seconds; or *after* was not given yet.
+        """
 
     def publishes(origin: str) -> bool:
         """Whether an append of an event of that *origin* is under way."""

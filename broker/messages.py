@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from enum import IntEnum
 from operator import methodcaller
-from typing import Any, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import attrs
 import msgspec
@@ -60,6 +60,8 @@ MAX_TIME = 8.64e12  # the last moment that a Date of JavaScript can hold
 MAX_EXPIRY = 253402300799.0  # the last second of the year 9999: RFC 3339, and most libraries, can name no later one
 MAX_ID = 2**53  # of events, and of revisions: what every client and every store has exactly
 
+MAX_REVISION_LENGTH = 20  # digits, and one character
+NO_VALUE, VALUE = b"-", b"="  # what follows the revision in ``Event.original`` of the change of a key
 # Where a subscription begins that is no position.
 START = "start"  # with the oldest event that is kept
 NEW = "new"  # with what comes from now on
@@ -167,7 +169,8 @@ class Event:
         origin: session id of the publishing peer, for "no echo".
         dialect: which dialect *original* is written in.
         original: the publisher's own frame, for receivers of the same dialect
-            that pass it on verbatim; b"" when there is none.
+            that pass it on verbatim; b"" when there is none.  Of the change of a key, which has no dialect,
+            the revision and the value before: see ``revision_of`` and ``previous_value``.
         author: what the publisher's application says of whom it is from (ganomede's ``from``);
             nobody has checked that.  "" when it says nothing.
         content_type: what the body is, if the publisher says it; "" for JSON.
@@ -215,7 +218,7 @@ class Publication:
     """What a client publishes to a stored topic, with others or alone.
 
     Attributes:
-        topic, name, body, content_type, expires: of the event, see there.
+        topic: of the event, as are name, body, content type and expiry.
         key: if the topic has got an event by this key lately, that is the result; "": every one is new.
         expect: the last id that the topic must have, 0 for none; None: any.
     """
@@ -234,7 +237,7 @@ class Addition:
     """An event that is to be appended to a log, and under which conditions; see ``IStore.append``.
 
     Attributes:
-        log, event, quota, head, key: the arguments of ``append``.
+        log: as the others, an argument of ``append``.
     """
 
     log: str
@@ -335,20 +338,22 @@ class Delivery(Mail):
     lease: float = 0.0
 
 
-@attrs.frozen
+@attrs.define  # made for every key that is read or changed: see Event
 class Entry:
     """A stored key.
 
     Attributes:
         value: the bytes that were set.
-        revision: 1 when created, +1 at each change.
+        revision: the number of its last change; those of all keys of a space rise together, see ``IStore``.
         expires: when it expires, in seconds since the epoch; 0: never.  At most ``MAX_EXPIRY``, but an
             older version may have stored any number.
+        created: in the answer to a change, whether the key was missing before.
     """
 
     value: bytes
     revision: int
     expires: float = 0.0
+    created: bool = attrs.field(default=False, eq=False, repr=False)
 
 
 @attrs.define(eq=False)
@@ -360,7 +365,10 @@ class Announcement:
         stored: whether the event is stored in the log of its topic, too.
         published: set when the store is given it: whether that publishes it by itself.
         event: set with the answer of the store, if that has stored the event and does not publish: with its id.
+        original: set with the answer of a store that does not publish: that of the event, see ``Event``.
     """
+
+    numbered: ClassVar[bool] = False  # whether its event says the revision of the change
 
     topic: str
     name: str
@@ -371,6 +379,14 @@ class Announcement:
     stored: bool = False
     published: bool = attrs.field(default=False, init=False)
     event: Event | None = attrs.field(default=None, init=False)
+    original: bytes = attrs.field(default=b"", init=False, repr=False)
+
+    def made(self, revision: int, before: bytes | None, *, known: bool = True) -> None:
+        """Note the *revision* of the change, and the value *before* if it is *known*; None: the key was missing."""
+        if before is not None:
+            self.original = b"%d=%b" % (revision, before)
+        else:
+            self.original = b"%d-" % revision if known else b"%d" % revision
 
     def event_of(self, value: bytes | None) -> Event:
         """Return the event of a change that leaves *value*; None: the key is missing then."""
@@ -385,13 +401,33 @@ class KeyAnnouncement(Announcement):
         key: that changes.
     """
 
+    numbered: ClassVar[bool] = True
+
     key: str = attrs.field(kw_only=True)
 
     def event_of(self, value: bytes | None) -> Event:
         """Return the event, whose body has the key, *value* as text, and the time in milliseconds."""
         text = None if value is None else value.decode("utf-8", "replace")
         body = _encode({"key": self.key, "value": text, "timestamp": int(self.time * 1000)})
-        return Event(self.topic, self.name, body, time=self.time, origin=self.origin)
+        return Event(self.topic, self.name, body, "", self.time, 0, "", self.origin, "", self.original)
+
+
+def previous_value(change: Event) -> tuple[bool, bytes | None]:
+    """Return whether the *change* of a key says what its value was before, and that; None: the key was missing."""
+    original = change.original
+    begin = original.find(VALUE, 0, MAX_REVISION_LENGTH) + 1
+    return bool(begin) or original.endswith(NO_VALUE), original[begin:] if begin else None
+
+
+def revision_of(change: Event) -> int:
+    """Return the revision that the *change* of a key has left; 0 for one of an older version, which has none."""
+    return revision_in(change.original)
+
+
+def revision_in(original: bytes) -> int:
+    """Return the revision in the ``Event.original`` of the change of a key."""
+    number = original[:MAX_REVISION_LENGTH].partition(VALUE)[0].removesuffix(NO_VALUE)
+    return int(number) if number.isdigit() else 0
 
 
 Announce: TypeAlias = Callable[[str], Announcement | None]  # how to announce the change of a key; None: to nobody

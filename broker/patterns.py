@@ -9,6 +9,7 @@ asked for as an exact one.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from broker.errors import Invalid
 from broker.remembered import remembered
@@ -174,6 +175,14 @@ def _is_well_formed(tokens: list[str]) -> bool:
     if last not in WILDCARDS:
         literals.append(last[:-1] if is_prefix(last) else last)
     return not any("*" in token or ">" in token for token in literals)
+
+
+def predicate_of(pattern: str, *, exact: bool = False) -> Callable[[str], bool]:
+    """Return what says whether *pattern* matches a plain name; with *exact*, its wildcards are ordinary characters."""
+    if exact or not is_pattern(pattern):
+        return pattern.__eq__
+    tokens = pattern.split(".")
+    return lambda name: name == pattern or _match(tokens, name.split("."))
 
 
 def matches(pattern: str, name: str) -> bool:

@@ -16,8 +16,9 @@ from twisted.internet import reactor
 from twisted.internet.endpoints import clientFromString, connectProtocol
 
 from broker.testing import connect, http_request, make_broker, value_of
+from tests.support.daemon import WITH_METRICS, Daemon
 from tests.support.examples import EXAMPLES, load_example
-from tests.support.http_client import post
+from tests.support.http_client import get, post
 from tests.support.ws_client import ws_connect
 from tests.web.test_port import Client
 
@@ -27,7 +28,7 @@ def lines():
     return load_example("lines").dialect(None)
 
 
-@pytest.mark.parametrize("name", ["lines", "sse", "export"])
+@pytest.mark.parametrize("name", ["lines", "sse", "export", "tally"])
 def test_an_example_is_shorter_than_sixty_lines(name):
     assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) < 60
 
@@ -105,6 +106,35 @@ async def test_a_stream_of_events_reaches_a_client_of_the_daemon_and_ends_with_i
     await client.until(lambda: client.lost)
     assert client.data.endswith(b"\r\n0\r\n\r\n")
     assert client.clean
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_dialect_has_settings_metrics_and_a_peer_of_its_own(start_daemon):
+    path = f"{EXAMPLES}:{Path(__file__).parent.parent}"
+    daemon = await start_daemon(
+        TXBROKER_PROTOCOLS="ganomede tally:dialect",
+        TXBROKER_TALLY_TOPIC="weather",
+        TXBROKER_API_SECRET="s",
+        PYTHONPATH=path,
+        **WITH_METRICS,
+    )
+    for channel in ("weather", "news", "weather"):
+        said = {"clientId": "me", "channel": channel, "from": "me", "type": "t", "secret": "s"}
+        assert (await post(f"{daemon.url}/events/v1/events", json=said)).status == 200
+    answer = await get(f"{daemon.url}/tally", headers={"Authorization": "Bearer s"})
+    assert answer.body == b"2\n"
+    metrics = await get(f"{daemon.admin_url}/metrics")
+    assert "txbroker_tally_events_total 2.0" in metrics.text
+    await daemon.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_dialect_whose_settings_are_wrong_stops_the_daemon(tmp_path):
+    path = f"{EXAMPLES}:{Path(__file__).parent.parent}"
+    wrong = {"TXBROKER_TALLY_STEP": "two"}
+    program = Daemon(tmp_path, TXBROKER_PROTOCOLS="tally:dialect", PYTHONPATH=path, **wrong).spawn()
+    assert await program.exit() == 2
+    assert "TXBROKER_TALLY_STEP: expected a whole number, not 'two'" in "\n".join(program.lines)
 
 
 def test_a_whole_topic_is_exported_page_by_page():

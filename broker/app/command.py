@@ -14,9 +14,10 @@ from twisted.internet.task import react
 
 from broker import __version__
 from broker.app.checks import NOT_INSTALLED
+from broker.app.dialects import own_settings
 from broker.app.maintenance import add_commands
 from broker.app.store import make_store
-from broker.config.settings import Settings, SettingsError
+from broker.config.settings import Settings, SettingsError, protocols_of
 from broker.core.clocks import use_monotonic_time
 from broker.errors import BrokerError, Invalid
 
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     chosen = _parser().parse_args(arguments)
     try:
-        settings = Settings.from_environ(os.environ)
+        settings = Settings.from_environ(os.environ, own_settings(protocols_of(os.environ)))
     except SettingsError as error:
         print("txbroker:", *error.problems, sep="\n  ", file=sys.stderr)
         raise SystemExit(2) from None

@@ -36,6 +36,16 @@ class PublicPort(Drainable, Protocol):
         """Drop the connections that are left, if it drains already."""
 
 
+class Life(Protocol):
+    """What the daemon needs of ``broker.app.plugins.PluginLife``."""
+
+    def start(self) -> None:
+        """Begin; it may raise ``StartError``."""
+
+    async def stop(self) -> None:
+        """End."""
+
+
 class Daemon(MultiService):
     """Starts the store and the bus, then the endpoints; stops them in reverse order.
 
@@ -47,6 +57,7 @@ class Daemon(MultiService):
         drain_seconds: how long a stop waits for what is under way.
         announce: called with each endpoint string and its port, once everything runs.
         others: services that start last and stop first.
+        plugins: what starts when the store and the bus have, and stops when the last client has gone.
         observer: of the log, or None when twistd writes it.
     """
 
@@ -60,6 +71,7 @@ class Daemon(MultiService):
         drain_seconds: float,
         announce: Callable[[list[tuple[str, IListeningPort]]], object],
         others: Iterable[IService] = (),
+        plugins: Iterable[Life] = (),
         observer: ILogObserver | None = None,
     ) -> None:
         super().__init__()
@@ -70,6 +82,7 @@ class Daemon(MultiService):
         self._endpoints = endpoints
         self._announce = announce
         self._others = tuple(others)
+        self._plugins = tuple(plugins)
         self._observer = observer
         self._ports: list[tuple[str, IListeningPort]] = []
         broker.setServiceParent(self)
@@ -90,6 +103,8 @@ class Daemon(MultiService):
             super().startService()
         except BrokerError as error:
             raise StartError(str(error)) from error
+        for plugin in self._plugins:
+            plugin.start()
         for endpoint in self._endpoints:
             self._listen_on(endpoint)
         for other in self._others:
@@ -130,5 +145,7 @@ class Daemon(MultiService):
         ports, self._ports = self._ports, []
         await gatherResults([maybeDeferred(port.stopListening) for _, port in ports])
         await self._site.drain(self.drain_seconds)
+        for plugin in reversed(self._plugins):
+            await plugin.stop()
         await super().stopService()
         log.info("stopped")

@@ -20,6 +20,7 @@ from zope.interface.verify import verifyObject
 
 from broker.interfaces import IHttpDialect, IWebSocketDialect
 from broker.patterns import is_reserved
+from broker.plugins import ATTRIBUTE, OwnSettings
 
 NAMESPACE = "protocols"
 NAME = re.compile("[A-Za-z0-9_-]{1,64}")  # what a dialect may call itself
@@ -57,12 +58,31 @@ def load_dialects(names: Iterable[str], settings: object) -> list[Any]:
     return dialects
 
 
+def own_settings(names: Iterable[str]) -> dict[str, type]:
+    """Return the classes of the settings that the dialects of *names* have of their own, by their names.
+
+    What can not be imported has none: ``load_dialects`` says why.
+    """
+    found: dict[str, type] = {}
+    for name in names:
+        try:
+            own = getattr(_factory(name), ATTRIBUTE, None)
+        except DialectError:
+            continue
+        if isinstance(own, OwnSettings):
+            found[own.name] = own.kind
+    return found
+
+
 def _load(name: str, settings: object) -> Any:
     factory = _factory(name)
     try:
         dialect = factory(settings)
     except Exception as error:
         raise DialectError(f"dialect {name}: could not be made: {_describe(error)}") from error
+    own = getattr(factory, ATTRIBUTE, None)
+    if own is not None and own.name != dialect.name:
+        raise DialectError(f"dialect {name}: its settings are those of {own.name}, and its name is {dialect.name}")
     provided = [which for which in (IWebSocketDialect, IHttpDialect) if which.providedBy(dialect)]
     if not provided:
         raise DialectError(f"dialect {name}: {dialect!r} provides neither IWebSocketDialect nor IHttpDialect")

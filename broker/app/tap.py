@@ -25,8 +25,9 @@ from broker.access.browsers import BrowserPolicy
 from broker.access.principals import make_access
 from broker.app.checks import Attempts, problems_of
 from broker.app.daemon import Daemon
-from broker.app.dialects import DialectError, found_dialects, load_dialects
+from broker.app.dialects import DialectError, found_dialects, load_dialects, own_settings
 from broker.app.greeting import announce_start
+from broker.app.plugins import PluginLife
 from broker.app.process import (
     catch_signals,
     explain_start_errors,
@@ -38,7 +39,8 @@ from broker.app.process import (
 from broker.app.store import make_store
 from broker.app.trimmer import MemoryTrimmer
 from broker.buses import open_bus
-from broker.config.settings import Settings, SettingsError
+from broker.config.own import described
+from broker.config.settings import ENV_PREFIX, Settings, SettingsError, protocols_of
 from broker.core.clocks import use_monotonic_time
 from broker.core.service import Broker
 from broker.errors import BrokerError
@@ -69,11 +71,13 @@ class Options(usage.Options):
 
     @property
     def longdesc(self) -> str:
-        """The text of ``--help``: where the settings are, and which dialects were found."""
-        return (
+        """The text of ``--help``: where the settings are, which dialects were found, and what settings those have."""
+        text = (
             "Settings are environment variables that begin with TXBROKER_; docs/settings lists them. "
             f"Dialects found: {', '.join(found_dialects())}. TXBROKER_PROTOCOLS says which of them are spoken."
         )
+        own = described(ENV_PREFIX, own_settings(protocols_of(os.environ)))
+        return " ".join([text, *(["Their own settings:", *own] if own else [])])
 
     def opt_version(self) -> NoReturn:
         """Print the version and exit."""
@@ -88,7 +92,7 @@ def makeService(options: usage.Options) -> IService:
     use_monotonic_time(reactor)
     explain_start_errors()
     try:
-        settings = Settings.from_environ(os.environ)
+        settings = Settings.from_environ(os.environ, own_settings(protocols_of(os.environ)))
         daemon = make_daemon(reactor, settings, observer=_log_observer(options.parent or {}, settings, reactor))
     except SettingsError as error:
         _exit_with(error.problems)
@@ -111,10 +115,15 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
     core = attempts.make("STORE", lambda: make_core(reactor, settings))
     attempts.finish()
     dialects, broker = cast(list[Any], loaded), cast(Broker, core)
-    for dialect in dialects:
-        broker.metrics.begin(dialect.name)
     broker.about.facts["dialects"] = [dialect.name for dialect in dialects]
     site = make_site(reactor, settings, broker, dialects)
+    plugins = []
+    for dialect in dialects:
+        extras = site.routes.extras[dialect.name]
+        broker.metrics.begin(dialect.name)
+        broker.metrics.add_own(dialect.name, extras.metrics)
+        if hasattr(dialect, "start") or hasattr(dialect, "stop"):
+            plugins.append(PluginLife(dialect.name, extras.start, extras.stop, broker.attach, reactor))
     admin_site = make_admin_site(reactor, settings, broker)
     outbox = Outbox(reactor, broker.memory.send_queue)
     ReactorLoop(reactor, outbox).install()
@@ -140,6 +149,7 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
             ),
             MemoryTrimmer(lambda: broker.memory.freed + broker.metrics.bytes_in + broker.metrics.bytes_out),
         ],
+        plugins=plugins,
         observer=observer,
     )
 
@@ -266,6 +276,7 @@ def _log_observer(parent: Any, settings: Settings, reactor: Any) -> ILogObserver
         settings.admin_secret,
         settings.jwt_secret,
         *settings.api_keys.values(),
+        *settings.secrets,
     )
     observer = LogLines(stream, settings.log_level, form, settings.node, Redaction(credentials))
     if "fileLogObserverFactory" in parent:  # python -m twisted

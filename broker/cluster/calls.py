@@ -116,7 +116,8 @@ class RemoteCalls(Calls):
         return Callee(names, missing, self._forward, self._out), service
 
     def _others_may_be_less_busy(self, entry: Registration[Party]) -> bool:
-        return loads_of(entry, 1)[0] > 0 and len(self._messenger.bus.nodes) > 1
+        bus = self._messenger.bus
+        return loads_of(entry, 1)[0] > 0 and bus.lease > 0 and len(bus.nodes) > 1
 
     def find_taker(self, topic: str) -> Party:
         """Return who gets streamed requests of *topic*, or a stand-in that will find out."""
@@ -172,7 +173,8 @@ class RemoteCalls(Calls):
     def _found(self, found: tuple[str, list[str]], callees: list[Callee]) -> None:
         name, addresses = found
         names = callees[0].names
-        later = self._searches.pop(names)
+        later = _not_sent_yet(self._searches.pop(names))
+        callees = _not_sent_yet(callees)
         route = Route(name, [(address, self._lease_of(address)) for address in addresses], tuple(addresses))
         if addresses:
             self._known[names] = route
@@ -195,6 +197,7 @@ class RemoteCalls(Calls):
 
     def _distribute(self, callees: list[Callee], route: Route, known: Known) -> None:
         """Send the requests of *callees* to those who are least busy, if that matters, as far as it is known."""
+        callees = _not_sent_yet(callees)
         if not known:
             for callee in callees:
                 self._try(callee, route)
@@ -214,7 +217,16 @@ class RemoteCalls(Calls):
         if failure.check(BrokerError) is None:
             log.failure("looking for a callee failed", failure)
         error = failure.value if isinstance(failure.value, BrokerError) else BrokerError("call")
-        for callee in callees + self._searches.pop(callees[0].names, []):
+        for callee in _not_sent_yet(callees + self._searches.pop(callees[0].names, [])):
+            self._stay_here(callee, error)
+
+    def _stay_here(self, callee: Callee, error: BrokerError) -> None:
+        """Let whoever performs it here have the call, however busy, since others can not be found; else end it."""
+        name = callee.names[0]
+        if name.startswith(PROCEDURE) and name.removeprefix(PROCEDURE) in self.performers.by_load:
+            callee.name, callee.untried = name, (self._messenger.bus.address,)
+            self._try_next(callee)
+        else:
             self._give_up(callee, error)
 
     def _try_next(self, callee: Callee) -> None:
@@ -417,7 +429,7 @@ class RemoteCalls(Calls):
         """End what is still looked for; the rest has ended with the links."""
         self._known.clear()
         for callee, _ in self._callees(""):
-            self._give_up(callee, self._not_sent())
+            self._stay_here(callee, self._not_sent())
 
     def _callees(self, address: str) -> list[tuple[Callee, Call]]:
         """Return those who are asked at the node *address*; with "", those who are looked for."""
@@ -447,6 +459,11 @@ class RemoteCalls(Calls):
             self._in.pop(caller.id, None)
             if call.streamed and call.answers and not caller.told:
                 self._send(caller.address, Ended(caller.id), urgent=True)
+
+
+def _not_sent_yet(callees: list[Callee]) -> list[Callee]:
+    """Return those of *callees* whose calls have not stayed here, while others were looked for or asked."""
+    return [callee for callee in callees if not callee.address]
 
 
 _split = remembered(MAX_NAMES)(split_kind)

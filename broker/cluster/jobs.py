@@ -41,7 +41,7 @@ class SharedJobs(Jobs):
     def lost(self) -> None:
         """Notice that the store went back: what is in flight may have to be delivered again."""
         self.leases.forget()
-        self.leases.check()
+        self.leases.check(delivered=True)
         self.wake_all()
 
     def departed(self, _: str) -> None:

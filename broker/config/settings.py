@@ -10,7 +10,8 @@ import difflib
 import re
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import attrs
 
@@ -35,11 +36,13 @@ from broker.config.options import (
     URL,
     WORDS,
     EnvironmentReader,
+    Option,
     Retention,
     choice,
     option,
     options_of,
 )
+from broker.config.own import OwnReader, own_prefix
 from broker.patterns import is_reserved
 
 ENV_PREFIX = "TXBROKER_"
@@ -267,7 +270,7 @@ class Settings:
     lease_seconds: float = option(
         SECONDS, 30.0, "How long a worker has a job before it must be done, if the worker does not say."
     )
-    max_deliveries: int = option(COUNT, 5, "After so many failures a job is dead.")
+    max_deliveries: int = option(COUNT, 5, "After so many failures a job is dead; 0: after the first, too.")
     poll_timeout_seconds: float = option(SECONDS, 5.0, "How long a poll waits for an event.")
     error_delay_seconds: float = option(
         SECONDS, 1.0, "How long a failed long poll is held back, for clients that come again at once."
@@ -418,24 +421,34 @@ class Settings:
     # Not options: where they came from, and where files are
 
     sources: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    own: Mapping[str, Any] = attrs.field(factory=dict, repr=False)  # of dialects, by their names
     warnings: tuple[str, ...] = attrs.field(default=(), repr=False)
     state_directory: str = ""
 
     @classmethod
-    def from_environ(cls, environ: Mapping[str, str]) -> Settings:
+    def from_environ(cls, environ: Mapping[str, str], own: Mapping[str, type] | None = None) -> Settings:
         """Return the settings of the environment *environ*.
+
+        Args:
+            environ: the environment.
+            own: the classes of the settings that dialects have of their own, by the names of the dialects.
 
         Raises:
             SettingsError: with everything that is wrong, at once.
         """
         notes: list[str] = []
         reader = EnvironmentReader(ENV_PREFIX, options_of(cls), environ, aliases(environ, notes))
-        notes += _unknown_names(environ, reader.known)
+        others = OwnReader(ENV_PREFIX, own or {}, environ, reader.known)
+        notes += _unknown_names(environ, reader.known | others.known)
         directory = environ.get("STATE_DIRECTORY", "").partition(":")[0]  # systemd may name several
         settings = cls(
-            **reader.values, sources=reader.sources, warnings=tuple(notes), state_directory=directory
+            **reader.values,
+            sources={**reader.sources, **others.sources},
+            own=others.values,
+            warnings=tuple(notes),
+            state_directory=directory,
         )._with_port_on_loopback()
-        problems = reader.errors + settings.problems()
+        problems = reader.errors + others.errors + settings.problems()
         if problems:
             raise SettingsError(problems)
         return attrs.evolve(settings, warnings=(*settings.warnings, *settings.weaknesses()))
@@ -517,10 +530,10 @@ class Settings:
                     f"TXBROKER_ADMIN_LISTEN: {endpoint} can be reached from other machines, and no secret is "
                     "asked for: set TXBROKER_ADMIN_SECRET, or listen on interface=127.0.0.1"
                 )
-        for name, known in options_of(type(self)).items():
-            reason = unreadable(getattr(self, name)) if known.kind is PATH else ""
+        for name, known, value in self._all():
+            reason = unreadable(value) if known.kind is PATH else ""
             if reason:
-                found.append(f"{ENV_PREFIX}{name.upper()}: {reason}")
+                found.append(f"{name}: {reason}")
         return found + self._contradictions()
 
     def _contradictions(self) -> list[str]:
@@ -559,21 +572,42 @@ class Settings:
     def describe(self) -> list[tuple[str, str, str]]:
         """Return name, value and source of each option, secrets masked."""
         rows = []
-        for attribute, known in options_of(type(self)).items():
-            value = getattr(self, attribute)
+        for name, known, value in self._all():
             text = known.kind.write(value)
             if known.secret:
                 text = "***" if value else ""
             elif "://" in text:
                 text = without_password(text)
-            rows.append((ENV_PREFIX + attribute.upper(), text, self.sources.get(attribute, "default")))
+            rows.append((name, text, self.sources.get(name.removeprefix(ENV_PREFIX).lower(), "default")))
         return rows
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The secrets that dialects have of their own, which no log must show."""
+        return tuple(value for _, known, value in self._all_own() if known.secret and isinstance(value, str))
+
+    def _all(self) -> Iterator[tuple[str, Option, Any]]:
+        """Yield the variable, the option and the value of every setting."""
+        for attribute, known in options_of(type(self)).items():
+            yield ENV_PREFIX + attribute.upper(), known, getattr(self, attribute)
+        yield from self._all_own()
+
+    def _all_own(self) -> Iterator[tuple[str, Option, Any]]:
+        for name, own in self.own.items():
+            for attribute, known in options_of(type(own)).items():
+                yield own_prefix(ENV_PREFIX, name) + attribute.upper(), known, getattr(own, attribute)
 
     def _with_port_on_loopback(self) -> Settings:
         """Return the settings in which ``PORT`` alone means loopback, unless a credential is required."""
         if self.sources.get("listen") != "PORT" or self.guarded:
             return self
         return attrs.evolve(self, listen=tuple(f"{endpoint}:interface=127.0.0.1" for endpoint in self.listen))
+
+
+def protocols_of(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the names of the dialects in the environment, for those who have to know them before the rest is read."""
+    text = environ.get(f"{ENV_PREFIX}PROTOCOLS", "").strip()
+    return WORDS.parse(text) if text else PROTOCOLS
 
 
 def _default_node_name() -> str:

@@ -28,6 +28,7 @@ from broker.patterns import BROKER
 
 MAX_KEPT_LENGTH = 1024  # characters of what a call keeps: the caller's own id of it, and the procedure
 LONG = 128  # characters of the two, from which on their bytes are counted
+MIN_GRACE = 1.0  # seconds for which anybody may read nothing of a stream
 MAX_KEPT_BYTES = 1 << 21  # of those of the calls of one caller
 
 
@@ -62,7 +63,7 @@ class Calls:
         self._idle = idle
         self._limit, self._share_limit, self._total_limit = pending_limit, share_limit, total_limit
         self._deadlines: Deadlines[Call] = Deadlines(clock, self._expired)
-        self._pressure = BackPressure(clock, self._tell_pause, grace)
+        self._pressure = BackPressure(clock, self._tell_pause, max(MIN_GRACE, grace))
         self._numbers = count(1)
         # Ids are sent to clients: the random part makes them unique over
         # nodes and restarts, and only the callee can use one anyway.

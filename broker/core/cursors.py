@@ -45,21 +45,21 @@ class Cursors:
         return before is not None and before.epoch == position.epoch and position.id < before.id
 
     async def listed(
-        self, may_use: Callable[[str], Awaitable[bool]], topic: str = ""
+        self, own: str, may_use: Callable[[str], Awaitable[bool]], topic: str = ""
     ) -> tuple[list[CursorState], bool]:
-        """Return the cursors of all clients for whom *may_use* holds, and whether there may be more.
+        """Return the cursors of *own* and of all clients for whom *may_use* holds, and whether there may be more.
 
         With *topic*, those of that alone.
         """
-        found: list[CursorState] = []
         heads: dict[str, int] = {}
+        found = await self._of(own, topic, MAX_LISTED, heads)
         first, end = "", self._slices.deadline()
         for _ in range(MAX_CLIENTS):
             following = await self._store.range(CURSOR, first, END, 1)
             if not following:
                 return found, False
             client, _ = _parts(following[0][0])
-            if await may_use(client):
+            if client != own and await may_use(client):
                 found += await self._of(client, topic, MAX_LISTED + 1 - len(found), heads)
                 if len(found) > MAX_LISTED:
                     return found[:MAX_LISTED], True

@@ -32,6 +32,7 @@ LOOKED_AT = 100  # jobs that are looked at together for those that filter
 MIN_WAIT = 0.01  # seconds until a job is looked for whose time is about to come
 RETRY_DELAY, MAX_RETRY_DELAY = 1.0, 30.0  # seconds until a claim that has failed is tried again, doubled each time
 LEASE_BYTES = 500  # that are held for a job in flight
+MAX_COUNTING = 0.01  # of the time may pass with counting jobs
 
 
 class Taker(Protocol):
@@ -83,16 +84,21 @@ class Consumer:
     declined: bool = False
     gone: bool = False
 
-    def slots(self) -> int:
-        """Return for how many jobs there is room."""
+    def room(self) -> int:
+        """Return for how many jobs there is room, if it ``accepts`` any."""
         if self.gone or self.declined:
             return 0
+        taken = self.taken if self.ack or self.taken < self.prefetch else 0
+        return max(0, self.prefetch - taken - self.claiming)
+
+    def accepts(self) -> bool:
+        """Whether it can be sent a job now."""
         full = not self.ack and self.taken >= self.prefetch
         if not self.peer.accepts_jobs(full):
-            return 0
+            return False
         if full:
             self.taken = 0
-        return max(0, self.prefetch - self.taken - self.claiming)
+        return True
 
 
 @attrs.define(eq=False)
@@ -150,6 +156,7 @@ class Jobs:
     ) -> None:
         self.consumers: Registry[Any] = Registry("queue")
         self.counted = QueueState()
+        self._next_count = 0.0
         self.leases = Leases(store, clock, node, max_failures, came_back, self._freed, self._on_settled)
         self.max_age = max_age
         self._store, self._clock, self._node, self._limit = store, clock, node, limit
@@ -180,8 +187,8 @@ class Jobs:
         """Hand *mail* over at once, if there is room and nobody else has a claim to it."""
         if any(consumer.ack or consumer.matches is not None for consumer in work.consumers):
             return False
-        consumer = max(work.consumers, key=Consumer.slots, default=None)
-        if consumer is None or not consumer.slots():
+        consumer = _next(work.consumers)
+        if consumer is None:
             return False
         if not consumer.peer.post_mail(Mail(QUEUE + mail.queue, mail.ref, mail.body, mail.source, mail.time)):
             return False
@@ -315,11 +322,11 @@ class Jobs:
         work = self._works.get(queue)
         if work is None or not work.clear or self._stopped:
             return False
-        chosen = _slots(work.consumers)[:1]
-        if not chosen:
+        consumer = _next(work.consumers)
+        if consumer is None:
             work.clear = False
             return False
-        self._claim_for(work, chosen, chosen[0].ack).addErrback(self._claim_failed, work)
+        self._claim_for(work, [consumer], consumer.ack).addErrback(self._claim_failed, work)
         return True
 
     def _claim(self, work: WorkQueue) -> None:
@@ -340,7 +347,7 @@ class Jobs:
             chosen = _slots([each for each in work.consumers if each.ack is ack and each.matches is None])
             if chosen:
                 self._claim_for(work, chosen, ack, all_slots=True).addErrback(self._claim_failed, work)
-        if not work.looking and any(each.matches is not None and each.slots() for each in work.consumers):
+        if not work.looking and any(each.matches is not None and each.room() for each in work.consumers):
             work.looking = True
             Deferred.fromCoroutine(self._look(work)).addErrback(self._claim_failed, work).addBoth(self._looked, work)
 
@@ -450,12 +457,12 @@ class Jobs:
 
     async def _look_at_page(self, work: WorkQueue) -> bool:
         """Look at some jobs; return whether there may be more to look at."""
-        looking = [each for each in work.consumers if each.matches is not None and each.slots()]
+        looking = [each for each in work.consumers if each.matches is not None and each.room() and each.accepts()]
         if not looking or self._stopped:
             return False
         after = min(each.looked for each in looking)
         jobs = await self._store.jobs.ready(work.name, after, LOOKED_AT, CLAIM_BYTES)
-        room = {each: each.slots() for each in looking}
+        room = {each: each.room() for each in looking}
         numbers: list[int] = []
         chosen: list[Consumer] = []
         for job in jobs:
@@ -530,8 +537,13 @@ class Jobs:
                 await self.leases.adopt(node)
 
     async def measure(self) -> None:
-        """Count all jobs, for the metrics."""
+        """Count all jobs, for the metrics; a no-op soon after a count that has taken long."""
+        began = self._clock.seconds()
+        if began < self._next_count:
+            return
         self.counted = await self._store.jobs.totals()
+        ended = self._clock.seconds()
+        self._next_count = ended + (ended - began) / MAX_COUNTING
 
     def stop(self) -> None:
         """Hand out no more, and cancel all timers."""
@@ -543,19 +555,32 @@ class Jobs:
                 work.timer = None
 
 
+def _next(consumers: list[Consumer]) -> Consumer | None:
+    """Return whom the next job goes to: the one with the most room, of those the one that was served first."""
+    if not consumers:
+        return None
+    best = max(consumers, key=Consumer.room)
+    if not best.room():
+        return None
+    if best.accepts():
+        return best
+    able = [each for each in consumers if each.room() and each.accepts()]
+    return max(able, key=Consumer.room, default=None)
+
+
 def _slots(consumers: list[Consumer]) -> list[Consumer]:
-    """Return whom the next jobs go to: always the one with the most room, of those the one that was served first."""
-    heap = [(-free, place, each) for place, each in enumerate(consumers) if (free := each.slots())]
+    """Return whom the next jobs go to, see ``_next``; at most ``MAX_CLAIM``."""
+    heap = [(-room, place, each) for place, each in enumerate(consumers) if (room := each.room()) and each.accepts()]
     if len(heap) == 1:
         return [heap[0][2]] * min(-heap[0][0], MAX_CLAIM)
     heapify(heap)
     chosen: list[Consumer] = []
     place = len(consumers)
     while heap and heap[0][0] < 0 and len(chosen) < MAX_CLAIM:
-        free, _, consumer = heap[0]
+        room, _, consumer = heap[0]
         chosen.append(consumer)
         place += 1
-        heapreplace(heap, (free + 1, place, consumer))
+        heapreplace(heap, (room + 1, place, consumer))
     return chosen
 
 

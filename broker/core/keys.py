@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from math import inf
+from typing import Any, Protocol, TypeVar, cast
 
 import attrs
 import msgspec
@@ -17,10 +18,11 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
 
 from broker.core.announcements import Announcer
+from broker.core.changes import MAX_SECONDS, RecentChanges
 from broker.core.slices import slices_of
 from broker.core.tree import PatternTree
 from broker.errors import Invalid, TooLarge
-from broker.interfaces import IBus, IStore
+from broker.interfaces import IBus, ISharedStore, IStore
 from broker.jsontext import members, object_text
 from broker.messages import MAX_EXPIRY, MAX_ID, Announcement, CloseCode, Entry, Event, KeyAnnouncement, Quota
 from broker.patterns import KEY_PREFIX, is_pattern, is_unicode, matches
@@ -30,6 +32,9 @@ ENTRIES_PER_READ = 64  # entries read at once, since each may be as large as a m
 EXPIRED_PER_STEP = 1000  # keys that are announced before others get their turn
 BYTES_PER_READ = 1 << 18  # bytes after which one read of the store returns no more
 MAX_PREDICATES = 2  # that are asked at once, since each may be slow
+# For how many seconds a store that several nodes share is told to keep changes, and to tell the values before them.
+KEPT_SECONDS, PREVIOUS_SECONDS = 600, 60
+RENEWAL = 20.0  # seconds until it is told again
 MAX_LATE = 1000  # changes that wait until it is known who watches their keys
 
 T = TypeVar("T")
@@ -122,7 +127,13 @@ class Keys:
         self._predicates: dict[Predicate, dict[Watcher, None]] = {}
         self._watched: dict[Watcher, tuple[tuple[str, ...], Predicate | None]] = {}
         self._patterns: PatternTree[Watcher, Predicate | None] = PatternTree()
-        self._patterns_of: dict[Watcher, dict[str, None]] = {}
+        self._names: dict[str, dict[Watcher, Predicate | None]] = {}
+        self._patterns_of: dict[Watcher, dict[tuple[str, bool], None]] = {}  # each with whether it is a name
+        # What other nodes change is not all brought here: a store that they share keeps it.
+        self._recent = None if bus.shared else RecentChanges(clock)
+        self._keeping: dict[Watcher, bool] = {}  # for whom it is to, each with whether it wants the values before
+        self._renew_at = -inf  # when the store is to be told that again
+        self._with_previous = False  # what it was told
         self._late: deque[Late] = deque()
         self._costs: dict[Predicate, float] = {}  # seconds since changes began to wait
 
@@ -198,6 +209,41 @@ class Keys:
             return fail(Invalid("key"))
         return self._announced(partial(self._store.increment, SPACE, key, amount, quota=quota), key, "set", origin)
 
+    async def changes(self, after: int) -> list[Event] | None:
+        """Return the changes of all keys after the revision *after*, in their order; None: not all are known any more.
+
+        Raises:
+            Invalid: it is a revision that was not given yet.
+        """
+        if self._recent is not None:
+            head = await self._store.revision(SPACE)
+            changes = self._recent.after(after, head)
+        else:
+            head, changes = await cast(ISharedStore, self._store).key_changes(SPACE, after, MAX_SECONDS)
+        if after > head:
+            raise Invalid("from")
+        return changes
+
+    async def keep_changes(self, watcher: Watcher, previous: bool) -> None:
+        """Return when changes are kept, and with *previous* say the value before, as long as *watcher* watches."""
+        if watcher not in self._patterns_of or not self._bus.shared:
+            return
+        known = self._keeping.get(watcher)
+        self._keeping[watcher] = previous or bool(known)
+        if self._slices.now() >= self._renew_at or (previous and not self._with_previous):
+            await self._renew()
+
+    async def _renew(self) -> None:
+        """Let the shared store go on to keep changes, as long as somebody here may want them."""
+        self._with_previous = any(self._keeping.values())
+        previous = PREVIOUS_SECONDS if self._with_previous else 0
+        await cast(ISharedStore, self._store).keep_changes(KEPT_SECONDS, previous)
+        self._renew_at = self._slices.now() + RENEWAL
+
+    def revision(self) -> Deferred[int]:
+        """Return the revision of the last change of any key."""
+        return self._store.revision(SPACE)
+
     def delete(self, key: str, *, revision: int | None = None, origin: str = "") -> Deferred[bool]:
         """Remove *key*; say whether it was there."""
         if revision is not None and not 0 <= revision <= MAX_ID:
@@ -212,6 +258,10 @@ class Keys:
         the first are on their way; the second is taken only if *go_on* says so.
         """
         count = 0
+        if self._recent is not None:
+            self._recent.drop()
+        if self._keeping and self._slices.now() >= self._renew_at:
+            await self._renew()
         while True:
             made: dict[str, Announcement | None] = {}
             keys = await self._store.expired(SPACE, limit, partial(self._announce_end, made))
@@ -243,40 +293,48 @@ class Keys:
             self._bus.listen(KEY_PREFIX, prefix=True)
             self._predicates.setdefault(predicate, {})[watcher] = None
 
-    def watch_pattern(self, watcher: Watcher, pattern: str, may: Predicate | None = None) -> None:
+    def watch_pattern(
+        self, watcher: Watcher, pattern: str, may: Predicate | None = None, *, exact: bool = False
+    ) -> None:
         """Deliver to *watcher* the changes of the keys that *pattern*, or a name, matches; idempotent.
 
-        Those apart for which *may* does not hold.  It comes on top of what was watched before.
+        Those apart for which *may* does not hold.  It comes on top of what was watched before.  With *exact*,
+        wildcards are ordinary characters.
         """
+        place = pattern, exact or not is_pattern(pattern)
         mine = self._patterns_of.setdefault(watcher, {})
-        if pattern in mine:
+        if place in mine:
             return
-        mine[pattern] = None
-        if is_pattern(pattern):
-            self._bus.listen(KEY_PREFIX, prefix=True)
-        else:
+        mine[place] = None
+        if place[1]:
             self._bus.listen(KEY_PREFIX + pattern)
-        self._patterns.insert(pattern)[watcher] = may
+            self._names.setdefault(pattern, {})[watcher] = may
+        else:
+            self._bus.listen(KEY_PREFIX, prefix=True)
+            self._patterns.insert(pattern)[watcher] = may
 
-    def unwatch_pattern(self, watcher: Watcher, pattern: str) -> None:
-        """Undo ``watch_pattern``; a no-op without one."""
+    def unwatch_pattern(self, watcher: Watcher, pattern: str, *, exact: bool = False) -> None:
+        """Undo ``watch_pattern`` of the same *pattern* and *exact*; a no-op without one."""
+        place = pattern, exact or not is_pattern(pattern)
         mine = self._patterns_of.get(watcher, {})
-        if pattern not in mine:
+        if place not in mine:
             return
-        del mine[pattern]
+        del mine[place]
         if not mine:
             del self._patterns_of[watcher]
-        if is_pattern(pattern):
-            self._bus.forget(KEY_PREFIX, prefix=True)
-        else:
+            self._keeping.pop(watcher, None)
+        if place[1]:
             self._bus.forget(KEY_PREFIX + pattern)
-        self._patterns.remove(pattern, watcher)
+            _drop(self._names, pattern, watcher)
+        else:
+            self._bus.forget(KEY_PREFIX, prefix=True)
+            self._patterns.remove(pattern, watcher)
 
     def leave(self, watcher: Watcher) -> None:
         """Undo all that *watcher* watches."""
         self.unwatch(watcher)
-        for pattern in list(self._patterns_of.get(watcher, ())):
-            self.unwatch_pattern(watcher, pattern)
+        for pattern, exact in list(self._patterns_of.get(watcher, ())):
+            self.unwatch_pattern(watcher, pattern, exact=exact)
 
     def unwatch(self, watcher: Watcher) -> None:
         """Undo ``watch``; a no-op without one."""
@@ -290,14 +348,19 @@ class Keys:
 
     def arrived(self, event: Event) -> None:
         """Hand the change of a key to those who watch it, once each."""
+        if self._recent is not None:
+            self._recent.add(event)
         key = event.topic[len(KEY_PREFIX) :]
         by_name = self._watchers.get(key)
         watchers = dict(by_name) if by_name else {}
+        named = self._names.get(key)
+        listeners = [named] if named else []
         if self._patterns.count:
-            for node in self._patterns.matching(key):
-                for watcher, may in node.listeners.items():
-                    if may is None or may(key):
-                        watchers[watcher] = None
+            listeners += [node.listeners for node in self._patterns.matching(key)]
+        for several in listeners:
+            for watcher, may in several.items():
+                if may is None or may(key):
+                    watchers[watcher] = None
         if self._late or len(self._predicates) > MAX_PREDICATES:
             self._ask(Late(event, key, watchers, iter(list(self._predicates))))
             return
@@ -373,7 +436,11 @@ class Keys:
 
         def done(result: T) -> None:
             if result:
-                value = result.value if isinstance(result, Entry) else None
+                value = None
+                if isinstance(result, Entry):
+                    value = result.value
+                    if not announcement.original:  # a store of Redis that does not publish
+                        announcement.made(result.revision, None, known=False)
                 self._announcer.publish(announcement.event or announcement.event_of(value), answer, result)
             else:
                 answer.callback(result)
@@ -387,7 +454,7 @@ def _size_of(entries: list[tuple[str, Entry]]) -> int:
     return sum(len(entry.value) + 4 * len(key) + 100 for key, entry in entries)
 
 
-def _drop(table: dict[T, dict[Watcher, None]], key: T, watcher: Watcher) -> None:
+def _drop(table: dict[T, dict[Watcher, Any]], key: T, watcher: Watcher) -> None:
     watchers = table.get(key)
     if watchers is not None:
         watchers.pop(watcher, None)

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 from broker.core.deadlines import Deadlines
 from broker.core.uncancelled import uncancelled
-from broker.errors import BrokerError, NotFound, Unavailable
+from broker.errors import BrokerError, NotDone, NotFound, Unavailable
 from broker.interfaces import IStore
 from broker.jobs import Job, Settled, Worker
 
@@ -84,13 +84,14 @@ class Leases:
         settled: Callable[[Settled], object],
     ) -> None:
         self._store, self._clock, self._node = store, clock, node
-        self._delays = (*BACK_OFF, *BACK_OFF[-1:] * max_failures)[: max_failures - 1]
+        self._delays = (*BACK_OFF, *BACK_OFF[-1:] * max_failures)[: max(0, max_failures - 1)]
         self._came_back, self._freed, self._settled = came_back, freed, settled
         self._leases: dict[str, Lease] = {}
         self._sessions: dict[str, dict[str, Lease]] = {}  # by the id of the session
         self._deadlines: Deadlines[str] = Deadlines(clock, self._due)
         self._pauses: set[Deferred[None]] = set()
         self._checks = 0  # that were asked for, since one was done
+        self._delivered = False  # whether any of them may find jobs that were delivered
         self._stopped = False
 
     def __len__(self) -> int:
@@ -324,7 +325,20 @@ class Leases:
     # What nobody here has.
 
     async def adopt(self, node: str) -> None:
-        """Return the jobs in flight on a node that is no more, those of workers with client ids after their grace."""
+        """Return the jobs in flight on a node that is no more, those of workers with client ids after their grace.
+
+        Raises:
+            Unavailable: the store is away.
+        """
+        try:
+            await self._adopt_all(node)
+        except NotDone:
+            raise
+        except Unavailable:
+            self.check(delivered=True)  # some may have been adopted
+            raise
+
+    async def _adopt_all(self, node: str) -> None:
         after = 0
         while found := await self._store.jobs.adopt(node, self._node(), after, ADOPTED):
             for job, named in found:
@@ -343,9 +357,13 @@ class Leases:
         )  # fmt: skip
         self._hold(lease, min(GRACE, left))
 
-    def check(self) -> None:
-        """Return the jobs that are in flight on this node in the store, and here are not: an answer was lost."""
+    def check(self, *, delivered: bool = False) -> None:
+        """Return the jobs that are in flight on this node in the store, and here are not: an answer was lost.
+
+        *delivered*: whether a worker may have seen them.
+        """
         self._checks += 1
+        self._delivered = self._delivered or delivered
         if self._checks == 1 and not self._stopped:
             self.until_done(self._check)
 
@@ -355,8 +373,9 @@ class Leases:
             for job, _ in found:
                 after = job.number
                 if self.id_of(job.number, job.token) not in self._leases:
-                    self.return_job(job.number, job.token, delivered=False)
+                    self.return_job(job.number, job.token, delivered=self._delivered)
         again, self._checks = self._checks > asked, 0
+        self._delivered = self._delivered and again
         if again:
             self.check()
 

@@ -42,7 +42,7 @@ def decode_cursor(value: bytes, epoch: str) -> tuple[Position, float]:
     """
     id, _, rest = value.partition(b" ")
     time, _, moved_in = rest.partition(b" ")
-    return Position(moved_in.decode() or epoch, id_of(id)), id_of(time) / 1000
+    return Position(moved_in.decode("utf-8", "replace") or epoch, id_of(id)), id_of(time) / 1000
 
 
 def is_over(store: IStore, event: Event) -> bool:

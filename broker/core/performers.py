@@ -151,6 +151,8 @@ class Performers(Registry[Party]):
             self.by_load.discard(name)
         if removed and isinstance(entry, Performance) and entry.limits is not None:
             entry.limits.leave(holder)
+            if name not in self:
+                entry.limits = None  # it refers to this entry: both would have to wait for the garbage collector
         return removed
 
     def addressed(self, name: str, performer: Party) -> Party:

@@ -17,8 +17,11 @@ from prometheus_client import (
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
+from twisted.logger import Logger
 
 from broker.observe.metrics import Metrics
+
+log = Logger()
 
 METRIC_PREFIX = "txbroker_"
 
@@ -52,6 +55,7 @@ class Exposition(Collector):
         """Yield the metrics of the daemon, those that are still 0 included."""
         yield from self._counters()
         yield from self._gauges()
+        yield from self._own()
         for name, help, histogram in (
             ("store_commit_seconds", "Time of a commit.", self._metrics.commit_seconds),
             ("store_batch_rows", "Writes in a commit.", self._metrics.batch_rows),
@@ -96,6 +100,15 @@ class Exposition(Collector):
         yield connections
         for name, (help, read) in self._metrics.gauges.items():
             yield GaugeMetricFamily(METRIC_PREFIX + name, help, read())
+
+    def _own(self) -> Families:
+        """Yield the metrics of dialects; one whose value can not be read costs itself only."""
+        for name, metric in self._metrics.own.items():
+            family = CounterMetricFamily if metric.rises else GaugeMetricFamily
+            try:
+                yield family(METRIC_PREFIX + name, metric.help, float(metric.read()))
+            except Exception:
+                log.failure("the metric {name} can not be read", name=name)
 
 
 def _labelled(

@@ -6,13 +6,19 @@ the metrics are read.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import attrs
 
+from broker.plugins import OwnMetric
+
 COMMIT_SECONDS_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 REFUSALS = ("UNAUTHENTICATED", "DENIED", "RATE_LIMITED")  # the codes of what is counted as a refusal
+OWN_NAME = re.compile("[a-z][a-z0-9_]{0,63}")
+# Of the metrics that are called otherwise than the attributes of ``Metrics``.
+NAMES = ("connections_opened", "connections_closed", "messages_in", "store_commit_seconds", "store_batch_rows")
 BATCH_ROWS_BOUNDS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 
 
@@ -78,6 +84,7 @@ class Metrics:
     commit_seconds: Histogram = attrs.field(factory=lambda: Histogram(COMMIT_SECONDS_BOUNDS))
     batch_rows: Histogram = attrs.field(factory=lambda: Histogram(BATCH_ROWS_BOUNDS))
     gauges: dict[str, tuple[str, Callable[[], float]]] = attrs.field(factory=dict)
+    own: dict[str, OwnMetric] = attrs.field(factory=dict)  # of dialects, by their names in the exposition
 
     def begin(self, dialect: str) -> None:
         """Let the counters of *dialect* exist, at 0."""
@@ -86,6 +93,20 @@ class Metrics:
         self.auth_failures[dialect] += 0
         for code in REFUSALS:
             self.refusals[dialect, code] += 0
+
+    def add_own(self, dialect: str, metrics: Iterable[OwnMetric]) -> None:
+        """Add the *metrics* of a dialect.
+
+        Raises:
+            ValueError: a name is malformed, or there is another metric of that name.
+        """
+        for metric in metrics:
+            name = f"{dialect.lower().replace('-', '_')}_{metric.name}"
+            if OWN_NAME.fullmatch(metric.name) is None:
+                raise ValueError(f"{dialect}: the metric {metric.name!r} must have lower-case letters, digits and _")
+            if name in self.own or name in self.gauges or name in NAMES or hasattr(self, name):
+                raise ValueError(f"{dialect}: there is another metric of the name {name}")
+            self.own[name] = metric
 
     def verbs_of(self, dialect: str) -> dict[str, int]:
         """Return the counts of one dialect by verb; a verb not yet counted has 0."""

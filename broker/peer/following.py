@@ -168,13 +168,11 @@ class FollowVerbs(TopicVerbs):
         """See ``IPeer.cursors``."""
         self._allow("read", topic, check_permission=bool(topic))
         async with (self._share or self._take_share()).listing.permit():
-            found, more = await self._parts.cursors.listed(self._is_own_id, topic)
+            found, more = await self._parts.cursors.listed(self.client, self._may_use, topic)
         grants = self.identity.grants
         return [each for each in found if grants is None or grants.may("read", each.topic)], more
 
-    async def _is_own_id(self, client: str) -> bool:
-        if client == self.client:
-            return True
+    async def _may_use(self, client: str) -> bool:
         try:
             await self._parts.owners.claim(CLIENT_ID, client, self.identity, only_check=True)
         except (Denied, Invalid):

@@ -7,10 +7,13 @@ from collections.abc import Iterable
 from twisted.internet.defer import Deferred
 
 from broker.core.keys import Predicate
-from broker.errors import Gone, RateLimited
-from broker.messages import Entry, Quota, quota_of
-from broker.patterns import BROKER, KEY_PREFIX, check_pattern, is_key_of_broker
+from broker.core.slices import slices_of
+from broker.errors import Gone, Invalid, RateLimited
+from broker.messages import MAX_ID, Entry, Event, Quota, quota_of
+from broker.patterns import BROKER, KEY_PREFIX, check_name, check_pattern, is_key_of_broker, predicate_of
 from broker.peer.client import Client
+
+CHANGES_PER_LOOK = 100  # that are compared with a pattern before others may get their turn
 
 
 class KeyVerbs(Client):
@@ -85,15 +88,50 @@ class KeyVerbs(Client):
             may = self._may("subscribe", predicate)
             self._parts.keys.watch(self, may if predicate else None, filter(self._may("subscribe"), names))
 
-    def watch_pattern(self, pattern: str) -> None:
+    def watch_pattern(self, pattern: str, *, exact: bool = False) -> None:
         """See ``IPeer.watch_pattern``."""
         self._allow("watch", KEY_PREFIX, rate_limited=False, check_permission=False)
-        check_pattern(pattern)
-        self._parts.keys.watch_pattern(self, pattern, self._may("subscribe"))
+        check_name(pattern, "pattern") if exact else check_pattern(pattern)
+        self._parts.keys.watch_pattern(self, pattern, self._may("subscribe"), exact=exact)
 
-    def unwatch_pattern(self, pattern: str) -> None:
+    def unwatch_pattern(self, pattern: str, *, exact: bool = False) -> None:
         """See ``IPeer.unwatch_pattern``."""
-        self._parts.keys.unwatch_pattern(self, pattern)
+        self._parts.keys.unwatch_pattern(self, pattern, exact=exact)
+
+    def revision(self) -> Deferred[int]:
+        """See ``IPeer.revision``."""
+        self._allow("watch", KEY_PREFIX, rate_limited=False, check_permission=False)
+        return self._parts.keys.revision()
+
+    async def keep_changes(self, *, previous: bool = False) -> None:
+        """See ``IPeer.keep_changes``."""
+        self._allow("watch", KEY_PREFIX, rate_limited=False, check_permission=False)
+        await self._parts.keys.keep_changes(self, previous)
+
+    async def changes(self, pattern: str, epoch: str, after: int, *, exact: bool = False) -> list[Event] | None:
+        """See ``IPeer.changes``."""
+        self._allow("watch", KEY_PREFIX, rate_limited=False, check_permission=False)
+        check_name(pattern, "pattern") if exact else check_pattern(pattern)
+        if not 0 <= after <= MAX_ID:
+            raise Invalid("from")
+        if epoch != self.epoch:
+            return None
+        found = await self._parts.keys.changes(after)
+        if found is None or epoch != self.epoch:
+            return None
+        return await self._matching(found, predicate_of(pattern, exact=exact))
+
+    async def _matching(self, changes: list[Event], predicate: Predicate) -> list[Event]:
+        """Return those of keys for which *predicate* holds, and which it may watch."""
+        may, slices = self._may("subscribe", predicate), slices_of(self._parts.clock)
+        end = slices.deadline()
+        found = []
+        for number, change in enumerate(changes, 1):
+            if may is None or may(change.topic[len(KEY_PREFIX) :]):
+                found.append(change)
+            if number % CHANGES_PER_LOOK == 0:
+                end = await slices.checked(end)
+        return found
 
     def unwatch(self) -> None:
         """See ``IPeer.unwatch``."""

@@ -17,6 +17,7 @@ from broker.messages import Event, decode_text, encode_text
 from broker.remembered import remembered
 
 EPOCH_LENGTH = 16  # characters, as the store makes them
+REVISION_LENGTH = 16  # digits of one that the script puts into a message
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
@@ -49,6 +50,18 @@ def _extras_without_original(origin: str, dialect: str) -> bytes:
 def encode_message(event: Event, id: int, stamp: bytes) -> bytes:
     """Return *event* as a message; *stamp* is its epoch if it is stored, else a number of its own."""
     return b"%d %b %b%b" % (id, stamp, encode_extras(event), encode_record(event, event.time))
+
+
+def message_head(stamp: bytes) -> bytes:
+    """Return what the message of an event that is not stored has before the extras."""
+    return b"0 %b " % stamp
+
+
+@remembered(4096)
+def open_extras(origin: str, dialect: str) -> bytes:
+    """Return the extras up to their last part, which has 16 bytes; see ``keys.lua``."""
+    extras = _encode((origin, dialect, bytes(REVISION_LENGTH)))
+    return b"%d %b" % (len(extras), extras[:-REVISION_LENGTH])
 
 
 def decode_stored(id: int, epoch: str, record: bytes, mark: bytes = b"", extras: bytes = b"") -> Event:

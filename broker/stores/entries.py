@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 from broker.errors import Conflict
 from broker.messages import Entry
@@ -11,6 +12,8 @@ from broker.stores.numbers import add
 
 EXPIRED_KEPT = 3600.0  # seconds for which sweeping leaves an expired key to ``IStore.expired``
 ANNOUNCED_SPACES = frozenset({"kv"})  # whose expired keys are announced, however late: sweeping leaves them for ever
+
+Content: TypeAlias = tuple[bytes, float]  # value and expiry of an entry
 
 
 def alive(entry: Entry | None, expiry: Expiry) -> Entry | None:
@@ -26,24 +29,19 @@ def check_revision(stored: Entry | None, revision: int | None, key: str) -> None
         raise Conflict("revision", key)
 
 
-def replaced(stored: Entry | None, value: bytes, expires: float) -> Entry:
-    """Return the entry that replaces *stored*, or the first one of a missing key."""
-    return Entry(value, 1 if stored is None else stored.revision + 1, expires)
-
-
-def merged(stored: Entry | None, value: bytes, merge: Callable[[bytes, bytes], bytes]) -> Entry:
-    """Return the entry with ``merge(stored, value)``; a missing one gets *value*."""
+def merged(stored: Entry | None, value: bytes, merge: Callable[[bytes, bytes], bytes]) -> Content:
+    """Return ``merge(stored, value)`` and the expiry; a missing entry gets *value*."""
     if stored is None:
-        return replaced(None, value, 0.0)
-    return replaced(stored, merge(stored.value, value), stored.expires)
+        return value, 0.0
+    return merge(stored.value, value), stored.expires
 
 
-def increased(stored: Entry | None, amount: bytes) -> Entry:
-    """Return the entry with *amount* added; a missing one counts as 0.
+def increased(stored: Entry | None, amount: bytes) -> Content:
+    """Return the value with *amount* added, and the expiry; a missing entry counts as 0.
 
     Raises:
         Invalid: one of the two is no number, or the sum is not finite.
     """
     if stored is None:
-        return replaced(None, add(b"0", amount), 0.0)
-    return replaced(stored, add(stored.value, amount), stored.expires)
+        return add(b"0", amount), 0.0
+    return add(stored.value, amount), stored.expires

@@ -23,8 +23,9 @@ from broker.messages import MAX_TIME, Addition, Announce, Announcement, Entry, E
 from broker.patterns import LOG_PREFIX
 from broker.stores.additions import First, Plan, add_all
 from broker.stores.embedded_jobs import EmbeddedJobs, MemoryJobTables
-from broker.stores.entries import ANNOUNCED_SPACES, EXPIRED_KEPT, alive, check_revision, increased, merged, replaced
+from broker.stores.entries import ANNOUNCED_SPACES, EXPIRED_KEPT, Content, alive, check_revision, increased, merged
 from broker.stores.expiry import Expiry
+from broker.stores.revisions import Revisions
 from broker.stores.room import ROW_BYTES, Room, check_quota, fits_when_full, floor_group, full_refusal, full_text
 from broker.stores.states import NOT_RUNNING, refused
 
@@ -77,8 +78,8 @@ class MemorySpace:
         self._sorted: list[str] = []  # code points sort as their UTF-8 does
         self._due: list[tuple[float, str]] = []  # a heap, also of times that were replaced
 
-    def put(self, key: str, entry: Entry) -> Entry:
-        """Set *key* to *entry*, and return that."""
+    def put(self, key: str, entry: Entry) -> None:
+        """Set *key* to *entry*."""
         before = self.entries.get(key)
         if before is None:
             insort(self._sorted, key)
@@ -87,7 +88,6 @@ class MemorySpace:
             heapq.heappush(self._due, (entry.expires, key))
             if len(self._due) > 2 * len(self.entries) + SWEEP_STEP:
                 self._due = sorted((there.expires, name) for name, there in self.entries.items() if there.expires > 0)
-        return entry
 
     def remove(self, key: str) -> None:
         """Remove *key*, which exists."""
@@ -152,6 +152,7 @@ class MemoryStore(Service):
         self._logs: dict[str, MemoryLog] = {}
         self._floors: dict[str, int] = {}
         self._spaces: dict[str, MemorySpace] = {}
+        self._revisions = Revisions()
         self._counts: dict[str, int] = {}
         # By log and key: id and time of the event, and until when the key counts.
         self._firsts: dict[tuple[str, str], tuple[int, float, float]] = {}
@@ -405,19 +406,19 @@ class MemoryStore(Service):
     ) -> Deferred[Entry]:
         """See ``IStore.set``."""
 
-        def change(stored: Entry | None) -> Entry:
+        def change(stored: Entry | None) -> Content:
             check_revision(stored, revision, key)
-            return replaced(stored, value, expires)
+            return value, expires
 
         return self._do(self._announced, announcement, self._change, space, key, change, quota)
 
     def _announced(self, announcement: Announcement | None, change: Callable[..., T], *arguments: Any) -> T:
         """Make a change of a key, and append its event if that is to be stored."""
         if announcement is None or not announcement.stored:
-            return change(*arguments)
+            return change(announcement, *arguments)
         if change != self._delete:
             self._check_room()
-        result = change(*arguments)
+        result = change(announcement, *arguments)
         if result:
             self._store_event(announcement, result.value if isinstance(result, Entry) else None)
         return result
@@ -427,18 +428,34 @@ class MemoryStore(Service):
         event.time = 0.0  # the store's, which does not go back
         announcement.event = self._add(LOG_PREFIX + announcement.topic, event)
 
-    def _change(self, space: str, key: str, change: Callable[[Entry | None], Entry], quota: Quota | None) -> Entry:
+    def _change(
+        self,
+        announcement: Announcement | None,
+        space: str,
+        key: str,
+        change: Callable[[Entry | None], Content],
+        quota: Quota | None,
+    ) -> Entry:
         stored = self._get(space, key)
-        entry = change(stored)
-        if not fits_when_full(space, stored, len(entry.value)):
+        value, expires = change(stored)
+        if not fits_when_full(space, stored, len(value)):
             self._check_room()
         if stored is None:
             self._remove(space, key)  # one that has expired counts no more
             self._count(quota)
             if quota is not None:
                 self._space(space).owners[key] = quota
-        self.used_bytes += len(entry.value) - len(stored.value) if stored else len(entry.value) + ROW_BYTES
-        return self._space(space).put(key, entry)
+        self.used_bytes += len(value) - len(stored.value) if stored else len(value) + ROW_BYTES
+        entry = Entry(value, self._note(announcement, space, stored), expires)
+        self._space(space).put(key, entry)
+        return entry if stored else Entry(value, entry.revision, expires, True)
+
+    def _note(self, announcement: Announcement | None, space: str, stored: Entry | None) -> int:
+        """Give a change of *stored* its revision."""
+        revision = self._revisions.next(space)
+        if announcement is not None:
+            announcement.made(revision, stored.value if stored else None)
+        return revision
 
     def _remove(self, space: str, key: str) -> None:
         stored = self._space(space).entries.get(key)
@@ -453,13 +470,18 @@ class MemoryStore(Service):
         """See ``IStore.delete``."""
         return self._do(self._announced, announcement, self._delete, space, key, revision)
 
-    def _delete(self, space: str, key: str, revision: int | None) -> bool:
+    def _delete(self, announcement: Announcement | None, space: str, key: str, revision: int | None) -> bool:
         stored = self._get(space, key)
         check_revision(stored, revision, key)
         if stored is None:
             return False
+        self._note(announcement, space, stored)
         self._remove(space, key)
         return True
+
+    def revision(self, space: str) -> Deferred[int]:
+        """See ``IStore.revision``."""
+        return self._do(self._revisions.last, space)
 
     def patch(
         self,
@@ -511,23 +533,20 @@ class MemoryStore(Service):
         return self._do(self._expire_announced, space, limit, announce)
 
     def _expire_announced(self, space: str, limit: int, announce: Announce | None) -> list[str]:
-        keys = self._expired(space, limit)
-        for announcement in map(announce, keys) if announce else ():
-            if announcement is not None and announcement.stored:
-                self._store_event(announcement, None)
-        return keys
-
-    def _expired(self, space: str, limit: int) -> list[str]:
         self._expiry.report()
         keys: list[str] = []
         for after, upto in self._expiry.look().spans():
-            keys += self._expire(space, limit - len(keys), after, upto)
+            keys += self._expire(space, limit - len(keys), after, upto, announce)
         return keys
 
-    def _expire(self, space: str, limit: int, after: float, upto: float) -> list[str]:
+    def _expire(self, space: str, limit: int, after: float, upto: float, announce: Announce | None = None) -> list[str]:
         keys = self._space(space).due(limit, after, upto)
         for key in keys:
+            announcement = announce(key) if announce else None
+            self._note(announcement, space, self._space(space).entries[key])
             self._remove(space, key)
+            if announcement is not None and announcement.stored:
+                self._store_event(announcement, None)
         return keys
 
     def _do(self, act: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> Deferred[T]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, succeed
@@ -27,10 +27,20 @@ from broker.core.clocks import monotonic_time_of, wall_clock_of
 from broker.core.slices import slices_of
 from broker.errors import Conflict, Unavailable
 from broker.interfaces import ISharedStore, IWallClock
-from broker.messages import Addition, Announce, Announcement, Entry, Event, Quota, decode_text, encode_text
+from broker.messages import (
+    Addition,
+    Announce,
+    Announcement,
+    Entry,
+    Event,
+    Quota,
+    decode_text,
+    encode_text,
+    revision_of,
+)
 from broker.redis import RedisAddress
 from broker.redis.batcher import MAX_REPLY_BYTES, Batcher, Operation
-from broker.redis.event_codec import encode_record
+from broker.redis.event_codec import decode_message, encode_record
 from broker.redis.script import Script
 from broker.redis.server import ServerInfo, read_info
 from broker.stores.entries import ANNOUNCED_SPACES, EXPIRED_KEPT, increased, merged
@@ -39,7 +49,7 @@ from broker.stores.redis_additions import adding, extras_of
 from broker.stores.redis_announcements import KeyEvents, announced, split
 from broker.stores.redis_expiry import KEYS_STEP, RedisExpiry
 from broker.stores.redis_jobs import RedisJobs
-from broker.stores.redis_reader import MAX_ID, RedisReader, end_of
+from broker.stores.redis_reader import MAX_ID, MIN_REPLY_BYTES, RedisReader, end_of
 from broker.stores.redis_swap import (
     FULL,
     OVER_QUOTA,
@@ -56,9 +66,12 @@ from broker.stores.states import NOT_RUNNING, STOPPING, refused
 
 log = Logger()
 
+CHANGES_STEP = 500  # changes of keys that one call returns at most
 SWEEP_WORK = 500  # events that are looked at or removed in one call
 KNOWN_LOGS = 10_000  # logs of which a node remembers that they exist
 MEASURE_INTERVAL = 1.0  # seconds between two looks at how much memory is used
+T = TypeVar("T")
+
 SMALL_INTEGER = re.compile(rb"0|-?[1-9][0-9]{0,13}")  # what the script adds exactly
 
 
@@ -401,7 +414,7 @@ class RedisStore(RedisReader, Service):
                 raise over_quota(quota)
             if found == FULL:
                 raise full_refusal(self._room.shortage)
-            return Entry(value, found, expires)
+            return Entry(value, found >> 1, expires, bool(found & 1))
 
         when = repr(expires).encode()
         words: tuple[bytes, ...] = (
@@ -427,7 +440,7 @@ class RedisStore(RedisReader, Service):
         def done(found: int | None) -> bool:
             if found is None:
                 raise Conflict("revision", key)
-            return found == 1
+            return found > 0
 
         words = (b"delete", encode_text(space), encode_text(key), _expected(revision))
         return self._change(words, done, announcement, None)
@@ -442,17 +455,17 @@ class RedisStore(RedisReader, Service):
         """Do a change of a key that leaves *value*, and publish or store its event in the same step."""
         size, event = len(value or b""), self._key_events.of(announcement)
         if event is None:
-            return self._submit(KeyOperation(words, decode, size))
+            return self._submit(KeyOperation(words, partial(_noted, announcement, decode), size))
 
         def done(found: Any) -> Any:
             result, ids = split(found)
-            for id in ids:
-                event.store(id, value)
+            if type(result) is int and result > 0:
+                event.made(result >> 1, value, ids)
             return decode(result)
 
         encoded = event.encode(value)
         words, ahead = announced(words, [encoded]), 2 + len(encoded)
-        return self._submit(KeyOperation(words, done, size + len(encoded[2]), origin=event.origin, ahead=ahead))
+        return self._submit(KeyOperation(words, done, size + len(encoded[3]), origin=event.origin, ahead=ahead))
 
     def patch(
         self,
@@ -491,6 +504,36 @@ class RedisStore(RedisReader, Service):
     def expired(self, space: str, limit: int, announce: Announce | None = None) -> Deferred[list[str]]:
         """See ``IStore.expired``; in steps, between which other operations are done."""
         return self._expiry.expired(space, limit, announce) if limit > 0 else self._nothing()
+
+    def revision(self, space: str) -> Deferred[int]:
+        """See ``IStore.revision``."""
+        return self._submit(Operation((b"revision", encode_text(space)), int, reads=True))
+
+    def keep_changes(self, seconds: int, previous: int) -> Deferred[None]:
+        """See ``ISharedStore.keep_changes``."""
+        return self._submit(Operation((b"watched", b"%d" % seconds, b"%d" % previous), _none))
+
+    def key_changes(self, space: str, after: int, seconds: float) -> Deferred[tuple[int, list[Event] | None]]:
+        """See ``ISharedStore.key_changes``."""
+        return Deferred.fromCoroutine(self._key_changes(space, after, seconds))
+
+    async def _key_changes(self, space: str, after: int, seconds: float) -> tuple[int, list[Event] | None]:
+        found: list[Event] = []
+        place = after
+        while True:
+            words = (b"changed", encode_text(space), b"%d" % place, b"%d" % CHANGES_STEP)
+            last, *some = await self._submit(Operation(words, reads=True, reply=MIN_REPLY_BYTES))
+            head = int(last)
+            if head <= after:
+                return head, [] if head == after else None
+            found += map(decode_message, some)
+            if not some or found[0].time < self.oldest(seconds):
+                return head, None
+            place = revision_of(found[-1])
+            if place - after != len(found):
+                return head, None  # some were removed, or not kept: nobody had watched, or Redis was full
+            if place >= head:
+                return head, found
 
     # Submitting.
 
@@ -567,6 +610,13 @@ def _ignore_unavailable(failure: Failure) -> None:
 
 def _none(_: object) -> None:
     return None
+
+
+def _noted(announcement: Announcement | None, decode: Callable[[Any], T], found: Any) -> T:
+    """Return what *decode* makes of what a change has returned, whose revision *announcement* gets."""
+    if announcement is not None and found is not None and found > 0:
+        announcement.made(found >> 1, None, known=False)
+    return decode(found)
 
 
 def _expected(revision: int | None) -> bytes:

@@ -9,10 +9,12 @@ from typing import Any
 
 from broker.messages import Announcement, encode_text
 from broker.patterns import LOG_PREFIX
-from broker.redis.event_codec import encode_extras, encode_message, encode_record
+from broker.redis.event_codec import encode_extras, encode_record, message_head, open_extras
 
 # Where the value stands for which the script puts another: no text has a quote after it.
 ZERO = b'"0"'
+FOUND = b"1"  # in the place of the value before: what the script finds
+ALONE, STORED = b"p", b"s"  # how an event is published
 
 
 class KeyEvent:
@@ -30,25 +32,36 @@ class KeyEvent:
         self._announcement, self._stamp, self._publishes, self._epoch = announcement, stamp, publishes, epoch
         announcement.published = publishes
 
-    def encode(self, value: bytes | None) -> tuple[bytes, bytes, bytes]:
-        """Return the log of the topic, extras and text of the event of a change that leaves *value*.
+    def encode(self, value: bytes | None, previous: bytes = FOUND) -> tuple[bytes, bytes, bytes, bytes]:
+        """Return the words of the event of a change that leaves *value*, as ``announce`` of ``keys.lua`` has them.
 
-        Without extras, the event is published alone, and the text is its whole message; otherwise it is the record
-        that is appended to the log.
+        *previous* says the value before, as ``Event.original`` does.
         """
-        event = self._announcement.event_of(value)
-        log = encode_text(LOG_PREFIX + event.topic)
-        if self._announcement.stored:
-            return log, encode_extras(event) if self._publishes else b"-", encode_record(event, event.time)
-        return log, b"", encode_message(event, 0, self._stamp)
+        announcement = self._announcement
+        event = announcement.event_of(value)
+        kind, start = STORED if announcement.stored else ALONE, b"-"
+        if self._publishes and announcement.numbered:
+            kind, start = kind + previous, open_extras(event.origin, event.dialect)
+        elif self._publishes:
+            start = encode_extras(event)
+        if not announcement.stored:
+            start = message_head(self._stamp) + start
+        return encode_text(LOG_PREFIX + event.topic), kind, start, encode_record(event, event.time)
 
-    def encode_around(self) -> tuple[bytes, bytes, bytes, bytes]:
-        """Return the same for a whole number that the script computes: the text before it, and after it."""
-        log, extras, text = self.encode(b"0")
-        before, _, after = text.rpartition(ZERO)
-        return log, extras, before + b'"', b'"' + after
+    def encode_around(self) -> tuple[bytes, bytes, bytes, bytes, bytes]:
+        """Return the same for a whole number that the script computes: the record before it, and after it."""
+        log, kind, start, record = self.encode(b"0")
+        before, _, after = record.rpartition(ZERO)
+        return log, kind, start, before + b'"', b'"' + after
 
-    def store(self, id: int | list[Any], value: bytes | None) -> None:
+    def made(self, revision: int, value: bytes | None, ids: Sequence[int | list[Any]]) -> None:
+        """Note the *revision* of the change, and the id of its event if that was stored and not published."""
+        if not self._publishes:
+            self._announcement.made(revision, None, known=False)
+        for id in ids:
+            self._store(id, value)
+
+    def _store(self, id: int | list[Any], value: bytes | None) -> None:
         """Take the *id* of the event of the change that has left *value*, with its time if it has got another."""
         event = self._announcement.event_of(value)
         if isinstance(id, list):

@@ -13,12 +13,14 @@ from typing import Any, ClassVar, cast
 import attrs
 
 from broker.errors import RateLimited
-from broker.messages import Entry, Quota, encode_text
+from broker.messages import NO_VALUE, VALUE, Entry, Quota, encode_text
 from broker.redis.chains import LEFT, NOT_KNOWN, Computed
 from broker.redis.operations import Operation
-from broker.stores.redis_announcements import KeyEvent, announced, split
+from broker.stores.entries import Content
+from broker.stores.redis_announcements import FOUND, KeyEvent, announced, split
 
 OVER_QUOTA, FULL, CONFLICT = -1, -2, -3  # what verbs return when they refuse to create, or to add
+CREATED = b"+"  # before an entry that an increment has created
 
 
 def decode_entry(stored: bytes) -> Entry:
@@ -27,9 +29,14 @@ def decode_entry(stored: bytes) -> Entry:
     return Entry(value, int(revision), float(expires))
 
 
-def encode_entry(entry: Entry) -> bytes:
-    """Return *entry* as Redis holds it: revision, expiry and value, with a blank between them."""
-    return b"%d %b %b" % (entry.revision, repr(entry.expires).encode(), entry.value)
+def encode_entry(value: bytes, expires: float) -> bytes:
+    """Return an entry as Redis holds it, expiry and value behind the revision, which is 0: Redis gives it another."""
+    return b"0 %b %b" % (repr(expires).encode(), value)
+
+
+def content_of(stored: bytes) -> bytes:
+    """Return the entry that Redis holds as *stored*, without the revision."""
+    return stored.partition(b" ")[2]
 
 
 def over_quota(quota: Quota | None) -> RateLimited:
@@ -83,10 +90,13 @@ class KeyOperation(Operation):
         verb, _, _, *words = self.words[self.ahead :]
         if verb not in (b"set", b"delete"):
             return state if self.reads else NOT_KNOWN
-        revision = 0 if state is None else decode_entry(state).revision
-        if words[0] and int(words[0]) != revision:
-            return state
-        return b"%d %b %b" % (revision + 1, words[1], words[2]) if verb == b"set" else None
+        if words[0]:
+            revision = 0 if state is None else decode_entry(state).revision
+            if state is not None and not revision:
+                return NOT_KNOWN
+            if int(words[0]) != revision:
+                return state
+        return b"0 %b %b" % (words[1], words[2]) if verb == b"set" else None
 
 
 class CompareAndSwap(Computed):
@@ -95,7 +105,7 @@ class CompareAndSwap(Computed):
     Args:
         space: of the key.
         key: which one.
-        change: returns the new entry for the present one, or for None; may raise.
+        change: returns the new value and expiry for the present entry, or for None; may raise.
         size: the bytes that it carries.
         quota: what a new key counts against.
         event: that of the change, if the script makes it.
@@ -105,7 +115,7 @@ class CompareAndSwap(Computed):
         self,
         space: str,
         key: str,
-        change: Callable[[Entry | None], Entry],
+        change: Callable[[Entry | None], Content],
         size: int = 0,
         quota: Quota | None = None,
         event: KeyEvent | None = None,
@@ -118,7 +128,9 @@ class CompareAndSwap(Computed):
         self._event = event
         self._announced: Sequence[bytes] = ()  # the words of that of ``_made``
         self._ids: list[int] = []  # of the event
-        self._made: Entry | Exception = AssertionError("nothing was made yet")
+        self._made: Content | Exception = AssertionError("nothing was made yet")
+        self._creates = False  # whether the key is missing before it
+        self._revision = 0  # of what was made
 
     def place(self) -> Hashable:
         """Return space and key."""
@@ -131,45 +143,59 @@ class CompareAndSwap(Computed):
     def make(self, state: bytes | None) -> bytes | None:
         """Return the new entry as Redis holds it."""
         self._announced, self.carried = (), 0
+        self._creates = state is None
         try:
-            self._made = self._change(None if state is None else decode_entry(state))
+            self._made = value, expires = self._change(None if state is None else decode_entry(state))
         except Exception as error:
             # It has failed only if it was given what is there.
             self._made = error
             return state
         if self._event is not None:
-            self._announced = self._event.encode(self._made.value)
+            self._announced = self._event.encode(
+                value, NO_VALUE if state is None else VALUE + decode_entry(state).value
+            )
             self.carried = sum(map(len, self._announced))
-        return encode_entry(self._made)
+        return encode_entry(value, expires)
 
     def lead(self, followers: Sequence[Computed], before: bytes | None, after: bytes | None) -> None:
         """Swap, or look whether the entry is still that with which they have failed."""
         self.followers = followers
-        digest = b"" if before is None else sha1(before).hexdigest().encode()
-        writers = [each for each in self._members() if isinstance(each._made, Entry)]
+        digest = b"" if before is None else sha1(content_of(before)).hexdigest().encode()
+        writers = self._writers()
         if not writers:
             self.words = (b"same", *self._place, digest)
             return
         assert after is not None
         # The first of them creates the key, if it is missing.
         quota = writers[0]._quota
-        expires = repr(cast(Entry, writers[-1]._made).expires).encode()
-        swap = (b"swap", *self._place, digest, after, expires, quota.words if quota else b"")
+        expires = repr(cast(Content, writers[-1]._made)[1]).encode()
+        words = quota.words if quota else b""
+        if writers[0]._announced:
+            log, kind, *rest = writers[0]._announced
+            writers[0]._announced = (log, kind[:1] + FOUND if kind[1:] else kind, *rest)
+        swap = (b"swap", *self._place, digest, content_of(after), expires, words, b"%d" % len(writers))
         self.words = announced(swap, [each._announced for each in writers if each._announced])
 
     def _members(self) -> list[CompareAndSwap]:
         return [self, *cast(Sequence[CompareAndSwap], self.followers)]
+
+    def _writers(self) -> list[CompareAndSwap]:
+        return [each for each in self._members() if not isinstance(each._made, Exception)]
 
     def share(self, result: Any) -> list[Any]:
         """Return *result* for each; only the one that would have created the key is over its quota."""
         members = self._members()
         result, ids = split(result)
         if result != OVER_QUOTA:
-            announced = [each for each in members if each._announced]
+            writers = self._writers()
+            if type(result) is int:  # else it is an error, for all of them
+                for revision, each in enumerate(writers, result - len(writers) + 1):
+                    each._revision = revision
+            announced = [each for each in writers if each._announced]
             for each, id in zip(announced, ids, strict=False):
                 each._ids = [id]
             return [result] * len(members)
-        refused = next(index for index, each in enumerate(members) if isinstance(each._made, Entry))
+        refused = next(index for index, each in enumerate(members) if not isinstance(each._made, Exception))
         return [None] * refused + [result] + [LEFT] * (len(members) - refused - 1)
 
     def _outcome(self, result: Any) -> Entry:
@@ -177,12 +203,13 @@ class CompareAndSwap(Computed):
             raise over_quota(self._quota)
         if isinstance(self._made, Exception):
             raise self._made
-        return self._stored(self._made)
+        value, expires = self._made
+        return self._stored(Entry(value, self._revision, expires, self._creates))
 
     def _stored(self, entry: Entry) -> Entry:
-        """Note the id of the event of the change that has left *entry*."""
-        for id in self._ids:
-            cast(KeyEvent, self._event).store(id, entry.value)
+        """Note the revision of the change that has left *entry*, and the id of its event."""
+        if self._event is not None:
+            self._event.made(entry.revision, entry.value, self._ids)
         return entry
 
 
@@ -194,7 +221,7 @@ class Increment(CompareAndSwap):
         space: str,
         key: str,
         amount: bytes,
-        change: Callable[[Entry | None], Entry],
+        change: Callable[[Entry | None], Content],
         quota: Quota | None = None,
         event: KeyEvent | None = None,
     ) -> None:
@@ -220,5 +247,7 @@ class Increment(CompareAndSwap):
     def _outcome(self, result: Any) -> Entry:
         if self.chained or result == OVER_QUOTA:
             return super()._outcome(result)
-        entry, self._ids = split(result)
-        return self._stored(decode_entry(entry))
+        stored, self._ids = split(result)
+        entry = decode_entry(stored.removeprefix(CREATED))
+        entry.created = stored.startswith(CREATED)
+        return self._stored(entry)

@@ -121,6 +121,7 @@ class SqliteStore(Service):
         self._reader = TableReader(file.reads, file.epoch)
         self._space = FileSpace(file.writes, self._path, self._max_bytes, self._min_free_bytes)
         writer = TableWriter(file.writes, file.epoch, self._space, file.history, self._expiry)
+        self._revisions = writer.revisions
         limit = min(MAX_LOG_BYTES, self._max_bytes // 8) if self._max_bytes else MAX_LOG_BYTES
         self._checkpoints = CheckpointHealth(self._checkpoint_failed, file.watch.length_of_log, limit)
         call = self._reactor.callFromThread
@@ -165,6 +166,8 @@ class SqliteStore(Service):
 
     def _close(self, _: None) -> None:
         assert self._file is not None
+        if not self._file.lost:
+            self._revisions.settle()
         self._file.close()
         self._file = None
         self._stopped_reason = NOT_RUNNING
@@ -323,6 +326,12 @@ class SqliteStore(Service):
         self._expiry.report()
         return self._change(TableWriter.expired, (space, limit, self._expiry, announce), 0)
 
+    def revision(self, space: str) -> Deferred[int]:
+        """See ``IStore.revision``."""
+        if self._stopped_reason:
+            return refused(self._stopped_reason)
+        return self._commits.submit(TableWriter.revision, (space,), 0)
+
     # Submitting.
 
     def _do_jobs(self, verb: Callable[..., Any], arguments: tuple[Any, ...], size: int, reads: bool) -> Deferred[Any]:
@@ -338,10 +347,15 @@ class SqliteStore(Service):
         """Change the key that the first of *arguments* name, and append its event if that is to be stored."""
         space, key, *_ = arguments
         if announcement is None or not announcement.stored:
-            return self._change(verb, arguments, size, (space,), (space, key))
+            return self._change(verb, (*arguments, announcement), size, (space,), (space, key))
         log = LOG_PREFIX + announcement.topic
         return self._change(
-            TableWriter.change_announced, (verb, arguments, announcement), 2 * size, (space,), (space, key), log
+            TableWriter.change_announced,
+            (verb, (*arguments, announcement), announcement),
+            2 * size,
+            (space,),
+            (space, key),
+            log,
         )
 
     def _change(

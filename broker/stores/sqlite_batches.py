@@ -23,6 +23,7 @@ READS = frozenset(
         TableReader.logs,
         TableReader.get,
         TableReader.range,
+        TableWriter.revision,
         TableWriter.read_jobs,
     }
 )

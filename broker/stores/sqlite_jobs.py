@@ -6,8 +6,6 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import attrs
-
 from broker.errors import BrokerError, NotFound, RateLimited
 from broker.jobs import Claimed, Job, QueueState, Settled, Slot, Worker
 from broker.messages import Mail, Quota, decode_text, encode_text
@@ -61,6 +59,7 @@ _ENDED = (
     " AND state < 4 ORDER BY expires LIMIT ?"
 )
 _NEXT_DUE = "SELECT min(due) FROM job WHERE queue = ? AND state IN (2, 3)"
+_ENDING = "SELECT DISTINCT queue FROM job WHERE expires > 0"
 _COUNTS = "SELECT queue, state, count(*) FROM job GROUP BY state, queue"
 _OLDEST = "SELECT added FROM job WHERE state = ? AND queue = ? AND (expires <= 0 OR expires > ?) ORDER BY id LIMIT 1"
 _WINDOW = "SELECT id, queue, state, ordered, added, due FROM job WHERE id > ? ORDER BY id LIMIT ?"
@@ -102,6 +101,7 @@ class JobTables:
         self._loaded = False
         self._queues: dict[bytes, int] = {}
         self._counts: dict[int, list[int]] = {}  # by queue: how many jobs are in each state
+        self._ending: set[int] = set()  # queues that have, or have had, jobs with a ttl
         self._number = self._reserved = 0
 
     def _load(self) -> None:
@@ -112,6 +112,7 @@ class JobTables:
             self._counts[number] = [0] * len(STATES)
         for number, state, count in self._execute(_COUNTS):
             self._counts[number][state] = count
+        self._ending.update(row for (row,) in self._execute(_ENDING))
         found = self._execute("SELECT value FROM meta WHERE name = 'jobs'").fetchone()
         self._number = self._reserved = int(found[0]) if found else 0
         self._loaded = True
@@ -150,6 +151,8 @@ class JobTables:
         texts = encode_text(mail.source), encode_text(mail.ref)
         self._execute(_ADD, (number, row, state, due, expires, now, mail.time, *texts, mail.body, ordered))
         self._counts[row][state] += 1
+        if ttl:
+            self._ending.add(row)
         if key:
             words = row, encode_text(key), number, now + key_seconds
             self._execute("INSERT OR REPLACE INTO job_key (queue, key, job, expires) VALUES (?, ?, ?, ?)", words)
@@ -221,8 +224,11 @@ class JobTables:
 
     def _come(self, row: int) -> None:
         """Let jobs be ready whose time has come, and remove those whose ttl is over."""
+        counts, ending = self._counts[row], row in self._ending
+        if not ending and not counts[DELAYED] and not counts[WAITING]:
+            return
         spans = self._expiry.look().spans()
-        for after, upto in spans:
+        for after, upto in spans if ending else ():
             for number, state, ordered in self._execute(_ENDED, (row, after, upto, STEP)).fetchall():
                 self._remove(row, number, state, ordered)
         for after, upto in spans:
@@ -251,8 +257,7 @@ class JobTables:
             self._give(
                 row, [(job.number, slot_of.get(job.number, slot)) for job, slot in zip(jobs, slots, strict=False)]
             )
-        found = [attrs.evolve(job, token=job.token + 1, deliveries=job.deliveries + 1) for job in jobs]
-        return Claimed(found, self._next_due(row))
+        return Claimed(jobs, self._next_due(row))
 
     def _give(self, row: int, given: list[tuple[int, Slot]]) -> None:
         now = self._expiry.look().now
@@ -268,9 +273,9 @@ class JobTables:
 
     def _ready(self, row: int, count: int, numbers: Sequence[int] | None, max_bytes: int) -> list[Job]:
         if numbers is None:
-            return _jobs(self._execute(_READY, (row, 0, count)), max_bytes)
+            return _jobs(self._execute(_READY, (row, 0, count)), max_bytes, 1)
         found = (self._execute(_CHOSEN, (row, number)).fetchone() for number in dict.fromkeys(numbers))
-        return _jobs((each for each in found if each is not None), max_bytes)
+        return _jobs((each for each in found if each is not None), max_bytes, 1)
 
     def _next_due(self, row: int) -> float | None:
         if not (self._counts[row][DELAYED] or self._counts[row][WAITING]):
@@ -479,6 +484,7 @@ class JobTables:
         self._execute("DELETE FROM queue WHERE id = ?", (row,))
         self._uncount(account)
         del self._queues[name], self._counts[row]
+        self._ending.discard(row)
 
 
 def gone(number: int) -> BrokerError:
@@ -497,20 +503,22 @@ def total_of(states: Iterable[QueueState]) -> QueueState:
     return QueueState(ready, delayed, in_flight, dead, oldest)
 
 
-def _jobs(rows: Iterable[Sequence[Any]], max_bytes: int) -> list[Job]:
-    """Return the jobs of *rows*, no more once their bodies have *max_bytes* bytes; 0: any number."""
+def _jobs(rows: Iterable[Sequence[Any]], max_bytes: int, delivered: int = 0) -> list[Job]:
+    """Return the jobs of *rows*, no more once their bodies have *max_bytes* bytes; 0: any number.
+
+    They have so many more deliveries than the rows say.
+    """
     jobs, size = [], 0
     for row in rows:
-        jobs.append(_job(row))
+        jobs.append(_job(row, delivered))
         size += len(jobs[-1].body)
         if 0 < max_bytes <= size:
             break
     return jobs
 
 
-def _job(row: Sequence[Any]) -> Job:
+def _job(row: Sequence[Any], delivered: int = 0) -> Job:
     number, queue, body, ref, source, time, token, deliveries, failures, reason, worker, order, until = row
-    texts = {"reason": decode_text(reason), "worker": decode_text(worker), "order": decode_text(order)}
     return Job(
         number,
         decode_text(queue),
@@ -518,9 +526,11 @@ def _job(row: Sequence[Any]) -> Job:
         decode_text(ref),
         decode_text(source),
         time,
-        token,
-        deliveries,
+        token + delivered,
+        deliveries + delivered,
         failures,
-        until=until,
-        **texts,
+        decode_text(reason),
+        decode_text(worker),
+        decode_text(order),
+        until,
     )

@@ -11,8 +11,9 @@ from typing import Any, TypeAlias
 from broker.messages import MAX_TIME, Addition, Announce, Announcement, Entry, Event, Quota, decode_text, encode_text
 from broker.patterns import LOG_PREFIX
 from broker.stores.additions import First, Plan, add_all
-from broker.stores.entries import ANNOUNCED_SPACES, alive, check_revision, increased, merged, replaced
+from broker.stores.entries import ANNOUNCED_SPACES, Content, alive, check_revision, increased, merged
 from broker.stores.expiry import Expiry
+from broker.stores.revisions import FileRevisions
 from broker.stores.room import ROW_BYTES, check_quota, fits_when_full, floor_group, full_refusal
 from broker.stores.sqlite_history import History
 from broker.stores.sqlite_jobs import JobTables
@@ -22,6 +23,7 @@ MAX_INTEGER = 2**63 - 1  # of SQLite
 MAX_CACHED_LOGS = 100_000  # logs whose last id is kept in memory
 PURGED_ROWS = 1000  # events deleted in one transaction
 SWEPT_ROWS = 2000  # logs, events or keys looked at in one transaction
+KNOWN_BYTES = 16384  # of the value of a key that expires, up to which its event says what it was
 NO_FIRST = (0, 0.0, 0.0)  # what is remembered by an unknown key
 PROBE_BYTES = 65536  # what must fit on the disk before the store says again that it can write
 
@@ -70,8 +72,8 @@ _PUT = "INSERT OR REPLACE INTO entry (space, key, value, revision, expires, acco
 _REPLACE = "UPDATE entry SET value = ?, revision = ?, expires = ? WHERE space = ? AND key = ?"
 _DELETE = "DELETE FROM entry WHERE space = ? AND key = ?"
 _DUE = (
-    "SELECT key, account FROM entry WHERE space = ? AND expires > 0 AND expires > ? AND expires <= ?"
-    " ORDER BY expires LIMIT ?"
+    f"SELECT key, account, CASE WHEN length(value) <= {KNOWN_BYTES} THEN value END FROM entry"
+    " WHERE space = ? AND expires > 0 AND expires > ? AND expires <= ? ORDER BY expires LIMIT ?"
 )
 _NOTE_TIME = "INSERT OR REPLACE INTO meta (name, value) VALUES ('time', ?)"
 _NEXT_SPACE = "SELECT min(space) FROM entry WHERE space > ?"
@@ -179,6 +181,7 @@ class TableWriter(TableReader):
         jobs: the tables of jobs.
         to_purge: whether trimmed events are still to be deleted, or unused pages to be given back.
         shortage: why nothing may be added; "" when it may.
+        revisions: gives those of keys.
     """
 
     def __init__(
@@ -198,6 +201,7 @@ class TableWriter(TableReader):
         self._damaged = False  # whether the index of what is to be purged is; nothing else depends on it
         # By the name of the log: its row id, the id and the time of its last event.
         self._heads: dict[str, list[Any]] = {}
+        self.revisions = FileRevisions(connection.execute)
         super().__init__(connection, epoch)
         self._buffer: list[tuple[int, int, float, bytes, bytes, bytes | None, bytes | int]] = []  # rows of "event"
         self._described: list[tuple[bytes | None, float | None, int, int]] = []  # what few of them have besides
@@ -208,6 +212,7 @@ class TableWriter(TableReader):
         super().attach(connection)
         self._executemany = connection.executemany
         self._heads = {}
+        self.revisions.attach(connection.execute)
         for part in (self.space, self._history, self.jobs):
             if part is not None:
                 part.attach(connection)
@@ -243,6 +248,7 @@ class TableWriter(TableReader):
         self._buffer.clear()
         self._described.clear()
         self._heads.clear()
+        self.revisions.undone()
         if self.jobs is not None:
             self.jobs.forget()
         self.to_purge = True
@@ -490,11 +496,12 @@ class TableWriter(TableReader):
         expires: float,
         expiry: Expiry,
         quota: Quota | None = None,
+        announcement: Announcement | None = None,
     ) -> Entry:
         """See ``IStore.set``."""
         stored, account = self._look(space, key, expiry)
         check_revision(stored, revision, key)
-        return self._put(space, key, stored, replaced(stored, value, expires), account, quota)
+        return self._put(space, key, stored, (value, expires), account, quota, announcement)
 
     def _look(self, space: str, key: str, expiry: Expiry) -> tuple[Entry | None, bytes | None]:
         """Return the entry of *key*, and the account of the row, which may be one that has expired."""
@@ -505,16 +512,32 @@ class TableWriter(TableReader):
         return alive(Entry(value, revision, expires), expiry), account
 
     def _put(
-        self, space: str, key: str, stored: Entry | None, entry: Entry, account: bytes | None, quota: Quota | None
+        self,
+        space: str,
+        key: str,
+        stored: Entry | None,
+        content: Content,
+        account: bytes | None,
+        quota: Quota | None,
+        announcement: Announcement | None,
     ) -> Entry:
-        if self.shortage and not fits_when_full(space, stored, len(entry.value)):
+        value, expires = content
+        if self.shortage and not fits_when_full(space, stored, len(value)):
             raise full_refusal(self.shortage)
         if stored is None:
             account = self._recount(account, quota)
-            self._execute(_PUT, (space, encode_text(key), entry.value, entry.revision, entry.expires, account))
+            revision = self.revisions.next(space)
+            self._execute(_PUT, (space, encode_text(key), value, revision, expires, account))
         else:
-            self._execute(_REPLACE, (entry.value, entry.revision, entry.expires, space, encode_text(key)))
-        return entry
+            revision = self.revisions.next(space, stored.revision)
+            self._execute(_REPLACE, (value, revision, expires, space, encode_text(key)))
+        if announcement is not None:
+            announcement.made(revision, stored.value if stored else None)
+        return Entry(value, revision, expires, stored is None)
+
+    def revision(self, space: str) -> int:
+        """See ``IStore.revision``."""
+        return self.revisions.last(space)
 
     def _recount(self, expired: bytes | None, quota: Quota | None) -> bytes | None:
         """Count a new key for *quota*, in the place of one that has expired; return its account."""
@@ -524,7 +547,9 @@ class TableWriter(TableReader):
         self._uncount(expired)
         return account
 
-    def delete(self, space: str, key: str, revision: int | None, expiry: Expiry) -> bool:
+    def delete(
+        self, space: str, key: str, revision: int | None, expiry: Expiry, announcement: Announcement | None = None
+    ) -> bool:
         """See ``IStore.delete``; a key that has expired is left to ``expired``."""
         stored, account = self._look(space, key, expiry)
         check_revision(stored, revision, key)
@@ -532,6 +557,9 @@ class TableWriter(TableReader):
             return False
         self._execute(_DELETE, (space, encode_text(key)))
         self._uncount(account)
+        revision = self.revisions.next(space, stored.revision)
+        if announcement is not None:
+            announcement.made(revision, stored.value)
         return True
 
     def patch(
@@ -542,15 +570,24 @@ class TableWriter(TableReader):
         merge: Callable[[bytes, bytes], bytes],
         expiry: Expiry,
         quota: Quota | None = None,
+        announcement: Announcement | None = None,
     ) -> Entry:
         """See ``IStore.patch``."""
         stored, account = self._look(space, key, expiry)
-        return self._put(space, key, stored, merged(stored, value, merge), account, quota)
+        return self._put(space, key, stored, merged(stored, value, merge), account, quota, announcement)
 
-    def increment(self, space: str, key: str, amount: bytes, expiry: Expiry, quota: Quota | None = None) -> Entry:
+    def increment(
+        self,
+        space: str,
+        key: str,
+        amount: bytes,
+        expiry: Expiry,
+        quota: Quota | None = None,
+        announcement: Announcement | None = None,
+    ) -> Entry:
         """See ``IStore.increment``."""
         stored, account = self._look(space, key, expiry)
-        return self._put(space, key, stored, increased(stored, amount), account, quota)
+        return self._put(space, key, stored, increased(stored, amount), account, quota, announcement)
 
     def change_announced(
         self, change: Callable[..., Any], arguments: tuple[Any, ...], announcement: Announcement
@@ -583,13 +620,16 @@ class TableWriter(TableReader):
         if self._history is not None:
             self._history.save()
         self._note_time(expiry)
-        keys: list[str] = []
+        removed: list[tuple[str, int, bytes | None]] = []
         for after, upto in expiry.look().spans():
-            keys += self._remove_due(space, limit - len(keys), after, upto)
-        for announcement in map(announce, keys) if announce else ():
-            if announcement is not None and announcement.stored:
-                self._append_event(announcement, None)
-        return keys
+            removed += self._remove_due(space, limit - len(removed), after, upto)
+        for key, revision, value in removed if announce else ():
+            announcement = announce(key) if announce else None
+            if announcement is not None:
+                announcement.made(revision, value, known=value is not None)
+                if announcement.stored:
+                    self._append_event(announcement, None)
+        return [key for key, _, _ in removed]
 
     def _note_time(self, expiry: Expiry) -> None:
         noted = 0.0 if self.shortage else expiry.note_due()
@@ -598,13 +638,17 @@ class TableWriter(TableReader):
             if self._history is not None:
                 self._history.seen += 1  # it is no data that could be missed
 
-    def _remove_due(self, space: str, limit: int, after: float, upto: float) -> list[str]:
-        """Remove at most *limit* keys that expire after *after* and up to *upto*; return them, the earliest first."""
+    def _remove_due(self, space: str, limit: int, after: float, upto: float) -> list[tuple[str, int, bytes | None]]:
+        """Remove at most *limit* keys that expire after *after* and up to *upto*, the earliest first.
+
+        Returns each with the revision of its end, and its value if that is small.
+        """
         rows = self._execute(_DUE, (space, after, upto, max(0, limit))).fetchall()
-        self._executemany(_DELETE, [(space, key) for key, _ in rows])
-        for account, count in Counter(account for _, account in rows).items():
+        self._executemany(_DELETE, [(space, key) for key, _, _ in rows])
+        for account, count in Counter(account for _, account, _ in rows).items():
             self._uncount(account, count)
-        return [decode_text(key) for key, _ in rows]
+        first = self.revisions.next(space, count=len(rows)) - len(rows) + 1 if rows else 0
+        return [(decode_text(key), revision, value) for revision, (key, _, value) in enumerate(rows, first)]
 
     def probe(self) -> None:
         """Write ``PROBE_BYTES`` and remove them again, which fails when the disk is full."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import attrs
-from attrs.validators import instance_of, is_callable
+from attrs.validators import deep_iterable, instance_of, is_callable
 from zope.interface import implementer
 
-from broker.interfaces import IDialectExtras
+from broker.interfaces import IDialectExtras, IPeer
 from broker.messages import HttpRequest, Response
+from broker.plugins import Counter, Gauge, OwnMetric
 
 Refusal = Callable[[int, str, HttpRequest], Response | None]
 
@@ -20,6 +21,14 @@ def _no_refusal(status: int, message: str, request: HttpRequest) -> Response | N
 
 
 def _no_drain() -> None:
+    return None
+
+
+def _no_start(peer: IPeer) -> Awaitable[object] | None:
+    return None
+
+
+def _no_stop() -> Awaitable[object] | None:
     return None
 
 
@@ -35,6 +44,11 @@ class DialectExtras:
     comes_back: bool = attrs.field(default=False, validator=instance_of(bool))
     refusal: Refusal = attrs.field(default=_no_refusal, validator=is_callable())
     drain: Callable[[], None] = attrs.field(default=_no_drain, validator=is_callable())
+    start: Callable[[IPeer], Awaitable[object] | None] = attrs.field(default=_no_start, validator=is_callable())
+    stop: Callable[[], Awaitable[object] | None] = attrs.field(default=_no_stop, validator=is_callable())
+    metrics: Sequence[OwnMetric] = attrs.field(
+        default=(), validator=deep_iterable(instance_of((Counter, Gauge)), instance_of((tuple, list)))
+    )
 
     @classmethod
     def of(cls, dialect: Any) -> DialectExtras:

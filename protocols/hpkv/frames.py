@@ -174,7 +174,7 @@ def value(entry: Entry | None, operation: Operation) -> bytes:
 
 def written(entry: Entry, operation: Operation) -> bytes:
     """Return the answer to a SET or PATCH."""
-    done = b"inserted" if entry.revision == 1 else b"updated"
+    done = b"inserted" if entry.created else b"updated"
     return b'{"code":200,"success":true,"message":"Record %b"%b' % (done, tail(operation.id))
 
 

@@ -99,7 +99,7 @@ class Cursors(Method):
                 "topic": each.topic,
                 "id": each.id,
                 "lag": each.lag,
-                "moved": milliseconds(each.moved),
+                "moved": milliseconds(each.moved) if each.moved else None,
             }
             for each in found
         ]

@@ -128,19 +128,50 @@ class Range(Method):
         return {"entries": [entry_of(key, entry) for key, entry in found[:limit]], "more": more}
 
 
+class Moment(Options):
+    """A revision of an epoch; ``broker.watch`` goes on after it."""
+
+    epoch: str
+    revision: int
+
+
+class WatchOptions(Options):
+    """What who watches wants.
+
+    Attributes:
+        since: ``from``: the changes after it that are still known, in the place of the present entries.
+        previous: the values before the changes, too.
+        exact: wildcards to be ordinary characters.
+    """
+
+    since: Moment | None = msgspec.field(name="from", default=None)
+    previous: bool = False
+    exact: bool = False
+
+
 class Watch(Method):
-    """Get the changes of a key, or of all keys that match a pattern, from the present entries on.
+    """Get the changes of a key, or of all keys that match a pattern, from the present entries or from a revision on.
 
     Changes come as events named ``kv/<pattern>``, one's own changes included.
     """
 
     called = "watch"
     pattern: str
+    options: WatchOptions | None = None
 
     async def run(self, session: Session) -> Answer:
-        """Answer with the present entries; the changes come after them."""
-        found = await session.watches.begin(check_pattern(self.pattern))
-        return {"watching": session.watches.patterns, "entries": [entry_of(key, entry) for key, entry in found]}
+        """Answer with the present entries, or with none if the changes from a revision on follow."""
+        options = self.options or WatchOptions()
+        check_name(self.pattern, "pattern") if options.exact else check_pattern(self.pattern)
+        since = None if options.since is None else (options.since.epoch, options.since.revision)
+        start = await session.watches.begin(self.pattern, exact=options.exact, previous=options.previous, since=since)
+        return {
+            "watching": session.watches.patterns,
+            "entries": [entry_of(key, entry) for key, entry in start.entries],
+            "epoch": start.epoch,
+            "revision": start.revision,
+            "snapshot": start.snapshot,
+        }
 
     def sent(self, session: Session) -> None:
         """Let the changes follow."""

@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from broker.errors import BrokerError
 from broker.interfaces import ILink, IPeer, IWallClock
 from broker.messages import CloseCode, Delivery, Event, Frame, Mail, Reply, Request, text_frame
-from broker.patterns import KEY_PREFIX, QUEUE
+from broker.patterns import QUEUE
 from protocols.owlmeans import wire
 from protocols.owlmeans.backlog import Backlog
 from protocols.owlmeans.marshalled import marshal
@@ -155,7 +155,9 @@ class Outgoing:
 
     def stop(self) -> None:
         """Send nothing more; leave no timer behind."""
-        self._watches = None  # it refers to this session
+        if self._watches is not None:
+            self._watches.stop()
+            self._watches = None  # it refers to this session
         if self._backlog is not None:
             self._backlog.close()
             self._backlog = None
@@ -206,8 +208,7 @@ class Outgoing:
             else:
                 self.link.send_frame(frame)
             return
-        for watch in self.watches.matching(event):
-            self.watches.notify(watch, event.render(wire.event, KEY_PREFIX + watch))
+        self.watches.notify(event)
 
     def mail(self, mail: Mail) -> bool:
         """Send a queued message, unless the client can not read it now."""

@@ -13,7 +13,20 @@ import msgspec
 from broker.errors import Invalid
 from broker.jsontext import ERRORS, overflows, read_fields
 from broker.jsontext import decode as decode_leniently
-from broker.messages import MAX_TIME, Delivery, Entry, Event, Frame, Loss, Mail, Request, long_text_frame, text_frame
+from broker.messages import (
+    MAX_TIME,
+    Delivery,
+    Entry,
+    Event,
+    Frame,
+    Loss,
+    Mail,
+    Request,
+    long_text_frame,
+    previous_value,
+    revision_of,
+    text_frame,
+)
 from broker.patterns import QUEUE
 
 ABSENT = msgspec.Raw(b"")
@@ -239,6 +252,28 @@ def event(event: Event, pattern: str, cursor: str = "") -> Frame:
     if len(body) > LONG:
         return long_text_frame(EVENT_HEAD % fields[:3], body, EVENT_TAIL % fields[4:])
     return text_frame(EVENT % fields)
+
+
+def change(made: Event, pattern: str) -> Frame:
+    """Return the change of a key as ``event`` does, with its revision."""
+    return _with_members(made, pattern, b"")
+
+
+def change_with_previous(made: Event, pattern: str) -> Frame:
+    """Return the same with the value before, if that is known; null: the key was missing."""
+    known, value = previous_value(made)
+    text = encode(None if value is None else value.decode("utf-8", "replace"))
+    return _with_members(made, pattern, b',"previous":' + text if known else b"")
+
+
+def _with_members(made: Event, pattern: str, members: bytes) -> Frame:
+    frame: Frame = made.render(event, pattern)
+    revision = revision_of(made)
+    if not (revision and made.body):
+        return frame  # a node of an older version has made it
+    body = b'%b,"revision":%d%b}' % (made.body[:-1], revision, members)
+    # An object stands nowhere else: in the names before it, which are strings, its quotes would be escaped.
+    return text_frame(frame.payload.replace(made.body, body, 1))
 
 
 def gap(topic: str, count: int) -> bytes:

@@ -6,7 +6,7 @@ from textwrap import dedent
 
 import pytest
 
-from broker.app.dialects import DialectError, found_dialects, load_dialects
+from broker.app.dialects import DialectError, found_dialects, load_dialects, own_settings
 
 GOOD = """
     from zope.interface import implementer
@@ -144,3 +144,24 @@ def test_dialect_of_plain_http_is_one_too(plugin):
     assert len(load_dialects(["parrot", "raven"], None)) == 2  # one path may serve both kinds of requests
     plugin("protocols/crow.py", HTTP, name="crow", path="/bird")
     assert refusal("parrot", "crow") == "dialect crow: the HTTP path /bird is taken by dialect parrot"
+
+
+def test_settings_of_its_own_are_those_of_a_dialect_of_that_name(plugin):
+    own = """
+        import attrs
+        from broker.config.options import COUNT, option
+        from broker.plugins import with_settings
+
+        @attrs.frozen
+        class Own:
+            size: int = option(COUNT, 1, "Help.")
+
+        dialect = with_settings("{name}", Own)(lambda settings, own: Dialect(own))
+    """
+    plugin("good.py", dedent(GOOD.format(name="good", path="/good")) + dedent(own.format(name="good")))
+    plugin("bad.py", dedent(GOOD.format(name="bad", path="/bad")) + dedent(own.format(name="other")))
+    kinds = own_settings(["good:dialect", "nothing:dialect", "json:loads"])
+    assert list(kinds) == ["good"]
+    (dialect,) = load_dialects(["good:dialect"], None)
+    assert dialect.settings == kinds["good"]()
+    assert refusal("bad:dialect") == "dialect bad:dialect: its settings are those of other, and its name is bad"

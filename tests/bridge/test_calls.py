@@ -27,14 +27,14 @@ TEXTS = [
 ]
 
 
-async def callee(join, *methods, **query):
+async def callee(join, *methods, terms=None, **query):
     """Return an OwlMeans client that performs *methods* and answers by hand."""
     owl = await join(OwlMeans, **query)
     for method in methods:
         owl.emulator.perform(method, lambda *_: HOLD)
     for _ in range(ATTEMPTS):
         try:
-            await owl.ask("broker.register", list(methods))
+            await owl.ask("broker.register", list(methods), terms)
             break
         except Failed as error:
             # Another node may not have noticed yet that the client of the test before has gone.
@@ -250,6 +250,17 @@ async def test_a_procedure_nobody_has_is_a_service_nobody_has(join):
         "message": 'Service "nosuch" not found',
         "errorData": {"targetService": "nosuch", "requestID": "r1"},
     }
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_performer_that_has_all_it_takes_is_a_busy_service(join):
+    owl, service = await callee(join, "worker.x", terms={"max_in_flight": 1}), await join(MicroStream, "caller")
+    service.ask("worker", "x")
+    service.ask("worker", "x")
+    error = json.loads(await service.response())["error"]
+    assert (error["code"], error["message"]) == ("BUSY", 'Service "worker" is busy')
+    answer(owl, await asked(owl), "7")
+    assert await service.response() == "7"
 
 
 @pytest_twisted.ensureDeferred

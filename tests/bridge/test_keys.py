@@ -42,8 +42,10 @@ async def test_an_hpkv_set_is_heard_by_an_owlmeans_observer(join, key):
 async def test_what_one_dialect_writes_the_other_reads(join, key):
     owl, hpkv = await join(OwlMeans), await join(Hpkv)
     await hpkv.set(key, "žluťoučký 😀")
-    assert await owl.ask("broker.get", key) == {"key": key, "value": "žluťoučký 😀", "revision": 1}
-    assert await owl.ask("broker.set", key, '{"a":1,"b":2}') == {"key": key, "revision": 2}
+    first = (await owl.ask("broker.get", key))["revision"]
+    assert await owl.ask("broker.get", key) == {"key": key, "value": "žluťoučký 😀", "revision": first}
+    second = (await owl.ask("broker.set", key, '{"a":1,"b":2}'))["revision"]
+    assert second > first
     assert (await hpkv.get(key))["value"] == '{"a":1,"b":2}'
     await hpkv.patch(key, '{"b":3.0,"c":1e3}')
     assert (await owl.ask("broker.get", key))["value"] == '{"a":1,"b":3.0,"c":1e3}'
@@ -105,13 +107,49 @@ async def test_ranges_have_one_order(join, key):
 @pytest_twisted.ensureDeferred
 async def test_a_revision_counts_the_writes_of_both(join, key):
     owl, hpkv = await join(OwlMeans), await join(Hpkv)
-    await owl.ask("broker.set", key, "mine", {"revision": 0})
+    mine = (await owl.ask("broker.set", key, "mine", {"revision": 0}))["revision"]
     await hpkv.set(key, "yours")
     with pytest.raises(Failed, match=f"SocketErrorMessage: socket:message:conflict:{key}"):
-        await owl.ask("broker.set", key, "mine again", {"revision": 1})
+        await owl.ask("broker.set", key, "mine again", {"revision": mine})
     assert (await hpkv.get(key))["value"] == "yours"
-    await owl.ask("broker.set", key, "mine again", {"revision": 2})
+    yours = (await owl.ask("broker.get", key))["revision"]
+    await owl.ask("broker.set", key, "mine again", {"revision": yours})
     assert (await hpkv.get(key))["value"] == "mine again"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_watch_goes_on_by_another_connection_with_what_was_missed(join, key):
+    owl, other, hpkv = await join(OwlMeans), await join(OwlMeans), await join(Hpkv)
+    await hpkv.set(f"{key}:1", "before")
+    begun = await owl.ask("broker.watch", f"{key}:*")
+    assert [entry["value"] for entry in begun["entries"]] == ["before"]
+    await owl.ask("broker.unwatch", f"{key}:*")
+    for value in ("a", "ä"):
+        await hpkv.set(f"{key}:1", value)
+    await hpkv.delete(f"{key}:1")
+    since = {"epoch": begun["epoch"], "revision": begun["revision"]}
+    again = await other.ask("broker.watch", f"{key}:*", {"from": since, "previous": True})
+    assert (again["snapshot"], again["entries"]) == (False, [])
+    await hpkv.set(f"{key}:2", "live")
+    heard = [json.loads(await other.event())["payload"] for _ in range(4)]
+    assert [each["value"] for each in heard] == ["a", "ä", None, "live"]
+    revisions = [each["revision"] for each in heard]
+    assert revisions == sorted(set(revisions))
+    assert revisions[0] > begun["revision"]
+    assert heard[3]["previous"] is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_revision_of_before_a_key_was_removed_is_none_that_it_has_again(join, key):
+    owl, hpkv = await join(OwlMeans), await join(Hpkv)
+    old = (await owl.ask("broker.set", key, "old"))["revision"]
+    await hpkv.delete(key)
+    assert "inserted" in (await hpkv.do(2, key, "new"))["message"]
+    assert "updated" in (await hpkv.do(2, key, "newer"))["message"]
+    for verb, arguments in (("set", ["mine"]), ("delete", [])):
+        with pytest.raises(Failed, match="conflict"):
+            await owl.ask(f"broker.{verb}", key, *arguments, {"revision": old})
+    assert (await hpkv.get(key))["value"] == "newer"
 
 
 @pytest_twisted.ensureDeferred

@@ -66,7 +66,7 @@ async def test_a_key_with_any_expiry_can_be_changed_and_then_expires(shared_daem
             keys.append(f"{place}{len(keys)}")
             await store(shared_daemon, keys[-1], "5", expires)
             changed = await owl.ask(f"broker.{change}", keys[-1], *([1] if change == "increment" else ["1"]))
-            assert changed["revision"] == (1 if expires in EXPIRED else 2)
+            assert changed["revision"] > 1
             await owl.ask("broker.set", keys[-1], "gone soon", {"ttl": 0.01})
     await owl.ask("broker.watch", place + ">")
     await owl.ask("broker.set", place + "last", "v", {"ttl": 0.01})

@@ -18,9 +18,10 @@ from twisted.python.failure import Failure
 from broker.buses import open_bus
 from broker.cluster import names
 from broker.config.settings import Settings
+from broker.core.old_jobs import move_old_jobs
 from broker.core.service import Broker
-from broker.errors import BrokerError, CalleeFailed, Denied, Gone, NotDone, NotFound, Taken, Unavailable
-from broker.messages import Delivery, Event, Mail, Reply, Request
+from broker.errors import BrokerError, CalleeFailed, Denied, Gone, Invalid, NotDone, NotFound, Taken, Unavailable
+from broker.messages import Delivery, Event, Mail, Reply, Request, previous_value, revision_of
 from broker.peer import Peer
 from broker.sessions import BaseSession
 from broker.stores import open_store
@@ -900,6 +901,20 @@ async def test_a_job_is_done_on_another_node_than_it_was_added_to(make_nodes: Ma
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_an_older_version_keeps_in_a_work_queue_becomes_jobs_once(make_nodes: MakeNodes) -> None:
+    one, two = await make_nodes(2)
+    for number in range(3):
+        await one.broker.queues.put(Mail("queue:work", "ref", b"%d" % number))
+    moves = [Deferred.fromCoroutine(move_old_jobs(n.store, n.broker.queues, n.broker.jobs)) for n in (one, two)]
+    await gatherResults(moves)
+    worker = two.client()
+    worker.peer.consume("work", ack=True, prefetch=9)
+    await eventually(lambda: len(worker.mails) == 3)
+    assert [mail.body for mail in worker.mails] == [b"0", b"1", b"2"]
+    assert (await one.client().peer.queue_state("work")).in_flight == 3
+
+
+@pytest_twisted.ensureDeferred
 async def test_the_jobs_of_a_node_that_is_lost_go_to_workers_of_others(make_nodes: MakeNodes) -> None:
     one, two, three = await make_nodes()
     lost = one.client()
@@ -1086,6 +1101,77 @@ async def test_key_changes_are_heard_in_the_order_of_their_revisions(make_nodes:
     for watcher in watchers:
         heard = [json.loads(body or b"")["value"] for body in watcher.bodies]
         assert heard == [values[revision] for revision in range(1, 161)]
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("durable", [(), ("kv/>",)])
+async def test_a_change_says_its_revision_and_the_value_before_on_every_node(
+    make_nodes: MakeNodes, durable: tuple[str, ...]
+) -> None:
+    one, two, _ = await make_nodes(durable_topics=durable)
+    watcher, writer = one.client(), two.client()
+    watcher.peer.watch_pattern("k*")
+    await watcher.peer.listening()
+    await watcher.peer.keep_changes(previous=True)
+    await gatherResults([writer.peer.patch("k", b"%d" % number) for number in range(3)])
+    await writer.peer.set("k", b"5", expires=1.0)
+    for change in (
+        lambda: one.broker.keys.expire(),
+        lambda: writer.peer.increment("k", b"4"),
+        lambda: writer.peer.increment("k", b"0.5"),
+        lambda: writer.peer.set("k", b"x" * 300),
+        lambda: writer.peer.delete("k"),
+        lambda: writer.peer.set("k", b""),
+        lambda: writer.peer.set("k", b"y"),
+    ):
+        await change()
+    await eventually(lambda: len(watcher.heard) == 11)
+    changes = [event for event, _ in watcher.heard]
+    assert [revision_of(change) for change in changes] == list(range(1, 12))
+    before = [None, b"0", b"01", b"012", b"5", None, b"4", b"4.5", b"x" * 300, None, b""]
+    assert [previous_value(change) for change in changes] == [(True, value) for value in before]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_watch_goes_on_at_another_node(make_nodes: MakeNodes) -> None:
+    one, two, _ = await make_nodes()
+    writer, epoch = one.client().peer, one.broker.store.epoch
+    writer.watch_pattern("a.*")
+    await writer.keep_changes()
+    writer.unwatch_pattern("a.*")
+    changes = [writer.set(f"a.{number % 3}" if number % 2 else "b", b"%d" % number) for number in range(1200)]
+    await gatherResults(changes)
+    peer = two.client().peer
+    missed = await peer.changes("a.*", epoch, 100)
+    assert missed is not None
+    assert [revision_of(change) for change in missed] == list(range(102, 1201, 2))
+    assert await peer.changes("b", epoch, 1199) == await peer.changes(">", epoch, 1200) == []
+    assert await peer.changes(">", "another", 1200) is None
+    with pytest.raises(Invalid):
+        await peer.changes(">", epoch, 1201)
+
+
+@pytest_twisted.ensureDeferred
+async def test_changes_that_were_not_kept_are_not_left_out(
+    make_nodes: MakeNodes, shared_redis_server: RedisServer
+) -> None:
+    (one,) = await make_nodes(1)
+    kept = one.broker.store._prefix.decode() + "changed"  # type: ignore[attr-defined]
+    peer, epoch = one.client().peer, one.broker.store.epoch
+    await peer.set("k", b"before anybody watches")
+    peer.watch_pattern("k")
+    await peer.keep_changes()
+    assert await peer.changes("k", epoch, 0) is None
+    for number in range(3):
+        await peer.set("k", b"%d" % number)
+    await shared_redis_server.command("XTRIM", kept, "MAXLEN", "2")
+    assert await peer.changes("k", epoch, 1) is None
+    assert len(await peer.changes("k", epoch, 2) or []) == 2
+    await shared_redis_server.command("DEL", kept)
+    assert await peer.changes("k", epoch, 3) is None
+    await peer.set("k", b"x" * (1 << 20))
+    assert await peer.changes("k", epoch, 3) is None
+    assert len(await peer.changes("k", epoch, 4) or []) == 1
 
 
 @pytest_twisted.ensureDeferred

@@ -7,7 +7,7 @@ import pytest
 from broker.cluster.loads import TIMEOUT, distribute
 from broker.cluster.messages import LoadAsked
 from broker.core.call_limits import Terms
-from broker.errors import Busy
+from broker.errors import Busy, Unavailable
 from broker.messages import Request
 from tests.cluster.test_remote_calls import LOST, Node, Party, Wire
 
@@ -143,6 +143,35 @@ def test_nodes_that_share_a_procedure_otherwise_count_as_idle(wire, near, ann):
     for _ in range(4):
         near.call(ann)
     assert loads(far, other) == [1, 3]
+
+
+@pytest.mark.parametrize("lapses", [False, True])
+def test_a_busy_performer_here_is_called_while_others_can_not_be_found(wire, near, ann, lapses):
+    here, far = join(wire, "near"), join(wire, "far")
+    near.call(ann)
+    near.bus.hangs = True
+    near.call(ann)
+    if lapses:
+        wire.end_lease(near, 9)
+    else:
+        near.bus.slow[0][0].errback(Unavailable("redis"))
+    wire.settle()
+    near.bus.hangs = False
+    assert loads(here) == [2]
+    if lapses:  # and then they are found all the same
+        near.bus.holders(near.bus.slow[0][1]).chainDeferred(near.bus.slow[0][0])
+    wire.settle()
+    assert len(here.requests) + len(far.requests) == 2
+
+
+def test_without_a_lease_performers_here_are_called(wire, near, ann):
+    here = join(wire, "near")
+    join(wire, "far")
+    wire.end_lease(near)
+    for _ in range(3):
+        near.call(ann)
+    assert loads(here) == [3]
+    wire.end_lease(near, 9)
 
 
 def test_a_call_that_ends_while_nodes_are_asked_is_not_sent(wire, near, ann):

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import attrs
 import pytest
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, ensureDeferred, fail
 from twisted.internet.task import Clock
 
 from broker.core.job_filters import job_filter
@@ -64,6 +64,7 @@ class House:
     node: str = "node"
     jobs: Jobs = attrs.field(init=False)
     told: list[str] = attrs.field(factory=list)
+    max_failures: int = 5
 
     def __attrs_post_init__(self) -> None:
         self.begin(self.node)
@@ -72,7 +73,7 @@ class House:
         async def came_back(client: str, session: str) -> bool:
             return client in self.back
 
-        self.jobs = Jobs(self.store, self.clock, lambda: node, came_back, max_failures=5, limit=1000)
+        self.jobs = Jobs(self.store, self.clock, lambda: node, came_back, max_failures=self.max_failures, limit=1000)
         self.jobs.notify = self.told.append  # type: ignore[method-assign, assignment]
 
     def add(self, *bodies: int, queue: str = "q", **options: Any) -> None:
@@ -318,6 +319,19 @@ def test_a_job_that_fails_comes_after_a_while_and_is_dead_after_the_fifth_time(h
     assert house.state() == (0, 0, 0, 1)
     (dead,) = value_of(house.store.jobs.dead("q", 0, 9, 0))
     assert (dead.body, dead.deliveries, dead.reason) == (b"1", 5, "at last")
+
+
+@pytest.mark.parametrize(("failures", "dead"), [(0, 1), (1, 1), (2, 2), (7, 7)])
+def test_a_job_is_dead_after_as_many_failures_as_are_set(house: House, clock: Clock, failures: int, dead: int) -> None:
+    house.max_failures = failures
+    house.begin("node")
+    bob = house.consume(Peer("1"))
+    house.add(1)
+    for _ in range(dead):
+        assert house.state()[3] == 0
+        house.fail(bob)
+        clock.advance(200.0)
+    assert house.state()[3] == 1
 
 
 def test_a_failure_may_say_when_the_job_comes_again(house: House, clock: Clock) -> None:
@@ -578,6 +592,22 @@ def test_a_job_that_could_not_be_said_to_be_done_stays_the_workers(
     assert house.state() == (0, 0, 0, 0)
 
 
+def test_jobs_that_were_adopted_although_that_failed_are_returned(
+    house: House, refusing: Refusing, clock: Clock
+) -> None:
+    house.consume(Peer("1"))
+    house.add(1)
+    house.jobs.stop()
+    house.begin("again")
+    refusing.broken["adopt"], refusing.done_all_the_same = Unavailable("store"), True
+    with pytest.raises(Unavailable):
+        value_of(house.jobs.recover())
+    refusing.broken.clear()
+    clock.advance(1.1)
+    bob = house.consume(Peer("2"))
+    assert bob.last.delivery == 2
+
+
 def test_a_job_that_may_have_been_added_is_looked_for(house: House, refusing: Refusing) -> None:
     bob = house.consume(Peer("1"))
     refusing.broken["add"], refusing.done_all_the_same = Unavailable("store"), True
@@ -597,6 +627,21 @@ def test_other_nodes_are_told_of_what_finds_no_room_here(house: House) -> None:
     assert house.told == ["q"]
     house.add(3)
     assert house.told == ["q", "q"]
+
+
+def test_a_count_that_takes_long_is_not_begun_again_soon(
+    house: House, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[Deferred[QueueState]] = []
+    monkeypatch.setattr(house.store.jobs, "totals", lambda: answers.append(Deferred()) or answers[-1])
+    for passed, begun in ((0.0, 1), (99.0, 1), (2.0, 2)):
+        clock.advance(passed)
+        counting = ensureDeferred(house.jobs.measure())
+        assert len(answers) == begun
+        if not counting.called:
+            clock.advance(1.0)
+            answers[-1].callback(QueueState(begun))
+    assert house.jobs.counted == QueueState(2)
 
 
 def test_stopping_leaves_no_timer(house: House, clock: Clock) -> None:

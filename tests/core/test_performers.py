@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 from twisted.internet.task import Clock
 
@@ -299,6 +302,20 @@ def test_new_terms_hold_for_what_is_under_way(calls, caller):
     for _ in range(3):
         answer(calls, ann)
     assert nothing_is_left(calls, ann, caller)
+
+
+def test_limits_that_nobody_needs_any_more_leave_nothing_to_the_garbage_collector(calls, caller):
+    ann = alone(calls, Terms(max_in_flight=1, queue=1))
+    performance = calls.performers["m"]
+    gone = [weakref.ref(performance), weakref.ref(performance.limits)]
+    call(calls, caller)
+    gc.disable()
+    try:
+        calls.leave(ann)
+        del performance
+        assert [each() for each in gone] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_limits_of_one_procedure_are_not_those_of_another(calls, caller):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -18,7 +18,7 @@ CONFLICT = "conflict"  # the answer of a compare-and-set that was refused
 MAX_STEPS = 2_000_000  # of one search
 
 # Value and revision; "" and 0 for a key that is not there; None while nobody knows, behind a new epoch.
-State = tuple[str, int] | None
+State = tuple[str, float] | None
 
 
 class Undecided(Exception):
@@ -43,31 +43,51 @@ class Operation:
     answer: Any = UNKNOWN
     client: str = ""
 
-    def steps(self, state: State) -> Iterator[State]:
-        """Give the state behind this operation; nothing if it can not have had its answer in *state*."""
+    def steps(self, state: State, taken: Container[float] = ()) -> Iterator[State]:
+        """Give the state behind this operation; nothing if it can not have had its answer in *state*.
+
+        Without an answer, it has had a revision that is not *taken* by another: the one behind it or a later one.
+        Half of one less stands for that.
+        """
         if state is None:
             yield from self._first()
             return
         value, revision = state
         if self.kind == "get":
-            if self.answer is UNKNOWN or tuple(self.answer) == state:
+            if self.answer is UNKNOWN or _may_be(tuple(self.answer), state):
+                yield state if self.answer is UNKNOWN else tuple(self.answer)
+            return
+        if self.kind == "compare" and self.answer == CONFLICT:
+            if self.argument[1] != revision:
                 yield state
             return
-        if self.kind == "compare" and self.argument[1] != revision:
-            if self.answer == CONFLICT:
-                yield state
-            return  # without an answer it need not have happened, and nothing would be different
-        after = (self._written(value), revision + 1)
-        if self.answer is UNKNOWN or self._told(after) == self.answer:
+        if self.kind == "compare":
+            needed = self.argument[1]
+            if not _may_be((value, needed), state) or (revision != int(revision) and needed in taken):
+                return  # without an answer it need not have happened, and nothing would be different
+        if self.kind == "set" and revision != int(revision):
+            return  # nobody has seen what it overwrites: that need not have happened
+        if self.answer is UNKNOWN:
+            free = int(revision + 1)
+            while free in taken:
+                free += 1
+            yield self._written(value), free - 0.5
+            return
+        after = (self._written(value), self.revision)
+        if self.revision > revision and self._told(after) == self.answer:
             yield after
 
     @property
+    def revision(self) -> float:
+        """The revision that it was answered."""
+        return self.answer if self.kind in ("set", "compare") else self.answer[1]  # type: ignore[no-any-return]
+
+    @property
     def needs(self) -> float:
-        """The revision in which alone it can have had its answer; infinite if that says nothing."""
+        """The last revision in which it can have had its answer; infinite if that says nothing."""
         if self.answer is UNKNOWN or self.answer == CONFLICT:
             return math.inf
-        revision: int = self.answer if self.kind in ("set", "compare") else self.answer[1]
-        return revision if self.kind == "get" else revision - 1
+        return self.revision if self.kind == "get" else self.revision - 0.5
 
     def _written(self, value: str) -> str:
         if self.kind == "set":
@@ -78,7 +98,7 @@ class Operation:
             return str(int(value or "0") + int(self.argument))
         return patched(value, str(self.argument))
 
-    def _told(self, after: tuple[str, int]) -> Any:
+    def _told(self, after: tuple[str, float]) -> Any:
         return after[1] if self.kind in ("set", "compare") else after
 
     def _first(self) -> Iterator[State]:
@@ -89,6 +109,12 @@ class Operation:
             yield self._written(""), self.answer
         else:
             yield tuple(self.answer)
+
+
+def _may_be(found: tuple[str, float], state: tuple[str, float]) -> bool:
+    """Return whether *found* is what is there in *state*."""
+    exact = state[1] == int(state[1])
+    return found[0] == state[0] and (found[1] == state[1] if exact else found[1] > state[1])
 
 
 def patched(old: str, new: str) -> str:
@@ -102,8 +128,15 @@ def patched(old: str, new: str) -> str:
     return old + new
 
 
-def is_linearizable(history: Iterable[Operation], state: State = ("", 0)) -> bool:
+def revisions_of(history: Iterable[Operation]) -> set[float]:
+    """Return the revisions that were answered to those who have written."""
+    return {one.revision for one in history if one.kind != "get" and one.answer not in (UNKNOWN, CONFLICT)}
+
+
+def is_linearizable(history: Iterable[Operation], state: State = ("", 0), taken: Iterable[float] = frozenset()) -> bool:
     """Return whether the operations of one key can have happened one after the other, from *state* on.
+
+    The revisions *taken* are those of writes of other keys, which have the same row of numbers.
 
     Raises:
         Undecided: it can not be said after ``MAX_STEPS`` steps.
@@ -111,14 +144,15 @@ def is_linearizable(history: Iterable[Operation], state: State = ("", 0)) -> boo
     operations = sorted(
         (one for one in history if not (one.kind == "get" and one.answer is UNKNOWN)), key=lambda one: one.start
     )
-    return _Search(operations).succeeds(state)
+    return _Search(operations, revisions_of(operations) | set(taken)).succeeds(state)
 
 
 class _Search:
     """Tries orders, depth first; what it has been through with the same rest and the same state, it leaves out."""
 
-    def __init__(self, operations: Sequence[Operation]) -> None:
+    def __init__(self, operations: Sequence[Operation], taken: Container[float]) -> None:
         self._operations = operations
+        self._taken = taken
         self._answered = sum(1 << place for place, one in enumerate(operations) if one.end < math.inf)
         self._needs = sorted((one.needs, place) for place, one in enumerate(operations) if one.needs < math.inf)
 
@@ -133,7 +167,7 @@ class _Search:
                 return True
             # Those that were answered are tried first: they are put on the stack last.
             for place in self._next(done):
-                for after in self._operations[place].steps(state):
+                for after in self._operations[place].steps(state, self._taken):
                     reached = done | 1 << place, after
                     if reached not in seen and not self._is_too_late(*reached):
                         seen.add(reached)

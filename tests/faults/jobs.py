@@ -121,7 +121,7 @@ class Torture:
                     starts[int(words[2])].append(int(words[3]))
                 elif len(words) > 1 and words[1] not in ("start", "done", "lost", "added"):
                     self.problems.append(f"a program said: {line}")
-        lost = [number for number in range(self.jobs) if not starts[number]]
+        lost = [number for number in range(self.jobs) if number not in starts]
         if lost:
             self.problems.append(f"{len(lost)} jobs were never delivered: {lost[:10]}")
         for number, deliveries in starts.items():

@@ -20,7 +20,7 @@ from twisted.internet.task import react
 
 from tests.faults.clients import NOT_REACHED, Failed, Lost, Native
 from tests.faults.faults import LEASE, Faults
-from tests.faults.histories import CONFLICT, UNKNOWN, Operation, State, Undecided, is_linearizable
+from tests.faults.histories import CONFLICT, UNKNOWN, Operation, State, Undecided, is_linearizable, revisions_of
 from tests.support.cluster import ProxiedCluster
 from tests.support.daemon import Daemon
 from tests.support.eventually import pause
@@ -110,18 +110,22 @@ class Record:
     back: list[tuple[float, float]] = attrs.field(factory=list)
     silent: int = 0
 
-    def parts(self) -> Iterator[tuple[str, list[Operation], State]]:
-        """Give a name, operations and the state before them, for each key and epoch."""
-        for key, history in self.histories.items():
-            state: State = ("", 0)
-            rest = history
-            for began, told in self.back:
-                first = [_without_answer(one, began) for one in rest if one.start < began]
-                yield f"{key} before {told:.1f}", first, state
-                # What was under way meanwhile may have happened to what came after.
-                rest = [_without_answer(one, math.inf if one.start > told else 0) for one in rest if one.end > began]
-                state = None
-            yield key, rest, state
+    def parts(self) -> Iterator[tuple[str, list[Operation], State, set[float]]]:
+        """Give a name, operations, the state before them, and all revisions that were given, for each key and epoch."""
+        segments = {key: self._segments(history) for key, history in self.histories.items()}
+        for number in range(len(self.back) + 1):
+            taken = set().union(*(revisions_of(parts[number]) for parts in segments.values()))
+            for key, parts in segments.items():
+                yield f"{key} in epoch {number}", parts[number], None if number else ("", 0), taken
+
+    def _segments(self, history: list[Operation]) -> list[list[Operation]]:
+        """Return the operations of each epoch."""
+        found, rest = [], history
+        for began, told in self.back:
+            found.append([_without_answer(one, began) for one in rest if one.start < began])
+            # What was under way meanwhile may have happened to what came after.
+            rest = [_without_answer(one, math.inf if one.start > told else 0) for one in rest if one.end > began]
+        return [*found, rest]
 
 
 def _without_answer(one: Operation, until: float) -> Operation:
@@ -189,12 +193,12 @@ class Tally:
     operations: Counter[str] = attrs.field(factory=Counter)
     violations: list[str] = attrs.field(factory=list)
 
-    def judge(self, name: str, history: Sequence[Operation], state: State) -> None:
-        """Count a history that began in *state*, and note it when it is not linearizable."""
+    def judge(self, name: str, history: Sequence[Operation], state: State, taken: set[float]) -> None:
+        """Count a history that began in *state*, and note it when it is not linearizable; *taken* as there."""
         for one in history:
             self.operations["without an answer" if one.answer is UNKNOWN else "answered"] += 1
         try:
-            verdict = "" if is_linearizable(history, state) else "is not linearizable"
+            verdict = "" if is_linearizable(history, state, taken) else "is not linearizable"
         except Undecided as undecided:
             verdict = f"could not be judged {undecided}"
         if verdict:
@@ -221,8 +225,8 @@ async def run(histories: int, seed: int, *, going_back: bool = False) -> Tally:
             keys = [f"h{number}k{key}" for key in range(KEYS)]
             faults = Faults(cluster, chance, going_back=going_back)
             made = await record(cluster, faults, chance.randrange(1 << 30), keys)
-            for name, history, state in made.parts():
-                tally.judge(f"key {name}", history, state)
+            for name, history, state, taken in made.parts():
+                tally.judge(f"key {name}", history, state, taken)
             tally.histories += 1
             await until_ready(cluster)
             if made.silent:

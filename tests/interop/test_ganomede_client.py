@@ -82,6 +82,15 @@ async def test_a_new_process_goes_on_where_the_last_one_had_acknowledged(shared_
 
 
 @pytest_twisted.ensureDeferred
+async def test_an_answer_that_is_sent_page_by_page_is_understood(shared_daemon, node):
+    for number in range(20):
+        await publish(shared_daemon, "pages", data={"n": number, "text": "x" * 20_000})
+    program = Client(node, shared_daemon).start("listen", "c", "pages")
+    assert [(await said(program, "event"))[1]["data"]["n"] for _ in range(20)] == list(range(20))
+    assert await said(program, "cycle") == ["cycle", None, 20]
+
+
+@pytest_twisted.ensureDeferred
 async def test_cycles_tell_how_far_the_client_is(shared_daemon, node):
     await publish(shared_daemon, "cycles")
     program = Client(node, shared_daemon).start("listen", "c", "cycles")

@@ -1,5 +1,9 @@
+import pytest
+
 from broker.observe.exposition import Exposition
 from broker.observe.metrics import COMMIT_SECONDS_BOUNDS, Histogram, Metrics
+from broker.plugins import Counter, Gauge
+from tests.support.logs import failures_of
 
 
 def text(metrics):
@@ -65,3 +69,34 @@ def test_commits_are_measured():
     assert "txbroker_store_batch_rows_sum 3.0" in exposed
     assert "txbroker_store_commit_seconds_count 1.0" in exposed
     assert len(metrics.commit_seconds.counts) == len(COMMIT_SECONDS_BOUNDS) + 1
+
+
+def test_metrics_of_a_dialect_have_its_name():
+    metrics, lines, rooms = Metrics(), Counter("lines", "Lines that came."), Gauge("rooms", "Rooms.", lambda: 7)
+    metrics.add_own("my-lines", [lines, rooms, Gauge("level", "A level.", 1.5)])
+    lines.value += 2
+    exposed = text(metrics)
+    assert "# HELP txbroker_my_lines_lines_total Lines that came.\n" in exposed
+    assert "txbroker_my_lines_lines_total 2.0" in exposed
+    assert "txbroker_my_lines_rooms 7.0" in exposed
+    assert "txbroker_my_lines_level 1.5" in exposed
+
+
+def test_a_metric_that_can_not_be_read_costs_itself_only(logged):
+    metrics = Metrics()
+    metrics.add_own("a", [Gauge("bad", "Bad.", lambda: 1 / 0), Gauge("good", "Good.", 1)])
+    exposed = text(metrics)
+    assert "txbroker_a_good 1.0" in exposed
+    assert "txbroker_a_bad" not in exposed
+    assert [type(failure) for failure in failures_of(logged)] == [ZeroDivisionError]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "name"),
+    [("a", "Bad"), ("a", ""), ("a", "b c"), ("a", "1"), ("store", "errors"), ("messages", "in"), ("a", "twice")],
+)
+def test_a_metric_whose_name_is_none_or_another_ones_is_refused(dialect, name):
+    metrics = Metrics()
+    metrics.add_own("a", [Counter("twice", "Help.")])
+    with pytest.raises(ValueError, match=dialect):
+        metrics.add_own(dialect, [Counter(name, "Help.")])

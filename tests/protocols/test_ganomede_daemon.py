@@ -171,6 +171,15 @@ async def test_parallel_posters_leave_no_hole(shared_daemon):
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_long_answer_comes_whole_page_by_page(shared_daemon):
+    for number in range(30):
+        assert (await publish(shared_daemon, "long", data={"n": number, "text": "x" * 20_000})).status == 200
+    answer = await poll(shared_daemon, "long", limit=25)
+    assert [event["data"]["n"] for event in answer.json()] == list(range(25))
+    assert [event["id"] for event in (await poll(shared_daemon, "long", after=25)).json()] == [26, 27, 28, 29, 30]
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_client_that_has_gone_waits_no_more(start_daemon):
     daemon = await start_daemon(
         TXBROKER_PROTOCOLS="ganomede",

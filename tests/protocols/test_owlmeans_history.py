@@ -359,3 +359,12 @@ def test_what_is_stored_needs_the_permission_to_read(restricted, method, argumen
         restricted.ask(alice, method, *arguments)
     assert restricted.ask(alice, "broker.subscribe", "log.a") == {"subscribed": ["log.a"]}
     assert restricted.ask(alice, "broker.subscribe", "log.open.x", {"from": "start"})["recovered"]
+
+
+def test_own_cursors_come_first_and_those_of_ganomede_have_no_time(room):
+    alice, http = room.join("zz-alice"), ganomede(room.broker.settings)
+    publish(room, 1)
+    value_of(http_request(room.broker, http, "GET", "/events/v1/events?clientId=a&channel=log.a&after=1"))
+    room.ask(alice, "broker.ack", "zz-alice", "log.a", 1)
+    listed = room.ask(alice, "broker.cursors")["cursors"]
+    assert [(each["cursor"], each["moved"]) for each in listed] == [("zz-alice", 1700000000000), ("a", None)]

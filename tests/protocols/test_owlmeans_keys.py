@@ -129,8 +129,11 @@ def test_watch_begins_with_what_is_there(room):
         "watching": ["user.*"],
         "entries": [
             {"key": "user.1", "value": "USER.1", "revision": 1},
-            {"key": "user.2", "value": "USER.2", "revision": 1},
+            {"key": "user.2", "value": "USER.2", "revision": 2},
         ],
+        "epoch": room.broker.store.epoch,
+        "revision": 4,
+        "snapshot": True,
     }
     room.ask(bob, "broker.set", "user.1", "new")
     room.ask(bob, "broker.set", "other", "new")
@@ -141,11 +144,13 @@ def test_watch_begins_with_what_is_there(room):
     ]
     event = alice.client.of("event")[0]
     assert (event["event"], event["topic"], event["name"]) == ("kv/user.*", "kv/user.1", "set")
+    assert event["payload"] == {"key": "user.1", "value": "new", "timestamp": 1700000000000, "revision": 5}
 
 
 def test_watch_of_one_key_names_it(room):
     alice = room.join("alice")
-    assert room.ask(alice, "broker.watch", "k") == {"watching": ["k"], "entries": []}
+    answer = room.ask(alice, "broker.watch", "k")
+    assert (answer["watching"], answer["entries"], answer["revision"]) == (["k"], [], 0)
     room.ask(alice, "broker.set", "k", "v")
     event = alice.client.of("event")[0]
     assert event["event"] == "kv/k"
@@ -165,6 +170,140 @@ def test_watch_of_a_prefix_shows_whatever_begins_with_it(room):
         ("kv/job:*", "kv/job:1"),
         ("kv/job:*", "kv/job:2.y"),
     ]
+
+
+def test_watch_shows_the_values_before_to_those_who_ask(room):
+    alice, bob = room.join("alice"), room.join("bob")
+    room.ask(alice, "broker.watch", "k", {"previous": True})
+    room.ask(bob, "broker.watch", "k")
+    for method, *arguments in (
+        ("set", 'ä"1'),
+        ("set", ""),
+        ("patch", "2"),
+        ("set", "3"),
+        ("increment", 4),
+        ("delete",),
+    ):
+        room.ask(bob, f"broker.{method}", "k", *arguments)
+    room.ask(bob, "broker.set", "k", "5", {"ttl": 1})
+    room.advance(3)
+    heard = [event["payload"] for event in alice.client.of("event")]
+    assert [each["value"] for each in heard] == ['ä"1', "", "2", "3", "7", None, "5", None]
+    assert [each["previous"] for each in heard] == [None, 'ä"1', "", "2", "3", "7", None, "5"]
+    assert [each["revision"] for each in heard] == list(range(1, 9))
+    assert not any("previous" in event["payload"] for event in bob.client.of("event"))
+    assert [event["id"] for event in bob.client.of("event")] == [event["id"] for event in alice.client.of("event")]
+
+
+def resume(room, member, pattern, revision, **options):
+    since = {"epoch": room.broker.store.epoch, "revision": revision}
+    return room.ask(member, "broker.watch", pattern, {"from": since, **options})
+
+
+def revisions(member):
+    return [event["payload"]["revision"] for event in member.client.of("event")]
+
+
+def test_watch_goes_on_where_it_was(room):
+    alice, bob = room.join("alice"), room.join("bob")
+    position = room.ask(alice, "broker.watch", "a.*")
+    alice.leave()
+    for key in ("a.1", "b", "a.2", "a.1"):
+        room.ask(bob, "broker.set", key, key)
+    room.ask(bob, "broker.delete", "a.2")
+    again = room.join("alice")
+    answer = resume(room, again, "a.*", position["revision"], previous=True)
+    assert (answer["snapshot"], answer["entries"], answer["revision"]) == (False, [], 0)
+    room.ask(bob, "broker.set", "a.3", "new")
+    assert again.client.frames[0]["type"] == "result"
+    assert [event["payload"]["key"] for event in again.client.of("event")] == ["a.1", "a.2", "a.1", "a.2", "a.3"]
+    assert [event["payload"]["previous"] for event in again.client.of("event")] == [None, None, "a.1", "a.2", None]
+    assert revisions(again) == [1, 3, 4, 5, 6]
+
+
+def test_watch_goes_on_after_any_revision_that_was_answered(room):
+    alice = room.join("alice")
+    first = room.ask(alice, "broker.set", "k", "1")["revision"]
+    room.ask(alice, "broker.set", "k", "2")
+    assert resume(room, alice, "k", first)["snapshot"] is False
+    assert [event["payload"]["value"] for event in alice.client.of("event")] == ["2"]
+
+
+def test_watch_of_what_is_not_known_any_more_begins_with_a_snapshot(room):
+    alice = room.join("alice")
+    room.ask(alice, "broker.set", "k", "1")
+    room.advance(301)
+    room.ask(alice, "broker.set", "k", "2")
+    answer = resume(room, alice, "k", 0)
+    assert (answer["snapshot"], answer["entries"][0]["value"], answer["revision"]) == (True, "2", 2)
+    other = room.ask(alice, "broker.watch", "k", {"from": {"epoch": "other", "revision": 2}})
+    assert (other["snapshot"], other["epoch"]) == (True, room.broker.store.epoch)
+    assert alice.client.of("event") == []
+    room.advance(301)
+    assert resume(room, alice, "k", 2)["snapshot"] is False
+
+
+def test_watch_of_more_than_is_kept_begins_with_a_snapshot(room, monkeypatch):
+    monkeypatch.setattr("broker.core.changes.MAX_CHANGES", 10)
+    alice = room.join("alice")
+    for number in range(12):
+        room.ask(alice, "broker.set", "k", str(number))
+    assert resume(room, alice, "k", 1)["snapshot"] is True
+    assert resume(room, alice, "k", 2)["snapshot"] is False
+    assert revisions(alice) == list(range(3, 13))
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"from": {"epoch": "", "revision": -1}}, "from"),
+        ({"from": {"epoch": "", "revision": 2**53 + 1}}, "from"),
+        ({"previuos": True}, "options"),
+        ({"from": {"epoch": ""}}, "options"),
+        ({"from": 7}, "options"),
+        ({"previous": 1}, "options"),
+    ],
+)
+def test_bad_options_of_a_watch_are_refused(room, options, what):
+    alice = room.join("alice")
+    assert f"malformed:{what}" in failure(room, alice, "broker.watch", "k", options)
+    assert room.ask(alice, "broker.unwatch", "k") == {"watching": []}
+
+
+def test_watch_after_what_was_not_given_yet_is_refused(room):
+    alice = room.join("alice")
+    with pytest.raises(Failed, match="malformed:from"):
+        resume(room, alice, "k", 1)
+
+
+def test_a_key_that_holds_a_wildcard_is_watched_exactly(room):
+    alice = room.join("alice")
+    for key in ("job:*", "a*b"):
+        room.ask(alice, "broker.set", key, key)
+        assert [e["key"] for e in room.ask(alice, "broker.watch", key, {"exact": True})["entries"]] == [key]
+    for key in ("job:1", "job:*", "a*b", "axb"):
+        room.ask(alice, "broker.set", key, "new")
+    assert [event["event"] for event in alice.client.of("event")] == ["kv/job:*", "kv/a*b"]
+    room.ask(alice, "broker.watch", "job:*")
+    room.ask(alice, "broker.set", "job:1", "newer")
+    assert alice.client.of("event")[-1]["topic"] == "kv/job:1"
+    assert room.ask(alice, "broker.unwatch", "job:*") == {"watching": ["a*b"]}
+    room.ask(alice, "broker.unwatch", "a*b")
+    assert room.broker.keys._names == {}
+    assert room.broker.keys._patterns.count == 0
+
+
+def test_what_was_missed_is_sent_as_the_client_reads_it(room):
+    alice, bob = room.join("alice"), room.join("bob")
+    for number in range(20):
+        room.ask(bob, "broker.set", "k", f"{number}" * 50_000)
+    assert resume(room, alice, "k", 0)["snapshot"] is False
+    room.ask(bob, "broker.set", "k", "last")
+    assert len(alice.client.of("event")) < 10
+    room.advance(1)
+    assert revisions(alice) == list(range(1, 22))
+    room.ask(bob, "broker.set", "k", "live")
+    assert revisions(alice)[-1] == 22
 
 
 def test_unwatched_keys_are_silent(room):
@@ -198,6 +337,24 @@ def test_changes_during_the_snapshot_follow_it(room, monkeypatch):
     assert [entry["value"] for entry in pending.result()["entries"]] == ["old"]
     assert [frame["type"] for frame in alice.client.frames] == ["result", "event"]
     assert alice.client.of("event")[0]["payload"]["value"] == "new"
+
+
+def test_a_change_that_the_snapshot_has_does_not_follow_it(room, monkeypatch):
+    alice, bob = room.join("alice"), room.join("bob")
+    room.ask(bob, "broker.set", "k", "old")
+    store, waiting = room.broker.store, Deferred()
+    read = store.range
+    monkeypatch.setattr(store, "range", lambda *args: waiting.addCallback(lambda _: read(*args)))
+    pending = alice.client.call("broker.watch", ">")
+    room.pump()
+    room.ask(bob, "broker.set", "k", "new")
+    room.ask(bob, "broker.set", "other", "new")
+    waiting.callback(None)
+    room.pump()
+    assert [(entry["key"], entry["revision"]) for entry in pending.result()["entries"]] == [("k", 2), ("other", 3)]
+    assert pending.result()["revision"] == 1
+    room.ask(bob, "broker.set", "k", "newest")
+    assert revisions(alice) == [4]
 
 
 def test_too_many_changes_during_the_snapshot_end_the_connection(room, monkeypatch):

@@ -15,7 +15,9 @@ ALLOW = {
     "allow": ("ok.*", "both", "queue:ok", "kv/ok.*", "kv/ok", "friend"),
     "deny": ("ok.not", "queue:no", "kv/ok.not"),
 }
-VERBS = ("publish", "subscribe", "call", "register", "request", "acknowledge", "send", "consume", "read", "write")
+VERBS = (
+    "publish", "subscribe", "call", "register", "request", "acknowledge", "send", "consume", "manage", "read", "write",
+)  # fmt: skip
 
 
 def make_room(**settings):
@@ -51,6 +53,11 @@ def forbidden(room, member, method, *args, **extra):
         ("broker.subscribe", ["both"], ["ok.*"], "subscribe", "ok.*"),
         ("broker.acknowledge", ["ok.a"], ["*"], "acknowledge", "*"),
         ("broker.consume", ["ok"], ["no"], "consume", "queue:no"),
+        ("broker.enqueue", ["ok", 1], ["no", 1], "send", "queue:no"),
+        ("broker.queue", ["ok"], ["no"], "consume", "queue:no"),
+        ("broker.dead", ["ok"], ["no"], "manage", "queue:no"),
+        ("broker.retry", ["ok", "all"], ["no", "all"], "manage", "queue:no"),
+        ("broker.drop", ["ok", []], ["no", []], "manage", "queue:no"),
         ("broker.get", ["ok.k"], ["ok.not"], "read", "kv/ok.not"),
         ("broker.set", ["ok.k", "v"], ["other", "v"], "write", "kv/other"),
         ("broker.patch", ["ok.k", "{}"], ["other", "v"], "write", "kv/other"),

@@ -15,7 +15,7 @@ import attrs
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import deferLater
 
-from broker.errors import BrokerError, NotFound, Taken
+from broker.errors import BrokerError, NotFound, Taken, Unavailable
 from broker.messages import Delivery, Event, Mail, Reply, Request
 from broker.peer import Peer
 from broker.sessions import BaseSession
@@ -407,12 +407,32 @@ class Client:
     # Topics.
 
     async def do_post(self, peer: Peer, topic: str) -> None:
-        body, began = b"%s %d" % (topic.encode(), self.history.number()), self.world.now
-        node = self.node
-        stored = await peer.publish(topic, "post", body)
-        self.world.log(f"{self.name}: {topic} {stored.id} is {body!r}")
+        number, began, node = self.history.number(), self.world.now, self.node
+        body = b"%s %d" % (topic.encode(), number)
+        stored = await self._publish(peer, topic, body, f"key{number}" if number % 2 else "")
+        self.world.log(f"{self.name}: {topic} {stored.id} is {body!r}{' again' * stored.duplicate}")
         self.history.append(stored, node)
         self.history.acknowledged.append((topic, stored.epoch, stored.id, body, began))
+
+    async def _publish(self, peer: Peer, topic: str, body: bytes, key: str) -> Event:
+        """Publish; with a key as one who has got no answer: until there is one, and then once more."""
+        if not key:
+            return await peer.publish(topic, "post", body)
+        stored: Event | None = None
+        while True:
+            try:
+                event = await peer.publish(topic, "post", body, key=key)
+            except Unavailable:
+                if self.peer is not peer:
+                    raise
+                await peer.pause(0.2)
+                continue
+            if stored is None:
+                stored = event
+                continue
+            if event.epoch == stored.epoch and event.id != stored.id:
+                self.world.violate("an event was stored twice", f"{body!r} as {stored.id} and {event.id} of {topic}")
+            return stored
 
     async def do_publish(self, peer: Peer, topic: str) -> None:
         await peer.publish(topic, "live", b"%s %d" % (topic.encode(), self.history.number()))

@@ -143,13 +143,15 @@ class Data:
         return [each if type(each) is bytes else None for each in found]
 
     def SET(self, key: bytes, value: bytes, *options: bytes) -> Reply:
-        assert options in ((), (b"NX",)) or options[0] == b"EX", options
+        assert options in ((), (b"NX",)) or options[0] in (b"EX", b"PX"), options
         if options == (b"NX",) and key in self.keys:
             return None
         self.keys[key] = value
         self.ends.pop(key, None)
         if options[:1] == (b"EX",):
             self.EXPIRE(key, options[1])
+        if options[:1] == (b"PX",):
+            self.PEXPIRE(key, options[1])
         return OK
 
     def INCR(self, key: bytes) -> Reply:
@@ -342,6 +344,11 @@ class Data:
     # Streams.
 
     def XADD(self, key: bytes, id: bytes, *fields: bytes) -> Reply:
+        if id == b"MAXLEN":
+            _, bound, id, *rest = fields
+            added = self.XADD(key, id, *rest)
+            self.XTRIM(key, b"MAXLEN", bound)
+            return added
         stream = self._make(key, Stream)
         made = _id(id, 0)
         if made <= stream.last:

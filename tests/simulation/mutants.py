@@ -253,6 +253,18 @@ MUTANTS: dict[str, Mutant] = {
         5,
         Edit(RemoteCalls, "_answered", "isinstance(reply.error, Busy) and", "not call.streamed and"),
     ),
+    "key forgotten": _mutant(
+        "what is published again is stored again",
+        "topics",
+        50,
+        0,
+        Edit(
+            Script,
+            "local function first_by",
+            "if id and not is_over(tonumber(expires)) then",
+            "if false then",
+        ),
+    ),
 }
 
 

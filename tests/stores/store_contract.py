@@ -20,7 +20,7 @@ from zope.interface.verify import verifyObject
 
 from broker.errors import Conflict, Invalid, RateLimited, Unavailable
 from broker.interfaces import IStore
-from broker.messages import Addition, Announcement, Entry, Event, KeyAnnouncement, Quota
+from broker.messages import Addition, Announcement, Entry, Event, KeyAnnouncement, Quota, revision_of
 from broker.stores import redis as redis_store
 from broker.stores.room import ESSENTIAL_SPACES, floor_group
 from tests.stores.addition_contract import KEPT, AdditionContract, briefly, keyed
@@ -113,10 +113,11 @@ class AnnouncementContract:
         events = await store.read("event/kv/k", 0, 99)
         assert bodies(events) == [told("1"), told("3"), told("3.5"), told("3.5,4"), told(None), told("5"), told(None)]
         assert [each.name for each in events] == ["set", "set", "set", "set", "delete", "set", "expired"]
-        for each, stored in zip([*made, ended], events, strict=True):
+        for number, (each, stored) in enumerate(zip([*made, ended], events, strict=True), 1):
             assert each.published == store.announces
             if not store.announces:
                 assert each.event is not None
+                assert revision_of(each.event) == number
                 assert facts(each.event) == facts(stored)
                 assert each.event.origin == "session"
 
@@ -636,9 +637,9 @@ class StoreContract(AdditionContract, AnnouncementContract):
             with pytest.raises(RateLimited, match="limit keys"):
                 await create()
         assert await store.get("s", "c") is None
-        assert (await store.set("s", "a", b"2", quota=quota)).revision == 2
-        assert (await store.patch("s", "a", b"2", join, quota=quota)).revision == 3
-        assert (await store.increment("s", "b", b"1", quota=quota)).revision == 2
+        assert not (await store.set("s", "a", b"2", quota=quota)).created
+        assert not (await store.patch("s", "a", b"2", join, quota=quota)).created
+        assert not (await store.increment("s", "b", b"1", quota=quota)).created
 
     @pytest_twisted.ensureDeferred
     async def test_each_owner_and_each_kind_has_a_quota_of_its_own(self, store: IStore) -> None:
@@ -671,9 +672,9 @@ class StoreContract(AdditionContract, AnnouncementContract):
         ann, bob = Quota("keys", "ann", 1), Quota("keys", "bob", 1)
         await store.set("s", "k", b"", expires=NOW + 1, quota=ann)
         clock.advance(2)
-        assert (await store.set("s", "k", b"", expires=NOW + 3, quota=ann)).revision == 1
+        assert (await store.set("s", "k", b"", expires=NOW + 3, quota=ann)).created
         clock.advance(2)
-        assert (await store.set("s", "k", b"", quota=bob)).revision == 1
+        assert (await store.set("s", "k", b"", quota=bob)).created
         await store.set("s", "of ann", b"", quota=ann)
         with pytest.raises(RateLimited):
             await store.set("s", "of bob", b"", quota=bob)
@@ -725,10 +726,10 @@ class StoreContract(AdditionContract, AnnouncementContract):
     async def test_a_key_may_be_any_string(self, store: IStore, key: str) -> None:
         await store.set("s", key, b"1", expires=NOW - 1)
         assert await store.expired("s", 9) == [key]
-        await store.set("s", key, b"1")
+        entry = await store.set("s", key, b"1")
         await store.set("s", key + "'", b"other")
-        assert await store.get("s", key) == Entry(b"1", 1)
-        assert await store.range("s", key, key, 9) == [(key, Entry(b"1", 1))]
+        assert await store.get("s", key) == entry
+        assert await store.range("s", key, key, 9) == [(key, entry)]
         assert await store.delete("s", key)
 
     @pytest_twisted.ensureDeferred
@@ -772,11 +773,68 @@ class StoreContract(AdditionContract, AnnouncementContract):
         assert await store.range("s", "", "~", 9) == []
 
     @pytest_twisted.ensureDeferred
-    async def test_a_key_created_again_begins_again_at_one(self, store: IStore) -> None:
-        await store.set("s", "k", b"1")
-        await store.set("s", "k", b"2")
+    async def test_no_two_contents_of_a_key_have_one_revision(self, store: IStore, clock: Clock) -> None:
+        seen = [(await store.set("s", "k", b"1")).revision, (await store.set("s", "k", b"2")).revision]
         await store.delete("s", "k")
-        assert await store.set("s", "k", b"3") == Entry(b"3", 1)
+        seen.append((await store.set("s", "k", b"3", expires=NOW + 1)).revision)
+        clock.advance(1)
+        seen.append((await store.patch("s", "k", b"4", join)).revision)
+        await store.delete("s", "k")
+        seen.append((await store.increment("s", "k", b"5")).revision)
+        assert seen == sorted(set(seen))
+        for old in seen[:-1]:
+            with pytest.raises(Conflict):
+                await store.set("s", "k", b"6", revision=old)
+            with pytest.raises(Conflict):
+                await store.delete("s", "k", revision=old)
+
+    @pytest_twisted.ensureDeferred
+    async def test_each_change_of_any_key_raises_the_revision_by_one(self, store: IStore, clock: Clock) -> None:
+        assert await store.revision("s") == 0
+        changes = [store.set("s", f"k{number}", b"1", expires=NOW + 1) for number in range(3)]
+        changes.append(store.increment("s", "k0", b"1"))
+        changes += [store.patch("s", "k1", b"%d" % number, join) for number in range(3)]
+        changes.append(store.set("s", "other", b"1"))
+        assert [entry.revision for entry in await gatherResults(changes)] == list(range(1, 9))
+        assert await store.delete("s", "other")
+        assert await store.revision("s") == 9
+        clock.advance(1)
+        assert len(await store.expired("s", 9)) == 3
+        assert await store.revision("s") == 12
+        assert (await store.set("s", "k0", b"1")).revision == 13
+        assert await store.revision("t") == 0
+
+    @pytest_twisted.ensureDeferred
+    async def test_what_changes_nothing_raises_no_revision(self, store: IStore) -> None:
+        await store.set("s", "k", b"text")
+        refused: list[Deferred[Any]] = [
+            store.set("s", "k", b"2", revision=7),
+            store.delete("s", "k", revision=7),
+            store.increment("s", "k", b"1"),
+            store.set("s", "n", b"2", revision=7),
+        ]
+        for each in refused:
+            await each.addErrback(lambda failure: failure.trap(Conflict, Invalid))
+        assert await store.delete("s", "missing") is False
+        assert await store.expired("s", 9) == []
+        assert await store.revision("s") == 1
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_change_says_whether_the_key_was_missing(self, store: IStore, clock: Clock) -> None:
+        for change in (
+            lambda: store.set("s", "k", b"1", expires=NOW + 1),
+            lambda: store.patch("s", "p", b"1", join),
+            lambda: store.increment("s", "n", b"1"),
+            lambda: store.increment("s", "f", b"0.5"),
+        ):
+            assert [(await change()).created, (await change()).created] == [True, False]
+        several = await gatherResults([store.patch("s", "several", b"1", join) for _ in range(3)])
+        assert [entry.created for entry in several] == [True, False, False]
+        clock.advance(1)
+        assert (await store.set("s", "k", b"1")).created
+        found = await store.get("s", "k")
+        assert found is not None
+        assert not found.created
 
     @pytest_twisted.ensureDeferred
     async def test_delete_with_a_revision_needs_that_revision(self, store: IStore) -> None:
@@ -882,7 +940,7 @@ class StoreContract(AdditionContract, AnnouncementContract):
     async def test_range_includes_both_bounds_in_the_order_of_the_bytes(self, store: IStore) -> None:
         keys = ["a", "a\x00", "a1", "b", "z", "é", "\uffff", "😀"]
         await gatherResults([store.set("s", key, key.encode()) for key in reversed(keys)])
-        everything = [(key, Entry(key.encode(), 1)) for key in keys]
+        everything = [(key, Entry(key.encode(), len(keys) - number)) for number, key in enumerate(keys)]
         assert await store.range("s", "", "\U0010ffff", 99) == everything
         assert await store.range("s", "a\x00", "b", 99) == everything[1:4]
         assert await store.range("s", "a", "😀", 3) == everything[:3]
@@ -900,7 +958,7 @@ class StoreContract(AdditionContract, AnnouncementContract):
         assert await store.get("s", "k") == Entry(b"1", 1, NOW + 10)
         clock.advance(1)
         assert await store.get("s", "k") is None
-        assert await store.range("s", "", "~", 1) == [("other", Entry(b"2", 1, NOW + 20))]
+        assert await store.range("s", "", "~", 1) == [("other", Entry(b"2", 2, NOW + 20))]
         assert await store.delete("s", "k") is False
         with pytest.raises(Conflict):
             await store.set("s", "k", b"1", revision=1)
@@ -927,9 +985,9 @@ class StoreContract(AdditionContract, AnnouncementContract):
             await store.set("s", key, b"5", expires=NOW + 1)
             await store.set("s", key, b"6", expires=NOW + 1)
         clock.advance(1)
-        assert await store.set("s", "set", b"1", revision=0) == Entry(b"1", 1)
-        assert await store.patch("s", "patch", b"1", join) == Entry(b"1", 1)
-        assert await store.increment("s", "increment", b"1") == Entry(b"1", 1)
+        assert await store.set("s", "set", b"1", revision=0) == Entry(b"1", 7)
+        assert await store.patch("s", "patch", b"1", join) == Entry(b"1", 8)
+        assert await store.increment("s", "increment", b"1") == Entry(b"1", 9)
         assert await store.expired("s", 9) == []
 
     @pytest_twisted.ensureDeferred
@@ -979,6 +1037,19 @@ class DurableContract(StoreContract):
         assert (await again.append("log", event())).id == 4
         clock.advance(5)
         assert await again.expired("s", 9) == ["k"]
+        await maybeDeferred(again.stopService)
+
+    @pytest_twisted.ensureDeferred
+    async def test_no_revision_is_given_twice_after_opening(self, make: MakeStore) -> None:
+        store = make()
+        store.startService()
+        await store.set("s", "k", b"1")
+        await store.set("s", "gone", b"1")
+        await store.delete("s", "gone")
+        again = await self.reopen(store, make)
+        assert await again.revision("s") == 3
+        assert await again.set("s", "gone", b"2") == Entry(b"2", 4)
+        assert await again.set("s", "k", b"2", revision=1) == Entry(b"2", 5)
         await maybeDeferred(again.stopService)
 
     @pytest_twisted.ensureDeferred

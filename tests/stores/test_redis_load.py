@@ -18,7 +18,7 @@ from twisted.internet.task import Clock
 from broker.core.indices import Indices, rows_log
 from broker.core.slices import slices_of
 from broker.errors import BrokerError, Conflict, Invalid, RateLimited, Unavailable
-from broker.messages import Event, Quota
+from broker.messages import Entry, Event, Quota
 from broker.redis.batcher import MAX_BATCH_BYTES
 from broker.redis.chains import Chain
 from broker.redis.operations import Operation
@@ -297,11 +297,11 @@ class Script:
             case "g":
                 return store.get("kv", key)
             case "s":
-                return store.set("kv", key, choose((b"1", b"0.5", filler)), revision=choose((None, None, None, 1)))
+                return store.set("kv", key, choose((b"1", b"0.5", filler)), revision=choose((None, None, None, 0)))
             case "r":
                 return store.set("other", key, filler)
             case "d":
-                return store.delete("kv", key, revision=choose((None, None, 2)))
+                return store.delete("kv", key, revision=choose((None, None, 0)))
             case "p":
                 return store.patch("kv", key, filler, joined)
             case "i":
@@ -323,6 +323,12 @@ class Script:
 def comparable(result: Any) -> Any:
     if isinstance(result, BrokerError):
         return type(result)
+    if isinstance(result, Entry):
+        return result.value, result.created  # operations on several keys may change places
+    if isinstance(result, list):
+        return [comparable(each) for each in result]
+    if isinstance(result, tuple):
+        return tuple(comparable(each) for each in result)
     return (result.id, result.body) if isinstance(result, Event) else result
 
 

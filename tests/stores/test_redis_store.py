@@ -98,6 +98,38 @@ def event(body: bytes = b"1") -> Event:
     return Event("topic", "kind", body)
 
 
+@pytest_twisted.ensureDeferred
+async def test_revisions_go_on_above_those_of_an_older_version(
+    make_store: MakeRedisStore, redis_server: RedisServer
+) -> None:
+    store = make_store()
+    await store.append("log", event())
+    mark = await store.mark()
+    await redis_server.command("DEL", "own:revisions")
+    for key, entry in (("k", "7 0.0 old"), ("l", f"{500 * mark} 0.0 old")):
+        await redis_server.command("HSET", "own:keys:kv", key, entry)
+        await redis_server.command("ZADD", "own:order:kv", "0", key)
+    assert await store.revision("kv") >= 500 * mark
+    entry = await store.set("kv", "k", b"new", revision=7)
+    assert entry.revision > 500 * mark
+    assert (await store.patch("kv", "l", b"new", lambda old, new: new)).revision == entry.revision + 1
+    assert (await store.set("other", "k", b"new")).revision > 500 * mark
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_revision_is_above_that_which_a_node_of_an_older_version_has_given(
+    make_store: MakeRedisStore, redis_server: RedisServer
+) -> None:
+    store = make_store()
+    await store.set("kv", "k", b"1")
+    await redis_server.command("HSET", "own:keys:kv", "k", "2 0.0 of the older")
+    assert (await store.set("kv", "other", b"1")).revision == 2
+    assert (await store.set("kv", "k", b"1", revision=2)).revision == 3
+    await redis_server.command("HSET", "own:keys:kv", "k", "9 0.0 of the older")
+    assert (await store.set("kv", "k", b"1")).revision == 10
+    assert await store.revision("kv") == 10
+
+
 def announcement() -> Announcement:
     return KeyAnnouncement("kv/k", "set", 1.0, key="k")
 
@@ -511,6 +543,21 @@ async def test_a_full_redis_refuses_some_operations_of_a_call_and_does_the_other
     await eventually(lambda: store.ready == "")  # it tries by itself
     assert (await store.set("s", "k", b"2")).revision == 2
     assert sum(failed) >= 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_removed_while_redis_is_full_has_its_revision(
+    make_store: MakeRedisStore, redis_server: RedisServer
+) -> None:
+    store = make_store()
+    for key in ("a", "b", "c"):
+        await store.set("kv", key, b"1", expires=1.0 if key == "c" else 0.0)
+    await redis_server.command("CONFIG", "SET", "maxmemory", "1")
+    await store.keep_changes(600, 60)
+    assert await store.delete("kv", "a", announcement=announcement())
+    assert await gatherResults([store.delete("kv", "b"), store.expired("kv", 9)]) == [True, ["c"]]
+    await redis_server.command("CONFIG", "SET", "maxmemory", "0")
+    assert (await store.set("kv", "a", b"2")).revision == 7
 
 
 @pytest_twisted.ensureDeferred

@@ -54,17 +54,24 @@ def replace_by_another(home: Home) -> None:
     os.replace(home.path.with_name("other.db"), home.path)
 
 
+def overwrite(home: Home, data: bytes) -> None:
+    """Put *data* into the file in one go: a store that looks meanwhile must not find half of it."""
+    with open(home.path, "r+b", buffering=0) as file:
+        file.write(data)
+        file.truncate(len(data))
+
+
 def overwrite_by_another(home: Home) -> None:
     other(home, home.path.with_name("other.db"))
-    shutil.copyfile(home.path.with_name("other.db"), home.path)
+    overwrite(home, home.path.with_name("other.db").read_bytes())
 
 
 def overwrite_by_older(home: Home) -> None:
-    shutil.copyfile(home.path.with_name("older.db"), home.path)
+    overwrite(home, home.path.with_name("older.db").read_bytes())
 
 
 def overwrite_by_letter(home: Home) -> None:
-    home.path.write_bytes(b"This is not a database, but a letter." * 3000)
+    overwrite(home, b"This is not a database, but a letter." * 3000)
 
 
 def truncate(home: Home) -> None:

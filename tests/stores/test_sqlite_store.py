@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from twisted.internet.defer import Deferred, gatherResults
@@ -20,6 +21,7 @@ from twisted.python.failure import Failure
 from broker.errors import Conflict, Unavailable
 from broker.messages import Entry, Event, Quota
 from broker.stores import open_store, sqlite_file, sqlite_space, sqlite_tables, sqlite_writer
+from broker.stores.revisions import RESERVED
 from broker.stores.sqlite import SqliteStore
 from tests.support.logs import lines_of, logging
 from tests.support.store_pump import Pump
@@ -166,6 +168,50 @@ def test_a_file_of_a_newer_version_is_refused_and_left_alone(home: Home) -> None
     assert home.path.read_bytes() == before
 
 
+def test_revisions_go_on_above_those_of_an_older_version(home: Home) -> None:
+    first, second, *_ = sqlite_file.schema_steps()
+    rows = "('kv', X'61', X'31', 7, 0), ('kv', X'62', X'32', 3, 0), ('cursor', X'63', X'33', 9007199254740993, 0)"
+    connection = home.other()
+    connection.executescript(
+        f"{first}; {second}; INSERT INTO entry (space, key, value, revision, expires) VALUES {rows};"
+        f"PRAGMA application_id = {sqlite_file.APPLICATION_ID}; PRAGMA user_version = 2;"
+    )
+    connection.close()
+    store = home.store()
+    assert home.result(store.revision("kv")) == 7
+    assert home.result(store.set("kv", "b", b"2", revision=3)) == Entry(b"2", 8)
+    assert home.result(store.delete("kv", "a", revision=7))
+    assert home.result(store.set("kv", "a", b"1", revision=0)) == Entry(b"1", 10)
+    assert home.result(store.set("cursor", "c", b"3")).revision == 2**52 + 1
+
+
+def test_after_a_kill_revisions_are_above_all_that_were_given(home: Home, tmp_path: Path) -> None:
+    store = home.store()
+    given = [home.result(store.set("kv", "k", b"%d" % number)).revision for number in range(3)]
+    (tmp_path / "left").mkdir()
+    left = Home(tmp_path / "left")
+    for ending in ("", "-wal"):
+        shutil.copy(f"{home.path}{ending}", f"{left.path}{ending}")
+    again = left.store()
+    revision = left.result(again.set("kv", "k", b"again")).revision
+    left.stop(again)
+    assert given == [1, 2, 3]
+    assert 3 < revision <= 3 + 2 * RESERVED
+
+
+def test_a_revision_of_what_was_undone_is_given_to_nobody_else(home: Home) -> None:
+    store = home.store()
+    home.result(store.set("kv", "k", b"1"))
+    failing = store.set("kv", "\ud800", b"2", expires=cast(Any, object()))
+    others = [store.set("kv", f"k{number}", b"2") for number in range(3)]
+    with pytest.raises(Exception, match="type 'object' is not supported"):
+        home.result(failing)
+    revisions = [home.result(other).revision for other in others]
+    assert revisions == sorted(set(revisions))
+    assert revisions[0] > 1
+    assert home.result(store.revision("kv")) == revisions[-1]
+
+
 @pytest.mark.parametrize(
     "statement", ["CREATE TABLE cake (name)", "PRAGMA application_id = 7", "PRAGMA user_version = 1"]
 )
@@ -278,7 +324,7 @@ def test_reading_waits_for_writes_only_that_it_must_see(home: Home) -> None:
     assert not any(answer.called for answer in behind)
     found = home.result(gatherResults([*behind, *pending]))
     assert [each.id for each in found[0]] == [1]
-    assert found[1:4] == [Entry(b"2", 1), [("k", Entry(b"1", 1)), ("other", Entry(b"2", 1))], ["a", "b"]]
+    assert found[1:4] == [Entry(b"2", 2), [("k", Entry(b"1", 1)), ("other", Entry(b"2", 2))], ["a", "b"]]
 
 
 def test_reading_waits_for_a_commit_that_is_running(home: Home) -> None:
@@ -597,7 +643,7 @@ def test_a_full_store_logs_it_once_and_delivers_what_it_has(home: Home) -> None:
     again = limited(home, max_bytes=50_000)
     home.result(again.expired("s", 1))
     assert again.ready.startswith("The store is full")
-    assert home.result(again.set("mail-at", "another", b"1")).revision == 1
+    assert home.result(again.set("mail-at", "another", b"1")).created
     assert home.ids(again) == [1]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 import tempfile
+from collections import Counter
 from typing import Any
 
 import attrs
@@ -27,7 +28,7 @@ prefixes = st.sampled_from(["", "a", "a/", "b"])
 spaces = st.sampled_from(["s", "t"])
 keys = st.sampled_from(["", "k", "k\x00", "l", "é", "\uffff", "😀"])
 values = st.sampled_from([b"", b"1", b"-7", b"2.5", b"text", b"\xff"])
-revisions = st.none() | st.integers(0, 4)
+revisions = st.none() | st.integers(0, 9)
 limits = st.integers(-1, 6)
 heads = st.sampled_from([None, None, 0, 1])  # what is expected, beside the last id that there is
 expiries = st.sampled_from([0, 0, 1, 5, 60])  # seconds from now; 0: never
@@ -53,6 +54,7 @@ class Model:
     events: dict[str, list[tuple[int, bytes, float]]] = attrs.field(factory=dict)
     heads: dict[str, int] = attrs.field(factory=dict)
     entries: dict[tuple[str, str], Entry] = attrs.field(factory=dict)
+    revisions: Counter[str] = attrs.field(factory=Counter)
     firsts: dict[tuple[str, str], tuple[int, float, float]] = attrs.field(factory=dict)  # id, end of the key, time
     now: float = NOW
 
@@ -65,9 +67,13 @@ class Model:
         return None if entry is None or 0 < entry.expires <= self.now else entry
 
     def put(self, space: str, key: str, value: bytes, expires: float) -> Entry:
-        before = self.alive(space, key)
-        entry = self.entries[space, key] = Entry(value, before.revision + 1 if before else 1, expires)
+        self.revisions[space] += 1
+        entry = self.entries[space, key] = Entry(value, self.revisions[space], expires)
         return entry
+
+    def remove(self, space: str, key: str) -> None:
+        self.revisions[space] += 1
+        del self.entries[space, key]
 
     def conflicts(self, space: str, key: str, revision: int | None) -> bool:
         entry = self.alive(space, key)
@@ -195,7 +201,7 @@ class StoreMachine(RuleBasedStateMachine):
                 )
         for name, entry in list(self.model.entries.items()):
             if 0 < entry.expires <= self.model.now - HOUR:
-                del self.model.entries[name]
+                self.model.remove(*name)
         # Sweeping works in steps, so that what comes right behind may see it half done.
         self.settle()
         self.expect(self.store.sweep(prefix, before, keep), gone)
@@ -214,6 +220,10 @@ class StoreMachine(RuleBasedStateMachine):
 
     # Keys.
 
+    @rule(space=spaces)
+    def revision(self, space: str) -> None:
+        self.expect(self.store.revision(space), self.model.revisions[space])
+
     @rule(space=spaces, key=keys)
     def get(self, space: str, key: str) -> None:
         self.expect(self.store.get(space, key), self.model.alive(space, key))
@@ -231,7 +241,7 @@ class StoreMachine(RuleBasedStateMachine):
         if not self.model.conflicts(space, key, revision):
             expected = self.model.alive(space, key) is not None
             if expected:
-                del self.model.entries[space, key]
+                self.model.remove(space, key)
         self.expect(self.store.delete(space, key, revision=revision), expected)
 
     @rule(space=spaces, key=keys, value=values)
@@ -263,7 +273,7 @@ class StoreMachine(RuleBasedStateMachine):
             if owner == space and 0 < entry.expires <= self.model.now
         )
         for key in due:
-            del self.model.entries[space, key]
+            self.model.remove(space, key)
         self.expect(self.store.expired(space, 99).addCallback(sorted), due)
 
     # The store itself.

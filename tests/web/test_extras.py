@@ -48,6 +48,10 @@ def test_what_a_dialect_has_is_used():
     ("name", "value"),
     [
         ("example", 1),
+        ("metrics", (1,)),
+        ("metrics", None),
+        ("start", 1),
+        ("stop", None),
         ("any_origin", "yes"),
         ("refusal_delay", "3"),
         ("refusal", "no"),

@@ -1,6 +1,6 @@
 -- Keys and their values.
 
-local EVENT = 3  -- words of the event of a change: log, extras and text
+local EVENT = 4  -- words of the event of a change, see "announce"
 
 local function space_key(kind, space)
   return prefix .. kind .. ':' .. space
@@ -20,7 +20,7 @@ describe[2] = function()
   places.add_announced = function(at)
     return key_place(at + EVENT + 1)
   end
-  reads.get, reads.range, reads.due = true, true, true
+  reads.get, reads.range, reads.due, reads.revision, reads.changed = true, true, true, true, true
 end
 
 local function parts(stored)
@@ -81,6 +81,47 @@ local function revision_of(stored)
   return stored and (parts(stored)) or 0
 end
 
+local function content_of(stored)
+  -- Expiry and value.
+  return string.sub(stored, string.find(stored, ' ', 1, true) + 1)
+end
+
+local REVISIONS = prefix .. 'revisions'
+local MAX_BATCH = 500  -- changes that a call could make of one key in version 1
+
+local given = 0  -- the last revision that was given in this call
+local before = false  -- what was there before the change that got it
+local lasts, unwritten = {}, {}  -- space -> the last that was given, and how many of them are not written yet
+
+local function next_revision(space, count, alive, revision)
+  -- Gives revisions of a space, so many, and returns the last.  alive: what was there before, or false; revision: its
+  -- revision, or 0.
+  local last = lasts[space]
+  if last then
+    last = last + count
+    unwritten[space] = (unwritten[space] or 0) + count
+  else
+    last = call('HINCRBY', REVISIONS, space, count)
+    if last == count and call('HEXISTS', REVISIONS, '') == 0 then
+      -- Each key had its own before: all of them are below this.
+      last = call('HINCRBY', REVISIONS, space, string.format('%.0f', mark * MAX_BATCH))
+    end
+  end
+  if revision > last - count then  -- a node of an older version has written it
+    unwritten[space] = (unwritten[space] or 0) + revision - (last - count)
+    last = revision + count
+  end
+  lasts[space] = last
+  given, before = last, alive
+  return last
+end
+
+endings[#endings + 1] = function()
+  for space, count in pairs(unwritten) do
+    call('HINCRBY', REVISIONS, space, string.format('%.0f', count))
+  end
+end
+
 local function fits(alive, size, small)
   -- Whether a full store has room for a value in the place of another.
   if not alive then
@@ -101,7 +142,7 @@ verbs.get = function(at)
 end
 
 -- space, key, expected revision or "", expiry, value, quota
--- Returns the new revision, or nil if another one was found.
+-- Returns twice the new revision, and one more if the key was missing; or nil if another revision was found.
 verbs.set = function(at)
   local space, key, expires, value = ARGV[at], ARGV[at + 1], ARGV[at + 3], ARGV[at + 4]
   local there, alive = look(space, key)
@@ -112,8 +153,9 @@ verbs.set = function(at)
   if not admit(space, key, there, alive, ARGV[at + 5]) then
     return OVER_QUOTA
   end
-  put(space, key, there, string.format('%.0f %s ', revision + 1, expires) .. value, expires)
-  return revision + 1
+  revision = next_revision(space, 1, alive, revision)
+  put(space, key, there, string.format('%.0f %s ', revision, expires) .. value, expires)
+  return 2 * revision + (alive and 0 or 1)
 end
 
 -- the same, then the size that a value may have in any case: of a store that is full
@@ -126,7 +168,7 @@ verbs.set_when_full = function(at)
 end
 
 -- space, key, expected revision or ""
--- Returns 1, 0 if it was missing, nil if another revision was found.
+-- Returns twice the revision of its end, 0 if it was missing, nil if another revision was found.
 verbs.delete = function(at)
   local space, key = ARGV[at], ARGV[at + 1]
   local _, alive = look(space, key)
@@ -137,15 +179,16 @@ verbs.delete = function(at)
     return 0
   end
   remove(space, key)
-  return 1
+  return 2 * next_revision(space, 1, alive, revision_of(alive))
 end
 
 local function is(alive, digest)
-  return (alive and redis.sha1hex(alive) or '') == digest
+  return (alive and redis.sha1hex(content_of(alive)) or '') == digest
 end
 
--- space, key, digest of the expected entry or "", the new entry, its expiry, quota
--- A revision is not enough: a key that was created again has had all of them before.
+-- space, key, digest of expiry and value that are expected or "", the new ones, the expiry alone, quota, how many
+-- changes have led to them
+-- Returns the last revision of these.  They are the same whatever revision the key has had.
 verbs.swap = function(at)
   local space, key = ARGV[at], ARGV[at + 1]
   local there, alive = look(space, key)
@@ -155,11 +198,12 @@ verbs.swap = function(at)
   if not admit(space, key, there, alive, ARGV[at + 5]) then
     return OVER_QUOTA
   end
-  put(space, key, there, ARGV[at + 3], ARGV[at + 4])
-  return 1
+  local revision = next_revision(space, tonumber(ARGV[at + 6]), alive, revision_of(alive))
+  put(space, key, there, string.format('%.0f ', revision) .. ARGV[at + 3], ARGV[at + 4])
+  return revision
 end
 
--- space, key, digest of the expected entry or ""
+-- space, key, digest of expiry and value that are expected or ""
 verbs.same = function(at)
   local _, alive = look(ARGV[at], ARGV[at + 1])
   if not is(alive, ARGV[at + 2]) then
@@ -174,7 +218,7 @@ local function small(text)
 end
 
 -- space, key, a small whole number, quota
--- Returns the new entry.
+-- Returns the new entry, with "+" before it if the key was missing.
 verbs.add = function(at)
   local space, key = ARGV[at], ARGV[at + 1]
   local there, alive = look(space, key)
@@ -192,30 +236,85 @@ verbs.add = function(at)
     return OVER_QUOTA
   end
   local sum = tonumber(value) + tonumber(ARGV[at + 2])
-  local entry = string.format('%.0f %s %.0f', revision + 1, expires, sum)
+  local entry = string.format('%.0f %s %.0f', next_revision(space, 1, alive, revision), expires, sum)
   put(space, key, there, entry, expires)
-  return entry
+  return alive and entry or '+' .. entry
 end
-
--- The event of a change is published alone if its extras are "", and its text is the whole message then; otherwise
--- it is appended to the log, as by "append", and its text is the record.
 
 local function check_events(first, last)
   for at = first, last, EVENT do
-    if ARGV[at + 1] ~= '-' then
+    if ARGV[at + 2] ~= '-' then
       check_permission(ARGV[at])
     end
   end
 end
 
-local function announce(found, log, extras, text)
-  -- Adds to *found* the id of an event that is not published.
-  if extras == '' then
-    call('PUBLISH', ARGV[3] .. log, text)
+local CHANGED = prefix .. 'changed'
+local MAX_CHANGES = 10000  -- that are kept
+local LARGE, MAX_LARGE_BYTES = 4096, 16777216  -- bytes of a change, from which on fewer are kept
+
+local function keep(revision, message)
+  -- Keeps a change for those who watch again.  A server that is full refuses: then there is none for them.
+  if #message > LARGE then
+    redis.pcall('XTRIM', CHANGED, 'MAXLEN', math.floor(MAX_LARGE_BYTES / #message))
+  end
+  redis.pcall('XADD', CHANGED, 'MAXLEN', '~', MAX_CHANGES, string.format('%.0f-0', revision), 'm', message)
+end
+
+local function binary(text)
+  -- In MessagePack.
+  local size = #text
+  if size < 256 then
+    return '\196' .. string.char(size) .. text
+  end
+  local high = math.floor(size / 65536)
+  local bytes = {math.floor(high / 256), high % 256, math.floor(size / 256) % 256, size % 256}
+  return '\198' .. string.char(unpack(bytes)) .. text
+end
+
+local function with_previous(start, number, previous)
+  -- Completes the start of a message or of extras, see "announce", with a revision and the value before: previous is
+  -- what follows the revision, or "1" if the change has found it.
+  if previous == '1' then
+    previous = before and '=' .. string.sub(before, (select(3, parts(before)))) or '-'
+  end
+  local head, extras = string.match(start, '^(%S+ %S+ )%d+ (.*)$')
+  if not head or not string.find(head, '^0 ') then
+    head, extras = '', string.match(start, '^%d+ (.*)$')
+  end
+  extras = string.sub(extras, 1, -3) .. binary(number .. previous)
+  return head .. #extras .. ' ' .. extras
+end
+
+local function announce(found, at, record, revision)
+  -- Publishes the event of a change, or appends it to its log, and adds to *found* its id if it is not published.
+  -- Its words are: the log; "p" if it is published alone, or "s" if it is stored, and behind that the value before, as
+  -- in "with_previous", if what follows lacks the revision; what its message, or its extras, begin with, or "-" if it
+  -- is not published; and the record.
+  local log, kind, start = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  local alone, number = string.byte(kind) == 112, ''
+  if #kind > 1 then
+    number = string.format('%016.0f', revision)
+    if present[5] then
+      start, number = with_previous(start, number, string.sub(kind, 2)), ''
+    end
+  end
+  if alone then
+    local message = start .. number .. record
+    call('PUBLISH', ARGV[3] .. log, message)
+    if present[6] and #kind > 1 then
+      keep(revision, message)
+    end
     return
   end
-  local id = append(log, next_id(log), text, extras)
-  if extras == '-' then
+  if number ~= '' then
+    start = start .. number
+  end
+  if present[6] and #kind > 1 then
+    keep(revision, '0 - ' .. start .. record)
+  end
+  local id = append(log, next_id(log), record, start)
+  if start == '-' then
     found[#found + 1] = id
   end
 end
@@ -230,23 +329,23 @@ verbs.announced = function(at)
   if type(result) ~= 'number' or result <= 0 then
     return result, state
   end
-  local found = {result}
+  local found, revision = {result}, given - tonumber(ARGV[at])
   for event = first, verb - 1, EVENT do
-    announce(found, ARGV[event], ARGV[event + 1], ARGV[event + 2])
+    revision = revision + 1
+    announce(found, event, ARGV[event + 3], revision)
   end
   return #found > 1 and found or result
 end
 
--- log, extras, the text before the sum, and after it; then the arguments of "add"
+-- the words of an event, but for its record what is there before the sum, and after it; then the arguments of "add"
 verbs.add_announced = function(at)
   check_events(at, at)
   local entry, state = verbs.add(at + EVENT + 1)
   if type(entry) ~= 'string' then
     return entry, state
   end
-  local _, _, first = parts(entry)
   local found = {entry}
-  announce(found, ARGV[at], ARGV[at + 1], ARGV[at + 2] .. string.sub(entry, first) .. ARGV[at + 3])
+  announce(found, at, ARGV[at + 3] .. string.match(entry, '%S+$') .. ARGV[at + 4], given)
   return #found > 1 and found or entry
 end
 
@@ -289,6 +388,9 @@ verbs.expire = function(at)
   for _, key in ipairs(keys) do
     remove(ARGV[at], key)
   end
+  if #keys > 0 then
+    next_revision(ARGV[at], #keys, false, 0)
+  end
   return keys
 end
 
@@ -313,18 +415,72 @@ verbs.expired = function(at)
   for _, key in ipairs(found[3]) do
     remove(ARGV[at], key)
   end
+  if #found[3] > 0 then
+    next_revision(ARGV[at], #found[3], false, 0)
+  end
   return found
 end
 
 -- space, key
--- Removes a key if it has expired; returns 1, or 0 if it has not, or is missing.
+-- Removes a key if it has expired; returns twice the revision of its end, or 0 if it has not, or is missing.
 verbs.remove_due = function(at)
   local expires = call('ZSCORE', space_key('due', ARGV[at]), ARGV[at + 1])
   if not expires or not is_over(tonumber(expires)) then
     return 0
   end
+  local there = call('HGET', space_key('keys', ARGV[at]), ARGV[at + 1])
   remove(ARGV[at], ARGV[at + 1])
+  return 2 * next_revision(ARGV[at], 1, there, revision_of(there))
+end
+
+-- seconds, seconds or "0"
+-- Lets changes be kept for so long at least, and say the value before for so long.  A server that is full refuses;
+-- those who watch get the changes all the same.
+verbs.watched = function(at)
+  redis.pcall('SET', prefix .. 'watched', '1', 'EX', ARGV[at])
+  if ARGV[at + 1] ~= '0' then
+    redis.pcall('SET', prefix .. 'previous', '1', 'EX', ARGV[at + 1])
+  end
   return 1
+end
+
+local CHANGES_STEP, MAX_CHANGES_BYTES = 16, 1048576  -- changes, and bytes, in one look and in one answer
+
+-- space, revision, limit
+-- Returns the last revision that was given, and the messages of those changes after the other that are kept.
+verbs.changed = function(at)
+  if replied >= BUDGET then
+    return STOP, LATER
+  end
+  local found = {verbs.revision(at)}
+  local first, left, size = tonumber(ARGV[at + 1]) + 1, tonumber(ARGV[at + 2]), 0
+  while left > 0 and size < MAX_CHANGES_BYTES do
+    local some = call('XRANGE', CHANGED, string.format('%.0f-0', first), '+', 'COUNT', math.min(left, CHANGES_STEP))
+    if #some == 0 then
+      break
+    end
+    for _, entry in ipairs(some) do
+      found[#found + 1] = entry[2][2]
+      size = size + #entry[2][2]
+    end
+    first, left = tonumber(string.match(some[#some][1], '^%d+')) + 1, left - #some
+  end
+  replied = replied + size
+  return found
+end
+
+-- space
+-- Returns the last revision that was given.
+verbs.revision = function(at)
+  local last = lasts[ARGV[at]]
+  if last then
+    return string.format('%.0f', last)
+  end
+  last = call('HGET', REVISIONS, ARGV[at])
+  if not last and call('HEXISTS', REVISIONS, '') == 0 then
+    last = string.format('%.0f', mark * MAX_BATCH)
+  end
+  return last or '0'
 end
 
 -- cursor

@@ -30,6 +30,10 @@
 --   due:<space>    sorted set: key -> when it expires
 --   owned:<space>  hash: key -> the account that it counts for
 --   spaces         set: the spaces that have keys which expire
+--   changed        stream: <revision>-0 -> m <message>: the last changes of keys, while "watched" is there
+--   watched        there as long as somebody watches keys who may come again, and a while longer
+--   previous       there as long as somebody wants to know the values before changes
+--   revisions      hash: space -> the last revision given; "" -> there, if all were given from there
 
 local call = redis.call
 local prefix, BUDGET = ARGV[1], tonumber(ARGV[6])
@@ -96,7 +100,10 @@ local function check_permission(log)
   end
 end
 
-local present = call('MGET', prefix .. 'epoch', prefix .. 'mark', prefix .. 'clock', prefix .. 'latest')
+local present = call(
+  'MGET', prefix .. 'epoch', prefix .. 'mark', prefix .. 'clock', prefix .. 'latest', prefix .. 'previous',
+  prefix .. 'watched'
+)
 local mark = tonumber(present[2] or 0)
 if present[1] ~= ARGV[2] or mark < tonumber(ARGV[7]) then
   return redis.error_reply('STALE_EPOCH')

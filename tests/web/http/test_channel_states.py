@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -44,7 +45,19 @@ class Scene(Wire):
         except CancelledError:
             await self.next()
         await self.next()
+        if request.path.startswith("/stream"):
+            return Response(body=self.pieces(fails=request.path == "/stream-fails"))
         return Response(close=request.path == "/last")
+
+    async def pieces(self, *, fails: bool) -> AsyncIterator[bytes]:
+        for _ in range(2):
+            try:
+                await self.next()
+            except CancelledError:
+                await self.next()
+            yield b"x"
+        if fails:
+            raise ValueError
 
     def next(self) -> Deferred[None]:
         self.results.append(Deferred())
@@ -69,6 +82,15 @@ class Scene(Wire):
 
     def act_ask_last(self) -> None:
         self.server.dataReceived(get("/last"))
+
+    def act_ask_stream(self) -> None:
+        self.server.dataReceived(get("/stream"))
+
+    def act_ask_failing_stream(self) -> None:
+        self.server.dataReceived(get("/stream-fails"))
+
+    def act_ask_head(self) -> None:
+        self.server.dataReceived(get("/stream", method="HEAD"))
 
     def act_nonsense(self) -> None:
         self.server.dataReceived(b"nonsense\r\n\r\n")
@@ -97,6 +119,9 @@ WALKS = {
     "an answer that awaits twice": "ask result result ask",
     "a blocked client": "resume pause pause resume",
     "a client that is blocked during an answer": "ask resume pause pause result result resume ask pause resume",
+    "a stream": "ask_stream result result result result ask",
+    "a stream to a client that is blocked": "ask_stream result pause result resume result result pause resume",
+    "a stream that fails": "ask_failing_stream result result result result ask",
     "the end of an idle channel": "finish lose",
     "the end of a blocked channel": "pause finish lose",
     "the end of a blocked answer": "ask_last pause result result lose",
