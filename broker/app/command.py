@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Copies what a ganomede-events server has stored in its Redis into the store that TXBROKER_STORE "
         "names.  It can be run again: what was imported already stays as it is.",
     )
-    importing.add_argument("url", help="of the original's Redis, such as redis://localhost:6379")
+    importing.add_argument("url", metavar="URL", help="of the original's Redis, such as redis://localhost:6379")
     importing.set_defaults(run=_import_ganomede)
     tokens = commands.add_parser("token", help="revoke a minted token").add_subparsers(metavar="ACTION", required=True)
     revoking = tokens.add_parser(
@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Reads the token from the standard input or a file, since others can see the arguments of a "
         "program, and gives it to the admin port of a daemon.  TXBROKER_ADMIN_SECRET is what that may ask for.",
     )
+    revoking.add_argument("token", nargs="*", help=argparse.SUPPRESS)  # to be refused without being repeated
     revoking.add_argument("--file", type=Path, help="with the token; by default the standard input")
     revoking.add_argument("--admin", metavar="URL", help="of the admin port; by default that of TXBROKER_ADMIN_LISTEN")
     revoking.set_defaults(run=_revoke_token)
@@ -95,6 +96,9 @@ def _revoke_token(settings: Settings, chosen: argparse.Namespace) -> None:
     from broker.app.admin_client import AdminClient, AdminError, url_of_port
     from broker.observe.admin.tokens import REVOKE
 
+    if chosen.token:
+        _print_error("give the token on the standard input or by --file: others can see the arguments of a program")
+        raise SystemExit(2)
     try:
         token = (chosen.file.read_text("utf-8") if chosen.file else sys.stdin.read()).strip()
         if not token:

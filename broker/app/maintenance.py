@@ -77,8 +77,10 @@ def _store_path(settings: Settings) -> str:
             "append-only file, as docs/operations/backup says",
             2,
         )
+    if settings.store == "memory:":
+        _exit("TXBROKER_STORE is memory: and has no file", 2)
     if scheme != "sqlite":
-        _exit("TXBROKER_STORE is no SQLite store: nothing of it is in a file", 2)
+        _exit(f"TXBROKER_STORE: there is no store {settings.store!r}: use sqlite: or sqlite:/path", 2)
     try:
         return database_path(rest, settings.state_directory)
     except Invalid as error:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
@@ -30,16 +30,28 @@ class StartError(Exception):
 
 
 def explain_start_errors() -> None:
-    """Let an uncaught ``StartError`` end the process with its message alone, and status 1."""
+    """Let an uncaught ``StartError`` end the process with its message alone, and status 1.
+
+    In the background nobody reads standard error, and twistd shows the first 100 bytes of it: the log has it all.
+    """
     previous = sys.excepthook
 
     def explain(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
         if issubclass(kind, StartError):
             print(f"txbroker: {error}", file=sys.__stderr__)  # sys.stderr goes to the log by then
+            if _leads_nowhere(sys.__stderr__):
+                log.critical("can not start: {reason}", reason=str(error))
         else:
             previous(kind, error, where)
 
     sys.excepthook = explain
+
+
+def _leads_nowhere(stream: TextIO | None) -> bool:
+    try:
+        return stream is None or os.fstat(stream.fileno()).st_rdev == os.stat(os.devnull).st_rdev
+    except (OSError, ValueError):  # it was closed, or is no file
+        return False
 
 
 def catch_signals(reactor: IReactorFromThreads, stop: Callable[[bool], object]) -> None:

@@ -174,7 +174,7 @@ def _read_secret(name: str, path: str) -> str:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or not text.isascii():
-        raise ValueError("expected a whole number")
+        raise ValueError("expected a whole number that is not negative")
     if len(text) > MAX_DIGITS:
         raise ValueError(f"expected at most {MAX_DIGITS} digits")
     return int(text)
@@ -235,7 +235,7 @@ def _patterns(text: str) -> tuple[str, ...]:
         try:
             check_pattern(word)
         except Invalid:
-            raise ValueError(f"{word!r} is no pattern") from None
+            raise ValueError(f"expected patterns of topics, of which {word!r} is none") from None
     return words
 
 

@@ -520,7 +520,8 @@ class Settings:
         if exposed and open_to_all and not self.guarded:
             remedy = "TXBROKER_AUTH=required" if self.secured else "TXBROKER_API_SECRET"
             found.append(
-                f"{exposed[0]} can be reached from other machines, and no credential is required: "
+                f"TXBROKER_LISTEN: {exposed[0]} can be reached from other machines, unlike "
+                f"tcp:8000:interface=127.0.0.1, and no credential is required: "
                 f"set {remedy}, or TXBROKER_INSECURE={','.join(self.protocols)} if that is meant"
             )
         for endpoint in self.admin_listen:

@@ -74,7 +74,7 @@ def _target_problem(path: str, target: str, overwrite: bool) -> str:
 
 def _store_problem(path: str) -> str:
     if not os.path.exists(path):
-        return f"there is no store {path}"
+        return f"there is no store {path}; STATE_DIRECTORY or TXBROKER_STORE says where it is"
     if not os.access(path, os.R_OK):
         return f"{path} can not be read: {os.strerror(errno.EACCES)}"
     # Opening and closing the store would write that log into the file.  Of a file in use, that look may be wrong.

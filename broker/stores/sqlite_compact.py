@@ -36,7 +36,7 @@ def compact(path: str) -> tuple[int, int]:
     """
     subject = f"The store {path} can not be compacted"
     if not os.path.exists(path):
-        raise CopyError(subject, "there is no such file")
+        raise CopyError(subject, "there is no such file; STATE_DIRECTORY or TXBROKER_STORE says where it is")
     lock = lock_file(path)
     try:
         finish_restoring(path)

@@ -52,6 +52,9 @@ def restore(path: str, source: str) -> str:
     subject, source = f"The backup {source} can not be restored", os.path.realpath(source)
     if not os.path.isfile(source):
         raise CopyError(subject, "there is no such file")
+    directory = os.path.dirname(path)
+    if not os.path.isdir(directory):
+        raise CopyError(subject, f"there is no directory {directory}; STATE_DIRECTORY or TXBROKER_STORE says where")
     lock = lock_file(path)
     try:
         finish_restoring(path)

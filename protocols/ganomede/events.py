@@ -204,7 +204,7 @@ class Events:
         self._logged[client, channel] = None
         log.warn(
             "client {client} has events of {channel} up to {after}, but the newest is {newest}: was the store wiped? "
-            "It gets nothing until it starts anew",
+            "It gets nothing up to that id, also when it is started anew, before it asks with a lower after, such as 0",
             client=client,
             channel=channel,
             after=after,

@@ -75,7 +75,9 @@ def test_a_token_is_no_argument(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["token", "revoke", "a.b.c"])
     assert caught.value.code == 2
-    assert "unrecognized arguments" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "give the token on the standard input" in said
+    assert "a.b.c" not in said
 
 
 def test_a_file_that_is_not_there_is_told(capsys, tmp_path):

@@ -1,17 +1,19 @@
 """How the settings become the parts of the daemon."""
 
+import os
 import resource
 import signal
 import sys
 from math import inf
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
-from twisted.logger import LogLevel, formatEvent
+from twisted.logger import ILogObserver, Logger, LogLevel, formatEvent
 from twisted.python.logfile import LogFile
 
 from broker.access.principals import make_access
@@ -166,6 +168,20 @@ def test_start_error_is_explained_and_others_are_passed_on(capsys, monkeypatch):
     sys.excepthook(StartError, StartError("no room"), None)
     assert others == [wrong]
     assert capsys.readouterr().err == "txbroker: no room\n"
+
+
+@pytest.mark.parametrize(("where", "logged"), [(os.devnull, ["no room"]), ("file", [])])
+def test_a_start_error_that_nobody_reads_is_in_the_log(
+    where: str, logged: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    lines: list[Any] = []
+    monkeypatch.setattr("broker.app.process.log", Logger(observer=cast(ILogObserver, lines.append)))
+    with open(tmp_path / where, "w") as stream:
+        monkeypatch.setattr(sys, "__stderr__", stream)
+        explain_start_errors()
+        sys.excepthook(StartError, StartError("no room"), None)
+    assert [line["reason"] for line in lines] == logged
 
 
 @pytest.mark.parametrize(

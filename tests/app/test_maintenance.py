@@ -67,8 +67,20 @@ def test_a_machine_without_a_store_is_told_so_for_the_path_it_has(run: Run, stor
     status, said, errors = run("backup", tmp_path / "b.db", TXBROKER_STORE="sqlite:other.db")
     assert (status, said) == (1, "")
     assert (
-        errors == f"txbroker: The backup {tmp_path}/b.db can not be made: there is no store {store.parent}/other.db.\n"
+        errors == f"txbroker: The backup {tmp_path}/b.db can not be made: there is no store {store.parent}/other.db; "
+        "STATE_DIRECTORY or TXBROKER_STORE says where it is.\n"
     )
+
+
+def test_a_store_that_is_not_there_is_told_with_what_says_where_it_is(run: Run, store: Path, tmp_path: Path) -> None:
+    backup = tmp_path / "b.db"
+    assert run("backup", backup)[0] == 0
+    for words in (("backup", tmp_path / "c.db"), ("restore", backup), ("compact",)):
+        status, said, errors = run(*words, TXBROKER_STORE=f"sqlite:{tmp_path}/nowhere/txbroker.db")
+        assert (status, said) == (1, "")
+        assert f"{tmp_path}/nowhere" in errors
+        assert "STATE_DIRECTORY or TXBROKER_STORE says where" in errors
+    assert not (tmp_path / "nowhere").exists()
 
 
 @pytest.mark.parametrize("words", [("backup", "b"), ("restore", "b"), ("compact",)])
@@ -77,7 +89,11 @@ def test_a_machine_without_a_store_is_told_so_for_the_path_it_has(run: Run, stor
     [
         ("redis://localhost", "TXBROKER_STORE is a Redis: save and restore the files of that instead"),
         ("redis+sentinel://localhost/m", "TXBROKER_STORE is a Redis: save and restore the files of that instead"),
-        ("memory:", "TXBROKER_STORE is no SQLite store: nothing of it is in a file"),
+        ("memory:", "TXBROKER_STORE is memory: and has no file"),
+        (
+            "/var/lib/txbroker.db",
+            "TXBROKER_STORE: there is no store '/var/lib/txbroker.db': use sqlite: or sqlite:/path",
+        ),
         ("sqlite://host/path", "A SQLite store has no host"),
     ],
 )

@@ -73,17 +73,26 @@ def test_empty_text_is_the_same_as_none():
         ("MAX_CONNECTIONS", "9999999999999999", "expected at most 15 digits, not '9999999999999999'"),
         ("PING_SECONDS", "-1", "expected a number that is not negative, not '-1'"),
         ("PING_SECONDS", "inf", "expected a number that is not negative, not 'inf'"),
-        ("MAX_CONNECTIONS", "1e3", "expected a whole number, not '1e3'"),
+        ("MAX_CONNECTIONS", "1e3", "expected a whole number that is not negative, not '1e3'"),
+        ("MAX_CONNECTIONS", "-1", "expected a whole number that is not negative, not '-1'"),
         ("COMPRESSION", "maybe", "expected true, false, 1 or 0, not 'maybe'"),
         ("DURABILITY", "maybe", "expected one of fsync, os, not 'maybe'"),
-        ("DURABLE_TOPICS", "a.>.b", "'a.>.b' is no pattern, not 'a.>.b'"),
-        ("DURABLE_TOPICS", "a*b", "'a*b' is no pattern, not 'a*b'"),
+        ("DURABLE_TOPICS", "a.>.b", "expected patterns of topics, of which 'a.>.b' is none, not 'a.>.b'"),
+        ("DURABLE_TOPICS", "x a*b", "expected patterns of topics, of which 'a*b' is none, not 'x a*b'"),
         ("RETENTION", "7w", "expected an age such as 7d, 12h, 30m or 90s, a count, both, or none, not '7w'"),
         ("RETENTION", "1d 2d", "expected an age such as 7d, 12h, 30m or 90s, a count, both, or none, not '1d 2d'"),
     ],
 )
 def test_bad_text_is_told_with_its_name(name, text, expected):
     assert problems_of(**{f"TXBROKER_{name}": text}) == [f"TXBROKER_{name}: {expected}"]
+
+
+@pytest.mark.parametrize("text", ["18100", "tcp:18100"])
+def test_what_others_can_reach_is_told_with_its_name_and_with_what_they_can_not(text: str):
+    (problem,) = problems_of(TXBROKER_LISTEN=text)
+    assert problem.startswith(f"TXBROKER_LISTEN: {text} can be reached")
+    assert "tcp:8000:interface=127.0.0.1" in problem
+    assert "TXBROKER_API_SECRET" in problem
 
 
 def test_all_that_is_wrong_is_told_at_once():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sqlite3
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,6 +134,31 @@ async def test_a_file_that_was_replaced_is_not_touched_by_the_old_one(start_daem
     await daemon.restart()
     assert await client.ids() == [1]
     assert (await client.post()).json()["id"] == 2
+
+
+def written_commands(page: str, word: str) -> str:
+    """Return the example of the documentation *page* in which *word* stands."""
+    text = (Path(__file__).parents[2] / "docs" / page).read_text()
+    (block,) = [part for part in re.findall(r"::\n\n((?: +.*\n|\n)+)", text) if word in part]
+    return str(block)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_was_deleted_is_saved_as_the_documentation_says(start_daemon: StartDaemon) -> None:
+    daemon = await start_daemon(**SETTINGS, **WITH_METRICS)
+    daemon.provoked.append("The store can not write")
+    client, path = Client(daemon), database(daemon)
+    for _ in range(2):  # the second time there is the log of another database, too
+        assert (await client.post()).status == 200
+        delete(path)
+        await client.until_ready(False)
+        commands = written_commands("operations/disks.rst", "readlink")
+        subprocess.run(["sh", "-ec", commands], cwd=daemon.directory, check=True, timeout=TIMEOUT)
+        await daemon.stop()
+        os.replace(path.with_name("saved.db"), path)
+        os.replace(path.with_name("saved.db-wal"), f"{path}-wal")
+        await daemon.start()
+    assert await client.ids() == [1, 2]
 
 
 @pytest_twisted.ensureDeferred

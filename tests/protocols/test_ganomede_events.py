@@ -358,6 +358,14 @@ def test_a_cursor_beyond_the_end_is_logged_once(api, logged):
     assert (line["client"], line["channel"], line["after"], line["newest"]) == ("c", "ch", 100, 3)
 
 
+def test_a_client_beyond_the_end_gets_everything_once_it_has_asked_from_0(api, logged):
+    fill(api, 3)
+    assert api.ids(after=100) == api.ids() == []
+    assert "before it asks with a lower after, such as 0" in warnings(logged)[0]["log_format"]
+    assert api.ids(after=0, limit=1) == [1]
+    assert api.ids() == [1, 2, 3]
+
+
 def test_a_cursor_at_the_end_is_nothing_to_log(api, logged):
     fill(api, 3)
     assert api.ids(after=3) == []
