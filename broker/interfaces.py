@@ -25,6 +25,7 @@ from broker.messages import (
     Announcement,
     CloseCode,
     CursorState,
+    Delivery,
     Entry,
     Event,
     Frame,
@@ -827,6 +828,21 @@ class IPeer(Interface):
 
         Raises:
             RateLimited: it has too many registrations.
+        """
+
+    def claim_jobs(
+        queue: str,
+        limit: int = 1,
+        *,
+        lease: float = 0.0,
+        wait: float = 0.0,
+        members: Mapping[str, Any] | None = None,
+    ) -> Coro[list[Delivery]]:
+        """Return up to *limit* jobs of *queue*, waiting up to *wait* seconds if there are none.
+
+        For a client without a session, which may come by another connection each time: it has the jobs by its
+        principal, until their leases end, and settles them by peers without a session, on any node.  *lease* and
+        *members* as in ``consume``.  Cancelling returns them to the queue.
         """
 
     def stop_consuming(queue: str) -> None:
