@@ -97,9 +97,7 @@ def _identify(peer: IPeer, request: HttpRequest, found: dict[str, list[str]], *,
     credential = bearer(request)
     tokens = found.pop("token", [])
     if tokens and not may_be_in_query:
-        raise Invalid(
-            "parameter", "token", message="only of a stream of events may a token be in the query"
-        )
+        raise Invalid("parameter", "token", message="only of a stream of events may a token be in the query")
     credential = credential or (tokens[0] if tokens else "")
     if credential or not peer.admitted:
         peer.identify(credential)
