@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from twisted.internet.defer import CancelledError, Deferred
 from zope.interface import implementer
 
 from broker.errors import BrokerError, Invalid, RateLimited
-from broker.interfaces import IHttpDialect, IPeer
+from broker.interfaces import Coro, IHttpDialect, IPeer
 from broker.messages import HttpRequest, Response
 from protocols.http.answers import Refusal, failed, problem
 from protocols.http.calls import Calls
@@ -53,6 +54,8 @@ class Http:
         ]
         self.operations: list[Operation] = [*operations, openapi_operation(operations)]
         self._table = Table(self.operations)
+        self._waiting: set[Deferred[Response]] = set()
+        self._draining = False
 
     async def answer(self, peer: IPeer, request: HttpRequest) -> Response:
         """Return the answer to *request*; see ``IHttpDialect``."""
@@ -85,7 +88,28 @@ class Http:
         call = Call(peer, request, names, query)
         if streams and operation.stream is not None:
             return await operation.stream(call)
+        if getattr(query, "wait", 0.0):
+            return await self._wait(operation.run(call))
         return await operation.run(call)
+
+    async def _wait(self, work: Coro[Response]) -> Response:
+        """Return what *work* returns, which may wait for long; refuse it when the daemon stops meanwhile."""
+        waiting = Deferred.fromCoroutine(work)
+        self._waiting.add(waiting)
+        try:
+            return await waiting
+        except CancelledError:
+            if self._draining:
+                raise Refusal(problem(503, "the broker is stopping")) from None
+            raise
+        finally:
+            self._waiting.discard(waiting)
+
+    def drain(self) -> None:
+        """Answer the requests that wait: the daemon stops."""
+        self._draining = True
+        for waiting in list(self._waiting):
+            waiting.cancel()
 
     def refusal(self, status: int, message: str, request: HttpRequest) -> Response:
         """Return how to say that *request* is refused before it has reached ``answer``."""

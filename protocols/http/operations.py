@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
 
-from broker.interfaces import IPeer
+from broker.interfaces import Coro, IPeer
 from broker.messages import HttpRequest, Response
 from protocols.http.requests import NoQuery, Strict
 
@@ -64,14 +64,14 @@ class Operation:
     method: str
     path: str
     summary: str
-    run: Callable[[Call], Awaitable[Response]]
+    run: Callable[[Call], Coro[Response]]
     query: type[Strict] = NoQuery
     headers: tuple[str, ...] = ()
     body: Any = None
     results: dict[int, str] = attrs.field(factory=lambda: {200: "Done."})
     result: Any = Any
     errors: tuple[int, ...] = ()
-    stream: Callable[[Call], Awaitable[Response]] | None = None
+    stream: Callable[[Call], Coro[Response]] | None = None
     stream_query: type[Strict] = NoQuery
     only_stream: bool = False
     open: bool = False

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from broker.config.settings import Settings
+from broker.testing import value_of
 from protocols.http import dialect
-from tests.protocols.http_api import STREAM, Api
+from tests.protocols.http_api import STREAM, Answer, Api
 
 
 @pytest.fixture
@@ -94,3 +95,13 @@ def test_the_description_refers_to_what_it_has(api: Api) -> None:
         return [each for item in value for each in references(item)] if isinstance(value, list) else []
 
     assert {*references(document)} == {"#/components/schemas/Problem"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/topics/a?wait=30"), ("POST", "/queues/q/claim?wait=30")], ids=["poll", "claim"]
+)
+def test_who_waits_is_told_that_the_broker_stops(api: Api, method: str, path: str) -> None:
+    waiting = api.begin(method, path)
+    api.dialect.drain()
+    answer = Answer(value_of(waiting))
+    assert (answer.status, answer.json["code"], answer.headers["Retry-After"]) == (503, "UNAVAILABLE", "1")
