@@ -601,6 +601,9 @@ class IPeer(Interface):
             Invalid: it is beyond the newest event.
         """
 
+    def forget_cursor(cursor: str, topic: str) -> Coro[bool]:
+        """Remove what the client id *cursor* has acknowledged of *topic*; return whether there was anything."""
+
     def cursors(topic: str = "") -> Coro[tuple[list[CursorState], bool]]:
         """Return the cursors of all client ids that it may use, and whether there may be more.
 
