@@ -6,6 +6,7 @@ from typing import Annotated
 
 import msgspec
 
+from broker.errors import NotFound
 from broker.messages import MAX_ID, Position, Response
 from protocols.http.answers import answer
 from protocols.http.operations import Call, Operation
@@ -35,10 +36,11 @@ async def move(call: Call) -> Response:
     return answer({"cursor": cursor, "topic": topic, "epoch": position.epoch, "id": position.id, "back": back})
 
 
-async def reset(call: Call) -> Response:
-    """Let the cursor be at the start of the topic again."""
+async def remove(call: Call) -> Response:
+    """Remove the cursor: it begins at the start of the topic again."""
     cursor, topic = call.names
-    await call.peer.acknowledge_events(cursor, topic, Position(call.peer.epoch, 0))
+    if not await call.peer.forget_cursor(cursor, topic):
+        raise NotFound("cursor", cursor)
     return Response(204, content_type="")
 
 
@@ -46,5 +48,5 @@ PATH = "/cursors/{cursor}/{topic}"
 CURSOR_OPERATIONS = (
     Operation("GET", PATH, "Ask how far a cursor has got.", read, results={200: "Its position."}),
     Operation("PUT", PATH, "Acknowledge up to a position.", move, body=Reached, errors=(410,)),
-    Operation("DELETE", PATH, "Let a cursor begin at the start again.", reset, results={204: "Done."}),
+    Operation("DELETE", PATH, "Remove a cursor.", remove, results={204: "It is removed."}),
 )

@@ -238,6 +238,7 @@ class KeyStream(StreamSession):
         waiting_changes: those that wait for the entries; None when they are sent at once.
         began: up to which revision the client has what has changed.
         included: the keys whose later changes it has, too, with their revisions.
+        newest: the highest of those.
     """
 
     heartbeat = b":\n\n"
@@ -246,6 +247,7 @@ class KeyStream(StreamSession):
     waiting_changes: list[Event] | None = attrs.field(factory=list)
     began: int = 0
     included: dict[str, int] = attrs.field(factory=dict)
+    newest: int = 0
     _size: int = 0
 
     def event(self, event: Event, pattern: str) -> None:
@@ -266,6 +268,8 @@ class KeyStream(StreamSession):
         key = event.topic.removeprefix(KEY_PREFIX)
         if revision and (revision <= self.began or revision <= self.included.get(key, 0)):
             return
+        if self.included and revision > self.newest:
+            self.included = {}  # those that come after it are new, too
         self.send(event.render(change_frame, self.peer.epoch))
 
     def go_on(self) -> None:
@@ -335,7 +339,9 @@ async def _send_entries(session: KeyStream, prefix: str) -> None:
     while more:
         found, more = await _entries(peer, prefix, after, MAX_LIMIT)
         for key, entry in found:
-            session.included[key] = entry.revision
+            if entry.revision > revision:
+                session.included[key] = entry.revision
+                session.newest = max(session.newest, entry.revision)
             data = frame("set", encode(_entry(key, entry)))
             size += len(data)
             session.send(data)

@@ -5,15 +5,15 @@ Nothing is guessed: a parameter that is not known, or is there twice, is refused
 
 from __future__ import annotations
 
+import json
 import re
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 
 from broker.errors import Invalid
-from broker.jsontext import ERRORS, overflows
-from broker.jsontext import decode as decode_leniently
+from broker.jsontext import ERRORS, MAX_PARTS, overflows
 from broker.messages import MAX_ID, HttpRequest, Position
 from protocols.http.answers import Refusal, problem
 
@@ -26,7 +26,13 @@ PLACE = re.compile(r"at `\$\.?([^`.\[]*)")
 NUMBER = re.compile("[0-9]{1,16}")
 TAG = re.compile(r'(?:W/)?"([^"]*)"|([^",\s]+)')
 
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(name)  # NaN and Infinity, which Python takes
+
+
 _any_json = msgspec.json.Decoder(msgspec.Raw)
+_reader = json.JSONDecoder(parse_int=len, parse_constant=_no_constant)
 
 
 class Strict(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -113,12 +119,25 @@ def json_body(request: HttpRequest) -> bytes:
         if not body.isascii():
             body.decode()
         _any_json.decode(body)
-    except ERRORS:
-        # Perhaps for a lone surrogate, which passes.
-        decode_leniently(_any_json, body)
+    except ERRORS as error:
+        _check_lone_surrogates(body, str(error))
     if overflows(body):
         raise Invalid("body", message="the body has a number that is infinite as a double")
     return body
+
+
+def _check_lone_surrogates(body: bytes, complaint: str) -> None:
+    """Let *body*, which the strict decoder refuses, pass if that is for lone surrogates: JavaScript writes them.
+
+    Raises:
+        Invalid: it is not.
+    """
+    if b"\\ud" not in body.lower() or body.count(b",") > MAX_PARTS:
+        raise Invalid("body", message=complaint)
+    try:
+        _reader.decode(body.decode())
+    except (ValueError, RecursionError):
+        raise Invalid("body", message=complaint) from None
 
 
 def members(kind: type[S], request: HttpRequest) -> S:

@@ -69,6 +69,7 @@ class EventStream(StreamSession):
 
     Attributes:
         several: whether events say which topic they are of, and ids cover all topics.
+        numbered: whether stored events have ids.
         positions: with *several*, the id of the last event of each topic that was sent.
         epoch: theirs.
     """
@@ -76,6 +77,7 @@ class EventStream(StreamSession):
     heartbeat = b":\n\n"  # a comment, every 15 seconds
 
     several: bool = False
+    numbered: bool = True
     positions: dict[str, int] = attrs.field(factory=dict, init=False)
     epoch: str = attrs.field(default="", init=False)
     _followers: list[IFollower] = attrs.field(factory=list, init=False)
@@ -95,7 +97,8 @@ class EventStream(StreamSession):
             self._followers.append(follower)
 
     def subscribe(self, topics: list[str], *, exact: bool = True) -> None:
-        """Get what comes from now on to *topics*: the client may not read what is stored."""
+        """Get what comes from now on to *topics*, without ids: the client may not read what is stored."""
+        self.numbered = False
         for topic in topics:
             self.peer.subscribe(topic, exact=exact, echo=True)
 
@@ -154,6 +157,8 @@ class EventStream(StreamSession):
         return True
 
     def _frame(self, event: Event) -> bytes:
+        if not self.numbered:
+            return frame(event.name, event.render(whole_event) if self.several else event.body or b"null")
         if not self.several:
             data: bytes = event.render(payload_frame)
             return data

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from broker.config.settings import Settings
 from broker.testing import value_of
 from protocols.http import dialect
-from tests.protocols.http_api import STREAM, Answer, Api
+from tests.protocols.http_api import STREAM, Answer, Api, events_of
 
 
 @pytest.fixture
@@ -105,3 +107,43 @@ def test_who_waits_is_told_that_the_broker_stops(api: Api, method: str, path: st
     api.dialect.drain()
     answer = Answer(value_of(waiting))
     assert (answer.status, answer.json["code"], answer.headers["Retry-After"]) == (503, "UNAVAILABLE", "1")
+
+
+@pytest.fixture
+def limited(tmp_path: Path) -> Api:
+    """Return the API for somebody who may listen to *news*, and read no stored topic."""
+    file = tmp_path / "permissions.toml"
+    may: dict[str, list[str]] = {"subscribe": ["news", "n.*"], "consume": ["queue:mine"]}
+    may |= {verb: [] for verb in ("read", "write", "call", "manage")}
+    file.write_text("".join(f"[anonymous.{verb}]\nallow = {json.dumps(names)}\n" for verb, names in may.items()))
+    return Api(permissions_file=str(file))
+
+
+def test_who_may_only_listen_has_a_stream_without_ids(limited: Api) -> None:
+    stream = limited.listen("/topics/news")
+    limited.post("/topics/news?durable=1", "1")
+    data = stream.take()
+    assert [event["data"] for event in events_of(data)] == ["1"]
+    assert b"id: " not in data  # who comes back with one must be permitted to read
+    limited.listen("/events?pattern=n.*").leave()
+    for path in ("/topics/news?from=start", "/topics/news?cursor=me", "/topics/other"):
+        assert limited.get(path, STREAM).status == 403
+    assert limited.get("/topics/news", {**STREAM, "Last-Event-ID": "1"}).status == 403
+
+
+def test_each_verb_has_its_permission(limited: Api) -> None:
+    limited.post("/queues/mine", "1")
+    (job,) = limited.post("/queues/mine/claim").json
+    assert limited.post(f"/queues/mine/jobs/{job['id']}/done").status == 200
+    for method, path in (
+        ("POST", "/queues/other/claim"),
+        ("GET", "/queues/mine/dead"),
+        ("POST", "/queues/mine/dead/retry"),
+        ("GET", "/topics/news"),
+        ("GET", "/keys/a"),
+        ("PUT", "/keys/a"),
+        ("POST", "/call/p"),
+        ("PUT", "/cursors/me/news"),
+        ("DELETE", "/cursors/me/news"),
+    ):
+        assert limited.ask(method, path, '{"all":true}' if "retry" in path else '{"id":0}').status == 403, path

@@ -151,7 +151,16 @@ def test_reading_with_a_cursor_acknowledges_nothing(api: Api) -> None:
     assert api.ask("PUT", "/cursors/me/news", '{"id":0}').json["back"] is True
     assert api.ask("PUT", "/cursors/me/news", '{"epoch":"other","id":0}').status == 410
     assert api.ask("PUT", "/cursors/me/news", '{"id":3}').status == 400
+
+
+def test_a_cursor_that_is_removed_is_at_the_start_again(api: Api) -> None:
+    api.store("1", "2")
+    api.ask("PUT", "/cursors/me/news", '{"id":2}')
     assert api.ask("DELETE", "/cursors/me/news").status == 204
+    assert api.ask("DELETE", "/cursors/me/news").status == 404
+    assert len(api.get("/topics/news?cursor=me").json["events"]) == 2
+    api.ask("PUT", "/cursors/me/news", '{"id":2}')
+    assert api.get("/cursors/me/news").json["id"] == 2
 
 
 def test_a_stream_begins_with_what_is_new(api: Api) -> None:
@@ -276,6 +285,11 @@ def test_a_topic_is_a_segment_of_the_path(api: Api) -> None:
     assert api.post("/topics/broker.x", "1").status == 403
 
 
-@pytest.mark.parametrize("body", ["{", "nul", "[1e999]", b"\xff", '"\n"'])
+def test_a_lone_surrogate_passes(api: Api) -> None:
+    api.store('["\\ud800"]')
+    assert b'["\\ud800"]' in api.get("/topics/news").text
+
+
+@pytest.mark.parametrize("body", ["{", "nul", "[1e999]", b"\xff", '"\n"', '{"\\ud800"', '["\\ud800", NaN]'])
 def test_what_is_no_json_is_refused(api: Api, body: str | bytes) -> None:
     assert api.post("/topics/news", body).json["code"] == "INVALID"
