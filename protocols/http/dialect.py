@@ -12,6 +12,7 @@ from broker.interfaces import Coro, IHttpDialect, IPeer
 from broker.messages import HttpRequest, Response
 from protocols.http.answers import Refusal, failed, problem
 from protocols.http.calls import Calls
+from protocols.http.client import CLIENT_OPERATION
 from protocols.http.cursors import CURSOR_OPERATIONS
 from protocols.http.keys import KEY_OPERATIONS
 from protocols.http.openapi import openapi_operation
@@ -51,6 +52,7 @@ class Http:
             *KEY_OPERATIONS,
             *Calls(settings).operations(),
             *QUEUE_OPERATIONS,
+            CLIENT_OPERATION,
         ]
         self.operations: list[Operation] = [*operations, openapi_operation(operations)]
         self._table = Table(self.operations)

@@ -115,7 +115,7 @@ def _responses(operation: Operation) -> dict[str, Any]:
         if status not in (204, 304):
             content: dict[str, Any] = {}
             if not operation.only_stream:
-                content["application/json"] = {"schema": schema_of(operation.result)}
+                content[operation.media] = {"schema": schema_of(operation.result)}
             if operation.stream is not None:
                 content[STREAMED] = {"schema": {"type": "string"}}
             responses[str(status)]["content"] = content

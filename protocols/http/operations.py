@@ -54,6 +54,7 @@ class Operation:
         body: the type of its JSON body; Any: any value; None: it has none.
         results: the statuses that it answers with, each with what that means.
         result: the type of what it answers with; Any: any value.
+        media: the type of that as a body.
         errors: statuses of its refusals besides those that all have.
         stream: answers ``Accept: text/event-stream`` instead; ``stream_query``: what its query may have then.
         stream_headers: as *headers*, for that.
@@ -70,6 +71,7 @@ class Operation:
     body: Any = None
     results: dict[int, str] = attrs.field(factory=lambda: {200: "Done."})
     result: Any = Any
+    media: str = "application/json"
     errors: tuple[int, ...] = ()
     stream: Callable[[Call], Coro[Response]] | None = None
     stream_query: type[Strict] = NoQuery
