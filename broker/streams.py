@@ -66,7 +66,7 @@ class StreamSession(BaseSession):
 
     def send(self, data: bytes) -> None:
         """Send *data* to the client; a no-op once it has ended."""
-        if self.paused:
+        if self._consumer is None or self._paused or self._pieces:  # ``paused``, without its call
             self._keep(data)
         else:
             self._consumer.write(data)

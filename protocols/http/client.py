@@ -27,7 +27,7 @@ CLIENT_OPERATION = Operation(
     "Get a client in JavaScript, for browsers and Node.",
     run,
     results={200: "A module."},
-    media=JAVASCRIPT.partition(";")[0],
+    media=(JAVASCRIPT.partition(";")[0],),
     result=str,
     open=True,
 )

@@ -353,6 +353,7 @@ async def _send_entries(session: KeyStream, prefix: str) -> None:
 
 
 KEY = "/keys/{key}"
+VALUE = (JSON, TEXT.partition(";")[0])
 CONDITIONS = ("If-Match", "If-None-Match")
 KEY_OPERATIONS = (
     Operation(
@@ -366,6 +367,7 @@ KEY_OPERATIONS = (
         LifeQuery,
         headers=CONDITIONS,
         body=Any,
+        body_media=VALUE,
         results={200: "It is replaced.", 201: "It is created."},
         errors=(412,),
     ),
@@ -376,6 +378,7 @@ KEY_OPERATIONS = (
         patch,
         headers=CONDITIONS,
         body=Any,
+        body_media=VALUE,
         results={200: "It is changed.", 201: "It is created."},
         errors=(412,),
     ),

@@ -94,7 +94,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
         "responses": _responses(operation),
     }
     if operation.body is not None:
-        content = {"application/json": {"schema": schema_of(operation.body)}}
+        content = {media: {"schema": schema_of(operation.body)} for media in operation.body_media}
         described["requestBody"] = {"required": False, "content": content}
     if operation.open:
         described["security"] = [{}]
@@ -115,7 +115,7 @@ def _responses(operation: Operation) -> dict[str, Any]:
         if status not in (204, 304):
             content: dict[str, Any] = {}
             if not operation.only_stream:
-                content[operation.media] = {"schema": schema_of(operation.result)}
+                content |= {media: {"schema": schema_of(operation.result)} for media in operation.media}
             if operation.stream is not None:
                 content[STREAMED] = {"schema": {"type": "string"}}
             responses[str(status)]["content"] = content

@@ -12,6 +12,7 @@ from broker.messages import HttpRequest, Response
 from protocols.http.requests import NoQuery, Strict
 
 STREAMED = "text/event-stream"
+JSON = "application/json"
 
 
 @attrs.define(eq=False)
@@ -54,7 +55,8 @@ class Operation:
         body: the type of its JSON body; Any: any value; None: it has none.
         results: the statuses that it answers with, each with what that means.
         result: the type of what it answers with; Any: any value.
-        media: the type of that as a body.
+        media: the media types of that.
+        body_media: those of *body*.
         errors: statuses of its refusals besides those that all have.
         stream: answers ``Accept: text/event-stream`` instead; ``stream_query``: what its query may have then.
         stream_headers: as *headers*, for that.
@@ -71,7 +73,8 @@ class Operation:
     body: Any = None
     results: dict[int, str] = attrs.field(factory=lambda: {200: "Done."})
     result: Any = Any
-    media: str = "application/json"
+    media: tuple[str, ...] = (JSON,)
+    body_media: tuple[str, ...] = (JSON,)
     errors: tuple[int, ...] = ()
     stream: Callable[[Call], Coro[Response]] | None = None
     stream_query: type[Strict] = NoQuery
