@@ -47,6 +47,6 @@ async def remove(call: Call) -> Response:
 PATH = "/cursors/{cursor}/{topic}"
 CURSOR_OPERATIONS = (
     Operation("GET", PATH, "Ask how far a cursor has got.", read, results={200: "Its position."}),
-    Operation("PUT", PATH, "Acknowledge up to a position.", move, body=Reached, errors=(410,)),
+    Operation("PUT", PATH, "Acknowledge up to a position.", move, body=Reached, body_needed=True, errors=(410,)),
     Operation("DELETE", PATH, "Remove a cursor.", remove, results={204: "It is removed."}),
 )

@@ -16,7 +16,7 @@ from protocols.http.operations import STREAMED, Call, Operation
 # Of every operation: what the request says is wrong, who asks may not, too much, or the broker can not.
 ERRORS = (400, 401, 403, 404, 413, 415, 429, 500, 503)
 NAMES = re.compile(r"\{(\w+)\}")
-NAME = {"type": "string", "minLength": 1, "maxLength": 255}
+NAME = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[^\u0000-\u001f\u007f]+$"}
 HEADERS = {
     "Idempotency-Key": "Makes what is sent again the same one.",
     "If-Match": "Only if the entity tag is the present one.",
@@ -83,7 +83,13 @@ def _operation(operation: Operation) -> dict[str, Any]:
     ]
     headers = (*operation.headers, *(("Last-Event-ID",) if operation.stream else ()))
     parameters += [
-        {"name": name, "in": "header", "required": False, "description": HEADERS[name], "schema": {"type": "string"}}
+        {
+            "name": name,
+            "in": "header",
+            "required": False,
+            "description": HEADERS[name],
+            "schema": NAME if name == "Idempotency-Key" else {"type": "string"},
+        }
         for name in headers
     ]
     described: dict[str, Any] = {
@@ -95,7 +101,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
     }
     if operation.body is not None:
         content = {media: {"schema": schema_of(operation.body)} for media in operation.body_media}
-        described["requestBody"] = {"required": False, "content": content}
+        described["requestBody"] = {"required": operation.body_needed, "content": content}
     if operation.open:
         described["security"] = [{}]
     elif operation.stream is not None:

@@ -57,6 +57,7 @@ class Operation:
         result: the type of what it answers with; Any: any value.
         media: the media types of that.
         body_media: those of *body*.
+        body_needed: whether it must be there.
         errors: statuses of its refusals besides those that all have.
         stream: answers ``Accept: text/event-stream`` instead; ``stream_query``: what its query may have then.
         stream_headers: as *headers*, for that.
@@ -75,6 +76,7 @@ class Operation:
     result: Any = Any
     media: tuple[str, ...] = (JSON,)
     body_media: tuple[str, ...] = (JSON,)
+    body_needed: bool = False
     errors: tuple[int, ...] = ()
     stream: Callable[[Call], Coro[Response]] | None = None
     stream_query: type[Strict] = NoQuery

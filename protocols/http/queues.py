@@ -199,6 +199,7 @@ QUEUE_OPERATIONS = (
         EnqueueQuery,
         headers=("Idempotency-Key",),
         body=Any,
+        body_needed=True,
         results={201: "It is stored."},
     ),
     Operation("GET", PATH, "Ask how many jobs a queue has.", state, results={200: "Their numbers by state."}),
@@ -212,8 +213,18 @@ QUEUE_OPERATIONS = (
     ),
     Operation("POST", JOB + "/done", "Say that a job is done.", done),
     Operation("POST", JOB + "/fail", "Say that a job has failed: it comes again later.", fail, body=Failure),
-    Operation("POST", JOB + "/extend", "Keep a job for some seconds from now on.", extend, body=Extension),
+    Operation(
+        "POST", JOB + "/extend", "Keep a job for some seconds from now on.", extend, body=Extension, body_needed=True
+    ),
     Operation("GET", PATH + "/dead", "List jobs that have failed too often.", dead, DeadQuery, results={200: "Jobs."}),
-    Operation("POST", PATH + "/dead/retry", "Let dead jobs be delivered again.", retry, body=Chosen, results=NUMBERS),
-    Operation("POST", PATH + "/dead/drop", "Remove dead jobs.", drop, body=Chosen, results=NUMBERS),
+    Operation(
+        "POST",
+        PATH + "/dead/retry",
+        "Let dead jobs be delivered again.",
+        retry,
+        body=Chosen,
+        body_needed=True,
+        results=NUMBERS,
+    ),
+    Operation("POST", PATH + "/dead/drop", "Remove dead jobs.", drop, body=Chosen, body_needed=True, results=NUMBERS),
 )

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, NoReturn, TypeVar
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -16,8 +18,6 @@ from broker.errors import Invalid
 from broker.jsontext import ERRORS, MAX_PARTS, overflows
 from broker.messages import MAX_ID, HttpRequest, Position
 from protocols.http.answers import Refusal, problem
-
-S = TypeVar("S", bound=msgspec.Struct)
 
 MAX_PARAMETERS = 200
 BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -41,6 +41,9 @@ class Strict(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 class NoQuery(Strict):
     """No parameter at all."""
+
+
+S = TypeVar("S", bound=Strict)
 
 
 def unquoted(text: str, what: str) -> str:
@@ -84,18 +87,35 @@ def parameters(kind: type[S], found: dict[str, list[str]]) -> S:
     Raises:
         Invalid: a parameter is not known, there twice or malformed; the error names it.
     """
-    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
-    values: dict[str, Any] = {}
+    types, values = _types_of(kind), {}
     for name, given in found.items():
-        several = name in fields and "list" in str(fields[name].type)
+        if name not in types:
+            raise Invalid("parameter", name, message=f"parameter {name} is not known")
+        attribute, wanted, several = types[name]
         if len(given) > 1 and not several:
-            raise Invalid("parameter", name)
-        values[name] = given if several else given[0]
-    try:
-        said: S = msgspec.convert(values, kind, strict=False)
-        return said
-    except msgspec.ValidationError as error:
-        raise _invalid("parameter", str(error)) from None
+            raise Invalid("parameter", name, message=f"parameter {name} is there {len(given)} times")
+        try:
+            values[attribute] = msgspec.convert(given if several else given[0], wanted, strict=False)
+        except msgspec.ValidationError as error:
+            raise Invalid("parameter", name, message=f"parameter {name}: {error}") from None
+    return kind(**values)
+
+
+@cache
+def _types_of(kind: type[Strict]) -> dict[str, tuple[str, Any, bool]]:
+    """Return attribute and type of each parameter that *kind* has, and whether it may be there several times."""
+    found: dict[str, tuple[str, Any, bool]] = {}
+    for field in msgspec.structs.fields(kind):
+        # What is there has a value: "null" is a text.
+        given = [each for each in get_args(field.type) if each is not NoneType] if is_optional(field.type) else []
+        wanted = given[0] if given else field.type
+        found[field.encode_name] = field.name, wanted, get_origin(wanted) is list
+    return found
+
+
+def is_optional(kind: Any) -> bool:
+    """Whether None is one of the alternatives of the type *kind*."""
+    return get_origin(kind) in (Union, UnionType) and NoneType in get_args(kind)
 
 
 def _invalid(what: str, problem: str) -> Invalid:

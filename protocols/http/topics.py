@@ -122,6 +122,7 @@ class Topics:
                 "Store up to 1000 events of several topics, all or none.",
                 self.batch,
                 body=list[Draft],
+                body_needed=True,
                 results={201: "They are stored."},
                 errors=(412,),
             ),

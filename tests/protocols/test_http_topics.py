@@ -109,6 +109,7 @@ def test_a_page_is_read(api: Api, query: str, ids: list[int]) -> None:
         ("?limit=1001", "limit"),
         ("?wait=x", "wait"),
         ("?cursor=", "cursor"),
+        ("?last=null", "last"),
         ("?limit=%zz", "limit"),
         ("?token=x", "token"),
     ],
