@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from broker.messages import Response
+from broker.patterns import KEY_PREFIX, MAX_NAME
 from protocols.http.answers import CODES, PROBLEM, answer
 from protocols.http.operations import STREAMED, Call, Operation
 
@@ -17,6 +18,7 @@ from protocols.http.operations import STREAMED, Call, Operation
 ERRORS = (400, 401, 403, 404, 413, 415, 429, 500, 503)
 NAMES = re.compile(r"\{(\w+)\}")
 NAME = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[^\u0000-\u001f\u007f]+$"}
+KEY = NAME | {"maxLength": MAX_NAME - len(KEY_PREFIX)}
 HEADERS = {
     "Idempotency-Key": "Makes what is sent again the same one.",
     "If-Match": "Only if the entity tag is the present one.",
@@ -73,7 +75,8 @@ def describe(operations: Sequence[Operation], version: str) -> dict[str, Any]:
 
 def _operation(operation: Operation) -> dict[str, Any]:
     parameters = [
-        {"name": name, "in": "path", "required": True, "schema": NAME} for name in NAMES.findall(operation.path)
+        {"name": name, "in": "path", "required": True, "schema": KEY if name == "key" else NAME}
+        for name in NAMES.findall(operation.path)
     ]
     fields = {field.encode_name: field for field in msgspec.structs.fields(operation.query)}
     fields |= {field.encode_name: field for field in msgspec.structs.fields(operation.stream_query)}

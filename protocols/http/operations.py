@@ -7,12 +7,14 @@ from typing import Any
 
 import attrs
 
+from broker.errors import Invalid
 from broker.interfaces import Coro, IPeer
 from broker.messages import HttpRequest, Response
 from protocols.http.requests import NoQuery, Strict
 
 STREAMED = "text/event-stream"
 JSON = "application/json"
+NEVER_EMPTY = ("if-match", "if-none-match", "idempotency-key")
 
 
 @attrs.define(eq=False)
@@ -37,8 +39,15 @@ class Call:
         return self.names[0]
 
     def header(self, name: str) -> str:
-        """Return a header field by its lower-case name, or ""."""
-        return self.request.headers.get(name, "")
+        """Return a header field by its lower-case name, or "".
+
+        Raises:
+            Invalid: it is a condition or a key, and is there without a value.
+        """
+        value = self.request.headers.get(name, "")
+        if not value and name in NEVER_EMPTY and name in self.request.headers:
+            raise Invalid(name)
+        return value
 
 
 @attrs.frozen

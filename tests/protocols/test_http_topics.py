@@ -56,6 +56,8 @@ def test_what_is_sent_again_by_its_key_is_a_duplicate(api: Api) -> None:
         ({"If-Match": '"x"'}, 400),
         ({"If-Match": '"1", "2"'}, 400),
         ({"If-None-Match": '"1"'}, 400),
+        ({"If-Match": ""}, 400),
+        ({"Idempotency-Key": ""}, 400),
     ],
 )
 def test_an_event_may_have_to_follow_the_head(api: Api, headers: dict[str, str], status: int) -> None:
