@@ -846,6 +846,9 @@ class IPeer(Interface):
         For a client without a session, which may come by another connection each time: it has the jobs by its
         principal, until their leases end, and settles them by peers without a session, on any node.  *lease* and
         *members* as in ``consume``.  Cancelling returns them to the queue.
+
+        Raises:
+            Unauthenticated: the credential of the client has expired meanwhile.
         """
 
     def stop_consuming(queue: str) -> None:

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from broker.core.job_claims import claim_jobs
 from broker.core.job_filters import job_filter
 from broker.core.leases import is_number
-from broker.errors import Invalid, NotFound, RateLimited
+from broker.errors import Invalid, NotFound, RateLimited, Unauthenticated
 from broker.jobs import DEAD_SUFFIX, MAX_DELAY, Job, QueueState, Worker
 from broker.messages import MAX_TIME, Delivery, Mail
 from broker.patterns import QUEUE, check_name, check_text
@@ -120,15 +120,19 @@ class JobVerbs(QueueVerbs):
         if not 0 < limit <= MAX_CLAIMED or not 0 < lease <= MAX_LEASE or not wait >= 0:
             raise Invalid("max" if not 0 < limit <= MAX_CLAIMED else "wait" if wait < 0 else "lease")
         matches = None if members is None else job_filter(members)
-        if self.identity.expires:
-            wait = min(wait, max(0.0, self.identity.expires - self.wall.time()))
+        expires = self.identity.expires
+        if expires:
+            wait = min(wait, max(0.0, expires - self.wall.time()))
         parts.cluster.hold(QUEUE + queue)
         try:
-            return await claim_jobs(
+            found = await claim_jobs(
                 parts.jobs, parts.clock, queue, self._principal(), limit, lease=lease, wait=wait, matches=matches
             )
         finally:
             parts.cluster.release((QUEUE + queue,))
+        if expires and not found and self.wall.time() >= expires:
+            raise Unauthenticated("token", message="The credential has expired")
+        return found
 
     def _principal(self) -> Worker:
         """Return what a worker is that has no session, and may come by another connection each time."""
