@@ -123,13 +123,15 @@ class JobVerbs(QueueVerbs):
         expires = self.identity.expires
         if expires:
             wait = min(wait, max(0.0, expires - self.wall.time()))
-        parts.cluster.hold(QUEUE + queue)
+        if wait > 0:
+            parts.cluster.hold(QUEUE + queue)  # other nodes say when there is a job
         try:
             found = await claim_jobs(
                 parts.jobs, parts.clock, queue, self._principal(), limit, lease=lease, wait=wait, matches=matches
             )
         finally:
-            parts.cluster.release((QUEUE + queue,))
+            if wait > 0:
+                parts.cluster.release((QUEUE + queue,))
         if expires and not found and self.wall.time() >= expires:
             raise Unauthenticated("token", message="The credential has expired")
         return found
