@@ -25,6 +25,7 @@ LINE_END = re.compile(rb"\r\n?|\n")  # in JSON it stands between two tokens only
 CONTROL = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029]")
 RETRY_SECONDS = 1.0, 3.0  # by chance: after a restart not all come back at once
 EVENT_BYTES = 200  # that an event takes besides its body, about
+MAX_TOPICS = 100  # with stored events, of one stream
 MAX_COUNTED = 1000  # topics whose dropped events are counted apart
 GAP = "broker.gap"
 
@@ -165,6 +166,9 @@ class EventStream(StreamSession):
         if event.id:
             if event.epoch != self.epoch:
                 self.epoch, self.positions = event.epoch, {}
+            if event.topic not in self.positions and len(self.positions) >= MAX_TOPICS:
+                self.numbered, self.positions = False, {}  # an id would be too long, and nobody can come back with it
+                return self._frame(event)
             self.positions[event.topic] = event.id
         return frame(event.name, event.render(whole_event), self._id() if event.id else "")
 

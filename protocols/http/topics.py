@@ -13,14 +13,13 @@ from broker.patterns import check_name
 from protocols.http.answers import Refusal, answer, etag, event_of, milliseconds, problem
 from protocols.http.operations import Call, Operation
 from protocols.http.requests import NUMBER, Strict, entity_tag, json_body, position, read_json
-from protocols.http.streams import EventStream, decode_positions, may_read, stream_answer
+from protocols.http.streams import MAX_TOPICS, EventStream, decode_positions, may_read, stream_answer
 
 if TYPE_CHECKING:
     from broker.config.settings import Settings
 
 MAX_LIMIT = 1000  # events of one answer
 MAX_WAIT = 60.0  # seconds that a poll may wait; more is as much as that
-MAX_TOPICS = 100  # of one stream
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 Id = Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)]

@@ -274,6 +274,16 @@ def test_a_pattern_is_a_stream_that_goes_on(api: Api) -> None:
     assert sorted(json.loads(data)["payload"] for data in bodies_of(again)) == [2, 3]
 
 
+def test_a_pattern_with_very_many_topics_has_no_ids_any_more(api: Api) -> None:
+    stream = api.listen("/events?pattern=a.*")
+    events = []
+    for number in range(102):
+        api.store("1", topic=f"a.{number}")
+        events += events_of(stream.take())
+    assert ["id" in event for event in events] == [True] * 100 + [False] * 2
+    assert api.get("/events?pattern=a.*&from=start", STREAM).status == 413
+
+
 @pytest.mark.parametrize("query", ["", "?topic=a&pattern=b", "?pattern=a*b", "?topic=a&from=7", "?topics=a"])
 def test_a_stream_of_several_topics_that_can_not_be_is_refused(api: Api, query: str) -> None:
     assert api.get("/events" + query, STREAM).status == 400
