@@ -92,18 +92,25 @@ async def claim_jobs(
     claimant = Claimant(limit, clock)
     jobs.consume(claimant, queue, worker, ack=True, prefetch=limit, lease=lease, matches=matches)
     try:
-        end = clock.seconds() + MAX_LOOK_SECONDS
-        while jobs.is_claiming(claimant, queue) and not claimant.deliveries and clock.seconds() < end:
-            await deferLater(clock, LOOK_SECONDS)
+        await _settled(jobs, queue, claimant)
         if wait > 0:
             await claimant.arrival(wait)
     except CancelledError:
+        jobs.stop_consuming(claimant, queue)  # before: else it would get them again
         for delivery in claimant.deliveries:
             jobs.leases.undelivered(delivery.id)
         raise
     finally:
         jobs.stop_consuming(claimant, queue)
     return claimant.deliveries
+
+
+async def _settled(jobs: Jobs, queue: str, claimant: Claimant) -> None:
+    """Return when the store has said whether it has jobs for *claimant*."""
+    clock = claimant.clock
+    end = clock.seconds() + MAX_LOOK_SECONDS
+    while jobs.is_claiming(claimant, queue) and not claimant.deliveries and clock.seconds() < end:
+        await deferLater(clock, LOOK_SECONDS)
 
 
 def _fire(waiting: Deferred[None]) -> None:

@@ -81,8 +81,9 @@ def test_a_filter_is_looked_at_before_it_is_said_that_there_are_none(jobs: Jobs,
     assert bodies(claim(jobs, clock, matches=job_filter({"n": 240}))) == [b'{"n":240}']
 
 
-def test_a_claim_that_is_cancelled_leaves_the_job(jobs: Jobs, clock: Clock) -> None:
-    claimed = claim(jobs, clock, wait=10.0)
+@pytest.mark.parametrize("limit", [1, 5])
+def test_a_claim_that_is_cancelled_leaves_the_job(jobs: Jobs, clock: Clock, limit: int) -> None:
+    claimed = claim(jobs, clock, limit, wait=10.0)
     add(jobs, b"1")
     claimed.cancel()
     claimed.addErrback(lambda failure: failure.trap(CancelledError))
