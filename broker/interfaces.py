@@ -390,7 +390,29 @@ class IPeer(Interface):
         """
 
     def unsubscribe(topic: str, *, exact: bool = False) -> None:
-        """Undo ``subscribe`` of the same *topic* and *exact*; a no-op without one."""
+        """Undo ``subscribe`` of the same *topic* and *exact*, and ``enter``; a no-op without one."""
+
+    def enter(topic: str, info: bytes = b"") -> None:
+        """Be present on *topic*, a name that it has subscribed to, until ``exit``, ``unsubscribe`` or the end.
+
+        All nodes know it.  They tell it on the topic ``broker.presence.<topic>``, by events ``join`` and ``leave`` of
+        the client: one each, however many of its sessions are present, and the leave after 2 seconds in which
+        none has come back.  Who may subscribe to a topic may subscribe to this, and ask for the ``members``.
+
+        Args:
+            topic: where.
+            info: what it says of itself, JSON text of up to 4 KiB, or b"".
+
+        Raises:
+            NotFound: it has not subscribed to it.
+            Denied: the topic is one of the broker.
+        """
+
+    def exit(topic: str) -> None:
+        """Undo ``enter``; a no-op without one."""
+
+    def members(topic: str, *, rate_limited: bool = True) -> list[Any]:
+        """Return who is present on *topic*, on all nodes: see ``core.members.Member``."""
 
     def follow(
         topic: str,

@@ -16,6 +16,7 @@ from broker.core.indices import Indices
 from broker.core.jobs import Jobs
 from broker.core.keys import Keys
 from broker.core.mailboxes import Mailboxes
+from broker.core.members import Members
 from broker.core.memberships import Memberships
 from broker.core.memory import Memory
 from broker.core.names import LocalNames
@@ -76,6 +77,7 @@ class Parts:
     followers: Followers
     indices: Indices
     keys: Keys
+    members: Members
     memberships: Memberships
     owners: Owners
     presence: Presence[Any]  # of peers

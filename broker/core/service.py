@@ -34,6 +34,7 @@ from broker.core.jobs import Jobs
 from broker.core.keys import Keys
 from broker.core.lives import life_end
 from broker.core.mailboxes import Mailboxes
+from broker.core.members import Members
 from broker.core.memberships import CONTROL as LEFT
 from broker.core.memberships import Memberships
 from broker.core.memory import HELP, Memory
@@ -53,7 +54,7 @@ from broker.errors import Taken
 from broker.interfaces import MAX_PAGE_BYTES, IBus, ISharedBus, ISharedStore, IStore
 from broker.messages import CloseCode, Event
 from broker.observe.metrics import Metrics
-from broker.patterns import BROKER, CLIENT, RESERVED_PREFIX
+from broker.patterns import BROKER, CLIENT, PRESENCE_PREFIX, RESERVED_PREFIX
 from broker.peer import Peer
 
 log = Logger()
@@ -190,6 +191,7 @@ class Broker(MultiService):
         self.parts.lifetimes.stop()
         self.queues.stop()
         self.jobs.stop()
+        self.parts.members.stop()
         self.parts.cluster.stop()
         self.parts.mailboxes.stop()
         self._restoration.stop()
@@ -337,6 +339,7 @@ def make_parts(
         followers=Followers(store, topics, clock, settings.send_queue_bytes),
         indices=Indices(store, clock, settings.index_seconds, max_bytes=min(MAX_PAGE_BYTES, settings.send_queue_bytes)),
         keys=Keys(store, bus, channels.announce, clock, settings.max_value_bytes, settings.durable_topics),
+        members=make_members(store.wall.time, topics, clock),
         memberships=Memberships(store, channels.notify, settings.max_subscriptions, clock, settings.membership_seconds),
         owners=_make_owners(settings, store, access, channels, clock, lambda *new: _replaced(parts, *new)),
         presence=presence,
@@ -351,6 +354,11 @@ def make_parts(
     if bus.shared:
         parts.cluster = _cluster_names(parts)
     return parts
+
+
+def make_members(now: Callable[[], float], topics: Topics, clock: IReactorTime) -> Members:
+    """Return who is present on topics."""
+    return Members(clock, now, lambda event: topics.deliver_named(event, PRESENCE_PREFIX))
 
 
 def _cluster_names(parts: Parts) -> ClusterNames:
@@ -450,7 +458,9 @@ def _replaced(parts: Parts, client: str, owner: str) -> None:
 def _presence_changed(parts: Parts, change: str, client: str, session: str) -> None:
     """Tell the other nodes, the client's mailbox and whoever subscribed that a session came or went."""
     parts.cluster.present(change, client, session)
-    if change == "offline":
+    if change == "online":
+        parts.members.rename(session, client)
+    else:
         parts.queues.left(CLIENT + client)
     topic = f"{RESERVED_PREFIX}client.{change}"
     if parts.topics.has_listeners(topic) or parts.bus.shared:

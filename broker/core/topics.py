@@ -98,6 +98,19 @@ class Topics:
                     if echo or listener.id != origin:
                         listener.on_event(event, node.pattern)
 
+    def deliver_named(self, event: Event, beginning: str) -> None:
+        """Hand *event* to those subscriptions that match and have the same *beginning* as its topic.
+
+        Others, such as that of ``>``, need other permissions.
+        """
+        found = {event.topic: self._names.get(event.topic) or {}}
+        for node in self._patterns.matching(event.topic) if self._patterns.count else ():
+            if node.pattern.startswith(beginning):
+                found[node.pattern] = node.listeners
+        for pattern, listeners in found.items():
+            for listener in list(listeners):
+                listener.on_event(event, pattern)
+
 
 class Delivery:
     """Delivers an event to all whom it concerns: who waits for it, who subscribed to its topic, who watches its key.

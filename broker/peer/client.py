@@ -551,6 +551,7 @@ class Client:
             parts.calls.leave(self)
             parts.keys.leave(self)
             parts.jobs.leave(self)
+            parts.members.leave(self.id)
             parts.presence.leave(self)
             # Others may hold the same: only now it is known what nobody here holds.
             parts.cluster.release(held)

@@ -14,7 +14,7 @@ from broker.core.owners import CLIENT_ID, INDEX
 from broker.errors import Invalid, RateLimited, TooLarge, Unauthenticated, Unavailable
 from broker.interfaces import MAX_PAGE_BYTES
 from broker.messages import MAX_EXPIRY, MAX_ID, MAX_TIME, Addition, Event, IndexRows, Publication, Quota, quota_of
-from broker.patterns import LOG_PREFIX, check_name, check_pattern, is_pattern
+from broker.patterns import LOG_PREFIX, PRESENCE_PREFIX, check_name, check_pattern, is_pattern
 from broker.peer.client import Client
 
 MAX_PUBLICATIONS = 1000  # that are stored together
@@ -42,10 +42,11 @@ class TopicVerbs(Client):
     def _allow_to_subscribe(self, topic: str, *, exact: bool, rate_limited: bool) -> None:
         """Check that *topic* is well formed, and that the client may subscribe to it; see ``_allow``."""
         plain = exact and is_pattern(topic)
-        self._allow("subscribe", topic, rate_limited=rate_limited, check_permission=not plain)
+        asked = topic.removeprefix(PRESENCE_PREFIX)  # who may not subscribe to a topic may not see who has
+        self._allow("subscribe", asked, rate_limited=rate_limited, check_permission=not plain)
         check_name(topic) if exact else check_pattern(topic)
-        if plain and not self._may_name("subscribe", topic):
-            raise self.deny("subscribe", topic)
+        if plain and not self._may_name("subscribe", asked):
+            raise self.deny("subscribe", asked)
 
     def _check_room(self, topic: str, exact: bool) -> dict[tuple[str, bool], bool | Follower]:
         """Return its subscriptions, if there may be one of *topic* besides.
@@ -87,6 +88,7 @@ class TopicVerbs(Client):
     def unsubscribe(self, topic: str, *, exact: bool = False) -> None:
         """See ``IPeer.unsubscribe``."""
         self._end_subscription(topic, exact)
+        self.hold(-self._parts.members.exit(topic, self.id))
         for follower in list(self._beginning or ()):
             if (follower.topic, follower.exact) == (topic, exact):
                 follower.stop()

@@ -1,13 +1,17 @@
-"""The reserved methods of topics: subscribe and unsubscribe."""
+"""The reserved methods of topics: subscribe and unsubscribe, and who is present there."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from broker.errors import BrokerError
+import msgspec
+
+from broker.errors import BrokerError, Invalid
 from broker.interfaces import IPeer
 from protocols.owlmeans.history_methods import follow, is_one_topic, origin_of, starts_of
 from protocols.owlmeans.methods import Answer, Method, Names, Options, distinct
+from protocols.owlmeans.wire import ABSENT
 
 if TYPE_CHECKING:
     from protocols.owlmeans.session import Session
@@ -21,12 +25,14 @@ class SubscribeOptions(Options, rename={"origin": "from"}):
         exact: whether wildcards are ordinary characters.
         origin: where to begin: a position, ``start``, ``new``, or for a pattern a position by topic.
         cursor: the client id after whose last acknowledged event to begin; "": none.
+        presence: whether the client is present on the topic, or what it says of itself there.
     """
 
     echo: bool = False
     exact: bool = False
     origin: str | int | dict[str, Any] | None = None
     cursor: str = ""
+    presence: msgspec.Raw = msgspec.field(default_factory=lambda: ABSENT)
 
 
 class Subscribe(Method, dict=True):
@@ -40,15 +46,16 @@ class Subscribe(Method, dict=True):
         """Answer with all subscriptions of the session, and with where one from a position begins."""
         peer, options = session.peer, self.options or SubscribeOptions()
         topics, exact = distinct(self.pattern), options.exact
+        presence, before = _presence(options, topics), peer.subscriptions
         if options.origin is None and not options.cursor:
             await _subscribe(peer, topics, exact=exact, echo=options.echo)
-            return {"subscribed": peer.subscriptions}
+            return {"subscribed": peer.subscriptions, **_enter(peer, topics, presence, before, exact=exact)}
         origin = None
         if options.origin is not None:
             origin = origin_of(options.origin, topics, peer.epoch, exact=exact)
         self.followers = await follow(session, topics, origin, cursor=options.cursor, exact=exact, echo=options.echo)
         begun = starts_of(self.followers, peer.epoch, one=is_one_topic(topics, exact=exact))
-        return {"subscribed": peer.subscriptions, **begun}
+        return {"subscribed": peer.subscriptions, **begun, **_enter(peer, topics, presence, before, exact=exact)}
 
     def sent(self, session: Session) -> None:
         """Let the events follow."""
@@ -70,6 +77,18 @@ class Unsubscribe(Method):
         return {"subscribed": session.peer.subscriptions}
 
 
+class Members(Method):
+    """Ask who is present on a topic, on all nodes."""
+
+    called = "members"
+    topic: str
+
+    async def run(self, session: Session) -> Answer:
+        """Answer with the members, each with what it says of itself and how many sessions it has."""
+        members = _members(session.peer, self.topic)
+        return {"members": members, "count": len(members)}
+
+
 async def _subscribe(peer: IPeer, topics: list[str], *, exact: bool, echo: bool) -> None:
     """Subscribe to all of *topics* or none."""
     before = set(peer.subscriptions)
@@ -86,4 +105,45 @@ async def _subscribe(peer: IPeer, topics: list[str], *, exact: bool, echo: bool)
     await peer.listening()
 
 
-TOPIC_METHODS = (Subscribe, Unsubscribe)
+def _presence(options: SubscribeOptions, topics: list[str]) -> bytes:
+    """Return what *options* say of the presence on the only topic: JSON text, or b"": nothing.
+
+    Raises:
+        Invalid: there are several topics, or it is a pattern.
+    """
+    presence = bytes(options.presence)
+    if presence in (b"", b"null"):
+        return b""
+    if not is_one_topic(topics, exact=options.exact):
+        raise Invalid("presence")
+    return presence
+
+
+def _enter(peer: IPeer, topics: list[str], presence: bytes, before: Sequence[str], *, exact: bool) -> Answer:
+    """Do what *presence* says, and return who is present; nothing when it says nothing.
+
+    When it can not be done, the subscription is undone if it was not one of those *before*.
+    """
+    if not presence:
+        return {}
+    topic = topics[0]
+    try:
+        if presence == b"false":
+            peer.exit(topic)
+        else:
+            peer.enter(topic, b"" if presence == b"true" else presence)
+    except BrokerError:
+        if topic not in before:
+            peer.unsubscribe(topic, exact=exact)
+        raise
+    return {"members": _members(peer, topic, rate_limited=False)}
+
+
+def _members(peer: IPeer, topic: str, *, rate_limited: bool = True) -> list[Answer]:
+    return [
+        {"id": member.id, "sessions": len(member.places)} | ({"info": msgspec.Raw(member.info)} if member.info else {})
+        for member in peer.members(topic, rate_limited=rate_limited)
+    ]
+
+
+TOPIC_METHODS = (Subscribe, Unsubscribe, Members)
