@@ -1464,6 +1464,7 @@ class ISharedBus(IBus):
     nodes: list[str] = Attribute(
         "The names of the nodes that have a lease, this one included, as far as it knows; none while it has no lease."
     )
+    others: list[str] = Attribute("The addresses of the other nodes that have a lease, as far as it knows.")
     received: Callable[[str, bytes], object] = Attribute("Called with the address of a node and its message.")
     found: Callable[[str], object] = Attribute(
         "Called, after names may have been forgotten, with each that this node holds as far as the others know: it may "

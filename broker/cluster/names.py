@@ -15,6 +15,7 @@ from broker.cluster.calls import RemoteCalls
 from broker.cluster.claims import LAPSED, Claim, Claims
 from broker.cluster.jobs import SharedJobs
 from broker.cluster.links import LinkAccount
+from broker.cluster.members import SharedMembers
 from broker.cluster.messages import BoolReply, Deliver, Drain, Probe
 from broker.cluster.messenger import NodeMessenger
 from broker.cluster.queues import SharedQueues
@@ -46,6 +47,7 @@ class ClusterNames(LocalNames):
         calls: those of this node.
         queues: the mailboxes of this node.
         jobs: those of this node.
+        members: those of all nodes.
         presence: who is connected here.
         probe: seconds in which the holder of a name must respond.
         account: counts what is kept for other nodes.
@@ -58,6 +60,7 @@ class ClusterNames(LocalNames):
         calls: RemoteCalls,
         queues: SharedQueues,
         jobs: SharedJobs,
+        members: SharedMembers,
         presence: Presence[Any],
         probe: float,
         account: LinkAccount | None = None,
@@ -75,6 +78,7 @@ class ClusterNames(LocalNames):
         calls.use(self._messenger, presence.sessions, self._claims.holds)
         queues.use(bus, self._wake_others)
         jobs.use(bus, self._wake_others)
+        members.use(bus, self._messenger)
         self._messenger.on_lease(jobs.recover_soon)
         self._messenger.on(Probe, self._probed)
         self._messenger.on(Deliver, self._delivered)

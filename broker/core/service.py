@@ -22,7 +22,7 @@ from broker.access.principals import Access
 from broker.access.refusals import RefusalLog
 from broker.access.tokens import CONTROL as REVOKED
 from broker.access.tokens import Tokens
-from broker.cluster import ClusterNames, RemoteCalls, SharedJobs, SharedQueues
+from broker.cluster import ClusterNames, RemoteCalls, SharedJobs, SharedMembers, SharedQueues
 from broker.config.settings import Settings
 from broker.core.about import About
 from broker.core.calls import Calls
@@ -69,6 +69,7 @@ JOB_GAUGES = {
 SWEEP = 60.0  # seconds between two sweeps of what is too old
 EXPIRY = 1.0  # seconds between two searches for expired keys
 MEASURE = 5.0  # seconds between two counts of all jobs
+BEAT = 1.0  # seconds between two looks for nodes that do not know the members here
 PEERS_PER_STEP = 1000  # whose mailboxes are prolonged before the reactor gets to other work
 SWEEPER = "sweeper"  # the name held by the node that sweeps for all
 
@@ -131,7 +132,7 @@ class Broker(MultiService):
             bus.listen(topic)
         for part in (store, bus):
             part.setServiceParent(self)
-        for delay, work in ((SWEEP, self._sweep), (EXPIRY, self._expire), (MEASURE, self._measure)):
+        for delay, work in ((SWEEP, self._sweep), (EXPIRY, self._expire), (MEASURE, self._measure), (BEAT, self._beat)):
             timer = TimerService(delay, work)
             timer.clock = clock
             timer.setServiceParent(self)
@@ -258,6 +259,9 @@ class Broker(MultiService):
             self._timer_done, self._timer_failed, ("counts of jobs",), errbackArgs=("counts of jobs",)
         )
 
+    def _beat(self) -> None:
+        self.parts.members.beat()
+
     def _timer_done(self, _: object, what: str) -> None:
         self._timers_failing.discard(what)
 
@@ -339,7 +343,7 @@ def make_parts(
         followers=Followers(store, topics, clock, settings.send_queue_bytes),
         indices=Indices(store, clock, settings.index_seconds, max_bytes=min(MAX_PAGE_BYTES, settings.send_queue_bytes)),
         keys=Keys(store, bus, channels.announce, clock, settings.max_value_bytes, settings.durable_topics),
-        members=make_members(store.wall.time, topics, clock),
+        members=make_members(store.wall.time, topics, bus, clock),
         memberships=Memberships(store, channels.notify, settings.max_subscriptions, clock, settings.membership_seconds),
         owners=_make_owners(settings, store, access, channels, clock, lambda *new: _replaced(parts, *new)),
         presence=presence,
@@ -356,9 +360,11 @@ def make_parts(
     return parts
 
 
-def make_members(now: Callable[[], float], topics: Topics, clock: IReactorTime) -> Members:
+def make_members(now: Callable[[], float], topics: Topics, bus: IBus, clock: IReactorTime) -> Members:
     """Return who is present on topics."""
-    return Members(clock, now, lambda event: topics.deliver_named(event, PRESENCE_PREFIX))
+    return (SharedMembers if bus.shared else Members)(
+        clock, now, lambda event: topics.deliver_named(event, PRESENCE_PREFIX)
+    )
 
 
 def _cluster_names(parts: Parts) -> ClusterNames:
@@ -368,6 +374,7 @@ def _cluster_names(parts: Parts) -> ClusterNames:
         cast(RemoteCalls, parts.calls),
         cast(SharedQueues, parts.queues),
         cast(SharedJobs, parts.jobs),
+        cast(SharedMembers, parts.members),
         parts.presence,
         parts.settings.takeover_probe_seconds,
         parts.memory.held,

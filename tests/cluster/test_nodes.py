@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from broker.buses import open_bus
 from broker.cluster import names
 from broker.config.settings import Settings
+from broker.core import members
 from broker.core.old_jobs import move_old_jobs
 from broker.core.service import Broker
 from broker.errors import BrokerError, CalleeFailed, Denied, Gone, Invalid, NotDone, NotFound, Taken, Unavailable
@@ -561,6 +562,30 @@ async def test_of_many_that_take_over_from_a_silent_holder_one_gets_the_name_and
     await nodes[0].settle()
     assert [taker.hung_up for taker in takers] == [None] * 6
     assert sorted(node.broker.calls.services.names() for node in nodes) == [[], [], ["s"]]
+
+
+@pytest_twisted.ensureDeferred
+async def test_members_of_a_topic_are_known_on_all_nodes_until_theirs_is_lost(
+    make_nodes: MakeNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(members, "GRACE", 0.1)
+    one, two, three = await make_nodes()
+    ann, bob, carol = one.client("ann"), two.client("bob"), three.client("carol")
+    carol.peer.subscribe("broker.presence.chat")
+    for session in (ann, bob):
+        session.peer.subscribe("chat")
+        session.peer.enter("chat")
+    for node in (one, two, three):
+        await eventually(lambda node=node: len(node.broker.parts.members.of("chat")) == 2)  # type: ignore[misc]
+    await one.die()
+    await two.outlive(one)
+    await eventually(lambda: len(carol.heard) == 3)
+    assert sorted((event.name, event.body) for event, _ in carol.heard[:2]) == [
+        ("join", b'{"id": "ann"}'),
+        ("join", b'{"id": "bob"}'),
+    ]
+    assert (carol.heard[2][0].name, carol.heard[2][0].body) == ("leave", b'{"id": "ann"}')
+    assert [member.id for member in two.broker.parts.members.of("chat")] == ["bob"]
 
 
 @pytest_twisted.ensureDeferred
