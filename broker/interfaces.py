@@ -482,6 +482,7 @@ class IPeer(Interface):
         expect: int | None = None,
         content_type: str = "",
         expires: float = 0.0,
+        exclude: Sequence[str] = (),
     ) -> Deferred[Event]:
         """Publish an event; on a durable topic it is stored first.
 
@@ -499,6 +500,7 @@ class IPeer(Interface):
             expect: the last id that the topic must have, 0 for none.
             content_type: see ``Event``.
             expires: see ``Event``.
+            exclude: see ``Event``; at most 1000.
 
         The Deferred fires with the event when it is on its way, and safe if stored.
 

@@ -123,7 +123,9 @@ class Broker(MultiService):
         )
         controls = {LEFT: self.memberships.left, REVOKED: self.tokens.revoked, OWNED: parts.owners.moved}
         self.attach: Callable[[str, str], Peer] = partial(Peer, parts)
-        self.arrived = bus.deliver = Delivery(self.topics, self.channels, self.keys, controls).arrived
+        self.arrived = bus.deliver = Delivery(
+            self.topics, self.channels, self.keys, controls, self.presence.excluded
+        ).arrived
         if bus.shared:
             cast(ISharedBus, bus).source = StoreEventSource(cast(ISharedStore, store))
             cast(ISharedStore, store).witness = cast(ISharedBus, bus).last_mark

@@ -18,6 +18,7 @@ from broker.patterns import LOG_PREFIX, PRESENCE_PREFIX, check_name, check_patte
 from broker.peer.client import Client
 
 MAX_PUBLICATIONS = 1000  # that are stored together
+MAX_EXCLUDED = 1000  # names of one event
 FREE_TOKENS = 8  # of a pattern, on the average of all that a client may subscribe to
 # The setting of how many polls may wait, by whether it is that of one client.
 POLL_LIMITS = ("TXBROKER_MAX_WAITING_POLLS", "TXBROKER_MAX_WAITING_POLLS_PER_CLIENT")
@@ -119,6 +120,7 @@ class TopicVerbs(Client):
         expect: int | None = None,
         content_type: str = "",
         expires: float = 0.0,
+        exclude: Sequence[str] = (),
     ) -> Deferred[Event]:
         """See ``IPeer.publish``."""
         self._allow("publish", topic)
@@ -127,6 +129,8 @@ class TopicVerbs(Client):
         event.original = original
         if content_type or expires:
             self._describe(event, content_type, expires)
+        if exclude:
+            event.exclude = _checked_names(exclude)
         parts = self._parts
         if durable or parts.channels.is_durable(topic):
             return parts.channels.post(event, self._channels(), _checked_key(key), _checked_head(expect))
@@ -154,7 +158,7 @@ class TopicVerbs(Client):
 
     def receivers(self, event: Event) -> int:
         """See ``IPeer.receivers``."""
-        return self._parts.topics.count(event)
+        return self._parts.topics.count(event, self._parts.presence.excluded(event))
 
     def post(
         self,
@@ -292,6 +296,18 @@ class TopicVerbs(Client):
         self._allow("read", topic, rate_limited=False)
         await self._parts.owners.extend(INDEX, id)
         return await self._parts.indices.read(id, value, extract)
+
+
+def _checked_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Return *names*, whom an event excludes.
+
+    Raises:
+        TooLarge: there are too many.
+        Invalid: one is malformed.
+    """
+    if len(names) > MAX_EXCLUDED:
+        raise TooLarge("exclude")
+    return tuple(check_name(name, "exclude") for name in names)
 
 
 def _checked_key(key: str) -> str:

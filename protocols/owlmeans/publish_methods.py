@@ -26,6 +26,7 @@ class PublishOptions(Options):
         expect: the last id that the topic must have; 0 for none.
         ttl: seconds after which it is delivered to nobody any more.
         content_type: what the payload is.
+        exclude: session and client ids that do not get it.
     """
 
     durable: bool = False
@@ -34,6 +35,7 @@ class PublishOptions(Options):
     expect: int | None = None
     ttl: float | None = None
     content_type: str | None = None
+    exclude: list[str] | None = None
 
 
 class Draft(Options, kw_only=True):
@@ -69,6 +71,7 @@ class Publish(Method):
             expect=draft.expect,
             content_type=draft.content_type,
             expires=draft.expires,
+            exclude=options.exclude or (),
         )
         if not event.id:
             return {"delivered": peer.receivers(event)}

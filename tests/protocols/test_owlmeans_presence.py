@@ -85,3 +85,27 @@ def test_presence_that_can_not_be_is_refused_with_the_subscription(room, topics,
     ann = room.join("ann")
     assert error in refused(room, ann, "broker.subscribe", topics, {"presence": presence})
     assert room.ask(ann, "broker.subscribe", []) == {"subscribed": []}
+
+
+def test_an_event_is_not_delivered_to_those_it_excludes(room):
+    ann, bob, carol = (listening(room, name, "t", "t.*") for name in ("ann", "bob", "carol"))
+    other = listening(room, "bob", "t.>")
+    dave = listening(room, "dave", "t.*", **{"from": "new"})
+    answer = room.ask(ann, "broker.publish", "t", 1, {"exclude": ["bob", carol.id, "nobody"]})
+    assert answer == {"delivered": 0}
+    assert room.ask(ann, "broker.publish", "t.a", 2, {"exclude": ["dave"]}) == {"delivered": 3}
+    assert room.ask(other, "broker.publish", "t", 3, {"exclude": []}) == {"delivered": 3}
+    payloads = [[event["payload"] for event in each.client.of("event")] for each in (ann, bob, carol, other, dave)]
+    assert payloads == [[3], [2, 3], [2, 3], [2], []]
+
+
+def test_a_stored_event_is_not_delivered_to_those_it_excludes_but_may_be_read(room):
+    ann, bob = listening(room, "ann", "t"), listening(room, "bob", "t")
+    room.ask(ann, "broker.publish", "t", 1, {"durable": True, "exclude": ["bob"]})
+    assert bob.client.of("event") == []
+    assert [event["payload"] for event in room.ask(bob, "broker.read", "t")["events"]] == [1]
+
+
+@pytest.mark.parametrize(("exclude", "error"), [([""], "malformed:exclude"), (["a"] * 1001, "limit:exclude")])
+def test_what_can_not_be_excluded_is_refused(room, exclude, error):
+    assert error in refused(room, room.join("ann"), "broker.publish", "t", 1, {"exclude": exclude})
