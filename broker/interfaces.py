@@ -411,6 +411,16 @@ class IPeer(Interface):
     def exit(topic: str) -> None:
         """Undo ``enter``; a no-op without one."""
 
+    def set_testament(topic: str, name: str, body: bytes | None, *, retain: bool = False) -> None:
+        """Leave an event behind, in the place of one before: it is published when this peer is closed.
+
+        A dialect calls ``drop_testament`` before that, when its client has said goodbye.  *topic*, *name*, *body* and
+        *retain* as in ``publish``, whose permission it needs now; it may be stored, if its topic is durable.
+        """
+
+    def drop_testament() -> None:
+        """Undo ``set_testament``; a no-op without one."""
+
     def members(topic: str, *, rate_limited: bool = True) -> list[Any]:
         """Return who is present on *topic*, on all nodes: see ``core.members.Member``."""
 
@@ -483,6 +493,7 @@ class IPeer(Interface):
         content_type: str = "",
         expires: float = 0.0,
         exclude: Sequence[str] = (),
+        retain: bool = False,
     ) -> Deferred[Event]:
         """Publish an event; on a durable topic it is stored first.
 
@@ -501,6 +512,8 @@ class IPeer(Interface):
             content_type: see ``Event``.
             expires: see ``Event``.
             exclude: see ``Event``; at most 1000.
+            retain: whether it is kept for ``last`` although it is not stored, in the place of the one before; as it
+                is anyway on the topics of ``TXBROKER_RETAINED_TOPICS``.  Without a body, or with null, none is kept.
 
         The Deferred fires with the event when it is on its way, and safe if stored.
 
@@ -508,6 +521,12 @@ class IPeer(Interface):
             Invalid: *key* or *expect* was given, and the event is not to be stored; or one of the values is
                 malformed.
             Conflict: *expect* was given, and the topic has another last id: see ``IStore.append``.
+        """
+
+    def last(topic: str, limit: int = 1) -> Coro[list[Event]]:
+        """Return the newest events of *topic* that are kept, oldest first, at most *limit*.
+
+        These are stored ones, if the client may ``read`` them, and the last live one that was retained.
         """
 
     def publish_all(publications: Sequence[Publication]) -> Deferred[list[Event]]:

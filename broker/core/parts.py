@@ -23,6 +23,7 @@ from broker.core.names import LocalNames
 from broker.core.owners import Owners
 from broker.core.presence import Presence
 from broker.core.queues import Queues
+from broker.core.retained import Retained
 from broker.core.shares import Shares
 from broker.core.topics import Topics
 from broker.interfaces import IBus, IStore
@@ -76,6 +77,7 @@ class Parts:
     cursors: Cursors
     followers: Followers
     indices: Indices
+    retained: Retained
     keys: Keys
     members: Members
     memberships: Memberships

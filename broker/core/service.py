@@ -46,6 +46,7 @@ from broker.core.parts import Parts
 from broker.core.presence import Presence
 from broker.core.queues import Queues
 from broker.core.restoration import Restoration
+from broker.core.retained import Retained
 from broker.core.shares import Shares
 from broker.core.slices import slices_of
 from broker.core.sweeper import Sweeper
@@ -344,6 +345,7 @@ def make_parts(
         cursors=Cursors(store, channels, slices_of(clock)),
         followers=Followers(store, topics, clock, settings.send_queue_bytes),
         indices=Indices(store, clock, settings.index_seconds, max_bytes=min(MAX_PAGE_BYTES, settings.send_queue_bytes)),
+        retained=Retained(store, settings.retained_topics),
         keys=Keys(store, bus, channels.announce, clock, settings.max_value_bytes, settings.durable_topics),
         members=make_members(store.wall.time, topics, bus, clock),
         memberships=Memberships(store, channels.notify, settings.max_subscriptions, clock, settings.membership_seconds),

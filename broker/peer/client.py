@@ -92,6 +92,7 @@ class Client:
     _disconnect: Callable[[int, str], object] | None = attrs.field(default=None, repr=False)
     _share: Share | None = attrs.field(default=None, repr=False)  # of its principal, once that was asked for
     _warn: Callable[[float], object] | None = attrs.field(default=None, repr=False)
+    _testament: Callable[[], object] | None = attrs.field(default=None, repr=False)  # publishes it
     _ended: tuple[int, str] | None = None  # how it is to be disconnected, once it can be
     _tries: int = 0
     _token_taken: bool = False
@@ -521,6 +522,9 @@ class Client:
         if self._timed:
             self._parts.lifetimes.release(self)
         self.undo()
+        testament, self._testament = self._testament, None
+        if testament is not None:
+            testament()
         # Those refer to this peer: all would have to wait for the garbage collector.
         self.session = self._disconnect = self._warn = self.flow = None
 

@@ -121,6 +121,7 @@ class TopicVerbs(Client):
         content_type: str = "",
         expires: float = 0.0,
         exclude: Sequence[str] = (),
+        retain: bool = False,
     ) -> Deferred[Event]:
         """See ``IPeer.publish``."""
         self._allow("publish", topic)
@@ -136,8 +137,33 @@ class TopicVerbs(Client):
             return parts.channels.post(event, self._channels(), _checked_key(key), _checked_head(expect))
         if key or expect is not None:
             raise Invalid("key" if key else "expect")  # what is not stored is not remembered
+        if retain or (parts.retained.patterns and parts.retained.applies(topic)):
+            return Deferred.fromCoroutine(self._retain(event))
         sent = parts.bus.publish(event)
         return succeed(event) if sent is None else sent.addCallback(lambda _: event)
+
+    async def _retain(self, event: Event) -> Event:
+        """Publish *event* when it is kept as the last one of its topic."""
+        settings, identity = self._parts.settings, self.identity
+        quota = quota_of("retained", identity.kind, identity.name, settings.max_channels)
+        await self._parts.retained.keep(event, quota)
+        sent = self._parts.bus.publish(event)
+        if sent is not None:
+            await sent
+        return event
+
+    async def last(self, topic: str, limit: int = 1) -> list[Event]:
+        """See ``IPeer.last``."""
+        self._allow("subscribe", topic, rate_limited=False, check_permission=False)
+        if not self._may_name("subscribe", topic):
+            raise self.deny("subscribe", topic)
+        parts, events = self._parts, []
+        if self._may_name("read", topic):
+            events = await parts.channels.latest(self._shown(topic), limit)
+        kept = await parts.retained.last(topic)
+        if kept is not None and (not events or events[-1].time < kept.time):
+            events.append(kept)
+        return events[-limit:]
 
     def publish_all(self, publications: Sequence[Publication]) -> Deferred[list[Event]]:
         """See ``IPeer.publish_all``."""

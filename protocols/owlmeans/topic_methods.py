@@ -9,7 +9,8 @@ import msgspec
 
 from broker.errors import BrokerError, Invalid
 from broker.interfaces import IPeer
-from protocols.owlmeans.history_methods import follow, is_one_topic, origin_of, starts_of
+from broker.messages import Origin, Position
+from protocols.owlmeans.history_methods import MAX_LIMIT, follow, is_one_topic, origin_of, starts_of
 from protocols.owlmeans.methods import Answer, Method, Names, Options, distinct
 from protocols.owlmeans.wire import ABSENT
 
@@ -25,6 +26,7 @@ class SubscribeOptions(Options, rename={"origin": "from"}):
         exact: whether wildcards are ordinary characters.
         origin: where to begin: a position, ``start``, ``new``, or for a pattern a position by topic.
         cursor: the client id after whose last acknowledged event to begin; "": none.
+        last: how many of the newest events that are kept come first.
         presence: whether the client is present on the topic, or what it says of itself there.
     """
 
@@ -32,6 +34,7 @@ class SubscribeOptions(Options, rename={"origin": "from"}):
     exact: bool = False
     origin: str | int | dict[str, Any] | None = None
     cursor: str = ""
+    last: int | None = None
     presence: msgspec.Raw = msgspec.field(default_factory=lambda: ABSENT)
 
 
@@ -47,18 +50,41 @@ class Subscribe(Method, dict=True):
         peer, options = session.peer, self.options or SubscribeOptions()
         topics, exact = distinct(self.pattern), options.exact
         presence, before = _presence(options, topics), peer.subscriptions
-        if options.origin is None and not options.cursor:
-            await _subscribe(peer, topics, exact=exact, echo=options.echo)
-            return {"subscribed": peer.subscriptions, **_enter(peer, topics, presence, before, exact=exact)}
-        origin = None
-        if options.origin is not None:
+        origin: Origin | None = None
+        if options.last is not None:
+            origin = await self._place_of_last(peer, topics, options)
+        elif options.origin is not None:
             origin = origin_of(options.origin, topics, peer.epoch, exact=exact)
-        self.followers = await follow(session, topics, origin, cursor=options.cursor, exact=exact, echo=options.echo)
-        begun = starts_of(self.followers, peer.epoch, one=is_one_topic(topics, exact=exact))
+        begun: Answer = {}
+        if origin is None and not options.cursor:
+            await _subscribe(peer, topics, exact=exact, echo=options.echo)
+            if options.last is not None:
+                self.kept = await peer.last(topics[0])
+        else:
+            self.followers = await follow(
+                session, topics, origin, cursor=options.cursor, exact=exact, echo=options.echo
+            )
+            begun = starts_of(self.followers, peer.epoch, one=is_one_topic(topics, exact=exact))
         return {"subscribed": peer.subscriptions, **begun, **_enter(peer, topics, presence, before, exact=exact)}
+
+    async def _place_of_last(self, peer: IPeer, topics: list[str], options: SubscribeOptions) -> Position | None:
+        """Return the position before the newest events that are kept; None: none of them is stored.
+
+        Raises:
+            Invalid: they can not be had, as it is a pattern, or there is another beginning.
+        """
+        last = options.last or 0
+        other = options.origin is not None or options.cursor
+        if other or not 0 < last <= MAX_LIMIT or not is_one_topic(topics, exact=options.exact):
+            raise Invalid("last")
+        kept = await peer.last(topics[0], last)
+        self.kept = [event for event in kept if not event.id]
+        return Position(peer.epoch, kept[0].id - 1) if kept and kept[0].id else None
 
     def sent(self, session: Session) -> None:
         """Let the events follow."""
+        for event in getattr(self, "kept", ()):
+            session.event(event, event.topic)
         for follower in getattr(self, "followers", ()):
             follower.start()
 

@@ -53,6 +53,8 @@ def forbidden(room, member, method, *args, **extra):
         ("broker.subscribe", ["both"], ["ok.*"], "subscribe", "ok.*"),
         ("broker.subscribe", ["broker.presence.ok.yes"], ["broker.presence.other"], "subscribe", "other"),
         ("broker.subscribe", ["broker.presence.both"], ["broker.presence.*"], "subscribe", "*"),
+        ("broker.testament", ["ok.t", 1], ["other", 1], "publish", "other"),
+        ("broker.subscribe", ["ok.t", {"last": 1}], ["other", {"last": 1}], "subscribe", "other"),
         ("broker.members", ["ok.yes"], ["ok.not"], "subscribe", "ok.not"),
         ("broker.acknowledge", ["ok.a"], ["*"], "acknowledge", "*"),
         ("broker.consume", ["ok"], ["no"], "consume", "queue:no"),

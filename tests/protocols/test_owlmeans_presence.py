@@ -6,6 +6,8 @@ import pytest
 
 from tests.protocols.owlmeans_emulator import Failed, Room
 
+NOW = 1700000000000  # milliseconds
+
 
 @pytest.fixture
 def room():
@@ -109,3 +111,133 @@ def test_a_stored_event_is_not_delivered_to_those_it_excludes_but_may_be_read(ro
 @pytest.mark.parametrize(("exclude", "error"), [([""], "malformed:exclude"), (["a"] * 1001, "limit:exclude")])
 def test_what_can_not_be_excluded_is_refused(room, exclude, error):
     assert error in refused(room, room.join("ann"), "broker.publish", "t", 1, {"exclude": exclude})
+
+
+def last(room, topic, number=1, name=""):
+    member = room.join(name)
+    answer = room.ask(member, "broker.subscribe", topic, {"last": number})
+    assert answer["subscribed"] == [topic]
+    room.advance(1)
+    return member, [event["payload"] for event in member.client.of("event")]
+
+
+def test_the_last_value_is_kept_for_who_subscribes_later(room):
+    ann = room.join("ann")
+    for value in (1, 2):
+        answer = room.ask(ann, "broker.publish", "t", value, {"retain": True, "name": "n", "content_type": "x/y"})
+        assert answer == {"delivered": 0}
+    bob, payloads = last(room, "t")
+    assert payloads == [2]
+    (event,) = bob.client.of("event")
+    assert (event["event"], event["name"], event["sender"], event["content_type"]) == ("t", "n", "ann", "x/y")
+    room.ask(ann, "broker.publish", "t", 3)
+    assert [event["payload"] for event in bob.client.of("event")] == [2, 3]
+    assert last(room, "t")[1] == [2]
+
+
+def test_topics_of_the_setting_keep_their_last_value_whoever_publishes():
+    room = Room(retained_topics=("keep.>",))
+    ann = room.join("ann")
+    ann.client.notify("keep.a", 1)
+    ann.client.notify("other", 1)
+    room.pump()
+    assert last(room, "keep.a", 5)[1] == [1]
+    assert last(room, "other")[1] == []
+
+
+@pytest.mark.parametrize("payload", [None, {}])
+def test_null_clears_the_last_value(room, payload):
+    ann = room.join("ann")
+    room.ask(ann, "broker.publish", "t", 1, {"retain": True})
+    room.ask(ann, "broker.publish", "t", payload, {"retain": True})
+    assert last(room, "t")[1] == ([] if payload is None else [payload])
+
+
+def test_a_last_value_ends_with_its_time(room):
+    room.ask(room.join("ann"), "broker.publish", "t", 1, {"retain": True, "ttl": 10})
+    assert last(room, "t")[1] == [1]
+    room.advance(10)
+    assert last(room, "t")[1] == []
+
+
+def test_the_newest_of_a_stored_topic_come_first_and_once(room):
+    ann = room.join("ann")
+    for value in range(5):
+        room.ask(ann, "broker.publish", "t", value, {"durable": True, "retain": True})
+    bob, payloads = last(room, "t", 3)
+    assert payloads == [2, 3, 4]
+    room.ask(ann, "broker.publish", "t", 5, {"durable": True})
+    assert [event["id"] for event in bob.client.of("event")] == [3, 4, 5, 6]
+
+
+def test_a_live_value_that_is_newer_than_all_that_is_stored_is_the_last(room):
+    ann = room.join("ann")
+    room.ask(ann, "broker.publish", "t", 1, {"durable": True})
+    room.advance(1)
+    room.ask(ann, "broker.publish", "t", 2, {"retain": True})
+    assert last(room, "t")[1] == [2]
+    assert sorted(last(room, "t", 2)[1]) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("topics", "options"),
+    [
+        ("a.*", {"last": 1}),
+        (["a", "b"], {"last": 1}),
+        ("a", {"last": 0}),
+        ("a", {"last": 1001}),
+        ("a", {"last": 1, "from": "new"}),
+        ("a", {"last": 1, "cursor": "c"}),
+    ],
+)
+def test_last_is_of_one_topic_and_has_no_other_beginning(room, topics, options):
+    ann = room.join("ann")
+    assert "malformed:last" in refused(room, ann, "broker.subscribe", topics, options)
+    assert room.ask(ann, "broker.subscribe", []) == {"subscribed": []}
+
+
+@pytest.mark.parametrize(("code", "left"), [(1000, []), (1005, []), (1001, [1]), (1006, [1]), (1013, [1])])
+def test_a_testament_is_published_unless_the_client_has_said_goodbye(room, code, left):
+    ann, bob = room.join("ann"), listening(room, "bob", "t")
+    assert room.ask(ann, "broker.testament", "other", 0) == {"testament": "other"}
+    assert room.ask(ann, "broker.testament", "t", 1, {"name": "gone"}) == {"testament": "t"}
+    room.advance(5)
+    ann.leave(code)
+    room.pump()
+    assert [event["payload"] for event in bob.client.of("event")] == left
+    assert all(
+        (event["name"], event["sender"], event["dt"]) == ("gone", "ann", NOW + 5000) for event in bob.client.of("event")
+    )
+
+
+def test_a_testament_may_be_taken_back(room):
+    ann, bob = room.join("ann"), listening(room, "bob", "t")
+    room.ask(ann, "broker.testament", "t", 1)
+    assert room.ask(ann, "broker.testament", None) == {"testament": None}
+    assert room.ask(ann, "broker.testament", None) == {"testament": None}
+    ann.leave(1006)
+    room.pump()
+    assert bob.client.of("event") == []
+
+
+def test_a_testament_may_be_stored_or_kept_as_the_last_value():
+    room = Room(durable_topics=("log",))
+    for topic, options in (("log", {}), ("state", {"retain": True})):
+        ann = room.join("ann")
+        room.ask(ann, "broker.testament", topic, "gone", options)
+        ann.leave(1006)
+    assert [event["id"] for event in room.ask(room.join(), "broker.read", "log")["events"]] == [1]
+    assert last(room, "state")[1] == ["gone"]
+
+
+def test_a_client_that_the_broker_disconnects_leaves_its_testament(room):
+    ann, bob = room.join("ann"), listening(room, "bob", "t")
+    room.ask(ann, "broker.testament", "t", 1)
+    ann.connected.peer.disconnect(1001, "replaced")
+    ann.connected.peer.close()
+    room.pump()
+    assert [event["payload"] for event in bob.client.of("event")] == [1]
+
+
+def test_no_testament_is_left_where_the_client_may_not_publish(room):
+    assert "forbidden:publish:broker.x" in refused(room, room.join("ann"), "broker.testament", "broker.x", 1)
