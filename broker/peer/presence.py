@@ -33,7 +33,9 @@ class PresenceVerbs(TopicVerbs):
 
     def exit(self, topic: str) -> None:
         """See ``IPeer.exit``."""
-        self.hold(-self._parts.members.exit(topic, self.id))
+        freed = self._parts.members.exit(topic, self.id)
+        if freed:
+            self.hold(-freed)
 
     def set_testament(self, topic: str, name: str, body: bytes | None, *, retain: bool = False) -> None:
         """See ``IPeer.set_testament``."""

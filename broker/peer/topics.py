@@ -89,7 +89,9 @@ class TopicVerbs(Client):
     def unsubscribe(self, topic: str, *, exact: bool = False) -> None:
         """See ``IPeer.unsubscribe``."""
         self._end_subscription(topic, exact)
-        self.hold(-self._parts.members.exit(topic, self.id))
+        freed = self._parts.members.exit(topic, self.id)
+        if freed:
+            self.hold(-freed)
         for follower in list(self._beginning or ()):
             if (follower.topic, follower.exact) == (topic, exact):
                 follower.stop()

@@ -589,6 +589,37 @@ async def test_members_of_a_topic_are_known_on_all_nodes_until_theirs_is_lost(
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("durable", [False, True])
+async def test_an_event_excludes_receivers_on_other_nodes(make_nodes: MakeNodes, durable: bool) -> None:
+    one, two = await make_nodes(2)
+    ann, bob, carol = one.client("ann"), two.client("bob"), two.client("carol")
+    for session in (bob, carol):
+        session.peer.subscribe("t")
+        await session.peer.listening()
+    for body, exclude in ((b"1", ["bob", "nobody"]), (b"2", [carol.peer.id]), (b"3", [])):
+        await ann.peer.publish("t", "n", body, durable=durable, exclude=exclude)
+    await eventually(lambda: bob.bodies[-1:] == carol.bodies[-1:] == [b"3"])
+    assert (bob.bodies, carol.bodies) == ([b"2", b"3"], [b"1", b"3"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_last_value_and_what_a_client_leaves_are_had_on_other_nodes(make_nodes: MakeNodes) -> None:
+    one, two = await make_nodes(2, retained_topics=("state.>",))
+    ann, bob = one.client("ann"), two.client("bob")
+    bob.peer.subscribe("state.ann")
+    await bob.peer.listening()
+    await ann.peer.publish("state.ann", "n", b'"here"')
+    assert [event.body for event in await bob.peer.last("state.ann")] == [b'"here"']
+    ann.peer.set_testament("state.ann", "n", b'"gone"')
+    ann.peer.close()
+    await eventually(lambda: bob.bodies == [b'"here"', b'"gone"'])
+    (event,) = await bob.peer.last("state.ann")
+    assert (event.body, event.source, event.id) == (b'"gone"', "ann", 0)
+    await bob.peer.publish("state.ann", "n", None)
+    assert await bob.peer.last("state.ann") == []
+
+
+@pytest_twisted.ensureDeferred
 async def test_the_holder_on_a_dead_node_is_replaced_when_the_lease_ends(make_nodes: MakeNodes) -> None:
     one, two, _ = await make_nodes()
     old, new = one.client(), two.client()
