@@ -26,10 +26,10 @@ class SharedMembers(Members):
         self._bus, self._messenger = bus, messenger
         self._others: dict[str, dict[tuple[str, str], str]] = {}  # by address: client ids by topic and session
         self._listed: dict[str, set[tuple[str, str]]] = {}  # what the lists under way have had so far
-        self._told: set[str] = set()  # addresses of those that know of all sessions of this node
-        self._doubtful: BoundedDict[str, None] = BoundedDict(
-            MAX_DOUBTFUL
-        )  # and of those that may have others than known
+        self._told: dict[str, None] = {}  # addresses of those that know of all sessions of this node
+        # Of those that may know of some who are gone, and of those that may have others than this node knows.
+        self._misled: BoundedDict[str, None] = BoundedDict(MAX_DOUBTFUL)
+        self._doubtful: BoundedDict[str, None] = BoundedDict(MAX_DOUBTFUL)
         messenger.on(MemberChanged, self._on_change)
         messenger.on(MemberList, self._on_list)
         messenger.on(MembersAsked, lambda address, _: self._send_all(address))
@@ -41,16 +41,15 @@ class SharedMembers(Members):
         """See ``Members.beat``."""
         others = self._bus.others if self._bus.lease else []
         for address in others:
-            doubtful = address in self._doubtful
             if address not in self._told:
-                if doubtful or self._sessions:
+                if address in self._misled or self._sessions:
                     self._send_all(address)
                 else:
-                    self._told.add(address)  # there is nothing to be told
-            if doubtful:
+                    self._told[address] = None  # there is nothing to be told
+            if address in self._doubtful:
                 self._messenger.send(address, MembersAsked())
         if self._bus.lease:
-            for address in self._others.keys() - set(others):
+            for address in [each for each in self._others if each not in others]:
                 self._departed(address)
 
     def changed(self, topic: str, client: str, session: str, info: bytes | None) -> None:
@@ -58,7 +57,7 @@ class SharedMembers(Members):
         message = MemberChanged(topic, client, session, info)
         for address in list(self._told):
             if not self._messenger.send(address, message):
-                self._told.discard(address)  # it is sent all of it later
+                self._mislead(address)
 
     def _send_all(self, address: str) -> None:
         sessions = (
@@ -71,10 +70,11 @@ class SharedMembers(Members):
             page = list(islice(sessions, PAGE))
             more = len(page) == PAGE
             if not self._messenger.send(address, MemberList(page, first, not more)):
-                self._told.discard(address)
+                self._mislead(address)
                 return
             first = False
-        self._told.add(address)
+        self._told[address] = None
+        self._misled.pop(address, None)
 
     def _on_change(self, address: str, message: MemberChanged) -> None:
         if message.info is None:
@@ -93,7 +93,7 @@ class SharedMembers(Members):
             self._listed[address] = listed
             return
         self._doubtful.pop(address, None)
-        for topic, session in self._others.get(address, {}).keys() - listed:
+        for topic, session in [each for each in self._others.get(address, {}) if each not in listed]:
             self._remove(address, topic, session)
 
     def _add(self, address: str, topic: str, client: str, session: str, info: bytes) -> None:
@@ -111,9 +111,14 @@ class SharedMembers(Members):
             if not known:
                 del self._others[address]
 
+    def _mislead(self, address: str) -> None:
+        """Notice that something was not told to that node: it is sent all of it later."""
+        self._told.pop(address, None)
+        self._misled[address] = None
+
     def _broken(self, address: str) -> None:
         """Notice that messages from and to that node may be lost."""
-        self._told.discard(address)
+        self._mislead(address)
         self._doubtful[address] = None
         self._listed.pop(address, None)
 

@@ -59,6 +59,10 @@ class Members:
         self._clock, self._now, self._deliver = clock, now, deliver
         self._topics: dict[str, dict[str, Member]] = {}
         self._sessions: dict[str, tuple[str, dict[str, bytes]]] = {}  # here: the client id, what it says by topic
+        self._stopped = False
+
+    def __len__(self) -> int:
+        return sum(map(len, self._topics.values()))
 
     def of(self, topic: str) -> list[Member]:
         """Return the members of *topic*, those included that may still come back, in the order of their joins."""
@@ -137,7 +141,7 @@ class Members:
             return
         if member.places:
             member.info = next(reversed(member.places.values()))
-        else:
+        elif not self._stopped:
             member.leaving = self._clock.callLater(GRACE, self._left, topic, member)
 
     def _left(self, topic: str, member: Member) -> None:
@@ -154,7 +158,8 @@ class Members:
         self._deliver(Event(PRESENCE_PREFIX + topic, name, body, BROKER, self._now()))
 
     def stop(self) -> None:
-        """Cancel all timers."""
+        """Cancel all timers: no leaves are told any more."""
+        self._stopped = True
         for members in self._topics.values():
             for member in members.values():
                 if member.leaving is not None:

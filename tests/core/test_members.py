@@ -95,5 +95,7 @@ def test_a_place_that_is_not_known_is_not_removed(members, clock, told):
 def test_no_leave_is_told_after_the_end(members, clock, told):
     members.enter("chat", "ann", "s1")
     members.leave("s1")
+    members.enter("chat", "bob", "s2")
     members.stop()
+    members.leave("s2")
     assert clock.getDelayedCalls() == []
