@@ -363,7 +363,7 @@ class Announcement:
     """An event that is made in one step with a change of a key; see ``IStore``.
 
     Attributes:
-        topic, name, time, body, source, origin: of the event.
+        topic: of the event, as are name, time, body, source and origin.
         stored: whether the event is stored in the log of its topic, too.
         published: set when the store is given it: whether that publishes it by itself.
         event: set with the answer of the store, if that has stored the event and does not publish: with its id.

@@ -134,7 +134,7 @@ async def test_a_dialect_whose_settings_are_wrong_stops_the_daemon(tmp_path):
     wrong = {"TXBROKER_TALLY_STEP": "two"}
     program = Daemon(tmp_path, TXBROKER_PROTOCOLS="tally:dialect", PYTHONPATH=path, **wrong).spawn()
     assert await program.exit() == 2
-    assert "TXBROKER_TALLY_STEP: expected a whole number, not 'two'" in "\n".join(program.lines)
+    assert "TXBROKER_TALLY_STEP: expected a whole number that is not negative, not 'two'" in "\n".join(program.lines)
 
 
 def test_a_whole_topic_is_exported_page_by_page():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import TypeVar
 
 K = TypeVar("K")
@@ -23,6 +24,14 @@ class BoundedDict(OrderedDict[K, V]):
     def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size
+        self._aged: list[K] = []  # what was there when it was aged last
+
+    def age(self, kept: Callable[[K], bool] = lambda key: False) -> None:
+        """Forget what was there at the last call already, apart from what is *kept*: who needs it puts it in again."""
+        for key in self._aged:
+            if key in self and not kept(key):
+                del self[key]
+        self._aged = list(self)
 
     def __setitem__(self, key: K, value: V) -> None:
         OrderedDict.__setitem__(self, key, value)

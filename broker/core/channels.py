@@ -277,6 +277,11 @@ class Channels:
             if not waiter.woken.called:
                 waiter.woken.callback(event)
 
+    def age(self) -> None:
+        """Forget heads of topics and moves of cursors that have been remembered for a while."""
+        self._heads.age(self._waiters.__contains__)
+        self._moves.age()
+
     def drain(self) -> None:
         """End every waiting poll with no events, and let none wait from now on."""
         self._draining = True

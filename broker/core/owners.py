@@ -181,6 +181,10 @@ class Owners:
         self.known.clear()
         return True
 
+    def age(self, used: Callable[[str], bool]) -> None:
+        """Forget the ids that were not looked up for a while, apart from those that are *used* without that."""
+        self.known.age(lambda id: used(id) or id in self._storing)
+
     async def restore(self) -> None:
         """Store again what is remembered: the store has lost it.
 

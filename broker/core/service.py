@@ -68,6 +68,7 @@ JOB_GAUGES = {
     "dead": "Jobs that have failed too often.",
 }
 SWEEP = 60.0  # seconds between two sweeps of what is too old
+AGING = 300.0  # seconds for which names of clients and topics are remembered at least that nobody asks for
 EXPIRY = 1.0  # seconds between two searches for expired keys
 MEASURE = 5.0  # seconds between two counts of all jobs
 BEAT = 1.0  # seconds between two looks for nodes that do not know the members here
@@ -135,7 +136,14 @@ class Broker(MultiService):
             bus.listen(topic)
         for part in (store, bus):
             part.setServiceParent(self)
-        for delay, work in ((SWEEP, self._sweep), (EXPIRY, self._expire), (MEASURE, self._measure), (BEAT, self._beat)):
+        timers: tuple[tuple[float, Callable[[], object]], ...] = (
+            (SWEEP, self._sweep),
+            (AGING, self._age),
+            (EXPIRY, self._expire),
+            (MEASURE, self._measure),
+            (BEAT, self._beat),
+        )
+        for delay, work in timers:
             timer = TimerService(delay, work)
             timer.clock = clock
             timer.setServiceParent(self)
@@ -237,6 +245,12 @@ class Broker(MultiService):
         except Taken:
             return  # another node sweeps
         await self._sweeper.sweep()
+
+    def _age(self) -> None:
+        """Forget names that were used once, of which there may be very many in a day."""
+        self.channels.age()
+        users = self.presence.sessions_of, self.memberships.sessions_of, self.calls.services.in_turn
+        self.parts.owners.age(lambda id: any(found(id) for found in users))
 
     async def _keep_mailboxes(self) -> None:
         """Let the mailboxes of all who are connected here live on; for most of the time there is nothing to do."""

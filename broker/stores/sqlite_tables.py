@@ -21,6 +21,7 @@ from broker.stores.sqlite_space import FileSpace
 
 MAX_INTEGER = 2**63 - 1  # of SQLite
 MAX_CACHED_LOGS = 100_000  # logs whose last id is kept in memory
+MAX_KEPT_LOGS = 1000  # the same, when the store is swept: it is read again for those that are appended to
 PURGED_ROWS = 1000  # events deleted in one transaction
 SWEPT_ROWS = 2000  # logs, events or keys looked at in one transaction
 KNOWN_BYTES = 16384  # of the value of a key that expires, up to which its event says what it was
@@ -434,6 +435,8 @@ class TableWriter(TableReader):
         Returns how many events were hidden and the log to go on with, None at the end.
         """
         self.flush()
+        if len(self._heads) > MAX_KEPT_LOGS:
+            self._heads.clear()  # most may be of logs that nobody appends to any more
         rows = self._execute(_SWEEP, (start, after_prefix(encode_text(prefix)), SWEPT_ROWS)).fetchall()
         hidden, budget = 0, SWEPT_ROWS
         for number, name, trimmed, purged, account in rows:

@@ -32,8 +32,16 @@ class Session(BaseSession):
         self.peer, self.link = peer, link
 
     def opened(self):
-        ready = Deferred.fromCoroutine(self.peer.perform([f"faulty.{code}" for code in FAILURES]))
-        ready.addCallback(lambda _: self.link.send(b"ready"))
+        Deferred.fromCoroutine(self.perform())
+
+    async def perform(self):
+        """Perform all of them, once no other node holds the names for the client before."""
+        while self.link.open:
+            try:
+                await self.peer.perform([f"faulty.{code}" for code in FAILURES])
+                return self.link.send(b"ready")
+            except errors.Taken:
+                await self.peer.pause(0.02)
 
     def request(self, request):
         raise FAILURES[request.procedure.removeprefix("faulty.")]("what", "name")

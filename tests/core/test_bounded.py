@@ -47,3 +47,17 @@ def test_one_that_was_used_again_stays(cache):
 def test_no_way_to_add_one_goes_beyond_its_size(cache, add):
     add(cache)
     assert list(cache) == ["b", "c"]
+
+
+def test_what_was_there_twice_when_it_was_aged_is_forgotten(cache):
+    cache.age()
+    cache["c"] = 3  # evicts "a"
+    assert list(cache) == ["b", "c"]
+    cache.age()
+    assert list(cache) == ["c"]
+
+
+def test_what_is_kept_is_not_forgotten(cache):
+    cache.age()
+    cache.age(lambda key: key == "a")
+    assert list(cache) == ["a"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -19,7 +19,7 @@ from broker.core.jobs import LEASE_BYTES
 from broker.core.memberships import CONTROL as LEFT
 from broker.core.owners import CONTROL as OWNED
 from broker.core.registry import NAME_BYTES
-from broker.core.service import EXPIRY, MEASURE, SWEEP, SWEEPER, Broker
+from broker.core.service import AGING, EXPIRY, MEASURE, SWEEP, SWEEPER, Broker
 from broker.errors import Taken, Unauthenticated, Unavailable
 from broker.messages import Event, Identity, Mail, Request
 from broker.stores import open_store
@@ -452,3 +452,21 @@ def test_stopping_leaves_no_timer(clock):
     broker = make_broker(clock)
     value_of(broker.stopService())
     assert clock.getDelayedCalls() == []
+
+
+def test_names_that_nobody_uses_any_more_are_forgotten(clock):
+    broker = make_broker(clock, api_secret="secret")
+    peers = [broker.attach("test", "127.0.0.1") for _ in range(2)]
+    for number, peer in enumerate(peers):
+        cast(Any, peer).bind(Listener())
+        peer.identify("secret")
+        value_of(peer.take_name(f"client{number}"))
+        peer.appear()
+        value_of(peer.post(f"topic{number}", "name", b"1"))
+        value_of(peer.move_cursor(f"client{number}", f"topic{number}", 1))
+    peers[0].close()
+    clock.advance(AGING)
+    assert len(broker.channels._heads) == len(broker.channels._moves) == 2
+    clock.advance(AGING)
+    assert len(broker.channels._heads) == len(broker.channels._moves) == 0
+    assert [name for name in broker.parts.owners.known if name.startswith("client")] == ["client1"]
