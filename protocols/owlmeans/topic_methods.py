@@ -17,6 +17,8 @@ from protocols.owlmeans.wire import ABSENT
 if TYPE_CHECKING:
     from protocols.owlmeans.session import Session
 
+MEMBER_BYTES = 50  # of one in an answer, besides id and info
+
 
 class SubscribeOptions(Options, rename={"origin": "from"}):
     """How to subscribe.
@@ -111,8 +113,8 @@ class Members(Method):
 
     async def run(self, session: Session) -> Answer:
         """Answer with the members, each with what it says of itself and how many sessions it has."""
-        members = _members(session.peer, self.topic)
-        return {"members": members, "count": len(members)}
+        members, count = _members(session.peer, self.topic)
+        return {"members": members, "count": count}
 
 
 async def _subscribe(peer: IPeer, topics: list[str], *, exact: bool, echo: bool) -> None:
@@ -162,14 +164,20 @@ def _enter(peer: IPeer, topics: list[str], presence: bytes, before: Sequence[str
         if topic not in before:
             peer.unsubscribe(topic, exact=exact)
         raise
-    return {"members": _members(peer, topic, rate_limited=False)}
+    return {"members": _members(peer, topic, rate_limited=False)[0]}
 
 
-def _members(peer: IPeer, topic: str, *, rate_limited: bool = True) -> list[Answer]:
-    return [
-        {"id": member.id, "sessions": len(member.places)} | ({"info": msgspec.Raw(member.info)} if member.info else {})
-        for member in peer.members(topic, rate_limited=rate_limited)
-    ]
+def _members(peer: IPeer, topic: str, *, rate_limited: bool = True) -> tuple[list[Answer], int]:
+    """Return the members of *topic*, as many as half of the send queue holds, and how many there are."""
+    members, room = peer.members(topic, rate_limited=rate_limited), peer.send_queue_bytes // 2
+    shown: list[Answer] = []
+    for member in members:
+        room -= len(member.id) + len(member.info) + MEMBER_BYTES
+        if room < 0 and shown:
+            break
+        info = {"info": msgspec.Raw(member.info)} if member.info else {}
+        shown.append({"id": member.id, "sessions": len(member.places), **info})
+    return shown, len(members)
 
 
 TOPIC_METHODS = (Subscribe, Unsubscribe, Members)

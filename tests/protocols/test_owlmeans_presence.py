@@ -241,3 +241,11 @@ def test_a_client_that_the_broker_disconnects_leaves_its_testament(room):
 
 def test_no_testament_is_left_where_the_client_may_not_publish(room):
     assert "forbidden:publish:broker.x" in refused(room, room.join("ann"), "broker.testament", "broker.x", 1)
+
+
+def test_of_very_many_members_those_are_shown_that_came_first():
+    room = Room(send_queue_bytes=20_000)
+    for number in range(5):
+        listening(room, f"c{number}", "chat", presence="x" * 4000)
+    answer = room.ask(room.join(), "broker.members", "chat")
+    assert ([member["id"] for member in answer["members"]], answer["count"]) == (["c0", "c1"], 5)
