@@ -411,11 +411,12 @@ class IPeer(Interface):
     def exit(topic: str) -> None:
         """Undo ``enter``; a no-op without one."""
 
-    def set_testament(topic: str, name: str, body: bytes | None, *, retain: bool = False) -> None:
+    def set_testament(topic: str, name: str, body: bytes | None, *, retain: bool = False) -> Coro[None]:
         """Leave an event behind, in the place of one before: it is published when this peer is closed.
 
+        It is kept in the store: when this node is lost, another publishes it, or itself when it starts again.
         A dialect calls ``drop_testament`` before that, when its client has said goodbye.  *topic*, *name*, *body* and
-        *retain* as in ``publish``, whose permission it needs now; it may be stored, if its topic is durable.
+        *retain* as in ``publish``, whose permission it needs now; it is stored if its topic is durable.
         """
 
     def drop_testament() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -49,6 +49,8 @@ class ClusterNames(LocalNames):
         jobs: those of this node.
         members: those of all nodes.
         presence: who is connected here.
+        recover: called when a node has gone, or this one has a lease again: to do what sessions of lost nodes have
+            left to be done.
         probe: seconds in which the holder of a name must respond.
         account: counts what is kept for other nodes.
     """
@@ -62,6 +64,7 @@ class ClusterNames(LocalNames):
         jobs: SharedJobs,
         members: SharedMembers,
         presence: Presence[Any],
+        recover: Callable[[], object],
         probe: float,
         account: LinkAccount | None = None,
     ) -> None:
@@ -85,6 +88,8 @@ class ClusterNames(LocalNames):
         self._messenger.on(Drain, lambda _, message: self._wake(message.queue))
         self._messenger.on_departure(lambda _: queues.wake_all())
         self._messenger.on_departure(jobs.departed)
+        self._messenger.on_departure(lambda _: recover())
+        self._messenger.on_lease(recover)
         self._messenger.on_break(lambda *_: self._wake_all())  # a message that something waits may be lost
 
     # Names.

@@ -25,6 +25,7 @@ from broker.core.presence import Presence
 from broker.core.queues import Queues
 from broker.core.retained import Retained
 from broker.core.shares import Shares
+from broker.core.testaments import Testaments
 from broker.core.topics import Topics
 from broker.interfaces import IBus, IStore
 
@@ -78,6 +79,7 @@ class Parts:
     followers: Followers
     indices: Indices
     retained: Retained
+    testaments: Testaments
     keys: Keys
     members: Members
     memberships: Memberships

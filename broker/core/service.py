@@ -50,6 +50,7 @@ from broker.core.retained import Retained
 from broker.core.shares import Shares
 from broker.core.slices import slices_of
 from broker.core.sweeper import Sweeper
+from broker.core.testaments import Testaments
 from broker.core.topics import Delivery, Topics
 from broker.errors import Taken
 from broker.interfaces import MAX_PAGE_BYTES, IBus, ISharedBus, ISharedStore, IStore
@@ -192,6 +193,7 @@ class Broker(MultiService):
 
     async def _begin_jobs(self) -> None:
         await self.jobs.recover()
+        await self.parts.testaments.recover()
         await move_old_jobs(self.store, self.queues, self.jobs)
 
     def stopService(self) -> Deferred[None]:
@@ -341,6 +343,8 @@ def make_parts(
     queues = make_queues(
         store, clock, lambda queue: _takers_of(parts, queue), settings.max_mailbox, settings.mailbox_seconds
     )
+    node = _node_of(bus)
+    jobs = _make_jobs(settings, store, node, bus.shared, clock, lambda *gone: _came_back(parts, *gone))
     parts = Parts(
         settings=settings,
         store=store,
@@ -367,7 +371,8 @@ def make_parts(
         presence=presence,
         calls=calls,
         queues=queues,
-        jobs=_make_jobs(settings, store, bus, clock, lambda *gone: _came_back(parts, *gone)),
+        jobs=jobs,
+        testaments=_make_testaments(store, bus, node, jobs, lambda *left: _publish_left(parts, *left)),
         mailboxes=Mailboxes(store, access.knows, clock, settings.client_seconds),
         cluster=LocalNames(),
         about=About(store, bus, store.wall.time()),
@@ -394,6 +399,7 @@ def _cluster_names(parts: Parts) -> ClusterNames:
         cast(SharedJobs, parts.jobs),
         cast(SharedMembers, parts.members),
         parts.presence,
+        parts.testaments.recover_soon,
         parts.settings.takeover_probe_seconds,
         parts.memory.held,
     )
@@ -413,14 +419,51 @@ def make_channels(settings: Settings, store: IStore, bus: IBus, clock: IReactorT
     )
 
 
-def _make_jobs(
-    settings: Settings, store: IStore, bus: IBus, clock: IReactorTime, came_back: Callable[[str, str], Awaitable[bool]]
-) -> Jobs:
+def _node_of(bus: IBus) -> Callable[[], str]:
+    """Return what returns the address of this node, or what stands for it where there is no other."""
     run = secrets.token_hex(8)
-    return (SharedJobs if bus.shared else Jobs)(
+    return (lambda: cast(ISharedBus, bus).address) if bus.shared else (lambda: run)
+
+
+def _make_testaments(
+    store: IStore,
+    bus: IBus,
+    node: Callable[[], str],
+    jobs: Jobs,
+    publish: Callable[[Event, bool], Awaitable[None]],
+) -> Testaments:
+    return Testaments(store, node, partial(_knows_nodes, bus), jobs.lives, jobs.leases.until_done, publish)
+
+
+def _knows_nodes(bus: IBus) -> bool:
+    """Whether this node knows which others there are: it has a lease, or is alone."""
+    return not bus.shared or bool(cast(ISharedBus, bus).lease)
+
+
+async def _publish_left(parts: Parts, event: Event, retain: bool) -> None:
+    """Publish *event*, which a session has left behind."""
+    if parts.channels.is_durable(event.topic):
+        await parts.channels.post(event)
+        return
+    if retain or parts.retained.applies(event.topic):
+        await parts.retained.keep(event)
+    sent = parts.bus.publish(event)
+    if sent is not None:
+        await sent
+
+
+def _make_jobs(
+    settings: Settings,
+    store: IStore,
+    node: Callable[[], str],
+    shared: bool,
+    clock: IReactorTime,
+    came_back: Callable[[str, str], Awaitable[bool]],
+) -> Jobs:
+    return (SharedJobs if shared else Jobs)(
         store,
         clock,
-        (lambda: cast(ISharedBus, bus).address) if bus.shared else (lambda: run),
+        node,
         came_back,
         max_failures=settings.max_deliveries,
         limit=settings.max_jobs,

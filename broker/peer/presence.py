@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-from twisted.internet.defer import Deferred
-
-from broker.core.channels import event_lost
 from broker.core.members import Member
-from broker.errors import NotFound, TooLarge
-from broker.messages import Event
+from broker.core.testaments import Testament
+from broker.errors import Gone, NotFound, TooLarge
+from broker.messages import quota_of
 from broker.patterns import check_name
 from broker.peer.topics import TopicVerbs
 
@@ -37,37 +33,31 @@ class PresenceVerbs(TopicVerbs):
         if freed:
             self.hold(-freed)
 
-    def set_testament(self, topic: str, name: str, body: bytes | None, *, retain: bool = False) -> None:
+    async def set_testament(self, topic: str, name: str, body: bytes | None, *, retain: bool = False) -> None:
         """See ``IPeer.set_testament``."""
         self._allow("publish", topic)
         self._own("publish", topic)
-        event = self._event(topic, name, body, self.client, 0.0)
-        self.drop_testament()
-        self._testament = partial(self._execute, event, retain)
+        settings, identity = self._parts.settings, self.identity
+        quota = quota_of("testaments", identity.kind, identity.name, settings.max_channels)
+        testament = Testament(topic, name, body, self.client, retain)
+        await self._parts.testaments.keep(self.id, testament, quota)
+        if self.closed:
+            self._parts.testaments.execute(self.id, testament)
+            raise Gone("lost", "session")
+        self._forget_testament()
+        self._testament = testament
         self.hold(TESTAMENT_BYTES + len(body or b""))
 
     def drop_testament(self) -> None:
         """See ``IPeer.drop_testament``."""
+        if self._testament is not None:
+            self._forget_testament()
+            self._parts.testaments.drop(self.id)
+
+    def _forget_testament(self) -> None:
         testament, self._testament = self._testament, None
-        if isinstance(testament, partial):
-            self.hold(-TESTAMENT_BYTES - len(testament.args[0].body or b""))
-
-    def _execute(self, event: Event, retain: bool) -> None:
-        """Publish *event*, which this peer has left behind."""
-        event.source, event.time = self.client, self._parts.store.wall.time()
-        published = Deferred.fromCoroutine(self._publish_left(event, retain))
-        published.addErrback(event_lost, event.topic)
-
-    async def _publish_left(self, event: Event, retain: bool) -> None:
-        channels, retained = self._parts.channels, self._parts.retained
-        if channels.is_durable(event.topic):
-            await channels.post(event, self._channels())
-        elif retain or retained.applies(event.topic):
-            await self._retain(event)
-        else:
-            sent = self._parts.bus.publish(event)
-            if sent is not None:
-                await sent
+        if testament is not None:
+            self.hold(-TESTAMENT_BYTES - len(testament.body or b""))
 
     def members(self, topic: str, *, rate_limited: bool = True) -> list[Member]:
         """See ``IPeer.members``."""

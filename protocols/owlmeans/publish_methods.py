@@ -120,7 +120,7 @@ class Testament(Method):
             session.peer.drop_testament()
         else:
             name = self.topic if options.name is None else check_name(options.name, "name")
-            session.peer.set_testament(self.topic, name, bytes(self.payload) or None, retain=options.retain)
+            await session.peer.set_testament(self.topic, name, bytes(self.payload) or None, retain=options.retain)
         return {"testament": self.topic}
 
 

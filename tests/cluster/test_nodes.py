@@ -610,13 +610,29 @@ async def test_the_last_value_and_what_a_client_leaves_are_had_on_other_nodes(ma
     await bob.peer.listening()
     await ann.peer.publish("state.ann", "n", b'"here"')
     assert [event.body for event in await bob.peer.last("state.ann")] == [b'"here"']
-    ann.peer.set_testament("state.ann", "n", b'"gone"')
+    await ann.peer.set_testament("state.ann", "n", b'"gone"')
     ann.peer.close()
     await eventually(lambda: bob.bodies == [b'"here"', b'"gone"'])
     (event,) = await bob.peer.last("state.ann")
     assert (event.body, event.source, event.id) == (b'"gone"', "ann", 0)
     await bob.peer.publish("state.ann", "n", None)
     assert await bob.peer.last("state.ann") == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_the_clients_of_a_lost_node_leave_is_published_by_another(make_nodes: MakeNodes) -> None:
+    one, two, three = await make_nodes()
+    ann, bob = one.client("ann"), three.client("bob")
+    bob.peer.subscribe("t")
+    await bob.peer.listening()
+    await ann.peer.set_testament("t", "n", b'"gone"')
+    await one.die()
+    await two.outlive(one)
+    await eventually(lambda: bob.bodies == [b'"gone"'])
+    for node in (two, three):
+        await node.broker.parts.testaments.recover()
+        await node.settle()
+    assert bob.bodies == [b'"gone"']
 
 
 @pytest_twisted.ensureDeferred
