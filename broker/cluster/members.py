@@ -125,5 +125,7 @@ class SharedMembers(Members):
     def _departed(self, address: str) -> None:
         """Notice that the sessions of that node are gone, or that nobody knows."""
         self._broken(address)
+        if self._bus.lease_of(address):
+            return  # it may have missed something: it says who is there
         for topic, session in list(self._others.get(address, {})):
             self._remove(address, topic, session)
