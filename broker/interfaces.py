@@ -391,7 +391,40 @@ class IPeer(Interface):
         """
 
     def unsubscribe(topic: str, *, exact: bool = False) -> None:
-        """Undo ``subscribe`` of the same *topic* and *exact*; a no-op without one."""
+        """Undo ``subscribe`` of the same *topic* and *exact*, and ``enter``; a no-op without one."""
+
+    def enter(topic: str, info: bytes = b"") -> None:
+        """Be present on *topic*, a name that it has subscribed to, until ``exit``, ``unsubscribe`` or the end.
+
+        All nodes know it.  They tell it on the topic ``broker.presence.<topic>``, by events ``join`` and ``leave`` of
+        the client: one each, however many of its sessions are present, and the leave after 2 seconds in which
+        none has come back.  Who may subscribe to a topic may subscribe to this, and ask for the ``members``.
+
+        Args:
+            topic: where.
+            info: what it says of itself, JSON text of up to 4 KiB, or b"".
+
+        Raises:
+            NotFound: it has not subscribed to it.
+            Denied: the topic is one of the broker.
+        """
+
+    def exit(topic: str) -> None:
+        """Undo ``enter``; a no-op without one."""
+
+    def set_testament(topic: str, name: str, body: bytes | None, *, retain: bool = False) -> Coro[None]:
+        """Leave an event behind, in the place of one before: it is published when this peer is closed.
+
+        It is kept in the store: when this node is lost, another publishes it, or itself when it starts again.
+        A dialect calls ``drop_testament`` before that, when its client has said goodbye.  *topic*, *name*, *body* and
+        *retain* as in ``publish``, whose permission it needs now; it is stored if its topic is durable.
+        """
+
+    def drop_testament() -> None:
+        """Undo ``set_testament``; a no-op without one."""
+
+    def members(topic: str, *, rate_limited: bool = True) -> list[Any]:
+        """Return who is present on *topic*, on all nodes: see ``core.members.Member``."""
 
     def follow(
         topic: str,
@@ -461,6 +494,8 @@ class IPeer(Interface):
         expect: int | None = None,
         content_type: str = "",
         expires: float = 0.0,
+        exclude: Sequence[str] = (),
+        retain: bool = False,
     ) -> Deferred[Event]:
         """Publish an event; on a durable topic it is stored first.
 
@@ -478,6 +513,9 @@ class IPeer(Interface):
             expect: the last id that the topic must have, 0 for none.
             content_type: see ``Event``.
             expires: see ``Event``.
+            exclude: see ``Event``; at most 1000.
+            retain: whether it is kept for ``last`` although it is not stored, in the place of the one before; as it
+                is anyway on the topics of ``TXBROKER_RETAINED_TOPICS``.  Without a body, or with null, none is kept.
 
         The Deferred fires with the event when it is on its way, and safe if stored.
 
@@ -485,6 +523,12 @@ class IPeer(Interface):
             Invalid: *key* or *expect* was given, and the event is not to be stored; or one of the values is
                 malformed.
             Conflict: *expect* was given, and the topic has another last id: see ``IStore.append``.
+        """
+
+    def last(topic: str, limit: int = 1) -> Coro[list[Event]]:
+        """Return the newest events of *topic* that are kept, oldest first, at most *limit*.
+
+        These are stored ones, if the client may ``read`` them, and the last live one that was retained.
         """
 
     def publish_all(publications: Sequence[Publication]) -> Deferred[list[Event]]:
@@ -1464,6 +1508,7 @@ class ISharedBus(IBus):
     nodes: list[str] = Attribute(
         "The names of the nodes that have a lease, this one included, as far as it knows; none while it has no lease."
     )
+    others: list[str] = Attribute("The addresses of the other nodes that have a lease, as far as it knows.")
     received: Callable[[str, bytes], object] = Attribute("Called with the address of a node and its message.")
     found: Callable[[str], object] = Attribute(
         "Called, after names may have been forgotten, with each that this node holds as far as the others know: it may "

@@ -211,6 +211,9 @@ class Settings:
     durable_topics: tuple[str, ...] = option(
         PATTERNS, (), "Topics whose events are stored whichever dialect they come from."
     )
+    retained_topics: tuple[str, ...] = option(
+        PATTERNS, (), "Topics whose last event is kept for whoever subscribes later, even when it is not stored."
+    )
     dedup_seconds: float = option(
         SECONDS,
         300.0,
