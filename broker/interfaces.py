@@ -25,6 +25,7 @@ from broker.messages import (
     Announcement,
     CloseCode,
     CursorState,
+    Delivery,
     Entry,
     Event,
     Frame,
@@ -390,7 +391,40 @@ class IPeer(Interface):
         """
 
     def unsubscribe(topic: str, *, exact: bool = False) -> None:
-        """Undo ``subscribe`` of the same *topic* and *exact*; a no-op without one."""
+        """Undo ``subscribe`` of the same *topic* and *exact*, and ``enter``; a no-op without one."""
+
+    def enter(topic: str, info: bytes = b"") -> None:
+        """Be present on *topic*, a name that it has subscribed to, until ``exit``, ``unsubscribe`` or the end.
+
+        All nodes know it.  They tell it on the topic ``broker.presence.<topic>``, by events ``join`` and ``leave`` of
+        the client: one each, however many of its sessions are present, and the leave after 2 seconds in which
+        none has come back.  Who may subscribe to a topic may subscribe to this, and ask for the ``members``.
+
+        Args:
+            topic: where.
+            info: what it says of itself, JSON text of up to 4 KiB, or b"".
+
+        Raises:
+            NotFound: it has not subscribed to it.
+            Denied: the topic is one of the broker.
+        """
+
+    def exit(topic: str) -> None:
+        """Undo ``enter``; a no-op without one."""
+
+    def set_testament(topic: str, name: str, body: bytes | None, *, retain: bool = False) -> Coro[None]:
+        """Leave an event behind, in the place of one before: it is published when this peer is closed.
+
+        It is kept in the store: when this node is lost, another publishes it, or itself when it starts again.
+        A dialect calls ``drop_testament`` before that, when its client has said goodbye.  *topic*, *name*, *body* and
+        *retain* as in ``publish``, whose permission it needs now; it is stored if its topic is durable.
+        """
+
+    def drop_testament() -> None:
+        """Undo ``set_testament``; a no-op without one."""
+
+    def members(topic: str, *, rate_limited: bool = True) -> list[Any]:
+        """Return who is present on *topic*, on all nodes: see ``core.members.Member``."""
 
     def follow(
         topic: str,
@@ -460,6 +494,8 @@ class IPeer(Interface):
         expect: int | None = None,
         content_type: str = "",
         expires: float = 0.0,
+        exclude: Sequence[str] = (),
+        retain: bool = False,
     ) -> Deferred[Event]:
         """Publish an event; on a durable topic it is stored first.
 
@@ -477,6 +513,9 @@ class IPeer(Interface):
             expect: the last id that the topic must have, 0 for none.
             content_type: see ``Event``.
             expires: see ``Event``.
+            exclude: see ``Event``; at most 1000.
+            retain: whether it is kept for ``last`` although it is not stored, in the place of the one before; as it
+                is anyway on the topics of ``TXBROKER_RETAINED_TOPICS``.  Without a body, or with null, none is kept.
 
         The Deferred fires with the event when it is on its way, and safe if stored.
 
@@ -484,6 +523,12 @@ class IPeer(Interface):
             Invalid: *key* or *expect* was given, and the event is not to be stored; or one of the values is
                 malformed.
             Conflict: *expect* was given, and the topic has another last id: see ``IStore.append``.
+        """
+
+    def last(topic: str, limit: int = 1) -> Coro[list[Event]]:
+        """Return the newest events of *topic* that are kept, oldest first, at most *limit*.
+
+        These are stored ones, if the client may ``read`` them, and the last live one that was retained.
         """
 
     def publish_all(publications: Sequence[Publication]) -> Deferred[list[Event]]:
@@ -599,6 +644,9 @@ class IPeer(Interface):
             Gone: the position is of another epoch than the present one, which is the name in the error.
             Invalid: it is beyond the newest event.
         """
+
+    def forget_cursor(cursor: str, topic: str) -> Coro[bool]:
+        """Remove what the client id *cursor* has acknowledged of *topic*; return whether there was anything."""
 
     def cursors(topic: str = "") -> Coro[tuple[list[CursorState], bool]]:
         """Return the cursors of all client ids that it may use, and whether there may be more.
@@ -827,6 +875,24 @@ class IPeer(Interface):
 
         Raises:
             RateLimited: it has too many registrations.
+        """
+
+    def claim_jobs(
+        queue: str,
+        limit: int = 1,
+        *,
+        lease: float = 0.0,
+        wait: float = 0.0,
+        members: Mapping[str, Any] | None = None,
+    ) -> Coro[list[Delivery]]:
+        """Return up to *limit* jobs of *queue*, waiting up to *wait* seconds if there are none.
+
+        For a client without a session, which may come by another connection each time: it has the jobs by its
+        principal, until their leases end, and settles them by peers without a session, on any node.  *lease* and
+        *members* as in ``consume``.  Cancelling returns them to the queue.
+
+        Raises:
+            Unauthenticated: the credential of the client has expired meanwhile.
         """
 
     def stop_consuming(queue: str) -> None:
@@ -1442,6 +1508,7 @@ class ISharedBus(IBus):
     nodes: list[str] = Attribute(
         "The names of the nodes that have a lease, this one included, as far as it knows; none while it has no lease."
     )
+    others: list[str] = Attribute("The addresses of the other nodes that have a lease, as far as it knows.")
     received: Callable[[str, bytes], object] = Attribute("Called with the address of a node and its message.")
     found: Callable[[str], object] = Attribute(
         "Called, after names may have been forgotten, with each that this node holds as far as the others know: it may "

@@ -176,6 +176,7 @@ class Event:
         content_type: what the body is, if the publisher says it; "" for JSON.
         expires: when it is good for nothing any more, in seconds since the epoch; 0.0: never.  Who reads a log
             leaves out those whose time has come, as ``core/pages.py`` does; their ids stay used.
+        exclude: session and client ids that it is not delivered to; what is stored may be read by them all the same.
         duplicate: whether this is what a store has returned for an event whose key it knew already.
     """
 
@@ -193,6 +194,7 @@ class Event:
     content_type: str = ""
     expires: float = 0.0
     duplicate: bool = False
+    exclude: tuple[str, ...] = ()
     _rendered: dict[Any, Any] | None = attrs.field(default=None, init=False, repr=False)
 
     def render(self, encode: Callable[..., Any], *words: str) -> Any:

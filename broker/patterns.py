@@ -23,6 +23,7 @@ LOG_PREFIX = "event/"  # + topic: the log in which a store keeps its events
 BROKER = "broker"  # the client id of the broker itself, as a sender
 RESERVED_PREFIX = "broker."  # names of the broker itself, which no client may publish or perform
 CONTROL_PREFIX = "broker.control."  # topics by which nodes notify each other, which no client may read
+PRESENCE_PREFIX = "broker.presence."  # + topic: where it is told who comes to it and who goes
 KEY_PREFIX = "kv/"  # + key: the topic of its changes
 
 # A name of the bus, a queue or a recipient begins with its kind.

@@ -66,7 +66,7 @@ class StreamSession(BaseSession):
 
     def send(self, data: bytes) -> None:
         """Send *data* to the client; a no-op once it has ended."""
-        if self._consumer is None or self._paused or self._pieces:
+        if self._consumer is None or self._paused or self._pieces:  # ``paused``, without its call
             self._keep(data)
         else:
             self._consumer.write(data)
@@ -76,6 +76,14 @@ class StreamSession(BaseSession):
         self.ended = True
         if self._done is not None and not self._pieces:
             self._finish()
+
+    @property
+    def paused(self) -> bool:
+        """Whether what is sent has to wait: the client has not read what was sent before, or the body has not begun."""
+        return self._consumer is None or self._paused or bool(self._pieces)
+
+    def drained(self) -> None:
+        """Send what was held back while it was ``paused``: nothing waits any more.  By default there is nothing."""
 
     # For the core
 
@@ -109,6 +117,8 @@ class StreamSession(BaseSession):
             piece = self._pieces.popleft()
             self._count(-len(piece))
             self._consumer.write(piece)
+        if not self.ended and not self.paused:
+            self.drained()
         if self.ended and not self._pieces and self._done is not None:
             self._finish()
 

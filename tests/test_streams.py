@@ -290,3 +290,23 @@ def test_the_client_of_a_plain_stream_is_disconnected_too() -> None:
     assert not plain.peer.closed
     plain.peer.disconnect(CloseCode.POLICY_VIOLATION, "credential expired")
     assert (stream.broken, plain.peer.closed) == (True, True)
+
+
+def test_a_session_is_told_when_nothing_waits_any_more() -> None:
+    scene = Scene(send_queue_bytes=10 * UNREAD_BYTES)
+    stream = scene.open()
+    drains: list[bool] = []
+    scene.listener.__class__.drained = lambda self: drains.append(self.paused)  # type: ignore[method-assign]
+    try:
+        assert not scene.listener.paused
+        scene.fill()
+        assert scene.listener.paused
+        scene.publish(b"2")
+        assert drains == []
+        while stream.take():
+            pass
+        assert drains
+        assert not any(drains)
+    finally:
+        del scene.listener.__class__.drained
+    stream.leave()

@@ -273,6 +273,11 @@ class RedisBus(Service):
         """See ``ISharedBus.nodes``."""
         return self._lease.names
 
+    @property
+    def others(self) -> list[str]:
+        """See ``ISharedBus.others``."""
+        return self._lease.others
+
     def lease_of(self, address: str) -> int:
         """See ``ISharedBus.lease_of``."""
         return self._lease.number_of(address)

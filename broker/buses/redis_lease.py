@@ -85,6 +85,11 @@ class Lease:
         return sorted(map(name_of, (self._address, *self._others))) if self.number else []
 
     @property
+    def others(self) -> list[str]:
+        """The addresses of the other nodes that have a lease, as far as is known."""
+        return list(self._others)
+
+    @property
     def number(self) -> int:
         """The number of this node's lease; 0 when it has none."""
         return self._number if self._now() < self._end else 0

@@ -2,7 +2,8 @@
 
 from broker.cluster.calls import RemoteCalls
 from broker.cluster.jobs import SharedJobs
+from broker.cluster.members import SharedMembers
 from broker.cluster.names import ClusterNames
 from broker.cluster.queues import SharedQueues
 
-__all__ = ["ClusterNames", "RemoteCalls", "SharedJobs", "SharedQueues"]
+__all__ = ["ClusterNames", "RemoteCalls", "SharedJobs", "SharedMembers", "SharedQueues"]

@@ -131,7 +131,56 @@ class Drain(msgspec.Struct, tag="drain", array_like=True):
     queue: str
 
 
-Message: TypeAlias = Called | Reply | NotHere | Ended | Paused | LoadAsked | Load | Probe | Deliver | BoolReply | Drain
+class MemberChanged(msgspec.Struct, tag="member", array_like=True):
+    """A session of the node that sends this is present on a topic, or says something else of itself there, or left it.
+
+    Attributes:
+        topic: where.
+        client: id of the client.
+        session: id of the session.
+        info: what it says of itself, JSON text or b""; None: it is not present any more.
+    """
+
+    topic: str
+    client: str
+    session: str
+    info: bytes | None
+
+
+class MemberList(msgspec.Struct, tag="members", array_like=True):
+    """Some of all sessions of the node that sends this which are present on topics.
+
+    Attributes:
+        members: topic, client id, session id, and what it says of itself, of each.
+        first: whether there are none before these.
+        last: whether there are none after these.
+    """
+
+    members: list[tuple[str, str, str, bytes]]
+    first: bool
+    last: bool
+
+
+class MembersAsked(msgspec.Struct, tag="members?", array_like=True):
+    """The question for all sessions of the node that gets this which are present on topics."""
+
+
+Message: TypeAlias = (
+    Called
+    | Reply
+    | NotHere
+    | Ended
+    | Paused
+    | LoadAsked
+    | Load
+    | Probe
+    | Deliver
+    | BoolReply
+    | Drain
+    | MemberChanged
+    | MemberList
+    | MembersAsked
+)
 
 
 def _wire_error(error: BrokerError) -> WireError:

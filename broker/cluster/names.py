@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -15,6 +15,7 @@ from broker.cluster.calls import RemoteCalls
 from broker.cluster.claims import LAPSED, Claim, Claims
 from broker.cluster.jobs import SharedJobs
 from broker.cluster.links import LinkAccount
+from broker.cluster.members import SharedMembers
 from broker.cluster.messages import BoolReply, Deliver, Drain, Probe
 from broker.cluster.messenger import NodeMessenger
 from broker.cluster.queues import SharedQueues
@@ -46,7 +47,10 @@ class ClusterNames(LocalNames):
         calls: those of this node.
         queues: the mailboxes of this node.
         jobs: those of this node.
+        members: those of all nodes.
         presence: who is connected here.
+        recover: called when a node has gone, or this one has a lease again: to do what sessions of lost nodes have
+            left to be done.
         probe: seconds in which the holder of a name must respond.
         account: counts what is kept for other nodes.
     """
@@ -58,7 +62,9 @@ class ClusterNames(LocalNames):
         calls: RemoteCalls,
         queues: SharedQueues,
         jobs: SharedJobs,
+        members: SharedMembers,
         presence: Presence[Any],
+        recover: Callable[[], object],
         probe: float,
         account: LinkAccount | None = None,
     ) -> None:
@@ -75,12 +81,15 @@ class ClusterNames(LocalNames):
         calls.use(self._messenger, presence.sessions, self._claims.holds)
         queues.use(bus, self._wake_others)
         jobs.use(bus, self._wake_others)
+        members.use(bus, self._messenger)
         self._messenger.on_lease(jobs.recover_soon)
         self._messenger.on(Probe, self._probed)
         self._messenger.on(Deliver, self._delivered)
         self._messenger.on(Drain, lambda _, message: self._wake(message.queue))
         self._messenger.on_departure(lambda _: queues.wake_all())
         self._messenger.on_departure(jobs.departed)
+        self._messenger.on_departure(lambda _: recover())
+        self._messenger.on_lease(recover)
         self._messenger.on_break(lambda *_: self._wake_all())  # a message that something waits may be lost
 
     # Names.

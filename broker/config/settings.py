@@ -49,7 +49,7 @@ ENV_PREFIX = "TXBROKER_"
 DAY = 86400.0  # seconds
 MAX_WAIT_MS = 4000  # milliseconds: less than broker/redis/connection.py waits for any reply
 MIN_SECRET = 16  # characters of a secret that is not warned about
-PROTOCOLS = ("owlmeans", "ganomede", "thinws", "hpkv", "microstream")
+PROTOCOLS = ("owlmeans", "ganomede", "thinws", "hpkv", "microstream", "http")
 DEFAULT_PORT = 8000
 DEFAULT_RETENTION = Retention(seconds=7 * 86400.0, count=1_000_000)
 
@@ -210,6 +210,9 @@ class Settings:
     )
     durable_topics: tuple[str, ...] = option(
         PATTERNS, (), "Topics whose events are stored whichever dialect they come from."
+    )
+    retained_topics: tuple[str, ...] = option(
+        PATTERNS, (), "Topics whose last event is kept for whoever subscribes later, even when it is not stored."
     )
     dedup_seconds: float = option(
         SECONDS,

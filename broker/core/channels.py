@@ -112,8 +112,10 @@ class Channels:
         """
         event.time = 0.0
         answer: Deferred[Event] = Deferred()
+        exclude = event.exclude
 
         def stored(event: Event) -> None:
+            event.exclude = exclude
             answer.callback(event)
             if not (self._store.announces or event.duplicate):
                 if self._unpublished:
@@ -341,6 +343,12 @@ class Channels:
 
         value = encode_cursor(id, now, epoch) if stamped else b"%d" % id
         return store.set(CURSOR, key, value, expires=move.expires, quota=quota).addCallback(stored)
+
+    def forget_cursor(self, client: str, topic: str) -> Deferred[bool]:
+        """Remove what *client* has acknowledged of *topic*; say whether there was anything."""
+        key = cursor_key(client, topic)
+        self._moves.pop(key, None)
+        return self._store.delete(CURSOR, key)
 
     def _wait(self, topic: str, timeout: float, share: Share) -> Waiter:
         if self.waiting >= self._limit or share.polls >= self._share_limit:

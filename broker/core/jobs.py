@@ -271,6 +271,13 @@ class Jobs:
         """Return the queues that *peer* takes jobs of, sorted."""
         return [name.removeprefix(QUEUE) for name in self.consumers.names_of(peer)]
 
+    def is_claiming(self, peer: Taker, queue: str) -> bool:
+        """Whether the store is being asked for jobs of *queue* for *peer*."""
+        consumer, work = self._consumers.get((peer, queue)), self._works.get(queue)
+        if consumer is None or work is None:
+            return False
+        return consumer.claiming > 0 or (consumer.matches is not None and work.looking)
+
     def leave(self, peer: Taker) -> None:
         """Remove *peer*: it has gone."""
         for queue in self.consumed(peer):

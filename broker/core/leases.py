@@ -21,6 +21,7 @@ from broker.core.uncancelled import uncancelled
 from broker.errors import BrokerError, NotDone, NotFound, Unavailable
 from broker.interfaces import IStore
 from broker.jobs import Job, Settled, Worker
+from broker.patterns import is_reserved
 
 log = Logger()
 
@@ -351,11 +352,13 @@ class Leases:
                     self._adopt(job, worker, min(left, MAX_ADOPTED))
 
     def _adopt(self, job: Job, worker: Worker, left: float) -> None:
+        # A worker without a session is known by its principal: there is none that it could have lost.
+        lost = not is_reserved(worker.client)
         lease = Lease(
             self.id_of(job.number, job.token), job.number, job.token, job.queue, worker, "",
-            self._clock.seconds() + left, lost=True,
+            self._clock.seconds() + left, lost=lost,
         )  # fmt: skip
-        self._hold(lease, min(GRACE, left))
+        self._hold(lease, min(GRACE, left) if lost else left)
 
     def check(self, *, delivered: bool = False) -> None:
         """Return the jobs that are in flight on this node in the store, and here are not: an answer was lost.

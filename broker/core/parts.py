@@ -16,13 +16,16 @@ from broker.core.indices import Indices
 from broker.core.jobs import Jobs
 from broker.core.keys import Keys
 from broker.core.mailboxes import Mailboxes
+from broker.core.members import Members
 from broker.core.memberships import Memberships
 from broker.core.memory import Memory
 from broker.core.names import LocalNames
 from broker.core.owners import Owners
 from broker.core.presence import Presence
 from broker.core.queues import Queues
+from broker.core.retained import Retained
 from broker.core.shares import Shares
+from broker.core.testaments import Testaments
 from broker.core.topics import Topics
 from broker.interfaces import IBus, IStore
 
@@ -75,7 +78,10 @@ class Parts:
     cursors: Cursors
     followers: Followers
     indices: Indices
+    retained: Retained
+    testaments: Testaments
     keys: Keys
+    members: Members
     memberships: Memberships
     owners: Owners
     presence: Presence[Any]  # of peers

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Generic, Protocol, TypeVar
 
+from broker.messages import Event
+
 
 class Present(Protocol):
     """What presence needs of a peer."""
@@ -70,6 +72,11 @@ class Presence(Generic[P]):
     def sessions_of(self, client: str) -> list[P]:
         """Return the sessions of a client id, newest first."""
         return self._clients.get(client, [])[::-1]
+
+    def excluded(self, event: Event) -> set[str]:
+        """Return the ids of the sessions that *event* is not to be delivered to."""
+        named = {peer.id for recipient in event.exclude for peer in self.sessions(recipient)}
+        return named.union(event.exclude)
 
     def _drop(self, peer: P, client: str) -> None:
         peers = self._clients[client]

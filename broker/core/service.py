@@ -22,7 +22,7 @@ from broker.access.principals import Access
 from broker.access.refusals import RefusalLog
 from broker.access.tokens import CONTROL as REVOKED
 from broker.access.tokens import Tokens
-from broker.cluster import ClusterNames, RemoteCalls, SharedJobs, SharedQueues
+from broker.cluster import ClusterNames, RemoteCalls, SharedJobs, SharedMembers, SharedQueues
 from broker.config.settings import Settings
 from broker.core.about import About
 from broker.core.calls import Calls
@@ -34,6 +34,7 @@ from broker.core.jobs import Jobs
 from broker.core.keys import Keys
 from broker.core.lives import life_end
 from broker.core.mailboxes import Mailboxes
+from broker.core.members import Members
 from broker.core.memberships import CONTROL as LEFT
 from broker.core.memberships import Memberships
 from broker.core.memory import HELP, Memory
@@ -45,15 +46,17 @@ from broker.core.parts import Parts
 from broker.core.presence import Presence
 from broker.core.queues import Queues
 from broker.core.restoration import Restoration
+from broker.core.retained import Retained
 from broker.core.shares import Shares
 from broker.core.slices import slices_of
 from broker.core.sweeper import Sweeper
+from broker.core.testaments import Testaments
 from broker.core.topics import Delivery, Topics
 from broker.errors import Taken
 from broker.interfaces import MAX_PAGE_BYTES, IBus, ISharedBus, ISharedStore, IStore
 from broker.messages import CloseCode, Event
 from broker.observe.metrics import Metrics
-from broker.patterns import BROKER, CLIENT, RESERVED_PREFIX
+from broker.patterns import BROKER, CLIENT, PRESENCE_PREFIX, RESERVED_PREFIX
 from broker.peer import Peer
 
 log = Logger()
@@ -69,6 +72,7 @@ SWEEP = 60.0  # seconds between two sweeps of what is too old
 AGING = 300.0  # seconds for which names of clients and topics are remembered at least that nobody asks for
 EXPIRY = 1.0  # seconds between two searches for expired keys
 MEASURE = 5.0  # seconds between two counts of all jobs
+BEAT = 1.0  # seconds between two looks for nodes that do not know the members here
 PEERS_PER_STEP = 1000  # whose mailboxes are prolonged before the reactor gets to other work
 SWEEPER = "sweeper"  # the name held by the node that sweeps for all
 
@@ -122,7 +126,9 @@ class Broker(MultiService):
         )
         controls = {LEFT: self.memberships.left, REVOKED: self.tokens.revoked, OWNED: parts.owners.moved}
         self.attach: Callable[[str, str], Peer] = partial(Peer, parts)
-        self.arrived = bus.deliver = Delivery(self.topics, self.channels, self.keys, controls).arrived
+        self.arrived = bus.deliver = Delivery(
+            self.topics, self.channels, self.keys, controls, self.presence.excluded
+        ).arrived
         if bus.shared:
             cast(ISharedBus, bus).source = StoreEventSource(cast(ISharedStore, store))
             cast(ISharedStore, store).witness = cast(ISharedBus, bus).last_mark
@@ -131,13 +137,14 @@ class Broker(MultiService):
             bus.listen(topic)
         for part in (store, bus):
             part.setServiceParent(self)
-        timers: dict[float, Callable[[], object]] = {
-            SWEEP: self._sweep,
-            AGING: self._age,
-            EXPIRY: self._expire,
-            MEASURE: self._measure,
-        }
-        for delay, work in timers.items():
+        timers: tuple[tuple[float, Callable[[], object]], ...] = (
+            (SWEEP, self._sweep),
+            (AGING, self._age),
+            (EXPIRY, self._expire),
+            (MEASURE, self._measure),
+            (BEAT, self._beat),
+        )
+        for delay, work in timers:
             timer = TimerService(delay, work)
             timer.clock = clock
             timer.setServiceParent(self)
@@ -186,6 +193,7 @@ class Broker(MultiService):
 
     async def _begin_jobs(self) -> None:
         await self.jobs.recover()
+        await self.parts.testaments.recover()
         await move_old_jobs(self.store, self.queues, self.jobs)
 
     def stopService(self) -> Deferred[None]:
@@ -197,6 +205,7 @@ class Broker(MultiService):
         self.parts.lifetimes.stop()
         self.queues.stop()
         self.jobs.stop()
+        self.parts.members.stop()
         self.parts.cluster.stop()
         self.parts.mailboxes.stop()
         self._restoration.stop()
@@ -269,6 +278,9 @@ class Broker(MultiService):
             self._timer_done, self._timer_failed, ("counts of jobs",), errbackArgs=("counts of jobs",)
         )
 
+    def _beat(self) -> None:
+        self.parts.members.beat()
+
     def _timer_done(self, _: object, what: str) -> None:
         self._timers_failing.discard(what)
 
@@ -331,6 +343,8 @@ def make_parts(
     queues = make_queues(
         store, clock, lambda queue: _takers_of(parts, queue), settings.max_mailbox, settings.mailbox_seconds
     )
+    node = _node_of(bus)
+    jobs = _make_jobs(settings, store, node, bus.shared, clock, lambda *gone: _came_back(parts, *gone))
     parts = Parts(
         settings=settings,
         store=store,
@@ -349,13 +363,16 @@ def make_parts(
         cursors=Cursors(store, channels, slices_of(clock)),
         followers=Followers(store, topics, clock, settings.send_queue_bytes),
         indices=Indices(store, clock, settings.index_seconds, max_bytes=min(MAX_PAGE_BYTES, settings.send_queue_bytes)),
+        retained=Retained(store, settings.retained_topics),
         keys=Keys(store, bus, channels.announce, clock, settings.max_value_bytes, settings.durable_topics),
+        members=make_members(store.wall.time, topics, bus, clock),
         memberships=Memberships(store, channels.notify, settings.max_subscriptions, clock, settings.membership_seconds),
         owners=_make_owners(settings, store, access, channels, clock, lambda *new: _replaced(parts, *new)),
         presence=presence,
         calls=calls,
         queues=queues,
-        jobs=_make_jobs(settings, store, bus, clock, lambda *gone: _came_back(parts, *gone)),
+        jobs=jobs,
+        testaments=_make_testaments(store, bus, node, jobs, lambda *left: _publish_left(parts, *left)),
         mailboxes=Mailboxes(store, access.knows, clock, settings.client_seconds),
         cluster=LocalNames(),
         about=About(store, bus, store.wall.time()),
@@ -366,6 +383,13 @@ def make_parts(
     return parts
 
 
+def make_members(now: Callable[[], float], topics: Topics, bus: IBus, clock: IReactorTime) -> Members:
+    """Return who is present on topics."""
+    return (SharedMembers if bus.shared else Members)(
+        clock, now, lambda event: topics.deliver_named(event, PRESENCE_PREFIX)
+    )
+
+
 def _cluster_names(parts: Parts) -> ClusterNames:
     return ClusterNames(
         cast(ISharedBus, parts.bus),
@@ -373,7 +397,9 @@ def _cluster_names(parts: Parts) -> ClusterNames:
         cast(RemoteCalls, parts.calls),
         cast(SharedQueues, parts.queues),
         cast(SharedJobs, parts.jobs),
+        cast(SharedMembers, parts.members),
         parts.presence,
+        parts.testaments.recover_soon,
         parts.settings.takeover_probe_seconds,
         parts.memory.held,
     )
@@ -393,14 +419,51 @@ def make_channels(settings: Settings, store: IStore, bus: IBus, clock: IReactorT
     )
 
 
-def _make_jobs(
-    settings: Settings, store: IStore, bus: IBus, clock: IReactorTime, came_back: Callable[[str, str], Awaitable[bool]]
-) -> Jobs:
+def _node_of(bus: IBus) -> Callable[[], str]:
+    """Return what returns the address of this node, or what stands for it where there is no other."""
     run = secrets.token_hex(8)
-    return (SharedJobs if bus.shared else Jobs)(
+    return (lambda: cast(ISharedBus, bus).address) if bus.shared else (lambda: run)
+
+
+def _make_testaments(
+    store: IStore,
+    bus: IBus,
+    node: Callable[[], str],
+    jobs: Jobs,
+    publish: Callable[[Event, bool], Awaitable[None]],
+) -> Testaments:
+    return Testaments(store, node, partial(_knows_nodes, bus), jobs.lives, jobs.leases.until_done, publish)
+
+
+def _knows_nodes(bus: IBus) -> bool:
+    """Whether this node knows which others there are: it has a lease, or is alone."""
+    return not bus.shared or bool(cast(ISharedBus, bus).lease)
+
+
+async def _publish_left(parts: Parts, event: Event, retain: bool) -> None:
+    """Publish *event*, which a session has left behind."""
+    if parts.channels.is_durable(event.topic):
+        await parts.channels.post(event)
+        return
+    if retain or parts.retained.applies(event.topic):
+        await parts.retained.keep(event)
+    sent = parts.bus.publish(event)
+    if sent is not None:
+        await sent
+
+
+def _make_jobs(
+    settings: Settings,
+    store: IStore,
+    node: Callable[[], str],
+    shared: bool,
+    clock: IReactorTime,
+    came_back: Callable[[str, str], Awaitable[bool]],
+) -> Jobs:
+    return (SharedJobs if shared else Jobs)(
         store,
         clock,
-        (lambda: cast(ISharedBus, bus).address) if bus.shared else (lambda: run),
+        node,
         came_back,
         max_failures=settings.max_deliveries,
         limit=settings.max_jobs,
@@ -463,7 +526,9 @@ def _replaced(parts: Parts, client: str, owner: str) -> None:
 def _presence_changed(parts: Parts, change: str, client: str, session: str) -> None:
     """Tell the other nodes, the client's mailbox and whoever subscribed that a session came or went."""
     parts.cluster.present(change, client, session)
-    if change == "offline":
+    if change == "online":
+        parts.members.rename(session, client)
+    else:
         parts.queues.left(CLIENT + client)
     topic = f"{RESERVED_PREFIX}client.{change}"
     if parts.topics.has_listeners(topic) or parts.bus.shared:

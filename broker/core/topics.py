@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
 from broker.core.channels import Channels
@@ -67,19 +67,15 @@ class Topics:
         """Whether an event on *topic* would be delivered to anybody."""
         return topic in self._names or bool(self._patterns.count and self._patterns.matching(topic))
 
-    def count(self, event: Event) -> int:
-        """Return to how many sessions ``deliver`` would hand *event*."""
-        topic, origin = event.topic, event.origin
-        found = [self._names.get(topic) or {}]
-        if self._patterns.count:
-            found += [node.listeners for node in self._patterns.matching(topic)]
+    def count(self, event: Event, excluded: Collection[str] = ()) -> int:
+        """Return to how many sessions *event* would be delivered."""
         return len(
             {
                 listener.id
-                for each in found
-                for listener, echo in each.items()
+                for listener, echo, _ in self._matching(event.topic)
                 # A follower listens to all, and has its client's wish as an attribute.
-                if listener.id != origin or (echo and getattr(listener, "echo", True))
+                if listener.id not in excluded
+                and (listener.id != event.origin or (echo and getattr(listener, "echo", True)))
             }
         )
 
@@ -98,6 +94,29 @@ class Topics:
                     if echo or listener.id != origin:
                         listener.on_event(event, node.pattern)
 
+    def deliver_named(self, event: Event, beginning: str) -> None:
+        """Hand *event* to those subscriptions that match and have the same *beginning* as its topic.
+
+        Others, such as that of ``>``, need other permissions.
+        """
+        for listener, _, pattern in self._matching(event.topic):
+            if pattern.startswith(beginning):
+                listener.on_event(event, pattern)
+
+    def deliver_except(self, event: Event, excluded: Collection[str]) -> None:
+        """Do what ``deliver`` does, but for the sessions whose ids are in *excluded*."""
+        for listener, echo, pattern in self._matching(event.topic):
+            if (echo or listener.id != event.origin) and listener.id not in excluded:
+                listener.on_event(event, pattern)
+
+    def _matching(self, topic: str) -> list[tuple[Listener, bool, str]]:
+        """Return all subscriptions that match *topic*: who, whether with echo, and the name or pattern."""
+        found = [(listener, echo, topic) for listener, echo in (self._names.get(topic) or {}).items()]
+        if self._patterns.count:
+            for node in self._patterns.matching(topic):
+                found += [(listener, echo, node.pattern) for listener, echo in node.listeners.items()]
+        return found
+
 
 class Delivery:
     """Delivers an event to all whom it concerns: who waits for it, who subscribed to its topic, who watches its key.
@@ -107,12 +126,19 @@ class Delivery:
         channels: has the polls that wait.
         keys: has the watches.
         controls: what to do with an event by which nodes notify each other, by its topic.
+        excluded: returns the ids of the sessions here that an event is not to be delivered to.
     """
 
     def __init__(
-        self, topics: Topics, channels: Channels, keys: Keys, controls: Mapping[str, Callable[[Event], object]]
+        self,
+        topics: Topics,
+        channels: Channels,
+        keys: Keys,
+        controls: Mapping[str, Callable[[Event], object]],
+        excluded: Callable[[Event], Collection[str]],
     ) -> None:
         self._topics, self._channels, self._keys = topics, channels, keys
+        self._excluded = excluded
         self._controls = controls
 
     def arrived(self, event: Event) -> None:
@@ -125,7 +151,10 @@ class Delivery:
             return
         if event.id:
             self._channels.arrived(event)
-        self._topics.deliver(event)
+        if event.exclude:
+            self._topics.deliver_except(event, self._excluded(event))
+        else:
+            self._topics.deliver(event)
         # Only the broker itself announces key changes; an older version let clients publish there.
         if event.topic.startswith(KEY_PREFIX) and not event.dialect:
             self._keys.arrived(event)

@@ -164,6 +164,13 @@ class FollowVerbs(TopicVerbs):
         quota = quota_of("cursors", self.identity.kind, self.identity.name, self._parts.settings.max_cursors)
         return await self._parts.cursors.acknowledge(cursor, topic, position, quota)
 
+    async def forget_cursor(self, cursor: str, topic: str) -> bool:
+        """See ``IPeer.forget_cursor``."""
+        self._allow("read", topic)
+        self._shown(topic)
+        await self._use_client_id(cursor)
+        return await self._parts.channels.forget_cursor(cursor, topic)
+
     async def cursors(self, topic: str = "") -> tuple[list[CursorState], bool]:
         """See ``IPeer.cursors``."""
         self._allow("read", topic, check_permission=bool(topic))

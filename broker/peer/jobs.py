@@ -7,15 +7,17 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, ensureDeferred
 
+from broker.core.job_claims import claim_jobs
 from broker.core.job_filters import job_filter
 from broker.core.leases import is_number
-from broker.errors import Invalid, NotFound, RateLimited
+from broker.errors import Invalid, NotFound, RateLimited, Unauthenticated
 from broker.jobs import DEAD_SUFFIX, MAX_DELAY, Job, QueueState, Worker
-from broker.messages import MAX_TIME, Mail
+from broker.messages import MAX_TIME, Delivery, Mail
 from broker.patterns import QUEUE, check_name, check_text
 from broker.peer.queues import QueueVerbs
 
 MAX_PREFETCH = 1000
+MAX_CLAIMED = 1000  # jobs of one claim
 MAX_LEASE = 86400.0  # seconds
 MAX_REASON = 1000  # characters of a reason that are kept
 MAX_DEAD = 1000  # jobs in one answer
@@ -102,6 +104,45 @@ class JobVerbs(QueueVerbs):
         """See ``IPeer.consumed``."""
         return self._parts.jobs.consumed(self)
 
+    async def claim_jobs(
+        self,
+        queue: str,
+        limit: int = 1,
+        *,
+        lease: float = 0.0,
+        wait: float = 0.0,
+        members: Mapping[str, Any] | None = None,
+    ) -> list[Delivery]:
+        """See ``IPeer.claim_jobs``."""
+        self._allow_queue("consume", queue)
+        parts = self._parts
+        lease = lease or parts.settings.lease_seconds
+        if not 0 < limit <= MAX_CLAIMED or not 0 < lease <= MAX_LEASE or not wait >= 0:
+            raise Invalid("max" if not 0 < limit <= MAX_CLAIMED else "wait" if wait < 0 else "lease")
+        matches = None if members is None else job_filter(members)
+        expires = self.identity.expires
+        if expires:
+            wait = min(wait, max(0.0, expires - self.wall.time()))
+        if wait > 0:
+            parts.cluster.hold(QUEUE + queue)  # other nodes say when there is a job
+        try:
+            found = await claim_jobs(
+                parts.jobs, parts.clock, queue, self._principal(), limit, lease=lease, wait=wait, matches=matches
+            )
+        finally:
+            if wait > 0:
+                parts.cluster.release((QUEUE + queue,))
+        if expires and not found and self.wall.time() >= expires:
+            raise Unauthenticated("token", message="The credential has expired")
+        return found
+
+    def _principal(self) -> Worker:
+        """Return what a worker is that has no session, and may come by another connection each time."""
+        return self._parts.jobs.worker(self.identity.principal, named=True)
+
+    def _settler(self) -> Worker:
+        return self._principal() if self.session is None else self._worker()
+
     def _worker(self) -> Worker:
         return self._parts.jobs.worker(self.client, bool(self.identity.client or self.named))
 
@@ -109,19 +150,20 @@ class JobVerbs(QueueVerbs):
 
     def finish_job(self, id: str) -> Deferred[None]:
         """See ``IPeer.finish_job``."""
-        return self._settle(id, lambda: self._parts.jobs.leases.finish(id, self._worker()))
+        return self._settle(id, lambda: self._parts.jobs.leases.finish(id, self._settler()))
 
     def fail_job(self, id: str, *, reason: str = "", delay: float | None = None) -> Deferred[None]:
         """See ``IPeer.fail_job``."""
         if delay is not None and not 0 <= delay <= MAX_DELAY:
             raise Invalid("delay")
-        return self._settle(id, lambda: self._parts.jobs.leases.fail(id, self._worker(), reason[:MAX_REASON], delay))
+        return self._settle(id, lambda: self._parts.jobs.leases.fail(id, self._settler(), reason[:MAX_REASON], delay))
 
     def extend_job(self, id: str, seconds: float) -> Deferred[None]:
         """See ``IPeer.extend_job``."""
         if not 0 < seconds <= MAX_LEASE:
             raise Invalid("seconds")
-        return self._settle(id, lambda: self._parts.jobs.leases.extend(id, self._worker(), self.id, seconds))
+        leases, session = self._parts.jobs.leases, "" if self.session is None else self.id
+        return self._settle(id, lambda: leases.extend(id, self._settler(), session, seconds))
 
     def _settle(self, id: str, act: Callable[[], Awaitable[None]]) -> Deferred[None]:
         """Do *act* with a delivery, if the client may consume its queue."""

@@ -14,10 +14,11 @@ from broker.core.owners import CLIENT_ID, INDEX
 from broker.errors import Invalid, RateLimited, TooLarge, Unauthenticated, Unavailable
 from broker.interfaces import MAX_PAGE_BYTES
 from broker.messages import MAX_EXPIRY, MAX_ID, MAX_TIME, Addition, Event, IndexRows, Publication, Quota, quota_of
-from broker.patterns import LOG_PREFIX, check_name, check_pattern, is_pattern
+from broker.patterns import LOG_PREFIX, PRESENCE_PREFIX, check_name, check_pattern, is_pattern
 from broker.peer.client import Client
 
 MAX_PUBLICATIONS = 1000  # that are stored together
+MAX_EXCLUDED = 1000  # names of one event
 FREE_TOKENS = 8  # of a pattern, on the average of all that a client may subscribe to
 # The setting of how many polls may wait, by whether it is that of one client.
 POLL_LIMITS = ("TXBROKER_MAX_WAITING_POLLS", "TXBROKER_MAX_WAITING_POLLS_PER_CLIENT")
@@ -42,10 +43,11 @@ class TopicVerbs(Client):
     def _allow_to_subscribe(self, topic: str, *, exact: bool, rate_limited: bool) -> None:
         """Check that *topic* is well formed, and that the client may subscribe to it; see ``_allow``."""
         plain = exact and is_pattern(topic)
-        self._allow("subscribe", topic, rate_limited=rate_limited, check_permission=not plain)
+        asked = topic.removeprefix(PRESENCE_PREFIX)  # who may not subscribe to a topic may not see who has
+        self._allow("subscribe", asked, rate_limited=rate_limited, check_permission=not plain)
         check_name(topic) if exact else check_pattern(topic)
-        if plain and not self._may_name("subscribe", topic):
-            raise self.deny("subscribe", topic)
+        if plain and not self._may_name("subscribe", asked):
+            raise self.deny("subscribe", asked)
 
     def _check_room(self, topic: str, exact: bool) -> dict[tuple[str, bool], bool | Follower]:
         """Return its subscriptions, if there may be one of *topic* besides.
@@ -87,6 +89,9 @@ class TopicVerbs(Client):
     def unsubscribe(self, topic: str, *, exact: bool = False) -> None:
         """See ``IPeer.unsubscribe``."""
         self._end_subscription(topic, exact)
+        freed = self._parts.members.exit(topic, self.id)
+        if freed:
+            self.hold(-freed)
         for follower in list(self._beginning or ()):
             if (follower.topic, follower.exact) == (topic, exact):
                 follower.stop()
@@ -117,6 +122,8 @@ class TopicVerbs(Client):
         expect: int | None = None,
         content_type: str = "",
         expires: float = 0.0,
+        exclude: Sequence[str] = (),
+        retain: bool = False,
     ) -> Deferred[Event]:
         """See ``IPeer.publish``."""
         self._allow("publish", topic)
@@ -125,13 +132,40 @@ class TopicVerbs(Client):
         event.original = original
         if content_type or expires:
             self._describe(event, content_type, expires)
+        if exclude:
+            event.exclude = _checked_names(exclude)
         parts = self._parts
         if durable or parts.channels.is_durable(topic):
             return parts.channels.post(event, self._channels(), _checked_key(key), _checked_head(expect))
         if key or expect is not None:
             raise Invalid("key" if key else "expect")  # what is not stored is not remembered
+        if retain or (parts.retained.patterns and parts.retained.applies(topic)):
+            return Deferred.fromCoroutine(self._retain(event))
         sent = parts.bus.publish(event)
         return succeed(event) if sent is None else sent.addCallback(lambda _: event)
+
+    async def _retain(self, event: Event) -> Event:
+        """Publish *event* when it is kept as the last one of its topic."""
+        settings, identity = self._parts.settings, self.identity
+        quota = quota_of("retained", identity.kind, identity.name, settings.max_channels)
+        await self._parts.retained.keep(event, quota)
+        sent = self._parts.bus.publish(event)
+        if sent is not None:
+            await sent
+        return event
+
+    async def last(self, topic: str, limit: int = 1) -> list[Event]:
+        """See ``IPeer.last``."""
+        self._allow("subscribe", topic, rate_limited=False, check_permission=False)
+        if not self._may_name("subscribe", topic):
+            raise self.deny("subscribe", topic)
+        parts, events = self._parts, []
+        if self._may_name("read", topic):
+            events = await parts.channels.latest(self._shown(topic), limit)
+        kept = await parts.retained.last(topic)
+        if kept is not None and (not events or events[-1].time < kept.time):
+            events.append(kept)
+        return events[-limit:]
 
     def publish_all(self, publications: Sequence[Publication]) -> Deferred[list[Event]]:
         """See ``IPeer.publish_all``."""
@@ -152,7 +186,7 @@ class TopicVerbs(Client):
 
     def receivers(self, event: Event) -> int:
         """See ``IPeer.receivers``."""
-        return self._parts.topics.count(event)
+        return self._parts.topics.count(event, self._parts.presence.excluded(event))
 
     def post(
         self,
@@ -290,6 +324,18 @@ class TopicVerbs(Client):
         self._allow("read", topic, rate_limited=False)
         await self._parts.owners.extend(INDEX, id)
         return await self._parts.indices.read(id, value, extract)
+
+
+def _checked_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Return *names*, whom an event excludes.
+
+    Raises:
+        TooLarge: there are too many.
+        Invalid: one is malformed.
+    """
+    if len(names) > MAX_EXCLUDED:
+        raise TooLarge("exclude")
+    return tuple(check_name(name, "exclude") for name in names)
 
 
 def _checked_key(key: str) -> str:

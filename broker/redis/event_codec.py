@@ -3,7 +3,7 @@
 A stored event is a *record*: its time and the length of its head as decimal
 text, the head, and the body as it is.  In a *message*, id and epoch go before the
 record (or 0 and a number that no other message has, when the event is not
-stored), then the *extras*: origin, dialect and original, which matter to subscribers
+stored), then the *extras*: origin, dialect, original and whom it excludes, which matter to subscribers
 and not to readers of the log.  The script of the store adds a dot and the mark to the epoch.
 """
 
@@ -35,8 +35,9 @@ def encode_record(event: Event, time: float) -> bytes:
 
 def encode_extras(event: Event) -> bytes:
     """Return the extras of *event*, with their length before them."""
-    if event.original:
-        extras = _encode((event.origin, event.dialect, event.original))
+    if event.original or event.exclude:
+        more = (event.exclude,) if event.exclude else ()
+        extras = _encode((event.origin, event.dialect, event.original, *more))
         return b"%d %b" % (len(extras), extras)
     return _extras_without_original(event.origin, event.dialect)
 
@@ -68,7 +69,7 @@ def decode_stored(id: int, epoch: str, record: bytes, mark: bytes = b"", extras:
     """Return the event of an entry of a log, which is the same as that of its message."""
     event = _decode_record(record, id, epoch)
     if extras:
-        event.origin, event.dialect, event.original = _decode(extras.partition(b" ")[2])
+        _decode_extras(event, extras.partition(b" ")[2])
     return event
 
 
@@ -77,8 +78,14 @@ def decode_message(message: bytes) -> Event:
     number, stamp, size, rest = message.split(b" ", 3)
     id, length = int(number), int(size)
     event = _decode_record(rest[length:], id, stamp[:EPOCH_LENGTH].decode() if id else "")
-    event.origin, event.dialect, event.original = _decode(rest[:length])
+    _decode_extras(event, rest[:length])
     return event
+
+
+def _decode_extras(event: Event, extras: bytes) -> None:
+    event.origin, event.dialect, event.original, *more = _decode(extras)
+    if more:
+        event.exclude = tuple(more[0])
 
 
 def mark_of(message: bytes) -> tuple[str, int]:

@@ -26,6 +26,8 @@ class PublishOptions(Options):
         expect: the last id that the topic must have; 0 for none.
         ttl: seconds after which it is delivered to nobody any more.
         content_type: what the payload is.
+        exclude: session and client ids that do not get it.
+        retain: whether it is kept for who subscribes later, although it is not stored.
     """
 
     durable: bool = False
@@ -34,6 +36,8 @@ class PublishOptions(Options):
     expect: int | None = None
     ttl: float | None = None
     content_type: str | None = None
+    exclude: list[str] | None = None
+    retain: bool = False
 
 
 class Draft(Options, kw_only=True):
@@ -69,6 +73,8 @@ class Publish(Method):
             expect=draft.expect,
             content_type=draft.content_type,
             expires=draft.expires,
+            exclude=options.exclude or (),
+            retain=options.retain,
         )
         if not event.id:
             return {"delivered": peer.receivers(event)}
@@ -92,7 +98,33 @@ class Batch(Method):
         return {"events": [_stored(event) for event in await session.peer.publish_all(drafts)]}
 
 
-PUBLISH_METHODS = (Publish, Batch)
+class TestamentOptions(Options):
+    """How a testament is published, as ``PublishOptions`` says."""
+
+    name: str | None = None
+    retain: bool = False
+
+
+class Testament(Method):
+    """Leave an event behind for when this session ends without a clean close; a topic of null takes it back."""
+
+    called = "testament"
+    topic: str | None
+    payload: msgspec.Raw = ABSENT
+    options: TestamentOptions | None = None
+
+    async def run(self, session: Session) -> Answer:
+        """Answer with the topic, or null."""
+        options = self.options or TestamentOptions()
+        if self.topic is None:
+            session.peer.drop_testament()
+        else:
+            name = self.topic if options.name is None else check_name(options.name, "name")
+            await session.peer.set_testament(self.topic, name, bytes(self.payload) or None, retain=options.retain)
+        return {"testament": self.topic}
+
+
+PUBLISH_METHODS = (Publish, Batch, Testament)
 
 
 def _stored(event: Event) -> Answer:

@@ -42,6 +42,9 @@ class Method(Protocol):
         """Notice that the result is on its way."""
 
 
+CLEAN = (CloseCode.NORMAL, CloseCode.NO_STATUS)  # closes of a client that has said goodbye
+
+
 @attrs.frozen
 class Tables:
     """What sessions do, by the words of the wire.
@@ -119,6 +122,8 @@ class Session(Outgoing):
         """Leave no timer behind."""
         self._cancel_auth_timer()
         self.stop()
+        if code in CLEAN:
+            self.peer.drop_testament()
 
     # Called by the core, besides what ``Outgoing`` has.
 

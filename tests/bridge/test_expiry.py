@@ -17,6 +17,7 @@ from broker.messages import HttpRequest
 from broker.testing import connect, http_request, make_broker, value_of
 from protocols.ganomede import dialect as ganomede
 from protocols.hpkv import dialect as hpkv
+from protocols.http import dialect as http
 from protocols.microstream import MicroStream
 from protocols.owlmeans import dialect as owlmeans
 from protocols.thinws import dialect as thinws
@@ -127,6 +128,27 @@ def test_a_polling_service_is_told_of_a_close_and_not_of_a_disconnect(daemon):
     daemon.clock.advance(20)
     assert value_of(waiting).body == b"1"  # of Engine.IO: the client reconnects, after a "41" it never would
     assert value_of(request("GET", f"sid={sid}")).status == 400
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/topics/ch?wait=30"), ("POST", "/queues/q/claim?wait=30")])
+def test_who_waits_over_http_gets_401_at_the_end_of_the_token(daemon, method, path):
+    bearer = {"Authorization": f"Bearer {daemon.token(2)}"}
+    waiting = daemon.request(http, method, f"/v1{path}", headers=bearer)
+    daemon.clock.pump([0.5] * 3)
+    assert not waiting.called
+    daemon.clock.pump([0.5] * 2)
+    answer = value_of(waiting)
+    assert (answer.status, json.loads(answer.body)["detail"]) == (401, "The credential has expired")
+
+
+@pytest.mark.parametrize("path", ["/topics/ch", "/events?topic=ch", "/keys"])
+def test_a_stream_over_http_ends_with_its_token(daemon, path):
+    bearer = {"Authorization": f"Bearer {daemon.token(2)}", "Accept": "text/event-stream"}
+    stream = value_of(daemon.request(http, "GET", f"/v1{path}", headers=bearer)).body
+    daemon.clock.pump([0.5] * 3)
+    assert not stream.ended
+    daemon.clock.pump([0.5] * 2)
+    assert stream.ended
 
 
 def test_a_poll_of_an_expired_token_ends_with_401(daemon):

@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from broker.buses import open_bus
 from broker.cluster import names
 from broker.config.settings import Settings
+from broker.core import members
 from broker.core.old_jobs import move_old_jobs
 from broker.core.service import Broker
 from broker.errors import BrokerError, CalleeFailed, Denied, Gone, Invalid, NotDone, NotFound, Taken, Unavailable
@@ -561,6 +562,75 @@ async def test_of_many_that_take_over_from_a_silent_holder_one_gets_the_name_and
     await nodes[0].settle()
     assert [taker.hung_up for taker in takers] == [None] * 6
     assert sorted(node.broker.calls.services.names() for node in nodes) == [[], [], ["s"]]
+
+
+@pytest_twisted.ensureDeferred
+async def test_members_of_a_topic_are_known_on_all_nodes_until_theirs_is_lost(
+    make_nodes: MakeNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(members, "GRACE", 0.1)
+    one, two, three = await make_nodes()
+    ann, bob, carol = one.client("ann"), two.client("bob"), three.client("carol")
+    carol.peer.subscribe("broker.presence.chat")
+    for session in (ann, bob):
+        session.peer.subscribe("chat")
+        session.peer.enter("chat")
+    for node in (one, two, three):
+        await eventually(lambda node=node: len(node.broker.parts.members.of("chat")) == 2)  # type: ignore[misc]
+    await one.die()
+    await two.outlive(one)
+    await eventually(lambda: [event.name for event, _ in carol.heard] == ["join", "join", "leave"])
+    assert {event.body for event, _ in carol.heard[:2]} == {b'{"id": "ann"}', b'{"id": "bob"}'}
+    assert carol.heard[2][0].body == b'{"id": "ann"}'
+    await eventually(lambda: len(two.broker.parts.members.of("chat")) == 1)
+    assert [member.id for member in two.broker.parts.members.of("chat")] == ["bob"]
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("durable", [False, True])
+async def test_an_event_excludes_receivers_on_other_nodes(make_nodes: MakeNodes, durable: bool) -> None:
+    one, two = await make_nodes(2)
+    ann, bob, carol = one.client("ann"), two.client("bob"), two.client("carol")
+    for session in (bob, carol):
+        session.peer.subscribe("t")
+        await session.peer.listening()
+    for body, exclude in ((b"1", ["bob", "nobody"]), (b"2", [carol.peer.id]), (b"3", [])):
+        await ann.peer.publish("t", "n", body, durable=durable, exclude=exclude)
+    await eventually(lambda: bob.bodies[-1:] == carol.bodies[-1:] == [b"3"])
+    assert (bob.bodies, carol.bodies) == ([b"2", b"3"], [b"1", b"3"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_last_value_and_what_a_client_leaves_are_had_on_other_nodes(make_nodes: MakeNodes) -> None:
+    one, two = await make_nodes(2, retained_topics=("state.>",))
+    ann, bob = one.client("ann"), two.client("bob")
+    bob.peer.subscribe("state.ann")
+    await bob.peer.listening()
+    await ann.peer.publish("state.ann", "n", b'"here"')
+    assert [event.body for event in await bob.peer.last("state.ann")] == [b'"here"']
+    await ann.peer.set_testament("state.ann", "n", b'"gone"')
+    ann.peer.close()
+    await eventually(lambda: bob.bodies == [b'"here"', b'"gone"'])
+    (event,) = await bob.peer.last("state.ann")
+    assert (event.body, event.source, event.id) == (b'"gone"', "ann", 0)
+    await bob.peer.publish("state.ann", "n", None)
+    assert await bob.peer.last("state.ann") == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_the_clients_of_a_lost_node_leave_is_published_by_another(make_nodes: MakeNodes) -> None:
+    one, two, three = await make_nodes()
+    ann, bob = one.client("ann"), three.client("bob")
+    bob.peer.subscribe("t")
+    await bob.peer.listening()
+    await ann.peer.set_testament("t", "n", b'"gone"')
+    await one.die()
+    await two.outlive(one)
+    await eventually(lambda: bob.bodies == [b'"gone"'])
+    for node in (two, three):
+        await node.broker.parts.testaments.recover()
+        await node.settle()
+    assert bob.bodies == [b'"gone"']
 
 
 @pytest_twisted.ensureDeferred

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from broker.patterns import matches
 from tests.simulation.clients import GRACE, Client, Issued
 from tests.simulation.node import LEASE, TOLD
-from tests.simulation.schedule import KEYS, NAMES, QUEUES, SHARED, TOPICS
+from tests.simulation.schedule import KEYS, NAMES, PRESENT, QUEUES, SHARED, TOPICS
 from tests.simulation.world import START
 
 if TYPE_CHECKING:
@@ -54,6 +54,20 @@ def check_deaf(run: Run) -> None:
         for pattern, since in client.listening.items():
             if since < began:
                 check_hears(run, client, pattern, final)
+
+
+def check_members(run: Run) -> None:
+    """Check that all nodes show who is present on topics, and that what listeners were told adds up to that."""
+    for topic in PRESENT:
+        expected = {client.name for client in connected(run) if topic in client.entered}
+        for node in run.living():
+            shown = {member.id for member in node.broker.parts.members.of(topic)}
+            if shown != expected:
+                run.world.violate("members are wrong", f"{node.name}: {topic}: {shown} in the place of {expected}")
+        for client in connected(run):
+            heard = client.present.get(topic, expected)
+            if heard != expected:
+                run.world.violate("joins do not add up", f"{client.name}: {topic}: {heard} in the place of {expected}")
 
 
 def check_hears(run: Run, client: Client, pattern: str, final: list[tuple[str, str, int, bytes, float]]) -> None:
@@ -292,6 +306,7 @@ def check_empty(run: Run) -> None:
             "performers": len(parts.calls.performers) + len(parts.calls.services) + len(parts.calls.takers),
             "backlogs": len(parts.queues),
             "work queues": len(parts.jobs),
+            "members": len(parts.members),
             "leases": len(parts.jobs.leases),
             "topics": len(parts.topics),
             "gaps": len(node.bus._subscriber._recovery._gaps),

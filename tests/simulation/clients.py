@@ -6,6 +6,7 @@ then asks for everything that it had.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Coroutine
 from math import inf
@@ -17,6 +18,7 @@ from twisted.internet.task import deferLater
 
 from broker.errors import BrokerError, NotFound, Taken, Unavailable
 from broker.messages import Delivery, Event, Mail, Reply, Request
+from broker.patterns import PRESENCE_PREFIX
 from broker.peer import Peer
 from broker.sessions import BaseSession
 from tests.simulation.node import Node
@@ -294,6 +296,8 @@ class Client:
         self.listening: dict[str, float] = {}  # since when it surely hears all of a topic
         self.watching: dict[str, float] = {}  # since when it surely hears all changes
         self.keys_heard: set[bytes] = set()
+        self.present: dict[str, set[str]] = {}  # members by topic, as joins and leaves add up
+        self.entered: set[str] = set()  # topics that it is present on
         self.limited: set[str] = set()  # what it performs of which it takes a few calls at once
 
     # Coming and going.
@@ -446,6 +450,35 @@ class Client:
 
         self.want("read", topic, read)
 
+    async def do_enter(self, peer: Peer, topic: str) -> None:
+        async def enter() -> None:
+            assert self.peer is not None
+            self.peer.subscribe(topic)
+            self.peer.enter(topic)
+            self.entered.add(topic)
+
+        self.want("enter", topic, enter)
+
+    async def do_exit(self, peer: Peer, topic: str) -> None:
+        self.wishes.pop(("enter", topic), None)
+        peer.unsubscribe(topic)
+        self.entered.discard(topic)
+
+    async def do_attend(self, peer: Peer, topic: str) -> None:
+        async def attend() -> None:
+            assert self.peer is not None
+            self.peer.subscribe(PRESENCE_PREFIX + topic)
+            self.present[topic] = {member.id for member in self.peer.members(topic)}
+
+        self.want("attend", topic, attend)
+
+    def _on_presence(self, event: Event) -> None:
+        topic, client = event.topic.removeprefix(PRESENCE_PREFIX), json.loads(event.body or b"")["id"]
+        present = self.present.setdefault(topic, set())
+        if (client in present) != (event.name == "leave"):
+            self.world.violate("a join or a leave is wrong", f"{self.name}: {event.name} of {client}, of {present}")
+        (present.add if event.name == "join" else present.discard)(client)
+
     async def do_observe(self, peer: Peer, topic: str) -> None:
         async def observe() -> None:
             peer = self.peer
@@ -477,6 +510,9 @@ class Client:
         if event.topic.startswith("kv/"):
             if not pattern:
                 self.keys_heard.add(body)
+            return
+        if event.topic.startswith(PRESENCE_PREFIX):
+            self._on_presence(event)
             return
         if not event.id:
             times = self.live[pattern, body] = self.live.get((pattern, body), 0) + 1

@@ -185,4 +185,14 @@ FOUND: dict[str, Schedule] = {
             Step(1.9, "c2", "watch", ("watched.*",)),
         ),
     ),
+    "a member that left while nodes lost and found each other stayed where his leave was not told": Schedule(
+        68,
+        3,
+        4,
+        (
+            Step(1.7081298144570884, "c3", "enter", ("chat.a",)),
+            Step(1.7482790700380226, "c1", "enter", ("chat.b",)),
+            Step(2.889102579183353, "c3", "leave"),
+        ),
+    ),
 }

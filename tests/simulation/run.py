@@ -71,6 +71,7 @@ class Run:
         world.run_until(world.now + SETTLE)
         checks.check_deaf(self)
         checks.check_names(self)
+        checks.check_members(self)
         checks.check_history(self)
         self._leave()
         checks.check_empty(self)

@@ -20,6 +20,7 @@ LIMITED = ("pool.limited",)
 STREAMS = ("feed",)
 QUEUES = ("queue:work",)
 ROOMS = ("durable.room", "room")
+PRESENT = ("chat.a", "chat.b")
 KEYS = ("counter",)
 KINDS = ({"commands"}, {"subscriber"}, {"commands", "subscriber"})
 ALL = {"commands", "subscriber"}
@@ -172,6 +173,12 @@ THEMES = {
         work=(("post", FRESH, 60), ("observe", FRESH, 20)),
         faults=(1, 2, 3, 4),
         lengths=(0.2, 1.0, 3.0),
+    ),
+    # Clients come to topics and go, also with their nodes, and others are told.
+    "presence": Theme(
+        {"leave": 10, "crash": 4, "freeze": 3, "cut": 3},
+        setup=(("enter", PRESENT, 25), ("attend", PRESENT, 25)),
+        work=(("enter", PRESENT, 30), ("exit", PRESENT, 20), ("attend", PRESENT, 5)),
     ),
     "jobs": Theme({"consume": 20, "enqueue": 15}, faults=(0, 0, 1)),
     # Nodes end while their workers, and those of others, have jobs.

@@ -1,0 +1,167 @@
+"""Who is present on which topic, on all nodes: one member for each client, by however many sessions.
+
+Every node knows all members, and delivers to its own listeners what changes: so the joins and leaves that a
+listener gets always add up to what its node knows.  A client that goes stays a member for a short time, in which it
+may come back, here or to another node.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import attrs
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from broker.messages import Event
+from broker.patterns import BROKER, PRESENCE_PREFIX
+
+GRACE = 2.0  # seconds in which a client may come back before its leave is told
+PLACE_BYTES = 500  # that a session costs on each topic it is present on, besides what it says of itself
+HERE = ""  # stands for this node, where its own sessions are named
+
+
+@attrs.frozen
+class Place:
+    """By what a client is present: a session of a node, :data:`HERE` or the address of another one."""
+
+    node: str
+    session: str
+
+
+@attrs.define(eq=False)
+class Member:
+    """One client that is present on a topic.
+
+    Attributes:
+        id: of the client.
+        places: those it is present by, the latest last, each with what it says of itself: JSON text, or b"".
+        info: what it has said last.
+        leaving: the timer of its leave while there are no places.
+    """
+
+    id: str
+    places: dict[Place, bytes] = attrs.field(factory=dict)
+    info: bytes = b""
+    leaving: IDelayedCall | None = None
+
+
+class Members:
+    """The members of all topics.
+
+    Args:
+        clock: times the grace.
+        now: returns the time of events.
+        deliver: hands an event to those who listen here.
+    """
+
+    def __init__(self, clock: IReactorTime, now: Callable[[], float], deliver: Callable[[Event], object]) -> None:
+        self._clock, self._now, self._deliver = clock, now, deliver
+        self._topics: dict[str, dict[str, Member]] = {}
+        self._sessions: dict[str, tuple[str, dict[str, bytes]]] = {}  # here: the client id, what it says by topic
+        self._stopped = False
+
+    def __len__(self) -> int:
+        return sum(map(len, self._topics.values()))
+
+    def of(self, topic: str) -> list[Member]:
+        """Return the members of *topic*, those included that may still come back, in the order of their joins."""
+        return list(self._topics.get(topic, {}).values())
+
+    # The sessions of this node.
+
+    def enter(self, topic: str, client: str, session: str, info: bytes = b"") -> int:
+        """Let *session* of *client* be present on *topic*, and say *info* of itself from now on.
+
+        Return how many bytes more are held for it.
+        """
+        _, said = self._sessions.setdefault(session, (client, {}))
+        before = said.get(topic)
+        if before == info:
+            return 0
+        said[topic] = info
+        self.add(topic, client, Place(HERE, session), info)
+        self.changed(topic, client, session, info)
+        return len(info) + PLACE_BYTES if before is None else len(info) - len(before)
+
+    def exit(self, topic: str, session: str) -> int:
+        """Undo ``enter``, if there was one; return how many bytes fewer are held for it."""
+        client, said = self._sessions.get(session, ("", {}))
+        info = said.pop(topic, None)
+        if info is None:
+            return 0
+        if not said:
+            del self._sessions[session]
+        self.remove(topic, client, Place(HERE, session))
+        self.changed(topic, client, session, None)
+        return len(info) + PLACE_BYTES
+
+    def leave(self, session: str) -> None:
+        """Let *session*, which is gone, be present nowhere."""
+        for topic in list(self._sessions.get(session, ("", {}))[1]):
+            self.exit(topic, session)
+
+    def rename(self, session: str, client: str) -> None:
+        """Notice that *session* is one of *client* now."""
+        before, said = self._sessions.get(session, (client, {}))
+        if before == client:
+            return
+        said = dict(said)
+        self.leave(session)
+        for topic, info in said.items():
+            self.enter(topic, client, session, info)
+
+    def changed(self, topic: str, client: str, session: str, info: bytes | None) -> None:
+        """Tell the other nodes of a session of this one; *info* is None when it is not present any more."""
+
+    def beat(self) -> None:
+        """See to it that all nodes know the same; to be called each second."""
+
+    # The sessions of all nodes.
+
+    def add(self, topic: str, client: str, place: Place, info: bytes) -> None:
+        """Note that *client* is present by *place*."""
+        members = self._topics.setdefault(topic, {})
+        member = members.get(client)
+        new = member is None
+        if member is None:
+            member = members[client] = Member(client)
+        elif member.leaving is not None:
+            member.leaving.cancel()
+            member.leaving = None
+        member.places.pop(place, None)
+        member.places[place] = member.info = info
+        if new:
+            self._announce("join", topic, member)
+
+    def remove(self, topic: str, client: str, place: Place) -> None:
+        """Note that *client* is not present by *place* any more; its leave is told when it does not come back."""
+        member = self._topics.get(topic, {}).get(client)
+        if member is None or member.places.pop(place, None) is None:
+            return
+        if member.places:
+            member.info = next(reversed(member.places.values()))
+        elif not self._stopped:
+            member.leaving = self._clock.callLater(GRACE, self._left, topic, member)
+
+    def _left(self, topic: str, member: Member) -> None:
+        members = self._topics[topic]
+        del members[member.id]
+        if not members:
+            del self._topics[topic]
+        self._announce("leave", topic, member)
+
+    def _announce(self, name: str, topic: str, member: Member) -> None:
+        body = json.dumps({"id": member.id}).encode()
+        if member.info:
+            body = b'%b,"info":%b}' % (body[:-1], member.info)
+        self._deliver(Event(PRESENCE_PREFIX + topic, name, body, BROKER, self._now()))
+
+    def stop(self) -> None:
+        """Cancel all timers: no leaves are told any more."""
+        self._stopped = True
+        for members in self._topics.values():
+            for member in members.values():
+                if member.leaving is not None:
+                    member.leaving.cancel()
+                    member.leaving = None

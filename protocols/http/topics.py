@@ -1,0 +1,311 @@
+"""Topics: publish, read, wait for more, follow as a stream."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+
+from broker.errors import Conflict, Invalid
+from broker.interfaces import MAX_PAGE_BYTES
+from broker.messages import MAX_ID, NEW, START, Event, Origin, Page, Position, Publication, Response
+from broker.patterns import check_name
+from protocols.http.answers import Refusal, answer, etag, event_of, milliseconds, problem
+from protocols.http.operations import Call, Operation
+from protocols.http.requests import NUMBER, Strict, entity_tag, json_body, position, read_json
+from protocols.http.streams import MAX_TOPICS, EventStream, decode_positions, may_read, stream_answer
+
+if TYPE_CHECKING:
+    from broker.config.settings import Settings
+
+MAX_LIMIT = 1000  # events of one answer
+MAX_WAIT = 60.0  # seconds that a poll may wait; more is as much as that
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+Id = Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)]
+Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+PositionText = Annotated[str, msgspec.Meta(pattern="^([^-]+-)?[0-9]{1,16}$")]
+
+
+class PublishQuery(Strict):
+    """``durable``: store it whatever the topic; ``name``: the kind of event, by default the topic."""
+
+    durable: bool = False
+    name: Name | None = None
+
+
+class ReadQuery(Strict):
+    """Which events: after a position, before one, the last ones, or after what ``cursor`` has acknowledged."""
+
+    after: PositionText | None = None
+    before: PositionText | None = None
+    last: Limit | None = None
+    limit: Limit = 100
+    wait: Seconds = 0.0
+    cursor: Name | None = None
+
+
+class StreamQuery(Strict):
+    """``since``: a position, ``start`` or ``new``; ``cursor``: begin after what that has acknowledged."""
+
+    since: str | None = msgspec.field(name="from", default=None)
+    cursor: Name | None = None
+
+
+class EventsQuery(Strict):
+    """The topics of a stream, or a pattern, and ``since``: ``start`` or ``new``."""
+
+    topic: list[Name] | None = None
+    pattern: Name | None = None
+    since: str | None = msgspec.field(name="from", default=None)
+    cursor: Name | None = None
+
+
+class Draft(Strict):
+    """One event of several."""
+
+    topic: Name
+    payload: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b""))
+    name: Name | None = None
+    key: Name | None = None
+    expect: Id | None = None
+
+
+class Stored(msgspec.Struct, omit_defaults=True):
+    """Where an event is, or how many sessions of this node have got it."""
+
+    epoch: str | None = None
+    id: int | None = None
+    time: int | None = None
+    duplicate: bool | None = None
+    delivered: int | None = None
+
+
+class Topics:
+    """The operations of topics."""
+
+    def __init__(self, settings: Settings) -> None:
+        # An answer that its client does not read must not be more than may wait for a client.
+        self._max_bytes = min(MAX_PAGE_BYTES, settings.send_queue_bytes)
+
+    def operations(self) -> tuple[Operation, ...]:
+        """Return them."""
+        return (
+            Operation(
+                "POST",
+                "/topics/{topic}",
+                "Publish an event.",
+                self.publish,
+                PublishQuery,
+                headers=("Idempotency-Key", "If-Match", "If-None-Match"),
+                body=Any,
+                results={201: "It is stored.", 202: "It is on its way; the topic is not durable."},
+                result=Stored,
+                errors=(412,),
+            ),
+            Operation(
+                "GET",
+                "/topics/{topic}",
+                "Read stored events, wait for more, or follow the topic as a stream.",
+                self.read,
+                ReadQuery,
+                results={200: "The events, in the order of their ids."},
+                errors=(410,),
+                stream=self.follow,
+                stream_query=StreamQuery,
+            ),
+            Operation(
+                "POST",
+                "/batch",
+                "Store up to 1000 events of several topics, all or none.",
+                self.batch,
+                body=list[Draft],
+                body_needed=True,
+                results={201: "They are stored."},
+                errors=(412,),
+            ),
+            Operation(
+                "GET",
+                "/events",
+                "Follow several topics, or a pattern, as a stream.",
+                self.follow_several,
+                EventsQuery,
+                stream=self.follow_several,
+                stream_query=EventsQuery,
+                only_stream=True,
+            ),
+        )
+
+    async def publish(self, call: Call) -> Response:
+        """Publish an event; answer with where it is stored."""
+        peer, query, topic = call.peer, call.query, call.name
+        expect = _expected(call)
+        key = call.header("idempotency-key")
+        if key:
+            check_name(key, "Idempotency-Key")
+        name = check_name(query.name if query.name is not None else topic, "name")
+        body = json_body(call.request) or None
+        try:
+            event = await peer.publish(topic, name, body, durable=query.durable, key=key, expect=expect)
+        except Conflict as conflict:
+            raise Refusal(_behind(conflict)) from None
+        if not event.id:
+            return answer({"delivered": peer.receivers(event)}, 202)
+        said = {
+            "epoch": event.epoch,
+            "id": event.id,
+            "time": milliseconds(event.time),
+            "duplicate": event.duplicate,
+        }
+        return answer(said, 201, headers=(etag(event.epoch, event.id),))
+
+    async def batch(self, call: Call) -> Response:
+        """Store several events; answer with the position of each."""
+        drafts: list[Draft] = read_json(list[Draft], json_body(call.request))
+        publications = [_publication(draft) for draft in drafts]
+        try:
+            events = await call.peer.publish_all(publications)
+        except Conflict as conflict:
+            raise Refusal(_behind(conflict)) from None
+        return answer({"events": [_stored(event) for event in events]}, 201)
+
+    async def read(self, call: Call) -> Response:
+        """Answer with stored events; wait for some if there are none and that is asked for."""
+        query, peer = call.query, call.peer
+        chosen = [name for name in ("after", "before", "last", "cursor") if getattr(query, name) is not None]
+        if len(chosen) > 1:
+            raise Invalid("parameter", chosen[1], message=f"{chosen[0]} and {chosen[1]} exclude each other")
+        after = None if query.after is None else position(query.after, peer.epoch, "after")
+        if query.cursor is not None:
+            after = await _acknowledged(call)
+        page = await self._page(call, after)
+        waits = query.wait > 0 and not page.events and query.before is None and call.request.method == "GET"
+        if waits:
+            known = page.head if after is None else after.id
+            await peer.poll(call.name, known, 1, min(query.wait, MAX_WAIT))
+            page = await self._page(call, after)
+        said = {
+            "events": [event_of(event) for event in page.events],
+            "epoch": page.epoch,
+            "first": page.first,
+            "head": page.head,
+        }
+        return answer(said, headers=(etag(page.epoch, page.head),))
+
+    async def _page(self, call: Call, after: Position | None) -> Page:
+        query, peer = call.query, call.peer
+        return await peer.page(
+            call.name,
+            after=after,
+            before=None if query.before is None else position(query.before, peer.epoch, "before"),
+            last=query.last is not None,
+            limit=query.last or query.limit,
+            max_bytes=self._max_bytes,
+        )
+
+    async def follow(self, call: Call) -> Response:
+        """Answer with the events of a topic as they come, and with those before that the client has not got."""
+        peer, query, topic = call.peer, call.query, call.name
+        shown, cursor = call.header("last-event-id"), query.cursor or ""
+        session = EventStream(peer)
+        origin: Origin | None = NEW
+        if shown:
+            origin = position(shown, peer.epoch, "Last-Event-ID")
+            if cursor:
+                await _acknowledge(call, cursor, topic, origin)
+        elif query.since is not None:
+            origin = query.since if query.since in (START, NEW) else position(query.since, peer.epoch, "from")
+        elif cursor:
+            origin = None
+        await _open(session, [topic], origin, cursor, exact=True)
+        return stream_answer(session)
+
+    async def follow_several(self, call: Call) -> Response:
+        """Answer with the events of several topics as they come, each as a whole."""
+        peer, query = call.peer, call.query
+        topics, cursor = list(dict.fromkeys(query.topic or ())), query.cursor or ""
+        if bool(topics) is (query.pattern is not None):
+            raise Invalid("parameter", "topic", message="either topics or a pattern must be given")
+        if len(topics) > MAX_TOPICS:
+            raise Invalid("parameter", "topic", message=f"there are more than {MAX_TOPICS} topics")
+        origin: Origin | None = None if cursor else NEW
+        shown = call.header("last-event-id")
+        if shown:
+            positions = decode_positions(shown)
+            origin = positions
+            for topic, reached in positions.items() if cursor else ():
+                await _acknowledge(call, cursor, topic, reached)
+        elif query.since is not None:
+            if query.since not in (START, NEW):
+                raise Invalid("parameter", "from", message="from is start or new where there are several topics")
+            origin = query.since
+        session = EventStream(peer, several=True)
+        await _open(session, topics or [query.pattern], origin, cursor, exact=query.pattern is None)
+        return stream_answer(session)
+
+
+async def _open(session: EventStream, topics: list[str], origin: Origin | None, cursor: str, *, exact: bool) -> None:
+    """Let *session* have the events of *topics*.
+
+    What may be refused comes first: once the answer has begun, an error is the end of the connection.
+    """
+    peer = session.peer
+    if origin == NEW and not cursor and not all(may_read(peer, topic, exact=exact) for topic in topics):
+        session.subscribe(topics, exact=exact)
+        await peer.listening()
+    else:
+        await session.follow(topics, origin, cursor=cursor, exact=exact)
+    peer.bind(session)
+    session.begin()
+
+
+async def _acknowledged(call: Call) -> Position:
+    """Return what the cursor of the query has acknowledged; the start for one that is new or of another epoch."""
+    peer = call.peer
+    id = await peer.cursor(call.query.cursor, call.name)
+    return Position(peer.epoch, min(id, await peer.head(call.name)) if id else 0)
+
+
+async def _acknowledge(call: Call, cursor: str, topic: str, reached: Position) -> None:
+    """Move *cursor* on to *reached*, which the client has shown as what it has got; never back."""
+    peer = call.peer
+    if reached.epoch == peer.epoch and reached.id > await peer.cursor(cursor, topic):  # else that is told as a gap
+        await peer.acknowledge_events(cursor, topic, reached)
+
+
+def _expected(call: Call) -> int | None:
+    """Return the id that the topic must have last, or None.
+
+    Raises:
+        Refusal: it is of another epoch.
+    """
+    if call.header("if-none-match"):
+        if call.header("if-none-match").strip() != "*" or call.header("if-match"):
+            raise Invalid("If-None-Match")
+        return 0
+    if not call.header("if-match"):
+        return None
+    tag = entity_tag(call.header("if-match"))
+    epoch, dash, number = tag.rpartition("-")
+    if not NUMBER.fullmatch(number) or (dash and not epoch):
+        raise Invalid("If-Match")
+    if epoch and epoch != call.peer.epoch:
+        raise Refusal(problem(412, "the topic has begun anew", code="CONFLICT", epoch=call.peer.epoch))
+    return int(number)
+
+
+def _behind(conflict: Conflict) -> Response:
+    """Return the answer for an event that does not follow the head."""
+    more: dict[str, Any] = {} if conflict.data is None else {"head": msgspec.Raw(conflict.data)}
+    return problem(412, "the topic has another head", code=conflict.code, **more)
+
+
+def _publication(draft: Draft) -> Publication:
+    name = check_name(draft.name if draft.name is not None else draft.topic, "name")
+    return Publication(draft.topic, name, bytes(draft.payload) or None, draft.key or "", draft.expect)
+
+
+def _stored(event: Event) -> dict[str, Any]:
+    said = {"topic": event.topic, "epoch": event.epoch, "id": event.id}
+    return {**said, "duplicate": True} if event.duplicate else said

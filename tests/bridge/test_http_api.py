@@ -1,0 +1,109 @@
+"""Clients of the HTTP API and those of the other dialects."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import pytest_twisted
+
+from tests.bridge.clients import Ganomede, Hpkv, OwlMeans, member
+from tests.bridge.test_calls import answer, asked, callee
+from tests.support.http_client import Answer, get, post, request
+
+# Names, numbers and order that a decoder would not give back.
+BODY = '{"z":[1e3,1.0,-0,12345678901234567890],"a":{"\\u00e9":"é\\ud83d\\ude00\\/"},"":null}'
+
+
+@pytest.fixture(scope="module")
+def daemon_environ():
+    return {"TXBROKER_DURABLE_TOPICS": "kept.>"}
+
+
+async def page(daemon, topic: str) -> Answer:
+    read = await get(f"{daemon.url}/v1/topics/{topic}?wait=10")
+    assert read.status == 200, read.text
+    return read
+
+
+@pytest.mark.parametrize(("topic", "status"), [("live.1", 202), ("kept.1", 201)])
+@pytest_twisted.ensureDeferred
+async def test_what_is_posted_comes_to_owlmeans(shared_daemon, join, topic, status):
+    owl = await join(OwlMeans)
+    await owl.subscribe(topic)
+    posted = await post(f"{shared_daemon.url}/v1/topics/{topic}?name=n", body=BODY.encode())
+    assert posted.status == status
+    text = await owl.event()
+    assert member(text, "payload") == BODY
+    assert (json.loads(text)["name"], "epoch" in json.loads(text)) == ("n", status == 201)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_owlmeans_publishes_is_on_the_page(shared_daemon, join):
+    owl = await join(OwlMeans)
+    await owl.ask("broker.identify", "alice")
+    reading = page(shared_daemon, "kept.2")
+    owl.notify("kept.2", BODY)
+    read = await reading
+    (event,) = read.json()["events"]
+    assert (event["name"], event["sender"], event["id"]) == ("kept.2", "alice", 1)
+    assert BODY in read.text
+
+
+@pytest_twisted.ensureDeferred
+async def test_ganomede_and_the_page_say_the_same(shared_daemon):
+    ganomede = Ganomede(shared_daemon)
+    posted = await ganomede.post("users/v1", BODY, kind="T", source="svc/v1")
+    (event,) = (await page(shared_daemon, "users%2Fv1")).json()["events"]
+    assert (event["id"], event["time"], event["name"]) == (posted["id"], posted["timestamp"], "T")
+    assert (event["sender"], event["from"]) == ("w", "svc/v1")
+    await post(f"{shared_daemon.url}/v1/topics/users%2Fv1?durable=1", body=b"[2]")
+    assert member((await ganomede.latest("users/v1"))[-1], "data") == "[2]"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_cursor_is_one_of_ganomede(shared_daemon):
+    ganomede = Ganomede(shared_daemon)
+    for _ in range(3):
+        await ganomede.post("users/v2", "[]")
+    await ganomede.poll("users/v2", after=1, client="me")
+    url = f"{shared_daemon.url}/v1/cursors/me/users%2Fv2"
+    assert (await get(url)).json()["id"] == 1
+    assert (await request("PUT", url, body=b'{"id":2}')).status == 200
+    assert [
+        event["id"] for event in (await get(f"{shared_daemon.url}/v1/topics/users%2Fv2?cursor=me")).json()["events"]
+    ] == [3]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_key_is_one_of_hpkv(shared_daemon, join):
+    hpkv = await join(Hpkv.watcher, "k")
+    url = f"{shared_daemon.url}/v1/keys/k"
+    assert (await request("PUT", url, body=b"5")).status == 201
+    assert (await hpkv.notification())["value"] == "5"
+    await hpkv.increment("k", 2)
+    assert (await get(url)).text == "7"
+    assert (await request("DELETE", url)).status == 204
+    while (await hpkv.notification())["value"] is not None:
+        pass
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_job_is_one_of_owlmeans(shared_daemon, join):
+    owl = await join(OwlMeans)
+    await owl.call("broker.enqueue", '"jobs"', BODY)
+    claimed = await post(f"{shared_daemon.url}/v1/queues/jobs/claim?wait=10")
+    (job,) = claimed.json()
+    assert BODY in claimed.text
+    done = await post(f"{shared_daemon.url}/v1/queues/jobs/jobs/{job['id']}/done")
+    assert done.status == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_call_is_answered_by_owlmeans(shared_daemon, join):
+    owl = await callee(join, "http.p")
+    calling = post(f"{shared_daemon.url}/v1/call/http.p", body=b'[1e3,"x"]')
+    call = await asked(owl)
+    assert member(call, "payload") == '[1e3,"x"]'
+    answer(owl, call, BODY)
+    assert (await calling).text == BODY

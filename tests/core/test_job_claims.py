@@ -1,0 +1,122 @@
+"""Jobs for workers without a session."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+
+from broker.core.job_claims import claim_jobs
+from broker.core.job_filters import job_filter
+from broker.core.jobs import Jobs
+from broker.interfaces import IStore
+from broker.jobs import Worker
+from broker.messages import Delivery, Mail
+from broker.stores import open_store
+from broker.testing import value_of
+
+NOW = 1_000_000.0
+
+
+async def nobody_comes_back(client: str, session: str) -> bool:
+    return False
+
+
+@pytest.fixture
+def clock() -> Clock:
+    clock = Clock()
+    clock.advance(NOW)
+    return clock
+
+
+@pytest.fixture
+def store(clock: Clock) -> IStore:
+    store: IStore = open_store("memory:", clock=clock)
+    store.startService()
+    return store
+
+
+def jobs_of(store: IStore, clock: Clock, node: str = "node") -> Jobs:
+    return Jobs(store, clock, lambda: node, nobody_comes_back)
+
+
+@pytest.fixture
+def jobs(store: IStore, clock: Clock) -> Jobs:
+    return jobs_of(store, clock)
+
+
+def add(jobs: Jobs, *bodies: bytes) -> None:
+    for body in bodies:
+        value_of(jobs.add(Mail("q", "", body, "ann", NOW)))
+
+
+def claim(jobs: Jobs, clock: Clock, limit: int = 1, **options: Any) -> Deferred[list[Delivery]]:
+    worker = Worker("key:ann", "node", named=True)
+    return Deferred.fromCoroutine(claim_jobs(jobs, clock, "q", worker, limit, **{"lease": 30.0, **options}))
+
+
+def bodies(claimed: Deferred[list[Delivery]]) -> list[bytes]:
+    return [job.body for job in value_of(claimed)]
+
+
+def test_what_is_ready_is_claimed_at_once(jobs: Jobs, clock: Clock) -> None:
+    add(jobs, b"1", b"2", b"3")
+    assert bodies(claim(jobs, clock, 2)) == [b"1", b"2"]
+    assert bodies(claim(jobs, clock, 2)) == [b"3"]
+    assert bodies(claim(jobs, clock)) == []
+    assert len(jobs) == 0
+
+
+def test_those_that_come_together_are_claimed_together(jobs: Jobs, clock: Clock) -> None:
+    claimed = claim(jobs, clock, 5, wait=10.0)
+    add(jobs, b"1", b"2")
+    clock.advance(0)
+    assert bodies(claimed) == [b"1", b"2"]
+
+
+def test_a_filter_is_looked_at_before_it_is_said_that_there_are_none(jobs: Jobs, clock: Clock) -> None:
+    add(jobs, *[b'{"n":%d}' % number for number in range(250)])
+    assert bodies(claim(jobs, clock, matches=job_filter({"n": 240}))) == [b'{"n":240}']
+
+
+@pytest.mark.parametrize("limit", [1, 5])
+def test_a_claim_that_is_cancelled_leaves_the_job(jobs: Jobs, clock: Clock, limit: int) -> None:
+    claimed = claim(jobs, clock, limit, wait=10.0)
+    add(jobs, b"1")
+    claimed.cancel()
+    claimed.addErrback(lambda failure: failure.trap(CancelledError))
+    (job,) = value_of(claim(jobs, clock))
+    assert (job.body, job.delivery) == (b"1", 1)
+
+
+def test_a_lease_that_ends_is_a_failure(jobs: Jobs, clock: Clock) -> None:
+    add(jobs, b"1")
+    value_of(claim(jobs, clock, lease=10.0))
+    clock.pump([1.0] * 12)
+    (job,) = value_of(claim(jobs, clock))
+    assert job.delivery == 2
+
+
+def test_a_node_that_takes_over_lets_the_lease_go_on(store: IStore, jobs: Jobs, clock: Clock) -> None:
+    add(jobs, b"1")
+    (job,) = value_of(claim(jobs, clock))
+    jobs.stop()
+    other = jobs_of(store, clock, "other")
+    value_of(other.recover())
+    clock.pump([1.0] * 20)  # more than the grace of those who lose a session
+    assert bodies(claim(other, clock)) == []
+    value_of(other.leases.finish(job.id, Worker("key:ann", "other", named=True)))
+    assert value_of(store.jobs.state("q")).in_flight == 0
+
+
+def test_after_a_takeover_a_lease_ends_too(store: IStore, jobs: Jobs, clock: Clock) -> None:
+    add(jobs, b"1")
+    value_of(claim(jobs, clock))
+    jobs.stop()
+    other = jobs_of(store, clock, "other")
+    value_of(other.recover())
+    clock.pump([1.0] * 33)
+    (job,) = value_of(claim(other, clock))
+    assert job.delivery == 2
