@@ -166,6 +166,18 @@ async def run(daemon: OpenDaemon, minutes: float, rate: float, attacks: bool) ->
     return found
 
 
+def kept(daemon: Daemon) -> list[str]:
+    """Return what rows there are, a few of each kind, one line each."""
+    queries = (
+        "SELECT 'log', * FROM log LIMIT 10",
+        "SELECT 'event', log, COUNT(*) FROM event GROUP BY 2 LIMIT 10",
+        "SELECT 'entry', space, key, expires FROM entry WHERE NOT (space IN ('kv', 'token') AND expires = 0) LIMIT 10",
+    )
+    file = daemon.directory / "txbroker.db"
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=30)) as store:
+        return [repr(row) for query in queries for row in store.execute(query)]
+
+
 async def until_empty(daemon: OpenDaemon) -> None:
     """Wait until nothing is left of anybody, and print what is when that takes too long."""
     began = time.monotonic()
@@ -175,6 +187,8 @@ async def until_empty(daemon: OpenDaemon) -> None:
         await pause(1)
     rows = sample(daemon, began).rows
     waited = time.monotonic() - began
+    if rows:
+        print("\n".join(kept(daemon)))
     print(f"{waited:.0f} s after the last came: {rows} rows, not empty: {', '.join(left) or 'no table'}")
 
 
