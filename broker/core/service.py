@@ -361,7 +361,7 @@ def make_parts(
         topics=topics,
         channels=channels,
         cursors=Cursors(store, channels, slices_of(clock)),
-        followers=Followers(store, topics, clock, settings.send_queue_bytes),
+        followers=Followers(store, topics, clock, presence.excluded, settings.send_queue_bytes),
         indices=Indices(store, clock, settings.index_seconds, max_bytes=min(MAX_PAGE_BYTES, settings.send_queue_bytes)),
         retained=Retained(store, settings.retained_topics),
         keys=Keys(store, bus, channels.announce, clock, settings.max_value_bytes, settings.durable_topics),
