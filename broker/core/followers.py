@@ -92,6 +92,11 @@ class Followers:
     def __len__(self) -> int:
         return len(self.all)
 
+    @property
+    def behind(self) -> int:
+        """How many have stored events before them that they have not delivered."""
+        return sum(bool(follower.behind) for follower in self.all)
+
     def restart(self) -> None:
         """Tell all clients that the positions of before mean nothing any more: the epoch is another one."""
         for follower in list(self.all):

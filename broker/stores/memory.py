@@ -46,7 +46,9 @@ class MemoryLog:
         trimmed: the last id that was trimmed; the first row has the next one.
     """
 
-    rows: list[tuple[str, str, bytes | None, str, float, int, str, str, float, tuple[str, ...]]] = attrs.field(factory=list)
+    rows: list[tuple[str, str, bytes | None, str, float, int, str, str, float, tuple[str, ...]]] = attrs.field(
+        factory=list
+    )
     trimmed: int = 0
     owner: Quota | None = None
 
@@ -298,9 +300,7 @@ class MemoryStore(Service):
         )
         more = event.author, event.content_type, event.expires
         stored.rows.append((*row, *more, event.exclude))
-        return Event(
-            *row, self.epoch, event.origin, event.dialect, event.original, *more, exclude=event.exclude
-        )
+        return Event(*row, self.epoch, event.origin, event.dialect, event.original, *more, exclude=event.exclude)
 
     def read(self, log: str, after: int, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:
         """See ``IStore.read``."""

@@ -56,7 +56,9 @@ class AdditionContract:
         stored = [await store.append("log", each) for each in given]
         stored += await store.append_all([Addition("log", each, None, None, "") for each in given])
         for events in (stored, await store.read("log", 0, 9), await store.latest("log", 9)):
-            assert [(each.author, each.exclude) for each in events] == [(each.author, each.exclude) for each in given] * 2
+            assert [(each.author, each.exclude) for each in events] == [
+                (each.author, each.exclude) for each in given
+            ] * 2
 
     @pytest_twisted.ensureDeferred
     async def test_what_comes_again_by_its_key_is_the_first_event(self, store: IStore, clock: Clock) -> None:
