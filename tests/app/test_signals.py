@@ -20,26 +20,22 @@ def daemon_environ():
     return UNMEASURED
 
 
-def said(daemon, words):
-    return [event for event in daemon.events() if words in str(event["msg"])]
+async def say(daemon, number, words):
+    """Send the signal *number*; return when a line of the log has *words*."""
+    daemon.program.signal(number)
+    await eventually(lambda: any(words in str(event["msg"]) for event in daemon.events()))
 
 
 @pytest_twisted.ensureDeferred
 async def test_no_signal_that_means_nothing_here_ends_it(shared_daemon):
     for number in LOGGED:
         if number not in OBEYED:
-            shared_daemon.program.signal(number)
-            words = f"{name_of(number)} does nothing here"
-            await eventually(lambda words=words: said(shared_daemon, words))
+            await say(shared_daemon, number, f"{name_of(number)} does nothing here")
     assert (await http_client.get(shared_daemon.url + "/health")).status == 200
 
 
 @pytest_twisted.ensureDeferred
 async def test_hup_and_usr1_without_a_file_of_the_log_are_obeyed(shared_daemon):
-    for number, words in (
-        (signal.SIGUSR1, "the log was opened again"),
-        (signal.SIGHUP, "reloaded: nothing has changed"),
-    ):
-        shared_daemon.program.signal(number)
-        await eventually(lambda words=words: said(shared_daemon, words))
+    await say(shared_daemon, signal.SIGUSR1, "the log was opened again")
+    await say(shared_daemon, signal.SIGHUP, "reloaded: nothing has changed")
     assert (await http_client.get(shared_daemon.url + "/health")).status == 200
