@@ -1,24 +1,20 @@
 """How the settings become the parts of the daemon."""
 
-import os
 import resource
-import sys
 from math import inf
-from pathlib import Path
-from typing import Any, cast
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
-from twisted.logger import ILogObserver, Logger, LogLevel, formatEvent
+from twisted.logger import LogLevel, formatEvent
 
 from broker.access.principals import make_access
 from broker.app import tap
 from broker.app.daemon import Daemon
 from broker.app.log_output import log_output
-from broker.app.process import StartError, explain_start_errors, raise_file_limit
+from broker.app.process import StartError, raise_file_limit
 from broker.config.settings import Settings
 from broker.errors import Invalid, Unavailable
 from broker.testing import make_broker
@@ -160,32 +156,6 @@ def test_endpoint_that_fails_is_told():
     daemon = make_daemon(lambda endpoint: fail(OSError("no such place")), "tcp:1")
     with pytest.raises(StartError, match="TXBROKER_LISTEN: no such place"):
         daemon.startService()
-
-
-def test_start_error_is_explained_and_others_are_passed_on(capsys, monkeypatch):
-    others = []
-    monkeypatch.setattr(sys, "excepthook", lambda *error: others.append(error[1]))
-    monkeypatch.setattr(sys, "__stderr__", sys.stderr)
-    explain_start_errors()
-    wrong = KeyError("x")
-    sys.excepthook(KeyError, wrong, None)
-    sys.excepthook(StartError, StartError("no room"), None)
-    assert others == [wrong]
-    assert capsys.readouterr().err == "txbroker: no room\n"
-
-
-@pytest.mark.parametrize(("where", "logged"), [(os.devnull, ["no room"]), ("file", [])])
-def test_a_start_error_that_nobody_reads_is_in_the_log(
-    where: str, logged: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    lines: list[Any] = []
-    monkeypatch.setattr("broker.app.process.log", Logger(observer=cast(ILogObserver, lines.append)))
-    with open(tmp_path / where, "w") as stream:
-        monkeypatch.setattr(sys, "__stderr__", stream)
-        explain_start_errors()
-        sys.excepthook(StartError, StartError("no room"), None)
-    assert [line["reason"] for line in lines] == logged
 
 
 @pytest.mark.parametrize(
