@@ -111,7 +111,7 @@ def makeService(options: usage.Options) -> IService:
     if output is not None:
         observe(parent, output.lines)
         output.tell_faults()
-    catch_signals(cast(Any, reactor), _signal_actions(output, reloads))
+    catch_signals(cast(Any, reactor), _signal_actions(daemon, output, reloads))
     reactor.callWhenRunning(catch_stops, reactor, lambda at_once: _stop(reactor, daemon, at_once))
     return daemon
 
@@ -121,7 +121,7 @@ def _read_settings() -> tuple[Settings, list[str]]:
     return Settings.read(os.environ, own_settings(protocols_of(os.environ)))
 
 
-def _signal_actions(output: LogOutput | None, reloads: Reloads) -> dict[int, Callable[[], object]]:
+def _signal_actions(daemon: Daemon, output: LogOutput | None, reloads: Reloads) -> dict[int, Callable[[], object]]:
     reopen = (lambda: None) if output is None else output.reopen
 
     def reload() -> None:
@@ -131,7 +131,11 @@ def _signal_actions(output: LogOutput | None, reloads: Reloads) -> dict[int, Cal
         reloads.reload()
         notify_systemd("READY=1")
 
-    return {signal.SIGHUP: reload, signal.SIGUSR1: reopen}
+    def drain() -> None:
+        daemon.drain()
+        notify_systemd("STATUS=draining: no new clients are taken")
+
+    return {signal.SIGHUP: reload, signal.SIGUSR1: reopen, signal.SIGUSR2: drain}
 
 
 def make_daemon(

@@ -2,6 +2,7 @@
 
 import resource
 from math import inf
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
@@ -107,8 +108,13 @@ def test_log_file_that_can_not_be_opened_is_named_with_its_option(tmp_path):
 
 
 class Site:
-    def drain(self, seconds):
-        return succeed(None)
+    def __init__(self):
+        self.drains = []
+        self.drained = succeed(None)
+
+    def drain(self, seconds, *, spread=False):
+        self.drains.append((seconds, spread))
+        return self.drained
 
     def stop_now(self):
         pass
@@ -128,6 +134,26 @@ def make_daemon(listen, *endpoints, announced=None):
         drain_seconds=1.0,
         announce=(announced if announced is not None else []).append,
     )
+
+
+def test_lame_duck_lets_its_clients_go_once_and_stops_when_they_have_gone(logged):
+    daemon = make_daemon(lambda endpoint: succeed(Port()), "tcp:1")
+    daemon.drain()  # nothing, before it runs
+    daemon.startService()
+    site: Any = daemon._site
+    site.drained = Deferred()
+    daemon.drain()
+    daemon.drain()
+    assert site.drains == [(1.0, True)]
+    assert daemon._broker.ready() == ["draining"]
+    stopped = daemon.stopService()
+    assert not stopped.called
+    site.drained.callback(None)
+    assert stopped.called
+    assert [formatEvent(event) for event in logged][-3:-1] == [
+        "stopping",
+        "drained: no client is left; SIGTERM stops the daemon",
+    ]
 
 
 def test_store_that_does_not_open_is_told_in_its_own_words():
