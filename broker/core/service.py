@@ -119,6 +119,7 @@ class Broker(MultiService):
                 ("owners of ids", parts.owners.restore),
                 ("mailboxes", self._open_mailboxes),
                 ("memberships", self.memberships.restore),
+                ("testaments", self._keep_testaments),
             ),
         )
         self._sweeper = Sweeper(
@@ -266,6 +267,10 @@ class Broker(MultiService):
             peer.keep_mailbox()
             if number % PEERS_PER_STEP == 0:
                 await deferLater(self.clock, 0)
+
+    async def _keep_testaments(self) -> None:
+        for peer in self.presence:
+            await peer.keep_testament()
 
     def _expire(self) -> Deferred[Any]:
         expired = self.keys.expire(go_on=lambda: not self.draining)
@@ -440,7 +445,7 @@ def _make_testaments(
     bus: IBus,
     node: Callable[[], str],
     jobs: Jobs,
-    publish: Callable[[Event, bool], Awaitable[None]],
+    publish: Callable[[Event, bool, str], Awaitable[None]],
 ) -> Testaments:
     return Testaments(store, node, partial(_knows_nodes, bus), jobs.lives, jobs.leases.until_done, publish)
 
@@ -450,10 +455,10 @@ def _knows_nodes(bus: IBus) -> bool:
     return not bus.shared or bool(cast(ISharedBus, bus).lease)
 
 
-async def _publish_left(parts: Parts, event: Event, retain: bool) -> None:
-    """Publish *event*, which a session has left behind."""
+async def _publish_left(parts: Parts, event: Event, retain: bool, key: str) -> None:
+    """Publish *event*, which a session has left behind; if it is stored, by *key*."""
     if parts.channels.is_durable(event.topic):
-        await parts.channels.post(event)
+        await parts.channels.post(event, key=key)
         return
     if retain or parts.retained.applies(event.topic):
         await parts.retained.keep(event)
