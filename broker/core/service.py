@@ -72,6 +72,7 @@ SWEEP = 60.0  # seconds between two sweeps of what is too old
 AGING = 300.0  # seconds for which names of clients and topics are remembered at least that nobody asks for
 EXPIRY = 1.0  # seconds between two searches for expired keys
 MEASURE = 5.0  # seconds between two counts of all jobs
+REVIEW = 5.0  # seconds until one who performs what others perform, too, gets calls of all nodes
 BEAT = 1.0  # seconds between two looks for nodes that do not know the members here
 PEERS_PER_STEP = 1000  # whose mailboxes are prolonged before the reactor gets to other work
 SWEEPER = "sweeper"  # the name held by the node that sweeps for all
@@ -145,6 +146,8 @@ class Broker(MultiService):
             (MEASURE, self._measure),
             (BEAT, self._beat),
         )
+        if bus.shared:
+            timers += ((REVIEW, cast(RemoteCalls, self.calls).review_routes),)
         for delay, work in timers:
             timer = TimerService(delay, work)
             timer.clock = clock

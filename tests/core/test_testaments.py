@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from twisted.internet.defer import Deferred, ensureDeferred, fail
@@ -186,7 +186,7 @@ def test_one_on_a_stored_topic_is_stored_once_however_often_it_is_published(monk
     value_of(broker.parts.testaments.keep("s", left("log")))
     fail_once(monkeypatch, broker.store, "delete")
     broker.parts.testaments.execute("s")
-    broker.clock.advance(1)
+    cast(Any, broker.clock).advance(1)
     assert value_of(broker.store.range(module.SPACE, "", "~", 9)) == []
     assert [event.body for event in value_of(broker.channels.read("log", 0, 9))] == [b"1"]
 
@@ -242,6 +242,6 @@ def test_one_is_stored_again_when_the_store_has_lost_it():
     value_of(ann.set_testament("t", "n", b"1", retain=True))
     value_of(broker.store.delete(module.SPACE, value_of(broker.store.range(module.SPACE, "", "~", 9))[0][0]))
     broker.store.wiped()
-    broker.clock.advance(1)
+    cast(Any, broker.clock).advance(1)
     ann.close()
     assert value_of(broker.parts.retained.last("t")).body == b"1"
