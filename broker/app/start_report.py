@@ -40,7 +40,7 @@ class StartReport:
 
         def explain(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
             if issubclass(kind, (StartError, OSError)) and self._fd >= 0:
-                self.tell(f"txbroker: {error}")
+                self.write(f"txbroker: {error}")
                 # sys.stderr goes to the log by then.
                 self._log(str(error))
             else:
@@ -50,7 +50,7 @@ class StartReport:
 
     def refuse(self, problems: list[str], parent: Mapping[str, Any], settings: Settings) -> None:
         """Tell all *problems* of the settings, and write them to the log that they and twistd's options name."""
-        self.tell("\n  ".join(["txbroker can not start:", *problems]))
+        self.write("\n  ".join(["txbroker can not start:", *problems]))
         if self.output is None:
             with suppress(ValueError):  # which is one of the problems
                 self.output = log_output(parent, settings)
@@ -59,7 +59,7 @@ class StartReport:
             for problem in problems:
                 self._log(problem)
 
-    def tell(self, text: str) -> None:
+    def write(self, text: str) -> None:
         """Write *text* to standard error."""
         with suppress(OSError):
             os.write(self._fd, f"{text}\n".encode("utf-8", "backslashreplace"))

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, NoReturn, cast
 
@@ -110,7 +110,7 @@ def makeService(options: usage.Options) -> IService:
     reactor.callWhenRunning(report.close)
     if output is not None:
         observe(parent, output.lines)
-        output.tell_faults()
+        output.trace_faults()
     catch_signals(cast(Any, reactor), _signal_actions(daemon, output, reloads))
     reactor.callWhenRunning(catch_stops, reactor, lambda at_once: _stop(reactor, daemon, at_once))
     return daemon
@@ -168,13 +168,7 @@ def make_daemon(
         reloads.add(AccessReload(settings, broker.access, broker.credentials_changed))
     broker.about.facts["dialects"] = [dialect.name for dialect in dialects]
     site = make_site(reactor, settings, broker, dialects)
-    plugins = []
-    for dialect in dialects:
-        extras = site.routes.extras[dialect.name]
-        broker.metrics.begin(dialect.name)
-        broker.metrics.add_own(dialect.name, extras.metrics)
-        if hasattr(dialect, "start") or hasattr(dialect, "stop"):
-            plugins.append(PluginLife(dialect.name, extras.start, extras.stop, broker.attach, reactor))
+    plugins = list(_plugins(reactor, site, broker, dialects))
     admin_site = make_admin_site(reactor, settings, broker)
     outbox = Outbox(reactor, broker.memory.send_queue)
     ReactorLoop(reactor, outbox).install()
@@ -203,6 +197,16 @@ def make_daemon(
         plugins=plugins,
         observer=observer,
     )
+
+
+def _plugins(reactor: Any, site: Site, broker: Broker, dialects: Iterable[Any]) -> Iterator[PluginLife]:
+    """Let the metrics have what *dialects* count, and yield those that are to be started or stopped."""
+    for dialect in dialects:
+        extras = site.routes.extras[dialect.name]
+        broker.metrics.begin(dialect.name)
+        broker.metrics.add_own(dialect.name, extras.metrics)
+        if hasattr(dialect, "start") or hasattr(dialect, "stop"):
+            yield PluginLife(dialect.name, extras.start, extras.stop, broker.attach, reactor)
 
 
 def make_core(reactor: Any, settings: Settings) -> Broker:
