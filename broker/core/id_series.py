@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from itertools import count
 from uuid import uuid4
 
@@ -10,8 +11,11 @@ from uuid import uuid4
 class IdSeries:
     """Ids that are random for each process, then counted.
 
-    A process that was forked begins a series of its own.
+    Attributes:
+        ids: them, without end.  A process that was forked finds others here.
     """
+
+    ids: Iterator[str]
 
     def __init__(self, version: str) -> None:
         """*version* is the digit that says which kind of UUID it is (RFC 9562, 4.2)."""
@@ -21,9 +25,5 @@ class IdSeries:
 
     def _begin(self) -> None:
         random = str(uuid4())
-        self._prefix = f"{random[:14]}{self._version}{random[15:24]}"
-        self._numbers = count(int(random[28:], 16))  # of 48 bits, which it never fills
-
-    def next(self) -> str:
-        """Return an id that was never there before."""
-        return f"{self._prefix}{next(self._numbers):012x}"
+        prefix, first = f"{random[:14]}{self._version}{random[15:24]}", int(random[28:], 16)
+        self.ids = map(f"{prefix}%012x".__mod__, count(first))  # never fills its 48 bits

@@ -45,7 +45,7 @@ STARTS_OF_RESERVED = (BROKER, QUEUE, KEY_PREFIX)  # a name that begins otherwise
 CROWDING = frozenset(("publish", "call", "request", "send", "write"))
 
 # Every request of an HTTP client makes a peer: the shape of a UUID without its price.
-_ids = IdSeries(SESSION_VERSION)
+_series = IdSeries(SESSION_VERSION)
 
 
 @attrs.define(eq=False)
@@ -100,7 +100,7 @@ class Client:
 
     def __attrs_post_init__(self) -> None:
         parts = self._parts
-        self.id = _ids.next()
+        self.id = next(_series.ids)
         self.identity = parts.access.anonymous
         self.admitted = parts.access.mode != "required"
         self._verbs = parts.metrics.verbs_of(self.dialect)

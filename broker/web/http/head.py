@@ -18,7 +18,12 @@ AUTHORITY = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[
 ABSOLUTE = re.compile(r"[Hh][Tt][Tt][Pp][Ss]?://([^/?]+)([^?]*)(.*)", re.DOTALL)
 LENGTH_DIGITS = 19  # of 64 bits; more would be an attempt to spend our time on int()
 
-request_id = IdSeries("4").next  # the ``X-Request-Id`` of an answer
+_series = IdSeries("4")
+
+
+def request_id() -> str:
+    """Return a new ``X-Request-Id``: the shape of a UUID, cheap and never repeated."""
+    return next(_series.ids)
 
 
 class RequestError(Exception):
