@@ -45,9 +45,12 @@ from broker.core.clocks import use_monotonic_time
 from broker.core.service import Broker
 from broker.errors import BrokerError
 from broker.interfaces import IBus, IStore
+from broker.observe.admin.api import AdminApi
+from broker.observe.admin.history import History
 from broker.observe.admin.pages import AdminPages
 from broker.observe.admin.port import AdminPort
 from broker.observe.admin.site import AdminSite
+from broker.observe.admin.stored import Lags
 from broker.observe.admin.tokens import TokenPage
 from broker.observe.logs import LogLines, Redaction
 from broker.observe.metrics import Metrics
@@ -124,7 +127,8 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
         broker.metrics.add_own(dialect.name, extras.metrics)
         if hasattr(dialect, "start") or hasattr(dialect, "stop"):
             plugins.append(PluginLife(dialect.name, extras.start, extras.stop, broker.attach, reactor))
-    admin_site = make_admin_site(reactor, settings, broker)
+    history = make_history(broker)
+    admin_site = make_admin_site(reactor, settings, broker, history, open_connections=site.open_connections)
     outbox = Outbox(reactor, broker.memory.send_queue)
     ReactorLoop(reactor, outbox).install()
 
@@ -144,6 +148,7 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
         drain_seconds=settings.drain_seconds,
         announce=lambda ports: reactor.callWhenRunning(running, ports),
         others=[
+            history,
             AdminPort(
                 admin_site, lambda endpoint: listen(reactor, endpoint, admin_site, outbox), settings.admin_listen
             ),
@@ -246,11 +251,26 @@ def make_site(reactor: Any, settings: Settings, broker: Broker, dialects: Iterab
     )
 
 
-def make_admin_site(reactor: Any, settings: Settings, broker: Broker) -> AdminSite:
-    """Return the admin port's factory."""
+def make_history(broker: Broker) -> History:
+    """Return what takes samples of *broker*, not yet started."""
+    return History(broker.parts, Lags(broker.parts))
+
+
+def make_admin_site(
+    reactor: Any,
+    settings: Settings,
+    broker: Broker,
+    history: History | None = None,
+    *,
+    open_connections: Callable[[], Iterable[Any]] = tuple,
+    drain: Callable[[], object] | None = None,
+    set_level: Callable[[str], object] | None = None,
+) -> AdminSite:
+    """Return the admin port's factory; the rest of the arguments are those of ``AdminApi``."""
     pages = AdminPages(metrics_reader(broker.metrics), broker.ready, broker.about.details)
+    api = AdminApi(broker, history or make_history(broker), open_connections, drain, set_level)
     return AdminSite(
-        [pages, TokenPage()],
+        [pages, TokenPage(api.revoke), api],
         broker.attach,
         reactor,
         WebSocketUpgrader(WebSocketOptions(), reactor, broker.metrics),

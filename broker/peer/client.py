@@ -68,6 +68,7 @@ class Client:
         closed: whether ``close`` was called.
         calling, serving: the calls it has made, and those it has to answer.
         refused: whether it was refused something, which then stands in the log.
+        since: when its session was bound, by the monotonic clock.
     """
 
     _parts: Parts = attrs.field(repr=False)
@@ -87,6 +88,7 @@ class Client:
     calling: dict[str, Call] = attrs.field(factory=dict, repr=False)
     serving: dict[str, Call] = attrs.field(factory=dict, repr=False)
     refused: bool = False
+    since: float = 0.0
     # By topic and whether that is exact: whether it gets its own events, too, or the subscription from a position.
     _topics: dict[tuple[str, bool], bool | Follower] | None = None
     _beginning: list[Follower] | None = None  # those whose beginning is looked for
@@ -313,6 +315,7 @@ class Client:
     ) -> None:
         """See ``IPeer.bind``."""
         self.session, self._disconnect, self._warn, self.flow = session, disconnect, warn, link
+        self.since = self._parts.clock.seconds()
         if self._ended is not None:
             self.disconnect(*self._ended)
         else:
