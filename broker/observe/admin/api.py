@@ -13,6 +13,7 @@ import msgspec
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from broker.config.settings import Settings
 from broker.core.parts import Parts
 from broker.core.service import Broker
 from broker.errors import BrokerError, Invalid, NotFound
@@ -94,6 +95,7 @@ class AdminApi:
         broker: whose parts are shown.
         history: what it has done lately.
         open_connections: returns the connections of the public port.
+        settings: returns those in effect; by default those that the broker was made with.
         drain, set_level: see ``Actions``.
     """
 
@@ -105,13 +107,14 @@ class AdminApi:
         broker: Broker,
         history: History,
         open_connections: Callable[[], Iterable[Any]] = tuple,
+        settings: Callable[[], Settings] | None = None,
         drain: Callable[[], object] | None = None,
         set_level: Callable[[str], object] | None = None,
     ) -> None:
         self._broker, self._history = broker, history
         parts: Parts = broker.parts
         self._connections = connections = Connections(parts, open_connections)
-        node = NodeViews(parts)
+        node = NodeViews(parts, settings or (lambda: broker.settings))
         self.views = views(connections, Names(parts), Stored(parts, Lags(parts)), WorkQueues(parts), node)
         self.actions: dict[str, Action] = Actions(parts, connections, drain, set_level).table
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, cast
 
 from broker.access.tokens import REVOKED, SPACE
+from broker.config.settings import Settings
 from broker.core.parts import Parts
 from broker.core.slices import slices_of
 from broker.interfaces import ISharedBus
@@ -31,19 +32,17 @@ class NodeViews:
 
     Args:
         parts: of its core.
+        settings: returns those in effect.
     """
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, parts: Parts, settings: Callable[[], Settings]) -> None:
+        self._parts, self._settings = parts, settings
         self._slices = slices_of(parts.clock)
 
     async def settings(self, query: Query) -> Page:
         """Return the settings in effect, where each came from, secrets masked."""
-        rows = [{"name": name, "value": value, "source": source} for name, value, source in self._described()]
+        rows = [{"name": name, "value": value, "source": source} for name, value, source in self._settings().describe()]
         return await page_of(rows, dict, query, SETTING_SORTS, ("name", "value", "source"), self._slices)
-
-    def _described(self) -> list[tuple[str, str, str]]:
-        return self._parts.settings.describe()
 
     async def refusals(self, query: Query) -> Page:
         """Return the last refusals of this node, and how many there were by dialect and code."""
