@@ -72,6 +72,7 @@ SWEEP = 60.0  # seconds between two sweeps of what is too old
 AGING = 300.0  # seconds for which names of clients and topics are remembered at least that nobody asks for
 EXPIRY = 1.0  # seconds between two searches for expired keys
 MEASURE = 5.0  # seconds between two counts of all jobs
+REVIEW = 5.0  # seconds until one who performs what others perform, too, gets calls of all nodes
 BEAT = 1.0  # seconds between two looks for nodes that do not know the members here
 PEERS_PER_STEP = 1000  # whose mailboxes are prolonged before the reactor gets to other work
 SWEEPER = "sweeper"  # the name held by the node that sweeps for all
@@ -119,6 +120,7 @@ class Broker(MultiService):
                 ("owners of ids", parts.owners.restore),
                 ("mailboxes", self._open_mailboxes),
                 ("memberships", self.memberships.restore),
+                ("testaments", self._keep_testaments),
             ),
         )
         self._sweeper = Sweeper(
@@ -144,6 +146,8 @@ class Broker(MultiService):
             (MEASURE, self._measure),
             (BEAT, self._beat),
         )
+        if bus.shared:
+            timers += ((REVIEW, cast(RemoteCalls, self.calls).review_routes),)
         for delay, work in timers:
             timer = TimerService(delay, work)
             timer.clock = clock
@@ -266,6 +270,10 @@ class Broker(MultiService):
             peer.keep_mailbox()
             if number % PEERS_PER_STEP == 0:
                 await deferLater(self.clock, 0)
+
+    async def _keep_testaments(self) -> None:
+        for peer in self.presence:
+            await peer.keep_testament()
 
     def _expire(self) -> Deferred[Any]:
         expired = self.keys.expire(go_on=lambda: not self.draining)
@@ -440,7 +448,7 @@ def _make_testaments(
     bus: IBus,
     node: Callable[[], str],
     jobs: Jobs,
-    publish: Callable[[Event, bool], Awaitable[None]],
+    publish: Callable[[Event, bool, str], Awaitable[None]],
 ) -> Testaments:
     return Testaments(store, node, partial(_knows_nodes, bus), jobs.lives, jobs.leases.until_done, publish)
 
@@ -450,10 +458,10 @@ def _knows_nodes(bus: IBus) -> bool:
     return not bus.shared or bool(cast(ISharedBus, bus).lease)
 
 
-async def _publish_left(parts: Parts, event: Event, retain: bool) -> None:
-    """Publish *event*, which a session has left behind."""
+async def _publish_left(parts: Parts, event: Event, retain: bool, key: str) -> None:
+    """Publish *event*, which a session has left behind; if it is stored, by *key*."""
     if parts.channels.is_durable(event.topic):
-        await parts.channels.post(event)
+        await parts.channels.post(event, key=key)
         return
     if retain or parts.retained.applies(event.topic):
         await parts.retained.keep(event)

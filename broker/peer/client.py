@@ -21,7 +21,7 @@ from broker.core.keys import Predicate
 from broker.core.memberships import Session
 from broker.core.parts import Parts
 from broker.core.shares import Share
-from broker.core.testaments import Testament
+from broker.core.testaments import Left
 from broker.errors import BrokerError, Denied, Gone, RateLimited, Unauthenticated
 from broker.interfaces import ILink, ISession, IWallClock
 from broker.messages import CloseCode, Event, Identity, Mail, Reply, Request, quota_of
@@ -66,6 +66,7 @@ class Client:
         closed: whether ``close`` was called.
         calling, serving: the calls it has made, and those it has to answer.
         refused: whether it was refused something, which then stands in the log.
+        since: when its session was bound, by the monotonic clock.
     """
 
     _parts: Parts = attrs.field(repr=False)
@@ -85,13 +86,14 @@ class Client:
     calling: dict[str, Call] = attrs.field(factory=dict, repr=False)
     serving: dict[str, Call] = attrs.field(factory=dict, repr=False)
     refused: bool = False
+    since: float = 0.0
     # By topic and whether that is exact: whether it gets its own events, too, or the subscription from a position.
     _topics: dict[tuple[str, bool], bool | Follower] | None = None
     _beginning: list[Follower] | None = None  # those whose beginning is looked for
     _disconnect: Callable[[int, str], object] | None = attrs.field(default=None, repr=False)
     _share: Share | None = attrs.field(default=None, repr=False)  # of its principal, once that was asked for
     _warn: Callable[[float], object] | None = attrs.field(default=None, repr=False)
-    _testament: Testament | None = attrs.field(default=None, repr=False)
+    _left: Left | None = attrs.field(default=None, repr=False)  # its testament
     _ended: tuple[int, str] | None = None  # how it is to be disconnected, once it can be
     _tries: int = 0
     _token_taken: bool = False
@@ -311,6 +313,7 @@ class Client:
     ) -> None:
         """See ``IPeer.bind``."""
         self.session, self._disconnect, self._warn, self.flow = session, disconnect, warn, link
+        self.since = self._parts.clock.seconds()
         if self._ended is not None:
             self.disconnect(*self._ended)
         else:
@@ -521,9 +524,9 @@ class Client:
         if self._timed:
             self._parts.lifetimes.release(self)
         self.undo()
-        parts, testament, self._testament = self._parts, self._testament, None
-        if testament is not None:
-            parts.testaments.execute(self.id, testament)
+        left, self._left = self._left, None
+        if left is not None and left.kept is not None:
+            self._parts.testaments.execute(self.id)
         # Those refer to this peer: all would have to wait for the garbage collector.
         self.session = self._disconnect = self._warn = self.flow = None
 
