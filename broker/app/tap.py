@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any, NoReturn, cast
 
 from twisted.application.service import IService
@@ -46,10 +47,14 @@ from broker.config.settings import ENV_PREFIX, Settings, protocols_of
 from broker.core.clocks import use_monotonic_time
 from broker.core.service import Broker
 from broker.interfaces import IBus, IStore
+from broker.observe.admin.api import AdminApi
+from broker.observe.admin.history import History
 from broker.observe.admin.pages import AdminPages
 from broker.observe.admin.port import AdminPort
 from broker.observe.admin.site import AdminSite
+from broker.observe.admin.stored import Lags
 from broker.observe.admin.tokens import TokenPage
+from broker.observe.logs import LogLines
 from broker.observe.metrics import Metrics
 from broker.web.http.parser import Limits
 from broker.web.http.timeouts import Times
@@ -169,7 +174,6 @@ def make_daemon(
     broker.about.facts["dialects"] = [dialect.name for dialect in dialects]
     site = make_site(reactor, settings, broker, dialects)
     plugins = list(_plugins(reactor, site, broker, dialects))
-    admin_site = make_admin_site(reactor, settings, broker)
     outbox = Outbox(reactor, broker.memory.send_queue)
     ReactorLoop(reactor, outbox).install()
 
@@ -189,9 +193,7 @@ def make_daemon(
         drain_seconds=settings.drain_seconds,
         announce=lambda ports: reactor.callWhenRunning(running, ports),
         others=[
-            AdminPort(
-                admin_site, lambda endpoint: listen(reactor, endpoint, admin_site, outbox), settings.admin_listen
-            ),
+            *make_admin(reactor, settings, broker, site, outbox, reloads, observer),
             MemoryTrimmer(lambda: broker.memory.freed + broker.metrics.bytes_in + broker.metrics.bytes_out),
         ],
         plugins=plugins,
@@ -301,11 +303,52 @@ def make_site(reactor: Any, settings: Settings, broker: Broker, dialects: Iterab
     )
 
 
-def make_admin_site(reactor: Any, settings: Settings, broker: Broker) -> AdminSite:
-    """Return the admin port's factory."""
+def make_admin(
+    reactor: Any,
+    settings: Settings,
+    broker: Broker,
+    site: Site,
+    outbox: Outbox,
+    reloads: Reloads | None,
+    observer: ILogObserver | None,
+) -> list[IService]:
+    """Return what serves operators, not yet started."""
+    history = make_history(broker)
+    admin_site = make_admin_site(
+        reactor,
+        settings,
+        broker,
+        history,
+        open_connections=site.open_connections,
+        effective=None if reloads is None else lambda: reloads.settings,
+        set_level=partial(setattr, observer, "level") if isinstance(observer, LogLines) else None,
+    )
+    port = AdminPort(admin_site, lambda at: listen(reactor, at, admin_site, outbox), settings.admin_listen)
+    return [history, port]
+
+
+def make_history(broker: Broker) -> History:
+    """Return what takes samples of *broker*, not yet started."""
+    return History(broker.parts, Lags(broker.parts))
+
+
+def make_admin_site(
+    reactor: Any,
+    settings: Settings,
+    broker: Broker,
+    history: History | None = None,
+    *,
+    open_connections: Callable[[], Iterable[Any]] = tuple,
+    effective: Callable[[], Settings] | None = None,
+    drain: Callable[[], object] | None = None,
+    set_level: Callable[[str], object] | None = None,
+) -> AdminSite:
+    """Return the admin port's factory; the rest of the arguments are those of ``AdminApi``."""
     pages = AdminPages(metrics_reader(broker.metrics), broker.ready, broker.about.details)
+    history = history or make_history(broker)
+    api = AdminApi(broker, history, open_connections, effective or (lambda: settings), drain, set_level)
     return AdminSite(
-        [pages, TokenPage()],
+        [pages, TokenPage(api.revoke), api],
         broker.attach,
         reactor,
         WebSocketUpgrader(WebSocketOptions(), reactor, broker.metrics),

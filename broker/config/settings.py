@@ -154,7 +154,7 @@ class Settings:
     admin_listen: tuple[str, ...] = option(
         ENDPOINTS,
         ("tcp:8001:interface=127.0.0.1",),
-        "Where ``/metrics`` is served, ``/about`` and ``/ready`` with names and addresses, and tokens are revoked; "
+        "Where ``/metrics`` is served, ``/about`` and ``/ready`` with names and addresses, and ``/admin/``; "
         "``none`` for nowhere. "
         "Where other machines can connect, ``TXBROKER_ADMIN_SECRET`` is needed.",
     )

@@ -45,6 +45,7 @@ from broker.web.pages import Pages
 from broker.web.refusals import ThrottledLogger, error_refusal, json_refusal, retry_header
 from broker.web.routes import Routes
 from broker.web.unadmitted import UnadmittedSocket
+from broker.web.ws.link import WebSocketLink
 from broker.web.ws.upgrade import WebSocketUpgrader
 
 log = Logger()
@@ -170,6 +171,10 @@ class Site(Factory):
     def connections(self) -> int:
         """How many connections there are, WebSockets included."""
         return len(self._counter)
+
+    def open_connections(self) -> list[HttpChannel | WebSocketLink]:
+        """Return them: those that speak HTTP, and the WebSockets."""
+        return [*self._channels, *self._upgrader.links]
 
     # Connections.
 
