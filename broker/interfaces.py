@@ -1,6 +1,6 @@
 """The contracts between dialects, transports, the core, stores and buses.
 
-A dialect implements :class:`IWebSocketDialect`, :class:`IHttpDialect` or both,
+A dialect implements one or more of :class:`IWebSocketDialect`, :class:`IHttpDialect` and :class:`IStreamDialect`,
 and makes an :class:`ISession` for each connection.  It asks for everything by
 an :class:`IPeer` and sends by an :class:`ILink`.  Stores and buses implement
 :class:`IStore` and :class:`IBus`; their contracts are stated here and checked by one suite for all of them
@@ -63,9 +63,15 @@ class IWallClock(Interface):
 
 
 class ILink(Interface):
-    """The connection to one client, as a dialect sends by it."""
+    """The connection to one client, as a dialect sends by it.
 
-    handshake: HttpRequest = Attribute("The HttpRequest that opened the connection.")
+    That of a stream dialect has no messages: what is sent by any of its methods is written as it is.
+    """
+
+    handshake: HttpRequest = Attribute(
+        "The HttpRequest that opened the connection; for a stream dialect one without method and path."
+    )
+    max_message_bytes: int = Attribute("How long a message of the client may be.")
     open: bool = Attribute("Whether what is sent now goes out: from ``ISession.opened`` to the close by either side.")
     paused: bool = Attribute("True while more than a little waits to be sent.")
     unsent: int = Attribute("How many bytes wait to be sent, of which the system has not taken any yet.")
@@ -108,7 +114,10 @@ class ILink(Interface):
         """
 
     def close(code: int = CloseCode.NORMAL, reason: str = "") -> None:
-        """Close with a close frame; *reason* is cut to the 123 bytes that one holds."""
+        """Close with a close frame; *reason* is cut to the 123 bytes that one holds.
+
+        For a stream dialect, what ``IStreamSession.last_words`` returns stands for that frame.
+        """
 
     def abort() -> None:
         """Drop the connection without a close frame: the peer sees 1006."""
@@ -125,7 +134,10 @@ class ISession(Interface):
         """The connection is open: from now on frames may be sent."""
 
     def received(data: bytes, binary: bool) -> None:
-        """One whole message came; text is known to be UTF-8."""
+        """One whole message came; text is known to be UTF-8.
+
+        In a stream dialect: some bytes came, where the network has cut them; see ``broker.sessions.FramedSession``.
+        """
 
     def event(event: Event, pattern: str) -> None:
         """An event came by the subscription to *pattern*.
@@ -171,6 +183,16 @@ class ISession(Interface):
 
         Only a client that the broker itself disconnects (``IPeer.disconnect``: it was
         kicked, or its credential has ended) may do nothing more.
+        """
+
+
+class IStreamSession(ISession):
+    """A session of a stream dialect that has words for its end."""
+
+    def last_words(code: int, reason: str) -> bytes:
+        """Return what the client is sent before the broker closes its connection, perhaps b"".
+
+        *code* is a close code of WebSocket, see ``CloseCode``.
         """
 
 
@@ -1067,8 +1089,27 @@ class IHttpDialect(Interface):
         """
 
 
+class IStreamDialect(Interface):
+    """A dialect whose clients come by connections of their own kind, to endpoints of its own: TCP, TLS, unix sockets.
+
+    Its factory has settings, see ``broker.plugins.with_settings``, among them one that is called ``listen`` and made by
+    ``broker.plugins.listen_option``: the endpoints are those of ``TXBROKER_<NAME>_LISTEN``.
+
+    Its connections count as those of the public port do: against the same limits, in all, of an address and of
+    clients that are not admitted yet; they are drained with them; and what waits for a client is bounded likewise.
+    """
+
+    name: str = Attribute("Short lower-case name; also the label in metrics.")
+
+    def session(peer: IPeer, link: ILink) -> Awaitable[ISession]:
+        """Return the ISession for a client that has connected; it may wait, and must not send.
+
+        What the client sends meanwhile comes to the session afterwards.  A ``BrokerError`` closes the connection.
+        """
+
+
 class IDialectExtras(Interface):
-    """What a dialect of either kind may have besides, each for itself.
+    """What a dialect of any kind may have besides, each for itself.
 
     A dialect does not declare this interface, which would need all of them:
     ``web.extras.DialectExtras`` reads what is there once, at the start, and

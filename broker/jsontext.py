@@ -37,6 +37,7 @@ ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # of msgspec
 
 _decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode = msgspec.json.Encoder().encode
+_raw = msgspec.json.Decoder(Raw)
 _blank = re.compile(r"[ \t\n\r]*").match
 _LONE = re.compile("[\ud800-\udfff]").search
 
@@ -114,6 +115,19 @@ def decode(decoder: msgspec.json.Decoder[T], data: bytes | Raw) -> T:
             raise Invalid("JSON", message=str(error)) from None
     value: T = _as(decoder.type, text)
     return value
+
+
+def check_json(data: bytes, what: str = "JSON") -> bytes:
+    """Return *data* if it is one JSON text, as the body of an event must be.
+
+    Raises:
+        Invalid: it is none; the error names *what*.
+    """
+    try:
+        decode(_raw, data)
+    except Invalid as error:
+        raise Invalid(what, message=error.message) from None
+    return data
 
 
 def read_fields(kind: type[S], data: bytes) -> tuple[S, dict[str, Raw]]:

@@ -40,6 +40,7 @@ from broker.app.reloadables import AccessReload, LogReload
 from broker.app.signals import catch_signals, catch_stops
 from broker.app.start_report import StartReport
 from broker.app.store import make_store
+from broker.app.stream_port import stream_ports
 from broker.app.trimmer import MemoryTrimmer
 from broker.buses import open_bus
 from broker.config.own import described
@@ -193,6 +194,7 @@ def make_daemon(
         drain_seconds=settings.drain_seconds,
         announce=lambda ports: reactor.callWhenRunning(running, ports),
         others=[
+            *stream_ports(reactor, settings, _link_options(settings), broker, site, outbox),
             *make_admin(reactor, settings, broker, site, outbox, reloads, observer),
             MemoryTrimmer(lambda: broker.memory.freed + broker.metrics.bytes_in + broker.metrics.bytes_out),
         ],
@@ -270,15 +272,7 @@ def metrics_reader(metrics: Metrics) -> Callable[[], tuple[bytes, str]]:
 
 def make_site(reactor: Any, settings: Settings, broker: Broker, dialects: Iterable[Any]) -> Site:
     """Return the public port's factory."""
-    options = WebSocketOptions(
-        max_message_bytes=settings.max_message_bytes,
-        send_queue_bytes=settings.send_queue_bytes,
-        slow_grace=settings.slow_grace_seconds,
-        ping_interval=settings.ping_seconds,
-        pong_timeout=settings.pong_seconds,
-        fast_path=settings.fast_path,
-        compression=settings.compression,
-    )
+    options = _link_options(settings)
     return Site(
         dialects,
         broker.attach,
@@ -300,6 +294,18 @@ def make_site(reactor: Any, settings: Settings, broker: Broker, dialects: Iterab
         about=broker.about,
         memory=broker.memory,
         spread=settings.clustered,
+    )
+
+
+def _link_options(settings: Settings) -> WebSocketOptions:
+    return WebSocketOptions(
+        max_message_bytes=settings.max_message_bytes,
+        send_queue_bytes=settings.send_queue_bytes,
+        slow_grace=settings.slow_grace_seconds,
+        ping_interval=settings.ping_seconds,
+        pong_timeout=settings.pong_seconds,
+        fast_path=settings.fast_path,
+        compression=settings.compression,
     )
 
 

@@ -93,7 +93,7 @@ class Connections:
         waiting = link.unsent if hasattr(link, "unsent") else buffered_bytes(link.transport) or 0
         return {
             "id": peer.id if peer is not None and peer.flow is link else self._id(link),
-            "transport": "websocket" if hasattr(link, "handshake") else "http",
+            "transport": _transport_of(link),
             "dialect": peer.dialect if peer is not None else "http",
             "address": link.address,
             "client": peer.client if peer is not None and peer.session is not None else "",
@@ -185,6 +185,12 @@ class Connections:
     def peers_of(self, *, session: str = "", client: str = "") -> list[Any]:
         """Return the peers of a session id or of a client id on this node."""
         return [peer for peer in self._peers() if (peer.id == session if session else peer.client == client)]
+
+
+def _transport_of(link: Any) -> str:
+    if not hasattr(link, "handshake"):
+        return "http"
+    return "websocket" if link.handshake.method else "stream"  # see ``IStreamDialect``
 
 
 def _flow_row(flow: Flow | None) -> Row:
