@@ -161,8 +161,19 @@ class ISession(Interface):
     def reply(reply: Reply) -> None:
         """An answer came to a ``Peer.call`` or a ``Peer.request``."""
 
-    def mail(mail: Mail) -> bool:
-        """Take a queued message, or a job as a ``Delivery``; False: not now, keep it."""
+    def mail(mail: Mail) -> bool | Deferred[bool] | Coro[bool]:
+        """Take a queued message, or a job as a ``Delivery``; False: not now, keep it until ``IPeer.collect``.
+
+        With a Deferred, or a coroutine, the answer comes later: True when the client has acknowledged it; only then it
+        is removed, and a job is finished.  What fails, or does not fire within ``TXBROKER_LEASE_SECONDS`` (of a
+        ``Delivery``: its lease) and is cancelled then, is delivered again after a while: a message of a mailbox with
+        those that were handed out behind it, in their order; for a job that is a failure.  When the session ends it is
+        cancelled, too, and what it had is given back.
+
+        A mailbox hands out at most 64 messages before it waits for the answers to them, a work queue as many jobs as
+        the consumer has asked for, and a session with 256 answers due gets nothing more.  A job that is consumed
+        without ``ack`` is not in the store while it is with a client: then a lost node may lose it.
+        """
 
     def accepts_jobs(all_left: bool) -> bool:
         """Whether a job of a work queue could be sent now: little waits to leave for the client.

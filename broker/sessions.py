@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from broker.errors import BrokerError, NotFound, TooLarge
-from broker.interfaces import ILink, IPeer, ISession
+from broker.interfaces import Coro, ILink, IPeer, ISession
 from broker.messages import CloseCode, Event, Frame, Mail, Reply, Request
 
 log = Logger()
@@ -70,7 +70,7 @@ class BaseSession:
     def reply(self, reply: Reply) -> None:
         """Ignore the reply."""
 
-    def mail(self, mail: Mail) -> bool:
+    def mail(self, mail: Mail) -> bool | Deferred[bool] | Coro[bool]:
         """Leave it in its queue."""
         return False
 
