@@ -43,14 +43,17 @@ from broker.config.own import described
 from broker.config.settings import ENV_PREFIX, Settings, SettingsError, protocols_of
 from broker.core.clocks import use_monotonic_time
 from broker.core.service import Broker
+from broker.core.slices import slices_of
 from broker.errors import BrokerError
 from broker.interfaces import IBus, IStore
 from broker.observe.admin.pages import AdminPages
 from broker.observe.admin.port import AdminPort
 from broker.observe.admin.site import AdminSite
 from broker.observe.admin.tokens import TokenPage
+from broker.observe.lag import ReactorLag
 from broker.observe.logs import LogLines, Redaction
 from broker.observe.metrics import Metrics
+from broker.observe.stacks import StackWatch
 from broker.web.http.parser import Limits
 from broker.web.http.timeouts import Times
 from broker.web.net.listening import listen
@@ -125,6 +128,8 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
         if hasattr(dialect, "start") or hasattr(dialect, "stop"):
             plugins.append(PluginLife(dialect.name, extras.start, extras.stop, broker.attach, reactor))
     admin_site = make_admin_site(reactor, settings, broker)
+    broker.metrics.begin_port()
+    lag = make_lag(reactor, broker)
     outbox = Outbox(reactor, broker.memory.send_queue)
     ReactorLoop(reactor, outbox).install()
 
@@ -147,6 +152,7 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
             AdminPort(
                 admin_site, lambda endpoint: listen(reactor, endpoint, admin_site, outbox), settings.admin_listen
             ),
+            lag,
             MemoryTrimmer(lambda: broker.memory.freed + broker.metrics.bytes_in + broker.metrics.bytes_out),
         ],
         plugins=plugins,
@@ -160,7 +166,7 @@ def make_core(reactor: Any, settings: Settings) -> Broker:
     Raises:
         SettingsError: there is no such store or bus, or a file has wrong contents.
     """
-    attempts, metrics = Attempts(), Metrics()
+    attempts, metrics = Attempts(), Metrics(slices_of(reactor).now)
     access = attempts.make("PERMISSIONS_FILE", lambda: make_access(settings))
     made = attempts.make("STORE", lambda: _make_store(reactor, settings, metrics))
     bus = None
@@ -194,6 +200,14 @@ def _make_bus(reactor: Any, settings: Settings) -> IBus:
         prefix=settings.redis_prefix,
         lease=settings.node_lease_seconds,
     )
+
+
+def make_lag(reactor: Any, broker: Broker) -> ReactorLag:
+    """Return what measures how late the reactor is; *broker* is not ready while that is too late."""
+    lag = ReactorLag(reactor, broker.metrics.reactor_lag_seconds, StackWatch())
+    broker.loop_problem = lag.reason
+    broker.metrics.gauge("reactor_lag_max_seconds", lag.longest)
+    return lag
 
 
 def metrics_reader(metrics: Metrics) -> Callable[[], tuple[bytes, str]]:
