@@ -27,6 +27,8 @@ def core_gauges(parts: Parts, queues: NamedQueues) -> dict[str, Read]:
         "topics": lambda: len(parts.topics),
         "services": lambda: len(parts.calls.performers) + len(parts.calls.services),
         "sessions": lambda: len(parts.presence),
+        "members": lambda: len(parts.members),
+        "subscriptions_behind": lambda: parts.followers.behind,
         "memory_held_bytes": lambda: memory.used,
         "memory_limit_bytes": lambda: memory.limit,
         **{f"{name}_bytes": partial(getattr, account, "used") for name, account in memory.accounts.items()},

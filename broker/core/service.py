@@ -67,6 +67,7 @@ SWEEP = 60.0  # seconds between two sweeps of what is too old
 AGING = 300.0  # seconds for which names of clients and topics are remembered at least that nobody asks for
 EXPIRY = 1.0  # seconds between two searches for expired keys
 MEASURE = 5.0  # seconds between two counts of all jobs
+REVIEW = 5.0  # seconds until one who performs what others perform, too, gets calls of all nodes
 BEAT = 1.0  # seconds between two looks for nodes that do not know the members here
 PEERS_PER_STEP = 1000  # whose mailboxes are prolonged before the reactor gets to other work
 SWEEPER = "sweeper"  # the name held by the node that sweeps for all
@@ -117,6 +118,7 @@ class Broker(MultiService):
                 ("owners of ids", parts.owners.restore),
                 ("mailboxes", self._open_mailboxes),
                 ("memberships", self.memberships.restore),
+                ("testaments", self._keep_testaments),
             ),
         )
         self._sweeper = Sweeper(
@@ -142,6 +144,8 @@ class Broker(MultiService):
             (MEASURE, self._measure),
             (BEAT, self._beat),
         )
+        if bus.shared:
+            timers += ((REVIEW, cast(RemoteCalls, self.calls).review_routes),)
         for delay, work in timers:
             timer = TimerService(delay, work)
             timer.clock = clock
@@ -272,6 +276,10 @@ class Broker(MultiService):
             if number % PEERS_PER_STEP == 0:
                 await deferLater(self.clock, 0)
 
+    async def _keep_testaments(self) -> None:
+        for peer in self.presence:
+            await peer.keep_testament()
+
     def _expire(self) -> Deferred[Any]:
         expired = self.keys.expire(go_on=lambda: not self.draining)
         return ensureDeferred(expired).addCallbacks(
@@ -340,11 +348,11 @@ def make_parts(
         topics=topics,
         channels=channels,
         cursors=Cursors(store, channels, slices_of(clock)),
-        followers=Followers(store, topics, clock, settings.send_queue_bytes),
+        followers=Followers(store, topics, clock, presence.excluded, settings.send_queue_bytes),
         indices=Indices(store, clock, settings.index_seconds, max_bytes=min(MAX_PAGE_BYTES, settings.send_queue_bytes)),
         retained=Retained(store, settings.retained_topics),
         keys=Keys(store, bus, channels.announce, clock, settings.max_value_bytes, settings.durable_topics),
-        members=make_members(store.wall.time, topics, bus, clock),
+        members=make_members(store.wall.time, topics, bus, clock, memory),
         memberships=Memberships(store, channels.notify, settings.max_subscriptions, clock, settings.membership_seconds),
         owners=_make_owners(settings, store, access, channels, clock, lambda *new: _replaced(parts, *new)),
         presence=presence,
@@ -362,11 +370,13 @@ def make_parts(
     return parts
 
 
-def make_members(now: Callable[[], float], topics: Topics, bus: IBus, clock: IReactorTime) -> Members:
+def make_members(now: Callable[[], float], topics: Topics, bus: IBus, clock: IReactorTime, memory: Memory) -> Members:
     """Return who is present on topics."""
-    return (SharedMembers if bus.shared else Members)(
-        clock, now, lambda event: topics.deliver_named(event, PRESENCE_PREFIX)
-    )
+
+    def deliver(event: Event) -> None:
+        topics.deliver_named(event, PRESENCE_PREFIX)
+
+    return SharedMembers(clock, now, deliver, memory.change) if bus.shared else Members(clock, now, deliver)
 
 
 def _cluster_names(parts: Parts) -> ClusterNames:
@@ -409,7 +419,7 @@ def _make_testaments(
     bus: IBus,
     node: Callable[[], str],
     jobs: Jobs,
-    publish: Callable[[Event, bool], Awaitable[None]],
+    publish: Callable[[Event, bool, str], Awaitable[None]],
 ) -> Testaments:
     return Testaments(store, node, partial(_knows_nodes, bus), jobs.lives, jobs.leases.until_done, publish)
 
@@ -419,10 +429,10 @@ def _knows_nodes(bus: IBus) -> bool:
     return not bus.shared or bool(cast(ISharedBus, bus).lease)
 
 
-async def _publish_left(parts: Parts, event: Event, retain: bool) -> None:
-    """Publish *event*, which a session has left behind."""
+async def _publish_left(parts: Parts, event: Event, retain: bool, key: str) -> None:
+    """Publish *event*, which a session has left behind; if it is stored, by *key*."""
     if parts.channels.is_durable(event.topic):
-        await parts.channels.post(event)
+        await parts.channels.post(event, key=key)
         return
     if retain or parts.retained.applies(event.topic):
         await parts.retained.keep(event)

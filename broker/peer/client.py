@@ -22,7 +22,7 @@ from broker.core.keys import Predicate
 from broker.core.memberships import Session
 from broker.core.parts import Parts
 from broker.core.shares import Share
-from broker.core.testaments import Testament
+from broker.core.testaments import Left
 from broker.errors import BrokerError, Denied, Gone, RateLimited, Unauthenticated
 from broker.interfaces import ILink, ISession, IWallClock
 from broker.messages import CloseCode, Event, Identity, Mail, Reply, Request, quota_of
@@ -94,7 +94,7 @@ class Client:
     _disconnect: Callable[[int, str], object] | None = attrs.field(default=None, repr=False)
     _share: Share | None = attrs.field(default=None, repr=False)  # of its principal, once that was asked for
     _warn: Callable[[float], object] | None = attrs.field(default=None, repr=False)
-    _testament: Testament | None = attrs.field(default=None, repr=False)
+    _left: Left | None = attrs.field(default=None, repr=False)  # its testament
     _ended: tuple[int, str] | None = None  # how it is to be disconnected, once it can be
     _tries: int = 0
     _token_taken: bool = False
@@ -524,9 +524,9 @@ class Client:
         if self._timed:
             self._parts.lifetimes.release(self)
         self.undo()
-        parts, testament, self._testament = self._parts, self._testament, None
-        if testament is not None:
-            parts.testaments.execute(self.id, testament)
+        left, self._left = self._left, None
+        if left is not None and left.kept is not None:
+            self._parts.testaments.execute(self.id)
         # Those refer to this peer: all would have to wait for the garbage collector.
         self.session = self._disconnect = self._warn = self.flow = None
 
