@@ -79,6 +79,7 @@ class Broker(MultiService):
     Attributes:
         attach: returns a new peer for a client of a dialect at an address.
         arrived: delivers an event that the bus has brought; nothing is delivered otherwise.
+        loop_problem: returns why the reactor loop is too late; "" when it is not.
 
     Args:
         settings: the limits and times.
@@ -88,6 +89,8 @@ class Broker(MultiService):
         access: knows the credentials; by default nobody is asked.
         metrics: counts.
     """
+
+    loop_problem: Callable[[], str] = staticmethod(str)
 
     def __init__(
         self,
@@ -108,8 +111,6 @@ class Broker(MultiService):
         self.jobs = parts.jobs
         self.memberships, self.about, self.memory = parts.memberships, parts.about, parts.memory
         self.draining = False
-        self.loop_problem: Callable[[], str] = str  # returns why the reactor loop is late, "" if it is not
-        self._named_queues = NamedQueues(store, settings.metrics_queues, clock)
         self._timers_failing: set[str] = set()  # of which it was logged
         self._mailboxes_end = -1.0  # as it was when they were last prolonged
         self._restoration = Restoration(
@@ -153,6 +154,7 @@ class Broker(MultiService):
         self._add_gauges()
 
     def _add_gauges(self) -> None:
+        self._named_queues = NamedQueues(self.store, self.settings.metrics_queues, self.clock)
         own: dict[str, Callable[[], Any]] = {"ready": lambda: not self.ready(), "draining": lambda: self.draining}
         for name, read in {**core_gauges(self.parts, self._named_queues), **own}.items():
             self.metrics.gauge(name, read)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Protocol
 
 from broker.core.channels import Channels
@@ -82,6 +82,20 @@ class Topics:
             self.subscriptions -= 1
             if removed:
                 self._forget(topic)
+
+    def counts(self) -> Iterator[tuple[str, bool, int]]:
+        """Yield each name and pattern that somebody listens to, whether it is a pattern, and by how many.
+
+        Nobody may subscribe or unsubscribe meanwhile.
+        """
+        for name, listeners in self._names.items():
+            yield name, False, len(listeners)
+        for pattern, listeners in self._patterns.items():
+            yield pattern, True, len(listeners)
+
+    def listeners(self, topic: str) -> int:
+        """Return how many have subscribed to the name *topic* itself."""
+        return len(self._names.get(topic, ()))
 
     def has_listeners(self, topic: str) -> bool:
         """Whether an event on *topic* would be delivered to anybody."""

@@ -103,6 +103,15 @@ class PatternTree(Generic[L, T]):
             node = parent
         return True
 
+    def items(self) -> Iterator[tuple[str, dict[L, T]]]:
+        """Yield each pattern with its listeners; the tree must not change meanwhile."""
+        nodes = [self._root]
+        while nodes:
+            node = nodes.pop()
+            if node.pattern:
+                yield node.pattern, node.listeners
+            nodes += node.children.values()
+
     def matching(self, name: str) -> list[Node[L, T]]:
         """Return the nodes of the patterns that match *name*; not to be changed."""
         found = self._cached.get(name)
