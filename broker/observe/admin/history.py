@@ -21,7 +21,6 @@ log = Logger()
 INTERVAL = 2.0  # seconds between two samples
 KEPT = 450  # samples: 15 minutes
 LAG_EVERY = 8  # samples: cursors are looked at less often, since that asks the store
-REACTOR_LAG = "reactor_lag_seconds"  # the gauge, if there is one
 
 Sample = dict[str, Any]
 # Of ``totals``, each with the name of its rate per second.
@@ -100,8 +99,6 @@ class History(Service):
         seconds = max(now - self._then, 1e-3)
         rates = {name: round((counted[of] - self._before[of]) / seconds, 1) for of, name in RATES.items()}
         self._before, self._then = counted, now
-        gauge = parts.metrics.gauges.get(REACTOR_LAG)
-        loop = max(late, float(gauge[1]())) if gauge is not None else late
         return {
             "t": round(parts.store.wall.time(), 3),
             **rates,
@@ -111,5 +108,5 @@ class History(Service):
             "refusals": counted["refusals"],
             "jobs": parts.jobs.counted.ready,
             "lag": self._lag,
-            "loop": round(loop, 4),
+            "loop": round(late, 4),
         }
