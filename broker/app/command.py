@@ -13,11 +13,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
 from broker import __version__
-from broker.app.checks import NOT_INSTALLED
-from broker.app.dialects import own_settings
+from broker.app.checks import NOT_INSTALLED, read_settings
 from broker.app.maintenance import add_commands
 from broker.app.store import make_store
-from broker.config.settings import Settings, SettingsError, protocols_of
+from broker.config.environment import Environment
+from broker.config.settings import Settings
 from broker.core.clocks import use_monotonic_time
 from broker.errors import BrokerError, Invalid
 
@@ -28,11 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Exits with the status 0, 1 when it has failed, or 2 for wrong arguments or settings.
     """
     chosen = _parser().parse_args(arguments)
-    try:
-        settings = Settings.from_environ(os.environ, own_settings(protocols_of(os.environ)))
-    except SettingsError as error:
-        print("txbroker:", *error.problems, sep="\n  ", file=sys.stderr)
-        raise SystemExit(2) from None
+    settings, problems = read_settings(Environment(os.environ))
+    if problems:
+        print("txbroker:", *problems, sep="\n  ", file=sys.stderr)
+        raise SystemExit(2)
     chosen.run(settings, chosen)
 
 
