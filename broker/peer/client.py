@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import count
 from typing import Any, cast
-from uuid import uuid4
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, succeed
@@ -18,6 +16,7 @@ from broker.access.failures import MISSING
 from broker.access.limits import Bucket, network_of
 from broker.core.call import Call
 from broker.core.followers import Follower
+from broker.core.id_series import IdSeries
 from broker.core.keys import Predicate
 from broker.core.memberships import Session
 from broker.core.parts import Parts
@@ -46,8 +45,7 @@ STARTS_OF_RESERVED = (BROKER, QUEUE, KEY_PREFIX)  # a name that begins otherwise
 CROWDING = frozenset(("publish", "call", "request", "send", "write"))
 
 # Every request of an HTTP client makes a peer: the shape of a UUID without its price.
-_ID_PREFIX = f"{str(uuid4())[:14]}{SESSION_VERSION}{str(uuid4())[15:24]}"
-_ids = count(1)
+_series = IdSeries(SESSION_VERSION)
 
 
 @attrs.define(eq=False)
@@ -104,7 +102,7 @@ class Client:
 
     def __attrs_post_init__(self) -> None:
         parts = self._parts
-        self.id = f"{_ID_PREFIX}{next(_ids):012x}"
+        self.id = next(_series.ids)
         self.identity = parts.access.anonymous
         self.admitted = parts.access.mode != "required"
         self._verbs = parts.metrics.verbs_of(self.dialect)
