@@ -159,10 +159,17 @@ def test_settings_that_can_be_used_are_said_to_be(give):
 
 
 def test_settings_that_can_not_be_used_are_told_all_at_once(give, tmp_path):
-    status, said, errors = give("check", TXBROKER_PORT="1", TXBROKER_RATE="many", TXBROKER_PING_SECONDS="-1")
+    wrong = {
+        "RATE": "many",
+        "PING_SECONDS": "-1",
+        "PROTOCOLS": "hpkv nothing",
+        "LISTEN": "tcp:99999:interface=127.0.0.1",
+    }
+    status, said, errors = give("check", **{f"TXBROKER_{name}": value for name, value in wrong.items()})
     assert (status, said) == (2, "")
-    assert "TXBROKER_RATE" in errors
-    assert "TXBROKER_PING_SECONDS" in errors
+    assert all(f"txbroker: TXBROKER_{name}: " in errors for name in wrong), errors
+    status, said, _ = give("check", "--json")
+    assert (status, len(json.loads(said)["problems"])) == (2, len(wrong))
 
 
 @pytest.mark.parametrize(

@@ -53,4 +53,7 @@ async def test_the_commands_ask_the_daemon(daemon):
     assert [(each.returncode, each.stderr) for each in done] == [(0, "")] * 2
     assert "ready           yes" in done[0].stdout
     assert [row["dialect"] for row in json.loads(done[1].stdout)] == ["owlmeans"]
-    await client.socket.close()
+    assert (await post(daemon.admin_url + "/admin/api/log-level", {"level": "debug"})).json() == {"level": "debug"}
+    assert (await post(daemon.admin_url + "/admin/api/drain", {})).json() == {"draining": True}
+    assert await client.socket.closed() == (1001, "leaving")
+    assert (await get(daemon.admin_url + "/ready")).status == 503

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
 
 from broker.app.checks import Attempts, problems_of
 from broker.app.commands.console import WRONG, Usage, json_option, read_settings, show, table, write
-from broker.app.dialects import load_dialects
+from broker.app.dialects import load_dialects, own_settings
 from broker.config.example import env_text
-from broker.config.settings import Settings
+from broker.config.settings import Settings, protocols_of
 
 
 @click.command(cls=Usage)
@@ -21,8 +22,8 @@ def check(as_json: bool) -> None:
     Reads all settings and the files that they name, and loads the dialects; nothing is opened and nothing listens.
     The status is 2 if anything is wrong, and everything that is stands on standard error.
     """
-    settings = read_settings()
-    problems = _problems(settings)
+    settings, found = Settings.read(os.environ, own_settings(protocols_of(os.environ)))
+    problems = _problems(settings, found)
     if as_json:
         show({"ok": not problems, "problems": problems, "warnings": list(settings.warnings)})
     elif not problems:
@@ -32,14 +33,15 @@ def check(as_json: bool) -> None:
     raise SystemExit(WRONG if problems else 0)
 
 
-def _problems(settings: Settings) -> list[str]:
+def _problems(settings: Settings, found: list[str]) -> list[str]:
+    """Return everything that is wrong with *settings*, of which *found* is known."""
     # Imported here: they bring what the other commands do without.
     from broker.access.principals import make_access
 
-    attempts = Attempts(problems_of(settings))
+    attempts = Attempts([*found, *problems_of(settings)])
     attempts.make("PROTOCOLS", lambda: load_dialects(settings.protocols, settings))
     attempts.make("PERMISSIONS_FILE", lambda: make_access(settings))
-    return attempts.problems
+    return list(dict.fromkeys(attempts.problems))
 
 
 @click.command(cls=Usage)
