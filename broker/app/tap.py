@@ -46,6 +46,7 @@ from broker.config.own import described
 from broker.config.settings import ENV_PREFIX, Settings, protocols_of
 from broker.core.clocks import use_monotonic_time
 from broker.core.service import Broker
+from broker.core.slices import slices_of
 from broker.interfaces import IBus, IStore
 from broker.observe.admin.api import AdminApi
 from broker.observe.admin.history import History
@@ -54,8 +55,10 @@ from broker.observe.admin.port import AdminPort
 from broker.observe.admin.site import AdminSite
 from broker.observe.admin.stored import Lags
 from broker.observe.admin.tokens import TokenPage
+from broker.observe.lag import ReactorLag
 from broker.observe.logs import LogLines
 from broker.observe.metrics import Metrics
+from broker.observe.stacks import StackWatch
 from broker.web.http.parser import Limits
 from broker.web.http.timeouts import Times
 from broker.web.net.listening import listen
@@ -193,6 +196,7 @@ def make_daemon(
         drain_seconds=settings.drain_seconds,
         announce=lambda ports: reactor.callWhenRunning(running, ports),
         others=[
+            make_lag(reactor, broker),
             *make_admin(reactor, settings, broker, site, outbox, reloads, observer, lambda: daemon.drain()),
             MemoryTrimmer(lambda: broker.memory.freed + broker.metrics.bytes_in + broker.metrics.bytes_out),
         ],
@@ -218,7 +222,7 @@ def make_core(reactor: Any, settings: Settings) -> Broker:
     Raises:
         SettingsError: there is no such store or bus, or a file has wrong contents.
     """
-    attempts, metrics = Attempts(), Metrics()
+    attempts, metrics = Attempts(), Metrics(slices_of(reactor).now)
     access = attempts.make("PERMISSIONS_FILE", lambda: make_access(settings))
     made = attempts.make("STORE", lambda: _make_store(reactor, settings, metrics))
     bus = None
@@ -252,6 +256,15 @@ def _make_bus(reactor: Any, settings: Settings) -> IBus:
         prefix=settings.redis_prefix,
         lease=settings.node_lease_seconds,
     )
+
+
+def make_lag(reactor: Any, broker: Broker) -> ReactorLag:
+    """Return what measures how late the reactor is; *broker* is not ready while that is too late."""
+    lag = ReactorLag(reactor, broker.metrics.reactor_lag_seconds, StackWatch())
+    broker.loop_problem = lag.reason
+    broker.metrics.begin_port()
+    broker.metrics.gauge("reactor_lag_max_seconds", lag.longest)
+    return lag
 
 
 def metrics_reader(metrics: Metrics) -> Callable[[], tuple[bytes, str]]:

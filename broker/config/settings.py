@@ -429,6 +429,11 @@ class Settings:
     log_format: str = option(
         choice("auto", "text", "json"), "auto", "``auto`` is text on a terminal and JSON elsewhere."
     )
+    metrics_queues: tuple[str, ...] = option(
+        WORDS,
+        (),
+        "The work queues that have metrics of their own, with their names as a label; all queues are counted together.",
+    )
 
     # Not options: where they came from, what was wrong, and where files are
 

@@ -25,6 +25,7 @@ from broker.core.testaments import Left
 from broker.errors import BrokerError, Denied, Gone, RateLimited, Unauthenticated
 from broker.interfaces import ILink, ISession, IWallClock
 from broker.messages import CloseCode, Event, Identity, Mail, Reply, Request, quota_of
+from broker.observe.metrics import VerbCounts
 from broker.patterns import (
     BROKER,
     CONTROL_PREFIX,
@@ -74,7 +75,7 @@ class Client:
     address: str
     identity: Identity = attrs.field(init=False)
     admitted: bool = attrs.field(init=False)
-    _verbs: dict[str, int] = attrs.field(init=False, repr=False)
+    _verbs: VerbCounts = attrs.field(init=False, repr=False)
     _bucket: Bucket | None = attrs.field(init=False)
     id: str = attrs.field(init=False)
     named: str = ""

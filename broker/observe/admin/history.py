@@ -21,7 +21,6 @@ log = Logger()
 INTERVAL = 2.0  # seconds between two samples
 KEPT = 450  # samples: 15 minutes
 LAG_EVERY = 8  # samples: cursors are looked at less often, since that asks the store
-REACTOR_LAG = "reactor_lag_seconds"  # the gauge, if there is one
 
 Sample = dict[str, Any]
 # Of ``totals``, each with the name of its rate per second.
@@ -48,6 +47,7 @@ class History(Service):
         self.listeners: set[Callable[[Sample], object]] = set()
         self._parts, self._lags = parts, lags
         self._before: dict[str, float] = {}
+        self._lags_before: list[int] = []
         self._due = self._then = 0.0
         self._lag = 0
         self._taken = 0
@@ -94,14 +94,19 @@ class History(Service):
         finally:
             self._looking = None
 
+    def _longest_lag(self) -> float:
+        """Return the bound of the longest lag of the reactor since the last sample; 0.0 where nobody measures it."""
+        histogram = self._parts.metrics.reactor_lag_seconds
+        before, self._lags_before = self._lags_before, list(histogram.counts)
+        risen = [index for index, count in enumerate(histogram.counts) if index < len(before) and count > before[index]]
+        return histogram.bounds[min(risen[-1], len(histogram.bounds) - 1)] if risen else 0.0
+
     def _sample(self, late: float) -> Sample:
         parts = self._parts
         now, counted = parts.clock.seconds(), dict(totals(parts.metrics))
         seconds = max(now - self._then, 1e-3)
         rates = {name: round((counted[of] - self._before[of]) / seconds, 1) for of, name in RATES.items()}
         self._before, self._then = counted, now
-        gauge = parts.metrics.gauges.get(REACTOR_LAG)
-        loop = max(late, float(gauge[1]())) if gauge is not None else late
         return {
             "t": round(parts.store.wall.time(), 3),
             **rates,
@@ -111,5 +116,5 @@ class History(Service):
             "refusals": counted["refusals"],
             "jobs": parts.jobs.counted.ready,
             "lag": self._lag,
-            "loop": round(loop, 4),
+            "loop": round(late, 4),
         }
