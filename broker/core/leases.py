@@ -147,8 +147,8 @@ class Leases:
         Raises:
             NotFound: it is not the worker's, or not any more.
         """
-        lease, number, token = self._find(id, worker)
-        return self._settle(lease, self._store.jobs.finish(number, token, worker.client))
+        lease, epoch, number, token = self._find(id, worker)
+        return self._settle(lease, self._store.jobs.finish(number, token, worker.client, epoch=epoch))
 
     def fail(self, id: str, worker: Worker, reason: str, delay: float | None) -> Deferred[None]:
         """Notice that *worker* has failed; *delay*: seconds until the job comes again, None: as its failures say.
@@ -156,20 +156,16 @@ class Leases:
         Raises:
             NotFound: see ``finish``.
         """
-        lease, number, token = self._find(id, worker)
+        lease, epoch, number, token = self._find(id, worker)
         delays = self._delays if delay is None else (delay,) * len(self._delays)
-        answer = self._store.jobs.fail(number, token, worker.client, reason=reason, delays=delays)
+        answer = self._store.jobs.fail(number, token, worker.client, reason=reason, delays=delays, epoch=epoch)
         return self._settle(lease, answer)
 
-    def _find(self, id: str, worker: Worker) -> tuple[Lease | None, int, int]:
+    def _find(self, id: str, worker: Worker) -> tuple[Lease | None, str, int, int]:
+        """Return the lease that *worker* has here, or None, and what the store calls the delivery."""
         lease = self._leases.get(id)
-        if lease is not None:
-            return (lease if lease.worker.client == worker.client else None), lease.number, lease.token
-        epoch, _, rest = id.partition("-")
-        number, _, token = rest.partition("-")
-        if epoch != self._store.epoch or not is_number(number) or not is_number(token):
-            raise NotFound("job", id)
-        return None, int(number), int(token)
+        # The store compares the epoch: this node may not have reached it yet, or be the last to know the present one.
+        return (lease if lease is not None and lease.worker.client == worker.client else None), *delivery_of(id)
 
     def _settle(self, lease: Lease | None, answer: Deferred[Settled]) -> Deferred[None]:
         """Free the slot at once, so that its next job is claimed in the same step of the store."""
@@ -195,11 +191,11 @@ class Leases:
         Raises:
             NotFound: see ``finish``.
         """
-        _, number, token = self._find(id, worker)
-        return uncancelled(self._extend(id, number, token, worker, session, seconds))
+        return uncancelled(self._extend(id, worker, session, seconds))
 
-    async def _extend(self, id: str, number: int, token: int, worker: Worker, session: str, seconds: float) -> None:
-        settled = await self._store.jobs.extend(number, token, worker, seconds)
+    async def _extend(self, id: str, worker: Worker, session: str, seconds: float) -> None:
+        _, epoch, number, token = self._find(id, worker)
+        settled = await self._store.jobs.extend(number, token, worker, seconds, epoch=epoch)
         lease, consumer = self._leases.get(id), None
         if lease is not None:
             consumer, lease.consumer = lease.consumer, None
@@ -386,6 +382,19 @@ class Leases:
         """Forget all leases: the store went back, and what it has in flight is to be returned."""
         for lease in list(self._leases.values()):
             self._forget(lease)
+
+
+def delivery_of(id: str) -> tuple[str, int, int]:
+    """Return epoch, number and token of the delivery that is called *id*.
+
+    Raises:
+        NotFound: none can be called so.
+    """
+    epoch, _, rest = id.partition("-")
+    number, _, token = rest.partition("-")
+    if not epoch or not is_number(number) or not is_number(token):
+        raise NotFound("job", id)
+    return epoch, int(number), int(token)
 
 
 def is_number(text: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from itertools import count
 from typing import Any, cast
 from uuid import uuid4
@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from broker.access.failures import MISSING
 from broker.access.limits import Bucket, network_of
 from broker.core.call import Call
+from broker.core.epochs import epoch_of
 from broker.core.followers import Follower
 from broker.core.keys import Predicate
 from broker.core.memberships import Session
@@ -140,6 +141,10 @@ class Client:
     def epoch(self) -> str:
         """See ``IPeer.epoch``."""
         return self._parts.store.epoch
+
+    def present_epoch(self, shown: str | None = None) -> Coroutine[Any, Any, str]:
+        """See ``IPeer.present_epoch``."""
+        return epoch_of(self._parts.store, shown)
 
     @property
     def send_queue_bytes(self) -> int:

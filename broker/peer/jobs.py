@@ -7,9 +7,10 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, ensureDeferred
 
+from broker.core.epochs import epoch_of
 from broker.core.job_claims import claim_jobs
 from broker.core.job_filters import job_filter
-from broker.core.leases import is_number
+from broker.core.leases import delivery_of, is_number
 from broker.errors import Invalid, NotFound, RateLimited, Unauthenticated
 from broker.jobs import DEAD_SUFFIX, MAX_DELAY, Job, QueueState, Worker
 from broker.messages import MAX_TIME, Delivery, Mail
@@ -175,18 +176,20 @@ class JobVerbs(QueueVerbs):
 
     async def _settle_elsewhere(self, id: str, act: Callable[[], Awaitable[None]]) -> None:
         self._allow("consume", "", check_permission=False)
-        (number,) = self._numbers([id], parts=3) or [0]
-        queue = await self._parts.store.jobs.find(number) if number else None
+        epoch, number, _ = delivery_of(id)
+        present = await epoch_of(self._parts.store, epoch)
+        queue = await self._parts.store.jobs.find(number) if epoch == present else None
         if queue is None:
             raise NotFound("job", id)
         self._check_permission("consume", QUEUE + queue)
         await act()
 
-    def _numbers(self, ids: Sequence[str], parts: int = 2) -> list[int]:
+    async def _numbers(self, ids: Sequence[str]) -> list[int]:
         """Return the numbers of the jobs that *ids* name, those of another epoch left out."""
-        words = (id.split("-") for id in ids)
-        epoch = self._parts.store.epoch
-        return [int(each[1]) for each in words if len(each) == parts and each[0] == epoch and is_number(each[1])]
+        words = [id.split("-") for id in ids]
+        shown = {each[0] for each in words}
+        epoch = await epoch_of(self._parts.store, shown.pop() if len(shown) == 1 else None)
+        return [int(each[1]) for each in words if len(each) == 2 and each[0] == epoch and is_number(each[1])]
 
     # Looking after a queue.
 
@@ -195,17 +198,17 @@ class JobVerbs(QueueVerbs):
         self._allow_queue("consume", queue)
         return self._parts.store.jobs.state(queue)
 
-    def dead_jobs(self, queue: str, limit: int, after: str = "") -> Deferred[list[tuple[str, Job]]]:
+    async def dead_jobs(self, queue: str, limit: int, after: str = "") -> list[tuple[str, Job]]:
         """See ``IPeer.dead_jobs``."""
         self._allow_queue("manage", queue)
         if not 0 < limit <= MAX_DEAD:
             raise Invalid("limit")
-        numbers = self._numbers([after]) if after else [0]
+        numbers = await self._numbers([after]) if after else [0]
         if not numbers:
             raise Invalid("after")
-        epoch = self._parts.store.epoch
-        found = self._parts.store.jobs.dead(queue, numbers[0], limit, DEAD_BYTES)
-        return found.addCallback(lambda jobs: [(f"{epoch}-{job.number}", job) for job in jobs])
+        store = self._parts.store
+        found = await store.jobs.dead(queue, numbers[0], limit, DEAD_BYTES)
+        return [(f"{store.epoch}-{job.number}", job) for job in found]
 
     async def retry_jobs(self, queue: str, ids: Ids) -> int:
         """See ``IPeer.retry_jobs``."""
@@ -223,7 +226,7 @@ class JobVerbs(QueueVerbs):
     async def _of_dead(self, act: Callable[..., Deferred[int]], queue: str, ids: Ids) -> int:
         """Do *act* with the dead jobs of *ids*, None: all, in steps; return how many there were."""
         if ids is not None:
-            numbers = list(dict.fromkeys(self._numbers(ids)))
+            numbers = list(dict.fromkeys(await self._numbers(ids)))
             steps = [numbers[start : start + STEP] for start in range(0, len(numbers), STEP)]
             return sum([await act(queue, step, STEP) for step in steps])
         total, last = 0, STEP
