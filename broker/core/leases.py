@@ -6,6 +6,7 @@ id has some seconds to come back, and may then finish what it had.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -89,6 +90,8 @@ class Leases:
         self._came_back, self._freed, self._settled = came_back, freed, settled
         self._leases: dict[str, Lease] = {}
         self._sessions: dict[str, dict[str, Lease]] = {}  # by the id of the session
+        self._unattended: Counter[str] = Counter()  # of those without a session, how many each client has
+        self._unsure: set[str] = set()  # deliveries that may have been extended here, of which nothing is known
         self._deadlines: Deadlines[str] = Deadlines(clock, self._due)
         self._pauses: set[Deferred[None]] = set()
         self._checks = 0  # that were asked for, since one was done
@@ -101,6 +104,10 @@ class Leases:
     def of(self, session: str) -> int:
         """Return how many jobs the session of that id has."""
         return len(self._sessions.get(session, ()))
+
+    def unattended(self, client: str = "") -> int:
+        """Return how many jobs a client has without a session, or all such clients have."""
+        return self._unattended[client] if client else self.of("")
 
     def id_of(self, number: int, token: int) -> str:
         """Return the name of a delivery: no other one has it."""
@@ -122,6 +129,8 @@ class Leases:
         self._leases[lease.id] = lease
         self._sessions.setdefault(lease.session, {})[lease.id] = lease
         lease.bucket = self._deadlines.add(lease.id, seconds)
+        if not lease.session:
+            self._unattended[lease.worker.client] += 1
 
     def _forget(self, lease: Lease) -> None:
         if self._leases.get(lease.id) is not lease:
@@ -131,6 +140,10 @@ class Leases:
         del others[lease.id]
         if not others:
             del self._sessions[lease.session]
+        if not lease.session:
+            self._unattended[lease.worker.client] -= 1
+            if not self._unattended[lease.worker.client]:
+                del self._unattended[lease.worker.client]
         self._deadlines.drop(lease.id, lease.bucket)
         self._free(lease)
 
@@ -195,13 +208,37 @@ class Leases:
 
     async def _extend(self, id: str, worker: Worker, session: str, seconds: float) -> None:
         _, epoch, number, token = self._find(id, worker)
-        settled = await self._store.jobs.extend(number, token, worker, seconds, epoch=epoch)
+        try:
+            settled = await self._store.jobs.extend(number, token, worker, seconds, epoch=epoch)
+        except NotDone:
+            raise
+        except Unavailable:
+            if id not in self._leases:
+                self._unsure.add(id)
+                self.until_done(lambda: self._find_extended(id))
+            raise
         lease, consumer = self._leases.get(id), None
         if lease is not None:
             consumer, lease.consumer = lease.consumer, None
             self._forget(lease)
         end = self._clock.seconds() + seconds
         self._hold(Lease(id, number, token, settled.queue, worker, session, end, consumer), seconds)
+
+    async def _find_extended(self, id: str) -> None:
+        """Have the lease of a job that another node had, if it was extended here although nobody has said so."""
+        _, number, token = delivery_of(id)
+        found = await self._store.jobs.adopt(self._node(), self._node(), number - 1, 1)
+        self._unsure.discard(id)
+        for job, named in found:
+            left = min(job.until - self._store.wall.time(), MAX_ADOPTED)
+            if (job.number, job.token) == (number, token) and id not in self._leases and left > 0:
+                self._adopt(job, Worker(job.worker, self._node(), named), left)
+
+    def detach(self, id: str) -> None:
+        """Let a job take no slot any more; a no-op for one that is not in flight here."""
+        lease = self._leases.get(id)
+        if lease is not None:
+            lease.consumer = None
 
     def move(self, session: str, queue: str, consumer: Any) -> None:
         """Let the jobs of *queue* that *session* has take slots of *consumer* in the place of another."""
@@ -371,7 +408,8 @@ class Leases:
         while found := await self._store.jobs.adopt(self._node(), self._node(), after, ADOPTED):
             for job, _ in found:
                 after = job.number
-                if self.id_of(job.number, job.token) not in self._leases:
+                id = self.id_of(job.number, job.token)
+                if id not in self._leases and id not in self._unsure:
                     self.return_job(job.number, job.token, delivered=self._delivered)
         again, self._checks = self._checks > asked, 0
         self._delivered = self._delivered and again

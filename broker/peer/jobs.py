@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -19,6 +19,7 @@ from broker.peer.queues import QueueVerbs
 
 MAX_PREFETCH = 1000
 MAX_CLAIMED = 1000  # jobs of one claim
+MAX_UNATTENDED, MAX_UNATTENDED_OF_ONE = 100_000, 10_000  # jobs that workers without a session have, or one of them
 MAX_LEASE = 86400.0  # seconds
 MAX_REASON = 1000  # characters of a reason that are kept
 MAX_DEAD = 1000  # jobs in one answer
@@ -119,23 +120,48 @@ class JobVerbs(QueueVerbs):
         parts = self._parts
         lease = lease or parts.settings.lease_seconds
         if not 0 < limit <= MAX_CLAIMED or not 0 < lease <= MAX_LEASE or not wait >= 0:
-            raise Invalid("max" if not 0 < limit <= MAX_CLAIMED else "wait" if wait < 0 else "lease")
+            raise Invalid("max" if not 0 < limit <= MAX_CLAIMED else "lease" if wait >= 0 else "wait")
+        self._check_unattended()
         matches = None if members is None else job_filter(members)
         expires = self.identity.expires
         if expires:
             wait = min(wait, max(0.0, expires - self.wall.time()))
-        if wait > 0:
-            parts.cluster.hold(QUEUE + queue)  # other nodes say when there is a job
+        words = parts.jobs, parts.clock, queue, self._principal(), limit
+        claim = claim_jobs(*words, lease=lease, wait=wait, matches=matches, hold=self.hold)
         try:
-            found = await claim_jobs(
-                parts.jobs, parts.clock, queue, self._principal(), limit, lease=lease, wait=wait, matches=matches
-            )
+            found = await (self._waiting_claim(queue, claim) if wait > 0 else claim)
         finally:
-            if wait > 0:
-                parts.cluster.release((QUEUE + queue,))
+            parts.cluster.release((QUEUE + queue,))  # one that waited may have ended before this did
         if expires and not found and self.wall.time() >= expires:
             raise Unauthenticated("token", message="The credential has expired")
         return found
+
+    async def _waiting_claim(self, queue: str, claim: Coroutine[Any, Any, list[Delivery]]) -> list[Delivery]:
+        """Return what *claim* does, which may wait for jobs of *queue*.
+
+        Raises:
+            RateLimited: too many requests wait.
+        """
+        parts, share = self._parts, self._share or self._take_share()
+        try:
+            with parts.channels.place(share):
+                parts.cluster.hold(QUEUE + queue)  # other nodes say when there is a job
+                return await claim
+        except RateLimited as error:
+            claim.close()
+            raise self._log_polls(error, share, "consume") from None
+
+    def _check_unattended(self) -> None:
+        """Check that not too many jobs are in flight here without a session, in all or of this client.
+
+        Raises:
+            RateLimited: there are.
+        """
+        leases = self._parts.jobs.leases
+        if leases.unattended() >= MAX_UNATTENDED:
+            raise self._log(RateLimited("limit", "jobs"), "consume", "")
+        if leases.unattended(self.identity.principal) >= MAX_UNATTENDED_OF_ONE:
+            raise self._log(RateLimited("limit", "jobs"), "consume", "")
 
     def _principal(self) -> Worker:
         """Return what a worker is that has no session, and may come by another connection each time."""
