@@ -37,8 +37,8 @@ class History(Service):
     Attributes:
         samples: the oldest first.  Each has ``t``, in seconds since the epoch; ``in``, ``out``, ``bytes_in`` and
             ``bytes_out``, per second; ``connections``, ``sessions``, ``calls`` and ``refusals`` of now; ``lag``, by
-            how many events the slowest cursor is behind; ``jobs`` that are ready, and ``loop``, by how many seconds the
-            sample came too late.
+            how many events the slowest cursor is behind; ``jobs`` that are ready, and ``loop``, by how many seconds a
+            timer of the reactor was late.
         listeners: called with each new sample.
     """
 
@@ -116,5 +116,5 @@ class History(Service):
             "refusals": counted["refusals"],
             "jobs": parts.jobs.counted.ready,
             "lag": self._lag,
-            "loop": round(late, 4),
+            "loop": round(max(late, self._longest_lag()), 4),
         }
