@@ -10,9 +10,8 @@ from typing import TypeVar
 
 from broker.access.hosts import Hosts
 from broker.access.origins import Origins
-from broker.app.dialects import DialectError, found_dialects, own_settings
-from broker.config.environment import Environment
-from broker.config.settings import ENV_PREFIX, Settings, SettingsError, protocols_of
+from broker.app.dialects import DialectError, found_dialects
+from broker.config.settings import ENV_PREFIX, Settings, SettingsError
 from broker.errors import BrokerError
 from broker.stores import database_path
 from broker.web.net.endpoints import Place, check_endpoint, overlap
@@ -52,13 +51,6 @@ class Attempts:
         """
         if self.problems:
             raise SettingsError(list(dict.fromkeys(self.problems)))
-
-
-def read_settings(environment: Environment) -> tuple[Settings, list[str]]:
-    """Return the settings of *environment*, those of dialects included, and what is wrong with them."""
-    environ, problems = environment.read()
-    settings, more = Settings.read(environ, own_settings(protocols_of(environ)))
-    return settings, problems + more
 
 
 def problems_of(settings: Settings) -> list[str]:

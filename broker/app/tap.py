@@ -23,7 +23,7 @@ from broker.access.addresses import TrustedProxies
 from broker.access.admission import Admission
 from broker.access.browsers import BrowserPolicy
 from broker.access.principals import make_access
-from broker.app.checks import Attempts, problems_of, read_settings
+from broker.app.checks import Attempts, problems_of
 from broker.app.daemon import Daemon
 from broker.app.dialects import found_dialects, load_dialects, own_settings
 from broker.app.greeting import announce_start
@@ -37,6 +37,7 @@ from broker.app.process import (
 )
 from broker.app.reload import Reloads
 from broker.app.reloadables import AccessReload, LogReload
+from broker.app.settings import read_settings
 from broker.app.signals import catch_signals, catch_stops
 from broker.app.start_report import StartReport
 from broker.app.store import make_store
@@ -185,7 +186,7 @@ def make_daemon(
         notify_systemd("READY=1")
         tune_garbage_collector()
 
-    return Daemon(
+    daemon = Daemon(
         broker,
         site,
         lambda endpoint: listen(reactor, endpoint, site, outbox),
@@ -194,12 +195,13 @@ def make_daemon(
         announce=lambda ports: reactor.callWhenRunning(running, ports),
         others=[
             make_lag(reactor, broker),
-            *make_admin(reactor, settings, broker, site, outbox, reloads, observer),
+            *make_admin(reactor, settings, broker, site, outbox, reloads, observer, lambda: daemon.drain()),
             MemoryTrimmer(lambda: broker.memory.freed + broker.metrics.bytes_in + broker.metrics.bytes_out),
         ],
         plugins=plugins,
         observer=observer,
     )
+    return daemon
 
 
 def _plugins(reactor: Any, site: Site, broker: Broker, dialects: Iterable[Any]) -> Iterator[PluginLife]:
@@ -323,6 +325,7 @@ def make_admin(
     outbox: Outbox,
     reloads: Reloads | None,
     observer: ILogObserver | None,
+    drain: Callable[[], object],
 ) -> list[IService]:
     """Return what serves operators, not yet started."""
     history = make_history(broker)
@@ -333,6 +336,7 @@ def make_admin(
         history,
         open_connections=site.open_connections,
         effective=None if reloads is None else lambda: reloads.settings,
+        drain=drain,
         set_level=partial(setattr, observer, "level") if isinstance(observer, LogLines) else None,
     )
     port = AdminPort(admin_site, lambda at: listen(reactor, at, admin_site, outbox), settings.admin_listen)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from twisted.internet import reactor
 
-from broker.app.checks import Attempts, problems_of, read_settings
+from broker.app.checks import Attempts, problems_of
+from broker.app.settings import read_settings
 from broker.app.tap import make_daemon
 from broker.config.environment import Environment
 from broker.config.options import Kind, options_of

@@ -5,9 +5,9 @@ import pytest
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from broker.access.principals import make_access
-from broker.app.checks import read_settings
 from broker.app.reload import Reloads
 from broker.app.reloadables import AccessReload, LogReload
+from broker.app.settings import read_settings
 from broker.config.changes import Change
 from broker.config.environment import Environment
 from broker.config.settings import Settings, SettingsError
