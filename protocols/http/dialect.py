@@ -15,6 +15,7 @@ from protocols.http.calls import Calls
 from protocols.http.client import CLIENT_OPERATION
 from protocols.http.cursors import CURSOR_OPERATIONS
 from protocols.http.keys import KEY_OPERATIONS
+from protocols.http.members import MEMBER_OPERATIONS
 from protocols.http.openapi import openapi_operation
 from protocols.http.operations import Call, Operation, Table
 from protocols.http.queues import QUEUE_OPERATIONS
@@ -48,6 +49,7 @@ class Http:
         self.example = f"curl -N{credential} -H 'Accept: text/event-stream' {{http}}/v1/topics/news"
         operations = [
             *Topics(settings).operations(),
+            *MEMBER_OPERATIONS,
             *CURSOR_OPERATIONS,
             *KEY_OPERATIONS,
             *Calls(settings).operations(),

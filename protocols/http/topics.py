@@ -13,7 +13,7 @@ from broker.patterns import check_name
 from protocols.http.answers import Refusal, answer, etag, event_of, milliseconds, problem
 from protocols.http.operations import Call, Operation
 from protocols.http.requests import NUMBER, Strict, entity_tag, json_body, position, read_json
-from protocols.http.streams import MAX_TOPICS, EventStream, decode_positions, may_read, stream_answer
+from protocols.http.streams import MAX_TOPICS, EventStream, LastValueStream, decode_positions, may_read, stream_answer
 
 if TYPE_CHECKING:
     from broker.config.settings import Settings
@@ -29,9 +29,10 @@ PositionText = Annotated[str, msgspec.Meta(pattern="^([^-]+-)?[0-9]{1,16}$")]
 
 
 class PublishQuery(Strict):
-    """``durable``: store it whatever the topic; ``name``: the kind of event, by default the topic."""
+    """``durable``: store it whatever the topic; ``retain``: keep it as the last one; ``name``: the kind of event."""
 
     durable: bool = False
+    retain: bool = False
     name: Name | None = None
 
 
@@ -47,10 +48,11 @@ class ReadQuery(Strict):
 
 
 class StreamQuery(Strict):
-    """``since``: a position, ``start`` or ``new``; ``cursor``: begin after what that has acknowledged."""
+    """``since``: a position, ``start`` or ``new``; ``cursor``: after what that has acknowledged; ``last``: so many."""
 
     since: str | None = msgspec.field(name="from", default=None)
     cursor: Name | None = None
+    last: Limit | None = None
 
 
 class EventsQuery(Strict):
@@ -147,7 +149,9 @@ class Topics:
         name = check_name(query.name if query.name is not None else topic, "name")
         body = json_body(call.request) or None
         try:
-            event = await peer.publish(topic, name, body, durable=query.durable, key=key, expect=expect)
+            event = await peer.publish(
+                topic, name, body, durable=query.durable, key=key, expect=expect, retain=query.retain
+            )
         except Conflict as conflict:
             raise Refusal(_behind(conflict)) from None
         if not event.id:
@@ -208,6 +212,8 @@ class Topics:
         """Answer with the events of a topic as they come, and with those before that the client has not got."""
         peer, query, topic = call.peer, call.query, call.name
         shown, cursor = call.header("last-event-id"), query.cursor or ""
+        if query.last is not None:
+            return await self._follow_last(call, shown)
         session = EventStream(peer)
         origin: Origin | None = NEW
         if shown:
@@ -219,6 +225,23 @@ class Topics:
         elif cursor:
             origin = None
         await _open(session, [topic], origin, cursor, exact=True)
+        return stream_answer(session)
+
+    async def _follow_last(self, call: Call, shown: str) -> Response:
+        """Answer as ``follow``, first with the newest events that are kept, or those after *shown* if that is said."""
+        peer, query, topic = call.peer, call.query, call.name
+        if query.since is not None or query.cursor is not None:
+            raise Invalid("parameter", "last", message="last excludes from and cursor")
+        origin: Origin = NEW
+        if shown:
+            origin = position(shown, peer.epoch, "Last-Event-ID")
+        elif (kept := await peer.last(topic, query.last)) and kept[0].id:
+            origin = Position(kept[0].epoch, kept[0].id - 1)
+        session = LastValueStream(peer)
+        await _open(session, [topic], origin, "", exact=True)
+        for event in await peer.last(topic):  # what is published from now on comes by itself
+            if not event.id:
+                session.offer_kept(event)
         return stream_answer(session)
 
     async def follow_several(self, call: Call) -> Response:
