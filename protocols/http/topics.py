@@ -11,14 +11,16 @@ from broker.interfaces import MAX_PAGE_BYTES
 from broker.messages import MAX_ID, NEW, START, Event, Origin, Page, Position, Publication, Response
 from broker.patterns import check_name
 from protocols.http.answers import Refusal, answer, etag, event_of, milliseconds, problem
+from protocols.http.conditions import IF_MATCH, IF_NONE_MATCH, check_unchanged, read_tags
 from protocols.http.operations import Call, Operation
-from protocols.http.requests import NUMBER, Strict, entity_tag, json_body, position, read_json
+from protocols.http.requests import Strict, json_body, position, read_json
 from protocols.http.streams import MAX_TOPICS, EventStream, LastValueStream, decode_positions, may_read, stream_answer
 
 if TYPE_CHECKING:
     from broker.config.settings import Settings
 
 MAX_LIMIT = 1000  # events of one answer
+CONDITIONS = (IF_MATCH, IF_NONE_MATCH)
 MAX_WAIT = 60.0  # seconds that a poll may wait; more is as much as that
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
@@ -100,7 +102,7 @@ class Topics:
                 "Publish an event.",
                 self.publish,
                 PublishQuery,
-                headers=("Idempotency-Key", "If-Match", "If-None-Match"),
+                headers=("Idempotency-Key", *CONDITIONS),
                 body=Any,
                 results={201: "It is stored.", 202: "It is on its way; the topic is not durable."},
                 result=Stored,
@@ -112,8 +114,9 @@ class Topics:
                 "Read stored events, wait for more, or follow the topic as a stream.",
                 self.read,
                 ReadQuery,
-                results={200: "The events, in the order of their ids."},
-                errors=(410,),
+                headers=CONDITIONS,
+                results={200: "The events, in the order of their ids.", 304: "As it was."},
+                errors=(410, 412),
                 stream=self.follow,
                 stream_query=StreamQuery,
             ),
@@ -135,6 +138,7 @@ class Topics:
                 EventsQuery,
                 stream=self.follow_several,
                 stream_query=EventsQuery,
+                errors=(406,),
                 only_stream=True,
             ),
         )
@@ -142,7 +146,7 @@ class Topics:
     async def publish(self, call: Call) -> Response:
         """Publish an event; answer with where it is stored."""
         peer, query, topic = call.peer, call.query, call.name
-        expect = _expected(call)
+        expect = await _expected(call)
         key = call.header("idempotency-key")
         if key:
             check_name(key, "Idempotency-Key")
@@ -189,13 +193,14 @@ class Topics:
             known = page.head if after is None else after.id
             await peer.poll(call.name, known, 1, min(query.wait, MAX_WAIT))
             page = await self._page(call, after)
+        headers = check_unchanged(call, page.head)
         said = {
             "events": [event_of(event) for event in page.events],
             "epoch": page.epoch,
             "first": page.first,
             "head": page.head,
         }
-        return answer(said, headers=(etag(page.epoch, page.head),))
+        return answer(said, headers=headers)
 
     async def _page(self, call: Call, after: Position | None) -> Page:
         query, peer = call.query, call.peer
@@ -297,25 +302,29 @@ async def _acknowledge(call: Call, cursor: str, topic: str, reached: Position) -
         await peer.acknowledge_events(cursor, topic, reached)
 
 
-def _expected(call: Call) -> int | None:
+async def _expected(call: Call) -> int | None:
     """Return the id that the topic must have last, or None.
 
     Raises:
-        Refusal: it is of another epoch.
+        Refusal: it has another one.
     """
-    if call.header("if-none-match"):
-        if call.header("if-none-match").strip() != "*" or call.header("if-match"):
-            raise Invalid("If-None-Match")
-        return 0
-    if not call.header("if-match"):
-        return None
-    tag = entity_tag(call.header("if-match"))
-    epoch, dash, number = tag.rpartition("-")
-    if not NUMBER.fullmatch(number) or (dash and not epoch):
-        raise Invalid("If-Match")
-    if epoch and epoch != call.peer.epoch:
-        raise Refusal(problem(412, "the topic has begun anew", code="CONFLICT", epoch=call.peer.epoch))
-    return int(number)
+    peer, match, none_match = call.peer, read_tags(call, IF_MATCH), read_tags(call, IF_NONE_MATCH)
+    if match is not None and none_match is not None:
+        raise Invalid(IF_NONE_MATCH, message=f"{IF_MATCH} and {IF_NONE_MATCH} exclude each other")
+    if match is not None:
+        wanted = match.numbers(peer.epoch)
+        if len(wanted) == 1:
+            return wanted.pop()
+        head = await peer.head(call.name) if wanted or match.any else 0
+        if head in wanted or (match.any and head):
+            return head if wanted else None
+        raise Refusal(problem(412, "the topic has another head", code="CONFLICT", epoch=peer.epoch))
+    if none_match is None or none_match.any:
+        return None if none_match is None else 0
+    head = await peer.head(call.name)
+    if head in none_match.numbers(peer.epoch, weak=True):
+        raise Refusal(problem(412, "the topic has this head", code="CONFLICT", epoch=peer.epoch))
+    return head
 
 
 def _behind(conflict: Conflict) -> Response:
