@@ -78,6 +78,11 @@ class Access:
         """Whether any credential exists that could be shown."""
         return bool(self.secrets or self.keys or self.web_tokens.keys)
 
+    def replace(self, other: Access) -> None:
+        """Take over the credentials and permissions of *other*; those who are connected stay who they are."""
+        self.secrets, self.keys, self.web_tokens = other.secrets, other.keys, other.web_tokens
+        self.permissions, self.anonymous = other.permissions, other.anonymous
+
     def knows(self, name: str) -> bool:
         """Whether the client id *name* is that of a key, or of a user whom the permissions name."""
         return bool(self.owner_by_name(name))

@@ -1,4 +1,4 @@
-"""The daemon as a process: signals, systemd, the message of a failed start, limits, memory, garbage collection."""
+"""The daemon as a process: systemd, the message of a failed start, limits, memory, garbage collection."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import ctypes
 import gc
 import os
 import resource
-import signal
 import socket
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TextIO
 
-from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 
 log = Logger()
@@ -52,20 +49,6 @@ def _leads_nowhere(stream: TextIO | None) -> bool:
         return stream is None or os.fstat(stream.fileno()).st_rdev == os.stat(os.devnull).st_rdev
     except (OSError, ValueError):  # it was closed, or is no file
         return False
-
-
-def catch_signals(reactor: IReactorFromThreads, stop: Callable[[bool], object]) -> None:
-    """Call ``stop(True)`` on SIGINT, which is to stop at once, and ``stop(False)`` on SIGTERM.
-
-    Twisted's own handlers would end the process by that signal; a daemon that
-    was drained and stopped has the status 0.
-    """
-
-    def caught(number: int, frame: Any) -> None:
-        reactor.callFromThread(stop, number == signal.SIGINT)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, caught)
 
 
 def notify_systemd(state: str) -> None:

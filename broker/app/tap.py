@@ -7,16 +7,16 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any, NoReturn, TextIO, cast
+from typing import Any, NoReturn, cast
 
 from twisted.application.service import IService
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort
-from twisted.logger import ILogObserver, Logger, LogLevel
+from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
-from twisted.python.logfile import LogFile
 
 from broker import __version__
 from broker.access.addresses import TrustedProxies
@@ -27,15 +27,18 @@ from broker.app.checks import Attempts, problems_of
 from broker.app.daemon import Daemon
 from broker.app.dialects import DialectError, found_dialects, load_dialects, own_settings
 from broker.app.greeting import announce_start
+from broker.app.log_output import LogOutput, log_output, observe
 from broker.app.plugins import PluginLife
 from broker.app.process import (
-    catch_signals,
     explain_start_errors,
     notify_systemd,
     raise_file_limit,
     tune_allocator,
     tune_garbage_collector,
 )
+from broker.app.reload import Reloads
+from broker.app.reloadables import AccessReload, LogReload
+from broker.app.signals import catch_signals, catch_stops
 from broker.app.store import make_store
 from broker.app.trimmer import MemoryTrimmer
 from broker.buses import open_bus
@@ -49,7 +52,6 @@ from broker.observe.admin.pages import AdminPages
 from broker.observe.admin.port import AdminPort
 from broker.observe.admin.site import AdminSite
 from broker.observe.admin.tokens import TokenPage
-from broker.observe.logs import LogLines, Redaction
 from broker.observe.metrics import Metrics
 from broker.web.http.parser import Limits
 from broker.web.http.timeouts import Times
@@ -91,19 +93,58 @@ def makeService(options: usage.Options) -> IService:
 
     use_monotonic_time(reactor)
     explain_start_errors()
+    parent: Any = options.parent or {}
     try:
-        settings = Settings.from_environ(os.environ, own_settings(protocols_of(os.environ)))
-        daemon = make_daemon(reactor, settings, observer=_log_observer(options.parent or {}, settings, reactor))
+        settings = _settings()
+        output = log_output(parent, settings)
+        reloads = Reloads(settings, _settings)
+        if output is not None:
+            reloads.add(LogReload(output.lines))
+        daemon = make_daemon(reactor, settings, reloads, observer=None if output is None else output.lines)
     except SettingsError as error:
         _exit_with(error.problems)
     except (DialectError, BrokerError, ValueError) as error:
         _exit_with([str(error)])
-    reactor.callWhenRunning(catch_signals, reactor, lambda at_once: _stop(reactor, daemon, at_once))
+    if output is not None:
+        observe(parent, output.lines)
+        output.tell_faults()
+    catch_signals(cast(Any, reactor), _signal_actions(output, reloads))
+    reactor.callWhenRunning(catch_stops, reactor, lambda at_once: _stop(reactor, daemon, at_once))
     return daemon
 
 
-def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None = None) -> Daemon:
+def _settings() -> Settings:
+    """Return the settings of the environment.
+
+    Raises:
+        SettingsError: with everything that is wrong.
+    """
+    return Settings.from_environ(os.environ, own_settings(protocols_of(os.environ)))
+
+
+def _signal_actions(output: LogOutput | None, reloads: Reloads) -> dict[int, Callable[[], object]]:
+    reopen = (lambda: None) if output is None else output.reopen
+
+    def reload() -> None:
+        # The log first: what is wrong with a file stands in the new one.
+        reopen()
+        notify_systemd("RELOADING=1\nMONOTONIC_USEC=" + str(time.monotonic_ns() // 1000))
+        reloads.reload()
+        notify_systemd("READY=1")
+
+    return {signal.SIGHUP: reload, signal.SIGUSR1: reopen}
+
+
+def make_daemon(
+    reactor: Any, settings: Settings, reloads: Reloads | None = None, observer: ILogObserver | None = None
+) -> Daemon:
     """Return the daemon that *settings* describe, not yet started.
+
+    Args:
+        reactor: the reactor.
+        settings: the settings.
+        reloads: to which its parts are added that can be reloaded.
+        observer: see ``Daemon``.
 
     Raises:
         SettingsError: with everything that can not be used.
@@ -115,6 +156,8 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
     core = attempts.make("STORE", lambda: make_core(reactor, settings))
     attempts.finish()
     dialects, broker = cast(list[Any], loaded), cast(Broker, core)
+    if reloads is not None:
+        reloads.add(AccessReload(settings, broker.access, broker.credentials_changed))
     broker.about.facts["dialects"] = [dialect.name for dialect in dialects]
     site = make_site(reactor, settings, broker, dialects)
     plugins = []
@@ -260,42 +303,6 @@ def make_admin_site(reactor: Any, settings: Settings, broker: Broker) -> AdminSi
         hosts=settings.allowed_hosts,
         ready=broker.ready,
     )
-
-
-def _log_observer(parent: Any, settings: Settings, reactor: Any) -> ILogObserver | None:
-    """Return the observer of the log, or None when twistd's options name another."""
-    if parent.get("logger") or parent.get("syslog"):
-        return None
-    stream = _log_stream(parent, reactor)
-    form = settings.log_format
-    if form == "auto":
-        form = "text" if stream is sys.stdout and stream.isatty() else "json"
-    credentials = (
-        settings.api_secret,
-        settings.api_secret_previous,
-        settings.admin_secret,
-        settings.jwt_secret,
-        *settings.api_keys.values(),
-        *settings.secrets,
-    )
-    observer = LogLines(stream, settings.log_level, form, settings.node, Redaction(credentials))
-    if "fileLogObserverFactory" in parent:  # python -m twisted
-        parent["fileLogObserverFactory"] = lambda _: observer
-        parent["logLevel"] = LogLevel.debug
-    return observer
-
-
-def _log_stream(parent: Any, reactor: Any) -> TextIO:
-    """Return the file of the log that twistd's options name."""
-    if "logFile" in parent:  # python -m twisted
-        return cast(TextIO, parent["logFile"])
-    name = parent.get("logfile") or ("-" if parent.get("nodaemon") else "twistd.log")
-    if name == "-":
-        return sys.stdout
-    file = LogFile.fromFullPath(name)
-    # As twistd does with a log of its own.
-    signal.signal(signal.SIGUSR1, lambda *_: reactor.callFromThread(file.rotate))
-    return cast(TextIO, file)
 
 
 def _stop(reactor: Any, daemon: Daemon, at_once: bool) -> None:

@@ -26,6 +26,7 @@ from broker.config.options import (
     ENDPOINTS,
     FLAG,
     NETWORKS,
+    OUTPUT,
     PAIRS,
     PATH,
     PATTERNS,
@@ -416,6 +417,12 @@ class Settings:
         choice("debug", "info", "warn", "error", "critical", trace="debug", warning="warn", fatal="critical"),
         "info",
         "The least important lines that are logged.",
+    )
+    log_file: str = option(
+        OUTPUT,
+        "",
+        "The file of the log, opened again on SIGUSR1 and SIGHUP; the option ``--logfile`` of twistd, too, names one. "
+        "Without either it is standard output, or ``twistd.log`` in the background.",
     )
     log_format: str = option(
         choice("auto", "text", "json"), "auto", "``auto`` is text on a terminal and JSON elsewhere."

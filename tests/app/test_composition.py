@@ -2,7 +2,6 @@
 
 import os
 import resource
-import signal
 import sys
 from math import inf
 from pathlib import Path
@@ -14,11 +13,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, Logger, LogLevel, formatEvent
-from twisted.python.logfile import LogFile
 
 from broker.access.principals import make_access
 from broker.app import tap
 from broker.app.daemon import Daemon
+from broker.app.log_output import log_output
 from broker.app.process import StartError, explain_start_errors, raise_file_limit
 from broker.config.settings import Settings
 from broker.errors import Invalid, Unavailable
@@ -92,18 +91,23 @@ def test_every_credential_of_the_settings_is_known(tmp_path):
 
 
 def test_log_is_left_to_twistd_when_its_options_say_so():
-    assert tap._log_observer({"logger": "mine.log", "nodaemon": 1}, Settings(), None) is None
-    assert tap._log_observer({"syslog": 1}, Settings(), None) is None
+    assert log_output({"logger": "mine.log", "nodaemon": 1}, Settings()) is None
+    assert log_output({"syslog": 1}, Settings()) is None
 
 
-def test_log_file_that_twistd_was_given_is_written(tmp_path):
-    before = signal.getsignal(signal.SIGUSR1)
-    observer: Any = tap._log_observer({"logfile": str(tmp_path / "my.log"), "nodaemon": 1}, Settings(node="n7"), None)
-    signal.signal(signal.SIGUSR1, before)
-    observer({"log_level": LogLevel.info, "log_namespace": "broker", "log_format": "hello", "log_time": 0.0})
+@pytest.mark.parametrize("options", [{"logfile": "my.log", "nodaemon": 1}, {"nodaemon": 1}])
+def test_log_file_that_was_named_is_written(tmp_path, monkeypatch, options):
+    monkeypatch.chdir(tmp_path)
+    output = log_output(options, Settings(node="n7", log_file="" if "logfile" in options else "my.log"))
+    assert output is not None
+    output.lines({"log_level": LogLevel.info, "log_namespace": "broker", "log_format": "hello", "log_time": 0.0})
+    output.file.close()
     assert '"msg":"hello","node":"n7"' in (tmp_path / "my.log").read_text()
-    assert isinstance(observer._stream, LogFile)
-    observer._stream.close()
+
+
+def test_log_file_that_can_not_be_opened_is_named_with_its_option(tmp_path):
+    with pytest.raises(ValueError, match=rf"^TXBROKER_LOG_FILE: {tmp_path} can not be opened: Is a directory$"):
+        log_output({"nodaemon": 1}, Settings(log_file=str(tmp_path)))
 
 
 class Site:

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from broker.patterns import LOG_PREFIX
 from broker.testing import UNREAD_BYTES, value_of
 from tests.protocols.http_api import STREAM, Api, bodies_of, events_of
 
@@ -207,6 +208,30 @@ def test_a_last_event_of_another_epoch_is_told_as_a_gap(api: Api) -> None:
     first, second = events_of(api.listen("/topics/news", {"Last-Event-ID": "other-7"}).take())
     assert (first["event"], json.loads(first["data"])["why"]) == ("broker.gap", "epoch")
     assert second["data"] == "1"
+
+
+def test_what_retention_has_removed_is_told_as_a_gap(api: Api) -> None:
+    epoch = api.store("1", "2", "3", "4")[0]["epoch"]
+    value_of(api.broker.store.trim(LOG_PREFIX + "news", 3))
+    for path in ("/topics/news", "/topics/news?from=start"):
+        gap, event = events_of(api.listen(path, {"Last-Event-ID": f"{epoch}-1"}).take())
+        assert (gap["event"], json.loads(gap["data"])) == (
+            "broker.gap",
+            {"topic": "news", "epoch": epoch, "from": 2, "to": 3, "why": "retention"},
+        )
+        assert (event["id"], event["data"]) == (f"{epoch}-4", "4")
+
+
+def test_several_topics_tell_what_retention_has_removed(api: Api) -> None:
+    stream = api.listen("/events?topic=a&topic=b")
+    api.store("1", topic="a")
+    shown = events_of(stream.take())[0]["id"]
+    stream.leave()
+    api.store("2", "3", topic="a")
+    value_of(api.broker.store.trim(LOG_PREFIX + "a", 2))
+    gap, event = events_of(api.listen("/events?topic=a&topic=b", {"Last-Event-ID": shown}).take())
+    assert json.loads(gap["data"])["from"] == json.loads(gap["data"])["to"] == 2
+    assert json.loads(event["data"])["id"] == 3
 
 
 def test_a_silent_stream_has_a_comment_now_and_then(api: Api) -> None:
