@@ -7,6 +7,7 @@ import re
 import attrs
 
 from broker.errors import Invalid
+from broker.interfaces import IPeer
 from broker.messages import MAX_ID, Response
 from protocols.http.answers import Headers, Refusal, etag, problem
 from protocols.http.operations import Call
@@ -31,12 +32,20 @@ class Tags:
     strong: tuple[str, ...] = ()
     weak: tuple[str, ...] = ()
 
-    def numbers(self, epoch: str, *, weak: bool = False) -> set[int]:
-        """Return the numbers of the tags that are of *epoch*; one that names none is of the present one."""
-        found = set()
+    async def numbers(self, peer: IPeer, *, weak: bool = False) -> set[int]:
+        """Return the numbers of the tags of the present epoch; one that names none is of that.
+
+        Raises:
+            Unavailable: the store is away, and it is not known which epoch that is.
+        """
+        found, epoch = set(), peer.epoch
         for tag in (*self.strong, *self.weak) if weak else self.strong:
             before, dash, number = tag.rpartition("-")
-            if NUMBER.fullmatch(number) and int(number) <= MAX_ID and (before == epoch if dash else True):
+            if not NUMBER.fullmatch(number) or int(number) > MAX_ID:
+                continue
+            if dash and before != epoch:
+                epoch = await peer.present_epoch(before)
+            if not dash or before == epoch:
                 found.add(int(number))
         return found
 
@@ -65,7 +74,7 @@ def read_tags(call: Call, name: str) -> Tags | None:
     return Tags(False, tuple(strong), tuple(weak))
 
 
-def check_unchanged(call: Call, number: int) -> Headers:
+async def check_unchanged(call: Call, number: int) -> Headers:
     """Return the ``ETag`` for the answer to a GET of what is at *number* now.
 
     Raises:
@@ -73,9 +82,9 @@ def check_unchanged(call: Call, number: int) -> Headers:
     """
     tag = etag(call.peer.epoch, number)
     match, none_match = read_tags(call, IF_MATCH), read_tags(call, IF_NONE_MATCH)
-    if match is not None and not (match.any or number in match.numbers(call.peer.epoch)):
+    if match is not None and not (match.any or number in await match.numbers(call.peer)):
         raise Refusal(problem(412, "it has another entity tag", code="CONFLICT", headers=(tag,)))
     # RFC 9110, 13.1.2: "A recipient MUST use the weak comparison function when comparing entity tags".
-    if none_match is not None and (none_match.any or number in none_match.numbers(call.peer.epoch, weak=True)):
+    if none_match is not None and (none_match.any or number in await none_match.numbers(call.peer, weak=True)):
         raise Refusal(Response(304, content_type="", headers=(tag,)))
     return (tag,)

@@ -66,7 +66,7 @@ async def read(call: Call) -> Response:
     entry = await peer.get(key)
     if entry is None:
         raise NotFound("key", key)
-    headers = check_unchanged(call, entry.revision)
+    headers = await check_unchanged(call, entry.revision)
     return Response(200, entry.value, _kind_of(entry.value), (*headers, *_expires(entry)))
 
 
@@ -188,17 +188,17 @@ async def _under_condition(call: Call, key: str, change: Change) -> Any:
     Raises:
         Refusal: it is another one.
     """
-    epoch, match, none_match = call.peer.epoch, read_tags(call, IF_MATCH), read_tags(call, IF_NONE_MATCH)
+    match, none_match = read_tags(call, IF_MATCH), read_tags(call, IF_NONE_MATCH)
     if match is not None and none_match is not None:
         raise Invalid(IF_NONE_MATCH, message=f"{IF_MATCH} and {IF_NONE_MATCH} exclude each other")
     try:
         if match is not None:
-            wanted = match.numbers(epoch) - {0}  # it must match something
+            wanted = await match.numbers(call.peer) - {0}  # it must match something
             if len(wanted) == 1:
                 return await change(wanted.pop())
             return await _where(call, key, change, lambda at: at > 0 if match.any else at in wanted)
         if none_match is not None and not none_match.any:
-            unwanted = none_match.numbers(epoch, weak=True)
+            unwanted = await none_match.numbers(call.peer, weak=True)
             return await _where(call, key, change, lambda at: at not in unwanted)
         return await change(None if none_match is None else 0)
     except Conflict:
@@ -295,7 +295,7 @@ async def follow(call: Call) -> Response:
     """Answer with the entries that are there, or what has changed since a revision, and then with each change."""
     peer, prefix = call.peer, call.query.prefix
     shown = call.header("last-event-id") or call.query.since
-    since = position(shown, peer.epoch, "Last-Event-ID") if shown else None
+    since = position(shown, await peer.present_epoch(), "Last-Event-ID") if shown else None
     session = KeyStream(peer, prefix=prefix)
     peer.bind(session)
     # Watching before reading: a change in between must not be missed.
@@ -325,7 +325,8 @@ async def _send_entries(session: KeyStream, prefix: str) -> None:
         TooLarge: they are more than may wait for a client.
     """
     peer = session.peer
-    epoch, revision = peer.epoch, await peer.revision()
+    revision = await peer.revision()
+    epoch = peer.epoch  # after that: before the first answer of the store nobody knows it
     session.began = revision
     session.send(beginning())
     session.send(frame("broker.snapshot", encode({"epoch": epoch, "revision": revision})))

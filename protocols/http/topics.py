@@ -184,7 +184,7 @@ class Topics:
         chosen = [name for name in ("after", "before", "last", "cursor") if getattr(query, name) is not None]
         if len(chosen) > 1:
             raise Invalid("parameter", chosen[1], message=f"{chosen[0]} and {chosen[1]} exclude each other")
-        after = None if query.after is None else position(query.after, peer.epoch, "after")
+        after = None if query.after is None else position(query.after, await peer.present_epoch(), "after")
         if query.cursor is not None:
             after = await _acknowledged(call)
         page = await self._page(call, after)
@@ -193,7 +193,7 @@ class Topics:
             known = page.head if after is None else after.id
             await peer.poll(call.name, known, 1, min(query.wait, MAX_WAIT))
             page = await self._page(call, after)
-        headers = check_unchanged(call, page.head)
+        headers = await check_unchanged(call, page.head)
         said = {
             "events": [event_of(event) for event in page.events],
             "epoch": page.epoch,
@@ -207,7 +207,7 @@ class Topics:
         return await peer.page(
             call.name,
             after=after,
-            before=None if query.before is None else position(query.before, peer.epoch, "before"),
+            before=None if query.before is None else position(query.before, await peer.present_epoch(), "before"),
             last=query.last is not None,
             limit=query.last or query.limit,
             max_bytes=self._max_bytes,
@@ -222,11 +222,12 @@ class Topics:
         session = EventStream(peer)
         origin: Origin | None = NEW
         if shown:
-            origin = position(shown, peer.epoch, "Last-Event-ID")
+            origin = position(shown, await peer.present_epoch(), "Last-Event-ID")
             if cursor:
                 await _acknowledge(call, cursor, topic, origin)
         elif query.since is not None:
-            origin = query.since if query.since in (START, NEW) else position(query.since, peer.epoch, "from")
+            named = query.since in (START, NEW)
+            origin = query.since if named else position(query.since, await peer.present_epoch(), "from")
         elif cursor:
             origin = None
         await _open(session, [topic], origin, cursor, exact=True)
@@ -298,7 +299,8 @@ async def _acknowledged(call: Call) -> Position:
 async def _acknowledge(call: Call, cursor: str, topic: str, reached: Position) -> None:
     """Move *cursor* on to *reached*, which the client has shown as what it has got; never back."""
     peer = call.peer
-    if reached.epoch == peer.epoch and reached.id > await peer.cursor(cursor, topic):  # else that is told as a gap
+    present = await peer.present_epoch(reached.epoch)
+    if reached.epoch == present and reached.id > await peer.cursor(cursor, topic):  # else that is told as a gap
         await peer.acknowledge_events(cursor, topic, reached)
 
 
@@ -312,7 +314,7 @@ async def _expected(call: Call) -> int | None:
     if match is not None and none_match is not None:
         raise Invalid(IF_NONE_MATCH, message=f"{IF_MATCH} and {IF_NONE_MATCH} exclude each other")
     if match is not None:
-        wanted = match.numbers(peer.epoch)
+        wanted = await match.numbers(peer)
         if len(wanted) == 1:
             return wanted.pop()
         head = await peer.head(call.name) if wanted or match.any else 0
@@ -322,7 +324,7 @@ async def _expected(call: Call) -> int | None:
     if none_match is None or none_match.any:
         return None if none_match is None else 0
     head = await peer.head(call.name)
-    if head in none_match.numbers(peer.epoch, weak=True):
+    if head in await none_match.numbers(peer, weak=True):
         raise Refusal(problem(412, "the topic has this head", code="CONFLICT", epoch=peer.epoch))
     return head
 

@@ -257,6 +257,17 @@ class JobContract:
         assert (await jobs.state("q")).in_flight == 1
 
     @pytest_twisted.ensureDeferred
+    async def test_a_delivery_of_another_epoch_is_none_of_this_one(self, store: IStore, jobs: IJobStore) -> None:
+        await self.fill(jobs, 1)
+        job = await self.one(jobs)
+        for epoch in ("", "0123456789abcdef"):
+            await self.gone(jobs.finish(job.number, job.token, "ann", epoch=epoch))
+            await self.gone(jobs.fail(job.number, job.token, "ann", reason="", delays=DELAYS, epoch=epoch))
+            await self.gone(jobs.extend(job.number, job.token, ANN, 9.0, epoch=epoch))
+        assert await jobs.extend(job.number, job.token, ANN, 9.0, epoch=store.epoch)
+        assert await jobs.finish(job.number, job.token, "ann", epoch=store.epoch)
+
+    @pytest_twisted.ensureDeferred
     async def test_a_failed_job_comes_again_later_and_later_until_it_is_dead(
         self, jobs: IJobStore, clock: Clock
     ) -> None:
@@ -446,6 +457,13 @@ class JobContract:
         await self.fill(jobs, 2, "third")
         await self.one(jobs)
         assert await jobs.totals() == QueueState(4, 2, 1, 0, NOW)
+
+    @pytest_twisted.ensureDeferred
+    async def test_queues_are_listed_by_their_bytes_page_by_page(self, jobs: IJobStore) -> None:
+        for name in ("b", "a", "\U0001f600", "ä", "\ue000", "a.b"):
+            await self.fill(jobs, 1, name)
+        assert await jobs.queues("", 3) == ["a", "a.b", "b"]
+        assert await jobs.queues("b", 9) == ["ä", "\ue000", "\U0001f600"]
 
 
 class DurableJobContract(JobContract):
