@@ -530,6 +530,7 @@ class IPeer(Interface):
         expires: float = 0.0,
         exclude: Sequence[str] = (),
         retain: bool = False,
+        is_json: bool | None = None,
     ) -> Deferred[Event]:
         """Publish an event; on a durable topic it is stored first.
 
@@ -537,7 +538,7 @@ class IPeer(Interface):
             topic: where; not one of the broker's own, which are ``broker`` and those that begin with
                 ``broker.``, ``queue:`` or ``kv/``.
             name: the kind of event.
-            body: JSON text, passed on byte for byte, or None.
+            body: JSON text, passed on byte for byte, or None; any bytes if *is_json* says so.
             time: the client's clock in seconds since the epoch; 0: the broker's.
             named: whether others are told the client id of the publisher.
             original: the client's own frame, for receivers of this dialect.
@@ -550,6 +551,8 @@ class IPeer(Interface):
             exclude: see ``Event``; at most 1000.
             retain: whether it is kept for ``last`` although it is not stored, in the place of the one before; as it
                 is anyway on the topics of ``TXBROKER_RETAINED_TOPICS``.  Without a body, or with null, none is kept.
+            is_json: whether the body is JSON text; None: as *content_type* says, where ``application/json``,
+                what ends in ``+json``, and none are JSON.  Dialects that write JSON show any other body in base64.
 
         The Deferred fires with the event when it is on its way, and safe if stored.
 
@@ -589,6 +592,7 @@ class IPeer(Interface):
         expect: int | None = None,
         content_type: str = "",
         expires: float = 0.0,
+        is_json: bool | None = None,
     ) -> Deferred[Event]:
         """Publish an event and store it, whatever the topic.
 
@@ -602,6 +606,7 @@ class IPeer(Interface):
             expect: as that of ``publish``.
             content_type: see ``Event``.
             expires: see ``Event``.
+            is_json: as that of ``publish``.
 
         The Deferred fires with the event, its id set, when it is safe.
         """
@@ -1261,8 +1266,8 @@ class IStore(IService):
         that key in the last *key_seconds*: else what is returned is a ``duplicate``, with id and time of the
         first event, whatever has become of that; *head* does not matter then.
 
-        Topic, name, body (None and b"" are two things), source, author, content type, expiry and time are
-        stored; an event whose time is 0 gets the store's, or that of the last event of the log if
+        Topic, name, body (None and b"" are two things), whether that is binary, source, author, content type, expiry
+        and time are stored; an event whose time is 0 gets the store's, or that of the last event of the log if
         that is later, because the clock was set back.
 
         Ids of a log rise by one, from 1, without a hole as any reader sees

@@ -56,6 +56,7 @@ _MANY_DIGITS = re.compile(rb"[0-9][0-9.]{%d}" % (MIN_SUSPECT - 1)).search
 _EXPONENTS = re.compile(rb"[eE](?<=[0-9].)\+?[0-9]{3,}").finditer
 _LONG = re.compile(rb"(?<![0-9.eE+-])-?[0-9]{%d}[0-9.]*(?:[eE][+-]?[0-9]+)?" % MIN_SUSPECT).finditer
 MAX_SUSPECT_LENGTH = 800  # characters of a number that count, see ``_has_infinite``
+JSON_TYPE = re.compile(r"\s*[^;\s]+[/+]json\s*(;|$)", re.IGNORECASE)  # RFC 6839, 3.1: the suffix of its kinds
 MAX_SUSPECTS = 5000  # such numbers of one text; one with more is refused, for the time that each takes
 MAX_PARTS = 20_000  # of a text with a lone surrogate, all of which are decoded
 MAX_SCANNED = 5000  # members or items that are read on the slow path, see ``_scan``
@@ -115,6 +116,11 @@ def decode(decoder: msgspec.json.Decoder[T], data: bytes | Raw) -> T:
             raise Invalid("JSON", message=str(error)) from None
     value: T = _as(decoder.type, text)
     return value
+
+
+def is_json_type(content_type: str) -> bool:
+    """Whether what is of *content_type*, a media type, is JSON text."""
+    return JSON_TYPE.match(content_type) is not None
 
 
 def check_json(data: bytes, what: str = "JSON") -> bytes:

@@ -15,7 +15,7 @@ from broker.sessions import BaseSession
 
 def render(event: Event) -> Any:
     """Return the frame of *event*; called once for all who hear it."""
-    return text_frame(b"EVENT %b %b" % (event.topic.encode(), event.body or b"null"))
+    return text_frame(b"EVENT %b %b" % (event.topic.encode(), event.json))
 
 
 @attrs.define(eq=False)

@@ -39,7 +39,7 @@ class Lines(FramedSession):
         self.link.send(f"ERR {failure.value.code} {failure.value}\n".encode())
 
     def event(self, event: Event, pattern: str) -> None:
-        self.link.send(b"EVENT %b %b\n" % (event.topic.encode(), (event.body or b"null").replace(b"\n", b" ")))
+        self.link.send(b"EVENT %b %b\n" % (event.topic.encode(), event.json.replace(b"\n", b" ")))
 
     def last_words(self, code: int, reason: str) -> bytes:
         return b"BYE %b\n" % reason.encode()

@@ -10,8 +10,8 @@ from broker.jsontext import is_json_type
 from broker.messages import Event, Position, Response
 from broker.patterns import check_name
 from protocols.http.answers import answer, etag, milliseconds
-from protocols.http.operations import JSON, Call, Operation
-from protocols.http.requests import json_body, plain_body, position
+from protocols.http.operations import Call, Operation
+from protocols.http.requests import JSON, check_coding, json_body, position
 from protocols.http.topics import PublishQuery, Stored
 
 OCTETS = "application/octet-stream"
@@ -30,7 +30,8 @@ async def publish(call: Call) -> Response:
     request, query, topic = call.request, call.query, call.name
     media = call.header("content-type") or OCTETS
     is_json = is_json_type(media)
-    body = json_body(request) if is_json else plain_body(request)
+    check_coding(request)
+    body = json_body(request) if is_json else request.body
     key = call.header("idempotency-key")
     if key:
         check_name(key, "Idempotency-Key")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -26,6 +26,7 @@ class PublishOptions(Options):
         expect: the last id that the topic must have; 0 for none.
         ttl: seconds after which it is delivered to nobody any more.
         content_type: what the payload is.
+        encoding: "base64" if the payload is a string that encodes bytes, which are then published as they are.
         exclude: session and client ids that do not get it.
         retain: whether it is kept for who subscribes later, although it is not stored.
     """
@@ -36,6 +37,7 @@ class PublishOptions(Options):
     expect: int | None = None
     ttl: float | None = None
     content_type: str | None = None
+    encoding: Literal["base64"] | None = None
     exclude: list[str] | None = None
     retain: bool = False
 
@@ -50,6 +52,7 @@ class Draft(Options, kw_only=True):
     expect: int | None = None
     ttl: float | None = None
     content_type: str | None = None
+    encoding: Literal["base64"] | None = None
 
 
 class Publish(Method):
@@ -75,6 +78,7 @@ class Publish(Method):
             expires=draft.expires,
             exclude=options.exclude or (),
             retain=options.retain,
+            is_json=draft.is_json,
         )
         if not event.id:
             return {"delivered": peer.receivers(event)}
@@ -146,5 +150,18 @@ def _publication(session: Session, topic: str, payload: msgspec.Raw, options: Pu
         expires = session.peer.wall.time() + options.ttl
         if not (options.ttl > 0 and expires <= MAX_EXPIRY):
             raise Invalid("ttl")
-    body = bytes(payload) or None
-    return Publication(topic, name, body, options.key or "", options.expect, options.content_type or "", expires)
+    body = _decoded(payload) if options.encoding else bytes(payload) or None
+    told = options.key or "", options.expect, options.content_type or "", expires
+    return Publication(topic, name, body, *told, is_json=not options.encoding)
+
+
+def _decoded(payload: msgspec.Raw) -> bytes:
+    """Return the bytes that *payload*, a string in base64, stands for.
+
+    Raises:
+        Invalid: it is none.
+    """
+    try:
+        return msgspec.json.decode(payload, type=bytes)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise Invalid("payload", message="the payload is no base64") from None
