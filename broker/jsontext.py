@@ -123,6 +123,18 @@ def is_json_type(content_type: str) -> bool:
     return JSON_TYPE.match(content_type) is not None
 
 
+def read_text(data: bytes, what: str = "text") -> str:
+    """Return *data*, UTF-8, as text.
+
+    Raises:
+        Invalid: it is none; the error names *what*.
+    """
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise Invalid(what) from None
+
+
 def check_json(data: bytes, what: str = "JSON") -> bytes:
     """Return *data* if it is one JSON text, as the body of an event must be.
 

@@ -7,7 +7,7 @@ from zope.interface import implementer
 
 from broker.errors import BrokerError, Invalid
 from broker.interfaces import ILink, IPeer, IStreamDialect
-from broker.jsontext import check_json
+from broker.jsontext import check_json, read_text
 from broker.messages import Event
 from broker.plugins import listen_settings, with_settings
 from broker.sessions import FramedSession
@@ -21,7 +21,7 @@ class Lines(FramedSession):
         return Deferred.fromCoroutine(self.obey(data)).addErrback(self.refused)
 
     async def obey(self, line: bytes) -> None:
-        verb, topic, body = [*line.decode(errors="replace").rstrip("\r\n").split(" ", 2), "", ""][:3]
+        verb, topic, body = [*read_text(line, "line").rstrip("\r\n").split(" ", 2), "", ""][:3]
         if verb == "AUTH":
             self.peer.identify(topic)
         elif verb == "SUB":
