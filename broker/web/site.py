@@ -41,16 +41,13 @@ from broker.web.http.parser import Limits
 from broker.web.http.response import Dates
 from broker.web.http.streaming import is_stream
 from broker.web.late_refusals import LateRefusals
-from broker.web.pages import Pages
+from broker.web.pages import Pages, is_probe
 from broker.web.refusals import ThrottledLogger, error_refusal, json_refusal, retry_header
 from broker.web.routes import Routes
 from broker.web.unadmitted import UnadmittedSocket
 from broker.web.ws.upgrade import WebSocketUpgrader
 
 log = Logger()
-
-# What is answered even when there are too many connections: whoever watches the daemon asks for them.
-PAGES_FOR_ALL = ("/health", "/healthz", "/ready", "/readyz")
 
 SPREAD = 0.8  # of the time that a drain may take: in it all closes are begun that are spread
 
@@ -341,7 +338,7 @@ class Site(Factory):
 
     def _page(self, request: HttpRequest) -> Response:
         dialect, _ = self.routes.websocket(request)
-        if dialect is not None:
+        if dialect is not None and not is_probe(request):
             # RFC 9110, 15.5.22: "The server MUST send an Upgrade header field in a 426
             # response to indicate the required protocol(s)".
             return json_refusal(426, "This path takes WebSockets.", headers=(("Upgrade", "websocket"),))
@@ -349,7 +346,7 @@ class Site(Factory):
 
     def _page_for_all(self, request: HttpRequest) -> Response | None:
         """Return what *request* is answered though its connection is one too many, or None if that is nothing."""
-        if request.path not in PAGES_FOR_ALL or self.routes.http(request) is not None:
+        if not is_probe(request) or self.routes.http(request) is not None:
             return None
         refusal = self._browser_refusal(None, request)
         return self._browsers.grant(request, refusal or self._pages.answer(request))
