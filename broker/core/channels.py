@@ -112,10 +112,8 @@ class Channels:
         """
         event.time = 0.0
         answer: Deferred[Event] = Deferred()
-        exclude = event.exclude
 
         def stored(event: Event) -> None:
-            event.exclude = exclude
             answer.callback(event)
             if not (self._store.announces or event.duplicate):
                 if self._unpublished:

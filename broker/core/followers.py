@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Protocol
 
 import attrs
@@ -71,11 +71,19 @@ class Followers:
         store: has the events.
         topics: bring what is new.
         clock: times the pauses.
+        excluded: returns the ids of the sessions here that an event is not to be delivered to.
         page_bytes: how much is read at once: no more than a client has room for.
     """
 
-    def __init__(self, store: IStore, topics: Subscriptions, clock: IReactorTime, page_bytes: int = READ_BYTES) -> None:
-        self.store, self.topics, self.clock = store, topics, clock
+    def __init__(
+        self,
+        store: IStore,
+        topics: Subscriptions,
+        clock: IReactorTime,
+        excluded: Callable[[Event], Collection[str]],
+        page_bytes: int = READ_BYTES,
+    ) -> None:
+        self.store, self.topics, self.clock, self.excluded = store, topics, clock, excluded
         self.page_bytes = min(page_bytes, READ_BYTES)
         self.slices = slices_of(clock)
         self.reading = Semaphore(READS_AT_ONCE, sys.maxsize, "pages")
@@ -83,6 +91,11 @@ class Followers:
 
     def __len__(self) -> int:
         return len(self.all)
+
+    @property
+    def behind(self) -> int:
+        """How many have stored events before them that they have not delivered."""
+        return sum(bool(follower.behind) for follower in self.all)
 
     def restart(self) -> None:
         """Tell all clients that the positions of before mean nothing any more: the epoch is another one."""
@@ -257,6 +270,9 @@ class Follower:
             self._go_on()
 
     def _handed_over(self, event: Event) -> bool:
+        """Return whether *event* was delivered, or its client is not to get it."""
+        if event.exclude and self.id in self._followers.excluded(event):
+            return True
         try:
             return self._deliver(event)
         except Exception:

@@ -2,7 +2,7 @@
 
 Every node knows all members, and delivers to its own listeners what changes: so the joins and leaves that a
 listener gets always add up to what its node knows.  A client that goes stays a member for a short time, in which it
-may come back, here or to another node.
+may come back, here or to another node.  However many go at once, their leaves are told in slices.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import json
 from collections.abc import Callable
 
 import attrs
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 
+from broker.core.deadlines import Deadlines
 from broker.messages import Event
 from broker.patterns import BROKER, PRESENCE_PREFIX
 
@@ -34,16 +35,18 @@ class Member:
     """One client that is present on a topic.
 
     Attributes:
+        topic: where it is present.
         id: of the client.
         places: those it is present by, the latest last, each with what it says of itself: JSON text, or b"".
         info: what it has said last.
-        leaving: the timer of its leave while there are no places.
+        leaving: while there are no places, the bucket of the deadline by which it may come back.
     """
 
+    topic: str
     id: str
     places: dict[Place, bytes] = attrs.field(factory=dict)
     info: bytes = b""
-    leaving: IDelayedCall | None = None
+    leaving: dict[Member, float] | None = attrs.field(default=None, repr=False)
 
 
 class Members:
@@ -57,6 +60,7 @@ class Members:
 
     def __init__(self, clock: IReactorTime, now: Callable[[], float], deliver: Callable[[Event], object]) -> None:
         self._clock, self._now, self._deliver = clock, now, deliver
+        self._leaving: Deadlines[Member] = Deadlines(clock, self._left)
         self._topics: dict[str, dict[str, Member]] = {}
         self._sessions: dict[str, tuple[str, dict[str, bytes]]] = {}  # here: the client id, what it says by topic
         self._stopped = False
@@ -125,9 +129,9 @@ class Members:
         member = members.get(client)
         new = member is None
         if member is None:
-            member = members[client] = Member(client)
+            member = members[client] = Member(topic, client)
         elif member.leaving is not None:
-            member.leaving.cancel()
+            self._leaving.drop(member, member.leaving)
             member.leaving = None
         member.places.pop(place, None)
         member.places[place] = member.info = info
@@ -142,14 +146,14 @@ class Members:
         if member.places:
             member.info = next(reversed(member.places.values()))
         elif not self._stopped:
-            member.leaving = self._clock.callLater(GRACE, self._left, topic, member)
+            member.leaving = self._leaving.add(member, GRACE)
 
-    def _left(self, topic: str, member: Member) -> None:
-        members = self._topics[topic]
+    def _left(self, member: Member) -> None:
+        members = self._topics[member.topic]
         del members[member.id]
         if not members:
-            del self._topics[topic]
-        self._announce("leave", topic, member)
+            del self._topics[member.topic]
+        self._announce("leave", member.topic, member)
 
     def _announce(self, name: str, topic: str, member: Member) -> None:
         body = json.dumps({"id": member.id}).encode()
@@ -160,8 +164,4 @@ class Members:
     def stop(self) -> None:
         """Cancel all timers: no leaves are told any more."""
         self._stopped = True
-        for members in self._topics.values():
-            for member in members.values():
-                if member.leaving is not None:
-                    member.leaving.cancel()
-                    member.leaving = None
+        self._leaving.stop()

@@ -95,15 +95,16 @@ async def read_page(
 
 def is_last(events: list[Event], limit: int, read_bytes: int = READ_BYTES) -> bool:
     """Whether a read of *limit* events has returned all there are, rather than *read_bytes*."""
-    # The greatest size: six bytes stand for a control character in JSON.
-    return (
-        len(events) < limit
-        and sum(
-            len(event.body or b"") + 6 * (len(event.topic) + len(event.name) + len(event.source)) + 100
-            for event in events
-        )
-        < read_bytes
-    )
+    return len(events) < limit and sum(map(_max_size, events)) < read_bytes
+
+
+def _max_size(event: Event) -> int:
+    """Return how many bytes *event* has in a store at most."""
+    texts = len(event.topic) + len(event.name) + len(event.source) + len(event.author) + len(event.content_type)
+    if event.exclude:
+        texts += sum(map(len, event.exclude)) + len(event.exclude)
+    # Six bytes stand for a control character in JSON.
+    return len(event.body or b"") + 6 * texts + 100
 
 
 async def read_last_page(

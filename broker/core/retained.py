@@ -25,6 +25,7 @@ class Kept(msgspec.Struct, array_like=True):
     author: str = ""
     content_type: str = ""
     expires: float = 0.0
+    exclude: tuple[str, ...] = ()
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -58,7 +59,8 @@ class Retained:
         if body is None or body in CLEARS:
             await self._store.delete(SPACE, event.topic)
             return
-        kept = Kept(event.name, body, event.source, event.time, event.author, event.content_type, event.expires)
+        described = event.author, event.content_type, event.expires, event.exclude
+        kept = Kept(event.name, body, event.source, event.time, *described)
         await self._store.set(SPACE, event.topic, _encode(kept), expires=event.expires, quota=quota)
 
     async def last(self, topic: str) -> Event | None:
@@ -68,5 +70,5 @@ class Retained:
             return None
         kept = _decode(entry.value)
         event = Event(topic, kept.name, kept.body, kept.source, kept.time, author=kept.author)
-        event.content_type, event.expires = kept.content_type, kept.expires
+        event.content_type, event.expires, event.exclude = kept.content_type, kept.expires, kept.exclude
         return None if is_over(self._store, event) else event

@@ -302,6 +302,8 @@ class Broker(MultiService):
             gauge(f"jobs_{name}", what, partial(self._jobs, name))
         gauge("jobs_oldest_seconds", "Age of the oldest job that is ready; 0: there is none.", self._oldest_job)
         gauge("sessions", "Sessions that others can see.", lambda: len(self.presence))
+        gauge("members", "Clients that are present on topics, on all nodes, each topic by itself.", self._members)
+        gauge("subscriptions_behind", "Subscriptions that catch up with what is stored.", self._subscriptions_behind)
         gauge("memory_held_bytes", "Bytes that clients make the daemon hold, in all.", lambda: self.memory.used)
         gauge("memory_limit_bytes", "How many there may be; 0: any number.", lambda: self.memory.limit)
         for name, account in self.memory.accounts.items():
@@ -316,6 +318,12 @@ class Broker(MultiService):
     def _oldest_job(self) -> float:
         oldest = self.jobs.counted.oldest
         return max(0.0, self.store.wall.time() - oldest) if oldest else 0.0
+
+    def _members(self) -> float:
+        return len(self.parts.members)
+
+    def _subscriptions_behind(self) -> float:
+        return self.parts.followers.behind
 
     def _services(self) -> float:
         return len(self.calls.performers) + len(self.calls.services)
@@ -361,11 +369,11 @@ def make_parts(
         topics=topics,
         channels=channels,
         cursors=Cursors(store, channels, slices_of(clock)),
-        followers=Followers(store, topics, clock, settings.send_queue_bytes),
+        followers=Followers(store, topics, clock, presence.excluded, settings.send_queue_bytes),
         indices=Indices(store, clock, settings.index_seconds, max_bytes=min(MAX_PAGE_BYTES, settings.send_queue_bytes)),
         retained=Retained(store, settings.retained_topics),
         keys=Keys(store, bus, channels.announce, clock, settings.max_value_bytes, settings.durable_topics),
-        members=make_members(store.wall.time, topics, bus, clock),
+        members=make_members(store.wall.time, topics, bus, clock, memory),
         memberships=Memberships(store, channels.notify, settings.max_subscriptions, clock, settings.membership_seconds),
         owners=_make_owners(settings, store, access, channels, clock, lambda *new: _replaced(parts, *new)),
         presence=presence,
@@ -383,11 +391,13 @@ def make_parts(
     return parts
 
 
-def make_members(now: Callable[[], float], topics: Topics, bus: IBus, clock: IReactorTime) -> Members:
+def make_members(now: Callable[[], float], topics: Topics, bus: IBus, clock: IReactorTime, memory: Memory) -> Members:
     """Return who is present on topics."""
-    return (SharedMembers if bus.shared else Members)(
-        clock, now, lambda event: topics.deliver_named(event, PRESENCE_PREFIX)
-    )
+
+    def deliver(event: Event) -> None:
+        topics.deliver_named(event, PRESENCE_PREFIX)
+
+    return SharedMembers(clock, now, deliver, memory.change) if bus.shared else Members(clock, now, deliver)
 
 
 def _cluster_names(parts: Parts) -> ClusterNames:

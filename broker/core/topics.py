@@ -73,7 +73,7 @@ class Topics:
             {
                 listener.id
                 for listener, echo, _ in self._matching(event.topic)
-                # A follower listens to all, and has its client's wish as an attribute.
+                # A follower has its client's wish as an attribute.
                 if listener.id not in excluded
                 and (listener.id != event.origin or (echo and getattr(listener, "echo", True)))
             }
@@ -106,7 +106,10 @@ class Topics:
     def deliver_except(self, event: Event, excluded: Collection[str]) -> None:
         """Do what ``deliver`` does, but for the sessions whose ids are in *excluded*."""
         for listener, echo, pattern in self._matching(event.topic):
-            if (echo or listener.id != event.origin) and listener.id not in excluded:
+            # A follower gets all, and leaves out what excludes its client: else it would read that from the store.
+            if listener.id in excluded and not hasattr(listener, "echo"):
+                continue
+            if echo or listener.id != event.origin:
                 listener.on_event(event, pattern)
 
     def _matching(self, topic: str) -> list[tuple[Listener, bool, str]]:

@@ -163,9 +163,12 @@ class TopicVerbs(Client):
         if self._may_name("read", topic):
             events = await parts.channels.latest(self._shown(topic), limit)
         kept = await parts.retained.last(topic)
-        if kept is not None and (not events or events[-1].time < kept.time):
+        if kept is not None and (not events or events[-1].time < kept.time) and not self._is_excluded(kept):
             events.append(kept)
         return events[-limit:]
+
+    def _is_excluded(self, event: Event) -> bool:
+        return bool(event.exclude) and self.id in self._parts.presence.excluded(event)
 
     def publish_all(self, publications: Sequence[Publication]) -> Deferred[list[Event]]:
         """See ``IPeer.publish_all``."""

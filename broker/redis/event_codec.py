@@ -3,7 +3,7 @@
 A stored event is a *record*: its time and the length of its head as decimal
 text, the head, and the body as it is.  In a *message*, id and epoch go before the
 record (or 0 and a number that no other message has, when the event is not
-stored), then the *extras*: origin, dialect, original and whom it excludes, which matter to subscribers
+stored), then the *extras*: origin, dialect and original, which matter to subscribers
 and not to readers of the log.  The script of the store adds a dot and the mark to the epoch.
 """
 
@@ -27,17 +27,18 @@ def encode_record(event: Event, time: float) -> bytes:
     """Return *event* as a record with *time*, in seconds since the epoch."""
     body = event.body
     more: tuple[Any, ...] = (event.author,) if event.author else ()
-    if event.content_type or event.expires:
+    if event.content_type or event.expires or event.exclude:
         more = event.author, event.content_type, event.expires
+        if event.exclude:
+            more = *more, event.exclude
     head = _encode_head(event.topic, event.name, event.source, body is not None, *more)
     return b"%b %d %b%b" % (repr(time).encode(), len(head), head, body or b"")
 
 
 def encode_extras(event: Event) -> bytes:
     """Return the extras of *event*, with their length before them."""
-    if event.original or event.exclude:
-        more = (event.exclude,) if event.exclude else ()
-        extras = _encode((event.origin, event.dialect, event.original, *more))
+    if event.original:
+        extras = _encode((event.origin, event.dialect, event.original))
         return b"%d %b" % (len(extras), extras)
     return _extras_without_original(event.origin, event.dialect)
 
@@ -83,9 +84,7 @@ def decode_message(message: bytes) -> Event:
 
 
 def _decode_extras(event: Event, extras: bytes) -> None:
-    event.origin, event.dialect, event.original, *more = _decode(extras)
-    if more:
-        event.exclude = tuple(more[0])
+    event.origin, event.dialect, event.original = _decode(extras)
 
 
 def mark_of(message: bytes) -> tuple[str, int]:
@@ -104,15 +103,23 @@ def _decode_record(record: bytes, id: int, epoch: str) -> Event:
         event.author = _decode_string(more[0])
     if len(more) > 1:
         event.content_type, event.expires = _decode_string(more[1]), more[2]
+    if len(more) > 3:
+        event.exclude = tuple(map(_decode_string, more[3]))
     return event
 
 
-def _encode_head(*values: str | bytes | bool | float) -> bytes:
+def _encode_head(*values: Any) -> bytes:
     try:
         return _encode(values)
     except UnicodeEncodeError:
         # Bytes stand for a string that is no valid Unicode; no other bytes are packed here.
-        return _encode([encode_text(value) if isinstance(value, str) else value for value in values])
+        return _encode(_with_bytes(values))
+
+
+def _with_bytes(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_with_bytes, value))
+    return encode_text(value) if isinstance(value, str) else value
 
 
 def _decode_string(value: Any) -> str:

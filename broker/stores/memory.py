@@ -42,11 +42,13 @@ class MemoryLog:
 
     Attributes:
         rows: of each event the first arguments of ``Event``, from the topic to the id; its author, content type and
-            expiry.
+            expiry, and whom it excludes.
         trimmed: the last id that was trimmed; the first row has the next one.
     """
 
-    rows: list[tuple[str, str, bytes | None, str, float, int, str, str, float]] = attrs.field(factory=list)
+    rows: list[tuple[str, str, bytes | None, str, float, int, str, str, float, tuple[str, ...]]] = attrs.field(
+        factory=list
+    )
     trimmed: int = 0
     owner: Quota | None = None
 
@@ -297,8 +299,8 @@ class MemoryStore(Service):
             stored.head + 1,
         )
         more = event.author, event.content_type, event.expires
-        stored.rows.append((*row, *more))
-        return Event(*row, self.epoch, event.origin, event.dialect, event.original, *more)
+        stored.rows.append((*row, *more, event.exclude))
+        return Event(*row, self.epoch, event.origin, event.dialect, event.original, *more, exclude=event.exclude)
 
     def read(self, log: str, after: int, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:
         """See ``IStore.read``."""
@@ -311,7 +313,7 @@ class MemoryStore(Service):
         start = max(0, after - stored.trimmed)
         rows = stored.rows[start : start + max(0, limit)]
         epoch = self.epoch
-        return [Event(*row[:6], epoch, "", "", b"", *row[6:]) for row in rows]
+        return [Event(*row[:6], epoch, "", "", b"", *row[6:9], exclude=row[9]) for row in rows]
 
     def latest(self, log: str, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:
         """See ``IStore.latest``."""

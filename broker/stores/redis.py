@@ -329,6 +329,7 @@ class RedisStore(RedisReader, Service):
             event.author,
             event.content_type,
             event.expires,
+            exclude=event.exclude,
         )
 
     def trim(self, log: str, upto: int) -> Deferred[None]:

@@ -28,7 +28,7 @@ KNOWN_BYTES = 16384  # of the value of a key that expires, up to which its event
 NO_FIRST = (0, 0.0, 0.0)  # what is remembered by an unknown key
 PROBE_BYTES = 65536  # what must fit on the disk before the store says again that it can write
 
-AUTHOR = b"\xff"  # between source and author of an event in one column, which no text holds
+NEXT = b"\xff"  # between source, author and whom an event excludes, which are in one column; no text holds it
 
 _EVENT = "e.id, e.topic, e.name, e.body, e.source, e.time, e.content_type, e.expires"
 # max() and not a second condition: only one lower bound steers the index.
@@ -79,7 +79,7 @@ _DUE = (
 _NOTE_TIME = "INSERT OR REPLACE INTO meta (name, value) VALUES ('time', ?)"
 _NEXT_SPACE = "SELECT min(space) FROM entry WHERE space > ?"
 
-# Of an event: id, topic, name, body, source (with the author), time, content type and expiry.
+# Of an event: id, topic, name, body, source (with the author and whom it excludes), time, content type and expiry.
 EventRow: TypeAlias = tuple[int, bytes | int, bytes, bytes | None, bytes, float, bytes | None, float | None]
 
 
@@ -122,13 +122,14 @@ class TableReader:
                 decode_text(topic) if isinstance(topic, bytes) else log[topic:],
                 decode_text(name),
                 body,
-                decode_text((said := source.partition(AUTHOR))[0]),
+                decode_text((said := source.split(NEXT))[0]),
                 time,
                 number,
                 epoch,
-                author=decode_text(said[2]),
+                author=decode_text(said[1]) if len(said) > 1 else "",
                 content_type=decode_text(content_type) if content_type else "",
                 expires=expires or 0.0,
+                exclude=tuple(map(decode_text, said[2:])),
             )
             for number, topic, name, body, source, time, content_type, expires in rows
         ]
@@ -282,7 +283,7 @@ class TableWriter(TableReader):
                 number,
                 time,
                 # As ``encode_text`` does, without the price of the call.
-                _said_by(event) if event.author else event.source.encode("utf-8", "surrogatepass"),
+                _said_by(event) if event.author or event.exclude else event.source.encode("utf-8", "surrogatepass"),
                 event.name.encode("utf-8", "surrogatepass"),
                 event.body,
                 len(log) - len(topic) if log.endswith(topic) else encode_text(topic),
@@ -307,6 +308,7 @@ class TableWriter(TableReader):
             event.author,
             event.content_type,
             event.expires,
+            exclude=event.exclude,
         )
 
     def _check_room(self) -> None:
@@ -679,9 +681,8 @@ def _rows(found: sqlite3.Cursor, column: int, max_bytes: int) -> list[Any]:
 
 
 def _said_by(event: Event) -> bytes:
-    """Return source and author of *event* as they are stored."""
-    # As ``encode_text`` does, without the price of the calls.
-    return event.source.encode("utf-8", "surrogatepass") + AUTHOR + event.author.encode("utf-8", "surrogatepass")
+    """Return source and author of *event*, and whom it excludes, as they are stored."""
+    return NEXT.join(map(encode_text, (event.source, event.author, *event.exclude)))
 
 
 def _fit(number: int) -> int:

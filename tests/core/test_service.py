@@ -16,6 +16,7 @@ from broker.buses.local import LocalBus
 from broker.config.options import Retention
 from broker.config.settings import Settings
 from broker.core.jobs import LEASE_BYTES
+from broker.core.members import PLACE_BYTES
 from broker.core.memberships import CONTROL as LEFT
 from broker.core.owners import CONTROL as OWNED
 from broker.core.registry import NAME_BYTES
@@ -398,6 +399,7 @@ def test_gauges_count_what_there_is(clock):
     bob.appear()
     ann.subscribe("a")
     ann.subscribe("b.*")
+    ann.enter("a")
     value_of(bob.perform(["p", "q"]))
     value_of(bob.perform(["s"], as_service=True))
     ann.call("ref", Request("", "p", "", "", b"[]"))
@@ -414,6 +416,8 @@ def test_gauges_count_what_there_is(clock):
         "topics": 2,
         "services": 3,
         "sessions": 1,
+        "members": 1,
+        "subscriptions_behind": 0,
         "store_bytes": broker.store.used_bytes,
         "nodes": 1,
         "jobs_ready": 2,
@@ -422,7 +426,7 @@ def test_gauges_count_what_there_is(clock):
         "jobs_dead": 0,
         "jobs_oldest_seconds": MEASURE,
     }
-    names = 3 * (NAME_BYTES + 1) + LEASE_BYTES
+    names = 3 * (NAME_BYTES + 1) + LEASE_BYTES + PLACE_BYTES
     held = {"memory_held_bytes": names, "send_queue_bytes": 0, "upload_bytes": 0, "held_bytes": names}
     assert gauges == {**counted, **held, "memory_limit_bytes": broker.settings.memory_limit_bytes}
     poll.addErrback(lambda failure: failure.trap(CancelledError)).cancel()

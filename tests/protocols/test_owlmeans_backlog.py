@@ -51,13 +51,14 @@ def test_stored_events_wait_in_the_store(room):
     block(alice)
     publish(room, bob, "log.a", 300, 10_000)
     assert (alice.client.of("event"), alice.connected.link.held) == ([], 0)
+    assert room.broker.parts.followers.behind == 2
     drain(room, alice)
     room.advance(1)
     publish(room, bob, "log.a", 1)
     for pattern in ("log.a", "log.>"):
         ids = [event["id"] for event in alice.client.of("event") if event["event"] == pattern]
         assert ids == list(range(1, 302))
-    assert (gaps(alice), alice.closed) == ([], None)
+    assert (gaps(alice), alice.closed, room.broker.parts.followers.behind) == ([], None, 0)
 
 
 def test_a_little_may_wait_in_the_queue(room):

@@ -108,6 +108,33 @@ def test_a_stored_event_is_not_delivered_to_those_it_excludes_but_may_be_read(ro
     assert [event["payload"] for event in room.ask(bob, "broker.read", "t")["events"]] == [1]
 
 
+@pytest.mark.parametrize("origin", ["new", "start"])
+def test_a_subscription_from_a_position_leaves_out_what_excludes_its_client(room, origin):
+    ann, bob = room.join("ann"), listening(room, "bob", "t", **{"from": origin})
+    for value, exclude in enumerate((["bob"], [], [bob.id, "bob"], ["ann"])):
+        room.ask(ann, "broker.publish", "t", value, {"durable": True, "exclude": exclude})
+    room.advance(1)
+    later, other = (listening(room, name, "t.>", "t", **{"from": "start"}) for name in ("bob", "carol"))
+    room.advance(1)
+    payloads = [[event["payload"] for event in each.client.of("event")] for each in (bob, later, other)]
+    assert payloads == [[1, 3], [1, 3], [0, 1, 2, 3]]
+
+
+def test_a_slow_reader_is_not_sent_what_excludes_it_when_it_has_read(room):
+    ann, bob = room.join("ann"), listening(room, "bob", "t")
+    bob.connected.link.paused, bob.connected.link.unsent = True, 1 << 20
+    for value, exclude in enumerate(([], ["bob"], [], ["bob"])):
+        room.ask(ann, "broker.publish", "t", value, {"durable": True, "exclude": exclude})
+    bob.connected.link.drain()
+    room.advance(1)
+    assert [event["payload"] for event in bob.client.of("event")] == [0, 2]
+
+
+def test_the_last_value_does_not_come_to_those_it_excludes(room):
+    room.ask(room.join("ann"), "broker.publish", "t", 1, {"retain": True, "exclude": ["bob"]})
+    assert (last(room, "t", name="bob")[1], last(room, "t", name="carol")[1]) == ([], [1])
+
+
 @pytest.mark.parametrize(("exclude", "error"), [([""], "malformed:exclude"), (["a"] * 1001, "limit:exclude")])
 def test_what_can_not_be_excluded_is_refused(room, exclude, error):
     assert error in refused(room, room.join("ann"), "broker.publish", "t", 1, {"exclude": exclude})

@@ -51,6 +51,16 @@ class AdditionContract:
             assert found == [(each.author, each.content_type, each.expires) for each in given]
 
     @pytest_twisted.ensureDeferred
+    async def test_whom_an_event_excludes_is_stored(self, store: IStore) -> None:
+        given = [event(exclude=("ann", "\ud83d")), event(author="ann", exclude=("bob",), expires=NOW + 5), event()]
+        stored = [await store.append("log", each) for each in given]
+        stored += await store.append_all([Addition("log", each, None, None, "") for each in given])
+        for events in (stored, await store.read("log", 0, 9), await store.latest("log", 9)):
+            assert [(each.author, each.exclude) for each in events] == [
+                (each.author, each.exclude) for each in given
+            ] * 2
+
+    @pytest_twisted.ensureDeferred
     async def test_what_comes_again_by_its_key_is_the_first_event(self, store: IStore, clock: Clock) -> None:
         first = await keyed(store, "log", "k", b"1")
         clock.advance(7)
