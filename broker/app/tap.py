@@ -23,6 +23,7 @@ from broker.access.addresses import TrustedProxies
 from broker.access.admission import Admission
 from broker.access.browsers import BrowserPolicy
 from broker.access.principals import make_access
+from broker.app.certificates import make_certificates
 from broker.app.checks import Attempts, problems_of
 from broker.app.daemon import Daemon
 from broker.app.dialects import DialectError, found_dialects, load_dialects, own_settings
@@ -53,7 +54,7 @@ from broker.observe.logs import LogLines, Redaction
 from broker.observe.metrics import Metrics
 from broker.web.http.parser import Limits
 from broker.web.http.timeouts import Times
-from broker.web.net.listening import listen
+from broker.web.net.listening import Listener
 from broker.web.net.transport import Outbox, ReactorLoop
 from broker.web.site import Site
 from broker.web.ws.options import WebSocketOptions
@@ -93,7 +94,13 @@ def makeService(options: usage.Options) -> IService:
     explain_start_errors()
     try:
         settings = Settings.from_environ(os.environ, own_settings(protocols_of(os.environ)))
-        daemon = make_daemon(reactor, settings, observer=_log_observer(options.parent or {}, settings, reactor))
+        parent: Any = options.parent or {}
+        daemon = make_daemon(
+            reactor,
+            settings,
+            observer=_log_observer(parent, settings, reactor),
+            changes_user=any(parent.get(name) is not None for name in ("uid", "gid")),
+        )
     except SettingsError as error:
         _exit_with(error.problems)
     except (DialectError, BrokerError, ValueError) as error:
@@ -102,8 +109,16 @@ def makeService(options: usage.Options) -> IService:
     return daemon
 
 
-def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None = None) -> Daemon:
+def make_daemon(
+    reactor: Any, settings: Settings, observer: ILogObserver | None = None, *, changes_user: bool = False
+) -> Daemon:
     """Return the daemon that *settings* describe, not yet started.
+
+    Args:
+        reactor: the reactor.
+        settings: the settings.
+        observer: see ``Daemon``.
+        changes_user: whether the process becomes another user before it starts.
 
     Raises:
         SettingsError: with everything that can not be used.
@@ -113,6 +128,7 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
     attempts = Attempts(problems_of(settings))
     loaded = attempts.make("PROTOCOLS", lambda: load_dialects(settings.protocols, settings))
     core = attempts.make("STORE", lambda: make_core(reactor, settings))
+    certificates = attempts.make("TLS_CERTIFICATE_FILE", lambda: make_certificates(settings))
     attempts.finish()
     dialects, broker = cast(list[Any], loaded), cast(Broker, core)
     broker.about.facts["dialects"] = [dialect.name for dialect in dialects]
@@ -127,11 +143,13 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
     admin_site = make_admin_site(reactor, settings, broker)
     outbox = Outbox(reactor, broker.memory.send_queue)
     ReactorLoop(reactor, outbox).install()
+    listener = make_listener(reactor, settings, outbox, certificates)
+    admin_listener = make_listener(reactor, settings, outbox)
 
     def running(ports: list[tuple[str, IListeningPort]]) -> None:
         for warning in settings.warnings:
             log.warn("{warning}", warning=warning)
-        announce_start(ports, dialects)
+        announce_start(ports, dialects, tls=certificates is not None)
         raise_file_limit(settings.max_connections)
         notify_systemd("READY=1")
         tune_garbage_collector()
@@ -139,18 +157,17 @@ def make_daemon(reactor: Any, settings: Settings, observer: ILogObserver | None 
     return Daemon(
         broker,
         site,
-        lambda endpoint: listen(reactor, endpoint, site, outbox),
+        lambda endpoint: listener.listen(endpoint, site),
         settings.listen,
         drain_seconds=settings.drain_seconds,
         announce=lambda ports: reactor.callWhenRunning(running, ports),
         others=[
-            AdminPort(
-                admin_site, lambda endpoint: listen(reactor, endpoint, admin_site, outbox), settings.admin_listen
-            ),
+            AdminPort(admin_site, lambda endpoint: admin_listener.listen(endpoint, admin_site), settings.admin_listen),
             MemoryTrimmer(lambda: broker.memory.freed + broker.metrics.bytes_in + broker.metrics.bytes_out),
         ],
         plugins=plugins,
         observer=observer,
+        **({"bind": listener.bind} if changes_user else {}),
     )
 
 
@@ -244,6 +261,13 @@ def make_site(reactor: Any, settings: Settings, broker: Broker, dialects: Iterab
         memory=broker.memory,
         spread=settings.clustered,
     )
+
+
+def make_listener(reactor: Any, settings: Settings, outbox: Outbox, certificates: Any = None) -> Listener:
+    """Return what listens on endpoints, those of TCP with *certificates* if there are some."""
+    # Where no proxy is named, whoever can connect to a ``haproxy:`` endpoint is one.
+    proxies = TrustedProxies(settings.trusted_proxies) if settings.trusted_proxies else None
+    return Listener(reactor, outbox, certificates=certificates, proxies=proxies)
 
 
 def make_admin_site(reactor: Any, settings: Settings, broker: Broker) -> AdminSite:

@@ -73,7 +73,7 @@ class Browsers:
         if origin is None:
             return response
         added = [("Vary", "Origin")]
-        if self._policy.origins.admit(headers):
+        if self._policy.admits_origin(request):
             added = [("Access-Control-Allow-Origin", origin), ("Access-Control-Expose-Headers", EXPOSED), *added]
             # Cookies are none of ours, but of a proxy perhaps: not for the pages of everybody.
             if not self._policy.origins.all:

@@ -15,10 +15,11 @@ from typing import Protocol as TypingProtocol
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, fail
-from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.interfaces import IAddress, IProtocolNegotiationFactory, IReactorTime
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from broker.access.addresses import plain_address
 from broker.access.admission import PER_ADDRESS, Admission, ConnectionCounter
@@ -89,6 +90,7 @@ class Counts(TypingProtocol):
         """Count a client that reads too slowly, and what was done about it."""
 
 
+@implementer(IProtocolNegotiationFactory)
 class Site(Factory):
     """Makes the channels of the public port and answers their requests.
 
@@ -170,6 +172,10 @@ class Site(Factory):
 
     # Connections.
 
+    def acceptableProtocols(self) -> list[bytes]:
+        """Return what is spoken over TLS; see ``IProtocolNegotiationFactory``, by which Twisted's own ``tls:`` asks."""
+        return [b"http/1.1", b"http/1.0"]
+
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """Return the channel for a new connection, or reject it."""
         # Not the name of a unix socket: a client binds its own to whatever it likes.
@@ -181,7 +187,7 @@ class Site(Factory):
         self._counter.enter(address)
         self._counts.opened("http")
         proxies = self._proxies
-        channel = HttpChannel(self, address, partial(proxies.client_of, address) if proxies.trusts(address) else None)
+        channel = HttpChannel(self, address, proxies.read if proxies.trusts(address) else None)
         self._channels.add(channel)
         self._unadmitted.enter(channel, self._limited(address))
         return channel
@@ -245,7 +251,12 @@ class Site(Factory):
     def answer(self, request: HttpRequest) -> Coroutine[Any, Any, Response]:
         """Return the answer of the dialect that takes *request*, or of the site itself."""
         headers = request.headers
-        if "origin" in headers or "sec-fetch-site" in headers or headers.get("host") not in self._known_hosts:
+        if (
+            "origin" in headers
+            or "sec-fetch-site" in headers
+            or headers.get("host") not in self._known_hosts
+            or request.forwarded_host
+        ):
             return self._answer_browser(request)
         return self._answer(request)
 
