@@ -15,7 +15,6 @@ from twisted.python.failure import Failure
 
 from broker.app.process import StartError
 from broker.errors import BrokerError
-from broker.observe.admin.port import Drainable
 
 log = Logger()
 
@@ -30,8 +29,11 @@ class DrainableService(Protocol):
         """See ``IService.setServiceParent``."""
 
 
-class PublicPort(Drainable, Protocol):
+class PublicPort(Protocol):
     """What the daemon needs of ``broker.web.site.Site``."""
+
+    def drain(self, seconds: float, *, spread: bool = False) -> Deferred[None]:
+        """Close all connections, one after the other if *spread*; those left after *seconds* are dropped."""
 
     def stop_now(self) -> None:
         """Drop the connections that are left, if it drains already."""
@@ -60,7 +62,10 @@ class Daemon(MultiService):
         others: services that start last and stop first.
         plugins: what starts when the store and the bus have, and stops when the last client has gone.
         observer: of the log, or None when twistd writes it.
-        bind: binds the socket of one endpoint string, while the process may still have other rights.
+        bind: binds the socket of one endpoint string.
+
+    Attributes:
+        binds_first: whether it binds before it starts, since the process becomes another user then.
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class Daemon(MultiService):
     ) -> None:
         super().__init__()
         self.drain_seconds = drain_seconds
+        self.binds_first = False
         self._broker = broker
         self._site = site
         self._listen = listen
@@ -89,6 +95,7 @@ class Daemon(MultiService):
         self._observer = observer
         self._bind = bind
         self._ports: list[tuple[str, IListeningPort]] = []
+        self._drained: Deferred[None] | None = None  # fires when its clients have gone
         broker.setServiceParent(self)
 
     def setServiceParent(self, parent: Any) -> None:
@@ -103,7 +110,7 @@ class Daemon(MultiService):
         Raises:
             StartError: one can not be bound.
         """
-        for endpoint in self._endpoints:
+        for endpoint in self._endpoints if self.binds_first else ():
             try:
                 self._bind(endpoint)
             except (ValueError, CannotListenError) as error:
@@ -144,6 +151,18 @@ class Daemon(MultiService):
         if len(self._ports) == len(self._endpoints):
             self._announce(self._ports)
 
+    def drain(self) -> None:
+        """Let the clients go to other nodes, one after the other, and take no new ones; a no-op if it does so already.
+
+        It goes on to run, and to say that it is alive but not ready, until it is stopped.
+        """
+        if self._drained is not None or not self.running:
+            return
+        log.info("draining: clients are closed within {seconds:g} s, and none is taken", seconds=self.drain_seconds)
+        self._broker.drain()
+        self._drained = self._site.drain(self.drain_seconds, spread=True)
+        self._drained.addCallback(lambda _: log.info("drained: no client is left; SIGTERM stops the daemon"))
+
     def stop_now(self) -> None:
         """Do not wait for what is under way when it stops, or if it is stopping already."""
         self.drain_seconds = 0.0
@@ -161,7 +180,7 @@ class Daemon(MultiService):
         self._broker.drain()
         ports, self._ports = self._ports, []
         await gatherResults([maybeDeferred(port.stopListening) for _, port in ports])
-        await self._site.drain(self.drain_seconds)
+        await (self._drained or self._site.drain(self.drain_seconds))
         for plugin in reversed(self._plugins):
             await plugin.stop()
         await super().stopService()

@@ -27,7 +27,7 @@ from broker.cluster.messenger import NodeMessenger
 from broker.cluster.stand_ins import Callee, Caller, lookup
 from broker.core.bounded import BoundedDict
 from broker.core.call import Call, Party
-from broker.core.calls import Calls
+from broker.core.calls import Calls, result_of
 from broker.core.performers import loads_of
 from broker.core.registry import Registration, Registry
 from broker.errors import BrokerError, Busy, Gone, NotDone, NotFound, Unavailable
@@ -52,11 +52,13 @@ class Route:
         name: by which it was.
         nodes: addresses of the nodes that have it, and the numbers of their leases.
         untried: those addresses, the next to be used first.
+        period: in which one it was looked for last, see ``RemoteCalls.review_routes``.
     """
 
     name: str
     nodes: list[tuple[str, int]]
     untried: tuple[str, ...]
+    period: int
 
 
 class RemoteCalls(Calls):
@@ -79,6 +81,7 @@ class RemoteCalls(Calls):
         self._out: dict[str, Call] = {}  # those whose callees are elsewhere, by their ids
         self._in: dict[str, Caller] = {}  # by the id of the call at the caller's node, which no other node uses
         self._known: BoundedDict[tuple[str, ...], Route] = BoundedDict(MAX_KNOWN)
+        self._period = 0
         self._loads = Loads(nodes, self._loads_of)
         self._by_load, self._is_crowded = self._loads.names, nodes.is_crowded
         self._searches: dict[tuple[str, ...], list[Callee]] = {}  # who waits for the result of each
@@ -96,6 +99,13 @@ class RemoteCalls(Calls):
         """See ``Calls.stop``."""
         super().stop()
         self._loads.stop()
+
+    def review_routes(self) -> None:
+        """Let each callee that is known be looked for again when it is called next: others may share its name by now.
+
+        To be called every few seconds.
+        """
+        self._period += 1
 
     def registry_of(self, kind: str) -> Registry[Party]:
         """Return who holds the names of *kind* here; see ``ClusterNames``."""
@@ -168,14 +178,27 @@ class RemoteCalls(Calls):
                 if self._lease_of(address) != lease:
                     del self._known[names]
                     return None
+            if route.period != self._period:
+                route.period = self._period
+                # This call goes where the last one went: it need not wait.
+                Deferred.fromCoroutine(self._review(names, route)).addErrback(_review_failed)
         return route
+
+    async def _review(self, names: tuple[str, ...], route: Route) -> None:
+        name, addresses = await self._messenger.holders(*names)
+        if self._known.get(names) is route and (name, set(addresses)) != (
+            route.name,
+            {node for node, _ in route.nodes},
+        ):
+            del self._known[names]
 
     def _found(self, found: tuple[str, list[str]], callees: list[Callee]) -> None:
         name, addresses = found
         names = callees[0].names
         later = _not_sent_yet(self._searches.pop(names))
         callees = _not_sent_yet(callees)
-        route = Route(name, [(address, self._lease_of(address)) for address in addresses], tuple(addresses))
+        nodes = [(address, self._lease_of(address)) for address in addresses]
+        route = Route(name, nodes, tuple(addresses), self._period)
         if addresses:
             self._known[names] = route
             callees += later
@@ -285,7 +308,7 @@ class RemoteCalls(Calls):
         call = self._call_of(callee)
         if call is not None:
             callee.address = ""
-            self._end(call)
+            self._end(call, result_of(error))
             call.caller.on_reply(Reply(call.ref, b"null", error, BROKER, streamed=call.streamed))
 
     def _answered(self, address: str, reply: Reply) -> None:
@@ -306,7 +329,7 @@ class RemoteCalls(Calls):
             self.answer(callee, reply.ref, reply.body, reply.error, reply.time, reply.attachments)
         else:
             callee.address = ""  # it has ended there, too
-            self._end(call)
+            self._end(call, "ok" if reply.error is None else "error")
             reply.ref = call.ref
             call.caller.on_reply(reply)
 
@@ -371,7 +394,7 @@ class RemoteCalls(Calls):
         """End the call of *caller*, whose answer can not be sent: not without a word, and never with a hole in it."""
         self._refuse(caller, self._not_sent())
         for call in list(caller.calling.values()):
-            self._end(call)
+            self._end(call, "error")
 
     def _at(self, name: str, request: Request) -> tuple[Party, str]:
         """Return who is known here under the *name* of the bus, and the service or procedure it performs."""
@@ -408,7 +431,7 @@ class RemoteCalls(Calls):
         callee = self._callee_at(address, message.id)
         if callee is not None:
             callee.address = ""
-            self._end(self._out[message.id])
+            self._end(self._out[message.id], "lost")
 
     def _end_caller(self, caller: Caller, cancelled: bool = False) -> None:
         caller.told = True
@@ -416,7 +439,7 @@ class RemoteCalls(Calls):
             if cancelled:
                 call.callee.on_cancel(call.id)
             if call.id in call.callee.serving:  # else it was answered at once
-                self._end(call)
+                self._end(call, "abandoned")
 
     def _forget(self, address: str) -> None:
         """Forget what was found on a node whose lease has ended."""
@@ -449,8 +472,8 @@ class RemoteCalls(Calls):
             else:
                 self._give_up(callee, Gone("lost", call.name))
 
-    def _end(self, call: Call) -> None:
-        Calls._end(self, call)  # each call comes by here: not by ``super``, which takes longer than the rest
+    def _end(self, call: Call, result: str) -> None:
+        Calls._end(self, call, result)  # each call comes by here: not by ``super``, which takes longer than the rest
         callee, caller = call.callee, call.caller
         if isinstance(callee, Callee) and callee.address:
             address, callee.address = callee.address, ""
@@ -464,6 +487,11 @@ class RemoteCalls(Calls):
 def _not_sent_yet(callees: list[Callee]) -> list[Callee]:
     """Return those of *callees* whose calls have not stayed here, while others were looked for or asked."""
     return [callee for callee in callees if not callee.address]
+
+
+def _review_failed(failure: Failure) -> None:
+    if not failure.check(BrokerError):  # else the next period will do
+        log.failure("looking for a callee again failed", failure)
 
 
 _split = remembered(MAX_NAMES)(split_kind)

@@ -29,6 +29,7 @@ from broker.core.calls import Calls
 from broker.core.channels import Channels, StoreEventSource
 from broker.core.cursors import Cursors
 from broker.core.followers import Followers
+from broker.core.gauges import core_gauges
 from broker.core.indices import Indices
 from broker.core.jobs import Jobs
 from broker.core.keys import Keys
@@ -37,7 +38,8 @@ from broker.core.mailboxes import Mailboxes
 from broker.core.members import Members
 from broker.core.memberships import CONTROL as LEFT
 from broker.core.memberships import Memberships
-from broker.core.memory import HELP, Memory
+from broker.core.memory import Memory
+from broker.core.named_queues import NamedQueues
 from broker.core.names import LocalNames
 from broker.core.old_jobs import move_old_jobs
 from broker.core.owners import CLIENT_ID, INDEX, MEMBER, SERVICE_NAME, Owners
@@ -61,17 +63,11 @@ from broker.peer import Peer
 
 log = Logger()
 
-# The states of jobs that are counted, each with what it is.
-JOB_GAUGES = {
-    "ready": "Jobs that wait for a worker, in all work queues.",
-    "delayed": "Jobs whose time has not come, those included that have failed.",
-    "in_flight": "Jobs that workers have.",
-    "dead": "Jobs that have failed too often.",
-}
 SWEEP = 60.0  # seconds between two sweeps of what is too old
 AGING = 300.0  # seconds for which names of clients and topics are remembered at least that nobody asks for
 EXPIRY = 1.0  # seconds between two searches for expired keys
 MEASURE = 5.0  # seconds between two counts of all jobs
+REVIEW = 5.0  # seconds until one who performs what others perform, too, gets calls of all nodes
 BEAT = 1.0  # seconds between two looks for nodes that do not know the members here
 PEERS_PER_STEP = 1000  # whose mailboxes are prolonged before the reactor gets to other work
 SWEEPER = "sweeper"  # the name held by the node that sweeps for all
@@ -83,6 +79,7 @@ class Broker(MultiService):
     Attributes:
         attach: returns a new peer for a client of a dialect at an address.
         arrived: delivers an event that the bus has brought; nothing is delivered otherwise.
+        loop_problem: returns why the reactor loop is too late; "" when it is not.
 
     Args:
         settings: the limits and times.
@@ -92,6 +89,8 @@ class Broker(MultiService):
         access: knows the credentials; by default nobody is asked.
         metrics: counts.
     """
+
+    loop_problem: Callable[[], str] = staticmethod(str)
 
     def __init__(
         self,
@@ -104,7 +103,8 @@ class Broker(MultiService):
     ) -> None:
         super().__init__()
         self.settings, self.store, self.bus, self.clock = settings, store, bus, clock
-        self.parts = parts = make_parts(settings, store, bus, clock, access or Access(), metrics or Metrics())
+        metrics = metrics or Metrics(slices_of(clock).now)
+        self.parts = parts = make_parts(settings, store, bus, clock, access or Access(), metrics)
         self.access, self.metrics, self.tokens = parts.access, parts.metrics, parts.tokens
         self.topics, self.channels, self.keys = parts.topics, parts.channels, parts.keys
         self.calls, self.queues, self.presence = parts.calls, parts.queues, parts.presence
@@ -119,6 +119,7 @@ class Broker(MultiService):
                 ("owners of ids", parts.owners.restore),
                 ("mailboxes", self._open_mailboxes),
                 ("memberships", self.memberships.restore),
+                ("testaments", self._keep_testaments),
             ),
         )
         self._sweeper = Sweeper(
@@ -127,7 +128,7 @@ class Broker(MultiService):
         controls = {LEFT: self.memberships.left, REVOKED: self.tokens.revoked, OWNED: parts.owners.moved}
         self.attach: Callable[[str, str], Peer] = partial(Peer, parts)
         self.arrived = bus.deliver = Delivery(
-            self.topics, self.channels, self.keys, controls, self.presence.excluded
+            self.topics, self.channels, self.keys, controls, self.presence.excluded, self.metrics.deliver
         ).arrived
         if bus.shared:
             cast(ISharedBus, bus).source = StoreEventSource(cast(ISharedStore, store))
@@ -144,11 +145,19 @@ class Broker(MultiService):
             (MEASURE, self._measure),
             (BEAT, self._beat),
         )
+        if bus.shared:
+            timers += ((REVIEW, cast(RemoteCalls, self.calls).review_routes),)
         for delay, work in timers:
             timer = TimerService(delay, work)
             timer.clock = clock
             timer.setServiceParent(self)
-        self._name_gauges()
+        self._add_gauges()
+
+    def _add_gauges(self) -> None:
+        self._named_queues = NamedQueues(self.store, self.settings.metrics_queues, self.clock)
+        own: dict[str, Callable[[], Any]] = {"ready": lambda: not self.ready(), "draining": lambda: self.draining}
+        for name, read in {**core_gauges(self.parts, self._named_queues), **own}.items():
+            self.metrics.gauge(name, read)
 
     def ready(self) -> list[str]:
         """Return why the daemon can not do its work now, for operators; [] when it can."""
@@ -165,6 +174,8 @@ class Broker(MultiService):
             yield self.store.degraded, "the store can not write back its log"
         if self.bus.ready:
             yield self.bus.ready, "the bus carries no events"
+        if self.loop_problem():
+            yield self.loop_problem(), self.loop_problem()
         if self.memory.reason:
             yield self.memory.reason, self.memory.reason
         if self.draining:
@@ -267,6 +278,10 @@ class Broker(MultiService):
             if number % PEERS_PER_STEP == 0:
                 await deferLater(self.clock, 0)
 
+    async def _keep_testaments(self) -> None:
+        for peer in self.presence:
+            await peer.keep_testament()
+
     def _expire(self) -> Deferred[Any]:
         expired = self.keys.expire(go_on=lambda: not self.draining)
         return ensureDeferred(expired).addCallbacks(
@@ -274,9 +289,13 @@ class Broker(MultiService):
         )
 
     def _measure(self) -> Deferred[Any]:
-        return ensureDeferred(self.jobs.measure()).addCallbacks(
+        return ensureDeferred(self._measured()).addCallbacks(
             self._timer_done, self._timer_failed, ("counts of jobs",), errbackArgs=("counts of jobs",)
         )
+
+    async def _measured(self) -> None:
+        await self.jobs.measure()
+        await self._named_queues.measure()
 
     def _beat(self) -> None:
         self.parts.members.beat()
@@ -289,44 +308,6 @@ class Broker(MultiService):
         if not self.draining and what not in self._timers_failing:
             self._timers_failing.add(what)
             log.warn("{what} waits: {reason}", what=what, reason=str(failure.value))
-
-    def _name_gauges(self) -> None:
-        gauge = self.metrics.gauge
-        gauge("calls_pending", "Calls that wait for an answer.", lambda: self.calls.pending)
-        gauge("polls_waiting", "Long polls that wait.", lambda: self.channels.waiting)
-        gauge("topics", "Topics and patterns somebody listens to.", lambda: len(self.topics))
-        gauge("services", "Procedures and services that are performed.", self._services)
-        gauge("store_bytes", "Bytes that the store uses, as far as it knows.", lambda: self.store.used_bytes)
-        gauge("nodes", "Nodes that have a lease, this one included; 0 while it has none.", self._nodes)
-        for name, what in JOB_GAUGES.items():
-            gauge(f"jobs_{name}", what, partial(self._jobs, name))
-        gauge("jobs_oldest_seconds", "Age of the oldest job that is ready; 0: there is none.", self._oldest_job)
-        gauge("sessions", "Sessions that others can see.", lambda: len(self.presence))
-        gauge("members", "Clients that are present on topics, on all nodes, each topic by itself.", self._members)
-        gauge("subscriptions_behind", "Subscriptions that catch up with what is stored.", self._subscriptions_behind)
-        gauge("memory_held_bytes", "Bytes that clients make the daemon hold, in all.", lambda: self.memory.used)
-        gauge("memory_limit_bytes", "How many there may be; 0: any number.", lambda: self.memory.limit)
-        for name, account in self.memory.accounts.items():
-            gauge(f"{name}_bytes", HELP[name], partial(getattr, account, "used"))
-
-    def _nodes(self) -> float:
-        return len(cast(ISharedBus, self.bus).nodes) if self.bus.shared else 1
-
-    def _jobs(self, state: str) -> float:
-        return float(getattr(self.jobs.counted, state))
-
-    def _oldest_job(self) -> float:
-        oldest = self.jobs.counted.oldest
-        return max(0.0, self.store.wall.time() - oldest) if oldest else 0.0
-
-    def _members(self) -> float:
-        return len(self.parts.members)
-
-    def _subscriptions_behind(self) -> float:
-        return self.parts.followers.behind
-
-    def _services(self) -> float:
-        return len(self.calls.performers) + len(self.calls.services)
 
 
 def make_parts(
@@ -440,7 +421,7 @@ def _make_testaments(
     bus: IBus,
     node: Callable[[], str],
     jobs: Jobs,
-    publish: Callable[[Event, bool], Awaitable[None]],
+    publish: Callable[[Event, bool, str], Awaitable[None]],
 ) -> Testaments:
     return Testaments(store, node, partial(_knows_nodes, bus), jobs.lives, jobs.leases.until_done, publish)
 
@@ -450,10 +431,10 @@ def _knows_nodes(bus: IBus) -> bool:
     return not bus.shared or bool(cast(ISharedBus, bus).lease)
 
 
-async def _publish_left(parts: Parts, event: Event, retain: bool) -> None:
-    """Publish *event*, which a session has left behind."""
+async def _publish_left(parts: Parts, event: Event, retain: bool, key: str) -> None:
+    """Publish *event*, which a session has left behind; if it is stored, by *key*."""
     if parts.channels.is_durable(event.topic):
-        await parts.channels.post(event)
+        await parts.channels.post(event, key=key)
         return
     if retain or parts.retained.applies(event.topic):
         await parts.retained.keep(event)

@@ -56,8 +56,15 @@ class Redaction:
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        known = {form for secret in secrets if len(secret) >= 4 for form in (secret, json.dumps(secret)[1:-1])}
-        self._known = re.compile("|".join(map(re.escape, sorted(known, key=len, reverse=True)))) if known else None
+        self._forms: set[str] = set()
+        self._known: re.Pattern[str] | None = None
+        self.add(secrets)
+
+    def add(self, secrets: Iterable[str]) -> None:
+        """Mask *secrets*, too."""
+        self._forms |= {form for secret in secrets if len(secret) >= 4 for form in (secret, json.dumps(secret)[1:-1])}
+        if self._forms:
+            self._known = re.compile("|".join(map(re.escape, sorted(self._forms, key=len, reverse=True))))
 
     def __call__(self, text: str) -> str:
         """Return *text* with ``***`` in place of each credential."""
@@ -83,14 +90,27 @@ class LogLines:
         form: "json" or "text".
         node: the name of this node, part of each JSON line.
         redact: masks credentials.
+
+    Attributes:
+        level: as above; it may be set.
+        redact: as above.
     """
 
     def __init__(self, stream: TextIO, level: str, form: str, node: str, redact: Redaction) -> None:
         self._stream = stream
-        self._min_rank = LEVELS[level]
+        self.level = level
         self._write = self._json if form == "json" else self._text
         self._node = node
-        self._redact = redact
+        self.redact = redact
+
+    @property
+    def level(self) -> str:
+        """The name of the lowest level that is written."""
+        return self._level
+
+    @level.setter
+    def level(self, name: str) -> None:
+        self._level, self._min_rank = name, LEVELS[name]
 
     def __call__(self, event: LogEvent) -> None:
         """Write *event*, unless its level is too low."""
@@ -101,7 +121,7 @@ class LogLines:
             return
         when = datetime.fromtimestamp(event.get("log_time", 0.0), UTC)
         # A line with no word of a client, such as an example of how to pass a secret, holds no unknown credential.
-        redact = self._redact.known if event.get("log_trusted") else self._redact
+        redact = self.redact.known if event.get("log_trusted") else self.redact
         self._stream.write(redact(self._write(when, level, event)) + "\n")
         self._stream.flush()
 

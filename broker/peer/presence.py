@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from broker.core.members import Member
-from broker.core.testaments import Testament
+from broker.core.testaments import Left, Testament
 from broker.errors import Gone, NotFound, TooLarge
-from broker.messages import quota_of
+from broker.messages import Quota, quota_of
 from broker.patterns import check_name
 from broker.peer.topics import TopicVerbs
 
@@ -37,27 +37,38 @@ class PresenceVerbs(TopicVerbs):
         """See ``IPeer.set_testament``."""
         self._allow("publish", topic)
         self._own("publish", topic)
-        settings, identity = self._parts.settings, self.identity
-        quota = quota_of("testaments", identity.kind, identity.name, settings.max_channels)
         testament = Testament(topic, name, body, self.client, retain)
-        await self._parts.testaments.keep(self.id, testament, quota)
+        left = self._left = self._left or Left()
+        number = left.begin()
+        await self._parts.testaments.keep(self.id, testament, self._testaments())
         if self.closed:
-            self._parts.testaments.execute(self.id, testament)
+            if left.dropped < number:  # it has not said goodbye meanwhile
+                self._parts.testaments.execute(self.id)
             raise Gone("lost", "session")
-        self._forget_testament()
-        self._testament = testament
-        self.hold(TESTAMENT_BYTES + len(body or b""))
+        if not left.is_over(number):
+            self._hold_testament(left, testament, number)
+
+    async def keep_testament(self) -> None:
+        """Store its testament again: the store has lost it."""
+        left = self._left
+        if left is not None and left.kept is not None:
+            await self._parts.testaments.keep(self.id, left.kept, self._testaments())
+
+    def _testaments(self) -> Quota:
+        identity = self.identity
+        return quota_of("testaments", identity.kind, identity.name, self._parts.settings.max_channels)
 
     def drop_testament(self) -> None:
         """See ``IPeer.drop_testament``."""
-        if self._testament is not None:
-            self._forget_testament()
-            self._parts.testaments.drop(self.id)
+        left = self._left
+        if left is not None and left.dropped < left.changes:
+            number = left.dropped = left.begin()
+            self._hold_testament(left, None, number)
+            self._parts.testaments.drop(self.id, lambda: left.changes == number)
 
-    def _forget_testament(self) -> None:
-        testament, self._testament = self._testament, None
-        if testament is not None:
-            self.hold(-TESTAMENT_BYTES - len(testament.body or b""))
+    def _hold_testament(self, left: Left, testament: Testament | None, number: int) -> None:
+        before, left.kept, left.number = left.kept, testament, number
+        self.hold(_size(testament) - _size(before))
 
     def members(self, topic: str, *, rate_limited: bool = True) -> list[Member]:
         """See ``IPeer.members``."""
@@ -66,3 +77,7 @@ class PresenceVerbs(TopicVerbs):
         if not self._may_name("subscribe", topic):
             raise self.deny("subscribe", topic)
         return self._parts.members.of(topic)
+
+
+def _size(testament: Testament | None) -> int:
+    return 0 if testament is None else TESTAMENT_BYTES + len(testament.body or b"")

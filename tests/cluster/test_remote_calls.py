@@ -590,3 +590,56 @@ def test_a_call_to_this_node_itself_takes_no_way_over_the_bus(pair):
     pair.near.call(pair.caller, "shop.buy")
     assert pair.wire.sent == []
     assert pair.near.calls.pending == 2
+
+
+@pytest.fixture
+def trio(pair):
+    """Return a pair whose caller knows one performer, and another one on a third node."""
+    third, other = Node(pair.wire, "third"), Party("carol")
+    pair.far.calls.performers.add(pair.callee, "work", shared=True)
+    pair.near.call(pair.caller, "work")
+    third.calls.performers.add(other, "work", shared=True)
+    return pair, third, other
+
+
+def call_and_answer(pair, *callees):
+    pair.near.call(pair.caller, "work")
+    for node, callee in callees:
+        for request in list(callee.serving):
+            node.calls.answer(callee, request, b"1", None)
+    pair.wire.settle()
+
+
+def test_one_who_shares_a_name_later_is_found_by_those_who_know_another(trio):
+    pair, third, other = trio
+    callees = (pair.far, pair.callee), (third, other)
+    for _ in range(3):
+        call_and_answer(pair, *callees)
+    assert (len(pair.callee.requests), len(other.requests)) == (4, 0)
+    pair.near.calls.review_routes()
+    for _ in range(5):
+        call_and_answer(pair, *callees)
+    assert (len(pair.callee.requests), len(other.requests)) == (7, 2)
+
+
+def test_what_is_known_is_looked_for_once_in_a_while_only(trio, monkeypatch):
+    pair, third, other = trio
+    asked, holders = [], pair.near.bus.holders
+    monkeypatch.setattr(pair.near.bus, "holders", lambda names: asked.append(names) or holders(names))
+    third.calls.leave(other)
+    for _ in range(2):
+        pair.near.calls.review_routes()
+        for _ in range(3):
+            call_and_answer(pair, (pair.far, pair.callee))
+    assert len(asked) == 2
+
+
+def test_a_callee_that_can_not_be_looked_for_again_is_called_where_it_was(trio):
+    pair, _, _ = trio
+    pair.near.calls.review_routes()
+    pair.near.bus.hangs = True
+    call_and_answer(pair, (pair.far, pair.callee))
+    (search, _), *_ = pair.near.bus.slow
+    search.errback(Unavailable("redis"))
+    call_and_answer(pair, (pair.far, pair.callee))
+    assert len(pair.callee.requests) == 3

@@ -27,6 +27,9 @@ MAX_MODE = 0o777
 NO_NUMBER = re.compile(r"invalid literal for int\(\) with base \d+: ")
 FORM = "a word is missing, unknown or too many; several endpoints are separated by ';'"
 PROXIED = "haproxy:"  # before another endpoint: its connections begin with a header of the PROXY protocol
+NOT_INHERITED = (
+    "systemd has handed no such socket to this process: is it started by the socket unit, and by systemd itself?"
+)
 
 ANYWHERE, ANYWHERE_6 = {"", "0.0.0.0"}, {"::"}
 
@@ -90,8 +93,9 @@ def parse_endpoint(reactor: Any, text: str) -> ParsedEndpoint:
             parsed = ParsedEndpoint(serverFromString(reactor, bare), over_tcp=kind in ("tcp", "tcp6") or inherited_tcp)
     except ModuleNotFoundError as error:
         raise ValueError(f"TLS needs {error.name}: pip install txbroker[tls]") from None
-    except (TypeError, LookupError, AttributeError):
-        raise ValueError(FORM) from None
+    except (TypeError, LookupError, AttributeError) as error:
+        is_inherited = kind == "systemd" and isinstance(error, LookupError)
+        raise ValueError(NOT_INHERITED if is_inherited else FORM) from None
     except OSError as error:
         raise ValueError(f"{error.filename}: {error.strerror}") from None
     except Exception as error:  # a parser may be a plugin

@@ -1,0 +1,132 @@
+"""The file of the log: what operators and logrotate do to it."""
+
+import os
+import stat
+import threading
+
+import pytest
+
+from broker.observe.log_file import LogFile
+
+
+@pytest.fixture
+def file(tmp_path):
+    file = LogFile(str(tmp_path / "x.log"))
+    yield file
+    file.close()
+
+
+def mode_of(path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_moved_file_is_written_until_it_is_opened_again(tmp_path, file):
+    file.write("one\n")
+    (tmp_path / "x.log").rename(tmp_path / "x.log.1")
+    file.write("two\n")
+    file.reopen()
+    file.write("three\n")
+    assert (tmp_path / "x.log.1").read_text() == "one\ntwo\n"
+    assert (tmp_path / "x.log").read_text() == "three\n"
+
+
+def test_file_that_is_truncated_in_place_is_appended_to_without_a_hole(tmp_path, file):
+    file.write("one\n" * 100)
+    os.truncate(tmp_path / "x.log", 0)
+    file.write("two\n")
+    assert (tmp_path / "x.log").read_bytes() == b"two\n"
+
+
+def test_what_was_there_before_is_kept(tmp_path):
+    (tmp_path / "x.log").write_text("old\n")
+    file = LogFile(str(tmp_path / "x.log"))
+    file.write("new\n")
+    file.close()
+    assert (tmp_path / "x.log").read_text() == "old\nnew\n"
+
+
+def test_new_file_has_the_mode_of_the_moved_one_whatever_the_umask(tmp_path, file):
+    (tmp_path / "x.log").chmod(0o640)
+    (tmp_path / "x.log").rename(tmp_path / "x.log.1")
+    before = os.umask(0o077)
+    file.reopen()
+    os.umask(before)
+    assert mode_of(tmp_path / "x.log") == 0o640
+
+
+def test_file_that_logrotate_has_made_keeps_its_mode(tmp_path, file):
+    (tmp_path / "x.log").rename(tmp_path / "x.log.1")
+    (tmp_path / "x.log").touch()
+    (tmp_path / "x.log").chmod(0o604)
+    file.reopen()
+    assert mode_of(tmp_path / "x.log") == 0o604
+
+
+def test_file_descriptor_stays_the_same(file):
+    before = file.fileno()
+    file.reopen()
+    assert file.fileno() == before
+    assert not os.get_inheritable(before)
+
+
+def test_other_directory_of_work_does_not_change_which_file_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = LogFile("x.log")
+    monkeypatch.chdir("/")
+    file.reopen()
+    file.write("one\n")
+    file.close()
+    assert (tmp_path / "x.log").read_text() == "one\n"
+
+
+def test_file_that_can_not_be_opened_again_stays_open(tmp_path, file):
+    (tmp_path / "x.log").unlink()
+    (tmp_path / "x.log").mkdir()
+    with pytest.raises(IsADirectoryError):
+        file.reopen()
+    file.write("goes on\n")
+    assert os.fstat(file.fileno()).st_size == len("goes on\n")
+
+
+def test_pipe_is_written_to(tmp_path):
+    read, write = os.pipe()
+    file = LogFile(f"/dev/fd/{write}")
+    os.close(write)
+    file.reopen()
+    file.write("one\n")
+    file.close()
+    assert os.read(read, 100) == b"one\n"
+    os.close(read)
+
+
+def test_pipe_that_nobody_reads_any_more_is_no_error():
+    read, write = os.pipe()
+    file = LogFile(f"/proc/self/fd/{write}")
+    os.close(write)
+    os.close(read)
+    file.write("lost\n")
+    file.close()
+
+
+def test_named_pipe_that_nobody_reads_is_refused_rather_than_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="No such device or address"):
+        LogFile(str(tmp_path / "pipe"))
+
+
+def test_named_pipe_gets_whole_lines_though_its_reader_is_slow(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    read = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(read, True)
+    file = LogFile(str(tmp_path / "pipe"))
+    line = "x" * 300_000 + "\n"  # more than a pipe holds
+    writer = threading.Thread(target=lambda: (file.write(line), file.close()))
+    writer.start()
+    with os.fdopen(read, encoding="ascii") as reader:
+        assert reader.read() == line
+    writer.join()
+
+
+def test_name_that_is_no_unicode_is_written(tmp_path, file):
+    file.write("a lone surrogate: \ud800\n")
+    assert (tmp_path / "x.log").read_bytes() == b"a lone surrogate: \\ud800\n"
