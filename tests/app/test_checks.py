@@ -94,7 +94,7 @@ OF_NAME = {
     "node_lease_seconds": ("0", "0.9"),
     "redis_wait_ms": ("0", "4001"),
 }
-ANY_TEXT = {"jwt_audience", "jwt_issuer", "node", "redis_prefix"}
+ANY_TEXT = {"jwt_audience", "jwt_issuer", "metrics_queues", "node", "redis_prefix"}
 
 
 @pytest.fixture(scope="module")
