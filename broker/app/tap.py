@@ -186,7 +186,7 @@ def make_daemon(
         reloads.add(AccessReload(settings, broker.access, broker.credentials_changed))
         reloads.add(CertificateReload(certificates, (listener, admin_listener)))
 
-    return Daemon(
+    daemon = Daemon(
         broker,
         site,
         lambda endpoint: listener.listen(endpoint, site),
@@ -195,13 +195,14 @@ def make_daemon(
         announce=lambda ports: reactor.callWhenRunning(_announce, settings, dialects, ports),
         others=[
             make_lag(reactor, broker),
-            *make_admin(reactor, settings, broker, site, admin_listener, reloads, observer),
+            *make_admin(reactor, settings, broker, site, admin_listener, reloads, observer, lambda: daemon.drain()),
             MemoryTrimmer(lambda: broker.memory.freed + broker.metrics.bytes_in + broker.metrics.bytes_out),
         ],
         plugins=plugins,
         observer=observer,
         bind=listener.bind,
     )
+    return daemon
 
 
 def _announce(settings: Settings, dialects: Iterable[Any], ports: list[tuple[str, IListeningPort]]) -> None:
@@ -340,6 +341,7 @@ def make_admin(
     listener: Listener,
     reloads: Reloads | None,
     observer: ILogObserver | None,
+    drain: Callable[[], object],
 ) -> list[IService]:
     """Return what serves operators, not yet started."""
     history = make_history(broker)
@@ -350,6 +352,7 @@ def make_admin(
         history,
         open_connections=site.open_connections,
         effective=None if reloads is None else lambda: reloads.settings,
+        drain=drain,
         set_level=partial(setattr, observer, "level") if isinstance(observer, LogLines) else None,
     )
     port = AdminPort(admin_site, lambda at: listener.listen(at, admin_site), settings.admin_listen)
