@@ -79,6 +79,14 @@ class Topics:
             }
         )
 
+    def subscriptions(self, beginning: str) -> list[tuple[Listener, str]]:
+        """Return all subscriptions to names and patterns with that *beginning*, each with that."""
+        found = [(topic, listeners) for topic, listeners in self._names.items() if topic.startswith(beginning)]
+        found += [
+            (node.pattern, node.listeners) for node in self._patterns.nodes() if node.pattern.startswith(beginning)
+        ]
+        return [(listener, topic) for topic, listeners in found for listener in listeners]
+
     def deliver(self, event: Event) -> None:
         """Hand *event* to every subscription that matches, once each."""
         topic, origin = event.topic, event.origin
@@ -130,7 +138,12 @@ class Delivery:
         keys: has the watches.
         controls: what to do with an event by which nodes notify each other, by its topic.
         excluded: returns the ids of the sessions here that an event is not to be delivered to.
+
+    Attributes:
+        is_next: says whether the change of a key is to be delivered now; None: each is.
     """
+
+    is_next: Callable[[Event], bool] | None = None
 
     def __init__(
         self,
@@ -151,6 +164,9 @@ class Delivery:
             control(event)
             return
         if event.expires and self._channels.is_over(event):
+            return
+        is_next = self.is_next
+        if is_next and event.topic.startswith(KEY_PREFIX) and not (event.dialect or is_next(event)):
             return
         if event.id:
             self._channels.arrived(event)

@@ -103,6 +103,15 @@ class PatternTree(Generic[L, T]):
             node = parent
         return True
 
+    def nodes(self) -> Iterator[Node[L, T]]:
+        """Yield the nodes of all patterns."""
+        found = [self._root]
+        while found:
+            node = found.pop()
+            found += node.children.values()
+            if node.pattern:
+                yield node
+
     def matching(self, name: str) -> list[Node[L, T]]:
         """Return the nodes of the patterns that match *name*; not to be changed."""
         found = self._cached.get(name)
