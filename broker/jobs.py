@@ -247,6 +247,9 @@ class IJobStore(Interface):
     def totals() -> Deferred[QueueState]:
         """Return what all queues have; it may work in steps."""
 
+    def queues(after: str, limit: int) -> Deferred[list[str]]:
+        """Return names of queues that sort after *after*, at most *limit*, in rising order of their UTF-8 bytes."""
+
     def dead(queue: str, after: int, limit: int, max_bytes: int) -> Deferred[list[Job]]:
         """Return dead jobs with a number above *after*, lowest first; *max_bytes* as in claim."""
 

@@ -59,6 +59,12 @@ def pair_key(first: str, second: str) -> str:
     return f"{len(first)}:{first}{second}"
 
 
+def split_pair(key: str) -> tuple[str, str]:
+    """Return the two texts of which ``pair_key`` has made *key*."""
+    size, _, rest = key.partition(":")
+    return rest[: int(size)], rest[int(size) :]
+
+
 def check_name(name: object, what: str = "topic") -> str:
     """Return *name* if it can name a topic or a procedure.
 

@@ -15,6 +15,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Site
 
 from tests.support import http_client
+from tests.support.daemon import TWISTD, Daemon, clean_environ
 from tests.support.processes import Ended, Program
 from tests.support.proxy import Proxy
 from tests.support.ws_client import Closed, Refused, WebSocket, ws_connect
@@ -170,3 +171,24 @@ async def test_a_proxy_tells_the_end_of_one_side_to_the_other(proxied_echo):
     socket = await ws_connect(url)
     socket.send("vanish")
     assert await socket.closed() == (1006, "")
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(("words", "status"), [(["--version"], 0), (["--nonsense"], 1)])
+@pytest_twisted.ensureDeferred
+async def test_a_forked_program_ends_as_one_that_was_started(words, status, tmp_path):
+    forked = Program.fork([TWISTD, *words], env=clean_environ(tmp_path), cwd=tmp_path)
+    started = Program.start([TWISTD, *words], env=clean_environ(tmp_path), cwd=tmp_path)
+    assert await forked.exit() == await started.exit() == status
+    assert forked.lines == started.lines
+
+
+@pytest.mark.processes
+@pytest_twisted.ensureDeferred
+async def test_a_forked_daemon_is_ended_by_a_signal(tmp_path):
+    daemon = Daemon(tmp_path)
+    for _ in range(2):
+        await daemon.start()
+        await daemon.kill()
+        assert daemon.program.status == -signal.SIGKILL
+    assert await (await daemon.start()).stop() == 0

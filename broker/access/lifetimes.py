@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from math import inf
 from typing import Protocol
 
@@ -86,6 +87,22 @@ class Lifetimes:
 
     def __len__(self) -> int:
         return len(self._lifetimes)
+
+    def __iter__(self) -> Iterator[Holder]:
+        return iter(list(self._lifetimes))
+
+    def tokens(self, limit: int) -> list[tuple[str, int, float]]:
+        """Return at most *limit* tokens that somebody here lives by: the id, by how many, and when it expires."""
+        found = islice(self._tokens.items(), limit)
+        return [(token, len(holders), self.expiry(token) or inf) for token, holders in found]
+
+    def expiry(self, token: str) -> float | None:
+        """Return when the token with the id *token* expires; None: nobody here lives by it."""
+        for holder in self._tokens.get(token, ()):
+            lifetime = self._lifetimes.get(holder)
+            if lifetime is not None:
+                return lifetime.expires
+        return None
 
     def hold(self, holder: Holder) -> None:
         """Disconnect *holder*, which is connected, when its credential ends; this replaces what was held before."""

@@ -153,12 +153,12 @@ class Permissions:
                 yield rules
 
 
-def read_permissions(path: Path, keys: Iterable[str], *, lenient: bool = False) -> Permissions:
+def read_permissions(path: Path, keys: Iterable[str] | None, *, lenient: bool = False) -> Permissions:
     """Read a permissions file: TOML, ``[kind.name.verb]`` with lists ``allow`` and ``deny``.
 
     Args:
         path: of the file.
-        keys: the names of the API keys there are.
+        keys: the names of the API keys there are; None: nobody knows.
         lenient: see ``Permissions``.
 
     Raises:
@@ -169,7 +169,7 @@ def read_permissions(path: Path, keys: Iterable[str], *, lenient: bool = False) 
         document = tomllib.loads(text)
     except (OSError, ValueError) as error:
         raise Invalid("permissions", message=f"TXBROKER_PERMISSIONS_FILE: {path}: {error}") from None
-    reader = _Reader(str(path), _lines_of(text), tuple(keys))
+    reader = _Reader(str(path), _lines_of(text), None if keys is None else tuple(keys))
     tables = dict(reader.tables(document))
     if reader.problems:
         raise Invalid("permissions", message="TXBROKER_PERMISSIONS_FILE: " + "; ".join(reader.problems))
@@ -183,13 +183,13 @@ class _Reader:
     Attributes:
         file: its path.
         lines: the numbers of the lines that the tables begin in, by the parts of their names.
-        keys: the names of the API keys.
+        keys: the names of the API keys, or None.
         problems: a sentence for each fault, with file and line.
     """
 
     file: str
     lines: Mapping[tuple[str, ...], int]
-    keys: Sequence[str]
+    keys: Sequence[str] | None
     problems: list[str] = attrs.field(factory=list)
 
     def tables(self, document: Mapping[str, Any]) -> Iterator[tuple[str, Rules]]:
@@ -243,7 +243,7 @@ class _Reader:
             self._wrong((kind, name), "is a pattern that can match no name")
         elif kind == "user" and not (could_name(name) and name.isprintable()):
             self._wrong((kind, name), "is a name that no user can have")
-        elif kind == "key" and not any(matches(name, key) for key in self.keys):
+        elif kind == "key" and self.keys is not None and not any(matches(name, key) for key in self.keys):
             self._wrong((kind, name), f"TXBROKER_API_KEYS has no key of this name{_nearest(name, self.keys)}")
 
     def _unknown_kind(self, kind: str, inner: Any) -> None:

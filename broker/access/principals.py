@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from broker.access.permissions import Permissions, read_permissions
-from broker.access.web_tokens import WebTokens, fingerprint, key_set, public_key, secret_key
-from broker.errors import Unauthenticated
+from broker.access.web_tokens import SigningKey, WebTokens, fingerprint, key_set, public_key, secret_key
+from broker.errors import Invalid, Unauthenticated
 from broker.messages import Identity
 from broker.patterns import is_reserved
 from broker.remembered import remembered
@@ -182,14 +182,16 @@ def make_access(settings: Settings) -> Access:
     """Return the ``Access`` that *settings* configure.
 
     Raises:
-        Invalid: one of its files says something wrong.
+        Invalid: its files say something wrong; all of that.
     """
-    keys = [secret_key(settings.jwt_secret)] if settings.jwt_secret else []
-    if settings.jwt_public_key_file:
-        keys.append(public_key(settings.jwt_public_key_file))
-    if settings.jwks_file:
-        keys += key_set(settings.jwks_file)
-    file, lenient = settings.permissions_file, settings.auth == "none"
+    problems: list[str] = []
+    keys, permissions = list(_keys(settings, problems)), None
+    try:
+        permissions = _permissions(settings)
+    except Invalid as error:
+        problems.append(str(error))
+    if problems:
+        raise Invalid("access", message="; ".join(problems))
     return Access(
         mode=settings.auth,
         secrets=tuple(secret for secret in (settings.api_secret, settings.api_secret_previous) if secret),
@@ -197,8 +199,37 @@ def make_access(settings: Settings) -> Access:
         web_tokens=WebTokens(
             tuple(keys), settings.jwt_audience or None, settings.jwt_issuer or None, settings.jwt_leeway_seconds
         ),
-        permissions=read_permissions(Path(file), settings.api_keys, lenient=lenient) if file else None,
+        permissions=permissions,
     )
+
+
+def _keys(settings: Settings, problems: list[str]) -> Iterator[SigningKey]:
+    """Yield the keys of JSON web tokens; what is wrong with a file of them is appended to *problems*."""
+    if settings.jwt_secret:
+        yield secret_key(settings.jwt_secret)
+    try:
+        if _is_there(settings, "jwt_public_key_file"):
+            yield public_key(settings.jwt_public_key_file)
+    except Invalid as error:
+        problems.append(str(error))
+    try:
+        if _is_there(settings, "jwks_file"):
+            yield from key_set(settings.jwks_file)
+    except Invalid as error:
+        problems.append(str(error))
+
+
+def _is_there(settings: Settings, attribute: str) -> bool:
+    """Whether the file *attribute* is set; that one can not be read is told before."""
+    return bool(getattr(settings, attribute)) and attribute not in settings.faults
+
+
+def _permissions(settings: Settings) -> Permissions | None:
+    if not _is_there(settings, "permissions_file"):
+        return None
+    # Which keys there are is not known when the setting that says so can not be read.
+    keys = None if "api_keys" in settings.faults else settings.api_keys
+    return read_permissions(Path(settings.permissions_file), keys, lenient=settings.auth == "none")
 
 
 def _same(secret: str, shown: bytes) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from typing import Protocol
 
 import attrs
@@ -19,6 +19,7 @@ LINES_PER_MINUTE, LINES_AT_ONCE = 10, 10  # of one address besides those
 ALL_PER_MINUTE, ALL_AT_ONCE = 3000, 1000  # of all addresses together
 MAX_ADDRESSES = 2000  # that are remembered
 MAX_KINDS = 100  # of refusals of one address that are remembered
+MAX_RECENT = 500  # refusals that operators can look at
 MAX_NAME = 100  # characters of a name in a line
 
 
@@ -38,6 +39,20 @@ class AddressLines:
     skipped: int = 0
 
 
+@attrs.frozen
+class Refusal:
+    """One refusal: when, by the monotonic clock, and the arguments of ``RefusalLog.add``."""
+
+    time: float
+    dialect: str
+    address: str
+    principal: str
+    verb: str
+    code: str
+    setting: str
+    name: str
+
+
 class RefusalLog:
     """Writes a line for each refusal of a credential, a permission or a rate.
 
@@ -47,12 +62,16 @@ class RefusalLog:
     An address gets a line for each kind of refusal, and a few more, every minute; what is not
     logged is counted in its next line and in the metrics.
 
+    Attributes:
+        recent: the last refusals, the newest one last; for operators.
+
     Args:
         clock: gives the time.
         counts: where refusals are counted.
     """
 
     def __init__(self, clock: IReactorTime, counts: Counts) -> None:
+        self.recent: deque[Refusal] = deque(maxlen=MAX_RECENT)
         self._clock, self._counts = clock, counts
         self._all = Bucket(clock, ALL_PER_MINUTE / 60, ALL_AT_ONCE)
         self._addresses: OrderedDict[str, AddressLines] = OrderedDict()
@@ -82,13 +101,15 @@ class RefusalLog:
             note: what else there is to say, for the end of the line.
         """
         self._counts.refusals[dialect, code] += 1
+        name = name[:MAX_NAME]
+        self.recent.append(Refusal(self._clock.seconds(), dialect, address, principal, verb, code, setting, name))
         lines = self._of(network_of(address))
         if not self._may_log(lines, (dialect, principal, verb, code)):
             lines.skipped += 1
             self._counts.refusals_not_logged += 1
             return
         text = "{dialect} refused {address}: {code} for {principal} at {verb}"
-        fields = {"name": json.dumps(name[:MAX_NAME])} if name else {}
+        fields = {"name": json.dumps(name)} if name else {}
         if name:
             text += " of {name}"
         if setting:

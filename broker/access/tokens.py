@@ -115,12 +115,16 @@ class Tokens:
             Unauthenticated: it is not one of ours.
         """
         token = self._read(text, await self._signing_key())
+        await self.revoke_id(token.id, token.expires)
+
+    async def revoke_id(self, id: str, expires: float) -> None:
+        """Do what ``revoke`` does with the token that has this *id* and ends at *expires*."""
         now = self._store.wall.time()
         # One step where there are other nodes: whoever has revoked a token may rely on it, whatever ends now.
-        made = Announcement(CONTROL, "revoked", now, None, token.id, stored=True) if self._store.announces else None
-        await self._store.set(SPACE, REVOKED + token.id, b"", expires=token.expires, announcement=made)
+        made = Announcement(CONTROL, "revoked", now, None, id, stored=True) if self._store.announces else None
+        await self._store.set(SPACE, REVOKED + id, b"", expires=expires, announcement=made)
         if made is None:
-            self._publish(Event(CONTROL, "revoked", None, token.id, now))
+            self._publish(Event(CONTROL, "revoked", None, id, now))
 
     def revoked(self, event: Event) -> None:
         """Disconnect those who live by the token that *event* names."""

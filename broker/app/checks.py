@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TypeVar
 
 from broker.access.hosts import Hosts
@@ -48,14 +50,16 @@ class Attempts:
             SettingsError: something was.
         """
         if self.problems:
-            raise SettingsError(self.problems)
+            raise SettingsError(list(dict.fromkeys(self.problems)))
 
 
 def problems_of(settings: Settings) -> list[str]:
     """Return a sentence for each thing that is wrong with *settings* and needs no part to be made."""
     attempts = Attempts([*_of_endpoints(settings), *_of_names(settings), *_of_file(settings)])
-    attempts.make("ALLOWED_ORIGINS", lambda: Origins(settings.allowed_origins))
-    attempts.make("ALLOWED_HOSTS", lambda: Hosts(settings.allowed_hosts))
+    for origin in settings.allowed_origins:
+        attempts.make("ALLOWED_ORIGINS", partial(Origins, (origin,)))
+    for host in settings.allowed_hosts:
+        attempts.make("ALLOWED_HOSTS", partial(Hosts, (host,)))
     return attempts.problems
 
 
@@ -82,10 +86,15 @@ def _of_endpoints(settings: Settings) -> list[str]:
 def _of_names(settings: Settings) -> list[str]:
     known = {*settings.protocols, *found_dialects()}
     return [
-        f"TXBROKER_INSECURE: there is no dialect {name} (found: {', '.join(sorted(known))})"
+        f"TXBROKER_INSECURE: there is no dialect {name}{_nearest(name, known)} (found: {', '.join(sorted(known))})"
         for name in settings.insecure
         if name not in known
     ]
+
+
+def _nearest(word: str, words: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(words), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _of_file(settings: Settings) -> list[str]:

@@ -14,7 +14,6 @@ from twisted.python.failure import Failure
 
 from broker.app.process import StartError
 from broker.errors import BrokerError
-from broker.observe.admin.port import Drainable
 
 log = Logger()
 
@@ -29,8 +28,11 @@ class DrainableService(Protocol):
         """See ``IService.setServiceParent``."""
 
 
-class PublicPort(Drainable, Protocol):
+class PublicPort(Protocol):
     """What the daemon needs of ``broker.web.site.Site``."""
+
+    def drain(self, seconds: float, *, spread: bool = False) -> Deferred[None]:
+        """Close all connections, one after the other if *spread*; those left after *seconds* are dropped."""
 
     def stop_now(self) -> None:
         """Drop the connections that are left, if it drains already."""
@@ -85,6 +87,7 @@ class Daemon(MultiService):
         self._plugins = tuple(plugins)
         self._observer = observer
         self._ports: list[tuple[str, IListeningPort]] = []
+        self._drained: Deferred[None] | None = None  # fires when its clients have gone
         broker.setServiceParent(self)
 
     def setServiceParent(self, parent: Any) -> None:
@@ -127,6 +130,18 @@ class Daemon(MultiService):
         if len(self._ports) == len(self._endpoints):
             self._announce(self._ports)
 
+    def drain(self) -> None:
+        """Let the clients go to other nodes, one after the other, and take no new ones; a no-op if it does so already.
+
+        It goes on to run, and to say that it is alive but not ready, until it is stopped.
+        """
+        if self._drained is not None or not self.running:
+            return
+        log.info("draining: clients are closed within {seconds:g} s, and none is taken", seconds=self.drain_seconds)
+        self._broker.drain()
+        self._drained = self._site.drain(self.drain_seconds, spread=True)
+        self._drained.addCallback(lambda _: log.info("drained: no client is left; SIGTERM stops the daemon"))
+
     def stop_now(self) -> None:
         """Do not wait for what is under way when it stops, or if it is stopping already."""
         self.drain_seconds = 0.0
@@ -144,7 +159,7 @@ class Daemon(MultiService):
         self._broker.drain()
         ports, self._ports = self._ports, []
         await gatherResults([maybeDeferred(port.stopListening) for _, port in ports])
-        await self._site.drain(self.drain_seconds)
+        await (self._drained or self._site.drain(self.drain_seconds))
         for plugin in reversed(self._plugins):
             await plugin.stop()
         await super().stopService()

@@ -40,19 +40,19 @@ def load_dialects(names: Iterable[str], settings: object) -> list[Any]:
     """Return the dialects of *names*, made with *settings*, in that order.
 
     Raises:
-        DialectError: one is missing or broken, has a name that is none or is reserved, or two
+        DialectError: with all that is wrong: one is missing or broken, has a name that is none or is reserved, or two
             claim the same name, path or subprotocol.
     """
     dialects: list[Any] = []
     owners: dict[tuple[str, str], str] = {}
+    problems: list[str] = []
     for name in names:
-        dialect = _load(name, settings)
-        _check_own_name(name, dialect.name)
-        for claim in _claims(dialect):
-            if claim in owners:
-                raise DialectError(f"dialect {name}: {' '.join(claim)} is taken by dialect {owners[claim]}")
-            owners[claim] = name
-        dialects.append(dialect)
+        try:
+            dialects.append(_loaded(name, settings, owners))
+        except DialectError as error:
+            problems.append(str(error))
+    if problems:
+        raise DialectError("; ".join(problems))
     if not dialects:
         raise DialectError(f"no dialect is named; there are {', '.join(found_dialects())}")
     return dialects
@@ -72,6 +72,17 @@ def own_settings(names: Iterable[str]) -> dict[str, type]:
         if isinstance(own, OwnSettings):
             found[own.name] = own.kind
     return found
+
+
+def _loaded(name: str, settings: object, owners: dict[tuple[str, str], str]) -> Any:
+    """Return the dialect *name*, after adding what it claims to *owners*."""
+    dialect = _load(name, settings)
+    _check_own_name(name, dialect.name)
+    for claim in _claims(dialect):
+        if claim in owners:
+            raise DialectError(f"dialect {name}: {' '.join(claim)} is taken by dialect {owners[claim]}")
+        owners[claim] = name
+    return dialect
 
 
 def _load(name: str, settings: object) -> Any:

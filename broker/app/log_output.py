@@ -60,7 +60,7 @@ class LogOutput:
         else:
             log.info("the log was opened again")
 
-    def tell_faults(self) -> None:
+    def trace_faults(self) -> None:
         """Let the interpreter write where it was when the process ends by a fault, such as SIGSEGV or SIGABRT."""
         with suppress(OSError, RuntimeError):
             faulthandler.enable(self.file.fileno())

@@ -1,4 +1,4 @@
-"""The daemon as a process: systemd, the message of a failed start, limits, memory, garbage collection."""
+"""The daemon as a process: systemd, limits, memory, garbage collection."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ import gc
 import os
 import resource
 import socket
-import sys
 from contextlib import suppress
-from types import TracebackType
-from typing import TextIO
 
 from twisted.logger import Logger
 
@@ -24,31 +21,6 @@ OTHER_FILES = 264
 
 class StartError(Exception):
     """The daemon can not start; the message says why, for the operator."""
-
-
-def explain_start_errors() -> None:
-    """Let an uncaught ``StartError`` end the process with its message alone, and status 1.
-
-    In the background nobody reads standard error, and twistd shows the first 100 bytes of it: the log has it all.
-    """
-    previous = sys.excepthook
-
-    def explain(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
-        if issubclass(kind, StartError):
-            print(f"txbroker: {error}", file=sys.__stderr__)  # sys.stderr goes to the log by then
-            if _leads_nowhere(sys.__stderr__):
-                log.critical("can not start: {reason}", reason=str(error))
-        else:
-            previous(kind, error, where)
-
-    sys.excepthook = explain
-
-
-def _leads_nowhere(stream: TextIO | None) -> bool:
-    try:
-        return stream is None or os.fstat(stream.fileno()).st_rdev == os.stat(os.devnull).st_rdev
-    except (OSError, ValueError):  # it was closed, or is no file
-        return False
 
 
 def notify_systemd(state: str) -> None:

@@ -21,13 +21,13 @@ class Reloads:
 
     Args:
         settings: those in effect.
-        read: returns those of now; it may raise ``SettingsError``.
+        read: returns those of now, and what is wrong with them, as ``Settings.read`` does.
 
     Attributes:
         settings: those in effect.
     """
 
-    def __init__(self, settings: Settings, read: Callable[[], Settings]) -> None:
+    def __init__(self, settings: Settings, read: Callable[[], tuple[Settings, list[str]]]) -> None:
         self.settings = settings
         self._read = read
         self._parts: list[Reloadable] = []
@@ -39,8 +39,8 @@ class Reloads:
     def reload(self) -> bool:
         """Take up what is different now, and log what that is; return False if nothing could be, which is logged."""
         try:
-            wanted = self._wanted()
-            settings, changes = self._prepared(wanted)
+            wanted, problems = self._wanted()
+            settings, changes = self._prepared(wanted, problems)
         except SettingsError as error:
             log.error("not reloaded, all is as it was: {problems}", problems="; ".join(error.problems))
             return False
@@ -55,14 +55,18 @@ class Reloads:
             log.warn("a restart is needed for {settings}", settings=", ".join(left))
         return True
 
-    def _wanted(self) -> Settings:
-        wanted = self._read()
-        if "node" in wanted.sources:
-            return wanted
-        return attrs.evolve(wanted, node=self.settings.node)  # else it has another random name each time
+    def _wanted(self) -> tuple[Settings, list[str]]:
+        wanted, problems = self._read()
+        if "node" not in wanted.sources:  # else it has another random name each time
+            wanted = attrs.evolve(wanted, node=self.settings.node)
+        return wanted, problems
 
-    def _prepared(self, wanted: Settings) -> tuple[Settings, list[Change]]:
+    def _prepared(self, wanted: Settings, problems: list[str]) -> tuple[Settings, list[Change]]:
         """Return the settings that will be in effect, and what the parts will do.
+
+        Args:
+            wanted: what the settings are now.
+            problems: what is wrong with them.
 
         Raises:
             SettingsError: with everything that keeps them from it.
@@ -74,10 +78,11 @@ class Reloads:
             **{name: getattr(wanted, name) for name in names},
             sources=_sources(before, wanted, names),
             warnings=wanted.warnings,
+            faults=wanted.faults,
         )
         # What may be changed must also go together with what stays as it is.
-        attempts = Attempts(settings.problems())
-        if before.guarded and not settings.guarded:
+        attempts = Attempts([*problems, *settings.problems()])
+        if before.guarded and not settings.guarded and not problems:
             attempts.problems.append("clients without a credential would not be refused any more: that needs a restart")
         prepared = [attempts.make(_setting_of(part), _preparation(part, settings)) for part in self._parts]
         attempts.finish()

@@ -87,7 +87,7 @@ def _contents(settings: Settings) -> dict[str, bytes]:
         OSError: one can not be read.
     """
     paths = {name: getattr(settings, name) for name in (*KEY_FILES, "permissions_file")}
-    return {name: Path(path).read_bytes() for name, path in paths.items() if path}
+    return {name: Path(path).read_bytes() for name, path in paths.items() if path and name not in settings.faults}
 
 
 def _told(name: str, before: Access, after: Access) -> str:

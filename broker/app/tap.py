@@ -6,10 +6,10 @@ import math
 import os
 import signal
 import socket
-import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any, NoReturn, cast
 
 from twisted.application.service import IService
@@ -25,12 +25,11 @@ from broker.access.browsers import BrowserPolicy
 from broker.access.principals import make_access
 from broker.app.checks import Attempts, problems_of
 from broker.app.daemon import Daemon
-from broker.app.dialects import DialectError, found_dialects, load_dialects, own_settings
+from broker.app.dialects import found_dialects, load_dialects, own_settings
 from broker.app.greeting import announce_start
 from broker.app.log_output import LogOutput, log_output, observe
 from broker.app.plugins import PluginLife
 from broker.app.process import (
-    explain_start_errors,
     notify_systemd,
     raise_file_limit,
     tune_allocator,
@@ -39,20 +38,27 @@ from broker.app.process import (
 from broker.app.reload import Reloads
 from broker.app.reloadables import AccessReload, LogReload
 from broker.app.signals import catch_signals, catch_stops
+from broker.app.start_report import StartReport
 from broker.app.store import make_store
 from broker.app.trimmer import MemoryTrimmer
 from broker.buses import open_bus
 from broker.config.own import described
-from broker.config.settings import ENV_PREFIX, Settings, SettingsError, protocols_of
+from broker.config.settings import ENV_PREFIX, Settings, protocols_of
 from broker.core.clocks import use_monotonic_time
 from broker.core.service import Broker
-from broker.errors import BrokerError
+from broker.core.slices import slices_of
 from broker.interfaces import IBus, IStore
+from broker.observe.admin.api import AdminApi
+from broker.observe.admin.history import History
 from broker.observe.admin.pages import AdminPages
 from broker.observe.admin.port import AdminPort
 from broker.observe.admin.site import AdminSite
+from broker.observe.admin.stored import Lags
 from broker.observe.admin.tokens import TokenPage
+from broker.observe.lag import ReactorLag
+from broker.observe.logs import LogLines
 from broker.observe.metrics import Metrics
+from broker.observe.stacks import StackWatch
 from broker.web.http.parser import Limits
 from broker.web.http.timeouts import Times
 from broker.web.net.listening import listen
@@ -92,37 +98,38 @@ def makeService(options: usage.Options) -> IService:
     from twisted.internet import reactor
 
     use_monotonic_time(reactor)
-    explain_start_errors()
+    report = StartReport()
+    report.install()
     parent: Any = options.parent or {}
-    try:
-        settings = _settings()
-        output = log_output(parent, settings)
-        reloads = Reloads(settings, _settings)
-        if output is not None:
-            reloads.add(LogReload(output.lines))
-        daemon = make_daemon(reactor, settings, reloads, observer=None if output is None else output.lines)
-    except SettingsError as error:
-        _exit_with(error.problems)
-    except (DialectError, BrokerError, ValueError) as error:
-        _exit_with([str(error)])
+    settings, problems = _read_settings()
+    attempts = Attempts(problems)
+    report.output = output = attempts.make("LOG_FILE", lambda: log_output(parent, settings))
+    reloads = Reloads(settings, _read_settings)
+    if output is not None:
+        reloads.add(LogReload(output.lines))
+    made = attempts.make(
+        "LISTEN",
+        lambda: make_daemon(reactor, settings, reloads, None if output is None else output.lines, attempts.problems),
+    )
+    if made is None:
+        report.refuse(list(dict.fromkeys(attempts.problems)), parent, settings)
+        raise SystemExit(2)
+    daemon = made
+    reactor.callWhenRunning(report.close)
     if output is not None:
         observe(parent, output.lines)
-        output.tell_faults()
-    catch_signals(cast(Any, reactor), _signal_actions(output, reloads))
+        output.trace_faults()
+    catch_signals(cast(Any, reactor), _signal_actions(daemon, output, reloads))
     reactor.callWhenRunning(catch_stops, reactor, lambda at_once: _stop(reactor, daemon, at_once))
     return daemon
 
 
-def _settings() -> Settings:
-    """Return the settings of the environment.
-
-    Raises:
-        SettingsError: with everything that is wrong.
-    """
-    return Settings.from_environ(os.environ, own_settings(protocols_of(os.environ)))
+def _read_settings() -> tuple[Settings, list[str]]:
+    """Return the settings of the environment, and what is wrong with them."""
+    return Settings.read(os.environ, own_settings(protocols_of(os.environ)))
 
 
-def _signal_actions(output: LogOutput | None, reloads: Reloads) -> dict[int, Callable[[], object]]:
+def _signal_actions(daemon: Daemon, output: LogOutput | None, reloads: Reloads) -> dict[int, Callable[[], object]]:
     reopen = (lambda: None) if output is None else output.reopen
 
     def reload() -> None:
@@ -132,11 +139,19 @@ def _signal_actions(output: LogOutput | None, reloads: Reloads) -> dict[int, Cal
         reloads.reload()
         notify_systemd("READY=1")
 
-    return {signal.SIGHUP: reload, signal.SIGUSR1: reopen}
+    def drain() -> None:
+        daemon.drain()
+        notify_systemd("STATUS=draining: no new clients are taken")
+
+    return {signal.SIGHUP: reload, signal.SIGUSR1: reopen, signal.SIGUSR2: drain}
 
 
 def make_daemon(
-    reactor: Any, settings: Settings, reloads: Reloads | None = None, observer: ILogObserver | None = None
+    reactor: Any,
+    settings: Settings,
+    reloads: Reloads | None = None,
+    observer: ILogObserver | None = None,
+    problems: Iterable[str] = (),
 ) -> Daemon:
     """Return the daemon that *settings* describe, not yet started.
 
@@ -145,13 +160,14 @@ def make_daemon(
         settings: the settings.
         reloads: to which its parts are added that can be reloaded.
         observer: see ``Daemon``.
+        problems: what is known to be wrong already.
 
     Raises:
         SettingsError: with everything that can not be used.
         ValueError: two dialects claim the same path.
     """
     tune_allocator()
-    attempts = Attempts(problems_of(settings))
+    attempts = Attempts([*problems, *problems_of(settings)])
     loaded = attempts.make("PROTOCOLS", lambda: load_dialects(settings.protocols, settings))
     core = attempts.make("STORE", lambda: make_core(reactor, settings))
     attempts.finish()
@@ -160,14 +176,7 @@ def make_daemon(
         reloads.add(AccessReload(settings, broker.access, broker.credentials_changed))
     broker.about.facts["dialects"] = [dialect.name for dialect in dialects]
     site = make_site(reactor, settings, broker, dialects)
-    plugins = []
-    for dialect in dialects:
-        extras = site.routes.extras[dialect.name]
-        broker.metrics.begin(dialect.name)
-        broker.metrics.add_own(dialect.name, extras.metrics)
-        if hasattr(dialect, "start") or hasattr(dialect, "stop"):
-            plugins.append(PluginLife(dialect.name, extras.start, extras.stop, broker.attach, reactor))
-    admin_site = make_admin_site(reactor, settings, broker)
+    plugins = list(_plugins(reactor, site, broker, dialects))
     outbox = Outbox(reactor, broker.memory.send_queue)
     ReactorLoop(reactor, outbox).install()
 
@@ -187,14 +196,23 @@ def make_daemon(
         drain_seconds=settings.drain_seconds,
         announce=lambda ports: reactor.callWhenRunning(running, ports),
         others=[
-            AdminPort(
-                admin_site, lambda endpoint: listen(reactor, endpoint, admin_site, outbox), settings.admin_listen
-            ),
+            make_lag(reactor, broker),
+            *make_admin(reactor, settings, broker, site, outbox, reloads, observer),
             MemoryTrimmer(lambda: broker.memory.freed + broker.metrics.bytes_in + broker.metrics.bytes_out),
         ],
         plugins=plugins,
         observer=observer,
     )
+
+
+def _plugins(reactor: Any, site: Site, broker: Broker, dialects: Iterable[Any]) -> Iterator[PluginLife]:
+    """Let the metrics have what *dialects* count, and yield those that are to be started or stopped."""
+    for dialect in dialects:
+        extras = site.routes.extras[dialect.name]
+        broker.metrics.begin(dialect.name)
+        broker.metrics.add_own(dialect.name, extras.metrics)
+        if hasattr(dialect, "start") or hasattr(dialect, "stop"):
+            yield PluginLife(dialect.name, extras.start, extras.stop, broker.attach, reactor)
 
 
 def make_core(reactor: Any, settings: Settings) -> Broker:
@@ -203,7 +221,7 @@ def make_core(reactor: Any, settings: Settings) -> Broker:
     Raises:
         SettingsError: there is no such store or bus, or a file has wrong contents.
     """
-    attempts, metrics = Attempts(), Metrics()
+    attempts, metrics = Attempts(), Metrics(slices_of(reactor).now)
     access = attempts.make("PERMISSIONS_FILE", lambda: make_access(settings))
     made = attempts.make("STORE", lambda: _make_store(reactor, settings, metrics))
     bus = None
@@ -237,6 +255,15 @@ def _make_bus(reactor: Any, settings: Settings) -> IBus:
         prefix=settings.redis_prefix,
         lease=settings.node_lease_seconds,
     )
+
+
+def make_lag(reactor: Any, broker: Broker) -> ReactorLag:
+    """Return what measures how late the reactor is; *broker* is not ready while that is too late."""
+    lag = ReactorLag(reactor, broker.metrics.reactor_lag_seconds, StackWatch())
+    broker.loop_problem = lag.reason
+    broker.metrics.begin_port()
+    broker.metrics.gauge("reactor_lag_max_seconds", lag.longest)
+    return lag
 
 
 def metrics_reader(metrics: Metrics) -> Callable[[], tuple[bytes, str]]:
@@ -289,11 +316,52 @@ def make_site(reactor: Any, settings: Settings, broker: Broker, dialects: Iterab
     )
 
 
-def make_admin_site(reactor: Any, settings: Settings, broker: Broker) -> AdminSite:
-    """Return the admin port's factory."""
+def make_admin(
+    reactor: Any,
+    settings: Settings,
+    broker: Broker,
+    site: Site,
+    outbox: Outbox,
+    reloads: Reloads | None,
+    observer: ILogObserver | None,
+) -> list[IService]:
+    """Return what serves operators, not yet started."""
+    history = make_history(broker)
+    admin_site = make_admin_site(
+        reactor,
+        settings,
+        broker,
+        history,
+        open_connections=site.open_connections,
+        effective=None if reloads is None else lambda: reloads.settings,
+        set_level=partial(setattr, observer, "level") if isinstance(observer, LogLines) else None,
+    )
+    port = AdminPort(admin_site, lambda at: listen(reactor, at, admin_site, outbox), settings.admin_listen)
+    return [history, port]
+
+
+def make_history(broker: Broker) -> History:
+    """Return what takes samples of *broker*, not yet started."""
+    return History(broker.parts, Lags(broker.parts))
+
+
+def make_admin_site(
+    reactor: Any,
+    settings: Settings,
+    broker: Broker,
+    history: History | None = None,
+    *,
+    open_connections: Callable[[], Iterable[Any]] = tuple,
+    effective: Callable[[], Settings] | None = None,
+    drain: Callable[[], object] | None = None,
+    set_level: Callable[[str], object] | None = None,
+) -> AdminSite:
+    """Return the admin port's factory; the rest of the arguments are those of ``AdminApi``."""
     pages = AdminPages(metrics_reader(broker.metrics), broker.ready, broker.about.details)
+    history = history or make_history(broker)
+    api = AdminApi(broker, history, open_connections, effective or (lambda: settings), drain, set_level)
     return AdminSite(
-        [pages, TokenPage()],
+        [pages, TokenPage(api.revoke), api],
         broker.attach,
         reactor,
         WebSocketUpgrader(WebSocketOptions(), reactor, broker.metrics),
@@ -311,8 +379,3 @@ def _stop(reactor: Any, daemon: Daemon, at_once: bool) -> None:
     with suppress(ReactorNotRunning):  # a second signal while it stops
         reactor.stop()
         notify_systemd("STOPPING=1")
-
-
-def _exit_with(problems: list[str]) -> NoReturn:
-    print("txbroker can not start:", *(f"  {problem}" for problem in problems), sep="\n", file=sys.stderr)
-    raise SystemExit(2)

@@ -27,7 +27,7 @@ from broker.cluster.messenger import NodeMessenger
 from broker.cluster.stand_ins import Callee, Caller, lookup
 from broker.core.bounded import BoundedDict
 from broker.core.call import Call, Party
-from broker.core.calls import Calls
+from broker.core.calls import Calls, result_of
 from broker.core.performers import loads_of
 from broker.core.registry import Registration, Registry
 from broker.errors import BrokerError, Busy, Gone, NotDone, NotFound, Unavailable
@@ -308,7 +308,7 @@ class RemoteCalls(Calls):
         call = self._call_of(callee)
         if call is not None:
             callee.address = ""
-            self._end(call)
+            self._end(call, result_of(error))
             call.caller.on_reply(Reply(call.ref, b"null", error, BROKER, streamed=call.streamed))
 
     def _answered(self, address: str, reply: Reply) -> None:
@@ -329,7 +329,7 @@ class RemoteCalls(Calls):
             self.answer(callee, reply.ref, reply.body, reply.error, reply.time, reply.attachments)
         else:
             callee.address = ""  # it has ended there, too
-            self._end(call)
+            self._end(call, "ok" if reply.error is None else "error")
             reply.ref = call.ref
             call.caller.on_reply(reply)
 
@@ -394,7 +394,7 @@ class RemoteCalls(Calls):
         """End the call of *caller*, whose answer can not be sent: not without a word, and never with a hole in it."""
         self._refuse(caller, self._not_sent())
         for call in list(caller.calling.values()):
-            self._end(call)
+            self._end(call, "error")
 
     def _at(self, name: str, request: Request) -> tuple[Party, str]:
         """Return who is known here under the *name* of the bus, and the service or procedure it performs."""
@@ -431,7 +431,7 @@ class RemoteCalls(Calls):
         callee = self._callee_at(address, message.id)
         if callee is not None:
             callee.address = ""
-            self._end(self._out[message.id])
+            self._end(self._out[message.id], "lost")
 
     def _end_caller(self, caller: Caller, cancelled: bool = False) -> None:
         caller.told = True
@@ -439,7 +439,7 @@ class RemoteCalls(Calls):
             if cancelled:
                 call.callee.on_cancel(call.id)
             if call.id in call.callee.serving:  # else it was answered at once
-                self._end(call)
+                self._end(call, "abandoned")
 
     def _forget(self, address: str) -> None:
         """Forget what was found on a node whose lease has ended."""
@@ -472,8 +472,8 @@ class RemoteCalls(Calls):
             else:
                 self._give_up(callee, Gone("lost", call.name))
 
-    def _end(self, call: Call) -> None:
-        Calls._end(self, call)  # each call comes by here: not by ``super``, which takes longer than the rest
+    def _end(self, call: Call, result: str) -> None:
+        Calls._end(self, call, result)  # each call comes by here: not by ``super``, which takes longer than the rest
         callee, caller = call.callee, call.caller
         if isinstance(callee, Callee) and callee.address:
             address, callee.address = callee.address, ""

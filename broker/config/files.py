@@ -5,6 +5,25 @@ from __future__ import annotations
 import os
 
 
+def unwritable(path: str) -> str:
+    """Return why the file at *path* can not be written to, or made, "" when it can; that of "" is nobody's business.
+
+    It is not made: nothing is until all settings are right.
+    """
+    if not path:
+        return ""
+    directory, reason = os.path.dirname(os.path.abspath(path)), ""
+    if os.path.isdir(path):
+        reason = "Is a directory"
+    elif not os.path.exists(directory):
+        reason = "No such file or directory"
+    elif not os.path.isdir(directory):
+        reason = "Not a directory"
+    elif not os.access(path if os.path.exists(path) else directory, os.W_OK):
+        reason = "Permission denied"
+    return f"{path} can not be opened: {reason}" if reason else ""
+
+
 def unreadable(path: str) -> str:
     """Return why the file at *path* can not be read, "" when it can; that of "" is nobody's business.
 

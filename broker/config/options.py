@@ -109,6 +109,7 @@ class EnvironmentReader:
     Attributes:
         values: parsed values by attribute name.
         sources: the variable that each came from, by attribute name.
+        faults: the names of the attributes whose value can not be used.
         errors: a sentence for each value that can not be used.
         known: the names of all variables of options.
     """
@@ -122,6 +123,7 @@ class EnvironmentReader:
     ) -> None:
         self.values: dict[str, Any] = {}
         self.sources: dict[str, str] = {}
+        self.faults: set[str] = set()
         self.errors: list[str] = []
         self.known = {prefix + name.upper() for name in options}
         for attribute, option in options.items():
@@ -134,6 +136,7 @@ class EnvironmentReader:
                     self.values[attribute] = self._parsed(option, text, source)
                     self.sources[attribute] = source
             except ValueError as error:
+                self.faults.add(attribute)
                 self.errors.append(str(error))
 
     @staticmethod
@@ -254,11 +257,19 @@ def _retention(text: str) -> Retention:
     for word in () if text == "none" else text.split():
         if word.isdecimal() and not count:
             count = _count(word)
-        elif word[-1] in UNITS and not seconds:
+        elif _is_age(word) and not seconds:
             seconds = _seconds(f"{_seconds(word[:-1]) * UNITS[word[-1]]}")
         else:
             raise ValueError("expected an age such as 7d, 12h, 30m or 90s, a count, both, or none")
     return Retention(seconds, count)
+
+
+def _is_age(word: str) -> bool:
+    try:
+        float(word[:-1])
+    except ValueError:
+        return False
+    return word[-1] in UNITS
 
 
 def _write_retention(value: Retention) -> str:

@@ -17,7 +17,7 @@ import attrs
 
 from broker.config.addresses import is_local, is_redis, without_password
 from broker.config.aliases import aliases
-from broker.config.files import unreadable
+from broker.config.files import unreadable, unwritable
 from broker.config.machine import memory_bytes
 from broker.config.options import (
     BYTES,
@@ -52,6 +52,8 @@ MAX_WAIT_MS = 4000  # milliseconds: less than broker/redis/connection.py waits f
 MIN_SECRET = 16  # characters of a secret that is not warned about
 PROTOCOLS = ("owlmeans", "ganomede", "thinws", "hpkv", "microstream", "http")
 DEFAULT_PORT = 8000
+FILE_CHECKS = {PATH: unreadable, OUTPUT: unwritable}
+CREDENTIALS = ("api_secret", "api_secret_previous", "api_keys", "jwt_secret", "jwt_public_key_file", "jwks_file")
 DEFAULT_RETENTION = Retention(seconds=7 * 86400.0, count=1_000_000)
 
 # A Kubernetes Service named "txbroker" puts such names into every pod beside it.
@@ -152,7 +154,7 @@ class Settings:
     admin_listen: tuple[str, ...] = option(
         ENDPOINTS,
         ("tcp:8001:interface=127.0.0.1",),
-        "Where ``/metrics`` is served, ``/about`` and ``/ready`` with names and addresses, and tokens are revoked; "
+        "Where ``/metrics`` is served, ``/about`` and ``/ready`` with names and addresses, and ``/admin/``; "
         "``none`` for nowhere. "
         "Where other machines can connect, ``TXBROKER_ADMIN_SECRET`` is needed.",
     )
@@ -427,12 +429,18 @@ class Settings:
     log_format: str = option(
         choice("auto", "text", "json"), "auto", "``auto`` is text on a terminal and JSON elsewhere."
     )
+    metrics_queues: tuple[str, ...] = option(
+        WORDS,
+        (),
+        "The work queues that have metrics of their own, with their names as a label; all queues are counted together.",
+    )
 
-    # Not options: where they came from, and where files are
+    # Not options: where they came from, what was wrong, and where files are
 
     sources: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     own: Mapping[str, Any] = attrs.field(factory=dict, repr=False)  # of dialects, by their names
     warnings: tuple[str, ...] = attrs.field(default=(), repr=False)
+    faults: frozenset[str] = attrs.field(default=frozenset(), repr=False)  # attributes whose text or file is wrong
     state_directory: str = ""
 
     @classmethod
@@ -446,6 +454,17 @@ class Settings:
         Raises:
             SettingsError: with everything that is wrong, at once.
         """
+        settings, problems = cls.read(environ, own)
+        if problems:
+            raise SettingsError(problems)
+        return settings
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str], own: Mapping[str, type] | None = None) -> tuple[Settings, list[str]]:
+        """Return the settings as far as *environ* can be used, and a sentence for each thing that is wrong with it.
+
+        What is wrong has its default, and is one of ``faults``.  The arguments are those of ``from_environ``.
+        """
         notes: list[str] = []
         reader = EnvironmentReader(ENV_PREFIX, options_of(cls), environ, aliases(environ, notes))
         others = OwnReader(ENV_PREFIX, own or {}, environ, reader.known)
@@ -456,24 +475,16 @@ class Settings:
             sources={**reader.sources, **others.sources},
             own=others.values,
             warnings=tuple(notes),
+            faults=frozenset(reader.faults | _unreadable_files(reader.values)),
             state_directory=directory,
         )._with_port_on_loopback()
         problems = reader.errors + others.errors + settings.problems()
-        if problems:
-            raise SettingsError(problems)
-        return attrs.evolve(settings, warnings=(*settings.warnings, *settings.weaknesses()))
+        return attrs.evolve(settings, warnings=(*settings.warnings, *settings.weaknesses())), problems
 
     @property
     def secured(self) -> bool:
         """Whether any credential is configured."""
-        return bool(
-            self.api_secret
-            or self.api_secret_previous
-            or self.api_keys
-            or self.jwt_secret
-            or self.jwt_public_key_file
-            or self.jwks_file
-        )
+        return any(getattr(self, name) for name in CREDENTIALS)
 
     @property
     def clustered(self) -> bool:
@@ -483,8 +494,7 @@ class Settings:
     @property
     def credentials(self) -> str:
         """The names of the settings by which a credential is configured."""
-        names = ("api_secret", "api_secret_previous", "api_keys", "jwt_secret", "jwt_public_key_file", "jwks_file")
-        return ", ".join(f"{ENV_PREFIX}{name.upper()}" for name in names if getattr(self, name)) or "TXBROKER_AUTH"
+        return ", ".join(_variable(name) for name in CREDENTIALS if getattr(self, name)) or "TXBROKER_AUTH"
 
     @property
     def guarded(self) -> bool:
@@ -505,7 +515,9 @@ class Settings:
     def problems(self) -> list[str]:
         """Return a sentence for each option that does not go together with the others."""
         found = []
-        if self.auth == "required" and not self.secured:
+        # A credential that can not be read is one, and that it can not be is told already.
+        unknown = not self.faults.isdisjoint(CREDENTIALS)
+        if self.auth == "required" and not self.secured and not unknown:
             found.append(
                 "TXBROKER_AUTH is required, but no client could be admitted: "
                 "set TXBROKER_API_SECRET, _API_KEYS or _JWT_SECRET"
@@ -527,7 +539,7 @@ class Settings:
             found.append("TXBROKER_BUS: nodes that share a bus must share a store: set TXBROKER_STORE=redis://… too")
         exposed = self._exposed
         open_to_all = [name for name in self.protocols if name not in self.insecure]
-        if exposed and open_to_all and not self.guarded:
+        if exposed and open_to_all and not self.guarded and not unknown:
             remedy = "TXBROKER_AUTH=required" if self.secured else "TXBROKER_API_SECRET"
             found.append(
                 f"TXBROKER_LISTEN: {exposed[0]} can be reached from other machines, unlike "
@@ -535,13 +547,14 @@ class Settings:
                 f"set {remedy}, or TXBROKER_INSECURE={','.join(self.protocols)} if that is meant"
             )
         for endpoint in self.admin_listen:
-            if not self.admin_secret and not is_local(endpoint):
+            if not self.admin_secret and not is_local(endpoint) and "admin_secret" not in self.faults:
                 found.append(
                     f"TXBROKER_ADMIN_LISTEN: {endpoint} can be reached from other machines, and no secret is "
                     "asked for: set TXBROKER_ADMIN_SECRET, or listen on interface=127.0.0.1"
                 )
         for name, known, value in self._all():
-            reason = unreadable(value) if known.kind is PATH else ""
+            check = FILE_CHECKS.get(known.kind)
+            reason = "" if check is None else check(value)
             if reason:
                 found.append(f"{name}: {reason}")
         return found + self._contradictions()
@@ -612,6 +625,16 @@ class Settings:
         if self.sources.get("listen") != "PORT" or self.guarded:
             return self
         return attrs.evolve(self, listen=tuple(f"{endpoint}:interface=127.0.0.1" for endpoint in self.listen))
+
+
+def _variable(attribute: str) -> str:
+    return ENV_PREFIX + attribute.upper()
+
+
+def _unreadable_files(values: Mapping[str, Any]) -> set[str]:
+    return {
+        name for name, known in options_of(Settings).items() if known.kind is PATH and unreadable(values.get(name, ""))
+    }
 
 
 def protocols_of(environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -82,12 +83,26 @@ class Limiter(Protocol):
         """Notice that *call*, which was with one of them or has waited for one, has ended."""
 
 
+class Times(Protocol):
+    """What is noted of the calls of one dialect; ``broker.observe.metrics.CallTimes`` has it."""
+
+    left: int  # how many that are answered are to come until one is counted
+
+    @property
+    def now(self) -> Callable[[], float]:
+        """Returns seconds that only rise."""
+
+    def ended(self, began: float, result: str) -> None:
+        """Count a call that has begun when ``now`` was *began*, and how it has ended."""
+
+
 class Call(msgspec.Struct, eq=False):
     """One call under way.
 
     ``bucket`` is what its deadline is to be dropped from; None: it has none.  ``share`` is that of
     the caller, in which it counts, or None.  ``kept`` are the bytes of
-    its texts where they are long.  ``limiter`` is told of its end, unless that is None.
+    its texts where they are long.  ``limiter`` is told of its end, unless that is None, and ``times``,
+    with ``began``, when it has begun.
     """
 
     id: str
@@ -102,3 +117,5 @@ class Call(msgspec.Struct, eq=False):
     share: Share | None = None
     kept: int = 0
     limiter: Limiter | None = None
+    times: Times | None = None
+    began: float = 0.0

@@ -14,7 +14,7 @@ from uuid import uuid4
 from twisted.internet.interfaces import IReactorTime
 
 from broker.core.back_pressure import BackPressure
-from broker.core.call import Call, Party
+from broker.core.call import Call, Party, Times
 from broker.core.call_limits import Terms
 from broker.core.deadlines import Deadlines
 from broker.core.memory import Account
@@ -173,11 +173,12 @@ class Calls:
         request: Request,
         quiet: bool = False,
         share: Share | None = None,
+        times: Times | None = None,
     ) -> None:
         """Send *request* to *callee* and keep the call.  Sets ``request.id``.
 
         Its end comes as a reply to ``caller.on_reply``; with *quiet*, the deadline
-        ends it without one.  Until then it counts in *share*.
+        ends it without one.  Until then it counts in *share*; then *times* is told of it.
 
         Raises:
             Invalid: *ref* or the procedure is too long to be kept.
@@ -198,8 +199,10 @@ class Calls:
         if self.pending >= self._total_limit or (share is not None and share.calls >= self._share_limit):
             raise RateLimited("limit", "calls")
         request.id = key = f"{self._prefix}{next(self._numbers)}"
-        call = Call(key, ref, caller, callee, procedure, request.streamed, quiet, None, 0, share, kept)
-        delay = self._idle if request.streamed else request.timeout
+        began = 0.0 if times is None else times.now()
+        streamed = request.streamed
+        call = Call(key, ref, caller, callee, procedure, streamed, quiet, None, 0, share, kept, None, times, began)
+        delay = self._idle if streamed else request.timeout
         if delay > 0:
             call.bucket = self._deadlines.add(call, delay)
         calling[key] = callee.serving[key] = call
@@ -211,7 +214,7 @@ class Calls:
         try:
             callee.on_request(request)
         except BrokerError:
-            self._end(call)
+            self._end(call, "error")
             raise
 
     def _check_texts(self, caller: Party, ref: str, procedure: str) -> int:
@@ -246,7 +249,7 @@ class Calls:
         if call is None:
             return False
         if not call.streamed:
-            self._end(call)
+            self._end(call, "ok" if error is None else "error")
         else:
             call.answers += 1
             if call.bucket is not None:
@@ -279,7 +282,7 @@ class Calls:
         call.callee.on_cancel(call.id)
         if call.id not in call.callee.serving:
             return  # it was answered at once
-        self._end(call)
+        self._end(call, "cancelled")
         call.caller.on_reply(Reply(call.ref, b"null", Cancelled("call", call.name), BROKER, streamed=call.streamed))
 
     def leave(self, party: Party) -> None:
@@ -288,7 +291,7 @@ class Calls:
             registry.leave(party)
         self._pressure.leave(party)
         for call in list(party.calling.values()):
-            self._end(call)
+            self._end(call, "abandoned")
         self._fail_all(iter(list(party.serving.values())))
 
     def _fail_all(self, calls: Iterator[Call]) -> None:
@@ -302,7 +305,7 @@ class Calls:
 
     def _expired(self, call: Call) -> None:
         if call.quiet:
-            self._end(call)
+            self._end(call, "timeout")
         elif call.streamed and call.callee in self._pressure:
             call.bucket = self._deadlines.add(call, self._idle)  # it was not listened to meanwhile
         else:
@@ -312,19 +315,25 @@ class Calls:
         """End *call* with *error*; a no-op when it has ended."""
         if call.id not in call.callee.serving:
             return
-        self._end(call)
+        self._end(call, result_of(error))
         # A stream that was answered has simply come to its end.
         if not (call.streamed and call.answers):
             call.caller.on_reply(Reply(call.ref, b"null", error, BROKER, streamed=call.streamed))
 
-    def _end(self, call: Call) -> None:
-        key, bucket = call.id, call.bucket
+    def _end(self, call: Call, result: str) -> None:
+        key, bucket, times = call.id, call.bucket, call.times
         if call.callee.serving.pop(key, None) is not None:
             self.pending -= 1
             if call.share is not None:
                 call.share.calls -= 1
-        if call.caller.calling.pop(key, None) is not None and call.kept:
-            self._keep(call.caller, -call.kept)
+        if call.caller.calling.pop(key, None) is not None:
+            if call.kept:
+                self._keep(call.caller, -call.kept)
+            if times is not None:
+                if result == "ok":
+                    times.left -= 1
+                if not times.left or result != "ok":
+                    times.ended(call.began, result)
         if bucket is not None:
             bucket.pop(call, None)
         if call.limiter is not None:
@@ -335,6 +344,13 @@ class Calls:
         if kept:
             self._kept[caller] = kept
         caller.hold(change)
+
+
+def result_of(error: BrokerError) -> str:
+    """Return how a call has ended with *error*, for the metrics."""
+    if isinstance(error, Timeout):
+        return "timeout"
+    return "lost" if isinstance(error, Gone) else "error"
 
 
 def hold_for(party: Party, change: int) -> None:

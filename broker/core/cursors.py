@@ -10,7 +10,7 @@ from broker.core.slices import Slices
 from broker.errors import Gone, Invalid
 from broker.interfaces import IStore
 from broker.messages import CursorState, Position, Quota
-from broker.patterns import MAX_NAME, pair_key
+from broker.patterns import MAX_NAME, pair_key, split_pair
 
 MAX_LISTED = 1000  # cursors
 MAX_CLIENTS = 10_000  # client ids that are looked at for one list
@@ -58,7 +58,7 @@ class Cursors:
             following = await self._store.range(CURSOR, first, END, 1)
             if not following:
                 return found, False
-            client, _ = _parts(following[0][0])
+            client, _ = split_pair(following[0][0])
             if client != own and await may_use(client):
                 found += await self._of(client, topic, MAX_LISTED + 1 - len(found), heads)
                 if len(found) > MAX_LISTED:
@@ -71,16 +71,10 @@ class Cursors:
         first, last = pair_key(client, topic), pair_key(client, topic or END)
         found = []
         for key, entry in await self._store.range(CURSOR, first, last, limit):
-            name, epoch = _parts(key)[1], self._store.epoch
+            name, epoch = split_pair(key)[1], self._store.epoch
             position, moved = decode_cursor(entry.value, epoch)
             if name not in heads:
                 heads[name] = await self._channels.head(name)
             id = position.id if position.epoch == epoch else 0
             found.append(CursorState(client, name, id, max(0, heads[name] - id), moved))
         return found
-
-
-def _parts(key: str) -> tuple[str, str]:
-    """Return the client id and the topic of which ``pair_key`` has made *key*."""
-    size, _, rest = key.partition(":")
-    return rest[: int(size)], rest[int(size) :]

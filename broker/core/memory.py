@@ -21,12 +21,6 @@ SHED_TO = 0.75  # of a bound that was crossed: so each search for the largest ho
 SPARED = 65536  # bytes of a send queue that count for no share: many who are sent the same keep it once only
 PARTS = {"send_queue": 1, "upload": 2, "held": 2}  # a class may have the limit divided by this
 
-HELP = {
-    "send_queue": "Bytes that wait for clients which read too slowly.",
-    "upload": "Bytes of requests and messages that have come in part, or are being answered.",
-    "held": "Bytes that sessions keep for later: frames, events, packets, pending calls.",
-}
-
 
 class Holder(Protocol):
     """Somebody for whom bytes are kept."""

@@ -29,6 +29,7 @@ from broker.core.calls import Calls
 from broker.core.channels import Channels, StoreEventSource
 from broker.core.cursors import Cursors
 from broker.core.followers import Followers
+from broker.core.gauges import core_gauges
 from broker.core.indices import Indices
 from broker.core.jobs import Jobs
 from broker.core.keys import SPACE as KEYS
@@ -38,8 +39,9 @@ from broker.core.mailboxes import Mailboxes
 from broker.core.members import Members
 from broker.core.memberships import CONTROL as LEFT
 from broker.core.memberships import Memberships
-from broker.core.memory import HELP, Memory
+from broker.core.memory import Memory
 from broker.core.missed_changes import MissedChanges
+from broker.core.named_queues import NamedQueues
 from broker.core.names import LocalNames
 from broker.core.old_jobs import move_old_jobs
 from broker.core.owners import CLIENT_ID, INDEX, MEMBER, SERVICE_NAME, Owners
@@ -63,13 +65,6 @@ from broker.peer import Peer
 
 log = Logger()
 
-# The states of jobs that are counted, each with what it is.
-JOB_GAUGES = {
-    "ready": "Jobs that wait for a worker, in all work queues.",
-    "delayed": "Jobs whose time has not come, those included that have failed.",
-    "in_flight": "Jobs that workers have.",
-    "dead": "Jobs that have failed too often.",
-}
 SWEEP = 60.0  # seconds between two sweeps of what is too old
 AGING = 300.0  # seconds for which names of clients and topics are remembered at least that nobody asks for
 EXPIRY = 1.0  # seconds between two searches for expired keys
@@ -86,6 +81,7 @@ class Broker(MultiService):
     Attributes:
         attach: returns a new peer for a client of a dialect at an address.
         arrived: delivers an event that the bus has brought; nothing is delivered otherwise.
+        loop_problem: returns why the reactor loop is too late; "" when it is not.
 
     Args:
         settings: the limits and times.
@@ -95,6 +91,8 @@ class Broker(MultiService):
         access: knows the credentials; by default nobody is asked.
         metrics: counts.
     """
+
+    loop_problem: Callable[[], str] = staticmethod(str)
 
     def __init__(
         self,
@@ -107,7 +105,8 @@ class Broker(MultiService):
     ) -> None:
         super().__init__()
         self.settings, self.store, self.bus, self.clock = settings, store, bus, clock
-        self.parts = parts = make_parts(settings, store, bus, clock, access or Access(), metrics or Metrics())
+        metrics = metrics or Metrics(slices_of(clock).now)
+        self.parts = parts = make_parts(settings, store, bus, clock, access or Access(), metrics)
         self.access, self.metrics, self.tokens = parts.access, parts.metrics, parts.tokens
         self.topics, self.channels, self.keys = parts.topics, parts.channels, parts.keys
         self.calls, self.queues, self.presence = parts.calls, parts.queues, parts.presence
@@ -130,7 +129,8 @@ class Broker(MultiService):
         )
         controls = {LEFT: self.memberships.left, REVOKED: self.tokens.revoked, OWNED: parts.owners.moved}
         self.attach: Callable[[str, str], Peer] = partial(Peer, parts)
-        delivery = Delivery(self.topics, self.channels, self.keys, controls, self.presence.excluded)
+        deliver = self.metrics.deliver
+        delivery = Delivery(self.topics, self.channels, self.keys, controls, self.presence.excluded, deliver)
         self.arrived = bus.deliver = delivery.arrived
         if bus.shared:
             cast(ISharedBus, bus).source = StoreEventSource(cast(ISharedStore, store))
@@ -154,7 +154,13 @@ class Broker(MultiService):
             timer = TimerService(delay, work)
             timer.clock = clock
             timer.setServiceParent(self)
-        self._name_gauges()
+        self._add_gauges()
+
+    def _add_gauges(self) -> None:
+        self._named_queues = NamedQueues(self.store, self.settings.metrics_queues, self.clock)
+        own: dict[str, Callable[[], Any]] = {"ready": lambda: not self.ready(), "draining": lambda: self.draining}
+        for name, read in {**core_gauges(self.parts, self._named_queues), **own}.items():
+            self.metrics.gauge(name, read)
 
     def _find_missed_changes(self, delivery: Delivery) -> None:
         keys, store, bus = self.keys, cast(ISharedStore, self.store), cast(ISharedBus, self.bus)
@@ -166,7 +172,7 @@ class Broker(MultiService):
     def _tell_gaps(self, why: str) -> None:
         """Tell all who get changes of keys that some were missed."""
         told: list[tuple[object, str]] = [(watcher, "") for watcher in self.keys.watchers]
-        told += self.topics.subscriptions(KEY_PREFIX)
+        told += self.topics.listening(KEY_PREFIX)
         peers = [(peer, topic) for peer, topic in told if isinstance(peer, Peer)]
         if peers:
             log.warn("changes of keys were missed ({why}): {count} watches are told so", why=why, count=len(peers))
@@ -188,6 +194,8 @@ class Broker(MultiService):
             yield self.store.degraded, "the store can not write back its log"
         if self.bus.ready:
             yield self.bus.ready, "the bus carries no events"
+        if self.loop_problem():
+            yield self.loop_problem(), self.loop_problem()
         if self.memory.reason:
             yield self.memory.reason, self.memory.reason
         if self.draining:
@@ -306,9 +314,13 @@ class Broker(MultiService):
         )
 
     def _measure(self) -> Deferred[Any]:
-        return ensureDeferred(self.jobs.measure()).addCallbacks(
+        return ensureDeferred(self._measured()).addCallbacks(
             self._timer_done, self._timer_failed, ("counts of jobs",), errbackArgs=("counts of jobs",)
         )
+
+    async def _measured(self) -> None:
+        await self.jobs.measure()
+        await self._named_queues.measure()
 
     def _beat(self) -> None:
         self.parts.members.beat()
@@ -322,44 +334,6 @@ class Broker(MultiService):
         if not self.draining and what not in self._timers_failing:
             self._timers_failing.add(what)
             log.warn("{what} waits: {reason}", what=what, reason=str(failure.value))
-
-    def _name_gauges(self) -> None:
-        gauge = self.metrics.gauge
-        gauge("calls_pending", "Calls that wait for an answer.", lambda: self.calls.pending)
-        gauge("polls_waiting", "Long polls that wait.", lambda: self.channels.waiting)
-        gauge("topics", "Topics and patterns somebody listens to.", lambda: len(self.topics))
-        gauge("services", "Procedures and services that are performed.", self._services)
-        gauge("store_bytes", "Bytes that the store uses, as far as it knows.", lambda: self.store.used_bytes)
-        gauge("nodes", "Nodes that have a lease, this one included; 0 while it has none.", self._nodes)
-        for name, what in JOB_GAUGES.items():
-            gauge(f"jobs_{name}", what, partial(self._jobs, name))
-        gauge("jobs_oldest_seconds", "Age of the oldest job that is ready; 0: there is none.", self._oldest_job)
-        gauge("sessions", "Sessions that others can see.", lambda: len(self.presence))
-        gauge("members", "Clients that are present on topics, on all nodes, each topic by itself.", self._members)
-        gauge("subscriptions_behind", "Subscriptions that catch up with what is stored.", self._subscriptions_behind)
-        gauge("memory_held_bytes", "Bytes that clients make the daemon hold, in all.", lambda: self.memory.used)
-        gauge("memory_limit_bytes", "How many there may be; 0: any number.", lambda: self.memory.limit)
-        for name, account in self.memory.accounts.items():
-            gauge(f"{name}_bytes", HELP[name], partial(getattr, account, "used"))
-
-    def _nodes(self) -> float:
-        return len(cast(ISharedBus, self.bus).nodes) if self.bus.shared else 1
-
-    def _jobs(self, state: str) -> float:
-        return float(getattr(self.jobs.counted, state))
-
-    def _oldest_job(self) -> float:
-        oldest = self.jobs.counted.oldest
-        return max(0.0, self.store.wall.time() - oldest) if oldest else 0.0
-
-    def _members(self) -> float:
-        return len(self.parts.members)
-
-    def _subscriptions_behind(self) -> float:
-        return self.parts.followers.behind
-
-    def _services(self) -> float:
-        return len(self.calls.performers) + len(self.calls.services)
 
 
 def make_parts(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Protocol
 
 from broker.core.channels import Channels
@@ -21,6 +21,15 @@ class Listener(Protocol):
         """Hand *event* to the client; never raises."""
 
 
+class Sampler(Protocol):
+    """What decides which deliveries are timed; ``broker.observe.metrics.DeliverySampler`` does it."""
+
+    left: int
+
+    def delivers(self, dialect: str) -> Callable[[object], None]:
+        """Begin to time the delivery of an event of *dialect*; return what is to be called at its end."""
+
+
 Listeners = dict[Listener, bool]  # each with whether it gets its own events too
 
 
@@ -30,10 +39,14 @@ class Topics:
     Args:
         listen: called with a topic or pattern that has got its first listener.
         forget: called with one that has lost its last.
+
+    Attributes:
+        subscriptions: how many there are, of all listeners.
     """
 
     def __init__(self, listen: Callable[[str], object], forget: Callable[[str], object]) -> None:
         self._listen, self._forget = listen, forget
+        self.subscriptions = 0
         self._names: dict[str, Listeners] = {}
         self._patterns: PatternTree[Listener, bool] = PatternTree()
 
@@ -49,6 +62,7 @@ class Topics:
             self._names.setdefault(topic, {}) if exact or not is_pattern(topic) else self._patterns.insert(topic)
         )
         first = not listeners
+        self.subscriptions += listener not in listeners
         listeners[listener] = echo
         if first:
             self._listen(topic)
@@ -57,11 +71,31 @@ class Topics:
         """Undo ``subscribe``; a no-op without one."""
         if exact or not is_pattern(topic):
             listeners = self._names.get(topic)
-            if listeners is not None and listeners.pop(listener, None) is not None and not listeners:
-                del self._names[topic]
+            if listeners is not None and listeners.pop(listener, None) is not None:
+                self.subscriptions -= 1
+                if not listeners:
+                    del self._names[topic]
+                    self._forget(topic)
+            return
+        removed = self._patterns.remove(topic, listener)
+        if removed is not None:
+            self.subscriptions -= 1
+            if removed:
                 self._forget(topic)
-        elif self._patterns.remove(topic, listener):
-            self._forget(topic)
+
+    def counts(self) -> Iterator[tuple[str, bool, int]]:
+        """Yield each name and pattern that somebody listens to, whether it is a pattern, and by how many.
+
+        Nobody may subscribe or unsubscribe meanwhile.
+        """
+        for name, listeners in self._names.items():
+            yield name, False, len(listeners)
+        for pattern, listeners in self._patterns.items():
+            yield pattern, True, len(listeners)
+
+    def listeners(self, topic: str) -> int:
+        """Return how many have subscribed to the name *topic* itself."""
+        return len(self._names.get(topic, ()))
 
     def has_listeners(self, topic: str) -> bool:
         """Whether an event on *topic* would be delivered to anybody."""
@@ -79,13 +113,10 @@ class Topics:
             }
         )
 
-    def subscriptions(self, beginning: str) -> list[tuple[Listener, str]]:
-        """Return all subscriptions to names and patterns with that *beginning*, each with that."""
-        found = [(topic, listeners) for topic, listeners in self._names.items() if topic.startswith(beginning)]
-        found += [
-            (node.pattern, node.listeners) for node in self._patterns.nodes() if node.pattern.startswith(beginning)
-        ]
-        return [(listener, topic) for topic, listeners in found for listener in listeners]
+    def listening(self, beginning: str) -> list[tuple[Listener, str]]:
+        """Return who listens to names and patterns with that *beginning*, each with one of these."""
+        every = [*self._names.items(), *self._patterns.items()]
+        return [(listener, topic) for topic, several in every if topic.startswith(beginning) for listener in several]
 
     def deliver(self, event: Event) -> None:
         """Hand *event* to every subscription that matches, once each."""
@@ -138,6 +169,7 @@ class Delivery:
         keys: has the watches.
         controls: what to do with an event by which nodes notify each other, by its topic.
         excluded: returns the ids of the sessions here that an event is not to be delivered to.
+        sampler: times some deliveries.
 
     Attributes:
         is_next: says whether the change of a key is to be delivered now; None: each is.
@@ -152,9 +184,10 @@ class Delivery:
         keys: Keys,
         controls: Mapping[str, Callable[[Event], object]],
         excluded: Callable[[Event], Collection[str]],
+        sampler: Sampler,
     ) -> None:
         self._topics, self._channels, self._keys = topics, channels, keys
-        self._excluded = excluded
+        self._excluded, self._sampler = excluded, sampler
         self._controls = controls
 
     def arrived(self, event: Event) -> None:
@@ -168,6 +201,12 @@ class Delivery:
         is_next = self.is_next
         if is_next and event.topic.startswith(KEY_PREFIX) and not (event.dialect or is_next(event)):
             return
+        done = None
+        if event.dialect:
+            sampler = self._sampler
+            sampler.left -= 1
+            if not sampler.left:
+                done = sampler.delivers(event.dialect)
         if event.id:
             self._channels.arrived(event)
         if event.exclude:
@@ -177,3 +216,5 @@ class Delivery:
         # Only the broker itself announces key changes; an older version let clients publish there.
         if event.topic.startswith(KEY_PREFIX) and not event.dialect:
             self._keys.arrived(event)
+        if done is not None:
+            done(None)

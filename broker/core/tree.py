@@ -77,18 +77,18 @@ class PatternTree(Generic[L, T]):
             self._cached.clear()
         return node.listeners
 
-    def remove(self, pattern: str, listener: L) -> bool:
-        """Remove *listener* from *pattern*; say whether it was the last."""
+    def remove(self, pattern: str, listener: L) -> bool | None:
+        """Remove *listener* from *pattern*; say whether it was the last, None: it was not there."""
         path, node = [], self._root
         tokens = pattern.split(".")
         for token in tokens:
             path.append(node)
             following = node.children.get(token)
             if following is None:
-                return False
+                return None
             node = following
         if listener not in node.listeners:
-            return False
+            return None
         del node.listeners[listener]
         if node.listeners:
             return False
@@ -103,14 +103,14 @@ class PatternTree(Generic[L, T]):
             node = parent
         return True
 
-    def nodes(self) -> Iterator[Node[L, T]]:
-        """Yield the nodes of all patterns."""
-        found = [self._root]
-        while found:
-            node = found.pop()
-            found += node.children.values()
+    def items(self) -> Iterator[tuple[str, dict[L, T]]]:
+        """Yield each pattern with its listeners; the tree must not change meanwhile."""
+        nodes = [self._root]
+        while nodes:
+            node = nodes.pop()
             if node.pattern:
-                yield node
+                yield node.pattern, node.listeners
+            nodes += node.children.values()
 
     def matching(self, name: str) -> list[Node[L, T]]:
         """Return the nodes of the patterns that match *name*; not to be changed."""

@@ -5,31 +5,26 @@ Labels hold nothing that a client chooses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    GCCollector,
-    PlatformCollector,
-    ProcessCollector,
-    generate_latest,
-)
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client.utils import floatToGoString
 from twisted.logger import Logger
 
-from broker.observe.metrics import Metrics
+from broker.observe.catalog import CATALOG, COUNTER, GAUGE, METRIC_PREFIX
+from broker.observe.metrics import Histogram, Metrics, Reading
 
 log = Logger()
 
-METRIC_PREFIX = "txbroker_"
+ESCAPES = {"\\": "\\\\", "\n": "\\n", '"': '\\"'}
+HELP_ESCAPES = {"\\": "\\\\", "\n": "\\n"}
 
-Families = Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]
 
-
-class Exposition(Collector):
+class Exposition:
     """Reads the metrics of a daemon, and those of its process.
+
+    Written here, not by the library: that takes several milliseconds for so many samples, in which nobody else
+    is served.
 
     Args:
         metrics: the counters and gauges.
@@ -38,83 +33,65 @@ class Exposition(Collector):
         content_type: of the text.
     """
 
-    content_type = CONTENT_TYPE_LATEST
+    content_type = "text/plain; version=0.0.4; charset=utf-8"
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
+        self._process = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=self._registry)
+            collector(registry=self._process)
 
     def text(self) -> bytes:
-        """Return all metrics as they are now."""
-        return generate_latest(self._registry)
-
-    def collect(self) -> Families:
-        """Yield the metrics of the daemon, those that are still 0 included."""
-        yield from self._counters()
-        yield from self._gauges()
-        yield from self._own()
-        for name, help, histogram in (
-            ("store_commit_seconds", "Time of a commit.", self._metrics.commit_seconds),
-            ("store_batch_rows", "Writes in a commit.", self._metrics.batch_rows),
-        ):
-            yield HistogramMetricFamily(METRIC_PREFIX + name, help, histogram.buckets(), histogram.total)
-
-    def _counters(self) -> Families:
-        for name, help, value in (
-            ("bytes_in", "Bytes received from clients.", self._metrics.bytes_in),
-            ("bytes_out", "Bytes sent to clients.", self._metrics.bytes_out),
-            ("messages_out", "Messages sent to clients.", self._metrics.messages_out),
-            ("rate_limited", "Verbs refused for their rate.", self._metrics.rate_limited),
-            ("refusals_not_logged", "Refusals that the log has no line of.", self._metrics.refusals_not_logged),
-            ("answers_dropped", "Late, double or forged answers.", self._metrics.answers_dropped),
-            ("store_errors", "Writes that the store refused.", self._metrics.store_errors),
-            (
-                "store_checkpoint_errors",
-                "Attempts to write back the log of the store that failed.",
-                self._metrics.store_checkpoint_errors,
-            ),
-            (
-                "store_went_back",
-                "How often the store was found to lack what was acknowledged.",
-                self._metrics.store_went_back,
-            ),
-        ):
-            yield CounterMetricFamily(METRIC_PREFIX + name, help, value)
-        yield _labelled("connections_opened", "Connections opened.", ("dialect",), self._metrics.opened_total)
-        yield _labelled("connections_closed", "Connections closed.", ("dialect", "code"), self._metrics.closed_total)
-        yield _labelled("slow_consumers", "Clients that read too slowly.", ("policy",), self._metrics.slow_consumers)
-        yield _labelled("auth_failures", "Credentials refused.", ("dialect",), self._metrics.auth_failures)
-        yield _labelled(
-            "refusals", "Credentials, permissions and rates refused.", ("dialect", "code"), self._metrics.refusals
-        )
-        counts = {(dialect, verb): n for dialect, verbs in self._metrics.verbs.items() for verb, n in verbs.items()}
-        yield _labelled("messages_in", "Verbs called by clients.", ("dialect", "verb"), counts)
-
-    def _gauges(self) -> Families:
-        connections = GaugeMetricFamily(METRIC_PREFIX + "connections", "Connections now.", labels=("dialect",))
-        for dialect, number in self._metrics.connections.items():
-            connections.add_metric((dialect,), number)
-        yield connections
-        for name, (help, read) in self._metrics.gauges.items():
-            yield GaugeMetricFamily(METRIC_PREFIX + name, help, read())
-
-    def _own(self) -> Families:
-        """Yield the metrics of dialects; one whose value can not be read costs itself only."""
-        for name, metric in self._metrics.own.items():
-            family = CounterMetricFamily if metric.rises else GaugeMetricFamily
+        """Return all metrics as they are now; one whose value can not be read costs itself only."""
+        lines: list[str] = []
+        for metric in CATALOG.values():
             try:
-                yield family(METRIC_PREFIX + name, metric.help, float(metric.read()))
+                reading = self._metrics.read(metric)
+                if reading is not None:
+                    lines += _head(metric.full_name, metric.kind, metric.help)
+                    lines += _samples(metric.full_name, metric.labels, reading)
+            except Exception:
+                log.failure("the metric {name} can not be read", name=metric.name)
+        for name, own in self._metrics.own.items():
+            full = f"{METRIC_PREFIX}{name}{'_total' if own.rises else ''}"
+            try:
+                value = float(own.read())
             except Exception:
                 log.failure("the metric {name} can not be read", name=name)
+                continue
+            lines += [*_head(full, COUNTER if own.rises else GAUGE, own.help), f"{full} {floatToGoString(value)}"]
+        lines.append("")
+        return "\n".join(lines).encode("utf-8", "replace") + generate_latest(self._process)
 
 
-def _labelled(
-    name: str, help: str, labels: tuple[str, ...], counts: dict[str, int] | dict[tuple[str, str], int]
-) -> CounterMetricFamily:
-    family = CounterMetricFamily(METRIC_PREFIX + name, help, labels=labels)
-    for key, count in counts.items():
-        family.add_metric((key,) if isinstance(key, str) else key, count)
-    return family
+def _head(name: str, kind: str, help: str) -> tuple[str, str]:
+    return f"# HELP {name} {_escaped(help, HELP_ESCAPES)}", f"# TYPE {name} {kind}"
+
+
+def _samples(name: str, labels: tuple[str, ...], reading: Reading) -> Iterator[str]:
+    """Yield the lines of the values of one metric."""
+    if not isinstance(reading, Mapping):
+        yield from _sample(name, "", reading)
+        return
+    for values, value in reading.items():
+        row = (values,) if isinstance(values, str) else values
+        named = sorted(zip(labels, row, strict=True))
+        pairs = ",".join(f'{label}="{_escaped(text, ESCAPES)}"' for label, text in named)
+        yield from _sample(name, pairs, value)
+
+
+def _sample(name: str, pairs: str, value: float | Histogram | None) -> Iterator[str]:
+    if isinstance(value, Histogram):
+        before = f"{pairs}," if pairs else ""
+        count = 0.0
+        for bound, count in value.buckets():
+            yield f'{name}_bucket{{{before}le="{bound}"}} {count}'
+        yield f"{name}_count{{{pairs}}} {count}" if pairs else f"{name}_count {count}"
+        yield f"{name}_sum{{{pairs}}} {floatToGoString(value.total)}" if pairs else f"{name}_sum {value.total}"
+    elif value is not None:
+        number = floatToGoString(value)
+        yield f"{name}{{{pairs}}} {number}" if pairs else f"{name} {number}"
+
+
+def _escaped(text: str, escapes: Mapping[str, str]) -> str:
+    return "".join(escapes.get(letter, letter) for letter in text) if any(each in text for each in escapes) else text

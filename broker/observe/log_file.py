@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-import sys
 from contextlib import suppress
 
 STANDARD = {"-": 1, "/dev/stdout": 1, "/dev/stderr": 2}
@@ -84,15 +83,6 @@ class LogFile:
     def close(self) -> None:
         """Close it."""
         os.close(self._fd)
-
-
-def is_standard(file: LogFile) -> bool:
-    """Whether *file* is where standard error goes, too."""
-    try:
-        one, other = os.fstat(file.fileno()), os.fstat(sys.__stderr__.fileno() if sys.__stderr__ else 2)
-    except (OSError, ValueError):
-        return False
-    return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 
 
 def _open(path: str) -> int:

@@ -149,7 +149,7 @@ class CallVerbs(Client):
         request.dialect = self.dialect
         share = self._share or self._take_share()
         try:
-            calls.open(self, callee, ref, request, quiet, share)
+            calls.open(self, callee, ref, request, quiet, share, self._verbs.calls)
         except RateLimited as error:
             raise self._log_calls(error, "call", share) from None
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import count
 from typing import Any, cast
-from uuid import uuid4
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, succeed
@@ -18,6 +16,7 @@ from broker.access.failures import MISSING
 from broker.access.limits import Bucket, network_of
 from broker.core.call import Call
 from broker.core.followers import Follower
+from broker.core.id_series import IdSeries
 from broker.core.keys import Predicate
 from broker.core.memberships import Session
 from broker.core.parts import Parts
@@ -26,6 +25,7 @@ from broker.core.testaments import Left
 from broker.errors import BrokerError, Denied, Gone, RateLimited, Unauthenticated
 from broker.interfaces import ILink, ISession, IWallClock
 from broker.messages import CloseCode, Event, Identity, Mail, Reply, Request, quota_of
+from broker.observe.metrics import VerbCounts
 from broker.patterns import (
     BROKER,
     CONTROL_PREFIX,
@@ -46,8 +46,7 @@ STARTS_OF_RESERVED = (BROKER, QUEUE, KEY_PREFIX)  # a name that begins otherwise
 CROWDING = frozenset(("publish", "call", "request", "send", "write"))
 
 # Every request of an HTTP client makes a peer: the shape of a UUID without its price.
-_ID_PREFIX = f"{str(uuid4())[:14]}{SESSION_VERSION}{str(uuid4())[15:24]}"
-_ids = count(1)
+_series = IdSeries(SESSION_VERSION)
 
 
 @attrs.define(eq=False)
@@ -68,6 +67,7 @@ class Client:
         closed: whether ``close`` was called.
         calling, serving: the calls it has made, and those it has to answer.
         refused: whether it was refused something, which then stands in the log.
+        since: when its session was bound, by the monotonic clock.
     """
 
     _parts: Parts = attrs.field(repr=False)
@@ -75,7 +75,7 @@ class Client:
     address: str
     identity: Identity = attrs.field(init=False)
     admitted: bool = attrs.field(init=False)
-    _verbs: dict[str, int] = attrs.field(init=False, repr=False)
+    _verbs: VerbCounts = attrs.field(init=False, repr=False)
     _bucket: Bucket | None = attrs.field(init=False)
     id: str = attrs.field(init=False)
     named: str = ""
@@ -87,6 +87,7 @@ class Client:
     calling: dict[str, Call] = attrs.field(factory=dict, repr=False)
     serving: dict[str, Call] = attrs.field(factory=dict, repr=False)
     refused: bool = False
+    since: float = 0.0
     # By topic and whether that is exact: whether it gets its own events, too, or the subscription from a position.
     _topics: dict[tuple[str, bool], bool | Follower] | None = None
     _beginning: list[Follower] | None = None  # those whose beginning is looked for
@@ -102,7 +103,7 @@ class Client:
 
     def __attrs_post_init__(self) -> None:
         parts = self._parts
-        self.id = f"{_ID_PREFIX}{next(_ids):012x}"
+        self.id = next(_series.ids)
         self.identity = parts.access.anonymous
         self.admitted = parts.access.mode != "required"
         self._verbs = parts.metrics.verbs_of(self.dialect)
@@ -313,6 +314,7 @@ class Client:
     ) -> None:
         """See ``IPeer.bind``."""
         self.session, self._disconnect, self._warn, self.flow = session, disconnect, warn, link
+        self.since = self._parts.clock.seconds()
         if self._ended is not None:
             self.disconnect(*self._ended)
         else:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from math import ceil
+from typing import TypeVar
 
 from twisted.internet.defer import Deferred, succeed
 
@@ -16,6 +17,8 @@ from broker.interfaces import MAX_PAGE_BYTES
 from broker.messages import MAX_EXPIRY, MAX_ID, MAX_TIME, Addition, Event, IndexRows, Publication, Quota, quota_of
 from broker.patterns import LOG_PREFIX, PRESENCE_PREFIX, check_name, check_pattern, is_pattern
 from broker.peer.client import Client
+
+T = TypeVar("T")
 
 MAX_PUBLICATIONS = 1000  # that are stored together
 MAX_EXCLUDED = 1000  # names of one event
@@ -134,14 +137,20 @@ class TopicVerbs(Client):
             self._describe(event, content_type, expires)
         if exclude:
             event.exclude = _checked_names(exclude)
-        parts = self._parts
+        parts, sampler = self._parts, self._verbs.publish
+        sampler.left -= 1
+        done = None if sampler.left else sampler.publishes()
         if durable or parts.channels.is_durable(topic):
-            return parts.channels.post(event, self._channels(), _checked_key(key), _checked_head(expect))
+            posted = parts.channels.post(event, self._channels(), _checked_key(key), _checked_head(expect))
+            return posted if done is None else posted.addCallback(_noted, done)
         if key or expect is not None:
             raise Invalid("key" if key else "expect")  # what is not stored is not remembered
         if retain or (parts.retained.patterns and parts.retained.applies(topic)):
-            return Deferred.fromCoroutine(self._retain(event))
+            return Deferred.fromCoroutine(self._retain(event)).addCallback(_noted, done)
         sent = parts.bus.publish(event)
+        if done is not None:
+            sent = succeed(None) if sent is None else sent
+            sent.addCallback(done)
         return succeed(event) if sent is None else sent.addCallback(lambda _: event)
 
     async def _retain(self, event: Event) -> Event:
@@ -178,7 +187,10 @@ class TopicVerbs(Client):
         for index, topic in enumerate(dict.fromkeys(each.topic for each in publications)):
             self._allow("publish", topic, rate_limited=not index)
             self._own("publish", topic)
-        return self._parts.channels.post_all([self._addition(each) for each in publications])
+        sampler = self._verbs.publish
+        sampler.left -= 1
+        done = None if sampler.left else sampler.publishes()
+        return self._parts.channels.post_all([self._addition(each) for each in publications]).addCallback(_noted, done)
 
     def _addition(self, publication: Publication) -> Addition:
         key, expect = _checked_key(publication.key), _checked_head(publication.expect)
@@ -211,11 +223,15 @@ class TopicVerbs(Client):
         event.author = author
         if content_type or expires:
             self._describe(event, content_type, expires)
+        sampler = self._verbs.publish
+        sampler.left -= 1
+        done = None if sampler.left else sampler.publishes()
         waiting = self._see_to_id(CLIENT_ID, client, "act") if client else None
         post, quota = self._parts.channels.post, self._channels()
         if key or expect is not None:
             post = partial(post, key=_checked_key(key), expect=_checked_head(expect))
-        return post(event, quota) if waiting is None else waiting.addCallback(lambda _: post(event, quota))
+        posted = post(event, quota) if waiting is None else waiting.addCallback(lambda _: post(event, quota))
+        return posted if done is None else posted.addCallback(_noted, done)
 
     def _describe(self, event: Event, content_type: str, expires: float) -> None:
         """Say what the body of *event* is, and until when it is good.
@@ -327,6 +343,13 @@ class TopicVerbs(Client):
         self._allow("read", topic, rate_limited=False)
         await self._parts.owners.extend(INDEX, id)
         return await self._parts.indices.read(id, value, extract)
+
+
+def _noted(result: T, done: Callable[[object], None] | None) -> T:
+    """Return *result*; first call *done*, of a ``Sampler``, if it is timed."""
+    if done is not None:
+        done(result)
+    return result
 
 
 def _checked_names(names: Sequence[str]) -> tuple[str, ...]:

@@ -107,6 +107,10 @@ class EmbeddedJobs:
         """See ``IJobStore.totals``."""
         return self._do(JobTables.totals, (), 0, True)
 
+    def queues(self, after: str, limit: int) -> Deferred[list[str]]:
+        """See ``IJobStore.queues``."""
+        return self._do(JobTables.queues, (after, limit), 0, True)
+
     def dead(self, queue: str, after: int, limit: int, max_bytes: int) -> Deferred[list[Job]]:
         """See ``IJobStore.dead``."""
         return self._do(JobTables.dead, (queue, after, limit, max_bytes), 0, True)

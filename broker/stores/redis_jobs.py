@@ -174,6 +174,11 @@ class RedisJobs:
             total = total_of([total, *map(_state, found)])
         return total
 
+    def queues(self, after: str, limit: int) -> Deferred[list[str]]:
+        """See ``IJobStore.queues``."""
+        words = (b"queue_names", b"(" + encode_text(after), b"%d" % limit)
+        return self._submit(Operation(words, lambda found: list(map(decode_text, found)), reads=True))
+
     def dead(self, queue: str, after: int, limit: int, max_bytes: int) -> Deferred[list[Job]]:
         """See ``IJobStore.dead``."""
         bounds = b"%d" % after, b"%d" % limit, b"%d" % (max_bytes or CLAIM_BYTES)

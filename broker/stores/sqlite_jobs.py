@@ -412,6 +412,13 @@ class JobTables:
         ready, blocked, delayed, waiting, in_flight, dead = map(sum, zip(*self._counts.values(), strict=True))
         return QueueState(ready + blocked, delayed + waiting, in_flight, dead)
 
+    def queues(self, after: str, limit: int) -> list[str]:
+        """See ``IJobStore.queues``."""
+        found = self._execute(
+            "SELECT name FROM queue WHERE name > ? ORDER BY name LIMIT ?", (encode_text(after), limit)
+        )
+        return [decode_text(name) for (name,) in found]
+
     # What is dead or has ended.
 
     def _dead(

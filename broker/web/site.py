@@ -45,6 +45,7 @@ from broker.web.pages import Pages
 from broker.web.refusals import ThrottledLogger, error_refusal, json_refusal, retry_header
 from broker.web.routes import Routes
 from broker.web.unadmitted import UnadmittedSocket
+from broker.web.ws.link import WebSocketLink
 from broker.web.ws.upgrade import WebSocketUpgrader
 
 log = Logger()
@@ -170,6 +171,10 @@ class Site(Factory):
     def connections(self) -> int:
         """How many connections there are, WebSockets included."""
         return len(self._counter)
+
+    def open_connections(self) -> list[HttpChannel | WebSocketLink]:
+        """Return them: those that speak HTTP, and the WebSockets."""
+        return [*self._channels, *self._upgrader.links]
 
     # Connections.
 
@@ -493,12 +498,16 @@ class Site(Factory):
 
     # The end.
 
-    def drain(self, seconds: float) -> Deferred[None]:
+    def drain(self, seconds: float, *, spread: bool = False) -> Deferred[None]:
         """Take no new connection and end those there are.
 
         Idle ones are closed, requests under way are answered first, WebSockets
         are closed with 1012 or 1001, see ``IDialectExtras.comes_back``.  The Deferred fires
         when nothing is left; what is left after *seconds* is dropped.
+
+        Args:
+            seconds: see above.
+            spread: whether WebSockets are closed one after the other although they were not to be.
         """
         if self._drained is not None:
             return fail(RuntimeError("the site drains already"))
@@ -511,7 +520,7 @@ class Site(Factory):
                 log.failure("{dialect}: drain failed", dialect=dialect.name)
         for channel in list(self._channels):
             channel.finish()
-        self._closing.start(list(self._upgrader.links), seconds * self._spread)
+        self._closing.start(list(self._upgrader.links), seconds * (SPREAD if spread else self._spread))
         late = self._clock.callLater(seconds, self._abandon)
         settled = self._drained.addBoth(self._settle, late)
         if not self._counter:

@@ -32,6 +32,7 @@ OF_KIND = {
     "name:key pairs": ("nocolon", "a:1 a:2", "a:same b:same", ":key", "name:"),
     "age and count": ("7w", "1d 2d", "-1d", "d", "1 2"),
     "path of a file": ("{missing}", "{directory}", "{malformed}", "{missing}/below"),
+    "path of a file to write": ("{missing}/below", "{directory}", "{malformed}/below"),
     "endpoints": (
         *("tcp:99999" + LOOPBACK, "tcp:-1" + LOOPBACK, "tcp:http" + LOOPBACK, "tcp:" + LOOPBACK, "pigeon:1" + LOOPBACK),
         *("tcp:1:what=1" + LOOPBACK, "tcp:1:backlog=many" + LOOPBACK, "tcp6:99999:interface=\\:\\:1"),
@@ -232,3 +233,52 @@ def test_a_name_is_not_said_twice() -> None:
     attempts = Attempts()
     attempts.make("STORE", fail)
     assert attempts.problems == ["TXBROKER_JWKS_FILE: it is none"]
+
+
+def test_everything_that_is_wrong_is_told_at_once_whatever_kind_it_is(files: dict[str, str], tmp_path: Path) -> None:
+    permissions = tmp_path / "permissions.toml"
+    permissions.write_text('[key.zoe.read]\nallow = [">"]\n[bogus]\n')
+    environ = {
+        "PORT": "abc",
+        "TXBROKER_ADMIN_LISTEN": f"ssl:1:privateKey={files['malformed']}{LOOPBACK};systemd:domain=INET:index=0",
+        "TXBROKER_ADMIN_SECRET": "operators alone know",
+        "TXBROKER_API_KEYS": "ann:key-of-ann",
+        "TXBROKER_CURSOR_SECONDS": "7 days",
+        "TXBROKER_INSECURE": "ganomde",
+        "TXBROKER_JWKS_FILE": files["malformed"],
+        "TXBROKER_JWT_PUBLIC_KEY_FILE": files["malformed"],
+        "TXBROKER_LOG_FILE": files["directory"],
+        "TXBROKER_PERMISSIONS_FILE": str(permissions),
+        "TXBROKER_PROTOCOLS": "dodo ganomede emu",
+        "TXBROKER_RETENTION": "7 days",
+        "TXBROKER_STORE": "rediss://host?ca={missing}".format(**files),
+        "TXBROKER_BUS": "rediss://other?ca={missing}".format(**files),
+    }
+    told = "\n".join(problems_at_start(environ))
+    assert [name for name in environ if f"{name}: " not in told and name not in ("TXBROKER_ADMIN_SECRET",)] == [
+        "TXBROKER_API_KEYS"
+    ]
+    for words in ("ssl:1", "systemd has handed no", "did you mean ganomede?", "dialect dodo", "dialect emu", "[bogus]"):
+        assert words in told, words
+
+
+def test_credential_that_can_not_be_read_is_told_without_what_follows_from_that(files: dict[str, str]) -> None:
+    environ = {
+        "TXBROKER_API_KEYS_FILE": files["missing"],
+        "TXBROKER_ADMIN_SECRET_FILE": files["missing"],
+        "TXBROKER_AUTH": "required",
+        "TXBROKER_LISTEN": "tcp:0",
+        "TXBROKER_ADMIN_LISTEN": "tcp:0",
+    }
+    assert [problem.partition(":")[0] for problem in problems_at_start(environ)] == [
+        "TXBROKER_API_KEYS_FILE",
+        "TXBROKER_ADMIN_SECRET_FILE",
+    ]
+
+
+def problems_at_start(environ: dict[str, str]) -> list[str]:
+    """Return what is told of a daemon with more than one fault."""
+    settings, wrong = Settings.read(environ)
+    with pytest.raises(SettingsError) as caught:
+        make_daemon(reactor, settings, problems=wrong)
+    return caught.value.problems

@@ -1,24 +1,21 @@
 """How the settings become the parts of the daemon."""
 
-import os
 import resource
-import sys
 from math import inf
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
-from twisted.logger import ILogObserver, Logger, LogLevel, formatEvent
+from twisted.logger import LogLevel, formatEvent
 
 from broker.access.principals import make_access
 from broker.app import tap
 from broker.app.daemon import Daemon
 from broker.app.log_output import log_output
-from broker.app.process import StartError, explain_start_errors, raise_file_limit
+from broker.app.process import StartError, raise_file_limit
 from broker.config.settings import Settings
 from broker.errors import Invalid, Unavailable
 from broker.testing import make_broker
@@ -111,8 +108,13 @@ def test_log_file_that_can_not_be_opened_is_named_with_its_option(tmp_path):
 
 
 class Site:
-    def drain(self, seconds):
-        return succeed(None)
+    def __init__(self):
+        self.drains = []
+        self.drained = succeed(None)
+
+    def drain(self, seconds, *, spread=False):
+        self.drains.append((seconds, spread))
+        return self.drained
 
     def stop_now(self):
         pass
@@ -132,6 +134,26 @@ def make_daemon(listen, *endpoints, announced=None):
         drain_seconds=1.0,
         announce=(announced if announced is not None else []).append,
     )
+
+
+def test_lame_duck_lets_its_clients_go_once_and_stops_when_they_have_gone(logged):
+    daemon = make_daemon(lambda endpoint: succeed(Port()), "tcp:1")
+    daemon.drain()  # nothing, before it runs
+    daemon.startService()
+    site: Any = daemon._site
+    site.drained = Deferred()
+    daemon.drain()
+    daemon.drain()
+    assert site.drains == [(1.0, True)]
+    assert daemon._broker.ready() == ["draining"]
+    stopped = daemon.stopService()
+    assert not stopped.called
+    site.drained.callback(None)
+    assert stopped.called
+    assert [formatEvent(event) for event in logged][-3:-1] == [
+        "stopping",
+        "drained: no client is left; SIGTERM stops the daemon",
+    ]
 
 
 def test_store_that_does_not_open_is_told_in_its_own_words():
@@ -160,32 +182,6 @@ def test_endpoint_that_fails_is_told():
     daemon = make_daemon(lambda endpoint: fail(OSError("no such place")), "tcp:1")
     with pytest.raises(StartError, match="TXBROKER_LISTEN: no such place"):
         daemon.startService()
-
-
-def test_start_error_is_explained_and_others_are_passed_on(capsys, monkeypatch):
-    others = []
-    monkeypatch.setattr(sys, "excepthook", lambda *error: others.append(error[1]))
-    monkeypatch.setattr(sys, "__stderr__", sys.stderr)
-    explain_start_errors()
-    wrong = KeyError("x")
-    sys.excepthook(KeyError, wrong, None)
-    sys.excepthook(StartError, StartError("no room"), None)
-    assert others == [wrong]
-    assert capsys.readouterr().err == "txbroker: no room\n"
-
-
-@pytest.mark.parametrize(("where", "logged"), [(os.devnull, ["no room"]), ("file", [])])
-def test_a_start_error_that_nobody_reads_is_in_the_log(
-    where: str, logged: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    lines: list[Any] = []
-    monkeypatch.setattr("broker.app.process.log", Logger(observer=cast(ILogObserver, lines.append)))
-    with open(tmp_path / where, "w") as stream:
-        monkeypatch.setattr(sys, "__stderr__", stream)
-        explain_start_errors()
-        sys.excepthook(StartError, StartError("no room"), None)
-    assert [line["reason"] for line in lines] == logged
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest_twisted
 from broker.app.signals import FAULTS, LEFT_ALONE, STOPS, name_of
 from tests.support import http_client
 from tests.support.eventually import eventually
+from tests.support.ws_client import ws_connect
 
 UNMEASURED = {"TXBROKER_PROTOCOLS": "tests.support.waiter:Dialect"}
 LOGGED = [number for number in signal.valid_signals() if number not in LEFT_ALONE | FAULTS | STOPS]
@@ -39,3 +40,17 @@ async def test_hup_and_usr1_without_a_file_of_the_log_are_obeyed(shared_daemon):
     await say(shared_daemon, signal.SIGUSR1, "the log was opened again")
     await say(shared_daemon, signal.SIGHUP, "reloaded: nothing has changed")
     assert (await http_client.get(shared_daemon.url + "/health")).status == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_usr2_lets_clients_go_and_takes_none_but_goes_on_until_it_is_stopped(start_daemon):
+    daemon = await start_daemon(**UNMEASURED)
+    poll, socket = http_client.get(daemon.url + "/poll"), await ws_connect(daemon.ws("/socket"))
+    await http_client.get(daemon.url + "/health")
+    await say(daemon, signal.SIGUSR2, "draining: clients are closed")
+    assert (await poll).body == b"[]"
+    assert await socket.closed() == (1001, "leaving")
+    await say(daemon, signal.SIGHUP, "drained: no client is left")
+    for path, status in (("/health", 200), ("/ready", 503), ("/poll", 503)):
+        assert (await http_client.get(daemon.url + path)).status == status
+    assert await daemon.stop() == 0

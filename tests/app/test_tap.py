@@ -297,11 +297,13 @@ async def test_twistd_runs_it_in_the_background(short_path):
 
 
 @pytest_twisted.ensureDeferred
-async def test_failed_start_in_the_background_is_told_in_front(short_path):
+async def test_failed_start_in_the_background_is_told_in_front_and_in_the_log(short_path):
     (short_path / "txbroker.db").write_text("this is no database, and it is long enough to be taken for none" * 20)
     program = Program.start([TWISTD, "broker"], env=Daemon(short_path, **WAITER).environ, cwd=short_path)
     assert await program.exit() == 1
-    assert "txbroker.db can not be opened" in program.report()
+    (reason,) = (line for line in program.lines if line.startswith("txbroker: "))
+    assert reason.endswith("file is not a database.")
+    assert reason.removeprefix("txbroker: ") in (short_path / "twistd.log").read_text()
     # The child writes it and tidies it up, before and after it has told the one in front.
     await eventually(lambda: not (short_path / "twistd.pid").exists())
 

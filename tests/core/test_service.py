@@ -11,6 +11,7 @@ import pytest
 from twisted.internet.defer import CancelledError, ensureDeferred, fail, succeed
 from twisted.internet.task import Clock
 
+from broker import __version__
 from broker.access.tokens import CONTROL as REVOKED
 from broker.buses.local import LocalBus
 from broker.config.options import Retention
@@ -342,8 +343,8 @@ def test_a_node_listens_to_what_the_nodes_tell_each_other(clustered):
 def test_operators_are_told_which_nodes_there_are(clustered):
     assert clustered.about.details()["nodes"] == ("node1", "node2")
     assert "nodes" not in clustered.about()
-    assert clustered.metrics.gauges["nodes"][1]() == 2
-    assert make_broker().metrics.gauges["nodes"][1]() == 1
+    assert clustered.metrics.gauges["nodes"]() == 2
+    assert make_broker().metrics.gauges["nodes"]() == 1
 
 
 def test_a_node_sweeps_only_when_no_other_does(clustered, clock):
@@ -409,7 +410,7 @@ def test_gauges_count_what_there_is(clock):
     bob.consume("q", ack=True)
     clock.advance(MEASURE)
     bob.stop_consuming("q")
-    gauges = {name: read() for name, (_, read) in broker.metrics.gauges.items()}
+    gauges = {name: read() for name, read in broker.metrics.gauges.items()}
     counted = {
         "calls_pending": 1,
         "polls_waiting": 1,
@@ -428,7 +429,10 @@ def test_gauges_count_what_there_is(clock):
     }
     names = 3 * (NAME_BYTES + 1) + LEASE_BYTES + PLACE_BYTES
     held = {"memory_held_bytes": names, "send_queue_bytes": 0, "upload_bytes": 0, "held_bytes": names}
-    assert gauges == {**counted, **held, "memory_limit_bytes": broker.settings.memory_limit_bytes}
+    state = {"ready": 1, "draining": 0, "store_ready": 1, "bus_ready": 1, "build_info": {__version__: 1}}
+    limits = {"memory_limit_bytes": broker.settings.memory_limit_bytes, "store_limit_bytes": 0}
+    unnamed = {name: None for name in gauges if name.startswith("queue_")}
+    assert gauges == {**counted, **held, **state, **limits, **unnamed, "subscriptions": 2}
     poll.addErrback(lambda failure: failure.trap(CancelledError)).cancel()
 
 

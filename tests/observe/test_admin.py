@@ -28,9 +28,9 @@ class Port:
         self.broker = make_core(Clock(), settings)
         self.site = make_admin_site(Clock(), settings, self.broker)
 
-    def ask(self, path: str, *lines: str, host: str = "localhost:8001") -> Heard:
+    def ask(self, path: str, *lines: str, host: str = "localhost:8001", method: str = "GET", body: str = "") -> Heard:
         wire = Wire(self.site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1)))  # type: ignore[arg-type]
-        (heard,) = wire.say("\r\n".join((f"GET {path} HTTP/1.1", f"Host: {host}", *lines, "", "")).encode())
+        (heard,) = wire.say("\r\n".join((f"{method} {path} HTTP/1.1", f"Host: {host}", *lines, "", body)).encode())
         wire.lose()
         return heard
 
@@ -112,3 +112,24 @@ def test_after_too_many_wrong_secrets_none_is_looked_at_and_each_is_logged(logge
         logged
     )
     assert "wrong" not in repr(lines_of(logged))
+
+
+POST = ("Content-Type: application/json", "Content-Length: 13")
+PAGES = ("Origin: http://localhost:3000", "Origin: null", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Site: same-site")
+
+
+@pytest.mark.parametrize("secret", ["", SECRET])
+@pytest.mark.parametrize("page", PAGES)
+def test_no_other_page_can_act(page, secret):
+    lines = (*POST, SHOWN) if secret else POST
+    port = Port(admin_secret=secret)
+    heard = port.ask("/admin/api/publish", *lines, page, method="POST", body='{"topic":"t"}')
+    assert (heard.status, heard.headers["content-type"]) == (403, "application/problem+json")
+    own = ("Origin: http://localhost:8001", "Sec-Fetch-Site: same-origin")
+    assert port.ask("/admin/api/publish", *lines, *own, method="POST", body='{"topic":"t"}').status == 200
+
+
+def test_without_the_secret_the_api_says_so_as_a_problem():
+    heard = Port(admin_secret=SECRET).ask("/admin/api/sessions")
+    assert (heard.status, heard.headers["content-type"]) == (401, "application/problem+json")
+    assert heard.headers["www-authenticate"].startswith("Bearer")

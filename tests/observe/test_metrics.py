@@ -48,7 +48,7 @@ def test_verbs_are_counted_by_dialect():
 def test_a_gauge_is_asked_when_it_is_read():
     metrics = Metrics()
     values = iter([1.0, 2.0])
-    metrics.gauge("calls_pending", "Waiting.", lambda: next(values))
+    metrics.gauge("calls_pending", lambda: next(values))
     exposition = Exposition(metrics)
     assert "txbroker_calls_pending 1.0" in exposition.text().decode()
     assert "txbroker_calls_pending 2.0" in exposition.text().decode()

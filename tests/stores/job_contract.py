@@ -447,6 +447,13 @@ class JobContract:
         await self.one(jobs)
         assert await jobs.totals() == QueueState(4, 2, 1, 0, NOW)
 
+    @pytest_twisted.ensureDeferred
+    async def test_queues_are_listed_by_their_bytes_page_by_page(self, jobs: IJobStore) -> None:
+        for name in ("b", "a", "\U0001f600", "ä", "\ue000", "a.b"):
+            await self.fill(jobs, 1, name)
+        assert await jobs.queues("", 3) == ["a", "a.b", "b"]
+        assert await jobs.queues("b", 9) == ["ä", "\ue000", "\U0001f600"]
+
 
 class DurableJobContract(JobContract):
     """What holds for the jobs of a store that keeps what it was given."""

@@ -13,11 +13,13 @@ from urllib.parse import urlsplit
 from twisted.internet import reactor
 
 from tests.support.eventually import TIMEOUT
+from tests.support.forks import can_be_forked
 from tests.support.http_client import get
 from tests.support.processes import Program
 
 ROOT = Path(__file__).parent.parent.parent
 TWISTD = Path(sys.executable).with_name("twistd")
+RUNS = (str(TWISTD), "-n", "--pidfile=")
 WITH_METRICS = {"TXBROKER_ADMIN_LISTEN": "tcp:0:interface=127.0.0.1"}
 TROUBLE = ("Traceback (most recent call last)", "Unhandled", '"level":"error"', '"level":"critical"', "CRITICAL")
 
@@ -37,7 +39,7 @@ class Daemon:
     """
 
     options: Sequence[str] = ()
-    runs: Sequence[str] = (str(TWISTD), "-n", "--pidfile=")
+    runs: Sequence[str] = RUNS
 
     def __init__(self, directory: Path, **environ: str) -> None:
         self.directory = directory
@@ -75,7 +77,8 @@ class Daemon:
 
     def spawn(self) -> Program:
         """Start the process without waiting for it to be ready."""
-        self._program = Program.start([*self.runs, *self.options, "broker"], env=self.environ, cwd=self.directory)
+        start = Program.fork if self.runs == RUNS and can_be_forked(self.environ) else Program.start
+        self._program = start([*self.runs, *self.options, "broker"], env=self.environ, cwd=self.directory)
         return self._program
 
     async def start(self, timeout: float = TIMEOUT) -> Daemon:

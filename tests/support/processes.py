@@ -14,6 +14,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from tests.support.eventually import TIMEOUT
+from tests.support.forks import ForkedProcess
 
 
 class Ended(Exception):
@@ -40,6 +41,13 @@ class Program(ProcessProtocol):
         program = cls()
         words = [str(word) for word in command]
         reactor.spawnProcess(program, words[0], words, env=dict(env), path=str(cwd))
+        return program
+
+    @classmethod
+    def fork(cls, command: Sequence[str | Path], *, env: Mapping[str, str], cwd: Path) -> Program:
+        """Start ``twistd`` from a process that has imported the broker already."""
+        program = cls()
+        ForkedProcess(program, reactor, [str(word) for word in command], env, str(cwd))
         return program
 
     @property

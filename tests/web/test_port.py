@@ -326,7 +326,7 @@ async def test_draining_answers_what_waits_and_closes_websockets(served: Served)
     while not served.dialect.waiting:
         await client_turn()
     draining = served.site.drain(TIMEOUT)
-    served.site.drain = lambda seconds: draining
+    served.site.drain = lambda seconds: draining  # type: ignore[assignment, misc]
     served.dialect.waiting[0].callback(Response(body=b"[]"))
     (answer,) = await busy.answers(1)
     assert (answer.body, answer.headers["connection"]) == (b"[]", "close")

@@ -959,6 +959,17 @@ def test_where_other_nodes_are_websockets_are_closed_one_after_the_other() -> No
     assert done == [None]
 
 
+def test_a_lame_duck_closes_one_after_the_other_though_it_is_alone_and_answers_those_who_watch_it(port: Port) -> None:
+    for _ in range(5):
+        port.upgrade("/ws")
+    port.site.drain(10.0, spread=True)
+    assert sum(link.closed is not None for link in port.upgrader.taken) == 1
+    for path, status in (("/health", 200), ("/ready", 503), ("/pages", 503)):
+        assert port.connect().say(request(path))[0].status == status
+    port.clock.pump([0.05] * 40)
+    assert all(link.closed for link in port.upgrader.taken)
+
+
 def test_a_site_that_stops_now_does_not_go_on_closing_one_after_the_other() -> None:
     port = Port().open(spread=True)
     for _ in range(5):

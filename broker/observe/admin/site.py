@@ -6,6 +6,8 @@ from collections.abc import Coroutine
 from hmac import compare_digest
 from typing import Any
 
+import attrs
+
 from broker.access.browsers import BrowserPolicy
 from broker.access.failures import AuthFailures
 from broker.errors import RateLimited
@@ -42,12 +44,20 @@ class AdminSite(Site):
         try:
             self._failures.check("admin", request.address)
         except RateLimited as error:
-            return _refused(error_refusal(error))
+            return self._shaped_refusal(request, error_refusal(error), error.message)
         scheme, _, shown = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and compare_digest(shown.strip().encode("latin-1"), self._secret):
             return super().answer(request)
         self._failures.count("admin", request.address, "TXBROKER_ADMIN_SECRET", guessed=bool(scheme))
-        return _refused(json_refusal(401, "Show TXBROKER_ADMIN_SECRET as a bearer token."))
+        message = "Show TXBROKER_ADMIN_SECRET as a bearer token."
+        return self._shaped_refusal(request, json_refusal(401, message), message)
+
+    def _shaped_refusal(self, request: HttpRequest, response: Response, message: str) -> Coroutine[Any, Any, Response]:
+        """Answer with *response*, in the form of what was asked for if that has one."""
+        shaped = self._shaped(self.routes.http(request), response.status, message, request)
+        if shaped is not None:
+            response = attrs.evolve(shaped, headers=(*shaped.headers, *response.headers))
+        return _refused(response)
 
 
 async def _refused(response: Response) -> Response:

@@ -220,6 +220,11 @@ class HttpChannel(Protocol):
     def stopProducing(self) -> None:
         """No-op: ``connectionLost`` follows."""
 
+    @property
+    def request(self) -> HttpRequest | None:
+        """The request that is being answered, or None."""
+        return self._request
+
     # Called by the site and its deadlines
 
     def finish(self) -> None:

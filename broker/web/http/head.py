@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Mapping
-from itertools import count
 
+from broker.core.id_series import IdSeries
 from broker.remembered import remembered
 
 # Fields whose repetition would let two readers of one request disagree about it.
@@ -19,14 +18,12 @@ AUTHORITY = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[
 ABSOLUTE = re.compile(r"[Hh][Tt][Tt][Pp][Ss]?://([^/?]+)([^?]*)(.*)", re.DOTALL)
 LENGTH_DIGITS = 19  # of 64 bits; more would be an attempt to spend our time on int()
 
-# Ids look like UUIDs of version 4: random per process, then counted.
-_ID_PREFIX = "{:08x}-{:04x}-4{:03x}-a{:03x}-".format(*(random.getrandbits(bits) for bits in (32, 16, 12, 12)))
-_ids = count(random.getrandbits(40))
+_series = IdSeries("4")
 
 
 def request_id() -> str:
     """Return a new ``X-Request-Id``: the shape of a UUID, cheap and never repeated."""
-    return _ID_PREFIX + format(next(_ids), "012x")
+    return next(_series.ids)
 
 
 class RequestError(Exception):

@@ -22,6 +22,9 @@ MAX_PORT = 65535
 MAX_UNIX_PATH = 107  # bytes: what the kernel has for one, but for the byte behind it
 NO_NUMBER = re.compile(r"invalid literal for int\(\) with base \d+: ")
 FORM = "a word is missing, unknown or too many; several endpoints are separated by ';'"
+NOT_INHERITED = (
+    "systemd has handed no such socket to this process: is it started by the socket unit, and by systemd itself?"
+)
 # Of those that plugins bring, and of inherited sockets, nothing can be asked without using them.
 CHECKED = (TCP4ServerEndpoint, TCP6ServerEndpoint, SSL4ServerEndpoint, UNIXServerEndpoint)
 
@@ -38,8 +41,9 @@ def parse_endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
     """
     try:
         return serverFromString(reactor, text)  # type: ignore[no-any-return]
-    except (TypeError, LookupError, AttributeError):
-        raise ValueError(FORM) from None
+    except (TypeError, LookupError, AttributeError) as error:
+        is_inherited = "systemd:" in text and isinstance(error, LookupError)
+        raise ValueError(NOT_INHERITED if is_inherited else FORM) from None
     except OSError as error:
         raise ValueError(f"{error.filename}: {error.strerror}") from None
     except Exception as error:  # a parser may be a plugin, and OpenSSL has errors of its own

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import select
 import socket
+import struct
 import sys
 import termios
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from math import inf
 from typing import Any
 
 from broker.web.net.transport import FrameTransport
+
+TCP_INFO_BYTES = 136  # of struct tcp_info, up to tcpi_bytes_acked and tcpi_bytes_received
 
 
 def writer_for(transport: Any) -> Callable[[bytes], None]:
@@ -64,6 +67,24 @@ def unacknowledged_bytes(transport: Any) -> int:
     except OSError:
         return waiting
     return waiting + int.from_bytes(queued, sys.byteorder)
+
+
+def transferred_bytes(transport: Any) -> tuple[int, int] | None:
+    """Return how many bytes the kernel has received on *transport*, and how many its peer has acknowledged.
+
+    That costs nothing until it is asked for.  None: it is no TCP, or the kernel does not tell.
+    """
+    handle = getattr(_of_socket(transport), "socket", None)
+    if handle is None or handle.family == socket.AF_UNIX:
+        return None
+    try:
+        info = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+    except OSError:
+        return None
+    if len(info) < TCP_INFO_BYTES:
+        return None
+    acknowledged, received = struct.unpack_from("=QQ", info, TCP_INFO_BYTES - 16)
+    return received, acknowledged
 
 
 def limit_unacknowledged(transport: Any, seconds: float) -> None:

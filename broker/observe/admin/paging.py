@@ -1,0 +1,162 @@
+"""Lists in pages: what may be asked of one, and how much work one request makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from heapq import nlargest, nsmallest
+from itertools import islice
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import parse_qsl
+
+import attrs
+import msgspec
+
+from broker.core.slices import Slices
+from broker.errors import Invalid
+
+T = TypeVar("T")
+Row = dict[str, Any]
+
+MAX_LIMIT = 1000  # rows of one answer
+MAX_LOOKED_AT = 100_000  # things in memory that one request looks at
+MAX_SORTED = 20_000  # rows that one request makes and sorts
+MAX_OFFSET = 1_000_000
+MAX_FIELDS = 20  # of one query
+
+
+class Query(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What every list may be asked.
+
+    Attributes:
+        limit: how many rows at most.
+        after: ``next`` of the answer before; "": from the beginning.
+        q: what a row must have in its texts; of what is stored, what its name begins with.
+        sort: the name of a member; "": the usual one.
+        order: "asc" or "desc"; "": as is usual for that member.
+    """
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)] = 50
+    after: str = ""
+    q: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    sort: str = ""
+    order: Literal["", "asc", "desc"] = ""
+
+
+@attrs.frozen
+class Page:
+    """One page of a list.
+
+    Attributes:
+        items: the rows.
+        next: what ``after`` is for the next page; "": there is none.
+        total: how many rows there are in all; None: that is not known.
+        complete: whether all was looked at; false where there is too much for one request.
+        more: further members of the answer.
+    """
+
+    items: Sequence[Row]
+    next: str = ""
+    total: int | None = None
+    complete: bool = True
+    more: Mapping[str, Any] = attrs.field(factory=dict)
+
+    def content(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        return {
+            "items": self.items,
+            "next": self.next or None,
+            "total": self.total,
+            "complete": self.complete,
+            **self.more,
+        }
+
+
+def read_query(kind: type[T], text: str) -> T:
+    """Return what the *text* of a query asks, as a struct *kind*.
+
+    Raises:
+        Invalid: it has a parameter twice, too many, or one that is unknown or malformed.
+    """
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text), max_num_fields=MAX_FIELDS)
+    except ValueError as error:
+        raise Invalid("query", message=f"The query is malformed: {error}.") from None
+    if len(dict(pairs)) < len(pairs):
+        raise Invalid("query", message="A parameter is given twice.")
+    try:
+        return msgspec.convert(dict(pairs), kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise Invalid("query", message=f"A parameter is wrong: {error}.") from None
+
+
+async def page_of(
+    found: Iterable[T],
+    row: Callable[[T], Row | None],
+    query: Query,
+    sorts: Mapping[str, bool],
+    texts: Sequence[str],
+    slices: Slices,
+) -> Page:
+    """Return a page of what is in memory, sorted.
+
+    Args:
+        found: the things; looked at before anything else may change.
+        row: makes the row of one; None: it has gone.
+        query: what is asked for.
+        sorts: the members it may be sorted by, the usual one first, each with whether the largest usually comes first.
+        texts: the members in which ``q`` is looked for; the first one tells rows apart.
+        slices: for the pauses.
+
+    Raises:
+        Invalid: it can not be sorted so, or ``after`` is none of ours.
+    """
+    by, largest_first, offset = _order(query, sorts)
+    things = list(islice(found, MAX_LOOKED_AT + 1))
+    complete = len(things) <= MAX_LOOKED_AT
+    rows: list[Row] = []
+    wanted, end = query.q.lower(), slices.deadline()
+    for thing in things[:MAX_LOOKED_AT]:
+        made = row(thing)
+        if made is not None and (not wanted or any(wanted in str(made[name]).lower() for name in texts)):
+            if len(rows) == MAX_SORTED:
+                complete = False
+                break
+            rows.append(made)
+        end = await slices.checked(end)
+    choose = nlargest if largest_first else nsmallest
+    first = choose(offset + query.limit, rows, key=lambda row: (_sortable(row[by]), str(row[texts[0]])))
+    following = offset + query.limit
+    return Page(first[offset:], str(following) if following < len(rows) else "", len(rows), complete)
+
+
+def _order(query: Query, sorts: Mapping[str, bool]) -> tuple[str, bool, int]:
+    by = query.sort or next(iter(sorts))
+    if by not in sorts:
+        raise Invalid("sort", message=f"It can be sorted by {', '.join(sorts)}, not by {by[:50]}.")
+    if query.after and not (query.after.isascii() and query.after.isdecimal() and int(query.after) <= MAX_OFFSET):
+        raise Invalid("after", message="after must be what next was in the answer before.")
+    largest_first = sorts[by] if not query.order else query.order == "desc"
+    return by, largest_first, int(query.after or 0)
+
+
+def _sortable(value: Any) -> tuple[int, Any]:
+    """Return what values of one member are compared by: what is not known is the least."""
+    return (0, 0) if value is None else (1, value)
+
+
+def stored_page(items: Sequence[Row], names: Sequence[str], limit: int, **more: Any) -> Page:
+    """Return the page of what the store has, whose rows are called *names*, of which one more was asked for.
+
+    The next page begins behind the last row.
+    """
+    return Page(items[:limit], names[limit - 1] if len(names) > limit else "", more=more)
+
+
+def check_order(query: Query) -> None:
+    """Check that *query* asks for no order but that of the store.
+
+    Raises:
+        Invalid: it does.
+    """
+    if query.sort or query.order:
+        raise Invalid("sort", message="What is stored comes in its own order.")

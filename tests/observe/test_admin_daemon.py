@@ -1,0 +1,35 @@
+"""The admin API of a real daemon: what only sockets show."""
+
+from __future__ import annotations
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+
+from tests.bridge.clients import OwlMeans
+from tests.support.daemon import WITH_METRICS
+from tests.support.eventually import TIMEOUT
+from tests.support.http_client import get, post
+
+
+@pytest.fixture(scope="module")
+def daemon_environ():
+    return WITH_METRICS
+
+
+@pytest_twisted.ensureDeferred
+async def test_connections_have_the_bytes_that_the_kernel_has_counted_and_are_kicked(daemon):
+    api = daemon.admin_url + "/admin/api/"
+    client = await OwlMeans.join(daemon)
+    await client.subscribe("t" * 200)
+    end, rate = reactor.seconds() + TIMEOUT, None
+    while rate is None:  # there is one when the connection was looked at twice
+        assert reactor.seconds() < end
+        (row,) = (await get(api + "connections?q=owlmeans&sort=bytes_in")).json()["items"]
+        rate = row["rate"]
+    assert (row["transport"], row["address"], row["queue"]) == ("websocket", "127.0.0.1", 0)
+    assert row["bytes_in"] > 400
+    assert row["bytes_out"] > 100
+    answer = await post(api + "kick", {"session": row["id"]})
+    assert answer.json() == {"disconnected": 1}
+    assert await client.socket.closed() == (1001, "disconnected by an operator")
