@@ -464,8 +464,8 @@ class Keys:
 
     def _announcement(self, key: str, name: str, origin: str) -> Announcement:
         topic = KEY_PREFIX + key
-        stored, now = self.is_stored(topic), self._store.wall.time()
-        return KeyAnnouncement(topic, name, now, origin=origin, stored=stored, key=key)
+        stored = any(matches(pattern, topic) for pattern in self._durable)  # as ``is_stored``, without the call
+        return KeyAnnouncement(topic, name, self._store.wall.time(), origin=origin, stored=stored, key=key)
 
     def _announced(self, change: Callable[..., Deferred[T]], key: str, name: str, origin: str) -> Deferred[T]:
         announcement = self._announcement(key, name, origin)

@@ -352,18 +352,7 @@ def make_parts(
         grace=settings.slow_grace_seconds,
     )
     channels = make_channels(settings, store, bus, clock)
-
-    def listen(topic: str) -> None:
-        bus.listen(topic)
-        if topic.startswith(KEY_PREFIX):
-            parts.keys.subscribed(1)
-
-    def forget(topic: str) -> None:
-        bus.forget(topic)
-        if topic.startswith(KEY_PREFIX):
-            parts.keys.subscribed(-1)
-
-    topics = Topics(listen, forget)
+    topics = _make_topics(bus, lambda change: parts.keys.subscribed(change))
     lifetimes, refusals = Lifetimes(clock, store.wall), RefusalLog(clock, metrics)
     presence: Presence[Any] = Presence(lambda *change: _presence_changed(parts, *change))
     queues = make_queues(
@@ -407,6 +396,20 @@ def make_parts(
     if bus.shared:
         parts.cluster = _cluster_names(parts)
     return parts
+
+
+def _make_topics(bus: IBus, key_subscribed: Callable[[int], object]) -> Topics:
+    def listen(topic: str) -> None:
+        bus.listen(topic)
+        if topic.startswith(KEY_PREFIX):
+            key_subscribed(1)
+
+    def forget(topic: str) -> None:
+        bus.forget(topic)
+        if topic.startswith(KEY_PREFIX):
+            key_subscribed(-1)
+
+    return Topics(listen, forget)
 
 
 def make_members(now: Callable[[], float], topics: Topics, bus: IBus, clock: IReactorTime, memory: Memory) -> Members:
