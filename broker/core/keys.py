@@ -25,7 +25,17 @@ from broker.core.tree import PatternTree
 from broker.errors import BrokerError, Invalid, TooLarge
 from broker.interfaces import IBus, ISharedStore, IStore
 from broker.jsontext import members, object_text
-from broker.messages import MAX_EXPIRY, MAX_ID, Announcement, CloseCode, Entry, Event, KeyAnnouncement, Quota
+from broker.messages import (
+    MAX_EXPIRY,
+    MAX_ID,
+    Announcement,
+    CloseCode,
+    Entry,
+    Event,
+    KeyAnnouncement,
+    Quota,
+    revision_of,
+)
 from broker.patterns import KEY_PREFIX, is_pattern, is_unicode, matches
 
 SPACE = "kv"
@@ -259,6 +269,16 @@ class Keys:
     def is_stored(self, topic: str) -> bool:
         """Whether the change of the key of *topic* is stored in a log, too."""
         return any(matches(pattern, topic) for pattern in self._durable)
+
+    def is_next(self, change: Event) -> bool:
+        """Whether *change*, which the bus has brought, is to be delivered now; else it waits, or was delivered."""
+        missed = self.missed
+        if missed is None or not missed.is_idle:
+            return missed is None or missed.is_next(change)
+        revision = revision_of(change)
+        if revision > missed.known:
+            missed.known = revision
+        return True
 
     def subscribed(self, change: int) -> None:
         """Notice that the bus brings *change* more topics of keys, or fewer, for who has subscribed to these."""

@@ -26,6 +26,7 @@ log = Logger()
 
 MARK = 5.0  # seconds between two looks for how far all changes have come
 RETRY = 1.0  # seconds until the store is asked again that was away
+UNKNOWN = -1  # what no revision is
 MAX_WAITING = 10_000  # changes that wait until those before them were read; if there are more, some are missing
 
 
@@ -41,6 +42,10 @@ class MissedChanges:
             has missed.
         deliver: called with each change that was missed, and those that have waited for it; it asks ``is_next``.
         lost: called when some can not be had any more.
+
+    Attributes:
+        known: the revision up to which all that is watched has come; -1: nobody knows.
+        is_idle: whether nothing is missed, as far as is known: each change that comes is the next.
     """
 
     def __init__(
@@ -56,7 +61,7 @@ class MissedChanges:
         self._store, self._bus, self._space, self._clock = store, bus, space, clock
         self._is_stored, self._deliver, self._lost = is_stored, deliver, lost
         self._slices = slices_of(clock)
-        self._known: int | None = None  # the revision up to which all that is watched has come; None: nobody knows
+        self.known, self.is_idle = UNKNOWN, True
         self._marking = False
         self._next_mark = -inf
         self._breaks = 0  # of the connection
@@ -69,7 +74,7 @@ class MissedChanges:
 
     def begin(self) -> None:
         """Notice that somebody watches, after a time in which nobody did."""
-        self._known, self._next_mark = None, -inf
+        self.known, self._next_mark = UNKNOWN, -inf
         self.beat()
 
     def beat(self) -> None:
@@ -86,6 +91,7 @@ class MissedChanges:
         if breaks == self._breaks:
             self._reached(revision)
             self._read.clear()
+            self.is_idle = self._waiting is None
 
     def _marked(self, _: object) -> None:
         self._marking = False
@@ -110,12 +116,13 @@ class MissedChanges:
         """Notice that the bus has not brought all, and is connected again now."""
         self._breaks += 1
         begins, self._waiting = self._waiting is None, []  # those of before the break are read, too
+        self.is_idle = False
         if begins:
             Deferred.fromCoroutine(self._recover()).addErrback(_log_failure)
 
     def forget(self) -> None:
         """Notice that the revisions of before mean nothing any more."""
-        self._known = None
+        self.known = UNKNOWN
         self._read.clear()
 
     def stop(self) -> None:
@@ -139,12 +146,13 @@ class MissedChanges:
             if breaks == self._breaks:
                 await self._catch_up(changes, breaks)
         self._waiting = None
+        self.is_idle = not self._read
 
     async def _changes(self) -> list[Event] | None:
         """Return the changes after the last known; None: they are not known any more."""
-        if self._known is None:
+        if self.known == UNKNOWN:
             return None
-        _, changes = await self._store.key_changes(self._space, self._known, MAX_SECONDS)
+        _, changes = await self._store.key_changes(self._space, self.known, MAX_SECONDS)
         return changes
 
     async def _catch_up(self, changes: list[Event] | None, breaks: int) -> None:
@@ -172,8 +180,7 @@ class MissedChanges:
             end = await self._slices.checked(end)
 
     def _reached(self, revision: int) -> None:
-        if self._known is None or revision > self._known:
-            self._known = revision
+        self.known = max(self.known, revision)
 
     async def _wait(self) -> None:
         self._pause = deferLater(self._clock, RETRY)

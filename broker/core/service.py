@@ -141,6 +141,10 @@ class Broker(MultiService):
             bus.listen(topic)
         for part in (store, bus):
             part.setServiceParent(self)
+        self._add_timers()
+        self._add_gauges()
+
+    def _add_timers(self) -> None:
         timers: tuple[tuple[float, Callable[[], object]], ...] = (
             (SWEEP, self._sweep),
             (AGING, self._age),
@@ -148,13 +152,12 @@ class Broker(MultiService):
             (MEASURE, self._measure),
             (BEAT, self._beat),
         )
-        if bus.shared:
+        if self.bus.shared:
             timers += ((REVIEW, cast(RemoteCalls, self.calls).review_routes),)
         for delay, work in timers:
             timer = TimerService(delay, work)
-            timer.clock = clock
+            timer.clock = self.clock
             timer.setServiceParent(self)
-        self._add_gauges()
 
     def _add_gauges(self) -> None:
         self._named_queues = NamedQueues(self.store, self.settings.metrics_queues, self.clock)
@@ -166,7 +169,7 @@ class Broker(MultiService):
         keys, store, bus = self.keys, cast(ISharedStore, self.store), cast(ISharedBus, self.bus)
         lost = partial(self._tell_gaps, MISSED)
         keys.missed = missed = MissedChanges(store, bus, KEYS, self.clock, keys.is_stored, delivery.arrived, lost)
-        delivery.is_next = missed.is_next
+        delivery.is_next = keys.is_next
         cast(ClusterNames, self.parts.cluster).on_miss(lambda: missed.missed() if keys.is_watched else None)
 
     def _tell_gaps(self, why: str) -> None:

@@ -83,7 +83,7 @@ def test_what_was_missed_comes_before_what_is_new(world):
     assert world.heard == [3]
     world.answers.pop().callback(None)
     world.make(7)
-    assert (world.heard, world.told) == ([3, 4, 5, 6, 7], 0)
+    assert (world.heard, world.told, world.missed.is_idle) == ([3, 4, 5, 6, 7], 0, False)
 
 
 def test_what_was_read_and_comes_by_the_bus_too_is_delivered_once(world):
@@ -93,16 +93,16 @@ def test_what_was_read_and_comes_by_the_bus_too_is_delivered_once(world):
     assert world.heard == [3, 4]
     world.clock.advance(MARK)
     world.missed.beat()
-    assert world.missed._read == set()
+    assert (world.missed._read, world.missed.is_idle) == (set(), True)
 
 
 def test_how_far_all_changes_have_come_is_found_out_now_and_then(world):
     world.make(3, arrive=False)  # nobody here watches that key
     world.missed.beat()
-    assert world.missed._known == 2
+    assert world.missed.known == 2
     world.clock.advance(MARK)
     world.missed.beat()
-    assert world.missed._known == 3
+    assert world.missed.known == 3
 
 
 def test_that_says_nothing_when_the_connection_is_lost_meanwhile(world):
