@@ -69,6 +69,7 @@ NEW = "new"  # with what comes from now on
 # Why stored events can not be had any more.
 RETENTION = "retention"  # they were too old, or too many
 EPOCH = "epoch"  # the store was wiped or restored, or has gone back
+MISSED = "missed"  # they were changes of keys, while the node was not connected to the others
 
 
 class CloseCode(IntEnum):

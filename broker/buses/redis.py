@@ -214,6 +214,10 @@ class RedisBus(Service):
         """See ``IBus.listening``."""
         return self._subscriber.listening()
 
+    def received_all(self) -> Deferred[None]:
+        """See ``ISharedBus.received_all``."""
+        return self._subscriber.received_all()
+
     # Names.
 
     def claim(self, name: str, *, shared: bool = False) -> Deferred[None]:
