@@ -219,7 +219,7 @@ class IPeer(Interface):
     closed: bool = Attribute("Whether ``close`` was called.")
     clock: IReactorTime = Attribute("For timers, and for how long something takes; a ``task.Clock`` in tests.")
     wall: IWallClock = Attribute("For dates, and for until when a key lives: the time of day, as the store has it.")
-    epoch: str = Attribute("Changes when the store was wiped: then ids of before mean nothing.")
+    epoch: str = Attribute("As known last; it changes when the store was wiped: ids of before mean nothing then.")
     refused: bool = Attribute("Whether it was refused anything by permission, rate or credential: that is logged.")
     tries_left: int = Attribute("How many wrong credentials may still be shown.")
     send_queue_bytes: int = Attribute("How many bytes may wait for it: ``TXBROKER_SEND_QUEUE_BYTES``.")
@@ -592,6 +592,15 @@ class IPeer(Interface):
     def head(topic: str) -> Deferred[int]:
         """Return the id of the newest event there ever was; 0 for none."""
 
+    def present_epoch(shown: str | None = None) -> Coro[str]:
+        """Return the present epoch, to be compared with the one that a client has *shown*, if it has.
+
+        While ``epoch`` is another one, or none is known yet, the store is asked.
+
+        Raises:
+            Unavailable: the store is away.
+        """
+
     def page(
         topic: str,
         *,
@@ -893,7 +902,9 @@ class IPeer(Interface):
         *members* as in ``consume``.  Cancelling returns them to the queue.
 
         Raises:
+            RateLimited: too many requests wait, as for ``poll``, or too many jobs are in flight in this way.
             Unauthenticated: the credential of the client has expired meanwhile.
+            Unavailable: nobody knows whether there are any.
         """
 
     def stop_consuming(queue: str) -> None:
@@ -923,7 +934,7 @@ class IPeer(Interface):
     def queue_state(queue: str) -> Deferred[QueueState]:
         """Return how many jobs a queue has."""
 
-    def dead_jobs(queue: str, limit: int, after: str = "") -> Deferred[list[tuple[str, Job]]]:
+    def dead_jobs(queue: str, limit: int, after: str = "") -> Coro[list[tuple[str, Job]]]:
         """Return dead jobs of *queue* with their ids: those after the id *after*, at most *limit*, at most 1000."""
 
     def retry_jobs(queue: str, ids: Sequence[str] | None) -> Coro[int]:
@@ -1539,6 +1550,12 @@ class ISharedBus(IBus):
 
     def lives(address: str) -> bool:
         """Whether that node has a lease, as far as this one knows."""
+
+    def may_live(address: str) -> Deferred[bool]:
+        """Return whether that node has a lease, though it be new, or is still expected to renew one that has ended.
+
+        That is so for a while after a time in which no node could renew its lease.
+        """
 
     def send(address: str, message: bytes) -> Deferred[bool]:
         """Send *message* to one node, at most once, from this node's lease to that node's.

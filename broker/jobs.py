@@ -130,7 +130,8 @@ class IJobStore(Interface):
 
     A job that has been added is there until it is finished, dropped, removed by a claim, or too old.  It is in flight
     once at a time, and a delivery is named by its number and its token: what is asked of one that is not the
-    last of its job is refused with ``NotFound``, and so is what is asked for another worker than has it.
+    last of its job is refused with ``NotFound``, and so is what is asked for another worker than has it, or for a
+    delivery of another *epoch* than the present one: the same numbers may be given again in that.
 
     Of the jobs with one *order* key, one is active at a time: ready, in flight, or waiting after a failure; the
     others come after it, by their numbers.  One that was added with a delay is none of them until its time has come.
@@ -191,7 +192,7 @@ class IJobStore(Interface):
     def find(number: int) -> Deferred[str | None]:
         """Return the queue of a job, or None."""
 
-    def finish(number: int, token: int, client: str) -> Deferred[Settled]:
+    def finish(number: int, token: int, client: str, *, epoch: str | None = None) -> Deferred[Settled]:
         """Remove a job of which *client* had the last delivery, even if its lease has ended.
 
         Raises:
@@ -199,7 +200,14 @@ class IJobStore(Interface):
         """
 
     def fail(
-        number: int, token: int, client: str, *, reason: str, delays: Sequence[float], expired: str = ""
+        number: int,
+        token: int,
+        client: str,
+        *,
+        reason: str,
+        delays: Sequence[float],
+        expired: str = "",
+        epoch: str | None = None,
     ) -> Deferred[Settled]:
         """Count a failure: the job is ready again after that of *delays* that its number of failures names.
 
@@ -222,7 +230,7 @@ class IJobStore(Interface):
             NotFound: it is not in flight for that delivery.
         """
 
-    def extend(number: int, token: int, worker: Worker, lease: float) -> Deferred[Settled]:
+    def extend(number: int, token: int, worker: Worker, lease: float, *, epoch: str | None = None) -> Deferred[Settled]:
         """Let the lease of *worker* end in *lease* seconds, which begins again if it has ended.
 
         Raises:

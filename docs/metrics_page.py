@@ -21,7 +21,8 @@ Labels never hold what a client chooses, so that their number has a bound:
 
 {{labels}}
 
-Of what happens with every message one in a few is timed, and counts for all since the one before: the ``_count`` of such a histogram is about that of all, and its quantiles are those of a sample.
+Of what happens with every message one in a few is timed, and counts for all since the one before.
+So the ``_count`` of such a histogram is about that of all, and its quantiles are those of a sample.
 The first {Sampler.all_timed} of each are all timed, and so is every call that fails.
 """
 ENDING = """Of dialects

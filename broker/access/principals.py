@@ -92,6 +92,10 @@ class Access:
         """Whether any credential exists that names who shows it."""
         return bool(self.keys or self.web_tokens.keys)
 
+    def by_key(self, name: str) -> Identity | None:
+        """Return who has the API key that is called *name*, or None."""
+        return self._key(name, self.keys[name]) if name in self.keys else None
+
     def owner_by_name(self, id: str) -> str:
         """Return whose *id* is by the configuration: that of the key or the user who is called so; "" for nobody's."""
         if id in self.keys:

@@ -189,7 +189,7 @@ def make_daemon(
         notify_systemd("READY=1")
         tune_garbage_collector()
 
-    return Daemon(
+    daemon = Daemon(
         broker,
         site,
         lambda endpoint: listen(reactor, endpoint, site, outbox),
@@ -198,12 +198,13 @@ def make_daemon(
         announce=lambda ports: reactor.callWhenRunning(running, ports),
         others=[
             make_lag(reactor, broker),
-            *make_admin(reactor, settings, broker, site, outbox, reloads, observer),
+            *make_admin(reactor, settings, broker, site, outbox, reloads, observer, lambda: daemon.drain()),
             MemoryTrimmer(lambda: broker.memory.freed + broker.metrics.bytes_in + broker.metrics.bytes_out),
         ],
         plugins=plugins,
         observer=observer,
     )
+    return daemon
 
 
 def _plugins(reactor: Any, site: Site, broker: Broker, dialects: Iterable[Any]) -> Iterator[PluginLife]:
@@ -327,6 +328,7 @@ def make_admin(
     outbox: Outbox,
     reloads: Reloads | None,
     observer: ILogObserver | None,
+    drain: Callable[[], object],
 ) -> list[IService]:
     """Return what serves operators, not yet started."""
     history = make_history(broker)
@@ -337,6 +339,7 @@ def make_admin(
         history,
         open_connections=site.open_connections,
         effective=None if reloads is None else lambda: reloads.settings,
+        drain=drain,
         set_level=partial(setattr, observer, "level") if isinstance(observer, LogLines) else None,
     )
     port = AdminPort(admin_site, lambda at: listen(reactor, at, admin_site, outbox), settings.admin_listen)

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from broker.buses.redis_lease import Lease
+from broker.buses.redis_lease import Lease, name_of
 from broker.buses.redis_subscriber import RedisSubscriber
 from broker.core.slices import slices_of
 from broker.errors import BrokerError, NotDone, Taken
@@ -285,6 +285,11 @@ class RedisBus(Service):
     def lives(self, address: str) -> bool:
         """See ``ISharedBus.lives``."""
         return bool(self._lease.number_of(address))
+
+    def may_live(self, address: str) -> Deferred[bool]:
+        """See ``ISharedBus.may_live``."""
+        ours = name_of(address) == name_of(self.address)  # an earlier start of this node
+        return self._act(b"lives", address.encode(), b"1" if ours else b"", decode=bool)
 
     def send(self, address: str, message: bytes) -> Deferred[bool]:
         """See ``ISharedBus.send``."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from twisted.internet.interfaces import IDelayedCall
+
 from broker.cluster.notifier import QueueNotifier
 from broker.core.jobs import Jobs
 from broker.interfaces import ISharedBus
@@ -22,16 +24,35 @@ class SharedJobs(Jobs):
                 know.
         """
         self._bus, self._notifier = bus, QueueNotifier(self._clock, notify)
+        self._awaiting: IDelayedCall | None = None
 
     def notify(self, queue: str) -> None:
         """See ``Jobs.notify``."""
         self._notifier.notify(QUEUE + queue)
 
     async def lives(self, node: str) -> bool:
-        """Whether that node has a lease."""
-        if not self._bus.lives(node):
-            await self._bus.holders([node])  # if it has come just now, it is known after this
-        return self._bus.lives(node)
+        """Whether that node has a lease, though it be new, or may be about to renew it."""
+        if self._bus.lives(node):
+            return True
+        may_live = await self._bus.may_live(node)
+        if may_live and self._awaiting is None and not self._stopped:
+            # If it does not, nothing tells so.
+            self._awaiting = self._clock.callLater(self._bus.lease_seconds, self._look_for_it)
+        return may_live
+
+    def _look_for_it(self) -> None:
+        self._awaiting = None
+        self.recover_soon()
+
+    @property
+    def may_lease(self) -> bool:
+        """Whether this node has a lease: without one, others return what it has."""
+        return bool(self._bus.lease)
+
+    def leased(self) -> None:
+        """Notice that this node has a lease again."""
+        self.recover_soon()
+        self.wake_all()
 
     async def recover(self) -> None:
         """See ``Jobs.recover``; a no-op while this node does not know which others there are."""
@@ -53,3 +74,6 @@ class SharedJobs(Jobs):
         """See ``Jobs.stop``."""
         super().stop()
         self._notifier.stop()
+        if self._awaiting is not None:
+            self._awaiting.cancel()
+            self._awaiting = None

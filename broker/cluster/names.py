@@ -82,7 +82,7 @@ class ClusterNames(LocalNames):
         queues.use(bus, self._wake_others)
         jobs.use(bus, self._wake_others)
         members.use(bus, self._messenger)
-        self._messenger.on_lease(jobs.recover_soon)
+        self._messenger.on_lease(jobs.leased)
         self._messenger.on(Probe, self._probed)
         self._messenger.on(Deliver, self._delivered)
         self._messenger.on(Drain, lambda _, message: self._wake(message.queue))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
@@ -348,24 +349,43 @@ class Channels:
         self._moves.pop(key, None)
         return self._store.delete(CURSOR, key)
 
-    def _wait(self, topic: str, timeout: float, share: Share) -> Waiter:
+    @contextmanager
+    def place(self, share: Share) -> Iterator[None]:
+        """Let one more request wait, of the client that has *share*, as a poll does.
+
+        Raises:
+            RateLimited: see ``poll``.
+        """
+        self._take_place(share)
+        try:
+            yield
+        finally:
+            self._leave_place(share)
+
+    def _take_place(self, share: Share) -> None:
         if self.waiting >= self._limit or share.polls >= self._share_limit:
             raise RateLimited("limit", "polls")
+        self.waiting += 1
+        share.polls += 1
+
+    def _leave_place(self, share: Share) -> None:
+        self.waiting -= 1
+        share.polls -= 1
+
+    def _wait(self, topic: str, timeout: float, share: Share) -> Waiter:
+        self._take_place(share)
         waiter = Waiter(topic, share)
         self._waiters.setdefault(topic, {})[waiter] = None
         if len(self._waiters[topic]) == 1:
             self._bus.listen(topic)
         waiter.bucket = self._deadlines.add(waiter, timeout)
-        self.waiting += 1
-        share.polls += 1
         return waiter
 
     def _stop_waiting(self, waiter: Waiter) -> None:
         waiter.bucket.pop(waiter, None)
         waiters = self._waiters[waiter.topic]
         del waiters[waiter]
-        self.waiting -= 1
-        waiter.share.polls -= 1
+        self._leave_place(waiter.share)
         if not waiters:
             del self._waiters[waiter.topic]
             self._bus.forget(waiter.topic)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from broker.core.channels import CURSOR, Channels
+from broker.core.epochs import epoch_of
 from broker.core.pages import decode_cursor
 from broker.core.slices import Slices
 from broker.errors import Gone, Invalid
@@ -36,8 +37,9 @@ class Cursors:
             Gone: the position is of another epoch than the present one, which is in the error.
             Invalid: it is beyond the newest event.
         """
-        if position.epoch != self._store.epoch:
-            raise Gone("epoch", self._store.epoch)
+        present = await epoch_of(self._store, position.epoch)
+        if position.epoch != present:
+            raise Gone("epoch", present)
         if not 0 <= position.id <= await self._channels.head(topic):
             raise Invalid("id")
         before = await self._channels.acknowledged(client, topic)

@@ -64,6 +64,7 @@ class Consumer:
         lease: seconds for which it has one.
         worker: what it is for the store.
         matches: says which payloads it takes; None: all.
+        on_idle: called when the store has said whether there is anything for it; None: that is not asked for.
         taken: how many it has, or were sent since all had left.
         claiming: how many the store is asked for.
         looked: up to which number no job that was ready matched.
@@ -78,6 +79,7 @@ class Consumer:
     lease: float
     worker: Worker
     matches: Callable[[bytes], bool] | None = None
+    on_idle: Callable[[], object] | None = None
     taken: int = 0
     claiming: int = 0
     looked: int = 0
@@ -114,6 +116,7 @@ class WorkQueue:
         looking: whether those that filter are served.
         timer: when the next job is due, or a claim is tried again.
         failures: how many claims have failed one after the other.
+        problem: why the last has; None: it has not.
         busy: whether claims are being made.
         again: whether there is reason to make more.
     """
@@ -126,6 +129,7 @@ class WorkQueue:
     looking: bool = False
     timer: IDelayedCall | None = None
     failures: int = 0
+    problem: BrokerError | None = None
     busy: bool = False
     again: bool = False
 
@@ -174,6 +178,11 @@ class Jobs:
         """Whether that node is there: there is no other."""
         return False
 
+    @property
+    def may_lease(self) -> bool:
+        """Whether jobs may be given to workers that acknowledge."""
+        return True
+
     # Adding.
 
     def put(self, mail: Mail, quota: Quota | None = None) -> Deferred[None]:
@@ -209,6 +218,9 @@ class Jobs:
 
     def _added(self, result: Any, queue: str, delay: float) -> Any:
         if not isinstance(result, Failure) or result.check(Unavailable):  # it may be stored all the same
+            work = self._works.get(queue)
+            if work is not None and not isinstance(result, Failure):
+                self._try_again(work)
             if delay > 0:
                 self._due_in(queue, delay)
             else:
@@ -228,8 +240,9 @@ class Jobs:
         prefetch: int,
         lease: float,
         matches: Callable[[bytes], bool] | None = None,
+        on_idle: Callable[[], object] | None = None,
     ) -> None:
-        """Let *peer* take jobs of *queue*, or take them otherwise from now on."""
+        """Let *peer* take jobs of *queue*, or take them otherwise from now on; for the arguments see ``Consumer``."""
         self.consumers.add(peer, QUEUE + queue, shared=True)
         consumer = self._consumers.get((peer, queue))
         work = self._works.get(queue)
@@ -239,11 +252,12 @@ class Jobs:
         if consumer is not None:
             self._remove(work, consumer)
             taken = consumer.taken if consumer.ack and ack else 0
-        consumer = Consumer(peer, queue, ack, prefetch, lease, worker, matches, taken)
+        consumer = Consumer(peer, queue, ack, prefetch, lease, worker, matches, on_idle, taken)
         if taken:
             self.leases.move(peer.id, queue, consumer)
         self._consumers[peer, queue] = consumer
         work.consumers.append(consumer)
+        self._try_again(work)
         self._look_again(queue)
 
     def stop_consuming(self, peer: Taker, queue: str) -> bool:
@@ -274,9 +288,19 @@ class Jobs:
     def is_claiming(self, peer: Taker, queue: str) -> bool:
         """Whether the store is being asked for jobs of *queue* for *peer*."""
         consumer, work = self._consumers.get((peer, queue)), self._works.get(queue)
-        if consumer is None or work is None:
-            return False
-        return consumer.claiming > 0 or (consumer.matches is not None and work.looking)
+        return consumer is not None and work is not None and _is_asked_for(consumer, work)
+
+    def problem_of(self, queue: str) -> BrokerError | None:
+        """Return why jobs of *queue* can not be handed out now to those who acknowledge; None: they can."""
+        if not self.may_lease:
+            return Unavailable("lease", message="This node has lost contact with the others.")
+        work = self._works.get(queue)
+        return None if work is None else work.problem
+
+    def _tell_idle(self, consumers: list[Consumer], work: WorkQueue) -> None:
+        for consumer in consumers:
+            if consumer.on_idle is not None and not _is_asked_for(consumer, work):
+                consumer.on_idle()
 
     def leave(self, peer: Taker) -> None:
         """Remove *peer*: it has gone."""
@@ -302,9 +326,16 @@ class Jobs:
                 consumer.looked = 0
             self._look_again(queue)
 
+    def _try_again(self, work: WorkQueue) -> None:
+        """Do not wait any more until claims are tried again that have failed."""
+        if work.failures and work.timer is not None:
+            work.timer.cancel()
+            work.timer = None
+
     def wake_all(self) -> None:
         """Look for jobs of all queues that have consumers here."""
-        for queue in list(self._works):
+        for queue, work in list(self._works.items()):
+            self._try_again(work)
             self.wake(queue)
 
     def _look_again(self, queue: str) -> None:
@@ -330,7 +361,7 @@ class Jobs:
         if work is None or not work.clear or self._stopped:
             return False
         consumer = _next(work.consumers)
-        if consumer is None:
+        if consumer is None or (consumer.ack and not self.may_lease):
             work.clear = False
             return False
         self._claim_for(work, [consumer], consumer.ack).addErrback(self._claim_failed, work)
@@ -350,7 +381,7 @@ class Jobs:
             work.busy = work.again = False
 
     def _claim_all(self, work: WorkQueue) -> None:
-        for ack in (True, False):
+        for ack in (True, False) if self.may_lease else (False,):
             chosen = _slots([each for each in work.consumers if each.ack is ack and each.matches is None])
             if chosen:
                 self._claim_for(work, chosen, ack, all_slots=True).addErrback(self._claim_failed, work)
@@ -389,7 +420,7 @@ class Jobs:
         numbers: list[int] | None,
         all_slots: bool,
     ) -> None:
-        work.failures = 0
+        work.failures, work.problem = 0, None
         jobs = claimed.jobs
         more = sum(len(job.body) for job in jobs) >= CLAIM_BYTES or len(jobs) == len(chosen)
         if all_slots and not more and work.version == version:
@@ -401,6 +432,7 @@ class Jobs:
             self._due_in(work.name, claimed.due)
         if all_slots and (more or work.version != version):
             self._claim(work)
+        self._tell_idle(chosen, work)
         self._left(work.name)
 
     def _deliver(self, work: WorkQueue, job: Job, consumer: Consumer) -> None:
@@ -442,7 +474,9 @@ class Jobs:
             log.warn("jobs of {queue} wait: {reason}", queue=work.name, reason=str(failure.value))
         delay = min(RETRY_DELAY * 2**work.failures, MAX_RETRY_DELAY)
         work.failures = min(work.failures + 1, 10)
+        work.problem = failure.value if isinstance(failure.value, BrokerError) else BrokerError("jobs")
         work.clear = False
+        self._tell_idle(work.consumers, work)
         self._due_in(work.name, delay)
         if failure.check(Unavailable) and not failure.check(NotDone):
             self.leases.check()  # it may have been done
@@ -460,11 +494,14 @@ class Jobs:
 
     def _looked(self, _: object, work: WorkQueue) -> None:
         work.looking = False
+        self._tell_idle(work.consumers, work)
         self._left(work.name)
 
     async def _look_at_page(self, work: WorkQueue) -> bool:
         """Look at some jobs; return whether there may be more to look at."""
-        looking = [each for each in work.consumers if each.matches is not None and each.room() and each.accepts()]
+        kinds = (True, False) if self.may_lease else (False,)
+        filtering = [each for each in work.consumers if each.matches is not None and each.ack in kinds]
+        looking = [each for each in filtering if each.room() and each.accepts()]
         if not looking or self._stopped:
             return False
         after = min(each.looked for each in looking)
@@ -560,6 +597,11 @@ class Jobs:
             if work.timer is not None:
                 work.timer.cancel()
                 work.timer = None
+
+
+def _is_asked_for(consumer: Consumer, work: WorkQueue) -> bool:
+    """Whether the store is being asked for jobs for *consumer*."""
+    return consumer.claiming > 0 or (consumer.matches is not None and work.looking)
 
 
 def _next(consumers: list[Consumer]) -> Consumer | None:

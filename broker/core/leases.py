@@ -6,6 +6,7 @@ id has some seconds to come back, and may then finish what it had.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -89,6 +90,8 @@ class Leases:
         self._came_back, self._freed, self._settled = came_back, freed, settled
         self._leases: dict[str, Lease] = {}
         self._sessions: dict[str, dict[str, Lease]] = {}  # by the id of the session
+        self._unattended: Counter[str] = Counter()  # of those without a session, how many each client has
+        self._unsure: set[str] = set()  # deliveries that may have been extended here, of which nothing is known
         self._deadlines: Deadlines[str] = Deadlines(clock, self._due)
         self._pauses: set[Deferred[None]] = set()
         self._checks = 0  # that were asked for, since one was done
@@ -101,6 +104,10 @@ class Leases:
     def of(self, session: str) -> int:
         """Return how many jobs the session of that id has."""
         return len(self._sessions.get(session, ()))
+
+    def unattended(self, client: str = "") -> int:
+        """Return how many jobs a client has without a session, or all such clients have."""
+        return self._unattended[client] if client else self.of("")
 
     def id_of(self, number: int, token: int) -> str:
         """Return the name of a delivery: no other one has it."""
@@ -122,6 +129,8 @@ class Leases:
         self._leases[lease.id] = lease
         self._sessions.setdefault(lease.session, {})[lease.id] = lease
         lease.bucket = self._deadlines.add(lease.id, seconds)
+        if not lease.session:
+            self._unattended[lease.worker.client] += 1
 
     def _forget(self, lease: Lease) -> None:
         if self._leases.get(lease.id) is not lease:
@@ -131,6 +140,10 @@ class Leases:
         del others[lease.id]
         if not others:
             del self._sessions[lease.session]
+        if not lease.session:
+            self._unattended[lease.worker.client] -= 1
+            if not self._unattended[lease.worker.client]:
+                del self._unattended[lease.worker.client]
         self._deadlines.drop(lease.id, lease.bucket)
         self._free(lease)
 
@@ -147,8 +160,8 @@ class Leases:
         Raises:
             NotFound: it is not the worker's, or not any more.
         """
-        lease, number, token = self._find(id, worker)
-        return self._settle(lease, self._store.jobs.finish(number, token, worker.client))
+        lease, epoch, number, token = self._find(id, worker)
+        return self._settle(lease, self._store.jobs.finish(number, token, worker.client, epoch=epoch))
 
     def fail(self, id: str, worker: Worker, reason: str, delay: float | None) -> Deferred[None]:
         """Notice that *worker* has failed; *delay*: seconds until the job comes again, None: as its failures say.
@@ -156,20 +169,16 @@ class Leases:
         Raises:
             NotFound: see ``finish``.
         """
-        lease, number, token = self._find(id, worker)
+        lease, epoch, number, token = self._find(id, worker)
         delays = self._delays if delay is None else (delay,) * len(self._delays)
-        answer = self._store.jobs.fail(number, token, worker.client, reason=reason, delays=delays)
+        answer = self._store.jobs.fail(number, token, worker.client, reason=reason, delays=delays, epoch=epoch)
         return self._settle(lease, answer)
 
-    def _find(self, id: str, worker: Worker) -> tuple[Lease | None, int, int]:
+    def _find(self, id: str, worker: Worker) -> tuple[Lease | None, str, int, int]:
+        """Return the lease that *worker* has here, or None, and what the store calls the delivery."""
         lease = self._leases.get(id)
-        if lease is not None:
-            return (lease if lease.worker.client == worker.client else None), lease.number, lease.token
-        epoch, _, rest = id.partition("-")
-        number, _, token = rest.partition("-")
-        if epoch != self._store.epoch or not is_number(number) or not is_number(token):
-            raise NotFound("job", id)
-        return None, int(number), int(token)
+        # The store compares the epoch: this node may not have reached it yet, or be the last to know the present one.
+        return (lease if lease is not None and lease.worker.client == worker.client else None), *delivery_of(id)
 
     def _settle(self, lease: Lease | None, answer: Deferred[Settled]) -> Deferred[None]:
         """Free the slot at once, so that its next job is claimed in the same step of the store."""
@@ -195,17 +204,41 @@ class Leases:
         Raises:
             NotFound: see ``finish``.
         """
-        _, number, token = self._find(id, worker)
-        return uncancelled(self._extend(id, number, token, worker, session, seconds))
+        return uncancelled(self._extend(id, worker, session, seconds))
 
-    async def _extend(self, id: str, number: int, token: int, worker: Worker, session: str, seconds: float) -> None:
-        settled = await self._store.jobs.extend(number, token, worker, seconds)
+    async def _extend(self, id: str, worker: Worker, session: str, seconds: float) -> None:
+        _, epoch, number, token = self._find(id, worker)
+        try:
+            settled = await self._store.jobs.extend(number, token, worker, seconds, epoch=epoch)
+        except NotDone:
+            raise
+        except Unavailable:
+            if id not in self._leases:
+                self._unsure.add(id)
+                self.until_done(lambda: self._find_extended(id))
+            raise
         lease, consumer = self._leases.get(id), None
         if lease is not None:
             consumer, lease.consumer = lease.consumer, None
             self._forget(lease)
         end = self._clock.seconds() + seconds
         self._hold(Lease(id, number, token, settled.queue, worker, session, end, consumer), seconds)
+
+    async def _find_extended(self, id: str) -> None:
+        """Have the lease of a job that another node had, if it was extended here although nobody has said so."""
+        _, number, token = delivery_of(id)
+        found = await self._store.jobs.adopt(self._node(), self._node(), number - 1, 1)
+        self._unsure.discard(id)
+        for job, named in found:
+            left = min(job.until - self._store.wall.time(), MAX_ADOPTED)
+            if (job.number, job.token) == (number, token) and id not in self._leases and left > 0:
+                self._adopt(job, Worker(job.worker, self._node(), named), left)
+
+    def detach(self, id: str) -> None:
+        """Let a job take no slot any more; a no-op for one that is not in flight here."""
+        lease = self._leases.get(id)
+        if lease is not None:
+            lease.consumer = None
 
     def move(self, session: str, queue: str, consumer: Any) -> None:
         """Let the jobs of *queue* that *session* has take slots of *consumer* in the place of another."""
@@ -375,7 +408,8 @@ class Leases:
         while found := await self._store.jobs.adopt(self._node(), self._node(), after, ADOPTED):
             for job, _ in found:
                 after = job.number
-                if self.id_of(job.number, job.token) not in self._leases:
+                id = self.id_of(job.number, job.token)
+                if id not in self._leases and id not in self._unsure:
                     self.return_job(job.number, job.token, delivered=self._delivered)
         again, self._checks = self._checks > asked, 0
         self._delivered = self._delivered and again
@@ -386,6 +420,19 @@ class Leases:
         """Forget all leases: the store went back, and what it has in flight is to be returned."""
         for lease in list(self._leases.values()):
             self._forget(lease)
+
+
+def delivery_of(id: str) -> tuple[str, int, int]:
+    """Return epoch, number and token of the delivery that is called *id*.
+
+    Raises:
+        NotFound: none can be called so.
+    """
+    epoch, _, rest = id.partition("-")
+    number, _, token = rest.partition("-")
+    if not epoch or not is_number(number) or not is_number(token):
+        raise NotFound("job", id)
+    return epoch, int(number), int(token)
 
 
 def is_number(text: str) -> bool:

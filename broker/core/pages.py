@@ -161,7 +161,8 @@ async def find_page(
         Gone: the position is of another epoch than the present one, which is in the error.
         Invalid: it is beyond the newest event.
     """
-    epoch, head = store.epoch, await store.head(log)
+    head = await store.head(log)
+    epoch = store.epoch  # after that: before the first answer of the store nobody knows it
     for what, position, end in (("after", after, head), ("before", before, head + 1)):
         if position is not None and position.epoch != epoch:
             raise Gone("epoch", epoch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 import attrs
@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 from broker.access.failures import MISSING
 from broker.access.limits import Bucket, network_of
 from broker.core.call import Call
+from broker.core.epochs import epoch_of
 from broker.core.followers import Follower
 from broker.core.id_series import IdSeries
 from broker.core.keys import Predicate
@@ -44,6 +45,8 @@ STARTS_OF_RESERVED = (BROKER, QUEUE, KEY_PREFIX)  # a name that begins otherwise
 
 # Verbs that make the daemon hold more, for a store, a callee or those who read: refused while memory is short.
 CROWDING = frozenset(("publish", "call", "request", "send", "write"))
+# The setting of how many polls may wait, by whether it is that of one client.
+POLL_LIMITS = ("TXBROKER_MAX_WAITING_POLLS", "TXBROKER_MAX_WAITING_POLLS_PER_CLIENT")
 
 # Every request of an HTTP client makes a peer: the shape of a UUID without its price.
 _series = IdSeries(SESSION_VERSION)
@@ -142,6 +145,10 @@ class Client:
         """See ``IPeer.epoch``."""
         return self._parts.store.epoch
 
+    def present_epoch(self, shown: str | None = None) -> Coroutine[Any, Any, str]:
+        """See ``IPeer.present_epoch``."""
+        return epoch_of(self._parts.store, shown)
+
     @property
     def send_queue_bytes(self) -> int:
         """See ``IPeer.send_queue_bytes``."""
@@ -201,6 +208,11 @@ class Client:
         self.refused = True
         self._parts.refusals.add(self.dialect, self.address, self.identity.principal, verb, error.code, setting, name)
         return error
+
+    def _log_polls(self, error: RateLimited, share: Share, verb: str) -> BrokerError:
+        """Return *error*, which says that too much waits, in all or of those with *share*, when it has been logged."""
+        of_client = share.polls >= self._parts.settings.max_waiting_polls_per_client
+        return self._log(error, verb, POLL_LIMITS[of_client])
 
     def _allow(self, verb: str, name: str, *, rate_limited: bool = True, check_permission: bool = True) -> None:
         """Check that the client may *verb* with *name*, and count it; every verb begins with this.

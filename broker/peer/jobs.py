@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, ensureDeferred
 
+from broker.core.epochs import epoch_of
 from broker.core.job_claims import claim_jobs
 from broker.core.job_filters import job_filter
-from broker.core.leases import is_number
+from broker.core.leases import delivery_of, is_number
 from broker.errors import Invalid, NotFound, RateLimited, Unauthenticated
 from broker.jobs import DEAD_SUFFIX, MAX_DELAY, Job, QueueState, Worker
 from broker.messages import MAX_TIME, Delivery, Mail
@@ -18,6 +19,7 @@ from broker.peer.queues import QueueVerbs
 
 MAX_PREFETCH = 1000
 MAX_CLAIMED = 1000  # jobs of one claim
+MAX_UNATTENDED, MAX_UNATTENDED_OF_ONE = 100_000, 10_000  # jobs that workers without a session have, or one of them
 MAX_LEASE = 86400.0  # seconds
 MAX_REASON = 1000  # characters of a reason that are kept
 MAX_DEAD = 1000  # jobs in one answer
@@ -118,23 +120,48 @@ class JobVerbs(QueueVerbs):
         parts = self._parts
         lease = lease or parts.settings.lease_seconds
         if not 0 < limit <= MAX_CLAIMED or not 0 < lease <= MAX_LEASE or not wait >= 0:
-            raise Invalid("max" if not 0 < limit <= MAX_CLAIMED else "wait" if wait < 0 else "lease")
+            raise Invalid("max" if not 0 < limit <= MAX_CLAIMED else "lease" if wait >= 0 else "wait")
+        self._check_unattended()
         matches = None if members is None else job_filter(members)
         expires = self.identity.expires
         if expires:
             wait = min(wait, max(0.0, expires - self.wall.time()))
-        if wait > 0:
-            parts.cluster.hold(QUEUE + queue)  # other nodes say when there is a job
+        words = parts.jobs, parts.clock, queue, self._principal(), limit
+        claim = claim_jobs(*words, lease=lease, wait=wait, matches=matches, hold=self.hold)
         try:
-            found = await claim_jobs(
-                parts.jobs, parts.clock, queue, self._principal(), limit, lease=lease, wait=wait, matches=matches
-            )
+            found = await (self._waiting_claim(queue, claim) if wait > 0 else claim)
         finally:
-            if wait > 0:
-                parts.cluster.release((QUEUE + queue,))
+            parts.cluster.release((QUEUE + queue,))  # one that waited may have ended before this did
         if expires and not found and self.wall.time() >= expires:
             raise Unauthenticated("token", message="The credential has expired")
         return found
+
+    async def _waiting_claim(self, queue: str, claim: Coroutine[Any, Any, list[Delivery]]) -> list[Delivery]:
+        """Return what *claim* does, which may wait for jobs of *queue*.
+
+        Raises:
+            RateLimited: too many requests wait.
+        """
+        parts, share = self._parts, self._share or self._take_share()
+        try:
+            with parts.channels.place(share):
+                parts.cluster.hold(QUEUE + queue)  # other nodes say when there is a job
+                return await claim
+        except RateLimited as error:
+            claim.close()
+            raise self._log_polls(error, share, "consume") from None
+
+    def _check_unattended(self) -> None:
+        """Check that not too many jobs are in flight here without a session, in all or of this client.
+
+        Raises:
+            RateLimited: there are.
+        """
+        leases = self._parts.jobs.leases
+        if leases.unattended() >= MAX_UNATTENDED:
+            raise self._log(RateLimited("limit", "jobs"), "consume", "")
+        if leases.unattended(self.identity.principal) >= MAX_UNATTENDED_OF_ONE:
+            raise self._log(RateLimited("limit", "jobs"), "consume", "")
 
     def _principal(self) -> Worker:
         """Return what a worker is that has no session, and may come by another connection each time."""
@@ -175,18 +202,20 @@ class JobVerbs(QueueVerbs):
 
     async def _settle_elsewhere(self, id: str, act: Callable[[], Awaitable[None]]) -> None:
         self._allow("consume", "", check_permission=False)
-        (number,) = self._numbers([id], parts=3) or [0]
-        queue = await self._parts.store.jobs.find(number) if number else None
+        epoch, number, _ = delivery_of(id)
+        present = await epoch_of(self._parts.store, epoch)
+        queue = await self._parts.store.jobs.find(number) if epoch == present else None
         if queue is None:
             raise NotFound("job", id)
         self._check_permission("consume", QUEUE + queue)
         await act()
 
-    def _numbers(self, ids: Sequence[str], parts: int = 2) -> list[int]:
+    async def _numbers(self, ids: Sequence[str]) -> list[int]:
         """Return the numbers of the jobs that *ids* name, those of another epoch left out."""
-        words = (id.split("-") for id in ids)
-        epoch = self._parts.store.epoch
-        return [int(each[1]) for each in words if len(each) == parts and each[0] == epoch and is_number(each[1])]
+        words = [id.split("-") for id in ids]
+        shown = {each[0] for each in words}
+        epoch = await epoch_of(self._parts.store, shown.pop() if len(shown) == 1 else None)
+        return [int(each[1]) for each in words if len(each) == 2 and each[0] == epoch and is_number(each[1])]
 
     # Looking after a queue.
 
@@ -195,17 +224,17 @@ class JobVerbs(QueueVerbs):
         self._allow_queue("consume", queue)
         return self._parts.store.jobs.state(queue)
 
-    def dead_jobs(self, queue: str, limit: int, after: str = "") -> Deferred[list[tuple[str, Job]]]:
+    async def dead_jobs(self, queue: str, limit: int, after: str = "") -> list[tuple[str, Job]]:
         """See ``IPeer.dead_jobs``."""
         self._allow_queue("manage", queue)
         if not 0 < limit <= MAX_DEAD:
             raise Invalid("limit")
-        numbers = self._numbers([after]) if after else [0]
+        numbers = await self._numbers([after]) if after else [0]
         if not numbers:
             raise Invalid("after")
-        epoch = self._parts.store.epoch
-        found = self._parts.store.jobs.dead(queue, numbers[0], limit, DEAD_BYTES)
-        return found.addCallback(lambda jobs: [(f"{epoch}-{job.number}", job) for job in jobs])
+        store = self._parts.store
+        found = await store.jobs.dead(queue, numbers[0], limit, DEAD_BYTES)
+        return [(f"{store.epoch}-{job.number}", job) for job in found]
 
     async def retry_jobs(self, queue: str, ids: Ids) -> int:
         """See ``IPeer.retry_jobs``."""
@@ -223,7 +252,7 @@ class JobVerbs(QueueVerbs):
     async def _of_dead(self, act: Callable[..., Deferred[int]], queue: str, ids: Ids) -> int:
         """Do *act* with the dead jobs of *ids*, None: all, in steps; return how many there were."""
         if ids is not None:
-            numbers = list(dict.fromkeys(self._numbers(ids)))
+            numbers = list(dict.fromkeys(await self._numbers(ids)))
             steps = [numbers[start : start + STEP] for start in range(0, len(numbers), STEP)]
             return sum([await act(queue, step, STEP) for step in steps])
         total, last = 0, STEP

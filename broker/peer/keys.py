@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from twisted.internet.defer import Deferred
 
+from broker.core.epochs import epoch_of
 from broker.core.keys import Predicate
 from broker.core.slices import slices_of
 from broker.errors import Gone, Invalid, RateLimited
@@ -114,7 +115,7 @@ class KeyVerbs(Client):
         check_name(pattern, "pattern") if exact else check_pattern(pattern)
         if not 0 <= after <= MAX_ID:
             raise Invalid("from")
-        if epoch != self.epoch:
+        if epoch != await epoch_of(self._parts.store, epoch):
             return None
         found = await self._parts.keys.changes(after)
         if found is None or epoch != self.epoch:

@@ -23,8 +23,6 @@ T = TypeVar("T")
 MAX_PUBLICATIONS = 1000  # that are stored together
 MAX_EXCLUDED = 1000  # names of one event
 FREE_TOKENS = 8  # of a pattern, on the average of all that a client may subscribe to
-# The setting of how many polls may wait, by whether it is that of one client.
-POLL_LIMITS = ("TXBROKER_MAX_WAITING_POLLS", "TXBROKER_MAX_WAITING_POLLS_PER_CLIENT")
 
 
 class TopicVerbs(Client):
@@ -294,8 +292,7 @@ class TopicVerbs(Client):
                 self._shown(topic), after, limit, timeout, max_bytes, share, page_bytes
             )
         except RateLimited as error:
-            of_client = share.polls >= self._parts.settings.max_waiting_polls_per_client
-            raise self._log(error, "poll", POLL_LIMITS[of_client]) from None
+            raise self._log_polls(error, share, "poll") from None
         if expires and self.wall.time() >= expires:
             raise Unauthenticated("token", message="The credential has expired")
         return events

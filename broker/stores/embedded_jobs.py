@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from zope.interface import implementer
 
+from broker.errors import NotFound
 from broker.jobs import Claimed, IJobStore, Job, QueueState, Settled, Slot, Worker
 from broker.messages import Mail, Quota
 from broker.stores.expiry import Expiry
@@ -25,10 +26,11 @@ class EmbeddedJobs:
 
     Args:
         do: has a method of ``JobTables`` done with its arguments, in a transaction.
+        is_present: whether an epoch is that of the store.
     """
 
-    def __init__(self, do: Do) -> None:
-        self._do = do
+    def __init__(self, do: Do, is_present: Callable[[str], bool]) -> None:
+        self._do, self._is_present = do, is_present
 
     def add(
         self,
@@ -67,15 +69,30 @@ class EmbeddedJobs:
         """See ``IJobStore.find``."""
         return self._do(JobTables.find, (number,), 0, True)
 
-    def finish(self, number: int, token: int, client: str) -> Deferred[Settled]:
+    def finish(self, number: int, token: int, client: str, *, epoch: str | None = None) -> Deferred[Settled]:
         """See ``IJobStore.finish``."""
-        return self._do(JobTables.finish, (number, token, client), 0, False)
+        return self._settle(epoch, JobTables.finish, (number, token, client))
 
     def fail(
-        self, number: int, token: int, client: str, *, reason: str, delays: Sequence[float], expired: str = ""
+        self,
+        number: int,
+        token: int,
+        client: str,
+        *,
+        reason: str,
+        delays: Sequence[float],
+        expired: str = "",
+        epoch: str | None = None,
     ) -> Deferred[Settled]:
         """See ``IJobStore.fail``."""
-        return self._do(JobTables.fail, (number, token, client, reason, delays, expired), len(reason), False)
+        return self._settle(epoch, JobTables.fail, (number, token, client, reason, delays, expired), len(reason))
+
+    def _settle(
+        self, epoch: str | None, act: Callable[..., Settled], arguments: tuple[Any, ...], size: int = 0
+    ) -> Deferred[Settled]:
+        if epoch is not None and not self._is_present(epoch):
+            return fail(NotFound("job", str(arguments[0])))
+        return self._do(act, arguments, size, False)
 
     def release(
         self, number: int, token: int, node: str, *, max_deliveries: int, delivered: bool = True
@@ -83,9 +100,11 @@ class EmbeddedJobs:
         """See ``IJobStore.release``."""
         return self._do(JobTables.release, (number, token, node, max_deliveries, delivered), 0, False)
 
-    def extend(self, number: int, token: int, worker: Worker, lease: float) -> Deferred[Settled]:
+    def extend(
+        self, number: int, token: int, worker: Worker, lease: float, *, epoch: str | None = None
+    ) -> Deferred[Settled]:
         """See ``IJobStore.extend``."""
-        return self._do(JobTables.extend, (number, token, worker, lease), 0, False)
+        return self._settle(epoch, JobTables.extend, (number, token, worker, lease))
 
     def restore(self, job: Job) -> Deferred[None]:
         """See ``IJobStore.restore``."""

@@ -112,15 +112,23 @@ class RedisJobs:
         """See ``IJobStore.find``."""
         return self._submit(Operation((b"find_job", b"%d" % number), _text_or_none, reads=True))
 
-    def finish(self, number: int, token: int, client: str) -> Deferred[Settled]:
+    def finish(self, number: int, token: int, client: str, *, epoch: str | None = None) -> Deferred[Settled]:
         """See ``IJobStore.finish``."""
-        return self._settle(number, b"finish_job", b"%d" % token, encode_text(client))
+        return self._settle(number, b"finish_job", b"%d" % token, _epoch(epoch), encode_text(client))
 
     def fail(
-        self, number: int, token: int, client: str, *, reason: str, delays: Sequence[float], expired: str = ""
+        self,
+        number: int,
+        token: int,
+        client: str,
+        *,
+        reason: str,
+        delays: Sequence[float],
+        expired: str = "",
+        epoch: str | None = None,
     ) -> Deferred[Settled]:
         """See ``IJobStore.fail``."""
-        words = b"%d" % token, encode_text(client), encode_text(reason), encode_text(expired)
+        words = b"%d" % token, _epoch(epoch), encode_text(client), encode_text(reason), encode_text(expired)
         return self._settle(number, b"fail_job", *words, b"%d" % len(delays), *map(_number, delays))
 
     def release(
@@ -130,9 +138,12 @@ class RedisJobs:
         words = b"%d" % token, encode_text(node), b"%d" % max_deliveries, _flag(delivered), MAX_DELIVERED
         return self._settle(number, b"release_job", *words)
 
-    def extend(self, number: int, token: int, worker: Worker, lease: float) -> Deferred[Settled]:
+    def extend(
+        self, number: int, token: int, worker: Worker, lease: float, *, epoch: str | None = None
+    ) -> Deferred[Settled]:
         """See ``IJobStore.extend``."""
-        return self._settle(number, b"extend_job", b"%d" % token, *_who(worker), _number(lease))
+        words = b"%d" % token, _epoch(epoch), *_who(worker), _number(lease)
+        return self._settle(number, b"extend_job", *words)
 
     def _settle(self, number: int, verb: bytes, *words: bytes) -> Deferred[Settled]:
         return self._submit(Operation((verb, b"%d" % number, *words), partial(_settled, number)))
@@ -219,6 +230,11 @@ def _number(value: float) -> bytes:
 
 def _who(worker: Worker) -> tuple[bytes, bytes, bytes]:
     return encode_text(worker.client), _flag(worker.named), encode_text(worker.node)
+
+
+def _epoch(epoch: str | None) -> bytes:
+    """Return what the script compares with the present epoch; one empty word for any."""
+    return b"" if epoch is None else b"=" + encode_text(epoch)
 
 
 def _flag(value: bool) -> bytes:

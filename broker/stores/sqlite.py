@@ -93,7 +93,7 @@ class SqliteStore(Service):
         self._max_bytes, self._min_free_bytes = max_bytes, min_free_bytes
         self._file: SqliteFile | None = None
         self._stopped_reason = NOT_RUNNING
-        self.jobs = EmbeddedJobs(self._do_jobs)
+        self.jobs = EmbeddedJobs(self._do_jobs, lambda epoch: epoch == self.epoch)
         self.wiped: Callable[[], object] = _ignore
 
     def startService(self) -> None:

@@ -110,7 +110,7 @@ class Events:
         if epoch is None:
             return await self._read(peer, client, channel, limit, query.get("after"))
         # Not known to the shipped client: "epoch=" asks for it, and whoever shows one of the past gets 410.
-        began = peer.epoch
+        began = await peer.present_epoch(epoch or None)
         if epoch and epoch != began:
             raise _gone(peer)
         response = await self._read(peer, client, channel, limit, query.get("after"))

@@ -31,7 +31,7 @@ async def move(call: Call) -> Response:
     """Acknowledge events up to a position."""
     cursor, topic = call.names
     reached: Reached = members(Reached, call.request)
-    position = Position(reached.epoch if reached.epoch is not None else call.peer.epoch, reached.id)
+    position = Position(reached.epoch if reached.epoch is not None else await call.peer.present_epoch(), reached.id)
     back = await call.peer.acknowledge_events(cursor, topic, position)
     return answer({"cursor": cursor, "topic": topic, "epoch": position.epoch, "id": position.id, "back": back})
 

@@ -196,7 +196,7 @@ async def _under_condition(call: Call, key: str, change: Any) -> Any:
     try:
         if match.strip() == "*":
             return await _on_any(call, key, change)
-        return await change(0 if no_match else _revision(call, match) if match else None)
+        return await change(0 if no_match else await _revision(call, match) if match else None)
     except Conflict:
         raise Refusal(problem(412, "the key has another revision", code="CONFLICT")) from None
 
@@ -218,11 +218,11 @@ async def _on_any(call: Call, key: str, change: Any) -> Any:
     raise Conflict("revision", key)
 
 
-def _revision(call: Call, match: str) -> int:
+async def _revision(call: Call, match: str) -> int:
     epoch, dash, number = entity_tag(match).rpartition("-")
     if not NUMBER.fullmatch(number) or int(number) > MAX_ID or (dash and not epoch):
         raise Invalid("If-Match")
-    if epoch and epoch != call.peer.epoch:
+    if epoch and epoch != await call.peer.present_epoch(epoch):
         raise Conflict("revision", call.name)
     if not int(number):
         raise Conflict("revision", call.name)  # it must match something
@@ -301,7 +301,7 @@ async def follow(call: Call) -> Response:
     """Answer with the entries that are there, or what has changed since a revision, and then with each change."""
     peer, prefix = call.peer, call.query.prefix
     shown = call.header("last-event-id") or call.query.since
-    since = position(shown, peer.epoch, "Last-Event-ID") if shown else None
+    since = position(shown, await peer.present_epoch(), "Last-Event-ID") if shown else None
     session = KeyStream(peer, prefix=prefix)
     peer.bind(session)
     # Watching before reading: a change in between must not be missed.
@@ -331,7 +331,8 @@ async def _send_entries(session: KeyStream, prefix: str) -> None:
         TooLarge: they are more than may wait for a client.
     """
     peer = session.peer
-    epoch, revision = peer.epoch, await peer.revision()
+    revision = await peer.revision()
+    epoch = peer.epoch  # after that: before the first answer of the store nobody knows it
     session.began = revision
     session.send(beginning())
     session.send(frame("broker.snapshot", encode({"epoch": epoch, "revision": revision})))

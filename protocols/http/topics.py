@@ -140,7 +140,7 @@ class Topics:
     async def publish(self, call: Call) -> Response:
         """Publish an event; answer with where it is stored."""
         peer, query, topic = call.peer, call.query, call.name
-        expect = _expected(call)
+        expect = await _expected(call)
         key = call.header("idempotency-key")
         if key:
             check_name(key, "Idempotency-Key")
@@ -176,7 +176,7 @@ class Topics:
         chosen = [name for name in ("after", "before", "last", "cursor") if getattr(query, name) is not None]
         if len(chosen) > 1:
             raise Invalid("parameter", chosen[1], message=f"{chosen[0]} and {chosen[1]} exclude each other")
-        after = None if query.after is None else position(query.after, peer.epoch, "after")
+        after = None if query.after is None else position(query.after, await peer.present_epoch(), "after")
         if query.cursor is not None:
             after = await _acknowledged(call)
         page = await self._page(call, after)
@@ -198,7 +198,7 @@ class Topics:
         return await peer.page(
             call.name,
             after=after,
-            before=None if query.before is None else position(query.before, peer.epoch, "before"),
+            before=None if query.before is None else position(query.before, await peer.present_epoch(), "before"),
             last=query.last is not None,
             limit=query.last or query.limit,
             max_bytes=self._max_bytes,
@@ -211,11 +211,12 @@ class Topics:
         session = EventStream(peer)
         origin: Origin | None = NEW
         if shown:
-            origin = position(shown, peer.epoch, "Last-Event-ID")
+            origin = position(shown, await peer.present_epoch(), "Last-Event-ID")
             if cursor:
                 await _acknowledge(call, cursor, topic, origin)
         elif query.since is not None:
-            origin = query.since if query.since in (START, NEW) else position(query.since, peer.epoch, "from")
+            named = query.since in (START, NEW)
+            origin = query.since if named else position(query.since, await peer.present_epoch(), "from")
         elif cursor:
             origin = None
         await _open(session, [topic], origin, cursor, exact=True)
@@ -270,11 +271,12 @@ async def _acknowledged(call: Call) -> Position:
 async def _acknowledge(call: Call, cursor: str, topic: str, reached: Position) -> None:
     """Move *cursor* on to *reached*, which the client has shown as what it has got; never back."""
     peer = call.peer
-    if reached.epoch == peer.epoch and reached.id > await peer.cursor(cursor, topic):  # else that is told as a gap
+    present = await peer.present_epoch(reached.epoch)
+    if reached.epoch == present and reached.id > await peer.cursor(cursor, topic):  # else that is told as a gap
         await peer.acknowledge_events(cursor, topic, reached)
 
 
-def _expected(call: Call) -> int | None:
+async def _expected(call: Call) -> int | None:
     """Return the id that the topic must have last, or None.
 
     Raises:
@@ -290,7 +292,7 @@ def _expected(call: Call) -> int | None:
     epoch, dash, number = tag.rpartition("-")
     if not NUMBER.fullmatch(number) or (dash and not epoch):
         raise Invalid("If-Match")
-    if epoch and epoch != call.peer.epoch:
+    if epoch and epoch != await call.peer.present_epoch(epoch):
         raise Refusal(problem(412, "the topic has begun anew", code="CONFLICT", epoch=call.peer.epoch))
     return int(number)
 

@@ -57,10 +57,11 @@ class Read(Method):
         if options.last is not None and not 0 < options.last <= MAX_LIMIT:
             raise Invalid("last")
         peer = session.peer
+        epoch = await peer.present_epoch()
         page = await peer.page(
             self.topic,
-            after=_position(options.after, peer.epoch),
-            before=_position(options.before, peer.epoch),
+            after=_position(options.after, epoch),
+            before=_position(options.before, epoch),
             last=options.last is not None,
             limit=options.limit if options.last is None else options.last,
             max_bytes=min(MAX_PAGE_BYTES, session.settings.send_queue_bytes),
@@ -79,7 +80,7 @@ class Ack(Method):
 
     async def run(self, session: Session) -> Answer:
         """Answer with where the cursor is, and whether it went back."""
-        position = _checked_position(msgspec.json.decode(self.id), session.peer.epoch, "id")
+        position = _checked_position(msgspec.json.decode(self.id), await session.peer.present_epoch(), "id")
         back = await session.peer.acknowledge_events(self.cursor, self.topic, position)
         return {"cursor": self.cursor, "id": position.id, "back": back}
 

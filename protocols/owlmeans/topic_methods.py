@@ -56,7 +56,7 @@ class Subscribe(Method, dict=True):
         if options.last is not None:
             origin = await self._place_of_last(peer, topics, options)
         elif options.origin is not None:
-            origin = origin_of(options.origin, topics, peer.epoch, exact=exact)
+            origin = origin_of(options.origin, topics, await peer.present_epoch(), exact=exact)
         begun: Answer = {}
         if origin is None and not options.cursor:
             await _subscribe(peer, topics, exact=exact, echo=options.echo)

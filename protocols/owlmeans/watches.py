@@ -180,7 +180,8 @@ class Watches:
                 self._hold(watch, change)
 
     async def _snapshot(self, watch: Watch) -> Start:
-        epoch, revision = self._peer.epoch, await self._peer.revision()
+        revision = await self._peer.revision()
+        epoch = self._peer.epoch  # after that: before the first answer of the store nobody knows it
         pattern = watch.pattern
         beginning = literal_beginning(pattern)
         found = await self._peer.range(

@@ -170,6 +170,18 @@ class SharedBusContract:
         assert not one.bus.lives("nobody")
 
     @pytest_twisted.ensureDeferred
+    async def test_a_node_may_live_that_has_a_lease_of_which_nobody_here_has_heard(
+        self, pair: tuple[Told, Told]
+    ) -> None:
+        one, two = pair
+        one.bus._lease._others.clear()
+        assert not one.bus.lives(two.bus.address)
+        assert await one.bus.may_live(two.bus.address)
+        assert not await one.bus.may_live("nobody")
+        await self.lapse(two, one)
+        assert not await one.bus.may_live(two.bus.address)
+
+    @pytest_twisted.ensureDeferred
     async def test_a_name_that_is_not_shared_has_one_holder(self, pair: tuple[Told, Told]) -> None:
         one, two = pair
         await one.bus.claim("name")

@@ -200,6 +200,23 @@ class TestSharedRedisBus(SharedBusContract):
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_node_is_awaited_after_a_time_in_which_none_could_renew(make_node: MakeNode) -> None:
+    one, two = [await make_node(name) for name in ("one", "two")]
+    two.bus._heartbeats.stop()
+    await eventually(lambda: one.bus.lives(two.bus.address) and two.bus.lives(one.bus.address))
+    execute = one.bus._batcher.connection.protocol.execute_command
+    await execute(b"ZADD", one.bus._prefix + b"nodes", 0, two.bus.address)
+    await execute(b"SET", one.bus._prefix + b"grace", 1 << 50)
+    await eventually(lambda: not one.bus.lives(two.bus.address))
+    assert await one.bus.may_live(two.bus.address)
+    assert not await one.bus.may_live("three/1")
+    await execute(b"HSET", one.bus._prefix + b"leases", "one/1", "1 1 1")  # it has come back by another address
+    assert not await one.bus.may_live("one/1")
+    await execute(b"SET", one.bus._prefix + b"settling", 1 << 50)
+    assert await one.bus.may_live("three/1")
+
+
+@pytest_twisted.ensureDeferred
 async def test_it_provides_the_interface_of_a_shared_bus(make_node: MakeNode) -> None:
     verifyObject(ISharedBus, (await make_node()).bus)
 

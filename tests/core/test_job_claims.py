@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.task import Clock
 
 from broker.core.job_claims import claim_jobs
 from broker.core.job_filters import job_filter
-from broker.core.jobs import Jobs
+from broker.core.jobs import CLAIM_BYTES, Jobs
+from broker.errors import NotDone, Unavailable
 from broker.interfaces import IStore
 from broker.jobs import Worker
 from broker.messages import Delivery, Mail
@@ -120,3 +121,106 @@ def test_after_a_takeover_a_lease_ends_too(store: IStore, jobs: Jobs, clock: Clo
     clock.pump([1.0] * 33)
     (job,) = value_of(claim(other, clock))
     assert job.delivery == 2
+
+
+class SlowJobs:
+    """Jobs of a store that answers claims when ``answer`` is called, or with ``error``."""
+
+    def __init__(self, jobs: Any) -> None:
+        self._jobs = jobs
+        self.waiting: list[Any] = []
+        self.error: Exception | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._jobs, name)
+
+    def claim(self, *words: Any, **named: Any) -> Deferred[Any]:
+        if self.error is not None:
+            return fail(self.error)
+        answer: Deferred[Any] = Deferred()
+        self.waiting.append(lambda: self._jobs.claim(*words, **named).chainDeferred(answer))
+        return answer
+
+    def answer(self) -> None:
+        while self.waiting:
+            self.waiting.pop(0)()
+
+
+@pytest.fixture
+def slow(store: IStore, jobs: Jobs) -> SlowJobs:
+    store.jobs = slow = SlowJobs(store.jobs)  # type: ignore[assignment]
+    return slow
+
+
+@pytest.mark.parametrize("options", [{}, {"matches": job_filter({})}])
+def test_a_claim_ends_when_the_store_has_said_that_there_are_none(
+    jobs: Jobs, slow: SlowJobs, clock: Clock, options: Any
+) -> None:
+    claimed = claim(jobs, clock, **options)
+    clock.advance(1.0)
+    slow.answer()
+    clock.advance(0)
+    assert bodies(claimed) == []
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_claim_that_is_cancelled_before_the_store_has_answered_leaves_the_job(
+    store: IStore, jobs: Jobs, slow: SlowJobs, clock: Clock
+) -> None:
+    add(jobs, b"1")
+    claimed = claim(jobs, clock, wait=10.0)
+    claimed.cancel()
+    claimed.addErrback(lambda failure: failure.trap(CancelledError))
+    slow.answer()
+    assert value_of(store.jobs.state("q")).ready == 1
+    again = claim(jobs, clock)
+    slow.answer()
+    clock.advance(0)
+    assert value_of(again)[0].delivery == 1
+
+
+@pytest.mark.parametrize("wait", [0.0, 5.0])
+def test_a_claim_fails_while_the_store_is_away(jobs: Jobs, slow: SlowJobs, clock: Clock, wait: float) -> None:
+    slow.error = NotDone("store", message="It is away.")
+    claimed = claim(jobs, clock, wait=wait)
+    clock.pump([0.5] * 11)
+    error = claimed.addErrback(lambda failure: failure.value).result
+    assert isinstance(error, Unavailable)
+    assert error.message == "It is away."
+
+
+def test_a_claim_gets_what_is_there_when_the_store_is_back(jobs: Jobs, slow: SlowJobs, clock: Clock) -> None:
+    add(jobs, b"1")
+    slow.error = NotDone("store")
+    value_of(claim(jobs, clock).addErrback(lambda failure: failure.trap(NotDone)))
+    slow.error = None
+    claimed = claim(jobs, clock)
+    slow.answer()
+    clock.advance(0)
+    assert bodies(claimed) == [b"1"]
+
+
+def test_a_claim_is_given_no_more_than_some_bytes(jobs: Jobs, clock: Clock) -> None:
+    body = b'"%b"' % (b"x" * (CLAIM_BYTES // 2))
+    add(jobs, *[body] * 5)
+    assert len(bodies(claim(jobs, clock, 100))) == 2
+    assert len(bodies(claim(jobs, clock, 1))) == 1
+
+
+def test_bytes_are_counted_until_the_claim_ends(jobs: Jobs, clock: Clock) -> None:
+    held: list[int] = []
+    claimed = claim(jobs, clock, 5, wait=10.0, hold=held.append)
+    add(jobs, b"1" * 1000)
+    assert sum(held) > 1000
+    clock.advance(0)
+    assert len(bodies(claimed)) == 1
+    assert sum(held) == 0
+
+
+def test_what_was_claimed_is_not_kept_with_its_lease(jobs: Jobs, clock: Clock) -> None:
+    add(jobs, b"1")
+    assert bodies(claim(jobs, clock)) == [b"1"]
+    assert [lease.consumer for lease in jobs.leases._leases.values()] == [None]
+    assert jobs.leases.unattended("key:ann") == jobs.leases.unattended() == 1
+    clock.pump([1.0] * 31)
+    assert jobs.leases.unattended("key:ann") == jobs.leases.unattended() == 0

@@ -554,6 +554,24 @@ def test_a_claim_that_fails_is_tried_again(house: House, refusing: Refusing, clo
     assert bob.bodies == [b"1"]
 
 
+@pytest.mark.parametrize("reason", ["another consumer", "another job", "a lease"])
+def test_a_claim_that_failed_is_tried_again_at_once_for_a_reason(
+    house: House, refusing: Refusing, clock: Clock, reason: str
+) -> None:
+    refusing.broken["claim"] = NotDone("store")
+    house.add(1)
+    bob = house.consume(Peer("1"))
+    clock.pump([1.0] * 20)
+    refusing.broken.clear()
+    if reason == "another consumer":
+        house.consume(Peer("2"))
+    elif reason == "another job":
+        house.add(2)
+    else:
+        house.jobs.wake_all()
+    assert bob.bodies == [b"1"]
+
+
 def test_a_claim_that_was_done_although_that_failed_is_undone(house: House, refusing: Refusing, clock: Clock) -> None:
     refusing.broken["claim"], refusing.done_all_the_same = Unavailable("store"), True
     house.add(1)
@@ -590,6 +608,25 @@ def test_a_job_that_could_not_be_said_to_be_done_stays_the_workers(
     refusing.broken.clear()
     house.done(bob)
     assert house.state() == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_a_lease_is_kept_that_was_extended_on_another_node_although_that_failed(
+    house: House, refusing: Refusing, clock: Clock, done: bool
+) -> None:
+    bob = house.consume(Peer("1", "bob"))
+    house.add(1)
+    house.jobs.stop()
+    house.begin("other")
+    house.back.add("bob")
+    refusing.broken["extend"], refusing.done_all_the_same = Unavailable("store"), done
+    with pytest.raises(Unavailable):
+        value_of(house.jobs.leases.extend(bob.last.id, Worker("bob", "other", True), "2", 20.0))
+    house.jobs.leases.check()
+    clock.pump([1.0] * 10)
+    assert len(house.jobs.leases) == done
+    clock.pump([1.0] * 12)
+    assert house.state() == ((1, 0, 0, 0) if done else (0, 0, 1, 0))
 
 
 def test_jobs_that_were_adopted_although_that_failed_are_returned(

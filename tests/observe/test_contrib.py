@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from collections.abc import Iterator
@@ -74,3 +75,44 @@ def test_each_alert_has_a_test_and_a_section_of_the_documentation():
     assert sorted(set(tested)) == sorted(alerts())
     assert [name for name in alerts() if name not in titles] == []
     assert sorted(title for title in titles if title.startswith("Txbroker")) == sorted(alerts())
+
+
+def test_promtool_accepts_the_expressions_of_the_dashboard(tmp_path):
+    rules = []
+    for number, panel in enumerate(panels()):
+        for target in panel.get("targets", ()):
+            asked = target["expr"].replace("$__rate_interval", "5m").replace("$instance", ".*")
+            rules.append(f"      - {{record: 'a:b{number}', expr: {json.dumps(asked)}}}")
+    file = tmp_path / "rules.yml"
+    file.write_text("\n".join(["groups:", "  - name: all", "    rules:", *rules, ""]))
+    assert checked("check", "rules", str(file)) == ""
+
+
+def pages(*names: str) -> str:
+    return "".join(path.read_text("utf-8") for name in names for path in sorted((ROOT / "docs").glob(name)))
+
+
+def test_the_documentation_names_only_metrics_that_exist():
+    named = set(re.findall(r"``[^`]*?\b(txbroker_\w+)", pages("*.rst", "operations/*.rst")))
+    bases = {metric.full_name for metric in CATALOG.values()}
+    own = {name for name in named if name.startswith(("txbroker_my", "txbroker_tally"))}  # of plugins
+    assert named - own - SAMPLES - bases - {"txbroker_"} == set()
+
+
+def test_what_is_looked_for_in_the_log_is_what_the_broker_writes():
+    source = "".join(path.read_text("utf-8") for path in (ROOT / "broker").rglob("*.py")).lower()
+    words = re.findall(r"grep (?:-\w )*'([^']+)' LOG", pages("operations/alerts.rst", "operations/troubleshooting.rst"))
+    assert len(words) > 10
+    for word in words:
+        if not word.startswith(('"level"', " 1006")):
+            assert word.partition("[")[0].lower() in source, word
+
+
+def test_the_page_of_metrics_is_the_catalog():
+    spec = importlib.util.spec_from_file_location("metrics_page", ROOT / "docs/metrics_page.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    written = (ROOT / "docs/reference/metrics.rst").read_text("utf-8")
+    assert written == module.page(), "run `python docs/metrics_page.py >docs/reference/metrics.rst`"

@@ -145,3 +145,25 @@ def test_a_job_is_settled_by_the_principal_that_has_it() -> None:
 def test_a_job_that_can_not_be_is_refused(api: Api, path: str) -> None:
     assert api.post(path, "1").status in (400, 403)
     assert api.post("/queues/q", "").status == 400
+
+
+def test_claims_that_wait_are_bounded() -> None:
+    api = Api(max_waiting_polls=2, max_waiting_polls_per_client=1)
+    waiting = api.begin("POST", "/queues/q/claim?wait=10")
+    assert api.post("/queues/q/claim?wait=10").status == 429
+    assert claim(api) == []
+    waiting.addErrback(lambda failure: None).cancel()
+    waiting = api.begin("POST", "/queues/q/claim?wait=10")
+    api.clock.advance(10)
+    assert value_of(waiting).status == 200
+    assert api.broker.channels.waiting == 0
+
+
+def test_jobs_in_flight_of_workers_without_a_session_are_bounded(monkeypatch: pytest.MonkeyPatch, api: Api) -> None:
+    monkeypatch.setattr("broker.peer.jobs.MAX_UNATTENDED_OF_ONE", 2)
+    for number in range(3):
+        api.post("/queues/q", str(number))
+    job, _ = claim(api, "?max=2")
+    assert api.post("/queues/q/claim").status == 429
+    assert settle(api, job, "done") == 200
+    assert len(claim(api)) == 1

@@ -257,6 +257,17 @@ class JobContract:
         assert (await jobs.state("q")).in_flight == 1
 
     @pytest_twisted.ensureDeferred
+    async def test_a_delivery_of_another_epoch_is_none_of_this_one(self, store: IStore, jobs: IJobStore) -> None:
+        await self.fill(jobs, 1)
+        job = await self.one(jobs)
+        for epoch in ("", "0123456789abcdef"):
+            await self.gone(jobs.finish(job.number, job.token, "ann", epoch=epoch))
+            await self.gone(jobs.fail(job.number, job.token, "ann", reason="", delays=DELAYS, epoch=epoch))
+            await self.gone(jobs.extend(job.number, job.token, ANN, 9.0, epoch=epoch))
+        assert await jobs.extend(job.number, job.token, ANN, 9.0, epoch=store.epoch)
+        assert await jobs.finish(job.number, job.token, "ann", epoch=store.epoch)
+
+    @pytest_twisted.ensureDeferred
     async def test_a_failed_job_comes_again_later_and_later_until_it_is_dead(
         self, jobs: IJobStore, clock: Clock
     ) -> None:

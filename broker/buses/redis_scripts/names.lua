@@ -330,6 +330,18 @@ verbs.holders = function(at)
   return {}
 end
 
+-- number, node, "1" if it can not come back
+-- Returns 1 if that has a lease, or if it may renew the one that has ended, or which this server does not know: after a
+-- time in which no node could renew; else 0.  Or FENCED.
+verbs.lives = function(at)
+  if fenced(ARGV[at]) then
+    return FENCED
+  end
+  local found = look(ARGV[at + 1])
+  local awaited = found.known and now < grace or now < tonumber(call('GET', prefix .. 'settling') or 0)
+  return (found.number > 0 or awaited and ARGV[at + 2] ~= '1') and 1 or 0
+end
+
 -- number, cursor
 -- Returns the next cursor, "0" at the end, and some of the names that the node holds; or FENCED.
 verbs.own = function(at)

@@ -294,8 +294,12 @@ local function define_jobs()
     return call('HGET', job_key(ARGV[at]), 'q')
   end
 
-  local function delivery(number, token, client)
-    -- Returns a job if its last delivery is that of *token*, to *client* unless that is nil.
+  local function delivery(number, token, client, epoch)
+    -- Returns a job if its last delivery is that of *token*, to *client* unless that is nil, and the epoch is "=" and
+    -- the present one, unless it is nil or "".
+    if epoch and epoch ~= '' and epoch ~= '=' .. ARGV[2] then
+      return nil
+    end
     local found = call('HMGET', job_key(number), 'q', 's', 't', 'w', 'o', 'x', 'd', 'n', 'e')
     if found[3] ~= token or (client and found[4] ~= client) then
       return nil
@@ -312,9 +316,9 @@ local function define_jobs()
     return {job.queue, ready and 1 or 0, dead and 1 or 0, exact(delay or 0)}
   end
 
-  -- number, token, client
+  -- number, token, "=" and the epoch or "", client
   verbs.finish_job = function(at)
-    local job = delivery(ARGV[at], ARGV[at + 1], ARGV[at + 2])
+    local job = delivery(ARGV[at], ARGV[at + 1], ARGV[at + 3], ARGV[at + 2])
     if not job then
       return false
     end
@@ -338,16 +342,17 @@ local function define_jobs()
     return settled(job, unblock(job.queue, number, job.order), true)
   end
 
-  -- number, token, client, reason, the node where the lease has ended or "", how many delays, and those
+  -- number, token, "=" and the epoch or "", client, reason, the node where the lease has ended or "", how many delays,
+  -- and those
   verbs.fail_job = function(at)
-    local number, expired, count = ARGV[at], ARGV[at + 4] ~= '', tonumber(ARGV[at + 5])
-    local job = delivery(number, ARGV[at + 1], ARGV[at + 2])
-    if not job or (expired and job.node ~= ARGV[at + 4]) or (job.state ~= 'f' and (expired or job.state == 'b')) then
+    local number, expired, count = ARGV[at], ARGV[at + 5] ~= '', tonumber(ARGV[at + 6])
+    local job = delivery(number, ARGV[at + 1], ARGV[at + 3], ARGV[at + 2])
+    if not job or (expired and job.node ~= ARGV[at + 5]) or (job.state ~= 'f' and (expired or job.state == 'b')) then
       return false
     end
     look_at_clock()
     call('HINCRBY', job_key(number), 't', expired and 0 or 1)
-    call('HSET', job_key(number), 'c', ARGV[at + 3])
+    call('HSET', job_key(number), 'c', ARGV[at + 4])
     if job.state ~= 'f' then
       return settled(job, false, job.state == 'x')
     end
@@ -355,7 +360,7 @@ local function define_jobs()
     if failures > count then
       return bury(job, number)
     end
-    local delay = tonumber(ARGV[at + 5 + failures])
+    local delay = tonumber(ARGV[at + 6 + failures])
     return_job(job, number, delay > 0 and 'w' or 'r', delay > 0 and now + delay or 0)
     return settled(job, delay <= 0, false, delay)
   end
@@ -378,10 +383,10 @@ local function define_jobs()
     return settled(job, true)
   end
 
-  -- number, token, client, "1" if it is named, node, lease
+  -- number, token, "=" and the epoch or "", client, "1" if it is named, node, lease
   verbs.extend_job = function(at)
-    local number, node = ARGV[at], ARGV[at + 4]
-    local job = delivery(number, ARGV[at + 1], ARGV[at + 2])
+    local number, node = ARGV[at], ARGV[at + 5]
+    local job = delivery(number, ARGV[at + 1], ARGV[at + 3], ARGV[at + 2])
     if not job or (job.state ~= 'f' and job.state ~= 'r' and job.state ~= 'w') then
       return false
     end
@@ -390,8 +395,8 @@ local function define_jobs()
       leave_node(number, job.node)
     end
     call('ZREM', key('ends', job.queue), number)
-    call('HSET', job_key(number), 'm', ARGV[at + 3], 'n', node)
-    move(job.queue, number, job.state, 'f', now + tonumber(ARGV[at + 5]))
+    call('HSET', job_key(number), 'm', ARGV[at + 4], 'n', node)
+    move(job.queue, number, job.state, 'f', now + tonumber(ARGV[at + 6]))
     call('ZADD', prefix .. 'jobs-on:' .. node, number, number)
     call('SADD', NODES, node)
     return settled(job)
