@@ -38,11 +38,13 @@ from broker.app.process import (
 )
 from broker.app.reload import Reloads
 from broker.app.reloadables import AccessReload, LogReload
+from broker.app.settings import read_settings
 from broker.app.signals import catch_signals, catch_stops
 from broker.app.start_report import StartReport
 from broker.app.store import make_store
 from broker.app.trimmer import MemoryTrimmer
 from broker.buses import open_bus
+from broker.config.environment import Environment
 from broker.config.own import described
 from broker.config.settings import ENV_PREFIX, Settings, protocols_of
 from broker.core.clocks import use_monotonic_time
@@ -102,10 +104,11 @@ def makeService(options: usage.Options) -> IService:
     report = StartReport()
     report.install()
     parent: Any = options.parent or {}
-    settings, problems = _read_settings()
+    environment = Environment(os.environ)
+    settings, problems = read_settings(environment)
     attempts = Attempts(problems)
     report.output = output = attempts.make("LOG_FILE", lambda: log_output(parent, settings))
-    reloads = Reloads(settings, _read_settings)
+    reloads = Reloads(settings, partial(read_settings, environment))
     if output is not None:
         reloads.add(LogReload(output.lines))
     made = attempts.make(
@@ -123,11 +126,6 @@ def makeService(options: usage.Options) -> IService:
     catch_signals(cast(Any, reactor), _signal_actions(daemon, output, reloads))
     reactor.callWhenRunning(catch_stops, reactor, lambda at_once: _stop(reactor, daemon, at_once))
     return daemon
-
-
-def _read_settings() -> tuple[Settings, list[str]]:
-    """Return the settings of the environment, and what is wrong with them."""
-    return Settings.read(os.environ, own_settings(protocols_of(os.environ)))
 
 
 def _signal_actions(daemon: Daemon, output: LogOutput | None, reloads: Reloads) -> dict[int, Callable[[], object]]:
@@ -170,7 +168,7 @@ def make_daemon(
     tune_allocator()
     attempts = Attempts([*problems, *problems_of(settings)])
     loaded = attempts.make("PROTOCOLS", lambda: load_dialects(settings.protocols, settings))
-    core = attempts.make("STORE", lambda: make_core(reactor, settings))
+    core = attempts.make("STORE", lambda: make_core(reactor, settings, attempts.problems))
     attempts.finish()
     dialects, broker = cast(list[Any], loaded), cast(Broker, core)
     if reloads is not None:
@@ -217,13 +215,15 @@ def _plugins(reactor: Any, site: Site, broker: Broker, dialects: Iterable[Any]) 
             yield PluginLife(dialect.name, extras.start, extras.stop, broker.attach, reactor)
 
 
-def make_core(reactor: Any, settings: Settings) -> Broker:
+def make_core(reactor: Any, settings: Settings, problems: Iterable[str] = ()) -> Broker:
     """Return the core with the store, the bus and the credentials of *settings*, not yet started.
+
+    Where there are *problems* already, it is not made, but what else is wrong is found.
 
     Raises:
         SettingsError: there is no such store or bus, or a file has wrong contents.
     """
-    attempts, metrics = Attempts(), Metrics(slices_of(reactor).now)
+    attempts, metrics = Attempts(problems), Metrics(slices_of(reactor).now)
     access = attempts.make("PERMISSIONS_FILE", lambda: make_access(settings))
     made = attempts.make("STORE", lambda: _make_store(reactor, settings, metrics))
     bus = None

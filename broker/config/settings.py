@@ -411,7 +411,14 @@ class Settings:
     )
     thinws_open_rooms: bool = option(FLAG, False, "Whether those outside a ThinWS room may send to it.")
 
-    # Transport and logging
+    # Transport, logging and these settings
+
+    settings_file: str = option(
+        PATH,
+        "",
+        "A file of these variables, as ``EnvironmentFile=`` of systemd has them, which go before those of the "
+        "environment. It is read again on SIGHUP, unlike the environment.",
+    )
 
     fast_path: bool = option(FLAG, True, "Whether whole, uncompressed WebSocket frames are read by the fast path.")
     compression: bool = option(FLAG, False, "Whether permessage-deflate is offered; it costs 64 KiB a connection.")

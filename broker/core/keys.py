@@ -330,6 +330,11 @@ class Keys:
             self._bus.forget(KEY_PREFIX, prefix=True)
             self._patterns.remove(pattern, watcher)
 
+    def is_watching(self, watcher: Watcher) -> bool:
+        """Whether *watcher* watches anything."""
+        names, predicate = self._watched.get(watcher, ((), None))
+        return bool(names or predicate or self._patterns_of.get(watcher))
+
     def leave(self, watcher: Watcher) -> None:
         """Undo all that *watcher* watches."""
         self.unwatch(watcher)

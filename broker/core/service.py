@@ -189,13 +189,14 @@ class Broker(MultiService):
         self.channels.drain()
 
     def credentials_changed(self) -> int:
-        """Disconnect those who were admitted by what is not configured any more; return how many.
+        """Let everybody have the rights of today; return how many are disconnected since they have lost some.
 
-        To be called when the credentials of ``access`` were replaced.  Polls that wait are
-        answered with nothing: whoever may not come again is refused when he does.
+        To be called when the credentials or permissions of ``access`` were replaced.  Polls that
+        wait are answered with nothing: whoever may not come again is refused when he does.
         """
         self.channels.end_polls()
-        return self.parts.lifetimes.withdraw(self.access.is_valid)
+        self.parts.owners.known.clear()  # an id may be somebody's name now
+        return self.parts.lifetimes.renew(self.access.renewed)
 
     def startService(self) -> None:
         """Start the parts, and see to the jobs that the last run has left in flight."""

@@ -13,7 +13,7 @@ MAX_KNOWN_HOSTS = 100  # values of Host that are remembered as answered to
 MAX_HOST_LENGTH = 255
 PREFLIGHT_SECONDS = "600"
 GRANT_HEADERS = ("access-control-allow-origin", "access-control-allow-credentials", "access-control-expose-headers")
-EXPOSED = "ETag, Idempotent-Replayed, Retry-After, X-Epoch, X-Request-Id"
+EXPOSED = "ETag, Idempotent-Replayed, Retry-After, X-Epoch, X-Expires, X-Request-Id"
 
 
 class Browsers:

@@ -13,7 +13,6 @@ from math import inf
 from typing import Any
 from typing import Protocol as TypingProtocol
 
-import attrs
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory, Protocol
@@ -42,7 +41,7 @@ from broker.web.http.response import Dates
 from broker.web.http.streaming import is_stream
 from broker.web.late_refusals import LateRefusals
 from broker.web.pages import Pages
-from broker.web.refusals import ThrottledLogger, error_refusal, json_refusal, retry_header
+from broker.web.refusals import ThrottledLogger, error_refusal, json_refusal, retry_header, with_headers
 from broker.web.routes import Routes
 from broker.web.unadmitted import UnadmittedSocket
 from broker.web.ws.link import WebSocketLink
@@ -315,7 +314,7 @@ class Site(Factory):
             return json_refusal(status, message)
         shaped = self._shaped(self.routes.http(request), status, message, request)
         if shaped is not None:
-            shaped = attrs.evolve(shaped, headers=(*shaped.headers, *retry_header(status)))
+            shaped = with_headers(shaped, retry_header(status))
         return self._browsers.grant(request, shaped or json_refusal(status, message))
 
     def _shaped(self, dialect: Any, status: int, message: str, request: HttpRequest) -> Response | None:
@@ -342,7 +341,7 @@ class Site(Factory):
         response = error_refusal(error)
         shaped = None if isinstance(error, Refused) else self._shaped(dialect, response.status, error.message, request)
         # What it has in its header, such as Retry-After, holds in any form.
-        return response if shaped is None else attrs.evolve(shaped, headers=(*shaped.headers, *response.headers))
+        return response if shaped is None else with_headers(shaped, response.headers)
 
     def _page(self, request: HttpRequest) -> Response:
         dialect, _ = self.routes.websocket(request)

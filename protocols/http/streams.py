@@ -198,6 +198,27 @@ class EventStream(StreamSession):
         self.peer.hold(change)
 
 
+@attrs.define(eq=False)
+class LastValueStream(EventStream):
+    """An ``EventStream`` that begins with the event that is kept of its topic although it is not stored.
+
+    Attributes:
+        newest: when the newest event was published that has come and is not stored.
+    """
+
+    newest: float = -1.0
+
+    def offer_kept(self, event: Event) -> None:
+        """Send *event*, which is kept, unless it or a newer one has come while it was read."""
+        if event.time > self.newest:
+            self._offer(event)
+
+    def _offer(self, event: Event) -> bool:
+        if not event.id:
+            self.newest = max(self.newest, event.time)
+        return super()._offer(event)
+
+
 def encode_positions(epoch: str, positions: dict[str, int]) -> str:
     """Return an id that says how far a stream of several topics has got."""
     return urlsafe_b64encode(encode([epoch, positions])).rstrip(b"=").decode()

@@ -96,11 +96,12 @@ class Shaped(Pages):
     name = "shaped"
     http_paths = ("/shaped",)
     broken = False
+    headers: tuple[tuple[str, str], ...] = (("X-Form", "own"),)
 
     def refusal(self, status: int, message: str, request: HttpRequest) -> Response:
         if self.broken:
             raise ZeroDivisionError
-        return Response(status, f"{request.path}: {message}".encode(), "text/plain", (("X-Form", "own"),))
+        return Response(status, f"{request.path}: {message}".encode(), "text/plain", self.headers)
 
 
 @implementer(IWebSocketDialect)
@@ -531,6 +532,29 @@ def test_a_dialect_may_have_a_form_for_refusals(port: Port) -> None:
     assert (heard.status, heard.body) == (413, b"/shaped: The body is over 10 bytes.")
     heard = port.ask("/pages", "Content-Length: 11", method="POST")
     assert (heard.status, error_of(heard)["code"]) == (413, "TOO_LARGE")
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /shaped HTTP/1.1\r\nHost: h\r\nX: " + b"y" * 40000, 431),
+        (b"GET /shaped?" + b"y" * 40000, 431),
+        (b"GET /shaped HTTP/1.1\r\nHost: h\r\n" + b"X: y\r\n" * 200 + b"\r\n", 431),
+        (b"GET /shaped HTTP/1.1\r\nHost: h\r\nAuthorization: a\r\nAuthorization: b\r\n\r\n", 400),
+        (b"POST /shaped HTTP/1.1\r\nHost: h\r\nContent-Length: x\r\n\r\n", 400),
+    ],
+)
+def test_a_head_that_is_refused_before_its_end_is_so_in_that_form(port: Port, head: bytes, status: int) -> None:
+    wire = port.connect()
+    (heard,) = wire.say(head)
+    assert (heard.status, heard.body[:9]) == (status, b"/shaped: ")
+
+
+def test_a_form_that_tells_itself_when_to_come_again_is_believed_once(port: Port) -> None:
+    port.shaped.error = RateLimited("rate", retry_after=7)
+    port.shaped.headers = (("retry-after", "99"),)
+    heard = port.ask("/shaped")
+    assert (heard.status, heard.headers["retry-after"]) == (429, "7")
 
 
 @pytest.mark.parametrize(("status", "told"), [(503, True), (429, True), (413, False)])

@@ -69,7 +69,7 @@ class Arrival:
     """A request, or why it is refused, in the order of the stream.
 
     Attributes:
-        request: of a refused one as much as was parsed, or None.
+        request: of a refused one as much as was parsed, perhaps without a part of its head; or None.
         keep_alive: whether the client lets the connection stay open.
         status: 0, or the HTTP status to refuse it with; nothing follows then.
         message: why it is refused.
@@ -229,9 +229,18 @@ class RequestParser:
 
     def _fail(self, status: int, message: str) -> None:
         if self.phase is not CLOSED:
+            request = self._request or self._unfinished()
             self.phase = CLOSED
             self.expects = False
-            self.arrived.append(Arrival(self._request, status=status, message=message))
+            self.arrived.append(Arrival(request, status=status, message=message))
+
+    def _unfinished(self) -> HttpRequest | None:
+        """Return as much as is known of the request whose head is being read; None: not even its path."""
+        if self.phase is not HEAD or self._target[:1] != b"/":
+            return None
+        path, _, query = self._target.decode("latin-1").partition("?")
+        method = self._parser.get_method().decode("ascii")
+        return HttpRequest(method, path, query, self._headers, b"", self._address, self._secure, request_id())
 
     def _count_undelivered(self, size: int) -> None:
         """Bound what llhttp buffers without a callback: long lines and trailers."""
