@@ -27,10 +27,11 @@ class Vitals:
     Args:
         connection: leads to it.
         clock: limits how long that may take.
+        prefix: what all keys of the broker begin with.
     """
 
-    def __init__(self, connection: Connection, clock: IReactorTime) -> None:
-        self._connection, self._clock = connection, clock
+    def __init__(self, connection: Connection, clock: IReactorTime, prefix: bytes) -> None:
+        self._connection, self._clock, self._prefix = connection, clock, prefix
         self._known: Mapping[str, float] = {}
         self._asked: Any = None  # the protocol whose answer is awaited
 
@@ -53,11 +54,14 @@ class Vitals:
         return waiting.addErrback(self._late)
 
     async def _ask(self, protocol: Any) -> None:
-        memory = await read_info(protocol, b"memory")  # of several sections at once Redis 6 tells nothing
-        self._known = vitals_of({**memory, **await read_info(protocol, b"replication")})
+        info = await read_info(protocol, b"memory", prefix=self._prefix)
+        if "role" not in info:  # else INFO is not permitted, and that is all
+            # Of several sections at once Redis 6 tells nothing.
+            info |= await read_info(protocol, b"replication", prefix=self._prefix)
+        self._known = vitals_of(info)
 
     def _not_told(self, failure: Failure) -> None:
-        failure.trap(RedisError)  # not permitted, or the connection is lost
+        failure.trap(RedisError)  # the connection is lost, perhaps
         self._known = {}
 
     def _answered(self, result: object, waiting: Deferred[None]) -> object:
@@ -76,8 +80,9 @@ def vitals_of(info: Mapping[str, str]) -> dict[str, float]:
     found: dict[str, float] = {}
     if "role" in info:
         found["redis_master"] = float(info["role"] == "master")
-        found["redis_replicas"] = _number(info, "connected_slaves") or 0.0
-        found |= _lags_of(info)
+    replicas = _number(info, "connected_slaves")
+    if replicas is not None:
+        found |= {"redis_replicas": replicas, **_lags_of(info)}
     memory, limit = _number(info, "used_memory"), _number(info, "maxmemory")
     if memory is not None:
         found["redis_memory_bytes"] = memory

@@ -151,7 +151,7 @@ class RedisStore(RedisReader, Service):
             observe=observe,
             failed=failed,
         )
-        self.vitals = Vitals(self._batcher.connection, reactor)
+        self.vitals = Vitals(self._batcher.connection, reactor, self._prefix)
 
     def gauges(self) -> dict[str, Callable[[], float | None]]:
         """Return what reads the gauges of this kind of store; ``refresh`` brings them up to date."""

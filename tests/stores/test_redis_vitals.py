@@ -44,7 +44,7 @@ def clock():
 def vitals(clock):
     connection: Any = Connection()
     connection.protocol = Protocol(memory=MEMORY, replication=REPLICATION)
-    return Vitals(connection, clock)
+    return Vitals(connection, clock, b"txbroker:")
 
 
 def told(vitals):
@@ -79,8 +79,15 @@ def test_a_replica_without_replicas_and_limit():
 def test_odd_answers_tell_nothing():
     assert vitals_of({}) == {}
     assert vitals_of({"role": "master", "slave0": "x", "slave_x": "lag=1", "used_memory": "much"}) == {
+        "redis_master": 1
+    }
+
+
+def test_a_user_who_may_not_use_info_is_told_the_role_and_the_memory():
+    """See ``read_unprivileged``."""
+    assert vitals_of({"redis_version": "7.0", "role": "master", "run_id": "", "used_memory": "5"}) == {
         "redis_master": 1,
-        "redis_replicas": 0,
+        "redis_memory_bytes": 5,
     }
 
 
