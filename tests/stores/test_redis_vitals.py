@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import pytest_twisted
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from txredisapi import ConnectionError as NotConnected
@@ -12,6 +14,8 @@ from txredisapi import ResponseError
 
 from broker.observe.catalog import CATALOG, REDIS
 from broker.redis.vitals import NAMES, TIMEOUT, Vitals, vitals_of
+from broker.stores import open_store
+from tests.support.eventually import eventually
 
 MEMORY = b"# Memory\r\nused_memory:512\r\nmaxmemory:2048\r\n"
 REPLICATION = (
@@ -98,7 +102,7 @@ def test_without_a_connection_nothing_is_known(vitals):
     assert told(vitals) == {"redis_connected": 0}
 
 
-@pytest.mark.parametrize("error", [ResponseError("NOPERM"), NotConnected("Lost connection")])
+@pytest.mark.parametrize("error", [ResponseError("ERR no"), NotConnected("Lost connection")])
 def test_a_server_that_does_not_tell_leaves_it_unknown(vitals, error):
     vitals.refresh()
     vitals._connection.protocol.answers["memory"] = fail(error)
@@ -122,3 +126,19 @@ def test_a_frozen_server_does_not_hold_up_who_asks(vitals, clock):
 
 def test_the_names_are_those_of_the_catalog():
     assert set(NAMES) == {metric.name for metric in CATALOG.values() if metric.when == REDIS}
+
+
+@pytest.mark.processes
+@pytest_twisted.ensureDeferred
+async def test_a_real_server_tells_its_state(shared_redis_server):
+    store: Any = open_store(shared_redis_server.url, clock=reactor, reactor=cast(Any, reactor), prefix="vitals:")
+    store.startService()
+    await eventually(lambda: not store.ready)
+    await store.refresh()
+    found = {name: read() for name, read in store.gauges().items()}
+    assert set(found) == set(NAMES)
+    assert (found["redis_connected"], found["redis_master"], found["redis_replicas"]) == (1, 1, 0)
+    assert found["redis_memory_bytes"] > 0
+    assert (found["redis_memory_limit_bytes"], found["redis_memory_ratio"]) == (0, None)
+    await store.stopService()
+    assert store.gauges()["redis_connected"]() == 0
