@@ -18,8 +18,7 @@ from broker.config.own import LISTEN, own_prefix
 from broker.config.settings import ENV_PREFIX, Settings
 from broker.core.service import Broker
 from broker.interfaces import IStreamDialect
-from broker.web.net.listening import listen
-from broker.web.net.transport import Outbox
+from broker.web.net.listening import Listener
 from broker.web.raw.link import raw_link_class
 from broker.web.raw.site import RawSite
 from broker.web.site import Site
@@ -74,7 +73,7 @@ class StreamPort(Service):
 
 
 def stream_ports(
-    reactor: Any, settings: Settings, options: WebSocketOptions, broker: Broker, site: Site, outbox: Outbox
+    reactor: Any, settings: Settings, options: WebSocketOptions, broker: Broker, site: Site, listener: Listener
 ) -> list[StreamPort]:
     """Return the ports of the stream dialects of *site*, by which their connections are counted and drained."""
     dialects = [dialect for dialect in site.routes.dialects if IStreamDialect.providedBy(dialect)]
@@ -85,6 +84,6 @@ def stream_ports(
     for dialect in dialects:
         own = RawSite(dialect, broker.attach, reactor, link, broker.metrics, site)
         setting = f"{own_prefix(ENV_PREFIX, dialect.name)}{LISTEN.upper()}"
-        start = partial(listen, reactor, factory=own, outbox=outbox)
+        start = partial(listener.listen, factory=own)
         ports.append(StreamPort(dialect.name, setting, start, settings.own_endpoints[dialect.name]))
     return ports
