@@ -449,13 +449,21 @@ class IPeer(Interface):
     def exit(topic: str) -> None:
         """Undo ``enter``; a no-op without one."""
 
-    def set_testament(topic: str, name: str, body: bytes | None, *, retain: bool = False) -> Coro[None]:
+    def set_testament(
+        topic: str,
+        name: str,
+        body: bytes | None,
+        *,
+        retain: bool = False,
+        content_type: str = "",
+        is_json: bool | None = None,
+    ) -> Coro[None]:
         """Leave an event behind, in the place of one before: it is published when this peer is closed.
 
         It is kept in the store: when this node is lost, another publishes it, or itself when it starts again.  When
         something fails meanwhile it may be published twice; on a durable topic it is stored once.
-        A dialect calls ``drop_testament`` before that, when its client has said goodbye.  *topic*, *name*, *body* and
-        *retain* as in ``publish``, whose permission it needs now; it is stored if its topic is durable.
+        A dialect calls ``drop_testament`` before that, when its client has said goodbye.  The arguments are as
+        those of ``publish``, whose permission it needs now; it is stored if its topic is durable.
         """
 
     def drop_testament() -> None:

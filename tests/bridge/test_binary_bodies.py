@@ -8,6 +8,7 @@ import json
 import pytest
 
 from broker.messages import Publication
+from broker.sessions import BaseSession
 from broker.testing import connect, http_request, make_broker, value_of
 from protocols import ganomede, thinws
 from protocols.http import dialect as http
@@ -173,6 +174,16 @@ def test_what_is_kept_as_the_last_one_is_still_what_it_was():
         published(broker, body, retain=True)
         (event,) = value_of(broker.attach("camera", "").last("pictures"))
         assert (event.body, event.binary, event.content_type) == (body, True, "image/png")
+
+
+def test_what_a_session_leaves_behind_is_still_what_it_was():
+    broker = make_broker()
+    peer = broker.attach("camera", "")
+    peer.bind(BaseSession())
+    value_of(peer.set_testament("pictures", "last", PNG, retain=True, content_type="image/png"))
+    peer.close()
+    (event,) = value_of(broker.attach("camera", "").last("pictures"))
+    assert (event.body, event.binary, event.content_type) == (PNG, True, "image/png")
 
 
 @pytest.mark.parametrize(("name", "begin"), [("lines", ""), ("telnet", "\n")])
