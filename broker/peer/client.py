@@ -500,6 +500,20 @@ class Client:
             self.fail("mail")
             return False
 
+    def on_gap(self, topic: str, why: str) -> None:
+        """Tell the session that events of *topic* were missed, or changes of the keys it watches if that is "".
+
+        One that has no word for that is disconnected.
+        """
+        try:
+            told = getattr(self.session, "gap", None)
+            if told is not None:
+                told(topic, why)
+            else:
+                self.disconnect(CloseCode.TRY_AGAIN_LATER, "changes of keys were missed")
+        except Exception:
+            self.fail("a notice")
+
     def fail(self, what: str) -> None:
         """See ``IPeer.fail``."""
         if self.closed:  # it has no session any more

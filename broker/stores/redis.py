@@ -216,7 +216,7 @@ class RedisStore(RedisReader, Service):
     # The connection.
 
     async def _prepare(self, protocol: Any) -> None:
-        self._server = await ServerInfo.query(protocol)
+        self._server = await ServerInfo.query(protocol, self._prefix)
         self._server.check()
         await self._time.begin(protocol)
         await self._compare(protocol)
@@ -250,7 +250,7 @@ class RedisStore(RedisReader, Service):
         if protocol is None:
             return
         try:
-            self._judge(await read_info(protocol, b"memory"))
+            self._judge(await read_info(protocol, b"memory", prefix=self._prefix))
         except RedisError:
             return
 
