@@ -11,7 +11,7 @@ from typing import Any
 
 from twisted.internet.task import LoopingCall
 
-PER_TIMEOUT = 3  # signs of life in the time after which the watchdog ends the process
+PER_TIMEOUT = 3  # heartbeats in the time after which the watchdog ends the process
 
 
 def notify_systemd(*states: str) -> None:

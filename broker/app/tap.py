@@ -36,7 +36,7 @@ from broker.app.process import (
     tune_garbage_collector,
 )
 from broker.app.reload import Reloads
-from broker.app.reloadables import AccessReload, LogReload
+from broker.app.reloadables import AccessReload, AdminSecretReload, LogReload
 from broker.app.settings import read_settings
 from broker.app.signals import catch_signals, catch_stops
 from broker.app.start_report import StartReport
@@ -361,6 +361,8 @@ def make_admin(
         drain=drain,
         set_level=partial(setattr, observer, "level") if isinstance(observer, LogLines) else None,
     )
+    if reloads is not None:
+        reloads.add(AdminSecretReload(settings, admin_site.replace_secret))
     port = AdminPort(admin_site, lambda at: listener.listen(at, admin_site), settings.admin_listen)
     return [history, port]
 
