@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, NoReturn, cast
 
 from twisted.application.service import IService
+from twisted.internet.defer import succeed
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import ILogObserver, Logger
@@ -246,6 +247,8 @@ def make_core(reactor: Any, settings: Settings, problems: Iterable[str] = ()) ->
     attempts.finish()
     store, bus = cast(IStore, made), cast(IBus, bus)
     broker = Broker(settings, store, bus, reactor, access, metrics)
+    for name, read in getattr(store, "gauges", dict)().items():  # each kind of store has its own
+        metrics.gauge(name, read)
     if not store.shared:
         broker.about.facts["durability"] = settings.durability  # the description of a shared one says what it promises
     broker.about.private["hostname"] = socket.gethostname()
@@ -384,7 +387,8 @@ def make_admin_site(
     set_level: Callable[[str], object] | None = None,
 ) -> AdminSite:
     """Return the admin port's factory; the rest of the arguments are those of ``AdminApi``."""
-    pages = AdminPages(metrics_reader(broker.metrics), broker.ready, broker.about.details)
+    refresh = getattr(broker.store, "refresh", lambda: succeed(None))
+    pages = AdminPages(metrics_reader(broker.metrics), broker.ready, broker.about.details, refresh)
     history = history or make_history(broker)
     api = AdminApi(broker, history, open_connections, effective or (lambda: settings), drain, set_level)
     return AdminSite(
