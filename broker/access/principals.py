@@ -143,6 +143,17 @@ class Access:
             return identity.authenticated or self.mode != "required"
         return identity.fingerprint in self._fingerprints(identity.kind, identity.name)
 
+    def renewed(self, identity: Identity) -> Identity | None:
+        """Return *identity* with the rights it has now; None: what it was admitted by is not configured any more."""
+        if not self.is_valid(identity):
+            return None
+        if not identity.fingerprint and identity.authenticated:
+            return identity  # a dialect has said what it may do
+        kind, name = identity.kind, identity.name
+        if self._client_of(kind, name) != identity.client:
+            return None  # its client id is that of another now
+        return attrs.evolve(identity, grants=self._grants_of(kind, name, identity.roles))
+
     def _secret(self, secret: str) -> Identity:
         return Identity("secret", grants=self._grants_of("secret"), fingerprint=_fingerprint("secret", secret))
 

@@ -7,7 +7,9 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from broker.access.principals import make_access
 from broker.app.reload import Reloads
 from broker.app.reloadables import AccessReload, LogReload
+from broker.app.settings import read_settings
 from broker.config.changes import Change
+from broker.config.environment import Environment
 from broker.config.settings import Settings, SettingsError
 from broker.observe.logs import LogLines, Redaction
 from broker.testing import make_broker
@@ -183,3 +185,18 @@ def test_level_of_the_log_is_changed_and_new_secrets_are_masked(tmp_path):
     lines({"log_level": LogLevel.debug, "log_namespace": "x", "log_format": "ann-key kim-key", "log_time": 0.0})
     assert (tmp_path / "log").read_text()[9:] == "debug *** ***\n"
     written.close()
+
+
+def test_file_of_settings_is_read_again(tmp_path):
+    file = tmp_path / "txbroker"
+    file.write_text("TXBROKER_LOG_LEVEL=info\nTXBROKER_API_KEYS=ann:ann-key\n")
+    environment = Environment({"TXBROKER_SETTINGS_FILE": str(file)})
+    settings, _ = read_settings(environment)
+    _, part = access_of(settings)
+    reloads = Reloads(settings, lambda: read_settings(environment))
+    reloads.add(part)
+    file.write_text("TXBROKER_LOG_LEVEL=loud\nTXBROKER_API_KEYS=kim:kim-key\nwhat\n")
+    assert not reloads.reload()
+    file.write_text("TXBROKER_API_KEYS=kim:kim-key\n")
+    assert reloads.reload()
+    assert reloads.settings.api_keys == {"kim": "kim-key"}

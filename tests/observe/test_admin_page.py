@@ -15,7 +15,8 @@ from twisted.internet.defer import CancelledError
 from broker.observe.admin.page_files import PATHS, TYPES, PageFiles
 from broker.testing import http_request, make_broker, value_of
 from tests.bridge.clients import Ganomede, Hpkv, MicroStream, OwlMeans, ThinWs
-from tests.support.browser import CHROMIUM, Browser
+from tests.support.browser import Browser
+from tests.support.chromium import chromium_executable
 from tests.support.daemon import WITH_METRICS
 from tests.support.http_client import get, post
 
@@ -106,8 +107,7 @@ def daemon_environ():
 
 @pytest.fixture
 def may_browse(request, soak):
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium")
+    chromium_executable()
     if not soak and "start_daemon" in request.fixturenames:
         pytest.skip("it starts another daemon and another browser: only with --soak")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import shutil
 import signal
 import tempfile
@@ -14,16 +13,17 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, ensureDeferred
 
+from tests.support.chromium import OPTIONS, chromium_executable
+from tests.support.daemon import clean_environ
 from tests.support.eventually import STEP, TIMEOUT, pause
 from tests.support.processes import Program
 from tests.support.ws_client import Closed, WebSocket, ws_connect
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-OPTIONS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--disable-extensions", "--mute-audio",
-    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1", "--remote-debugging-port=0", "about:blank",
-)  # fmt: skip
+MORE_OPTIONS = (
+    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+    "--remote-debugging-port=0",
+    "about:blank",
+)
 
 
 class Browser:
@@ -43,10 +43,8 @@ class Browser:
         self._answers: dict[int, Deferred[Any]] = {}
 
     async def start(self) -> Browser:
-        assert CHROMIUM is not None
-        env = {"HOME": str(self._home), "PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
-        command = [CHROMIUM, f"--user-data-dir={self._home}", *OPTIONS]
-        self._program = Program.start(command, env=env, cwd=self._home)
+        command = [chromium_executable(), f"--user-data-dir={self._home}", *OPTIONS, *MORE_OPTIONS]
+        self._program = Program.start(command, env=clean_environ(self._home), cwd=self._home)
         said = await self._program.line(lambda line: "DevTools listening on " in line)
         self._socket = await ws_connect(said.partition("DevTools listening on ")[2].strip())
         ensureDeferred(self._read())

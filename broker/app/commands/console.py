@@ -12,8 +12,9 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from broker.app.admin_client import AdminClient, AdminError, url_of_port
-from broker.app.dialects import own_settings
-from broker.config.settings import Settings, SettingsError, protocols_of
+from broker.app.settings import read_settings as read
+from broker.config.environment import Environment
+from broker.config.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -54,11 +55,11 @@ def admin_option(command: F) -> F:
 
 def read_settings() -> Settings:
     """Return the settings of the environment; end with the status 2 if they can not be used."""
-    try:
-        return Settings.from_environ(os.environ, own_settings(protocols_of(os.environ)))
-    except SettingsError as error:
-        print("txbroker:", *error.problems, sep="\n  ", file=sys.stderr)
-        raise SystemExit(WRONG) from None
+    settings, problems = read(Environment(os.environ))
+    if problems:
+        print("txbroker:", *problems, sep="\n  ", file=sys.stderr)
+        raise SystemExit(WRONG)
+    return settings
 
 
 def ask(admin: str | None, path: str, body: Any = None, **query: Any) -> Any:

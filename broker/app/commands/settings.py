@@ -9,9 +9,11 @@ import click
 
 from broker.app.checks import Attempts, problems_of
 from broker.app.commands.console import WRONG, Usage, json_option, read_settings, show, table, write
-from broker.app.dialects import load_dialects, own_settings
+from broker.app.dialects import load_dialects
+from broker.app.settings import read_settings as read
+from broker.config.environment import Environment
 from broker.config.example import env_text
-from broker.config.settings import Settings, protocols_of
+from broker.config.settings import Settings
 
 
 @click.command(cls=Usage)
@@ -22,7 +24,7 @@ def check(as_json: bool) -> None:
     Reads all settings and the files that they name, and loads the dialects; nothing is opened and nothing listens.
     The status is 2 if anything is wrong, and everything that is stands on standard error.
     """
-    settings, found = Settings.read(os.environ, own_settings(protocols_of(os.environ)))
+    settings, found = read(Environment(os.environ))
     problems = _problems(settings, found)
     if as_json:
         show({"ok": not problems, "problems": problems, "warnings": list(settings.warnings)})
