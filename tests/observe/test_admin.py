@@ -173,6 +173,7 @@ def test_metrics_are_text_for_all_others(field):
 
 def test_metrics_are_as_long_whatever_clients_do():
     port = Port()
+    port.broker.metrics.begin_port()
     port.broker.metrics.begin("test")
     before = ask_by(port, "GET", "/metrics").body.count(b"\n")
     peer = port.broker.attach("test", "127.0.0.1")
