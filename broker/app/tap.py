@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, NoReturn, cast
 
 from twisted.application.service import IService
+from twisted.internet.defer import succeed
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import ILogObserver, Logger
@@ -23,6 +24,7 @@ from broker.access.addresses import TrustedProxies
 from broker.access.admission import Admission
 from broker.access.browsers import BrowserPolicy
 from broker.access.principals import make_access
+from broker.app.certificates import CertificateReload, make_certificates
 from broker.app.checks import Attempts, problems_of
 from broker.app.daemon import Daemon
 from broker.app.dialects import found_dialects, load_dialects, own_settings
@@ -63,7 +65,7 @@ from broker.observe.metrics import Metrics
 from broker.observe.stacks import StackWatch
 from broker.web.http.parser import Limits
 from broker.web.http.timeouts import Times
-from broker.web.net.listening import listen
+from broker.web.net.listening import Listener
 from broker.web.net.transport import Outbox, ReactorLoop
 from broker.web.site import Site
 from broker.web.ws.options import WebSocketOptions
@@ -118,6 +120,7 @@ def makeService(options: usage.Options) -> IService:
         report.refuse(list(dict.fromkeys(attempts.problems)), parent, settings)
         raise SystemExit(2)
     daemon = made
+    daemon.binds_first = any(parent.get(name) is not None for name in ("uid", "gid"))
     reactor.callWhenRunning(report.close)
     if output is not None:
         observe(parent, output.lines)
@@ -168,40 +171,47 @@ def make_daemon(
     attempts = Attempts([*problems, *problems_of(settings)])
     loaded = attempts.make("PROTOCOLS", lambda: load_dialects(settings.protocols, settings))
     core = attempts.make("STORE", lambda: make_core(reactor, settings, attempts.problems))
+    certificates = attempts.make("TLS_CERTIFICATE_FILE", lambda: make_certificates(settings))
     attempts.finish()
     dialects, broker = cast(list[Any], loaded), cast(Broker, core)
-    if reloads is not None:
-        reloads.add(AccessReload(settings, broker.access, broker.credentials_changed))
     broker.about.facts["dialects"] = [dialect.name for dialect in dialects]
     site = make_site(reactor, settings, broker, dialects)
     plugins = list(_plugins(reactor, site, broker, dialects))
     outbox = Outbox(reactor, broker.memory.send_queue)
     ReactorLoop(reactor, outbox).install()
-
-    def running(ports: list[tuple[str, IListeningPort]]) -> None:
-        for warning in settings.warnings:
-            log.warn("{warning}", warning=warning)
-        announce_start(ports, dialects)
-        raise_file_limit(settings.max_connections)
-        notify_systemd("READY=1")
-        tune_garbage_collector()
+    listener = make_listener(reactor, settings, outbox, certificates)
+    admin_listener = make_listener(reactor, settings, outbox)
+    if reloads is not None:
+        reloads.add(AccessReload(settings, broker.access, broker.credentials_changed))
+        reloads.add(CertificateReload(certificates, (listener, admin_listener)))
 
     daemon = Daemon(
         broker,
         site,
-        lambda endpoint: listen(reactor, endpoint, site, outbox),
+        lambda endpoint: listener.listen(endpoint, site),
         settings.listen,
         drain_seconds=settings.drain_seconds,
-        announce=lambda ports: reactor.callWhenRunning(running, ports),
+        announce=lambda ports: reactor.callWhenRunning(_announce, settings, dialects, ports),
         others=[
             make_lag(reactor, broker),
-            *make_admin(reactor, settings, broker, site, outbox, reloads, observer, lambda: daemon.drain()),
+            *make_admin(reactor, settings, broker, site, admin_listener, reloads, observer, lambda: daemon.drain()),
             MemoryTrimmer(lambda: broker.memory.freed + broker.metrics.bytes_in + broker.metrics.bytes_out),
         ],
         plugins=plugins,
         observer=observer,
+        bind=listener.bind,
     )
     return daemon
+
+
+def _announce(settings: Settings, dialects: Iterable[Any], ports: list[tuple[str, IListeningPort]]) -> None:
+    """Tell everybody who wants to know that the daemon runs, on *ports*."""
+    for warning in settings.warnings:
+        log.warn("{warning}", warning=warning)
+    announce_start(ports, dialects, tls=bool(settings.tls_certificate_file))
+    raise_file_limit(settings.max_connections)
+    notify_systemd("READY=1")
+    tune_garbage_collector()
 
 
 def _plugins(reactor: Any, site: Site, broker: Broker, dialects: Iterable[Any]) -> Iterator[PluginLife]:
@@ -231,6 +241,8 @@ def make_core(reactor: Any, settings: Settings, problems: Iterable[str] = ()) ->
     attempts.finish()
     store, bus = cast(IStore, made), cast(IBus, bus)
     broker = Broker(settings, store, bus, reactor, access, metrics)
+    for name, read in getattr(store, "gauges", dict)().items():  # each kind of store has its own
+        metrics.gauge(name, read)
     if not store.shared:
         broker.about.facts["durability"] = settings.durability  # the description of a shared one says what it promises
     broker.about.private["hostname"] = socket.gethostname()
@@ -317,12 +329,19 @@ def make_site(reactor: Any, settings: Settings, broker: Broker, dialects: Iterab
     )
 
 
+def make_listener(reactor: Any, settings: Settings, outbox: Outbox, certificates: Any = None) -> Listener:
+    """Return what listens on endpoints, those of TCP with *certificates* if there are some."""
+    # Where no proxy is named, whoever can connect to a ``haproxy:`` endpoint is one.
+    proxies = TrustedProxies(settings.trusted_proxies) if settings.trusted_proxies else None
+    return Listener(reactor, outbox, certificates=certificates, proxies=proxies)
+
+
 def make_admin(
     reactor: Any,
     settings: Settings,
     broker: Broker,
     site: Site,
-    outbox: Outbox,
+    listener: Listener,
     reloads: Reloads | None,
     observer: ILogObserver | None,
     drain: Callable[[], object],
@@ -339,7 +358,7 @@ def make_admin(
         drain=drain,
         set_level=partial(setattr, observer, "level") if isinstance(observer, LogLines) else None,
     )
-    port = AdminPort(admin_site, lambda at: listen(reactor, at, admin_site, outbox), settings.admin_listen)
+    port = AdminPort(admin_site, lambda at: listener.listen(at, admin_site), settings.admin_listen)
     return [history, port]
 
 
@@ -360,7 +379,8 @@ def make_admin_site(
     set_level: Callable[[str], object] | None = None,
 ) -> AdminSite:
     """Return the admin port's factory; the rest of the arguments are those of ``AdminApi``."""
-    pages = AdminPages(metrics_reader(broker.metrics), broker.ready, broker.about.details)
+    refresh = getattr(broker.store, "refresh", lambda: succeed(None))
+    pages = AdminPages(metrics_reader(broker.metrics), broker.ready, broker.about.details, refresh)
     history = history or make_history(broker)
     api = AdminApi(broker, history, open_connections, effective or (lambda: settings), drain, set_level)
     return AdminSite(

@@ -33,6 +33,7 @@ OF_KIND = {
     "patterns": ("a.>.b", ">.a"),
     "name:key pairs": ("nocolon", "a:1 a:2", "a:same b:same", ":key", "name:"),
     "age and count": ("7w", "1d 2d", "-1d", "d", "1 2"),
+    "paths of files": ("{missing}", "{directory}", "{malformed}", "{malformed} {malformed}"),
     "path of a file": ("{missing}", "{directory}", "{malformed}", "{missing}/below"),
     "path of a file to write": ("{missing}/below", "{directory}", "{malformed}/below"),
     "endpoints": (

@@ -628,9 +628,32 @@ def test_a_dialect_may_take_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Port().open().ask("/about").body == b"/about"
 
 
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS"])
+@pytest.mark.parametrize("path", ["/health", "/healthz", "/ready", "/readyz"])
+def test_balancers_check_by_any_method_that_reads(port: Port, path: str, method: str) -> None:
+    wire = port.connect()
+    wire.server.dataReceived(request(path, method=method))
+    (heard,) = read_all(wire.value(), heads=method == "HEAD")
+    assert (heard.status, heard.body) == (200, b"")
+    assert ("allow" in heard.headers) == (method == "OPTIONS")
+
+
+@pytest.mark.parametrize("path", ["/ready", "/", "*"])
+def test_a_check_by_options_tells_that_the_node_is_not_ready(port: Port, path: str) -> None:
+    assert port.ask(path, method="OPTIONS").status == 200
+    port.reasons = ["the store is away"]
+    assert port.ask(path, method="OPTIONS").status == 503
+    assert port.ask("/health", method="OPTIONS").status == 200
+
+
+def test_checks_of_old_http_need_no_host(port: Port) -> None:
+    (heard,) = port.connect().say(b"OPTIONS / HTTP/1.0\r\n\r\n")  # "option httpchk" of HAProxy, with nothing behind it
+    assert (heard.status, heard.headers["allow"]) == (200, "GET, HEAD, OPTIONS")
+
+
 def test_pages_are_only_read(port: Port) -> None:
     heard = port.ask("/health", method="DELETE")
-    assert (heard.status, heard.headers["allow"]) == (405, "GET, HEAD")
+    assert (heard.status, heard.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
 
 
 # Web pages of other origins.
@@ -1061,6 +1084,17 @@ def test_a_draining_site_takes_nobody(port: Port) -> None:
     assert port.ask("/pages").status == 503
     port.pages.wait.callback(Response())
     assert port.upgrader.taken == []
+
+
+def test_an_event_source_that_comes_back_while_draining_is_cut_off_and_comes_again(port: Port) -> None:
+    port.pages.wait = Deferred()
+    busy = port.connect()
+    busy.say(request("/pages"))
+    port.site.drain(5.0)
+    wire = port.connect()
+    assert wire.say(request("/pages", "Last-Event-ID: e-1")) == []
+    assert wire.aborted
+    port.pages.wait.callback(Response())
 
 
 def test_a_draining_site_is_not_ready(port: Port) -> None:
