@@ -54,6 +54,7 @@ from broker.core.slices import slices_of
 from broker.interfaces import IBus, IStore
 from broker.observe.admin.api import AdminApi
 from broker.observe.admin.history import History
+from broker.observe.admin.page_files import PageFiles
 from broker.observe.admin.pages import AdminPages
 from broker.observe.admin.port import AdminPort
 from broker.observe.admin.site import AdminSite
@@ -384,7 +385,7 @@ def make_admin_site(
     history = history or make_history(broker)
     api = AdminApi(broker, history, open_connections, effective or (lambda: settings), drain, set_level)
     return AdminSite(
-        [pages, TokenPage(api.revoke), api],
+        [pages, TokenPage(api.revoke), api, PageFiles()],
         broker.attach,
         reactor,
         WebSocketUpgrader(WebSocketOptions(), reactor, broker.metrics),
