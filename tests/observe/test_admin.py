@@ -29,8 +29,11 @@ class Port:
         self.broker = make_core(Clock(), settings)
         self.site = make_admin_site(Clock(), settings, self.broker)
 
+    def connect(self) -> Wire:
+        return Wire(self.site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1)))  # type: ignore[arg-type]
+
     def ask(self, path: str, *lines: str, host: str = "localhost:8001", method: str = "GET", body: str = "") -> Heard:
-        wire = Wire(self.site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1)))  # type: ignore[arg-type]
+        wire = self.connect()
         (heard,) = wire.say("\r\n".join((f"{method} {path} HTTP/1.1", f"Host: {host}", *lines, "", body)).encode())
         wire.lose()
         return heard
@@ -117,6 +120,16 @@ def test_after_too_many_wrong_secrets_none_is_looked_at_and_each_is_logged(logge
 
 POST = ("Content-Type: application/json", "Content-Length: 13")
 PAGES = ("Origin: http://localhost:3000", "Origin: null", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Site: same-site")
+
+
+def test_another_secret_ends_the_connections_of_the_one_before():
+    port = Port(admin_secret=SECRET)
+    wire = port.connect()
+    wire.say(f"GET /metrics HTTP/1.1\r\nHost: localhost\r\n{SHOWN}\r\n\r\n".encode())
+    port.site.replace_secret("another, of operators alone")
+    assert wire.lost
+    assert port.ask("/metrics", SHOWN).status == 401
+    assert port.ask("/metrics", "Authorization: Bearer another, of operators alone").status == 200
 
 
 @pytest.mark.parametrize("secret", ["", SECRET])
