@@ -42,6 +42,9 @@ class PublishOptions(Options):
     retain: bool = False
 
 
+NO_OPTIONS = PublishOptions()
+
+
 class Draft(Options, kw_only=True):
     """One event of several; but for topic and payload as ``PublishOptions`` says."""
 
@@ -65,20 +68,20 @@ class Publish(Method):
 
     async def run(self, session: Session) -> Answer:
         """Answer with position and time of a stored event, or with how many sessions of this node have got it."""
-        peer, options = session.peer, self.options or PublishOptions()
-        draft = _publication(session, self.topic, self.payload, options)
+        peer, topic, options = session.peer, self.topic, self.options or NO_OPTIONS
+        expires = _checked(session, options)
         event = await peer.publish(
-            draft.topic,
-            draft.name,
-            draft.body,
+            topic,
+            topic if options.name is None else options.name,
+            _body(self.payload, options),
             durable=options.durable,
-            key=draft.key,
-            expect=draft.expect,
-            content_type=draft.content_type,
-            expires=draft.expires,
+            key=options.key or "",
+            expect=options.expect,
+            content_type=options.content_type or "",
+            expires=expires,
             exclude=options.exclude or (),
             retain=options.retain,
-            is_json=draft.is_json,
+            is_json=not options.encoding,
         )
         if not event.id:
             return {"delivered": peer.receivers(event)}
@@ -142,26 +145,39 @@ def _publication(session: Session, topic: str, payload: msgspec.Raw, options: Pu
     Raises:
         Invalid: an option has a value that it can not have.
     """
-    if options.key == "":
-        raise Invalid("key")
-    name = topic if options.name is None else check_name(options.name, "name")
-    expires = 0.0
-    if options.ttl is not None:
-        expires = session.peer.wall.time() + options.ttl
-        if not (options.ttl > 0 and expires <= MAX_EXPIRY):
-            raise Invalid("ttl")
-    body = _decoded(payload) if options.encoding else bytes(payload) or None
+    expires = _checked(session, options)
+    name, body = topic if options.name is None else options.name, _body(payload, options)
     told = options.key or "", options.expect, options.content_type or "", expires
     return Publication(topic, name, body, *told, is_json=not options.encoding)
 
 
-def _decoded(payload: msgspec.Raw) -> bytes:
-    """Return the bytes that *payload*, a string in base64, stands for.
+def _body(payload: msgspec.Raw, options: PublishOptions | Draft) -> bytes | None:
+    """Return the body that *payload* is, or stands for in base64.
 
     Raises:
-        Invalid: it is none.
+        Invalid: it is no base64.
     """
+    if not options.encoding:
+        return bytes(payload) or None
     try:
         return msgspec.json.decode(payload, type=bytes)
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise Invalid("payload", message="the payload is no base64") from None
+
+
+def _checked(session: Session, options: PublishOptions | Draft) -> float:
+    """Return when what is published expires.
+
+    Raises:
+        Invalid: an option has a value that it can not have.
+    """
+    if options.key == "":
+        raise Invalid("key")
+    if options.name is not None:
+        check_name(options.name, "name")
+    if options.ttl is None:
+        return 0.0
+    expires = session.peer.wall.time() + options.ttl
+    if not (options.ttl > 0 and expires <= MAX_EXPIRY):
+        raise Invalid("ttl")
+    return expires
