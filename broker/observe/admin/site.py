@@ -39,6 +39,12 @@ class AdminSite(Site):
         self._secret = secret.encode()
         self._failures = failures
 
+    def replace_secret(self, secret: str) -> None:
+        """Ask for *secret* instead of the one before, and close the connections of those who have shown that."""
+        self._secret = secret.encode()
+        for channel in list(self._channels):
+            channel.finish()
+
     def answer(self, request: HttpRequest) -> Coroutine[Any, Any, Response]:
         """Return the answer to *request*, or that the secret is missing or wrong."""
         if not self._secret or request.path in UNPROTECTED:
