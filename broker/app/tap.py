@@ -6,13 +6,13 @@ import math
 import os
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn, cast
 
 from twisted.application.service import IService
+from twisted.internet.defer import succeed
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import ILogObserver, Logger
@@ -29,19 +29,20 @@ from broker.app.daemon import Daemon
 from broker.app.dialects import found_dialects, load_dialects, own_settings
 from broker.app.greeting import announce_start
 from broker.app.log_output import LogOutput, log_output, observe
+from broker.app.pidfile import remove_stale
 from broker.app.plugins import PluginLife
 from broker.app.process import (
-    notify_systemd,
     raise_file_limit,
     tune_allocator,
     tune_garbage_collector,
 )
 from broker.app.reload import Reloads
-from broker.app.reloadables import AccessReload, LogReload
+from broker.app.reloadables import AccessReload, AdminSecretReload, LogReload
 from broker.app.settings import read_settings
 from broker.app.signals import catch_signals, catch_stops
 from broker.app.start_report import StartReport
 from broker.app.store import make_store
+from broker.app.systemd import answer_watchdog, notify_reloading, notify_systemd
 from broker.app.trimmer import MemoryTrimmer
 from broker.buses import open_bus
 from broker.config.environment import Environment
@@ -53,6 +54,7 @@ from broker.core.slices import slices_of
 from broker.interfaces import IBus, IStore
 from broker.observe.admin.api import AdminApi
 from broker.observe.admin.history import History
+from broker.observe.admin.page_files import PageFiles
 from broker.observe.admin.pages import AdminPages
 from broker.observe.admin.port import AdminPort
 from broker.observe.admin.site import AdminSite
@@ -90,6 +92,11 @@ class Options(usage.Options):
         own = described(ENV_PREFIX, own_settings(protocols_of(os.environ)))
         return " ".join([text, *(["Their own settings:", *own] if own else [])])
 
+    def postOptions(self) -> None:
+        """Remove the file of the process if it is one of a run before: twistd looks at it next."""
+        parent: Any = self.parent or {}
+        remove_stale(parent.get("pidfile", ""))
+
     def opt_version(self) -> NoReturn:
         """Print the version and exit."""
         print(f"txbroker {__version__}")
@@ -125,6 +132,7 @@ def makeService(options: usage.Options) -> IService:
         observe(parent, output.lines)
         output.trace_faults()
     catch_signals(cast(Any, reactor), _signal_actions(daemon, output, reloads))
+    reactor.callWhenRunning(answer_watchdog, reactor)
     reactor.callWhenRunning(catch_stops, reactor, lambda at_once: _stop(reactor, daemon, at_once))
     return daemon
 
@@ -135,7 +143,7 @@ def _signal_actions(daemon: Daemon, output: LogOutput | None, reloads: Reloads) 
     def reload() -> None:
         # The log first: what is wrong with a file stands in the new one.
         reopen()
-        notify_systemd("RELOADING=1\nMONOTONIC_USEC=" + str(time.monotonic_ns() // 1000))
+        notify_reloading()
         reloads.reload()
         notify_systemd("READY=1")
 
@@ -240,6 +248,8 @@ def make_core(reactor: Any, settings: Settings, problems: Iterable[str] = ()) ->
     attempts.finish()
     store, bus = cast(IStore, made), cast(IBus, bus)
     broker = Broker(settings, store, bus, reactor, access, metrics)
+    for name, read in getattr(store, "gauges", dict)().items():  # each kind of store has its own
+        metrics.gauge(name, read)
     if not store.shared:
         broker.about.facts["durability"] = settings.durability  # the description of a shared one says what it promises
     broker.about.private["hostname"] = socket.gethostname()
@@ -355,6 +365,8 @@ def make_admin(
         drain=drain,
         set_level=partial(setattr, observer, "level") if isinstance(observer, LogLines) else None,
     )
+    if reloads is not None:
+        reloads.add(AdminSecretReload(settings, admin_site.replace_secret))
     port = AdminPort(admin_site, lambda at: listener.listen(at, admin_site), settings.admin_listen)
     return [history, port]
 
@@ -376,11 +388,12 @@ def make_admin_site(
     set_level: Callable[[str], object] | None = None,
 ) -> AdminSite:
     """Return the admin port's factory; the rest of the arguments are those of ``AdminApi``."""
-    pages = AdminPages(metrics_reader(broker.metrics), broker.ready, broker.about.details)
+    refresh = getattr(broker.store, "refresh", lambda: succeed(None))
+    pages = AdminPages(metrics_reader(broker.metrics), broker.ready, broker.about.details, refresh)
     history = history or make_history(broker)
     api = AdminApi(broker, history, open_connections, effective or (lambda: settings), drain, set_level)
     return AdminSite(
-        [pages, TokenPage(api.revoke), api],
+        [pages, TokenPage(api.revoke), api, PageFiles()],
         broker.attach,
         reactor,
         WebSocketUpgrader(WebSocketOptions(), reactor, broker.metrics),

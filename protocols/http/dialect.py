@@ -29,6 +29,7 @@ from protocols.http.requests import (
     unquoted,
     wants_stream,
 )
+from protocols.http.streams import comes_back, later_stream
 from protocols.http.topics import Topics
 
 if TYPE_CHECKING:
@@ -81,7 +82,9 @@ class Http:
         try:
             peer.take_one_token()  # what was refused before it was counted
         except RateLimited as limited:
-            return failed(limited)
+            response = failed(limited)
+        if response.status in (429, 503) and comes_back(request):
+            return later_stream(response)
         return response
 
     async def _answer(self, peer: IPeer, request: HttpRequest) -> Response:

@@ -16,10 +16,11 @@ import msgspec
 
 from broker.errors import Invalid
 from broker.interfaces import IFollower, IPeer
-from broker.messages import MAX_ID, START, Event, Loss, Origin, Position, Response
+from broker.messages import MAX_ID, START, Event, HttpRequest, Loss, Origin, Position, Response
 from broker.patterns import is_pattern
 from broker.streams import StreamSession
 from protocols.http.answers import encode, event_of
+from protocols.http.requests import accepts_stream
 
 LINE_END = re.compile(rb"\r\n?|\n")  # in JSON it stands between two tokens only, so that it may be another
 CONTROL = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029]")
@@ -53,6 +54,21 @@ def stream_answer(session: StreamSession) -> Response:
     """Return the answer whose body is *session*."""
     headers = (("Cache-Control", "no-store"), ("X-Accel-Buffering", "no"))
     return Response(200, session, "text/event-stream", headers)
+
+
+def comes_back(request: HttpRequest) -> bool:
+    """Whether the client goes on with a stream that it had before."""
+    return request.method == "GET" and "last-event-id" in request.headers and accepts_stream(request)
+
+
+def later_stream(refusal: Response) -> Response:
+    """Return a stream that ends at once, in the place of *refusal*, which holds for some seconds only.
+
+    An ``EventSource`` never comes back from any other answer, but from the end of a stream, with the id that it has.
+    """
+    seconds = float(dict(refusal.headers).get("Retry-After", "1"))
+    retry = b"retry: %d\n\n" % int(1000 * (seconds + uniform(*RETRY_SECONDS)))
+    return Response(200, retry, "text/event-stream", (("Cache-Control", "no-store"),))
 
 
 def beginning(id: str = "") -> bytes:

@@ -6,7 +6,7 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from broker.access.principals import make_access
 from broker.app.reload import Reloads
-from broker.app.reloadables import AccessReload, LogReload
+from broker.app.reloadables import AccessReload, AdminSecretReload, LogReload
 from broker.app.settings import read_settings
 from broker.config.changes import Change
 from broker.config.environment import Environment
@@ -172,6 +172,21 @@ def test_first_credential_is_good_at_once_and_required_after_a_restart():
     done, settings, lines = reload(before, secured(), part)
     assert (done, settings.auth) == (True, "none")
     assert lines[-1] == ("warn", "a restart is needed for TXBROKER_AUTH, TXBROKER_LISTEN")
+
+
+# The secret of the admin port.
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "replaced"),
+    [("old secret", "new secret", ["new secret"]), ("", "new", []), ("old", "", []), ("same", "same", [])],
+)
+def test_secret_of_operators_is_changed_but_not_whether_it_is_asked_for(before, after, replaced):
+    done: list[str] = []
+    settings = Settings(node="a", admin_secret=before)
+    part = AdminSecretReload(settings, done.append)
+    assert reload(settings, attrs.evolve(settings, admin_secret=after), part)[0] is (bool(before) == bool(after))
+    assert done == replaced
 
 
 # The log.

@@ -39,10 +39,9 @@ READS = [
 ]
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize(("headers", "status"), READS)
-def test_a_key_is_read_under_a_condition(api: Api, tag: str, method: str, headers: dict[str, str], status: int) -> None:
-    answer = api.ask(method, "/keys/k", headers={name: value.format(tag=tag) for name, value in headers.items()})
+def test_a_key_is_read_under_a_condition(api: Api, tag: str, headers: dict[str, str], status: int) -> None:
+    answer = api.ask("HEAD", "/keys/k", headers={name: value.format(tag=tag) for name, value in headers.items()})
     assert answer.status == status
     if status in (200, 304, 412):
         assert answer.headers["ETag"] == f'"{tag}"'
@@ -153,15 +152,15 @@ def test_a_packed_body_is_refused_everywhere(api: Api, method: str, path: str, c
     assert (answer.status, answer.headers["Accept-Encoding"]) == (415, "identity")
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize(
     "path",
     ["/topics/{}", "/topics/{}/members", "/cursors/c/{}", "/cursors/{}/t", "/keys/{}", "/queues/{}", "/queues/{}/dead"],
 )
-@pytest.mark.parametrize("name", ["x" * 256, "%00", "a%0Ab", "%7F", "%ED%A0%80", "%zz", "%"])
-def test_what_can_be_no_name_is_refused_everywhere(api: Api, method: str, path: str, name: str) -> None:
-    assert api.ask(method, path.format(name)).status == 400
-    assert api.ask(method, path.format("%2E%2E%2Fa%20%C3%A9%3F%23")).status in (200, 404)
+def test_what_can_be_no_name_is_refused_everywhere(api: Api, path: str) -> None:
+    for name in ("x" * 256, "%00", "a%0Ab", "%7F", "%ED%A0%80", "%zz", "%"):
+        assert api.get(path.format(name)).status == 400, name
+        assert api.ask("HEAD", path.format(name)).status == 400, name
+    assert api.get(path.format("%2E%2E%2Fa%20%C3%A9%3F%23")).status in (200, 404)
 
 
 def test_a_name_that_is_too_long_is_refused_before_it_is_looked_up(api: Api) -> None:

@@ -1086,6 +1086,17 @@ def test_a_draining_site_takes_nobody(port: Port) -> None:
     assert port.upgrader.taken == []
 
 
+def test_an_event_source_that_comes_back_while_draining_is_cut_off_and_comes_again(port: Port) -> None:
+    port.pages.wait = Deferred()
+    busy = port.connect()
+    busy.say(request("/pages"))
+    port.site.drain(5.0)
+    wire = port.connect()
+    assert wire.say(request("/pages", "Last-Event-ID: e-1")) == []
+    assert wire.aborted
+    port.pages.wait.callback(Response())
+
+
 def test_a_draining_site_is_not_ready(port: Port) -> None:
     wire = port.connect()
     wire.say(request("/ready")[:10])
