@@ -150,3 +150,16 @@ def test_disk_that_is_full_loses_lines_and_nothing_else():
     file.write("lost\n")
     file.flush()
     file.close()
+
+
+def test_pipe_that_does_not_block_gets_whole_lines():
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    file = LogFile(f"/dev/fd/{write}")
+    os.close(write)
+    line = "x" * 300_000 + "\n"
+    writer = threading.Thread(target=lambda: (file.write(line), file.close()))
+    writer.start()
+    with os.fdopen(read, encoding="ascii") as reader:
+        assert reader.read() == line
+    writer.join()
