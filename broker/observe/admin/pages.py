@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from gzip import compress
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -10,8 +11,10 @@ from zope.interface import implementer
 
 from broker.interfaces import IHttpDialect
 from broker.messages import HttpRequest, Response
-from broker.web.pages import Pages
+from broker.web.pages import METHODS, Pages
 from broker.web.refusals import json_refusal
+
+COMPRESSION = 1  # takes half a millisecond, and leaves a twelfth
 
 
 @implementer(IHttpDialect)
@@ -42,7 +45,23 @@ class AdminPages:
         """Return the metrics in the text format of Prometheus, or a page."""
         if request.path != "/metrics":
             return self._pages.answer(request)
+        if request.method == "OPTIONS":
+            return Response(200, headers=(("Allow", METHODS),))
         if request.method not in ("GET", "HEAD"):
-            return json_refusal(405, f"{request.method} is not allowed.", headers=(("Allow", "GET, HEAD"),))
+            return json_refusal(405, f"{request.method} is not allowed.", headers=(("Allow", METHODS),))
         await self._refresh()
-        return Response(200, *self._read(), headers=(("Cache-Control", "no-store"),))
+        text, content_type = self._read()
+        headers: tuple[tuple[str, str], ...] = (("Cache-Control", "no-store"), ("Vary", "Accept-Encoding"))
+        if not accepts_gzip(request.headers.get("accept-encoding", "")):
+            return Response(200, text, content_type, headers=headers)
+        headers += (("Content-Encoding", "gzip"),)
+        return Response(200, compress(text, COMPRESSION), content_type, headers=headers)
+
+
+def accepts_gzip(field: str) -> bool:
+    """Whether *field*, an ``Accept-Encoding``, names gzip, and not by a weight of 0 (RFC 9110, 12.5.3)."""
+    for coding in field.lower().split(","):
+        name, *parameters = (part.strip() for part in coding.split(";"))
+        if name in ("gzip", "x-gzip"):
+            return not any(part.startswith("q=") and not part[2:].strip("0.") for part in parameters)
+    return False
