@@ -14,6 +14,7 @@ import pytest_twisted
 from tests.support.chromium import Page, chromium_executable, visit
 from tests.support.daemon import Daemon, clean_environ
 from tests.support.eventually import eventually
+from tests.support.examples import EXAMPLES
 from tests.support.http_client import post
 from tests.support.processes import Program
 
@@ -64,28 +65,12 @@ async def test_an_event_source_misses_nothing_and_gets_nothing_twice(page: Page,
         await end()
 
 
-FOLLOW = """
-trap 'kill $!; exit' TERM
-last=
-while true; do
-    while IFS= read -r line; do
-        case $line in
-            id:*) last=${line#id: } ;;
-            data:*) printf '%s\\n' "${line#data: }" ;;
-        esac
-    done < <(curl -sN -H "Authorization: Bearer $SECRET" -H 'Accept: text/event-stream' \\
-        ${last:+-H "Last-Event-ID: $last"} "$URL/v1/topics/news?from=start")
-    sleep 0.1
-done
-"""
-
-
 @pytest.mark.skipif(not (shutil.which("curl") and shutil.which("bash")), reason="curl is missing: apt-get install curl")
 @pytest_twisted.ensureDeferred
 async def test_curl_misses_nothing_and_gets_nothing_twice(start_daemon, tmp_path: Path) -> None:
     daemon = await start_daemon(TXBROKER_PROTOCOLS="http", TXBROKER_API_SECRET=SECRET)
-    environ = {**clean_environ(tmp_path), "URL": daemon.url, "SECRET": SECRET}
-    follower = Program.start([str(shutil.which("bash")), "-c", FOLLOW], env=environ, cwd=tmp_path)
+    command = [str(shutil.which("bash")), str(EXAMPLES / "follow.sh"), daemon.url, "news"]
+    follower = Program.start(command, env={**clean_environ(tmp_path), "SECRET": SECRET}, cwd=tmp_path)
     try:
         await live_three_times(daemon, follower.lines)
     finally:
