@@ -1,4 +1,6 @@
-"""A program that adds jobs, or does them: ``python -m tests.faults.job_worker add|work …``; made to be killed.
+"""A program that adds jobs, or does them: ``python -m tests.faults.job_worker add|work|claim …``; made to be killed.
+
+It ``work``s over the native dialect, or asks by HTTP to ``claim`` jobs.
 
 It writes a line for each thing it does at once, with the time by the clock that all processes of a machine share:
 ``start``, ``done`` (the broker has answered) and ``lost`` (the connection has ended) with job and delivery.
@@ -6,12 +8,14 @@ It writes a line for each thing it does at once, with the time by the clock that
 
 from __future__ import annotations
 
+import http.client
 import json
 import random
 import sys
 import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
@@ -75,6 +79,43 @@ def work(urls: list[str], queue: str, lease: float, seconds: float) -> None:
                 say("lost", *each.split())
 
 
+def claim(urls: list[str], queue: str, lease: float, seconds: float) -> None:
+    """Do jobs that are claimed over the HTTP API, each of which takes up to *seconds*, until killed."""
+    while True:
+        try:
+            status, jobs = _post(urls, f"{queue}/claim?wait=5&lease={lease}")
+            for job in jobs if status == 200 else ():
+                _do_claimed(urls, queue, job, seconds)
+        except (OSError, http.client.HTTPException):
+            time.sleep(RETRY)
+
+
+def _post(urls: list[str], path: str, body: str = "") -> tuple[int, Any]:
+    node = http.client.HTTPConnection(urlsplit(random.choice(urls)).netloc, timeout=20)
+    try:
+        node.request("POST", f"/v1/queues/{path}", body)
+        response = node.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        node.close()
+
+
+def _do_claimed(urls: list[str], queue: str, job: dict[str, Any], seconds: float) -> None:
+    number, kind = job["payload"]
+    say("start", number, job["delivery"])
+    time.sleep(random.random() * seconds)
+    failure = json.dumps({"reason": "it is poison", "delay": 0.05})
+    end, body = ("fail", failure) if kind == POISON else ("done", "")
+    status = 0
+    while status not in (200, 404):
+        try:
+            status, _ = _post(urls, f"{queue}/jobs/{job['id']}/{end}", body)
+        except (OSError, http.client.HTTPException):
+            time.sleep(RETRY)
+    if end == "done":
+        say("done" if status == 200 else "lost", number, job["delivery"])
+
+
 def _do(connection: ClientConnection, frame: dict[str, Any], doing: set[str], seconds: float) -> None:
     number, kind = frame["payload"]
     ref = f"{number} {frame['delivery']}"
@@ -93,4 +134,4 @@ if __name__ == "__main__":
     if role == "add":
         add(urls.split(","), queue, int(first), int(second))
     else:
-        work(urls.split(","), queue, float(first), float(second))
+        {"work": work, "claim": claim}[role](urls.split(","), queue, float(first), float(second))
