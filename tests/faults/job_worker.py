@@ -1,19 +1,20 @@
-"""A program that adds jobs, or does them: ``python -m tests.faults.job_worker add|work|claim …``; made to be killed.
+"""A program that adds jobs, ``add``, or that forks a worker for each line that it reads; they are made to be killed.
 
-It ``work``s over the native dialect, or asks by HTTP to ``claim`` jobs.
-
-It writes a line for each thing it does at once, with the time by the clock that all processes of a machine share:
-``start``, ``done`` (the broker has answered) and ``lost`` (the connection has ended) with job and delivery.
+Workers ``work`` over the native dialect, or ``claim`` jobs by HTTP.  Each writes a line for each thing it does at
+once, with its process ID: ``start``, ``done`` (the broker has answered) and ``lost`` (the connection has
+ended) with job and delivery.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import os
 import random
+import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,7 +27,7 @@ POISON = "poison"
 
 def say(what: str, *words: object) -> None:
     """Write a line that is out before the next thing is done."""
-    print(f"{time.monotonic():.6f}", what, *words, flush=True)
+    print(os.getpid(), what, *words, flush=True)
 
 
 def call(ref: str, method: str, *arguments: Any) -> str:
@@ -77,6 +78,16 @@ def work(urls: list[str], queue: str, lease: float, seconds: float) -> None:
         except (OSError, WebSocketException):
             for each in doing:
                 say("lost", *each.split())
+
+
+def fork_workers(work: Callable[..., None], *words: Any) -> None:
+    """Fork one that does *work*, for each line of the input; they are a process group with this."""
+    os.setpgrp()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for _ in sys.stdin:
+        if not os.fork():
+            random.seed()
+            work(*words)
 
 
 def claim(urls: list[str], queue: str, lease: float, seconds: float) -> None:
@@ -134,4 +145,4 @@ if __name__ == "__main__":
     if role == "add":
         add(urls.split(","), queue, int(first), int(second))
     else:
-        {"work": work, "claim": claim}[role](urls.split(","), queue, float(first), float(second))
+        fork_workers({"work": work, "claim": claim}[role], urls.split(","), queue, float(first), float(second))

@@ -8,7 +8,9 @@ killed every 200 ms, and a broker, or one of three nodes, so many times.  Every 
 from __future__ import annotations
 
 import argparse
+import os
 import random
+import signal
 import sys
 import tempfile
 from collections import Counter, defaultdict
@@ -41,7 +43,9 @@ class Torture:
 
     Attributes:
         nodes: the brokers.
-        programs: all workers that ever were.
+        source: forks workers, and says what they say.
+        adder: adds jobs.
+        killed: the process IDs of the workers that were killed.
         over_http: whether the workers claim jobs over the HTTP API.
         problems: what broke a promise.
     """
@@ -51,35 +55,42 @@ class Torture:
     directory: Path
     chance: random.Random
     over_http: bool = False
-    programs: list[Program] = attrs.field(factory=list)
-    workers: list[Program] = attrs.field(factory=list)
+    source: Program = attrs.field(init=False)
+    adder: Program = attrs.field(init=False)
+    killed: set[int] = attrs.field(factory=set)
     kills: int = 0
-    worker_kills: int = 0
     problems: list[str] = attrs.field(factory=list)
     figures: dict[str, Any] = attrs.field(factory=dict)
 
-    def start(self, role: str, *words: object) -> Program:
+    def start(self, workers: int) -> None:
+        """Add the jobs, and let so many work."""
+        role, lease = ("claim", HTTP_LEASE) if self.over_http else ("work", LEASE)
+        self.adder, self.source = self._program("add", self.jobs, POISON), self._program(role, lease, WORK)
+        for _ in range(workers):
+            self.source.say("another")
+
+    def _program(self, role: str, *words: object) -> Program:
         urls = ",".join(node.ws("/owlmeans") for node in self.nodes)
         command = [sys.executable, "-m", "tests.faults.job_worker", role, urls, QUEUE, *map(str, words)]
-        program = Program.start(command, env=clean_environ(self.directory), cwd=ROOT)
-        self.programs.append(program)
-        return program
-
-    def start_worker(self) -> None:
-        role, lease = ("claim", HTTP_LEASE) if self.over_http else ("work", LEASE)
-        self.workers.append(self.start(role, lease, WORK))
+        return Program.start(command, env=clean_environ(self.directory), cwd=ROOT)
 
     async def kill_workers(self, busy: list[bool]) -> None:
         """Kill one after the other, and start another in its place."""
         while busy:
             await pause(WORKER_LIFE)
-            begun = [worker for worker in self.workers if worker.lines]  # else a slow machine would start them only
-            if begun:
-                worker = self.chance.choice(begun)
-                self.workers.remove(worker)
-                worker.signal(9)
-                self.worker_kills += 1
-                self.start_worker()
+            begun = {int(line.split()[0]) for line in self.source.lines if " start " in line} - self.killed
+            if begun:  # else a slow machine would start them only
+                worker = self.chance.choice(sorted(begun))
+                self.killed.add(worker)
+                os.kill(worker, signal.SIGKILL)
+                self.source.say("another")
+
+    async def end(self) -> None:
+        """Kill all that were started."""
+        if self.source.status is None:
+            os.killpg(self.source.pid, signal.SIGKILL)
+        await self.adder.end()
+        await self.source.end()
 
     async def kill_brokers(self, kills: int, busy: list[bool]) -> None:
         done = 0
@@ -119,13 +130,12 @@ class Torture:
     def judge(self) -> None:
         """Look at what the workers have said."""
         starts: defaultdict[int, list[int]] = defaultdict(list)
-        for program in self.programs:
-            for line in program.lines:
-                words = line.split()
-                if len(words) == 4 and words[1] == "start":
-                    starts[int(words[2])].append(int(words[3]))
-                elif len(words) > 1 and words[1] not in ("start", "done", "lost", "added"):
-                    self.problems.append(f"a program said: {line}")
+        for line in [*self.source.lines, *self.adder.lines]:
+            words = line.split()
+            if len(words) == 4 and words[1] == "start":
+                starts[int(words[2])].append(int(words[3]))
+            elif len(words) > 1 and words[1] not in ("start", "done", "lost", "added"):
+                self.problems.append(f"a program said: {line}")
         lost = [number for number in range(self.jobs) if number not in starts]
         if lost:
             self.problems.append(f"{len(lost)} jobs were never delivered: {lost[:10]}")
@@ -139,7 +149,7 @@ class Torture:
         self.figures |= {
             "jobs": self.jobs,
             "deliveries": sum(map(len, starts.values())),
-            "workers killed": self.worker_kills,
+            "workers killed": len(self.killed),
             "brokers killed": self.kills,
         }
 
@@ -156,10 +166,7 @@ async def run(
         try:
             await _torture(torture, workers, kills, timeout)
         finally:
-            for program in torture.programs:
-                if program.status is None:
-                    program.signal(9)
-                    await program.exit()
+            await torture.end()
             if cluster is not None:
                 await cluster.end()
             elif daemons[0].running:
@@ -169,15 +176,13 @@ async def run(
 
 
 async def _torture(torture: Torture, workers: int, kills: int, timeout: float) -> None:
-    sender = torture.start("add", torture.jobs, POISON)
-    for _ in range(workers):
-        torture.start_worker()
+    torture.start(workers)
     busy = [True]
     killers = [
         Deferred.fromCoroutine(torture.kill_workers(busy)),
         Deferred.fromCoroutine(torture.kill_brokers(kills, busy)),
     ]
-    await sender.line(lambda line: "added" in line, timeout)
+    await torture.adder.line(lambda line: "added" in line, timeout)
     if kills:
         await killers[1]
     await torture.until_done(timeout)
