@@ -15,7 +15,8 @@
  *   poll    N long polls wait on one channel, a POST every I milliseconds
  *   idle    N connections that say nothing: memory and CPU to connect
  * Kinds (what is spoken): owlmeans, sio, micro, nats over WebSocket; ganomede,
- * nchan over HTTP.  micro is MicroStream's request and response on Socket.IO.
+ * nchan, and server-sent events, sse and nchansse, over HTTP.  micro is
+ * MicroStream's request and response on Socket.IO.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -451,6 +452,36 @@ static void nchan_answer(struct conn *c, char *head, char *body, size_t size) {
     nchan_poll(c);
 }
 
+/* Server-sent events: each subscriber has one answer without end; what is published has a brace first, and no other */
+static void sse_open(struct conn *c) {
+    char m[512];
+    if (c->role != SUBSCRIBER) { c->ready = 1; return; }
+    append(&c->out, m, sprintf(m, "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAccept: text/event-stream\r\n\r\n", opt.path, opt.port));
+}
+static void sse_stream(struct conn *c, char *data, size_t size) {
+    (void)data, (void)size;
+    if (!c->ready) {
+        char *end = memmem(c->in.data, c->in.len, "\r\n\r\n", 4);
+        if (!end) return;
+        if (strncmp(c->in.data + 9, "200", 3)) { complain("status", c->in.data, c->in.len); exit(5); }
+        consumed(&c->in, end + 4 - c->in.data);
+        c->ready = 1;
+    }
+    char *p = c->in.data, *end = p + c->in.len;
+    for (char *q; (q = memmem(p, end - p, "data: {", 7)); p = q + 7) heard();
+    if (end - p > 6) p = end - 6;  /* the begin of what is cut in two */
+    consumed(&c->in, p - c->in.data);
+}
+static void sse_publish(struct conn *c) {
+    static char m[MEGABYTE];
+    published_at[published++ % (1 << 16)] = now();
+    post(c, "/v1/topics/news", "application/json", m, fill(m, sprintf(m, "{\"a\":\""), "\"}"));
+}
+static void sse_answer(struct conn *c, char *head, char *body, size_t size) {
+    (void)c, (void)body, (void)size;
+    if (head[9] != '2') complain("status", head, 200);
+}
+
 static const struct kind kinds[] = {
     {"owlmeans", 1, owl_open, owl_call, owl_frame, owl_publish, 0},
     {"sio", 1, sio_open, sio_call, sio_frame, sio_publish, 0},
@@ -458,6 +489,8 @@ static const struct kind kinds[] = {
     {"nats", 1, nats_open, nats_call, nats_frame, nats_publish, 0},
     {"ganomede", 0, gano_open, gano_call, 0, gano_publish, gano_answer},
     {"nchan", 0, gano_open, 0, 0, nchan_publish, nchan_answer},
+    {"sse", 0, sse_open, 0, sse_stream, sse_publish, sse_answer},
+    {"nchansse", 0, sse_open, 0, sse_stream, nchan_publish, sse_answer},
 };
 
 static void read_frames(struct conn *c) {
@@ -498,6 +531,7 @@ static void readable(struct conn *c) {
     if (n < 0 && errno == EAGAIN) return;
     if (n <= 0) { fprintf(stderr, "connection %d lost: %s\n", c->index, n ? strerror(errno) : "end of file"); exit(4); }
     c->in.len += n;
+    if (!kind->websocket && c->role == SUBSCRIBER) { kind->frame(c, c->in.data, c->in.len); return; }
     if (!kind->websocket) { read_answers(c); flush(c); return; }
     if (!c->handshaken) {
         char *end = memmem(c->in.data, c->in.len, "\r\n\r\n", 4);

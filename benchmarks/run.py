@@ -68,6 +68,7 @@ JOBS = ("-m", "jobs", "-n", "32", "-w", "4")
 POLL = ("-m", "poll", "-n", "200", "-i", "100")
 IDLE = ("-m", "idle", "-n", "5000", "-W", "2")
 
+NEWS, NCHAN_NEWS = "/v1/topics/news", "/sse/news"
 SOCKET_IO = "/socket.io/?EIO=4&transport=websocket"
 
 GOALS = [
@@ -132,6 +133,13 @@ GOALS = [
         Side(Broker, "owlmeans", JOBS),
         Side(JetStream, "nats", JOBS),
         10.0,
+    ),
+    Goal(
+        "P14",
+        "server-sent events to 1,000, per delivery",
+        Side(Broker, "sse", FAN_OUT, NEWS),
+        Side(Nchan, "nchansse", FAN_OUT, NCHAN_NEWS),
+        2.0,
     ),
 ]
 

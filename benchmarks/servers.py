@@ -337,6 +337,8 @@ http {{
     listen 127.0.0.1:{self.port};
     location = /pub/news {{ nchan_publisher; nchan_channel_id news; nchan_message_buffer_length 100; }}
     location = /sub/news {{ nchan_subscriber longpoll; nchan_channel_id news; nchan_subscriber_first_message newest; }}
+    location = /sse/news {{ nchan_subscriber eventsource; nchan_channel_id news;
+                            nchan_subscriber_first_message newest; }}
   }}
 }}
 """

@@ -119,6 +119,10 @@ class ISession(Interface):
 
     A method that raises costs its own connection only: it is logged and the
     link is closed with 1011.
+
+    A session may have another one, ``gap(topic, why)``, which is called when changes of keys were missed that can
+    not be had any more: on a topic or pattern, or, if that is "", of all keys that it watches; *why* is
+    ``MISSED`` or ``EPOCH``.  Without that it is disconnected with 1013.
     """
 
     def opened() -> None:
@@ -1543,6 +1547,13 @@ class ISharedBus(IBus):
         """Return the mark of the last stored event of *epoch* that has arrived from *server*, see ``ISharedStore``.
 
         0: none has, or its mark is not known.  As messages come in the order of their marks, none is higher.
+        """
+
+    def received_all() -> Deferred[None]:
+        """Fire when all that this node listens to and that was published before now has arrived.
+
+        Raises:
+            Unavailable: it is not connected, or was not all the while.
         """
 
     def lease_of(address: str) -> int:

@@ -69,6 +69,7 @@ NEW = "new"  # with what comes from now on
 # Why stored events can not be had any more.
 RETENTION = "retention"  # they were too old, or too many
 EPOCH = "epoch"  # the store was wiped or restored, or has gone back
+MISSED = "missed"  # they were changes of keys, while the node was not connected to the others
 
 
 class CloseCode(IntEnum):
@@ -628,11 +629,12 @@ class HttpRequest:
         headers: by lower-case name; repeated ones joined by ", ".
         body: the whole body, b"" without one.
         address: the client's IP address or socket path.
-        secure: whether it came over TLS.
+        secure: whether it came over TLS, if need be to a trusted proxy.
         id: the ``X-Request-Id`` of the answer.
         peer: of the client that asks, once there is one.  A dialect whose sessions outlive
             their requests puts that of the session here.
         version: of HTTP: "1.1" or "1.0".
+        forwarded_host: what the client has sent as ``Host`` when a trusted proxy says so, since it sends another; "".
     """
 
     method: str
@@ -645,6 +647,7 @@ class HttpRequest:
     id: str = ""
     peer: Any = attrs.field(default=None, repr=False)
     version: str = "1.1"
+    forwarded_host: str = ""
 
 
 class BodyProducer(Protocol):

@@ -11,6 +11,7 @@ from sphinx.util.docutils import SphinxDirective
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import commands_page
 import interfaces_page
 import settings_page
 
@@ -40,6 +41,16 @@ class Settings(SphinxDirective):
         return section.children
 
 
+class Commands(SphinxDirective):
+    """Puts the reference of ``txbroker`` here, made from the commands themselves."""
+
+    def run(self) -> list[nodes.Node]:
+        lines = StringList(commands_page.page().splitlines(), source="broker/app/command.py")
+        section = nodes.section()
+        self.state.nested_parse(lines, self.content_offset, section, match_titles=True)
+        return section.children
+
+
 class Interfaces(SphinxDirective):
     """Puts the contracts of all interfaces here, made from their source."""
 
@@ -58,4 +69,5 @@ def _converted(docstring: str) -> list[str]:
 
 def setup(app: Sphinx) -> None:
     app.add_directive("settings", Settings)
+    app.add_directive("commands", Commands)
     app.add_directive("interfaces", Interfaces)

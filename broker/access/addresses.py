@@ -6,12 +6,39 @@ import re
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
+import attrs
+
+from broker.access.hosts import HOST_AND_PORT
 from broker.remembered import remembered
 
 UNIX = "unix"  # the word for those who come over a unix socket
 # What a proxy writes: an address, perhaps with a port; one of IPv6 that has a port is in brackets.
 NODE = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::[0-9]{1,5})?|([0-9A-Fa-f:.]+)")
+SECURE = ("https", "wss")
 MAX_HOPS = 32  # proxies of ours that one request may pass
+
+
+# What says it, in the order of ``TrustedProxies._read_headers``.
+NAMES = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto")
+NONE = (None,) * len(NAMES)
+
+
+@attrs.frozen
+class Forwarded:
+    """What trusted proxies say of a request.
+
+    Attributes:
+        client: the address of whom it comes from; "" when they do not tell.
+        host: what the client has sent as ``Host``, if the proxy sends another one; "" when they do not tell.
+        secure: whether it came to the first of them over TLS.
+    """
+
+    client: str = ""
+    host: str = ""
+    secure: bool = False
+
+
+NOTHING = Forwarded()
 
 
 @remembered(4096)
@@ -60,40 +87,59 @@ class TrustedProxies:
         written by the client.  It is *address* itself when the headers say nothing that can be read, or when
         ``Forwarded`` and ``X-Forwarded-For`` do not agree, as a proxy writes one and lets the other pass.
         """
-        named = (headers.get("forwarded"), headers.get("x-forwarded-for"))
-        return address if named == (None, None) else self._read(*named) or address
+        return self.read(headers).client or address
 
-    def _read_headers(self, forwarded: str | None, forwarded_for: str | None) -> str:
-        """Return the client's address, or "" when the values of the two headers do not tell."""
-        found = set()
+    def read(self, headers: Mapping[str, str]) -> Forwarded:
+        """Return what the *headers* of a request say, which comes from a trusted proxy."""
+        named = tuple(map(headers.get, NAMES))
+        return NOTHING if named == NONE else self._read(*named)
+
+    def _read_headers(self, forwarded: str | None, *values: str | None) -> Forwarded:
+        """Return what the values of the headers :data:`NAMES` say; of two that differ neither is believed."""
+        nodes, host, proto = ([part.strip() for part in value.split(",")] if value else [] for value in values)
+        clients, hosts, protos = [], [host[-1]] if host else [], [proto[-1]] if proto else []
+        if nodes:
+            clients.append(self._client(nodes)[0])
         if forwarded is not None:
-            found.add(self._client([_for_of(element) for element in forwarded.split(",")]))
-        if forwarded_for is not None:
-            found.add(self._client([part.strip() for part in forwarded_for.split(",")]))
-        return found.pop() if len(found) == 1 else ""
+            elements = [_pairs_of(element) for element in forwarded.split(",")]
+            client, index = self._client([pairs.get("for", "") for pairs in elements])
+            clients.append(client)
+            # What the proxy says that has named the client.
+            hosts += [elements[index]["host"]] if "host" in elements[index] else []
+            protos += [elements[index]["proto"]] if "proto" in elements[index] else []
+        told = _only(hosts)
+        return Forwarded(_only(clients), told if HOST_AND_PORT.fullmatch(told) else "", _only(protos).lower() in SECURE)
 
-    def _client(self, nodes: list[str]) -> str:
-        """Return the address of the client of a chain of *nodes*, the nearest last; "" when it can not be told."""
-        address = ""
-        for node in reversed(nodes[-MAX_HOPS:]):
-            match = NODE.fullmatch(node)
+    def _client(self, nodes: list[str]) -> tuple[str, int]:
+        """Return the address of the client of a chain of *nodes*, the nearest last, and which of them that is.
+
+        It is "" when it can not be told.
+        """
+        address, index = "", len(nodes) - 1
+        for index in range(len(nodes) - 1, max(-1, len(nodes) - 1 - MAX_HOPS), -1):
+            match = NODE.fullmatch(nodes[index])
             address = (match[1] or match[2] or match[3]) if match else ""
             parsed = _parsed(address)
             if parsed is None:
-                return ""
+                return "", index
             address = plain_address(str(parsed))
             if not self.trusts(address):
-                return address
-        return address  # a proxy of ours asks by itself
+                return address, index
+        return address, index  # a proxy of ours asks by itself
 
 
-def _for_of(element: str) -> str:
-    """Return the node of ``for`` in an *element* of ``Forwarded`` (RFC 7239, 4), or ""."""
+def _pairs_of(element: str) -> dict[str, str]:
+    """Return the pairs in an *element* of ``Forwarded`` (RFC 7239, 4), by lower-case name; the first of each."""
+    found: dict[str, str] = {}
     for pair in element.split(";"):
         name, _, value = pair.strip().partition("=")
-        if name.lower() == "for":
-            return value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
-    return ""
+        found.setdefault(name.lower(), value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value)
+    return found
+
+
+def _only(values: list[str]) -> str:
+    """Return what all *values* are, or "" when they differ or there is none."""
+    return values[0] if len(set(values)) == 1 else ""
 
 
 def _is_in(address: IPv4Address | IPv6Address, network: IPv4Network | IPv6Network) -> bool:

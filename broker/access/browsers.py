@@ -59,13 +59,15 @@ class BrowserPolicy:
                 those are the pages of this machine.
             harmless: whether it changes nothing and shows nothing but that the daemon is there.
         """
-        # A client of a unix socket has no address, and is no browser.
-        if request.address and not self.is_known(request.headers.get("host")):
-            host = request.headers.get("host", "")
+        # A client of a unix socket has no address, and is no browser.  What a proxy says does not count instead of
+        # ``Host``: a page could say it, too.
+        named = (request.headers.get("host"), request.forwarded_host or None)
+        unknown = [host or "" for host in named if not self.is_known(host)] if request.address else []
+        if unknown:
             return Objection(
                 "Without a credential this name is not answered to: TXBROKER_ALLOWED_HOSTS does not name it.",
                 "TXBROKER_ALLOWED_HOSTS",
-                f"Host {host[:200]!r}",
+                f"Host {unknown[0][:200]!r}",
             )
         if self._admits_page(request, any_origin, harmless):
             return None
@@ -77,10 +79,16 @@ class BrowserPolicy:
         """Whether a request with this field ``Host`` may be answered; None: it has none."""
         return self._hosts.admit(host)
 
-    def _admits_page(self, request: HttpRequest, any_origin: bool, harmless: bool) -> bool:
+    def admits_origin(self, request: HttpRequest, *, this_machine: bool = False) -> bool:
+        """Whether the page that *request* comes from is of an origin that is allowed; see ``Origins.admit``."""
         headers = request.headers
+        if request.forwarded_host:
+            headers = {**headers, "host": request.forwarded_host}
+        return self.origins.admit(headers, this_machine=this_machine)
+
+    def _admits_page(self, request: HttpRequest, any_origin: bool, harmless: bool) -> bool:
         any_origin = any_origin and not self.origins.named
-        if self.origins.admit(headers, this_machine=any_origin):
+        if self.admits_origin(request, this_machine=any_origin):
             return True
         if self._secured:
             return any_origin or harmless

@@ -25,6 +25,7 @@ End = tuple[int, str]  # the code and the reason of a close frame
 
 HAS_EXPIRED: End = (CloseCode.POLICY_VIOLATION, "credential expired")
 WAS_WITHDRAWN: End = (CloseCode.POLICY_VIOLATION, "credential withdrawn")
+PERMISSION_WAS_WITHDRAWN: End = (CloseCode.POLICY_VIOLATION, "permission withdrawn")
 TOKEN_HAS_EXPIRED: End = (CloseCode.TOKEN_EXPIRED, "token expired")
 TOKEN_WAS_REVOKED: End = (CloseCode.TOKEN_REVOKED, "token revoked")
 
@@ -44,6 +45,9 @@ class Holder(Protocol):
 
     def warn(self, seconds: float) -> None:
         """Tell the client that its credential ends in *seconds*, if its dialect has words for that."""
+
+    def renew(self, identity: Identity) -> bool:
+        """Go on as *identity*, who it is with the rights of today; False: it has something that it may not have now."""
 
     def disconnect(self, code: int, reason: str) -> None:
         """Close the client's connection."""
@@ -136,12 +140,29 @@ class Lifetimes:
         for holder in list(self._tokens.get(token, ())):
             self._end(holder, TOKEN_WAS_REVOKED)
 
-    def withdraw(self, is_valid: Callable[[Identity], bool]) -> int:
-        """Disconnect those for whose identity *is_valid* is false; return how many."""
-        ended = [holder for holder in self._lifetimes if holder.admitted and not is_valid(holder.identity)]
-        for holder in ended:
-            self._end(holder, TOKEN_WAS_REVOKED if holder.token else WAS_WITHDRAWN)
-        return len(ended)
+    def renew(self, renewed: Callable[[Identity], Identity | None]) -> int:
+        """Let all have the rights of today.
+
+        Those are disconnected who have lost their credential, or a right to what they have; others do not notice.
+
+        Args:
+            renewed: returns an identity with its rights of today, or None when its credential is none any more.
+
+        Returns:
+            How many are disconnected.
+        """
+        ends: list[tuple[Holder, End]] = []
+        for holder in list(self._lifetimes):
+            if not holder.admitted:
+                continue
+            identity = renewed(holder.identity)
+            if identity is None:
+                ends.append((holder, TOKEN_WAS_REVOKED if holder.token else WAS_WITHDRAWN))
+            elif not holder.renew(identity):
+                ends.append((holder, PERMISSION_WAS_WITHDRAWN))
+        for holder, end in ends:
+            self._end(holder, end)
+        return len(ends)
 
     def stop(self) -> None:
         """Forget all holders."""

@@ -73,6 +73,17 @@ class Grants:
         self._rules = dict(rules)
         self._decision = remembered(MAX_DECISIONS)(self._decide)
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Grants):
+            return NotImplemented
+        return (self._rules, self._lenient) == (other._rules, other._lenient)
+
+    __hash__ = None  # type: ignore[assignment]  # nothing looks one up
+
+    def rule(self, verb: str) -> Rule | bool:
+        """Return the rule of *verb*, or whether it is permitted without one."""
+        return self._rules.get(verb, self._lenient)
+
     def may(self, verb: str, name: str) -> bool:
         """Whether *verb* is permitted with *name*, which may be a pattern when subscribing."""
         # What is no name anyway, since it is too long, is not remembered.

@@ -92,6 +92,10 @@ class Access:
         """Whether any credential exists that names who shows it."""
         return bool(self.keys or self.web_tokens.keys)
 
+    def by_key(self, name: str) -> Identity | None:
+        """Return who has the API key that is called *name*, or None."""
+        return self._key(name, self.keys[name]) if name in self.keys else None
+
     def owner_by_name(self, id: str) -> str:
         """Return whose *id* is by the configuration: that of the key or the user who is called so; "" for nobody's."""
         if id in self.keys:
@@ -138,6 +142,17 @@ class Access:
         if not identity.fingerprint:  # nothing was shown, or a dialect has looked at it
             return identity.authenticated or self.mode != "required"
         return identity.fingerprint in self._fingerprints(identity.kind, identity.name)
+
+    def renewed(self, identity: Identity) -> Identity | None:
+        """Return *identity* with the rights it has now; None: what it was admitted by is not configured any more."""
+        if not self.is_valid(identity):
+            return None
+        if not identity.fingerprint and identity.authenticated:
+            return identity  # a dialect has said what it may do
+        kind, name = identity.kind, identity.name
+        if self._client_of(kind, name) != identity.client:
+            return None  # its client id is that of another now
+        return attrs.evolve(identity, grants=self._grants_of(kind, name, identity.roles))
 
     def _secret(self, secret: str) -> Identity:
         return Identity("secret", grants=self._grants_of("secret"), fingerprint=_fingerprint("secret", secret))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import attrs
 
@@ -36,34 +36,47 @@ class AdminClient:
     url: str
     secret: str = attrs.field(default="", repr=False)
 
+    def get(self, path: str, query: Mapping[str, object]) -> Any:
+        """Return what the answer to *path* with *query* says.
+
+        Raises:
+            AdminError: there was no answer, or it says no.
+        """
+        return self._ask("GET", f"{path}?{urlencode(query)}" if query else path, None, {})
+
     def post(self, path: str, content: Any) -> Any:
         """Send *content* to *path* as JSON; return what the answer says.
 
         Raises:
             AdminError: there was no answer, or it says no.
         """
-        headers: dict[str, str | bytes] = {"Content-Type": "application/json"}
+        return self._ask("POST", path, json.dumps(content), {"Content-Type": "application/json"})
+
+    def _ask(self, method: str, path: str, body: str | None, headers: dict[str, str | bytes]) -> Any:
         if self.secret:
             if not self.secret.isprintable():  # the library would show it in its error
                 raise AdminError("TXBROKER_ADMIN_SECRET has characters that can not be sent")
             headers["Authorization"] = f"Bearer {self.secret}".encode()
-        connection, prefix = self._connection()
-        try:
-            connection.request("POST", prefix + path, json.dumps(content), headers)
-            response = connection.getresponse()
-            text = response.read()
-        except (OSError, HTTPException) as error:
-            raise AdminError(f"{self.url} can not be asked: {error}") from None
-        finally:
-            connection.close()
+        status, text = self._exchange(method, path, body, headers)
         try:
             answer = json.loads(text)
-            if response.status == 200:
+            if status == 200:
                 return answer
             why = answer["error"]["message"]
         except (ValueError, LookupError, TypeError):
             why = "is this the admin port of a txbroker?"
-        raise AdminError(f"{self.url} has answered with {response.status}: {why}")
+        raise AdminError(f"{self.url} has answered with {status}: {why}")
+
+    def _exchange(self, method: str, path: str, body: str | None, headers: dict[str, str | bytes]) -> tuple[int, bytes]:
+        connection, prefix = self._connection()
+        try:
+            connection.request(method, prefix + path, body, headers)
+            response = connection.getresponse()
+            return response.status, response.read()
+        except (OSError, HTTPException) as error:
+            raise AdminError(f"{self.url} can not be asked: {error}") from None
+        finally:
+            connection.close()
 
     def _connection(self) -> tuple[HTTPConnection, str]:
         """Return a connection, not yet made, and what all paths begin with."""

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
@@ -61,6 +62,10 @@ class Daemon(MultiService):
         others: services that start last and stop first.
         plugins: what starts when the store and the bus have, and stops when the last client has gone.
         observer: of the log, or None when twistd writes it.
+        bind: binds the socket of one endpoint string.
+
+    Attributes:
+        binds_first: whether it binds before it starts, since the process becomes another user then.
     """
 
     def __init__(
@@ -75,9 +80,11 @@ class Daemon(MultiService):
         others: Iterable[IService] = (),
         plugins: Iterable[Life] = (),
         observer: ILogObserver | None = None,
+        bind: Callable[[str], object] = lambda endpoint: None,
     ) -> None:
         super().__init__()
         self.drain_seconds = drain_seconds
+        self.binds_first = False
         self._broker = broker
         self._site = site
         self._listen = listen
@@ -86,6 +93,7 @@ class Daemon(MultiService):
         self._others = tuple(others)
         self._plugins = tuple(plugins)
         self._observer = observer
+        self._bind = bind
         self._ports: list[tuple[str, IListeningPort]] = []
         self._drained: Deferred[None] | None = None  # fires when its clients have gone
         broker.setServiceParent(self)
@@ -95,6 +103,19 @@ class Daemon(MultiService):
         if self._observer is not None and isinstance(parent, Componentized):
             parent.setComponent(ILogObserver, self._observer)
         super().setServiceParent(parent)
+
+    def privilegedStartService(self) -> None:
+        """Bind the sockets, before ``twistd --uid`` becomes another user.
+
+        Raises:
+            StartError: one can not be bound.
+        """
+        for endpoint in self._endpoints if self.binds_first else ():
+            try:
+                self._bind(endpoint)
+            except (ValueError, CannotListenError) as error:
+                raise StartError(f"TXBROKER_LISTEN: {error}") from error
+        super().privilegedStartService()
 
     def startService(self) -> None:
         """Start store and bus, then listen.

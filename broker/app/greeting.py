@@ -18,9 +18,12 @@ from broker.web.extras import DialectExtras
 log = Logger()
 
 
-def announce_start(ports: Sequence[tuple[str, IListeningPort]], dialects: Iterable[Any]) -> None:
-    """Log a line for each port, with its endpoint string, and one for each dialect."""
-    urls = [url_of(endpoint, port.getHost()) for endpoint, port in ports]
+def announce_start(ports: Sequence[tuple[str, IListeningPort]], dialects: Iterable[Any], tls: bool = False) -> None:
+    """Log a line for each port, with its endpoint string, and one for each dialect.
+
+    *tls* says whether the endpoints of TCP are for TLS.
+    """
+    urls = [url_of(endpoint, port.getHost(), tls) for endpoint, port in ports]
     for url in urls:
         log.info("txbroker {version} is ready at {url}", version=__version__, url=url)
     first = next((url for url in urls if url.startswith("http")), "")

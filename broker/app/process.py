@@ -1,12 +1,10 @@
-"""The daemon as a process: systemd, limits, memory, garbage collection."""
+"""The daemon as a process: limits, memory, garbage collection."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
-import os
 import resource
-import socket
 from contextlib import suppress
 
 from twisted.logger import Logger
@@ -21,16 +19,6 @@ OTHER_FILES = 264
 
 class StartError(Exception):
     """The daemon can not start; the message says why, for the operator."""
-
-
-def notify_systemd(state: str) -> None:
-    """Send *state*, such as ``READY=1``, to the service manager that ``$NOTIFY_SOCKET`` names, if any."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-        # An address that begins with "@" stands for one of Linux's abstract namespace.
-        sender.sendto(state.encode(), "\0" + address[1:] if address[0] == "@" else address)
 
 
 def raise_file_limit(connections: int) -> None:

@@ -1,8 +1,9 @@
-"""What is reloaded on SIGHUP: credentials with permissions, and the log."""
+"""What is reloaded on SIGHUP: credentials with permissions, the secret of the admin port, and the log."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from broker.access.principals import Access, make_access
@@ -47,6 +48,33 @@ class AccessReload:
         self._access.replace(access)
         count = self._changed()
         return f"clients disconnected: {count}" if count else ""
+
+
+class AdminSecretReload:
+    """Takes up another secret of the admin port.
+
+    Args:
+        settings: those in effect.
+        replace: called with the secret.
+    """
+
+    names = ("admin_secret",)
+
+    def __init__(self, settings: Settings, replace: Callable[[str], object]) -> None:
+        self._secret, self._replace = settings.admin_secret, replace
+
+    def prepare(self, settings: Settings) -> Change | None:
+        """See ``Reloadable.prepare``."""
+        secret = settings.admin_secret
+        if secret == self._secret:
+            return None
+        if not (secret and self._secret):
+            raise ValueError("whether the admin port asks for a secret can be changed by a restart only")
+        return Change(variable("admin_secret"), partial(self._commit, secret))
+
+    def _commit(self, secret: str) -> None:
+        self._secret = secret
+        self._replace(secret)
 
 
 class LogReload:

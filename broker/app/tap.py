@@ -6,13 +6,13 @@ import math
 import os
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn, cast
 
 from twisted.application.service import IService
+from twisted.internet.defer import succeed
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import ILogObserver, Logger
@@ -23,25 +23,29 @@ from broker.access.addresses import TrustedProxies
 from broker.access.admission import Admission
 from broker.access.browsers import BrowserPolicy
 from broker.access.principals import make_access
+from broker.app.certificates import CertificateReload, make_certificates
 from broker.app.checks import Attempts, problems_of
 from broker.app.daemon import Daemon
 from broker.app.dialects import found_dialects, load_dialects, own_settings
 from broker.app.greeting import announce_start
 from broker.app.log_output import LogOutput, log_output, observe
+from broker.app.pidfile import remove_stale
 from broker.app.plugins import PluginLife
 from broker.app.process import (
-    notify_systemd,
     raise_file_limit,
     tune_allocator,
     tune_garbage_collector,
 )
 from broker.app.reload import Reloads
-from broker.app.reloadables import AccessReload, LogReload
+from broker.app.reloadables import AccessReload, AdminSecretReload, LogReload
+from broker.app.settings import read_settings
 from broker.app.signals import catch_signals, catch_stops
 from broker.app.start_report import StartReport
 from broker.app.store import make_store
+from broker.app.systemd import answer_watchdog, notify_reloading, notify_systemd
 from broker.app.trimmer import MemoryTrimmer
 from broker.buses import open_bus
+from broker.config.environment import Environment
 from broker.config.own import described
 from broker.config.settings import ENV_PREFIX, Settings, protocols_of
 from broker.core.clocks import use_monotonic_time
@@ -50,6 +54,7 @@ from broker.core.slices import slices_of
 from broker.interfaces import IBus, IStore
 from broker.observe.admin.api import AdminApi
 from broker.observe.admin.history import History
+from broker.observe.admin.page_files import PageFiles
 from broker.observe.admin.pages import AdminPages
 from broker.observe.admin.port import AdminPort
 from broker.observe.admin.site import AdminSite
@@ -61,7 +66,7 @@ from broker.observe.metrics import Metrics
 from broker.observe.stacks import StackWatch
 from broker.web.http.parser import Limits
 from broker.web.http.timeouts import Times
-from broker.web.net.listening import listen
+from broker.web.net.listening import Listener
 from broker.web.net.transport import Outbox, ReactorLoop
 from broker.web.site import Site
 from broker.web.ws.options import WebSocketOptions
@@ -87,6 +92,11 @@ class Options(usage.Options):
         own = described(ENV_PREFIX, own_settings(protocols_of(os.environ)))
         return " ".join([text, *(["Their own settings:", *own] if own else [])])
 
+    def postOptions(self) -> None:
+        """Remove the file of the process if it is one of a run before: twistd looks at it next."""
+        parent: Any = self.parent or {}
+        remove_stale(parent.get("pidfile", ""))
+
     def opt_version(self) -> NoReturn:
         """Print the version and exit."""
         print(f"txbroker {__version__}")
@@ -101,10 +111,11 @@ def makeService(options: usage.Options) -> IService:
     report = StartReport()
     report.install()
     parent: Any = options.parent or {}
-    settings, problems = _read_settings()
+    environment = Environment(os.environ)
+    settings, problems = read_settings(environment)
     attempts = Attempts(problems)
     report.output = output = attempts.make("LOG_FILE", lambda: log_output(parent, settings))
-    reloads = Reloads(settings, _read_settings)
+    reloads = Reloads(settings, partial(read_settings, environment))
     if output is not None:
         reloads.add(LogReload(output.lines))
     made = attempts.make(
@@ -115,18 +126,15 @@ def makeService(options: usage.Options) -> IService:
         report.refuse(list(dict.fromkeys(attempts.problems)), parent, settings)
         raise SystemExit(2)
     daemon = made
+    daemon.binds_first = any(parent.get(name) is not None for name in ("uid", "gid"))
     reactor.callWhenRunning(report.close)
     if output is not None:
         observe(parent, output.lines)
         output.trace_faults()
     catch_signals(cast(Any, reactor), _signal_actions(daemon, output, reloads))
+    reactor.callWhenRunning(answer_watchdog, reactor)
     reactor.callWhenRunning(catch_stops, reactor, lambda at_once: _stop(reactor, daemon, at_once))
     return daemon
-
-
-def _read_settings() -> tuple[Settings, list[str]]:
-    """Return the settings of the environment, and what is wrong with them."""
-    return Settings.read(os.environ, own_settings(protocols_of(os.environ)))
 
 
 def _signal_actions(daemon: Daemon, output: LogOutput | None, reloads: Reloads) -> dict[int, Callable[[], object]]:
@@ -135,7 +143,7 @@ def _signal_actions(daemon: Daemon, output: LogOutput | None, reloads: Reloads) 
     def reload() -> None:
         # The log first: what is wrong with a file stands in the new one.
         reopen()
-        notify_systemd("RELOADING=1\nMONOTONIC_USEC=" + str(time.monotonic_ns() // 1000))
+        notify_reloading()
         reloads.reload()
         notify_systemd("READY=1")
 
@@ -169,40 +177,48 @@ def make_daemon(
     tune_allocator()
     attempts = Attempts([*problems, *problems_of(settings)])
     loaded = attempts.make("PROTOCOLS", lambda: load_dialects(settings.protocols, settings))
-    core = attempts.make("STORE", lambda: make_core(reactor, settings))
+    core = attempts.make("STORE", lambda: make_core(reactor, settings, attempts.problems))
+    certificates = attempts.make("TLS_CERTIFICATE_FILE", lambda: make_certificates(settings))
     attempts.finish()
     dialects, broker = cast(list[Any], loaded), cast(Broker, core)
-    if reloads is not None:
-        reloads.add(AccessReload(settings, broker.access, broker.credentials_changed))
     broker.about.facts["dialects"] = [dialect.name for dialect in dialects]
     site = make_site(reactor, settings, broker, dialects)
     plugins = list(_plugins(reactor, site, broker, dialects))
     outbox = Outbox(reactor, broker.memory.send_queue)
     ReactorLoop(reactor, outbox).install()
+    listener = make_listener(reactor, settings, outbox, certificates)
+    admin_listener = make_listener(reactor, settings, outbox)
+    if reloads is not None:
+        reloads.add(AccessReload(settings, broker.access, broker.credentials_changed))
+        reloads.add(CertificateReload(certificates, (listener, admin_listener)))
 
-    def running(ports: list[tuple[str, IListeningPort]]) -> None:
-        for warning in settings.warnings:
-            log.warn("{warning}", warning=warning)
-        announce_start(ports, dialects)
-        raise_file_limit(settings.max_connections)
-        notify_systemd("READY=1")
-        tune_garbage_collector()
-
-    return Daemon(
+    daemon = Daemon(
         broker,
         site,
-        lambda endpoint: listen(reactor, endpoint, site, outbox),
+        lambda endpoint: listener.listen(endpoint, site),
         settings.listen,
         drain_seconds=settings.drain_seconds,
-        announce=lambda ports: reactor.callWhenRunning(running, ports),
+        announce=lambda ports: reactor.callWhenRunning(_announce, settings, dialects, ports),
         others=[
             make_lag(reactor, broker),
-            *make_admin(reactor, settings, broker, site, outbox, reloads, observer),
+            *make_admin(reactor, settings, broker, site, admin_listener, reloads, observer, lambda: daemon.drain()),
             MemoryTrimmer(lambda: broker.memory.freed + broker.metrics.bytes_in + broker.metrics.bytes_out),
         ],
         plugins=plugins,
         observer=observer,
+        bind=listener.bind,
     )
+    return daemon
+
+
+def _announce(settings: Settings, dialects: Iterable[Any], ports: list[tuple[str, IListeningPort]]) -> None:
+    """Tell everybody who wants to know that the daemon runs, on *ports*."""
+    for warning in settings.warnings:
+        log.warn("{warning}", warning=warning)
+    announce_start(ports, dialects, tls=bool(settings.tls_certificate_file))
+    raise_file_limit(settings.max_connections)
+    notify_systemd("READY=1")
+    tune_garbage_collector()
 
 
 def _plugins(reactor: Any, site: Site, broker: Broker, dialects: Iterable[Any]) -> Iterator[PluginLife]:
@@ -215,13 +231,15 @@ def _plugins(reactor: Any, site: Site, broker: Broker, dialects: Iterable[Any]) 
             yield PluginLife(dialect.name, extras.start, extras.stop, broker.attach, reactor)
 
 
-def make_core(reactor: Any, settings: Settings) -> Broker:
+def make_core(reactor: Any, settings: Settings, problems: Iterable[str] = ()) -> Broker:
     """Return the core with the store, the bus and the credentials of *settings*, not yet started.
+
+    Where there are *problems* already, it is not made, but what else is wrong is found.
 
     Raises:
         SettingsError: there is no such store or bus, or a file has wrong contents.
     """
-    attempts, metrics = Attempts(), Metrics(slices_of(reactor).now)
+    attempts, metrics = Attempts(problems), Metrics(slices_of(reactor).now)
     access = attempts.make("PERMISSIONS_FILE", lambda: make_access(settings))
     made = attempts.make("STORE", lambda: _make_store(reactor, settings, metrics))
     bus = None
@@ -230,6 +248,8 @@ def make_core(reactor: Any, settings: Settings) -> Broker:
     attempts.finish()
     store, bus = cast(IStore, made), cast(IBus, bus)
     broker = Broker(settings, store, bus, reactor, access, metrics)
+    for name, read in getattr(store, "gauges", dict)().items():  # each kind of store has its own
+        metrics.gauge(name, read)
     if not store.shared:
         broker.about.facts["durability"] = settings.durability  # the description of a shared one says what it promises
     broker.about.private["hostname"] = socket.gethostname()
@@ -316,14 +336,22 @@ def make_site(reactor: Any, settings: Settings, broker: Broker, dialects: Iterab
     )
 
 
+def make_listener(reactor: Any, settings: Settings, outbox: Outbox, certificates: Any = None) -> Listener:
+    """Return what listens on endpoints, those of TCP with *certificates* if there are some."""
+    # Where no proxy is named, whoever can connect to a ``haproxy:`` endpoint is one.
+    proxies = TrustedProxies(settings.trusted_proxies) if settings.trusted_proxies else None
+    return Listener(reactor, outbox, certificates=certificates, proxies=proxies)
+
+
 def make_admin(
     reactor: Any,
     settings: Settings,
     broker: Broker,
     site: Site,
-    outbox: Outbox,
+    listener: Listener,
     reloads: Reloads | None,
     observer: ILogObserver | None,
+    drain: Callable[[], object],
 ) -> list[IService]:
     """Return what serves operators, not yet started."""
     history = make_history(broker)
@@ -334,9 +362,12 @@ def make_admin(
         history,
         open_connections=site.open_connections,
         effective=None if reloads is None else lambda: reloads.settings,
+        drain=drain,
         set_level=partial(setattr, observer, "level") if isinstance(observer, LogLines) else None,
     )
-    port = AdminPort(admin_site, lambda at: listen(reactor, at, admin_site, outbox), settings.admin_listen)
+    if reloads is not None:
+        reloads.add(AdminSecretReload(settings, admin_site.replace_secret))
+    port = AdminPort(admin_site, lambda at: listener.listen(at, admin_site), settings.admin_listen)
     return [history, port]
 
 
@@ -357,11 +388,12 @@ def make_admin_site(
     set_level: Callable[[str], object] | None = None,
 ) -> AdminSite:
     """Return the admin port's factory; the rest of the arguments are those of ``AdminApi``."""
-    pages = AdminPages(metrics_reader(broker.metrics), broker.ready, broker.about.details)
+    refresh = getattr(broker.store, "refresh", lambda: succeed(None))
+    pages = AdminPages(metrics_reader(broker.metrics), broker.ready, broker.about.details, refresh)
     history = history or make_history(broker)
     api = AdminApi(broker, history, open_connections, effective or (lambda: settings), drain, set_level)
     return AdminSite(
-        [pages, TokenPage(api.revoke), api],
+        [pages, TokenPage(api.revoke), api, PageFiles()],
         broker.attach,
         reactor,
         WebSocketUpgrader(WebSocketOptions(), reactor, broker.metrics),

@@ -214,6 +214,10 @@ class RedisBus(Service):
         """See ``IBus.listening``."""
         return self._subscriber.listening()
 
+    def received_all(self) -> Deferred[None]:
+        """See ``ISharedBus.received_all``."""
+        return self._subscriber.received_all()
+
     # Names.
 
     def claim(self, name: str, *, shared: bool = False) -> Deferred[None]:
@@ -315,7 +319,7 @@ class RedisBus(Service):
 
     async def _prepare(self, protocol: Any) -> None:
         """Renew the lease before all else: then operations of an earlier connection can not be done any more."""
-        info = await read_info(protocol, b"server")
+        info = await read_info(protocol, b"server", prefix=self._prefix)
         check_version(info)
         self._server = info.get("run_id", "")
         self._connections += 1
@@ -338,7 +342,7 @@ class RedisBus(Service):
 
         A replica hands over late what its master is given to publish, which that counts as received by nobody.
         """
-        server = ServerInfo(await read_info(protocol))
+        server = ServerInfo(await read_info(protocol, prefix=self._prefix))
         server.check()
         self._subscriber.server = server.info.get("run_id", "")
         await check_subscribing(protocol, self._base)

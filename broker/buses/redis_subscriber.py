@@ -8,7 +8,7 @@ from itertools import count
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
@@ -18,7 +18,7 @@ from broker.buses.redis_subscription import UNKNOWN_MARK, Subscription, Subscrip
 from broker.core.bounded import BoundedDict
 from broker.core.deadlines import Deadlines
 from broker.core.slices import slices_of
-from broker.errors import BrokerError
+from broker.errors import BrokerError, Unavailable
 from broker.interfaces import IEventSource
 from broker.messages import Event, encode_text
 from broker.redis.connection import Connection
@@ -39,11 +39,13 @@ class Ping:
         sent: when.
         mark: everything before it has arrived when the answer does; or ``UNKNOWN_MARK``.
         era: of the recovery, to which the mark belongs.
+        answered: fires with the answer, if anybody waits for it.
     """
 
     sent: float
     mark: int
     era: int
+    answered: Deferred[None] | None = None
 
 
 @attrs.frozen
@@ -241,8 +243,11 @@ class RedisSubscriber:
 
     def closed(self) -> None:
         """Note that from now on everything is missed."""
-        self._pings.clear()
+        pings, self._pings = self._pings, deque()
         self._recovery.disconnected()
+        for ping in pings:
+            if ping.answered is not None:
+                ping.answered.errback(_not_connected())
 
     def wiped(self, kept: int = 0) -> None:
         """See ``ISharedBus.wiped``."""
@@ -278,10 +283,18 @@ class RedisSubscriber:
             # What was published before the mark comes before the answer.
             self._ping(mark, era)
 
-    def _ping(self, mark: int, era: int) -> None:
+    def received_all(self) -> Deferred[None]:
+        """See ``ISharedBus.received_all``."""
+        if self._connection.protocol is None:
+            return fail(_not_connected())
+        answered: Deferred[None] = Deferred()
+        self._ping(UNKNOWN_MARK, self._recovery.era, answered)
+        return answered
+
+    def _ping(self, mark: int, era: int, answered: Deferred[None] | None = None) -> None:
         protocol = self._connection.protocol
         if protocol is not None:
-            self._pings.append(Ping(self._clock.seconds(), mark, era))
+            self._pings.append(Ping(self._clock.seconds(), mark, era, answered))
             protocol.send(b"PING")
 
     def _on_pong(self) -> None:
@@ -289,6 +302,8 @@ class RedisSubscriber:
             ping = self._pings.popleft()
             if ping.mark != UNKNOWN_MARK:
                 self._recovery.received_up_to(ping.mark, ping.era)
+            if ping.answered is not None:
+                ping.answered.callback(None)
 
     def _is_silent(self) -> bool:
         return bool(self._pings) and self._clock.seconds() - self._pings[0].sent > SILENCE_TIMEOUT
@@ -376,3 +391,7 @@ class RedisSubscriber:
             self._recovery.on_event(event)
         else:
             self._deliver(event)
+
+
+def _not_connected() -> Unavailable:
+    return Unavailable("redis", message="Redis does not bring what is published now.")

@@ -39,6 +39,7 @@ class NodeMessenger:
             msgspec.ValidationError: _not_understood,
         }
         self._departure_handlers: list[Callable[[str], object]] = []
+        self._miss_handlers: list[Callable[[], object]] = []
         self._lapse_handlers: list[Callable[[], object]] = []
         self._lease_handlers: list[Callable[[], object]] = []
         self._break_handlers: list[Callable[[str, list[Any]], object]] = []
@@ -57,6 +58,10 @@ class NodeMessenger:
     def on_departure(self, handler: Callable[[str], object]) -> None:
         """Let *handler* be called with the address of each node that has gone; see ``ISharedBus.departed``."""
         self._departure_handlers.append(handler)
+
+    def on_miss(self, handler: Callable[[], object]) -> None:
+        """Let *handler* be called when this node is connected again: what was published meanwhile is lost."""
+        self._miss_handlers.append(handler)
 
     def on_lapse(self, handler: Callable[[], object]) -> None:
         """Let *handler* be called when this node's lease has ended; see ``ISharedBus.lapsed``."""
@@ -151,6 +156,8 @@ class NodeMessenger:
         """Tell all that a node has gone; see ``on_departure``."""
         if address == self.bus.address:
             self._links.missed()
+            for notice in self._miss_handlers:
+                notice()
             return
         self._links.departed(address)
         for handler in self._departure_handlers:

@@ -92,6 +92,10 @@ class ClusterNames(LocalNames):
         self._messenger.on_lease(recover)
         self._messenger.on_break(lambda *_: self._wake_all())  # a message that something waits may be lost
 
+    def on_miss(self, handler: Callable[[], object]) -> None:
+        """See ``NodeMessenger.on_miss``."""
+        self._messenger.on_miss(handler)
+
     # Names.
 
     def claimant(self) -> ClusterClaimant:

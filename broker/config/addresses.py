@@ -15,7 +15,7 @@ LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 def is_local(endpoint: str) -> bool:
     """Whether the endpoint string *endpoint* listens where this machine alone can connect."""
-    kind, *words = re.split(r"(?<!\\):", endpoint)
+    kind, *words = re.split(r"(?<!\\):", endpoint.removeprefix("haproxy:"))
     if kind == "unix":
         return True
     interfaces = [word.partition("=")[2].replace("\\", "") for word in words if word.startswith("interface=")]
@@ -46,15 +46,17 @@ def without_password(url: str) -> str:
         return url.partition("://")[0] + "://***"
 
 
-def url_of(endpoint: str, address: Any) -> str:
+def url_of(endpoint: str, address: Any, tls: bool = False) -> str:
     """Return the URL by which clients on this machine reach a port.
 
     Args:
         endpoint: the endpoint string.
         address: the ``IAddress`` of the port.
+        tls: whether endpoints of TCP are for TLS.
     """
     if isinstance(address, UNIXAddress):
         return f"unix:{os.fsdecode(address.name or b'')}"
     host = LOOPBACK_OF.get(address.host, address.host)
-    scheme = "https" if endpoint.startswith(("ssl:", "tls:")) else "http"
+    secured = tls or endpoint.removeprefix("haproxy:").startswith(("ssl:", "tls:"))
+    scheme = "https" if secured else "http"
     return f"{scheme}://[{host}]:{address.port}" if ":" in host else f"{scheme}://{host}:{address.port}"

@@ -289,6 +289,7 @@ def _write_words(words: Iterable[str]) -> str:
 
 TEXT: Kind[str] = Kind("text", str, str)
 PATH: Kind[str] = Kind("path of a file", str, str)
+PATHS: Kind[tuple[str, ...]] = Kind("paths of files", _words, _write_words)
 OUTPUT: Kind[str] = Kind("path of a file to write", str, str)
 URL: Kind[str] = Kind("URL", str, str)
 FLAG: Kind[bool] = Kind("true or false", _flag, lambda value: str(value).lower())

@@ -10,7 +10,7 @@ import difflib
 import re
 import secrets
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -29,6 +29,7 @@ from broker.config.options import (
     OUTPUT,
     PAIRS,
     PATH,
+    PATHS,
     PATTERNS,
     PER_SECOND,
     RETENTION,
@@ -52,7 +53,7 @@ MAX_WAIT_MS = 4000  # milliseconds: less than broker/redis/connection.py waits f
 MIN_SECRET = 16  # characters of a secret that is not warned about
 PROTOCOLS = ("owlmeans", "ganomede", "thinws", "hpkv", "microstream", "http")
 DEFAULT_PORT = 8000
-FILE_CHECKS = {PATH: unreadable, OUTPUT: unwritable}
+FILE_CHECKS: Mapping[Any, Callable[[str], str]] = {PATH: unreadable, PATHS: unreadable, OUTPUT: unwritable}
 CREDENTIALS = ("api_secret", "api_secret_previous", "api_keys", "jwt_secret", "jwt_public_key_file", "jwks_file")
 DEFAULT_RETENTION = Retention(seconds=7 * 86400.0, count=1_000_000)
 
@@ -148,8 +149,22 @@ class Settings:
     listen: tuple[str, ...] = option(
         ENDPOINTS,
         lambda self: (f"tcp:{DEFAULT_PORT}",) if self.guarded else (f"tcp:{DEFAULT_PORT}:interface=127.0.0.1",),
-        "Twisted endpoint strings, several separated by ``;``: ``tcp:``, ``ssl:``, ``unix:``, ``systemd:``.",
+        "Twisted endpoint strings, several separated by ``;``: ``tcp:``, ``tcp6:``, ``ssl:``, ``unix:``, ``systemd:``; "
+        "``haproxy:`` before one of them for connections that begin with a header of the PROXY protocol.",
         shown=f"tcp:{DEFAULT_PORT}:interface=127.0.0.1 unless a credential is required, else tcp:{DEFAULT_PORT}",
+    )
+    tls_certificate_file: tuple[str, ...] = option(
+        PATHS,
+        (),
+        "PEM files of certificates, each with the others of its chain behind it, such as ``fullchain.pem``: then all "
+        "endpoints of TCP in ``TXBROKER_LISTEN`` are for TLS, 1.2 or later. Of several, a client gets that of the "
+        "name it asks for, or else the first.",
+    )
+    tls_key_file: tuple[str, ...] = option(
+        PATHS,
+        lambda self: self.tls_certificate_file,
+        "PEM files of their private keys, in the same order.",
+        shown="the files of the certificates",
     )
     admin_listen: tuple[str, ...] = option(
         ENDPOINTS,
@@ -168,7 +183,8 @@ class Settings:
         NETWORKS,
         (),
         "Addresses of proxies, such as ``10.0.0.5`` or ``10.0.0.0/8``, that say by ``X-Forwarded-For`` or "
-        "``Forwarded`` for whom they speak; ``unix`` for those that come over a unix socket.",
+        "``Forwarded``, or by the PROXY protocol at a ``haproxy:`` endpoint, for whom they speak; ``unix`` for those "
+        "that come over a unix socket.",
     )
     protocols: tuple[str, ...] = option(
         WORDS,
@@ -411,7 +427,14 @@ class Settings:
     )
     thinws_open_rooms: bool = option(FLAG, False, "Whether those outside a ThinWS room may send to it.")
 
-    # Transport and logging
+    # Transport, logging and these settings
+
+    settings_file: str = option(
+        PATH,
+        "",
+        "A file of these variables, as ``EnvironmentFile=`` of systemd has them, which go before those of the "
+        "environment. It is read again on SIGHUP, unlike the environment.",
+    )
 
     fast_path: bool = option(FLAG, True, "Whether whole, uncompressed WebSocket frames are read by the fast path.")
     compression: bool = option(FLAG, False, "Whether permessage-deflate is offered; it costs 64 KiB a connection.")
@@ -554,14 +577,18 @@ class Settings:
                 )
         for name, known, value in self._all():
             check = FILE_CHECKS.get(known.kind)
-            reason = "" if check is None else check(value)
-            if reason:
-                found.append(f"{name}: {reason}")
+            paths = value if known.kind is PATHS else (value,)
+            found += [f"{name}: {reason}" for reason in dict.fromkeys(map(check, paths) if check else ()) if reason]
         return found + self._contradictions()
 
     def _contradictions(self) -> list[str]:
         """Return a sentence for each two options that can not hold together."""
         found = []
+        if len(self.tls_key_file) != len(self.tls_certificate_file):
+            found.append(
+                "TXBROKER_TLS_KEY_FILE: expected one for each certificate of TXBROKER_TLS_CERTIFICATE_FILE, "
+                f"which names {len(self.tls_certificate_file)}"
+            )
         if self.ping_seconds and not self.pong_seconds:
             found.append("TXBROKER_PONG_SECONDS: expected more than 0: no client could answer a ping in time")
         if "call_timeout_seconds" in self.sources and self.call_timeout_seconds > self.max_call_timeout_seconds:
@@ -590,6 +617,13 @@ class Settings:
             for name in self.api_keys
             if is_reserved(name)
         ]
+        if not self.trusted_proxies:
+            found += [
+                f"TXBROKER_LISTEN: {endpoint} believes whoever can connect, whatever address it says: name the proxies "
+                "in TXBROKER_TRUSTED_PROXIES"
+                for endpoint in self._exposed
+                if endpoint.startswith("haproxy:")
+            ]
         return found
 
     def describe(self) -> list[tuple[str, str, str]]:

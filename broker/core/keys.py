@@ -19,12 +19,23 @@ from twisted.internet.interfaces import IReactorTime
 
 from broker.core.announcements import Announcer
 from broker.core.changes import MAX_SECONDS, RecentChanges
+from broker.core.missed_changes import MissedChanges
 from broker.core.slices import slices_of
 from broker.core.tree import PatternTree
-from broker.errors import Invalid, TooLarge
+from broker.errors import BrokerError, Invalid, TooLarge
 from broker.interfaces import IBus, ISharedStore, IStore
 from broker.jsontext import members, object_text
-from broker.messages import MAX_EXPIRY, MAX_ID, Announcement, CloseCode, Entry, Event, KeyAnnouncement, Quota
+from broker.messages import (
+    MAX_EXPIRY,
+    MAX_ID,
+    Announcement,
+    CloseCode,
+    Entry,
+    Event,
+    KeyAnnouncement,
+    Quota,
+    revision_of,
+)
 from broker.patterns import KEY_PREFIX, is_pattern, is_unicode, matches
 
 SPACE = "kv"
@@ -106,6 +117,9 @@ class Keys:
         clock: whose slices long work shares.
         max_bytes: of a value.
         durable: patterns of the topics whose events are stored.
+
+    Attributes:
+        missed: finds the changes that the bus has not brought; None where there is no other node.
     """
 
     def __init__(
@@ -134,6 +148,8 @@ class Keys:
         self._keeping: dict[Watcher, bool] = {}  # for whom it is to, each with whether it wants the values before
         self._renew_at = -inf  # when the store is to be told that again
         self._with_previous = False  # what it was told
+        self.missed: MissedChanges | None = None
+        self._subscribed = 0
         self._late: deque[Late] = deque()
         self._costs: dict[Predicate, float] = {}  # seconds since changes began to wait
 
@@ -226,7 +242,7 @@ class Keys:
 
     async def keep_changes(self, watcher: Watcher, previous: bool) -> None:
         """Return when changes are kept, and with *previous* say the value before, as long as *watcher* watches."""
-        if watcher not in self._patterns_of or not self._bus.shared:
+        if not (watcher in self._patterns_of or watcher in self._watched) or not self._bus.shared:
             return
         known = self._keeping.get(watcher)
         self._keeping[watcher] = previous or bool(known)
@@ -239,6 +255,48 @@ class Keys:
         previous = PREVIOUS_SECONDS if self._with_previous else 0
         await cast(ISharedStore, self._store).keep_changes(KEPT_SECONDS, previous)
         self._renew_at = self._slices.now() + RENEWAL
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether anybody here gets changes of keys."""
+        return bool(self._watched or self._patterns_of or self._subscribed)
+
+    @property
+    def watchers(self) -> list[Watcher]:
+        """All who watch."""
+        return list({**self._watched, **self._patterns_of})
+
+    def is_stored(self, topic: str) -> bool:
+        """Whether the change of the key of *topic* is stored in a log, too."""
+        return any(matches(pattern, topic) for pattern in self._durable)
+
+    def is_next(self, change: Event) -> bool:
+        """Whether *change*, which the bus has brought, is to be delivered now; else it waits, or was delivered."""
+        missed = self.missed
+        if missed is None or not missed.is_idle:
+            return missed is None or missed.is_next(change)
+        revision = revision_of(change)
+        if revision > missed.known:
+            missed.known = revision
+        return True
+
+    def subscribed(self, change: int) -> None:
+        """Notice that the bus brings *change* more topics of keys, or fewer, for who has subscribed to these."""
+        if change > 0:
+            self._begin()
+        self._subscribed += change
+
+    def _begin(self) -> None:
+        """Let changes be kept that are missed, from now on; to be called before somebody watches."""
+        if self.missed is not None and not self.is_watched:
+            self.missed.begin()
+            if self._slices.now() >= self._renew_at:
+                Deferred.fromCoroutine(self._renew()).addErrback(lambda failure: failure.trap(BrokerError))
+
+    def beat(self) -> None:
+        """Find out how far changes have come, now and then; to be called each second."""
+        if self.missed is not None and self.is_watched:
+            self.missed.beat()
 
     def revision(self) -> Deferred[int]:
         """Return the revision of the last change of any key."""
@@ -260,7 +318,7 @@ class Keys:
         count = 0
         if self._recent is not None:
             self._recent.drop()
-        if self._keeping and self._slices.now() >= self._renew_at:
+        if self.missed is not None and self.is_watched and self._slices.now() >= self._renew_at:
             await self._renew()
         while True:
             made: dict[str, Announcement | None] = {}
@@ -285,6 +343,7 @@ class Keys:
         """
         self.unwatch(watcher)
         names = tuple(names)
+        self._begin()
         self._watched[watcher] = names, predicate
         for name in names:
             self._bus.listen(KEY_PREFIX + name)
@@ -302,6 +361,7 @@ class Keys:
         wildcards are ordinary characters.
         """
         place = pattern, exact or not is_pattern(pattern)
+        self._begin()
         mine = self._patterns_of.setdefault(watcher, {})
         if place in mine:
             return
@@ -329,6 +389,11 @@ class Keys:
         else:
             self._bus.forget(KEY_PREFIX, prefix=True)
             self._patterns.remove(pattern, watcher)
+
+    def is_watching(self, watcher: Watcher) -> bool:
+        """Whether *watcher* watches anything."""
+        names, predicate = self._watched.get(watcher, ((), None))
+        return bool(names or predicate or self._patterns_of.get(watcher))
 
     def leave(self, watcher: Watcher) -> None:
         """Undo all that *watcher* watches."""
@@ -424,7 +489,7 @@ class Keys:
 
     def _announcement(self, key: str, name: str, origin: str) -> Announcement:
         topic = KEY_PREFIX + key
-        stored = any(matches(pattern, topic) for pattern in self._durable)
+        stored = any(matches(pattern, topic) for pattern in self._durable)  # as ``is_stored``, without the call
         return KeyAnnouncement(topic, name, self._store.wall.time(), origin=origin, stored=stored, key=key)
 
     def _announced(self, change: Callable[..., Deferred[T]], key: str, name: str, origin: str) -> Deferred[T]:

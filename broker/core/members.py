@@ -8,9 +8,11 @@ may come back, here or to another node.  However many go at once, their leaves a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import attrs
+import msgspec
 from twisted.internet.interfaces import IReactorTime
 
 from broker.core.deadlines import Deadlines
@@ -19,6 +21,7 @@ from broker.patterns import BROKER, PRESENCE_PREFIX
 
 GRACE = 2.0  # seconds in which a client may come back before its leave is told
 PLACE_BYTES = 500  # that a session costs on each topic it is present on, besides what it says of itself
+MEMBER_BYTES = 50  # of one in an answer, besides id and info
 HERE = ""  # stands for this node, where its own sessions are named
 
 
@@ -165,3 +168,15 @@ class Members:
         """Cancel all timers: no leaves are told any more."""
         self._stopped = True
         self._leaving.stop()
+
+
+def shown_members(members: Iterable[Member], max_bytes: int) -> list[dict[str, Any]]:
+    """Return *members* as answers show them, ``{id, sessions, info?}``: the first ones, within *max_bytes*."""
+    shown: list[dict[str, Any]] = []
+    for member in members:
+        max_bytes -= len(member.id) + len(member.info) + MEMBER_BYTES
+        if max_bytes < 0 and shown:
+            break
+        info = {"info": msgspec.Raw(member.info)} if member.info else {}
+        shown.append({"id": member.id, "sessions": len(member.places), **info})
+    return shown

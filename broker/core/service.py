@@ -32,6 +32,7 @@ from broker.core.followers import Followers
 from broker.core.gauges import core_gauges
 from broker.core.indices import Indices
 from broker.core.jobs import Jobs
+from broker.core.keys import SPACE as KEYS
 from broker.core.keys import Keys
 from broker.core.lives import life_end
 from broker.core.mailboxes import Mailboxes
@@ -39,6 +40,7 @@ from broker.core.members import Members
 from broker.core.memberships import CONTROL as LEFT
 from broker.core.memberships import Memberships
 from broker.core.memory import Memory
+from broker.core.missed_changes import MissedChanges
 from broker.core.named_queues import NamedQueues
 from broker.core.names import LocalNames
 from broker.core.old_jobs import move_old_jobs
@@ -56,9 +58,9 @@ from broker.core.testaments import Testaments
 from broker.core.topics import Delivery, Topics
 from broker.errors import Taken
 from broker.interfaces import MAX_PAGE_BYTES, IBus, ISharedBus, ISharedStore, IStore
-from broker.messages import CloseCode, Event
+from broker.messages import EPOCH, MISSED, CloseCode, Event
 from broker.observe.metrics import Metrics
-from broker.patterns import BROKER, CLIENT, PRESENCE_PREFIX, RESERVED_PREFIX
+from broker.patterns import BROKER, CLIENT, KEY_PREFIX, PRESENCE_PREFIX, RESERVED_PREFIX
 from broker.peer import Peer
 
 log = Logger()
@@ -127,17 +129,22 @@ class Broker(MultiService):
         )
         controls = {LEFT: self.memberships.left, REVOKED: self.tokens.revoked, OWNED: parts.owners.moved}
         self.attach: Callable[[str, str], Peer] = partial(Peer, parts)
-        self.arrived = bus.deliver = Delivery(
-            self.topics, self.channels, self.keys, controls, self.presence.excluded, self.metrics.deliver
-        ).arrived
+        deliver = self.metrics.deliver
+        delivery = Delivery(self.topics, self.channels, self.keys, controls, self.presence.excluded, deliver)
+        self.arrived = bus.deliver = delivery.arrived
         if bus.shared:
             cast(ISharedBus, bus).source = StoreEventSource(cast(ISharedStore, store))
             cast(ISharedStore, store).witness = cast(ISharedBus, bus).last_mark
+            self._find_missed_changes(delivery)
         store.wiped = self._wiped
         for topic in controls:
             bus.listen(topic)
         for part in (store, bus):
             part.setServiceParent(self)
+        self._add_timers()
+        self._add_gauges()
+
+    def _add_timers(self) -> None:
         timers: tuple[tuple[float, Callable[[], object]], ...] = (
             (SWEEP, self._sweep),
             (AGING, self._age),
@@ -145,19 +152,35 @@ class Broker(MultiService):
             (MEASURE, self._measure),
             (BEAT, self._beat),
         )
-        if bus.shared:
+        if self.bus.shared:
             timers += ((REVIEW, cast(RemoteCalls, self.calls).review_routes),)
         for delay, work in timers:
             timer = TimerService(delay, work)
-            timer.clock = clock
+            timer.clock = self.clock
             timer.setServiceParent(self)
-        self._add_gauges()
 
     def _add_gauges(self) -> None:
         self._named_queues = NamedQueues(self.store, self.settings.metrics_queues, self.clock)
         own: dict[str, Callable[[], Any]] = {"ready": lambda: not self.ready(), "draining": lambda: self.draining}
         for name, read in {**core_gauges(self.parts, self._named_queues), **own}.items():
             self.metrics.gauge(name, read)
+
+    def _find_missed_changes(self, delivery: Delivery) -> None:
+        keys, store, bus = self.keys, cast(ISharedStore, self.store), cast(ISharedBus, self.bus)
+        lost = partial(self._tell_gaps, MISSED)
+        keys.missed = missed = MissedChanges(store, bus, KEYS, self.clock, keys.is_stored, delivery.arrived, lost)
+        delivery.is_next = keys.is_next
+        cast(ClusterNames, self.parts.cluster).on_miss(lambda: missed.missed() if keys.is_watched else None)
+
+    def _tell_gaps(self, why: str) -> None:
+        """Tell all who get changes of keys that some were missed."""
+        told: list[tuple[object, str]] = [(watcher, "") for watcher in self.keys.watchers]
+        told += self.topics.listening(KEY_PREFIX)
+        peers = [(peer, topic) for peer, topic in told if isinstance(peer, Peer)]
+        if peers:
+            log.warn("changes of keys were missed ({why}): {count} watches are told so", why=why, count=len(peers))
+        for peer, topic in peers:
+            peer.on_gap(topic, why)
 
     def ready(self) -> list[str]:
         """Return why the daemon can not do its work now, for operators; [] when it can."""
@@ -189,13 +212,14 @@ class Broker(MultiService):
         self.channels.drain()
 
     def credentials_changed(self) -> int:
-        """Disconnect those who were admitted by what is not configured any more; return how many.
+        """Let everybody have the rights of today; return how many are disconnected since they have lost some.
 
-        To be called when the credentials of ``access`` were replaced.  Polls that wait are
-        answered with nothing: whoever may not come again is refused when he does.
+        To be called when the credentials or permissions of ``access`` were replaced.  Polls that
+        wait are answered with nothing: whoever may not come again is refused when he does.
         """
         self.channels.end_polls()
-        return self.parts.lifetimes.withdraw(self.access.is_valid)
+        self.parts.owners.known.clear()  # an id may be somebody's name now
+        return self.parts.lifetimes.renew(self.access.renewed)
 
     def startService(self) -> None:
         """Start the parts, and see to the jobs that the last run has left in flight."""
@@ -213,6 +237,8 @@ class Broker(MultiService):
         self.calls.stop()
         self.channels.stop()
         self.parts.followers.stop()
+        if self.keys.missed is not None:
+            self.keys.missed.stop()
         self.parts.lifetimes.stop()
         self.queues.stop()
         self.jobs.stop()
@@ -233,6 +259,9 @@ class Broker(MultiService):
         self.parts.mailboxes.forget()
         self.memberships.lost()
         self.tokens.forget_key()
+        if self.keys.missed is not None:
+            self.keys.missed.forget()
+            self._tell_gaps(EPOCH)
         if self.bus.shared:
             cast(SharedQueues, self.queues).lost()
             cast(SharedJobs, self.jobs).lost()
@@ -299,6 +328,7 @@ class Broker(MultiService):
 
     def _beat(self) -> None:
         self.parts.members.beat()
+        self.keys.beat()
 
     def _timer_done(self, _: object, what: str) -> None:
         self._timers_failing.discard(what)
@@ -326,7 +356,7 @@ def make_parts(
         grace=settings.slow_grace_seconds,
     )
     channels = make_channels(settings, store, bus, clock)
-    topics = Topics(bus.listen, bus.forget)
+    topics = _make_topics(bus, lambda change: parts.keys.subscribed(change))
     lifetimes, refusals = Lifetimes(clock, store.wall), RefusalLog(clock, metrics)
     presence: Presence[Any] = Presence(lambda *change: _presence_changed(parts, *change))
     queues = make_queues(
@@ -370,6 +400,20 @@ def make_parts(
     if bus.shared:
         parts.cluster = _cluster_names(parts)
     return parts
+
+
+def _make_topics(bus: IBus, key_subscribed: Callable[[int], object]) -> Topics:
+    def listen(topic: str) -> None:
+        bus.listen(topic)
+        if topic.startswith(KEY_PREFIX):
+            key_subscribed(1)
+
+    def forget(topic: str) -> None:
+        bus.forget(topic)
+        if topic.startswith(KEY_PREFIX):
+            key_subscribed(-1)
+
+    return Topics(listen, forget)
 
 
 def make_members(now: Callable[[], float], topics: Topics, bus: IBus, clock: IReactorTime, memory: Memory) -> Members:

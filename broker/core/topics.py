@@ -113,6 +113,11 @@ class Topics:
             }
         )
 
+    def listening(self, beginning: str) -> list[tuple[Listener, str]]:
+        """Return who listens to names and patterns with that *beginning*, each with one of these."""
+        every = [*self._names.items(), *self._patterns.items()]
+        return [(listener, topic) for topic, several in every if topic.startswith(beginning) for listener in several]
+
     def deliver(self, event: Event) -> None:
         """Hand *event* to every subscription that matches, once each."""
         topic, origin = event.topic, event.origin
@@ -165,7 +170,12 @@ class Delivery:
         controls: what to do with an event by which nodes notify each other, by its topic.
         excluded: returns the ids of the sessions here that an event is not to be delivered to.
         sampler: times some deliveries.
+
+    Attributes:
+        is_next: says whether the change of a key is to be delivered now; None: each is.
     """
+
+    is_next: Callable[[Event], bool] | None = None
 
     def __init__(
         self,
@@ -187,6 +197,9 @@ class Delivery:
             control(event)
             return
         if event.expires and self._channels.is_over(event):
+            return
+        is_next = self.is_next
+        if is_next and event.topic.startswith(KEY_PREFIX) and not (event.dialect or is_next(event)):
             return
         done = None
         if event.dialect:

@@ -55,11 +55,10 @@ class Exposition:
         for name, own in self._metrics.own.items():
             full = f"{METRIC_PREFIX}{name}{'_total' if own.rises else ''}"
             try:
-                value = float(own.read())
+                value = floatToGoString(float(own.read()))
+                lines += [*_head(full, COUNTER if own.rises else GAUGE, str(own.help)), f"{full} {value}"]
             except Exception:
                 log.failure("the metric {name} can not be read", name=name)
-                continue
-            lines += [*_head(full, COUNTER if own.rises else GAUGE, own.help), f"{full} {floatToGoString(value)}"]
         lines.append("")
         return "\n".join(lines).encode("utf-8", "replace") + generate_latest(self._process)
 

@@ -273,7 +273,9 @@ class Metrics:
         taken = {name for metric in CATALOG.values() for name in (METRIC_PREFIX + metric.name, *metric.sample_names)}
         taken |= {name for known, metric in self.own.items() for name in _names(known, metric)}
         for metric in metrics:
-            name = f"{dialect.lower().replace('-', '_')}_{metric.name}"
+            # A counter may have its ending already.
+            ending = "_total" if metric.rises else ""
+            name = f"{dialect.lower().replace('-', '_')}_{metric.name.removesuffix(ending)}"
             if OWN_NAME.fullmatch(metric.name) is None:
                 raise ValueError(f"{dialect}: the metric {metric.name!r} must have lower-case letters, digits and _")
             if not taken.isdisjoint(_names(name, metric)):

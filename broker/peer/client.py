@@ -13,6 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.access.failures import MISSING
+from broker.access.lifetimes import Holder
 from broker.access.limits import Bucket, network_of
 from broker.core.call import Call
 from broker.core.epochs import epoch_of
@@ -336,7 +337,7 @@ class Client:
         """Let the client be disconnected when its credential ends."""
         if not self.closed:
             self._timed = True
-            self._parts.lifetimes.hold(self)
+            self._parts.lifetimes.hold(cast(Holder, self))
 
     def identify(self, credential: object) -> Identity:
         """See ``IPeer.identify``."""
@@ -499,6 +500,20 @@ class Client:
             self.fail("mail")
             return False
 
+    def on_gap(self, topic: str, why: str) -> None:
+        """Tell the session that events of *topic* were missed, or changes of the keys it watches if that is "".
+
+        One that has no word for that is disconnected.
+        """
+        try:
+            told = getattr(self.session, "gap", None)
+            if told is not None:
+                told(topic, why)
+            else:
+                self.disconnect(CloseCode.TRY_AGAIN_LATER, "changes of keys were missed")
+        except Exception:
+            self.fail("a notice")
+
     def fail(self, what: str) -> None:
         """See ``IPeer.fail``."""
         if self.closed:  # it has no session any more
@@ -535,7 +550,7 @@ class Client:
             self._held.end()
             self._held = None
         if self._timed:
-            self._parts.lifetimes.release(self)
+            self._parts.lifetimes.release(cast(Holder, self))
         self.undo()
         left, self._left = self._left, None
         if left is not None and left.kept is not None:

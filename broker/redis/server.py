@@ -1,4 +1,4 @@
-"""What a Redis server says of itself by INFO and CONFIG."""
+"""What a Redis server says of itself by INFO and CONFIG, as far as its ACL permits that."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 
 from broker.redis.connection import NotUsable, ResponseError
+from broker.redis.unprivileged import read_unprivileged
 
 # What "appendfsync" promises for an answer that was given.
 PROMISES = {
@@ -24,9 +25,23 @@ OPTIONS = (
 MIN_VERSION = (6, 2)  # XTRIM with MINID is of that
 
 
-async def read_info(protocol: Any, *sections: bytes) -> dict[str, str]:
-    """Return the fields of INFO, or of some sections of it, of the server that *protocol* is connected to."""
-    text = (await protocol.execute_command(b"INFO", *sections)).decode("utf-8", "replace")
+async def read_info(protocol: Any, *sections: bytes, prefix: bytes) -> dict[str, str]:
+    """Return the fields of INFO, or of some sections of it, of the server that *protocol* is connected to.
+
+    Where its ACL does not permit INFO, as it is usual for who gets no dangerous command, they are those that can be
+    found out otherwise: see ``unprivileged``.
+
+    Args:
+        protocol: the connection.
+        sections: none for all.
+        prefix: what all keys of the broker begin with.
+    """
+    try:
+        text = (await protocol.execute_command(b"INFO", *sections)).decode("utf-8", "replace")
+    except ResponseError as error:
+        if "NOPERM" not in str(error):
+            raise
+        return await read_unprivileged(protocol, prefix)
     return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
 
 
@@ -63,9 +78,9 @@ class ServerInfo:
     options: dict[str, str] = attrs.field(factory=dict)
 
     @classmethod
-    async def query(cls, protocol: Any) -> ServerInfo:
-        """Return what the server says that *protocol* is connected to."""
-        info = await read_info(protocol)
+    async def query(cls, protocol: Any, prefix: bytes = b"txbroker:") -> ServerInfo:
+        """Return what the server says that *protocol* is connected to; all keys of the broker begin with *prefix*."""
+        info = await read_info(protocol, prefix=prefix)
         options: dict[str, str] = {}
         for name in OPTIONS:
             try:
@@ -94,6 +109,8 @@ class ServerInfo:
         if not self.info:
             return "not reached yet"
         version = f"version {self.info.get('redis_version', 'unknown')}"
+        if "aof_enabled" not in self.info:
+            return f"{version}; its ACL does not permit INFO, which says what becomes of what was acknowledged"
         if self.info.get("aof_enabled") != "1":
             saved = self.options.get("save", "")
             kept = "what was not saved in its last snapshot" if saved or not self.options else "everything"

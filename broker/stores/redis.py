@@ -43,6 +43,7 @@ from broker.redis.batcher import MAX_REPLY_BYTES, Batcher, Operation
 from broker.redis.event_codec import decode_message, encode_record
 from broker.redis.script import Script
 from broker.redis.server import ServerInfo, read_info
+from broker.redis.vitals import NAMES, Vitals
 from broker.stores.entries import ANNOUNCED_SPACES, EXPIRED_KEPT, increased, merged
 from broker.stores.expiry import log_jump
 from broker.stores.redis_additions import adding, extras_of
@@ -150,6 +151,15 @@ class RedisStore(RedisReader, Service):
             observe=observe,
             failed=failed,
         )
+        self.vitals = Vitals(self._batcher.connection, reactor, self._prefix)
+
+    def gauges(self) -> dict[str, Callable[[], float | None]]:
+        """Return what reads the gauges of this kind of store; ``refresh`` brings them up to date."""
+        return {name: partial(self.vitals.read, name) for name in NAMES}
+
+    def refresh(self) -> Deferred[None]:
+        """Ask the server how it is; fires without failing."""
+        return self.vitals.refresh()
 
     def publishes(self, origin: str) -> bool:
         """See ``ISharedStore.publishes``."""
@@ -216,7 +226,7 @@ class RedisStore(RedisReader, Service):
     # The connection.
 
     async def _prepare(self, protocol: Any) -> None:
-        self._server = await ServerInfo.query(protocol)
+        self._server = await ServerInfo.query(protocol, self._prefix)
         self._server.check()
         await self._time.begin(protocol)
         await self._compare(protocol)
@@ -250,7 +260,7 @@ class RedisStore(RedisReader, Service):
         if protocol is None:
             return
         try:
-            self._judge(await read_info(protocol, b"memory"))
+            self._judge(await read_info(protocol, b"memory", prefix=self._prefix))
         except RedisError:
             return
 

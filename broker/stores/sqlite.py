@@ -192,6 +192,10 @@ class SqliteStore(Service):
         """See ``IStore.used_bytes``."""
         return 0 if self._file is None else self._space.used_bytes
 
+    def gauges(self) -> dict[str, Callable[[], float]]:
+        """Return what reads the gauges of this kind of store."""
+        return {"store_wal_bytes": lambda: 0 if self._file is None else self._file.watch.length_of_log()}
+
     # Logs.
 
     def append(

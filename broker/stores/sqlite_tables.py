@@ -129,7 +129,7 @@ class TableReader:
                 author=decode_text(said[1]) if len(said) > 1 else "",
                 content_type=decode_text(content_type) if content_type else "",
                 expires=expires or 0.0,
-                exclude=tuple(map(decode_text, said[2:])),
+                exclude=tuple(map(decode_text, said[2:])) if len(said) > 2 else (),
             )
             for number, topic, name, body, source, time, content_type, expires in rows
         ]
@@ -682,7 +682,9 @@ def _rows(found: sqlite3.Cursor, column: int, max_bytes: int) -> list[Any]:
 
 def _said_by(event: Event) -> bytes:
     """Return source and author of *event*, and whom it excludes, as they are stored."""
-    return NEXT.join(map(encode_text, (event.source, event.author, *event.exclude)))
+    # As ``encode_text`` does, without the price of the calls.
+    said = event.source.encode("utf-8", "surrogatepass") + NEXT + event.author.encode("utf-8", "surrogatepass")
+    return NEXT.join((said, *map(encode_text, event.exclude))) if event.exclude else said
 
 
 def _fit(number: int) -> int:

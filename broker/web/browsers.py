@@ -13,7 +13,7 @@ MAX_KNOWN_HOSTS = 100  # values of Host that are remembered as answered to
 MAX_HOST_LENGTH = 255
 PREFLIGHT_SECONDS = "600"
 GRANT_HEADERS = ("access-control-allow-origin", "access-control-allow-credentials", "access-control-expose-headers")
-EXPOSED = "ETag, Idempotent-Replayed, Retry-After, X-Epoch, X-Request-Id"
+EXPOSED = "ETag, Idempotent-Replayed, Retry-After, X-Epoch, X-Expires, X-Request-Id"
 
 
 class Browsers:
@@ -65,14 +65,15 @@ class Browsers:
     def grant(self, request: HttpRequest, response: Response) -> Response:
         """Return *response* with what lets the page of *request* read it, if its origin is allowed.
 
-        An answer of 405 to a preflight is that the dialect knows none: then the port answers it.
+        Where the answer to a preflight is 405, or names the methods for programs only, the dialect knows of none: the
+        port answers it.
         """
         headers = request.headers
         origin = headers.get("origin")
         if origin is None:
             return response
         added = [("Vary", "Origin")]
-        if self._policy.origins.admit(headers):
+        if self._policy.admits_origin(request):
             added = [("Access-Control-Allow-Origin", origin), ("Access-Control-Expose-Headers", EXPOSED), *added]
             # Cookies are none of ours, but of a proxy perhaps: not for the pages of everybody.
             if not self._policy.origins.all:
@@ -86,8 +87,9 @@ class Browsers:
 def _preflight(headers: dict[str, str], response: Response) -> Response:
     """Return the answer to a preflight, for *response* of what it asks about."""
     more: list[tuple[str, str]] = []
-    if response.status == 405:
-        methods = dict(response.headers).get("Allow") or headers["access-control-request-method"]
+    said = {name.lower(): value for name, value in response.headers}
+    if response.status == 405 or ("allow" in said and "access-control-allow-methods" not in said):
+        methods = said.get("allow") or headers["access-control-request-method"]
         wanted = headers.get("access-control-request-headers") or "content-type"
         more = [("Access-Control-Allow-Methods", methods), ("Access-Control-Allow-Headers", wanted)]
         more.append(("Access-Control-Max-Age", PREFLIGHT_SECONDS))

@@ -92,6 +92,10 @@ class LateRefusals:
         page = None if request is None or upgrade else self._page(request)
         if page is not None:
             return page, 0.0
+        if request is not None and "last-event-id" in request.headers:
+            # An EventSource, which never comes back from an answer that is no stream, but when it is cut off.
+            protocol.evict()
+            return None, 0.0
         delay = self.delay(self._routes.websocket(request)[0]) if request is not None and upgrade else 0.0
         if delay > 0:
             if self._held.enter(protocol.address):

@@ -9,9 +9,22 @@ from typing import Any
 from broker.messages import HttpRequest, Response
 from broker.web.refusals import json_refusal
 
+METHODS = "GET, HEAD, OPTIONS"
+# What is answered even when there are too many connections: whoever watches the daemon asks for them.
+PAGES_FOR_ALL = frozenset(("/health", "/healthz", "/ready", "/readyz"))
+# What HAProxy's "option httpchk" asks by OPTIONS if nothing else is said, and the server as a whole (RFC 9110, 9.3.7).
+WHOLE = frozenset(("/", "*"))
+
+
+def is_probe(request: HttpRequest) -> bool:
+    """Whether *request*, which no dialect takes, asks for the health of the daemon, as balancers and monitors do."""
+    return request.path in PAGES_FOR_ALL or (request.path in WHOLE and request.method == "OPTIONS")
+
 
 class Pages:
     """``/health``, ``/ready`` and ``/about``; anything else is not found.
+
+    OPTIONS is answered with the status that GET is, without its body: it is what HAProxy checks by.
 
     Args:
         ready: returns why the daemon can not do its work now; [] when it can.
@@ -31,12 +44,16 @@ class Pages:
 
     def answer(self, request: HttpRequest) -> Response:
         """Return the page that *request* asks for, or why not."""
-        page = self._pages.get(request.path)
+        method = request.method
+        page = self._ready_page if method == "OPTIONS" and request.path in WHOLE else self._pages.get(request.path)
         if page is None:
             return json_refusal(404, f"Nothing is at {request.path[:200]}.")
-        if request.method not in ("GET", "HEAD"):
-            return json_refusal(405, f"{request.method} is not allowed.", headers=(("Allow", "GET, HEAD"),))
-        return page()
+        if method in ("GET", "HEAD"):
+            return page()
+        allow = (("Allow", METHODS),)
+        if method == "OPTIONS":
+            return Response(page().status, headers=allow)
+        return json_refusal(405, f"{method} is not allowed.", headers=allow)
 
     def _health_page(self) -> Response:
         # All it says is that the reactor runs: a store that is away is no reason for a restart.

@@ -98,5 +98,12 @@ def retry_header(status: int, seconds: float = RETRY_AFTER) -> tuple[tuple[str, 
     return (("Retry-After", str(max(1, math.ceil(seconds)))),) if status in (429, 503) else ()
 
 
+def with_headers(response: Response, headers: tuple[tuple[str, str], ...]) -> Response:
+    """Return *response* with *headers*, in the place of those that it has by the same names."""
+    names = {name.lower() for name, _ in headers}
+    kept = tuple(pair for pair in response.headers if pair[0].lower() not in names)
+    return attrs.evolve(response, headers=(*kept, *headers))
+
+
 def _quoted(text: str) -> bytes:
     return json.dumps(text).encode("ascii")

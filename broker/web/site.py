@@ -13,12 +13,12 @@ from math import inf
 from typing import Any
 from typing import Protocol as TypingProtocol
 
-import attrs
 from twisted.internet.defer import CancelledError, Deferred, fail
-from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.interfaces import IAddress, IProtocolNegotiationFactory, IReactorTime
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from broker.access.addresses import plain_address
 from broker.access.admission import PER_ADDRESS, Admission, ConnectionCounter
@@ -41,17 +41,14 @@ from broker.web.http.parser import Limits
 from broker.web.http.response import Dates
 from broker.web.http.streaming import is_stream
 from broker.web.late_refusals import LateRefusals
-from broker.web.pages import Pages
-from broker.web.refusals import ThrottledLogger, error_refusal, json_refusal, retry_header
+from broker.web.pages import Pages, is_probe
+from broker.web.refusals import ThrottledLogger, error_refusal, json_refusal, retry_header, with_headers
 from broker.web.routes import Routes
 from broker.web.unadmitted import UnadmittedSocket
 from broker.web.ws.link import WebSocketLink
 from broker.web.ws.upgrade import WebSocketUpgrader
 
 log = Logger()
-
-# What is answered even when there are too many connections: whoever watches the daemon asks for them.
-PAGES_FOR_ALL = ("/health", "/healthz", "/ready", "/readyz")
 
 SPREAD = 0.8  # of the time that a drain may take: in it all closes are begun that are spread
 
@@ -93,6 +90,7 @@ class Counts(TypingProtocol):
         """Count a client that reads too slowly, and what was done about it."""
 
 
+@implementer(IProtocolNegotiationFactory)
 class Site(Factory):
     """Makes the channels of the public port and answers their requests.
 
@@ -178,6 +176,10 @@ class Site(Factory):
 
     # Connections.
 
+    def acceptableProtocols(self) -> list[bytes]:
+        """Return what is spoken over TLS; see ``IProtocolNegotiationFactory``, by which Twisted's own ``tls:`` asks."""
+        return [b"http/1.1", b"http/1.0"]
+
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """Return the channel for a new connection, or reject it."""
         # Not the name of a unix socket: a client binds its own to whatever it likes.
@@ -189,7 +191,7 @@ class Site(Factory):
         self._counter.enter(address)
         self._counts.opened("http")
         proxies = self._proxies
-        channel = HttpChannel(self, address, partial(proxies.client_of, address) if proxies.trusts(address) else None)
+        channel = HttpChannel(self, address, proxies.read if proxies.trusts(address) else None)
         self._channels.add(channel)
         self._unadmitted.enter(channel, self._limited(address))
         return channel
@@ -253,7 +255,12 @@ class Site(Factory):
     def answer(self, request: HttpRequest) -> Coroutine[Any, Any, Response]:
         """Return the answer of the dialect that takes *request*, or of the site itself."""
         headers = request.headers
-        if "origin" in headers or "sec-fetch-site" in headers or headers.get("host") not in self._known_hosts:
+        if (
+            "origin" in headers
+            or "sec-fetch-site" in headers
+            or headers.get("host") not in self._known_hosts
+            or request.forwarded_host
+        ):
             return self._answer_browser(request)
         return self._answer(request)
 
@@ -315,7 +322,7 @@ class Site(Factory):
             return json_refusal(status, message)
         shaped = self._shaped(self.routes.http(request), status, message, request)
         if shaped is not None:
-            shaped = attrs.evolve(shaped, headers=(*shaped.headers, *retry_header(status)))
+            shaped = with_headers(shaped, retry_header(status))
         return self._browsers.grant(request, shaped or json_refusal(status, message))
 
     def _shaped(self, dialect: Any, status: int, message: str, request: HttpRequest) -> Response | None:
@@ -342,11 +349,11 @@ class Site(Factory):
         response = error_refusal(error)
         shaped = None if isinstance(error, Refused) else self._shaped(dialect, response.status, error.message, request)
         # What it has in its header, such as Retry-After, holds in any form.
-        return response if shaped is None else attrs.evolve(shaped, headers=(*shaped.headers, *response.headers))
+        return response if shaped is None else with_headers(shaped, response.headers)
 
     def _page(self, request: HttpRequest) -> Response:
         dialect, _ = self.routes.websocket(request)
-        if dialect is not None:
+        if dialect is not None and not is_probe(request):
             # RFC 9110, 15.5.22: "The server MUST send an Upgrade header field in a 426
             # response to indicate the required protocol(s)".
             return json_refusal(426, "This path takes WebSockets.", headers=(("Upgrade", "websocket"),))
@@ -354,7 +361,7 @@ class Site(Factory):
 
     def _page_for_all(self, request: HttpRequest) -> Response | None:
         """Return what *request* is answered though its connection is one too many, or None if that is nothing."""
-        if request.path not in PAGES_FOR_ALL or self.routes.http(request) is not None:
+        if not is_probe(request) or self.routes.http(request) is not None:
             return None
         refusal = self._browser_refusal(None, request)
         return self._browsers.grant(request, refusal or self._pages.answer(request))

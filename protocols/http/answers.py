@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from broker.errors import BrokerError, CalleeFailed, Gone, NotDone, RateLimited
+from broker.errors import BrokerError, CalleeFailed, Gone, Invalid, NotDone, RateLimited
 from broker.messages import MAX_TIME, Event, Response
 
 Headers = tuple[tuple[str, str], ...]
@@ -87,7 +87,10 @@ def failed(error: BrokerError) -> Response:
         more["epoch"] = error.name  # the present one
     if error.data is not None:
         more["data"] = msgspec.Raw(error.data)
-    return problem(status, error.message, code=error.code, retry_after=retry_after, **more)
+    detail = error.message
+    if isinstance(error, Invalid) and not error.explanation:
+        detail = f"{error.message} is malformed"
+    return problem(status, detail, code=error.code, retry_after=retry_after, **more)
 
 
 def _has_left(error: BrokerError) -> bool:

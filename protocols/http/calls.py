@@ -135,7 +135,6 @@ class Calls:
         timeout = call.query.timeout
         if timeout is not None and timeout > self._max_timeout:
             raise Invalid("parameter", "timeout", message=f"a timeout is at most {self._max_timeout:g} s")
-        check_name(call.name, "procedure")
         reply = await _answer_of(call.peer, call.name, body, timeout or self._timeout)
         if reply.error is not None:
             raise reply.error

@@ -37,9 +37,9 @@ export class Broker {
 
   // Topics
 
-  publish(topic, payload, { durable, name: kind, key, expect } = {}) {
+  publish(topic, payload, { durable, retain, name: kind, key, expect } = {}) {
     const headers = { 'Idempotency-Key': key, 'If-Match': expect === undefined ? undefined : `"${expect}"` };
-    const query = { durable: durable ? 1 : undefined, name: kind };
+    const query = { durable: durable ? 1 : undefined, retain: retain ? 1 : undefined, name: kind };
     return this.json('POST', `/topics/${name(topic)}`, { value: payload, query, headers });
   }
 
@@ -49,6 +49,10 @@ export class Broker {
 
   read(topic, query = {}) {
     return this.json('GET', `/topics/${name(topic)}`, { query });
+  }
+
+  members(topic) {
+    return this.json('GET', `/topics/${name(topic)}/members`);
   }
 
   acknowledge(cursor, topic, position) {

@@ -10,15 +10,26 @@ from zope.interface import implementer
 from broker.errors import BrokerError, Invalid, RateLimited
 from broker.interfaces import Coro, IHttpDialect, IPeer
 from broker.messages import HttpRequest, Response
+from broker.patterns import check_name
 from protocols.http.answers import Refusal, failed, problem
 from protocols.http.calls import Calls
 from protocols.http.client import CLIENT_OPERATION
 from protocols.http.cursors import CURSOR_OPERATIONS
 from protocols.http.keys import KEY_OPERATIONS
+from protocols.http.members import MEMBER_OPERATIONS
 from protocols.http.openapi import openapi_operation
 from protocols.http.operations import Call, Operation, Table
 from protocols.http.queues import QUEUE_OPERATIONS
-from protocols.http.requests import bearer, parameters, read_query, unquoted, wants_stream
+from protocols.http.requests import (
+    accepts_stream,
+    bearer,
+    check_coding,
+    parameters,
+    read_query,
+    unquoted,
+    wants_stream,
+)
+from protocols.http.streams import comes_back, later_stream
 from protocols.http.topics import Topics
 
 if TYPE_CHECKING:
@@ -48,6 +59,7 @@ class Http:
         self.example = f"curl -N{credential} -H 'Accept: text/event-stream' {{http}}/v1/topics/news"
         operations = [
             *Topics(settings).operations(),
+            *MEMBER_OPERATIONS,
             *CURSOR_OPERATIONS,
             *KEY_OPERATIONS,
             *Calls(settings).operations(),
@@ -70,7 +82,9 @@ class Http:
         try:
             peer.take_one_token()  # what was refused before it was counted
         except RateLimited as limited:
-            return failed(limited)
+            response = failed(limited)
+        if response.status in (429, 503) and comes_back(request):
+            return later_stream(response)
         return response
 
     async def _answer(self, peer: IPeer, request: HttpRequest) -> Response:
@@ -82,11 +96,14 @@ class Http:
             raise Refusal(_other_method(request, methods))
         found = read_query(request.query)
         streams = operation.stream is not None and (operation.only_stream or wants_stream(request))
+        if operation.only_stream and not accepts_stream(request):
+            raise Refusal(problem(406, "it is a stream of server-sent events, text/event-stream"))
         if not operation.open:
             _identify(peer, request, found, may_be_in_query=streams)
         peer.take_one_token()
-        names = [unquoted(name, "path") for name in encoded]
+        names = [check_name(unquoted(each, name), name) for name, each in zip(operation.names, encoded, strict=True)]
         query = parameters(operation.stream_query if streams else operation.query, found)
+        check_coding(request)
         call = Call(peer, request, names, query)
         if streams and operation.stream is not None:
             return await operation.stream(call)

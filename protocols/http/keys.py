@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, TypeAlias
 
 import attrs
 import msgspec
@@ -10,12 +11,13 @@ import msgspec
 from broker.core.keys import merge
 from broker.errors import Conflict, Invalid, NotFound, TooLarge
 from broker.jsontext import ERRORS
-from broker.messages import MAX_EXPIRY, MAX_ID, MAX_TIME, Entry, Event, Response, revision_of
+from broker.messages import MAX_EXPIRY, MAX_TIME, Entry, Event, Response, revision_of
 from broker.patterns import KEY_PREFIX, check_name
 from broker.streams import StreamSession
 from protocols.http.answers import Refusal, answer, encode, etag, milliseconds, problem
+from protocols.http.conditions import IF_MATCH, IF_NONE_MATCH, check_unchanged, read_tags
 from protocols.http.operations import Call, Operation
-from protocols.http.requests import NUMBER, Strict, entity_tag, json_body, position, read_json
+from protocols.http.requests import Strict, json_body, position, read_json
 from protocols.http.streams import beginning, frame, stream_answer
 
 MAX_LIMIT = 1000  # entries of one answer
@@ -25,6 +27,8 @@ MAX_HELD_BYTES = 1 << 23
 HIGHEST = "\U0010ffff"  # nothing sorts after it
 TRIES = 100  # of a conditional change, while others change the key
 JSON, TEXT = "application/json", "text/plain; charset=utf-8"
+
+Change: TypeAlias = Callable[[int | None], Awaitable[Any]]  # of a key that must be at a revision; None: at any
 
 _any_json = msgspec.json.Decoder(msgspec.Raw)
 
@@ -62,11 +66,8 @@ async def read(call: Call) -> Response:
     entry = await peer.get(key)
     if entry is None:
         raise NotFound("key", key)
-    tag = etag(peer.epoch, entry.revision)
-    shown = call.header("if-none-match")
-    if shown and (shown.strip() == "*" or tag[1] in [each.strip().removeprefix("W/") for each in shown.split(",")]):
-        return Response(304, content_type="", headers=(tag,))
-    return Response(200, entry.value, _kind_of(entry.value), (tag, *_expires(entry)))
+    headers = await check_unchanged(call, entry.revision)
+    return Response(200, entry.value, _kind_of(entry.value), (*headers, *_expires(entry)))
 
 
 async def write(call: Call) -> Response:
@@ -141,7 +142,6 @@ async def _entries(peer: Any, prefix: str, after: str | None, limit: int) -> tup
 
 
 def _key(call: Call) -> str:
-    check_name(call.name, "key")
     check_name(KEY_PREFIX + call.name, "key")
     return call.name
 
@@ -182,51 +182,45 @@ def _changed(call: Call, key: str, entry: Entry) -> Response:
     return answer(said, 201 if entry.created else 200, headers=(etag(call.peer.epoch, entry.revision),))
 
 
-async def _under_condition(call: Call, key: str, change: Any) -> Any:
+async def _under_condition(call: Call, key: str, change: Change) -> Any:
     """Return ``await change(revision)``, with the revision that the request says it must be; None: any.
 
     Raises:
         Refusal: it is another one.
     """
-    match, no_match = call.header("if-match"), call.header("if-none-match")
-    if match and no_match:
-        raise Invalid("If-None-Match")
-    if no_match and no_match.strip() != "*":
-        raise Invalid("If-None-Match")
+    match, none_match = read_tags(call, IF_MATCH), read_tags(call, IF_NONE_MATCH)
+    if match is not None and none_match is not None:
+        raise Invalid(IF_NONE_MATCH, message=f"{IF_MATCH} and {IF_NONE_MATCH} exclude each other")
     try:
-        if match.strip() == "*":
-            return await _on_any(call, key, change)
-        return await change(0 if no_match else await _revision(call, match) if match else None)
+        if match is not None:
+            wanted = await match.numbers(call.peer) - {0}  # it must match something
+            if len(wanted) == 1:
+                return await change(wanted.pop())
+            return await _where(call, key, change, lambda at: at > 0 if match.any else at in wanted)
+        if none_match is not None and not none_match.any:
+            unwanted = await none_match.numbers(call.peer, weak=True)
+            return await _where(call, key, change, lambda at: at not in unwanted)
+        return await change(None if none_match is None else 0)
     except Conflict:
         raise Refusal(problem(412, "the key has another revision", code="CONFLICT")) from None
 
 
-async def _on_any(call: Call, key: str, change: Any) -> Any:
-    """Return ``await change(revision)`` of whatever revision there is.
+async def _where(call: Call, key: str, change: Change, fits: Callable[[int], bool]) -> Any:
+    """Return ``await change(revision)`` of the revision that there is, 0 for none, if it *fits*.
 
     Raises:
-        Conflict: the key is missing, or is changed again and again.
+        Conflict: it does not, or is another one again and again.
     """
     for _ in range(TRIES):
         entry = await call.peer.get(key)
-        if entry is None:
+        at = 0 if entry is None else entry.revision
+        if not fits(at):
             break
         try:
-            return await change(entry.revision)
+            return await change(at)
         except Conflict:
             continue
     raise Conflict("revision", key)
-
-
-async def _revision(call: Call, match: str) -> int:
-    epoch, dash, number = entity_tag(match).rpartition("-")
-    if not NUMBER.fullmatch(number) or int(number) > MAX_ID or (dash and not epoch):
-        raise Invalid("If-Match")
-    if epoch and epoch != await call.peer.present_epoch(epoch):
-        raise Conflict("revision", call.name)
-    if not int(number):
-        raise Conflict("revision", call.name)  # it must match something
-    return int(number)
 
 
 @attrs.define(eq=False)
@@ -355,10 +349,17 @@ async def _send_entries(session: KeyStream, prefix: str) -> None:
 
 KEY = "/keys/{key}"
 VALUE = (JSON, TEXT.partition(";")[0])
-CONDITIONS = ("If-Match", "If-None-Match")
+CONDITIONS = (IF_MATCH, IF_NONE_MATCH)
 KEY_OPERATIONS = (
     Operation(
-        "GET", KEY, "Read a key.", read, headers=("If-None-Match",), results={200: "The value.", 304: "As it was."}
+        "GET",
+        KEY,
+        "Read a key.",
+        read,
+        headers=CONDITIONS,
+        results={200: "The value.", 304: "As it was."},
+        media=VALUE,
+        errors=(412,),
     ),
     Operation(
         "PUT",

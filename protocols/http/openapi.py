@@ -12,11 +12,11 @@ import msgspec
 from broker.messages import Response
 from broker.patterns import KEY_PREFIX, MAX_NAME
 from protocols.http.answers import CODES, PROBLEM, answer
-from protocols.http.operations import STREAMED, Call, Operation
+from protocols.http.operations import Call, Operation
+from protocols.http.requests import STREAMED
 
 # Of every operation: what the request says is wrong, who asks may not, too much, or the broker can not.
 ERRORS = (400, 401, 403, 404, 413, 415, 429, 500, 503)
-NAMES = re.compile(r"\{(\w+)\}")
 NAME = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[^\u0000-\u001f\u007f]+$"}
 KEY = NAME | {"maxLength": MAX_NAME - len(KEY_PREFIX)}
 HEADERS = {
@@ -76,7 +76,7 @@ def describe(operations: Sequence[Operation], version: str) -> dict[str, Any]:
 def _operation(operation: Operation) -> dict[str, Any]:
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": KEY if name == "key" else NAME}
-        for name in NAMES.findall(operation.path)
+        for name in operation.names
     ]
     fields = {field.encode_name: field for field in msgspec.structs.fields(operation.query)}
     fields |= {field.encode_name: field for field in msgspec.structs.fields(operation.stream_query)}

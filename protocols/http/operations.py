@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,10 +11,9 @@ import attrs
 from broker.errors import Invalid
 from broker.interfaces import Coro, IPeer
 from broker.messages import HttpRequest, Response
-from protocols.http.requests import NoQuery, Strict
+from protocols.http.requests import JSON, NoQuery, Strict
 
-STREAMED = "text/event-stream"
-JSON = "application/json"
+NAMES = re.compile(r"\{(\w+)\}")
 NEVER_EMPTY = ("if-match", "if-none-match", "idempotency-key")
 
 
@@ -46,7 +46,7 @@ class Call:
         """
         value = self.request.headers.get(name, "")
         if not value and name in NEVER_EMPTY and name in self.request.headers:
-            raise Invalid(name)
+            raise Invalid(name, message=f"{name} has no value")
         return value
 
 
@@ -72,6 +72,7 @@ class Operation:
         stream_headers: as *headers*, for that.
         only_stream: whether there is no other answer.
         open: whether it needs no credential.
+        names: what the path names.
     """
 
     method: str
@@ -91,6 +92,11 @@ class Operation:
     stream_query: type[Strict] = NoQuery
     only_stream: bool = False
     open: bool = False
+    names: tuple[str, ...] = attrs.field(init=False)
+
+    @names.default
+    def _names_of_path(self) -> tuple[str, ...]:
+        return tuple(NAMES.findall(self.path))
 
 
 class Table:

@@ -72,7 +72,10 @@ async def enqueue(call: Call) -> Response:
     query, body = call.query, json_body(call.request)
     if not body:
         raise Invalid("body", message="a job has a payload, which is any JSON value")
-    key = query.key or call.header("idempotency-key")
+    key, shown = query.key, call.header("idempotency-key")
+    if shown and key and check_name(shown, "Idempotency-Key") != key:
+        raise Invalid("Idempotency-Key", message="key and Idempotency-Key are not the same")
+    key = key or shown
     if key:
         check_name(key, "key")
     id, duplicate = await call.peer.add_job(
@@ -100,28 +103,22 @@ def _filter(text: str) -> dict[str, Any]:
 
 async def done(call: Call) -> Response:
     """Say that a job is done."""
-    await call.peer.finish_job(_job_id(call))
+    await call.peer.finish_job(call.names[1])
     return answer({})
 
 
 async def fail(call: Call) -> Response:
     """Say that a job has failed."""
     said: Failure = members(Failure, call.request)
-    await call.peer.fail_job(_job_id(call), reason=said.reason, delay=said.delay)
+    await call.peer.fail_job(call.names[1], reason=said.reason, delay=said.delay)
     return answer({})
 
 
 async def extend(call: Call) -> Response:
     """Keep a job for some seconds from now on."""
     said: Extension = members(Extension, call.request)
-    await call.peer.extend_job(_job_id(call), said.seconds)
+    await call.peer.extend_job(call.names[1], said.seconds)
     return answer({})
-
-
-def _job_id(call: Call) -> str:
-    queue, id = call.names
-    check_name(queue, "queue")
-    return id
 
 
 async def state(call: Call) -> Response:

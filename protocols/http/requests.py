@@ -24,7 +24,10 @@ BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 UNKNOWN = re.compile(r"contains unknown field `(.*)`", re.DOTALL)
 PLACE = re.compile(r"at `\$\.?([^`.\[]*)")
 NUMBER = re.compile("[0-9]{1,16}")
-TAG = re.compile(r'(?:W/)?"([^"]*)"|([^",\s]+)')
+QUALITY = re.compile(r";?[ \t]*q=([01](?:\.[0-9]{0,3})?)[ \t]*(?:;|$)")
+MAX_ACCEPTED = 50  # media types of one request that are looked at
+STREAMED = "text/event-stream"
+JSON = "application/json"
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -131,8 +134,6 @@ def json_body(request: HttpRequest) -> bytes:
         Invalid: it is no JSON.
     """
     body = request.body
-    if request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
-        raise Refusal(problem(415, "content codings are not supported", headers=(("Accept-Encoding", "identity"),)))
     if not body:
         return b""
     try:
@@ -196,18 +197,6 @@ def position(text: str, epoch: str, what: str) -> Position:
     return Position(before or epoch, int(number))
 
 
-def entity_tag(text: str) -> str:
-    """Return the one entity tag of an ``If-Match``, without its quotes; "*" for any.
-
-    Raises:
-        Invalid: it has several, or none.
-    """
-    found = TAG.fullmatch(text.strip())
-    if found is None:
-        raise Invalid("If-Match")
-    return found[1] if found[1] is not None else found[2]
-
-
 def bearer(request: HttpRequest) -> str:
     """Return the credential of the ``Authorization`` field, or ""."""
     scheme, _, credential = request.headers.get("authorization", "").partition(" ")
@@ -215,6 +204,38 @@ def bearer(request: HttpRequest) -> str:
 
 
 def wants_stream(request: HttpRequest) -> bool:
-    """Whether the client asks for server-sent events."""
-    accepted = request.headers.get("accept", "").lower().split(",")
-    return any(each.partition(";")[0].strip() == "text/event-stream" for each in accepted)
+    """Whether the client asks for server-sent events by their name, and does not prefer JSON."""
+    named, _ = _qualities(request)
+    quality = named.get(STREAMED, 0.0)
+    return quality > 0 and quality >= named.get(JSON, 0.0)
+
+
+def accepts_stream(request: HttpRequest) -> bool:
+    """Whether the client takes server-sent events, perhaps among all kinds."""
+    named, ranges = _qualities(request)
+    if not named and not ranges:
+        return True
+    return named.get(STREAMED, ranges.get("text/*", ranges.get("*/*", 0.0))) > 0
+
+
+def _qualities(request: HttpRequest) -> tuple[dict[str, float], dict[str, float]]:
+    """Return what ``Accept`` says of media types, and of ranges of them: how much each is wanted, 0 to 1."""
+    named: dict[str, float] = {}
+    ranges: dict[str, float] = {}
+    for each in request.headers.get("accept", "").lower().split(",", MAX_ACCEPTED)[:MAX_ACCEPTED]:
+        kind, _, more = each.partition(";")
+        found = QUALITY.search(more)
+        kept = ranges if kind.strip().endswith("*") else named
+        if kind.strip():
+            kept[kind.strip()] = float(found[1]) if found else 1.0
+    return named, ranges
+
+
+def check_coding(request: HttpRequest) -> None:
+    """Check that the body is as it is sent.
+
+    Raises:
+        Refusal: it has a content coding.
+    """
+    if request.body and request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        raise Refusal(problem(415, "content codings are not supported", headers=(("Accept-Encoding", "identity"),)))

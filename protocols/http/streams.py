@@ -16,10 +16,11 @@ import msgspec
 
 from broker.errors import Invalid
 from broker.interfaces import IFollower, IPeer
-from broker.messages import MAX_ID, START, Event, Loss, Origin, Position, Response
+from broker.messages import MAX_ID, START, Event, HttpRequest, Loss, Origin, Position, Response
 from broker.patterns import is_pattern
 from broker.streams import StreamSession
 from protocols.http.answers import encode, event_of
+from protocols.http.requests import accepts_stream
 
 LINE_END = re.compile(rb"\r\n?|\n")  # in JSON it stands between two tokens only, so that it may be another
 CONTROL = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029]")
@@ -53,6 +54,21 @@ def stream_answer(session: StreamSession) -> Response:
     """Return the answer whose body is *session*."""
     headers = (("Cache-Control", "no-store"), ("X-Accel-Buffering", "no"))
     return Response(200, session, "text/event-stream", headers)
+
+
+def comes_back(request: HttpRequest) -> bool:
+    """Whether the client goes on with a stream that it had before."""
+    return request.method == "GET" and "last-event-id" in request.headers and accepts_stream(request)
+
+
+def later_stream(refusal: Response) -> Response:
+    """Return a stream that ends at once, in the place of *refusal*, which holds for some seconds only.
+
+    An ``EventSource`` never comes back from any other answer, but from the end of a stream, with the id that it has.
+    """
+    seconds = float(dict(refusal.headers).get("Retry-After", "1"))
+    retry = b"retry: %d\n\n" % int(1000 * (seconds + uniform(*RETRY_SECONDS)))
+    return Response(200, retry, "text/event-stream", (("Cache-Control", "no-store"),))
 
 
 def beginning(id: str = "") -> bytes:
@@ -196,6 +212,27 @@ class EventStream(StreamSession):
     def _hold_live(self, change: int) -> None:
         self._live_bytes += change
         self.peer.hold(change)
+
+
+@attrs.define(eq=False)
+class LastValueStream(EventStream):
+    """An ``EventStream`` that begins with the event that is kept of its topic although it is not stored.
+
+    Attributes:
+        newest: when the newest event was published that has come and is not stored.
+    """
+
+    newest: float = -1.0
+
+    def offer_kept(self, event: Event) -> None:
+        """Send *event*, which is kept, unless it or a newer one has come while it was read."""
+        if event.time > self.newest:
+            self._offer(event)
+
+    def _offer(self, event: Event) -> bool:
+        if not event.id:
+            self.newest = max(self.newest, event.time)
+        return super()._offer(event)
 
 
 def encode_positions(epoch: str, positions: dict[str, int]) -> str:

@@ -11,14 +11,16 @@ from broker.interfaces import MAX_PAGE_BYTES
 from broker.messages import MAX_ID, NEW, START, Event, Origin, Page, Position, Publication, Response
 from broker.patterns import check_name
 from protocols.http.answers import Refusal, answer, etag, event_of, milliseconds, problem
+from protocols.http.conditions import IF_MATCH, IF_NONE_MATCH, check_unchanged, read_tags
 from protocols.http.operations import Call, Operation
-from protocols.http.requests import NUMBER, Strict, entity_tag, json_body, position, read_json
-from protocols.http.streams import MAX_TOPICS, EventStream, decode_positions, may_read, stream_answer
+from protocols.http.requests import Strict, json_body, position, read_json
+from protocols.http.streams import MAX_TOPICS, EventStream, LastValueStream, decode_positions, may_read, stream_answer
 
 if TYPE_CHECKING:
     from broker.config.settings import Settings
 
 MAX_LIMIT = 1000  # events of one answer
+CONDITIONS = (IF_MATCH, IF_NONE_MATCH)
 MAX_WAIT = 60.0  # seconds that a poll may wait; more is as much as that
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
@@ -29,9 +31,10 @@ PositionText = Annotated[str, msgspec.Meta(pattern="^([^-]+-)?[0-9]{1,16}$")]
 
 
 class PublishQuery(Strict):
-    """``durable``: store it whatever the topic; ``name``: the kind of event, by default the topic."""
+    """``durable``: store it whatever the topic; ``retain``: keep it as the last one; ``name``: the kind of event."""
 
     durable: bool = False
+    retain: bool = False
     name: Name | None = None
 
 
@@ -47,10 +50,11 @@ class ReadQuery(Strict):
 
 
 class StreamQuery(Strict):
-    """``since``: a position, ``start`` or ``new``; ``cursor``: begin after what that has acknowledged."""
+    """``since``: a position, ``start`` or ``new``; ``cursor``: after what that has acknowledged; ``last``: so many."""
 
     since: str | None = msgspec.field(name="from", default=None)
     cursor: Name | None = None
+    last: Limit | None = None
 
 
 class EventsQuery(Strict):
@@ -98,7 +102,7 @@ class Topics:
                 "Publish an event.",
                 self.publish,
                 PublishQuery,
-                headers=("Idempotency-Key", "If-Match", "If-None-Match"),
+                headers=("Idempotency-Key", *CONDITIONS),
                 body=Any,
                 results={201: "It is stored.", 202: "It is on its way; the topic is not durable."},
                 result=Stored,
@@ -110,8 +114,9 @@ class Topics:
                 "Read stored events, wait for more, or follow the topic as a stream.",
                 self.read,
                 ReadQuery,
-                results={200: "The events, in the order of their ids."},
-                errors=(410,),
+                headers=CONDITIONS,
+                results={200: "The events, in the order of their ids.", 304: "As it was."},
+                errors=(410, 412),
                 stream=self.follow,
                 stream_query=StreamQuery,
             ),
@@ -133,6 +138,7 @@ class Topics:
                 EventsQuery,
                 stream=self.follow_several,
                 stream_query=EventsQuery,
+                errors=(406,),
                 only_stream=True,
             ),
         )
@@ -147,7 +153,9 @@ class Topics:
         name = check_name(query.name if query.name is not None else topic, "name")
         body = json_body(call.request) or None
         try:
-            event = await peer.publish(topic, name, body, durable=query.durable, key=key, expect=expect)
+            event = await peer.publish(
+                topic, name, body, durable=query.durable, key=key, expect=expect, retain=query.retain
+            )
         except Conflict as conflict:
             raise Refusal(_behind(conflict)) from None
         if not event.id:
@@ -185,13 +193,14 @@ class Topics:
             known = page.head if after is None else after.id
             await peer.poll(call.name, known, 1, min(query.wait, MAX_WAIT))
             page = await self._page(call, after)
+        headers = await check_unchanged(call, page.head)
         said = {
             "events": [event_of(event) for event in page.events],
             "epoch": page.epoch,
             "first": page.first,
             "head": page.head,
         }
-        return answer(said, headers=(etag(page.epoch, page.head),))
+        return answer(said, headers=headers)
 
     async def _page(self, call: Call, after: Position | None) -> Page:
         query, peer = call.query, call.peer
@@ -208,6 +217,8 @@ class Topics:
         """Answer with the events of a topic as they come, and with those before that the client has not got."""
         peer, query, topic = call.peer, call.query, call.name
         shown, cursor = call.header("last-event-id"), query.cursor or ""
+        if query.last is not None:
+            return await self._follow_last(call, shown)
         session = EventStream(peer)
         origin: Origin | None = NEW
         if shown:
@@ -220,6 +231,23 @@ class Topics:
         elif cursor:
             origin = None
         await _open(session, [topic], origin, cursor, exact=True)
+        return stream_answer(session)
+
+    async def _follow_last(self, call: Call, shown: str) -> Response:
+        """Answer as ``follow``, first with the newest events that are kept, or those after *shown* if that is said."""
+        peer, query, topic = call.peer, call.query, call.name
+        if query.since is not None or query.cursor is not None:
+            raise Invalid("parameter", "last", message="last excludes from and cursor")
+        origin: Origin = NEW
+        if shown:
+            origin = position(shown, peer.epoch, "Last-Event-ID")
+        elif (kept := await peer.last(topic, query.last)) and kept[0].id:
+            origin = Position(kept[0].epoch, kept[0].id - 1)
+        session = LastValueStream(peer)
+        await _open(session, [topic], origin, "", exact=True)
+        for event in await peer.last(topic):  # what is published from now on comes by itself
+            if not event.id:
+                session.offer_kept(event)
         return stream_answer(session)
 
     async def follow_several(self, call: Call) -> Response:
@@ -280,21 +308,25 @@ async def _expected(call: Call) -> int | None:
     """Return the id that the topic must have last, or None.
 
     Raises:
-        Refusal: it is of another epoch.
+        Refusal: it has another one.
     """
-    if call.header("if-none-match"):
-        if call.header("if-none-match").strip() != "*" or call.header("if-match"):
-            raise Invalid("If-None-Match")
-        return 0
-    if not call.header("if-match"):
-        return None
-    tag = entity_tag(call.header("if-match"))
-    epoch, dash, number = tag.rpartition("-")
-    if not NUMBER.fullmatch(number) or (dash and not epoch):
-        raise Invalid("If-Match")
-    if epoch and epoch != await call.peer.present_epoch(epoch):
-        raise Refusal(problem(412, "the topic has begun anew", code="CONFLICT", epoch=call.peer.epoch))
-    return int(number)
+    peer, match, none_match = call.peer, read_tags(call, IF_MATCH), read_tags(call, IF_NONE_MATCH)
+    if match is not None and none_match is not None:
+        raise Invalid(IF_NONE_MATCH, message=f"{IF_MATCH} and {IF_NONE_MATCH} exclude each other")
+    if match is not None:
+        wanted = await match.numbers(peer)
+        if len(wanted) == 1:
+            return wanted.pop()
+        head = await peer.head(call.name) if wanted or match.any else 0
+        if head in wanted or (match.any and head):
+            return head if wanted else None
+        raise Refusal(problem(412, "the topic has another head", code="CONFLICT", epoch=peer.epoch))
+    if none_match is None or none_match.any:
+        return None if none_match is None else 0
+    head = await peer.head(call.name)
+    if head in await none_match.numbers(peer, weak=True):
+        raise Refusal(problem(412, "the topic has this head", code="CONFLICT", epoch=peer.epoch))
+    return head
 
 
 def _behind(conflict: Conflict) -> Response:

@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from broker.errors import BrokerError
 from broker.interfaces import ILink, IPeer, IWallClock
 from broker.messages import CloseCode, Delivery, Event, Frame, Mail, Reply, Request, text_frame
-from broker.patterns import QUEUE
+from broker.patterns import KEY_PREFIX, QUEUE
 from protocols.owlmeans import wire
 from protocols.owlmeans.backlog import Backlog
 from protocols.owlmeans.marshalled import marshal
@@ -209,6 +209,12 @@ class Outgoing:
                 self.link.send_frame(frame)
             return
         self.watches.notify(event)
+
+    def gap(self, topic: str, why: str) -> None:
+        """Tell the client that events of *topic* were missed, or changes of all that it watches."""
+        watched = self._watches.patterns if self._watches is not None and not topic else ()
+        for each in [topic] if topic else [KEY_PREFIX + pattern for pattern in watched]:
+            self.push(text_frame(wire.gap_of_changes(each, why)))
 
     def mail(self, mail: Mail) -> bool:
         """Send a queued message, unless the client can not read it now."""

@@ -40,6 +40,9 @@ class PublishOptions(Options):
     retain: bool = False
 
 
+NO_OPTIONS = PublishOptions()
+
+
 class Draft(Options, kw_only=True):
     """One event of several; but for topic and payload as ``PublishOptions`` says."""
 
@@ -62,17 +65,17 @@ class Publish(Method):
 
     async def run(self, session: Session) -> Answer:
         """Answer with position and time of a stored event, or with how many sessions of this node have got it."""
-        peer, options = session.peer, self.options or PublishOptions()
-        draft = _publication(session, self.topic, self.payload, options)
+        peer, topic, options = session.peer, self.topic, self.options or NO_OPTIONS
+        expires = _checked(session, options)
         event = await peer.publish(
-            draft.topic,
-            draft.name,
-            draft.body,
+            topic,
+            topic if options.name is None else options.name,
+            bytes(self.payload) or None,
             durable=options.durable,
-            key=draft.key,
-            expect=draft.expect,
-            content_type=draft.content_type,
-            expires=draft.expires,
+            key=options.key or "",
+            expect=options.expect,
+            content_type=options.content_type or "",
+            expires=expires,
             exclude=options.exclude or (),
             retain=options.retain,
         )
@@ -138,13 +141,24 @@ def _publication(session: Session, topic: str, payload: msgspec.Raw, options: Pu
     Raises:
         Invalid: an option has a value that it can not have.
     """
+    expires = _checked(session, options)
+    name, body = topic if options.name is None else options.name, bytes(payload) or None
+    return Publication(topic, name, body, options.key or "", options.expect, options.content_type or "", expires)
+
+
+def _checked(session: Session, options: PublishOptions | Draft) -> float:
+    """Return when what is published expires.
+
+    Raises:
+        Invalid: an option has a value that it can not have.
+    """
     if options.key == "":
         raise Invalid("key")
-    name = topic if options.name is None else check_name(options.name, "name")
-    expires = 0.0
-    if options.ttl is not None:
-        expires = session.peer.wall.time() + options.ttl
-        if not (options.ttl > 0 and expires <= MAX_EXPIRY):
-            raise Invalid("ttl")
-    body = bytes(payload) or None
-    return Publication(topic, name, body, options.key or "", options.expect, options.content_type or "", expires)
+    if options.name is not None:
+        check_name(options.name, "name")
+    if options.ttl is None:
+        return 0.0
+    expires = session.peer.wall.time() + options.ttl
+    if not (options.ttl > 0 and expires <= MAX_EXPIRY):
+        raise Invalid("ttl")
+    return expires

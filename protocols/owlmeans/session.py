@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
 import attrs
@@ -35,7 +35,7 @@ Handlers = Mapping[str, Callable[["Session", Envelope], None]]
 class Method(Protocol):
     """A call of a method that the broker itself performs."""
 
-    async def run(self, session: Session) -> dict[str, Any]:
+    def run(self, session: Session) -> Coroutine[Deferred[Any], Any, dict[str, Any]]:
         """Do it and return the payload of the result."""
 
     def sent(self, session: Session) -> None:
@@ -59,6 +59,48 @@ class Tables:
     admitted: Handlers
     unauthenticated: Handlers
     read_method: Callable[[str, bytes], Method]
+
+
+@attrs.define(eq=False)
+class Performance:
+    """A method that the broker performs: what ``Deferred.fromCoroutine`` does, as far as it is needed, for less.
+
+    Attributes:
+        session: whose call it is.
+        method: the call.
+        running: what does it.
+        ref: of the call.
+        name: of the method.
+    """
+
+    session: Session
+    method: Method
+    running: Coroutine[Deferred[Any], Any, dict[str, Any]]
+    ref: str
+    name: str
+
+    def go_on(self, result: object = None) -> None:
+        """Run until it waits for something, or answer; a callback of what it waits for."""
+        try:
+            if isinstance(result, Failure):
+                waiting = result.throwExceptionIntoGenerator(self.running)
+            else:
+                waiting = self.running.send(None)  # which takes the result from what it has waited for
+            waiting.addBoth(self.go_on)
+        except StopIteration as end:
+            self._answer(end.value)
+        except Exception:
+            self._fail()
+
+    def _answer(self, result: dict[str, Any]) -> None:
+        try:
+            self.session.answer(RESULT, self.ref, encode(result))
+            self.method.sent(self.session)
+        except Exception:
+            self._fail()
+
+    def _fail(self) -> None:
+        self.session.on_failure(Failure(), Envelope(type="call", id=self.ref, method=self.name))
 
 
 @implementer(ISession)
@@ -304,7 +346,7 @@ class Session(Outgoing):
         except BrokerError as error:
             self.notice(error, envelope)
         else:
-            published.addErrback(self._failed, envelope)
+            published.addErrback(self.on_failure, envelope)
 
     def _on_message(self, envelope: Envelope) -> None:
         """Send a message to a client's mailbox or to a work queue."""
@@ -315,7 +357,7 @@ class Session(Outgoing):
             self.notice(error, envelope)
         else:
             sent.addCallback(self._enqueued, envelope)
-            sent.addErrback(self._failed, envelope)
+            sent.addErrback(self.on_failure, envelope)
 
     def _on_ping(self, envelope: Envelope) -> None:
         self.link.send(wire.PONG)
@@ -327,18 +369,14 @@ class Session(Outgoing):
     def _call_broker(self, ref: str, name: str, body: bytes) -> None:
         """Perform method *name* and answer the call *ref* of it."""
         method = self.tables.read_method(name, body)
-
-        async def perform() -> None:
-            self.answer(RESULT, ref, encode(await method.run(self)))
-            method.sent(self)
-
-        Deferred.fromCoroutine(perform()).addErrback(self._failed, Envelope(type="call", id=ref, method=name))
+        Performance(self, method, method.run(self), ref, name).go_on()
 
     def _enqueued(self, dropped: bool, envelope: Envelope) -> None:
         if dropped:
             self.notice(RateLimited("limit", "mailbox"), envelope)
 
-    def _failed(self, failure: Failure, envelope: Envelope) -> None:
+    def on_failure(self, failure: Failure, envelope: Envelope) -> None:
+        """Tell the client that what *envelope* asks for has failed."""
         error = failure.value
         if not isinstance(error, BrokerError):
             log.failure("{type} {method} failed", failure, type=envelope.type, method=envelope.method)

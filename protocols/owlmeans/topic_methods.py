@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from broker.core.members import shown_members
 from broker.errors import BrokerError, Invalid
 from broker.interfaces import IPeer
 from broker.messages import Origin, Position
@@ -16,8 +17,6 @@ from protocols.owlmeans.wire import ABSENT
 
 if TYPE_CHECKING:
     from protocols.owlmeans.session import Session
-
-MEMBER_BYTES = 50  # of one in an answer, besides id and info
 
 
 class SubscribeOptions(Options, rename={"origin": "from"}):
@@ -169,15 +168,8 @@ def _enter(peer: IPeer, topics: list[str], presence: bytes, before: Sequence[str
 
 def _members(peer: IPeer, topic: str, *, rate_limited: bool = True) -> tuple[list[Answer], int]:
     """Return the members of *topic*, as many as half of the send queue holds, and how many there are."""
-    members, room = peer.members(topic, rate_limited=rate_limited), peer.send_queue_bytes // 2
-    shown: list[Answer] = []
-    for member in members:
-        room -= len(member.id) + len(member.info) + MEMBER_BYTES
-        if room < 0 and shown:
-            break
-        info = {"info": msgspec.Raw(member.info)} if member.info else {}
-        shown.append({"id": member.id, "sessions": len(member.places), **info})
-    return shown, len(members)
+    members = peer.members(topic, rate_limited=rate_limited)
+    return shown_members(members, peer.send_queue_bytes // 2), len(members)
 
 
 TOPIC_METHODS = (Subscribe, Unsubscribe, Members)

@@ -281,6 +281,11 @@ def gap(topic: str, count: int) -> bytes:
     return encode({"type": "system", "event": "broker.gap", "payload": {"topic": topic, "count": count}})
 
 
+def gap_of_changes(topic: str, why: str) -> bytes:
+    """Return what tells that changes of keys were missed: of *topic*, a name or a pattern."""
+    return encode({"type": "system", "event": "broker.gap", "payload": {"topic": topic, "why": why}})
+
+
 def gap_of(loss: Loss) -> bytes:
     """Return what tells that stored events can not be had any more."""
     payload = {"topic": loss.topic, "epoch": loss.epoch, **lost(loss)}

@@ -115,3 +115,27 @@ def test_an_ipv4_address_is_the_same_on_a_socket_of_ipv6():
 
 def test_addresses_of_ipv6_are_counted_by_their_network():
     assert network_of("2001:db8::1") == network_of("2001:db8::ffff:1:2:3") != network_of("2001:db8:0:1::1")
+
+
+@pytest.mark.parametrize(
+    ("headers", "host", "secure"),
+    [
+        ({}, "", False),
+        ({"x-forwarded-host": "app.example"}, "app.example", False),
+        ({"x-forwarded-host": "evil.example, app.example:8443"}, "app.example:8443", False),
+        ({"x-forwarded-host": "a/b"}, "", False),
+        ({"x-forwarded-host": ""}, "", False),
+        ({"x-forwarded-proto": "https"}, "", True),
+        ({"x-forwarded-proto": "https, http"}, "", False),
+        ({"x-forwarded-proto": "WSS"}, "", True),
+        ({"forwarded": "for=203.0.113.5;host=app.example;proto=https"}, "app.example", True),
+        ({"forwarded": 'for="[2001:db8::7]:1";Host="app.example:8443"'}, "app.example:8443", False),
+        ({"forwarded": "for=6.6.6.6;host=evil, for=203.0.113.5;host=app.example"}, "app.example", False),
+        ({"forwarded": "for=203.0.113.5;host=app.example, for=10.0.0.9;host=inner"}, "app.example", False),
+        ({"forwarded": "host=app.example", "x-forwarded-host": "evil.example"}, "", False),
+        ({"forwarded": "proto=http", "x-forwarded-proto": "https"}, "", False),
+    ],
+)
+def test_a_proxy_tells_the_host_and_the_scheme_that_its_client_used(headers, host, secure):
+    said = PROXIES.read(headers)
+    assert (said.host, said.secure) == (host, secure)

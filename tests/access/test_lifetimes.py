@@ -28,6 +28,10 @@ class Holder:
         self.warnings.append(seconds)
         self.on_warning()
 
+    def renew(self, identity):
+        self.identity = identity
+        return "lost" not in identity.roles
+
     def disconnect(self, code, reason):
         self.ends.append((code, reason))
         self.on_end()
@@ -185,12 +189,21 @@ def test_whose_key_is_not_configured_any_more_is_disconnected(clocks):
     bob, ann, token, stranger = clocks.hold(100), clocks.hold(0), clocks.hold(100, "id"), clocks.hold(0)
     ann.identity = Identity("key", "ann", fingerprint="other")
     stranger.admitted = False
-    assert clocks.lifetimes.withdraw(lambda identity: identity.fingerprint == "other") == 2
+    assert clocks.lifetimes.renew(lambda identity: identity if identity.fingerprint == "other" else None) == 2
     clocks.timers.advance(PAUSE)
     assert bob.ends == [(1008, "credential withdrawn")]
     assert token.ends == [(4003, "token revoked")]
     assert (ann.ends, stranger.ends) == ([], [])
     assert clocks.timers.getDelayedCalls() == []
+
+
+def test_who_has_lost_a_right_is_disconnected_and_the_others_have_those_of_today(clocks):
+    kept, lost = clocks.hold(100), clocks.hold(100)
+    grants = object()
+    lost.identity = attrs.evolve(lost.identity, roles=("lost",))
+    assert clocks.lifetimes.renew(lambda identity: attrs.evolve(identity, grants=grants)) == 1
+    assert (kept.ends, kept.identity.grants) == ([], grants)
+    assert lost.ends == [(1008, "permission withdrawn")]
 
 
 def test_a_revoked_token_ends_all_who_live_by_it(clocks):

@@ -10,7 +10,9 @@ import pytest
 from twisted.internet import reactor
 
 from broker.app.checks import Attempts, problems_of
+from broker.app.settings import read_settings
 from broker.app.tap import make_daemon
+from broker.config.environment import Environment
 from broker.config.options import Kind, options_of
 from broker.config.settings import Settings, SettingsError
 from broker.errors import Invalid
@@ -31,6 +33,7 @@ OF_KIND = {
     "patterns": ("a.>.b", ">.a"),
     "name:key pairs": ("nocolon", "a:1 a:2", "a:same b:same", ":key", "name:"),
     "age and count": ("7w", "1d 2d", "-1d", "d", "1 2"),
+    "paths of files": ("{missing}", "{directory}", "{malformed}", "{malformed} {malformed}"),
     "path of a file": ("{missing}", "{directory}", "{malformed}", "{missing}/below"),
     "path of a file to write": ("{missing}/below", "{directory}", "{malformed}/below"),
     "endpoints": (
@@ -93,7 +96,7 @@ OF_NAME = {
     "node_lease_seconds": ("0", "0.9"),
     "redis_wait_ms": ("0", "4001"),
 }
-ANY_TEXT = {"jwt_audience", "jwt_issuer", "node", "redis_prefix"}
+ANY_TEXT = {"jwt_audience", "jwt_issuer", "metrics_queues", "node", "redis_prefix"}
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +118,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def problems(**environ: str) -> list[str]:
     """Return what is told of a daemon that can not start."""
+    settings, wrong = read_settings(Environment(environ))
     with pytest.raises(SettingsError) as caught:
-        make_daemon(reactor, Settings.from_environ(environ))
+        make_daemon(reactor, settings, problems=wrong)
     return caught.value.problems
 
 
@@ -254,7 +258,7 @@ def test_everything_that_is_wrong_is_told_at_once_whatever_kind_it_is(files: dic
         "TXBROKER_STORE": "rediss://host?ca={missing}".format(**files),
         "TXBROKER_BUS": "rediss://other?ca={missing}".format(**files),
     }
-    told = "\n".join(problems_at_start(environ))
+    told = "\n".join(problems(**environ))
     assert [name for name in environ if f"{name}: " not in told and name not in ("TXBROKER_ADMIN_SECRET",)] == [
         "TXBROKER_API_KEYS"
     ]
@@ -270,15 +274,7 @@ def test_credential_that_can_not_be_read_is_told_without_what_follows_from_that(
         "TXBROKER_LISTEN": "tcp:0",
         "TXBROKER_ADMIN_LISTEN": "tcp:0",
     }
-    assert [problem.partition(":")[0] for problem in problems_at_start(environ)] == [
+    assert [problem.partition(":")[0] for problem in problems(**environ)] == [
         "TXBROKER_API_KEYS_FILE",
         "TXBROKER_ADMIN_SECRET_FILE",
     ]
-
-
-def problems_at_start(environ: dict[str, str]) -> list[str]:
-    """Return what is told of a daemon with more than one fault."""
-    settings, wrong = Settings.read(environ)
-    with pytest.raises(SettingsError) as caught:
-        make_daemon(reactor, settings, problems=wrong)
-    return caught.value.problems

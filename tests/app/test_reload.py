@@ -6,8 +6,10 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from broker.access.principals import make_access
 from broker.app.reload import Reloads
-from broker.app.reloadables import AccessReload, LogReload
+from broker.app.reloadables import AccessReload, AdminSecretReload, LogReload
+from broker.app.settings import read_settings
 from broker.config.changes import Change
+from broker.config.environment import Environment
 from broker.config.settings import Settings, SettingsError
 from broker.observe.logs import LogLines, Redaction
 from broker.testing import make_broker
@@ -172,6 +174,21 @@ def test_first_credential_is_good_at_once_and_required_after_a_restart():
     assert lines[-1] == ("warn", "a restart is needed for TXBROKER_AUTH, TXBROKER_LISTEN")
 
 
+# The secret of the admin port.
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "replaced"),
+    [("old secret", "new secret", ["new secret"]), ("", "new", []), ("old", "", []), ("same", "same", [])],
+)
+def test_secret_of_operators_is_changed_but_not_whether_it_is_asked_for(before, after, replaced):
+    done: list[str] = []
+    settings = Settings(node="a", admin_secret=before)
+    part = AdminSecretReload(settings, done.append)
+    assert reload(settings, attrs.evolve(settings, admin_secret=after), part)[0] is (bool(before) == bool(after))
+    assert done == replaced
+
+
 # The log.
 
 
@@ -183,3 +200,18 @@ def test_level_of_the_log_is_changed_and_new_secrets_are_masked(tmp_path):
     lines({"log_level": LogLevel.debug, "log_namespace": "x", "log_format": "ann-key kim-key", "log_time": 0.0})
     assert (tmp_path / "log").read_text()[9:] == "debug *** ***\n"
     written.close()
+
+
+def test_file_of_settings_is_read_again(tmp_path):
+    file = tmp_path / "txbroker"
+    file.write_text("TXBROKER_LOG_LEVEL=info\nTXBROKER_API_KEYS=ann:ann-key\n")
+    environment = Environment({"TXBROKER_SETTINGS_FILE": str(file)})
+    settings, _ = read_settings(environment)
+    _, part = access_of(settings)
+    reloads = Reloads(settings, lambda: read_settings(environment))
+    reloads.add(part)
+    file.write_text("TXBROKER_LOG_LEVEL=loud\nTXBROKER_API_KEYS=kim:kim-key\nwhat\n")
+    assert not reloads.reload()
+    file.write_text("TXBROKER_API_KEYS=kim:kim-key\n")
+    assert reloads.reload()
+    assert reloads.settings.api_keys == {"kim": "kim-key"}

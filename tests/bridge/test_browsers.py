@@ -148,7 +148,7 @@ async def test_an_allowed_page_is_granted_every_answer(allowed):
         ("/events/v1/indices", "POST", "POST"),
         ("/token/websocket", "POST", "POST"),
         (POLLING, "POST", "GET, POST, OPTIONS"),
-        ("/health", "GET", "GET, HEAD"),
+        ("/health", "GET", "GET, HEAD, OPTIONS"),
     ],
 )
 @pytest_twisted.ensureDeferred

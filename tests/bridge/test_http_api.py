@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 
 from tests.bridge.clients import Ganomede, Hpkv, OwlMeans, member
 from tests.bridge.test_calls import answer, asked, callee
+from tests.protocols.http_api import events_of
 from tests.support.http_client import Answer, get, post, request
+from tests.support.public_port import RawClient
+from tests.support.public_port import request as raw_request
 
 # Names, numbers and order that a decoder would not give back.
 BODY = '{"z":[1e3,1.0,-0,12345678901234567890],"a":{"\\u00e9":"é\\ud83d\\ude00\\/"},"":null}'
@@ -73,6 +79,30 @@ async def test_a_cursor_is_one_of_ganomede(shared_daemon):
     assert [
         event["id"] for event in (await get(f"{shared_daemon.url}/v1/topics/users%2Fv2?cursor=me")).json()["events"]
     ] == [3]
+
+
+async def follow(daemon, topic: str, count: int, *, cursor: str, id: str = "") -> list[dict[str, str]]:
+    """Return the first *count* stored events of a stream, which is left then."""
+    client = RawClient()
+    await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", daemon.port), client)
+    lines = ["Accept: text/event-stream", *([f"Last-Event-ID: {id}"] if id else [])]
+    client.transport.write(raw_request(f"/v1/topics/{topic}?cursor={cursor}", *lines))
+    await client.until(lambda: client.data.count(b"data: ") >= count)
+    client.transport.abortConnection()
+    return events_of(re.sub(rb"\r\n[0-9a-f]+\r\n", b"", client.data.partition(b"\r\n\r\n")[2]))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stream_goes_on_at_another_node_and_acknowledges_what_it_shows(shared_daemon):
+    for number in range(6):
+        await post(f"{shared_daemon.url}/v1/topics/kept.sse", body=b"%d" % number)
+    first = await follow(shared_daemon, "kept.sse", 6, cursor="page")
+    assert [event["data"] for event in first] == ["0", "1", "2", "3", "4", "5"]
+    second = await follow(shared_daemon, "kept.sse", 3, cursor="page", id=first[2]["id"])
+    assert [event["data"] for event in second] == ["3", "4", "5"]
+    third = await follow(shared_daemon, "kept.sse", 3, cursor="page")  # what it has not shown comes again
+    assert [event["data"] for event in third] == ["3", "4", "5"]
+    assert (await get(f"{shared_daemon.url}/v1/cursors/page/kept.sse")).json()["id"] == 3
 
 
 @pytest_twisted.ensureDeferred

@@ -1221,6 +1221,72 @@ async def test_a_watch_goes_on_at_another_node(make_nodes: MakeNodes) -> None:
         await peer.changes(">", epoch, 1201)
 
 
+async def drop_subscriptions(node: Node) -> None:
+    """Let *node* lose its connection for what is published, and find out how far it has come before that."""
+    node.broker.keys.missed._next_mark = 0.0  # type: ignore[union-attr]
+    node.broker.keys.beat()
+    await node.bus.received_all()
+    node.bus._subscriber_connection.drop("a test")
+    await eventually(lambda: node.bus._subscriber_connection.protocol is None)
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("durable", [(), ("kv/a",)])
+async def test_changes_that_a_node_misses_are_brought_when_it_is_connected_again(
+    make_nodes: MakeNodes, durable: tuple[str, ...]
+) -> None:
+    one, two = await make_nodes(2, durable_topics=durable)
+    by_name, by_pattern, subscriber, writer = one.client(), one.client(), one.client(), two.client().peer
+    by_name.peer.watch(names=["a"])
+    by_pattern.peer.watch_pattern(">")
+    subscriber.peer.subscribe("kv/a")
+    await subscriber.peer.listening()
+    await by_pattern.peer.keep_changes()
+    await writer.set("a", b"1")
+    await eventually(lambda: len(by_pattern.heard) == 1)
+    await drop_subscriptions(one)
+    for number in range(2, 6):
+        await writer.set("ab"[number % 2], b"%d" % number)
+    await eventually(lambda: len(by_pattern.heard) == 5)
+    await writer.set("a", b"6")
+    await eventually(lambda: len(by_pattern.heard) == 6)
+    values = [[json.loads(body or b"")["value"] for body in each.bodies] for each in (by_name, by_pattern, subscriber)]
+    assert (values[0], values[2]) == (["1", "2", "4", "6"], ["1", "2", "4", "6"])
+    # What is stored comes by its log, not in one order with the others.
+    assert (sorted(values[1]) if durable else values[1]) == ["1", "2", "3", "4", "5", "6"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_watches_is_told_of_changes_that_can_not_be_had_any_more(
+    make_nodes: MakeNodes, shared_redis_server: RedisServer
+) -> None:
+    one, two = await make_nodes(2)
+    watcher, subscriber, writer = one.client(), one.client(), two.client().peer
+    watcher.peer.watch(names=["a"])
+    subscriber.peer.subscribe("kv/*")
+    await subscriber.peer.listening()
+    await writer.set("a", b"1")
+    await eventually(lambda: len(subscriber.heard) == 1)
+    await drop_subscriptions(one)
+    await writer.set("a", b"2")
+    await shared_redis_server.command("DEL", one.broker.store._prefix.decode() + "changed")  # type: ignore[attr-defined]
+    await eventually(lambda: [each.hung_up and each.hung_up[0] for each in (watcher, subscriber)] == [1013] * 2)
+
+
+@pytest_twisted.ensureDeferred
+async def test_nobody_is_told_so_when_nothing_was_missed(make_nodes: MakeNodes) -> None:
+    (one,) = await make_nodes(1)
+    watcher = one.client()
+    watcher.peer.watch(names=["a"])
+    await watcher.peer.listening()
+    await eventually(lambda: one.broker.keys.missed.known >= 0)  # type: ignore[union-attr]
+    await drop_subscriptions(one)
+    await eventually(lambda: one.bus._subscriber_connection.protocol is not None)
+    await watcher.peer.set("a", b"1")
+    await eventually(lambda: len(watcher.heard) == 1)
+    assert watcher.hung_up is None
+
+
 @pytest_twisted.ensureDeferred
 async def test_changes_that_were_not_kept_are_not_left_out(
     make_nodes: MakeNodes, shared_redis_server: RedisServer

@@ -398,7 +398,7 @@ def test_every_option_is_used_somewhere():
         for name in options_of(Settings)
         if not re.search(rf"settings\.{name}\b", code) and f"self.{name}" not in own
     }
-    assert unused <= {"redis_prefix"}  # which waits for the Redis store
+    assert unused <= {"settings_file"}  # which is read before there are settings
 
 
 def test_credentials_that_are_easily_guessed_or_mistaken_are_warned_about():

@@ -47,11 +47,9 @@ MAX_UNDER_WAY = 500  # clients; no more come while the broker is so far behind
 ENDING = 300.0  # seconds within which everything is to be gone at the end
 LIFE = 60  # seconds
 # A key without a TTL stays until it is deleted, as those that some attacks set; so does what signs tokens.
-ROWS = (
-    "SELECT COUNT(*) FROM log",
-    "SELECT COUNT(*) FROM event",
-    "SELECT COUNT(*) FROM entry WHERE NOT (space IN ('kv', 'token') AND expires = 0)",
-)
+# How far a queue was delivered is kept for an hour at least, see ``broker.core.queues.MIN_LIFE``.
+ENTRIES = "entry WHERE NOT (space IN ('kv', 'token') AND expires = 0) AND space <> 'mail-at'"
+ROWS = ("SELECT COUNT(*) FROM log", "SELECT COUNT(*) FROM event", f"SELECT COUNT(*) FROM {ENTRIES}")
 LIVES = {
     **{f"TXBROKER_{kind}_SECONDS": str(LIFE) for kind in ("CURSOR", "INDEX", "MEMBERSHIP", "CLIENT", "MAILBOX")},
     "TXBROKER_RETENTION": f"{LIFE}s",

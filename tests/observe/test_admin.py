@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from gzip import decompress
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from twisted.internet.task import Clock
 from broker.app.tap import make_admin_site, make_core
 from broker.config.settings import Settings
 from tests.support.logs import lines_of
-from tests.web.wire import Heard, Wire
+from tests.web.wire import Heard, Wire, read_all
 
 SECRET = "n\u00fcr f\u00fcr Betreiber"  # its bytes go over the wire as they are
 SHOWN = f"Authorization: Bearer {SECRET}"
@@ -28,8 +29,11 @@ class Port:
         self.broker = make_core(Clock(), settings)
         self.site = make_admin_site(Clock(), settings, self.broker)
 
+    def connect(self) -> Wire:
+        return Wire(self.site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1)))  # type: ignore[arg-type]
+
     def ask(self, path: str, *lines: str, host: str = "localhost:8001", method: str = "GET", body: str = "") -> Heard:
-        wire = Wire(self.site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1)))  # type: ignore[arg-type]
+        wire = self.connect()
         (heard,) = wire.say("\r\n".join((f"{method} {path} HTTP/1.1", f"Host: {host}", *lines, "", body)).encode())
         wire.lose()
         return heard
@@ -118,6 +122,16 @@ POST = ("Content-Type: application/json", "Content-Length: 13")
 PAGES = ("Origin: http://localhost:3000", "Origin: null", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Site: same-site")
 
 
+def test_another_secret_ends_the_connections_of_the_one_before():
+    port = Port(admin_secret=SECRET)
+    wire = port.connect()
+    wire.say(f"GET /metrics HTTP/1.1\r\nHost: localhost\r\n{SHOWN}\r\n\r\n".encode())
+    port.site.replace_secret("another, of operators alone")
+    assert wire.lost
+    assert port.ask("/metrics", SHOWN).status == 401
+    assert port.ask("/metrics", "Authorization: Bearer another, of operators alone").status == 200
+
+
 @pytest.mark.parametrize("secret", ["", SECRET])
 @pytest.mark.parametrize("page", PAGES)
 def test_no_other_page_can_act(page, secret):
@@ -133,3 +147,52 @@ def test_without_the_secret_the_api_says_so_as_a_problem():
     heard = Port(admin_secret=SECRET).ask("/admin/api/sessions")
     assert (heard.status, heard.headers["content-type"]) == (401, "application/problem+json")
     assert heard.headers["www-authenticate"].startswith("Bearer")
+
+
+def ask_by(port: Port, method: str, path: str, *lines: str) -> Heard:
+    wire = Wire(port.site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1)))  # type: ignore[arg-type]
+    wire.server.dataReceived("\r\n".join((f"{method} {path} HTTP/1.1", "Host: localhost", *lines, "", "")).encode())
+    (heard,) = read_all(wire.value(), heads=method == "HEAD")
+    wire.lose()
+    return heard
+
+
+@pytest.mark.parametrize(
+    ("method", "status"),
+    [("GET", 200), ("HEAD", 200), ("OPTIONS", 200), ("POST", 405), ("PUT", 405), ("DELETE", 405), ("PATCH", 405)],
+)
+@pytest.mark.parametrize("path", ["/metrics", "/about"])
+def test_pages_are_read_and_nothing_else(method, status, path):
+    heard = ask_by(Port(), method, path)
+    assert heard.status == status
+    assert ("allow" in heard.headers) == (method not in ("GET", "HEAD"))
+    assert bool(heard.body) == (method not in ("HEAD", "OPTIONS"))
+
+
+@pytest.mark.parametrize("field", ["gzip", "x-gzip", "br, GZip;q=0.5", "deflate,gzip;q=1.0,*;q=0"])
+def test_metrics_are_compressed_for_who_asks_for_it(field):
+    heard = ask_by(Port(), "GET", "/metrics", f"Accept-Encoding: {field}")
+    assert heard.headers["content-encoding"] == "gzip"
+    assert heard.headers["vary"] == "Accept-Encoding"
+    assert b"txbroker_ready 0.0" in decompress(heard.body)
+
+
+@pytest.mark.parametrize("field", ["", "identity", "gzip;q=0", "gzip; q=0.000", "gzipped", "br", ";", "*"])
+def test_metrics_are_text_for_all_others(field):
+    heard = ask_by(Port(), "GET", "/metrics", f"Accept-Encoding: {field}")
+    assert "content-encoding" not in heard.headers
+    assert b"txbroker_ready 0.0" in heard.body
+
+
+def test_metrics_are_as_long_whatever_clients_do():
+    port = Port()
+    port.broker.metrics.begin_port()
+    port.broker.metrics.begin("test")
+    before = ask_by(port, "GET", "/metrics").body.count(b"\n")
+    peer = port.broker.attach("test", "127.0.0.1")
+    for number in range(3000):
+        port.broker.topics.subscribe(peer, f'a"b\\{number}\n')
+        port.broker.metrics.closed("test", 3000 + number % 2000)
+    body = ask_by(port, "GET", "/metrics").body
+    assert b"txbroker_subscriptions 3000.0" in body
+    assert body.count(b"\n") == before

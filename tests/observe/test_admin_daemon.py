@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
+from twisted.internet.threads import deferToThread
 
 from tests.bridge.clients import OwlMeans
-from tests.support.daemon import WITH_METRICS
+from tests.support.commands import TXBROKER
+from tests.support.daemon import WITH_METRICS, clean_environ
 from tests.support.eventually import TIMEOUT
 from tests.support.http_client import get, post
 
@@ -33,3 +38,22 @@ async def test_connections_have_the_bytes_that_the_kernel_has_counted_and_are_ki
     answer = await post(api + "kick", {"session": row["id"]})
     assert answer.json() == {"disconnected": 1}
     assert await client.socket.closed() == (1001, "disconnected by an operator")
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_commands_ask_the_daemon(daemon):
+    client = await OwlMeans.join(daemon)
+    environ = clean_environ(daemon.directory)
+    done = [
+        await deferToThread(
+            subprocess.run, [TXBROKER, *words, "--admin", daemon.admin_url], env=environ, capture_output=True, text=True
+        )
+        for words in (["status"], ["sessions", "--json"])
+    ]
+    assert [(each.returncode, each.stderr) for each in done] == [(0, "")] * 2
+    assert "ready           yes" in done[0].stdout
+    assert [row["dialect"] for row in json.loads(done[1].stdout)] == ["owlmeans"]
+    assert (await post(daemon.admin_url + "/admin/api/log-level", {"level": "debug"})).json() == {"level": "debug"}
+    assert (await post(daemon.admin_url + "/admin/api/drain", {})).json() == {"draining": True}
+    assert await client.socket.closed() == (1001, "leaving")
+    assert (await get(daemon.admin_url + "/ready")).status == 503

@@ -1,3 +1,5 @@
+from typing import cast
+
 import pytest
 
 from broker.observe.exposition import Exposition
@@ -100,3 +102,42 @@ def test_a_metric_whose_name_is_none_or_another_ones_is_refused(dialect, name):
     metrics.add_own("a", [Counter("twice", "Help.")])
     with pytest.raises(ValueError, match=dialect):
         metrics.add_own(dialect, [Counter(name, "Help.")])
+
+
+def test_a_metric_of_a_dialect_may_say_anything_of_itself():
+    metrics = Metrics()
+    metrics.add_own("a", [Gauge("one", 'A "line"\nand \\ another.\r', 1), Gauge("two", cast(str, None), 2)])
+    exposed = text(metrics)
+    assert '# HELP txbroker_a_one A "line"\\nand \\\\ another.\r\n# TYPE txbroker_a_one gauge\n' in exposed
+    assert "txbroker_a_two 2.0" in exposed
+
+
+def test_labels_are_escaped():
+    metrics = Metrics()
+    metrics.opened('x"\\\n')
+    assert 'txbroker_connections{dialect="x\\"\\\\\\n"} 1.0' in text(metrics)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(float("nan"), "NaN"), (float("inf"), "+Inf"), (-1e30, "-1e+30"), (True, "1.0")]
+)
+def test_odd_numbers_are_written_as_prometheus_reads_them(value, shown):
+    metrics = Metrics()
+    metrics.add_own("a", [Gauge("odd", "Odd.", value)])
+    assert f"txbroker_a_odd {shown}\n" in text(metrics)
+
+
+def test_a_counter_whose_name_has_its_ending_gets_no_second():
+    metrics = Metrics()
+    metrics.add_own("a", [Counter("lines_total", "Lines.")])
+    assert "txbroker_a_lines_total 0.0" in text(metrics)
+    with pytest.raises(ValueError, match="another metric"):
+        metrics.add_own("a", [Gauge("lines_total", "Lines.")])
+
+
+@pytest.mark.parametrize(
+    ("dialect", "name"), [("publish", "seconds_bucket"), ("call", "seconds"), ("bytes", "in_total")]
+)
+def test_no_metric_of_a_dialect_looks_like_a_sample_of_the_broker(dialect, name):
+    with pytest.raises(ValueError, match="another metric"):
+        Metrics().add_own(dialect, [Gauge(name, "Help.")])

@@ -66,6 +66,23 @@ def test_a_request_is_counted_once() -> None:
     assert api.get("/nix").status == 429
 
 
+@pytest.mark.parametrize("path", ["/topics/a", "/keys", "/events?topic=a"])
+def test_a_stream_that_goes_on_is_told_to_come_again_by_its_end(path: str) -> None:
+    api = Api(rate=1, rate_burst=1)
+    api.get("/topics/a")
+    assert api.get(path, STREAM).status == 429
+    api.clock.advance(1)
+    api.get("/topics/a")
+    answer = api.get(path, {**STREAM, "Last-Event-ID": "e-1"})
+    assert (answer.status, answer.response.content_type) == (200, "text/event-stream")
+    assert re.fullmatch(rb"retry: [2-4]\d{3}\n\n", answer.text)
+
+
+def test_a_stream_that_can_never_go_on_is_told_so(api: Api) -> None:
+    assert api.get("/topics/a", {**STREAM, "Last-Event-ID": "e-x"}).status == 400
+    assert Api(api_secret="s").get("/topics/a", {**STREAM, "Last-Event-ID": "e-1"}).status == 401
+
+
 def test_a_packed_body_is_refused(api: Api) -> None:
     assert api.post("/topics/a", b"x", {"Content-Encoding": "gzip"}).status == 415
 

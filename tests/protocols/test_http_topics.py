@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from broker.patterns import LOG_PREFIX
 from broker.testing import UNREAD_BYTES, value_of
 from tests.protocols.http_api import STREAM, Api, bodies_of, events_of
 
@@ -53,9 +54,18 @@ def test_what_is_sent_again_by_its_key_is_a_duplicate(api: Api) -> None:
         ({"If-Match": '"{epoch}-2"'}, 412),
         ({"If-Match": '"other-1"'}, 412),
         ({"If-None-Match": "*"}, 412),
-        ({"If-Match": '"x"'}, 400),
-        ({"If-Match": '"1", "2"'}, 400),
-        ({"If-None-Match": '"1"'}, 400),
+        ({"If-Match": '"x"'}, 412),
+        ({"If-Match": '"1", "2"'}, 201),
+        ({"If-Match": '"2", "3"'}, 412),
+        ({"If-Match": 'W/"1"'}, 412),
+        ({"If-Match": "*"}, 201),
+        ({"If-Match": "x"}, 400),
+        ({"If-Match": '"1'}, 400),
+        ({"If-Match": ","}, 400),
+        ({"If-None-Match": '"1"'}, 412),
+        ({"If-None-Match": 'W/"{epoch}-1"'}, 412),
+        ({"If-None-Match": '"7", "{epoch}-9"'}, 201),
+        ({"If-Match": '"1"', "If-None-Match": "*"}, 400),
         ({"If-Match": ""}, 400),
         ({"Idempotency-Key": ""}, 400),
     ],
@@ -198,6 +208,30 @@ def test_a_last_event_of_another_epoch_is_told_as_a_gap(api: Api) -> None:
     first, second = events_of(api.listen("/topics/news", {"Last-Event-ID": "other-7"}).take())
     assert (first["event"], json.loads(first["data"])["why"]) == ("broker.gap", "epoch")
     assert second["data"] == "1"
+
+
+def test_what_retention_has_removed_is_told_as_a_gap(api: Api) -> None:
+    epoch = api.store("1", "2", "3", "4")[0]["epoch"]
+    value_of(api.broker.store.trim(LOG_PREFIX + "news", 3))
+    for path in ("/topics/news", "/topics/news?from=start"):
+        gap, event = events_of(api.listen(path, {"Last-Event-ID": f"{epoch}-1"}).take())
+        assert (gap["event"], json.loads(gap["data"])) == (
+            "broker.gap",
+            {"topic": "news", "epoch": epoch, "from": 2, "to": 3, "why": "retention"},
+        )
+        assert (event["id"], event["data"]) == (f"{epoch}-4", "4")
+
+
+def test_several_topics_tell_what_retention_has_removed(api: Api) -> None:
+    stream = api.listen("/events?topic=a&topic=b")
+    api.store("1", topic="a")
+    shown = events_of(stream.take())[0]["id"]
+    stream.leave()
+    api.store("2", "3", topic="a")
+    value_of(api.broker.store.trim(LOG_PREFIX + "a", 2))
+    gap, event = events_of(api.listen("/events?topic=a&topic=b", {"Last-Event-ID": shown}).take())
+    assert json.loads(gap["data"])["from"] == json.loads(gap["data"])["to"] == 2
+    assert json.loads(event["data"])["id"] == 3
 
 
 def test_a_silent_stream_has_a_comment_now_and_then(api: Api) -> None:

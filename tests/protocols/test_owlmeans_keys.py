@@ -436,3 +436,15 @@ def test_a_change_is_compared_with_few_of_many_watched_patterns(room):
     room.ask(bob, "broker.set", "a.q.c", "v")
     assert [event["event"] for event in alice.client.of("event")] == ["kv/a.*.b7"]
     assert room.broker.keys._patterns.visited - before == 6
+
+
+def test_who_watches_is_told_of_changes_that_were_missed(room):
+    alice = room.join("alice")
+    for pattern in ("job:*", "a"):
+        room.ask(alice, "broker.watch", pattern)
+    room.ask(alice, "broker.subscribe", "kv/b")
+    room.broker._tell_gaps("missed")
+    room.pump()
+    gaps = [frame["payload"] for frame in alice.client.of("system") if frame["event"] == "broker.gap"]
+    assert gaps == [{"topic": f"kv/{topic}", "why": "missed"} for topic in ("job:*", "a", "b")]
+    assert alice.closed is None

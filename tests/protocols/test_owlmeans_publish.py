@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from broker.testing import value_of
@@ -270,3 +272,18 @@ def test_what_expires_on_its_way_is_not_delivered(room):
     room.broker.arrived(event)
     room.pump()
     assert len(alice.client.of("event")) == 1
+
+
+def test_publications_leave_nothing_for_the_garbage_collector(room):
+    alice = room.join("alice")
+    room.ask(alice, "broker.publish", "t", 0, {"durable": True})
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(10):
+            room.ask(alice, "broker.publish", "t", number, {"durable": True})
+        alice.client.frames.clear()
+        found = gc.collect()
+    finally:
+        gc.enable()
+    assert found == 0

@@ -30,6 +30,7 @@ from broker.redis import RedisAddress
 from broker.redis.connection import NotUsable, ResponseError, refusal_text
 from broker.redis.event_codec import decode_stored
 from broker.redis.server import ServerInfo
+from broker.redis.unprivileged import read_unprivileged
 from broker.stores import open_store
 from tests.stores.store_contract import AnnouncementContract, DurableContract, MakeStore
 from tests.support.eventually import eventually
@@ -287,6 +288,65 @@ async def test_the_rights_that_the_documentation_names_are_enough(
     await eventually(lambda: len(heard) == 1)
     assert store.ready == bus.ready == ""
     await bus.stopService()
+
+
+# "Own keys, and nothing dangerous", as it is advised everywhere: INFO, CONFIG and ROLE are dangerous, too.
+SAFE_RIGHTS = ("~own:*", "&*", "+@all", "-@dangerous", "-@admin")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_user_without_dangerous_commands_can_do_everything(
+    make_store: MakeRedisStore, redis_server: RedisServer
+) -> None:
+    await redis_server.command("ACL", "SETUSER", "me", "on", ">s", *SAFE_RIGHTS)
+    url, heard = f"redis://me:s@127.0.0.1:{redis_server.port}", []
+    store, bus = make_store(url, announce=True), cast(Any, open_bus(url, "me", reactor=reactor, prefix="own:"))
+    bus.source, bus.deliver = StoreEventSource(store), heard.append
+    bus.startService()
+    bus.listen("kv/", prefix=True)
+    await bus.claim("name")
+    assert (await store.append("event/topic", event())).id == 1
+    await (bus.listening() or store.head(""))
+    await store.set("kv", "k", b"1", announcement=announcement())
+    await eventually(lambda: len(heard) == 1)
+    assert store.ready == bus.ready == ""
+    assert "does not permit INFO" in store.description
+    assert store.used_bytes > 0
+    await bus.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_each_run_of_a_server_has_a_word_without_info_too(redis_server: RedisServer) -> None:
+    async def words() -> set[str]:
+        found = set()
+        for _ in range(3):
+            client = await txredisapi.UnixConnection(
+                str(redis_server.socket), reconnect=False, charset=None, convertNumbers=False
+            )
+            found.add((await read_unprivileged(client, b"own:"))["run_id"])
+            await client.disconnect()
+        return found
+
+    first = await words()
+    await redis_server.stop()  # which keeps its data
+    await redis_server.start()
+    second = await words()
+    assert (len(first), len(second), len(first | second)) == (1, 1, 2)
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_info_it_is_noticed_too_that_data_have_gone(
+    make_store: MakeRedisStore, redis_server: RedisServer
+) -> None:
+    await redis_server.command("ACL", "SETUSER", "me", "on", ">s", *SAFE_RIGHTS)
+    store = make_store(f"redis://me:s@127.0.0.1:{redis_server.port}")
+    await store.append("log", event())
+    epoch = store.epoch
+    await redis_server.command("FLUSHALL")
+    await redis_server.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    await eventually(lambda: store.ready != "" or store.epoch != epoch)
+    await eventually(lambda: store.ready == "")
+    assert store.epoch != epoch
 
 
 @pytest_twisted.ensureDeferred

@@ -10,7 +10,7 @@ import pytest
 import trustme
 from twisted.internet import reactor as real_reactor
 from twisted.internet import ssl
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import clientFromString, connectProtocol, wrapClientTLS
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -100,7 +100,7 @@ class Scene:
             client.transport.abortConnection()
             await client.ended
         for port in self.ports:
-            await port.stopListening()
+            await maybeDeferred(port.stopListening)  # which some tests have done themselves
 
     async def listen_with_tls(self) -> tuple[Any, Callable[[Any], Any]]:
         """Return a port, and what makes a client's endpoint one that trusts it."""

@@ -96,11 +96,12 @@ class Shaped(Pages):
     name = "shaped"
     http_paths = ("/shaped",)
     broken = False
+    headers: tuple[tuple[str, str], ...] = (("X-Form", "own"),)
 
     def refusal(self, status: int, message: str, request: HttpRequest) -> Response:
         if self.broken:
             raise ZeroDivisionError
-        return Response(status, f"{request.path}: {message}".encode(), "text/plain", (("X-Form", "own"),))
+        return Response(status, f"{request.path}: {message}".encode(), "text/plain", self.headers)
 
 
 @implementer(IWebSocketDialect)
@@ -533,6 +534,29 @@ def test_a_dialect_may_have_a_form_for_refusals(port: Port) -> None:
     assert (heard.status, error_of(heard)["code"]) == (413, "TOO_LARGE")
 
 
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /shaped HTTP/1.1\r\nHost: h\r\nX: " + b"y" * 40000, 431),
+        (b"GET /shaped?" + b"y" * 40000, 431),
+        (b"GET /shaped HTTP/1.1\r\nHost: h\r\n" + b"X: y\r\n" * 200 + b"\r\n", 431),
+        (b"GET /shaped HTTP/1.1\r\nHost: h\r\nAuthorization: a\r\nAuthorization: b\r\n\r\n", 400),
+        (b"POST /shaped HTTP/1.1\r\nHost: h\r\nContent-Length: x\r\n\r\n", 400),
+    ],
+)
+def test_a_head_that_is_refused_before_its_end_is_so_in_that_form(port: Port, head: bytes, status: int) -> None:
+    wire = port.connect()
+    (heard,) = wire.say(head)
+    assert (heard.status, heard.body[:9]) == (status, b"/shaped: ")
+
+
+def test_a_form_that_tells_itself_when_to_come_again_is_believed_once(port: Port) -> None:
+    port.shaped.error = RateLimited("rate", retry_after=7)
+    port.shaped.headers = (("retry-after", "99"),)
+    heard = port.ask("/shaped")
+    assert (heard.status, heard.headers["retry-after"]) == (429, "7")
+
+
 @pytest.mark.parametrize(("status", "told"), [(503, True), (429, True), (413, False)])
 def test_what_the_port_refuses_in_a_form_of_the_dialect_tells_when_to_come_again(
     port: Port, status: int, told: bool
@@ -604,9 +628,32 @@ def test_a_dialect_may_take_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Port().open().ask("/about").body == b"/about"
 
 
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS"])
+@pytest.mark.parametrize("path", ["/health", "/healthz", "/ready", "/readyz"])
+def test_balancers_check_by_any_method_that_reads(port: Port, path: str, method: str) -> None:
+    wire = port.connect()
+    wire.server.dataReceived(request(path, method=method))
+    (heard,) = read_all(wire.value(), heads=method == "HEAD")
+    assert (heard.status, heard.body) == (200, b"")
+    assert ("allow" in heard.headers) == (method == "OPTIONS")
+
+
+@pytest.mark.parametrize("path", ["/ready", "/", "*"])
+def test_a_check_by_options_tells_that_the_node_is_not_ready(port: Port, path: str) -> None:
+    assert port.ask(path, method="OPTIONS").status == 200
+    port.reasons = ["the store is away"]
+    assert port.ask(path, method="OPTIONS").status == 503
+    assert port.ask("/health", method="OPTIONS").status == 200
+
+
+def test_checks_of_old_http_need_no_host(port: Port) -> None:
+    (heard,) = port.connect().say(b"OPTIONS / HTTP/1.0\r\n\r\n")  # "option httpchk" of HAProxy, with nothing behind it
+    assert (heard.status, heard.headers["allow"]) == (200, "GET, HEAD, OPTIONS")
+
+
 def test_pages_are_only_read(port: Port) -> None:
     heard = port.ask("/health", method="DELETE")
-    assert (heard.status, heard.headers["allow"]) == (405, "GET, HEAD")
+    assert (heard.status, heard.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
 
 
 # Web pages of other origins.
@@ -1037,6 +1084,17 @@ def test_a_draining_site_takes_nobody(port: Port) -> None:
     assert port.ask("/pages").status == 503
     port.pages.wait.callback(Response())
     assert port.upgrader.taken == []
+
+
+def test_an_event_source_that_comes_back_while_draining_is_cut_off_and_comes_again(port: Port) -> None:
+    port.pages.wait = Deferred()
+    busy = port.connect()
+    busy.say(request("/pages"))
+    port.site.drain(5.0)
+    wire = port.connect()
+    assert wire.say(request("/pages", "Last-Event-ID: e-1")) == []
+    assert wire.aborted
+    port.pages.wait.callback(Response())
 
 
 def test_a_draining_site_is_not_ready(port: Port) -> None:

@@ -10,6 +10,7 @@ from twisted.logger import LogEvent
 
 from broker.access.addresses import TrustedProxies
 from broker.access.admission import Admission
+from broker.access.browsers import BrowserPolicy
 from broker.messages import Response
 from tests.support.logs import lines_of
 from tests.web.test_site import Port, handshake, request
@@ -287,3 +288,47 @@ def test_a_client_of_a_proxy_makes_no_room_by_its_own_connection() -> None:
     port = guarded(unadmitted=1, proxies=PROXIES)
     wire = behind_proxy(port, "203.0.113.5")
     assert (wire.aborted, len(port.upgrader.links), len(port.site._unadmitted)) == (False, 1, 1)
+
+
+PAGE = "Origin: https://app.example"
+
+
+@pytest.mark.parametrize(
+    ("peer", "lines", "status"),
+    [
+        (PROXY, ("X-Forwarded-Host: app.example",), 200),
+        (PROXY, ("X-Forwarded-Host: evil.example, app.example",), 200),
+        (PROXY, ("Forwarded: for=203.0.113.5;host=app.example",), 200),
+        (PROXY, ("X-Forwarded-Host: app.example:8443",), 403),
+        (PROXY, (), 403),
+        ("10.0.0.1", ("X-Forwarded-Host: app.example",), 403),
+        ("10.0.0.1", ("Forwarded: host=app.example",), 403),
+    ],
+)
+def test_a_page_is_of_the_host_that_the_client_of_a_proxy_has_named(
+    peer: str, lines: tuple[str, ...], status: int
+) -> None:
+    port = guarded(proxies=PROXIES)
+    (heard,) = port.connect(peer).say(request("/pages", PAGE, *lines))
+    assert heard.status == status
+    assert ("access-control-allow-origin" in heard.headers) == (status == 200)
+
+
+@pytest.mark.parametrize(("said", "status"), [("h", 200), ("h:8443", 200), ("evil.example", 403)])
+def test_a_name_that_a_proxy_tells_must_be_allowed_as_one_that_is_asked_for(said: str, status: int) -> None:
+    port = Port().open(admission=Admission(proxies=PROXIES), policy=BrowserPolicy(hosts=("h",), secured=False))
+    (heard,) = port.connect(PROXY).say(request("/pages", f"X-Forwarded-Host: {said}"))
+    assert heard.status == status
+
+
+def test_what_a_proxy_tells_does_not_stand_for_a_name_that_is_not_allowed() -> None:
+    port = Port().open(admission=Admission(proxies=PROXIES), policy=BrowserPolicy(hosts=("app.example",)))
+    (heard,) = port.connect(PROXY).say(request("/pages", "X-Forwarded-Host: app.example"))
+    assert heard.status == 403  # the request was sent to "h"
+
+
+def test_a_request_that_came_to_the_proxy_over_tls_is_secure() -> None:
+    port = guarded(proxies=PROXIES)
+    for peer in (PROXY, "10.0.0.1"):
+        port.connect(peer).say(request("/pages", "X-Forwarded-Proto: https"))
+    assert [asked.secure for _, asked in port.pages.asked] == [True, False]

@@ -11,7 +11,7 @@ import msgspec
 from twisted.internet.defer import Deferred
 
 from broker.core.parts import Parts
-from broker.errors import BrokerError, CalleeFailed, Invalid, NotFound, Unavailable
+from broker.errors import BrokerError, CalleeFailed, Invalid, NotFound, Unauthenticated, Unavailable
 from broker.interfaces import IPeer
 from broker.messages import Identity, Reply, Request
 from broker.observe.admin.connections import Connections
@@ -22,6 +22,7 @@ OPERATOR = Identity("operator")  # whoever may use the admin port
 MAX_IDS = 1000  # of one request
 MAX_SHOWN = 100  # characters of a name in a line of the log
 MAX_TIMEOUT = 60.0  # seconds
+MAX_TOKEN_SECONDS = 10 * 366 * 86400.0
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 Done = tuple[dict[str, Any], Mapping[str, object]]  # the answer, and what the log says
@@ -68,6 +69,20 @@ class DeadLetters(Strict):
     queue: Name
     ids: Annotated[list[str], msgspec.Meta(max_length=MAX_IDS)] | None = None
     all: bool = False
+
+
+class Mint(Strict):
+    """Which token to mint: of an API key, "" for nobody's, with the claims of a dialect."""
+
+    key: Annotated[str, msgspec.Meta(max_length=1000)] = ""
+    claims: dict[str, Any] = msgspec.field(default_factory=dict)
+    seconds: Annotated[float, msgspec.Meta(gt=0, le=MAX_TOKEN_SECONDS)] = 3600.0
+
+
+class Verify(Strict):
+    """Which token to look at."""
+
+    token: str
 
 
 class Nothing(Strict):
@@ -137,6 +152,8 @@ class Actions:
             "peek": Action("Look at events, jobs, dead letters or a key, and change nothing.", Peek, self._peek),
             "queues/retry": Action("Let dead letters be ready again.", DeadLetters, self._retry),
             "queues/drop": Action("Remove dead letters.", DeadLetters, self._drop),
+            "tokens/mint": Action("Mint a token, for clients of hpkv.", Mint, self._mint),
+            "tokens/verify": Action("Say whose a minted token is.", Verify, self._verify),
             "drain": Action("Be not ready, take no new connections, and close those there are.", Nothing, self._drain),
             "log-level": Action("Set the lowest level that is logged.", Level, self._level),
         }
@@ -196,6 +213,27 @@ class Actions:
     async def _drop(self, peer: IPeer, dead: DeadLetters) -> Done:
         number = await peer.drop_jobs(dead.queue, _chosen(dead))
         return {"dropped": number}, {"queue": dead.queue, "dropped": number}
+
+    async def _mint(self, peer: IPeer, mint: Mint) -> Done:
+        access = self._parts.access
+        found = access.by_key(mint.key) if mint.key else access.anonymous
+        if found is None:
+            raise NotFound("key", mint.key, message=f"TXBROKER_API_KEYS has no key {mint.key[:MAX_SHOWN]}.")
+        token = await self._parts.tokens.mint(access.remember(found), mint.claims, mint.seconds)
+        expires = (await self._parts.tokens.verify(token)).expires
+        return {"token": token, "expires": expires}, {"key": mint.key, "expires": expires}
+
+    async def _verify(self, peer: IPeer, verify: Verify) -> Done:
+        tokens, access = self._parts.tokens, self._parts.access
+        try:
+            token = await tokens.verify(verify.token)
+            identity = access.recall(token.bearer, tokens.tag)
+        except Unauthenticated:
+            raise Invalid(
+                "token", message="The token is not one of this broker's, has expired or was revoked."
+            ) from None
+        said = {"id": token.id, "principal": identity.principal, "claims": token.claims, "expires": token.expires}
+        return said, {"id": token.id}
 
     async def _drain(self, peer: IPeer, nothing: Nothing) -> Done:
         if self._drain_daemon is None:

@@ -171,7 +171,7 @@ class AdminApi:
             "time": broker.store.wall.time(),
             "ready": broker.ready(),
             "draining": broker.draining,
-            "totals": totals(broker.metrics),
+            "totals": {**totals(broker.metrics), "sessions": len(broker.parts.lifetimes)},
             "gauges": gauges(broker.metrics),
             "connections": {name: number for name, number in broker.metrics.connections.items() if number},
         }

@@ -86,14 +86,14 @@ class Connections:
     def _row(self, link: Any, peers: dict[Any, Any], now: float) -> Row | None:
         if link.transport is None:
             return None
-        peer = peers.get(link)
-        request = link.handshake if hasattr(link, "handshake") else link.request
+        peer, is_socket = peers.get(link), hasattr(link, "handshake")
+        request = link.handshake if is_socket else link.request
         if peer is None and request is not None:
             peer = request.peer
         waiting = link.unsent if hasattr(link, "unsent") else buffered_bytes(link.transport) or 0
         return {
-            "id": peer.id if peer is not None and peer.flow is link else self._id(link),
-            "transport": "websocket" if hasattr(link, "handshake") else "http",
+            "id": peer.id if is_socket and peer is not None and peer.session is not None else self._id(link),
+            "transport": "websocket" if is_socket else "http",
             "dialect": peer.dialect if peer is not None else "http",
             "address": link.address,
             "client": peer.client if peer is not None and peer.session is not None else "",

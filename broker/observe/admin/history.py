@@ -37,8 +37,8 @@ class History(Service):
     Attributes:
         samples: the oldest first.  Each has ``t``, in seconds since the epoch; ``in``, ``out``, ``bytes_in`` and
             ``bytes_out``, per second; ``connections``, ``sessions``, ``calls`` and ``refusals`` of now; ``lag``, by
-            how many events the slowest cursor is behind; ``jobs`` that are ready, and ``loop``, by how many seconds the
-            sample came too late.
+            how many events the slowest cursor is behind; ``jobs`` that are ready, and ``loop``, by how many seconds a
+            timer of the reactor was late.
         listeners: called with each new sample.
     """
 
@@ -47,6 +47,7 @@ class History(Service):
         self.listeners: set[Callable[[Sample], object]] = set()
         self._parts, self._lags = parts, lags
         self._before: dict[str, float] = {}
+        self._lags_before: list[int] = []
         self._due = self._then = 0.0
         self._lag = 0
         self._taken = 0
@@ -93,6 +94,13 @@ class History(Service):
         finally:
             self._looking = None
 
+    def _longest_lag(self) -> float:
+        """Return the bound of the longest lag of the reactor since the last sample; 0.0 where nobody measures it."""
+        histogram = self._parts.metrics.reactor_lag_seconds
+        before, self._lags_before = self._lags_before, list(histogram.counts)
+        risen = [index for index, count in enumerate(histogram.counts) if index < len(before) and count > before[index]]
+        return histogram.bounds[min(risen[-1], len(histogram.bounds) - 1)] if risen else 0.0
+
     def _sample(self, late: float) -> Sample:
         parts = self._parts
         now, counted = parts.clock.seconds(), dict(totals(parts.metrics))
@@ -108,5 +116,5 @@ class History(Service):
             "refusals": counted["refusals"],
             "jobs": parts.jobs.counted.ready,
             "lag": self._lag,
-            "loop": round(late, 4),
+            "loop": round(max(late, self._longest_lag()), 4),
         }

@@ -12,10 +12,12 @@ from broker.access.browsers import BrowserPolicy
 from broker.access.failures import AuthFailures
 from broker.errors import RateLimited
 from broker.messages import HttpRequest, Response
+from broker.observe.admin.page_files import PATHS
 from broker.web.refusals import error_refusal, json_refusal
 from broker.web.site import Site
 
-UNPROTECTED = ("/health", "/healthz")  # for those who only ask whether it is alive
+# For those who only ask whether it is alive; and the page, which asks for the secret and shows it with its requests.
+UNPROTECTED = ("/health", "/healthz", *PATHS)
 
 
 class AdminSite(Site):
@@ -36,6 +38,12 @@ class AdminSite(Site):
         super().__init__(*others, policy=policy, **more)
         self._secret = secret.encode()
         self._failures = failures
+
+    def replace_secret(self, secret: str) -> None:
+        """Ask for *secret* instead of the one before, and close the connections of those who have shown that."""
+        self._secret = secret.encode()
+        for channel in list(self._channels):
+            channel.finish()
 
     def answer(self, request: HttpRequest) -> Coroutine[Any, Any, Response]:
         """Return the answer to *request*, or that the secret is missing or wrong."""

@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from broker.access.addresses import Forwarded
 from broker.core.deadlines import Deadlines
 from broker.core.memory import Memory
 from broker.core.slices import Slices
@@ -113,15 +114,17 @@ class HttpChannel(Protocol):
     Args:
         site: answers its requests.
         address: see above.
-        client_of: of a trusted proxy, returns the address that the headers of a request tell.
+        forwarded: of a trusted proxy, returns what the headers of a request say.
     """
 
     transport: Any
     too_slow = False
 
-    def __init__(self, site: HttpSite, address: str, client_of: Callable[[dict[str, str]], str] | None = None) -> None:
+    def __init__(
+        self, site: HttpSite, address: str, forwarded: Callable[[dict[str, str]], Forwarded] | None = None
+    ) -> None:
         self.address = address
-        self._client_of = client_of
+        self._forwarded = forwarded
         self._admitted = False
         self._reached = (0, 0)  # answers, and bytes of a body, when its client was last found not admitted
         self.secure = False
@@ -146,7 +149,7 @@ class HttpChannel(Protocol):
     def connectionMade(self) -> None:
         """Register as producer and start the first timeout."""
         self.secure = ISSLTransport.providedBy(self.transport)
-        self._parser = RequestParser(self._site.limits, self.address, self.secure, self._client_of)
+        self._parser = RequestParser(self._site.limits, self.address, self.secure, self._forwarded)
         self._write = writer_for(self.transport)
         self.transport.registerProducer(self, True)
         self._set_timeout(Timeout.SILENT)

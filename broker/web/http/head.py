@@ -10,7 +10,10 @@ from broker.remembered import remembered
 
 # Fields whose repetition would let two readers of one request disagree about it.
 SINGLE = frozenset(
-    ("host", "content-length", "transfer-encoding", "content-type", "authorization", "origin", "sec-websocket-key")
+    (
+        *("host", "content-length", "transfer-encoding", "content-type", "authorization", "origin"),
+        *("sec-websocket-key", "idempotency-key", "last-event-id"),
+    )
 )
 # RFC 3986, 3.2: no user information, as "a sender MUST NOT generate the userinfo
 # subcomponent" (RFC 9110, 4.2.4).

@@ -16,6 +16,7 @@ from typing import Any
 import attrs
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
 
+from broker.access.addresses import Forwarded
 from broker.messages import HttpRequest
 from broker.web.http.head import (
     METHODS,
@@ -69,7 +70,7 @@ class Arrival:
     """A request, or why it is refused, in the order of the stream.
 
     Attributes:
-        request: of a refused one as much as was parsed, or None.
+        request: of a refused one as much as was parsed, perhaps without a part of its head; or None.
         keep_alive: whether the client lets the connection stay open.
         status: 0, or the HTTP status to refuse it with; nothing follows then.
         message: why it is refused.
@@ -102,7 +103,7 @@ class RequestParser:
         limits: Limits,
         address: str = "",
         secure: bool = False,
-        client_of: Callable[[dict[str, str]], str] | None = None,
+        forwarded: Callable[[dict[str, str]], Forwarded] | None = None,
     ) -> None:
         self.arrived: deque[Arrival] = deque()
         self.phase = IDLE
@@ -115,7 +116,7 @@ class RequestParser:
         self._limits = limits
         self._address = address
         self._secure = secure
-        self._client_of = client_of  # the address that the headers of a trusted proxy tell
+        self._forwarded = forwarded  # returns what the headers of a trusted proxy say
         self._parser: Any = HttpRequestParser(self)
         self._undelivered = 0  # bytes fed since llhttp last called back with progress
         self._delivered = False
@@ -229,9 +230,18 @@ class RequestParser:
 
     def _fail(self, status: int, message: str) -> None:
         if self.phase is not CLOSED:
+            request = self._request or self._unfinished()
             self.phase = CLOSED
             self.expects = False
-            self.arrived.append(Arrival(self._request, status=status, message=message))
+            self.arrived.append(Arrival(request, status=status, message=message))
+
+    def _unfinished(self) -> HttpRequest | None:
+        """Return as much as is known of the request whose head is being read; None: not even its path."""
+        if self.phase is not HEAD or self._target[:1] != b"/":
+            return None
+        path, _, query = self._target.decode("latin-1").partition("?")
+        method = self._parser.get_method().decode("ascii")
+        return HttpRequest(method, path, query, self._headers, b"", self._address, self._secure, request_id())
 
     def _count_undelivered(self, size: int) -> None:
         """Bound what llhttp buffers without a callback: long lines and trailers."""
@@ -288,8 +298,9 @@ class RequestParser:
             raise RequestError(431, f"More than {self._limits.head_fields} header fields.")
         method = METHODS.get(parser.get_method()) or parser.get_method().decode("ascii")
         path, query = read_target(method, self._target.decode("ascii"), headers)
-        address = self._address if self._client_of is None else self._client_of(headers)
-        self._request = HttpRequest(method, path, query, headers, b"", address, self._secure, request_id())
+        self._request = HttpRequest(method, path, query, headers, b"", self._address, self._secure, request_id())
+        if self._forwarded is not None:
+            self._note_forwarded(self._forwarded(headers))
         version = parser.get_http_version()
         if version != "1.1":
             self._request.version = version
@@ -301,6 +312,13 @@ class RequestParser:
             # given the same head once more, without the field that misleads it.
             self._replay = without_upgrade(method, self._target, version, headers)
         self.phase = BODY
+
+    def _note_forwarded(self, said: Forwarded) -> None:
+        request = self._request
+        assert request is not None
+        request.address = said.client or request.address
+        request.secure = request.secure or said.secure
+        request.forwarded_host = said.host
 
     def on_body(self, piece: bytes) -> None:
         """Append a piece of the body.

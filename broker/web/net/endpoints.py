@@ -5,49 +5,134 @@ from __future__ import annotations
 import os
 import re
 import stat
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from twisted.internet.endpoints import (
-    SSL4ServerEndpoint,
-    TCP4ServerEndpoint,
-    TCP6ServerEndpoint,
-    UNIXServerEndpoint,
-    serverFromString,
-)
-from twisted.internet.interfaces import IStreamServerEndpoint
+import attrs
+from twisted.internet.defer import Deferred, execute
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, _parse, serverFromString
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from broker.web.net.socket_file import group_id
+
+if TYPE_CHECKING:
+    from broker.web.net.certificates import ServerCertificates
 
 MAX_PORT = 65535
 MAX_UNIX_PATH = 107  # bytes: what the kernel has for one, but for the byte behind it
+MAX_MODE = 0o777
 NO_NUMBER = re.compile(r"invalid literal for int\(\) with base \d+: ")
 FORM = "a word is missing, unknown or too many; several endpoints are separated by ';'"
+PROXIED = "haproxy:"  # before another endpoint: its connections begin with a header of the PROXY protocol
 NOT_INHERITED = (
     "systemd has handed no such socket to this process: is it started by the socket unit, and by systemd itself?"
 )
-# Of those that plugins bring, and of inherited sockets, nothing can be asked without using them.
-CHECKED = (TCP4ServerEndpoint, TCP6ServerEndpoint, SSL4ServerEndpoint, UNIXServerEndpoint)
 
 ANYWHERE, ANYWHERE_6 = {"", "0.0.0.0"}, {"::"}
 
 Place = tuple[str, int]  # the address and the port; of a unix socket its path and 0
 
 
-def parse_endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
-    """Return the endpoint that *text* describes.
+@attrs.frozen
+class ParsedEndpoint:
+    """What an endpoint string says.
+
+    Attributes:
+        endpoint: where connections come from.
+        proxied: whether they begin with a header of the PROXY protocol.
+        over_tcp: whether they are of TCP, and bare: what ``TXBROKER_TLS_CERTIFICATE_FILE`` is for.
+        certificates: those that an endpoint of TLS names itself, or None.
+    """
+
+    endpoint: IStreamServerEndpoint
+    proxied: bool = False
+    over_tcp: bool = False
+    certificates: ServerCertificates | None = None
+
+
+@implementer(IStreamServerEndpoint)
+@attrs.frozen
+class SocketFileEndpoint:
+    """A ``unix:`` endpoint; see ``SocketFilePort``."""
+
+    reactor: Any
+    path: str
+    backlog: int
+    mode: int
+    group: str
+
+    def listen(self, factory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """See ``IStreamServerEndpoint``."""
+        return execute(
+            self.reactor.listenUNIX, self.path, factory, backlog=self.backlog, mode=self.mode, group=self.group
+        )
+
+
+# Of those that plugins bring, and of inherited sockets, nothing can be asked without using them.
+CHECKED = (TCP4ServerEndpoint, TCP6ServerEndpoint, SocketFileEndpoint)
+
+
+def parse_endpoint(reactor: Any, text: str) -> ParsedEndpoint:
+    """Return what the endpoint string *text* says.
 
     Raises:
         ValueError: it is none, or needs a file that can not be used; says why.
     """
+    proxied = text.startswith(PROXIED)
+    bare = text.removeprefix(PROXIED)
+    kind = bare.partition(":")[0].lower()
     try:
-        return serverFromString(reactor, text)  # type: ignore[no-any-return]
+        if kind in OWN:
+            arguments, named = _parse(bare)
+            parsed = OWN[kind](reactor, *arguments[1:], **named)
+        else:
+            inherited_tcp = kind == "systemd" and "domain=UNIX" not in bare
+            parsed = ParsedEndpoint(serverFromString(reactor, bare), over_tcp=kind in ("tcp", "tcp6") or inherited_tcp)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"TLS needs {error.name}: pip install txbroker[tls]") from None
     except (TypeError, LookupError, AttributeError) as error:
-        is_inherited = "systemd:" in text and isinstance(error, LookupError)
+        is_inherited = kind == "systemd" and isinstance(error, LookupError)
         raise ValueError(NOT_INHERITED if is_inherited else FORM) from None
     except OSError as error:
         raise ValueError(f"{error.filename}: {error.strerror}") from None
-    except Exception as error:  # a parser may be a plugin, and OpenSSL has errors of its own
-        raise ValueError(_words(text, error)) from None
+    except Exception as error:  # a parser may be a plugin
+        raise ValueError(_words(error)) from None
+    return attrs.evolve(parsed, proxied=proxied)
+
+
+def _parse_unix(
+    reactor: Any, address: str, mode: str = "666", backlog: str = "50", lockfile: str = "0", group: str = ""
+) -> ParsedEndpoint:
+    """*lockfile* is what Twisted's own has; there is no need for one."""
+    int(lockfile)
+    return ParsedEndpoint(SocketFileEndpoint(reactor, address, int(backlog), int(mode, 8), group))
+
+
+def _parse_ssl(
+    reactor: Any,
+    port: str,
+    privateKey: str = "server.pem",
+    certKey: str = "",
+    sslmethod: str = "TLS_SERVER_METHOD",
+    interface: str = "",
+    backlog: str = "50",
+    extraCertChain: str = "",
+    dhParameters: str = "",
+) -> ParsedEndpoint:
+    # OpenSSL is loaded where it is used only.
+    from broker.web.net.certificates import CertificateFiles, ServerCertificates, TLSOptions
+
+    certificates = ServerCertificates(
+        [CertificateFiles(certKey or privateKey, privateKey, extraCertChain)], TLSOptions(sslmethod, dhParameters)
+    )
+    endpoint = TCP4ServerEndpoint(reactor, int(port), int(backlog), interface)
+    return ParsedEndpoint(endpoint, certificates=certificates)
+
+
+OWN: dict[str, Callable[..., ParsedEndpoint]] = {"unix": _parse_unix, "ssl": _parse_ssl}
 
 
 def check_endpoint(text: str) -> Place | None:
@@ -57,14 +142,13 @@ def check_endpoint(text: str) -> Place | None:
         ValueError: it can not be listened on; says why.
     """
     check = EndpointCheck()
-    endpoint: Any = parse_endpoint(check, text)
-    endpoint = getattr(endpoint, "_wrappedEndpoint", endpoint)  # of "haproxy:"
+    endpoint = parse_endpoint(check, text).endpoint
     if not isinstance(endpoint, CHECKED):
         return None
     failures: list[Failure] = []
     endpoint.listen(Factory()).addErrback(failures.append)
     if failures:
-        raise ValueError(_words(text, failures[0].value))
+        raise ValueError(_words(failures[0].value))
     return check.place
 
 
@@ -93,15 +177,12 @@ class EndpointCheck:
         if port:
             self.place = interface, port
 
-    def listenSSL(
-        self, port: int, factory: object, contextFactory: Any, backlog: int = 50, interface: str = ""
-    ) -> None:
-        """Check a port, and that its certificate has that key."""
-        self.listenTCP(port, factory, backlog, interface)
-        contextFactory.getContext()
-
-    def listenUNIX(self, address: str, factory: object, **options: object) -> None:
-        """Check the path of a unix socket."""
+    def listenUNIX(self, address: str, factory: object, backlog: int, mode: int, group: str) -> None:
+        """Check the path of a unix socket, its mode and its group."""
+        if not 0 <= mode <= MAX_MODE:
+            raise ValueError(f"{mode:o} is no mode of a socket, which is one up to {MAX_MODE:o}")
+        if group:
+            group_id(group)
         if len(os.fsencode(address)) > MAX_UNIX_PATH:
             raise ValueError(f"the path of a unix socket has at most {MAX_UNIX_PATH} bytes")
         directory = os.path.dirname(address) or "."
@@ -114,10 +195,8 @@ class EndpointCheck:
         self.place = os.path.realpath(address), 0
 
 
-def _words(text: str, error: BaseException | None) -> str:
+def _words(error: BaseException | None) -> str:
     said = str(error).partition("\n")[0]
     if NO_NUMBER.match(said):
         return f"{NO_NUMBER.sub('', said)} is no integer"
-    if text.startswith("ssl:") and not said.endswith(f"up to {MAX_PORT}"):
-        return "its certificate or private key is no PEM, or they do not belong together"
     return said or type(error).__name__

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import attrs
 from twisted.internet import tcp
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.internet.protocol import Factory
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
-from broker.web.net.endpoints import parse_endpoint
+from broker.access.addresses import TrustedProxies
+from broker.web.net.bound import BoundSockets
+from broker.web.net.endpoints import CHECKED, ParsedEndpoint, parse_endpoint
 from broker.web.net.port import FramePort
+from broker.web.net.proxy_header import ProxyHeaderFactory
+from broker.web.net.socket_file import SocketFilePort
 from broker.web.net.transport import PRIVATE_NAMES, TESTED_VERSIONS, Outbox
 from twisted import __version__ as twisted_version
 
+if TYPE_CHECKING:
+    from broker.web.net.certificates import ServerCertificates
+
 log = Logger()
 
+BACKLOG = 4096  # connections that may wait to be accepted
 REACTORS = ("EPollReactor", "PollReactor", "SelectReactor")  # of twisted.internet
 
 
@@ -28,12 +39,18 @@ class FrameReactor:
         reactor: the real one, which does everything else.
         outbox: shared by all ports.
         backlog: least length of a port's queue of connections not yet accepted.
+        plain: whether ports stay Twisted's own, as under TLS.
+        bound: sockets that are bound already.
     """
 
-    def __init__(self, reactor: Any, outbox: Outbox, backlog: int) -> None:
+    def __init__(
+        self, reactor: Any, outbox: Outbox, backlog: int, plain: bool = False, bound: BoundSockets | None = None
+    ) -> None:
         self._reactor = reactor
         self._outbox = outbox
         self._backlog = backlog
+        self.plain = plain
+        self._bound = bound or BoundSockets(backlog)
         self._reason = unsupported(reactor)
         if self._reason:
             log.info("connections use Twisted's own transport: {reason}", reason=self._reason)
@@ -44,7 +61,11 @@ class FrameReactor:
     def listenTCP(self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = "") -> IListeningPort:
         """Listen on a TCP port; this is what ``tcp:`` endpoints call."""
         backlog = max(backlog, self._backlog)
-        if self._reason:
+        bound = self._bound.pop((interface, port))
+        if bound is not None:
+            with bound:  # what adopts it has a descriptor of its own
+                return with_nodelay(self.adoptStreamPort(bound.fileno(), bound.family, factory))
+        if self.plain or self._reason:
             return with_nodelay(self._reactor.listenTCP(port, factory, backlog, interface))
         return self._start(FramePort(port, factory, backlog, interface, self._reactor))
 
@@ -61,10 +82,19 @@ class FrameReactor:
 
     def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: IProtocolFactory) -> IListeningPort:
         """Listen on an inherited socket; ``systemd:`` endpoints call this."""
-        if self._reason or addressFamily not in (socket.AF_INET, socket.AF_INET6):
+        if self.plain or self._reason or addressFamily not in (socket.AF_INET, socket.AF_INET6):
             port: IListeningPort = self._reactor.adoptStreamPort(fileDescriptor, addressFamily, factory)
             return port
         return self._start(FramePort._fromListeningDescriptor(self._reactor, fileDescriptor, addressFamily, factory))
+
+    def listenUNIX(
+        self, address: str, factory: IProtocolFactory, backlog: int = 50, mode: int = 0o666, group: str = ""
+    ) -> IListeningPort:
+        """Listen on a unix socket; this is what ``unix:`` endpoints call."""
+        bound = self._bound.pop((address, 0))
+        port = SocketFilePort(address, factory, max(backlog, self._backlog), mode, group, self._reactor, bound)
+        port.startListening()
+        return port
 
     def _start(self, port: FramePort) -> IListeningPort:
         port.outbox = self._outbox
@@ -93,32 +123,96 @@ def unsupported(reactor: Any) -> str:
     return ""
 
 
+class Listener:
+    """Listens on endpoints, and knows what their connections begin with.
+
+    ``tcp:`` endpoints, and IPv4 and IPv6 sockets from ``systemd:``, get frame
+    transports; ``ssl:``, ``unix:`` and whatever plugins bring get Twisted's own.
+    Either way a factory's protocols send by ``transport.writer_for``.
+
+    Args:
+        reactor: the reactor.
+        outbox: the daemon's one outbox.
+        backlog: least number of connections that may wait to be accepted.
+        certificates: for endpoints of TCP that name none themselves; None: those are without TLS.
+        proxies: whose headers of the PROXY protocol are believed at ``haproxy:`` endpoints, besides those of this
+            machine; None: those of everybody.
+
+    Attributes:
+        certificates: all that are in use.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        outbox: Outbox,
+        *,
+        backlog: int = BACKLOG,
+        certificates: ServerCertificates | None = None,
+        proxies: TrustedProxies | None = None,
+    ) -> None:
+        self._reactor = reactor
+        self._outbox = outbox
+        self._backlog = backlog
+        self._shared = certificates
+        self._proxies = proxies
+        self._own: dict[str, ServerCertificates] = {}  # by the endpoint string that names them
+        self._bound = BoundSockets(backlog)
+
+    @property
+    def certificates(self) -> list[ServerCertificates]:
+        """All that are in use."""
+        return [*([self._shared] if self._shared else []), *self._own.values()]
+
+    def bind(self, endpoint: str) -> None:
+        """Bind the socket of *endpoint*, and read its files, while the process has the right to.
+
+        Raises:
+            ValueError: it is no endpoint.
+            CannotListenError: the address is taken.
+        """
+        parsed = self._parse(self._bound, endpoint)
+        if isinstance(parsed.endpoint, CHECKED):
+            failures: list[Failure] = []
+            parsed.endpoint.listen(Factory()).addErrback(failures.append)
+            if failures:
+                failures[0].raiseException()
+
+    def listen(self, endpoint: str | IStreamServerEndpoint, factory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """Listen on *endpoint*, a string or one that is used as it is, with *factory*; return its port.
+
+        Raises:
+            ValueError: the string is no endpoint.  Fails with ``CannotListenError``
+                when the address is taken.
+        """
+        if not isinstance(endpoint, str):
+            return endpoint.listen(factory)
+        reactor = FrameReactor(self._reactor, self._outbox, self._backlog, bound=self._bound)
+        parsed = self._parse(reactor, endpoint)
+        certificates = parsed.certificates or (self._shared if parsed.over_tcp else None)
+        if certificates is not None:
+            from broker.web.net.tls import tls_factory  # OpenSSL is loaded where it is used only
+
+            reactor.plain = True
+            factory = tls_factory(certificates, factory)
+        if parsed.proxied:
+            factory = ProxyHeaderFactory(factory, self._reactor, self._proxies)
+        return parsed.endpoint.listen(factory)
+
+    def _parse(self, reactor: Any, text: str) -> ParsedEndpoint:
+        parsed = parse_endpoint(reactor, text)
+        if parsed.certificates is not None:
+            # What was read with the rights of root is not read again.
+            parsed = attrs.evolve(parsed, certificates=self._own.setdefault(text, parsed.certificates))
+        return parsed
+
+
 def listen(
     reactor: Any,
     endpoint: str | IStreamServerEndpoint,
     factory: IProtocolFactory,
     outbox: Outbox,
-    backlog: int = 4096,
+    backlog: int = BACKLOG,
 ) -> Deferred[IListeningPort]:
-    """Listen on one endpoint and return its port.
-
-    ``tcp:`` endpoints, and IPv4 and IPv6 sockets from ``systemd:``, get frame
-    transports; ``ssl:``, ``unix:`` and whatever plugins bring get Twisted's own.
-    Either way *factory*'s protocols send by ``transport.writer_for``.
-
-    Args:
-        reactor: the reactor.
-        endpoint: a Twisted server endpoint string, or an endpoint, which is used as it is.
-        factory: makes the protocols.
-        outbox: the daemon's one outbox.
-        backlog: least number of connections that may wait to be accepted.
-
-    Raises:
-        ValueError: the string is no endpoint.  Fails with ``CannotListenError``
-            when the address is taken.
-    """
-    if isinstance(endpoint, str):
-        server: IStreamServerEndpoint = parse_endpoint(FrameReactor(reactor, outbox, backlog), endpoint)
-    else:
-        server = endpoint
-    return server.listen(factory)
+    """Listen on one endpoint and return its port; see :class:`Listener`."""
+    return Listener(reactor, outbox, backlog=backlog).listen(endpoint, factory)

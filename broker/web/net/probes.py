@@ -7,7 +7,7 @@ import socket
 # How the request of a probe begins.
 PROBES = tuple(
     b"%b /%b%b" % (method, page, end)
-    for method in (b"GET", b"HEAD")
+    for method in (b"GET", b"HEAD", b"OPTIONS")
     for page in (b"health", b"ready")
     for end in (b" ", b"?")
 )

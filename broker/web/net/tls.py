@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from OpenSSL.SSL import Error, WantReadError, ZeroReturnError
-from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocolFactory
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
@@ -73,3 +73,11 @@ def make_half_closeable(factory: Any) -> None:
         known = {*dir(BufferingTLSTransport)}
         if known.issuperset(PRIVATE_NAMES):
             factory.protocol = HalfCloseableTLS
+
+
+def tls_factory(certificates: Any, factory: IProtocolFactory) -> TLSMemoryBIOFactory:
+    """Return what lets the connections of *factory* speak TLS with *certificates*, and be half-closed."""
+    secured = TLSMemoryBIOFactory(certificates, False, factory)
+    secured.noisy = False
+    make_half_closeable(secured)
+    return secured

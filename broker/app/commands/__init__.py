@@ -1,0 +1,1 @@
+"""The commands of ``txbroker``; ``broker.app.command`` joins them."""

@@ -1,0 +1,67 @@
+"""``txbroker check`` and ``txbroker config``."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from broker.app.checks import Attempts, problems_of
+from broker.app.commands.console import WRONG, Usage, json_option, read_settings, show, table, write
+from broker.app.dialects import load_dialects
+from broker.app.settings import read_settings as read
+from broker.config.environment import Environment
+from broker.config.example import env_text
+from broker.config.settings import Settings
+
+
+@click.command(cls=Usage)
+@json_option
+def check(as_json: bool) -> None:
+    """Say whether a daemon could start with these settings.
+
+    Reads all settings and the files that they name, and loads the dialects; nothing is opened and nothing listens.
+    The status is 2 if anything is wrong, and everything that is stands on standard error.
+    """
+    settings, found = read(Environment(os.environ))
+    problems = _problems(settings, found)
+    if as_json:
+        show({"ok": not problems, "problems": problems, "warnings": list(settings.warnings)})
+    elif not problems:
+        write("the settings can be used")
+    for text in () if as_json else (*problems, *(f"warning: {warning}" for warning in settings.warnings)):
+        print(f"txbroker: {text}", file=sys.stderr)
+    raise SystemExit(WRONG if problems else 0)
+
+
+def _problems(settings: Settings, found: list[str]) -> list[str]:
+    """Return everything that is wrong with *settings*, of which *found* is known."""
+    # Imported here: they bring what the other commands do without.
+    from broker.access.principals import make_access
+
+    attempts = Attempts([*found, *problems_of(settings)])
+    attempts.make("PROTOCOLS", lambda: load_dialects(settings.protocols, settings))
+    attempts.make("PERMISSIONS_FILE", lambda: make_access(settings))
+    return list(dict.fromkeys(attempts.problems))
+
+
+@click.command(cls=Usage)
+@click.option("--env", "as_env", is_flag=True, help="Print a file of all settings with their help, as .env.example is.")
+@click.option("--changed", is_flag=True, help="Leave out what has its default.")
+@json_option
+def config(as_env: bool, changed: bool, as_json: bool) -> None:
+    """Show the value of each setting, and where it comes from; secrets are masked.
+
+    With --env, what is set stands there as it is in effect, but for secrets, and the rest is commented out.
+    """
+    settings = read_settings()
+    rows = [{"name": name, "value": value, "source": source} for name, value, source in settings.describe()]
+    if changed:
+        rows = [row for row in rows if row["source"] != "default"]
+    if as_env:
+        print(env_text(rows), end="")
+    elif as_json:
+        show(rows)
+    else:
+        table(rows, ("name", "value", "source"))

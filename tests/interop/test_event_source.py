@@ -1,0 +1,78 @@
+"""Those who follow a topic by server-sent events, a browser and curl, miss nothing when the broker restarts."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+import pytest_twisted
+
+from tests.support.chromium import Page, chromium_executable, visit
+from tests.support.daemon import Daemon, clean_environ
+from tests.support.eventually import eventually
+from tests.support.examples import EXAMPLES
+from tests.support.http_client import post
+from tests.support.processes import Program
+
+SECRET = "s3cret"
+FIVE = 5  # events in each life of the broker
+
+
+async def publish(daemon: Daemon, first: int) -> None:
+    """Store five events, the numbers from *first* on."""
+    headers = {"Authorization": f"Bearer {SECRET}"}
+    for number in range(first, first + FIVE):
+        answer = await post(f"{daemon.url}/v1/topics/news?durable=1", body=b"%d" % number, headers=headers)
+        assert answer.status == 201
+
+
+async def live_three_times(daemon: Daemon, received: Sequence[str]) -> None:
+    """Publish in three lives of *daemon*, which is stopped and killed between them; wait until all is *received*."""
+    await publish(daemon, 0)
+    await eventually(lambda: len(received) >= FIVE)
+    await daemon.restart()
+    await publish(daemon, FIVE)
+    await eventually(lambda: len(received) >= 2 * FIVE)
+    await daemon.kill()
+    await daemon.start()
+    await publish(daemon, 2 * FIVE)
+    await eventually(lambda: len(received) >= 3 * FIVE)
+    assert list(received) == [str(number) for number in range(3 * FIVE)]
+
+
+@pytest_twisted.async_yield_fixture
+async def page() -> AsyncIterator[Page]:
+    chromium_executable()
+    page = Page((Path(__file__).parent / "event_source.html").read_text())
+    yield page
+    await page.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_event_source_misses_nothing_and_gets_nothing_twice(page: Page, start_daemon, tmp_path: Path) -> None:
+    daemon = await start_daemon(
+        TXBROKER_PROTOCOLS="http", TXBROKER_API_SECRET=SECRET, TXBROKER_ALLOWED_ORIGINS=page.origin
+    )
+    stream = f"{daemon.url}/v1/topics/news?from=start&token={SECRET}"
+    end = await visit(f"{page.origin}/#{quote(stream, safe='')}", tmp_path)
+    try:
+        await live_three_times(daemon, page.said)
+    finally:
+        await end()
+
+
+@pytest.mark.skipif(not (shutil.which("curl") and shutil.which("bash")), reason="curl is missing: apt-get install curl")
+@pytest_twisted.ensureDeferred
+async def test_curl_misses_nothing_and_gets_nothing_twice(start_daemon, tmp_path: Path) -> None:
+    daemon = await start_daemon(TXBROKER_PROTOCOLS="http", TXBROKER_API_SECRET=SECRET)
+    command = [str(shutil.which("bash")), str(EXAMPLES / "follow.sh"), daemon.url, "news"]
+    follower = Program.start(command, env={**clean_environ(tmp_path), "SECRET": SECRET}, cwd=tmp_path)
+    try:
+        await live_three_times(daemon, follower.lines)
+    finally:
+        follower.signal(signal.SIGTERM)
+        await follower.exit()
