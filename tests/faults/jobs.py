@@ -168,6 +168,7 @@ async def run(
         finally:
             await torture.end()
             if cluster is not None:
+                cluster.provoked.append("was lost: Redis can not be used")  # of a node that has just been started
                 await cluster.end()
             elif daemons[0].running:
                 await daemons[0].stop()
