@@ -3,10 +3,12 @@
 import resource
 from math import inf
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock
@@ -17,7 +19,7 @@ from broker.app import tap
 from broker.app.daemon import Daemon
 from broker.app.log_output import log_output
 from broker.app.process import StartError, raise_file_limit
-from broker.config.settings import Settings
+from broker.config.settings import Settings, SettingsError
 from broker.errors import Invalid, Unavailable
 from broker.testing import make_broker
 
@@ -104,7 +106,7 @@ def test_log_file_that_was_named_is_written(tmp_path, monkeypatch, options):
 
 
 def test_log_file_that_can_not_be_opened_is_named_with_its_option(tmp_path):
-    with pytest.raises(ValueError, match=rf"^TXBROKER_LOG_FILE: {tmp_path} can not be opened: Is a directory$"):
+    with pytest.raises(SettingsError, match=rf"^TXBROKER_LOG_FILE: {tmp_path} can not be opened: Is a directory$"):
         log_output({"nodaemon": 1}, Settings(log_file=str(tmp_path)))
 
 
@@ -155,6 +157,18 @@ def test_lame_duck_lets_its_clients_go_once_and_stops_when_they_have_gone(logged
         "stopping",
         "drained: no client is left; SIGTERM stops the daemon",
     ]
+
+
+def test_operators_are_served_until_the_last_client_has_gone():
+    daemon = make_daemon(lambda endpoint: succeed(Port()), "tcp:1")
+    daemon._others = (admin := Service(),)
+    daemon.startService()
+    site: Any = daemon._site
+    site.drained = Deferred()
+    stopped = daemon.stopService()
+    assert (admin.running, daemon._broker.ready()) == (1, ["draining"])
+    site.drained.callback(None)
+    assert (admin.running, stopped.called) == (0, True)
 
 
 def test_store_that_does_not_open_is_told_in_its_own_words():

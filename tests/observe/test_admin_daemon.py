@@ -63,7 +63,12 @@ async def test_the_commands_ask_the_daemon(daemon):
     environ = clean_environ(daemon.directory)
     done = [
         await deferToThread(
-            subprocess.run, [TXBROKER, *words, "--admin", daemon.admin_url], env=environ, capture_output=True, text=True
+            subprocess.run,
+            [TXBROKER, *words, "--admin", daemon.admin_url],
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
         )
         for words in (["status"], ["sessions", "--json"])
     ]

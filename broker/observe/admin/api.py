@@ -20,7 +20,7 @@ from broker.errors import BrokerError, Invalid, NotFound
 from broker.interfaces import IHttpDialect, IPeer
 from broker.jsontext import ERRORS
 from broker.messages import HttpRequest, Response
-from broker.observe.admin.actions import OPERATOR, Action, Actions, reason, told
+from broker.observe.admin.actions import OPERATOR, Action, Actions, told
 from broker.observe.admin.connections import Connections
 from broker.observe.admin.history import History
 from broker.observe.admin.live import live
@@ -193,7 +193,7 @@ class AdminApi:
         try:
             done, said = await action.run(peer, _body(action, request))
         except BrokerError as error:
-            log.warn("admin: {action} for {address} failed: {why}", **_who(request, name), why=reason(error))
+            log.warn("admin: {action} for {address} failed: {why}", **_who(request, name), why=error.code)
             raise
         log.info("admin: {action} for {address}: {said}", **_who(request, name), said=told(said) or "done")
         return answer(done)

@@ -117,7 +117,7 @@ class Connections:
 
         return {
             "id": lambda link: getattr(session_of(link) if _is_socket(link) else None, "id", "") or self._id(link),
-            "transport": lambda link: "websocket" if _is_socket(link) else "http",
+            "transport": _transport_of,
             "dialect": lambda link: getattr(peer_of(link), "dialect", "http"),
             "address": lambda link: link.address,
             "client": lambda link: getattr(session_of(link), "client", ""),
@@ -215,6 +215,12 @@ class Connections:
     def peers_of(self, *, session: str = "", client: str = "") -> list[Any]:
         """Return the peers of a session id or of a client id on this node."""
         return [peer for peer in self._peers() if (peer.id == session if session else peer.client == client)]
+
+
+def _transport_of(link: Any) -> str:
+    if not hasattr(link, "handshake"):
+        return "http"
+    return "websocket" if link.handshake.method else "stream"  # see ``IStreamDialect``
 
 
 def _is_socket(link: Any) -> bool:
