@@ -59,7 +59,7 @@ class Daemon(MultiService):
         endpoints: endpoint strings.
         drain_seconds: how long a stop waits for what is under way.
         announce: called with each endpoint string and its port, once everything runs.
-        others: services that start last and stop first.
+        others: services that start last, and stop when the last client has gone.
         plugins: what starts when the store and the bus have, and stops when the last client has gone.
         observer: of the log, or None when twistd writes it.
         bind: binds the socket of one endpoint string.
@@ -174,13 +174,14 @@ class Daemon(MultiService):
 
     async def _stop(self) -> None:
         log.info("stopping")
-        for other in self._others:
-            await maybeDeferred(other.stopService)
         # ``/ready`` says no, and waiting polls are answered, before connections are closed.
         self._broker.drain()
         ports, self._ports = self._ports, []
         await gatherResults([maybeDeferred(port.stopListening) for _, port in ports])
         await (self._drained or self._site.drain(self.drain_seconds))
+        # Not before: operators watch how it drains.
+        for other in self._others:
+            await maybeDeferred(other.stopService)
         for plugin in reversed(self._plugins):
             await plugin.stop()
         await super().stopService()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, formatEvent
@@ -154,6 +155,18 @@ def test_lame_duck_lets_its_clients_go_once_and_stops_when_they_have_gone(logged
         "stopping",
         "drained: no client is left; SIGTERM stops the daemon",
     ]
+
+
+def test_operators_are_served_until_the_last_client_has_gone():
+    daemon = make_daemon(lambda endpoint: succeed(Port()), "tcp:1")
+    daemon._others = (admin := Service(),)
+    daemon.startService()
+    site: Any = daemon._site
+    site.drained = Deferred()
+    stopped = daemon.stopService()
+    assert (admin.running, daemon._broker.ready()) == (1, ["draining"])
+    site.drained.callback(None)
+    assert (admin.running, stopped.called) == (0, True)
 
 
 def test_store_that_does_not_open_is_told_in_its_own_words():
