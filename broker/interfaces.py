@@ -1,6 +1,6 @@
 """The contracts between dialects, transports, the core, stores and buses.
 
-A dialect implements :class:`IWebSocketDialect`, :class:`IHttpDialect` or both,
+A dialect implements one or more of :class:`IWebSocketDialect`, :class:`IHttpDialect` and :class:`IStreamDialect`,
 and makes an :class:`ISession` for each connection.  It asks for everything by
 an :class:`IPeer` and sends by an :class:`ILink`.  Stores and buses implement
 :class:`IStore` and :class:`IBus`; their contracts are stated here and checked by one suite for all of them
@@ -63,9 +63,15 @@ class IWallClock(Interface):
 
 
 class ILink(Interface):
-    """The connection to one client, as a dialect sends by it."""
+    """The connection to one client, as a dialect sends by it.
 
-    handshake: HttpRequest = Attribute("The HttpRequest that opened the connection.")
+    That of a stream dialect has no messages: what is sent by any of its methods is written as it is.
+    """
+
+    handshake: HttpRequest = Attribute(
+        "The HttpRequest that opened the connection; for a stream dialect one without method and path."
+    )
+    max_message_bytes: int = Attribute("How long a message of the client may be.")
     open: bool = Attribute("Whether what is sent now goes out: from ``ISession.opened`` to the close by either side.")
     paused: bool = Attribute("True while more than a little waits to be sent.")
     unsent: int = Attribute("How many bytes wait to be sent, of which the system has not taken any yet.")
@@ -108,7 +114,10 @@ class ILink(Interface):
         """
 
     def close(code: int = CloseCode.NORMAL, reason: str = "") -> None:
-        """Close with a close frame; *reason* is cut to the 123 bytes that one holds."""
+        """Close with a close frame; *reason* is cut to the 123 bytes that one holds.
+
+        For a stream dialect, what ``IStreamSession.last_words`` returns stands for that frame.
+        """
 
     def abort() -> None:
         """Drop the connection without a close frame: the peer sees 1006."""
@@ -129,7 +138,10 @@ class ISession(Interface):
         """The connection is open: from now on frames may be sent."""
 
     def received(data: bytes, binary: bool) -> None:
-        """One whole message came; text is known to be UTF-8."""
+        """One whole message came; text is known to be UTF-8.
+
+        In a stream dialect: some bytes came, where the network has cut them; see ``broker.sessions.FramedSession``.
+        """
 
     def event(event: Event, pattern: str) -> None:
         """An event came by the subscription to *pattern*.
@@ -153,8 +165,19 @@ class ISession(Interface):
     def reply(reply: Reply) -> None:
         """An answer came to a ``Peer.call`` or a ``Peer.request``."""
 
-    def mail(mail: Mail) -> bool:
-        """Take a queued message, or a job as a ``Delivery``; False: not now, keep it."""
+    def mail(mail: Mail) -> bool | Deferred[bool] | Coro[bool]:
+        """Take a queued message, or a job as a ``Delivery``; False: not now, keep it until ``IPeer.collect``.
+
+        With a Deferred, or a coroutine, the answer comes later: True when the client has acknowledged it; only then it
+        is removed, and a job is finished.  What fails, or does not fire within ``TXBROKER_LEASE_SECONDS`` (of a
+        ``Delivery``: its lease) and is cancelled then, is delivered again after a while: a message of a mailbox with
+        those that were handed out behind it, in their order; for a job that is a failure.  When the session ends it is
+        cancelled, too, and what it had is given back.
+
+        A mailbox hands out at most 64 messages before it waits for the answers to them, a work queue as many jobs as
+        the consumer has asked for, and a session with 256 answers due gets nothing more.  A job that is consumed
+        without ``ack`` is not in the store while it is with a client: then a lost node may lose it.
+        """
 
     def accepts_jobs(all_left: bool) -> bool:
         """Whether a job of a work queue could be sent now: little waits to leave for the client.
@@ -175,6 +198,16 @@ class ISession(Interface):
 
         Only a client that the broker itself disconnects (``IPeer.disconnect``: it was
         kicked, or its credential has ended) may do nothing more.
+        """
+
+
+class IStreamSession(ISession):
+    """A session of a stream dialect that has words for its end."""
+
+    def last_words(code: int, reason: str) -> bytes:
+        """Return what the client is sent before the broker closes its connection, perhaps b"".
+
+        *code* is a close code of WebSocket, see ``CloseCode``.
         """
 
 
@@ -416,13 +449,21 @@ class IPeer(Interface):
     def exit(topic: str) -> None:
         """Undo ``enter``; a no-op without one."""
 
-    def set_testament(topic: str, name: str, body: bytes | None, *, retain: bool = False) -> Coro[None]:
+    def set_testament(
+        topic: str,
+        name: str,
+        body: bytes | None,
+        *,
+        retain: bool = False,
+        content_type: str = "",
+        is_json: bool | None = None,
+    ) -> Coro[None]:
         """Leave an event behind, in the place of one before: it is published when this peer is closed.
 
         It is kept in the store: when this node is lost, another publishes it, or itself when it starts again.  When
         something fails meanwhile it may be published twice; on a durable topic it is stored once.
-        A dialect calls ``drop_testament`` before that, when its client has said goodbye.  *topic*, *name*, *body* and
-        *retain* as in ``publish``, whose permission it needs now; it is stored if its topic is durable.
+        A dialect calls ``drop_testament`` before that, when its client has said goodbye.  The arguments are as
+        those of ``publish``, whose permission it needs now; it is stored if its topic is durable.
         """
 
     def drop_testament() -> None:
@@ -501,6 +542,7 @@ class IPeer(Interface):
         expires: float = 0.0,
         exclude: Sequence[str] = (),
         retain: bool = False,
+        is_json: bool | None = None,
     ) -> Deferred[Event]:
         """Publish an event; on a durable topic it is stored first.
 
@@ -508,7 +550,7 @@ class IPeer(Interface):
             topic: where; not one of the broker's own, which are ``broker`` and those that begin with
                 ``broker.``, ``queue:`` or ``kv/``.
             name: the kind of event.
-            body: JSON text, passed on byte for byte, or None.
+            body: JSON text, passed on byte for byte, or None; any bytes if *is_json* says so.
             time: the client's clock in seconds since the epoch; 0: the broker's.
             named: whether others are told the client id of the publisher.
             original: the client's own frame, for receivers of this dialect.
@@ -521,6 +563,8 @@ class IPeer(Interface):
             exclude: see ``Event``; at most 1000.
             retain: whether it is kept for ``last`` although it is not stored, in the place of the one before; as it
                 is anyway on the topics of ``TXBROKER_RETAINED_TOPICS``.  Without a body, or with null, none is kept.
+            is_json: whether the body is JSON text; None: as *content_type* says, where ``application/json``,
+                what ends in ``+json``, and none are JSON.  Dialects that write JSON show any other body in base64.
 
         The Deferred fires with the event when it is on its way, and safe if stored.
 
@@ -560,6 +604,7 @@ class IPeer(Interface):
         expect: int | None = None,
         content_type: str = "",
         expires: float = 0.0,
+        is_json: bool | None = None,
     ) -> Deferred[Event]:
         """Publish an event and store it, whatever the topic.
 
@@ -573,6 +618,7 @@ class IPeer(Interface):
             expect: as that of ``publish``.
             content_type: see ``Event``.
             expires: see ``Event``.
+            is_json: as that of ``publish``.
 
         The Deferred fires with the event, its id set, when it is safe.
         """
@@ -1082,8 +1128,27 @@ class IHttpDialect(Interface):
         """
 
 
+class IStreamDialect(Interface):
+    """A dialect whose clients come by connections of their own kind, to endpoints of its own: TCP, TLS, unix sockets.
+
+    Its factory has settings, see ``broker.plugins.with_settings``, among them one that is called ``listen`` and made by
+    ``broker.plugins.listen_option``: the endpoints are those of ``TXBROKER_<NAME>_LISTEN``.
+
+    Its connections count as those of the public port do: against the same limits, in all, of an address and of
+    clients that are not admitted yet; they are drained with them; and what waits for a client is bounded likewise.
+    """
+
+    name: str = Attribute("Short lower-case name; also the label in metrics.")
+
+    def session(peer: IPeer, link: ILink) -> Awaitable[ISession]:
+        """Return the ISession for a client that has connected; it may wait, and must not send.
+
+        What the client sends meanwhile comes to the session afterwards.  A ``BrokerError`` closes the connection.
+        """
+
+
 class IDialectExtras(Interface):
-    """What a dialect of either kind may have besides, each for itself.
+    """What a dialect of any kind may have besides, each for itself.
 
     A dialect does not declare this interface, which would need all of them:
     ``web.extras.DialectExtras`` reads what is there once, at the start, and
@@ -1213,8 +1278,8 @@ class IStore(IService):
         that key in the last *key_seconds*: else what is returned is a ``duplicate``, with id and time of the
         first event, whatever has become of that; *head* does not matter then.
 
-        Topic, name, body (None and b"" are two things), source, author, content type, expiry and time are
-        stored; an event whose time is 0 gets the store's, or that of the last event of the log if
+        Topic, name, body (None and b"" are two things), whether that is binary, source, author, content type, expiry
+        and time are stored; an event whose time is 0 gets the store's, or that of the last event of the log if
         that is later, because the clock was set back.
 
         Ids of a log rise by one, from 1, without a hole as any reader sees

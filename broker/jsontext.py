@@ -37,6 +37,7 @@ ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # of msgspec
 
 _decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode = msgspec.json.Encoder().encode
+_raw = msgspec.json.Decoder(Raw)
 _blank = re.compile(r"[ \t\n\r]*").match
 _LONE = re.compile("[\ud800-\udfff]").search
 
@@ -55,6 +56,7 @@ _MANY_DIGITS = re.compile(rb"[0-9][0-9.]{%d}" % (MIN_SUSPECT - 1)).search
 _EXPONENTS = re.compile(rb"[eE](?<=[0-9].)\+?[0-9]{3,}").finditer
 _LONG = re.compile(rb"(?<![0-9.eE+-])-?[0-9]{%d}[0-9.]*(?:[eE][+-]?[0-9]+)?" % MIN_SUSPECT).finditer
 MAX_SUSPECT_LENGTH = 800  # characters of a number that count, see ``_has_infinite``
+JSON_TYPE = re.compile(r"\s*[^;\s]+[/+]json\s*(;|$)", re.IGNORECASE)  # RFC 6839, 3.1: the suffix of its kinds
 MAX_SUSPECTS = 5000  # such numbers of one text; one with more is refused, for the time that each takes
 MAX_PARTS = 20_000  # of a text with a lone surrogate, all of which are decoded
 MAX_SCANNED = 5000  # members or items that are read on the slow path, see ``_scan``
@@ -114,6 +116,36 @@ def decode(decoder: msgspec.json.Decoder[T], data: bytes | Raw) -> T:
             raise Invalid("JSON", message=str(error)) from None
     value: T = _as(decoder.type, text)
     return value
+
+
+def is_json_type(content_type: str) -> bool:
+    """Whether what is of *content_type*, a media type, is JSON text."""
+    return JSON_TYPE.match(content_type) is not None
+
+
+def read_text(data: bytes, what: str = "text") -> str:
+    """Return *data*, UTF-8, as text.
+
+    Raises:
+        Invalid: it is none; the error names *what*.
+    """
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise Invalid(what) from None
+
+
+def check_json(data: bytes, what: str = "JSON") -> bytes:
+    """Return *data* if it is one JSON text, as the body of an event must be.
+
+    Raises:
+        Invalid: it is none; the error names *what*.
+    """
+    try:
+        decode(_raw, data)
+    except Invalid as error:
+        raise Invalid(what, message=error.message) from None
+    return data
 
 
 def read_fields(kind: type[S], data: bytes) -> tuple[S, dict[str, Raw]]:

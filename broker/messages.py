@@ -1,11 +1,12 @@
 """The values that travel through the broker.
 
-A body is opaque: the exact bytes of a JSON text, as the sender wrote them.
-The core never decodes one.
+A body is opaque: the exact bytes of a JSON text, as the sender wrote them, or of something else that its content
+type names.  The core never decodes one.
 """
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from enum import IntEnum
 from operator import methodcaller
@@ -162,7 +163,7 @@ class Event:
     Attributes:
         topic: the one flat namespace of all dialects.
         name: the kind of event (ganomede's ``type``).
-        body: JSON text, or None when there is none.
+        body: JSON text, or None when there is none; what *content_type* says if it is *binary*.
         source: the client id of the publisher, stamped by the broker, or "".
         time: seconds since the epoch.
         id: 1, 2, 3 … within the topic when stored, 0 when live only.
@@ -175,6 +176,7 @@ class Event:
         author: what the publisher's application says of whom it is from (ganomede's ``from``);
             nobody has checked that.  "" when it says nothing.
         content_type: what the body is, if the publisher says it; "" for JSON.
+        binary: whether the body is no JSON text: dialects that write JSON show ``json`` with a mark.
         expires: when it is good for nothing any more, in seconds since the epoch; 0.0: never.  Who reads a log
             leaves out those whose time has come, as ``core/pages.py`` does; their ids stay used.
         exclude: session and client ids that it is not delivered to; what is stored may be read by them all the same.
@@ -196,7 +198,15 @@ class Event:
     expires: float = 0.0
     duplicate: bool = False
     exclude: tuple[str, ...] = ()
+    binary: bool = False
     _rendered: dict[Any, Any] | None = attrs.field(default=None, init=False, repr=False)
+
+    @property
+    def json(self) -> bytes:
+        """The body as JSON text: ``null`` for none, and a string in base64 if it is ``binary``."""
+        if self.binary:
+            return b'"%b"' % b64encode(self.body or b"")
+        return b"null" if self.body is None else self.body
 
     def render(self, encode: Callable[..., Any], *words: str) -> Any:
         """Return ``encode(self, *words)``, computed once for all receivers.
@@ -222,6 +232,7 @@ class Publication:
 
     Attributes:
         topic: of the event, as are name, body, content type and expiry.
+        is_json: see ``IPeer.publish``.
         key: if the topic has got an event by this key lately, that is the result; "": every one is new.
         expect: the last id that the topic must have, 0 for none; None: any.
     """
@@ -233,6 +244,7 @@ class Publication:
     expect: int | None = None
     content_type: str = ""
     expires: float = 0.0
+    is_json: bool | None = None
 
 
 @attrs.frozen

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import attrs
 
-from broker.config.options import options_of
+from broker.config.options import ENDPOINTS, option, options_of
 
 S = TypeVar("S")
 D = TypeVar("D")
@@ -63,6 +63,21 @@ def with_settings(name: str, kind: type[S]) -> Callable[[Callable[[Any, S], D]],
         return make
 
     return decorate
+
+
+def listen_option(port: int) -> Any:
+    """Return the field ``listen`` of the settings of a stream dialect; by default *port*, for this machine alone."""
+    return option(
+        ENDPOINTS,
+        (f"tcp:{port}:interface=127.0.0.1",),
+        "Twisted endpoint strings, several separated by ``;``: ``tcp:``, ``ssl:``, ``unix:``, ``systemd:``; "
+        "``none`` for nowhere.",
+    )
+
+
+def listen_settings(port: int) -> type:
+    """Return a class of settings for a stream dialect that has no others than ``listen``; *port* as above."""
+    return attrs.make_class("ListenSettings", {"listen": listen_option(port)}, frozen=True)
 
 
 @attrs.define(eq=False)

@@ -1,7 +1,8 @@
 """What a dialect's own session may begin with.
 
 :class:`BaseSession` does nothing; :class:`OrderedSession` works frames off one
-after the other and keeps those that come meanwhile.
+after the other and keeps those that come meanwhile; :class:`FramedSession` is that for stream dialects, which
+have to find the frames in what comes.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from broker.errors import NotFound
-from broker.interfaces import ILink, ISession
+from broker.errors import BrokerError, NotFound, TooLarge
+from broker.interfaces import Coro, ILink, IPeer, ISession
 from broker.messages import CloseCode, Event, Frame, Mail, Reply, Request
 
 log = Logger()
@@ -28,6 +29,7 @@ MAX_BACKLOG_FRAMES = 8192
 MAX_AT_ONCE = 1 << 17  # bytes of a frame that waited, and may be handled where the one before it has ended
 MAX_HELD_BYTES = 1 << 23  # of the events that wait for an answer to go out first
 MAX_HELD_EVENTS = 10_000
+MIN_HELD = 4096  # bytes of a frame that has not all come, from which on they are counted
 
 
 class Slices(Protocol):
@@ -68,7 +70,7 @@ class BaseSession:
     def reply(self, reply: Reply) -> None:
         """Ignore the reply."""
 
-    def mail(self, mail: Mail) -> bool:
+    def mail(self, mail: Mail) -> bool | Deferred[bool] | Coro[bool]:
         """Leave it in its queue."""
         return False
 
@@ -245,9 +247,13 @@ class OrderedSession(BaseSession):
         self._looping = False
         if self._paused and not self._backlog_exceeds(4):
             self._paused = False
-            self._link.resume_receiving()
+            self._resume()
         if self._finished is not None and not self._busy:
             self._finished.callback(None)
+
+    def _resume(self) -> None:
+        """Receive again: there is room for more frames."""
+        self._link.resume_receiving()
 
     def _fail(self, failure: Failure) -> None:
         log.failure("a session failed", failure)
@@ -264,3 +270,126 @@ class OrderedSession(BaseSession):
         self._finished = None
         self.ended()
         return result
+
+
+@attrs.define(eq=False)
+class FramedSession(OrderedSession):
+    """An :class:`OrderedSession` of a stream dialect: finds the frames in the bytes that come.
+
+    A subclass implements :meth:`frame_size`, and :meth:`frame` gets each whole frame, with ``binary`` True.  A
+    frame may be as long as ``ILink.max_message_bytes``, which is ``TXBROKER_MAX_MESSAGE_BYTES``.
+
+    It is made of the link and the peer.
+
+    Attributes:
+        peer: of the client.
+    """
+
+    peer: IPeer
+    _buffer: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
+    _counted: int = attrs.field(default=0, init=False)  # bytes of the buffer that the link knows of
+    _splitting: bool = attrs.field(default=False, init=False)
+    _broken: bool = attrs.field(default=False, init=False)  # whether no frame is looked for any more
+
+    @property
+    def link(self) -> ILink:
+        """The connection to the client."""
+        return self._link
+
+    def frame_size(self, buffer: bytearray) -> int:
+        """Return how many of the first bytes of *buffer*, which has some, are its first frame; 0: it has not all come.
+
+        More than there are is the size of one that has not all come, whose beginning says that.
+
+        Raises:
+            BrokerError: they can not be a frame.  See :meth:`malformed`.
+        """
+        raise NotImplementedError
+
+    def malformed(self, error: BrokerError) -> None:
+        """End the connection: what the client sends is no frame, or too long a one."""
+        too_large = isinstance(error, TooLarge)
+        self._link.close(CloseCode.MESSAGE_TOO_BIG if too_large else CloseCode.PROTOCOL_ERROR, error.message)
+
+    def received(self, data: bytes, binary: bool) -> None:
+        """Find the frames that are whole now, and begin them or keep them until those before them are done."""
+        if not self._broken:
+            self._buffer += data
+            self._split()
+
+    def closed(self, code: int, reason: str) -> Deferred[None] | None:
+        """Work off the frames that came whole before the end."""
+        if not self._splitting:
+            self._split(last=True)
+        return super().closed(code, reason)
+
+    def _split(self, *, last: bool = False) -> None:
+        """Take the whole frames out of the buffer, until others must have their turn; all of the *last* ones."""
+        if self._splitting:
+            return  # a frame was done at once, or has paused and resumed
+        self._splitting = True
+        try:
+            self._take_frames(last)
+        finally:
+            self._splitting = False
+        held = len(self._buffer) if len(self._buffer) > MIN_HELD else 0
+        if held != self._counted:
+            self._counted, change = held, held - self._counted
+            self._link.hold(change)
+
+    def _take_frames(self, last: bool) -> None:
+        end = inf if self.slices is None or last else self.slices.deadline()
+        while self._buffer and not self._broken and (last or not self._paused):
+            frame = self._next_frame()
+            if frame is None:
+                return
+            was_open = self._link.open
+            if last and self._busy:
+                self._backlog.append((frame, True))
+                self._backlog_bytes += len(frame)
+                self._link.hold(len(frame))
+            else:
+                super().received(frame, True)
+            if was_open and not self._link.open:  # what came behind it is not asked for any more
+                self._broken = True
+                self._buffer.clear()
+            if self._buffer and not self._paused and self.slices is not None and self.slices.now() >= end:
+                self._pause_splitting(self.slices)
+
+    def _next_frame(self) -> bytes | None:
+        """Remove and return the first frame of the buffer; None: it has not all come, or is none."""
+        buffer, limit = self._buffer, self._link.max_message_bytes
+        try:
+            size = self.frame_size(buffer)
+            if size > limit or (not 0 < size <= len(buffer) and len(buffer) > limit):
+                raise TooLarge("frame")
+        except BrokerError as error:
+            self._broken = True
+            buffer.clear()
+            self.malformed(error)
+            return None
+        if not 0 < size <= len(buffer):
+            return None
+        frame = bytes(buffer[:size])
+        del buffer[:size]
+        return frame
+
+    def _pause_splitting(self, slices: Slices) -> None:
+        self._paused = True
+        self._link.pause_receiving()
+        slices.add(self._go_on)
+
+    def _go_on(self) -> None:
+        if self._paused and not self._backlog_exceeds(4):
+            self._paused = False
+            self._resume()
+
+    def _resume(self) -> None:
+        self._split()
+        if not self._paused:
+            super()._resume()
+
+    def _drop_backlog(self) -> None:
+        super()._drop_backlog()
+        self._broken = True
+        self._buffer.clear()

@@ -27,7 +27,7 @@ from broker.buses import open_bus
 from broker.config.options import Kind, options_of
 from broker.config.settings import Settings
 from broker.core.service import Broker
-from broker.interfaces import ILink, IPeer, ISession, IWallClock
+from broker.interfaces import ILink, IPeer, ISession, IStreamDialect, IWallClock
 from broker.messages import CloseCode, Frame, HttpRequest, Response
 from broker.stores import open_store
 from broker.web.http.streaming import StreamedAnswer, framing_of, is_stream, length_of, source_of
@@ -52,6 +52,8 @@ class FakeLink:
         on_drained: see ``ILink``.
         receiving: whether the session wants to receive; a fake link hands it what it is told to all the same.
         held: the bytes that the session says it keeps for later.
+        max_message_bytes: see ``ILink``.
+        stream: whether it is that of a stream dialect, which has no messages: all is bytes.
     """
 
     handshake: HttpRequest = attrs.field(factory=lambda: HttpRequest("GET", "/", "", {}))
@@ -63,6 +65,8 @@ class FakeLink:
     on_drained: Callable[[], object] | None = None
     receiving: bool = True
     held: int = 0
+    max_message_bytes: int = 1 << 20
+    stream: bool = False
 
     @property
     def open(self) -> bool:
@@ -70,7 +74,8 @@ class FakeLink:
         return self.closed is None
 
     def allow_messages(self, max_bytes: int) -> None:
-        """Do nothing: a fake link has no limit."""
+        """Remember it; messages over a WebSocket may be longer all the same."""
+        self.max_message_bytes = max_bytes
 
     def pause_receiving(self) -> None:
         """Remember it."""
@@ -88,16 +93,17 @@ class FakeLink:
         """Keep a text message.
 
         Raises:
-            UnicodeDecodeError: it is not UTF-8, as text must be.
+            UnicodeDecodeError: it is not UTF-8, as text must be, except in a stream.
         """
         if self.closed is None:
-            payload.decode()
+            if not self.stream:
+                payload.decode()
             self.sent.append(payload)
 
     def send_binary(self, payload: bytes) -> None:
         """Keep a binary message."""
         if self.closed is None:
-            self.sent.append((payload,))
+            self.sent.append(payload if self.stream else (payload,))
 
     def send_frame(self, frame: Frame) -> None:
         """Keep the message of a frame."""
@@ -162,7 +168,7 @@ def make_broker(
 
 @attrs.define(eq=False)
 class Connected:
-    """A WebSocket client of a dialect under test: its peer, its link, its session."""
+    """A client of a WebSocket or stream dialect under test: its peer, its link, its session."""
 
     peer: IPeer
     link: FakeLink
@@ -173,7 +179,7 @@ class Connected:
         if isinstance(message, tuple):
             self.session.received(message[0], True)
         else:
-            self.session.received(message.encode() if isinstance(message, str) else message, False)
+            self.session.received(message.encode() if isinstance(message, str) else message, self.link.stream)
         return self.link.take()
 
     def stream(self, messages: Iterable[str | Message]) -> list[list[Any]]:
@@ -196,12 +202,16 @@ class Connected:
 
 
 def connect(broker: Broker, dialect: Any, request: HttpRequest | None = None) -> Connected:
-    """Return a WebSocket client that *dialect* has accepted.
+    """Return a client that *dialect*, of WebSockets or a stream dialect, has accepted.
+
+    What the client of a stream dialect says may be any bytes, and what it is sent comes as its session has cut it.
 
     Raises:
         BrokerError: the dialect has refused it.
     """
-    link = FakeLink() if request is None else FakeLink(request)
+    stream = bool(IStreamDialect.providedBy(dialect))
+    handshake = request or HttpRequest("" if stream else "GET", "" if stream else "/", "", {})
+    link = FakeLink(handshake, max_message_bytes=broker.settings.max_message_bytes, stream=stream)
     peer = broker.attach(dialect.name, link.handshake.address or "127.0.0.1")
     try:
         session = value_of(ensureDeferred(dialect.session(peer, link)))

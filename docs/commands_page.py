@@ -25,11 +25,11 @@ def page() -> str:
     for words, command in commands():
         context = click.Context(command, info_name=words)
         usage = " ".join(command.collect_usage_pieces(context))
-        lines += [words, "-" * len(words), "", "::", "", f"    {words} {usage}", ""]
+        lines += [words, "~" * len(words), "", "::", "", f"    {words} {usage}", ""]
         lines += [*inspect.cleandoc(command.help or "").replace("TXBROKER_….", "").splitlines(), ""]
         for parameter in command.params:
             record = parameter.get_help_record(context)
-            if record is not None:
+            if record is not None and record[1]:
                 lines += [f"``{record[0]}``", f"   {record[1]}", ""]
     return "\n".join(lines)
 

@@ -17,6 +17,7 @@ from twisted.internet.endpoints import clientFromString, connectProtocol
 
 from broker.testing import connect, http_request, make_broker, value_of
 from tests.support.daemon import WITH_METRICS, Daemon
+from tests.support.eventually import eventually
 from tests.support.examples import EXAMPLES, load_example
 from tests.support.http_client import get, post
 from tests.support.ws_client import ws_connect
@@ -28,16 +29,16 @@ def lines():
     return load_example("lines").dialect(None)
 
 
-@pytest.mark.parametrize("name", ["lines", "sse", "export", "tally"])
+@pytest.mark.parametrize("name", ["lines", "sse", "export", "tally", "telnet", "badge"])
 def test_an_example_is_shorter_than_sixty_lines(name):
     assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) < 60
 
 
-@pytest.mark.parametrize(("name", "count"), [("lines", 5), ("sse", 6)])
+@pytest.mark.parametrize(("name", "count"), [("lines", 5), ("sse", 6), ("telnet", 4), ("badge", 5)])
 def test_the_tests_of_that_page_pass(monkeypatch, name, count):
     monkeypatch.syspath_prepend(EXAMPLES)
     tests = runpy.run_path(str(EXAMPLES / f"{name}_test.py"))
-    for module in ("lines", "sse"):
+    for module in ("lines", "sse", "telnet", "badge"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     names = [name for name in tests if name.startswith("test_")]
     assert len(names) == count
@@ -86,7 +87,7 @@ async def test_the_daemon_speaks_it_beside_the_others(start_daemon, tmp_path, na
     client.send("PUB news 1")
     assert await client.receive() == "OK"
     client.send("PUB news {")
-    assert await client.receive() == "ERR INVALID line"
+    assert (await client.receive()).startswith("ERR INVALID ")
     await client.close()
 
 
@@ -112,7 +113,8 @@ async def test_a_stream_of_events_reaches_a_client_of_the_daemon_and_ends_with_i
 async def test_a_dialect_has_settings_metrics_and_a_peer_of_its_own(start_daemon):
     path = f"{EXAMPLES}:{Path(__file__).parent.parent}"
     daemon = await start_daemon(
-        TXBROKER_PROTOCOLS="ganomede tally:dialect",
+        TXBROKER_PROTOCOLS="ganomede tally:dialect telnet:dialect",
+        TXBROKER_TELNET_LISTEN="tcp:0:interface=127.0.0.1",
         TXBROKER_TALLY_TOPIC="weather",
         TXBROKER_API_SECRET="s",
         PYTHONPATH=path,
@@ -123,9 +125,16 @@ async def test_a_dialect_has_settings_metrics_and_a_peer_of_its_own(start_daemon
         assert (await post(f"{daemon.url}/events/v1/events", json=said)).status == 200
     answer = await get(f"{daemon.url}/tally", headers={"Authorization": "Bearer s"})
     assert answer.body == b"2\n"
+    port = await eventually(lambda: re.search(r"telnet is at 127.0.0.1:(\d+)", "\n".join(daemon.output)))
+    client = await connectProtocol(clientFromString(reactor, f"tcp:127.0.0.1:{port[1]}"), Client())
+    client.transport.write(b"AUTH s\nSUB weather\n")
+    await client.until(lambda: client.data == b"OK\nOK\n")
     metrics = await get(f"{daemon.admin_url}/metrics")
     assert "txbroker_tally_events_total 2.0" in metrics.text
+    assert 'txbroker_connections{dialect="telnet"} 1.0' in metrics.text
     await daemon.stop()
+    await client.until(lambda: client.lost)
+    assert client.data == b"OK\nOK\nBYE leaving\n"
 
 
 @pytest_twisted.ensureDeferred

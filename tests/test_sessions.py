@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import attrs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
 from broker.core.slices import SLICE, slices_of
+from broker.errors import Invalid
 from broker.interfaces import ISession
 from broker.messages import text_frame
 from broker.sessions import (
@@ -20,9 +24,10 @@ from broker.sessions import (
     MAX_HELD_BYTES,
     MAX_HELD_EVENTS,
     BaseSession,
+    FramedSession,
     OrderedSession,
 )
-from broker.testing import FakeLink
+from broker.testing import FakeLink, make_broker
 from tests.support.logs import failures_of
 
 
@@ -284,3 +289,103 @@ def test_long_frames_that_waited_are_handled_in_slices(session: Session, link: F
     assert session.begun == [b"wait"]
     clock.advance(0)
     assert session.begun == [b"wait", long, b"now"]
+
+
+@attrs.define(eq=False)
+class Numbered(FramedSession):
+    """Frames that begin with their length, one digit; ``wait`` waits until it is answered."""
+
+    begun: list[bytes] = attrs.field(factory=list)
+    waiting: list[Deferred[Any]] = attrs.field(factory=list)
+    ends: int = 0
+
+    def frame_size(self, buffer: bytearray) -> int:
+        if not buffer[:1].isdigit():
+            raise Invalid("frame")
+        return int(buffer[:1]) + 1
+
+    def frame(self, data: bytes, binary: bool) -> Deferred[Any] | None:
+        self.begun.append(data[1:])
+        if data[1:] == b"quit":
+            self.link.close()
+        if data[1:] != b"wait":
+            return None
+        self.waiting.append(Deferred())
+        return self.waiting[-1]
+
+    def ended(self) -> None:
+        self.ends += 1
+
+
+@pytest.fixture
+def numbered():
+    return Numbered(FakeLink(stream=True), make_broker().attach("test", ""))
+
+
+@given(st.lists(st.binary(max_size=9), max_size=20), st.lists(st.integers(1, 7), min_size=1))
+def test_frames_are_found_wherever_the_network_cuts_them(frames, cuts):
+    session = Numbered(FakeLink(stream=True), make_broker().attach("test", ""))
+    stream = b"".join(b"%d%b" % (len(frame), frame) for frame in frames if frame not in (b"wait", b"quit"))
+    for size in itertools.cycle(cuts):
+        if not stream:
+            break
+        session.received(stream[:size], True)
+        stream = stream[size:]
+    assert session.begun == [frame for frame in frames if frame not in (b"wait", b"quit")]
+
+
+def test_what_is_no_frame_ends_the_connection(numbered):
+    numbered.received(b"2abx1c", True)
+    assert numbered.begun == [b"ab"]
+    assert numbered.link.closed[0] == 1002
+    numbered.received(b"1d", True)
+    assert numbered.begun == [b"ab"]
+
+
+def test_a_frame_that_will_be_too_long_ends_the_connection_at_its_beginning(numbered):
+    numbered.link.allow_messages(5)
+    numbered.received(b"4abcd5", True)
+    assert numbered.begun == [b"abcd"]
+    assert numbered.link.closed[0] == 1009
+
+
+def test_what_follows_the_last_frame_of_a_client_is_not_done(numbered):
+    numbered.received(b"4quit1a", True)
+    numbered.closed(1000, "")
+    assert (numbered.begun, numbered.ends) == ([b"quit"], 1)
+
+
+def test_a_client_that_sends_more_frames_than_may_wait_is_made_to_wait(numbered):
+    numbered.received(b"4wait" + b"1a" * 3 * MAX_BACKLOG_FRAMES, True)
+    assert not numbered.link.receiving
+    assert numbered.link.open
+    numbered.waiting[0].callback(None)
+    assert len(numbered.begun) == 3 * MAX_BACKLOG_FRAMES + 1
+    assert numbered.link.receiving
+    assert numbered.link.held == 0
+
+
+def test_frames_that_came_whole_are_done_after_the_end(numbered):
+    numbered.received(b"4wait" + b"1a" * MAX_BACKLOG_FRAMES + b"9abc", True)
+    ending = numbered.closed(1006, "")
+    assert (len(numbered.begun), numbered.ends) == (1, 0)
+    numbered.waiting[0].callback(None)
+    assert (len(numbered.begun), numbered.ends, ending.called) == (MAX_BACKLOG_FRAMES + 1, 1, True)
+
+
+def test_very_many_frames_of_one_client_let_others_have_their_turn(numbered):
+    clock = Clock()
+    numbered.slices = slices_of(clock)
+    begun = []
+
+    def frame(data, binary):
+        begun.append(data)
+        clock.rightNow += SLICE / 10
+
+    numbered.frame = frame
+    numbered.received(b"1a" * 100, True)
+    assert 0 < len(begun) < 30
+    assert not numbered.link.receiving
+    clock.pump([0] * 20)
+    assert len(begun) == 100
+    assert numbered.link.receiving

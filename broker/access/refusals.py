@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, OrderedDict, deque
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
@@ -39,8 +39,9 @@ class AddressLines:
     skipped: int = 0
 
 
-@attrs.frozen
-class Refusal:
+class Refusal(
+    NamedTuple
+):  # made for each refusal, however many there are: a frozen attrs class takes five times as long
     """One refusal: when, by the monotonic clock, and the arguments of ``RefusalLog.add``."""
 
     time: float

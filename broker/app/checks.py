@@ -11,6 +11,7 @@ from typing import TypeVar
 from broker.access.hosts import Hosts
 from broker.access.origins import Origins
 from broker.app.dialects import DialectError, found_dialects
+from broker.config.own import LISTEN, own_prefix
 from broker.config.settings import ENV_PREFIX, Settings, SettingsError
 from broker.errors import BrokerError
 from broker.stores import database_path
@@ -66,9 +67,11 @@ def problems_of(settings: Settings) -> list[str]:
 def _of_endpoints(settings: Settings) -> list[str]:
     found: list[str] = []
     places: list[tuple[str, Place]] = []
-    for attribute in ("listen", "admin_listen"):
+    known = [(attribute, getattr(settings, attribute)) for attribute in ("listen", "admin_listen")]
+    own = [(f"{own_prefix('', name).lower()}{LISTEN}", found) for name, found in settings.own_endpoints.items()]
+    for attribute, endpoints in (known[0], *own, known[1]):
         name = settings.sources.get(attribute, ENV_PREFIX + attribute.upper())
-        for endpoint in getattr(settings, attribute):
+        for endpoint in endpoints:
             try:
                 place = check_endpoint(endpoint)
             except ValueError as error:
@@ -76,7 +79,7 @@ def _of_endpoints(settings: Settings) -> list[str]:
                 continue
             same = [other for other, taken in places if place is not None and overlap(place, taken)]
             # The port for operators that nobody has asked for gives way; see ``AdminPort``.
-            if same and (attribute == "listen" or attribute in settings.sources):
+            if same and (attribute != "admin_listen" or attribute in settings.sources):
                 found.append(f"{name}: {endpoint} can not be listened on beside {same[0]}")
             if place is not None:
                 places.append((endpoint, place))
@@ -84,7 +87,7 @@ def _of_endpoints(settings: Settings) -> list[str]:
 
 
 def _of_names(settings: Settings) -> list[str]:
-    known = {*settings.protocols, *found_dialects()}
+    known = {*settings.protocols, *found_dialects(), *settings.own_endpoints}
     return [
         f"TXBROKER_INSECURE: there is no dialect {name}{_nearest(name, known)} (found: {', '.join(sorted(known))})"
         for name in settings.insecure

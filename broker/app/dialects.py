@@ -3,8 +3,8 @@
 A dialect is a module of the namespace package ``protocols``, to which anybody
 may add a file, or any ``package.module:attribute``.  A module's ``dialect`` (or
 that attribute) is called with the settings and returns a provider of
-:class:`~broker.interfaces.IWebSocketDialect`,
-:class:`~broker.interfaces.IHttpDialect` or both.
+one or more of :class:`~broker.interfaces.IWebSocketDialect`,
+:class:`~broker.interfaces.IHttpDialect` and :class:`~broker.interfaces.IStreamDialect`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from typing import Any
 from zope.interface import Invalid
 from zope.interface.verify import verifyObject
 
-from broker.interfaces import IHttpDialect, IWebSocketDialect
+from broker.config.options import options_of
+from broker.config.own import LISTEN
+from broker.interfaces import IHttpDialect, IStreamDialect, IWebSocketDialect
 from broker.patterns import is_reserved
 from broker.plugins import ATTRIBUTE, OwnSettings
 
 NAMESPACE = "protocols"
+KINDS = (IWebSocketDialect, IHttpDialect, IStreamDialect)
 NAME = re.compile("[A-Za-z0-9_-]{1,64}")  # what a dialect may call itself
 
 
@@ -94,9 +97,14 @@ def _load(name: str, settings: object) -> Any:
     own = getattr(factory, ATTRIBUTE, None)
     if own is not None and own.name != dialect.name:
         raise DialectError(f"dialect {name}: its settings are those of {own.name}, and its name is {dialect.name}")
-    provided = [which for which in (IWebSocketDialect, IHttpDialect) if which.providedBy(dialect)]
+    provided = [which for which in KINDS if which.providedBy(dialect)]
     if not provided:
-        raise DialectError(f"dialect {name}: {dialect!r} provides neither IWebSocketDialect nor IHttpDialect")
+        kinds = ", ".join(kind.__name__ for kind in KINDS)
+        raise DialectError(f"dialect {name}: {dialect!r} provides none of {kinds}")
+    if IStreamDialect in provided and (own is None or LISTEN not in options_of(own.kind)):
+        raise DialectError(
+            f"dialect {name}: a stream dialect needs a setting {LISTEN}, see broker.plugins.listen_option"
+        )
     for interface in provided:
         try:
             verifyObject(interface, dialect)

@@ -12,7 +12,7 @@ from twisted.logger import Logger
 
 from broker import __version__
 from broker.config.addresses import url_of
-from broker.interfaces import IWebSocketDialect
+from broker.interfaces import IHttpDialect, IWebSocketDialect
 from broker.web.extras import DialectExtras
 
 log = Logger()
@@ -28,7 +28,15 @@ def announce_start(ports: Sequence[tuple[str, IListeningPort]], dialects: Iterab
         log.info("txbroker {version} is ready at {url}", version=__version__, url=url)
     first = next((url for url in urls if url.startswith("http")), "")
     for dialect in dialects if first else ():
-        log.info("try {dialect}: {line}", dialect=dialect.name, line=example(dialect, first), log_trusted=True)
+        if _serves_port(dialect):
+            log.info("try {dialect}: {line}", dialect=dialect.name, line=example(dialect, first), log_trusted=True)
+
+
+def _serves_port(dialect: Any) -> bool:
+    """Whether it is at the public port that *dialect* can be tried."""
+    return bool(
+        IWebSocketDialect.providedBy(dialect) or IHttpDialect.providedBy(dialect) or DialectExtras.of(dialect).example
+    )
 
 
 def example(dialect: Any, url: str) -> str:

@@ -12,7 +12,7 @@ from twisted.logger import Logger, LogLevel
 
 from broker.app.reloadables import secrets_of
 from broker.config.changes import variable
-from broker.config.settings import Settings
+from broker.config.settings import Settings, SettingsError
 from broker.observe.log_file import LogFile, descriptor_of
 from broker.observe.logs import LogLines, Redaction
 
@@ -30,7 +30,7 @@ class LogOutput:
         settings: level and form of the lines, and the secrets that they must not show.
 
     Raises:
-        ValueError: the file can not be opened; says why.
+        SettingsError: the file can not be opened; says why.
     """
 
     def __init__(self, name: str, option: str, settings: Settings) -> None:
@@ -38,7 +38,7 @@ class LogOutput:
         try:
             self.file = LogFile(name)
         except OSError as error:
-            raise ValueError(f"{option}: {name} can not be opened: {error.strerror}") from None
+            raise SettingsError([f"{option}: {name} can not be opened: {error.strerror}"]) from None
         form = settings.log_format
         if form == "auto":
             form = "text" if descriptor_of(name) is not None and self.file.isatty() else "json"
@@ -70,7 +70,7 @@ def log_output(parent: Mapping[str, Any], settings: Settings) -> LogOutput | Non
     """Return where the log goes, or None when the options of twistd, *parent*, name another log.
 
     Raises:
-        ValueError: the file can not be opened; says why.
+        SettingsError: the file can not be opened; says why.
     """
     if parent.get("logger") or parent.get("syslog"):
         return None

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 
 from broker.app.log_output import LogOutput, log_output
 from broker.app.process import StartError
-from broker.config.settings import Settings
+from broker.config.settings import Settings, SettingsError
 
 log = Logger()
 
@@ -52,7 +52,7 @@ class StartReport:
         """Tell all *problems* of the settings, and write them to the log that they and twistd's options name."""
         self.write("\n  ".join(["txbroker can not start:", *problems]))
         if self.output is None:
-            with suppress(ValueError):  # which is one of the problems
+            with suppress(SettingsError):  # which is one of the problems
                 self.output = log_output(parent, settings)
         if self.output is not None:
             log.observer = self.output.lines  # twistd has not begun to log

@@ -42,6 +42,7 @@ from broker.app.settings import read_settings
 from broker.app.signals import catch_signals, catch_stops
 from broker.app.start_report import StartReport
 from broker.app.store import make_store
+from broker.app.stream_port import stream_ports
 from broker.app.systemd import answer_watchdog, notify_reloading, notify_systemd
 from broker.app.trimmer import MemoryTrimmer
 from broker.buses import open_bus
@@ -200,6 +201,7 @@ def make_daemon(
         drain_seconds=settings.drain_seconds,
         announce=lambda ports: reactor.callWhenRunning(_announce, settings, dialects, ports),
         others=[
+            *stream_ports(reactor, settings, _link_options(settings), broker, site, listener),
             make_lag(reactor, broker),
             *make_admin(reactor, settings, broker, site, admin_listener, reloads, observer, lambda: daemon.drain()),
             MemoryTrimmer(lambda: broker.memory.freed + broker.metrics.bytes_in + broker.metrics.bytes_out),
@@ -303,15 +305,7 @@ def metrics_reader(metrics: Metrics) -> Callable[[], tuple[bytes, str]]:
 
 def make_site(reactor: Any, settings: Settings, broker: Broker, dialects: Iterable[Any]) -> Site:
     """Return the public port's factory."""
-    options = WebSocketOptions(
-        max_message_bytes=settings.max_message_bytes,
-        send_queue_bytes=settings.send_queue_bytes,
-        slow_grace=settings.slow_grace_seconds,
-        ping_interval=settings.ping_seconds,
-        pong_timeout=settings.pong_seconds,
-        fast_path=settings.fast_path,
-        compression=settings.compression,
-    )
+    options = _link_options(settings)
     return Site(
         dialects,
         broker.attach,
@@ -333,6 +327,18 @@ def make_site(reactor: Any, settings: Settings, broker: Broker, dialects: Iterab
         about=broker.about,
         memory=broker.memory,
         spread=settings.clustered,
+    )
+
+
+def _link_options(settings: Settings) -> WebSocketOptions:
+    return WebSocketOptions(
+        max_message_bytes=settings.max_message_bytes,
+        send_queue_bytes=settings.send_queue_bytes,
+        slow_grace=settings.slow_grace_seconds,
+        ping_interval=settings.ping_seconds,
+        pong_timeout=settings.pong_seconds,
+        fast_path=settings.fast_path,
+        compression=settings.compression,
     )
 
 

@@ -80,14 +80,14 @@ class SharedQueues(Queues):
 
     # The other nodes.
 
-    async def _keep(self, mail: Mail, quota: Quota | None) -> bool:
+    async def _keep(self, mail: Mail, quota: Quota | None) -> tuple[int, bool]:
         try:
-            dropped = await super()._keep(mail, quota)
+            kept = await super()._keep(mail, quota)
         except Unavailable:
             self._notifier.notify(mail.queue)  # it may be stored all the same
             raise
         self._notifier.notify(mail.queue)
-        return dropped
+        return kept
 
     def _pause(self, seconds: float) -> Deferred[None]:
         if self._stopped:

@@ -46,6 +46,14 @@ def without_password(url: str) -> str:
         return url.partition("://")[0] + "://***"
 
 
+def place_of(address: Any) -> str:
+    """Return where a port of raw connections is, by its ``IAddress``, as a client on this machine would say it."""
+    if isinstance(address, UNIXAddress):
+        return f"unix:{os.fsdecode(address.name or b'')}"
+    host = LOOPBACK_OF.get(address.host, address.host)
+    return f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"
+
+
 def url_of(endpoint: str, address: Any, tls: bool = False) -> str:
     """Return the URL by which clients on this machine reach a port.
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from broker.config.options import EnvironmentReader, options_of
 
+LISTEN = "listen"  # the setting of a stream dialect that has its endpoints
+
 
 def own_prefix(prefix: str, name: str) -> str:
     """Return what the variables of the dialect *name* begin with, where all begin with *prefix*."""

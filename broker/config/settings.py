@@ -44,7 +44,7 @@ from broker.config.options import (
     option,
     options_of,
 )
-from broker.config.own import OwnReader, own_prefix
+from broker.config.own import LISTEN, OwnReader, own_prefix
 from broker.patterns import is_reserved
 
 ENV_PREFIX = "TXBROKER_"
@@ -535,6 +535,11 @@ class Settings:
     def _exposed(self) -> list[str]:
         return [endpoint for endpoint in self.listen if not is_local(endpoint)]
 
+    @property
+    def own_endpoints(self) -> dict[str, tuple[str, ...]]:
+        """Where stream dialects listen, by their names."""
+        return {name: own.listen for name, own in self.own.items() if hasattr(own, LISTEN)}
+
     def problems(self) -> list[str]:
         """Return a sentence for each option that does not go together with the others."""
         found = []
@@ -569,6 +574,7 @@ class Settings:
                 f"tcp:8000:interface=127.0.0.1, and no credential is required: "
                 f"set {remedy}, or TXBROKER_INSECURE={','.join(self.protocols)} if that is meant"
             )
+        found += self._exposed_streams()
         for endpoint in self.admin_listen:
             if not self.admin_secret and not is_local(endpoint) and "admin_secret" not in self.faults:
                 found.append(
@@ -580,6 +586,20 @@ class Settings:
             paths = value if known.kind is PATHS else (value,)
             found += [f"{name}: {reason}" for reason in dict.fromkeys(map(check, paths) if check else ()) if reason]
         return found + self._contradictions()
+
+    def _exposed_streams(self) -> list[str]:
+        """Return a sentence for each endpoint of a stream dialect by which anybody could do anything."""
+        if self.guarded:
+            return []
+        remedy = "TXBROKER_AUTH=required" if self.secured else "TXBROKER_API_SECRET"
+        return [
+            f"{own_prefix(ENV_PREFIX, name)}{LISTEN.upper()}: {endpoint} can be reached from other machines, and no "
+            f"credential is required: set {remedy}, or TXBROKER_INSECURE={name} if that is meant"
+            for name, endpoints in self.own_endpoints.items()
+            if name not in self.insecure
+            for endpoint in endpoints
+            if not is_local(endpoint)
+        ]
 
     def _contradictions(self) -> list[str]:
         """Return a sentence for each two options that can not hold together."""

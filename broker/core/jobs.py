@@ -16,9 +16,10 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from broker.core.acknowledgements import Taken
 from broker.core.leases import Leases
 from broker.core.registry import Registry
-from broker.errors import BrokerError, NotDone, Unavailable
+from broker.errors import BrokerError, NotDone, NotFound, Unavailable
 from broker.interfaces import IStore
 from broker.jobs import Claimed, Job, QueueState, Settled, Worker
 from broker.messages import Delivery, Mail, Quota
@@ -32,6 +33,7 @@ LOOKED_AT = 100  # jobs that are looked at together for those that filter
 MIN_WAIT = 0.01  # seconds until a job is looked for whose time is about to come
 RETRY_DELAY, MAX_RETRY_DELAY = 1.0, 30.0  # seconds until a claim that has failed is tried again, doubled each time
 LEASE_BYTES = 500  # that are held for a job in flight
+NOT_ACKNOWLEDGED = "it was not acknowledged"
 MAX_COUNTING = 0.01  # of the time may pass with counting jobs
 
 
@@ -42,7 +44,7 @@ class Taker(Protocol):
     def id(self) -> str:
         """The session id."""
 
-    def post_mail(self, mail: Mail) -> bool:
+    def post_mail(self, mail: Mail) -> Taken:
         """Hand *mail* to the client; False: it does not accept it now."""
 
     def accepts_jobs(self, all_left: bool) -> bool:
@@ -199,8 +201,11 @@ class Jobs:
         consumer = _next(work.consumers)
         if consumer is None:
             return False
-        if not consumer.peer.post_mail(Mail(QUEUE + mail.queue, mail.ref, mail.body, mail.source, mail.time)):
+        taken = consumer.peer.post_mail(Mail(QUEUE + mail.queue, mail.ref, mail.body, mail.source, mail.time))
+        if not taken:
             return False
+        if isinstance(taken, Deferred):
+            _unless_taken(taken, lambda: self.add(mail).addErrback(self._not_restored, mail))
         consumer.taken += 1
         self._served(work, consumer)
         return True
@@ -438,13 +443,15 @@ class Jobs:
     def _deliver(self, work: WorkQueue, job: Job, consumer: Consumer) -> None:
         words = QUEUE + work.name, job.ref, job.body, job.source, job.time
         if not consumer.ack:
-            if not consumer.gone and consumer.peer.post_mail(Mail(*words)):
+            taken = not consumer.gone and consumer.peer.post_mail(Mail(*words))
+            if taken:
                 consumer.taken += 1
                 self._served(work, consumer)
             else:
                 consumer.declined = True
-                restored = self._store.jobs.restore(job)
-                restored.addCallback(self._returned, work.name).addErrback(self._not_restored, job)
+                self._restore(job)
+            if isinstance(taken, Deferred):
+                _unless_taken(taken, lambda: self._restore(job))
             return
         if consumer.gone:
             self.leases.return_job(job.number, job.token, delivered=False)
@@ -453,16 +460,37 @@ class Jobs:
         consumer.taken += 1
         self._served(work, consumer)
         consumer.peer.hold(LEASE_BYTES)
-        if not consumer.peer.post_mail(Delivery(*words, id=id, delivery=job.deliveries, lease=consumer.lease)):
-            consumer.declined = True
-            self.leases.undelivered(id)
+        taken = consumer.peer.post_mail(Delivery(*words, id=id, delivery=job.deliveries, lease=consumer.lease))
+        if isinstance(taken, Deferred):
+            taken.addCallbacks(
+                lambda has: self._acknowledged(has, id, consumer),
+                lambda _: self.leases.fail(id, consumer.worker, NOT_ACKNOWLEDGED, None),
+            ).addErrback(_settled_already)
+        elif not taken:
+            self._declined(id, consumer)
+
+    def _acknowledged(self, taken: bool | None, id: str, consumer: Consumer) -> Deferred[None] | None:
+        """Notice what the session of *consumer* has said of the delivery *id*; None: it has gone."""
+        if taken:
+            return self.leases.finish(id, consumer.worker)
+        if taken is False:
+            self._declined(id, consumer)
+        return None
+
+    def _declined(self, id: str, consumer: Consumer) -> None:
+        consumer.declined = True
+        self.leases.undelivered(id)
+
+    def _restore(self, job: Job) -> None:
+        restored = self._store.jobs.restore(job)
+        restored.addCallback(self._returned, job.queue).addErrback(self._not_restored, job)
 
     def _served(self, work: WorkQueue, consumer: Consumer) -> None:
         if len(work.consumers) > 1 and not consumer.gone:
             work.consumers.remove(consumer)
             work.consumers.append(consumer)
 
-    def _not_restored(self, failure: Failure, job: Job) -> None:
+    def _not_restored(self, failure: Failure, job: Job | Mail) -> None:
         log.warn("a job of {queue} is lost: {reason}", queue=job.queue, reason=str(failure.value))
 
     def _claim_failed(self, failure: Failure, work: WorkQueue) -> None:
@@ -638,6 +666,16 @@ def _matching(job: Job, room: dict[Consumer, int]) -> Consumer | None:
     able = [each for each, free in room.items() if free and each.looked < job.number]
     able.sort(key=lambda each: -room[each])
     return next((each for each in able if each.matches is not None and each.matches(job.body)), None)
+
+
+def _unless_taken(taken: Deferred[bool | None], give_back: Callable[[], object]) -> None:
+    """Call *give_back* when a session says that its client has not got a job, or says nothing."""
+    taken.addErrback(lambda _: False).addCallback(lambda has: None if has else give_back())
+
+
+def _settled_already(failure: Failure) -> None:
+    # Its lease has ended, and it may be with another by now; or the store is away, and it will end.
+    failure.trap(NotFound, Unavailable)
 
 
 def _nothing(_: object) -> None:

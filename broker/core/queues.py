@@ -2,12 +2,13 @@
 
 A message goes straight to a session that accepts it now.  What none accepts is
 kept in a log of the queue, with one position up to which it has been delivered.
-Delivered means handed to the consumer's connection.
+Delivered means handed to the consumer's connection; or acknowledged, where a session says that later: until then it
+is kept, and those that have to come again come with all that were behind them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
 import attrs
@@ -17,6 +18,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from broker.core.acknowledgements import Taken
 from broker.core.lives import life_end
 from broker.core.pages import READ_BYTES, is_last, position_of
 from broker.core.uncancelled import uncancelled
@@ -40,7 +42,7 @@ MAX_RETRY_DELAY = 30.0  # seconds
 class Taker(Protocol):
     """What queues need of a peer."""
 
-    def post_mail(self, mail: Mail) -> bool:
+    def post_mail(self, mail: Mail) -> Taken:
         """Hand *mail* to the client; False: it does not accept it now."""
 
 
@@ -53,12 +55,14 @@ class Backlog:
         draining: whether what is stored is being delivered.
         again: whether something was stored, or there was reason to drain again, since that began.
         failures: how often delivery has failed since it last succeeded.
+        acknowledged: whether a session has said of a message that it will be acknowledged: all are stored first then.
     """
 
     clear: bool = False
     draining: bool = False
     again: bool = False
     failures: int = 0
+    acknowledged: bool = False
 
 
 class Queues:
@@ -98,14 +102,44 @@ class Queues:
         """
         backlog = self._backlogs.get(mail.queue)
         # What waits goes first: order is kept.
-        if backlog is not None and backlog.clear and self._offer(mail):
-            return succeed(False)
+        if backlog is not None and backlog.clear and not backlog.acknowledged:
+            taken = self._offer(mail)
+            if isinstance(taken, Deferred):
+                return uncancelled(self._put_offered(mail, quota, backlog, taken))
+            if taken:
+                return succeed(False)
         return uncancelled(self._put(mail, quota))
+
+    async def _put_offered(
+        self, mail: Mail, quota: Quota | None, backlog: Backlog, taken: Deferred[bool | None]
+    ) -> bool:
+        """Keep *mail*, which was handed to a session, until that has *taken* it."""
+        backlog.clear, backlog.draining, backlog.again, backlog.acknowledged = False, True, True, True
+        id, dropped = 0, False
+        try:
+            id, dropped = await self._keep(mail, quota)
+        finally:
+            waiting = ensureDeferred(self._finish_offered(mail.queue, backlog, id, taken))
+            waiting.addErrback(self._drain_failed, mail.queue, backlog)
+        return dropped
+
+    async def _finish_offered(self, queue: str, backlog: Backlog, id: int, taken: Deferred[bool | None]) -> None:
+        declined = False
+        try:
+            answer = await taken
+            declined = answer is False
+            if answer and id:
+                await self._advance(queue, id)
+        finally:
+            backlog.draining = False
+            self.left(queue)
+        if not declined:
+            self.drain(queue)
 
     async def _put(self, mail: Mail, quota: Quota | None) -> bool:
         self._unclear(mail.queue)
         try:
-            return await self._keep(mail, quota)
+            return (await self._keep(mail, quota))[1]
         finally:
             # Whatever has failed: it may be stored all the same.
             self._unclear(mail.queue)
@@ -194,29 +228,47 @@ class Queues:
         kept = await self._store.read(LOG + queue, position, MESSAGES_PER_READ, READ_BYTES)
         if not self._may_deliver(queue):
             return None
-        oldest = self._store.oldest(self._max_age)
+        offered = self._offer_all(queue, kept)
         delivered = position
-        refused = False
-        for event in kept:
-            mail = _mail(queue, event) if event.time >= oldest else None
-            if mail is not None and not self._offer(mail):
-                refused = True
-                break
-            delivered = event.id
-        if delivered != position:
-            # Marked after the hand-over: a crash in between delivers again, and loses nothing.
-            await self._advance(queue, delivered)
-        if refused:
+        try:
+            for id, taken in offered:
+                answer = await taken if isinstance(taken, Deferred) else taken
+                if answer is None:  # the session has gone: there may be another
+                    self._backlogs[queue].again = True
+                if not answer:
+                    break
+                delivered = id
+        finally:
+            _ignore_failures(offered)
+            if delivered != position:
+                # Marked after the hand-over: a crash in between delivers again, and loses nothing.
+                await self._advance(queue, delivered)
+        if kept and delivered != kept[-1].id:
             return None
         return is_last(kept, MESSAGES_PER_READ)
+
+    def _offer_all(self, queue: str, kept: Sequence[Event]) -> list[tuple[int, Taken]]:
+        """Hand out what is *kept*, until something is declined; return the ids, each with what has become of it."""
+        oldest = self._store.oldest(self._max_age)
+        offered: list[tuple[int, Taken]] = []
+        for event in kept:
+            mail = _mail(queue, event) if event.time >= oldest else None
+            taken = mail is None or self._offer(mail)
+            offered.append((event.id, taken))
+            if isinstance(taken, Deferred):
+                self._backlogs[queue].acknowledged = True
+            elif not taken:
+                break
+        return offered
 
     def _may_deliver(self, queue: str) -> bool:
         """Whether it is still for this node to deliver what *queue* keeps."""
         return True
 
-    async def _keep(self, mail: Mail, quota: Quota | None) -> bool:
+    async def _keep(self, mail: Mail, quota: Quota | None) -> tuple[int, bool]:
+        """Store *mail*; return its id, and whether an older one was dropped for it."""
         stored = await self._store.append(LOG + mail.queue, _event(mail), quota)
-        return stored.id > self._limit and await self._advance(mail.queue, stored.id - self._limit)
+        return stored.id, stored.id > self._limit and await self._advance(mail.queue, stored.id - self._limit)
 
     async def _advance(self, queue: str, upto: int) -> bool:
         """Forget the messages up to *upto*; say whether any were left of them."""
@@ -244,8 +296,13 @@ class Queues:
         entry = await self._store.get(POSITION, queue)
         return position_of(entry), 0 if entry is None else entry.revision
 
-    def _offer(self, mail: Mail) -> bool:
-        return any(taker.post_mail(mail) for taker in self._takers_of(mail.queue))
+    def _offer(self, mail: Mail) -> Taken:
+        """Hand *mail* to the first that takes it, or says later whether it has."""
+        for taker in self._takers_of(mail.queue):
+            taken = taker.post_mail(mail)
+            if taken:
+                return taken
+        return False
 
     def _drain_failed(self, failure: Failure, queue: str, backlog: Backlog) -> None:
         if self._stopped:
@@ -272,6 +329,13 @@ class Queues:
         del self._later[queue]
         self._unclear(queue)
         self.drain(queue)
+
+
+def _ignore_failures(offered: Iterable[tuple[int, Taken]]) -> None:
+    """Let nobody be told of answers that are not waited for any more."""
+    for _, taken in offered:
+        if isinstance(taken, Deferred):
+            taken.addErrback(lambda _: None)
 
 
 # In the log, reference and time go before the body, as JSON, with a newline in between.

@@ -26,6 +26,7 @@ class Kept(msgspec.Struct, array_like=True):
     content_type: str = ""
     expires: float = 0.0
     exclude: tuple[str, ...] = ()
+    binary: bool = False
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -56,10 +57,10 @@ class Retained:
         The first of a topic counts against *quota*.
         """
         body = event.body
-        if body is None or body in CLEARS:
+        if body is None or (body in CLEARS and not event.binary):
             await self._store.delete(SPACE, event.topic)
             return
-        described = event.author, event.content_type, event.expires, event.exclude
+        described = event.author, event.content_type, event.expires, event.exclude, event.binary
         kept = Kept(event.name, body, event.source, event.time, *described)
         await self._store.set(SPACE, event.topic, _encode(kept), expires=event.expires, quota=quota)
 
@@ -71,4 +72,5 @@ class Retained:
         kept = _decode(entry.value)
         event = Event(topic, kept.name, kept.body, kept.source, kept.time, author=kept.author)
         event.content_type, event.expires, event.exclude = kept.content_type, kept.expires, kept.exclude
+        event.binary = kept.binary
         return None if is_over(self._store, event) else event

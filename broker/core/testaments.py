@@ -38,6 +38,8 @@ class Testament(msgspec.Struct, array_like=True):
     source: str
     retain: bool = False
     executor: str = ""
+    content_type: str = ""
+    binary: bool = False
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -171,6 +173,7 @@ class Testaments:
         """
         topic, now = testament.topic, self._store.wall.time()
         event = Event(topic, testament.name, testament.body, testament.source, now)
+        event.content_type, event.binary = testament.content_type, testament.binary
         try:
             await self._publish(event, testament.retain, f"testament {key}")
         except Unavailable:

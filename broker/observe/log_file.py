@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import stat
 from contextlib import suppress
 
 STANDARD = {"-": 1, "/dev/stdout": 1, "/dev/stderr": 2}
 DESCRIPTOR = re.compile(r"/(?:dev|proc/(?:self|thread-self))/fd/(\d+)")
+MAX_WAIT_MS = 1000  # milliseconds for a reader of a pipe to make room
 FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
 
 
@@ -56,7 +58,16 @@ class LogFile:
         rest = text.encode("utf-8", "backslashreplace")
         with suppress(OSError):
             while rest:
-                rest = rest[os.write(self._fd, rest) :]
+                try:
+                    rest = rest[os.write(self._fd, rest) :]
+                except BlockingIOError:  # whoever has made the pipe has made it so
+                    if not self._is_writable():
+                        return
+
+    def _is_writable(self) -> bool:
+        waiting = select.poll()
+        waiting.register(self._fd, select.POLLOUT)
+        return bool(waiting.poll(MAX_WAIT_MS))
 
     def flush(self) -> None:
         """Do nothing: all is written."""

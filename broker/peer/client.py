@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 from broker.access.failures import MISSING
 from broker.access.lifetimes import Holder
 from broker.access.limits import Bucket, network_of
+from broker.core.acknowledgements import Acknowledgements, Taken
 from broker.core.call import Call
 from broker.core.epochs import epoch_of
 from broker.core.followers import Follower
@@ -26,7 +27,7 @@ from broker.core.shares import Share
 from broker.core.testaments import Left
 from broker.errors import BrokerError, Denied, Gone, RateLimited, Unauthenticated
 from broker.interfaces import ILink, ISession, IWallClock
-from broker.messages import CloseCode, Event, Identity, Mail, Reply, Request, quota_of
+from broker.messages import CloseCode, Delivery, Event, Identity, Mail, Reply, Request, quota_of
 from broker.observe.metrics import VerbCounts
 from broker.patterns import (
     BROKER,
@@ -104,6 +105,7 @@ class Client:
     _token_taken: bool = False
     _held: HeldForPeer | None = None
     _timed: bool = False  # whether ``lifetimes`` holds it
+    _awaited: Acknowledgements | None = None
 
     def __attrs_post_init__(self) -> None:
         parts = self._parts
@@ -492,13 +494,24 @@ class Client:
             self.fail("a look for room")
             return False
 
-    def post_mail(self, mail: Mail) -> bool:
-        """Hand *mail* to the session; False when that declines it."""
+    def post_mail(self, mail: Mail) -> Taken:
+        """Hand *mail* to the session; False when that declines it; a Deferred when it says later whether it has it."""
         try:
-            return not self.closed and self.session is not None and self.session.mail(mail)
+            if self.closed or self.session is None or not (self._awaited is None or self._awaited.has_room()):
+                return False
+            taken = self.session.mail(mail)
         except Exception:
             self.fail("mail")
             return False
+        return taken if isinstance(taken, bool) else self._await(taken, mail)
+
+    def _await(self, taken: Any, mail: Mail) -> Taken:
+        if not isinstance(taken, Deferred | Coroutine):
+            return bool(taken)
+        if self._awaited is None:
+            self._awaited = Acknowledgements(self._parts.clock, cast(Any, self).collect)  # every client is a whole peer
+        lease = mail.lease if isinstance(mail, Delivery) else self._parts.settings.lease_seconds
+        return self._awaited.add(taken, lease)
 
     def on_gap(self, topic: str, why: str) -> None:
         """Tell the session that events of *topic* were missed, or changes of the keys it watches if that is "".
@@ -589,6 +602,9 @@ class Client:
             parts.presence.leave(self)
             # Others may hold the same: only now it is known what nobody here holds.
             parts.cluster.release(held)
+        awaited, self._awaited = self._awaited, None
+        if awaited is not None:
+            awaited.end()
 
 
 def _is_renewed(before: Identity, now: Identity) -> bool:

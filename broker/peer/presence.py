@@ -5,7 +5,7 @@ from __future__ import annotations
 from broker.core.members import Member
 from broker.core.testaments import Left, Testament
 from broker.errors import Gone, NotFound, TooLarge
-from broker.messages import Quota, quota_of
+from broker.messages import Event, Quota, quota_of
 from broker.patterns import check_name
 from broker.peer.topics import TopicVerbs
 
@@ -33,11 +33,22 @@ class PresenceVerbs(TopicVerbs):
         if freed:
             self.hold(-freed)
 
-    async def set_testament(self, topic: str, name: str, body: bytes | None, *, retain: bool = False) -> None:
+    async def set_testament(
+        self,
+        topic: str,
+        name: str,
+        body: bytes | None,
+        *,
+        retain: bool = False,
+        content_type: str = "",
+        is_json: bool | None = None,
+    ) -> None:
         """See ``IPeer.set_testament``."""
         self._allow("publish", topic)
         self._own("publish", topic)
-        testament = Testament(topic, name, body, self.client, retain)
+        event = Event(topic, name, body)
+        self._describe(event, content_type, 0.0, is_json)
+        testament = Testament(topic, name, body, self.client, retain, "", event.content_type, event.binary)
         left = self._left = self._left or Left()
         number = left.begin()
         await self._parts.testaments.keep(self.id, testament, self._testaments())

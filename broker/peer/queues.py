@@ -49,7 +49,8 @@ class QueueVerbs(Client):
     async def _send(self, client: str, ref: str, body: bytes, time: float) -> bool:
         sessions = self._parts.presence.sessions(client)
         if sessions and sessions[0].client != client:  # a session id: it has no mailbox
-            if not sessions[0].post_mail(self._mail(CLIENT + client, ref, body, time)):
+            taken = sessions[0].post_mail(self._mail(CLIENT + client, ref, body, time))
+            if not (await taken if isinstance(taken, Deferred) else taken):
                 raise Gone("recipient", client)
             return False
         if not sessions and not await self._parts.mailboxes.has(client) and not self._names_explicitly(client):

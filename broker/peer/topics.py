@@ -14,6 +14,7 @@ from broker.core.indices import Extract
 from broker.core.owners import CLIENT_ID, INDEX
 from broker.errors import Invalid, RateLimited, TooLarge, Unauthenticated, Unavailable
 from broker.interfaces import MAX_PAGE_BYTES
+from broker.jsontext import is_json_type
 from broker.messages import MAX_EXPIRY, MAX_ID, MAX_TIME, Addition, Event, IndexRows, Publication, Quota, quota_of
 from broker.patterns import LOG_PREFIX, PRESENCE_PREFIX, check_name, check_pattern, is_pattern
 from broker.peer.client import Client
@@ -23,6 +24,8 @@ T = TypeVar("T")
 MAX_PUBLICATIONS = 1000  # that are stored together
 MAX_EXCLUDED = 1000  # names of one event
 FREE_TOKENS = 8  # of a pattern, on the average of all that a client may subscribe to
+
+OCTETS = "application/octet-stream"  # what is known of a body of which nothing is said but that it is no JSON
 
 
 class TopicVerbs(Client):
@@ -125,14 +128,15 @@ class TopicVerbs(Client):
         expires: float = 0.0,
         exclude: Sequence[str] = (),
         retain: bool = False,
+        is_json: bool | None = None,
     ) -> Deferred[Event]:
         """See ``IPeer.publish``."""
         self._allow("publish", topic)
         self._own("publish", topic)
         event = self._event(topic, name, body, self.client if named else "", time)
         event.original = original
-        if content_type or expires:
-            self._describe(event, content_type, expires)
+        if content_type or expires or is_json is False:
+            self._describe(event, content_type, expires, is_json)
         if exclude:
             event.exclude = _checked_names(exclude)
         parts, sampler = self._parts, self._verbs.publish
@@ -193,7 +197,7 @@ class TopicVerbs(Client):
     def _addition(self, publication: Publication) -> Addition:
         key, expect = _checked_key(publication.key), _checked_head(publication.expect)
         event = self._event(publication.topic, publication.name, publication.body, self.client, 0.0)
-        self._describe(event, publication.content_type, publication.expires)
+        self._describe(event, publication.content_type, publication.expires, publication.is_json)
         event.time = 0.0
         return Addition(LOG_PREFIX + event.topic, event, self._channels(), expect, key)
 
@@ -213,14 +217,15 @@ class TopicVerbs(Client):
         expect: int | None = None,
         content_type: str = "",
         expires: float = 0.0,
+        is_json: bool | None = None,
     ) -> Deferred[Event]:
         """See ``IPeer.post``."""
         self._allow("publish", topic)
         self._own("publish", topic)
         event = self._event(topic, name, body, client or self.client, 0.0)
         event.author = author
-        if content_type or expires:
-            self._describe(event, content_type, expires)
+        if content_type or expires or is_json is False:
+            self._describe(event, content_type, expires, is_json)
         sampler = self._verbs.publish
         sampler.left -= 1
         done = None if sampler.left else sampler.publishes()
@@ -231,7 +236,7 @@ class TopicVerbs(Client):
         posted = post(event, quota) if waiting is None else waiting.addCallback(lambda _: post(event, quota))
         return posted if done is None else posted.addCallback(_noted, done)
 
-    def _describe(self, event: Event, content_type: str, expires: float) -> None:
+    def _describe(self, event: Event, content_type: str, expires: float, is_json: bool | None) -> None:
         """Say what the body of *event* is, and until when it is good.
 
         Raises:
@@ -239,6 +244,10 @@ class TopicVerbs(Client):
         """
         if content_type:
             event.content_type = check_name(content_type, "content_type")
+        if is_json is None:
+            is_json = not content_type or is_json_type(content_type)
+        if not is_json and event.body is not None:
+            event.binary, event.content_type = True, content_type or OCTETS
         if expires and not self._parts.store.wall.time() < expires <= MAX_EXPIRY:
             raise Invalid("expires")
         event.expires = expires

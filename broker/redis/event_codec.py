@@ -29,8 +29,10 @@ def encode_record(event: Event, time: float) -> bytes:
     more: tuple[Any, ...] = (event.author,) if event.author else ()
     if event.content_type or event.expires or event.exclude:
         more = event.author, event.content_type, event.expires
-        if event.exclude:
+        if event.exclude or event.binary:
             more = *more, event.exclude
+        if event.binary:
+            more = *more, True
     head = _encode_head(event.topic, event.name, event.source, body is not None, *more)
     return b"%b %d %b%b" % (repr(time).encode(), len(head), head, body or b"")
 
@@ -105,6 +107,7 @@ def _decode_record(record: bytes, id: int, epoch: str) -> Event:
         event.content_type, event.expires = _decode_string(more[1]), more[2]
     if len(more) > 3:
         event.exclude = tuple(map(_decode_string, more[3]))
+    event.binary = len(more) > 4
     return event
 
 

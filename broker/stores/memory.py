@@ -46,7 +46,7 @@ class MemoryLog:
         trimmed: the last id that was trimmed; the first row has the next one.
     """
 
-    rows: list[tuple[str, str, bytes | None, str, float, int, str, str, float, tuple[str, ...]]] = attrs.field(
+    rows: list[tuple[str, str, bytes | None, str, float, int, str, str, float, tuple[str, ...], bool]] = attrs.field(
         factory=list
     )
     trimmed: int = 0
@@ -299,8 +299,10 @@ class MemoryStore(Service):
             stored.head + 1,
         )
         more = event.author, event.content_type, event.expires
-        stored.rows.append((*row, *more, event.exclude))
-        return Event(*row, self.epoch, event.origin, event.dialect, event.original, *more, exclude=event.exclude)
+        stored.rows.append((*row, *more, event.exclude, event.binary))
+        kept = Event(*row, self.epoch, event.origin, event.dialect, event.original, *more, exclude=event.exclude)
+        kept.binary = event.binary
+        return kept
 
     def read(self, log: str, after: int, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:
         """See ``IStore.read``."""
@@ -313,7 +315,7 @@ class MemoryStore(Service):
         start = max(0, after - stored.trimmed)
         rows = stored.rows[start : start + max(0, limit)]
         epoch = self.epoch
-        return [Event(*row[:6], epoch, "", "", b"", *row[6:9], exclude=row[9]) for row in rows]
+        return [Event(*row[:6], epoch, "", "", b"", *row[6:9], exclude=row[9], binary=row[10]) for row in rows]
 
     def latest(self, log: str, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:
         """See ``IStore.latest``."""

@@ -340,6 +340,7 @@ class RedisStore(RedisReader, Service):
             event.content_type,
             event.expires,
             exclude=event.exclude,
+            binary=event.binary,
         )
 
     def trim(self, log: str, upto: int) -> Deferred[None]:

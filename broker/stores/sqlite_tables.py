@@ -28,6 +28,7 @@ KNOWN_BYTES = 16384  # of the value of a key that expires, up to which its event
 NO_FIRST = (0, 0.0, 0.0)  # what is remembered by an unknown key
 PROBE_BYTES = 65536  # what must fit on the disk before the store says again that it can write
 
+BINARY = b"\xff"  # before the content type of a body that is no JSON; no text holds it
 NEXT = b"\xff"  # between source, author and whom an event excludes, which are in one column; no text holds it
 
 _EVENT = "e.id, e.topic, e.name, e.body, e.source, e.time, e.content_type, e.expires"
@@ -127,9 +128,10 @@ class TableReader:
                 number,
                 epoch,
                 author=decode_text(said[1]) if len(said) > 1 else "",
-                content_type=decode_text(content_type) if content_type else "",
+                content_type=decode_text(content_type.removeprefix(BINARY)) if content_type else "",
                 expires=expires or 0.0,
                 exclude=tuple(map(decode_text, said[2:])) if len(said) > 2 else (),
+                binary=content_type is not None and content_type.startswith(BINARY),
             )
             for number, topic, name, body, source, time, content_type, expires in rows
         ]
@@ -289,8 +291,10 @@ class TableWriter(TableReader):
                 len(log) - len(topic) if log.endswith(topic) else encode_text(topic),
             )
         )
-        if event.content_type or event.expires:
+        if event.content_type or event.expires or event.binary:
             content_type = encode_text(event.content_type) if event.content_type else None
+            if event.binary:
+                content_type = BINARY + (content_type or b"")
             self._described.append((content_type, event.expires or None, head[0], number))
         head[1] = number
         head[2] = time
@@ -309,6 +313,7 @@ class TableWriter(TableReader):
             event.content_type,
             event.expires,
             exclude=event.exclude,
+            binary=event.binary,
         )
 
     def _check_room(self) -> None:

@@ -45,7 +45,6 @@ from broker.web.pages import Pages, is_probe
 from broker.web.refusals import ThrottledLogger, error_refusal, json_refusal, retry_header, with_headers
 from broker.web.routes import Routes
 from broker.web.unadmitted import UnadmittedSocket
-from broker.web.ws.link import WebSocketLink
 from broker.web.ws.upgrade import WebSocketUpgrader
 
 log = Logger()
@@ -95,7 +94,7 @@ class Site(Factory):
     """Makes the channels of the public port and answers their requests.
 
     Args:
-        dialects: providers of IWebSocketDialect, IHttpDialect or both.
+        dialects: providers of IWebSocketDialect, IHttpDialect or both; of IStreamDialect, for their extras.
         attach: makes the peer for a client of a dialect at an address.
         clock: the reactor, or a ``task.Clock``.
         upgrader: takes WebSocket connections over.
@@ -170,8 +169,13 @@ class Site(Factory):
         """How many connections there are, WebSockets included."""
         return len(self._counter)
 
-    def open_connections(self) -> list[HttpChannel | WebSocketLink]:
-        """Return them: those that speak HTTP, and the WebSockets."""
+    @property
+    def links(self) -> set[Any]:
+        """The links that are drained: WebSockets, and those of stream dialects, which their makers add."""
+        return self._upgrader.links
+
+    def open_connections(self) -> list[Any]:
+        """Return them: those that speak HTTP, the WebSockets, and those of stream dialects."""
         return [*self._channels, *self._upgrader.links]
 
     # Connections.
@@ -249,6 +253,23 @@ class Site(Factory):
     def on_admitted(self, channel: HttpChannel) -> None:
         """Forget that the client of *channel* was not admitted."""
         self._unadmitted.leave(channel)
+
+    # Connections of other ports, to stream dialects.
+
+    def accepts(self, address: str) -> bool:
+        """Whether one more connection of *address* may begin on another port of the daemon."""
+        return self._drained is None and not self._objection(address)
+
+    def enter(self, socket: UnadmittedSocket) -> None:
+        """Count a connection that ``accepts`` was asked for."""
+        self._counter.enter(socket.address)
+        self._unadmitted.enter(socket, self._limited(socket.address))
+
+    def leave(self, socket: UnadmittedSocket) -> None:
+        """Forget *socket*: its connection has ended."""
+        self._unadmitted.leave(socket)
+        self._counter.leave(socket.address)
+        socket.ended()
 
     # Requests.
 
@@ -482,12 +503,7 @@ class Site(Factory):
 
     def _refused(self, dialect: Any, socket: UnadmittedSocket, code: int, _: str) -> None:
         self._counts.closed(dialect.name, code)
-        self._gone_socket(socket)
-
-    def _gone_socket(self, socket: UnadmittedSocket) -> None:
-        self._unadmitted.leave(socket)
-        self._counter.leave(socket.address)
-        socket.ended()
+        self.leave(socket)
 
     def _closed(self, dialect: Any, peer: SitePeer, socket: UnadmittedSocket, code: int, _: str) -> None:
         self._counts.closed(dialect.name, code)
@@ -501,7 +517,7 @@ class Site(Factory):
                 identity=peer.client,
             )
         peer.close()
-        self._gone_socket(socket)
+        self.leave(socket)
 
     # The end.
 
@@ -541,7 +557,8 @@ class Site(Factory):
 
     def _close_draining(self, link: ILink) -> None:
         dialect, _ = self.routes.websocket(link.handshake)
-        comes_back = dialect is not None and self.routes.extras[dialect.name].comes_back
+        name = getattr(link.handshake.peer, "dialect", "") if dialect is None else dialect.name
+        comes_back = name in self.routes.extras and self.routes.extras[name].comes_back
         link.close(CloseCode.SERVICE_RESTART if comes_back else CloseCode.GOING_AWAY, "leaving")
 
     def _abandon(self) -> None:

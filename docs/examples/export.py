@@ -28,7 +28,7 @@ class Export:
             if not events:
                 return
             after = events[-1].id
-            yield b"".join((event.body or b"null").replace(b"\n", b" ") + b"\n" for event in events)
+            yield b"".join(event.json.replace(b"\n", b" ") + b"\n" for event in events)
 
 
 def dialect(settings: Any) -> Export:

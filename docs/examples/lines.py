@@ -1,21 +1,21 @@
-"""A dialect of lines: ``SUB topic`` and ``PUB topic json``."""
+"""A dialect of lines: ``AUTH secret``, ``SUB topic`` and ``PUB topic json``."""
 
 from typing import Any
 
 import attrs
-import msgspec
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from broker.errors import BrokerError, Invalid
 from broker.interfaces import ILink, IPeer, IWebSocketDialect
+from broker.jsontext import check_json, read_text
 from broker.messages import Event, text_frame
 from broker.sessions import BaseSession
 
 
 def render(event: Event) -> Any:
     """Return the frame of *event*; called once for all who hear it."""
-    return text_frame(b"EVENT %b %b" % (event.topic.encode(), event.body or b"null"))
+    return text_frame(b"EVENT %b %b" % (event.topic.encode(), event.json))
 
 
 @attrs.define(eq=False)
@@ -24,19 +24,19 @@ class LineSession(BaseSession):
     link: ILink
 
     def received(self, data: bytes, binary: bool) -> None:
-        done = Deferred.fromCoroutine(self.obey(*data.partition(b" ")))
+        done = Deferred.fromCoroutine(self.obey(data))
         done.addCallbacks(lambda _: self.link.send(b"OK"), self.refused)
 
-    async def obey(self, verb: bytes, _: bytes, rest: bytes) -> None:
-        topic, _, body = rest.partition(b" ")
-        try:
-            if verb == b"SUB":
-                return self.peer.subscribe(topic.decode())
-            if verb == b"PUB" and msgspec.json.decode(body, type=msgspec.Raw):
-                return await self.peer.publish(topic.decode(), "line", body)
-        except ValueError:  # neither UTF-8 nor JSON
-            pass
-        raise Invalid("line")
+    async def obey(self, line: bytes) -> None:
+        verb, topic, body = [*read_text(line, "line").split(" ", 2), "", ""][:3]
+        if verb == "AUTH":
+            self.peer.identify(topic)
+        elif verb == "SUB":
+            self.peer.subscribe(topic)
+        elif verb == "PUB":
+            await self.peer.publish(topic, "line", check_json(body.encode(), "line"))
+        else:
+            raise Invalid("line")
 
     def refused(self, failure: Any) -> None:
         failure.trap(BrokerError)

@@ -21,9 +21,11 @@ def test_each_line_of_a_stream_has_its_answer():
     assert client.stream(["SUB a", "FLY", "PUB a 1"]) == [[b"OK"], [b"ERR INVALID line"], [b"OK"]]
 
 
-def test_a_client_without_the_secret_may_not_subscribe():
+def test_a_client_must_show_the_secret():
     client = connect(make_broker(api_secret="s"), dialect(None))
     assert client.say("SUB news") == [b"ERR UNAUTHENTICATED subscribe"]
+    assert client.say("AUTH guessed")[0].startswith(b"ERR UNAUTHENTICATED")
+    assert client.stream(["AUTH s", "SUB news", "PUB news 1"]) == [[b"OK"], [b"OK"], [b"OK"]]
 
 
 def test_a_verb_can_be_awaited():
@@ -37,7 +39,7 @@ def test_a_verb_can_be_awaited():
 def test_an_event_that_is_posted_over_http_arrives():
     broker = make_broker(api_secret="s", auth="optional")
     client = connect(broker, dialect(None))
-    client.say("SUB news")
+    client.stream(["AUTH s", "SUB news"])
     body = '{"clientId": "me", "channel": "news", "from": "me", "type": "line", "secret": "s", "data": {"a":1}}'
     headers = {"Content-Type": "application/json"}
     answer = http_request(broker, ganomede(broker.settings), "POST", "/events/v1/events", body, headers)

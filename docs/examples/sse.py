@@ -18,7 +18,7 @@ CONTROL = re.compile(r"[\x00-\x1f]")
 def render(event: Event) -> bytes:
     """Return *event* as the client gets it; called once for all who hear it."""
     name = CONTROL.sub(" ", event.name).encode()
-    data = LINE_END.sub(b"\ndata: ", event.body or b"null")
+    data = LINE_END.sub(b"\ndata: ", event.json)
     return b"event: %b\ndata: %b\n\n" % (name, data)
 
 

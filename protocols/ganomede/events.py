@@ -254,6 +254,9 @@ def encode(event: Event) -> bytes:
     head = (event.id, round(time * 1000), quote(event.name), quote(event.author or event.source))
     if event.body is None:
         return b'{"id":%d,"timestamp":%d,"type":%b,"from":%b}' % head
+    if event.binary:
+        mark = b',"encoding":"base64","content_type":' + quote(event.content_type)
+        return b'{"id":%d,"timestamp":%d,"type":%b,"from":%b,"data":%b%b}' % (*head, event.json, mark)
     return b'{"id":%d,"timestamp":%d,"type":%b,"from":%b,"data":%b}' % (*head, event.body)
 
 

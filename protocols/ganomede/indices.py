@@ -85,7 +85,7 @@ def text_at(event: Event, field: str) -> str | None:
     first, *rest = path_of(field)
     found = None
     if first == "data":
-        found = _text_at(event.body, rest)
+        found = None if event.binary else _text_at(event.body, rest)
     elif not rest:
         found = {"type": event.name, "from": event.author or event.source}.get(first)
     return found if found is not None and len(found) <= MAX_VALUE else None

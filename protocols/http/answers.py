@@ -119,13 +119,15 @@ def event_of(event: Event) -> dict[str, Any]:
         said |= {"id": event.id, "epoch": event.epoch}
     said |= {
         "name": event.name,
-        "payload": None if event.body is None else msgspec.Raw(event.body),
+        "payload": msgspec.Raw(event.json),
         "sender": event.source,
     }
     if event.author:
         said["from"] = event.author
     if event.content_type:
         said["content_type"] = event.content_type
+    if event.binary:
+        said["encoding"] = "base64"
     if event.expires:
         said["expires"] = milliseconds(event.expires)
     return said | {"time": milliseconds(event.time)}

@@ -12,6 +12,7 @@ from broker.interfaces import Coro, IHttpDialect, IPeer
 from broker.messages import HttpRequest, Response
 from broker.patterns import check_name
 from protocols.http.answers import Refusal, failed, problem
+from protocols.http.bodies import BODY_OPERATIONS
 from protocols.http.calls import Calls
 from protocols.http.client import CLIENT_OPERATION
 from protocols.http.cursors import CURSOR_OPERATIONS
@@ -60,6 +61,7 @@ class Http:
         operations = [
             *Topics(settings).operations(),
             *MEMBER_OPERATIONS,
+            *BODY_OPERATIONS,
             *CURSOR_OPERATIONS,
             *KEY_OPERATIONS,
             *Calls(settings).operations(),

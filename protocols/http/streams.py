@@ -42,7 +42,15 @@ def frame(name: str, data: bytes, id: str = "") -> bytes:
 
 def payload_frame(event: Event) -> bytes:
     """Return *event* of a topic that the client has named: its payload, and its position for an id."""
-    return frame(event.name, event.body or b"null", f"{event.epoch}-{event.id}" if event.id else "")
+    return frame(event.name, payload_of(event), f"{event.epoch}-{event.id}" if event.id else "")
+
+
+def payload_of(event: Event) -> bytes:
+    """Return what stands for the body of *event*: if that is no JSON, an object that says what it is."""
+    if not event.binary:
+        return event.body or b"null"
+    shown = event_of(event)
+    return encode({name: shown[name] for name in ("payload", "encoding", "content_type")})
 
 
 def whole_event(event: Event) -> bytes:
@@ -175,7 +183,7 @@ class EventStream(StreamSession):
 
     def _frame(self, event: Event) -> bytes:
         if not self.numbered:
-            return frame(event.name, event.render(whole_event) if self.several else event.body or b"null")
+            return frame(event.name, event.render(whole_event) if self.several else payload_of(event))
         if not self.several:
             data: bytes = event.render(payload_frame)
             return data

@@ -132,6 +132,7 @@ class Event(Frame):
     topic: Text = UNSET
     author: str | UnsetType = msgspec.field(name="from", default=UNSET)
     content_type: Text = UNSET
+    encoding: Literal["base64"] | UnsetType = UNSET
     expires: Milliseconds | UnsetType = UNSET
     epoch: Text = UNSET
     eventId: Text = UNSET

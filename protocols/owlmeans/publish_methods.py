@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -26,6 +26,7 @@ class PublishOptions(Options):
         expect: the last id that the topic must have; 0 for none.
         ttl: seconds after which it is delivered to nobody any more.
         content_type: what the payload is.
+        encoding: "base64" if the payload is a string that encodes bytes, which are then published as they are.
         exclude: session and client ids that do not get it.
         retain: whether it is kept for who subscribes later, although it is not stored.
     """
@@ -36,6 +37,7 @@ class PublishOptions(Options):
     expect: int | None = None
     ttl: float | None = None
     content_type: str | None = None
+    encoding: Literal["base64"] | None = None
     exclude: list[str] | None = None
     retain: bool = False
 
@@ -53,6 +55,7 @@ class Draft(Options, kw_only=True):
     expect: int | None = None
     ttl: float | None = None
     content_type: str | None = None
+    encoding: Literal["base64"] | None = None
 
 
 class Publish(Method):
@@ -70,7 +73,7 @@ class Publish(Method):
         event = await peer.publish(
             topic,
             topic if options.name is None else options.name,
-            bytes(self.payload) or None,
+            _body(self.payload, options),
             durable=options.durable,
             key=options.key or "",
             expect=options.expect,
@@ -78,6 +81,7 @@ class Publish(Method):
             expires=expires,
             exclude=options.exclude or (),
             retain=options.retain,
+            is_json=not options.encoding,
         )
         if not event.id:
             return {"delivered": peer.receivers(event)}
@@ -142,8 +146,23 @@ def _publication(session: Session, topic: str, payload: msgspec.Raw, options: Pu
         Invalid: an option has a value that it can not have.
     """
     expires = _checked(session, options)
-    name, body = topic if options.name is None else options.name, bytes(payload) or None
-    return Publication(topic, name, body, options.key or "", options.expect, options.content_type or "", expires)
+    name, body = topic if options.name is None else options.name, _body(payload, options)
+    told = options.key or "", options.expect, options.content_type or "", expires
+    return Publication(topic, name, body, *told, is_json=not options.encoding)
+
+
+def _body(payload: msgspec.Raw, options: PublishOptions | Draft) -> bytes | None:
+    """Return the body that *payload* is, or stands for in base64.
+
+    Raises:
+        Invalid: it is no base64.
+    """
+    if not options.encoding:
+        return bytes(payload) or None
+    try:
+        return msgspec.json.decode(payload, type=bytes)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise Invalid("payload", message="the payload is no base64") from None
 
 
 def _checked(session: Session, options: PublishOptions | Draft) -> float:

@@ -232,13 +232,15 @@ def event(event: Event, pattern: str, cursor: str = "") -> Frame:
     stored = b',"from":' + encode(event.author) if event.author else b""
     if event.content_type:
         stored += b',"content_type":' + encode(event.content_type)
+    if event.binary:
+        stored += b',"encoding":"base64"'
     if event.expires:
         stored += b',"expires":%d' % milliseconds(event.expires)
     if event.id:
         stored += b',"epoch":%b,"eventId":%b' % (encode(event.epoch), encode(f"{event.epoch}:{event.topic}:{event.id}"))
     if cursor:
         stored += b',"cursor":' + encode(cursor)
-    body = b"{}" if event.body is None else event.body
+    body = b"{}" if event.body is None else event.json
     fields = (
         encode(pattern),
         topic,
@@ -302,6 +304,8 @@ def stored_event(event: Event) -> dict[str, Any]:
     more: dict[str, Any] = {"from": event.author} if event.author else {}
     if event.content_type:
         more["content_type"] = event.content_type
+    if event.binary:
+        more["encoding"] = "base64"
     if event.expires:
         more["expires"] = milliseconds(event.expires)
     return {
@@ -309,7 +313,7 @@ def stored_event(event: Event) -> dict[str, Any]:
         "id": event.id,
         "epoch": event.epoch,
         "name": event.name,
-        "payload": None if event.body is None else msgspec.Raw(event.body),
+        "payload": msgspec.Raw(event.json),
         "sender": event.source,
         **more,
         "time": milliseconds(event.time),

@@ -35,8 +35,8 @@ def room_frame(event: Event) -> Frame:
     """Return an event as the members of a room are sent it: a ThinWS client's own message as it was written."""
     if event.dialect == NAME and event.original:
         return text_frame(event.original)
-    body = b"null" if event.body is None else event.body
-    return text_frame(b'{"type":"message","roomID":%b,"message":%b}' % (_encode(event.topic), body))
+    mark = b',"encoding":"base64","content_type":' + _encode(event.content_type) if event.binary else b""
+    return text_frame(b'{"type":"message","roomID":%b,"message":%b%b}' % (_encode(event.topic), event.json, mark))
 
 
 def read(data: bytes, binary: bool) -> Members:

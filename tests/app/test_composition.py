@@ -16,7 +16,7 @@ from broker.app import tap
 from broker.app.daemon import Daemon
 from broker.app.log_output import log_output
 from broker.app.process import StartError, raise_file_limit
-from broker.config.settings import Settings
+from broker.config.settings import Settings, SettingsError
 from broker.errors import Invalid, Unavailable
 from broker.testing import make_broker
 
@@ -103,7 +103,7 @@ def test_log_file_that_was_named_is_written(tmp_path, monkeypatch, options):
 
 
 def test_log_file_that_can_not_be_opened_is_named_with_its_option(tmp_path):
-    with pytest.raises(ValueError, match=rf"^TXBROKER_LOG_FILE: {tmp_path} can not be opened: Is a directory$"):
+    with pytest.raises(SettingsError, match=rf"^TXBROKER_LOG_FILE: {tmp_path} can not be opened: Is a directory$"):
         log_output({"nodaemon": 1}, Settings(log_file=str(tmp_path)))
 
 

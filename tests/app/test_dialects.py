@@ -115,7 +115,7 @@ def test_dialect_that_refuses_the_settings_is_told(plugin):
 
 def test_thing_that_is_no_dialect_is_refused(plugin):
     plugin("protocols/parrot.py", "def dialect(settings): return 5")
-    assert refusal("parrot") == "dialect parrot: 5 provides neither IWebSocketDialect nor IHttpDialect"
+    assert refusal("parrot") == "dialect parrot: 5 provides none of IWebSocketDialect, IHttpDialect, IStreamDialect"
 
 
 def test_dialect_that_lacks_what_it_promised_is_refused(plugin):
@@ -165,3 +165,9 @@ def test_settings_of_its_own_are_those_of_a_dialect_of_that_name(plugin):
     (dialect,) = load_dialects(["good:dialect"], None)
     assert dialect.settings == kinds["good"]()
     assert refusal("bad:dialect") == "dialect bad:dialect: its settings are those of other, and its name is bad"
+
+
+def test_stream_dialect_without_a_setting_for_its_endpoints_is_refused(plugin):
+    plugin("protocols/parrot.py", GOOD.replace("IWebSocketDialect", "IStreamDialect"), name="parrot", path="/p")
+    expected = "dialect parrot: a stream dialect needs a setting listen, see broker.plugins.listen_option"
+    assert refusal("parrot") == expected

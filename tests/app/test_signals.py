@@ -7,6 +7,7 @@ import pytest_twisted
 
 from broker.app.signals import FAULTS, LEFT_ALONE, STOPS, name_of
 from tests.support import http_client
+from tests.support.daemon import WITH_METRICS
 from tests.support.eventually import eventually
 from tests.support.ws_client import ws_connect
 
@@ -54,3 +55,23 @@ async def test_usr2_lets_clients_go_and_takes_none_but_goes_on_until_it_is_stopp
     for path, status in (("/health", 200), ("/ready", 503), ("/poll", 503)):
         assert (await http_client.get(daemon.url + path)).status == status
     assert await daemon.stop() == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_reload_closes_who_lost_his_key_and_nobody_else(start_daemon, short_path, soak):
+    keys, count = short_path / "keys", 500 if soak else 20
+    keys.write_text("kept:key-of-who-stays gone:key-of-who-goes")
+    daemon = await start_daemon(TXBROKER_PROTOCOLS="owlmeans", TXBROKER_API_KEYS_FILE=str(keys), **WITH_METRICS)
+    daemon.provoked.append("not reloaded")
+    sockets = [await ws_connect(daemon.ws("/owlmeans?token=key-of-who-stays")) for _ in range(count)]
+    gone = await ws_connect(daemon.ws("/owlmeans?token=key-of-who-goes"))
+    await daemon.until_metric('txbroker_connections{dialect="owlmeans"}', count + 1)
+    keys.write_text("these are no keys")
+    await say(daemon, signal.SIGHUP, "not reloaded, all is as it was: TXBROKER_API_KEYS_FILE: expected name:key pairs")
+    keys.write_text("kept:key-of-who-stays new:key-of-who-comes")
+    await say(daemon, signal.SIGHUP, "TXBROKER_API_KEYS (new: new; removed: gone) (clients disconnected: 1)")
+    assert (await gone.closed())[0] == 1008
+    sockets.append(await ws_connect(daemon.ws("/owlmeans?token=key-of-who-comes")))
+    await daemon.until_metric('txbroker_connections{dialect="owlmeans"}', count + 1)
+    for socket in sockets:
+        socket.abort()

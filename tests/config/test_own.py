@@ -7,10 +7,11 @@ from pathlib import Path
 import attrs
 import pytest
 
+from broker.app.checks import problems_of
 from broker.config.options import COUNT, PATH, SECONDS, TEXT, option
 from broker.config.own import described
 from broker.config.settings import Settings, SettingsError
-from broker.plugins import with_settings
+from broker.plugins import listen_option, with_settings
 
 
 @attrs.frozen
@@ -114,3 +115,39 @@ def test_a_factory_gets_them() -> None:
 def test_what_is_no_class_of_settings_is_refused() -> None:
     with pytest.raises(attrs.exceptions.NotAnAttrsClassError):
         with_settings("weather", dict)
+
+
+@attrs.frozen
+class Stream:
+    listen: tuple[str, ...] = listen_option(7000)
+
+
+STREAM: dict[str, type] = {"lines": Stream}
+
+
+def test_a_stream_dialect_listens_on_loopback_unless_it_is_told_otherwise() -> None:
+    assert Settings.from_environ({}, STREAM).own_endpoints == {"lines": ("tcp:7000:interface=127.0.0.1",)}
+    settings = Settings.from_environ({"TXBROKER_LINES_LISTEN": "none"}, STREAM)
+    assert settings.own_endpoints == {"lines": ()}
+
+
+def test_a_stream_dialect_that_others_reach_needs_a_credential() -> None:
+    environ = {"TXBROKER_LINES_LISTEN": "tcp:7000"}
+    (problem,) = problems(environ, STREAM)
+    assert problem.startswith("TXBROKER_LINES_LISTEN: tcp:7000 can be reached from other machines")
+    for remedy in ({"TXBROKER_API_SECRET": "sixteen letters!"}, {"TXBROKER_INSECURE": "lines"}):
+        settings = Settings.from_environ(environ | remedy, STREAM)
+        assert settings.own_endpoints == {"lines": ("tcp:7000",)}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "expected"),
+    [
+        ("tcp:x", "is no endpoint"),
+        ("tcp:8000:interface=127.0.0.1", "can not be listened on beside tcp:8000:interface=127.0.0.1"),
+    ],
+)
+def test_an_endpoint_of_a_stream_dialect_is_checked_at_the_start(endpoint: str, expected: str) -> None:
+    settings = Settings.from_environ({"TXBROKER_LINES_LISTEN": endpoint, "TXBROKER_INSECURE": "lines"}, STREAM)
+    (problem,) = problems_of(settings)
+    assert problem.startswith(f"TXBROKER_LINES_LISTEN: {endpoint} {expected}")

@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 
 from broker.core import queues as queues_module
 from broker.core.queues import Queues
-from broker.errors import Unavailable
+from broker.errors import Timeout, Unavailable
 from broker.messages import Mail
 from broker.stores import open_store
 from broker.testing import value_of
@@ -343,3 +343,80 @@ def test_stopping_leaves_no_timer(queues, store, takers, clock, monkeypatch):
     queues.stop()
     queues.drain("client:bob")
     assert clock.getDelayedCalls() == []
+
+
+@attrs.define(eq=False)
+class Acknowledging(Taker):
+    """Says later whether it has a message."""
+
+    answers: list[Deferred[Any]] = attrs.field(factory=list)
+
+    def post_mail(self, mail):
+        self.got.append(mail)
+        self.answers.append(Deferred())
+        return self.answers[-1]
+
+
+@pytest.fixture
+def later(queues, takers):
+    takers["client:bob"] = [bob := Acknowledging()]
+    queues.drain("client:bob")
+    return bob
+
+
+def kept(queues, store, queue="client:bob"):
+    """Return the bodies of what is kept."""
+    return [event.body.partition(b"\n")[2] for event in value_of(store.read("mail/" + queue, 0, 100))]
+
+
+def test_mail_is_kept_until_it_is_acknowledged(queues, store, later):
+    for number in range(3):
+        put(queues, number)
+    assert (later.bodies, kept(queues, store)) == ([b"0"], [b"0", b"1", b"2"])
+    later.answers.pop().callback(True)
+    assert (later.bodies, kept(queues, store)) == ([b"0", b"1", b"2"], [b"1", b"2"])
+    for answer in later.answers:
+        answer.callback(True)
+    assert kept(queues, store) == []
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_what_is_not_acknowledged_comes_again_with_what_is_behind_it(queues, clock, store, takers, first):
+    for number in range(3):
+        put(queues, number)
+    takers["client:bob"] = [bob := Acknowledging()]
+    queues.drain("client:bob")
+    for number, answer in enumerate(bob.answers):
+        answer.callback(True) if number != first else answer.errback(Timeout("mail"))
+    assert kept(queues, store) == [b"0", b"1", b"2"][first:]
+    assert len(bob.got) == 3
+    clock.advance(1.0)
+    assert bob.bodies[3:] == [b"0", b"1", b"2"][first:]
+
+
+def test_what_is_declined_later_waits_until_it_is_collected(queues, clock, store, later):
+    put(queues, 1)
+    later.answers[0].callback(False)
+    clock.advance(100.0)
+    assert (later.bodies, kept(queues, store)) == ([b"1"], [b"1"])
+    queues.drain("client:bob")
+    assert later.bodies == [b"1", b"1"]
+
+
+def test_what_a_session_had_goes_to_the_other_when_it_has_gone(queues, store, takers, later):
+    put(queues, 1)
+    takers["client:bob"] = [other := Taker()]
+    later.answers[0].callback(None)
+    assert (other.bodies, kept(queues, store)) == ([b"1"], [])
+
+
+def test_so_many_wait_for_their_answers_at_once(queues, takers, monkeypatch):
+    monkeypatch.setattr(queues_module, "MESSAGES_PER_READ", 2)
+    for number in range(4):
+        put(queues, number)
+    takers["client:bob"] = [bob := Acknowledging()]
+    queues.drain("client:bob")
+    assert bob.bodies == [b"0", b"1"]
+    for answer in bob.answers[:2]:
+        answer.callback(True)
+    assert bob.bodies == [b"0", b"1", b"2", b"3"]

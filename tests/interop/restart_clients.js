@@ -13,7 +13,7 @@ const readline = require("node:readline");
 
 const [url, secret, key, first, count, kinds] = process.argv.slice(2);
 const CHANNELS = 10;
-const { hostname, port } = new URL(url);
+const { hostname, port, protocol } = new URL(url);
 const socketUrl = url.replace("http", "ws");
 const say = (what, kind, n, more) => console.log(JSON.stringify([what, kind, n, Date.now(), more ?? null]));
 const readers = [];
@@ -22,7 +22,7 @@ const starts = {
   // Polls a channel; each event of the type "mark" shows that it is there.
   ganomede(n) {
     const { Client } = require("ganomede-events");
-    const reader = new Client(`reader-${n}`, { secret, protocol: "http", hostname, port: Number(port) });
+    const reader = new Client(`reader-${n}`, { secret, protocol: protocol.slice(0, -1), hostname, port: Number(port) });
     const channel = `restart-${n % CHANNELS}`;
     const read = { n, channel, ids: [], acknowledged: 0 };
     let failed = false;

@@ -17,6 +17,7 @@ from broker.jobs import Worker
 from broker.messages import Identity, Request
 from broker.observe.admin.api import AdminApi
 from broker.observe.admin.history import INTERVAL, KEPT
+from broker.observe.admin.live import MAX_STREAMS
 from broker.observe.admin.paging import MAX_LIMIT
 from broker.sessions import BaseSession
 from broker.testing import http_request, make_broker, value_of
@@ -419,6 +420,25 @@ def test_samples_come_live_until_the_operator_goes(admin):
     stream.leave()
     assert not admin.history.listeners
     admin.history.stopService()
+
+
+def test_there_are_only_so_many_streams(admin):
+    streams = [admin.ask("GET", "live").body for _ in range(MAX_STREAMS)]
+    answer = admin.ask("GET", "live")
+    assert (answer.status, dict(answer.headers)["Retry-After"]) == (429, "1")
+    streams[0].leave()
+    assert admin.ask("GET", "live").status == 200
+
+
+def test_many_rows_come_in_order_and_their_pages_have_an_end(admin):
+    for number in range(1300):
+        admin.client(f"c{number * 7 % 1300:04}")
+    page = admin.get("sessions?sort=client&limit=3")
+    assert [row["client"] for row in page["items"]] == ["c0000", "c0001", "c0002"]
+    page = admin.get("sessions?sort=client&limit=100&after=1250")
+    assert [row["client"] for row in page["items"]] == [f"c{number}" for number in range(1250, 1300)]
+    assert (page["total"], page["next"]) == (1300, None)
+    assert admin.ask("GET", "sessions?after=10001").status == 400
 
 
 async def _awaited(deferred: Any) -> Any:

@@ -9,8 +9,9 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
+from twisted.web.client import ResponseNeverReceived
 
-from tests.bridge.clients import OwlMeans
+from tests.bridge.clients import Ganomede, OwlMeans
 from tests.support.commands import TXBROKER
 from tests.support.daemon import WITH_METRICS, clean_environ
 from tests.support.eventually import TIMEOUT
@@ -38,6 +39,22 @@ async def test_connections_have_the_bytes_that_the_kernel_has_counted_and_are_ki
     answer = await post(api + "kick", {"session": row["id"]})
     assert answer.json() == {"disconnected": 1}
     assert await client.socket.closed() == (1001, "disconnected by an operator")
+    assert isinstance(await dropped_poll(daemon, api), ResponseNeverReceived)
+
+
+async def dropped_poll(daemon, api):
+    """Kick a poll that waits, which has no session; return how it ended for its client."""
+    poll = Ganomede(daemon).poll("jobs/v1")
+    end, found = reactor.seconds() + TIMEOUT, []
+    while not found:
+        assert reactor.seconds() < end
+        found = (await get(api + "connections?q=ganomede")).json()["items"]
+    answer = await post(api + "kick", {"connection": found[0]["id"]})
+    assert answer.json() == {"disconnected": 1}
+    try:
+        return await poll
+    except ResponseNeverReceived as error:
+        return error
 
 
 @pytest_twisted.ensureDeferred
@@ -46,7 +63,12 @@ async def test_the_commands_ask_the_daemon(daemon):
     environ = clean_environ(daemon.directory)
     done = [
         await deferToThread(
-            subprocess.run, [TXBROKER, *words, "--admin", daemon.admin_url], env=environ, capture_output=True, text=True
+            subprocess.run,
+            [TXBROKER, *words, "--admin", daemon.admin_url],
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
         )
         for words in (["status"], ["sessions", "--json"])
     ]

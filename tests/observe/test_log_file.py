@@ -130,3 +130,36 @@ def test_named_pipe_gets_whole_lines_though_its_reader_is_slow(tmp_path):
 def test_name_that_is_no_unicode_is_written(tmp_path, file):
     file.write("a lone surrogate: \ud800\n")
     assert (tmp_path / "x.log").read_bytes() == b"a lone surrogate: \\ud800\n"
+
+
+def test_large_file_beside_many_old_ones_is_neither_moved_nor_are_they_removed(tmp_path):
+    with open(tmp_path / "x.log", "wb") as large:
+        large.truncate(300_000_000)
+    for number in range(1, 4):
+        (tmp_path / f"x.log.{number}").touch()
+    file = LogFile(str(tmp_path / "x.log"))
+    file.write("one more\n")
+    file.reopen()
+    file.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.log", "x.log.1", "x.log.2", "x.log.3"]
+    assert (tmp_path / "x.log").stat().st_size == 300_000_000 + len("one more\n")
+
+
+def test_disk_that_is_full_loses_lines_and_nothing_else():
+    file = LogFile("/dev/full")
+    file.write("lost\n")
+    file.flush()
+    file.close()
+
+
+def test_pipe_that_does_not_block_gets_whole_lines():
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    file = LogFile(f"/dev/fd/{write}")
+    os.close(write)
+    line = "x" * 300_000 + "\n"
+    writer = threading.Thread(target=lambda: (file.write(line), file.close()))
+    writer.start()
+    with os.fdopen(read, encoding="ascii") as reader:
+        assert reader.read() == line
+    writer.join()

@@ -152,8 +152,7 @@ def simulated(world: World) -> Iterator[None]:
         (redis_bus, "Connection", SimConnection),
         (service, "EXPIRY", EXPIRY),
         (redis_subscriber, "UNSUBSCRIBE_DELAY", UNSUBSCRIBE_DELAY),
-        (peer_client, "_ids", count(1)),
-        (peer_client, "_ID_PREFIX", "00000000-0000-8000-8000-"),
+        (peer_client._series, "ids", map("00000000-0000-8000-8000-%012x".__mod__, count(1))),
     ]
     before = [(place, name, getattr(place, name)) for place, name, _ in places]
     random.seed(world.seed)

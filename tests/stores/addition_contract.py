@@ -38,6 +38,10 @@ async def bodies(store: IStore, log: str) -> list[bytes | None]:
     return [each.body for each in await store.read(log, 0, 99)]
 
 
+def described(event: Event) -> tuple[Any, ...]:
+    return event.author, event.content_type, event.expires, event.binary, event.body
+
+
 class AdditionContract:
     """What holds for events that are stored under conditions."""
 
@@ -45,10 +49,12 @@ class AdditionContract:
     async def test_content_type_and_expiry_are_stored(self, store: IStore) -> None:
         given = [event(content_type="image/png", expires=NOW + 5), event(content_type="ä\ud83d"), event(expires=0.5)]
         given += [event(author="ann", content_type="text/plain"), event(author="ann")]
+        octets = bytes(range(256))
+        given += [event(body=octets, content_type="image/png", binary=True), event(body=b"", binary=True)]
+        given += [event(body=octets, binary=True, exclude=("ann",))]
         stored = [await store.append("log", each) for each in given]
         for events in (stored, await store.read("log", 0, 9), await store.latest("log", 9)):
-            found = [(each.author, each.content_type, each.expires) for each in events]
-            assert found == [(each.author, each.content_type, each.expires) for each in given]
+            assert [described(each) for each in events] == [described(each) for each in given]
 
     @pytest_twisted.ensureDeferred
     async def test_whom_an_event_excludes_is_stored(self, store: IStore) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from twisted.internet.defer import Deferred
 
 from broker.core.parts import Parts
-from broker.errors import BrokerError, CalleeFailed, Invalid, NotFound, Unauthenticated, Unavailable
+from broker.errors import CalleeFailed, Invalid, NotFound, Unauthenticated, Unavailable
 from broker.interfaces import IPeer
 from broker.messages import Identity, Reply, Request
 from broker.observe.admin.connections import Connections
@@ -263,8 +263,3 @@ def told(said: Mapping[str, object]) -> str:
     """Return for a line of the log what an action has done, in one line whatever names it holds."""
     shown = {name: value[:MAX_SHOWN] if isinstance(value, str) else value for name, value in said.items()}
     return " ".join(f"{name}={json.dumps(value)}" for name, value in shown.items())
-
-
-def reason(error: BrokerError) -> str:
-    """Return the same for an action that was refused."""
-    return error.code

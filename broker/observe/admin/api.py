@@ -20,7 +20,7 @@ from broker.errors import BrokerError, Invalid, NotFound
 from broker.interfaces import IHttpDialect, IPeer
 from broker.jsontext import ERRORS
 from broker.messages import HttpRequest, Response
-from broker.observe.admin.actions import OPERATOR, Action, Actions, reason, told
+from broker.observe.admin.actions import OPERATOR, Action, Actions, told
 from broker.observe.admin.connections import Connections
 from broker.observe.admin.history import History
 from broker.observe.admin.live import live
@@ -125,6 +125,7 @@ class AdminApi:
     async def answer(self, peer: IPeer, request: HttpRequest) -> Response:
         """Return a list, or what an action has done."""
         name = request.path.removeprefix(PREFIX)
+        peer.admit(OPERATOR)  # whoever gets here has the secret, if there is one
         try:
             if name in self.actions:
                 return await self._act(peer, request, name)
@@ -156,7 +157,6 @@ class AdminApi:
             return answer(self._connections.session(read_query(SessionQuery, request.query).id))
         read_query(NoQuery, request.query)
         if name == "live":
-            peer.admit(OPERATOR)
             return live(peer, self._history)
         if name == "history":
             return answer({"items": list(self._history.samples)})
@@ -190,11 +190,10 @@ class AdminApi:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
             return problem(415, f"The Content-Type must be {JSON}.")
         action = self.actions[name]
-        peer.admit(OPERATOR)
         try:
             done, said = await action.run(peer, _body(action, request))
         except BrokerError as error:
-            log.warn("admin: {action} for {address} failed: {why}", **_who(request, name), why=reason(error))
+            log.warn("admin: {action} for {address} failed: {why}", **_who(request, name), why=error.code)
             raise
         log.info("admin: {action} for {address}: {said}", **_who(request, name), said=told(said) or "done")
         return answer(done)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import count
+from operator import attrgetter
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -56,6 +57,12 @@ class Flow:
     rate_in: float | None = None
     rate_out: float | None = None
 
+    @property
+    def rate(self) -> float | None:
+        """The bytes per second in both directions."""
+        known = self.rate_in is not None and self.rate_out is not None
+        return round((self.rate_in or 0.0) + (self.rate_out or 0.0), 1) if known else None
+
 
 class Connections:
     """Shows who is connected to this node.
@@ -76,31 +83,48 @@ class Connections:
 
     async def connections(self, query: Query) -> Page:
         """Return connections, WebSockets and those that speak HTTP."""
-        peers = {peer.flow: peer for peer in self._peers() if peer.flow is not None}
-        now = self._parts.clock.seconds()
+        members = self._members()
+        open_ones = [link for link in self._open() if link.transport is not None]
         texts = ("id", "dialect", "address", "client", "path")
         return await page_of(
-            self._open(), lambda link: self._row(link, peers, now), query, CONNECTION_SORTS, texts, self._slices
+            open_ones,
+            lambda link: {name: read(link) for name, read in members.items()},
+            query,
+            CONNECTION_SORTS,
+            texts,
+            self._slices,
+            lambda link, name: members[name](link),
         )
 
-    def _row(self, link: Any, peers: dict[Any, Any], now: float) -> Row | None:
-        if link.transport is None:
-            return None
-        peer, is_socket = peers.get(link), hasattr(link, "handshake")
-        request = link.handshake if is_socket else link.request
-        if peer is None and request is not None:
-            peer = request.peer
-        waiting = link.unsent if hasattr(link, "unsent") else buffered_bytes(link.transport) or 0
+    def _members(self) -> dict[str, Callable[[Any], Any]]:
+        """Return what makes each member of a row, of a connection as it is now."""
+        peers = {peer.flow: peer for peer in self._peers() if peer.flow is not None}
+        now = self._parts.clock.seconds()
+
+        def peer_of(link: Any) -> Any:
+            return peers.get(link) or getattr(_request(link), "peer", None)
+
+        def session_of(link: Any) -> Any:
+            peer = peer_of(link)
+            return None if peer is None or peer.session is None else peer
+
+        def seconds(link: Any) -> float | None:
+            peer = peer_of(link)
+            return round(now - peer.since, 3) if peer is not None and peer.since else None
+
+        def flow(name: str) -> Callable[[Any], Any]:
+            return lambda link: getattr(self._flow(link, now), name, None)
+
         return {
-            "id": peer.id if is_socket and peer is not None and peer.session is not None else self._id(link),
-            "transport": "websocket" if is_socket else "http",
-            "dialect": peer.dialect if peer is not None else "http",
-            "address": link.address,
-            "client": peer.client if peer is not None and peer.session is not None else "",
-            "path": request.path[:200] if request is not None else "",
-            "seconds": round(now - peer.since, 3) if peer is not None and peer.since else None,
-            "queue": waiting,
-            **_flow_row(self._flow(link, now)),
+            "id": lambda link: getattr(session_of(link) if _is_socket(link) else None, "id", "") or self._id(link),
+            "transport": _transport_of,
+            "dialect": lambda link: getattr(peer_of(link), "dialect", "http"),
+            "address": lambda link: link.address,
+            "client": lambda link: getattr(session_of(link), "client", ""),
+            "path": lambda link: getattr(_request(link), "path", "")[:200],
+            "seconds": seconds,
+            "queue": lambda link: link.unsent if _is_socket(link) else buffered_bytes(link.transport) or 0,
+            **{name: flow(name) for name in ("bytes_in", "bytes_out", "rate_in", "rate_out", "rate")},
         }
 
     def _id(self, link: Any) -> str:
@@ -136,30 +160,36 @@ class Connections:
 
     async def sessions(self, query: Query) -> Page:
         """Return the sessions, those without a connection of their own included, as of Engine.IO polling."""
-        now = self._parts.clock.seconds()
+        members = self._session_members()
         texts = ("id", "dialect", "address", "client", "principal")
         return await page_of(
-            self._peers(), lambda peer: self._session(peer, now), query, SESSION_SORTS, texts, self._slices
+            self._peers(),
+            lambda peer: {name: read(peer) for name, read in members.items()},
+            query,
+            SESSION_SORTS,
+            texts,
+            self._slices,
+            lambda peer, name: members[name](peer),
         )
 
-    def _session(self, peer: Any, now: float) -> Row | None:
-        if peer.closed or peer.session is None:
-            return None
-        waiting = peer.flow.unsent if peer.flow is not None else getattr(peer.session, "waiting", 0)
+    def _session_members(self) -> dict[str, Callable[[Any], Any]]:
+        """Return what makes each member of a row, of the peer of a session as it is now."""
+        now, held = self._parts.clock.seconds(), self._parts.memory.held
+
+        def queue(peer: Any) -> int:
+            return peer.flow.unsent if peer.flow is not None else getattr(peer.session, "waiting", 0)
+
         return {
-            "id": peer.id,
-            "dialect": peer.dialect,
-            "address": peer.address,
-            "client": peer.client,
-            "principal": peer.identity.principal,
-            "admitted": peer.admitted,
-            "seconds": round(now - peer.since, 3),
-            "subscriptions": len(peer.subscriptions),
-            "calling": len(peer.calling),
-            "serving": len(peer.serving),
-            "queue": waiting if isinstance(waiting, int) else 0,
-            "held": self._parts.memory.held.of(peer.flow if peer.flow is not None else peer),
-            "token": peer.token,
+            **{name: attrgetter(name) for name in ("id", "dialect", "address", "client")},
+            "principal": lambda peer: peer.identity.principal,
+            "admitted": attrgetter("admitted"),
+            "seconds": lambda peer: round(now - peer.since, 3),
+            "subscriptions": lambda peer: len(peer.subscriptions),
+            "calling": lambda peer: len(peer.calling),
+            "serving": lambda peer: len(peer.serving),
+            "queue": queue,
+            "held": lambda peer: held.of(peer if peer.flow is None else peer.flow),
+            "token": attrgetter("token"),
         }
 
     def session(self, id: str) -> Row:
@@ -169,8 +199,8 @@ class Connections:
             NotFound: there is none on this node.
         """
         for peer in self._peers():
-            row = self._session(peer, self._parts.clock.seconds()) if peer.id == id else None
-            if row is not None:
+            if peer.id == id and not peer.closed:
+                row = {name: read(peer) for name, read in self._session_members().items()}
                 calls = self._parts.calls
                 names = {
                     "topics": peer.subscriptions,
@@ -187,14 +217,16 @@ class Connections:
         return [peer for peer in self._peers() if (peer.id == session if session else peer.client == client)]
 
 
-def _flow_row(flow: Flow | None) -> Row:
-    if flow is None:
-        return dict.fromkeys(("bytes_in", "bytes_out", "rate_in", "rate_out", "rate"))
-    rate = None if flow.rate_in is None or flow.rate_out is None else round(flow.rate_in + flow.rate_out, 1)
-    return {
-        "bytes_in": flow.bytes_in,
-        "bytes_out": flow.bytes_out,
-        "rate_in": flow.rate_in,
-        "rate_out": flow.rate_out,
-        "rate": rate,
-    }
+def _transport_of(link: Any) -> str:
+    if not hasattr(link, "handshake"):
+        return "http"
+    return "websocket" if link.handshake.method else "stream"  # see ``IStreamDialect``
+
+
+def _is_socket(link: Any) -> bool:
+    return hasattr(link, "handshake")
+
+
+def _request(link: Any) -> Any:
+    """Return the handshake of a WebSocket, or the request that is being answered, if there is one."""
+    return link.handshake if _is_socket(link) else link.request

@@ -10,7 +10,7 @@ from broker.config.settings import Settings
 from broker.core.parts import Parts
 from broker.core.slices import slices_of
 from broker.interfaces import ISharedBus
-from broker.observe.admin.paging import MAX_SORTED, Page, Query, Row, page_of, stored_page
+from broker.observe.admin.paging import MAX_LOOKED_AT, Page, Query, Row, page_of, stored_page
 from broker.observe.metrics import Metrics
 
 HIGHEST = "\U0010ffff"
@@ -68,7 +68,7 @@ class NodeViews:
     async def tokens(self, query: TokenQuery) -> Page:
         """Return minted tokens: those in use on this node, or those that were revoked and have not expired."""
         if query.state == "live":
-            found = self._parts.lifetimes.tokens(MAX_SORTED)
+            found = self._parts.lifetimes.tokens(MAX_LOOKED_AT)
             return await page_of(found, _token, query, TOKEN_SORTS, ("id",), self._slices)
         first, last = REVOKED + query.q, REVOKED + query.q + HIGHEST
         if query.after:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import nlargest, nsmallest
 from itertools import islice
+from operator import getitem
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import parse_qsl
 
@@ -19,8 +20,8 @@ Row = dict[str, Any]
 
 MAX_LIMIT = 1000  # rows of one answer
 MAX_LOOKED_AT = 100_000  # things in memory that one request looks at
-MAX_SORTED = 20_000  # rows that one request makes and sorts
-MAX_OFFSET = 1_000_000
+MAX_OFFSET = 10_000  # rows of the pages before: so many have to be sorted
+BUFFER = 500  # rows that are made before those that come too late in the order are dropped
 MAX_FIELDS = 20  # of one query
 
 
@@ -96,6 +97,7 @@ async def page_of(
     sorts: Mapping[str, bool],
     texts: Sequence[str],
     slices: Slices,
+    member: Callable[[T, str], Any] | None = None,
 ) -> Page:
     """Return a page of what is in memory, sorted.
 
@@ -106,27 +108,39 @@ async def page_of(
         sorts: the members it may be sorted by, the usual one first, each with whether the largest usually comes first.
         texts: the members in which ``q`` is looked for; the first one tells rows apart.
         slices: for the pauses.
+        member: returns one member of the row of a thing, for less than the whole row costs: then rows are made of
+            the things of the page alone; None: of all.
 
     Raises:
         Invalid: it can not be sorted so, or ``after`` is none of ours.
     """
     by, largest_first, offset = _order(query, sorts)
     things = list(islice(found, MAX_LOOKED_AT + 1))
-    complete = len(things) <= MAX_LOOKED_AT
-    rows: list[Row] = []
-    wanted, end = query.q.lower(), slices.deadline()
+    choose, wanted = nlargest if largest_first else nsmallest, offset + query.limit
+    word, total, end = query.q.lower(), 0, slices.deadline()
+    make: Callable[[T], Any] = row if member is None else _itself
+    read: Callable[[Any, str], Any] = member or getitem
+    kept: list[Any] = []
+
+    def key(made: Any) -> tuple[Any, ...]:
+        return _sortable(read(made, by)), str(read(made, texts[0]))
+
     for thing in things[:MAX_LOOKED_AT]:
-        made = row(thing)
-        if made is not None and (not wanted or any(wanted in str(made[name]).lower() for name in texts)):
-            if len(rows) == MAX_SORTED:
-                complete = False
-                break
-            rows.append(made)
+        made = make(thing)
+        if made is not None and (not word or any(word in str(read(made, name)).lower() for name in texts)):
+            kept.append(made)
+            total += 1
+            if len(kept) > 2 * wanted + BUFFER:
+                kept = choose(wanted, kept, key=key)
         end = await slices.checked(end)
-    choose = nlargest if largest_first else nsmallest
-    first = choose(offset + query.limit, rows, key=lambda row: (_sortable(row[by]), str(row[texts[0]])))
-    following = offset + query.limit
-    return Page(first[offset:], str(following) if following < len(rows) else "", len(rows), complete)
+    chosen = choose(wanted, kept, key=key)[offset:]
+    items = chosen if member is None else [made for made in map(row, chosen) if made is not None]
+    following = str(wanted) if wanted < min(total, MAX_OFFSET) else ""
+    return Page(items, following, total, len(things) <= MAX_LOOKED_AT)
+
+
+def _itself(thing: T) -> T:
+    return thing
 
 
 def _order(query: Query, sorts: Mapping[str, bool]) -> tuple[str, bool, int]:

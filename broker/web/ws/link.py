@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 from autobahn.util import encode_truncate
-from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
-from twisted.internet.defer import TimeoutError as TookTooLong
-from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from broker.core.grace import HARD_LIMIT, SlowReaderGrace
 from broker.core.memory import Memory
 from broker.core.slices import slices_of
 from broker.interfaces import ILink, ISession
 from broker.messages import SHORT, TEXT_HEADERS, CloseCode, Frame, HttpRequest, wire_frame
-from broker.web.net.sockets import buffered_bytes, hand_over
-from broker.web.net.transport import FrameTransport
+from broker.web.net.link import QueuedLink
+from broker.web.net.sockets import hand_over
 from broker.web.ws.autobahn import CLOSED, CONNECTING, OPEN, autobahn_state
 from broker.web.ws.heartbeat import Heartbeat, Monitored
 from broker.web.ws.opening import Opening
@@ -47,15 +43,13 @@ HANDSHAKE_FIELDS = frozenset(
 )
 
 
-@implementer(ILink, IPushProducer)
-class WebSocketLink(FrameReader):
+@implementer(ILink)
+class WebSocketLink(QueuedLink, FrameReader):
     """One WebSocket connection; of a class made by :func:`link_class`.
 
     Attributes:
         handshake: the request that opened it; once open, without the header
             fields of the handshake itself.
-        paused: whether more than 64 KiB wait to be sent, or than the limit of the send queue if that is less.
-        on_drained: see ``ILink``.
         opening: the protocol of the connection until it is open; then None.
         pinged, bucket: see ``heartbeat.Monitored``.
     """
@@ -63,21 +57,11 @@ class WebSocketLink(FrameReader):
     options: ClassVar[WebSocketOptions]
     clock: ClassVar[IReactorTime]
     heartbeat: ClassVar[Heartbeat]
-    links: ClassVar[set[WebSocketLink]]
 
     opening: Opening | None = None
     state: int = CONNECTING
-    _lost = False  # whether the connection has ended, though what was read before may not be delivered yet
-    paused = False
-    drains = 0  # how often that has ended
-    on_drained: Callable[[], object] | None = None
     pinged = False
     bucket: dict[Monitored, float] | None = None
-    _write: Callable[[bytes], None]
-    _waiting = 0  # bytes written while paused, on a transport that does not know how many wait
-    _held = 0  # bytes that the session keeps for later
-    _grace: SlowReaderGrace | None = None
-    _finishing: Deferred[Any] | None = None  # while the session works off what came before the end
 
     def __init__(self, transport: Any, handshake: HttpRequest, on_closed: Callable[[int, str], object]) -> None:
         self.transport = transport
@@ -87,9 +71,9 @@ class WebSocketLink(FrameReader):
     # ILink
 
     @property
-    def open(self) -> bool:
-        """Whether what is sent now goes out."""
-        return self.state == OPEN and not self._lost
+    def max_message_bytes(self) -> int:
+        """How long a message may be."""
+        return self.maxMessagePayloadSize
 
     def allow_messages(self, max_bytes: int) -> None:
         """Receive messages of up to *max_bytes*, instead of what the options allow."""
@@ -123,49 +107,6 @@ class WebSocketLink(FrameReader):
         traffic.messages_out += 1
         traffic.bytes_out += frame.size
 
-    @property
-    def address(self) -> str:
-        """Where the client comes from."""
-        return self.handshake.address
-
-    @property
-    def unsent(self) -> int:
-        """How many bytes wait for the client."""
-        return self._unsent()
-
-    def hold(self, change: int) -> None:
-        """Count *change* bytes more, or fewer, that the session keeps for later."""
-        if self.state != CLOSED:
-            self._held = max(0, self._held + change)
-            self.memory.held.hold(self, self._held)
-
-    def shed(self) -> None:
-        """Close with 1013, or drop the connection when that would not free enough: too much is held for it."""
-        transport, options = self.transport, self.options
-        if self.state != OPEN or transport is None or self.failedByMe:
-            self._release()
-            self._drop("memory is short")
-            return
-        log.warn(
-            "{address} makes the daemon hold too much: closing with 1013",
-            address=self.address,
-        )
-        self.failedByMe = True  # what it sends now is not kept
-        self.message_data = None
-        self._release()
-        self._limit_queue(sys.maxsize)  # the close frame is no overflow
-        left = transport.drop_frames() if isinstance(transport, FrameTransport) else buffered_bytes(transport) or 0
-        if left > options.send_queue_bytes:
-            self._drop("memory is short")
-        else:
-            self._close(CloseCode.TRY_AGAIN_LATER, "too much waits", options.close_timeout)
-
-    def _release(self) -> None:
-        memory = self.memory
-        self._held = self._waiting = 0
-        for account in (memory.held, memory.upload, memory.send_queue, memory.unadmitted):
-            account.hold(self, 0)
-
     def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Begin the closing handshake; a client that does not answer it in time is dropped."""
         if self.opening is not None:
@@ -173,36 +114,6 @@ class WebSocketLink(FrameReader):
         elif self.state == OPEN:
             # What was sent before needs more time on a slow network.
             self._close(code, reason, self.options.slow_grace if self.paused else self.options.close_timeout)
-
-    def abort(self) -> None:
-        """Drop the connection."""
-        self._drop("aborted")
-
-    # IPushProducer
-
-    def pauseProducing(self) -> None:
-        """Set ``paused``: bytes wait for the client."""
-        self.paused = True
-
-    def resumeProducing(self) -> None:
-        """Clear ``paused``: everything was sent."""
-        self.paused = False
-        self.drains += 1
-        if self._waiting:
-            self._waiting = 0
-            self.memory.send_queue.hold(self, 0)
-        if self._grace is not None:
-            self._recovered()
-        on_drained = self.on_drained
-        if on_drained is not None and self.state == OPEN:
-            self.on_drained = None
-            try:
-                on_drained()
-            except Exception:
-                self.session_failed()
-
-    def stopProducing(self) -> None:
-        """No-op: ``connectionLost`` follows."""
 
     # Called by Opening and by Heartbeat
 
@@ -214,11 +125,8 @@ class WebSocketLink(FrameReader):
         headers = self.handshake.headers
         self.handshake.headers = {name: headers[name] for name in headers if name not in HANDSHAKE_FIELDS}
         self.state = OPEN
-        self._write = transport.send_frame if isinstance(transport, FrameTransport) else self._write_counting
-        self._limit_queue(self.options.send_queue_bytes)
+        self._use_queue()
         hand_over(transport, self)
-        if isinstance(transport, FrameTransport):
-            transport.pause_above(self.options.send_queue_bytes)
         transport.registerProducer(self, True)
         self.heartbeat.add(self)
         self._write(acceptance)
@@ -250,11 +158,6 @@ class WebSocketLink(FrameReader):
         self._drop("ping timeout")
 
     # Called by FrameReader and by Autobahn
-
-    def session_failed(self) -> None:
-        """Log the exception and close: a fault of one session is no one else's."""
-        log.failure("a session failed", address=self.handshake.address, path=self.handshake.path)
-        self.close(CloseCode.INTERNAL_ERROR, "internal error")
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         """Send Autobahn's own frames in order with ours."""
@@ -288,45 +191,18 @@ class WebSocketLink(FrameReader):
             self.options.close_timeout, self.slices.add, self.transport.abortConnection
         )
 
-    # The end
+    # Its end, see QueuedLink
 
-    def connectionLost(self, reason: Failure) -> None:
-        """Deliver what was read before, end the session, then call what the maker of the link wants to be called."""
-        self._lost = True
-        if self.receive_rest():
-            self._end(reason)
-        else:
-            self.slices.add(lambda: self.connectionLost(reason), message=True)  # after what was read
-
-    def _end(self, reason: Failure) -> None:
-        self.state = CLOSED
+    def _forget(self) -> None:
         self.data, self.message_data = b"", None
-        self._release()
         self._cancel_timeout()
-        self._end_grace()
         self.heartbeat.remove(self)
-        code, text = self._ending(reason)
-        session = self.session
-        # With these it would have to wait for the garbage collector.
-        del self.session, self._write
-        self.transport = self.on_drained = None
-        try:
-            finishing: Any = session.closed(code, text)
-            if finishing is not None:
-                # Not for ever: until what came before the end is worked off.
-                self._finishing = ensureDeferred(finishing).addTimeout(self.options.finish_timeout, self.clock)
-        except Exception:
-            log.failure("a session failed at its end", address=self.handshake.address)
-        if self._finishing is None:
-            self._ended(code, text)
-        else:
-            self._finishing.addErrback(self._unfinished).addBoth(lambda _: self._ended(code, text))
 
-    def _unfinished(self, failure: Failure) -> None:
-        if failure.check(TookTooLong):
-            log.warn("{address} has gone, and what it sent before was not done in time", address=self.handshake.address)
-        elif not failure.check(CancelledError):
-            log.failure("a session failed at its end", failure, address=self.handshake.address)
+    def _ignore_client(self) -> bool:
+        if self.failedByMe:
+            return False
+        self.failedByMe, self.message_data = True, None
+        return True
 
     def _ending(self, reason: Failure) -> tuple[int, str]:
         if self.closedByMe:
@@ -334,12 +210,6 @@ class WebSocketLink(FrameReader):
         if self.wasClean:
             return self.remoteCloseCode or CloseCode.NO_STATUS, self.remoteCloseReason or ""
         return CloseCode.ABNORMAL, self.wasNotCleanReason or reason.getErrorMessage()
-
-    def _ended(self, code: int, reason: str) -> None:
-        self.links.discard(self)
-        on_closed = self._on_closed
-        del self._on_closed
-        on_closed(code, reason)
 
     def _close(self, code: int, reason: str, grace: float) -> None:
         self.resume_receiving()  # the client's close frame
@@ -364,68 +234,8 @@ class WebSocketLink(FrameReader):
         if call is not None and call.active():
             call.cancel()
 
-    # Slow readers
 
-    def _write_counting(self, data: bytes) -> None:
-        """Write to a transport that does not itself notice when too much waits."""
-        self.transport.write(data)
-        if self.paused:
-            if self._unsent() > self._queue_limit:
-                self._overflowed()
-            self._waiting += len(data)
-            self.memory.send_queue.hold(self, self._waiting)
-
-    def _unsent(self) -> int:
-        """Return how many bytes wait for the client."""
-        known = buffered_bytes(self.transport)
-        return self._waiting if known is None else known
-
-    def _limit_queue(self, limit: int) -> None:
-        """Have ``_overflowed`` called when more than *limit* bytes wait."""
-        transport = self.transport
-        if isinstance(transport, FrameTransport):
-            transport.queue_limit = limit
-            transport.overflowed = self._overflowed
-        else:
-            self._queue_limit = limit
-
-    def _overflowed(self) -> None:
-        """Begin the grace: too much waits for the client; or end it: far too much does."""
-        options = self.options
-        if self.state != OPEN:
-            return
-        if self._grace is not None or options.slow_grace <= 0:
-            self._too_slow()
-            return
-        self._limit_queue(HARD_LIMIT * options.send_queue_bytes)
-        self._grace = SlowReaderGrace(
-            self._unsent, options.send_queue_bytes, options.slow_grace, self._recovered, self._too_slow, self.clock
-        )
-        self._grace.start()
-
-    def _recovered(self) -> None:
-        self._end_grace()
-        self._limit_queue(self.options.send_queue_bytes)
-
-    def _end_grace(self) -> None:
-        grace, self._grace = self._grace, None
-        if grace is not None:
-            grace.stop()
-
-    def _too_slow(self) -> None:
-        self._end_grace()
-        if self.state != OPEN:
-            return
-        log.warn(
-            "{address} reads too slowly: more than TXBROKER_SEND_QUEUE_BYTES={limit} waited for it for "
-            "TXBROKER_SLOW_GRACE_SECONDS, or {hard} times as much at once; closing with 1013",
-            address=self.handshake.address,
-            limit=self.options.send_queue_bytes,
-            hard=HARD_LIMIT,
-        )
-        self.traffic.slow_consumer("close")
-        self._limit_queue(sys.maxsize)  # the close frame is no overflow
-        self._close(CloseCode.TRY_AGAIN_LATER, "reading too slowly", self.options.slow_grace)
+OWN_NAMES = {*vars(WebSocketLink), *vars(QueuedLink)}  # that Autobahn's do not replace
 
 
 def link_class(
@@ -433,7 +243,7 @@ def link_class(
     options: WebSocketOptions,
     clock: IReactorTime,
     traffic: Traffic,
-    links: set[WebSocketLink],
+    links: set[Any],
     memory: Memory,
 ) -> type[WebSocketLink]:
     """Return the class of links with these options.
@@ -450,7 +260,7 @@ def link_class(
     fast_path = options.fast_path and state.keys() >= FAST_NAMES
     if fast_path != options.fast_path:
         log.warn("this version of Autobahn is not known: every frame takes the slow path, as with fast_path off")
-    namespace = {name: value for name, value in state.items() if name not in vars(WebSocketLink)}
+    namespace = {name: value for name, value in state.items() if name not in OWN_NAMES}
     namespace.update(
         options=options,
         clock=clock,

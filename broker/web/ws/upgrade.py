@@ -50,7 +50,7 @@ class WebSocketUpgrader:
        ``session.closed(code, reason)`` is called exactly once.
 
     Attributes:
-        links: every connection that was taken over and has not ended.
+        links: every connection that was taken over and has not ended; others may add theirs.
 
     Args:
         options: of all its links.
@@ -66,7 +66,7 @@ class WebSocketUpgrader:
         traffic: Traffic | None = None,
         memory: Memory | None = None,
     ) -> None:
-        self.links: set[WebSocketLink] = set()
+        self.links: set[Any] = set()
         self._options = options
         self._clock = clock
         self._dates = Dates(wall_clock_of(clock))

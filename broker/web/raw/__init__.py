@@ -1,0 +1,1 @@
+"""Connections of stream dialects: raw bytes, on endpoints of their own."""
