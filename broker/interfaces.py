@@ -390,6 +390,25 @@ class IPeer(Interface):
             Denied: it is reserved or another's, and the permissions do not let this one ``act`` as that.
         """
 
+    def note(name: str, value: bytes, seconds: float, *, revision: int | None = None) -> Deferred[Entry]:
+        """Keep *value* under *name* for *seconds*, for this dialect at all nodes to look up: see ``noted``.
+
+        Each principal has its own, up to 100,000 of them.  *revision* as in ``IStore.set``: 0 if there must be none.
+
+        Raises:
+            Conflict: *revision* was given, and it is another one.
+        """
+
+    def noted(name: str) -> Deferred[Entry | None]:
+        """Return what was noted for the principal under *name*, if it is still there."""
+
+    def forget_note(name: str, *, revision: int | None = None) -> Deferred[bool]:
+        """Undo ``note``; say whether it was there.
+
+        Raises:
+            Conflict: *revision* was given, and it is another one.
+        """
+
     def mint(claims: Mapping[str, Any], seconds: float) -> Coro[str]:
         """Return a token that speaks for this peer's identity for *seconds*; see ``present``.
 

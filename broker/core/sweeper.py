@@ -11,13 +11,14 @@ from broker.core.indices import DEFINITION, ROWS, Indices
 from broker.core.indices import POSITION as INDEXED
 from broker.core.mailboxes import SPACE as CLIENTS
 from broker.core.memberships import SPACE as MEMBERSHIPS
+from broker.core.notes import SPACE as NOTES
 from broker.core.queues import LOG as MAIL
 from broker.core.queues import POSITION as DELIVERED
 from broker.interfaces import IStore
 from broker.patterns import LOG_PREFIX
 
 # The spaces of what ends without use and without a word; expired keys of "kv" are announced instead.
-SPACES = (CURSOR, DEFINITION, INDEXED, CLIENTS, MEMBERSHIPS, DELIVERED)
+SPACES = (CURSOR, DEFINITION, INDEXED, CLIENTS, MEMBERSHIPS, DELIVERED, NOTES)
 KEYS_PER_STEP = 500  # removed at once
 
 

@@ -33,6 +33,7 @@ from broker.observe.catalog import (
 from broker.plugins import OwnMetric
 
 OWN_NAME = re.compile("[a-z][a-z0-9_]{0,63}")
+MAX_OWN = 1000  # of one dialect: nobody is served while they are written down
 COMMIT_SECONDS_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 BATCH_ROWS_BOUNDS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 LATENCY_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -268,8 +269,11 @@ class Metrics:
         """Add the *metrics* of a dialect.
 
         Raises:
-            ValueError: a name is malformed, or there is another metric of that name.
+            ValueError: a name is malformed, there is another metric of that name, or there are too many.
         """
+        metrics = list(metrics)
+        if len(metrics) > MAX_OWN:
+            raise ValueError(f"{dialect}: it has {len(metrics)} metrics, and {MAX_OWN} are the most")
         taken = {name for metric in CATALOG.values() for name in (METRIC_PREFIX + metric.name, *metric.sample_names)}
         taken |= {name for known, metric in self.own.items() for name in _names(known, metric)}
         for metric in metrics:

@@ -7,8 +7,8 @@ import threading
 from pathlib import Path
 from types import FrameType
 
-LOOK = 0.25  # seconds between two looks
-SUSPICIOUS = 3  # looks without a tick in between, after which the stack is kept
+LOOK = 0.5  # seconds between two looks
+SUSPICIOUS = 2  # looks without a tick in between, after which the stack is kept
 MAX_FRAMES = 5  # of a stack that are named, the innermost first
 
 

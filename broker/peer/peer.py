@@ -15,13 +15,14 @@ from broker.peer.following import FollowVerbs
 from broker.peer.jobs import JobVerbs
 from broker.peer.keys import KeyVerbs
 from broker.peer.memberships import MembershipVerbs
+from broker.peer.notes import NoteVerbs
 from broker.peer.presence import PresenceVerbs
 from broker.peer.renewal import Renewal
 from broker.peer.tokens import TokenVerbs
 
 
 @implementer(IPeer)
-class Peer(Renewal, TokenVerbs, FollowVerbs, MembershipVerbs, PresenceVerbs, CallVerbs, JobVerbs, KeyVerbs):
+class Peer(Renewal, TokenVerbs, FollowVerbs, MembershipVerbs, PresenceVerbs, CallVerbs, JobVerbs, KeyVerbs, NoteVerbs):
     """One client, or one HTTP request of one, and all that it holds.
 
     Its verbs are in the modules beside this one, a module for each part of the

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import attrs
 import msgspec
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
-from broker.core.bounded import BoundedDict
-from broker.errors import BrokerError, CalleeFailed, Invalid
-from broker.interfaces import IPeer
+from broker.core.uncancelled import uncancelled
+from broker.errors import BrokerError, CalleeFailed, Conflict, Invalid
 from broker.messages import Reply, Request, Response
 from broker.patterns import check_name
 from broker.sessions import BaseSession
@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from broker.config.settings import Settings
 
 KEPT_SECONDS = 300.0  # for which an answer is repeated to who asks by the same key
-MAX_KEPT = 10_000  # answers; beyond, the oldest are forgotten
-MAX_KEPT_BYTES = 1 << 25  # of them, together
+LATE_SECONDS = 5.0  # after its timeout a call that nobody has heard of may be made again
 REPLAYED = ("Idempotent-Replayed", "true")
+
+log = Logger()
+
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class CallQuery(Strict):
@@ -50,29 +53,30 @@ class Caller(BaseSession):
         self.answered.cancel()
 
 
-@attrs.define(eq=False)
-class Kept:
+class Kept(msgspec.Struct, array_like=True, omit_defaults=True):
     """A call that was made by a key.
 
     Attributes:
         request: a digest of what was asked for.
-        until: when it is forgotten, by the monotonic clock.
-        response: the answer; None while it is under way.
+        status: of the answer; 0 while the call is under way.
     """
 
     request: bytes
-    until: float
-    response: Response | None = None
+    status: int = 0
+    body: bytes = b""
+    content_type: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+_decode = msgspec.msgpack.Decoder(Kept).decode
 
 
 class Calls:
-    """The operations of calls.  Answers are kept by this node, in memory."""
+    """The operations of calls.  What was answered by a key is noted in the store, for all nodes."""
 
     def __init__(self, settings: Settings) -> None:
         self._timeout = settings.call_timeout_seconds
         self._max_timeout = settings.max_call_timeout_seconds
-        self._kept: BoundedDict[tuple[str, str], Kept] = BoundedDict(MAX_KEPT)
-        self._bytes = 0
 
     def operations(self) -> tuple[Operation, ...]:
         """Return them."""
@@ -92,63 +96,69 @@ class Calls:
 
     async def call(self, call: Call) -> Response:
         """Call the procedure; by an ``Idempotency-Key`` once."""
-        body = _arguments(json_body(call.request))
-        key = call.header("idempotency-key")
+        body, key, timeout = _arguments(json_body(call.request)), call.header("idempotency-key"), self._seconds(call)
         if not key:
-            return await self._call(call, body)
+            return await _made(call, body, timeout)
         check_name(key, "Idempotency-Key")
-        peer = call.peer
-        owner = peer.identity.owner or peer.id  # nobody else may be shown the answer
-        asked = hashlib.sha256(call.name.encode("utf-8", "surrogatepass") + b"\0" + body).digest()
-        kept = self._kept.get((owner, key))
-        if kept is not None and kept.until > peer.clock.seconds():
-            return _again(kept, asked)
-        kept = Kept(asked, peer.clock.seconds() + KEPT_SECONDS)
-        self._kept[owner, key] = kept
-        try:
-            response = await self._call(call, body)
-        except BrokerError as error:
-            response = failed(error)
-            if not _was_begun(error):
-                self._forget(owner, key, kept)
-                return response
-        except BaseException:  # cancelled, too: nobody knows what has become of it
-            self._forget(owner, key, kept)
-            raise
-        self._keep(kept, response)
-        return response
+        # The client may go and ask again: what has begun by the key is to be known then.
+        return await uncancelled(_made_once(call, key, body, timeout))
 
-    def _keep(self, kept: Kept, response: Response) -> None:
-        if self._bytes + len(response.body) > MAX_KEPT_BYTES:
-            self._bytes = sum(len(each.response.body) for each in self._kept.values() if each.response is not None)
-        while self._bytes + len(response.body) > MAX_KEPT_BYTES and len(self._kept) > 1:
-            oldest = self._kept.pop(next(iter(self._kept)))
-            self._bytes -= len(oldest.response.body) if oldest.response is not None else 0
-        kept.response = response
-        self._bytes += len(response.body)
-
-    def _forget(self, owner: str, key: str, kept: Kept) -> None:
-        if self._kept.get((owner, key)) is kept:
-            del self._kept[owner, key]
-
-    async def _call(self, call: Call, body: bytes) -> Response:
-        timeout = call.query.timeout
+    def _seconds(self, call: Call) -> float:
+        timeout: float | None = call.query.timeout
         if timeout is not None and timeout > self._max_timeout:
             raise Invalid("parameter", "timeout", message=f"a timeout is at most {self._max_timeout:g} s")
-        reply = await _answer_of(call.peer, call.name, body, timeout or self._timeout)
-        if reply.error is not None:
-            raise reply.error
-        return Response(200, reply.body or b"null")
+        return timeout or self._timeout
 
 
-async def _answer_of(peer: IPeer, procedure: str, body: bytes, timeout: float) -> Reply:
+async def _made(call: Call, body: bytes, timeout: float) -> Response:
+    """Return the answer to a call that is made now; it is cancelled with the request."""
     caller = Caller()
-    peer.bind(caller)
+    call.peer.bind(caller)
     try:
-        peer.call("1", Request("", procedure, "", "", body, timeout=timeout))
-        return await caller.answered
+        return await _answer_of(call, caller, body, timeout)
     finally:
-        peer.close()  # cancels the call if it is under way
+        call.peer.close()  # cancels the call if it is under way
+
+
+async def _made_once(call: Call, key: str, body: bytes, timeout: float) -> Response:
+    """Return the answer to a call that is made by *key*, at whatever node, now or before."""
+    caller = Caller()
+    call.peer.bind(caller)  # so that it stays when its client goes
+    try:
+        return await _made_or_repeated(call, caller, key, body, timeout)
+    finally:
+        call.peer.close()
+
+
+async def _made_or_repeated(call: Call, caller: Caller, key: str, body: bytes, timeout: float) -> Response:
+    peer = call.peer
+    asked = hashlib.sha256(call.name.encode("utf-8", "surrogatepass") + b"\0" + body).digest()
+    try:
+        note = await peer.note(key, _encode(Kept(asked)), timeout + LATE_SECONDS, revision=0)
+    except Conflict:
+        found = await peer.noted(key)
+        return _again(_decode(found.value) if found is not None else Kept(asked), asked)
+    try:
+        response = await _answer_of(call, caller, body, timeout)
+    except BrokerError as error:
+        response = failed(error)
+        if not _was_begun(error):
+            await peer.forget_note(key, revision=note.revision)
+            return response
+    kept = Kept(asked, response.status, response.body, response.content_type, response.headers)
+    try:
+        await peer.note(key, _encode(kept), KEPT_SECONDS, revision=note.revision)
+    except BrokerError as error:
+        log.warn("the answer to a call by a key is not kept: {code}", code=error.code)
+    return response
+
+
+async def _answer_of(call: Call, caller: Caller, body: bytes, timeout: float) -> Response:
+    call.peer.call("1", Request("", call.name, "", "", body, timeout=timeout))
+    reply = await caller.answered
+    if reply.error is not None:
+        raise reply.error
+    return Response(200, reply.body or b"null")
 
 
 def _arguments(body: bytes) -> bytes:
@@ -167,6 +177,6 @@ def _was_begun(error: BrokerError) -> bool:
 def _again(kept: Kept, asked: bytes) -> Response:
     if kept.request != asked:
         return problem(422, "this Idempotency-Key was used for another call", code="INVALID")
-    if kept.response is None:
+    if not kept.status:
         return problem(409, "the first call by this Idempotency-Key is under way", code="CONFLICT")
-    return attrs.evolve(kept.response, headers=(*kept.response.headers, REPLAYED))
+    return Response(kept.status, kept.body, kept.content_type, (*kept.headers, REPLAYED))

@@ -19,10 +19,17 @@ from protocols.http.requests import STREAMED
 ERRORS = (400, 401, 403, 404, 413, 415, 429, 500, 503)
 NAME = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[^\u0000-\u001f\u007f]+$"}
 KEY = NAME | {"maxLength": MAX_NAME - len(KEY_PREFIX)}
+TAG_PATTERN = r'^(\*|[ \t,]*((W/)?"[!#-~]*"|[0-9]{1,16})([ \t,]+(W/)?"[!#-~]*")*)$'
+FIELDS: dict[str, dict[str, Any]] = {
+    "Idempotency-Key": NAME,
+    "If-Match": {"type": "string", "pattern": TAG_PATTERN},
+    "If-None-Match": {"type": "string", "pattern": TAG_PATTERN},
+    "Last-Event-ID": {"type": "string"},
+}
 HEADERS = {
     "Idempotency-Key": "Makes what is sent again the same one.",
-    "If-Match": "Only if the entity tag is the present one.",
-    "If-None-Match": "``*``: only if there is none yet.",
+    "If-Match": "Only if the present entity tag is one of these; *: only if there is one.",
+    "If-None-Match": "Only if the present entity tag is none of these; *: only if there is none.",
     "Last-Event-ID": "The id of the last event that was received.",
 }
 PROBLEM_SCHEMA = {
@@ -91,7 +98,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
             "in": "header",
             "required": False,
             "description": HEADERS[name],
-            "schema": NAME if name == "Idempotency-Key" else {"type": "string"},
+            "schema": FIELDS[name],
         }
         for name in headers
     ]

@@ -130,6 +130,19 @@ async def test_a_job_is_one_of_owlmeans(shared_daemon, join):
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_call_by_a_key_is_made_once_at_whatever_nodes(shared_daemon, join):
+    owl, key = await callee(join, "http.once"), {"Idempotency-Key": "once"}
+    calling = post(f"{shared_daemon.url}/v1/call/http.once", body=b"7", headers=key)
+    answer(owl, await asked(owl), BODY)
+    assert (await calling).text == BODY
+    for _ in range(3):
+        again = await post(f"{shared_daemon.url}/v1/call/http.once", body=b"7", headers=key)
+        assert (again.text, again.headers["idempotent-replayed"]) == (BODY, "true")
+    other = await post(f"{shared_daemon.url}/v1/call/http.once", body=b"8", headers=key)
+    assert other.status == 422
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_call_is_answered_by_owlmeans(shared_daemon, join):
     owl = await callee(join, "http.p")
     calling = post(f"{shared_daemon.url}/v1/call/http.p", body=b'[1e3,"x"]')

@@ -17,6 +17,7 @@ from broker.cluster.messages import decode_all
 from broker.cluster.messenger import NodeMessenger
 from broker.errors import BrokerError, CalleeFailed, Denied, Gone, NotDone, NotFound, Unavailable
 from broker.messages import Request
+from broker.observe.metrics import CallTimes
 from tests.core.parties import FakeFlow
 
 
@@ -261,6 +262,28 @@ def test_a_callee_that_leaves_ends_it_for_the_caller(pair):
     (reply,) = pair.caller.replies
     assert isinstance(reply.error, Gone)
     assert pair.nothing_left
+
+
+def test_a_call_is_counted_by_how_it_ends_on_the_node_of_the_caller(pair):
+    near, times = pair.near, CallTimes(pair.near.clock.seconds, lambda: 1)
+
+    def call(timeout=0.0):
+        request = Request("", "slow", "", "", b"[]", timeout=timeout)
+        near.calls.open(pair.caller, near.calls.find("slow")[0], "ref", request, times=times)
+        pair.wire.settle()
+
+    call()
+    pair.answer(b"[2]")
+    call()
+    pair.answer(b"null", CalleeFailed("X", "no"))
+    call(timeout=1.0)
+    near.clock.pump([0.1] * 12)
+    call()
+    near.leave(pair.caller)
+    call()
+    pair.far.leave(pair.callee)
+    counted = {result: sum(each.counts) for result, each in times.histograms.items()}
+    assert counted == {"ok": 1, "error": 1, "timeout": 1, "lost": 1, "cancelled": 0, "abandoned": 1}
 
 
 @pytest.mark.parametrize("quiet", [False, True])

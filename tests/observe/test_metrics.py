@@ -3,7 +3,7 @@ from typing import cast
 import pytest
 
 from broker.observe.exposition import Exposition
-from broker.observe.metrics import COMMIT_SECONDS_BOUNDS, Histogram, Metrics
+from broker.observe.metrics import COMMIT_SECONDS_BOUNDS, MAX_OWN, Histogram, Metrics
 from broker.plugins import Counter, Gauge
 from tests.support.logs import failures_of
 
@@ -141,3 +141,11 @@ def test_a_counter_whose_name_has_its_ending_gets_no_second():
 def test_no_metric_of_a_dialect_looks_like_a_sample_of_the_broker(dialect, name):
     with pytest.raises(ValueError, match="another metric"):
         Metrics().add_own(dialect, [Gauge(name, "Help.")])
+
+
+def test_a_dialect_has_a_limit_of_metrics():
+    metrics = Metrics()
+    metrics.add_own("a", [Gauge(f"g{number}", "Help.", 1) for number in range(MAX_OWN)])
+    with pytest.raises(ValueError, match="1001 metrics, and 1000 are the most"):
+        metrics.add_own("b", [Gauge(f"g{number}", "Help.", 1) for number in range(MAX_OWN + 1)])
+    assert text(metrics).count("txbroker_a_g999 1.0") == 1

@@ -26,8 +26,8 @@ from tests.support.peers import Session, attach, call, closings_of, perform
 
 # What the core calls; a dialect does not.
 CALLED_BY_THE_CORE = {
-    "on_cancel", "on_event", "on_reply", "on_request", "post_mail", "accepts_jobs", "on_gap", "probe", "lives", "may_be",
-    "keep_ids", "keep_testament", "since",
+    "on_cancel", "on_event", "on_reply", "on_request", "post_mail", "accepts_jobs", "on_gap", "probe", "lives",
+    "may_be", "keep_ids", "keep_testament", "since",
     "keep_mailbox", "renew", "warn",
 }  # fmt: skip
 

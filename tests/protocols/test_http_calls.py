@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
 import attrs
+import msgspec
 import pytest
+from twisted.internet.defer import CancelledError
 
 from broker.errors import Busy, CalleeFailed
 from broker.messages import Request
@@ -27,6 +30,8 @@ class Callee(BaseSession):
 
     def __attrs_post_init__(self) -> None:
         self.peer = self.api.broker.attach("test", "127.0.0.1")
+        if not self.peer.admitted:
+            self.peer.identify("key-of-ann")
         self.peer.bind(self)
         value_of(self.peer.perform(["p"]))
 
@@ -118,6 +123,38 @@ def test_a_call_by_a_key_is_made_once(api: Api, callee: Callee) -> None:
     api.clock.advance(301)
     api.begin("POST", "/call/p", "1", key)
     assert len(callee.requests) == 2
+
+
+def test_who_has_gone_without_the_answer_gets_it_by_the_same_key(api: Api, callee: Callee) -> None:
+    key = {"Idempotency-Key": "k"}
+    waiting = api.begin("POST", "/call/p", "1", key)
+    waiting.addErrback(lambda failure: failure.trap(CancelledError))
+    waiting.cancel()
+    assert callee.cancels == []
+    assert api.post("/call/p", "1", key).status == 409
+    callee.answer(b"7")
+    again = api.post("/call/p", "1", key)
+    assert (again.text, again.headers["Idempotent-Replayed"], len(callee.requests)) == (b"7", "true", 1)
+
+
+def test_a_call_that_was_never_answered_can_be_made_again_after_its_timeout(api: Api, callee: Callee) -> None:
+    key = {"Idempotency-Key": "k"}
+    peer = api.broker.attach("http", "127.0.0.1")
+    under_way = msgspec.msgpack.encode([hashlib.sha256(b"p\0[1]").digest()])
+    value_of(peer.note("k", under_way, 10.0))  # by a node that is lost
+    assert api.post("/call/p", "1", key).status == 409
+    api.clock.advance(11)
+    api.begin("POST", "/call/p", "1", key)
+    assert len(callee.requests) == 1
+
+
+def test_an_answer_is_shown_to_nobody_else() -> None:
+    api = Api(api_keys={"ann": "key-of-ann", "bob": "key-of-bob"})
+    callee, key = Callee(api), {"Idempotency-Key": "k"}
+    for number, name in enumerate(("ann", "bob")):
+        waiting = api.begin("POST", "/call/p", "1", {**key, "Authorization": f"Bearer key-of-{name}"})
+        callee.answer(b"%d" % number)
+        assert value_of(waiting).body == b"%d" % number
 
 
 def test_a_failed_answer_is_repeated_and_what_was_not_begun_is_not(api: Api) -> None:

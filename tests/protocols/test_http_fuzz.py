@@ -81,6 +81,9 @@ def test_every_answer_is_one_that_is_described(seed: int) -> None:
         operation = _operation(document, method, target)
         assert str(response.status) in operation["responses"], (method, target, body, headers, response)
         assert response.status != 500, (method, target, body, headers, response)
+        described = operation["responses"][str(response.status)].get("content", {})
+        if response.status not in (204, 304):
+            assert response.content_type.partition(";")[0] in described, (method, target, body, headers, response)
         if not isinstance(response.body, bytes):
             response.body.take()
             response.body.leave()
