@@ -164,6 +164,7 @@ class Jobs:
         max_age: float = 0.0,
     ) -> None:
         self.consumers: Registry[Any] = Registry("queue")
+        self.claimants: dict[Any, None] = {}  # requests that wait for jobs
         self.counted = QueueState()
         self._next_count = 0.0
         self.leases = Leases(store, clock, node, max_failures, came_back, self._freed, self._on_settled)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import attrs
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from broker.errors import BrokerError
@@ -20,6 +21,7 @@ from broker.messages import CloseCode, Delivery, Event, Frame, Mail, Reply, Requ
 from broker.patterns import KEY_PREFIX, QUEUE
 from protocols.owlmeans import wire
 from protocols.owlmeans.backlog import Backlog
+from protocols.owlmeans.mailbox import Mailbox
 from protocols.owlmeans.marshalled import marshal
 from protocols.owlmeans.watches import Watches
 from protocols.owlmeans.wire import BROKER_JSON, CALL, RESPONSE, RESULT, Envelope, encode, milliseconds
@@ -105,6 +107,7 @@ class Outgoing:
         settings: of the daemon.
         clock: for timers.
         wall: for the dates of messages.
+        mailbox: delivers the messages of its mailbox, if it acknowledges these.
     """
 
     peer: IPeer
@@ -116,6 +119,7 @@ class Outgoing:
     _backlog: Backlog | None = attrs.field(default=None, init=False)
     _client: bytes = attrs.field(default=b'""', init=False)  # its client id as JSON
     _buffer: StartBuffer | None = attrs.field(default=None, init=False)  # until it has its handlers in place
+    mailbox: Mailbox | None = attrs.field(default=None, init=False)
     _burst: int = attrs.field(default=0, init=False)  # bytes of queued messages in the present burst
     _burst_timer: IDelayedCall | None = attrs.field(default=None, init=False)
     _burst_delay: float = attrs.field(default=0.0, init=False)  # seconds until the next look for room
@@ -216,7 +220,13 @@ class Outgoing:
         for each in [topic] if topic else [KEY_PREFIX + pattern for pattern in watched]:
             self.push(text_frame(wire.gap_of_changes(each, why)))
 
-    def mail(self, mail: Mail) -> bool:
+    def acknowledge_mail(self, prefetch: int) -> None:
+        """Let the client have so many messages of its mailbox at once, until it says that they are done; 0: all."""
+        lease = self.settings.lease_seconds
+        self.mailbox = Mailbox(self.peer, self.link, lease, prefetch) if prefetch else None
+        self.ready()
+
+    def mail(self, mail: Mail) -> bool | Deferred[bool]:
         """Send a queued message, unless the client can not read it now."""
         if not self.link.open:
             return False  # what is sent to a connection that closes is lost
@@ -230,6 +240,8 @@ class Outgoing:
         if self.link.paused or self._burst > MAX_BURST_BYTES:
             self._schedule_burst()
             return False
+        if self.mailbox is not None:
+            return self.mailbox.deliver(mail)
         frame = wire.mail(mail)
         self._burst += len(frame)
         self.link.send(frame)

@@ -9,13 +9,14 @@ import msgspec
 from broker.errors import Invalid
 from broker.jobs import Job
 from broker.jsontext import overflows
+from protocols.owlmeans.mailbox import NAME as MAILBOX
 from protocols.owlmeans.methods import Answer, Method, Options
 from protocols.owlmeans.wire import milliseconds
 
 if TYPE_CHECKING:
     from protocols.owlmeans.session import Session
 
-MAILBOX = "@me"
+MAX_MESSAGES = 64  # of a mailbox that a client may have at once
 Ids = list[str] | str
 
 
@@ -83,7 +84,7 @@ class Consume(Method):
         """Answer with all queues that the session takes from."""
         options = self.options or ConsumeOptions()
         if self.queue == MAILBOX:
-            raise Invalid("queue")
+            return self._consume_mailbox(session, options)
         prefetch, lease = options.prefetch, options.lease
         for name, value in (("prefetch", prefetch), ("lease", lease)):
             if value is not None and not value > 0:
@@ -92,7 +93,17 @@ class Consume(Method):
             self.queue, ack=options.ack, prefetch=prefetch or 0, lease=lease or 0.0, members=options.filter
         )
         await session.peer.listening()
-        return {"consuming": session.peer.consumed}
+        return {"consuming": _consumed(session)}
+
+    def _consume_mailbox(self, session: Session, options: ConsumeOptions) -> Answer:
+        for name, value in (("lease", options.lease), ("filter", options.filter)):
+            if value is not None:
+                raise Invalid(name)
+        prefetch = 1 if options.prefetch is None else options.prefetch
+        if not 0 < prefetch <= MAX_MESSAGES:
+            raise Invalid("prefetch")
+        session.acknowledge_mail(prefetch if options.ack else 0)
+        return {"consuming": _consumed(session)}
 
 
 class Release(Method):
@@ -103,8 +114,15 @@ class Release(Method):
 
     async def run(self, session: Session) -> Answer:
         """Answer with the queues that are left."""
-        session.peer.stop_consuming(self.queue)
-        return {"consuming": session.peer.consumed}
+        if self.queue == MAILBOX:
+            session.acknowledge_mail(0)
+        else:
+            session.peer.stop_consuming(self.queue)
+        return {"consuming": _consumed(session)}
+
+
+def _consumed(session: Session) -> list[str]:
+    return [*([MAILBOX] if session.mailbox is not None else []), *session.peer.consumed]
 
 
 class Done(Method):
@@ -115,7 +133,8 @@ class Done(Method):
 
     async def run(self, session: Session) -> Answer:
         """Answer with nothing."""
-        await session.peer.finish_job(self.id)
+        if session.mailbox is None or not session.mailbox.settle(self.id, done=True):
+            await session.peer.finish_job(self.id)
         return {}
 
 
@@ -129,7 +148,8 @@ class Fail(Method):
     async def run(self, session: Session) -> Answer:
         """Answer with nothing."""
         options = self.options or FailOptions()
-        await session.peer.fail_job(self.id, reason=options.reason, delay=options.delay)
+        if session.mailbox is None or not session.mailbox.settle(self.id, done=False):
+            await session.peer.fail_job(self.id, reason=options.reason, delay=options.delay)
         return {}
 
 

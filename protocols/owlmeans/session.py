@@ -18,6 +18,7 @@ from broker.interfaces import ISession
 from broker.messages import CloseCode, Request, text_frame
 from broker.patterns import RESERVED_PREFIX, check_name
 from protocols.owlmeans import wire
+from protocols.owlmeans.mailbox import asks_for_mailbox
 from protocols.owlmeans.marshalled import marshal, normalise, refused
 from protocols.owlmeans.outgoing import Outgoing
 from protocols.owlmeans.wire import ABSENT, RESULT, Envelope, checked_payload, decode, encode
@@ -230,9 +231,12 @@ class Session(Outgoing):
     def _notice_start(self, envelope: Envelope) -> None:
         """Notice that the client speaks, and so has its handlers in place.
 
-        One that authenticates first may attach them when that is done.
+        One that authenticates first may attach them when that is done; and what is in the mailbox of one that
+        first asks for it comes as it has asked.
         """
-        if self._buffer is not None and envelope.type != "auth" and self.peer.admitted:
+        if self._buffer is None or envelope.type == "auth" or not self.peer.admitted:
+            return
+        if not asks_for_mailbox(envelope.method, envelope.payload):
             self.ready()
 
     def _receive_slowly(self, data: bytes, binary: bool) -> None:

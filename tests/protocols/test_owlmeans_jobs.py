@@ -190,7 +190,9 @@ def test_a_full_queue_refuses(room: Room) -> None:
         ("enqueue", ["q", 1, {"ttl": -1}], "ttl"),
         ("enqueue", ["q", 1, {"key": "x" * 300}], "key"),
         ("enqueue", ["q", 1, {"order": "a\x00"}], "order"),
-        ("consume", ["@me"], "queue"),
+        ("consume", ["@me", {"ack": True, "lease": 5}], "lease"),
+        ("consume", ["@me", {"ack": True, "filter": {}}], "filter"),
+        ("consume", ["@me", {"ack": True, "prefetch": 65}], "prefetch"),
         ("consume", ["q", {"prefetch": 0}], "prefetch"),
         ("consume", ["q", {"prefetch": -1}], "prefetch"),
         ("consume", ["q", {"prefetch": 100000}], "prefetch"),
@@ -240,3 +242,45 @@ def test_a_lease_of_whole_seconds_has_no_fraction() -> None:
     assert wire.job(job) == (
         b'{"type":"message","id":"i","queue":"q","delivery":2,"lease":30,"payload":1,"sender":"ann","dt":1000}'
     )
+
+
+def with_mailbox(room: Room, **options: Any) -> Member:
+    bob = room.join("bob")
+    assert room.ask(bob, "broker.consume", "@me", {"ack": True, **options}) == {"consuming": ["@me"]}
+    return bob
+
+
+def send(room: Room, member: Member, *payloads: Any) -> None:
+    for payload in payloads:
+        member.connected.peer.enqueue("", wire.encode(payload), recipient="bob")
+    room.pump()
+
+
+def test_a_message_of_the_mailbox_is_kept_until_it_is_done(room: Room) -> None:
+    alice, bob = room.join("alice"), with_mailbox(room)
+    send(room, alice, 1, 2)
+    (first,) = jobs(bob)
+    assert (first["queue"], first["payload"], first["sender"]) == ("@me", 1, "alice")
+    assert room.ask(bob, "broker.done", first["id"]) == {}
+    bob.connected.leave(1006)
+    again = with_mailbox(room, prefetch=2)
+    assert [(job["queue"], job["payload"]) for job in jobs(again)] == [("@me", 2)]
+    assert refused(room, again, "broker.done", first["id"]).startswith("SocketErrorConnectionUnsupported")
+
+
+def test_a_message_of_the_mailbox_that_has_failed_comes_again(room: Room) -> None:
+    alice, bob = room.join("alice"), with_mailbox(room, prefetch=2)
+    send(room, alice, 1)
+    (first,) = jobs(bob)
+    assert room.ask(bob, "broker.fail", first["id"]) == {}
+    room.advance(1.5)
+    _, second = jobs(bob)
+    assert (second["payload"], second["id"] == first["id"]) == (1, False)
+
+
+def test_a_client_may_go_back_to_messages_that_it_does_not_acknowledge(room: Room) -> None:
+    alice, bob = room.join("alice"), with_mailbox(room)
+    assert room.ask(bob, "broker.release", "@me") == {"consuming": []}
+    send(room, alice, 1)
+    (message,) = jobs(bob)
+    assert "queue" not in message
