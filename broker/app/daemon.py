@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from twisted.application.service import IService, MultiService
-from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import ILogObserver, Logger
@@ -63,6 +63,7 @@ class Daemon(MultiService):
         plugins: what starts when the store and the bus have, and stops when the last client has gone.
         observer: of the log, or None when twistd writes it.
         bind: binds the socket of one endpoint string.
+        settle: returns a Deferred that fires when who has connected last has sent its request.
 
     Attributes:
         binds_first: whether it binds before it starts, since the process becomes another user then.
@@ -81,6 +82,7 @@ class Daemon(MultiService):
         plugins: Iterable[Life] = (),
         observer: ILogObserver | None = None,
         bind: Callable[[str], object] = lambda endpoint: None,
+        settle: Callable[[], Deferred[None]] = lambda: succeed(None),
     ) -> None:
         super().__init__()
         self.drain_seconds = drain_seconds
@@ -94,6 +96,7 @@ class Daemon(MultiService):
         self._plugins = tuple(plugins)
         self._observer = observer
         self._bind = bind
+        self._settle = settle
         self._ports: list[tuple[str, IListeningPort]] = []
         self._drained: Deferred[None] | None = None  # fires when its clients have gone
         broker.setServiceParent(self)
@@ -177,7 +180,10 @@ class Daemon(MultiService):
         # ``/ready`` says no, and waiting polls are answered, before connections are closed.
         self._broker.drain()
         ports, self._ports = self._ports, []
+        for _, port in ports:
+            accept_rest(port)
         await gatherResults([maybeDeferred(port.stopListening) for _, port in ports])
+        await self._settle()
         await (self._drained or self._site.drain(self.drain_seconds))
         # Not before: operators watch how it drains.
         for other in self._others:
@@ -186,3 +192,10 @@ class Daemon(MultiService):
             await plugin.stop()
         await super().stopService()
         log.info("stopped")
+
+
+def accept_rest(port: Any) -> None:
+    """Accept whoever has connected to *port*: to be dropped with it would lose what they ask."""
+    accept = getattr(port, "doRead", None)  # endpoints of plugins may have ports of another kind
+    if accept is not None:
+        accept()

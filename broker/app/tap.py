@@ -15,6 +15,7 @@ from twisted.application.service import IService
 from twisted.internet.defer import succeed
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
 
@@ -75,6 +76,7 @@ from broker.web.ws.upgrade import WebSocketUpgrader
 
 log = Logger()
 
+SETTLE = 0.05  # seconds in which a request follows its connection
 BODY_OVERHEAD = 65536  # bytes that a body may have beside the message in it
 
 
@@ -209,6 +211,7 @@ def make_daemon(
         plugins=plugins,
         observer=observer,
         bind=listener.bind,
+        settle=lambda: deferLater(reactor, SETTLE),
     )
     return daemon
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 
+INHERITED = ("/dev/std", "/dev/fd/", "/proc/self/fd/")  # what is open already, whoever may open it
+
 
 def unwritable(path: str) -> str:
     """Return why the file at *path* can not be written to, or made, "" when it can; that of "" is nobody's business.
 
     It is not made: nothing is until all settings are right.
     """
-    if not path:
+    if not path or path == "-" or path.startswith(INHERITED):
         return ""
     directory, reason = os.path.dirname(os.path.abspath(path)), ""
     if os.path.isdir(path):

@@ -33,9 +33,12 @@ class WallClock:
     time: Callable[[], float]
 
 
+MACHINE = WallClock(time.time)
+
+
 def wall_clock_of(clock: Any) -> IWallClock:
     """Return the time of day that goes with *clock*: that of the machine, or of a ``task.Clock`` its own time."""
-    return WallClock(time.time if IReactorCore.providedBy(clock) else clock.seconds)
+    return MACHINE if IReactorCore.providedBy(clock) else WallClock(clock.seconds)
 
 
 def monotonic_time_of(clock: Any) -> Callable[[], float]:

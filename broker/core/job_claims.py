@@ -70,7 +70,7 @@ class Claimant:
     async def wait(self, seconds: float, *, until_idle: bool) -> None:
         """Return when there are some, after so many seconds, or, with *until_idle*, when none are asked for."""
         self._idle = self._late = False
-        late = self.clock.callLater(seconds, self._end_wait)
+        late = self.clock.callLater(seconds, self.end_wait)
         try:
             while not (self.deliveries or self._late or (until_idle and self._idle)):
                 self._waiting = Deferred()
@@ -85,10 +85,12 @@ class Claimant:
         if waiting is not None:
             self.clock.callLater(0, _fire, waiting)  # others come with it
 
-    def _end_wait(self) -> None:
+    def end_wait(self) -> None:
+        """Return what there is now; a no-op when it does not wait."""
         self._late = True
-        if self._waiting is not None:
-            self._waiting.callback(None)
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.callback(None)
 
     def end(self) -> list[Delivery]:
         """Return what it has got, and hold nothing any more."""
@@ -124,7 +126,11 @@ async def claim_jobs(
         if jobs.is_claiming(claimant, queue):
             await claimant.wait(MAX_LOOK_SECONDS, until_idle=True)
         if wait > 0:
-            await claimant.wait(wait, until_idle=False)
+            jobs.claimants[claimant] = None
+            try:
+                await claimant.wait(wait, until_idle=False)
+            finally:
+                del jobs.claimants[claimant]
         problem = None if claimant.deliveries else jobs.problem_of(queue)
     except BaseException:  # cancelled, above all
         jobs.stop_consuming(claimant, queue)  # before: else it would get them again
@@ -138,6 +144,12 @@ async def claim_jobs(
     if problem is not None:
         raise NotDone(problem.what, message=problem.message)
     return claimant.end()
+
+
+def end_claims(jobs: Jobs) -> None:
+    """Let all claims that wait return what there is now, perhaps nothing."""
+    for claimant in list(jobs.claimants):
+        claimant.end_wait()
 
 
 def _fire(waiting: Deferred[None]) -> None:

@@ -35,6 +35,7 @@ RETRY_DELAY, MAX_RETRY_DELAY = 1.0, 30.0  # seconds until a claim that has faile
 LEASE_BYTES = 500  # that are held for a job in flight
 NOT_ACKNOWLEDGED = "it was not acknowledged"
 MAX_COUNTING = 0.01  # of the time may pass with counting jobs
+MAX_LOOKING = 0.2  # of the time may pass with looking through all of a queue for those that filter
 
 
 class Taker(Protocol):
@@ -116,6 +117,7 @@ class WorkQueue:
         version: rises with each reason to look again.
         claims: how many are under way.
         looking: whether those that filter are served.
+        next_look: when what no job matched may be looked at again, by the clock of ``Jobs``.
         timer: when the next job is due, or a claim is tried again.
         failures: how many claims have failed one after the other.
         problem: why the last has; None: it has not.
@@ -129,6 +131,7 @@ class WorkQueue:
     version: int = 0
     claims: int = 0
     looking: bool = False
+    next_look: float = 0.0
     timer: IDelayedCall | None = None
     failures: int = 0
     problem: BrokerError | None = None
@@ -161,6 +164,7 @@ class Jobs:
         max_age: float = 0.0,
     ) -> None:
         self.consumers: Registry[Any] = Registry("queue")
+        self.claimants: dict[Any, None] = {}  # requests that wait for jobs
         self.counted = QueueState()
         self._next_count = 0.0
         self.leases = Leases(store, clock, node, max_failures, came_back, self._freed, self._on_settled)
@@ -326,10 +330,15 @@ class Jobs:
     def wake(self, queue: str) -> None:
         """Look for jobs of *queue*: some are ready that were not, perhaps before those that were looked at."""
         work = self._works.get(queue)
-        if work is not None:
+        if work is None:
+            return
+        wait = work.next_look - self._clock.seconds()
+        if wait > 0:
+            self._due_in(queue, wait)
+        else:
             for consumer in work.consumers:
                 consumer.looked = 0
-            self._look_again(queue)
+        self._look_again(queue)
 
     def _try_again(self, work: WorkQueue) -> None:
         """Do not wait any more until claims are tried again that have failed."""
@@ -435,6 +444,8 @@ class Jobs:
             self._deliver(work, job, of.get(job.number, consumer))
         if claimed.due is not None:
             self._due_in(work.name, claimed.due)
+        if not chosen[0].ack and any(job.order for job in jobs):
+            self._returned(None, work.name)  # they are gone: the next of their order keys are ready
         if all_slots and (more or work.version != version):
             self._claim(work)
         self._tell_idle(chosen, work)
@@ -513,12 +524,16 @@ class Jobs:
 
     async def _look(self, work: WorkQueue) -> None:
         """Hand out jobs to those that filter, the first that match first."""
-        again = True
+        again, began = True, self._clock.seconds()
+        from_start = any(each.matches is not None and not each.looked for each in work.consumers)
         while again:
             version = work.version
             while await self._look_at_page(work):
                 pass
             again = work.version != version
+        if from_start:
+            ended = self._clock.seconds()
+            work.next_look = ended + (ended - began) / MAX_LOOKING
 
     def _looked(self, _: object, work: WorkQueue) -> None:
         work.looking = False

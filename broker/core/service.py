@@ -31,6 +31,7 @@ from broker.core.cursors import Cursors
 from broker.core.followers import Followers
 from broker.core.gauges import core_gauges
 from broker.core.indices import Indices
+from broker.core.job_claims import end_claims
 from broker.core.jobs import Jobs
 from broker.core.keys import SPACE as KEYS
 from broker.core.keys import Keys
@@ -214,10 +215,11 @@ class Broker(MultiService):
     def credentials_changed(self) -> int:
         """Let everybody have the rights of today; return how many are disconnected since they have lost some.
 
-        To be called when the credentials or permissions of ``access`` were replaced.  Polls that
-        wait are answered with nothing: whoever may not come again is refused when he does.
+        To be called when the credentials or permissions of ``access`` were replaced.  Polls and claims
+        that wait are answered with nothing: whoever may not come again is refused when he does.
         """
         self.channels.end_polls()
+        end_claims(self.jobs)
         self.parts.owners.known.clear()  # an id may be somebody's name now
         return self.parts.lifetimes.renew(self.access.renewed)
 

@@ -196,7 +196,7 @@ _GROUPS: dict[str, tuple[Metric, ...]] = {
 CATALOG = {metric.name: attrs.evolve(metric, group=group) for group, metrics in _GROUPS.items() for metric in metrics}
 # What the label ``result`` may be.
 LABELS = {
-    "dialect": "names of the dialects that are spoken",
+    "dialect": "names of the dialects that are spoken; admin for operators, http for connections that are no WebSocket",
     "verb": ", ".join(VERBS),
     "code": "close codes; 3xxx and 4xxx for those of applications; codes of refusals",
     "policy": ", ".join(POLICIES),

@@ -242,14 +242,13 @@ class Metrics:
         self.begin_connections(dialect, (*CLOSE_CODES, *APPLICATION_CODES))
         self.begin_refusals(dialect)
         self.auth_failures[dialect] += 0
-        counts = self.verbs_of(dialect)
-        for verb in VERBS:
-            counts[verb] += 0
+        self.begin_verbs(dialect)
 
     def begin_port(self) -> None:
         """Let the counters exist of connections that are no WebSocket, of operators and of slow clients."""
         self.begin_connections(HTTP, ("101", "1000"))
         self.begin_refusals(ADMIN)
+        self.begin_verbs(ADMIN)
         for policy in POLICIES:
             self.slow_consumers[policy] += 0
 
@@ -259,6 +258,12 @@ class Metrics:
         self.connections[dialect] += 0
         for code in codes:
             self.closed_total[dialect, code] += 0
+
+    def begin_verbs(self, dialect: str) -> None:
+        """Let the counters of what the clients of *dialect* ask for exist."""
+        counts = self.verbs_of(dialect)
+        for verb in VERBS:
+            counts[verb] += 0
 
     def begin_refusals(self, dialect: str) -> None:
         """Let the counters of what the clients of *dialect* are refused exist."""
@@ -288,9 +293,14 @@ class Metrics:
             self.own[name] = metric
 
     def verbs_of(self, dialect: str) -> VerbCounts:
-        """Return the counts of one dialect by verb; a verb not yet counted has 0."""
+        """Return the counts of one dialect by verb; a verb not yet counted has 0.
+
+        All pages of the admin port are one dialect.
+        """
         counts = self.verbs.get(dialect)
-        if counts is None:
+        if counts is None and dialect.startswith(f"{ADMIN}-"):
+            counts = self.verbs_of(ADMIN)
+        elif counts is None:
             counts = self.verbs[dialect] = VerbCounts(self.now)
             self.deliver.histograms[dialect] = Histogram(LATENCY_BOUNDS)
         return counts

@@ -256,9 +256,11 @@ class JobVerbs(QueueVerbs):
             steps = [numbers[start : start + STEP] for start in range(0, len(numbers), STEP)]
             return sum([await act(queue, step, STEP) for step in steps])
         total, last = 0, STEP
-        while last == STEP:
-            last = await act(queue, None, STEP)
+        left = (await self._parts.store.jobs.state(queue)).dead  # those that die meanwhile are others
+        while last == STEP and left > 0:
+            last = await act(queue, None, min(STEP, left))
             total += last
+            left -= last
         return total
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
@@ -37,15 +38,22 @@ class LateRefusals:
         clock: the reactor, or a ``task.Clock``.
         dates: for the header of answers.
         page: returns the answer to a request that is answered though its connection is one too many, or None.
+        refusal: returns the refusal of a request with a status and a reason, in the form of its dialect.
     """
 
     def __init__(
-        self, routes: Routes, clock: IReactorTime, dates: Dates, page: Callable[[HttpRequest], Response | None]
+        self,
+        routes: Routes,
+        clock: IReactorTime,
+        dates: Dates,
+        page: Callable[[HttpRequest], Response | None],
+        refusal: Callable[[int, str, HttpRequest], Response],
     ) -> None:
         self._routes = routes
         self._clock = clock
         self._dates = dates
         self._page = page
+        self._refusal = refusal
         self._held = HeldRefusals(MAX_HELD, MAX_HELD_PER_ADDRESS)
         self._rejected = UnadmittedClients(clock, MAX_HELD + MAX_READ, MAX_HELD_PER_ADDRESS + MAX_READ_PER_ADDRESS)
         self._holding: set[RejectProtocol] = set()
@@ -81,14 +89,18 @@ class LateRefusals:
         """Return what refuses a new connection of *address* with 503, or None to drop it unread."""
         if self._rejected.objection(network_of(address)):
             return None
-        protocol = RejectProtocol(address, json_refusal(503, why), self._decide, self._clock, self._dates, self._gone)
+        decide = partial(self._decide, why)
+        protocol = RejectProtocol(address, json_refusal(503, why), decide, self._clock, self._dates, self._gone)
         self._rejected.enter(protocol, network_of(address))
         return protocol
 
     def _decide(
-        self, protocol: RejectProtocol, request: HttpRequest | None, upgrade: bool
+        self, why: str, protocol: RejectProtocol, request: HttpRequest | None, upgrade: bool
     ) -> tuple[Response | None, float]:
-        """Return the page that *request* of *protocol* gets, None for its refusal, and for how long that is held."""
+        """Return what *request* of *protocol* is answered, None for the common refusal, and for how long that is held.
+
+        *why* it is refused is told in the form of its dialect.
+        """
         page = None if request is None or upgrade else self._page(request)
         if page is not None:
             return page, 0.0
@@ -96,6 +108,8 @@ class LateRefusals:
             # An EventSource, which never comes back from an answer that is no stream, but when it is cut off.
             protocol.evict()
             return None, 0.0
+        if request is not None and not upgrade:
+            return self._refusal(503, why, request), 0.0
         delay = self.delay(self._routes.websocket(request)[0]) if request is not None and upgrade else 0.0
         if delay > 0:
             if self._held.enter(protocol.address):

@@ -159,7 +159,7 @@ class Site(Factory):
         self._known_hosts = self._browsers.known_hosts
         self._channels: set[HttpChannel] = set()
         self._streaming: dict[HttpRequest, SitePeer] = {}  # whose answer is to be sent while it is made
-        self._late = LateRefusals(self.routes, clock, self.dates, self._page_for_all)
+        self._late = LateRefusals(self.routes, clock, self.dates, self._page_for_all, self.refusal)
         self._drained: Deferred[None] | None = None
         self._spread = SPREAD if spread else 0.0
         self._closing = SpreadClosing(clock, self._close_draining)

@@ -321,10 +321,11 @@ def test_who_has_shown_nothing_is_disconnected_when_a_credential_is_required():
     assert (stranger.ends, known.ends, dialects_own.ends) == ([(1008, "credential withdrawn")], [], [])
 
 
-def test_polls_that_wait_end_when_the_credentials_change(broker):
+def test_polls_and_claims_that_wait_end_when_the_credentials_change(broker):
     poll = Deferred.fromCoroutine(attach(broker, "ann-key").poll("t", 0, 10, 60.0))
+    claim = Deferred.fromCoroutine(attach(broker, "ann-key").claim_jobs("q", wait=60.0))
     broker.credentials_changed()
-    assert value_of(poll) == []
+    assert (value_of(poll), value_of(claim)) == ([], [])
     assert broker.channels.waiting == 0
 
 

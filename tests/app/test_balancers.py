@@ -15,28 +15,21 @@ import pytest_twisted
 from twisted.internet.threads import deferToThread
 
 from tests.faults.restart import ENVIRON, KEY, KINDS, SECRET
-from tests.support.balancers import PROXY_LINE, Balanced, program
+from tests.support.balancers import PROXY_LINE, Balanced, path_of
 from tests.support.eventually import TIMEOUT, eventually
 from tests.support.http_client import post
 from tests.support.node import Node
 from tests.support.processes import Program
-from tests.web.net.test_certificates import trusting, write
+from tests.web.net.test_certificates import pem_files, trusting
 
 pytestmark = [pytest.mark.processes, pytest.mark.unmeasured]
-BALANCERS = [pytest.param(name, marks=pytest.mark.skipif(not program(name), reason=f"there is no {name}"))
+BALANCERS = [pytest.param(name, marks=pytest.mark.skipif(not path_of(name), reason=f"there is no {name}"))
              for name in ("haproxy", "nginx")]  # fmt: skip
 LIMITS = {"TXBROKER_MAX_CONNECTIONS_PER_ADDRESS": "1"}
 HANDSHAKE = (
     f"GET /owlmeans?token={SECRET} HTTP/1.1\r\nHost: broker.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 ).encode()
-
-
-def pem_files(directory: Path) -> tuple[str, str, str]:
-    files = write(directory, "localhost")
-    both = directory / "both.pem"
-    both.write_bytes(Path(files.certificate).read_bytes() + Path(files.key).read_bytes())
-    return files.certificate, files.key, str(both)
 
 
 @pytest_twisted.async_yield_fixture(scope="module", params=BALANCERS)

@@ -3,12 +3,14 @@
 import resource
 from math import inf
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, formatEvent
 
@@ -189,6 +191,38 @@ def test_it_is_announced_when_it_listens_everywhere():
     assert announced == []
     slow.callback(Port())
     assert [endpoint for endpoint, _ in announced[0]] == ["tcp:1", "onion:"]
+
+
+def test_sockets_are_bound_first_only_for_a_process_that_becomes_another_user():
+    bound = []
+    daemon = make_daemon(lambda endpoint: succeed(Port()), "tcp:1", "tcp:2")
+    daemon._bind = bound.append
+    daemon.privilegedStartService()
+    assert bound == []
+    daemon.binds_first = True
+    daemon.privilegedStartService()
+    assert bound == ["tcp:1", "tcp:2"]
+
+
+def test_a_socket_that_can_not_be_bound_is_told():
+    daemon = make_daemon(lambda endpoint: succeed(Port()), "tcp:1")
+    daemon.binds_first = True
+    for error in (CannotListenError("", 1, OSError("permission denied")), ValueError("no endpoint")):
+        daemon._bind = Mock(side_effect=error)
+        with pytest.raises(StartError, match=r"TXBROKER_LISTEN: .*(permission denied|no endpoint)"):
+            daemon.privilegedStartService()
+
+
+def test_who_has_connected_is_accepted_before_a_port_closes_and_has_time_to_ask():
+    told = []
+    accepting: Any = Port()
+    accepting.doRead = lambda: told.append("accepted")
+    accepting.stopListening = lambda: told.append("closed")
+    daemon = make_daemon(lambda endpoint: succeed(accepting if endpoint == "tcp:1" else Port()), "tcp:1", "onion:")
+    daemon._settle = lambda: succeed(told.append("settled"))
+    daemon.startService()
+    daemon.stopService()
+    assert told == ["accepted", "closed", "settled"]
 
 
 def test_endpoint_that_fails_is_told():

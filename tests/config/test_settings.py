@@ -8,6 +8,7 @@ import attrs
 import pytest
 
 from broker.config.addresses import is_local, without_password
+from broker.config.files import unwritable
 from broker.config.options import Retention, options_of
 from broker.config.settings import PROTOCOLS, Settings, SettingsError
 
@@ -434,3 +435,8 @@ def test_a_word_that_clients_have_is_refused_as_the_key_of_an_issuer(given):
         **{f"TXBROKER_{given}": shown}, TXBROKER_JWT_SECRET=shown.removeprefix("bob:"), TXBROKER_AUTH="required"
     )
     assert problem.startswith("TXBROKER_JWT_SECRET: clients have the same word")
+
+
+@pytest.mark.parametrize("path", ["-", "/dev/stdout", "/dev/stderr", "/dev/fd/999", ""])
+def test_what_is_open_already_is_a_file_of_the_log(path):
+    assert unwritable(path) == ""

@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.task import Clock
 
-from broker.core.job_claims import claim_jobs
+from broker.core.job_claims import claim_jobs, end_claims
 from broker.core.job_filters import job_filter
 from broker.core.jobs import CLAIM_BYTES, Jobs
 from broker.errors import NotDone, Unavailable
@@ -224,3 +224,11 @@ def test_what_was_claimed_is_not_kept_with_its_lease(jobs: Jobs, clock: Clock) -
     assert jobs.leases.unattended("key:ann") == jobs.leases.unattended() == 1
     clock.pump([1.0] * 31)
     assert jobs.leases.unattended("key:ann") == jobs.leases.unattended() == 0
+
+
+def test_claims_that_wait_can_be_ended_with_nothing(jobs: Jobs, clock: Clock) -> None:
+    waiting = claim(jobs, clock, wait=60.0)
+    end_claims(jobs)
+    assert value_of(waiting) == []
+    assert (jobs.claimants, clock.getDelayedCalls()) == ({}, [])
+    end_claims(jobs)

@@ -275,6 +275,38 @@ def test_a_returned_job_is_found_by_one_that_filters(house: House) -> None:
     assert bob.last.delivery == 2
 
 
+def test_a_long_queue_is_looked_through_now_and_then_only(house: House, clock: Clock) -> None:
+    looks: list[int] = []
+    ready = house.store.jobs.ready
+
+    def look(queue: str, after: int, *words: int) -> Deferred[Any]:
+        looks.append(after)
+        clock.rightNow += 1.0  # it takes long
+        return cast(Deferred[Any], ready(queue, after, *words))
+
+    cast(Any, house.store.jobs).ready = look
+    house.add(1, 2)
+    ann = house.consume(Peer("1"), matches=job_filter({"a": 1}))
+    house.jobs.wake("q")
+    assert looks.count(0) == 1
+    value_of(house.jobs.add(Mail("q", "", b'{"a":1}')))
+    assert len(ann.got) == 1
+    house.done(ann)
+    clock.advance(20.0)
+    assert looks.count(0) == 2
+
+
+@pytest.mark.parametrize("first", ["jobs", "consumer"])
+def test_without_ack_jobs_of_one_order_key_go_one_after_the_other(house: House, first: str) -> None:
+    bob = Peer("1")
+    if first == "consumer":
+        house.consume(bob, ack=False, prefetch=9)
+    house.add(1, 2, 3, order="k")
+    if first == "jobs":
+        house.consume(bob, ack=False, prefetch=9)
+    assert bob.bodies == [b"1", b"2", b"3"]
+
+
 # What becomes of a delivery.
 
 

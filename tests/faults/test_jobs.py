@@ -7,7 +7,7 @@ import pytest_twisted
 
 from tests.faults.jobs import run
 
-pytestmark = [pytest.mark.processes, pytest.mark.unmeasured, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.processes, pytest.mark.unmeasured, pytest.mark.timeout(3600)]
 
 
 @pytest_twisted.ensureDeferred
@@ -21,4 +21,13 @@ async def test_so_is_every_job_of_three_nodes(soak: bool) -> None:
     if not soak:
         pytest.skip("tests/cluster/test_nodes.py has the like with one node that is lost")
     torture = await run(3, 10_000, 8, 10)
+    assert torture.problems == []
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+@pytest_twisted.ensureDeferred
+async def test_so_is_every_job_that_is_claimed_by_http(soak: bool, nodes: int) -> None:
+    if not soak:
+        pytest.skip("tests/core/test_job_claims.py has the parts of it")
+    torture = await run(nodes, 10_000, 8, 10, over_http=True)
     assert torture.problems == []

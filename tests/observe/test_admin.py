@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from gzip import decompress
 from typing import Any
@@ -182,6 +183,15 @@ def test_metrics_are_text_for_all_others(field):
     heard = ask_by(Port(), "GET", "/metrics", f"Accept-Encoding: {field}")
     assert "content-encoding" not in heard.headers
     assert b"txbroker_ready 0.0" in heard.body
+
+
+def test_all_pages_of_operators_are_one_dialect():
+    port = Port()
+    port.broker.metrics.begin_port()
+    for path in ("/metrics", "/admin/", "/admin/api/status", "/admin/api/sessions"):
+        ask_by(port, "GET", path)
+    labels = set(re.findall(r'dialect="([^"]*)"', ask_by(port, "GET", "/metrics").body.decode()))
+    assert labels == {"admin", "http"}
 
 
 def test_metrics_are_as_long_whatever_clients_do():

@@ -157,6 +157,7 @@ def test_each_verb_has_its_permission(limited: Api) -> None:
         ("GET", "/queues/mine/dead"),
         ("POST", "/queues/mine/dead/retry"),
         ("GET", "/topics/news"),
+        ("GET", "/topics/other/members"),
         ("GET", "/keys/a"),
         ("PUT", "/keys/a"),
         ("POST", "/call/p"),

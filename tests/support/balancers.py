@@ -38,7 +38,7 @@ http {{
 """
 
 
-def program(name: str) -> str | None:
+def path_of(name: str) -> str | None:
     """Return the path of a balancer, which may stand where ordinary users do not look; None: there is none."""
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 
@@ -104,6 +104,12 @@ class Balanced:
         )
 
     @property
+    def program(self) -> Program:
+        """The balancer."""
+        assert self._program is not None, "it was not started"
+        return self._program
+
+    @property
     def url(self) -> str:
         """Where clients come to."""
         return f"http://127.0.0.1:{self.ports['http']}"
@@ -118,8 +124,7 @@ class Balanced:
         return self
 
     def _is_up(self) -> bool:
-        assert self._program is not None
-        assert self._program.status is None, self._program.report()
+        assert self.program.status is None, self.program.report()
         asked = (self.ports["http"], b"GET /ready HTTP/1.0\r\nHost: h\r\n\r\n")
         try:
             with socket.create_connection(("127.0.0.1", asked[0]), 1) as connection:
@@ -149,7 +154,7 @@ class Balanced:
             text = replaced(text, f"10.0.0.{number}:8000", f"127.0.0.1:{plain}")
         file = self.directory / "haproxy.cfg"
         file.write_text(text)
-        return self._run(program("haproxy"), "-db", "-f", str(file))
+        return self._run(path_of("haproxy"), "-db", "-f", str(file))
 
     def _start_nginx(self) -> Program:
         text, ports = (CONTRIB / "nginx" / "txbroker.conf").read_text(), self.ports
@@ -167,7 +172,7 @@ class Balanced:
         (self.directory / "txbroker.conf").write_text(text + server)
         file = self.directory / "nginx.conf"
         file.write_text(NGINX.format(self.directory))
-        return self._run(program("nginx"), "-p", str(self.directory), "-c", str(file))
+        return self._run(path_of("nginx"), "-p", str(self.directory), "-c", str(file))
 
     def _run(self, *words: str | None) -> Program:
         return Program.start([word or "" for word in words], env={"PATH": "/usr/bin:/bin"}, cwd=self.directory)

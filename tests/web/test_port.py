@@ -335,6 +335,23 @@ async def test_draining_answers_what_waits_and_closes_websockets(served: Served)
     assert not idle.data
 
 
+@pytest.mark.parametrize("asked", [0, 1])
+@pytest_twisted.ensureDeferred
+async def test_a_request_that_has_come_is_answered_though_the_site_drains(served: Served, asked: int) -> None:
+    client = await served.connect()
+    for _ in range(asked):
+        client.transport.write(request("/echo?x"))
+        await client.answers(1)
+    while served.site.connections < 1:
+        await client_turn()
+    client.transport.socket.send(request("/echo?last"))  # which the site can not have read yet
+    draining = served.site.drain(TIMEOUT)
+    served.site.drain = lambda seconds: draining  # type: ignore[assignment, misc]
+    (answer,) = await client.answers(1)
+    assert (answer.body, answer.headers["connection"]) == (b"last", "close")
+    await draining
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_unix_socket_serves_the_same(short_path: Path) -> None:
     served, port = await serve(f"unix:{short_path / 'socket'}")

@@ -796,6 +796,15 @@ def test_a_held_refusal_ends_with_its_client(port: Port) -> None:
 # Too many.
 
 
+def test_what_is_one_too_many_is_refused_in_the_form_of_its_dialect() -> None:
+    port = Port().open(admission=Admission(connections=1))
+    port.connect_admitted()
+    heard = port.ask("/shaped")
+    assert (heard.status, heard.body) == (503, b"/shaped: Too many connections.")
+    assert heard.headers["retry-after"] == "1"
+    assert error_of(port.ask("/pages"))["code"] == "UNAVAILABLE"
+
+
 def test_connections_over_the_limit_are_rejected(logged: list[LogEvent]) -> None:
     port = Port().open(admission=Admission(connections=2))
     wires = [port.connect_admitted(), port.connect_admitted()]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from broker.app.commands.console import (
     write,
 )
 from broker.config.options import UNITS
+from broker.core.clocks import MACHINE
 from broker.errors import Unauthenticated
 
 DURATION = re.compile(r"(\d+(?:\.\d+)?)([dhms]?)")
@@ -97,7 +97,7 @@ def _web_token(settings: Any, sub: str, roles: tuple[str, ...], ttl: float) -> t
 
     if sub and not (could_name(sub) and sub.isprintable()):
         fail(f"--sub {sub!r} can not name a user", WRONG)
-    now = int(time.time())
+    now = int(MACHINE.time())
     claims: dict[str, Any] = {"iat": now, "exp": int(now + ttl)}
     claims |= {"sub": sub} if sub else {}
     claims |= {"roles": list(roles)} if roles else {}

@@ -48,7 +48,7 @@ from broker.web.http.states import (
 )
 from broker.web.http.streaming import StreamedAnswer, framing_of, is_stream, length_of, source_of, stop
 from broker.web.http.timeouts import STALLED, Timeout, Times
-from broker.web.net.sockets import limit_unacknowledged, peer_is_gone, unacknowledged_bytes, writer_for
+from broker.web.net.sockets import has_unread, limit_unacknowledged, peer_is_gone, unacknowledged_bytes, writer_for
 from broker.web.net.transport import FrameTransport
 
 __all__ = ["HttpChannel", "HttpSite", "Times"]
@@ -236,7 +236,9 @@ class HttpChannel(Protocol):
         if self._stream is not None:
             self._stream.drain()
         parser = self._parser
-        if self._state in (READY, BLOCKED) and not parser.arrived and parser.phase is Phase.IDLE:
+        idle = self._state in (READY, BLOCKED) and not parser.arrived and parser.phase is Phase.IDLE
+        # A request that has come is answered, though nobody has read it yet.
+        if idle and not has_unread(self.transport):
             self._close(lingering=False)
 
     def abort(self) -> None:

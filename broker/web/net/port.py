@@ -31,6 +31,7 @@ log = Logger()
 
 SLICE = 0.002  # seconds of one iteration in which connections begin
 ACCEPTING = 0.01  # seconds of one iteration in which they are accepted
+LAST = 0.2  # seconds in which those begin that wait when the port closes
 # Connections of a kind that wait to begin.  After a restart thousands of clients are back at once, some of which try
 # three times only: that they wait a second costs less than that they are dropped and come again.
 MAX_WAITING = 4096
@@ -191,11 +192,18 @@ class FramePort(tcp.Port):
         self._schedule()
 
     def connectionLost(self, reason: Any) -> None:
-        """Close those that still wait."""
+        """Begin those that have come: to their clients they are connected, and what they ask would be lost."""
+        self.doRead()
         if self._call is not None:
             self._call.cancel()
             self._call = None
-        self._waiting.close()
+        waiting, end = self._waiting, self.now() + LAST
+        self._begin_probes(end)
+        for arrival in waiting:
+            self._begin(*arrival)
+            if self.now() >= end:
+                break
+        waiting.close()
         super().connectionLost(reason)
 
     def _schedule(self) -> None:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from math import inf
 from typing import Any
 
+from broker.web.net.probes import peek
 from broker.web.net.transport import FrameTransport
 
 TCP_INFO_BYTES = 136  # of struct tcp_info, up to tcpi_bytes_acked and tcpi_bytes_received
@@ -37,6 +38,12 @@ def peer_is_gone(transport: Any) -> bool:
     poll = select.poll()
     poll.register(handle, 0)  # errors and hang-ups are always reported
     return bool(poll.poll(0))
+
+
+def has_unread(transport: Any) -> bool:
+    """Whether something has come on the connection of *transport* that nobody has read yet."""
+    handle = getattr(_of_socket(transport), "socket", None)
+    return handle is not None and bool(peek(handle))
 
 
 def buffered_bytes(transport: Any) -> int | None:

@@ -30,6 +30,14 @@ def write(directory: Path, *names: str, name: str = "fullchain.pem") -> Certific
     return CertificateFiles(str(chain), str(key))
 
 
+def pem_files(directory: Path) -> tuple[str, str, str]:
+    """Return the paths of a certificate with its chain, of its key, and of both in one file, as HAProxy wants it."""
+    files = write(directory, "localhost")
+    both = directory / "both.pem"
+    both.write_bytes(Path(files.certificate).read_bytes() + Path(files.key).read_bytes())
+    return files.certificate, files.key, str(both)
+
+
 def trusting(*offered: str) -> ssl.SSLContext:
     """Return the context of a client that knows the root alone, and offers protocols by ALPN."""
     context = ssl.create_default_context()

@@ -177,12 +177,26 @@ def test_one_network_keeps_no_other_from_waiting(monkeypatch: pytest.MonkeyPatch
     assert [queue.popleft() for _ in range(3)] == [many[0], few[0], many[1]]
 
 
-def test_those_that_wait_are_closed_with_the_port(flood: Flood) -> None:
+def test_those_that_wait_begin_when_the_port_closes(flood: Flood) -> None:
     clients = flood.connect(b"1", b"2", b"3", b"")
+    flood.accept()
+    clients += flood.connect(b"4")  # which nobody has accepted yet
+    flood.setup.port.stopListening()
+    flood.iterate()
+    assert [has_ended(client) for client in clients] == [False] * 5
+    assert sorted(flood.heard) == [b"1", b"2", b"3", b"4"]
+    assert not flood.setup.reactor.getDelayedCalls()
+
+
+def test_those_for_whom_there_is_no_time_are_closed_with_the_port(
+    flood: Flood, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_ports, "LAST", 0.0)
+    clients = flood.connect(b"1", b"2", b"3", b"4", b"")
     flood.accept()
     flood.setup.port.stopListening()
     flood.iterate()
-    assert [has_ended(client) for client in clients] == [False, False, True, True]
+    assert [has_ended(client) for client in clients][-1]
     assert not flood.setup.reactor.getDelayedCalls()
 
 
