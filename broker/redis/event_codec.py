@@ -27,7 +27,7 @@ def encode_record(event: Event, time: float) -> bytes:
     """Return *event* as a record with *time*, in seconds since the epoch."""
     body = event.body
     more: tuple[Any, ...] = (event.author,) if event.author else ()
-    if event.content_type or event.expires or event.exclude:
+    if event.content_type or event.expires or event.exclude or event.binary:
         more = event.author, event.content_type, event.expires
         if event.exclude or event.binary:
             more = *more, event.exclude

@@ -143,6 +143,8 @@ class JobTables:
             return first, True
         if row and 0 < limit <= sum(self._counts[row][:DEAD]):
             raise RateLimited("limit", "jobs")
+        if row and order:
+            self._come(row)  # one of its order key whose time has come is before it
         row = row or self._begin(queue, quota)
         number = self._next_number()
         ordered = encode_text(order) if order else None

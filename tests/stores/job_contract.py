@@ -233,6 +233,15 @@ class JobContract:
         assert await jobs.sweep(10.5) == 1
         assert await jobs.totals() == QueueState()
 
+    @pytest_twisted.ensureDeferred
+    async def test_a_delayed_job_whose_time_has_come_is_before_a_later_one_of_its_order_key(
+        self, jobs: IJobStore, clock: Clock
+    ) -> None:
+        await jobs.add("q", mail(b"first"), order="k", delay=1.0)
+        clock.advance(1.0)
+        await jobs.add("q", mail(b"second"), order="k")
+        assert bodies(await self.claim(jobs)) == [b"first"]
+
     # What becomes of a delivery.
 
     @pytest_twisted.ensureDeferred

@@ -171,7 +171,11 @@ local function define_jobs()
   verbs.add_job = function(at)
     local queue, name, order = ARGV[at], ARGV[at + 3], ARGV[at + 5]
     local delay, ttl, limit = tonumber(ARGV[at + 6]), tonumber(ARGV[at + 7]), tonumber(ARGV[at + 8])
-    look_at_clock()
+    if order ~= '' then
+      come(queue)  -- one of its order key whose time has come is before it
+    else
+      look_at_clock()
+    end
     if name ~= '' then
       local kept = call('ZSCORE', key('kept', queue), name)
       if kept and not is_over(tonumber(kept)) then
