@@ -24,7 +24,7 @@ from broker.interfaces import IStore, IWallClock
 from broker.messages import Addition, Announce, Announcement, Entry, Event, Quota, encode_text
 from broker.patterns import LOG_PREFIX
 from broker.stores.embedded_jobs import EmbeddedJobs
-from broker.stores.entries import EXPIRED_KEPT
+from broker.stores.entries import ANNOUNCED_SPACES, EXPIRED_KEPT
 from broker.stores.expiry import Expiry
 from broker.stores.room import ROW_BYTES, full_text
 from broker.stores.sqlite_checkpoints import MAX_LOG_BYTES, CheckpointHealth, Checkpoints, CheckpointState
@@ -139,7 +139,9 @@ class SqliteStore(Service):
             call,
         )
         self._guard = guard
-        self._commits = GroupCommit(writer, guard, self._clock, self._reactor, self._observe, self._failed)
+        self._commits = GroupCommit(
+            writer, guard, self._clock, self._reactor, self._observe, self._failed, self._bytes_of
+        )
         writer.measure()
 
     def _release(self, released: Callable[[], object]) -> None:
@@ -350,8 +352,9 @@ class SqliteStore(Service):
     ) -> Deferred[Any]:
         """Change the key that the first of *arguments* name, and append its event if that is to be stored."""
         space, key, *_ = arguments
+        large = (space, key) if space in ANNOUNCED_SPACES else None  # what clients set may be large
         if announcement is None or not announcement.stored:
-            return self._change(verb, (*arguments, announcement), size, (space,), (space, key))
+            return self._change(verb, (*arguments, announcement), size, (space,), (space, key), key=large)
         log = LOG_PREFIX + announcement.topic
         return self._change(
             TableWriter.change_announced,
@@ -360,14 +363,27 @@ class SqliteStore(Service):
             (space,),
             (space, key),
             log,
+            key=large,
         )
 
+    def _bytes_of(self, space: str, key: str) -> int:
+        """Return how many bytes a key has, as far as it is written."""
+        try:
+            return self._reader.bytes_of(space, key)
+        except sqlite3.Error:
+            return 0  # whoever reads or writes it finds out
+
     def _change(
-        self, verb: Callable[..., Any], arguments: tuple[Any, ...], size: int, *touched: Hashable
+        self,
+        verb: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        size: int,
+        *touched: Hashable,
+        key: tuple[str, str] | None = None,
     ) -> Deferred[Any]:
         if self._stopped_reason:
             return refused(self._stopped_reason)
-        return self._commits.submit(verb, arguments, size, *touched)
+        return self._commits.submit(verb, arguments, size, *touched, key=key)
 
     def _query(self, verb: Callable[..., Any], arguments: tuple[Any, ...], *touched: Hashable) -> Deferred[Any]:
         """Read at once, or after the writes that are under way if one of them may change *touched*."""
@@ -380,7 +396,7 @@ class SqliteStore(Service):
                 # Another program holds the file, and the writer thread may wait for it; or it is being opened anew.
                 if is_damage(error):
                     self._commits.damaged(error)
-        return self._commits.submit(verb, arguments, 0)
+        return self._commits.submit(verb, arguments, 0, after=touched)
 
 
 def _ignore(*_: object) -> None:

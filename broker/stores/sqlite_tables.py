@@ -47,6 +47,7 @@ _HEAD = (
 )
 _LOGS = "SELECT name FROM log WHERE name >= ? AND name < ? AND name > ? ORDER BY name LIMIT ?"
 _GET = "SELECT value, revision, expires FROM entry WHERE space = ? AND key = ?"
+_BYTES = "SELECT length(value) FROM entry WHERE space = ? AND key = ?"
 _RANGE = (
     "SELECT key, value, revision, expires FROM entry WHERE space = ? AND key >= ? AND key <= ?"
     " AND (expires <= 0 OR expires > ? OR (expires > ? AND expires <= ?)) ORDER BY key LIMIT ?"
@@ -157,6 +158,11 @@ class TableReader:
         """See ``IStore.get``."""
         row = self._execute(_GET, (space, encode_text(key))).fetchone()
         return None if row is None else alive(Entry(*row), expiry)
+
+    def bytes_of(self, space: str, key: str) -> int:
+        """Return how many bytes the value of *key* has, without reading it."""
+        row = self._execute(_BYTES, (space, encode_text(key))).fetchone()
+        return 0 if row is None else int(row[0])
 
     def range(
         self, space: str, first: str, last: str, limit: int, expiry: Expiry, max_bytes: int = 0

@@ -25,10 +25,12 @@ from broker.stores.room import full_text
 from broker.stores.sqlite_batches import READS, Batch, QueuedCall, without_writing
 from broker.stores.sqlite_failures import cannot_write, lies_in_file, write_refusal
 from broker.stores.sqlite_guard import FileGuard
+from broker.stores.sqlite_heavy import HEAVY_BYTES, MAX_HEAVY_BYTES, HeavyQueue
 from broker.stores.sqlite_tables import TableWriter
 
 MAX_PENDING = 20_000  # operations under way; more are refused at once
 MAX_PENDING_BYTES = 16 * 1024 * 1024  # of bodies and values under way
+FEW = 32  # operations under way, up to which nobody looks whether one is heavy
 LARGE_BATCH = 4  # operations, from which the next batch waits a little for more
 PROBE_INTERVAL = 1.0  # seconds between two attempts to write while writing fails
 CHECK_INTERVAL = 0.5  # seconds between two looks at the files
@@ -47,6 +49,7 @@ class GroupCommit:
         reactor: where the thread's answers are delivered.
         observe: called with the operations and the seconds of each commit.
         failed: called with the number of operations that a failure took.
+        stored: returns how many bytes a key has in the file.
 
     Attributes:
         broken: why nothing can be written until the next start; "" for nothing.
@@ -64,6 +67,7 @@ class GroupCommit:
         reactor: IReactorFromThreads,
         observe: Callable[[int, float], object],
         failed: Callable[[int], object],
+        stored: Callable[[str, str], int],
     ) -> None:
         self.broken = ""
         self.failure = ""
@@ -75,10 +79,14 @@ class GroupCommit:
         self._slices = slices_of(reactor if IReactorTime.providedBy(reactor) else Clock())
         self._observe = observe
         self._failed = failed
+        self._stored = stored
         self._writer = WriterThread(tables, guard, reactor, self._answer, self._note)
         self._waiting: list[QueuedCall] = []
         self._waiting_bytes = 0
         self._waiting_touched: set[Hashable] = set()
+        self._heavy = HeavyQueue()
+        self._written: dict[Hashable, int] = {}  # bytes of the large values that wait, by the key
+        self._running_written: dict[Hashable, int] = {}
         self._running = 0
         self._running_bytes = 0
         self._last_size = 0  # operations of the last batch
@@ -108,7 +116,13 @@ class GroupCommit:
         return drained
 
     def submit(
-        self, verb: Callable[..., Any], arguments: tuple[Any, ...], size: int, *touched: Hashable
+        self,
+        verb: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        size: int,
+        *touched: Hashable,
+        key: tuple[str, str] | None = None,
+        after: tuple[Hashable, ...] = (),
     ) -> Deferred[Any]:
         """Let the writer thread call ``verb(tables, *arguments)``; return its result.
 
@@ -117,6 +131,8 @@ class GroupCommit:
             arguments: those after the tables.
             size: the bytes of the bodies and values among them.
             touched: names of what it may change, for ``outstanding``.
+            key: the space and name of the one key that it changes.
+            after: for a read, names of what is to be written before it.
 
         Raises:
             Unavailable: too much is under way, or the file can not be written.
@@ -126,15 +142,23 @@ class GroupCommit:
             self._failed(1)
             return fail(write_refusal(self.broken))
         if (
-            len(waiting) + self._running >= MAX_PENDING
+            len(waiting) + len(self._heavy) + self._running >= MAX_PENDING
             or self._waiting_bytes + self._running_bytes + size > MAX_PENDING_BYTES
         ):
             self._failed(1)
             return fail(Unavailable("store", message="The store can not keep up: too much waits to be written."))
         answer: Deferred[Any] = Deferred()
-        waiting.append((answer, verb, arguments))
+        call = answer, verb, arguments
+        cost = self._heavy.cost(*after) if key is None else self._cost(key, size)
+        if cost > HEAVY_BYTES:
+            if self._heavy.bytes + cost > MAX_HEAVY_BYTES:
+                self._failed(1)
+                return fail(Unavailable("store", message="The store can not keep up: too many large values change."))
+            self._heavy.add(call, size, cost, touched)
+        else:
+            waiting.append(call)
+            self._waiting_touched.update(touched)
         self._waiting_bytes += size
-        self._waiting_touched.update(touched)
         if not self._busy:
             # At the end of this loop iteration: what else is submitted in it goes along.
             self._busy = True
@@ -143,7 +167,16 @@ class GroupCommit:
 
     def outstanding(self, touched: Hashable) -> bool:
         """Whether something that may change *touched* is not yet written."""
-        return touched in self._waiting_touched or touched in self._running_touched
+        return touched in self._waiting_touched or touched in self._running_touched or self._heavy.cost(touched) > 0
+
+    def _cost(self, key: tuple[str, str], size: int) -> int:
+        """Return how many bytes a change of *key* by *size* bytes reads and writes; 0 if they matter to nobody."""
+        cost = self._heavy.cost(key)
+        if not cost and len(self._waiting) + self._running >= FEW:
+            cost = size + max(self._stored(*key), self._written.get(key, 0), self._running_written.get(key, 0))
+        if size > HEAVY_BYTES:
+            self._written[key] = size
+        return cost
 
     @property
     def idle(self) -> bool:
@@ -163,12 +196,18 @@ class GroupCommit:
             self._reactor.callFromThread(begin)
 
     def _begin(self) -> None:
-        operations = self._waiting
+        operations, touched, size = self._waiting, self._waiting_touched, self._waiting_bytes
+        self._waiting, self._waiting_touched, self._waiting_bytes = [], set(), 0
+        self._written, self._running_written = {}, self._written
+        if self._heavy:
+            for heavy in self._heavy.take():
+                operations.append(heavy.call)
+                touched.update(heavy.touched)
+            self._waiting_bytes = self._heavy.size
+            size -= self._waiting_bytes
         self._last_size = len(operations)
-        self._running, self._running_bytes = len(operations), self._waiting_bytes
-        self._running_touched = self._waiting_touched
-        self._waiting, self._waiting_bytes, self._waiting_touched = [], 0, set()
-        self._writer.put(Batch(operations, self._running_bytes))
+        self._running, self._running_bytes, self._running_touched = len(operations), size, touched
+        self._writer.put(Batch(operations, size))
 
     def _answer(self, batch: Batch) -> None:
         # Before the callbacks: they may read and submit again.
@@ -195,7 +234,7 @@ class GroupCommit:
     def _answered(self, batch: Batch) -> None:
         if self._tables.to_purge and not batch.failure:
             self._purge()
-        if self._waiting:
+        if self._waiting or self._heavy:
             self._begin_soon()
             return
         self._busy = False

@@ -888,3 +888,61 @@ def test_keys_of_events_leave_no_row(home: Home, swept: bool) -> None:
         for number in range(25):
             home.result(store.append("log", Event("topic", "kind", b"1"), key=f"new{number}", key_seconds=60))
     assert home.sql("SELECT count(*) FROM known_key WHERE key < CAST('l' AS BLOB)") == [(0,)]
+
+
+# Changes of large values.
+
+
+def doubled(old: bytes, new: bytes) -> bytes:
+    return old[:-1] + new
+
+
+def patched(store: SqliteStore, count: int) -> list[Deferred[Entry]]:
+    return [store.patch("kv", "large", b"%d" % (number % 10), doubled) for number in range(count)]
+
+
+def test_many_patches_of_a_large_value_are_many_transactions_and_nobody_waits_for_all(home: Home) -> None:
+    store = home.store()
+    home.result(store.set("kv", "large", bytes(900_000)))
+    home.commits.clear()
+    answers = patched(store, 90)
+    home.result(store.set("kv", "small", b"1"))
+    assert sum(answer.called for answer in answers) < 50
+    home.result(gatherResults(answers))
+    assert max(home.commits) < 50
+    assert home.result(store.get("kv", "large")).value[-2:] == b"\x009"
+
+
+def test_patches_of_a_large_value_that_is_just_being_set_wait_as_well(home: Home) -> None:
+    store = home.store()
+    store.set("kv", "large", bytes(900_000))
+    answers = patched(store, 90)
+    home.result(gatherResults(answers))
+    assert max(home.commits) < 50
+
+
+def test_what_changes_or_reads_a_large_value_comes_after_what_was_sent_before(home: Home) -> None:
+    store = home.store()
+    home.result(store.set("kv", "large", bytes(900_000)))
+    answers = patched(store, 60)
+    seen = store.get("kv", "large")
+    gone = store.delete("kv", "large")
+    found = store.range("kv", "a", "z", 10)
+    assert home.result(seen).value[-1:] == b"9"
+    assert all(answer.called for answer in answers)
+    assert home.result(gone) is True
+    assert home.result(found) == []
+
+
+def test_more_work_on_large_values_than_waits_at_most_is_refused_at_once(home: Home) -> None:
+    store = home.store()
+    home.result(store.set("kv", "large", bytes(900_000)))
+    answers = patched(store, 200)
+    refused = [answer for answer in answers if answer.called]
+    assert 90 < len(refused) < 120
+    for answer in refused:
+        with pytest.raises(Unavailable, match="too many large values"):
+            home.result(answer)
+    small = home.result(store.set("kv", "small", b"1"))
+    assert small.created
+    home.result(gatherResults([answer for answer in answers if answer not in refused]))
