@@ -1,6 +1,6 @@
 """Restarts nodes behind HAProxy one after the other, under shipped clients of all dialects: nothing is lost.
 
-Usage: ``python -m tests.faults.rolling [--clients 200] [--restarts 10]``.  Events are posted through the balancer
+Usage: ``python -m tests.faults.rolling [--clients 200] [--restarts 2]``.  Events are posted through the balancer
 meanwhile: each has to be acknowledged, and read once by each reader of its channel.
 """
 
@@ -109,6 +109,6 @@ async def main(_: Any, clients: int, restarts: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--clients", type=int, default=200)
-    parser.add_argument("--restarts", type=int, default=10)
+    parser.add_argument("--restarts", type=int, default=2)
     chosen = parser.parse_args(sys.argv[1:])
     react(lambda reactor: Deferred.fromCoroutine(main(reactor, chosen.clients, chosen.restarts)))
