@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +115,9 @@ async def test_limits_count_the_clients_of_a_balancer(edge: Edge) -> None:
     where = await edge.listen(ENDPOINTS["haproxy"])
 
     def clients() -> list[int]:
-        with dial(where, HEADER) as first, dial(where, HEADER) as second, dial(where, BESIDE) as other:
-            return [answer(one) for one in (first, other, second)]
+        # One after the other: who was not answered yet would make room for the next of its address.
+        with ExitStack() as stack:
+            return [answer(stack.enter_context(dial(where, before))) for before in (HEADER, BESIDE, HEADER)]
 
     assert await deferToThread(clients) == [200, 200, 503]
     assert edge.addresses == ["203.0.113.5", "203.0.113.6"]
