@@ -73,7 +73,7 @@ class HeavyQueue:
         self.bytes += cost
         self.size += size
 
-    def take(self) -> list[Heavy]:
+    def next_batch(self) -> list[Heavy]:
         """Return those that the next batch is to do, one at least if there are any."""
         found: list[Heavy] = []
         left = BATCH_BYTES

@@ -200,7 +200,7 @@ class GroupCommit:
         self._waiting, self._waiting_touched, self._waiting_bytes = [], set(), 0
         self._written, self._running_written = {}, self._written
         if self._heavy:
-            for heavy in self._heavy.take():
+            for heavy in self._heavy.next_batch():
                 operations.append(heavy.call)
                 touched.update(heavy.touched)
             self._waiting_bytes = self._heavy.size
