@@ -47,17 +47,15 @@ class HeavyQueue:
     """Heavy operations in their order, and whatever touches the same afterwards, so that its order is kept.
 
     Attributes:
+        count: how many there are.
         bytes: what all of them cost.
         size: the bytes of bodies and values that are kept for them.
     """
 
     def __init__(self) -> None:
-        self.bytes = self.size = 0
+        self.count = self.bytes = self.size = 0
         self._waiting: deque[Heavy] = deque()
         self._touched: dict[Hashable, Touched] = {}
-
-    def __len__(self) -> int:
-        return len(self._waiting)
 
     def cost(self, *touched: Hashable) -> int:
         """Return the most that an operation costs which waits and may change one of these; 0 if there is none."""
@@ -70,6 +68,7 @@ class HeavyQueue:
             known = self._touched.setdefault(name, Touched())
             known.count += 1
             known.cost = max(known.cost, cost)
+        self.count += 1
         self.bytes += cost
         self.size += size
 
@@ -81,6 +80,7 @@ class HeavyQueue:
             operation = self._waiting.popleft()
             found.append(operation)
             left -= operation.cost
+            self.count -= 1
             self.bytes -= operation.cost
             self.size -= operation.size
             for name in operation.touched:

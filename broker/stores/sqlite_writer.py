@@ -142,14 +142,14 @@ class GroupCommit:
             self._failed(1)
             return fail(write_refusal(self.broken))
         if (
-            len(waiting) + len(self._heavy) + self._running >= MAX_PENDING
+            len(waiting) + self._heavy.count + self._running >= MAX_PENDING
             or self._waiting_bytes + self._running_bytes + size > MAX_PENDING_BYTES
         ):
             self._failed(1)
             return fail(Unavailable("store", message="The store can not keep up: too much waits to be written."))
         answer: Deferred[Any] = Deferred()
         call = answer, verb, arguments
-        cost = self._heavy.cost(*after) if key is None else self._cost(key, size)
+        cost = self._cost(key, size) if key is not None else self._heavy.cost(*after) if self._heavy.bytes else 0
         if cost > HEAVY_BYTES:
             if self._heavy.bytes + cost > MAX_HEAVY_BYTES:
                 self._failed(1)
@@ -167,11 +167,13 @@ class GroupCommit:
 
     def outstanding(self, touched: Hashable) -> bool:
         """Whether something that may change *touched* is not yet written."""
-        return touched in self._waiting_touched or touched in self._running_touched or self._heavy.cost(touched) > 0
+        if touched in self._waiting_touched or touched in self._running_touched:
+            return True
+        return self._heavy.bytes > 0 and self._heavy.cost(touched) > 0
 
     def _cost(self, key: tuple[str, str], size: int) -> int:
         """Return how many bytes a change of *key* by *size* bytes reads and writes; 0 if they matter to nobody."""
-        cost = self._heavy.cost(key)
+        cost = self._heavy.cost(key) if self._heavy.bytes else 0
         if not cost and len(self._waiting) + self._running >= FEW:
             cost = size + max(self._stored(*key), self._written.get(key, 0), self._running_written.get(key, 0))
         if size > HEAVY_BYTES:
@@ -199,7 +201,7 @@ class GroupCommit:
         operations, touched, size = self._waiting, self._waiting_touched, self._waiting_bytes
         self._waiting, self._waiting_touched, self._waiting_bytes = [], set(), 0
         self._written, self._running_written = {}, self._written
-        if self._heavy:
+        if self._heavy.bytes:
             for heavy in self._heavy.next_batch():
                 operations.append(heavy.call)
                 touched.update(heavy.touched)
@@ -234,7 +236,7 @@ class GroupCommit:
     def _answered(self, batch: Batch) -> None:
         if self._tables.to_purge and not batch.failure:
             self._purge()
-        if self._waiting or self._heavy:
+        if self._waiting or self._heavy.bytes:
             self._begin_soon()
             return
         self._busy = False

@@ -35,7 +35,7 @@ def daemon_environ():
 
 async def failed_start(directory: Path, **environ: str) -> tuple[int, str]:
     """Return the status and the words of a daemon that can not start."""
-    program = Daemon(directory, **{**WAITER, **environ}).spawn()
+    program = Daemon(directory, **{**UNMEASURED, **environ}).spawn()
     status = await program.exit()
     return status, "\n".join(program.lines)
 

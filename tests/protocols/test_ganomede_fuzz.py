@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,8 @@ from broker.access.principals import Access
 from broker.messages import Event
 from broker.testing import value_of
 from tests.protocols.ganomede_api import EVENTS, SECRET, Api
+
+pytestmark = pytest.mark.unmeasured  # others run the same code
 
 KEYS = ("clientId", "channel", "secret", "from", "type", "data", "id", "field", "after", "limit", "__proto__", "")
 MEDIA = (

@@ -14,6 +14,8 @@ from twisted.internet.defer import CancelledError
 from broker.testing import value_of
 from tests.protocols.http_api import STREAM, Api
 
+pytestmark = pytest.mark.unmeasured  # others run the same code
+
 ROUNDS = 40  # of each operation
 NAMES = [
     *(

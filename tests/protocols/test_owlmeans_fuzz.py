@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.owlmeans.reserved import METHODS as OWN
 from tests.protocols.owlmeans_emulator import HOLD, Room
+
+pytestmark = pytest.mark.unmeasured  # others run the same code
 
 TYPES = ("call", "result", "error", "request", "response", "event", "message", "auth", "ping", "pong", "system")
 METHODS = ("m", "@bob/m", "@bob", "nope", "broker.nope", *OWN.names)

@@ -115,7 +115,7 @@ MUTANTS: dict[str, Mutant] = {
         "a node acts under a lease that has ended, or by a connection that it has given up",
         "stalls",
         500,
-        74,
+        200,
         Edit(
             Script,
             "local function fenced(number)",

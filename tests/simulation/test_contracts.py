@@ -28,6 +28,8 @@ from tests.simulation.world import NodeClock, World
 from tests.stores.store_contract import DurableContract, MakeStore
 from tests.support.eventually import eventually
 
+pytestmark = pytest.mark.unmeasured  # others run the same code
+
 PUMP = 0.001  # seconds between two advances of the simulated time
 ADVANCE = 0.005  # simulated seconds in each of them
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 import hypothesis.strategies as st
+import pytest
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -19,6 +20,8 @@ from broker.interfaces import IStore
 from broker.messages import Addition, Entry, Event
 from broker.stores import open_store
 from tests.support.store_pump import Pump
+
+pytestmark = pytest.mark.unmeasured  # others run the same code
 
 NOW = 1_700_000_000
 HOUR = 3600

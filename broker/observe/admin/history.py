@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
@@ -89,7 +89,7 @@ class History(Service):
     async def _look(self) -> None:
         try:
             self._lag = await self._lags.greatest()
-        except BrokerError:
+        except (BrokerError, CancelledError):
             pass  # while the store is away nothing is known
         finally:
             self._looking = None

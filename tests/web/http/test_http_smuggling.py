@@ -8,6 +8,8 @@ import pytest
 
 from broker.web.http.parser import Limits, Phase, RequestParser
 
+pytestmark = pytest.mark.unmeasured  # others run the same code
+
 HOST = b"Host: a\r\n"
 HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"

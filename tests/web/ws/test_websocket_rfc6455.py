@@ -20,6 +20,8 @@ from tests.web.ws.frames import (
     text,
 )
 
+pytestmark = pytest.mark.unmeasured  # others run the same code
+
 EURO = "€".encode()
 
 
