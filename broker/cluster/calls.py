@@ -264,8 +264,8 @@ class RemoteCalls(Calls):
             if not self._send_call(callee, request, call.quiet):
                 self._give_up(callee, self._not_sent())
             return
-        known = self._known.pop(callee.names, None)
-        if known is not None and not callee.fresh:
+        self._known.pop(callee.names, None)
+        if not callee.fresh:  # where it was remembered to be it is not; others may have found that out before
             self._forward_again(callee)
         else:
             self._give_up(callee, callee.error or callee.missing())

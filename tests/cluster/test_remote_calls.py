@@ -666,3 +666,23 @@ def test_a_callee_that_can_not_be_looked_for_again_is_called_where_it_was(trio):
     search.errback(Unavailable("redis"))
     call_and_answer(pair, (pair.far, pair.callee))
     assert len(pair.callee.requests) == 3
+
+
+def test_several_calls_at_once_by_what_is_not_so_any_more_find_who_performs_it_now(trio):
+    pair, _, other = trio
+    pair.far.calls.performers.remove(pair.callee, "work")
+    for ref in "abc":
+        callee, _ = pair.near.calls.find("work")
+        pair.near.calls.open(pair.caller, callee, ref, Request("", "work", "", "", b"[]"))
+    pair.wire.settle()
+    assert len(other.requests) == 3
+    assert pair.errors == []
+
+
+def test_a_call_by_what_is_found_to_be_otherwise_meanwhile_goes_where_it_is_performed(trio):
+    pair, _, other = trio
+    pair.far.calls.performers.remove(pair.callee, "work")
+    pair.near.calls.review_routes()
+    pair.near.call(pair.caller, "work")
+    assert len(other.requests) == 1
+    assert pair.errors == []
