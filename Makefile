@@ -28,9 +28,11 @@ types: .venv/.test
 quick: .venv/.test
 	$(BIN)/python -m pytest -q -n $(JOBS) -m "not processes"
 
-# The tests that kill brokers and Redis at random, look for leaks, or try examples, with all their rounds.
+# The tests that kill brokers and Redis at random, look for leaks, or try examples, with all their rounds;
+# and the others with garbage collected all the time, which finds what works only until it is collected.
 soak: .venv/.test
 	$(BIN)/python -m pytest -q -n $(JOBS) --soak -m soak
+	$(BIN)/python -m pytest -q -n $(JOBS) --collect-often -m "not processes"
 
 # The report comes from all workers; see [tool.coverage] in pyproject.toml.
 tests: .venv/.test tests/interop/node_modules/.done

@@ -40,6 +40,9 @@ hypothesis.settings.register_profile("soak", hypothesis.settings.get_profile("tx
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="run all rounds and examples of the tests that use chance")
+    parser.addoption(
+        "--collect-often", action="store_true", help="collect garbage after each object: finds what nothing keeps"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -74,9 +77,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("unmeasured")
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
     # What was collected stays to the end: each full collection of garbage would look through all of it.
     gc.freeze()
+    if session.config.getoption("--collect-often"):
+        session.config.pluginmanager.register(CollectOften())
+
+
+class CollectOften:
+    """Collects garbage all the time, so that what nothing keeps is gone at once, not by chance later.
+
+    A coroutine that waits for a Deferred which only itself knows is such garbage: it is closed when it is collected.
+    """
+
+    def __init__(self) -> None:
+        gc.set_threshold(1, 0, 0)
+
+    def pytest_runtest_setup(self) -> None:
+        # A full collection comes early only while few objects have survived the one before.
+        gc.collect()
+        gc.freeze()
+        gc.collect()
 
 
 @attrs.define
