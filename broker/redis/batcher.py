@@ -6,7 +6,7 @@ there is to do, the less each of them costs.
 
 A call is bounded by what it carries and by what it returns.  What the script leaves undone, because there
 was enough to return or because more must be known first, is in the next call, alone; operations on other
-places do not wait for it.
+places do not wait for it.  Nor do they wait for changes of large values, of which each call does a few.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from broker.errors import BrokerError, NotDone, Unavailable
 from broker.redis.address import RedisAddress
 from broker.redis.chains import Chain
 from broker.redis.connection import Connection, ResponseError, refusal_text
+from broker.redis.heavy import HeavyQueue
 from broker.redis.operations import AGAIN, Operation
 from broker.redis.postponed import Postponed
 from broker.redis.replicas import Replicas
@@ -44,8 +45,11 @@ MAX_BATCH = 500  # operations in one call: Redis does nothing else meanwhile
 MAX_BATCH_BYTES = 4 * 1024 * 1024  # of what they carry, and of what they are expected to return
 MAX_SENT_BYTES = 1024 * 1024  # of what they carry alone, which is copied to be sent
 MAX_REPLY_BYTES = 4 * 1024 * 1024  # that a call has read before it leaves further reads to the next
+MAX_LOOKED = 2 * MAX_BATCH  # operations that are looked at for one call
 RECONNECT_TIMEOUT = 2.0  # seconds that operations wait for a connection
 UNUSABLE = "Redis can not be used."  # what clients are told of it
+TOO_MUCH = "Redis can not keep up: too much waits for it."
+TOO_MANY_LARGE = "Redis can not keep up: too many large values change."
 PROBE_INTERVAL = 1.0  # seconds between two attempts to write while Redis refuses that
 
 # Errors by which Redis says that another server, or a new connection, is needed.
@@ -123,7 +127,8 @@ class Batcher:
         self._observe, self._failed = observe or _ignore, failed or _ignore
         self._waiting: deque[Operation] = deque()
         self._postponed = Postponed()  # those that are older than all that wait
-        self._bytes = 0  # of both
+        self._heavy = HeavyQueue()
+        self._bytes = 0  # of all three
         self._sent_bytes = 0  # of those under way
         self._has_backlog = False
         self._running = False
@@ -165,7 +170,7 @@ class Batcher:
     def _on_opened(self) -> None:
         self._usable = True
         self._cancel_timeout()
-        if (self._waiting or self._postponed.operations) and not self._running and self._next is None:
+        if self._has_work and not self._running and self._next is None:
             self._next = self._clock.callLater(0, self._begin)
         self._opened()
         if not self._probes:  # else one waits
@@ -189,12 +194,15 @@ class Batcher:
             return fail(NotDone("redis", message=UNUSABLE, detail=self.connection.problem))
         size = self._bytes + self._sent_bytes + operation.size
         if (
-            len(self._waiting) >= MAX_PENDING
+            len(self._waiting) + len(self._heavy.operations) >= MAX_PENDING
             or size > MAX_PENDING_BYTES
             or (operation.reads and len(self._postponed.operations) >= MAX_PENDING)
         ) and not operation.control:
             self._failed(1)
-            return fail(NotDone("redis", message="Redis can not keep up: too much waits for it."))
+            return fail(NotDone("redis", message=TOO_MUCH))
+        if operation.computes and self._heavy.is_full(operation):
+            self._failed(1)
+            return fail(NotDone("redis", message=TOO_MANY_LARGE))
         self._waiting.append(operation)
         self._bytes += operation.size
         if size > BACKLOG_BYTES and not self._has_backlog:
@@ -224,30 +232,64 @@ class Batcher:
 
     def _begin(self) -> None:
         self._next = None
-        if not (self._usable and (self._waiting or self._postponed.operations)):
+        if not (self._usable and self._has_work):
             return
+        self._running = True  # what is refused below may submit again
+        batch = self._next_batch()
+        if not batch:
+            self._begin_again()
+            return
+        self._sent_bytes = sum(operation.size for operation in batch)
+        self._bytes -= self._sent_bytes
+        self.publishing = frozenset(operation.origin for operation in batch if operation.origin)
+        Deferred.fromCoroutine(self._run(batch)).addErrback(self._fail_bug, batch).addBoth(self._ended)
+
+    def _begin_again(self) -> None:
+        """Go on after a batch of which nothing was left, if there is more; others get their turn before."""
+        self._running = False
+        if self._has_work:
+            self._next = self._clock.callLater(0, self._begin)
+        else:
+            self._finish_stop()
+
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._waiting or self._postponed.operations or self._heavy.operations)
+
+    def _next_batch(self) -> list[Operation]:
+        """Return what the next call does: some of what was postponed, of what waits, and of the heavy changes."""
         batch: list[Operation] = []
-        waiting, postponed = self._waiting, self._postponed
-        older = postponed.operations
-        size = replies = 0
-        while older and len(batch) < MAX_BATCH and size < MAX_SENT_BYTES and size + replies < MAX_BATCH_BYTES:
+        waiting, postponed, heavy = self._waiting, self._postponed, self._heavy
+        older, in_use = postponed.operations, heavy.in_use
+        looked = size = replies = 0
+        while older and looked < MAX_BATCH and size < MAX_SENT_BYTES and size + replies < MAX_BATCH_BYTES:
             operation = postponed.pop()
-            size += operation.size
-            replies += operation.reply
-            batch.append(operation)
-        while waiting and len(batch) < MAX_BATCH and size < MAX_SENT_BYTES:
-            operation = waiting.popleft()
-            if (operation.reply and size + replies >= MAX_BATCH_BYTES) or (older and postponed.blocks(operation)):
-                postponed.add(operation)
+            looked += 1
+            if in_use and heavy.concerns(operation):
+                self._add_heavy(operation)
                 continue
             size += operation.size
             replies += operation.reply
             batch.append(operation)
-        self._bytes -= size
-        self._sent_bytes = size
-        self._running = True
-        self.publishing = frozenset(operation.origin for operation in batch if operation.origin)
-        Deferred.fromCoroutine(self._run(batch)).addErrback(self._fail_bug, batch).addBoth(self._ended)
+        while waiting and looked < MAX_LOOKED and len(batch) < MAX_BATCH and size < MAX_SENT_BYTES:
+            operation = waiting.popleft()
+            looked += 1
+            if (operation.reply and size + replies >= MAX_BATCH_BYTES) or (older and postponed.blocks(operation)):
+                postponed.add(operation)
+            elif in_use and heavy.concerns(operation):
+                self._add_heavy(operation)
+            else:
+                size += operation.size
+                replies += operation.reply
+                batch.append(operation)
+        return batch + heavy.next_batch() if heavy.operations else batch
+
+    def _add_heavy(self, operation: Operation) -> None:
+        if self._heavy.is_full(operation):
+            self._bytes -= operation.size
+            self._fail((operation,), TOO_MANY_LARGE, "", NotDone)
+        else:
+            self._heavy.add(operation)
 
     def _ended(self, _: object) -> None:
         if self.publishing:
@@ -262,18 +304,14 @@ class Batcher:
         # Not before: what they submit begins below, and only once.
         self._running = False
         # Not in the next loop iteration: there is nothing to wait for.
-        if (self._waiting or self._postponed.operations) and self._usable:
+        if self._has_work and self._usable:
             self._begin()
         else:
             self._finish_stop()
 
     def _finish_stop(self) -> None:
         stopped = self._stopped
-        if (
-            stopped is not None
-            and not stopped.called
-            and not (self._waiting or self._postponed.operations or self._running)
-        ):
+        if stopped is not None and not stopped.called and not (self._has_work or self._running):
             for timer in (self._next, self._timeout, self._probing):
                 if timer is not None:
                     timer.cancel()
@@ -289,7 +327,7 @@ class Batcher:
         under_way = batch
         try:
             if any(operation.chained for operation in batch):
-                chain = Chain(batch)
+                chain = Chain(batch, self._heavy.learn)
                 if questions := chain.questions():
                     chain.know(*await self._call(protocol, questions, False))
                 now, end = self._slices.now, self._slices.deadline()
@@ -312,7 +350,9 @@ class Batcher:
     def _postpone(self, operations: list[Operation]) -> None:
         """Let *operations*, which were under way, be done before all others."""
         self._bytes += sum(operation.size for operation in operations)
-        self._postponed.add_first(operations)
+        heavy, others = self._heavy.part(operations)
+        self._heavy.add_first(heavy)
+        self._postponed.add_first(others)
 
     async def _call(
         self, protocol: Any, asked: list[Sequence[bytes]], writes: bool
@@ -351,7 +391,7 @@ class Batcher:
             again = [operation for index, operation in enumerate(batch) if index in left]
             for index, state in left.items():
                 if state != AGAIN:
-                    batch[index].found(state)
+                    self._found(batch[index], state)
             results = [result for index, result in enumerate(results) if index not in left]
             batch = [operation for index, operation in enumerate(batch) if index not in left]
             self._postpone(again)
@@ -364,6 +404,12 @@ class Batcher:
             if now() >= end:  # what the answers cause may take long
                 await slices.pause()
                 end = slices.deadline()
+
+    def _found(self, operation: Operation, state: Any) -> None:
+        """Let *operation* know the present state of its place, or how many bytes it has."""
+        operation.found(state)
+        if operation.computes:
+            self._heavy.learn(operation.place(), state if type(state) is int else len(state or b""))
 
     def _answer_one(self, operation: Operation, result: Any, unsafe: str) -> None:
         if isinstance(result, ResponseError):
@@ -448,15 +494,15 @@ class Batcher:
 
     def _fail_bug(self, failure: Any, batch: list[Operation]) -> None:
         log.failure("operations on Redis failed", failure)
-        postponed = set(map(id, self._postponed.operations))
+        postponed = {id(operation) for each in (self._postponed, self._heavy) for operation in each.operations}
         for operation in batch:
             if not operation.answer.called and id(operation) not in postponed:
                 operation.answer.errback(failure)
 
     def _give_up(self) -> None:
         self._timeout = None
-        waiting = [*self._postponed.operations, *self._waiting]
-        self._waiting, self._postponed, self._bytes = deque(), Postponed(), 0
+        waiting = [*self._postponed.operations, *self._heavy.operations, *self._waiting]
+        self._waiting, self._postponed, self._heavy, self._bytes = deque(), Postponed(), HeavyQueue(), 0
         if not self._running:
             self._end_backlog()
         self._fail(waiting, UNUSABLE, self.connection.problem, NotDone)

@@ -28,12 +28,14 @@ class Computed(Operation):
         present: the state that it was given by the script; ``NOT_KNOWN`` at first.
         followers: those that it leads.
         carried: the bytes that go along with the state that it has made.
+        counted: the bytes that it counts for in a ``HeavyQueue``; 0 before it was in one.
     """
 
     computes = True
     present: Any = NOT_KNOWN
     followers: Sequence[Computed] = ()
     carried = 0
+    counted = 0
 
     def found(self, state: Any) -> None:
         """Take the present state."""
@@ -41,7 +43,7 @@ class Computed(Operation):
 
     @abstractmethod
     def question(self) -> Sequence[bytes]:
-        """Return the words that read the present state."""
+        """Return the words that read the present state, or the bytes it has, if too much large ones were read."""
 
     @abstractmethod
     def make(self, state: bytes | None) -> bytes | None:
@@ -61,13 +63,15 @@ class Chain:
 
     Args:
         batch: all of them, in their order.
+        learn: called with a place, and how many bytes its state has, wherever that becomes known.
 
     Attributes:
         sent: those that the script does.
     """
 
-    def __init__(self, batch: list[Operation]) -> None:
+    def __init__(self, batch: list[Operation], learn: Callable[[Hashable, int], object] = lambda *_: None) -> None:
         self.sent: list[Operation] = []
+        self._learn = learn
         self._batch = batch
         self._asked: list[Hashable] = []
         self._states: dict[Hashable, Any] = {}
@@ -78,19 +82,26 @@ class Chain:
     def questions(self) -> list[Sequence[bytes]]:
         """Return the words that read what must be known first, once for each place."""
         asked: dict[Hashable, Sequence[bytes]] = {}
-        for operation in self._batch:
-            if operation.chained and (place := operation.place()) not in self._states and place not in asked:
-                asked[place] = cast(Computed, operation).question()
+        chained = [cast(Computed, operation) for operation in self._batch if operation.chained]
+        # Those that are known to be large first: of them, there are no more than the call may read.
+        for operation in sorted(chained, key=lambda each: not each.counted):
+            if (place := operation.place()) not in self._states and place not in asked:
+                asked[place] = operation.question()
         self._asked = list(asked)
         return list(asked.values())
 
     def know(self, results: list[Any], left: dict[int, Any]) -> None:
-        """Take what was read; those of which too much was read already are done later."""
+        """Take what was read; those of which too much was read already, or only how large they are, are done later."""
         for index, (place, result) in enumerate(zip(self._asked, results, strict=True)):
             if isinstance(result, ResponseError):
                 raise result
-            if index not in left:
-                self._states[place] = result
+            if index in left:
+                continue
+            if type(result) is int:
+                self._learn(place, result)
+                continue
+            self._learn(place, len(result or b""))
+            self._states[place] = result
 
     def link(self, max_bytes: int, over: Callable[[], bool] = lambda: False) -> list[Operation]:
         """Compute the states, one at least, until they have so many bytes or the time is *over*.
@@ -121,6 +132,8 @@ class Chain:
                 self._foresee(operation, place, runs)
         for run in runs.values():
             run.close()
+        for place in runs:
+            self._learn(place, len(states[place] or b""))
         return list(rest.operations)
 
     def _foresee(self, operation: Operation, place: Hashable, runs: dict[Hashable, _Run]) -> None:

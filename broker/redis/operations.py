@@ -34,6 +34,7 @@ class Operation:
         computes: whether that is possible; see ``broker.redis.chains``.
         passes_reads: whether it may go before reads of the same place.
         barrier: whether all that is submitted later waits until it is done, as it has several places.
+        follows_all: whether it has several places, and must not go before any change that was submitted sooner.
     """
 
     words: Sequence[bytes]
@@ -50,6 +51,7 @@ class Operation:
     computes: ClassVar[bool] = False
     passes_reads: ClassVar[bool] = False
     barrier: ClassVar[bool] = False
+    follows_all: ClassVar[bool] = False
 
     def place(self) -> Hashable:
         """Return what it reads or changes; None for more than one place."""

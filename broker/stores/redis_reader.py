@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from broker.messages import Entry, Event, decode_text, encode_text
 from broker.redis.event_codec import decode_stored
 from broker.redis.operations import Operation
-from broker.stores.redis_swap import KeyOperation, LogOperation, decode_entry
+from broker.stores.redis_swap import KeyOperation, LogOperation, Range, decode_entry
 
 MAX_ID = 2**53  # beyond it Lua's numbers are not exact
 MAX_LIMIT = 2**31  # entries in one answer
@@ -153,7 +153,7 @@ class RedisReader:
         while True:
             bound = min(max_bytes - size, STEP_BYTES) if max_bytes > 0 else STEP_BYTES
             words = (b"range", space, start, end, b"%d" % min(limit - len(pairs), MAX_LIMIT), b"%d" % bound)
-            start, *found = await self._submit(Operation(words, reads=True, reply=self._reply_bytes))
+            start, *found = await self._submit(Range(words, reads=True, reply=self._reply_bytes))
             self._sized(sum(map(len, found)))
             for key, stored in zip(found[::2], found[1::2], strict=True):
                 pairs.append((decode_text(key), decode_entry(stored)))

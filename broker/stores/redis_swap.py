@@ -99,6 +99,13 @@ class KeyOperation(Operation):
         return b"0 %b %b" % (words[1], words[2]) if verb == b"set" else None
 
 
+class Range(Operation):
+    """Reads keys of a space: what was submitted before it and changes one of them is done before it."""
+
+    __slots__ = ()
+    follows_all: ClassVar[bool] = True
+
+
 class CompareAndSwap(Computed):
     """Replaces the entry of a key by what a function makes of it.
 
@@ -137,8 +144,8 @@ class CompareAndSwap(Computed):
         return self._place
 
     def question(self) -> Sequence[bytes]:
-        """Ask for the present entry."""
-        return (b"get", *self._place)
+        """Ask for the present entry, or how long it is."""
+        return (b"glance", *self._place)
 
     def make(self, state: bytes | None) -> bytes | None:
         """Return the new entry as Redis holds it."""
@@ -231,8 +238,9 @@ class Increment(CompareAndSwap):
         self.words = (*verb, *self._place, amount, quota.words if quota else b"")
 
     def found(self, state: Any) -> None:
-        """Compute the sum here, since Redis could not."""
-        super().found(state)
+        """Compute the sum here, since Redis could not; of a long entry, only its length is known then."""
+        if type(state) is not int:
+            super().found(state)
         self.chained = True
 
     def make(self, state: bytes | None) -> bytes | None:

@@ -191,6 +191,9 @@ class Data:
     def HGET(self, key: bytes, field: bytes) -> Reply:
         return (self._get(key, dict) or {}).get(field)
 
+    def HSTRLEN(self, key: bytes, field: bytes) -> Reply:
+        return len((self._get(key, dict) or {}).get(field, b""))
+
     def HMGET(self, key: bytes, *fields: bytes) -> Reply:
         found = self._get(key, dict) or {}
         return [found.get(field) for field in fields]

@@ -254,6 +254,83 @@ async def test_patches_of_a_large_value_send_it_once_for_each_call(
     assert sent < 30 * 11_000 + 2 * 90 * 600
 
 
+# Changes of large values.
+
+
+def patched(store: Any, count: int, keys: int = 1) -> list[Deferred[Entry]]:
+    return [store.patch("kv", f"large{number % keys}", b"%d" % (number % 10), joined) for number in range(count)]
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("keys", [1, 40])
+async def test_nobody_waits_for_many_changes_of_large_values(
+    make_store: MakeRedisStore, monkeypatch: pytest.MonkeyPatch, known: bool, keys: int
+) -> None:
+    monkeypatch.setattr("broker.redis.heavy.CALL_BYTES", 25_000)
+    monkeypatch.setattr("broker.redis.batcher.MAX_BATCH", 50)
+    monkeypatch.setattr("broker.redis.batcher.MAX_LOOKED", 200)
+    store = make_store()
+    await gatherResults([store.set("kv", f"large{number}", bytes(5000)) for number in range(keys)])
+    if known:
+        await gatherResults(patched(store, keys, keys))
+    answers = patched(store, 300, keys)
+    others = [store.set("kv", "a", b"1"), store.patch("kv", "b", b"1", joined), store.increment("kv", "c", b"0.5")]
+    await gatherResults([*others, store.get("kv", "none"), store.append("log", event())])
+    assert sum(answer.called for answer in answers) < 150
+    await gatherResults(answers)
+    assert (await store.get("kv", "large0")).value[:5000] == bytes(5000)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_concerns_a_large_value_comes_after_what_was_sent_before(make_store: MakeRedisStore) -> None:
+    store = make_store()
+    await store.set("kv", "large0", bytes(200_000))
+    answers = patched(store, 30)
+    seen, gone, found = store.get("kv", "large0"), store.delete("kv", "large0"), store.range("kv", "a", "z", 10)
+    assert (await seen).value[-30:] == b"0123456789" * 3
+    assert all(answer.called for answer in answers)
+    assert await gone is True
+    assert await found == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_more_changes_of_large_values_than_wait_at_most_are_refused_and_others_are_not(
+    make_store: MakeRedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.redis.heavy.MAX_BYTES", 1_000_000)
+    store = make_store()
+    await store.set("kv", "large0", bytes(20_000))
+    await gatherResults(patched(store, 2))
+    answers = patched(store, 200)
+    other = store.patch("kv", "small", b"1", joined)
+    refused: list[Any] = []
+    for answer in answers:
+        answer.addErrback(lambda failure: refused.append(failure.value))
+    await gatherResults([*answers, other])
+    assert 100 < len(refused) < 160
+    assert {type(error).__name__ for error in refused} == {"NotDone"}
+    assert "too many large values" in str(refused[0])
+    assert len((await store.get("kv", "large0")).value) == 20_002 + 200 - len(refused)
+
+
+@pytest_twisted.ensureDeferred
+async def test_large_values_that_are_no_numbers_are_not_read_to_find_that_out(
+    make_store: MakeRedisStore, redis_server: RedisServer
+) -> None:
+    store, meter = make_store(), Meter(redis_server)
+    await gatherResults([store.set("kv", f"{number}", b"x" * 200_000) for number in range(25)])
+    await meter.read()
+    answers = [store.increment("kv", f"{number}", b"1") for number in range(25)]
+    other = store.increment("kv", "other", b"1")
+    for answer in answers:
+        answer.addErrback(lambda failure: failure.trap(Invalid))
+    assert (await other).value == b"1"
+    _, _, returned = await meter.read()
+    assert returned < 1_500_000
+    await gatherResults(answers)
+
+
 @pytest_twisted.ensureDeferred
 async def test_only_one_of_those_that_would_create_a_key_is_refused_for_its_quota(make_store: MakeRedisStore) -> None:
     store = make_store()
@@ -340,6 +417,9 @@ async def test_operations_that_wait_for_nothing_take_effect_in_their_order(
     if seed % 2:
         monkeypatch.setattr("broker.redis.batcher.MAX_BATCH_BYTES", 9_000)
         monkeypatch.setattr("broker.stores.redis.MAX_REPLY_BYTES", 3_000)
+    if seed >= 3:
+        monkeypatch.setattr("broker.redis.heavy.LARGE", 2_000)
+        monkeypatch.setattr("broker.redis.heavy.CALL_BYTES", 4_000)
     memory = open_store("memory:", clock=Clock())
     memory.startService()  # type: ignore[no-untyped-call]
     results = []

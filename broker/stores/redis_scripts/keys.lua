@@ -11,7 +11,7 @@ local function key_place(at)
 end
 
 describe[2] = function()
-  for _, verb in ipairs({'get', 'set', 'set_when_full', 'delete', 'swap', 'same', 'add', 'remove_due'}) do
+  for _, verb in ipairs({'get', 'glance', 'set', 'set_when_full', 'delete', 'swap', 'same', 'add', 'remove_due'}) do
     places[verb] = key_place
   end
   places.announced = function(at)
@@ -20,7 +20,7 @@ describe[2] = function()
   places.add_announced = function(at)
     return key_place(at + EVENT + 1)
   end
-  reads.get, reads.range, reads.due, reads.revision, reads.changed = true, true, true, true, true
+  reads.get, reads.glance, reads.range, reads.due, reads.revision, reads.changed = true, true, true, true, true, true
 end
 
 local function parts(stored)
@@ -141,6 +141,20 @@ verbs.get = function(at)
   return alive
 end
 
+local LONG, MAX_LONG = 4096, 1048576  -- bytes of an entry, and of all that a call reads before it leaves long ones
+
+-- space, key
+-- Returns the entry, as "get"; or, if it is a long one and the call has read much, how many bytes it has.
+verbs.glance = function(at)
+  if replied >= MAX_LONG then
+    local length = call('HSTRLEN', space_key('keys', ARGV[at]), ARGV[at + 1])
+    if length > LONG then
+      return length
+    end
+  end
+  return verbs.get(at)
+end
+
 -- space, key, expected revision or "", expiry, value, quota
 -- Returns twice the new revision, and one more if the key was missing; or nil if another revision was found.
 verbs.set = function(at)
@@ -230,7 +244,7 @@ verbs.add = function(at)
     value = string.sub(alive, first)
   end
   if not small(value) then
-    return STOP, alive
+    return STOP, #alive > LONG and #alive or alive
   end
   if not admit(space, key, there, alive, ARGV[at + 3]) then
     return OVER_QUOTA
