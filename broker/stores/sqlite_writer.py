@@ -123,6 +123,7 @@ class GroupCommit:
         *touched: Hashable,
         key: tuple[str, str] | None = None,
         after: tuple[Hashable, ...] = (),
+        read: tuple[str, str] | None = None,
     ) -> Deferred[Any]:
         """Let the writer thread call ``verb(tables, *arguments)``; return its result.
 
@@ -133,6 +134,7 @@ class GroupCommit:
             touched: names of what it may change, for ``outstanding``.
             key: the space and name of the one key that it changes.
             after: for a read, names of what is to be written before it.
+            read: the space and name of the one key that it reads.
 
         Raises:
             Unavailable: too much is under way, or the file can not be written.
@@ -149,7 +151,13 @@ class GroupCommit:
             return fail(Unavailable("store", message="The store can not keep up: too much waits to be written."))
         answer: Deferred[Any] = Deferred()
         call = answer, verb, arguments
-        cost = self._cost(key, size) if key is not None else self._heavy.cost(*after) if self._heavy.bytes else 0
+        if key is not None:
+            cost = self._cost(key, size)
+        else:
+            cost = self._heavy.cost(*after) if self._heavy.bytes else 0
+            if read is not None and not cost:
+                cost = self._bytes_of(read)
+                touched = (read,)  # what changes it comes after
         if cost > HEAVY_BYTES:
             if self._heavy.bytes + cost > MAX_HEAVY_BYTES:
                 self._failed(1)
@@ -157,7 +165,8 @@ class GroupCommit:
             self._heavy.add(call, size, cost, touched)
         else:
             waiting.append(call)
-            self._waiting_touched.update(touched)
+            if not after:
+                self._waiting_touched.update(touched)
         self._waiting_bytes += size
         if not self._busy:
             # At the end of this loop iteration: what else is submitted in it goes along.
@@ -175,10 +184,14 @@ class GroupCommit:
         """Return how many bytes a change of *key* by *size* bytes reads and writes; 0 if they matter to nobody."""
         cost = self._heavy.cost(key) if self._heavy.bytes else 0
         if not cost and len(self._waiting) + self._running >= FEW:
-            cost = size + max(self._stored(*key), self._written.get(key, 0), self._running_written.get(key, 0))
+            cost = size + self._bytes_of(key)
         if size > HEAVY_BYTES:
             self._written[key] = size
         return cost
+
+    def _bytes_of(self, key: tuple[str, str]) -> int:
+        """Return how many bytes *key* has, or will have when what is under way is written."""
+        return max(self._stored(*key), self._written.get(key, 0), self._running_written.get(key, 0))
 
     @property
     def idle(self) -> bool:
@@ -371,6 +384,7 @@ class WriterThread:
             batch.seconds = time.perf_counter() - started
             self._reactor.callFromThread(self._answer, batch)
             self._between(batch)
+            del batch  # with all that was written or read in it, as long as there is no next
 
     def _between(self, batch: Batch | None) -> None:
         """Look at the files, and write the log back, if it is time to; nobody but the next batch waits for that."""
@@ -462,7 +476,10 @@ def write(tables: TableWriter, batch: Batch) -> None:
 def _transaction(tables: TableWriter, operations: list[QueuedCall], size: int) -> list[Any]:
     outcomes: list[Any] = []
     tables.begin(len(operations), size)
-    for _, verb, arguments in operations:
+    for answer, verb, arguments in operations:
+        if answer.called and verb in READS:
+            outcomes.append(None)  # nobody waits for it any more
+            continue
         try:
             outcomes.append(verb(tables, *arguments))
         except sqlite3.Error:

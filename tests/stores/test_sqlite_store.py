@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 from twisted.python.failure import Failure
@@ -21,8 +21,11 @@ from twisted.python.failure import Failure
 from broker.errors import Conflict, Unavailable
 from broker.messages import Entry, Event, Quota
 from broker.stores import open_store, sqlite_file, sqlite_space, sqlite_tables, sqlite_writer
+from broker.stores.expiry import Expiry
 from broker.stores.revisions import RESERVED
 from broker.stores.sqlite import SqliteStore
+from broker.stores.sqlite_batches import READS
+from broker.stores.sqlite_tables import TableReader
 from tests.support.logs import lines_of, logging
 from tests.support.store_pump import Pump
 
@@ -946,3 +949,46 @@ def test_more_work_on_large_values_than_waits_at_most_is_refused_at_once(home: H
     small = home.result(store.set("kv", "small", b"1"))
     assert small.created
     home.result(gatherResults([answer for answer in answers if answer not in refused]))
+
+
+def test_many_reads_of_a_large_value_that_changes_are_many_transactions(home: Home) -> None:
+    store = home.store()
+    home.result(store.set("kv", "large", bytes(900_000)))
+    store.set("kv", "large", bytes(900_001))
+    read = [store.get("kv", "large") for _ in range(20)]
+    later = store.set("kv", "large", b"1")
+    home.result(store.set("kv", "small", b"1"))
+    assert sum(answer.called for answer in read) < 10
+    assert {len(home.result(answer).value) for answer in read} == {900_001}
+    assert home.result(later).value == b"1"
+
+
+def test_more_reads_of_large_values_that_change_than_wait_at_most_are_refused(home: Home) -> None:
+    store = home.store()
+    home.result(store.set("kv", "large", bytes(900_000)))
+    store.set("kv", "large", b"1")
+    read = [store.get("kv", "large") for _ in range(200)]
+    assert sum(answer.called for answer in read) > 100
+    for answer in read:
+        answer.addErrback(lambda failure: failure.trap(Unavailable))
+    home.result(gatherResults(read))
+
+
+def test_what_nobody_waits_for_any_more_is_not_read(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[str] = []
+    get = TableReader.get
+
+    def noted(reader: TableReader, space: str, key: str, expiry: Expiry) -> Entry | None:
+        found.append(key)
+        return get(reader, space, key, expiry)
+
+    monkeypatch.setattr(TableReader, "get", noted)
+    monkeypatch.setattr(sqlite_writer, "READS", READS | {noted})
+    store = home.store()
+    written = [store.set("kv", key, b"1") for key in ("a", "b")]
+    dropped, read = store.get("kv", "a"), store.get("kv", "b")
+    dropped.addErrback(lambda failure: failure.trap(CancelledError))
+    dropped.cancel()
+    assert home.result(read).value == b"1"
+    home.result(gatherResults(written))
+    assert found == ["b"]
