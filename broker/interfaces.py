@@ -1100,8 +1100,9 @@ class IPeer(Interface):
     def changes(pattern: str, epoch: str, after: int, *, exact: bool = False) -> Coro[list[Event] | None]:
         """Return the changes after the revision *after* of *epoch*, in their order, as ``watch_pattern`` brings them.
 
-        The last 10,000 changes of all keys are kept, for five minutes and within 16 MiB.  None: some may be missing,
-        or there is another epoch.  Those that come later are not among them: watch before.
+        The last 10,000 changes of all keys are kept, for five minutes and within 16 MiB, or 2 MiB where nobody has
+        watched lately.  None: some may be missing, or there is another epoch.  Those that come later are not among
+        them: watch before.
 
         Raises:
             Invalid: *after* is no revision that was given, or *pattern* is none that can match.

@@ -5,15 +5,24 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from itertools import islice
+from math import inf
+from typing import TypeAlias
 
+import msgspec
 from twisted.internet.interfaces import IReactorTime
 
 from broker.messages import Event, revision_in
 
 MAX_CHANGES = 10_000  # that are kept
 MAX_SECONDS = 300.0  # for which a change is kept
-MAX_BYTES = 1 << 24  # of all that are kept
-CHANGE_BYTES = 500  # that a change takes besides its values, about
+MAX_BYTES = 1 << 24  # of all that are kept as long as somebody watches, or may be about to come back
+IDLE_BYTES = 1 << 21  # of all that are kept otherwise
+CHANGE_BYTES = 100  # that a change takes besides what it says, about
+
+# What its event is made of: the event itself keeps what it was rendered to, and takes three times the memory.
+Change: TypeAlias = tuple[bytes, str, str, bytes | None, float, int, str, str]
+encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder(Change).decode
 
 
 class RecentChanges:
@@ -25,41 +34,50 @@ class RecentChanges:
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        # Time and size of each, and what its event is made of: the event itself keeps what it was rendered to.
-        self._changes: deque[tuple[float, int, bytes, str, str, bytes | None, float, int, str, str]] = deque()
+        self._changes: deque[bytes] = deque()
+        self._times: deque[float] = deque()  # when each has come
         self._size = 0
+        self._watched_until = -inf
 
     def __len__(self) -> int:
         return len(self._changes)
 
+    def keep(self) -> None:
+        """Keep as much as may be for five minutes: somebody watches."""
+        self._watched_until = self._clock.seconds() + MAX_SECONDS
+
     def add(self, change: Event) -> None:
         """Keep *change*, which is the newest."""
-        body, original = change.body, change.original
-        size = len(body or b"") + len(original) + CHANGE_BYTES
-        made = change.topic, change.name, body, change.time, change.id, change.epoch, change.origin
-        self._changes.append((self._clock.seconds(), size, original, *made))
-        self._size += size
-        if self._size > MAX_BYTES or len(self._changes) > MAX_CHANGES:
+        made = change.topic, change.name, change.body, change.time, change.id, change.epoch, change.origin
+        kept = encode((change.original, *made))
+        self._changes.append(kept)
+        self._times.append(self._clock.seconds())
+        self._size += len(kept) + CHANGE_BYTES
+        if self._size > IDLE_BYTES or len(self._changes) > MAX_CHANGES:
             self.drop()
 
     def drop(self) -> None:
         """Drop what is too old or too much."""
-        changes, oldest = self._changes, self._clock.seconds() - MAX_SECONDS
-        while changes and (len(changes) > MAX_CHANGES or self._size > MAX_BYTES or changes[0][0] < oldest):
-            self._size -= changes.popleft()[1]
+        changes, times, now = self._changes, self._times, self._clock.seconds()
+        most = MAX_BYTES if now <= self._watched_until else IDLE_BYTES
+        while changes and (len(changes) > MAX_CHANGES or self._size > most or times[0] < now - MAX_SECONDS):
+            self._size -= len(changes.popleft()) + CHANGE_BYTES
+            times.popleft()
 
     def after(self, revision: int, head: int) -> list[Event] | None:
         """Return the changes after *revision*, when *head* is the last that was given; None: not all are kept."""
         self.drop()
         if revision == head:
             return []
-        revisions = [revision_in(original) for _, _, original, *_ in self._changes]
         # Revisions have no hole as long as the daemon runs.
-        if not revisions or revision < revisions[0] - 1:
+        if not self._changes or revision < _revision(self._changes[0]) - 1:
             return None
+        first = bisect_right(self._changes, revision, key=_revision)
         return [
             Event(topic, name, body, "", time, id, epoch, origin, "", original)
-            for _, _, original, topic, name, body, time, id, epoch, origin in islice(
-                self._changes, bisect_right(revisions, revision), None
-            )
+            for original, topic, name, body, time, id, epoch, origin in map(decode, islice(self._changes, first, None))
         ]
+
+
+def _revision(kept: bytes) -> int:
+    return revision_in(decode(kept)[0])

@@ -145,7 +145,7 @@ class Keys:
         self._patterns_of: dict[Watcher, dict[tuple[str, bool], None]] = {}  # each with whether it is a name
         # What other nodes change is not all brought here: a store that they share keeps it.
         self._recent = None if bus.shared else RecentChanges(clock)
-        self._keeping: dict[Watcher, bool] = {}  # for whom it is to, each with whether it wants the values before
+        self._keeping: dict[Watcher, bool] = {}  # for whom they are kept, each with whether it wants the values before
         self._renew_at = -inf  # when the store is to be told that again
         self._with_previous = False  # what it was told
         self.missed: MissedChanges | None = None
@@ -242,11 +242,13 @@ class Keys:
 
     async def keep_changes(self, watcher: Watcher, previous: bool) -> None:
         """Return when changes are kept, and with *previous* say the value before, as long as *watcher* watches."""
-        if not (watcher in self._patterns_of or watcher in self._watched) or not self._bus.shared:
+        if not (watcher in self._patterns_of or watcher in self._watched):
             return
         known = self._keeping.get(watcher)
         self._keeping[watcher] = previous or bool(known)
-        if self._slices.now() >= self._renew_at or (previous and not self._with_previous):
+        if self._recent is not None:
+            self._recent.keep()
+        elif self._slices.now() >= self._renew_at or (previous and not self._with_previous):
             await self._renew()
 
     async def _renew(self) -> None:
@@ -317,6 +319,8 @@ class Keys:
         """
         count = 0
         if self._recent is not None:
+            if self._keeping:
+                self._recent.keep()
             self._recent.drop()
         if self.missed is not None and self.is_watched and self._slices.now() >= self._renew_at:
             await self._renew()
@@ -382,7 +386,7 @@ class Keys:
         del mine[place]
         if not mine:
             del self._patterns_of[watcher]
-            self._keeping.pop(watcher, None)
+            self._see_to_keeping(watcher)
         if place[1]:
             self._bus.forget(KEY_PREFIX + pattern)
             _drop(self._names, pattern, watcher)
@@ -404,12 +408,18 @@ class Keys:
     def unwatch(self, watcher: Watcher) -> None:
         """Undo ``watch``; a no-op without one."""
         names, predicate = self._watched.pop(watcher, ((), None))
+        self._see_to_keeping(watcher)
         for name in names:
             self._bus.forget(KEY_PREFIX + name)
             _drop(self._watchers, name, watcher)
         if predicate is not None:
             self._bus.forget(KEY_PREFIX, prefix=True)
             _drop(self._predicates, predicate, watcher)
+
+    def _see_to_keeping(self, watcher: Watcher) -> None:
+        """Keep no changes for *watcher* if it watches nothing any more."""
+        if not self.is_watching(watcher):
+            self._keeping.pop(watcher, None)
 
     def arrived(self, event: Event) -> None:
         """Hand the change of a key to those who watch it, once each."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from twisted.internet.task import Clock
 
-from broker.core.changes import MAX_BYTES, MAX_CHANGES, MAX_SECONDS, RecentChanges
+from broker.core.changes import IDLE_BYTES, MAX_BYTES, MAX_CHANGES, MAX_SECONDS, RecentChanges
 from broker.messages import Event, KeyAnnouncement, previous_value, revision_of
 
 
@@ -22,7 +22,9 @@ def clock() -> Clock:
 
 @pytest.fixture
 def recent(clock: Clock) -> RecentChanges:
-    return RecentChanges(clock)
+    found = RecentChanges(clock)
+    found.keep()
+    return found
 
 
 def revisions(changes: list[Event] | None) -> list[int] | None:
@@ -53,6 +55,29 @@ def test_changes_are_kept_for_five_minutes(recent: RecentChanges, clock: Clock) 
     recent.drop()
     assert len(recent) == 0
     assert recent.after(2, 2) == []
+
+
+def test_long_changes_are_far_fewer_where_nobody_watches(clock: Clock) -> None:
+    recent = RecentChanges(clock)
+    for revision in range(1, 40):
+        recent.add(change(revision, b"x" * (IDLE_BYTES // 4)))
+    assert len(recent) == 3
+    recent.keep()
+    for revision in range(40, 50):
+        recent.add(change(revision, b"x" * (IDLE_BYTES // 4)))
+    assert len(recent) == 13
+    clock.advance(MAX_SECONDS - 1)
+    assert revisions(recent.after(40, 49)) == list(range(41, 50))
+    clock.advance(2)
+    recent.add(change(50))
+    assert len(recent) == 1
+
+
+def test_as_many_short_changes_are_kept_where_nobody_watches(clock: Clock) -> None:
+    recent = RecentChanges(clock)
+    for revision in range(1, MAX_CHANGES + 2):
+        recent.add(change(revision))
+    assert len(recent.after(1, MAX_CHANGES + 1) or []) == MAX_CHANGES
 
 
 def test_so_many_changes_are_kept(recent: RecentChanges) -> None:

@@ -548,3 +548,32 @@ def test_who_is_not_admitted_can_not_watch():
     broker = make_broker(access=Access("required", secrets=("s",)))
     with pytest.raises(Unauthenticated):
         attach(broker).watch(lambda key: True)
+
+
+# Those that are kept for who comes back.
+
+
+def begin_watching(peer, kind):
+    if kind == "pattern":
+        peer.watch_pattern("k*")
+    else:
+        peer.watch(lambda key: True)
+    value_of(Deferred.fromCoroutine(peer.keep_changes()))
+
+
+@pytest.mark.parametrize("kind", ["pattern", "predicate"])
+def test_long_changes_are_kept_while_somebody_watches_and_for_nobody_who_has_left(broker, keys, clock, kind):
+    peer, other = attach(broker), attach(broker)
+    begin_watching(peer, kind)
+    for _ in range(4):
+        clock.advance(100)
+    for _ in range(8):
+        value_of(other.set("k", b"x" * 1_000_000))
+    assert len(keys._recent) == 8
+    peer.close()
+    assert keys._keeping == {}
+    for _ in range(4):
+        clock.advance(100)
+    for _ in range(8):
+        value_of(other.set("k", b"x" * 1_000_000))
+    assert len(keys._recent) < 3

@@ -295,6 +295,7 @@ def test_a_key_that_holds_a_wildcard_is_watched_exactly(room):
 
 def test_what_was_missed_is_sent_as_the_client_reads_it(room):
     alice, bob = room.join("alice"), room.join("bob")
+    room.ask(bob, "broker.watch", "other")  # so that much is kept
     for number in range(20):
         room.ask(bob, "broker.set", "k", f"{number}" * 50_000)
     assert resume(room, alice, "k", 0)["snapshot"] is False
