@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.core.deadlines import Deadlines
-from broker.core.uncancelled import uncancelled
+from broker.core.uncancelled import outcome_of, uncancelled
 from broker.errors import BrokerError, NotDone, NotFound, Unavailable
 from broker.interfaces import IStore
 from broker.jobs import Job, Settled, Worker
@@ -184,19 +184,19 @@ class Leases:
         """Free the slot at once, so that its next job is claimed in the same step of the store."""
         if lease is not None:
             self._free(lease)
-        return uncancelled(self._until_answered(lease, answer))
+        answer.addCallbacks(self._on_answer, self._on_refusal, (lease,), errbackArgs=(lease,))
+        return outcome_of(cast(Deferred[None], answer))
 
-    async def _until_answered(self, lease: Lease | None, answer: Deferred[Settled]) -> None:
-        try:
-            settled = await answer
-        except NotFound:
-            if lease is not None:
-                self._forget(lease)
-            raise
-        # Else it may be in flight all the same, until the lease has ended.
+    def _on_answer(self, settled: Settled, lease: Lease | None) -> None:
         if lease is not None:
             self._forget(lease)
         self._settled(settled)
+
+    def _on_refusal(self, failure: Failure, lease: Lease | None) -> Failure:
+        # Else it may be in flight all the same, until the lease has ended.
+        if lease is not None and failure.check(NotFound):
+            self._forget(lease)
+        return failure
 
     def extend(self, id: str, worker: Worker, session: str, seconds: float) -> Deferred[None]:
         """Let the lease of *worker*, now of *session*, end in so many seconds.
