@@ -46,7 +46,8 @@ class WorkQueue:
         consumers: those of this node.
         clear: whether all that is ready, as far as it is known, is being claimed.
         version: rises with each reason to look again.
-        claims: how many are under way.
+        asked: those for whom the store is to be asked for a job before it commits, by whether they acknowledge.
+        claims: how many jobs the store is, or is to be, asked for.
         looking: whether those that filter are served.
         next_look: when what no job matched may be looked at again, by the clock of ``Jobs``.
         timer: when the next job is due, or a claim is tried again.
@@ -60,6 +61,7 @@ class WorkQueue:
     consumers: Consumers = attrs.field(factory=Consumers)
     clear: bool = False
     version: int = 0
+    asked: dict[bool, list[Consumer]] = attrs.field(factory=lambda: {True: [], False: []})
     claims: int = 0
     looking: bool = False
     next_look: float = 0.0
@@ -308,7 +310,7 @@ class Jobs:
             work.clear = False
             return False
         consumer.claiming += 1
-        self._claim_for(work, [consumer], consumer.ack).addErrback(self._claim_failed, work)
+        self._ask_for(work, [consumer], consumer.ack)
         return True
 
     def _claim(self, work: WorkQueue) -> None:
@@ -326,47 +328,47 @@ class Jobs:
 
     def _claim_all(self, work: WorkQueue) -> None:
         for ack in (True, False) if self.may_lease else (False,):
-            chosen = work.consumers.take(ack, MAX_CLAIM)
+            chosen = work.consumers.take(ack, MAX_CLAIM - len(work.asked[ack]))
             if chosen:
-                self._claim_for(work, chosen, ack, all_slots=True).addErrback(self._claim_failed, work)
+                self._ask_for(work, chosen, ack)
         if not work.looking and any(each.room() for each in work.consumers.filtering):
             work.looking = True
             Deferred.fromCoroutine(self._look(work)).addErrback(self._claim_failed, work).addBoth(self._looked, work)
 
+    def _ask_for(self, work: WorkQueue, chosen: list[Consumer], ack: bool) -> None:
+        """Claim a job for each of *chosen*, who count as asked for, together with those who are chosen soon."""
+        work.claims += len(chosen)
+        asked = work.asked[ack]
+        asked += chosen
+        if len(asked) == len(chosen):
+            self._store.jobs.before_commit(lambda: self._claim_asked(work, ack))
+
+    def _claim_asked(self, work: WorkQueue, ack: bool) -> None:
+        asked, work.asked[ack] = work.asked[ack], []
+        for start in range(0, len(asked), MAX_CLAIM):
+            self._claim_for(work, asked[start : start + MAX_CLAIM], ack).addErrback(self._claim_failed, work)
+
     def _claim_for(
-        self,
-        work: WorkQueue,
-        chosen: list[Consumer],
-        ack: bool,
-        numbers: list[int] | None = None,
-        all_slots: bool = False,
+        self, work: WorkQueue, chosen: list[Consumer], ack: bool, numbers: list[int] | None = None
     ) -> Deferred[None]:
-        """Ask the store for a job for each of *chosen*, which count as asked for already."""
-        work.claims += 1
         slots = [(each.worker, each.lease) for each in chosen]
         claim = self._store.jobs.claim(work.name, slots, numbers=numbers, remove=not ack, max_bytes=CLAIM_BYTES)
         claim.addBoth(self._claim_ended, work, chosen)
-        return claim.addCallback(self._claimed, work, chosen, work.version, numbers, all_slots)
+        return claim.addCallback(self._claimed, work, chosen, work.version, numbers)
 
     def _claim_ended(self, result: Any, work: WorkQueue, chosen: list[Consumer]) -> Any:
-        work.claims -= 1
+        work.claims -= len(chosen)
         for consumer in chosen:
             consumer.claiming -= 1
         return result
 
     def _claimed(
-        self,
-        claimed: Claimed,
-        work: WorkQueue,
-        chosen: list[Consumer],
-        version: int,
-        numbers: list[int] | None,
-        all_slots: bool,
+        self, claimed: Claimed, work: WorkQueue, chosen: list[Consumer], version: int, numbers: list[int] | None
     ) -> None:
         work.failures, work.problem = 0, None
         jobs = claimed.jobs
         more = sum(len(job.body) for job in jobs) >= CLAIM_BYTES or len(jobs) == len(chosen)
-        if all_slots and not more and work.version == version:
+        if numbers is None and not more and work.version == version:
             work.clear = not work.consumers.filtering
         of = dict(zip(numbers, chosen, strict=True)) if numbers is not None else {}
         for job, consumer in zip(jobs, chosen, strict=False):
@@ -377,7 +379,7 @@ class Jobs:
             self._due_in(work.name, claimed.due)
         if not chosen[0].ack and any(job.order for job in jobs):
             self._returned(None, work.name)  # they are gone: the next of their order keys are ready
-        if all_slots and (more or work.version != version):
+        if numbers is None and (more or work.version != version):
             self._claim(work)
         self._tell_idle(chosen, work)
         self._left(work.name)
@@ -442,7 +444,7 @@ class Jobs:
         work.clear = False
         for consumer in work.consumers:
             work.consumers.offer(consumer)
-        self._tell_idle(work.consumers, work)
+        self._tell_idle(list(work.consumers), work)
         self._due_in(work.name, delay)
         if failure.check(Unavailable) and not failure.check(NotDone):
             self.leases.check()  # it may have been done
@@ -491,6 +493,7 @@ class Jobs:
         for ack in (True, False):
             some = [(number, each) for number, each in zip(numbers, chosen, strict=True) if each.ack is ack]
             if some:
+                work.claims += len(some)
                 for _, each in some:
                     each.claiming += 1
                 await self._claim_for(work, [each for _, each in some], ack, [number for number, _ in some])
