@@ -189,7 +189,7 @@ class IJobStore(Interface):
     def before_commit(work: Callable[[], object]) -> None:
         """Call *work* when what was asked for until then is about to be done together; what it asks for goes along.
 
-        At once, where each call is done by itself.
+        At once, where each call is done by itself.  *work* must not fail.
         """
 
     def ready(queue: str, after: int, limit: int, max_bytes: int) -> Deferred[list[Job]]:

@@ -145,7 +145,7 @@ class ByRoom:
     def take(self, limit: int) -> list[Consumer]:
         """Return whom the next jobs go to, at most *limit*, and count each as asked for."""
         chosen: list[Consumer] = []
-        while len(chosen) < limit and (consumer := self.first()) is not None:
+        while self._most and len(chosen) < limit and (consumer := self.first()) is not None:
             consumer.claiming += 1
             chosen.append(consumer)
         return chosen
@@ -197,5 +197,7 @@ class Consumers(dict[Consumer, None]):
 
     def first(self) -> Consumer | None:
         """Return whom the next job goes to that everybody takes; None: nobody has room."""
-        able = [consumer for each in self._by_room.values() if (consumer := each.first()) is not None]
-        return max(able, key=Consumer.room, default=None)
+        acknowledging, others = self._by_room[True].first(), self._by_room[False].first()
+        if acknowledging is None or others is None:
+            return acknowledging or others
+        return max(acknowledging, others, key=Consumer.room)

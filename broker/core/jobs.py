@@ -47,6 +47,7 @@ class WorkQueue:
         clear: whether all that is ready, as far as it is known, is being claimed.
         version: rises with each reason to look again.
         asked: those for whom the store is to be asked for a job before it commits, by whether they acknowledge.
+        spare: how many of those were asked for without knowing of a job for them.
         claims: how many jobs the store is, or is to be, asked for.
         looking: whether those that filter are served.
         next_look: when what no job matched may be looked at again, by the clock of ``Jobs``.
@@ -62,6 +63,7 @@ class WorkQueue:
     clear: bool = False
     version: int = 0
     asked: dict[bool, list[Consumer]] = attrs.field(factory=lambda: {True: [], False: []})
+    spare: int = 0
     claims: int = 0
     looking: bool = False
     next_look: float = 0.0
@@ -301,10 +303,16 @@ class Jobs:
         return Worker(client, self._node(), named)
 
     def _claim_added(self, queue: str) -> bool:
-        """Claim one job, which is being added to a queue that has no others; say whether that was done."""
+        """Claim one job more, since one is being added; say whether there is room for it.
+
+        It may be an older one that comes, which other nodes know of already.
+        """
         work = self._works.get(queue)
-        if work is None or not work.clear or self._stopped:
+        if work is None or work.failures or work.consumers.filtering or self._stopped:
             return False
+        if work.spare:
+            work.spare -= 1
+            return True
         consumer = work.consumers.first()
         if consumer is None or (consumer.ack and not self.may_lease):
             work.clear = False
@@ -330,8 +338,10 @@ class Jobs:
         for ack in (True, False) if self.may_lease else (False,):
             chosen = work.consumers.take(ack, MAX_CLAIM - len(work.asked[ack]))
             if chosen:
+                work.spare += len(chosen)
                 self._ask_for(work, chosen, ack)
-        if not work.looking and any(each.room() for each in work.consumers.filtering):
+        filtering = work.consumers.filtering
+        if filtering and not work.looking and any(each.room() for each in filtering):
             work.looking = True
             Deferred.fromCoroutine(self._look(work)).addErrback(self._claim_failed, work).addBoth(self._looked, work)
 
@@ -344,7 +354,7 @@ class Jobs:
             self._store.jobs.before_commit(lambda: self._claim_asked(work, ack))
 
     def _claim_asked(self, work: WorkQueue, ack: bool) -> None:
-        asked, work.asked[ack] = work.asked[ack], []
+        asked, work.asked[ack], work.spare = work.asked[ack], [], 0
         for start in range(0, len(asked), MAX_CLAIM):
             self._claim_for(work, asked[start : start + MAX_CLAIM], ack).addErrback(self._claim_failed, work)
 
@@ -404,12 +414,14 @@ class Jobs:
         consumer.taken += 1
         consumer.peer.hold(LEASE_BYTES)
         taken = consumer.peer.post_mail(Delivery(*words, id=id, delivery=job.deliveries, lease=consumer.lease))
+        if taken is True:
+            return
         if isinstance(taken, Deferred):
             taken.addCallbacks(
                 lambda has: self._acknowledged(has, id, consumer),
                 lambda _: self.leases.fail(id, consumer.worker, NOT_ACKNOWLEDGED, None),
             ).addErrback(_settled_already)
-        elif not taken:
+        else:
             self._declined(id, consumer)
 
     def _acknowledged(self, taken: bool | None, id: str, consumer: Consumer) -> Deferred[None] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
@@ -178,14 +178,15 @@ class Leases:
         """Return the lease that *worker* has here, or None, and what the store calls the delivery."""
         lease = self._leases.get(id)
         # The store compares the epoch: this node may not have reached it yet, or be the last to know the present one.
-        return (lease if lease is not None and lease.worker.client == worker.client else None), *delivery_of(id)
+        if lease is None or lease.worker.client != worker.client:
+            return None, *delivery_of(id)
+        return lease, id.partition("-")[0], lease.number, lease.token
 
     def _settle(self, lease: Lease | None, answer: Deferred[Settled]) -> Deferred[None]:
         """Free the slot at once, so that its next job is claimed in the same step of the store."""
         if lease is not None:
             self._free(lease)
-        answer.addCallbacks(self._on_answer, self._on_refusal, (lease,), errbackArgs=(lease,))
-        return outcome_of(cast(Deferred[None], answer))
+        return outcome_of(answer.addCallbacks(self._on_answer, self._on_refusal, (lease,), errbackArgs=(lease,)))
 
     def _on_answer(self, settled: Settled, lease: Lease | None) -> None:
         if lease is not None:
