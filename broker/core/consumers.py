@@ -93,11 +93,11 @@ class ByRoom:
     who gets more room must be offered again.
     """
 
-    __slots__ = ("_by_room", "_most")
+    __slots__ = ("_by_room", "_max_room")
 
     def __init__(self) -> None:
         self._by_room: list[dict[Consumer, None]] = []
-        self._most = 0  # nobody has more
+        self._max_room = 0  # nobody has more
 
     def offer(self, consumer: Consumer) -> None:
         """Notice that *consumer* may have more room than before."""
@@ -116,8 +116,8 @@ class ByRoom:
         while len(by_room) <= room:
             by_room.append({})
         by_room[room][consumer] = None
-        if room > self._most:
-            self._most = room
+        if room > self._max_room:
+            self._max_room = room
 
     def remove(self, consumer: Consumer) -> None:
         """Forget *consumer*, until it is offered again; a no-op for one without room."""
@@ -136,16 +136,16 @@ class ByRoom:
         return None
 
     def _first_listed(self) -> Consumer | None:
-        while self._most:
-            for consumer in self._by_room[self._most]:
+        while self._max_room:
+            for consumer in self._by_room[self._max_room]:
                 return consumer
-            self._most -= 1
+            self._max_room -= 1
         return None
 
-    def take(self, limit: int) -> list[Consumer]:
+    def choose(self, limit: int) -> list[Consumer]:
         """Return whom the next jobs go to, at most *limit*, and count each as asked for."""
         chosen: list[Consumer] = []
-        while self._most and len(chosen) < limit and (consumer := self.first()) is not None:
+        while self._max_room and len(chosen) < limit and (consumer := self.first()) is not None:
             consumer.claiming += 1
             chosen.append(consumer)
         return chosen
@@ -191,9 +191,9 @@ class Consumers(dict[Consumer, None]):
         if consumer.matches is None and not consumer.gone:
             self._by_room[consumer.ack].offer(consumer)
 
-    def take(self, ack: bool, limit: int) -> list[Consumer]:
-        """Return whom the next jobs go to of those that acknowledge, or do not; see ``ByRoom.take``."""
-        return self._by_room[ack].take(limit)
+    def choose(self, ack: bool, limit: int) -> list[Consumer]:
+        """Return whom the next jobs go to of those that acknowledge, or do not; see ``ByRoom.choose``."""
+        return self._by_room[ack].choose(limit)
 
     def first(self) -> Consumer | None:
         """Return whom the next job goes to that everybody takes; None: nobody has room."""

@@ -336,7 +336,7 @@ class Jobs:
 
     def _claim_all(self, work: WorkQueue) -> None:
         for ack in (True, False) if self.may_lease else (False,):
-            chosen = work.consumers.take(ack, MAX_CLAIM - len(work.asked[ack]))
+            chosen = work.consumers.choose(ack, MAX_CLAIM - len(work.asked[ack]))
             if chosen:
                 work.spare += len(chosen)
                 self._ask_for(work, chosen, ack)

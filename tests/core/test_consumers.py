@@ -52,21 +52,21 @@ def free(consumers: Consumers, consumer: Consumer) -> None:
 def test_who_has_the_most_room_is_first(consumers: Consumers) -> None:
     for id, prefetch in zip("abc", (1, 3, 2), strict=True):
         join(consumers, id, prefetch)
-    assert names(consumers.take(True, 9)) == "bcbacb"
+    assert names(consumers.choose(True, 9)) == "bcbacb"
     assert consumers.first() is None
 
 
 def test_of_several_with_as_much_room_the_one_that_has_it_for_the_longest_is_first(consumers: Consumers) -> None:
     ann, bob = join(consumers, "a", 1), join(consumers, "b", 1)
-    consumers.take(True, 2)
+    consumers.choose(True, 2)
     free(consumers, bob)
     free(consumers, ann)
-    assert names(consumers.take(True, 2)) == "ba"
+    assert names(consumers.choose(True, 2)) == "ba"
 
 
 def test_no_more_are_chosen_than_asked_for(consumers: Consumers) -> None:
     join(consumers, "a", 1000)
-    assert len(consumers.take(True, 64)) == 64
+    assert len(consumers.choose(True, 64)) == 64
 
 
 def test_who_does_not_accept_is_asked_again_when_it_is_offered(consumers: Consumers) -> None:
@@ -81,7 +81,7 @@ def test_who_does_not_accept_is_asked_again_when_it_is_offered(consumers: Consum
 
 def test_who_has_gone_is_not_chosen(consumers: Consumers) -> None:
     ann = join(consumers, "a", 9)
-    consumers.take(True, 3)
+    consumers.choose(True, 3)
     consumers.remove(ann)
     consumers.offer(ann)
     assert (consumers.first(), len(consumers), consumers.acknowledging) == (None, 0, 0)
@@ -94,14 +94,14 @@ def test_those_that_acknowledge_those_that_do_not_and_those_that_filter_are_told
     first = consumers.first()
     assert first is not None
     assert (first.peer.id, list(consumers.filtering), consumers.acknowledging) == ("b", [carol], 1)
-    assert (names(consumers.take(True, 9)), names(consumers.take(False, 9))) == ("a", "bb")
+    assert (names(consumers.choose(True, 9)), names(consumers.choose(False, 9))) == ("a", "bb")
     consumers.remove(carol)
     assert not consumers.filtering
 
 
 def test_to_find_the_first_of_many_nobody_else_is_looked_at(consumers: Consumers) -> None:
     everybody = [join(consumers, str(number), 1 + number % 3) for number in range(1000)]
-    consumers.take(True, 1)
+    consumers.choose(True, 1)
     assert sum(each.peer.asked for each in everybody if isinstance(each.peer, Peer)) == 1
 
 
@@ -117,6 +117,6 @@ def test_whatever_comes_and_goes_the_first_has_the_most_room(consumers: Consumer
             consumer.declined = not consumer.declined
             consumers.offer(consumer)
         else:
-            consumers.take(True, random.randint(1, 3))
+            consumers.choose(True, random.randint(1, 3))
         first = consumers.first()
         assert (first.room() if first else 0) == max(each.room() for each in everybody)
