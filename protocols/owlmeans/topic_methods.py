@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from broker.core.members import shown_members
+from broker.core.members import shown_members, shown_page
 from broker.errors import BrokerError, Invalid
 from broker.interfaces import IPeer
 from broker.messages import Origin, Position
@@ -104,16 +104,28 @@ class Unsubscribe(Method):
         return {"subscribed": session.peer.subscriptions}
 
 
+class MembersOptions(Options):
+    """For a page of them, in the order of their ids: ``limit``: how many at most; ``after``: the id they follow."""
+
+    limit: int = MAX_LIMIT
+    after: str = ""
+
+
 class Members(Method):
     """Ask who is present on a topic, on all nodes."""
 
     called = "members"
     topic: str
+    options: MembersOptions | None = None
 
     async def run(self, session: Session) -> Answer:
         """Answer with the members, each with what it says of itself and how many sessions it has."""
-        members, count = _members(session.peer, self.topic)
-        return {"members": members, "count": count}
+        peer, options = session.peer, self.options
+        if options is None:
+            members, count = _members(peer, self.topic)
+            return {"members": members, "count": count}
+        page = peer.page_of_members(self.topic, options.after, options.limit)
+        return shown_page(page, peer.send_queue_bytes // 2)
 
 
 async def _subscribe(peer: IPeer, topics: list[str], *, exact: bool, echo: bool) -> None:
