@@ -54,7 +54,7 @@ class Job:
         reason: of the last failure, or "".
         worker: who has it, or had it last.
         order: its order key, or "".
-        until: when its lease ends or it died, in seconds since 1970; 0.0: neither.
+        until: when its lease ends, it died, or became ready again, in seconds since 1970; 0.0: none of them.
     """
 
     number: int
@@ -270,6 +270,7 @@ class IJobStore(Interface):
     def sweep(seconds: float) -> Deferred[int]:
         """Remove what has ended: jobs by their ttl or after *seconds*, dead ones so long after they died; 0.0: never.
 
+        The seconds of a job count from when it was added or, if it was delayed or came back, was ready last.
         With them go keys that were kept for long enough, and queues that have nothing; what is in flight stays.
         It works in steps.  Returns how many jobs went.
         """
