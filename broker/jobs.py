@@ -17,6 +17,12 @@ from broker.messages import Mail, Quota
 
 MAX_DELAY = 366 * 86400.0  # seconds that a job may be delayed, or a lease may last
 DEAD_SUFFIX = ".dead"  # of names that are the broker's: what is dead of a queue
+MAILBOX = "@me"  # in the place of a queue: the client's own mailbox
+
+
+def is_queue_of_broker(name: str) -> bool:
+    """Whether *name*, without ``queue:``, is none that jobs can be added to or taken from."""
+    return name == MAILBOX or name.endswith(DEAD_SUFFIX)
 
 
 @attrs.frozen

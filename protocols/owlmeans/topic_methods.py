@@ -12,7 +12,7 @@ from broker.errors import BrokerError, Invalid
 from broker.interfaces import IPeer
 from broker.messages import Origin, Position
 from protocols.owlmeans.history_methods import MAX_LIMIT, follow, is_one_topic, origin_of, starts_of
-from protocols.owlmeans.methods import Answer, Method, Names, Options, distinct
+from protocols.owlmeans.methods import Answer, Method, Name, Names, Options, distinct
 from protocols.owlmeans.wire import ABSENT
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class SubscribeOptions(Options, rename={"origin": "from"}):
         echo: whether the subscriber gets its own events too.
         exact: whether wildcards are ordinary characters.
         origin: where to begin: a position, ``start``, ``new``, or for a pattern a position by topic.
-        cursor: the client id after whose last acknowledged event to begin; "": none.
+        cursor: the client id after whose last acknowledged event to begin.
         last: how many of the newest events that are kept come first.
         presence: whether the client is present on the topic, or what it says of itself there.
     """
@@ -34,7 +34,7 @@ class SubscribeOptions(Options, rename={"origin": "from"}):
     echo: bool = False
     exact: bool = False
     origin: str | int | dict[str, Any] | None = None
-    cursor: str = ""
+    cursor: Name | None = None
     last: int | None = None
     presence: msgspec.Raw = msgspec.field(default_factory=lambda: ABSENT)
 
@@ -63,7 +63,7 @@ class Subscribe(Method, dict=True):
                 self.kept = await peer.last(topics[0])
         else:
             self.followers = await follow(
-                session, topics, origin, cursor=options.cursor, exact=exact, echo=options.echo
+                session, topics, origin, cursor=options.cursor or "", exact=exact, echo=options.echo
             )
             begun = starts_of(self.followers, peer.epoch, one=is_one_topic(topics, exact=exact))
         return {"subscribed": peer.subscriptions, **begun, **_enter(peer, topics, presence, before, exact=exact)}
