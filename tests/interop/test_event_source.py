@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 from urllib.parse import quote
 
 import pytest
@@ -91,8 +92,10 @@ async def test_curl_misses_nothing_and_gets_nothing_twice(start_daemon, tmp_path
         await follower.exit()
 
 
-class Broken(Protocol):
-    """Sends one part of a stream for each connection, and closes it."""
+class Piece(Protocol):
+    """Sends the next part of a stream, and closes the connection."""
+
+    factory: Broken
 
     def dataReceived(self, data: bytes) -> None:
         self.factory.asked += re.findall(rb"Last-Event-ID: (.*?)\r\n", data)
@@ -102,16 +105,23 @@ class Broken(Protocol):
             self.transport.loseConnection()
 
 
+class Broken(Factory):
+    """A server whose stream is cut after each of *parts*."""
+
+    protocol = Piece
+
+    def __init__(self, *parts: bytes) -> None:
+        self.parts, self.asked = list(parts), list[bytes]()
+
+
 @NEEDS_CURL
 @pytest_twisted.ensureDeferred
 async def test_curl_has_what_was_cut_in_the_middle_again(tmp_path: Path) -> None:
-    server = Factory.forProtocol(Broken)
-    server.asked = []
-    server.parts = [
+    server = Broken(
         b'id: e-0\n\nid: e-1\nevent: news\ndata: {\ndata: "n":1}\n\nid: e-2\nevent: news\nda',
         b'event: broker.gap\ndata: {"from":2,"to":2}\n\nid: e-3\nevent: news\ndata: 3\n\n',
-    ]
-    port = reactor.listenTCP(0, server, interface="127.0.0.1")
+    )
+    port: Any = reactor.listenTCP(0, cast(Any, server), interface="127.0.0.1")
     follower = follower_of(f"http://127.0.0.1:{port.getHost().port}", tmp_path)
     try:
         await eventually(lambda: len(follower.lines) == 3)
