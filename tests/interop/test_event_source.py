@@ -108,10 +108,13 @@ class Piece(Protocol):
 class Broken(Factory):
     """A server whose stream is cut after each of *parts*."""
 
-    protocol = Piece
-
     def __init__(self, *parts: bytes) -> None:
         self.parts, self.asked = list(parts), list[bytes]()
+
+    def buildProtocol(self, addr: object) -> Any:
+        piece = Piece()
+        piece.factory = self
+        return piece
 
 
 @NEEDS_CURL
