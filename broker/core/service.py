@@ -10,10 +10,12 @@ from typing import Any, cast
 
 from twisted.application.internet import TimerService
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, ensureDeferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from broker.access.failures import AuthFailures
 from broker.access.lifetimes import Lifetimes
@@ -73,6 +75,7 @@ MEASURE = 5.0  # seconds between two counts of all jobs
 REVIEW = 5.0  # seconds until one who performs what others perform, too, gets calls of all nodes
 BEAT = 1.0  # seconds between two looks for nodes that do not know the members here
 PEERS_PER_STEP = 1000  # whose mailboxes are prolonged before the reactor gets to other work
+START_TIMEOUT = 2.0  # seconds for which clients wait until the store and the bus were reached for the first time
 SWEEPER = "sweeper"  # the name held by the node that sweeps for all
 
 
@@ -227,6 +230,29 @@ class Broker(MultiService):
         """Start the parts, and see to the jobs that the last run has left in flight."""
         super().startService()
         self.jobs.leases.until_done(self._begin_jobs)
+
+    def reached(self) -> Deferred[None] | None:
+        """Fire, without failing, when the shared store and bus were reached, or have not been for two seconds.
+
+        None: there are none.
+        """
+        asked: list[Deferred[Any] | None] = []
+        if self.store.shared:
+            asked += [cast(ISharedStore, self.store).mark()]
+        if self.bus.shared:
+            asked += [cast(ISharedBus, self.bus).holders([SWEEPER]), self.bus.listening()]
+        if not asked:
+            return None
+        reached: Deferred[None] = Deferred()
+        answers = DeferredList([each for each in asked if each is not None], consumeErrors=True)
+        answers.addCallback(lambda _: None if reached.called else reached.callback(None))
+        return reached.addTimeout(START_TIMEOUT, self.clock).addErrback(self._not_reached)
+
+    def _not_reached(self, failure: Failure) -> None:
+        failure.trap(CancelledError, DeferredTimeout)
+        if failure.check(DeferredTimeout):
+            reasons = "; ".join(self.ready()) or "no answer yet"
+            log.warn("clients are accepted before the store and the bus were reached: {reasons}", reasons=reasons)
 
     async def _begin_jobs(self) -> None:
         await self.jobs.recover()
@@ -388,7 +414,9 @@ def make_parts(
         keys=Keys(store, bus, channels.announce, clock, settings.max_value_bytes, settings.durable_topics),
         members=make_members(store.wall.time, topics, bus, clock, memory),
         memberships=Memberships(store, channels.notify, settings.max_subscriptions, clock, settings.membership_seconds),
-        owners=_make_owners(settings, store, access, channels, clock, lambda *new: _replaced(parts, *new)),
+        owners=_make_owners(
+            settings, store, access, channels, clock, lambda *new: _replaced(parts, *new), jobs.leases.until_done
+        ),
         presence=presence,
         calls=calls,
         queues=queues,
@@ -533,6 +561,7 @@ def _make_owners(
     channels: Channels,
     clock: IReactorTime,
     replaced: Callable[[str, str], object],
+    until_done: Callable[[Callable[[], Awaitable[object]]], object],
 ) -> Owners:
     of_client = settings.cursor_seconds, settings.client_seconds, settings.mailbox_seconds
     lives = {
@@ -541,7 +570,7 @@ def _make_owners(
         SERVICE_NAME: settings.client_seconds,
         INDEX: settings.index_seconds,
     }
-    return Owners(store, access, channels.notify, clock, replaced, lives, settings.max_ids)
+    return Owners(store, access, channels.notify, clock, replaced, until_done, lives, settings.max_ids)
 
 
 def _replaced(parts: Parts, client: str, owner: str) -> None:
