@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -138,6 +138,7 @@ class Broker(MultiService):
         self.arrived = bus.deliver = delivery.arrived
         if bus.shared:
             cast(ISharedBus, bus).source = StoreEventSource(cast(ISharedStore, store))
+            cast(ISharedBus, bus).missed = self._tell_missed
             cast(ISharedStore, store).witness = cast(ISharedBus, bus).last_mark
             self._find_missed_changes(delivery)
         store.wiped = self._wiped
@@ -179,10 +180,22 @@ class Broker(MultiService):
     def _tell_gaps(self, why: str) -> None:
         """Tell all who get changes of keys that some were missed."""
         told: list[tuple[object, str]] = [(watcher, "") for watcher in self.keys.watchers]
-        told += self.topics.listening(KEY_PREFIX)
+        self._tell([*told, *self.topics.listening(KEY_PREFIX)], "changes of keys were missed", why)
+
+    def _tell_missed(self, texts: list[str]) -> None:
+        """Tell all who subscribed to *texts* before Redis was reached that events may have been missed."""
+        wanted = set(texts)
+        told = [(listener, topic) for listener, topic in self.topics.listening("") if topic in wanted]
+        self._tell(told, "events may have been missed before Redis was reached", MISSED)
+        if any(text.startswith(KEY_PREFIX) for text in texts):
+            self._tell(
+                [(watcher, "") for watcher in self.keys.watchers], "changes of keys may have been missed", MISSED
+            )
+
+    def _tell(self, told: Sequence[tuple[object, str]], what: str, why: str) -> None:
         peers = [(peer, topic) for peer, topic in told if isinstance(peer, Peer)]
         if peers:
-            log.warn("changes of keys were missed ({why}): {count} watches are told so", why=why, count=len(peers))
+            log.warn("{what} ({why}): {count} subscriptions are told so", what=what, why=why, count=len(peers))
         for peer, topic in peers:
             peer.on_gap(topic, why)
 
@@ -414,9 +427,7 @@ def make_parts(
         keys=Keys(store, bus, channels.announce, clock, settings.max_value_bytes, settings.durable_topics),
         members=make_members(store.wall.time, topics, bus, clock, memory),
         memberships=Memberships(store, channels.notify, settings.max_subscriptions, clock, settings.membership_seconds),
-        owners=_make_owners(
-            settings, store, access, channels, clock, lambda *new: _replaced(parts, *new), jobs.leases.until_done
-        ),
+        owners=_make_owners(settings, store, access, channels, clock, jobs, lambda *new: _replaced(parts, *new)),
         presence=presence,
         calls=calls,
         queues=queues,
@@ -560,8 +571,8 @@ def _make_owners(
     access: Access,
     channels: Channels,
     clock: IReactorTime,
+    jobs: Jobs,
     replaced: Callable[[str, str], object],
-    until_done: Callable[[Callable[[], Awaitable[object]]], object],
 ) -> Owners:
     of_client = settings.cursor_seconds, settings.client_seconds, settings.mailbox_seconds
     lives = {
@@ -570,7 +581,7 @@ def _make_owners(
         SERVICE_NAME: settings.client_seconds,
         INDEX: settings.index_seconds,
     }
-    return Owners(store, access, channels.notify, clock, replaced, until_done, lives, settings.max_ids)
+    return Owners(store, access, channels.notify, clock, replaced, jobs.leases.until_done, lives, settings.max_ids)
 
 
 def _replaced(parts: Parts, client: str, owner: str) -> None:

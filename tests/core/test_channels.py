@@ -491,7 +491,8 @@ class AwayBus(Bus):
 @pytest.fixture
 def away():
     room = Room(durable=("kept",))
-    room.channels._bus = room.bus = AwayBus()
+    room.bus = AwayBus()
+    room.channels._bus = cast(Any, room.bus)
     return room
 
 
@@ -525,9 +526,7 @@ def test_no_more_waits_than_there_is_room_for(away, monkeypatch, limit):
     with logging() as events:
         for name in "abc":
             value_of(away.channels.announce(Event("live", name, b"1")))
-    assert [line for line in lines_of(events) if "lost" in line] == [
-        "an event on live was lost: Too many events wait."
-    ]
+    assert [line for line in lines_of(events) if "lost" in line] == ["an event on live was lost: Too many events wait."]
 
 
 def test_what_waits_is_tried_a_last_time_when_it_stops_and_lost_with_a_word(away):
