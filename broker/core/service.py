@@ -180,19 +180,19 @@ class Broker(MultiService):
     def _tell_gaps(self, why: str) -> None:
         """Tell all who get changes of keys that some were missed."""
         told: list[tuple[object, str]] = [(watcher, "") for watcher in self.keys.watchers]
-        self._tell([*told, *self.topics.listening(KEY_PREFIX)], "changes of keys were missed", why)
+        self._notify([*told, *self.topics.listening(KEY_PREFIX)], "changes of keys were missed", why)
 
     def _tell_missed(self, texts: list[str]) -> None:
         """Tell all who subscribed to *texts* before Redis was reached that events may have been missed."""
         wanted = set(texts)
         told = [(listener, topic) for listener, topic in self.topics.listening("") if topic in wanted]
-        self._tell(told, "events may have been missed before Redis was reached", MISSED)
+        self._notify(told, "events may have been missed before Redis was reached", MISSED)
         if any(text.startswith(KEY_PREFIX) for text in texts):
-            self._tell(
+            self._notify(
                 [(watcher, "") for watcher in self.keys.watchers], "changes of keys may have been missed", MISSED
             )
 
-    def _tell(self, told: Sequence[tuple[object, str]], what: str, why: str) -> None:
+    def _notify(self, told: Sequence[tuple[object, str]], what: str, why: str) -> None:
         peers = [(peer, topic) for peer, topic in told if isinstance(peer, Peer)]
         if peers:
             log.warn("{what} ({why}): {count} subscriptions are told so", what=what, why=why, count=len(peers))

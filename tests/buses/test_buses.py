@@ -470,6 +470,7 @@ async def test_names_of_a_node_that_has_gone_are_forgotten_though_who_was_told_s
 ) -> None:
     one, two, three = [await make_node(name) for name in ("one", "two", "three")]
     await one.bus.claim("name")
+    await eventually(lambda: two.bus.lives(one.bus.address) and three.bus.lives(one.bus.address))
     one.bus._heartbeats.stop()
     told: list[bytes] = []
 
