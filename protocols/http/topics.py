@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
+from broker.answers import milliseconds
 from broker.errors import Conflict, Invalid
 from broker.interfaces import MAX_PAGE_BYTES
 from broker.messages import MAX_ID, NEW, START, Event, Origin, Page, Position, Publication, Response
 from broker.patterns import check_name
-from protocols.http.answers import Refusal, answer, etag, event_of, milliseconds, problem
+from protocols.http.answers import Refusal, answer, etag, event_of, problem
 from protocols.http.conditions import IF_MATCH, IF_NONE_MATCH, check_unchanged, read_tags
 from protocols.http.operations import Call, Operation
 from protocols.http.requests import Strict, json_body, position, read_json
