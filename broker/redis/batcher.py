@@ -125,6 +125,7 @@ class Batcher:
         self._replicas = Replicas(*wait, reactor, self.connection) if wait[0] else None
         self._unsafe = ""  # why what the last call has written may be lost, or ""
         self._observe, self._failed = observe or _ignore, failed or _ignore
+        self._preparing: list[Callable[[], object]] = []
         self._waiting: deque[Operation] = deque()
         self._postponed = Postponed()  # those that are older than all that wait
         self._heavy = HeavyQueue()
@@ -182,6 +183,7 @@ class Batcher:
         if self._stopped is not None and self._stopped.called:
             return
         self._timeout = self._clock.callLater(RECONNECT_TIMEOUT, self._give_up)
+        self._prepare_batch()
 
     def submit(self, operation: Operation) -> Deferred[Any]:
         """Do *operation* after those that were submitted before.
@@ -215,6 +217,25 @@ class Batcher:
                 self._next = self._clock.callLater(0, self._begin)
         return operation.answer
 
+    def before_batch(self, prepare: Callable[[], object]) -> None:
+        """Call *prepare* before the next batch begins, in which what it submits is done; at once without Redis."""
+        if not self._usable:
+            prepare()
+            return
+        self._preparing.append(prepare)
+        if self._next is None and not self._running:
+            self._next = self._clock.callLater(0, self._begin)
+
+    def _prepare_batch(self) -> None:
+        preparing, self._preparing = self._preparing, []
+        running, self._running = self._running, True  # what is submitted now begins nothing
+        for prepare in preparing:
+            try:
+                prepare()
+            except Exception:
+                log.failure("a batch was not prepared")
+        self._running = running
+
     async def call(self, protocol: Any, words: Sequence[bytes]) -> Any:
         """Do one operation by *protocol* before those that wait: for ``prepare``.
 
@@ -232,6 +253,7 @@ class Batcher:
 
     def _begin(self) -> None:
         self._next = None
+        self._prepare_batch()
         if not (self._usable and self._has_work):
             return
         self._running = True  # what is refused below may submit again
@@ -254,7 +276,7 @@ class Batcher:
 
     @property
     def _has_work(self) -> bool:
-        return bool(self._waiting or self._postponed.operations or self._heavy.operations)
+        return bool(self._waiting or self._postponed.operations or self._heavy.operations or self._preparing)
 
     def _next_batch(self) -> list[Operation]:
         """Return what the next call does: some of what was postponed, of what waits, and of the heavy changes."""
