@@ -59,8 +59,8 @@ class RecentChanges:
     def drop(self) -> None:
         """Drop what is too old or too much."""
         changes, times, now = self._changes, self._times, self._clock.seconds()
-        most = MAX_BYTES if now <= self._watched_until else IDLE_BYTES
-        while changes and (len(changes) > MAX_CHANGES or self._size > most or times[0] < now - MAX_SECONDS):
+        limit = MAX_BYTES if now <= self._watched_until else IDLE_BYTES
+        while changes and (len(changes) > MAX_CHANGES or self._size > limit or times[0] < now - MAX_SECONDS):
             self._size -= len(changes.popleft()) + CHANGE_BYTES
             times.popleft()
 
