@@ -8,12 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import _lru_cache_wrapper, lru_cache
-from typing import Any, TypeVar
+from typing import Protocol, TypeVar
 from weakref import WeakSet
 
 R = TypeVar("R")
 
-_all: WeakSet[_lru_cache_wrapper[Any]] = WeakSet()
+
+class Forgetful(Protocol):
+    """What keeps something that it can do without."""
+
+    def cache_clear(self) -> object:
+        """Let go of it."""
+
+
+_all: WeakSet[Forgetful] = WeakSet()
 
 
 def remembered(size: int) -> Callable[[Callable[..., R]], _lru_cache_wrapper[R]]:
@@ -25,6 +33,11 @@ def remembered(size: int) -> Callable[[Callable[..., R]], _lru_cache_wrapper[R]]
         return found
 
     return remember
+
+
+def forget_with_results(owner: Forgetful) -> None:
+    """Let *owner* forget, too, whenever results are forgotten."""
+    _all.add(owner)
 
 
 def forget_results() -> None:

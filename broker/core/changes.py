@@ -21,7 +21,7 @@ CHANGE_BYTES = 100  # that a change takes besides what it says, about
 
 # What its event is made of: the event itself keeps what it was rendered to, and takes three times the memory.
 Change: TypeAlias = tuple[bytes, str, str, bytes | None, float, int, str, str]
-encode = msgspec.msgpack.Encoder().encode
+encode_into = msgspec.msgpack.Encoder().encode_into
 decode = msgspec.msgpack.Decoder(Change).decode
 
 
@@ -36,6 +36,7 @@ class RecentChanges:
         self._clock = clock
         self._changes: deque[bytes] = deque()
         self._times: deque[float] = deque()  # when each has come
+        self._buffer = bytearray()
         self._size = 0
         self._watched_until = -inf
 
@@ -49,7 +50,8 @@ class RecentChanges:
     def add(self, change: Event) -> None:
         """Keep *change*, which is the newest."""
         made = change.topic, change.name, change.body, change.time, change.id, change.epoch, change.origin
-        kept = encode((change.original, *made))
+        encode_into((change.original, *made), self._buffer)
+        kept = bytes(self._buffer)  # no longer than it must be: what an encoder returns may have twice the memory
         self._changes.append(kept)
         self._times.append(self._clock.seconds())
         self._size += len(kept) + CHANGE_BYTES

@@ -30,7 +30,7 @@ from broker.stores.sqlite_tables import TableWriter
 
 MAX_PENDING = 20_000  # operations under way; more are refused at once
 MAX_PENDING_BYTES = 16 * 1024 * 1024  # of bodies and values under way
-FEW = 32  # operations under way, up to which nobody looks whether one is heavy
+FEW = 32  # operations under way, up to which nobody looks whether one that carries little is heavy
 LARGE_BATCH = 4  # operations, from which the next batch waits a little for more
 PROBE_INTERVAL = 1.0  # seconds between two attempts to write while writing fails
 CHECK_INTERVAL = 0.5  # seconds between two looks at the files
@@ -192,7 +192,7 @@ class GroupCommit:
     def _cost(self, key: tuple[str, str], size: int) -> int:
         """Return how many bytes a change of *key* by *size* bytes reads and writes; 0 if they matter to nobody."""
         cost = self._heavy.cost(key) if self._heavy.bytes else 0
-        if not cost and len(self._waiting) + self._running >= FEW:
+        if not cost and (size > HEAVY_BYTES or len(self._waiting) + self._running >= FEW):
             cost = size + self._bytes_of(key)
         if size > HEAVY_BYTES:
             self._written[key] = size

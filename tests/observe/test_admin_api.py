@@ -396,7 +396,7 @@ def test_a_sample_has_rates_and_the_history_has_an_end(admin):
     admin.history.stopService()
     before = admin.history.samples[-1]
     broker.clock.advance(INTERVAL)
-    assert admin.history.samples[-1] is before
+    assert admin.history.samples[-1] == before
 
 
 def test_the_lag_of_the_slowest_cursor_is_sampled(admin):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ from twisted.python.failure import Failure
 
 from broker.errors import Conflict, Unavailable
 from broker.messages import Entry, Event, Quota
+from broker.remembered import forget_results
 from broker.stores import open_store, sqlite_file, sqlite_space, sqlite_tables, sqlite_writer
 from broker.stores.expiry import Expiry
 from broker.stores.revisions import RESERVED
@@ -919,9 +921,9 @@ def test_many_patches_of_a_large_value_are_many_transactions_and_nobody_waits_fo
 def test_patches_of_a_large_value_that_is_just_being_set_wait_as_well(home: Home) -> None:
     store = home.store()
     store.set("kv", "large", bytes(900_000))
-    answers = patched(store, 90)
+    answers = patched(store, 60)
     home.result(gatherResults(answers))
-    assert max(home.commits) < 50
+    assert max(home.commits) < 30
 
 
 def test_what_changes_or_reads_a_large_value_comes_after_what_was_sent_before(home: Home) -> None:
@@ -992,3 +994,29 @@ def test_what_nobody_waits_for_any_more_is_not_read(home: Home, monkeypatch: pyt
     assert home.result(read).value == b"1"
     home.result(gatherResults(written))
     assert found == ["b"]
+
+
+def test_a_small_write_does_not_wait_for_all_large_ones_that_came_before(home: Home) -> None:
+    store = home.store()
+    large = [store.set("kv", f"{number}", bytes(900_000)) for number in range(12)]
+    home.result(store.set("kv", "small", b"1"))
+    assert sum(answer.called for answer in large) < 8
+    home.result(gatherResults(large))
+    assert max(home.commits) < 8
+
+
+def cursors_of(connection: sqlite3.Connection) -> int:
+    """Return how many cursors *connection* refers to, ended ones too."""
+    return max(len(each) for each in gc.get_referents(connection) if isinstance(each, list))
+
+
+def test_connections_let_go_of_the_cursors_that_have_ended(home: Home) -> None:
+    store = home.store()
+    assert store._file is not None
+    for connection in (store._file.writes, store._file.reads):
+        forget_results()
+        for _ in range(50):
+            connection.execute("SELECT 1")
+        assert cursors_of(connection) >= 50
+        forget_results()
+        assert cursors_of(connection) < 5

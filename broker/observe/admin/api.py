@@ -160,7 +160,7 @@ class AdminApi:
         if name == "live":
             return live(peer, self._history)
         if name == "history":
-            return answer({"items": list(self._history.samples)})
+            return answer({"items": self._history.samples})
         return answer(self._status() if name else self._index())
 
     def _status(self) -> dict[str, Any]:

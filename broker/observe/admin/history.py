@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from array import array
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +23,8 @@ KEPT = 450  # samples: 15 minutes
 LAG_EVERY = 8  # samples: cursors are looked at less often, since that asks the store
 
 Sample = dict[str, Any]
+NAMES = "t in out bytes_in bytes_out connections sessions calls refusals jobs lag loop".split()
+WHOLE = {"connections", "sessions", "calls", "refusals", "jobs", "lag"}  # those that are counts
 # Of ``totals``, each with the name of its rate per second.
 RATES = {"messages_in": "in", "messages_out": "out", "bytes_in": "bytes_in", "bytes_out": "bytes_out"}
 
@@ -43,7 +45,8 @@ class History(Service):
     """
 
     def __init__(self, parts: Parts, lags: Lags) -> None:
-        self.samples: deque[Sample] = deque(maxlen=KEPT)
+        # Made once: objects for each sample would lie between those of a burst, and keep its memory.
+        self._rows = array("d", bytes(array("d").itemsize * len(NAMES) * KEPT))
         self.listeners: set[Callable[[Sample], object]] = set()
         self._parts, self._lags = parts, lags
         self._before: dict[str, float] = {}
@@ -53,6 +56,20 @@ class History(Service):
         self._taken = 0
         self._looking: Deferred[None] | None = None
         self._timer: IDelayedCall | None = None
+
+    @property
+    def samples(self) -> list[Sample]:
+        """Those that are kept."""
+        return [self._read(number % KEPT) for number in range(max(0, self._taken - KEPT), self._taken)]
+
+    def _keep(self, sample: Sample) -> None:
+        start = self._taken % KEPT * len(NAMES)
+        self._rows[start : start + len(NAMES)] = array("d", [sample[name] for name in NAMES])
+        self._taken += 1
+
+    def _read(self, row: int) -> Sample:
+        values = self._rows[row * len(NAMES) : (row + 1) * len(NAMES)]
+        return {name: int(value) if name in WHOLE else value for name, value in zip(NAMES, values, strict=True)}
 
     def startService(self) -> None:
         """Begin."""
@@ -80,9 +97,8 @@ class History(Service):
         if self._taken % LAG_EVERY == 0 and self._looking is None:
             self._looking = Deferred.fromCoroutine(self._look())
             self._looking.addErrback(lambda failure: log.failure("a look at the cursors failed", failure))
-        self._taken += 1
         sample = self._sample(late)
-        self.samples.append(sample)
+        self._keep(sample)
         for listener in list(self.listeners):
             listener(sample)
 

@@ -33,7 +33,7 @@ class LiveStream(StreamSession):
 
     def begin(self) -> None:
         """Send the samples that there are as one event, and those that come one by one."""
-        self.send(_event("history", list(self.history.samples)))
+        self.send(_event("history", self.history.samples))
         self.history.listeners.add(self.sample)
 
     def sample(self, sample: Sample) -> None:

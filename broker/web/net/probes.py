@@ -13,12 +13,13 @@ PROBES = tuple(
 )
 END_OF_HEAD = b"\r\n\r\n"
 PEEKED = 1024  # bytes in which the head of a probe has to end
+LOOK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
 
 def peek(connection: socket.socket) -> bytes | None:
     """Return the first bytes that *connection* has received and nobody has read, b"" at its end, None for none yet."""
     try:
-        return connection.recv(PEEKED, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        return connection.recv(PEEKED, LOOK)
     except BlockingIOError:
         return None
     except OSError:
