@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -15,7 +14,8 @@ from broker.errors import NotFound, RateLimited, Unavailable
 from broker.interfaces import IStore
 from broker.jobs import IJobStore, Job, QueueState, Worker
 from broker.messages import Mail, Quota
-from tests.stores.store_contract import NOW, TEXTS, MakeStore
+from tests.stores.made_store import NOW, MadeStore, MakeStore
+from tests.stores.store_contract import TEXTS
 
 ANN = Worker("ann", "node", named=True)
 BOB = Worker("bob", "node", named=True)
@@ -30,27 +30,8 @@ def bodies(jobs: list[Job]) -> list[bytes]:
     return [job.body for job in jobs]
 
 
-class JobContract:
+class JobContract(MadeStore):
     """What holds for the jobs of every store."""
-
-    @pytest.fixture
-    def clock(self) -> Clock:
-        clock = Clock()
-        clock.advance(NOW)
-        return clock
-
-    @pytest.fixture
-    def make(self, clock: Clock) -> MakeStore:
-        """Return a function that makes a store, not yet started, on the same data each time."""
-        raise AssertionError("the module of tests says how")
-
-    @pytest_twisted.async_yield_fixture
-    async def store(self, make: MakeStore) -> AsyncIterator[IStore]:
-        store = make()
-        store.startService()
-        await store.head("")
-        yield store
-        await maybeDeferred(store.stopService)
 
     @pytest.fixture
     def jobs(self, store: IStore) -> IJobStore:
