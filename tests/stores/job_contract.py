@@ -215,6 +215,33 @@ class JobContract(MadeStore):
         assert await jobs.totals() == QueueState()
 
     @pytest_twisted.ensureDeferred
+    async def test_a_job_that_was_delayed_or_comes_again_is_as_old_as_it_has_been_ready(
+        self, jobs: IJobStore, clock: Clock
+    ) -> None:
+        await jobs.add("q", mail(b"late"), delay=20.0)
+        clock.advance(15.0)
+        assert await jobs.sweep(10.5) == 0
+        clock.advance(5.0)
+        assert await jobs.sweep(10.5) == 0
+        clock.advance(10.0)
+        job = await self.one(jobs)
+        await jobs.release(job.number, job.token, "node", max_deliveries=20)
+        assert await jobs.sweep(10.5) == 0
+        job = await self.one(jobs)
+        await jobs.fail(job.number, job.token, "ann", reason="", delays=(20.0,))
+        clock.advance(20.0)
+        assert await jobs.sweep(10.5) == 0
+        clock.advance(11.0)
+        assert await jobs.sweep(10.5) == 1
+
+    @pytest_twisted.ensureDeferred
+    async def test_all_jobs_whose_time_has_come_count_as_ready(self, jobs: IJobStore, clock: Clock) -> None:
+        await gatherResults([jobs.add("q", mail(), delay=1.0) for _ in range(250)])
+        clock.advance(1.0)
+        assert await jobs.totals() == QueueState(250, oldest=NOW)
+        assert await jobs.state("q") == QueueState(250, oldest=NOW)
+
+    @pytest_twisted.ensureDeferred
     async def test_a_delayed_job_whose_time_has_come_is_before_a_later_one_of_its_order_key(
         self, jobs: IJobStore, clock: Clock
     ) -> None:
