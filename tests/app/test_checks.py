@@ -42,6 +42,7 @@ OF_KIND = {
         *("haproxy:tcp:99999" + LOOPBACK, "tcp:7001" + LOOPBACK + ";tcp:7001" + LOOPBACK),
         *("ssl:7001:privateKey={missing}" + LOOPBACK, "ssl:7001:privateKey={directory}" + LOOPBACK),
         *("ssl:7001:privateKey={malformed}" + LOOPBACK, "ssl:99999:privateKey={key}" + LOOPBACK),
+        *("unix:", "haproxy:unix:", "unix:address=:mode=600"),
         *("unix:{missing}/socket", "unix:{directory}/" + 108 * "x", "unix:{malformed}", "unix:/x:mode=9"),
     ),
 }

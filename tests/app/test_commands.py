@@ -178,14 +178,16 @@ def test_settings_that_can_not_be_used_are_told_all_at_once(give, tmp_path):
         {"TXBROKER_PROTOCOLS": "hpkv nothing"},
         {"TXBROKER_LISTEN": "tcp:99999"},
         {"TXBROKER_STORE": "sqlite:/none/at/all.db"},
+        {"TXBROKER_STORE": "redis://host:0"},
+        {"TXBROKER_BUS": "horse:"},
+        {"TXBROKER_TLS_CERTIFICATE_FILE": __file__, "TXBROKER_TLS_KEY_FILE": __file__},
     ],
     ids=str,
 )
 def test_what_is_wrong_with_the_settings_together_is_found(give, environ):
     status, said, errors = give("check", **environ)
     assert (status, said) == (2, "")
-    (name,) = environ
-    assert name.removeprefix("TXBROKER_") in errors or "nothing" in errors
+    assert next(iter(environ)) in errors or "nothing" in errors
 
 
 def test_a_weak_secret_is_warned_about_and_can_be_used(give):
