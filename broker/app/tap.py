@@ -198,8 +198,8 @@ def make_daemon(
         settings.listen,
         drain_seconds=settings.drain_seconds,
         announce=lambda ports: reactor.callWhenRunning(_announce, settings, dialects, ports),
+        ports=stream_ports(reactor, settings, _link_options(settings), broker, site, listener),
         others=[
-            *stream_ports(reactor, settings, _link_options(settings), broker, site, listener),
             make_lag(reactor, broker),
             *make_admin(reactor, settings, broker, site, admin_listener, reloads, observer, lambda: daemon.drain()),
             MemoryTrimmer(lambda: broker.memory.freed + broker.metrics.bytes_in + broker.metrics.bytes_out),
@@ -345,7 +345,7 @@ def make_admin(
     )
     if reloads is not None:
         reloads.add(AdminSecretReload(settings, admin_site.replace_secret))
-    port = AdminPort(admin_site, lambda at: listener.listen(at, admin_site), settings.admin_listen)
+    port = AdminPort(admin_site, lambda at: listener.listen(at, admin_site), settings.admin_listen, listener.bind)
     return [history, port]
 
 
