@@ -34,7 +34,9 @@ def daemon_environ():
         (("tcp:port=9001",), "http://127.0.0.1:9001"),
         (("tcp:9001:interface=0.0.0.0:backlog=5",), "http://127.0.0.1:9001"),
         ((r"tcp:9001:interface=\:\:1",), "http://[::1]:9001"),
-        (("unix:/run/admin", "ssl:9443:interface=10.0.0.1"), "https://10.0.0.1:9443"),
+        (("tcp:0", "ssl:9443:interface=10.0.0.1"), "https://10.0.0.1:9443"),
+        (("unix:/run/admin:mode=600", "tcp:8001"), "unix:/run/admin"),
+        ((r"unix:address=run/a\:b c:lockfile=0",), "unix:run/a%3Ab%20c"),
         (("tcp:0",), "http://127.0.0.1:8001"),
         ((), "http://127.0.0.1:8001"),
     ],
@@ -44,7 +46,7 @@ def test_the_port_is_where_the_settings_say(endpoints, url):
 
 
 @pytest.mark.parametrize(
-    "url", ["", "localhost:8001", "ftp://localhost", "http://localhost:x", "unix:/run/admin", "http://["]
+    "url", ["", "localhost:8001", "ftp://localhost", "http://localhost:x", "unix:", "unix://run/admin", "http://["]
 )
 def test_what_is_no_url_is_told(url):
     with pytest.raises(AdminError, match="is no URL of http or https"):
@@ -54,6 +56,11 @@ def test_what_is_no_url_is_told(url):
 def test_a_port_that_does_not_answer_is_told():
     with pytest.raises(AdminError, match=r"http://127\.0\.0\.1:1 can not be asked: .*refused"):
         AdminClient("http://127.0.0.1:1").post("/x", {})
+
+
+def test_a_socket_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(AdminError, match=r"/none can not be asked: .*No such file"):
+        AdminClient(f"unix:{tmp_path}/none").post("/x", {})
 
 
 @pytest.mark.parametrize("secret", ["hunter22\n", "hunter22\0", "hunter22\r\nHost: x"])

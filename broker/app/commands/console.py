@@ -49,7 +49,7 @@ def json_option(command: F) -> F:
 
 def admin_option(command: F) -> F:
     """Let *command* take ``--admin``, the URL of the admin port."""
-    text = "Of the admin port; by default that of TXBROKER_ADMIN_LISTEN."
+    text = "Of the admin port, or unix:/path; by default that of TXBROKER_ADMIN_LISTEN."
     return click.option("--admin", metavar="URL", help=text)(command)
 
 
