@@ -58,15 +58,16 @@ class AdminClient:
         Raises:
             AdminError: there was no answer, or it says no.
         """
-        return self._ask("GET", f"{path}?{urlencode(query)}" if query else path, None, {})
+        return self._ask("GET", _target(path, query), None, {})
 
-    def post(self, path: str, content: Any) -> Any:
-        """Send *content* to *path* as JSON; return what the answer says.
+    def post(self, path: str, content: Any, query: Mapping[str, object] | None = None) -> Any:
+        """Send *content* to *path* with *query* as JSON; return what the answer says.
 
         Raises:
             AdminError: there was no answer, or it says no.
         """
-        return self._ask("POST", path, json.dumps(content), {"Content-Type": "application/json"})
+        headers: dict[str, str | bytes] = {"Content-Type": "application/json"}
+        return self._ask("POST", _target(path, query or {}), json.dumps(content), headers)
 
     def _ask(self, method: str, path: str, body: str | None, headers: dict[str, str | bytes]) -> Any:
         if self.secret:
@@ -104,6 +105,10 @@ class AdminClient:
             return make(split.hostname or "", split.port, timeout=TIMEOUT), split.path.rstrip("/")
         except (KeyError, ValueError, HTTPException):
             raise AdminError(f"{self.url} is no URL of http or https, nor unix:/path") from None
+
+
+def _target(path: str, query: Mapping[str, object]) -> str:
+    return f"{path}?{urlencode(query)}" if query else path
 
 
 def url_of_port(endpoints: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from tests.support.http_client import post
 from tests.support.ws_client import Refused, ws_connect
 
 KEY = "the-key-of-the-shop"
+API = "/admin/api/"
 TXBROKER = Path(sys.executable).with_name("txbroker")
 
 
@@ -133,6 +134,22 @@ async def test_a_token_is_revoked_on_every_node(shared_daemon):
             await ws_connect(shared_daemon.ws(f"/ws?token={token}"))
     assert await kept.close() == (1000, "")
     assert not [line for line in shared_daemon.output if token in line]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_is_seen_and_kicked_at_every_node_by_any_of_them(shared_daemon):
+    sockets = [await ws_connect(shared_daemon.ws(f"/owlmeans?token={KEY}")) for _ in range(3)]
+    for socket in sockets:
+        socket.send_json({"type": "call", "id": "1", "method": "broker.subscribe", "payload": ["a"], "timeout": 60000})
+        await socket.receive()
+    client = AdminClient(admin_urls(shared_daemon)[0])
+    nodes = [row["node"] for row in (await deferToThread(client.get, API + "nodes", {}))["items"]]
+    pages = [await deferToThread(client.get, API + "sessions", {"node": node}) for node in nodes]
+    assert sum(len(page["items"]) for page in pages) == 3
+    assert [page["node"] for page in pages] == nodes
+    kicked = await deferToThread(client.post, API + "kick", {"client": "shop", "code": 1008})
+    assert (kicked["disconnected"], kicked.get("silent", [])) == (3, [])
+    assert [(await socket.closed())[0] for socket in sockets] == [1008] * 3
 
 
 @pytest_twisted.ensureDeferred
