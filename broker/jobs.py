@@ -17,6 +17,12 @@ from broker.messages import Mail, Quota
 
 MAX_DELAY = 366 * 86400.0  # seconds that a job may be delayed, or a lease may last
 DEAD_SUFFIX = ".dead"  # of names that are the broker's: what is dead of a queue
+MAILBOX = "@me"  # in the place of a queue: the client's own mailbox
+
+
+def is_queue_of_broker(name: str) -> bool:
+    """Whether *name*, without ``queue:``, is none that jobs can be added to or taken from."""
+    return name == MAILBOX or name.endswith(DEAD_SUFFIX)
 
 
 @attrs.frozen
@@ -54,7 +60,7 @@ class Job:
         reason: of the last failure, or "".
         worker: who has it, or had it last.
         order: its order key, or "".
-        until: when its lease ends or it died, in seconds since 1970; 0.0: neither.
+        until: when its lease ends, it died, or became ready again, in seconds since 1970; 0.0: none of them.
     """
 
     number: int
@@ -270,6 +276,7 @@ class IJobStore(Interface):
     def sweep(seconds: float) -> Deferred[int]:
         """Remove what has ended: jobs by their ttl or after *seconds*, dead ones so long after they died; 0.0: never.
 
+        The seconds of a job count from when it was added or, if it was delayed or came back, was ready last.
         With them go keys that were kept for long enough, and queues that have nothing; what is in flight stays.
         It works in steps.  Returns how many jobs went.
         """

@@ -2,7 +2,7 @@
 
 :class:`BaseSession` does nothing; :class:`OrderedSession` works frames off one
 after the other and keeps those that come meanwhile; :class:`FramedSession` is that for stream dialects, which
-have to find the frames in what comes.
+have to find the frames in what comes; :class:`CallerSession` waits for the answer to a call.
 """
 
 from __future__ import annotations
@@ -85,6 +85,22 @@ class BaseSession:
     def closed(self, code: int, reason: str) -> Awaitable[object] | None:
         """Hold nothing that had to be given back."""
         return None
+
+
+@attrs.define(eq=False)
+class CallerSession(BaseSession):
+    """A session that waits for the one answer to a call, as an HTTP request does."""
+
+    answered: Deferred[Reply] = attrs.field(factory=Deferred)
+
+    def reply(self, reply: Reply) -> None:
+        """Take the answer."""
+        if not self.answered.called:
+            self.answered.callback(reply)
+
+    def disconnect(self, code: int, reason: str) -> None:
+        """Cancel the waiting: the broker disconnects the client."""
+        self.answered.cancel()
 
 
 async def _yes() -> bool:

@@ -55,9 +55,10 @@ class Interfaces(SphinxDirective):
     """Puts the contracts of all interfaces here, made from their source."""
 
     def run(self) -> list[nodes.Node]:
-        self.env.note_dependency(broker.interfaces.__file__)
+        for source in Path(broker.interfaces.__file__).parent.glob("*.py"):
+            self.env.note_dependency(str(source))
         text = interfaces_page.page(broker.interfaces, _converted)
-        lines = StringList(text.splitlines(), source="broker/interfaces.py")
+        lines = StringList(text.splitlines(), source="broker/interfaces")
         section = nodes.section()
         self.state.nested_parse(lines, self.content_offset, section, match_titles=True)
         return section.children

@@ -1,4 +1,4 @@
-"""Makes reStructuredText of the interfaces in ``broker/interfaces.py``.
+"""Makes reStructuredText of the interfaces in ``broker/interfaces``.
 
 Sphinx documents classes; the interfaces of zope are objects of another kind,
 which know neither their annotations nor their keyword-only arguments.  So the
@@ -6,25 +6,36 @@ source itself is read.
 """
 
 import ast
+import importlib
 import inspect
 from collections.abc import Callable, Iterator
 from types import ModuleType
 
+# What authors of plugins use comes first, and of a peer the verbs they begin with.
+MODULES = (
+    "dialects sessions links peer client topics calls keys credentials history memberships jobs clocks stores buses"
+).split()
 
-def page(module: ModuleType, convert: Callable[[str], list[str]]) -> str:
-    """Return all interfaces of *module*, in the order of its source.
+
+def page(package: ModuleType, convert: Callable[[str], list[str]]) -> str:
+    """Return all interfaces of *package*, module by module, in the order of their source.
 
     *convert* makes reStructuredText lines of a docstring in Google's style.
     """
-    tree = ast.parse(inspect.getsource(module))
-    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
-    return "\n".join(line for node in classes for line in _interface(module.__name__, node, convert))
+    return "\n".join(line for name in MODULES for line in _module(package, name, convert))
 
 
-def _interface(module: str, node: ast.ClassDef, convert: Callable[[str], list[str]]) -> Iterator[str]:
+def _module(package: ModuleType, name: str, convert: Callable[[str], list[str]]) -> Iterator[str]:
+    module = importlib.import_module(f"{package.__name__}.{name}")
+    for node in ast.parse(inspect.getsource(module)).body:
+        if isinstance(node, ast.ClassDef):
+            yield from _interface(package.__name__, node, convert)
+
+
+def _interface(package: str, node: ast.ClassDef, convert: Callable[[str], list[str]]) -> Iterator[str]:
     yield from (node.name, "-" * len(node.name), "")
     bases = ", ".join(ast.unparse(base) for base in node.bases if ast.unparse(base) != "Interface")
-    yield from (f".. py:class:: {module}.{node.name}" + (f"({bases})" if bases else ""), "")
+    yield from (f".. py:class:: {package}.{node.name}" + (f"({bases})" if bases else ""), "")
     yield from _indented(convert(ast.get_docstring(node) or ""), 3)
     for member in node.body:
         if isinstance(member, ast.FunctionDef):

@@ -186,6 +186,7 @@ def make_daemon(
     outbox = Outbox(reactor, broker.memory.send_queue)
     ReactorLoop(reactor, outbox).install()
     listener = make_listener(reactor, settings, outbox, certificates)
+    listener.hold()
     admin_listener = make_listener(reactor, settings, outbox)
     if reloads is not None:
         reloads.add(AccessReload(settings, broker.access, broker.credentials_changed))
@@ -208,6 +209,7 @@ def make_daemon(
         observer=observer,
         bind=listener.bind,
         settle=lambda: deferLater(reactor, SETTLE),
+        accept=listener.accept,
     )
     return daemon
 

@@ -9,17 +9,17 @@ that is done, events of these topics that arrive wait, so that the order of the 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.buses.redis_subscription import EXACT, UNKNOWN_MARK, Subscription, Subscriptions, Target
 from broker.core.pages import READ_BYTES, is_last
+from broker.core.pauses import Pauses
 from broker.errors import BrokerError
 from broker.interfaces import IEventSource
 from broker.messages import Event
@@ -71,14 +71,11 @@ class GapRecovery:
         self._gaps: dict[str, Gap] = {}  # by topic
         self._disconnections = 0
         self._catching_up = False
-        self._pauses: set[Deferred[None]] = set()
-        self._stopped = False
+        self._pauses = Pauses(clock)
 
     def stop(self) -> None:
         """Cancel all timers; what is missing stays so."""
-        self._stopped = True
-        for pause in list(self._pauses):
-            pause.cancel()
+        self._pauses.stop()
 
     # Subscriptions and marks.
 
@@ -212,7 +209,7 @@ class GapRecovery:
                 try:
                     changes = await self.source.changes(min(missing.values()))
                 except BrokerError:
-                    await self._pause(RETRY_DELAY)
+                    await self._pauses.pause(RETRY_DELAY)
                     continue
                 if before == (self.era, self._disconnections):
                     self._fill_changed(changes, missing)
@@ -247,7 +244,7 @@ class GapRecovery:
             try:
                 complete = await self._read(topic, gap)
             except BrokerError:
-                await self._pause(RETRY_DELAY)
+                await self._pauses.pause(RETRY_DELAY)
         del self._gaps[topic]
         for event in gap.waiting if complete else ():
             if topic in self._gaps or topic in self._seen:
@@ -264,7 +261,7 @@ class GapRecovery:
                 matching = self._subscriptions.matching(topic)
                 marks = [subscription.mark for subscription in matching if subscription.mark is not None]
                 if UNKNOWN_MARK in marks:
-                    await self._pause(MARK_DELAY)
+                    await self._pauses.pause(MARK_DELAY)
                     return False
                 if not marks:
                     return True  # the mark became known in between, and nothing was missed
@@ -298,17 +295,6 @@ class GapRecovery:
                 return True
             after = events[-1].id
         return era == self.era
-
-    def _pause(self, seconds: float) -> Deferred[None]:
-        if self._stopped:
-            raise CancelledError
-        pause: Deferred[None] = deferLater(self._clock, seconds)
-        self._pauses.add(pause)
-        return pause.addBoth(self._pause_over, pause)
-
-    def _pause_over(self, result: Any, pause: Deferred[None]) -> Any:
-        self._pauses.discard(pause)
-        return result
 
 
 def _is_known(mark: int | None) -> TypeGuard[int]:

@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from broker.core.pauses import Pauses
 from broker.errors import BrokerError
 
 log = Logger()
@@ -26,10 +26,8 @@ class QueueNotifier:
     """
 
     def __init__(self, clock: IReactorTime, notify: Callable[[str], Awaitable[bool]]) -> None:
-        self._clock, self._notify = clock, notify
+        self._pauses, self._notify = Pauses(clock), notify
         self._again: dict[str, bool] = {}  # queues whose nodes are being notified, and whether once more
-        self._pauses: set[Deferred[None]] = set()
-        self._stopped = False
 
     def notify(self, queue: str) -> None:
         """Notify the other nodes that something waits in *queue*."""
@@ -40,9 +38,7 @@ class QueueNotifier:
 
     def stop(self) -> None:
         """Cancel all timers."""
-        self._stopped = True
-        for pause in list(self._pauses):
-            pause.cancel()
+        self._pauses.stop()
 
     async def _until_notified(self, queue: str) -> None:
         try:
@@ -52,7 +48,7 @@ class QueueNotifier:
                 if await self._notified(queue):
                     again = self._again[queue]
                 else:
-                    await self._pause()
+                    await self._pauses.pause(RETRY_DELAY)
         finally:
             del self._again[queue]
 
@@ -61,16 +57,6 @@ class QueueNotifier:
             return await self._notify(queue)
         except BrokerError:
             return False
-
-    async def _pause(self) -> None:
-        if self._stopped:
-            raise CancelledError
-        pause: Deferred[None] = deferLater(self._clock, RETRY_DELAY)
-        self._pauses.add(pause)
-        try:
-            await pause
-        finally:
-            self._pauses.discard(pause)
 
 
 def _failed(failure: Failure, queue: str) -> None:

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import deferLater
 
 from broker.cluster.notifier import QueueNotifier
+from broker.core.pauses import Pauses
 from broker.core.queues import LOG, POSITION, Queues
 from broker.errors import BrokerError, Conflict, Unavailable
 from broker.interfaces import ISharedBus
@@ -54,7 +53,7 @@ class SharedQueues(Queues):
         """
         self._bus, self._notifier = bus, QueueNotifier(self._clock, notify)
         self._locks: dict[str, int] = {}  # the leases under which queues are locked here
-        self._pauses: set[Deferred[None]] = set()
+        self._pauses = Pauses(self._clock)
 
     def wake(self, queue: str) -> None:
         """Drain *queue*: another node has stored something there, or has gone."""
@@ -75,8 +74,7 @@ class SharedQueues(Queues):
         """Cancel all timers."""
         super().stop()
         self._notifier.stop()
-        for pause in list(self._pauses):
-            pause.cancel()
+        self._pauses.stop()
 
     # The other nodes.
 
@@ -88,17 +86,6 @@ class SharedQueues(Queues):
             raise
         self._notifier.notify(mail.queue)
         return kept
-
-    def _pause(self, seconds: float) -> Deferred[None]:
-        if self._stopped:
-            raise CancelledError
-        pause: Deferred[None] = deferLater(self._clock, seconds)
-        self._pauses.add(pause)
-        return pause.addBoth(self._pause_over, pause)
-
-    def _pause_over(self, result: None, pause: Deferred[None]) -> None:
-        self._pauses.discard(pause)
-        return result
 
     # The lock.
 
@@ -165,7 +152,7 @@ class SharedQueues(Queues):
                 if await self._unlocked(queue):
                     return
             except BrokerError:
-                await self._pause(RETRY_DELAY)
+                await self._pauses.pause(RETRY_DELAY)
 
     async def _unlocked(self, queue: str) -> bool:
         state = await self._state(queue)

@@ -351,6 +351,7 @@ class Jobs:
         for queue, work in list(self._works.items()):
             self._try_again(work)
             self.wake(queue)
+            self._left(queue)  # its last consumer may have gone while a claim was under way that has failed
 
     def _look_again(self, queue: str) -> None:
         """Look for jobs: there may be one that no claim is for."""

@@ -13,11 +13,11 @@ from typing import Any
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.core.deadlines import Deadlines
+from broker.core.pauses import Pauses
 from broker.core.uncancelled import uncancelled
 from broker.errors import BrokerError, NotDone, NotFound, Unavailable
 from broker.interfaces import IStore
@@ -93,7 +93,7 @@ class Leases:
         self._unattended: Counter[str] = Counter()  # of those without a session, how many each client has
         self._unsure: set[str] = set()  # deliveries that may have been extended here, of which nothing is known
         self._deadlines: Deadlines[str] = Deadlines(clock, self._due)
-        self._pauses: set[Deferred[None]] = set()
+        self._pauses = Pauses(clock)
         self._checks = 0  # that were asked for, since one was done
         self._delivered = False  # whether any of them may find jobs that were delivered
         self._stopped = False
@@ -334,16 +334,8 @@ class Leases:
             except Unavailable:
                 if self._stopped:
                     return
-            await self._pause(delay)
+            await self._pauses.pause(delay)
             delay = min(2 * delay, MAX_RETRY_DELAY)
-
-    async def _pause(self, seconds: float) -> None:
-        pause: Deferred[None] = deferLater(self._clock, seconds)
-        self._pauses.add(pause)
-        try:
-            await pause
-        finally:
-            self._pauses.discard(pause)
 
     def _failed(self, failure: Failure) -> None:
         if not failure.check(CancelledError, BrokerError):
@@ -353,8 +345,7 @@ class Leases:
         """Cancel all timers: what is in flight is returned by another node, or after the next start."""
         self._stopped = True
         self._deadlines.stop()
-        for pause in list(self._pauses):
-            pause.cancel()
+        self._pauses.stop()
 
     # What nobody here has.
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
+from broker.answers import milliseconds
 from broker.errors import BrokerError, CalleeFailed, Gone, Invalid, NotDone, RateLimited
-from broker.messages import MAX_TIME, Event, Response
+from broker.messages import Event, Response
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -105,11 +106,6 @@ def answer(value: Any, status: int = 200, *, headers: Headers = ()) -> Response:
 def etag(epoch: str, number: int) -> tuple[str, str]:
     """Return the field that says how new something is."""
     return "ETag", f'"{epoch}-{number}"'
-
-
-def milliseconds(seconds: float) -> int:
-    """Return a time as answers show it; 0 for one that no clock shows."""
-    return int(seconds * 1000 + 0.5) if 0 <= seconds <= MAX_TIME else 0
 
 
 def event_of(event: Event) -> dict[str, Any]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from broker.answers import milliseconds
 from broker.errors import NotFound
 from broker.jsontext import is_json_type
 from broker.messages import Event, Position, Response
 from broker.patterns import check_name
-from protocols.http.answers import answer, etag, milliseconds
+from protocols.http.answers import answer, etag
 from protocols.http.operations import Call, Operation
 from protocols.http.requests import JSON, check_coding, json_body, position
 from protocols.http.topics import PublishQuery, Stored

@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Annotated, Any
 
-import attrs
 import msgspec
-from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from broker.core.uncancelled import uncancelled
 from broker.errors import BrokerError, CalleeFailed, Conflict, Invalid
-from broker.messages import Reply, Request, Response
+from broker.messages import Request, Response
 from broker.patterns import check_name
-from broker.sessions import BaseSession
+from broker.sessions import CallerSession
 from protocols.http.answers import failed, problem
 from protocols.http.operations import Call, Operation
 from protocols.http.requests import Strict, json_body
@@ -35,22 +33,6 @@ class CallQuery(Strict):
     """``timeout``: seconds until the call ends with 504."""
 
     timeout: Annotated[float, msgspec.Meta(gt=0)] | None = None
-
-
-@attrs.define(eq=False)
-class Caller(BaseSession):
-    """Waits for the one answer to a call."""
-
-    answered: Deferred[Reply] = attrs.field(factory=Deferred)
-
-    def reply(self, reply: Reply) -> None:
-        """Take the answer."""
-        if not self.answered.called:
-            self.answered.callback(reply)
-
-    def disconnect(self, code: int, reason: str) -> None:
-        """End the request: the broker disconnects its client."""
-        self.answered.cancel()
 
 
 class Kept(msgspec.Struct, array_like=True, omit_defaults=True):
@@ -112,7 +94,7 @@ class Calls:
 
 async def _made(call: Call, body: bytes, timeout: float) -> Response:
     """Return the answer to a call that is made now; it is cancelled with the request."""
-    caller = Caller()
+    caller = CallerSession()
     call.peer.bind(caller)
     try:
         return await _answer_of(call, caller, body, timeout)
@@ -122,7 +104,7 @@ async def _made(call: Call, body: bytes, timeout: float) -> Response:
 
 async def _made_once(call: Call, key: str, body: bytes, timeout: float) -> Response:
     """Return the answer to a call that is made by *key*, at whatever node, now or before."""
-    caller = Caller()
+    caller = CallerSession()
     call.peer.bind(caller)  # so that it stays when its client goes
     try:
         return await _made_or_repeated(call, caller, key, body, timeout)
@@ -130,7 +112,7 @@ async def _made_once(call: Call, key: str, body: bytes, timeout: float) -> Respo
         call.peer.close()
 
 
-async def _made_or_repeated(call: Call, caller: Caller, key: str, body: bytes, timeout: float) -> Response:
+async def _made_or_repeated(call: Call, caller: CallerSession, key: str, body: bytes, timeout: float) -> Response:
     peer = call.peer
     asked = hashlib.sha256(call.name.encode("utf-8", "surrogatepass") + b"\0" + body).digest()
     try:
@@ -153,7 +135,7 @@ async def _made_or_repeated(call: Call, caller: Caller, key: str, body: bytes, t
     return response
 
 
-async def _answer_of(call: Call, caller: Caller, body: bytes, timeout: float) -> Response:
+async def _answer_of(call: Call, caller: CallerSession, body: bytes, timeout: float) -> Response:
     call.peer.call("1", Request("", call.name, "", "", body, timeout=timeout))
     reply = await caller.answered
     if reply.error is not None:

@@ -8,13 +8,14 @@ from typing import Annotated, Any, TypeAlias
 import attrs
 import msgspec
 
+from broker.answers import milliseconds
 from broker.core.keys import merge
 from broker.errors import Conflict, Invalid, NotFound, TooLarge
 from broker.jsontext import ERRORS
 from broker.messages import MAX_EXPIRY, MAX_TIME, Entry, Event, Response, revision_of
 from broker.patterns import KEY_PREFIX, check_name
 from broker.streams import StreamSession
-from protocols.http.answers import Refusal, answer, encode, etag, milliseconds, problem
+from protocols.http.answers import Refusal, answer, encode, etag, problem
 from protocols.http.conditions import IF_MATCH, IF_NONE_MATCH, check_unchanged, read_tags
 from protocols.http.operations import Call, Operation
 from protocols.http.requests import Strict, json_body, position, read_json

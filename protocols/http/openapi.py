@@ -11,6 +11,7 @@ import msgspec
 
 from broker.messages import Response
 from broker.patterns import KEY_PREFIX, MAX_NAME
+from broker.schemas import default_of, schema_of
 from protocols.http.answers import CODES, PROBLEM, answer
 from protocols.http.operations import Call, Operation
 from protocols.http.requests import STREAMED
@@ -88,7 +89,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
     fields = {field.encode_name: field for field in msgspec.structs.fields(operation.query)}
     fields |= {field.encode_name: field for field in msgspec.structs.fields(operation.stream_query)}
     parameters += [
-        {"name": name, "in": "query", "required": False, "schema": schema_of(field.type) | _default(field.default)}
+        {"name": name, "in": "query", "required": False, "schema": _schema(field.type) | default_of(field.default)}
         for name, field in fields.items()
     ]
     headers = (*operation.headers, *(("Last-Event-ID",) if operation.stream else ()))
@@ -110,7 +111,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
         "responses": _responses(operation),
     }
     if operation.body is not None:
-        content = {media: {"schema": schema_of(operation.body)} for media in operation.body_media}
+        content = {media: {"schema": _schema(operation.body)} for media in operation.body_media}
         described["requestBody"] = {"required": operation.body_needed, "content": content}
     if operation.open:
         described["security"] = [{}]
@@ -131,7 +132,7 @@ def _responses(operation: Operation) -> dict[str, Any]:
         if status not in (204, 304):
             content: dict[str, Any] = {}
             if not operation.only_stream:
-                content |= {media: {"schema": schema_of(operation.result)} for media in operation.media}
+                content |= {media: {"schema": _schema(operation.result)} for media in operation.media}
             if operation.stream is not None:
                 content[STREAMED] = {"schema": {"type": "string"}}
             responses[str(status)]["content"] = content
@@ -143,25 +144,9 @@ def _responses(operation: Operation) -> dict[str, Any]:
     return responses
 
 
-def _default(value: object) -> dict[str, Any]:
-    return {"default": value} if isinstance(value, str | int | float) else {}
-
-
-def schema_of(kind: Any) -> Any:
-    """Return the JSON Schema of the type *kind*, without references; what may be missing is not null."""
-    schema = msgspec.json.schema(kind)
-    parts = schema.pop("$defs", {})
-
-    def resolved(value: Any) -> Any:
-        if isinstance(value, list):
-            return [resolved(item) for item in value]
-        if not isinstance(value, dict):
-            return value
-        if "$ref" in value:
-            return resolved(parts[value["$ref"].rpartition("/")[2]])
-        return {key: resolved(item) for key, item in value.items()}
-
-    found = resolved(schema)
+def _schema(kind: Any) -> Any:
+    """Return the JSON Schema of the type *kind*; what may be missing is not null."""
+    found = schema_of(kind)
     choices = [choice for choice in found.get("anyOf", ()) if choice != {"type": "null"}]
     if len(choices) == 1 and "anyOf" in found:
         return choices[0]

@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 import msgspec
 
+from broker.answers import dead_letter, milliseconds, queue_state
 from broker.errors import Invalid
-from broker.jobs import MAX_DELAY, Job
+from broker.jobs import MAX_DELAY
 from broker.messages import Delivery, Response
 from broker.patterns import QUEUE, check_name
-from protocols.http.answers import answer, milliseconds
+from protocols.http.answers import answer
 from protocols.http.operations import Call, Operation
 from protocols.http.requests import Strict, json_body, members, read_json
 
@@ -103,42 +104,34 @@ def _filter(text: str) -> dict[str, Any]:
 
 async def done(call: Call) -> Response:
     """Say that a job is done."""
-    await call.peer.finish_job(call.names[1])
+    await call.peer.finish_job(call.names[1], queue=call.name)
     return answer({})
 
 
 async def fail(call: Call) -> Response:
     """Say that a job has failed."""
     said: Failure = members(Failure, call.request)
-    await call.peer.fail_job(call.names[1], reason=said.reason, delay=said.delay)
+    await call.peer.fail_job(call.names[1], reason=said.reason, delay=said.delay, queue=call.name)
     return answer({})
 
 
 async def extend(call: Call) -> Response:
     """Keep a job for some seconds from now on."""
     said: Extension = members(Extension, call.request)
-    await call.peer.extend_job(call.names[1], said.seconds)
+    await call.peer.extend_job(call.names[1], said.seconds, queue=call.name)
     return answer({})
 
 
 async def state(call: Call) -> Response:
     """Answer with how many jobs there are by state, and how old the oldest is that is ready."""
     found = await call.peer.queue_state(call.name)
-    age = max(0.0, call.peer.wall.time() - found.oldest) if found.oldest else 0.0
-    said = {
-        "depth": found.ready,
-        "delayed": found.delayed,
-        "in_flight": found.in_flight,
-        "dead": found.dead,
-        "oldest": round(age, 3),
-    }
-    return answer(said)
+    return answer(queue_state(found, call.peer.wall.time()))
 
 
 async def dead(call: Call) -> Response:
     """Answer with the jobs that have failed too often, the first first."""
     found = await call.peer.dead_jobs(call.name, call.query.limit, call.query.after or "")
-    return answer({"jobs": [_dead(id, job) for id, job in found]})
+    return answer({"jobs": [dead_letter(id, job) for id, job in found]})
 
 
 async def retry(call: Call) -> Response:
@@ -170,17 +163,6 @@ def _job(job: Delivery) -> dict[str, Any]:
         "payload": msgspec.Raw(job.body),
         "sender": job.source,
         "time": milliseconds(job.time),
-    }
-
-
-def _dead(id: str, job: Job) -> dict[str, Any]:
-    return {
-        "id": id,
-        "payload": msgspec.Raw(job.body),
-        "deliveries": job.deliveries,
-        "reason": job.reason,
-        "worker": job.worker,
-        "time": milliseconds(job.until),
     }
 
 

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
+from broker.answers import milliseconds
 from broker.errors import BrokerError, Invalid
 from broker.interfaces import MAX_PAGE_BYTES, IFollower
 from broker.messages import MAX_ID, NEW, START, Origin, Position
 from broker.patterns import is_pattern
 from protocols.owlmeans.methods import Answer, Method, Options
-from protocols.owlmeans.wire import lost, milliseconds, stored_event
+from protocols.owlmeans.wire import lost, stored_event
 
 if TYPE_CHECKING:
     from protocols.owlmeans.session import Session

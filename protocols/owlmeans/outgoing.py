@@ -15,6 +15,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from broker.answers import milliseconds
 from broker.errors import BrokerError
 from broker.interfaces import ILink, IPeer, IWallClock
 from broker.messages import CloseCode, Delivery, Event, Frame, Mail, Reply, Request, text_frame
@@ -24,7 +25,7 @@ from protocols.owlmeans.backlog import Backlog
 from protocols.owlmeans.mailbox import Mailbox
 from protocols.owlmeans.marshalled import marshal
 from protocols.owlmeans.watches import Watches
-from protocols.owlmeans.wire import BROKER_JSON, CALL, RESPONSE, RESULT, Envelope, encode, milliseconds
+from protocols.owlmeans.wire import BROKER_JSON, CALL, RESPONSE, RESULT, Envelope, encode
 
 if TYPE_CHECKING:
     from broker.config.settings import Settings

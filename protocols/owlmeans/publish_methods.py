@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from broker.answers import milliseconds
 from broker.errors import Invalid
 from broker.messages import MAX_EXPIRY, Event, Publication
 from broker.patterns import check_name
 from protocols.owlmeans.methods import Answer, Method, Options
-from protocols.owlmeans.wire import ABSENT, milliseconds
+from protocols.owlmeans.wire import ABSENT
 
 if TYPE_CHECKING:
     from protocols.owlmeans.session import Session

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from broker.answers import dead_letter, queue_state
 from broker.errors import Invalid
-from broker.jobs import Job
+from broker.jobs import MAILBOX
 from broker.jsontext import overflows
-from protocols.owlmeans.mailbox import NAME as MAILBOX
-from protocols.owlmeans.methods import Answer, Method, Options
-from protocols.owlmeans.wire import milliseconds
+from protocols.owlmeans.methods import Answer, Method, Name, Options
 
 if TYPE_CHECKING:
     from protocols.owlmeans.session import Session
@@ -23,9 +22,9 @@ Ids = list[str] | str
 class EnqueueOptions(Options):
     """``key``: makes it the only job; ``order``: of those with one, one goes at a time; ``delay``, ``ttl``: seconds."""
 
-    key: str = ""
+    key: Name | None = None
     delay: float = 0.0
-    order: str = ""
+    order: Name | None = None
     ttl: float | None = None
 
 
@@ -68,7 +67,12 @@ class Enqueue(Method):
         if options.ttl is not None and options.ttl <= 0:
             raise Invalid("ttl")
         id, duplicate = await session.peer.add_job(
-            self.queue, body, key=options.key, order=options.order, delay=options.delay, ttl=options.ttl or 0.0
+            self.queue,
+            body,
+            key=options.key or "",
+            order=options.order or "",
+            delay=options.delay,
+            ttl=options.ttl or 0.0,
         )
         return {"id": id, "duplicate": duplicate}
 
@@ -175,14 +179,7 @@ class Queue(Method):
     async def run(self, session: Session) -> Answer:
         """Answer with their numbers by state, and how old the oldest is that is ready."""
         found = await session.peer.queue_state(self.queue)
-        age = max(0.0, session.peer.wall.time() - found.oldest) if found.oldest else 0.0
-        return {
-            "depth": found.ready,
-            "delayed": found.delayed,
-            "in_flight": found.in_flight,
-            "dead": found.dead,
-            "oldest": round(age, 3),
-        }
+        return queue_state(found, session.peer.wall.time())
 
 
 class Dead(Method):
@@ -196,7 +193,7 @@ class Dead(Method):
         """Answer with them, the first first."""
         options = self.options or DeadOptions()
         found = await session.peer.dead_jobs(self.queue, options.limit, options.after)
-        return {"jobs": [_dead(id, job) for id, job in found]}
+        return {"jobs": [dead_letter(id, job) for id, job in found]}
 
 
 class Retry(Method):
@@ -221,17 +218,6 @@ class Drop(Method):
     async def run(self, session: Session) -> Answer:
         """Answer with how many there were."""
         return {"dropped": await session.peer.drop_jobs(self.queue, _chosen(self.ids))}
-
-
-def _dead(id: str, job: Job) -> Answer:
-    return {
-        "id": id,
-        "payload": msgspec.Raw(job.body),
-        "deliveries": job.deliveries,
-        "reason": job.reason,
-        "worker": job.worker,
-        "time": milliseconds(job.until),
-    }
 
 
 def _chosen(ids: Ids) -> list[str] | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import msgspec
 
 from broker.patterns import RESERVED_PREFIX, check_pattern, matches
+from broker.schemas import default_of, schema_of
 from protocols.owlmeans.call_methods import CALL_METHODS
 from protocols.owlmeans.client_methods import CLIENT_METHODS
 from protocols.owlmeans.history_methods import HISTORY_METHODS
@@ -59,30 +59,8 @@ def describe(name: str, method: type[Method]) -> Answer:
     ``schema`` is a JSON Schema, that of an object with all options among them.
     """
     arguments = [
-        {"name": field.name, "required": field.required, "schema": schema_of(field.type) | _default(field.default)}
+        {"name": field.name, "required": field.required, "schema": schema_of(field.type) | default_of(field.default)}
         for field in msgspec.structs.fields(method)
     ]
     description = (method.__doc__ or "").partition("\n")[0].replace("``", "")
     return {"name": name, "description": description, "arguments": arguments}
-
-
-def _default(value: object) -> Answer:
-    """Return the member of a JSON Schema for the default *value* of an argument; none where that means nothing."""
-    return {"default": value} if isinstance(value, str | int | float) else {}
-
-
-def schema_of(kind: Any) -> Any:
-    """Return the JSON Schema of the type *kind*, without references."""
-    schema = msgspec.json.schema(kind)
-    parts = schema.pop("$defs", {})
-
-    def resolved(value: Any) -> Any:
-        if isinstance(value, list):
-            return [resolved(item) for item in value]
-        if not isinstance(value, dict):
-            return value
-        if "$ref" in value:
-            return resolved(parts[value["$ref"].rpartition("/")[2]])
-        return {key: resolved(item) for key, item in value.items()}
-
-    return resolved(schema)

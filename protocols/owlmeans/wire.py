@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import msgspec
 
+from broker.answers import milliseconds
 from broker.errors import Invalid
 from broker.jsontext import ERRORS, overflows, read_fields
 from broker.jsontext import decode as decode_leniently
@@ -126,11 +127,6 @@ def action(payload: bytes) -> str:
         return decode_leniently(_payload, payload).action
     except Invalid:
         return ""
-
-
-def milliseconds(seconds: float) -> int:
-    """Return a time as the wire has it; 0 for one that no clock shows, as an older version may have stored it."""
-    return int(seconds * 1000 + 0.5) if 0 <= seconds <= MAX_TIME else 0
 
 
 def request(request: Request, recipient: bytes, dt: int) -> bytes:
@@ -284,7 +280,7 @@ def gap(topic: str, count: int) -> bytes:
 
 
 def gap_of_changes(topic: str, why: str) -> bytes:
-    """Return what tells that changes of keys were missed: of *topic*, a name or a pattern."""
+    """Return what tells that changes of keys, or stored events, were missed: of *topic*, a name or a pattern."""
     return encode({"type": "system", "event": "broker.gap", "payload": {"topic": topic, "why": why}})
 
 

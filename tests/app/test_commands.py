@@ -225,6 +225,8 @@ def test_the_status_shows_the_node_and_fails_when_it_is_not_ready(give):
     status, said, errors = give("status")
     assert (status, errors) == (0, "")
     assert "ready           yes" in said
+    assert f"pid             {os.getpid()}\n" in said
+    assert "sessions        0\n" in said  # no 0.0
     give.broker.draining = True
     status, said, errors = give("status")
     assert (status, errors) == (1, "txbroker: not ready: draining\n")
@@ -348,6 +350,9 @@ def test_a_json_web_token_is_minted_and_verified(give):
     assert (status, errors) == (0, "")
     found = give.json("token", "verify", text=said)
     assert (found["principal"], found["roles"]) == ("user:ann", ["r", "s"])
+    lines = give("token", "verify", text=said)[1].splitlines()
+    assert "roles      r, s" in lines
+    assert lines[-1] == f"expires    {cell('expires', found['expires'])}"
     minted = give.json("token", "mint", "--ttl", "2h")
     assert minted["expires"] > found["expires"] - 60
     assert give("token", "verify", text=said[:-3])[0] == 1
@@ -393,11 +398,12 @@ def test_a_cell_is_one_line_and_no_longer_than_it_may_be():
     assert cell("client", "a\nb\x1b[31m") == "a\\x0ab\\x1b[31m"
     assert len(cell("client", "x" * 100)) == 60
     assert cell("expires", 0.0) == "1970-01-01T00:00:00Z"
-    assert [cell("x", value) for value in (None, "", True, 1.25, ["a", "b"], [])] == [
+    assert [cell("x", value) for value in (None, "", True, 1.25, 3.0, ["a", "b"], [])] == [
         "-",
         "-",
         "yes",
         "1.2",
+        "3",
         "a, b",
         "-",
     ]

@@ -195,6 +195,27 @@ def test_it_is_announced_when_it_listens_everywhere():
     assert [endpoint for endpoint, _ in announced[0]] == ["tcp:1", "onion:"]
 
 
+def test_nobody_is_accepted_or_told_before_the_store_was_reached():
+    accepted, announced, reached = [], [], Deferred()
+    daemon = make_daemon(lambda endpoint: succeed(Port()), "tcp:1", announced=announced)
+    daemon._broker.reached = lambda: reached
+    daemon._accept = lambda: accepted.append(len(announced))
+    daemon.startService()
+    assert (accepted, announced) == ([], [])
+    reached.callback(None)
+    assert (accepted, len(announced)) == ([0], 1)
+
+
+def test_a_daemon_that_stops_before_the_store_was_reached_accepts_nobody():
+    accepted, reached = [], Deferred()
+    daemon = make_daemon(lambda endpoint: succeed(Port()), "tcp:1")
+    daemon._broker.reached = lambda: reached.addErrback(lambda failure: None)
+    daemon._accept = lambda: accepted.append(True)
+    daemon.startService()
+    daemon.stopService()
+    assert (reached.called, accepted) == (True, [])
+
+
 def test_sockets_are_bound_first_only_for_a_process_that_becomes_another_user():
     bound = []
     daemon = make_daemon(lambda endpoint: succeed(Port()), "tcp:1", "tcp:2")

@@ -66,6 +66,23 @@ def test_what_an_image_of_the_repository_does_not_need_is_left_out() -> None:
     assert {".git", ".venv", ".env", "txbroker.db*"} <= set(ignored)
 
 
+def test_the_secret_of_compose_is_in_no_image_and_in_no_commit() -> None:
+    paths = {
+        str((DOCKER / secret["file"]).relative_to(CONTRIB.parent))
+        for name in COMPOSE
+        for secret in yaml.safe_load((DOCKER / name).read_text())["secrets"].values()
+    }
+    assert paths == {"contrib/docker/api_secret"}
+    for file in (DOCKER / "Dockerfile.dockerignore", CONTRIB.parent / ".gitignore"):
+        assert paths <= set(file.read_text().split())
+
+
+def test_ports_of_compose_are_not_those_of_the_daemon_inside() -> None:
+    services = yaml.safe_load((DOCKER / "compose.redis.yml").read_text())["services"]
+    ports = {port for one in services.values() for port in one.get("ports", ())}
+    assert ports == {"8081:8000", "8082:8000"}  # 8001 is the admin port
+
+
 @pytest.mark.parametrize("path", sorted([*DOCKER.iterdir(), *KUBERNETES.iterdir()]), ids=lambda path: path.name)
 def test_there_is_no_secret_in_any_file(path: Path) -> None:
     text = path.read_text()

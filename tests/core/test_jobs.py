@@ -731,3 +731,14 @@ def test_nothing_stays_of_those_that_have_gone(house: House, clock: Clock) -> No
     assert (len(house.jobs), len(house.jobs.leases), house.jobs._consumers) == (0, 0, {})
     clock.advance(60.0)
     assert clock.getDelayedCalls() == []
+
+
+def test_a_queue_is_forgotten_whose_last_consumer_had_gone_when_a_claim_failed(
+    house: House, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: Deferred[Any] = Deferred()
+    monkeypatch.setattr(house.store.jobs, "claim", lambda *_, **__: asked)
+    house.jobs.leave(house.consume(Peer("1")))
+    asked.errback(NotDone("store"))
+    house.jobs.wake_all()  # before another attempt was due
+    assert (len(house.jobs), clock.getDelayedCalls()) == (0, [])

@@ -25,7 +25,8 @@ from tests.simulation.network import Network, SimConnection
 from tests.simulation.scripts import scripts
 from tests.simulation.server import Server
 from tests.simulation.world import NodeClock, World
-from tests.stores.store_contract import DurableContract, MakeStore
+from tests.stores.made_store import MakeStore
+from tests.stores.store_contract import DurableContract
 from tests.support.eventually import eventually
 
 pytestmark = pytest.mark.unmeasured  # others run the same code
@@ -57,19 +58,6 @@ class TestStoreOnSimulatedRedis(DurableContract):
     @pytest.fixture
     def make_limited(self, clock: Clock, place: NodeClock) -> Callable[[int], IStore]:
         return lambda size: open_store("redis://simulated", clock=clock, reactor=cast(Any, place), max_bytes=size)
-
-    @pytest_twisted.async_yield_fixture
-    async def store(self, make: MakeStore) -> AsyncIterator[IStore]:
-        store = make()
-        store.startService()
-        await store.head("")  # its epoch is known once Redis has answered
-        yield store
-        await maybeDeferred(store.stopService)
-
-    async def reopen(self, store: Any, make: MakeStore) -> IStore:
-        again = await super().reopen(store, make)
-        await again.head("")
-        return again
 
 
 class TestBusOnSimulatedRedis(BusContract):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -15,7 +14,8 @@ from broker.errors import NotFound, RateLimited, Unavailable
 from broker.interfaces import IStore
 from broker.jobs import IJobStore, Job, QueueState, Worker
 from broker.messages import Mail, Quota
-from tests.stores.store_contract import NOW, TEXTS, MakeStore
+from tests.stores.made_store import NOW, MadeStore, MakeStore
+from tests.stores.store_contract import TEXTS
 
 ANN = Worker("ann", "node", named=True)
 BOB = Worker("bob", "node", named=True)
@@ -30,27 +30,8 @@ def bodies(jobs: list[Job]) -> list[bytes]:
     return [job.body for job in jobs]
 
 
-class JobContract:
+class JobContract(MadeStore):
     """What holds for the jobs of every store."""
-
-    @pytest.fixture
-    def clock(self) -> Clock:
-        clock = Clock()
-        clock.advance(NOW)
-        return clock
-
-    @pytest.fixture
-    def make(self, clock: Clock) -> MakeStore:
-        """Return a function that makes a store, not yet started, on the same data each time."""
-        raise AssertionError("the module of tests says how")
-
-    @pytest_twisted.async_yield_fixture
-    async def store(self, make: MakeStore) -> AsyncIterator[IStore]:
-        store = make()
-        store.startService()
-        await store.head("")
-        yield store
-        await maybeDeferred(store.stopService)
 
     @pytest.fixture
     def jobs(self, store: IStore) -> IJobStore:
@@ -232,6 +213,33 @@ class JobContract:
         clock.advance(1.0)
         assert await jobs.sweep(10.5) == 1
         assert await jobs.totals() == QueueState()
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_job_that_was_delayed_or_comes_again_is_as_old_as_it_has_been_ready(
+        self, jobs: IJobStore, clock: Clock
+    ) -> None:
+        await jobs.add("q", mail(b"late"), delay=20.0)
+        clock.advance(15.0)
+        assert await jobs.sweep(10.5) == 0
+        clock.advance(5.0)
+        assert await jobs.sweep(10.5) == 0
+        clock.advance(10.0)
+        job = await self.one(jobs)
+        await jobs.release(job.number, job.token, "node", max_deliveries=20)
+        assert await jobs.sweep(10.5) == 0
+        job = await self.one(jobs)
+        await jobs.fail(job.number, job.token, "ann", reason="", delays=(20.0,))
+        clock.advance(20.0)
+        assert await jobs.sweep(10.5) == 0
+        clock.advance(11.0)
+        assert await jobs.sweep(10.5) == 1
+
+    @pytest_twisted.ensureDeferred
+    async def test_all_jobs_whose_time_has_come_count_as_ready(self, jobs: IJobStore, clock: Clock) -> None:
+        await gatherResults([jobs.add("q", mail(), delay=1.0) for _ in range(250)])
+        clock.advance(1.0)
+        assert await jobs.totals() == QueueState(250, oldest=NOW)
+        assert await jobs.state("q") == QueueState(250, oldest=NOW)
 
     @pytest_twisted.ensureDeferred
     async def test_a_delayed_job_whose_time_has_come_is_before_a_later_one_of_its_order_key(

@@ -8,7 +8,7 @@ to make one.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -24,12 +24,11 @@ from broker.messages import Addition, Announcement, Entry, Event, KeyAnnouncemen
 from broker.stores import redis as redis_store
 from broker.stores.room import ESSENTIAL_SPACES, floor_group
 from tests.stores.addition_contract import KEPT, AdditionContract, briefly, keyed
+from tests.stores.made_store import NOW, MadeStore, MakeStore
 from tests.support.eventually import TIMEOUT, pause
 
-NOW = 1_700_000_000.0  # seconds since the epoch
 HOUR = 3600.0
 
-MakeStore = Callable[[], IStore]
 MakeFull = Callable[[], Awaitable[IStore]]
 
 LIMIT = 4 << 20  # bytes of a store that is to be filled
@@ -75,26 +74,8 @@ def join(stored: bytes, value: bytes) -> bytes:
     return stored + b"," + value
 
 
-class AnnouncementContract:
-    """What holds for the changes of keys that are announced, and how a store of any contract is made."""
-
-    @pytest.fixture
-    def clock(self) -> Clock:
-        clock = Clock()
-        clock.advance(NOW)
-        return clock
-
-    @pytest.fixture
-    def make(self, clock: Clock) -> MakeStore:
-        """Return a function that makes a store, not yet started, on the same data each time."""
-        raise AssertionError("the module of tests says how")
-
-    @pytest_twisted.async_yield_fixture
-    async def store(self, make: MakeStore) -> AsyncIterator[IStore]:
-        store = make()
-        store.startService()
-        yield store
-        await maybeDeferred(store.stopService)
+class AnnouncementContract(MadeStore):
+    """What holds for the changes of keys that are announced."""
 
     # Announcements.
 
@@ -1021,6 +1002,7 @@ class DurableContract(StoreContract):
         await maybeDeferred(store.stopService)
         again = make()
         again.startService()
+        await again.head("")
         return again
 
     @pytest_twisted.ensureDeferred

@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 
 from broker.stores import open_store
 from tests.stores.job_contract import DurableJobContract, JobContract
-from tests.stores.store_contract import MakeStore
+from tests.stores.made_store import MakeStore
 from tests.support.redis_server import RedisServer
 
 _numbers = count()

@@ -32,7 +32,8 @@ from broker.redis.event_codec import decode_stored
 from broker.redis.server import ServerInfo
 from broker.redis.unprivileged import read_unprivileged
 from broker.stores import open_store
-from tests.stores.store_contract import AnnouncementContract, DurableContract, MakeStore
+from tests.stores.made_store import MakeStore
+from tests.stores.store_contract import AnnouncementContract, DurableContract
 from tests.support.eventually import eventually
 from tests.support.processes import Ended, Program
 from tests.support.redis_server import RedisServer, free_port, redis_executable, refusing_port
@@ -55,25 +56,12 @@ class TestRedisStore(DurableContract):
         # An empty Redis uses something already.
         return lambda size: open_store(redis_server.url, clock=clock, reactor=cast(Any, reactor), max_bytes=size)
 
-    @pytest_twisted.async_yield_fixture
-    async def store(self, make: MakeStore) -> AsyncIterator[IStore]:
-        store = make()
-        store.startService()
-        await store.head("")  # its epoch is known once Redis has answered
-        yield store
-        await maybeDeferred(store.stopService)
-
-    async def reopen(self, store: Any, make: MakeStore) -> IStore:
-        again = await super().reopen(store, make)
-        await again.head("")
-        return again
-
 
 class TestAnnouncingRedisStore(AnnouncementContract):
     """How the changes of keys are announced by a store that several nodes share."""
 
     announces = True
-    make, store = TestRedisStore.make, TestRedisStore.store
+    make = TestRedisStore.make
 
 
 MakeRedisStore = Callable[..., Any]

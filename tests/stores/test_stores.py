@@ -18,7 +18,8 @@ from broker.interfaces import IStore
 from broker.messages import Event
 from broker.stores import FORMS, database_path, open_store
 from broker.stores.numbers import add
-from tests.stores.store_contract import DurableContract, MakeStore, StoreContract
+from tests.stores.made_store import MakeStore
+from tests.stores.store_contract import DurableContract, StoreContract
 from tests.support.store_pump import Pump
 
 

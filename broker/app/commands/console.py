@@ -135,7 +135,7 @@ def cell(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.1f}"
+        return f"{value:.0f}" if value.is_integer() else f"{value:.1f}"
     if isinstance(value, list):
         value = ", ".join(map(str, value)) or "-"
     text = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in str(value))

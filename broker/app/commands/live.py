@@ -204,7 +204,7 @@ def status(node: str, admin: str | None, as_json: bool) -> None:
 
 def _told(found: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the lines of ``status``."""
-    lines = [(name, cell(name, found.get(name))) for name in ("node", "version", "started", "store", "dialects")]
+    lines = [(name, cell(name, found.get(name))) for name in ("node", "pid", "version", "started", "store", "dialects")]
     if "nodes" in found:
         lines.append(("nodes", cell("nodes", found["nodes"])))
     lines.append(("ready", "yes" if not found["ready"] else "no"))

@@ -8,15 +8,14 @@ from typing import Annotated, Any, Literal
 
 import attrs
 import msgspec
-from twisted.internet.defer import Deferred
 
 from broker.core.parts import Parts
 from broker.errors import CalleeFailed, Invalid, NotFound, Unauthenticated, Unavailable
 from broker.interfaces import IPeer
-from broker.messages import Identity, Reply, Request
+from broker.messages import Identity, Request
 from broker.observe.admin.connections import Connections
 from broker.observe.admin.peek import Peek, peek
-from broker.sessions import BaseSession
+from broker.sessions import CallerSession
 
 OPERATOR = Identity("operator")  # whoever may use the admin port
 MAX_IDS = 1000  # of one request
@@ -110,22 +109,6 @@ class Action:
     run: Callable[[IPeer, Any], Awaitable[Done]]
 
 
-@attrs.define(eq=False)
-class Caller(BaseSession):
-    """Waits for the one answer to a call."""
-
-    answered: Deferred[Reply] = attrs.field(factory=Deferred)
-
-    def reply(self, reply: Reply) -> None:
-        """Take the answer."""
-        if not self.answered.called:
-            self.answered.callback(reply)
-
-    def disconnect(self, code: int, reason: str) -> None:
-        """End the request."""
-        self.answered.cancel()
-
-
 class Actions:
     """All actions, by their names.
 
@@ -188,7 +171,7 @@ class Actions:
         body = bytes(call.args)
         if body[:1] != b"[":
             raise Invalid("args", message="args must be an array.")
-        caller = Caller()
+        caller = CallerSession()
         peer.bind(caller)
         try:
             peer.call("1", Request("", call.procedure, "", "", body, timeout=call.timeout))

@@ -5,6 +5,7 @@ What it shows is read from the parts of the core when it is asked for: nothing i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any, cast
@@ -202,6 +203,7 @@ class AdminApi:
         return {
             **about,
             "node": broker.bus.node,
+            "pid": os.getpid(),
             "time": broker.store.wall.time(),
             "ready": broker.ready(),
             "draining": broker.draining,
