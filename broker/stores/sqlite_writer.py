@@ -87,6 +87,7 @@ class GroupCommit:
         self._failed = failed
         self._stored = stored
         self._writer = WriterThread(tables, guard, reactor, self._answer, self._note)
+        self._preparing: list[Callable[[], object]] = []
         self._waiting: list[QueuedCall] = []
         self._waiting_bytes = 0
         self._waiting_touched: set[Hashable] = set()
@@ -97,7 +98,7 @@ class GroupCommit:
         self._running_bytes = 0
         self._last_size = 0  # operations of the last batch
         self._running_touched: set[Hashable] = set()
-        self._rest: list[QueuedCall] = []  # of the last batch, for the next
+        self._left: list[QueuedCall] = []  # of the last batch, for the next
         self._busy = False  # a batch is with the thread, or about to be
         self._purging = False
         self._probe: IDelayedCall | None = None
@@ -132,10 +133,10 @@ class GroupCommit:
 
     def _refuse_waiting(self) -> None:
         """Refuse what is not with the writer thread."""
-        calls = self._rest + self._waiting + self._heavy.remove_all()
-        if self._rest:
+        calls = self._left + self._waiting + self._heavy.remove_all()
+        if self._left:
             self._running = self._running_bytes = 0
-        self._rest, self._waiting, self._waiting_bytes = [], [], 0
+        self._left, self._waiting, self._waiting_bytes = [], [], 0
         if calls:
             self.log.warn("The store stops: {count} operations that waited are refused.", count=len(calls))
         for answer, _, _ in calls:
@@ -189,11 +190,19 @@ class GroupCommit:
             waiting.append(call)
             self._waiting_touched.update(touched)
         self._waiting_bytes += size
+        self._work()
+        return answer
+
+    def before_batch(self, prepare: Callable[[], object]) -> None:
+        """Call *prepare* before the next batch is handed to the thread: what it submits is the end of that."""
+        self._preparing.append(prepare)
+        self._work()
+
+    def _work(self) -> None:
+        """Begin, if nothing runs, at the end of this loop iteration: what else is submitted in it goes along."""
         if not self._busy:
-            # At the end of this loop iteration: what else is submitted in it goes along.
             self._busy = True
             self._begin_soon()
-        return answer
 
     def outstanding(self, touched: Hashable) -> bool:
         """Whether something that may change *touched* is not yet written."""
@@ -227,10 +236,23 @@ class GroupCommit:
         else:
             self._reactor.callFromThread(begin)
 
+    def _prepare(self) -> None:
+        preparing, self._preparing = self._preparing, []
+        for prepare in preparing:
+            try:
+                prepare()
+            except Exception:
+                self.log.failure("a batch was not prepared")
+
     def _begin(self) -> None:
-        if self._rest:
-            operations, self._rest = self._rest, []
+        if self._left:
+            operations, self._left = self._left, []
             self._writer.put(Batch(operations, self._running_bytes))
+            return
+        if self._preparing:
+            self._prepare()
+        if not (self._waiting or self._heavy.bytes):
+            self._rest()
             return
         operations, touched, size = self._waiting, self._waiting_touched, self._waiting_bytes
         self._waiting, self._waiting_touched, self._waiting_bytes = [], set(), 0
@@ -247,7 +269,7 @@ class GroupCommit:
 
     def _answer(self, batch: Batch) -> None:
         # Before the callbacks: they may read and submit again.
-        self._rest, self._running, self._running_bytes = batch.rest, len(batch.rest), 0
+        self._left, self._running, self._running_bytes = batch.rest, len(batch.rest), 0
         if batch.rest:
             self._running_bytes = batch.size_of_rest
         else:
@@ -276,9 +298,12 @@ class GroupCommit:
             self._purge()
         if self._gave_up:
             self._refuse_waiting()
-        if self._rest or self._waiting or self._heavy.bytes:
+        if self._left or self._waiting or self._heavy.bytes or self._preparing:
             self._begin_soon()
-            return
+        else:
+            self._rest()
+
+    def _rest(self) -> None:
         self._busy = False
         if self._drained is not None:
             self._finish()

@@ -14,6 +14,7 @@ import yaml
 
 from broker.config.options import options_of
 from broker.config.settings import Settings
+from broker.observe.lag import TOLD
 
 CONTRIB = Path(__file__).parent.parent.parent / "contrib"
 DOCKER, KUBERNETES = CONTRIB / "docker", CONTRIB / "kubernetes"
@@ -63,6 +64,23 @@ def test_the_image_asks_for_its_own_health() -> None:
 def test_what_an_image_of_the_repository_does_not_need_is_left_out() -> None:
     ignored = (DOCKER / "Dockerfile.dockerignore").read_text().split()
     assert {".git", ".venv", ".env", "txbroker.db*"} <= set(ignored)
+
+
+def test_the_secret_of_compose_is_in_no_image_and_in_no_commit() -> None:
+    paths = {
+        str((DOCKER / secret["file"]).relative_to(CONTRIB.parent))
+        for name in COMPOSE
+        for secret in yaml.safe_load((DOCKER / name).read_text())["secrets"].values()
+    }
+    assert paths == {"contrib/docker/api_secret"}
+    for file in (DOCKER / "Dockerfile.dockerignore", CONTRIB.parent / ".gitignore"):
+        assert paths <= set(file.read_text().split())
+
+
+def test_ports_of_compose_are_not_those_of_the_daemon_inside() -> None:
+    services = yaml.safe_load((DOCKER / "compose.redis.yml").read_text())["services"]
+    ports = {port for one in services.values() for port in one.get("ports", ())}
+    assert ports == {"8081:8000", "8082:8000"}  # 8001 is the admin port
 
 
 @pytest.mark.parametrize("path", sorted([*DOCKER.iterdir(), *KUBERNETES.iterdir()]), ids=lambda path: path.name)
@@ -133,6 +151,12 @@ def test_a_node_has_time_to_drain_after_nobody_sends_it_clients() -> None:
     command = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
     assert command[0] == "sleep"
     assert pod["terminationGracePeriodSeconds"] > int(command[1]) + 10
+
+
+@pytest.mark.parametrize(("name", "pod"), list(pods()))
+def test_a_loop_that_was_blocked_for_a_moment_takes_no_node_away(name: str, pod: Any) -> None:
+    probe = pod["containers"][0]["readinessProbe"]
+    assert probe["periodSeconds"] * (probe["failureThreshold"] - 1) > TOLD
 
 
 def test_a_disruption_leaves_a_node() -> None:
