@@ -6,7 +6,7 @@ has it, and *dead* when it has failed too often.  ``tests/stores/job_contract.py
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import attrs
@@ -190,6 +190,12 @@ class IJobStore(Interface):
             numbers: of the jobs for the slots, one for each, as far as they are ready.
             remove: whether the jobs are removed at once, instead of being in flight.
             max_bytes: no more follow when their bodies have as many; 0: any number.
+        """
+
+    def before_commit(work: Callable[[], object]) -> None:
+        """Call *work* when what was asked for until then is about to be done together; what it asks for goes along.
+
+        At once, where each call is done by itself.  *work* must not fail.
         """
 
     def ready(queue: str, after: int, limit: int, max_bytes: int) -> Deferred[list[Job]]:

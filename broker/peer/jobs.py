@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -54,6 +54,8 @@ class JobVerbs(QueueVerbs):
                 check_text(text, what)
         if not 0 <= delay <= MAX_DELAY or not 0 <= ttl <= MAX_DELAY or not 0 <= time <= MAX_TIME:
             raise Invalid("delay" if not 0 <= delay <= MAX_DELAY else "time" if 0 <= ttl <= MAX_DELAY else "ttl")
+        if 0 < ttl <= delay:
+            raise Invalid("ttl", message="ttl is over before delay is")  # nobody would ever get it
         parts = self._parts
         mail = Mail(queue, ref, body, self.client, time or parts.store.wall.time())
         seconds = parts.settings.dedup_seconds if key else 0.0
@@ -193,7 +195,7 @@ class JobVerbs(QueueVerbs):
         leases, session = self._parts.jobs.leases, "" if self.session is None else self.id
         return self._settle(id, queue, lambda: leases.extend(id, self._settler(), session, seconds))
 
-    def _settle(self, id: str, queue: str, act: Callable[[], Awaitable[None]]) -> Deferred[None]:
+    def _settle(self, id: str, queue: str, act: Callable[[], Deferred[None]]) -> Deferred[None]:
         """Do *act* with a delivery, if it is one of *queue*, "": any, and the client may consume its queue."""
         found = self._parts.jobs.leases.queue_of(id)
         if found is None:
@@ -201,9 +203,9 @@ class JobVerbs(QueueVerbs):
         self._allow("consume", QUEUE + found)
         if queue and found != queue:
             raise NotFound("job", id)
-        return ensureDeferred(_done(act()))
+        return act()
 
-    async def _settle_elsewhere(self, id: str, queue: str, act: Callable[[], Awaitable[None]]) -> None:
+    async def _settle_elsewhere(self, id: str, queue: str, act: Callable[[], Deferred[None]]) -> None:
         self._allow("consume", "", check_permission=False)
         epoch, number, _ = delivery_of(id)
         present = await epoch_of(self._parts.store, epoch)
@@ -265,7 +267,3 @@ class JobVerbs(QueueVerbs):
             total += last
             left -= last
         return total
-
-
-async def _done(act: Awaitable[None]) -> None:
-    await act

@@ -93,7 +93,7 @@ class SqliteStore(Service):
         self._max_bytes, self._min_free_bytes = max_bytes, min_free_bytes
         self._file: SqliteFile | None = None
         self._stopped_reason = NOT_RUNNING
-        self.jobs = EmbeddedJobs(self._do_jobs, lambda epoch: epoch == self.epoch)
+        self.jobs = EmbeddedJobs(self._do_jobs, lambda epoch: epoch == self.epoch, self._before_commit)
         self.wiped: Callable[[], object] = _ignore
 
     def startService(self) -> None:
@@ -339,6 +339,9 @@ class SqliteStore(Service):
         return self._commits.submit(TableWriter.revision, (space,), 0)
 
     # Submitting.
+
+    def _before_commit(self, work: Callable[[], object]) -> None:
+        self._commits.before_batch(work)
 
     def _do_jobs(self, verb: Callable[..., Any], arguments: tuple[Any, ...], size: int, reads: bool) -> Deferred[Any]:
         if self._stopped_reason:

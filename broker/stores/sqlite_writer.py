@@ -81,6 +81,7 @@ class GroupCommit:
         self._failed = failed
         self._stored = stored
         self._writer = WriterThread(tables, guard, reactor, self._answer, self._note)
+        self._preparing: list[Callable[[], object]] = []
         self._waiting: list[QueuedCall] = []
         self._waiting_bytes = 0
         self._waiting_touched: set[Hashable] = set()
@@ -159,11 +160,19 @@ class GroupCommit:
             waiting.append(call)
             self._waiting_touched.update(touched)
         self._waiting_bytes += size
+        self._work()
+        return answer
+
+    def before_batch(self, prepare: Callable[[], object]) -> None:
+        """Call *prepare* before the next batch is handed to the thread: what it submits is the end of that."""
+        self._preparing.append(prepare)
+        self._work()
+
+    def _work(self) -> None:
+        """Begin, if nothing runs, at the end of this loop iteration: what else is submitted in it goes along."""
         if not self._busy:
-            # At the end of this loop iteration: what else is submitted in it goes along.
             self._busy = True
             self._begin_soon()
-        return answer
 
     def outstanding(self, touched: Hashable) -> bool:
         """Whether something that may change *touched* is not yet written."""
@@ -197,7 +206,20 @@ class GroupCommit:
         else:
             self._reactor.callFromThread(begin)
 
+    def _prepare(self) -> None:
+        preparing, self._preparing = self._preparing, []
+        for prepare in preparing:
+            try:
+                prepare()
+            except Exception:
+                self.log.failure("a batch was not prepared")
+
     def _begin(self) -> None:
+        if self._preparing:
+            self._prepare()
+        if not (self._waiting or self._heavy.bytes):
+            self._rest()
+            return
         operations, touched, size = self._waiting, self._waiting_touched, self._waiting_bytes
         self._waiting, self._waiting_touched, self._waiting_bytes = [], set(), 0
         self._written, self._running_written = {}, self._written
@@ -236,9 +258,12 @@ class GroupCommit:
     def _answered(self, batch: Batch) -> None:
         if self._tables.to_purge and not batch.failure:
             self._purge()
-        if self._waiting or self._heavy.bytes:
+        if self._waiting or self._heavy.bytes or self._preparing:
             self._begin_soon()
-            return
+        else:
+            self._rest()
+
+    def _rest(self) -> None:
         self._busy = False
         if self._drained is not None:
             self._finish()
