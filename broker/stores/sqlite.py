@@ -271,7 +271,8 @@ class SqliteStore(Service):
 
     def get(self, space: str, key: str) -> Deferred[Entry | None]:
         """See ``IStore.get``."""
-        return self._query(TableReader.get, (space, key, self._expiry), (space, key), key=(space, key))
+        large = (space, key) if space in ANNOUNCED_SPACES else None
+        return self._query(TableReader.get, (space, key, self._expiry), (space, key), key=large)
 
     def range(
         self, space: str, first: str, last: str, limit: int, max_bytes: int = 0
@@ -405,7 +406,7 @@ class SqliteStore(Service):
                 # Another program holds the file, and the writer thread may wait for it; or it is being opened anew.
                 if is_damage(error):
                     self._commits.damaged(error)
-        return self._commits.submit(verb, arguments, 0, after=touched, read=key)
+        return self._commits.submit(verb, arguments, 0, key=key, after=touched)
 
 
 def _ignore(*_: object) -> None:

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +29,7 @@ from broker.stores.revisions import RESERVED
 from broker.stores.sqlite import SqliteStore
 from broker.stores.sqlite_batches import READS
 from broker.stores.sqlite_tables import TableReader
+from broker.stores.sqlite_writer import STOP_SECONDS
 from tests.support.logs import lines_of, logging
 from tests.support.store_pump import Pump
 
@@ -90,7 +92,8 @@ class Home:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    monkeypatch.setattr(sqlite_writer, "MAX_SECONDS", inf)  # on a busy machine any operation may last long
     home = Home(tmp_path)
     yield home
     for store in home.stores:
@@ -953,29 +956,6 @@ def test_more_work_on_large_values_than_waits_at_most_is_refused_at_once(home: H
     home.result(gatherResults([answer for answer in answers if answer not in refused]))
 
 
-def test_many_reads_of_a_large_value_that_changes_are_many_transactions(home: Home) -> None:
-    store = home.store()
-    home.result(store.set("kv", "large", bytes(900_000)))
-    store.set("kv", "large", bytes(900_001))
-    read = [store.get("kv", "large") for _ in range(20)]
-    later = store.set("kv", "large", b"1")
-    home.result(store.set("kv", "small", b"1"))
-    assert sum(answer.called for answer in read) < 10
-    assert {len(home.result(answer).value) for answer in read} == {900_001}
-    assert home.result(later).value == b"1"
-
-
-def test_more_reads_of_large_values_that_change_than_wait_at_most_are_refused(home: Home) -> None:
-    store = home.store()
-    home.result(store.set("kv", "large", bytes(900_000)))
-    store.set("kv", "large", b"1")
-    read = [store.get("kv", "large") for _ in range(200)]
-    assert sum(answer.called for answer in read) > 100
-    for answer in read:
-        answer.addErrback(lambda failure: failure.trap(Unavailable))
-    home.result(gatherResults(read))
-
-
 def test_what_nobody_waits_for_any_more_is_not_read(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[str] = []
     get = TableReader.get
@@ -1020,3 +1000,66 @@ def test_connections_let_go_of_the_cursors_that_have_ended(home: Home) -> None:
         assert cursors_of(connection) >= 50
         forget_results()
         assert cursors_of(connection) < 5
+
+
+def test_many_reads_of_a_large_value_that_waits_are_many_transactions_and_too_many_are_refused(home: Home) -> None:
+    store = home.store()
+    home.result(store.set("kv", "large", bytes(900_000)))
+    home.commits.clear()
+    store.set("kv", "large", bytes(900_000))
+    answers = [store.get("kv", "large") for _ in range(200)]
+    refused = [answer for answer in answers if answer.called]
+    assert 90 < len(refused) < 140
+    for answer in refused:
+        with pytest.raises(Unavailable, match="too many large values"):
+            home.result(answer)
+    home.result(store.set("kv", "small", b"1"))
+    kept = [answer for answer in answers if answer not in refused]
+    assert sum(answer.called for answer in kept) < 50
+    assert {len(entry.value) for entry in home.result(gatherResults(kept))} == {900_000}
+    assert max(home.commits) < 50
+
+
+# Transactions that end early.
+
+
+def test_a_transaction_whose_reads_have_found_much_leaves_the_rest_to_the_next(home: Home) -> None:
+    store = home.store()
+    home.result(gatherResults([store.set("kv", f"k{number}", bytes(500_000)) for number in range(8)]))
+    home.commits.clear()
+    answers: list[Deferred[Any]] = []
+    for number in range(8):
+        answers += [store.set("kv", "last", b"%d" % number), store.range("kv", "k", "z", 100)]
+    found = home.result(gatherResults(answers))
+    # Two ranges of 4 MB are the most for one transaction; each sees what was written before it, and nothing later.
+    assert home.commits == [6, 6, 4]
+    assert [rows[-1][1].value for rows in found[1::2]] == [b"%d" % number for number in range(8)]
+
+
+def test_a_transaction_that_lasts_for_long_leaves_the_rest_to_the_next(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_writer, "MAX_SECONDS", 0.0)
+    store = home.store()
+    answers = [store.append("log", event(b"%d" % number)) for number in range(20)]
+    later = store.head("log")
+    assert [each.id for each in home.result(gatherResults(answers))] == list(range(1, 21))
+    assert home.result(later) == 20
+    assert home.commits[:20] == [1] * 20
+
+
+def test_what_waits_when_the_store_has_stopped_for_long_is_refused(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_writer, "MAX_SECONDS", 0.0)
+    store = home.store()
+    answers = [store.append("log", event()) for _ in range(500)]
+    stopped = store.stopService()
+    home.clock.advance(STOP_SECONDS)
+    home.result(stopped)
+    refused = [isinstance(answer.result, Failure) for answer in answers]
+    assert refused == sorted(refused)  # the last ones
+    assert any(refused)
+    for answer, failed in zip(answers, refused, strict=True):
+        if failed:
+            with pytest.raises(Unavailable, match="stopping"):
+                home.result(answer)
+    assert home.sql("SELECT count(*) FROM event") == [(refused.count(False),)]
