@@ -7,6 +7,7 @@ none at all; where "nothing" is a choice, the word is ``none``.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_network
 from pathlib import Path
@@ -14,12 +15,14 @@ from typing import Any, Generic, TypeVar
 
 import attrs
 
+from broker.config.addresses import without_password
 from broker.errors import Invalid
 from broker.patterns import check_pattern
 
 T = TypeVar("T")
 
 MAX_DIGITS = 15  # of a count: what the clients' language has exactly
+MAX_SHOWN = 100  # characters of a value that can not be used
 MAX_SECONDS = 3153600000.0  # 36500 days: sums with the time of day stay times that every client can be told
 UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 
@@ -155,7 +158,13 @@ class EnvironmentReader:
             return option.kind.parse(text)
         except (ValueError, Invalid) as error:
             # The text of a secret must not reach a log, not even a wrong one.
-            raise ValueError(f"{source}: {error}" + ("" if option.secret else f", not {text!r}")) from None
+            raise ValueError(f"{source}: {error}" + ("" if option.secret else f", not {_shown(text)}")) from None
+
+
+def _shown(text: str) -> str:
+    """Return *text*, which is no value of an option, as it is shown."""
+    whole = without_password(text) if "://" in text else text
+    return repr(whole) if len(whole) <= MAX_SHOWN else f"{whole[:MAX_SHOWN]!r}…"
 
 
 def _read_secret(name: str, path: str) -> str:
@@ -167,6 +176,9 @@ def _read_secret(name: str, path: str) -> str:
     try:
         text = Path(path).read_text("utf-8").strip()
     except OSError as error:
+        if not os.path.isdir(os.path.dirname(path)) and not os.path.isabs(path):
+            # Nor must this word reach a log.
+            raise ValueError(f"{name} names no file that can be read: is that the secret itself?") from None
         raise ValueError(f"{name}: {path} can not be read: {error.strerror}") from None
     except ValueError:  # UnicodeDecodeError, whose text could be a part of the secret
         raise ValueError(f"{name}: {path} is no text in UTF-8") from None
