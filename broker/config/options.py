@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_network
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import Any, Generic, TypeVar
 
 import attrs
 
-from broker.config.addresses import without_password
 from broker.errors import Invalid
 from broker.patterns import check_pattern
 
@@ -24,6 +24,7 @@ T = TypeVar("T")
 MAX_DIGITS = 15  # of a count: what the clients' language has exactly
 MAX_SHOWN = 100  # characters of a value that can not be used
 MAX_SECONDS = 3153600000.0  # 36500 days: sums with the time of day stay times that every client can be told
+USER_OF_URL = re.compile(r"://[^@]*@")
 UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 
 
@@ -162,8 +163,8 @@ class EnvironmentReader:
 
 
 def _shown(text: str) -> str:
-    """Return *text*, which is no value of an option, as it is shown."""
-    whole = without_password(text) if "://" in text else text
+    """Return *text*, which is no value of an option, as it is shown: without the password that a URL has."""
+    whole = USER_OF_URL.sub("://***@", text)
     return repr(whole) if len(whole) <= MAX_SHOWN else f"{whole[:MAX_SHOWN]!r}…"
 
 
