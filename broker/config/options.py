@@ -164,8 +164,8 @@ class EnvironmentReader:
 
 def _shown(text: str) -> str:
     """Return *text*, which is no value of an option, as it is shown: without the password that a URL has."""
-    whole = USER_OF_URL.sub("://***@", text)
-    return repr(whole) if len(whole) <= MAX_SHOWN else f"{whole[:MAX_SHOWN]!r}…"
+    masked = USER_OF_URL.sub("://***@", text)
+    return repr(masked) if len(masked) <= MAX_SHOWN else f"{masked[:MAX_SHOWN]!r}…"
 
 
 def _read_secret(name: str, path: str) -> str:
