@@ -168,7 +168,7 @@ async def make_nodes(shared_redis_server: RedisServer) -> AsyncIterator[MakeNode
         await node.stop()
 
 
-def call(procedure: str, body: bytes = b"[1]", timeout: float = 5.0, **more: Any) -> Request:
+def call(procedure: str, body: bytes = b"[1]", timeout: float = 60.0, **more: Any) -> Request:
     return Request("", procedure, "", "", body, timeout=timeout, **more)
 
 
