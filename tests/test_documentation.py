@@ -11,13 +11,24 @@ import click
 import pytest
 
 from broker.app.command import txbroker
+from broker.config.options import options_of
+from broker.config.settings import ENV_PREFIX, Settings
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*(ROOT / "docs").rglob("*.rst"), *ROOT.glob("*.rst"), ROOT / "SECURITY.md"])
 FILE = re.compile(r"``((?:contrib|docs|broker|protocols|tests|benchmarks)/[\w./-]+)``")
+SETTING = re.compile(r"\bTXBROKER_[A-Z][A-Z_]*[A-Z]\b(?!_)")
+DEFAULT = re.compile(r":envvar:`(TXBROKER_\w+)`[^:;.]*?, (\d+) by default")
+OPTIONS = {ENV_PREFIX + name.upper(): option for name, option in options_of(Settings).items()}
+# Of the tests, and of the plugin of an example.
+NO_SETTINGS = {"TXBROKER_SCREENSHOTS", "TXBROKER_TALLY_TOPIC"}
 MADE = {"docs/_build/html", "protocols/lines.py"}  # by the reader
 INLINE = re.compile(r"``txbroker ([a-z][^`]*)``")
 TYPED = re.compile(r"^ +txbroker (?!can not start:)([a-z].*)$", re.MULTILINE)
+
+
+def texts() -> Iterator[str]:
+    yield from (page.read_text("utf-8") for page in PAGES if page.name != "CHANGELOG.rst")
 
 
 def named_files() -> Iterator[tuple[str, str]]:
@@ -27,8 +38,7 @@ def named_files() -> Iterator[tuple[str, str]]:
 
 
 def named_commands() -> set[str]:
-    texts = [page.read_text("utf-8") for page in PAGES if page.name != "CHANGELOG.rst"]
-    return {words for text in texts for form in (INLINE, TYPED) for words in form.findall(text)}
+    return {words for text in texts() for form in (INLINE, TYPED) for words in form.findall(text)}
 
 
 def test_each_file_that_is_named_is_there():
@@ -44,3 +54,15 @@ def test_each_command_that_is_named_takes_its_arguments(words):
         command = command.commands[given.pop(0)]
     names = {name for parameter in command.params for name in parameter.opts} | {"--help", "-h"}
     assert [word for word in given if word.startswith("-") and word not in names] == []
+
+
+def test_each_setting_that_is_named_is_one():
+    named = {name for text in texts() for name in SETTING.findall(text)}
+    assert len(named) > 80
+    assert {name for name in named if name.removesuffix("_FILE") not in OPTIONS and name not in OPTIONS} == NO_SETTINGS
+
+
+def test_a_default_that_is_told_is_the_one_there_is():
+    told = [found for text in texts() for found in DEFAULT.findall(text)]
+    assert len(told) > 3
+    assert [(name, value) for name, value in told if OPTIONS[name].default != value] == []
