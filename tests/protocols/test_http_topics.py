@@ -261,6 +261,23 @@ def test_what_retention_has_removed_is_told_as_a_gap(api: Api) -> None:
         assert (event["id"], event["data"]) == (f"{epoch}-4", "4")
 
 
+@pytest.mark.parametrize("path", ["/topics/news", "/events?topic=news&topic=others", "/events?pattern=*"])
+def test_who_is_cut_off_before_it_was_told_of_a_gap_is_told_again(api: Api, path: str) -> None:
+    stream = api.listen(path + ("&" if "?" in path else "?") + "from=start")
+    api.store("1", "2")
+    api.store("1", topic="others")
+    shown = events_of(stream.take())[0]["id"]
+    stream.leave()
+    api.store("3", "4")
+    for topic in ("news", "others"):
+        value_of(api.broker.store.trim(LOG_PREFIX + topic, 3))
+    blocks = api.listen(path, {"Last-Event-ID": shown}).take().decode().split("\n\n")
+    gaps = [index for index, block in enumerate(blocks) if "event: broker.gap" in block]
+    ids = [index for index, block in enumerate(blocks) if block.startswith("id: ") or "\nid: " in block]
+    assert gaps[0] == 1
+    assert ids[0] == gaps[-1]
+
+
 def test_several_topics_tell_what_retention_has_removed(api: Api) -> None:
     stream = api.listen("/events?topic=a&topic=b")
     api.store("1", topic="a")
