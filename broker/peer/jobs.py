@@ -54,6 +54,8 @@ class JobVerbs(QueueVerbs):
                 check_text(text, what)
         if not 0 <= delay <= MAX_DELAY or not 0 <= ttl <= MAX_DELAY or not 0 <= time <= MAX_TIME:
             raise Invalid("delay" if not 0 <= delay <= MAX_DELAY else "time" if 0 <= ttl <= MAX_DELAY else "ttl")
+        if 0 < ttl <= delay:
+            raise Invalid("ttl", message="ttl is over before delay is")  # nobody would ever get it
         parts = self._parts
         mail = Mail(queue, ref, body, self.client, time or parts.store.wall.time())
         seconds = parts.settings.dedup_seconds if key else 0.0

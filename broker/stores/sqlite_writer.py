@@ -384,7 +384,8 @@ class WriterThread:
                 self._between(None)
                 continue
             if batch is None:
-                self._between(None)  # closing would write the log into whatever has come since the last look
+                self._between(None)
+                self._guard.end()
                 return
             started = time.perf_counter()
             try:
@@ -456,9 +457,12 @@ class WriterThread:
             return
         if guard.checkpoints.failing:
             guard.look()
-        if self._unchanged() and all(map(_is_there, guard.watch.side.items())):
+        unsettled = guard.watch.unsettled
+        if not unsettled and self._unchanged() and all(map(_is_there, guard.watch.side.items())):
             return
         failure = guard.check()
+        if unsettled:
+            guard.look()  # it was not written back meanwhile
         if failure and not guard.broken:
             self._reactor.callFromThread(self._failed, failure)
 

@@ -14,6 +14,7 @@ import yaml
 
 from broker.config.options import options_of
 from broker.config.settings import Settings
+from broker.observe.lag import TOLD
 
 CONTRIB = Path(__file__).parent.parent.parent / "contrib"
 DOCKER, KUBERNETES = CONTRIB / "docker", CONTRIB / "kubernetes"
@@ -150,6 +151,12 @@ def test_a_node_has_time_to_drain_after_nobody_sends_it_clients() -> None:
     command = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
     assert command[0] == "sleep"
     assert pod["terminationGracePeriodSeconds"] > int(command[1]) + 10
+
+
+@pytest.mark.parametrize(("name", "pod"), list(pods()))
+def test_a_loop_that_was_blocked_for_a_moment_takes_no_node_away(name: str, pod: Any) -> None:
+    probe = pod["containers"][0]["readinessProbe"]
+    assert probe["periodSeconds"] * (probe["failureThreshold"] - 1) > TOLD
 
 
 def test_a_disruption_leaves_a_node() -> None:

@@ -188,6 +188,7 @@ def test_a_full_queue_refuses(room: Room) -> None:
         ("enqueue", ["q", 1, {"delay": 1e12}], "delay"),
         ("enqueue", ["q", 1, {"ttl": 0}], "ttl"),
         ("enqueue", ["q", 1, {"ttl": -1}], "ttl"),
+        ("enqueue", ["q", 1, {"ttl": 5, "delay": 5}], "ttl"),
         ("enqueue", ["q", 1, {"key": "x" * 300}], "key"),
         ("enqueue", ["q", 1, {"order": "a\x00"}], "order"),
         ("consume", ["@me", {"ack": True, "lease": 5}], "lease"),
