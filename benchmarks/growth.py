@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from itertools import count
 from time import thread_time
 from typing import Any
 
 import attrs
+from twisted.internet.defer import Deferred
 
 from broker.core.service import Broker
 from broker.testing import make_broker, value_of
@@ -53,7 +53,8 @@ class Worker:
 def join(broker: Broker) -> Any:
     """Return a new client."""
     peer = broker.attach("test", "127.0.0.1")
-    peer.bind(Worker(peer))
+    session: Any = Worker(peer)
+    peer.bind(session)
     return peer
 
 
@@ -85,8 +86,6 @@ def logs(broker: Broker, size: int) -> Operation:
 
 def polls(broker: Broker, size: int) -> Operation:
     """Store an event that one of so many polls waits for, which comes again."""
-    from twisted.internet.defer import Deferred
-
     reached = [0] * size
     peers = [join(broker) for _ in range(size)]
 
@@ -149,12 +148,16 @@ def subscribe(broker: Broker, size: int) -> Operation:
 
 def cursors(broker: Broker, size: int) -> Operation:
     """Acknowledge an event by one of so many cursors of a topic."""
-    peer, ids = join(broker), count(1)
+    peer, reached = join(broker), [0] * size
     for _ in range(3):
         value_of(peer.post("t", "event", b"{}"))
-    for number in range(size):
-        peer.move_cursor(f"c{number}", "t", 1)
-    return lambda number: peer.move_cursor(f"c{number % size}", "t", 1 + next(ids) % 3)
+
+    def operation(number: int) -> None:
+        cursor = number % size
+        reached[cursor] += 1
+        peer.move_cursor(f"c{cursor}", "t", 1 + reached[cursor] % 3)
+
+    return operation
 
 
 def keys(broker: Broker, size: int) -> Operation:
@@ -179,7 +182,15 @@ CURVES: list[Callable[[Broker, int], Operation]] = [
 ]
 
 
-def calls_of(operation: Operation) -> float:
+def make_large_broker() -> Broker:
+    """Return a broker in memory that allows as many of everything."""
+    polls = 2 * max(SIZES)
+    return make_broker(
+        max_channels=0, max_cursors=0, max_keys=0, max_waiting_polls=polls, max_waiting_polls_per_client=polls
+    )
+
+
+def calls_of(operation: Operation, times: int = TIMES) -> float:
     """Return how many functions *operation* calls."""
     calls = 0
 
@@ -187,13 +198,14 @@ def calls_of(operation: Operation) -> float:
         nonlocal calls
         calls += event in ("call", "c_call")
 
+    before = sys.getprofile()
     sys.setprofile(note)
     try:
-        for number in range(TIMES):
+        for number in range(times):
             operation(number)
     finally:
-        sys.setprofile(None)
-    return calls / TIMES
+        sys.setprofile(before)
+    return calls / times
 
 
 def microseconds_of(operation: Operation) -> float:
@@ -215,10 +227,7 @@ def main() -> None:
             continue
         line = f"{curve.__name__:12}"
         for size in SIZES:
-            broker = make_broker(
-                max_channels=0, max_cursors=0, max_keys=0, max_waiting_polls=20_000, max_waiting_polls_per_client=20_000
-            )
-            operation = curve(broker, size)
+            operation = curve(make_large_broker(), size)
             line += f"{microseconds_of(operation):10.1f} us{calls_of(operation):6.0f} c"
         print(line, flush=True)
 
