@@ -42,7 +42,12 @@ def frame(name: str, data: bytes, id: str = "") -> bytes:
 
 def payload_frame(event: Event) -> bytes:
     """Return *event* of a topic that the client has named: its payload, and its position for an id."""
-    return frame(event.name, payload_of(event), f"{event.epoch}-{event.id}" if event.id else "")
+    return frame(_name_of(event), payload_of(event), f"{event.epoch}-{event.id}" if event.id else "")
+
+
+def _name_of(event: Event) -> str:
+    """Return the name of *event*; none where it is that by which the broker tells of a loss: nobody may feign one."""
+    return "" if event.name == GAP else event.name
 
 
 def payload_of(event: Event) -> bytes:
@@ -132,14 +137,15 @@ class EventStream(StreamSession):
         starts = [start for follower in self._followers for start in follower.starts]
         self.epoch = self.peer.epoch
         self.positions = {start.topic: start.position.id for start in starts}
-        if not starts:
-            self.send(beginning(self._id() if self._followers else ""))
+        if self.several or not starts:
+            id = self._id() if self._followers else ""
         else:
-            first = starts[0].position
-            self.send(beginning(self._id() if self.several else f"{first.epoch}-{first.id}"))
-        for start in starts:
-            if start.loss is not None:
-                self._lose(start.loss)
+            id = f"{starts[0].position.epoch}-{starts[0].position.id}"
+        losses = [start.loss for start in starts if start.loss is not None]
+        # Who has the id has been told of all that is lost: one that is cut off in between is told again.
+        self.send(beginning("" if losses else id))
+        for loss in losses:
+            self._lose(loss, id if loss is losses[-1] else "")
         for follower in self._followers:
             follower.start()
 
@@ -183,7 +189,7 @@ class EventStream(StreamSession):
 
     def _frame(self, event: Event) -> bytes:
         if not self.numbered:
-            return frame(event.name, event.render(whole_event) if self.several else payload_of(event))
+            return frame(_name_of(event), event.render(whole_event) if self.several else payload_of(event))
         if not self.several:
             data: bytes = event.render(payload_frame)
             return data
@@ -194,15 +200,15 @@ class EventStream(StreamSession):
                 self.numbered, self.positions = False, {}  # an id would be too long, and nobody can come back with it
                 return self._frame(event)
             self.positions[event.topic] = event.id
-        return frame(event.name, event.render(whole_event), self._id() if event.id else "")
+        return frame(_name_of(event), event.render(whole_event), self._id() if event.id else "")
 
     def _id(self) -> str:
         return encode_positions(self.epoch or self.peer.epoch, self.positions)
 
-    def _lose(self, loss: Loss) -> None:
+    def _lose(self, loss: Loss, id: str = "") -> None:
         """Tell of stored events that can not be had any more."""
         said = {"topic": loss.topic, "epoch": loss.epoch, "from": loss.first, "to": loss.last, "why": loss.why}
-        self.send(frame(GAP, encode(said)))
+        self.send(frame(GAP, encode(said), id))
 
     def _keep_live(self, topic: str, data: bytes) -> None:
         """Keep an event that is not stored, and drop the oldest if that is too much."""

@@ -15,19 +15,13 @@ import yaml
 from broker.config.options import options_of
 from broker.config.settings import Settings
 from broker.observe.lag import TOLD
+from tests.image import ignored_patterns, instructions, left_out
 
 CONTRIB = Path(__file__).parent.parent.parent / "contrib"
 DOCKER, KUBERNETES = CONTRIB / "docker", CONTRIB / "kubernetes"
 COMPOSE = ("compose.yml", "compose.redis.yml")
 MANIFESTS = ("txbroker.yaml", "single.yaml")
 VARIABLES = {f"TXBROKER_{name.upper()}" for name in options_of(Settings)}
-
-
-def instructions() -> list[tuple[str, str]]:
-    """Return the instructions of the Dockerfile with what they say, continued lines joined."""
-    text = re.sub(r"\\\n\s*", "", (DOCKER / "Dockerfile").read_text())
-    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-    return [(word, rest) for word, _, rest in (line.partition(" ") for line in lines)]
 
 
 def said(word: str) -> str:
@@ -62,8 +56,11 @@ def test_the_image_asks_for_its_own_health() -> None:
 
 
 def test_what_an_image_of_the_repository_does_not_need_is_left_out() -> None:
-    ignored = (DOCKER / "Dockerfile.dockerignore").read_text().split()
-    assert {".git", ".venv", ".env", "txbroker.db*"} <= set(ignored)
+    patterns = ignored_patterns()
+    for path in (".git", ".venv", ".env", "txbroker.db-wal", "docs/_build", "broker/core/__pycache__", ".mypy_cache"):
+        assert left_out(path, patterns), path
+    for path in ("broker", "twisted", "protocols", "setup.cfg", "README.rst"):
+        assert not left_out(path, patterns), path
 
 
 def test_the_secret_of_compose_is_in_no_image_and_in_no_commit() -> None:
@@ -101,6 +98,7 @@ def test_services_of_compose_are_hardened_and_have_time_to_stop(name: str) -> No
         assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
         assert service["environment"]["TXBROKER_API_SECRET_FILE"] == "/run/secrets/api_secret"
         assert service["secrets"] == ["api_secret"]
+        assert service["mem_limit"] == "1g"  # else the broker would take half of the machine for itself
         shared = "TXBROKER_STORE" in service["environment"]
         assert int(service["stop_grace_period"].rstrip("s")) > (10 if shared else 2)
     volumes = {text.partition(":")[0] for one in content["services"].values() for text in one.get("volumes", ())}
