@@ -7,6 +7,7 @@ import io
 import json
 import os
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import parse_qsl, urlencode
 
 import click
@@ -154,6 +155,18 @@ def test_the_version_needs_no_settings(give):
     assert give.json("version") == {"name": "txbroker", "version": __version__}
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(28, "No space left on device"), "txbroker: [Errno 28] No space left on device\n"),
+        (BrokenPipeError(), ""),
+    ],
+)
+def test_output_that_can_not_be_written_is_told_in_a_line(give, monkeypatch, error, told):
+    monkeypatch.setattr("sys.stdout", Mock(write=Mock(side_effect=error), fileno=Mock(side_effect=ValueError)))
+    assert give("config") == (1, "", told)
+
+
 def test_settings_that_can_be_used_are_said_to_be(give):
     assert give("check") == (0, "the settings can be used\n", "")
     assert give.json("check") == {"ok": True, "problems": [], "warnings": []}
@@ -227,6 +240,8 @@ def test_the_status_shows_the_node_and_fails_when_it_is_not_ready(give):
     assert "ready           yes" in said
     assert f"pid             {os.getpid()}\n" in said
     assert "sessions        0\n" in said  # no 0.0
+    give.broker.about.facts["dialects"] = [f"dialect{number}" for number in range(9)]
+    assert "dialect7, dialect8\n" in give("status")[1]
     give.broker.draining = True
     status, said, errors = give("status")
     assert (status, errors) == (1, "txbroker: not ready: draining\n")
