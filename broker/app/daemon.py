@@ -64,6 +64,7 @@ class Daemon(MultiService):
         endpoints: endpoint strings.
         drain_seconds: how long a stop waits for what is under way.
         announce: called with each endpoint string and its port, once everything runs.
+        ports: other ports of clients: services that start when all else listens, and stop with the endpoints.
         others: services that start last, and stop when the last client has gone.
         plugins: what starts when the store and the bus have, and stops when the last client has gone.
         observer: of the log, or None when twistd writes it.
@@ -84,6 +85,7 @@ class Daemon(MultiService):
         *,
         drain_seconds: float,
         announce: Callable[[list[tuple[str, IListeningPort]]], object],
+        ports: Iterable[IService] = (),
         others: Iterable[IService] = (),
         plugins: Iterable[Life] = (),
         observer: ILogObserver | None = None,
@@ -99,6 +101,7 @@ class Daemon(MultiService):
         self._listen = listen
         self._endpoints = endpoints
         self._announce = announce
+        self._client_ports = tuple(ports)
         self._others = tuple(others)
         self._plugins = tuple(plugins)
         self._observer = observer
@@ -123,11 +126,10 @@ class Daemon(MultiService):
         Raises:
             StartError: one can not be bound.
         """
-        for endpoint in self._endpoints if self.binds_first else ():
-            try:
-                self._bind(endpoint)
-            except (ValueError, CannotListenError) as error:
-                raise StartError(f"TXBROKER_LISTEN: {error}") from error
+        if self.binds_first:
+            bind_endpoints("TXBROKER_LISTEN", self._endpoints, self._bind)
+            for other in (*self._client_ports, *self._others):
+                other.privilegedStartService()
         super().privilegedStartService()
 
     def startService(self) -> None:
@@ -145,7 +147,7 @@ class Daemon(MultiService):
             plugin.start()
         for endpoint in self._endpoints:
             self._listen_on(endpoint)
-        for other in self._others:
+        for other in (*self._client_ports, *self._others):
             other.startService()
         self._opening = reached or succeed(None)
         self._opening.addCallback(self._open)
@@ -207,7 +209,8 @@ class Daemon(MultiService):
         ports, self._ports = self._ports, []
         for _, port in ports:
             accept_rest(port)
-        await gatherResults([maybeDeferred(port.stopListening) for _, port in ports])
+        closing = [port.stopListening for _, port in ports] + [port.stopService for port in self._client_ports]
+        await gatherResults([maybeDeferred(close) for close in closing])
         await self._settle()
         await (self._drained or self._site.drain(self.drain_seconds))
         # Not before: operators watch how it drains.
@@ -217,6 +220,19 @@ class Daemon(MultiService):
             await plugin.stop()
         await super().stopService()
         log.info("stopped")
+
+
+def bind_endpoints(setting: str, endpoints: Iterable[str], bind: Callable[[str], object]) -> None:
+    """Bind the sockets of the *endpoints* that *setting* names.
+
+    Raises:
+        StartError: one can not be bound.
+    """
+    for endpoint in endpoints:
+        try:
+            bind(endpoint)
+        except (ValueError, CannotListenError) as error:
+            raise StartError(f"{setting}: {error}") from error
 
 
 def accept_rest(port: Any) -> None:
