@@ -112,16 +112,17 @@ class Node:
         await execute(b"SET", self.prefix + "grace", 0)  # the time that nodes are given after the first start
         await execute(b"ZADD", self.prefix + "nodes", 0, other.bus.address)
 
-    def note_sent(self) -> list[bool]:
-        """Return what is appended to for each message to another node: whether it was handed over."""
+    def note_sent(self, node: Node) -> list[bool]:
+        """Return what is appended to for each message to *node*: whether it was handed over."""
         sent: list[bool] = []
         send = self.bus.send
 
-        def note(arrived: bool) -> bool:
-            sent.append(arrived)
+        def note(arrived: bool, address: str) -> bool:
+            if address == node.bus.address:
+                sent.append(arrived)
             return arrived
 
-        self.bus.send = lambda address, message: send(address, message).addCallback(note)
+        self.bus.send = lambda address, message: send(address, message).addCallback(note, address)
         return sent
 
     async def die(self) -> None:
@@ -639,7 +640,7 @@ async def test_the_holder_on_a_dead_node_is_replaced_when_the_lease_ends(make_no
     old, new = one.client(), two.client()
     await old.peer.perform(["s"], as_service=True)
     await one.die()
-    arrived = two.note_sent()
+    arrived = two.note_sent(one)
     taking = Deferred.fromCoroutine(new.peer.perform(["s"], as_service=True, takeover=True))
     await eventually(lambda: len(arrived) > 2)
     assert not any(arrived)  # nobody listens there, as at one that has lost its subscriptions and goes on
@@ -660,7 +661,7 @@ async def test_a_takeover_from_a_node_that_subscribes_again_waits_for_its_answer
     old.alive = alive
     one.broker.parts.cluster._probe = 0.1  # type: ignore[attr-defined]  # seconds
     await one.bus._subscriber_connection.stop()
-    arrived = two.note_sent()
+    arrived = two.note_sent(one)
     taking = Deferred.fromCoroutine(new.peer.perform(["s"], as_service=True, takeover=True))
     taking.addErrback(lambda failure: failure.trap(Taken))
     await eventually(lambda: len(arrived) > 2)
