@@ -112,17 +112,20 @@ class Node:
         await execute(b"SET", self.prefix + "grace", 0)  # the time that nodes are given after the first start
         await execute(b"ZADD", self.prefix + "nodes", 0, other.bus.address)
 
-    def note_sent(self, node: Node) -> list[bool]:
-        """Return what is appended to for each message to *node*: whether it was handed over."""
+    def note_sent(self, other: Node) -> list[bool]:
+        """Return what is appended to for each message to *other*: whether it was handed over."""
         sent: list[bool] = []
         send = self.bus.send
 
-        def note(arrived: bool, address: str) -> bool:
-            if address == node.bus.address:
-                sent.append(arrived)
+        def note(arrived: bool) -> bool:
+            sent.append(arrived)
             return arrived
 
-        self.bus.send = lambda address, message: send(address, message).addCallback(note, address)
+        def send_noting(address: str, message: bytes) -> Deferred[bool]:
+            sending: Deferred[bool] = send(address, message)
+            return sending.addCallback(note) if address == other.bus.address else sending
+
+        self.bus.send = send_noting
         return sent
 
     async def die(self) -> None:
@@ -169,7 +172,7 @@ async def make_nodes(shared_redis_server: RedisServer) -> AsyncIterator[MakeNode
         await node.stop()
 
 
-def call(procedure: str, body: bytes = b"[1]", timeout: float = 5.0, **more: Any) -> Request:
+def call(procedure: str, body: bytes = b"[1]", timeout: float = 60.0, **more: Any) -> Request:
     return Request("", procedure, "", "", body, timeout=timeout, **more)
 
 
