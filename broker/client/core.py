@@ -347,13 +347,14 @@ class Core:
         self.state, self._ready_at, self._refusals = State.READY, self.clock(), 0
         self.counts.connections += 1
         self._ping_timer = self.timers.after(self.options.ping_interval, self._check_liveness)
+        identity = self.identity
+        self.notify(Notice("ready", identity.id))
         for registration in list(self.registrations.values()):
             registration.begin()
+        self.pending.flush()
         starts, self._starts = self._starts, []
         for outcome in starts:
-            outcome.succeed(self.identity)
-        self.notify(Notice("ready", self.identity.id))
-        self.pending.flush()
+            outcome.succeed(identity)
         self._settle()
 
     def _not_greeted(self, error: ClientError) -> None:
@@ -500,11 +501,11 @@ class Core:
                 self._on_system(frame)
 
     def _on_event(self, frame: Frame) -> None:
-        name = frame.event
-        if name.startswith(KEY_PREFIX) and frame.revision:
-            found = self.registrations.get((Watch.kind, name[len(KEY_PREFIX) :]))
-        else:
-            found = self.registrations.get((Subscription.kind, name))
+        found = self.registrations.get((Subscription.kind, frame.event))
+        if frame.event.startswith(KEY_PREFIX):
+            watch = self.registrations.get((Watch.kind, frame.event[len(KEY_PREFIX) :]))
+            if isinstance(watch, Watch) and (found is None or watch.has(frame)):
+                found = watch
         if isinstance(found, Watch | Subscription):
             found.on_event(frame)
 

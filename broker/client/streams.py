@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 import attrs
 
-from broker.client.errors import ClientError
+from broker.client.errors import Cancelled, ClientError
 from broker.client.outcomes import EndOfStream, Outcome
 
 T = TypeVar("T")
@@ -88,7 +88,7 @@ class Stream(Generic[T]):
 
     def _cancel(self, outcome: Outcome[None]) -> None:
         self._waiters.remove(outcome)
-        outcome.fail(EndOfStream())
+        outcome.fail(Cancelled())
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []

@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from broker.client import wire
 from broker.client.errors import ClientError
@@ -27,6 +27,8 @@ class _Payload(msgspec.Struct):
     key: str = ""
     value: str | None = None
     timestamp: int = 0
+    revision: int = 0
+    previous: str | UnsetType | None = UNSET
 
 
 _read_begun = wire.reader(_Begun)
@@ -85,12 +87,16 @@ class Watch(Registration):
         self._revision = begun.revision
         return None
 
+    def has(self, frame: Frame) -> bool:
+        """Whether *frame* has come by a watch, and not by a subscription to the topic of changes."""
+        return _read_payload(frame.payload).revision > 0
+
     def on_event(self, frame: Frame) -> None:
         """Give a change to the application, unless it has had it."""
         if not self.active:
             return
         change = _read_payload(frame.payload)
-        key, revision = change.key, frame.revision
+        key, revision = change.key, change.revision
         if revision and revision <= self._known.get(key, 0):
             self.context.counts.duplicates += 1
             return
@@ -99,8 +105,7 @@ class Watch(Registration):
             self._known.pop(key, None)
         else:
             self._known[key] = revision
-        previous = wire.value_of(frame.previous) if frame.previous else UNSET
-        self._push(Change(key, change.value, revision, frame.name, previous, change.timestamp))
+        self._push(Change(key, change.value, revision, frame.name, change.previous, change.timestamp))
         if self.stream.is_full:
             self._paused = True
             self.pause()

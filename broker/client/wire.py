@@ -42,8 +42,6 @@ class Frame(msgspec.Struct, gc=False):
     delivery: int = 0
     lease: float = 0.0
     ref: str = ""
-    revision: int = 0
-    previous: msgspec.Raw = ABSENT
     timeout: float = 0.0
 
 

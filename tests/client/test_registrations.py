@@ -237,7 +237,7 @@ def watching(
 
 
 def change(bench: Bench, key: str, value: str | None, revision: int, **more: Any) -> None:
-    payload = {"key": key, "value": value, "timestamp": 5}
+    payload = {"key": key, "value": value, "timestamp": 5, "revision": revision, **more}
     bench.receive(
         type="event", event="kv/k.*", topic=f"kv/{key}", id="u", payload=payload, name="set", revision=revision, **more
     )
@@ -255,6 +255,19 @@ def test_a_watch_brings_what_is_there_and_each_change():
     change(bench, "k.a", None, 5)
     _, first, second = found.stream.clear()
     assert [(first.value, first.previous), (second.value, second.previous)] == [("2", "1"), (None, UNSET)]
+
+
+def test_a_watch_and_a_subscription_to_the_same_keys_get_their_own():
+    bench = Bench().connected()
+    found = watch(bench)
+    watching(bench, {}, 0)
+    subscription = subscribe(bench, "kv/k.*")
+    begun(bench)
+    change(bench, "k.a", "1", 1)
+    bench.receive(
+        type="event", event="kv/k.*", topic="kv/k.a", id="u", payload={"key": "k.a", "value": "1"}, name="set"
+    )
+    assert (len(found.stream), len(subscription.stream)) == (1, 1)
 
 
 def test_a_watch_goes_on_after_its_last_revision():
