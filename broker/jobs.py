@@ -6,7 +6,7 @@ has it, and *dead* when it has failed too often.  ``tests/stores/job_contract.py
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import attrs
@@ -17,6 +17,12 @@ from broker.messages import Mail, Quota
 
 MAX_DELAY = 366 * 86400.0  # seconds that a job may be delayed, or a lease may last
 DEAD_SUFFIX = ".dead"  # of names that are the broker's: what is dead of a queue
+MAILBOX = "@me"  # in the place of a queue: the client's own mailbox
+
+
+def is_queue_of_broker(name: str) -> bool:
+    """Whether *name*, without ``queue:``, is none that jobs can be added to or taken from."""
+    return name == MAILBOX or name.endswith(DEAD_SUFFIX)
 
 
 @attrs.frozen
@@ -54,7 +60,7 @@ class Job:
         reason: of the last failure, or "".
         worker: who has it, or had it last.
         order: its order key, or "".
-        until: when its lease ends or it died, in seconds since 1970; 0.0: neither.
+        until: when its lease ends, it died, or became ready again, in seconds since 1970; 0.0: none of them.
     """
 
     number: int
@@ -186,6 +192,12 @@ class IJobStore(Interface):
             max_bytes: no more follow when their bodies have as many; 0: any number.
         """
 
+    def before_commit(work: Callable[[], object]) -> None:
+        """Call *work* when what was asked for until then is about to be done together; what it asks for goes along.
+
+        At once, where each call is done by itself.  *work* must not fail.
+        """
+
     def ready(queue: str, after: int, limit: int, max_bytes: int) -> Deferred[list[Job]]:
         """Return jobs that are ready and have a number above *after*, lowest first; *max_bytes* as in claim."""
 
@@ -270,6 +282,7 @@ class IJobStore(Interface):
     def sweep(seconds: float) -> Deferred[int]:
         """Remove what has ended: jobs by their ttl or after *seconds*, dead ones so long after they died; 0.0: never.
 
+        The seconds of a job count from when it was added or, if it was delayed or came back, was ready last.
         With them go keys that were kept for long enough, and queues that have nothing; what is in flight stays.
         It works in steps.  Returns how many jobs went.
         """

@@ -46,6 +46,8 @@ class StreamSession(BaseSession):
             that has gone is noticed; b"": nothing is.
         peer: of the client.
         ended: whether nothing more is sent.
+        paused: whether what is sent has to wait: the client has not read what was sent before, or the body has not
+            begun.
         waiting: bytes that wait for the client.
     """
 
@@ -54,6 +56,7 @@ class StreamSession(BaseSession):
 
     peer: IPeer
     ended: bool = attrs.field(default=False, init=False)
+    paused: bool = attrs.field(default=True, init=False)
     waiting: int = attrs.field(default=0, init=False)
     _pieces: deque[bytes] = attrs.field(factory=deque, init=False, repr=False)
     _consumer: Any = attrs.field(default=None, init=False, repr=False)
@@ -66,7 +69,7 @@ class StreamSession(BaseSession):
 
     def send(self, data: bytes) -> None:
         """Send *data* to the client; a no-op once it has ended."""
-        if self._consumer is None or self._paused or self._pieces:  # ``paused``, without its call
+        if self.paused:
             self._keep(data)
         else:
             self._consumer.write(data)
@@ -76,11 +79,6 @@ class StreamSession(BaseSession):
         self.ended = True
         if self._done is not None and not self._pieces:
             self._finish()
-
-    @property
-    def paused(self) -> bool:
-        """Whether what is sent has to wait: the client has not read what was sent before, or the body has not begun."""
-        return self._consumer is None or self._paused or bool(self._pieces)
 
     def drained(self) -> None:
         """Send what was held back while it was ``paused``: nothing waits any more.  By default there is nothing."""
@@ -108,7 +106,7 @@ class StreamSession(BaseSession):
 
     def pauseProducing(self) -> None:
         """Keep what is sent from now on."""
-        self._paused = True
+        self._paused = self.paused = True
 
     def resumeProducing(self) -> None:
         """Send what was kept."""
@@ -117,6 +115,7 @@ class StreamSession(BaseSession):
             piece = self._pieces.popleft()
             self._count(-len(piece))
             self._consumer.write(piece)
+        self.paused = self._paused or bool(self._pieces)
         if not self.ended and not self.paused:
             self.drained()
         if self.ended and not self._pieces and self._done is not None:
@@ -143,7 +142,7 @@ class StreamSession(BaseSession):
             closing.addBoth(done.callback)
 
     def _close(self, code: int, reason: str) -> Awaitable[object] | None:
-        self._consumer = None
+        self._consumer, self.paused = None, True
         self._end_grace()
         if self._timer is not None:
             self._timer.cancel()
@@ -152,7 +151,7 @@ class StreamSession(BaseSession):
 
     def _beat(self) -> None:
         self._timer = self.peer.clock.callLater(self.heartbeat_seconds, self._beat)
-        if not self._paused and not self._pieces:
+        if not self.paused:
             self._consumer.write(self.heartbeat)
 
     # Slow readers

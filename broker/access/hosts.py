@@ -6,7 +6,10 @@ import re
 from collections.abc import Iterable
 from ipaddress import AddressValueError, IPv6Address, ip_address
 
+from broker.remembered import remembered
+
 HOST_AND_PORT = re.compile(r"(\[[0-9a-f:.]+\]|[^\s/?#@:\\\[\]]+)(?::[0-9]*)?", re.IGNORECASE)
+REMEMBERED = 100  # names of hosts: clients come by the same few
 INTERNATIONAL = re.compile(r"[^\s/?#@:\\\[\]]*[^\x00-\x7f][^\s/?#@:\\\[\]]*")  # a name with other letters than ASCII's
 
 
@@ -67,6 +70,7 @@ def host_name(host: str) -> str:
         return ""
 
 
+@remembered(REMEMBERED)
 def _name_of(text: str) -> str:
     """Return the name in *text*, which may have a port, without the dot of the root."""
     if text.count(":") > 1 and not text.startswith("["):
@@ -75,6 +79,7 @@ def _name_of(text: str) -> str:
     return host_name(found[1]).removesuffix(".") if found else ""
 
 
+@remembered(REMEMBERED)
 def _is_loopback(name: str) -> bool:
     try:
         address = ip_address(name.strip("[]"))

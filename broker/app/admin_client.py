@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Mapping, Sequence
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 import attrs
 
@@ -18,6 +19,21 @@ TIMEOUT = 30.0  # seconds without an answer
 SCHEMES = {"http": HTTPConnection, "https": HTTPSConnection}
 ENDPOINT = re.compile(r"(tcp|ssl):(?:port=)?(\d+)\b(.*)")
 INTERFACE = re.compile(r":interface=((?:\\:|[^:])*)")
+SOCKET_FILE = re.compile(r"unix:(?:address=)?((?:\\.|[^:\\])+)")
+
+
+class SocketFileConnection(HTTPConnection):
+    """A connection to the unix socket at *path*."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=TIMEOUT)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
 
 
 class AdminError(Exception):
@@ -29,7 +45,7 @@ class AdminClient:
     """Asks an admin port, over neither proxies nor redirects, which would get to know the secret.
 
     Attributes:
-        url: of the port, ``http://127.0.0.1:8001``.
+        url: of the port, ``http://127.0.0.1:8001`` or ``unix:/run/txbroker/admin``.
         secret: what it asks for, or "".
     """
 
@@ -42,15 +58,16 @@ class AdminClient:
         Raises:
             AdminError: there was no answer, or it says no.
         """
-        return self._ask("GET", f"{path}?{urlencode(query)}" if query else path, None, {})
+        return self._ask("GET", _target(path, query), None, {})
 
-    def post(self, path: str, content: Any) -> Any:
-        """Send *content* to *path* as JSON; return what the answer says.
+    def post(self, path: str, content: Any, query: Mapping[str, object] | None = None) -> Any:
+        """Send *content* to *path* with *query* as JSON; return what the answer says.
 
         Raises:
             AdminError: there was no answer, or it says no.
         """
-        return self._ask("POST", path, json.dumps(content), {"Content-Type": "application/json"})
+        headers: dict[str, str | bytes] = {"Content-Type": "application/json"}
+        return self._ask("POST", _target(path, query or {}), json.dumps(content), headers)
 
     def _ask(self, method: str, path: str, body: str | None, headers: dict[str, str | bytes]) -> Any:
         if self.secret:
@@ -82,15 +99,24 @@ class AdminClient:
         """Return a connection, not yet made, and what all paths begin with."""
         try:
             split = urlsplit(self.url)
+            if split.scheme == "unix" and split.path and not split.netloc:
+                return SocketFileConnection(unquote(split.path)), ""
             make = SCHEMES[split.scheme]
             return make(split.hostname or "", split.port, timeout=TIMEOUT), split.path.rstrip("/")
         except (KeyError, ValueError, HTTPException):
-            raise AdminError(f"{self.url} is no URL of http or https") from None
+            raise AdminError(f"{self.url} is no URL of http or https, nor unix:/path") from None
+
+
+def _target(path: str, query: Mapping[str, object]) -> str:
+    return f"{path}?{urlencode(query)}" if query else path
 
 
 def url_of_port(endpoints: Sequence[str]) -> str:
-    """Return the URL of the first of the *endpoints*, those of ``TXBROKER_ADMIN_LISTEN``, that has one."""
+    """Return the URL of the first of the *endpoints*, those of ``TXBROKER_ADMIN_LISTEN``, that can be asked."""
     for endpoint in endpoints:
+        file = SOCKET_FILE.match(endpoint)
+        if file is not None:
+            return "unix:" + quote(re.sub(r"\\(.)", r"\1", file[1]))
         found = ENDPOINT.match(endpoint)
         if found is None or found[2] == "0":
             continue

@@ -25,6 +25,9 @@ class DrainableService(Protocol):
     def drain(self) -> None:
         """Refuse what is new, and answer the polls that wait."""
 
+    def reached(self) -> Deferred[None] | None:
+        """Fire when the store and the bus were reached, or have not been for a while; None: they are here."""
+
     def setServiceParent(self, parent: Any) -> None:
         """See ``IService.setServiceParent``."""
 
@@ -52,6 +55,8 @@ class Life(Protocol):
 class Daemon(MultiService):
     """Starts the store and the bus, then the endpoints; stops them in reverse order.
 
+    Those who connect before the store and the bus were reached wait for a moment until they are accepted.
+
     Args:
         broker: the core; it starts the store and the bus.
         site: serves the connections of the endpoints.
@@ -59,11 +64,13 @@ class Daemon(MultiService):
         endpoints: endpoint strings.
         drain_seconds: how long a stop waits for what is under way.
         announce: called with each endpoint string and its port, once everything runs.
+        ports: other ports of clients: services that start when all else listens, and stop with the endpoints.
         others: services that start last, and stop when the last client has gone.
         plugins: what starts when the store and the bus have, and stops when the last client has gone.
         observer: of the log, or None when twistd writes it.
         bind: binds the socket of one endpoint string.
         settle: returns a Deferred that fires when who has connected last has sent its request.
+        accept: lets the ports accept connections.
 
     Attributes:
         binds_first: whether it binds before it starts, since the process becomes another user then.
@@ -78,11 +85,13 @@ class Daemon(MultiService):
         *,
         drain_seconds: float,
         announce: Callable[[list[tuple[str, IListeningPort]]], object],
+        ports: Iterable[IService] = (),
         others: Iterable[IService] = (),
         plugins: Iterable[Life] = (),
         observer: ILogObserver | None = None,
         bind: Callable[[str], object] = lambda endpoint: None,
         settle: Callable[[], Deferred[None]] = lambda: succeed(None),
+        accept: Callable[[], object] = lambda: None,
     ) -> None:
         super().__init__()
         self.drain_seconds = drain_seconds
@@ -92,11 +101,15 @@ class Daemon(MultiService):
         self._listen = listen
         self._endpoints = endpoints
         self._announce = announce
+        self._client_ports = tuple(ports)
         self._others = tuple(others)
         self._plugins = tuple(plugins)
         self._observer = observer
         self._bind = bind
         self._settle = settle
+        self._accept = accept
+        self._opening: Deferred[None] | None = None  # fires when the ports are to accept
+        self._accepting = False
         self._ports: list[tuple[str, IListeningPort]] = []
         self._drained: Deferred[None] | None = None  # fires when its clients have gone
         broker.setServiceParent(self)
@@ -113,11 +126,10 @@ class Daemon(MultiService):
         Raises:
             StartError: one can not be bound.
         """
-        for endpoint in self._endpoints if self.binds_first else ():
-            try:
-                self._bind(endpoint)
-            except (ValueError, CannotListenError) as error:
-                raise StartError(f"TXBROKER_LISTEN: {error}") from error
+        if self.binds_first:
+            bind_endpoints("TXBROKER_LISTEN", self._endpoints, self._bind)
+            for other in (*self._client_ports, *self._others):
+                other.privilegedStartService()
         super().privilegedStartService()
 
     def startService(self) -> None:
@@ -130,12 +142,25 @@ class Daemon(MultiService):
             super().startService()
         except BrokerError as error:
             raise StartError(str(error)) from error
+        reached = self._broker.reached()
         for plugin in self._plugins:
             plugin.start()
         for endpoint in self._endpoints:
             self._listen_on(endpoint)
-        for other in self._others:
+        for other in (*self._client_ports, *self._others):
             other.startService()
+        self._opening = reached or succeed(None)
+        self._opening.addCallback(self._open)
+
+    def _open(self, _: object) -> None:
+        if self._opening is not None:  # else it stops already
+            self._accepting = True
+            self._accept()
+            self._announce_start()
+
+    def _announce_start(self) -> None:
+        if self._accepting and self._ports and len(self._ports) == len(self._endpoints):
+            self._announce(self._ports)
 
     def _listen_on(self, endpoint: str) -> None:
         try:
@@ -151,8 +176,7 @@ class Daemon(MultiService):
 
     def _on_listening(self, port: IListeningPort, endpoint: str) -> None:
         self._ports.append((endpoint, port))
-        if len(self._ports) == len(self._endpoints):
-            self._announce(self._ports)
+        self._announce_start()
 
     def drain(self) -> None:
         """Let the clients go to other nodes, one after the other, and take no new ones; a no-op if it does so already.
@@ -177,12 +201,16 @@ class Daemon(MultiService):
 
     async def _stop(self) -> None:
         log.info("stopping")
+        opening, self._opening, self._accepting = self._opening, None, False
+        if opening is not None:
+            opening.cancel()
         # ``/ready`` says no, and waiting polls are answered, before connections are closed.
         self._broker.drain()
         ports, self._ports = self._ports, []
         for _, port in ports:
             accept_rest(port)
-        await gatherResults([maybeDeferred(port.stopListening) for _, port in ports])
+        closing = [port.stopListening for _, port in ports] + [port.stopService for port in self._client_ports]
+        await gatherResults([maybeDeferred(close) for close in closing])
         await self._settle()
         await (self._drained or self._site.drain(self.drain_seconds))
         # Not before: operators watch how it drains.
@@ -192,6 +220,19 @@ class Daemon(MultiService):
             await plugin.stop()
         await super().stopService()
         log.info("stopped")
+
+
+def bind_endpoints(setting: str, endpoints: Iterable[str], bind: Callable[[str], object]) -> None:
+    """Bind the sockets of the *endpoints* that *setting* names.
+
+    Raises:
+        StartError: one can not be bound.
+    """
+    for endpoint in endpoints:
+        try:
+            bind(endpoint)
+        except (ValueError, CannotListenError) as error:
+            raise StartError(f"{setting}: {error}") from error
 
 
 def accept_rest(port: Any) -> None:

@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from broker.app.daemon import bind_endpoints
 from broker.app.process import StartError
 from broker.config.addresses import place_of
 from broker.config.own import LISTEN, own_prefix
@@ -35,15 +36,29 @@ class StreamPort(Service):
         setting: the name of the environment variable that has *endpoints*.
         listen: listens on one endpoint string.
         endpoints: endpoint strings.
+        bind: binds the socket of one of them.
     """
 
     def __init__(
-        self, dialect: str, setting: str, listen: Callable[[str], Deferred[IListeningPort]], endpoints: Iterable[str]
+        self,
+        dialect: str,
+        setting: str,
+        listen: Callable[[str], Deferred[IListeningPort]],
+        endpoints: Iterable[str],
+        bind: Callable[[str], object] = lambda endpoint: None,
     ) -> None:
         self._dialect, self._setting = dialect, setting
-        self._listen = listen
+        self._listen, self._bind = listen, bind
         self._endpoints = tuple(endpoints)
         self._ports: list[IListeningPort] = []
+
+    def privilegedStartService(self) -> None:
+        """Bind the sockets, before ``twistd --uid`` becomes another user.
+
+        Raises:
+            StartError: one can not be bound.
+        """
+        bind_endpoints(self._setting, self._endpoints, self._bind)
 
     def startService(self) -> None:
         """Listen on the endpoints.
@@ -85,5 +100,6 @@ def stream_ports(
         own = RawSite(dialect, broker.attach, reactor, link, broker.metrics, site)
         setting = f"{own_prefix(ENV_PREFIX, dialect.name)}{LISTEN.upper()}"
         start = partial(listener.listen, factory=own)
-        ports.append(StreamPort(dialect.name, setting, start, settings.own_endpoints[dialect.name]))
+        endpoints = settings.own_endpoints[dialect.name]
+        ports.append(StreamPort(dialect.name, setting, start, endpoints, listener.bind))
     return ports

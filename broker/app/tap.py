@@ -23,7 +23,7 @@ from broker import __version__
 from broker.access.addresses import TrustedProxies
 from broker.access.admission import Admission
 from broker.access.browsers import BrowserPolicy
-from broker.access.principals import make_access
+from broker.app.backends import make_backends
 from broker.app.certificates import CertificateReload, make_certificates
 from broker.app.checks import Attempts, problems_of
 from broker.app.daemon import Daemon
@@ -42,18 +42,14 @@ from broker.app.reloadables import AccessReload, AdminSecretReload, LogReload
 from broker.app.settings import read_settings
 from broker.app.signals import catch_signals, catch_stops
 from broker.app.start_report import StartReport
-from broker.app.store import make_store
 from broker.app.stream_port import stream_ports
 from broker.app.systemd import answer_watchdog, notify_reloading, notify_systemd
 from broker.app.trimmer import MemoryTrimmer
-from broker.buses import open_bus
 from broker.config.environment import Environment
 from broker.config.own import described
 from broker.config.settings import ENV_PREFIX, Settings, protocols_of
 from broker.core.clocks import use_monotonic_time
 from broker.core.service import Broker
-from broker.core.slices import slices_of
-from broker.interfaces import IBus, IStore
 from broker.observe.admin.api import AdminApi
 from broker.observe.admin.history import History
 from broker.observe.admin.page_files import PageFiles
@@ -190,6 +186,7 @@ def make_daemon(
     outbox = Outbox(reactor, broker.memory.send_queue)
     ReactorLoop(reactor, outbox).install()
     listener = make_listener(reactor, settings, outbox, certificates)
+    listener.hold()
     admin_listener = make_listener(reactor, settings, outbox)
     if reloads is not None:
         reloads.add(AccessReload(settings, broker.access, broker.credentials_changed))
@@ -202,8 +199,8 @@ def make_daemon(
         settings.listen,
         drain_seconds=settings.drain_seconds,
         announce=lambda ports: reactor.callWhenRunning(_announce, settings, dialects, ports),
+        ports=stream_ports(reactor, settings, _link_options(settings), broker, site, listener),
         others=[
-            *stream_ports(reactor, settings, _link_options(settings), broker, site, listener),
             make_lag(reactor, broker),
             *make_admin(reactor, settings, broker, site, admin_listener, reloads, observer, lambda: daemon.drain()),
             MemoryTrimmer(lambda: broker.memory.freed + broker.metrics.bytes_in + broker.metrics.bytes_out),
@@ -212,6 +209,7 @@ def make_daemon(
         observer=observer,
         bind=listener.bind,
         settle=lambda: deferLater(reactor, SETTLE),
+        accept=listener.accept,
     )
     return daemon
 
@@ -244,42 +242,15 @@ def make_core(reactor: Any, settings: Settings, problems: Iterable[str] = ()) ->
     Raises:
         SettingsError: there is no such store or bus, or a file has wrong contents.
     """
-    attempts, metrics = Attempts(problems), Metrics(slices_of(reactor).now)
-    access = attempts.make("PERMISSIONS_FILE", lambda: make_access(settings))
-    made = attempts.make("STORE", lambda: _make_store(reactor, settings, metrics))
-    bus = None
-    if made is not None or settings.bus != settings.store:  # else the same is wrong with it
-        bus = attempts.make("BUS", lambda: _make_bus(reactor, settings))
-    attempts.finish()
-    store, bus = cast(IStore, made), cast(IBus, bus)
-    broker = Broker(settings, store, bus, reactor, access, metrics)
+    made = make_backends(reactor, settings, problems)
+    store, metrics = made.store, made.metrics
+    broker = Broker(settings, store, made.bus, reactor, made.access, metrics)
     for name, read in getattr(store, "gauges", dict)().items():  # each kind of store has its own
         metrics.gauge(name, read)
     if not store.shared:
         broker.about.facts["durability"] = settings.durability  # the description of a shared one says what it promises
     broker.about.private["hostname"] = socket.gethostname()
     return broker
-
-
-def _make_store(reactor: Any, settings: Settings, metrics: Metrics) -> IStore:
-    return make_store(
-        reactor,
-        settings,
-        announce=settings.bus == settings.store,
-        observe=metrics.committed,
-        failed=metrics.store_failed,
-        checkpoint_failed=metrics.checkpoint_failed,
-    )
-
-
-def _make_bus(reactor: Any, settings: Settings) -> IBus:
-    return open_bus(
-        settings.bus,
-        settings.node,
-        reactor=reactor,
-        prefix=settings.redis_prefix,
-        lease=settings.node_lease_seconds,
-    )
 
 
 def make_lag(reactor: Any, broker: Broker) -> ReactorLag:
@@ -376,7 +347,7 @@ def make_admin(
     )
     if reloads is not None:
         reloads.add(AdminSecretReload(settings, admin_site.replace_secret))
-    port = AdminPort(admin_site, lambda at: listener.listen(at, admin_site), settings.admin_listen)
+    port = AdminPort(admin_site, lambda at: listener.listen(at, admin_site), settings.admin_listen, listener.bind)
     return [history, port]
 
 

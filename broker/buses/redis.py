@@ -66,6 +66,7 @@ class RedisBus(Service):
         self.deliver: Callable[[Event], object] = _ignore
         self.received: Callable[[str, bytes], object] = _ignore
         self.found: Callable[[str], object] = _ignore
+        self.missed: Callable[[list[str]], object] = _ignore
         self.departed: Callable[[str], object] = _ignore
         self.lapsed: Callable[[], object] = _ignore
         self.leased: Callable[[], object] = _ignore
@@ -121,6 +122,7 @@ class RedisBus(Service):
             self._on_message,
             lambda origin: origin in self._batcher.publishing,
             self._batcher.on_answer,
+            lambda texts: self.missed(texts),
         )
         self._subscriber_connection = Connection(
             self._address,

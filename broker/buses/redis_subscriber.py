@@ -73,6 +73,8 @@ class RedisSubscriber:
         notify: called with each message to the inbox.
         publishes: whether this bus is publishing for a session, by its id.
         on_answer: lets its argument be called once, when those for whom it publishes were answered.
+        missed: called with the texts of subscriptions that were said to be in effect before there had been any
+            contact, when there is some: what was stored in between does not come.
 
     Attributes:
         generation: how often it has connected.
@@ -87,13 +89,14 @@ class RedisSubscriber:
         notify: Callable[[bytes], object],
         publishes: Callable[[str], bool],
         on_answer: Callable[[Callable[[], object]], object],
+        missed: Callable[[list[str]], object],
     ) -> None:
         self.generation = 0
         self._server = ""
         self._clock = clock
         self._inbox = encode_text(inbox)
         self._deliver, self._notify, self._publishes = deliver, notify, publishes
-        self._on_answer = on_answer
+        self._on_answer, self._missed = on_answer, missed
         self._connection: Connection
         self._subscriptions = Subscriptions(channels)
         self._recovery = GapRecovery(clock, self._subscriptions, deliver)
@@ -103,6 +106,7 @@ class RedisSubscriber:
         # Those not yet in effect, numbered in their order.  Of a dict, the first is slow to find once many left.
         self._pending: OrderedDict[Subscription, int] = OrderedDict()
         self._waiting: deque[tuple[int, Deferred[None]]] = deque()  # who waits for all up to a number
+        self._early: dict[Subscription, None] = {}  # of which nobody knows at which mark they should have begun
         self._pings: deque[Ping] = deque()  # those that are under way
         self._asking = False  # whether the source is asked for its mark
         self._last = b""  # the last message
@@ -196,10 +200,19 @@ class RedisSubscriber:
         self._subscribe([target for target in targets if not target.subscribed])
 
     def _begin_at(self, mark: int, subscriptions: Collection[Subscription]) -> None:
-        for subscription in self._recovery.begin_at(mark, subscriptions):
+        begun = self._recovery.begin_at(mark, subscriptions)
+        for subscription in begun:
             if subscription.confirmed:
                 self._in_effect(subscription)
         self._recovery.catch_up()
+        if mark == UNKNOWN_MARK:
+            self._early.update(dict.fromkeys(begun))
+        elif self._early:
+            early = [each for each in begun if each in self._early]
+            for each in early:
+                del self._early[each]
+            if early:
+                self._missed([each.text for each in early])
 
     def _begin_anyway(self, failure: Failure, subscriptions: Collection[Subscription] = ()) -> None:
         failure.trap(BrokerError)
@@ -228,6 +241,7 @@ class RedisSubscriber:
     def _unsubscribe(self, subscription: Subscription) -> None:
         last = self._subscriptions.remove(subscription)
         self._recovery.remove(subscription)
+        self._early.pop(subscription, None)
         self._in_effect(subscription)
         if last and self._connection.protocol is not None:
             target = subscription.target
@@ -251,6 +265,7 @@ class RedisSubscriber:
 
     def wiped(self, kept: int = 0) -> None:
         """See ``ISharedBus.wiped``."""
+        self._early.clear()  # they get all that there is
         self._recovery.wiped(kept)
 
     def last_mark(self, epoch: str, server: str) -> int:

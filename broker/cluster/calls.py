@@ -126,8 +126,8 @@ class RemoteCalls(Calls):
         return Callee(names, missing, self._forward, self._out), service
 
     def _others_may_be_less_busy(self, entry: Registration[Party]) -> bool:
-        bus = self._messenger.bus
-        return loads_of(entry, 1)[0] > 0 and bus.lease > 0 and len(bus.nodes) > 1
+        # Also while no other node is known: one may have come since the last renewal of the lease.
+        return loads_of(entry, 1)[0] > 0 and self._messenger.bus.lease > 0
 
     def find_taker(self, topic: str) -> Party:
         """Return who gets streamed requests of *topic*, or a stand-in that will find out."""
@@ -319,7 +319,7 @@ class RemoteCalls(Calls):
         if callee.address != address:
             return
         if reply.error is not None and reply.source == BROKER:
-            if isinstance(reply.error, Busy) and callee.untried:
+            if isinstance(reply.error, Busy) and self._others_may_take(callee):
                 callee.error = reply.error
                 self._try_next(callee)  # it was not begun there
                 return
@@ -332,6 +332,10 @@ class RemoteCalls(Calls):
             self._end(call, "ok" if reply.error is None else "error")
             reply.ref = call.ref
             call.caller.on_reply(reply)
+
+    def _others_may_take(self, callee: Callee) -> bool:
+        """Whether nodes are left to try, or may have come since those were looked for."""
+        return bool(callee.untried) or (not callee.fresh and callee.name in self._by_load)
 
     def _callee_at(self, address: str, id: str) -> Callee | None:
         """Return who performs the call *id* at the node *address*, or None."""
@@ -377,13 +381,16 @@ class RemoteCalls(Calls):
             return
         request.method = request.procedure[len(request.service) + 1 :] if request.procedure else ""
         caller = self._in[id] = Caller(address, id, request.caller, self._send, self._not_answered, self._is_crowded)
+        refusal = None
         try:
             self.open(caller, callee, id, request, message.quiet)
         except BrokerError as error:
             self._in.pop(id, None)  # it may not have been opened at all
-            self._refuse(caller, error)
+            refusal = error
         if self.performers.by_load and message.name.removeprefix(PROCEDURE) in self.performers.by_load:
-            self._loads.notify(address, message.name)
+            self._loads.notify(address, message.name)  # before it is told of a refusal: others may be less busy
+        if refusal is not None:
+            self._refuse(caller, refusal)
 
     def _refuse(self, caller: Caller, error: BrokerError) -> None:
         """Let the call of *caller* fail there."""

@@ -165,6 +165,38 @@ class MembersAsked(msgspec.Struct, tag="members?", array_like=True):
     """The question for all sessions of the node that gets this which are present on topics."""
 
 
+class OperatorAsked(msgspec.Struct, tag="operator?", array_like=True):
+    """What an operator asks of the node that gets this, by the admin API of the node that sends it.
+
+    Attributes:
+        id: of the question, at the node that sends it.
+        method: of HTTP.
+        name: of a list or an action.
+        query: of the URL.
+        body: of the request.
+    """
+
+    id: int
+    method: str
+    name: str
+    query: str
+    body: bytes
+
+
+class OperatorReply(msgspec.Struct, tag="operator", array_like=True):
+    """The answer to ``OperatorAsked``.
+
+    Attributes:
+        id: of the question.
+        status: of HTTP.
+        body: JSON text.
+    """
+
+    id: int
+    status: int
+    body: bytes
+
+
 Message: TypeAlias = (
     Called
     | Reply
@@ -180,6 +212,8 @@ Message: TypeAlias = (
     | MemberChanged
     | MemberList
     | MembersAsked
+    | OperatorAsked
+    | OperatorReply
 )
 
 

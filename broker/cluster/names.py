@@ -18,6 +18,7 @@ from broker.cluster.links import LinkAccount
 from broker.cluster.members import SharedMembers
 from broker.cluster.messages import BoolReply, Deliver, Drain, Probe
 from broker.cluster.messenger import NodeMessenger
+from broker.cluster.operators import OperatorLink
 from broker.cluster.queues import SharedQueues
 from broker.core.names import Claimant, LocalNames
 from broker.core.presence import Presence
@@ -82,6 +83,7 @@ class ClusterNames(LocalNames):
         queues.use(bus, self._wake_others)
         jobs.use(bus, self._wake_others)
         members.use(bus, self._messenger)
+        self.operators = OperatorLink(self._messenger)
         self._messenger.on_lease(jobs.leased)
         self._messenger.on(Probe, self._probed)
         self._messenger.on(Deliver, self._delivered)

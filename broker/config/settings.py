@@ -540,6 +540,14 @@ class Settings:
         """Where stream dialects listen, by their names."""
         return {name: own.listen for name, own in self.own.items() if hasattr(own, LISTEN)}
 
+    def _endpoints_of_clients(self) -> Iterator[tuple[str, str]]:
+        """Yield each endpoint that clients come to, behind the name of the variable that has it."""
+        for endpoint in self.listen:
+            yield "TXBROKER_LISTEN", endpoint
+        for name, endpoints in self.own_endpoints.items():
+            for endpoint in endpoints:
+                yield f"{own_prefix(ENV_PREFIX, name)}{LISTEN.upper()}", endpoint
+
     def problems(self) -> list[str]:
         """Return a sentence for each option that does not go together with the others."""
         found = []
@@ -639,10 +647,10 @@ class Settings:
         ]
         if not self.trusted_proxies:
             found += [
-                f"TXBROKER_LISTEN: {endpoint} believes whoever can connect, whatever address it says: name the proxies "
+                f"{name}: {endpoint} believes whoever can connect, whatever address it says: name the proxies "
                 "in TXBROKER_TRUSTED_PROXIES"
-                for endpoint in self._exposed
-                if endpoint.startswith("haproxy:")
+                for name, endpoint in self._endpoints_of_clients()
+                if endpoint.startswith("haproxy:") and not is_local(endpoint)
             ]
         return found
 

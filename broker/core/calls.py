@@ -309,7 +309,7 @@ class Calls:
         elif call.streamed and call.callee in self._pressure:
             call.bucket = self._deadlines.add(call, self._idle)  # it was not listened to meanwhile
         else:
-            self._fail(call, Timeout("request" if call.streamed else "call"))
+            self._fail(call, Timeout("request" if call.streamed else "call", message="There was no answer in time"))
 
     def _fail(self, call: Call, error: BrokerError) -> None:
         """End *call* with *error*; a no-op when it has ended."""

@@ -20,7 +20,7 @@ from broker.core.lives import life_end
 from broker.core.pages import decode_cursor, encode_cursor, is_over, read_last_page, read_page
 from broker.core.shares import Share
 from broker.core.slices import slices_of
-from broker.errors import BrokerError, Conflict, Invalid, RateLimited, Unavailable
+from broker.errors import BrokerError, Conflict, Invalid, NotDone, RateLimited, Unavailable
 from broker.interfaces import MAX_PAGE_BYTES, IBus, IEventSource, ISharedStore, IStore
 from broker.messages import MAX_ID, Addition, Event, Position, Quota
 from broker.patterns import LOG_PREFIX, matches, pair_key
@@ -30,8 +30,9 @@ log = Logger()
 CURSOR = "cursor"  # the space of the clients' cursors
 MAX_MOVES = 10000  # cursors whose last move is remembered
 MAX_HEADS = 10000  # topics whose newest event is remembered, to wait for the next without a look into the store
-NOTICE_RETRY = 1.0  # seconds until what nodes notify each other of is stored again
-MAX_NOTICES = 10000  # that wait for that
+NOTICE_RETRY = 1.0  # seconds until what nodes notify each other of is stored again, or what could not be sent is sent
+MAX_NOTICES = 10000  # that wait for that, of each kind
+MAX_UNSENT_BYTES = 16 * 1024 * 1024  # of the bodies of those that could not be sent
 
 cursor_key = pair_key  # of a client id and a topic
 
@@ -94,8 +95,10 @@ class Channels:
         self._heads: BoundedDict[str, int] = BoundedDict(MAX_HEADS)
         self._unpublished: deque[Event] = deque()  # the rest of what was stored together
         self._notices: list[Event] = []  # by which nodes notify each other, and that the store has not taken yet
+        self._unsent: deque[Event] = deque()  # that the bus has not taken, nor the store
+        self._unsent_bytes = 0
         self._retry: IDelayedCall | None = None
-        self._draining = False
+        self._draining = self._stopped = False
         self.waiting = 0
 
     def is_durable(self, topic: str) -> bool:
@@ -120,7 +123,7 @@ class Channels:
                 if self._unpublished:
                     self._unpublished.append(event)
                 else:
-                    self._bus.publish(event)
+                    self._publish(event)
 
         log = LOG_PREFIX + event.topic
         if key or expect is not None:
@@ -145,6 +148,12 @@ class Channels:
         self._store.append_all(additions, self._dedup_seconds).addCallbacks(stored, answer.errback)
         return answer
 
+    def _publish(self, event: Event) -> None:
+        """Publish *event*, which is stored."""
+        sent = self._bus.publish(event)
+        if sent is not None:
+            sent.addErrback(self._not_sent, event)
+
     def _publish_all(self, events: Iterable[Event]) -> None:
         """Publish *events* in slices; what is stored meanwhile is published after them."""
         go_on = not self._unpublished
@@ -155,7 +164,7 @@ class Channels:
     def _publish_some(self) -> None:
         waiting, now, end = self._unpublished, self._slices.now, self._slices.deadline()
         while waiting:
-            self._bus.publish(waiting.popleft())
+            self._publish(waiting.popleft())
             if waiting and now() >= end:
                 self._slices.add(self._publish_some)
                 return
@@ -167,12 +176,33 @@ class Channels:
     def announce(self, event: Event) -> Deferred[Any] | None:
         """Publish *event* for the broker itself, stored first if its topic is durable and it is not yet.
 
-        It fires, without failing, when the event is on its way or was lost, which
+        It fires, without failing, when the event is on its way, waits until it can be sent, or was lost, which
         is logged; None: it has arrived.
         """
+        if self._unsent:
+            self._keep_unsent(event)
+            return succeed(None)
         unstored = not event.id and self.is_durable(event.topic)
         sent: Deferred[Any] | None = self.post(event) if unstored else self._bus.publish(event)
-        return None if sent is None else sent.addErrback(event_lost, event.topic)
+        return None if sent is None else sent.addErrback(self._not_sent, event)
+
+    def _not_sent(self, failure: Failure, event: Event) -> None:
+        # Not what may have been sent: it would come twice.
+        if failure.check(NotDone) and self._may_wait:
+            if not self._unsent:
+                log.warn("an event on {topic} waits: {reason}", topic=event.topic, reason=str(failure.value))
+            self._keep_unsent(event)
+        else:
+            event_lost(failure, event.topic)
+
+    def _keep_unsent(self, event: Event) -> None:
+        size = len(event.body or b"")
+        if len(self._unsent) >= MAX_NOTICES or self._unsent_bytes + size > MAX_UNSENT_BYTES:
+            event_lost(Failure(NotDone("bus", message="Too many events wait.")), event.topic)
+            return
+        self._unsent.append(event)
+        self._unsent_bytes += size
+        self._retry_soon()
 
     def notify(self, event: Event) -> None:
         """Bring *event* to this node and all others; those that are away get it later, perhaps more than once."""
@@ -182,21 +212,32 @@ class Channels:
             self._bus.publish(event)
 
     def _not_posted(self, failure: Failure, event: Event) -> None:
-        if not (failure.check(Unavailable) and self._store.running) or len(self._notices) >= MAX_NOTICES:
+        if not (failure.check(Unavailable) and self._may_wait) or len(self._notices) >= MAX_NOTICES:
             event_lost(failure, event.topic)
             return
         # What it tells has happened: a token was revoked, a room left.
         if not self._notices:
             log.warn("an event on {topic} waits: {reason}", topic=event.topic, reason=str(failure.value))
         self._notices.append(event)
-        if self._retry is None and not self._draining:
-            self._retry = self._clock.callLater(NOTICE_RETRY, self._notify_again)
+        self._retry_soon()
 
-    def _notify_again(self) -> None:
+    @property
+    def _may_wait(self) -> bool:
+        """Whether there will be another attempt at what the bus or the store refuses now."""
+        return self._store.running and not self._stopped
+
+    def _retry_soon(self) -> None:
+        if self._retry is None and not self._stopped:
+            self._retry = self._clock.callLater(NOTICE_RETRY, self._send_again)
+
+    def _send_again(self) -> None:
         self._retry = None
         notices, self._notices = self._notices, []
+        unsent, self._unsent, self._unsent_bytes = self._unsent, deque(), 0
         for event in notices:
             self.notify(event)
+        for event in unsent:
+            self.announce(event)
 
     def read(
         self, topic: str, after: int, limit: int, max_bytes: int = MAX_PAGE_BYTES, page_bytes: int = 0
@@ -293,12 +334,12 @@ class Channels:
                 self._wake_empty(waiter)
 
     def stop(self) -> None:
-        """Cancel all timers."""
-        self._draining = True
+        """Cancel all timers, and try for the last time what waits to be sent."""
+        self._draining = self._stopped = True
         self._deadlines.stop()
         if self._retry is not None:
             self._retry.cancel()
-            self._retry = None
+            self._send_again()
 
     async def cursor(self, client: str, topic: str) -> int:
         """Return the id that *client* has acknowledged last in the present epoch; 0 for none."""

@@ -41,7 +41,7 @@ class Cursors:
         if position.epoch != present:
             raise Gone("epoch", present)
         if not 0 <= position.id <= await self._channels.head(topic):
-            raise Invalid("id")
+            raise Invalid("id", message="id is beyond the newest event")
         before = await self._channels.acknowledged(client, topic)
         await self._channels.move_cursor(client, topic, position.id, quota, stamped=True)
         return before is not None and before.epoch == position.epoch and position.id < before.id

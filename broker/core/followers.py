@@ -237,6 +237,10 @@ class Follower:
     def on_event(self, event: Event, pattern: str) -> None:
         """Deliver *event* if it is the next of its topic; else read what is missing."""
         id, topic = event.id, event.topic
+        if not id:  # it is not stored
+            if self._started and (self.echo or event.origin != self.id):
+                self._handed_over(event)
+            return
         last = self._last.get(topic)  # of what is behind, there is none
         if last is None or id != last + 1 or event.epoch != self._epoch or not self._started:
             self._on_other_event(event)
@@ -249,10 +253,6 @@ class Follower:
     def _on_other_event(self, event: Event) -> None:
         """Do what *event* asks for, which is not the next of a topic that is up to date."""
         id, topic = event.id, event.topic
-        if not id:
-            if self._started and (self.echo or event.origin != self.id):
-                self._handed_over(event)
-            return
         if event.epoch != self._epoch:
             self.restart()
             if event.epoch != self._epoch:

@@ -6,9 +6,8 @@ is removed before it is sent; and if nothing waits in the queue it is not stored
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from heapq import heapify, heapreplace
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
@@ -16,7 +15,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from broker.core.acknowledgements import Taken
+from broker.core.consumers import Consumer, Consumers, Taker
 from broker.core.leases import Leases
 from broker.core.registry import Registry
 from broker.errors import BrokerError, NotDone, NotFound, Unavailable
@@ -38,84 +37,18 @@ MAX_COUNTING = 0.01  # of the time may pass with counting jobs
 MAX_LOOKING = 0.2  # of the time may pass with looking through all of a queue for those that filter
 
 
-class Taker(Protocol):
-    """What jobs need of a peer."""
-
-    @property
-    def id(self) -> str:
-        """The session id."""
-
-    def post_mail(self, mail: Mail) -> Taken:
-        """Hand *mail* to the client; False: it does not accept it now."""
-
-    def accepts_jobs(self, all_left: bool) -> bool:
-        """Whether a job can be sent now, and, if asked for, all that was sent before has left."""
-
-    def hold(self, change: int) -> None:
-        """Count bytes that are held for the client."""
-
-
-@attrs.define(eq=False)
-class Consumer:
-    """One who takes the jobs of a queue.
-
-    Attributes:
-        peer: who that is.
-        queue: which.
-        ack: whether it acknowledges.
-        prefetch: how many jobs it may have at once; without *ack*, how many may wait to leave for it.
-        lease: seconds for which it has one.
-        worker: what it is for the store.
-        matches: says which payloads it takes; None: all.
-        on_idle: called when the store has said whether there is anything for it; None: that is not asked for.
-        taken: how many it has, or were sent since all had left.
-        claiming: how many the store is asked for.
-        looked: up to which number no job that was ready matched.
-        declined: whether it has declined one, and was not heard of since.
-        gone: whether it takes no more.
-    """
-
-    peer: Taker
-    queue: str
-    ack: bool
-    prefetch: int
-    lease: float
-    worker: Worker
-    matches: Callable[[bytes], bool] | None = None
-    on_idle: Callable[[], object] | None = None
-    taken: int = 0
-    claiming: int = 0
-    looked: int = 0
-    declined: bool = False
-    gone: bool = False
-
-    def room(self) -> int:
-        """Return for how many jobs there is room, if it ``accepts`` any."""
-        if self.gone or self.declined:
-            return 0
-        taken = self.taken if self.ack or self.taken < self.prefetch else 0
-        return max(0, self.prefetch - taken - self.claiming)
-
-    def accepts(self) -> bool:
-        """Whether it can be sent a job now."""
-        full = not self.ack and self.taken >= self.prefetch
-        if not self.peer.accepts_jobs(full):
-            return False
-        if full:
-            self.taken = 0
-        return True
-
-
 @attrs.define(eq=False)
 class WorkQueue:
     """A queue that has consumers here.
 
     Attributes:
         name: without ``queue:``.
-        consumers: who was served last is the last.
+        consumers: those of this node.
         clear: whether all that is ready, as far as it is known, is being claimed.
         version: rises with each reason to look again.
-        claims: how many are under way.
+        asked: those for whom the store is to be asked for a job before it commits, by whether they acknowledge.
+        spare: how many of those were asked for without knowing of a job for them.
+        claims: how many jobs the store is, or is to be, asked for.
         looking: whether those that filter are served.
         next_look: when what no job matched may be looked at again, by the clock of ``Jobs``.
         timer: when the next job is due, or a claim is tried again.
@@ -126,9 +59,11 @@ class WorkQueue:
     """
 
     name: str
-    consumers: list[Consumer] = attrs.field(factory=list)
+    consumers: Consumers = attrs.field(factory=Consumers)
     clear: bool = False
     version: int = 0
+    asked: dict[bool, list[Consumer]] = attrs.field(factory=lambda: {True: [], False: []})
+    spare: int = 0
     claims: int = 0
     looking: bool = False
     next_look: float = 0.0
@@ -200,9 +135,10 @@ class Jobs:
 
     def _hand_over(self, work: WorkQueue, mail: Mail) -> bool:
         """Hand *mail* over at once, if there is room and nobody else has a claim to it."""
-        if any(consumer.ack or consumer.matches is not None for consumer in work.consumers):
+        consumers = work.consumers
+        if consumers.acknowledging or consumers.filtering:
             return False
-        consumer = _next(work.consumers)
+        consumer = consumers.first()
         if consumer is None:
             return False
         taken = consumer.peer.post_mail(Mail(QUEUE + mail.queue, mail.ref, mail.body, mail.source, mail.time))
@@ -211,7 +147,7 @@ class Jobs:
         if isinstance(taken, Deferred):
             _unless_taken(taken, lambda: self.add(mail).addErrback(self._not_restored, mail))
         consumer.taken += 1
-        self._served(work, consumer)
+        consumers.offer(consumer)  # when as many as it may have were sent, they may have left
         return True
 
     def add(
@@ -259,13 +195,13 @@ class Jobs:
             work = self._works[queue] = WorkQueue(queue)
         taken = 0
         if consumer is not None:
-            self._remove(work, consumer)
+            work.consumers.remove(consumer)
             taken = consumer.taken if consumer.ack and ack else 0
         consumer = Consumer(peer, queue, ack, prefetch, lease, worker, matches, on_idle, taken)
         if taken:
             self.leases.move(peer.id, queue, consumer)
         self._consumers[peer, queue] = consumer
-        work.consumers.append(consumer)
+        work.consumers.add(consumer)
         self._try_again(work)
         self._look_again(queue)
 
@@ -275,13 +211,9 @@ class Jobs:
         if consumer is None:
             return False
         self.consumers.remove(peer, QUEUE + queue)
-        self._remove(self._works[queue], consumer)
+        self._works[queue].consumers.remove(consumer)
         self._left(queue)
         return True
-
-    def _remove(self, work: WorkQueue, consumer: Consumer) -> None:
-        consumer.gone = True
-        work.consumers.remove(consumer)
 
     def _left(self, queue: str) -> None:
         work = self._works.get(queue)
@@ -306,7 +238,7 @@ class Jobs:
         work = self._works.get(queue)
         return None if work is None else work.problem
 
-    def _tell_idle(self, consumers: list[Consumer], work: WorkQueue) -> None:
+    def _tell_idle(self, consumers: Iterable[Consumer], work: WorkQueue) -> None:
         for consumer in consumers:
             if consumer.on_idle is not None and not _is_asked_for(consumer, work):
                 consumer.on_idle()
@@ -323,6 +255,7 @@ class Jobs:
             consumer, work = self._consumers[peer, queue], self._works[queue]
             if consumer.declined:
                 consumer.declined, work.clear = False, False
+            work.consumers.offer(consumer)
             self._claim(work)
 
     # Handing out.
@@ -336,7 +269,7 @@ class Jobs:
         if wait > 0:
             self._due_in(queue, wait)
         else:
-            for consumer in work.consumers:
+            for consumer in work.consumers.filtering:
                 consumer.looked = 0
         self._look_again(queue)
 
@@ -351,6 +284,7 @@ class Jobs:
         for queue, work in list(self._works.items()):
             self._try_again(work)
             self.wake(queue)
+            self._left(queue)  # its last consumer may have gone while a claim was under way that has failed
 
     def _look_again(self, queue: str) -> None:
         """Look for jobs: there may be one that no claim is for."""
@@ -370,15 +304,22 @@ class Jobs:
         return Worker(client, self._node(), named)
 
     def _claim_added(self, queue: str) -> bool:
-        """Claim one job, which is being added to a queue that has no others; say whether that was done."""
+        """Claim one job more, since one is being added; say whether there is room for it.
+
+        It may be an older one that comes, which other nodes know of already.
+        """
         work = self._works.get(queue)
-        if work is None or not work.clear or self._stopped:
+        if work is None or work.failures or work.consumers.filtering or self._stopped:
             return False
-        consumer = _next(work.consumers)
+        if work.spare:
+            work.spare -= 1
+            return True
+        consumer = work.consumers.first()
         if consumer is None or (consumer.ack and not self.may_lease):
             work.clear = False
             return False
-        self._claim_for(work, [consumer], consumer.ack).addErrback(self._claim_failed, work)
+        consumer.claiming += 1
+        self._ask_for(work, [consumer], consumer.ack)
         return True
 
     def _claim(self, work: WorkQueue) -> None:
@@ -396,57 +337,60 @@ class Jobs:
 
     def _claim_all(self, work: WorkQueue) -> None:
         for ack in (True, False) if self.may_lease else (False,):
-            chosen = _slots([each for each in work.consumers if each.ack is ack and each.matches is None])
+            chosen = work.consumers.choose(ack, MAX_CLAIM - len(work.asked[ack]))
             if chosen:
-                self._claim_for(work, chosen, ack, all_slots=True).addErrback(self._claim_failed, work)
-        if not work.looking and any(each.matches is not None and each.room() for each in work.consumers):
+                work.spare += len(chosen)
+                self._ask_for(work, chosen, ack)
+        filtering = work.consumers.filtering
+        if filtering and not work.looking and any(each.room() for each in filtering):
             work.looking = True
             Deferred.fromCoroutine(self._look(work)).addErrback(self._claim_failed, work).addBoth(self._looked, work)
 
+    def _ask_for(self, work: WorkQueue, chosen: list[Consumer], ack: bool) -> None:
+        """Claim a job for each of *chosen*, who count as asked for, together with those who are chosen soon."""
+        work.claims += len(chosen)
+        asked = work.asked[ack]
+        asked += chosen
+        if len(asked) == len(chosen):
+            self._store.jobs.before_commit(lambda: self._claim_asked(work, ack))
+
+    def _claim_asked(self, work: WorkQueue, ack: bool) -> None:
+        asked, work.asked[ack], work.spare = work.asked[ack], [], 0
+        for start in range(0, len(asked), MAX_CLAIM):
+            self._claim_for(work, asked[start : start + MAX_CLAIM], ack).addErrback(self._claim_failed, work)
+
     def _claim_for(
-        self,
-        work: WorkQueue,
-        chosen: list[Consumer],
-        ack: bool,
-        numbers: list[int] | None = None,
-        all_slots: bool = False,
+        self, work: WorkQueue, chosen: list[Consumer], ack: bool, numbers: list[int] | None = None
     ) -> Deferred[None]:
-        work.claims += 1
-        for consumer in chosen:
-            consumer.claiming += 1
         slots = [(each.worker, each.lease) for each in chosen]
         claim = self._store.jobs.claim(work.name, slots, numbers=numbers, remove=not ack, max_bytes=CLAIM_BYTES)
         claim.addBoth(self._claim_ended, work, chosen)
-        return claim.addCallback(self._claimed, work, chosen, work.version, numbers, all_slots)
+        return claim.addCallback(self._claimed, work, chosen, work.version, numbers)
 
     def _claim_ended(self, result: Any, work: WorkQueue, chosen: list[Consumer]) -> Any:
-        work.claims -= 1
+        work.claims -= len(chosen)
         for consumer in chosen:
             consumer.claiming -= 1
         return result
 
     def _claimed(
-        self,
-        claimed: Claimed,
-        work: WorkQueue,
-        chosen: list[Consumer],
-        version: int,
-        numbers: list[int] | None,
-        all_slots: bool,
+        self, claimed: Claimed, work: WorkQueue, chosen: list[Consumer], version: int, numbers: list[int] | None
     ) -> None:
         work.failures, work.problem = 0, None
         jobs = claimed.jobs
         more = sum(len(job.body) for job in jobs) >= CLAIM_BYTES or len(jobs) == len(chosen)
-        if all_slots and not more and work.version == version:
-            work.clear = not any(each.matches is not None for each in work.consumers)
+        if numbers is None and not more and work.version == version:
+            work.clear = not work.consumers.filtering
         of = dict(zip(numbers, chosen, strict=True)) if numbers is not None else {}
         for job, consumer in zip(jobs, chosen, strict=False):
             self._deliver(work, job, of.get(job.number, consumer))
+        for consumer in chosen[len(jobs) :]:
+            work.consumers.offer(consumer)
         if claimed.due is not None:
             self._due_in(work.name, claimed.due)
         if not chosen[0].ack and any(job.order for job in jobs):
             self._returned(None, work.name)  # they are gone: the next of their order keys are ready
-        if all_slots and (more or work.version != version):
+        if numbers is None and (more or work.version != version):
             self._claim(work)
         self._tell_idle(chosen, work)
         self._left(work.name)
@@ -457,7 +401,7 @@ class Jobs:
             taken = not consumer.gone and consumer.peer.post_mail(Mail(*words))
             if taken:
                 consumer.taken += 1
-                self._served(work, consumer)
+                work.consumers.offer(consumer)  # as in ``_hand_over``
             else:
                 consumer.declined = True
                 self._restore(job)
@@ -469,15 +413,16 @@ class Jobs:
             return
         id = self.leases.add(job, consumer.worker, consumer.peer.id, consumer.lease, consumer)
         consumer.taken += 1
-        self._served(work, consumer)
         consumer.peer.hold(LEASE_BYTES)
         taken = consumer.peer.post_mail(Delivery(*words, id=id, delivery=job.deliveries, lease=consumer.lease))
+        if taken is True:
+            return
         if isinstance(taken, Deferred):
             taken.addCallbacks(
                 lambda has: self._acknowledged(has, id, consumer),
                 lambda _: self.leases.fail(id, consumer.worker, NOT_ACKNOWLEDGED, None),
             ).addErrback(_settled_already)
-        elif not taken:
+        else:
             self._declined(id, consumer)
 
     def _acknowledged(self, taken: bool | None, id: str, consumer: Consumer) -> Deferred[None] | None:
@@ -496,11 +441,6 @@ class Jobs:
         restored = self._store.jobs.restore(job)
         restored.addCallback(self._returned, job.queue).addErrback(self._not_restored, job)
 
-    def _served(self, work: WorkQueue, consumer: Consumer) -> None:
-        if len(work.consumers) > 1 and not consumer.gone:
-            work.consumers.remove(consumer)
-            work.consumers.append(consumer)
-
     def _not_restored(self, failure: Failure, job: Job | Mail) -> None:
         log.warn("a job of {queue} is lost: {reason}", queue=job.queue, reason=str(failure.value))
 
@@ -515,7 +455,9 @@ class Jobs:
         work.failures = min(work.failures + 1, 10)
         work.problem = failure.value if isinstance(failure.value, BrokerError) else BrokerError("jobs")
         work.clear = False
-        self._tell_idle(work.consumers, work)
+        for consumer in work.consumers:
+            work.consumers.offer(consumer)
+        self._tell_idle(list(work.consumers), work)
         self._due_in(work.name, delay)
         if failure.check(Unavailable) and not failure.check(NotDone):
             self.leases.check()  # it may have been done
@@ -543,7 +485,7 @@ class Jobs:
     async def _look_at_page(self, work: WorkQueue) -> bool:
         """Look at some jobs; return whether there may be more to look at."""
         kinds = (True, False) if self.may_lease else (False,)
-        filtering = [each for each in work.consumers if each.matches is not None and each.ack in kinds]
+        filtering = [each for each in work.consumers.filtering if each.ack in kinds]
         looking = [each for each in filtering if each.room() and each.accepts()]
         if not looking or self._stopped:
             return False
@@ -564,6 +506,9 @@ class Jobs:
         for ack in (True, False):
             some = [(number, each) for number, each in zip(numbers, chosen, strict=True) if each.ack is ack]
             if some:
+                work.claims += len(some)
+                for _, each in some:
+                    each.claiming += 1
                 await self._claim_for(work, [each for _, each in some], ack, [number for number, _ in some])
         return bool(jobs)
 
@@ -575,6 +520,7 @@ class Jobs:
         consumer.peer.hold(-LEASE_BYTES)
         work = self._works.get(consumer.queue)
         if work is not None and not consumer.gone:
+            work.consumers.offer(consumer)
             self._claim(work)
 
     def _on_settled(self, settled: Settled) -> None:
@@ -645,35 +591,6 @@ class Jobs:
 def _is_asked_for(consumer: Consumer, work: WorkQueue) -> bool:
     """Whether the store is being asked for jobs for *consumer*."""
     return consumer.claiming > 0 or (consumer.matches is not None and work.looking)
-
-
-def _next(consumers: list[Consumer]) -> Consumer | None:
-    """Return whom the next job goes to: the one with the most room, of those the one that was served first."""
-    if not consumers:
-        return None
-    best = max(consumers, key=Consumer.room)
-    if not best.room():
-        return None
-    if best.accepts():
-        return best
-    able = [each for each in consumers if each.room() and each.accepts()]
-    return max(able, key=Consumer.room, default=None)
-
-
-def _slots(consumers: list[Consumer]) -> list[Consumer]:
-    """Return whom the next jobs go to, see ``_next``; at most ``MAX_CLAIM``."""
-    heap = [(-room, place, each) for place, each in enumerate(consumers) if (room := each.room()) and each.accepts()]
-    if len(heap) == 1:
-        return [heap[0][2]] * min(-heap[0][0], MAX_CLAIM)
-    heapify(heap)
-    chosen: list[Consumer] = []
-    place = len(consumers)
-    while heap and heap[0][0] < 0 and len(chosen) < MAX_CLAIM:
-        room, _, consumer = heap[0]
-        chosen.append(consumer)
-        place += 1
-        heapreplace(heap, (room + 1, place, consumer))
-    return chosen
 
 
 def _matching(job: Job, room: dict[Consumer, int]) -> Consumer | None:

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 from broker.core.deadlines import Deadlines
 from broker.core.pauses import Pauses
-from broker.core.uncancelled import uncancelled
+from broker.core.uncancelled import outcome_of, uncancelled
 from broker.errors import BrokerError, NotDone, NotFound, Unavailable
 from broker.interfaces import IStore
 from broker.jobs import Job, Settled, Worker
@@ -178,25 +178,26 @@ class Leases:
         """Return the lease that *worker* has here, or None, and what the store calls the delivery."""
         lease = self._leases.get(id)
         # The store compares the epoch: this node may not have reached it yet, or be the last to know the present one.
-        return (lease if lease is not None and lease.worker.client == worker.client else None), *delivery_of(id)
+        if lease is None or lease.worker.client != worker.client:
+            return None, *delivery_of(id)
+        return lease, id.partition("-")[0], lease.number, lease.token
 
     def _settle(self, lease: Lease | None, answer: Deferred[Settled]) -> Deferred[None]:
         """Free the slot at once, so that its next job is claimed in the same step of the store."""
         if lease is not None:
             self._free(lease)
-        return uncancelled(self._until_answered(lease, answer))
+        return outcome_of(answer.addCallbacks(self._on_answer, self._on_refusal, (lease,), errbackArgs=(lease,)))
 
-    async def _until_answered(self, lease: Lease | None, answer: Deferred[Settled]) -> None:
-        try:
-            settled = await answer
-        except NotFound:
-            if lease is not None:
-                self._forget(lease)
-            raise
-        # Else it may be in flight all the same, until the lease has ended.
+    def _on_answer(self, settled: Settled, lease: Lease | None) -> None:
         if lease is not None:
             self._forget(lease)
         self._settled(settled)
+
+    def _on_refusal(self, failure: Failure, lease: Lease | None) -> Failure:
+        # Else it may be in flight all the same, until the lease has ended.
+        if lease is not None and failure.check(NotFound):
+            self._forget(lease)
+        return failure
 
     def extend(self, id: str, worker: Worker, session: str, seconds: float) -> Deferred[None]:
         """Let the lease of *worker*, now of *session*, end in so many seconds.

@@ -8,6 +8,7 @@ may come back, here or to another node.  However many go at once, their leaves a
 from __future__ import annotations
 
 import json
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -52,6 +53,21 @@ class Member:
     leaving: dict[Member, float] | None = attrs.field(default=None, repr=False)
 
 
+@attrs.frozen
+class MemberPage:
+    """Some members of a topic, sorted by their ids.
+
+    Attributes:
+        members: those.
+        count: how many members the topic has.
+        rest: how many of these follow the page.
+    """
+
+    members: list[Member]
+    count: int
+    rest: int
+
+
 class Members:
     """The members of all topics.
 
@@ -65,6 +81,7 @@ class Members:
         self._clock, self._now, self._deliver = clock, now, deliver
         self._leaving: Deadlines[Member] = Deadlines(clock, self._left)
         self._topics: dict[str, dict[str, Member]] = {}
+        self._ids: dict[str, list[str]] = {}  # by topic, sorted: of those that somebody has asked for in pages
         self._sessions: dict[str, tuple[str, dict[str, bytes]]] = {}  # here: the client id, what it says by topic
         self._stopped = False
 
@@ -74,6 +91,21 @@ class Members:
     def of(self, topic: str) -> list[Member]:
         """Return the members of *topic*, those included that may still come back, in the order of their joins."""
         return list(self._topics.get(topic, {}).values())
+
+    def page(self, topic: str, after: str, limit: int) -> MemberPage:
+        """Return at most *limit* members whose ids sort after *after*.
+
+        Their order is that of all nodes: a page of one may follow that of another.
+        """
+        members = self._topics.get(topic)
+        if members is None:
+            return MemberPage([], 0, 0)
+        ids = self._ids.get(topic)
+        if ids is None:
+            ids = self._ids[topic] = sorted(members)
+        start = bisect_right(ids, after)
+        chosen = ids[start : start + limit]
+        return MemberPage([members[id] for id in chosen], len(ids), len(ids) - start - len(chosen))
 
     # The sessions of this node.
 
@@ -133,6 +165,8 @@ class Members:
         new = member is None
         if member is None:
             member = members[client] = Member(topic, client)
+            if topic in self._ids:
+                insort(self._ids[topic], client)
         elif member.leaving is not None:
             self._leaving.drop(member, member.leaving)
             member.leaving = None
@@ -154,8 +188,12 @@ class Members:
     def _left(self, member: Member) -> None:
         members = self._topics[member.topic]
         del members[member.id]
+        ids = self._ids.get(member.topic)
+        if ids is not None:
+            del ids[bisect_left(ids, member.id)]
         if not members:
             del self._topics[member.topic]
+            self._ids.pop(member.topic, None)
         self._announce("leave", member.topic, member)
 
     def _announce(self, name: str, topic: str, member: Member) -> None:
@@ -168,6 +206,12 @@ class Members:
         """Cancel all timers: no leaves are told any more."""
         self._stopped = True
         self._leaving.stop()
+
+
+def shown_page(page: MemberPage, max_bytes: int) -> dict[str, Any]:
+    """Return *page* as answers show it, ``{members, count, more}``: no more than fit into *max_bytes*."""
+    shown = shown_members(page.members, max_bytes)
+    return {"members": shown, "count": page.count, "more": page.rest > 0 or len(shown) < len(page.members)}
 
 
 def shown_members(members: Iterable[Member], max_bytes: int) -> list[dict[str, Any]]:

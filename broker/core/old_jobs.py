@@ -8,7 +8,7 @@ from broker.core.jobs import Jobs
 from broker.core.queues import LOG, Queues
 from broker.errors import Unavailable
 from broker.interfaces import IStore
-from broker.jobs import DEAD_SUFFIX
+from broker.jobs import is_queue_of_broker
 from broker.messages import Mail
 from broker.patterns import QUEUE
 
@@ -34,7 +34,7 @@ async def move_old_jobs(store: IStore, queues: Queues, jobs: Jobs) -> None:
 
 async def _move(store: IStore, queues: Queues, jobs: Jobs, queue: str) -> None:
     name, count = queue.removeprefix(QUEUE), 0
-    if name.endswith(DEAD_SUFFIX):
+    if is_queue_of_broker(name):
         name += ".old"  # that name is the broker's by now
 
     async def put(mail: Mail, id: str) -> None:

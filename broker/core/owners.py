@@ -6,7 +6,8 @@ principal is called by its credential is its own without that, and nobody else's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -62,6 +63,7 @@ class Owners:
         notify: brings an event to all nodes.
         clock: for how long it is remembered.
         replaced: called with a client id and its owner, when that is another one from now on.
+        until_done: does something again and again while the store is away.
         lives: for how many seconds what is kept under an id lives without use, by kind; the
             id is its owner's for a little longer.  Of a kind without one, it is for ever.
         limit: how many ids one principal may own; 0: any number.
@@ -78,12 +80,14 @@ class Owners:
         notify: Callable[[Event], object],
         clock: IReactorTime,
         replaced: Callable[[str, str], object],
+        until_done: Callable[[Callable[[], Awaitable[object]]], object],
         lives: Mapping[str, float] | None = None,
         limit: int = 0,
     ) -> None:
         self._store, self._access, self._notify, self._clock = store, access, notify, clock
         self._replaced, self._lives, self._limit = replaced, lives or {}, limit
         self.known: BoundedDict[str, dict[str, str]] = BoundedDict(MAX_KNOWN)
+        self._until_done = until_done
         self._storing: dict[str, Deferred[None]] = {}  # by client id: the owner by its name
         self._cleared = clock.seconds()
 
@@ -139,12 +143,12 @@ class Owners:
         """Make the client id that is *identity*'s by its name known as such; idempotent.
 
         Who has used it before, without being called so, must not any more.  Where the
-        store is away that is logged, and the next call tries again.
+        store is away that is logged and tried again.
         """
         if identity.client and self.known.get(identity.client, {}).get(CLIENT_ID) != identity.owner:
             self.known[identity.client] = {CLIENT_ID: identity.owner}
             storing = ensureDeferred(self._store_name(identity.client, identity.owner))
-            storing.addErrback(self._name_not_stored, identity.client)
+            storing.addErrback(self._name_not_stored, identity.client, identity.owner)
             if not storing.called:
                 self._storing[identity.client] = storing
                 storing.addCallback(lambda _: self._stored(identity.client))
@@ -280,10 +284,17 @@ class Owners:
     def _stored(self, id: str) -> None:
         del self._storing[id]
 
-    def _name_not_stored(self, failure: Failure, id: str) -> None:
+    def _name_not_stored(self, failure: Failure, id: str, owner: str) -> None:
         failure.trap(BrokerError)
-        self.known.pop(id, None)
         log.warn("the owner of a client id was not stored: {reason}", reason=str(failure.value))
+        if failure.check(Unavailable):
+            self._until_done(partial(self._store_name_again, id, owner))
+        else:
+            self.known.pop(id, None)
+
+    async def _store_name_again(self, id: str, owner: str) -> None:
+        if self.called(id) == owner:  # else it is another's meanwhile, or was forgotten: the next use tries again
+            await self._store_name(id, owner)
 
 
 def _may_use(identity: Identity, owner: str, id: str, names_people: bool) -> bool:

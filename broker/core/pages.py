@@ -167,7 +167,7 @@ async def find_page(
         if position is not None and position.epoch != epoch:
             raise Gone("epoch", epoch)
         if position is not None and not 0 <= position.id <= end:
-            raise Invalid(what)
+            raise Invalid(what, message=f"{what} is beyond the newest event, {head}")
     if last or before is not None:
         events = await read_last_page(
             store, log, limit, max_bytes, slices, before=None if before is None else before.id

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, cast
 
 from twisted.application.internet import TimerService
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, ensureDeferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from broker.access.failures import AuthFailures
 from broker.access.lifetimes import Lifetimes
@@ -73,6 +75,7 @@ MEASURE = 5.0  # seconds between two counts of all jobs
 REVIEW = 5.0  # seconds until one who performs what others perform, too, gets calls of all nodes
 BEAT = 1.0  # seconds between two looks for nodes that do not know the members here
 PEERS_PER_STEP = 1000  # whose mailboxes are prolonged before the reactor gets to other work
+START_TIMEOUT = 2.0  # seconds for which clients wait until the store and the bus were reached for the first time
 SWEEPER = "sweeper"  # the name held by the node that sweeps for all
 
 
@@ -135,6 +138,7 @@ class Broker(MultiService):
         self.arrived = bus.deliver = delivery.arrived
         if bus.shared:
             cast(ISharedBus, bus).source = StoreEventSource(cast(ISharedStore, store))
+            cast(ISharedBus, bus).missed = self._tell_missed
             cast(ISharedStore, store).witness = cast(ISharedBus, bus).last_mark
             self._find_missed_changes(delivery)
         store.wiped = self._wiped
@@ -176,10 +180,22 @@ class Broker(MultiService):
     def _tell_gaps(self, why: str) -> None:
         """Tell all who get changes of keys that some were missed."""
         told: list[tuple[object, str]] = [(watcher, "") for watcher in self.keys.watchers]
-        told += self.topics.listening(KEY_PREFIX)
+        self._notify([*told, *self.topics.listening(KEY_PREFIX)], "changes of keys were missed", why)
+
+    def _tell_missed(self, texts: list[str]) -> None:
+        """Tell all who subscribed to *texts* before Redis was reached that events may have been missed."""
+        wanted = set(texts)
+        told = [(listener, topic) for listener, topic in self.topics.listening("") if topic in wanted]
+        self._notify(told, "events may have been missed before Redis was reached", MISSED)
+        if any(text.startswith(KEY_PREFIX) for text in texts):
+            self._notify(
+                [(watcher, "") for watcher in self.keys.watchers], "changes of keys may have been missed", MISSED
+            )
+
+    def _notify(self, told: Sequence[tuple[object, str]], what: str, why: str) -> None:
         peers = [(peer, topic) for peer, topic in told if isinstance(peer, Peer)]
         if peers:
-            log.warn("changes of keys were missed ({why}): {count} watches are told so", why=why, count=len(peers))
+            log.warn("{what} ({why}): {count} subscriptions are told so", what=what, why=why, count=len(peers))
         for peer, topic in peers:
             peer.on_gap(topic, why)
 
@@ -227,6 +243,29 @@ class Broker(MultiService):
         """Start the parts, and see to the jobs that the last run has left in flight."""
         super().startService()
         self.jobs.leases.until_done(self._begin_jobs)
+
+    def reached(self) -> Deferred[None] | None:
+        """Fire, without failing, when the shared store and bus were reached, or have not been for two seconds.
+
+        None: there are none.
+        """
+        asked: list[Deferred[Any] | None] = []
+        if self.store.shared:
+            asked += [cast(ISharedStore, self.store).mark()]
+        if self.bus.shared:
+            asked += [cast(ISharedBus, self.bus).holders([SWEEPER]), self.bus.listening()]
+        if not asked:
+            return None
+        reached: Deferred[None] = Deferred()
+        answers = DeferredList([each for each in asked if each is not None], consumeErrors=True)
+        answers.addCallback(lambda _: None if reached.called else reached.callback(None))
+        return reached.addTimeout(START_TIMEOUT, self.clock).addErrback(self._not_reached)
+
+    def _not_reached(self, failure: Failure) -> None:
+        failure.trap(CancelledError, DeferredTimeout)
+        if failure.check(DeferredTimeout):
+            reasons = "; ".join(self.ready()) or "no answer yet"
+            log.warn("clients are accepted before the store and the bus were reached: {reasons}", reasons=reasons)
 
     async def _begin_jobs(self) -> None:
         await self.jobs.recover()
@@ -388,7 +427,7 @@ def make_parts(
         keys=Keys(store, bus, channels.announce, clock, settings.max_value_bytes, settings.durable_topics),
         members=make_members(store.wall.time, topics, bus, clock, memory),
         memberships=Memberships(store, channels.notify, settings.max_subscriptions, clock, settings.membership_seconds),
-        owners=_make_owners(settings, store, access, channels, clock, lambda *new: _replaced(parts, *new)),
+        owners=_make_owners(settings, store, access, channels, clock, jobs, lambda *new: _replaced(parts, *new)),
         presence=presence,
         calls=calls,
         queues=queues,
@@ -532,6 +571,7 @@ def _make_owners(
     access: Access,
     channels: Channels,
     clock: IReactorTime,
+    jobs: Jobs,
     replaced: Callable[[str, str], object],
 ) -> Owners:
     of_client = settings.cursor_seconds, settings.client_seconds, settings.mailbox_seconds
@@ -541,7 +581,7 @@ def _make_owners(
         SERVICE_NAME: settings.client_seconds,
         INDEX: settings.index_seconds,
     }
-    return Owners(store, access, channels.notify, clock, replaced, lives, settings.max_ids)
+    return Owners(store, access, channels.notify, clock, replaced, jobs.leases.until_done, lives, settings.max_ids)
 
 
 def _replaced(parts: Parts, client: str, owner: str) -> None:

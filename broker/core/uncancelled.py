@@ -12,9 +12,13 @@ T = TypeVar("T")
 
 def uncancelled(work: Coroutine[Deferred[Any], Any, T]) -> Deferred[T]:
     """Begin *work*; return its outcome.  Cancelling that gives up the outcome, not the work: none is half done."""
-    outcome = Deferred.fromCoroutine(work)
-    if outcome.called:
-        return outcome
-    answer: Deferred[T] = Deferred()
-    outcome.addCallbacks(answer.callback, answer.errback)
-    return answer
+    return outcome_of(Deferred.fromCoroutine(work))
+
+
+def outcome_of(work: Deferred[T]) -> Deferred[T]:
+    """Return the outcome of *work*, which nobody else asks for.  Cancelling that gives up the outcome, not the work."""
+    if work.called:
+        return work
+    outcome: Deferred[T] = Deferred()
+    work.addCallbacks(outcome.callback, outcome.errback)
+    return outcome

@@ -42,7 +42,8 @@ class IBus(IService):
     def listening() -> Deferred[None] | None:
         """Fire when all ``listen`` so far are in force for every node, or that takes too long.
 
-        What is stored from then on comes in either case, perhaps late; unless this node has had no contact yet.
+        What is stored from then on comes in either case, perhaps late; unless this node has had no contact yet,
+        see ``ISharedBus.missed``.
         None: they are already.
         """
 
@@ -112,6 +113,10 @@ class ISharedBus(IBus):
     )
     others: list[str] = Attribute("The addresses of the other nodes that have a lease, as far as it knows.")
     received: Callable[[str, bytes], object] = Attribute("Called with the address of a node and its message.")
+    missed: Callable[[list[str]], object] = Attribute(
+        "Called, when there is contact for the first time, with the topics, patterns and beginnings to which somebody "
+        "began to listen too long before: what was stored on them until now may be missed."
+    )
     found: Callable[[str], object] = Attribute(
         "Called, after names may have been forgotten, with each that this node holds as far as the others know: it may "
         "have given it back, and that was forgotten too."

@@ -102,21 +102,21 @@ class IJobVerbs(Interface):
     def stop_consuming(queue: str) -> None:
         """Undo ``consume``; a no-op without one.  What is in flight stays the client's."""
 
-    def finish_job(id: str) -> Deferred[None]:
+    def finish_job(id: str, *, queue: str = "") -> Deferred[None]:
         """Say that the job of the delivery *id* is done: it is removed.
 
         Raises:
-            NotFound: it was delivered to another since, or is gone.
+            NotFound: it was delivered to another since, or is gone, or is not one of *queue*, if that is said.
         """
 
-    def fail_job(id: str, *, reason: str = "", delay: float | None = None) -> Deferred[None]:
+    def fail_job(id: str, *, reason: str = "", delay: float | None = None, queue: str = "") -> Deferred[None]:
         """Say that the job has failed: it comes again in *delay* seconds, by default in 1, 5, 30 and 120, or is dead.
 
         Raises:
             NotFound: see ``finish_job``.
         """
 
-    def extend_job(id: str, seconds: float) -> Deferred[None]:
+    def extend_job(id: str, seconds: float, *, queue: str = "") -> Deferred[None]:
         """Let the lease end in so many *seconds* from now on.
 
         Raises:

@@ -17,9 +17,9 @@ class ISession(Interface):
     A method that raises costs its own connection only: it is logged and the
     link is closed with 1011.
 
-    A session may have another one, ``gap(topic, why)``, which is called when changes of keys were missed that can
-    not be had any more: on a topic or pattern, or, if that is "", of all keys that it watches; *why* is
-    ``MISSED`` or ``EPOCH``.  Without that it is disconnected with 1013.
+    A session may have another one, ``gap(topic, why)``, which is called when changes of keys, or stored events, were
+    missed that can not be had any more: on a topic or pattern, or, if that is "", of all keys that it watches; *why*
+    is ``MISSED`` or ``EPOCH``.  Without that it is disconnected with 1013.
     """
 
     def opened() -> None:

@@ -72,6 +72,9 @@ class ITopicVerbs(Interface):
     def members(topic: str, *, rate_limited: bool = True) -> list[Any]:
         """Return who is present on *topic*, on all nodes: see ``core.members.Member``."""
 
+    def page_of_members(topic: str, after: str, limit: int) -> Any:
+        """Return 1 to 1000 members of *topic*: see ``core.members.Members.page``."""
+
     def follow(
         topic: str,
         origin: Origin | None,

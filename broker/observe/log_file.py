@@ -56,13 +56,14 @@ class LogFile:
         What can not be written is lost: the disk is full, or nobody reads the pipe any more.
         """
         rest = text.encode("utf-8", "backslashreplace")
-        with suppress(OSError):
-            while rest:
-                try:
-                    rest = rest[os.write(self._fd, rest) :]
-                except BlockingIOError:  # whoever has made the pipe has made it so
-                    if not self._is_writable():
-                        return
+        while rest:
+            try:
+                rest = rest[os.write(self._fd, rest) :]
+            except BlockingIOError:  # whoever has made the pipe has made it so
+                if not self._is_writable():
+                    return
+            except OSError:
+                return
 
     def _is_writable(self) -> bool:
         waiting = select.poll()

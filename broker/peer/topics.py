@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 MAX_PUBLICATIONS = 1000  # that are stored together
 MAX_EXCLUDED = 1000  # names of one event
+NOT_STORED = "a key, or an expected head, needs an event that is stored: durable, or of a durable topic"
 FREE_TOKENS = 8  # of a pattern, on the average of all that a client may subscribe to
 
 OCTETS = "application/octet-stream"  # what is known of a body of which nothing is said but that it is no JSON
@@ -146,7 +147,7 @@ class TopicVerbs(Client):
             posted = parts.channels.post(event, self._channels(), _checked_key(key), _checked_head(expect))
             return posted if done is None else posted.addCallback(_noted, done)
         if key or expect is not None:
-            raise Invalid("key" if key else "expect")  # what is not stored is not remembered
+            raise Invalid("key" if key else "expect", message=NOT_STORED)
         if retain or (parts.retained.patterns and parts.retained.applies(topic)):
             return Deferred.fromCoroutine(self._retain(event)).addCallback(_noted, done)
         sent = parts.bus.publish(event)
@@ -185,7 +186,8 @@ class TopicVerbs(Client):
         """See ``IPeer.publish_all``."""
         if not 0 < len(publications) <= MAX_PUBLICATIONS:
             self._allow("publish", "", check_permission=False)
-            raise TooLarge("events") if publications else Invalid("events")
+            too_many = TooLarge("events", message=f"there are more than {MAX_PUBLICATIONS} events")
+            raise too_many if publications else Invalid("events", message="there are no events")
         for index, topic in enumerate(dict.fromkeys(each.topic for each in publications)):
             self._allow("publish", topic, rate_limited=not index)
             self._own("publish", topic)

@@ -121,6 +121,7 @@ class Batcher:
         self._replicas = Replicas(*wait, reactor, self.connection) if wait[0] else None
         self._unsafe = ""  # why what the last call has written may be lost, or ""
         self._observe, self._failed = observe or _ignore, failed or _ignore
+        self._preparing: list[Callable[[], object]] = []
         self._waiting: deque[Operation] = deque()
         self._postponed = Postponed()  # those that are older than all that wait
         self._bytes = 0  # of both
@@ -177,6 +178,7 @@ class Batcher:
         if self._stopped is not None and self._stopped.called:
             return
         self._timeout = self._clock.callLater(RECONNECT_TIMEOUT, self._give_up)
+        self._prepare_batch()
 
     def submit(self, operation: Operation) -> Deferred[Any]:
         """Do *operation* after those that were submitted before.
@@ -207,6 +209,25 @@ class Batcher:
                 self._next = self._clock.callLater(0, self._begin)
         return operation.answer
 
+    def before_batch(self, prepare: Callable[[], object]) -> None:
+        """Call *prepare* before the next batch begins, in which what it submits is done; at once without Redis."""
+        if not self._usable:
+            prepare()
+            return
+        self._preparing.append(prepare)
+        if self._next is None and not self._running:
+            self._next = self._clock.callLater(0, self._begin)
+
+    def _prepare_batch(self) -> None:
+        preparing, self._preparing = self._preparing, []
+        running, self._running = self._running, True  # what is submitted now begins nothing
+        for prepare in preparing:
+            try:
+                prepare()
+            except Exception:
+                log.failure("a batch was not prepared")
+        self._running = running
+
     async def call(self, protocol: Any, words: Sequence[bytes]) -> Any:
         """Do one operation by *protocol* before those that wait: for ``prepare``.
 
@@ -224,6 +245,7 @@ class Batcher:
 
     def _begin(self) -> None:
         self._next = None
+        self._prepare_batch()
         if not (self._usable and (self._waiting or self._postponed.operations)):
             return
         batch: list[Operation] = []
@@ -262,7 +284,7 @@ class Batcher:
         # Not before: what they submit begins below, and only once.
         self._running = False
         # Not in the next loop iteration: there is nothing to wait for.
-        if (self._waiting or self._postponed.operations) and self._usable:
+        if (self._waiting or self._postponed.operations or self._preparing) and self._usable:
             self._begin()
         else:
             self._finish_stop()

@@ -27,10 +27,18 @@ class EmbeddedJobs:
     Args:
         do: has a method of ``JobTables`` done with its arguments, in a transaction.
         is_present: whether an epoch is that of the store.
+        before_commit: see ``IJobStore.before_commit``.
     """
 
-    def __init__(self, do: Do, is_present: Callable[[str], bool]) -> None:
+    def __init__(
+        self, do: Do, is_present: Callable[[str], bool], before_commit: Callable[[Callable[[], object]], object]
+    ) -> None:
         self._do, self._is_present = do, is_present
+        self._before_commit = before_commit
+
+    def before_commit(self, work: Callable[[], object]) -> None:
+        """See ``IJobStore.before_commit``."""
+        self._before_commit(work)
 
     def add(
         self,

@@ -146,7 +146,7 @@ class MemoryStore(Service):
         self._expiry = Expiry(self.wall, monotonic_time_of(clock))
         self._room = Room(max_bytes)
         self._stopped_reason = NOT_RUNNING
-        self.jobs = EmbeddedJobs(self._do_jobs, lambda epoch: epoch == self.epoch)
+        self.jobs = EmbeddedJobs(self._do_jobs, lambda epoch: epoch == self.epoch, lambda work: work())
         self._forget()
 
     def _forget(self) -> None:

@@ -134,7 +134,11 @@ class RedisStore(RedisReader, Service):
         self._measuring.clock = reactor
         self._known: BoundedDict[str, None] = BoundedDict(KNOWN_LOGS)
         self._key_events = KeyEvents(announce, lambda: self.epoch)
-        self.jobs = RedisJobs(self._submit, lambda: self._full() if self._room.shortage else None)
+        self.jobs = RedisJobs(
+            self._submit,
+            lambda: self._full() if self._room.shortage else None,
+            lambda work: self._batcher.before_batch(work),
+        )
         self._batcher = Batcher(
             self._address,
             Script("broker.stores.redis_scripts", "state", "clock", "logs", "keys", "jobs"),

@@ -42,12 +42,20 @@ class RedisJobs:
     Args:
         submit: has an operation done.
         check_room: returns what fails when nothing may be added, else None.
+        before_commit: see ``IJobStore.before_commit``.
     """
 
     def __init__(
-        self, submit: Callable[[Operation], Deferred[Any]], check_room: Callable[[], Deferred[Any] | None]
+        self,
+        submit: Callable[[Operation], Deferred[Any]],
+        check_room: Callable[[], Deferred[Any] | None],
+        before_commit: Callable[[Callable[[], object]], object],
     ) -> None:
-        self._submit, self._check_room = submit, check_room
+        self._submit, self._check_room, self._before_commit = submit, check_room, before_commit
+
+    def before_commit(self, work: Callable[[], object]) -> None:
+        """See ``IJobStore.before_commit``."""
+        self._before_commit(work)
 
     def add(
         self,

@@ -10,7 +10,7 @@ CREATE TABLE job (
     id INTEGER PRIMARY KEY,
     queue INTEGER NOT NULL,
     state INTEGER NOT NULL,  -- see sqlite_jobs.py
-    due REAL NOT NULL,  -- when it is ready, its lease ends, or it died; by its state
+    due REAL NOT NULL,  -- when it is or became ready, its lease ends, or it died; by its state
     token INTEGER NOT NULL DEFAULT 0,
     deliveries INTEGER NOT NULL DEFAULT 0,
     failures INTEGER NOT NULL DEFAULT 0,

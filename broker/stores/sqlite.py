@@ -93,7 +93,7 @@ class SqliteStore(Service):
         self._max_bytes, self._min_free_bytes = max_bytes, min_free_bytes
         self._file: SqliteFile | None = None
         self._stopped_reason = NOT_RUNNING
-        self.jobs = EmbeddedJobs(self._do_jobs, lambda epoch: epoch == self.epoch)
+        self.jobs = EmbeddedJobs(self._do_jobs, lambda epoch: epoch == self.epoch, self._before_commit)
         self.wiped: Callable[[], object] = _ignore
 
     def startService(self) -> None:
@@ -271,7 +271,8 @@ class SqliteStore(Service):
 
     def get(self, space: str, key: str) -> Deferred[Entry | None]:
         """See ``IStore.get``."""
-        return self._query(TableReader.get, (space, key, self._expiry), (space, key))
+        large = (space, key) if space in ANNOUNCED_SPACES else None
+        return self._query(TableReader.get, (space, key, self._expiry), (space, key), key=large)
 
     def range(
         self, space: str, first: str, last: str, limit: int, max_bytes: int = 0
@@ -340,6 +341,9 @@ class SqliteStore(Service):
 
     # Submitting.
 
+    def _before_commit(self, work: Callable[[], object]) -> None:
+        self._commits.before_batch(work)
+
     def _do_jobs(self, verb: Callable[..., Any], arguments: tuple[Any, ...], size: int, reads: bool) -> Deferred[Any]:
         if self._stopped_reason:
             return refused(self._stopped_reason)
@@ -385,7 +389,13 @@ class SqliteStore(Service):
             return refused(self._stopped_reason)
         return self._commits.submit(verb, arguments, size, *touched, key=key)
 
-    def _query(self, verb: Callable[..., Any], arguments: tuple[Any, ...], *touched: Hashable) -> Deferred[Any]:
+    def _query(
+        self,
+        verb: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        *touched: Hashable,
+        key: tuple[str, str] | None = None,
+    ) -> Deferred[Any]:
         """Read at once, or after the writes that are under way if one of them may change *touched*."""
         if self._stopped_reason:
             return refused(self._stopped_reason)
@@ -396,7 +406,7 @@ class SqliteStore(Service):
                 # Another program holds the file, and the writer thread may wait for it; or it is being opened anew.
                 if is_damage(error):
                     self._commits.damaged(error)
-        return self._commits.submit(verb, arguments, 0, after=touched)
+        return self._commits.submit(verb, arguments, 0, key=key, after=touched)
 
 
 def _ignore(*_: object) -> None:

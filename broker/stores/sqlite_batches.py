@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import attrs
 from twisted.internet.defer import Deferred
 
+from broker.jobs import Job
+from broker.messages import Entry, Event
 from broker.stores.sqlite_failures import read_refusal, write_refusal
 from broker.stores.sqlite_tables import TableReader, TableWriter
 
@@ -36,6 +38,7 @@ class Batch:
     Attributes:
         operations: in the order in which they were submitted.
         size: the bytes that they carry.
+        rest: those behind them that are left for the next batch.
         outcomes: for each its result, or the exception it ends with.
         failure: why nothing was written, or may not be there; "" when it was.
         error: what SQLite has said then.
@@ -45,11 +48,22 @@ class Batch:
 
     operations: list[QueuedCall]
     size: int = 0
+    rest: list[QueuedCall] = attrs.field(factory=list)
     outcomes: list[Any] = attrs.field(factory=list)
     failure: str = ""
     error: Exception | None = None
     wrote: bool = False
     seconds: float = 0.0
+
+    @property
+    def size_of_rest(self) -> int:
+        """The bytes that the rest carries, about."""
+        count = len(self.rest)
+        return self.size * count // (len(self.operations) + count)
+
+    def leave(self, count: int) -> None:
+        """Leave what is behind the first *count* operations."""
+        self.operations, self.rest = self.operations[:count], self.operations[count:]
 
     def refuse_writes(self, failure: str) -> None:
         """Let all end with *failure* that are no reads."""
@@ -72,3 +86,14 @@ def without_writing(tables: TableWriter, operations: list[QueuedCall], failure: 
         except sqlite3.Error as error:
             outcomes.append(read_refusal(str(error)))
     return outcomes
+
+
+def bytes_read(outcome: Any) -> int:
+    """Return how many bytes of bodies and values there are in the outcome of a read."""
+    if isinstance(outcome, Entry):
+        return len(outcome.value)
+    if isinstance(outcome, (Event, Job)):
+        return len(outcome.body or b"")
+    if isinstance(outcome, Sequence) and not isinstance(outcome, (str, bytes)):
+        return sum(map(bytes_read, outcome))
+    return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 
 from twisted.logger import Logger
@@ -12,7 +13,7 @@ from broker.stores.sqlite_checkpoints import Checkpoints
 from broker.stores.sqlite_failures import FileLost, is_damage, is_io_error, is_unreadable
 from broker.stores.sqlite_file import SqliteFile, closed_connection
 from broker.stores.sqlite_tables import TableReader, TableWriter
-from broker.stores.sqlite_watch import first_damage
+from broker.stores.sqlite_watch import TRY_INTERVAL, first_damage
 
 RESTART = "nothing is written until the broker is started again"
 MAX_COMPARED_KEYS = 1_000_000
@@ -95,7 +96,7 @@ class FileGuard:
 
     def look(self) -> None:
         """Write the log back if it is time to."""
-        if self.broken or self.suspect:
+        if self.broken or self.suspect or self.watch.unsettled:
             return
         try:
             self.checkpoints.look()
@@ -104,7 +105,7 @@ class FileGuard:
 
     def write_back(self) -> None:
         """Write the log back however short it is: so the file ends where its last page does."""
-        if self.broken or self.suspect:
+        if self.broken or self.suspect or self.watch.unsettled:
             return
         try:
             self.checkpoints.run()
@@ -132,13 +133,31 @@ class FileGuard:
         if not lost.readable:
             self.readable = False
             TableReader.attach(self._tables, closed_connection())
-        # Then nothing of the log may be written to the database file any more.
-        self.file.lost = not (lost.keeps and lost.logged)
+        self._keep_log_out(lost)
         if not lost.keeps:
-            self.watch.set_log_aside()
             return self._break(lost.reason)
         saved = "" if lost.logged and self._rescue() else "perhaps not all "
         return self._break(f"{lost.reason}; what was acknowledged is {saved}in {self.watch.path}")
+
+    def _keep_log_out(self, lost: FileLost) -> None:
+        """Let nothing of the log be written to the database file any more, if it does not belong there."""
+        self.file.lost |= not (lost.keeps and lost.logged)
+        if not lost.keeps:
+            self.watch.set_log_aside()
+
+    def end(self) -> None:
+        """Look at the files a last time: closing would write the log into whatever has come since, damaged or not."""
+        if not self.check() or self.broken:
+            try:
+                self.watch.check(thoroughly=bool(self.broken))
+                while self.watch.unsettled:
+                    time.sleep(TRY_INTERVAL)
+                    self.watch.check()
+            except FileLost as lost:
+                self._keep_log_out(lost)
+                self._lose(lost)
+            except OSError:
+                pass  # nothing is there, or it is as it was
 
     def _rescue(self) -> bool:
         """Write the log back, whose name is lost: so it is not needed at the next start."""
@@ -164,6 +183,8 @@ class FileGuard:
                 self._probe()
                 if failure := self.check():
                     return failure
+                if self.watch.unsettled:  # to close it would write the log back
+                    return f"{self.watch.path} is being changed by another program"
                 self._before = self._digest()
                 self._close()
             if self._closed:

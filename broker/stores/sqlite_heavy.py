@@ -1,7 +1,8 @@
 """Operations that cost much more than what was sent for them: they wait in a queue of their own.
 
-Whoever changes a key rewrites its whole value, however little is said.  A thousand patches of a large one would be
-a transaction of many seconds, and everybody's writes with it.  So each batch has but some of them.
+Whoever changes a key rewrites its whole value, however little is said, and whoever reads it asks for all of it by a
+few bytes.  A thousand patches of a large one would be a transaction of many seconds, and everybody's writes with it.
+So each batch has but some of them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Heavy:
         call: what is to be done.
         size: bytes of the bodies and values that are kept for it.
         cost: bytes that it reads and writes.
-        touched: names of what it may change.
+        touched: names of what it may change, or reads.
     """
 
     call: QueuedCall
@@ -37,14 +38,14 @@ class Heavy:
 
 @attrs.define
 class Touched:
-    """What waits to change the same: how many operations, and the most that one of them costs."""
+    """What waits and touches the same: how many operations, and the most that one of them costs."""
 
     count: int = 0
     cost: int = 0
 
 
 class HeavyQueue:
-    """Heavy operations in their order, and whatever touches the same afterwards, so that its order is kept.
+    """Heavy operations in their order, and whatever has to do with the same afterwards, so that its order is kept.
 
     Attributes:
         count: how many there are.
@@ -58,7 +59,7 @@ class HeavyQueue:
         self._touched: dict[Hashable, Touched] = {}
 
     def cost(self, *touched: Hashable) -> int:
-        """Return the most that an operation costs which waits and may change one of these; 0 if there is none."""
+        """Return the most that an operation costs which waits and touches one of these; 0 if there is none."""
         return max((self._touched[name].cost for name in touched if name in self._touched), default=0)
 
     def add(self, call: QueuedCall, size: int, cost: int, touched: tuple[Hashable, ...]) -> None:
@@ -71,6 +72,14 @@ class HeavyQueue:
         self.count += 1
         self.bytes += cost
         self.size += size
+
+    def remove_all(self) -> list[QueuedCall]:
+        """Remove all of them; return their calls."""
+        calls = [operation.call for operation in self._waiting]
+        self._waiting.clear()
+        self._touched.clear()
+        self.count = self.bytes = self.size = 0
+        return calls
 
     def next_batch(self) -> list[Heavy]:
         """Return those that the next batch is to do, one at least if there are any."""

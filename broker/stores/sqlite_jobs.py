@@ -49,9 +49,9 @@ _CLAIM = (
     " WHERE id = ?"
 )
 _ACTIVE = "SELECT 1 FROM job WHERE queue = ? AND ordered = ? AND state IN (0, 3, 4) LIMIT 1"
-_BEHIND = "SELECT id FROM job WHERE queue = ? AND ordered = ? AND state = 1 ORDER BY id LIMIT 1"
+_BEHIND = "SELECT id, due FROM job WHERE queue = ? AND ordered = ? AND state = 1 ORDER BY id LIMIT 1"
 _COME = (
-    "SELECT id, state, ordered FROM job WHERE queue = ? AND due > ? AND due <= ? AND state IN (2, 3)"
+    "SELECT id, state, ordered, due FROM job WHERE queue = ? AND due > ? AND due <= ? AND state IN (2, 3)"
     " ORDER BY due LIMIT ?"
 )
 _ENDED = (
@@ -221,7 +221,7 @@ class JobTables:
         behind = self._execute(_BEHIND, (row, ordered)).fetchone()
         if behind is None:
             return False
-        self._move(row, behind[0], BLOCKED, READY)
+        self._move(row, behind[0], BLOCKED, READY, behind[1])
         return True
 
     def _come(self, row: int) -> None:
@@ -234,8 +234,8 @@ class JobTables:
             for number, state, ordered in self._execute(_ENDED, (row, after, upto, STEP)).fetchall():
                 self._remove(row, number, state, ordered)
         for after, upto in spans:
-            for number, state, ordered in self._execute(_COME, (row, after, upto, STEP)).fetchall():
-                self._move(row, number, state, self._state_for(row, ordered) if state == DELAYED else READY)
+            for number, state, ordered, due in self._execute(_COME, (row, after, upto, STEP)).fetchall():
+                self._move(row, number, state, self._state_for(row, ordered) if state == DELAYED else READY, due)
 
     def claim(
         self,
@@ -337,7 +337,7 @@ class JobTables:
             return self._bury(row, name, number, ordered)
         if not delivered:
             self._execute("UPDATE job SET deliveries = deliveries - 1 WHERE id = ?", (number,))
-        self._move(row, number, FLIGHT, READY)
+        self._move(row, number, FLIGHT, READY, self._expiry.look().now)
         return Settled(decode_text(name), True)
 
     def extend(self, number: int, token: int, worker: Worker, lease: float) -> Settled:
@@ -466,7 +466,8 @@ class JobTables:
         removed = 0 if after else self._sweep_ends()
         before = self._expiry.oldest(seconds)
         rows = self._execute(_WINDOW, (after, SWEPT)).fetchall() if seconds else []
-        old = [row for row in rows if row[2] != FLIGHT and (row[5] if row[2] == DEAD else row[4]) < before]
+        # One that was delayed is as old as it has been ready.
+        old = [row for row in rows if row[2] != FLIGHT and (row[5] if row[2] == DEAD else max(row[4:])) < before]
         for number, row, state, ordered, *_ in old:
             self._remove(row, number, state, ordered)
         return removed + len(old), rows[-1][0] if old and len(rows) == SWEPT else None

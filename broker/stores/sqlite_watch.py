@@ -24,6 +24,7 @@ MAGIC = b"SQLite format 3\0"
 LOG_MAGIC = (0x377F0682, 0x377F0683)
 LOG_HEADER, FRAME_HEADER = 32, 24  # bytes
 TRIES, TRY_INTERVAL = 3, 0.02  # another program's checkpoint may be writing a page that is looked at
+SETTLE = 0.5  # seconds until what another program has written to the file is taken for the whole of it
 
 FileState = tuple[int, int, int, int]
 
@@ -44,11 +45,13 @@ class FileWatch:
         log_bytes: how long it was when it was looked at last.
         side: device and inode of each file beside the database, by path.
         changed: whether another program has written to the database file, which is still the store's.
+        unsettled: whether another program writes to it, so that it may still become another database.
     """
 
     def __init__(self, path: str, history: History, page_size: int, log_limit: int) -> None:
         self.path, self.log_path = path, f"{path}-wal"
-        self.changed = False
+        self.changed = self.unsettled = False
+        self._settled = 0.0  # when what it writes now is taken for the whole of it
         self._history, self._page_size, self._log_limit = history, page_size, log_limit
         # Not to be closed before SQLite has closed the file: that would end the locks of SQLite.
         self._descriptor = os.open(path, os.O_RDONLY)
@@ -83,8 +86,8 @@ class FileWatch:
         """Let go of the file, after SQLite has closed it."""
         os.close(self._descriptor)
 
-    def check(self) -> None:
-        """Look at all files.
+    def check(self, *, thoroughly: bool = False) -> None:
+        """Look at all files; *thoroughly*: at the contents of the database although its time is the same.
 
         Raises:
             FileLost: one of them is not the store's any more.
@@ -93,7 +96,7 @@ class FileWatch:
         main = self._stat("", keeps=False)
         if identity(main) != self.main[:2]:
             raise FileLost(f"{self.path} was replaced by another file", keeps=False)
-        if state_of(main) != self.main:
+        if thoroughly or self.unsettled or state_of(main) != self.main:
             self._examine()
         for suffix in SIDE_FILES:
             if identity(self._stat(suffix)) != self.side[self.path + suffix]:
@@ -108,14 +111,26 @@ class FileWatch:
     def _examine(self) -> None:
         """Accept that another program has written to the database file, unless it is not the store's any more."""
         for attempt in range(TRIES):
+            state = state_of(os.fstat(self._descriptor))
             reason = self._reason_to_doubt()
             if not reason:
-                self.changed = True
-                self.accept()
+                self._accept_if_settled(state)
                 return
             if attempt < TRIES - 1:
                 time.sleep(TRY_INTERVAL)
         raise FileLost(f"{self.path} was {reason} by another program", keeps=False, readable=False)
+
+    def _accept_if_settled(self, state: FileState) -> None:
+        """Accept what was looked at in this *state*, when the program that has written it must have come to its end.
+
+        The system notes the time of a write before its first byte, so that the rest of it does not show.
+        """
+        if not self.unsettled:
+            self.unsettled, self._settled = True, time.monotonic() + SETTLE
+        elif time.monotonic() >= self._settled:
+            self.unsettled, self.changed = False, True
+            self.accept()
+            self.main = state
 
     def _reason_to_doubt(self) -> str:
         header, before = self._read_header(), self._header

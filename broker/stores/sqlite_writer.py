@@ -1,6 +1,8 @@
 """Group commit: the queue of operations on the SQLite store, and the one thread that does them.
 
-A batch of operations is one transaction.
+A batch of operations is one transaction.  That ends early when it has lasted for long, or when its reads have found
+much: the rest has the next one, once the first have been answered.  So nobody waits for all that others have asked for,
+and it is not all in memory.
 """
 
 from __future__ import annotations
@@ -22,18 +24,22 @@ from twisted.python.failure import Failure
 from broker.core.slices import SLICE, slices_of
 from broker.errors import Unavailable
 from broker.stores.room import full_text
-from broker.stores.sqlite_batches import READS, Batch, QueuedCall, without_writing
+from broker.stores.sqlite_batches import READS, Batch, QueuedCall, bytes_read, without_writing
 from broker.stores.sqlite_failures import cannot_write, lies_in_file, write_refusal
 from broker.stores.sqlite_guard import FileGuard
 from broker.stores.sqlite_heavy import HEAVY_BYTES, MAX_HEAVY_BYTES, HeavyQueue
 from broker.stores.sqlite_tables import TableWriter
+from broker.stores.states import STOPPING
 
 MAX_PENDING = 20_000  # operations under way; more are refused at once
 MAX_PENDING_BYTES = 16 * 1024 * 1024  # of bodies and values under way
 FEW = 32  # operations under way, up to which nobody looks whether one is heavy
 LARGE_BATCH = 4  # operations, from which the next batch waits a little for more
+STOP_SECONDS = 2.0  # for what waits when the store stops
 PROBE_INTERVAL = 1.0  # seconds between two attempts to write while writing fails
 CHECK_INTERVAL = 0.5  # seconds between two looks at the files
+MAX_SECONDS = 0.1  # that a transaction lasts, and its last operation
+MAX_READ_BYTES = 1 << 23  # of bodies and values that it reads, and its last operation
 PAGES_PER_COMMIT, PAGES_PER_OPERATION, PAGE = 4, 1, 4096  # that are written to the log, about
 
 
@@ -81,6 +87,7 @@ class GroupCommit:
         self._failed = failed
         self._stored = stored
         self._writer = WriterThread(tables, guard, reactor, self._answer, self._note)
+        self._preparing: list[Callable[[], object]] = []
         self._waiting: list[QueuedCall] = []
         self._waiting_bytes = 0
         self._waiting_touched: set[Hashable] = set()
@@ -91,9 +98,12 @@ class GroupCommit:
         self._running_bytes = 0
         self._last_size = 0  # operations of the last batch
         self._running_touched: set[Hashable] = set()
+        self._left: list[QueuedCall] = []  # of the last batch, for the next
         self._busy = False  # a batch is with the thread, or about to be
         self._purging = False
         self._probe: IDelayedCall | None = None
+        self._giving_up: IDelayedCall | None = None
+        self._gave_up = False
         self._drained: Deferred[None] | None = None
 
     def start(self) -> None:
@@ -105,15 +115,32 @@ class GroupCommit:
             self._purge()
 
     def stop(self) -> Deferred[None]:
-        """End the writer thread when all that was submitted is written."""
+        """End the writer thread when all that was submitted is written, or refused since it takes too long."""
         self._drained = Deferred()
         if self._probe is not None:
             self._probe.cancel()
             self._probe = None
         drained = self._drained
-        if not self._busy:
+        if self._busy:
+            self._giving_up = self._clock.callLater(STOP_SECONDS, self._give_up)
+        else:
             self._finish()
         return drained
+
+    def _give_up(self) -> None:
+        self._giving_up, self._gave_up = None, True
+        self._refuse_waiting()
+
+    def _refuse_waiting(self) -> None:
+        """Refuse what is not with the writer thread."""
+        calls = self._left + self._waiting + self._heavy.remove_all()
+        if self._left:
+            self._running = self._running_bytes = 0
+        self._left, self._waiting, self._waiting_bytes = [], [], 0
+        if calls:
+            self.log.warn("The store stops: {count} operations that waited are refused.", count=len(calls))
+        for answer, _, _ in calls:
+            answer.errback(Unavailable("store", message=STOPPING))
 
     def submit(
         self,
@@ -131,7 +158,7 @@ class GroupCommit:
             arguments: those after the tables.
             size: the bytes of the bodies and values among them.
             touched: names of what it may change, for ``outstanding``.
-            key: the space and name of the one key that it changes.
+            key: the space and name of the one key that it changes, or reads, whose value may be large.
             after: for a read, names of what is to be written before it.
 
         Raises:
@@ -153,17 +180,29 @@ class GroupCommit:
         if cost > HEAVY_BYTES:
             if self._heavy.bytes + cost > MAX_HEAVY_BYTES:
                 self._failed(1)
-                return fail(Unavailable("store", message="The store can not keep up: too many large values change."))
-            self._heavy.add(call, size, cost, touched)
+                return fail(
+                    Unavailable(
+                        "store", message="The store can not keep up: too many large values change, or are read."
+                    )
+                )
+            self._heavy.add(call, size, cost, (*touched, *after))
         else:
             waiting.append(call)
             self._waiting_touched.update(touched)
         self._waiting_bytes += size
+        self._work()
+        return answer
+
+    def before_batch(self, prepare: Callable[[], object]) -> None:
+        """Call *prepare* before the next batch is handed to the thread: what it submits is the end of that."""
+        self._preparing.append(prepare)
+        self._work()
+
+    def _work(self) -> None:
+        """Begin, if nothing runs, at the end of this loop iteration: what else is submitted in it goes along."""
         if not self._busy:
-            # At the end of this loop iteration: what else is submitted in it goes along.
             self._busy = True
             self._begin_soon()
-        return answer
 
     def outstanding(self, touched: Hashable) -> bool:
         """Whether something that may change *touched* is not yet written."""
@@ -172,7 +211,7 @@ class GroupCommit:
         return self._heavy.bytes > 0 and self._heavy.cost(touched) > 0
 
     def _cost(self, key: tuple[str, str], size: int) -> int:
-        """Return how many bytes a change of *key* by *size* bytes reads and writes; 0 if they matter to nobody."""
+        """Return how many bytes are read and written for *key*, *size* of them new; 0 if they matter to nobody."""
         cost = self._heavy.cost(key) if self._heavy.bytes else 0
         if not cost and len(self._waiting) + self._running >= FEW:
             cost = size + max(self._stored(*key), self._written.get(key, 0), self._running_written.get(key, 0))
@@ -197,7 +236,24 @@ class GroupCommit:
         else:
             self._reactor.callFromThread(begin)
 
+    def _prepare(self) -> None:
+        preparing, self._preparing = self._preparing, []
+        for prepare in preparing:
+            try:
+                prepare()
+            except Exception:
+                self.log.failure("a batch was not prepared")
+
     def _begin(self) -> None:
+        if self._left:
+            operations, self._left = self._left, []
+            self._writer.put(Batch(operations, self._running_bytes))
+            return
+        if self._preparing:
+            self._prepare()
+        if not (self._waiting or self._heavy.bytes):
+            self._rest()
+            return
         operations, touched, size = self._waiting, self._waiting_touched, self._waiting_bytes
         self._waiting, self._waiting_touched, self._waiting_bytes = [], set(), 0
         self._written, self._running_written = {}, self._written
@@ -213,7 +269,11 @@ class GroupCommit:
 
     def _answer(self, batch: Batch) -> None:
         # Before the callbacks: they may read and submit again.
-        self._running, self._running_bytes, self._running_touched = 0, 0, set()
+        self._left, self._running, self._running_bytes = batch.rest, len(batch.rest), 0
+        if batch.rest:
+            self._running_bytes = batch.size_of_rest
+        else:
+            self._running_touched = set()
         self._note_failure(batch)
         if self._tables.shortage != self.shortage:
             self._note_shortage(self._tables.shortage)
@@ -236,9 +296,14 @@ class GroupCommit:
     def _answered(self, batch: Batch) -> None:
         if self._tables.to_purge and not batch.failure:
             self._purge()
-        if self._waiting or self._heavy.bytes:
+        if self._gave_up:
+            self._refuse_waiting()
+        if self._left or self._waiting or self._heavy.bytes or self._preparing:
             self._begin_soon()
-            return
+        else:
+            self._rest()
+
+    def _rest(self) -> None:
         self._busy = False
         if self._drained is not None:
             self._finish()
@@ -302,6 +367,9 @@ class GroupCommit:
         self._writer.stop()
         if self._guard.broken:
             self._note(self._guard.broken)  # what it calls from the thread may come too late
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+            self._giving_up = None
         assert self._drained is not None
         self._drained.callback(None)
 
@@ -359,7 +427,8 @@ class WriterThread:
                 self._between(None)
                 continue
             if batch is None:
-                self._between(None)  # closing would write the log into whatever has come since the last look
+                self._between(None)
+                self._guard.end()
                 return
             started = time.perf_counter()
             try:
@@ -431,15 +500,18 @@ class WriterThread:
             return
         if guard.checkpoints.failing:
             guard.look()
-        if self._unchanged() and all(map(_is_there, guard.watch.side.items())):
+        unsettled = guard.watch.unsettled
+        if not unsettled and self._unchanged() and all(map(_is_there, guard.watch.side.items())):
             return
         failure = guard.check()
+        if unsettled:
+            guard.look()  # it was not written back meanwhile
         if failure and not guard.broken:
             self._reactor.callFromThread(self._failed, failure)
 
 
 def write(tables: TableWriter, batch: Batch) -> None:
-    """Do all operations of *batch* in one transaction and set their outcomes.
+    """Do the operations of *batch* in one transaction and set their outcomes; some may be left.
 
     If that fails for a reason that lies in the file or the disk, none is done;
     if it may lie in one of the operations, each gets a transaction of its own.
@@ -448,6 +520,8 @@ def write(tables: TableWriter, batch: Batch) -> None:
     batch.wrote = any(verb not in READS for _, verb, _ in operations)
     try:
         batch.outcomes = _transaction(tables, operations, batch.size)
+        if len(batch.outcomes) < len(operations):
+            batch.leave(len(batch.outcomes))
     except Exception as error:
         tables.rollback()
         if lies_in_file(error):
@@ -461,6 +535,7 @@ def write(tables: TableWriter, batch: Batch) -> None:
 
 def _transaction(tables: TableWriter, operations: list[QueuedCall], size: int) -> list[Any]:
     outcomes: list[Any] = []
+    left, end = MAX_READ_BYTES, time.perf_counter() + MAX_SECONDS
     tables.begin(len(operations), size)
     for _, verb, arguments in operations:
         try:
@@ -470,6 +545,10 @@ def _transaction(tables: TableWriter, operations: list[QueuedCall], size: int) -
         except Exception as error:
             # It has raised before its first statement, so that there is nothing to undo.
             outcomes.append(error)
+        if verb in READS:
+            left -= bytes_read(outcomes[-1])
+        if left <= 0 or time.perf_counter() >= end:
+            break
     tables.commit()
     return outcomes
 

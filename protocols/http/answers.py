@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from broker.answers import milliseconds
-from broker.errors import BrokerError, CalleeFailed, Gone, Invalid, NotDone, RateLimited
+from broker.errors import BrokerError, CalleeFailed, Gone, NotDone, RateLimited
 from broker.messages import Event, Response
 
 Headers = tuple[tuple[str, str], ...]
@@ -42,6 +42,16 @@ CODES = {
     431: "TOO_LARGE",
     500: "INTERNAL",
     503: "UNAVAILABLE",
+}
+# What is said of an error that has no sentence of its own, with its short words.
+SENTENCES = {
+    "INVALID": "{} is malformed",
+    "UNAUTHENTICATED": "a credential is missing, or is none that is known",
+    "DENIED": "there is no permission to {}",
+    "NOT_FOUND": "there is no {}",
+    "GONE": "{} has gone",
+    "TOO_LARGE": "{} is too large",
+    "RATE_LIMITED": "over the limit: {}",
 }
 CHALLENGE = 'Bearer realm="txbroker"'
 PROBLEM = "application/problem+json"
@@ -88,10 +98,15 @@ def failed(error: BrokerError) -> Response:
         more["epoch"] = error.name  # the present one
     if error.data is not None:
         more["data"] = msgspec.Raw(error.data)
-    detail = error.message
-    if isinstance(error, Invalid) and not error.explanation:
-        detail = f"{error.message} is malformed"
-    return problem(status, detail, code=error.code, retry_after=retry_after, **more)
+    return problem(status, _detail(error), code=error.code, retry_after=retry_after, **more)
+
+
+def _detail(error: BrokerError) -> str:
+    if isinstance(error, CalleeFailed):
+        return error.message  # its own
+    if isinstance(error, Gone) and error.what == "epoch":
+        return f"the position is of another epoch than the present one, {error.name}"
+    return error.explanation or SENTENCES.get(error.code, "{}").replace("{}", error.message)
 
 
 def _has_left(error: BrokerError) -> bool:

@@ -51,8 +51,8 @@ export class Broker {
     return this.json('GET', `/topics/${name(topic)}`, { query });
   }
 
-  members(topic) {
-    return this.json('GET', `/topics/${name(topic)}/members`);
+  members(topic, query = {}) {
+    return this.json('GET', `/topics/${name(topic)}/members`, { query });
   }
 
   acknowledge(cursor, topic, position) {

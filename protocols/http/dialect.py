@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import CancelledError, Deferred
 from zope.interface import implementer
 
-from broker.errors import BrokerError, Invalid, RateLimited
+from broker.errors import BrokerError, Invalid, RateLimited, TooLarge
 from broker.interfaces import Coro, IHttpDialect, IPeer
 from broker.messages import HttpRequest, Response
 from broker.patterns import check_name
@@ -70,6 +70,7 @@ class Http:
         ]
         self.operations: list[Operation] = [*operations, openapi_operation(operations)]
         self._table = Table(self.operations)
+        self._max_body = settings.max_message_bytes
         self._waiting: set[Deferred[Response]] = set()
         self._draining = False
 
@@ -106,6 +107,8 @@ class Http:
         names = [check_name(unquoted(each, name), name) for name, each in zip(operation.names, encoded, strict=True)]
         query = parameters(operation.stream_query if streams else operation.query, found)
         check_coding(request)
+        if len(request.body) > self._max_body:
+            raise TooLarge("body", message=f"the body has more than {self._max_body} bytes")
         call = Call(peer, request, names, query)
         if streams and operation.stream is not None:
             return await operation.stream(call)

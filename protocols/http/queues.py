@@ -104,21 +104,21 @@ def _filter(text: str) -> dict[str, Any]:
 
 async def done(call: Call) -> Response:
     """Say that a job is done."""
-    await call.peer.finish_job(call.names[1])
+    await call.peer.finish_job(call.names[1], queue=call.name)
     return answer({})
 
 
 async def fail(call: Call) -> Response:
     """Say that a job has failed."""
     said: Failure = members(Failure, call.request)
-    await call.peer.fail_job(call.names[1], reason=said.reason, delay=said.delay)
+    await call.peer.fail_job(call.names[1], reason=said.reason, delay=said.delay, queue=call.name)
     return answer({})
 
 
 async def extend(call: Call) -> Response:
     """Keep a job for some seconds from now on."""
     said: Extension = members(Extension, call.request)
-    await call.peer.extend_job(call.names[1], said.seconds)
+    await call.peer.extend_job(call.names[1], said.seconds, queue=call.name)
     return answer({})
 
 

@@ -21,7 +21,7 @@ from protocols.http.answers import Refusal, problem
 
 MAX_PARAMETERS = 200
 BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-UNKNOWN = re.compile(r"contains unknown field `(.*)`", re.DOTALL)
+UNKNOWN = re.compile(r"contains unknown field `(.*?)`(?: - at `|$)", re.DOTALL)
 PLACE = re.compile(r"at `\$\.?([^`.\[]*)")
 NUMBER = re.compile("[0-9]{1,16}")
 QUALITY = re.compile(r";?[ \t]*q=([01](?:\.[0-9]{0,3})?)[ \t]*(?:;|$)")

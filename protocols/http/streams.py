@@ -132,14 +132,15 @@ class EventStream(StreamSession):
         starts = [start for follower in self._followers for start in follower.starts]
         self.epoch = self.peer.epoch
         self.positions = {start.topic: start.position.id for start in starts}
-        if not starts:
-            self.send(beginning(self._id() if self._followers else ""))
+        if self.several or not starts:
+            id = self._id() if self._followers else ""
         else:
-            first = starts[0].position
-            self.send(beginning(self._id() if self.several else f"{first.epoch}-{first.id}"))
-        for start in starts:
-            if start.loss is not None:
-                self._lose(start.loss)
+            id = f"{starts[0].position.epoch}-{starts[0].position.id}"
+        losses = [start.loss for start in starts if start.loss is not None]
+        # Who has the id has been told of all that is lost: one that is cut off in between is told again.
+        self.send(beginning("" if losses else id))
+        for loss in losses:
+            self._lose(loss, id if loss is losses[-1] else "")
         for follower in self._followers:
             follower.start()
 
@@ -199,10 +200,10 @@ class EventStream(StreamSession):
     def _id(self) -> str:
         return encode_positions(self.epoch or self.peer.epoch, self.positions)
 
-    def _lose(self, loss: Loss) -> None:
+    def _lose(self, loss: Loss, id: str = "") -> None:
         """Tell of stored events that can not be had any more."""
         said = {"topic": loss.topic, "epoch": loss.epoch, "from": loss.first, "to": loss.last, "why": loss.why}
-        self.send(frame(GAP, encode(said)))
+        self.send(frame(GAP, encode(said), id))
 
     def _keep_live(self, topic: str, data: bytes) -> None:
         """Keep an event that is not stored, and drop the oldest if that is too much."""

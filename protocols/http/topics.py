@@ -126,6 +126,7 @@ class Topics:
                 "/batch",
                 "Store up to 1000 events of several topics, all or none.",
                 self.batch,
+                headers=("Idempotency-Key",),
                 body=list[Draft],
                 body_needed=True,
                 results={201: "They are stored."},
@@ -172,7 +173,11 @@ class Topics:
     async def batch(self, call: Call) -> Response:
         """Store several events; answer with the position of each."""
         drafts: list[Draft] = read_json(list[Draft], json_body(call.request))
-        publications = [_publication(draft) for draft in drafts]
+        shown = call.header("idempotency-key")
+        keys = [draft.key or (shown and f"{shown}/{index}") for index, draft in enumerate(drafts)]
+        if shown:
+            check_name(f"{shown}/{MAX_LIMIT}", "Idempotency-Key")
+        publications = [_publication(draft, key) for draft, key in zip(drafts, keys, strict=True)]
         try:
             events = await call.peer.publish_all(publications)
         except Conflict as conflict:
@@ -336,9 +341,9 @@ def _behind(conflict: Conflict) -> Response:
     return problem(412, "the topic has another head", code=conflict.code, **more)
 
 
-def _publication(draft: Draft) -> Publication:
+def _publication(draft: Draft, key: str) -> Publication:
     name = check_name(draft.name if draft.name is not None else draft.topic, "name")
-    return Publication(draft.topic, name, bytes(draft.payload) or None, draft.key or "", draft.expect)
+    return Publication(draft.topic, name, bytes(draft.payload) or None, key, draft.expect)
 
 
 def _stored(event: Event) -> dict[str, Any]:

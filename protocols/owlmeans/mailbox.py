@@ -9,10 +9,9 @@ import msgspec
 from twisted.internet.defer import Deferred
 
 from broker.interfaces import ILink, IPeer
+from broker.jobs import MAILBOX
 from broker.messages import Delivery, Mail
 from protocols.owlmeans import wire
-
-NAME = "@me"  # of the mailbox, in the place of a queue
 
 
 @attrs.define(eq=False)
@@ -41,7 +40,9 @@ class Mailbox:
         id = f"{self._peer.id}-{self._number}"
         done: Deferred[bool] = Deferred()
         self._awaited[id] = done
-        self._link.send(wire.job(Delivery(NAME, mail.ref, mail.body, mail.source, mail.time, id=id, lease=self._lease)))
+        self._link.send(
+            wire.job(Delivery(MAILBOX, mail.ref, mail.body, mail.source, mail.time, id=id, lease=self._lease))
+        )
         return done.addBoth(self._forget, id)
 
     def settle(self, id: str, *, done: bool) -> bool:
@@ -63,4 +64,4 @@ class Mailbox:
 
 def asks_for_mailbox(method: str, arguments: msgspec.Raw) -> bool:
     """Whether a call of *method* says how the messages of the mailbox are to come."""
-    return method == "broker.consume" and bytes(arguments).lstrip(b"[ \t\r\n").startswith(b'"%b"' % NAME.encode())
+    return method == "broker.consume" and bytes(arguments).lstrip(b"[ \t\r\n").startswith(b'"%b"' % MAILBOX.encode())

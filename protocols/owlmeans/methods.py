@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
 import msgspec
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Answer: TypeAlias = dict[str, Any]
 Names: TypeAlias = str | list[str]
+Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1)]
 
 MAX_NAMES = 1000  # names or patterns of one call, and names of one answer
 

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from broker.answers import milliseconds
-from broker.errors import Invalid
+from broker.errors import Gone, Invalid
+from broker.interfaces import IPeer
 from broker.messages import MAX_EXPIRY, Event, Publication
 from broker.patterns import check_name
+from protocols.owlmeans.history_methods import PositionFields
 from protocols.owlmeans.methods import Answer, Method, Options
 from protocols.owlmeans.wire import ABSENT
 
@@ -24,7 +26,7 @@ class PublishOptions(Options):
         durable: whether it is stored, whatever the topic.
         key: if the topic has got an event by it lately, this one is not stored.
         name: the kind of event; the topic when it is missing.
-        expect: the last id that the topic must have; 0 for none.
+        expect: the last id that the topic must have, or its position; 0 for none.
         ttl: seconds after which it is delivered to nobody any more.
         content_type: what the payload is.
         encoding: "base64" if the payload is a string that encodes bytes, which are then published as they are.
@@ -35,7 +37,7 @@ class PublishOptions(Options):
     durable: bool = False
     key: str | None = None
     name: str | None = None
-    expect: int | None = None
+    expect: int | PositionFields | None = None
     ttl: float | None = None
     content_type: str | None = None
     encoding: Literal["base64"] | None = None
@@ -53,7 +55,7 @@ class Draft(Options, kw_only=True):
     payload: msgspec.Raw = msgspec.field(default_factory=lambda: ABSENT)  # a default would have to be described
     key: str | None = None
     name: str | None = None
-    expect: int | None = None
+    expect: int | PositionFields | None = None
     ttl: float | None = None
     content_type: str | None = None
     encoding: Literal["base64"] | None = None
@@ -70,14 +72,16 @@ class Publish(Method):
     async def run(self, session: Session) -> Answer:
         """Answer with position and time of a stored event, or with how many sessions of this node have got it."""
         peer, topic, options = session.peer, self.topic, self.options or NO_OPTIONS
-        expires = _checked(session, options)
+        expires, expect = _checked(session, options), options.expect
+        if isinstance(expect, PositionFields):
+            expect = await _head(peer, expect)
         event = await peer.publish(
             topic,
             topic if options.name is None else options.name,
             _body(self.payload, options),
             durable=options.durable,
             key=options.key or "",
-            expect=options.expect,
+            expect=expect,
             content_type=options.content_type or "",
             expires=expires,
             exclude=options.exclude or (),
@@ -102,8 +106,13 @@ class Batch(Method):
 
     async def run(self, session: Session) -> Answer:
         """Answer with the position of each."""
-        drafts = [_publication(session, each.topic, each.payload, each) for each in self.events]
-        return {"events": [_stored(event) for event in await session.peer.publish_all(drafts)]}
+        peer, publications = session.peer, []
+        for draft in self.events:
+            expect = draft.expect
+            if isinstance(expect, PositionFields):
+                expect = await _head(peer, expect)
+            publications.append(_publication(session, draft, expect))
+        return {"events": [_stored(event) for event in await peer.publish_all(publications)]}
 
 
 class TestamentOptions(Options):
@@ -140,16 +149,28 @@ def _stored(event: Event) -> Answer:
     return {**position, "duplicate": True} if event.duplicate else position
 
 
-def _publication(session: Session, topic: str, payload: msgspec.Raw, options: PublishOptions | Draft) -> Publication:
+def _publication(session: Session, draft: Draft, expect: int | None) -> Publication:
     """Return what is to be published.
 
     Raises:
         Invalid: an option has a value that it can not have.
     """
-    expires = _checked(session, options)
-    name, body = topic if options.name is None else options.name, _body(payload, options)
-    told = options.key or "", options.expect, options.content_type or "", expires
-    return Publication(topic, name, body, *told, is_json=not options.encoding)
+    expires = _checked(session, draft)
+    name, body = draft.topic if draft.name is None else draft.name, _body(draft.payload, draft)
+    told = draft.key or "", expect, draft.content_type or "", expires
+    return Publication(draft.topic, name, body, *told, is_json=not draft.encoding)
+
+
+async def _head(peer: IPeer, expect: PositionFields) -> int:
+    """Return the id that a topic must have last.
+
+    Raises:
+        Gone: it is one of another epoch than the present one, which is in the error.
+    """
+    present = await peer.present_epoch(expect.epoch)
+    if expect.epoch != present:
+        raise Gone("epoch", present)
+    return expect.id
 
 
 def _body(payload: msgspec.Raw, options: PublishOptions | Draft) -> bytes | None:

@@ -8,9 +8,9 @@ import msgspec
 
 from broker.answers import dead_letter, queue_state
 from broker.errors import Invalid
+from broker.jobs import MAILBOX
 from broker.jsontext import overflows
-from protocols.owlmeans.mailbox import NAME as MAILBOX
-from protocols.owlmeans.methods import Answer, Method, Options
+from protocols.owlmeans.methods import Answer, Method, Name, Options
 
 if TYPE_CHECKING:
     from protocols.owlmeans.session import Session
@@ -22,9 +22,9 @@ Ids = list[str] | str
 class EnqueueOptions(Options):
     """``key``: makes it the only job; ``order``: of those with one, one goes at a time; ``delay``, ``ttl``: seconds."""
 
-    key: str = ""
+    key: Name | None = None
     delay: float = 0.0
-    order: str = ""
+    order: Name | None = None
     ttl: float | None = None
 
 
@@ -67,7 +67,12 @@ class Enqueue(Method):
         if options.ttl is not None and options.ttl <= 0:
             raise Invalid("ttl")
         id, duplicate = await session.peer.add_job(
-            self.queue, body, key=options.key, order=options.order, delay=options.delay, ttl=options.ttl or 0.0
+            self.queue,
+            body,
+            key=options.key or "",
+            order=options.order or "",
+            delay=options.delay,
+            ttl=options.ttl or 0.0,
         )
         return {"id": id, "duplicate": duplicate}
 

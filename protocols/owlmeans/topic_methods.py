@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from broker.core.members import shown_members
+from broker.core.members import shown_members, shown_page
 from broker.errors import BrokerError, Invalid
 from broker.interfaces import IPeer
 from broker.messages import Origin, Position
 from protocols.owlmeans.history_methods import MAX_LIMIT, follow, is_one_topic, origin_of, starts_of
-from protocols.owlmeans.methods import Answer, Method, Names, Options, distinct
+from protocols.owlmeans.methods import Answer, Method, Name, Names, Options, distinct
 from protocols.owlmeans.wire import ABSENT
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class SubscribeOptions(Options, rename={"origin": "from"}):
         echo: whether the subscriber gets its own events too.
         exact: whether wildcards are ordinary characters.
         origin: where to begin: a position, ``start``, ``new``, or for a pattern a position by topic.
-        cursor: the client id after whose last acknowledged event to begin; "": none.
+        cursor: the client id after whose last acknowledged event to begin.
         last: how many of the newest events that are kept come first.
         presence: whether the client is present on the topic, or what it says of itself there.
     """
@@ -34,7 +34,7 @@ class SubscribeOptions(Options, rename={"origin": "from"}):
     echo: bool = False
     exact: bool = False
     origin: str | int | dict[str, Any] | None = None
-    cursor: str = ""
+    cursor: Name | None = None
     last: int | None = None
     presence: msgspec.Raw = msgspec.field(default_factory=lambda: ABSENT)
 
@@ -63,7 +63,7 @@ class Subscribe(Method, dict=True):
                 self.kept = await peer.last(topics[0])
         else:
             self.followers = await follow(
-                session, topics, origin, cursor=options.cursor, exact=exact, echo=options.echo
+                session, topics, origin, cursor=options.cursor or "", exact=exact, echo=options.echo
             )
             begun = starts_of(self.followers, peer.epoch, one=is_one_topic(topics, exact=exact))
         return {"subscribed": peer.subscriptions, **begun, **_enter(peer, topics, presence, before, exact=exact)}
@@ -104,16 +104,28 @@ class Unsubscribe(Method):
         return {"subscribed": session.peer.subscriptions}
 
 
+class MembersOptions(Options):
+    """For a page of them, in the order of their ids: ``limit``: how many at most; ``after``: the id they follow."""
+
+    limit: int = MAX_LIMIT
+    after: str = ""
+
+
 class Members(Method):
     """Ask who is present on a topic, on all nodes."""
 
     called = "members"
     topic: str
+    options: MembersOptions | None = None
 
     async def run(self, session: Session) -> Answer:
         """Answer with the members, each with what it says of itself and how many sessions it has."""
-        members, count = _members(session.peer, self.topic)
-        return {"members": members, "count": count}
+        peer, options = session.peer, self.options
+        if options is None:
+            members, count = _members(peer, self.topic)
+            return {"members": members, "count": count}
+        page = peer.page_of_members(self.topic, options.after, options.limit)
+        return shown_page(page, peer.send_queue_bytes // 2)
 
 
 async def _subscribe(peer: IPeer, topics: list[str], *, exact: bool, echo: bool) -> None:

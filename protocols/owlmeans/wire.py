@@ -280,7 +280,7 @@ def gap(topic: str, count: int) -> bytes:
 
 
 def gap_of_changes(topic: str, why: str) -> bytes:
-    """Return what tells that changes of keys were missed: of *topic*, a name or a pattern."""
+    """Return what tells that changes of keys, or stored events, were missed: of *topic*, a name or a pattern."""
     return encode({"type": "system", "event": "broker.gap", "payload": {"topic": topic, "why": why}})
 
 

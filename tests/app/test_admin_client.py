@@ -19,6 +19,7 @@ from tests.support.http_client import post
 from tests.support.ws_client import Refused, ws_connect
 
 KEY = "the-key-of-the-shop"
+API = "/admin/api/"
 TXBROKER = Path(sys.executable).with_name("txbroker")
 
 
@@ -34,7 +35,9 @@ def daemon_environ():
         (("tcp:port=9001",), "http://127.0.0.1:9001"),
         (("tcp:9001:interface=0.0.0.0:backlog=5",), "http://127.0.0.1:9001"),
         ((r"tcp:9001:interface=\:\:1",), "http://[::1]:9001"),
-        (("unix:/run/admin", "ssl:9443:interface=10.0.0.1"), "https://10.0.0.1:9443"),
+        (("tcp:0", "ssl:9443:interface=10.0.0.1"), "https://10.0.0.1:9443"),
+        (("unix:/run/admin:mode=600", "tcp:8001"), "unix:/run/admin"),
+        ((r"unix:address=run/a\:b c:lockfile=0",), "unix:run/a%3Ab%20c"),
         (("tcp:0",), "http://127.0.0.1:8001"),
         ((), "http://127.0.0.1:8001"),
     ],
@@ -44,7 +47,7 @@ def test_the_port_is_where_the_settings_say(endpoints, url):
 
 
 @pytest.mark.parametrize(
-    "url", ["", "localhost:8001", "ftp://localhost", "http://localhost:x", "unix:/run/admin", "http://["]
+    "url", ["", "localhost:8001", "ftp://localhost", "http://localhost:x", "unix:", "unix://run/admin", "http://["]
 )
 def test_what_is_no_url_is_told(url):
     with pytest.raises(AdminError, match="is no URL of http or https"):
@@ -54,6 +57,11 @@ def test_what_is_no_url_is_told(url):
 def test_a_port_that_does_not_answer_is_told():
     with pytest.raises(AdminError, match=r"http://127\.0\.0\.1:1 can not be asked: .*refused"):
         AdminClient("http://127.0.0.1:1").post("/x", {})
+
+
+def test_a_socket_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(AdminError, match=r"/none can not be asked: .*No such file"):
+        AdminClient(f"unix:{tmp_path}/none").post("/x", {})
 
 
 @pytest.mark.parametrize("secret", ["hunter22\n", "hunter22\0", "hunter22\r\nHost: x"])
@@ -126,6 +134,22 @@ async def test_a_token_is_revoked_on_every_node(shared_daemon):
             await ws_connect(shared_daemon.ws(f"/ws?token={token}"))
     assert await kept.close() == (1000, "")
     assert not [line for line in shared_daemon.output if token in line]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_is_seen_and_kicked_at_every_node_by_any_of_them(shared_daemon):
+    sockets = [await ws_connect(shared_daemon.ws(f"/owlmeans?token={KEY}")) for _ in range(3)]
+    for socket in sockets:
+        socket.send_json({"type": "call", "id": "1", "method": "broker.subscribe", "payload": ["a"], "timeout": 60000})
+        await socket.receive()
+    client = AdminClient(admin_urls(shared_daemon)[0])
+    nodes = [row["node"] for row in (await deferToThread(client.get, API + "nodes", {}))["items"]]
+    pages = [await deferToThread(client.get, API + "sessions", {"node": node}) for node in nodes]
+    assert sum(len(page["items"]) for page in pages) == 3
+    assert [page["node"] for page in pages] == nodes
+    kicked = await deferToThread(client.post, API + "kick", {"client": "shop", "code": 1008})
+    assert (kicked["disconnected"], kicked.get("silent", [])) == (3, [])
+    assert [(await socket.closed())[0] for socket in sockets] == [1008] * 3
 
 
 @pytest_twisted.ensureDeferred

@@ -14,8 +14,9 @@ import pytest
 import pytest_twisted
 from twisted.internet.threads import deferToThread
 
+from broker.observe.lag import TOLD
 from tests.faults.restart import ENVIRON, KEY, KINDS, SECRET
-from tests.support.balancers import PROXY_LINE, Balanced, path_of
+from tests.support.balancers import CONTRIB, PROXY_LINE, Balanced, path_of
 from tests.support.eventually import TIMEOUT, eventually
 from tests.support.http_client import post
 from tests.support.node import Node
@@ -39,6 +40,14 @@ async def balanced(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
         yield await balanced.start()  # type: ignore[misc]
     finally:
         await balanced.end()
+
+
+def test_a_loop_that_was_blocked_for_a_moment_takes_no_node_away() -> None:
+    text = (CONTRIB / "haproxy" / "haproxy.cfg").read_text()
+    checks = re.findall(r"inter (\d+)ms fall (\d+)", text)
+    assert len(checks) == 4
+    assert all(int(interval) / 1000 * (int(fall) - 1) > TOLD for interval, fall in checks)
+    assert "    timeout check 2s\n" in text  # else a late answer is none
 
 
 def root_file(directory: Path) -> str:

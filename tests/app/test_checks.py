@@ -42,6 +42,7 @@ OF_KIND = {
         *("haproxy:tcp:99999" + LOOPBACK, "tcp:7001" + LOOPBACK + ";tcp:7001" + LOOPBACK),
         *("ssl:7001:privateKey={missing}" + LOOPBACK, "ssl:7001:privateKey={directory}" + LOOPBACK),
         *("ssl:7001:privateKey={malformed}" + LOOPBACK, "ssl:99999:privateKey={key}" + LOOPBACK),
+        *("unix:", "haproxy:unix:", "unix:address=:mode=600"),
         *("unix:{missing}/socket", "unix:{directory}/" + 108 * "x", "unix:{malformed}", "unix:/x:mode=9"),
     ),
 }
@@ -200,6 +201,18 @@ def test_what_can_not_be_is_told_by_the_name_it_came_by(environ: dict[str, str],
 )
 def test_nothing_is_wrong_with_these(environ: dict[str, str]) -> None:
     assert problems_of(Settings.from_environ(environ)) == []
+
+
+def test_ports_that_believe_everybody_are_warned_about() -> None:
+    environ = {
+        "TXBROKER_PROTOCOLS": "ganomede docs.examples.telnet:dialect",
+        "TXBROKER_API_SECRET": "a secret of some length",
+        "TXBROKER_LISTEN": f"haproxy:tcp:7001;haproxy:tcp:7002{LOOPBACK};tcp:7003",
+        "TXBROKER_TELNET_LISTEN": "haproxy:tcp:7004",
+    }
+    warned = [warning.partition(" believes whoever")[0] for warning in read_settings(Environment(environ))[0].warnings]
+    assert warned == ["TXBROKER_LISTEN: haproxy:tcp:7001", "TXBROKER_TELNET_LISTEN: haproxy:tcp:7004"]
+    assert not read_settings(Environment({**environ, "TXBROKER_TRUSTED_PROXIES": "10.0.0.0/8"}))[0].warnings
 
 
 def test_all_parts_that_can_not_be_made_are_told_at_once(files: dict[str, str]) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 from typing import Any
+from urllib.parse import parse_qsl, urlencode
 
 import click
 import pytest
@@ -178,14 +179,16 @@ def test_settings_that_can_not_be_used_are_told_all_at_once(give, tmp_path):
         {"TXBROKER_PROTOCOLS": "hpkv nothing"},
         {"TXBROKER_LISTEN": "tcp:99999"},
         {"TXBROKER_STORE": "sqlite:/none/at/all.db"},
+        {"TXBROKER_STORE": "redis://host:0"},
+        {"TXBROKER_BUS": "horse:"},
+        {"TXBROKER_TLS_CERTIFICATE_FILE": __file__, "TXBROKER_TLS_KEY_FILE": __file__},
     ],
     ids=str,
 )
 def test_what_is_wrong_with_the_settings_together_is_found(give, environ):
     status, said, errors = give("check", **environ)
     assert (status, said) == (2, "")
-    (name,) = environ
-    assert name.removeprefix("TXBROKER_") in errors or "nothing" in errors
+    assert next(iter(environ)) in errors or "nothing" in errors
 
 
 def test_a_weak_secret_is_warned_about_and_can_be_used(give):
@@ -222,6 +225,8 @@ def test_the_status_shows_the_node_and_fails_when_it_is_not_ready(give):
     status, said, errors = give("status")
     assert (status, errors) == (0, "")
     assert "ready           yes" in said
+    assert f"pid             {os.getpid()}\n" in said
+    assert "sessions        0\n" in said  # no 0.0
     give.broker.draining = True
     status, said, errors = give("status")
     assert (status, errors) == (1, "txbroker: not ready: draining\n")
@@ -272,6 +277,66 @@ def test_a_session_and_all_of_a_client_are_disconnected(give):
     assert give("kick")[0] == give("kick", "a", "--client", "b")[0] == 2
 
 
+@pytest.fixture
+def two(give, monkeypatch):
+    """Another node, which answers no more when it is stopped."""
+    other = make_broker()
+    other.bus.node = "two"
+    api = AdminApi(other, make_history(other))
+    here = give.exchange
+
+    def exchange(client, method, path, body, headers):
+        name, _, query = path.removeprefix("/admin/api/").partition("?")
+        if name == "nodes":
+            return 200, json.dumps({"items": [{"node": "test"}, {"node": "two"}]}).encode()
+        asked = dict(parse_qsl(query))
+        if asked.pop("node", "test") == "test":
+            return here(client, method, f"/admin/api/{name}?{urlencode(asked)}", body, headers)
+        if not other.running:
+            return 503, json.dumps({"error": {"message": "Node two has not answered within 5 s."}}).encode()
+        answer = value_of(
+            http_request(other, api, method, f"/admin/api/{name}?{urlencode(asked)}", body or "", headers)
+        )
+        return answer.status, answer.body
+
+    monkeypatch.setattr(give, "exchange", exchange)
+    return other
+
+
+def test_lists_are_those_of_all_nodes_or_of_one(give, two):
+    give.client("ann")
+    peer = two.attach("owlmeans", "10.0.0.2")
+    peer.admit(Identity("user", "bob", "bob"))
+    peer.bind(Client())
+    status, said, errors = give("sessions")
+    assert (status, errors) == (0, "")
+    assert [line.split()[0] for line in said.splitlines()] == ["node", "test", "two"]
+    assert [(row["node"], row["client"]) for row in give.json("sessions")] == [("test", "ann"), ("two", "bob")]
+    assert [row["client"] for row in give.json("sessions", "--node", "two")] == ["bob"]
+    assert give.json("status", "--node", "two")["node"] == "two"
+    assert len(give.json("queues")) == 0
+
+
+def test_a_node_that_does_not_answer_is_told_and_the_others_are_shown(give, two):
+    give.client("ann")
+    two.stopService()
+    status, said, errors = give("sessions")
+    assert (status, len(said.splitlines())) == (1, 2)
+    assert errors.endswith("has answered with 503: Node two has not answered within 5 s.\n")
+    status, said, errors = give("sessions", "--node", "two")
+    assert (status, said) == (1, "")
+
+
+def test_a_kick_tells_which_nodes_were_silent(give, monkeypatch):
+    told = {"disconnected": 1, "nodes": {"one": 1}, "silent": ["two"]}
+    monkeypatch.setattr(give, "exchange", lambda *_: (200, json.dumps(told).encode()))
+    assert give("kick", "--connection", "connection-1", "--node", "one") == (
+        1,
+        "sessions disconnected: 1\n",
+        "txbroker: node two has not answered\n",
+    )
+
+
 def test_the_node_is_drained(give):
     assert give("drain") == (0, "the node drains\n", "")
     assert (give.json("drain"), give.drained) == ({"draining": True}, 2)
@@ -285,6 +350,9 @@ def test_a_json_web_token_is_minted_and_verified(give):
     assert (status, errors) == (0, "")
     found = give.json("token", "verify", text=said)
     assert (found["principal"], found["roles"]) == ("user:ann", ["r", "s"])
+    lines = give("token", "verify", text=said)[1].splitlines()
+    assert "roles      r, s" in lines
+    assert lines[-1] == f"expires    {cell('expires', found['expires'])}"
     minted = give.json("token", "mint", "--ttl", "2h")
     assert minted["expires"] > found["expires"] - 60
     assert give("token", "verify", text=said[:-3])[0] == 1
@@ -330,11 +398,12 @@ def test_a_cell_is_one_line_and_no_longer_than_it_may_be():
     assert cell("client", "a\nb\x1b[31m") == "a\\x0ab\\x1b[31m"
     assert len(cell("client", "x" * 100)) == 60
     assert cell("expires", 0.0) == "1970-01-01T00:00:00Z"
-    assert [cell("x", value) for value in (None, "", True, 1.25, ["a", "b"], [])] == [
+    assert [cell("x", value) for value in (None, "", True, 1.25, 3.0, ["a", "b"], [])] == [
         "-",
         "-",
         "yes",
         "1.2",
+        "3",
         "a, b",
         "-",
     ]

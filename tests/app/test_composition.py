@@ -19,8 +19,10 @@ from broker.app import tap
 from broker.app.daemon import Daemon
 from broker.app.log_output import log_output
 from broker.app.process import StartError, raise_file_limit
+from broker.app.stream_port import StreamPort
 from broker.config.settings import Settings, SettingsError
 from broker.errors import Invalid, Unavailable
+from broker.observe.admin.port import AdminPort
 from broker.testing import make_broker
 
 
@@ -193,6 +195,27 @@ def test_it_is_announced_when_it_listens_everywhere():
     assert [endpoint for endpoint, _ in announced[0]] == ["tcp:1", "onion:"]
 
 
+def test_nobody_is_accepted_or_told_before_the_store_was_reached():
+    accepted, announced, reached = [], [], Deferred()
+    daemon = make_daemon(lambda endpoint: succeed(Port()), "tcp:1", announced=announced)
+    daemon._broker.reached = lambda: reached
+    daemon._accept = lambda: accepted.append(len(announced))
+    daemon.startService()
+    assert (accepted, announced) == ([], [])
+    reached.callback(None)
+    assert (accepted, len(announced)) == ([0], 1)
+
+
+def test_a_daemon_that_stops_before_the_store_was_reached_accepts_nobody():
+    accepted, reached = [], Deferred()
+    daemon = make_daemon(lambda endpoint: succeed(Port()), "tcp:1")
+    daemon._broker.reached = lambda: reached.addErrback(lambda failure: None)
+    daemon._accept = lambda: accepted.append(True)
+    daemon.startService()
+    daemon.stopService()
+    assert (reached.called, accepted) == (True, [])
+
+
 def test_sockets_are_bound_first_only_for_a_process_that_becomes_another_user():
     bound = []
     daemon = make_daemon(lambda endpoint: succeed(Port()), "tcp:1", "tcp:2")
@@ -202,6 +225,37 @@ def test_sockets_are_bound_first_only_for_a_process_that_becomes_another_user():
     daemon.binds_first = True
     daemon.privilegedStartService()
     assert bound == ["tcp:1", "tcp:2"]
+
+
+def test_all_other_ports_are_bound_with_them():
+    bound = []
+
+    def bind(endpoint):
+        if endpoint == "taken":
+            raise CannotListenError("", 8001, OSError("taken"))
+        bound.append(endpoint)
+
+    line = StreamPort("line", "TXBROKER_LINE_LISTEN", Mock(), ("tcp:7000",), bind)
+    admin = AdminPort(Mock(), Mock(), ("taken", "tcp:8001"), bind)  # which is not worth a start that fails
+    daemon = make_daemon(lambda endpoint: succeed(Port()), "tcp:1")
+    daemon._bind, daemon._client_ports, daemon._others, daemon.binds_first = bind, (line,), (admin,), True
+    daemon.privilegedStartService()
+    assert bound == ["tcp:1", "tcp:7000", "tcp:8001"]
+    line._bind = Mock(side_effect=CannotListenError("", 7000, OSError("permission denied")))
+    with pytest.raises(StartError, match=r"^TXBROKER_LINE_LISTEN: .*permission denied"):
+        daemon.privilegedStartService()
+
+
+def test_ports_of_clients_close_before_those_go():
+    daemon = make_daemon(lambda endpoint: succeed(Port()), "tcp:1")
+    daemon._client_ports = (port := Service(),)
+    daemon.startService()
+    site: Any = daemon._site
+    site.drained = Deferred()
+    stopped = daemon.stopService()
+    assert (port.running, stopped.called) == (0, False)
+    site.drained.callback(None)
+    assert stopped.called
 
 
 def test_a_socket_that_can_not_be_bound_is_told():

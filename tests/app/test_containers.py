@@ -14,19 +14,14 @@ import yaml
 
 from broker.config.options import options_of
 from broker.config.settings import Settings
+from broker.observe.lag import TOLD
+from tests.image import ignored_patterns, instructions, left_out
 
 CONTRIB = Path(__file__).parent.parent.parent / "contrib"
 DOCKER, KUBERNETES = CONTRIB / "docker", CONTRIB / "kubernetes"
 COMPOSE = ("compose.yml", "compose.redis.yml")
 MANIFESTS = ("txbroker.yaml", "single.yaml")
 VARIABLES = {f"TXBROKER_{name.upper()}" for name in options_of(Settings)}
-
-
-def instructions() -> list[tuple[str, str]]:
-    """Return the instructions of the Dockerfile with what they say, continued lines joined."""
-    text = re.sub(r"\\\n\s*", "", (DOCKER / "Dockerfile").read_text())
-    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-    return [(word, rest) for word, _, rest in (line.partition(" ") for line in lines)]
 
 
 def said(word: str) -> str:
@@ -61,8 +56,28 @@ def test_the_image_asks_for_its_own_health() -> None:
 
 
 def test_what_an_image_of_the_repository_does_not_need_is_left_out() -> None:
-    ignored = (DOCKER / "Dockerfile.dockerignore").read_text().split()
-    assert {".git", ".venv", ".env", "txbroker.db*"} <= set(ignored)
+    patterns = ignored_patterns()
+    for path in (".git", ".venv", ".env", "txbroker.db-wal", "docs/_build", "broker/core/__pycache__", ".mypy_cache"):
+        assert left_out(path, patterns), path
+    for path in ("broker", "twisted", "protocols", "setup.cfg", "README.rst"):
+        assert not left_out(path, patterns), path
+
+
+def test_the_secret_of_compose_is_in_no_image_and_in_no_commit() -> None:
+    paths = {
+        str((DOCKER / secret["file"]).relative_to(CONTRIB.parent))
+        for name in COMPOSE
+        for secret in yaml.safe_load((DOCKER / name).read_text())["secrets"].values()
+    }
+    assert paths == {"contrib/docker/api_secret"}
+    for file in (DOCKER / "Dockerfile.dockerignore", CONTRIB.parent / ".gitignore"):
+        assert paths <= set(file.read_text().split())
+
+
+def test_ports_of_compose_are_not_those_of_the_daemon_inside() -> None:
+    services = yaml.safe_load((DOCKER / "compose.redis.yml").read_text())["services"]
+    ports = {port for one in services.values() for port in one.get("ports", ())}
+    assert ports == {"8081:8000", "8082:8000"}  # 8001 is the admin port
 
 
 @pytest.mark.parametrize("path", sorted([*DOCKER.iterdir(), *KUBERNETES.iterdir()]), ids=lambda path: path.name)
@@ -83,6 +98,7 @@ def test_services_of_compose_are_hardened_and_have_time_to_stop(name: str) -> No
         assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
         assert service["environment"]["TXBROKER_API_SECRET_FILE"] == "/run/secrets/api_secret"
         assert service["secrets"] == ["api_secret"]
+        assert service["mem_limit"] == "1g"  # else the broker would take half of the machine for itself
         shared = "TXBROKER_STORE" in service["environment"]
         assert int(service["stop_grace_period"].rstrip("s")) > (10 if shared else 2)
     volumes = {text.partition(":")[0] for one in content["services"].values() for text in one.get("volumes", ())}
@@ -133,6 +149,12 @@ def test_a_node_has_time_to_drain_after_nobody_sends_it_clients() -> None:
     command = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
     assert command[0] == "sleep"
     assert pod["terminationGracePeriodSeconds"] > int(command[1]) + 10
+
+
+@pytest.mark.parametrize(("name", "pod"), list(pods()))
+def test_a_loop_that_was_blocked_for_a_moment_takes_no_node_away(name: str, pod: Any) -> None:
+    probe = pod["containers"][0]["readinessProbe"]
+    assert probe["periodSeconds"] * (probe["failureThreshold"] - 1) > TOLD
 
 
 def test_a_disruption_leaves_a_node() -> None:

@@ -17,6 +17,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.threads import deferToThread
 
+from broker.app.admin_client import AdminClient, url_of_port
 from tests.support.daemon import Daemon
 from tests.support.eventually import TIMEOUT
 from tests.support.processes import Program
@@ -24,7 +25,9 @@ from tests.web.net.test_certificates import names_of, trusting, write
 
 pytestmark = [pytest.mark.processes, pytest.mark.unmeasured]
 WAITER = {"TXBROKER_PROTOCOLS": "tests.support.waiter:Dialect"}
+AND_TELNET = {"TXBROKER_PROTOCOLS": "tests.support.waiter:Dialect docs.examples.telnet:dialect"}
 FETCH = "fetch(process.argv[1]).then(async answer => console.log(answer.status, await answer.text()))"
+STATUS = "/admin/api/status"
 HEADER = b"PROXY TCP4 203.0.113.5 192.0.2.1 4711 443\r\n"
 
 
@@ -47,14 +50,16 @@ class Edge(Daemon):
         state.mkdir()
         os.chown(state, NOBODY, -1)
         self.files = write(directory, "localhost")
-        self.socket = directory / "socket"
+        self.socket, self.telnet, self.admin = (directory / name for name in ("socket", "telnet", "admin"))
         self.options = ("--uid", str(NOBODY))
         listen = f"tcp:0:interface=127.0.0.1;haproxy:unix:{self.socket}:mode=660"
         super().__init__(
             directory,
-            **WAITER,
+            **AND_TELNET,
             STATE_DIRECTORY=str(state),
             TXBROKER_LISTEN=listen,
+            TXBROKER_TELNET_LISTEN=f"haproxy:tcp:0:interface=127.0.0.1;unix:{self.telnet}:mode=600",
+            TXBROKER_ADMIN_LISTEN=f"unix:{self.admin}:mode=600",
             TXBROKER_TLS_CERTIFICATE_FILE=self.files.certificate,
             TXBROKER_TLS_KEY_FILE=self.files.key,
         )
@@ -102,18 +107,38 @@ async def test_python_is_answered(edge: Edge) -> None:
     assert await deferToThread(read) == 200
 
 
+def asked(path: Path, data: bytes) -> bytes:
+    """Return the first that is answered to *data* at a unix socket."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(TIMEOUT)
+        connection.connect(str(path))
+        connection.sendall(data)
+        return connection.recv(65536)
+
+
 @pytest_twisted.ensureDeferred
 async def test_what_was_bound_before_it_became_another_user_is_served(edge: Edge) -> None:
-    def ask() -> bytes:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(TIMEOUT)
-            connection.connect(str(edge.socket))
-            connection.sendall(HEADER + b"OPTIONS / HTTP/1.0\r\n\r\n")
-            return connection.recv(65536)
-
-    assert (await deferToThread(ask)).startswith(b"HTTP/1.1 200")
+    assert (await deferToThread(asked, edge.socket, HEADER + b"OPTIONS / HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 200")
+    assert await deferToThread(asked, edge.telnet, b"SUB news\n") == b"OK\n"
+    status = await deferToThread(AdminClient(url_of_port([edge.environ["TXBROKER_ADMIN_LISTEN"]])).get, STATUS, {})
+    assert status["ready"] == []
     assert os.stat(f"/proc/{edge.pid}").st_uid == NOBODY
-    assert stat.S_IMODE(edge.socket.stat().st_mode) == 0o660
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (edge.socket, edge.telnet)] == [0o660, 0o600]
+
+
+@pytest_twisted.ensureDeferred
+async def test_raw_connections_come_by_tls_behind_a_header_of_a_proxy(edge: Edge) -> None:
+    (place,) = (line["place"] for line in edge.events() if "telnet is at 127" in str(line["msg"]))
+
+    def ask() -> bytes:
+        with socket.create_connection(("127.0.0.1", int(str(place).rpartition(":")[2])), TIMEOUT) as plain:
+            plain.sendall(HEADER)
+            with trusting().wrap_socket(plain, server_hostname="localhost") as connection:
+                connection.sendall(b"SUB news\n")
+                return connection.recv(65536)
+
+    assert await deferToThread(ask) == b"OK\n"
+    await edge.program.line(lambda line: "telnet: a client came from 203.0.113.5" in line)
 
 
 def presented(edge: Edge) -> list[str]:

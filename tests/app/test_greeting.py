@@ -1,5 +1,7 @@
 """What is said at the start leads to where the daemon listens."""
 
+from pathlib import Path
+
 import pytest
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from zope.interface import implementer
@@ -40,6 +42,13 @@ def test_http_dialect_is_tried_with_curl():
 
 def test_websocket_dialect_is_tried_with_a_client_that_is_installed():
     assert example(WebSocket(), "https://h:1").endswith("websockets wss://h:1/ws")
+
+
+@pytest.mark.parametrize(("here", "client"), [("/opt/x", "bin/websockets"), ("/", "/opt/x/bin/websockets")])
+def test_the_client_is_named_as_one_types_it_there(monkeypatch, here, client):
+    monkeypatch.setattr("sys.executable", "/opt/x/bin/python")
+    monkeypatch.setattr("pathlib.Path.cwd", lambda: Path(here))
+    assert example(WebSocket(), "http://h:1") == f"{client} ws://h:1/ws"
 
 
 def test_dialect_may_know_better():

@@ -72,15 +72,17 @@ async def test_calls_go_to_the_least_busy_of_all_nodes(join):
     for number in range(9):
         callers[number % 3].begin("busy.least", id=str(number), timeout=0)
         await callers[number % 3].sync()
-        await arrived(workers, number + 1)
+        await arrived(workers, number + 1, *callers)
     assert [len(each.emulator.of("call")) for each in workers] == [3, 3, 3]
 
 
-async def arrived(workers, calls):
-    """Return when the workers have got so many *calls* in all."""
+async def arrived(workers, calls, *callers):
+    """Return when the workers have got so many *calls* in all; none of the *callers* may have been refused."""
     while sum(len(each.emulator.of("call")) for each in workers) < calls:
-        for each in workers:
+        for each in (*workers, *callers):
             await each.sync()
+        refused = [error for each in callers for error in each.emulator.of("error")]
+        assert not refused, (refused, [len(each.emulator.of("call")) for each in workers])
 
 
 @pytest_twisted.ensureDeferred
@@ -89,7 +91,7 @@ async def test_callers_are_told_when_everybody_on_all_nodes_is_busy(join):
     caller = await join(OwlMeans)
     for number in range(3):
         caller.begin("busy.limit", id=str(number), timeout=0)
-    await arrived(workers, 3)
+    await arrived(workers, 3, caller)
     assert [len(each.emulator.of("call")) for each in workers] == [1, 1, 1]
     with pytest.raises(Failed, match=r"message:busy:busy\.limit"):
         await caller.ask("busy.limit")

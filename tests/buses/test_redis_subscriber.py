@@ -108,6 +108,7 @@ class World:
         self.messages: list[bytes] = []
         self.publishing: set[str] = set()
         self.resumed: list[Any] = []
+        self.missed: list[str] = []
         self.subscriber = RedisSubscriber(
             self.clock,
             "p0/event/",
@@ -116,6 +117,7 @@ class World:
             self.messages.append,
             lambda o: o in self.publishing,
             self.resumed.append,
+            self.missed.extend,
         )
         self.subscriber.use(self.connection)  # type: ignore[arg-type]
         self.subscriber.source = self.source  # type: ignore[assignment]

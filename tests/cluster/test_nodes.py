@@ -927,6 +927,7 @@ async def test_the_mail_that_a_dead_node_had_in_hand_is_delivered(make_nodes: Ma
     await one.die()
     await two.outlive(one)
     taker = two.client("bob")
+    await two.settle()
     await three.client().peer.enqueue("", b"1", recipient="bob")
     await eventually(lambda: taker.mails)
 

@@ -74,24 +74,29 @@ LOST, REFUSED, LOST_UNKNOWN, ARRIVED_UNKNOWN = (False, True), (False, False), (F
 
 
 class Bus:
-    """What ``NodeMessenger`` needs of a shared bus."""
+    """What ``NodeMessenger`` needs of a shared bus.
+
+    Attributes:
+        unknown: addresses of nodes of which this one has not been told yet.
+    """
 
     def __init__(self, wire, address):
         self.wire, self.address = wire, address
         self.lease = 1 + len(wire.nodes)
         self.slow = []  # the answers of ``holders`` that wait
         self.hangs = False
+        self.unknown = set()
 
     @property
     def nodes(self):
-        return [address for address, node in self.wire.nodes.items() if node.bus.lease]
+        return [address for address, node in self.wire.nodes.items() if node.bus.lease and address not in self.unknown]
 
     def send(self, address, message):
         return self.wire.send(self.address, address, message)
 
     def lease_of(self, address):
         node = self.wire.nodes.get(address)
-        return node.bus.lease if node is not None else 0
+        return node.bus.lease if node is not None and address not in self.unknown else 0
 
     def holders(self, names):
         if self.hangs:

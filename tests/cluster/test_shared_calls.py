@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.cluster.loads import TIMEOUT, distribute
-from broker.cluster.messages import LoadAsked
+from broker.cluster.messages import Called, LoadAsked
 from broker.core.call_limits import Terms
 from broker.errors import Busy, Unavailable
 from broker.messages import Request
@@ -212,6 +212,36 @@ def test_callers_are_told_so_only_when_all_nodes_are_busy(wire, near, ann, least
     assert loads(*parties) == [1, 1]
     near.call(ann)
     assert [reply.error.code for reply in ann.replies] == ["BUSY"]
+
+
+@pytest.mark.parametrize("least_busy", [False, True])
+def test_a_node_that_this_one_has_not_heard_of_yet_is_called_when_all_here_are_busy(wire, near, ann, least_busy):
+    terms = Terms(least_busy=least_busy, max_in_flight=1)
+    parties = join(wire, "near", terms), join(wire, "far", terms)
+    near.bus.unknown = {"far", "other"}  # they are newer than the last renewal of the lease
+    near.call(ann)
+    near.call(ann)
+    near.bus.unknown.clear()
+    assert (loads(*parties), ann.replies) == ([1, 1], [])
+
+
+def test_one_who_has_come_since_the_others_were_looked_for_is_called_when_they_are_busy(wire, near, ann):
+    terms = Terms(max_in_flight=1)
+    far = join(wire, "far", terms)
+    near.calls.open(ann, near.calls.find("slow")[0], "ref", request())  # it has found far, and not sent there yet
+    other = join(wire, "other", terms)
+    near.calls.open(ann, near.calls.find("slow")[0], "ref", request())
+    wire.settle()
+    assert (loads(far, other), ann.replies) == ([1, 1], [])
+
+
+def test_one_that_is_busy_and_not_shared_is_asked_once(wire, near, ann):
+    far = Party("at far")
+    wire.nodes["far"].calls.performers.add(far, "slow", terms=Terms(max_in_flight=1))
+    for _ in range(4):
+        near.call(ann)
+    assert [reply.error.code for reply in ann.replies] == ["BUSY"] * 3
+    assert len([message for message in wire.sent if isinstance(message, Called)]) == 4
 
 
 def test_what_waits_on_another_node_is_answered_when_its_time_comes(wire, near, ann):

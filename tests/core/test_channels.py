@@ -11,7 +11,7 @@ from zope.interface.verify import verifyObject
 
 from broker.config.options import Retention
 from broker.core.channels import NOTICE_RETRY, Channels, StoreEventSource, cursor_key
-from broker.errors import Invalid, RateLimited, Unavailable
+from broker.errors import Invalid, NotDone, RateLimited, Unavailable
 from broker.interfaces import IEventSource
 from broker.messages import Addition, Event, Quota
 from broker.patterns import LOG_PREFIX
@@ -470,6 +470,73 @@ def test_stopping_leaves_no_notice_behind(nodes, monkeypatch):
     nodes.channels.stop()
     nodes.channels.notify(Event("broker.control.x", "left", None))
     assert nodes.clock.getDelayedCalls() == []
+
+
+# What the bus does not take yet
+
+
+class AwayBus(Bus):
+    """One that takes nothing while it is away."""
+
+    shared = True
+    error: type[Unavailable] | None = NotDone
+
+    def publish(self, event):
+        if self.error is not None:
+            return fail(self.error("redis"))
+        super().publish(event)
+        return succeed(None)
+
+
+@pytest.fixture
+def away():
+    room = Room(durable=("kept",))
+    room.bus = AwayBus()
+    room.channels._bus = cast(Any, room.bus)
+    return room
+
+
+@pytest.mark.parametrize("topic", ["live", "kept"])
+def test_what_the_bus_did_not_take_is_sent_later_in_its_order(away, topic):
+    with logging() as events:
+        for name in ("online", "offline"):
+            assert value_of(away.channels.announce(Event(topic, name, b"1"))) is None or topic == "kept"
+        away.clock.advance(NOTICE_RETRY)
+    assert lines_of(events)[0].startswith(f"an event on {topic} waits")
+    assert [line for line in lines_of(events) if "lost" in line] == []
+    away.bus.error = None
+    value_of(away.channels.announce(Event("live", "late", b"1")))
+    assert away.bus.published == []
+    away.clock.advance(NOTICE_RETRY)
+    assert [event.name for event in away.bus.published] == ["online", "offline", "late"]
+    assert (away.channels._unsent_bytes, away.clock.getDelayedCalls()) == (0, [])
+
+
+def test_what_may_have_been_sent_is_not_sent_again(away):
+    away.bus.error = Unavailable
+    with logging() as events:
+        value_of(away.channels.announce(Event("live", "online", None)))
+    assert [line.partition(":")[0] for line in lines_of(events)] == ["an event on live was lost"]
+    assert away.clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("limit", [("MAX_NOTICES", 2), ("MAX_UNSENT_BYTES", 2)])
+def test_no_more_waits_than_there_is_room_for(away, monkeypatch, limit):
+    monkeypatch.setattr(f"broker.core.channels.{limit[0]}", limit[1])
+    with logging() as events:
+        for name in "abc":
+            value_of(away.channels.announce(Event("live", name, b"1")))
+    assert [line for line in lines_of(events) if "lost" in line] == ["an event on live was lost: Too many events wait."]
+
+
+def test_what_waits_is_tried_a_last_time_when_it_stops_and_lost_with_a_word(away):
+    value_of(away.channels.announce(Event("live", "online", None)))
+    away.channels.drain()
+    value_of(away.channels.announce(Event("live", "offline", None)))
+    with logging() as events:
+        away.channels.stop()
+    assert [line.partition(":")[0] for line in lines_of(events)] == ["an event on live was lost"] * 2
+    assert away.clock.getDelayedCalls() == []
 
 
 # What a bus reads that has missed some

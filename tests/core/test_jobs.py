@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import attrs
@@ -546,6 +547,70 @@ def test_without_ack_what_is_declined_is_kept(house: House) -> None:
     assert bob.bodies == [b"1", b"2"]
 
 
+# What is claimed together.
+
+
+class Committing:
+    """Jobs of a store that commits when it is told to, and the claims that it has got."""
+
+    def __init__(self, jobs: Any) -> None:
+        self._jobs = jobs
+        self._before: list[Callable[[], object]] = []
+        self.claims: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._jobs, name)
+
+    def before_commit(self, work: Callable[[], object]) -> None:
+        self._before.append(work)
+
+    def claim(self, queue: str, slots: Any, **options: Any) -> Any:
+        self.claims.append(len(slots))
+        return self._jobs.claim(queue, slots, **options)
+
+    def commit(self) -> list[int]:
+        """Return for how many slots each claim was."""
+        before, self._before, self.claims = self._before, [], []
+        for work in before:
+            work()
+        return self.claims
+
+
+@pytest.fixture
+def committing(house: House) -> Committing:
+    house.store.jobs = committing = Committing(house.store.jobs)  # type: ignore[assignment]
+    return committing
+
+
+def test_all_slots_that_are_free_before_a_commit_are_claimed_in_one_operation(
+    house: House, committing: Committing
+) -> None:
+    peers = [house.consume(Peer(str(number)), prefetch=2) for number in range(5)]
+    house.add(*range(10))
+    assert committing.commit() == [10]
+    for peer in peers[:3]:
+        house.done(peer)
+    house.add(10, 11)
+    assert committing.commit() == [3]
+    assert sorted(mail.body for peer in peers for mail in peer.got) == sorted(b"%d" % number for number in range(12))
+
+
+def test_what_finds_a_slot_that_is_asked_for_already_needs_no_other_node(house: House, committing: Committing) -> None:
+    bob = house.consume(Peer("1"), prefetch=2)
+    house.add(1, 2, 3)
+    assert house.told == ["q"]
+    committing.commit()
+    assert bob.bodies == [b"1", b"2"]
+
+
+def test_very_many_slots_are_claimed_in_several_operations(house: House, committing: Committing) -> None:
+    house.consume(Peer("1"), prefetch=64)
+    assert committing.commit() == [64]
+    house.consume(Peer("2"), prefetch=100)
+    house.add(*range(70))
+    assert committing.commit() == [64, 6]
+
+
 # When the store is away.
 
 
@@ -731,3 +796,14 @@ def test_nothing_stays_of_those_that_have_gone(house: House, clock: Clock) -> No
     assert (len(house.jobs), len(house.jobs.leases), house.jobs._consumers) == (0, 0, {})
     clock.advance(60.0)
     assert clock.getDelayedCalls() == []
+
+
+def test_a_queue_is_forgotten_whose_last_consumer_had_gone_when_a_claim_failed(
+    house: House, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: Deferred[Any] = Deferred()
+    monkeypatch.setattr(house.store.jobs, "claim", lambda *_, **__: asked)
+    house.jobs.leave(house.consume(Peer("1")))
+    asked.errback(NotDone("store"))
+    house.jobs.wake_all()  # before another attempt was due
+    assert (len(house.jobs), clock.getDelayedCalls()) == (0, [])

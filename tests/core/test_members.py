@@ -5,7 +5,7 @@ import json
 import pytest
 from twisted.internet.task import Clock
 
-from broker.core.members import GRACE, HERE, Members, Place
+from broker.core.members import GRACE, HERE, Members, Place, shown_page
 
 
 @pytest.fixture
@@ -99,3 +99,39 @@ def test_no_leave_is_told_after_the_end(members, clock, told):
     members.stop()
     members.leave("s2")
     assert clock.getDelayedCalls() == []
+
+
+def ids_of(members, after, limit):
+    page = members.page("chat", after, limit)
+    return [member.id for member in page.members], page.count, page.rest
+
+
+def test_pages_have_the_order_of_the_ids_whoever_comes_and_goes_between_them(members, clock, told):
+    for name in ("c", "a", "e"):
+        members.enter("chat", name, name)
+    assert ids_of(members, "", 2) == (["a", "c"], 3, 1)
+    members.enter("chat", "d", "d")
+    members.leave("c")
+    clock.advance(GRACE)
+    assert ids_of(members, "c", 2) == (["d", "e"], 3, 0)
+    for name in "ade":
+        members.leave(name)
+    clock.advance(GRACE)
+    assert ids_of(members, "", 2) == ([], 0, 0)
+    members.enter("chat", "b", "b")
+    assert ids_of(members, "", 2) == (["b"], 1, 0)
+
+
+def test_pages_show_all_of_very_many_members(members, told):
+    for number in range(2500):
+        members.enter("chat", f"client-{number * 7919 % 2500}", f"session-{number}")
+    shown, after, pages = [], "", 0
+    while True:
+        page = shown_page(members.page("chat", after, 1000), max_bytes=30_000)
+        shown += [member["id"] for member in page["members"]]
+        pages += 1
+        if not page["more"]:
+            break
+        after = shown[-1]
+    assert shown == sorted(f"client-{number}" for number in range(2500))
+    assert pages > 3  # the bytes limit them, too

@@ -38,7 +38,9 @@ class Node:
         self.replaced = []
         access = Access("required", **{"secrets": ("s",), "keys": KEYS} | more.pop("access", {}))
         notify = lambda event: [node.owners.moved(event) for node in self.nodes]  # noqa: E731
-        self.owners = Owners(self.store, access, notify, self.clock, lambda *new: self.replaced.append(new), **more)
+        self.undone = []  # what is to be done again while the store is away
+        replaced, again = lambda *new: self.replaced.append(new), self.undone.append
+        self.owners = Owners(self.store, access, notify, self.clock, replaced, again, **more)
 
     def claim(self, identity, id, kind=CLIENT_ID):
         value_of(self.owners.claim(kind, id, identity))
@@ -276,9 +278,29 @@ def test_while_the_store_is_away_no_new_id_can_be_used(logged):
     with pytest.raises(Unavailable):
         node.claim(ANN, "tablet")
     assert node.may(ANN, "phone")
+    assert logged == []
+
+
+@pytest.mark.parametrize(("forgotten", "owner"), [(False, "user:bob"), (True, None)])
+def test_the_name_of_a_user_who_came_while_the_store_was_away_is_stored_later(logged, forgotten, owner):
+    node = Node()
+    get, node.store.get = node.store.get, lambda *key: fail(Unavailable("store"))
     node.owners.claim_name(BOB)
+    node.store.get = get
     assert [event["log_format"] for event in logged] == ["the owner of a client id was not stored: {reason}"]
-    assert "bob" not in node.owners.known  # the next time is another try
+    assert not node.may(ANN, "bob")
+    if forgotten:
+        node.owners.known.clear()  # the next use tries again
+    (again,) = node.undone
+    value_of(again())
+    assert node.owner("bob") == owner
+
+
+def test_the_name_of_a_user_that_can_not_be_stored_is_tried_at_the_next_use(logged):
+    node = Node()
+    node.store.get = lambda *key: fail(Invalid("key"))
+    node.owners.claim_name(BOB)
+    assert ("bob" in node.owners.known, node.undone) == (False, [])
 
 
 def test_a_store_that_was_wiped_is_told_again():

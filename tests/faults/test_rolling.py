@@ -14,6 +14,6 @@ pytestmark = [pytest.mark.processes, pytest.mark.unmeasured]
 @pytest.mark.skipif(not path_of("haproxy"), reason="there is no haproxy")
 @pytest_twisted.ensureDeferred
 async def test_a_rolling_restart_under_load_loses_nothing(soak: bool) -> None:
-    restart = await run(clients=100 if soak else 5, restarts=2)
+    restart = await run(clients=40 if soak else 5, restarts=8 if soak else 2)
     assert restart.problems == {}, str(restart)
     assert restart.acknowledged > 0

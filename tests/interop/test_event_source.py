@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 from urllib.parse import quote
 
 import pytest
 import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.protocol import Factory, Protocol
 
 from tests.support.chromium import Page, chromium_executable, visit
 from tests.support.daemon import Daemon, clean_environ
@@ -65,14 +69,68 @@ async def test_an_event_source_misses_nothing_and_gets_nothing_twice(page: Page,
         await end()
 
 
-@pytest.mark.skipif(not (shutil.which("curl") and shutil.which("bash")), reason="curl is missing: apt-get install curl")
+NEEDS_CURL = pytest.mark.skipif(
+    not (shutil.which("curl") and shutil.which("bash")), reason="curl is missing: apt-get install curl"
+)
+
+
+def follower_of(url: str, directory: Path) -> Program:
+    """Start the script of the documentation."""
+    command = [str(shutil.which("bash")), str(EXAMPLES / "follow.sh"), url, "news"]
+    return Program.start(command, env={**clean_environ(directory), "SECRET": SECRET}, cwd=directory)
+
+
+@NEEDS_CURL
 @pytest_twisted.ensureDeferred
 async def test_curl_misses_nothing_and_gets_nothing_twice(start_daemon, tmp_path: Path) -> None:
     daemon = await start_daemon(TXBROKER_PROTOCOLS="http", TXBROKER_API_SECRET=SECRET)
-    command = [str(shutil.which("bash")), str(EXAMPLES / "follow.sh"), daemon.url, "news"]
-    follower = Program.start(command, env={**clean_environ(tmp_path), "SECRET": SECRET}, cwd=tmp_path)
+    follower = follower_of(daemon.url, tmp_path)
     try:
         await live_three_times(daemon, follower.lines)
     finally:
         follower.signal(signal.SIGTERM)
         await follower.exit()
+
+
+class Piece(Protocol):
+    """Sends the next part of a stream, and closes the connection."""
+
+    factory: Broken
+
+    def dataReceived(self, data: bytes) -> None:
+        self.factory.asked += re.findall(rb"Last-Event-ID: (.*?)\r\n", data)
+        self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+        if self.factory.parts:
+            self.transport.write(self.factory.parts.pop(0))
+            self.transport.loseConnection()
+
+
+class Broken(Factory):
+    """A server whose stream is cut after each of *parts*."""
+
+    def __init__(self, *parts: bytes) -> None:
+        self.parts, self.asked = list(parts), list[bytes]()
+
+    def buildProtocol(self, addr: object) -> Any:
+        piece = Piece()
+        piece.factory = self
+        return piece
+
+
+@NEEDS_CURL
+@pytest_twisted.ensureDeferred
+async def test_curl_has_what_was_cut_in_the_middle_again(tmp_path: Path) -> None:
+    server = Broken(
+        b'id: e-0\n\nid: e-1\nevent: news\ndata: {\ndata: "n":1}\n\nid: e-2\nevent: news\nda',
+        b'event: broker.gap\ndata: {"from":2,"to":2}\n\nid: e-3\nevent: news\ndata: 3\n\n',
+    )
+    port: Any = reactor.listenTCP(0, cast(Any, server), interface="127.0.0.1")
+    follower = follower_of(f"http://127.0.0.1:{port.getHost().port}", tmp_path)
+    try:
+        await eventually(lambda: len(follower.lines) == 3)
+        assert follower.lines == ['{"n":1}', 'lost: {"from":2,"to":2}', "3"]
+        assert server.asked[0] == b"e-1"
+    finally:
+        follower.signal(signal.SIGTERM)
+        await follower.exit()
+        await port.stopListening()

@@ -4,11 +4,11 @@ import io
 import json
 
 import pytest
-from twisted.logger import Logger, LogPublisher
+from twisted.logger import Logger, LogPublisher, eventAsJSON, eventFromJSON, formatEvent
 from twisted.python import log as old_log
 from twisted.python.failure import Failure
 
-from broker.observe.logs import LogLines, Redaction
+from broker.observe.logs import LogLines, Redaction, message_of
 
 
 def lines(form: str = "json", level: str = "info", secrets: tuple[str, ...] = ()):
@@ -119,3 +119,31 @@ def test_a_trusted_line_may_show_where_a_secret_goes():
     stream, log, _ = lines("text", secrets=("hunter22",))
     log.info("curl '/x?secret=any&y=hunter22'", log_trusted=True)
     assert stream.getvalue().endswith("curl '/x?secret=any&y=***'\n")
+
+
+class Unspeakable:
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ("{name} and {thing.real:>4} {{}}", "ann and    7 {}"),
+        ("{call()} {thing.conjugate()}", "called 7"),
+        (b"{name}", "ann"),
+        ("{name!r} {missing}", "Unable to format event"),
+        ("{unspeakable}", "Unable to format event"),
+        ("{name", "Unable to format event"),
+    ],
+)
+def test_messages_are_those_of_the_logger(form, message):
+    event = {"log_format": form, "name": "ann", "thing": 7, "call": lambda: "called", "unspeakable": Unspeakable()}
+    assert message_of(event) == formatEvent(event)
+    assert message in message_of(event) or "MESSAGE LOST" in message_of(event)
+
+
+def test_an_event_that_was_flattened_says_what_was_said_then():
+    event = eventFromJSON(eventAsJSON({"log_format": "{said}", "said": ["one"]}))
+    event["said"] = ["two"]
+    assert message_of(event) == "['one']"

@@ -38,6 +38,20 @@ def test_of_very_many_members_the_first_are_shown_and_all_counted() -> None:
     assert (len(answer["members"]), answer["count"]) == (2, 5)
 
 
+def test_members_are_shown_in_pages_by_their_ids(api: Api) -> None:
+    for _ in range(3):
+        peer = api.broker.attach("test", "127.0.0.1")
+        peer.subscribe("chat")
+        peer.enter("chat")
+    first = api.get("/topics/chat/members?limit=2").json
+    assert (len(first["members"]), first["count"], first["more"]) == (2, 3, True)
+    last = api.get(f"/topics/chat/members?after={first['members'][-1]['id']}").json
+    assert (len(last["members"]), last["more"]) == (1, False)
+    ids = [member["id"] for page in (first, last) for member in page["members"]]
+    assert ids == sorted(ids)
+    assert api.get("/topics/chat/members?limit=0").status == 400
+
+
 def test_that_somebody_comes_and_goes_is_followed_as_a_topic(api: Api) -> None:
     stream = api.listen("/topics/broker.presence.chat")
     peer = api.broker.attach("test", "127.0.0.1")

@@ -37,6 +37,15 @@ def test_a_job_is_stored_claimed_and_done(api: Api) -> None:
     assert api.get("/queues/q").json == {"depth": 0, "delayed": 0, "in_flight": 0, "dead": 0, "oldest": 0.0}
 
 
+@pytest.mark.parametrize(("what", "body"), [("done", ""), ("fail", "{}"), ("extend", '{"seconds":9}')])
+def test_a_job_is_settled_as_one_of_its_queue_only(api: Api, what: str, body: str) -> None:
+    api.post("/queues/q", "1")
+    (job,) = claim(api)
+    assert api.post(f"/queues/another/jobs/{job['id']}/{what}", body).status == 404
+    assert api.get("/queues/q").json["in_flight"] == 1
+    assert settle(api, job, what, body) == 200
+
+
 def test_a_job_whose_lease_has_ended_comes_again(api: Api) -> None:
     api.post("/queues/q", "1")
     (first,) = claim(api, "?lease=10")

@@ -90,6 +90,49 @@ def test_a_batch_is_stored_as_a_whole_or_not_at_all(api: Api) -> None:
     assert api.get("/topics/a").json["head"] == 1
 
 
+def test_a_batch_that_is_sent_again_by_its_key_is_stored_once(api: Api) -> None:
+    batch, key = (
+        '[{"topic":"a","payload":1,"expect":0},{"topic":"a","payload":2,"key":"own"}]',
+        {"Idempotency-Key": "k"},
+    )
+    first = api.post("/batch", batch, key).json["events"]
+    again = api.post("/batch", batch, key).json["events"]
+    assert again == [{**event, "duplicate": True} for event in first]
+    assert api.get("/topics/a").json["head"] == 2
+    assert api.post("/topics/a?durable=1", "3", {"Idempotency-Key": "own"}).json["duplicate"] is True
+    assert api.post("/batch", batch, {"Idempotency-Key": "k" * 255}).status == 400
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "headers", "detail"),
+    [
+        ("POST", "/topics/live", "1", {"Idempotency-Key": "k"}, "needs an event that is stored"),
+        ("POST", "/topics/live", "1", {"If-Match": '"0"'}, "needs an event that is stored"),
+        ("GET", "/topics/a?after=7", "", {}, "after is beyond the newest event, 0"),
+        ("PUT", "/cursors/c/a", '{"id":7}', {}, "id is beyond the newest event"),
+        ("POST", "/batch", "[]", {}, "there are no events"),
+        ("POST", "/batch", '[{"topic":"a","kee":1}]', {}, "body kee: "),
+        ("GET", "/topics/a?after=x-1", "", {}, "the position is of another epoch than the present one, "),
+        ("GET", "/keys/none", "", {}, "there is no key none"),
+        ("POST", "/topics/broker.x", "1", {}, "there is no permission to publish broker.x"),
+        ("POST", "/topics/a%0A", "1", {}, "topic is malformed"),
+    ],
+)
+def test_a_refusal_says_what_was_wrong(
+    api: Api, method: str, path: str, body: str, headers: dict[str, str], detail: str
+) -> None:
+    answer = api.ask(method, path, body, headers)
+    assert (answer.status >= 400, detail in answer.json["detail"]) == (True, True), answer.text
+
+
+def test_a_body_is_no_longer_than_a_message() -> None:
+    api = Api(max_message_bytes=100)
+    assert api.post("/topics/a?durable=1", '"' + "x" * 98 + '"').status == 201
+    for path in ("/topics/a?durable=1", "/queues/q", "/batch"):
+        answer = api.post(path, '"' + "x" * 99 + '"')
+        assert (answer.status, answer.json["code"]) == (413, "TOO_LARGE")
+
+
 @pytest.mark.parametrize(
     ("query", "ids"),
     [
@@ -220,6 +263,23 @@ def test_what_retention_has_removed_is_told_as_a_gap(api: Api) -> None:
             {"topic": "news", "epoch": epoch, "from": 2, "to": 3, "why": "retention"},
         )
         assert (event["id"], event["data"]) == (f"{epoch}-4", "4")
+
+
+@pytest.mark.parametrize("path", ["/topics/news", "/events?topic=news&topic=others", "/events?pattern=*"])
+def test_who_is_cut_off_before_it_was_told_of_a_gap_is_told_again(api: Api, path: str) -> None:
+    stream = api.listen(path + ("&" if "?" in path else "?") + "from=start")
+    api.store("1", "2")
+    api.store("1", topic="others")
+    shown = events_of(stream.take())[0]["id"]
+    stream.leave()
+    api.store("3", "4")
+    for topic in ("news", "others"):
+        value_of(api.broker.store.trim(LOG_PREFIX + topic, 3))
+    blocks = api.listen(path, {"Last-Event-ID": shown}).take().decode().split("\n\n")
+    gaps = [index for index, block in enumerate(blocks) if "event: broker.gap" in block]
+    ids = [index for index, block in enumerate(blocks) if block.startswith("id: ") or "\nid: " in block]
+    assert gaps[0] == 1
+    assert ids[0] == gaps[-1]
 
 
 def test_several_topics_tell_what_retention_has_removed(api: Api) -> None:

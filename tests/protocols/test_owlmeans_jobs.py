@@ -188,6 +188,7 @@ def test_a_full_queue_refuses(room: Room) -> None:
         ("enqueue", ["q", 1, {"delay": 1e12}], "delay"),
         ("enqueue", ["q", 1, {"ttl": 0}], "ttl"),
         ("enqueue", ["q", 1, {"ttl": -1}], "ttl"),
+        ("enqueue", ["q", 1, {"ttl": 5, "delay": 5}], "ttl"),
         ("enqueue", ["q", 1, {"key": "x" * 300}], "key"),
         ("enqueue", ["q", 1, {"order": "a\x00"}], "order"),
         ("consume", ["@me", {"ack": True, "lease": 5}], "lease"),
@@ -227,10 +228,24 @@ def test_an_unknown_option_is_refused_with_its_name(room: Room, method: str, arg
     assert refused(room, room.join("alice"), f"broker.{method}", *arguments).endswith(f":{name}")
 
 
-@pytest.mark.parametrize("name", ["q.dead", "broker", "broker.x", "queue:q", "kv/k"])
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [
+        ("enqueue", ["q", 1, {"key": ""}]),
+        ("enqueue", ["q", 1, {"order": ""}]),
+        ("subscribe", ["t", {"cursor": ""}]),
+    ],
+)
+def test_an_option_that_names_something_is_not_empty(room: Room, method: str, arguments: list[Any]) -> None:
+    assert refused(room, room.join("alice"), f"broker.{method}", *arguments).rstrip("|").endswith(":options")
+
+
+@pytest.mark.parametrize("name", ["q.dead", "broker", "broker.x", "queue:q", "kv/k", "@me"])
 def test_the_names_of_the_broker_are_no_queues(room: Room, name: str) -> None:
     alice = room.join("alice")
     for method, arguments in (("enqueue", [1]), ("consume", []), ("queue", []), ("dead", []), ("retry", ["all"])):
+        if (method, name) == ("consume", "@me"):
+            continue  # its own mailbox
         assert refused(room, alice, f"broker.{method}", name, *arguments).startswith("ForbiddenAuthorizationError")
     alice.client.enqueue(1, recipient=f"queue:{name}")
     room.pump()

@@ -40,6 +40,19 @@ def test_members_are_seen_with_what_they_say_of_themselves(room):
     assert room.ask(bob, "broker.members", "nobody's") == {"members": [], "count": 0}
 
 
+def test_of_many_members_pages_are_asked_for(room):
+    for name in ("cid", "ann", "bob"):
+        listening(room, name, "chat", presence=True)
+    ann, bob, cid = ({"id": name, "sessions": 1} for name in ("ann", "bob", "cid"))
+    asker = room.join()
+    first = room.ask(asker, "broker.members", "chat", {"limit": 2})
+    assert first == {"members": [ann, bob], "count": 3, "more": True}
+    assert room.ask(asker, "broker.members", "chat", {"after": "bob"}) == {"members": [cid], "count": 3, "more": False}
+    for options in ({"limit": 0}, {"limit": 1001}):
+        assert "malformed:limit" in refused(room, asker, "broker.members", "chat", options)
+    assert "malformed:options:ofset" in refused(room, asker, "broker.members", "chat", {"ofset": 1})
+
+
 def test_joins_and_leaves_are_events(room):
     carol = listening(room, "carol", "broker.presence.*")
     ann = listening(room, "ann", "chat", presence={"a": 1})

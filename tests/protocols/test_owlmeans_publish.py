@@ -92,6 +92,20 @@ def test_a_key_is_known_for_as_long_as_the_setting_says():
     assert found == [1, 1, 2]
 
 
+def test_a_head_may_be_expected_by_its_position(room):
+    bob = room.join("bob")
+    epoch = room.ask(bob, "broker.publish", "t", 1, {"durable": True})["epoch"]
+    first, other = {"epoch": epoch, "id": 1}, {"epoch": "other", "id": 2}
+    assert room.ask(bob, "broker.publish", "t", 2, {"durable": True, "expect": first})["id"] == 2
+    assert "conflict:2" in refused(room, bob, "broker.batch", [{"topic": "t", "expect": first}])
+    for method, arguments in (
+        ("publish", ["t", 3, {"durable": True, "expect": other}]),
+        ("batch", [[{"topic": "t", "expect": other}]]),
+    ):
+        assert f"socket:connection:epoch:{epoch}" in refused(room, bob, f"broker.{method}", *arguments)
+    assert room.ask(bob, "broker.batch", [{"topic": "t", "expect": {**first, "id": 2}}])["events"][0]["id"] == 3
+
+
 def test_a_publication_must_follow_the_head_that_it_expects(room):
     bob = room.join("bob")
     assert room.ask(bob, "broker.publish", "t", 1, {"durable": True, "expect": 0})["id"] == 1

@@ -485,8 +485,6 @@ class Client:
             assert peer is not None
             peer.subscribe(topic, echo=True)
             await peer.listening()
-            while self.peer is peer and not self.node.has_begun(topic):
-                await deferLater(self.node.clock, RETRY)  # type: ignore[arg-type]
             if self.peer is peer:
                 self.listening[topic] = self.world.now
 

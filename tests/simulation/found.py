@@ -195,4 +195,16 @@ FOUND: dict[str, Schedule] = {
             Step(2.889102579183353, "c3", "leave"),
         ),
     ),
+    "a queue whose last consumer had gone while Redis hung was never forgotten": Schedule(
+        829,
+        3,
+        7,
+        (
+            Step(1.771, "c1", "consume", ("work",)),
+            Step(2.948, "c1", "leave"),
+            Step(3.36, "redis", "hang", (8.07,)),
+            Step(4.088, "c5", "enqueue", ("queue:work",)),
+            Step(5.252, "c1", "leave"),
+        ),
+    ),
 }

@@ -18,7 +18,6 @@ from zope.interface import implementer
 
 from broker.buses import open_bus, redis_subscriber
 from broker.buses import redis as redis_bus
-from broker.buses.redis_subscription import UNKNOWN_MARK, kind_of
 from broker.config.settings import Settings
 from broker.core import service
 from broker.core.service import Broker
@@ -74,15 +73,6 @@ class Node:
         """Whether its lease lasts, as far as it knows."""
         lease = getattr(self.bus, "lease", None)
         return bool(lease) if lease is not None else bool(self.bus.lives(self.bus.address))
-
-    def has_begun(self, topic: str) -> bool:
-        """Whether who was told that it listens to *topic* hears what is stored from now on.
-
-        Not yet where this node has had no contact with Redis: see ``IBus.listening``.
-        """
-        subscriber = self.bus._subscriber
-        subscription = subscriber._subscriptions.get(kind_of(topic, prefix=False), topic)
-        return subscription.mark != UNKNOWN_MARK or subscriber._recovery.mark != UNKNOWN_MARK
 
     def freeze(self) -> None:
         self.clock.frozen = True

@@ -13,7 +13,7 @@ import attrs
 from tests.simulation import checks
 from tests.simulation.clients import Client, History
 from tests.simulation.node import Node, simulated
-from tests.simulation.schedule import ACTIVE, ALL, Schedule, Step, make_schedule
+from tests.simulation.schedule import ACTIVE, ALL, START_STEP, Schedule, Step, make_schedule
 from tests.simulation.server import Server
 from tests.simulation.world import START, Endless, Violation, World
 
@@ -58,7 +58,7 @@ class Run:
     def run(self) -> None:
         world = self.world
         for number in range(self.schedule.nodes):
-            world.at(START + 0.01 * number, self._start, f"n{number}", 1)
+            world.at(START + START_STEP * number, self._start, f"n{number}", 1)
         for client in self.clients:
             world.at(START + 1.0, client.connect)
         for step in self.schedule.steps:

@@ -10,6 +10,7 @@ import attrs
 NODES = (2, 3)
 CLIENTS = (4, 7)
 ACTIVE = 12.0  # seconds in which clients and faults are at work
+START_STEP = 0.01  # seconds between the starts of two nodes
 FIRST = 1.5  # seconds until the nodes have found each other
 TOPICS = ("durable.a", "durable.b")
 LIVE = ("live.a", "live.b")
@@ -123,6 +124,7 @@ class Theme:
         lengths: seconds of a fault, about.
         within: seconds after the beginning of a fault from which on clients do all their work, until it ends.
         caught: whether much is on its way when a fault begins.
+        late: whether a node reaches Redis only some seconds after its start.
         bursts: what is often done several times, one right after the other.
     """
 
@@ -134,6 +136,7 @@ class Theme:
     within: float | None = None
     bursts: set[str] = BURSTS
     caught: bool = False
+    late: bool = False
 
 
 THEMES = {
@@ -201,6 +204,8 @@ THEMES = {
     "ends": Theme(
         {"call": 12, "perform": 4, "share": 4, "crash": 40, "freeze": 40}, faults=(1, 1, 2), lengths=(8.0, 9.0)
     ),
+    # Clients are at a node that has not reached Redis yet.
+    "contact": Theme({"observe": 3, "watch": 3, "set": 6}, faults=(0, 0, 1), late=True),
 }
 
 
@@ -213,6 +218,9 @@ def make_schedule(seed: int, theme: str = "") -> Schedule:
         _fault(chance, about, nodes, clients, FIRST + 1 + (ACTIVE - 3) * chance.random() ** 2)
         for _ in range(chance.choice(about.faults))
     ]
+    if about.late:
+        number = chance.randrange(nodes)
+        faults.append(Step(START_STEP * number, f"n{number}", "cut", ("commands subscriber", 2 + 5 * chance.random())))
     steps = list(faults)
     for _ in range(chance.randint(8, 16)):
         steps.append(_client_step(chance, about, clients, SETUP + about.setup, FIRST + chance.random()))

@@ -76,7 +76,7 @@ def test_faults_of_the_code_are_found(name: str, soak: bool) -> None:
 
 
 def test_a_failing_schedule_is_shrunk_to_what_matters(monkeypatch: pytest.MonkeyPatch) -> None:
-    schedule = make_schedule(3)
+    schedule = make_schedule(3, "mail")
     guilty = [step for step in schedule.steps if step.actor == "c0"][::2]
 
     def run(tried: Schedule) -> Result:

@@ -12,7 +12,7 @@ from zope.interface.verify import verifyObject
 
 from broker.errors import NotFound, RateLimited, Unavailable
 from broker.interfaces import IStore
-from broker.jobs import IJobStore, Job, QueueState, Worker
+from broker.jobs import Claimed, IJobStore, Job, QueueState, Worker
 from broker.messages import Mail, Quota
 from tests.stores.made_store import NOW, MadeStore, MakeStore
 from tests.stores.store_contract import TEXTS
@@ -54,6 +54,24 @@ class JobContract(MadeStore):
 
     def test_it_provides_the_interface(self, jobs: IJobStore) -> None:
         verifyObject(IJobStore, jobs)
+
+    @pytest_twisted.ensureDeferred
+    async def test_what_is_asked_for_before_a_commit_comes_after_what_was_asked_for_until_then(
+        self, jobs: IJobStore
+    ) -> None:
+        claims: list[Deferred[Claimed]] = []
+        first = jobs.add("q", mail(b"1"))
+        jobs.before_commit(lambda: claims.append(jobs.claim("q", [(ANN, 30.0)])))
+        second = jobs.add("q", mail(b"2"))
+        await gatherResults([first, second])
+        assert bodies((await claims[0]).jobs) == [b"1"]
+
+    @pytest_twisted.ensureDeferred
+    async def test_nothing_asked_for_before_a_commit_needs_none(self, store: IStore, jobs: IJobStore) -> None:
+        called: list[int] = []
+        jobs.before_commit(lambda: called.append(1))
+        await maybeDeferred(store.stopService)
+        assert called == [1]
 
     @pytest_twisted.ensureDeferred
     async def test_a_stopped_store_takes_no_jobs(self, make: MakeStore) -> None:
@@ -213,6 +231,33 @@ class JobContract(MadeStore):
         clock.advance(1.0)
         assert await jobs.sweep(10.5) == 1
         assert await jobs.totals() == QueueState()
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_job_that_was_delayed_or_comes_again_is_as_old_as_it_has_been_ready(
+        self, jobs: IJobStore, clock: Clock
+    ) -> None:
+        await jobs.add("q", mail(b"late"), delay=20.0)
+        clock.advance(15.0)
+        assert await jobs.sweep(10.5) == 0
+        clock.advance(5.0)
+        assert await jobs.sweep(10.5) == 0
+        clock.advance(10.0)
+        job = await self.one(jobs)
+        await jobs.release(job.number, job.token, "node", max_deliveries=20)
+        assert await jobs.sweep(10.5) == 0
+        job = await self.one(jobs)
+        await jobs.fail(job.number, job.token, "ann", reason="", delays=(20.0,))
+        clock.advance(20.0)
+        assert await jobs.sweep(10.5) == 0
+        clock.advance(11.0)
+        assert await jobs.sweep(10.5) == 1
+
+    @pytest_twisted.ensureDeferred
+    async def test_all_jobs_whose_time_has_come_count_as_ready(self, jobs: IJobStore, clock: Clock) -> None:
+        await gatherResults([jobs.add("q", mail(), delay=1.0) for _ in range(250)])
+        clock.advance(1.0)
+        assert await jobs.totals() == QueueState(250, oldest=NOW)
+        assert await jobs.state("q") == QueueState(250, oldest=NOW)
 
     @pytest_twisted.ensureDeferred
     async def test_a_delayed_job_whose_time_has_come_is_before_a_later_one_of_its_order_key(

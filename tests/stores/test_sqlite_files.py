@@ -148,11 +148,15 @@ def filled(home: Home) -> SqliteStore:
     """Return a store with some events in the file and some in the log, and with an older copy beside it."""
     store = home.store()
     checkpoints = store._guard.checkpoints
-    home.append(store, body=b"x" * 20_000)
-    home.pump.until(checkpoints.run)  # the writer thread may be at it
-    shutil.copyfile(home.path, home.path.with_name("older.db"))
-    home.append(store, body=b"x" * 20_000)
-    home.pump.until(checkpoints.run)
+    with pytest.MonkeyPatch.context() as patch:
+        # This thread writes the log back: the writer thread would take that for the work of another program.
+        patch.setattr(sqlite_writer, "CHECK_INTERVAL", 60)
+        home.append(store, body=b"x" * 20_000)
+        home.append(store, "another")  # it has looked after the first one
+        assert checkpoints.run()
+        shutil.copyfile(home.path, home.path.with_name("older.db"))
+        home.append(store, body=b"x" * 20_000)
+        assert checkpoints.run()
     home.append(store)
     return store
 
@@ -224,6 +228,54 @@ def test_the_file_that_has_come_instead_is_left_alone(home: Home, harm: Callable
     assert copy.ids(again, "foreign") == list(range(1, 31))
     assert copy.sql("PRAGMA integrity_check") == [("ok",)]
     copy.stop(again)
+
+
+@pytest.mark.parametrize("first", [0, 4096, 8192, 60_000], ids=lambda first: f"{first}-bytes-first")
+def test_a_file_that_is_looked_at_while_it_is_overwritten_is_not_taken_for_the_own(home: Home, first: int) -> None:
+    store = filled(home)
+    other(home, home.path.with_name("other.db"))
+    data = home.path.with_name("other.db").read_bytes()
+    assert store._guard.watch.main[2] < len(data)
+    with open(home.path, "r+b", buffering=0) as file:
+        file.write(data[:first])
+        os.utime(home.path)  # the system notes the time before it writes the first byte
+        written = home.path.stat().st_mtime_ns
+        looked_at(home, store)
+        file.seek(first)
+        file.write(data[first:])
+        os.utime(home.path, ns=(written, written))
+    home.pump.until(lambda: store.ready)
+    assert " by another program;" in store.ready or "is damaged: " in store.ready
+    home.stop(store)
+    assert home.path.read_bytes() == data
+    assert not side(home, "-wal").exists()
+
+
+def looked_at(home: Home, store: SqliteStore) -> None:
+    """Return when the writer thread has looked at the files again."""
+    looks: list[None] = []
+    reason_to_doubt = store._guard.watch._reason_to_doubt
+
+    def note() -> str:
+        reason = reason_to_doubt()
+        looks.append(None)
+        return reason
+
+    store._guard.watch._reason_to_doubt = note  # type: ignore[method-assign]
+    home.pump.until(lambda: looks)
+
+
+def test_what_overwrites_a_damaged_file_is_left_alone(home: Home) -> None:
+    two_logs(home)
+    store = home.store()
+    home.append(store)
+    damage(home)
+    refused(home, store.read("a", 0, 1000))
+    overwrite_by_another(home)  # as who restores a copy before the broker is stopped
+    found = home.path.read_bytes()
+    home.stop(store)
+    assert home.path.read_bytes() == found
+    assert not side(home, "-wal").exists()
 
 
 @pytest.mark.parametrize("harm", [replace_by_another, *RUINED], ids=lambda harm: harm.__name__)

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ from broker.messages import Entry, Event, Quota
 from broker.stores import open_store, sqlite_file, sqlite_space, sqlite_tables, sqlite_writer
 from broker.stores.revisions import RESERVED
 from broker.stores.sqlite import SqliteStore
+from broker.stores.sqlite_writer import STOP_SECONDS
 from tests.support.logs import lines_of, logging
 from tests.support.store_pump import Pump
 
@@ -85,7 +87,8 @@ class Home:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    monkeypatch.setattr(sqlite_writer, "MAX_SECONDS", inf)  # on a busy machine any operation may last long
     home = Home(tmp_path)
     yield home
     for store in home.stores:
@@ -946,3 +949,66 @@ def test_more_work_on_large_values_than_waits_at_most_is_refused_at_once(home: H
     small = home.result(store.set("kv", "small", b"1"))
     assert small.created
     home.result(gatherResults([answer for answer in answers if answer not in refused]))
+
+
+def test_many_reads_of_a_large_value_that_waits_are_many_transactions_and_too_many_are_refused(home: Home) -> None:
+    store = home.store()
+    home.result(store.set("kv", "large", bytes(900_000)))
+    home.commits.clear()
+    store.set("kv", "large", bytes(900_000))
+    answers = [store.get("kv", "large") for _ in range(200)]
+    refused = [answer for answer in answers if answer.called]
+    assert 90 < len(refused) < 120
+    for answer in refused:
+        with pytest.raises(Unavailable, match="too many large values"):
+            home.result(answer)
+    home.result(store.set("kv", "small", b"1"))
+    kept = [answer for answer in answers if answer not in refused]
+    assert sum(answer.called for answer in kept) < 50
+    assert {len(entry.value) for entry in home.result(gatherResults(kept))} == {900_000}
+    assert max(home.commits) < 50
+
+
+# Transactions that end early.
+
+
+def test_a_transaction_whose_reads_have_found_much_leaves_the_rest_to_the_next(home: Home) -> None:
+    store = home.store()
+    home.result(gatherResults([store.set("kv", f"k{number}", bytes(500_000)) for number in range(8)]))
+    home.commits.clear()
+    answers: list[Deferred[Any]] = []
+    for number in range(8):
+        answers += [store.set("kv", "last", b"%d" % number), store.range("kv", "k", "z", 100)]
+    found = home.result(gatherResults(answers))
+    # Two ranges of 4 MB are the most for one transaction; each sees what was written before it, and nothing later.
+    assert home.commits == [6, 6, 4]
+    assert [rows[-1][1].value for rows in found[1::2]] == [b"%d" % number for number in range(8)]
+
+
+def test_a_transaction_that_lasts_for_long_leaves_the_rest_to_the_next(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_writer, "MAX_SECONDS", 0.0)
+    store = home.store()
+    answers = [store.append("log", event(b"%d" % number)) for number in range(20)]
+    later = store.head("log")
+    assert [each.id for each in home.result(gatherResults(answers))] == list(range(1, 21))
+    assert home.result(later) == 20
+    assert home.commits[:20] == [1] * 20
+
+
+def test_what_waits_when_the_store_has_stopped_for_long_is_refused(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_writer, "MAX_SECONDS", 0.0)
+    store = home.store()
+    answers = [store.append("log", event()) for _ in range(500)]
+    stopped = store.stopService()
+    home.clock.advance(STOP_SECONDS)
+    home.result(stopped)
+    refused = [isinstance(answer.result, Failure) for answer in answers]
+    assert refused == sorted(refused)  # the last ones
+    assert any(refused)
+    for answer, failed in zip(answers, refused, strict=True):
+        if failed:
+            with pytest.raises(Unavailable, match="stopping"):
+                home.result(answer)
+    assert home.sql("SELECT count(*) FROM event") == [(refused.count(False),)]

@@ -177,6 +177,11 @@ class Balanced:
     def _run(self, *words: str | None) -> Program:
         return Program.start([word or "" for word in words], env={"PATH": "/usr/bin:/bin"}, cwd=self.directory)
 
+    def is_up(self, node: str) -> bool:
+        """Whether HAProxy sends clients to the node that is called so, by the last that it has said of that."""
+        said = [line for line in self.program.lines if f"Server nodes/{node} is " in line]
+        return not said or f"nodes/{node} is UP" in said[-1]
+
     async def end(self) -> None:
         """Stop all of it, and fail when a node had an error in its log that no test provoked."""
         self._reserved.close()

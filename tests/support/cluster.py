@@ -53,6 +53,8 @@ class Cluster:
             shared = {"TXBROKER_STORE": await self.store_of(number), "TXBROKER_DRAIN_SECONDS": "2"}
             node.environ.update({**WITH_METRICS, **self.environ, **shared})
         await gatherResults([Deferred.fromCoroutine(node.start()) for node in self.nodes])
+        for node in self.nodes:
+            await node.until_ready()
         return self
 
     async def store_of(self, number: int) -> str:

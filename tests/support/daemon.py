@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from twisted.internet import reactor
 
-from tests.support.eventually import TIMEOUT
+from tests.support.eventually import STEP, TIMEOUT, pause
 from tests.support.forks import can_be_forked
 from tests.support.http_client import get
 from tests.support.processes import Program
@@ -135,6 +135,13 @@ class Daemon:
         url, sample, end = self.admin_url + "/metrics", f"{name} {value:.1f}", reactor.seconds() + TIMEOUT
         while sample not in (await get(url)).text.split("\n"):
             assert reactor.seconds() < end, f"not {sample} within {TIMEOUT} s"
+
+    async def until_ready(self) -> None:
+        """Return when it can do all its work: it takes clients before, when it does not reach its Redis soon."""
+        end = reactor.seconds() + TIMEOUT
+        while (answer := await get(f"{self.url}/ready")).status != 200:
+            assert reactor.seconds() < end, answer.text
+            await pause(STEP)
 
     def troubles(self) -> list[str]:
         """Return the lines that tell of an error nobody provoked."""

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from websockets.client import ClientProtocol
@@ -222,8 +222,9 @@ async def ws_connect(
     headers: Mapping[str, str] | None = None,
     timeout: float = TIMEOUT,
     max_size: int | None = 64 << 20,
+    tls: Any = None,
 ) -> WebSocket:
-    """Connect to *url*.
+    """Connect to *url*; ``tls`` is the ``IOpenSSLClientConnectionCreator`` for one that begins with ``wss:``.
 
     Raises:
         Refused: the server answered with another status than 101.
@@ -237,6 +238,8 @@ async def ws_connect(
     client.send_request(request)
     split = urlsplit(url)
     assert split.hostname is not None
-    endpoint = HostnameEndpoint(reactor, split.hostname, split.port or 80)
+    endpoint: Any = HostnameEndpoint(reactor, split.hostname, split.port or 80)
+    if tls is not None:
+        endpoint = wrapClientTLS(tls, endpoint)
     socket: Any = await endpoint.connect(Factory.forProtocol(lambda: WebSocket(client))).addTimeout(timeout, reactor)
     return await socket.handshake.addTimeout(timeout, reactor)

@@ -49,7 +49,7 @@ def json_option(command: F) -> F:
 
 def admin_option(command: F) -> F:
     """Let *command* take ``--admin``, the URL of the admin port."""
-    text = "Of the admin port; by default that of TXBROKER_ADMIN_LISTEN."
+    text = "Of the admin port, or unix:/path; by default that of TXBROKER_ADMIN_LISTEN."
     return click.option("--admin", metavar="URL", help=text)(command)
 
 
@@ -62,23 +62,38 @@ def read_settings() -> Settings:
     return settings
 
 
+def node_option(command: F) -> F:
+    """Let *command* take ``--node``, the name of another node, which the one that is asked asks."""
+    text = "Of the node that is called so; by default the one that is asked."
+    return click.option("--node", metavar="NAME", default="", help=text)(command)
+
+
 def ask(admin: str | None, path: str, body: Any = None, **query: Any) -> Any:
-    """Return what the admin API answers to *path*, or end with the status 1.
+    """Return what the admin API answers, or end with the status 1; the arguments are those of ``request``."""
+    try:
+        return request(admin, path, body, **query)
+    except AdminError as error:
+        fail(str(error))
+
+
+def request(admin: str | None, path: str, body: Any = None, **query: Any) -> Any:
+    """Return what the admin API answers to *path*.
 
     Args:
         admin: its URL, or None for that of the settings.
         path: what is asked for, behind ``/admin/api/``.
         body: of an action; None: a list is asked for.
         query: its parameters; None and "" are left out.
+
+    Raises:
+        AdminError: there was no answer, or it says no.
     """
     settings = read_settings()
     client = AdminClient(admin or url_of_port(settings.admin_listen), settings.admin_secret)
-    try:
-        if body is None:
-            return client.get("/admin/api/" + path, {k: v for k, v in query.items() if v not in (None, "")})
-        return client.post("/admin/api/" + path, body)
-    except AdminError as error:
-        fail(str(error))
+    given = {name: value for name, value in query.items() if value not in (None, "")}
+    if body is None:
+        return client.get("/admin/api/" + path, given)
+    return client.post("/admin/api/" + path, body, given)
 
 
 def show(value: Any) -> None:
@@ -120,7 +135,7 @@ def cell(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.1f}"
+        return f"{value:.0f}" if value.is_integer() else f"{value:.1f}"
     if isinstance(value, list):
         value = ", ".join(map(str, value)) or "-"
     text = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in str(value))

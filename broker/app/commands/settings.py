@@ -38,11 +38,17 @@ def check(as_json: bool) -> None:
 def _problems(settings: Settings, found: list[str]) -> list[str]:
     """Return everything that is wrong with *settings*, of which *found* is known."""
     # Imported here: they bring what the other commands do without.
-    from broker.access.principals import make_access
+    from twisted.internet import reactor
+
+    from broker.app.backends import make_backends
+    from broker.app.certificates import make_certificates
+    from broker.web.routes import Routes
 
     attempts = Attempts([*found, *problems_of(settings)])
-    attempts.make("PROTOCOLS", lambda: load_dialects(settings.protocols, settings))
-    attempts.make("PERMISSIONS_FILE", lambda: make_access(settings))
+    dialects = attempts.make("PROTOCOLS", lambda: load_dialects(settings.protocols, settings))
+    attempts.make("PROTOCOLS", lambda: Routes(dialects or ()))
+    attempts.make("STORE", lambda: make_backends(reactor, settings, attempts.problems))
+    attempts.make("TLS_CERTIFICATE_FILE", lambda: make_certificates(settings))
     return list(dict.fromkeys(attempts.problems))
 
 

@@ -16,6 +16,7 @@ from broker.app.commands.console import (
     Group,
     admin_option,
     ask,
+    cell,
     fail,
     json_option,
     read_settings,
@@ -141,7 +142,7 @@ def verify(file: Path | None, admin: str | None, as_json: bool, arguments: tuple
     if as_json:
         show(found)
     else:
-        write("\n".join(f"{name:<10} {_shown(value)}" for name, value in found.items()))
+        write("\n".join(f"{name:<10} {_shown(name, value)}" for name, value in found.items()))
 
 
 def _says_who_minted(text: str) -> bool:
@@ -154,8 +155,8 @@ def _says_who_minted(text: str) -> bool:
         return False
 
 
-def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def _shown(name: str, value: Any) -> str:
+    return json.dumps(value) if isinstance(value, dict) else cell(name, value)
 
 
 @token.command()

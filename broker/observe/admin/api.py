@@ -5,8 +5,10 @@ What it shows is read from the parts of the core when it is asked for: nothing i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import attrs
 import msgspec
@@ -20,12 +22,13 @@ from broker.errors import BrokerError, Invalid, NotFound
 from broker.interfaces import IHttpDialect, IPeer
 from broker.jsontext import ERRORS
 from broker.messages import HttpRequest, Response
-from broker.observe.admin.actions import OPERATOR, Action, Actions, told
+from broker.observe.admin.actions import OPERATOR, Action, Actions, Kick, told
 from broker.observe.admin.connections import Connections
 from broker.observe.admin.history import History
 from broker.observe.admin.live import live
 from broker.observe.admin.names import Names
 from broker.observe.admin.node import NodeViews, TokenQuery, gauges, totals
+from broker.observe.admin.others import OF_A_NODE, OtherNodes, split_node
 from broker.observe.admin.paging import Page, Query, read_query
 from broker.observe.admin.problems import answer, failed, problem
 from broker.observe.admin.queues import DeadQuery, WorkQueues
@@ -35,6 +38,7 @@ log = Logger()
 
 PREFIX = "/admin/api/"
 JSON = "application/json"
+OTHERS = ("status", "session", "history", "live")  # what is shown besides the lists
 
 
 @attrs.frozen
@@ -114,6 +118,10 @@ class AdminApi:
         self._broker, self._history = broker, history
         parts: Parts = broker.parts
         self._connections = connections = Connections(parts, open_connections)
+        operators = getattr(parts.cluster, "operators", None)
+        self._others = OtherNodes(broker.bus.node, operators)
+        if operators is not None:
+            operators.answer = self._answer_node
         node = NodeViews(parts, settings or (lambda: broker.settings))
         self.views = views(connections, Names(parts), Stored(parts, Lags(parts)), WorkQueues(parts), node)
         self.actions: dict[str, Action] = Actions(parts, connections, drain, set_level).table
@@ -127,15 +135,42 @@ class AdminApi:
         name = request.path.removeprefix(PREFIX)
         peer.admit(OPERATOR)  # whoever gets here has the secret, if there is one
         try:
-            if name in self.actions:
-                return await self._act(peer, request, name)
-            if name not in self.views and name not in ("", "status", "session", "history", "live"):
+            if name not in self.actions and name not in self.views and name not in ("", *OTHERS):
                 return problem(404, f"Nothing is at {request.path[:200]}.")
-            if request.method not in ("GET", "HEAD"):
-                return problem(405, f"{request.method} is not allowed.", headers=(("Allow", "GET, HEAD"),))
-            return await self._show(peer, request, name)
+            refused = _unfit(request) if name in self.actions else None
+            if refused is not None:
+                return refused
+            node, query = split_node(request.query)
+            if node in ("", self._broker.bus.node):
+                return await self._answer(peer, attrs.evolve(request, query=query), name)
+            return await self._others.ask(node, name, request, query)
         except BrokerError as error:
             return failed(error)
+
+    async def _answer_node(self, node: str, asked: Any) -> tuple[int, bytes]:
+        """Answer what an operator has asked at the node that is called *node*; see ``OperatorLink.answer``."""
+        peer = self._broker.attach(self.name, "")
+        peer.admit(OPERATOR)
+        address = f"node {node}"
+        request = HttpRequest(asked.method, PREFIX + asked.name, asked.query, {}, asked.body, address=address)
+        try:
+            if asked.name in OF_A_NODE:
+                response = await self._answer(peer, request, asked.name, alone=True)
+            else:
+                response = problem(404, "Nodes are not asked for that.")
+        except BrokerError as error:
+            response = failed(error)
+        finally:
+            peer.close()
+        return response.status, cast(bytes, response.body)
+
+    async def _answer(self, peer: IPeer, request: HttpRequest, name: str, alone: bool = False) -> Response:
+        """Answer for this node; what is for all nodes is done here only if *alone*."""
+        if name in self.actions:
+            return await self._act(peer, request, name, alone)
+        if request.method not in ("GET", "HEAD"):
+            return problem(405, f"{request.method} is not allowed.", headers=(("Allow", "GET, HEAD"),))
+        return await self._show(peer, request, name)
 
     async def revoke(self, id: str) -> None:
         """Revoke the token with an *id* by which somebody on this node lives.
@@ -168,6 +203,7 @@ class AdminApi:
         return {
             **about,
             "node": broker.bus.node,
+            "pid": os.getpid(),
             "time": broker.store.wall.time(),
             "ready": broker.ready(),
             "draining": broker.draining,
@@ -182,21 +218,30 @@ class AdminApi:
             "actions": {name: action.summary for name, action in self.actions.items()},
         }
 
-    async def _act(self, peer: IPeer, request: HttpRequest, name: str) -> Response:
+    async def _act(self, peer: IPeer, request: HttpRequest, name: str, alone: bool) -> Response:
         """Do what is asked for, and log one line, whether it was done or not."""
-        if request.method != "POST":
-            return problem(405, f"{request.method} is not allowed.", headers=(("Allow", "POST"),))
-        # A page of another origin can not send this type without asking before.
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
-            return problem(415, f"The Content-Type must be {JSON}.")
         action = self.actions[name]
         try:
-            done, said = await action.run(peer, _body(action, request))
+            body = _body(action, request)
+            if isinstance(body, Kick) and not (alone or body.connection) and self._others.names:
+                done, said = await self._others.kick(body, partial(action.run, peer, body))
+            else:
+                done, said = await action.run(peer, body)
         except BrokerError as error:
             log.warn("admin: {action} for {address} failed: {why}", **_who(request, name), why=error.code)
             raise
         log.info("admin: {action} for {address}: {said}", **_who(request, name), said=told(said) or "done")
         return answer(done)
+
+
+def _unfit(request: HttpRequest) -> Response | None:
+    """Return why *request* can not be one for an action, or None."""
+    if request.method != "POST":
+        return problem(405, f"{request.method} is not allowed.", headers=(("Allow", "POST"),))
+    # A page of another origin can not send this type without asking before.
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
+        return problem(415, f"The Content-Type must be {JSON}.")
+    return None
 
 
 def _who(request: HttpRequest, action: str) -> dict[str, str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, Protocol
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -30,15 +32,26 @@ class AdminPort(Service):
         site: answers the requests.
         listen: listens on one endpoint string with *site*.
         endpoints: endpoint strings.
+        bind: binds the socket of one of them.
     """
 
     def __init__(
-        self, site: Drainable, listen: Callable[[str], Deferred[IListeningPort]], endpoints: Iterable[str]
+        self,
+        site: Drainable,
+        listen: Callable[[str], Deferred[IListeningPort]],
+        endpoints: Iterable[str],
+        bind: Callable[[str], object] = lambda endpoint: None,
     ) -> None:
         self._site = site
-        self._listen = listen
+        self._listen, self._bind = listen, bind
         self._endpoints = tuple(endpoints)
         self._ports: list[IListeningPort] = []
+
+    def privilegedStartService(self) -> None:
+        """Bind the sockets, before ``twistd --uid`` becomes another user; what can not be had is told later."""
+        for endpoint in self._endpoints:
+            with suppress(ValueError, CannotListenError):
+                self._bind(endpoint)
 
     def startService(self) -> None:
         """Listen on the endpoints."""

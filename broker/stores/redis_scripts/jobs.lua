@@ -4,7 +4,7 @@
 --
 --   job-number           the last number given
 --   job:<number>         hash: q queue, h source, reference and time of the sender, b body, s state (a letter of SETS),
---                        u when it is ready, its lease ends or it died, t token, d deliveries, x failures, e when it
+--                        u when it is or became ready, its lease ends or it died, t token, d deliveries, x failures, e when it
 --                        ends or 0, a when it was added, o order key, w worker, m whether that is named, n node, c reason
 --   queues               sorted set, in the order of bytes: the names of all queues
 --   queue-owners         hash: queue -> the account that it counts for
@@ -41,7 +41,7 @@ local function define_jobs()
   end
 
   local function move(queue, number, before, after, due)
-    -- before: false for a new job; due: 0 in the states that are sorted by numbers
+    -- before: false for a new job; due: when it became ready, or 0, in the states that are sorted by numbers
     local from, to = before and SETS[before], SETS[after]
     if from and from ~= to then
       call('ZREM', key(from, queue), number)
@@ -65,7 +65,7 @@ local function define_jobs()
     local following = text_of(tonumber(string.sub(behind, #first + 1)))
     call('ZREM', key('behind', queue), behind)
     call('HSET', active, order, following)
-    move(queue, following, 'b', 'r', 0)
+    move(queue, following, 'b', 'r', tonumber(call('HGET', job_key(following), 'u')))
     return true
   end
 
@@ -122,8 +122,8 @@ local function define_jobs()
       remove(queue, number, job[1], job[2], job[3])
     end
     for _, number in ipairs(over('due', queue)) do
-      local job = call('HMGET', job_key(number), 's', 'o')
-      move(queue, number, job[1], job[1] == 'd' and state_for(queue, number, job[2]) or 'r', 0)
+      local job = call('HMGET', job_key(number), 's', 'o', 'u')
+      move(queue, number, job[1], job[1] == 'd' and state_for(queue, number, job[2]) or 'r', tonumber(job[3]))
     end
   end
 
@@ -365,7 +365,7 @@ local function define_jobs()
       return bury(job, number)
     end
     local delay = tonumber(ARGV[at + 6 + failures])
-    return_job(job, number, delay > 0 and 'w' or 'r', delay > 0 and now + delay or 0)
+    return_job(job, number, delay > 0 and 'w' or 'r', now + delay)
     return settled(job, delay <= 0, false, delay)
   end
 
@@ -383,7 +383,7 @@ local function define_jobs()
       call('HSET', job_key(number), 'c', string.format(ARGV[at + 5], job.deliveries))
       return bury(job, number)
     end
-    return_job(job, number, 'r', 0)
+    return_job(job, number, 'r', now)
     return settled(job, true)
   end
 
@@ -434,10 +434,23 @@ local function define_jobs()
     return first and tonumber(call('HGET', job_key(first), 'a'))
   end
 
+  local function come_of(queue)
+    -- Returns how many jobs are due that no call has let be ready yet.
+    look_at_clock()
+    local due = key('due', queue)
+    local found = call('ZCOUNT', due, '-inf', exact(now - skipped))
+    if skipped > 0 then
+      found = found + call('ZCOUNT', due, '(' .. exact(after), exact(now))
+    end
+    return found
+  end
+
   local function counts(queue)
-    local ready, blocked = added(queue, 'ready'), added(queue, 'blocked')
-    local oldest = math.min(ready or math.huge, blocked or math.huge)
-    return number_of(queue, 'ready', 'blocked'), number_of(queue, 'due'), number_of(queue, 'flight'),
+    local come, oldest = come_of(queue), math.huge
+    for _, kind in ipairs(come > 0 and {'ready', 'blocked', 'due'} or {'ready', 'blocked'}) do
+      oldest = math.min(oldest, added(queue, kind) or math.huge)
+    end
+    return number_of(queue, 'ready', 'blocked') + come, number_of(queue, 'due') - come, number_of(queue, 'flight'),
       number_of(queue, 'dead'), oldest < math.huge and exact(oldest) or '0'
   end
 
@@ -500,13 +513,13 @@ local function define_jobs()
   end
 
   local function too_old(queue, before)
-    -- Removes jobs that were added, or died, before that; returns how many, and whether there may be more.
+    -- Removes jobs that were added and ready, or died, before that; returns how many, and whether there may be more.
     local removed, more = 0, false
     for _, kind in ipairs({'ready', 'blocked', 'due', 'dead'}) do
       local gone = 0
       for _, number in ipairs(call('ZRANGE', key(kind, queue), 0, STEP - 1)) do
-        local job = call('HMGET', job_key(number), 's', 'o', kind == 'dead' and 'u' or 'a')
-        if tonumber(job[3]) < before then
+        local job = call('HMGET', job_key(number), 's', 'o', 'u', kind == 'dead' and 'u' or 'a')
+        if math.max(job[3], job[4]) < before then
           remove(queue, number, job[1], job[2], '')
           gone = gone + 1
         end

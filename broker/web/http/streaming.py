@@ -48,18 +48,27 @@ class Framing:
 
 
 class Chunked(Framing):
-    """RFC 9112, 7.1: "The chunked transfer coding wraps content in order to transfer it as a series of chunks"."""
+    """RFC 9112, 7.1: "The chunked transfer coding wraps content in order to transfer it as a series of chunks".
+
+    All bodies share one: what one client after the other is sent is framed once, and kept once while it waits.
+    """
 
     field = b"Transfer-Encoding: chunked\r\n"
     delimits = True
+    _piece = _chunk = b""
 
     def frame(self, piece: bytes) -> bytes:
         """Return *piece* as a chunk."""
-        return b"%x\r\n%b\r\n" % (len(piece), piece)
+        if piece is not self._piece:
+            self._piece, self._chunk = piece, b"%x\r\n%b\r\n" % (len(piece), piece)
+        return self._chunk
 
     def last(self) -> bytes:
         """Return the last chunk, which is empty, and no trailers."""
         return b"0\r\n\r\n"
+
+
+CHUNKED = Chunked()
 
 
 class OfLength(Framing):
@@ -91,7 +100,7 @@ def framing_of(version: str, length: int | None) -> Framing:
         return OfLength(length)
     # RFC 9112, 6.1: "A server MUST NOT send a response containing Transfer-Encoding unless the corresponding
     # request indicates HTTP/1.1 (or later minor revisions)."
-    return Chunked() if version == "1.1" else Framing()
+    return CHUNKED if version == "1.1" else Framing()
 
 
 def is_stream(body: object) -> bool:

@@ -7,8 +7,8 @@ protocols by ALPN, as browsers, curl and Node do, when the factory behind it nam
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import attrs
 from cryptography import x509
@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLContextFactory, IOpenSSLServerConnectionCreator
 from zope.interface import implementer
+
+T = TypeVar("T")
 
 PROTOCOLS = (b"http/1.1", b"http/1.0")  # RFC 7301, 6: the first that a client offers, in this order
 METHODS = ("TLS_METHOD", "TLS_SERVER_METHOD", "TLSv1_2_METHOD", "SSLv23_METHOD")  # the last is the first's old name
@@ -97,16 +99,23 @@ class ServerCertificates:
         """Return what *files* have now, without putting it into use.
 
         Raises:
-            ValueError: one of them can not be used; says which, and why.
+            ValueError: some of them can not be used; says which, and why.
         """
         contents: list[bytes] = []
         contexts: list[SSL.Context] = []
         by_name: dict[str, SSL.Context] = {}
+        problems: list[str] = []
         for one in files:
-            chain, context = self._context(one, contents)
+            try:
+                chain, context = self._context(one, contents)
+            except ValueError as error:
+                problems.append(str(error))
+                continue
             contexts.append(context)
             for name in _names_of(chain[0]):
                 by_name.setdefault(name, context)
+        if problems:
+            raise ValueError("; ".join(problems))
         return Loaded(tuple(contents), tuple(contexts), by_name)
 
     def use(self, files: Sequence[CertificateFiles], loaded: Loaded) -> None:
@@ -127,17 +136,13 @@ class ServerCertificates:
 
     def _context(self, files: CertificateFiles, contents: list[bytes]) -> tuple[list[x509.Certificate], SSL.Context]:
         """Return the certificates of *files*, that of the server first, and a context with them."""
-        certificate, key = _read(files.certificate, contents), _read(files.key, contents)
-        chain = _certificates(files.certificate, certificate)
-        if files.chain:
-            known = set(chain)
-            chain += [one for one in _certificates(files.chain, _read(files.chain, contents)) if one not in known]
+        chain, key = _parsed(files, contents)
         context = self._empty_context()
         try:
             context.use_certificate(chain[0])
             for one in chain[1:]:
                 context.add_extra_chain_cert(one)
-            context.use_privatekey(_private_key(files.key, key))
+            context.use_privatekey(key)
             context.check_privatekey()
         except SSL.Error:
             raise ValueError(f"{files.key} is not the private key of {files.certificate}") from None
@@ -177,6 +182,29 @@ def select_protocol(connection: SSL.Connection, offered: Iterable[bytes]) -> Any
     """
     known = set(offered)
     return next((one for one in PROTOCOLS if one in known), SSL.NO_OVERLAPPING_PROTOCOLS)
+
+
+def _parsed(files: CertificateFiles, contents: list[bytes]) -> tuple[list[x509.Certificate], Any]:
+    """Return the certificates of *files*, that of the server first, and its key.
+
+    Raises:
+        ValueError: some of them can not be used; says which, and why.
+    """
+    problems: list[str] = []
+
+    def parsed(path: str, parse: Callable[[str, bytes], T]) -> T | None:
+        try:
+            return parse(path, _read(path, contents))
+        except ValueError as error:
+            problems.append(str(error))
+            return None
+
+    chain, key = parsed(files.certificate, _certificates) or [], parsed(files.key, _private_key)
+    known = set(chain)
+    more = parsed(files.chain, _certificates) if files.chain else None
+    if problems:
+        raise ValueError("; ".join(dict.fromkeys(problems)))
+    return chain + [one for one in more or () if one not in known], key
 
 
 def _read(path: str, contents: list[bytes]) -> bytes:

@@ -179,6 +179,8 @@ class EndpointCheck:
 
     def listenUNIX(self, address: str, factory: object, backlog: int, mode: int, group: str) -> None:
         """Check the path of a unix socket, its mode and its group."""
+        if not address:
+            raise ValueError("the path of a unix socket is missing")  # the system would make up a name for it
         if not 0 <= mode <= MAX_MODE:
             raise ValueError(f"{mode:o} is no mode of a socket, which is one up to {MAX_MODE:o}")
         if group:

@@ -158,6 +158,7 @@ class Listener:
         self._proxies = proxies
         self._own: dict[str, ServerCertificates] = {}  # by the endpoint string that names them
         self._bound = BoundSockets(backlog)
+        self._held: list[Any] | None = None  # ports that accept nobody yet; None: all do
 
     @property
     def certificates(self) -> list[ServerCertificates]:
@@ -178,6 +179,23 @@ class Listener:
             if failures:
                 failures[0].raiseException()
 
+    def hold(self) -> None:
+        """Let the ports of what is listened on from now on accept nobody before ``accept``: who connects waits."""
+        self._held = []
+
+    def accept(self) -> None:
+        """Accept whoever has connected, and whoever will."""
+        held, self._held = self._held or [], None
+        for port in held:
+            if port.connected and not port.disconnecting:  # else it was closed meanwhile
+                port.startReading()
+
+    def _hold_back(self, port: Any) -> Any:
+        if self._held is not None and hasattr(port, "stopReading"):  # ports of plugins may be of another kind
+            port.stopReading()
+            self._held.append(port)
+        return port
+
     def listen(self, endpoint: str | IStreamServerEndpoint, factory: IProtocolFactory) -> Deferred[IListeningPort]:
         """Listen on *endpoint*, a string or one that is used as it is, with *factory*; return its port.
 
@@ -186,7 +204,7 @@ class Listener:
                 when the address is taken.
         """
         if not isinstance(endpoint, str):
-            return endpoint.listen(factory)
+            return endpoint.listen(factory).addCallback(self._hold_back)
         reactor = FrameReactor(self._reactor, self._outbox, self._backlog, bound=self._bound)
         parsed = self._parse(reactor, endpoint)
         certificates = parsed.certificates or (self._shared if parsed.over_tcp else None)
@@ -197,7 +215,7 @@ class Listener:
             factory = tls_factory(certificates, factory)
         if parsed.proxied:
             factory = ProxyHeaderFactory(factory, self._reactor, self._proxies)
-        return parsed.endpoint.listen(factory)
+        return parsed.endpoint.listen(factory).addCallback(self._hold_back)
 
     def _parse(self, reactor: Any, text: str) -> ParsedEndpoint:
         parsed = parse_endpoint(reactor, text)

@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 from broker.errors import Unavailable
 from broker.messages import Response
 from broker.web.http.channel import HttpChannel
+from broker.web.http.streaming import framing_of
 from tests.support.logs import failures_of
 from tests.web.http.fake_site import GET, FakeSite, get, post
 from tests.web.wire import Wire
@@ -494,3 +495,11 @@ def test_the_body_of_a_request_counts_until_its_stream_has_ended(site: FakeSite)
     body.give(None)
     assert site.memory.used == 0
     wire.lose()
+
+
+def test_what_one_client_after_the_other_is_sent_is_framed_once() -> None:
+    ann, bob = framing_of("1.1", None), framing_of("1.1", None)
+    piece, other = b"data: 1\n\n", b"data: 2\n\n"
+    chunk = ann.frame(piece)
+    assert (chunk, ann.frame(other)) == (b"9\r\ndata: 1\n\n\r\n", b"9\r\ndata: 2\n\n\r\n")
+    assert bob.frame(other) is ann.frame(other)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import pytest_twisted
@@ -30,6 +31,26 @@ async def test_who_connects_before_the_daemon_has_started_is_served_then(scene: 
     assert isinstance(port, FramePort)
     assert await client.until(5) == b"hello"
     assert scene.servers.connections[0].transport.getTcpNoDelay()
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+@pytest_twisted.ensureDeferred
+async def test_who_connects_to_a_port_that_is_held_is_served_when_it_accepts(scene: Scene, kind: str) -> None:
+    listener = Listener(reactor, scene.outbox)
+    listener.hold()
+    path = scene.path / "socket"
+    endpoint = {"tcp": "tcp:0:interface=127.0.0.1", "unix": f"unix:{path}"}[kind]
+    closed, port = [await listener.listen(each, scene.servers) for each in ("tcp:0:interface=127.0.0.1", endpoint)]
+    scene.ports.append(port)
+    client = await scene.connect(cast(Any, port).getHost().port if kind == "tcp" else path)
+    client.transport.write(b"hello")
+    assert port not in reactor.getReaders()
+    await cast(Any, closed).stopListening()
+    listener.accept()
+    assert await client.until(5) == b"hello"
+    assert closed not in reactor.getReaders()
+    scene.ports.append(await listener.listen("tcp:0:interface=127.0.0.1", scene.servers))
+    assert scene.ports[-1] in reactor.getReaders()
 
 
 @pytest.mark.parametrize("endpoint", ["tcp6:0:interface=\\:\\:1", "haproxy:tcp:0:interface=127.0.0.1"])

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trustme
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -199,6 +200,15 @@ def test_files_that_can_not_be_used_are_told(tmp_path: Path, what: str) -> None:
     with pytest.raises(ValueError, match=words):
         certificates.load([files])
     assert names_of(shake(certificates, trusting())) == ["localhost"]  # what was in use still is
+
+
+def test_everything_that_is_wrong_with_files_is_told_at_once(tmp_path: Path) -> None:
+    first, second = write(tmp_path, "one.example", name="1"), write(tmp_path, "two.example", name="2")
+    Path(first.certificate).write_text("")
+    Path(first.key).unlink()
+    encrypted(second)
+    with pytest.raises(ValueError, match=r"no certificate in PEM.*key-1: No such file.*key-2 is encrypted"):
+        ServerCertificates([attrs.evolve(first, chain=first.certificate), second])
 
 
 @pytest.mark.parametrize(
