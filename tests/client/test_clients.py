@@ -314,7 +314,8 @@ async def test_it_comes_back_and_goes_on_where_it_was(shared_daemon: Any, librar
             one.serve(f"{topic}.echo")(lambda value: value)
             events, changes = one.subscribe(topic, from_="new"), one.watch(f"{topic}.*")
             await library.gather(events.ready(), one.settled())
-            reactor.callFromThread(proxy.reset)
+            from_thread: Any = reactor
+            from_thread.callFromThread(proxy.reset)
             await library.gather(*(other.publish(topic, n, durable=True) for n in range(5)))
             await other.set(f"{topic}.k", "v")
             assert [(await events.__anext__()).payload for _ in range(5)] == [0, 1, 2, 3, 4]
