@@ -49,6 +49,8 @@ class Hosts:
 
 def in_ascii(text: str) -> str:
     """Return *text*, which an operator has written, with its names as browsers send them, in ASCII (RFC 3490)."""
+    if text.isascii():  # which the expression would take long to find out of a long one
+        return text
     try:
         return INTERNATIONAL.sub(lambda found: found[0].encode("idna").decode("ascii"), text)
     except UnicodeError:

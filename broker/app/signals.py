@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Mapping
 from types import FrameType
@@ -22,15 +23,48 @@ FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SI
 STOPS = {signal.SIGTERM, signal.SIGINT}
 
 
+_held: list[int] = []  # what has come before the daemon was made
+
+
+def hold_signals() -> None:
+    """Let no signal end the process by its default action while the daemon is loaded and made, which takes a second.
+
+    SIGTERM and SIGINT end it at once, with the status 0: there is nothing yet that would have to be put in order.
+    The kernel drops signals for which the first process of a container has no handler, so that it would not stop.
+    All others wait for ``catch_signals``.
+    """
+    for number in _caught():
+        if not callable(signal.getsignal(number)):
+            signal.signal(number, _hold)
+    for number in STOPS:
+        signal.signal(number, _end)
+
+
+def _hold(number: int, frame: FrameType | None) -> None:
+    _held.append(number)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    os._exit(0)
+
+
+def _caught() -> list[int]:
+    return sorted(signal.valid_signals() - LEFT_ALONE - FAULTS - STOPS)
+
+
 def catch_signals(reactor: IReactorFromThreads, actions: Mapping[int, Callable[[], object]]) -> None:
     """Let the reactor call what *actions* has for a signal, and log every other one that would end the process.
 
     What comes before the reactor runs is done when it does.  A signal that somebody else handles already is
     left to that.
     """
-    for number in sorted(signal.valid_signals() - LEFT_ALONE - FAULTS - STOPS):
-        if not callable(signal.getsignal(number)):
+    for number in _caught():
+        if signal.getsignal(number) is _hold or not callable(signal.getsignal(number)):
             signal.signal(number, _handler(reactor, number, actions.get(number)))
+    held = dict.fromkeys(_held)
+    _held.clear()
+    for number in held:
+        _handler(reactor, number, actions.get(number))(number, None)
 
 
 def catch_stops(reactor: IReactorFromThreads, stop: Callable[[bool], object]) -> None:

@@ -7,6 +7,8 @@ none at all; where "nothing" is a choice, the word is ``none``.
 from __future__ import annotations
 
 import math
+import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_network
 from pathlib import Path
@@ -20,7 +22,9 @@ from broker.patterns import check_pattern
 T = TypeVar("T")
 
 MAX_DIGITS = 15  # of a count: what the clients' language has exactly
+MAX_SHOWN = 100  # characters of a value that can not be used
 MAX_SECONDS = 3153600000.0  # 36500 days: sums with the time of day stay times that every client can be told
+USER_OF_URL = re.compile(r"://[^@]*@")
 UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 
 
@@ -155,7 +159,13 @@ class EnvironmentReader:
             return option.kind.parse(text)
         except (ValueError, Invalid) as error:
             # The text of a secret must not reach a log, not even a wrong one.
-            raise ValueError(f"{source}: {error}" + ("" if option.secret else f", not {text!r}")) from None
+            raise ValueError(f"{source}: {error}" + ("" if option.secret else f", not {_shown(text)}")) from None
+
+
+def _shown(text: str) -> str:
+    """Return *text*, which is no value of an option, as it is shown: without the password that a URL has."""
+    masked = USER_OF_URL.sub("://***@", text)
+    return repr(masked) if len(masked) <= MAX_SHOWN else f"{masked[:MAX_SHOWN]!r}…"
 
 
 def _read_secret(name: str, path: str) -> str:
@@ -167,6 +177,9 @@ def _read_secret(name: str, path: str) -> str:
     try:
         text = Path(path).read_text("utf-8").strip()
     except OSError as error:
+        if not os.path.isdir(os.path.dirname(path)) and not os.path.isabs(path):
+            # Nor must this word reach a log.
+            raise ValueError(f"{name} names no file that can be read: is that the secret itself?") from None
         raise ValueError(f"{name}: {path} can not be read: {error.strerror}") from None
     except ValueError:  # UnicodeDecodeError, whose text could be a part of the secret
         raise ValueError(f"{name}: {path} is no text in UTF-8") from None

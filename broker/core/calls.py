@@ -128,10 +128,10 @@ class Calls:
             NotFound: none of them does.
         """
         for party in recipients:
-            if self._has(self.performers, procedure, party):
+            if self.performers.has(party, procedure):
                 return self.performers.addressed(procedure, party), procedure
             for name in self._services_of(procedure):
-                if self._has(self.services, name, party):
+                if self.services.has(party, name):
                     return party, name
         raise NotFound("method", procedure)
 
@@ -159,11 +159,6 @@ class Calls:
         while name:
             yield name
             name = name.rpartition(".")[0]
-
-    @staticmethod
-    def _has(registry: Registry[Party], name: str, party: Party) -> bool:
-        entry = registry.get(name)
-        return entry is not None and party in entry.holders
 
     def open(
         self,

@@ -203,7 +203,7 @@ class Jobs:
         self._consumers[peer, queue] = consumer
         work.consumers.add(consumer)
         self._try_again(work)
-        self._look_again(queue)
+        self._look_for(work, consumer)
 
     def stop_consuming(self, peer: Taker, queue: str) -> bool:
         """Let *peer* take no more jobs of *queue*; say whether it did.  It keeps what it has."""
@@ -293,6 +293,18 @@ class Jobs:
             work.clear = False
             work.version += 1
             self._claim(work)
+
+    def _look_for(self, work: WorkQueue, consumer: Consumer) -> None:
+        """Look for jobs for *consumer*, which is new, and alone if nothing is ready for the others."""
+        if not work.clear or consumer.matches is not None:
+            self._look_again(work.name)
+            return
+        work.clear = False  # until the store has said so again
+        room = min(consumer.room(), MAX_CLAIM)
+        if (self.may_lease or not consumer.ack) and consumer.accepts():
+            consumer.claiming += room
+            work.spare += room
+            self._ask_for(work, [consumer] * room, consumer.ack)
 
     def added(self, queue: str) -> None:
         """Notice that jobs of *queue* are ready, here and on the other nodes."""

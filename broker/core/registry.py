@@ -67,10 +67,14 @@ class Registry(dict[str, Registration[H]]):
         self._names: dict[H, set[str]] = {}
         self._alone: dict[H, Registration[H]] = {}  # of each that shares no name: all those are the same
 
+    def has(self, holder: H, name: str) -> bool:
+        """Whether *holder* has *name*, however many others have it, too."""
+        return name in self._names.get(holder, ())
+
     def check(self, holder: H, name: str, shared: bool = False) -> None:
         """Raise ``Taken`` when *holder* can not have *name*."""
         entry = self.get(name)
-        if entry is None or holder in entry.holders:
+        if entry is None or self.has(holder, name):
             return
         if not (entry.shared and shared):
             raise Taken(self._what, name)
@@ -88,13 +92,14 @@ class Registry(dict[str, Registration[H]]):
         self._join(entry, holder, name)
 
     def _join(self, entry: Registration[H], holder: H, name: str) -> None:
-        if holder not in entry.holders:
+        names = self._names.setdefault(holder, set())
+        if name in names:
+            return
+        names.add(name)
+        if entry.shared:
             entry.holders.append(holder)
             entry.changed()
-        names = self._names.setdefault(holder, set())
-        if name not in names:
-            names.add(name)
-            self._hold(holder, NAME_BYTES + text_bytes(name))
+        self._hold(holder, NAME_BYTES + text_bytes(name))
 
     def _alone_with(self, holder: H) -> Registration[H]:
         """Return the registration of every name that *holder* has alone: clients have thousands."""
@@ -106,7 +111,7 @@ class Registry(dict[str, Registration[H]]):
     def remove(self, holder: H, name: str) -> bool:
         """Undo ``add``; say whether *holder* had *name*."""
         entry = self.get(name)
-        if entry is None or holder not in entry.holders:
+        if entry is None or not self.has(holder, name):
             return False
         if entry.shared:
             entry.holders.remove(holder)

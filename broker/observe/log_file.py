@@ -7,6 +7,7 @@ import re
 import select
 import stat
 from contextlib import suppress
+from select import PIPE_BUF
 
 STANDARD = {"-": 1, "/dev/stdout": 1, "/dev/stderr": 2}
 DESCRIPTOR = re.compile(r"/(?:dev|proc/(?:self|thread-self))/fd/(\d+)")
@@ -29,6 +30,11 @@ class LogFile:
     Whoever truncates it in place, as ``copytruncate`` of logrotate does, gets no hole: the system
     finds the end for each write.  Its file descriptor stays the same when it is opened again.
 
+    A pipe or socket that nobody reads, though it is open, holds up nobody for longer than a second.
+
+    Attributes:
+        lost: how many lines such a one has not taken since the last time that this was set to 0.
+
     Args:
         name: of a file, which is made if there is none, or what ``descriptor_of`` knows.
 
@@ -41,6 +47,8 @@ class LogFile:
         # The working directory is another one in the background, perhaps.
         self.path = os.path.abspath(name) if inherited is None else ""
         self._fd = _open(self.path) if inherited is None else os.dup(inherited)
+        self._is_pipe = _is_pipe(self._fd)
+        self.lost = 0
 
     def fileno(self) -> int:
         """Return its file descriptor."""
@@ -56,19 +64,23 @@ class LogFile:
         What can not be written is lost: the disk is full, or nobody reads the pipe any more.
         """
         rest = text.encode("utf-8", "backslashreplace")
-        while rest:
-            try:
-                rest = rest[os.write(self._fd, rest) :]
-            except BlockingIOError:  # whoever has made the pipe has made it so
-                if not self._is_writable():
+        with suppress(OSError):
+            while rest:
+                # Who reads slowly is waited for once, not again for each line: the reactor stands still meanwhile.
+                if self._is_pipe and not self.is_writable(0 if self.lost else MAX_WAIT_MS):
+                    self.lost += 1
                     return
-            except OSError:
-                return
+                try:
+                    rest = rest[os.write(self._fd, rest[:PIPE_BUF] if self._is_pipe else rest) :]
+                except BlockingIOError:  # whoever has made the pipe has made it so
+                    if not self.is_writable(MAX_WAIT_MS):
+                        return
 
-    def _is_writable(self) -> bool:
+    def is_writable(self, milliseconds: int = 0) -> bool:
+        """Whether there is room for ``PIPE_BUF`` bytes, at once or in so many *milliseconds*."""
         waiting = select.poll()
         waiting.register(self._fd, select.POLLOUT)
-        return bool(waiting.poll(MAX_WAIT_MS))
+        return bool(waiting.poll(milliseconds))
 
     def flush(self) -> None:
         """Do nothing: all is written."""
@@ -90,11 +102,17 @@ class LogFile:
             with suppress(OSError):
                 os.fchmod(fd, stat.S_IMODE(before.st_mode))
         os.dup2(fd, self._fd, inheritable=False)
+        self._is_pipe = _is_pipe(fd)
         os.close(fd)
 
     def close(self) -> None:
         """Close it."""
         os.close(self._fd)
+
+
+def _is_pipe(fd: int) -> bool:
+    mode = os.fstat(fd).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
 def _open(path: str) -> int:

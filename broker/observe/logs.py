@@ -10,11 +10,13 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 from urllib.parse import unquote
 
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
 from zope.interface import implementer
+
+from broker.observe.log_file import LogFile
 
 encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -124,8 +126,18 @@ class LogLines:
         when = datetime.fromtimestamp(event.get("log_time", 0.0), UTC)
         # A line with no word of a client, such as an example of how to pass a secret, holds no unknown credential.
         redact = self.redact.known if event.get("log_trusted") else self.redact
+        if getattr(self._stream, "lost", 0):
+            self._tell_lost(when)
         self._stream.write(redact(self._write(when, level, event)) + "\n")
         self._stream.flush()
+
+    def _tell_lost(self, when: datetime) -> None:
+        """Write how many lines a pipe has not taken, once it is read again; the last may have been cut short."""
+        file = cast(LogFile, self._stream)
+        if file.is_writable():
+            lost, file.lost = file.lost, 0
+            told = {"log_format": "{lost} lines of the log were lost: nobody has read the pipe", "lost": lost}
+            file.write("\n" + self._write(when, "warn", told) + "\n")
 
     def _json(self, when: datetime, level: str, event: LogEvent) -> str:
         line: dict[str, Any] = {

@@ -144,7 +144,10 @@ class TopicVerbs(Client):
         sampler.left -= 1
         done = None if sampler.left else sampler.publishes()
         if durable or parts.channels.is_durable(topic):
-            posted = parts.channels.post(event, self._channels(), _checked_key(key), _checked_head(expect))
+            if key or expect is not None:
+                posted = parts.channels.post(event, self._channels(), _checked_key(key), _checked_head(expect))
+            else:
+                posted = parts.channels.post(event, self._channels())
             return posted if done is None else posted.addCallback(_noted, done)
         if key or expect is not None:
             raise Invalid("key" if key else "expect", message=NOT_STORED)

@@ -190,19 +190,20 @@ class GroupCommit:
             waiting.append(call)
             self._waiting_touched.update(touched)
         self._waiting_bytes += size
-        self._work()
+        if not self._busy:
+            self._begin_batch()
         return answer
 
     def before_batch(self, prepare: Callable[[], object]) -> None:
         """Call *prepare* before the next batch is handed to the thread: what it submits is the end of that."""
         self._preparing.append(prepare)
-        self._work()
-
-    def _work(self) -> None:
-        """Begin, if nothing runs, at the end of this loop iteration: what else is submitted in it goes along."""
         if not self._busy:
-            self._busy = True
-            self._begin_soon()
+            self._begin_batch()
+
+    def _begin_batch(self) -> None:
+        """Begin at the end of this loop iteration: what else is submitted in it goes along."""
+        self._busy = True
+        self._begin_soon()
 
     def outstanding(self, touched: Hashable) -> bool:
         """Whether something that may change *touched* is not yet written."""

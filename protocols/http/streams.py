@@ -42,7 +42,12 @@ def frame(name: str, data: bytes, id: str = "") -> bytes:
 
 def payload_frame(event: Event) -> bytes:
     """Return *event* of a topic that the client has named: its payload, and its position for an id."""
-    return frame(event.name, payload_of(event), f"{event.epoch}-{event.id}" if event.id else "")
+    return frame(_name_of(event), payload_of(event), f"{event.epoch}-{event.id}" if event.id else "")
+
+
+def _name_of(event: Event) -> str:
+    """Return the name of *event*; none where it is that by which the broker tells of a loss: nobody may feign one."""
+    return "" if event.name == GAP else event.name
 
 
 def payload_of(event: Event) -> bytes:
@@ -184,7 +189,7 @@ class EventStream(StreamSession):
 
     def _frame(self, event: Event) -> bytes:
         if not self.numbered:
-            return frame(event.name, event.render(whole_event) if self.several else payload_of(event))
+            return frame(_name_of(event), event.render(whole_event) if self.several else payload_of(event))
         if not self.several:
             data: bytes = event.render(payload_frame)
             return data
@@ -195,7 +200,7 @@ class EventStream(StreamSession):
                 self.numbered, self.positions = False, {}  # an id would be too long, and nobody can come back with it
                 return self._frame(event)
             self.positions[event.topic] = event.id
-        return frame(event.name, event.render(whole_event), self._id() if event.id else "")
+        return frame(_name_of(event), event.render(whole_event), self._id() if event.id else "")
 
     def _id(self) -> str:
         return encode_positions(self.epoch or self.peer.epoch, self.positions)

@@ -143,6 +143,23 @@ def test_wrong_values_of_a_setting_are_told_with_its_name(name: str, files: dict
         assert not any(word in problem for word in ("'pa'", "ss@host") for problem in told), (text, told)
 
 
+@pytest.mark.parametrize("word", ["hunter2", "hunter2/and:more+=", "name:hunter2 other:hunter2"])
+def test_a_secret_in_the_place_of_its_file_is_not_shown(word: str) -> None:
+    (problem,) = problems(TXBROKER_API_SECRET_FILE=word)
+    assert problem == "TXBROKER_API_SECRET_FILE names no file that can be read: is that the secret itself?"
+
+
+def test_values_that_can_not_be_used_are_shown_in_part() -> None:
+    told = problems(TXBROKER_RATE="redis://:hunter2@host", TXBROKER_MAX_CALLS="9" * 100_000)
+    assert told[0].endswith(", not '9999" + "9" * 96 + "'…") or told[1].endswith("9" * 96 + "'…")
+    assert not any("hunter2" in problem for problem in told)
+    assert sum(map(len, told)) < 500
+
+
+def test_a_long_name_takes_no_time() -> None:
+    assert len(problems(TXBROKER_ALLOWED_HOSTS="a" * 50_000 + "/", TXBROKER_RATE="x")) == 2
+
+
 @pytest.mark.parametrize("name", [name for name, option in options_of(Settings).items() if option.secret])
 @pytest.mark.parametrize("file", ["missing", "", "empty", "latin1"])
 def test_the_file_of_a_secret_has_to_hold_one(name: str, file: str, files: dict[str, str]) -> None:

@@ -227,6 +227,8 @@ def test_the_status_shows_the_node_and_fails_when_it_is_not_ready(give):
     assert "ready           yes" in said
     assert f"pid             {os.getpid()}\n" in said
     assert "sessions        0\n" in said  # no 0.0
+    give.broker.about.facts["dialects"] = [f"dialect{number}" for number in range(9)]
+    assert "dialect7, dialect8\n" in give("status")[1]
     give.broker.draining = True
     status, said, errors = give("status")
     assert (status, errors) == (1, "txbroker: not ready: draining\n")

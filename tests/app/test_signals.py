@@ -1,13 +1,16 @@
 """Signals, as operators, logrotate and scripts send them to a daemon."""
 
+import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import pytest_twisted
 
 from broker.app.signals import FAULTS, LEFT_ALONE, STOPS, name_of
 from tests.support import http_client
-from tests.support.daemon import WITH_METRICS
+from tests.support.daemon import ROOT, WITH_METRICS
 from tests.support.eventually import eventually
 from tests.support.ws_client import ws_connect
 
@@ -20,6 +23,34 @@ pytestmark = pytest.mark.alone
 @pytest.fixture(scope="module")
 def daemon_environ():
     return UNMEASURED
+
+
+LOADING = """
+import os, signal
+from twisted.plugins.txbroker import broker
+from broker.app.signals import catch_signals
+
+broker.module = "json"  # it takes less time to load
+try:
+    broker.options
+except AttributeError:
+    os.kill(os.getpid(), signal.SIGHUP)
+    os.kill(os.getpid(), signal.SIGRTMIN)
+
+class Reactor:
+    callFromThread = staticmethod(lambda act: act())
+
+catch_signals(Reactor, {signal.SIGHUP: lambda: print("reloaded", flush=True)})
+print("caught", flush=True)
+os.kill(os.getpid(), signal.SIGTERM)
+print("not here")
+"""
+
+
+def test_signals_that_come_while_it_is_loaded_end_it_in_order_or_wait():
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", LOADING], env=environ, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "reloaded\ncaught\n", "")
 
 
 async def say(daemon, number, words):

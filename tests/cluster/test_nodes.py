@@ -112,8 +112,8 @@ class Node:
         await execute(b"SET", self.prefix + "grace", 0)  # the time that nodes are given after the first start
         await execute(b"ZADD", self.prefix + "nodes", 0, other.bus.address)
 
-    def note_sent(self) -> list[bool]:
-        """Return what is appended to for each message to another node: whether it was handed over."""
+    def note_sent(self, other: Node) -> list[bool]:
+        """Return what is appended to for each message to *other*: whether it was handed over."""
         sent: list[bool] = []
         send = self.bus.send
 
@@ -121,7 +121,11 @@ class Node:
             sent.append(arrived)
             return arrived
 
-        self.bus.send = lambda address, message: send(address, message).addCallback(note)
+        def send_noting(address: str, message: bytes) -> Deferred[bool]:
+            sending: Deferred[bool] = send(address, message)
+            return sending.addCallback(note) if address == other.bus.address else sending
+
+        self.bus.send = send_noting
         return sent
 
     async def die(self) -> None:
@@ -168,7 +172,7 @@ async def make_nodes(shared_redis_server: RedisServer) -> AsyncIterator[MakeNode
         await node.stop()
 
 
-def call(procedure: str, body: bytes = b"[1]", timeout: float = 5.0, **more: Any) -> Request:
+def call(procedure: str, body: bytes = b"[1]", timeout: float = 60.0, **more: Any) -> Request:
     return Request("", procedure, "", "", body, timeout=timeout, **more)
 
 
@@ -639,7 +643,7 @@ async def test_the_holder_on_a_dead_node_is_replaced_when_the_lease_ends(make_no
     old, new = one.client(), two.client()
     await old.peer.perform(["s"], as_service=True)
     await one.die()
-    arrived = two.note_sent()
+    arrived = two.note_sent(one)
     taking = Deferred.fromCoroutine(new.peer.perform(["s"], as_service=True, takeover=True))
     await eventually(lambda: len(arrived) > 2)
     assert not any(arrived)  # nobody listens there, as at one that has lost its subscriptions and goes on
@@ -660,7 +664,7 @@ async def test_a_takeover_from_a_node_that_subscribes_again_waits_for_its_answer
     old.alive = alive
     one.broker.parts.cluster._probe = 0.1  # type: ignore[attr-defined]  # seconds
     await one.bus._subscriber_connection.stop()
-    arrived = two.note_sent()
+    arrived = two.note_sent(one)
     taking = Deferred.fromCoroutine(new.peer.perform(["s"], as_service=True, takeover=True))
     taking.addErrback(lambda failure: failure.trap(Taken))
     await eventually(lambda: len(arrived) > 2)

@@ -1,12 +1,17 @@
 """The file of the log: what operators and logrotate do to it."""
 
+import fcntl
+import json
 import os
+import select
 import stat
 import threading
 
 import pytest
+from twisted.logger import LogLevel
 
 from broker.observe.log_file import LogFile
+from broker.observe.logs import LogLines, Redaction
 
 
 @pytest.fixture
@@ -163,3 +168,35 @@ def test_pipe_that_does_not_block_gets_whole_lines():
     with os.fdopen(read, encoding="ascii") as reader:
         assert reader.read() == line
     writer.join()
+
+
+@pytest.fixture
+def pipe():
+    """A pipe that holds two pages, with what writes the log into it."""
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 2 * select.PIPE_BUF)
+    file = LogFile(f"/dev/fd/{writing}")
+    yield reading, file
+    file.close()
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_pipe_that_nobody_reads_holds_up_nobody(pipe, monkeypatch):
+    monkeypatch.setattr("broker.observe.log_file.MAX_WAIT_MS", 1)
+    reading, file = pipe
+    lines = LogLines(file, "info", "json", "n", Redaction())
+
+    def log(text):
+        lines({"log_level": LogLevel.info, "log_namespace": "broker", "log_format": text, "log_time": 0.0})
+
+    for number in range(100):
+        log(f"{number} {'x' * 1000}")
+    assert file.lost > 90
+    os.read(reading, 1 << 16)
+    log("here again")
+    assert file.lost == 0
+    told = [json.loads(line) for line in os.read(reading, 1 << 16).splitlines() if line]
+    assert [line["msg"] for line in told][-1] == "here again"
+    assert told[0]["msg"].endswith("lines of the log were lost: nobody has read the pipe")
+    assert told[0]["lost"] > 90

@@ -253,6 +253,14 @@ def test_a_last_event_of_another_epoch_is_told_as_a_gap(api: Api) -> None:
     assert second["data"] == "1"
 
 
+@pytest.mark.parametrize("path", ["/topics/news", "/events?topic=news"])
+def test_nobody_can_feign_a_gap(api: Api, path: str) -> None:
+    stream = api.listen(path)
+    api.post("/topics/news?durable=1&name=broker.gap", "1")
+    api.post("/topics/news?name=news", "2")
+    assert [event.get("event") for event in events_of(stream.take())] == [None, "news"]
+
+
 def test_what_retention_has_removed_is_told_as_a_gap(api: Api) -> None:
     epoch = api.store("1", "2", "3", "4")[0]["epoch"]
     value_of(api.broker.store.trim(LOG_PREFIX + "news", 3))

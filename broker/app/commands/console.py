@@ -126,8 +126,8 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
         write("  ".join(padded).rstrip())
 
 
-def cell(name: str, value: Any) -> str:
-    """Return *value* in one line, as tables show it."""
+def cell(name: str, value: Any, width: int = MAX_WIDTH) -> str:
+    """Return *value* in one line of at most *width* characters, as tables show it."""
     if value is None or value == "":
         return "-"
     if name in ("time", "expires", "died", "moved", "started") and isinstance(value, (int, float)):
@@ -139,7 +139,7 @@ def cell(name: str, value: Any) -> str:
     if isinstance(value, list):
         value = ", ".join(map(str, value)) or "-"
     text = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in str(value))
-    return text if len(text) <= MAX_WIDTH else text[: MAX_WIDTH - 1] + "…"
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def _is_number(value: Any) -> bool:

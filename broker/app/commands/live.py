@@ -28,6 +28,7 @@ from broker.app.commands.console import (
 T = TypeVar("T")
 
 PAGE = 1000  # rows that are asked for at once
+WHOLE = 10_000  # characters of what stands in a line of its own
 
 # The columns of each list, whether it can be sorted, and what it shows.
 LISTS: dict[str, tuple[Sequence[str], bool, str]] = {
@@ -204,9 +205,8 @@ def status(node: str, admin: str | None, as_json: bool) -> None:
 
 def _told(found: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the lines of ``status``."""
-    lines = [(name, cell(name, found.get(name))) for name in ("node", "pid", "version", "started", "store", "dialects")]
-    if "nodes" in found:
-        lines.append(("nodes", cell("nodes", found["nodes"])))
+    about = ("node", "pid", "version", "started", "store", "dialects", "nodes")
+    lines = [(name, cell(name, found.get(name), WHOLE)) for name in about if name in found]
     lines.append(("ready", "yes" if not found["ready"] else "no"))
     lines += [(name, cell(name, found["totals"][name])) for name in ("connections", "messages_in", "messages_out")]
     lines += [

@@ -24,7 +24,7 @@ export class Overview {
       new Chart("Bytes", [{ key: "bytes_in", label: "in" }, { key: "bytes_out", label: "out" }], byteRate),
       new Chart("Clients", [{ key: "connections", label: "connections" }, { key: "sessions", label: "sessions" }], number),
       new Chart("Lag of cursors", [{ key: "lag", label: "events behind" }], number),
-      new Chart("Lag of the reactor", [{ key: "loop", label: "late by at most" }], seconds),
+      new Chart("Lag of the reactor", [{ key: "loop", label: "at most" }], seconds),
       new Chart("Work", [{ key: "jobs", label: "jobs ready" }, { key: "calls", label: "calls pending" }], number),
     ];
     this.tiles = element("div", { class: "tiles" });
@@ -45,7 +45,7 @@ export class Overview {
     this.tiles.replaceChildren(...TILES.map(([label, read]) =>
       element("div", { class: "tile" }, element("span", {}, label), element("b", {}, read(status)))));
     const facts = {
-      Node: status.node, Host: status.hostname, Process: status.pid, Version: status.version, Started: `${date(status.started)} UTC`,
+      Node: status.node, Host: status.hostname, Process: `${status.pid}`, Version: status.version, Started: `${date(status.started)} UTC`,
       Store: status.store, Durability: status.durability, Dialects: status.dialects, Nodes: status.nodes,
       Warnings: status.warnings, "Not ready": status.ready.length ? status.ready : null,
     };
