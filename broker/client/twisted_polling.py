@@ -11,8 +11,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from twisted.internet import defer, error
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import deferLater
-from twisted.web.client import Agent, HTTPConnectionPool, PartialDownloadError, ResponseFailed, readBody
+from twisted.python.failure import Failure
+from twisted.web.client import Agent, HTTPConnectionPool, PartialDownloadError, ResponseDone, ResponseFailed
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer
 from zope.interface import implementer
@@ -57,6 +59,30 @@ class _Body:
 
     def stopProducing(self) -> None:
         """It was written at once."""
+
+
+class _Content(Protocol):
+    """Collects the body of a response, until its end."""
+
+    def __init__(self) -> None:
+        """Have none of it."""
+        self._parts: list[bytes] = []
+        self.collected: Deferred[bytes] = Deferred(self._cancel)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._parts.append(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.collected.called:
+            return
+        if reason.check(ResponseDone):
+            self.collected.callback(b"".join(self._parts))
+        else:
+            self.collected.errback(reason)
+
+    def _cancel(self, _: Deferred[bytes]) -> None:
+        if self.transport is not None:
+            self.transport.loseConnection()
 
 
 def _deferring(
@@ -117,9 +143,11 @@ class PollingClient(BasePollingClient):
         headers = Headers({"Content-Type": ["application/json"]} if body is not None else {})
         producer = None if body is None else _Body(body)
         response: Any = await self._agent.request(method.encode(), url.encode(), headers, producer)
-        content = await readBody(response)
+        content = _Content()
+        response.deliverBody(content)
+        received = await content.collected
         told = {name.decode().lower(): values[0].decode() for name, values in response.headers.getAllRawHeaders()}
-        return Answer(response.code, told, content)
+        return Answer(response.code, told, received)
 
     def _sleep(self, seconds: float) -> Awaitable[None]:
         return deferLater(self._reactor, seconds)

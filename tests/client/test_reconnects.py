@@ -158,7 +158,7 @@ class Reconnects(RuleBasedStateMachine):
         """All ends well when the network does."""
         self.lose(0)
         self.connect()
-        for _ in range(20):
+        for _ in range(20 + len(self.broker.stored)):  # few events are read at a time
             self.process(1000)
             self.deliver(1000)
             self.read(1000)
