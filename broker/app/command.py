@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import click
 
 from broker import __version__
 from broker.app.commands import importing, live, maintenance, settings, tokens
-from broker.app.commands.console import WRONG, Group, Usage, json_option, show, write
+from broker.app.commands.console import FAILED, WRONG, Group, Usage, json_option, show, write
 
 COMMANDS: tuple[click.Command, ...] = (
     settings.check,
@@ -62,6 +64,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Exits with the status 0, 1 when it has failed, or 2 for wrong arguments or settings.
     """
+    try:
+        try:
+            _run(arguments)
+        finally:
+            sys.stdout.flush()
+    except OSError as error:  # nobody reads what it prints, or the disk is full
+        with suppress(OSError, ValueError):  # else the interpreter tries again when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            print(f"txbroker: {error}", file=sys.stderr)
+        raise SystemExit(FAILED) from None
+
+
+def _run(arguments: Sequence[str] | None) -> None:
     try:
         txbroker.main(None if arguments is None else list(arguments), prog_name="txbroker", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

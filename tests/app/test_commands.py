@@ -7,6 +7,7 @@ import io
 import json
 import os
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import parse_qsl, urlencode
 
 import click
@@ -152,6 +153,18 @@ def test_the_version_needs_no_settings(give):
     assert give("version", TXBROKER_LISTEN="nonsense") == (0, f"txbroker {__version__}\n", "")
     assert give("--version")[1] == f"txbroker {__version__}\n"
     assert give.json("version") == {"name": "txbroker", "version": __version__}
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(28, "No space left on device"), "txbroker: [Errno 28] No space left on device\n"),
+        (BrokenPipeError(), ""),
+    ],
+)
+def test_output_that_can_not_be_written_is_told_in_a_line(give, monkeypatch, error, told):
+    monkeypatch.setattr("sys.stdout", Mock(write=Mock(side_effect=error), fileno=Mock(side_effect=ValueError)))
+    assert give("config") == (1, "", told)
 
 
 def test_settings_that_can_be_used_are_said_to_be(give):
