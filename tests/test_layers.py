@@ -23,12 +23,13 @@ LAYERS = [
     "broker.peer",
     "broker.core.service",
     "broker.observe.admin broker.testing",
+    "broker.client",  # of the broker it has the first row alone: see below
     "broker.app",
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
 FOREIGN = ("autobahn", "twisted.web", "txredisapi", "hiredis", "httptools", "websockets", "sqlite3")
 # Handed its store, its bus and its dialects, the rest is the core, and knows no more of them.
-OUTSIDE = ("broker.redis", "broker.stores", "broker.buses", "broker.web", "broker.app", "protocols")
+OUTSIDE = ("broker.client", "broker.redis", "broker.stores", "broker.buses", "broker.web", "broker.app", "protocols")
 MAX_FUNCTION_LINES = 60
 pytestmark = pytest.mark.unmeasured
 
@@ -177,6 +178,23 @@ def test_every_name_of_the_table_is_there():
     assert set(LEVEL) <= there
 
 
+CLIENT = [module for module, _ in modules() if part(module) == "broker.client"]
+DRIVERS = [f"broker.client.{name}" for name in ("twisted", "asyncio")]
+
+
+@pytest.mark.parametrize("module", CLIENT)
+def test_the_client_has_the_first_row_of_the_broker_alone(module):
+    words = {name for name in imports(dict(modules())[module]) if name.startswith(("broker", "protocols"))}
+    assert {part(name) for name in words} <= {*LAYERS[0].split(), "broker.client"}
+    assert "broker.interfaces" not in words
+
+
+@pytest.mark.parametrize("module", [module for module in CLIENT if not module.startswith(tuple(DRIVERS))])
+def test_the_client_without_its_drivers_knows_nothing_of_input_and_output(module):
+    io = ("twisted", "asyncio", "autobahn", "websockets", "aiohttp", "socket", "time")
+    assert [name for name in imports(dict(modules())[module]) if name.partition(".")[0] in io] == []
+
+
 def test_namespace_package_of_the_dialects_stays_open():
     assert not (ROOT / "protocols" / "__init__.py").exists()
     assert not (ROOT / "twisted" / "__init__.py").exists()
@@ -207,6 +225,8 @@ def test_namespace_package_of_the_dialects_stays_open():
         ("protocols.thinws", "broker.peer", False),
         ("protocols.thinws", "protocols.hpkv", False),
         ("protocols.microstream.hub", "protocols.microstream.engineio", True),
+        ("broker.client.twisted", "autobahn.websocket", True),
+        ("broker.core.topics", "broker.client.core", False),
         ("broker.strange", "broker.messages", False),
         ("broker.core.topics", "broker.strange", False),
     ],

@@ -32,7 +32,8 @@ NAMES = (
     *("whole", "hear", "take", "serve", "tell", "greet", "granted", "paid", "pay", "patience", "most", "least"),
 )
 # Test helpers of plugins call it: FakeLink.take() takes away what was sent, no handler takes anything by it.
-PUBLIC_NAMES = {("broker/testing.py", "take")}
+# What performs a procedure is said to serve it, in the client as on the command line.
+PUBLIC_NAMES = {("broker/testing.py", "take"), ("broker/client/driving.py", "serve")}
 # "line" is what a text has; a deadline is in a bucket.
 NAMES_OF_DEADLINES = ("line", "lines")
 

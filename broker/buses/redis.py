@@ -87,6 +87,7 @@ class RedisBus(Service):
             leased=self._on_leased,
             departed=lambda address: self.departed(address),
         )
+        self.lease_of = self._lease.number_of  # not a method: each call to another node asks
         self._connections = 0  # how often it has connected to do operations
         self._server = ""  # the run id of the server that it is connected to
         self._server_told = ""  # the one that it was connected to when it renewed its lease last
@@ -283,10 +284,6 @@ class RedisBus(Service):
     def others(self) -> list[str]:
         """See ``ISharedBus.others``."""
         return self._lease.others
-
-    def lease_of(self, address: str) -> int:
-        """See ``ISharedBus.lease_of``."""
-        return self._lease.number_of(address)
 
     def lives(self, address: str) -> bool:
         """See ``ISharedBus.lives``."""

@@ -28,10 +28,14 @@ class NodeMessenger:
         bus: carries the frames of the links.
         clock: times how long answers take.
         account: counts what is kept for other nodes.
+
+    Attributes:
+        lease_of: that of the bus.
     """
 
     def __init__(self, bus: ISharedBus, clock: IReactorTime, account: LinkAccount | None = None) -> None:
         self.bus, self.clock = bus, clock
+        self.lease_of: Callable[[str], int] = bus.lease_of
         self._links = Links(self, clock, account)
         self._handlers: dict[type[Any], Callable[[str, Any], object]] = {
             BoolReply: self._replied,
@@ -84,10 +88,6 @@ class NodeMessenger:
         It returns whether the message is to be forgotten; else it is sent again, until the link is broken.
         """
         self._refusal_handler = handler
-
-    def lease_of(self, address: str) -> int:
-        """Return the number of the lease of a node, this one included, as far as it is known; 0 for none."""
-        return self.bus.lease_of(address)
 
     def send(self, address: str, message: Message, token: object = None, *, urgent: bool = False) -> bool:
         """Send *message* to a node; say whether that was begun.

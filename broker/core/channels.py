@@ -123,7 +123,9 @@ class Channels:
                 if self._unpublished:
                     self._unpublished.append(event)
                 else:
-                    self._publish(event)
+                    sent = self._bus.publish(event)
+                    if sent is not None:
+                        sent.addErrback(self._not_sent, event)
 
         log = LOG_PREFIX + event.topic
         if key or expect is not None:
@@ -148,12 +150,6 @@ class Channels:
         self._store.append_all(additions, self._dedup_seconds).addCallbacks(stored, answer.errback)
         return answer
 
-    def _publish(self, event: Event) -> None:
-        """Publish *event*, which is stored."""
-        sent = self._bus.publish(event)
-        if sent is not None:
-            sent.addErrback(self._not_sent, event)
-
     def _publish_all(self, events: Iterable[Event]) -> None:
         """Publish *events* in slices; what is stored meanwhile is published after them."""
         go_on = not self._unpublished
@@ -164,7 +160,10 @@ class Channels:
     def _publish_some(self) -> None:
         waiting, now, end = self._unpublished, self._slices.now, self._slices.deadline()
         while waiting:
-            self._publish(waiting.popleft())
+            event = waiting.popleft()
+            sent = self._bus.publish(event)
+            if sent is not None:
+                sent.addErrback(self._not_sent, event)
             if waiting and now() >= end:
                 self._slices.add(self._publish_some)
                 return

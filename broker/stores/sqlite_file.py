@@ -25,7 +25,7 @@ APPLICATION_ID = 0x74786272  # "txbr": marks the file as one of ours
 MAX_WAL_BYTES = 64 * 1024 * 1024  # a write-ahead log that has grown beyond is truncated
 CACHE_KIB = 1000  # of each of the two connections
 MIN_WAL_PAGES, MAX_WAL_PAGES = 16, 1000  # after which the log is written back into the file
-SCHEMAS = ("schema.sql", "schema_2.sql", "schema_3.sql", "schema_jobs.sql", "schema_5.sql")
+SCHEMAS = ("schema.sql", "schema_2.sql", "schema_3.sql", "schema_jobs.sql", "schema_5.sql", "schema_6.sql")
 SYNCHRONOUS = {"fsync": "FULL", "os": "NORMAL"}
 
 

@@ -121,7 +121,7 @@ def test_a_file_that_is_there_stays(run: Run, store: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_leaves_nothing_behind(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    monkeypatch.setattr("broker.stores.sqlite_backup.check_pages", lambda *_: os.kill(os.getpid(), number))
+    monkeypatch.setattr("broker.stores.sqlite_backup.check_pages", lambda *_: signal.raise_signal(number))
     before = signal.getsignal(signal.SIGTERM)
     assert run("backup", tmp_path / "b.db") == (1, "", "txbroker: interrupted\n")
     assert [path.name for path in tmp_path.iterdir()] == ["state"]

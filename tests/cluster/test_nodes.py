@@ -204,7 +204,7 @@ async def test_a_call_reaches_a_procedure_on_another_node(make_nodes: MakeNodes)
     assert (reply.time, reply.streamed, reply.attachments) == (2.5, False, (b"\x00\xff",))
     (request,) = bob.requests
     assert (request.procedure, request.service, request.method) == ("math.add", "math.add", "")
-    assert (request.caller, request.time, request.timeout) == ("ann", 1.5, 5.0)
+    assert (request.caller, request.time, request.timeout) == ("ann", 1.5, 60.0)
     assert (request.dialect, request.original) == ("test", b"raw")
     assert nothing_is_left(one, two)
 

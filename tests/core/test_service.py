@@ -308,6 +308,9 @@ class NodeBus(LocalBus):
     def release(self, name):
         return succeed(True)
 
+    def lease_of(self, address):
+        return 0
+
     def publish(self, event):
         super().publish(event)
         return succeed(None)

@@ -15,7 +15,7 @@ from tests.bridge.clients import Ganomede
 from tests.faults.clients import NOT_REACHED, Failed, Lost, Native
 from tests.support.daemon import Daemon
 from tests.support.eventually import pause
-from tests.support.http_client import get
+from tests.support.http_client import Answer, get
 
 CHANNEL = "kept.faults"
 POST_TIMEOUT, POLL_TIMEOUT = 6.0, 4.0  # seconds
@@ -63,6 +63,7 @@ class Reader:
     Attributes:
         read: numbers of the events, in order.
         epochs: when it was told of each epoch.
+        answered: what it was answered last, if that may say why it does not go on.
         faults: what it should not have read.
     """
 
@@ -75,6 +76,7 @@ class Reader:
     epoch: str = ""
     last: int = 0
     going_on: bool = True
+    answered: str = ""
     node: Daemon | None = None  # where it is connected, if it stays there
     _anywhere: bool = False  # whether the next event may have any id
 
@@ -128,6 +130,7 @@ class Poller(Reader):
                 answer = await get(url).addTimeout(POLL_TIMEOUT, reactor)
             except NOT_REACHED:
                 answer = None
+            self._note(node, answer)
             if answer is not None and answer.status == 410:
                 # The node may be behind the others: only an epoch that is new to this reader is a new one.
                 epoch = answer.headers.get("x-epoch", "")
@@ -138,6 +141,11 @@ class Poller(Reader):
                     self.took(epoch, event["id"], event["data"]["n"])
             if self.going_on and (answer is None or answer.status != 200):
                 await pause(0.05)
+
+    def _note(self, node: Daemon, answer: Answer | None) -> None:
+        epoch = "" if answer is None else answer.headers.get("x-epoch", "")
+        said = "nothing" if answer is None else f"{answer.status} {epoch} {answer.body[:80]!r}"
+        self.answered = f", to which {node.directory.name} has answered {said}"
 
 
 class Observer(Reader):
@@ -175,6 +183,7 @@ def deaf(readers: Sequence[Reader], number: int) -> list[str]:
     """Return the readers that have not read the event *number*, the last one."""
     return [
         f"{reader.name} at {reader.node and reader.node.directory.name}, at {reader.last} of {reader.epoch}"
+        f"{reader.answered}"
         for reader in readers
         if number not in reader.read[-1000:]
     ]

@@ -121,7 +121,8 @@ class Loop:
                 await pause(0.1)
         last = max(self.log.acknowledged)
         try:
-            await eventually(lambda: not deaf(self.readers, last), 2 * LIMIT)
+            # Long: in a new epoch a poller reads all from the beginning.
+            await eventually(lambda: not deaf(self.readers, last), 6 * LIMIT)
         except AssertionError:
             self.deaf = deaf(self.readers, last)
         self.calls.going_on = False

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.defer import Deferred
+
+from broker.messages import Event
 from broker.patterns import matches
-from tests.simulation.clients import GRACE, Client, Issued
+from tests.simulation.clients import GRACE, JOB_LEASE, JOB_SECONDS, Client, Issued
 from tests.simulation.node import LEASE, TOLD
-from tests.simulation.schedule import KEYS, NAMES, PRESENT, QUEUES, SHARED, TOPICS
+from tests.simulation.schedule import KEYS, LEFT, NAMES, PRESENT, QUEUES, SHARED, TOPICS
 from tests.simulation.world import START
 
 if TYPE_CHECKING:
@@ -117,6 +120,7 @@ def check_history(run: Run) -> None:
     check_takeovers(run)
     check_jobs(run)
     check_workers(run)
+    check_testaments(run)
     check_counters(run)
 
 
@@ -226,6 +230,8 @@ def check_jobs(run: Run) -> None:
     clients = connected(run)
     if not clients:
         return
+    for client in run.clients:
+        client.toils, client.job_times = False, (JOB_SECONDS, JOB_LEASE)
     for client in clients[:1]:
         client.do("consume", "work")
     end = world.now + JOBS_DONE
@@ -245,10 +251,34 @@ def check_jobs(run: Run) -> None:
 
 
 def check_workers(run: Run) -> None:
-    """Check that no job of a worker that lives went to another, where no node was cut off from Redis or frozen."""
-    if {step.what for step in run.schedule.steps if _may_repeat(step.what)} <= {"crash", "stop", "leave"}:
-        for what in run.history.shared_jobs:
-            run.world.violate("a job went to two workers", what)
+    """Check that no job of a worker that is there went to another, where no node alone lost its lease."""
+    for what in run.history.shared_jobs if _all_may_live(run) else ():
+        run.world.violate("a job went to two workers", what)
+
+
+def _all_may_live(run: Run) -> bool:
+    """Whether no node has lost its lease that was not killed, but when Redis was away from all of them."""
+    may_repeat = {step.what for step in run.schedule.steps if _may_repeat(step.what)}
+    return may_repeat <= {"crash", "stop", "leave", "down", "hang"}
+
+
+def check_testaments(run: Run) -> None:
+    """Check that each testament was published whose session is lost, and none of one that is there."""
+    world, history, clients = run.world, run.history, connected(run)
+    if run.lost_data or not clients or not history.testaments:
+        return
+    events: list[Event] = []
+    reader = clients[0].peer
+    assert reader is not None
+    Deferred.fromCoroutine(reader.poll(LEFT, 0, 1000, 0.0)).addCallback(events.extend)
+    world.run_until(world.now + 1.0)
+    found = {(event.body or b"").decode() for event in events if event.name == "left"}
+    for body, (client, peer) in history.testaments.items():
+        is_there = client.peer is peer and client.node.alive
+        if body in found and is_there and _all_may_live(run):
+            world.violate("a testament was published too early", body)
+        elif body in history.bequeathed and not (is_there or body in found):
+            world.violate("a testament was not published", body)
 
 
 def _may_repeat(what: str) -> bool:

@@ -28,6 +28,7 @@ from tests.simulation.world import World
 MAX_IN_FLIGHT = 2  # calls of a limited procedure
 GRACE = 0.4  # seconds that the end of a call may be late: the grain of deadlines, and the network
 JOB_SECONDS, JOB_LEASE = 0.2, 5.0  # that a job takes, and may take
+TOIL_SECONDS, TOIL_LEASE = 9.0, 30.0  # that a job takes of one who takes long, and may take
 RETRY = 0.5  # seconds until a reader asks again
 POLL = 3.0  # seconds that a poll waits
 
@@ -114,6 +115,8 @@ class History:
         self.maybe_added: defaultdict[str, int] = defaultdict(int)
         self.workers: dict[str, tuple[Client, Peer | None, float]] = {}  # who has a job, and until when, by body
         self.shared_jobs: list[str] = []  # what went to another although its worker was there
+        self.testaments: dict[str, tuple[Client, Peer]] = {}  # whose each is, by its body
+        self.bequeathed: dict[str, None] = {}  # the bodies of those that were acknowledged
         self.numbers = 0
 
     def number(self) -> int:
@@ -127,7 +130,7 @@ class History:
             other, peer, end = before
             if other.peer is peer and other.node.alive and self.world.now < end and peer is not client.peer:
                 self.shared_jobs.append(f"{body} of {other.name} went to {client.name}")
-        self.workers[body] = client, client.peer, self.world.now + JOB_LEASE
+        self.workers[body] = client, client.peer, self.world.now + client.job_times[1]
 
     def append(self, event: Event, node: Node) -> None:
         """Note that *event* is stored, as a client of *node* has learnt."""
@@ -287,6 +290,8 @@ class Client:
         self.session = 0
         self.away = False  # for good
         self.takes_jobs = True
+        self.toils = False  # whether jobs take long from its next start on
+        self.job_times = JOB_SECONDS, JOB_LEASE
         self.mute_until = 0.0  # it does not respond to probes before
         self._forget()
 
@@ -668,9 +673,22 @@ class Client:
     async def do_consume(self, peer: Peer, queue: str) -> None:
         async def consume() -> None:
             assert self.peer is not None
-            self.peer.consume(queue, ack=True, prefetch=2, lease=JOB_LEASE)
+            self.job_times = (TOIL_SECONDS, TOIL_LEASE) if self.toils else (JOB_SECONDS, JOB_LEASE)
+            self.peer.consume(queue, ack=True, prefetch=2, lease=self.job_times[1])
 
         self.want("consume", queue, consume)
+
+    async def do_toil(self, peer: Peer, queue: str) -> None:
+        """Take jobs that take long."""
+        self.toils = True
+        await self.do_consume(peer, queue)
+
+    async def do_bequeath(self, peer: Peer, topic: str) -> None:
+        """Leave something to be published when this session, or its node, is lost."""
+        body = f"{self.name} {self.session}"
+        self.history.testaments[body] = self, peer
+        await peer.set_testament(topic, "left", body.encode())
+        self.history.bequeathed[body] = None
 
     async def do_enqueue(self, peer: Peer, recipient: str) -> None:
         body = f"job {self.history.number()}"
@@ -689,7 +707,7 @@ class Client:
 
     async def _work(self, job: Delivery) -> None:
         """Do *job*, and say so until it is known, here or at the node that the client comes to meanwhile."""
-        await deferLater(self.node.clock, JOB_SECONDS)  # type: ignore[arg-type]
+        await deferLater(self.node.clock, self.job_times[0])  # type: ignore[arg-type]
         self.history.done[job.body.decode()] += 1
         while self.peer is not None:
             try:

@@ -16,6 +16,7 @@ from broker.cluster.calls import RemoteCalls
 from broker.cluster.claims import Claims
 from broker.cluster.jobs import SharedJobs
 from broker.cluster.link import Link
+from broker.cluster.links import Links
 from broker.core.call_limits import LimitedProcedure
 from broker.redis.script import Script
 from broker.stores.redis_timeline import Timeline
@@ -104,6 +105,13 @@ MUTANTS: dict[str, Mutant] = {
         9,
         Edit(SharedJobs, "departed", "self.recover_soon()", "pass"),
     ),
+    "those who may renew taken for lost": _mutant(
+        "jobs and testaments of a node are given to others that has no lease, since Redis was away for all",
+        "outage",
+        100,
+        1,
+        Edit(SharedJobs, "lives", "may_live = await self._bus.may_live(node)", "may_live = False"),
+    ),
     "lease not checked": _mutant(
         "a node goes on when its lease is over, until it is told",
         "lapse",
@@ -158,6 +166,27 @@ MUTANTS: dict[str, Mutant] = {
         Edit(RemoteCalls, "_route", "if self._lease_of(address) != lease:", "if False:"),
         Edit(RemoteCalls, "_refused", "if callee.fresh and not callee.untried:", "if True:"),
     ),
+    "request sent again when its link breaks": _mutant(
+        "a request that may have arrived is sent elsewhere",
+        "ends",
+        50,
+        0,
+        Edit(RemoteCalls, "_broken", "if callee in again and self._messenger.bus.lease:", "if True:"),
+    ),
+    "link not ended with the other lease": _mutant(
+        "what is open over a link waits although the lease of the other node has ended",
+        "ends",
+        50,
+        0,
+        Edit(Links, "departed", 'self.end(link, "")', "pass"),
+    ),
+    "links not ended with the lease": _mutant(
+        "a node goes on with the links of a lease that it has lost",
+        "lapse",
+        100,
+        20,
+        Edit(Links, "lapsed", 'self.end(link, "")', "pass"),
+    ),
     "call not ended with its link": _mutant(
         "a call waits for ever for a node that has gone",
         "ends",
@@ -206,6 +235,13 @@ MUTANTS: dict[str, Mutant] = {
             "hold(name, sharing, rest)",
             "hold(name, sharing, {})",
         ),
+    ),
+    "void names kept": _mutant(
+        "names that are held under leases that have ended are not forgotten",
+        "lapse",
+        100,
+        21,
+        Edit(Script, "local function begin_tidying", "if untidy == 0 or", "if true or"),
     ),
     "loss not noticed": _mutant(
         "a node does not compare what it has seen with what the store has",

@@ -23,6 +23,7 @@ QUEUES = ("queue:work",)
 ROOMS = ("durable.room", "room")
 PRESENT = ("chat.a", "chat.b")
 KEYS = ("counter",)
+LEFT = "durable.left"  # the topic of testaments
 KINDS = ({"commands"}, {"subscriber"}, {"commands", "subscriber"})
 ALL = {"commands", "subscriber"}
 
@@ -182,6 +183,14 @@ THEMES = {
         {"leave": 10, "crash": 4, "freeze": 3, "cut": 3},
         setup=(("enter", PRESENT, 25), ("attend", PRESENT, 25)),
         work=(("enter", PRESENT, 30), ("exit", PRESENT, 20), ("attend", PRESENT, 5)),
+    ),
+    # Redis is away for longer than the leases, while jobs are under way that take long, and sessions leave testaments.
+    "outage": Theme(
+        {"consume": 0.1, "observe": 0.5, "enqueue": 2, "down": 60, "hang": 20, "leave": 5, "crash": 4},
+        setup=(("toil", ("work",), 60), ("bequeath", (LEFT,), 60)),
+        work=(("enqueue", QUEUES, 40), ("bequeath", (LEFT,), 20)),
+        faults=(1, 1, 2),
+        lengths=(6.0, 8.0),
     ),
     "jobs": Theme({"consume": 20, "enqueue": 15}, faults=(0, 0, 1)),
     # Nodes end while their workers, and those of others, have jobs.

@@ -884,6 +884,41 @@ def test_a_file_of_version_1_keeps_what_it_has_and_counts_it_for_nobody(home: Ho
     assert found == [("", 0.0), ("", 0.0), ("text/x", 5.0)]
 
 
+def test_a_file_of_version_5_keeps_its_keys_with_all_that_belongs_to_them(home: Home) -> None:
+    steps = sqlite_file.schema_steps()
+    rows = [f"('kv', CAST('{n:03}' AS BLOB), zeroblob({n}), {n}, {n % 2 * 1e12}, X'61')" for n in range(1, 300)]
+    connection = home.other()
+    connection.executescript(
+        "".join(f"{step};" for step in steps[:5])
+        + f"PRAGMA application_id = {sqlite_file.APPLICATION_ID}; PRAGMA user_version = 5;"
+        f"INSERT INTO entry (space, key, value, revision, expires, account) VALUES {', '.join(rows)};"
+        "INSERT INTO account VALUES (X'61', 299);"
+    )
+    connection.close()
+    store = home.store()
+    found = dict(home.result(store.range("kv", "", "z", 1000)))
+    assert len(found) == 299
+    assert found["258"] == Entry(bytes(258), 258)
+    assert found["257"] == Entry(bytes(257), 257, 1e12)
+    assert home.result(store.delete("kv", "257"))
+    assert home.sql("SELECT count FROM account") == [(298,)]
+
+
+def bytes_read() -> int:
+    """Return how many bytes this process has read from files and sockets."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def test_no_key_is_slower_for_the_large_values_of_others(home: Home) -> None:
+    store = home.store()
+    home.result(gatherResults([store.set("kv", f"k{number:02}", bytes(500_000)) for number in range(20)]))
+    before = bytes_read()
+    for number in range(20):
+        home.result(store.set("kv", f"k{number:02}.small", b"1"))
+        assert home.result(store.get("kv", f"k{number:02}.small")).value == b"1"
+    assert bytes_read() - before < 40_000_000  # the log may be written back into the file meanwhile
+
+
 @pytest.mark.parametrize("swept", [False, True])
 def test_keys_of_events_leave_no_row(home: Home, swept: bool) -> None:
     store = home.store()

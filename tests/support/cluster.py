@@ -45,7 +45,8 @@ class Cluster:
     async def start(self) -> Self:
         """Start Redis and all nodes."""
         await self.redis.start()
-        return await self.start_nodes()
+        await self.start_nodes()
+        return await self.until_ready()
 
     async def start_nodes(self) -> Self:
         """Start the nodes alone, for a Redis that has run before."""
@@ -53,6 +54,10 @@ class Cluster:
             shared = {"TXBROKER_STORE": await self.store_of(number), "TXBROKER_DRAIN_SECONDS": "2"}
             node.environ.update({**WITH_METRICS, **self.environ, **shared})
         await gatherResults([Deferred.fromCoroutine(node.start()) for node in self.nodes])
+        return self
+
+    async def until_ready(self) -> Self:
+        """Return when all nodes have reached Redis: before, they lose what nobody acknowledges."""
         for node in self.nodes:
             await node.until_ready()
         return self
@@ -152,7 +157,7 @@ class SentinelCluster(ProxiedCluster):
     async def start(self) -> Self:
         await self.setup.start()
         await self.start_nodes()
-        return self
+        return await self.until_ready()
 
     async def store_of(self, number: int) -> str:
         servers = [await Proxy(server.port).start() for server in self.setup.servers]

@@ -1,0 +1,93 @@
+"""What the parts of a client have of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+import attrs
+
+from broker.client.errors import ClientError
+from broker.client.options import Options
+from broker.client.outcomes import Operation
+from broker.client.timers import Timers
+from broker.client.values import Notice
+
+T = TypeVar("T")
+
+
+@attrs.define
+class Counts:
+    """See ``Statistics``."""
+
+    connections: int = 0
+    losses: int = 0
+    started: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    timed_out: int = 0
+    cancelled: int = 0
+    resent: int = 0
+    late: int = 0
+    events: int = 0
+    duplicates: int = 0
+    jobs: int = 0
+    served: int = 0
+    rate_limited: int = 0
+
+
+class Context(Protocol):
+    """One client, as its parts see it.
+
+    Attributes:
+        options: how it behaves.
+        clock: gives seconds that never go back.
+        random: gives a number from 0 up to 1.
+        timers: what is to be done later.
+        counts: for the statistics.
+    """
+
+    options: Options
+    clock: Callable[[], float]
+    random: Callable[[], float]
+    timers: Timers
+    counts: Counts
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a connection by which the application can send."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection at all."""
+
+    @property
+    def end(self) -> ClientError | None:
+        """Why nothing can be asked any more; None: something can."""
+
+    def send(self, data: bytes) -> None:
+        """Send a frame."""
+
+    def notify(self, notice: Notice) -> None:
+        """Tell the application."""
+
+    def control(self, method: str, arguments: bytes) -> Operation[bytes]:
+        """Call *method* for the client itself, now; a loss ends it with ``ConnectionLost``."""
+
+    def ask(
+        self,
+        method: str,
+        arguments: list[object],
+        read: Callable[[bytes], T],
+        *,
+        again: bool = False,
+        timeout: float | None = None,
+        wait: bool | None = None,
+        recipient: str = "",
+        on_late: Callable[[T], object] | None = None,
+    ) -> Operation[T]:
+        """Call *method*; see ``Operation``.
+
+        Raises:
+            Invalid: an argument can not be written as JSON.
+        """

@@ -1,0 +1,522 @@
+"""Subscriptions, watches, consumers, procedures and requests, over the losses of connections."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec import UNSET
+
+from broker.client.consumers import Consumer
+from broker.client.errors import CallFailed, Invalid
+from broker.client.outcomes import EndOfStream
+from broker.client.procedures import Procedure, Responder
+from broker.client.streams import Stream
+from broker.client.subscriptions import Subscription
+from broker.client.values import Position
+from broker.client.watches import Watch
+from tests.client.fake_driver import Bench, End
+
+
+def subscribe(bench: Bench, name: str = "t", limit: int = 1000, **options: Any) -> Subscription:
+    subscription = Subscription(bench.core, name, Stream(limit), **options)
+    bench.core.register(subscription)
+    return subscription
+
+
+def begun(bench: Bench, id: int = 0, epoch: str = "e", **more: Any) -> dict[str, Any]:
+    """Answer the subscribe that was sent; return its options."""
+    (frame,) = (each for each in bench.take() if each.get("method") == "broker.subscribe")
+    bench.answer(frame, {"subscribed": ["t"], "epoch": epoch, "id": id, "recovered": True, **more})
+    options: dict[str, Any] = (frame["payload"] + [{}])[1]
+    return options
+
+
+def event(bench: Bench, id: int | str, epoch: str = "e", pattern: str = "t", **more: Any) -> None:
+    stored = {"epoch": epoch} if epoch else {}
+    bench.receive(type="event", event=pattern, id=id, payload=id, sender="x", dt=1, name="n", **stored, **more)
+
+
+def payloads(stream: Stream[Any]) -> list[Any]:
+    return [each.payload for each in stream.clear()]
+
+
+IDLE = "SocketErrorTimeout|||socket:timeout:request|||"
+
+# Subscriptions.
+
+
+def test_a_subscription_goes_on_after_the_last_event():
+    bench = Bench().connected()
+    subscription = subscribe(bench, origin="start")
+    assert begun(bench) == {"from": "start"}
+    for id in (1, 2, 3):
+        event(bench, id)
+    bench.lose()
+    bench.core.connected()  # too early: there is no attempt
+    bench.back()
+    assert begun(bench, id=3) == {"from": {"epoch": "e", "id": 3}}
+    for id in (3, 4):
+        event(bench, id)
+    assert payloads(subscription.stream) == [1, 2, 3, 4]
+    assert bench.core.statistics().duplicates == 1
+
+
+def test_one_with_a_cursor_goes_on_after_the_last_event_and_not_after_the_cursor():
+    bench = Bench().connected()
+    subscribe(bench, cursor="c")
+    assert begun(bench, id=7) == {"cursor": "c"}
+    event(bench, 8, cursor="c")
+    bench.lose()
+    bench.back()
+    assert begun(bench, id=8) == {"cursor": "c", "from": {"epoch": "e", "id": 8}}
+
+
+def test_one_without_events_goes_on_where_it_began():
+    bench = Bench().connected()
+    subscribe(bench, origin="new")
+    begun(bench, id=41)
+    bench.lose()
+    bench.back()
+    assert begun(bench, id=41) == {"from": {"epoch": "e", "id": 41}}
+
+
+def test_a_live_one_begins_anew():
+    bench = Bench().connected()
+    subscribe(bench, options={"echo": True, "last": 1})
+    assert begun(bench) == {"echo": True, "last": 1}
+    event(bench, "uuid", epoch="")
+    bench.lose()
+    bench.back()
+    assert begun(bench) == {"echo": True}
+
+
+def test_a_pattern_goes_on_in_each_topic():
+    bench = Bench().connected()
+    subscription = subscribe(bench, "a.*", origin="new")
+    begun(bench, positions={"a.x": {"epoch": "e", "id": 5}})
+    event(bench, 6, pattern="a.*", topic="a.x")
+    event(bench, 1, pattern="a.*", topic="a.y")
+    bench.lose()
+    bench.back()
+    assert begun(bench)["from"] == {"a.x": {"epoch": "e", "id": 6}, "a.y": {"epoch": "e", "id": 1}}
+    assert [each.topic for each in subscription.stream.clear()] == ["a.x", "a.y"]
+
+
+def test_what_is_lost_is_told_and_another_epoch_begins():
+    bench = Bench().connected()
+    subscription = subscribe(bench, origin=Position("old", 9))
+    begun(bench, epoch="new", id=0, recovered=False, lost={"from": 10, "to": None, "why": "epoch"})
+    event(bench, 1, epoch="new")
+    assert [(gap.topic, gap.first, gap.last, gap.why) for gap in subscription.gaps] == [("t", 10, None, "epoch")]
+    assert (bench.kinds[-1], payloads(subscription.stream)) == ("gap", [1])
+
+
+def test_a_gap_while_it_is_subscribed_is_told():
+    bench = Bench().connected()
+    subscription = subscribe(bench, "a.>")
+    begun(bench)
+    bench.receive(type="system", event="broker.gap", payload={"topic": "a.b", "count": 17})
+    bench.receive(type="system", event="broker.gap", payload={"topic": "other", "count": 1})
+    assert [(gap.topic, gap.count, gap.why) for gap in subscription.gaps] == [("a.b", 17, "slow")]
+    assert bench.kinds.count("gap") == 2
+
+
+def test_an_answer_of_a_connection_that_is_lost_is_not_taken_for_the_present_one():
+    bench = Bench().connected()
+    subscription = subscribe(bench, origin="start")
+    bench.lose()
+    bench.back()
+    begun(bench, id=0)
+    event(bench, 1)
+    assert payloads(subscription.stream) == [1]
+
+
+def test_a_stored_topic_is_asked_again_when_the_application_has_read():
+    bench = Bench().connected()
+    subscription = subscribe(bench, origin="start", limit=4)
+    begun(bench)
+    for id in (1, 2, 3, 4):
+        event(bench, id)
+    assert bench.methods() == ["broker.unsubscribe"]
+    event(bench, 5)  # was under way
+    subscription.stream.pop()
+    assert bench.methods() == []
+    subscription.stream.pop()
+    assert begun(bench, id=4) == {"from": {"epoch": "e", "id": 4}}
+    event(bench, 5)
+    assert payloads(subscription.stream) == [3, 4, 5]
+
+
+def test_one_that_is_not_read_stays_away_after_a_loss_too():
+    bench = Bench().connected()
+    subscription = subscribe(bench, origin="start", limit=2)
+    begun(bench)
+    for id in (1, 2):
+        event(bench, id)
+    bench.lose()
+    bench.back()
+    assert bench.methods() == []
+    subscription.stream.pop()
+    assert begun(bench, id=2)["from"] == {"epoch": "e", "id": 2}
+
+
+def test_of_a_live_topic_the_oldest_are_dropped():
+    bench = Bench().connected()
+    subscription = subscribe(bench, limit=2)
+    begun(bench)
+    for id in "abcd":
+        event(bench, id, epoch="")
+    assert payloads(subscription.stream) == ["c", "d"]
+    assert [gap.count for gap in subscription.gaps] == [1, 1]
+
+
+def test_a_second_subscription_to_the_same_is_refused():
+    bench = Bench().connected()
+    subscribe(bench)
+    with pytest.raises(Invalid):
+        subscribe(bench)
+
+
+def test_a_subscription_that_is_denied_ends_with_that():
+    bench = Bench().connected()
+    subscription = subscribe(bench)
+    ready = End(subscription.ready)
+    bench.refuse(bench.take()[0], "ForbiddenAuthorizationError|||auth:authorization:forbidden:subscribe:t|||")
+    assert (ready.errors, End(subscription.stream.available()).errors) == (["DENIED"], ["DENIED"])
+    assert bench.core.registrations == {}
+
+
+def test_one_that_can_not_be_had_now_is_tried_again():
+    bench = Bench().connected()
+    subscription = subscribe(bench)
+    bench.refuse(bench.take()[0], "SocketError|||socket:internal|||")
+    bench.advance(0.5)
+    begun(bench)
+    assert subscription.active
+
+
+def test_close_unsubscribes_and_ends_the_stream():
+    bench = Bench().connected()
+    subscription = subscribe(bench)
+    begun(bench)
+    event(bench, "a", epoch="")
+    subscription.close()
+    assert bench.methods() == ["broker.unsubscribe"]
+    assert subscription.stream.pop().payload == "a"
+    end = End(subscription.stream.available())
+    assert isinstance(end.error, EndOfStream)
+    subscribe(bench)
+
+
+def test_a_payload_of_bytes_comes_as_bytes():
+    bench = Bench().connected()
+    subscription = subscribe(bench)
+    begun(bench)
+    bench.receive(type="event", event="t", id="x", payload="AAE=", encoding="base64", sender="x", dt=1, name="n")
+    assert payloads(subscription.stream) == [b"\0\1"]
+
+
+# Watches.
+
+
+def watch(bench: Bench, pattern: str = "k.*", limit: int = 1000, **options: Any) -> Watch:
+    found = Watch(bench.core, pattern, Stream(limit), **options)
+    bench.core.register(found)
+    return found
+
+
+def watching(
+    bench: Bench, entries: dict[str, tuple[str, int]], revision: int, epoch: str = "e", snapshot: bool = True
+) -> Any:
+    (frame,) = (each for each in bench.take() if each.get("method") == "broker.watch")
+    listed = [{"key": key, "value": value, "revision": at} for key, (value, at) in entries.items()]
+    answer = {"watching": ["k.*"], "entries": listed, "epoch": epoch, "revision": revision, "snapshot": snapshot}
+    bench.answer(frame, answer)
+    return frame["payload"][1].get("from")
+
+
+def change(bench: Bench, key: str, value: str | None, revision: int, **more: Any) -> None:
+    payload = {"key": key, "value": value, "timestamp": 5, "revision": revision, **more}
+    bench.receive(
+        type="event", event="kv/k.*", topic=f"kv/{key}", id="u", payload=payload, name="set", revision=revision, **more
+    )
+
+
+def seen(found: Watch) -> list[tuple[str, str | None, str]]:
+    return [(each.key, each.value, each.kind) for each in found.stream.clear()]
+
+
+def test_a_watch_brings_what_is_there_and_each_change():
+    bench = Bench().connected()
+    found = watch(bench, previous=True)
+    assert watching(bench, {"k.a": ("1", 3)}, 3) is None
+    change(bench, "k.a", "2", 4, previous="1")
+    change(bench, "k.a", None, 5)
+    _, first, second = found.stream.clear()
+    assert [(first.value, first.previous), (second.value, second.previous)] == [("2", "1"), (None, UNSET)]
+
+
+def test_a_watch_and_a_subscription_to_the_same_keys_get_their_own():
+    bench = Bench().connected()
+    found = watch(bench)
+    watching(bench, {}, 0)
+    subscription = subscribe(bench, "kv/k.*")
+    begun(bench)
+    change(bench, "k.a", "1", 1)
+    bench.receive(
+        type="event", event="kv/k.*", topic="kv/k.a", id="u", payload={"key": "k.a", "value": "1"}, name="set"
+    )
+    assert (len(found.stream), len(subscription.stream)) == (1, 1)
+
+
+def test_a_watch_goes_on_after_its_last_revision():
+    bench = Bench().connected()
+    found = watch(bench)
+    watching(bench, {"k.a": ("1", 3)}, 3)
+    change(bench, "k.b", "1", 9)
+    bench.lose()
+    bench.back()
+    assert watching(bench, {}, 9, snapshot=False) == {"epoch": "e", "revision": 9}
+    change(bench, "k.b", "1", 9)
+    change(bench, "k.a", "2", 10)
+    assert seen(found) == [("k.a", "1", "present"), ("k.b", "1", "set"), ("k.a", "2", "set")]
+
+
+def test_after_a_snapshot_only_what_is_different_comes():
+    bench = Bench().connected()
+    found = watch(bench)
+    watching(bench, {"k.a": ("1", 1), "k.b": ("1", 2), "k.c": ("1", 3)}, 3)
+    found.stream.clear()
+    bench.lose()
+    bench.back()
+    watching(bench, {"k.a": ("1", 1), "k.b": ("2", 7)}, 8)
+    assert seen(found) == [("k.c", None, "missed"), ("k.b", "2", "present")]
+
+
+def test_another_epoch_brings_all():
+    bench = Bench().connected()
+    found = watch(bench)
+    watching(bench, {"k.a": ("1", 5)}, 5)
+    bench.lose()
+    bench.back()
+    watching(bench, {"k.a": ("1", 2)}, 2, epoch="f")
+    change(bench, "k.a", "2", 3)
+    assert seen(found) == [("k.a", "1", "present"), ("k.a", "1", "present"), ("k.a", "2", "set")]
+
+
+def test_changes_that_were_missed_are_asked_for():
+    bench = Bench().connected()
+    found = watch(bench)
+    watching(bench, {}, 0)
+    bench.receive(type="system", event="broker.gap", payload={"topic": "kv/k.*", "why": "missed"})
+    watching(bench, {"k.a": ("1", 5)}, 5)
+    assert (seen(found), bench.kinds[-1]) == ([("k.a", "1", "present")], "gap")
+
+
+# Consumers.
+
+
+def consume(bench: Bench, **options: Any) -> Consumer:
+    consumer = Consumer(bench.core, "q", Stream(10), **options)
+    bench.core.register(consumer)
+    (frame,) = (each for each in bench.take() if each.get("method") == "broker.consume")
+    bench.answer(frame, {"consuming": ["q"]})
+    return consumer
+
+
+def job(bench: Bench, id: str, delivery: int = 1) -> None:
+    bench.receive(type="message", id=id, queue="q", delivery=delivery, lease=30, payload={"n": id}, sender="x", dt=1)
+
+
+def test_a_job_is_extended_until_it_is_done():
+    bench = Bench().connected()
+    consumer = consume(bench, prefetch=2)
+    job(bench, "j1")
+    bench.advance(15.0)
+    (frame,) = (each for each in bench.take() if each["type"] == "call")
+    assert (frame["method"], frame["payload"]) == ("broker.extend", ["j1", 30.0])
+    done = End(consumer.stream.pop().done())
+    (frame,) = (each for each in bench.take() if each["type"] == "call")
+    bench.answer(frame, {})
+    bench.advance(60.0)
+    assert (done.results, consumer.held) == ([None], {})
+    assert {frame.get("method") for frame in bench.take()} <= {None, "broker.extend"} - {"broker.extend"}
+
+
+def test_a_failed_job_says_why():
+    bench = Bench().connected()
+    consumer = consume(bench)
+    job(bench, "j1")
+    consumer.stream.pop().fail("no such user", 3.0)
+    assert bench.take()[-1]["payload"] == ["j1", {"reason": "no such user", "delay": 3.0}]
+
+
+def test_done_is_told_after_a_loss():
+    bench = Bench(name="w").connected()
+    consumer = consume(bench)
+    job(bench, "j1")
+    bench.lose()
+    done = End(consumer.stream.pop().done())
+    bench.back()
+    assert done.pending
+    (frame,) = (each for each in bench.take() if each.get("method") == "broker.done")
+    bench.refuse(frame, "SocketErrorConnectionUnsupported|||socket:connection:unsupported:job:j1|||")
+    assert done.errors == ["NOT_FOUND"]
+
+
+@pytest.mark.parametrize(("name", "away", "kept"), [("", 0.5, 0), ("w", 0.5, 1), ("w", 6.0, 0)])
+def test_jobs_that_nobody_has_begun_are_dropped_when_they_went_back(name, away, kept):
+    bench = Bench(name=name, first_wait=2 * away, max_wait=20.0).connected()
+    consumer = consume(bench)
+    job(bench, "j1")
+    bench.lose()
+    bench.back()
+    (frame,) = (each for each in bench.take() if each.get("method") == "broker.consume")
+    bench.answer(frame, {"consuming": ["q"]})
+    assert len(consumer.stream) == len(consumer.held) == kept
+
+
+def test_a_job_that_somebody_else_has_is_told():
+    bench = Bench().connected()
+    consume(bench)
+    job(bench, "j1")
+    bench.advance(15.0)
+    (frame,) = (each for each in bench.take() if each.get("method") == "broker.extend")
+    bench.refuse(frame, "SocketErrorConnectionUnsupported|||socket:connection:unsupported:job:j1|||")
+    assert bench.kinds[-1] == "job-lost"
+
+
+def test_the_own_mailbox_is_consumed_by_the_first_frame():
+    bench = Bench()
+    bench.core.register(Consumer(bench.core, "@me", Stream(10)))
+    bench.core.start()
+    bench.core.connected()
+    assert [frame["method"] for frame in bench.take()] == ["broker.consume", "broker.whoami"]
+
+
+# Procedures and requests.
+
+
+def test_a_call_is_answered_by_the_handler():
+    bench = Bench().connected()
+    bench.core.register(Procedure(bench.core, "add", lambda a, b: a + b, {"mode": "roundrobin"}))
+    (frame,) = bench.take()
+    assert frame["payload"] == ["add", {"mode": "roundrobin"}]
+    bench.receive(type="call", id="c1", method="add", payload=[1, 2], timeout=1000, sender="x", recipient="me", dt=1)
+    bench.receive(type="call", id="c2", method="add", payload=[1, 2], timeout=1000, sender="x", recipient="me", dt=1)
+    first, second = bench.driver.invocations
+    first.respond(first.handler(*first.arguments))
+    second.fail(CallFailed("none left", "OutOfStock"))
+    first.fail(ValueError())
+    assert bench.take() == [
+        {"type": "result", "id": "c1", "payload": 3},
+        {"type": "error", "id": "c2", "payload": "OutOfStock|||none left|||"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ValueError("bad"), "ResilientError|||bad|||"),
+        (KeyError(), "ResilientError|||KeyError|||"),
+        (CallFailed("a ||| b", "no identifier"), "ResilientError|||a  b|||"),
+    ],
+)
+def test_what_a_handler_raises_is_written_so_that_every_client_can_read_it(error, text):
+    bench = Bench().connected()
+    bench.core.register(Procedure(bench.core, "p", lambda: None))
+    bench.take()
+    bench.receive(type="call", id="c", method="p", payload=[], sender="x", dt=1)
+    bench.driver.invocations[0].fail(error)
+    assert bench.take()[0]["payload"] == text
+
+
+def test_a_result_that_is_no_json_is_an_error():
+    bench = Bench().connected()
+    bench.core.register(Procedure(bench.core, "p", lambda: None))
+    bench.take()
+    bench.receive(type="call", id="c", method="p", payload=[], sender="x", dt=1)
+    bench.driver.invocations[0].respond(object())
+    assert bench.take()[0]["type"] == "error"
+
+
+@pytest.mark.parametrize("how", ["cancel", "loss"])
+def test_a_handler_is_stopped_when_nobody_waits(how):
+    bench = Bench().connected()
+    bench.core.register(Procedure(bench.core, "p", lambda: None))
+    bench.take()
+    bench.receive(type="call", id="c", method="p", payload=[], sender="x", dt=1)
+    (invocation,), stopped = bench.driver.invocations, []
+    invocation.stop = lambda: stopped.append(True)
+    bench.receive(type="system", event="broker.cancel", id="c") if how == "cancel" else bench.lose()
+    invocation.respond(1)
+    assert (stopped, [frame for frame in bench.take() if frame["type"] == "result"]) == ([True], [])
+
+
+def test_a_call_of_what_is_not_performed_any_more_is_an_error():
+    bench = Bench().connected()
+    bench.receive(type="call", id="c", method="gone", payload=[], sender="x", dt=1)
+    assert bench.take()[0]["type"] == "error"
+
+
+def test_procedures_are_registered_again_and_a_name_that_is_taken_is_waited_for():
+    bench = Bench().connected()
+    bench.core.register(Procedure(bench.core, "p", lambda: None))
+    settled = End(bench.core.settled())
+    bench.answer(bench.take()[0], {"registered": ["p"]})
+    assert settled.results == [None]
+    bench.lose()
+    bench.back()
+    settled = End(bench.core.settled())
+    bench.refuse(bench.take()[0], "SocketErrorMessage|||socket:message:exists:p|||")
+    bench.advance(0.5)
+    bench.answer(bench.take()[0], {"registered": ["p"]})
+    assert (settled.results, bench.kinds.count("registration-failed")) == ([None], 1)
+
+
+def test_a_request_brings_its_responses_and_ends_after_so_many():
+    bench = Bench().connected()
+    asked = bench.core.requests.ask({"action": "a"}, "", replies=2, idle=5.0, timeout=None)
+    (frame,) = bench.take()
+    for number in range(3):
+        bench.receive(type="response", id=frame["id"], payload=number, sender="x", dt=1)
+    assert (asked.stream.clear(), asked.stream.ended, len(bench.core.requests)) == ([0, 1], True, 0)
+
+
+@pytest.mark.parametrize(
+    ("act", "code"),
+    [
+        (
+            lambda bench, id: bench.receive(
+                type="response", id=id, payload={"error": "SocketErrorTimeout|||socket:timeout:request|||"}
+            ),
+            "TIMEOUT",
+        ),
+        (lambda bench, id: bench.lose(), "CONNECTION_LOST"),
+        (lambda bench, id: bench.advance(30.0), "TIMEOUT"),
+        (lambda bench, id: (bench.receive(type="response", id=id, payload=1), bench.advance(5.0)), "END"),
+        (lambda bench, id: bench.core.close(), "CLOSED"),
+    ],
+)
+def test_a_request_ends_in_every_way(act, code):
+    bench = Bench().connected()
+    asked = bench.core.requests.ask({}, "bob", replies=None, idle=5.0, timeout=None)
+    (frame,) = bench.take()
+    act(bench, frame["id"])
+    asked.stream.clear()
+    assert End(asked.stream.available()).errors == [code]
+    assert len(bench.core.requests) == 0
+
+
+def test_requests_are_taken_by_action():
+    bench = Bench().connected()
+    bench.core.register(Responder(bench.core, "count", lambda payload: 1))
+    bench.core.register(Responder(bench.core, "*", lambda payload: 2))
+    bench.take()
+    for id, payload in (("a", {"action": "count"}), ("b", {"action": "other"}), ("c", 5)):
+        bench.receive(type="request", id=id, payload=payload, sender="x", dt=1)
+    for invocation in list(bench.driver.invocations):
+        invocation.respond(invocation.handler(*invocation.arguments))
+        invocation.finish()
+    assert [(frame["id"], frame["payload"]) for frame in bench.take()] == [("a", 1), ("b", 2), ("c", 2)]
