@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest_twisted
 
 from tests.support.daemon import Daemon, clean_environ
+from tests.support.eventually import eventually
 from tests.support.examples import EXAMPLES
 from tests.support.http_client import post
 from tests.support.processes import Program
@@ -29,6 +30,7 @@ async def test_a_follower_goes_on_where_it_was_after_its_end_and_that_of_the_bro
     assert (first["id"], first["duplicate"]) == (1, False)
     follower = run(daemon, tmp_path, "follow", "orders", "place.json")
     assert await follower.line() == '{"n": 1}'
+    await eventually((tmp_path / "place.json").exists)  # else it comes once more
     follower.signal(signal.SIGKILL)
     await follower.exit()
     again = await post(f"{daemon.url}/v1/topics/orders?durable=1", body=b"0", headers={"Idempotency-Key": "one"})
