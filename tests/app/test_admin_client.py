@@ -138,6 +138,8 @@ async def test_a_token_is_revoked_on_every_node(shared_daemon):
 
 @pytest_twisted.ensureDeferred
 async def test_a_client_is_seen_and_kicked_at_every_node_by_any_of_them(shared_daemon):
+    for node in getattr(shared_daemon, "nodes", []):
+        await node.until_metric("txbroker_nodes", 3)  # a second after the start, each knows all
     sockets = [await ws_connect(shared_daemon.ws(f"/owlmeans?token={KEY}")) for _ in range(3)]
     for socket in sockets:
         socket.send_json({"type": "call", "id": "1", "method": "broker.subscribe", "payload": ["a"], "timeout": 60000})
