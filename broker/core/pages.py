@@ -182,8 +182,9 @@ async def find_page(
 
 async def first_id(store: IStore, log: str) -> int:
     """Return the id of the oldest event of *log* that is kept; if there is none, that which the next one gets."""
+    head = await store.head(log)  # before: what is appended between the two is read
     events = await store.read(log, 0, 1)
-    return events[0].id if events else await store.head(log) + 1
+    return events[0].id if events else head + 1
 
 
 async def read_before(store: IStore, log: str, first: int, step: int) -> list[Event]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, cast
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
-from broker.core.pages import STEP, read_last_page, read_page
+from broker.core.pages import STEP, first_id, read_last_page, read_page
 from broker.messages import Event
 from broker.stores import open_store
 from broker.testing import value_of
@@ -154,3 +154,28 @@ def test_what_has_expired_is_passed_over_in_slices():
     pauses.count = 0
     assert [event.id for event in value_of(read_last_page(store, "log", 9, slices=cast(Any, pauses)))] == [2000]
     assert 3 < pauses.count < 20
+
+
+def test_the_oldest_event_is_found_that_is_appended_while_it_is_looked_for():
+    store = open_store("memory:", clock=Clock())
+    store.startService()
+
+    class Busy:
+        """Has the first event right after it was asked for anything."""
+
+        def __init__(self):
+            self.asked = 0
+
+        def __getattr__(self, name):
+            answer = getattr(store, name)
+
+            def asked(*arguments):
+                found = value_of(answer(*arguments))
+                self.asked += 1
+                if self.asked == 1:
+                    value_of(store.append("log", Event("topic", "kind", b"1")))
+                return succeed(found)
+
+            return asked
+
+    assert value_of(Deferred.fromCoroutine(first_id(Busy(), "log"))) == 1
