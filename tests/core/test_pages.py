@@ -178,4 +178,4 @@ def test_the_oldest_event_is_found_that_is_appended_while_it_is_looked_for():
 
             return asked
 
-    assert value_of(Deferred.fromCoroutine(first_id(Busy(), "log"))) == 1
+    assert value_of(Deferred.fromCoroutine(first_id(cast(Any, Busy()), "log"))) == 1
