@@ -346,7 +346,7 @@ class HttpChannel(Protocol):
         memory = self._site.memory
         self._holds = size > 0 or memory.send_queue.of(self) > 0
         memory.upload.hold(self, size)
-        memory.unadmitted.hold(self, 0 if self.admitted else size)
+        memory.unadmitted.hold(self, 0 if self.admitted else memory.upload.of(self))  # it may have been shed
 
     def _release(self) -> None:
         self._holds = False

@@ -242,8 +242,9 @@ class RawLink(QueuedLink, Protocol):
 
     def _count_kept(self) -> None:
         peer, size = self.handshake.peer, len(self._kept)
-        self.memory.upload.hold(self, size)
-        self.memory.unadmitted.hold(self, 0 if peer is None or peer.admitted else size)
+        upload = self.memory.upload
+        upload.hold(self, size)  # it may be shed by that
+        self.memory.unadmitted.hold(self, 0 if peer is None or peer.admitted else upload.of(self))
 
     # Its end, see QueuedLink
 

@@ -9,11 +9,11 @@ difference is when: text that is no UTF-8 is noticed here once its frame is whol
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from twisted.internet.interfaces import IReactorTime
 
-from broker.core.memory import Memory
+from broker.core.memory import Holder, Memory
 from broker.core.slices import Slices
 from broker.interfaces import ISession
 from broker.messages import HttpRequest
@@ -172,8 +172,9 @@ class FrameReader(AutobahnCore):
             size = 0
         self.counted = size > 0
         peer = self.handshake.peer
-        self.memory.upload.hold(self, size)  # type: ignore[arg-type] # a link is a whole holder
-        self.memory.unadmitted.hold(self, 0 if peer is None or peer.admitted else size)  # type: ignore[arg-type]
+        upload, holder = self.memory.upload, cast(Holder, self)  # a link is a whole holder
+        upload.hold(holder, size)  # it may be shed by that
+        self.memory.unadmitted.hold(holder, 0 if peer is None or peer.admitted else upload.of(holder))
 
     def _read_fast(self, data: bytes) -> bool:
         """Deliver the complete data frames that *data* begins with and keep the rest.

@@ -152,3 +152,11 @@ def test_the_upload_of_an_admitted_client_does_not_count_for_it() -> None:
     wire.say(HEAD + b"x" * 50_000)
     assert (site.memory.unadmitted.used, site.memory.upload.used, len(site.admitted)) == (0, 50_000, 1)
     wire.lose()
+
+
+def test_nothing_is_left_of_one_whose_own_bytes_were_too_much() -> None:
+    site = a_site(share=20_000)
+    wire = Wire(HttpChannel(site, "10.0.0.1"))
+    wire.say(HEAD + b"x" * 50_000)
+    wire.lose()
+    assert (site.memory.used, site.memory.unadmitted.used) == (0, 0)
