@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Without bytecode every worker and every daemon of the tests compiles all of the code anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test lint types tests quick soak bench docs clean
+.PHONY: run test lint types tests quick soak bench docs links clean
 
 run: .venv/.run
 	@$(BIN)/twistd -n --pidfile= broker
@@ -47,6 +47,10 @@ bench: .venv/.test
 docs: .venv/.docs
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+# The links between the pages, and from them to other files of this repository.
+links: .venv/.docs
+	$(BIN)/sphinx-build -q -W --keep-going -b linkcheck docs docs/_build/links
 
 clean:
 	rm -rf .venv tests/interop/node_modules docs/_build build *.egg-info .coverage* .hypothesis

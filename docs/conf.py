@@ -21,11 +21,21 @@ import broker.interfaces
 project = "txbroker"
 author = "the txbroker authors"
 release = version = broker.__version__
-html_theme = "alabaster"
-html_theme_options = {"description": "One daemon, one port, one broker core, many wire dialects.", "page_width": "64em"}
+html_theme = "furo"  # light and dark, as the reader's system is
+html_title = f"txbroker {version}"
+html_static_path = ["_static"]
+html_css_files = ["txbroker.css"]
+html_js_files = ["tables.js"]
 html_show_copyright = False
+html_show_sphinx = False
 exclude_patterns = ["_build"]
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+# What is copied is what can be pasted: no prompts, and none of what was printed.
+copybutton_prompt_text = r"\$ "
+copybutton_prompt_is_regexp = True
+copybutton_line_continuation_character = "\\"
+# `make links` looks at what stands in this repository; a page of somebody else's may be away.
+linkcheck_ignore = [r"https?://"]
 autodoc_member_order = "bysource"
 napoleon_use_ivar = True
 autodoc_typehints = "signature"
