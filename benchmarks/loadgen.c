@@ -7,9 +7,11 @@
  * Modes
  *   relay   N callers with W calls in flight each -> one service -> back;
  *           -q is the port of the service, where that is another server
- *   fanout  one publisher with W publications in flight -> N subscribers
- *   append  N keep-alive HTTP connections, one POST in flight each; over
- *           WebSocket, N connections with W acknowledged publications each
+ *   fanout  one publisher with W publications in flight -> N subscribers,
+ *           every second of which is on the port of -q
+ *   append  N keep-alive HTTP connections, one POST in flight each, every
+ *           second on the port of -q; over WebSocket, N connections with W
+ *           acknowledged publications each
  *   jobs    N connections that add jobs to one work queue and do those they
  *           get, W of each connection at a time: added, delivered, done
  *   poll    N long polls wait on one channel, a POST every I milliseconds
@@ -561,8 +563,12 @@ static void pump(double seconds) {
         turn(poller ? 1 : 20);
     }
 }
+/* Whether it is on the second server; without one, that is the first. */
+static int elsewhere(struct conn *c) {
+    return c->role == SERVICE || (c->index % 2 && (c->role == SUBSCRIBER || opt.mode[0] == 'a'));
+}
 static void connect_one(struct conn *c) {
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(c->role == SERVICE ? opt.peer : opt.port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(elsewhere(c) ? opt.peer : opt.port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int one = 1;
     c->fd = socket(AF_INET, SOCK_STREAM, 0);
     if (c->fd < 0 || connect(c->fd, (void *)&to, sizeof to)) fail("connect");

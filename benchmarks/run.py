@@ -121,6 +121,20 @@ GOALS = [
         1.5,
     ),
     Goal(
+        "P11fan",
+        "fan-out to 500 on each of two nodes, CPU of both per delivery",
+        Side(TwoNodes, "owlmeans", FAN_OUT),
+        Side(OneNode, "owlmeans", FAN_OUT),
+        1.5,
+    ),
+    Goal(
+        "P11log",
+        "durable append over HTTP to two nodes, 16 connections to each, CPU of both",
+        Side(TwoNodes, "ganomede", APPEND),
+        Side(OneNode, "ganomede", APPEND),
+        1.5,
+    ),
+    Goal(
         "P12",
         "durable publish over the native dialect, 32 x 1 in flight (fsync on ours, none on theirs)",
         Side(Broker, "owlmeans", APPEND),
