@@ -16,7 +16,7 @@ from broker.config.settings import ENV_PREFIX, Settings
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*(ROOT / "docs").rglob("*.rst"), *ROOT.glob("*.rst"), ROOT / "SECURITY.md"])
-FILE = re.compile(r"``((?:contrib|docs|broker|protocols|tests|benchmarks)/[\w./-]+)``")
+FILE = re.compile(r"``((?:contrib|docs|broker|protocols|tests|benchmarks|clients)/[\w./-]+)``")
 SETTING = re.compile(r"\bTXBROKER_[A-Z][A-Z_]*[A-Z]\b(?!_)")
 DEFAULT = re.compile(r":envvar:`(TXBROKER_\w+)`[^:;.]*?, (\d+) by default")
 OPTIONS = {ENV_PREFIX + name.upper(): option for name, option in options_of(Settings).items()}

@@ -14,7 +14,7 @@ from broker.patterns import check_name
 from protocols.http.answers import Refusal, failed, problem
 from protocols.http.bodies import BODY_OPERATIONS
 from protocols.http.calls import Calls
-from protocols.http.client import CLIENT_OPERATION
+from protocols.http.client import CLIENT_OPERATIONS
 from protocols.http.cursors import CURSOR_OPERATIONS
 from protocols.http.keys import KEY_OPERATIONS
 from protocols.http.members import MEMBER_OPERATIONS
@@ -66,7 +66,7 @@ class Http:
             *KEY_OPERATIONS,
             *Calls(settings).operations(),
             *QUEUE_OPERATIONS,
-            CLIENT_OPERATION,
+            *CLIENT_OPERATIONS,
         ]
         self.operations: list[Operation] = [*operations, openapi_operation(operations)]
         self._table = Table(self.operations)

@@ -1,6 +1,6 @@
 // The client that the broker itself serves, run against it; prints what it gets, a JSON text a line.
 const [url, credential, task] = process.argv.slice(2);
-const source = await (await fetch(`${url}/v1/client.js`)).text();
+const source = await (await fetch(`${url}/v1/http-client.js`)).text();
 const { Broker, BrokerError } = await import(`data:text/javascript,${encodeURIComponent(source)}`);
 const broker = new Broker(url, credential);
 const say = (...words) => console.log(JSON.stringify(words));

@@ -1,6 +1,6 @@
 // A client of the broker's HTTP API, for browsers and Node 18 or later:
 //
-//   import { Broker } from 'http://localhost:8000/v1/client.js';
+//   import { Broker } from 'http://localhost:8000/v1/http-client.js';
 //   const broker = new Broker('http://localhost:8000', 'credential');
 //   for await (const event of broker.follow('news', { from: 'start' })) console.log(event.id, event.data);
 
