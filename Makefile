@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Without bytecode every worker and every daemon of the tests compiles all of the code anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test lint types tests quick soak bench docs links clean
+.PHONY: run test lint types tests quick soak bench docs links changes release-check clean
 
 run: .venv/.run
 	@$(BIN)/twistd -n --pidfile= broker
@@ -52,8 +52,16 @@ docs: .venv/.docs
 links: .venv/.docs
 	$(BIN)/sphinx-build -q -W --keep-going -b linkcheck docs docs/_build/links
 
+# What the next release will say, from the fragments in changes/.
+changes: .venv/.test
+	@$(BIN)/towncrier build --draft
+
+# Builds the archives of the last commit into dist/, twice, and tries the wheel on each Python that is found.
+release-check: .venv/.release
+	@$(BIN)/python -m release.check
+
 clean:
-	rm -rf .venv tests/interop/node_modules docs/_build build *.egg-info .coverage* .hypothesis
+	rm -rf .venv tests/interop/node_modules docs/_build build dist *.egg-info .coverage* .hypothesis
 	rm -rf .pytest_cache .mypy_cache .ruff_cache twisted/plugins/dropin.cache
 
 .venv/bin/pip:
@@ -69,6 +77,10 @@ clean:
 
 .venv/.docs: setup.cfg pyproject.toml | .venv/bin/pip
 	$(BIN)/pip install -q -e ".[docs]"
+	@touch $@
+
+.venv/.release: setup.cfg | .venv/bin/pip
+	$(BIN)/pip install -q "build >= 1.2"
 	@touch $@
 
 # --ignore-scripts: they would build native helpers that no test uses.

@@ -1,33 +1,88 @@
-"""The source archive has what the repository has."""
+"""The archives: that the source archive has what the repository has, and that both come out the same anywhere."""
 
+from __future__ import annotations
+
+import hashlib
+import os
 import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BUILD = "import sys, setuptools.build_meta as backend; backend.build_sdist(sys.argv[1])"
+BUILD = (
+    "import sys; sys.path.insert(0, 'release'); import reproducible as backend; place = sys.argv[1];"
+    " backend.build_sdist(place); backend.build_wheel(place)"
+)
+DATE = 1_700_000_000  # seconds since the epoch
+pytestmark = [pytest.mark.processes, pytest.mark.unmeasured]
 
 
 def tracked() -> list[str]:
     if not (ROOT / ".git").exists() or not shutil.which("git"):
         pytest.skip("this is no clone")
-    return subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+    return [name for name in listed if (ROOT / name).exists()]
 
 
-@pytest.mark.processes
-def test_source_archive_has_every_file_of_the_repository(tmp_path):
-    pytest.importorskip("setuptools")
-    # A copy: a build leaves files behind.
-    for name in (files := [name for name in tracked() if (ROOT / name).exists()]):
-        (tmp_path / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, tmp_path / "copy" / name)
-    command = [sys.executable, "-c", BUILD, str(tmp_path)]
-    subprocess.run(command, cwd=tmp_path / "copy", check=True, capture_output=True)
-    (archive,) = tmp_path.glob("*.tar.gz")
+def built(place: Path, umask: int, names: list[str]) -> Path:
+    """Build in a copy at *place*, since a build leaves files behind, of one who has *umask*; return the directory."""
+    before = os.umask(umask)
+    try:
+        for name in names:
+            (place / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, place / "copy" / name)
+            (place / "copy" / name).chmod(((ROOT / name).stat().st_mode | 0o66) & ~umask & 0o777)
+        command = [sys.executable, "-c", BUILD, str(place)]
+        environ = {**os.environ, "SOURCE_DATE_EPOCH": str(DATE)}
+        subprocess.run(command, cwd=place / "copy", env=environ, check=True, capture_output=True)
+    finally:
+        os.umask(before)
+    return place
+
+
+def digests(directory: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in directory.iterdir() if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory) -> Path:
+    pytest.importorskip("setuptools", minversion="77")
+    return built(tmp_path_factory.mktemp("one"), 0o022, tracked())
+
+
+def test_the_source_archive_has_every_file_of_the_repository(archives):
+    (archive,) = archives.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         packed = {member.name.partition("/")[2] for member in tar.getmembers()}
-    assert set(files) - packed == set()
+    assert set(tracked()) - packed == set()
+
+
+def test_archives_are_the_same_from_another_directory_and_of_another_umask(archives, tmp_path):
+    other = built(tmp_path / "somewhere" / "else", 0o077, tracked()[::-1])
+    assert len(digests(archives)) == 2
+    assert digests(other) == digests(archives)
+
+
+def test_archives_say_nothing_of_who_made_them(archives):
+    (archive,), (wheel,) = archives.glob("*.tar.gz"), archives.glob("*.whl")
+    with tarfile.open(archive) as tar:
+        about = {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in tar.getmembers()}
+    assert about == {(DATE, 0, 0, "", "", 0o644), (DATE, 0, 0, "", "", 0o755)}
+    with zipfile.ZipFile(wheel) as packed:
+        assert {(m.date_time, oct(m.external_attr >> 16)) for m in packed.infolist()} == {
+            ((2023, 11, 14, 22, 13, 20), "0o100644")
+        }
+
+
+def test_the_wheel_has_what_the_broker_imports_and_nothing_else(archives):
+    (wheel,) = archives.glob("*.whl")
+    with zipfile.ZipFile(wheel) as packed:
+        names = {name for name in packed.namelist() if ".dist-info/" not in name}
+    source = {name for name in tracked() if name.startswith(("broker/", "protocols/", "twisted/"))}
+    client = {f"protocols/http/{name}" for name in ("txbroker.js", "txbroker.d.ts")}  # of clients/js
+    assert names == source | client
