@@ -31,6 +31,11 @@ class Bucket:
         self._level -= 1.0
         return True
 
+    def wait(self) -> float:
+        """Return the seconds until the next token is there; 0: one is."""
+        passed = self._clock.seconds() - self._when
+        return max(0.0, (1.0 - self._level) / self._rate - passed)
+
     def spend(self, tokens: int) -> None:
         """Take as many of *tokens* as there are."""
         self.take_token()

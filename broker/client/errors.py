@@ -7,6 +7,9 @@ from typing import ClassVar
 from broker import errors
 
 
+DEFAULT_RETRY = 1.0  # seconds after which to try again, where the broker names none
+
+
 class ClientError(Exception):
     """Something that was asked for has failed.
 
@@ -83,7 +86,7 @@ class RateLimited(ClientError):
 
     code = errors.RateLimited.code
 
-    def __init__(self, message: str = "", retry_after: float = 1.0) -> None:
+    def __init__(self, message: str = "", retry_after: float = DEFAULT_RETRY) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 
@@ -187,14 +190,19 @@ _TOO_LARGE = ("frame", "presence", "events", "exclude", "topics", "value", "snap
 _CONFLICT = "socket:message:conflict:"
 
 
-def error_of(marshalled: str) -> ClientError:
-    """Return the error that the string ``type|||message|||`` of the wire means."""
+def error_of(marshalled: str, retry_after: float = 0.0) -> ClientError:
+    """Return the error that the string ``type|||message|||`` of the wire means.
+
+    *retry_after* is the number of seconds that the broker has named; 0: none.
+    """
     kind, mark, rest = marshalled.partition("|||")
     message = rest.partition("|||")[0] if mark else marshalled
     if message.removeprefix(_LIMIT) in _TOO_LARGE and message.startswith(_LIMIT):
         return TooLarge(message)
     for name, beginning, error in _TABLE:
         if kind == name and message.startswith(beginning):
+            if error is RateLimited:
+                return RateLimited(message, retry_after or DEFAULT_RETRY)
             head = message.removeprefix(_CONFLICT)
             return Conflict(message, int(head)) if error is Conflict and head.isdecimal() else error(message)
     return CallFailed(message, kind if mark else "ResilientError")

@@ -133,7 +133,7 @@ class Pending:
         """End the operation that *frame* answers."""
         id, error = str(frame.id), None
         if frame.type == "error":
-            error = error_of(str(wire.value_of(frame.payload or b'""')))
+            error = error_of(str(wire.value_of(frame.payload or b'""')), frame.retry_after)
         operation = self._controls.pop(id, None) or self._sent.pop(id, None)
         if operation is None:
             self._on_late(id, frame, error)
@@ -212,7 +212,7 @@ class Pending:
         context = self.context
         context.counts.rate_limited += 1
         self.throttle.refused(context.clock(), error.retry_after)
-        context.notify(Notice("rate-limited", error.message, delay=error.retry_after))
+        context.notify(Notice("rate-limited", error.message, delay=error.retry_after, error=error))
         if operation.control or not (operation.again and operation.wait):
             return False
         operation.sent_at = None

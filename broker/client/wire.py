@@ -22,6 +22,7 @@ class Frame(msgspec.Struct, gc=False):
         payload: JSON text.
         dt: milliseconds since 1970.
         author: of an event that was posted over ganomede.
+        retry_after: seconds after which to try again, of an error.
     """
 
     type: str = ""
@@ -43,6 +44,7 @@ class Frame(msgspec.Struct, gc=False):
     lease: float = 0.0
     ref: str = ""
     timeout: float = 0.0
+    retry_after: float = 0.0
 
 
 _decode = msgspec.json.Decoder(Frame).decode

@@ -196,7 +196,8 @@ class Client:
 
     def _over_rate(self, verb: str) -> BrokerError:
         self._parts.metrics.rate_limited += 1
-        return self._log(RateLimited("limit", "rate"), verb, "TXBROKER_RATE")
+        wait = self._bucket.wait()  # type: ignore[union-attr]  # it is its bucket that has no token
+        return self._log(RateLimited("limit", "rate", retry_after=wait), verb, "TXBROKER_RATE")
 
     def deny(self, verb: str, name: str, setting: str = "TXBROKER_PERMISSIONS_FILE") -> BrokerError:
         """See ``IPeer.deny``."""

@@ -14,6 +14,7 @@ from msgspec import UNSET, UnsetType
 from protocols.owlmeans.wire import Envelope
 
 Milliseconds: TypeAlias = Annotated[int, msgspec.Meta(ge=0, description="milliseconds since 1970")]
+Seconds: TypeAlias = Annotated[float, msgspec.Meta(gt=0, description="seconds after which to try again")]
 Text: TypeAlias = str | UnsetType
 
 
@@ -86,6 +87,7 @@ class Error(Answer):
 
     type: Literal["error"]
     payload: str
+    retry_after: Seconds | UnsetType = UNSET
 
 
 class Response(Answer):
@@ -93,6 +95,7 @@ class Response(Answer):
 
     type: Literal["response"]
     payload: Any
+    retry_after: Seconds | UnsetType = UNSET
 
 
 class Call(Frame):
@@ -190,6 +193,7 @@ class Failure(Frame):
 
     error: str
     ref: Reference
+    retry_after: Seconds | UnsetType = UNSET
 
 
 class FailureNotice(Frame):

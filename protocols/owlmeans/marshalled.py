@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import msgspec
 
-from broker.errors import BrokerError, CalleeFailed
+from broker.errors import BrokerError, CalleeFailed, NotDone, RateLimited
 
 FALLBACK = "ResilientError"  # the class clients make of what is of no class of theirs
 MAX_NAME = 128  # characters of a name inside a message
@@ -53,6 +54,12 @@ def marshal(error: BrokerError, stacks: bool = False) -> str:
     if error.what == "options" and error.name:
         message += ":{name}"  # which of them
     return f"{kind}|||{message.format(what=clean(error.what), name=clean(error.name))}|||"
+
+
+def retry_after(error: BrokerError) -> float:
+    """Return the seconds after which to try again, in whole milliseconds; 0: that is not known."""
+    known = error.retry_after if isinstance(error, RateLimited | NotDone) else 0.0
+    return math.ceil(known * 1000) / 1000
 
 
 def refused(why: str, explanation: str = "") -> str:

@@ -23,7 +23,7 @@ from broker.patterns import KEY_PREFIX, QUEUE
 from protocols.owlmeans import wire
 from protocols.owlmeans.backlog import Backlog
 from protocols.owlmeans.mailbox import Mailbox
-from protocols.owlmeans.marshalled import marshal
+from protocols.owlmeans.marshalled import marshal, retry_after
 from protocols.owlmeans.watches import Watches
 from protocols.owlmeans.wire import BROKER_JSON, CALL, RESPONSE, RESULT, Envelope, encode
 
@@ -197,7 +197,9 @@ class Outgoing:
         if error is None:
             form, body = RESPONSE if reply.streamed else RESULT, reply.body
         else:
-            form, body = wire.failure(marshal(error, self.settings.owlmeans_pass_stacks), reply.streamed)
+            form, body = wire.failure(
+                marshal(error, self.settings.owlmeans_pass_stacks), reply.streamed, retry_after(error)
+            )
         self.link.send(form % (encode(reply.ref), body, sender, dt))
 
     def event(self, event: Event, pattern: str) -> None:
@@ -302,12 +304,12 @@ class Outgoing:
 
     def notice(self, error: BrokerError, envelope: Envelope) -> None:
         """Send a ``system`` notice of an error that has no other way back."""
-        self.link.send(wire.notice(marshal(error), envelope))
+        self.link.send(wire.notice(marshal(error), envelope, retry_after(error)))
 
     def refuse(self, error: BrokerError, envelope: Envelope) -> None:
         """Send the error that *envelope* failed with: as its answer, or as a notice."""
         if envelope.id and envelope.type in ("call", "request"):
-            form, body = wire.failure(marshal(error), envelope.type == "request")
+            form, body = wire.failure(marshal(error), envelope.type == "request", retry_after(error))
             self.answer(form, envelope.id, body)
         else:
             self.notice(error, envelope)

@@ -19,7 +19,7 @@ from broker.messages import CloseCode, Request, text_frame
 from broker.patterns import RESERVED_PREFIX, check_name
 from protocols.owlmeans import wire
 from protocols.owlmeans.mailbox import asks_for_mailbox
-from protocols.owlmeans.marshalled import marshal, normalise, refused
+from protocols.owlmeans.marshalled import marshal, normalise, refused, retry_after
 from protocols.owlmeans.outgoing import Outgoing
 from protocols.owlmeans.wire import ABSENT, RESULT, Envelope, checked_payload, decode, encode
 
@@ -389,7 +389,7 @@ class Session(Outgoing):
 
     def _report_failure(self, error: BrokerError, asked: Envelope) -> None:
         """Tell that something in the URL was not done."""
-        self.push(text_frame(wire.notice(marshal(error), asked)))
+        self.push(text_frame(wire.notice(marshal(error), asked, retry_after(error))))
 
     # The credential.
 

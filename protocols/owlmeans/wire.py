@@ -140,12 +140,16 @@ def request(request: Request, recipient: bytes, dt: int) -> bytes:
     )
 
 
-def failure(marshalled: str, streamed: bool) -> tuple[bytes, bytes]:
+def failure(marshalled: str, streamed: bool, retry_after: float = 0.0) -> tuple[bytes, bytes]:
     """Return form and payload of what tells that a call, or a *streamed* request, has failed.
 
     An ``error`` frame to a requester would crash it: it has no call of that id.
+    *retry_after* is the number of seconds after which to try again; 0: nobody knows.
     """
-    return (RESPONSE, encode({"error": marshalled})) if streamed else (ERROR, encode(marshalled))
+    form, payload = (RESPONSE, encode({"error": marshalled})) if streamed else (ERROR, encode(marshalled))
+    if retry_after:
+        form = form[:-1] + b',"retry_after":%b}' % encode(retry_after)
+    return form, payload
 
 
 def auth(stage: str | None, payload: Any) -> bytes:
@@ -153,8 +157,8 @@ def auth(stage: str | None, payload: Any) -> bytes:
     return encode({"type": "auth", "stage": stage, "payload": payload})
 
 
-def notice(marshalled: str, about: Envelope) -> bytes:
-    """Return what tells of an error that has no other way back.
+def notice(marshalled: str, about: Envelope, retry_after: float = 0.0) -> bytes:
+    """Return what tells of an error that has no other way back; *retry_after* as for ``failure``.
 
     ``system`` frames reach only ``listen`` listeners and can not throw.
     """
@@ -163,7 +167,8 @@ def notice(marshalled: str, about: Envelope) -> bytes:
         ref["event"] = about.event
     if about.id:
         ref["id"] = about.id
-    return encode({"type": "system", "event": "broker.error", "payload": {"error": marshalled, "ref": ref}})
+    hint = {"retry_after": retry_after} if retry_after else {}
+    return encode({"type": "system", "event": "broker.error", "payload": {"error": marshalled, **hint, "ref": ref}})
 
 
 def cancelled(id: str) -> bytes:

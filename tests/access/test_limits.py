@@ -14,6 +14,19 @@ def test_a_bucket_gives_its_burst_and_then_its_rate():
     assert [bucket.take_token() for _ in range(4)] == [True, True, True, False]
 
 
+def test_a_bucket_says_when_the_next_token_is_there():
+    clock = Clock()
+    bucket = Buckets(clock, rate=4.0, burst=1.0).of("ann")
+    assert bucket.wait() == 0.0
+    bucket.take_token()
+    assert bucket.wait() == 0.25
+    clock.advance(0.1)
+    assert bucket.wait() == pytest.approx(0.15)
+    assert not bucket.take_token()
+    clock.advance(bucket.wait())
+    assert (bucket.wait(), bucket.take_token()) == (0.0, True)
+
+
 def test_a_rate_below_one_lets_the_first_pass():
     clock = Clock()
     bucket = Buckets(clock, rate=0.5, burst=0.0).of("ann")

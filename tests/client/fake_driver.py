@@ -95,8 +95,8 @@ class Bench:
     def answer(self, frame: dict[str, Any], payload: Any) -> None:
         self.receive(type="result", id=frame["id"], payload=payload, sender="broker", dt=1)
 
-    def refuse(self, frame: dict[str, Any], error: str) -> None:
-        self.receive(type="error", id=frame["id"], payload=error, sender="broker", dt=1)
+    def refuse(self, frame: dict[str, Any], error: str, **more: Any) -> None:
+        self.receive(type="error", id=frame["id"], payload=error, sender="broker", dt=1, **more)
 
     def connected(self) -> Bench:
         """Connect, and be greeted; forget what was sent for that."""

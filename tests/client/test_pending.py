@@ -215,6 +215,18 @@ def test_a_refusal_for_the_rate_slows_down_and_asks_again_what_may_be():
     assert bench.core.statistics().rate_limited == 2
 
 
+def test_it_asks_again_when_the_broker_says_that_it_may():
+    bench = Bench().connected()
+    read = End(bench.verbs.get("k"))
+    bench.refuse(bench.take()[0], "SocketErrorMessage|||socket:message:limit:rate|||", retry_after=7.5)
+    notice = bench.driver.notices[-1]
+    assert (notice.kind, notice.delay, notice.error.retry_after) == ("rate-limited", 7.5, 7.5)
+    bench.advance(7.4)
+    assert bench.take() == []
+    bench.advance(1.2)
+    assert ([frame["method"] for frame in bench.take()], read.pending) == (["broker.get"], True)
+
+
 def test_the_rate_can_be_changed_at_any_time():
     bench = Bench(rate=2.0).connected()
     for _ in range(5):

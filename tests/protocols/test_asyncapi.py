@@ -114,6 +114,10 @@ RARE = [
     wire.gap("a", 7),
     wire.gap_of(Loss("a", "e", 1, 2, "retention")),
     wire.gap_of(Loss("a", "e", 1, None, "epoch")),
+    wire.notice("SocketErrorMessage|||socket:message:limit:rate|||", wire.Envelope(type="event", event="a"), 0.02),
+    wire.failure("SocketErrorMessage|||socket:message:limit:rate|||", False, 0.02)[0]
+    % (b'"1"', b'"x"', b'"broker"', 1),
+    wire.failure("SocketErrorMessage|||socket:message:limit:rate|||", True, 0.02)[0] % (b'"1"', b"{}", b'"broker"', 1),
 ]
 
 

@@ -152,6 +152,19 @@ def test_rate_is_limited_with_an_answer_to_each():
     room.ask(alice, "broker.get", "k")
 
 
+def test_who_is_too_fast_is_told_when_the_next_token_is_there():
+    room = Room(rate=0.5, rate_burst=1)
+    alice = room.join("")
+    room.ask(alice, "broker.get", "k")
+    room.clock.advance(0.5)
+    alice.client.call("broker.get", "k")
+    alice.client.request({"action": "x"})
+    alice.client.notify("t", 1)
+    room.pump()
+    (error,), (response,), (notice,) = (alice.client.of(kind) for kind in ("error", "response", "system"))
+    assert (error["retry_after"], response["retry_after"], notice["payload"]["retry_after"]) == (1.5, 1.5, 1.5)
+
+
 @pytest.mark.parametrize(
     ("method", "args"),
     [
