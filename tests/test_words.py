@@ -33,7 +33,7 @@ NAMES = (
 )
 # Test helpers of plugins call it: FakeLink.take() takes away what was sent, no handler takes anything by it.
 # What performs a procedure is said to serve it, in the client as on the command line.
-PUBLIC_NAMES = {("broker/testing.py", "take"), ("broker/client/driving.py", "serve")}
+PUBLIC_NAMES = {("broker/testing.py", "take"), ("broker/client/client.py", "serve")}
 # "line" is what a text has; a deadline is in a bucket.
 NAMES_OF_DEADLINES = ("line", "lines")
 

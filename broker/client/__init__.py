@@ -24,9 +24,12 @@ from broker.client.errors import (
     TooLarge,
     Unauthenticated,
     Unavailable,
+    Untrusted,
 )
 from broker.client.handles import Items, Job
+from broker.client.notices import Gap, Notice, Statistics
 from broker.client.options import Options
+from broker.client.topic_verbs import Draft
 from broker.client.values import (
     Acknowledged,
     Change,
@@ -34,19 +37,15 @@ from broker.client.values import (
     Enqueued,
     Entry,
     Event,
-    Gap,
     Identity,
     Member,
-    Notice,
     Page,
     Position,
     Published,
     QueueState,
     Start,
-    Statistics,
     Stored,
 )
-from broker.client.verbs import Draft
 
 __all__ = [
     "Acknowledged",
@@ -89,4 +88,5 @@ __all__ = [
     "TooLarge",
     "Unauthenticated",
     "Unavailable",
+    "Untrusted",
 ]

@@ -8,11 +8,11 @@ import attrs
 
 from broker.client import wire
 from broker.client.errors import ClientError, NotFound
+from broker.client.notices import Notice
 from broker.client.outcomes import Operation
 from broker.client.registrations import Registration
 from broker.client.streams import Stream
 from broker.client.timers import Timer
-from broker.client.values import Notice
 from broker.client.wire import Frame
 
 HELD_WHILE_AWAY = 5.0  # seconds for which the broker keeps what a client with a name had

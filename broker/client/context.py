@@ -8,10 +8,11 @@ from typing import Protocol, TypeVar
 import attrs
 
 from broker.client.errors import ClientError
+from broker.client.notices import Notice
 from broker.client.options import Options
 from broker.client.outcomes import Operation
 from broker.client.timers import Timers
-from broker.client.values import Notice
+from broker.client.values import Identity
 
 T = TypeVar("T")
 
@@ -91,3 +92,22 @@ class Context(Protocol):
         Raises:
             Invalid: an argument can not be written as JSON.
         """
+
+
+class Owner(Context, Protocol):
+    """The client that has the connection."""
+
+    def on_open(self) -> None:
+        """There is a connection: ask who the client is."""
+
+    def on_ready(self, identity: Identity) -> None:
+        """The broker has said who the client is."""
+
+    def on_too_big(self, reason: str) -> None:
+        """Something that was sent was too big for the broker."""
+
+    def on_lost(self, error: ClientError) -> None:
+        """The connection has ended; it may come back."""
+
+    def on_end(self, error: ClientError) -> None:
+        """It does not come back: end everything with *error*."""

@@ -6,7 +6,6 @@ from typing import ClassVar
 
 from broker import errors
 
-
 DEFAULT_RETRY = 1.0  # seconds after which to try again, where the broker names none
 
 
@@ -144,6 +143,12 @@ class NotConnected(ClientError):
     """There is no connection, and it was asked not to wait for one.  Nothing was sent."""
 
     code = "NOT_CONNECTED"
+
+
+class Untrusted(ClientError):
+    """The certificate of the broker is not one of those that are trusted, or is that of another host."""
+
+    code = "UNTRUSTED"
 
 
 class ConnectionLost(ClientError):

@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
 from broker.client.consumers import Delivery
 from broker.client.errors import ClientError
+from broker.client.notices import Gap, Notice
 from broker.client.outcomes import EndOfStream, Outcome
+from broker.client.readers import Reader
 from broker.client.streams import Stream
-from broker.client.values import Notice
+from broker.client.values import Event, Position, Start
 
 S = TypeVar("S")
 T = TypeVar("T")
 
 
-class Wait(Protocol):
-    """Makes something of a driver's library that can be awaited."""
+def _same(item: T) -> T:
+    return item
 
-    def __call__(self, outcome: Outcome[T], /) -> Awaitable[T]:
+
+class Library(Protocol):
+    """What a driver has for what the application holds."""
+
+    def wait(self, outcome: Outcome[T], /) -> Awaitable[T]:
         """Return what ends as *outcome* does; to cancel it cancels that."""
+
+    def call_soon(self, function: Callable[[], object]) -> None:
+        """Call *function* soon, where the client lives; from any thread."""
+
+    def notify(self, notice: Notice) -> None:
+        """Tell the application."""
 
 
 class Items(Generic[T]):
     """An async iterator; it ends with ``close``, or with the error for which nothing more can come.
 
-    One that was asked for an item and cancelled has lost none.
+    One that was asked for an item and cancelled has lost none.  One that nobody holds any more is closed.
     """
 
-    def __init__(self, wait: Wait, stream: Stream[S], make: Callable[[S], T], close: Callable[[], object]) -> None:
+    def __init__(
+        self, library: Library, stream: Stream[S], make: Callable[[S], T], close: Callable[[], object]
+    ) -> None:
         """Give what *make* makes of the items of *stream*."""
-        self._wait = wait
+        self._library = library
         self._stream: Stream[Any] = stream
         self._make: Callable[[Any], T] = make
         self._close = close
@@ -42,7 +56,7 @@ class Items(Generic[T]):
     async def __anext__(self) -> T:
         while True:
             try:
-                await self._wait(self._stream.available())
+                await self._library.wait(self._stream.available())
                 item = self._stream.pop()
             except EndOfStream:
                 raise StopAsyncIteration from None
@@ -64,6 +78,42 @@ class Items(Generic[T]):
     async def __aexit__(self, *_: object) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        if not self._stream.ended and self._only_items:
+            self._library.call_soon(self._close)
+
+    @property
+    def _only_items(self) -> bool:
+        """Whether it is for nothing but its items."""
+        return True
+
+
+class EventItems(Items[Event]):
+    """The events of a subscription."""
+
+    def __init__(self, library: Library, reader: Reader) -> None:
+        """Be those of *reader*."""
+        super().__init__(library, reader.stream, _same, reader.close)
+        self._reader = reader
+
+    def ready(self) -> Awaitable[Start]:
+        """Wait until it is in place for the first time; ends with where it begins."""
+        return self._library.wait(self._reader.ready)
+
+    @property
+    def gaps(self) -> Sequence[Gap]:
+        """What could not be had, the latest hundred."""
+        return tuple(self._reader.gaps)
+
+    @property
+    def position(self) -> Position | None:
+        """Where the subscription to a topic is: of the last event that has come."""
+        return self._reader.position
+
+    @property
+    def _only_items(self) -> bool:
+        return self._reader.presence is None  # a member stays one without reading
+
 
 class Job:
     """A job of a work queue, or a message of the mailbox.
@@ -81,24 +131,24 @@ class Job:
         time: when it was added, in milliseconds since 1970.
     """
 
-    def __init__(self, wait: Wait, notify: Callable[[Notice], object], delivery: Delivery) -> None:
+    def __init__(self, library: Library, delivery: Delivery) -> None:
         """Be the job that *delivery* has brought."""
-        self._wait, self._notify, self._delivery = wait, notify, delivery
+        self._library, self._delivery = library, delivery
         self.payload: Any = delivery.payload
         self.queue, self.id, self.delivery = delivery.queue, delivery.id, delivery.delivery
         self.ref, self.sender, self.time = delivery.ref, delivery.sender, delivery.time
 
     def done(self) -> Awaitable[None]:
         """Say that it is done; ``NotFound``: somebody else has got it meanwhile."""
-        return self._wait(self._delivery.done())
+        return self._library.wait(self._delivery.done())
 
     def fail(self, reason: str = "", delay: float | None = None) -> Awaitable[None]:
         """Say that it has failed: it comes again, after *delay* seconds if that is given."""
-        return self._wait(self._delivery.fail(reason, delay))
+        return self._library.wait(self._delivery.fail(reason, delay))
 
     def extend(self, seconds: float) -> Awaitable[None]:
         """Keep it for so many seconds from now on."""
-        return self._wait(self._delivery.extend(seconds))
+        return self._library.wait(self._delivery.extend(seconds))
 
     async def __aenter__(self) -> Job:
         return self
@@ -115,8 +165,8 @@ class Job:
             if error is None:
                 await self.done()
             else:
-                self._notify(Notice("job-failed", f"{self.queue} {self.id}", error=error))
+                self._library.notify(Notice("job-failed", f"{self.queue} {self.id}", error=error))
                 await self.fail(str(error) or type(error).__name__)
         except ClientError as problem:
-            self._notify(Notice("job-lost", f"{self.queue} {self.id}", error=problem))
+            self._library.notify(Notice("job-lost", f"{self.queue} {self.id}", error=problem))
         return True

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypedDict
 from urllib.parse import quote
 
 import attrs
+
+from broker.client.errors import Invalid
 
 
 class Settings(TypedDict, total=False):
@@ -28,6 +31,12 @@ class Settings(TypedDict, total=False):
     max_unread: int
     rate: float | None
     resend_window: float
+    max_received_bytes: int
+    ca_file: str
+
+
+def _urls(url: str | Sequence[str]) -> tuple[str, ...]:
+    return (url,) if isinstance(url, str) else tuple(url)
 
 
 @attrs.frozen
@@ -35,7 +44,8 @@ class Options:
     """Of one client; times are in seconds.
 
     Attributes:
-        url: of the broker, ``ws://`` or ``wss://``, with the path of the native dialect.
+        urls: of the broker, ``ws://`` or ``wss://``, with the path of the native dialect: one, or those of several
+            nodes, of which each attempt takes the next; where it begins is left to chance.
         name: the client id that it asks for; "": none.
         timeout: of what has no other.
         late_window: how long after its deadline a call may still be answered, if ``on_late`` wants to know.
@@ -54,9 +64,11 @@ class Options:
         rate: operations per second at most; None: as the broker lets it.
         resend_window: for how long after it was sent first something is sent again:
             less than ``TXBROKER_DEDUP_SECONDS``.
+        max_received_bytes: of one frame of the broker; what sends more is no broker, and is left.
+        ca_file: a PEM file with the certificates that are trusted for ``wss://``; "": those of the system.
     """
 
-    url: str
+    urls: tuple[str, ...] = attrs.field(converter=_urls)
     name: str = ""
     timeout: float = 30.0
     late_window: float = 60.0
@@ -74,10 +86,15 @@ class Options:
     max_unread: int = 1000
     rate: float | None = None
     resend_window: float = 240.0
+    max_received_bytes: int = 64 << 20
+    ca_file: str = ""
 
-    @property
-    def address(self) -> str:
-        """The URL to connect to, with the name."""
+    def __attrs_post_init__(self) -> None:
+        if not self.urls or not all(url.startswith(("ws://", "wss://")) for url in self.urls):
+            raise Invalid("the URL of a broker begins with ws:// or wss://")
+
+    def address_of(self, url: str) -> str:
+        """Return *url* with the name."""
         if not self.name:
-            return self.url
-        return f"{self.url}{'&' if '?' in self.url else '?'}client={quote(self.name, safe='')}"
+            return url
+        return f"{url}{'&' if '?' in url else '?'}client={quote(self.name, safe='')}"

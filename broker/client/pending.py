@@ -19,11 +19,11 @@ from broker.client.errors import (
     error_of,
     is_rate,
 )
+from broker.client.notices import Notice
 from broker.client.outbox import Outbox
 from broker.client.outcomes import Operation
 from broker.client.throttle import Throttle
 from broker.client.timers import Timer
-from broker.client.values import Notice
 from broker.client.wire import Frame
 
 T = TypeVar("T")

@@ -27,7 +27,7 @@ from broker.client.errors import (
     Unauthenticated,
     Unavailable,
 )
-from broker.client.values import Gap
+from broker.client.notices import Gap
 
 EVENTS, LATEST = "/events/v1/events", "/events/v1/latest"
 ERRORS: dict[int, type[ClientError]] = {

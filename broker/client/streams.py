@@ -51,9 +51,17 @@ class Stream(Generic[T]):
         self._was_full = self._was_full or self.is_full
         self._wake()
 
-    def drop_oldest(self) -> None:
-        """Remove the item that would come next."""
-        self._items.popleft()
+    def first(self) -> T:
+        """Return the item that would come next, and leave it."""
+        return self._items[0]
+
+    def drop_oldest(self) -> T:
+        """Remove the item that would come next, and return it."""
+        return self._items.popleft()
+
+    def drop_newest(self) -> T:
+        """Remove the item that has come last, and return it."""
+        return self._items.pop()
 
     def clear(self) -> list[T]:
         """Remove all items, and return them."""

@@ -10,9 +10,10 @@ from msgspec import UNSET, UnsetType
 
 from broker.client import wire
 from broker.client.errors import ClientError
+from broker.client.notices import Gap, Notice
 from broker.client.registrations import Registration
 from broker.client.streams import Stream
-from broker.client.values import Change, Entry, Gap, Notice
+from broker.client.values import Change, Entry
 from broker.client.wire import Frame
 
 

@@ -52,6 +52,8 @@ _encode = msgspec.json.Encoder().encode
 _bytes = msgspec.json.Decoder(bytes).decode
 value_of = msgspec.json.Decoder().decode
 
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # what reading a frame or a payload may raise
+
 PING = b'{"type":"ping"}'
 
 
@@ -59,7 +61,7 @@ def read(data: bytes) -> Frame | None:
     """Return the frame that *data* is; None if it is none."""
     try:
         return _decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import attrs
 
-from broker.client.core import Core, State
+from broker.client.core import Core
+from broker.client.notices import Notice
 from broker.client.options import Options
 from broker.client.outcomes import Outcome
 from broker.client.procedures import Invocation
-from broker.client.values import Notice
+from broker.client.states import State
 from broker.client.verbs import Verbs
 
 IDENTITY = {"id": "me", "session": "s1", "stage": "init"}
@@ -24,10 +25,12 @@ class FakeDriver:
     renewable: bool = False
     sent: list[dict[str, Any]] = attrs.field(factory=list)
     acts: list[str] = attrs.field(factory=list)
+    urls: list[str] = attrs.field(factory=list)
     notices: list[Notice] = attrs.field(factory=list)
     invocations: list[Invocation] = attrs.field(factory=list)
 
-    def connect(self) -> None:
+    def connect(self, url: str) -> None:
+        self.urls.append(url)
         self.acts.append("connect")
 
     def send(self, data: bytes) -> None:
@@ -58,7 +61,7 @@ class Bench:
     def __init__(self, **settings: Any) -> None:
         self.now = 1000.0
         self.driver = FakeDriver(renewable=settings.pop("renewable", False))
-        options = Options("ws://broker/", **{"first_wait": 1.0, "max_wait": 8.0, **settings})
+        options = Options(settings.pop("url", "ws://broker/"), **{"first_wait": 1.0, "max_wait": 8.0, **settings})
         self.core = Core(options, self.driver, lambda: self.now, lambda: 0.5)
         self.verbs = Verbs(self.core)
 

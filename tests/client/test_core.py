@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from broker.client.core import State
+from broker.client.states import State
 from tests.client.fake_driver import Bench, End
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import attrs
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from broker.client.core import State
+from broker.client.readers import Reader
+from broker.client.states import State
 from broker.client.streams import Stream
-from broker.client.subscriptions import Subscription
 from tests.client.fake_driver import IDENTITY, Bench, End
 
 few = st.integers(0, 5)
@@ -37,7 +37,7 @@ class FakeBroker:
                 self._answer(frame, answer)
             case "broker.subscribe":
                 origin = (frame["payload"] + [{}])[1]["from"]
-                begin = 0 if origin == "start" else origin["id"]
+                begin = {"start": 0, "new": len(self.stored)}.get(origin) if isinstance(origin, str) else origin["id"]
                 self._answer(frame, {"subscribed": ["t"], "epoch": "e", "id": begin, "recovered": True})
                 self.subscribed = True
                 for id in range(begin + 1, len(self.stored) + 1):
@@ -63,6 +63,24 @@ class FakeBroker:
         self.replies.append({"type": "result", "id": frame["id"], "payload": payload, "sender": "broker", "dt": 1})
 
 
+@attrs.define(eq=False)
+class Reading:
+    """What one of several readers of the topic has seen."""
+
+    reader: Reader
+    ready: End
+    seen: list[str] = attrs.field(factory=list)
+
+    @property
+    def first(self) -> int:
+        """How many events were there before those that it is to see."""
+        return 0 if self.reader.origin == "start" or not self.ready.results else self.ready.results[0].id
+
+    def read(self, count: int) -> None:
+        for _ in range(min(count, len(self.reader.stream))):
+            self.seen.append(self.reader.stream.pop().payload)
+
+
 class Reconnects(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
@@ -70,11 +88,10 @@ class Reconnects(RuleBasedStateMachine):
         self.broker = FakeBroker()
         self.ends: list[End] = []
         self.keyed: dict[str, End] = {}
-        self.seen: list[str] = []
+        self.readings: list[Reading] = []
         self.number = 0
         self.bench.core.start()
-        self.subscription = Subscription(self.bench.core, "t", Stream(8), "start")
-        self.bench.core.register(self.subscription)
+        self.join("start")
 
     @rule()
     def connect(self) -> None:
@@ -126,10 +143,21 @@ class Reconnects(RuleBasedStateMachine):
         if cancels:
             call.cancel()
 
-    @rule(count=few)
-    def read(self, count: int) -> None:
-        for _ in range(min(count, len(self.subscription.stream))):
-            self.seen.append(self.subscription.stream.pop().payload)
+    @precondition(lambda self: len(self.readings) < 4)
+    @rule(origin=st.sampled_from(["start", "new", None]))
+    def join(self, origin: Any) -> None:
+        reader = Reader(self.bench.core, "t", Stream(8), origin)
+        self.bench.core.subscribe(reader)
+        self.readings.append(Reading(reader, End(reader.ready)))
+
+    @precondition(lambda self: len(self.readings) > 1)
+    @rule(which=few)
+    def leave(self, which: int) -> None:
+        self.readings.pop(which % len(self.readings)).reader.close()
+
+    @rule(which=few, count=few)
+    def read(self, which: int, count: int) -> None:
+        self.readings[which % len(self.readings)].read(count)
 
     @rule(seconds=st.floats(0, 40))
     def wait(self, seconds: float) -> None:
@@ -142,7 +170,8 @@ class Reconnects(RuleBasedStateMachine):
 
     @invariant()
     def nothing_comes_twice_or_out_of_order(self) -> None:
-        assert self.seen == self.broker.stored[: len(self.seen)]
+        for reading in self.readings:
+            assert reading.seen == self.broker.stored[reading.first :][: len(reading.seen)]
 
     @invariant()
     def each_operation_has_ended_once_at_most(self) -> None:
@@ -158,11 +187,14 @@ class Reconnects(RuleBasedStateMachine):
         """All ends well when the network does."""
         self.lose(0)
         self.connect()
-        for _ in range(20 + len(self.broker.stored)):  # few events are read at a time
+        for _ in range(40 + len(self.broker.stored)):  # few events are read at a time
             self.process(1000)
             self.deliver(1000)
-            self.read(1000)
-        assert self.seen == self.broker.stored
+            for reading in self.readings:
+                reading.read(1000)
+        for reading in self.readings:
+            assert reading.seen == self.broker.stored[reading.first :]
+            assert [gap for gap in reading.reader.gaps if gap.why != "away"] == []
         assert not any(end.pending for end in self.ends)
         for key, end in self.keyed.items():
             assert self.broker.stored.count(key) <= 1

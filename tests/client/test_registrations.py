@@ -11,22 +11,25 @@ from broker.client.consumers import Consumer
 from broker.client.errors import CallFailed, Invalid
 from broker.client.outcomes import EndOfStream
 from broker.client.procedures import Procedure, Responder
+from broker.client.readers import Reader
 from broker.client.streams import Stream
-from broker.client.subscriptions import Subscription
 from broker.client.values import Position
 from broker.client.watches import Watch
 from tests.client.fake_driver import Bench, End
 
 
-def subscribe(bench: Bench, name: str = "t", limit: int = 1000, **options: Any) -> Subscription:
-    subscription = Subscription(bench.core, name, Stream(limit), **options)
-    bench.core.register(subscription)
-    return subscription
+def subscribe(bench: Bench, name: str = "t", limit: int = 1000, **options: Any) -> Reader:
+    terms = {each: options.pop(each) for each in ("exact", "echo") if each in options}
+    reader = Reader(bench.core, name, Stream(limit), **options)
+    bench.core.subscribe(reader, **terms)
+    return reader
 
 
-def begun(bench: Bench, id: int = 0, epoch: str = "e", **more: Any) -> dict[str, Any]:
-    """Answer the subscribe that was sent; return its options."""
-    (frame,) = (each for each in bench.take() if each.get("method") == "broker.subscribe")
+def begun(bench: Bench, id: int = 0, epoch: str = "e", name: str = "", **more: Any) -> dict[str, Any]:
+    """Answer the subscribe that was sent, for *name* if there are several; return its options."""
+    sent = [each for each in bench.take() if each.get("method") == "broker.subscribe"]
+    (frame,) = (each for each in sent if name in ("", each["payload"][0]))
+    bench.driver.sent += [each for each in sent if each is not frame]
     bench.answer(frame, {"subscribed": ["t"], "epoch": epoch, "id": id, "recovered": True, **more})
     options: dict[str, Any] = (frame["payload"] + [{}])[1]
     return options
@@ -41,6 +44,7 @@ def payloads(stream: Stream[Any]) -> list[Any]:
     return [each.payload for each in stream.clear()]
 
 
+DENIED = "ForbiddenAuthorizationError|||auth:authorization:forbidden:read:t|||"
 IDLE = "SocketErrorTimeout|||socket:timeout:request|||"
 
 # Subscriptions.
@@ -81,14 +85,71 @@ def test_one_without_events_goes_on_where_it_began():
     assert begun(bench, id=41) == {"from": {"epoch": "e", "id": 41}}
 
 
-def test_a_live_one_begins_anew():
+def test_one_without_beginning_goes_on_where_it_was_too():
     bench = Bench().connected()
-    subscribe(bench, options={"echo": True, "last": 1})
-    assert begun(bench) == {"echo": True, "last": 1}
-    event(bench, "uuid", epoch="")
+    reader = subscribe(bench, echo=True)
+    assert begun(bench, id=7) == {"echo": True, "from": "new"}
+    event(bench, 8)
     bench.lose()
     bench.back()
-    assert begun(bench) == {"echo": True}
+    assert begun(bench, id=8) == {"echo": True, "from": {"epoch": "e", "id": 8}}
+    event(bench, 8)
+    event(bench, 9)
+    assert (payloads(reader.stream), list(reader.gaps)) == ([8, 9], [])
+
+
+def test_that_events_may_be_missing_as_they_are_not_stored_is_told():
+    bench = Bench().connected()
+    live, stored, strict = subscribe(bench), subscribe(bench, "stored"), subscribe(bench, "strict", origin="new")
+    for name in ("t", "stored", "strict"):
+        begun(bench, id=7, name=name)
+    event(bench, "uuid", epoch="")
+    event(bench, "uuid", epoch="", pattern="strict")
+    bench.lose()
+    bench.back()
+    for name in ("t", "stored", "strict"):
+        begun(bench, id=7, name=name)
+    assert [gap.why for gap in live.gaps] == ["away"]
+    assert (list(stored.gaps), list(strict.gaps)) == ([], [])
+
+
+@pytest.mark.parametrize("refusal", [DENIED, "SocketErrorMessage|||socket:message:limit:topics|||"])
+def test_who_may_not_read_what_is_stored_gets_what_comes_and_is_told_what_may_be_missing(refusal):
+    bench = Bench().connected()
+    reader = subscribe(bench, "a.*")
+    bench.refuse(bench.take()[0], refusal)
+    (frame,) = bench.take()
+    assert frame["payload"] == ["a.*"]
+    bench.answer(frame, {"subscribed": ["a.*"]})
+    event(bench, 3, pattern="a.*", topic="a.x")
+    bench.lose()
+    bench.back()
+    (frame,) = bench.take()
+    assert frame["payload"] == ["a.*"]
+    bench.answer(frame, {"subscribed": ["a.*"]})
+    event(bench, 5, pattern="a.*", topic="a.x")
+    assert (payloads(reader.stream), [gap.why for gap in reader.gaps]) == ([3, 5], ["away"])
+    assert "registration-failed" not in bench.kinds
+
+
+def test_one_with_the_last_value_goes_on_where_that_was():
+    bench = Bench().connected()
+    subscribe(bench, last=2)
+    assert begun(bench, id=5) == {"last": 2}
+    bench.lose()
+    bench.back()
+    assert begun(bench, id=5) == {"from": {"epoch": "e", "id": 5}}
+
+
+def test_one_with_the_last_value_of_a_topic_that_is_not_stored_asks_where_it_is():
+    bench = Bench().connected()
+    reader = subscribe(bench, last=1)
+    (frame,) = bench.take()
+    bench.answer(frame, {"subscribed": ["t"]})
+    event(bench, "kept", epoch="")
+    assert begun(bench, id=0) == {"from": "new"}
+    event(bench, 1)
+    assert payloads(reader.stream) == ["kept", 1]
 
 
 def test_a_pattern_goes_on_in_each_topic():
@@ -171,20 +232,15 @@ def test_of_a_live_topic_the_oldest_are_dropped():
     assert [gap.count for gap in subscription.gaps] == [1, 1]
 
 
-def test_a_second_subscription_to_the_same_is_refused():
-    bench = Bench().connected()
-    subscribe(bench)
-    with pytest.raises(Invalid):
-        subscribe(bench)
-
-
 def test_a_subscription_that_is_denied_ends_with_that():
     bench = Bench().connected()
-    subscription = subscribe(bench)
-    ready = End(subscription.ready)
-    bench.refuse(bench.take()[0], "ForbiddenAuthorizationError|||auth:authorization:forbidden:subscribe:t|||")
-    assert (ready.errors, End(subscription.stream.available()).errors) == (["DENIED"], ["DENIED"])
-    assert bench.core.registrations == {}
+    reader = subscribe(bench)
+    ready = End(reader.ready)
+    for _ in range(2):  # with a position, and without
+        bench.refuse(bench.take()[0], DENIED)
+    assert (ready.errors, End(reader.stream.available()).errors) == (["DENIED"], ["DENIED"])
+    assert bench.core.registry.found == {}
+    assert bench.kinds.count("registration-failed") == 1
 
 
 def test_one_that_can_not_be_had_now_is_tried_again():
@@ -192,8 +248,9 @@ def test_one_that_can_not_be_had_now_is_tried_again():
     subscription = subscribe(bench)
     bench.refuse(bench.take()[0], "SocketError|||socket:internal|||")
     bench.advance(0.5)
+    ready = End(subscription.ready)
     begun(bench)
-    assert subscription.active
+    assert ready.results[0].epoch == "e"
 
 
 def test_close_unsubscribes_and_ends_the_stream():
@@ -215,6 +272,126 @@ def test_a_payload_of_bytes_comes_as_bytes():
     begun(bench)
     bench.receive(type="event", event="t", id="x", payload="AAE=", encoding="base64", sender="x", dt=1, name="n")
     assert payloads(subscription.stream) == [b"\0\1"]
+
+
+# Several readers.
+
+
+def test_a_second_reader_begins_elsewhere_and_the_first_gets_nothing_twice():
+    bench = Bench().connected()
+    first = subscribe(bench, origin="start")
+    begun(bench)
+    event(bench, 1)
+    event(bench, 2)
+    second = subscribe(bench, origin=Position("e", 1))
+    assert begun(bench, id=1) == {"from": {"epoch": "e", "id": 1}}
+    event(bench, 2)  # of that beginning; all of it comes again
+    assert begun(bench, id=1) == {"from": {"epoch": "e", "id": 1}}
+    for id in (2, 3):
+        event(bench, id)
+    assert (payloads(first.stream), payloads(second.stream)) == ([1, 2, 3], [2, 3])
+    bench.lose()
+    bench.back()
+    assert begun(bench, id=3) == {"from": {"epoch": "e", "id": 3}}
+
+
+def test_live_events_reach_all_readers_at_any_time():
+    bench = Bench().connected()
+    first = subscribe(bench)
+    begun(bench, id=4)
+    second = subscribe(bench)
+    event(bench, "a", epoch="")
+    begun(bench, id=4)
+    event(bench, "b", epoch="")
+    begun(bench, id=4)
+    event(bench, "c", epoch="")
+    assert (payloads(first.stream), payloads(second.stream)) == (["a", "b", "c"], ["b", "c"])
+
+
+def test_readers_of_a_pattern_go_on_where_the_last_is_in_each_topic():
+    bench = Bench().connected()
+    subscribe(bench, "a.*", origin="start")
+    begun(bench, positions={"a.x": {"epoch": "e", "id": 0}})
+    event(bench, 4, pattern="a.*", topic="a.x")
+    event(bench, 1, pattern="a.*", topic="a.y")
+    subscribe(bench, "a.*")
+    begun(
+        bench,
+        positions={"a.x": {"epoch": "e", "id": 6}, "a.y": {"epoch": "e", "id": 1}, "a.z": {"epoch": "e", "id": 2}},
+    )
+    assert begun(bench)["from"] == {
+        "a.x": {"epoch": "e", "id": 4},
+        "a.y": {"epoch": "e", "id": 1},
+    }  # of a.z from the start
+
+
+def test_a_slow_reader_waits_and_the_other_does_not():
+    bench = Bench().connected()
+    slow, fast = subscribe(bench, limit=2, origin="start"), subscribe(bench, origin="start")
+    for _ in range(3):
+        begun(bench)
+    for id in (1, 2, 3, 4):
+        event(bench, id)
+    assert bench.methods() == []
+    assert (payloads(fast.stream), len(slow.stream)) == ([1, 2, 3, 4], 2)
+    slow.stream.pop()
+    assert begun(bench, id=2) == {"from": {"epoch": "e", "id": 2}}
+    for id in (3, 4, 5):
+        event(bench, id)
+    assert payloads(fast.stream) == [5]
+    assert payloads(slow.stream) == [2, 3]
+
+
+def test_the_last_reader_to_leave_unsubscribes():
+    bench = Bench().connected()
+    first, second = subscribe(bench), subscribe(bench)
+    for _ in range(3):
+        begun(bench)
+    first.close()
+    event(bench, 1)
+    assert (bench.methods(), payloads(second.stream)) == ([], [1])
+    second.close()
+    assert bench.methods() == ["broker.unsubscribe"]
+    assert bench.core.registry.found == {}
+
+
+def test_one_that_is_refused_leaves_the_others_alone():
+    bench = Bench().connected()
+    first = subscribe(bench)
+    begun(bench, id=3)
+    second = subscribe(bench, cursor="foreign")
+    ready = End(second.ready)
+    (frame,) = bench.take()
+    bench.refuse(frame, "ForbiddenAuthorizationError|||auth:authorization:forbidden:act:foreign|||")
+    assert ready.errors == ["DENIED"]
+    assert begun(bench, id=3) == {"from": {"epoch": "e", "id": 3}}
+    event(bench, 4)
+    assert payloads(first.stream) == [4]
+
+
+def test_readers_on_other_terms_are_refused():
+    bench = Bench().connected()
+    subscribe(bench)
+    with pytest.raises(Invalid, match="echo"):
+        subscribe(bench, echo=True)
+
+
+def test_what_is_lost_is_told_to_those_who_have_not_had_it():
+    bench = Bench().connected()
+    behind, ahead = subscribe(bench, origin=Position("e", 2), limit=2), subscribe(bench, origin=Position("e", 2))
+    for _ in range(3):
+        begun(bench, id=2)
+    for id in (3, 4, 5, 6):
+        event(bench, id)
+    bench.lose()
+    bench.back()
+    behind.stream.clear()
+    bench.take()
+    behind.paused = False
+    bench.core.registry.get("subscription", "t").begin()
+    begun(bench, id=5, recovered=False, lost={"from": 5, "to": 5, "why": "retention"})
+    assert [(gap.first, gap.last) for gap in behind.gaps] == [(5, 5)]
+    assert list(ahead.gaps) == []
 
 
 # Watches.

@@ -104,7 +104,7 @@ async def scenario(torture: Torture, url: str, library: Library) -> None:
     await library.gather(*(client.close() for client in clients))
     check_statistics(torture, [client.stats() for client in clients], statistics)
     for client in clients:
-        left = len(client._core.pending), len(client._core.timers), len(client._core.registrations)
+        left = len(client._core.pending), len(client._core.timers), len(client._core.registry.found)
         if left != (0, 0, 0):
             torture.problems.append(f"left in a client: {left}")
 
