@@ -175,7 +175,7 @@ class Testaments:
         event = Event(topic, testament.name, testament.body, testament.source, now)
         event.content_type, event.binary = testament.content_type, testament.binary
         try:
-            await self._publish(event, testament.retain, f"testament {key}")
+            await self._publish(event, testament.retain, f"testament\0{key}")  # no client has a key like it
         except Unavailable:
             raise
         except BrokerError:

@@ -44,7 +44,7 @@ class IJobVerbs(Interface):
             queue: without ``queue:``, as in all verbs of jobs.
             body: JSON text.
             ref: the client's own id of it.
-            key: makes it the only one for ``TXBROKER_DEDUP_SECONDS``: the first one's id is returned.
+            key: makes it the only one of its principal for ``TXBROKER_DEDUP_SECONDS``: the id of the first is returned.
             order: jobs with the same one go one at a time; one that has failed is waited for.
             delay: seconds until it may be delivered.
             ttl: seconds after which it is not delivered any more; 0: the queue's own.

@@ -158,8 +158,8 @@ class ITopicVerbs(Interface):
             named: whether others are told the client id of the publisher.
             original: the client's own frame, for receivers of this dialect.
             durable: whether it is stored whatever the topic.
-            key: 1 to 255 characters; if the topic has got an event by it in the last ``TXBROKER_DEDUP_SECONDS``,
-                this one is dropped, and the result is a ``duplicate`` with id and time of that one.
+            key: 1 to 255 characters; if the topic has got an event by it in the last ``TXBROKER_DEDUP_SECONDS``, from
+                the same principal, this one is dropped, and the result is a ``duplicate`` with id and time of that one.
             expect: the last id that the topic must have, 0 for none.
             content_type: see ``Event``.
             expires: see ``Event``.

@@ -27,7 +27,7 @@ from broker.core.shares import Share
 from broker.core.testaments import Left
 from broker.errors import BrokerError, Denied, Gone, RateLimited, Unauthenticated
 from broker.interfaces import ILink, ISession, IWallClock
-from broker.messages import CloseCode, Delivery, Event, Identity, Mail, Reply, Request, quota_of
+from broker.messages import SHARED, CloseCode, Delivery, Event, Identity, Mail, Reply, Request, quota_of
 from broker.observe.metrics import VerbCounts
 from broker.patterns import (
     BROKER,
@@ -283,6 +283,20 @@ class Client:
         """Whether it may *verb* with *name*, whose wildcards are ordinary characters."""
         grants = self.identity.grants
         return grants is None or grants.may_name(verb, name)
+
+    def _own_key(self, key: str) -> str:
+        """Return what stands in the store for *key*, by which this principal sends something again; "" if it is "".
+
+        Another principal's is another one: it can neither take the place of what this one sends, nor find out about it.
+
+        Raises:
+            Invalid: it is too long, or holds control characters.
+        """
+        if not key:
+            return ""
+        identity = self.identity
+        whose = "" if identity.owner == SHARED else f"{identity.principal}\0"
+        return whose + check_text(key, "key")
 
     def ignore(self, messages: int = 1) -> None:
         """See ``IPeer.ignore``."""

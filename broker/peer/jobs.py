@@ -49,9 +49,9 @@ class JobVerbs(QueueVerbs):
     ) -> Deferred[tuple[str, bool]]:
         """See ``IPeer.add_job``."""
         self._allow_queue("send", queue)
-        for text, what in ((key, "key"), (order, "order")):
-            if text:
-                check_text(text, what)
+        key = self._own_key(key)
+        if order:
+            check_text(order, "order")
         if not 0 <= delay <= MAX_DELAY or not 0 <= ttl <= MAX_DELAY or not 0 <= time <= MAX_TIME:
             raise Invalid("delay" if not 0 <= delay <= MAX_DELAY else "time" if 0 <= ttl <= MAX_DELAY else "ttl")
         if 0 < ttl <= delay:

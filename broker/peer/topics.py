@@ -145,7 +145,7 @@ class TopicVerbs(Client):
         done = None if sampler.left else sampler.publishes()
         if durable or parts.channels.is_durable(topic):
             if key or expect is not None:
-                posted = parts.channels.post(event, self._channels(), _checked_key(key), _checked_head(expect))
+                posted = parts.channels.post(event, self._channels(), self._own_key(key), _checked_head(expect))
             else:
                 posted = parts.channels.post(event, self._channels())
             return posted if done is None else posted.addCallback(_noted, done)
@@ -200,7 +200,7 @@ class TopicVerbs(Client):
         return self._parts.channels.post_all([self._addition(each) for each in publications]).addCallback(_noted, done)
 
     def _addition(self, publication: Publication) -> Addition:
-        key, expect = _checked_key(publication.key), _checked_head(publication.expect)
+        key, expect = self._own_key(publication.key), _checked_head(publication.expect)
         event = self._event(publication.topic, publication.name, publication.body, self.client, 0.0)
         self._describe(event, publication.content_type, publication.expires, publication.is_json)
         event.time = 0.0
@@ -237,7 +237,7 @@ class TopicVerbs(Client):
         waiting = self._see_to_id(CLIENT_ID, client, "act") if client else None
         post, quota = self._parts.channels.post, self._channels()
         if key or expect is not None:
-            post = partial(post, key=_checked_key(key), expect=_checked_head(expect))
+            post = partial(post, key=self._own_key(key), expect=_checked_head(expect))
         posted = post(event, quota) if waiting is None else waiting.addCallback(lambda _: post(event, quota))
         return posted if done is None else posted.addCallback(_noted, done)
 
@@ -373,15 +373,6 @@ def _checked_names(names: Sequence[str]) -> tuple[str, ...]:
     if len(names) > MAX_EXCLUDED:
         raise TooLarge("exclude")
     return tuple(check_name(name, "exclude") for name in names)
-
-
-def _checked_key(key: str) -> str:
-    """Return *key*, by which a publication may come again, if it can be one, or is "".
-
-    Raises:
-        Invalid: it is too long, or holds control characters.
-    """
-    return check_name(key, "key") if key else ""
 
 
 def _checked_head(expect: int | None) -> int | None:

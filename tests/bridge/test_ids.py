@@ -304,6 +304,35 @@ async def test_a_session_of_thinws_stays_in_its_rooms(shared_daemon, join):
         await client.socket.close()
 
 
+# What is sent again
+
+
+async def publish_by_key(client, name):
+    return await client.ask("broker.publish", name, {"n": 1}, {"durable": True, "key": "order-7"})
+
+
+async def publish_batch_by_key(client, name):
+    (stored,) = (await client.ask("broker.batch", [{"topic": name, "payload": 1, "key": "order-7"}]))["events"]
+    return stored
+
+
+async def enqueue_by_key(client, name):
+    return await client.ask("broker.enqueue", name, {"n": 1}, {"key": "order-7"})
+
+
+@pytest.mark.parametrize("send", [publish_by_key, publish_batch_by_key, enqueue_by_key])
+@pytest_twisted.ensureDeferred
+async def test_by_its_key_a_principal_takes_the_place_of_nothing_that_another_sends(shared_daemon, join, send):
+    name = fresh("sent")
+    clients = [await join(OwlMeans, token=credential) for credential in (user("eve"), user("ann"), MAILER, SECRET)]
+    first = [await send(client, name) for client in clients]
+    assert len({str(answer["id"]) for answer in first}) == len(clients)
+    assert not any(answer.get("duplicate") for answer in first)
+    for client, answer in zip(clients, first, strict=True):
+        again = await send(client, name)
+        assert (again["id"], again["duplicate"]) == (answer["id"], True)
+
+
 # Who something is from
 
 

@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred, ensureDeferred, fail
 
 from broker.core import testaments as module
-from broker.errors import RateLimited, Unavailable
+from broker.errors import Invalid, RateLimited, Unavailable
 from broker.messages import Event
 from broker.testing import make_broker, value_of
 from tests.support.logs import lines_of, logging
@@ -189,6 +189,17 @@ def test_one_on_a_stored_topic_is_stored_once_however_often_it_is_published(monk
     cast(Any, broker.clock).advance(1)
     assert value_of(broker.store.range(module.SPACE, "", "~", 9)) == []
     assert [event.body for event in value_of(broker.channels.read("log", 0, 9))] == [b"1"]
+
+
+def test_no_client_can_take_the_place_of_one_by_publishing_with_its_key():
+    broker = make_broker(durable_topics=("log",))
+    value_of(broker.parts.testaments.keep("s", left("log")))
+    [(key, _)] = value_of(broker.store.range(module.SPACE, "", "~", 9))
+    value_of(attach(broker).publish("log", "forged", b"2", key=f"testament {key}"))
+    with pytest.raises(Invalid):
+        attach(broker).publish("log", "forged", b"2", key=f"testament\0{key}")
+    broker.parts.testaments.execute("s")
+    assert [event.body for event in value_of(broker.channels.read("log", 0, 9))] == [b"2", b"1"]
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from broker.sessions import BaseSession
 from broker.testing import make_broker, value_of
 
 ALL = Rule(allow=(">",))
-EVERYTHING = dict.fromkeys(("subscribe", "read", "register", "consume", "publish", "act"), ALL)
+VERBS = ("subscribe", "read", "register", "acknowledge", "consume", "publish", "act")
+EVERYTHING = dict.fromkeys(VERBS, ALL)
 
 
 @attrs.define(eq=False)
@@ -53,6 +54,7 @@ STANDING = {
     "a procedure": ("register", lambda peer: do(peer.perform(["a.b"]))),
     "a service": ("register", lambda peer: do(peer.perform(["a.b"], as_service=True))),
     "a queue": ("consume", lambda peer: peer.consume("a")),
+    "requests on a topic": ("acknowledge", lambda peer: peer.acknowledge("a.b")),
 }
 
 
@@ -79,6 +81,43 @@ def test_who_follows_what_it_may_not_read_any_more_is_disconnected(broker):
     ann = connect(broker)
     do(ann.follow("a.b", "start", lambda event: True, lambda loss: None))
     assert restrict(broker, read=Rule()) == 1
+
+
+BORROWED = {
+    "a client id": lambda peer, id: peer.take_name(id),
+    "a member": lambda peer, id: peer.become(id),
+    "a service": lambda peer, id: peer.perform([id], as_service=True),
+}
+
+
+@pytest.mark.parametrize("what", BORROWED)
+def test_who_may_not_act_as_another_any_more_is_disconnected(broker, what):
+    take, owner, ann = BORROWED[what], connect(broker, "bob"), connect(broker)
+    do(take(owner, "of-bob"))
+    owner.close()
+    do(take(ann, "of-bob"))
+    restrict(broker, act=Rule())
+    assert ann.session.ends == ["permission withdrawn"]
+
+
+@pytest.mark.parametrize("what", BORROWED)
+def test_who_may_not_act_as_others_any_more_keeps_its_own_ids(broker, what):
+    ann = connect(broker)
+    do(BORROWED[what](ann, "of-ann"))
+    restrict(broker, act=Rule())
+    assert ann.session.ends == []
+
+
+@pytest.mark.parametrize("allowed", ["b", "a"])
+def test_testament_is_not_published_where_its_client_may_not_publish_any_more(broker, allowed):
+    ann, other = connect(broker), connect(broker, "bob")
+    events = []
+    other.session.event = lambda event, pattern: events.append(event.name)
+    other.subscribe("a")
+    do(ann.set_testament("a", "gone", b"1"))
+    assert restrict(broker, publish=Rule(allow=(allowed,))) == 0
+    ann.close()
+    assert events == (["gone"] if allowed == "a" else [])
 
 
 def test_first_permissions_hold_for_those_who_are_connected():
