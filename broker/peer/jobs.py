@@ -119,6 +119,8 @@ class JobVerbs(QueueVerbs):
     ) -> list[Delivery]:
         """See ``IPeer.claim_jobs``."""
         self._allow_queue("consume", queue)
+        if not self.identity.owner:  # whose would they be, from one request to the next?
+            raise self.deny("consume", queue, "")
         parts = self._parts
         lease = lease or parts.settings.lease_seconds
         if not 0 < limit <= MAX_CLAIMED or not 0 < lease <= MAX_LEASE or not wait >= 0:

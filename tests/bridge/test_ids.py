@@ -333,6 +333,33 @@ async def test_by_its_key_a_principal_takes_the_place_of_nothing_that_another_se
         assert (again["id"], again["duplicate"]) == (answer["id"], True)
 
 
+# Jobs of those who have no session
+
+
+async def ask_queue(daemon, credential, queue, path, body=None):
+    headers = {"Authorization": f"Bearer {credential}"}
+    return await post(f"{daemon.url}/v1/queues/{queue}{path}", body, headers=headers)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_job_is_settled_by_whose_it_is_only(shared_daemon):
+    queue, ann = fresh("queue"), user("ann")
+    await ask_queue(shared_daemon, ann, queue, "", {"n": 1})
+    [job] = (await ask_queue(shared_daemon, ann, queue, "/claim")).json()
+    for other in (user("eve"), user(None), MAILER, SECRET):
+        for act, body in (("done", None), ("fail", {}), ("extend", {"seconds": 1})):
+            assert (await ask_queue(shared_daemon, other, queue, f"/jobs/{job['id']}/{act}", body)).status == 404
+    assert (await ask_queue(shared_daemon, ann, queue, f"/jobs/{job['id']}/done")).status == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_user_without_a_name_claims_no_job(shared_daemon):
+    queue = fresh("queue")
+    await ask_queue(shared_daemon, user("ann"), queue, "", {"n": 1})
+    assert (await ask_queue(shared_daemon, user(None), queue, "/claim")).status == 403
+    assert len((await ask_queue(shared_daemon, user("ann"), queue, "/claim")).json()) == 1
+
+
 # Who something is from
 
 
