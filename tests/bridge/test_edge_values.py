@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,8 +18,10 @@ from broker.errors import Invalid
 from broker.jsontext import members
 from broker.messages import HttpRequest
 from broker.testing import Connected, connect, http_request, make_broker, value_of
-from protocols import ganomede, hpkv, owlmeans, thinws
+from protocols import ganomede, hpkv, http, owlmeans, thinws
+from protocols.http.operations import Operation
 from protocols.microstream import MicroStream
+from protocols.owlmeans.methods import Options
 from protocols.owlmeans.reserved import METHODS
 from tests.support.logs import lines_of, logging
 
@@ -44,7 +47,7 @@ class World:
         self.clock = Clock()
         self.clock.advance(1_700_000_000.0)
         self.broker = make_broker(self.clock, poll_timeout_seconds=1.0)
-        dialects = (owlmeans, hpkv, ganomede, thinws)
+        dialects = (owlmeans, hpkv, ganomede, thinws, http)
         self.dialects: dict[str, Any] = {}
         for each in dialects:
             dialect = each.dialect(self.broker.settings)
@@ -61,6 +64,8 @@ class World:
     def http(self, dialect: str, method: str, target: str, body: bytes = b"", **headers: str) -> Any:
         answer = http_request(self.broker, self.dialects[dialect], method, target, body, headers)
         self.clock.pump([0.1] * 25)
+        if not answer.called:  # nothing waits longer than a minute
+            self.clock.pump([1.0] * 61)
         return value_of(answer)
 
     def say(self, client: Connected, text: str) -> list[Any]:
@@ -112,8 +117,10 @@ def check(soak: bool, strategy: Any, say: Callable[[World, Any], object]) -> Non
 
 # OwlMeans
 
-OPTIONS = ("ttl", "revision", "limit", "mode", "echo")
-options = st.tuples(st.sampled_from(OPTIONS), edges).map(lambda pair: f'{{"{pair[0]}":{pair[1]}}}')
+OPTIONS = sorted({field.encode_name for kind in Options.__subclasses__() for field in msgspec.structs.fields(kind)})
+options = st.dictionaries(st.sampled_from(OPTIONS), edges, min_size=1, max_size=2).map(
+    lambda made: f"{{{','.join(f'{json.dumps(name)}:{text}' for name, text in made.items())}}}"
+)
 arguments = st.tuples(
     st.sampled_from(KEYS) | edges, st.sampled_from(('"v"', '"~"', "5")) | edges, options | edges, edges
 ).flatmap(lambda made: st.integers(0, 4).map(lambda count: f"[{','.join(made[:count])}]"))
@@ -308,3 +315,45 @@ def test_an_event_of_microstream(event, soak):
 
     names = st.sampled_from(("id", "event", "data", "targetService", "payload", "response"))
     check(soak, st.tuples(st.dictionaries(names, edges, max_size=3), st.just("") | edges), say)
+
+
+# The HTTP API
+
+OPERATIONS = {f"{each.method} {each.path}": each for each in http.dialect(make_broker(Clock()).settings).operations}
+TEXTS = ("", "k", "n", "%00", "%ED%A0%80", "%FF", "..", "1-1", "0", "%20", "a" * 300)  # percent-encoded
+texts = st.sampled_from(TEXTS) | edges.map(lambda text: quote(text, safe=""))
+HEADERS = ("idempotency-key", "if-match", "if-none-match", "last-event-id", "accept", "content-type", "range")
+header_values = st.sampled_from(("", "*", '"1"', '"0"', "k", "text/event-stream", 'W/"1"', "\xff")) | edges
+
+
+def requests_of(operation: Operation) -> st.SearchStrategy[Any]:
+    """Return requests for *operation*: the names in its path, its query, its header fields and its body."""
+    fields = [*msgspec.structs.fields(operation.query), *msgspec.structs.fields(operation.stream_query)]
+    queries = sorted({field.encode_name for field in fields}) or ["x"]
+    has_members = hasattr(operation.body, "__struct_fields__")
+    members = [field.encode_name for field in msgspec.structs.fields(operation.body)] if has_members else []
+    bodies = edges | st.just("")
+    if members:
+        bodies |= st.dictionaries(st.sampled_from(members), edges).map(lambda made: json_of(made).decode())
+    return st.tuples(
+        st.lists(texts, min_size=len(operation.names), max_size=len(operation.names)),
+        st.dictionaries(st.sampled_from(queries), texts, max_size=3),
+        st.dictionaries(st.sampled_from(HEADERS), header_values, max_size=2),
+        bodies,
+    )
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+def test_an_operation_of_the_http_api(operation, soak):
+    def say(world, made):
+        names, query, headers, body = made
+        path = operation.path
+        for name, text in zip(operation.names, names, strict=True):
+            path = path.replace(f"{{{name}}}", text)
+        asked = "&".join(f"{name}={text}" for name, text in query.items())
+        answer = world.http("http", operation.method, f"/v1{path}?{asked}", body.encode(), **headers)
+        assert 200 <= answer.status < 500 or answer.status in (502, 504)
+        if answer.status >= 400:
+            assert json.loads(answer.body)["status"] == answer.status
+
+    check(soak, requests_of(operation), say)
