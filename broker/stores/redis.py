@@ -233,6 +233,7 @@ class RedisStore(RedisReader, Service):
         self._server = await ServerInfo.query(protocol, self._prefix)
         self._server.check()
         await self._time.begin(protocol)
+        self._timeline.connections += 1
         await self._compare(protocol)
         self._judge(self._server.info)
 
@@ -278,7 +279,10 @@ class RedisStore(RedisReader, Service):
             log.info("the store has room again")
 
     def _preamble(self) -> list[bytes]:
-        return [self._prefix, self.epoch.encode(), self._channels, *self._time.words(), b"%d" % MAX_REPLY_BYTES]
+        caller = self._timeline.member, b"%d" % self._timeline.connections
+        return [
+            self._prefix, self.epoch.encode(), self._channels, *self._time.words(), b"%d" % MAX_REPLY_BYTES, *caller
+        ]  # fmt: skip
 
     # Logs.
 

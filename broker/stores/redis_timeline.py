@@ -36,12 +36,13 @@ class Timeline:
         kept: the mark up to which what this node knew before the present epoch is still there; 0: nothing is.
         told: whether it was told to others that there is another epoch; set by the owner.
         member: the id of this node, among those that use the data.
+        connections: how often this node has connected; what it has sent by an earlier connection is not done any more.
         server: with which was compared last; what came from another belongs to a timeline that this node does not know.
     """
 
     def __init__(self, prefix: bytes, clock: IReactorTime, witness: Callable[[str, str], int]) -> None:
         self.epoch = self.server = ""
-        self.kept = 0
+        self.kept = self.connections = 0
         self.told = True
         self.member = secrets.token_hex(8).encode()
         self._prefix, self._clock, self._witness = prefix, clock, witness
@@ -73,8 +74,8 @@ class Timeline:
     def _ask(self, protocol: Any, run: bytes, seen: int) -> Any:
         new = (secrets.token_hex(8).encode(), secrets.token_hex(8).encode())
         words = (self._prefix, self.member, run, self.epoch.encode(), b"%d" % seen, *new)
-        timeout = b"%d" % (SETTLE_TIMEOUT * 1000)
-        return protocol.execute_command(b"EVAL", self._script, b"0", *words, timeout, *self._known)
+        numbers = b"%d" % (SETTLE_TIMEOUT * 1000), b"%d" % self.connections
+        return protocol.execute_command(b"EVAL", self._script, b"0", *words, *numbers, *self._known)
 
     def _found(self, epoch: str, seen: int, kept: int, begun: bool) -> None:
         before, self.epoch = self.epoch, epoch

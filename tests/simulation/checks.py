@@ -337,7 +337,10 @@ def check_empty(run: Run) -> None:
             "backlogs": len(parts.queues),
             "work queues": len(parts.jobs),
             "members": len(parts.members),
-            "leases": len(parts.jobs.leases),
+            # Those of workers that have finished at another node stay until they end.
+            "leases": sum(
+                bool(lease.session) or lease.end <= node.clock.seconds() for lease in parts.jobs.leases._leases.values()
+            ),
             "topics": len(parts.topics),
             "gaps": len(node.bus._subscriber._recovery._gaps),
             "questions": len(parts.cluster._messenger._asked),

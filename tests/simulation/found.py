@@ -207,4 +207,16 @@ FOUND: dict[str, Schedule] = {
             Step(5.252, "c1", "leave"),
         ),
     ),
+    "jobs were claimed for a worker by a connection that its node had given up, and nobody had them": Schedule(
+        300076,
+        2,
+        7,
+        (
+            Step(1.7140301719026723, "c0", "consume", ("work",)),
+            Step(2.801321923627792, "c2", "enqueue", ("queue:work",)),
+            Step(2.8017041975703183, "n0", "stall", ("commands", 8.092)),
+            Step(7.934058647421028, "n0", "stall", ("commands", 7.455)),
+            Step(8.31596264735839, "c3", "enqueue", ("queue:work",)),
+        ),
+    ),
 }

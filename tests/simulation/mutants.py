@@ -131,6 +131,37 @@ MUTANTS: dict[str, Mutant] = {
             "local function fenced(number)\n  do return false end",
         ),
     ),
+    "late operations done": _mutant(
+        "what comes by a connection that its node has given up is done",
+        "late",
+        300,
+        48,
+        Edit(Script, "tonumber(present[7] or 0) >", "tonumber(present[7] or 0) >", "false and 0 >"),
+    ),
+    "late renewal done": _mutant(
+        "a renewal that comes by a connection that its node has given up ends the lease that was given since",
+        "late",
+        100,
+        8,
+        Edit(
+            Script,
+            "connection and connection > tonumber(ARGV[4])",
+            "connection and connection > tonumber(ARGV[4])",
+            "false",
+        ),
+    ),
+    "lease given twice": _mutant(
+        "who asks twice for a lease, before the first answer comes, gets two, and ends what the first has begun",
+        "late",
+        100,
+        0,
+        Edit(
+            Script,
+            "number == 0 or (number ~= believed and number <= last)",
+            "number == 0 or (number ~= believed and number <= last)",
+            "number == 0 or number ~= believed",
+        ),
+    ),
     "released for another holder": _mutant(
         "a name is given back that somebody else has here",
         "shared",
@@ -248,7 +279,7 @@ MUTANTS: dict[str, Mutant] = {
         "back",
         100,
         0,
-        Edit(Timeline, "_ask", "timeout, *self._known)", "timeout)"),
+        Edit(Timeline, "_ask", "*numbers, *self._known)", "*numbers)"),
     ),
     "went back unnoticed": _mutant(
         "a server that went back lets newcomers have names that others hold",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import random
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from math import inf
 from typing import Any
@@ -23,11 +24,13 @@ from broker.core import service
 from broker.core.service import Broker
 from broker.peer import client as peer_client
 from broker.redis import batcher
+from broker.redis.operations import Operation
 from broker.stores import open_store
 from tests.simulation.network import Network, SimConnection
 from tests.simulation.server import Server
 from tests.simulation.world import NodeClock, World
 
+FENCED_VERBS = {b"send", b"claim", b"reclaim", b"release", b"holders", b"lives", b"own"}
 LEASE = 5.0  # seconds
 TOLD = 2.0  # seconds from the end of a lease until all calls to its node have ended
 PROBE = 1.0  # seconds in which the holder of a name must respond
@@ -61,7 +64,35 @@ class Node:
         self.store: Any = open_store("redis://simulated", clock=clock, reactor=clock, prefix="sim:", announce=True)
         self.bus: Any = open_bus("redis://simulated", name, reactor=clock, prefix="sim:", lease=LEASE)
         self.broker = Broker(settings, self.store, self.bus, clock)
+        self._watch_lease()
         self.broker.startService()
+
+    def _watch_lease(self) -> None:
+        """See that its lease ends when it is over by the node's clock, and not sooner, unless data was lost."""
+        lease, lapsed = self.bus._lease, self.bus._lease._lapsed
+
+        def on_lapse() -> None:
+            left = lease._end - lease.now()
+            if left > 0 and not self.server.has_lost:
+                self.world.violate("a lease was lost", f"{self.name}: {left:.3f} s before its end")
+            lapsed()
+
+        lease._lapsed = on_lapse
+        submit = self.bus._batcher.submit
+
+        def checked(operation: Operation) -> Any:
+            verb, number, *_ = (*operation.words, b"")
+            if verb in FENCED_VERBS:
+                operation.decode = partial(self._check_fenced, operation.decode, verb, number)
+            return submit(operation)
+
+        self.bus._batcher.submit = checked
+
+    def _check_fenced(self, decode: Callable[[Any], Any], verb: bytes, number: bytes, result: Any) -> Any:
+        """See that nothing is refused that is done under the lease which the node has."""
+        if result == redis_bus.FENCED and int(number) == self.bus.lease and not self.server.has_lost:
+            self.world.violate("refused under a lease", f"{self.name}: {verb.decode()} under {number.decode()}")
+        return decode(result)
 
     @property
     def ready(self) -> bool:

@@ -170,6 +170,15 @@ THEMES = {
         lengths=(7.0, 8.0),
         caught=True,
     ),
+    # Nodes ask for jobs and renew their leases by connections that are given up, and are asked for what was there.
+    "late": Theme(
+        {"consume": 30, "enqueue": 20, "perform": 4, "call": 3, "stall": 90},
+        setup=(("toil", ("work",), 10),),
+        work=(("enqueue", QUEUES, 20),),
+        faults=(1, 2, 2, 3),
+        lengths=(5.2, 6.0, 8.0),
+        caught=True,
+    ),
     # What is posted comes before, between and after subscriptions that begin or are lost.
     "seams": Theme(
         {"reset": 15, "flaky": 10, "lag": 10},

@@ -213,8 +213,13 @@ end
 -- "1" if the store was found to have gone back; milliseconds since the node has sent the renewal that was answered
 -- last, by a clock that can not be set, or ''
 -- Returns: the number of the lease that it has now; a number for ``tidy``, if this node has to forget names, else 0;
--- id, number and generation of each node: number 0 of one that is awaited.
+-- id, number and generation of each node: number 0 of one that is awaited.  Or FENCED, when it comes late.
 verbs.renew = function(at)
+  local connection = look(me).connection
+  if connection and connection > tonumber(ARGV[4]) then
+    return FENCED  -- it would end the lease that was given since
+  end
+  known = {}
   local believed, last, lease = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 3])
   local back = went_back(last, ARGV[at + 4], ARGV[at + 5])
   -- Data that went back are older than a clock that can not be set would have it.
@@ -224,7 +229,8 @@ verbs.renew = function(at)
     call('SET', prefix .. 'settling', whole(now + lease))
   end
   local number = look(me).number
-  if number == 0 or number ~= believed then
+  -- A higher one than it ever had was given by an answer that it had not got when it has asked.
+  if number == 0 or (number ~= believed and number <= last) then
     number = call('INCR', NUMBERS)
     if last > 0 then
       call('INCR', prefix .. 'untidy')

@@ -7,13 +7,16 @@
 --   ARGV[4]  the time in the place of this server's, in seconds since 1970, or ""
 --   ARGV[5]  which time the caller expects it to be here, or ""
 --   ARGV[6]  bytes of replies after which reads are left to the next call
---   ARGV[7]  the highest mark that the caller has seen
---   ARGV[8]  whether any of the operations writes: "1" or ""
+--   ARGV[7]  the id of the calling node
+--   ARGV[8]  which of its connections this is, counted: what comes late, by one that it has given up, is not done
+--   ARGV[9]  the highest mark that the caller has seen
+--   ARGV[10] whether any of the operations writes: "1" or ""
 --
 -- A quota is "<limit> <account>", or "" for none; a limit of 0 is none.
 --
 -- Keys, after the prefix; one variable part at the end keeps them apart:
 --
+--   caller:<node>  which of its connections a node uses; timeline.lua writes it
 --   epoch          changes when the data was lost
 --   heads          hash: log -> the last id given
 --   logs           sorted set, in the order of bytes: the names of all logs
@@ -50,7 +53,7 @@ local LATER = 0  -- the second result of a verb that returns STOP for that
 -- Returned by a verb in the place of a positive number or a text.
 local OVER_QUOTA, FULL, CONFLICT = -1, -2, -3
 
-local FIRST = 9  -- where the operations begin
+local FIRST = 11  -- where the operations begin
 
 local ACCOUNTS = prefix .. 'accounts'
 
@@ -102,13 +105,16 @@ end
 
 local present = call(
   'MGET', prefix .. 'epoch', prefix .. 'mark', prefix .. 'clock', prefix .. 'latest', prefix .. 'previous',
-  prefix .. 'watched'
+  prefix .. 'watched', prefix .. 'caller:' .. ARGV[7]
 )
+if tonumber(present[7] or 0) > tonumber(ARGV[8]) then
+  return redis.error_reply('SUPERSEDED by another connection of this node')
+end
 local mark = tonumber(present[2] or 0)
-if present[1] ~= ARGV[2] or mark < tonumber(ARGV[7]) then
+if present[1] ~= ARGV[2] or mark < tonumber(ARGV[9]) then
   return redis.error_reply('STALE_EPOCH')
 end
-if ARGV[8] == '1' then
+if ARGV[10] == '1' then
   local raised = redis.pcall('INCR', prefix .. 'mark')
   if type(raised) == 'number' then
     mark = raised

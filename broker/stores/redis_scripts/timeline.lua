@@ -14,10 +14,12 @@
 --   ARGV[6]  the epoch that begins if one must, which is also the id of its timeline
 --   ARGV[7]  the id of the timeline that begins if another server has taken over
 --   ARGV[8]  milliseconds for which nodes that have not come yet are waited for
---   ARGV[9]  and following: the timelines that the node knows, the latest first
+--   ARGV[9]  which of its connections this is, counted
+--   ARGV[10] and following: the timelines that the node knows, the latest first
 --
 -- Keys, after the prefix, beside those of state.lua:
 --
+--   caller:<node>  which of its connections a node uses; what it has sent by an earlier one is not done any more
 --   timelines  a line for each, the latest first
 --   members    sorted set: node -> when it was last heard of, in milliseconds
 --   arriving   "<since> <horizon>" while nodes are waited for: those that were heard of after the horizon
@@ -31,6 +33,7 @@ local prefix, member, run = ARGV[1], ARGV[2], ARGV[3]
 local TIMELINES, MEMBERS = prefix .. 'timelines', prefix .. 'members'
 local ARRIVING, ARRIVED = prefix .. 'arriving', prefix .. 'arrived'
 local MAX_TIMELINES = 30
+local FENCED_FOR = 86400  -- seconds in which all has come that was sent by an earlier connection
 local ALIVE = 5000  -- milliseconds since a node was heard of, as of the last that was
 
 local epoch = call('GET', prefix .. 'epoch')
@@ -50,6 +53,12 @@ local function note(...)
   end
 end
 
+local caller = prefix .. 'caller:' .. member
+if tonumber(call('GET', caller) or 0) > tonumber(ARGV[9]) then
+  return redis.error_reply('SUPERSEDED by another connection of this node')
+end
+note('SET', caller, ARGV[9], 'EX', FENCED_FOR)
+
 local function parts(timeline)
   return string.match(timeline, '^(%S+) (%S+) (%S+) (%d+)$')
 end
@@ -65,7 +74,7 @@ local function begin_epoch(at)
 end
 
 local known, latest = {}, nil
-for index = 9, #ARGV do
+for index = 10, #ARGV do
   local id = parts(ARGV[index])
   known[id] = true
   latest = latest or id
@@ -107,7 +116,7 @@ if latest and (found ~= latest or (epoch == ARGV[4] and tonumber(ARGV[5]) > kept
   for _, timeline in ipairs(timelines) do
     present[parts(timeline)] = true
   end
-  for index = #ARGV, 9, -1 do
+  for index = #ARGV, 10, -1 do
     if not present[parts(ARGV[index])] then
       table.insert(timelines, 2, ARGV[index])
     end
