@@ -20,6 +20,7 @@ log = Logger()
 K = TypeVar("K")
 
 GRAIN = 0.05  # seconds between two sweeps
+LATE = 1.0  # seconds by which a sweep is late when the process was stopped, or something has blocked it
 BATCH = 100  # keys that are looked at together
 MAX_BUCKETS = 64  # beyond that, new delays are rounded up to powers of two
 
@@ -29,6 +30,8 @@ class Deadlines(Generic[K]):
 
     Adding and dropping are two dictionary operations; nothing remains of a
     key that was dropped.  A key is late by at most *grain* seconds.
+
+    Where the process was frozen, what has come meanwhile is read before anything counts as due: it was there in time.
     """
 
     def __init__(self, clock: IReactorTime, expire: Callable[[K], object], grain: float = GRAIN) -> None:
@@ -76,8 +79,11 @@ class Deadlines(Generic[K]):
             self._timer = None
 
     def _sweep(self) -> None:
-        self._timer = None
+        timer, self._timer = self._timer, None
         now = self._clock.seconds()
+        if timer is not None and now - timer.getTime() > LATE:
+            self._next_sweep(0)  # after the sockets have been looked at
+            return
         end = self._slices.deadline()
         for delay, bucket in list(self._buckets.items()):
             # What is added meanwhile has to wait, even with a delay of 0.

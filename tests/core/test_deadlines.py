@@ -164,3 +164,14 @@ def test_what_is_dropped_while_others_are_due_is_not_due(clock):
         bucket = deadlines.add(key, 1.0)
     pass_time(clock, 1.1)
     assert due == ["a", "c"]
+
+
+def test_what_came_while_the_process_was_frozen_came_in_time(clock, due, deadlines):
+    answered = deadlines.add("answered", 1.0)
+    deadlines.add("silent", 1.0)
+    pass_time(clock, 0.5)
+    clock.rightNow += 5.0
+    # The loop looks at its timers first, and at the sockets then.
+    clock.callLater(0, deadlines.drop, "answered", answered)
+    clock.advance(0)
+    assert due == ["silent"]
