@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
-from urllib.parse import quote, unquote, urlencode, urlsplit
+from urllib.parse import unquote, urlencode, urlsplit
 
 import attrs
 
-from broker.config.addresses import LOOPBACK_OF
-
-DEFAULT_URL = "http://127.0.0.1:8001"
 TIMEOUT = 30.0  # seconds without an answer
 SCHEMES = {"http": HTTPConnection, "https": HTTPSConnection}
-ENDPOINT = re.compile(r"(tcp|ssl):(?:port=)?(\d+)\b(.*)")
-INTERFACE = re.compile(r":interface=((?:\\:|[^:])*)")
-SOCKET_FILE = re.compile(r"unix:(?:address=)?((?:\\.|[^:\\])+)")
 
 
 class SocketFileConnection(HTTPConnection):
@@ -109,20 +102,3 @@ class AdminClient:
 
 def _target(path: str, query: Mapping[str, object]) -> str:
     return f"{path}?{urlencode(query)}" if query else path
-
-
-def url_of_port(endpoints: Sequence[str]) -> str:
-    """Return the URL of the first of the *endpoints*, those of ``TXBROKER_ADMIN_LISTEN``, that can be asked."""
-    for endpoint in endpoints:
-        file = SOCKET_FILE.match(endpoint)
-        if file is not None:
-            return "unix:" + quote(re.sub(r"\\(.)", r"\1", file[1]))
-        found = ENDPOINT.match(endpoint)
-        if found is None or found[2] == "0":
-            continue
-        interface = INTERFACE.search(found[3])
-        host = interface[1].replace("\\", "") if interface else ""
-        host = LOOPBACK_OF.get(host, host)
-        scheme = "https" if found[1] == "ssl" else "http"
-        return f"{scheme}://[{host}]:{found[2]}" if ":" in host else f"{scheme}://{host}:{found[2]}"
-    return DEFAULT_URL

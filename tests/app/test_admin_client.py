@@ -11,8 +11,9 @@ import pytest
 import pytest_twisted
 from twisted.internet.threads import deferToThread
 
-from broker.app.admin_client import AdminClient, AdminError, url_of_port
+from broker.app.admin_client import AdminClient, AdminError
 from broker.app.command import main
+from broker.app.ports import url_of_port
 from tests.support.daemon import WITH_METRICS, clean_environ
 from tests.support.eventually import TIMEOUT
 from tests.support.http_client import post
@@ -38,6 +39,7 @@ def daemon_environ():
         (("tcp:0", "ssl:9443:interface=10.0.0.1"), "https://10.0.0.1:9443"),
         (("unix:/run/admin:mode=600", "tcp:8001"), "unix:/run/admin"),
         ((r"unix:address=run/a\:b c:lockfile=0",), "unix:run/a%3Ab%20c"),
+        (("tcp6:9001",), "http://[::1]:9001"),
         (("tcp:0",), "http://127.0.0.1:8001"),
         ((), "http://127.0.0.1:8001"),
     ],

@@ -17,7 +17,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.threads import deferToThread
 
-from broker.app.admin_client import AdminClient, url_of_port
+from broker.app.admin_client import AdminClient
+from broker.app.ports import url_of_port
 from tests.support.daemon import Daemon
 from tests.support.eventually import TIMEOUT
 from tests.support.processes import Program

@@ -11,7 +11,8 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from broker.app.admin_client import AdminClient, AdminError, url_of_port
+from broker.app.admin_client import AdminClient, AdminError
+from broker.app.ports import url_of_port
 from broker.app.settings import read_settings as read
 from broker.config.environment import Environment
 from broker.config.settings import Settings
@@ -19,6 +20,7 @@ from broker.config.settings import Settings
 F = TypeVar("F", bound=Callable[..., Any])
 
 FAILED, WRONG = 1, 2  # exit statuses: it did not work; the arguments or settings can not be used
+INTERRUPTED = 130  # by SIGINT, as shells say it
 MAX_WIDTH = 60  # characters of a cell
 MAX_HELP = 100  # and of what a list of commands says of each
 

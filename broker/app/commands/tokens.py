@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,33 +22,14 @@ from broker.app.commands.console import (
     show,
     write,
 )
-from broker.config.options import UNITS
+from broker.app.commands.durations import Duration
 from broker.core.clocks import MACHINE
 from broker.errors import Unauthenticated
-
-DURATION = re.compile(r"(\d+(?:\.\d+)?)([dhms]?)")
-MAX_SECONDS = 10 * 366 * 86400.0
 
 
 @click.group(cls=Group)
 def token() -> None:
     """Mint, verify and revoke tokens."""
-
-
-class Duration(click.ParamType):  # type: ignore[type-arg]  # older ones of click have none
-    """A time such as 90s, 30m, 12h or 7d; without a unit, seconds."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the seconds."""
-        if isinstance(value, float):
-            return value
-        found = DURATION.fullmatch(value)
-        seconds = float(found[1]) * UNITS[found[2] or "s"] if found else 0.0
-        if not 0 < seconds <= MAX_SECONDS:
-            self.fail("expected a time such as 90s, 30m, 12h or 7d", param, ctx)
-        return seconds
 
 
 @token.command()
