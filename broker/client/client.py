@@ -104,6 +104,10 @@ class BaseClient(Generic[D]):
         if found is not None:
             found.close()
 
+    def performs(self, procedure: str) -> bool:
+        """Whether *procedure* is one that this client performs: not if it was refused for good, or withdrawn."""
+        return self._core.registry.get(Procedure.kind, procedure) is not None
+
     def respond(self, topic: str = "*") -> Callable[[F], F]:
         """Respond to the requests of *topic* by the decorated function of the payload.
 
