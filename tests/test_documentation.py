@@ -12,7 +12,7 @@ import pytest
 
 from broker.app.command import txbroker
 from broker.config.options import options_of
-from broker.config.settings import ENV_PREFIX, Settings
+from broker.config.settings import CLIENT_NAMES, ENV_PREFIX, Settings
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*(ROOT / "docs").rglob("*.rst"), *ROOT.glob("*.rst"), ROOT / "SECURITY.md"])
@@ -20,8 +20,8 @@ FILE = re.compile(r"``((?:contrib|docs|broker|protocols|tests|benchmarks|clients
 SETTING = re.compile(r"\bTXBROKER_[A-Z][A-Z_]*[A-Z]\b(?!_)")
 DEFAULT = re.compile(r":envvar:`(TXBROKER_\w+)`[^:;.]*?, (\d+) by default")
 OPTIONS = {ENV_PREFIX + name.upper(): option for name, option in options_of(Settings).items()}
-# Of the tests, and of the plugin of an example.
-NO_SETTINGS = {"TXBROKER_SCREENSHOTS", "TXBROKER_TALLY_TOPIC"}
+# Of the tests, of the plugin of an example, and of the commands that are clients.
+NO_SETTINGS = {"TXBROKER_SCREENSHOTS", "TXBROKER_TALLY_TOPIC", *CLIENT_NAMES}
 QUOTED = re.compile(r"``([a-z][^`{}/=$|>]* [^`{}/=$|>]* [^`{}/=$|>]*)``")  # three words at least
 QUOTING = ("alerts", "backup", "clocks", "disks", "logs", "metrics", "scaling", "signals")
 PROGRAMS = (
@@ -53,7 +53,8 @@ def test_each_file_that_is_named_is_there():
 
 @pytest.mark.parametrize("words", sorted(named_commands()))
 def test_each_command_that_is_named_takes_its_arguments(words):
-    given = shlex.split(re.split(r"[|<>]", re.sub(r"\$\([^)]*\)", "today", words))[0])
+    own = words.partition(" -- ")[0]  # what stands behind it is another program's
+    given = shlex.split(re.split(r"[|<>]", re.sub(r"\$\([^)]*\)", "today", own))[0])
     command: click.Command = txbroker
     while isinstance(command, click.Group) and given:
         command = command.commands[given.pop(0)]

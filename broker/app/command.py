@@ -10,8 +10,8 @@ from contextlib import suppress
 import click
 
 from broker import __version__
-from broker.app.commands import importing, live, maintenance, settings, tokens
-from broker.app.commands.console import FAILED, WRONG, Group, Usage, json_option, show, write
+from broker.app.commands import calls, importing, jobs, kv, live, maintenance, settings, tokens, topics
+from broker.app.commands.console import FAILED, INTERRUPTED, WRONG, Group, Usage, json_option, show, write
 
 COMMANDS: tuple[click.Command, ...] = (
     settings.check,
@@ -25,6 +25,15 @@ COMMANDS: tuple[click.Command, ...] = (
     maintenance.restore,
     maintenance.compact,
     importing.import_ganomede,
+    topics.publish,
+    topics.tail,
+    topics.read,
+    calls.call,
+    calls.serve_command,
+    jobs.enqueue,
+    jobs.work,
+    jobs.dead,
+    kv.kv,
 )
 
 
@@ -34,6 +43,13 @@ class Root(Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return their names."""
         return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; SIGINT ends it without a word."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise SystemExit(INTERRUPTED) from None
 
 
 @click.group("txbroker", cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -54,6 +54,11 @@ MIN_SECRET = 16  # characters of a secret that is not warned about
 PROTOCOLS = ("owlmeans", "ganomede", "thinws", "hpkv", "microstream", "http")
 DEFAULT_PORT = 8000
 FILE_CHECKS: Mapping[Any, Callable[[str], str]] = {PATH: unreadable, PATHS: unreadable, OUTPUT: unwritable}
+# Of the commands for application developers, which may stand in the environment of a daemon, too.
+CLIENT_NAMES = frozenset(
+    f"TXBROKER_{name}"
+    for name in ("URL", "CREDENTIAL", "CREDENTIAL_FILE", "CA_FILE", "METHOD", "QUEUE", "JOB_ID", "JOB_DELIVERY")
+)
 CREDENTIALS = ("api_secret", "api_secret_previous", "api_keys", "jwt_secret", "jwt_public_key_file", "jwks_file")
 DEFAULT_RETENTION = Retention(seconds=7 * 86400.0, count=1_000_000)
 
@@ -719,7 +724,9 @@ def _unknown_names(environ: Mapping[str, str], known: set[str]) -> list[str]:
     notes = []
     words = [name.removeprefix(ENV_PREFIX) for name in known]
     for name in sorted(environ):
-        if not name.startswith(ENV_PREFIX) or name in known or KUBERNETES_NAME.fullmatch(name):
+        if not name.startswith(ENV_PREFIX) or name in known or name in CLIENT_NAMES:
+            continue
+        if KUBERNETES_NAME.fullmatch(name):
             continue
         near = difflib.get_close_matches(name.removeprefix(ENV_PREFIX), words, n=1)
         notes.append(f"{name} is not a setting" + (f"; did you mean {ENV_PREFIX}{near[0]}?" if near else ""))

@@ -1,0 +1,66 @@
+"""What ``txbroker enqueue`` and ``dead`` do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import uuid4
+
+from broker.app.client.output import as_text, emit, emit_json, moment, one_line
+from broker.app.client.running import once
+from broker.app.client.target import Target
+from broker.client.asyncio import Client
+
+MAX_PAGE = 1000  # jobs that the broker lists at once
+
+
+def enqueue(target: Target, queue: str, payload: Any, given: Mapping[str, Any], *, as_json: bool) -> None:
+    """Add a job, and print its id; *given* are options of ``Verbs.enqueue``."""
+    # With a key it is sent again after a loss, and added once all the same.
+    options = {**given, "key": given["key"] or uuid4().hex}
+    done = once(target, lambda client: client.enqueue(queue, payload, **options))
+    if as_json:
+        emit_json({"id": done.id, "duplicate": done.duplicate})
+    else:
+        emit(done.id + (" is there already" if done.duplicate else ""))
+
+
+def list_dead(target: Target, queue: str, limit: int, *, as_json: bool) -> None:
+    """Print the dead jobs of *queue*."""
+    jobs = once(target, lambda client: _dead(client, queue, limit))
+    for job in jobs:
+        if as_json:
+            emit_json(job)
+            continue
+        words = [job["id"], moment(int(job["time"])), f"{job['deliveries']} deliveries", as_text(job["payload"])]
+        emit("  ".join(map(one_line, [*words, *([str(job["reason"])] if job.get("reason") else [])])))
+
+
+async def _dead(client: Client, queue: str, limit: int) -> list[Any]:
+    jobs: list[Any] = []
+    while len(jobs) < limit:
+        size = min(limit - len(jobs), MAX_PAGE)
+        after = {"after": jobs[-1]["id"]} if jobs else {}
+        page = (await client.call("broker.dead", queue, {"limit": size, **after}))["jobs"]
+        jobs += page
+        if len(page) < size:
+            break
+    return jobs
+
+
+def requeue(target: Target, queue: str, ids: Sequence[str] | None, *, as_json: bool) -> None:
+    """Let dead jobs of *queue* be delivered as new ones, all of them without *ids*; print how many there were."""
+    many = once(target, lambda client: client.retry(queue, ids))
+    if as_json:
+        emit_json({"requeued": many})
+    else:
+        emit(f"requeued: {many}")
+
+
+def drop(target: Target, queue: str, ids: Sequence[str] | None, *, as_json: bool) -> None:
+    """Remove dead jobs of *queue*, all of them without *ids*; print how many there were."""
+    many = once(target, lambda client: client.drop(queue, ids))
+    if as_json:
+        emit_json({"dropped": many})
+    else:
+        emit(f"dropped: {many}")

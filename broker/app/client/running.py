@@ -1,0 +1,156 @@
+"""How a command runs a client: until it has its answer, or until it is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import ssl
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, NoReturn, TypeAlias
+
+from broker.app.client.output import note
+from broker.app.client.target import Target
+from broker.app.commands.console import FAILED, INTERRUPTED, WRONG, fail
+from broker.client import ClientError, Notice
+from broker.client.asyncio import Client
+from broker.errors import Invalid
+
+Work: TypeAlias = Callable[[Client], Awaitable[Any]]
+Stop: TypeAlias = Callable[[], object]
+
+MAX_MESSAGE = 64 << 20  # bytes: how large a message may be is for the broker to say
+FOR_EVER = 1e9  # seconds
+
+
+def once(target: Target, work: Work, *, endless: bool = False) -> Any:
+    """Return what *work* returns, with a client that is connected; end with the status 1 if it fails, or takes long.
+
+    Args:
+        target: the broker.
+        work: what is done.
+        endless: whether only the connecting has to be done in time.
+    """
+    return _run(_once(target, work, endless))
+
+
+def forever(target: Target, work: Work) -> Any:
+    """Run *work*, with a client that comes back for ever, and tells on standard error when it has to."""
+    return _run(_forever(target, work))
+
+
+def on_terminate(stop: Stop) -> None:
+    """Call *stop* at SIGTERM, in the place of ending at once."""
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
+
+
+def _run(work: Awaitable[Any]) -> Any:
+    async def wrapped() -> Any:
+        return await work
+
+    try:
+        return asyncio.run(wrapped())
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+    except Invalid as error:
+        fail(error.message, WRONG)
+    except ClientError as error:
+        fail_by(error)
+
+
+def fail_by(error: ClientError) -> NoReturn:
+    """End with the status 1, and say why in a line: the code of *error*, and its words."""
+    code = error.code.lower().replace("_", " ")
+    fail(error.code if error.message in ("", code) else f"{error.code}: {error.message}", FAILED)
+
+
+async def _once(target: Target, work: Work, endless: bool) -> Any:
+    client = make_client(target)
+    reasons: list[str] = []
+    client.on("waiting", lambda notice: reasons.append(notice.reason))
+    connected = False
+    try:
+        async with asyncio.timeout(target.timeout) as limit:
+            await client.connect()
+            connected = True
+            if endless:
+                limit.reschedule(None)
+            return await work(client)
+    except TimeoutError:
+        if connected:
+            fail(f"TIMEOUT: no answer within {target.timeout:g} s")
+        why = f": {reasons[-1]}" if reasons else ""
+        fail(f"NOT_CONNECTED: no connection to {target.url} within {target.timeout:g} s{why}")
+    finally:
+        with suppress(ClientError):
+            await client.close()
+
+
+async def _forever(target: Target, work: Work) -> Any:
+    client = make_client(target)
+    client.on("*", Reporter(target.url))
+    try:
+        await client.connect()
+        return await work(client)
+    finally:
+        with suppress(ClientError):
+            await client.close()
+
+
+def make_client(target: Target) -> Client:
+    """Return a client of *target*, not connected yet.
+
+    Raises:
+        Invalid: the file of certificates can not be used.
+    """
+    return Client(
+        target.url,
+        token=target.credential or None,
+        ssl=trusted_by(target) if target.secured else None,
+        name=target.client,
+        timeout=FOR_EVER if target.timeout is None else target.timeout,
+        max_message_bytes=MAX_MESSAGE,
+    )
+
+
+def trusted_by(target: Target) -> ssl.SSLContext:
+    """Return the certificates that are trusted.
+
+    Raises:
+        Invalid: the file can not be used.
+    """
+    try:
+        return ssl.create_default_context(cafile=target.ca_file or None)
+    except OSError as error:
+        raise Invalid(message=f"{target.ca_file} has no certificates that can be used: {error}") from None
+
+
+class Reporter:
+    """Tells on standard error when a client is not connected, each time once, and what else it should know."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._told = ""
+
+    def __call__(self, notice: Notice) -> None:
+        """Tell *notice*, if it has to be known."""
+        match notice.kind:
+            case "lost":
+                why = f" ({notice.reason})" if notice.reason else ""
+                self._tell_away(f"the connection to {self._url} is lost{why}; connecting again")
+            case "waiting" if not self._told:
+                self._tell_away(f"no connection to {self._url} ({notice.reason or notice.code}); trying again")
+            case "ready" if self._told:
+                self._told = ""
+                note("connected again")
+            case "gap" if notice.gap is not None:
+                ids = [str(id) for id in (notice.gap.first, notice.gap.last) if id is not None]
+                what = f" {' to '.join(ids)}" if ids else ""
+                note(f"{notice.gap.topic}: events{what} can not be had any more ({notice.gap.why})")
+            case "registration-failed" | "job-lost" | "rate-limited" | "error":
+                error = f": {notice.error}" if notice.error is not None else ""
+                note(f"{notice.kind.replace('-', ' ')}: {notice.reason}{error}")
+
+    def _tell_away(self, text: str) -> None:
+        self._told = text
+        note(text)

@@ -1,0 +1,344 @@
+"""The commands for application developers, against a broker."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.threads import deferToThread
+
+from broker.app.command import main
+from tests.support.daemon import Daemon, clean_environ
+from tests.support.eventually import TIMEOUT, eventually
+from tests.support.processes import Program
+
+pytestmark = pytest.mark.alone
+SECRET = "the-secret-of-all-clients"
+
+
+@pytest.fixture(scope="module")
+def daemon_environ() -> dict[str, str]:
+    return {"TXBROKER_API_SECRET": SECRET}
+
+
+@attrs.define
+class Developer:
+    """Gives commands: those that end in this process, those that go on in one of their own."""
+
+    daemon: Daemon
+    monkeypatch: pytest.MonkeyPatch
+    programs: list[Program] = attrs.field(factory=list)
+
+    def environ(self) -> dict[str, str]:
+        return {"TXBROKER_URL": self.daemon.url, "TXBROKER_CREDENTIAL": SECRET}
+
+    async def __call__(self, *words: str, text: str = "", **environ: str) -> tuple[int, str, str]:
+        """Return the status, and what stands on standard output and standard error."""
+        said, errors = io.StringIO(), io.StringIO()
+        with self.monkeypatch.context() as patch:
+            for name, value in {**self.environ(), **environ}.items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+            patch.setattr(sys, "stdout", said)
+            patch.setattr(sys, "stderr", errors)
+            status = await deferToThread(self._run, words)
+        return status, said.getvalue(), errors.getvalue()
+
+    def _run(self, words: Sequence[str]) -> int:
+        try:
+            main(words)
+        except SystemExit as ended:
+            return int(ended.code or 0)
+        return 0
+
+    async def lines(self, *words: str, text: str = "") -> list[str]:
+        """Return the lines that a command prints which succeeds."""
+        status, said, errors = await self(*words, text=text)
+        assert (status, errors) == (0, ""), errors
+        return said.splitlines()
+
+    async def json(self, *words: str, text: str = "") -> Any:
+        """Return what the one line of JSON says."""
+        (line,) = await self.lines(*words, "--json", text=text)
+        return json.loads(line)
+
+    def start(self, *words: str) -> Program:
+        """Start a command that goes on."""
+        program = Path(sys.executable).with_name("txbroker")
+        environ = {**clean_environ(self.daemon.directory), **self.environ()}
+        self.programs.append(Program.start([program, *words], env=environ, cwd=self.daemon.directory))
+        return self.programs[-1]
+
+
+@pytest_twisted.async_yield_fixture
+async def give(shared_daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Developer]:
+    """The commands, with the broker of all tests of this module."""
+    developer = Developer(shared_daemon, monkeypatch)
+    yield developer
+    for program in developer.programs:
+        await program.end()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_event_is_published_and_read(give: Developer) -> None:
+    first = await give.json("publish", "news", '{"n":1}', "--durable")
+    assert (first["id"], first["duplicate"]) == (1, False)
+    await give.json("publish", "news", "-", "--key", "two", "--name", "made", text="hello\n")
+    again = await give.json("publish", "news", "other", "--key", "two")
+    assert (again["id"], again["duplicate"]) == (2, True)
+    assert await give.lines("publish", "news", "2", "--expect", "2", "--text") == [f"stored as {first['epoch']}:3"]
+    assert await give.lines("publish", "news", "live") == ["delivered to 0"]
+    found = [json.loads(line) for line in await give.lines("read", "news", "--json")]
+    assert [event["payload"] for event in found] == [{"n": 1}, "hello", "2"]
+    assert (found[1]["name"], found[1]["epoch"]) == ("made", first["epoch"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_stored_events_are_read_in_parts(give: Developer) -> None:
+    for number in range(5):
+        await give.lines("publish", "parts", str(number), "--durable")
+    status, said, errors = await give("read", "parts", "--limit", "2", "--json")
+    epoch = json.loads(said.splitlines()[0])["epoch"]
+    assert (status, len(said.splitlines())) == (0, 2)
+    assert errors == f"txbroker: there are more, after {epoch}:2; see --after and --limit\n"
+
+    async def payloads(*words: str) -> list[str]:
+        return [line.split("  ")[-1] for line in await give.lines("read", "parts", *words)]
+
+    assert await payloads("--after", f"{epoch}:3") == ["3", "4"]
+    assert await payloads("--before", "3") == ["0", "1"]
+    assert await payloads("--last", "1") == ["4"]
+    status, _, errors = await give("read", "parts", "--after", "other:1")
+    assert (status, errors.startswith("txbroker: GONE: ")) == (1, True)
+
+
+@pytest_twisted.ensureDeferred
+async def test_each_line_of_the_input_is_an_event(give: Developer, tmp_path: Path) -> None:
+    lines = tmp_path / "lines"
+    lines.write_text("".join(f'{{"n":{number}}}\n' for number in range(250)) + "last")
+    with lines.open() as file:
+        give.monkeypatch.setattr(io, "TextIOWrapper", lambda _: file)
+        assert len(await give.lines("publish", "many", "--lines", "--durable")) == 251
+    found = await give.lines("read", "many", "--limit", "1000", "--json")
+    assert [json.loads(line)["payload"] for line in found] == [*({"n": number} for number in range(250)), "last"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_the_broker_refuses_is_one_line_with_its_code(give: Developer) -> None:
+    await give.lines("publish", "refused", "1", "--durable")
+    assert await give("publish", "refused", "2", "--expect", "0") == (
+        1,
+        "",
+        "txbroker: CONFLICT: socket:message:conflict:1\n",
+    )
+    status, said, errors = await give("call", "nothing.here")
+    assert (status, said, errors.startswith("txbroker: NOT_FOUND: ")) == (1, "", True)
+    status, said, errors = await give("publish", "broker.x", "1")
+    assert (status, said, errors.count("\n")) == (1, "", 1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_wrong_credential_is_told_at_once(give: Developer) -> None:
+    status, said, errors = await give("publish", "t", "1", "--timeout", "1h", TXBROKER_CREDENTIAL="wrong")
+    assert (status, said, errors.startswith("txbroker: UNAUTHENTICATED")) == (1, "", True)
+    assert "wrong" not in errors
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_broker_that_is_not_there_is_told_after_the_timeout(give: Developer) -> None:
+    url = "http://127.0.0.1:1"
+    for words in (["publish", "t", "1"], ["call", "m"], ["kv", "get", "k"]):
+        status, said, errors = await give(*words, "--url", url, "--timeout", "0.2")
+        assert (status, said) == (1, "")
+        assert errors.startswith("txbroker: NOT_CONNECTED: no connection to ws://127.0.0.1:1/v1/ws within 0.2 s: ")
+        assert errors.count("\n") == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_keys_are_written_and_read(give: Developer) -> None:
+    assert await give.lines("kv", "set", "k:a", "5", "--ttl", "1h") == ["revision 1"]
+    assert await give.lines("kv", "increment", "k:a", "-2.5") == ["2.5"]
+    assert await give.lines("kv", "increment", "k:a") == ["3.5"]
+    assert (await give.json("kv", "get", "k:a"))["value"] == "3.5"
+    await give.lines("kv", "set", "k:b", "-", "--revision", "0", text='{"a":1}\n')
+    assert await give.lines("kv", "patch", "k:b", '{"b":2}') == ['{"a":1,"b":2}']
+    assert await give.lines("kv", "range", "k:a", "k:z") == ["k:a  3.5", 'k:b  {"a":1,"b":2}']
+    status, _, errors = await give("kv", "set", "k:b", "x", "--revision", "99")
+    assert (status, errors.startswith("txbroker: CONFLICT: ")) == (1, True)
+    assert await give.json("kv", "delete", "k:a") == {"key": "k:a", "deleted": True}
+    assert await give.lines("kv", "delete", "k:a") == ["there was no such key"]
+    assert await give("kv", "get", "k:a") == (1, "", "txbroker: NOT_FOUND: there is no key k:a\n")
+
+
+@pytest_twisted.ensureDeferred
+async def test_changes_of_keys_are_shown_until_it_is_terminated(give: Developer) -> None:
+    await give.lines("kv", "set", "w:1", "old")
+    watch = give.start("kv", "watch", "w:*", "--previous", "--json")
+    assert json.loads(await watch.line())["kind"] == "present"
+    await give.lines("kv", "set", "w:1", "new")
+    change = json.loads(await watch.line())
+    assert (change["key"], change["value"], change["previous"]) == ("w:1", "new", "old")
+    watch.signal(signal.SIGTERM)
+    assert await watch.exit() == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_command_performs_calls(give: Developer) -> None:
+    upper = give.start("serve", "text.upper", "--", "tr", "a-z", "A-Z")
+    failing = give.start("serve", "text.fail", "--json", "--", "cat >/dev/null; echo no such luck >&2; exit 7")
+    await upper.line()
+    await failing.line()
+    assert await give.lines("call", "text.upper", "hello") == ["HELLO"]
+    assert await give.json("call", "text.upper", '{"a":"b"}') == {"A": "B"}
+    assert await give.json("call", "text.upper", "a", "-", text="2") == ["A", 2]
+    assert await give("call", "text.fail", "1") == (1, "", "txbroker: CommandFailed: no such luck\n")
+    told = json.loads(await failing.line(lambda line: line.startswith("{")))
+    assert (told["method"], told["outcome"]) == ("text.fail", "failed")
+    upper.signal(signal.SIGTERM)
+    assert await upper.exit() == 0
+    status, _, errors = await give("call", "text.upper", "hello")
+    assert (status, errors.startswith("txbroker: NOT_FOUND")) == (1, True)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_deadline_of_a_caller_ends_all_processes_of_the_command(give: Developer, tmp_path: Path) -> None:
+    begun = tmp_path / "pid"
+    slow = give.start("serve", "slow", "--", f"sleep 1000 & echo $! >{begun}; echo ready >&2; wait")
+    await slow.line()
+    status, _, errors = await give("call", "slow", "--timeout", "3")
+    assert (status, errors.startswith("txbroker: TIMEOUT")) == (1, True)
+    pid = int(begun.read_text())
+    await eventually(lambda: not Path(f"/proc/{pid}/cwd").exists())
+    second = give.start("serve", "slow", "--", "true")
+    assert await second.exit() == 1
+    assert second.lines[-1].startswith("txbroker: TAKEN: ")
+    slow.signal(signal.SIGINT)
+    assert await slow.exit() == 130
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_command_does_jobs_and_its_status_decides(give: Developer) -> None:
+    await give.lines("enqueue", "letters", '{"to":"ann"}')
+    await give.lines("enqueue", "letters", "fail", "--key", "two")
+    assert (await give.json("enqueue", "letters", "again", "--key", "two"))["duplicate"]
+    command = 'payload=$(cat); echo "$TXBROKER_QUEUE $TXBROKER_JOB_DELIVERY $payload" >&2; [ "$payload" != \\"fail\\" ]'
+    work = give.start("work", "letters", "--json", "--retry-after", "1h", "--count", "2", "--", command)
+    assert await work.exit() == 0
+    assert 'letters 1 {"to":"ann"}' in work.lines
+    told = [json.loads(line) for line in work.lines if line.startswith("{")]
+    assert [(each["outcome"], each.get("reason")) for each in told] == [("done", None), ("failed", 'letters 1 "fail"')]
+    assert (await give.json("call", "broker.queue", "letters"))["delayed"] == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_terminated_worker_finishes_its_job_and_gives_the_others_back(give: Developer, tmp_path: Path) -> None:
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    for number in range(3):
+        await give.lines("enqueue", "rest", str(number))
+    command = f"cat >{begun}; until [ -e {go} ]; do sleep 0.1; done"
+    work = give.start("work", "rest", "--prefetch", "3", "--json", "--", command)
+    await eventually(begun.exists)
+    work.signal(signal.SIGTERM)
+    await eventually_state(give, "rest", depth=2, in_flight=1)
+    go.touch()
+    assert await work.exit() == 0
+    assert [json.loads(line)["outcome"] for line in work.lines] == ["done"]
+    await eventually_state(give, "rest", depth=2, in_flight=0)
+
+
+async def eventually_state(give: Developer, queue: str, **wanted: int) -> None:
+    end = reactor.seconds() + TIMEOUT
+    while True:
+        state = await give.json("call", "broker.queue", queue)
+        if {name: state[name] for name in wanted} == wanted:
+            return
+        assert reactor.seconds() < end, state
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_interrupted_worker_gives_all_jobs_back(give: Developer, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    await give.lines("enqueue", "stop", "1")
+    work = give.start("work", "stop", "--", f"echo $$ >{begun}; sleep 1000")
+    await eventually(begun.exists)
+    work.signal(signal.SIGINT)
+    assert await work.exit() == 130
+    assert work.lines == []
+    await eventually_state(give, "stop", depth=1, in_flight=0)
+    assert not Path(f"/proc/{int(begun.read_text())}/cwd").exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_dead_jobs_are_listed_requeued_and_dropped(give: Developer) -> None:
+    for number in range(2):
+        await give.lines("enqueue", "grave", str(number))
+    work = give.start("work", "grave", "--retry-after", "0.001", "--count", "10", "--", "echo why >&2; exit 1")
+    assert await work.exit() == 0
+    dead = [json.loads(line) for line in await give.lines("dead", "list", "grave", "--json")]
+    assert sorted((job["payload"], job["deliveries"], job["reason"]) for job in dead) == [(0, 5, "why"), (1, 5, "why")]
+    assert await give.json("dead", "requeue", "grave", dead[0]["id"]) == {"requeued": 1}
+    (line,) = await give.lines("dead", "list", "grave")
+    assert line.endswith(f"5 deliveries  {dead[1]['payload']}  why")
+    assert await give.lines("dead", "drop", "grave", "--all") == ["dropped: 1"]
+    assert await give.lines("dead", "list", "grave") == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_pattern_is_followed_from_the_start(give: Developer) -> None:
+    await give.lines("publish", "p.a", "1", "--durable")
+    await give.lines("publish", "p.b", "2", "--durable")
+    tail = give.start("tail", "p.*", "--from", "start", "--count", "2")
+    assert await tail.exit() == 0
+    assert sorted(line.split("  ")[1::2] for line in tail.lines) == [["p.a", "1"], ["p.b", "2"]]
+
+
+@pytest_twisted.ensureDeferred
+async def test_nobody_who_reads_any_more_is_no_error(give: Developer) -> None:
+    for number in range(2):
+        await give.lines("publish", "pipe", str(number), "--durable")
+    program = Path(sys.executable).with_name("txbroker")
+    line = f"{program} tail pipe --from start | head -1"
+    pipe = Program.start(["/bin/sh", "-c", line], env={**os.environ, **give.environ()}, cwd=give.daemon.directory)
+    give.programs.append(pipe)
+    await pipe.line()
+    await give.lines("publish", "pipe", "2", "--durable")
+    assert await pipe.exit() == 0
+    assert len(pipe.lines) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_followers_and_workers_come_back_after_a_restart(give: Developer, tmp_path: Path) -> None:
+    daemon, done = give.daemon, tmp_path / "done"
+    tail = give.start("tail", "log", "--json", "--cursor", "me")
+    work = give.start("work", "restart", "--", f"cat >>{done}; echo >>{done}; echo worked")
+    await give.lines("publish", "log", "1", "--durable")
+    await give.lines("enqueue", "restart", "1")
+    assert json.loads(await tail.line())["payload"] == 1
+    await work.line()
+    await daemon.stop()
+    await tail.line(lambda line: "is lost" in line)
+    await work.line(lambda line: "is lost" in line)
+    await daemon.restart()
+    await give.lines("publish", "log", "2", "--durable")
+    await give.lines("enqueue", "restart", "2")
+    assert json.loads(await tail.line(lambda line: line.startswith("{")))["payload"] == 2
+    await work.line(lambda line: line == "worked")
+    assert done.read_text().split() == ["1", "2"]
+    for program in (tail, work):
+        program.signal(signal.SIGTERM)
+        assert await program.exit() == 0
+        assert [line for line in program.lines if "Traceback" in line] == []
+    await give.lines("publish", "log", "3", "--durable")
+    again = give.start("tail", "log", "--json", "--cursor", "me", "--count", "1")
+    assert await again.exit() == 0
+    assert json.loads(again.lines[-1])["payload"] == 3
